@@ -1,0 +1,53 @@
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Something that a grant may ask for and that a store must be able to enforce.
+///
+/// A grant that asks for what its store cannot enforce is refused by this name, never weakened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Capability {
+    /// The upload's `Content-Type` is part of the signature.
+    ContentType,
+    /// The upload's exact `Content-Length` is part of the signature.
+    ContentLength,
+    /// The upload's length must lie in a range.
+    ContentLengthRange,
+    /// The upload's SHA-256 is part of the signature and the store checks the bytes against it.
+    ChecksumSHA256,
+    /// An upload onto an existing object is refused.
+    WriteOnce,
+    /// A download names one version of the object.
+    Version,
+    /// A download's response headers are part of the signature.
+    ResponseHeaders,
+}
+
+impl Capability {
+    /// The name in messages and in `status.capabilities`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ContentType => "ContentType",
+            Self::ContentLength => "ContentLength",
+            Self::ContentLengthRange => "ContentLengthRange",
+            Self::ChecksumSHA256 => "ChecksumSHA256",
+            Self::WriteOnce => "WriteOnce",
+            Self::Version => "Version",
+            Self::ResponseHeaders => "ResponseHeaders",
+        }
+    }
+}
+
+/// What a store can enforce.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What the store's keys can pin down.
+    pub enforced: BTreeSet<Capability>,
+    /// The longest lifetime of one key, in seconds.
+    pub max_expiration_seconds: i64,
+    /// The largest object that one request may carry, in bytes.
+    pub max_upload_bytes: i64,
+    /// The longest key, in bytes of UTF-8.
+    pub max_key_bytes: usize,
+}

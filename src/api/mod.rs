@@ -1,0 +1,108 @@
+//! The words: kinds, status, reasons, annotation keys. Imports nothing else of Valet's.
+//!
+//! Doc comments on the fields of the kinds are user documentation: `kubectl explain` prints them.
+
+mod capability;
+mod grant;
+mod reason;
+mod store;
+
+pub use capability::{Capabilities, Capability};
+pub use grant::{
+    Ask, Binding, DownloadGrant, DownloadGrantSpec, Grant, GrantStatus, LengthRange, ObservedObject, Overwrite,
+    ResponseHeaders, SecretTemplate, StoreKind, StoreRef, Terms, UploadConstraints, UploadGrant, UploadGrantSpec,
+};
+pub use reason::{Progress, Reason};
+pub use store::{
+    AccessRule, AddressingStyle, ByteSize, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec, Namespaces,
+    ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus,
+};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The API group of all kinds.
+pub const GROUP: &str = "valetkey.dev";
+/// The one served version.
+pub const VERSION: &str = "v1alpha1";
+
+/// The `type` of every Secret that Valet writes.
+pub const SECRET_TYPE: &str = "valetkey.dev/grant";
+/// Label that every Secret of Valet's carries, with [`MANAGED_BY_VALUE`].
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY_LABEL`].
+pub const MANAGED_BY_VALUE: &str = "valet";
+
+/// Annotation keys on a grant's Secret.
+pub mod annotation {
+    /// When the key was signed (RFC 3339, whole seconds).
+    pub const ISSUED_AT: &str = "valetkey.dev/issued-at";
+    /// When the key stops working (RFC 3339, whole seconds): the least of what was asked, what the store
+    /// allows and when the signing credentials end.
+    pub const EXPIRES_AT: &str = "valetkey.dev/expires-at";
+    /// UID of the grant that the key was signed for.
+    pub const GRANT_UID: &str = "valetkey.dev/grant-uid";
+    /// `metadata.generation` of the grant that the Secret was last written for.
+    pub const GRANT_GENERATION: &str = "valetkey.dev/grant-generation";
+    /// The store: `Kind/name`.
+    pub const STORE: &str = "valetkey.dev/store";
+    /// The lifetime that was asked for, in seconds: a grant that asks for another one gets a new key.
+    pub const EXPIRATION_SECONDS: &str = "valetkey.dev/expiration-seconds";
+}
+
+/// Names of a grant Secret's data: valid as file names and as environment variables' values' sources alike.
+pub mod data {
+    /// The signed URL.
+    pub const URL: &str = "url";
+    /// The HTTP method that was signed.
+    pub const METHOD: &str = "method";
+    /// Headers that the client must send to the letter, one `Name: value` a line.
+    pub const HEADERS: &str = "headers";
+    /// When the key stops working, RFC 3339.
+    pub const EXPIRY: &str = "expiry";
+    /// The same as a configuration file for `curl --config`.
+    pub const CURL_CONFIG: &str = "curl.cfg";
+    /// Service Binding: what the binding is.
+    pub const TYPE: &str = "type";
+    /// Service Binding: who provides it.
+    pub const PROVIDER: &str = "provider";
+}
+
+/// What a grant lets its holder do with the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Operation {
+    /// Write one object.
+    Upload,
+    /// Read one object.
+    Download,
+}
+
+impl Operation {
+    /// The word in specs and in metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upload => "Upload",
+            Self::Download => "Download",
+        }
+    }
+
+    /// The kind that asks for it.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Upload => "UploadGrant",
+            Self::Download => "DownloadGrant",
+        }
+    }
+}
+
+/// Every custom resource definition, in the order in which `valet crds` prints them.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![
+        UploadGrant::crd(),
+        DownloadGrant::crd(),
+        ObjectStore::crd(),
+        ClusterObjectStore::crd(),
+    ]
+}

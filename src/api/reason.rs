@@ -1,0 +1,176 @@
+/// Why a grant or a store is as it is: one closed list, shared by conditions, events and metric labels.
+///
+/// [`Reason::progress`] says what kstatus (Helm, Argo CD, Flux) makes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    // A grant that did what it is for.
+    /// The key is published in the Secret.
+    Issued,
+    /// The upload was seen in the store; the key was withdrawn.
+    Completed,
+    /// A write-once upload whose object was there before any key was issued.
+    ObjectExists,
+    /// A download key's time is over.
+    Expired,
+
+    // A grant that is on its way.
+    /// The store that the grant names does not exist (yet).
+    StoreNotFound,
+    /// The store does not answer.
+    StoreUnreachable,
+    /// The store's credentials Secret does not exist (yet).
+    CredentialsNotFound,
+    /// The store's credentials Secret, or the default chain, holds nothing usable.
+    CredentialsInvalid,
+    /// The store's credentials have come to their own end.
+    CredentialsExpired,
+    /// The Secret of an earlier grant of the same name is still being collected.
+    PredecessorSecret,
+    /// The namespace is being deleted, or the apiserver refuses the Secret for now.
+    SecretNotWritable,
+
+    // A grant that needs somebody to change something.
+    /// An upload key's time is over and nothing was uploaded.
+    ExpiredUnused,
+    /// The spec breaks a rule of its own schema (a CRD older than the operator lets that through).
+    InvalidSpec,
+    /// The store has no access rule for the grant's namespace.
+    NamespaceNotAllowed,
+    /// No rule for the namespace allows the operation.
+    OperationNotAllowed,
+    /// The key is outside the prefixes that the rules allow.
+    KeyNotAllowed,
+    /// The lifetime is longer than the rules or the store allow.
+    ExpirationTooLong,
+    /// The content type is missing, or not among those that the rules allow.
+    ContentTypeNotAllowed,
+    /// The size is missing, or larger than the rules allow.
+    ContentLengthNotAllowed,
+    /// The store cannot enforce a constraint of the grant.
+    CapabilityMissing,
+    /// A Secret of the wanted name belongs to somebody else.
+    SecretConflict,
+
+    // Remarks on a grant that has its key.
+    /// The key ends earlier than was asked, because the signing credentials do.
+    ExpiryTruncated,
+    /// Nothing to see yet.
+    Pending,
+    /// The store does not let the operator look whether the object is there.
+    NotObservable,
+
+    // Stores.
+    /// The store's settings and credentials are usable.
+    Ready,
+    /// A namespaced store, or a rule, is set up in a way that cannot work.
+    InvalidStore,
+}
+
+/// What the grant is doing, in kstatus' terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing left to do: `Current`.
+    Current,
+    /// Will go on by itself: `InProgress`.
+    InProgress,
+    /// Somebody must change something: `Failed`.
+    Stalled,
+}
+
+impl Reason {
+    /// Every reason, for documentation and metrics.
+    pub const ALL: [Reason; 26] = [
+        Self::Issued,
+        Self::Completed,
+        Self::ObjectExists,
+        Self::Expired,
+        Self::StoreNotFound,
+        Self::StoreUnreachable,
+        Self::CredentialsNotFound,
+        Self::CredentialsInvalid,
+        Self::CredentialsExpired,
+        Self::PredecessorSecret,
+        Self::SecretNotWritable,
+        Self::ExpiredUnused,
+        Self::InvalidSpec,
+        Self::NamespaceNotAllowed,
+        Self::OperationNotAllowed,
+        Self::KeyNotAllowed,
+        Self::ExpirationTooLong,
+        Self::ContentTypeNotAllowed,
+        Self::ContentLengthNotAllowed,
+        Self::CapabilityMissing,
+        Self::SecretConflict,
+        Self::ExpiryTruncated,
+        Self::Pending,
+        Self::NotObservable,
+        Self::Ready,
+        Self::InvalidStore,
+    ];
+
+    /// The CamelCase word in conditions, events and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Issued => "Issued",
+            Self::Completed => "Completed",
+            Self::ObjectExists => "ObjectExists",
+            Self::Expired => "Expired",
+            Self::StoreNotFound => "StoreNotFound",
+            Self::StoreUnreachable => "StoreUnreachable",
+            Self::CredentialsNotFound => "CredentialsNotFound",
+            Self::CredentialsInvalid => "CredentialsInvalid",
+            Self::CredentialsExpired => "CredentialsExpired",
+            Self::PredecessorSecret => "PredecessorSecret",
+            Self::SecretNotWritable => "SecretNotWritable",
+            Self::ExpiredUnused => "ExpiredUnused",
+            Self::InvalidSpec => "InvalidSpec",
+            Self::NamespaceNotAllowed => "NamespaceNotAllowed",
+            Self::OperationNotAllowed => "OperationNotAllowed",
+            Self::KeyNotAllowed => "KeyNotAllowed",
+            Self::ExpirationTooLong => "ExpirationTooLong",
+            Self::ContentTypeNotAllowed => "ContentTypeNotAllowed",
+            Self::ContentLengthNotAllowed => "ContentLengthNotAllowed",
+            Self::CapabilityMissing => "CapabilityMissing",
+            Self::SecretConflict => "SecretConflict",
+            Self::ExpiryTruncated => "ExpiryTruncated",
+            Self::Pending => "Pending",
+            Self::NotObservable => "NotObservable",
+            Self::Ready => "Ready",
+            Self::InvalidStore => "InvalidStore",
+        }
+    }
+
+    /// What kstatus makes of a grant whose `Ready` condition has this reason.
+    pub fn progress(self) -> Progress {
+        match self {
+            Self::Issued | Self::Completed | Self::ObjectExists | Self::Expired | Self::Ready => Progress::Current,
+            Self::StoreNotFound
+            | Self::StoreUnreachable
+            | Self::CredentialsNotFound
+            | Self::CredentialsInvalid
+            | Self::CredentialsExpired
+            | Self::PredecessorSecret
+            | Self::SecretNotWritable
+            | Self::ExpiryTruncated
+            | Self::Pending
+            | Self::NotObservable => Progress::InProgress,
+            Self::ExpiredUnused
+            | Self::InvalidSpec
+            | Self::NamespaceNotAllowed
+            | Self::OperationNotAllowed
+            | Self::KeyNotAllowed
+            | Self::ExpirationTooLong
+            | Self::ContentTypeNotAllowed
+            | Self::ContentLengthNotAllowed
+            | Self::CapabilityMissing
+            | Self::SecretConflict
+            | Self::InvalidStore => Progress::Stalled,
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,393 @@
+use std::fmt::Debug;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Operation, StoreKind};
+
+/// A store for the grants of its own namespace.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "valetkey.dev",
+    version = "v1alpha1",
+    kind = "ObjectStore",
+    plural = "objectstores",
+    shortname = "ostore",
+    category = "valet",
+    namespaced,
+    cel,
+    status = "StoreStatus",
+    derive = "PartialEq",
+    doc = "An ObjectStore is an object store (a bucket and the credentials for it) that serves the grants of its own namespace. Its credentials Secret lives in the same namespace.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.s3.endpoint", priority = "1"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = "1"
+    )
+)]
+#[x_kube(validation = Rule::new("has(self.s3)").message("the store says nothing about where it is: set spec.s3"))]
+pub struct ObjectStoreSpec {
+    /// A store that speaks S3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Store>,
+
+    /// What grants of this namespace may ask for. A grant needs one rule that allows all of it. Without any
+    /// rule, the namespace may do everything that the store can.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub access: Vec<AccessRule>,
+}
+
+/// A store shared by several namespaces.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "valetkey.dev",
+    version = "v1alpha1",
+    kind = "ClusterObjectStore",
+    plural = "clusterobjectstores",
+    shortname = "costore",
+    category = "valet",
+    cel,
+    status = "StoreStatus",
+    derive = "PartialEq",
+    doc = "A ClusterObjectStore is an object store (a bucket and the credentials for it) that serves the grants of the namespaces that its access rules name. Its credentials Secret lives in the operator's namespace, out of the tenants' reach. Without access rules it grants nothing.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.s3.endpoint", priority = "1"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = "1"
+    )
+)]
+#[x_kube(validation = Rule::new("has(self.s3)").message("the store says nothing about where it is: set spec.s3"))]
+pub struct ClusterObjectStoreSpec {
+    /// A store that speaks S3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Store>,
+
+    /// Who may ask for what. Everything that no rule allows is refused; a grant needs one rule that allows all
+    /// of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub access: Vec<ClusterAccessRule>,
+}
+
+/// A bucket of Amazon S3 or of a store that speaks its protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Store {
+    /// Name of the bucket. Example: media
+    #[schemars(length(min = 3, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$')").message("bucket is not a bucket name: 3 to 63 letters, digits, '.', '_' and '-', starting and ending with a letter or digit"))]
+    pub bucket: String,
+
+    /// Region of the bucket; it is part of every signature. Stores that know no regions usually want us-east-1.
+    /// Example: eu-west-1
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9-]+$')").message("region is not a region's name: letters, digits and '-', as in eu-west-1"))]
+    pub region: String,
+
+    /// Where the operator reaches the store, and what stands in the signed URLs unless publicEndpoint is set:
+    /// scheme, host and port, no path. Default: Amazon's endpoint for the region.
+    /// Example: https://s3.internal:9000
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 512))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must be scheme, host and port only, as in https://s3.internal:9000: no path, user or query"))]
+    pub endpoint: Option<String>,
+
+    /// Scheme, host and port that go into the signed URLs, where workloads reach the store by another name than
+    /// the operator does. The host is part of the signature, so it must be the one that clients use.
+    /// Default: endpoint. Example: https://s3.example.com
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 512))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must be scheme, host and port only, as in https://s3.example.com: no path, user or query"))]
+    pub public_endpoint: Option<String>,
+
+    /// Where the bucket's name goes: into the host (VirtualHost, as Amazon wants it) or into the path (Path, as
+    /// most self-hosted stores want it). Default: VirtualHost.
+    #[serde(default)]
+    pub addressing_style: AddressingStyle,
+
+    /// The credentials that sign. Absent: the AWS SDK's default chain in the operator's own environment (IRSA,
+    /// Pod Identity, environment variables); an ObjectStore may use that only if the operator allows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<S3Credentials>,
+}
+
+/// Where the bucket's name goes in a URL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AddressingStyle {
+    #[default]
+    #[allow(missing_docs)]
+    VirtualHost,
+    #[allow(missing_docs)]
+    Path,
+}
+
+/// Where S3 credentials come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Credentials {
+    /// The Secret with the access key: data AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for temporary
+    /// credentials also AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION (RFC 3339). Of a ClusterObjectStore: in
+    /// the operator's namespace; of an ObjectStore: in the store's own.
+    pub secret_ref: SecretRef,
+}
+
+/// Names a Secret; the namespace follows from the store's kind and cannot be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// What a namespaced store allows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessRule {
+    /// What may be done: Upload, Download. At least one.
+    #[schemars(length(min = 1, max = 2))]
+    pub operations: Vec<Operation>,
+
+    /// The keys that may be named: those below this prefix, in whole path segments ('a/b' allows 'a/b/c', not
+    /// 'a/bc'). '{namespace}' stands for the grant's namespace. Default: every key.
+    /// Example: tenants/{namespace}/
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(
+        validation = Rule::new("!self.startsWith('/') && !self.contains('//')").message("keyPrefix has an empty segment: it may not start with '/' nor contain '//'"),
+        validation = Rule::new(r"!self.matches('(^|/)[.]{1,2}(/|$)')").message("keyPrefix has a '.' or '..' segment, which no grant's key can have; write the resolved prefix"),
+        validation = Rule::new(r"!self.replace('{namespace}', '').matches('[{}]')").message("keyPrefix knows no variable but {namespace}; remove other braces")
+    )]
+    pub key_prefix: Option<String>,
+
+    /// The longest lifetime that a grant may ask for, in seconds. Default: what the store can do (S3: 604800).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub max_expiration_seconds: Option<i64>,
+
+    /// The largest upload, in bytes or as a quantity (500k, 64Mi, 5Gi). A grant under such a rule must say the
+    /// size of its upload. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self > 0 : self.matches('^[1-9][0-9]{0,15}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')").message("maxBytes is not a size: write a positive number of bytes or a quantity such as 500k, 64Mi or 5Gi"))]
+    pub max_bytes: Option<ByteSize>,
+
+    /// The content types that uploads may have: exact ('image/png') or with a wildcard ('image/*'). A grant under
+    /// such a rule must say its content type. Default: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 3, max = 255)))]
+    #[x_kube(validation = Rule::new(r"self.all(t, t.matches('^([*]/[*]|[A-Za-z0-9!#$&^_.+-]+/([*]|[A-Za-z0-9!#$&^_.+-]+))$'))").message("contentTypes takes media types, exact or with a wildcard after the slash: image/png, image/*, */*"))]
+    pub content_types: Vec<String>,
+}
+
+/// What a cluster-wide store allows to whom.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterAccessRule {
+    /// The namespaces that the rule is for: those that names lists and those whose labels selector matches.
+    pub namespaces: Namespaces,
+
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub rule: AccessRule,
+}
+
+/// Chooses namespaces: by name, by label, or both (a namespace needs to match only one of the two).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("namespaces chooses nobody: set names, selector or both (selector: {} chooses every namespace)"))]
+pub struct Namespaces {
+    /// Names of namespaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    pub names: Vec<String>,
+    /// Labels of namespaces. An empty selector chooses every namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// Whether the store can be used. Written by Valet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// The metadata.generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready: the settings make sense and the credentials can be read. Whether the store accepts them shows when
+    /// it is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::grant::conditions")]
+    pub conditions: Vec<Condition>,
+    /// What grants may ask of this store; a grant that asks for anything else is refused by this name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+}
+
+/// Both kinds of store, as everything past the API sees them.
+pub trait Store:
+    kube::Resource<DynamicType = ()>
+    + CustomResourceExt
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
+{
+    /// Which of the two.
+    const KIND: StoreKind;
+    /// The provider's settings.
+    fn s3(&self) -> Option<&S3Store>;
+    /// The access rules in one form. An [`ObjectStore`] without any allows its own namespace everything.
+    fn rules(&self) -> Vec<ClusterAccessRule>;
+    /// The status as last written, if any.
+    fn store_status(&self) -> Option<&StoreStatus>;
+    /// Runs the CRD's own CEL rules here.
+    ///
+    /// # Errors
+    /// One sentence per broken rule, with the field's path first.
+    fn check(&self) -> Result<(), Vec<String>>;
+}
+
+impl Store for ObjectStore {
+    const KIND: StoreKind = StoreKind::ObjectStore;
+    fn s3(&self) -> Option<&S3Store> {
+        self.spec.s3.as_ref()
+    }
+    fn rules(&self) -> Vec<ClusterAccessRule> {
+        let everything = AccessRule {
+            operations: vec![Operation::Upload, Operation::Download],
+            ..AccessRule::default()
+        };
+        let rules = if self.spec.access.is_empty() {
+            vec![everything]
+        } else {
+            self.spec.access.clone()
+        };
+        let own = Namespaces {
+            names: self.metadata.namespace.iter().cloned().collect(),
+            selector: None,
+        };
+        rules
+            .into_iter()
+            .map(|rule| ClusterAccessRule {
+                namespaces: own.clone(),
+                rule,
+            })
+            .collect()
+    }
+    fn store_status(&self) -> Option<&StoreStatus> {
+        self.status.as_ref()
+    }
+    fn check(&self) -> Result<(), Vec<String>> {
+        super::grant::sentences(self.validate_cel())
+    }
+}
+
+impl Store for ClusterObjectStore {
+    const KIND: StoreKind = StoreKind::ClusterObjectStore;
+    fn s3(&self) -> Option<&S3Store> {
+        self.spec.s3.as_ref()
+    }
+    fn rules(&self) -> Vec<ClusterAccessRule> {
+        self.spec.access.clone()
+    }
+    fn store_status(&self) -> Option<&StoreStatus> {
+        self.status.as_ref()
+    }
+    fn check(&self) -> Result<(), Vec<String>> {
+        super::grant::sentences(self.validate_cel())
+    }
+}
+
+/// A number of bytes, written as a number or as a Kubernetes quantity.
+///
+/// Not `IntOrString`, whose numbers end at 2 GiB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ByteSize {
+    /// A plain number of bytes.
+    Number(i64),
+    /// A number with a suffix: k M G T P, Ki Mi Gi Ti Pi.
+    Quantity(String),
+}
+
+impl JsonSchema for ByteSize {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ByteSize".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 20})
+    }
+}
+
+impl ByteSize {
+    /// The bytes that it stands for; `None` if it is no such thing, or not positive. What does not fit is as good
+    /// as no limit: no object is that large.
+    pub fn bytes(&self) -> Option<i64> {
+        let text = match self {
+            Self::Number(n) => return (*n > 0).then_some(*n),
+            Self::Quantity(text) => text,
+        };
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let unit: i64 = match &text[digits..] {
+            "" => 1,
+            "k" => 1_000,
+            "M" => 1_000_000,
+            "G" => 1_000_000_000,
+            "T" => 1_000_000_000_000,
+            "P" => 1_000_000_000_000_000,
+            "Ki" => 1 << 10,
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            "Ti" => 1 << 40,
+            "Pi" => 1 << 50,
+            _ => return None,
+        };
+        let bytes = text[..digits].parse::<i64>().ok()?.saturating_mul(unit);
+        (bytes > 0).then_some(bytes)
+    }
+}
+
+impl std::fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(n) => write!(f, "{n}"),
+            Self::Quantity(text) => f.write_str(text),
+        }
+    }
+}

@@ -1,0 +1,581 @@
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, StoreFact},
+    lifetime::{LOOK_PATIENCE, Lifetime, NoTime, add, next_look, retry},
+    policy::admit,
+    status::{Arrival, Situation, condition, project},
+    step::{Notice, Publish, PublishMode, Read, SigningRequest, Step},
+};
+use crate::api::{
+    Ask, MANAGED_BY_LABEL, MANAGED_BY_VALUE, ObservedObject, Overwrite, Progress, Reason, UploadConstraints,
+    annotation,
+};
+
+/// How long the Secret of a deleted grant of the same name may take to be collected before it counts as a conflict.
+const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Says what to do next for one grant.
+///
+/// It reads as a grant lives: finished, over, refused, on its way, published. Each part either names the step
+/// that is missing for its situation or leaves the judgement to the next.
+pub fn decide(facts: &Facts, now: Timestamp) -> Step {
+    if facts.grant.deleting {
+        // The garbage collector takes the Secret, whose owner the grant is.
+        return Step::Rest { until: None };
+    }
+    Judge {
+        f: facts,
+        g: &facts.grant,
+        now,
+    }
+    .next()
+}
+
+struct Judge<'a> {
+    f: &'a Facts,
+    g: &'a GrantFacts,
+    now: Timestamp,
+}
+
+impl Judge<'_> {
+    fn next(&self) -> Step {
+        if let Some((reason, finished)) = self.finished() {
+            return self.finish(reason, finished);
+        }
+        // A grant that never had a key needs no look at its Secret before the first attempt to create it: the
+        // apiserver says so if there is one. All other situations rest on what is really there.
+        let issued_before = self.g.status.issued_time.is_some();
+        if issued_before && matches!(self.f.secret, SecretFact::Unread) {
+            return Step::Read(Read::Secret);
+        }
+        if let Some(step) = self.somebody_elses() {
+            return step;
+        }
+        let key = self.key();
+        if let Some(key) = key
+            && key.is_over(self.now)
+        {
+            return self.over(Some(key));
+        }
+        if !self.g.broken_rules.is_empty() {
+            return self.refuse(Reason::InvalidSpec, self.g.broken_rules.join("; "));
+        }
+        let store = match &self.f.store {
+            StoreFact::Usable(store) => store,
+            StoreFact::Unread => return Step::Read(Read::Store),
+            StoreFact::Missing => {
+                let message = format!(
+                    "{} does not exist; create it, or correct spec.storeRef",
+                    self.g.terms.store_ref
+                );
+                return self.without_key(Reason::StoreNotFound, message);
+            }
+            // A key that is out does not depend on the store's present state, and its permission was judged by
+            // rules that may well still stand.
+            StoreFact::Unusable { .. } if self.own_secret().is_some() => return self.published(key),
+            StoreFact::Unusable { reason, message } => return self.without_key(*reason, message.clone()),
+        };
+        let object_key = match admit(self.g, store) {
+            Ok(key) => key,
+            Err(refusal) => return self.refuse(refusal.reason, refusal.message),
+        };
+
+        let terms = &self.g.terms;
+        let deadline = terms.deadline_time.as_ref().map(|t| t.0);
+        let fresh = || Lifetime::new(self.now, terms.expiration_seconds, deadline, store.credentials_expire);
+        let lifetime = match (self.own_secret(), key) {
+            (Some(secret), Some(key)) if !self.asks_for_another(secret, key) => return self.published(Some(key)),
+            // The Secret was deleted under a key that is still good for what the grant asks: signing the same
+            // seconds again gives the same URL, and nobody gains a second of life by deleting Secrets.
+            (None, Some(key)) if self.reported_for_this_generation() => Ok(key),
+            _ => fresh(),
+        };
+        let lifetime = match lifetime {
+            Ok(lifetime) => lifetime,
+            Err(NoTime::DeadlinePassed) => return self.over(None),
+            Err(NoTime::CredentialsExpired(end)) => {
+                let message = format!("the credentials of {} ended at {end}; renew them", terms.store_ref);
+                return self.without_key(Reason::CredentialsExpired, message);
+            }
+        };
+        if key.is_none() && self.write_once() {
+            match &self.f.object {
+                ObjectFact::Unread => return Step::Read(Read::Object),
+                ObjectFact::Present { object, .. } => return self.exists_already(object),
+                ObjectFact::Unreachable(why) => {
+                    return self.without_key(Reason::StoreUnreachable, self.unreachable(why));
+                }
+                ObjectFact::Absent | ObjectFact::Hidden => {}
+            }
+        }
+        let mode = match &self.f.secret {
+            SecretFact::Present(s) if s.deleting => {
+                let message = format!(
+                    "Secret {} is being deleted and something holds it; see its finalizers",
+                    self.g.secret_name()
+                );
+                return self.without_key(Reason::SecretNotWritable, message);
+            }
+            SecretFact::Present(s) => PublishMode::Replace {
+                uid: s.uid.clone(),
+                resource_version: s.resource_version.clone(),
+            },
+            SecretFact::Absent | SecretFact::Unread => PublishMode::Create,
+        };
+        let request = SigningRequest {
+            key: object_key,
+            ask: self.g.ask.clone(),
+            lifetime,
+        };
+        let (labels, annotations) = self.metadata(lifetime, terms.expiration_seconds);
+        Step::Publish(Box::new(Publish {
+            mode,
+            request,
+            labels,
+            annotations,
+        }))
+    }
+
+    // --- what there is ---------------------------------------------------------------------------------------
+
+    /// The Secret, if it is this grant's.
+    fn own_secret(&self) -> Option<&SecretView> {
+        match &self.f.secret {
+            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The key that was issued: by the Secret, which is the record, or by the status where the Secret is gone.
+    fn key(&self) -> Option<Lifetime> {
+        let recorded = match &self.f.secret {
+            SecretFact::Present(s) if s.owner == Owner::ThisGrant => s.issued_at.zip(s.expires_at),
+            _ => None,
+        };
+        let status = &self.g.status;
+        let (issued_at, expires_at) =
+            recorded.or_else(|| Some((status.issued_time.as_ref()?.0, status.expiration_time.as_ref()?.0)))?;
+        Some(Lifetime { issued_at, expires_at })
+    }
+
+    /// The reason and the moment with which the grant finished, if it has.
+    fn finished(&self) -> Option<(Reason, Timestamp)> {
+        let since = self.g.status.finished_time.as_ref()?.0;
+        let ready = condition(&self.g.status, "Ready")?;
+        [
+            Reason::Completed,
+            Reason::ObjectExists,
+            Reason::Expired,
+            Reason::ExpiredUnused,
+        ]
+        .into_iter()
+        .find(|r| r.as_str() == ready.reason)
+        .map(|r| (r, since))
+    }
+
+    fn reported_for_this_generation(&self) -> bool {
+        self.g.status.observed_generation == Some(self.g.generation)
+    }
+
+    fn write_once(&self) -> bool {
+        matches!(
+            &self.g.ask,
+            Ask::Upload(UploadConstraints {
+                overwrite: Overwrite::Forbid,
+                ..
+            })
+        )
+    }
+
+    fn is_upload(&self) -> bool {
+        matches!(self.g.ask, Ask::Upload(_))
+    }
+
+    /// Whether the spec now asks for another lifetime than the published key has.
+    fn asks_for_another(&self, secret: &SecretView, key: Lifetime) -> bool {
+        let deadline = self.g.terms.deadline_time.as_ref().map(|t| t.0);
+        secret.generation != Some(self.g.generation)
+            && (secret.expiration_seconds != Some(self.g.terms.expiration_seconds)
+                || deadline.is_some_and(|d| d < key.expires_at))
+    }
+
+    /// The labels and annotations that the Secret shall have: the tenant's, and ours over them.
+    fn metadata(
+        &self,
+        key: Lifetime,
+        expiration_seconds: i64,
+    ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+        let template = self.g.template();
+        let mut labels = template.labels;
+        labels.insert(MANAGED_BY_LABEL.into(), MANAGED_BY_VALUE.into());
+        let mut annotations = template.annotations;
+        let store = &self.g.terms.store_ref;
+        annotations.extend([
+            (annotation::ISSUED_AT.into(), key.issued_at.to_string()),
+            (annotation::EXPIRES_AT.into(), key.expires_at.to_string()),
+            (annotation::GRANT_UID.into(), self.g.uid.clone()),
+            (annotation::GRANT_GENERATION.into(), self.g.generation.to_string()),
+            (
+                annotation::STORE.into(),
+                format!("{}/{}", store.kind.as_str(), store.name),
+            ),
+            (annotation::EXPIRATION_SECONDS.into(), expiration_seconds.to_string()),
+        ]);
+        (labels, annotations)
+    }
+
+    // --- the rows of the table ----------------------------------------------------------------------------------
+
+    /// Done: no Secret, a true observedGeneration, and collection when its time has come.
+    fn finish(&self, reason: Reason, finished: Timestamp) -> Step {
+        if let Some(step) = self.withdraw() {
+            return step;
+        }
+        let ready = condition(&self.g.status, "Ready");
+        let situation = Situation {
+            reason,
+            message: ready.map(|c| c.message.clone()).unwrap_or_default(),
+            key: self.key(),
+            active: false,
+            truncated: false,
+            arrival: Arrival::Unchanged,
+            finished: true,
+        };
+        let ttl = match self.g.terms.ttl_seconds_after_finished {
+            Some(own) => own,
+            None if self.g.tracked_by.is_some() => None,
+            None => self.f.settings.ttl_seconds_after_finished,
+        };
+        let until = ttl.map(|seconds| add(finished, SignedDuration::from_secs(seconds)));
+        if until.is_some_and(|t| t <= self.now) {
+            return Step::Collect;
+        }
+        self.settle(&situation, until)
+    }
+
+    /// A Secret of the wanted name that is not this grant's: never touched, only reported.
+    fn somebody_elses(&self) -> Option<Step> {
+        let SecretFact::Present(secret) = &self.f.secret else {
+            return None;
+        };
+        let name = self.g.secret_name();
+        match &secret.owner {
+            Owner::ThisGrant => None,
+            Owner::Predecessor
+                if self.g.created.is_some_and(|c| self.now < add(c, PREDECESSOR_PATIENCE)) =>
+            {
+                let message = format!("Secret {name} belongs to a deleted grant of this name and is being collected");
+                Some(self.situation(Reason::PredecessorSecret, message, false))
+            }
+            Owner::Predecessor => Some(self.situation(
+                Reason::SecretConflict,
+                format!("Secret {name} belongs to a deleted grant of this name and was not collected; delete it, or make a grant with another spec.secretName"),
+                false,
+            )),
+            Owner::Foreign(why) => Some(self.situation(
+                Reason::SecretConflict,
+                format!("Secret {name} exists and is not this grant's ({why}); Valet does not touch it: delete it, or make a grant with another spec.secretName"),
+                false,
+            )),
+        }
+    }
+
+    /// The key's time is over, or the deadline passed before there was one.
+    fn over(&self, key: Option<Lifetime>) -> Step {
+        if let Some(step) = self.withdraw() {
+            return step;
+        }
+        let (end, said) = match key {
+            Some(key) => (key.expires_at, format!("the key expired at {}", key.expires_at)),
+            None => {
+                let deadline = self.g.terms.deadline_time.as_ref().map_or(self.now, |t| t.0);
+                (
+                    deadline,
+                    format!("spec.deadlineTime {deadline} has passed; no key was issued"),
+                )
+            }
+        };
+        let situation = |reason, message, arrival, finished| Situation {
+            reason,
+            message,
+            key,
+            active: false,
+            truncated: false,
+            arrival,
+            finished,
+        };
+        if !self.is_upload() {
+            return self.settle(&situation(Reason::Expired, said, Arrival::Unchanged, true), None);
+        }
+        let unknown = |reason, why: &str| {
+            let arrival = Arrival::Unknown(reason, why.to_owned());
+            situation(
+                Reason::Expired,
+                format!("{said}; whether something was uploaded is not known: {why}"),
+                arrival,
+                true,
+            )
+        };
+        match &self.f.object {
+            ObjectFact::Unread => match &self.f.store {
+                StoreFact::Usable(_) => Step::Read(Read::Object),
+                StoreFact::Unread => Step::Read(Read::Store),
+                StoreFact::Missing => self.settle(&unknown(Reason::StoreNotFound, "the store was deleted"), None),
+                StoreFact::Unusable { reason, message } if self.now < add(end, LOOK_PATIENCE) => {
+                    let s = situation(
+                        *reason,
+                        format!("{said}; waiting for a last look at the store: {message}"),
+                        Arrival::Unchanged,
+                        false,
+                    );
+                    self.settle(&s, Some(self.retry()))
+                }
+                StoreFact::Unusable { reason, message } => self.settle(&unknown(*reason, message), None),
+            },
+            ObjectFact::Present { object, age_seconds } if self.is_newer(key, *age_seconds) => {
+                self.completed(key, object)
+            }
+            ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
+            ObjectFact::Absent | ObjectFact::Present { .. } => {
+                let message = format!("{said} and nothing was uploaded; make a new grant");
+                self.settle(&situation(Reason::ExpiredUnused, message, Arrival::NotYet, true), None)
+            }
+            ObjectFact::Hidden => self.settle(
+                &unknown(
+                    Reason::NotObservable,
+                    "the store's credentials do not permit to look (HEAD was refused)",
+                ),
+                None,
+            ),
+            ObjectFact::Unreachable(why) if self.now < add(end, LOOK_PATIENCE) => {
+                let message = format!(
+                    "{said}; waiting for a last look whether the upload arrived: {}",
+                    self.unreachable(why)
+                );
+                self.settle(
+                    &situation(Reason::StoreUnreachable, message, Arrival::Unchanged, false),
+                    Some(self.retry()),
+                )
+            }
+            ObjectFact::Unreachable(why) => {
+                self.settle(&unknown(Reason::StoreUnreachable, &self.unreachable(why)), None)
+            }
+        }
+    }
+
+    /// A key that is out: keep the Secret's metadata true, look for the upload, wake at the next instant.
+    fn published(&self, key: Option<Lifetime>) -> Step {
+        let (Some(secret), Some(key)) = (self.own_secret(), key) else {
+            // Ours by every mark, yet without the annotations that say until when its key works.
+            let message = format!(
+                "Secret {} has lost its {} and {} annotations, so nobody knows when its key ends; delete it and a new key is made",
+                self.g.secret_name(),
+                annotation::ISSUED_AT,
+                annotation::EXPIRES_AT
+            );
+            return self.situation(Reason::SecretConflict, message, false);
+        };
+        let expiration_seconds = secret.expiration_seconds.unwrap_or(self.g.terms.expiration_seconds);
+        let (labels, annotations) = self.metadata(key, expiration_seconds);
+        let template_gone = |have: &BTreeMap<String, String>, want: &BTreeMap<String, String>| {
+            want.iter().any(|(k, v)| have.get(k) != Some(v))
+        };
+        if template_gone(&secret.labels, &labels) || template_gone(&secret.annotations, &annotations) {
+            let (mut all_labels, mut all_annotations) = (secret.labels.clone(), secret.annotations.clone());
+            all_labels.extend(labels);
+            all_annotations.extend(annotations);
+            return Step::Retouch {
+                uid: secret.uid.clone(),
+                resource_version: secret.resource_version.clone(),
+                labels: all_labels,
+                annotations: all_annotations,
+            };
+        }
+        let look = next_look(key.issued_at, self.f.last_look);
+        let mut arrival = Arrival::Unchanged;
+        if self.is_upload() && matches!(self.f.store, StoreFact::Usable(_)) {
+            match &self.f.object {
+                ObjectFact::Unread if look <= self.now => return Step::Read(Read::Object),
+                ObjectFact::Present { object, age_seconds } if self.is_newer(Some(key), *age_seconds) => {
+                    return self.completed(Some(key), object);
+                }
+                ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
+                ObjectFact::Hidden => {
+                    let why = "the store's credentials do not permit to look (HEAD was refused); the key works all the same";
+                    arrival = Arrival::Unknown(Reason::NotObservable, why.to_owned());
+                }
+                ObjectFact::Absent | ObjectFact::Present { .. } => arrival = Arrival::NotYet,
+                // A look that failed says nothing; the next one comes by itself.
+                ObjectFact::Unread | ObjectFact::Unreachable(_) => {}
+            }
+        }
+        let deadline = self.g.terms.deadline_time.as_ref().map(|t| t.0);
+        let verb = if self.is_upload() { "uploading" } else { "downloading" };
+        let situation = Situation {
+            reason: Reason::Issued,
+            message: format!(
+                "the key for {verb} is in Secret {} until {}",
+                self.g.secret_name(),
+                key.expires_at
+            ),
+            key: Some(key),
+            active: true,
+            truncated: key.is_truncated(expiration_seconds, deadline),
+            arrival,
+            finished: false,
+        };
+        let until = if self.is_upload() && look > self.now {
+            look.min(key.expires_at)
+        } else {
+            key.expires_at
+        };
+        self.settle(&situation, Some(until))
+    }
+
+    fn completed(&self, key: Option<Lifetime>, object: &ObservedObject) -> Step {
+        let size = object.size.map_or(String::new(), |s| format!(" of {s} bytes"));
+        let situation = Situation {
+            reason: Reason::Completed,
+            message: format!("the upload{size} is in the store; the key was withdrawn"),
+            key,
+            active: false,
+            truncated: false,
+            arrival: Arrival::Seen(object.clone()),
+            finished: true,
+        };
+        // The status first: with the Secret gone and nothing said, the next pass would publish again.
+        self.settle(&situation, None)
+    }
+
+    /// A write-once upload onto an object that was there before: nothing to do, and no key that could do it.
+    fn exists_already(&self, object: &ObservedObject) -> Step {
+        let since = object
+            .last_modified_time
+            .as_ref()
+            .map_or(String::new(), |t| format!(" since {}", t.0));
+        let situation = Situation {
+            reason: Reason::ObjectExists,
+            message: format!(
+                "the object is in the store{since}, from before this grant; a write-once upload needs no key for it"
+            ),
+            key: self.key(),
+            active: false,
+            truncated: false,
+            arrival: Arrival::Seen(object.clone()),
+            finished: true,
+        };
+        self.settle(&situation, None)
+    }
+
+    fn refuse(&self, reason: Reason, message: String) -> Step {
+        self.without_key(reason, message)
+    }
+
+    /// No key may be out: look for one, withdraw it, say why.
+    fn without_key(&self, reason: Reason, message: String) -> Step {
+        if let Some(step) = self.withdraw() {
+            return step;
+        }
+        self.situation(reason, message, false)
+    }
+
+    // --- common ends ----------------------------------------------------------------------------------------------
+
+    /// The step that leaves no Secret of this grant's, if one is needed.
+    fn withdraw(&self) -> Option<Step> {
+        match &self.f.secret {
+            SecretFact::Unread => Some(Step::Read(Read::Secret)),
+            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => Some(Step::Withdraw {
+                uid: s.uid.clone(),
+                resource_version: s.resource_version.clone(),
+            }),
+            _ => None,
+        }
+    }
+
+    fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
+        let situation = Situation {
+            reason,
+            message,
+            key: self.key(),
+            active: false,
+            truncated: false,
+            arrival: Arrival::Unchanged,
+            finished,
+        };
+        // What waits asks again by itself; what is refused waits for a change.
+        let until = (reason.progress() == Progress::InProgress).then(|| self.retry());
+        self.settle(&situation, until)
+    }
+
+    /// Reports the situation if that says anything new; otherwise rests.
+    fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
+        let status = project(self.g, situation, self.now);
+        if status == self.g.status {
+            return Step::Rest { until };
+        }
+        let notice = self.notice(situation);
+        Step::Report {
+            status: Box::new(status),
+            notice,
+        }
+    }
+
+    /// An event, where a person must act and has not been told.
+    fn notice(&self, s: &Situation) -> Option<Notice> {
+        let said = |type_: &str, reason: Reason| {
+            condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
+        };
+        let needs_a_person = s.reason.progress() == Progress::Stalled
+            || matches!(
+                s.reason,
+                Reason::StoreUnreachable
+                    | Reason::CredentialsNotFound
+                    | Reason::CredentialsInvalid
+                    | Reason::CredentialsExpired
+            );
+        if needs_a_person && !said("Ready", s.reason) {
+            return Some(Notice {
+                reason: s.reason,
+                message: s.message.clone(),
+            });
+        }
+        if s.truncated && !said("Active", Reason::ExpiryTruncated) {
+            let end = s.key.map_or(self.now, |k| k.expires_at);
+            return Some(Notice {
+                reason: Reason::ExpiryTruncated,
+                message: format!(
+                    "the key ends at {end}, earlier than asked, since the credentials that signed it end then"
+                ),
+            });
+        }
+        None
+    }
+
+    fn retry(&self) -> Timestamp {
+        retry(
+            condition(&self.g.status, "Ready")
+                .filter(|c| c.status == "False")
+                .map(|c| c.last_transition_time.0),
+            self.now,
+        )
+    }
+
+    fn unreachable(&self, why: &str) -> String {
+        format!("{} does not answer: {why}", self.g.terms.store_ref)
+    }
+
+    /// Whether an object of that age came after the key was issued. Ages are compared, not times, so that the
+    /// store's clock need not agree with ours; the second that both round to is given to the upload.
+    fn is_newer(&self, key: Option<Lifetime>, age_seconds: Option<i64>) -> bool {
+        match (key, age_seconds) {
+            (Some(key), Some(age)) => age <= self.now.duration_since(key.issued_at).as_secs() + 1,
+            // A store that does not say when: write-once says that there was none before.
+            (Some(_), None) => self.write_once(),
+            (None, _) => false,
+        }
+    }
+}

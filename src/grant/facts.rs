@@ -1,0 +1,208 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+
+use crate::api::{
+    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, ObservedObject, Reason, SecretTemplate, Terms,
+};
+
+/// Everything that a decision rests on. What has not been read yet is a fact, too.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The grant itself.
+    pub grant: GrantFacts,
+    /// The store that it names.
+    pub store: StoreFact,
+    /// The Secret of the wanted name.
+    pub secret: SecretFact,
+    /// The object of the wanted key.
+    pub object: ObjectFact,
+    /// When this process last looked for the object.
+    pub last_look: Option<Timestamp>,
+    /// What the operator was started with.
+    pub settings: Settings,
+}
+
+/// Defaults that the operator was started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Seconds until a finished grant is deleted, unless its spec says otherwise; `None` keeps it.
+    pub ttl_seconds_after_finished: Option<i64>,
+}
+
+/// What one reads off the grant.
+#[derive(Clone, Debug)]
+pub struct GrantFacts {
+    /// Namespace of the grant and of its Secret.
+    pub namespace: String,
+    /// The grant's name.
+    pub name: String,
+    /// The grant's UID; never the same for two grants of one name.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `metadata.creationTimestamp`.
+    pub created: Option<Timestamp>,
+    /// Whether the grant is being deleted.
+    pub deleting: bool,
+    /// The spec's shared part.
+    pub terms: Terms,
+    /// The spec's own part.
+    pub ask: Ask,
+    /// The status as last written.
+    pub status: GrantStatus,
+    /// The GitOps tool that would make the grant again if it were deleted.
+    pub tracked_by: Option<&'static str>,
+    /// Schema rules that the spec breaks: empty unless the installed CRD is older than this program.
+    pub broken_rules: Vec<String>,
+}
+
+impl GrantFacts {
+    /// Reads a grant.
+    pub fn of(grant: &impl Grant) -> Self {
+        let meta = grant.meta();
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            generation: meta.generation.unwrap_or_default(),
+            created: meta.creation_timestamp.as_ref().map(|t| t.0),
+            deleting: meta.deletion_timestamp.is_some(),
+            terms: grant.terms().clone(),
+            ask: grant.ask(),
+            status: grant.grant_status().cloned().unwrap_or_default(),
+            tracked_by: tracked_by(meta.labels.as_ref(), meta.annotations.as_ref()),
+            broken_rules: grant.check().err().unwrap_or_default(),
+        }
+    }
+
+    /// Name of the Secret that receives the key.
+    pub fn secret_name(&self) -> &str {
+        self.terms.secret_name.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The tenant's labels and annotations for the Secret.
+    pub fn template(&self) -> SecretTemplate {
+        self.terms.secret_template.clone().unwrap_or_default()
+    }
+}
+
+/// Labels and annotations by which GitOps tools recognise what they have made.
+fn tracked_by(
+    labels: Option<&BTreeMap<String, String>>,
+    annotations: Option<&BTreeMap<String, String>>,
+) -> Option<&'static str> {
+    const LABELS: [(&str, &str); 4] = [
+        ("kustomize.toolkit.fluxcd.io/name", "Flux"),
+        ("helm.toolkit.fluxcd.io/name", "Flux"),
+        ("argocd.argoproj.io/instance", "Argo CD"),
+        // Argo CD's own default before version 3; Helm charts set it, too, and keeping their grants harms nobody.
+        ("app.kubernetes.io/instance", "Argo CD or Helm"),
+    ];
+    const ANNOTATIONS: [(&str, &str); 1] = [("argocd.argoproj.io/tracking-id", "Argo CD")];
+    let find = |marks: &[(&str, &'static str)], map: Option<&BTreeMap<String, String>>| {
+        marks
+            .iter()
+            .find(|(key, _)| map.is_some_and(|m| m.contains_key(*key)))
+            .map(|(_, tool)| *tool)
+    };
+    find(&ANNOTATIONS, annotations).or_else(|| find(&LABELS, labels))
+}
+
+/// What is known of the store.
+#[derive(Clone, Debug)]
+pub enum StoreFact {
+    /// Nobody has looked.
+    Unread,
+    /// There is no such store.
+    Missing,
+    /// There is one, and it cannot be used now.
+    Unusable {
+        /// Why.
+        reason: Reason,
+        /// Why, in a sentence for the person who owns the store. No secrets.
+        message: String,
+    },
+    /// It can be used.
+    Usable(StoreView),
+}
+
+/// A store that can be used.
+#[derive(Clone, Debug)]
+pub struct StoreView {
+    /// The access rules.
+    pub rules: Arc<Vec<ClusterAccessRule>>,
+    /// Labels of the grant's namespace, for the rules' selectors.
+    pub namespace_labels: Arc<BTreeMap<String, String>>,
+    /// What the store can enforce.
+    pub capabilities: Arc<Capabilities>,
+    /// When the signing credentials end.
+    pub credentials_expire: Option<Timestamp>,
+}
+
+/// What is known of the Secret of the wanted name.
+#[derive(Clone, Debug)]
+pub enum SecretFact {
+    /// Nobody has looked.
+    Unread,
+    /// There is none.
+    Absent,
+    /// There is one.
+    Present(SecretView),
+}
+
+/// A Secret's metadata; its data is never a fact.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SecretView {
+    /// `metadata.uid`, for preconditions.
+    pub uid: String,
+    /// `metadata.resourceVersion`, for preconditions.
+    pub resource_version: String,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// When its key was signed.
+    pub issued_at: Option<Timestamp>,
+    /// When its key ends.
+    pub expires_at: Option<Timestamp>,
+    /// The grant's generation that it was last written for.
+    pub generation: Option<i64>,
+    /// The lifetime that was asked for when its key was signed.
+    pub expiration_seconds: Option<i64>,
+    /// All its labels.
+    pub labels: BTreeMap<String, String>,
+    /// All its annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Whose Secret it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This grant's: type, label, controller reference and UID all say so.
+    ThisGrant,
+    /// A deleted grant's of the same kind and name; the garbage collector will take it.
+    Predecessor,
+    /// Somebody else's. Says what shows it.
+    Foreign(&'static str),
+}
+
+/// What is known of the object.
+#[derive(Clone, Debug)]
+pub enum ObjectFact {
+    /// Nobody has looked.
+    Unread,
+    /// The store says there is none.
+    Absent,
+    /// The store described it.
+    Present {
+        /// As the store described it.
+        object: ObservedObject,
+        /// Seconds since the object was last modified, by the store's own clock; `None` if it does not say.
+        age_seconds: Option<i64>,
+    },
+    /// The store's credentials do not permit looking.
+    Hidden,
+    /// The store did not answer, or answered with an error of its own. No secrets in the message.
+    Unreachable(String),
+}

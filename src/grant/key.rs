@@ -1,0 +1,176 @@
+use thiserror::Error;
+
+/// An object's key that every store, client and proxy reads the same way.
+///
+/// Stores differ in what they make of `.`, `..` and empty segments, clients fold them, and some proxies decode
+/// twice. What is signed must be what is stored, so such keys are refused before they reach a signer. The bytes of
+/// an accepted key are never changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectKey(String);
+
+/// Why a key is refused; each names the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum KeyError {
+    /// No bytes at all.
+    #[error("spec.key is empty; name the object")]
+    Empty,
+    /// Longer than the store takes.
+    #[error("spec.key is {length} bytes long in UTF-8; the store takes at most {limit}; shorten it")]
+    TooLong {
+        /// Bytes of the key.
+        length: usize,
+        /// Bytes that the store takes.
+        limit: usize,
+    },
+    /// `//`, or a slash at either end.
+    #[error(
+        "spec.key has an empty segment: it may not start or end with '/' nor contain '//'; name the object as 'folder/file'"
+    )]
+    EmptySegment,
+    /// `.` or `..`, in any spelling.
+    #[error(
+        "spec.key has a '.' or '..' segment (or a percent-encoded spelling of one), which clients and stores resolve differently; write the resolved key"
+    )]
+    DotSegment,
+    /// A character that breaks lines, hides or reverses text, or that XML cannot carry.
+    #[error("spec.key has the character U+{0:04X}, a control, line separator or text direction character; remove it")]
+    Control(u32),
+}
+
+impl ObjectKey {
+    /// Takes a key, unchanged, or says what is wrong with it. `limit` is the store's longest key in bytes.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn parse(key: &str, limit: usize) -> Result<Self, KeyError> {
+        if key.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if key.len() > limit {
+            return Err(KeyError::TooLong {
+                length: key.len(),
+                limit,
+            });
+        }
+        if let Some(c) = key.chars().find(|c| is_forbidden(*c)) {
+            return Err(KeyError::Control(c as u32));
+        }
+        if key.split('/').any(str::is_empty) {
+            return Err(KeyError::EmptySegment);
+        }
+        // Whoever decodes once more than he should must find no dot segment either.
+        let mut spelling = key.to_owned();
+        loop {
+            if spelling
+                .split(['/', '\\'])
+                .any(|segment| segment == "." || segment == "..")
+            {
+                return Err(KeyError::DotSegment);
+            }
+            let decoded = decode_separators(&spelling);
+            if decoded == spelling {
+                return Ok(Self(key.to_owned()));
+            }
+            spelling = decoded;
+        }
+    }
+
+    /// The key, byte for byte as in the grant's spec.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the key lies below `prefix`, in whole segments: `a/b` contains `a/b/c` and not `a/bc`, nor `a/b`
+    /// itself. An empty prefix contains every key.
+    pub fn is_below(&self, prefix: &str) -> bool {
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        prefix.is_empty() || self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
+fn is_forbidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}' | '\u{FFFE}' | '\u{FFFF}')
+}
+
+/// One round of percent-decoding, of the characters that can make a dot segment: `.`, `/`, `\` and `%` itself.
+fn decode_separators(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        let decoded = rest
+            .get(at + 1..at + 3)
+            .and_then(|hex| match hex.to_ascii_lowercase().as_str() {
+                "2e" => Some('.'),
+                "2f" => Some('/'),
+                "5c" => Some('\\'),
+                "25" => Some('%'),
+                _ => None,
+            });
+        match decoded {
+            Some(c) => {
+                out.push(c);
+                rest = &rest[at + 3..];
+            }
+            None => {
+                out.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_whole_segments() {
+        let key = ObjectKey::parse("team-a/x/y", 1024).unwrap();
+        for (prefix, below) in [
+            ("", true),
+            ("team-a", true),
+            ("team-a/", true),
+            ("team-a/x", true),
+            ("team-a/x/", true),
+            ("team-a/x/y", false),
+            ("team", false),
+            ("team-", false),
+            ("team-a/x/y/z", false),
+            ("Team-a", false),
+            ("team-ab", false),
+        ] {
+            assert_eq!(key.is_below(prefix), below, "{prefix}");
+        }
+        assert!(!ObjectKey::parse("team-ab/x", 1024).unwrap().is_below("team-a"));
+    }
+
+    #[test]
+    fn decoding_ends_at_every_depth() {
+        for depth in 0..5 {
+            let dots = format!("a/%{}2e%{}2E/b", "25".repeat(depth), "25".repeat(depth));
+            assert_eq!(ObjectKey::parse(&dots, 1024), Err(KeyError::DotSegment), "{dots}");
+            let slash = format!("a/..%{}2fb", "25".repeat(depth));
+            assert_eq!(ObjectKey::parse(&slash, 1024), Err(KeyError::DotSegment), "{slash}");
+        }
+        // A percent sign at the end, or before a character of several bytes, is an ordinary one.
+        for fine in ["100%", "100%2", "%é", "a%2Fb", "dt=2024%2F01", "..a/b..", "...", "a/.b"] {
+            assert_eq!(ObjectKey::parse(fine, 1024).unwrap().as_str(), fine);
+        }
+    }
+
+    #[test]
+    fn length_is_counted_in_bytes() {
+        assert!(ObjectKey::parse(&"é".repeat(512), 1024).is_ok());
+        assert_eq!(
+            ObjectKey::parse(&"é".repeat(513), 1024),
+            Err(KeyError::TooLong {
+                length: 1026,
+                limit: 1024
+            })
+        );
+    }
+}

@@ -1,0 +1,191 @@
+use jiff::{SignedDuration, Timestamp};
+
+/// How long the last look after an upload key's end is repeated while the store does not answer. An hour outlasts
+/// most outages; after it the grant is reported as it is known.
+pub const LOOK_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
+
+/// A key is given up this long before its credentials end, since store and operator may disagree on the time.
+const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
+
+/// First look for an upload after its key was issued, and the longest pause between two.
+const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(2);
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
+
+/// The time in which a key works, in whole seconds as signatures count them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// The first second.
+    pub issued_at: Timestamp,
+    /// The moment at which it is over.
+    pub expires_at: Timestamp,
+}
+
+/// Why no lifetime is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTime {
+    /// The grant's own deadline has passed.
+    DeadlinePassed,
+    /// The signing credentials end too soon.
+    CredentialsExpired(Timestamp),
+}
+
+/// The second that an instant lies in.
+pub fn second(t: Timestamp) -> Timestamp {
+    // An instant before 1970 rounds towards it, which no deadline of a grant depends on.
+    Timestamp::from_second(t.as_second()).unwrap_or(t)
+}
+
+impl Lifetime {
+    /// The longest lifetime that all of these allow, from `now` on: what was asked, the deadline, and the signing
+    /// credentials' own end (less a margin of 5 s).
+    ///
+    /// # Errors
+    /// [`NoTime`] when not even one second is left.
+    pub fn new(
+        now: Timestamp,
+        expiration_seconds: i64,
+        deadline: Option<Timestamp>,
+        credentials_expire: Option<Timestamp>,
+    ) -> Result<Self, NoTime> {
+        let issued_at = second(now);
+        let asked = add(issued_at, SignedDuration::from_secs(expiration_seconds));
+        if deadline.is_some_and(|d| second(d) <= issued_at) {
+            return Err(NoTime::DeadlinePassed);
+        }
+        let session = credentials_expire.map(|t| (t, second(add(t, -CREDENTIALS_MARGIN))));
+        if let Some((end, usable)) = session
+            && usable <= issued_at
+        {
+            return Err(NoTime::CredentialsExpired(end));
+        }
+        let expires_at = [Some(asked), deadline.map(second), session.map(|(_, usable)| usable)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(asked);
+        Ok(Self { issued_at, expires_at })
+    }
+
+    /// Length in seconds.
+    pub fn seconds(&self) -> i64 {
+        self.expires_at.as_second() - self.issued_at.as_second()
+    }
+
+    /// Whether the key is over at `now`. At the instant of its expiry it is.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.expires_at <= now
+    }
+
+    /// Whether it ends earlier than the grant asked for, deadline included: then it was the credentials.
+    pub fn is_truncated(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> bool {
+        let asked = add(self.issued_at, SignedDuration::from_secs(expiration_seconds));
+        self.expires_at < deadline.map_or(asked, |d| asked.min(second(d)))
+    }
+}
+
+/// Adds, and stays at the end of time instead of failing there.
+pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
+    t.checked_add(d).unwrap_or(if d.is_negative() {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    })
+}
+
+/// When to look for an upload next, after a look at `last`: 2 s after the key was issued, then at pauses that
+/// double up to a minute. A function of the moment of issue, so that nothing needs to be remembered in the API.
+pub fn next_look(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
+    let mut pause = FIRST_LOOK;
+    let mut look = add(issued_at, pause);
+    let Some(last) = last else { return look };
+    while look <= last && pause < LONGEST_PAUSE {
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        look = add(look, pause);
+    }
+    if look <= last {
+        let late = last.duration_since(look).as_secs() / LONGEST_PAUSE.as_secs() + 1;
+        look = add(look, SignedDuration::from_secs(late * LONGEST_PAUSE.as_secs()));
+    }
+    look
+}
+
+/// When to try again after trouble that began at `since`: as long after now as the trouble is old, from 1 s to a
+/// minute, so that pauses double.
+pub fn retry(since: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    let age = since.map_or(SignedDuration::ZERO, |s| now.duration_since(s));
+    add(now, age.clamp(SignedDuration::from_secs(1), LONGEST_PAUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64, millis: i32) -> Timestamp {
+        Timestamp::new(1_700_000_000 + second, millis * 1_000_000).unwrap()
+    }
+
+    #[test]
+    fn the_least_of_all_limits_wins() {
+        let of = |deadline, credentials| Lifetime::new(at(0, 900), 300, deadline, credentials).map(|l| l.seconds());
+        assert_eq!(of(None, None), Ok(300));
+        assert_eq!(of(Some(at(400, 0)), Some(at(500, 0))), Ok(300));
+        assert_eq!(of(Some(at(200, 999)), Some(at(500, 0))), Ok(200));
+        assert_eq!(of(Some(at(200, 0)), Some(at(100, 0))), Ok(95));
+        assert_eq!(of(Some(at(1, 0)), None), Ok(1));
+        assert_eq!(of(Some(at(0, 999)), None), Err(NoTime::DeadlinePassed));
+        assert_eq!(of(Some(at(-1, 0)), None), Err(NoTime::DeadlinePassed));
+        assert_eq!(of(None, Some(at(6, 0))), Ok(1));
+        assert_eq!(of(None, Some(at(5, 999))), Err(NoTime::CredentialsExpired(at(5, 999))));
+        assert_eq!(of(None, Some(at(-9, 0))), Err(NoTime::CredentialsExpired(at(-9, 0))));
+    }
+
+    #[test]
+    fn a_key_is_over_at_its_last_instant_and_not_a_moment_before() {
+        let l = Lifetime::new(at(0, 0), 10, None, None).unwrap();
+        assert!(!l.is_over(Timestamp::new(1_700_000_009, 999_999_999).unwrap()));
+        assert!(l.is_over(at(10, 0)));
+        assert!(l.is_over(at(11, 0)));
+    }
+
+    #[test]
+    fn truncation_is_the_credentials_doing() {
+        let l = Lifetime::new(at(0, 0), 300, Some(at(200, 0)), None).unwrap();
+        assert!(!l.is_truncated(300, Some(at(200, 0))));
+        let l = Lifetime::new(at(0, 0), 300, Some(at(200, 0)), Some(at(100, 0))).unwrap();
+        assert!(l.is_truncated(300, Some(at(200, 0))));
+        assert!(
+            !Lifetime::new(at(0, 0), 300, None, None)
+                .unwrap()
+                .is_truncated(300, None)
+        );
+    }
+
+    #[test]
+    fn looks_grow_apart_to_a_minute() {
+        let mut looks = vec![next_look(at(0, 0), None)];
+        for _ in 0..9 {
+            looks.push(next_look(at(0, 0), looks.last().copied()));
+        }
+        let seconds: Vec<_> = looks.iter().map(|t| t.as_second() - 1_700_000_000).collect();
+        assert_eq!(seconds, [2, 6, 14, 30, 62, 122, 182, 242, 302, 362]);
+        // A look that came late does not bring the next ones down on one another.
+        assert_eq!(next_look(at(0, 0), Some(at(10_000, 500))), at(10_022, 0));
+        assert_eq!(next_look(at(0, 0), Some(at(61, 999))), at(62, 0));
+        assert_eq!(next_look(at(0, 0), Some(at(62, 0))), at(122, 0));
+    }
+
+    #[test]
+    fn retries_double_from_a_second_to_a_minute() {
+        assert_eq!(retry(None, at(0, 0)), at(1, 0));
+        assert_eq!(retry(Some(at(0, 0)), at(0, 500)), at(1, 500));
+        assert_eq!(retry(Some(at(0, 0)), at(8, 0)), at(16, 0));
+        assert_eq!(retry(Some(at(0, 0)), at(1000, 0)), at(1060, 0));
+    }
+
+    #[test]
+    fn the_ends_of_time_hold() {
+        assert_eq!(add(Timestamp::MAX, SignedDuration::from_secs(1)), Timestamp::MAX);
+        assert_eq!(add(Timestamp::MIN, SignedDuration::from_secs(-1)), Timestamp::MIN);
+        assert!(Lifetime::new(at(0, 0), i64::MAX, None, None).is_ok());
+    }
+}

@@ -1,0 +1,21 @@
+//! The judgement: what a grant is entitled to and what is to be done next. No client, no clock, no randomness:
+//! [`decide`] is a function of [`Facts`] and of the time that it is handed.
+//!
+//! A decision is one [`Step`]: a read that is missing, one write, or rest until an instant. The caller takes the
+//! step, brings the facts up to date and asks again. So every write is decided on what was true just before it,
+//! and a crash between any two of them is no special case: the next [`decide`] starts from what is there.
+
+mod decide;
+mod facts;
+mod key;
+mod lifetime;
+mod policy;
+mod status;
+mod step;
+
+pub use decide::decide;
+pub use facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, StoreFact, StoreView};
+pub use key::{KeyError, ObjectKey};
+pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look};
+pub use policy::{Refusal, admit};
+pub use step::{Notice, Publish, PublishMode, Read, SigningRequest, Step};

@@ -1,0 +1,310 @@
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::{Selector, SelectorExt};
+
+use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey};
+use crate::api::{
+    AccessRule, Ask, Capabilities, Capability, Namespaces, Overwrite, Reason, ResponseHeaders, UploadConstraints,
+};
+
+/// Why a grant gets no key, for conditions and events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// From the one list.
+    pub reason: Reason,
+    /// The field, what is wrong with its value and the remedy.
+    pub message: String,
+}
+
+impl Refusal {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// Decides whether the grant may have what it asks for: the key must be one that everybody reads alike, the store
+/// must be able to enforce every constraint, and one access rule must allow all of it.
+///
+/// # Errors
+/// The [`Refusal`]. It speaks only of rules that are for the grant's own namespace.
+pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<ObjectKey, Refusal> {
+    let key = ObjectKey::parse(&grant.terms.key, store.capabilities.max_key_bytes)
+        .map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
+    enforceable(grant, &store.capabilities)?;
+    allowed(grant, &key, store)?;
+    Ok(key)
+}
+
+/// What the constraints need of the store.
+fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
+    match ask {
+        Ask::Upload(UploadConstraints {
+            content_type,
+            content_length,
+            content_length_range,
+            checksum_sha256,
+            overwrite,
+        }) => [
+            (
+                content_type.is_some(),
+                Capability::ContentType,
+                "spec.constraints.contentType",
+            ),
+            (
+                content_length.is_some(),
+                Capability::ContentLength,
+                "spec.constraints.contentLength",
+            ),
+            (
+                content_length_range.is_some(),
+                Capability::ContentLengthRange,
+                "spec.constraints.contentLengthRange",
+            ),
+            (
+                checksum_sha256.is_some(),
+                Capability::ChecksumSHA256,
+                "spec.constraints.checksumSHA256",
+            ),
+            (
+                *overwrite == Overwrite::Forbid,
+                Capability::WriteOnce,
+                "spec.constraints.overwrite: Forbid",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(asked, capability, field)| asked.then_some((capability, field)))
+        .collect(),
+        Ask::Download { version, response } => [
+            (version.is_some(), Capability::Version, "spec.version"),
+            (
+                *response != ResponseHeaders::default(),
+                Capability::ResponseHeaders,
+                "spec.response",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(asked, capability, field)| asked.then_some((capability, field)))
+        .collect(),
+    }
+}
+
+fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
+    let store = &grant.terms.store_ref;
+    if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !can.enforced.contains(c)) {
+        let remedy = match capability {
+            Capability::ContentLengthRange => "give the exact size in spec.constraints.contentLength instead",
+            Capability::WriteOnce => {
+                "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
+            }
+            _ => "leave it out, or use another store",
+        };
+        return Err(Refusal::new(
+            Reason::CapabilityMissing,
+            format!(
+                "{store} cannot enforce {field} on a presigned request ({}); {remedy}",
+                capability.as_str()
+            ),
+        ));
+    }
+    let asked = grant.terms.expiration_seconds;
+    if asked > can.max_expiration_seconds {
+        return Err(Refusal::new(
+            Reason::ExpirationTooLong,
+            format!(
+                "spec.expirationSeconds is {asked}; {store} can sign for at most {}; ask for less",
+                can.max_expiration_seconds
+            ),
+        ));
+    }
+    if let Ask::Upload(UploadConstraints {
+        content_length: Some(length),
+        ..
+    }) = &grant.ask
+        && *length > can.max_upload_bytes
+    {
+        return Err(Refusal::new(
+            Reason::ContentLengthNotAllowed,
+            format!(
+                "spec.constraints.contentLength is {length} bytes; {store} takes at most {} in one request; split the object",
+                can.max_upload_bytes
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Holds the grant against every rule for its namespace; of those that refuse it, the one that it came furthest
+/// with has the most to say.
+fn allowed(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Result<(), Refusal> {
+    let (name, namespace) = (&grant.terms.store_ref, &grant.namespace);
+    let mine: Vec<_> = store
+        .rules
+        .iter()
+        .filter(|r| chooses(&r.namespaces, namespace, &store.namespace_labels))
+        .map(|r| &r.rule)
+        .collect();
+    if mine.is_empty() {
+        return Err(Refusal::new(
+            Reason::NamespaceNotAllowed,
+            format!(
+                "{name} has no access rule for namespace {namespace}; ask the store's owner to add one under spec.access"
+            ),
+        ));
+    }
+    let mut closest: Option<(usize, Refusal)> = None;
+    for rule in &mine {
+        match examine(grant, key, rule, &mine) {
+            Ok(()) => return Ok(()),
+            Err((step, refusal)) => {
+                if closest.as_ref().is_none_or(|(s, _)| step > *s) {
+                    closest = Some((step, refusal));
+                }
+            }
+        }
+    }
+    Err(closest.map_or_else(
+        || unreachable!("there is at least one rule, and it refused"),
+        |(_, refusal)| refusal,
+    ))
+}
+
+fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
+}
+
+fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    // A selector that is none (an unknown operator) chooses nobody.
+    Selector::try_from(selector.clone()).is_ok_and(|s| s.matches(labels))
+}
+
+/// The rule's prefix with its one variable filled in.
+fn prefix(rule: &AccessRule, namespace: &str) -> String {
+    rule.key_prefix
+        .as_deref()
+        .unwrap_or_default()
+        .replace("{namespace}", namespace)
+}
+
+/// Holds the grant against one rule: how many of its clauses it satisfied, and what the next one says.
+fn examine(
+    grant: &GrantFacts,
+    key: &ObjectKey,
+    rule: &AccessRule,
+    mine: &[&AccessRule],
+) -> Result<(), (usize, Refusal)> {
+    let (store, namespace, terms) = (&grant.terms.store_ref, &grant.namespace, &grant.terms);
+    let operation = grant.ask.operation();
+    let refuse = |step, reason, message| Err((step, Refusal::new(reason, message)));
+
+    if !rule.operations.contains(&operation) {
+        let message = format!(
+            "{store} does not allow namespace {namespace} to {}; ask the store's owner for a rule with that operation",
+            operation.as_str().to_lowercase()
+        );
+        return refuse(0, Reason::OperationNotAllowed, message);
+    }
+    if !key.is_below(&prefix(rule, namespace)) {
+        let prefixes: Vec<_> = mine
+            .iter()
+            .filter(|r| r.operations.contains(&operation))
+            .map(|r| format!("'{}/'", prefix(r, namespace).trim_end_matches('/')))
+            .collect();
+        let message = format!(
+            "spec.key '{}' is outside what {store} allows namespace {namespace}: keys below {}",
+            key.as_str(),
+            prefixes.join(" or ")
+        );
+        return refuse(1, Reason::KeyNotAllowed, message);
+    }
+    if let Some(max) = rule.max_expiration_seconds
+        && terms.expiration_seconds > max
+    {
+        let message = format!(
+            "spec.expirationSeconds is {}; {store} allows namespace {namespace} at most {max}; ask for less",
+            terms.expiration_seconds
+        );
+        return refuse(2, Reason::ExpirationTooLong, message);
+    }
+    let Ask::Upload(constraints) = &grant.ask else {
+        return Ok(());
+    };
+    if let Some(limit) = &rule.max_bytes {
+        // A limit that is no size allows nothing: the schema refuses it, an older one may not have.
+        let max = limit.bytes().unwrap_or(0);
+        let size = constraints
+            .content_length
+            .or(constraints.content_length_range.map(|r| r.max));
+        let message = match size {
+            Some(size) if size <= max => None,
+            Some(size) => Some(format!(
+                "the upload may have {size} bytes; {store} allows namespace {namespace} at most {limit}; make it smaller"
+            )),
+            None => Some(format!(
+                "{store} allows namespace {namespace} uploads of at most {limit}, so the grant must say its size: set spec.constraints.contentLength"
+            )),
+        };
+        if let Some(message) = message {
+            return refuse(3, Reason::ContentLengthNotAllowed, message);
+        }
+    }
+    if !rule.content_types.is_empty() {
+        let types = rule.content_types.join(", ");
+        let message = match &constraints.content_type {
+            Some(t) if rule.content_types.iter().any(|pattern| matches_type(pattern, t)) => None,
+            Some(t) => Some(format!(
+                "spec.constraints.contentType is {t}; {store} allows namespace {namespace} only {types}"
+            )),
+            None => Some(format!(
+                "{store} allows namespace {namespace} only uploads of {types}, so the grant must say its type: set spec.constraints.contentType"
+            )),
+        };
+        if let Some(message) = message {
+            return refuse(4, Reason::ContentTypeNotAllowed, message);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a media type matches a pattern such as `image/*`. Types are compared without their parameters and
+/// without regard to case (RFC 9110, section 8.3.1).
+fn matches_type(pattern: &str, media_type: &str) -> bool {
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    let pattern = pattern.to_ascii_lowercase();
+    match pattern.strip_suffix("/*") {
+        Some("*") => true,
+        Some(family) => essence.split_once('/').is_some_and(|(f, _)| f == family),
+        None => essence == pattern,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_types_match_by_essence() {
+        for (pattern, media_type, matches) in [
+            ("image/png", "image/png", true),
+            ("image/png", "IMAGE/PNG", true),
+            ("image/png", "image/png; q=1", true),
+            ("image/*", "image/svg+xml", true),
+            ("image/*", "images/png", false),
+            ("image/*", "imag/png", false),
+            ("*/*", "text/plain", true),
+            ("text/plain", "text/plainer", false),
+            ("text/plain", "text/plain;charset=utf-8", true),
+            ("image/*", "text/html; image/png", false),
+        ] {
+            assert_eq!(matches_type(pattern, media_type), matches, "{pattern} {media_type}");
+        }
+    }
+}

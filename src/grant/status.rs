@@ -1,0 +1,137 @@
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::{facts::GrantFacts, lifetime::Lifetime};
+use crate::api::{Binding, GrantStatus, ObservedObject, Operation, Progress, Reason};
+
+/// What `Completed` should say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arrival {
+    /// Nothing new: leave it as it stands.
+    Unchanged,
+    /// The store has no such object.
+    NotYet,
+    /// The object, as the store described it.
+    Seen(ObservedObject),
+    /// There is no way to know, and why.
+    Unknown(Reason, String),
+}
+
+/// The situation that a status is to describe: one row of the table of states.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Situation {
+    /// Why `Ready` is what it is.
+    pub reason: Reason,
+    /// The same for a person.
+    pub message: String,
+    /// The key, if one was issued.
+    pub key: Option<Lifetime>,
+    /// Whether that key can be used now.
+    pub active: bool,
+    /// Whether it ends earlier than was asked, for its credentials' sake.
+    pub truncated: bool,
+    /// What is known of the upload.
+    pub arrival: Arrival,
+    /// Whether the grant has done its work.
+    pub finished: bool,
+}
+
+/// Describes the situation, changing as little of the previous status as it can: conditions of others stay, and a
+/// condition's time moves only with its status.
+pub fn project(grant: &GrantFacts, s: &Situation, now: Timestamp) -> GrantStatus {
+    let previous = &grant.status;
+    let mut status = previous.clone();
+    status.observed_generation = Some(grant.generation);
+    status.issued_time = s.key.map(|k| Time(k.issued_at));
+    status.expiration_time = s.key.map(|k| Time(k.expires_at));
+    status.binding = s.active.then(|| Binding {
+        name: grant.secret_name().to_owned(),
+    });
+    status.finished_time = if s.finished {
+        previous.finished_time.clone().or(Some(Time(now)))
+    } else {
+        None
+    };
+
+    let mut set = |type_: &str, value: &str, reason: Reason, message: &str| {
+        let condition = Condition {
+            type_: type_.into(),
+            status: value.into(),
+            reason: reason.as_str().into(),
+            message: message.into(),
+            observed_generation: Some(grant.generation),
+            last_transition_time: Time(now),
+        };
+        put(&mut status.conditions, condition);
+    };
+
+    let progress = s.reason.progress();
+    set(
+        "Ready",
+        if progress == Progress::Current { "True" } else { "False" },
+        s.reason,
+        &s.message,
+    );
+    match (s.active, s.truncated) {
+        (true, false) => set("Active", "True", Reason::Issued, "the key can be used"),
+        (true, true) => set(
+            "Active",
+            "True",
+            Reason::ExpiryTruncated,
+            "the key can be used, but ends earlier than asked: the credentials that signed it end then",
+        ),
+        (false, _) => set("Active", "False", s.reason, "there is no key to use"),
+    }
+    // kstatus reads these two only when they are True; absent says as much as False, in less space.
+    for (type_, holds) in [
+        ("Reconciling", progress == Progress::InProgress),
+        ("Stalled", progress == Progress::Stalled),
+    ] {
+        if holds {
+            set(type_, "True", s.reason, &s.message);
+        }
+    }
+    if grant.ask.operation() == Operation::Upload {
+        match &s.arrival {
+            Arrival::Unchanged if condition(previous, "Completed").is_some() => {}
+            Arrival::Unchanged | Arrival::NotYet if s.finished => {
+                set("Completed", "False", s.reason, "nothing was uploaded");
+            }
+            Arrival::Unchanged | Arrival::NotYet => {
+                set("Completed", "False", Reason::Pending, "nothing has been uploaded yet");
+            }
+            Arrival::Seen(object) => {
+                set("Completed", "True", s.reason, &s.message);
+                status.object = Some(object.clone());
+            }
+            Arrival::Unknown(reason, message) => set("Completed", "Unknown", *reason, message),
+        }
+    }
+    status.conditions.retain(|c| match c.type_.as_str() {
+        "Reconciling" => progress == Progress::InProgress,
+        "Stalled" => progress == Progress::Stalled,
+        _ => true,
+    });
+    for kept in status.conditions.iter_mut().filter(|c| c.type_ == "Completed") {
+        kept.observed_generation = Some(grant.generation);
+    }
+    status
+}
+
+/// Sets one condition; its time moves only when its status does.
+fn put(conditions: &mut Vec<Condition>, mut new: Condition) {
+    match conditions.iter_mut().find(|c| c.type_ == new.type_) {
+        Some(old) => {
+            if old.status == new.status {
+                new.last_transition_time = old.last_transition_time.clone();
+            }
+            *old = new;
+        }
+        None => conditions.push(new),
+    }
+}
+
+/// A condition of a status, by type.
+pub fn condition<'a>(status: &'a GrantStatus, type_: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|c| c.type_ == type_)
+}

@@ -1,0 +1,105 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{key::ObjectKey, lifetime::Lifetime};
+use crate::api::{Ask, GrantStatus, Reason};
+
+/// The one thing to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Read what is missing and ask again.
+    Read(Read),
+    /// Sign, write the Secret, and ask again.
+    Publish(Box<Publish>),
+    /// Bring the Secret's labels and annotations up to date, leave its key as it is, and ask again.
+    Retouch {
+        /// The Secret that was judged.
+        uid: String,
+        /// And the version of it.
+        resource_version: String,
+        /// The labels that it shall have.
+        labels: BTreeMap<String, String>,
+        /// The annotations that it shall have.
+        annotations: BTreeMap<String, String>,
+    },
+    /// Delete the Secret, and ask again.
+    Withdraw {
+        /// The Secret that was judged.
+        uid: String,
+        /// And the version of it.
+        resource_version: String,
+    },
+    /// Write the status, tell whom it concerns, and ask again.
+    Report {
+        /// The whole of it.
+        status: Box<GrantStatus>,
+        /// An event for a person, if one must act.
+        notice: Option<Notice>,
+    },
+    /// Delete the grant itself: it has finished and its time is over.
+    Collect,
+    /// Nothing to do before this instant, or before something changes.
+    Rest {
+        /// When to ask again.
+        until: Option<Timestamp>,
+    },
+}
+
+/// What a decision needs to know first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The store that the grant names, with its rules and its credentials' end.
+    Store,
+    /// The Secret of the wanted name: its metadata.
+    Secret,
+    /// Whether the object is in the store.
+    Object,
+}
+
+/// A key to sign and the Secret to put it into.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Publish {
+    /// Create or replace.
+    pub mode: PublishMode,
+    /// What to sign.
+    pub request: SigningRequest,
+    /// The Secret's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The Secret's annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// How the Secret is to be written. Never an upsert: two operators, or two tries, must not both win.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishMode {
+    /// There is none: POST.
+    Create,
+    /// Replace this one: PUT with its resourceVersion.
+    Replace {
+        /// The Secret that was judged.
+        uid: String,
+        /// And the version of it.
+        resource_version: String,
+    },
+}
+
+/// What a signer is asked for. It says everything that the key permits; the URL is not known here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SigningRequest {
+    /// The object.
+    pub key: ObjectKey,
+    /// The operation, with all its constraints.
+    pub ask: Ask,
+    /// From when to when; whole seconds.
+    pub lifetime: Lifetime,
+}
+
+/// An event for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// From the one list.
+    pub reason: Reason,
+    /// What happened and what to do.
+    pub message: String,
+}

@@ -1,0 +1,3 @@
+//! valet
+pub mod api;
+pub mod grant;
