@@ -1,3 +1,5 @@
 //! valet
 pub mod api;
 pub mod grant;
+pub mod sign;
+pub mod store;

@@ -1,0 +1,74 @@
+//! The pen: turns a signing request into a signed URL. One small trait, one file a provider; nothing outside a
+//! provider's file knows which provider a store has.
+
+pub mod s3;
+mod secret;
+mod url;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use thiserror::Error;
+
+pub use secret::{secret_data, secret_object};
+pub use url::SignedUrl;
+
+use crate::{
+    api::{Capabilities, Reason},
+    grant::{ObjectFact, ObjectKey, SigningRequest},
+};
+
+/// One store that can be asked to sign and to look.
+pub trait Provider: Send + Sync {
+    /// The provider's name in a Secret's `provider` entry and in metrics.
+    fn name(&self) -> &'static str;
+
+    /// What its keys can enforce.
+    fn capabilities(&self) -> Arc<Capabilities>;
+
+    /// When the credentials that would sign now end; `None` if they have no end of their own. May fetch fresh
+    /// ones first.
+    ///
+    /// # Errors
+    /// [`SignError`] if there are none.
+    fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>>;
+
+    /// Signs exactly what is asked, locally.
+    ///
+    /// # Errors
+    /// [`SignError`]; never a key that permits more than the request says.
+    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
+
+    /// Looks whether the object is in the store, with one request of at most some seconds.
+    fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;
+}
+
+/// What a workload is handed: everything about the request but the bytes.
+#[derive(Debug)]
+pub struct Signed {
+    /// Where.
+    pub url: SignedUrl,
+    /// The HTTP method.
+    pub method: String,
+    /// Headers that are part of the signature: to be sent to the letter.
+    pub headers: Vec<(String, String)>,
+    /// The provider's name.
+    pub provider: &'static str,
+}
+
+/// Why nothing was signed. Messages carry no URL and no credential.
+#[derive(Clone, Debug, Error)]
+pub enum SignError {
+    /// No usable credentials.
+    #[error("{message}")]
+    Credentials {
+        /// From the one list.
+        reason: Reason,
+        /// For the store's owner.
+        message: String,
+    },
+    /// The request cannot be expressed as a signed URL of this provider.
+    #[error("the signer refused: {0}")]
+    Refused(String),
+}

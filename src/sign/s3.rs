@@ -1,0 +1,338 @@
+//! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string).
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use aws_credential_types::{Credentials, provider::ProvideCredentials, provider::SharedCredentialsProvider};
+use aws_sdk_s3::{
+    Client,
+    config::{
+        BehaviorVersion, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+        RuntimeComponents, interceptors::BeforeDeserializationInterceptorContextRef, retry::RetryConfig,
+        timeout::TimeoutConfig,
+    },
+    error::SdkError,
+    presigning::{PresignedRequest, PresigningConfig},
+    types::ChecksumMode,
+};
+use futures::{FutureExt, future::BoxFuture};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::sync::RwLock;
+
+use super::{Provider, SignError, Signed, SignedUrl};
+use crate::{
+    api::{
+        AddressingStyle, Ask, Capabilities, Capability, ObservedObject, Overwrite, Reason, ResponseHeaders, S3Store,
+        UploadConstraints,
+    },
+    grant::{ObjectFact, ObjectKey, SigningRequest},
+};
+
+/// The longest that a presigned URL may live: 7 days (Amazon S3 API, "Authenticating Requests: Using Query
+/// Parameters", `X-Amz-Expires`).
+const MAX_EXPIRES_SECONDS: i64 = 604_800;
+/// The largest object of one PUT: 5 GiB (Amazon S3 User Guide, "Uploading objects").
+const MAX_PUT_BYTES: i64 = 5 << 30;
+/// The longest key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
+const MAX_KEY_BYTES: usize = 1024;
+/// How long one look may take: a store that needs longer is as good as away.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Temporary credentials are fetched anew when less than this is left of them, so that keys are not cut short by
+/// a session that is about to end anyway.
+const RENEW_BEFORE: Duration = Duration::from_secs(15 * 60);
+
+/// A bucket and the credentials that sign for it.
+pub struct S3 {
+    store: S3Store,
+    credentials: SharedCredentialsProvider,
+    capabilities: Arc<Capabilities>,
+    session: RwLock<Option<Arc<Session>>>,
+}
+
+/// One set of credentials and what is made of it. A URL dies with the session that signed it, so both go together.
+struct Session {
+    expires: Option<Timestamp>,
+    /// Signs for the host that workloads use.
+    signer: Client,
+    /// Talks to the host that the operator uses.
+    talker: Client,
+}
+
+impl S3 {
+    /// Takes the settings and a source of credentials; nothing is read or sent yet.
+    pub fn new(store: S3Store, credentials: SharedCredentialsProvider) -> Self {
+        let capabilities = Arc::new(Capabilities {
+            enforced: [
+                Capability::ContentType,
+                Capability::ContentLength,
+                Capability::ChecksumSHA256,
+                Capability::WriteOnce,
+                Capability::Version,
+                Capability::ResponseHeaders,
+            ]
+            .into(),
+            max_expiration_seconds: MAX_EXPIRES_SECONDS,
+            max_upload_bytes: MAX_PUT_BYTES,
+            max_key_bytes: MAX_KEY_BYTES,
+        });
+        Self { store, credentials, capabilities, session: RwLock::new(None) }
+    }
+
+    fn client(&self, credentials: &Credentials, endpoint: Option<&String>) -> Client {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(LOOK_TIMEOUT)
+            .operation_timeout(LOOK_TIMEOUT)
+            .build();
+        let mut config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(self.store.region.clone()))
+            .credentials_provider(credentials.clone())
+            .force_path_style(self.store.addressing_style == AddressingStyle::Path)
+            // Only what the grant says may be in the signature; the SDK would add a checksum of its own.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .retry_config(RetryConfig::standard().with_max_attempts(2))
+            .timeout_config(timeouts);
+        if let Some(endpoint) = endpoint {
+            config = config.endpoint_url(endpoint.trim_end_matches('/'));
+        }
+        Client::from_conf(config.build())
+    }
+
+    async fn session(&self) -> Result<Arc<Session>, SignError> {
+        let usable = |s: &Arc<Session>| {
+            s.expires.is_none_or(|end| Timestamp::now() + RENEW_BEFORE < end)
+        };
+        if let Some(session) = self.session.read().await.as_ref().filter(|s| usable(s)) {
+            return Ok(session.clone());
+        }
+        let mut slot = self.session.write().await;
+        if let Some(session) = slot.as_ref().filter(|s| usable(s)) {
+            return Ok(session.clone());
+        }
+        // The error's own text can name files and endpoints of the operator's environment, which tenants do not
+        // need to know; its kind says enough for the condition.
+        let credentials = self.credentials.provide_credentials().await.map_err(|e| SignError::Credentials {
+            reason: Reason::CredentialsInvalid,
+            message: format!(
+                "the operator's default credentials chain gave none ({}); set spec.s3.credentials.secretRef, or give the operator's service account a role",
+                kind_of(&e)
+            ),
+        })?;
+        let expires = credentials.expiry().and_then(|t| Timestamp::try_from(t).ok());
+        let public = self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref());
+        let session = Arc::new(Session {
+            expires,
+            signer: self.client(&credentials, public),
+            talker: self.client(&credentials, self.store.endpoint.as_ref()),
+        });
+        *slot = Some(session.clone());
+        Ok(session)
+    }
+}
+
+fn kind_of(error: &aws_credential_types::provider::error::CredentialsError) -> &'static str {
+    use aws_credential_types::provider::error::CredentialsError as E;
+    match error {
+        E::CredentialsNotLoaded(_) => "no provider has any",
+        E::ProviderTimedOut(_) => "the provider did not answer in time",
+        E::InvalidConfiguration(_) => "the provider's configuration is invalid",
+        E::ProviderError(_) => "the provider answered with an error",
+        _ => "unknown trouble",
+    }
+}
+
+impl Provider for S3 {
+    fn name(&self) -> &'static str {
+        "s3"
+    }
+
+    fn capabilities(&self) -> Arc<Capabilities> {
+        self.capabilities.clone()
+    }
+
+    fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        async { Ok(self.session().await?.expires) }.boxed()
+    }
+
+    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        async {
+            let session = self.session().await?;
+            let lifetime = request.lifetime;
+            if session.expires.is_some_and(|end| end < lifetime.expires_at) {
+                // The session changed since the decision; the next decision knows its end.
+                return Err(SignError::Refused("the credentials changed meanwhile and end before the key would".into()));
+            }
+            let seconds = u64::try_from(lifetime.seconds()).ok().filter(|s| *s > 0);
+            let seconds = seconds.ok_or_else(|| SignError::Refused("the lifetime is not positive".into()))?;
+            let presigning = PresigningConfig::builder()
+                .start_time(SystemTime::from(lifetime.issued_at))
+                .expires_in(Duration::from_secs(seconds))
+                .build()
+                .map_err(|e| SignError::Refused(e.to_string()))?;
+            let (bucket, key) = (&self.store.bucket, request.key.as_str());
+            let presigned = match &request.ask {
+                Ask::Upload(constraints) => put(&session.signer, bucket, key, constraints, presigning).await,
+                Ask::Download { version, response } => {
+                    get(&session.signer, bucket, key, version.clone(), response, presigning).await
+                }
+            }?;
+            Ok(Signed {
+                url: SignedUrl::new(presigned.uri().to_owned()),
+                method: presigned.method().to_owned(),
+                headers: presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+                provider: self.name(),
+            })
+        }
+        .boxed()
+    }
+
+    fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
+        async {
+            let session = match self.session().await {
+                Ok(session) => session,
+                Err(e) => return ObjectFact::Unreachable(e.to_string()),
+            };
+            let date = DateOfAnswer::default();
+            let answer = session
+                .talker
+                .head_object()
+                .bucket(&self.store.bucket)
+                .key(key.as_str())
+                .checksum_mode(ChecksumMode::Enabled)
+                .customize()
+                .interceptor(date.clone())
+                .send()
+                .await;
+            let head = match answer {
+                Ok(head) => head,
+                Err(e) => return absence(&e),
+            };
+            let modified = head.last_modified().and_then(|t| Timestamp::from_second(t.secs()).ok());
+            let age_seconds = modified.zip(date.seen()).map(|(m, d)| d.as_second() - m.as_second());
+            ObjectFact::Present {
+                object: ObservedObject {
+                    size: head.content_length(),
+                    e_tag: head.e_tag().map(str::to_owned),
+                    checksum_sha256: head.checksum_sha256().map(str::to_owned),
+                    version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
+                    last_modified_time: modified.map(Time),
+                },
+                age_seconds,
+            }
+        }
+        .boxed()
+    }
+}
+
+fn refused<E>(error: &SdkError<E>) -> SignError {
+    // Building a request can only fail for what is missing in it; the debug text would carry the request.
+    SignError::Refused(match error {
+        SdkError::ConstructionFailure(_) => "the request could not be built (bucket, region or endpoint is unusable)".into(),
+        _ => "the request could not be signed".into(),
+    })
+}
+
+async fn put(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+    constraints: &UploadConstraints,
+    presigning: PresigningConfig,
+) -> Result<PresignedRequest, SignError> {
+    let UploadConstraints { content_type, content_length, content_length_range, checksum_sha256, overwrite } = constraints;
+    if content_length_range.is_some() {
+        return Err(SignError::Refused("a presigned PUT cannot enforce contentLengthRange".into()));
+    }
+    client
+        .put_object()
+        .bucket(bucket)
+        .key(key)
+        .set_content_type(content_type.clone())
+        .set_content_length(*content_length)
+        .set_checksum_sha256(checksum_sha256.clone())
+        .set_if_none_match((*overwrite == Overwrite::Forbid).then(|| "*".to_owned()))
+        .presigned(presigning)
+        .await
+        .map_err(|e| refused(&e))
+}
+
+async fn get(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+    version: Option<String>,
+    response: &ResponseHeaders,
+    presigning: PresigningConfig,
+) -> Result<PresignedRequest, SignError> {
+    let ResponseHeaders { content_type, content_disposition, content_encoding, content_language, cache_control } =
+        response.clone();
+    client
+        .get_object()
+        .bucket(bucket)
+        .key(key)
+        .set_version_id(version)
+        .set_response_content_type(content_type)
+        .set_response_content_disposition(content_disposition)
+        .set_response_content_encoding(content_encoding)
+        .set_response_content_language(content_language)
+        .set_response_cache_control(cache_control)
+        .presigned(presigning)
+        .await
+        .map_err(|e| refused(&e))
+}
+
+/// What a failed HEAD says. The answer has no body, so only its status speaks.
+fn absence<E>(error: &SdkError<E>) -> ObjectFact {
+    let status = error.raw_response().map(|r| r.status().as_u16());
+    match (status, error) {
+        (Some(404), _) => ObjectFact::Absent,
+        (Some(401 | 403), _) => ObjectFact::Hidden,
+        (Some(status @ (301 | 307 | 400)), _) => ObjectFact::Unreachable(format!(
+            "HEAD was answered with {status}; check the store's region, endpoint and addressingStyle"
+        )),
+        (Some(status), _) => ObjectFact::Unreachable(format!("HEAD was answered with {status}")),
+        (None, SdkError::TimeoutError(_)) => {
+            ObjectFact::Unreachable(format!("no answer within {} s", LOOK_TIMEOUT.as_secs()))
+        }
+        (None, SdkError::DispatchFailure(f)) if f.is_timeout() => {
+            ObjectFact::Unreachable(format!("no connection within {} s", LOOK_TIMEOUT.as_secs()))
+        }
+        (None, SdkError::DispatchFailure(f)) if f.is_io() => {
+            ObjectFact::Unreachable("the connection failed (refused, reset, or the host is not known)".into())
+        }
+        (None, SdkError::DispatchFailure(_)) => ObjectFact::Unreachable("the request could not be sent (TLS, or the endpoint)".into()),
+        (None, _) => ObjectFact::Unreachable("the answer was not understood".into()),
+    }
+}
+
+/// Keeps the `Date` of an answer: the store's own idea of now, against which an object's age is counted.
+#[derive(Clone, Debug, Default)]
+struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
+
+impl DateOfAnswer {
+    fn seen(&self) -> Option<Timestamp> {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Intercept for DateOfAnswer {
+    fn name(&self) -> &'static str {
+        "DateOfAnswer"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        let date = context.response().headers().get("date");
+        let date = date.and_then(|d| jiff::fmt::rfc2822::parse(d).ok()).map(|z| z.timestamp());
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = date;
+        Ok(())
+    }
+}

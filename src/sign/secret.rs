@@ -1,0 +1,117 @@
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::Secret,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+
+use super::Signed;
+use crate::{
+    api::{GROUP, SECRET_TYPE, VERSION, data},
+    grant::{GrantFacts, Lifetime, Publish},
+};
+
+/// The data of a grant's Secret. The set of names is the same for every grant, so that a mounted Secret never
+/// gains or loses files.
+pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
+    let headers: String = signed.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let entries = [
+        (data::URL, signed.url.expose().to_owned()),
+        (data::METHOD, signed.method.clone()),
+        (data::HEADERS, headers),
+        (data::EXPIRY, lifetime.expires_at.to_string()),
+        (data::CURL_CONFIG, curl_config(signed, lifetime)),
+        // Service Binding for Kubernetes: the abstract kind of thing, and who provides it.
+        (data::TYPE, "object-store".to_owned()),
+        (data::PROVIDER, signed.provider.to_owned()),
+    ];
+    entries.into_iter().map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes()))).collect()
+}
+
+/// A configuration file for `curl --config` (curl(1), "-K, --config").
+///
+/// Content-Length is left to curl, which counts the bytes that it sends: had the file another size than the grant
+/// says, a header from here would make curl send a broken request instead of one that the store refuses.
+fn curl_config(signed: &Signed, lifetime: Lifetime) -> String {
+    let file = if signed.method == "GET" { "--output FILE" } else { "--upload-file FILE" };
+    let mut config = format!("# Works until {}. Use: curl --config curl.cfg {file}\n", lifetime.expires_at);
+    let mut line = |option: &str, value: &str| {
+        config.push_str(&format!("{option} = \"{}\"\n", value.replace('\\', "\\\\").replace('"', "\\\"")));
+    };
+    line("url", signed.url.expose());
+    line("request", &signed.method);
+    for (name, value) in signed.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("content-length")) {
+        line("header", &format!("{name}: {value}"));
+    }
+    // An answer of 400 or more is a failure of the command, not a file with an error message in it. (The newer
+    // fail-with-body would stop curl before 7.76 altogether.)
+    config.push_str("fail\nsilent\nshow-error\ngloboff\n");
+    config
+}
+
+/// The Secret for a grant, whole: as the operator writes it and as `valet sign` prints it.
+pub fn secret_object(grant: &GrantFacts, publish: &Publish, signed: &Signed) -> Secret {
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(grant.secret_name().to_owned()),
+            namespace: Some(grant.namespace.clone()),
+            labels: Some(publish.labels.clone()),
+            annotations: Some(publish.annotations.clone()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: format!("{GROUP}/{VERSION}"),
+                kind: grant.ask.operation().kind().to_owned(),
+                name: grant.name.clone(),
+                uid: grant.uid.clone(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]),
+            ..ObjectMeta::default()
+        },
+        type_: Some(SECRET_TYPE.to_owned()),
+        data: Some(secret_data(signed, publish.request.lifetime)),
+        ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sign::SignedUrl;
+
+    fn lifetime() -> Lifetime {
+        Lifetime { issued_at: "2026-01-02T03:04:05Z".parse().unwrap(), expires_at: "2026-01-02T04:04:05Z".parse().unwrap() }
+    }
+
+    #[test]
+    fn the_files_of_an_upload() {
+        let signed = Signed {
+            url: SignedUrl::new("https://s3.example/b/k?X-Amz-Signature=00".into()),
+            method: "PUT".into(),
+            headers: vec![
+                ("content-type".into(), "text/plain; charset=\"utf-8\"".into()),
+                ("content-length".into(), "7".into()),
+                ("if-none-match".into(), "*".into()),
+            ],
+            provider: "s3",
+        };
+        let data = secret_data(&signed, lifetime());
+        let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
+        assert_eq!(data.keys().collect::<Vec<_>>(), ["curl.cfg", "expiry", "headers", "method", "provider", "type", "url"]);
+        assert_eq!(text("headers"), "content-type: text/plain; charset=\"utf-8\"\ncontent-length: 7\nif-none-match: *\n");
+        assert_eq!(text("expiry"), "2026-01-02T04:04:05Z");
+        assert_eq!(
+            text("curl.cfg"),
+            r#"# Works until 2026-01-02T04:04:05Z. Use: curl --config curl.cfg --upload-file FILE
+url = "https://s3.example/b/k?X-Amz-Signature=00"
+request = "PUT"
+header = "content-type: text/plain; charset=\"utf-8\""
+header = "if-none-match: *"
+fail
+silent
+show-error
+globoff
+"#
+        );
+    }
+}
