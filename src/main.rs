@@ -1,5 +1,8 @@
-fn main() {
-    for crd in valet::api::crds() {
-        println!("---\n{}", serde_yaml::to_string(&crd).unwrap());
-    }
+//! The `valet` program. See [`valet::cli`].
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    valet::cli::main().await
 }

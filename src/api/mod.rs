@@ -3,11 +3,13 @@
 //! Doc comments on the fields of the kinds are user documentation: `kubectl explain` prints them.
 
 mod capability;
+mod condition;
 mod grant;
 mod reason;
 mod store;
 
 pub use capability::{Capabilities, Capability};
+pub use condition::{set_condition, set_ready};
 pub use grant::{
     Ask, Binding, DownloadGrant, DownloadGrantSpec, Grant, GrantStatus, LengthRange, ObservedObject, Overwrite,
     ResponseHeaders, SecretTemplate, StoreKind, StoreRef, Terms, UploadConstraints, UploadGrant, UploadGrantSpec,

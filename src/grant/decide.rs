@@ -111,6 +111,10 @@ impl Judge<'_> {
                 ObjectFact::Absent | ObjectFact::Hidden => {}
             }
         }
+        if let Some(why) = &self.f.secret_refused {
+            let message = format!("the apiserver did not take Secret {}: {why}", self.g.secret_name());
+            return self.situation(Reason::SecretNotWritable, message, false);
+        }
         let mode = match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
                 let message = format!(
@@ -335,7 +339,7 @@ impl Judge<'_> {
                 }
                 StoreFact::Unusable { reason, message } => self.settle(&unknown(*reason, message), None),
             },
-            ObjectFact::Present { object, age_seconds } if self.is_newer(key, *age_seconds) => {
+            ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
                 self.completed(key, object)
             }
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
@@ -399,7 +403,7 @@ impl Judge<'_> {
         if self.is_upload() && matches!(self.f.store, StoreFact::Usable(_)) {
             match &self.f.object {
                 ObjectFact::Unread if look <= self.now => return Step::Read(Read::Object),
-                ObjectFact::Present { object, age_seconds } if self.is_newer(Some(key), *age_seconds) => {
+                ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
                     return self.completed(Some(key), object);
                 }
                 ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
@@ -568,11 +572,11 @@ impl Judge<'_> {
         format!("{} does not answer: {why}", self.g.terms.store_ref)
     }
 
-    /// Whether an object of that age came after the key was issued. Ages are compared, not times, so that the
-    /// store's clock need not agree with ours; the second that both round to is given to the upload.
-    fn is_newer(&self, key: Option<Lifetime>, age_seconds: Option<i64>) -> bool {
-        match (key, age_seconds) {
-            (Some(key), Some(age)) => age <= self.now.duration_since(key.issued_at).as_secs() + 1,
+    /// Whether an object of that time came after the key was issued. Stores keep whole seconds, so the second that
+    /// both lie in is given to the upload.
+    fn is_newer(&self, key: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
+        match (key, modified_at) {
+            (Some(key), Some(t)) => add(t, SignedDuration::from_secs(1)) >= key.issued_at,
             // A store that does not say when: write-once says that there was none before.
             (Some(_), None) => self.write_once(),
             (None, _) => false,

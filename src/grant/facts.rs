@@ -19,6 +19,8 @@ pub struct Facts {
     pub object: ObjectFact,
     /// When this process last looked for the object.
     pub last_look: Option<Timestamp>,
+    /// Why the apiserver did not take the Secret, if it was tried just now. No secrets in the message.
+    pub secret_refused: Option<String>,
     /// What the operator was started with.
     pub settings: Settings,
 }
@@ -55,6 +57,21 @@ pub struct GrantFacts {
     pub tracked_by: Option<&'static str>,
     /// Schema rules that the spec breaks: empty unless the installed CRD is older than this program.
     pub broken_rules: Vec<String>,
+}
+
+impl Facts {
+    /// Only the grant is known.
+    pub fn new(grant: GrantFacts, settings: Settings) -> Self {
+        Self {
+            grant,
+            store: StoreFact::Unread,
+            secret: SecretFact::Unread,
+            object: ObjectFact::Unread,
+            last_look: None,
+            secret_refused: None,
+            settings,
+        }
+    }
 }
 
 impl GrantFacts {
@@ -198,8 +215,9 @@ pub enum ObjectFact {
     Present {
         /// As the store described it.
         object: ObservedObject,
-        /// Seconds since the object was last modified, by the store's own clock; `None` if it does not say.
-        age_seconds: Option<i64>,
+        /// When the object was last modified, by our clock: the moment of the store's answer less the object's age,
+        /// which is counted by the store's clock alone. `None` if the store does not say.
+        modified_at: Option<Timestamp>,
     },
     /// The store's credentials do not permit looking.
     Hidden,

@@ -2,7 +2,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{facts::GrantFacts, lifetime::Lifetime};
-use crate::api::{Binding, GrantStatus, ObservedObject, Operation, Progress, Reason};
+use crate::api::{Binding, GrantStatus, ObservedObject, Operation, Reason, set_condition, set_ready};
 
 /// What `Completed` should say.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,25 +53,11 @@ pub fn project(grant: &GrantFacts, s: &Situation, now: Timestamp) -> GrantStatus
         None
     };
 
+    let generation = Some(grant.generation);
+    set_ready(&mut status.conditions, (s.reason, &s.message), generation, now);
     let mut set = |type_: &str, value: &str, reason: Reason, message: &str| {
-        let condition = Condition {
-            type_: type_.into(),
-            status: value.into(),
-            reason: reason.as_str().into(),
-            message: message.into(),
-            observed_generation: Some(grant.generation),
-            last_transition_time: Time(now),
-        };
-        put(&mut status.conditions, condition);
+        set_condition(&mut status.conditions, type_, value, (reason, message), generation, now);
     };
-
-    let progress = s.reason.progress();
-    set(
-        "Ready",
-        if progress == Progress::Current { "True" } else { "False" },
-        s.reason,
-        &s.message,
-    );
     match (s.active, s.truncated) {
         (true, false) => set("Active", "True", Reason::Issued, "the key can be used"),
         (true, true) => set(
@@ -81,15 +67,6 @@ pub fn project(grant: &GrantFacts, s: &Situation, now: Timestamp) -> GrantStatus
             "the key can be used, but ends earlier than asked: the credentials that signed it end then",
         ),
         (false, _) => set("Active", "False", s.reason, "there is no key to use"),
-    }
-    // kstatus reads these two only when they are True; absent says as much as False, in less space.
-    for (type_, holds) in [
-        ("Reconciling", progress == Progress::InProgress),
-        ("Stalled", progress == Progress::Stalled),
-    ] {
-        if holds {
-            set(type_, "True", s.reason, &s.message);
-        }
     }
     if grant.ask.operation() == Operation::Upload {
         match &s.arrival {
@@ -107,28 +84,10 @@ pub fn project(grant: &GrantFacts, s: &Situation, now: Timestamp) -> GrantStatus
             Arrival::Unknown(reason, message) => set("Completed", "Unknown", *reason, message),
         }
     }
-    status.conditions.retain(|c| match c.type_.as_str() {
-        "Reconciling" => progress == Progress::InProgress,
-        "Stalled" => progress == Progress::Stalled,
-        _ => true,
-    });
     for kept in status.conditions.iter_mut().filter(|c| c.type_ == "Completed") {
-        kept.observed_generation = Some(grant.generation);
+        kept.observed_generation = generation;
     }
     status
-}
-
-/// Sets one condition; its time moves only when its status does.
-fn put(conditions: &mut Vec<Condition>, mut new: Condition) {
-    match conditions.iter_mut().find(|c| c.type_ == new.type_) {
-        Some(old) => {
-            if old.status == new.status {
-                new.last_transition_time = old.last_transition_time.clone();
-            }
-            *old = new;
-        }
-        None => conditions.push(new),
-    }
 }
 
 /// A condition of a status, by type.

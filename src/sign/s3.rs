@@ -78,7 +78,12 @@ impl S3 {
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
         });
-        Self { store, credentials, capabilities, session: RwLock::new(None) }
+        Self {
+            store,
+            credentials,
+            capabilities,
+            session: RwLock::new(None),
+        }
     }
 
     fn client(&self, credentials: &Credentials, endpoint: Option<&String>) -> Client {
@@ -103,9 +108,7 @@ impl S3 {
     }
 
     async fn session(&self) -> Result<Arc<Session>, SignError> {
-        let usable = |s: &Arc<Session>| {
-            s.expires.is_none_or(|end| Timestamp::now() + RENEW_BEFORE < end)
-        };
+        let usable = |s: &Arc<Session>| s.expires.is_none_or(|end| Timestamp::now() + RENEW_BEFORE < end);
         if let Some(session) = self.session.read().await.as_ref().filter(|s| usable(s)) {
             return Ok(session.clone());
         }
@@ -164,7 +167,9 @@ impl Provider for S3 {
             let lifetime = request.lifetime;
             if session.expires.is_some_and(|end| end < lifetime.expires_at) {
                 // The session changed since the decision; the next decision knows its end.
-                return Err(SignError::Refused("the credentials changed meanwhile and end before the key would".into()));
+                return Err(SignError::Refused(
+                    "the credentials changed meanwhile and end before the key would".into(),
+                ));
             }
             let seconds = u64::try_from(lifetime.seconds()).ok().filter(|s| *s > 0);
             let seconds = seconds.ok_or_else(|| SignError::Refused("the lifetime is not positive".into()))?;
@@ -212,7 +217,9 @@ impl Provider for S3 {
                 Err(e) => return absence(&e),
             };
             let modified = head.last_modified().and_then(|t| Timestamp::from_second(t.secs()).ok());
-            let age_seconds = modified.zip(date.seen()).map(|(m, d)| d.as_second() - m.as_second());
+            // Without a Date the store's clock has to be believed.
+            let age = modified.map(|m| date.seen().unwrap_or_else(Timestamp::now).duration_since(m));
+            let modified_at = age.and_then(|age| Timestamp::now().checked_sub(age).ok());
             ObjectFact::Present {
                 object: ObservedObject {
                     size: head.content_length(),
@@ -221,7 +228,7 @@ impl Provider for S3 {
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),
                 },
-                age_seconds,
+                modified_at,
             }
         }
         .boxed()
@@ -231,7 +238,9 @@ impl Provider for S3 {
 fn refused<E>(error: &SdkError<E>) -> SignError {
     // Building a request can only fail for what is missing in it; the debug text would carry the request.
     SignError::Refused(match error {
-        SdkError::ConstructionFailure(_) => "the request could not be built (bucket, region or endpoint is unusable)".into(),
+        SdkError::ConstructionFailure(_) => {
+            "the request could not be built (bucket, region or endpoint is unusable)".into()
+        }
         _ => "the request could not be signed".into(),
     })
 }
@@ -243,9 +252,17 @@ async fn put(
     constraints: &UploadConstraints,
     presigning: PresigningConfig,
 ) -> Result<PresignedRequest, SignError> {
-    let UploadConstraints { content_type, content_length, content_length_range, checksum_sha256, overwrite } = constraints;
+    let UploadConstraints {
+        content_type,
+        content_length,
+        content_length_range,
+        checksum_sha256,
+        overwrite,
+    } = constraints;
     if content_length_range.is_some() {
-        return Err(SignError::Refused("a presigned PUT cannot enforce contentLengthRange".into()));
+        return Err(SignError::Refused(
+            "a presigned PUT cannot enforce contentLengthRange".into(),
+        ));
     }
     client
         .put_object()
@@ -268,8 +285,13 @@ async fn get(
     response: &ResponseHeaders,
     presigning: PresigningConfig,
 ) -> Result<PresignedRequest, SignError> {
-    let ResponseHeaders { content_type, content_disposition, content_encoding, content_language, cache_control } =
-        response.clone();
+    let ResponseHeaders {
+        content_type,
+        content_disposition,
+        content_encoding,
+        content_language,
+        cache_control,
+    } = response.clone();
     client
         .get_object()
         .bucket(bucket)
@@ -304,7 +326,9 @@ fn absence<E>(error: &SdkError<E>) -> ObjectFact {
         (None, SdkError::DispatchFailure(f)) if f.is_io() => {
             ObjectFact::Unreachable("the connection failed (refused, reset, or the host is not known)".into())
         }
-        (None, SdkError::DispatchFailure(_)) => ObjectFact::Unreachable("the request could not be sent (TLS, or the endpoint)".into()),
+        (None, SdkError::DispatchFailure(_)) => {
+            ObjectFact::Unreachable("the request could not be sent (TLS, or the endpoint)".into())
+        }
         (None, _) => ObjectFact::Unreachable("the answer was not understood".into()),
     }
 }
@@ -331,7 +355,9 @@ impl Intercept for DateOfAnswer {
         _: &mut ConfigBag,
     ) -> Result<(), aws_sdk_s3::error::BoxError> {
         let date = context.response().headers().get("date");
-        let date = date.and_then(|d| jiff::fmt::rfc2822::parse(d).ok()).map(|z| z.timestamp());
+        let date = date
+            .and_then(|d| jiff::fmt::rfc2822::parse(d).ok())
+            .map(|z| z.timestamp());
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = date;
         Ok(())
     }

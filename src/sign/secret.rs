@@ -15,7 +15,11 @@ use crate::{
 /// The data of a grant's Secret. The set of names is the same for every grant, so that a mounted Secret never
 /// gains or loses files.
 pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
-    let headers: String = signed.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let headers: String = signed
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .collect();
     let entries = [
         (data::URL, signed.url.expose().to_owned()),
         (data::METHOD, signed.method.clone()),
@@ -26,7 +30,10 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
         (data::TYPE, "object-store".to_owned()),
         (data::PROVIDER, signed.provider.to_owned()),
     ];
-    entries.into_iter().map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes()))).collect()
+    entries
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes())))
+        .collect()
 }
 
 /// A configuration file for `curl --config` (curl(1), "-K, --config").
@@ -34,14 +41,28 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
 /// Content-Length is left to curl, which counts the bytes that it sends: had the file another size than the grant
 /// says, a header from here would make curl send a broken request instead of one that the store refuses.
 fn curl_config(signed: &Signed, lifetime: Lifetime) -> String {
-    let file = if signed.method == "GET" { "--output FILE" } else { "--upload-file FILE" };
-    let mut config = format!("# Works until {}. Use: curl --config curl.cfg {file}\n", lifetime.expires_at);
+    let file = if signed.method == "GET" {
+        "--output FILE"
+    } else {
+        "--upload-file FILE"
+    };
+    let mut config = format!(
+        "# Works until {}. Use: curl --config curl.cfg {file}\n",
+        lifetime.expires_at
+    );
     let mut line = |option: &str, value: &str| {
-        config.push_str(&format!("{option} = \"{}\"\n", value.replace('\\', "\\\\").replace('"', "\\\"")));
+        config.push_str(&format!(
+            "{option} = \"{}\"\n",
+            value.replace('\\', "\\\\").replace('"', "\\\"")
+        ));
     };
     line("url", signed.url.expose());
     line("request", &signed.method);
-    for (name, value) in signed.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("content-length")) {
+    for (name, value) in signed
+        .headers
+        .iter()
+        .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
+    {
         line("header", &format!("{name}: {value}"));
     }
     // An answer of 400 or more is a failure of the command, not a file with an error message in it. (The newer
@@ -80,7 +101,10 @@ mod tests {
     use crate::sign::SignedUrl;
 
     fn lifetime() -> Lifetime {
-        Lifetime { issued_at: "2026-01-02T03:04:05Z".parse().unwrap(), expires_at: "2026-01-02T04:04:05Z".parse().unwrap() }
+        Lifetime {
+            issued_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+            expires_at: "2026-01-02T04:04:05Z".parse().unwrap(),
+        }
     }
 
     #[test]
@@ -97,8 +121,14 @@ mod tests {
         };
         let data = secret_data(&signed, lifetime());
         let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
-        assert_eq!(data.keys().collect::<Vec<_>>(), ["curl.cfg", "expiry", "headers", "method", "provider", "type", "url"]);
-        assert_eq!(text("headers"), "content-type: text/plain; charset=\"utf-8\"\ncontent-length: 7\nif-none-match: *\n");
+        assert_eq!(
+            data.keys().collect::<Vec<_>>(),
+            ["curl.cfg", "expiry", "headers", "method", "provider", "type", "url"]
+        );
+        assert_eq!(
+            text("headers"),
+            "content-type: text/plain; charset=\"utf-8\"\ncontent-length: 7\nif-none-match: *\n"
+        );
         assert_eq!(text("expiry"), "2026-01-02T04:04:05Z");
         assert_eq!(
             text("curl.cfg"),

@@ -36,7 +36,9 @@ pub fn parse<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<
         }
     }
     let text = |meaning: &'static str| -> Result<Option<&str>, CredentialsError> {
-        let Some((name, value)) = entries.get(meaning) else { return Ok(None) };
+        let Some((name, value)) = entries.get(meaning) else {
+            return Ok(None);
+        };
         let unusable = |why| Err(CredentialsError::Unusable((*name).to_owned(), why));
         if value.len() > MAX_SECRET_BYTES {
             return unusable("longer than 64 KiB");
@@ -55,7 +57,13 @@ pub fn parse<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<
         .map(|t| t.parse::<Timestamp>())
         .transpose()
         .map_err(|_| CredentialsError::Unusable(CREDENTIAL_EXPIRATION.into(), "not an RFC 3339 time"))?;
-    Ok(Credentials::new(id, secret, token, expiry.map(SystemTime::from), "Secret"))
+    Ok(Credentials::new(
+        id,
+        secret,
+        token,
+        expiry.map(SystemTime::from),
+        "Secret",
+    ))
 }
 
 const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
@@ -64,7 +72,11 @@ const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
 const CREDENTIAL_EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
 
 fn meaning(name: &str) -> Option<&'static str> {
-    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let plain: String = name
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect::<String>()
+        .to_ascii_lowercase();
     match plain.strip_prefix("aws").unwrap_or(&plain) {
         "accesskeyid" | "accesskey" => Some(ACCESS_KEY_ID),
         "secretaccesskey" | "secretkey" | "accesssecretkey" => Some(SECRET_ACCESS_KEY),
@@ -92,28 +104,47 @@ mod tests {
             ("accessKeyID", "accessSecretKey"),
         ] {
             let c = of(&[(id, "AKIA\n"), (secret, "wJalr"), ("bucket", "x")]).unwrap();
-            assert_eq!((c.access_key_id(), c.secret_access_key(), c.session_token()), ("AKIA", "wJalr", None));
+            assert_eq!(
+                (c.access_key_id(), c.secret_access_key(), c.session_token()),
+                ("AKIA", "wJalr", None)
+            );
             assert_eq!(c.expiry(), None);
         }
     }
 
     #[test]
     fn temporary_credentials_say_when_they_end() {
-        let pair = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_SESSION_TOKEN", "t")];
+        let pair = [
+            ("AWS_ACCESS_KEY_ID", "a"),
+            ("AWS_SECRET_ACCESS_KEY", "b"),
+            ("AWS_SESSION_TOKEN", "t"),
+        ];
         let c = of(&[&pair[..], &[("AWS_CREDENTIAL_EXPIRATION", "2026-01-02T03:04:05+00:00")]].concat()).unwrap();
         assert_eq!(c.session_token(), Some("t"));
-        assert_eq!(Timestamp::try_from(c.expiry().unwrap()).unwrap().to_string(), "2026-01-02T03:04:05Z");
+        assert_eq!(
+            Timestamp::try_from(c.expiry().unwrap()).unwrap().to_string(),
+            "2026-01-02T03:04:05Z"
+        );
         let bad = of(&[&pair[..], &[("AWS_CREDENTIAL_EXPIRATION", "tomorrow")]].concat());
-        assert_eq!(bad.unwrap_err().to_string(), "its entry AWS_CREDENTIAL_EXPIRATION is not an RFC 3339 time");
+        assert_eq!(
+            bad.unwrap_err().to_string(),
+            "its entry AWS_CREDENTIAL_EXPIRATION is not an RFC 3339 time"
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named_and_values_are_not() {
         let id = ("AWS_ACCESS_KEY_ID", "AKIA");
-        assert_eq!(of(&[id]).unwrap_err(), CredentialsError::Missing("AWS_SECRET_ACCESS_KEY"));
+        assert_eq!(
+            of(&[id]).unwrap_err(),
+            CredentialsError::Missing("AWS_SECRET_ACCESS_KEY")
+        );
         assert_eq!(of(&[]).unwrap_err(), CredentialsError::Missing("AWS_ACCESS_KEY_ID"));
         let twice = of(&[id, ("accessKeyId", "marker")]).unwrap_err();
-        assert_eq!(twice, CredentialsError::Ambiguous("AWS_ACCESS_KEY_ID".into(), "accessKeyId".into()));
+        assert_eq!(
+            twice,
+            CredentialsError::Ambiguous("AWS_ACCESS_KEY_ID".into(), "accessKeyId".into())
+        );
         for value in ["", " \n", "mar\u{0}ker", "márker"] {
             let error = of(&[id, ("AWS_SECRET_ACCESS_KEY", value)]).unwrap_err();
             assert!(matches!(error, CredentialsError::Unusable(..)), "{value:?}");

@@ -34,10 +34,15 @@ pub struct Settings {
 /// # Errors
 /// The reason and a sentence for the store's owner.
 pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
-    store.check().map_err(|rules| (Reason::InvalidStore, rules.join("; ")))?;
+    store
+        .check()
+        .map_err(|rules| (Reason::InvalidStore, rules.join("; ")))?;
     match store.s3() {
         Some(s3) => Ok(Settings { s3: s3.clone() }),
-        None => Err((Reason::InvalidStore, "the store says nothing about where it is: set spec.s3".into())),
+        None => Err((
+            Reason::InvalidStore,
+            "the store says nothing about where it is: set spec.s3".into(),
+        )),
     }
 }
 
@@ -59,7 +64,9 @@ impl Settings {
 /// The AWS SDK's default chain: environment variables, web identity (IRSA), Pod Identity, instance metadata.
 pub async fn environment_credentials() -> SharedCredentialsProvider {
     let config = aws_config::defaults(aws_config::BehaviorVersion::latest()).load().await;
-    config.credentials_provider().unwrap_or_else(|| SharedCredentialsProvider::new(NoCredentials))
+    config
+        .credentials_provider()
+        .unwrap_or_else(|| SharedCredentialsProvider::new(NoCredentials))
 }
 
 #[derive(Debug)]

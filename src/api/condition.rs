@@ -1,0 +1,53 @@
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::{Progress, Reason};
+
+/// Sets one condition among others, which may be somebody else's. Its time moves only when its status does
+/// (Kubernetes API conventions, "Typical status properties").
+pub fn set_condition(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    status: &str,
+    (reason, message): (Reason, &str),
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let old = conditions.iter_mut().find(|c| c.type_ == type_);
+    let since = old
+        .as_ref()
+        .filter(|c| c.status == status)
+        .map(|c| c.last_transition_time.clone());
+    let new = Condition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.as_str().into(),
+        message: message.into(),
+        observed_generation: generation,
+        last_transition_time: since.unwrap_or(Time(now)),
+    };
+    match old {
+        Some(old) => *old = new,
+        None => conditions.push(new),
+    }
+}
+
+/// Sets `Ready`, and with it `Reconciling` and `Stalled`, which kstatus reads only while they are True: absent says
+/// as much as False, in less space.
+pub fn set_ready(
+    conditions: &mut Vec<Condition>,
+    (reason, message): (Reason, &str),
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let progress = reason.progress();
+    let ready = if progress == Progress::Current { "True" } else { "False" };
+    set_condition(conditions, "Ready", ready, (reason, message), generation, now);
+    for (type_, holds) in [("Reconciling", Progress::InProgress), ("Stalled", Progress::Stalled)] {
+        if progress == holds {
+            set_condition(conditions, type_, "True", (reason, message), generation, now);
+        } else {
+            conditions.retain(|c| c.type_ != type_);
+        }
+    }
+}

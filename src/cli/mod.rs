@@ -1,0 +1,175 @@
+//! The verbs of the program: `valet controller`, `valet crds`, `valet sign`.
+
+mod sign;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    controller,
+    telemetry::{LogFormat, init_logs},
+};
+
+/// Hands out valet keys: signed, scoped, time-limited URLs for one object in an object store.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the operator: watch grants, sign keys, keep their time.
+    Controller(ControllerArgs),
+    /// Print the custom resource definitions, for: valet crds | kubectl apply -f -
+    Crds,
+    /// Do offline what the operator would do with a grant, and print the Secret.
+    ///
+    /// Judges the grant by the store's access rules and signs it with the credentials in the environment
+    /// (AWS_ACCESS_KEY_ID and so on, or a profile), by the operator's own code. Nothing is sent anywhere. What the
+    /// operator would refuse is refused, with the same message and exit code 1.
+    Sign(sign::SignArgs),
+}
+
+#[derive(Debug, Args)]
+struct ControllerArgs {
+    /// Kubeconfig file of the cluster. Without it: the KUBECONFIG variable, the default file, or the pod's service
+    /// account.
+    #[arg(long, env = "VALET_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Context in the kubeconfig. Without it: its current context.
+    #[arg(long, env = "VALET_CONTEXT", value_name = "NAME")]
+    context: Option<String>,
+
+    /// Serve the grants of this namespace only. Without it: all namespaces.
+    #[arg(long, env = "VALET_NAMESPACE", value_name = "NAMESPACE")]
+    namespace: Option<String>,
+
+    /// Namespace in which the credentials Secrets of ClusterObjectStores are.
+    #[arg(
+        long,
+        env = "VALET_OPERATOR_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "valet-system"
+    )]
+    operator_namespace: String,
+
+    /// Address on which /livez, /readyz and /metrics are served.
+    #[arg(
+        long,
+        env = "VALET_HTTP_ADDRESS",
+        value_name = "IP:PORT",
+        default_value = "0.0.0.0:8080"
+    )]
+    http_address: SocketAddr,
+
+    /// How log lines look: human for people, json for collectors.
+    #[arg(long, env = "VALET_LOG_FORMAT", value_enum, default_value = "human")]
+    log_format: LogFormat,
+
+    /// How much is logged: error, warn, info, debug or trace, or a filter such as info,valet=debug. URLs and
+    /// credentials are logged at no level.
+    #[arg(long, env = "VALET_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    log_level: String,
+
+    /// Seconds after which a finished grant is deleted, unless its spec says otherwise; "never" keeps it.
+    #[arg(long, env = "VALET_TTL_SECONDS_AFTER_FINISHED", value_name = "SECONDS", default_value = "3600", value_parser = ttl)]
+    ttl_seconds_after_finished: Ttl,
+
+    /// Grants of each kind that are worked on at the same time.
+    #[arg(long, env = "VALET_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
+
+    /// Seconds after which a grant is looked at again even if nothing seems to have happened, in case a watch missed
+    /// it.
+    #[arg(long, env = "VALET_SWEEP_SECONDS", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    sweep_seconds: u64,
+
+    /// Let ObjectStores without credentials of their own sign with the operator's: whoever may create one can then
+    /// reach whatever the operator's identity can.
+    #[arg(long, env = "VALET_SHARE_CREDENTIALS_WITH_NAMESPACES")]
+    share_credentials_with_namespaces: bool,
+}
+
+/// Seconds, or never.
+#[derive(Clone, Copy, Debug)]
+struct Ttl(Option<i64>);
+
+fn ttl(text: &str) -> Result<Ttl, String> {
+    match text {
+        "never" => Ok(Ttl(None)),
+        _ => match text.parse::<i64>() {
+            Ok(seconds) if seconds >= 0 => Ok(Ttl(Some(seconds))),
+            _ => Err("give a number of seconds, 0 or more, or the word never".into()),
+        },
+    }
+}
+
+/// Runs the verb that the command line names.
+pub async fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Controller(args) => run_controller(args).await,
+        Verb::Crds => print_crds(),
+        Verb::Sign(args) => sign::run(args).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("valet: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_controller(args: ControllerArgs) -> Result<(), String> {
+    init_logs(args.log_format, &args.log_level)?;
+    let options = controller::Options {
+        kubeconfig: args.kubeconfig,
+        context: args.context,
+        namespace: args.namespace,
+        operator_namespace: args.operator_namespace,
+        http_address: args.http_address,
+        ttl_seconds_after_finished: args.ttl_seconds_after_finished.0,
+        concurrency: args.concurrency,
+        sweep: Duration::from_secs(args.sweep_seconds),
+        share_environment: args.share_credentials_with_namespaces,
+    };
+    controller::run(options, stop_signal()).await
+}
+
+/// Resolves at SIGTERM (the kubelet's word) or at Ctrl-C.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+fn print_crds() -> Result<(), String> {
+    let mut text = String::from("# Generated by `valet crds`; do not edit.\n");
+    for crd in crate::api::crds() {
+        let yaml = serde_yaml::to_string(&crd).map_err(|e| format!("a CRD cannot be written as YAML: {e}"))?;
+        text.push_str("---\n");
+        text.push_str(&yaml);
+    }
+    print_text(&text)
+}
+
+/// Prints, and takes a reader that has gone away (as in `valet crds | head`) for satisfied.
+fn print_text(text: &str) -> Result<(), String> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("standard output: {e}")),
+        _ => Ok(()),
+    }
+}

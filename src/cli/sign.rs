@@ -1,0 +1,218 @@
+use std::{collections::BTreeMap, fs, io::Read as _, path::PathBuf, sync::Arc};
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_yaml::Value;
+
+use super::print_text;
+use crate::{
+    api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Store, StoreKind, UploadGrant, data},
+    grant::{Facts, GrantFacts, ObjectFact, Read, SecretFact, Settings, Step, StoreFact, StoreView, decide},
+    sign::{Provider, SignError, secret_object},
+    store,
+};
+
+/// The largest document that is read.
+const MAX_BYTES: u64 = 4 << 20;
+
+#[derive(Debug, Args)]
+pub struct SignArgs {
+    /// YAML or JSON files with the grant and its store, in any order, several documents a file if you like; '-' is
+    /// standard input. A Namespace with its labels may be among them, if the store's rules choose by label.
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    filename: Vec<PathBuf>,
+
+    /// Namespace of a grant that names none.
+    #[arg(
+        short,
+        long,
+        env = "VALET_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "default"
+    )]
+    namespace: String,
+
+    /// What to print: the Secret as yaml or json, the bare url, or a curl configuration file.
+    #[arg(short, long, value_enum, default_value = "yaml")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Yaml,
+    Json,
+    Url,
+    Curl,
+}
+
+/// What was found in the files.
+#[derive(Default)]
+struct Documents {
+    uploads: Vec<UploadGrant>,
+    downloads: Vec<DownloadGrant>,
+    stores: Vec<ObjectStore>,
+    cluster_stores: Vec<ClusterObjectStore>,
+    namespaces: Vec<Namespace>,
+}
+
+pub async fn run(args: SignArgs) -> Result<(), String> {
+    let documents = read(&args)?;
+    match (documents.uploads.as_slice(), documents.downloads.as_slice()) {
+        ([grant], []) => sign(grant, &documents, &args).await,
+        ([], [grant]) => sign(grant, &documents, &args).await,
+        ([], []) => Err("there is no UploadGrant or DownloadGrant in the files; give one with -f".into()),
+        _ => Err("there is more than one grant in the files; sign them one by one".into()),
+    }
+}
+
+fn read(args: &SignArgs) -> Result<Documents, String> {
+    let mut found = Documents::default();
+    for path in &args.filename {
+        let name = path.display();
+        let mut text = String::new();
+        let result = if path.as_os_str() == "-" {
+            std::io::stdin().take(MAX_BYTES).read_to_string(&mut text)
+        } else {
+            fs::File::open(path).and_then(|f| f.take(MAX_BYTES).read_to_string(&mut text))
+        };
+        result.map_err(|e| format!("{name}: {e}"))?;
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let value = Value::deserialize(document).map_err(|e| format!("{name}: not YAML: {e}"))?;
+            if value.is_null() {
+                continue;
+            }
+            let kind = value.get("kind").and_then(Value::as_str).unwrap_or("(none)").to_owned();
+            match kind.as_str() {
+                "UploadGrant" => found.uploads.push(typed(&name, &kind, value)?),
+                "DownloadGrant" => found.downloads.push(typed(&name, &kind, value)?),
+                "ObjectStore" => found.stores.push(typed(&name, &kind, value)?),
+                "ClusterObjectStore" => found.cluster_stores.push(typed(&name, &kind, value)?),
+                "Namespace" => found.namespaces.push(typed(&name, &kind, value)?),
+                // A Secret with credentials beside a store is usual; it is not needed here.
+                _ => eprintln!("valet: {name}: a {kind} is not needed for signing and was passed over"),
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn typed<T: DeserializeOwned>(file: &impl std::fmt::Display, kind: &str, value: Value) -> Result<T, String> {
+    serde_yaml::from_value(value).map_err(|e| format!("{file}: {kind}: {e}"))
+}
+
+async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Result<(), String> {
+    let mut facts = Facts::new(
+        GrantFacts::of(grant),
+        Settings {
+            ttl_seconds_after_finished: None,
+        },
+    );
+    let g = &mut facts.grant;
+    if g.namespace.is_empty() {
+        g.namespace.clone_from(&args.namespace);
+    }
+    // The status of a grant that was printed from a cluster is another story: here it is judged from nothing.
+    g.status = Default::default();
+    let (fact, provider) = store_of(g, documents).await?;
+    facts.store = fact;
+    // Offline nobody looks: neither for a Secret nor whether the object is there.
+    facts.secret = SecretFact::Absent;
+    let now = Timestamp::now();
+    loop {
+        match decide(&facts, now) {
+            Step::Read(Read::Object) => facts.object = ObjectFact::Hidden,
+            Step::Publish(publish) => {
+                let provider = provider.as_ref().ok_or("the store cannot be used")?;
+                let signed = provider.sign(&publish.request).await.map_err(|e| e.to_string())?;
+                let mut secret = secret_object(&facts.grant, &publish, &signed);
+                if facts.grant.uid.is_empty() {
+                    // A grant that is in no cluster owns nothing.
+                    secret.metadata.owner_references = None;
+                }
+                return print(args.output, &secret);
+            }
+            Step::Report { status, .. } => {
+                let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
+                return Err(ready.map_or("refused".into(), |c| format!("{}: {}", c.reason, c.message)));
+            }
+            step => return Err(format!("the operator would not sign this now ({step:?})")),
+        }
+    }
+}
+
+type Known = (StoreFact, Option<Arc<dyn Provider>>);
+
+async fn store_of(grant: &GrantFacts, documents: &Documents) -> Result<Known, String> {
+    let wanted = &grant.terms.store_ref;
+    let named = |meta: &kube::core::ObjectMeta| meta.name.as_deref() == Some(wanted.name.as_str());
+    match wanted.kind {
+        StoreKind::ClusterObjectStore => match documents.cluster_stores.iter().find(|s| named(&s.metadata)) {
+            Some(store) => usable(store, grant, documents).await,
+            None => Err(format!(
+                "the grant names {wanted}, which is not in the files; give it with -f"
+            )),
+        },
+        StoreKind::ObjectStore => {
+            let mut store = documents.stores.iter().find(|s| named(&s.metadata)).cloned();
+            if let Some(store) = &mut store {
+                let namespace = store.metadata.namespace.get_or_insert_with(|| grant.namespace.clone());
+                if *namespace != grant.namespace {
+                    return Err(format!(
+                        "{wanted} is in namespace {namespace}; it serves only grants of that namespace, and this one is in {}",
+                        grant.namespace
+                    ));
+                }
+            }
+            match store {
+                Some(store) => usable(&store, grant, documents).await,
+                None => Err(format!(
+                    "the grant names {wanted}, which is not in the files; give it with -f"
+                )),
+            }
+        }
+    }
+}
+
+async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -> Result<Known, String> {
+    let settings = store::settings(store).map_err(|(reason, message)| format!("{reason}: {message}"))?;
+    let provider = settings.connect(store::environment_credentials().await);
+    let credentials_expire = provider.credentials_expire().await.map_err(|e| match e {
+        SignError::Credentials { .. } => {
+            "there are no credentials in the environment; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE".to_owned()
+        }
+        e => e.to_string(),
+    })?;
+    let labels: BTreeMap<String, String> = documents
+        .namespaces
+        .iter()
+        .find(|n| n.metadata.name.as_deref() == Some(grant.namespace.as_str()))
+        .and_then(|n| n.metadata.labels.clone())
+        .unwrap_or_default();
+    let view = StoreView {
+        rules: Arc::new(store.rules()),
+        namespace_labels: Arc::new(labels),
+        capabilities: provider.capabilities(),
+        credentials_expire,
+    };
+    Ok((StoreFact::Usable(view), Some(provider)))
+}
+
+fn print(output: Output, secret: &k8s_openapi::api::core::v1::Secret) -> Result<(), String> {
+    let entry = |name: &str| {
+        let bytes = secret
+            .data
+            .as_ref()
+            .and_then(|d| d.get(name))
+            .map(|b| b.0.clone())
+            .unwrap_or_default();
+        String::from_utf8(bytes).map_err(|e| e.to_string())
+    };
+    print_text(&match output {
+        Output::Yaml => serde_yaml::to_string(secret).map_err(|e| e.to_string())?,
+        Output::Json => serde_json::to_string_pretty(secret).map_err(|e| e.to_string())? + "\n",
+        Output::Url => entry(data::URL)? + "\n",
+        Output::Curl => entry(data::CURL_CONFIG)?,
+    })
+}

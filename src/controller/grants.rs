@@ -1,0 +1,446 @@
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    core::DeserializeGuard,
+    runtime::{
+        controller::Action,
+        events::{Event, EventType, Recorder},
+    },
+};
+use serde_json::{Map, Value, json};
+use tracing::{debug, info, warn};
+
+use super::{
+    error::{Error, call},
+    memory::Memory,
+    secrets::{FIELD_MANAGER, Secrets},
+    stores::Stores,
+};
+use crate::{
+    api::{Grant, GrantStatus, Operation, Progress, Reason},
+    grant::{
+        Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
+        Settings, Step, decide,
+    },
+    sign::{Provider, secret_object},
+    telemetry::Metrics,
+};
+
+/// The most steps that one visit may take. A whole life, seen at once, takes nine.
+const MAX_STEPS: usize = 16;
+
+/// The longest pause before an attempt that failed is made again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Everything that visits share.
+pub struct Context<G> {
+    /// The apiserver.
+    pub client: Client,
+    /// Stores, kept fresh.
+    pub stores: Arc<Stores>,
+    /// The one way to Secrets.
+    pub secrets: Secrets,
+    /// What this process knows beyond its watch.
+    pub memory: Arc<Memory<G>>,
+    /// Events for people.
+    pub recorder: Recorder,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Defaults from the command line.
+    pub settings: Settings,
+    /// A grant is looked at again after this long even if nothing seems to have happened, in case a watch missed it.
+    pub sweep: Duration,
+}
+
+/// Visits one grant: reads what is missing, takes step after step, and says when to come again.
+///
+/// # Errors
+/// [`Error`]; what was done before it is done, and the next visit goes on from there.
+pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<Context<G>>) -> Result<Action, Error> {
+    let watched = match &grant.0 {
+        Ok(watched) => Arc::new(watched.clone()),
+        Err(invalid) => {
+            warn!(
+                kind = G::OPERATION.kind(),
+                namespace = invalid.metadata.namespace,
+                name = invalid.metadata.name,
+                "the grant cannot be read and is left alone: {}",
+                invalid.error
+            );
+            return Ok(Action::await_change());
+        }
+    };
+    let began = std::time::Instant::now();
+    let grant = context.memory.newest(&watched);
+    let uid = grant.uid().unwrap_or_default();
+    let result = Visit::new(&context, grant).run().await;
+    context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
+    if result.is_ok() {
+        context.memory.succeeded(&uid);
+    }
+    result
+}
+
+/// When to try again after an error.
+pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, context: Arc<Context<G>>) -> Action {
+    let uid = grant.uid().unwrap_or_default();
+    let failures = context.memory.failed(&uid);
+    context.metrics.reconcile_failed(G::OPERATION);
+    let pause = Duration::from_millis(500)
+        .saturating_mul(1 << failures.min(10))
+        .min(LONGEST_PAUSE);
+    // Somebody was faster than we: that is how it should be, and no news.
+    if matches!(error, Error::Conflict(_) | Error::Gone(_)) {
+        debug!(
+            kind = G::OPERATION.kind(),
+            namespace = grant.namespace(),
+            name = grant.name_any(),
+            "{error}; looking again"
+        );
+    } else {
+        warn!(
+            kind = G::OPERATION.kind(),
+            namespace = grant.namespace(),
+            name = grant.name_any(),
+            "{error}; trying again in {pause:?}"
+        );
+    }
+    Action::requeue(pause)
+}
+
+struct Visit<'a, G: Grant> {
+    context: &'a Context<G>,
+    grant: Arc<G>,
+    facts: Facts,
+    provider: Option<Arc<dyn Provider>>,
+    /// The clock is read once a visit, so that all of its decisions speak of one moment.
+    now: Timestamp,
+}
+
+impl<'a, G: Grant> Visit<'a, G> {
+    fn new(context: &'a Context<G>, grant: Arc<G>) -> Self {
+        let mut facts = Facts::new(GrantFacts::of(grant.as_ref()), context.settings);
+        facts.last_look = context.memory.last_look(&facts.grant.uid);
+        Self {
+            context,
+            grant,
+            facts,
+            provider: None,
+            now: Timestamp::now(),
+        }
+    }
+
+    async fn run(mut self) -> Result<Action, Error> {
+        for _ in 0..MAX_STEPS {
+            match decide(&self.facts, self.now) {
+                Step::Rest { until } => return Ok(self.rest(until)),
+                Step::Collect => return self.collect().await,
+                step => match self.take(step).await {
+                    // The grant itself is gone: the garbage collector has the Secret.
+                    Err(Error::Gone(_)) => return Ok(Action::await_change()),
+                    done => done?,
+                },
+            }
+        }
+        Err(Error::Restless(MAX_STEPS))
+    }
+
+    fn rest(&self, until: Option<Timestamp>) -> Action {
+        let until = until.map(|t| t.duration_since(Timestamp::now()));
+        let pause = until.map(|d| Duration::try_from(d).unwrap_or(Duration::ZERO));
+        Action::requeue(pause.map_or(self.context.sweep, |p| p.min(self.context.sweep)))
+    }
+
+    async fn take(&mut self, step: Step) -> Result<(), Error> {
+        match step {
+            Step::Read(Read::Store) => self.read_store().await,
+            Step::Read(Read::Secret) => self.read_secret().await,
+            Step::Read(Read::Object) => self.look().await,
+            Step::Publish(publish) => self.publish(*publish).await,
+            Step::Retouch {
+                uid,
+                resource_version,
+                labels,
+                annotations,
+            } => self.retouch(&uid, &resource_version, labels, annotations).await,
+            Step::Withdraw { uid, resource_version } => self.withdraw(&uid, &resource_version).await,
+            Step::Report { status, notice } => self.report(*status, notice).await,
+            Step::Collect | Step::Rest { .. } => unreachable!("the loop ends with these"),
+        }
+    }
+
+    // --- reads -------------------------------------------------------------------------------------------------
+
+    async fn read_store(&mut self) -> Result<(), Error> {
+        let grant = &self.facts.grant;
+        let (fact, provider) = self
+            .context
+            .stores
+            .fact(&grant.terms.store_ref, &grant.namespace)
+            .await?;
+        self.facts.store = fact;
+        self.provider = provider;
+        Ok(())
+    }
+
+    async fn read_secret(&mut self) -> Result<(), Error> {
+        let found = self.context.secrets.view(&self.facts.grant).await?;
+        self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
+        Ok(())
+    }
+
+    async fn look(&mut self) -> Result<(), Error> {
+        let grant = &self.facts.grant;
+        let key = ObjectKey::parse(&grant.terms.key, usize::MAX);
+        let (Some(provider), Ok(key)) = (&self.provider, key) else {
+            self.facts.object = ObjectFact::Unreachable("the store is not usable".into());
+            return Ok(());
+        };
+        let found = provider.look(&key).await;
+        self.context.metrics.looked(match found {
+            ObjectFact::Present { .. } => "present",
+            ObjectFact::Absent => "absent",
+            ObjectFact::Hidden => "forbidden",
+            ObjectFact::Unreachable(_) | ObjectFact::Unread => "error",
+        });
+        self.facts.object = found;
+        self.facts.last_look = Some(self.now);
+        self.context.memory.looked(&grant.uid, self.now);
+        Ok(())
+    }
+
+    // --- writes ------------------------------------------------------------------------------------------------
+
+    async fn publish(&mut self, publish: Publish) -> Result<(), Error> {
+        let grant = &self.facts.grant;
+        let Some(provider) = &self.provider else {
+            return Err(Error::Api {
+                call: "signing",
+                why: "the store is not usable any more".into(),
+            });
+        };
+        let signed = provider.sign(&publish.request).await?;
+        let secret = secret_object(grant, &publish, &signed);
+        let result = self.context.secrets.publish(grant, &publish.mode, secret).await;
+        let view = match result {
+            Ok(view) => view,
+            Err(Error::Refused(why)) => {
+                self.facts.secret_refused = Some(why);
+                return Ok(());
+            }
+            // Another one by that name, or it changed, or went: what is there decides.
+            Err(Error::Conflict(_) | Error::Gone(_)) => return self.read_secret_or_stop(&publish.mode).await,
+            Err(e) => return Err(e),
+        };
+        let lifetime = publish.request.lifetime;
+        info!(
+            kind = G::OPERATION.kind(), namespace = grant.namespace, name = grant.name,
+            secret = grant.secret_name(), expires = %lifetime.expires_at, "key issued"
+        );
+        let age = grant
+            .created
+            .map(|c| Timestamp::now().duration_since(c).as_secs_f64().max(0.0));
+        let first = grant.status.issued_time.is_none() && publish.mode == PublishMode::Create;
+        self.context.metrics.key_issued(G::OPERATION, age.filter(|_| first));
+        self.has_secret(view);
+        Ok(())
+    }
+
+    /// After a create or replace was turned down. A namespace that is not there answers a create with 404, too.
+    async fn read_secret_or_stop(&mut self, mode: &PublishMode) -> Result<(), Error> {
+        self.read_secret().await?;
+        match (&self.facts.secret, mode) {
+            (SecretFact::Absent, PublishMode::Create) => Err(Error::Conflict("the grant's Secret")),
+            _ => Ok(()),
+        }
+    }
+
+    fn has_secret(&mut self, view: SecretView) {
+        self.context
+            .memory
+            .wrote_secret(&self.facts.grant.uid, &view.resource_version);
+        self.facts.secret = SecretFact::Present(view);
+    }
+
+    async fn retouch(
+        &mut self,
+        uid: &str,
+        resource_version: &str,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let grant = &self.facts.grant;
+        match self
+            .context
+            .secrets
+            .retouch(grant, uid, resource_version, labels, annotations)
+            .await
+        {
+            Ok(view) => {
+                self.has_secret(view);
+                Ok(())
+            }
+            Err(Error::Conflict(_) | Error::Gone(_)) => self.read_secret().await,
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn withdraw(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
+        let grant = &self.facts.grant;
+        match self.context.secrets.withdraw(grant, uid, resource_version).await {
+            Ok(()) => {
+                info!(
+                    kind = G::OPERATION.kind(),
+                    namespace = grant.namespace,
+                    name = grant.name,
+                    secret = grant.secret_name(),
+                    "key withdrawn"
+                );
+                self.facts.secret = SecretFact::Absent;
+                Ok(())
+            }
+            Err(Error::Conflict(_)) => self.read_secret().await,
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn report(&mut self, status: GrantStatus, notice: Option<Notice>) -> Result<(), Error> {
+        let api = self.api();
+        let patch = json!({
+            // Of exactly this grant in exactly this version: another grant of its name, or a change that was not
+            // looked at, makes this a conflict.
+            "metadata": {"uid": self.facts.grant.uid, "resourceVersion": self.grant.resource_version()},
+            "status": merge(&self.facts.grant.status, &status),
+        });
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PatchParams::default()
+        };
+        let written = call(
+            "writing the grant's status",
+            api.patch_status(&self.facts.grant.name, &params, &Patch::Merge(patch)),
+        )
+        .await;
+        let written = match written {
+            Ok(written) => Arc::new(written),
+            Err(Error::Conflict(_)) => return self.read_grant().await,
+            Err(e) => return Err(e),
+        };
+        self.context.memory.wrote(&written);
+        self.count(&status);
+        self.grant = written;
+        self.facts.grant = GrantFacts::of(self.grant.as_ref());
+        if let Some(notice) = notice {
+            self.tell(notice).await;
+        }
+        Ok(())
+    }
+
+    /// The grant was changed under us: take it as it is now and judge again, unless it is another one.
+    async fn read_grant(&mut self) -> Result<(), Error> {
+        let now = call("reading the grant", self.api().get(&self.facts.grant.name)).await?;
+        if now.uid().as_deref() != Some(self.facts.grant.uid.as_str()) {
+            return Err(Error::Gone("the grant"));
+        }
+        self.grant = Arc::new(now);
+        self.context.memory.wrote(&self.grant);
+        self.facts.grant = GrantFacts::of(self.grant.as_ref());
+        Ok(())
+    }
+
+    async fn collect(&self) -> Result<Action, Error> {
+        let grant = &self.facts.grant;
+        let params = DeleteParams::background().preconditions(Preconditions {
+            uid: Some(grant.uid.clone()),
+            resource_version: None,
+        });
+        match call("deleting a finished grant", self.api().delete(&grant.name, &params)).await {
+            Ok(_) => {
+                info!(
+                    kind = G::OPERATION.kind(),
+                    namespace = grant.namespace,
+                    name = grant.name,
+                    "finished grant deleted"
+                );
+                Ok(Action::await_change())
+            }
+            Err(Error::Gone(_) | Error::Conflict(_)) => Ok(Action::await_change()),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn api(&self) -> Api<G> {
+        Api::namespaced(self.context.client.clone(), &self.facts.grant.namespace)
+    }
+
+    // --- telling -------------------------------------------------------------------------------------------------
+
+    fn count(&self, status: &GrantStatus) {
+        let ready = |s: &GrantStatus| {
+            s.conditions
+                .iter()
+                .find(|c| c.type_ == "Ready")
+                .map(|c| c.reason.clone())
+        };
+        let (before, after) = (ready(&self.facts.grant.status), ready(status));
+        if before == after {
+            return;
+        }
+        let Some(reason) = Reason::ALL.into_iter().find(|r| Some(r.as_str()) == after.as_deref()) else {
+            return;
+        };
+        if status.finished_time.is_some() {
+            self.context.metrics.finished(G::OPERATION, reason);
+        } else if reason.progress() == Progress::Stalled {
+            self.context.metrics.refused(G::OPERATION, reason);
+        }
+    }
+
+    async fn tell(&self, notice: Notice) {
+        /// `note` may have at most 1024 bytes (events.k8s.io/v1).
+        const LONGEST_NOTE: usize = 1000;
+        let mut note = notice.message;
+        if note.len() > LONGEST_NOTE {
+            note.truncate(note.floor_char_boundary(LONGEST_NOTE));
+            note.push('…');
+        }
+        let event = Event {
+            type_: EventType::Warning,
+            reason: notice.reason.as_str().into(),
+            note: Some(note),
+            action: match G::OPERATION {
+                Operation::Upload => "GrantUpload",
+                Operation::Download => "GrantDownload",
+            }
+            .into(),
+            secondary: None,
+        };
+        let publish: BoxFuture<'_, _> =
+            Box::pin(async { self.context.recorder.publish(&event, &self.grant.object_ref(&())).await });
+        if let Err(error) = call("writing an event", publish).await {
+            // The status says the same; an event is a courtesy.
+            warn!(
+                namespace = self.facts.grant.namespace,
+                name = self.facts.grant.name,
+                "{error}"
+            );
+        }
+    }
+}
+
+/// A merge patch (RFC 7396) that makes `new` out of `old`: what is gone has to be said to be null.
+fn merge(old: &GrantStatus, new: &GrantStatus) -> Value {
+    let object = |status: &GrantStatus| match serde_json::to_value(status) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    let (old, mut new) = (object(old), object(new));
+    for gone in old.keys() {
+        new.entry(gone.clone()).or_insert(Value::Null);
+    }
+    Value::Object(new)
+}

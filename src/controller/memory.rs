@@ -1,0 +1,125 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::api::Grant;
+
+/// What this process knows of the grants of one kind beyond its watch. All of it can be lost at any moment: it
+/// saves reads and writes, and nothing is decided by it alone.
+#[derive(Debug)]
+pub struct Memory<G>(Mutex<HashMap<String, Recollection<G>>>);
+
+#[derive(Debug)]
+struct Recollection<G> {
+    /// The grant as our own last write left it, until the watch has caught up. Without it, the event of our own
+    /// Secret, which arrives first, would find a grant that looks as if nobody had seen it.
+    written: Option<Arc<G>>,
+    /// When the store was last asked for the grant's object.
+    last_look: Option<Timestamp>,
+    /// The version of the Secret that we wrote last; its event needs no visit.
+    secret_version: Option<String>,
+    /// Failures in a row.
+    failures: u32,
+}
+
+impl<G> Default for Recollection<G> {
+    fn default() -> Self {
+        Self {
+            written: None,
+            last_look: None,
+            secret_version: None,
+            failures: 0,
+        }
+    }
+}
+
+impl<G> Default for Memory<G> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<G: Grant> Memory<G> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Recollection<G>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of<T>(&self, uid: &str, change: impl FnOnce(&mut Recollection<G>) -> T) -> T {
+        change(self.lock().entry(uid.to_owned()).or_default())
+    }
+
+    /// The newer of what the watch has and what we wrote.
+    pub fn newest(&self, watched: &Arc<G>) -> Arc<G> {
+        let uid = watched.uid().unwrap_or_default();
+        let lock = self.lock();
+        let written = lock.get(&uid).and_then(|r| r.written.as_ref());
+        written
+            .filter(|w| version(w.as_ref()) > version(watched.as_ref()))
+            .unwrap_or(watched)
+            .clone()
+    }
+
+    /// Keeps what our own write came back with.
+    pub fn wrote(&self, grant: &Arc<G>) {
+        self.of(&grant.uid().unwrap_or_default(), |r| r.written = Some(grant.clone()));
+    }
+
+    /// The watch has seen this state of a grant.
+    pub fn caught_up(&self, watched: &G) {
+        if let Some(r) = self.lock().get_mut(&watched.uid().unwrap_or_default()) {
+            r.written = r.written.take().filter(|w| version(w.as_ref()) > version(watched));
+        }
+    }
+
+    /// The grant is gone.
+    pub fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    /// When the store was last asked for the object.
+    pub fn last_look(&self, uid: &str) -> Option<Timestamp> {
+        self.lock().get(uid).and_then(|r| r.last_look)
+    }
+
+    /// The store was asked for the object.
+    pub fn looked(&self, uid: &str, at: Timestamp) {
+        self.of(uid, |r| r.last_look = Some(at));
+    }
+
+    /// We wrote this version of the grant's Secret.
+    pub fn wrote_secret(&self, uid: &str, resource_version: &str) {
+        self.of(uid, |r| r.secret_version = Some(resource_version.to_owned()));
+    }
+
+    /// Whether a version of the grant's Secret is our own last write.
+    pub fn is_own_secret(&self, uid: &str, resource_version: &str) -> bool {
+        self.lock()
+            .get(uid)
+            .is_some_and(|r| r.secret_version.as_deref() == Some(resource_version))
+    }
+
+    /// One more failure; how many in a row that makes.
+    pub fn failed(&self, uid: &str) -> u32 {
+        self.of(uid, |r| {
+            r.failures = r.failures.saturating_add(1);
+            r.failures
+        })
+    }
+
+    /// A visit went well.
+    pub fn succeeded(&self, uid: &str) {
+        if let Some(r) = self.lock().get_mut(uid) {
+            r.failures = 0;
+        }
+    }
+}
+
+/// A resource version as a number (KEP-5504: comparable within one kind). One that is none counts as the oldest,
+/// so that the watch wins.
+fn version<G: Grant>(grant: &G) -> u128 {
+    grant.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0)
+}

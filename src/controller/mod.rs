@@ -1,0 +1,13 @@
+//! The hands: the only folder with a Kubernetes client. It reads facts, takes the steps that the judgement names,
+//! and wakes at the instants that it names. It decides nothing.
+
+mod error;
+mod grants;
+mod memory;
+mod run;
+mod secrets;
+mod store_status;
+mod stores;
+mod watch;
+
+pub use run::{Options, run};

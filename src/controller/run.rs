@@ -1,0 +1,337 @@
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::{
+    FutureExt, StreamExt,
+    channel::mpsc,
+    future::{BoxFuture, Shared},
+    stream::{self, BoxStream},
+};
+use kube::{
+    Api, Client, Config, CustomResourceExt,
+    api::ListParams,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::DeserializeGuard,
+    runtime::{
+        Controller, WatchStreamExt,
+        controller::Config as ControllerConfig,
+        events::{Recorder, Reporter},
+        predicates, reflector,
+        reflector::ObjectRef,
+        utils::Predicate,
+        watcher,
+    },
+};
+use tracing::{info, warn};
+
+use super::{
+    error::CALL_TIMEOUT,
+    grants,
+    memory::Memory,
+    secrets::{FIELD_MANAGER, Secrets},
+    store_status,
+    stores::{Stores, scoped},
+    watch::{Caller, Watched, brief, config, watch_secrets, watch_stores},
+};
+use crate::{
+    api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Reason, Store, UploadGrant},
+    grant::Settings,
+    telemetry::{GrantState, Health, Metrics, serve},
+};
+
+/// What the operator is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A kubeconfig file; absent: `KUBECONFIG`, the default file, or the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// A context in it.
+    pub context: Option<String>,
+    /// Serve the grants of this namespace only.
+    pub namespace: Option<String>,
+    /// Where ClusterObjectStores' credentials are.
+    pub operator_namespace: String,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub http_address: SocketAddr,
+    /// Seconds until a finished grant is deleted; `None` keeps it.
+    pub ttl_seconds_after_finished: Option<i64>,
+    /// Grants visited at the same time, of each kind.
+    pub concurrency: u16,
+    /// A grant is looked at again after this long at the latest.
+    pub sweep: Duration,
+    /// Whether an ObjectStore without credentials may sign with the operator's own.
+    pub share_environment: bool,
+}
+
+type Stop = Shared<BoxFuture<'static, ()>>;
+
+/// What all parts share.
+struct Parts {
+    client: Client,
+    stores: Arc<Stores>,
+    metrics: Arc<Metrics>,
+    health: Health,
+    options: Options,
+    stop: Stop,
+}
+
+/// The parts that must have listed what there is before the operator counts as ready: two kinds of grant, two of
+/// store, and the Secrets.
+const WATCHES: usize = 5;
+
+/// Runs the operator until `stop` resolves and the work in hand is done.
+///
+/// # Errors
+/// A sentence, if it cannot start: no cluster, no CRDs, no address.
+pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), String> {
+    let client = connect(&options).await?;
+    check_crds(&client, options.namespace.as_deref()).await?;
+
+    let uploads = Kind::<UploadGrant>::new();
+    let downloads = Kind::<DownloadGrant>::new();
+    let callers = (uploads.caller.clone(), downloads.caller.clone());
+    let scraped = callers.clone();
+    let metrics = Metrics::new(move || [states(&scraped.0), states(&scraped.1)].concat());
+    let share_environment = options.share_environment;
+    let parts = Parts {
+        stores: Arc::new(Stores::new(
+            client.clone(),
+            options.operator_namespace.clone(),
+            share_environment,
+        )),
+        client: client.clone(),
+        metrics: Arc::new(metrics),
+        health: Health::waiting_for(WATCHES),
+        options,
+        stop: stop.boxed().shared(),
+    };
+    let namespace = parts.options.namespace.as_deref();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace = namespace.unwrap_or("(all)"),
+        http = %parts.options.http_address,
+        "valet is starting"
+    );
+
+    let http = serve(
+        parts.options.http_address,
+        parts.health.clone(),
+        parts.metrics.clone(),
+        parts.stop.clone(),
+    );
+    let watches = futures::future::join3(
+        watch_secrets(
+            client.clone(),
+            namespace.map(str::to_owned),
+            callers.clone(),
+            parts.health.clone(),
+        ),
+        keep_stores::<ClusterObjectStore>(&parts, Api::all(client.clone()), |c, _| Api::all(c), callers.clone()),
+        keep_stores::<ObjectStore>(
+            &parts,
+            scoped(client.clone(), namespace),
+            |c, ns| Api::namespaced(c, ns),
+            callers,
+        ),
+    );
+    let work = futures::future::join(uploads.work(&parts), downloads.work(&parts));
+    tokio::select! {
+        // The server ends with the others, unless it could not start; the visits in hand are seen to their end.
+        result = async { http.await?; std::future::pending::<Result<(), String>>().await } => result?,
+        _ = watches => return Err("a watch ended, which none should".into()),
+        _ = work => {}
+    }
+    info!("valet has stopped; published keys stay valid, and the next start takes everything up again");
+    Ok(())
+}
+
+async fn connect(options: &Options) -> Result<Client, String> {
+    let wanted = KubeConfigOptions {
+        context: options.context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    let config = match (&options.kubeconfig, &options.context) {
+        (Some(path), _) => {
+            let file = Kubeconfig::read_from(path).map_err(|e| format!("--kubeconfig {}: {e}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &wanted).await.map_err(|e| format!("--kubeconfig {}: {e}", path.display()))
+        }
+        (None, Some(context)) => Config::from_kubeconfig(&wanted).await.map_err(|e| format!("--context {context}: {e}")),
+        (None, None) => Config::infer().await.map_err(|e| {
+            format!("no cluster to work with: {e}; give --kubeconfig, set KUBECONFIG, or run in a pod with a service account")
+        }),
+    }?;
+    Client::try_from(config).map_err(|e| format!("the cluster's settings cannot be used: {e}"))
+}
+
+/// Fails at once, and in plain words, where the kinds are not installed or may not be read.
+async fn check_crds(client: &Client, namespace: Option<&str>) -> Result<(), String> {
+    async fn check<K>(api: Api<DeserializeGuard<K>>) -> Result<(), String>
+    where
+        K: kube::Resource<DynamicType = ()>
+            + CustomResourceExt
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        let name = K::crd_name();
+        match tokio::time::timeout(CALL_TIMEOUT, api.list(&ListParams::default().limit(1))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(kube::Error::Api(s))) if s.code == 404 => Err(format!(
+                "the cluster does not know {name}; install the CRDs first: valet crds | kubectl apply -f -"
+            )),
+            Ok(Err(kube::Error::Api(s))) if s.code == 403 => {
+                Err(format!("the operator's account may not list {name}: {}", s.message))
+            }
+            Ok(Err(e)) => Err(format!("the apiserver cannot be asked for {name}: {e}")),
+            Err(_) => Err(format!(
+                "the apiserver did not answer within {} s",
+                CALL_TIMEOUT.as_secs()
+            )),
+        }
+    }
+    check::<UploadGrant>(scoped(client.clone(), namespace)).await?;
+    check::<DownloadGrant>(scoped(client.clone(), namespace)).await?;
+    check::<ObjectStore>(scoped(client.clone(), namespace)).await?;
+    check::<ClusterObjectStore>(Api::all(client.clone())).await
+}
+
+/// One kind of grant: the one path that both take.
+struct Kind<G: Grant> {
+    reader: reflector::Store<Watched<G>>,
+    writer: reflector::store::Writer<Watched<G>>,
+    memory: Arc<Memory<G>>,
+    caller: Caller<G>,
+    calls: BoxStream<'static, ObjectRef<Watched<G>>>,
+}
+
+impl<G: Grant> Kind<G> {
+    fn new() -> Self {
+        let (reader, writer) = reflector::store();
+        let memory = Arc::new(Memory::default());
+        let (caller, calls) = Caller::new(reader.clone(), memory.clone());
+        Self {
+            reader,
+            writer,
+            memory,
+            caller,
+            calls: calls.boxed(),
+        }
+    }
+
+    /// Watches the grants and visits them until the operator is to stop and the visits in hand are done.
+    fn work(self, parts: &Parts) -> impl Future<Output = ()> + use<G> {
+        let Self {
+            reader,
+            writer,
+            memory,
+            calls,
+            ..
+        } = self;
+        let reporter = Reporter {
+            controller: FIELD_MANAGER.into(),
+            instance: std::env::var("HOSTNAME").ok(),
+        };
+        let context = Arc::new(grants::Context {
+            client: parts.client.clone(),
+            stores: parts.stores.clone(),
+            secrets: Secrets::new(parts.client.clone()),
+            memory: memory.clone(),
+            recorder: Recorder::new(parts.client.clone(), reporter),
+            metrics: parts.metrics.clone(),
+            settings: Settings {
+                ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
+            },
+            sweep: parts.options.sweep,
+        });
+        let api: Api<Watched<G>> = scoped(parts.client.clone(), parts.options.namespace.as_deref());
+        let mut health = Some(parts.health.clone());
+        let seen = watcher(api, config())
+            .default_backoff()
+            .inspect(move |event| match event {
+                Ok(watcher::Event::InitDone) => {
+                    if let Some(health) = health.take() {
+                        health.done();
+                    }
+                }
+                Ok(watcher::Event::Apply(Watched { 0: Ok(grant) })) => memory.caught_up(grant),
+                Ok(watcher::Event::Delete(grant)) => {
+                    memory.forget(&kube::ResourceExt::uid(grant).unwrap_or_default())
+                }
+                Err(error) => warn!(
+                    kind = G::OPERATION.kind(),
+                    "the watch failed and is started again: {}",
+                    brief(error)
+                ),
+                Ok(_) => {}
+            });
+        // A status is our own word, and no news; marks of GitOps tools are labels and annotations.
+        let news = predicates::generation
+            .combine(predicates::finalizers)
+            .combine(predicates::labels)
+            .combine(predicates::annotations);
+        let triggers = seen
+            .reflect(writer)
+            .applied_objects()
+            .predicate_filter(news, Default::default());
+        Controller::for_stream(triggers, reader)
+            .with_config(ControllerConfig::default().concurrency(parts.options.concurrency))
+            .reconcile_on(calls)
+            .graceful_shutdown_on(parts.stop.clone())
+            .run(grants::reconcile, |g, e, c| grants::on_error(g, e, c), context)
+            .for_each(|_| std::future::ready(()))
+    }
+}
+
+/// Watches one kind of store: calls for the grants of those that change, and keeps their statuses true.
+async fn keep_stores<S: Store>(
+    parts: &Parts,
+    api: Api<DeserializeGuard<S>>,
+    api_of: fn(Client, &str) -> Api<S>,
+    callers: (Caller<UploadGrant>, Caller<DownloadGrant>),
+) {
+    let (reader, writer) = reflector::store();
+    let (changed, changes) = mpsc::unbounded();
+    let context = Arc::new(store_status::Context {
+        client: parts.client.clone(),
+        stores: parts.stores.clone(),
+        api: api_of,
+    });
+    let watch = watch_stores(
+        api,
+        parts.stores.clone(),
+        changed,
+        writer,
+        callers,
+        parts.health.clone(),
+    );
+    let statuses = Controller::for_stream(stream::pending(), reader)
+        .with_config(ControllerConfig::default().concurrency(4))
+        .reconcile_on(changes)
+        .run(
+            store_status::reconcile,
+            |s, e, c| store_status::on_error(s, e, c),
+            context,
+        )
+        .for_each(|_| std::future::ready(()));
+    futures::future::join(watch, statuses).await;
+}
+
+/// What a scrape shows of the grants of one kind.
+fn states<G: Grant>(caller: &Caller<G>) -> Vec<GrantState> {
+    let state = |grant: &G| {
+        let status = grant.grant_status().cloned().unwrap_or_default();
+        let condition = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_);
+        let live = condition("Active").is_some_and(|c| c.status == "True");
+        GrantState {
+            kind: G::OPERATION.kind(),
+            namespace: grant.meta().namespace.clone().unwrap_or_default(),
+            name: grant.meta().name.clone().unwrap_or_default(),
+            reason: condition("Ready").map_or(Reason::Pending.as_str().to_owned(), |c| c.reason.clone()),
+            expires: status.expiration_time.filter(|_| live).map(|t| t.0.as_second()),
+        }
+    };
+    caller
+        .known()
+        .iter()
+        .filter_map(|g| g.0.as_ref().ok())
+        .map(state)
+        .collect()
+}

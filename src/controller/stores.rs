@@ -1,0 +1,287 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws_credential_types::provider::SharedCredentialsProvider;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, ResourceExt, api::PartialObjectMeta, core::NamespaceResourceScope};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OnceCell},
+    time::Instant,
+};
+
+use super::{
+    error::{Error, call},
+    secrets::Secrets,
+};
+use crate::{
+    api::{ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, Store, StoreKind, StoreRef},
+    grant::{StoreFact, StoreView},
+    sign::{Provider, SignError},
+    store::{self, CredentialsSource},
+};
+
+/// How old a read of a store, its credentials or a namespace's labels may be when a key is signed by it. One read
+/// serves every grant of the store within that time.
+pub const FRESHNESS: Duration = Duration::from_secs(2);
+
+/// Reads stores and keeps them for a moment.
+pub struct Stores {
+    client: Client,
+    secrets: Secrets,
+    operator_namespace: String,
+    /// Whether an ObjectStore may sign with the operator's own identity.
+    share_environment: bool,
+    environment: OnceCell<SharedCredentialsProvider>,
+    known: Mutex<HashMap<StoreId, Slot<Known>>>,
+    labels: Mutex<HashMap<String, Slot<Arc<BTreeMap<String, String>>>>>,
+}
+
+/// Names a store; the namespace is empty for a ClusterObjectStore.
+pub type StoreId = (StoreKind, String, String);
+
+/// One thing that is read by one reader at a time and kept for [`FRESHNESS`].
+type Slot<T> = Arc<AsyncMutex<Option<(Instant, T)>>>;
+
+#[derive(Clone)]
+enum Known {
+    Missing,
+    Unusable { reason: Reason, message: String },
+    Usable(Connection),
+}
+
+#[derive(Clone)]
+struct Connection {
+    /// What it was made from: while this stays, so does the provider with its session.
+    fingerprint: String,
+    rules: Arc<Vec<ClusterAccessRule>>,
+    provider: Arc<dyn Provider>,
+}
+
+/// Names the store that a grant in `namespace` means.
+pub fn store_id(store: &StoreRef, namespace: &str) -> StoreId {
+    let namespace = match store.kind {
+        StoreKind::ObjectStore => namespace.to_owned(),
+        StoreKind::ClusterObjectStore => String::new(),
+    };
+    (store.kind, namespace, store.name.clone())
+}
+
+impl Stores {
+    /// Reads with this client. Credentials of ClusterObjectStores are in `operator_namespace`.
+    pub fn new(client: Client, operator_namespace: String, share_environment: bool) -> Self {
+        Self {
+            secrets: Secrets::new(client.clone()),
+            client,
+            operator_namespace,
+            share_environment,
+            environment: OnceCell::new(),
+            known: Mutex::default(),
+            labels: Mutex::default(),
+        }
+    }
+
+    /// What a grant in `namespace` must know of its store, and the store's provider if it can be used.
+    ///
+    /// # Errors
+    /// Only if the apiserver cannot be asked: what is wrong with the store itself is a fact.
+    pub async fn fact(
+        &self,
+        store: &StoreRef,
+        namespace: &str,
+    ) -> Result<(StoreFact, Option<Arc<dyn Provider>>), Error> {
+        let connection = match self.known(&store_id(store, namespace)).await? {
+            Known::Missing => return Ok((StoreFact::Missing, None)),
+            Known::Unusable { reason, message } => return Ok((StoreFact::Unusable { reason, message }, None)),
+            Known::Usable(connection) => connection,
+        };
+        let credentials_expire = match connection.provider.credentials_expire().await {
+            Ok(end) => end,
+            Err(SignError::Credentials { reason, message }) => {
+                return Ok((StoreFact::Unusable { reason, message }, None));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let by_label = connection.rules.iter().any(|r| r.namespaces.selector.is_some());
+        let namespace_labels = if by_label {
+            self.namespace_labels(namespace).await?
+        } else {
+            Arc::default()
+        };
+        let view = StoreView {
+            rules: connection.rules,
+            namespace_labels,
+            capabilities: connection.provider.capabilities(),
+            credentials_expire,
+        };
+        Ok((StoreFact::Usable(view), Some(connection.provider)))
+    }
+
+    /// What is known of a store for its own status: its provider, or why there is none; `None` if it is gone.
+    ///
+    /// # Errors
+    /// Only if the apiserver cannot be asked.
+    pub async fn condition(
+        &self,
+        id: &StoreId,
+    ) -> Result<Option<Result<Arc<dyn Provider>, (Reason, String)>>, Error> {
+        Ok(match self.known(id).await? {
+            Known::Missing => None,
+            Known::Unusable { reason, message } => Some(Err((reason, message))),
+            Known::Usable(c) => Some(match c.provider.credentials_expire().await {
+                Ok(Some(end)) if end <= jiff::Timestamp::now() => Err((
+                    Reason::CredentialsExpired,
+                    format!("the credentials ended at {end}; renew them"),
+                )),
+                Ok(_) => Ok(c.provider),
+                Err(SignError::Credentials { reason, message }) => Err((reason, message)),
+                Err(e) => return Err(e.into()),
+            }),
+        })
+    }
+
+    /// Forgets a store that has changed, so that the next reader reads it.
+    pub fn changed(&self, id: &StoreId) {
+        // The slot stays, and with it the provider's session if the change did not concern it.
+        if let Some(slot) = lock(&self.known).get(id).cloned()
+            && let Ok(mut slot) = slot.try_lock()
+            && let Some((read, _)) = slot.as_mut()
+        {
+            *read = Instant::now().checked_sub(FRESHNESS).unwrap_or_else(Instant::now);
+        }
+    }
+
+    async fn known(&self, id: &StoreId) -> Result<Known, Error> {
+        let slot = lock(&self.known).entry(id.clone()).or_default().clone();
+        let mut slot = slot.lock().await;
+        if let Some((read, known)) = slot.as_ref().filter(|(read, _)| read.elapsed() < FRESHNESS) {
+            let _ = read;
+            return Ok(known.clone());
+        }
+        let previous = match slot.take() {
+            Some((_, Known::Usable(connection))) => Some(connection),
+            _ => None,
+        };
+        let read = Instant::now();
+        let known = match id.0 {
+            StoreKind::ClusterObjectStore => {
+                let api: Api<ClusterObjectStore> = Api::all(self.client.clone());
+                self.connect(api, id, &self.operator_namespace, previous).await?
+            }
+            StoreKind::ObjectStore => {
+                let api: Api<ObjectStore> = Api::namespaced(self.client.clone(), &id.1);
+                self.connect(api, id, &id.1, previous).await?
+            }
+        };
+        *slot = Some((read, known.clone()));
+        Ok(known)
+    }
+
+    async fn connect<S: Store>(
+        &self,
+        api: Api<S>,
+        id: &StoreId,
+        secrets_namespace: &str,
+        previous: Option<Connection>,
+    ) -> Result<Known, Error> {
+        let store = match call("reading a store", api.get(&id.2)).await {
+            Ok(store) => store,
+            Err(Error::Gone(_)) => return Ok(Known::Missing),
+            Err(e) => return Err(e),
+        };
+        let unusable = |(reason, message)| Ok(Known::Unusable { reason, message });
+        let settings = match store::settings(&store) {
+            Ok(settings) => settings,
+            Err(why) => return unusable(why),
+        };
+        let (credentials, version) = match settings.credentials() {
+            CredentialsSource::Environment if id.0 == StoreKind::ObjectStore && !self.share_environment => {
+                return unusable((
+                    Reason::CredentialsInvalid,
+                    "an ObjectStore may not use the operator's own credentials; set spec.s3.credentials.secretRef"
+                        .to_owned(),
+                ));
+            }
+            CredentialsSource::Environment => {
+                let chain = self.environment.get_or_init(store::environment_credentials).await;
+                (chain.clone(), "environment".to_owned())
+            }
+            CredentialsSource::Secret(name) => {
+                let secret = match self.secrets.credentials(secrets_namespace, &name).await {
+                    Ok(secret) => secret,
+                    Err(Error::Gone(_)) => {
+                        let message = format!(
+                            "Secret {name} with the store's credentials does not exist in namespace {secrets_namespace}; create it"
+                        );
+                        return unusable((Reason::CredentialsNotFound, self.for_tenants(id, &name, message)));
+                    }
+                    Err(e) => return Err(e),
+                };
+                let version = format!("{:?} {:?}", secret.metadata.uid, secret.metadata.resource_version);
+                let data = secret.data.unwrap_or_default();
+                match store::parse(data.iter().map(|(name, value)| (name.as_str(), value.0.as_slice()))) {
+                    Ok(credentials) => (SharedCredentialsProvider::new(credentials), version),
+                    Err(e) => {
+                        return unusable((
+                            Reason::CredentialsInvalid,
+                            format!("Secret {name} with the store's credentials cannot be used: {e}"),
+                        ));
+                    }
+                }
+            }
+        };
+        let fingerprint = format!("{:?} {:?} {version}", store.uid(), store.meta().generation);
+        let provider = match previous {
+            Some(previous) if previous.fingerprint == fingerprint => previous.provider,
+            _ => settings.connect(credentials),
+        };
+        Ok(Known::Usable(Connection {
+            fingerprint,
+            rules: Arc::new(store.rules()),
+            provider,
+        }))
+    }
+
+    /// A tenant need not learn how the operator's namespace is called.
+    fn for_tenants(&self, id: &StoreId, secret: &str, message: String) -> String {
+        match id.0 {
+            StoreKind::ObjectStore => message,
+            StoreKind::ClusterObjectStore => {
+                format!(
+                    "Secret {secret} with the store's credentials does not exist in the operator's namespace; the store's owner must create it"
+                )
+            }
+        }
+    }
+
+    async fn namespace_labels(&self, namespace: &str) -> Result<Arc<BTreeMap<String, String>>, Error> {
+        let slot = lock(&self.labels).entry(namespace.to_owned()).or_default().clone();
+        let mut slot = slot.lock().await;
+        if let Some((_, labels)) = slot.as_ref().filter(|(read, _)| read.elapsed() < FRESHNESS) {
+            return Ok(labels.clone());
+        }
+        let read = Instant::now();
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let found: PartialObjectMeta<Namespace> = call("reading a namespace", api.get_metadata(namespace)).await?;
+        let labels = Arc::new(found.metadata.labels.unwrap_or_default());
+        *slot = Some((read, labels.clone()));
+        Ok(labels)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The `Api` of a namespaced kind, of one namespace or of all.
+pub fn scoped<K>(client: Client, namespace: Option<&str>) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    }
+}

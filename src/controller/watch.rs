@@ -1,0 +1,213 @@
+use std::{sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt, channel::mpsc};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef},
+        watcher,
+    },
+};
+use tracing::warn;
+
+use super::{
+    memory::Memory,
+    stores::{StoreId, Stores, scoped, store_id},
+};
+use crate::{
+    api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store},
+    telemetry::Health,
+};
+
+/// A grant as watched: one that cannot be read does not keep the others from being seen.
+pub type Watched<G> = DeserializeGuard<G>;
+
+/// Asks for visits to grants of one kind.
+pub struct Caller<G: Grant> {
+    known: reflector::Store<Watched<G>>,
+    memory: Arc<Memory<G>>,
+    calls: mpsc::UnboundedSender<ObjectRef<Watched<G>>>,
+}
+
+impl<G: Grant> Clone for Caller<G> {
+    fn clone(&self) -> Self {
+        Self {
+            known: self.known.clone(),
+            memory: self.memory.clone(),
+            calls: self.calls.clone(),
+        }
+    }
+}
+
+impl<G: Grant> Caller<G> {
+    /// A caller, and the calls that it makes.
+    pub fn new(
+        known: reflector::Store<Watched<G>>,
+        memory: Arc<Memory<G>>,
+    ) -> (Self, impl Stream<Item = ObjectRef<Watched<G>>> + Send + 'static) {
+        let (calls, receiver) = mpsc::unbounded();
+        (Self { known, memory, calls }, receiver)
+    }
+
+    fn call(&self, name: &str, namespace: &str) {
+        // The receiver is gone only when the operator stops.
+        let _ = self.calls.unbounded_send(ObjectRef::new(name).within(namespace));
+    }
+
+    /// A store changed: everything that names it must be judged anew.
+    fn store_changed(&self, id: &StoreId) {
+        for grant in self.known.state() {
+            if let Ok(g) = &grant.0 {
+                let namespace = g.namespace().unwrap_or_default();
+                if store_id(&g.terms().store_ref, &namespace) == *id {
+                    self.call(&g.name_any(), &namespace);
+                }
+            }
+        }
+    }
+
+    /// A grant's Secret changed or went.
+    fn secret_changed(&self, owner_name: &str, owner_uid: &str, namespace: &str, version: Option<&str>) {
+        if !version.is_some_and(|v| self.memory.is_own_secret(owner_uid, v)) {
+            self.call(owner_name, namespace);
+        }
+    }
+
+    /// Every grant that is known.
+    pub fn known(&self) -> Vec<Arc<Watched<G>>> {
+        self.known.state()
+    }
+}
+
+/// How to watch: pages of 500, and the server ends each watch before the client would call it silent.
+pub fn config() -> watcher::Config {
+    watcher::Config::default().timeout(240)
+}
+
+/// Watches the stores of one kind, and calls for the grants of those that change.
+pub async fn watch_stores<S, U, D>(
+    api: Api<DeserializeGuard<S>>,
+    stores: Arc<Stores>,
+    changed: mpsc::UnboundedSender<ObjectRef<DeserializeGuard<S>>>,
+    writer: reflector::store::Writer<DeserializeGuard<S>>,
+    callers: (Caller<U>, Caller<D>),
+    health: Health,
+) where
+    S: Store,
+    U: Grant,
+    D: Grant,
+{
+    let mut health = Some(health);
+    let mut events = std::pin::pin!(watcher(api, config()).default_backoff().reflect(writer));
+    // What a store's status says is nobody's permission: only a new generation is news.
+    let mut generations: std::collections::HashMap<ObjectRef<DeserializeGuard<S>>, (Option<String>, Option<i64>)> =
+        std::collections::HashMap::new();
+    while let Some(event) = events.next().await {
+        let (store, gone) = match event {
+            Ok(watcher::Event::InitDone) => {
+                if let Some(health) = health.take() {
+                    health.done();
+                }
+                continue;
+            }
+            Ok(watcher::Event::Init) => continue,
+            Ok(watcher::Event::Delete(store)) => (store, true),
+            Ok(watcher::Event::Apply(store) | watcher::Event::InitApply(store)) => (store, false),
+            Err(error) => {
+                warn!(
+                    kind = S::KIND.as_str(),
+                    "the watch failed and is started again: {}",
+                    brief(&error)
+                );
+                continue;
+            }
+        };
+        let reference = ObjectRef::from_obj(&store);
+        let seen = (store.uid(), store.meta().generation);
+        let news = if gone {
+            generations.remove(&reference).is_some()
+        } else {
+            generations.insert(reference.clone(), seen.clone()) != Some(seen)
+        };
+        if !news {
+            continue;
+        }
+        let id = (S::KIND, store.namespace().unwrap_or_default(), store.name_any());
+        stores.changed(&id);
+        callers.0.store_changed(&id);
+        callers.1.store_changed(&id);
+        let _ = changed.unbounded_send(reference);
+    }
+}
+
+/// Watches the metadata of grants' Secrets. An event only leads to a visit; what is true is read there.
+pub async fn watch_secrets<U: Grant, D: Grant>(
+    client: Client,
+    namespace: Option<String>,
+    callers: (Caller<U>, Caller<D>),
+    health: Health,
+) {
+    let api: Api<PartialObjectMeta<Secret>> = scoped(client, namespace.as_deref());
+    let config = config().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY_VALUE}"));
+    let mut health = Some(health);
+    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    while let Some(event) = events.next().await {
+        let (secret, gone) = match event {
+            Ok(watcher::Event::InitDone) => {
+                if let Some(health) = health.take() {
+                    health.done();
+                }
+                continue;
+            }
+            Ok(watcher::Event::Init) => continue,
+            Ok(watcher::Event::Delete(secret)) => (secret, true),
+            Ok(watcher::Event::Apply(secret) | watcher::Event::InitApply(secret)) => (secret, false),
+            Err(error) => {
+                warn!(
+                    kind = "Secret",
+                    "the watch failed and is started again: {}",
+                    brief(&error)
+                );
+                continue;
+            }
+        };
+        let namespace = secret.namespace().unwrap_or_default();
+        let version = secret.resource_version().filter(|_| !gone);
+        for owner in secret.owner_references() {
+            if owner.api_version.split('/').next() != Some(GROUP) {
+                continue;
+            }
+            if owner.kind == U::OPERATION.kind() {
+                callers
+                    .0
+                    .secret_changed(&owner.name, &owner.uid, &namespace, version.as_deref());
+            } else if owner.kind == D::OPERATION.kind() {
+                callers
+                    .1
+                    .secret_changed(&owner.name, &owner.uid, &namespace, version.as_deref());
+            }
+        }
+    }
+}
+
+/// A watch error without the reply that it may quote.
+pub fn brief(error: &watcher::Error) -> String {
+    let kind = match error {
+        watcher::Error::InitialListFailed(_) => "listing failed",
+        watcher::Error::WatchStartFailed(_) => "starting the watch failed",
+        watcher::Error::WatchError(_) => "the apiserver ended it",
+        watcher::Error::WatchFailed(_) => "the stream broke",
+        _ => "unexpected",
+    };
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    format!("{kind} ({cause})")
+}
+
+/// How often stores' own statuses are looked at without a change: credentials change without one.
+pub const STORE_SWEEP: Duration = Duration::from_secs(60);

@@ -1,0 +1,70 @@
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{Router, http::StatusCode, http::header, response::IntoResponse, routing::get};
+
+use super::Metrics;
+
+/// What the probes say.
+#[derive(Clone, Debug)]
+pub struct Health {
+    waiting_for: Arc<AtomicUsize>,
+}
+
+impl Health {
+    /// Not ready until [`Health::done`] was called this many times.
+    pub fn waiting_for(parts: usize) -> Self {
+        Self {
+            waiting_for: Arc::new(AtomicUsize::new(parts)),
+        }
+    }
+
+    /// One part is ready to work.
+    pub fn done(&self) {
+        self.waiting_for.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn readiness(&self) -> (StatusCode, String) {
+        match self.waiting_for.load(Ordering::Relaxed) {
+            0 => (StatusCode::OK, "ok\n".to_owned()),
+            n => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{n} watches have not been listed yet\n"),
+            ),
+        }
+    }
+}
+
+/// Serves `/livez`, `/readyz` and `/metrics` until `shutdown` resolves.
+///
+/// # Errors
+/// A sentence if the address cannot be listened on.
+pub async fn serve(
+    address: SocketAddr,
+    health: Health,
+    metrics: Arc<Metrics>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), String> {
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|e| format!("--http-address {address} cannot be listened on: {e}"))?;
+    let app = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(move || async move { health.readiness() }))
+        .route(
+            "/metrics",
+            get(move || async move {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                ([(header::CONTENT_TYPE, kind)], metrics.encode()).into_response()
+            }),
+        );
+    axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown)
+        .await
+        .map_err(|e| format!("the HTTP server ended: {e}"))
+}

@@ -1,0 +1,9 @@
+//! The windows: logs, metrics, health.
+
+mod http;
+mod log;
+mod metrics;
+
+pub use http::{Health, serve};
+pub use log::{LogFormat, init as init_logs};
+pub use metrics::{GrantState, Metrics};
