@@ -8,7 +8,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
-use super::Operation;
+use super::{Operation, rules::Rules};
 
 /// What both kinds of grant share: one definition, flattened into both specs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -505,15 +505,6 @@ pub trait Grant:
     fn check(&self) -> Result<(), Vec<String>>;
 }
 
-pub(super) fn sentences(result: Result<(), kube::core::cel::ValidationErrors>) -> Result<(), Vec<String>> {
-    result.map_err(|errors| {
-        errors
-            .iter()
-            .map(|e| format!("{}: {}", e.field_path, e.message))
-            .collect()
-    })
-}
-
 impl Grant for UploadGrant {
     const OPERATION: Operation = Operation::Upload;
     fn terms(&self) -> &Terms {
@@ -526,7 +517,8 @@ impl Grant for UploadGrant {
         self.status.as_ref()
     }
     fn check(&self) -> Result<(), Vec<String>> {
-        sentences(self.validate_cel())
+        static RULES: Rules = Rules::new(|| UploadGrant::crd());
+        RULES.check(self)
     }
 }
 
@@ -545,6 +537,7 @@ impl Grant for DownloadGrant {
         self.status.as_ref()
     }
     fn check(&self) -> Result<(), Vec<String>> {
-        sentences(self.validate_cel())
+        static RULES: Rules = Rules::new(|| DownloadGrant::crd());
+        RULES.check(self)
     }
 }

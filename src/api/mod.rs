@@ -6,6 +6,7 @@ mod capability;
 mod condition;
 mod grant;
 mod reason;
+mod rules;
 mod store;
 
 pub use capability::{Capabilities, Capability};

@@ -5,7 +5,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Operation, StoreKind};
+use super::{Operation, StoreKind, rules::Rules};
 
 /// A store for the grants of its own namespace.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -311,7 +311,8 @@ impl Store for ObjectStore {
         self.status.as_ref()
     }
     fn check(&self) -> Result<(), Vec<String>> {
-        super::grant::sentences(self.validate_cel())
+        static RULES: Rules = Rules::new(|| ObjectStore::crd());
+        RULES.check(self)
     }
 }
 
@@ -327,7 +328,8 @@ impl Store for ClusterObjectStore {
         self.status.as_ref()
     }
     fn check(&self) -> Result<(), Vec<String>> {
-        super::grant::sentences(self.validate_cel())
+        static RULES: Rules = Rules::new(|| ClusterObjectStore::crd());
+        RULES.check(self)
     }
 }
 
