@@ -65,10 +65,11 @@ pub struct Terms {
     pub secret_template: Option<SecretTemplate>,
 
     /// How long the grant itself is kept after it has finished (key expired or upload completed), in seconds;
-    /// then it is deleted. `null` keeps it for good. Default: what the operator was started with (3600); but a
-    /// grant that Argo CD or Flux tracks is kept, since they would only make it again, with a new key.
+    /// then it is deleted. -1 keeps it for good; so does null, which kubectl apply drops on the way, however.
+    /// Default: what the operator was started with (3600); but a grant that Argo CD or Flux tracks is kept, since
+    /// they would only make it again, with a new key.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>", range(min = 0, max = 31_536_000))]
+    #[schemars(with = "Option<i64>", range(min = -1, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<Option<i64>>,
 }
 
@@ -91,6 +92,13 @@ pub struct StoreRef {
     /// Name of the store.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+}
+
+impl Terms {
+    /// Seconds for which the finished grant is kept, if the spec says: `Some(None)` keeps it for good.
+    pub fn retention(&self) -> Option<Option<i64>> {
+        self.ttl_seconds_after_finished.map(|ttl| ttl.filter(|seconds| *seconds >= 0))
+    }
 }
 
 impl std::fmt::Display for StoreRef {

@@ -21,7 +21,9 @@ pub use store::{
     ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus,
 };
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -102,10 +104,26 @@ impl Operation {
 
 /// Every custom resource definition, in the order in which `valet crds` prints them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![
-        UploadGrant::crd(),
-        DownloadGrant::crd(),
-        ObjectStore::crd(),
-        ClusterObjectStore::crd(),
-    ]
+    [UploadGrant::crd(), DownloadGrant::crd(), ObjectStore::crd(), ClusterObjectStore::crd()].map(tidy).into()
+}
+
+/// Makes a generated definition read well: texts flow (`kubectl explain` breaks lines itself).
+fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        let schema = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
+        schema.into_iter().for_each(tidy_schema);
+    }
+    crd
+}
+
+fn tidy_schema(schema: &mut JSONSchemaProps) {
+    if let Some(text) = &mut schema.description {
+        *text = text.replace("\nExample:", "\u{0}Example:").replace('\n', " ").replace('\u{0}', "\n");
+    }
+    schema.properties.iter_mut().flat_map(|p| p.values_mut()).for_each(tidy_schema);
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => tidy_schema(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(tidy_schema),
+        None => {}
+    }
 }

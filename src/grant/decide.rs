@@ -248,7 +248,7 @@ impl Judge<'_> {
             arrival: Arrival::Unchanged,
             finished: true,
         };
-        let ttl = match self.g.terms.ttl_seconds_after_finished {
+        let ttl = match self.g.terms.retention() {
             Some(own) => own,
             None if self.g.tracked_by.is_some() => None,
             None => self.f.settings.ttl_seconds_after_finished,

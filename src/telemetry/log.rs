@@ -1,3 +1,5 @@
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use tracing::{Level, Metadata};
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
@@ -21,7 +23,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     })?;
     let discreet = filter_fn(is_discreet);
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Human => registry.with(lines.with_filter(discreet)).init(),
         LogFormat::Json => registry.with(lines.json().with_filter(discreet)).init(),
