@@ -1,6 +1,9 @@
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,15 +38,51 @@ pub struct Stores {
     /// Whether an ObjectStore may sign with the operator's own identity.
     share_environment: bool,
     environment: OnceCell<SharedCredentialsProvider>,
-    known: Mutex<HashMap<StoreId, Slot<Known>>>,
-    labels: Mutex<HashMap<String, Slot<Arc<BTreeMap<String, String>>>>>,
+    known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
+    labels: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
 }
 
 /// Names a store; the namespace is empty for a ClusterObjectStore.
 pub type StoreId = (StoreKind, String, String);
 
-/// One thing that is read by one reader at a time and kept for [`FRESHNESS`].
-type Slot<T> = Arc<AsyncMutex<Option<(Instant, T)>>>;
+type Labels = Arc<BTreeMap<String, String>>;
+
+/// One thing that is read by one reader at a time and kept for [`FRESHNESS`], or until it changes.
+struct Slot<T> {
+    /// Counts the changes that were noticed: what was read before the last one is no longer good.
+    changes: AtomicU64,
+    content: AsyncMutex<Option<Content<T>>>,
+}
+
+struct Content<T> {
+    read: Instant,
+    changes: u64,
+    value: T,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self { changes: AtomicU64::new(0), content: AsyncMutex::new(None) }
+    }
+}
+
+impl<T: Clone> Slot<T> {
+    /// What is kept, if it is fresh; otherwise what `read` brings, which is handed what was kept.
+    async fn get<F>(&self, read: impl FnOnce(Option<T>) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut content = self.content.lock().await;
+        // Both are taken before the read: a change that happens during it makes its result stale.
+        let (began, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
+        if let Some(c) = content.as_ref().filter(|c| c.changes == changes && c.read.elapsed() < FRESHNESS) {
+            return Ok(c.value.clone());
+        }
+        let value = read(content.as_ref().map(|c| c.value.clone())).await?;
+        *content = Some(Content { read: began, changes, value: value.clone() });
+        Ok(value)
+    }
+}
 
 #[derive(Clone)]
 enum Known {
@@ -144,39 +183,29 @@ impl Stores {
 
     /// Forgets a store that has changed, so that the next reader reads it.
     pub fn changed(&self, id: &StoreId) {
-        // The slot stays, and with it the provider's session if the change did not concern it.
-        if let Some(slot) = lock(&self.known).get(id).cloned()
-            && let Ok(mut slot) = slot.try_lock()
-            && let Some((read, _)) = slot.as_mut()
-        {
-            *read = Instant::now().checked_sub(FRESHNESS).unwrap_or_else(Instant::now);
-        }
+        // What was read is kept to compare with: the provider and its session stay if the change did not concern them.
+        lock(&self.known).entry(id.clone()).or_default().changes.fetch_add(1, Ordering::AcqRel);
     }
 
     async fn known(&self, id: &StoreId) -> Result<Known, Error> {
         let slot = lock(&self.known).entry(id.clone()).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some((read, known)) = slot.as_ref().filter(|(read, _)| read.elapsed() < FRESHNESS) {
-            let _ = read;
-            return Ok(known.clone());
-        }
-        let previous = match slot.take() {
-            Some((_, Known::Usable(connection))) => Some(connection),
-            _ => None,
-        };
-        let read = Instant::now();
-        let known = match id.0 {
-            StoreKind::ClusterObjectStore => {
-                let api: Api<ClusterObjectStore> = Api::all(self.client.clone());
-                self.connect(api, id, &self.operator_namespace, previous).await?
+        slot.get(|kept| async move {
+            let previous = match kept {
+                Some(Known::Usable(connection)) => Some(connection),
+                _ => None,
+            };
+            match id.0 {
+                StoreKind::ClusterObjectStore => {
+                    let api: Api<ClusterObjectStore> = Api::all(self.client.clone());
+                    self.connect(api, id, &self.operator_namespace, previous).await
+                }
+                StoreKind::ObjectStore => {
+                    let api: Api<ObjectStore> = Api::namespaced(self.client.clone(), &id.1);
+                    self.connect(api, id, &id.1, previous).await
+                }
             }
-            StoreKind::ObjectStore => {
-                let api: Api<ObjectStore> = Api::namespaced(self.client.clone(), &id.1);
-                self.connect(api, id, &id.1, previous).await?
-            }
-        };
-        *slot = Some((read, known.clone()));
-        Ok(known)
+        })
+        .await
     }
 
     async fn connect<S: Store>(
@@ -216,6 +245,10 @@ impl Stores {
                             "Secret {name} with the store's credentials does not exist in namespace {secrets_namespace}; create it"
                         );
                         return unusable((Reason::CredentialsNotFound, self.for_tenants(id, &name, message)));
+                    }
+                    Err(Error::Refused(_)) => {
+                        let message = format!("the operator's account may not read Secret {name} with the store's credentials; allow it to get that Secret");
+                        return unusable((Reason::CredentialsInvalid, message));
                     }
                     Err(e) => return Err(e),
                 };
@@ -258,16 +291,12 @@ impl Stores {
 
     async fn namespace_labels(&self, namespace: &str) -> Result<Arc<BTreeMap<String, String>>, Error> {
         let slot = lock(&self.labels).entry(namespace.to_owned()).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some((_, labels)) = slot.as_ref().filter(|(read, _)| read.elapsed() < FRESHNESS) {
-            return Ok(labels.clone());
-        }
-        let read = Instant::now();
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        let found: PartialObjectMeta<Namespace> = call("reading a namespace", api.get_metadata(namespace)).await?;
-        let labels = Arc::new(found.metadata.labels.unwrap_or_default());
-        *slot = Some((read, labels.clone()));
-        Ok(labels)
+        slot.get(|_| async move {
+            let api: Api<Namespace> = Api::all(self.client.clone());
+            let found: PartialObjectMeta<Namespace> = call("reading a namespace", api.get_metadata(namespace)).await?;
+            Ok(Arc::new(found.metadata.labels.unwrap_or_default()))
+        })
+        .await
     }
 }
 
