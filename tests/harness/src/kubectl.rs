@@ -1,0 +1,119 @@
+//! kubectl, never with the current context by accident, and namespaces for tests.
+
+use std::{path::Path, process::Command, thread, time::Duration};
+
+use serde_json::Value;
+
+use crate::{Context, ControlPlane, Result, control_plane::CONTEXT, process};
+
+/// Longer than any `kubectl wait` in a test should be told to wait.
+const LONGEST: Duration = Duration::from_secs(120);
+
+impl ControlPlane {
+    /// Runs kubectl as the admin and returns what it prints.
+    ///
+    /// # Errors
+    /// If it fails or has not ended after 120 s; with what it said.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.kubectl_in("", args)
+    }
+
+    /// As [`ControlPlane::kubectl`], with `stdin` on standard input, as in `apply -f -`.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::kubectl`].
+    pub fn kubectl_in(&self, stdin: &str, args: &[&str]) -> Result<String> {
+        let mut command = self.kubectl_command(self.kubeconfig());
+        command.args(args);
+        Ok(process::run_ok(command, stdin.as_bytes(), LONGEST)?.text())
+    }
+
+    /// As [`ControlPlane::kubectl`] with `--output json`, parsed.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::kubectl`], and if what it prints is not JSON.
+    pub fn kubectl_json(&self, args: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[args, &["--output", "json"]].concat())?;
+        serde_json::from_str(&text).context(format_args!("kubectl {} did not print JSON", args.join(" ")))
+    }
+
+    /// `kubectl apply -f -` with this YAML or JSON.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::kubectl`]; a refusal by the apiserver is in the message.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        self.kubectl_in(manifest, &["apply", "--filename", "-"])
+    }
+
+    /// A kubectl command to be completed and run by the caller, for whoever the kubeconfig file is for. It has the
+    /// harness' context, a cache and a home of its own, and nothing of the person at the keyboard.
+    pub fn kubectl_command(&self, kubeconfig: &Path) -> Command {
+        let mut command = self.tools().command("kubectl");
+        command
+            .env("HOME", self.scratch().join("home"))
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .arg(format!("--context={CONTEXT}"))
+            .arg(format!(
+                "--cache-dir={}",
+                self.scratch().join("kubectl-cache").display()
+            ));
+        command
+    }
+
+    /// Waits until every CRD is established.
+    pub(crate) fn wait_for_crds(&self) -> Result<()> {
+        self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
+        Ok(())
+    }
+
+    /// Makes a namespace for one test, called `PREFIX-N`. It stays when the test is over, for the control plane
+    /// does not last either; if the test has failed, what is in it is printed.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn namespace(&self, prefix: &str) -> Result<Namespace<'_>> {
+        let name = format!("{prefix}-{}", self.next_namespace());
+        self.kubectl(&["create", "namespace", &name])?;
+        Ok(Namespace { plane: self, name })
+    }
+}
+
+/// A namespace for one test.
+pub struct Namespace<'a> {
+    plane: &'a ControlPlane,
+    name: String,
+}
+
+impl Namespace<'_> {
+    /// The namespace's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is in the namespace, for a person to read: Valet's objects in full, the names of Secrets (never what is
+    /// in them), and events.
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        for args in [
+            &["get", "valet", "--output", "yaml"][..],
+            &["get", "secrets"],
+            &["get", "events", "--sort-by=.lastTimestamp"],
+        ] {
+            let said = self
+                .plane
+                .kubectl(&[args, &["--namespace", &self.name]].concat())
+                .unwrap_or_else(|error| error.to_string());
+            text.push_str(&format!("--- kubectl {} -n {}\n{said}\n", args.join(" "), self.name));
+        }
+        text
+    }
+}
+
+impl Drop for Namespace<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.dump());
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Starts and stops a real Kubernetes control plane and a real S3 server, for Valet's tests and its demo.
+//!
+//! Everything is a plain process on a loopback port of this machine, made for one run and gone after it: no
+//! container engine, no cluster of yours, nothing left behind. The library is blocking and knows nothing of
+//! Valet's Rust types; it looks at Valet as a user does, from outside.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`tools`] | the programs, built once a machine by `hack/tools.sh` |
+//! | [`scratch`] | a folder of one's own that goes when its owner goes |
+//! | [`process`] | child processes that cannot outlive this one |
+//! | [`net`] | free loopback ports, and just enough HTTP |
+//! | [`control_plane`] | etcd, kube-apiserver, kube-controller-manager |
+//! | [`kubectl`] | kubectl, never with the current context by accident |
+//! | [`audit`] | who wrote what, from the apiserver's audit log |
+//! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
+//! | [`verify`] | an independent check of signed URLs, by botocore |
+//! | [`kstatus`] | what Helm, Argo CD and Flux would make of an object |
+//! | [`operator`] | Valet itself, as a subprocess |
+//! | [`wait`] | waiting for something, with an end |
+//!
+//! ```no_run
+//! use valet_harness::{ControlPlane, S3Server, Tools};
+//!
+//! # fn main() -> valet_harness::Result<()> {
+//! let tools = Tools::locate()?;
+//! let cluster = ControlPlane::start(&tools)?;
+//! let store = S3Server::start(&tools)?;
+//! store.create_bucket("media")?;
+//! println!("{}", cluster.kubectl(&["get", "namespaces"])?);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod audit;
+pub mod control_plane;
+mod error;
+mod helper;
+pub mod kstatus;
+pub mod kubectl;
+pub mod net;
+pub mod operator;
+pub mod process;
+pub mod s3;
+pub mod scratch;
+pub mod tools;
+pub mod verify;
+pub mod wait;
+
+pub use audit::{AuditEvent, AuditMark};
+pub use control_plane::{ControlPlane, ControlPlaneOptions};
+pub use error::{Context, Error, Result};
+pub use kstatus::kstatus;
+pub use operator::{Operator, OperatorOptions};
+pub use process::Process;
+pub use s3::{S3Options, S3Server};
+pub use scratch::Scratch;
+pub use tools::Tools;
+pub use verify::{UrlCheck, Verdict, verify_url, verify_urls};
+pub use wait::{eventually, poll};

@@ -1,0 +1,107 @@
+//! Free loopback ports, and just enough HTTP to ask a server on this machine how it is.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::Mutex,
+    time::Duration,
+};
+
+use crate::{Context, Error, Result};
+
+/// Ports that this process has given out.
+static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// A loopback port that nobody listens on, and that this process has not given out before.
+///
+/// It lies outside the range from which the kernel takes ports for outgoing connections. Within it, a client that
+/// keeps trying to reach a stopped server is sooner or later given that very port and connects to itself, and the
+/// server cannot come back.
+///
+/// Another process can still take the port before its new owner listens: whoever starts a server tries again.
+///
+/// # Errors
+/// If there is none left.
+pub fn free_port() -> Result<u16> {
+    let mut taken = TAKEN.lock().unwrap_or_else(|poison| poison.into_inner());
+    let outgoing = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first_outgoing: u16 = outgoing
+        .split_whitespace()
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(32768);
+    let range = if first_outgoing > 21_000 {
+        20_000..first_outgoing
+    } else {
+        // Somebody has widened the kernel's range; then there is no better place than any other.
+        20_000..60_000
+    };
+    let width = u32::from(range.end - range.start);
+    // Runs at the same time start looking in different places.
+    let start = random_u32()? % width;
+    for offset in 0..width {
+        let port = range.start + u16::try_from((start + offset) % width).expect("below the width of a range of u16");
+        if !taken.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            taken.insert(port);
+            return Ok(port);
+        }
+    }
+    Err(Error::new("no free port on 127.0.0.1"))
+}
+
+fn random_u32() -> Result<u32> {
+    let mut bytes = [0; 4];
+    random(&mut bytes)?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
+fn random(bytes: &mut [u8]) -> Result<()> {
+    fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(bytes))
+        .context("cannot read /dev/urandom")
+}
+
+/// `bytes` random bytes in hexadecimal, for passwords that live as long as a test.
+///
+/// # Errors
+/// If the system has no random numbers.
+pub fn random_hex(bytes: usize) -> Result<String> {
+    let mut buffer = vec![0; bytes];
+    random(&mut buffer)?;
+    Ok(buffer.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Whether somebody accepts connections on a loopback port.
+pub fn listens(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+}
+
+/// `GET http://127.0.0.1:PORT/PATH`: the status code and the body. Gives up after 10 s without a byte.
+///
+/// # Errors
+/// If nobody answers, or not in HTTP.
+pub fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
+    let what = format!("GET http://127.0.0.1:{port}{path}");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).context(&what)?;
+    let silence = Some(Duration::from_secs(10));
+    stream.set_read_timeout(silence).context(&what)?;
+    stream.set_write_timeout(silence).context(&what)?;
+    // HTTP/1.0 has no chunked bodies: the answer ends when the connection does.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").context(&what)?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).context(&what)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .context(format_args!("{what}: no HTTP answer"))?;
+    let status = head
+        .split_whitespace()
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .context(format_args!("{what}: no HTTP status in {head:?}"))?;
+    Ok((status, body.to_owned()))
+}

@@ -1,0 +1,459 @@
+//! Child processes that cannot outlive this one.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, Once, OnceLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{Context, Error, Result, poll, scratch};
+
+/// How many lines of a log an error shows.
+const TAIL: usize = 15;
+
+/// A long-running child whose output goes to a log file. Killed when dropped; killed by the kernel when this
+/// process ends in any other way, destructors or not.
+pub struct Process {
+    name: String,
+    log: PathBuf,
+    pid: u32,
+    child: Mutex<Child>,
+}
+
+impl Process {
+    /// Starts `command` with nothing on standard input, and both outputs appended to `log`.
+    ///
+    /// # Errors
+    /// If the program cannot be started or the log not be opened.
+    pub fn start(name: &str, mut command: Command, log: impl Into<PathBuf>) -> Result<Self> {
+        let log = log.into();
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .context(format_args!("cannot open {}", log.display()))?;
+        let both = file
+            .try_clone()
+            .context(format_args!("cannot open {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(file).stderr(both);
+        let child = spawn(command).context(format_args!("cannot start {name}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            log,
+            pid: child.id(),
+            child: Mutex::new(child),
+        })
+    }
+
+    /// What the process is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The process' id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The file with everything that the process has said.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Everything that the process has said, as far as it is UTF-8.
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// The log's place and last lines, for a message.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+
+    /// Sends a signal, such as `libc::SIGSTOP`; to a process that has ended, none.
+    pub fn signal(&self, signal: i32) {
+        let mut child = self.child();
+        // While the child is not reaped its number cannot belong to anybody else.
+        if reap(&mut child).is_none() {
+            // SAFETY: kill takes two integers and touches no memory of ours.
+            unsafe { libc::kill(self.pid.cast_signed(), signal) };
+        }
+    }
+
+    /// Freezes the process (SIGSTOP): connections to it stay open, and nobody answers. Returns when it is frozen.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+        // Until then it may still answer, and a SIGTERM that is sent after this signal can be handled before it.
+        let stat = format!("/proc/{}/stat", self.pid);
+        poll(Duration::from_secs(5), || {
+            let frozen = fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") T "));
+            frozen.then_some(())
+        });
+    }
+
+    /// Lets a paused process go on (SIGCONT).
+    pub fn resume(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// Whether the process has not ended yet.
+    pub fn is_running(&self) -> bool {
+        self.exit_status().is_none()
+    }
+
+    /// How the process ended, if it has.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        reap(&mut self.child())
+    }
+
+    /// Waits for the process to end; `None` if it is still running after `timeout`.
+    pub fn wait(&self, timeout: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + timeout;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(status) = self.exit_status() {
+                return Some(status);
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends the process at once (SIGKILL) and waits until it is gone.
+    pub fn kill(&self) {
+        end(&mut self.child());
+    }
+
+    /// Asks the process to end (SIGTERM) and returns how it did.
+    ///
+    /// # Errors
+    /// If it is still running after `grace`; then it is killed, and the error shows its last lines.
+    pub fn terminate(&self, grace: Duration) -> Result<ExitStatus> {
+        self.signal(libc::SIGTERM);
+        self.wait(grace).ok_or_else(|| {
+            self.kill();
+            Error::new(format!(
+                "{} did not end within {} s of SIGTERM and was killed; {}",
+                self.name,
+                grace.as_secs_f64(),
+                self.log_tail()
+            ))
+        })
+    }
+
+    /// Looks every 20 ms until `ready` says yes.
+    ///
+    /// # Errors
+    /// When the process ends first, or `timeout` is over; with the log's last lines.
+    pub fn wait_until(&self, timeout: Duration, what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
+        let end = Instant::now() + timeout;
+        loop {
+            if ready() {
+                return Ok(());
+            }
+            if let Some(status) = self.exit_status() {
+                return Err(Error::new(format!(
+                    "{} ended ({status}) before {what}; {}",
+                    self.name,
+                    self.log_tail()
+                )));
+            }
+            if Instant::now() >= end {
+                return Err(Error::new(format!(
+                    "{}: waited {} s in vain until {what}; {}",
+                    self.name,
+                    timeout.as_secs_f64(),
+                    self.log_tail()
+                )));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+}
+
+/// Kills a child and waits until it is gone.
+pub(crate) fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+    forget(child.id());
+}
+
+fn reap(child: &mut Child) -> Option<ExitStatus> {
+    let status = child.try_wait().ok().flatten();
+    if status.is_some() {
+        forget(child.id());
+    }
+    status
+}
+
+impl Drop for Process {
+    /// Without asking first: nothing that a server of ours could save at its end is of any use to anybody.
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The last lines of a file and its name, for a message.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(TAIL)..].join("\n    ");
+    format!("the last lines of {}:\n    {last}", log.display())
+}
+
+/// What a short command printed.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error, as far as it is UTF-8.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Standard output, as far as it is UTF-8.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// Runs a short command to its end and collects what it prints. A command that fails is not an error here: its
+/// status says so.
+///
+/// # Errors
+/// If the program cannot be started, or has not ended after `timeout` (then it is killed).
+pub fn run(mut command: Command, stdin: &[u8], timeout: Duration) -> Result<Output> {
+    let line = describe(&command);
+    command
+        .stdin(if stdin.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = spawn(command).context(format_args!("cannot run {line}"))?;
+    let (mut input, mut out, mut err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let process = Process {
+        name: line.clone(),
+        log: PathBuf::new(),
+        pid: child.id(),
+        child: Mutex::new(child),
+    };
+    let (status, stdout, stderr) = thread::scope(|scope| {
+        // A pipe holds 64 KiB: whoever writes first and reads later can wait for ever.
+        if let Some(input) = input.take() {
+            scope.spawn(move || {
+                let mut input = input;
+                // A program may end without having read all of it.
+                let _ = input.write_all(stdin);
+            });
+        }
+        let read = |pipe: &mut dyn Read| {
+            let mut bytes = Vec::new();
+            let _ = pipe.read_to_end(&mut bytes);
+            bytes
+        };
+        let stdout = scope.spawn(move || out.as_mut().map(|pipe| read(pipe)).unwrap_or_default());
+        let stderr = scope.spawn(move || err.as_mut().map(|pipe| read(pipe)).unwrap_or_default());
+        let status = process.wait(timeout);
+        if status.is_none() {
+            process.kill();
+        }
+        (
+            status,
+            stdout.join().unwrap_or_default(),
+            stderr.join().unwrap_or_default(),
+        )
+    });
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    match status {
+        Some(status) => Ok(Output { status, stdout, stderr }),
+        None => Err(Error::new(format!(
+            "{line} did not end within {} s and was killed; it said: {}",
+            timeout.as_secs_f64(),
+            stderr.trim()
+        ))),
+    }
+}
+
+/// As [`run`], where failing is an error.
+///
+/// # Errors
+/// As [`run`], and if the command's status is not zero; with what it said.
+pub fn run_ok(command: Command, stdin: &[u8], timeout: Duration) -> Result<Output> {
+    let line = describe(&command);
+    let output = run(command, stdin, timeout)?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let said = if output.stderr.trim().is_empty() {
+        output.text()
+    } else {
+        output.stderr.clone()
+    };
+    Err(Error::new(format!(
+        "{line} failed ({}): {}",
+        output.status,
+        said.trim()
+    )))
+}
+
+/// The program's name and its arguments, for messages. Arguments may be long, and messages should not be.
+fn describe(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let mut line = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        line.push(' ');
+        line.extend(argument.to_string_lossy().chars().take(200));
+    }
+    line
+}
+
+/// Takes out of a command's environment what would lead it astray: proxies (everything here is on loopback),
+/// clusters and credentials of the person at the keyboard, and Valet's own settings.
+pub fn clean(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let upper = name.to_ascii_uppercase();
+        if upper.ends_with("_PROXY")
+            || upper.starts_with("AWS_")
+            || upper.starts_with("VALET_")
+            || ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"].contains(&upper.as_str())
+        {
+            command.env_remove(&*name);
+        }
+    }
+    command
+}
+
+type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
+
+/// Starts a child from the one thread that starts them all, in a process group of its own.
+///
+/// PR_SET_PDEATHSIG means 'when the thread that forked me ends', and tests' threads end early; this one ends with
+/// the process. The group keeps a Ctrl-C in the terminal for this process, which then ends the children in order.
+pub(crate) fn spawn(command: Command) -> std::io::Result<Child> {
+    static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    at_exit();
+    let orders = SPAWNER.get_or_init(|| {
+        let (send, receive) = mpsc::channel::<Order>();
+        thread::Builder::new()
+            .name("spawner".into())
+            .spawn(move || {
+                for (mut command, reply) in receive {
+                    let child = command.spawn();
+                    if let Ok(child) = &child {
+                        remember(child.id());
+                    }
+                    let _ = reply.send(child);
+                }
+            })
+            .expect("a thread can be started");
+        send
+    });
+    let command = tie_to_this_process(command);
+    let (send, receive) = mpsc::channel();
+    orders.send((command, send)).expect("the spawner runs for ever");
+    receive.recv().expect("the spawner answers")
+}
+
+fn tie_to_this_process(mut command: Command) -> Command {
+    #[cfg(target_os = "linux")]
+    let parent = std::process::id().cast_signed();
+    command.process_group(0);
+    // SAFETY: between fork and exec only functions that are safe after a fork are called: prctl, getppid,
+    // sigemptyset and pthread_sigmask, none of which allocates or locks.
+    unsafe {
+        command.pre_exec(move || {
+            #[cfg(target_os = "linux")]
+            {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                // The parent may have died before the line above.
+                if libc::getppid() != parent {
+                    return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+                }
+            }
+            // exit_on_interrupt blocks signals, and a blocked signal stays blocked in a child.
+            let mut none = std::mem::MaybeUninit::uninit();
+            libc::sigemptyset(none.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+            Ok(())
+        });
+    }
+    command
+}
+
+/// Children that may still be running.
+static LIVE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+fn remember(pid: u32) {
+    LIVE.lock().unwrap_or_else(|poison| poison.into_inner()).push(pid);
+}
+
+fn forget(pid: u32) {
+    LIVE.lock()
+        .unwrap_or_else(|poison| poison.into_inner())
+        .retain(|&other| other != pid);
+}
+
+/// Makes sure, once, that an orderly exit of this process kills the children and deletes the scratch folders.
+pub(crate) fn at_exit() {
+    static ONCE: Once = Once::new();
+    extern "C" fn tidy_up() {
+        if let Ok(mut live) = LIVE.try_lock() {
+            for &pid in live.iter() {
+                // SAFETY: kill and waitpid touch no memory of ours but the null pointer that waitpid may get. The
+                // child is ours and not reaped, so the number is still its own.
+                unsafe {
+                    libc::kill(pid.cast_signed(), libc::SIGKILL);
+                    libc::waitpid(pid.cast_signed(), std::ptr::null_mut(), 0);
+                }
+            }
+            live.clear();
+        }
+        scratch::remove_all_at_exit();
+    }
+    // SAFETY: the function unwinds nowhere and stays where it is for as long as the process lives.
+    ONCE.call_once(|| unsafe {
+        libc::atexit(tidy_up);
+    });
+}
+
+/// From now on Ctrl-C (SIGINT) and SIGTERM end this process in order, with `status` 130 or 143: children are
+/// killed and scratch folders deleted. For programs; call it first thing in `main`, since only threads that start
+/// later inherit what it sets.
+pub fn exit_on_interrupt() {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set that the other calls read; all of them only touch that set.
+    let set = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        let mut set = set.assume_init();
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        set
+    };
+    thread::spawn(move || {
+        let mut signal = 0;
+        // SAFETY: both pointers are to live variables of this thread.
+        unsafe { libc::sigwait(&raw const set, &raw mut signal) };
+        std::process::exit(128 + signal);
+    });
+}
