@@ -1,4 +1,4 @@
-//! The conversation with `python/helper.py`, which stays up: Python with botocore takes 0.2 s to start.
+//! The conversation with `python/helper.py`, which stays up: Python with botocore takes 0.3 s to start.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -61,6 +61,23 @@ impl ControlPlane {
         command
     }
 
+    /// What is in a namespace, for a person to read: Valet's objects in full, the names of Secrets (never what is in
+    /// them), and events.
+    pub fn dump(&self, namespace: &str) -> String {
+        let mut text = String::new();
+        for args in [
+            &["get", "valet", "--output", "yaml"][..],
+            &["get", "secrets"],
+            &["get", "events", "--sort-by=.lastTimestamp"],
+        ] {
+            let said = self
+                .kubectl(&[args, &["--namespace", namespace]].concat())
+                .unwrap_or_else(|error| error.to_string());
+            text.push_str(&format!("--- kubectl {} -n {namespace}\n{said}\n", args.join(" ")));
+        }
+        text
+    }
+
     /// Waits until every CRD is established.
     pub(crate) fn wait_for_crds(&self) -> Result<()> {
         self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
@@ -91,22 +108,9 @@ impl Namespace<'_> {
         &self.name
     }
 
-    /// What is in the namespace, for a person to read: Valet's objects in full, the names of Secrets (never what is
-    /// in them), and events.
+    /// See [`ControlPlane::dump`].
     pub fn dump(&self) -> String {
-        let mut text = String::new();
-        for args in [
-            &["get", "valet", "--output", "yaml"][..],
-            &["get", "secrets"],
-            &["get", "events", "--sort-by=.lastTimestamp"],
-        ] {
-            let said = self
-                .plane
-                .kubectl(&[args, &["--namespace", &self.name]].concat())
-                .unwrap_or_else(|error| error.to_string());
-            text.push_str(&format!("--- kubectl {} -n {}\n{said}\n", args.join(" "), self.name));
-        }
-        text
+        self.plane.dump(&self.name)
     }
 }
 

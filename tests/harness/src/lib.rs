@@ -15,7 +15,7 @@
 //! | [`audit`] | who wrote what, from the apiserver's audit log |
 //! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
 //! | [`verify`] | an independent check of signed URLs, by botocore |
-//! | [`kstatus`] | what Helm, Argo CD and Flux would make of an object |
+//! | [`mod@kstatus`] | what Helm, Argo CD and Flux would make of an object |
 //! | [`operator`] | Valet itself, as a subprocess |
 //! | [`wait`] | waiting for something, with an end |
 //!

@@ -90,6 +90,11 @@ impl Operator {
         })
     }
 
+    /// The loopback port of its HTTP server.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `GET` on the operator's own HTTP port, as in `/livez`: status code and body.
     ///
     /// # Errors

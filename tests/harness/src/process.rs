@@ -6,7 +6,11 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Mutex, MutexGuard, Once, OnceLock, mpsc},
+    sync::{
+        Mutex, MutexGuard, Once, OnceLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -436,9 +440,12 @@ pub(crate) fn at_exit() {
     });
 }
 
-/// From now on Ctrl-C (SIGINT) and SIGTERM end this process in order, with `status` 130 or 143: children are
-/// killed and scratch folders deleted. For programs; call it first thing in `main`, since only threads that start
-/// later inherit what it sets.
+/// Whether Ctrl-C is how a program is meant to end.
+static INTERRUPT_IS_THE_END: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C (SIGINT) and SIGTERM end this process in order, with status 130 or 143: children are killed
+/// and scratch folders deleted. For programs; call it first thing in `main`, since only threads that start later
+/// inherit what it sets.
 pub fn exit_on_interrupt() {
     let mut set = std::mem::MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set that the other calls read; all of them only touch that set.
@@ -454,6 +461,12 @@ pub fn exit_on_interrupt() {
         let mut signal = 0;
         // SAFETY: both pointers are to live variables of this thread.
         unsafe { libc::sigwait(&raw const set, &raw mut signal) };
-        std::process::exit(128 + signal);
+        let expected = INTERRUPT_IS_THE_END.load(Ordering::Relaxed);
+        std::process::exit(if expected { 0 } else { 128 + signal });
     });
+}
+
+/// From now on an interrupt is no failure: the status is 0. See [`exit_on_interrupt`].
+pub fn interrupt_is_the_end() {
+    INTERRUPT_IS_THE_END.store(true, Ordering::Relaxed);
 }

@@ -85,7 +85,7 @@ pub struct ObjectVersion {
 }
 
 impl S3Server {
-    /// Starts a server and waits until it answers (about 0.3 s).
+    /// Starts a server and waits until it answers (about 0.2 s).
     ///
     /// # Errors
     /// If it ends or does not answer in time, with its last words.

@@ -11,8 +11,8 @@ use std::{
 
 use serde_json::{Value, json};
 use valet_harness::{
-    ControlPlane, ControlPlaneOptions, Process, S3Server, Scratch, Tools, UrlCheck, eventually, kstatus, poll,
-    process, verify, verify_url, verify_urls,
+    ControlPlane, ControlPlaneOptions, Process, S3Server, Scratch, Tools, UrlCheck, eventually, kstatus, process,
+    verify, verify_url, verify_urls,
 };
 
 static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::locate().unwrap());
