@@ -483,6 +483,11 @@ impl Judge<'_> {
         if let Some(step) = self.withdraw() {
             return step;
         }
+        // Deleting the Secret takes the key away from those who have not read it. The store knows nothing of it.
+        let message = match self.key() {
+            Some(key) => format!("{message}; its key was withdrawn, but a copy of it works until {}", key.expires_at),
+            None => message,
+        };
         self.situation(reason, message, false)
     }
 

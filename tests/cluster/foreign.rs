@@ -1,0 +1,121 @@
+//! Secrets of the wanted name that are not the grant's: not one write to any of them.
+
+use serde_json::{Value, json};
+use valet_harness::eventually;
+
+use crate::world::{SOON, Tenant, condition};
+
+#[test]
+fn foreign_secrets_are_never_touched() {
+    let t = Tenant::new("foreign");
+    let labels = json!({"app.kubernetes.io/managed-by": "valet"});
+    let owner = |kind: &str, name: &str, uid: &str| json!([{"apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
+    // An owner that exists, so that the garbage collector leaves its dependents alone.
+    t.apply(&[t.grant("DownloadGrant", "alive", json!({"key": "not/allowed"}))]);
+    let alive = t.get("dg/alive").unwrap()["metadata"]["uid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let secret = |name: &str, more: Value| {
+        let mut secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": t.name()},
+            "type": "Opaque", "stringData": {"url": "theirs"},
+        });
+        crate::world::merge(&mut secret, more);
+        secret
+    };
+    let secrets = [
+        secret("bare", json!({})),
+        secret("typed", json!({"type": "valetkey.dev/grant"})),
+        secret(
+            "labelled",
+            json!({"type": "valetkey.dev/grant", "metadata": {"labels": labels}}),
+        ),
+        secret(
+            "untyped",
+            json!({"metadata": {"labels": labels, "ownerReferences": owner("DownloadGrant", "alive", &alive)}}),
+        ),
+        secret(
+            "other",
+            json!({
+                "type": "valetkey.dev/grant",
+                "metadata": {"labels": labels, "ownerReferences": owner("DownloadGrant", "alive", &alive)},
+            }),
+        ),
+        secret("fixed", json!({"immutable": true})),
+    ];
+    t.apply(&secrets);
+    let before: Vec<_> = ["bare", "typed", "labelled", "untyped", "other", "fixed"]
+        .iter()
+        .map(|name| {
+            t.get(&format!("secret/{name}"))
+                .unwrap_or_else(|| panic!("{name} is there"))
+        })
+        .collect();
+    let mark = t.world.plane.audit_mark().unwrap();
+    let _operator = t.operator();
+    let names: Vec<_> = before.iter().map(|s| s["metadata"]["name"].as_str().unwrap()).collect();
+    let grants: Vec<_> = names
+        .iter()
+        .map(|name| t.grant("UploadGrant", name, json!({})))
+        .collect();
+    t.apply(&grants);
+    for name in &names {
+        let grant = t.reason(&format!("ug/{name}"), "SecretConflict");
+        assert_eq!(t.kstatus(&grant), "Failed", "{name}");
+        let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
+        assert!(
+            message.contains(&format!("Secret {name} exists and is not this grant's")),
+            "{message}"
+        );
+        assert!(message.contains("spec.secretName"), "the remedy: {message}");
+    }
+    // The grants go, and still nothing happens to what is not theirs.
+    t.kubectl(&["delete", "ug", "--all"]);
+    for (name, before) in names.iter().zip(&before) {
+        assert_eq!(
+            t.get(&format!("secret/{name}")).as_ref(),
+            Some(before),
+            "{name} was changed"
+        );
+    }
+    let events = t.world.plane.audit_since(mark).unwrap();
+    let writes: Vec<_> = events
+        .iter()
+        .filter(|e| e.is_write() && e.resource() == "secrets" && e.namespace() == t.name() && e.code() < 300)
+        .map(|e| format!("{} {} by {}", e.verb(), e.name(), e.user()))
+        .collect();
+    assert!(writes.is_empty(), "{writes:?}");
+}
+
+/// When the conflict is gone, the grant gets its key without anybody touching it.
+#[test]
+fn a_conflict_that_is_removed() {
+    let t = Tenant::new("removed");
+    let _operator = t.operator_with(&["--sweep-seconds=3"]);
+    t.apply(&[json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "g", "namespace": t.name()}})]);
+    t.apply(&[t.grant("UploadGrant", "g", json!({}))]);
+    t.reason("ug/g", "SecretConflict");
+    t.kubectl(&["delete", "secret/g"]);
+    t.reason("ug/g", "Issued");
+}
+
+/// Two grants that want one Secret: one gets it, the other says why not, and neither's key is lost.
+#[test]
+fn two_grants_one_name() {
+    let t = Tenant::new("twogrants");
+    let _operator = t.operator();
+    t.apply(&[
+        t.grant("UploadGrant", "one", json!({"secretName": "shared"})),
+        t.grant("DownloadGrant", "two", json!({"secretName": "shared"})),
+    ]);
+    let ready = |what: &str| {
+        t.get(what)
+            .and_then(|g| condition(&g, "Ready").map(|c| c["reason"].as_str().unwrap().to_owned()))
+    };
+    let mut reasons = eventually(SOON, "both to be judged", || {
+        Some(vec![ready("ug/one")?, ready("dg/two")?])
+    });
+    reasons.sort();
+    assert_eq!(reasons, ["Issued", "SecretConflict"]);
+}

@@ -1,0 +1,428 @@
+//! The table of states: each row reached on the real apiserver, with kstatus' own verdict.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::json;
+use valet_harness::eventually;
+
+use crate::world::{SOON, Tenant, condition, says};
+
+/// A grant that nobody has looked at is in progress; so is one whose store is not there yet.
+#[test]
+fn waiting() {
+    let t = Tenant::new("waiting");
+    t.apply(&[t.grant("UploadGrant", "early", json!({}))]);
+    // No operator has been here: kstatus takes an object without conditions for done, which no design of ours can
+    // change; from the first visit on it knows better.
+    let _operator = t.operator();
+    t.reason("ug/early", "Issued");
+
+    t.apply(&[t.grant("DownloadGrant", "lost", json!({"storeRef": {"name": "nowhere"}}))]);
+    let lost = t.reason("dg/lost", "StoreNotFound");
+    assert_eq!(t.kstatus(&lost), "InProgress");
+    assert_eq!(says(&lost, "Reconciling"), "True StoreNotFound");
+    assert_eq!(says(&lost, "Active"), "False StoreNotFound");
+    assert!(condition(&lost, "Stalled").is_none());
+    let message = condition(&lost, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(
+        message.contains("ClusterObjectStore nowhere does not exist"),
+        "{message}"
+    );
+    assert!(t.get("secret/lost").is_none());
+
+    // It is applied later, as GitOps tools do, and the grant goes on by itself.
+    let mut store = t.store();
+    store["metadata"]["name"] = json!(format!("{}-late", t.name()));
+    t.apply(&[t.grant(
+        "DownloadGrant",
+        "later",
+        json!({"storeRef": {"name": format!("{}-late", t.name())}}),
+    )]);
+    t.reason("dg/later", "StoreNotFound");
+    t.apply(&[store]);
+    t.reason_within("dg/later", "Issued", Duration::from_secs(5));
+}
+
+/// The whole of an upload: issue, use, second use refused, completion, withdrawal.
+#[test]
+fn upload() {
+    let t = Tenant::new("upload");
+    let _operator = t.operator();
+    let body = b"the bytes of the object";
+    let constraints = json!({
+        "contentType": "text/plain; charset=utf-8", "contentLength": body.len(),
+        "checksumSHA256": sha256(&t, b"something else"),
+    });
+    // The SHA-256 of something else: every byte must match.
+    t.apply(&[t.grant("UploadGrant", "wrong", json!({"constraints": constraints}))]);
+    let good = sha256(&t, body);
+    let constraints = json!({
+        "contentType": "text/plain; charset=utf-8", "contentLength": body.len(), "checksumSHA256": good,
+    });
+    t.apply(&[t.grant(
+        "UploadGrant",
+        "doc",
+        json!({"constraints": constraints, "expirationSeconds": 60}),
+    )]);
+
+    let grant = t.reason("ug/doc", "Issued");
+    assert_eq!(t.kstatus(&grant), "Current");
+    assert_eq!(says(&grant, "Ready"), "True Issued");
+    assert_eq!(says(&grant, "Active"), "True Issued");
+    assert_eq!(says(&grant, "Completed"), "False Pending");
+    assert_eq!(grant["status"]["binding"]["name"], "doc");
+    assert_eq!(grant["status"]["observedGeneration"], 1);
+
+    let key = t.mount("doc");
+    let names: Vec<_> = key.files.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        ["curl.cfg", "expiry", "headers", "method", "provider", "type", "url"]
+    );
+    let secret = t.get("secret/doc").unwrap();
+    assert_eq!(secret["type"], "valetkey.dev/grant");
+    let note = |name: &str| {
+        secret["metadata"]["annotations"][format!("valetkey.dev/{name}")]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(note("grant-uid"), grant["metadata"]["uid"]);
+    assert_eq!(note("grant-generation"), "1");
+    assert_eq!(note("store"), format!("ClusterObjectStore/{}", t.name()));
+    assert_eq!(note("expires-at"), grant["status"]["expirationTime"]);
+    assert_eq!(note("expires-at"), key.files["expiry"]);
+    let life = note("expires-at").parse::<Timestamp>().unwrap().as_second()
+        - note("issued-at").parse::<Timestamp>().unwrap().as_second();
+    assert_eq!(life, 60);
+
+    // What the grant does not say, the store refuses.
+    let (file, shorter) = (t.file("doc", body), t.file("shorter", b"the bytes"));
+    let mut other = body.to_vec();
+    other[0] ^= 1;
+    let other = t.file("other", &other);
+    assert_eq!(key.upload(&shorter).0, 403, "another length");
+    assert_eq!(key.upload(&other).0, 400, "another checksum");
+    assert_eq!(
+        key.curl(&[
+            "--upload-file",
+            file.to_str().unwrap(),
+            "--header",
+            "content-type: text/html"
+        ])
+        .0,
+        403,
+        "another type"
+    );
+    assert_eq!(key.curl(&["--request", "DELETE"]).0, 403, "another method");
+    assert_eq!(t.mount("wrong").upload(&file).0, 400, "the checksum of something else");
+    assert_eq!(t.stored(&t.key("doc")), None);
+
+    assert_eq!(key.upload(&file), (200, String::new()));
+    assert_eq!(key.upload(&file).0, 412, "write-once");
+    assert_eq!(t.stored(&t.key("doc")).as_deref(), Some(&body[..]));
+
+    let done = t.reason_within("ug/doc", "Completed", Duration::from_secs(70));
+    assert_eq!(t.kstatus(&done), "Current");
+    assert_eq!(says(&done, "Active"), "False Completed");
+    assert_eq!(says(&done, "Completed"), "True Completed");
+    let object = &done["status"]["object"];
+    assert_eq!(object["size"], body.len());
+    assert_eq!(object["checksumSHA256"], good);
+    assert!(object["eTag"].as_str().is_some_and(|e| !e.is_empty()), "{object}");
+    assert!(
+        object["lastModifiedTime"]
+            .as_str()
+            .unwrap()
+            .parse::<Timestamp>()
+            .is_ok()
+    );
+    assert_eq!(done["status"]["binding"], json!(null));
+    eventually(SOON, "the Secret to be withdrawn", || {
+        t.get("secret/doc").is_none().then_some(())
+    });
+    t.kubectl(&["wait", "--for=condition=Completed", "ug/doc", "--timeout=1s"]);
+}
+
+/// A download, its end to the second, and its collection.
+#[test]
+fn download() {
+    let t = Tenant::new("download");
+    t.world
+        .s3
+        .put(t.name(), &t.key("report"), b"a report")
+        .unwrap()
+        .ok()
+        .unwrap();
+    let _operator = t.operator();
+    let response = json!({"contentDisposition": "attachment; filename=\"report.csv\"", "contentType": "text/csv"});
+    t.apply(&[t.grant(
+        "DownloadGrant",
+        "report",
+        json!({
+            "expirationSeconds": 8, "ttlSecondsAfterFinished": 6, "response": response,
+        }),
+    )]);
+    let grant = t.reason("dg/report", "Issued");
+    assert_eq!(t.kstatus(&grant), "Current");
+    assert!(condition(&grant, "Completed").is_none(), "a download completes nothing");
+    let key = t.mount("report");
+    let (code, answer) = key.curl(&["--include"]);
+    assert_eq!(code, 200);
+    assert!(answer.ends_with("a report"), "{answer}");
+    let headers = answer.to_ascii_lowercase();
+    assert!(
+        headers.contains("content-disposition: attachment; filename=\"report.csv\""),
+        "{answer}"
+    );
+    assert!(headers.contains("content-type: text/csv"), "{answer}");
+
+    let expires: Timestamp = key.files["expiry"].parse().unwrap();
+    let gone = eventually(SOON, "the Secret to go", || {
+        t.get("secret/report").is_none().then(Timestamp::now)
+    });
+    let late = gone.duration_since(expires).as_millis();
+    // kubectl alone takes some of it; the promise is the second.
+    assert!(
+        (0..2000).contains(&late),
+        "the Secret went {late} ms after the key's end"
+    );
+    let grant = t.reason("dg/report", "Expired");
+    assert_eq!(t.kstatus(&grant), "Current");
+    assert_eq!(says(&grant, "Ready"), "True Expired");
+    assert_eq!(says(&grant, "Active"), "False Expired");
+    let (code, answer) = key.curl(&[]);
+    assert_eq!(code, 403, "{answer}");
+    assert!(answer.contains("expired"), "{answer}");
+    let finished: Timestamp = grant["status"]["finishedTime"].as_str().unwrap().parse().unwrap();
+    eventually(SOON, "the grant to be collected", || {
+        t.get("dg/report").is_none().then_some(())
+    });
+    assert!(
+        Timestamp::now().duration_since(finished).as_secs() >= 5,
+        "collected before its time"
+    );
+}
+
+/// An upload that nobody made.
+#[test]
+fn unused() {
+    let t = Tenant::new("unused");
+    let operator = t.operator();
+    t.apply(&[t.grant(
+        "UploadGrant",
+        "never",
+        json!({"expirationSeconds": 3, "ttlSecondsAfterFinished": -1}),
+    )]);
+    let grant = t.reason("ug/never", "ExpiredUnused");
+    assert_eq!(t.kstatus(&grant), "Failed");
+    assert_eq!(says(&grant, "Ready"), "False ExpiredUnused");
+    assert_eq!(says(&grant, "Stalled"), "True ExpiredUnused");
+    assert_eq!(says(&grant, "Completed"), "False ExpiredUnused");
+    assert!(t.get("secret/never").is_none());
+    let event = eventually(SOON, "an event", || {
+        t.kubectl(&["get", "events"])
+            .lines()
+            .find(|l| l.contains("ExpiredUnused"))
+            .map(str::to_owned)
+    });
+    assert!(
+        event.contains("Warning") && event.contains("uploadgrant/never"),
+        "{event}"
+    );
+    let metrics = operator.metrics().unwrap();
+    assert!(
+        metrics.contains(r#"valet_grants_finished_total{kind="UploadGrant",reason="ExpiredUnused"} 1"#),
+        "{metrics}"
+    );
+    // Done is done: another lifetime does not bring it back.
+    t.kubectl(&[
+        "patch",
+        "ug/never",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"expirationSeconds":600}}"#,
+    ]);
+    let grant = eventually(SOON, "the new generation to be seen", || {
+        t.get("ug/never").filter(|g| g["status"]["observedGeneration"] == 2)
+    });
+    assert_eq!(says(&grant, "Ready"), "False ExpiredUnused");
+    assert!(t.get("secret/never").is_none());
+}
+
+/// An upload that arrives at the last moment is found by the last look.
+#[test]
+fn the_last_look() {
+    let t = Tenant::new("lastlook");
+    let _operator = t.operator();
+    // Looks come 2, 6, 14 seconds after issue: nobody looks between 6 and the key's end at 10.
+    t.apply(&[t.grant("UploadGrant", "late", json!({"expirationSeconds": 10}))]);
+    let key = t.mount("late");
+    let issued = t.reason("ug/late", "Issued")["status"]["issuedTime"]
+        .as_str()
+        .unwrap()
+        .parse::<Timestamp>()
+        .unwrap();
+    let rest = issued + jiff::SignedDuration::from_millis(7500);
+    std::thread::sleep(Duration::try_from(rest.duration_since(Timestamp::now())).unwrap_or_default());
+    assert_eq!(key.upload(&t.file("late", b"just in time")).0, 200);
+    let grant = t.reason("ug/late", "Completed");
+    assert_eq!(grant["status"]["object"]["size"], 12);
+}
+
+/// Refused for good: policy, capability, spec.
+#[test]
+fn refused() {
+    let t = Tenant::new("refused");
+    let _operator = t.operator();
+    let rows = [
+        (
+            "outside",
+            "KeyNotAllowed",
+            json!({"key": "tenants/somebody/else"}),
+            "spec.key",
+        ),
+        (
+            "lookalike",
+            "KeyNotAllowed",
+            json!({"key": format!("tenants/{}x/y", t.name())}),
+            "spec.key",
+        ),
+        (
+            "long",
+            "ExpirationTooLong",
+            json!({"expirationSeconds": 3601}),
+            "spec.expirationSeconds is 3601",
+        ),
+        (
+            "range",
+            "CapabilityMissing",
+            json!({"constraints": {"contentLengthRange": {"max": 5}}}),
+            "spec.constraints.contentLengthRange",
+        ),
+        (
+            "huge",
+            "ContentLengthNotAllowed",
+            json!({"constraints": {"contentLength": 5_368_709_121_i64}}),
+            "at most 5368709120",
+        ),
+    ];
+    let grants: Vec<_> = rows
+        .iter()
+        .map(|(name, _, spec, _)| t.grant("UploadGrant", name, spec.clone()))
+        .collect();
+    t.apply(&grants);
+    for (name, reason, _, says_so) in rows {
+        let grant = t.reason(&format!("ug/{name}"), reason);
+        assert_eq!(t.kstatus(&grant), "Failed", "{name}");
+        assert_eq!(says(&grant, "Stalled"), format!("True {reason}"));
+        assert_eq!(says(&grant, "Active"), format!("False {reason}"));
+        let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
+        assert!(message.contains(says_so), "{name}: {message}");
+        assert!(t.get(&format!("secret/{name}")).is_none());
+    }
+}
+
+/// An object that is there before the grant: nothing to upload, and no key that could overwrite it.
+#[test]
+fn exists_already() {
+    let t = Tenant::new("exists");
+    t.world.s3.put(t.name(), &t.key("old"), b"old").unwrap().ok().unwrap();
+    // S3 keeps whole seconds: what is a second older than the key is older, what is not may be the upload.
+    std::thread::sleep(Duration::from_secs(2));
+    let _operator = t.operator();
+    t.apply(&[
+        t.grant("UploadGrant", "old", json!({})),
+        t.grant(
+            "UploadGrant",
+            "over",
+            json!({"key": t.key("old"), "constraints": {"overwrite": "Allow"}}),
+        ),
+    ]);
+    let grant = t.reason("ug/old", "ObjectExists");
+    assert_eq!(t.kstatus(&grant), "Current");
+    assert_eq!(says(&grant, "Completed"), "True ObjectExists");
+    assert_eq!(grant["status"]["object"]["size"], 3);
+    assert!(t.get("secret/old").is_none());
+    // With overwriting allowed the old object is not the upload.
+    t.reason("ug/over", "Issued");
+    assert_eq!(t.mount("over").upload(&t.file("new", b"newer")).0, 200);
+    let grant = t.reason("ug/over", "Completed");
+    assert_eq!(grant["status"]["object"]["size"], 5);
+}
+
+/// `deadlineTime` ends a key early, and a grant that comes after it never gets one.
+#[test]
+fn deadline() {
+    let t = Tenant::new("deadline");
+    let _operator = t.operator();
+    let past = Timestamp::now() - jiff::SignedDuration::from_secs(1);
+    let soon = Timestamp::now() + jiff::SignedDuration::from_secs(20);
+    t.apply(&[
+        t.grant("DownloadGrant", "past", json!({"deadlineTime": past.to_string()})),
+        t.grant("UploadGrant", "past", json!({"deadlineTime": past.to_string()})),
+        t.grant("DownloadGrant", "soon", json!({"deadlineTime": soon.to_string()})),
+    ]);
+    let grant = t.reason("dg/past", "Expired");
+    assert_eq!(t.kstatus(&grant), "Current");
+    assert_eq!(grant["status"]["issuedTime"], json!(null));
+    assert_eq!(t.kstatus(&t.reason("ug/past", "ExpiredUnused")), "Failed");
+    assert!(t.get("secret/past").is_none());
+    let grant = t.reason("dg/soon", "Issued");
+    let expires: Timestamp = grant["status"]["expirationTime"].as_str().unwrap().parse().unwrap();
+    assert_eq!(expires.as_second(), soon.as_second());
+    assert_eq!(
+        says(&grant, "Active"),
+        "True Issued",
+        "a deadline is the tenant's own wish, not a truncation"
+    );
+}
+
+/// GitOps tools would only make a collected grant again: what they track is kept, unless its spec says otherwise.
+#[test]
+fn tracked_grants_are_kept() {
+    let t = Tenant::new("tracked");
+    let _operator = t.operator_with(&["--ttl-seconds-after-finished=0"]);
+    let life = json!({"expirationSeconds": 1});
+    let mut argo = t.grant("DownloadGrant", "argo", life.clone());
+    argo["metadata"]["annotations"] =
+        json!({"argocd.argoproj.io/tracking-id": "app:valetkey.dev/DownloadGrant:x/argo"});
+    let mut flux = t.grant("DownloadGrant", "flux", life.clone());
+    flux["metadata"]["labels"] = json!({"kustomize.toolkit.fluxcd.io/name": "app"});
+    let mut own = t.grant(
+        "DownloadGrant",
+        "own",
+        json!({"expirationSeconds": 1, "ttlSecondsAfterFinished": 1}),
+    );
+    own["metadata"]["labels"] = json!({"kustomize.toolkit.fluxcd.io/name": "app"});
+    let plain = t.grant("DownloadGrant", "plain", life.clone());
+    let keep = t.grant(
+        "DownloadGrant",
+        "keep",
+        json!({"expirationSeconds": 1, "ttlSecondsAfterFinished": -1}),
+    );
+    t.apply(&[argo, flux, own, plain, keep]);
+    eventually(SOON, "what is not tracked to be collected", || {
+        (t.get("dg/plain").is_none() && t.get("dg/own").is_none()).then_some(())
+    });
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        for name in ["dg/argo", "dg/flux", "dg/keep"] {
+            assert!(t.get(name).is_some(), "{name} was collected");
+        }
+    }
+}
+
+fn sha256(t: &Tenant, body: &[u8]) -> String {
+    let file = t.file("digest", body);
+    let script = format!("openssl dgst -sha256 -binary {} | base64", file.display());
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .output()
+        .expect("openssl runs");
+    String::from_utf8(output.stdout)
+        .expect("base64 is text")
+        .trim()
+        .to_owned()
+}

@@ -1,0 +1,19 @@
+//! Valet as its users meet it: the real program against a real kube-apiserver, controller-manager and S3 server,
+//! through kubectl and curl.
+//!
+//! All tests of this binary share one control plane and one store; each has a namespace, a bucket, a
+//! ClusterObjectStore and an operator of its own.
+
+mod faults;
+mod foreign;
+// mod hostile;
+mod leaks;
+mod lives;
+mod offline;
+mod policy;
+mod restart;
+// mod rules;
+mod secrets;
+mod words;
+mod world;
+mod writes;

@@ -1,0 +1,171 @@
+//! `valet sign`: the operator's own judgement and pen, without a cluster.
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::world::{Tenant, VALET};
+
+fn sign(t: &Tenant, documents: &[Value], args: &[&str], credentials: bool) -> Output {
+    use std::io::Write;
+    let mut command = valet_harness::process::clean(Command::new(VALET));
+    command
+        .args(["sign", "-f", "-"])
+        .args(args)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("HOME", "/nonexistent");
+    if credentials {
+        command
+            .env("AWS_ACCESS_KEY_ID", t.world.s3.access_key())
+            .env("AWS_SECRET_ACCESS_KEY", t.world.s3.secret_key());
+    }
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text: String = documents.iter().map(|d| format!("---\n{d}\n")).collect();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// What it prints works as what the operator writes does.
+#[test]
+fn it_signs_as_the_operator_does() {
+    let t = Tenant::new("offline");
+    let grant = t.grant(
+        "UploadGrant",
+        "g",
+        json!({"constraints": {"contentType": "text/plain"}, "expirationSeconds": 300}),
+    );
+    let documents = [t.store(), grant.clone()];
+    let output = sign(&t, &documents, &["-o", "json"], true);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let offline: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let key = t.mounted(&offline);
+    assert_eq!(key.upload(&t.file("f", b"from a pipeline")).0, 200);
+    assert_eq!(t.stored(&t.key("g")).as_deref(), Some(&b"from a pipeline"[..]));
+    t.world.s3.delete(t.name(), &t.key("g")).unwrap();
+
+    let _operator = t.operator();
+    t.apply(&[grant]);
+    t.reason("ug/g", "Issued");
+    let online = t.get("secret/g").unwrap();
+    for part in ["type", "/metadata/name", "/metadata/namespace", "/metadata/labels"] {
+        let of = |v: &Value| {
+            if part.starts_with('/') {
+                v.pointer(part).cloned()
+            } else {
+                v.get(part).cloned()
+            }
+        };
+        assert_eq!(of(&offline), of(&online), "{part}");
+    }
+    let (offline, online) = (t.mounted(&offline), t.mounted(&online));
+    for same in ["method", "headers", "type", "provider"] {
+        assert_eq!(offline.files[same], online.files[same], "{same}");
+    }
+    let shape = |url: &str| {
+        let (path, query) = url.split_once('?').unwrap();
+        let names: Vec<_> = query
+            .split('&')
+            .map(|p| p.split('=').next().unwrap().to_owned())
+            .collect();
+        (path.to_owned(), names)
+    };
+    assert_eq!(shape(&offline.files["url"]), shape(&online.files["url"]));
+
+    let url = sign(&t, &documents, &["-o", "url"], true).stdout;
+    assert!(String::from_utf8(url).unwrap().starts_with(&t.world.s3.endpoint()));
+    let curl = String::from_utf8(sign(&t, &documents, &["-o", "curl"], true).stdout).unwrap();
+    assert!(curl.contains("request = \"PUT\"\n"), "{curl}");
+    let yaml = String::from_utf8(sign(&t, &documents, &[], true).stdout).unwrap();
+    assert!(
+        yaml.contains("kind: Secret\n") && yaml.contains("type: valetkey.dev/grant\n"),
+        "{yaml}"
+    );
+}
+
+/// What the operator refuses it refuses, with the same words; and what it lacks it names.
+#[test]
+fn it_refuses_as_the_operator_does() {
+    let t = Tenant::new("offlineno");
+    let outside = t.grant("DownloadGrant", "g", json!({"key": "tenants/other/x"}));
+    let dots = t.grant(
+        "DownloadGrant",
+        "g",
+        json!({"key": format!("tenants/{}/../other/x", t.name())}),
+    );
+    let good = t.grant("DownloadGrant", "g", json!({}));
+    let elsewhere = t.grant("DownloadGrant", "g", json!({"storeRef": {"name": "nowhere"}}));
+    let mut other = t.store();
+    other["spec"]["access"][0]["namespaces"] = json!({"selector": {"matchLabels": {"team": "web"}}});
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": t.name(), "labels": {"team": "web"}}});
+    let rows: [(&str, Vec<Value>, bool, &str); 9] = [
+        (
+            "policy",
+            vec![t.store(), outside],
+            true,
+            "KeyNotAllowed: spec.key 'tenants/other/x' is outside",
+        ),
+        (
+            "schema",
+            vec![t.store(), dots],
+            true,
+            "InvalidSpec: spec.key: key has a '.' or '..' segment",
+        ),
+        (
+            "no store",
+            vec![elsewhere],
+            true,
+            "the grant names ClusterObjectStore nowhere, which is not in the files",
+        ),
+        (
+            "no credentials",
+            vec![t.store(), good.clone()],
+            false,
+            "there are no credentials in the environment",
+        ),
+        (
+            "no grant",
+            vec![t.store()],
+            true,
+            "there is no UploadGrant or DownloadGrant in the files",
+        ),
+        (
+            "two grants",
+            vec![t.store(), good.clone(), good.clone()],
+            true,
+            "more than one grant",
+        ),
+        (
+            "no label",
+            vec![other.clone(), good.clone()],
+            true,
+            "NamespaceNotAllowed",
+        ),
+        (
+            "a typo",
+            vec![json!({"apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "spec": {"key": 7}})],
+            true,
+            "UploadGrant",
+        ),
+        (
+            "nothing",
+            vec![],
+            true,
+            "there is no UploadGrant or DownloadGrant in the files",
+        ),
+    ];
+    for (what, documents, credentials, expected) in rows {
+        let output = sign(&t, &documents, &[], credentials);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{what}: {said}");
+        assert!(output.stdout.is_empty(), "{what}");
+        assert!(said.contains(expected), "{what}: {said}");
+    }
+    let output = sign(&t, &[namespace, other, good], &[], true);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,150 @@
+//! Who may what: rules of stores, credentials, and changes of both under live keys.
+
+use std::time::Duration;
+
+use serde_json::json;
+use valet_harness::eventually;
+
+use crate::world::{SOON, Tenant, condition, says};
+
+/// A rule that is taken back takes the keys back that it allowed.
+#[test]
+fn a_narrowed_rule_withdraws_keys() {
+    let t = Tenant::new("narrowed");
+    let _operator = t.operator();
+    t.apply(&[
+        t.grant("DownloadGrant", "g", json!({"expirationSeconds": 1800})),
+        t.grant("UploadGrant", "u", json!({"expirationSeconds": 60})),
+    ]);
+    t.reason("dg/g", "Issued");
+    t.reason("ug/u", "Issued");
+    let first = t.mount("g");
+    let mut store = t.store();
+    store["spec"]["access"][0]["maxExpirationSeconds"] = json!(600);
+    t.apply(&[store]);
+    let grant = t.reason_within("dg/g", "ExpirationTooLong", Duration::from_secs(5));
+    assert!(t.get("secret/g").is_none());
+    assert_eq!(says(&grant, "Active"), "False ExpirationTooLong");
+    assert_eq!(
+        says(&t.get("ug/u").unwrap(), "Ready"),
+        "True Issued",
+        "the other one is still allowed"
+    );
+    // Allowed again within its time: the same key.
+    t.apply(&[t.store()]);
+    t.reason("dg/g", "Issued");
+    assert_eq!(t.mount("g").files, first.files);
+    // A store that is gone allows nothing.
+    t.kubectl(&["delete", "costore", t.name()]);
+    t.reason_within("dg/g", "StoreNotFound", Duration::from_secs(5));
+    assert!(t.get("secret/g").is_none());
+}
+
+/// A namespaced store serves its own namespace, with credentials from there.
+#[test]
+fn namespaced_store() {
+    let t = Tenant::new("namespaced");
+    let _operator = t.operator();
+    let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
+    credentials["metadata"] = json!({"name": "keys", "namespace": t.name()});
+    let mut store = t.store();
+    store["kind"] = json!("ObjectStore");
+    store["metadata"] = json!({"name": "own", "namespace": t.name()});
+    store["spec"]["s3"]["credentials"]["secretRef"]["name"] = json!("keys");
+    store["spec"].as_object_mut().unwrap().remove("access");
+    t.apply(&[credentials, store.clone()]);
+    let anything =
+        json!({"storeRef": {"kind": "ObjectStore", "name": "own"}, "key": "any/where", "expirationSeconds": 604_800});
+    t.apply(&[t.grant("UploadGrant", "g", anything)]);
+    t.reason("ug/g", "Issued");
+    assert_eq!(t.mount("g").upload(&t.file("f", b"x")).0, 200);
+    assert_eq!(t.stored("any/where").as_deref(), Some(&b"x"[..]));
+    let ready = eventually(SOON, "the store's status", || {
+        t.get("ostore/own").filter(|s| condition(s, "Ready").is_some())
+    });
+    assert_eq!(says(&ready, "Ready"), "True Ready");
+    assert_eq!(t.kstatus(&ready), "Current");
+    assert!(
+        ready["status"]["capabilities"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("WriteOnce"))
+    );
+
+    // Without credentials of its own it may not sign with the operator's.
+    store["metadata"]["name"] = json!("bare");
+    store["spec"]["s3"].as_object_mut().unwrap().remove("credentials");
+    t.apply(&[
+        store,
+        t.grant(
+            "UploadGrant",
+            "h",
+            json!({"storeRef": {"kind": "ObjectStore", "name": "bare"}}),
+        ),
+    ]);
+    let grant = t.reason("ug/h", "CredentialsInvalid");
+    let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("spec.s3.credentials.secretRef"), "{message}");
+}
+
+/// Namespaces chosen by label, and a namespace that no rule is for.
+#[test]
+fn selectors() {
+    let t = Tenant::new("selectors");
+    let _operator = t.operator_with(&["--sweep-seconds=2"]);
+    let mut store = t.store();
+    store["spec"]["access"][0]["namespaces"] = json!({"selector": {"matchLabels": {"team": "web"}}});
+    t.apply(&[store, t.grant("DownloadGrant", "g", json!({}))]);
+    let grant = t.reason("dg/g", "NamespaceNotAllowed");
+    assert_eq!(t.kstatus(&grant), "Failed");
+    t.kubectl(&["label", "namespace", t.name(), "team=web"]);
+    t.reason("dg/g", "Issued");
+    t.kubectl(&["label", "namespace", t.name(), "team-"]);
+    t.reason("dg/g", "NamespaceNotAllowed");
+    assert!(t.get("secret/g").is_none());
+}
+
+/// Credentials that are missing, broken, late, temporary.
+#[test]
+fn credentials() {
+    let t = Tenant::new("credentials");
+    let _operator = t.operator();
+    t.world
+        .plane
+        .kubectl(&["delete", "secret", t.name(), "--namespace", "valet-system"])
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(2500));
+    t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
+    let grant = t.reason("dg/g", "CredentialsNotFound");
+    assert_eq!(t.kstatus(&grant), "InProgress");
+    let mut broken = t.credentials("id", "secret");
+    broken["stringData"] = json!({"AWS_ACCESS_KEY_ID": "id", "password": "marker-1234"});
+    t.apply(&[broken]);
+    let grant = t.reason("dg/g", "CredentialsInvalid");
+    let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(
+        message.contains("AWS_SECRET_ACCESS_KEY") && !message.contains("marker"),
+        "{message}"
+    );
+
+    // Temporary ones that end before the key would: the key ends with them, and says so.
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(120);
+    let mut temporary = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
+    temporary["stringData"]["AWS_CREDENTIAL_EXPIRATION"] = json!(end.to_string());
+    t.world
+        .plane
+        .kubectl(&["delete", "secret", t.name(), "--namespace", "valet-system"])
+        .unwrap();
+    t.apply(&[temporary]);
+    let grant = t.reason_within("dg/g", "Issued", Duration::from_secs(90));
+    let expires: jiff::Timestamp = grant["status"]["expirationTime"].as_str().unwrap().parse().unwrap();
+    assert!(
+        (110..120).contains(&(expires.as_second() - (end.as_second() - 120))),
+        "{expires} {end}"
+    );
+    assert_eq!(says(&grant, "Active"), "True ExpiryTruncated");
+    assert_eq!(t.mount("g").files["expiry"], grant["status"]["expirationTime"]);
+    eventually(SOON, "an event", || {
+        t.kubectl(&["get", "events"]).contains("ExpiryTruncated").then_some(())
+    });
+}

@@ -1,0 +1,110 @@
+//! The operator killed in any state: what was promised is kept, and nothing is done twice.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use valet_harness::eventually;
+
+use crate::world::{SOON, Tenant, says};
+
+/// Keys survive the operator, and those that end while it is away are withdrawn first thing when it is back.
+#[test]
+fn killed_in_every_state() {
+    let t = Tenant::new("restart");
+    t.world.s3.put(t.name(), &t.key("old"), b"old").unwrap().ok().unwrap();
+    let operator = t.operator();
+    t.apply(&[
+        t.grant("DownloadGrant", "live", json!({"expirationSeconds": 900})),
+        t.grant("DownloadGrant", "ending", json!({"expirationSeconds": 6})),
+        t.grant("UploadGrant", "arriving", json!({"expirationSeconds": 900})),
+        t.grant("UploadGrant", "unused", json!({"expirationSeconds": 6})),
+        t.grant("UploadGrant", "refused", json!({"key": "not/allowed"})),
+        t.grant("UploadGrant", "done", json!({"key": t.key("old")})),
+        t.grant("DownloadGrant", "waiting", json!({"storeRef": {"name": "nowhere"}})),
+    ]);
+    for name in ["dg/live", "dg/ending", "ug/arriving", "ug/unused"] {
+        t.reason(name, "Issued");
+    }
+    t.reason("ug/refused", "KeyNotAllowed");
+    t.reason("ug/done", "ObjectExists");
+    t.reason("dg/waiting", "StoreNotFound");
+    let live = t.mount("live");
+    let arriving = t.mount("arriving");
+    let ends: Timestamp = t.mount("unused").files["expiry"].parse().unwrap();
+    operator.kill();
+
+    assert_eq!(arriving.upload(&t.file("body", b"while nobody looks")).0, 200);
+    let over = ends + jiff::SignedDuration::from_secs(1);
+    std::thread::sleep(Duration::try_from(over.duration_since(Timestamp::now())).unwrap_or_default());
+    assert!(t.get("secret/ending").is_some(), "nobody was there to withdraw it");
+
+    let mark = t.world.plane.audit_mark().unwrap();
+    let operator = t.operator();
+    eventually(Duration::from_secs(5), "ended keys to be withdrawn", || {
+        (t.get("secret/ending").is_none() && t.get("secret/unused").is_none()).then_some(())
+    });
+    assert_eq!(says(&t.reason("dg/ending", "Expired"), "Ready"), "True Expired");
+    t.reason("ug/unused", "ExpiredUnused");
+    t.reason("ug/arriving", "Completed");
+    eventually(SOON, "its Secret to be withdrawn", || {
+        t.get("secret/arriving").is_none().then_some(())
+    });
+    assert_eq!(t.mount("live").files, live.files, "a restart renews nothing");
+    std::thread::sleep(Duration::from_secs(2));
+    let mut writes: Vec<_> = t
+        .world
+        .plane
+        .audit_since(mark)
+        .unwrap()
+        .iter()
+        .filter(|e| e.is_write() && e.namespace() == t.name() && e.user() == valet_harness::control_plane::OPERATOR)
+        .filter(|e| e.resource() != "events")
+        .map(|e| format!("{} {} {}", e.verb(), e.resource(), e.name()))
+        .collect();
+    writes.sort();
+    assert_eq!(
+        writes,
+        [
+            "delete secrets arriving",
+            "delete secrets ending",
+            "delete secrets unused",
+            "patch downloadgrants ending",
+            "patch uploadgrants arriving",
+            "patch uploadgrants unused",
+        ],
+        "one write for each thing that had changed, none for the rest"
+    );
+    let status = operator.terminate().unwrap();
+    assert!(status.success(), "SIGTERM ends it in good order: {status}");
+}
+
+/// Two operators at once: no harm, whoever is first (correctness does not rest on leader election).
+#[test]
+fn two_operators() {
+    let t = Tenant::new("two");
+    let mark = t.world.plane.audit_mark().unwrap();
+    let _operators = [t.operator(), t.operator()];
+    let grants: Vec<_> = (0..10)
+        .map(|n| t.grant("DownloadGrant", &format!("g{n}"), json!({"expirationSeconds": 20})))
+        .collect();
+    t.apply(&grants);
+    for n in 0..10 {
+        t.reason(&format!("dg/g{n}"), "Issued");
+    }
+    for n in 0..10 {
+        t.reason_within(&format!("dg/g{n}"), "Expired", Duration::from_secs(60));
+    }
+    let events = t.world.plane.audit_since(mark).unwrap();
+    let of = |verb: &str| {
+        events
+            .iter()
+            .filter(|e| e.verb() == verb && e.resource() == "secrets" && e.namespace() == t.name() && e.code() < 300)
+            .count()
+    };
+    assert_eq!(
+        (of("create"), of("update"), of("delete")),
+        (10, 0, 10),
+        "one key each, withdrawn once"
+    );
+}

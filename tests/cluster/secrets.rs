@@ -1,0 +1,141 @@
+//! The Secret: what happens to it, and what follows from that.
+
+use serde_json::{Value, json};
+use valet_harness::eventually;
+
+use crate::world::{SOON, Tenant, condition, says};
+
+/// Deleting the Secret brings the same key back, to the letter: nobody gains a second of life by it.
+#[test]
+fn a_deleted_secret_comes_back_with_the_same_key() {
+    let t = Tenant::new("recreate");
+    let _operator = t.operator();
+    t.apply(&[t.grant("DownloadGrant", "again", json!({}))]);
+    t.reason("dg/again", "Issued");
+    let before = t.mount("again");
+    let uid = t.get("secret/again").unwrap()["metadata"]["uid"].clone();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    t.kubectl(&["delete", "secret/again"]);
+    eventually(SOON, "another Secret", || {
+        t.get("secret/again").filter(|s| s["metadata"]["uid"] != uid)
+    });
+    let after = t.mount("again");
+    assert_eq!(before.files, after.files);
+    assert_eq!(says(&t.get("dg/again").unwrap(), "Ready"), "True Issued");
+}
+
+/// Another lifetime is another key; other labels are not.
+#[test]
+fn spec_changes() {
+    let t = Tenant::new("changes");
+    let _operator = t.operator();
+    t.apply(&[t.grant("DownloadGrant", "g", json!({"expirationSeconds": 600}))]);
+    t.reason("dg/g", "Issued");
+    let first = t.mount("g");
+    // Somebody else's label stays through all that follows.
+    t.kubectl(&["label", "secret/g", "their=own"]);
+    let patch = |spec: Value| {
+        let patch = json!({"spec": spec}).to_string();
+        t.kubectl(&["patch", "dg/g", "--type=merge", "--patch", &patch]);
+        let generation = t.get("dg/g").unwrap()["metadata"]["generation"].clone();
+        eventually(SOON, "the change to be seen", || {
+            t.get("dg/g")
+                .filter(|g| g["status"]["observedGeneration"] == generation)
+        })
+    };
+    patch(json!({"secretTemplate": {"labels": {"team": "web"}, "annotations": {"example.com/for": "them"}}}));
+    let secret = t.get("secret/g").unwrap();
+    assert_eq!(secret["metadata"]["labels"]["team"], "web");
+    assert_eq!(secret["metadata"]["labels"]["their"], "own");
+    assert_eq!(secret["metadata"]["labels"]["app.kubernetes.io/managed-by"], "valet");
+    assert_eq!(secret["metadata"]["annotations"]["example.com/for"], "them");
+    assert_eq!(secret["metadata"]["annotations"]["valetkey.dev/grant-generation"], "2");
+    assert_eq!(t.mount("g").files, first.files, "the key is the same");
+
+    let grant = patch(json!({"expirationSeconds": 900}));
+    let second = t.mount("g");
+    assert_ne!(second.files["url"], first.files["url"]);
+    assert_eq!(second.files["expiry"], grant["status"]["expirationTime"]);
+    assert!(second.files["url"].contains("X-Amz-Expires=900"));
+    assert_eq!(
+        t.get("secret/g").unwrap()["metadata"]["annotations"]["valetkey.dev/grant-generation"],
+        "3"
+    );
+
+    // What concerns neither the key nor the Secret's labels leaves the key alone, too.
+    patch(json!({"ttlSecondsAfterFinished": 60}));
+    assert_eq!(t.mount("g").files, second.files);
+}
+
+/// The Secret goes with its grant.
+#[test]
+fn deleting_the_grant_deletes_the_secret() {
+    let t = Tenant::new("deleting");
+    let _operator = t.operator();
+    t.apply(&[t.grant("UploadGrant", "g", json!({}))]);
+    t.reason("ug/g", "Issued");
+    t.kubectl(&["delete", "ug/g"]);
+    eventually(SOON, "the Secret to go", || t.get("secret/g").is_none().then_some(()));
+    // A successor of the same name gets a key of its own, also while the old Secret is still there.
+    t.apply(&[t.grant("UploadGrant", "g", json!({}))]);
+    t.reason("ug/g", "Issued");
+    t.kubectl(&["delete", "ug/g", "--wait=true"]);
+    t.apply(&[t.grant("UploadGrant", "g", json!({}))]);
+    let grant = t.reason("ug/g", "Issued");
+    let secret = t.get("secret/g").unwrap();
+    assert_eq!(
+        secret["metadata"]["annotations"]["valetkey.dev/grant-uid"],
+        grant["metadata"]["uid"]
+    );
+}
+
+/// The longest names that Kubernetes has, and a Secret name of one's own.
+#[test]
+fn names() {
+    let t = Tenant::new("names");
+    let _operator = t.operator();
+    let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+    assert_eq!(long.len(), 253);
+    t.apply(&[
+        t.grant("DownloadGrant", &long, json!({"key": t.key("x")})),
+        t.grant("UploadGrant", "up", json!({"secretName": "chosen.name"})),
+    ]);
+    t.reason(&format!("dg/{long}"), "Issued");
+    t.reason("ug/up", "Issued");
+    assert!(t.get(&format!("secret/{long}")).is_some());
+    assert!(t.get("secret/chosen.name").is_some());
+    assert!(t.get("secret/up").is_none());
+}
+
+/// Quota and admission refuse for reasons that a person must remove; the grant says so and goes on when they are.
+#[test]
+fn a_secret_that_may_not_be_made() {
+    let t = Tenant::new("quota");
+    let _operator = t.operator();
+    t.apply(&[json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": t.name()},
+        "spec": {"hard": {"count/secrets": "0"}},
+    })]);
+    // The quota counts once its own controller has seen it.
+    eventually(SOON, "the quota to count", || {
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "probe", "namespace": t.name()}});
+        match t.world.plane.kubectl_in(&secret.to_string(), &["create", "-f", "-"]) {
+            Ok(_) => {
+                t.kubectl(&["delete", "secret/probe"]);
+                None
+            }
+            Err(_) => Some(()),
+        }
+    });
+    t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
+    let grant = t.reason("dg/g", "SecretNotWritable");
+    assert_eq!(t.kstatus(&grant), "InProgress");
+    let message = condition(&grant, "Ready").unwrap()["message"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(message.contains("quota"), "{message}");
+    t.kubectl(&["delete", "resourcequota/none"]);
+    t.reason_within("dg/g", "Issued", std::time::Duration::from_secs(90));
+}

@@ -1,0 +1,120 @@
+//! What people read: columns, explanations, help.
+
+use serde_json::json;
+
+use crate::world::{Tenant, VALET};
+
+#[test]
+fn columns_fit_eighty_characters() {
+    let t = Tenant::new("columns");
+    let _operator = t.operator();
+    t.apply(&[
+        t.grant("UploadGrant", "quarterly-report-42", json!({})),
+        t.grant("DownloadGrant", "quarterly-report-43", json!({})),
+        t.grant(
+            "UploadGrant",
+            "long",
+            json!({"key": "x", "constraints": {"contentLength": 1}}),
+        ),
+    ]);
+    t.reason("ug/quarterly-report-42", "Issued");
+    t.reason("ug/long", "KeyNotAllowed");
+    for kind in ["ug", "dg", "costore"] {
+        let table = t.kubectl(&["get", kind]);
+        let width = table.lines().map(|l| l.trim_end().len()).max().unwrap_or(0);
+        assert!(width <= 80, "{width} columns:\n{table}");
+    }
+    let table = t.kubectl(&["get", "ug"]);
+    let header: Vec<_> = table.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(header, ["NAME", "READY", "STATUS", "EXPIRES", "AGE"]);
+    assert!(
+        t.kubectl(&["get", "valet"])
+            .contains("downloadgrant.valetkey.dev/quarterly-report-43")
+    );
+}
+
+/// Every field says what it is for.
+#[test]
+fn every_field_is_explained() {
+    let t = Tenant::new("explain");
+    for kind in ["uploadgrant", "downloadgrant", "objectstore", "clusterobjectstore"] {
+        let crd = t
+            .world
+            .plane
+            .kubectl_json(&["get", "crd", &format!("{kind}s.valetkey.dev"), "--output", "json"])
+            .unwrap();
+        let mut silent = Vec::new();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        for part in ["spec", "status"] {
+            walk(&schema["properties"][part], part, &mut silent);
+        }
+        assert!(silent.is_empty(), "{kind}: {silent:?} have no description");
+        let text = t.kubectl(&["explain", &format!("{kind}.spec")]);
+        assert!(text.contains("DESCRIPTION"), "{text}");
+    }
+}
+
+fn walk(schema: &serde_json::Value, path: &str, silent: &mut Vec<String>) {
+    if schema["description"].as_str().is_none_or(str::is_empty) {
+        silent.push(path.to_owned());
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        walk(property, &format!("{path}.{name}"), silent);
+    }
+    if let Some(items) = schema.get("items").filter(|i| i["type"] == "object") {
+        walk(items, &format!("{path}[]"), silent);
+    }
+}
+
+/// Every flag of the operator has an environment variable and a sentence; wrong values are named.
+#[test]
+fn help() {
+    let run = |args: &[&str]| {
+        let output = std::process::Command::new(VALET)
+            .args(args)
+            .env("COLUMNS", "100")
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, help, _) = run(&["controller", "--help"]);
+    assert_eq!(code, Some(0));
+    let flags: Vec<_> = help.lines().map(str::trim).filter(|l| l.starts_with("--")).collect();
+    assert!(flags.len() >= 10, "{help}");
+    let variables = help.matches("[env: VALET_").count();
+    assert_eq!(
+        variables,
+        flags.iter().filter(|f| !f.starts_with("--help")).count(),
+        "{help}"
+    );
+    for (args, expected) in [
+        (
+            &["controller", "--ttl-seconds-after-finished=soon"][..],
+            "the word never",
+        ),
+        (
+            &["controller", "--kubeconfig=/nonexistent"],
+            "--kubeconfig /nonexistent",
+        ),
+        (&["controller", "--log-level=valet=loud"], "--log-level"),
+        (&["sign", "-f", "/nonexistent.yaml"], "/nonexistent.yaml: No such file"),
+    ] {
+        let (code, _, said) = run(args);
+        assert!(code != Some(0) && said.contains(expected), "{args:?}: {said}");
+    }
+}
+
+/// What is committed is what the program prints.
+#[test]
+fn crds_are_up_to_date() {
+    let output = std::process::Command::new(VALET).arg("crds").output().unwrap();
+    let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/crds/valet.yaml")).unwrap();
+    assert!(
+        committed == String::from_utf8(output.stdout).unwrap(),
+        "crds/valet.yaml is old; run: make generate"
+    );
+}

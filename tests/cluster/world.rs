@@ -1,0 +1,288 @@
+//! What the tests share, and what each has of its own.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+    time::Duration,
+};
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use serde_json::{Value, json};
+use valet_harness::{
+    ControlPlane, ControlPlaneOptions, Operator, OperatorOptions, S3Server, Scratch, Tools, eventually,
+    kubectl::Namespace, process,
+};
+
+/// The program under test.
+pub const VALET: &str = env!("CARGO_BIN_EXE_valet");
+
+/// Longer than anything takes that has no timer of its own.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// What all tests share.
+pub struct World {
+    pub tools: Tools,
+    pub plane: ControlPlane,
+    pub s3: S3Server,
+}
+
+/// Started at the first use; its processes end with this one.
+pub static WORLD: LazyLock<World> = LazyLock::new(|| {
+    let tools = Tools::locate().expect("the tools build");
+    let crds = Command::new(VALET).arg("crds").output().expect("valet crds runs");
+    assert!(
+        crds.status.success(),
+        "valet crds: {}",
+        String::from_utf8_lossy(&crds.stderr)
+    );
+    let options = ControlPlaneOptions {
+        manifests: vec![
+            String::from_utf8(crds.stdout).expect("CRDs are text"),
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "valet-system"}}).to_string(),
+        ],
+        ..ControlPlaneOptions::default()
+    };
+    let (plane, s3) = std::thread::scope(|scope| {
+        let s3 = scope.spawn(|| S3Server::start(&tools).expect("the S3 server starts"));
+        let plane = ControlPlane::start_with(&tools, options).expect("the control plane starts");
+        (plane, s3.join().expect("the S3 server starts"))
+    });
+    World { tools, plane, s3 }
+});
+
+/// One test's part of the world.
+pub struct Tenant {
+    pub world: &'static World,
+    namespace: Namespace<'static>,
+    scratch: Scratch,
+}
+
+impl Tenant {
+    /// A namespace, a bucket, and a ClusterObjectStore of the same name that allows the namespace everything below
+    /// `tenants/NAMESPACE/` for at most an hour. No operator yet.
+    pub fn new(test: &str) -> Self {
+        let world = &*WORLD;
+        let namespace = world.plane.namespace(test).expect("a namespace can be made");
+        let tenant = Self {
+            world,
+            namespace,
+            scratch: Scratch::new("test").expect("a folder can be made"),
+        };
+        world.s3.create_bucket(tenant.name()).expect("a bucket can be made");
+        tenant.apply(&[
+            tenant.credentials(world.s3.access_key(), world.s3.secret_key()),
+            tenant.store(),
+        ]);
+        tenant
+    }
+
+    /// The name of the namespace, the bucket, the store and its credentials.
+    pub fn name(&self) -> &str {
+        self.namespace.name()
+    }
+
+    /// The credentials Secret.
+    pub fn credentials(&self, id: &str, secret: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.name(), "namespace": "valet-system"},
+            "stringData": {"AWS_ACCESS_KEY_ID": id, "AWS_SECRET_ACCESS_KEY": secret},
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> Value {
+        json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": self.name()},
+            "spec": {
+                "s3": {
+                    "bucket": self.name(), "region": self.world.s3.region(), "endpoint": self.world.s3.endpoint(),
+                    "addressingStyle": "Path", "credentials": {"secretRef": {"name": self.name()}},
+                },
+                "access": [{
+                    "namespaces": {"names": [self.name()]},
+                    "operations": ["Upload", "Download"],
+                    "keyPrefix": "tenants/{namespace}/",
+                    "maxExpirationSeconds": 3600,
+                }],
+            },
+        })
+    }
+
+    /// A key that the store's rule allows.
+    pub fn key(&self, rest: &str) -> String {
+        format!("tenants/{}/{rest}", self.name())
+    }
+
+    /// A grant for `KEY/NAME`; `spec` is merged over what every grant has.
+    pub fn grant(&self, kind: &str, name: &str, spec: Value) -> Value {
+        let mut grant = json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": kind,
+            "metadata": {"name": name, "namespace": self.name()},
+            "spec": {"storeRef": {"kind": "ClusterObjectStore", "name": self.name()}, "key": self.key(name)},
+        });
+        merge(&mut grant["spec"], spec);
+        grant
+    }
+
+    /// An operator for this namespace alone.
+    pub fn operator(&self) -> Operator {
+        self.operator_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub fn operator_with(&self, args: &[&str]) -> Operator {
+        let options = OperatorOptions {
+            namespace: Some(self.name().to_owned()),
+            args: args.iter().map(|a| (*a).to_owned()).collect(),
+            ..OperatorOptions::default()
+        };
+        Operator::start(Path::new(VALET), &self.world.plane, &options).expect("the operator starts")
+    }
+
+    /// Applies objects as `kubectl apply` does.
+    pub fn apply(&self, objects: &[Value]) {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        self.world
+            .plane
+            .apply(&list.to_string())
+            .expect("the objects can be applied");
+    }
+
+    /// kubectl in this namespace.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        let all = [args, &["--namespace", self.name()]].concat();
+        self.world
+            .plane
+            .kubectl(&all)
+            .unwrap_or_else(|e| panic!("kubectl {}: {e}", args.join(" ")))
+    }
+
+    /// An object, if it exists. `what` is `kind/name`.
+    pub fn get(&self, what: &str) -> Option<Value> {
+        let text = self.kubectl(&["get", what, "--ignore-not-found", "--output", "json"]);
+        (!text.trim().is_empty()).then(|| serde_json::from_str(&text).expect("kubectl prints JSON"))
+    }
+
+    /// Waits until the grant's `Ready` condition has this reason, and returns the grant.
+    pub fn reason(&self, grant: &str, reason: &str) -> Value {
+        self.reason_within(grant, reason, SOON)
+    }
+
+    /// The same with a time of one's own.
+    pub fn reason_within(&self, grant: &str, reason: &str, timeout: Duration) -> Value {
+        eventually(timeout, &format!("{grant} to be {reason}"), || {
+            self.get(grant)
+                .filter(|g| condition(g, "Ready").is_some_and(|c| c["reason"] == reason))
+        })
+    }
+
+    /// What a volume with the Secret would hold: one file an entry. Returns the folder.
+    pub fn mount(&self, secret: &str) -> Mounted {
+        let object = eventually(SOON, &format!("Secret {secret}"), || {
+            self.get(&format!("secret/{secret}"))
+        });
+        self.mounted(&object)
+    }
+
+    /// The same of a Secret that is at hand.
+    pub fn mounted(&self, object: &Value) -> Mounted {
+        let secret: Secret = serde_json::from_value(object.clone()).expect("it is a Secret");
+        let text = |bytes: ByteString| String::from_utf8(bytes.0).expect("a grant's Secret holds text");
+        let files: BTreeMap<_, _> = secret.data.into_iter().flatten().map(|(k, v)| (k, text(v))).collect();
+        let folder = self
+            .scratch
+            .path()
+            .join(object["metadata"]["resourceVersion"].as_str().unwrap_or("offline"));
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        for (name, content) in &files {
+            std::fs::write(folder.join(name), content).expect("a file can be written");
+        }
+        Mounted { folder, files }
+    }
+
+    /// A file with these bytes.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.scratch.path().join(name);
+        std::fs::write(&path, bytes).expect("a file can be written");
+        path
+    }
+
+    /// What kstatus makes of an object: `Current`, `InProgress`, `Failed`.
+    pub fn kstatus(&self, object: &Value) -> String {
+        valet_harness::kstatus(&self.world.tools, object)
+            .expect("kstatus can compute")
+            .0
+    }
+
+    /// The bytes of the object in the bucket, asked with the store's own credentials.
+    pub fn stored(&self, key: &str) -> Option<Vec<u8>> {
+        self.world.s3.get(self.name(), key).expect("the store answers")
+    }
+}
+
+/// A grant's Secret as a pod sees it.
+pub struct Mounted {
+    pub folder: PathBuf,
+    pub files: BTreeMap<String, String>,
+}
+
+impl Mounted {
+    /// Runs `curl --config curl.cfg` with more arguments, as a workload does; the HTTP status and the body.
+    pub fn curl(&self, args: &[&str]) -> (u16, String) {
+        let mut command = process::clean(Command::new("curl"));
+        let config = self.folder.join("curl.cfg");
+        // --no-fail: the tests read what the store says to a bad request.
+        command
+            .arg("--config")
+            .arg(config)
+            .args(["--no-fail", "--write-out", "\n%{http_code}"])
+            .args(args);
+        let output = process::run(command, b"", SOON).expect("curl runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, code) = text.rsplit_once('\n').unwrap_or(("", &text));
+        (
+            code.trim()
+                .parse()
+                .unwrap_or_else(|_| panic!("curl said: {text} {}", output.stderr)),
+            body.to_owned(),
+        )
+    }
+
+    /// Uploads a file.
+    pub fn upload(&self, file: &Path) -> (u16, String) {
+        self.curl(&["--upload-file", file.to_str().expect("a plain path")])
+    }
+}
+
+/// A condition of an object.
+pub fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
+    object["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .find(|c| c["type"] == type_)
+}
+
+/// Status and reason of a condition, as `True Issued`; empty if there is none.
+pub fn says(object: &Value, type_: &str) -> String {
+    condition(object, type_).map_or(String::new(), |c| {
+        format!(
+            "{} {}",
+            c["status"].as_str().unwrap_or_default(),
+            c["reason"].as_str().unwrap_or_default()
+        )
+    })
+}
+
+/// A merge as in RFC 7396, with null meaning itself.
+pub fn merge(target: &mut Value, patch: Value) {
+    match (target, patch) {
+        (Value::Object(target), Value::Object(patch)) => {
+            for (key, value) in patch {
+                merge(target.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (target, patch) => *target = patch,
+    }
+}
