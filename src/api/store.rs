@@ -200,7 +200,7 @@ pub struct AccessRule {
     /// The largest upload, in bytes or as a quantity (500k, 64Mi, 5Gi). A grant under such a rule must say the
     /// size of its upload. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("type(self) == int ? self > 0 : self.matches('^[1-9][0-9]{0,15}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')").message("maxBytes is not a size: write a positive number of bytes or a quantity such as 500k, 64Mi or 5Gi"))]
+    #[x_kube(validation = Rule::new("string(self).matches('^[1-9][0-9]{0,17}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')").message("maxBytes is not a size: write a positive number of bytes or a quantity such as 500k, 64Mi or 5Gi"))]
     pub max_bytes: Option<ByteSize>,
 
     /// The content types that uploads may have: exact ('image/png') or with a wildcard ('image/*'). A grant under

@@ -4,15 +4,18 @@
 //! All tests of this binary share one control plane and one store; each has a namespace, a bucket, a
 //! ClusterObjectStore and an operator of its own.
 
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
+
 mod faults;
 mod foreign;
-// mod hostile;
+mod hostile;
 mod leaks;
 mod lives;
 mod offline;
 mod policy;
 mod restart;
-// mod rules;
+mod rules;
 mod secrets;
 mod words;
 mod world;

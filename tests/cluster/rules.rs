@@ -1,0 +1,87 @@
+//! The kinds' rules as the real apiserver enforces them, and what kubectl shows of it.
+
+use serde_json::json;
+
+use crate::{fixtures::Table, world::Tenant};
+
+#[test]
+fn the_apiserver_says_what_each_rule_says() {
+    let t = Tenant::new("rules");
+    let mut failures = Vec::new();
+    for case in Table::read().cases(t.name()) {
+        let create = t
+            .world
+            .plane
+            .kubectl_in(&case.object.to_string(), &["create", "-f", "-"]);
+        let result = match (&case.updated, create) {
+            (Some(updated), Ok(_)) => t.world.plane.kubectl_in(&updated.to_string(), &["replace", "-f", "-"]),
+            (Some(_), Err(e)) => {
+                failures.push(format!("{}: the object to update was turned down: {e}", case.name));
+                continue;
+            }
+            (None, created) => created,
+        };
+        let said = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        match &case.message {
+            Some(message) if !said.contains(message) => {
+                failures.push(format!("{}: wanted '{message}', got '{said}'", case.name))
+            }
+            None if result.is_err() => failures.push(format!("{}: turned down: {said}", case.name)),
+            _ => {}
+        }
+        let name = case.object["metadata"]["name"].as_str().expect("it has a name");
+        let mut delete = vec!["delete", &case.kind, name, "--ignore-not-found", "--wait=false"];
+        if case.kind != "ClusterObjectStore" {
+            delete.extend(["--namespace", t.name()]);
+        }
+        t.world.plane.kubectl(&delete).expect("it can be deleted");
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// What the schema alone refuses: types, ranges, enumerations, names that nobody has.
+#[test]
+fn the_schema_names_the_field() {
+    let t = Tenant::new("schema");
+    let rows = [
+        (json!({"expirationSeconds": 0}), "spec.expirationSeconds"),
+        (json!({"expirationSeconds": 604_801}), "spec.expirationSeconds"),
+        (json!({"expirationSeconds": "1h"}), "spec.expirationSeconds"),
+        (json!({"expirationSeconds": 1.5}), "spec.expirationSeconds"),
+        (json!({"ttlSecondsAfterFinished": -2}), "spec.ttlSecondsAfterFinished"),
+        (json!({"storeRef": {"kind": "Bucket"}}), "spec.storeRef.kind"),
+        (json!({"storeRef": {"name": ""}}), "spec.storeRef.name"),
+        (json!({"key": ""}), "spec.key"),
+        (json!({"key": "a".repeat(1025)}), "spec.key"),
+        (
+            json!({"constraints": {"contentLength": -1}}),
+            "spec.constraints.contentLength",
+        ),
+        (
+            json!({"constraints": {"overwrite": "Maybe"}}),
+            "spec.constraints.overwrite",
+        ),
+        (
+            json!({"constraints": {"contentLengthRange": {"min": 1}}}),
+            "spec.constraints.contentLengthRange.max",
+        ),
+        (json!({"secretName": "a".repeat(254)}), "spec.secretName"),
+        (
+            json!({"expirationSecond": 5}),
+            "unknown field \"spec.expirationSecond\"",
+        ),
+        (
+            json!({"storeRef": {"namespace": "other"}}),
+            "unknown field \"spec.storeRef.namespace\"",
+        ),
+    ];
+    for (spec, field) in rows {
+        let grant = t.grant("UploadGrant", "g", spec.clone());
+        let said = t
+            .world
+            .plane
+            .kubectl_in(&grant.to_string(), &["create", "--dry-run=server", "-f", "-"]);
+        let said = said.expect_err(&format!("{spec} was taken")).to_string();
+        assert!(said.contains(field), "{spec}: {said}");
+    }
+}

@@ -1,0 +1,108 @@
+//! The kinds' rules as they run here, without an apiserver: `valet sign` and the operator use them so.
+
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::core::cel::Validator;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use valet::api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Store, UploadGrant, crds};
+
+use fixtures::Table;
+
+/// What the rules of the kind say of an object as it stands in a file, or of its change.
+fn says(kind: &str, object: &Value, updated: Option<&Value>) -> String {
+    let crd = crds()
+        .into_iter()
+        .find(|c| c.spec.names.kind == kind)
+        .unwrap_or_else(|| panic!("there is no kind {kind}"));
+    let schema = crd.spec.versions[0]
+        .schema
+        .as_ref()
+        .and_then(|s| s.open_api_v3_schema.clone());
+    let schema = serde_json::to_value(schema).expect("a schema is JSON");
+    let (new, old) = updated.map_or((object, None), |new| (new, Some(object)));
+    let result = Validator::new().validate(&schema, new, old);
+    let said = result.err().map(|e| e.to_string()).unwrap_or_default();
+    if updated.is_none() {
+        // What the program itself runs says the same of everything that it can read.
+        match kind {
+            "UploadGrant" => agrees::<UploadGrant>(object, &said, UploadGrant::check),
+            "DownloadGrant" => agrees::<DownloadGrant>(object, &said, DownloadGrant::check),
+            "ObjectStore" => agrees::<ObjectStore>(object, &said, ObjectStore::check),
+            _ => agrees::<ClusterObjectStore>(object, &said, ClusterObjectStore::check),
+        }
+    }
+    said
+}
+
+fn agrees<T: DeserializeOwned>(object: &Value, said: &str, check: fn(&T) -> Result<(), Vec<String>>) {
+    match serde_json::from_value::<T>(object.clone()) {
+        Ok(typed) => assert_eq!(check(&typed).is_ok(), said.is_empty(), "{object}: {said}"),
+        Err(e) => assert!(!said.is_empty(), "{object} cannot be read, and no rule says why: {e}"),
+    }
+}
+
+#[test]
+fn each_rule_says_what_it_should() {
+    let mut failures = Vec::new();
+    for case in Table::read().cases("web") {
+        let said = says(&case.kind, &case.object, case.updated.as_ref());
+        match &case.message {
+            Some(message) if !said.contains(message) => {
+                failures.push(format!("{}: wanted '{message}', got '{said}'", case.name))
+            }
+            None if !said.is_empty() => failures.push(format!("{}: refused: {said}", case.name)),
+            _ => {}
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// A rule that no row is about would be a promise that nobody has tried.
+#[test]
+fn each_rule_has_a_row() {
+    let mut untried: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for crd in crds() {
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).expect("a schema is JSON");
+        collect(&schema, untried.entry(crd.spec.names.kind).or_default());
+    }
+    assert!(
+        untried.values().map(BTreeSet::len).sum::<usize>() > 50,
+        "the rules were found"
+    );
+    for case in Table::read().cases("web") {
+        if let Some(message) = &case.message {
+            untried
+                .get_mut(&case.kind)
+                .expect("a kind")
+                .retain(|rule| !rule.starts_with(message.as_str()));
+        }
+    }
+    untried.retain(|_, rules| !rules.is_empty());
+    assert!(untried.is_empty(), "no row of rules.yaml tries: {untried:#?}");
+}
+
+/// Every rule has words of its own, and they name the field's remedy.
+fn collect(schema: &Value, messages: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(fields) => {
+            for rule in fields
+                .get("x-kubernetes-validations")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                let message = rule["message"]
+                    .as_str()
+                    .unwrap_or_else(|| panic!("a rule without a message: {rule}"));
+                messages.insert(message.to_owned());
+            }
+            fields.values().for_each(|v| collect(v, messages));
+        }
+        Value::Array(items) => items.iter().for_each(|v| collect(v, messages)),
+        _ => {}
+    }
+}
