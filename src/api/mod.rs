@@ -4,22 +4,27 @@
 
 mod capability;
 mod condition;
+mod download;
 mod grant;
 mod reason;
 mod rules;
+mod status;
 mod store;
+mod terms;
+mod upload;
 
 pub use capability::{Capabilities, Capability};
 pub use condition::{set_condition, set_ready};
-pub use grant::{
-    Ask, Binding, DownloadGrant, DownloadGrantSpec, Grant, GrantStatus, LengthRange, ObservedObject, Overwrite,
-    ResponseHeaders, SecretTemplate, StoreKind, StoreRef, Terms, UploadConstraints, UploadGrant, UploadGrantSpec,
-};
+pub use download::{DownloadGrant, DownloadGrantSpec, ResponseHeaders};
+pub use grant::{Ask, Grant};
 pub use reason::{Progress, Reason};
+pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{
     AccessRule, AddressingStyle, ByteSize, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec, Namespaces,
     ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus,
 };
+pub use terms::{SecretTemplate, StoreKind, StoreRef, Terms};
+pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -104,7 +109,14 @@ impl Operation {
 
 /// Every custom resource definition, in the order in which `valet crds` prints them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    [UploadGrant::crd(), DownloadGrant::crd(), ObjectStore::crd(), ClusterObjectStore::crd()].map(tidy).into()
+    [
+        UploadGrant::crd(),
+        DownloadGrant::crd(),
+        ObjectStore::crd(),
+        ClusterObjectStore::crd(),
+    ]
+    .map(tidy)
+    .into()
 }
 
 /// Makes a generated definition read well: texts flow (`kubectl explain` breaks lines itself).
@@ -118,9 +130,16 @@ fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
 
 fn tidy_schema(schema: &mut JSONSchemaProps) {
     if let Some(text) = &mut schema.description {
-        *text = text.replace("\nExample:", "\u{0}Example:").replace('\n', " ").replace('\u{0}', "\n");
+        *text = text
+            .replace("\nExample:", "\u{0}Example:")
+            .replace('\n', " ")
+            .replace('\u{0}', "\n");
     }
-    schema.properties.iter_mut().flat_map(|p| p.values_mut()).for_each(tidy_schema);
+    schema
+        .properties
+        .iter_mut()
+        .flat_map(|p| p.values_mut())
+        .for_each(tidy_schema);
     match &mut schema.items {
         Some(JSONSchemaPropsOrArray::Schema(items)) => tidy_schema(items),
         Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(tidy_schema),

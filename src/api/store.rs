@@ -246,7 +246,7 @@ pub struct StoreStatus {
     /// Ready: the settings make sense and the credentials can be read. Whether the store accepts them shows when
     /// it is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "super::grant::conditions")]
+    #[schemars(schema_with = "super::status::conditions")]
     pub conditions: Vec<Condition>,
     /// What grants may ask of this store; a grant that asks for anything else is refused by this name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -72,7 +72,12 @@ struct ControllerArgs {
 
     /// How much is logged: error, warn, info, debug or trace, or a filter such as info,valet=debug. URLs and
     /// credentials are logged at no level.
-    #[arg(long, env = "VALET_LOG_LEVEL", value_name = "FILTER", default_value = "info,kube_runtime=warn")]
+    #[arg(
+        long,
+        env = "VALET_LOG_LEVEL",
+        value_name = "FILTER",
+        default_value = "info,kube_runtime=warn"
+    )]
     log_level: String,
 
     /// Seconds after which a finished grant is deleted, unless its spec says otherwise; "never" keeps it.

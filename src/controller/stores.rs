@@ -62,7 +62,10 @@ struct Content<T> {
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
-        Self { changes: AtomicU64::new(0), content: AsyncMutex::new(None) }
+        Self {
+            changes: AtomicU64::new(0),
+            content: AsyncMutex::new(None),
+        }
     }
 }
 
@@ -75,11 +78,18 @@ impl<T: Clone> Slot<T> {
         let mut content = self.content.lock().await;
         // Both are taken before the read: a change that happens during it makes its result stale.
         let (began, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
-        if let Some(c) = content.as_ref().filter(|c| c.changes == changes && c.read.elapsed() < FRESHNESS) {
+        if let Some(c) = content
+            .as_ref()
+            .filter(|c| c.changes == changes && c.read.elapsed() < FRESHNESS)
+        {
             return Ok(c.value.clone());
         }
         let value = read(content.as_ref().map(|c| c.value.clone())).await?;
-        *content = Some(Content { read: began, changes, value: value.clone() });
+        *content = Some(Content {
+            read: began,
+            changes,
+            value: value.clone(),
+        });
         Ok(value)
     }
 }
@@ -184,7 +194,11 @@ impl Stores {
     /// Forgets a store that has changed, so that the next reader reads it.
     pub fn changed(&self, id: &StoreId) {
         // What was read is kept to compare with: the provider and its session stay if the change did not concern them.
-        lock(&self.known).entry(id.clone()).or_default().changes.fetch_add(1, Ordering::AcqRel);
+        lock(&self.known)
+            .entry(id.clone())
+            .or_default()
+            .changes
+            .fetch_add(1, Ordering::AcqRel);
     }
 
     async fn known(&self, id: &StoreId) -> Result<Known, Error> {
@@ -247,7 +261,9 @@ impl Stores {
                         return unusable((Reason::CredentialsNotFound, self.for_tenants(id, &name, message)));
                     }
                     Err(Error::Refused(_)) => {
-                        let message = format!("the operator's account may not read Secret {name} with the store's credentials; allow it to get that Secret");
+                        let message = format!(
+                            "the operator's account may not read Secret {name} with the store's credentials; allow it to get that Secret"
+                        );
                         return unusable((Reason::CredentialsInvalid, message));
                     }
                     Err(e) => return Err(e),
@@ -293,7 +309,8 @@ impl Stores {
         let slot = lock(&self.labels).entry(namespace.to_owned()).or_default().clone();
         slot.get(|_| async move {
             let api: Api<Namespace> = Api::all(self.client.clone());
-            let found: PartialObjectMeta<Namespace> = call("reading a namespace", api.get_metadata(namespace)).await?;
+            let found: PartialObjectMeta<Namespace> =
+                call("reading a namespace", api.get_metadata(namespace)).await?;
             Ok(Arc::new(found.metadata.labels.unwrap_or_default()))
         })
         .await

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, StoreFact},
-    lifetime::{LOOK_PATIENCE, Lifetime, NoTime, add, next_look, retry},
+    lifetime::{LOOK_PATIENCE, Lifetime, NoTime, add, next_look, retry, second},
     policy::admit,
     status::{Arrival, Situation, condition, project},
     step::{Notice, Publish, PublishMode, Read, SigningRequest, Step},
@@ -56,7 +56,7 @@ impl Judge<'_> {
         }
         let key = self.key();
         if let Some(key) = key
-            && key.is_over(self.now)
+            && self.end(key) <= self.now
         {
             return self.over(Some(key));
         }
@@ -84,14 +84,20 @@ impl Judge<'_> {
         };
 
         let terms = &self.g.terms;
-        let deadline = terms.deadline_time.as_ref().map(|t| t.0);
-        let fresh = || Lifetime::new(self.now, terms.expiration_seconds, deadline, store.credentials_expire);
+        let fresh = Lifetime::new(
+            self.now,
+            terms.expiration_seconds,
+            self.deadline(),
+            store.credentials_expire,
+        );
         let lifetime = match (self.own_secret(), key) {
             (Some(secret), Some(key)) if !self.asks_for_another(secret, key) => return self.published(Some(key)),
             // The Secret was deleted under a key that is still good for what the grant asks: signing the same
             // seconds again gives the same URL, and nobody gains a second of life by deleting Secrets.
-            (None, Some(key)) if self.reported_for_this_generation() => Ok(key),
-            _ => fresh(),
+            (None, Some(key)) if self.reported_for_this_generation() => {
+                fresh.map(|fresh| key.again(fresh, terms.expiration_seconds))
+            }
+            _ => fresh,
         };
         let lifetime = match lifetime {
             Ok(lifetime) => lifetime,
@@ -104,6 +110,10 @@ impl Judge<'_> {
         if key.is_none() && self.write_once() {
             match &self.f.object {
                 ObjectFact::Unread => return Step::Read(Read::Object),
+                // It may have come by a key whose publisher died before he could report it.
+                ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
+                    return Step::Read(Read::Secret);
+                }
                 ObjectFact::Present { object, .. } => return self.exists_already(object),
                 ObjectFact::Unreachable(why) => {
                     return self.without_key(Reason::StoreUnreachable, self.unreachable(why));
@@ -162,7 +172,19 @@ impl Judge<'_> {
         let status = &self.g.status;
         let (issued_at, expires_at) =
             recorded.or_else(|| Some((status.issued_time.as_ref()?.0, status.expiration_time.as_ref()?.0)))?;
-        Some(Lifetime { issued_at, expires_at })
+        Some(Lifetime {
+            issued_at: second(issued_at),
+            expires_at: second(expires_at),
+        })
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        self.g.terms.deadline_time.as_ref().map(|t| second(t.0))
+    }
+
+    /// When the key may be out no longer: at its own end, or at a deadline that was set since.
+    fn end(&self, key: Lifetime) -> Timestamp {
+        self.deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
     }
 
     /// The reason and the moment with which the grant finished, if it has.
@@ -198,12 +220,13 @@ impl Judge<'_> {
         matches!(self.g.ask, Ask::Upload(_))
     }
 
-    /// Whether the spec now asks for another lifetime than the published key has.
+    /// Whether the spec now asks for another lifetime than the published key has. The generation that the Secret
+    /// was written for says nothing of it: its labels may have followed a spec whose key had to wait for the store.
     fn asks_for_another(&self, secret: &SecretView, key: Lifetime) -> bool {
-        let deadline = self.g.terms.deadline_time.as_ref().map(|t| t.0);
-        secret.generation != Some(self.g.generation)
-            && (secret.expiration_seconds != Some(self.g.terms.expiration_seconds)
-                || deadline.is_some_and(|d| d < key.expires_at))
+        secret
+            .expiration_seconds
+            .is_some_and(|s| s != self.g.terms.expiration_seconds)
+            || self.end(key) < key.expires_at
     }
 
     /// The labels and annotations that the Secret shall have: the tenant's, and ours over them.
@@ -293,9 +316,17 @@ impl Judge<'_> {
             return step;
         }
         let (end, said) = match key {
-            Some(key) => (key.expires_at, format!("the key expired at {}", key.expires_at)),
+            Some(key) if key.is_over(self.now) => (key.expires_at, format!("the key expired at {}", key.expires_at)),
+            Some(key) => {
+                let deadline = self.end(key);
+                let copies = format!("a copy of it works until {}", key.expires_at);
+                (
+                    deadline,
+                    format!("spec.deadlineTime {deadline} has passed; the key was withdrawn, but {copies}"),
+                )
+            }
             None => {
-                let deadline = self.g.terms.deadline_time.as_ref().map_or(self.now, |t| t.0);
+                let deadline = self.deadline().unwrap_or(self.now);
                 (
                     deadline,
                     format!("spec.deadlineTime {deadline} has passed; no key was issued"),
@@ -416,7 +447,16 @@ impl Judge<'_> {
                 ObjectFact::Unread | ObjectFact::Unreachable(_) => {}
             }
         }
-        let deadline = self.g.terms.deadline_time.as_ref().map(|t| t.0);
+        // That the credentials cut the key short shows when it is new; a deadline that is put off later would look
+        // the same.
+        let status = &self.g.status;
+        let told = status.issued_time.as_ref().map(|t| t.0) == Some(key.issued_at)
+            && status.expiration_time.as_ref().map(|t| t.0) == Some(key.expires_at);
+        let truncated = if told {
+            condition(status, "Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
+        } else {
+            key.is_truncated(expiration_seconds, self.deadline())
+        };
         let verb = if self.is_upload() { "uploading" } else { "downloading" };
         let situation = Situation {
             reason: Reason::Issued,
@@ -427,14 +467,15 @@ impl Judge<'_> {
             ),
             key: Some(key),
             active: true,
-            truncated: key.is_truncated(expiration_seconds, deadline),
+            truncated,
             arrival,
             finished: false,
         };
+        let end = self.end(key);
         let until = if self.is_upload() && look > self.now {
-            look.min(key.expires_at)
+            look.min(end)
         } else {
-            key.expires_at
+            end
         };
         self.settle(&situation, Some(until))
     }
@@ -485,7 +526,10 @@ impl Judge<'_> {
         }
         // Deleting the Secret takes the key away from those who have not read it. The store knows nothing of it.
         let message = match self.key() {
-            Some(key) => format!("{message}; its key was withdrawn, but a copy of it works until {}", key.expires_at),
+            Some(key) => format!(
+                "{message}; its key was withdrawn, but a copy of it works until {}",
+                key.expires_at
+            ),
             None => message,
         };
         self.situation(reason, message, false)
@@ -515,9 +559,10 @@ impl Judge<'_> {
             arrival: Arrival::Unchanged,
             finished,
         };
-        // What waits asks again by itself; what is refused waits for a change.
-        let until = (reason.progress() == Progress::InProgress).then(|| self.retry());
-        self.settle(&situation, until)
+        // What waits asks again by itself; what is refused waits for a change, or for the end of a key that it had.
+        let retry = (reason.progress() == Progress::InProgress).then(|| self.retry());
+        let end = self.key().map(|key| self.end(key)).filter(|end| *end > self.now);
+        self.settle(&situation, retry.into_iter().chain(end).min())
     }
 
     /// Reports the situation if that says anything new; otherwise rests.

@@ -66,6 +66,16 @@ impl Lifetime {
         Ok(Self { issued_at, expires_at })
     }
 
+    /// The same key signed once more, where `fresh` is what could be signed now: the seconds that stand in the
+    /// record, but never more than a fresh key would have, since not only Valet can write records.
+    pub fn again(self, fresh: Self, expiration_seconds: i64) -> Self {
+        let is_credible = self.issued_at <= fresh.issued_at && self.seconds() <= expiration_seconds;
+        Self {
+            issued_at: if is_credible { self.issued_at } else { fresh.issued_at },
+            expires_at: self.expires_at.min(fresh.expires_at),
+        }
+    }
+
     /// Length in seconds.
     pub fn seconds(&self) -> i64 {
         self.expires_at.as_second() - self.issued_at.as_second()

@@ -23,7 +23,9 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     })?;
     let discreet = filter_fn(is_discreet);
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Human => registry.with(lines.with_filter(discreet)).init(),
         LogFormat::Json => registry.with(lines.json().with_filter(discreet)).init(),

@@ -1,0 +1,131 @@
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
+
+/// Permission to read one object for a while.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "valetkey.dev",
+    version = "v1alpha1",
+    kind = "DownloadGrant",
+    plural = "downloadgrants",
+    shortname = "dg",
+    category = "valet",
+    namespaced,
+    cel,
+    status = "GrantStatus",
+    derive = "PartialEq",
+    doc = "A DownloadGrant is the permission to read one object of an object store, for a while. Valet checks it against the store's access rules and puts a signed URL for exactly that object into a Secret of the same namespace; a pod that mounts the Secret downloads with: curl --config /grant/curl.cfg --output FILE",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
+        description = "True: the key is there, or its time is over."
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        description = "Why it is so, in one word."
+    ),
+    printcolumn(
+        name = "Expires",
+        type_ = "string",
+        json_path = ".status.expirationTime",
+        description = "When the key stops working."
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name", priority = "1"),
+    printcolumn(name = "Key", type_ = "string", json_path = ".spec.key", priority = "1"),
+    printcolumn(
+        name = "Secret",
+        type_ = "string",
+        json_path = ".status.binding.name",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = "1"
+    )
+)]
+#[x_kube(
+    validation = Rule::new("has(self.version) == has(oldSelf.version)").message("version says what the grant permits and cannot be added or removed; make a new grant"),
+    validation = Rule::new("has(self.response) == has(oldSelf.response)").message("response says what the grant permits and cannot be added or removed; make a new grant"),
+    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, since pods may have the Secret mounted; make a new grant")
+)]
+pub struct DownloadGrantSpec {
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub terms: Terms,
+
+    /// The version of the object, as the store names it (S3: the version ID). Default: the newest at the time of
+    /// the download. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(
+        validation = Rule::new("self == oldSelf").message("version says what the grant permits and cannot change; make a new grant"),
+        validation = Rule::new(r"self.matches('^[\\x21-\\x7e]+$')").message("version has characters that no store puts into one: copy it as the store prints it (printable ASCII, no spaces)")
+    )]
+    pub version: Option<String>,
+
+    /// Headers that the store shall answer the download with, in place of those stored with the object. They
+    /// are part of the signature. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("response says what the grant permits and cannot change; make a new grant"))]
+    pub response: Option<ResponseHeaders>,
+}
+
+/// Response headers to override on a download.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResponseHeaders {
+    /// Content-Type of the response. Example: text/csv
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentType must be printable ASCII; remove other characters"))]
+    pub content_type: Option<String>,
+    /// Content-Disposition of the response. Example: attachment; filename="report.csv"
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentDisposition must be printable ASCII; write other characters as RFC 6266 does: filename*=UTF-8''na%C3%AFve.txt"))]
+    pub content_disposition: Option<String>,
+    /// Content-Encoding of the response. Example: gzip
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentEncoding must be printable ASCII; remove other characters"))]
+    pub content_encoding: Option<String>,
+    /// Content-Language of the response. Example: en
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentLanguage must be printable ASCII; remove other characters"))]
+    pub content_language: Option<String>,
+    /// Cache-Control of the response. Example: no-store
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.cacheControl must be printable ASCII; remove other characters"))]
+    pub cache_control: Option<String>,
+}
+
+impl Grant for DownloadGrant {
+    const OPERATION: Operation = Operation::Download;
+    fn terms(&self) -> &Terms {
+        &self.spec.terms
+    }
+    fn ask(&self) -> Ask {
+        Ask::Download {
+            version: self.spec.version.clone(),
+            response: self.spec.response.clone().unwrap_or_default(),
+        }
+    }
+    fn grant_status(&self) -> Option<&GrantStatus> {
+        self.status.as_ref()
+    }
+    fn check(&self) -> Result<(), Vec<String>> {
+        static RULES: Rules = Rules::new(|| DownloadGrant::crd());
+        RULES.check(self)
+    }
+}

@@ -1,0 +1,70 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What has become of a grant. Written by Valet; a projection of the Secret and the store, never read as authority
+/// over what may be signed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantStatus {
+    /// The metadata.generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready: the summary that kubectl wait, Helm, Argo CD and Flux read. Active: the key can be used now.
+    /// Completed: the upload was seen in the store. Reconciling and Stalled: for kstatus, only while True.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+    /// When the key was signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_time: Option<Time>,
+    /// When the key stops working: the least of what was asked, what the store allows and when the signing
+    /// credentials end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiration_time: Option<Time>,
+    /// When the grant had done its work; it is deleted ttlSecondsAfterFinished later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_time: Option<Time>,
+    /// The Secret that holds the key while it works (Service Binding's status.binding).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Binding>,
+    /// The uploaded object, as the store described it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<ObservedObject>,
+}
+
+/// Names the Secret that holds a key, as Service Binding's Provisioned Service does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Binding {
+    /// Name of the Secret.
+    pub name: String,
+}
+
+/// An object as the store described it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObservedObject {
+    /// Size in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
+    /// The entity tag, as the store gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub e_tag: Option<String>,
+    /// Base64 of the SHA-256, where the store keeps one.
+    #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
+    pub checksum_sha256: Option<String>,
+    /// The version, in a bucket that keeps versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// When the store received the object, by its own clock (whole seconds on S3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_modified_time: Option<Time>,
+}
+
+/// The schema of conditions: a list that several writers can share, keyed by type.
+pub(super) fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut schema = generator.subschema_for::<Vec<Condition>>();
+    schema.insert("x-kubernetes-list-type".into(), "map".into());
+    schema.insert("x-kubernetes-list-map-keys".into(), serde_json::json!(["type"]));
+    schema
+}

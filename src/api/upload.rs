@@ -1,0 +1,145 @@
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
+
+/// Permission to write one object, once, for a while. Valet puts a signed URL for exactly that into a Secret of
+/// the grant's namespace; a pod that mounts the Secret needs nothing but curl.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "valetkey.dev",
+    version = "v1alpha1",
+    kind = "UploadGrant",
+    plural = "uploadgrants",
+    shortname = "ug",
+    category = "valet",
+    namespaced,
+    cel,
+    status = "GrantStatus",
+    derive = "PartialEq",
+    doc = "An UploadGrant is the permission to write one object of an object store, for a while. Valet checks it against the store's access rules and puts a signed URL for exactly that object into a Secret of the same namespace; a pod that mounts the Secret uploads with: curl --config /grant/curl.cfg --upload-file FILE",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
+        description = "True: the key is there, or the upload has arrived."
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        description = "Why it is so, in one word."
+    ),
+    printcolumn(
+        name = "Expires",
+        type_ = "string",
+        json_path = ".status.expirationTime",
+        description = "When the key stops working."
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name", priority = "1"),
+    printcolumn(name = "Key", type_ = "string", json_path = ".spec.key", priority = "1"),
+    printcolumn(
+        name = "Secret",
+        type_ = "string",
+        json_path = ".status.binding.name",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = "1"
+    )
+)]
+#[x_kube(
+    validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("constraints say what the grant permits and cannot be added or removed; make a new grant"),
+    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, since pods may have the Secret mounted; make a new grant")
+)]
+pub struct UploadGrantSpec {
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub terms: Terms,
+
+    /// What the uploaded object must be. Each constraint becomes part of the signature, so that the store
+    /// enforces it; one that the store cannot enforce is refused, with the reason. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("constraints say what the grant permits and cannot change; make a new grant"))]
+    pub constraints: Option<UploadConstraints>,
+}
+
+/// What an uploaded object must be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.contentLength) && has(self.contentLengthRange))").message("contentLength and contentLengthRange exclude each other; keep the one that you mean"))]
+pub struct UploadConstraints {
+    /// The Content-Type that the upload must be sent with, exactly. Example: image/png
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 255))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[\\x21-\\x7e][\\x20-\\x7e]*)?$') && !self.endsWith(' ')").message("contentType is not a media type: write it as type/subtype, as in image/png or text/plain; charset=utf-8"))]
+    pub content_type: Option<String>,
+
+    /// The exact size of the object, in bytes. A single upload to S3 takes at most 5368709120 (5 GiB).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 5_497_558_138_880_i64))]
+    pub content_length: Option<i64>,
+
+    /// The range that the object's size must lie in. A presigned S3 PUT cannot enforce a range: a grant that
+    /// asks for one there is refused (CapabilityMissing); give contentLength instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_length_range: Option<LengthRange>,
+
+    /// Base64 of the SHA-256 of the object; the store refuses other bytes.
+    /// Example: the output of: openssl dgst -sha256 -binary FILE | base64
+    #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')").message("checksumSHA256 is not the base64 of a SHA-256 (44 characters, ending in '='); use the output of: openssl dgst -sha256 -binary FILE | base64"))]
+    pub checksum_sha256: Option<String>,
+
+    /// Whether the upload may replace an object that is already there. Forbid: the store refuses it, so the key
+    /// works for one successful upload. Default: Forbid.
+    #[serde(default)]
+    pub overwrite: Overwrite,
+}
+
+/// A range of sizes in bytes, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.min <= self.max").message("contentLengthRange.min is larger than contentLengthRange.max; swap them"))]
+pub struct LengthRange {
+    /// Smallest size, in bytes. Default: 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 5_497_558_138_880_i64))]
+    pub min: i64,
+    /// Largest size, in bytes.
+    #[schemars(range(min = 0, max = 5_497_558_138_880_i64))]
+    pub max: i64,
+}
+
+/// Whether an upload may replace an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Overwrite {
+    #[default]
+    #[allow(missing_docs)]
+    Forbid,
+    #[allow(missing_docs)]
+    Allow,
+}
+
+impl Grant for UploadGrant {
+    const OPERATION: Operation = Operation::Upload;
+    fn terms(&self) -> &Terms {
+        &self.spec.terms
+    }
+    fn ask(&self) -> Ask {
+        Ask::Upload(self.spec.constraints.clone().unwrap_or_default())
+    }
+    fn grant_status(&self) -> Option<&GrantStatus> {
+        self.status.as_ref()
+    }
+    fn check(&self) -> Result<(), Vec<String>> {
+        static RULES: Rules = Rules::new(|| UploadGrant::crd());
+        RULES.check(self)
+    }
+}
