@@ -1,0 +1,166 @@
+//! A good grant and a good store, from which every test departs by one change.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use valet::{
+    api::{
+        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, Namespaces, Operation,
+        ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints,
+    },
+    grant::{GrantFacts, StoreView},
+};
+
+/// 2027-01-15T08:00:00Z: when every story begins.
+pub const START: i64 = 1_800_000_000;
+
+/// The namespace of the good grant.
+pub const NAMESPACE: &str = "web";
+
+/// So many seconds into the story.
+pub fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(START + seconds).unwrap()
+}
+
+/// The smallest step that the clock knows.
+pub const TICK: SignedDuration = SignedDuration::from_nanos(1);
+
+/// The instants just before, at and just after `t`.
+pub fn around(t: Timestamp) -> [Timestamp; 3] {
+    [t - TICK, t, t + TICK]
+}
+
+/// A write-once upload for five minutes, created at the start.
+pub fn upload() -> GrantFacts {
+    GrantFacts {
+        namespace: NAMESPACE.into(),
+        name: "avatar-42".into(),
+        uid: "2f1c7e0a-uid".into(),
+        generation: 1,
+        created: Some(at(0)),
+        deleting: false,
+        terms: Terms {
+            store_ref: StoreRef {
+                kind: StoreKind::ClusterObjectStore,
+                name: "media".into(),
+            },
+            key: "tenants/web/users/42/avatar.png".into(),
+            expiration_seconds: 300,
+            deadline_time: None,
+            secret_name: None,
+            secret_template: None,
+            ttl_seconds_after_finished: None,
+        },
+        ask: Ask::Upload(UploadConstraints::default()),
+        status: GrantStatus::default(),
+        tracked_by: None,
+        broken_rules: vec![],
+    }
+}
+
+/// The same for a download.
+pub fn download() -> GrantFacts {
+    GrantFacts {
+        ask: Ask::Download {
+            version: None,
+            response: ResponseHeaders::default(),
+        },
+        ..upload()
+    }
+}
+
+/// Changes the constraints of an upload.
+pub fn constrain(grant: &mut GrantFacts, change: impl FnOnce(&mut UploadConstraints)) {
+    match &mut grant.ask {
+        Ask::Upload(constraints) => change(constraints),
+        Ask::Download { .. } => panic!("a download has no constraints"),
+    }
+}
+
+/// Everything below the namespace's own prefix, for an hour.
+pub fn rule() -> ClusterAccessRule {
+    ClusterAccessRule {
+        namespaces: Namespaces {
+            names: vec![NAMESPACE.into()],
+            selector: None,
+        },
+        rule: AccessRule {
+            operations: vec![Operation::Upload, Operation::Download],
+            key_prefix: Some("tenants/{namespace}/".into()),
+            max_expiration_seconds: Some(3600),
+            max_bytes: None,
+            content_types: vec![],
+        },
+    }
+}
+
+/// Every capability, the ranges that S3 lacks included.
+pub const ALL_CAPABILITIES: [Capability; 7] = [
+    Capability::ContentType,
+    Capability::ContentLength,
+    Capability::ContentLengthRange,
+    Capability::ChecksumSHA256,
+    Capability::WriteOnce,
+    Capability::Version,
+    Capability::ResponseHeaders,
+];
+
+/// What presigned S3 requests can pin down.
+pub fn capabilities() -> Capabilities {
+    Capabilities {
+        enforced: ALL_CAPABILITIES
+            .into_iter()
+            .filter(|c| *c != Capability::ContentLengthRange)
+            .collect(),
+        max_expiration_seconds: 604_800,
+        max_upload_bytes: 5_368_709_120,
+        max_key_bytes: 1024,
+    }
+}
+
+/// A store with these rules.
+pub fn store(rules: impl IntoIterator<Item = ClusterAccessRule>) -> StoreView {
+    StoreView {
+        rules: Arc::new(rules.into_iter().collect()),
+        namespace_labels: Arc::new(labels(&[("kubernetes.io/metadata.name", NAMESPACE), ("team", "web")])),
+        capabilities: Arc::new(capabilities()),
+        credentials_expire: None,
+    }
+}
+
+/// A map of labels.
+pub fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
+}
+
+/// A small generator of the same pseudo-random numbers every time (xorshift64*).
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    /// One of these.
+    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len())]
+    }
+}

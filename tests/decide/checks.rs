@@ -1,0 +1,321 @@
+//! What must hold at every step, whatever happens. The names (I3, I12, ...) are those of the invariants that the
+//! project promises.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use valet::{
+    api::{GrantStatus, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Reason, annotation},
+    grant::{Facts, GrantFacts, Owner, Publish, PublishMode, SecretFact, SecretView, Step, StoreFact, admit, decide},
+};
+
+use crate::world::{Secret, World};
+
+/// Helm's, Argo CD's and Flux's verdict, by kstatus' rules: deletion, then observedGeneration, then Reconciling and
+/// Stalled, then Ready.
+pub fn kstatus(grant: &GrantFacts) -> &'static str {
+    let is = |type_: &str, value: &str| {
+        grant
+            .status
+            .conditions
+            .iter()
+            .any(|c| c.type_ == type_ && c.status == value)
+    };
+    if grant.deleting {
+        "Terminating"
+    } else if grant.status.observed_generation != Some(grant.generation) {
+        "InProgress"
+    } else if is("Reconciling", "True") {
+        "InProgress"
+    } else if is("Stalled", "True") {
+        "Failed"
+    } else if is("Ready", "True") {
+        "Current"
+    } else {
+        "InProgress"
+    }
+}
+
+/// The table of states, written down once more: `Ready`'s status, kstatus' verdict, whether a key is out.
+fn row(reason: &str) -> (&'static str, &'static str, bool) {
+    match reason {
+        "Issued" => ("True", "Current", true),
+        "Completed" | "ObjectExists" | "Expired" => ("True", "Current", false),
+        "StoreNotFound"
+        | "StoreUnreachable"
+        | "CredentialsNotFound"
+        | "CredentialsInvalid"
+        | "CredentialsExpired"
+        | "PredecessorSecret"
+        | "SecretNotWritable" => ("False", "InProgress", false),
+        "ExpiredUnused"
+        | "InvalidSpec"
+        | "NamespaceNotAllowed"
+        | "OperationNotAllowed"
+        | "KeyNotAllowed"
+        | "ExpirationTooLong"
+        | "ContentTypeNotAllowed"
+        | "ContentLengthNotAllowed"
+        | "CapabilityMissing"
+        | "SecretConflict"
+        | "InvalidStore" => ("False", "Failed", false),
+        other => panic!("{other} is no reason for a grant to be as it is"),
+    }
+}
+
+pub fn condition<'a>(status: &'a GrantStatus, type_: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|c| c.type_ == type_)
+}
+
+pub fn ready(grant: &GrantFacts) -> &str {
+    condition(&grant.status, "Ready").map_or("", |c| &c.reason)
+}
+
+/// Holds the step that was decided against the world as it is.
+pub fn step(world: &World, facts: &Facts, step: &Step) {
+    assert_eq!(&decide(facts, world.now), step, "the same facts, another judgement");
+    match step {
+        Step::Read(_) => {}
+        Step::Publish(publish) => {
+            signs(world, facts, publish);
+            if let PublishMode::Replace { uid, .. } = &publish.mode {
+                ours(facts, uid);
+            }
+        }
+        Step::Retouch {
+            uid,
+            labels,
+            annotations,
+            ..
+        } => {
+            let before = ours(facts, uid);
+            // Others' labels and annotations stay; our marks are there.
+            assert!(before.labels.keys().all(|k| labels.contains_key(k)));
+            assert!(before.annotations.keys().all(|k| annotations.contains_key(k)));
+            assert!(
+                (&before.labels, &before.annotations) != (labels, annotations),
+                "a write that changes nothing"
+            );
+            marks(&facts.grant, labels, annotations);
+        }
+        Step::Withdraw { uid, .. } => {
+            ours(facts, uid);
+        }
+        Step::Report { status, .. } => report(world, status),
+        Step::Collect => collect(world),
+        Step::Rest { until } => rest(world, facts, *until),
+    }
+}
+
+/// I2: nothing is written to a Secret that is not known to be ours, and stays.
+fn ours<'a>(facts: &'a Facts, uid: &str) -> &'a SecretView {
+    match &facts.secret {
+        SecretFact::Present(s) => {
+            assert_eq!(s.owner, Owner::ThisGrant, "I2: a write to somebody else's Secret");
+            assert!(!s.deleting, "I2: a write to a Secret that is going");
+            assert_eq!(s.uid, uid);
+            s
+        }
+        other => panic!("I2: a write to a Secret that was not seen: {other:?}"),
+    }
+}
+
+fn marks(grant: &GrantFacts, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) {
+    assert_eq!(labels[MANAGED_BY_LABEL], MANAGED_BY_VALUE);
+    assert_eq!(annotations[annotation::GRANT_UID], grant.uid);
+    assert_eq!(annotations[annotation::GRANT_GENERATION], grant.generation.to_string());
+    assert_eq!(annotations[annotation::STORE], "ClusterObjectStore/media");
+}
+
+/// I6 and I12: the key that is about to be signed is within the policy, the deadline and the credentials' life,
+/// counted from now and by the world as it is, not by what a status or an annotation says.
+fn signs(world: &World, facts: &Facts, publish: &Publish) {
+    let (grant, now) = (world.grant(), world.now);
+    let key = publish.request.lifetime;
+    let StoreFact::Usable(store) = &world.store else {
+        panic!("I6: signs with a store that is {:?}", world.store);
+    };
+    assert!(admit(grant, store).is_ok(), "I6: signs what the policy refuses");
+    let asked = SignedDuration::from_secs(grant.terms.expiration_seconds);
+    for t in [key.issued_at, key.expires_at] {
+        assert_eq!(t.subsec_nanosecond(), 0, "signatures count whole seconds: {key:?}");
+    }
+    assert!(key.issued_at <= now, "I12: signed for the future: {key:?} at {now}");
+    assert!(key.expires_at > now, "signs a key that is over: {key:?} at {now}");
+    assert!(
+        key.expires_at.duration_since(key.issued_at) <= asked,
+        "I12: longer than asked: {key:?}"
+    );
+    assert!(
+        key.expires_at.duration_since(now) <= asked,
+        "I12: longer than asked, from now: {key:?} at {now}"
+    );
+    if let Some(deadline) = &grant.terms.deadline_time {
+        assert!(key.expires_at <= deadline.0, "I12: past the deadline: {key:?}");
+    }
+    if let Some(end) = store.credentials_expire {
+        assert!(key.expires_at < end, "outlives its credentials: {key:?}");
+    }
+    assert_eq!(publish.request.key.as_str(), grant.terms.key);
+    assert_eq!(publish.request.ask, grant.ask);
+    assert!(!facts.grant.deleting, "signs for a grant that is going");
+    assert!(facts.grant.broken_rules.is_empty());
+
+    let (labels, annotations) = (&publish.labels, &publish.annotations);
+    marks(grant, labels, annotations);
+    assert_eq!(annotations[annotation::ISSUED_AT], key.issued_at.to_string());
+    assert_eq!(annotations[annotation::EXPIRES_AT], key.expires_at.to_string());
+    assert_eq!(
+        annotations[annotation::EXPIRATION_SECONDS],
+        grant.terms.expiration_seconds.to_string()
+    );
+}
+
+/// I3: one published key per generation; only after the Secret was taken away may it be published again, and then
+/// it is the same key.
+pub fn published(world: &World, publish: &Publish) {
+    if world.forged {
+        return;
+    }
+    let key = publish.request.lifetime;
+    let Some(first) = world.published.get(&world.grant().generation) else {
+        return;
+    };
+    assert_eq!(publish.mode, PublishMode::Create, "I3: replaced within a generation");
+    assert!(world.may_create_again, "I3: created twice for one generation");
+    assert_eq!(
+        key.issued_at, first.issued_at,
+        "I3: another key for the same generation"
+    );
+    assert!(
+        key.expires_at <= first.expires_at,
+        "I3: a longer key for the same generation"
+    );
+}
+
+fn report(world: &World, status: &GrantStatus) {
+    let grant = world.grant();
+    let before = &grant.status;
+    assert_ne!(status, before, "a write that changes nothing");
+    assert_eq!(status.observed_generation, Some(grant.generation));
+    if !world.forged {
+        assert!(
+            before.observed_generation <= status.observed_generation,
+            "I4: went back"
+        );
+    }
+    let conditions: Vec<_> = status
+        .conditions
+        .iter()
+        .filter(|c| ["Ready", "Active", "Completed", "Reconciling", "Stalled"].contains(&&*c.type_))
+        .collect();
+    for c in &conditions {
+        assert!(!c.reason.is_empty() && c.reason.chars().all(|c| c.is_ascii_alphanumeric()));
+        assert!(
+            Reason::ALL.iter().any(|r| r.as_str() == c.reason),
+            "{} is not in the list",
+            c.reason
+        );
+        assert!(
+            !c.message.is_empty() || world.forged,
+            "{} {} says nothing",
+            c.type_,
+            c.reason
+        );
+        assert_eq!(c.observed_generation, Some(grant.generation), "{}", c.type_);
+        let was = condition(before, &c.type_);
+        if let Some(was) = was.filter(|was| was.status == c.status) {
+            assert_eq!(was.last_transition_time, c.last_transition_time, "{}", c.type_);
+        }
+    }
+    let mut types: Vec<_> = status.conditions.iter().map(|c| &c.type_).collect();
+    types.sort();
+    types.dedup();
+    assert_eq!(types.len(), status.conditions.len(), "a condition stands there twice");
+
+    let (value, verdict, active) = row(&condition(status, "Ready").unwrap().reason);
+    assert_eq!(condition(status, "Ready").unwrap().status, value);
+    let after = GrantFacts {
+        status: status.clone(),
+        ..grant.clone()
+    };
+    assert_eq!(kstatus(&after), verdict);
+    let is_active = condition(status, "Active").unwrap().status == "True";
+    assert_eq!(is_active, active, "Active");
+    assert_eq!(status.binding.is_some(), active, "binding");
+    if is_active {
+        assert!(
+            world.written.contains(&grant.generation),
+            "I4: Active for a generation that no Secret was written for"
+        );
+    }
+    let finished = ["Completed", "ObjectExists", "Expired", "ExpiredUnused"].contains(&ready(&after));
+    assert_eq!(status.finished_time.is_some(), finished, "finishedTime");
+    assert_eq!(status.issued_time.is_some(), status.expiration_time.is_some());
+}
+
+fn collect(world: &World) {
+    let grant = world.grant();
+    assert!(world.own_secret().is_none(), "collected before its Secret");
+    let finished = grant
+        .status
+        .finished_time
+        .as_ref()
+        .expect("collected before it has finished")
+        .0;
+    let ttl = match grant.terms.ttl_seconds_after_finished {
+        Some(own) => own.filter(|s| *s >= 0),
+        None if grant.tracked_by.is_some() => None,
+        None => world.settings.ttl_seconds_after_finished,
+    };
+    let ttl = ttl.expect("collected although it is to be kept");
+    assert!(finished.saturating_add(SignedDuration::from_secs(ttl)).unwrap() <= world.now);
+}
+
+/// At rest: the status says what is, no Secret outlives its key, and somebody will wake us in time.
+fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
+    let (grant, now) = (world.grant(), world.now);
+    assert!(until.is_none_or(|t| t > now), "a rest until {until:?}, which is over");
+    if grant.deleting {
+        return;
+    }
+    assert_eq!(grant.status.observed_generation, Some(grant.generation));
+    let (_, verdict, active) = row(ready(grant));
+    assert_eq!(kstatus(grant), verdict);
+    if verdict == "InProgress" {
+        assert!(until.is_some(), "{} waits for nobody", ready(grant));
+    }
+    // A key that was withdrawn comes to its end all the same, and then there is something to say.
+    let recorded = grant.status.expiration_time.as_ref().map(|t| t.0);
+    if let Some(end) = recorded.filter(|_| grant.status.finished_time.is_none() && ready(grant) != "SecretConflict") {
+        assert!(
+            until.is_some_and(|t| t <= end || end <= now),
+            "nobody wakes at the key's end"
+        );
+    }
+    // Whatever the operator could not know just now, it will be told of by a watch.
+    let is_known = match (&facts.secret, &world.secret) {
+        (SecretFact::Present(known), Some(there)) => *known == there.view,
+        (SecretFact::Absent, None) => true,
+        _ => false,
+    };
+    if !is_known {
+        return;
+    }
+    match world.own_secret() {
+        Some(Secret { signed: Some(key), .. }) if !world.forged => {
+            assert!(active, "a Secret under {}", ready(grant));
+            assert!(!key.is_over(now), "I1: a Secret outlives its key");
+            assert!(
+                until.is_some_and(|t| t <= key.expires_at),
+                "I1: nobody wakes at the key's end"
+            );
+            let says = |t: &Option<Time>| t.as_ref().map(|t| t.0);
+            assert_eq!(says(&grant.status.issued_time), Some(key.issued_at));
+            assert_eq!(says(&grant.status.expiration_time), Some(key.expires_at));
+        }
+        Some(_) => assert!(world.forged, "a Secret of ours without a key"),
+        None => assert!(!active, "Active without a Secret"),
+    }
+}

@@ -1,0 +1,17 @@
+//! The judgement, played: whole lives of grants in a small world with its own clock, where every step that
+//! `decide` asks for is taken and held against the invariants.
+//!
+//! - `world` is that world, `checks` what must hold in it at every step;
+//! - `lives` is the table of lives, each played with every kind of memory, lateness, and a crash at every step;
+//! - `clocks` holds the boundary instants of every timer;
+//! - `forged` hands in statuses and annotations that somebody else has written;
+//! - `walk` goes where the dice say.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod checks;
+mod lives;
+mod looks;
+mod play;
+mod world;

@@ -1,0 +1,402 @@
+//! A grant, its Secret, its store and its object, in memory; every write checks its preconditions as the apiserver
+//! does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use valet::{
+    api::{ObservedObject, Reason, annotation},
+    grant::{
+        Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, PublishMode, Read, SecretFact, SecretView, Settings,
+        Step, StoreFact, StoreView, decide,
+    },
+};
+
+use crate::checks;
+
+/// More steps than any one reconcile may take.
+const MOST_STEPS: usize = 12;
+
+/// What is behind the key.
+#[derive(Clone, Debug)]
+pub enum Bucket {
+    Empty,
+    /// Holds the object since then; the store may not say since when.
+    Holds {
+        since: Timestamp,
+        says_when: bool,
+    },
+    Hidden,
+    Down,
+}
+
+#[derive(Clone, Debug)]
+pub struct Secret {
+    pub view: SecretView,
+    /// The key inside, if Valet put one in.
+    pub signed: Option<Lifetime>,
+}
+
+/// What the operator knows when something wakes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// The grant and nothing else.
+    Grant,
+    /// The Secret and the store, too, from its caches.
+    Caches,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub creates: usize,
+    pub replaces: usize,
+    pub retouches: usize,
+    pub withdraws: usize,
+    pub reports: usize,
+}
+
+pub struct World {
+    pub now: Timestamp,
+    pub grant: Option<GrantFacts>,
+    pub secret: Option<Secret>,
+    pub store: StoreFact,
+    pub bucket: Bucket,
+    /// Why the apiserver takes no Secret now.
+    pub refuses: Option<String>,
+    pub settings: Settings,
+    pub memory: Memory,
+    /// The process dies after the n-th step of its life.
+    pub crash: Option<usize>,
+    /// Somebody has written what only Valet writes: some promises are then void, the limits of keys are not.
+    pub forged: bool,
+    /// Something may happen to the world after each step, before the next.
+    pub meddler: Option<Box<dyn FnMut(&mut World)>>,
+
+    pub last_look: Option<Timestamp>,
+    pub steps: usize,
+    pub counts: Counts,
+    /// Every key that was published, in order.
+    pub keys: Vec<Lifetime>,
+    pub notices: Vec<Reason>,
+    /// Generations that a key was published for, and the last one.
+    pub published: BTreeMap<i64, Lifetime>,
+    /// Generations that a Secret was written for.
+    pub written: BTreeSet<i64>,
+    /// Why there is no Secret now although there was one: somebody else, or Valet for a cause that can pass.
+    pub may_create_again: bool,
+    serial: u64,
+}
+
+impl World {
+    pub fn new(grant: GrantFacts, store: StoreView) -> Self {
+        Self {
+            now: grant.created.expect("the fixture has a time of creation"),
+            grant: Some(grant),
+            secret: None,
+            store: StoreFact::Usable(store),
+            bucket: Bucket::Empty,
+            refuses: None,
+            settings: Settings {
+                ttl_seconds_after_finished: Some(3600),
+            },
+            memory: Memory::Grant,
+            crash: None,
+            forged: false,
+            meddler: None,
+            last_look: None,
+            steps: 0,
+            counts: Counts::default(),
+            keys: vec![],
+            notices: vec![],
+            published: BTreeMap::new(),
+            written: BTreeSet::new(),
+            may_create_again: false,
+            serial: 0,
+        }
+    }
+
+    pub fn grant(&self) -> &GrantFacts {
+        self.grant.as_ref().expect("the grant is there")
+    }
+
+    // --- what others do ------------------------------------------------------------------------------------------
+
+    /// Changes the spec; the apiserver counts generations.
+    pub fn edit(&mut self, change: impl FnOnce(&mut GrantFacts)) {
+        if let Some(grant) = &mut self.grant {
+            change(grant);
+            grant.generation += 1;
+        }
+    }
+
+    pub fn delete_secret(&mut self) {
+        if self.secret.take().is_some() {
+            self.may_create_again = true;
+        }
+    }
+
+    /// Puts a Secret of the wanted name there.
+    pub fn plant(&mut self, owner: Owner) {
+        let view = SecretView {
+            uid: self.fresh("secret"),
+            resource_version: self.fresh("rv"),
+            owner,
+            deleting: false,
+            issued_at: None,
+            expires_at: None,
+            generation: None,
+            expiration_seconds: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+        };
+        self.secret = Some(Secret { view, signed: None });
+    }
+
+    /// Edits the Secret's metadata.
+    pub fn edit_secret(&mut self, change: impl FnOnce(&mut SecretView)) {
+        let version = self.fresh("rv");
+        if let Some(secret) = &mut self.secret {
+            change(&mut secret.view);
+            secret.view.resource_version = version;
+            read_annotations(&mut secret.view);
+        }
+    }
+
+    /// Somebody uploads now, with whatever key.
+    pub fn put_object(&mut self) {
+        self.bucket = Bucket::Holds {
+            since: self.now,
+            says_when: true,
+        };
+    }
+
+    pub fn usable(&mut self, change: impl FnOnce(&mut StoreView)) {
+        match &mut self.store {
+            StoreFact::Usable(view) => change(view),
+            other => panic!("the store is not usable: {other:?}"),
+        }
+    }
+
+    /// What the operator is told of when it changes.
+    pub fn watched(&self) -> String {
+        format!("{:?} {:?} {:?}", self.grant, self.secret, self.store)
+    }
+
+    fn fresh(&mut self, what: &str) -> String {
+        self.serial += 1;
+        format!("{what}-{}", self.serial)
+    }
+
+    // --- what the operator does ----------------------------------------------------------------------------------
+
+    /// Wakes the operator; it works until it rests. Says when it wants to be woken again.
+    pub fn reconcile(&mut self) -> Option<Timestamp> {
+        loop {
+            match self.until_rest() {
+                Ended::Rested(until) => return until,
+                // A new process: nothing is remembered.
+                Ended::Crashed => self.last_look = None,
+            }
+        }
+    }
+
+    fn until_rest(&mut self) -> Ended {
+        let Some(grant) = self.grant.clone() else {
+            return Ended::Rested(None);
+        };
+        let mut facts = Facts::new(grant, self.settings);
+        facts.last_look = self.last_look;
+        if self.memory == Memory::Caches {
+            facts.secret = self.see_secret();
+            facts.store = self.store.clone();
+        }
+        let mut trace = vec![];
+        loop {
+            let step = decide(&facts, self.now);
+            assert!(trace.len() < MOST_STEPS, "I13: no rest in sight: {trace:#?}");
+            trace.push(step.clone());
+            checks::step(self, &facts, &step);
+            let n = self.steps;
+            self.steps += 1;
+            let rest = self.take(step, &mut facts);
+            if let Some(mut meddler) = self.meddler.take() {
+                meddler(self);
+                self.meddler.get_or_insert(meddler);
+            }
+            if self.crash == Some(n) {
+                return Ended::Crashed;
+            }
+            if let Some(until) = rest {
+                return Ended::Rested(until);
+            }
+            match &self.grant {
+                // One's own writes, and everybody's, are seen at once.
+                Some(grant) => facts.grant = grant.clone(),
+                None => return Ended::Rested(None),
+            }
+        }
+    }
+
+    /// Takes one step; at rest, says until when.
+    fn take(&mut self, step: Step, facts: &mut Facts) -> Option<Option<Timestamp>> {
+        match step {
+            Step::Read(Read::Secret) => facts.secret = self.see_secret(),
+            Step::Read(Read::Store) => facts.store = self.store.clone(),
+            Step::Read(Read::Object) => {
+                facts.object = self.see_object();
+                facts.last_look = Some(self.now);
+                self.last_look = Some(self.now);
+            }
+            Step::Publish(publish) => self.publish(&publish, facts),
+            Step::Retouch {
+                uid,
+                resource_version,
+                labels,
+                annotations,
+            } => {
+                if self.is_current(&uid, &resource_version) {
+                    self.counts.retouches += 1;
+                    self.edit_secret(|view| {
+                        view.labels = labels;
+                        view.annotations = annotations;
+                    });
+                    self.note_written();
+                }
+                facts.secret = self.see_secret();
+            }
+            Step::Withdraw { uid, resource_version } => {
+                if self.is_current(&uid, &resource_version) {
+                    self.counts.withdraws += 1;
+                    self.secret = None;
+                    self.may_create_again = self.grant().status.finished_time.is_none();
+                }
+                facts.secret = self.see_secret();
+            }
+            Step::Report { status, notice } => {
+                self.counts.reports += 1;
+                self.notices.extend(notice.map(|n| n.reason));
+                // Through JSON, as the apiserver keeps it: times lose their fractions there.
+                let kept = serde_json::from_value(serde_json::to_value(&*status).unwrap()).unwrap();
+                if let Some(grant) = &mut self.grant {
+                    grant.status = kept;
+                }
+            }
+            Step::Collect => {
+                self.grant = None;
+                self.secret = self.secret.take().filter(|s| s.view.owner != Owner::ThisGrant);
+                return Some(None);
+            }
+            Step::Rest { until } => return Some(until),
+        }
+        None
+    }
+
+    fn publish(&mut self, publish: &Publish, facts: &mut Facts) {
+        if let Some(why) = &self.refuses {
+            facts.secret_refused = Some(why.clone());
+            return;
+        }
+        match &publish.mode {
+            PublishMode::Create if self.secret.is_some() => {
+                // 409: somebody was faster.
+                facts.secret = self.see_secret();
+                return;
+            }
+            PublishMode::Replace { uid, resource_version } if !self.is_current(uid, resource_version) => {
+                facts.secret = self.see_secret();
+                return;
+            }
+            PublishMode::Create => self.counts.creates += 1,
+            PublishMode::Replace { .. } => self.counts.replaces += 1,
+        }
+        checks::published(self, publish);
+        let uid = match &publish.mode {
+            PublishMode::Create => self.fresh("secret"),
+            PublishMode::Replace { uid, .. } => uid.clone(),
+        };
+        let mut view = SecretView {
+            uid,
+            resource_version: self.fresh("rv"),
+            owner: Owner::ThisGrant,
+            deleting: false,
+            issued_at: None,
+            expires_at: None,
+            generation: None,
+            expiration_seconds: None,
+            labels: publish.labels.clone(),
+            annotations: publish.annotations.clone(),
+        };
+        read_annotations(&mut view);
+        let lifetime = publish.request.lifetime;
+        self.secret = Some(Secret {
+            view,
+            signed: Some(lifetime),
+        });
+        self.keys.push(lifetime);
+        self.published.insert(self.grant().generation, lifetime);
+        self.may_create_again = false;
+        self.note_written();
+        facts.secret = self.see_secret();
+    }
+
+    fn note_written(&mut self) {
+        self.written
+            .extend(self.secret.as_ref().and_then(|s| s.view.generation));
+    }
+
+    /// Whether the preconditions of a write hold.
+    fn is_current(&self, uid: &str, resource_version: &str) -> bool {
+        self.secret
+            .as_ref()
+            .is_some_and(|s| s.view.uid == uid && s.view.resource_version == resource_version)
+    }
+
+    pub fn see_secret(&self) -> SecretFact {
+        match &self.secret {
+            Some(secret) => SecretFact::Present(secret.view.clone()),
+            None => SecretFact::Absent,
+        }
+    }
+
+    pub fn see_object(&self) -> ObjectFact {
+        if !matches!(self.store, StoreFact::Usable(_)) {
+            return ObjectFact::Unreachable("it was asked while it is not usable".into());
+        }
+        match &self.bucket {
+            Bucket::Empty => ObjectFact::Absent,
+            Bucket::Hidden => ObjectFact::Hidden,
+            Bucket::Down => ObjectFact::Unreachable("connection refused".into()),
+            Bucket::Holds { since, says_when } => ObjectFact::Present {
+                object: ObservedObject {
+                    size: Some(48_213),
+                    ..ObservedObject::default()
+                },
+                // Stores keep whole seconds.
+                modified_at: says_when.then(|| Timestamp::from_second(since.as_second()).unwrap()),
+            },
+        }
+    }
+
+    /// The Secret, if it is this grant's and stays.
+    pub fn own_secret(&self) -> Option<&Secret> {
+        self.secret
+            .as_ref()
+            .filter(|s| s.view.owner == Owner::ThisGrant && !s.view.deleting)
+    }
+}
+
+enum Ended {
+    Rested(Option<Timestamp>),
+    Crashed,
+}
+
+/// What the annotations say, as the operator reads them.
+fn read_annotations(view: &mut SecretView) {
+    let text = |key: &str| view.annotations.get(key).map(String::as_str);
+    let time = |key: &str| text(key).and_then(|t| t.parse::<Timestamp>().ok());
+    let number = |key: &str| text(key).and_then(|t| t.parse::<i64>().ok());
+    view.issued_at = time(annotation::ISSUED_AT);
+    view.expires_at = time(annotation::EXPIRES_AT);
+    view.generation = number(annotation::GRANT_GENERATION);
+    view.expiration_seconds = number(annotation::EXPIRATION_SECONDS);
+}
