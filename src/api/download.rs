@@ -125,7 +125,7 @@ impl Grant for DownloadGrant {
         self.status.as_ref()
     }
     fn check(&self) -> Result<(), Vec<String>> {
-        static RULES: Rules = Rules::new(|| DownloadGrant::crd());
+        static RULES: Rules = Rules::new(DownloadGrant::crd);
         RULES.check(self)
     }
 }

@@ -311,7 +311,7 @@ impl Store for ObjectStore {
         self.status.as_ref()
     }
     fn check(&self) -> Result<(), Vec<String>> {
-        static RULES: Rules = Rules::new(|| ObjectStore::crd());
+        static RULES: Rules = Rules::new(ObjectStore::crd);
         RULES.check(self)
     }
 }
@@ -328,7 +328,7 @@ impl Store for ClusterObjectStore {
         self.status.as_ref()
     }
     fn check(&self) -> Result<(), Vec<String>> {
-        static RULES: Rules = Rules::new(|| ClusterObjectStore::crd());
+        static RULES: Rules = Rules::new(ClusterObjectStore::crd);
         RULES.check(self)
     }
 }

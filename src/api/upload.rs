@@ -139,7 +139,7 @@ impl Grant for UploadGrant {
         self.status.as_ref()
     }
     fn check(&self) -> Result<(), Vec<String>> {
-        static RULES: Rules = Rules::new(|| UploadGrant::crd());
+        static RULES: Rules = Rules::new(UploadGrant::crd);
         RULES.check(self)
     }
 }

@@ -125,12 +125,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             parts.health.clone(),
         ),
         keep_stores::<ClusterObjectStore>(&parts, Api::all(client.clone()), |c, _| Api::all(c), callers.clone()),
-        keep_stores::<ObjectStore>(
-            &parts,
-            scoped(client.clone(), namespace),
-            |c, ns| Api::namespaced(c, ns),
-            callers,
-        ),
+        keep_stores::<ObjectStore>(&parts, scoped(client.clone(), namespace), Api::namespaced, callers),
     );
     let work = futures::future::join(uploads.work(&parts), downloads.work(&parts));
     tokio::select! {

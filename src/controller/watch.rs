@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, channel::mpsc};
 use k8s_openapi::api::core::v1::Secret;
@@ -87,6 +87,9 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().timeout(240)
 }
 
+/// UID and generation of an object when it was last seen.
+type Seen = (Option<String>, Option<i64>);
+
 /// Watches the stores of one kind, and calls for the grants of those that change.
 pub async fn watch_stores<S, U, D>(
     api: Api<DeserializeGuard<S>>,
@@ -103,8 +106,7 @@ pub async fn watch_stores<S, U, D>(
     let mut health = Some(health);
     let mut events = std::pin::pin!(watcher(api, config()).default_backoff().reflect(writer));
     // What a store's status says is nobody's permission: only a new generation is news.
-    let mut generations: std::collections::HashMap<ObjectRef<DeserializeGuard<S>>, (Option<String>, Option<i64>)> =
-        std::collections::HashMap::new();
+    let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();
     while let Some(event) = events.next().await {
         let (store, gone) = match event {
             Ok(watcher::Event::InitDone) => {

@@ -159,6 +159,8 @@ pub struct StoreView {
 
 /// What is known of the Secret of the wanted name.
 #[derive(Clone, Debug)]
+// There is one of these a visit; a box would save nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum SecretFact {
     /// Nobody has looked.
     Unread,
