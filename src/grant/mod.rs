@@ -10,6 +10,7 @@ mod facts;
 mod key;
 mod lifetime;
 mod policy;
+mod rows;
 mod status;
 mod step;
 
