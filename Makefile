@@ -28,7 +28,7 @@ demo: check-tools ## Watch the main job on a real control plane (KEEP=1 leaves i
 	  KEEP='$(KEEP)' VALET_BIN=target/debug/valet target/debug/demo
 
 .PHONY: test
-test: check-tools lint ## Run every test, against a real apiserver and a real S3 server
+test: check-tools ## Run every test, against a real apiserver and a real S3 server
 	@export VALET_TOOLS=$$(hack/tools.sh); cargo test --workspace $(TESTS)
 
 .PHONY: lint

@@ -3,6 +3,7 @@
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
+use valet_harness::{UrlCheck, verify_urls};
 
 use crate::world::{Tenant, VALET};
 
@@ -85,6 +86,42 @@ fn it_signs_as_the_operator_does() {
         yaml.contains("kind: Secret\n") && yaml.contains("type: valetkey.dev/grant\n"),
         "{yaml}"
     );
+}
+
+/// Temporary credentials: their token is part of what is signed.
+#[test]
+fn it_signs_with_a_session() {
+    let t = Tenant::new("session");
+    let documents = [t.store(), t.grant("DownloadGrant", "g", json!({}))];
+    let file = t.file(
+        "documents.yaml",
+        documents.map(|d| format!("---\n{d}\n")).concat().as_bytes(),
+    );
+    let output = valet_harness::process::clean(Command::new(VALET))
+        .args(["sign", "-o", "url", "-f"])
+        .arg(file)
+        .envs([
+            ("AWS_ACCESS_KEY_ID", "ASIAEXAMPLE"),
+            ("AWS_SECRET_ACCESS_KEY", "wJalr/+="),
+            ("AWS_SESSION_TOKEN", "to/ken+="),
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let url = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    assert!(url.contains("X-Amz-Security-Token=to%2Fken%2B%3D"), "{url}");
+    let check = |token: &str| UrlCheck {
+        url: url.clone(),
+        method: "GET".into(),
+        headers: Vec::new(),
+        access_key: "ASIAEXAMPLE".into(),
+        secret_key: "wJalr/+=".into(),
+        session_token: Some(token.into()),
+        region: t.world.s3.region().into(),
+    };
+    let verdicts = verify_urls(&t.world.tools, &[check("to/ken+="), check("another")]).unwrap();
+    assert!(verdicts[0].valid, "{}", verdicts[0].why);
+    assert!(!verdicts[1].valid, "another session's token");
 }
 
 /// What the operator refuses it refuses, with the same words; and what it lacks it names.

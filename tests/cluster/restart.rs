@@ -79,6 +79,25 @@ fn killed_in_every_state() {
     assert!(status.success(), "SIGTERM ends it in good order: {status}");
 }
 
+/// A grant that is deleted while the operator is away takes its Secret along: the owner reference does that, and no
+/// finalizer holds the grant up.
+#[test]
+fn deleted_while_the_operator_is_away() {
+    let t = Tenant::new("gone");
+    let operator = t.operator();
+    t.apply(&[
+        t.grant("UploadGrant", "g", json!({})),
+        t.grant("DownloadGrant", "h", json!({})),
+    ]);
+    t.reason("ug/g", "Issued");
+    t.reason("dg/h", "Issued");
+    operator.kill();
+    t.kubectl(&["delete", "ug/g", "dg/h", "--timeout=5s"]);
+    eventually(SOON, "the Secrets to go", || {
+        (t.get("secret/g").is_none() && t.get("secret/h").is_none()).then_some(())
+    });
+}
+
 /// Two operators at once: no harm, whoever is first (correctness does not rest on leader election).
 #[test]
 fn two_operators() {
