@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 # The demo can be left running to play with: make demo KEEP=1
 KEEP ?=
+# Where cargo builds: CI keeps this outside the tree, so that what has not changed is built once a machine.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A part of the tests by name: make test TESTS=policy
 TESTS ?=
 
@@ -25,7 +27,7 @@ check-tools:
 demo: check-tools ## Watch the main job on a real control plane (KEEP=1 leaves it running)
 	@export VALET_TOOLS=$$(hack/tools.sh); \
 	  cargo build --bin valet && cargo build -p valet-harness --bin demo && \
-	  KEEP='$(KEEP)' VALET_BIN=target/debug/valet target/debug/demo
+	  KEEP='$(KEEP)' VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/demo'
 
 .PHONY: test
 test: check-tools ## Run every test, against a real apiserver and a real S3 server
@@ -45,4 +47,4 @@ generate: ## Write crds/ and the generated reference pages anew
 bench: check-tools ## Latency from grant to Secret beside a bare client's create, and API writes per grant
 	@export VALET_TOOLS=$$(hack/tools.sh); \
 	  cargo build --release --bin valet && cargo build --release -p valet-harness --bin bench && \
-	  VALET_BIN=target/release/valet target/release/bench
+	  VALET_BIN='$(TARGET)/release/valet' '$(TARGET)/release/bench'

@@ -9,7 +9,7 @@ cargo build --quiet --bin valet
 new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 mkdir -p "$new/crds"
-target/debug/valet crds >"$new/crds/valet.yaml"
+"${CARGO_TARGET_DIR:-target}/debug/valet" crds >"$new/crds/valet.yaml"
 if [ "${1:-}" = --check ]; then
   if ! diff -ru crds "$new/crds"; then
     echo "crds/ is not what the code says; run: make generate" >&2
