@@ -1,0 +1,138 @@
+//! What the documentation shows, applied as it stands: the files of `examples/`, and every YAML block of the README.
+//! Only the store's address and credentials are put in.
+
+use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::Value;
+use valet_harness::{
+    ControlPlane, ControlPlaneOptions, Operator, OperatorOptions, S3Server, Tools, eventually, process,
+};
+
+const VALET: &str = env!("CARGO_BIN_EXE_valet");
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn filled_in(text: &str, store: &S3Server) -> String {
+    text.replace("http://127.0.0.1:9000", &store.endpoint())
+        .replace(
+            "AWS_ACCESS_KEY_ID: change-me",
+            &format!("AWS_ACCESS_KEY_ID: {}", store.access_key()),
+        )
+        .replace(
+            "AWS_SECRET_ACCESS_KEY: change-me",
+            &format!("AWS_SECRET_ACCESS_KEY: {}", store.secret_key()),
+        )
+}
+
+/// The documents of a file as kubectl reads them.
+fn documents(plane: &ControlPlane, text: &str) -> Vec<Value> {
+    let json = plane
+        .kubectl_in(text, &["create", "--dry-run=client", "--output=json", "-f", "-"])
+        .expect("kubectl reads it");
+    let read = serde_json::Deserializer::from_str(&json).into_iter::<Value>();
+    read.map(|d| d.expect("kubectl writes JSON")).collect()
+}
+
+#[test]
+fn examples_work_as_they_are() {
+    let tools = Tools::locate().unwrap();
+    let crds = fs::read_to_string(Path::new(ROOT).join("crds/valet.yaml")).unwrap();
+    let plane = ControlPlane::start_with(
+        &tools,
+        ControlPlaneOptions {
+            manifests: vec![crds],
+            ..ControlPlaneOptions::default()
+        },
+    )
+    .unwrap();
+    let store = S3Server::start(&tools).unwrap();
+    store.create_bucket("media").unwrap();
+    let _operator = Operator::start(Path::new(VALET), &plane, &OperatorOptions::default()).unwrap();
+
+    let mut files: Vec<_> = fs::read_dir(Path::new(ROOT).join("examples"))
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 8, "{files:?}");
+    let mut uploads = 0;
+    for file in &files {
+        let text = filled_in(&fs::read_to_string(file).unwrap(), &store);
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        plane.apply(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for document in documents(&plane, &text) {
+            let kind = document["kind"].as_str().unwrap_or_default();
+            if !kind.ends_with("Grant") {
+                continue;
+            }
+            let (grant, namespace) = (
+                document["metadata"]["name"].as_str().unwrap(),
+                document["metadata"]["namespace"].as_str().unwrap(),
+            );
+            let args = [
+                "wait",
+                "--for=condition=Ready",
+                &format!("{kind}/{grant}"),
+                "--namespace",
+                namespace,
+                "--timeout=30s",
+            ];
+            plane
+                .kubectl(&args)
+                .unwrap_or_else(|e| panic!("{name}: {e}\n{}", plane.dump(namespace)));
+            if kind == "UploadGrant" {
+                uploads += usize::from(upload(&plane, &store, &document, namespace));
+            }
+        }
+    }
+    assert!(
+        uploads >= 3,
+        "most upload examples end with an upload that arrived: {uploads}"
+    );
+
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let blocks: Vec<_> = readme
+        .split("```yaml\n")
+        .skip(1)
+        .map(|b| b.split("```").next().unwrap())
+        .collect();
+    assert!(blocks.len() >= 2, "the README has its examples");
+    for block in blocks {
+        plane
+            .kubectl_in(&filled_in(block, &store), &["apply", "--dry-run=server", "-f", "-"])
+            .unwrap_or_else(|e| panic!("README: {e}\n{block}"));
+    }
+}
+
+/// Uploads what the grant asks for, if a file of zeros can be that; whether it arrived.
+fn upload(plane: &ControlPlane, store: &S3Server, grant: &Value, namespace: &str) -> bool {
+    let constraints = &grant["spec"]["constraints"];
+    if constraints.get("checksumSHA256").is_some() {
+        return false;
+    }
+    let name = grant["spec"]["secretName"]
+        .as_str()
+        .or(grant["metadata"]["name"].as_str())
+        .unwrap();
+    let secret = plane
+        .kubectl(&["get", "secret", name, "--namespace", namespace, "--output=json"])
+        .unwrap();
+    let secret: Secret = serde_json::from_str(&secret).unwrap();
+    let data: BTreeMap<_, _> = secret.data.unwrap();
+    let scratch = valet_harness::Scratch::new("example").unwrap();
+    let (config, body) = (scratch.path().join("curl.cfg"), scratch.path().join("body"));
+    fs::write(&config, &data["curl.cfg"].0).unwrap();
+    fs::write(
+        &body,
+        vec![0; constraints["contentLength"].as_u64().unwrap_or(9) as usize],
+    )
+    .unwrap();
+    let mut curl = process::clean(Command::new("curl"));
+    curl.arg("--config").arg(config).arg("--upload-file").arg(&body);
+    process::run_ok(curl, b"", Duration::from_secs(60)).unwrap();
+    let key = grant["spec"]["key"].as_str().unwrap();
+    eventually(Duration::from_secs(5), key, || store.head("media", key).unwrap())
+        .ok()
+        .unwrap();
+    true
+}
