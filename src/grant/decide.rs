@@ -89,7 +89,7 @@ impl Judge<'_> {
             (Some(secret), Some(key)) if !self.asks_for_another(secret, key) => return self.published(Some(key)),
             // The Secret was deleted under a key that is still good for what the grant asks: signing the same
             // seconds again gives the same URL, and nobody gains a second of life by deleting Secrets.
-            (None, Some(key)) if self.reported_for_this_generation() => {
+            (None, Some(key)) if self.is_as_asked(key) => {
                 fresh.map(|fresh| key.again(fresh, terms.expiration_seconds))
             }
             _ => fresh,
@@ -118,7 +118,8 @@ impl Judge<'_> {
         }
         if let Some(why) = &self.f.secret_refused {
             let message = format!("the apiserver did not take Secret {}: {why}", self.g.secret_name());
-            return self.situation(Reason::SecretNotWritable, message, false);
+            // A key that should be replaced and cannot be is not the one that the grant asks for.
+            return self.without_key(Reason::SecretNotWritable, message);
         }
         let mode = match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
@@ -165,12 +166,24 @@ impl Judge<'_> {
             _ => None,
         };
         let status = &self.g.status;
-        let (issued_at, expires_at) =
-            recorded.or_else(|| Some((status.issued_time.as_ref()?.0, status.expiration_time.as_ref()?.0)))?;
+        // Anybody can write annotations; a time that a status could not repeat is none.
+        let (issued_at, expires_at) = recorded
+            .filter(|(issued, expires)| *issued.min(expires) >= Timestamp::UNIX_EPOCH)
+            .or_else(|| Some((status.issued_time.as_ref()?.0, status.expiration_time.as_ref()?.0)))?;
         Some(Lifetime {
             issued_at: second(issued_at),
             expires_at: second(expires_at),
         })
+    }
+
+    /// Whether a key that is out of its Secret has the seconds that the grant asks for now, or has fewer because
+    /// its credentials ended first.
+    fn is_as_asked(&self, key: Lifetime) -> bool {
+        let was_cut = || {
+            condition(&self.g.status, "Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
+                && self.g.status.observed_generation == Some(self.g.generation)
+        };
+        key.expires_at == key.end_asked(self.g.terms.expiration_seconds, self.deadline()) || was_cut()
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {
@@ -195,10 +208,6 @@ impl Judge<'_> {
         .into_iter()
         .find(|r| r.as_str() == ready.reason)
         .map(|r| (r, since))
-    }
-
-    pub(super) fn reported_for_this_generation(&self) -> bool {
-        self.g.status.observed_generation == Some(self.g.generation)
     }
 
     pub(super) fn write_once(&self) -> bool {

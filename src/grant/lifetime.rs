@@ -86,10 +86,15 @@ impl Lifetime {
         self.expires_at <= now
     }
 
-    /// Whether it ends earlier than the grant asked for, deadline included: then it was the credentials.
-    pub fn is_truncated(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> bool {
+    /// When a key issued at the same moment should end by what the grant asks, the deadline included.
+    pub fn end_asked(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> Timestamp {
         let asked = add(self.issued_at, SignedDuration::from_secs(expiration_seconds));
-        self.expires_at < deadline.map_or(asked, |d| asked.min(second(d)))
+        deadline.map_or(asked, |d| asked.min(second(d)))
+    }
+
+    /// Whether it ends earlier than that: then it was the credentials.
+    pub fn is_truncated(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> bool {
+        self.expires_at < self.end_asked(expiration_seconds, deadline)
     }
 }
 

@@ -24,9 +24,7 @@ pub fn kstatus(grant: &GrantFacts) -> &'static str {
     };
     if grant.deleting {
         "Terminating"
-    } else if grant.status.observed_generation != Some(grant.generation) {
-        "InProgress"
-    } else if is("Reconciling", "True") {
+    } else if grant.status.observed_generation != Some(grant.generation) || is("Reconciling", "True") {
         "InProgress"
     } else if is("Stalled", "True") {
         "Failed"
@@ -78,7 +76,8 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
     match step {
         Step::Read(_) => {}
         Step::Publish(publish) => {
-            signs(world, facts, publish);
+            // By what was read, which is what there was; a spec that changed since is judged at the next step.
+            signs(&facts.grant, &facts.store, world.now, publish);
             if let PublishMode::Replace { uid, .. } = &publish.mode {
                 ours(facts, uid);
             }
@@ -129,12 +128,11 @@ fn marks(grant: &GrantFacts, labels: &BTreeMap<String, String>, annotations: &BT
 }
 
 /// I6 and I12: the key that is about to be signed is within the policy, the deadline and the credentials' life,
-/// counted from now and by the world as it is, not by what a status or an annotation says.
-fn signs(world: &World, facts: &Facts, publish: &Publish) {
-    let (grant, now) = (world.grant(), world.now);
+/// counted from now and by the grant and the store as they are, not by what a status or an annotation says.
+pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Publish) {
     let key = publish.request.lifetime;
-    let StoreFact::Usable(store) = &world.store else {
-        panic!("I6: signs with a store that is {:?}", world.store);
+    let StoreFact::Usable(store) = store else {
+        panic!("I6: signs with a store that is {store:?}");
     };
     assert!(admit(grant, store).is_ok(), "I6: signs what the policy refuses");
     let asked = SignedDuration::from_secs(grant.terms.expiration_seconds);
@@ -159,8 +157,8 @@ fn signs(world: &World, facts: &Facts, publish: &Publish) {
     }
     assert_eq!(publish.request.key.as_str(), grant.terms.key);
     assert_eq!(publish.request.ask, grant.ask);
-    assert!(!facts.grant.deleting, "signs for a grant that is going");
-    assert!(facts.grant.broken_rules.is_empty());
+    assert!(!grant.deleting, "signs for a grant that is going");
+    assert!(grant.broken_rules.is_empty());
 
     let (labels, annotations) = (&publish.labels, &publish.annotations);
     marks(grant, labels, annotations);

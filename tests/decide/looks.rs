@@ -1,169 +1,18 @@
-//! Looks at the object: before a key is signed, while it is out, at its end and after, with stores that hide it or
-//! do not answer.
+//! Looks at the object: what they say in the status, how many there are, how long they are repeated.
 
 use jiff::SignedDuration;
 use valet::{
-    api::{Overwrite, Reason},
-    grant::{LOOK_PATIENCE, Step, decide},
+    api::Reason,
+    grant::{LOOK_PATIENCE, Step, StoreFact},
 };
 
 use crate::{
-    checks::condition,
-    common::{at, constrain, rule, store, upload},
-    lives,
-    play::{Expect, Life, play},
+    checks::{condition, ready},
+    common::{around, at, rule, store, upload},
+    lives::life,
+    play::play,
     world::{Bucket, Memory, World},
 };
-
-fn with_bucket(bucket: Bucket) -> World {
-    let mut world = World::new(upload(), store([rule()]));
-    world.bucket = bucket;
-    world
-}
-
-const UNREACHABLE: &[Reason] = &[Reason::StoreUnreachable];
-
-pub static LOOKS: &[Life] = &[
-    Life {
-        name: "a store that hides the object",
-        world: || with_bucket(Bucket::Hidden),
-        events: &[],
-        until: 1000,
-        end: expect("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
-    },
-    Life {
-        name: "a store that hides the object for a while",
-        world: || with_bucket(Bucket::Hidden),
-        events: &[(100.0, World::put_object)],
-        until: 1000,
-        end: expect("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
-    },
-    Life {
-        name: "a store that does not answer at first",
-        world: || with_bucket(Bucket::Down),
-        events: &[(30.0, |w| w.bucket = Bucket::Empty)],
-        until: 200,
-        // Tries come 1, 2, 4, 8, 16 and 32 seconds after the first.
-        end: expect("Current Issued", &[(32, 332)], [1, 0, 0], UNREACHABLE),
-    },
-    Life {
-        name: "a store that does not answer at first, and then has the object",
-        world: || with_bucket(Bucket::Down),
-        events: &[(30.0, World::put_object)],
-        until: 200,
-        end: expect("Current ObjectExists", &[], [0, 0, 0], UNREACHABLE),
-    },
-    Life {
-        name: "a store that does not answer, and whose answer is not needed to overwrite",
-        world: || {
-            let mut world = with_bucket(Bucket::Down);
-            constrain(world.grant.as_mut().unwrap(), |c| c.overwrite = Overwrite::Allow);
-            world
-        },
-        events: &[],
-        until: 200,
-        end: expect("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
-    },
-    Life {
-        name: "a store that does not answer for a while under the key",
-        world: || with_bucket(Bucket::Empty),
-        events: &[(10.0, |w| w.bucket = Bucket::Down), (100.0, World::put_object)],
-        until: 1000,
-        end: expect("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
-    },
-    Life {
-        name: "a store that does not answer at the end, and then has the object",
-        world: || with_bucket(Bucket::Empty),
-        events: &[
-            (290.0, |w| w.bucket = Bucket::Down),
-            (2000.0, |w| {
-                w.bucket = Bucket::Holds {
-                    since: at(295),
-                    says_when: true,
-                };
-            }),
-        ],
-        until: 3000,
-        end: expect("Current Completed", &[(0, 300)], [1, 0, 1], UNREACHABLE),
-    },
-    Life {
-        name: "a store that does not answer at the end, and then has nothing",
-        world: || with_bucket(Bucket::Empty),
-        events: &[
-            (290.0, |w| w.bucket = Bucket::Down),
-            (2000.0, |w| w.bucket = Bucket::Empty),
-        ],
-        until: 3000,
-        end: expect(
-            "Failed ExpiredUnused",
-            &[(0, 300)],
-            [1, 0, 1],
-            &[Reason::StoreUnreachable, Reason::ExpiredUnused],
-        ),
-    },
-    Life {
-        name: "a store that does not answer at the end, nor an hour later",
-        world: || with_bucket(Bucket::Empty),
-        events: &[(290.0, |w| w.bucket = Bucket::Down), (3962.0, World::put_object)],
-        until: 4100,
-        end: expect("Current Expired", &[(0, 300)], [1, 0, 1], UNREACHABLE),
-    },
-    Life {
-        name: "a store that does not say since when, write-once",
-        world: || with_bucket(Bucket::Empty),
-        events: &[(100.0, put_without_a_time)],
-        until: 1000,
-        end: expect("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
-    },
-    Life {
-        name: "a store that does not say since when, overwriting: it cannot be told",
-        world: || {
-            let mut world = with_bucket(Bucket::Empty);
-            constrain(world.grant.as_mut().unwrap(), |c| c.overwrite = Overwrite::Allow);
-            world
-        },
-        events: &[(100.0, put_without_a_time)],
-        until: 1000,
-        end: expect("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
-    },
-    Life {
-        name: "the object comes from elsewhere, dated before the key",
-        world: || with_bucket(Bucket::Empty),
-        events: &[(100.0, |w| {
-            w.bucket = Bucket::Holds {
-                since: at(-100),
-                says_when: true,
-            };
-        })],
-        until: 1000,
-        end: expect("Current ObjectExists", &[(0, 300)], [1, 0, 1], &[]),
-    },
-];
-
-fn put_without_a_time(world: &mut World) {
-    world.bucket = Bucket::Holds {
-        since: world.now,
-        says_when: false,
-    };
-}
-
-const fn expect(
-    state: &'static str,
-    keys: &'static [(i64, i64)],
-    writes: [usize; 3],
-    notices: &'static [Reason],
-) -> Expect {
-    Expect {
-        state,
-        keys,
-        writes,
-        notices,
-    }
-}
-
-fn life(name: &str) -> &'static Life {
-    lives::all().find(|l| l.name == name).expect("no such life")
-}
 
 fn completed(name: &str) -> (String, String, String) {
     let world = play(life(name), Memory::Grant, None, SignedDuration::ZERO);
@@ -269,15 +118,12 @@ fn patience_with_a_silent_store_ends_after_an_hour() {
     world.bucket = Bucket::Down;
     world.now = at(300);
     world.reconcile();
-    assert_eq!(crate::checks::ready(world.grant()), "StoreUnreachable");
+    assert_eq!(ready(world.grant()), "StoreUnreachable");
     let over = at(300) + LOOK_PATIENCE;
-    for (now, reason) in crate::common::around(over)
-        .into_iter()
-        .zip(["StoreUnreachable", "Expired", "Expired"])
-    {
+    for (now, reason) in around(over).into_iter().zip(["StoreUnreachable", "Expired", "Expired"]) {
         world.now = now;
         world.reconcile();
-        assert_eq!(crate::checks::ready(world.grant()), reason, "{now}");
+        assert_eq!(ready(world.grant()), reason, "{now}");
     }
 }
 
@@ -286,20 +132,20 @@ fn patience_with_a_silent_store_ends_after_an_hour() {
 fn patience_with_an_unusable_store_ends_after_an_hour() {
     let mut world = World::new(upload(), store([rule()]));
     world.reconcile();
-    world.store = valet::grant::StoreFact::Unusable {
+    world.store = StoreFact::Unusable {
         reason: Reason::CredentialsNotFound,
         message: "Secret media-keys does not exist".into(),
     };
     world.now = at(300);
     world.reconcile();
     let over = at(300) + LOOK_PATIENCE;
-    for (now, reason) in crate::common::around(over)
+    for (now, reason) in around(over)
         .into_iter()
         .zip(["CredentialsNotFound", "Expired", "Expired"])
     {
         world.now = now;
         world.reconcile();
-        assert_eq!(crate::checks::ready(world.grant()), reason, "{now}");
+        assert_eq!(ready(world.grant()), reason, "{now}");
     }
 }
 
@@ -317,16 +163,5 @@ fn a_failed_look_changes_nothing() {
         world.reconcile();
     }
     assert_eq!(world.counts, before);
-    assert!(matches!(
-        decide(&facts_of(&world), world.now),
-        Step::Read(_) | Step::Rest { until: Some(_) }
-    ));
-}
-
-fn facts_of(world: &World) -> valet::grant::Facts {
-    let mut facts = valet::grant::Facts::new(world.grant().clone(), world.settings);
-    facts.secret = world.see_secret();
-    facts.store = world.store.clone();
-    facts.last_look = world.last_look;
-    facts
+    assert!(matches!(world.next(), Step::Read(_) | Step::Rest { until: Some(_) }));
 }

@@ -3,6 +3,7 @@
 //!
 //! - `world` is that world, `checks` what must hold in it at every step;
 //! - `lives` is the table of lives, each played with every kind of memory, lateness, and a crash at every step;
+//! - `looks` counts the looks at the object and reads what they say;
 //! - `clocks` holds the boundary instants of every timer;
 //! - `forged` hands in statuses and annotations that somebody else has written;
 //! - `walk` goes where the dice say.
@@ -11,7 +12,10 @@
 mod common;
 
 mod checks;
+mod clocks;
+mod forged;
 mod lives;
 mod looks;
 mod play;
+mod walk;
 mod world;

@@ -55,6 +55,9 @@ pub struct Counts {
     pub reports: usize,
 }
 
+/// Whoever else has a hand in it.
+pub type Meddler = Box<dyn FnMut(&mut World)>;
+
 pub struct World {
     pub now: Timestamp,
     pub grant: Option<GrantFacts>,
@@ -63,6 +66,8 @@ pub struct World {
     pub bucket: Bucket,
     /// Why the apiserver takes no Secret now.
     pub refuses: Option<String>,
+    /// The Secret is immutable: it can be deleted, and its data cannot be replaced.
+    pub refuses_replacement: bool,
     pub settings: Settings,
     pub memory: Memory,
     /// The process dies after the n-th step of its life.
@@ -70,7 +75,7 @@ pub struct World {
     /// Somebody has written what only Valet writes: some promises are then void, the limits of keys are not.
     pub forged: bool,
     /// Something may happen to the world after each step, before the next.
-    pub meddler: Option<Box<dyn FnMut(&mut World)>>,
+    pub meddler: Option<Meddler>,
 
     pub last_look: Option<Timestamp>,
     pub steps: usize,
@@ -96,6 +101,7 @@ impl World {
             store: StoreFact::Usable(store),
             bucket: Bucket::Empty,
             refuses: None,
+            refuses_replacement: false,
             settings: Settings {
                 ttl_seconds_after_finished: Some(3600),
             },
@@ -185,6 +191,20 @@ impl World {
     fn fresh(&mut self, what: &str) -> String {
         self.serial += 1;
         format!("{what}-{}", self.serial)
+    }
+
+    /// All that can be known without a look at the object.
+    pub fn facts(&self) -> Facts {
+        let mut facts = Facts::new(self.grant().clone(), self.settings);
+        facts.secret = self.see_secret();
+        facts.store = self.store.clone();
+        facts.last_look = self.last_look;
+        facts
+    }
+
+    /// What is to be done now, by somebody who knows all that.
+    pub fn next(&self) -> Step {
+        decide(&self.facts(), self.now)
     }
 
     // --- what the operator does ----------------------------------------------------------------------------------
@@ -294,6 +314,10 @@ impl World {
     fn publish(&mut self, publish: &Publish, facts: &mut Facts) {
         if let Some(why) = &self.refuses {
             facts.secret_refused = Some(why.clone());
+            return;
+        }
+        if self.refuses_replacement && matches!(publish.mode, PublishMode::Replace { .. }) {
+            facts.secret_refused = Some("field is immutable when `immutable` is set".into());
             return;
         }
         match &publish.mode {

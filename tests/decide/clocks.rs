@@ -1,0 +1,257 @@
+//! Every timer a nanosecond before its instant, at it, and a nanosecond after.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use valet::{
+    api::{GrantStatus, Reason},
+    grant::{GrantFacts, Owner, Read, Step, StoreFact, StoreView},
+};
+
+use crate::{
+    checks::ready,
+    common::{TICK, around, at, download, rule, store, upload},
+    world::World,
+};
+
+fn world(grant: GrantFacts) -> World {
+    World::new(grant, store([rule()]))
+}
+
+/// A world in which the key was issued at the start and reported.
+fn issued(grant: GrantFacts) -> World {
+    let mut world = world(grant);
+    world.reconcile();
+    assert_eq!(ready(world.grant()), "Issued");
+    world
+}
+
+/// The steps that are named at these instants, without their contents.
+fn steps(world: &mut World, instants: [Timestamp; 3]) -> [&'static str; 3] {
+    instants.map(|now| {
+        world.now = now;
+        name(&world.next())
+    })
+}
+
+fn name(step: &Step) -> &'static str {
+    match step {
+        Step::Read(Read::Store) => "read the store",
+        Step::Read(Read::Secret) => "read the Secret",
+        Step::Read(Read::Object) => "look",
+        Step::Publish(_) => "publish",
+        Step::Retouch { .. } => "retouch",
+        Step::Withdraw { .. } => "withdraw",
+        Step::Report { .. } => "report",
+        Step::Collect => "collect",
+        Step::Rest { .. } => "rest",
+    }
+}
+
+fn until(world: &World) -> Option<Timestamp> {
+    match world.next() {
+        Step::Rest { until } => until,
+        other => panic!("no rest but {other:?}"),
+    }
+}
+
+#[test]
+fn a_key_is_withdrawn_at_its_end_and_not_a_moment_before() {
+    let mut world = issued(download());
+    assert_eq!(until(&world), Some(at(300)));
+    assert_eq!(steps(&mut world, around(at(300))), ["rest", "withdraw", "withdraw"]);
+}
+
+#[test]
+fn a_key_signed_within_a_second_ends_on_a_whole_one() {
+    let mut grant = download();
+    grant.created = Some(at(0));
+    let mut world = world(grant);
+    world.now = at(0) + SignedDuration::from_millis(999);
+    world.reconcile();
+    // Signatures count from the second that the moment lies in.
+    assert_eq!(until(&world), Some(at(300)));
+}
+
+#[test]
+fn a_deadline_ends_the_key_and_the_chance_of_one() {
+    let with_deadline = |deadline| {
+        let mut grant = download();
+        grant.terms.deadline_time = Some(Time(deadline));
+        grant
+    };
+    let mut late = world(with_deadline(at(100)));
+    assert_eq!(steps(&mut late, around(at(100))), ["publish", "report", "report"]);
+    late.now = at(100) - TICK;
+    let Step::Publish(last) = late.next() else {
+        panic!("the last moment is one");
+    };
+    assert_eq!(last.request.lifetime.seconds(), 1);
+
+    // A deadline within a second counts from that second's beginning: keys have whole seconds.
+    let mut fraction = world(with_deadline(at(100) + SignedDuration::from_millis(500)));
+    assert_eq!(steps(&mut fraction, around(at(100))), ["publish", "report", "report"]);
+
+    // And one that is set under a key.
+    let mut pulled = issued(download());
+    pulled.edit(|g| g.terms.deadline_time = Some(Time(at(100))));
+    pulled.store = StoreFact::Unusable {
+        reason: Reason::CredentialsExpired,
+        message: "they are over".into(),
+    };
+    pulled.reconcile();
+    assert_eq!(
+        until(&pulled),
+        Some(at(100)),
+        "nobody can sign a shorter key; this one goes in time"
+    );
+    assert_eq!(steps(&mut pulled, around(at(100))), ["rest", "withdraw", "withdraw"]);
+}
+
+#[test]
+fn a_finished_grant_is_collected_when_its_time_has_come() {
+    for (own, tracked, operators, seconds) in [
+        (None, None, Some(3600), Some(3600)),
+        (None, None, Some(0), Some(0)),
+        (None, None, None, None),
+        (None, Some("Flux"), Some(3600), None),
+        (Some(Some(60)), None, Some(3600), Some(60)),
+        (Some(Some(60)), Some("Argo CD"), None, Some(60)),
+        (Some(Some(0)), None, Some(3600), Some(0)),
+        (Some(None), None, Some(3600), None),
+        (Some(Some(-1)), None, Some(3600), None),
+        (Some(Some(31_536_000)), None, Some(0), Some(31_536_000)),
+    ] {
+        let mut grant = download();
+        grant.terms.ttl_seconds_after_finished = own;
+        grant.tracked_by = tracked;
+        let mut world = issued(grant);
+        world.settings.ttl_seconds_after_finished = operators;
+        world.now = at(300);
+        world.reconcile();
+        let said = format!("own {own:?}, tracked by {tracked:?}, the operator's {operators:?}");
+        match seconds {
+            Some(0) => assert!(world.grant.is_none(), "{said}"),
+            Some(seconds) => {
+                let end = at(300 + seconds);
+                assert_eq!(until(&world), Some(end), "{said}");
+                assert_eq!(steps(&mut world, around(end)), ["rest", "collect", "collect"], "{said}");
+            }
+            None => {
+                assert_eq!(until(&world), None, "{said}");
+                let far = at(4_000_000_000);
+                assert_eq!(steps(&mut world, around(far)), ["rest"; 3], "{said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_predecessor_has_a_minute() {
+    let mut world = world(upload());
+    world.plant(Owner::Predecessor);
+    world.reconcile();
+    assert_eq!(until(&world), Some(at(1)), "asks again soon");
+    let reason = |world: &mut World, now| {
+        world.now = now;
+        world.reconcile();
+        ready(world.grant()).to_owned()
+    };
+    let reasons = around(at(60)).map(|now| reason(&mut world, now));
+    assert_eq!(reasons, ["PredecessorSecret", "SecretConflict", "SecretConflict"]);
+    assert_eq!(until(&world), None, "and then waits for a change");
+}
+
+#[test]
+fn looks_come_at_their_instants() {
+    let mut world = issued(upload());
+    for second in [2, 6, 14, 30, 62, 122, 182, 242] {
+        assert_eq!(until(&world), Some(at(second)));
+        assert_eq!(
+            steps(&mut world, around(at(second))),
+            ["rest", "look", "look"],
+            "{second}"
+        );
+        world.now = at(second);
+        world.reconcile();
+    }
+    assert_eq!(until(&world), Some(at(300)), "the key's end comes before the next look");
+}
+
+#[test]
+fn a_key_stops_five_seconds_before_its_credentials() {
+    let ends = |end: Timestamp| {
+        let mut world = world(download());
+        world.usable(|s: &mut StoreView| s.credentials_expire = Some(end));
+        match world.next() {
+            Step::Publish(p) => Some(p.request.lifetime.expires_at),
+            Step::Report { status, .. } => {
+                assert_eq!(
+                    status.conditions.iter().find(|c| c.type_ == "Ready").unwrap().reason,
+                    "CredentialsExpired"
+                );
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(around(at(6)).map(ends), [None, Some(at(1)), Some(at(1))]);
+    assert_eq!(around(at(305)).map(ends), [Some(at(299)), Some(at(300)), Some(at(300))]);
+}
+
+#[test]
+fn pauses_between_tries_double_up_to_a_minute() {
+    let mut world = world(upload());
+    world.store = StoreFact::Missing;
+    world.reconcile();
+    for (after, pause) in [
+        (0, 1_000),
+        (1, 1_000),
+        (999, 1_000),
+        (1_000, 1_000),
+        (1_001, 1_001),
+        (8_000, 8_000),
+        (59_999, 59_999),
+        (60_000, 60_000),
+        (60_001, 60_000),
+        (86_400_000, 60_000),
+    ] {
+        world.now = at(0) + SignedDuration::from_millis(after);
+        let next = world.now + SignedDuration::from_millis(pause);
+        assert_eq!(until(&world), Some(next), "after {after} ms");
+    }
+    // A clock that was set back does not make it hurry.
+    world.now = at(-1000);
+    assert_eq!(until(&world), Some(at(-999)));
+}
+
+/// What was refused sleeps until somebody changes something; it is not asked about again.
+#[test]
+fn a_refused_grant_sleeps() {
+    let mut world = World::new(upload(), store([]));
+    world.reconcile();
+    for second in [0, 1, 60, 3600, 86_400] {
+        world.now = at(second);
+        assert_eq!(until(&world), None);
+    }
+}
+
+#[test]
+fn at_the_ends_of_time_nothing_breaks() {
+    for grant in [upload(), download()] {
+        for now in [Timestamp::MIN, Timestamp::from_second(0).unwrap(), Timestamp::MAX] {
+            for deadline in [Timestamp::MIN, Timestamp::MAX] {
+                let mut world = world(grant.clone());
+                world.forged = true;
+                world.now = now;
+                world.grant.as_mut().unwrap().terms.deadline_time = Some(Time(deadline));
+                world.grant.as_mut().unwrap().status = GrantStatus {
+                    issued_time: Some(Time(deadline)),
+                    expiration_time: Some(Time(Timestamp::MAX)),
+                    finished_time: Some(Time(deadline)),
+                    ..GrantStatus::default()
+                };
+                let _ = world.next();
+            }
+        }
+    }
+}

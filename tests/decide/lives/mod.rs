@@ -1,0 +1,122 @@
+//! The table of lives. Each is played with either memory, on time and late, and with a crash after every step:
+//! always to the same end, with the same keys and the same number of creates and deletes.
+
+mod looks;
+mod ordinary;
+mod spec;
+mod stores;
+
+use jiff::SignedDuration;
+use valet::{
+    api::{Overwrite, Reason, Terms},
+    grant::{StoreFact, StoreView},
+};
+
+use crate::{
+    common::{TICK, at, constrain, download, rule, store, upload},
+    play::{Expect, Life, end, play, with_each},
+    world::{Bucket, Memory, World},
+};
+
+fn uploading() -> World {
+    World::new(upload(), store([rule()]))
+}
+
+fn downloading() -> World {
+    World::new(download(), store([rule()]))
+}
+
+fn overwriting() -> World {
+    let mut world = uploading();
+    constrain(world.grant.as_mut().unwrap(), |c| c.overwrite = Overwrite::Allow);
+    world
+}
+
+fn with(mut world: World, change: impl FnOnce(&mut World)) -> World {
+    change(&mut world);
+    world
+}
+
+fn unusable(reason: Reason) -> StoreFact {
+    StoreFact::Unusable {
+        reason,
+        message: "it is not well".into(),
+    }
+}
+
+fn good_store() -> StoreView {
+    store([rule()])
+}
+
+const fn ends(
+    state: &'static str,
+    keys: &'static [(i64, i64)],
+    writes: [usize; 3],
+    notices: &'static [Reason],
+) -> Expect {
+    Expect {
+        state,
+        keys,
+        writes,
+        notices,
+    }
+}
+
+fn terms(world: &mut World) -> &mut Terms {
+    &mut world.grant.as_mut().unwrap().terms
+}
+
+fn old_object() -> Bucket {
+    Bucket::Holds {
+        since: at(-1000),
+        says_when: true,
+    }
+}
+
+pub fn all() -> impl Iterator<Item = &'static Life> {
+    [
+        ordinary::ORDINARY,
+        spec::SPEC_AND_SECRET,
+        stores::STRANGERS,
+        stores::STORES,
+        looks::LOOKS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+pub fn life(name: &str) -> &'static Life {
+    all().find(|l| l.name == name).expect("no such life")
+}
+#[test]
+fn every_life_comes_to_its_end() {
+    with_each(all(), |life| {
+        for memory in [Memory::Grant, Memory::Caches] {
+            for late in [SignedDuration::ZERO, TICK, SignedDuration::from_millis(999)] {
+                eprintln!("{}: {memory:?}, woken {late:?} late", life.name);
+                life.expect(&play(life, memory, None, late), late.is_zero());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_crash_at_any_step_changes_nothing() {
+    let crashes = std::cell::Cell::new(0);
+    with_each(all(), |life| {
+        for memory in [Memory::Grant, Memory::Caches] {
+            let whole = play(life, memory, None, SignedDuration::ZERO);
+            // What is decided and not done is nothing: to die before a step is to die after the one before.
+            for n in 0..whole.steps {
+                eprintln!("{}: {memory:?}, dies after step {n}", life.name);
+                let world = play(life, memory, Some(n), SignedDuration::ZERO);
+                assert_eq!(end(&world), end(&whole));
+                crashes.set(crashes.get() + 1);
+            }
+        }
+    });
+    assert!(
+        crashes.get() > 1000,
+        "only {crashes:?}: does the table still hold the lives?"
+    );
+}

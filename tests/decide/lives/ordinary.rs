@@ -1,0 +1,150 @@
+//! Lives in which nothing unusual happens.
+
+use valet::api::Reason;
+
+use super::{downloading, ends, old_object, overwriting, terms, uploading, with};
+use crate::{
+    play::Life,
+    world::{Bucket, World},
+};
+
+pub static ORDINARY: &[Life] = &[
+    Life {
+        name: "an upload that nobody makes",
+        world: uploading,
+        events: &[],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "and is collected an hour later",
+        world: uploading,
+        events: &[],
+        until: 3902,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "an upload that arrives",
+        world: uploading,
+        events: &[(100.5, World::put_object)],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "an upload that arrives in the key's first second",
+        world: uploading,
+        events: &[(0.25, World::put_object)],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "an upload that arrives before the operator can report the key",
+        world: || {
+            with(uploading(), |w| {
+                w.meddler = Some(Box::new(|w: &mut World| {
+                    if w.counts.creates == 1 && matches!(w.bucket, Bucket::Empty) {
+                        w.put_object();
+                    }
+                }));
+            })
+        },
+        events: &[],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "an upload that arrives between the last look and the end",
+        world: uploading,
+        events: &[(299.5, World::put_object)],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "an upload over an old object that arrives",
+        world: || with(overwriting(), |w| w.bucket = old_object()),
+        events: &[(100.0, World::put_object)],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "an upload over an old object that never comes",
+        world: || with(overwriting(), |w| w.bucket = old_object()),
+        events: &[],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "a write-once upload of what is there already",
+        world: || with(uploading(), |w| w.bucket = old_object()),
+        events: &[],
+        until: 1000,
+        end: ends("Current ObjectExists", &[], [0, 0, 0], &[]),
+    },
+    Life {
+        name: "a download",
+        world: downloading,
+        events: &[],
+        until: 1000,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a download, collected",
+        world: downloading,
+        events: &[],
+        until: 3902,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "kept for good by its own word",
+        world: || with(downloading(), |w| terms(w).ttl_seconds_after_finished = Some(None)),
+        events: &[],
+        until: 100_000,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "collected at once by its own word, although it is tracked",
+        world: || {
+            with(downloading(), |w| {
+                terms(w).ttl_seconds_after_finished = Some(Some(0));
+                w.grant.as_mut().unwrap().tracked_by = Some("Flux");
+            })
+        },
+        events: &[],
+        until: 301,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "kept because it is tracked",
+        world: || {
+            with(downloading(), |w| {
+                w.grant.as_mut().unwrap().tracked_by = Some("Argo CD")
+            })
+        },
+        events: &[],
+        until: 100_000,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "kept because the operator keeps all",
+        world: || with(downloading(), |w| w.settings.ttl_seconds_after_finished = None),
+        events: &[],
+        until: 100_000,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "kept, then told to go",
+        world: || with(downloading(), |w| terms(w).ttl_seconds_after_finished = Some(None)),
+        events: &[(900.0, |w| {
+            w.edit(|g| g.terms.ttl_seconds_after_finished = Some(Some(60)))
+        })],
+        until: 901,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "deleted in the middle",
+        world: uploading,
+        events: &[(50.0, |w| w.grant.as_mut().unwrap().deleting = true)],
+        until: 1000,
+        end: ends("Terminating Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+];

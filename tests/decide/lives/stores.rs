@@ -1,0 +1,229 @@
+//! Lives among strangers' Secrets, and with stores that come, go and change their rules.
+
+use valet::{
+    api::Reason,
+    grant::{Owner, StoreFact},
+};
+
+use super::{downloading, ends, good_store, unusable, uploading, with};
+use crate::{
+    common::{at, store},
+    play::Life,
+    world::World,
+};
+
+pub static STRANGERS: &[Life] = &[
+    Life {
+        name: "a foreign Secret",
+        world: || with(uploading(), |w| w.plant(Owner::Foreign("it has no owner"))),
+        events: &[],
+        until: 5000,
+        end: ends("Failed SecretConflict", &[], [0, 0, 0], &[Reason::SecretConflict]),
+    },
+    Life {
+        name: "a foreign Secret that goes",
+        world: || with(uploading(), |w| w.plant(Owner::Foreign("its type is Opaque"))),
+        events: &[(100.0, World::delete_secret)],
+        until: 200,
+        end: ends("Current Issued", &[(100, 400)], [1, 0, 0], &[Reason::SecretConflict]),
+    },
+    Life {
+        name: "a foreign Secret in the place of ours",
+        world: downloading,
+        events: &[
+            (50.0, |w| w.plant(Owner::Foreign("its owner is another grant"))),
+            (100.0, World::delete_secret),
+        ],
+        until: 200,
+        end: ends(
+            "Current Issued",
+            &[(0, 300), (0, 300)],
+            [2, 0, 0],
+            &[Reason::SecretConflict],
+        ),
+    },
+    Life {
+        name: "a foreign Secret in the place of ours, beyond the key's end",
+        world: downloading,
+        events: &[
+            (50.0, |w| w.plant(Owner::Foreign("its owner is another grant"))),
+            (400.0, World::delete_secret),
+        ],
+        until: 1000,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 0], &[Reason::SecretConflict]),
+    },
+    Life {
+        name: "a predecessor's Secret that is collected",
+        world: || with(uploading(), |w| w.plant(Owner::Predecessor)),
+        events: &[(20.0, World::delete_secret)],
+        until: 200,
+        end: ends("Current Issued", &[(20, 320)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "a predecessor's Secret that stays",
+        world: || with(uploading(), |w| w.plant(Owner::Predecessor)),
+        events: &[],
+        until: 1000,
+        end: ends("Failed SecretConflict", &[], [0, 0, 0], &[Reason::SecretConflict]),
+    },
+    Life {
+        name: "a finished grant and a foreign Secret",
+        world: downloading,
+        events: &[(400.0, |w| w.plant(Owner::Foreign("it has no owner")))],
+        until: 3902,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
+    },
+];
+
+pub static STORES: &[Life] = &[
+    Life {
+        name: "a store that comes late",
+        world: || with(uploading(), |w| w.store = StoreFact::Missing),
+        events: &[(40.0, |w| w.store = StoreFact::Usable(good_store()))],
+        until: 200,
+        end: ends("Current Issued", &[(40, 340)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "a store without credentials at first",
+        world: || with(uploading(), |w| w.store = unusable(Reason::CredentialsNotFound)),
+        events: &[(40.0, |w| w.store = StoreFact::Usable(good_store()))],
+        until: 200,
+        end: ends(
+            "Current Issued",
+            &[(40, 340)],
+            [1, 0, 0],
+            &[Reason::CredentialsNotFound],
+        ),
+    },
+    Life {
+        name: "a store that is set up wrong",
+        world: || with(uploading(), |w| w.store = unusable(Reason::InvalidStore)),
+        events: &[],
+        until: 1000,
+        end: ends("Failed InvalidStore", &[], [0, 0, 0], &[Reason::InvalidStore]),
+    },
+    Life {
+        name: "a store that is deleted under a key, and made again",
+        world: downloading,
+        events: &[
+            (50.0, |w| w.store = StoreFact::Missing),
+            (100.0, |w| w.store = StoreFact::Usable(good_store())),
+        ],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 1], &[]),
+    },
+    Life {
+        name: "a store that is deleted under a key, for good",
+        world: uploading,
+        events: &[(50.0, |w| w.store = StoreFact::Missing)],
+        until: 1000,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a store that is unusable for a while under a key",
+        world: uploading,
+        events: &[
+            (50.0, |w| w.store = unusable(Reason::CredentialsExpired)),
+            (100.0, |w| w.store = StoreFact::Usable(good_store())),
+        ],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "a store that is unusable at the key's end, and looks after it",
+        world: uploading,
+        events: &[
+            (50.0, |w| w.store = unusable(Reason::StoreUnreachable)),
+            (60.0, World::put_object),
+            (400.0, |w| w.store = StoreFact::Usable(good_store())),
+        ],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[Reason::StoreUnreachable]),
+    },
+    Life {
+        name: "a store that is unusable for good",
+        world: uploading,
+        events: &[(50.0, |w| w.store = unusable(Reason::StoreUnreachable))],
+        until: 3900 + 62,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[Reason::StoreUnreachable]),
+    },
+    Life {
+        name: "a longer life is asked for while the store is unusable",
+        world: downloading,
+        events: &[
+            (50.0, |w| w.store = unusable(Reason::CredentialsNotFound)),
+            (60.0, |w| w.edit(|g| g.terms.expiration_seconds = 600)),
+            (100.0, |w| w.store = StoreFact::Usable(good_store())),
+        ],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300), (100, 700)], [1, 1, 0], &[]),
+    },
+    Life {
+        name: "credentials that end before the key",
+        world: || with(uploading(), |w| w.usable(|s| s.credentials_expire = Some(at(105)))),
+        events: &[],
+        until: 90,
+        end: ends("Current Issued", &[(0, 100)], [1, 0, 0], &[Reason::ExpiryTruncated]),
+    },
+    Life {
+        name: "credentials that are over, then renewed",
+        world: || with(uploading(), |w| w.usable(|s| s.credentials_expire = Some(at(3)))),
+        events: &[(40.0, |w| w.usable(|s| s.credentials_expire = Some(at(10_000))))],
+        until: 200,
+        end: ends("Current Issued", &[(40, 340)], [1, 0, 0], &[Reason::CredentialsExpired]),
+    },
+    Life {
+        name: "credentials that got worse before the Secret was deleted",
+        world: downloading,
+        events: &[(50.0, |w| {
+            w.usable(|s| s.credentials_expire = Some(at(205)));
+            w.delete_secret();
+        })],
+        until: 100,
+        end: ends(
+            "Current Issued",
+            &[(0, 300), (0, 200)],
+            [2, 0, 0],
+            &[Reason::ExpiryTruncated],
+        ),
+    },
+    Life {
+        name: "a rule that is narrowed under a key and widened again",
+        world: downloading,
+        events: &[
+            (50.0, |w| w.store = StoreFact::Usable(store([]))),
+            (100.0, |w| w.store = StoreFact::Usable(good_store())),
+        ],
+        until: 1000,
+        end: ends(
+            "Current Expired",
+            &[(0, 300), (0, 300)],
+            [2, 0, 2],
+            &[Reason::NamespaceNotAllowed],
+        ),
+    },
+    Life {
+        name: "a rule that is narrowed for good",
+        world: uploading,
+        events: &[(50.0, |w| w.store = StoreFact::Usable(store([])))],
+        until: 1000,
+        end: ends(
+            "Failed ExpiredUnused",
+            &[(0, 300)],
+            [1, 0, 1],
+            &[Reason::NamespaceNotAllowed, Reason::ExpiredUnused],
+        ),
+    },
+    Life {
+        name: "a grant that no rule allows",
+        world: || with(uploading(), |w| w.store = StoreFact::Usable(store([]))),
+        events: &[],
+        until: 100_000,
+        end: ends(
+            "Failed NamespaceNotAllowed",
+            &[],
+            [0, 0, 0],
+            &[Reason::NamespaceNotAllowed],
+        ),
+    },
+];

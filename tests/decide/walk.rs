@@ -1,0 +1,315 @@
+//! Where the dice lead: random worlds and random facts. Nothing panics, every reconcile comes to rest, and all that
+//! `checks` says holds on the way.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use valet::{
+    api::{GrantStatus, ObservedObject, Overwrite, Reason},
+    grant::{
+        Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, Step, StoreFact, StoreView, decide,
+    },
+};
+
+use crate::{
+    checks,
+    common::{Dice, START, at, constrain, download, rule, store, upload},
+    world::{Bucket, Memory, World},
+};
+
+/// Walks take no longer than this, in whatever build.
+const SECONDS: u64 = 2;
+
+fn grant(dice: &mut Dice) -> GrantFacts {
+    let mut grant = if dice.one_in(2) { upload() } else { download() };
+    if matches!(grant.ask, valet::api::Ask::Upload(_)) && dice.one_in(2) {
+        constrain(&mut grant, |c| c.overwrite = Overwrite::Allow);
+    }
+    grant.terms.expiration_seconds = *dice.pick(&[1, 2, 60, 300, 3600, 3601]);
+    grant.terms.deadline_time = dice.one_in(3).then(|| Time(at(dice.below(2000) as i64)));
+    grant.terms.ttl_seconds_after_finished = *dice.pick(&[None, None, Some(None), Some(Some(0)), Some(Some(500))]);
+    grant.tracked_by = dice.one_in(5).then_some("Argo CD");
+    grant
+}
+
+fn usable(dice: &mut Dice) -> StoreView {
+    let mut rule = rule();
+    rule.rule.max_expiration_seconds = *dice.pick(&[None, Some(60), Some(3600)]);
+    let mut view = store(if dice.one_in(6) { vec![] } else { vec![rule] });
+    view.credentials_expire = dice.one_in(4).then(|| at(dice.below(3000) as i64));
+    view
+}
+
+fn store_fact(dice: &mut Dice) -> StoreFact {
+    match dice.below(6) {
+        0 => StoreFact::Missing,
+        1 => StoreFact::Unusable {
+            reason: *dice.pick(&[
+                Reason::StoreUnreachable,
+                Reason::CredentialsNotFound,
+                Reason::CredentialsInvalid,
+                Reason::InvalidStore,
+            ]),
+            message: "it is not well".into(),
+        },
+        _ => StoreFact::Usable(usable(dice)),
+    }
+}
+
+/// Something that happens to a world, now.
+fn happen(world: &mut World, dice: &mut Dice) {
+    let now = world.now;
+    match dice.below(14) {
+        0 => world.delete_secret(),
+        1 => world.edit(|g| g.terms.expiration_seconds = *dice.pick(&[30, 60, 300, 600])),
+        2 => world.edit(|g| g.terms.deadline_time = None),
+        3 => world.edit(|g| {
+            let seconds = dice.below(600) as i64 - 50;
+            g.terms.deadline_time = Some(Time(now + SignedDuration::from_secs(seconds)));
+        }),
+        4 => world.edit(|g| {
+            let template = g.terms.secret_template.get_or_insert_default();
+            template.labels.insert("n".into(), dice.below(100).to_string());
+        }),
+        5 => world.store = store_fact(dice),
+        6 => world.store = StoreFact::Usable(store([rule()])),
+        7 => world.put_object(),
+        8 => world.bucket = Bucket::Empty,
+        9 => world.bucket = Bucket::Hidden,
+        10 => world.bucket = Bucket::Down,
+        11 if world.secret.is_none() => {
+            world.plant(if dice.one_in(2) {
+                Owner::Predecessor
+            } else {
+                Owner::Foreign("it has no owner")
+            });
+        }
+        12 => world.refuses = dice.one_in(2).then(|| "quota".into()),
+        13 => world.edit_secret(|s| {
+            s.labels.insert("theirs".into(), "x".into());
+        }),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_walk_keeps_to_the_rules() {
+    let begun = Instant::now();
+    let (mut walks, mut keys, mut gone) = (0, 0, 0);
+    while walks < 3000 && begun.elapsed().as_secs() < SECONDS {
+        walks += 1;
+        let mut dice = Dice::new(walks);
+        eprintln!("walk {walks}");
+        let mut world = World::new(grant(&mut dice), usable(&mut dice));
+        world.store = store_fact(&mut dice);
+        world.memory = *dice.pick(&[Memory::Grant, Memory::Caches]);
+        // Twice in a reconcile, at most, something happens between two of its steps.
+        let mut between = Dice::new(walks + 1_000_000);
+        world.meddler = Some(Box::new(move |w: &mut World| {
+            if between.one_in(12) {
+                happen(w, &mut between);
+            }
+        }));
+        let mut wake = world.reconcile();
+        for _ in 0..40 {
+            let soon = SignedDuration::from_millis(dice.below(100_000) as i64);
+            match wake {
+                Some(timer) if dice.one_in(2) => world.now = world.now.max(timer),
+                _ => world.now += soon,
+            }
+            if dice.one_in(2) {
+                happen(&mut world, &mut dice);
+            }
+            if dice.one_in(10) {
+                world.last_look = None;
+            }
+            wake = world.reconcile();
+        }
+        settle(&mut world, wake);
+        keys += world.keys.len();
+        gone += usize::from(world.grant.is_none());
+    }
+    assert!(
+        walks > 20 && keys > 20 && gone > 0,
+        "{walks} walks, {keys} keys, {gone} collected"
+    );
+}
+
+/// I8: when the faults stop, the grant comes to an end that stays.
+fn settle(world: &mut World, mut wake: Option<Timestamp>) {
+    world.meddler = None;
+    world.refuses = None;
+    world.store = StoreFact::Usable(store([rule()]));
+    if world.own_secret().is_none() {
+        world.delete_secret();
+    }
+    if !matches!(world.bucket, Bucket::Holds { .. }) {
+        world.bucket = Bucket::Empty;
+    }
+    for _ in 0..400 {
+        wake = world.reconcile();
+        let Some(next) = wake else { break };
+        world.now = world.now.max(next);
+    }
+    assert_eq!(wake, None, "still busy");
+    if let Some(grant) = &world.grant {
+        let kept = [
+            "Completed",
+            "ObjectExists",
+            "Expired",
+            "ExpiredUnused",
+            "ExpirationTooLong",
+        ];
+        assert!(kept.contains(&checks::ready(grant)), "{}", checks::ready(grant));
+    }
+    assert!(world.own_secret().is_none());
+    let before = world.counts;
+    world.reconcile();
+    assert_eq!(world.counts, before);
+}
+
+fn instant(dice: &mut Dice) -> Timestamp {
+    match dice.below(8) {
+        0 => Timestamp::MIN,
+        1 => Timestamp::MAX,
+        2 => Timestamp::UNIX_EPOCH,
+        _ => Timestamp::new(START + dice.below(2000) as i64 - 1000, dice.below(1_000_000_000) as i32).unwrap(),
+    }
+}
+
+fn maybe<T>(dice: &mut Dice, of: impl FnOnce(&mut Dice) -> T) -> Option<T> {
+    (!dice.one_in(3)).then(|| of(dice))
+}
+
+fn status(dice: &mut Dice) -> GrantStatus {
+    let mut conditions = vec![];
+    for type_ in ["Ready", "Active", "Completed", "Reconciling", "Stalled", "Else"] {
+        if dice.one_in(2) {
+            conditions.push(Condition {
+                type_: type_.into(),
+                status: (*dice.pick(&["True", "False", "Unknown", ""])).into(),
+                reason: dice.pick(&Reason::ALL).as_str().into(),
+                message: String::new(),
+                observed_generation: maybe(dice, |d| d.below(4) as i64 - 1),
+                last_transition_time: Time(instant(dice)),
+            });
+        }
+    }
+    GrantStatus {
+        observed_generation: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 1, 2, i64::MAX])),
+        conditions,
+        issued_time: maybe(dice, |d| Time(instant(d))),
+        expiration_time: maybe(dice, |d| Time(instant(d))),
+        finished_time: maybe(dice, |d| Time(instant(d))),
+        ..GrantStatus::default()
+    }
+}
+
+fn secret(dice: &mut Dice) -> SecretFact {
+    match dice.below(4) {
+        0 => SecretFact::Unread,
+        1 => SecretFact::Absent,
+        _ => SecretFact::Present(SecretView {
+            uid: "u".into(),
+            resource_version: "r".into(),
+            owner: dice
+                .pick(&[
+                    Owner::ThisGrant,
+                    Owner::ThisGrant,
+                    Owner::Predecessor,
+                    Owner::Foreign("no"),
+                ])
+                .clone(),
+            deleting: dice.one_in(5),
+            issued_at: maybe(dice, instant),
+            expires_at: maybe(dice, instant),
+            generation: maybe(dice, |d| *d.pick(&[i64::MIN, 1, 2, i64::MAX])),
+            expiration_seconds: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 60, 300, i64::MAX])),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+        }),
+    }
+}
+
+/// Facts that no world would bring together, and times from both ends of the calendar.
+#[test]
+fn no_facts_are_too_odd() {
+    let begun = Instant::now();
+    let mut counts = BTreeMap::<&str, usize>::new();
+    let mut n = 0;
+    while n < 100_000 && begun.elapsed().as_secs() < SECONDS {
+        n += 1;
+        let mut dice = Dice::new(n);
+        let mut g = grant(&mut dice);
+        g.created = maybe(&mut dice, instant);
+        g.terms.deadline_time = maybe(&mut dice, |d| Time(instant(d))).filter(|_| n % 2 == 0);
+        g.deleting = dice.one_in(20);
+        g.status = status(&mut dice);
+        let mut facts = Facts::new(
+            g,
+            Settings {
+                ttl_seconds_after_finished: *dice.pick(&[None, Some(0), Some(3600), Some(i64::MAX)]),
+            },
+        );
+        facts.secret = secret(&mut dice);
+        facts.store = if dice.one_in(6) {
+            StoreFact::Unread
+        } else {
+            store_fact(&mut dice)
+        };
+        facts.object = match dice.below(6) {
+            0 => ObjectFact::Absent,
+            1 => ObjectFact::Hidden,
+            2 => ObjectFact::Unreachable("no".into()),
+            3 => ObjectFact::Present {
+                object: ObservedObject::default(),
+                modified_at: maybe(&mut dice, instant),
+            },
+            _ => ObjectFact::Unread,
+        };
+        facts.last_look = maybe(&mut dice, instant);
+        facts.secret_refused = dice.one_in(10).then(|| "quota".into());
+        // Of all the odd times, now is none.
+        let now = at(dice.below(2000) as i64) + SignedDuration::from_nanos(dice.below(1_000_000_000) as i64);
+        let step = decide(&facts, now);
+        assert_eq!(step, decide(&facts, now));
+        let name = match &step {
+            Step::Read(_) => "read",
+            Step::Publish(publish) => {
+                checks::signs(&facts.grant, &facts.store, now, publish);
+                "publish"
+            }
+            Step::Retouch { .. } | Step::Withdraw { .. } => {
+                let SecretFact::Present(s) = &facts.secret else {
+                    panic!("{n}: a write to a Secret that nobody has seen");
+                };
+                assert_eq!((&s.owner, s.deleting), (&Owner::ThisGrant, false), "{n}");
+                "write"
+            }
+            Step::Report { status, .. } => {
+                assert_ne!(**status, facts.grant.status, "{n}");
+                // What was reported is reported: the next step is another.
+                let mut after = facts.clone();
+                after.grant.status = (**status).clone();
+                assert!(
+                    !matches!(decide(&after, now), Step::Report { .. }),
+                    "{n}: reports twice"
+                );
+                "report"
+            }
+            Step::Collect => "collect",
+            Step::Rest { until } => {
+                assert!(until.is_none_or(|t| t > now), "{n}: {until:?} at {now}");
+                "rest"
+            }
+        };
+        *counts.entry(name).or_default() += 1;
+    }
+    for name in ["read", "publish", "write", "report", "collect"] {
+        assert!(
+            counts.get(name).is_some_and(|c| *c > 5),
+            "too few of {name}: {counts:?}"
+        );
+    }
+}
