@@ -97,6 +97,11 @@ struct ControllerArgs {
     /// reach whatever the operator's identity can.
     #[arg(long, env = "VALET_SHARE_CREDENTIALS_WITH_NAMESPACES")]
     share_credentials_with_namespaces: bool,
+
+    /// Work only while holding the Lease "valet" in the operator's namespace, and let other replicas wait. Without it
+    /// several replicas do no harm, but the same work several times.
+    #[arg(long, env = "VALET_LEADER_ELECT")]
+    leader_elect: bool,
 }
 
 /// Seconds, or never.
@@ -141,6 +146,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         concurrency: args.concurrency,
         sweep: Duration::from_secs(args.sweep_seconds),
         share_environment: args.share_credentials_with_namespaces,
+        leader_elect: args.leader_elect,
     };
     controller::run(options, stop_signal()).await
 }

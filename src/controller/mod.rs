@@ -3,6 +3,7 @@
 
 mod error;
 mod grants;
+mod lease;
 mod memory;
 mod run;
 mod secrets;

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use super::{
     error::CALL_TIMEOUT,
     grants,
+    lease::Lease,
     memory::Memory,
     secrets::{FIELD_MANAGER, Secrets},
     store_status,
@@ -59,6 +60,8 @@ pub struct Options {
     pub sweep: Duration,
     /// Whether an ObjectStore without credentials may sign with the operator's own.
     pub share_environment: bool,
+    /// Whether to wait for a Lease in the operator's namespace before working, and to stop when it is lost.
+    pub leader_elect: bool,
 }
 
 type Stop = Shared<BoxFuture<'static, ()>>;
@@ -117,6 +120,22 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         parts.metrics.clone(),
         parts.stop.clone(),
     );
+    // The server ends with the others, unless it could not start.
+    let http = async { http.await.and(std::future::pending().await) };
+    let mut http = std::pin::pin!(http);
+    let candidate = Lease::new(client.clone(), &parts.options.operator_namespace, identity());
+    let mut held = None;
+    if parts.options.leader_elect {
+        info!("waiting for the lease");
+        parts.health.standing_by(true);
+        tokio::select! {
+            result = &mut http => return result,
+            () = parts.stop.clone() => return Ok(()),
+            lease = candidate.acquire() => held = Some(lease),
+        }
+        parts.health.standing_by(false);
+    }
+    parts.metrics.leading();
     let watches = futures::future::join3(
         watch_secrets(
             client.clone(),
@@ -128,14 +147,36 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         keep_stores::<ObjectStore>(&parts, scoped(client.clone(), namespace), Api::namespaced, callers),
     );
     let work = futures::future::join(uploads.work(&parts), downloads.work(&parts));
+    let lost = async {
+        match &mut held {
+            Some(held) => candidate.keep(held).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        // The server ends with the others, unless it could not start; the visits in hand are seen to their end.
-        result = async { http.await?; std::future::pending::<Result<(), String>>().await } => result?,
+        result = http => return result,
         _ = watches => return Err("a watch ended, which none should".into()),
+        why = lost => return Err(format!("the lease was lost: {why}; another replica goes on")),
+        // The visits in hand are seen to their end.
         _ = work => {}
+    }
+    if let Some(held) = held {
+        candidate.release(held).await;
     }
     info!("valet has stopped; published keys stay valid, and the next start takes everything up again");
     Ok(())
+}
+
+/// A name for this process alone: the pod's, and when it started.
+fn identity() -> String {
+    let host = std::env::var("POD_NAME")
+        .or_else(|_| std::env::var("HOSTNAME"))
+        .unwrap_or_else(|_| "valet".into());
+    format!(
+        "{host}_{}_{}",
+        std::process::id(),
+        jiff::Timestamp::now().as_nanosecond()
+    )
 }
 
 async fn connect(options: &Options) -> Result<Client, String> {

@@ -2,7 +2,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -14,6 +14,7 @@ use super::Metrics;
 #[derive(Clone, Debug)]
 pub struct Health {
     waiting_for: Arc<AtomicUsize>,
+    standing_by: Arc<AtomicBool>,
 }
 
 impl Health {
@@ -21,6 +22,7 @@ impl Health {
     pub fn waiting_for(parts: usize) -> Self {
         Self {
             waiting_for: Arc::new(AtomicUsize::new(parts)),
+            standing_by: Arc::default(),
         }
     }
 
@@ -29,8 +31,17 @@ impl Health {
         self.waiting_for.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Whether another replica works and this one waits for its turn: that is all that a replica can be asked for, so
+    /// it counts as ready.
+    pub fn standing_by(&self, so: bool) {
+        self.standing_by.store(so, Ordering::Relaxed);
+    }
+
     fn readiness(&self) -> (StatusCode, String) {
         match self.waiting_for.load(Ordering::Relaxed) {
+            _ if self.standing_by.load(Ordering::Relaxed) => {
+                (StatusCode::OK, "ok, another replica leads\n".to_owned())
+            }
             0 => (StatusCode::OK, "ok\n".to_owned()),
             n => (
                 StatusCode::SERVICE_UNAVAILABLE,

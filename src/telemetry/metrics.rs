@@ -4,7 +4,11 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
     metrics::{
-        counter::Counter, family::Family, gauge::ConstGauge, histogram::Histogram, histogram::exponential_buckets,
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+        histogram::exponential_buckets,
     },
     registry::{Registry, Unit},
 };
@@ -21,6 +25,7 @@ pub struct Metrics {
     reconcile: Family<KindLabel, Histogram>,
     reconcile_errors: Family<KindLabel, Counter>,
     looks: Family<LookLabel, Counter>,
+    leader: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +72,7 @@ impl Metrics {
             reconcile: Family::new_with_constructor(histogram),
             reconcile_errors: Family::default(),
             looks: Family::default(),
+            leader: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("keys_issued", "Keys written into Secrets", metrics.keys_issued.clone());
@@ -101,6 +107,11 @@ impl Metrics {
             "store_looks",
             "HEAD requests for uploads, by outcome",
             metrics.looks.clone(),
+        );
+        registry.register(
+            "leader",
+            "1 on the replica that works, 0 on those that wait",
+            metrics.leader.clone(),
         );
         registry.register_collector(Box::new(Grants(Box::new(grants))));
         Self { registry, ..metrics }
@@ -152,6 +163,11 @@ impl Metrics {
     /// A store was asked for an object.
     pub fn looked(&self, outcome: &'static str) {
         self.looks.get_or_create(&LookLabel { outcome }).inc();
+    }
+
+    /// This replica works from now on.
+    pub fn leading(&self) {
+        self.leader.set(1);
     }
 
     /// The text that a scrape gets (OpenMetrics 1.0).

@@ -11,6 +11,7 @@ mod fixtures;
 mod faults;
 mod foreign;
 mod hostile;
+mod leader;
 mod leaks;
 mod lives;
 mod offline;
