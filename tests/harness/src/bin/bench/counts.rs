@@ -1,0 +1,206 @@
+//! Who wrote how often, by the apiserver's metrics and by its audit log; and what the operator costs its machine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use valet_harness::{AuditEvent, AuditMark, Context, ControlPlane, Operator, Result, control_plane::OPERATOR};
+
+/// How often each call was made, by [`call`].
+pub type Counts = BTreeMap<String, u64>;
+
+/// A kind of request as one word of both worlds: `PATCH uploadgrants.valetkey.dev/status`.
+pub fn call(verb: &str, group: &str, resource: &str, subresource: &str) -> String {
+    let mut text = format!("{verb} {resource}");
+    for (mark, part) in [('.', group), ('/', subresource)] {
+        if !part.is_empty() {
+            text.push(mark);
+            text.push_str(part);
+        }
+    }
+    text
+}
+
+/// The sum of all counts.
+pub fn total(counts: &Counts) -> u64 {
+    counts.values().sum()
+}
+
+/// `300 POST secrets, 300 PATCH downloadgrants.valetkey.dev/status`, or `none`.
+pub fn list(counts: &Counts) -> String {
+    let parts: Vec<_> = counts.iter().map(|(call, n)| format!("{n} {call}")).collect();
+    if parts.is_empty() {
+        "none".into()
+    } else {
+        parts.join(", ")
+    }
+}
+
+/// A place in time to count from.
+pub struct Mark {
+    writes: Counts,
+    log: AuditMark,
+}
+
+/// What happened since a [`Mark`].
+pub struct Account {
+    /// The operator's writes by the apiserver's metrics: of all that Valet's objects, Secrets and events got, what
+    /// neither the measuring client nor, by the audit log, another component wrote.
+    pub by_metrics: Counts,
+    /// The operator's writes by its name in the audit log, to whatever it was.
+    pub by_audit: Counts,
+    /// The operator's reads, by the audit log.
+    pub reads: Counts,
+    /// The writes of Kubernetes' own components, by the audit log.
+    pub others: Counts,
+    /// The operator's writes themselves, each with its kind of request.
+    writes: Vec<(String, AuditEvent)>,
+}
+
+impl Account {
+    /// Whether metrics and audit log say the same, and it is `expected`.
+    pub fn agrees(&self, expected: &Counts) -> bool {
+        self.by_metrics == *expected && self.by_audit == *expected
+    }
+
+    /// The operator's writes that no expected one is like, or that were turned down, or made before.
+    pub fn surprises(&self, expected: &Counts) -> Vec<String> {
+        let mut made = BTreeSet::new();
+        let surprising = self.writes.iter().filter(|(call, event)| {
+            let again = !made.insert((call, event.name()));
+            again || event.code() >= 300 || !expected.contains_key(call)
+        });
+        surprising.map(|(_, event)| event.to_string()).collect()
+    }
+}
+
+impl Mark {
+    /// Now.
+    pub fn now(plane: &ControlPlane) -> Result<Self> {
+        Ok(Self {
+            log: plane.audit_mark()?,
+            writes: writes(plane)?,
+        })
+    }
+
+    /// What has happened since, where the measuring client has written `own`.
+    pub fn account(&self, plane: &ControlPlane, own: &Counts) -> Result<Account> {
+        let after = writes(plane)?;
+        let mut account = Account {
+            by_metrics: Counts::new(),
+            by_audit: Counts::new(),
+            reads: Counts::new(),
+            others: Counts::new(),
+            writes: Vec::new(),
+        };
+        for event in plane.audit_since(self.log)? {
+            let text = |pointer| event.json.pointer(pointer).and_then(serde_json::Value::as_str);
+            let group = text("/objectRef/apiGroup").unwrap_or_default();
+            let call = call(verb(&event), group, event.resource(), event.subresource());
+            // A watch is logged when it starts and again when it ends; what has not ended counts, too.
+            if (event.verb() == "watch") != (event.stage() == "ResponseStarted") {
+                continue;
+            }
+            let counts = match (event.user(), event.is_write()) {
+                (OPERATOR, true) => &mut account.by_audit,
+                (OPERATOR, false) => &mut account.reads,
+                (user, true) if user.starts_with("system:") => &mut account.others,
+                _ => continue,
+            };
+            *counts.entry(call.clone()).or_default() += 1;
+            if event.user() == OPERATOR && event.is_write() {
+                account.writes.push((call, event));
+            }
+        }
+        for (call, n) in after.into_iter().filter(|(call, _)| concerns_valet(call)) {
+            let known = [&self.writes, own, &account.others];
+            let known: u64 = known.iter().filter_map(|counts| counts.get(&call)).sum();
+            if n != known {
+                // Fewer than were made is as wrong as more; it must not look like none.
+                account.by_metrics.insert(call, n.abs_diff(known));
+            }
+        }
+        Ok(account)
+    }
+}
+
+/// The verb that the metrics know.
+fn verb(event: &AuditEvent) -> &'static str {
+    match event.verb() {
+        "create" => "POST",
+        "update" => "PUT",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        "get" => "GET",
+        "list" => "LIST",
+        "watch" => "WATCH",
+        _ => "OTHER",
+    }
+}
+
+/// Valet's own objects, and all else that it ever writes.
+fn concerns_valet(call: &str) -> bool {
+    let resource = call.split_once(' ').map_or(call, |(_, resource)| resource);
+    resource.contains(".valetkey.dev") || resource == "secrets" || resource.starts_with("events")
+}
+
+/// Every write that the apiserver has answered since it started.
+fn writes(plane: &ControlPlane) -> Result<Counts> {
+    let mut counts = Counts::new();
+    for (labels, value) in samples(&plane.metrics()?, "apiserver_request_total") {
+        let label = |name: &str| labels.get(name).copied().unwrap_or_default();
+        if !matches!(label("verb"), "GET" | "LIST" | "WATCH" | "CONNECT") {
+            let call = call(label("verb"), label("group"), label("resource"), label("subresource"));
+            *counts.entry(call).or_default() += value as u64;
+        }
+    }
+    Ok(counts)
+}
+
+/// One metric's samples in Prometheus' text format. None of the labels that are read here holds a comma.
+fn samples<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (BTreeMap<&'a str, &'a str>, f64)> {
+    text.lines().filter_map(move |line| {
+        let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+        let labels = labels.split(',').filter_map(|label| label.split_once('='));
+        let labels = labels.map(|(name, value)| (name, value.trim_matches('"'))).collect();
+        Some((labels, value.parse().ok()?))
+    })
+}
+
+/// How often the operator asked the store for an object, whatever the answer.
+pub fn looks(operator: &Operator) -> Result<u64> {
+    let text = operator.metrics()?;
+    Ok(samples(&text, "valet_store_looks_total").map(|(_, n)| n as u64).sum())
+}
+
+/// What a process has used.
+#[derive(Clone, Copy)]
+pub struct Usage {
+    /// Seconds of CPU time, in user and kernel mode, since it started.
+    pub cpu: f64,
+    /// Resident memory now, in MiB.
+    pub resident: f64,
+}
+
+impl Usage {
+    /// Of a running process.
+    pub fn of(pid: u32) -> Result<Self> {
+        let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).context("cannot read /proc");
+        // The name in brackets may hold anything, spaces too; the 12th and 13th fields after it are utime and stime.
+        let stat = read("stat")?;
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok());
+        let (user, kernel) = ticks(11).zip(ticks(12)).context("no times in /proc/PID/stat")?;
+        // SAFETY: it takes an integer, returns one and touches no memory of ours.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
+        let status = read("status")?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = resident.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+        Ok(Self {
+            cpu: (user + kernel) / per_second,
+            resident: resident.context("no VmRSS in /proc/PID/status")? / 1024.0,
+        })
+    }
+}
