@@ -1,0 +1,292 @@
+//! Grants and rules from the dice, out of a few words that often meet.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use valet::{
+    api::{
+        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, LengthRange, Namespaces, Operation, Overwrite,
+        ResponseHeaders, UploadConstraints,
+    },
+    grant::{GrantFacts, StoreView, admit},
+};
+
+use crate::{
+    common::{ALL_CAPABILITIES, Dice, store, upload},
+    slow,
+};
+
+const SECONDS: u64 = 2;
+const NAMESPACES: [&str; 4] = ["web", "web-a", "team-a", "team-ab"];
+const TYPES: [&str; 8] = [
+    "image/png",
+    "IMAGE/PNG",
+    "image/svg+xml",
+    "images/png",
+    "text/plain; charset=utf-8",
+    "text/plain",
+    "text/plainer",
+    "image/*",
+];
+
+fn grant(dice: &mut Dice) -> GrantFacts {
+    let mut grant = upload();
+    grant.namespace = (*dice.pick(&NAMESPACES)).into();
+    let pieces = [
+        "tenants",
+        "web",
+        "web-a",
+        "team-a",
+        "team-ab",
+        "team",
+        "a",
+        "b",
+        "..",
+        ".",
+        "",
+        "%2e%2e",
+        "%252E",
+        "x%2F..",
+        "...",
+        "a\\..",
+        "a\u{202E}",
+        "é",
+        "A",
+        "{namespace}",
+        "tenants",
+        "web",
+        "a",
+        "b",
+    ];
+    let most = if dice.one_in(4) { pieces.len() } else { 8 };
+    let length = 1 + dice.below(5);
+    let segments: Vec<_> = (0..length).map(|_| *dice.pick(&pieces[..most])).collect();
+    grant.terms.key = segments.join("/");
+    if dice.one_in(30) {
+        grant.terms.key = format!("tenants/web/{}", "é".repeat(500 + dice.below(20)));
+    }
+    grant.terms.expiration_seconds = *dice.pick(&[1, 59, 60, 61, 3600, 604_800, 604_801]);
+    grant.ask = if dice.one_in(3) {
+        Ask::Download {
+            version: dice.one_in(4).then(|| "v1".into()),
+            response: ResponseHeaders {
+                content_type: dice.one_in(4).then(|| "text/csv".into()),
+                cache_control: dice.one_in(8).then(|| "no-store".into()),
+                ..ResponseHeaders::default()
+            },
+        }
+    } else {
+        let size = |dice: &mut Dice| *dice.pick(&[0, 1, 499_999, 500_000, 500_001, 1 << 26, 5_368_709_121]);
+        Ask::Upload(UploadConstraints {
+            content_type: dice.one_in(2).then(|| (*dice.pick(&TYPES)).into()),
+            content_length: dice.one_in(2).then(|| size(dice)),
+            content_length_range: dice.one_in(6).then(|| LengthRange {
+                min: 0,
+                max: size(dice),
+            }),
+            checksum_sha256: dice.one_in(6).then(|| "A".repeat(43) + "="),
+            overwrite: if dice.one_in(3) {
+                Overwrite::Allow
+            } else {
+                Overwrite::Forbid
+            },
+        })
+    };
+    grant
+}
+
+fn selector(dice: &mut Dice) -> LabelSelector {
+    let requirement = |dice: &mut Dice| LabelSelectorRequirement {
+        key: (*dice.pick(&["team", "tier", "absent"])).into(),
+        operator: (*dice.pick(&["In", "NotIn", "Exists", "DoesNotExist", "in", "Gt"])).into(),
+        values: match dice.below(5) {
+            0 => None,
+            1 => Some(vec![]),
+            _ => Some(vec![(*dice.pick(&["web", "shop"])).into(), "x".into()]),
+        },
+    };
+    LabelSelector {
+        match_labels: dice.one_in(2).then(|| {
+            let value = *dice.pick(&["web", "shop"]);
+            BTreeMap::from([("team".to_owned(), value.to_owned())])
+        }),
+        match_expressions: dice
+            .one_in(2)
+            .then(|| (0..dice.below(3)).map(|_| requirement(dice)).collect()),
+    }
+}
+
+fn rule(dice: &mut Dice) -> ClusterAccessRule {
+    let pick = |dice: &mut Dice, of: &[&str], most: usize| -> Vec<String> {
+        (0..dice.below(most + 1)).map(|_| (*dice.pick(of)).to_owned()).collect()
+    };
+    ClusterAccessRule {
+        namespaces: Namespaces {
+            names: pick(dice, &NAMESPACES, 4),
+            selector: dice.one_in(3).then(|| selector(dice)),
+        },
+        rule: AccessRule {
+            operations: match dice.below(5) {
+                0 => vec![Operation::Upload],
+                1 => vec![Operation::Download],
+                _ => vec![Operation::Download, Operation::Upload],
+            },
+            key_prefix: dice.one_in(2).then(|| {
+                let prefixes = [
+                    "tenants",
+                    "tenants/",
+                    "tenants/{namespace}",
+                    "tenants/{namespace}/",
+                    "{namespace}",
+                    "team-{namespace}/a",
+                    "a",
+                    "a/b/",
+                    "te",
+                    "é",
+                ];
+                (*dice.pick(&prefixes)).to_owned()
+            }),
+            max_expiration_seconds: dice.one_in(3).then(|| *dice.pick(&[1, 60, 3600])),
+            max_bytes: dice.one_in(4).then(|| match dice.below(3) {
+                0 => ByteSize::Number(*dice.pick(&[-1, 0, 1, 500_000])),
+                _ => ByteSize::Quantity((*dice.pick(&["500k", "64Mi", "9999999999999999P", "many", "0", ""])).into()),
+            }),
+            content_types: if dice.one_in(4) {
+                pick(dice, &["image/png", "image/*", "Text/Plain", "*/*"], 2)
+            } else {
+                vec![]
+            },
+        },
+    }
+}
+
+fn view(dice: &mut Dice) -> StoreView {
+    let rules: Vec<_> = (0..dice.below(4)).map(|_| rule(dice)).collect();
+    let mut view = store(rules);
+    let labels = [("team", *dice.pick(&["web", "shop"])), ("tier", "x")];
+    view.namespace_labels = Arc::new(crate::common::labels(&labels[..dice.below(3)]));
+    view.capabilities = Arc::new(Capabilities {
+        enforced: ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect(),
+        max_expiration_seconds: 604_800,
+        max_upload_bytes: 5_368_709_120,
+        max_key_bytes: 1024,
+    });
+    view
+}
+
+#[test]
+fn both_evaluators_agree() {
+    let begun = Instant::now();
+    let (mut allowed, mut refused) = (0, 0);
+    let mut n = 0;
+    while n < 200_000 && begun.elapsed().as_secs() < SECONDS {
+        n += 1;
+        let mut dice = Dice::new(n);
+        let (grant, store) = (grant(&mut dice), view(&mut dice));
+        let judged = admit(&grant, &store);
+        let expected = slow::allows(&grant, &store);
+        assert_eq!(judged.is_ok(), expected, "{n}: {judged:?} of {grant:#?} by {store:#?}");
+        match judged {
+            Ok(key) => {
+                assert_eq!(key.as_str(), grant.terms.key, "{n}: a key is never changed");
+                allowed += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(allowed > 100 && refused > 100, "{allowed} allowed, {refused} refused");
+}
+
+/// Makes one clause of one rule stricter.
+fn narrow(rules: &mut Vec<ClusterAccessRule>, dice: &mut Dice) {
+    let n = dice.below(rules.len());
+    let selective = |dice: &mut Dice| LabelSelectorRequirement {
+        key: (*dice.pick(&["team", "tier", "absent"])).into(),
+        operator: (*dice.pick(&["In", "NotIn"])).into(),
+        values: Some(vec!["web".into()]),
+    };
+    let ClusterAccessRule { namespaces, rule } = &mut rules[n];
+    match dice.below(10) {
+        0 => drop(rules.remove(n)),
+        1 => drop(rule.operations.pop()),
+        2 => {
+            let prefix = rule.key_prefix.take().unwrap_or_default();
+            let more = *dice.pick(&["a", "web", "{namespace}"]);
+            rule.key_prefix = Some(match prefix.strip_suffix('/').unwrap_or(&prefix) {
+                "" => more.into(),
+                some => format!("{some}/{more}"),
+            });
+        }
+        3 => {
+            let max = rule.max_expiration_seconds.unwrap_or(604_800);
+            rule.max_expiration_seconds = Some(max - dice.below(100) as i64);
+        }
+        4 => {
+            let max = rule.max_bytes.as_ref().map_or(i64::MAX, |m| m.bytes().unwrap_or(1));
+            rule.max_bytes = Some(ByteSize::Number(max / (1 + dice.below(3) as i64)));
+        }
+        5 if rule.content_types.is_empty() => rule.content_types = vec!["image/*".into()],
+        5 if rule.content_types.len() > 1 => drop(rule.content_types.pop()),
+        6 => drop(namespaces.names.pop()),
+        7 => namespaces.selector = None,
+        8 => {
+            if let Some(selector) = &mut namespaces.selector {
+                selector.match_expressions.get_or_insert_default().push(selective(dice));
+            }
+        }
+        _ => {
+            if let Some(selector) = &mut namespaces.selector {
+                selector
+                    .match_labels
+                    .get_or_insert_default()
+                    .entry("tier".into())
+                    .or_insert("x".into());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_narrower_rule_never_allows_more() {
+    let begun = Instant::now();
+    let (mut kept, mut lost) = (0, 0);
+    let mut n = 0;
+    while n < 100_000 && begun.elapsed().as_secs() < SECONDS {
+        n += 1;
+        let mut dice = Dice::new(n + 5_000_000);
+        let (grant, mut store) = (grant(&mut dice), view(&mut dice));
+        if store.rules.is_empty() {
+            continue;
+        }
+        let before = admit(&grant, &store).is_ok();
+        let mut rules = store.rules.to_vec();
+        narrow(&mut rules, &mut dice);
+        let wide = std::mem::replace(&mut store.rules, Arc::new(rules));
+        let after = admit(&grant, &store).is_ok();
+        assert!(before || !after, "{n}: {:#?} allows more than {wide:#?}", store.rules);
+        if before {
+            *(if after { &mut kept } else { &mut lost }) += 1;
+        }
+    }
+    assert!(
+        kept > 50 && lost > 50,
+        "{kept} kept, {lost} lost: the narrowing is no test"
+    );
+}
+
+/// A capability less never allows more either.
+#[test]
+fn a_weaker_store_never_allows_more() {
+    for n in 0..5000 {
+        let mut dice = Dice::new(n + 9_000_000);
+        let (grant, mut store) = (grant(&mut dice), view(&mut dice));
+        let before = admit(&grant, &store).is_ok();
+        let mut weaker = (*store.capabilities).clone();
+        weaker.enforced.remove(dice.pick(&ALL_CAPABILITIES));
+        weaker.max_expiration_seconds -= dice.below(2) as i64 * 604_000;
+        weaker.max_upload_bytes /= 1 + dice.below(3) as i64;
+        weaker.max_key_bytes -= dice.below(2) * 1000;
+        store.capabilities = Arc::new(weaker);
+        assert!(before || admit(&grant, &store).is_err(), "{n}");
+    }
+}

@@ -1,0 +1,202 @@
+//! The rules once more, as the fields' documentation puts them, with no regard to speed and nothing shared with the
+//! first implementation.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use valet::{
+    api::{AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, Operation, Overwrite, UploadConstraints},
+    grant::{GrantFacts, StoreView},
+};
+
+/// Whether the grant may have its key.
+pub fn allows(grant: &GrantFacts, store: &StoreView) -> bool {
+    key_is_plain(&grant.terms.key, store.capabilities.max_key_bytes)
+        && store_can(grant, store)
+        && store
+            .rules
+            .iter()
+            .any(|r| is_for(r, &grant.namespace, &store.namespace_labels) && rule_allows(&r.rule, grant))
+}
+
+/// "It may not start or end with '/', nor have an empty, '.' or '..' segment in any spelling, nor control
+/// characters."
+fn key_is_plain(key: &str, limit: usize) -> bool {
+    if key.is_empty() || key.len() > limit {
+        return false;
+    }
+    if key.starts_with('/') || key.ends_with('/') || key.contains("//") {
+        return false;
+    }
+    for c in key.chars() {
+        let point = c as u32;
+        let control = point < 0x20 || (0x7F..=0x9F).contains(&point);
+        let separator = point == 0x2028 || point == 0x2029;
+        let direction = (0x202A..=0x202E).contains(&point) || (0x2066..=0x2069).contains(&point);
+        if control || separator || direction || [0xFEFF, 0xFFFE, 0xFFFF].contains(&point) {
+            return false;
+        }
+    }
+    // Decoded as often as there is something to decode, nothing may be a dot segment.
+    let mut text = key.to_owned();
+    for _ in 0..key.len() {
+        for (spelling, meaning) in [("%25", "%"), ("%2e", "."), ("%2E", "."), ("%2f", "/"), ("%2F", "/")] {
+            text = text.replace(spelling, meaning);
+        }
+        text = text.replace("%5c", "\\").replace("%5C", "\\");
+    }
+    text.replace('\\', "/").split('/').all(|s| s != "." && s != "..")
+}
+
+/// "One that the store cannot enforce is refused."
+fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
+    let can = |c: Capability| store.capabilities.enforced.contains(&c);
+    if grant.terms.expiration_seconds > store.capabilities.max_expiration_seconds {
+        return false;
+    }
+    match &grant.ask {
+        Ask::Upload(c) => {
+            (c.content_type.is_none() || can(Capability::ContentType))
+                && (c.content_length.is_none() || can(Capability::ContentLength))
+                && (c.content_length_range.is_none() || can(Capability::ContentLengthRange))
+                && (c.checksum_sha256.is_none() || can(Capability::ChecksumSHA256))
+                && (c.overwrite == Overwrite::Allow || can(Capability::WriteOnce))
+                && c.content_length.unwrap_or(0) <= store.capabilities.max_upload_bytes
+        }
+        Ask::Download { version, response } => {
+            let overrides = [
+                &response.content_type,
+                &response.content_disposition,
+                &response.content_encoding,
+                &response.content_language,
+                &response.cache_control,
+            ];
+            (version.is_none() || can(Capability::Version))
+                && (overrides.iter().all(|o| o.is_none()) || can(Capability::ResponseHeaders))
+        }
+    }
+}
+
+/// "Those that names lists and those whose labels selector matches."
+fn is_for(rule: &ClusterAccessRule, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+    let mut chosen = false;
+    for name in &rule.namespaces.names {
+        chosen = chosen || name == namespace;
+    }
+    if let Some(selector) = &rule.namespaces.selector {
+        chosen = chosen || matches(selector, labels);
+    }
+    chosen
+}
+
+/// "matchLabels is a map of {key,value} pairs ... The requirements are ANDed." "If the operator is In or NotIn, the
+/// values array must be non-empty. If the operator is Exists or DoesNotExist, the values array must be empty."
+fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    let mut all = true;
+    for (key, value) in selector.match_labels.iter().flatten() {
+        all = all && labels.get(key).is_some_and(|v| v == value);
+    }
+    for requirement in selector.match_expressions.iter().flatten() {
+        all = all && meets(requirement, labels);
+    }
+    all
+}
+
+fn meets(requirement: &LabelSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
+    let values = requirement.values.clone().unwrap_or_default();
+    let value = labels.get(&requirement.key);
+    match requirement.operator.as_str() {
+        "In" => !values.is_empty() && value.is_some_and(|v| values.contains(v)),
+        "NotIn" => !values.is_empty() && value.is_none_or(|v| !values.contains(v)),
+        "Exists" => values.is_empty() && value.is_some(),
+        "DoesNotExist" => values.is_empty() && value.is_none(),
+        _ => false,
+    }
+}
+
+fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
+    let operation = match grant.ask {
+        Ask::Upload(_) => Operation::Upload,
+        Ask::Download { .. } => Operation::Download,
+    };
+    if !rule.operations.contains(&operation) {
+        return false;
+    }
+    if let Some(prefix) = &rule.key_prefix
+        && !is_below(&grant.terms.key, &prefix.replace("{namespace}", &grant.namespace))
+    {
+        return false;
+    }
+    if let Some(max) = rule.max_expiration_seconds
+        && grant.terms.expiration_seconds > max
+    {
+        return false;
+    }
+    match &grant.ask {
+        Ask::Upload(constraints) => size_is_allowed(rule, constraints) && type_is_allowed(rule, constraints),
+        Ask::Download { .. } => true,
+    }
+}
+
+/// "Those below this prefix, in whole path segments ('a/b' allows 'a/b/c', not 'a/bc')."
+fn is_below(key: &str, prefix: &str) -> bool {
+    let mut wanted: Vec<_> = prefix.split('/').collect();
+    if wanted.last() == Some(&"") {
+        wanted.pop();
+    }
+    let segments: Vec<_> = key.split('/').collect();
+    segments.len() > wanted.len() && wanted.iter().zip(&segments).all(|(w, s)| w == s)
+}
+
+/// "The largest upload ... A grant under such a rule must say the size of its upload."
+fn size_is_allowed(rule: &AccessRule, constraints: &UploadConstraints) -> bool {
+    let Some(limit) = &rule.max_bytes else { return true };
+    let most = match (constraints.content_length, constraints.content_length_range) {
+        (Some(exact), _) => exact,
+        (None, Some(range)) => range.max,
+        (None, None) => return false,
+    };
+    i128::from(most) <= bytes(limit).unwrap_or(0)
+}
+
+fn bytes(size: &ByteSize) -> Option<i128> {
+    let text = match size {
+        ByteSize::Number(n) => n.to_string(),
+        ByteSize::Quantity(q) => q.clone(),
+    };
+    let units: [(&str, i128); 10] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("Ti", 1 << 40),
+        ("Pi", 1 << 50),
+        ("k", 1000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("T", 1_000_000_000_000),
+        ("P", 1_000_000_000_000_000),
+    ];
+    for (suffix, unit) in units {
+        if let Some(number) = text.strip_suffix(suffix) {
+            return number.parse::<i64>().ok().map(|n| i128::from(n) * unit);
+        }
+    }
+    text.parse::<i64>().ok().map(i128::from)
+}
+
+/// "Exact ('image/png') or with a wildcard ('image/*'). A grant under such a rule must say its content type."
+fn type_is_allowed(rule: &AccessRule, constraints: &UploadConstraints) -> bool {
+    if rule.content_types.is_empty() {
+        return true;
+    }
+    let Some(said) = &constraints.content_type else {
+        return false;
+    };
+    let said = said.split(';').next().unwrap().trim().to_lowercase();
+    let (family, kind) = said.split_once('/').unwrap_or((&said, ""));
+    rule.content_types.iter().any(|pattern| {
+        let pattern = pattern.to_lowercase();
+        let (f, k) = pattern.split_once('/').unwrap_or((&pattern, ""));
+        (f == "*" || f == family) && (k == "*" || k == kind)
+    })
+}

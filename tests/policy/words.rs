@@ -1,0 +1,293 @@
+//! What refusals say: the field, what is wrong with its value, the remedy; and nothing of other namespaces' rules.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use valet::{
+    api::{
+        AccessRule, Ask, ByteSize, ClusterAccessRule, LengthRange, Namespaces, Operation, Reason, ResponseHeaders,
+    },
+    grant::{GrantFacts, StoreView, admit},
+};
+
+use crate::common::{capabilities, constrain, download, rule, store, upload};
+
+struct Case {
+    grant: GrantFacts,
+    store: StoreView,
+    reason: Reason,
+    message: &'static str,
+}
+
+fn case(change: impl FnOnce(&mut GrantFacts, &mut AccessRule), reason: Reason, message: &'static str) -> Case {
+    let (mut grant, mut rule) = (upload(), rule());
+    change(&mut grant, &mut rule.rule);
+    Case {
+        grant,
+        store: store([rule]),
+        reason,
+        message,
+    }
+}
+
+/// A store that can nothing but sign.
+fn weak(mut grant: GrantFacts, change: impl FnOnce(&mut GrantFacts), message: &'static str) -> Case {
+    change(&mut grant);
+    let mut store = store([rule()]);
+    let mut can = capabilities();
+    can.enforced.clear();
+    store.capabilities = Arc::new(can);
+    Case {
+        grant,
+        store,
+        reason: Reason::CapabilityMissing,
+        message,
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        case(
+            |g, _| g.terms.key = "tenants/web/../shop/x".into(),
+            Reason::InvalidSpec,
+            "spec.key has a '.' or '..' segment (or a percent-encoded spelling of one), which clients and stores \
+             resolve differently; write the resolved key",
+        ),
+        case(
+            |g, _| g.terms.key = "tenants//x".into(),
+            Reason::InvalidSpec,
+            "spec.key has an empty segment: it may not start or end with '/' nor contain '//'; name the object as \
+             'folder/file'",
+        ),
+        case(
+            |g, _| g.terms.key = "tenants/web/a\nb".into(),
+            Reason::InvalidSpec,
+            "spec.key has the character U+000A, a control, line separator or text direction character; remove it",
+        ),
+        case(
+            |g, _| g.terms.key = "é".repeat(600),
+            Reason::InvalidSpec,
+            "spec.key is 1200 bytes long in UTF-8; the store takes at most 1024; shorten it",
+        ),
+        case(
+            |g, _| g.terms.key.clear(),
+            Reason::InvalidSpec,
+            "spec.key is empty; name the object",
+        ),
+        case(
+            |g, _| g.terms.expiration_seconds = 604_801,
+            Reason::ExpirationTooLong,
+            "spec.expirationSeconds is 604801; ClusterObjectStore media can sign for at most 604800; ask for less",
+        ),
+        case(
+            |g, _| constrain(g, |c| c.content_length = Some(5_368_709_121)),
+            Reason::ContentLengthNotAllowed,
+            "spec.constraints.contentLength is 5368709121 bytes; ClusterObjectStore media takes at most 5368709120 \
+             in one request; split the object",
+        ),
+        case(
+            |g, _| g.namespace = "shop".into(),
+            Reason::NamespaceNotAllowed,
+            "ClusterObjectStore media has no access rule for namespace shop; ask the store's owner to add one under \
+             spec.access",
+        ),
+        case(
+            |_, r| r.operations = vec![Operation::Download],
+            Reason::OperationNotAllowed,
+            "ClusterObjectStore media does not allow namespace web to upload; ask the store's owner for a rule with \
+             that operation",
+        ),
+        case(
+            |g, _| g.terms.key = "tenants/shop/x".into(),
+            Reason::KeyNotAllowed,
+            "spec.key 'tenants/shop/x' is outside what ClusterObjectStore media allows namespace web: keys below \
+             'tenants/web/'",
+        ),
+        case(
+            |g, _| g.terms.expiration_seconds = 3601,
+            Reason::ExpirationTooLong,
+            "spec.expirationSeconds is 3601; ClusterObjectStore media allows namespace web at most 3600; ask for less",
+        ),
+        case(
+            |g, r| {
+                constrain(g, |c| c.content_length = Some(65_000_001));
+                r.max_bytes = Some(ByteSize::Quantity("65M".into()));
+            },
+            Reason::ContentLengthNotAllowed,
+            "the upload may have 65000001 bytes; ClusterObjectStore media allows namespace web at most 65M; make it \
+             smaller",
+        ),
+        case(
+            |_, r| r.max_bytes = Some(ByteSize::Number(5)),
+            Reason::ContentLengthNotAllowed,
+            "ClusterObjectStore media allows namespace web uploads of at most 5, so the grant must say its size: set \
+             spec.constraints.contentLength",
+        ),
+        case(
+            |_, r| r.content_types = vec!["image/png".into(), "text/*".into()],
+            Reason::ContentTypeNotAllowed,
+            "ClusterObjectStore media allows namespace web only uploads of image/png, text/*, so the grant must say \
+             its type: set spec.constraints.contentType",
+        ),
+        case(
+            |g, r| {
+                constrain(g, |c| c.content_type = Some("image/gif".into()));
+                r.content_types = vec!["image/png".into()];
+            },
+            Reason::ContentTypeNotAllowed,
+            "spec.constraints.contentType is image/gif; ClusterObjectStore media allows namespace web only image/png",
+        ),
+    ];
+    cases.extend([
+        weak(
+            upload(),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a presigned request \
+             (WriteOnce); set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another \
+             store",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.content_type = Some("image/png".into())),
+            "ClusterObjectStore media cannot enforce spec.constraints.contentType on a presigned request \
+             (ContentType); leave it out, or use another store",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.content_length = Some(1)),
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a presigned request \
+             (ContentLength); leave it out, or use another store",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.content_length_range = Some(LengthRange { min: 0, max: 1 })),
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned request \
+             (ContentLengthRange); give the exact size in spec.constraints.contentLength instead",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned request \
+             (ChecksumSHA256); leave it out, or use another store",
+        ),
+        weak(
+            download(),
+            |g| {
+                g.ask = Ask::Download {
+                    version: Some("v1".into()),
+                    response: ResponseHeaders::default(),
+                };
+            },
+            "ClusterObjectStore media cannot enforce spec.version on a presigned request (Version); leave it out, or \
+             use another store",
+        ),
+        weak(
+            download(),
+            |g| {
+                g.ask = Ask::Download {
+                    version: None,
+                    response: ResponseHeaders {
+                        content_type: Some("text/csv".into()),
+                        ..ResponseHeaders::default()
+                    },
+                };
+            },
+            "ClusterObjectStore media cannot enforce spec.response on a presigned request (ResponseHeaders); leave it \
+             out, or use another store",
+        ),
+    ]);
+    cases
+}
+
+#[test]
+fn every_refusal_in_its_own_words() {
+    for case in cases() {
+        let refusal = admit(&case.grant, &case.store).expect_err(case.message);
+        assert_eq!((refusal.reason, refusal.message.as_str()), (case.reason, case.message));
+    }
+}
+
+/// The reasons that `admit` has, each tried above.
+#[test]
+fn every_reason_is_reached() {
+    let reached: Vec<_> = cases().iter().map(|c| c.reason).collect();
+    for reason in [
+        Reason::InvalidSpec,
+        Reason::NamespaceNotAllowed,
+        Reason::OperationNotAllowed,
+        Reason::KeyNotAllowed,
+        Reason::ExpirationTooLong,
+        Reason::ContentTypeNotAllowed,
+        Reason::ContentLengthNotAllowed,
+        Reason::CapabilityMissing,
+    ] {
+        assert!(reached.contains(&reason), "{reason}");
+    }
+}
+
+/// Messages end up in tenants' statuses and in logs: one line each, and of a length that fits an event.
+#[test]
+fn messages_are_one_short_line() {
+    for case in cases() {
+        assert!(!case.message.chars().any(char::is_control), "{}", case.message);
+        assert!(case.message.len() < 1024, "{}", case.message);
+    }
+    let mut grant = upload();
+    grant.terms.key = format!("tenants/shop/{}", "k".repeat(1000));
+    let refusal = admit(&grant, &store([rule()])).unwrap_err();
+    assert!(refusal.message.len() < 32_768, "a condition's message takes so much");
+}
+
+/// All that a tenant may learn is what its own namespace is allowed.
+#[test]
+fn other_namespaces_rules_are_nobodys_business() {
+    let marker = "zxq";
+    let theirs = ClusterAccessRule {
+        namespaces: Namespaces {
+            names: vec![format!("{marker}-team")],
+            selector: Some(LabelSelector {
+                match_labels: Some([("team".to_owned(), marker.to_owned())].into()),
+                match_expressions: None,
+            }),
+        },
+        rule: AccessRule {
+            operations: vec![Operation::Upload, Operation::Download],
+            key_prefix: Some(format!("{marker}/secret")),
+            max_expiration_seconds: Some(77_777),
+            max_bytes: Some(ByteSize::Number(77_777)),
+            content_types: vec![format!("{marker}/x")],
+        },
+    };
+    for mut case in cases() {
+        let mut rules = vec![theirs.clone()];
+        rules.extend(case.store.rules.iter().cloned());
+        rules.push(theirs.clone());
+        case.store.rules = Arc::new(rules);
+        let refusal = admit(&case.grant, &case.store).expect_err(case.message);
+        assert_eq!(refusal.message, case.message, "their rules changed what is said");
+        assert!(!refusal.message.contains(marker) && !refusal.message.contains("77777"));
+    }
+}
+
+/// Of several rules that refuse, the one that the grant came furthest with speaks; and all prefixes are named.
+#[test]
+fn the_closest_rule_speaks() {
+    let (mut far, mut near) = (rule(), rule());
+    far.rule.key_prefix = Some("public".into());
+    near.rule.max_expiration_seconds = Some(60);
+    for rules in [[far.clone(), near.clone()], [near, far.clone()]] {
+        let refusal = admit(&upload(), &store(rules)).unwrap_err();
+        assert_eq!(refusal.reason, Reason::ExpirationTooLong);
+    }
+    let mut grant = upload();
+    grant.terms.key = "elsewhere/x".into();
+    let mut downloads = rule();
+    downloads.rule.operations = vec![Operation::Download];
+    downloads.rule.key_prefix = Some("only-downloads".into());
+    let refusal = admit(&grant, &store([rule(), far, downloads])).unwrap_err();
+    assert!(
+        refusal.message.ends_with("keys below 'tenants/web/' or 'public/'"),
+        "{}",
+        refusal.message
+    );
+}
