@@ -55,7 +55,8 @@ pub struct Terms {
     )]
     pub secret_name: Option<String>,
 
-    /// Labels and annotations of your own for the Secret. They may change: the Secret follows, the key stays.
+    /// Labels and annotations of your own for the Secret. They may change: what is
+    /// added or changed follows, what is removed stays on the Secret; the key stays the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_template: Option<SecretTemplate>,
 

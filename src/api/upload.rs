@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
 
-/// Permission to write one object, once, for a while. Valet puts a signed URL for exactly that into a Secret of
+/// Permission to write one object for a while, by default once. Valet puts a signed URL for exactly that into a Secret of
 /// the grant's namespace; a pod that mounts the Secret needs nothing but curl.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]

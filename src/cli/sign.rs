@@ -3,12 +3,14 @@ use std::{collections::BTreeMap, fs, io::Read as _, path::PathBuf, sync::Arc};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_yaml::Value;
 
 use super::print_text;
 use crate::{
-    api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Store, StoreKind, UploadGrant, data},
+    api::{
+        ClusterObjectStore, DownloadGrant, GROUP, Grant, ObjectStore, Store, StoreKind, UploadGrant, VERSION, data,
+    },
     grant::{Facts, GrantFacts, ObjectFact, Read, SecretFact, Settings, Step, StoreFact, StoreView, decide},
     sign::{Provider, SignError, secret_object},
     store,
@@ -85,12 +87,13 @@ fn read(args: &SignArgs) -> Result<Documents, String> {
             }
             let kind = value.get("kind").and_then(Value::as_str).unwrap_or("(none)").to_owned();
             match kind.as_str() {
-                "UploadGrant" => found.uploads.push(typed(&name, &kind, value)?),
-                "DownloadGrant" => found.downloads.push(typed(&name, &kind, value)?),
-                "ObjectStore" => found.stores.push(typed(&name, &kind, value)?),
-                "ClusterObjectStore" => found.cluster_stores.push(typed(&name, &kind, value)?),
+                "UploadGrant" => found.uploads.push(strict(&name, &kind, value)?),
+                "DownloadGrant" => found.downloads.push(strict(&name, &kind, value)?),
+                "ObjectStore" => found.stores.push(strict(&name, &kind, value)?),
+                "ClusterObjectStore" => found.cluster_stores.push(strict(&name, &kind, value)?),
                 "Namespace" => found.namespaces.push(typed(&name, &kind, value)?),
-                // A Secret with credentials beside a store is usual; it is not needed here.
+                // Credentials stand beside a store in most files; they are taken from the environment here.
+                "Secret" => {}
                 _ => eprintln!("valet: {name}: a {kind} is not needed for signing and was passed over"),
             }
         }
@@ -100,6 +103,55 @@ fn read(args: &SignArgs) -> Result<Documents, String> {
 
 fn typed<T: DeserializeOwned>(file: &impl std::fmt::Display, kind: &str, value: Value) -> Result<T, String> {
     serde_yaml::from_value(value).map_err(|e| format!("{file}: {kind}: {e}"))
+}
+
+/// The same for Valet's own kinds, where a field that is not known is a mistake, as the apiserver has it: a constraint
+/// that is misspelt would make a key that permits more than was meant.
+fn strict<T: DeserializeOwned + Serialize>(
+    file: &impl std::fmt::Display,
+    kind: &str,
+    value: Value,
+) -> Result<T, String> {
+    let wanted = format!("{GROUP}/{VERSION}");
+    match value.get("apiVersion").and_then(Value::as_str) {
+        Some(version) if version == wanted => {}
+        other => {
+            let found = other.unwrap_or("missing");
+            return Err(format!("{file}: {kind}: apiVersion is {found}; write {wanted}"));
+        }
+    }
+    let object: T = typed(file, kind, value.clone())?;
+    let known = serde_yaml::to_value(&object).map_err(|e| format!("{file}: {kind}: {e}"))?;
+    match unknown_field(&value, &known, "") {
+        Some(path) => Err(format!(
+            "{file}: {kind}: unknown field {path}; correct its spelling or remove it"
+        )),
+        None => Ok(object),
+    }
+}
+
+/// The first field that was written and not read. What is empty says nothing and may be left out.
+fn unknown_field(written: &Value, read: &Value, path: &str) -> Option<String> {
+    match (written, read) {
+        (Value::Mapping(written), read) => written.iter().find_map(|(key, value)| {
+            let path = format!("{path}.{}", key.as_str().unwrap_or("?"));
+            let empty = value.is_null()
+                || value.as_mapping().is_some_and(|m| m.is_empty())
+                || value.as_sequence().is_some_and(|s| s.is_empty());
+            match read.get(key) {
+                Some(read) => unknown_field(value, read, &path),
+                None if empty => None,
+                None => Some(path.trim_start_matches('.').to_owned()),
+            }
+        }),
+        (Value::Sequence(written), Value::Sequence(read)) => {
+            let pairs = written.iter().zip(read).enumerate();
+            pairs
+                .into_iter()
+                .find_map(|(n, (w, r))| unknown_field(w, r, &format!("{path}[{n}]")))
+        }
+        _ => None,
+    }
 }
 
 async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Result<(), String> {

@@ -201,7 +201,7 @@ impl Judge<'_> {
                 }
                 ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
                 ObjectFact::Hidden => {
-                    let why = "the store's credentials do not permit to look (HEAD was refused); the key works all the same";
+                    let why = "the store refuses HEAD with these credentials: either they may not look, or they are wrong and the key fails, too";
                     arrival = Arrival::Unknown(Reason::NotObservable, why.to_owned());
                 }
                 ObjectFact::Absent | ObjectFact::Present { .. } => arrival = Arrival::NotYet,

@@ -35,12 +35,45 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
 
 /// Whether a line can be let out whatever level was asked for.
 ///
-/// The AWS SDK prints strings to sign, HTTP libraries print headers and bodies, and the Kubernetes client prints a
-/// whole reply that it cannot parse, at WARN. So only our own code and the watch machinery may speak in detail.
+/// The AWS SDK prints strings to sign and, at WARN, whole answers of credential services; HTTP libraries print
+/// headers and bodies, and the Kubernetes client prints a whole reply that it cannot parse. What went wrong there is
+/// said by our own lines and by conditions, so only our own code and the watch machinery may speak in detail.
 fn is_discreet(meta: &Metadata<'_>) -> bool {
-    let target = meta.target();
-    if target == "valet" || target.starts_with("valet::") || target.starts_with("kube_runtime") {
+    may_speak(meta.target(), *meta.level())
+}
+
+fn may_speak(target: &str, level: Level) -> bool {
+    let of = |module: &str| {
+        target
+            .strip_prefix(module)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    if of("valet") || of("kube_runtime") {
         return true;
     }
-    *meta.level() <= Level::INFO && !target.starts_with("kube_client::client")
+    level <= Level::INFO && !target.starts_with("aws_") && !of("kube_client::client")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_to_be_discreet_may_speak() {
+        for (target, level, speaks) in [
+            ("valet::controller::grants", Level::TRACE, true),
+            ("valet", Level::DEBUG, true),
+            ("kube_runtime::controller", Level::DEBUG, true),
+            ("valetta", Level::DEBUG, false),
+            ("kube_client::client", Level::WARN, false),
+            ("kube_client::config", Level::WARN, true),
+            ("aws_config::imds::client", Level::WARN, false),
+            ("aws_config::meta::credentials::chain", Level::ERROR, false),
+            ("aws_sigv4::http_request::sign", Level::TRACE, false),
+            ("hyper::client", Level::DEBUG, false),
+            ("rustls", Level::INFO, true),
+        ] {
+            assert_eq!(may_speak(target, level), speaks, "{target} {level}");
+        }
+    }
 }

@@ -140,7 +140,11 @@ fn it_refuses_as_the_operator_does() {
     other["spec"]["access"][0]["namespaces"] = json!({"selector": {"matchLabels": {"team": "web"}}});
     let namespace =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": t.name(), "labels": {"team": "web"}}});
-    let rows: [(&str, Vec<Value>, bool, &str); 9] = [
+    let mut misspelt = t.grant("UploadGrant", "g", json!({}));
+    misspelt["spec"]["constraints"] = json!({"contenttype": "image/png"});
+    let mut elder = good.clone();
+    elder["apiVersion"] = json!("valetkey.dev/v1");
+    let rows: [(&str, Vec<Value>, bool, &str); 11] = [
         (
             "policy",
             vec![t.store(), outside],
@@ -188,6 +192,18 @@ fn it_refuses_as_the_operator_does() {
             vec![json!({"apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "spec": {"key": 7}})],
             true,
             "UploadGrant",
+        ),
+        (
+            "misspelt",
+            vec![t.store(), misspelt],
+            true,
+            "unknown field spec.constraints.contenttype",
+        ),
+        (
+            "another version",
+            vec![t.store(), elder],
+            true,
+            "apiVersion is valetkey.dev/v1; write valetkey.dev/v1alpha1",
         ),
         (
             "nothing",
