@@ -192,7 +192,7 @@ impl Show {
     fn operator(&mut self) -> Result<()> {
         self.stage.step(
             "Start the operator",
-            "One process; in a cluster the chart runs it as a Deployment.",
+            "One process; in a cluster it would run as a Deployment.",
         );
         self.stage.run("kubectl create namespace valet-system")?;
         self.stage
