@@ -52,27 +52,26 @@ impl<G: Grant> Memory<G> {
         change(self.lock().entry(uid.to_owned()).or_default())
     }
 
-    /// The newer of what the watch has and what we wrote.
+    /// The newer of what the watch has and what we wrote. What we wrote is kept until a visit sees that the watch has
+    /// it: dropping it earlier would let a visit that was called before that judge the grant from before our write.
     pub fn newest(&self, watched: &Arc<G>) -> Arc<G> {
         let uid = watched.uid().unwrap_or_default();
-        let lock = self.lock();
-        let written = lock.get(&uid).and_then(|r| r.written.as_ref());
-        written
-            .filter(|w| version(w.as_ref()) > version(watched.as_ref()))
-            .unwrap_or(watched)
-            .clone()
+        let mut lock = self.lock();
+        let Some(recollection) = lock.get_mut(&uid) else {
+            return watched.clone();
+        };
+        match &recollection.written {
+            Some(written) if version(written.as_ref()) > version(watched.as_ref()) => written.clone(),
+            _ => {
+                recollection.written = None;
+                watched.clone()
+            }
+        }
     }
 
     /// Keeps what our own write came back with.
     pub fn wrote(&self, grant: &Arc<G>) {
         self.of(&grant.uid().unwrap_or_default(), |r| r.written = Some(grant.clone()));
-    }
-
-    /// The watch has seen this state of a grant.
-    pub fn caught_up(&self, watched: &G) {
-        if let Some(r) = self.lock().get_mut(&watched.uid().unwrap_or_default()) {
-            r.written = r.written.take().filter(|w| version(w.as_ref()) > version(watched));
-        }
     }
 
     /// The grant is gone.

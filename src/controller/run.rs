@@ -287,7 +287,6 @@ impl<G: Grant> Kind<G> {
                         health.done();
                     }
                 }
-                Ok(watcher::Event::Apply(Watched { 0: Ok(grant) })) => memory.caught_up(grant),
                 Ok(watcher::Event::Delete(grant)) => {
                     memory.forget(&kube::ResourceExt::uid(grant).unwrap_or_default())
                 }
