@@ -1,20 +1,40 @@
 #!/usr/bin/env bash
-# Builds, once a machine, the programs that the tests and the demo run against: a real kube-apiserver,
-# kube-controller-manager, etcd and kubectl, kstatus, the S3 server versitygw, and a Python with botocore.
+# Builds, once a machine, the programs that tests and demo run against, in sets:
+#
+#   control-plane   a real kube-apiserver, kube-controller-manager, etcd and kubectl, kstatus, the S3 server versitygw,
+#                   and a Python with botocore; always there
+#   chart           helm and promtool: what the chart's tests need
+#   node            kubelet, kube-proxy, kube-scheduler: with containerd, a node with real pods
+#   monitoring      prometheus itself
+#
 # Prints the folder that holds them on standard output; progress goes to standard error.
 #
-#   hack/tools.sh            build what is missing, print the folder
-#   hack/tools.sh --check    only say what this machine lacks (exit 1) and how to install it
+#   hack/tools.sh [SET...]            build what is missing, print the folder
+#   hack/tools.sh --check [SET...]    only say what this machine lacks (exit 1) and how to install it
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 module="$here/../tests/harness/tools"
 
-versitygw=github.com/versity/versitygw@v1.8.0
+versitygw=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 botocore=botocore==1.44.5
+helm=helm.sh/helm/v4/cmd/helm@v4.3.1
+promtool=github.com/prometheus/prometheus/cmd/promtool@v0.316.0
+prometheus=github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
 kubernetes=$(sed -n 's#^\tk8s.io/kubernetes v##p' "$module/go.mod" | tail -n 1)
 
 if [ -t 2 ]; then bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' off=$'\e[0m' tty=1; else bold='' dim='' red='' off='' tty=''; fi
 say() { printf '%s\n' "$*" >&2; }
+
+check='' sets=(control-plane)
+for argument in "$@"; do
+  case $argument in
+    --check) check=1 ;;
+    control-plane) ;;
+    chart | node | monitoring) sets+=("$argument") ;;
+    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring"; exit 2 ;;
+  esac
+done
+wanted() { [[ " ${sets[*]} " == *" $1 "* ]]; }
 
 # --- what the machine must have -------------------------------------------------------------------
 lacking=0
@@ -36,40 +56,66 @@ if command -v python3 >/dev/null 2>&1 && ! python3 -c 'import ensurepip, venv' 2
   say "${red}missing${off}  ${bold}python3-venv${off} (holds the verifier's packages apart)"
   say "         install it:  apt-get update && apt-get install --yes python3-venv"
 fi
+if wanted node; then
+  node='apt-get update && apt-get install --yes --no-install-recommends containerd runc containernetworking-plugins iptables conntrack iproute2 buildah busybox-static'
+  for program in containerd ctr runc iptables conntrack ip buildah busybox; do
+    need "$program" "makes this machine a node with pods" "$node"
+  done
+  if [ ! -x /usr/lib/cni/bridge ]; then
+    lacking=1
+    say "${red}missing${off}  ${bold}/usr/lib/cni/bridge${off} (gives pods their addresses)"
+    say "         install it:  $node"
+  fi
+  if [ "$(id -u)" != 0 ]; then
+    lacking=1
+    say "${red}missing${off}  ${bold}root${off} (a node makes namespaces, mounts and a bridge); or use a cluster that you have: E2E_CONTEXT"
+  fi
+fi
 [ "$lacking" = 0 ] || exit 1
-[ "${1:-}" != --check ] || exit 0
+[ -z "$check" ] || exit 0
 
 # --- the cache -------------------------------------------------------------------------------------
 # Keyed by everything that goes into the programs, so that a change of version is a new folder.
-key=$(cat "$module/go.mod" "$module/go.sum" "$module/kstatus/main.go" - <<<"$versitygw $botocore $(go env GOVERSION)" | sha256sum | cut -c1-12)
+key=$(cat "$module/go.mod" "$module/go.sum" "$module/kstatus/main.go" "$module/gitops/main.go" - <<<"$versitygw $botocore $helm $promtool $prometheus $(go env GOVERSION)" | sha256sum | cut -c1-12)
 cache="${VALET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valet}/tools-$key"
 bin="$cache/bin"
 mkdir -p "$bin"
 
-steps=7 step=0
+steps=8 step=0
+wanted chart && steps=$((steps + 2))
+wanted node && steps=$((steps + 3))
+wanted monitoring && steps=$((steps + 1))
 # Go names each package as it compiles it; against the number of packages that is a percentage.
 # Packages that an earlier step has compiled are not named, so the count can end below the total.
-build() { # program, package, extra arguments to go build
+build() { # program, package of the tools' module or package@version, extra arguments to go build
   local program=$1 package=$2; shift 2
   step=$((step + 1))
   [ -x "$bin/$program" ] && return
-  local total count=0 began=$SECONDS
-  total=$(cd "$module" && go list -deps "$package" 2>/dev/null | wc -l)
+  local total=0 count=0 began=$SECONDS
+  case $package in
+    # go install makes a module of its own for it, and names the program after the package.
+    *@*) compile() { GOBIN="$bin/.$program.new" go install -v -trimpath "$@" "$package"; } ;;
+    *)
+      total=$(cd "$module" && go list -deps "$package" 2>/dev/null | wc -l)
+      compile() { mkdir -p "$bin/.$program.new" && cd "$module" && go build -v -trimpath -o "$bin/.$program.new/$program" "$@" "$package"; }
+      ;;
+  esac
   [ -n "$tty" ] || say "[$step/$steps] building $program ..."
-  if ! { (cd "$module" && go build -v -trimpath -o "$bin/.$program.new" "$@" "$package" 2>&1) | while IFS= read -r line; do
+  if ! { (compile "$@" 2>&1) | while IFS= read -r line; do
     count=$((count + 1))
     case $line in
       *' '*) printf '%s\n' "$line" >>"$cache/build.log" ;;
     esac
-    [ -z "$tty" ] || printf '\r\e[K[%d/%d] building %s%s%s  %3d%%  %ds  %s%.40s%s' "$step" "$steps" "$bold" "$program" "$off" \
-      $((count * 100 / (total + 1))) $((SECONDS - began)) "$dim" "$line" "$off" >&2
+    [ -z "$tty" ] || printf '\r\e[K[%d/%d] building %s%s%s  %s  %ds  %s%.40s%s' "$step" "$steps" "$bold" "$program" "$off" \
+      "$([ "$total" = 0 ] || printf '%3d%%' $((count * 100 / (total + 1))))" $((SECONDS - began)) "$dim" "$line" "$off" >&2
   done; }; then
     say ""
     say "${red}building $program failed${off}; the compiler said:"
     tail -n 20 "$cache/build.log" >&2 || true
     exit 1
   fi
-  mv "$bin/.$program.new" "$bin/$program"
+  mv "$bin/.$program.new/"* "$bin/$program"
+  rmdir "$bin/.$program.new"
   [ -z "$tty" ] || printf '\r\e[K' >&2
   say "[$step/$steps] $program built in $((SECONDS - began)) s"
 }
@@ -79,24 +125,22 @@ if ! flock --nonblock 9; then
   say "another run is building the tools; waiting for it ..."
   flock 9
 fi
-if [ ! -e "$cache/complete" ]; then
-  say "${bold}Building a real control plane and an S3 server${off} (once a machine; about ten minutes on two cores) into $cache"
+missing=''
+for set in "${sets[@]}"; do
+  [ -e "$cache/complete-$set" ] || missing=1
+done
+if [ -n "$missing" ]; then
+  say "${bold}Building what the tests run against${off} (${sets[*]}; once a machine; ten minutes or more on two cores) into $cache"
   : >"$cache/build.log"
   k8s="-X k8s.io/component-base/version.gitVersion=v$kubernetes -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(cut -d. -f2 <<<"$kubernetes")"
-  # Without symbol tables the five programs take half the disk.
+  # Without symbol tables the programs take half the disk.
   build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver -ldflags "-s -w $k8s"
   build kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager -ldflags "-s -w $k8s"
   build kubectl k8s.io/kubernetes/cmd/kubectl -ldflags "-s -w $k8s"
   build kstatus ./kstatus -ldflags "-s -w"
+  build gitops ./gitops -ldflags "-s -w"
   build etcd go.etcd.io/etcd/server/v3 -ldflags "-s -w"
-  step=$((step + 1))
-  if [ ! -x "$bin/versitygw" ]; then
-    began=$SECONDS
-    say "[$step/$steps] building versitygw, the S3 server ..."
-    GOBIN="$bin" GOFLAGS=-trimpath go install "${versitygw%@*}/cmd/versitygw@${versitygw#*@}" >>"$cache/build.log" 2>&1 || {
-      say "${red}building versitygw failed${off}:"; tail -n 20 "$cache/build.log" >&2; exit 1; }
-    say "[$step/$steps] versitygw built in $((SECONDS - began)) s"
-  fi
+  build versitygw "$versitygw" -ldflags "-s -w"
   step=$((step + 1))
   if [ ! -x "$bin/python3" ]; then
     say "[$step/$steps] installing botocore, the independent verifier ..."
@@ -107,6 +151,20 @@ if [ ! -e "$cache/complete" ]; then
     printf '#!/bin/sh\nexec "%s" "$@"\n' "$cache/venv/bin/python3" >"$bin/python3"
     chmod +x "$bin/python3"
   fi
-  touch "$cache/complete"
+  if wanted node; then
+    build kube-scheduler k8s.io/kubernetes/cmd/kube-scheduler -ldflags "-s -w $k8s"
+    build kubelet k8s.io/kubernetes/cmd/kubelet -ldflags "-s -w $k8s"
+    build kube-proxy k8s.io/kubernetes/cmd/kube-proxy -ldflags "-s -w $k8s"
+  fi
+  if wanted chart; then
+    build helm "$helm" -ldflags "-s -w"
+    build promtool "$promtool" -ldflags "-s -w"
+  fi
+  if wanted monitoring; then
+    build prometheus "$prometheus" -ldflags "-s -w"
+  fi
+  for set in "${sets[@]}"; do
+    touch "$cache/complete-$set"
+  done
 fi
 printf '%s\n' "$bin"
