@@ -75,13 +75,13 @@ fi
 [ -z "$check" ] || exit 0
 
 # --- the cache -------------------------------------------------------------------------------------
-# Keyed by everything that goes into the programs, so that a change of version is a new folder.
-key=$(cat "$module/go.mod" "$module/go.sum" "$module/kstatus/main.go" "$module/gitops/main.go" - <<<"$versitygw $botocore $helm $promtool $prometheus $(go env GOVERSION)" | sha256sum | cut -c1-12)
+# Keyed by everything that goes into the large programs, so that a change of version is a new folder.
+key=$(cat "$module/go.mod" "$module/go.sum" - <<<"$versitygw $botocore $helm $promtool $prometheus $(go env GOVERSION)" | sha256sum | cut -c1-12)
 cache="${VALET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valet}/tools-$key"
 bin="$cache/bin"
 mkdir -p "$bin"
 
-steps=8 step=0
+steps=6 step=0
 wanted chart && steps=$((steps + 2))
 wanted node && steps=$((steps + 3))
 wanted monitoring && steps=$((steps + 1))
@@ -125,6 +125,14 @@ if ! flock --nonblock 9; then
   say "another run is building the tools; waiting for it ..."
   flock 9
 fi
+# Our own small programs: built anew whenever their text has changed, which takes seconds.
+small() { # folder of the tools' module
+  local sum; sum=$(sha256sum <"$module/$1/main.go")
+  [ "$(cat "$bin/.$1.sum" 2>/dev/null)" = "$sum" ] && return
+  (cd "$module" && go build -trimpath -ldflags "-s -w" -o "$bin/$1" "./$1") >&2
+  printf '%s' "$sum" >"$bin/.$1.sum"
+}
+
 missing=''
 for set in "${sets[@]}"; do
   [ -e "$cache/complete-$set" ] || missing=1
@@ -137,8 +145,6 @@ if [ -n "$missing" ]; then
   build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver -ldflags "-s -w $k8s"
   build kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager -ldflags "-s -w $k8s"
   build kubectl k8s.io/kubernetes/cmd/kubectl -ldflags "-s -w $k8s"
-  build kstatus ./kstatus -ldflags "-s -w"
-  build gitops ./gitops -ldflags "-s -w"
   build etcd go.etcd.io/etcd/server/v3 -ldflags "-s -w"
   build versitygw "$versitygw" -ldflags "-s -w"
   step=$((step + 1))
@@ -167,4 +173,6 @@ if [ -n "$missing" ]; then
     touch "$cache/complete-$set"
   done
 fi
+small kstatus
+small gitops
 printf '%s\n' "$bin"
