@@ -52,6 +52,8 @@ fn examples_work_as_they_are() {
     let mut files: Vec<_> = fs::read_dir(Path::new(ROOT).join("examples"))
         .unwrap()
         .map(|f| f.unwrap().path())
+        // Rules for GitOps tools are no objects of this cluster: tests/gitops runs them.
+        .filter(|f| f.is_file())
         .collect();
     files.sort();
     assert!(files.len() >= 8, "{files:?}");
