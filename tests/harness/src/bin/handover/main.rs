@@ -10,7 +10,7 @@
 
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     thread,
     time::{Duration, Instant},
@@ -205,7 +205,7 @@ impl Stage {
     }
 }
 
-fn replica(valet: &PathBuf, plane: &ControlPlane) -> Result<Operator> {
+fn replica(valet: &Path, plane: &ControlPlane) -> Result<Operator> {
     let options = OperatorOptions {
         args: vec!["--leader-elect".into()],
         ..OperatorOptions::default()
