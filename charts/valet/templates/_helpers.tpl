@@ -68,3 +68,19 @@ annotations:
   {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* Values that are right each by itself and wrong together. */}}
+{{- define "valet.validate" -}}
+{{- if and .Values.scopedNamespace .Values.rbac.secretsNamespaces }}
+{{- fail "scopedNamespace and rbac.secretsNamespaces cannot both be set: with scopedNamespace the operator touches no Secrets of other namespaces anyway" }}
+{{- end }}
+{{- if and .Values.watchSecrets .Values.rbac.secretsNamespaces }}
+{{- fail "watchSecrets needs the right to list the Secrets of all namespaces, which rbac.secretsNamespaces withholds: unset one of them" }}
+{{- end }}
+{{- if and .Values.rbac.credentialsSecrets (not (or .Values.scopedNamespace .Values.rbac.secretsNamespaces)) }}
+{{- fail "rbac.credentialsSecrets alone narrows nothing, since the operator may read the Secrets of all namespaces: set scopedNamespace or rbac.secretsNamespaces, too" }}
+{{- end }}
+{{- if and .Values.rbac.credentialsSecrets (or (eq .Values.scopedNamespace .Release.Namespace) (has .Release.Namespace .Values.rbac.secretsNamespaces)) }}
+{{- fail (printf "rbac.credentialsSecrets narrows nothing, since the operator serves the release's own namespace %s, too, and may read all Secrets there" .Release.Namespace) }}
+{{- end }}
+{{- end }}
