@@ -133,6 +133,9 @@ small() { # folder of the tools' module
   printf '%s' "$sum" >"$bin/.$1.sum"
 }
 
+small kstatus
+small gitops
+
 missing=''
 for set in "${sets[@]}"; do
   [ -e "$cache/complete-$set" ] || missing=1
@@ -173,6 +176,4 @@ if [ -n "$missing" ]; then
     touch "$cache/complete-$set"
   done
 fi
-small kstatus
-small gitops
 printf '%s\n' "$bin"

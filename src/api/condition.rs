@@ -16,7 +16,8 @@ pub fn set_condition(
     let old = conditions.iter_mut().find(|c| c.type_ == type_);
     let since = old
         .as_ref()
-        .filter(|c| c.status == status)
+        // 1970 is the schema's default, from before anybody looked.
+        .filter(|c| c.status == status && c.last_transition_time.0 > Timestamp::UNIX_EPOCH)
         .map(|c| c.last_transition_time.clone());
     let new = Condition {
         type_: type_.into(),

@@ -30,7 +30,7 @@ pub use terms::{SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
 use kube::CustomResourceExt;
 use schemars::JsonSchema;
@@ -122,13 +122,32 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     .into()
 }
 
-/// Makes a generated definition read well: texts flow (`kubectl explain` breaks lines itself).
+/// Makes a generated definition read well (texts flow: `kubectl explain` breaks lines itself), and gives an object that
+/// nobody has looked at yet a status that says so.
 fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
-        schema.into_iter().for_each(tidy_schema);
+        for schema in schema.into_iter() {
+            tidy_schema(schema);
+            if let Some(status) = schema.properties.as_mut().and_then(|p| p.get_mut("status")) {
+                status.default = Some(JSON(not_looked_at_yet()));
+            }
+        }
     }
     crd
+}
+
+/// The status of an object before the first visit. Without it an object has no conditions, which kstatus, and so Helm
+/// and Flux, take for done. The time is 1970 since nobody was there to read a clock (so does Gateway API).
+fn not_looked_at_yet() -> serde_json::Value {
+    let condition = |type_: &str, status: &str| {
+        serde_json::json!({
+            "type": type_, "status": status, "reason": Reason::Pending.as_str(),
+            "message": "Valet has not looked at it yet; if this stays, its operator is not running or does not serve this namespace",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        })
+    };
+    serde_json::json!({"conditions": [condition("Ready", "Unknown"), condition("Reconciling", "True")]})
 }
 
 fn tidy_schema(schema: &mut JSONSchemaProps) {

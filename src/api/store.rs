@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -251,6 +251,9 @@ pub struct StoreStatus {
     /// What grants may ask of this store; a grant that asks for anything else is refused by this name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+    /// When the credentials with which keys are signed now come to their end, if they do: no key outlives them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_expiration_time: Option<Time>,
 }
 
 /// Both kinds of store, as everything past the API sees them.

@@ -93,6 +93,12 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_SWEEP_SECONDS", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
     sweep_seconds: u64,
 
+    /// Watch grants' Secrets, so that one that is deleted or edited is put right at once. Takes the right to list and
+    /// watch Secrets, and with it to read all of them. Without it that is seen when the grant is looked at next, at
+    /// the latest after --sweep-seconds.
+    #[arg(long, env = "VALET_WATCH_SECRETS")]
+    watch_secrets: bool,
+
     /// Let ObjectStores without credentials of their own sign with the operator's: whoever may create one can then
     /// reach whatever the operator's identity can.
     #[arg(long, env = "VALET_SHARE_CREDENTIALS_WITH_NAMESPACES")]
@@ -146,6 +152,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         concurrency: args.concurrency,
         sweep: Duration::from_secs(args.sweep_seconds),
         share_environment: args.share_credentials_with_namespaces,
+        watch_secrets: args.watch_secrets,
         leader_elect: args.leader_elect,
     };
     controller::run(options, stop_signal()).await

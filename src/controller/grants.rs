@@ -18,7 +18,7 @@ use super::{
     error::{Error, call},
     memory::Memory,
     secrets::{FIELD_MANAGER, Secrets},
-    stores::Stores,
+    stores::{Stores, store_id},
 };
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason},
@@ -201,12 +201,14 @@ impl<'a, G: Grant> Visit<'a, G> {
             return Ok(());
         };
         let found = provider.look(&key).await;
-        self.context.metrics.looked(match found {
+        let outcome = match found {
             ObjectFact::Present { .. } => "present",
             ObjectFact::Absent => "absent",
             ObjectFact::Hidden => "forbidden",
             ObjectFact::Unreachable(_) | ObjectFact::Unread => "error",
-        });
+        };
+        let (kind, namespace, name) = store_id(&grant.terms.store_ref, &grant.namespace);
+        self.context.metrics.looked((kind, &namespace, &name), outcome);
         self.facts.object = found;
         self.facts.last_look = Some(self.now);
         self.context.memory.looked(&grant.uid, self.now);
@@ -396,7 +398,8 @@ impl<'a, G: Grant> Visit<'a, G> {
         if status.finished_time.is_some() {
             self.context.metrics.finished(G::OPERATION, reason);
         } else if reason.progress() == Progress::Stalled {
-            self.context.metrics.refused(G::OPERATION, reason);
+            let namespace = &self.facts.grant.namespace;
+            self.context.metrics.refused(G::OPERATION, namespace, reason);
         }
     }
 

@@ -7,6 +7,7 @@ mod lease;
 mod memory;
 mod run;
 mod secrets;
+mod states;
 mod store_status;
 mod stores;
 mod watch;

@@ -29,14 +29,14 @@ use super::{
     lease::Lease,
     memory::Memory,
     secrets::{FIELD_MANAGER, Secrets},
-    store_status,
+    states, store_status,
     stores::{Stores, scoped},
-    watch::{Caller, Watched, brief, config, watch_secrets, watch_stores},
+    watch::{Caller, Watched, brief, config, watch_namespaces, watch_secrets, watch_stores},
 };
 use crate::{
-    api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Reason, Store, UploadGrant},
+    api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Store, UploadGrant},
     grant::Settings,
-    telemetry::{GrantState, Health, Metrics, serve},
+    telemetry::{Health, Metrics, States, serve},
 };
 
 /// What the operator is started with.
@@ -60,6 +60,9 @@ pub struct Options {
     pub sweep: Duration,
     /// Whether an ObjectStore without credentials may sign with the operator's own.
     pub share_environment: bool,
+    /// Whether to watch grants' Secrets, which takes the right to list every Secret; otherwise what happens to one is
+    /// seen at the next visit, `sweep` later at the latest.
+    pub watch_secrets: bool,
     /// Whether to wait for a Lease in the operator's namespace before working, and to stop when it is lost.
     pub leader_elect: bool,
 }
@@ -77,7 +80,7 @@ struct Parts {
 }
 
 /// The parts that must have listed what there is before the operator counts as ready: two kinds of grant, two of
-/// store, and the Secrets.
+/// store, and the namespaces; with [`Options::watch_secrets`] also the Secrets.
 const WATCHES: usize = 5;
 
 /// Runs the operator until `stop` resolves and the work in hand is done.
@@ -91,8 +94,15 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let uploads = Kind::<UploadGrant>::new();
     let downloads = Kind::<DownloadGrant>::new();
     let callers = (uploads.caller.clone(), downloads.caller.clone());
-    let scraped = callers.clone();
-    let metrics = Metrics::new(move || [states(&scraped.0), states(&scraped.1)].concat());
+    let (own, shared) = (Shelf::<ObjectStore>::new(), Shelf::<ClusterObjectStore>::new());
+    let scraped = (callers.clone(), own.reader.clone(), shared.reader.clone());
+    let metrics = Metrics::new(move || {
+        let ((uploads, downloads), own, shared) = &scraped;
+        States {
+            grants: [states::grants(uploads), states::grants(downloads)].concat(),
+            stores: [states::stores(own), states::stores(shared)].concat(),
+        }
+    });
     let share_environment = options.share_environment;
     let parts = Parts {
         stores: Arc::new(Stores::new(
@@ -102,7 +112,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         )),
         client: client.clone(),
         metrics: Arc::new(metrics),
-        health: Health::waiting_for(WATCHES),
+        health: Health::waiting_for(WATCHES + usize::from(options.watch_secrets)),
         options,
         stop: stop.boxed().shared(),
     };
@@ -136,15 +146,30 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         parts.health.standing_by(false);
     }
     parts.metrics.leading();
-    let watches = futures::future::join3(
-        watch_secrets(
+    let namespace = namespace.map(str::to_owned);
+    let secrets = async {
+        if parts.options.watch_secrets {
+            watch_secrets(client.clone(), namespace.clone(), callers.clone(), parts.health.clone()).await;
+        } else {
+            std::future::pending().await
+        }
+    };
+    let watches = futures::future::join4(
+        secrets,
+        watch_namespaces(
             client.clone(),
-            namespace.map(str::to_owned),
+            namespace.clone(),
+            parts.stores.clone(),
             callers.clone(),
             parts.health.clone(),
         ),
-        keep_stores::<ClusterObjectStore>(&parts, Api::all(client.clone()), |c, _| Api::all(c), callers.clone()),
-        keep_stores::<ObjectStore>(&parts, scoped(client.clone(), namespace), Api::namespaced, callers),
+        shared.keep(&parts, Api::all(client.clone()), |c, _| Api::all(c), callers.clone()),
+        own.keep(
+            &parts,
+            scoped(client.clone(), namespace.as_deref()),
+            Api::namespaced,
+            callers.clone(),
+        ),
     );
     let work = futures::future::join(uploads.work(&parts), downloads.work(&parts));
     let lost = async {
@@ -315,58 +340,49 @@ impl<G: Grant> Kind<G> {
     }
 }
 
-/// Watches one kind of store: calls for the grants of those that change, and keeps their statuses true.
-async fn keep_stores<S: Store>(
-    parts: &Parts,
-    api: Api<DeserializeGuard<S>>,
-    api_of: fn(Client, &str) -> Api<S>,
-    callers: (Caller<UploadGrant>, Caller<DownloadGrant>),
-) {
-    let (reader, writer) = reflector::store();
-    let (changed, changes) = mpsc::unbounded();
-    let context = Arc::new(store_status::Context {
-        client: parts.client.clone(),
-        stores: parts.stores.clone(),
-        api: api_of,
-    });
-    let watch = watch_stores(
-        api,
-        parts.stores.clone(),
-        changed,
-        writer,
-        callers,
-        parts.health.clone(),
-    );
-    let statuses = Controller::for_stream(stream::pending(), reader)
-        .with_config(ControllerConfig::default().concurrency(4))
-        .reconcile_on(changes)
-        .run(
-            store_status::reconcile,
-            |s, e, c| store_status::on_error(s, e, c),
-            context,
-        )
-        .for_each(|_| std::future::ready(()));
-    futures::future::join(watch, statuses).await;
+/// One kind of store.
+struct Shelf<S: Store> {
+    reader: reflector::Store<DeserializeGuard<S>>,
+    writer: reflector::store::Writer<DeserializeGuard<S>>,
 }
 
-/// What a scrape shows of the grants of one kind.
-fn states<G: Grant>(caller: &Caller<G>) -> Vec<GrantState> {
-    let state = |grant: &G| {
-        let status = grant.grant_status().cloned().unwrap_or_default();
-        let condition = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_);
-        let live = condition("Active").is_some_and(|c| c.status == "True");
-        GrantState {
-            kind: G::OPERATION.kind(),
-            namespace: grant.meta().namespace.clone().unwrap_or_default(),
-            name: grant.meta().name.clone().unwrap_or_default(),
-            reason: condition("Ready").map_or(Reason::Pending.as_str().to_owned(), |c| c.reason.clone()),
-            expires: status.expiration_time.filter(|_| live).map(|t| t.0.as_second()),
-        }
-    };
-    caller
-        .known()
-        .iter()
-        .filter_map(|g| g.0.as_ref().ok())
-        .map(state)
-        .collect()
+impl<S: Store> Shelf<S> {
+    fn new() -> Self {
+        let (reader, writer) = reflector::store();
+        Self { reader, writer }
+    }
+
+    /// Watches the stores: calls for the grants of those that change, and keeps their statuses true.
+    async fn keep(
+        self,
+        parts: &Parts,
+        api: Api<DeserializeGuard<S>>,
+        api_of: fn(Client, &str) -> Api<S>,
+        callers: (Caller<UploadGrant>, Caller<DownloadGrant>),
+    ) {
+        let (changed, changes) = mpsc::unbounded();
+        let context = Arc::new(store_status::Context {
+            client: parts.client.clone(),
+            stores: parts.stores.clone(),
+            api: api_of,
+        });
+        let watch = watch_stores(
+            api,
+            parts.stores.clone(),
+            changed,
+            self.writer,
+            callers,
+            parts.health.clone(),
+        );
+        let statuses = Controller::for_stream(stream::pending(), self.reader)
+            .with_config(ControllerConfig::default().concurrency(4))
+            .reconcile_on(changes)
+            .run(
+                store_status::reconcile,
+                |s, e, c| store_status::on_error(s, e, c),
+                context,
+            )
+            .for_each(|_| std::future::ready(()));
+        futures::future::join(watch, statuses).await;
+    }
 }

@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
@@ -16,7 +17,10 @@ use super::{
     stores::Stores,
     watch::STORE_SWEEP,
 };
-use crate::api::{Reason, Store, StoreStatus, set_ready};
+use crate::{
+    api::{Reason, Store, StoreStatus, set_ready},
+    grant::second,
+};
 
 /// What visits to stores share.
 pub struct Context<S> {
@@ -63,13 +67,15 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
     status.observed_generation = store.meta().generation;
     let message;
     let verdict = match &found {
-        Ok(provider) => {
+        Ok((provider, credentials_end)) => {
+            status.credentials_expiration_time = credentials_end.map(|end| Time(second(end)));
             let can = provider.capabilities();
             status.capabilities = can.enforced.iter().map(|c| c.as_str().to_owned()).collect();
             (Reason::Ready, "the settings make sense and the credentials can be read")
         }
         Err((reason, why)) => {
             status.capabilities = Vec::new();
+            status.credentials_expiration_time = None;
             message = why.clone();
             (*reason, message.as_str())
         }
@@ -82,10 +88,14 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         observed_generation,
         conditions,
         capabilities,
+        credentials_expiration_time,
     } = status;
     let patch = json!({
         "metadata": {"uid": store.uid(), "resourceVersion": store.resource_version()},
-        "status": {"observedGeneration": observed_generation, "conditions": conditions, "capabilities": capabilities},
+        "status": {
+            "observedGeneration": observed_generation, "conditions": conditions, "capabilities": capabilities,
+            "credentialsExpirationTime": credentials_expiration_time,
+        },
     });
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use aws_credential_types::provider::SharedCredentialsProvider;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt, api::PartialObjectMeta, core::NamespaceResourceScope};
 use tokio::{
@@ -168,23 +169,24 @@ impl Stores {
         Ok((StoreFact::Usable(view), Some(connection.provider)))
     }
 
-    /// What is known of a store for its own status: its provider, or why there is none; `None` if it is gone.
+    /// What is known of a store for its own status: its provider and when the credentials end, or why there is none;
+    /// `None` if it is gone.
     ///
     /// # Errors
     /// Only if the apiserver cannot be asked.
     pub async fn condition(
         &self,
         id: &StoreId,
-    ) -> Result<Option<Result<Arc<dyn Provider>, (Reason, String)>>, Error> {
+    ) -> Result<Option<Result<(Arc<dyn Provider>, Option<Timestamp>), (Reason, String)>>, Error> {
         Ok(match self.known(id).await? {
             Known::Missing => None,
             Known::Unusable { reason, message } => Some(Err((reason, message))),
             Known::Usable(c) => Some(match c.provider.credentials_expire().await {
-                Ok(Some(end)) if end <= jiff::Timestamp::now() => Err((
+                Ok(Some(end)) if end <= Timestamp::now() => Err((
                     Reason::CredentialsExpired,
                     format!("the credentials ended at {end}; renew them"),
                 )),
-                Ok(_) => Ok(c.provider),
+                Ok(end) => Ok((c.provider, end)),
                 Err(SignError::Credentials { reason, message }) => Err((reason, message)),
                 Err(e) => return Err(e.into()),
             }),
@@ -199,6 +201,13 @@ impl Stores {
             .or_default()
             .changes
             .fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Forgets a namespace's labels, which have changed.
+    pub fn relabelled(&self, namespace: &str) {
+        if let Some(slot) = lock(&self.labels).get(namespace) {
+            slot.changes.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     async fn known(&self, id: &StoreId) -> Result<Known, Error> {

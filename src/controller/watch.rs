@@ -1,7 +1,11 @@
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt, channel::mpsc};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -18,7 +22,7 @@ use super::{
     stores::{StoreId, Stores, scoped, store_id},
 };
 use crate::{
-    api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store},
+    api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
     telemetry::Health,
 };
 
@@ -65,6 +69,18 @@ impl<G: Grant> Caller<G> {
                 if store_id(&g.terms().store_ref, &namespace) == *id {
                     self.call(&g.name_any(), &namespace);
                 }
+            }
+        }
+    }
+
+    /// A namespace's labels changed: rules that choose by label may mean it now, or no longer.
+    fn namespace_changed(&self, namespace: &str) {
+        for grant in self.known.state() {
+            if let Ok(g) = &grant.0
+                && g.terms().store_ref.kind == StoreKind::ClusterObjectStore
+                && g.namespace().as_deref() == Some(namespace)
+            {
+                self.call(&g.name_any(), namespace);
             }
         }
     }
@@ -142,6 +158,56 @@ pub async fn watch_stores<S, U, D>(
         callers.0.store_changed(&id);
         callers.1.store_changed(&id);
         let _ = changed.unbounded_send(reference);
+    }
+}
+
+/// Watches the labels of namespaces, and calls for the grants in those whose labels change.
+pub async fn watch_namespaces<U: Grant, D: Grant>(
+    client: Client,
+    namespace: Option<String>,
+    stores: Arc<Stores>,
+    callers: (Caller<U>, Caller<D>),
+    health: Health,
+) {
+    let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
+    let config = match namespace {
+        // An account that serves one namespace need not see the others.
+        Some(name) => config().fields(&format!("metadata.name={name}")),
+        None => config(),
+    };
+    let mut health = Some(health);
+    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut labels: HashMap<String, BTreeMap<String, String>> = HashMap::new();
+    while let Some(event) = events.next().await {
+        let namespace = match event {
+            Ok(watcher::Event::InitDone) => {
+                if let Some(health) = health.take() {
+                    health.done();
+                }
+                continue;
+            }
+            Ok(watcher::Event::Init) => continue,
+            Ok(watcher::Event::Delete(namespace)) => {
+                labels.remove(&namespace.name_any());
+                continue;
+            }
+            Ok(watcher::Event::Apply(namespace) | watcher::Event::InitApply(namespace)) => namespace,
+            Err(error) => {
+                warn!(
+                    kind = "Namespace",
+                    "the watch failed and is started again: {}",
+                    brief(&error)
+                );
+                continue;
+            }
+        };
+        let (name, now) = (namespace.name_any(), namespace.labels().clone());
+        let before = labels.insert(name.clone(), now.clone());
+        if before.is_some_and(|before| before != now) {
+            stores.relabelled(&name);
+            callers.0.namespace_changed(&name);
+            callers.1.namespace_changed(&name);
+        }
     }
 }
 

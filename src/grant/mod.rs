@@ -17,6 +17,6 @@ mod step;
 pub use decide::decide;
 pub use facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, StoreFact, StoreView};
 pub use key::{KeyError, ObjectKey};
-pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look};
+pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
 pub use policy::{Refusal, admit};
 pub use step::{Notice, Publish, PublishMode, Read, SigningRequest, Step};

@@ -14,6 +14,10 @@ use super::{
 };
 use crate::api::{ObservedObject, Progress, Reason, annotation};
 
+/// How often a Secret that stands in the way is looked at again: nothing tells when somebody has removed it, since it
+/// bears no mark of ours that could be watched for.
+const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
+
 /// How long the Secret of a deleted grant of the same name may take to be collected before it counts as a conflict.
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
@@ -322,7 +326,10 @@ impl Judge<'_> {
             finished,
         };
         // What waits asks again by itself; what is refused waits for a change, or for the end of a key that it had.
-        let retry = (reason.progress() == Progress::InProgress).then(|| self.retry());
+        let retry = match reason {
+            Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
+            _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),
+        };
         let end = self.key().map(|key| self.end(key)).filter(|end| *end > self.now);
         self.settle(&situation, retry.into_iter().chain(end).min())
     }

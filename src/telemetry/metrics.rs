@@ -4,6 +4,7 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
     metrics::{
+        MetricType,
         counter::Counter,
         family::Family,
         gauge::{ConstGauge, Gauge},
@@ -13,13 +14,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::api::{Operation, Reason};
+use crate::api::{Operation, Reason, StoreKind};
 
 /// What the operator counts. No label carries a URL, a key or a UID.
 pub struct Metrics {
     registry: Registry,
     keys_issued: Family<KindLabel, Counter>,
-    refusals: Family<ReasonLabel, Counter>,
+    refusals: Family<RefusalLabel, Counter>,
     finished: Family<ReasonLabel, Counter>,
     grant_to_key: Family<KindLabel, Histogram>,
     reconcile: Family<KindLabel, Histogram>,
@@ -40,8 +41,23 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabel {
+    kind: &'static str,
+    namespace: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LookLabel {
+    store_kind: &'static str,
+    store_namespace: String,
+    store: String,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabel {
+    version: &'static str,
 }
 
 /// What a scrape shows of one grant.
@@ -59,9 +75,35 @@ pub struct GrantState {
     pub expires: Option<i64>,
 }
 
+/// What a scrape shows of one store.
+#[derive(Clone, Debug)]
+pub struct StoreState {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its namespace; empty for a cluster-wide one.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Whether its `Ready` condition is True.
+    pub ready: bool,
+    /// The reason of that condition.
+    pub reason: String,
+    /// When the credentials that sign now end (seconds since 1970), if they do.
+    pub credentials_expire: Option<i64>,
+}
+
+/// What a scrape shows of everything that is watched: taken anew each time, so that nothing can drift.
+#[derive(Clone, Debug, Default)]
+pub struct States {
+    /// All grants.
+    pub grants: Vec<GrantState>,
+    /// All stores.
+    pub stores: Vec<StoreState>,
+}
+
 impl Metrics {
-    /// All metrics; `grants` tells the state of every grant at each scrape, so that nothing can drift.
-    pub fn new(grants: impl Fn() -> Vec<GrantState> + Send + Sync + 'static) -> Self {
+    /// All metrics; `states` tells the state of every grant and store at each scrape.
+    pub fn new(states: impl Fn() -> States + Send + Sync + 'static) -> Self {
         let mut registry = Registry::with_prefix("valet");
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.005, 2.0, 14));
         let metrics = Self {
@@ -113,7 +155,11 @@ impl Metrics {
             "1 on the replica that works, 0 on those that wait",
             metrics.leader.clone(),
         );
-        registry.register_collector(Box::new(Grants(Box::new(grants))));
+        let build = Family::<BuildLabel, Gauge>::default();
+        let version = env!("CARGO_PKG_VERSION");
+        build.get_or_create(&BuildLabel { version }).set(1);
+        registry.register("build_info", "1, labelled with the version of this replica", build);
+        registry.register_collector(Box::new(Watched(Box::new(states))));
         Self { registry, ..metrics }
     }
 
@@ -127,10 +173,11 @@ impl Metrics {
     }
 
     /// A grant was refused.
-    pub fn refused(&self, operation: Operation, reason: Reason) {
+    pub fn refused(&self, operation: Operation, namespace: &str, reason: Reason) {
         self.refusals
-            .get_or_create(&ReasonLabel {
+            .get_or_create(&RefusalLabel {
                 kind: operation.kind(),
+                namespace: namespace.to_owned(),
                 reason: reason.as_str(),
             })
             .inc();
@@ -160,9 +207,16 @@ impl Metrics {
             .inc();
     }
 
-    /// A store was asked for an object.
-    pub fn looked(&self, outcome: &'static str) {
-        self.looks.get_or_create(&LookLabel { outcome }).inc();
+    /// A store, in a namespace or in none, was asked for an object.
+    pub fn looked(&self, (kind, namespace, name): (StoreKind, &str, &str), outcome: &'static str) {
+        self.looks
+            .get_or_create(&LookLabel {
+                store_kind: kind.as_str(),
+                store_namespace: namespace.to_owned(),
+                store: name.to_owned(),
+                outcome,
+            })
+            .inc();
     }
 
     /// This replica works from now on.
@@ -185,42 +239,70 @@ impl fmt::Debug for Metrics {
     }
 }
 
-struct Grants(Box<dyn Fn() -> Vec<GrantState> + Send + Sync>);
+struct Watched(Box<dyn Fn() -> States + Send + Sync>);
 
-impl fmt::Debug for Grants {
+impl fmt::Debug for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Grants")
+        f.write_str("Watched")
     }
 }
 
-impl Collector for Grants {
+impl Collector for Watched {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let grants = (self.0)();
-        let mut count: BTreeMap<(&str, &str), i64> = BTreeMap::new();
-        for g in &grants {
-            *count.entry((g.kind, &g.reason)).or_default() += 1;
-        }
-        let mut family = encoder.encode_descriptor(
-            "grants",
-            "Grants that exist, by the reason of their Ready condition",
-            None,
-            prometheus_client::metrics::MetricType::Gauge,
-        )?;
-        for ((kind, reason), n) in count {
-            ConstGauge::new(n).encode(family.encode_family(&[("kind", kind), ("reason", reason)])?)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "key_expiration_timestamp",
-            "When a live key ends",
-            Some(&Unit::Seconds),
-            prometheus_client::metrics::MetricType::Gauge,
-        )?;
-        for g in &grants {
-            if let Some(expires) = g.expires {
-                let labels = [("kind", g.kind), ("namespace", &g.namespace), ("name", &g.name)];
-                ConstGauge::new(expires).encode(family.encode_family(&labels)?)?;
+        let States { grants, stores } = (self.0)();
+        let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, samples: &[(Vec<(&str, &str)>, i64)]| {
+            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+            for (labels, value) in samples {
+                ConstGauge::new(*value).encode(family.encode_family(&labels.as_slice())?)?;
             }
+            Ok::<(), fmt::Error>(())
+        };
+
+        let mut count: BTreeMap<(&str, &str, &str), i64> = BTreeMap::new();
+        for g in &grants {
+            *count.entry((g.kind, &g.namespace, &g.reason)).or_default() += 1;
         }
-        Ok(())
+        let samples: Vec<_> = count
+            .into_iter()
+            .map(|((kind, namespace, reason), n)| {
+                (vec![("kind", kind), ("namespace", namespace), ("reason", reason)], n)
+            })
+            .collect();
+        let help = "Grants that exist, by the reason of their Ready condition";
+        gauge("grants", help, None, &samples)?;
+
+        let samples: Vec<_> = grants
+            .iter()
+            .filter_map(|g| Some((identity(g.kind, &g.namespace, &g.name), g.expires?)))
+            .collect();
+        let help = "When a live key ends";
+        gauge("key_expiration_timestamp", help, Some(&Unit::Seconds), &samples)?;
+
+        let samples: Vec<_> = stores
+            .iter()
+            .map(|s| {
+                let mut labels = identity(s.kind, &s.namespace, &s.name);
+                labels.push(("reason", &s.reason));
+                (labels, i64::from(s.ready))
+            })
+            .collect();
+        let help = "1 if the store can be used, by its Ready condition; 0 if not, with the condition's reason";
+        gauge("store_ready", help, None, &samples)?;
+
+        let samples: Vec<_> = stores
+            .iter()
+            .filter_map(|s| Some((identity(s.kind, &s.namespace, &s.name), s.credentials_expire?)))
+            .collect();
+        let help = "When the credentials with which a store's keys are signed end";
+        gauge(
+            "store_credentials_expiration_timestamp",
+            help,
+            Some(&Unit::Seconds),
+            &samples,
+        )
     }
+}
+
+fn identity<'a>(kind: &'a str, namespace: &'a str, name: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![("kind", kind), ("namespace", namespace), ("name", name)]
 }

@@ -6,4 +6,4 @@ mod metrics;
 
 pub use http::{Health, serve};
 pub use log::{LogFormat, init as init_logs};
-pub use metrics::{GrantState, Metrics};
+pub use metrics::{GrantState, Metrics, States, StoreState};

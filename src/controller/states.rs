@@ -1,0 +1,61 @@
+//! What a scrape shows of what is watched.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{core::DeserializeGuard, runtime::reflector};
+
+use super::watch::Caller;
+use crate::{
+    api::{Grant, Reason, Store},
+    telemetry::{GrantState, StoreState},
+};
+
+/// The grants of one kind.
+pub fn grants<G: Grant>(caller: &Caller<G>) -> Vec<GrantState> {
+    let state = |grant: &G| {
+        let status = grant.grant_status().cloned().unwrap_or_default();
+        let live = condition(&status.conditions, "Active").is_some_and(|c| c.status == "True");
+        GrantState {
+            kind: G::OPERATION.kind(),
+            namespace: grant.meta().namespace.clone().unwrap_or_default(),
+            name: grant.meta().name.clone().unwrap_or_default(),
+            reason: reason(&status.conditions),
+            expires: status.expiration_time.filter(|_| live).map(|t| t.0.as_second()),
+        }
+    };
+    caller
+        .known()
+        .iter()
+        .filter_map(|g| g.0.as_ref().ok())
+        .map(state)
+        .collect()
+}
+
+/// The stores of one kind.
+pub fn stores<S: Store>(known: &reflector::Store<DeserializeGuard<S>>) -> Vec<StoreState> {
+    let state = |store: &S| {
+        let status = store.store_status().cloned().unwrap_or_default();
+        StoreState {
+            kind: S::KIND.as_str(),
+            namespace: store.meta().namespace.clone().unwrap_or_default(),
+            name: store.meta().name.clone().unwrap_or_default(),
+            ready: condition(&status.conditions, "Ready").is_some_and(|c| c.status == "True"),
+            reason: reason(&status.conditions),
+            credentials_expire: status.credentials_expiration_time.map(|t| t.0.as_second()),
+        }
+    };
+    known
+        .state()
+        .iter()
+        .filter_map(|s| s.0.as_ref().ok())
+        .map(state)
+        .collect()
+}
+
+fn condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == type_)
+}
+
+/// The reason of the `Ready` condition; an object from before the CRD gave it one has `Pending`, too.
+fn reason(conditions: &[Condition]) -> String {
+    condition(conditions, "Ready").map_or(Reason::Pending.as_str().to_owned(), |c| c.reason.clone())
+}
