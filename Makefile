@@ -34,10 +34,11 @@ test: check-tools ## Run every test, against a real apiserver and a real S3 serv
 	@export VALET_TOOLS=$$(hack/tools.sh chart); cargo test --workspace $(TESTS)
 
 .PHONY: lint
-lint: check-tools ## Formatting, lints, and generated files that are out of date
+lint: check-tools ## Formatting, lints, generated files that are out of date, versions that differ
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	@hack/generate.sh --check
+	@hack/version.sh --check
 
 .PHONY: generate
 generate: ## Write crds/ and the generated reference pages anew
