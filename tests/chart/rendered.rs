@@ -113,6 +113,10 @@ fn arguments_say_what_the_values_say() {
             "shareCredentialsWithNamespaces=true",
             "--share-credentials-with-namespaces",
         ),
+        (
+            "allowPrivateEndpoints={10.20.0.0/16,fd00::/8}",
+            "--allow-private-endpoints=10.20.0.0/16,fd00::/8",
+        ),
         ("scopedNamespace=web", "--namespace=web"),
         ("ttlSecondsAfterFinished=never", "--ttl-seconds-after-finished=never"),
         ("ttlSecondsAfterFinished=0", "--ttl-seconds-after-finished=0"),
