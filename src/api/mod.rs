@@ -27,7 +27,7 @@ pub use store::{
     ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus,
 };
 pub use terms::{SecretTemplate, StoreKind, StoreRef, Terms};
-pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec};
+pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -75,7 +75,9 @@ pub mod data {
     pub const HEADERS: &str = "headers";
     /// When the key stops working, RFC 3339.
     pub const EXPIRY: &str = "expiry";
-    /// The same as a configuration file for `curl --config`.
+    /// The fields of a form, a JSON object whose order is to be kept; only of keys for a POST form.
+    pub const FIELDS: &str = "fields.json";
+    /// All of it as a configuration file for `curl --config`.
     pub const CURL_CONFIG: &str = "curl.cfg";
     /// Service Binding: what the binding is.
     pub const TYPE: &str = "type";

@@ -69,8 +69,7 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
     let verdict = match &found {
         Ok((provider, credentials_end)) => {
             status.credentials_expiration_time = credentials_end.map(|end| Time(second(end)));
-            let can = provider.capabilities();
-            status.capabilities = can.enforced.iter().map(|c| c.as_str().to_owned()).collect();
+            status.capabilities = provider.capabilities().names();
             (Reason::Ready, "the settings make sense and the credentials can be read")
         }
         Err((reason, why)) => {

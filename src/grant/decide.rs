@@ -218,15 +218,18 @@ impl Judge<'_> {
     pub(super) fn write_once(&self) -> bool {
         matches!(
             &self.g.ask,
-            Ask::Upload(UploadConstraints {
-                overwrite: Overwrite::Forbid,
+            Ask::Upload {
+                constraints: UploadConstraints {
+                    overwrite: Overwrite::Forbid,
+                    ..
+                },
                 ..
-            })
+            }
         )
     }
 
     pub(super) fn is_upload(&self) -> bool {
-        matches!(self.g.ask, Ask::Upload(_))
+        matches!(self.g.ask, Ask::Upload { .. })
     }
 
     /// Whether the spec now asks for another lifetime than the published key has. The generation that the Secret

@@ -1,4 +1,7 @@
-//! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string).
+//! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string), and POST
+//! forms.
+
+mod form;
 
 use std::{
     sync::{Arc, Mutex},
@@ -27,7 +30,7 @@ use super::{Inward, Outward, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, Capabilities, Capability, ObservedObject, Overwrite, Reason, ResponseHeaders, S3Store,
-        UploadConstraints,
+        UploadConstraints, UploadMode,
     },
     grant::{ObjectFact, ObjectKey, SigningRequest},
 };
@@ -57,6 +60,8 @@ pub struct S3 {
 
 /// One set of credentials and what is made of it. A URL dies with the session that signed it, so both go together.
 struct Session {
+    /// Signs forms, which the SDK does not.
+    credentials: Credentials,
     expires: Option<Timestamp>,
     /// Signs for the host that workloads use.
     signer: Client,
@@ -78,6 +83,15 @@ impl S3 {
                 Capability::ResponseHeaders,
             ]
             .into(),
+            post_form: Some(
+                [
+                    Capability::ContentType,
+                    Capability::ContentLength,
+                    Capability::ContentLengthRange,
+                    Capability::ChecksumSHA256,
+                ]
+                .into(),
+            ),
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
@@ -140,6 +154,7 @@ impl S3 {
             expires,
             signer: self.client(&credentials, public),
             talker: self.client(&credentials, self.store.endpoint.as_ref()),
+            credentials,
         });
         *slot = Some(session.clone());
         Ok(session)
@@ -189,7 +204,27 @@ impl Provider for S3 {
                 .map_err(|e| SignError::Refused(e.to_string()))?;
             let (bucket, key) = (&self.store.bucket, request.key.as_str());
             let presigned = match &request.ask {
-                Ask::Upload(constraints) => put(&session.signer, bucket, key, constraints, presigning).await,
+                Ask::Upload {
+                    mode: UploadMode::Put,
+                    constraints,
+                } => put(&session.signer, bucket, key, constraints, presigning).await,
+                Ask::Upload {
+                    mode: UploadMode::PostForm,
+                    constraints,
+                } => {
+                    let target = form::Target {
+                        bucket,
+                        region: &self.store.region,
+                        key,
+                    };
+                    return Ok(Signed {
+                        url: action(&session.signer, bucket, presigning).await?,
+                        method: "POST".into(),
+                        headers: Vec::new(),
+                        form: Some(form::sign(&session.credentials, &target, constraints, lifetime)?),
+                        provider: self.name(),
+                    });
+                }
                 Ask::Download { version, response } => {
                     get(&session.signer, bucket, key, version.clone(), response, presigning).await
                 }
@@ -198,6 +233,7 @@ impl Provider for S3 {
                 url: SignedUrl::new(presigned.uri().to_owned()),
                 method: presigned.method().to_owned(),
                 headers: presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+                form: None,
                 provider: self.name(),
             })
         }
@@ -284,6 +320,19 @@ async fn put(
         .presigned(presigning)
         .await
         .map_err(|e| refused(&e))
+}
+
+/// Where forms for a bucket are sent: the bucket's own URL, as the SDK's rules for regions, endpoints and addressing
+/// styles make it. The SDK tells only objects' URLs, so it is asked for one's and the object is taken off.
+async fn action(client: &Client, bucket: &str, presigning: PresigningConfig) -> Result<SignedUrl, SignError> {
+    const OBJECT: &str = "/x";
+    let object = client.head_object().bucket(bucket).key(&OBJECT[1..]);
+    let url = object.presigned(presigning).await.map_err(|e| refused(&e))?;
+    let url = url.uri().split('?').next().and_then(|path| path.strip_suffix(OBJECT));
+    let url = url.ok_or_else(|| SignError::Refused("the bucket's URL is not to be had".into()))?;
+    // With the bucket in the host there is nothing left of the path, and a path there must be.
+    let slash = if url.matches('/').count() == 2 { "/" } else { "" };
+    Ok(SignedUrl::new(format!("{url}{slash}")))
 }
 
 async fn get(

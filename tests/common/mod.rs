@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
         AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, Namespaces, Operation,
-        ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints,
+        ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView},
 };
@@ -52,7 +52,10 @@ pub fn upload() -> GrantFacts {
             secret_template: None,
             ttl_seconds_after_finished: None,
         },
-        ask: Ask::Upload(UploadConstraints::default()),
+        ask: Ask::Upload {
+            mode: UploadMode::Put,
+            constraints: UploadConstraints::default(),
+        },
         status: GrantStatus::default(),
         tracked_by: None,
         broken_rules: vec![],
@@ -73,7 +76,7 @@ pub fn download() -> GrantFacts {
 /// Changes the constraints of an upload.
 pub fn constrain(grant: &mut GrantFacts, change: impl FnOnce(&mut UploadConstraints)) {
     match &mut grant.ask {
-        Ask::Upload(constraints) => change(constraints),
+        Ask::Upload { constraints, .. } => change(constraints),
         Ask::Download { .. } => panic!("a download has no constraints"),
     }
 }

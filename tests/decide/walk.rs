@@ -24,7 +24,7 @@ const FACTS: u64 = 40_000;
 
 fn grant(dice: &mut Dice) -> GrantFacts {
     let mut grant = if dice.one_in(2) { upload() } else { download() };
-    if matches!(grant.ask, valet::api::Ask::Upload(_)) && dice.one_in(2) {
+    if matches!(grant.ask, valet::api::Ask::Upload { .. }) && dice.one_in(2) {
         constrain(&mut grant, |c| c.overwrite = Overwrite::Allow);
     }
     grant.terms.expiration_seconds = *dice.pick(&[1, 2, 60, 300, 3600, 3601]);

@@ -55,7 +55,7 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
         return false;
     }
     match &grant.ask {
-        Ask::Upload(c) => {
+        Ask::Upload { mode, constraints: c } => {
             (c.content_type.is_none() || can(Capability::ContentType))
                 && (c.content_length.is_none() || can(Capability::ContentLength))
                 && (c.content_length_range.is_none() || can(Capability::ContentLengthRange))
@@ -116,7 +116,7 @@ fn meets(requirement: &LabelSelectorRequirement, labels: &BTreeMap<String, Strin
 
 fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
     let operation = match grant.ask {
-        Ask::Upload(_) => Operation::Upload,
+        Ask::Upload { .. } => Operation::Upload,
         Ask::Download { .. } => Operation::Download,
     };
     if !rule.operations.contains(&operation) {
@@ -133,7 +133,7 @@ fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
         return false;
     }
     match &grant.ask {
-        Ask::Upload(constraints) => size_is_allowed(rule, constraints) && type_is_allowed(rule, constraints),
+        Ask::Upload { constraints, .. } => size_is_allowed(rule, constraints) && type_is_allowed(rule, constraints),
         Ask::Download { .. } => true,
     }
 }
