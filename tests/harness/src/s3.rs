@@ -220,7 +220,7 @@ impl S3Server {
             Software::Minio => self.minio(),
         };
         let program = software.program();
-        let process = Process::start(program, command, self.scratch.join(&format!("{program}.log")))?;
+        let process = Process::start(program, command, self.scratch.join(format!("{program}.log")))?;
         process.wait_until(START, "it answered", || {
             matches!(net::http_get(self.port, software.health()), Ok((200, _)))
         })?;
