@@ -17,6 +17,7 @@
 //! | [`verify`] | an independent check of signed URLs, by botocore |
 //! | [`mod@kstatus`] | what Helm, Argo CD and Flux would make of an object |
 //! | [`operator`] | Valet itself, as a subprocess |
+//! | [`dashboard`] | what a Grafana dashboard asks of Prometheus |
 //! | [`wait`] | waiting for something, with an end |
 //!
 //! ```no_run
@@ -34,6 +35,7 @@
 
 pub mod audit;
 pub mod control_plane;
+pub mod dashboard;
 mod error;
 mod helper;
 pub mod kstatus;

@@ -1,0 +1,269 @@
+//! Whether dashboard and alerts work: every query of theirs is put to a real Prometheus that scrapes the real operator
+//! under load.
+//!
+//! ```text
+//! monitoring [IMAGE.svg]
+//! ```
+//! Starts a control plane, an S3 server, two replicas of Valet with a Lease, and Prometheus with the chart's alert rules;
+//! lets tenants work for MONITORING_SECONDS (120), kills the replica at work halfway; then asks everything that
+//! `charts/valet/files/dashboard.json` asks, and every rule. A query that fails, or has no answer where there must be
+//! one, ends it with status 1. With IMAGE.svg the answers are drawn. The operator is the program that VALET_BIN names,
+//! else the `valet` next to this one.
+
+mod load;
+mod prometheus;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use load::Load;
+use prometheus::{INTERVAL_SECONDS, Prometheus};
+use serde_json::{Value, json};
+use valet_harness::{
+    Context, ControlPlane, ControlPlaneOptions, Error, Operator, OperatorOptions, Result, S3Server, Scratch, Tools,
+    dashboard, poll,
+    process::{clean, exit_on_interrupt, run_ok},
+};
+
+/// From one round of the tenants to the next.
+const ROUND: Duration = Duration::from_millis(1500);
+/// What `$__rate_interval` is: four scrapes at the least, or there is nothing to take a rate of.
+const RATE_INTERVAL: &str = "20s";
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+fn main() -> ExitCode {
+    exit_on_interrupt();
+    match monitoring() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("monitoring: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn monitoring() -> Result<()> {
+    let image = env::args().nth(1).map(PathBuf::from);
+    let seconds = match env::var("MONITORING_SECONDS") {
+        Ok(text) => text.parse().context("MONITORING_SECONDS must be a number of seconds")?,
+        Err(_) => 120,
+    };
+    let valet = program()?;
+    let tools = Tools::locate()?;
+    let rules = fs::canonicalize(format!("{ROOT}/charts/valet/files/alerts.yaml")).context("no alert rules")?;
+    let text = fs::read_to_string(format!("{ROOT}/charts/valet/files/dashboard.json")).context("no dashboard")?;
+    let board: Value = serde_json::from_str(&text).context("the dashboard is not JSON")?;
+
+    println!("starting a control plane, an S3 server, two replicas of Valet and Prometheus ...");
+    let crds = run_ok(arg(clean(Command::new(&valet)), "crds"), &[], Duration::from_secs(30))?.text();
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "valet-system"}});
+    let manifests = vec![crds, namespace.to_string()];
+    let options = ControlPlaneOptions {
+        manifests,
+        ..ControlPlaneOptions::default()
+    };
+    let plane = ControlPlane::start_with(&tools, options)?;
+    let s3 = S3Server::start(&tools)?;
+    let prometheus = Prometheus::start(&tools, &rules)?;
+    let began = now();
+    let mut load = Load::prepare(&plane, &s3)?;
+    let mut replicas = Replicas::start(&valet, &plane)?;
+    prometheus.scrape(&replicas.targets())?;
+    load.waiting()?;
+
+    println!(
+        "tenants work for {seconds} s; Prometheus is at {}",
+        prometheus.address()
+    );
+    let start = Instant::now();
+    let end = start + Duration::from_secs(seconds);
+    let mut killed = false;
+    for n in 0.. {
+        let next = start + ROUND * n;
+        if next >= end {
+            break;
+        }
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+        load.round(n as usize)?;
+        if !killed && start.elapsed().as_secs() > seconds * 55 / 100 {
+            println!("the replica at work is killed; another one takes over, and a new one waits");
+            replicas.replace_leader(&plane)?;
+            prometheus.scrape(&replicas.targets())?;
+            killed = true;
+        }
+    }
+
+    let counted = poll(Duration::from_secs(60), || {
+        let seen = prometheus
+            .value("count(max by (namespace, kind, name) (valet_key_expiration_timestamp_seconds))")
+            .ok()?;
+        (load.keys().ok()? as f64 == seen).then_some(seen)
+    });
+    let counted = counted.context("Prometheus and Kubernetes never agree how many keys are live")?;
+    println!("Prometheus counts {counted} live keys, and so does Kubernetes");
+
+    let mut wrong = check_rules(&prometheus)?;
+    let (results, failures) = check_dashboard(&prometheus, &board, began)?;
+    wrong.extend(failures);
+    if let Some(image) = image {
+        draw(&tools, &results, &image)?;
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(wrong.join("\n")))
+}
+
+/// Every rule was evaluated without an error, and the tenant whose rollout went wrong is told of.
+fn check_rules(prometheus: &Prometheus) -> Result<Vec<String>> {
+    let rules = prometheus.rules()?;
+    let mut wrong = Vec::new();
+    for rule in &rules {
+        let name = rule["name"].as_str().unwrap_or_default();
+        if rule["health"] != "ok" {
+            wrong.push(format!("rule {name}: {} {}", rule["health"], rule["lastError"]));
+        }
+        let expr = rule["query"].as_str().unwrap_or_default();
+        if let Err(error) = prometheus.ask(expr, None) {
+            wrong.push(format!("rule {name}: {error}"));
+        }
+    }
+    let states = |state: &str| -> Vec<&str> {
+        let of = rules.iter().filter(|r| r["state"] == state);
+        of.filter_map(|r| r["name"].as_str()).collect()
+    };
+    println!(
+        "{} rules are well; firing: {:?}, pending: {:?}",
+        rules.len(),
+        states("firing"),
+        states("pending")
+    );
+    if !states("firing").contains(&"ValetRefusalsSurge") {
+        wrong.push("thirty grants were refused in a row, and ValetRefusalsSurge does not fire".to_owned());
+    }
+    for name in ["ValetStoreNotReady", "ValetGrantsWaiting"] {
+        if !states("pending").contains(&name) {
+            wrong.push(format!("{name} is not on its way, with stores in trouble"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// Asks what the dashboard asks. Returns the answers, by panel, and what was wrong.
+fn check_dashboard(prometheus: &Prometheus, board: &Value, began: u64) -> Result<(Value, Vec<String>)> {
+    let until = now();
+    let (mut answers, mut wrong) = (Vec::new(), Vec::new());
+    let queries = dashboard::queries(board, RATE_INTERVAL);
+    for query in &queries {
+        // A panel of single values has a graph behind them.
+        let range = (!query.instant).then_some((began, until));
+        match prometheus.ask(&query.expr, range) {
+            Ok(series) if series.is_empty() => {
+                wrong.push(format!("panel '{}': no data: {}", query.title, query.expr))
+            }
+            Ok(series) => answers.push(json!({"panel": query.panel, "legend": query.legend, "series": series})),
+            Err(error) => wrong.push(format!("panel '{}': {error}: {}", query.title, query.expr)),
+        }
+    }
+    println!(
+        "{} queries of {} panels were put to Prometheus",
+        queries.len(),
+        count_panels(board)
+    );
+    let results = json!({"start": began, "end": until, "step": INTERVAL_SECONDS, "answers": answers});
+    Ok((results, wrong))
+}
+
+fn count_panels(board: &Value) -> usize {
+    let panels = board["panels"].as_array().into_iter().flatten();
+    panels.filter(|p| p["type"] != "row").count()
+}
+
+fn draw(tools: &Tools, results: &Value, image: &Path) -> Result<()> {
+    let scratch = Scratch::new("drawing")?;
+    let file = scratch.write("results.json", results.to_string())?;
+    let mut python = tools.command("python3");
+    python
+        .arg(format!("{ROOT}/hack/draw-dashboard.py"))
+        .arg(format!("{ROOT}/charts/valet/files/dashboard.json"))
+        .arg(file)
+        .arg(image);
+    run_ok(python, &[], Duration::from_secs(60))?;
+    println!("drawn: {}", image.display());
+    Ok(())
+}
+
+/// Two replicas, one of which works.
+struct Replicas {
+    valet: PathBuf,
+    running: Vec<(String, Operator)>,
+    started: usize,
+}
+
+impl Replicas {
+    fn start(valet: &Path, plane: &ControlPlane) -> Result<Self> {
+        let mut replicas = Self {
+            valet: valet.to_owned(),
+            running: Vec::new(),
+            started: 0,
+        };
+        replicas.add(plane)?;
+        replicas.add(plane)?;
+        Ok(replicas)
+    }
+
+    fn add(&mut self, plane: &ControlPlane) -> Result<()> {
+        let pod = format!("valet-{}", self.started);
+        self.started += 1;
+        let options = OperatorOptions {
+            args: vec!["--leader-elect".to_owned()],
+            env: vec![("POD_NAME".to_owned(), pod.clone())],
+            ..OperatorOptions::default()
+        };
+        self.running.push((pod, Operator::start(&self.valet, plane, &options)?));
+        Ok(())
+    }
+
+    /// Kills the replica that works, as a node's loss would, and starts another one as a Deployment would.
+    fn replace_leader(&mut self, plane: &ControlPlane) -> Result<()> {
+        let at = self.running.iter().position(|(_, operator)| {
+            operator
+                .metrics()
+                .is_ok_and(|text| text.lines().any(|line| line == "valet_leader 1"))
+        });
+        let (_, leader) = self.running.remove(at.context("no replica works")?);
+        leader.kill();
+        self.add(plane)
+    }
+
+    fn targets(&self) -> Vec<(String, u16)> {
+        self.running
+            .iter()
+            .map(|(pod, operator)| (pod.clone(), operator.port()))
+            .collect()
+    }
+}
+
+fn program() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("VALET_BIN") {
+        return fs::canonicalize(path).context("VALET_BIN names no file");
+    }
+    Ok(env::current_exe().context("no program")?.with_file_name("valet"))
+}
+
+fn arg(mut command: Command, argument: &str) -> Command {
+    command.arg(argument);
+    command
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}

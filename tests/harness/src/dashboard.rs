@@ -1,0 +1,41 @@
+//! What a Grafana dashboard asks of Prometheus.
+
+use serde_json::Value;
+
+/// One query of one panel.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// The panel's number, unique in the dashboard.
+    pub panel: u64,
+    /// The panel's title.
+    pub title: String,
+    /// The expression, with everything chosen in the variables and `rate_interval` put in.
+    pub expr: String,
+    /// How Grafana names a series of the answer, as in `p99 {{kind}}`.
+    pub legend: String,
+    /// Whether only the last value is asked for.
+    pub instant: bool,
+}
+
+/// Every query of a dashboard, in the order of its panels. Rows have none.
+pub fn queries(dashboard: &Value, rate_interval: &str) -> Vec<Query> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut queries = Vec::new();
+    for panel in list(&dashboard["panels"]) {
+        for target in list(&panel["targets"]) {
+            let mut expr = text(&target["expr"]).replace("$__rate_interval", rate_interval);
+            for variable in list(&dashboard["templating"]["list"]) {
+                expr = expr.replace(&format!("${}", text(&variable["name"])), &text(&variable["allValue"]));
+            }
+            queries.push(Query {
+                panel: panel["id"].as_u64().unwrap_or_default(),
+                title: text(&panel["title"]),
+                expr,
+                legend: text(&target["legendFormat"]),
+                instant: target["instant"] == true,
+            });
+        }
+    }
+    queries
+}
