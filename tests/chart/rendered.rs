@@ -121,6 +121,10 @@ fn arguments_say_what_the_values_say() {
         ("log.level=debug", "--log-level=debug"),
         ("log.format=human", "--log-format=human"),
         ("listenAddress=[::]", "--http-address=[::]:8080"),
+        (
+            "allowPrivateEndpoints={10.0.0.0/8,fd00::/8}",
+            "--allow-private-endpoints=10.0.0.0/8,fd00::/8",
+        ),
         ("extraArgs={--context=x}", "--context=x"),
     ] {
         let args = flags(&[value]);
@@ -432,6 +436,19 @@ fn monitoring_is_chosen_by_its_labels() {
     let file: Value = serde_yaml::from_str(&file).expect("it is YAML");
     let plain = objects(&["prometheusRule.enabled=true"]);
     assert_eq!(plain.get("PrometheusRule", "valet")["spec"]["groups"], file["groups"]);
+}
+
+#[test]
+fn the_dashboard_is_found_by_the_sidecar() {
+    let rendered = objects(&["grafanaDashboard.enabled=true", "grafanaDashboard.namespace=monitoring"]);
+    let map = rendered.get("ConfigMap", "valet-dashboard");
+    assert_eq!(map["metadata"]["namespace"], "monitoring");
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let file = std::fs::read_to_string(format!("{CHART}/files/dashboard.json")).expect("the file is there");
+    let text = map["data"]["valet.json"].as_str().expect("it has the dashboard");
+    assert_eq!(text.trim_end(), file.trim_end());
+    let dashboard: Value = serde_json::from_str(text).expect("it is JSON");
+    assert!(dashboard["title"].is_string());
 }
 
 /// Who may read what, as roles that Kubernetes aggregates into its own.
