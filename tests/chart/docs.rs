@@ -84,19 +84,6 @@ fn the_values_in_the_documents_are_accepted() {
     assert!(seen >= 6, "{seen}");
 }
 
-/// Releases are tagged with the version that the examples name.
-#[test]
-fn the_documents_name_this_version() {
-    let version = env!("CARGO_PKG_VERSION");
-    let install = document("install.md");
-    assert_eq!(
-        install.matches(&format!("v{version}")).count(),
-        2,
-        "Argo CD's and Flux's"
-    );
-    assert!(document("reference/permissions.md").contains(&format!("| Valet {version} | `valet` |")));
-}
-
 /// The rules that stand in the document are those of the chart.
 #[test]
 fn the_table_of_rights_is_the_charts() {

@@ -14,4 +14,5 @@ mod install;
 mod people;
 mod release;
 mod rendered;
+mod scraped;
 mod values;
