@@ -55,3 +55,9 @@ handover: check-tools ## How long nobody works when the replica that leads is ki
 	@export VALET_TOOLS=$$(hack/tools.sh); \
 	  cargo build --release --bin valet && cargo build --release -p valet-harness --bin handover && \
 	  VALET_BIN='$(TARGET)/release/valet' '$(TARGET)/release/handover'
+
+.PHONY: monitoring
+monitoring: check-tools ## Put every query of dashboard and alerts to a real Prometheus under load, and draw the panels
+	@export VALET_TOOLS=$$(hack/tools.sh chart monitoring); \
+	  cargo build --bin valet && cargo build -p valet-harness --bin monitoring && \
+	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/monitoring' docs/images/dashboard.svg

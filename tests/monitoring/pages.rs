@@ -1,0 +1,148 @@
+//! Runbooks: one page for each alert, and commands that work.
+
+use std::{collections::BTreeSet, fs, process::Command, time::Duration};
+
+use serde_json::json;
+use valet_harness::{ControlPlane, ControlPlaneOptions, process};
+
+use crate::{TOOLS, alerts, all_rules, path, read, text};
+
+/// Names of the pages, without `.md`.
+fn pages() -> BTreeSet<String> {
+    let files = fs::read_dir(path("docs/runbooks")).expect("there are runbooks");
+    files
+        .filter_map(|f| {
+            f.expect("a file")
+                .file_name()
+                .to_str()?
+                .strip_suffix(".md")
+                .map(str::to_owned)
+        })
+        .filter(|name| name != "README")
+        .collect()
+}
+
+#[test]
+fn each_alert_has_its_page_and_each_page_its_alert() {
+    assert_eq!(pages(), alerts());
+    let index = read("docs/runbooks/README.md");
+    for rule in all_rules() {
+        let Some(alert) = rule["alert"].as_str() else { continue };
+        let severity = text(&rule["labels"]["severity"]);
+        let page = read(&format!("docs/runbooks/{alert}.md"));
+        assert!(page.starts_with(&format!("# {alert}\n")), "{alert}: its title");
+        for part in ["## What it means", "## What users see", "## Look", "## Do", "## Clears"] {
+            assert!(page.contains(part), "{alert}.md has no '{part}'");
+        }
+        let head = page.split("## ").next().unwrap_or_default();
+        assert!(
+            head.contains(&format!("**{severity}**")),
+            "{alert}.md does not say {severity}"
+        );
+        let line = index
+            .lines()
+            .find(|line| line.starts_with(&format!("| [{alert}]({alert}.md) |")));
+        let line = line.unwrap_or_else(|| panic!("the index has no line for {alert}"));
+        assert!(line.contains(severity), "{line}");
+    }
+}
+
+/// Links between pages lead somewhere.
+#[test]
+fn links_lead_somewhere() {
+    for page in pages().into_iter().chain(["README".to_owned()]) {
+        let text = read(&format!("docs/runbooks/{page}.md"));
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = path("docs/runbooks").join(file);
+            let target = fs::read_to_string(&target).unwrap_or_else(|e| panic!("{page}.md: {link}: {e}"));
+            let anchor = |line: &str| {
+                let words = line.trim_start_matches('#').trim().to_lowercase();
+                let kept = words.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+                kept.collect::<String>().replace(' ', "-")
+            };
+            let found = heading.is_empty() || target.lines().any(|l| l.starts_with('#') && anchor(l) == heading);
+            assert!(found, "{page}.md: {link}: there is no such heading");
+        }
+    }
+}
+
+/// Every command of a `sh` block, against a real apiserver that holds what the pages name. Without nodes there are no
+/// pods; what needs one is left out.
+#[test]
+fn commands_work() {
+    const NEEDS_PODS: [&str; 2] = ["kubectl run ", "/proxy/metrics"];
+    let crds = read("crds/valet.yaml");
+    let options = ControlPlaneOptions {
+        manifests: vec![crds],
+        ..ControlPlaneOptions::default()
+    };
+    let plane = ControlPlane::start_with(&TOOLS, options).unwrap();
+    let namespace = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let keys = json!({"name": "media-keys", "namespace": "valet-system"});
+    let media = json!({"s3": {"bucket": "media", "region": "us-east-1", "credentials": {"secretRef": {"name": "media-keys"}}}});
+    let grant =
+        json!({"storeRef": {"kind": "ClusterObjectStore", "name": "media"}, "key": "a", "expirationSeconds": 60});
+    let group = "valetkey.dev/v1alpha1";
+    let items = [
+        namespace("valet-system"),
+        namespace("web"),
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": keys, "stringData": {"AWS_ACCESS_KEY_ID": "x"}}),
+        json!({"apiVersion": group, "kind": "ClusterObjectStore", "metadata": {"name": "media"}, "spec": media}),
+        json!({"apiVersion": group, "kind": "UploadGrant", "metadata": {"name": "a", "namespace": "web"}, "spec": grant}),
+        json!({"apiVersion": group, "kind": "DownloadGrant", "metadata": {"name": "a", "namespace": "web"}, "spec": grant}),
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "valet", "namespace": "valet-system"}}),
+    ];
+    plane
+        .apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
+        .unwrap();
+    for kind in ["ug", "dg"] {
+        let status = r#"{"status":{"expirationTime":"2035-01-31T18:00:00Z"}}"#;
+        plane
+            .kubectl(&[
+                "patch",
+                kind,
+                "a",
+                "-n",
+                "web",
+                "--subresource=status",
+                "--type=merge",
+                "--patch",
+                status,
+            ])
+            .unwrap();
+    }
+    let mut tried = 0;
+    for page in pages() {
+        for block in read(&format!("docs/runbooks/{page}.md")).split("```sh\n").skip(1) {
+            for line in block.split("```").next().unwrap_or_default().lines() {
+                if NEEDS_PODS.iter().any(|part| line.contains(part)) {
+                    continue;
+                }
+                let mut shell = process::clean(Command::new("bash"));
+                shell
+                    .args(["-euo", "pipefail", "-c", line])
+                    .env("KUBECONFIG", plane.kubeconfig())
+                    .env("HOME", plane.scratch().join("home"))
+                    .env(
+                        "PATH",
+                        format!(
+                            "{}:{}",
+                            TOOLS.folder().display(),
+                            std::env::var("PATH").unwrap_or_default()
+                        ),
+                    );
+                let output = process::run(shell, b"", Duration::from_secs(30)).unwrap();
+                // `auth can-i` answers "no" with status 1: the account is not there.
+                let refused = line.contains("auth can-i") && output.text().trim() == "no";
+                assert!(
+                    output.status.success() || refused,
+                    "{page}.md: {line}\n{}",
+                    output.stderr
+                );
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 40, "{tried} commands");
+}
