@@ -170,11 +170,25 @@ fn the_default_chain() {
     );
     if says(&grant, "Active") == "True Issued" {
         assert!(metrics.lines().any(|l| l == live), "{metrics}");
-        assert!(
-            metrics.contains(r#"valet_grants{kind="UploadGrant",reason="Issued"} 1"#),
-            "{metrics}"
+        let issued = format!(
+            "valet_grants{{kind=\"UploadGrant\",namespace=\"{}\",reason=\"Issued\"}} 1",
+            t.name()
         );
+        assert!(metrics.contains(&issued), "{metrics}");
     }
+    let name = t.name();
+    for line in [
+        format!("valet_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
+        "valet_leader 1".to_owned(),
+        format!("valet_store_ready{{kind=\"ClusterObjectStore\",namespace=\"\",name=\"{name}\",reason=\"Ready\"}} 1"),
+        "valet_keys_issued_total{kind=\"UploadGrant\"} 1".to_owned(),
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} is not in {metrics}");
+    }
+    let look = format!(
+        "valet_store_looks_total{{store_kind=\"ClusterObjectStore\",store_namespace=\"\",store=\"{name}\",outcome="
+    );
+    assert!(metrics.contains(&look), "{look} is not in {metrics}");
     assert!(metrics.trim_end().ends_with("# EOF"), "OpenMetrics ends so");
     assert_eq!(operator.http_get("/livez").unwrap().0, 200);
     for line in operator.log_text().lines() {

@@ -19,7 +19,7 @@ fn markers_are_found_nowhere() {
     t.apply(&[t.credentials(id, secret)]);
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
-        args: vec!["--log-level=trace".into()],
+        args: vec!["--log-level=trace".into(), "--watch-secrets".into()],
         env: vec![("RUST_BACKTRACE".into(), "1".into())],
         ..OperatorOptions::default()
     };

@@ -12,16 +12,42 @@ use crate::world::{SOON, Tenant, condition, says};
 #[test]
 fn waiting() {
     let t = Tenant::new("waiting");
-    t.apply(&[t.grant("UploadGrant", "early", json!({}))]);
-    // No operator has been here: kstatus takes an object without conditions for done, which no design of ours can
-    // change; from the first visit on it knows better.
+    let mut own = t.store();
+    own["kind"] = json!("ObjectStore");
+    own["metadata"] = json!({"name": "own", "namespace": t.name()});
+    own["spec"].as_object_mut().unwrap().remove("access");
+    t.apply(&[t.grant("UploadGrant", "early", json!({})), own]);
+    // No operator has been here, and the objects themselves say so.
+    for what in ["ug/early", "ostore/own"] {
+        let unseen = t.get(what).unwrap();
+        assert_eq!(t.kstatus(&unseen), "InProgress");
+        assert_eq!(says(&unseen, "Ready"), "Unknown Pending");
+    }
+    let began = Timestamp::now();
     let _operator = t.operator();
-    t.reason("ug/early", "Issued");
+    let early = t.reason("ug/early", "Issued");
+    assert_eq!(t.kstatus(&early), "Current");
+    assert!(condition(&early, "Reconciling").is_none());
+    let since: Timestamp = condition(&early, "Ready").unwrap()["lastTransitionTime"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(
+        since >= began - jiff::SignedDuration::from_secs(1),
+        "{since} is not when it became so"
+    );
 
     t.apply(&[t.grant("DownloadGrant", "lost", json!({"storeRef": {"name": "nowhere"}}))]);
     let lost = t.reason("dg/lost", "StoreNotFound");
     assert_eq!(t.kstatus(&lost), "InProgress");
     assert_eq!(says(&lost, "Reconciling"), "True StoreNotFound");
+    let since: Timestamp = condition(&lost, "Reconciling").unwrap()["lastTransitionTime"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(since >= began, "{since} is from before anybody looked");
     assert_eq!(says(&lost, "Active"), "False StoreNotFound");
     assert!(condition(&lost, "Stalled").is_none());
     let message = condition(&lost, "Ready").unwrap()["message"].as_str().unwrap();

@@ -5,11 +5,18 @@ use valet_harness::eventually;
 
 use crate::world::{SOON, Tenant, condition, says};
 
-/// Deleting the Secret brings the same key back, to the letter: nobody gains a second of life by it.
+/// Deleting the Secret brings the same key back, to the letter: nobody gains a second of life by it. An operator that
+/// may watch Secrets sees it at once, another one at the sweep.
 #[test]
 fn a_deleted_secret_comes_back_with_the_same_key() {
-    let t = Tenant::new("recreate");
-    let _operator = t.operator();
+    comes_back("recreate", "--watch-secrets");
+    comes_back("sweep", "--sweep-seconds=2");
+}
+
+fn comes_back(test: &str, arg: &str) {
+    let t = Tenant::new(test);
+    let mark = t.world.plane.audit_mark().unwrap();
+    let _operator = t.operator_with(&[arg]);
     t.apply(&[t.grant("DownloadGrant", "again", json!({}))]);
     t.reason("dg/again", "Issued");
     let before = t.mount("again");
@@ -22,6 +29,17 @@ fn a_deleted_secret_comes_back_with_the_same_key() {
     let after = t.mount("again");
     assert_eq!(before.files, after.files);
     assert_eq!(says(&t.get("dg/again").unwrap(), "Ready"), "True Issued");
+    let events = t.world.plane.audit_since(mark).unwrap();
+    let lists = events
+        .iter()
+        .filter(|e| e.user() == valet_harness::control_plane::OPERATOR && e.resource() == "secrets")
+        .filter(|e| e.namespace() == t.name() && matches!(e.verb(), "list" | "watch"))
+        .count();
+    assert_eq!(
+        lists > 0,
+        arg == "--watch-secrets",
+        "who may not watch Secrets does not ask to"
+    );
 }
 
 /// Another lifetime is another key; other labels are not.

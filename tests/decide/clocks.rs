@@ -158,7 +158,12 @@ fn a_predecessor_has_a_minute() {
     };
     let reasons = around(at(60)).map(|now| reason(&mut world, now));
     assert_eq!(reasons, ["PredecessorSecret", "SecretConflict", "SecretConflict"]);
-    assert_eq!(until(&world), None, "and then waits for a change");
+    let minute_later = at(120) + TICK;
+    assert_eq!(
+        until(&world),
+        Some(minute_later),
+        "and then looks each minute whether it has gone"
+    );
 }
 
 #[test]
