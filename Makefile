@@ -49,3 +49,9 @@ bench: check-tools ## Latency from grant to Secret beside a bare client's create
 	@export VALET_TOOLS=$$(hack/tools.sh); \
 	  cargo build --release --bin valet && cargo build --release -p valet-harness --bin bench && \
 	  VALET_BIN='$(TARGET)/release/valet' '$(TARGET)/release/bench'
+
+.PHONY: handover
+handover: check-tools ## How long nobody works when the replica that leads is killed, freezes or stops, ten times each
+	@export VALET_TOOLS=$$(hack/tools.sh); \
+	  cargo build --release --bin valet && cargo build --release -p valet-harness --bin handover && \
+	  VALET_BIN='$(TARGET)/release/valet' '$(TARGET)/release/handover'

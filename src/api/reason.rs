@@ -64,6 +64,8 @@ pub enum Reason {
     Ready,
     /// A namespaced store, or a rule, is set up in a way that cannot work.
     InvalidStore,
+    /// A namespaced store's endpoint leads to an address that is not public.
+    EndpointNotAllowed,
 }
 
 /// What the grant is doing, in kstatus' terms.
@@ -79,7 +81,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 26] = [
+    pub const ALL: [Reason; 27] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -106,6 +108,7 @@ impl Reason {
         Self::NotObservable,
         Self::Ready,
         Self::InvalidStore,
+        Self::EndpointNotAllowed,
     ];
 
     /// The CamelCase word in conditions, events and metric labels.
@@ -137,6 +140,7 @@ impl Reason {
             Self::NotObservable => "NotObservable",
             Self::Ready => "Ready",
             Self::InvalidStore => "InvalidStore",
+            Self::EndpointNotAllowed => "EndpointNotAllowed",
         }
     }
 
@@ -164,7 +168,8 @@ impl Reason {
             | Self::ContentLengthNotAllowed
             | Self::CapabilityMissing
             | Self::SecretConflict
-            | Self::InvalidStore => Progress::Stalled,
+            | Self::InvalidStore
+            | Self::EndpointNotAllowed => Progress::Stalled,
         }
     }
 }

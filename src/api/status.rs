@@ -22,6 +22,10 @@ pub struct GrantStatus {
     /// credentials end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<Time>,
+    /// The lifetime that was asked for when the key was signed, in seconds. Another one in the spec is a wish for
+    /// another key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiration_seconds: Option<i64>,
     /// When the grant had done its work; it is deleted ttlSecondsAfterFinished later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_time: Option<Time>,

@@ -188,7 +188,12 @@ impl<'a, G: Grant> Visit<'a, G> {
     }
 
     async fn read_secret(&mut self) -> Result<(), Error> {
-        let found = self.context.secrets.view(&self.facts.grant).await?;
+        let found = match self.context.secrets.view(&self.facts.grant).await {
+            // An account that may neither write nor read Secrets here: there is none that it has made, and the refused
+            // write is what a person must hear of.
+            Err(Error::Refused(_)) if self.facts.secret_refused.is_some() => None,
+            found => found?,
+        };
         self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
         Ok(())
     }

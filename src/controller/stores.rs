@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::{ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, Store, StoreKind, StoreRef},
     grant::{StoreFact, StoreView},
-    sign::{Provider, SignError},
+    sign::{Outward, Provider, SignError},
     store::{self, CredentialsSource},
 };
 
@@ -38,6 +38,8 @@ pub struct Stores {
     operator_namespace: String,
     /// Whether an ObjectStore may sign with the operator's own identity.
     share_environment: bool,
+    /// Where an ObjectStore's endpoint may lead.
+    outward: Outward,
     environment: OnceCell<SharedCredentialsProvider>,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
@@ -120,13 +122,15 @@ pub fn store_id(store: &StoreRef, namespace: &str) -> StoreId {
 }
 
 impl Stores {
-    /// Reads with this client. Credentials of ClusterObjectStores are in `operator_namespace`.
-    pub fn new(client: Client, operator_namespace: String, share_environment: bool) -> Self {
+    /// Reads with this client. Credentials of ClusterObjectStores are in `operator_namespace`; the endpoints of
+    /// ObjectStores must lead outwards.
+    pub fn new(client: Client, operator_namespace: String, share_environment: bool, outward: Outward) -> Self {
         Self {
             secrets: Secrets::new(client.clone()),
             client,
             operator_namespace,
             share_environment,
+            outward,
             environment: OnceCell::new(),
             known: Mutex::default(),
             labels: Mutex::default(),
@@ -248,6 +252,13 @@ impl Stores {
             Ok(settings) => settings,
             Err(why) => return unusable(why),
         };
+        // A ClusterObjectStore is the platform's own, and leads where the platform says.
+        let outward = (id.0 == StoreKind::ObjectStore).then(|| self.outward.clone());
+        if let Some(outward) = &outward
+            && let Err(why) = settings.check_endpoint(outward).await
+        {
+            return unusable(why);
+        }
         let (credentials, version) = match settings.credentials() {
             CredentialsSource::Environment if id.0 == StoreKind::ObjectStore && !self.share_environment => {
                 return unusable((
@@ -293,7 +304,7 @@ impl Stores {
         let fingerprint = format!("{:?} {:?} {version}", store.uid(), store.meta().generation);
         let provider = match previous {
             Some(previous) if previous.fingerprint == fingerprint => previous.provider,
-            _ => settings.connect(credentials),
+            _ => settings.connect(credentials, outward),
         };
         Ok(Known::Usable(Connection {
             fingerprint,

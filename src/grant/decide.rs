@@ -176,14 +176,19 @@ impl Judge<'_> {
         })
     }
 
-    /// Whether a key that is out of its Secret has the seconds that the grant asks for now, or has fewer because
-    /// its credentials ended first.
+    /// The lifetime that the key was asked for with: by the Secret, or by the status where the Secret is gone.
+    pub(super) fn asked(&self) -> Option<i64> {
+        self.own_secret()
+            .and_then(|s| s.expiration_seconds)
+            .or(self.g.status.expiration_seconds)
+    }
+
+    /// Whether a key that is out of its Secret is the one that the grant asks for now. That it has fewer seconds, since
+    /// its credentials ended first, does not make it another one.
     fn is_as_asked(&self, key: Lifetime) -> bool {
-        let was_cut = || {
-            condition(&self.g.status, "Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
-                && self.g.status.observed_generation == Some(self.g.generation)
-        };
-        key.expires_at == key.end_asked(self.g.terms.expiration_seconds, self.deadline()) || was_cut()
+        let seconds = self.g.terms.expiration_seconds;
+        let same_wish = self.asked() == Some(seconds) && self.end(key) == key.expires_at;
+        same_wish || key.expires_at == key.end_asked(seconds, self.deadline())
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {

@@ -238,9 +238,9 @@ fn examine(
         return Ok(());
     };
     if let Some(limit) = &rule.max_bytes {
-        // A limit that is no size allows nothing, an empty upload included: the schema refuses it, an older one may
+        // A limit that is no size allows nothing but what is empty: the schema refuses it, an older one may
         // not have.
-        let max = limit.bytes().unwrap_or(-1);
+        let max = limit.bytes().unwrap_or(0);
         let size = constraints
             .content_length
             .or(constraints.content_length_range.map(|r| r.max));

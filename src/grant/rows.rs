@@ -179,7 +179,7 @@ impl Judge<'_> {
             );
             return self.situation(Reason::SecretConflict, message, false);
         };
-        let expiration_seconds = secret.expiration_seconds.unwrap_or(self.g.terms.expiration_seconds);
+        let expiration_seconds = self.asked().unwrap_or(self.g.terms.expiration_seconds);
         let (labels, annotations) = self.metadata(key, expiration_seconds);
         let template_gone = |have: &BTreeMap<String, String>, want: &BTreeMap<String, String>| {
             want.iter().any(|(k, v)| have.get(k) != Some(v))
@@ -336,7 +336,7 @@ impl Judge<'_> {
 
     /// Reports the situation if that says anything new; otherwise rests.
     pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
-        let status = project(self.g, situation, self.now);
+        let status = project(self.g, situation, self.asked(), self.now);
         if status == self.g.status {
             return Step::Rest { until };
         }

@@ -37,13 +37,14 @@ pub struct Situation {
 }
 
 /// Describes the situation, changing as little of the previous status as it can: conditions of others stay, and a
-/// condition's time moves only with its status.
-pub fn project(grant: &GrantFacts, s: &Situation, now: Timestamp) -> GrantStatus {
+/// condition's time moves only with its status. `asked` is the lifetime that the key was asked for with.
+pub fn project(grant: &GrantFacts, s: &Situation, asked: Option<i64>, now: Timestamp) -> GrantStatus {
     let previous = &grant.status;
     let mut status = previous.clone();
     status.observed_generation = Some(grant.generation);
     status.issued_time = s.key.map(|k| Time(k.issued_at));
     status.expiration_time = s.key.map(|k| Time(k.expires_at));
+    status.expiration_seconds = s.key.and(asked);
     status.binding = s.active.then(|| Binding {
         name: grant.secret_name().to_owned(),
     });

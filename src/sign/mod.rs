@@ -1,6 +1,7 @@
 //! The pen: turns a signing request into a signed URL. One small trait, one file a provider; nothing outside a
 //! provider's file knows which provider a store has.
 
+mod outward;
 pub mod s3;
 mod secret;
 mod url;
@@ -11,6 +12,7 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use thiserror::Error;
 
+pub use outward::{Inward, Outward};
 pub use secret::{secret_data, secret_object};
 pub use url::SignedUrl;
 

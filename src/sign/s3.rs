@@ -17,12 +17,13 @@ use aws_sdk_s3::{
     presigning::{PresignedRequest, PresigningConfig},
     types::ChecksumMode,
 };
+use aws_smithy_http_client::{Builder, tls};
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::RwLock;
 
-use super::{Provider, SignError, Signed, SignedUrl};
+use super::{Inward, Outward, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, Capabilities, Capability, ObservedObject, Overwrite, Reason, ResponseHeaders, S3Store,
@@ -48,6 +49,8 @@ const RENEW_BEFORE: Duration = Duration::from_secs(15 * 60);
 pub struct S3 {
     store: S3Store,
     credentials: SharedCredentialsProvider,
+    /// Where requests may go; absent: anywhere.
+    outward: Option<Outward>,
     capabilities: Arc<Capabilities>,
     session: RwLock<Option<Arc<Session>>>,
 }
@@ -62,8 +65,9 @@ struct Session {
 }
 
 impl S3 {
-    /// Takes the settings and a source of credentials; nothing is read or sent yet.
-    pub fn new(store: S3Store, credentials: SharedCredentialsProvider) -> Self {
+    /// Takes the settings, a source of credentials and, of a store whose owner may not send the operator anywhere, where
+    /// its requests may go. Nothing is read or sent yet.
+    pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
         let capabilities = Arc::new(Capabilities {
             enforced: [
                 Capability::ContentType,
@@ -81,6 +85,7 @@ impl S3 {
         Self {
             store,
             credentials,
+            outward,
             capabilities,
             session: RwLock::new(None),
         }
@@ -101,6 +106,10 @@ impl S3 {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .timeout_config(timeouts);
+        if let Some(outward) = &self.outward {
+            let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+            config = config.http_client(Builder::new().tls_provider(tls).build_with_resolver(outward.clone()));
+        }
         if let Some(endpoint) = endpoint {
             config = config.endpoint_url(endpoint.trim_end_matches('/'));
         }
@@ -308,7 +317,10 @@ async fn get(
 }
 
 /// What a failed HEAD says. The answer has no body, so only its status speaks.
-fn absence<E>(error: &SdkError<E>) -> ObjectFact {
+fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
+    if let Some(inward) = inward(error) {
+        return ObjectFact::Unreachable(inward.to_string());
+    }
     let status = error.raw_response().map(|r| r.status().as_u16());
     match (status, error) {
         (Some(404), _) => ObjectFact::Absent,
@@ -331,6 +343,11 @@ fn absence<E>(error: &SdkError<E>) -> ObjectFact {
         }
         (None, _) => ObjectFact::Unreachable("the answer was not understood".into()),
     }
+}
+
+/// Whether the request was not sent because it would have gone inwards.
+fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
+    std::iter::successors(Some(error), |e| e.source()).find_map(|e| e.downcast_ref())
 }
 
 /// Keeps the `Date` of an answer: the store's own idea of now, against which an object's age is counted.

@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 
+use http::Uri;
+
 pub use credentials::{CredentialsError, MAX_SECRET_BYTES, parse};
 
 use crate::{
     api::{Reason, Store},
-    sign::{Provider, s3::S3},
+    sign::{Outward, Provider, s3::S3},
 };
 
 /// The credentials that a store names; which Secret they are in follows from the store's kind.
@@ -55,9 +57,24 @@ impl Settings {
         }
     }
 
-    /// The store, ready to sign.
-    pub fn connect(self, credentials: SharedCredentialsProvider) -> Arc<dyn Provider> {
-        Arc::new(S3::new(self.s3, credentials))
+    /// Whether the endpoint, if the store names one, is where a tenant's store may lead.
+    ///
+    /// # Errors
+    /// The reason and a sentence for the store's owner.
+    pub async fn check_endpoint(&self, outward: &Outward) -> Result<(), (Reason, String)> {
+        let Some(endpoint) = &self.s3.endpoint else {
+            return Ok(());
+        };
+        let inward = match endpoint.parse::<Uri>() {
+            Ok(uri) => outward.check(uri.host().unwrap_or_default()).await,
+            Err(e) => return Err((Reason::InvalidStore, format!("spec.s3.endpoint is no address: {e}"))),
+        };
+        inward.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))
+    }
+
+    /// The store, ready to sign. With `outward`, requests to it go only there.
+    pub fn connect(self, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Arc<dyn Provider> {
+        Arc::new(S3::new(self.s3, credentials, outward))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the operator's account may do to Secrets, tried with kubectl: RBAC bounds it, and where RBAC cannot, a policy does.
 
 use serde_json::{Value, json};
-use valet_harness::{Scratch, eventually, process};
+use valet_harness::{eventually, process};
 
 use crate::{
     account::Account,
@@ -85,7 +85,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
         "--from-literal=password=hunter2",
     ]);
     let said = account.wait_until_confined();
-    assert!(said.contains("valet-secrets"), "{said}");
+    assert!(said.contains(&format!("{}-secrets", account.name())), "{said}");
 
     // A grant's own: everything that the operator does.
     operator
@@ -119,6 +119,9 @@ fn the_policy_confines_the_account_to_grants_secrets() {
         operator.kubectl("", &["delete", "secrets", "--all"]),
         OURS,
     );
+    // Of all of them it deletes its own.
+    assert!(t.get("secret/one").is_none() && t.get("secret/foreign").is_some());
+    operator.create(&secret(&one, "one")).expect("and made once more");
     let ours = json!({"metadata": {
         "labels": {"app.kubernetes.io/managed-by": "valet"}, "ownerReferences": secret(&one, "")["metadata"]["ownerReferences"],
     }});
@@ -240,7 +243,8 @@ fn the_account_cannot_read_in_bulk() {
         &["get", "secrets", "--all-namespaces"],
         "cannot list resource \"secrets\"",
     );
-    refused(&["get", "secrets", "--watch-only"], "cannot watch resource \"secrets\"");
+    let watch = format!("/api/v1/namespaces/{}/secrets?watch=1", t.name());
+    refused(&["get", "--raw", &watch], "cannot watch resource \"secrets\"");
     refused(
         &["patch", "secret", "foreign", "--patch", "{}"],
         "cannot patch resource \"secrets\"",
@@ -262,11 +266,7 @@ fn the_account_cannot_read_in_bulk() {
 fn written(t: &Tenant, name: &str) -> String {
     let mut secret = t.get(&format!("secret/{name}")).expect("it is there");
     secret["data"] = json!({"password": "eA=="});
-    let scratch = Scratch::new("secret").expect("a folder can be made");
-    let path = scratch
-        .write("secret.json", secret.to_string())
-        .expect("the file can be written");
-    std::mem::forget(scratch);
+    let path = t.file("secret.json", secret.to_string().as_bytes());
     path.to_str().expect("a plain path").to_owned()
 }
 
@@ -365,7 +365,7 @@ fn default_resources(own: bool) -> Vec<&'static String> {
 #[test]
 fn the_policies_type_check() {
     let t = Tenant::new("types");
-    let account = Account::new(&t, &[]);
+    let account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
     for policy in ["secrets", "gitops"] {
         let name = format!("validatingadmissionpolicy/{}-{policy}", account.name());
         let checked = eventually(SOON, "the type check", || {

@@ -19,7 +19,7 @@ fn apply(t: &Tenant, object: &Value) -> String {
 #[test]
 fn who_would_make_a_grant_again_for_ever_is_warned() {
     let t = Tenant::new("gitops");
-    let account = Account::new(&t, &[]);
+    let account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
     let mut count = 0;
     let mut said = |kind: &str, meta: Value, spec: Value| {
         count += 1;
@@ -68,6 +68,11 @@ fn who_would_make_a_grant_again_for_ever_is_warned() {
         let said = said("DownloadGrant", meta.clone(), spec.clone());
         assert_eq!(said, "", "{meta} {spec}");
     }
+    // With scopedNamespace other namespaces get no advice from this release.
+    let other = Tenant::new("elsewhere");
+    let mut grant = other.grant("UploadGrant", "g", json!({"ttlSecondsAfterFinished": 60}));
+    grant["metadata"]["labels"] = json!({"argocd.argoproj.io/instance": "x"});
+    assert_eq!(apply(&other, &grant), "");
     // And null, which kubectl apply would drop.
     let mut kept = t.grant("DownloadGrant", "kept", json!({"ttlSecondsAfterFinished": null}));
     kept["metadata"]["labels"] = json!({"argocd.argoproj.io/instance": "x"});

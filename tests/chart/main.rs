@@ -9,7 +9,7 @@ mod account;
 mod confined;
 mod gitops;
 mod helm;
-//mod install;
+mod install;
 mod release;
 mod rendered;
 mod values;

@@ -143,11 +143,15 @@ fn the_image_is_named_by_tag_and_digest() {
             .unwrap_or_default()
             .to_owned()
     };
-    assert_eq!(image(&["image.repository=r/v", "image.tag=9"]), "r/v:9");
+    assert_eq!(image(&["image.repository=r/v", "image.tag=v9"]), "r/v:v9");
     let digest = format!("sha256:{}", "0".repeat(64));
     assert_eq!(
-        image(&["image.repository=r/v", "image.tag=9", &format!("image.digest={digest}")]),
-        format!("r/v:9@{digest}")
+        image(&[
+            "image.repository=r/v",
+            "image.tag=v9",
+            &format!("image.digest={digest}")
+        ]),
+        format!("r/v:v9@{digest}")
     );
 }
 

@@ -285,7 +285,11 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
         assert!(until.is_some(), "{} waits for nobody", ready(grant));
     }
     // A key that was withdrawn comes to its end all the same, and then there is something to say.
+    // It ends at a deadline that is earlier, whose fraction of a second does not count.
+    let second = |t: &Time| Timestamp::from_second(t.0.as_second()).unwrap();
+    let deadline = grant.terms.deadline_time.as_ref().map(second);
     let recorded = grant.status.expiration_time.as_ref().map(|t| t.0);
+    let recorded = recorded.map(|end| deadline.map_or(end, |d| d.min(end)));
     if let Some(end) = recorded.filter(|_| grant.status.finished_time.is_none() && ready(grant) != "SecretConflict") {
         assert!(
             until.is_some_and(|t| t <= end || end <= now),

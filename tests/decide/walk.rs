@@ -1,7 +1,7 @@
 //! Where the dice lead: random worlds and random facts. Nothing panics, every reconcile comes to rest, and all that
 //! `checks` says holds on the way.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -18,8 +18,9 @@ use crate::{
     world::{Bucket, Memory, World},
 };
 
-/// Walks take no longer than this, in whatever build.
-const SECONDS: u64 = 2;
+/// How many random worlds and facts are tried: the same ones on every machine, some seconds' worth of a debug build.
+const WALKS: u64 = 4000;
+const FACTS: u64 = 40_000;
 
 fn grant(dice: &mut Dice) -> GrantFacts {
     let mut grant = if dice.one_in(2) { upload() } else { download() };
@@ -95,17 +96,15 @@ fn happen(world: &mut World, dice: &mut Dice) {
 
 #[test]
 fn every_walk_keeps_to_the_rules() {
-    let begun = Instant::now();
-    let (mut walks, mut keys, mut gone) = (0, 0, 0);
-    while walks < 3000 && begun.elapsed().as_secs() < SECONDS {
-        walks += 1;
-        let mut dice = Dice::new(walks);
-        eprintln!("walk {walks}");
+    let (mut keys, mut gone) = (0, 0);
+    for walk in 1..=WALKS {
+        let mut dice = Dice::new(walk);
+        eprintln!("walk {walk}");
         let mut world = World::new(grant(&mut dice), usable(&mut dice));
         world.store = store_fact(&mut dice);
         world.memory = *dice.pick(&[Memory::Grant, Memory::Caches]);
         // Twice in a reconcile, at most, something happens between two of its steps.
-        let mut between = Dice::new(walks + 1_000_000);
+        let mut between = Dice::new(walk + 1_000_000);
         world.meddler = Some(Box::new(move |w: &mut World| {
             if between.one_in(12) {
                 happen(w, &mut between);
@@ -130,10 +129,7 @@ fn every_walk_keeps_to_the_rules() {
         keys += world.keys.len();
         gone += usize::from(world.grant.is_none());
     }
-    assert!(
-        walks > 20 && keys > 20 && gone > 0,
-        "{walks} walks, {keys} keys, {gone} collected"
-    );
+    assert!(keys > 20 && gone > 0, "{keys} keys, {gone} collected");
 }
 
 /// I8: when the faults stop, the grant comes to an end that stays.
@@ -202,6 +198,7 @@ fn status(dice: &mut Dice) -> GrantStatus {
         issued_time: maybe(dice, |d| Time(instant(d))),
         expiration_time: maybe(dice, |d| Time(instant(d))),
         finished_time: maybe(dice, |d| Time(instant(d))),
+        expiration_seconds: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 60, 300, i64::MAX])),
         ..GrantStatus::default()
     }
 }
@@ -235,11 +232,8 @@ fn secret(dice: &mut Dice) -> SecretFact {
 /// Facts that no world would bring together, and times from both ends of the calendar.
 #[test]
 fn no_facts_are_too_odd() {
-    let begun = Instant::now();
     let mut counts = BTreeMap::<&str, usize>::new();
-    let mut n = 0;
-    while n < 100_000 && begun.elapsed().as_secs() < SECONDS {
-        n += 1;
+    for n in 1..=FACTS {
         let mut dice = Dice::new(n);
         let mut g = grant(&mut dice);
         g.created = maybe(&mut dice, instant);

@@ -220,7 +220,7 @@ fn narrow(rules: &mut Vec<ClusterAccessRule>, dice: &mut Dice) {
             rule.max_expiration_seconds = Some(max - dice.below(100) as i64);
         }
         4 => {
-            let max = rule.max_bytes.as_ref().map_or(i64::MAX, |m| m.bytes().unwrap_or(1));
+            let max = rule.max_bytes.as_ref().map_or(i64::MAX, |m| m.bytes().unwrap_or(0));
             rule.max_bytes = Some(ByteSize::Number(max / (1 + dice.below(3) as i64)));
         }
         5 if rule.content_types.is_empty() => rule.content_types = vec!["image/*".into()],

@@ -156,7 +156,7 @@ fn size_is_allowed(rule: &AccessRule, constraints: &UploadConstraints) -> bool {
         (None, Some(range)) => range.max,
         (None, None) => return false,
     };
-    bytes(limit).is_some_and(|limit| limit > 0 && i128::from(most) <= limit)
+    i128::from(most) <= bytes(limit).unwrap_or(0).max(0)
 }
 
 fn bytes(size: &ByteSize) -> Option<i128> {

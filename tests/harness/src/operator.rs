@@ -1,16 +1,34 @@
 //! Valet itself, as a subprocess.
 
 use std::{
+    env,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use crate::{ControlPlane, Process, Result, control_plane, net, process};
+use crate::{Context, ControlPlane, Process, Result, control_plane, net, process};
 
 /// Far longer than a start takes, also of an unoptimised build on a busy machine.
 const START: Duration = Duration::from_secs(60);
+
+/// The program: what `VALET_BIN` names, else the `valet` next to the program that asks.
+///
+/// # Errors
+/// If there is none.
+pub fn find_valet() -> Result<PathBuf> {
+    let path = match env::var_os("VALET_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => env::current_exe()
+            .context("cannot find this program")?
+            .with_file_name("valet"),
+    };
+    path.canonicalize().context(format_args!(
+        "no Valet at {}; build it (cargo build --bin valet) or name it in VALET_BIN",
+        path.display()
+    ))
+}
 
 /// What to start the operator with.
 #[derive(Clone, Debug, Default)]

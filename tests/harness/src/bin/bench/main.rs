@@ -15,7 +15,6 @@ mod times;
 
 use std::{
     env,
-    path::PathBuf,
     process::{Command, ExitCode},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -28,7 +27,9 @@ use serde_json::Value;
 use times::{Times, since_1970, sleep_until};
 use valet_harness::{
     Context, ControlPlane, ControlPlaneOptions, Error, Operator, OperatorOptions, Process, Result, S3Server, Tools,
-    UrlCheck, poll,
+    UrlCheck,
+    operator::find_valet,
+    poll,
     process::{clean, exit_on_interrupt, run_ok},
     verify_urls,
 };
@@ -432,15 +433,4 @@ impl Bench {
     fn usage(&self) -> Result<Usage> {
         Usage::of(self.operator.process().pid())
     }
-}
-
-fn find_valet() -> Result<PathBuf> {
-    let path = match env::var_os("VALET_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => env::current_exe()
-            .context("cannot find this program")?
-            .with_file_name("valet"),
-    };
-    path.canonicalize()
-        .context(format_args!("no Valet at {}", path.display()))
 }

@@ -20,7 +20,9 @@ use std::{
 
 use stage::Stage;
 use valet_harness::{
-    Context, ControlPlane, Error, Operator, OperatorOptions, Result, S3Server, Scratch, Tools, poll,
+    Context, ControlPlane, Error, Operator, OperatorOptions, Result, S3Server, Scratch, Tools,
+    operator::find_valet,
+    poll,
     process::{exit_on_interrupt, interrupt_is_the_end},
 };
 
@@ -102,19 +104,6 @@ fn play(keep: bool) -> Result<bool> {
         }
     }
     Ok(good)
-}
-
-fn find_valet() -> Result<PathBuf> {
-    let path = match env::var_os("VALET_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => env::current_exe()
-            .context("cannot find this program")?
-            .with_file_name("valet"),
-    };
-    path.canonicalize().context(format_args!(
-        "no Valet at {}; build it (cargo build --bin valet) or name it in VALET_BIN",
-        path.display()
-    ))
 }
 
 fn start_servers(tools: &Tools) -> Result<(ControlPlane, S3Server)> {

@@ -1,0 +1,292 @@
+//! The table of states (docs/architecture.md), as kstatus, Argo CD's Lua and Flux's CEL see real objects.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use valet::api::{Progress, Reason};
+use valet_harness::process;
+
+use crate::world::{Tenant, condition};
+
+const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/gitops");
+
+/// What the three make of a situation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Verdicts {
+    kstatus: &'static str,
+    argocd: &'static str,
+    flux: &'static str,
+}
+
+const CURRENT: Verdicts = Verdicts {
+    kstatus: "Current",
+    argocd: "Healthy",
+    flux: "Current",
+};
+const IN_PROGRESS: Verdicts = Verdicts {
+    kstatus: "InProgress",
+    argocd: "Progressing",
+    flux: "InProgress",
+};
+const FAILED: Verdicts = Verdicts {
+    kstatus: "Failed",
+    argocd: "Degraded",
+    flux: "Failed",
+};
+const DELETING: Verdicts = Verdicts {
+    kstatus: "Terminating",
+    argocd: "Progressing",
+    flux: "InProgress",
+};
+
+/// The rules as they are installed.
+struct Rules<'a> {
+    tenant: &'a Tenant,
+    argocd: PathBuf,
+}
+
+impl<'a> Rules<'a> {
+    /// Patches Argo CD's ConfigMap by the command that the file names, and takes the rules from what came of it.
+    fn install(tenant: &'a Tenant) -> Self {
+        let plane = &tenant.world.plane;
+        plane
+            .kubectl(&["create", "namespace", "argocd"])
+            .expect("a namespace can be made");
+        plane
+            .kubectl(&[
+                "create",
+                "configmap",
+                "argocd-cm",
+                "-n",
+                "argocd",
+                "--from-literal=url=https://argocd.example",
+            ])
+            .expect("a ConfigMap can be made");
+        let file = format!("{RULES}/argocd-health.yaml");
+        let text = std::fs::read_to_string(&file).expect("the rules can be read");
+        let command = "kubectl patch configmap argocd-cm -n argocd --patch-file argocd-health.yaml";
+        assert!(text.contains(command), "the file says how to install it");
+        plane
+            .kubectl(&["patch", "configmap", "argocd-cm", "-n", "argocd", "--patch-file", &file])
+            .expect("it is a patch");
+        let map = plane
+            .kubectl_json(&["get", "configmap", "argocd-cm", "-n", "argocd"])
+            .expect("it is there");
+        assert_eq!(map["data"]["url"], "https://argocd.example", "what was there stays");
+        assert_eq!(
+            map["data"].as_object().map(serde_json::Map::len),
+            Some(5),
+            "four kinds and the url"
+        );
+        let argocd = tenant.file("argocd-cm.json", map.to_string().as_bytes());
+        Self { tenant, argocd }
+    }
+
+    fn ask(&self, tool: &str, rules: &Path, object: &Value) -> (String, String) {
+        let mut command = self.tenant.world.tools.command("gitops");
+        command.arg(tool).arg(rules);
+        let output = process::run_ok(command, object.to_string().as_bytes(), Duration::from_secs(20))
+            .unwrap_or_else(|e| panic!("{e}\n{object:#}"));
+        let text = output.text();
+        let (status, message) = text
+            .trim_end_matches('\n')
+            .split_once('\t')
+            .expect("status and message");
+        (status.to_owned(), message.to_owned())
+    }
+
+    /// Holds what the three say of an object against the table.
+    #[track_caller]
+    fn expect(&self, situation: &str, object: &Value, verdicts: Verdicts) {
+        let kstatus = self.tenant.kstatus(object);
+        let (argocd, message) = self.ask("argocd", &self.argocd, object);
+        let (flux, why) = self.ask("flux", &Path::new(RULES).join("flux-kustomization.yaml"), object);
+        println!("{situation}: {kstatus} | {argocd} | {flux} | {message}");
+        assert_eq!(
+            (kstatus.as_str(), argocd.as_str(), flux.as_str()),
+            (verdicts.kstatus, verdicts.argocd, verdicts.flux),
+            "{situation}: {message} {why}\n{object:#}"
+        );
+        if object["metadata"]["deletionTimestamp"].is_null() {
+            assert!(!message.is_empty(), "{situation}: Argo CD shows a sentence");
+        }
+    }
+
+    /// The same of an object that is as its `Ready` condition's reason says.
+    #[track_caller]
+    fn expect_reason(&self, what: &str, reason: Reason) -> Value {
+        let object = self
+            .tenant
+            .reason_within(what, reason.as_str(), Duration::from_secs(90));
+        let verdicts = match reason.progress() {
+            Progress::Current => CURRENT,
+            Progress::InProgress => IN_PROGRESS,
+            Progress::Stalled => FAILED,
+        };
+        self.expect(&format!("{what} {reason}"), &object, verdicts);
+        let (_, message) = self.ask("argocd", &self.argocd, &object);
+        let ready = &condition(&object, "Ready").expect("it has Ready")["message"];
+        assert_eq!(message, format!("{reason}: {}", ready.as_str().unwrap_or_default()));
+        object
+    }
+}
+
+#[test]
+fn every_state() {
+    let t = Tenant::new("gitops");
+    let rules = Rules::install(&t);
+    let own = |name: &str, credentials: &str| {
+        let mut store = t.store();
+        store["kind"] = json!("ObjectStore");
+        store["metadata"] = json!({"name": name, "namespace": t.name()});
+        store["spec"]["s3"]["credentials"] = json!({"secretRef": {"name": credentials}});
+        store["spec"]
+            .as_object_mut()
+            .expect("a store has a spec")
+            .remove("access");
+        store
+    };
+    let mut poor = t.store();
+    poor["metadata"]["name"] = json!(format!("{}-poor", t.name()));
+    poor["spec"]["s3"]["credentials"] = json!({"secretRef": {"name": "not-there"}});
+    let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
+    credentials["metadata"]["namespace"] = json!(t.name());
+    let short = json!({"expirationSeconds": 1, "ttlSecondsAfterFinished": -1});
+    let mut held = t.grant("DownloadGrant", "held", json!({}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    t.world
+        .s3
+        .put(t.name(), &t.key("there"), b"before")
+        .expect("the store takes it");
+    t.apply(&[
+        credentials,
+        poor,
+        own("rich", t.name()),
+        own("bare", "not-there"),
+        t.grant("UploadGrant", "issued", json!({"expirationSeconds": 600})),
+        t.grant("DownloadGrant", "reading", json!({"expirationSeconds": 600})),
+        t.grant("UploadGrant", "done", json!({"expirationSeconds": 600})),
+        t.grant("UploadGrant", "there", json!({})),
+        t.grant("UploadGrant", "unused", short.clone()),
+        t.grant("DownloadGrant", "over", short),
+        t.grant("UploadGrant", "refused", json!({"key": "elsewhere"})),
+        t.grant("DownloadGrant", "longer", json!({"expirationSeconds": 3601})),
+        t.grant("DownloadGrant", "nowhere", json!({"storeRef": {"name": "nowhere"}})),
+        t.grant(
+            "DownloadGrant",
+            "poor",
+            json!({"storeRef": {"name": format!("{}-poor", t.name())}}),
+        ),
+        held,
+    ]);
+
+    // Nobody has looked: there is no operator yet.
+    for what in ["ug/issued", "dg/reading", "ostore/rich"] {
+        let unseen = t.get(what).expect("it was applied");
+        assert!(unseen["status"]["observedGeneration"].is_null(), "{unseen:#}");
+        rules.expect(&format!("{what} unseen"), &unseen, IN_PROGRESS);
+    }
+    // Of a ClusterObjectStore other tests' operators would take notice.
+    let mut store = t.store();
+    store["metadata"]["name"] = json!("unseen");
+    let args = ["create", "--dry-run=server", "--output=json", "--filename=-"];
+    let unseen = t
+        .world
+        .plane
+        .kubectl_in(&store.to_string(), &args)
+        .expect("the apiserver takes it");
+    rules.expect(
+        "costore unseen",
+        &serde_json::from_str(&unseen).expect("kubectl prints JSON"),
+        IN_PROGRESS,
+    );
+
+    let operator = t.operator();
+    rules.expect_reason("dg/reading", Reason::Issued);
+    rules.expect_reason("dg/over", Reason::Expired);
+    rules.expect_reason("ug/there", Reason::ObjectExists);
+    rules.expect_reason("ug/unused", Reason::ExpiredUnused);
+    rules.expect_reason("ug/refused", Reason::KeyNotAllowed);
+    rules.expect_reason("dg/longer", Reason::ExpirationTooLong);
+    rules.expect_reason("dg/nowhere", Reason::StoreNotFound);
+    rules.expect_reason("dg/poor", Reason::CredentialsNotFound);
+    rules.expect_reason(&format!("costore/{}", t.name()), Reason::Ready);
+    rules.expect_reason(&format!("costore/{}-poor", t.name()), Reason::CredentialsNotFound);
+    rules.expect_reason("ostore/rich", Reason::Ready);
+    rules.expect_reason("ostore/bare", Reason::CredentialsNotFound);
+    assert_eq!(t.mount("done").upload(&t.file("body", b"bytes")).0, 200);
+    rules.expect_reason("ug/done", Reason::Completed);
+    let issued = rules.expect_reason("ug/issued", Reason::Issued);
+
+    // On its way out.
+    rules.expect_reason("dg/held", Reason::Issued);
+    t.kubectl(&["delete", "dg/held", "--wait=false"]);
+    let held = t.get("dg/held").expect("its finalizer keeps it");
+    rules.expect("dg/held deleting", &held, DELETING);
+    t.kubectl(&[
+        "patch",
+        "dg/held",
+        "--type=merge",
+        "--patch",
+        r#"{"metadata":{"finalizers":null}}"#,
+    ]);
+
+    // A change that nobody has looked at.
+    operator.kill();
+    t.kubectl(&[
+        "patch",
+        "ug/issued",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"expirationSeconds":900}}"#,
+    ]);
+    let changed = t.get("ug/issued").expect("it is there");
+    assert_eq!(changed["status"], issued["status"]);
+    assert_eq!(condition(&changed, "Ready").expect("it has Ready")["status"], "True");
+    rules.expect("ug/issued changed", &changed, IN_PROGRESS);
+}
+
+/// Kinds that the rules do not know are an error, and so are broken rules: the table above cannot pass by accident.
+#[test]
+fn other_rules_fail() {
+    let t = Tenant::new("rules");
+    let ask = |tool: &str, rules: &str, object: Value| {
+        let file = t.file("rules.yaml", rules.as_bytes());
+        let mut command = t.world.tools.command("gitops");
+        command.arg(tool).arg(file);
+        process::run(command, object.to_string().as_bytes(), Duration::from_secs(20)).expect("it runs")
+    };
+    let grant = json!({"apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "metadata": {"generation": 1}, "status": {}});
+    let argocd = |lua: &str| {
+        let rules = json!({"data": {"resource.customizations.health.valetkey.dev_UploadGrant": lua}});
+        ask("argocd", &rules.to_string(), grant.clone())
+    };
+    assert_eq!(argocd("return {status = 'Healthy'}").text(), "Healthy\t\n");
+    for lua in [
+        "return {status = 'Fine'}",
+        "return 'Healthy'",
+        "while true do end",
+        "return string.upper('x')",
+    ] {
+        assert!(!argocd(lua).status.success(), "{lua}");
+    }
+    let flux = |current: &str| {
+        let check = json!({"apiVersion": "valetkey.dev/v1", "kind": "UploadGrant", "current": current});
+        ask(
+            "flux",
+            &json!({"spec": {"healthCheckExprs": [check]}}).to_string(),
+            grant.clone(),
+        )
+        .text()
+    };
+    assert_eq!(flux("metadata.generation == 1"), "Current\t\n");
+    assert!(flux("metadata.generation == 2").starts_with("InProgress\t"));
+    assert!(flux("status.nothing == 2").starts_with("Unknown\t"));
+    let other = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}});
+    let file = format!("{RULES}/argocd-health.yaml");
+    let text = std::fs::read_to_string(file).expect("the rules can be read");
+    assert!(!ask("argocd", &text, other).status.success());
+}

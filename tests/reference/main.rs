@@ -1,0 +1,152 @@
+//! The reference pages say everything that there is, and nothing that there is not.
+
+use std::{collections::BTreeSet, process::Command};
+
+use valet::{
+    api::{Operation, Reason, StoreKind},
+    telemetry::{GrantState, Metrics, States, StoreState},
+};
+
+fn page(name: &str) -> String {
+    let path = format!("{}/docs/reference/{name}.md", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The first cell of each row of a page's tables, if it is code.
+fn rows(page: &str) -> impl Iterator<Item = (&str, &str)> {
+    page.lines().filter_map(|line| {
+        let name = line.strip_prefix("| `")?.split('`').next()?;
+        Some((name, line))
+    })
+}
+
+#[test]
+fn every_reason_is_explained() {
+    let page = page("reasons");
+    let explained: BTreeSet<_> = rows(&page).map(|(name, _)| name).collect();
+    let known: BTreeSet<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+    assert_eq!(
+        known.difference(&explained).collect::<Vec<_>>(),
+        Vec::<&&str>::new(),
+        "reasons without a row in docs/reference/reasons.md"
+    );
+    assert_eq!(
+        explained.difference(&known).collect::<Vec<_>>(),
+        Vec::<&&str>::new(),
+        "rows in docs/reference/reasons.md about no reason"
+    );
+}
+
+/// Options, their variables and their defaults, as `valet controller --help` has them.
+#[test]
+fn every_option_is_explained() {
+    let page = page("cli");
+    let output = Command::new(env!("CARGO_BIN_EXE_valet"))
+        .args(["controller", "--help"])
+        .env("COLUMNS", "500")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let section = page
+        .split("## valet controller")
+        .nth(1)
+        .unwrap()
+        .split("\n## ")
+        .next()
+        .unwrap();
+    let mut flags = vec![];
+    for part in help.split("\n      --").skip(1).filter(|p| !p.starts_with("help")) {
+        let flag = format!("--{}", part.split_whitespace().next().unwrap());
+        let tail = |name: &str| {
+            part.split(&format!("[{name}: "))
+                .nth(1)
+                .map(|t| t.split(']').next().unwrap())
+        };
+        let row = section
+            .lines()
+            .find(|l| l.starts_with(&format!("| `{flag} ")) || l.starts_with(&format!("| `{flag}`")))
+            .unwrap_or_else(|| panic!("{flag} has no row in docs/reference/cli.md"));
+        let variable = tail("env").unwrap().trim_end_matches('=');
+        assert!(row.contains(&format!("`{variable}`")), "{flag}: {row}");
+        if let Some(default) = tail("default") {
+            assert!(
+                row.contains(&format!("| `{default}` |")),
+                "the default of {flag}, {default}: {row}"
+            );
+        }
+        flags.push(flag);
+    }
+    assert!(flags.len() >= 12, "{help}");
+    let documented = rows(section).filter(|(name, _)| name.starts_with("--")).count();
+    assert_eq!(
+        documented,
+        flags.len(),
+        "docs/reference/cli.md has a row about no option"
+    );
+}
+
+/// Metrics, their types and their labels, as a scrape has them.
+#[test]
+fn every_metric_is_explained() {
+    let metrics = Metrics::new(|| States {
+        grants: vec![GrantState {
+            kind: "UploadGrant",
+            namespace: "web".into(),
+            name: "g".into(),
+            reason: "Issued".into(),
+            expires: Some(1),
+        }],
+        stores: vec![StoreState {
+            kind: "ObjectStore",
+            namespace: "web".into(),
+            name: "s".into(),
+            ready: true,
+            reason: "Ready".into(),
+            credentials_expire: Some(1),
+        }],
+    });
+    metrics.key_issued(Operation::Upload, Some(0.1));
+    metrics.refused(Operation::Upload, "web", Reason::KeyNotAllowed);
+    metrics.finished(Operation::Upload, Reason::Completed);
+    metrics.reconciled(Operation::Upload, 0.1);
+    metrics.reconcile_failed(Operation::Upload);
+    metrics.looked((StoreKind::ObjectStore, "web", "s"), "absent");
+    let text = metrics.encode();
+    let page = page("metrics");
+    let mut known = BTreeSet::new();
+    for line in text.lines().filter(|l| l.starts_with("# TYPE ")) {
+        let [name, kind] = line["# TYPE ".len()..].split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let series = if kind == "counter" {
+            format!("{name}_total")
+        } else {
+            name.to_owned()
+        };
+        let sample = text.lines().find(|l| {
+            !l.starts_with('#')
+                && l.split(['{', ' '])
+                    .next()
+                    .is_some_and(|n| n.trim_end_matches("_sum") == series)
+        });
+        let sample = sample.unwrap_or_else(|| panic!("no sample of {series} in {text}"));
+        let labels: Vec<_> = sample
+            .split_once('{')
+            .map_or("", |(_, rest)| rest.split('}').next().unwrap())
+            .split(',')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(label, _)| format!("`{label}`"))
+            .collect();
+        let row = rows(&page)
+            .find(|(row, _)| *row == series)
+            .unwrap_or_else(|| panic!("{series} has no row in docs/reference/metrics.md"))
+            .1;
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        assert_eq!(cells[2], kind, "the type of {series}");
+        assert_eq!(cells[3], labels.join(", "), "the labels of {series}");
+        known.insert(series);
+    }
+    for (name, row) in rows(&page).filter(|(name, _)| name.starts_with("valet_")) {
+        assert!(known.contains(name), "a row about no metric: {row}");
+    }
+}
