@@ -77,7 +77,7 @@ e2e() {
   install -D --mode 0755 "$(command -v busybox)" "$root/bin/busybox"
   for applet in $(busybox --list | grep -vx busybox); do ln -s busybox "$root/bin/$applet"; done
   install -d --mode 1777 "$root/tmp"
-  image e2e localhost/valet-e2e:1 "$root" --user 65532:65532 --entrypoint '[]' --cmd sh --env PATH=/usr/bin:/bin
+  image e2e localhost/valet-e2e:1 "$root" --user 65532:65532 --entrypoint '["curl"]' --cmd --help --env PATH=/usr/bin:/bin
 }
 
 pause() {

@@ -182,6 +182,13 @@ fn hierarchies() -> Vec<PathBuf> {
         .collect()
 }
 
+/// Wherever a group may be: containerd also makes those of version 2 beside version 1.
+fn groups_roots() -> Vec<PathBuf> {
+    let mut roots = hierarchies();
+    roots.push(PathBuf::from(CGROUPS).join("unified"));
+    roots
+}
+
 fn make_group(group: &str) -> Result<()> {
     for hierarchy in hierarchies() {
         let folder = hierarchy.join(group);
@@ -214,14 +221,14 @@ fn remove_group(group: &str) -> bool {
         }
         let _ = fs::remove_dir(folder);
     }
-    let folders: Vec<_> = hierarchies().iter().map(|hierarchy| hierarchy.join(group)).collect();
+    let folders: Vec<_> = groups_roots().iter().map(|root| root.join(group)).collect();
     folders.iter().for_each(|folder| remove(folder));
     folders.iter().all(|folder| !folder.exists())
 }
 
 fn remove_groups_of_the_dead() {
-    for hierarchy in hierarchies() {
-        for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+    for root in groups_roots() {
+        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Some(owner) = name.strip_prefix(GROUPS)
                 && !Path::new("/proc").join(owner).exists()

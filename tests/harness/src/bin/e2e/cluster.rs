@@ -205,7 +205,12 @@ impl Cluster {
             let said = self
                 .kubectl(&[args, &["--namespace", namespace]].concat())
                 .unwrap_or_else(|error| error.to_string());
-            if !said.trim().is_empty() {
+            // A line of JSON can fill a screen.
+            let lines: Vec<&str> = said.lines().collect();
+            let last = &lines[lines.len().saturating_sub(30)..];
+            let said: Vec<String> = last.iter().map(|line| line.chars().take(400).collect()).collect();
+            let said = said.join("\n");
+            if !said.is_empty() {
                 text.push_str(&format!("--- kubectl {} -n {namespace}\n{said}\n", args.join(" ")));
             }
         };
@@ -224,7 +229,7 @@ impl Cluster {
         show(&["get", "events", "--sort-by=.lastTimestamp"]);
         let pods = self.field(&["pods", "--namespace", namespace], ".items[*].metadata.name");
         for pod in pods.unwrap_or_default().split_whitespace() {
-            show(&["logs", pod, "--all-containers", "--tail=30", "--prefix"]);
+            show(&["logs", pod, "--all-containers", "--tail=12", "--prefix"]);
         }
         text
     }

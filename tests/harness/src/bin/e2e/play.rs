@@ -104,7 +104,9 @@ impl<'a> Play<'a> {
 
     /// Runs something in a pod.
     pub fn exec(&self, pod: &str, line: &str) -> Result<String> {
-        self.kubectl(&["exec", pod, "--", "sh", "-c", line])
+        self.suite
+            .cluster
+            .kubectl(&["exec", pod, "--namespace", &self.namespace, "--", "sh", "-c", line])
     }
 
     /// What of a grant's Secret must not change.

@@ -1,6 +1,9 @@
 //! What all stories share: the cluster, Valet installed in it, the S3 server, and hands on the nodes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 use valet_harness::{Context, Error, Process, Result, net};
@@ -113,11 +116,9 @@ impl Suite {
 
     /// The operator's pods that are not on their way out.
     pub fn operators(&self) -> Result<Vec<Target>> {
-        let path = ".items[?(!@.metadata.deletionTimestamp)].metadata.name";
         let pods = self
             .cluster
             .json(&["get", "pods", "--namespace", SYSTEM, "--selector", PODS])?;
-        let _ = path;
         let items = pods["items"].as_array().cloned().unwrap_or_default();
         items
             .iter()
@@ -187,7 +188,9 @@ impl Suite {
             "--output-watch-events",
             "--no-headers",
         ]);
-        command.args(["--output", "custom-columns=NAME:.metadata.name,UID:.metadata.uid"]);
+        let columns = "custom-columns=TYPE:.type,NAME:.object.metadata.name,UID:.object.metadata.uid,\
+                       ISSUED:.object.metadata.annotations.valetkey\\.dev/issued-at";
+        command.args(["--output", columns]);
         let log = self.cluster.scratch().join(format!("secrets-{namespace}.log"));
         Ok(SecretWatch(Process::start(
             "kubectl get secrets --watch",
@@ -201,25 +204,20 @@ impl Suite {
 pub struct SecretWatch(Process);
 
 impl SecretWatch {
-    /// How often each Secret was created since, by name.
-    pub fn created(&self) -> Vec<(String, usize)> {
+    /// How many keys were published in each Secret since, by name. Another Secret of the same name is another key, and
+    /// so is another time of issue.
+    pub fn keys(&self) -> Vec<(String, usize)> {
         let text = self.0.log_text();
-        let mut names: Vec<&str> = text
-            .lines()
-            .filter_map(|line| {
-                let mut words = line.split_whitespace();
-                (words.next()? == "ADDED").then(|| words.next()).flatten()
-            })
-            .collect();
-        names.sort_unstable();
-        let mut counts: Vec<(String, usize)> = Vec::new();
-        for name in names {
-            match counts.last_mut() {
-                Some((last, count)) if last == name => *count += 1,
-                _ => counts.push((name.into(), 1)),
+        let mut keys: BTreeMap<&str, BTreeSet<(&str, &str)>> = BTreeMap::new();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let ["ADDED" | "MODIFIED", name, uid, issued] = words[..] {
+                keys.entry(name).or_default().insert((uid, issued));
             }
         }
-        counts
+        keys.into_iter()
+            .map(|(name, all)| (name.to_owned(), all.len()))
+            .collect()
     }
 }
 

@@ -60,10 +60,10 @@ pub fn away(play: &Play) -> Result<()> {
         "all made up for {:.0} s after the return",
         began.elapsed().as_secs_f64()
     ));
-    let created = secrets.created();
+    let keys = secrets.keys();
     check(
-        created == ["new", "over", "sent"].map(|name| (name.to_owned(), 1)),
-        format!("Secrets were created: {created:?}"),
+        keys == ["new", "over", "sent"].map(|name| (name.to_owned(), 1)),
+        format!("not one key a grant: {keys:?}"),
     )
 }
 
@@ -130,8 +130,8 @@ pub fn handover(play: &Play) -> Result<()> {
     }
     suite.ready()?;
     names.sort();
-    let created = secrets.created();
-    check(created == names, format!("not one Secret a grant: {created:?}"))
+    let keys = secrets.keys();
+    check(keys == names, format!("not one key a grant: {keys:?}"))
 }
 
 /// kubectl drain of the leader's node.
@@ -289,9 +289,9 @@ pub fn crashes(play: &Play) -> Result<()> {
             .get(&suite.cluster, &format!("tenants/{}/{name}", play.namespace))?;
         check(found.trim() == name, format!("the store has {found:?} for {name}"))?;
     }
-    let created = secrets.created();
+    let keys = secrets.keys();
     let expected: Vec<(String, usize)> = all.into_iter().map(|name| (name, 1)).collect();
-    check(created == expected, format!("not one Secret a grant: {created:?}"))?;
+    check(keys == expected, format!("not one key a grant: {keys:?}"))?;
     play.note(format!(
         "{killed} processes killed while {} grants were made",
         expected.len()
