@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Context, Error, Result, Scratch, process};
+use crate::{Context, Error, Result, Scratch, process, scratch};
 
 /// Tells the program that it is in there, and where its data is to go.
 const FOLDER: &str = "VALET_APART";
@@ -50,6 +50,12 @@ impl Apart {
     /// A folder for what is bulky, or mounted. It goes when all in here is over.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// How to run a command in here from another terminal: what to put before it.
+    pub fn way_in(&self) -> String {
+        let outside = self.group.rsplit('-').next().unwrap_or_default();
+        format!("nsenter --mount --net --target $(pgrep --parent {outside}) ")
     }
 
     /// The control group that everything in here belongs into, as in `/valet-node-1`.
@@ -95,8 +101,12 @@ fn from_outside() -> Result<ExitCode> {
     remove_groups_of_the_dead();
     let group = format!("{GROUPS}{}", std::process::id());
     // Before the first Scratch, so that it comes after the end of the processes, which the Scratch's handler sees to.
-    remove_at_exit(&group);
+    tidy_up_at_exit();
     let scratch = Scratch::disposable("node")?;
+    *OURS.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(Ours {
+        group: group.clone(),
+        folder: scratch.path().to_owned(),
+    });
     make_group(&group)?;
 
     let program = this_program()?;
@@ -239,20 +249,32 @@ fn remove_groups_of_the_dead() {
     }
 }
 
-/// The group to delete when this process exits.
-static OURS: Mutex<String> = Mutex::new(String::new());
+/// What is to go when this process exits.
+static OURS: Mutex<Option<Ours>> = Mutex::new(None);
 
-fn remove_at_exit(group: &str) {
+struct Ours {
+    group: String,
+    folder: PathBuf,
+}
+
+/// Registers what deletes [`OURS`].
+fn tidy_up_at_exit() {
     static ONCE: Once = Once::new();
     extern "C" fn tidy_up() {
-        let Ok(group) = OURS.try_lock() else { return };
+        let Ok(mut ours) = OURS.try_lock() else { return };
+        let Some(Ours { group, folder }) = ours.take() else {
+            return;
+        };
         // The kernel needs a moment to end all that runs in it.
         let end = Instant::now() + Duration::from_secs(10);
-        while !group.is_empty() && !remove_group(&group) && Instant::now() < end {
+        while !remove_group(&group) && Instant::now() < end {
             thread::sleep(Duration::from_millis(50));
         }
+        // Until then somebody may have written into it.
+        let _ = fs::remove_dir_all(folder);
+        // And what those in there could not tidy up, if they were killed.
+        scratch::sweep();
     }
-    group.clone_into(&mut OURS.lock().unwrap_or_else(|poison| poison.into_inner()));
     // SAFETY: the function unwinds nowhere and stays where it is for as long as the process lives.
     ONCE.call_once(|| unsafe {
         libc::atexit(tidy_up);

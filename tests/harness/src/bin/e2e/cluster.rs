@@ -21,6 +21,7 @@ pub struct Cluster {
     tools: Tools,
     kubeconfig: PathBuf,
     context: String,
+    way_in: String,
     scratch: Scratch,
 }
 
@@ -32,6 +33,7 @@ impl Cluster {
             tools: tools.clone(),
             kubeconfig: node.plane().kubeconfig().to_owned(),
             context: valet_harness::control_plane::CONTEXT.into(),
+            way_in: apart.way_in(),
             scratch: Scratch::new("e2e")?,
             node: Some(node),
         })
@@ -50,6 +52,7 @@ impl Cluster {
             tools: tools.clone(),
             kubeconfig,
             context: context.into(),
+            way_in: String::new(),
             scratch: Scratch::new("e2e")?,
         };
         cluster.kubectl(&["version"])?;
@@ -66,10 +69,11 @@ impl Cluster {
         &self.scratch
     }
 
-    /// What to type to ask this cluster something.
+    /// What to type in another terminal to ask this cluster something.
     pub fn how_to_ask(&self) -> String {
         format!(
-            "{} --kubeconfig {} --context {}",
+            "{}{} --kubeconfig {} --context {}",
+            self.way_in,
             self.tools.program("kubectl").display(),
             self.kubeconfig.display(),
             self.context

@@ -69,6 +69,9 @@ fn run(words: &[String]) -> Result<ExitCode> {
             (cluster, valet, image)
         }
         None => {
+            if variable("KEEP").is_some() {
+                process::interrupt_is_the_end();
+            }
             let apart = match node::apart::enter()? {
                 node::Place::Outside(code) => return Ok(code),
                 node::Place::Inside(apart) => apart,
@@ -91,7 +94,7 @@ fn run(words: &[String]) -> Result<ExitCode> {
             (cluster, valet.name, e2e.name)
         }
     };
-    println!("ask it: {}", how_to_ask(&cluster));
+    println!("ask it: {}", cluster.how_to_ask());
 
     let suite = Suite::prepare(cluster, &valet_image, &image)?;
     let prepared = began.elapsed();
@@ -112,10 +115,7 @@ fn run(words: &[String]) -> Result<ExitCode> {
         began.elapsed().as_secs_f64()
     );
     if variable("KEEP").is_some() {
-        println!(
-            "Everything is still running. Ctrl-C ends it all.\n  {}",
-            how_to_ask(&suite.cluster)
-        );
+        println!("Everything is still running. Ctrl-C ends it all.");
         process::interrupt_is_the_end();
         loop {
             thread::sleep(Duration::from_secs(3600));
@@ -129,17 +129,6 @@ fn run(words: &[String]) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// A command line for another terminal.
-fn how_to_ask(cluster: &Cluster) -> String {
-    let inside = if cluster.node().is_some() {
-        // The world that this program is in has process numbers of its own; the last one of ours outside is what counts.
-        "nsenter --all --target $(pgrep --newest --full 'kube-proxy.*valet-node') "
-    } else {
-        ""
-    };
-    format!("{inside}{}", cluster.how_to_ask())
 }
 
 #[derive(Default)]
