@@ -79,6 +79,11 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
                 Capability::WriteOnce,
                 "spec.constraints.overwrite: Forbid",
             ),
+            (
+                true,
+                Capability::SignedHeadersOnly,
+                "that an upload does nothing but what is signed",
+            ),
         ],
         Ask::Download { version, response } => &[
             (version.is_some(), Capability::Version, "spec.version"),
@@ -160,6 +165,12 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
         ));
     };
     if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !enforced.contains(c)) {
+        if capability == Capability::SignedHeadersOnly {
+            let message = format!(
+                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, or unsignedHeaders: Tolerate"
+            );
+            return Err(Refusal::new(Reason::CapabilityMissing, message));
+        }
         return Err(Refusal::new(
             Reason::CapabilityMissing,
             format!(

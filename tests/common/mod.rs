@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
-        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, Namespaces, Operation,
+        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Namespaces, Operation, Overwrite,
         ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView},
@@ -73,6 +73,22 @@ pub fn download() -> GrantFacts {
     }
 }
 
+/// The same for an upload by form, of at most a megabyte.
+pub fn form() -> GrantFacts {
+    let constraints = UploadConstraints {
+        content_length_range: Some(LengthRange { min: 0, max: 1_000_000 }),
+        overwrite: Overwrite::Allow,
+        ..UploadConstraints::default()
+    };
+    GrantFacts {
+        ask: Ask::Upload {
+            mode: UploadMode::PostForm,
+            constraints,
+        },
+        ..upload()
+    }
+}
+
 /// Changes the constraints of an upload.
 pub fn constrain(grant: &mut GrantFacts, change: impl FnOnce(&mut UploadConstraints)) {
     match &mut grant.ask {
@@ -99,7 +115,7 @@ pub fn rule() -> ClusterAccessRule {
 }
 
 /// Every capability, the ranges that S3 lacks included.
-pub const ALL_CAPABILITIES: [Capability; 7] = [
+pub const ALL_CAPABILITIES: [Capability; 8] = [
     Capability::ContentType,
     Capability::ContentLength,
     Capability::ContentLengthRange,
@@ -107,6 +123,7 @@ pub const ALL_CAPABILITIES: [Capability; 7] = [
     Capability::WriteOnce,
     Capability::Version,
     Capability::ResponseHeaders,
+    Capability::SignedHeadersOnly,
 ];
 
 /// What presigned S3 requests can pin down.
@@ -116,6 +133,16 @@ pub fn capabilities() -> Capabilities {
             .into_iter()
             .filter(|c| *c != Capability::ContentLengthRange)
             .collect(),
+        post_form: Some(
+            [
+                Capability::ContentType,
+                Capability::ContentLength,
+                Capability::ContentLengthRange,
+                Capability::ChecksumSHA256,
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+        ),
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,

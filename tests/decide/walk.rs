@@ -14,7 +14,7 @@ use valet::{
 
 use crate::{
     checks,
-    common::{Dice, START, at, constrain, download, rule, store, upload},
+    common::{Dice, START, at, constrain, download, form, rule, store, upload},
     world::{Bucket, Memory, World},
 };
 
@@ -23,7 +23,11 @@ const WALKS: u64 = 4000;
 const FACTS: u64 = 40_000;
 
 fn grant(dice: &mut Dice) -> GrantFacts {
-    let mut grant = if dice.one_in(2) { upload() } else { download() };
+    let mut grant = match dice.below(6) {
+        0..3 => upload(),
+        3 => form(),
+        _ => download(),
+    };
     if matches!(grant.ask, valet::api::Ask::Upload { .. }) && dice.one_in(2) {
         constrain(&mut grant, |c| c.overwrite = Overwrite::Allow);
     }
