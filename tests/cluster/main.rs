@@ -10,6 +10,7 @@ mod fixtures;
 
 mod faults;
 mod foreign;
+mod forms;
 mod hostile;
 mod leader;
 mod leaks;

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
-        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Namespaces, Operation, Overwrite,
-        ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
+        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Namespaces,
+        Operation, Overwrite, ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView},
 };

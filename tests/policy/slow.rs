@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use valet::{
-    api::{AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, Operation, Overwrite, UploadConstraints, UploadMode},
+    api::{
+        AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, Operation, Overwrite, UploadConstraints, UploadMode,
+    },
     grant::{GrantFacts, StoreView},
 };
 
@@ -73,7 +75,8 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
                 && can(Capability::SignedHeadersOnly)
                 && c.content_length.unwrap_or(0) <= store.capabilities.max_upload_bytes
                 && (c.content_length.is_some()
-                    || c.content_length_range.is_none_or(|r| r.max <= store.capabilities.max_upload_bytes))
+                    || c.content_length_range
+                        .is_none_or(|r| r.max <= store.capabilities.max_upload_bytes))
         }
         Ask::Download { version, response } => {
             let overrides = [

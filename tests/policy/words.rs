@@ -5,7 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capabilities, Capability, ClusterAccessRule, LengthRange, Namespaces, Operation, Overwrite, Reason, ResponseHeaders,
+        AccessRule, Ask, ByteSize, Capabilities, Capability, ClusterAccessRule, LengthRange, Namespaces, Operation,
+        Overwrite, Reason, ResponseHeaders,
     },
     grant::{GrantFacts, StoreView, admit},
 };
@@ -119,7 +120,14 @@ fn of_modes() -> Vec<Case> {
             reason: Reason::ContentLengthNotAllowed,
             ..of_mode(
                 form(),
-                |g| constrain(g, |c| c.content_length_range = Some(LengthRange { min: 0, max: 5_368_709_121 })),
+                |g| {
+                    constrain(g, |c| {
+                        c.content_length_range = Some(LengthRange {
+                            min: 0,
+                            max: 5_368_709_121,
+                        })
+                    })
+                },
                 |_| {},
                 "spec.constraints.contentLengthRange.max is 5368709121 bytes; ClusterObjectStore media takes at most \
                  5368709120 in one request; split the object",
