@@ -31,13 +31,14 @@ demo: check-tools ## Watch the main job on a real control plane (KEEP=1 leaves i
 
 .PHONY: test
 test: check-tools ## Run every test, against a real apiserver and a real S3 server
-	@export VALET_TOOLS=$$(hack/tools.sh chart); cargo test --workspace $(TESTS)
+	@export VALET_TOOLS=$$(hack/tools.sh chart stores); cargo test --workspace $(TESTS)
 
 .PHONY: lint
-lint: check-tools ## Formatting, lints, and generated files that are out of date
+lint: check-tools ## Formatting, lints, generated files that are out of date, versions that differ
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	@hack/generate.sh --check
+	@hack/version.sh --check
 
 .PHONY: generate
 generate: ## Write crds/ and the generated reference pages anew

@@ -6,6 +6,7 @@
 #   chart           helm and promtool: what the chart's tests need
 #   node            kubelet, kube-proxy, kube-scheduler: with containerd, a node with real pods
 #   monitoring      prometheus itself
+#   stores          MinIO, the last release of its source: a store that differs from versitygw; to test against only
 #
 # Prints the folder that holds them on standard output; progress goes to standard error.
 #
@@ -17,6 +18,7 @@ module="$here/../tests/harness/tools"
 
 versitygw=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 botocore=botocore==1.44.5
+minio=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 helm=helm.sh/helm/v4/cmd/helm@v4.3.1
 promtool=github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 prometheus=github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
@@ -30,8 +32,8 @@ for argument in "$@"; do
   case $argument in
     --check) check=1 ;;
     control-plane) ;;
-    chart | node | monitoring) sets+=("$argument") ;;
-    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring"; exit 2 ;;
+    chart | node | monitoring | stores) sets+=("$argument") ;;
+    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring, stores"; exit 2 ;;
   esac
 done
 wanted() { [[ " ${sets[*]} " == *" $1 "* ]]; }
@@ -76,7 +78,7 @@ fi
 
 # --- the cache -------------------------------------------------------------------------------------
 # Keyed by everything that goes into the large programs, so that a change of version is a new folder.
-key=$(cat "$module/go.mod" "$module/go.sum" - <<<"$versitygw $botocore $helm $promtool $prometheus $(go env GOVERSION)" | sha256sum | cut -c1-12)
+key=$(cat "$module/go.mod" "$module/go.sum" - <<<"$versitygw $botocore $minio $helm $promtool $prometheus $(go env GOVERSION)" | sha256sum | cut -c1-12)
 cache="${VALET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valet}/tools-$key"
 bin="$cache/bin"
 mkdir -p "$bin"
@@ -85,6 +87,7 @@ steps=6 step=0
 wanted chart && steps=$((steps + 2))
 wanted node && steps=$((steps + 3))
 wanted monitoring && steps=$((steps + 1))
+wanted stores && steps=$((steps + 1))
 # Go names each package as it compiles it; against the number of packages that is a percentage.
 # Packages that an earlier step has compiled are not named, so the count can end below the total.
 build() { # program, package of the tools' module or package@version, extra arguments to go build
@@ -171,6 +174,9 @@ if [ -n "$missing" ]; then
   fi
   if wanted monitoring; then
     build prometheus "$prometheus" -ldflags "-s -w"
+  fi
+  if wanted stores; then
+    build minio "$minio" -ldflags "-s -w"
   fi
   for set in "${sets[@]}"; do
     touch "$cache/complete-$set"

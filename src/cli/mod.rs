@@ -104,6 +104,16 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_SHARE_CREDENTIALS_WITH_NAMESPACES")]
     share_credentials_with_namespaces: bool,
 
+    /// Networks, as CIDRs separated by commas, in which the endpoints of ObjectStores may be although their addresses
+    /// are not public. ClusterObjectStores are the platform's own and may lead anywhere.
+    #[arg(
+        long,
+        env = "VALET_ALLOW_PRIVATE_ENDPOINTS",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    allow_private_endpoints: Vec<ipnet::IpNet>,
+
     /// Work only while holding the Lease "valet" in the operator's namespace, and let other replicas wait. Without it
     /// several replicas do no harm, but the same work several times.
     #[arg(long, env = "VALET_LEADER_ELECT")]
@@ -152,6 +162,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         concurrency: args.concurrency,
         sweep: Duration::from_secs(args.sweep_seconds),
         share_environment: args.share_credentials_with_namespaces,
+        private_endpoints: args.allow_private_endpoints,
         watch_secrets: args.watch_secrets,
         leader_elect: args.leader_elect,
     };

@@ -6,6 +6,7 @@ use futures::{
     future::{BoxFuture, Shared},
     stream::{self, BoxStream},
 };
+use ipnet::IpNet;
 use kube::{
     Api, Client, Config, CustomResourceExt,
     api::ListParams,
@@ -36,6 +37,7 @@ use super::{
 use crate::{
     api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Store, UploadGrant},
     grant::Settings,
+    sign::Outward,
     telemetry::{Health, Metrics, States, serve},
 };
 
@@ -60,6 +62,8 @@ pub struct Options {
     pub sweep: Duration,
     /// Whether an ObjectStore without credentials may sign with the operator's own.
     pub share_environment: bool,
+    /// Networks in which ObjectStores' endpoints may be although they are not public.
+    pub private_endpoints: Vec<IpNet>,
     /// Whether to watch grants' Secrets, which takes the right to list every Secret; otherwise what happens to one is
     /// seen at the next visit, `sweep` later at the latest.
     pub watch_secrets: bool,
@@ -109,6 +113,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             client.clone(),
             options.operator_namespace.clone(),
             share_environment,
+            Outward::new(options.private_endpoints.clone()),
         )),
         client: client.clone(),
         metrics: Arc::new(metrics),
@@ -365,6 +370,13 @@ impl<S: Store> Shelf<S> {
             client: parts.client.clone(),
             stores: parts.stores.clone(),
             api: api_of,
+            judge_anew: Box::new({
+                let (uploads, downloads) = callers.clone();
+                move |id| {
+                    uploads.store_changed(id);
+                    downloads.store_changed(id);
+                }
+            }),
         });
         let watch = watch_stores(
             api,

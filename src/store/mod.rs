@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 
+use http::Uri;
+
 pub use credentials::{CredentialsError, MAX_SECRET_BYTES, parse};
 
 use crate::{
     api::{Reason, Store},
-    sign::{Provider, s3::S3},
+    sign::{Outward, Provider, s3::S3},
 };
 
 /// The credentials that a store names; which Secret they are in follows from the store's kind.
@@ -49,15 +51,31 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
 impl Settings {
     /// Where the credentials are.
     pub fn credentials(&self) -> CredentialsSource {
-        match &self.s3.credentials {
-            Some(c) => CredentialsSource::Secret(c.secret_ref.name.clone()),
+        match self.s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()) {
+            Some(secret) => CredentialsSource::Secret(secret.name.clone()),
             None => CredentialsSource::Environment,
         }
     }
 
-    /// The store, ready to sign.
-    pub fn connect(self, credentials: SharedCredentialsProvider) -> Arc<dyn Provider> {
-        Arc::new(S3::new(self.s3, credentials))
+    /// Whether the endpoints that the store names are where a tenant's store may lead.
+    ///
+    /// # Errors
+    /// The reason and a sentence for the store's owner.
+    pub async fn check_endpoint(&self, outward: &Outward) -> Result<(), (Reason, String)> {
+        let role = self.s3.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
+        for endpoint in self.s3.endpoint.iter().chain(role.and_then(|r| r.endpoint.as_ref())) {
+            let uri = endpoint
+                .parse::<Uri>()
+                .map_err(|e| (Reason::InvalidStore, format!("endpoint {endpoint} is no address: {e}")))?;
+            let inward = outward.check(uri.host().unwrap_or_default()).await;
+            inward.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The store, ready to sign. With `outward`, requests to it go only there.
+    pub fn connect(self, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Arc<dyn Provider> {
+        Arc::new(S3::new(self.s3, credentials, outward))
     }
 }
 

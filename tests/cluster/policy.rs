@@ -44,7 +44,7 @@ fn a_narrowed_rule_withdraws_keys() {
 #[test]
 fn namespaced_store() {
     let t = Tenant::new("namespaced");
-    let _operator = t.operator();
+    let _operator = t.operator_with(&["--allow-private-endpoints=10.0.0.0/8,127.0.0.0/8"]);
     let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
     credentials["metadata"] = json!({"name": "keys", "namespace": t.name()});
     let mut store = t.store();
@@ -85,6 +85,40 @@ fn namespaced_store() {
     let grant = t.reason("ug/h", "CredentialsInvalid");
     let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(message.contains("spec.s3.credentials.secretRef"), "{message}");
+}
+
+/// A tenant's store may not send the operator to where only the operator gets: nothing is sent there.
+#[test]
+fn endpoints_that_lead_inwards() {
+    let t = Tenant::new("inwards");
+    let _operator = t.operator();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut credentials = t.credentials("id", "secret");
+    credentials["metadata"]["namespace"] = json!(t.name());
+    t.apply(&[credentials]);
+    let mut store = t.store();
+    store["kind"] = json!("ObjectStore");
+    store["spec"].as_object_mut().unwrap().remove("access");
+    for (name, host) in [
+        ("literal", "127.0.0.1"),
+        ("name", "localhost"),
+        ("number", "2130706433"),
+    ] {
+        store["metadata"] = json!({"name": name, "namespace": t.name()});
+        store["spec"]["s3"]["endpoint"] = json!(format!("http://{host}:{port}"));
+        let grant = json!({"storeRef": {"kind": "ObjectStore", "name": name}});
+        t.apply(&[store.clone(), t.grant("UploadGrant", name, grant)]);
+        let grant = t.reason(&format!("ug/{name}"), "EndpointNotAllowed");
+        assert_eq!(t.kstatus(&grant), "Failed");
+        let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
+        assert!(message.contains("a loopback address"), "{message}");
+        let store = t.reason(&format!("ostore/{name}"), "EndpointNotAllowed");
+        assert_eq!(t.kstatus(&store), "Failed");
+        assert!(t.get(&format!("secret/{name}")).is_none());
+    }
+    assert!(listener.accept().is_err(), "somebody connected");
 }
 
 /// Namespaces chosen by label, and a namespace that no rule is for.

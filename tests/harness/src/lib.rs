@@ -55,7 +55,7 @@ pub use error::{Context, Error, Result};
 pub use kstatus::kstatus;
 pub use operator::{Operator, OperatorOptions};
 pub use process::Process;
-pub use s3::{S3Options, S3Server};
+pub use s3::{S3Options, S3Server, Software};
 pub use scratch::Scratch;
 pub use tools::Tools;
 pub use verify::{UrlCheck, Verdict, verify_url, verify_urls};

@@ -1,0 +1,95 @@
+{{/* The name of what is installed, without the release's. */}}
+{{- define "valet.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* What objects are called: the release's name, which usually is "valet" itself. At most 52 bytes, which leaves room for endings. */}}
+{{- define "valet.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What tells this release's pods from others. Never changes, since a Deployment's selector cannot. */}}
+{{- define "valet.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "valet.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Labels of every object. */}}
+{{- define "valet.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "valet.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "valet.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "valet.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "valet.image" -}}
+{{- $image := printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- if .Values.image.digest }}{{ $image }}@{{ .Values.image.digest }}{{ else }}{{ $image }}{{ end }}
+{{- end }}
+
+{{/* The subject of every binding. */}}
+{{- define "valet.subjects" -}}
+- kind: ServiceAccount
+  name: {{ include "valet.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end }}
+
+{{/* Labels and annotations of a CustomResourceDefinition. */}}
+{{- define "valet.crdMetadata" -}}
+labels:
+  {{- include "valet.labels" . | nindent 2 }}
+{{- if or .Values.crds.keep .Values.crds.annotations }}
+annotations:
+  {{- if .Values.crds.keep }}
+  helm.sh/resource-policy: keep
+  {{- end }}
+  {{- with .Values.crds.annotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Values that are right each by itself and wrong together. */}}
+{{- define "valet.validate" -}}
+{{- if and .Values.scopedNamespace .Values.rbac.secretsNamespaces }}
+{{- fail "scopedNamespace and rbac.secretsNamespaces cannot both be set: with scopedNamespace the operator touches no Secrets of other namespaces anyway" }}
+{{- end }}
+{{- if and .Values.watchSecrets .Values.rbac.secretsNamespaces }}
+{{- fail "watchSecrets needs the right to list the Secrets of all namespaces, which rbac.secretsNamespaces withholds: unset one of them" }}
+{{- end }}
+{{- if and .Values.rbac.credentialsSecrets (not (or .Values.scopedNamespace .Values.rbac.secretsNamespaces)) }}
+{{- fail "rbac.credentialsSecrets alone narrows nothing, since the operator may read the Secrets of all namespaces: set scopedNamespace or rbac.secretsNamespaces, too" }}
+{{- end }}
+{{- if and .Values.rbac.credentialsSecrets (or (eq .Values.scopedNamespace .Release.Namespace) (has .Release.Namespace .Values.rbac.secretsNamespaces)) }}
+{{- fail (printf "rbac.credentialsSecrets narrows nothing, since the operator serves the release's own namespace %s, too, and may read all Secrets there" .Release.Namespace) }}
+{{- end }}
+{{- if .Values.leaderElect }}
+{{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items }}
+{{- $labels := default dict .metadata.labels }}
+{{- $instance := get $labels "app.kubernetes.io/instance" }}
+{{- if and (hasPrefix "valet-" (get $labels "helm.sh/chart")) $instance (ne $instance $.Release.Name) }}
+{{- fail (printf "release %s of this chart is in namespace %s already, and two would share one Lease, for which one of them would wait for ever: choose another namespace" $instance $.Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,259 @@
+use std::{
+    error::Error as StdError,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs},
+    sync::Arc,
+};
+
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use ipnet::IpNet;
+
+/// Where tenants' endpoints may lead: to public addresses, and into the networks that the platform names.
+///
+/// Whoever may create an ObjectStore chooses where the operator sends requests. From inside, the operator reaches what
+/// a tenant does not: its own loopback, the metadata service of the machine, other teams' services.
+#[derive(Clone, Debug, Default)]
+pub struct Outward {
+    allowed: Arc<[IpNet]>,
+}
+
+/// An endpoint that leads inwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inward {
+    host: String,
+    address: IpAddr,
+    class: &'static str,
+}
+
+impl fmt::Display for Inward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, address, class } = self;
+        if host.parse::<IpAddr>().is_ok() {
+            write!(f, "the endpoint {host} is {class}")?;
+        } else {
+            write!(
+                f,
+                "the endpoint's host {host} has the address {address}, which is {class}"
+            )?;
+        }
+        f.write_str(", where an ObjectStore may not lead; use a public endpoint, or ask the platform team to allow the network (--allow-private-endpoints) or to make a ClusterObjectStore")
+    }
+}
+
+impl StdError for Inward {}
+
+impl Outward {
+    /// Besides public addresses, those in these networks are allowed.
+    pub fn new(allowed: impl Into<Arc<[IpNet]>>) -> Self {
+        Self {
+            allowed: allowed.into(),
+        }
+    }
+
+    /// Whether a host, as it stands in an endpoint, may be asked. A name is looked up for that; one that is not known
+    /// now leads nowhere.
+    ///
+    /// # Errors
+    /// [`Inward`], if one of its addresses lies inwards.
+    pub async fn check(&self, host: &str) -> Result<(), Inward> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        match bare.parse::<IpAddr>() {
+            Ok(address) => self.permit(bare, [address]),
+            Err(_) => match lookup(bare.to_owned()).await {
+                Ok(addresses) => self.permit(bare, addresses),
+                Err(_) => Ok(()),
+            },
+        }
+    }
+
+    fn permit(&self, host: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), Inward> {
+        for address in addresses {
+            if let Some(class) = class(address)
+                && !self.allowed.iter().any(|net| net.contains(&plain(address)))
+            {
+                return Err(Inward {
+                    host: host.to_owned(),
+                    address,
+                    class,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks names up when a connection is made, too: a name may have another address by then.
+impl ResolveDns for Outward {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            let addresses = lookup(name.to_owned()).await.map_err(ResolveDnsError::new)?;
+            self.permit(name, addresses.iter().copied())
+                .map_err(ResolveDnsError::new)?;
+            Ok(addresses)
+        })
+    }
+}
+
+/// What the system's resolver says, in a thread of its own since it blocks.
+async fn lookup(host: String) -> std::io::Result<Vec<IpAddr>> {
+    let addresses = tokio::task::spawn_blocking(move || (host.as_str(), 0).to_socket_addrs()).await??;
+    Ok(addresses.map(|a| a.ip()).collect())
+}
+
+/// The IPv4 address behind an IPv6 one that stands for it: mapped (RFC 4291), by NAT64 (RFC 6052) or by 6to4 (RFC 3056).
+fn plain(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else { return address };
+    let [a, b, c, d, .., g, h] = v6.segments();
+    let of = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
+    if let Some(v4) = v6.to_ipv4_mapped() {
+        IpAddr::V4(v4)
+    } else if [a, b, c, d] == [0x64, 0xff9b, 0, 0] {
+        of(g, h)
+    } else if a == 0x2002 {
+        of(b, c)
+    } else {
+        address
+    }
+}
+
+/// What an address is, if it is not a public one (the IANA registries of special-purpose addresses, RFC 6890).
+fn class(address: IpAddr) -> Option<&'static str> {
+    match plain(address) {
+        IpAddr::V4(v4) => class_v4(v4),
+        IpAddr::V6(v6) => class_v6(v6),
+    }
+}
+
+fn class_v4(v4: Ipv4Addr) -> Option<&'static str> {
+    let [a, b, c, _] = v4.octets();
+    match (a, b, c) {
+        (127, ..) => Some("a loopback address"),
+        (169, 254, _) => Some("a link-local address, where clouds keep their metadata"),
+        (10, ..) | (192, 168, _) | (172, 16..=31, _) => Some("a private address"),
+        (100, 64..=127, _) => Some("a shared address, as carriers and clouds use inside"),
+        (0, ..) | (192, 0, 0) | (198, 18..=19, _) | (224..=255, ..) => Some("no public address"),
+        _ => None,
+    }
+}
+
+fn class_v6(v6: Ipv6Addr) -> Option<&'static str> {
+    if v6.is_loopback() {
+        Some("a loopback address")
+    } else if v6.is_unicast_link_local() {
+        Some("a link-local address")
+    } else if v6.is_unique_local() {
+        Some("a private address")
+    // Global unicast is 2000::/3; all else is special or not given out.
+    } else if v6.segments()[0] & 0xe000 != 0x2000 {
+        Some("no public address")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inward_and_outward_at_the_edges() {
+        for (address, inward) in [
+            ("126.255.255.255", false),
+            ("127.0.0.0", true),
+            ("127.255.255.255", true),
+            ("128.0.0.0", false),
+            ("9.255.255.255", false),
+            ("10.0.0.0", true),
+            ("10.255.255.255", true),
+            ("11.0.0.0", false),
+            ("172.15.255.255", false),
+            ("172.16.0.0", true),
+            ("172.31.255.255", true),
+            ("172.32.0.0", false),
+            ("192.167.255.255", false),
+            ("192.168.0.0", true),
+            ("192.169.0.0", false),
+            ("169.253.255.255", false),
+            ("169.254.169.254", true),
+            ("169.255.0.0", false),
+            ("100.63.255.255", false),
+            ("100.64.0.0", true),
+            ("100.127.255.255", true),
+            ("100.128.0.0", false),
+            ("0.0.0.0", true),
+            ("192.0.0.192", true),
+            ("192.0.2.1", false),
+            ("198.18.0.1", true),
+            ("224.0.0.1", true),
+            ("255.255.255.255", true),
+            ("52.218.0.1", false),
+            ("::", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("::ffff:52.218.0.1", false),
+            ("64:ff9b::169.254.169.254", true),
+            ("64:ff9b::52.218.0.1", false),
+            ("2002:7f00:1::", true),
+            ("2002:34da:1::", false),
+            ("fe80::1", true),
+            ("fd00:ec2::254", true),
+            ("fc00::1", true),
+            ("ff02::1", true),
+            ("2a05:d018::1", false),
+        ] {
+            let found = Outward::default().permit(address, [address.parse().unwrap()]);
+            assert_eq!(found.is_err(), inward, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_the_platform_allows() {
+        let outward = Outward::new(["10.20.0.0/16".parse().unwrap(), "::1/128".parse().unwrap()]);
+        for (address, allowed) in [
+            ("10.20.0.1", true),
+            ("::ffff:10.20.255.255", true),
+            ("10.21.0.0", false),
+            ("127.0.0.1", false),
+            ("::1", true),
+        ] {
+            assert_eq!(
+                outward.permit(address, [address.parse().unwrap()]).is_ok(),
+                allowed,
+                "{address}"
+            );
+        }
+        // One address that leads inwards is enough.
+        let both = ["52.218.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
+        let error = outward.permit("s3.example", both).unwrap_err().to_string();
+        assert!(
+            error.contains("s3.example has the address 10.0.0.1, which is a private address"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn hosts_as_they_stand_in_endpoints() {
+        let outward = Outward::default();
+        // Spellings that resolvers take for addresses.
+        for host in [
+            "localhost",
+            "127.1",
+            "2130706433",
+            "0x7f.1",
+            "[::1]",
+            "::1",
+            "127.0.0.1",
+        ] {
+            assert!(outward.check(host).await.is_err(), "{host}");
+        }
+        assert_eq!(outward.check("no-such-host.invalid").await, Ok(()));
+        assert_eq!(outward.check("52.218.0.1").await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_checked_again() {
+        let error = Outward::default().resolve_dns("localhost").await.unwrap_err();
+        let inward = StdError::source(&error).and_then(|e| e.downcast_ref::<Inward>());
+        assert!(inward.is_some(), "{error:?}");
+    }
+}

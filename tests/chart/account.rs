@@ -1,0 +1,426 @@
+//! The operator's account, with the rights that the chart gives it; and the whole job done with no others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use valet_harness::{AuditEvent, Operator, OperatorOptions, eventually, process};
+
+use crate::{
+    helm::{Objects, text_of},
+    world::{SOON, Tenant, VALET, says},
+};
+
+/// How long an apiserver may take to obey a new policy.
+const POLICY_SEEN: Duration = Duration::from_secs(30);
+
+/// The tests' object store is on loopback, where a tenant's ObjectStore may not lead unless told.
+const NEAR: &str = "allowPrivateEndpoints={127.0.0.0/8}";
+
+/// The kinds of the chart that give and bound rights.
+const RIGHTS: [&str; 7] = [
+    "ServiceAccount",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+];
+
+/// An operator that serves all namespaces would serve other tests', too: one of them at a time.
+pub static EVERYWHERE: Mutex<()> = Mutex::new(());
+
+/// A release of the chart without its pods, in a tenant's namespace.
+pub struct Account<'a> {
+    home: &'a Tenant,
+    /// Everything that was rendered.
+    pub objects: Objects,
+}
+
+impl<'a> Account<'a> {
+    /// Renders the chart as a release in the tenant's namespace, and applies what concerns rights.
+    pub fn new(home: &'a Tenant, values: &[&str]) -> Self {
+        // Advice that is given to all would be found in the other tests' answers, too.
+        Self::with_advice(home, &[values, &["admissionPolicy.gitops.enabled=false"]].concat())
+    }
+
+    /// The same, with the policy about grants from git.
+    pub fn with_advice(home: &'a Tenant, values: &[&str]) -> Self {
+        let objects = Objects::parse(&text_of(
+            &format!("valet-{}", home.name()),
+            home.name(),
+            &[values, &["serviceAccount.name=valet"]].concat(),
+        ));
+        home.world
+            .plane
+            .apply(&objects.list(&RIGHTS))
+            .expect("the rights can be applied");
+        Self { home, objects }
+    }
+
+    /// The release's name.
+    pub fn name(&self) -> String {
+        format!("valet-{}", self.home.name())
+    }
+
+    /// The user behind its token.
+    pub fn user(&self) -> String {
+        format!("system:serviceaccount:{}:valet", self.home.name())
+    }
+
+    fn token(&self) -> String {
+        let plane = &self.home.world.plane;
+        plane
+            .service_account_token(self.home.name(), "valet")
+            .expect("the account has a token")
+    }
+
+    /// A kubeconfig with its token.
+    pub fn kubeconfig(&self) -> PathBuf {
+        let plane = &self.home.world.plane;
+        plane
+            .kubeconfig_for_token(&self.token())
+            .expect("the file can be written")
+    }
+
+    /// Waits until the apiserver obeys the policy about Secrets, and returns what it says.
+    pub fn wait_until_confined(&self) -> String {
+        let plane = &self.home.world.plane;
+        let kubeconfig = self.kubeconfig();
+        eventually(POLICY_SEEN, "the policy to be obeyed", || {
+            let mut command = plane.kubectl_command(&kubeconfig);
+            let args = [
+                "create",
+                "secret",
+                "generic",
+                "probe",
+                "--from-literal=a=b",
+                "--dry-run=server",
+            ];
+            command.args(args).args(["--namespace", self.home.name()]);
+            let output = process::run(command, b"", SOON).expect("kubectl runs");
+            output
+                .stderr
+                .contains("ValidatingAdmissionPolicy")
+                .then_some(output.stderr)
+        })
+    }
+
+    /// `kubectl auth can-i --list` in a namespace: verbs by resource, without what every account may.
+    pub fn rights(&self, namespace: &str) -> BTreeMap<String, Vec<String>> {
+        let plane = &self.home.world.plane;
+        let text = plane
+            .kubectl(&[
+                "auth",
+                "can-i",
+                "--list",
+                "--as",
+                &self.user(),
+                "--namespace",
+                namespace,
+                "--no-headers",
+            ])
+            .expect("kubectl can ask");
+        let mut rights = BTreeMap::<String, Vec<String>>::new();
+        for line in text.lines() {
+            let columns: Vec<_> = line.split('[').map(str::trim).collect();
+            // Resources, non-resource URLs, resource names, verbs.
+            let [resource, _, names, verbs] = columns[..] else {
+                continue;
+            };
+            if resource.is_empty()
+                || resource.ends_with("reviews.authorization.k8s.io")
+                || resource.ends_with("reviews.authentication.k8s.io")
+            {
+                continue;
+            }
+            if resource == "secrets" && names != "]" {
+                continue;
+            }
+            let verbs = verbs.trim_end_matches(']').split(' ').map(str::to_owned);
+            let all = rights.entry(resource.to_owned()).or_default();
+            all.extend(verbs);
+            all.sort_unstable();
+            all.dedup();
+        }
+        rights
+    }
+
+    /// Starts the operator with this account and the arguments that the chart gives it.
+    pub fn operator(&self, more: &[&str]) -> Operator {
+        let given = self.objects.args();
+        let args = given
+            .iter()
+            .map(String::as_str)
+            .filter(|a| {
+                *a != "controller"
+                    && !a.starts_with("--http-address")
+                    && !more.iter().any(|m| m.split('=').next() == a.split('=').next())
+            })
+            .chain(more.iter().copied())
+            .map(str::to_owned)
+            .collect();
+        let options = OperatorOptions {
+            token: Some(self.token()),
+            args,
+            ..OperatorOptions::default()
+        };
+        Operator::start(Path::new(VALET), &self.home.world.plane, &options).expect("the operator starts")
+    }
+}
+
+/// Gives the release's namespace the credentials of a tenant's store.
+fn lend_credentials(home: &Tenant, tenant: &Tenant) {
+    let s3 = &tenant.world.s3;
+    let mut credentials = tenant.credentials(s3.access_key(), s3.secret_key());
+    credentials["metadata"]["namespace"] = json!(home.name());
+    home.apply(&[credentials]);
+}
+
+/// Group, resource with subresource, and verb of a request.
+type Right = (String, String, String);
+
+fn used(events: &[AuditEvent], user: &str) -> BTreeSet<Right> {
+    events
+        .iter()
+        .filter(|e| e.user() == user && !e.resource().is_empty())
+        .map(|e| {
+            let group = e
+                .json
+                .pointer("/objectRef/apiGroup")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            let resource = match e.subresource() {
+                "" => e.resource().to_owned(),
+                sub => format!("{}/{sub}", e.resource()),
+            };
+            (group.to_owned(), resource, e.verb().to_owned())
+        })
+        .collect()
+}
+
+/// What the rendered roles grant.
+fn granted(objects: &Objects, name: &str) -> BTreeSet<Right> {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let roles = objects.0.iter().filter(|o| {
+        let called = o["metadata"]["name"].as_str().unwrap_or_default();
+        let ours = [name.to_owned(), format!("{name}-operator"), format!("{name}-secrets")];
+        (o["kind"] == "ClusterRole" || o["kind"] == "Role") && ours.iter().any(|n| n == called)
+    });
+    let mut all = BTreeSet::new();
+    for rule in roles.flat_map(|r| r["rules"].as_array().into_iter().flatten()) {
+        for group in rule["apiGroups"].as_array().into_iter().flatten() {
+            for resource in rule["resources"].as_array().into_iter().flatten() {
+                for verb in rule["verbs"].as_array().into_iter().flatten() {
+                    all.insert((text(group), text(resource), text(verb)));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The store, with one more rule that allows the namespace, found by its label, what is below a prefix.
+fn store_with(t: &Tenant, prefix: &str) -> Value {
+    let mut store = t.store();
+    let rules = store["spec"]["access"].as_array_mut().expect("it has rules");
+    let mut rule = rules[0].clone();
+    rule["namespaces"] = json!({"selector": {"matchLabels": {"kubernetes.io/metadata.name": t.name()}}});
+    rule["keyPrefix"] = json!(prefix);
+    rules.push(rule);
+    store
+}
+
+/// Plays a tenant's whole story, and whatever else makes the operator do something.
+fn whole_job(t: &Tenant, operator: &Operator) {
+    // Issue; replace, by another lifetime; retouch, by a label; complete, by an upload.
+    let upload = |spec: Value| t.apply(&[t.grant("UploadGrant", "up", spec)]);
+    upload(json!({"expirationSeconds": 600, "ttlSecondsAfterFinished": 0}));
+    t.reason("ug/up", "Issued");
+    let first = t.mount("up");
+    upload(json!({"expirationSeconds": 900, "ttlSecondsAfterFinished": 0}));
+    eventually(SOON, "a new key", || {
+        (t.mount("up").files["url"] != first.files["url"]).then_some(())
+    });
+    upload(json!({"expirationSeconds": 900, "ttlSecondsAfterFinished": 0, "secretTemplate": {"labels": {"a": "b"}}}));
+    eventually(SOON, "the label", || {
+        (t.get("secret/up")?["metadata"]["labels"]["a"] == "b").then_some(())
+    });
+    let (code, body) = t.mount("up").upload(&t.file("up.bin", b"twelve bytes"));
+    assert_eq!(code, 200, "{body}");
+    // Withdrawn when it is seen, and collected at once: the Secret and the grant are gone.
+    eventually(Duration::from_secs(60), "the grant to be collected", || {
+        (t.get("ug/up").is_none() && t.get("secret/up").is_none()).then_some(())
+    });
+    assert_eq!(t.stored(&t.key("up")), Some(b"twelve bytes".to_vec()));
+
+    // Refused, allowed, and refused again with the same words: an event, and then its repetition.
+    t.apply(&[t.grant(
+        "DownloadGrant",
+        "no",
+        json!({"key": "elsewhere/x", "expirationSeconds": 600}),
+    )]);
+    t.reason("dg/no", "KeyNotAllowed");
+    let event = |least: i64| {
+        eventually(SOON, "an event", || {
+            let text = t.kubectl(&["get", "events.events.k8s.io", "--output", "json"]);
+            let events: Value = serde_json::from_str(&text).expect("kubectl prints JSON");
+            events["items"].as_array()?.iter().find_map(|e| {
+                let count = e["series"]["count"].as_i64().unwrap_or(1);
+                (e["regarding"]["name"] == "no" && e["reason"] == "KeyNotAllowed" && count >= least).then_some(())
+            })
+        });
+    };
+    event(1);
+    t.apply(&[store_with(t, "elsewhere/")]);
+    t.reason("dg/no", "Issued");
+    t.apply(&[store_with(t, "nowhere/")]);
+    t.reason("dg/no", "KeyNotAllowed");
+    event(2);
+    // A download key that runs out, and its grant, collected at once.
+    t.apply(&[t.grant(
+        "DownloadGrant",
+        "short",
+        json!({"expirationSeconds": 3, "ttlSecondsAfterFinished": 0}),
+    )]);
+    t.reason("dg/short", "Issued");
+
+    // A namespace's own store, and one that goes.
+    let mut own = t.store();
+    own["kind"] = json!("ObjectStore");
+    own["metadata"]["namespace"] = json!(t.name());
+    own["spec"]["access"] = json!([]);
+    let s3 = &t.world.s3;
+    let mut credentials = t.credentials(s3.access_key(), s3.secret_key());
+    credentials["metadata"]["namespace"] = json!(t.name());
+    t.apply(&[credentials, own]);
+    let own_ref = json!({"storeRef": {"kind": "ObjectStore", "name": t.name()}, "expirationSeconds": 600});
+    t.apply(&[t.grant("DownloadGrant", "down", own_ref)]);
+    t.reason("dg/down", "Issued");
+    for store in ["ostore", "costore"] {
+        eventually(SOON, "the store's status", || {
+            (says(&t.get(&format!("{store}/{}", t.name()))?, "Ready") == "True Ready").then_some(())
+        });
+    }
+    t.kubectl(&["delete", "objectstore", t.name()]);
+    t.reason("dg/down", "StoreNotFound");
+    eventually(SOON, "the key to be withdrawn", || {
+        t.get("secret/down").is_none().then_some(())
+    });
+    eventually(Duration::from_secs(90), "the grant to be collected", || {
+        t.get("dg/short").is_none().then_some(())
+    });
+    assert!(
+        operator
+            .metrics()
+            .expect("it has metrics")
+            .lines()
+            .any(|l| l == "valet_leader 1")
+    );
+}
+
+/// Default values: the account can do all of the operator's job, and has no right that the job does not use.
+#[test]
+fn the_default_rights_suffice_and_none_is_left_over() {
+    let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (home, tenant) = (Tenant::new("operator"), Tenant::new("default"));
+    let account = Account::new(&home, &[NEAR]);
+    lend_credentials(&home, &tenant);
+    account.wait_until_confined();
+    let mark = home.world.plane.audit_mark().expect("there is a log");
+    let operator = account.operator(&[]);
+    whole_job(&tenant, &operator);
+    let lease = home
+        .get("lease/valet")
+        .expect("the Lease is in the release's namespace");
+    assert!(lease["spec"]["holderIdentity"].is_string());
+    operator.terminate().expect("it stops");
+
+    let events = home.world.plane.audit_since(mark).expect("there is a log");
+    let denied: Vec<_> = events
+        .iter()
+        .filter(|e| e.user() == account.user() && e.code() == 403)
+        .map(ToString::to_string)
+        .collect();
+    assert!(denied.is_empty(), "{denied:#?}");
+    let (granted, used) = (
+        granted(&account.objects, &account.name()),
+        used(&events, &account.user()),
+    );
+    // A grant is read again only if it changes in the milliseconds between two writes of a visit.
+    let rare = |(_, resource, verb): &&Right| verb == "get" && resource.ends_with("loadgrants");
+    let left_over: Vec<_> = granted.difference(&used).filter(|right| !rare(right)).collect();
+    assert!(left_over.is_empty(), "never used: {left_over:#?}");
+    let unknown: Vec<_> = used.difference(&granted).collect();
+    assert!(unknown.is_empty(), "used, and not granted by these roles: {unknown:#?}");
+}
+
+/// watchSecrets: a deleted Secret is put right at once.
+#[test]
+fn watching_secrets_takes_rights_and_sees_at_once() {
+    let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (home, tenant) = (Tenant::new("operator"), Tenant::new("watched"));
+    let account = Account::new(&home, &["watchSecrets=true"]);
+    lend_credentials(&home, &tenant);
+    let _operator = account.operator(&[]);
+    tenant.apply(&[tenant.grant("DownloadGrant", "down", json!({"expirationSeconds": 600}))]);
+    tenant.reason("dg/down", "Issued");
+    let uid = tenant.get("secret/down").expect("it is there")["metadata"]["uid"].clone();
+    tenant.kubectl(&["delete", "secret", "down"]);
+    eventually(SOON, "the Secret to come back", || {
+        tenant.get("secret/down").filter(|s| s["metadata"]["uid"] != uid)
+    });
+}
+
+/// scopedNamespace: one namespace is served with rights in that one, and nothing is denied.
+#[test]
+fn one_namespace_is_served_with_rights_there_alone() {
+    // Its namespace alone is served, and yet it writes the statuses of stores that all share.
+    let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (home, tenant, other) = (Tenant::new("operator"), Tenant::new("served"), Tenant::new("unserved"));
+    let account = Account::new(&home, &[NEAR, &format!("scopedNamespace={}", tenant.name())]);
+    lend_credentials(&home, &tenant);
+    let mark = home.world.plane.audit_mark().expect("there is a log");
+    let operator = account.operator(&[]);
+    whole_job(&tenant, &operator);
+    other.apply(&[other.grant("DownloadGrant", "down", json!({}))]);
+    operator.terminate().expect("it stops");
+    let events = home.world.plane.audit_since(mark).expect("there is a log");
+    let of_account: Vec<_> = events.iter().filter(|e| e.user() == account.user()).collect();
+    let denied: Vec<_> = of_account
+        .iter()
+        .filter(|e| e.code() == 403)
+        .map(ToString::to_string)
+        .collect();
+    assert!(denied.is_empty(), "{denied:#?}");
+    let unseen = other.get("dg/down").expect("it is there");
+    assert_eq!(says(&unseen, "Ready"), "Unknown Pending", "nobody has looked");
+    assert!(!account.rights(other.name()).contains_key("secrets"));
+}
+
+/// rbac.secretsNamespaces: grants are seen everywhere, and get keys where the list says.
+#[test]
+fn secrets_are_touched_in_the_listed_namespaces_only() {
+    let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (home, listed, other) = (Tenant::new("operator"), Tenant::new("listed"), Tenant::new("unlisted"));
+    let account = Account::new(&home, &[&format!("rbac.secretsNamespaces={{{}}}", listed.name())]);
+    lend_credentials(&home, &listed);
+    lend_credentials(&home, &other);
+    let _operator = account.operator(&[]);
+    for t in [&listed, &other] {
+        t.apply(&[t.grant("DownloadGrant", "down", json!({"expirationSeconds": 600}))]);
+    }
+    listed.reason("dg/down", "Issued");
+    let waits = other.reason("dg/down", "SecretNotWritable");
+    let conditions = waits["status"]["conditions"].to_string();
+    assert!(
+        conditions.contains("cannot create resource"),
+        "it says what the apiserver said: {conditions}"
+    );
+    assert!(other.get("secret/down").is_none());
+}

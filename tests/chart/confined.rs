@@ -1,0 +1,380 @@
+//! What the operator's account may do to Secrets, tried with kubectl: RBAC bounds it, and where RBAC cannot, a policy does.
+
+use serde_json::{Value, json};
+use valet_harness::{eventually, process};
+
+use crate::{
+    account::Account,
+    world::{SOON, Tenant, merge},
+};
+
+/// A kubectl of somebody else's.
+struct As<'a> {
+    tenant: &'a Tenant,
+    kubeconfig: std::path::PathBuf,
+}
+
+impl As<'_> {
+    /// Runs kubectl in the tenant's namespace; what it prints, or what it complains of.
+    fn kubectl(&self, stdin: &str, args: &[&str]) -> Result<String, String> {
+        let mut command = self.tenant.world.plane.kubectl_command(&self.kubeconfig);
+        command.args(args).args(["--namespace", self.tenant.name()]);
+        let output = process::run(command, stdin.as_bytes(), SOON).expect("kubectl runs");
+        if output.status.success() {
+            Ok(output.text())
+        } else {
+            Err(output.stderr)
+        }
+    }
+
+    fn create(&self, object: &Value) -> Result<String, String> {
+        self.kubectl(&object.to_string(), &["create", "--filename", "-"])
+    }
+
+    fn patch(&self, name: &str, patch: &Value) -> Result<String, String> {
+        self.kubectl(
+            "",
+            &["patch", "secret", name, "--type=merge", "--patch", &patch.to_string()],
+        )
+    }
+}
+
+/// A Secret as the operator makes it for this grant.
+fn secret(grant: &Value, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "valetkey.dev/grant",
+        "metadata": {
+            "name": name,
+            "labels": {"app.kubernetes.io/managed-by": "valet"},
+            "ownerReferences": [{
+                "apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "controller": true,
+                "name": grant["metadata"]["name"], "uid": grant["metadata"]["uid"],
+            }],
+        },
+        "stringData": {"url": "https://example.test/"},
+    })
+}
+
+const OURS: &str = "the Secrets of grants only";
+
+/// RBAC gives the account everything here that it can give about Secrets, so that what stops it is the policy.
+#[test]
+fn the_policy_confines_the_account_to_grants_secrets() {
+    let t = Tenant::new("confined");
+    let account = Account::new(&t, &[]);
+    t.kubectl(&["create", "role", "all-secrets", "--verb=*", "--resource=secrets"]);
+    let subject = format!("--serviceaccount={}:valet", t.name());
+    t.kubectl(&["create", "rolebinding", "all-secrets", "--role=all-secrets", &subject]);
+    let operator = As {
+        tenant: &t,
+        kubeconfig: account.kubeconfig(),
+    };
+    t.apply(&[
+        t.grant("UploadGrant", "one", json!({})),
+        t.grant("UploadGrant", "two", json!({})),
+    ]);
+    let (one, two) = (
+        t.get("ug/one").expect("it is there"),
+        t.get("ug/two").expect("it is there"),
+    );
+    t.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "foreign",
+        "--from-literal=password=hunter2",
+    ]);
+    let said = account.wait_until_confined();
+    assert!(said.contains(&format!("{}-secrets", account.name())), "{said}");
+
+    // A grant's own: everything that the operator does.
+    operator
+        .create(&secret(&one, "one"))
+        .expect("a grant's Secret can be made");
+    operator
+        .patch("one", &json!({"stringData": {"url": "https://example.test/2"}}))
+        .expect("and replaced");
+    operator
+        .patch("one", &json!({"metadata": {"annotations": {"a": "b"}}}))
+        .expect("and retouched");
+    operator.kubectl("", &["delete", "secret", "one"]).expect("and deleted");
+    operator.create(&secret(&one, "one")).expect("and made again");
+
+    let refused = |what: &str, result: Result<String, String>, message: &str| {
+        let said = result.expect_err(what);
+        assert!(
+            said.contains("ValidatingAdmissionPolicy 'valet") && said.contains(message),
+            "{what}: {said}"
+        );
+    };
+    // Somebody else's.
+    refused(
+        "change",
+        operator.patch("foreign", &json!({"stringData": {"password": "x"}})),
+        OURS,
+    );
+    refused("delete", operator.kubectl("", &["delete", "secret", "foreign"]), OURS);
+    refused(
+        "delete all",
+        operator.kubectl("", &["delete", "secrets", "--all"]),
+        OURS,
+    );
+    // Of all of them it deletes its own.
+    assert!(t.get("secret/one").is_none() && t.get("secret/foreign").is_some());
+    operator.create(&secret(&one, "one")).expect("and made once more");
+    let ours = json!({"metadata": {
+        "labels": {"app.kubernetes.io/managed-by": "valet"}, "ownerReferences": secret(&one, "")["metadata"]["ownerReferences"],
+    }});
+    refused("take over", operator.patch("foreign", &ours), OURS);
+
+    // A Secret that is none of a grant, one thing wrong with each.
+    for (what, wrong) in [
+        ("type", json!({"type": "Opaque"})),
+        (
+            "type",
+            json!({"type": "kubernetes.io/service-account-token", "metadata": {"annotations": {"kubernetes.io/service-account.name": "default"}}}),
+        ),
+        (
+            "label",
+            json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "helm"}}}),
+        ),
+        ("no owner", json!({"metadata": {"ownerReferences": []}})),
+        (
+            "an owner that does not control",
+            json!({"metadata": {"ownerReferences": [{
+                "apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "name": "one", "uid": one["metadata"]["uid"],
+            }]}}),
+        ),
+        (
+            "another kind of owner",
+            json!({"metadata": {"ownerReferences": [{
+                "apiVersion": "v1", "kind": "ConfigMap", "name": "one", "uid": one["metadata"]["uid"], "controller": true,
+            }]}}),
+        ),
+        (
+            "a look-alike group",
+            json!({"metadata": {"ownerReferences": [{
+                "apiVersion": "valetkey.dev.evil/v1", "kind": "UploadGrant", "name": "one", "uid": one["metadata"]["uid"], "controller": true,
+            }]}}),
+        ),
+    ] {
+        let mut bad = secret(&one, "bad");
+        merge(&mut bad, wrong);
+        refused(what, operator.create(&bad), OURS);
+    }
+    let mut bare = secret(&one, "bad");
+    bare["metadata"]
+        .as_object_mut()
+        .expect("it is a map")
+        .retain(|k, _| k == "name");
+    refused("neither label nor owner", operator.create(&bare), OURS);
+
+    // A grant's Secret does not stop being one, nor change hands.
+    refused(
+        "unlabel",
+        operator.patch(
+            "one",
+            &json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null}}}),
+        ),
+        OURS,
+    );
+    refused(
+        "disown",
+        operator.patch("one", &json!({"metadata": {"ownerReferences": null}})),
+        OURS,
+    );
+    let other = json!({"metadata": {"ownerReferences": secret(&two, "")["metadata"]["ownerReferences"]}});
+    refused(
+        "hand on",
+        operator.patch("one", &other),
+        "may not give a grant's Secret to another grant",
+    );
+    t.kubectl(&["delete", "secret", "foreign"]);
+    refused("delete a collection", collection(&operator), "never a collection");
+    assert!(t.get("secret/one").is_some(), "nothing was deleted");
+
+    // Everybody else does what RBAC says.
+    t.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "foreign",
+        "--from-literal=password=hunter2",
+    ]);
+    t.kubectl(&[
+        "patch",
+        "secret",
+        "foreign",
+        "--patch",
+        r#"{"stringData":{"password":"x"}}"#,
+    ]);
+    t.kubectl(&["delete", "secrets", "--all"]);
+}
+
+/// `kubectl delete --all` lists and deletes one by one; this is the apiserver's own way to delete many.
+fn collection(operator: &As<'_>) -> Result<String, String> {
+    let path = format!("/api/v1/namespaces/{}/secrets", operator.tenant.name());
+    operator.kubectl("", &["delete", "--raw", &path])
+}
+
+/// With the chart's own roles and nothing else, in default mode.
+#[test]
+fn the_account_cannot_read_in_bulk() {
+    let t = Tenant::new("bulk");
+    let account = Account::new(&t, &[]);
+    let operator = As {
+        tenant: &t,
+        kubeconfig: account.kubeconfig(),
+    };
+    t.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "foreign",
+        "--from-literal=password=hunter2",
+    ]);
+    account.wait_until_confined();
+    let refused = |args: &[&str], message: &str| {
+        let said = operator.kubectl("", args).expect_err("it must be refused");
+        assert!(said.contains(message), "{args:?}: {said}");
+    };
+    refused(&["get", "secrets"], "cannot list resource \"secrets\"");
+    refused(
+        &["get", "secrets", "--all-namespaces"],
+        "cannot list resource \"secrets\"",
+    );
+    let watch = format!("/api/v1/namespaces/{}/secrets?watch=1", t.name());
+    refused(&["get", "--raw", &watch], "cannot watch resource \"secrets\"");
+    refused(
+        &["patch", "secret", "foreign", "--patch", "{}"],
+        "cannot patch resource \"secrets\"",
+    );
+    refused(&["delete", "secret", "foreign"], OURS);
+    assert!(
+        collection(&operator)
+            .expect_err("it must be refused")
+            .contains("cannot deletecollection")
+    );
+    refused(&["replace", "--filename", &written(&t, "foreign")], OURS);
+    // What is left to whoever takes the pod over: one Secret whose name he knows. docs/reference/permissions.md says so.
+    operator
+        .kubectl("", &["get", "secret", "foreign"])
+        .expect("RBAC cannot tell Secrets apart");
+}
+
+/// The Secret in a file, changed.
+fn written(t: &Tenant, name: &str) -> String {
+    let mut secret = t.get(&format!("secret/{name}")).expect("it is there");
+    secret["data"] = json!({"password": "eA=="});
+    let path = t.file("secret.json", secret.to_string().as_bytes());
+    path.to_str().expect("a plain path").to_owned()
+}
+
+/// What `kubectl auth can-i --list` says of Secrets, in each mode, in three places: where grants are served, in the
+/// operator's own namespace, elsewhere. The table in docs/reference/permissions.md.
+#[test]
+fn rights_to_secrets_in_each_mode() {
+    let none: &[&str] = &[];
+    let grants: &[&str] = &["create", "delete", "get", "update"];
+    let watching: &[&str] = &["create", "delete", "get", "list", "update", "watch"];
+    let get: &[&str] = &["get"];
+    for (mode, values, served, own, elsewhere) in [
+        ("default", &[][..], grants, grants, grants),
+        ("watching", &["watchSecrets=true"], watching, watching, watching),
+        ("scoped", &["scopedNamespace=SERVED"], grants, get, none),
+        (
+            "scoped-watching",
+            &["scopedNamespace=SERVED", "watchSecrets=true"],
+            watching,
+            get,
+            none,
+        ),
+        ("listed", &["rbac.secretsNamespaces={SERVED}"], grants, get, none),
+        (
+            "named",
+            &["rbac.secretsNamespaces={SERVED}", "rbac.credentialsSecrets={media}"],
+            grants,
+            none,
+            none,
+        ),
+        ("without", &["rbac.create=false"], none, none, none),
+    ] {
+        let operator = Tenant::new(&format!("own-{mode}"));
+        let tenant = Tenant::new(&format!("served-{mode}"));
+        let stranger = Tenant::new(&format!("other-{mode}"));
+        let values: Vec<_> = values.iter().map(|v| v.replace("SERVED", tenant.name())).collect();
+        let values: Vec<_> = values.iter().map(String::as_str).collect();
+        let account = Account::new(&operator, &values);
+        for (place, expected) in [(&tenant, served), (&operator, own), (&stranger, elsewhere)] {
+            let may = account.rights(place.name());
+            let secrets = may
+                .get("secrets")
+                .map(|v| v.iter().map(String::as_str).collect::<Vec<_>>())
+                .unwrap_or_default();
+            assert_eq!(secrets, expected, "{mode}, {}", place.name());
+            if values.is_empty() {
+                assert_eq!(
+                    may.keys().collect::<Vec<_>>(),
+                    default_resources(place.name() == operator.name()),
+                    "{mode}"
+                );
+            }
+        }
+        if mode == "named" {
+            let as_operator = As {
+                tenant: &operator,
+                kubeconfig: account.kubeconfig(),
+            };
+            let media = operator.kubectl(&["create", "secret", "generic", "media", "--from-literal=a=b"]);
+            assert!(media.contains("created"));
+            as_operator
+                .kubectl("", &["get", "secret", "media"])
+                .expect("the named Secret can be read");
+            operator.kubectl(&["create", "secret", "generic", "other", "--from-literal=a=b"]);
+            let said = as_operator
+                .kubectl("", &["get", "secret", "other"])
+                .expect_err("no other can");
+            assert!(said.contains("cannot get resource"), "{said}");
+        }
+    }
+}
+
+/// Everything that the account may touch by default, beyond what every account may.
+fn default_resources(own: bool) -> Vec<&'static String> {
+    let mut all = vec![
+        "clusterobjectstores.valetkey.dev",
+        "clusterobjectstores.valetkey.dev/status",
+        "downloadgrants.valetkey.dev",
+        "downloadgrants.valetkey.dev/status",
+        "events.events.k8s.io",
+        "namespaces",
+        "objectstores.valetkey.dev",
+        "objectstores.valetkey.dev/status",
+        "secrets",
+        "uploadgrants.valetkey.dev",
+        "uploadgrants.valetkey.dev/status",
+    ];
+    if own {
+        all.push("leases.coordination.k8s.io");
+    }
+    all.sort_unstable();
+    all.into_iter().map(|s| &*Box::leak(Box::new(s.to_owned()))).collect()
+}
+
+/// The policies say nothing that the apiserver's type checker does not understand.
+#[test]
+fn the_policies_type_check() {
+    let t = Tenant::new("types");
+    let account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
+    for policy in ["secrets", "gitops"] {
+        let name = format!("validatingadmissionpolicy/{}-{policy}", account.name());
+        let checked = eventually(SOON, "the type check", || {
+            t.get(&name).filter(|p| p["status"]["observedGeneration"].is_number())
+        });
+        assert_eq!(
+            checked["status"]["typeChecking"]["expressionWarnings"],
+            Value::Null,
+            "{checked:#}"
+        );
+    }
+}

@@ -1,0 +1,83 @@
+//! The advice to who applies a grant from git that would be deleted and made again.
+
+use serde_json::{Value, json};
+use valet_harness::{eventually, process};
+
+use crate::{
+    account::Account,
+    world::{SOON, Tenant, merge},
+};
+
+/// `kubectl apply`, and what it says beside.
+fn apply(t: &Tenant, object: &Value) -> String {
+    let mut command = t.world.plane.kubectl_command(t.world.plane.kubeconfig());
+    command.args(["apply", "--filename", "-"]);
+    let output = process::run_ok(command, object.to_string().as_bytes(), SOON).expect("a warning refuses nothing");
+    output.stderr
+}
+
+#[test]
+fn who_would_make_a_grant_again_for_ever_is_warned() {
+    let t = Tenant::new("gitops");
+    let account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
+    let mut count = 0;
+    let mut said = |kind: &str, meta: Value, spec: Value| {
+        count += 1;
+        let mut grant = t.grant(kind, &format!("g{count}"), spec);
+        merge(&mut grant["metadata"], meta);
+        apply(&t, &grant)
+    };
+    let argo = json!({"annotations": {"argocd.argoproj.io/tracking-id": "x"}});
+    let collected = json!({"ttlSecondsAfterFinished": 60});
+    eventually(SOON, "the policy to be obeyed", || {
+        said("UploadGrant", argo.clone(), collected.clone())
+            .contains("Warning")
+            .then_some(())
+    });
+    // Each mark that the operator knows.
+    for meta in [
+        argo.clone(),
+        json!({"labels": {"argocd.argoproj.io/instance": "x"}}),
+        json!({"labels": {"kustomize.toolkit.fluxcd.io/name": "x"}}),
+        json!({"labels": {"helm.toolkit.fluxcd.io/name": "x"}}),
+        json!({"labels": {"app.kubernetes.io/instance": "x"}}),
+    ] {
+        for kind in ["UploadGrant", "DownloadGrant"] {
+            let said = said(kind, meta.clone(), collected.clone());
+            assert!(
+                said.contains("Warning") && said.contains(account.name().as_str()),
+                "{meta} {said}"
+            );
+            assert!(
+                said.contains("to be deleted 60 s after it has finished"),
+                "{meta} {said}"
+            );
+        }
+    }
+    assert!(said("UploadGrant", argo.clone(), json!({"ttlSecondsAfterFinished": 0})).contains("deleted 0 s after"));
+    // No marks, or nothing that deletes it.
+    for (meta, spec) in [
+        (json!({}), collected.clone()),
+        (
+            json!({"labels": {"app": "x"}, "annotations": {"note": "argocd"}}),
+            collected,
+        ),
+        (argo.clone(), json!({})),
+        (argo, json!({"ttlSecondsAfterFinished": -1})),
+    ] {
+        let said = said("DownloadGrant", meta.clone(), spec.clone());
+        assert_eq!(said, "", "{meta} {spec}");
+    }
+    // With scopedNamespace other namespaces get no advice from this release.
+    let other = Tenant::new("elsewhere");
+    let mut grant = other.grant("UploadGrant", "g", json!({"ttlSecondsAfterFinished": 60}));
+    grant["metadata"]["labels"] = json!({"argocd.argoproj.io/instance": "x"});
+    assert_eq!(apply(&other, &grant), "");
+    // And null, which kubectl apply would drop.
+    let mut kept = t.grant("DownloadGrant", "kept", json!({"ttlSecondsAfterFinished": null}));
+    kept["metadata"]["labels"] = json!({"argocd.argoproj.io/instance": "x"});
+    let mut command = t.world.plane.kubectl_command(t.world.plane.kubeconfig());
+    command.args(["create", "--filename", "-"]);
+    let output = process::run_ok(command, kept.to_string().as_bytes(), SOON).expect("null is allowed");
+    assert_eq!(output.stderr, "");
+}

@@ -1,0 +1,328 @@
+//! Install, upgrade, uninstall and install again with helm, on control planes of their own.
+
+use std::{process::Command, time::Duration};
+
+use serde_json::{Value, json};
+use valet_harness::{
+    ControlPlane, ControlPlaneOptions, Operator, OperatorOptions, S3Server, Tools, control_plane::CONTEXT,
+    eventually, process,
+};
+
+use crate::{
+    helm::{self, CHART, Objects},
+    world::{SOON, VALET, says},
+};
+
+/// The namespace of the release.
+const HOME: &str = "valet-system";
+
+/// A control plane without Valet, whose namespace for it allows no pod that is not restricted.
+struct Site {
+    plane: ControlPlane,
+}
+
+impl Site {
+    fn new(manifests: Vec<String>) -> Self {
+        let tools = Tools::locate().expect("the tools build");
+        let options = ControlPlaneOptions {
+            manifests,
+            ..ControlPlaneOptions::default()
+        };
+        let plane = ControlPlane::start_with(&tools, options).expect("the control plane starts");
+        for (name, labels) in [
+            (
+                HOME,
+                json!({
+                    "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted",
+                }),
+            ),
+            ("web", json!({})),
+        ] {
+            let namespace =
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+            plane.apply(&namespace.to_string()).expect("a namespace can be made");
+        }
+        Self { plane }
+    }
+
+    /// helm against this control plane; all that it says.
+    fn helm_run(&self, args: &[&str]) -> process::Output {
+        let kubeconfig = self.plane.kubeconfig().to_str().expect("a plain path").to_owned();
+        helm::run(
+            &[
+                args,
+                &[
+                    "--namespace",
+                    HOME,
+                    "--kubeconfig",
+                    &kubeconfig,
+                    "--kube-context",
+                    CONTEXT,
+                ],
+            ]
+            .concat(),
+        )
+    }
+
+    #[track_caller]
+    fn helm(&self, args: &[&str]) -> String {
+        let output = self.helm_run(args);
+        assert!(
+            output.status.success(),
+            "helm {}: {}{}",
+            args.join(" "),
+            output.text(),
+            output.stderr
+        );
+        assert!(
+            !output.stderr.contains("would violate PodSecurity"),
+            "{}",
+            output.stderr
+        );
+        output.text()
+    }
+
+    #[track_caller]
+    fn kubectl(&self, args: &[&str]) -> String {
+        self.plane
+            .kubectl(args)
+            .unwrap_or_else(|e| panic!("kubectl {}: {e}", args.join(" ")))
+    }
+
+    fn get(&self, what: &str, namespace: &str) -> Option<Value> {
+        let text = self.kubectl(&[
+            "get",
+            what,
+            "--ignore-not-found",
+            "--output",
+            "json",
+            "--namespace",
+            namespace,
+        ]);
+        (!text.trim().is_empty()).then(|| serde_json::from_str(&text).expect("kubectl prints JSON"))
+    }
+
+    /// `kubectl create` on the server, without doing it: what it says of each object, and the warnings.
+    fn dry_run(&self, objects: &str) -> process::Output {
+        let mut command = self.plane.kubectl_command(self.plane.kubeconfig());
+        command.args(["create", "--dry-run=server", "--namespace", HOME, "--filename", "-"]);
+        process::run(command, objects.as_bytes(), SOON).expect("kubectl runs")
+    }
+
+    fn crd(&self, name: &str) -> Option<Value> {
+        self.get(&format!("crd/{name}"), HOME)
+    }
+
+    /// The operator, as the Deployment's pod would run it.
+    fn operator(&self) -> Operator {
+        let token = self
+            .plane
+            .service_account_token(HOME, "valet")
+            .expect("the account has a token");
+        let options = OperatorOptions {
+            token: Some(token),
+            args: vec!["--leader-elect".into()],
+            ..OperatorOptions::default()
+        };
+        Operator::start(VALET.as_ref(), &self.plane, &options).expect("the operator starts")
+    }
+}
+
+/// Every object of the chart, as the apiserver takes it, and a pod as the kubelet would get it.
+#[test]
+fn the_apiserver_takes_everything_and_the_pod_is_restricted() {
+    let site = Site::new(Vec::new());
+    let values = [
+        "networkPolicy.enabled=true",
+        "grafanaDashboard.enabled=true",
+        "replicaCount=3",
+    ];
+    let all = helm::objects(&values);
+    // The definitions first, then all of it; every object is answered, none with a warning.
+    let rest = Objects(
+        all.0
+            .iter()
+            .filter(|o| o["kind"] != "CustomResourceDefinition")
+            .cloned()
+            .collect(),
+    );
+    for part in [&all.list(&["CustomResourceDefinition"]), &rest.list(&kinds(&rest))] {
+        let output = site.dry_run(part);
+        assert!(output.status.success(), "{}", output.stderr);
+        assert_eq!(output.stderr, "", "no warning");
+    }
+
+    let pod = |change: &dyn Fn(&mut Value)| {
+        let template = &all.get("Deployment", "valet")["spec"]["template"];
+        let mut pod =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"]});
+        pod["metadata"]["name"] = json!("probe");
+        change(&mut pod);
+        site.plane
+            .apply(&all.list(&["ServiceAccount"]))
+            .expect("the account can be made");
+        let args = ["create", "--namespace", HOME, "--filename", "-", "--output", "json"];
+        site.plane.kubectl_in(&pod.to_string(), &args)
+    };
+    let admitted: Value = serde_json::from_str(&pod(&|_| {}).expect("the pod is admitted")).expect("it is JSON");
+    assert_eq!(admitted["spec"]["containers"][0]["image"], all.container()["image"]);
+    assert_eq!(admitted["spec"]["serviceAccountName"], "valet");
+    let mounts = admitted["spec"]["containers"][0]["volumeMounts"].to_string();
+    assert!(
+        mounts.contains("/var/run/secrets/kubernetes.io/serviceaccount"),
+        "it has its token: {mounts}"
+    );
+    site.kubectl(&[
+        "delete",
+        "pod",
+        "probe",
+        "--namespace",
+        HOME,
+        "--force",
+        "--grace-period=0",
+    ]);
+    // The level is enforced: what is taken away is missed.
+    for taken in ["/spec/securityContext", "/spec/containers/0/securityContext"] {
+        let refused = pod(&|pod| *pod.pointer_mut(taken).expect("it is there") = json!({})).expect_err(taken);
+        assert!(
+            refused.to_string().contains("violates PodSecurity \"restricted"),
+            "{taken}: {refused}"
+        );
+    }
+}
+
+fn kinds(objects: &Objects) -> Vec<&str> {
+    objects.0.iter().filter_map(|o| o["kind"].as_str()).collect()
+}
+
+/// From the previous chart to this one, away, and back: no grant and no key is lost, and the kinds are brought up to date.
+#[test]
+fn upgrade_uninstall_and_reinstall_lose_no_grant() {
+    let site = Site::new(Vec::new());
+    let s3 = S3Server::start(site.plane.tools()).expect("the S3 server starts");
+    s3.create_bucket("media").expect("a bucket can be made");
+
+    // A chart from before: another version, and one of its kinds knows one column less and has one rule less.
+    let (_scratch, old) = helm::copy();
+    let version = env!("CARGO_PKG_VERSION");
+    helm::edit(
+        &old.join("Chart.yaml"),
+        &format!("version: {version}"),
+        "version: 0.0.9",
+    );
+    helm::edit(&old.join("templates/crds.yaml"), "    - ug\n", "    - oldug\n");
+    let old = old.to_str().expect("a plain path");
+    site.helm(&["install", "valet", old]);
+    let short = |name: &str| site.crd(name).expect("the kind is there")["spec"]["names"]["shortNames"].clone();
+    assert_eq!(short("uploadgrants.valetkey.dev"), json!(["oldug"]));
+    site.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+    // Its collector must learn the new kinds: see ControlPlaneOptions::manifests.
+    site.plane.restart_controller_manager().expect("it restarts");
+
+    let operator = site.operator();
+    let apply = |objects: Value| site.plane.apply(&objects.to_string()).expect("it can be applied");
+    apply(json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "media", "namespace": HOME},
+        "stringData": {"AWS_ACCESS_KEY_ID": s3.access_key(), "AWS_SECRET_ACCESS_KEY": s3.secret_key()},
+    }));
+    apply(json!({
+        "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": "media"},
+        "spec": {
+            "s3": {
+                "bucket": "media", "region": s3.region(), "endpoint": s3.endpoint(), "addressingStyle": "Path",
+                "credentials": {"secretRef": {"name": "media"}},
+            },
+            "access": [{"namespaces": {"names": ["web"]}, "operations": ["Upload", "Download"]}],
+        },
+    }));
+    let grant = |name: &str| {
+        apply(json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "metadata": {"name": name, "namespace": "web"},
+            "spec": {"storeRef": {"kind": "ClusterObjectStore", "name": "media"}, "key": name},
+        }))
+    };
+    let issued = |name: &str| {
+        eventually(SOON, &format!("{name} to be issued"), || {
+            let found = site.get(&format!("uploadgrants/{name}"), "web")?;
+            (says(&found, "Ready") == "True Issued").then(|| site.get(&format!("secret/{name}"), "web"))?
+        })
+    };
+    grant("before");
+    let before = issued("before");
+
+    // Upgrade: the kinds, too, while grants are there.
+    site.helm(&["upgrade", "valet", CHART]);
+    assert_eq!(short("uploadgrants.valetkey.dev"), json!(["ug"]));
+    let listed: Value = serde_json::from_str(&site.helm(&["list", "--output", "json"])).expect("it is JSON");
+    assert_eq!(listed[0]["chart"], format!("valet-{version}"));
+    assert_eq!(issued("before"), before, "the key is the same");
+    grant("between");
+    issued("between");
+    // Back, and forth again.
+    site.helm(&["rollback", "valet", "1"]);
+    assert_eq!(short("uploadgrants.valetkey.dev"), json!(["oldug"]));
+    site.helm(&["rollback", "valet", "2"]);
+    assert_eq!(short("uploadgrants.valetkey.dev"), json!(["ug"]));
+    assert_eq!(issued("before"), before, "the key is the same");
+
+    // One release a namespace: they would share the Lease.
+    let second = site.helm_run(&["install", "valet-two", CHART, "--set", "crds.enabled=false"]);
+    assert!(
+        !second.status.success() && second.stderr.contains("release valet of this chart"),
+        "{}",
+        second.stderr
+    );
+
+    // Away: the operator and its rights go, grants and keys stay.
+    assert!(operator.terminate().expect("it stops").success());
+    site.helm(&["uninstall", "valet"]);
+    for gone in [
+        "deployment/valet",
+        "serviceaccount/valet",
+        "role/valet-operator",
+        "poddisruptionbudget/valet",
+    ] {
+        assert!(site.get(gone, HOME).is_none(), "{gone}");
+    }
+    for gone in [
+        "clusterrole/valet",
+        "clusterrolebinding/valet",
+        "validatingadmissionpolicy/valet-secrets",
+    ] {
+        assert!(site.get(gone, HOME).is_none(), "{gone}");
+    }
+    assert!(site.get("lease/valet", HOME).is_some(), "which nobody minds");
+    assert_eq!(site.get("secret/before", "web"), Some(before.clone()));
+    grant("meanwhile");
+
+    // And back: everything goes on.
+    site.helm(&["install", "valet", CHART]);
+    let operator = site.operator();
+    issued("meanwhile");
+    assert_eq!(issued("before"), before, "the key is the same");
+    operator.terminate().expect("it stops");
+
+    // With crds.keep=false it takes all of it along.
+    site.helm(&["upgrade", "valet", CHART, "--set", "crds.keep=false"]);
+    site.helm(&["uninstall", "valet"]);
+    eventually(Duration::from_secs(60), "the kinds and the keys to go", || {
+        (site.crd("uploadgrants.valetkey.dev").is_none() && site.get("secret/before", "web").is_none()).then_some(())
+    });
+}
+
+/// Who has applied the kinds by hand before lets helm take them over.
+#[test]
+fn helm_takes_over_kinds_that_were_applied_by_hand() {
+    let crds = Command::new(VALET).arg("crds").output().expect("valet crds runs");
+    let site = Site::new(vec![String::from_utf8(crds.stdout).expect("CRDs are text")]);
+    let refused = site.helm_run(&["install", "valet", CHART]);
+    assert!(
+        !refused.status.success() && refused.stderr.contains("invalid ownership metadata"),
+        "{}",
+        refused.stderr
+    );
+    site.helm(&["install", "valet", CHART, "--take-ownership"]);
+    let crd = site.crd("uploadgrants.valetkey.dev").expect("it is there");
+    assert_eq!(crd["metadata"]["annotations"]["meta.helm.sh/release-name"], "valet");
+    assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+}

@@ -1,0 +1,173 @@
+//! Values that are accepted, and those that are refused with a message.
+
+use crate::helm::{self, CHART, objects, refused, set};
+
+/// Sets of values in files, each a use of the chart.
+const FILES: [&str; 4] = ["production", "one-namespace", "few-secrets", "everything"];
+
+fn file(name: &str) -> String {
+    format!("{}/tests/chart/values/{name}.yaml", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn lint_is_content() {
+    helm::ok(&["lint", "--strict", CHART]);
+    for name in FILES {
+        let said = helm::ok(&["lint", "--strict", CHART, "--values", &file(name)]);
+        assert!(
+            !said.contains("[WARNING]") && !said.contains("[ERROR]"),
+            "{name}: {said}"
+        );
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    for (value, message) in [
+        ("replicas=3", "additional properties 'replicas' not allowed"),
+        (
+            "image.registry=x",
+            "at '/image': additional properties 'registry' not allowed",
+        ),
+        ("replicaCount=two", "at '/replicaCount': got string, want integer"),
+        ("replicaCount=-1", "at '/replicaCount': minimum: got -1, want 0"),
+        (
+            "image.pullPolicy=Sometimes",
+            "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'",
+        ),
+        (
+            "image.digest=sha256:12",
+            "at '/image/digest': 'sha256:12' does not match pattern",
+        ),
+        ("image.repository=", "at '/image/repository'"),
+        ("watchSecrets=yes", "at '/watchSecrets': got string, want boolean"),
+        ("leaderElect=1", "at '/leaderElect': got number, want boolean"),
+        ("sweepSeconds=0", "at '/sweepSeconds': minimum: got 0, want 1"),
+        (
+            "ttlSecondsAfterFinished=ever",
+            "at '/ttlSecondsAfterFinished': value must be 'never'",
+        ),
+        (
+            "ttlSecondsAfterFinished=-1",
+            "at '/ttlSecondsAfterFinished': minimum: got -1, want 0",
+        ),
+        ("concurrency=1025", "at '/concurrency': maximum: got 1,025, want 1,024"),
+        (
+            "scopedNamespace=Web",
+            "at '/scopedNamespace': 'Web' does not match pattern",
+        ),
+        (
+            "rbac.secretsNamespaces={a_b}",
+            "at '/rbac/secretsNamespaces/0': 'a_b' does not match pattern",
+        ),
+        (
+            "rbac.aggregateObjectStores=view",
+            "at '/rbac/aggregateObjectStores': value must be one of 'none', 'admin', 'edit'",
+        ),
+        (
+            "allowPrivateEndpoints={10.0.0.1}",
+            "at '/allowPrivateEndpoints/0': '10.0.0.1' does not match pattern",
+        ),
+        (
+            "log.format=xml",
+            "at '/log/format': value must be one of 'json', 'human'",
+        ),
+        (
+            "extraArgs={foo}",
+            "at '/extraArgs/0': 'foo' does not match pattern '^-'",
+        ),
+        ("extraEnv[0].value=x", "at '/extraEnv/0': missing property 'name'"),
+        (
+            "serviceMonitor.interval=30",
+            "at '/serviceMonitor/interval': got number, want string",
+        ),
+        (
+            "podDisruptionBudget.minAvailable=most",
+            "at '/podDisruptionBudget/minAvailable': 'most' does not match pattern",
+        ),
+        (
+            "networkPolicy.egress.stores.ports={70000}",
+            "at '/networkPolicy/egress/stores/ports/0': maximum",
+        ),
+        ("podLabels.a=1", "at '/podLabels/a': got number, want string"),
+        (
+            "livenessProbe.httpGet=x",
+            "at '/livenessProbe': additional properties 'httpGet' not allowed",
+        ),
+    ] {
+        let said = refused(&[&["template", "valet", CHART][..], &set(&[value])].concat());
+        assert!(said.contains(message), "{value}: {said}");
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused() {
+    for (values, message) in [
+        (
+            &["scopedNamespace=web", "rbac.secretsNamespaces={web}"][..],
+            "scopedNamespace and rbac.secretsNamespaces cannot both be set",
+        ),
+        (
+            &["watchSecrets=true", "rbac.secretsNamespaces={web}"],
+            "watchSecrets needs the right to list the Secrets of all namespaces",
+        ),
+        (
+            &["rbac.credentialsSecrets={media}"],
+            "rbac.credentialsSecrets alone narrows nothing",
+        ),
+        (
+            &["rbac.credentialsSecrets={media}", "scopedNamespace=default"],
+            "narrows nothing, since the operator serves the release's own namespace default, too",
+        ),
+    ] {
+        let said = refused(&[&["template", "valet", CHART][..], &set(values)].concat());
+        assert!(said.contains(message), "{values:?}: {said}");
+    }
+    objects(&["rbac.credentialsSecrets={media}", "scopedNamespace=web"]);
+}
+
+/// A chart that has this one as a part hands it `global`.
+#[test]
+fn a_part_of_another_chart_may_get_global_values() {
+    objects(&["global.imageRegistry=somewhere"]);
+}
+
+/// What a person reads after an install: no warning by default, and one for each risk that was chosen.
+#[test]
+fn notes_warn_of_what_is_risky() {
+    let notes = |values: &[&str]| {
+        let args = [&["install", "valet", CHART, "--dry-run=client"][..], &set(values)].concat();
+        let said = helm::ok(&args);
+        said.split_once("NOTES:").expect("there are notes").1.to_owned()
+    };
+    let plain = notes(&[]);
+    assert!(plain.contains("kind: ClusterObjectStore") && plain.contains("rollout status deployment/valet"));
+    assert!(!plain.contains("WARNING"), "{plain}");
+    assert!(notes(&["scopedNamespace=team-a"]).contains("It serves namespace team-a."));
+    for (value, warning) in [
+        ("leaderElect=false", "WARNING: leaderElect is false with 2 replicas"),
+        ("replicaCount=1", "WARNING: 1 replica:"),
+        ("replicaCount=0", "WARNING: 0 replicas:"),
+        ("watchSecrets=true", "every Secret of the cluster"),
+        ("shareCredentialsWithNamespaces=true", "the operator's own identity"),
+        ("allowPrivateEndpoints={169.254.0.0/16}", "the cloud's metadata service"),
+        ("allowPrivateEndpoints={0.0.0.0/0}", "to every address"),
+        ("rbac.aggregateObjectStores=edit", "everybody with the role edit"),
+        (
+            "admissionPolicy.secrets.enabled=false",
+            "WARNING: admissionPolicy.secrets is off",
+        ),
+        ("rbac.create=false", "account valet has its rights"),
+        ("crds.keep=false", "helm uninstall deletes every grant"),
+        ("crds.enabled=false", "does not start before the kinds are installed"),
+        ("podDisruptionBudget.minAvailable=2", "minAvailable is 2 of 2 replicas"),
+        (
+            "podDisruptionBudget.minAvailable=100%",
+            "minAvailable is 100% of 2 replicas",
+        ),
+    ] {
+        let said = notes(&[value]);
+        assert!(said.contains(warning) && said.contains("WARNING: "), "{value}: {said}");
+        assert_eq!(said.matches("WARNING: ").count(), 1, "{value}: {said}");
+    }
+}
