@@ -2,6 +2,7 @@
 //! obeys headers which nobody signed.
 
 #[path = "../cluster/world.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
 
 use std::{path::Path, time::Duration};
