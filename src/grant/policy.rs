@@ -166,8 +166,14 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     };
     if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !enforced.contains(c)) {
         if capability == Capability::SignedHeadersOnly {
+            let form = can.post_form.as_ref().is_some_and(|f| f.contains(&capability));
+            let or_form = if form {
+                ". A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow"
+            } else {
+                ""
+            };
             let message = format!(
-                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, or unsignedHeaders: Tolerate"
+                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, or unsignedHeaders: Tolerate{or_form}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }

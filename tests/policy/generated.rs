@@ -281,9 +281,13 @@ fn a_weaker_store_never_allows_more() {
         let before = admit(&grant, &store).is_ok();
         let mut weaker = (*store.capabilities).clone();
         match &mut weaker.post_form {
-            Some(form) if dice.one_in(2) => drop(form.remove(dice.pick(&ALL_CAPABILITIES))),
+            Some(form) if dice.one_in(2) => {
+                form.remove(dice.pick(&ALL_CAPABILITIES));
+            }
             form if dice.one_in(4) => *form = None,
-            _ => drop(weaker.enforced.remove(dice.pick(&ALL_CAPABILITIES))),
+            _ => {
+                weaker.enforced.remove(dice.pick(&ALL_CAPABILITIES));
+            }
         }
         weaker.max_expiration_seconds -= dice.below(2) as i64 * 604_000;
         weaker.max_upload_bytes /= 1 + dice.below(3) as i64;

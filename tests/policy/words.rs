@@ -92,7 +92,9 @@ fn of_modes() -> Vec<Case> {
                     c.overwrite = Overwrite::Allow;
                 });
             },
-            |can| drop(can.enforced.remove(&Capability::ChecksumSHA256)),
+            |can| {
+                can.enforced.remove(&Capability::ChecksumSHA256);
+            },
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
              (ChecksumSHA256); set spec.mode to PostForm, or leave it out",
         ),
@@ -106,7 +108,9 @@ fn of_modes() -> Vec<Case> {
         of_mode(
             form(),
             |g| constrain(g, |c| c.content_type = Some("image/png".into())),
-            |can| drop(can.post_form.as_mut().unwrap().remove(&Capability::ContentType)),
+            |can| {
+                can.post_form.as_mut().unwrap().remove(&Capability::ContentType);
+            },
             "ClusterObjectStore media cannot enforce spec.constraints.contentType on a POST form (ContentType); set \
              spec.mode to Put, or leave it out",
         ),
@@ -115,6 +119,16 @@ fn of_modes() -> Vec<Case> {
             |_| {},
             |can| can.post_form = None,
             "ClusterObjectStore media takes no POST forms (PostForm); set spec.mode to Put, or use another store",
+        ),
+        of_mode(
+            upload(),
+            |_| {},
+            |can| {
+                can.enforced.remove(&Capability::SignedHeadersOnly);
+            },
+            "ClusterObjectStore media obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an \
+             upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, \
+             or unsignedHeaders: Tolerate. A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow",
         ),
         Case {
             reason: Reason::ContentLengthNotAllowed,
