@@ -12,6 +12,10 @@ pub enum Reason {
     ObjectExists,
     /// A download key's time is over.
     Expired,
+    /// The spec says that no key may be out for now.
+    Suspended,
+    /// The spec says that no key may be out any more.
+    Revoked,
 
     // A grant that is on its way.
     /// The store that the grant names does not exist (yet).
@@ -54,6 +58,10 @@ pub enum Reason {
     // Remarks on a grant that has its key.
     /// The key ends earlier than was asked, because the signing credentials do.
     ExpiryTruncated,
+    /// The key ends soon, and no new one could be made.
+    RenewalOverdue,
+    /// The annotation that asks for a new key says no time.
+    RenewalRequestInvalid,
     /// Nothing to see yet.
     Pending,
     /// The store does not let the operator look whether the object is there.
@@ -81,11 +89,13 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 27] = [
+    pub const ALL: [Reason; 31] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
         Self::Expired,
+        Self::Suspended,
+        Self::Revoked,
         Self::StoreNotFound,
         Self::StoreUnreachable,
         Self::CredentialsNotFound,
@@ -104,6 +114,8 @@ impl Reason {
         Self::CapabilityMissing,
         Self::SecretConflict,
         Self::ExpiryTruncated,
+        Self::RenewalOverdue,
+        Self::RenewalRequestInvalid,
         Self::Pending,
         Self::NotObservable,
         Self::Ready,
@@ -118,6 +130,8 @@ impl Reason {
             Self::Completed => "Completed",
             Self::ObjectExists => "ObjectExists",
             Self::Expired => "Expired",
+            Self::Suspended => "Suspended",
+            Self::Revoked => "Revoked",
             Self::StoreNotFound => "StoreNotFound",
             Self::StoreUnreachable => "StoreUnreachable",
             Self::CredentialsNotFound => "CredentialsNotFound",
@@ -136,6 +150,8 @@ impl Reason {
             Self::CapabilityMissing => "CapabilityMissing",
             Self::SecretConflict => "SecretConflict",
             Self::ExpiryTruncated => "ExpiryTruncated",
+            Self::RenewalOverdue => "RenewalOverdue",
+            Self::RenewalRequestInvalid => "RenewalRequestInvalid",
             Self::Pending => "Pending",
             Self::NotObservable => "NotObservable",
             Self::Ready => "Ready",
@@ -147,7 +163,13 @@ impl Reason {
     /// What kstatus makes of a grant whose `Ready` condition has this reason.
     pub fn progress(self) -> Progress {
         match self {
-            Self::Issued | Self::Completed | Self::ObjectExists | Self::Expired | Self::Ready => Progress::Current,
+            Self::Issued
+            | Self::Completed
+            | Self::ObjectExists
+            | Self::Expired
+            | Self::Suspended
+            | Self::Revoked
+            | Self::Ready => Progress::Current,
             Self::StoreNotFound
             | Self::StoreUnreachable
             | Self::CredentialsNotFound
@@ -156,6 +178,8 @@ impl Reason {
             | Self::PredecessorSecret
             | Self::SecretNotWritable
             | Self::ExpiryTruncated
+            | Self::RenewalOverdue
+            | Self::RenewalRequestInvalid
             | Self::Pending
             | Self::NotObservable => Progress::InProgress,
             Self::ExpiredUnused

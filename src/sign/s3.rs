@@ -81,6 +81,7 @@ impl S3 {
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
+            revocation: "disable the access key that signed, which ends every other key that it signed, too",
         });
         Self {
             store,

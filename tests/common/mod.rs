@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
-        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, Namespaces, Operation,
-        ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints,
+        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, Namespaces, Operation, Renewal,
+        RenewalPolicy, ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints,
     },
-    grant::{GrantFacts, StoreView},
+    grant::{GrantFacts, RenewRequest, StoreView},
 };
 
 /// 2027-01-15T08:00:00Z: when every story begins.
@@ -48,6 +48,9 @@ pub fn upload() -> GrantFacts {
             key: "tenants/web/users/42/avatar.png".into(),
             expiration_seconds: 300,
             deadline_time: None,
+            renewal: None,
+            suspend: None,
+            revoke: None,
             secret_name: None,
             secret_template: None,
             ttl_seconds_after_finished: None,
@@ -55,6 +58,7 @@ pub fn upload() -> GrantFacts {
         ask: Ask::Upload(UploadConstraints::default()),
         status: GrantStatus::default(),
         tracked_by: None,
+        renew_requested: RenewRequest::None,
         broken_rules: vec![],
     }
 }
@@ -68,6 +72,13 @@ pub fn download() -> GrantFacts {
         },
         ..upload()
     }
+}
+
+/// Has the grant's keys renewed.
+pub fn renew_always(grant: &mut GrantFacts) {
+    grant.terms.renewal = Some(Renewal {
+        policy: RenewalPolicy::Always,
+    });
 }
 
 /// Changes the constraints of an upload.
@@ -116,6 +127,7 @@ pub fn capabilities() -> Capabilities {
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
+        revocation: "break the lock",
     }
 }
 

@@ -5,6 +5,7 @@ mod looks;
 mod ordinary;
 mod spec;
 mod stores;
+mod withheld;
 
 use jiff::SignedDuration;
 use valet::{
@@ -80,6 +81,7 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
         stores::STRANGERS,
         stores::STORES,
         looks::LOOKS,
+        withheld::WITHHELD,
     ]
     .into_iter()
     .flatten()
