@@ -47,17 +47,21 @@ pub struct Terms {
 
     /// Whether a new key takes the place of one that comes to its end. Default: it does not; a grant is then one key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    // Not nullable: the apiserver drops a null, and no rule meets one.
+    #[schemars(with = "Renewal")]
     pub renewal: Option<Renewal>,
 
     /// Holds the grant back: while true its key is withdrawn from the Secret and none is signed. Time runs on meanwhile:
     /// the same key comes back with what is left of it, unless it is over. Copies of the URL that somebody has read
     /// work until their end. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
     pub suspend: Option<bool>,
 
     /// Ends the grant: its key is withdrawn for good, and the grant has finished. Cannot be taken back. Copies of the
     /// URL that somebody has read work until their end; status says when, and what ends them sooner. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
     pub revoke: Option<bool>,
 
     /// Name of the Secret that receives the key, in the grant's namespace. The Secret must not exist: Valet

@@ -19,6 +19,7 @@ mod policy;
 mod restart;
 mod rules;
 mod secrets;
+mod withheld;
 mod words;
 mod world;
 mod writes;
