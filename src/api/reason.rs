@@ -72,6 +72,18 @@ pub enum Reason {
     Ready,
     /// A namespaced store, or a rule, is set up in a way that cannot work.
     InvalidStore,
+    /// The store refuses headers that are not part of a signature.
+    HeadersRefused,
+    /// The store obeys headers that are not part of a signature.
+    HeadersObeyed,
+    /// The bucket is in another region, or the store has another name for its region.
+    RegionMismatch,
+    /// The bucket does not exist.
+    BucketNotFound,
+    /// The store does not take the credentials.
+    CredentialsRefused,
+    /// The store's clock and the operator's differ so much that signatures do not hold.
+    ClockSkewed,
     /// A namespaced store's endpoint leads to an address that is not public.
     EndpointNotAllowed,
 }
@@ -89,7 +101,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 31] = [
+    pub const ALL: [Reason; 37] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -120,6 +132,12 @@ impl Reason {
         Self::NotObservable,
         Self::Ready,
         Self::InvalidStore,
+        Self::HeadersRefused,
+        Self::HeadersObeyed,
+        Self::RegionMismatch,
+        Self::BucketNotFound,
+        Self::CredentialsRefused,
+        Self::ClockSkewed,
         Self::EndpointNotAllowed,
     ];
 
@@ -156,6 +174,12 @@ impl Reason {
             Self::NotObservable => "NotObservable",
             Self::Ready => "Ready",
             Self::InvalidStore => "InvalidStore",
+            Self::HeadersRefused => "HeadersRefused",
+            Self::HeadersObeyed => "HeadersObeyed",
+            Self::RegionMismatch => "RegionMismatch",
+            Self::BucketNotFound => "BucketNotFound",
+            Self::CredentialsRefused => "CredentialsRefused",
+            Self::ClockSkewed => "ClockSkewed",
             Self::EndpointNotAllowed => "EndpointNotAllowed",
         }
     }
@@ -169,7 +193,9 @@ impl Reason {
             | Self::Expired
             | Self::Suspended
             | Self::Revoked
-            | Self::Ready => Progress::Current,
+            | Self::Ready
+            | Self::HeadersRefused
+            | Self::HeadersObeyed => Progress::Current,
             Self::StoreNotFound
             | Self::StoreUnreachable
             | Self::CredentialsNotFound
@@ -177,6 +203,10 @@ impl Reason {
             | Self::CredentialsExpired
             | Self::PredecessorSecret
             | Self::SecretNotWritable
+            | Self::RegionMismatch
+            | Self::BucketNotFound
+            | Self::CredentialsRefused
+            | Self::ClockSkewed
             | Self::ExpiryTruncated
             | Self::RenewalOverdue
             | Self::RenewalRequestInvalid

@@ -153,13 +153,17 @@ impl Judge<'_> {
                 }
             }
         }
-        if let Some(why) = &self.f.secret_refused {
+        let not_taken = self.f.secret_refused.as_ref().map(|why| {
             let message = format!("the apiserver did not take Secret {}: {why}", self.g.secret_name());
-            if is_renewal && let (Some(_), Some(key)) = (self.own_secret(), live) {
-                return self.published(Some(key), Some(&message));
-            }
-            // A key that should be replaced and cannot be is not the one that the grant asks for.
-            return self.without_key(Reason::SecretNotWritable, message);
+            (Reason::SecretNotWritable, message)
+        });
+        if let Some((reason, message)) = not_taken.or_else(|| self.f.sign_refused.clone()) {
+            // A key that should be replaced and cannot be is not the one that the grant asks for; one that is to be
+            // renewed is, until its end.
+            return match (self.own_secret(), live) {
+                (Some(_), Some(key)) if is_renewal => self.published(Some(key), Some(&message)),
+                _ => self.without_key(reason, message),
+            };
         }
         let mode = match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
@@ -179,6 +183,7 @@ impl Judge<'_> {
             key: object_key,
             ask: self.g.ask.clone(),
             lifetime,
+            holder: format!("{}.{}", self.g.namespace, self.g.name),
         };
         let (labels, annotations) = self.metadata(&self.next_record(lifetime, terms.expiration_seconds));
         Step::Publish(Box::new(Publish {

@@ -23,6 +23,8 @@ pub struct Facts {
     pub last_look: Option<Timestamp>,
     /// Why the apiserver did not take the Secret, if it was tried just now. No secrets in the message.
     pub secret_refused: Option<String>,
+    /// Why the provider did not sign, if it was tried just now. No secrets in the message.
+    pub sign_refused: Option<(Reason, String)>,
     /// What the operator was started with.
     pub settings: Settings,
 }
@@ -73,6 +75,7 @@ impl Facts {
             object: ObjectFact::Unread,
             last_look: None,
             secret_refused: None,
+            sign_refused: None,
             settings,
         }
     }

@@ -73,6 +73,10 @@ impl Judge<'_> {
                     | Reason::CredentialsNotFound
                     | Reason::CredentialsInvalid
                     | Reason::CredentialsExpired
+                    | Reason::CredentialsRefused
+                    | Reason::BucketNotFound
+                    | Reason::RegionMismatch
+                    | Reason::ClockSkewed
             );
         if needs_a_person && !said("Ready", s.reason) {
             return Some(Notice {
@@ -110,7 +114,7 @@ impl Judge<'_> {
     }
 
     pub(super) fn unreachable(&self, why: &str) -> String {
-        format!("{} does not answer: {why}", self.g.terms.store_ref)
+        format!("{} does not answer as it should: {why}", self.g.terms.store_ref)
     }
 
     /// Since when there may be uploads by the grant's keys: since this one was signed, or, of one that follows others,
