@@ -16,6 +16,7 @@ mod leaks;
 mod lives;
 mod offline;
 mod policy;
+mod renewal;
 mod restart;
 mod rules;
 mod secrets;

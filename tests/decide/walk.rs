@@ -121,7 +121,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
 
 #[test]
 fn every_walk_keeps_to_the_rules() {
-    let (mut keys, mut gone) = (0, 0);
+    let (mut keys, mut gone, mut renewals) = (0, 0, 0);
     for walk in 1..=WALKS {
         let mut dice = Dice::new(walk);
         eprintln!("walk {walk}");
@@ -153,8 +153,10 @@ fn every_walk_keeps_to_the_rules() {
         settle(&mut world, wake);
         keys += world.keys.len();
         gone += usize::from(world.grant.is_none());
+        renewals += world.published.keys().filter(|(_, renewals)| *renewals > 0).count();
     }
     assert!(keys > 20 && gone > 0, "{keys} keys, {gone} collected");
+    assert!(renewals > 1000, "{renewals} renewals");
 }
 
 /// I8: when the faults stop, the grant comes to an end that stays.

@@ -3,6 +3,7 @@
 
 mod looks;
 mod ordinary;
+mod renewals;
 mod spec;
 mod stores;
 mod withheld;
@@ -82,6 +83,7 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
         stores::STORES,
         looks::LOOKS,
         withheld::WITHHELD,
+        renewals::RENEWALS,
     ]
     .into_iter()
     .flatten()
