@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use valet::grant::second;
 use valet_harness::{AuditEvent, control_plane::OPERATOR, eventually};
 
 use crate::world::{Mounted, SOON, Tenant, condition, merge, says};
@@ -65,7 +66,7 @@ fn by_request() {
         // A request of the second in which the key was signed is answered by that key.
         std::thread::sleep(Duration::from_millis(1100));
         let mark = t.world.plane.audit_mark().unwrap();
-        request(&t, grant, &Timestamp::now().to_string());
+        request(&t, grant, &second(Timestamp::now()).to_string());
         let new = another(&t, secret, &old);
         assert_eq!(
             new.files.keys().collect::<Vec<_>>(),
