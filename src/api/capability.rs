@@ -58,6 +58,8 @@ pub struct Capabilities {
     pub max_upload_bytes: i64,
     /// The longest key, in bytes of UTF-8.
     pub max_key_bytes: usize,
+    /// What the store's owner can do to end keys before their time, as the end of a sentence.
+    pub revocation: &'static str,
 }
 
 impl Capabilities {

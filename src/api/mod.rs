@@ -26,7 +26,7 @@ pub use store::{
     AccessRule, AddressingStyle, AssumeRole, ByteSize, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec,
     Namespaces, ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
 };
-pub use terms::{SecretTemplate, StoreKind, StoreRef, Terms};
+pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -63,6 +63,12 @@ pub mod annotation {
     pub const STORE: &str = "valetkey.dev/store";
     /// The lifetime that was asked for, in seconds: a grant that asks for another one gets a new key.
     pub const EXPIRATION_SECONDS: &str = "valetkey.dev/expiration-seconds";
+    /// How many keys the grant had before this one; absent from the first.
+    pub const RENEWALS: &str = "valetkey.dev/renewals";
+    /// When the last of the keys before this one ends; only if that is later than this one's end.
+    pub const EARLIER_EXPIRES_AT: &str = "valetkey.dev/earlier-expires-at";
+    /// On a grant, not on its Secret: a new key is wanted, at this time (RFC 3339) or as soon as it has passed.
+    pub const RENEW_REQUESTED_AT: &str = "valetkey.dev/renew-requested-at";
 }
 
 /// Names of a grant Secret's data: valid as file names and as environment variables' values' sources alike.

@@ -82,6 +82,7 @@ impl S3 {
     /// Takes the settings, a source of credentials and, of a store whose owner may not send the operator anywhere, where
     /// its requests may go. Nothing is read or sent yet.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
+        let has_sessions = store.credentials.as_ref().is_some_and(|c| c.assume_role.is_some());
         let capabilities = Arc::new(Capabilities {
             enforced: [
                 Capability::ContentType,
@@ -107,6 +108,11 @@ impl S3 {
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
+            revocation: if has_sessions {
+                "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
+            } else {
+                "disable the access key that signed, which ends every other key that it signed, too"
+            },
         });
         Self {
             store,

@@ -7,9 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
         AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Namespaces,
-        Operation, Overwrite, ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
+        Operation, Overwrite, Renewal, RenewalPolicy, ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints,
+        UploadMode,
     },
-    grant::{GrantFacts, StoreView},
+    grant::{GrantFacts, RenewRequest, StoreView},
 };
 
 /// 2027-01-15T08:00:00Z: when every story begins.
@@ -48,6 +49,9 @@ pub fn upload() -> GrantFacts {
             key: "tenants/web/users/42/avatar.png".into(),
             expiration_seconds: 300,
             deadline_time: None,
+            renewal: None,
+            suspend: None,
+            revoke: None,
             secret_name: None,
             secret_template: None,
             ttl_seconds_after_finished: None,
@@ -58,6 +62,7 @@ pub fn upload() -> GrantFacts {
         },
         status: GrantStatus::default(),
         tracked_by: None,
+        renew_requested: RenewRequest::None,
         broken_rules: vec![],
     }
 }
@@ -87,6 +92,13 @@ pub fn form() -> GrantFacts {
         },
         ..upload()
     }
+}
+
+/// Has the grant's keys renewed.
+pub fn renew_always(grant: &mut GrantFacts) {
+    grant.terms.renewal = Some(Renewal {
+        policy: RenewalPolicy::Always,
+    });
 }
 
 /// Changes the constraints of an upload.
@@ -146,6 +158,7 @@ pub fn capabilities() -> Capabilities {
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
+        revocation: "break the lock",
     }
 }
 

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use valet::{
     api::{ObservedObject, Reason, annotation},
     grant::{
-        Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, PublishMode, Read, SecretFact, SecretView, Settings,
-        Step, StoreFact, StoreView, decide,
+        Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, PublishMode, Read, RenewRequest, SecretFact,
+        SecretView, Settings, Step, StoreFact, StoreView, decide,
     },
 };
 
@@ -85,8 +85,8 @@ pub struct World {
     /// Every key that was published, in order.
     pub keys: Vec<Lifetime>,
     pub notices: Vec<Reason>,
-    /// Generations that a key was published for, and the last one.
-    pub published: BTreeMap<i64, Lifetime>,
+    /// Generations and renewals that a key was published for, and the last one.
+    pub published: BTreeMap<(i64, i64), Lifetime>,
     /// Generations that a Secret was written for.
     pub written: BTreeSet<i64>,
     /// Why there is no Secret now although there was one: somebody else, or Valet for a cause that can pass.
@@ -138,6 +138,13 @@ impl World {
         }
     }
 
+    /// Annotates the grant, as `kubectl annotate` does: that is no new generation.
+    pub fn request(&mut self, value: &str) {
+        if let Some(grant) = &mut self.grant {
+            grant.renew_requested = RenewRequest::parse(Some(value));
+        }
+    }
+
     pub fn delete_secret(&mut self) {
         if self.secret.take().is_some() {
             self.may_create_again = true;
@@ -155,6 +162,8 @@ impl World {
             expires_at: None,
             generation: None,
             expiration_seconds: None,
+            renewals: None,
+            earlier_expires_at: None,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
         };
@@ -354,6 +363,8 @@ impl World {
             expires_at: None,
             generation: None,
             expiration_seconds: None,
+            renewals: None,
+            earlier_expires_at: None,
             labels: publish.labels.clone(),
             annotations: publish.annotations.clone(),
         };
@@ -364,7 +375,8 @@ impl World {
             signed: Some(lifetime),
         });
         self.keys.push(lifetime);
-        self.published.insert(self.grant().generation, lifetime);
+        let renewals = checks::renewals(&publish.annotations);
+        self.published.insert((self.grant().generation, renewals), lifetime);
         self.may_create_again = false;
         self.note_written();
         facts.secret = self.see_secret();
@@ -430,4 +442,6 @@ fn read_annotations(view: &mut SecretView) {
     view.expires_at = time(annotation::EXPIRES_AT);
     view.generation = number(annotation::GRANT_GENERATION);
     view.expiration_seconds = number(annotation::EXPIRATION_SECONDS);
+    view.renewals = number(annotation::RENEWALS);
+    view.earlier_expires_at = time(annotation::EARLIER_EXPIRES_AT);
 }
