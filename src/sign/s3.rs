@@ -2,6 +2,7 @@
 //! forms.
 
 mod form;
+mod presigned;
 mod probe;
 mod scoped;
 
@@ -19,7 +20,7 @@ use aws_sdk_s3::{
         retry::RetryConfig, timeout::TimeoutConfig,
     },
     error::SdkError,
-    presigning::{PresignedRequest, PresigningConfig},
+    presigning::PresigningConfig,
     types::ChecksumMode,
 };
 use aws_smithy_http_client::{Builder, tls};
@@ -31,8 +32,8 @@ use tokio::sync::RwLock;
 use super::{Finding, Inward, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
-        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Overwrite, Reason,
-        ResponseHeaders, S3Store, UnsignedHeaders, UploadConstraints, UploadMode,
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
+        UploadMode,
     },
     grant::{ObjectFact, ObjectKey, SigningRequest},
 };
@@ -278,7 +279,7 @@ impl Provider for S3 {
                 Ask::Upload {
                     mode: UploadMode::Put,
                     constraints,
-                } => put(signer, bucket, key, constraints, presigning).await,
+                } => presigned::put(signer, bucket, key, constraints, presigning).await,
                 Ask::Upload {
                     mode: UploadMode::PostForm,
                     constraints,
@@ -289,7 +290,7 @@ impl Provider for S3 {
                         key,
                     };
                     return Ok(Signed {
-                        url: action(signer, bucket, presigning).await?,
+                        url: form::action(signer, bucket, presigning).await?,
                         method: "POST".into(),
                         headers: Vec::new(),
                         form: Some(form::sign(credentials, &target, constraints, lifetime)?),
@@ -297,7 +298,7 @@ impl Provider for S3 {
                     });
                 }
                 Ask::Download { version, response } => {
-                    get(signer, bucket, key, version.clone(), response, presigning).await
+                    presigned::get(signer, bucket, key, version.clone(), response, presigning).await
                 }
             }?;
             Ok(Signed {
@@ -389,81 +390,6 @@ fn refused<E>(error: &SdkError<E>) -> SignError {
         }
         _ => "the request could not be signed".into(),
     })
-}
-
-async fn put(
-    client: &Client,
-    bucket: &str,
-    key: &str,
-    constraints: &UploadConstraints,
-    presigning: PresigningConfig,
-) -> Result<PresignedRequest, SignError> {
-    let UploadConstraints {
-        content_type,
-        content_length,
-        content_length_range,
-        checksum_sha256,
-        overwrite,
-    } = constraints;
-    if content_length_range.is_some() {
-        return Err(SignError::Refused(
-            "a presigned PUT cannot enforce contentLengthRange".into(),
-        ));
-    }
-    client
-        .put_object()
-        .bucket(bucket)
-        .key(key)
-        .set_content_type(content_type.clone())
-        .set_content_length(*content_length)
-        .set_checksum_sha256(checksum_sha256.clone())
-        .set_if_none_match((*overwrite == Overwrite::Forbid).then(|| "*".to_owned()))
-        .presigned(presigning)
-        .await
-        .map_err(|e| refused(&e))
-}
-
-/// Where forms for a bucket are sent: the bucket's own URL, as the SDK's rules for regions, endpoints and addressing
-/// styles make it. The SDK tells only objects' URLs, so it is asked for one's and the object is taken off.
-async fn action(client: &Client, bucket: &str, presigning: PresigningConfig) -> Result<SignedUrl, SignError> {
-    const OBJECT: &str = "/x";
-    let object = client.head_object().bucket(bucket).key(&OBJECT[1..]);
-    let url = object.presigned(presigning).await.map_err(|e| refused(&e))?;
-    let url = url.uri().split('?').next().and_then(|path| path.strip_suffix(OBJECT));
-    let url = url.ok_or_else(|| SignError::Refused("the bucket's URL is not to be had".into()))?;
-    // With the bucket in the host there is nothing left of the path, and a path there must be.
-    let slash = if url.matches('/').count() == 2 { "/" } else { "" };
-    Ok(SignedUrl::new(format!("{url}{slash}")))
-}
-
-async fn get(
-    client: &Client,
-    bucket: &str,
-    key: &str,
-    version: Option<String>,
-    response: &ResponseHeaders,
-    presigning: PresigningConfig,
-) -> Result<PresignedRequest, SignError> {
-    let ResponseHeaders {
-        content_type,
-        content_disposition,
-        content_encoding,
-        content_language,
-        cache_control,
-    } = response.clone();
-    client
-        .get_object()
-        .bucket(bucket)
-        .key(key)
-        .set_version_id(version)
-        .set_response_content_type(content_type)
-        .set_response_content_disposition(content_disposition)
-        .set_response_content_encoding(content_encoding)
-        .set_response_content_language(content_language)
-        .set_response_cache_control(cache_control)
-        .presigned(presigning)
-        .await
-        .map_err(|e| refused(&e))
 }
 
 /// What a failed HEAD says. The answer has no body, so only its status speaks.

@@ -4,20 +4,34 @@
 use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
+use aws_sdk_s3::{Client, presigning::PresigningConfig};
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 
-use super::MAX_PUT_BYTES;
+use super::{MAX_PUT_BYTES, refused};
 use crate::{
     api::{LengthRange, Overwrite, UploadConstraints},
     grant::Lifetime,
-    sign::{Form, SignError},
+    sign::{Form, SignError, SignedUrl},
 };
 
 /// In a form's key, stores put the name of the file in place of this.
 const FILE_NAME: &str = "${filename}";
+
+/// Where forms for a bucket are sent: the bucket's own URL, as the SDK's rules for regions, endpoints and addressing
+/// styles make it. The SDK tells only objects' URLs, so it is asked for one's and the object is taken off.
+pub async fn action(client: &Client, bucket: &str, presigning: PresigningConfig) -> Result<SignedUrl, SignError> {
+    const OBJECT: &str = "/x";
+    let object = client.head_object().bucket(bucket).key(&OBJECT[1..]);
+    let url = object.presigned(presigning).await.map_err(|e| refused(&e))?;
+    let url = url.uri().split('?').next().and_then(|path| path.strip_suffix(OBJECT));
+    let url = url.ok_or_else(|| SignError::Refused("the bucket's URL is not to be had".into()))?;
+    // With the bucket in the host there is nothing left of the path, and a path there must be.
+    let slash = if url.matches('/').count() == 2 { "/" } else { "" };
+    Ok(SignedUrl::new(format!("{url}{slash}")))
+}
 
 /// What the form is for.
 pub struct Target<'a> {
@@ -119,7 +133,14 @@ fn policy(bucket: &str, fields: &[(String, String)], range: LengthRange, expires
 
 #[cfg(test)]
 mod tests {
+    use aws_credential_types::provider::SharedCredentialsProvider;
+
     use super::*;
+    use crate::{
+        api::{Ask, UploadMode},
+        grant::{ObjectKey, SigningRequest},
+        sign::{Provider, s3::S3},
+    };
 
     const TARGET: Target<'static> = Target {
         bucket: "media",
@@ -232,6 +253,49 @@ mod tests {
         assert_eq!(range(Some(7), None), json!(["content-length-range", 7, 7]));
         assert_eq!(range(None, Some((3, 9))), json!(["content-length-range", 3, 9]));
         assert_eq!(range(Some(MAX_PUT_BYTES), None)[2], MAX_PUT_BYTES);
+    }
+
+    /// The bucket's own URL, wherever the bucket is: as botocore has it (`generate_presigned_post`).
+    #[tokio::test]
+    async fn forms_are_sent_to_the_bucket() {
+        for (settings, expected) in [
+            (json!({}), "https://media.s3.eu-west-1.amazonaws.com/"),
+            (
+                json!({"bucket": "media.example"}),
+                "https://s3.eu-west-1.amazonaws.com/media.example",
+            ),
+            (
+                json!({"endpoint": "http://127.0.0.1:9000", "addressingStyle": "Path"}),
+                "http://127.0.0.1:9000/media",
+            ),
+            (
+                json!({"endpoint": "https://inside:9000", "publicEndpoint": "https://s3.example.com/"}),
+                "https://media.s3.example.com/",
+            ),
+        ] {
+            let mut store = json!({"bucket": "media", "region": "eu-west-1"});
+            store
+                .as_object_mut()
+                .unwrap()
+                .extend(settings.as_object().unwrap().clone());
+            let provider = S3::new(
+                serde_json::from_value(store).unwrap(),
+                SharedCredentialsProvider::new(credentials(None)),
+                None,
+            );
+            let request = SigningRequest {
+                key: ObjectKey::parse("a/x", 1024).unwrap(),
+                ask: Ask::Upload {
+                    mode: UploadMode::PostForm,
+                    constraints: replaceable(),
+                },
+                lifetime: lifetime(),
+                holder: "web.x".into(),
+            };
+            let signed = provider.sign(&request).await.unwrap();
+            assert_eq!(signed.url.expose(), expected);
+            assert_eq!((signed.method.as_str(), signed.headers.len()), ("POST", 0));
+        }
     }
 
     #[test]

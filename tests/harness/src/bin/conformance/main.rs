@@ -8,6 +8,7 @@
 //! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
 //! page that is there says something else. Ends with the figures in one line.
 
+mod attacks;
 mod cells;
 mod key;
 mod page;
