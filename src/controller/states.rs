@@ -23,6 +23,7 @@ pub fn grants<G: Grant>(caller: &Caller<G>) -> Vec<GrantState> {
             name: grant.meta().name.clone().unwrap_or_default(),
             reason: reason(&status.conditions),
             expires: status.expiration_time.filter(|_| live).map(|t| t.0.as_second()),
+            renewal: status.renewal_time.filter(|_| live).map(|t| t.0.as_second()),
         }
     };
     caller

@@ -73,6 +73,8 @@ pub struct GrantState {
     pub reason: String,
     /// When its key ends (seconds since 1970), while it has one.
     pub expires: Option<i64>,
+    /// When another key takes its place, if one will.
+    pub renewal: Option<i64>,
 }
 
 /// What a scrape shows of one store.
@@ -279,6 +281,13 @@ impl Collector for Watched {
             .collect();
         let help = "When a live key ends";
         gauge("key_expiration_timestamp", help, Some(&Unit::Seconds), &samples)?;
+
+        let samples: Vec<_> = grants
+            .iter()
+            .filter_map(|g| Some((identity(g.kind, &g.namespace, &g.name), g.renewal?)))
+            .collect();
+        let help = "When a live key is to be replaced by a new one; in the past while that does not come about";
+        gauge("key_renewal_timestamp", help, Some(&Unit::Seconds), &samples)?;
 
         let samples: Vec<_> = stores
             .iter()

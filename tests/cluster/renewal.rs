@@ -187,6 +187,14 @@ fn by_the_spec() {
         assert_eq!(t.kstatus(&issued), "Current");
         assert!(t.get(&format!("secret/{secret}")).is_some());
     }
+    let due = time(&t.get("dg/down").unwrap()["status"]["renewalTime"]).as_second();
+    let series = format!(
+        r#"valet_key_renewal_timestamp_seconds{{kind="DownloadGrant",namespace="{}",name="down"}} {due}"#,
+        t.name()
+    );
+    eventually(SOON, &series, || {
+        operator.metrics().unwrap().contains(&series).then_some(())
+    });
     let issued = t.reason("dg/last", "Issued");
     assert_eq!(
         issued["status"]["renewalTime"],

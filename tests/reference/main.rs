@@ -95,6 +95,7 @@ fn every_metric_is_explained() {
             name: "g".into(),
             reason: "Issued".into(),
             expires: Some(1),
+            renewal: Some(1),
         }],
         stores: vec![StoreState {
             kind: "ObjectStore",
