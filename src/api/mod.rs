@@ -63,6 +63,8 @@ pub mod annotation {
     pub const STORE: &str = "valetkey.dev/store";
     /// The lifetime that was asked for, in seconds: a grant that asks for another one gets a new key.
     pub const EXPIRATION_SECONDS: &str = "valetkey.dev/expiration-seconds";
+    /// On the operator's Lease: where the replica that works takes notifications.
+    pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";
 }
 
 /// Names of a grant Secret's data: valid as file names and as environment variables' values' sources alike.

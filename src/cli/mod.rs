@@ -2,7 +2,7 @@
 
 mod sign;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::{IpAddr, SocketAddr}, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -114,6 +114,36 @@ struct ControllerArgs {
     )]
     allow_private_endpoints: Vec<ipnet::IpNet>,
 
+    /// Address on which stores may say that objects have come (POST /notifications); off unless it is given. Takes
+    /// --notifications-token-file, too. Without it uploads are seen by asking the store, after 2 s and then less and less
+    /// often, a minute apart at most.
+    #[arg(
+        long,
+        env = "VALET_NOTIFICATIONS_ADDRESS",
+        value_name = "IP:PORT",
+        requires = "notifications_token_file"
+    )]
+    notifications_address: Option<SocketAddr>,
+
+    /// File with the tokens that notifications must present, one a line, each of at least 16 characters. It is read
+    /// anew when it changes.
+    #[arg(long, env = "VALET_NOTIFICATIONS_TOKEN_FILE", value_name = "FILE")]
+    notifications_token_file: Option<PathBuf>,
+
+    /// SNS topics, as ARNs separated by commas, whose subscriptions are confirmed when they ask.
+    #[arg(
+        long,
+        env = "VALET_NOTIFICATIONS_SNS_TOPICS",
+        value_name = "ARN",
+        value_delimiter = ','
+    )]
+    notifications_sns_topics: Vec<String>,
+
+    /// IP address at which other replicas reach this one, in a pod its own: one that waits for the Lease passes
+    /// notifications on to the one that works.
+    #[arg(long, env = "POD_IP", value_name = "IP")]
+    pod_ip: Option<IpAddr>,
+
     /// Work only while holding the Lease "valet" in the operator's namespace, and let other replicas wait. Without it
     /// several replicas do no harm, but the same work several times.
     #[arg(long, env = "VALET_LEADER_ELECT")]
@@ -152,6 +182,15 @@ pub async fn main() -> ExitCode {
 
 async fn run_controller(args: ControllerArgs) -> Result<(), String> {
     init_logs(args.log_format, &args.log_level)?;
+    let notifications = args
+        .notifications_address
+        .zip(args.notifications_token_file)
+        .map(|(address, token_file)| controller::Notifications {
+            address,
+            token_file,
+            sns_topics: args.notifications_sns_topics,
+            advertise: args.pod_ip.map(|ip| SocketAddr::new(ip, address.port())),
+        });
     let options = controller::Options {
         kubeconfig: args.kubeconfig,
         context: args.context,
@@ -164,6 +203,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         share_environment: args.share_credentials_with_namespaces,
         private_endpoints: args.allow_private_endpoints,
         watch_secrets: args.watch_secrets,
+        notifications,
         leader_elect: args.leader_elect,
     };
     controller::run(options, stop_signal()).await

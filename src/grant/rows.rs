@@ -199,7 +199,7 @@ impl Judge<'_> {
         let mut arrival = Arrival::Unchanged;
         if self.is_upload() && matches!(self.f.store, StoreFact::Usable(_)) {
             match &self.f.object {
-                ObjectFact::Unread if look <= self.now => return Step::Read(Read::Object),
+                ObjectFact::Unread if self.f.look_requested || look <= self.now => return Step::Read(Read::Object),
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
                     return self.completed(Some(key), object);
                 }
