@@ -13,7 +13,7 @@ TESTS ?=
 
 .PHONY: help
 help: ## Say what the targets do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: tools
 tools: ## Build the control plane and the S3 server that tests and demo run against (once a machine)
@@ -31,7 +31,7 @@ demo: check-tools ## Watch the main job on a real control plane (KEEP=1 leaves i
 
 .PHONY: test
 test: check-tools ## Run every test, against a real apiserver and a real S3 server
-	@export VALET_TOOLS=$$(hack/tools.sh chart); cargo test --workspace $(TESTS)
+	@export VALET_TOOLS=$$(hack/tools.sh chart stores); cargo test --workspace $(TESTS)
 
 .PHONY: lint
 lint: check-tools ## Formatting, lints, generated files that are out of date, versions that differ
@@ -61,3 +61,38 @@ monitoring: check-tools ## Put every query of dashboard and alerts to a real Pro
 	@export VALET_TOOLS=$$(hack/tools.sh chart monitoring); \
 	  cargo build --bin valet && cargo build -p valet-harness --bin monitoring && \
 	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/monitoring' docs/images/dashboard.svg
+
+# Stories by name, as in STORIES=drain; `fast` are those that run side by side: make e2e STORIES=fast
+STORIES ?=
+# A cluster that you have, by the name of its context in E2E_KUBECONFIG; else a node is brought up on this machine.
+E2E_CONTEXT ?=
+E2E_IMAGE ?= localhost/valet-e2e:1
+E2E_VALET_IMAGE ?= ghcr.io/valetkey/valet:$(shell hack/version.sh)
+E2E = '$(TARGET)/debug/e2e' $(STORIES)
+
+.PHONY: images
+images: ## Make the operator's image and those of the end-to-end tests, without a container engine
+	@hack/tools.sh --check node; export VALET_TOOLS=$$(hack/tools.sh); hack/images.sh
+
+.PHONY: e2e
+e2e: ## The chart on a node with real pods, story by story (STORIES=fast, E2E_CONTEXT=NAME): docs/testing-e2e.md
+ifeq ($(E2E_CONTEXT),)
+	@hack/tools.sh --check chart node; export VALET_TOOLS=$$(hack/tools.sh chart node) && \
+	  E2E_IMAGES=$$(hack/images.sh) && export E2E_IMAGES && \
+	  cargo build --quiet -p valet-harness --bin e2e && KEEP='$(KEEP)' $(E2E)
+else
+	@hack/tools.sh --check chart; export VALET_TOOLS=$$(hack/tools.sh chart) && \
+	  cargo build --quiet -p valet-harness --bin e2e && \
+	  E2E_CONTEXT='$(E2E_CONTEXT)' E2E_VALET_IMAGE='$(E2E_VALET_IMAGE)' E2E_IMAGE='$(E2E_IMAGE)' KEEP='$(KEEP)' $(E2E)
+endif
+
+# The cluster's own kubeconfig file, so that nothing else can be meant.
+KIND = kind-valet-e2e
+.PHONY: kind-e2e
+kind-e2e: ## The same on kind, for a machine with Docker
+	docker build --tag '$(E2E_VALET_IMAGE)' .
+	docker build --tag '$(E2E_IMAGE)' tests/e2e/images
+	kind create cluster --name valet-e2e --kubeconfig '$(TARGET)/$(KIND)' --wait 120s
+	kind load docker-image --name valet-e2e '$(E2E_VALET_IMAGE)' '$(E2E_IMAGE)'
+	$(MAKE) e2e E2E_CONTEXT='$(KIND)' E2E_KUBECONFIG='$(TARGET)/$(KIND)'
+	kind delete cluster --name valet-e2e

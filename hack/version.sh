@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One version for all that is released: the crate, the chart and, by the chart's appVersion, the image.
+# One version for all that is released: the crate, the chart and, by the chart's appVersion, the image; and for the tag in the
+# examples of docs/install.md.
 #
 #   hack/version.sh            print it
 #   hack/version.sh X.Y.Z      set it everywhere
@@ -9,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 crate() { sed -n '/^\[package\]/,/^\[/s/^version = "\(.*\)"$/\1/p' "$1"; }
 locked() { sed -n "/^name = \"$1\"$/{n;s/^version = \"\(.*\)\"$/\1/p}" Cargo.lock; }
 chart() { sed -n "s/^$1: \"\{0,1\}\([^\"]*\)\"\{0,1\}$/\1/p" charts/valet/Chart.yaml; }
+tags() { grep -oE '(targetRevision|tag): v[0-9][0-9A-Za-z.-]*' docs/install.md | sed 's/.*: //'; }
 version=$(crate Cargo.toml)
 
 case ${1:-} in
@@ -21,6 +23,9 @@ case ${1:-} in
     is Cargo.lock "$(locked valet)"
     is "charts/valet/Chart.yaml, version," "$(chart version)"
     is "charts/valet/Chart.yaml, appVersion," "$(chart appVersion)"
+    while IFS= read -r tag; do
+      is docs/install.md "${tag#v}"
+    done < <(tags)
     [ -z "$wrong" ]
     ;;
   *)
@@ -31,6 +36,7 @@ case ${1:-} in
     sed -i "/^\[package\]/,/^\[/s/^version = \".*\"$/version = \"$1\"/" Cargo.toml
     sed -i "/^name = \"valet\"$/{n;s/^version = .*$/version = \"$1\"/}" Cargo.lock
     sed -i -e "s/^version: .*$/version: $1/" -e "s/^appVersion: .*$/appVersion: \"$1\"/" charts/valet/Chart.yaml
-    echo "version $1: Cargo.toml, Cargo.lock, charts/valet/Chart.yaml; CHANGELOG.md is yours to write"
+    sed -i -E "s/(targetRevision|tag): v[0-9][0-9A-Za-z.-]*/\1: v$1/" docs/install.md
+    echo "version $1: Cargo.toml, Cargo.lock, charts/valet/Chart.yaml, docs/install.md; CHANGELOG.md is yours to write"
     ;;
 esac

@@ -22,6 +22,9 @@ pub enum Capability {
     Version,
     /// A download's response headers are part of the signature.
     ResponseHeaders,
+    /// An upload can do nothing that was not signed: the store refuses headers that are not part of the signature, or
+    /// the credentials that sign can do nothing else.
+    SignedHeadersOnly,
 }
 
 impl Capability {
@@ -35,6 +38,7 @@ impl Capability {
             Self::WriteOnce => "WriteOnce",
             Self::Version => "Version",
             Self::ResponseHeaders => "ResponseHeaders",
+            Self::SignedHeadersOnly => "SignedHeadersOnly",
         }
     }
 }

@@ -23,8 +23,8 @@ pub use grant::{Ask, Grant};
 pub use reason::{Progress, Reason};
 pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{
-    AccessRule, AddressingStyle, ByteSize, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec, Namespaces,
-    ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus,
+    AccessRule, AddressingStyle, AssumeRole, ByteSize, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec,
+    Namespaces, ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
 };
 pub use terms::{SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec};

@@ -64,6 +64,18 @@ pub enum Reason {
     Ready,
     /// A namespaced store, or a rule, is set up in a way that cannot work.
     InvalidStore,
+    /// The store refuses headers that are not part of a signature.
+    HeadersRefused,
+    /// The store obeys headers that are not part of a signature.
+    HeadersObeyed,
+    /// The bucket is in another region, or the store has another name for its region.
+    RegionMismatch,
+    /// The bucket does not exist.
+    BucketNotFound,
+    /// The store does not take the credentials.
+    CredentialsRefused,
+    /// The store's clock and the operator's differ so much that signatures do not hold.
+    ClockSkewed,
     /// A namespaced store's endpoint leads to an address that is not public.
     EndpointNotAllowed,
 }
@@ -81,7 +93,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 27] = [
+    pub const ALL: [Reason; 33] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -108,6 +120,12 @@ impl Reason {
         Self::NotObservable,
         Self::Ready,
         Self::InvalidStore,
+        Self::HeadersRefused,
+        Self::HeadersObeyed,
+        Self::RegionMismatch,
+        Self::BucketNotFound,
+        Self::CredentialsRefused,
+        Self::ClockSkewed,
         Self::EndpointNotAllowed,
     ];
 
@@ -140,6 +158,12 @@ impl Reason {
             Self::NotObservable => "NotObservable",
             Self::Ready => "Ready",
             Self::InvalidStore => "InvalidStore",
+            Self::HeadersRefused => "HeadersRefused",
+            Self::HeadersObeyed => "HeadersObeyed",
+            Self::RegionMismatch => "RegionMismatch",
+            Self::BucketNotFound => "BucketNotFound",
+            Self::CredentialsRefused => "CredentialsRefused",
+            Self::ClockSkewed => "ClockSkewed",
             Self::EndpointNotAllowed => "EndpointNotAllowed",
         }
     }
@@ -147,7 +171,13 @@ impl Reason {
     /// What kstatus makes of a grant whose `Ready` condition has this reason.
     pub fn progress(self) -> Progress {
         match self {
-            Self::Issued | Self::Completed | Self::ObjectExists | Self::Expired | Self::Ready => Progress::Current,
+            Self::Issued
+            | Self::Completed
+            | Self::ObjectExists
+            | Self::Expired
+            | Self::Ready
+            | Self::HeadersRefused
+            | Self::HeadersObeyed => Progress::Current,
             Self::StoreNotFound
             | Self::StoreUnreachable
             | Self::CredentialsNotFound
@@ -155,6 +185,10 @@ impl Reason {
             | Self::CredentialsExpired
             | Self::PredecessorSecret
             | Self::SecretNotWritable
+            | Self::RegionMismatch
+            | Self::BucketNotFound
+            | Self::CredentialsRefused
+            | Self::ClockSkewed
             | Self::ExpiryTruncated
             | Self::Pending
             | Self::NotObservable => Progress::InProgress,

@@ -27,7 +27,7 @@ use crate::{
         Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
         Settings, Step, decide,
     },
-    sign::{Provider, secret_object},
+    sign::{Provider, SignError, secret_object},
     telemetry::Metrics,
 };
 
@@ -237,7 +237,18 @@ impl<'a, G: Grant> Visit<'a, G> {
                 why: "the store is not usable any more".into(),
             });
         };
-        let signed = provider.sign(&publish.request).await?;
+        let signed = match provider.sign(&publish.request).await {
+            Ok(signed) => signed,
+            Err(SignError::Credentials { reason, message }) => {
+                self.facts.sign_refused = Some((reason, message));
+                return Ok(());
+            }
+            Err(SignError::Impossible(message)) => {
+                self.facts.sign_refused = Some((Reason::CapabilityMissing, message));
+                return Ok(());
+            }
+            Err(e) => return Err(e.into()),
+        };
         let secret = secret_object(grant, &publish, &signed);
         let result = self.context.secrets.publish(grant, &publish.mode, secret).await;
         let view = match result {

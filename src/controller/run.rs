@@ -438,6 +438,13 @@ impl<S: Store> Shelf<S> {
             client: parts.client.clone(),
             stores: parts.stores.clone(),
             api: api_of,
+            judge_anew: Box::new({
+                let (uploads, downloads) = callers.clone();
+                move |id| {
+                    uploads.store_changed(id);
+                    downloads.store_changed(id);
+                }
+            }),
         });
         let watch = watch_stores(
             api,

@@ -14,12 +14,13 @@ use tracing::{debug, warn};
 use super::{
     error::{Error, call},
     secrets::FIELD_MANAGER,
-    stores::Stores,
+    stores::{Condition, StoreId, Stores},
     watch::STORE_SWEEP,
 };
 use crate::{
-    api::{Reason, Store, StoreStatus, set_ready},
+    api::{Capability, Reason, Store, StoreStatus, set_condition, set_ready},
     grant::second,
+    sign::Finding,
 };
 
 /// What visits to stores share.
@@ -30,7 +31,14 @@ pub struct Context<S> {
     pub stores: Arc<Stores>,
     /// The `Api` of one namespace, or of the cluster.
     pub api: fn(Client, &str) -> Api<S>,
+    /// Calls for a visit to every grant of the store.
+    pub judge_anew: Box<dyn Fn(&StoreId) + Send + Sync>,
 }
+
+/// Whether the store refuses headers that are not signed.
+const HEADERS: &str = "UnsignedHeadersRefused";
+/// Whether the store's clock and the operator's agree.
+const CLOCK: &str = "ClockInSync";
 
 /// Says in a store's status whether it can be used, and comes again after a while: credentials come and go without
 /// an event.
@@ -52,35 +60,30 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         }
     };
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
-    let Some(found) = context
-        .stores
-        .condition(&(S::KIND, namespace.clone(), name.clone()))
-        .await?
-    else {
+    let id = (S::KIND, namespace.clone(), name.clone());
+    let Some(found) = context.stores.condition(&id).await? else {
         return Ok(Action::await_change());
     };
     // What is reported must speak of the generation that was judged, which is not always the one that was watched.
     let api = (context.api)(context.client.clone(), &namespace);
     let mut status = store.store_status().cloned().unwrap_or_default();
     let previous = status.clone();
-    let now = Timestamp::now();
     status.observed_generation = store.meta().generation;
-    let message;
-    let verdict = match &found {
-        Ok((provider, credentials_end)) => {
-            status.credentials_expiration_time = credentials_end.map(|end| Time(second(end)));
-            let can = provider.capabilities();
-            status.capabilities = can.enforced.iter().map(|c| c.as_str().to_owned()).collect();
-            (Reason::Ready, "the settings make sense and the credentials can be read")
+    match &found {
+        Ok(condition) => {
+            if condition.is_news {
+                (context.judge_anew)(&id);
+            }
+            describe(&mut status, condition, Timestamp::now());
         }
         Err((reason, why)) => {
             status.capabilities = Vec::new();
             status.credentials_expiration_time = None;
-            message = why.clone();
-            (*reason, message.as_str())
+            status.conditions.retain(|c| c.type_ != HEADERS && c.type_ != CLOCK);
+            let generation = status.observed_generation;
+            set_ready(&mut status.conditions, (*reason, why), generation, Timestamp::now());
         }
-    };
-    set_ready(&mut status.conditions, verdict, status.observed_generation, now);
+    }
     if status == previous {
         return Ok(Action::requeue(STORE_SWEEP));
     }
@@ -107,6 +110,83 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
     )
     .await?;
     Ok(Action::requeue(STORE_SWEEP))
+}
+
+/// What trying the store out has shown.
+fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
+    let Condition {
+        capabilities,
+        credentials_expire,
+        probed,
+        ..
+    } = condition;
+    status.credentials_expiration_time = credentials_expire.map(|end| Time(second(end)));
+    status.capabilities = capabilities.enforced.iter().map(|c| c.as_str().to_owned()).collect();
+    let generation = status.observed_generation;
+    let (reason, message) = match &probed.finding {
+        Finding::Usable => (Reason::Ready, "the store answers and takes the credentials".to_owned()),
+        Finding::Broken(reason, why) => (*reason, why.clone()),
+        Finding::Unreachable(why) => (
+            Reason::StoreUnreachable,
+            format!("the store does not answer as it should: {why}"),
+        ),
+    };
+    set_ready(&mut status.conditions, (reason, &message), generation, now);
+    let mut set = |type_: &str, value: &str, reason: Reason, message: &str| {
+        set_condition(&mut status.conditions, type_, value, (reason, message), generation, now);
+    };
+    let is_safe = capabilities.enforced.contains(&Capability::SignedHeadersOnly);
+    match (probed.refuses_unsigned, is_safe) {
+        (Some(true), _) => set(
+            HEADERS,
+            "True",
+            Reason::HeadersRefused,
+            "the store refuses x-amz-* headers that are not signed",
+        ),
+        (Some(false), true) => set(
+            HEADERS,
+            "False",
+            Reason::HeadersObeyed,
+            "the store obeys headers that are not signed; upload keys are handed out since assumeRole confines each of them, or unsignedHeaders says Tolerate",
+        ),
+        (Some(false), false) => set(
+            HEADERS,
+            "False",
+            Reason::HeadersObeyed,
+            "the store obeys headers that are not signed, so the holder of an upload key could copy whatever the credentials can read; no upload keys are handed out: set credentials.assumeRole, or unsignedHeaders: Tolerate",
+        ),
+        // What was seen before still holds while the store is away.
+        (None, _) if probed.finding != Finding::Usable => {}
+        (None, _) => set(
+            HEADERS,
+            "Unknown",
+            Reason::NotObservable,
+            "the credentials may not write below probeKey, so it could not be tried; upload keys are handed out, as safe as the store makes them",
+        ),
+    }
+    match probed.skew {
+        // Of a store that does not answer nothing is known.
+        None if probed.finding != Finding::Usable => {}
+        None => set(
+            CLOCK,
+            "True",
+            Reason::Ready,
+            "the store's clock and the operator's agree to half a minute",
+        ),
+        Some(skew) => {
+            // In steps, so that a clock that drifts is not a write a minute.
+            let seconds = (skew.as_secs().abs() + 5) / 10 * 10;
+            let way = if skew.is_negative() { "behind" } else { "ahead of" };
+            set(
+                CLOCK,
+                "False",
+                Reason::ClockSkewed,
+                &format!(
+                    "the store's clock is about {seconds} s {way} the operator's; keys begin and end by the store's clock: set the clocks right (NTP)"
+                ),
+            );
+        }
+    }
 }
 
 /// When to try again after an error.

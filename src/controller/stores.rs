@@ -21,9 +21,9 @@ use super::{
     secrets::Secrets,
 };
 use crate::{
-    api::{ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, Store, StoreKind, StoreRef},
+    api::{Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, Store, StoreKind, StoreRef},
     grant::{StoreFact, StoreView},
-    sign::{Outward, Provider, SignError},
+    sign::{Finding, Outward, Probed, Provider, SignError},
     store::{self, CredentialsSource},
 };
 
@@ -110,6 +110,55 @@ struct Connection {
     fingerprint: String,
     rules: Arc<Vec<ClusterAccessRule>>,
     provider: Arc<dyn Provider>,
+    trial: Arc<Trial>,
+}
+
+/// What came of trying a store out. One trial serves every grant of the store.
+#[derive(Default)]
+struct Trial(AsyncMutex<Option<(Instant, Probed)>>);
+
+impl Trial {
+    /// The last result, tried again if it is older than its kind may be. Says whether it is another than before.
+    async fn result(&self, provider: &dyn Provider, age: fn(&Finding) -> Duration) -> (Probed, bool) {
+        let mut last = self.0.lock().await;
+        if let Some((when, probed)) = last.as_ref()
+            && when.elapsed() < age(&probed.finding)
+        {
+            return (probed.clone(), false);
+        }
+        let probed = provider.probe().await;
+        let before = last.replace((Instant::now(), probed.clone()));
+        (probed.clone(), before.is_some_and(|(_, before)| before != probed))
+    }
+}
+
+/// How old a result may be by which a key is signed: what a store enforces does not change by itself, and what is broken
+/// is looked at again by the store's own sweep. One that did not answer is asked again, though not by every grant.
+fn age_for_grants(finding: &Finding) -> Duration {
+    match finding {
+        Finding::Usable | Finding::Broken(..) => Duration::MAX,
+        Finding::Unreachable(_) => FRESHNESS,
+    }
+}
+
+/// How old a result may be in a store's status: a minute for what should change soon.
+fn age_for_status(finding: &Finding) -> Duration {
+    match finding {
+        Finding::Usable => Duration::from_secs(300),
+        Finding::Broken(..) | Finding::Unreachable(_) => Duration::from_secs(50),
+    }
+}
+
+/// What a store's own status says.
+pub struct Condition {
+    /// What grants may ask of it.
+    pub capabilities: Arc<Capabilities>,
+    /// When the credentials end that sign now.
+    pub credentials_expire: Option<Timestamp>,
+    /// What came of trying it out.
+    pub probed: Probed,
+    /// Whether that is another result than last time, so that its grants must be judged anew.
+    pub is_news: bool,
 }
 
 /// Names the store that a grant in `namespace` means.
@@ -158,6 +207,13 @@ impl Stores {
             }
             Err(e) => return Err(e.into()),
         };
+        let (probed, _) = connection
+            .trial
+            .result(connection.provider.as_ref(), age_for_grants)
+            .await;
+        if let Finding::Broken(reason, message) = probed.finding {
+            return Ok((StoreFact::Unusable { reason, message }, None));
+        }
         let by_label = connection.rules.iter().any(|r| r.namespaces.selector.is_some());
         let namespace_labels = if by_label {
             self.namespace_labels(namespace).await?
@@ -173,28 +229,33 @@ impl Stores {
         Ok((StoreFact::Usable(view), Some(connection.provider)))
     }
 
-    /// What is known of a store for its own status: its provider and when the credentials end, or why there is none;
-    /// `None` if it is gone.
+    /// What is known of a store for its own status, or why it cannot be used; `None` if it is gone.
     ///
     /// # Errors
     /// Only if the apiserver cannot be asked.
-    pub async fn condition(
-        &self,
-        id: &StoreId,
-    ) -> Result<Option<Result<(Arc<dyn Provider>, Option<Timestamp>), (Reason, String)>>, Error> {
-        Ok(match self.known(id).await? {
-            Known::Missing => None,
-            Known::Unusable { reason, message } => Some(Err((reason, message))),
-            Known::Usable(c) => Some(match c.provider.credentials_expire().await {
-                Ok(Some(end)) if end <= Timestamp::now() => Err((
-                    Reason::CredentialsExpired,
-                    format!("the credentials ended at {end}; renew them"),
-                )),
-                Ok(end) => Ok((c.provider, end)),
-                Err(SignError::Credentials { reason, message }) => Err((reason, message)),
-                Err(e) => return Err(e.into()),
-            }),
-        })
+    pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, (Reason, String)>>, Error> {
+        let connection = match self.known(id).await? {
+            Known::Missing => return Ok(None),
+            Known::Unusable { reason, message } => return Ok(Some(Err((reason, message)))),
+            Known::Usable(connection) => connection,
+        };
+        let credentials_expire = match connection.provider.credentials_expire().await {
+            Ok(Some(end)) if end <= Timestamp::now() => {
+                let message = format!("the credentials ended at {end}; renew them");
+                return Ok(Some(Err((Reason::CredentialsExpired, message))));
+            }
+            Ok(end) => end,
+            Err(SignError::Credentials { reason, message }) => return Ok(Some(Err((reason, message)))),
+            Err(e) => return Err(e.into()),
+        };
+        let provider = connection.provider.as_ref();
+        let (probed, is_news) = connection.trial.result(provider, age_for_status).await;
+        Ok(Some(Ok(Condition {
+            capabilities: provider.capabilities(),
+            credentials_expire,
+            probed,
+            is_news,
+        })))
     }
 
     /// Forgets a store that has changed, so that the next reader reads it.
@@ -302,14 +363,15 @@ impl Stores {
             }
         };
         let fingerprint = format!("{:?} {:?} {version}", store.uid(), store.meta().generation);
-        let provider = match previous {
-            Some(previous) if previous.fingerprint == fingerprint => previous.provider,
-            _ => settings.connect(credentials, outward),
+        let (provider, trial) = match previous {
+            Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
+            _ => (settings.connect(credentials, outward), Arc::default()),
         };
         Ok(Known::Usable(Connection {
             fingerprint,
             rules: Arc::new(store.rules()),
             provider,
+            trial,
         }))
     }
 

@@ -71,7 +71,7 @@ impl<G: Grant> Caller<G> {
     }
 
     /// A store changed: everything that names it must be judged anew.
-    fn store_changed(&self, id: &StoreId) {
+    pub fn store_changed(&self, id: &StoreId) {
         for grant in self.known.state() {
             if let Ok(g) = &grant.0 {
                 let namespace = g.namespace().unwrap_or_default();

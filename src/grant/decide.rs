@@ -121,6 +121,9 @@ impl Judge<'_> {
             // A key that should be replaced and cannot be is not the one that the grant asks for.
             return self.without_key(Reason::SecretNotWritable, message);
         }
+        if let Some((reason, message)) = &self.f.sign_refused {
+            return self.without_key(*reason, message.clone());
+        }
         let mode = match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
                 let message = format!(
@@ -139,6 +142,7 @@ impl Judge<'_> {
             key: object_key,
             ask: self.g.ask.clone(),
             lifetime,
+            holder: format!("{}.{}", self.g.namespace, self.g.name),
         };
         let (labels, annotations) = self.metadata(lifetime, terms.expiration_seconds);
         Step::Publish(Box::new(Publish {

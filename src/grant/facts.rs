@@ -24,6 +24,8 @@ pub struct Facts {
     pub look_requested: bool,
     /// Why the apiserver did not take the Secret, if it was tried just now. No secrets in the message.
     pub secret_refused: Option<String>,
+    /// Why the provider did not sign, if it was tried just now. No secrets in the message.
+    pub sign_refused: Option<(Reason, String)>,
     /// What the operator was started with.
     pub settings: Settings,
 }
@@ -73,6 +75,7 @@ impl Facts {
             last_look: None,
             look_requested: false,
             secret_refused: None,
+            sign_refused: None,
             settings,
         }
     }

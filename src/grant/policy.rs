@@ -74,6 +74,11 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
                 Capability::WriteOnce,
                 "spec.constraints.overwrite: Forbid",
             ),
+            (
+                true,
+                Capability::SignedHeadersOnly,
+                "that an upload does nothing but what is signed",
+            ),
         ]
         .into_iter()
         .filter_map(|(asked, capability, field)| asked.then_some((capability, field)))
@@ -95,6 +100,12 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
 fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !can.enforced.contains(c)) {
+        if capability == Capability::SignedHeadersOnly {
+            let message = format!(
+                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, or unsignedHeaders: Tolerate"
+            );
+            return Err(Refusal::new(Reason::CapabilityMissing, message));
+        }
         let remedy = match capability {
             Capability::ContentLengthRange => "give the exact size in spec.constraints.contentLength instead",
             Capability::WriteOnce => {

@@ -359,6 +359,10 @@ impl Judge<'_> {
                     | Reason::CredentialsNotFound
                     | Reason::CredentialsInvalid
                     | Reason::CredentialsExpired
+                    | Reason::CredentialsRefused
+                    | Reason::BucketNotFound
+                    | Reason::RegionMismatch
+                    | Reason::ClockSkewed
             );
         if needs_a_person && !said("Ready", s.reason) {
             return Some(Notice {
@@ -388,7 +392,7 @@ impl Judge<'_> {
     }
 
     pub(super) fn unreachable(&self, why: &str) -> String {
-        format!("{} does not answer: {why}", self.g.terms.store_ref)
+        format!("{} does not answer as it should: {why}", self.g.terms.store_ref)
     }
 
     /// Whether an object of that time came after the key was issued. Stores keep whole seconds, so the second that

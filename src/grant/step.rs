@@ -93,6 +93,8 @@ pub struct SigningRequest {
     pub ask: Ask,
     /// From when to when; whole seconds.
     pub lifetime: Lifetime,
+    /// Who it is for, where a provider keeps record of that: the grant's namespace and name, with a dot between.
+    pub holder: String,
 }
 
 /// An event for a person.

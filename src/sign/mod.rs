@@ -9,7 +9,7 @@ mod url;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
 pub use outward::{Inward, Outward};
@@ -42,8 +42,34 @@ pub trait Provider: Send + Sync {
     /// [`SignError`]; never a key that permits more than the request says.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
+    /// Tries out what the store is like, with a few requests of at most some seconds. What it finds of the store's
+    /// enforcement is from then on in [`Provider::capabilities`].
+    fn probe(&self) -> BoxFuture<'_, Probed>;
+
     /// Looks whether the object is in the store, with one request of at most some seconds.
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;
+}
+
+/// What a store turned out to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// Whether it can be used with these settings and credentials.
+    pub finding: Finding,
+    /// How far the store's clock is ahead of ours, if that is worth a word.
+    pub skew: Option<SignedDuration>,
+    /// Whether it refuses headers that are not part of a signature; `None` if that could not be tried.
+    pub refuses_unsigned: Option<bool>,
+}
+
+/// Whether a store can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Nothing is wrong, as far as these credentials can see.
+    Usable,
+    /// Something must be changed before any key of it works. No secrets in the message.
+    Broken(Reason, String),
+    /// It does not answer. No secrets in the message.
+    Unreachable(String),
 }
 
 /// What a workload is handed: everything about the request but the bytes.
@@ -70,6 +96,9 @@ pub enum SignError {
         /// For the store's owner.
         message: String,
     },
+    /// This store can never sign this, whatever the credentials: for the tenant.
+    #[error("{0}")]
+    Impossible(String),
     /// The request cannot be expressed as a signed URL of this provider.
     #[error("the signer refused: {0}")]
     Refused(String),

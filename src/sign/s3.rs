@@ -1,5 +1,8 @@
 //! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string).
 
+mod probe;
+mod scoped;
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -10,8 +13,8 @@ use aws_sdk_s3::{
     Client,
     config::{
         BehaviorVersion, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-        RuntimeComponents, interceptors::BeforeDeserializationInterceptorContextRef, retry::RetryConfig,
-        timeout::TimeoutConfig,
+        RuntimeComponents, SharedHttpClient, interceptors::BeforeDeserializationInterceptorContextRef,
+        retry::RetryConfig, timeout::TimeoutConfig,
     },
     error::SdkError,
     presigning::{PresignedRequest, PresigningConfig},
@@ -19,15 +22,15 @@ use aws_sdk_s3::{
 };
 use aws_smithy_http_client::{Builder, tls};
 use futures::{FutureExt, future::BoxFuture};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::RwLock;
 
-use super::{Inward, Outward, Provider, SignError, Signed, SignedUrl};
+use super::{Finding, Inward, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
-        AddressingStyle, Ask, Capabilities, Capability, ObservedObject, Overwrite, Reason, ResponseHeaders, S3Store,
-        UploadConstraints,
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Overwrite, Reason,
+        ResponseHeaders, S3Store, UnsignedHeaders, UploadConstraints,
     },
     grant::{ObjectFact, ObjectKey, SigningRequest},
 };
@@ -41,6 +44,8 @@ const MAX_PUT_BYTES: i64 = 5 << 30;
 const MAX_KEY_BYTES: usize = 1024;
 /// How long one look may take: a store that needs longer is as good as away.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where the store is tried out, unless it says otherwise.
+const PROBE_KEY: &str = "valet-probe";
 /// Temporary credentials are fetched anew when less than this is left of them, so that keys are not cut short by
 /// a session that is about to end anyway.
 const RENEW_BEFORE: Duration = Duration::from_secs(15 * 60);
@@ -52,6 +57,8 @@ pub struct S3 {
     /// Where requests may go; absent: anywhere.
     outward: Option<Outward>,
     capabilities: Arc<Capabilities>,
+    /// Whether the store refuses headers that are not signed, once that was tried.
+    refuses_unsigned: Mutex<Option<bool>>,
     session: RwLock<Option<Arc<Session>>>,
 }
 
@@ -62,6 +69,8 @@ struct Session {
     signer: Client,
     /// Talks to the host that the operator uses.
     talker: Client,
+    /// Asks for the credentials of single keys, where each has its own.
+    sts: Option<aws_sdk_sts::Client>,
 }
 
 impl S3 {
@@ -76,6 +85,7 @@ impl S3 {
                 Capability::WriteOnce,
                 Capability::Version,
                 Capability::ResponseHeaders,
+                Capability::SignedHeadersOnly,
             ]
             .into(),
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
@@ -87,15 +97,43 @@ impl S3 {
             credentials,
             outward,
             capabilities,
+            refuses_unsigned: Mutex::new(None),
             session: RwLock::new(None),
         }
     }
 
-    fn client(&self, credentials: &Credentials, endpoint: Option<&String>) -> Client {
-        let timeouts = TimeoutConfig::builder()
+    fn role(&self) -> Option<&AssumeRole> {
+        self.store.credentials.as_ref()?.assume_role.as_ref()
+    }
+
+    fn timeouts() -> TimeoutConfig {
+        TimeoutConfig::builder()
             .connect_timeout(LOOK_TIMEOUT)
             .operation_timeout(LOOK_TIMEOUT)
-            .build();
+            .build()
+    }
+
+    /// A client that connects only to where requests may go, if that is limited.
+    fn http(&self) -> Option<SharedHttpClient> {
+        let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+        let outward = self.outward.clone()?;
+        Some(Builder::new().tls_provider(tls).build_with_resolver(outward))
+    }
+
+    fn sts(&self, role: &AssumeRole, credentials: &Credentials) -> aws_sdk_sts::Client {
+        let mut config = aws_sdk_sts::Config::builder()
+            .behavior_version(aws_sdk_sts::config::BehaviorVersion::latest())
+            .region(Region::new(self.store.region.clone()))
+            .credentials_provider(credentials.clone())
+            .timeout_config(Self::timeouts());
+        config.set_http_client(self.http());
+        if let Some(endpoint) = role.endpoint.as_ref().or(self.store.endpoint.as_ref()) {
+            config = config.endpoint_url(endpoint.trim_end_matches('/'));
+        }
+        aws_sdk_sts::Client::from_conf(config.build())
+    }
+
+    fn client(&self, credentials: &Credentials, endpoint: Option<&String>) -> Client {
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(self.store.region.clone()))
@@ -105,15 +143,16 @@ impl S3 {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
-            .timeout_config(timeouts);
-        if let Some(outward) = &self.outward {
-            let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
-            config = config.http_client(Builder::new().tls_provider(tls).build_with_resolver(outward.clone()));
-        }
+            .timeout_config(Self::timeouts());
+        config.set_http_client(self.http());
         if let Some(endpoint) = endpoint {
             config = config.endpoint_url(endpoint.trim_end_matches('/'));
         }
         Client::from_conf(config.build())
+    }
+
+    fn public_endpoint(&self) -> Option<&String> {
+        self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref())
     }
 
     async fn session(&self) -> Result<Arc<Session>, SignError> {
@@ -135,11 +174,11 @@ impl S3 {
             ),
         })?;
         let expires = credentials.expiry().and_then(|t| Timestamp::try_from(t).ok());
-        let public = self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref());
         let session = Arc::new(Session {
             expires,
-            signer: self.client(&credentials, public),
+            signer: self.client(&credentials, self.public_endpoint()),
             talker: self.client(&credentials, self.store.endpoint.as_ref()),
+            sts: self.role().map(|role| self.sts(role, &credentials)),
         });
         *slot = Some(session.clone());
         Ok(session)
@@ -163,18 +202,34 @@ impl Provider for S3 {
     }
 
     fn capabilities(&self) -> Arc<Capabilities> {
-        self.capabilities.clone()
+        let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
+        let is_safe = self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate;
+        if !obeys_unsigned || is_safe {
+            return self.capabilities.clone();
+        }
+        let mut can = (*self.capabilities).clone();
+        can.enforced.remove(&Capability::SignedHeadersOnly);
+        Arc::new(can)
     }
 
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
-        async { Ok(self.session().await?.expires) }.boxed()
+        async {
+            let session = self.session().await?;
+            // A key with credentials of its own dies with those, whatever becomes of the ones that asked for them.
+            let own = self.role().map(|role| SignedDuration::from_secs(role.duration_seconds));
+            match own {
+                Some(own) => Ok(Timestamp::now().checked_add(own).ok()),
+                None => Ok(session.expires),
+            }
+        }
+        .boxed()
     }
 
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async {
             let session = self.session().await?;
             let lifetime = request.lifetime;
-            if session.expires.is_some_and(|end| end < lifetime.expires_at) {
+            if session.sts.is_none() && session.expires.is_some_and(|end| end < lifetime.expires_at) {
                 // The session changed since the decision; the next decision knows its end.
                 return Err(SignError::Refused(
                     "the credentials changed meanwhile and end before the key would".into(),
@@ -188,10 +243,19 @@ impl Provider for S3 {
                 .build()
                 .map_err(|e| SignError::Refused(e.to_string()))?;
             let (bucket, key) = (&self.store.bucket, request.key.as_str());
+            let own;
+            let signer = match (&session.sts, self.role()) {
+                (Some(sts), Some(role)) => {
+                    let credentials = scoped::credentials(sts, role, bucket, request).await?;
+                    own = self.client(&credentials, self.public_endpoint());
+                    &own
+                }
+                _ => &session.signer,
+            };
             let presigned = match &request.ask {
-                Ask::Upload(constraints) => put(&session.signer, bucket, key, constraints, presigning).await,
+                Ask::Upload(constraints) => put(signer, bucket, key, constraints, presigning).await,
                 Ask::Download { version, response } => {
-                    get(&session.signer, bucket, key, version.clone(), response, presigning).await
+                    get(signer, bucket, key, version.clone(), response, presigning).await
                 }
             }?;
             Ok(Signed {
@@ -200,6 +264,36 @@ impl Provider for S3 {
                 headers: presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
                 provider: self.name(),
             })
+        }
+        .boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Probed> {
+        async {
+            let session = match self.session().await {
+                Ok(session) => session,
+                Err(SignError::Credentials { reason, message }) => {
+                    return Probed {
+                        finding: Finding::Broken(reason, message),
+                        skew: None,
+                        refuses_unsigned: None,
+                    };
+                }
+                Err(e) => {
+                    return Probed {
+                        finding: Finding::Unreachable(e.to_string()),
+                        skew: None,
+                        refuses_unsigned: None,
+                    };
+                }
+            };
+            let key = self.store.probe_key.as_deref().unwrap_or(PROBE_KEY);
+            let probed = probe::probe(&session.talker, &self.store.bucket, key).await;
+            // What was seen once holds until something else is seen.
+            if probed.refuses_unsigned.is_some() {
+                *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
+            }
+            probed
         }
         .boxed()
     }
@@ -318,30 +412,31 @@ async fn get(
 
 /// What a failed HEAD says. The answer has no body, so only its status speaks.
 fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
-    if let Some(inward) = inward(error) {
-        return ObjectFact::Unreachable(inward.to_string());
+    match error.raw_response().map(|r| r.status().as_u16()) {
+        Some(404) => ObjectFact::Absent,
+        Some(401 | 403) => ObjectFact::Hidden,
+        _ => ObjectFact::Unreachable(unreachable(error)),
     }
-    let status = error.raw_response().map(|r| r.status().as_u16());
-    match (status, error) {
-        (Some(404), _) => ObjectFact::Absent,
-        (Some(401 | 403), _) => ObjectFact::Hidden,
-        (Some(status @ (301 | 307 | 400)), _) => ObjectFact::Unreachable(format!(
-            "HEAD was answered with {status}; check the store's region, endpoint and addressingStyle"
-        )),
-        (Some(status), _) => ObjectFact::Unreachable(format!("HEAD was answered with {status}")),
-        (None, SdkError::TimeoutError(_)) => {
-            ObjectFact::Unreachable(format!("no answer within {} s", LOOK_TIMEOUT.as_secs()))
+}
+
+/// Why there was no usable answer, without anything that the request or the answer carried.
+fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
+    if let Some(inward) = inward(error) {
+        return inward.to_string();
+    }
+    let seconds = LOOK_TIMEOUT.as_secs();
+    match (error.raw_response().map(|r| r.status().as_u16()), error) {
+        (Some(status @ (301 | 307 | 400)), _) => {
+            format!("it answered {status}; check the store's region, endpoint and addressingStyle")
         }
-        (None, SdkError::DispatchFailure(f)) if f.is_timeout() => {
-            ObjectFact::Unreachable(format!("no connection within {} s", LOOK_TIMEOUT.as_secs()))
-        }
+        (Some(status), _) => format!("it answered {status}"),
+        (None, SdkError::TimeoutError(_)) => format!("no answer within {seconds} s"),
+        (None, SdkError::DispatchFailure(f)) if f.is_timeout() => format!("no connection within {seconds} s"),
         (None, SdkError::DispatchFailure(f)) if f.is_io() => {
-            ObjectFact::Unreachable("the connection failed (refused, reset, or the host is not known)".into())
+            "the connection failed (refused, reset, or the host is not known)".into()
         }
-        (None, SdkError::DispatchFailure(_)) => {
-            ObjectFact::Unreachable("the request could not be sent (TLS, or the endpoint)".into())
-        }
-        (None, _) => ObjectFact::Unreachable("the answer was not understood".into()),
+        (None, SdkError::DispatchFailure(_)) => "the request could not be sent (TLS, or the endpoint)".into(),
+        (None, _) => "the answer was not understood".into(),
     }
 }
 
@@ -356,7 +451,7 @@ struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
 
 impl DateOfAnswer {
     fn seen(&self) -> Option<Timestamp> {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *lock(&self.0)
     }
 }
 
@@ -375,7 +470,11 @@ impl Intercept for DateOfAnswer {
         let date = date
             .and_then(|d| jiff::fmt::rfc2822::parse(d).ok())
             .map(|z| z.timestamp());
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = date;
+        *lock(&self.0) = date;
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -60,25 +60,26 @@ pub fn bucket(store: &impl Store) -> Option<String> {
 impl Settings {
     /// Where the credentials are.
     pub fn credentials(&self) -> CredentialsSource {
-        match &self.s3.credentials {
-            Some(c) => CredentialsSource::Secret(c.secret_ref.name.clone()),
+        match self.s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()) {
+            Some(secret) => CredentialsSource::Secret(secret.name.clone()),
             None => CredentialsSource::Environment,
         }
     }
 
-    /// Whether the endpoint, if the store names one, is where a tenant's store may lead.
+    /// Whether the endpoints that the store names are where a tenant's store may lead.
     ///
     /// # Errors
     /// The reason and a sentence for the store's owner.
     pub async fn check_endpoint(&self, outward: &Outward) -> Result<(), (Reason, String)> {
-        let Some(endpoint) = &self.s3.endpoint else {
-            return Ok(());
-        };
-        let inward = match endpoint.parse::<Uri>() {
-            Ok(uri) => outward.check(uri.host().unwrap_or_default()).await,
-            Err(e) => return Err((Reason::InvalidStore, format!("spec.s3.endpoint is no address: {e}"))),
-        };
-        inward.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))
+        let role = self.s3.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
+        for endpoint in self.s3.endpoint.iter().chain(role.and_then(|r| r.endpoint.as_ref())) {
+            let uri = endpoint
+                .parse::<Uri>()
+                .map_err(|e| (Reason::InvalidStore, format!("endpoint {endpoint} is no address: {e}")))?;
+            let inward = outward.check(uri.host().unwrap_or_default()).await;
+            inward.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
+        }
+        Ok(())
     }
 
     /// The store, ready to sign. With `outward`, requests to it go only there.

@@ -18,6 +18,9 @@ use crate::{
 /// How long an apiserver may take to obey a new policy.
 const POLICY_SEEN: Duration = Duration::from_secs(30);
 
+/// The tests' object store is on loopback, where a tenant's ObjectStore may not lead unless told.
+const NEAR: &str = "allowPrivateEndpoints={127.0.0.0/8}";
+
 /// The kinds of the chart that give and bound rights.
 const RIGHTS: [&str; 7] = [
     "ServiceAccount",
@@ -326,8 +329,7 @@ fn whole_job(t: &Tenant, operator: &Operator) {
 fn the_default_rights_suffice_and_none_is_left_over() {
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, tenant) = (Tenant::new("operator"), Tenant::new("default"));
-    // The tenant's own store is on this machine.
-    let account = Account::new(&home, &["allowPrivateEndpoints={127.0.0.0/8}"]);
+    let account = Account::new(&home, &[NEAR]);
     lend_credentials(&home, &tenant);
     account.wait_until_confined();
     let mark = home.world.plane.audit_mark().expect("there is a log");
@@ -381,8 +383,7 @@ fn one_namespace_is_served_with_rights_there_alone() {
     // Its namespace alone is served, and yet it writes the statuses of stores that all share.
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, tenant, other) = (Tenant::new("operator"), Tenant::new("served"), Tenant::new("unserved"));
-    let scoped = format!("scopedNamespace={}", tenant.name());
-    let account = Account::new(&home, &[&scoped, "allowPrivateEndpoints={127.0.0.0/8}"]);
+    let account = Account::new(&home, &[NEAR, &format!("scopedNamespace={}", tenant.name())]);
     lend_credentials(&home, &tenant);
     let mark = home.world.plane.audit_mark().expect("there is a log");
     let operator = account.operator(&[]);

@@ -265,6 +265,14 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     assert_eq!(short("uploadgrants.valetkey.dev"), json!(["ug"]));
     assert_eq!(issued("before"), before, "the key is the same");
 
+    // One release a namespace: they would share the Lease.
+    let second = site.helm_run(&["install", "valet-two", CHART, "--set", "crds.enabled=false"]);
+    assert!(
+        !second.status.success() && second.stderr.contains("release valet of this chart"),
+        "{}",
+        second.stderr
+    );
+
     // Away: the operator and its rights go, grants and keys stay.
     assert!(operator.terminate().expect("it stops").success());
     site.helm(&["uninstall", "valet"]);

@@ -7,9 +7,12 @@ mod world;
 
 mod account;
 mod confined;
+mod docs;
 mod gitops;
 mod helm;
 mod install;
+mod people;
 mod release;
 mod rendered;
+mod scraped;
 mod values;

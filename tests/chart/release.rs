@@ -44,7 +44,13 @@ fn the_package_is_the_chart() {
 fn one_command_moves_all_versions() {
     let root = env!("CARGO_MANIFEST_DIR");
     let scratch = Scratch::new("version").expect("a folder can be made");
-    for file in ["hack/version.sh", "Cargo.toml", "Cargo.lock", "charts/valet/Chart.yaml"] {
+    for file in [
+        "hack/version.sh",
+        "Cargo.toml",
+        "Cargo.lock",
+        "charts/valet/Chart.yaml",
+        "docs/install.md",
+    ] {
         let to = scratch.join(file);
         std::fs::create_dir_all(to.parent().expect("it is in a folder")).expect("a folder can be made");
         std::fs::copy(format!("{root}/{file}"), to).expect("the file can be copied");
@@ -66,7 +72,12 @@ fn one_command_moves_all_versions() {
     // Others' versions stay.
     assert_eq!(read("Cargo.lock").matches("7.8.9").count(), 1);
 
-    for file in ["Cargo.lock", "charts/valet/Chart.yaml"] {
+    assert_eq!(
+        read("docs/install.md").matches(": v7.8.9").count(),
+        2,
+        "Argo CD's and Flux's"
+    );
+    for file in ["Cargo.lock", "charts/valet/Chart.yaml", "docs/install.md"] {
         let right = read(file);
         helm::edit(&scratch.join(file), "7.8.9", "7.8.8");
         let said = script(&["--check"]);

@@ -113,10 +113,6 @@ fn arguments_say_what_the_values_say() {
             "shareCredentialsWithNamespaces=true",
             "--share-credentials-with-namespaces",
         ),
-        (
-            "allowPrivateEndpoints={10.20.0.0/16,fd00::/8}",
-            "--allow-private-endpoints=10.20.0.0/16,fd00::/8",
-        ),
         ("scopedNamespace=web", "--namespace=web"),
         ("ttlSecondsAfterFinished=never", "--ttl-seconds-after-finished=never"),
         ("ttlSecondsAfterFinished=0", "--ttl-seconds-after-finished=0"),
@@ -125,6 +121,10 @@ fn arguments_say_what_the_values_say() {
         ("log.level=debug", "--log-level=debug"),
         ("log.format=human", "--log-format=human"),
         ("listenAddress=[::]", "--http-address=[::]:8080"),
+        (
+            "allowPrivateEndpoints={10.0.0.0/8,fd00::/8}",
+            "--allow-private-endpoints=10.0.0.0/8,fd00::/8",
+        ),
         ("extraArgs={--context=x}", "--context=x"),
     ] {
         let args = flags(&[value]);
@@ -188,6 +188,16 @@ fn the_pod_is_as_restricted_as_can_be() {
     );
     assert_eq!(pod["terminationGracePeriodSeconds"], 30);
     assert_eq!(pod["enableServiceLinks"], false);
+    // For OpenShift, which chooses the numbers itself.
+    let unnumbered = crate::helm::objects(&[
+        "podSecurityContext.runAsUser=null",
+        "podSecurityContext.runAsGroup=null",
+        "podSecurityContext.fsGroup=null",
+    ]);
+    assert_eq!(
+        unnumbered.pod()["securityContext"],
+        json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}})
+    );
     // The spread counts this release's pods, of this version.
     let spread = &pod["topologySpreadConstraints"][0];
     assert_eq!(
@@ -382,60 +392,6 @@ fn the_network_policy_lets_out_what_must_out() {
         [vec![53, 53], vec![443, 6443], vec![443, 9000]]
     );
     assert_eq!(egress[2]["to"][0]["ipBlock"]["except"], json!(["169.254.0.0/16"]));
-}
-
-#[test]
-fn monitoring_is_chosen_by_its_labels() {
-    let rendered = objects(&[
-        "serviceMonitor.enabled=true",
-        "serviceMonitor.additionalLabels.release=prometheus",
-        "serviceMonitor.namespace=monitoring",
-        "prometheusRule.enabled=true",
-        "prometheusRule.additionalLabels.release=prometheus",
-        "prometheusRule.runbookUrlPrefix=https://wiki.example/valet/",
-    ]);
-    let monitor = rendered.get("ServiceMonitor", "valet");
-    assert_eq!(monitor["metadata"]["namespace"], "monitoring");
-    assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
-    assert_eq!(
-        monitor["spec"]["namespaceSelector"]["matchNames"],
-        json!(["valet-system"])
-    );
-    let endpoint = &monitor["spec"]["endpoints"][0];
-    assert_eq!(endpoint["honorLabels"], true);
-    // What it chooses is there: the Service's labels and the name of its port.
-    let service = rendered.get("Service", "valet");
-    for (key, value) in monitor["spec"]["selector"]["matchLabels"]
-        .as_object()
-        .expect("there are labels")
-    {
-        assert_eq!(&service["metadata"]["labels"][key], value);
-    }
-    assert_eq!(service["spec"]["ports"][0]["name"], endpoint["port"]);
-    assert_eq!(
-        rendered.container()["ports"][0]["name"],
-        service["spec"]["ports"][0]["targetPort"]
-    );
-
-    let rule = rendered.get("PrometheusRule", "valet");
-    assert_eq!(rule["metadata"]["labels"]["release"], "prometheus");
-    let groups = rule["spec"]["groups"].as_array().expect("there are groups");
-    let alerts: Vec<_> = groups
-        .iter()
-        .flat_map(|g| g["rules"].as_array().into_iter().flatten())
-        .filter(|r| r["alert"].is_string())
-        .collect();
-    assert!(!alerts.is_empty());
-    for alert in alerts {
-        let url = alert["annotations"]["runbook_url"].as_str().unwrap_or_default();
-        let name = alert["alert"].as_str().unwrap_or_default();
-        assert_eq!(url, format!("https://wiki.example/valet/{name}.md"));
-    }
-    // Otherwise the very rules of the file.
-    let file = std::fs::read_to_string(format!("{CHART}/files/alerts.yaml")).expect("the file is there");
-    let file: Value = serde_yaml::from_str(&file).expect("it is YAML");
-    let plain = objects(&["prometheusRule.enabled=true"]);
-    assert_eq!(plain.get("PrometheusRule", "valet")["spec"]["groups"], file["groups"]);
 }
 
 /// Who may read what, as roles that Kubernetes aggregates into its own.

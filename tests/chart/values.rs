@@ -65,6 +65,10 @@ fn wrong_values_are_refused_by_name() {
             "at '/rbac/aggregateObjectStores': value must be one of 'none', 'admin', 'edit'",
         ),
         (
+            "allowPrivateEndpoints={10.0.0.1}",
+            "at '/allowPrivateEndpoints/0': '10.0.0.1' does not match pattern",
+        ),
+        (
             "log.format=xml",
             "at '/log/format': value must be one of 'json', 'human'",
         ),
@@ -146,6 +150,8 @@ fn notes_warn_of_what_is_risky() {
         ("replicaCount=0", "WARNING: 0 replicas:"),
         ("watchSecrets=true", "every Secret of the cluster"),
         ("shareCredentialsWithNamespaces=true", "the operator's own identity"),
+        ("allowPrivateEndpoints={169.254.0.0/16}", "the cloud's metadata service"),
+        ("allowPrivateEndpoints={0.0.0.0/0}", "to every address"),
         ("rbac.aggregateObjectStores=edit", "everybody with the role edit"),
         (
             "admissionPolicy.secrets.enabled=false",

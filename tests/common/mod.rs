@@ -96,7 +96,7 @@ pub fn rule() -> ClusterAccessRule {
 }
 
 /// Every capability, the ranges that S3 lacks included.
-pub const ALL_CAPABILITIES: [Capability; 7] = [
+pub const ALL_CAPABILITIES: [Capability; 8] = [
     Capability::ContentType,
     Capability::ContentLength,
     Capability::ContentLengthRange,
@@ -104,6 +104,7 @@ pub const ALL_CAPABILITIES: [Capability; 7] = [
     Capability::WriteOnce,
     Capability::Version,
     Capability::ResponseHeaders,
+    Capability::SignedHeadersOnly,
 ];
 
 /// What presigned S3 requests can pin down.

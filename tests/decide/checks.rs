@@ -45,6 +45,10 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "CredentialsNotFound"
         | "CredentialsInvalid"
         | "CredentialsExpired"
+        | "CredentialsRefused"
+        | "BucketNotFound"
+        | "RegionMismatch"
+        | "ClockSkewed"
         | "PredecessorSecret"
         | "SecretNotWritable" => ("False", "InProgress", false),
         "ExpiredUnused"
@@ -57,7 +61,8 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "ContentLengthNotAllowed"
         | "CapabilityMissing"
         | "SecretConflict"
-        | "InvalidStore" => ("False", "Failed", false),
+        | "InvalidStore"
+        | "EndpointNotAllowed" => ("False", "Failed", false),
         other => panic!("{other} is no reason for a grant to be as it is"),
     }
 }

@@ -166,6 +166,28 @@ fn a_predecessor_has_a_minute() {
     );
 }
 
+/// What signs can refuse, too: for now, and then the grant asks again; or for good, and then it waits for a change.
+#[test]
+fn a_signer_that_refuses() {
+    for (reason, verdict, next) in [
+        (Reason::CredentialsRefused, "CredentialsRefused", Some(at(1))),
+        (Reason::StoreUnreachable, "StoreUnreachable", Some(at(1))),
+        (Reason::CapabilityMissing, "CapabilityMissing", None),
+    ] {
+        let mut world = world(upload());
+        world.unsigned = Some((reason, "STS said no".into()));
+        let until = world.reconcile();
+        assert_eq!(ready(world.grant()), verdict);
+        assert_eq!(until, next, "{verdict}");
+        assert_eq!(world.notices, [reason], "a person must hear of it, once");
+        assert!(world.secret.is_none() && world.keys.is_empty());
+        world.unsigned = None;
+        world.now = at(1);
+        world.reconcile();
+        assert_eq!(ready(world.grant()), "Issued");
+    }
+}
+
 #[test]
 fn looks_come_at_their_instants() {
     let mut world = issued(upload());

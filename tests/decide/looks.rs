@@ -51,7 +51,7 @@ fn completed_says_what_is_known() {
             "a store that does not answer at the end, nor an hour later",
             "Unknown",
             "StoreUnreachable",
-            "ClusterObjectStore media does not answer: connection refused",
+            "ClusterObjectStore media does not answer as it should: connection refused",
         ),
         (
             "a store that is deleted under a key, for good",

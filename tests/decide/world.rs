@@ -66,6 +66,8 @@ pub struct World {
     pub bucket: Bucket,
     /// Why the apiserver takes no Secret now.
     pub refuses: Option<String>,
+    /// Why nobody signs now.
+    pub unsigned: Option<(Reason, String)>,
     /// The Secret is immutable: it can be deleted, and its data cannot be replaced.
     pub refuses_replacement: bool,
     pub settings: Settings,
@@ -101,6 +103,7 @@ impl World {
             store: StoreFact::Usable(store),
             bucket: Bucket::Empty,
             refuses: None,
+            unsigned: None,
             refuses_replacement: false,
             settings: Settings {
                 ttl_seconds_after_finished: Some(3600),
@@ -312,6 +315,10 @@ impl World {
     }
 
     fn publish(&mut self, publish: &Publish, facts: &mut Facts) {
+        if let Some(why) = &self.unsigned {
+            facts.sign_refused = Some(why.clone());
+            return;
+        }
         if let Some(why) = &self.refuses {
             facts.secret_refused = Some(why.clone());
             return;

@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
 use serde_json::json;
-use valet_harness::{ControlPlane, ControlPlaneOptions, process};
+use valet_harness::{ControlPlane, ControlPlaneOptions, Scratch, process};
 
-use crate::{TOOLS, alerts, all_rules, path, read, text};
+use crate::{ALERTS, TOOLS, alerts, all_rules, path, read, text};
 
 /// Names of the pages, without `.md`.
 fn pages() -> BTreeSet<String> {
@@ -145,4 +145,23 @@ fn commands_work() {
         }
     }
     assert!(tried >= 40, "{tried} commands");
+}
+
+/// The configuration of Prometheus that docs/monitoring.md shows is one.
+#[test]
+fn the_configuration_in_the_docs_is_one() {
+    let page = read("docs/monitoring.md");
+    let block = page
+        .split("```yaml\n# prometheus.yml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let scratch = Scratch::new("prometheus").unwrap();
+    let file = scratch
+        .write("prometheus.yml", block.expect("the page shows it"))
+        .unwrap();
+    scratch.write("alerts.yaml", read(ALERTS)).unwrap();
+    let mut promtool = TOOLS.command("promtool");
+    promtool.args(["check", "config"]).arg(file);
+    let output = process::run(promtool, b"", Duration::from_secs(30)).unwrap();
+    assert!(output.status.success(), "{}{}", output.text(), output.stderr);
 }

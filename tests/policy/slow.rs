@@ -61,6 +61,7 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
                 && (c.content_length_range.is_none() || can(Capability::ContentLengthRange))
                 && (c.checksum_sha256.is_none() || can(Capability::ChecksumSHA256))
                 && (c.overwrite == Overwrite::Allow || can(Capability::WriteOnce))
+                && can(Capability::SignedHeadersOnly)
                 && c.content_length.unwrap_or(0) <= store.capabilities.max_upload_bytes
         }
         Ask::Download { version, response } => {

@@ -83,4 +83,13 @@ annotations:
 {{- if and .Values.rbac.credentialsSecrets (or (eq .Values.scopedNamespace .Release.Namespace) (has .Release.Namespace .Values.rbac.secretsNamespaces)) }}
 {{- fail (printf "rbac.credentialsSecrets narrows nothing, since the operator serves the release's own namespace %s, too, and may read all Secrets there" .Release.Namespace) }}
 {{- end }}
+{{- if .Values.leaderElect }}
+{{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items }}
+{{- $labels := default dict .metadata.labels }}
+{{- $instance := get $labels "app.kubernetes.io/instance" }}
+{{- if and (hasPrefix "valet-" (get $labels "helm.sh/chart")) $instance (ne $instance $.Release.Name) }}
+{{- fail (printf "release %s of this chart is in namespace %s already, and two would share one Lease, for which one of them would wait for ever: choose another namespace" $instance $.Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}

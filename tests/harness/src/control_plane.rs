@@ -1,11 +1,12 @@
 //! A Kubernetes control plane of one's own: etcd, kube-apiserver and kube-controller-manager as plain processes.
 //!
-//! There are no nodes: pods can be created and stay pending. What works as in any cluster: the API with CRDs and
+//! There are no nodes, unless a [`crate::Node`] joins: pods can be created and stay pending. What works as in any cluster: the API with CRDs and
 //! their rules, RBAC, service account tokens, admission policies, owner references (garbage collection), deletion of
 //! namespaces (which takes Kubernetes 5 s at the least), quotas.
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -15,9 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use crate::{AuditEvent, AuditMark, Error, Process, Result, Scratch, Tools, audit, certificates, net, process};
 
-use crate::{AuditEvent, AuditMark, Context, Error, Process, Result, Scratch, Tools, audit, net, process};
+mod access;
 
 /// Name of the one context in every kubeconfig that the harness writes.
 pub const CONTEXT: &str = "valet-test";
@@ -45,6 +46,28 @@ pub struct ControlPlaneOptions {
     pub manifests: Vec<String>,
     /// More arguments for kube-apiserver.
     pub apiserver_args: Vec<String>,
+    /// Be ready for a node: listen on its address, with all of Kubernetes' controllers. See [`crate::Node`].
+    pub node: Option<NodeAddress>,
+}
+
+/// Under which name and address a node is to join.
+#[derive(Clone, Debug)]
+pub struct NodeAddress {
+    /// The node's name.
+    pub name: String,
+    /// Its address, on this machine and none of loopback's.
+    pub address: Ipv4Addr,
+}
+
+impl ControlPlaneOptions {
+    /// Where the apiserver listens.
+    fn address(&self) -> Ipv4Addr {
+        self.node.as_ref().map_or(Ipv4Addr::LOCALHOST, |node| node.address)
+    }
+
+    fn controllers(&self) -> &str {
+        if self.node.is_some() { "*" } else { CONTROLLERS }
+    }
 }
 
 /// A running control plane. Dropping it, or the end of the process, ends it.
@@ -108,21 +131,8 @@ impl ControlPlane {
             .arg("--log-level=warn");
         let etcd = Process::start("etcd", command, scratch.join("etcd.log"))?;
 
-        make_certificates(&scratch)?;
+        certificates::make(&scratch, options.address())?;
         let admin_token = net::random_hex(16)?;
-        let operator_token = net::random_hex(16)?;
-        let manager_token = net::random_hex(16)?;
-        let users = [
-            (&admin_token, ADMIN),
-            (&operator_token, OPERATOR),
-            // The name that its audit events have in real clusters; the group spares it the long list of roles.
-            (&manager_token, "system:kube-controller-manager"),
-        ];
-        let tokens: String = users
-            .iter()
-            .map(|(token, user)| format!("{token},{user},{user},\"system:masters\"\n"))
-            .collect();
-        scratch.write("tokens.csv", tokens)?;
         scratch.write("audit-policy.json", audit::POLICY)?;
         // kubectl's and, in tests of the operator, everybody's home: empty.
         scratch.folder("home")?;
@@ -146,13 +156,7 @@ impl ControlPlane {
             started_in: Duration::ZERO,
             admin_token,
         };
-        plane.write_kubeconfig("kubeconfig", ADMIN, &plane.admin_token)?;
-        plane.write_kubeconfig("operator.kubeconfig", OPERATOR, &operator_token)?;
-        plane.write_kubeconfig(
-            "controller-manager.kubeconfig",
-            "system:kube-controller-manager",
-            &manager_token,
-        )?;
+        plane.write_users()?;
 
         plane.start_apiserver().map_err(|error| plane.blame_etcd(error))?;
         for manifest in &plane.options.manifests {
@@ -194,9 +198,9 @@ impl ControlPlane {
         self.port
     }
 
-    /// The apiserver's address: `https://127.0.0.1:PORT`.
+    /// The apiserver's address: `https://127.0.0.1:PORT`, or that of the node.
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        format!("https://{}:{}", self.options.address(), self.port)
     }
 
     /// The certificate authority behind the apiserver's certificate, as a PEM file.
@@ -224,40 +228,6 @@ impl ControlPlane {
     /// A kubeconfig file for [`OPERATOR`].
     pub fn operator_kubeconfig(&self) -> &Path {
         &self.operator_kubeconfig
-    }
-
-    /// A new kubeconfig file for whoever `token` belongs to, a service account for instance.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn kubeconfig_for_token(&self, token: &str) -> Result<PathBuf> {
-        let n = self.kubeconfigs.fetch_add(1, Ordering::Relaxed);
-        self.write_kubeconfig(&format!("kubeconfig-{n}"), "token", token)
-    }
-
-    /// A token for a service account that exists, good for an hour.
-    ///
-    /// # Errors
-    /// If kubectl cannot make one.
-    pub fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
-        let token = self.kubectl(&["create", "token", name, "--namespace", namespace])?;
-        Ok(token.trim().to_owned())
-    }
-
-    fn write_kubeconfig(&self, file: &str, user: &str, token: &str) -> Result<PathBuf> {
-        let ca = fs::read(&self.ca).context(format_args!("cannot read {}", self.ca.display()))?;
-        // JSON is YAML too.
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": CONTEXT, "cluster": {
-                "server": self.url(), "certificate-authority-data": base64(&ca),
-            }}],
-            "users": [{"name": user, "user": {"token": token}}],
-            "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": user}}],
-            "current-context": CONTEXT,
-        });
-        self.scratch.write(file, format!("{config:#}\n"))
     }
 
     /// `GET` on the apiserver as [`ADMIN`], as in `/api/v1/namespaces`: the body.
@@ -363,7 +333,8 @@ impl ControlPlane {
             .arg(format!("--etcd-servers={}", self.etcd_url()))
             // Tests may look at the whole history of an object.
             .arg("--etcd-compaction-interval=0")
-            .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
+            .arg(format!("--bind-address={}", self.options.address()))
+            .arg(format!("--advertise-address={}", self.options.address()))
             .arg(format!("--secure-port={}", self.port))
             .arg(format!("--cert-dir={}", file("apiserver-certs")))
             .arg(format!("--tls-cert-file={}", file("tls.crt")))
@@ -382,10 +353,14 @@ impl ControlPlane {
             .arg(format!("--audit-log-path={}", self.audit_log().display()))
             // In MB. The default is to start a new file after 100, and nobody reads the old one.
             .arg("--audit-log-maxsize=1000000")
+            // How it asks kubelets, for logs and the like, and by which of their addresses.
+            .arg(format!("--kubelet-client-certificate={}", file("client.crt")))
+            .arg(format!("--kubelet-client-key={}", file("client.key")))
+            .arg("--kubelet-preferred-address-types=InternalIP")
             .args(&self.options.apiserver_args);
         let process = Process::start("kube-apiserver", command, file("kube-apiserver.log"))?;
         process.wait_until(START, "it was ready", || {
-            net::listens(self.port)
+            net::listens_at(self.options.address(), self.port)
                 && process::run(self.curl("/readyz"), &[], Duration::from_secs(15))
                     .is_ok_and(|output| output.status.success())
         })?;
@@ -420,7 +395,7 @@ impl ControlPlane {
         let mut command = self.tools.command("kube-controller-manager");
         command
             .arg(format!("--kubeconfig={}", file("controller-manager.kubeconfig")))
-            .arg(format!("--controllers={CONTROLLERS}"))
+            .arg(format!("--controllers={}", self.options.controllers()))
             .arg(format!("--root-ca-file={}", file("ca.crt")))
             .arg(format!(
                 "--service-account-private-key-file={}",
@@ -469,61 +444,4 @@ pub(crate) fn retry_on_lost_port<T>(start: impl Fn() -> Result<T>) -> Result<T> 
         }
     }
     start()
-}
-
-/// A certificate authority, the apiserver's certificate and the key that signs service account tokens, with
-/// elliptic curves: RSA keys take openssl, and later every handshake, many times longer.
-fn make_certificates(scratch: &Scratch) -> Result<()> {
-    scratch.write(
-        "tls.ext",
-        "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=critical,CA:FALSE\n",
-    )?;
-    let request = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    for line in [
-        "ecparam -name prime256v1 -genkey -noout -out service-account.key".to_owned(),
-        format!("{request} -x509 -days 30 -subj /CN=valet-test-ca -keyout ca.key -out ca.crt"),
-        format!("{request} -subj /CN=kube-apiserver -keyout tls.key -out tls.csr"),
-        "x509 -req -days 30 -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile tls.ext -out tls.crt"
-            .into(),
-    ] {
-        let mut command = process::clean(Command::new("openssl"));
-        command.current_dir(scratch.path()).args(line.split(' '));
-        process::run_ok(command, &[], Duration::from_secs(30))?;
-    }
-    Ok(())
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut group = [0; 3];
-        group[..chunk.len()].copy_from_slice(chunk);
-        let number = u32::from_be_bytes([0, group[0], group[1], group[2]]);
-        for digit in 0..4 {
-            let at = (number >> (18 - 6 * digit)) & 63;
-            text.push(if digit > chunk.len() {
-                '='
-            } else {
-                char::from(DIGITS[at as usize])
-            });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_follows_rfc_4648() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-        ] {
-            assert_eq!(super::base64(plain.as_bytes()), coded);
-        }
-    }
 }

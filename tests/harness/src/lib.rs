@@ -11,6 +11,7 @@
 //! | [`process`] | child processes that cannot outlive this one |
 //! | [`net`] | free loopback ports, and just enough HTTP |
 //! | [`control_plane`] | etcd, kube-apiserver, kube-controller-manager |
+//! | [`node`] | a node with real pods: containerd, kubelet, kube-proxy, kube-scheduler |
 //! | [`kubectl`] | kubectl, never with the current context by accident |
 //! | [`audit`] | who wrote what, from the apiserver's audit log |
 //! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
@@ -34,6 +35,7 @@
 //! ```
 
 pub mod audit;
+mod certificates;
 pub mod control_plane;
 pub mod dashboard;
 mod error;
@@ -41,6 +43,7 @@ mod helper;
 pub mod kstatus;
 pub mod kubectl;
 pub mod net;
+pub mod node;
 pub mod operator;
 pub mod process;
 pub mod s3;
@@ -53,9 +56,10 @@ pub use audit::{AuditEvent, AuditMark};
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
 pub use error::{Context, Error, Result};
 pub use kstatus::kstatus;
+pub use node::Node;
 pub use operator::{Operator, OperatorOptions};
 pub use process::Process;
-pub use s3::{S3Options, S3Server};
+pub use s3::{S3Options, S3Server, Software};
 pub use scratch::Scratch;
 pub use tools::Tools;
 pub use verify::{UrlCheck, Verdict, verify_url, verify_urls};

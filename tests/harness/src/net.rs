@@ -75,8 +75,12 @@ pub fn random_hex(bytes: usize) -> Result<String> {
 
 /// Whether somebody accepts connections on a loopback port.
 pub fn listens(port: u16) -> bool {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+    listens_at(Ipv4Addr::LOCALHOST, port)
+}
+
+/// As [`listens`], for an address of this machine.
+pub fn listens_at(address: Ipv4Addr, port: u16) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::from((address, port)), Duration::from_secs(1)).is_ok()
 }
 
 /// `GET http://127.0.0.1:PORT/PATH`: the status code and the body. Gives up after 10 s without a byte.

@@ -411,7 +411,7 @@ fn remember(pid: u32) {
     LIVE.lock().unwrap_or_else(|poison| poison.into_inner()).push(pid);
 }
 
-fn forget(pid: u32) {
+pub(crate) fn forget(pid: u32) {
     LIVE.lock()
         .unwrap_or_else(|poison| poison.into_inner())
         .retain(|&other| other != pid);

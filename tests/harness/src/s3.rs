@@ -1,6 +1,8 @@
-//! A real S3 server (versitygw, which keeps objects as files), and an S3 client that is not Valet's.
+//! A real S3 server (versitygw, which keeps objects as files; or MinIO, which differs), and an S3 client that is not
+//! Valet's.
 
 use std::{
+    process::Command,
     sync::{Mutex, MutexGuard, OnceLock},
     time::{Duration, Instant},
 };
@@ -12,12 +14,38 @@ use crate::{Context, Error, Process, Result, Scratch, Tools, control_plane, help
 const START: Duration = Duration::from_secs(30);
 const ADMIN: Duration = Duration::from_secs(30);
 
-/// The server says here that it is up.
-const HEALTH: &str = "/health";
+/// The server software.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Software {
+    /// Behaves as Amazon documents.
+    #[default]
+    Versitygw,
+    /// Obeys headers that are not signed, and has STS. Of the tools' set `stores`.
+    Minio,
+}
+
+impl Software {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Versitygw => "versitygw",
+            Self::Minio => "minio",
+        }
+    }
+
+    /// The server says here that it is up.
+    fn health(self) -> &'static str {
+        match self {
+            Self::Versitygw => "/health",
+            Self::Minio => "/minio/health/ready",
+        }
+    }
+}
 
 /// What to start a server with.
 #[derive(Clone, Debug, Default)]
 pub struct S3Options {
+    /// Which server; versitygw unless said otherwise.
+    pub software: Software,
     /// Where to send an event for every object that comes or goes. Somebody must listen there already.
     pub event_webhook_url: Option<String>,
     /// More arguments for versitygw itself, before its `posix`.
@@ -186,13 +214,28 @@ impl S3Server {
         if slot.is_some() {
             return Ok(());
         }
+        let software = self.options.software;
+        let command = match software {
+            Software::Versitygw => self.versitygw(),
+            Software::Minio => self.minio(),
+        };
+        let program = software.program();
+        let process = Process::start(program, command, self.scratch.join(format!("{program}.log")))?;
+        process.wait_until(START, "it answered", || {
+            matches!(net::http_get(self.port, software.health()), Ok((200, _)))
+        })?;
+        *slot = Some(process);
+        Ok(())
+    }
+
+    fn versitygw(&self) -> Command {
         let mut command = self.tools.command("versitygw");
         command
             .env("ROOT_ACCESS_KEY", &self.access_key)
             .env("ROOT_SECRET_KEY", &self.secret_key)
             .arg(format!("--port=127.0.0.1:{}", self.port))
             .arg(format!("--region={}", self.region()))
-            .arg(format!("--health={HEALTH}"))
+            .arg(format!("--health={}", Software::Versitygw.health()))
             .arg(format!("--iam-dir={}", self.scratch.join("users").display()))
             // A user who is gone must be gone now and not in two minutes.
             .arg("--iam-cache-disable")
@@ -206,12 +249,24 @@ impl S3Server {
             .arg("posix")
             .arg(format!("--versioning-dir={}", self.scratch.join("versions").display()))
             .arg(self.scratch.join("objects"));
-        let process = Process::start("versitygw", command, self.scratch.join("versitygw.log"))?;
-        process.wait_until(START, "it answered", || {
-            matches!(net::http_get(self.port, HEALTH), Ok((200, _)))
-        })?;
-        *slot = Some(process);
-        Ok(())
+        command
+    }
+
+    fn minio(&self) -> Command {
+        let mut command = self.tools.command("minio");
+        command
+            .env("MINIO_ROOT_USER", &self.access_key)
+            .env("MINIO_ROOT_PASSWORD", &self.secret_key)
+            .env("MINIO_REGION", self.region())
+            .env("MINIO_BROWSER", "off")
+            .env("MINIO_UPDATE", "off")
+            // Its settings and certificates, of which there are none.
+            .env("HOME", self.scratch.join("users"))
+            .args(["server", "--quiet", "--address"])
+            .arg(format!("127.0.0.1:{}", self.port))
+            .args(&self.options.args)
+            .arg(self.scratch.join("objects"));
+        command
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Process>> {

@@ -174,7 +174,7 @@ pub(crate) fn remove_all_at_exit() {
 }
 
 /// Deletes the folders of runs that were killed.
-fn sweep() {
+pub(crate) fn sweep() {
     let Ok(entries) = fs::read_dir(env::temp_dir()) else {
         return;
     };

@@ -1,0 +1,169 @@
+//! What a bucket is like: whether the credentials and the region are right, whether the clocks agree, and whether the
+//! store obeys headers that are not signed. Nothing is written by a store that behaves.
+
+use std::time::Duration;
+
+use aws_sdk_s3::{
+    Client,
+    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextMut},
+    error::{ProvideErrorMetadata, SdkError},
+    presigning::PresigningConfig,
+};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{DateOfAnswer, unreachable};
+use crate::{
+    api::Reason,
+    sign::{Finding, Probed},
+};
+
+/// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.
+const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
+
+/// Tries the bucket with two harmless requests at a key that is not there.
+pub async fn probe(client: &Client, bucket: &str, key: &str) -> Probed {
+    let (finding, skew) = read(client, bucket, key).await;
+    let refuses_unsigned = match finding {
+        Finding::Usable => refuses_unsigned(client, bucket, key).await,
+        _ => None,
+    };
+    Probed {
+        finding,
+        skew,
+        refuses_unsigned,
+    }
+}
+
+/// Reads what is not there: the refusal says what is wrong, if something is.
+async fn read(client: &Client, bucket: &str, key: &str) -> (Finding, Option<SignedDuration>) {
+    let date = DateOfAnswer::default();
+    let answer = client
+        .get_object()
+        .bucket(bucket)
+        .key(key)
+        .range("bytes=0-0")
+        .customize()
+        .interceptor(date.clone())
+        .send()
+        .await;
+    let skew = date
+        .seen()
+        .map(|theirs| theirs.duration_since(Timestamp::now()))
+        .filter(|skew| skew.abs() >= TOLERATED_SKEW);
+    let finding = match &answer {
+        Ok(_) => Finding::Usable,
+        Err(e) => finding(e, bucket),
+    };
+    (finding, skew)
+}
+
+/// What an error code means (Amazon S3 API Reference, "Error responses").
+fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, bucket: &str) -> Finding {
+    let status = error.raw_response().map(|r| r.status().as_u16());
+    let code = error.as_service_error().and_then(|e| e.code()).unwrap_or_default();
+    let broken = |reason, message: String| Finding::Broken(reason, message);
+    match (status, code) {
+        (_, "NoSuchBucket") => broken(
+            Reason::BucketNotFound,
+            format!("the store has no bucket {bucket}; create it, or correct spec.s3.bucket"),
+        ),
+        (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "InvalidClientTokenId") => broken(
+            Reason::CredentialsRefused,
+            format!("the store does not take the credentials ({code}); put the right ones into the Secret of spec.s3.credentials"),
+        ),
+        (_, "ExpiredToken" | "ExpiredTokenException") => broken(
+            Reason::CredentialsExpired,
+            "the store says that the credentials have expired; renew them".into(),
+        ),
+        (_, "RequestTimeTooSkewed") => broken(
+            Reason::ClockSkewed,
+            "the store's clock and the operator's differ by more than it tolerates; set the clocks right (NTP)".into(),
+        ),
+        (_, "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException")
+        | (Some(301 | 307), _) => broken(
+            Reason::RegionMismatch,
+            "the bucket is not in spec.s3.region, or not at spec.s3.endpoint; set the bucket's own region and its endpoint".into(),
+        ),
+        // Not there, or not to be seen: both say that bucket, region and credentials are right.
+        (Some(403 | 404 | 416), _) => Finding::Usable,
+        _ => Finding::Unreachable(unreachable(error)),
+    }
+}
+
+/// Sends a presigned PUT with a header that was not signed: it asks to copy an object that does not exist. A store
+/// that obeys the header looks for that object and does not find it; one that refuses the header says so.
+async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Option<bool> {
+    let absent = format!("{bucket}/{key}-absent-{}", Timestamp::now().as_nanosecond());
+    let presigning = PresigningConfig::expires_in(Duration::from_secs(60)).ok()?;
+    let put = || client.put_object().bucket(bucket).key(key);
+    let presigned = put().if_none_match("*").presigned(presigning).await.ok()?;
+    let sneaky = Sneaky {
+        uri: presigned.uri().to_owned(),
+        source: absent.clone(),
+    };
+    let answer = put().customize().interceptor(sneaky).send().await;
+    let Err(error) = answer else {
+        // It took the header for nothing and wrote an empty object, as the URL permits.
+        let _ = client.delete_object().bucket(bucket).key(key).send().await;
+        return Some(true);
+    };
+    let status = error.raw_response().map(|r| r.status().as_u16());
+    let said = error
+        .as_service_error()
+        .map(|e| format!("{} {}", e.code().unwrap_or_default(), e.message().unwrap_or_default()))
+        .unwrap_or_default();
+    match status {
+        Some(403) if said.contains("not signed") => Some(true),
+        Some(403) => {
+            // Refused for the header, or since these credentials may not do that at all? The same with everything signed.
+            let copy = client
+                .copy_object()
+                .bucket(bucket)
+                .key(key)
+                .copy_source(&absent)
+                .send()
+                .await;
+            let status = copy.err()?.raw_response().map(|r| r.status().as_u16());
+            (status == Some(404)).then_some(true)
+        }
+        Some(404) => Some(false),
+        // It knows the header and finds something else wrong with it, or has an object there already.
+        Some(400) if said.contains("not signed") => Some(true),
+        _ => None,
+    }
+}
+
+/// Replaces a request by a presigned one with an unsigned `x-amz-copy-source`.
+#[derive(Debug)]
+struct Sneaky {
+    uri: String,
+    source: String,
+}
+
+impl Intercept for Sneaky {
+    fn name(&self) -> &'static str {
+        "Sneaky"
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        let request = context.request_mut();
+        request.set_uri(self.uri.clone())?;
+        let headers = request.headers_mut();
+        let signed_otherwise: Vec<_> = headers
+            .iter()
+            .map(|(name, _)| name.to_owned())
+            .filter(|name| name == "authorization" || name.starts_with("x-amz-") || name.starts_with("amz-sdk"))
+            .collect();
+        for name in signed_otherwise {
+            headers.remove(name);
+        }
+        headers.insert("if-none-match", "*");
+        headers.insert("x-amz-copy-source", self.source.clone());
+        Ok(())
+    }
+}

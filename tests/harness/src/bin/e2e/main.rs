@@ -1,0 +1,208 @@
+//! The end-to-end suite: Valet, installed by its chart, on a cluster with real pods. See docs/testing-e2e.md.
+//!
+//!   e2e [WORD...]     the stories with one of these words in their name; `fast` are those that run side by side
+//!
+//! With E2E_CONTEXT it runs against that context of E2E_KUBECONFIG; else against a node of its own, on this machine.
+
+use std::{
+    env,
+    path::Path,
+    process::ExitCode,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use valet_harness::{Context, Error, Result, Tools, node, process};
+
+mod cluster;
+mod hands;
+mod play;
+mod pods;
+mod s3;
+mod stories;
+mod suite;
+
+use cluster::Cluster;
+use play::Play;
+use stories::{STORIES, Story};
+use suite::Suite;
+
+/// How many stories play at a time, of those that leave the operator alone. They mostly wait.
+const SIDE_BY_SIDE: usize = 4;
+
+fn main() -> ExitCode {
+    process::exit_on_interrupt();
+    let words: Vec<String> = env::args().skip(1).collect();
+    match run(&words) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("e2e: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn run(words: &[String]) -> Result<ExitCode> {
+    let chosen: Vec<&Story> = STORIES.iter().filter(|story| story.is_called(words)).collect();
+    if chosen.is_empty() {
+        let all: Vec<&str> = STORIES.iter().map(|story| story.name).collect();
+        return Err(Error::new(format!(
+            "no story is called so; there are: {}",
+            all.join(", ")
+        )));
+    }
+    let began = Instant::now();
+    let (cluster, valet_image, image) = match variable("E2E_CONTEXT") {
+        Some(context) => {
+            let cluster = Cluster::named(&Tools::locate()?, &context)?;
+            let valet = variable("E2E_VALET_IMAGE").context("E2E_VALET_IMAGE does not name the operator's image")?;
+            let image = variable("E2E_IMAGE").context("E2E_IMAGE does not name the workloads' image")?;
+            println!("cluster: context {context}");
+            (cluster, valet, image)
+        }
+        None => {
+            if variable("KEEP").is_some() {
+                process::interrupt_is_the_end();
+            }
+            let apart = match node::apart::enter()? {
+                node::Place::Outside(code) => return Ok(code),
+                node::Place::Inside(apart) => apart,
+            };
+            let folder =
+                variable("E2E_IMAGES").context("E2E_IMAGES does not say where hack/images.sh put the images")?;
+            let read = |name| node::Image::read(Path::new(&folder), name);
+            let (pause, e2e, valet) = (read("pause")?, read("e2e")?, read("valet")?);
+            let images = [pause, e2e.clone(), valet.clone()];
+            let cluster = Cluster::own(&Tools::locate()?, &apart, &images)?;
+            for image in &images {
+                let size = image.archive.metadata().map_or(0, |file| file.len());
+                println!("image: {} {:.1} MB {}", image.name, size as f64 / 1e6, image.digest);
+            }
+            let ready = cluster
+                .node()
+                .map(|node| node.started_in().as_secs_f64())
+                .unwrap_or_default();
+            println!("cluster: a node of our own, ready after {ready:.1} s");
+            (cluster, valet.name, e2e.name)
+        }
+    };
+    println!("ask it: {}", cluster.how_to_ask());
+
+    let suite = Suite::prepare(cluster, &valet_image, &image)?;
+    let prepared = began.elapsed();
+    suite.install(&suite.chart(), &[])?;
+    suite.make_store()?;
+    println!(
+        "installed: chart and {valet_image}, {:.1} s after the start (of which {:.1} s for cluster and S3 server)",
+        began.elapsed().as_secs_f64(),
+        prepared.as_secs_f64()
+    );
+
+    let report = Report::default();
+    play_all(&suite, &chosen, &report);
+    println!(
+        "{} passed, {} failed, in {:.0} s",
+        report.passed(),
+        report.failed(),
+        began.elapsed().as_secs_f64()
+    );
+    if variable("KEEP").is_some() {
+        println!("Everything is still running. Ctrl-C ends it all.");
+        process::interrupt_is_the_end();
+        loop {
+            thread::sleep(Duration::from_secs(3600));
+        }
+    }
+    if suite.cluster.node().is_none() {
+        suite::clean(&suite.cluster)?;
+    }
+    Ok(if report.failed() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+#[derive(Default)]
+struct Report {
+    passed: AtomicUsize,
+    failed: AtomicUsize,
+    print: Mutex<()>,
+}
+
+impl Report {
+    fn passed(&self) -> usize {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    fn failed(&self) -> usize {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// First those that leave the operator alone, side by side; then the others, one by one.
+fn play_all(suite: &Suite, chosen: &[&Story], report: &Report) {
+    let (gentle, rough): (Vec<_>, Vec<_>) = chosen.iter().copied().partition(|story| story.gentle);
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            scope.spawn(|| {
+                while let Some(story) = gentle.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    play(suite, story, report);
+                }
+            });
+        }
+    });
+    for story in rough {
+        play(suite, story, report);
+    }
+}
+
+fn play(suite: &Suite, story: &Story, report: &Report) {
+    let began = Instant::now();
+    let (namespace, result, notes) = match Play::begin(suite, story.name) {
+        Ok(play) => {
+            let result = (story.play)(&play);
+            (play.namespace.clone(), result, play.notes())
+        }
+        Err(error) => (String::new(), Err(error), Vec::new()),
+    };
+    let took = began.elapsed().as_secs_f64();
+    let dump = match &result {
+        Ok(()) => String::new(),
+        Err(_) => suite.cluster.dump(&namespace) + &suite.cluster.dump(suite::SYSTEM),
+    };
+    let _one_at_a_time = report.print.lock().unwrap_or_else(|poison| poison.into_inner());
+    match result {
+        Ok(()) => {
+            report.passed.fetch_add(1, Ordering::Relaxed);
+            println!("ok    {:<14} {took:5.1} s  {}", story.name, story.about);
+        }
+        Err(error) => {
+            report.failed.fetch_add(1, Ordering::Relaxed);
+            println!("FAIL  {:<14} {took:5.1} s  {}\n      {error}", story.name, story.about);
+            println!("{dump}");
+            suite.cluster.scratch().keep();
+            if let Some(node) = suite.cluster.node() {
+                node.keep();
+            }
+        }
+    }
+    for note in notes {
+        println!("      {note}");
+    }
+    // What a story leaves costs the next ones time; what failed stays to be looked at with KEEP=1.
+    if dump.is_empty() && !namespace.is_empty() {
+        let _ = suite
+            .cluster
+            .kubectl(&["delete", "namespace", &namespace, "--wait=false"]);
+    }
+}

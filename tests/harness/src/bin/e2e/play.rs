@@ -1,0 +1,140 @@
+//! One story at a time: what it may use, and how it went.
+
+use std::{
+    cell::RefCell,
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use valet_harness::{Error, Result};
+
+use crate::suite::{LABEL, STORE, Suite};
+
+/// A story that is being played, in a namespace of its own.
+pub struct Play<'a> {
+    /// What all stories share.
+    pub suite: &'a Suite,
+    /// The story's namespace, under the restricted Pod Security level.
+    pub namespace: String,
+    notes: RefCell<Vec<String>>,
+}
+
+/// What was in a grant's Secret, without the key itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The Secret's UID.
+    pub uid: String,
+    /// A hash of its data.
+    data: u64,
+}
+
+impl<'a> Play<'a> {
+    /// Makes the namespace.
+    pub fn begin(suite: &'a Suite, name: &str) -> Result<Self> {
+        let namespace = format!("e2e-{name}-{}", suite.run);
+        suite.cluster.apply(&[json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {
+                LABEL: "tenant", "pod-security.kubernetes.io/enforce": "restricted",
+            }},
+        })])?;
+        Ok(Self {
+            suite,
+            namespace,
+            notes: RefCell::default(),
+        })
+    }
+
+    /// Something worth a line in the report.
+    pub fn note(&self, text: impl Into<String>) {
+        self.notes.borrow_mut().push(text.into());
+    }
+
+    /// What was noted.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.take()
+    }
+
+    /// kubectl in the story's namespace.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.suite
+            .cluster
+            .kubectl(&[args, &["--namespace", &self.namespace]].concat())
+    }
+
+    /// One field of an object in the story's namespace, as in `("ug/x", ".status")`.
+    pub fn field(&self, object: &str, path: &str) -> Result<String> {
+        self.suite
+            .cluster
+            .field(&[object, "--namespace", &self.namespace], path)
+    }
+
+    /// Whether an object is there.
+    pub fn exists(&self, object: &str) -> Result<bool> {
+        self.suite.cluster.exists(&[object, "--namespace", &self.namespace])
+    }
+
+    /// `kubectl wait --for=WHAT OBJECT`.
+    pub fn wait_for(&self, what: &str, object: &str, seconds: u64) -> Result<()> {
+        let (what, timeout) = (format!("--for={what}"), format!("--timeout={seconds}s"));
+        self.kubectl(&["wait", &what, object, &timeout]).map(|_| ())
+    }
+
+    /// Waits until a grant's condition has a status and a reason.
+    pub fn wait_condition(&self, grant: &str, kind: &str, status: &str, reason: &str, seconds: u64) -> Result<()> {
+        let path = format!(".status.conditions[?(@.type==\"{kind}\")]");
+        self.suite
+            .cluster
+            .wait(seconds, &format!("{grant}: {kind}={status}, {reason}"), || {
+                let text = self.field(grant, &path)?;
+                let condition: serde_json::Value = serde_json::from_str(&text)
+                    .map_err(|_| Error::new(format!("{grant} has no condition {kind}")))?;
+                if condition["status"] == status && condition["reason"] == reason {
+                    return Ok(Some(()));
+                }
+                Err(Error::new(text))
+            })
+    }
+
+    /// Waits until a grant's Secret is gone.
+    pub fn wait_secret_gone(&self, name: &str, seconds: u64) -> Result<()> {
+        self.wait_for("delete", &format!("secret/{name}"), seconds)
+    }
+
+    /// Runs something in a pod.
+    pub fn exec(&self, pod: &str, line: &str) -> Result<String> {
+        self.suite
+            .cluster
+            .kubectl(&["exec", pod, "--namespace", &self.namespace, "--", "sh", "-c", line])
+    }
+
+    /// What of a grant's Secret must not change.
+    pub fn published(&self, name: &str) -> Result<Published> {
+        let secret = self
+            .suite
+            .cluster
+            .json(&["get", "secret", name, "--namespace", &self.namespace])?;
+        let mut hasher = DefaultHasher::new();
+        secret["data"].to_string().hash(&mut hasher);
+        Ok(Published {
+            uid: secret["metadata"]["uid"].as_str().unwrap_or_default().into(),
+            data: hasher.finish(),
+        })
+    }
+
+    /// Makes a grant for an upload, and says how long its key took.
+    pub fn time_to_key(&self, name: &str, seconds: u64) -> Result<Duration> {
+        let began = Instant::now();
+        self.suite
+            .cluster
+            .apply(&[crate::pods::upload(&self.namespace, name, STORE, crate::pods::LONG)])?;
+        self.wait_for("condition=Ready", &format!("ug/{name}"), seconds)?;
+        Ok(began.elapsed())
+    }
+}
+
+/// An error unless something holds.
+pub fn check(holds: bool, promise: impl Into<String>) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::new(promise)) }
+}

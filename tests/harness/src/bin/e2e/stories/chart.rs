@@ -1,0 +1,160 @@
+//! What the platform team does with the chart.
+
+use std::{fs, path::PathBuf};
+
+use valet_harness::{Context, Result};
+
+use crate::{
+    play::{Play, check},
+    pods::{self, LONG},
+    suite::{self, RELEASE, STORE, SYSTEM},
+};
+
+/// Away and back, with a pod that holds a live key all the time.
+pub fn reinstall(play: &Play) -> Result<()> {
+    let (suite, namespace) = (play.suite, play.namespace.as_str());
+    let secrets = suite.watch_secrets(namespace)?;
+    let key = format!("tenants/{namespace}/read");
+    suite.s3.put(&suite.cluster, &key, "read me")?;
+    suite.cluster.apply(&[
+        pods::upload(namespace, "write", STORE, LONG),
+        pods::download(namespace, "read", STORE, &key, LONG),
+        pods::pod(namespace, "holder", &suite.image, "sleep 100000", &["write", "read"]),
+    ])?;
+    play.wait_for("condition=Ready", "pod/holder", 60)?;
+    let before = (play.published("write")?, play.published("read")?);
+
+    suite
+        .cluster
+        .helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"])?;
+    check(
+        !suite.cluster.exists(&["deployment", RELEASE, "--namespace", SYSTEM])?,
+        "the operator is still there",
+    )?;
+    check(
+        suite.cluster.exists(&["clusterobjectstore", STORE])?,
+        "the store went with the release",
+    )?;
+    check(
+        play.exists("ug/write")? && play.exists("dg/read")?,
+        "grants went with the release",
+    )?;
+    check(
+        before == (play.published("write")?, play.published("read")?),
+        "a live key went with the release",
+    )?;
+    check(
+        play.exec("holder", "curl --config /read/curl.cfg")? == "read me",
+        "a live key needs the operator",
+    )?;
+
+    suite.install(&suite.chart(), &[])?;
+    play.time_to_key("new", 40)?;
+    check(
+        before == (play.published("write")?, play.published("read")?),
+        "a live key has changed",
+    )?;
+    play.exec(
+        "holder",
+        "echo hello >/work/file; curl --config /write/curl.cfg --upload-file /work/file",
+    )?;
+    play.wait_for("condition=Completed", "ug/write", 90)?;
+    let keys = secrets.keys();
+    check(
+        keys == ["new", "read", "write"].map(|name| (name.to_owned(), 1)),
+        format!("not one key a grant: {keys:?}"),
+    )
+}
+
+/// The chart that was there before this one: tests/e2e/previous has it, with the kinds of its time.
+fn previous(play: &Play) -> Result<PathBuf> {
+    let folder = play.suite.root.join("tests/e2e/previous");
+    let entries = fs::read_dir(&folder).context(format_args!("cannot read {}", folder.display()))?;
+    let mut charts = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "tgz"));
+    charts
+        .next()
+        .context(format_args!("there is no chart in {}", folder.display()))
+}
+
+/// From the previous chart to this one.
+pub fn upgrade(play: &Play) -> Result<()> {
+    let (suite, namespace) = (play.suite, play.namespace.as_str());
+    suite
+        .cluster
+        .helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"])?;
+    suite::remove_kinds(&suite.cluster)?;
+    // The operator is today's in both, and needs a right that the previous chart did not give.
+    let (right, who) = ("e2e-namespaces", format!("--serviceaccount={SYSTEM}:{RELEASE}"));
+    let _ = suite
+        .cluster
+        .kubectl(&["delete", "clusterrole,clusterrolebinding", right, "--ignore-not-found"]);
+    suite.cluster.kubectl(&[
+        "create",
+        "clusterrole",
+        right,
+        "--verb=list,watch",
+        "--resource=namespaces",
+    ])?;
+    suite.cluster.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        right,
+        &format!("--clusterrole={right}"),
+        &who,
+    ])?;
+    let old = previous(play)?.display().to_string();
+    suite.install(&old, &[])?;
+    let fields = || -> Result<String> {
+        suite
+            .cluster
+            .field(&["crd", "uploadgrants.valetkey.dev"], ".spec.versions[0].schema")
+    };
+    let old_kinds = fields()?;
+    suite.make_store()?;
+    let secrets = suite.watch_secrets(namespace)?;
+    let key = format!("tenants/{namespace}/read");
+    suite.s3.put(&suite.cluster, &key, "read me")?;
+    suite.cluster.apply(&[
+        pods::upload(namespace, "write", STORE, LONG),
+        pods::download(namespace, "read", STORE, &key, LONG),
+        pods::pod(namespace, "holder", &suite.image, "sleep 100000", &["write", "read"]),
+    ])?;
+    play.wait_for("condition=Ready", "pod/holder", 60)?;
+    let before = (play.published("write")?, play.published("read")?);
+
+    suite.install(&suite.chart(), &[])?;
+    suite
+        .cluster
+        .kubectl(&["delete", "clusterrole,clusterrolebinding", right])?;
+    check(fields()? != old_kinds, "the upgrade has left the kinds as they were")?;
+    play.time_to_key("new", 40)?;
+    check(
+        before == (play.published("write")?, play.published("read")?),
+        "a live key has changed",
+    )?;
+    play.exec(
+        "holder",
+        "echo hello >/work/file; curl --config /write/curl.cfg --upload-file /work/file",
+    )?;
+    play.wait_for("condition=Completed", "ug/write", 90)?;
+    let keys = secrets.keys();
+    check(
+        keys == ["new", "read", "write"].map(|name| (name.to_owned(), 1)),
+        format!("not one key a grant: {keys:?}"),
+    )?;
+    let history = suite
+        .cluster
+        .helm(&["history", RELEASE, "--namespace", SYSTEM, "--output", "json"])?;
+    let history: serde_json::Value = serde_json::from_str(&history).context("helm history is not JSON")?;
+    let charts: Vec<&str> = history
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|row| row["chart"].as_str())
+        .collect();
+    play.note(format!("upgraded: {}", charts.join(" -> ")));
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! The stories. A new capability adds its own here.
+
+use valet_harness::Result;
+
+use crate::play::Play;
+
+mod chart;
+mod operator;
+mod rights;
+mod tenants;
+
+/// What somebody does with Valet, from the beginning to the end.
+pub struct Story {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    /// Whether it leaves the operator and the shared store alone, so that others can play at the same time. These are
+    /// the fast ones, too.
+    pub gentle: bool,
+    /// What happens.
+    pub play: fn(&Play) -> Result<()>,
+}
+
+impl Story {
+    /// Whether one of the words chooses it; no words choose all.
+    pub fn is_called(&self, words: &[String]) -> bool {
+        let by = |word: &String| self.name.contains(word.as_str()) || (word == "fast" && self.gentle);
+        words.is_empty() || words.iter().any(by)
+    }
+}
+
+/// All of them, in the order in which they begin. Those that take Valet away come last.
+pub const STORIES: &[Story] = &[
+    Story {
+        name: "expiry",
+        about: "a key runs out under a running pod: the store refuses, the Secret goes, the pod goes on",
+        gentle: true,
+        play: tenants::expiry,
+    },
+    Story {
+        name: "upload-job",
+        about: "a Job waits for its grant's Secret and uploads with nothing but curl --config",
+        gentle: true,
+        play: tenants::upload_job,
+    },
+    Story {
+        name: "store-down",
+        about: "the store is away: grant and pod wait and say so, and go on when it is back",
+        gentle: true,
+        play: tenants::store_down,
+    },
+    Story {
+        name: "refused",
+        about: "a namespace that may not: the pod waits, condition and event say why; a rule lets it go on",
+        gentle: true,
+        play: tenants::refused,
+    },
+    Story {
+        name: "download",
+        about: "an init container downloads before the main container starts",
+        gentle: true,
+        play: tenants::download,
+    },
+    Story {
+        name: "metrics",
+        about: "a pod scrapes the metrics by their Service; no URL and no object's key is in them",
+        gentle: true,
+        play: rights::metrics,
+    },
+    Story {
+        name: "posture",
+        about: "what the kernel says of the operator's pods: user, rights, root filesystem, seccomp, memory",
+        gentle: true,
+        play: rights::posture,
+    },
+    Story {
+        name: "account",
+        about: "the operator's account cannot read Secrets in bulk, nor write or delete one that is not a grant's",
+        gentle: true,
+        play: rights::account,
+    },
+    Story {
+        name: "away",
+        about: "no operator before the Secret, before completion, and at the end of a key: made up for at its return",
+        gentle: false,
+        play: operator::away,
+    },
+    Story {
+        name: "handover",
+        about: "the leader is deleted, killed and frozen: the other replica goes on",
+        gentle: false,
+        play: operator::handover,
+    },
+    Story {
+        name: "drain",
+        about: "kubectl drain takes one replica after the other; grants get their keys meanwhile, live ones stay",
+        gentle: false,
+        play: operator::drain,
+    },
+    Story {
+        name: "crashes",
+        about: "both replicas work without a Lease and are killed again and again: one Secret a grant, each key works",
+        gentle: false,
+        play: operator::crashes,
+    },
+    Story {
+        name: "reinstall",
+        about: "helm uninstall and install: grants and live keys stay as they are",
+        gentle: false,
+        play: chart::reinstall,
+    },
+    Story {
+        name: "upgrade",
+        about: "from the previous chart and its kinds: grants and live keys stay as they are",
+        gentle: false,
+        play: chart::upgrade,
+    },
+];

@@ -1,0 +1,267 @@
+//! What all stories share: the cluster, Valet installed in it, the S3 server, and hands on the nodes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+use valet_harness::{Context, Error, Process, Result, net};
+
+use crate::{
+    cluster::Cluster,
+    hands::{Hands, Target},
+    pods,
+    s3::S3,
+};
+
+/// The release's namespace.
+pub const SYSTEM: &str = "valet-system";
+/// The release's name, and that of what it installs.
+pub const RELEASE: &str = "valet";
+/// The label of everything that the suite makes, and of the tenants' namespaces.
+pub const LABEL: &str = "valetkey.dev/e2e";
+/// The store that most stories use: whoever has [`LABEL`] may do everything below a prefix of its own.
+pub const STORE: &str = "e2e-media";
+/// The chooser of the operator's pods.
+const PODS: &str = "app.kubernetes.io/instance=valet,app.kubernetes.io/name=valet";
+
+/// See the module.
+pub struct Suite {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The S3 server in it.
+    pub s3: S3,
+    /// Hands on its nodes.
+    pub hands: Hands,
+    /// The operator's image.
+    pub valet_image: String,
+    /// The workloads' image.
+    pub image: String,
+    /// The repository.
+    pub root: PathBuf,
+    /// Tells this run's namespaces from another's.
+    pub run: String,
+}
+
+impl Suite {
+    /// Makes sure that nobody else's Valet is there, and sets everything up but Valet itself.
+    pub fn prepare(cluster: Cluster, valet_image: &str, image: &str) -> Result<Self> {
+        refuse_somebody_elses(&cluster)?;
+        clean(&cluster)?;
+        let hands = Hands::install(&cluster, image)?;
+        let s3 = S3::install(&cluster, image)?;
+        cluster.apply(&[
+            json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": {
+                    LABEL: "suite", "pod-security.kubernetes.io/enforce": "restricted",
+                }},
+            }),
+            s3.credentials(SYSTEM),
+        ])?;
+        Ok(Self {
+            cluster,
+            s3,
+            hands,
+            valet_image: valet_image.into(),
+            image: image.into(),
+            root: Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."),
+            run: net::random_hex(2)?,
+        })
+    }
+
+    /// The chart of this repository.
+    pub fn chart(&self) -> String {
+        self.root.join("charts/valet").display().to_string()
+    }
+
+    /// `helm upgrade --install` and the wait for it. `set` are values beyond the image's.
+    pub fn install(&self, chart: &str, set: &[&str]) -> Result<()> {
+        let (repository, tag) = self
+            .valet_image
+            .rsplit_once(':')
+            .context(format_args!("the image {} has no tag", self.valet_image))?;
+        let image = format!("image.repository={repository},image.tag={tag}");
+        let mut args = vec![
+            "upgrade",
+            "--install",
+            RELEASE,
+            chart,
+            "--namespace",
+            SYSTEM,
+            "--wait",
+            "--timeout",
+            "120s",
+        ];
+        for value in [image.as_str()].iter().chain(set) {
+            args.extend(["--set", value]);
+        }
+        let result = self.cluster.helm(&args);
+        result
+            .map(|_| ())
+            .map_err(|error| Error::new(format!("{error}\n{}", self.cluster.dump(SYSTEM))))
+    }
+
+    /// The store that stories share; it needs Valet's kinds.
+    pub fn make_store(&self) -> Result<()> {
+        self.make_store_at(STORE, "s3", json!([pods::rule_for_all(LABEL)]))
+    }
+
+    /// A store of a story's own.
+    pub fn make_store_at(&self, name: &str, service: &str, access: Value) -> Result<()> {
+        let store = self.s3.store(&self.cluster, name, service, &access)?;
+        self.cluster.apply(&[store])?;
+        Ok(())
+    }
+
+    /// The operator's pods that are not on their way out.
+    pub fn operators(&self) -> Result<Vec<Target>> {
+        let pods = self
+            .cluster
+            .json(&["get", "pods", "--namespace", SYSTEM, "--selector", PODS])?;
+        let items = pods["items"].as_array().cloned().unwrap_or_default();
+        items
+            .iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null() && !pod["spec"]["nodeName"].is_null())
+            .filter_map(|pod| pod["metadata"]["name"].as_str())
+            .map(|name| self.hands.target(&self.cluster, SYSTEM, name))
+            .collect()
+    }
+
+    /// The pod that holds the Lease.
+    pub fn leader(&self) -> Result<Target> {
+        self.cluster.wait(30, "a leader that is there", || {
+            let holder = self
+                .cluster
+                .field(&["lease", "valet", "--namespace", SYSTEM], ".spec.holderIdentity")?;
+            let all = self.operators()?;
+            Ok(all
+                .into_iter()
+                .find(|pod| !holder.is_empty() && holder.starts_with(&pod.name)))
+        })
+    }
+
+    /// Scales the operator and waits until that is so.
+    pub fn scale(&self, replicas: u32) -> Result<()> {
+        let count = format!("--replicas={replicas}");
+        self.cluster
+            .kubectl(&["scale", "deployment", RELEASE, "--namespace", SYSTEM, &count])?;
+        if replicas == 0 {
+            self.cluster.kubectl(&[
+                "wait",
+                "--for=delete",
+                "pod",
+                "--selector",
+                PODS,
+                "--namespace",
+                SYSTEM,
+                "--timeout=60s",
+            ])?;
+            return Ok(());
+        }
+        self.ready()
+    }
+
+    /// Waits until all of the operator's pods are ready.
+    pub fn ready(&self) -> Result<()> {
+        let deployment = format!("deployment/{RELEASE}");
+        self.cluster.kubectl(&[
+            "rollout",
+            "status",
+            &deployment,
+            "--namespace",
+            SYSTEM,
+            "--timeout=120s",
+        ])?;
+        Ok(())
+    }
+
+    /// Watches what happens to a namespace's Secrets, from now on.
+    pub fn watch_secrets(&self, namespace: &str) -> Result<SecretWatch> {
+        let mut command = self.cluster.kubectl_command();
+        command.args([
+            "get",
+            "secrets",
+            "--namespace",
+            namespace,
+            "--watch",
+            "--output-watch-events",
+            "--no-headers",
+        ]);
+        let columns = "custom-columns=TYPE:.type,NAME:.object.metadata.name,UID:.object.metadata.uid,\
+                       ISSUED:.object.metadata.annotations.valetkey\\.dev/issued-at";
+        command.args(["--output", columns]);
+        let log = self.cluster.scratch().join(format!("secrets-{namespace}.log"));
+        Ok(SecretWatch(Process::start(
+            "kubectl get secrets --watch",
+            command,
+            log,
+        )?))
+    }
+}
+
+/// What has happened to Secrets, by the apiserver's own word.
+pub struct SecretWatch(Process);
+
+impl SecretWatch {
+    /// How many keys were published in each Secret since, by name. Another Secret of the same name is another key, and
+    /// so is another time of issue.
+    pub fn keys(&self) -> Vec<(String, usize)> {
+        let text = self.0.log_text();
+        let mut keys: BTreeMap<&str, BTreeSet<(&str, &str)>> = BTreeMap::new();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let ["ADDED" | "MODIFIED", name, uid, issued] = words[..] {
+                keys.entry(name).or_default().insert((uid, issued));
+            }
+        }
+        keys.into_iter()
+            .map(|(name, all)| (name.to_owned(), all.len()))
+            .collect()
+    }
+}
+
+/// A cluster in which somebody works with Valet is not for this suite: it installs, kills and uninstalls Valet.
+fn refuse_somebody_elses(cluster: &Cluster) -> Result<()> {
+    let ours = cluster
+        .kubectl(&["get", "namespace", SYSTEM, "--ignore-not-found", "--show-labels"])?
+        .contains(LABEL);
+    if !ours && cluster.exists(&["crd", "uploadgrants.valetkey.dev"])? {
+        return Err(Error::new(format!(
+            "there is a Valet in this cluster already, and none of this suite's ({SYSTEM} has no label {LABEL}); the \
+             suite installs, kills and uninstalls it, so name a cluster without one"
+        )));
+    }
+    Ok(())
+}
+
+/// Takes away what the suite makes, also what a run that was killed has left.
+pub fn clean(cluster: &Cluster) -> Result<()> {
+    let marked = cluster.kubectl(&["get", "namespaces", "--selector", LABEL, "--output", "name"])?;
+    if marked.contains(&format!("namespace/{SYSTEM}")) {
+        // Without its operator nothing holds the kinds' objects.
+        let _ = cluster.helm(&[
+            "uninstall",
+            RELEASE,
+            "--namespace",
+            SYSTEM,
+            "--ignore-not-found",
+            "--wait",
+        ]);
+        remove_kinds(cluster)?;
+    }
+    let names: Vec<&str> = marked.split_whitespace().collect();
+    if !names.is_empty() {
+        cluster.kubectl(&[&["delete", "--timeout=120s"], &names[..]].concat())?;
+    }
+    Ok(())
+}
+
+/// Deletes Valet's kinds and with them all grants and stores.
+pub fn remove_kinds(cluster: &Cluster) -> Result<()> {
+    let kinds = ["uploadgrants", "downloadgrants", "objectstores", "clusterobjectstores"];
+    let kinds: Vec<String> = kinds.iter().map(|kind| format!("crd/{kind}.valetkey.dev")).collect();
+    let names: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    cluster.kubectl(&[&["delete", "--ignore-not-found", "--timeout=60s"], &names[..]].concat())?;
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! What stores turn out to be like, and what follows from it: a store that behaves as Amazon documents, and one that
+//! obeys headers which nobody signed.
+
+#[path = "../cluster/world.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod world;
+
+use std::{path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use valet_harness::{Operator, OperatorOptions, S3Options, S3Server, Software, eventually};
+use world::{SOON, Tenant, VALET, condition, says};
+
+/// A tenant whose store is MinIO.
+struct OnMinio {
+    tenant: Tenant,
+    minio: S3Server,
+    _operator: Operator,
+}
+
+impl OnMinio {
+    fn new(test: &str) -> Self {
+        let tenant = Tenant::new(test);
+        let options = S3Options {
+            software: Software::Minio,
+            ..S3Options::default()
+        };
+        let minio = S3Server::start_with(&tenant.world.tools, options).expect("MinIO starts");
+        minio.create_bucket(tenant.name()).expect("a bucket can be made");
+        tenant.apply(&[tenant.credentials(minio.access_key(), minio.secret_key())]);
+        let _operator = tenant.operator();
+        Self {
+            tenant,
+            minio,
+            _operator,
+        }
+    }
+
+    /// The store with more settings; waits until it has been tried out.
+    fn store(&self, more: Value) -> Value {
+        let mut store = self.tenant.store();
+        store["spec"]["s3"]["endpoint"] = json!(self.minio.endpoint());
+        world::merge(&mut store["spec"]["s3"], more);
+        self.tenant.apply(&[store]);
+        tried(&self.tenant)
+    }
+}
+
+/// The store once what was tried speaks of its present spec.
+fn tried(t: &Tenant) -> Value {
+    eventually(SOON, "the store to be tried out", || {
+        t.get(&format!("costore/{}", t.name())).filter(|s| {
+            s["status"]["observedGeneration"] == s["metadata"]["generation"]
+                && condition(s, "UnsignedHeadersRefused").is_some()
+        })
+    })
+}
+
+fn can(store: &Value, capability: &str) -> bool {
+    store["status"]["capabilities"]
+        .as_array()
+        .is_some_and(|all| all.contains(&json!(capability)))
+}
+
+#[test]
+fn a_store_that_behaves() {
+    let t = Tenant::new("behaves");
+    let _operator = t.operator();
+    let store = tried(&t);
+    assert_eq!(says(&store, "Ready"), "True Ready");
+    assert_eq!(says(&store, "UnsignedHeadersRefused"), "True HeadersRefused");
+    assert_eq!(says(&store, "ClockInSync"), "True Ready");
+    assert!(can(&store, "SignedHeadersOnly"));
+    // Nothing was written.
+    assert!(t.world.s3.versions(t.name(), "").unwrap().is_empty());
+}
+
+/// No upload keys, until the store's owner has seen to it that they can do no harm. Downloads are as good as ever.
+#[test]
+fn a_store_that_obeys_unsigned_headers() {
+    let on = OnMinio::new("obeys");
+    let t = &on.tenant;
+    let store = on.store(json!({}));
+    assert_eq!(says(&store, "Ready"), "True Ready");
+    assert_eq!(says(&store, "UnsignedHeadersRefused"), "False HeadersObeyed");
+    assert!(!can(&store, "SignedHeadersOnly"));
+    t.apply(&[
+        t.grant("UploadGrant", "up", json!({})),
+        t.grant("DownloadGrant", "down", json!({})),
+    ]);
+    let refused = t.reason("ug/up", "CapabilityMissing");
+    let message = condition(&refused, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(
+        message.contains("assumeRole") && message.contains("SignedHeadersOnly"),
+        "{message}"
+    );
+    assert_eq!(t.kstatus(&refused), "Failed");
+    t.reason("dg/down", "Issued");
+
+    // The attack that is the reason: with the owner's consent the key is handed out, and does what it must not.
+    on.minio.put(t.name(), "secret/salaries", b"everybody's").unwrap();
+    on.store(json!({"unsignedHeaders": "Tolerate"}));
+    t.reason("ug/up", "Issued");
+    let copy = format!("x-amz-copy-source: /{}/secret/salaries", t.name());
+    let key = t.mount("up");
+    let (status, said) = key.curl(&["--upload-file", "/dev/null", "--header", &copy]);
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(
+        on.minio.get(t.name(), &t.key("up")).unwrap().as_deref(),
+        Some(&b"everybody's"[..]),
+        "MinIO no longer obeys; then this whole test is out of date"
+    );
+}
+
+/// Each key with credentials of its own, confined to its object: the attack fails, and so does every other use.
+#[test]
+fn each_key_has_its_own_session() {
+    let on = OnMinio::new("scoped");
+    let t = &on.tenant;
+    let store = on.store(json!({"credentials": {"assumeRole": {"durationSeconds": 900}}}));
+    assert_eq!(says(&store, "UnsignedHeadersRefused"), "False HeadersObeyed");
+    assert!(can(&store, "SignedHeadersOnly"));
+    on.minio.put(t.name(), "secret/salaries", b"everybody's").unwrap();
+    t.apply(&[
+        t.grant("UploadGrant", "attack", json!({"expirationSeconds": 600})),
+        t.grant("UploadGrant", "up", json!({"expirationSeconds": 600})),
+        t.grant("UploadGrant", "long", json!({"expirationSeconds": 3600})),
+        t.grant("UploadGrant", "wild", json!({"key": t.key("a*b")})),
+    ]);
+    let copy = format!("x-amz-copy-source: /{}/secret/salaries", t.name());
+    let attack = t.mount("attack");
+    assert!(attack.files["url"].contains("X-Amz-Security-Token="));
+    let (status, said) = attack.curl(&["--upload-file", "/dev/null", "--header", &copy]);
+    assert_eq!(status, 403, "{said}");
+    assert_eq!(on.minio.get(t.name(), &t.key("attack")).unwrap(), None);
+
+    let up = t.mount("up");
+    assert_eq!(up.upload(&t.file("f", b"bytes")).0, 200);
+    assert_eq!(
+        on.minio.get(t.name(), &t.key("up")).unwrap().as_deref(),
+        Some(&b"bytes"[..])
+    );
+    t.reason("ug/up", "Completed");
+    t.apply(&[t.grant(
+        "DownloadGrant",
+        "down",
+        json!({"key": t.key("up"), "expirationSeconds": 60}),
+    )]);
+    let (status, body) = t.mount("down").curl(&[]);
+    assert_eq!((status, body.trim()), (200, "bytes"));
+
+    // A key ends with its session, and says so; a key that a policy cannot name alone is refused.
+    let long = t.reason("ug/long", "Issued");
+    assert_eq!(says(&long, "Active"), "True ExpiryTruncated");
+    let wild = t.reason("ug/wild", "CapabilityMissing");
+    let message = condition(&wild, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("'*'"), "{message}");
+}
+
+/// What is wrong with a store is said by name, on the store and on its grants, before any key is handed out.
+#[test]
+fn what_is_wrong_is_found() {
+    let t = Tenant::new("wrong");
+    let _operator = t.operator();
+    tried(&t);
+    let broken = |name: &str, secret: Option<(&str, &str)>, more: Value, reason: &str| {
+        let mut store = t.store();
+        let name = format!("{}-{name}", t.name());
+        store["metadata"]["name"] = json!(name);
+        world::merge(&mut store["spec"]["s3"], more);
+        if let Some((id, secret)) = secret {
+            let mut credentials = t.credentials(id, secret);
+            credentials["metadata"]["name"] = json!(name);
+            store["spec"]["s3"]["credentials"]["secretRef"]["name"] = json!(name);
+            t.apply(&[credentials]);
+        }
+        t.apply(&[store]);
+        let store = t.reason(&format!("costore/{name}"), reason);
+        assert_eq!(t.kstatus(&store), "InProgress", "{name}");
+        let storeref = json!({"storeRef": {"kind": "ClusterObjectStore", "name": name}});
+        t.apply(&[t.grant("DownloadGrant", &name, storeref)]);
+        let grant = t.reason(&format!("dg/{name}"), reason);
+        assert!(t.get(&format!("secret/{name}")).is_none());
+        condition(&grant, "Ready").unwrap()["message"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let id = t.world.s3.access_key();
+    let said = broken(
+        "secret",
+        Some((id, "marker-of-a-secret")),
+        json!({}),
+        "CredentialsRefused",
+    );
+    assert!(
+        said.contains("SignatureDoesNotMatch") && !said.contains("marker") && !said.contains(id),
+        "{said}"
+    );
+    let said = broken("id", Some(("NOBODY", "secret")), json!({}), "CredentialsRefused");
+    assert!(said.contains("InvalidAccessKeyId"), "{said}");
+    let said = broken("bucket", None, json!({"bucket": "no-such-bucket"}), "BucketNotFound");
+    assert!(said.contains("no-such-bucket"), "{said}");
+    let said = broken("region", None, json!({"region": "eu-north-9"}), "RegionMismatch");
+    assert!(said.contains("spec.s3.region"), "{said}");
+}
+
+/// A store that is away says so; grants that need no look at it get their keys all the same; and when it is back, all
+/// is well within the minute.
+#[test]
+fn a_store_that_is_away_when_it_is_tried() {
+    let t = Tenant::new("away");
+    let server = S3Server::start(&t.world.tools).unwrap();
+    server.create_bucket(t.name()).unwrap();
+    server.stop();
+    t.apply(&[t.credentials(server.access_key(), server.secret_key())]);
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(server.endpoint());
+    t.apply(&[store]);
+    let options = OperatorOptions {
+        namespace: Some(t.name().to_owned()),
+        ..OperatorOptions::default()
+    };
+    let _operator = Operator::start(Path::new(VALET), &t.world.plane, &options).unwrap();
+    let name = format!("costore/{}", t.name());
+    t.reason(&name, "StoreUnreachable");
+    t.apply(&[
+        t.grant("DownloadGrant", "down", json!({})),
+        t.grant("UploadGrant", "up", json!({})),
+    ]);
+    t.reason("dg/down", "Issued");
+    t.reason("ug/up", "StoreUnreachable");
+    server.start_again().unwrap();
+    t.reason_within("ug/up", "Issued", Duration::from_secs(70));
+    let store = t.reason_within(&name, "Ready", Duration::from_secs(70));
+    assert_eq!(says(&store, "UnsignedHeadersRefused"), "True HeadersRefused");
+}
