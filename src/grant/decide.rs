@@ -213,6 +213,7 @@ impl Judge<'_> {
             Reason::ObjectExists,
             Reason::Expired,
             Reason::ExpiredUnused,
+            Reason::ObjectMismatch,
         ]
         .into_iter()
         .find(|r| r.as_str() == ready.reason)

@@ -9,10 +9,11 @@ use super::{
     decide::Judge,
     facts::{ObjectFact, Owner, SecretFact, StoreFact},
     lifetime::{LOOK_PATIENCE, Lifetime, add, next_look, retry},
+    object::mismatch,
     status::{Arrival, Situation, condition, project},
     step::{Notice, Read, Step},
 };
-use crate::api::{ObservedObject, Progress, Reason, annotation};
+use crate::api::{Ask, ObservedObject, Progress, Reason, annotation};
 
 /// How often a Secret that stands in the way is looked at again: nothing tells when somebody has removed it, since it
 /// bears no mark of ours that could be watched for.
@@ -137,7 +138,10 @@ impl Judge<'_> {
                 StoreFact::Unusable { reason, message } => self.settle(&unknown(*reason, message), None),
             },
             ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
-                self.completed(key, object)
+                match self.mismatch(object) {
+                    Some(why) => self.another_object(&why),
+                    None => self.completed(key, object),
+                }
             }
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
             ObjectFact::Absent | ObjectFact::Present { .. } => {
@@ -201,7 +205,16 @@ impl Judge<'_> {
             match &self.f.object {
                 ObjectFact::Unread if self.f.look_requested || look <= self.now => return Step::Read(Read::Object),
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
-                    return self.completed(Some(key), object);
+                    match self.mismatch(object) {
+                        None => return self.completed(Some(key), object),
+                        Some(why) if self.write_once() => return self.another_object(&why),
+                        // The key can still write the object that is meant.
+                        Some(why) => {
+                            arrival = Arrival::Differs(format!(
+                                "an object came that is not what the grant describes, so not by its key: {why}"
+                            ));
+                        }
+                    }
                 }
                 ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
                 ObjectFact::Hidden => {
@@ -263,6 +276,9 @@ impl Judge<'_> {
 
     /// A write-once upload onto an object that was there before: nothing to do, and no key that could do it.
     pub(super) fn exists_already(&self, object: &ObservedObject) -> Step {
+        if let Some(why) = self.mismatch(object) {
+            return self.another_object(&why);
+        }
         let since = object
             .last_modified_time
             .as_ref()
@@ -279,6 +295,32 @@ impl Judge<'_> {
             finished: true,
         };
         self.settle(&situation, None)
+    }
+
+    /// An object that is not what the grant describes, and no key that could put the right one there: the store lets a
+    /// write-once key write nothing any more, or the key's time is over.
+    fn another_object(&self, why: &str) -> Step {
+        let message = format!(
+            "the object in the store is not what the grant describes: {why}; it was not written with this grant's key: find out who wrote it, and make a new grant"
+        );
+        let situation = Situation {
+            reason: Reason::ObjectMismatch,
+            message: message.clone(),
+            key: self.key(),
+            active: false,
+            truncated: false,
+            arrival: Arrival::Differs(message),
+            finished: true,
+        };
+        self.settle(&situation, None)
+    }
+
+    /// In what the object differs from what the grant describes, if it does.
+    fn mismatch(&self, object: &ObservedObject) -> Option<String> {
+        match &self.g.ask {
+            Ask::Upload(constraints) => mismatch(constraints, object),
+            Ask::Download { .. } => None,
+        }
     }
 
     pub(super) fn refuse(&self, reason: Reason, message: String) -> Step {
