@@ -13,6 +13,7 @@
 #
 #   VALET_IMAGE   the operator's image's name, default ghcr.io/valetkey/valet:VERSION
 #   VALET_BIN     a static binary that is there already; else hack/static.sh builds it
+#   TARGET        another processor than this machine's, as hack/static.sh takes it; the archive is then valet-ARCH.tar
 #   VALET_TOOLS   the folder that hack/tools.sh prints, for versitygw
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -49,12 +50,18 @@ image() { # name, reference, folder, arguments of `buildah config`
 label() { printf 'org.opencontainers.image.%s' "$1"; }
 
 valet() {
-  local root="$work/valet" binary="${VALET_BIN:-}"
+  local root="$work/valet" binary="${VALET_BIN:-}" name=valet arch
+  case ${TARGET:-$(uname -m)} in
+    x86_64*) arch=amd64 ;;
+    aarch64*) arch=arm64 ;;
+    *) echo "hack/images.sh: images are made for x86_64 and aarch64, not for ${TARGET:-$(uname -m)}" >&2; exit 2 ;;
+  esac
+  [ -z "${TARGET:-}" ] || name="valet-$arch"
   [ -n "$binary" ] || binary=$("$here/hack/static.sh")
   install -D --mode 0755 "$binary" "$root/valet"
   # The CA bundle of the machine that builds, as every distribution has it.
   install -D --mode 0644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
-  image valet "${VALET_IMAGE:-ghcr.io/valetkey/valet:$version}" "$root" --user 65532:65532 --workingdir / \
+  image "$name" "${VALET_IMAGE:-ghcr.io/valetkey/valet:$version}" "$root" --arch "$arch" --user 65532:65532 --workingdir / \
     --entrypoint '["/valet"]' --cmd controller --port 8080 \
     --label "$(label title)=valet" --label "$(label version)=$version" --label "$(label licenses)=Apache-2.0" \
     --label "$(label source)=https://github.com/valetkey/valet" \

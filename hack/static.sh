@@ -2,7 +2,10 @@
 # Builds the operator as one static binary, the same bytes from the same sources wherever they lie, and prints its path.
 #
 #   hack/static.sh                              for this machine's processor
-#   TARGET=aarch64-unknown-linux-gnu hack/static.sh   for another one (needs `rustup target add` and a cross linker)
+#   TARGET=aarch64-unknown-linux-gnu hack/static.sh   for another one
+#
+# Another one needs `rustup target add $TARGET` and a C compiler for it, on Debian gcc-aarch64-linux-gnu and
+# libc6-dev-arm64-cross.
 #
 # The gnu target with crt-static and not musl: since glibc 2.34 a static binary resolves names by itself, and glibc's
 # allocator is the faster one with many threads.
@@ -21,6 +24,11 @@ CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f' -Ctarget-feature=+crt-static "--remap-
 CARGO_ENCODED_RUSTFLAGS+="--remap-path-prefix=$folder=/target"
 export CFLAGS="-ffile-prefix-map=$home=/cargo -ffile-prefix-map=$folder=/target"
 unset RUSTFLAGS
+if [ "${target%%-*}" != "$(uname -m)" ]; then
+  cross="${target%%-*}-linux-gnu-gcc"
+  name=${target//-/_}
+  export "CC_$name=${cross}" "CARGO_TARGET_${name^^}_LINKER=${cross}"
+fi
 # An explicit target keeps these flags away from build scripts and macros, which cannot be static.
 cargo build --release --locked --quiet --bin valet --target "$target" >&2
 binary="$folder/$target/release/valet"

@@ -112,6 +112,7 @@ fn two_grants_one_name() {
     let ready = |what: &str| {
         t.get(what)
             .and_then(|g| condition(&g, "Ready").map(|c| c["reason"].as_str().unwrap().to_owned()))
+            .filter(|reason| reason != "Pending")
     };
     let mut reasons = eventually(SOON, "both to be judged", || {
         Some(vec![ready("ug/one")?, ready("dg/two")?])

@@ -226,6 +226,10 @@ fn every_state() {
     t.kubectl(&["delete", "dg/held", "--wait=false"]);
     let held = t.get("dg/held").expect("its finalizer keeps it");
     rules.expect("dg/held deleting", &held, DELETING);
+    // Deletion is a new generation, which hides it from the rules; they must not rest on that.
+    let mut seen = held;
+    seen["status"]["observedGeneration"] = seen["metadata"]["generation"].clone();
+    rules.expect("dg/held deleting and observed", &seen, DELETING);
     t.kubectl(&[
         "patch",
         "dg/held",
