@@ -2,7 +2,12 @@
 
 mod sign;
 
-use std::{net::{IpAddr, SocketAddr}, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 

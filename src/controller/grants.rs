@@ -421,7 +421,9 @@ impl<'a, G: Grant> Visit<'a, G> {
         if status.finished_time.is_some() {
             self.context.metrics.finished(G::OPERATION, reason);
             if let Some(heard) = self.heard.filter(|_| reason == Reason::Completed) {
-                self.context.metrics.completed_after_notification(heard.elapsed().as_secs_f64());
+                self.context
+                    .metrics
+                    .completed_after_notification(heard.elapsed().as_secs_f64());
             }
         } else if reason.progress() == Progress::Stalled {
             let namespace = &self.facts.grant.namespace;

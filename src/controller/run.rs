@@ -158,7 +158,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let http = async { http.await.and(std::future::pending().await) };
     let leader = Arc::new(Leader::default());
     let receiver = receive(&parts, leader.clone()).await?;
-    let http = async { tokio::select! { result = http => result, result = receiver => result } };
+    let http = async {
+        tokio::select! { result = http => result, result = receiver => result }
+    };
     let mut http = std::pin::pin!(http);
     let advertise = parts.options.notifications.as_ref().and_then(|n| n.advertise);
     let candidate = Lease::new(

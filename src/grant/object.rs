@@ -87,12 +87,18 @@ mod tests {
             (length(6), "it has 5 bytes instead of 6"),
             (range(6, 9), "it has 5 bytes instead of 6 to 9"),
             (range(0, 4), "it has 5 bytes instead of 0 to 4"),
-            (typed("text/html"), "its content type is text/plain; charset=UTF-8 instead of text/html"),
+            (
+                typed("text/html"),
+                "its content type is text/plain; charset=UTF-8 instead of text/html",
+            ),
         ] {
             assert_eq!(of(not).as_deref(), Some(says));
         }
         let other = SUM.replace('L', "M");
-        assert_eq!(of(summed(&other)), Some(format!("its SHA-256 is {SUM} instead of {other}")));
+        assert_eq!(
+            of(summed(&other)),
+            Some(format!("its SHA-256 is {SUM} instead of {other}"))
+        );
         let both = UploadConstraints {
             content_type: Some("a/b".into()),
             ..length(1)

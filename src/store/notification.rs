@@ -147,7 +147,10 @@ fn is_arrival(event: &str) -> bool {
 impl From<Place> for Arrived {
     fn from(place: Place) -> Self {
         let key = place.object.key;
-        let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)].into_iter().flatten().collect();
+        let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)]
+            .into_iter()
+            .flatten()
+            .collect();
         keys.push(key);
         keys.dedup();
         Self {
@@ -231,7 +234,10 @@ mod tests {
     fn s3_minio_and_versitygw() {
         let plain = object("media", &["a/b.png"]);
         for event in ["ObjectCreated:Put", "s3:ObjectCreated:CompleteMultipartUpload"] {
-            assert_eq!(arrived(&json!({"Records": [record(event, "a/b.png")]})), [plain.clone()]);
+            assert_eq!(
+                arrived(&json!({"Records": [record(event, "a/b.png")]})),
+                [plain.clone()]
+            );
         }
         let minio = json!({
             "EventName": "s3:ObjectCreated:Put", "Key": "media/a/b.png",
@@ -310,11 +316,18 @@ mod tests {
         assert!(of(good).to_fetch(&topics).is_some());
         assert!(of(&good.replace(".com/", ".com.cn/")).to_fetch(&topics).is_some());
         assert!(of(good).to_fetch(&[]).is_none());
-        assert!(of(good).to_fetch(&["arn:aws:sns:eu-west-1:1:other".to_owned()]).is_none());
+        assert!(
+            of(good)
+                .to_fetch(&["arn:aws:sns:eu-west-1:1:other".to_owned()])
+                .is_none()
+        );
         assert!(!format!("{:?}", of(good)).contains("2336412f37f"));
         for bad in [
             good.replace("https", "http"),
-            good.replace("sns.eu-west-1.amazonaws.com", "sns.eu-west-1.amazonaws.com.evil.example"),
+            good.replace(
+                "sns.eu-west-1.amazonaws.com",
+                "sns.eu-west-1.amazonaws.com.evil.example",
+            ),
             good.replace("sns.eu-west-1.amazonaws.com", "sns.evil.example/.amazonaws.com"),
             good.replace("sns.eu-west-1.amazonaws.com", "sns.a.b.amazonaws.com"),
             good.replace("sns.eu-west-1.amazonaws.com", "sns..amazonaws.com"),
@@ -400,6 +413,9 @@ mod tests {
                 assert!(arrived.len() <= MAX_OBJECTS && arrived.iter().all(|a| !a.keys.is_empty()));
             }
         }
-        assert!(read > 1000, "only {read} could be read: the damage is too great to say anything");
+        assert!(
+            read > 1000,
+            "only {read} could be read: the damage is too great to say anything"
+        );
     }
 }

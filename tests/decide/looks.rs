@@ -161,7 +161,12 @@ fn an_announcement_that_concerns_nobody_costs_nothing() {
     world.hear();
     world.reconcile();
     assert_eq!(world.last_look, None);
-    let mut world = play(life("an upload that arrives"), Memory::Grant, None, SignedDuration::ZERO);
+    let mut world = play(
+        life("an upload that arrives"),
+        Memory::Grant,
+        None,
+        SignedDuration::ZERO,
+    );
     let before = (world.counts, world.last_look);
     world.hear();
     world.reconcile();
@@ -171,7 +176,12 @@ fn an_announcement_that_concerns_nobody_costs_nothing() {
 /// It is complete when it was announced, not at the next look of the schedule (30 s).
 #[test]
 fn an_announced_upload_is_complete_at_once() {
-    let world = play(life("an upload that is announced"), Memory::Grant, None, SignedDuration::ZERO);
+    let world = play(
+        life("an upload that is announced"),
+        Memory::Grant,
+        None,
+        SignedDuration::ZERO,
+    );
     let finished = world.grant().status.finished_time.as_ref().expect("it has finished").0;
     assert_eq!(finished.as_second(), at(20).as_second());
 }

@@ -120,7 +120,9 @@ impl Awaited {
         let mut found = false;
         for uid in table.naming(arrived) {
             found = true;
-            let Some(upload) = table.uploads.get_mut(&uid) else { continue };
+            let Some(upload) = table.uploads.get_mut(&uid) else {
+                continue;
+            };
             // Once is enough: the visit that is due sees what is there then.
             if upload.heard.is_some() {
                 continue;
@@ -327,9 +329,15 @@ mod tests {
         awaited.seen(&Event::Apply(grant("d", "web", "", own)));
         awaited.store(&media(), Some("media".into()));
         assert!(!awaited.hear(&news("media", &["own"])));
-        awaited.store(&(StoreKind::ObjectStore, "api".into(), "media".into()), Some("media".into()));
+        awaited.store(
+            &(StoreKind::ObjectStore, "api".into(), "media".into()),
+            Some("media".into()),
+        );
         assert!(!awaited.hear(&news("media", &["own"])));
-        awaited.store(&(StoreKind::ObjectStore, "web".into(), "media".into()), Some("media".into()));
+        awaited.store(
+            &(StoreKind::ObjectStore, "web".into(), "media".into()),
+            Some("media".into()),
+        );
         assert!(awaited.hear(&news("media", &["own"])));
     }
 

@@ -68,11 +68,7 @@ impl Receiver {
             .await
             .map_err(|e| format!("--notifications-address {address} cannot be listened on: {e}"))?;
         info!(%address, "notifications are taken");
-        let service = TowerToHyperService::new(
-            Router::new()
-                .route(PATH, post(take))
-                .with_state(Arc::new(self)),
-        );
+        let service = TowerToHyperService::new(Router::new().route(PATH, post(take)).with_state(Arc::new(self)));
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let place = places.clone().acquire_owned().await;
@@ -108,7 +104,12 @@ impl Receiver {
             self.metrics.notified("refused", 1);
             // SNS sends its password only to who asks for it.
             let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];
-            return (StatusCode::UNAUTHORIZED, challenge, "no token, or not one that is known\n").into_response();
+            return (
+                StatusCode::UNAUTHORIZED,
+                challenge,
+                "no token, or not one that is known\n",
+            )
+                .into_response();
         }
         let body = match to_bytes(body, MAX_NOTIFICATION_BYTES).await {
             Ok(body) => body,

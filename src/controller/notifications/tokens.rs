@@ -80,22 +80,33 @@ impl Tokens {
 
 async fn read(file: &std::path::Path) -> Result<Vec<digest::Digest>, String> {
     let name = format!("--notifications-token-file {}", file.display());
-    let length = tokio::fs::metadata(file).await.map_err(|e| format!("{name}: {e}"))?.len();
+    let length = tokio::fs::metadata(file)
+        .await
+        .map_err(|e| format!("{name}: {e}"))?
+        .len();
     if length > LONGEST_FILE {
         return Err(format!("{name} has {length} bytes; at most {LONGEST_FILE} are read"));
     }
-    let text = tokio::fs::read_to_string(file).await.map_err(|e| format!("{name}: {e}"))?;
+    let text = tokio::fs::read_to_string(file)
+        .await
+        .map_err(|e| format!("{name}: {e}"))?;
     let tokens: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if tokens.is_empty() {
         return Err(format!("{name} has no token; write one a line"));
     }
-    if let Some(line) = tokens.iter().position(|t| t.len() < SHORTEST || !t.bytes().all(|b| b.is_ascii_graphic())) {
+    if let Some(line) = tokens
+        .iter()
+        .position(|t| t.len() < SHORTEST || !t.bytes().all(|b| b.is_ascii_graphic()))
+    {
         return Err(format!(
             "{name}: token {} has fewer than {SHORTEST} characters, or others than printable ASCII; use the output of: openssl rand -hex 32",
             line + 1
         ));
     }
-    Ok(tokens.iter().map(|t| digest::digest(&digest::SHA256, t.as_bytes())).collect())
+    Ok(tokens
+        .iter()
+        .map(|t| digest::digest(&digest::SHA256, t.as_bytes()))
+        .collect())
 }
 
 /// The tokens that a request presents, in any of the ways in which stores can: `Authorization: Bearer TOKEN` (MinIO),
@@ -215,6 +226,9 @@ mod tests {
             std::fs::remove_file(path).unwrap();
         }
         let missing = Tokens::open("/nonexistent/tokens".into()).await.err().unwrap();
-        assert!(missing.contains("--notifications-token-file /nonexistent/tokens"), "{missing}");
+        assert!(
+            missing.contains("--notifications-token-file /nonexistent/tokens"),
+            "{missing}"
+        );
     }
 }

@@ -32,10 +32,14 @@ impl Topics {
     /// Confirms the subscription, if it is of one of the topics and leads to SNS itself. Says whether it did.
     pub async fn confirm(&self, subscription: &Subscription) -> bool {
         let Some(address) = subscription.to_fetch(&self.arns) else {
-            warn!("an SNS topic asked to be confirmed that --notifications-sns-topics does not name, or not by SNS' own address");
+            warn!(
+                "an SNS topic asked to be confirmed that --notifications-sns-topics does not name, or not by SNS' own address"
+            );
             return false;
         };
-        let Ok(_turn) = self.busy.try_acquire() else { return false };
+        let Ok(_turn) = self.busy.try_acquire() else {
+            return false;
+        };
         match tokio::time::timeout(TIMEOUT, fetch(address)).await {
             Ok(Ok(status)) if status.is_success() => {
                 info!(topic = subscription.topic, "subscription confirmed");
@@ -67,7 +71,9 @@ async fn fetch(address: Uri) -> Result<http::StatusCode, &'static str> {
         .enable_http1()
         .build();
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    let request = Request::get(address).body(Empty::new()).map_err(|_| "the address cannot be asked")?;
+    let request = Request::get(address)
+        .body(Empty::new())
+        .map_err(|_| "the address cannot be asked")?;
     let answer = client.request(request).await.map_err(|_| "no connection")?;
     Ok(answer.status())
 }

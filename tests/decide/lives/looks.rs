@@ -145,7 +145,13 @@ pub static LOOKS: &[Life] = &[
     Life {
         name: "announcements of what is not there",
         world: || with_bucket(Bucket::Empty),
-        events: &[(1.0, World::hear), (1.5, World::hear), (7.0, World::hear), (299.0, World::hear), (400.0, World::hear)],
+        events: &[
+            (1.0, World::hear),
+            (1.5, World::hear),
+            (7.0, World::hear),
+            (299.0, World::hear),
+            (400.0, World::hear),
+        ],
         until: 1000,
         end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
     },
