@@ -27,7 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the operator: watch grants, sign keys, keep their time.
-    Controller(ControllerArgs),
+    Controller(Box<ControllerArgs>),
     /// Print the custom resource definitions, for: valet crds | kubectl apply -f -
     Crds,
     /// Do offline what the operator would do with a grant, and print the Secret.
@@ -172,7 +172,7 @@ fn ttl(text: &str) -> Result<Ttl, String> {
 /// Runs the verb that the command line names.
 pub async fn main() -> ExitCode {
     let result = match Cli::parse().verb {
-        Verb::Controller(args) => run_controller(args).await,
+        Verb::Controller(args) => run_controller(*args).await,
         Verb::Crds => print_crds(),
         Verb::Sign(args) => sign::run(args).await,
     };

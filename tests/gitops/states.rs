@@ -151,6 +151,11 @@ fn every_state() {
     };
     let mut poor = t.store();
     poor["metadata"]["name"] = json!(format!("{}-poor", t.name()));
+    let mut inwards = own("inwards", t.name());
+    inwards["spec"]["s3"]["endpoint"] = json!("http://127.0.0.2:9000");
+    let mut empty = t.store();
+    empty["metadata"]["name"] = json!(format!("{}-empty", t.name()));
+    empty["spec"]["s3"]["bucket"] = json!("no-such-bucket");
     poor["spec"]["s3"]["credentials"] = json!({"secretRef": {"name": "not-there"}});
     let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
     credentials["metadata"]["namespace"] = json!(t.name());
@@ -164,6 +169,8 @@ fn every_state() {
     t.apply(&[
         credentials,
         poor,
+        inwards,
+        empty,
         own("rich", t.name()),
         own("bare", "not-there"),
         t.grant("UploadGrant", "issued", json!({"expirationSeconds": 600})),
@@ -204,7 +211,8 @@ fn every_state() {
         IN_PROGRESS,
     );
 
-    let operator = t.operator();
+    // Stores of tenants may only lead to public addresses, but for this test's.
+    let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.1/32"]);
     rules.expect_reason("dg/reading", Reason::Issued);
     rules.expect_reason("dg/over", Reason::Expired);
     rules.expect_reason("ug/there", Reason::ObjectExists);
@@ -215,7 +223,9 @@ fn every_state() {
     rules.expect_reason("dg/poor", Reason::CredentialsNotFound);
     rules.expect_reason(&format!("costore/{}", t.name()), Reason::Ready);
     rules.expect_reason(&format!("costore/{}-poor", t.name()), Reason::CredentialsNotFound);
+    rules.expect_reason(&format!("costore/{}-empty", t.name()), Reason::BucketNotFound);
     rules.expect_reason("ostore/rich", Reason::Ready);
+    rules.expect_reason("ostore/inwards", Reason::EndpointNotAllowed);
     rules.expect_reason("ostore/bare", Reason::CredentialsNotFound);
     assert_eq!(t.mount("done").upload(&t.file("body", b"bytes")).0, 200);
     rules.expect_reason("ug/done", Reason::Completed);

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use serde_json::json;
+use valet::api::{Progress, Reason};
 use valet_harness::{Scratch, dashboard, process};
 
 use crate::{TOOLS, all_rules, path, read, text};
@@ -113,4 +114,38 @@ fn every_metric_that_is_named_is_documented() {
     }
     let idle: Vec<_> = documented.difference(&named).collect();
     assert!(idle.is_empty(), "nothing shows {idle:?}");
+}
+
+/// Reasons of grants that are on their way, as alerts and dashboard list them: none is forgotten.
+#[test]
+fn every_reason_to_wait_is_watched() {
+    let passing = [Reason::Pending, Reason::ExpiryTruncated, Reason::NotObservable];
+    let mut lists: Vec<(String, Vec<String>)> = vec![("ValetGrantsWaiting".to_owned(), Vec::new())];
+    for (place, expr) in all() {
+        let Some(reasons) = expr
+            .split("valet_grants{")
+            .nth(1)
+            .and_then(|rest| rest.split("reason=").nth(1))
+        else {
+            continue;
+        };
+        let reasons = reasons.trim_start_matches('~').split('"').nth(1).unwrap_or_default();
+        let reasons = reasons.split('|').map(str::to_owned);
+        if place == "ValetGrantsWaiting" {
+            lists[0].1.extend(reasons);
+        } else if place.ends_with("Grants waiting") {
+            lists.push((place, reasons.collect()));
+        }
+    }
+    assert_eq!(lists.len(), 2, "an alert and a panel");
+    for (place, list) in lists {
+        for reason in Reason::ALL {
+            let listed = list.iter().any(|one| match one.strip_suffix(".+") {
+                Some(prefix) => reason.as_str().starts_with(prefix),
+                None => reason.as_str() == one,
+            });
+            let waits = reason.progress() == Progress::InProgress && !passing.contains(&reason);
+            assert_eq!(listed, waits, "{place}: {reason}");
+        }
+    }
 }

@@ -221,7 +221,11 @@ impl Replicas {
         let pod = format!("valet-{}", self.started);
         self.started += 1;
         let options = OperatorOptions {
-            args: vec!["--leader-elect".to_owned()],
+            args: vec![
+                "--leader-elect".to_owned(),
+                // The S3 server of the tenants' own store is on this machine.
+                "--allow-private-endpoints=127.0.0.1/32".to_owned(),
+            ],
             env: vec![("POD_NAME".to_owned(), pod.clone())],
             ..OperatorOptions::default()
         };
