@@ -3,7 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{core::DeserializeGuard, runtime::reflector};
 
-use super::watch::Caller;
+use super::{
+    store_status::{CLOCK, HEADERS},
+    watch::Caller,
+};
 use crate::{
     api::{Grant, Reason, Store},
     telemetry::{GrantState, StoreState},
@@ -41,6 +44,12 @@ pub fn stores<S: Store>(known: &reflector::Store<DeserializeGuard<S>>) -> Vec<St
             ready: condition(&status.conditions, "Ready").is_some_and(|c| c.status == "True"),
             reason: reason(&status.conditions),
             credentials_expire: status.credentials_expiration_time.map(|t| t.0.as_second()),
+            conditions: status
+                .conditions
+                .iter()
+                .filter(|c| c.type_ == HEADERS || c.type_ == CLOCK)
+                .map(|c| (c.type_.clone(), c.status.clone()))
+                .collect(),
         }
     };
     known

@@ -36,9 +36,9 @@ pub struct Context<S> {
 }
 
 /// Whether the store refuses headers that are not signed.
-const HEADERS: &str = "UnsignedHeadersRefused";
+pub const HEADERS: &str = "UnsignedHeadersRefused";
 /// Whether the store's clock and the operator's agree.
-const CLOCK: &str = "ClockInSync";
+pub const CLOCK: &str = "ClockInSync";
 
 /// Says in a store's status whether it can be used, and comes again after a while: credentials come and go without
 /// an event.

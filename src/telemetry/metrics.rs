@@ -97,6 +97,8 @@ pub struct StoreState {
     pub reason: String,
     /// When the credentials that sign now end (seconds since 1970), if they do.
     pub credentials_expire: Option<i64>,
+    /// Type and status of the other conditions.
+    pub conditions: Vec<(String, String)>,
 }
 
 /// What a scrape shows of everything that is watched: taken anew each time, so that nothing can drift.
@@ -322,6 +324,18 @@ impl Collector for Watched {
             .collect();
         let help = "1 if the store can be used, by its Ready condition; 0 if not, with the condition's reason";
         gauge("store_ready", help, None, &samples)?;
+
+        let samples: Vec<_> = stores
+            .iter()
+            .flat_map(|s| s.conditions.iter().map(move |condition| (s, condition)))
+            .map(|(s, (type_, status))| {
+                let mut labels = identity(s.kind, &s.namespace, &s.name);
+                labels.extend([("type", type_.as_str()), ("status", status.as_str())]);
+                (labels, 1)
+            })
+            .collect();
+        let help = "Always 1; what was found when the store was tried out, by condition and its status";
+        gauge("store_condition", help, None, &samples)?;
 
         let samples: Vec<_> = stores
             .iter()

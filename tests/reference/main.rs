@@ -103,6 +103,7 @@ fn every_metric_is_explained() {
             ready: true,
             reason: "Ready".into(),
             credentials_expire: Some(1),
+            conditions: vec![("ClockInSync".into(), "True".into())],
         }],
     });
     metrics.key_issued(Operation::Upload, Some(0.1));
