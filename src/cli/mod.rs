@@ -146,7 +146,7 @@ struct ControllerArgs {
 
     /// IP address at which other replicas reach this one, in a pod its own: one that waits for the Lease passes
     /// notifications on to the one that works.
-    #[arg(long, env = "POD_IP", value_name = "IP")]
+    #[arg(long, env = "VALET_POD_IP", value_name = "IP")]
     pod_ip: Option<IpAddr>,
 
     /// Work only while holding the Lease "valet" in the operator's namespace, and let other replicas wait. Without it

@@ -419,7 +419,7 @@ fn notifications_have_a_port_a_token_and_a_way() {
     assert!(!args.contains("sns"), "{args}");
     assert_eq!(
         container["env"][1],
-        json!({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+        json!({"name": "VALET_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
     );
     let mount = json!([{"name": "notifications", "mountPath": "/etc/valet/notifications", "readOnly": true}]);
     assert_eq!(container["volumeMounts"], mount);

@@ -305,7 +305,7 @@ fn a_replica_that_waits_passes_it_on() {
         options
             .args
             .extend(["--leader-elect".into(), format!("--operator-namespace={}", t.name())]);
-        options.env.push(("POD_IP".into(), "127.0.0.1".into()));
+        options.env.push(("VALET_POD_IP".into(), "127.0.0.1".into()));
         Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap()
     };
     let first = replica(told.port);
