@@ -12,6 +12,7 @@ use kube::{
     },
 };
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -117,6 +118,8 @@ struct Visit<'a, G: Grant> {
     grant: Arc<G>,
     facts: Facts,
     provider: Option<Arc<dyn Provider>>,
+    /// When the notification came that this visit answers.
+    heard: Option<Instant>,
     /// The clock is read once a visit, so that all of its decisions speak of one moment.
     now: Timestamp,
 }
@@ -125,11 +128,14 @@ impl<'a, G: Grant> Visit<'a, G> {
     fn new(context: &'a Context<G>, grant: Arc<G>) -> Self {
         let mut facts = Facts::new(GrantFacts::of(grant.as_ref()), context.settings);
         facts.last_look = context.memory.last_look(&facts.grant.uid);
+        let heard = context.memory.heard(&facts.grant.uid);
+        facts.look_requested = heard.is_some();
         Self {
             context,
             grant,
             facts,
             provider: None,
+            heard,
             now: Timestamp::now(),
         }
     }
@@ -216,7 +222,8 @@ impl<'a, G: Grant> Visit<'a, G> {
         self.context.metrics.looked((kind, &namespace, &name), outcome);
         self.facts.object = found;
         self.facts.last_look = Some(self.now);
-        self.context.memory.looked(&grant.uid, self.now);
+        self.facts.look_requested = false;
+        self.context.memory.looked(&grant.uid, self.now, self.heard);
         Ok(())
     }
 
@@ -413,6 +420,11 @@ impl<'a, G: Grant> Visit<'a, G> {
         };
         if status.finished_time.is_some() {
             self.context.metrics.finished(G::OPERATION, reason);
+            if let Some(heard) = self.heard.filter(|_| reason == Reason::Completed) {
+                self.context
+                    .metrics
+                    .completed_after_notification(heard.elapsed().as_secs_f64());
+            }
         } else if reason.progress() == Progress::Stalled {
             let namespace = &self.facts.grant.namespace;
             self.context.metrics.refused(G::OPERATION, namespace, reason);

@@ -5,6 +5,7 @@ mod error;
 mod grants;
 mod lease;
 mod memory;
+mod notifications;
 mod run;
 mod secrets;
 mod states;
@@ -12,4 +13,4 @@ mod store_status;
 mod stores;
 mod watch;
 
-pub use run::{Options, run};
+pub use run::{Notifications, Options, run};
