@@ -20,6 +20,8 @@ use super::{
     memory::Memory,
     secrets::{FIELD_MANAGER, Secrets},
     stores::{Stores, store_id},
+    turns::Turns,
+    watch::Caller,
 };
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason},
@@ -37,8 +39,12 @@ const MAX_STEPS: usize = 16;
 /// The longest pause before an attempt that failed is made again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// A grant whose namespace has too many visits under way is called when one of them ends. It asks again by itself after
+/// this long, since the one that is called may have gone, and then nobody calls the next.
+const IN_LINE: Duration = Duration::from_secs(5);
+
 /// Everything that visits share.
-pub struct Context<G> {
+pub struct Context<G: Grant> {
     /// The apiserver.
     pub client: Client,
     /// Stores, kept fresh.
@@ -51,6 +57,10 @@ pub struct Context<G> {
     pub recorder: Recorder,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Whose turn it is when many wait.
+    pub turns: Turns,
+    /// Calls for those that had to wait.
+    pub caller: Caller<G>,
     /// Defaults from the command line.
     pub settings: Settings,
     /// A grant is looked at again after this long even if nothing seems to have happened, in case a watch missed it.
@@ -74,6 +84,11 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
             );
             return Ok(Action::await_change());
         }
+    };
+    let (namespace, name) = (watched.namespace().unwrap_or_default(), watched.name_any());
+    let call = |next: &str| context.caller.call(next, &namespace);
+    let Some(_turn) = context.turns.take(&namespace, &name, call) else {
+        return Ok(Action::requeue(IN_LINE));
     };
     let began = std::time::Instant::now();
     let grant = context.memory.newest(&watched);

@@ -11,6 +11,7 @@ mod secrets;
 mod states;
 mod store_status;
 mod stores;
+mod turns;
 mod watch;
 
 pub use run::{Notifications, Options, run};

@@ -33,6 +33,7 @@ use super::{
     secrets::{FIELD_MANAGER, Secrets},
     states, store_status,
     stores::{Stores, scoped},
+    turns::Turns,
     watch::{Caller, Watched, brief, config, watch_namespaces, watch_secrets, watch_stores},
 };
 use crate::{
@@ -353,7 +354,7 @@ impl<G: Grant> Kind<G> {
             writer,
             memory,
             calls,
-            ..
+            caller,
         } = self;
         let reporter = Reporter {
             controller: FIELD_MANAGER.into(),
@@ -366,6 +367,8 @@ impl<G: Grant> Kind<G> {
             memory: memory.clone(),
             recorder: Recorder::new(parts.client.clone(), reporter),
             metrics: parts.metrics.clone(),
+            turns: Turns::new(parts.options.concurrency, parts.options.namespace.is_some()),
+            caller,
             settings: Settings {
                 ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
             },
