@@ -69,6 +69,8 @@ pub mod annotation {
     pub const EARLIER_EXPIRES_AT: &str = "valetkey.dev/earlier-expires-at";
     /// On a grant, not on its Secret: a new key is wanted, at this time (RFC 3339) or as soon as it has passed.
     pub const RENEW_REQUESTED_AT: &str = "valetkey.dev/renew-requested-at";
+    /// On the operator's Lease: where the replica that works takes notifications.
+    pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";
 }
 
 /// Names of a grant Secret's data: valid as file names and as environment variables' values' sources alike.

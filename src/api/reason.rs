@@ -36,6 +36,8 @@ pub enum Reason {
     // A grant that needs somebody to change something.
     /// An upload key's time is over and nothing was uploaded.
     ExpiredUnused,
+    /// The object in the store is not what the grant describes.
+    ObjectMismatch,
     /// The spec breaks a rule of its own schema (a CRD older than the operator lets that through).
     InvalidSpec,
     /// The store has no access rule for the grant's namespace.
@@ -101,7 +103,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 37] = [
+    pub const ALL: [Reason; 38] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -116,6 +118,7 @@ impl Reason {
         Self::PredecessorSecret,
         Self::SecretNotWritable,
         Self::ExpiredUnused,
+        Self::ObjectMismatch,
         Self::InvalidSpec,
         Self::NamespaceNotAllowed,
         Self::OperationNotAllowed,
@@ -158,6 +161,7 @@ impl Reason {
             Self::PredecessorSecret => "PredecessorSecret",
             Self::SecretNotWritable => "SecretNotWritable",
             Self::ExpiredUnused => "ExpiredUnused",
+            Self::ObjectMismatch => "ObjectMismatch",
             Self::InvalidSpec => "InvalidSpec",
             Self::NamespaceNotAllowed => "NamespaceNotAllowed",
             Self::OperationNotAllowed => "OperationNotAllowed",
@@ -213,6 +217,7 @@ impl Reason {
             | Self::Pending
             | Self::NotObservable => Progress::InProgress,
             Self::ExpiredUnused
+            | Self::ObjectMismatch
             | Self::InvalidSpec
             | Self::NamespaceNotAllowed
             | Self::OperationNotAllowed

@@ -65,6 +65,9 @@ pub struct ObservedObject {
     /// The entity tag, as the store gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub e_tag: Option<String>,
+    /// The content type, as the store gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
     /// Base64 of the SHA-256, where the store keeps one.
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     pub checksum_sha256: Option<String>,

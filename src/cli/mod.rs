@@ -2,7 +2,12 @@
 
 mod sign;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -22,7 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the operator: watch grants, sign keys, keep their time.
-    Controller(ControllerArgs),
+    Controller(Box<ControllerArgs>),
     /// Print the custom resource definitions, for: valet crds | kubectl apply -f -
     Crds,
     /// Do offline what the operator would do with a grant, and print the Secret.
@@ -114,6 +119,36 @@ struct ControllerArgs {
     )]
     allow_private_endpoints: Vec<ipnet::IpNet>,
 
+    /// Address on which stores may say that objects have come (POST /notifications); off unless it is given. Takes
+    /// --notifications-token-file, too. Without it uploads are seen by asking the store, after 2 s and then less and less
+    /// often, a minute apart at most.
+    #[arg(
+        long,
+        env = "VALET_NOTIFICATIONS_ADDRESS",
+        value_name = "IP:PORT",
+        requires = "notifications_token_file"
+    )]
+    notifications_address: Option<SocketAddr>,
+
+    /// File with the tokens that notifications must present, one a line, each of at least 16 characters. It is read
+    /// anew when it changes.
+    #[arg(long, env = "VALET_NOTIFICATIONS_TOKEN_FILE", value_name = "FILE")]
+    notifications_token_file: Option<PathBuf>,
+
+    /// SNS topics, as ARNs separated by commas, whose subscriptions are confirmed when they ask.
+    #[arg(
+        long,
+        env = "VALET_NOTIFICATIONS_SNS_TOPICS",
+        value_name = "ARN",
+        value_delimiter = ','
+    )]
+    notifications_sns_topics: Vec<String>,
+
+    /// IP address at which other replicas reach this one, in a pod its own: one that waits for the Lease passes
+    /// notifications on to the one that works.
+    #[arg(long, env = "VALET_POD_IP", value_name = "IP")]
+    pod_ip: Option<IpAddr>,
+
     /// Work only while holding the Lease "valet" in the operator's namespace, and let other replicas wait. Without it
     /// several replicas do no harm, but the same work several times.
     #[arg(long, env = "VALET_LEADER_ELECT")]
@@ -137,7 +172,7 @@ fn ttl(text: &str) -> Result<Ttl, String> {
 /// Runs the verb that the command line names.
 pub async fn main() -> ExitCode {
     let result = match Cli::parse().verb {
-        Verb::Controller(args) => run_controller(args).await,
+        Verb::Controller(args) => run_controller(*args).await,
         Verb::Crds => print_crds(),
         Verb::Sign(args) => sign::run(args).await,
     };
@@ -152,6 +187,15 @@ pub async fn main() -> ExitCode {
 
 async fn run_controller(args: ControllerArgs) -> Result<(), String> {
     init_logs(args.log_format, &args.log_level)?;
+    let notifications = args
+        .notifications_address
+        .zip(args.notifications_token_file)
+        .map(|(address, token_file)| controller::Notifications {
+            address,
+            token_file,
+            sns_topics: args.notifications_sns_topics,
+            advertise: args.pod_ip.map(|ip| SocketAddr::new(ip, address.port())),
+        });
     let options = controller::Options {
         kubeconfig: args.kubeconfig,
         context: args.context,
@@ -164,6 +208,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         share_environment: args.share_credentials_with_namespaces,
         private_endpoints: args.allow_private_endpoints,
         watch_secrets: args.watch_secrets,
+        notifications,
         leader_elect: args.leader_elect,
     };
     controller::run(options, stop_signal()).await

@@ -12,6 +12,7 @@ use kube::{
     },
 };
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -19,6 +20,8 @@ use super::{
     memory::Memory,
     secrets::{FIELD_MANAGER, Secrets},
     stores::{Stores, store_id},
+    turns::Turns,
+    watch::Caller,
 };
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason},
@@ -36,8 +39,12 @@ const MAX_STEPS: usize = 16;
 /// The longest pause before an attempt that failed is made again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// A grant whose namespace has too many visits under way is called when one of them ends. It asks again by itself after
+/// this long, since the one that is called may have gone, and then nobody calls the next.
+const IN_LINE: Duration = Duration::from_secs(5);
+
 /// Everything that visits share.
-pub struct Context<G> {
+pub struct Context<G: Grant> {
     /// The apiserver.
     pub client: Client,
     /// Stores, kept fresh.
@@ -50,6 +57,10 @@ pub struct Context<G> {
     pub recorder: Recorder,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Whose turn it is when many wait.
+    pub turns: Turns,
+    /// Calls for those that had to wait.
+    pub caller: Caller<G>,
     /// Defaults from the command line.
     pub settings: Settings,
     /// A grant is looked at again after this long even if nothing seems to have happened, in case a watch missed it.
@@ -73,6 +84,11 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
             );
             return Ok(Action::await_change());
         }
+    };
+    let (namespace, name) = (watched.namespace().unwrap_or_default(), watched.name_any());
+    let call = |next: &str| context.caller.call(next, &namespace);
+    let Some(_turn) = context.turns.take(&namespace, &name, call) else {
+        return Ok(Action::requeue(IN_LINE));
     };
     let began = std::time::Instant::now();
     let grant = context.memory.newest(&watched);
@@ -117,6 +133,8 @@ struct Visit<'a, G: Grant> {
     grant: Arc<G>,
     facts: Facts,
     provider: Option<Arc<dyn Provider>>,
+    /// When the notification came that this visit answers.
+    heard: Option<Instant>,
     /// The clock is read once a visit, so that all of its decisions speak of one moment.
     now: Timestamp,
 }
@@ -125,11 +143,14 @@ impl<'a, G: Grant> Visit<'a, G> {
     fn new(context: &'a Context<G>, grant: Arc<G>) -> Self {
         let mut facts = Facts::new(GrantFacts::of(grant.as_ref()), context.settings);
         facts.last_look = context.memory.last_look(&facts.grant.uid);
+        let heard = context.memory.heard(&facts.grant.uid);
+        facts.look_requested = heard.is_some();
         Self {
             context,
             grant,
             facts,
             provider: None,
+            heard,
             now: Timestamp::now(),
         }
     }
@@ -216,7 +237,8 @@ impl<'a, G: Grant> Visit<'a, G> {
         self.context.metrics.looked((kind, &namespace, &name), outcome);
         self.facts.object = found;
         self.facts.last_look = Some(self.now);
-        self.context.memory.looked(&grant.uid, self.now);
+        self.facts.look_requested = false;
+        self.context.memory.looked(&grant.uid, self.now, self.heard);
         Ok(())
     }
 
@@ -413,6 +435,11 @@ impl<'a, G: Grant> Visit<'a, G> {
         };
         if status.finished_time.is_some() {
             self.context.metrics.finished(G::OPERATION, reason);
+            if let Some(heard) = self.heard.filter(|_| reason == Reason::Completed) {
+                self.context
+                    .metrics
+                    .completed_after_notification(heard.elapsed().as_secs_f64());
+            }
         } else if reason.progress() == Progress::Stalled {
             let namespace = &self.facts.grant.namespace;
             self.context.metrics.refused(G::OPERATION, namespace, reason);

@@ -1,7 +1,7 @@
 //! One replica works, the others wait (a Lease of coordination.k8s.io/v1). The lease saves work and events; nothing
 //! rests on it: two replicas that both think they hold it do no harm.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -15,7 +15,8 @@ use kube::{
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{error::Error, error::call, secrets::FIELD_MANAGER};
+use super::{error::Error, error::call, notifications::Leader, secrets::FIELD_MANAGER};
+use crate::api::annotation;
 
 /// Name of the Lease in the operator's namespace.
 const NAME: &str = "valet";
@@ -31,6 +32,10 @@ const PERIOD: Duration = Duration::from_secs(2);
 pub struct Lease {
     api: Api<LeaseObject>,
     identity: String,
+    /// Where others reach our receiver of notifications.
+    address: Option<SocketAddr>,
+    /// Where the holder's is.
+    leader: Arc<Leader>,
 }
 
 /// The lease as this process wrote it last.
@@ -56,11 +61,20 @@ impl Seen {
 }
 
 impl Lease {
-    /// A candidate in the operator's namespace. `identity` must be this process' alone.
-    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
+    /// A candidate in the operator's namespace. `identity` must be this process' alone. A holder says at which `address`
+    /// it takes notifications; who waits learns in `leader` what the holder says.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        identity: String,
+        address: Option<SocketAddr>,
+        leader: Arc<Leader>,
+    ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             identity,
+            address,
+            leader,
         }
     }
 
@@ -95,10 +109,11 @@ impl Lease {
                     name: Some(NAME.into()),
                     ..ObjectMeta::default()
                 };
-                let lease = LeaseObject {
+                let mut lease = LeaseObject {
                     metadata,
                     spec: Some(self.spec(None)),
                 };
+                self.advertise(&mut lease);
                 let lease = call("creating the lease", self.api.create(&params, &lease)).await?;
                 return Ok(Some(Held { lease, renewed: began }));
             }
@@ -116,11 +131,13 @@ impl Lease {
                     since: began,
                 };
             }
+            self.leader.is_at(advertised(&lease));
             return Ok(None);
         }
         // The version that was read goes along: of several that see the lease free, one gets it.
         let mut ours = lease.clone();
         ours.spec = Some(self.spec(lease.spec.as_ref()));
+        self.advertise(&mut ours);
         let lease = call("taking the lease", self.api.replace(NAME, &params, &ours)).await?;
         Ok(Some(Held { lease, renewed: began }))
     }
@@ -174,6 +191,14 @@ impl Lease {
         }
     }
 
+    fn advertise(&self, lease: &mut LeaseObject) {
+        let marks = lease.annotations_mut();
+        match self.address {
+            Some(address) => marks.insert(annotation::NOTIFICATIONS_ADDRESS.into(), address.to_string()),
+            None => marks.remove(annotation::NOTIFICATIONS_ADDRESS),
+        };
+    }
+
     fn spec(&self, previous: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
         LeaseSpec {
@@ -189,6 +214,11 @@ impl Lease {
             ..LeaseSpec::default()
         }
     }
+}
+
+/// Where the holder takes notifications.
+fn advertised(lease: &LeaseObject) -> Option<SocketAddr> {
+    lease.annotations().get(annotation::NOTIFICATIONS_ADDRESS)?.parse().ok()
 }
 
 fn holder(lease: &LeaseObject) -> Option<&String> {

@@ -5,6 +5,7 @@ use std::{
 
 use jiff::Timestamp;
 use kube::ResourceExt;
+use tokio::time::Instant;
 
 use crate::api::Grant;
 
@@ -20,6 +21,8 @@ struct Recollection<G> {
     written: Option<Arc<G>>,
     /// When the store was last asked for the grant's object.
     last_look: Option<Timestamp>,
+    /// When a notification came after which nobody has looked yet.
+    heard: Option<Instant>,
     /// The version of the Secret that we wrote last; its event needs no visit.
     secret_version: Option<String>,
     /// Failures in a row.
@@ -31,6 +34,7 @@ impl<G> Default for Recollection<G> {
         Self {
             written: None,
             last_look: None,
+            heard: None,
             secret_version: None,
             failures: 0,
         }
@@ -84,9 +88,25 @@ impl<G: Grant> Memory<G> {
         self.lock().get(uid).and_then(|r| r.last_look)
     }
 
-    /// The store was asked for the object.
-    pub fn looked(&self, uid: &str, at: Timestamp) {
-        self.of(uid, |r| r.last_look = Some(at));
+    /// The store was asked for the object, by somebody who knew of this notification. A later one is still to be
+    /// answered.
+    pub fn looked(&self, uid: &str, at: Timestamp, heard: Option<Instant>) {
+        self.of(uid, |r| {
+            r.last_look = Some(at);
+            if r.heard <= heard {
+                r.heard = None;
+            }
+        });
+    }
+
+    /// A notification of the grant's object came.
+    pub fn hear(&self, uid: &str, at: Instant) {
+        self.of(uid, |r| r.heard = Some(at));
+    }
+
+    /// When the notification came after which nobody has looked yet.
+    pub fn heard(&self, uid: &str) -> Option<Instant> {
+        self.lock().get(uid).and_then(|r| r.heard)
     }
 
     /// We wrote this version of the grant's Secret.

@@ -5,11 +5,13 @@ mod error;
 mod grants;
 mod lease;
 mod memory;
+mod notifications;
 mod run;
 mod secrets;
 mod states;
 mod store_status;
 mod stores;
+mod turns;
 mod watch;
 
-pub use run::{Options, run};
+pub use run::{Notifications, Options, run};

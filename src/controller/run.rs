@@ -29,9 +29,11 @@ use super::{
     grants,
     lease::Lease,
     memory::Memory,
+    notifications::{Awaited, Leader, Receiver, Tokens, Topics},
     secrets::{FIELD_MANAGER, Secrets},
     states, store_status,
     stores::{Stores, scoped},
+    turns::Turns,
     watch::{Caller, Watched, brief, config, watch_namespaces, watch_secrets, watch_stores},
 };
 use crate::{
@@ -67,8 +69,23 @@ pub struct Options {
     /// Whether to watch grants' Secrets, which takes the right to list every Secret; otherwise what happens to one is
     /// seen at the next visit, `sweep` later at the latest.
     pub watch_secrets: bool,
+    /// Where stores say that objects have come, if they do.
+    pub notifications: Option<Notifications>,
     /// Whether to wait for a Lease in the operator's namespace before working, and to stop when it is lost.
     pub leader_elect: bool,
+}
+
+/// How notifications of stores are taken.
+#[derive(Clone, Debug)]
+pub struct Notifications {
+    /// Where.
+    pub address: SocketAddr,
+    /// The file with the tokens that may be presented, one a line.
+    pub token_file: PathBuf,
+    /// The SNS topics that may send, by ARN.
+    pub sns_topics: Vec<String>,
+    /// Where other replicas reach this one, if they do.
+    pub advertise: Option<SocketAddr>,
 }
 
 type Stop = Shared<BoxFuture<'static, ()>>;
@@ -79,6 +96,7 @@ struct Parts {
     stores: Arc<Stores>,
     metrics: Arc<Metrics>,
     health: Health,
+    awaited: Option<Arc<Awaited>>,
     options: Options,
     stop: Stop,
 }
@@ -118,9 +136,11 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         client: client.clone(),
         metrics: Arc::new(metrics),
         health: Health::waiting_for(WATCHES + usize::from(options.watch_secrets)),
+        awaited: options.notifications.is_some().then(Arc::default),
         options,
         stop: stop.boxed().shared(),
     };
+    parts.health.standing_by(parts.options.leader_elect);
     let namespace = parts.options.namespace.as_deref();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -137,12 +157,23 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     );
     // The server ends with the others, unless it could not start.
     let http = async { http.await.and(std::future::pending().await) };
+    let leader = Arc::new(Leader::default());
+    let receiver = receive(&parts, leader.clone()).await?;
+    let http = async {
+        tokio::select! { result = http => result, result = receiver => result }
+    };
     let mut http = std::pin::pin!(http);
-    let candidate = Lease::new(client.clone(), &parts.options.operator_namespace, identity());
+    let advertise = parts.options.notifications.as_ref().and_then(|n| n.advertise);
+    let candidate = Lease::new(
+        client.clone(),
+        &parts.options.operator_namespace,
+        identity(),
+        advertise,
+        leader,
+    );
     let mut held = None;
     if parts.options.leader_elect {
         info!("waiting for the lease");
-        parts.health.standing_by(true);
         tokio::select! {
             result = &mut http => return result,
             () = parts.stop.clone() => return Ok(()),
@@ -159,7 +190,14 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             std::future::pending().await
         }
     };
-    let watches = futures::future::join4(
+    let calls = async {
+        match &parts.awaited {
+            Some(awaited) => awaited.serve(|call| callers.0.heard(&call)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let watches = futures::future::join5(
+        calls,
         secrets,
         watch_namespaces(
             client.clone(),
@@ -195,6 +233,33 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     }
     info!("valet has stopped; published keys stay valid, and the next start takes everything up again");
     Ok(())
+}
+
+/// The receiver of notifications, if there is to be one; it ends only if it cannot work.
+async fn receive(
+    parts: &Parts,
+    leader: Arc<Leader>,
+) -> Result<impl Future<Output = Result<(), String>> + use<>, String> {
+    let wanted = match (&parts.options.notifications, &parts.awaited) {
+        (Some(options), Some(awaited)) => {
+            let receiver = Receiver {
+                tokens: Tokens::open(options.token_file.clone()).await?,
+                topics: Topics::new(options.sns_topics.clone()),
+                awaited: awaited.clone(),
+                health: parts.health.clone(),
+                leader,
+                metrics: parts.metrics.clone(),
+            };
+            Some((receiver, options.address))
+        }
+        _ => None,
+    };
+    Ok(async {
+        match wanted {
+            Some((receiver, address)) => receiver.serve(address).await,
+            None => std::future::pending().await,
+        }
+    })
 }
 
 /// A name for this process alone: the pod's, and when it started.
@@ -289,7 +354,7 @@ impl<G: Grant> Kind<G> {
             writer,
             memory,
             calls,
-            ..
+            caller,
         } = self;
         let reporter = Reporter {
             controller: FIELD_MANAGER.into(),
@@ -302,6 +367,8 @@ impl<G: Grant> Kind<G> {
             memory: memory.clone(),
             recorder: Recorder::new(parts.client.clone(), reporter),
             metrics: parts.metrics.clone(),
+            turns: Turns::new(parts.options.concurrency, parts.options.namespace.is_some()),
+            caller,
             settings: Settings {
                 ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
             },
@@ -309,8 +376,14 @@ impl<G: Grant> Kind<G> {
         });
         let api: Api<Watched<G>> = scoped(parts.client.clone(), parts.options.namespace.as_deref());
         let mut health = Some(parts.health.clone());
+        let awaited = parts.awaited.clone();
         let seen = watcher(api, config())
             .default_backoff()
+            .inspect(move |event| {
+                if let (Some(awaited), Ok(event)) = (&awaited, event) {
+                    awaited.seen(event);
+                }
+            })
             .inspect(move |event| match event {
                 Ok(watcher::Event::InitDone) => {
                     if let Some(health) = health.take() {
@@ -384,6 +457,7 @@ impl<S: Store> Shelf<S> {
             changed,
             self.writer,
             callers,
+            parts.awaited.clone(),
             parts.health.clone(),
         );
         let statuses = Controller::for_stream(stream::pending(), self.reader)

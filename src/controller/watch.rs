@@ -19,10 +19,12 @@ use tracing::warn;
 
 use super::{
     memory::Memory,
+    notifications::{Awaited, Call},
     stores::{StoreId, Stores, scoped, store_id},
 };
 use crate::{
     api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
+    store::bucket,
     telemetry::Health,
 };
 
@@ -56,9 +58,16 @@ impl<G: Grant> Caller<G> {
         (Self { known, memory, calls }, receiver)
     }
 
-    fn call(&self, name: &str, namespace: &str) {
+    /// Asks for a visit to one grant.
+    pub fn call(&self, name: &str, namespace: &str) {
         // The receiver is gone only when the operator stops.
         let _ = self.calls.unbounded_send(ObjectRef::new(name).within(namespace));
+    }
+
+    /// A notification came for one grant: its object is worth a look.
+    pub fn heard(&self, call: &Call) {
+        self.memory.hear(&call.uid, call.heard);
+        self.call(&call.name, &call.namespace);
     }
 
     /// A store changed: everything that names it must be judged anew.
@@ -113,6 +122,7 @@ pub async fn watch_stores<S, U, D>(
     changed: mpsc::UnboundedSender<ObjectRef<DeserializeGuard<S>>>,
     writer: reflector::store::Writer<DeserializeGuard<S>>,
     callers: (Caller<U>, Caller<D>),
+    awaited: Option<Arc<Awaited>>,
     health: Health,
 ) where
     S: Store,
@@ -155,6 +165,9 @@ pub async fn watch_stores<S, U, D>(
         }
         let id = (S::KIND, store.namespace().unwrap_or_default(), store.name_any());
         stores.changed(&id);
+        if let Some(awaited) = &awaited {
+            awaited.store(&id, store.0.as_ref().ok().filter(|_| !gone).and_then(bucket));
+        }
         callers.0.store_changed(&id);
         callers.1.store_changed(&id);
         let _ = changed.unbounded_send(reference);

@@ -21,6 +21,9 @@ pub struct Facts {
     pub object: ObjectFact,
     /// When this process last looked for the object.
     pub last_look: Option<Timestamp>,
+    /// Whether somebody says that the object has come, and this process has not looked since. Nothing is believed but
+    /// that now is a good time to look.
+    pub look_requested: bool,
     /// Why the apiserver did not take the Secret, if it was tried just now. No secrets in the message.
     pub secret_refused: Option<String>,
     /// Why the provider did not sign, if it was tried just now. No secrets in the message.
@@ -74,6 +77,7 @@ impl Facts {
             secret: SecretFact::Unread,
             object: ObjectFact::Unread,
             last_look: None,
+            look_requested: false,
             secret_refused: None,
             sign_refused: None,
             settings,

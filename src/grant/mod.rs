@@ -9,6 +9,7 @@ mod decide;
 mod facts;
 mod key;
 mod lifetime;
+mod object;
 mod policy;
 mod renewal;
 mod report;

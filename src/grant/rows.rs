@@ -9,10 +9,11 @@ use super::{
     decide::{Judge, Record},
     facts::{ObjectFact, Owner, SecretFact, StoreFact},
     lifetime::{LOOK_PATIENCE, Lifetime, add, next_look},
+    object::mismatch,
     status::{Arrival, Situation, condition},
     step::{Read, Step},
 };
-use crate::api::{ObservedObject, Reason, annotation};
+use crate::api::{Ask, ObservedObject, Reason, annotation};
 
 /// How long the Secret of a deleted grant of the same name may take to be collected before it counts as a conflict.
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
@@ -102,7 +103,10 @@ impl Judge<'_> {
         };
         match &self.f.object {
             ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
-                self.completed(key, object)
+                match self.mismatch(object) {
+                    Some(why) => self.another_object(&why),
+                    None => self.completed(key, object),
+                }
             }
             // Of a key that could be used again and again: the last look has no news, or does not come about.
             object if self.was_seen() && !self.can_look(object) => {
@@ -190,12 +194,20 @@ impl Judge<'_> {
         let mut arrival = Arrival::Unchanged;
         if self.is_upload() && matches!(self.f.store, StoreFact::Usable(_)) {
             match &self.f.object {
-                ObjectFact::Unread if look <= self.now => return Step::Read(Read::Object),
+                ObjectFact::Unread if self.f.look_requested || look <= self.now => return Step::Read(Read::Object),
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
-                    if !self.is_standing() {
-                        return self.completed(Some(key), object);
+                    match self.mismatch(object) {
+                        // A key that goes on stays for the next upload.
+                        None if self.is_standing() => arrival = Arrival::Seen(object.clone()),
+                        None => return self.completed(Some(key), object),
+                        Some(why) if self.write_once() => return self.another_object(&why),
+                        // The key can still write the object that is meant.
+                        Some(why) => {
+                            arrival = Arrival::Differs(format!(
+                                "an object came that is not what the grant describes, so not by its key: {why}"
+                            ));
+                        }
                     }
-                    arrival = Arrival::Seen(object.clone());
                 }
                 ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
                 _ if self.was_seen() => {}
@@ -249,6 +261,9 @@ impl Judge<'_> {
 
     /// A write-once upload onto an object that was there before: nothing to do, and no key that could do it.
     pub(super) fn exists_already(&self, object: &ObservedObject) -> Step {
+        if let Some(why) = self.mismatch(object) {
+            return self.another_object(&why);
+        }
         let since = object
             .last_modified_time
             .as_ref()
@@ -262,6 +277,28 @@ impl Judge<'_> {
             ..Situation::of(Reason::ObjectExists, message, self.key())
         };
         self.settle(&situation, None)
+    }
+
+    /// An object that is not what the grant describes, and no key that could put the right one there: the store lets a
+    /// write-once key write nothing any more, or the key's time is over.
+    pub(super) fn another_object(&self, why: &str) -> Step {
+        let message = format!(
+            "the object in the store is not what the grant describes: {why}; it was not written with this grant's key: find out who wrote it, and make a new grant"
+        );
+        let situation = Situation {
+            arrival: Arrival::Differs(message.clone()),
+            finished: true,
+            ..Situation::of(Reason::ObjectMismatch, message, self.key())
+        };
+        self.settle(&situation, None)
+    }
+
+    /// In what the object differs from what the grant describes, if it does.
+    pub(super) fn mismatch(&self, object: &ObservedObject) -> Option<String> {
+        match &self.g.ask {
+            Ask::Upload { constraints, .. } => mismatch(constraints, object),
+            Ask::Download { .. } => None,
+        }
     }
 
     pub(super) fn refuse(&self, reason: Reason, message: String) -> Step {

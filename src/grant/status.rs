@@ -13,6 +13,8 @@ pub enum Arrival {
     NotYet,
     /// The object, as the store described it.
     Seen(ObservedObject),
+    /// There is an object, and it is not what the grant describes: in what it differs.
+    Differs(String),
     /// There is no way to know, and why.
     Unknown(Reason, String),
 }
@@ -119,6 +121,7 @@ pub(super) fn project(grant: &GrantFacts, s: &Situation, record: Option<&Record>
                 set("Completed", "True", s.reason, &s.message);
                 status.object = Some(object.clone());
             }
+            Arrival::Differs(message) => set("Completed", "False", Reason::ObjectMismatch, message),
             Arrival::Unknown(reason, message) => set("Completed", "Unknown", *reason, message),
         }
     }

@@ -2,6 +2,7 @@
 //! store is in the provider's file under `sign`.
 
 mod credentials;
+mod notification;
 
 use std::sync::Arc;
 
@@ -10,6 +11,9 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use http::Uri;
 
 pub use credentials::{CredentialsError, MAX_SECRET_BYTES, parse};
+pub use notification::{
+    Arrived, MAX_BYTES as MAX_NOTIFICATION_BYTES, Notification, Subscription, parse as parse_notification,
+};
 
 use crate::{
     api::{Reason, Store},
@@ -46,6 +50,11 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
             "the store says nothing about where it is: set spec.s3".into(),
         )),
     }
+}
+
+/// The bucket by whose name the store's notifications speak of it.
+pub fn bucket(store: &impl Store) -> Option<String> {
+    store.s3().map(|s3| s3.bucket.clone())
 }
 
 impl Settings {

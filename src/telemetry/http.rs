@@ -37,6 +37,16 @@ impl Health {
         self.standing_by.store(so, Ordering::Relaxed);
     }
 
+    /// Whether another replica works.
+    pub fn stands_by(&self) -> bool {
+        self.standing_by.load(Ordering::Relaxed)
+    }
+
+    /// Whether this replica works, and knows everything that there is.
+    pub fn works(&self) -> bool {
+        !self.stands_by() && self.waiting_for.load(Ordering::Relaxed) == 0
+    }
+
     fn readiness(&self) -> (StatusCode, String) {
         match self.waiting_for.load(Ordering::Relaxed) {
             _ if self.standing_by.load(Ordering::Relaxed) => {

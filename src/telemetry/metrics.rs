@@ -26,6 +26,8 @@ pub struct Metrics {
     reconcile: Family<KindLabel, Histogram>,
     reconcile_errors: Family<KindLabel, Counter>,
     looks: Family<LookLabel, Counter>,
+    notifications: Family<OutcomeLabel, Counter>,
+    notification_to_completed: Histogram,
     leader: Gauge,
 }
 
@@ -52,6 +54,11 @@ struct LookLabel {
     store_kind: &'static str,
     store_namespace: String,
     store: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
     outcome: &'static str,
 }
 
@@ -118,6 +125,8 @@ impl Metrics {
             reconcile: Family::new_with_constructor(histogram),
             reconcile_errors: Family::default(),
             looks: Family::default(),
+            notifications: Family::default(),
+            notification_to_completed: histogram(),
             leader: Gauge::default(),
             registry: Registry::default(),
         };
@@ -153,6 +162,17 @@ impl Metrics {
             "store_looks",
             "HEAD requests for uploads, by outcome",
             metrics.looks.clone(),
+        );
+        registry.register(
+            "notifications",
+            "Notifications that objects came, by outcome",
+            metrics.notifications.clone(),
+        );
+        registry.register_with_unit(
+            "notification_to_completed",
+            "Time from a notification to the status that says Completed",
+            Unit::Seconds,
+            metrics.notification_to_completed.clone(),
         );
         registry.register(
             "leader",
@@ -221,6 +241,20 @@ impl Metrics {
                 outcome,
             })
             .inc();
+    }
+
+    /// So many objects, or messages, of notifications had that outcome.
+    pub fn notified(&self, outcome: &'static str, number: usize) {
+        if number > 0 {
+            self.notifications
+                .get_or_create(&OutcomeLabel { outcome })
+                .inc_by(number as u64);
+        }
+    }
+
+    /// An upload was reported as complete, that long after the notification that led there.
+    pub fn completed_after_notification(&self, seconds: f64) {
+        self.notification_to_completed.observe(seconds);
     }
 
     /// This replica works from now on.

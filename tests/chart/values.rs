@@ -36,6 +36,11 @@ fn wrong_values_are_refused_by_name() {
             "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'",
         ),
         (
+            "notifications.snsTopics={https://sns.example.com}",
+            "at '/notifications/snsTopics/0'",
+        ),
+        ("notifications.token=x", "additional properties 'token' not allowed"),
+        (
             "image.digest=sha256:12",
             "at '/image/digest': 'sha256:12' does not match pattern",
         ),
@@ -118,6 +123,18 @@ fn values_that_contradict_each_other_are_refused() {
         (
             &["rbac.credentialsSecrets={media}", "scopedNamespace=default"],
             "narrows nothing, since the operator serves the release's own namespace default, too",
+        ),
+        (
+            &["notifications.enabled=true"],
+            "notifications.enabled needs notifications.existingSecret",
+        ),
+        (
+            &[
+                "notifications.enabled=true",
+                "notifications.existingSecret=x",
+                "notifications.port=8080",
+            ],
+            "notifications.port and service.port are ports of one Service and must differ",
         ),
     ] {
         let said = refused(&[&["template", "valet", CHART][..], &set(values)].concat());

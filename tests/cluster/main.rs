@@ -15,6 +15,7 @@ mod hostile;
 mod leader;
 mod leaks;
 mod lives;
+mod notifications;
 mod offline;
 mod policy;
 mod renewal;

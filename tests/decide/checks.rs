@@ -55,6 +55,7 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "PredecessorSecret"
         | "SecretNotWritable" => ("False", "InProgress", false),
         "ExpiredUnused"
+        | "ObjectMismatch"
         | "InvalidSpec"
         | "NamespaceNotAllowed"
         | "OperationNotAllowed"
@@ -309,7 +310,18 @@ fn report(world: &World, status: &GrantStatus) {
             "I4: Active for a generation that no Secret was written for"
         );
     }
-    let finished = ["Completed", "ObjectExists", "Expired", "ExpiredUnused", "Revoked"].contains(&ready(&after));
+    let finished = [
+        "Completed",
+        "ObjectExists",
+        "Expired",
+        "ExpiredUnused",
+        "ObjectMismatch",
+        "Revoked",
+    ]
+    .contains(&ready(&after));
+    if ready(&after) == "Completed" {
+        assert!(!world.is_mismatched(), "Completed by what the grant does not describe");
+    }
     assert_eq!(status.finished_time.is_some(), finished, "finishedTime");
     assert_eq!(status.issued_time.is_some(), status.expiration_time.is_some());
 }

@@ -161,7 +161,13 @@ fn a_finish_that_is_none_is_put_right() {
 /// Somebody who says that the grant has finished ends it: that is less than deleting it, and gives no key.
 #[test]
 fn a_finish_that_is_claimed_gives_no_key_and_leaves_no_secret() {
-    for reason in ["Completed", "ObjectExists", "Expired", "ExpiredUnused"] {
+    for reason in [
+        "Completed",
+        "ObjectExists",
+        "Expired",
+        "ExpiredUnused",
+        "ObjectMismatch",
+    ] {
         for issued in [false, true] {
             let mut world = world(upload());
             if issued {

@@ -42,6 +42,24 @@ fn completed_says_what_is_known() {
             "the object is in the store, from before this grant; a write-once upload needs no key for it",
         ),
         (
+            "another object than the grant describes, write-once",
+            "False",
+            "ObjectMismatch",
+            "the object in the store is not what the grant describes: it has 48213 bytes instead of 48212; it was not written with this grant's key: find out who wrote it, and make a new grant",
+        ),
+        (
+            "another object than the grant describes, which the key may still overwrite",
+            "False",
+            "ObjectMismatch",
+            "an object came that is not what the grant describes, so not by its key: it has 48213 bytes instead of 48212",
+        ),
+        (
+            "another object than the grant describes, which is gone at the end",
+            "False",
+            "ExpiredUnused",
+            "nothing was uploaded",
+        ),
+        (
             "a store that hides the object",
             "Unknown",
             "NotObservable",
@@ -108,6 +126,64 @@ fn looks_are_few() {
     assert_eq!(seconds, [0, 2, 6, 14, 30, 62, 122, 182, 242, 300]);
     // Only the first two and the last of these wrote a status: the key, nothing yet, nothing at all.
     assert_eq!(world.counts.reports, 2);
+}
+
+/// An announcement brings one look at once, whatever the schedule says, and leaves the schedule as it was.
+#[test]
+fn an_announcement_brings_one_look() {
+    for (announced, expected) in [
+        (1.0, [0, 1, 2, 6, 14]),
+        (7.0, [0, 2, 6, 7, 14]),
+        (13.999, [0, 2, 6, 13, 14]),
+    ] {
+        let announced = at(0) + SignedDuration::from_secs_f64(announced);
+        let mut world = World::new(upload(), store([rule()]));
+        let mut wake = world.reconcile();
+        let mut looks = vec![at(0)];
+        while looks.len() < expected.len() {
+            let timer = wake.expect("somebody wakes it");
+            let is_due = world.now < announced && announced < timer;
+            world.now = if is_due { announced } else { timer };
+            world.heard = is_due;
+            wake = world.reconcile();
+            looks.extend(world.last_look);
+        }
+        let seconds: Vec<_> = looks.iter().map(|t| t.duration_since(at(0)).as_secs()).collect();
+        assert_eq!(seconds, expected);
+    }
+}
+
+/// A download's object is nobody's upload, and one that has finished is not asked for again.
+#[test]
+fn an_announcement_that_concerns_nobody_costs_nothing() {
+    let mut world = World::new(crate::common::download(), store([rule()]));
+    world.reconcile();
+    world.hear();
+    world.reconcile();
+    assert_eq!(world.last_look, None);
+    let mut world = play(
+        life("an upload that arrives"),
+        Memory::Grant,
+        None,
+        SignedDuration::ZERO,
+    );
+    let before = (world.counts, world.last_look);
+    world.hear();
+    world.reconcile();
+    assert_eq!((world.counts, world.last_look), before);
+}
+
+/// It is complete when it was announced, not at the next look of the schedule (30 s).
+#[test]
+fn an_announced_upload_is_complete_at_once() {
+    let world = play(
+        life("an upload that is announced"),
+        Memory::Grant,
+        None,
+        SignedDuration::ZERO,
+    );
+    let finished = world.grant().status.finished_time.as_ref().expect("it has finished").0;
+    assert_eq!(finished.as_second(), at(20).as_second());
 }
 
 /// The last look is repeated for an hour after the key's end and not a moment longer.

@@ -32,6 +32,10 @@ fn grant(dice: &mut Dice) -> GrantFacts {
     if matches!(grant.ask, valet::api::Ask::Upload { .. }) && dice.one_in(2) {
         constrain(&mut grant, |c| c.overwrite = Overwrite::Allow);
     }
+    if matches!(grant.ask, valet::api::Ask::Upload { .. }) && dice.one_in(4) {
+        // The object of every world has 48213 bytes.
+        constrain(&mut grant, |c| c.content_length = Some(*dice.pick(&[48_213, 48_212])));
+    }
     grant.terms.expiration_seconds = *dice.pick(&[1, 2, 60, 300, 3600, 3601]);
     grant.terms.deadline_time = dice.one_in(3).then(|| Time(at(dice.below(2000) as i64)));
     grant.terms.ttl_seconds_after_finished = *dice.pick(&[None, None, Some(None), Some(Some(0)), Some(Some(500))]);
@@ -72,7 +76,7 @@ fn store_fact(dice: &mut Dice) -> StoreFact {
 /// Something that happens to a world, now.
 fn happen(world: &mut World, dice: &mut Dice) {
     let now = world.now;
-    match dice.below(20) {
+    match dice.below(22) {
         0 => world.delete_secret(),
         1 => world.edit(|g| {
             let least = if g.terms.renews() { 600 } else { 0 };
@@ -119,6 +123,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
                 g.terms.expiration_seconds = g.terms.expiration_seconds.max(600);
             }
         }),
+        20 => world.hear(),
         _ => {}
     }
 }
@@ -192,6 +197,7 @@ fn settle(world: &mut World, mut wake: Option<Timestamp>) {
             "Expired",
             "ExpiredUnused",
             "Revoked",
+            "ObjectMismatch",
             "ExpirationTooLong",
         ];
         assert!(kept.contains(&checks::ready(grant)), "{}", checks::ready(grant));
@@ -310,6 +316,7 @@ fn no_facts_are_too_odd() {
             _ => ObjectFact::Unread,
         };
         facts.last_look = maybe(&mut dice, instant);
+        facts.look_requested = dice.one_in(4);
         facts.secret_refused = dice.one_in(10).then(|| "quota".into());
         // Of all the odd times, now is none.
         let now = at(dice.below(2000) as i64) + SignedDuration::from_nanos(dice.below(1_000_000_000) as i64);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use valet::{
-    api::{ObservedObject, Reason, annotation},
+    api::{Ask, ObservedObject, Reason, annotation},
     grant::{
         Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, PublishMode, Read, RenewRequest, SecretFact,
         SecretView, Settings, Step, StoreFact, StoreView, decide,
@@ -16,6 +16,9 @@ use crate::checks;
 
 /// More steps than any one reconcile may take.
 const MOST_STEPS: usize = 12;
+
+/// Of every object.
+const SIZE: i64 = 48_213;
 
 /// What is behind the key.
 #[derive(Clone, Debug)]
@@ -80,6 +83,8 @@ pub struct World {
     pub meddler: Option<Meddler>,
 
     pub last_look: Option<Timestamp>,
+    /// Somebody has said that the object came, and nobody has looked since.
+    pub heard: bool,
     pub steps: usize,
     pub counts: Counts,
     /// Every key that was published, in order.
@@ -113,6 +118,7 @@ impl World {
             forged: false,
             meddler: None,
             last_look: None,
+            heard: false,
             steps: 0,
             counts: Counts::default(),
             keys: vec![],
@@ -180,6 +186,11 @@ impl World {
         }
     }
 
+    /// The store says, or somebody in its name, that the object has come.
+    pub fn hear(&mut self) {
+        self.heard = true;
+    }
+
     /// Somebody uploads now, with whatever key.
     pub fn put_object(&mut self) {
         self.bucket = Bucket::Holds {
@@ -197,7 +208,7 @@ impl World {
 
     /// What the operator is told of when it changes.
     pub fn watched(&self) -> String {
-        format!("{:?} {:?} {:?}", self.grant, self.secret, self.store)
+        format!("{:?} {:?} {:?} {}", self.grant, self.secret, self.store, self.heard)
     }
 
     fn fresh(&mut self, what: &str) -> String {
@@ -219,6 +230,14 @@ impl World {
         decide(&self.facts(), self.now)
     }
 
+    /// Whether the object, if there is one, is not what the grant describes.
+    pub fn is_mismatched(&self) -> bool {
+        let Ask::Upload { constraints, .. } = &self.grant().ask else {
+            return false;
+        };
+        constraints.content_length.is_some_and(|n| n != SIZE)
+    }
+
     // --- what the operator does ----------------------------------------------------------------------------------
 
     /// Wakes the operator; it works until it rests. Says when it wants to be woken again.
@@ -227,7 +246,7 @@ impl World {
             match self.until_rest() {
                 Ended::Rested(until) => return until,
                 // A new process: nothing is remembered.
-                Ended::Crashed => self.last_look = None,
+                Ended::Crashed => (self.last_look, self.heard) = (None, false),
             }
         }
     }
@@ -238,6 +257,7 @@ impl World {
         };
         let mut facts = Facts::new(grant, self.settings);
         facts.last_look = self.last_look;
+        facts.look_requested = self.heard;
         if self.memory == Memory::Caches {
             facts.secret = self.see_secret();
             facts.store = self.store.clone();
@@ -278,6 +298,7 @@ impl World {
                 facts.object = self.see_object();
                 facts.last_look = Some(self.now);
                 self.last_look = Some(self.now);
+                (facts.look_requested, self.heard) = (false, false);
             }
             Step::Publish(publish) => self.publish(&publish, facts),
             Step::Retouch {
@@ -411,7 +432,7 @@ impl World {
             Bucket::Down => ObjectFact::Unreachable("connection refused".into()),
             Bucket::Holds { since, says_when } => ObjectFact::Present {
                 object: ObservedObject {
-                    size: Some(48_213),
+                    size: Some(SIZE),
                     ..ObservedObject::default()
                 },
                 // Stores keep whole seconds.

@@ -83,6 +83,12 @@ annotations:
 {{- if and .Values.rbac.credentialsSecrets (or (eq .Values.scopedNamespace .Release.Namespace) (has .Release.Namespace .Values.rbac.secretsNamespaces)) }}
 {{- fail (printf "rbac.credentialsSecrets narrows nothing, since the operator serves the release's own namespace %s, too, and may read all Secrets there" .Release.Namespace) }}
 {{- end }}
+{{- if and .Values.notifications.enabled (not .Values.notifications.existingSecret) }}
+{{- fail "notifications.enabled needs notifications.existingSecret, a Secret with the tokens that stores must present: docs/notifications.md" }}
+{{- end }}
+{{- if and .Values.notifications.enabled (eq (int .Values.notifications.port) (int .Values.service.port)) }}
+{{- fail "notifications.port and service.port are ports of one Service and must differ" }}
+{{- end }}
 {{- if .Values.leaderElect }}
 {{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items }}
 {{- $labels := default dict .metadata.labels }}

@@ -132,7 +132,92 @@ pub static LOOKS: &[Life] = &[
         until: 1000,
         end: ends("Current ObjectExists", &[(0, 300)], [1, 0, 1], &[]),
     },
+    Life {
+        name: "an upload that is announced",
+        world: || with_bucket(Bucket::Empty),
+        events: &[(20.25, |w| {
+            w.put_object();
+            w.hear();
+        })],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "announcements of what is not there",
+        world: || with_bucket(Bucket::Empty),
+        events: &[
+            (1.0, World::hear),
+            (1.5, World::hear),
+            (7.0, World::hear),
+            (299.0, World::hear),
+            (400.0, World::hear),
+        ],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "an announcement while the store does not answer",
+        world: || with_bucket(Bucket::Empty),
+        events: &[
+            (7.0, |w| w.bucket = Bucket::Down),
+            (8.0, World::hear),
+            (9.0, World::put_object),
+        ],
+        until: 200,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "another object than the grant describes, write-once",
+        world: || with_another_size(Overwrite::Forbid),
+        events: &[(100.0, World::put_object)],
+        until: 1000,
+        end: ends("Failed ObjectMismatch", &[(0, 300)], [1, 0, 1], MISMATCH),
+    },
+    Life {
+        name: "another object than the grant describes, from before a write-once key",
+        world: || {
+            let mut world = with_another_size(Overwrite::Forbid);
+            world.put_object();
+            world
+        },
+        events: &[],
+        until: 1000,
+        end: ends("Failed ObjectMismatch", &[], [0, 0, 0], MISMATCH),
+    },
+    Life {
+        name: "another object than the grant describes, which the key may still overwrite",
+        world: || with_another_size(Overwrite::Allow),
+        events: &[(100.0, World::put_object)],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "another object than the grant describes, which nobody overwrites",
+        world: || with_another_size(Overwrite::Allow),
+        events: &[(100.0, World::put_object)],
+        until: 1000,
+        end: ends("Failed ObjectMismatch", &[(0, 300)], [1, 0, 1], MISMATCH),
+    },
+    Life {
+        name: "another object than the grant describes, which is gone at the end",
+        world: || with_another_size(Overwrite::Allow),
+        events: &[(100.0, World::put_object), (250.0, |w| w.bucket = Bucket::Empty)],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
 ];
+
+const MISMATCH: &[Reason] = &[Reason::ObjectMismatch];
+
+/// An upload of one byte less than the object of every world has.
+fn with_another_size(overwrite: Overwrite) -> World {
+    let mut world = with_bucket(Bucket::Empty);
+    constrain(world.grant.as_mut().unwrap(), |c| {
+        c.content_length = Some(48_212);
+        c.overwrite = overwrite;
+    });
+    world
+}
 
 fn put_without_a_time(world: &mut World) {
     world.bucket = Bucket::Holds {

@@ -46,10 +46,12 @@ impl Software {
 pub struct S3Options {
     /// Which server; versitygw unless said otherwise.
     pub software: Software,
-    /// Where to send an event for every object that comes or goes. Somebody must listen there already.
+    /// Where versitygw sends an event for every object that comes or goes. Somebody must listen there already.
     pub event_webhook_url: Option<String>,
     /// More arguments for versitygw itself, before its `posix`.
     pub args: Vec<String>,
+    /// Environment variables of the server, as in `MINIO_NOTIFY_WEBHOOK_...`.
+    pub env: Vec<(String, String)>,
 }
 
 /// A running S3 server, which speaks plain HTTP on loopback and has buckets in its paths. Dropping it, or the end
@@ -219,6 +221,8 @@ impl S3Server {
             Software::Versitygw => self.versitygw(),
             Software::Minio => self.minio(),
         };
+        let mut command = command;
+        command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
         let program = software.program();
         let process = Process::start(program, command, self.scratch.join(format!("{program}.log")))?;
         process.wait_until(START, "it answered", || {

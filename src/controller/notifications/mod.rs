@@ -1,0 +1,15 @@
+//! Where stores say that an object has come. What they say is a hint and nothing more: it makes a visit to the grants
+//! that await that object due, and the visit asks the store. So repeated, late, forged and foreign messages are
+//! harmless.
+
+mod awaited;
+mod relay;
+mod server;
+mod tokens;
+mod topics;
+
+pub use awaited::{Awaited, Call};
+pub use relay::Leader;
+pub use server::Receiver;
+pub use tokens::Tokens;
+pub use topics::Topics;

@@ -1,0 +1,169 @@
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use super::{
+    awaited::Awaited,
+    relay::{Leader, RELAYED, pass_on},
+    tokens::Tokens,
+    topics::Topics,
+};
+use crate::{
+    store::{MAX_NOTIFICATION_BYTES, Notification, parse_notification},
+    telemetry::{Health, Metrics},
+};
+
+/// Where messages are taken.
+pub const PATH: &str = "/notifications";
+
+/// How long a client may take for its headers, and how long for the whole. Stores are machines with one short message.
+const HEADERS: Duration = Duration::from_secs(5);
+const WHOLE: Duration = Duration::from_secs(10);
+/// Connections at one time; more wait to be accepted. Each may hold a message of half a megabyte: 32 MiB in all.
+const CONNECTIONS: usize = 64;
+/// When to try again, for stores that do: a replica starts, or takes the work over, within seconds.
+const RETRY_AFTER: &str = "2";
+
+/// Takes what stores post.
+pub struct Receiver {
+    /// Who may post.
+    pub tokens: Tokens,
+    /// Who awaits what.
+    pub awaited: Arc<Awaited>,
+    /// SNS topics that may send.
+    pub topics: Topics,
+    /// Whether this replica works.
+    pub health: Health,
+    /// The one that does, if not.
+    pub leader: Arc<Leader>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Receiver {
+    /// Serves until the operator ends.
+    ///
+    /// # Errors
+    /// A sentence if the address cannot be listened on.
+    pub async fn serve(self, address: SocketAddr) -> Result<(), String> {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|e| format!("--notifications-address {address} cannot be listened on: {e}"))?;
+        info!(%address, "notifications are taken");
+        let service = TowerToHyperService::new(Router::new().route(PATH, post(take)).with_state(Arc::new(self)));
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let place = places.clone().acquire_owned().await;
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, for instance: it passes, and meanwhile it should not fill the log.
+                    warn!("a connection for a notification was not accepted: {error}");
+                    sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let service = service.clone();
+            tokio::spawn(async move {
+                // One message a connection: clients that never close theirs would have all places before long, and
+                // versitygw is one.
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADERS)
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service);
+                // What a client does wrong here is its own affair.
+                let _ = timeout(WHOLE, connection).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn take(&self, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        // First of all, before any of the body is read.
+        if !self.tokens.admit(&head.headers).await {
+            self.metrics.notified("refused", 1);
+            // SNS sends its password only to who asks for it.
+            let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];
+            return (
+                StatusCode::UNAUTHORIZED,
+                challenge,
+                "no token, or not one that is known\n",
+            )
+                .into_response();
+        }
+        let body = match to_bytes(body, MAX_NOTIFICATION_BYTES).await {
+            Ok(body) => body,
+            Err(_) => return self.malformed(StatusCode::PAYLOAD_TOO_LARGE),
+        };
+        if !self.health.works() {
+            return self.elsewhere(head.uri.path(), &head.headers, body).await;
+        }
+        match parse_notification(&body) {
+            Ok(Notification::Arrived(arrived)) => {
+                let known = arrived.iter().filter(|a| self.awaited.hear(a)).count();
+                self.metrics.notified("accepted", known);
+                self.metrics.notified("unknown", arrived.len() - known);
+                StatusCode::NO_CONTENT.into_response()
+            }
+            // SNS tries again later if it is not confirmed.
+            Ok(Notification::Subscription(subscription)) => match self.topics.confirm(&subscription).await {
+                true => StatusCode::NO_CONTENT.into_response(),
+                false => {
+                    self.metrics.notified("refused", 1);
+                    (StatusCode::FORBIDDEN, "the topic was not confirmed\n").into_response()
+                }
+            },
+            Err(_) => self.malformed(StatusCode::BAD_REQUEST),
+        }
+    }
+
+    fn malformed(&self, status: StatusCode) -> Response {
+        self.metrics.notified("malformed", 1);
+        (status, "this is no notification of an object store\n").into_response()
+    }
+
+    /// This replica does not know the grants. A Service does not know which one does, and some stores say things once
+    /// only, so the message is handed on.
+    async fn elsewhere(&self, path: &str, headers: &HeaderMap, body: Bytes) -> Response {
+        if !headers.contains_key(RELAYED)
+            && let Some(leader) = self.leader.address().filter(|_| self.health.stands_by())
+            && let Some(status) = pass_on(leader, path, headers, body).await
+            && status != StatusCode::UNAUTHORIZED
+        {
+            self.metrics.notified("relayed", 1);
+            return status.into_response();
+        }
+        self.metrics.notified("unavailable", 1);
+        let retry = [(header::RETRY_AFTER, RETRY_AFTER)];
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            retry,
+            "this replica does not work yet; try again\n",
+        )
+            .into_response()
+    }
+}
+
+async fn take(State(receiver): State<Arc<Receiver>>, request: Request<Body>) -> Response {
+    receiver.take(request).await
+}

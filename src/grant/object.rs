@@ -1,0 +1,124 @@
+use crate::api::{ObservedObject, UploadConstraints};
+
+/// Length of the base64 of a SHA-256. A longer value is the checksum of a multipart upload's parts, not of the object.
+const CHECKSUM_LENGTH: usize = 44;
+
+/// Says in what an object is not what the grant describes; `None` if it is, as far as the store tells.
+///
+/// The signature keeps the key's holder to the constraints. So an object that breaks one did not come by the key: somebody
+/// with other rights to the bucket wrote it.
+pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Option<String> {
+    let mut differs = Vec::new();
+    if let Some(size) = object.size {
+        if let Some(wanted) = constraints.content_length.filter(|wanted| *wanted != size) {
+            differs.push(format!("it has {size} bytes instead of {wanted}"));
+        }
+        if let Some(range) = constraints.content_length_range
+            && !(range.min..=range.max).contains(&size)
+        {
+            differs.push(format!("it has {size} bytes instead of {} to {}", range.min, range.max));
+        }
+    }
+    if let (Some(wanted), Some(has)) = (&constraints.content_type, &object.content_type)
+        && plain(wanted) != plain(has)
+    {
+        differs.push(format!("its content type is {has} instead of {wanted}"));
+    }
+    if let (Some(wanted), Some(has)) = (&constraints.checksum_sha256, &object.checksum_sha256)
+        && has.len() == CHECKSUM_LENGTH
+        && has != wanted
+    {
+        differs.push(format!("its SHA-256 is {has} instead of {wanted}"));
+    }
+    (!differs.is_empty()).then(|| differs.join("; "))
+}
+
+/// A media type without what stores and clients write in different ways: letters' case, and blanks around ';'.
+fn plain(media_type: &str) -> String {
+    let parts: Vec<_> = media_type.split(';').map(str::trim).collect();
+    parts.join(";").to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::LengthRange;
+
+    const SUM: &str = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";
+
+    #[test]
+    fn each_constraint_is_held_against_what_the_store_says() {
+        let object = ObservedObject {
+            size: Some(5),
+            content_type: Some("text/plain; charset=UTF-8".into()),
+            checksum_sha256: Some(SUM.into()),
+            ..ObservedObject::default()
+        };
+        let of = |constraints: UploadConstraints| mismatch(&constraints, &object);
+        let any = UploadConstraints::default;
+        let range = |min, max| UploadConstraints {
+            content_length_range: Some(LengthRange { min, max }),
+            ..any()
+        };
+        let typed = |t: &str| UploadConstraints {
+            content_type: Some(t.into()),
+            ..any()
+        };
+        let length = |n| UploadConstraints {
+            content_length: Some(n),
+            ..any()
+        };
+        let summed = |s: &str| UploadConstraints {
+            checksum_sha256: Some(s.into()),
+            ..any()
+        };
+        for fits in [
+            any(),
+            length(5),
+            range(5, 5),
+            range(0, 5),
+            typed("text/plain;charset=utf-8"),
+            summed(SUM),
+        ] {
+            assert_eq!(of(fits.clone()), None, "{fits:?}");
+        }
+        for (not, says) in [
+            (length(4), "it has 5 bytes instead of 4"),
+            (length(6), "it has 5 bytes instead of 6"),
+            (range(6, 9), "it has 5 bytes instead of 6 to 9"),
+            (range(0, 4), "it has 5 bytes instead of 0 to 4"),
+            (
+                typed("text/html"),
+                "its content type is text/plain; charset=UTF-8 instead of text/html",
+            ),
+        ] {
+            assert_eq!(of(not).as_deref(), Some(says));
+        }
+        let other = SUM.replace('L', "M");
+        assert_eq!(
+            of(summed(&other)),
+            Some(format!("its SHA-256 is {SUM} instead of {other}"))
+        );
+        let both = UploadConstraints {
+            content_type: Some("a/b".into()),
+            ..length(1)
+        };
+        assert!(of(both).is_some_and(|s| s.contains("bytes") && s.contains("; its content type")));
+    }
+
+    #[test]
+    fn what_the_store_does_not_say_is_not_held_against_the_object() {
+        let all = UploadConstraints {
+            content_type: Some("a/b".into()),
+            content_length: Some(1),
+            checksum_sha256: Some(SUM.into()),
+            ..UploadConstraints::default()
+        };
+        assert_eq!(mismatch(&all, &ObservedObject::default()), None);
+        let parts = ObservedObject {
+            checksum_sha256: Some(format!("{}-2", SUM.replace('L', "M"))),
+            ..ObservedObject::default()
+        };
+        assert_eq!(mismatch(&all, &parts), None);
+    }
+}

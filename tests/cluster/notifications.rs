@@ -1,0 +1,382 @@
+//! Stores that say when an object has come: versitygw and MinIO themselves, somebody who lies, and replicas that wait.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use valet_harness::{Operator, OperatorOptions, S3Options, S3Server, Software, eventually, net, process};
+
+use crate::world::{SOON, Tenant, VALET, condition, says};
+
+/// Of the test's own receivers.
+const TOKEN: &str = "6f2d1c9ad0b84f7e-notify";
+
+/// The promise: from the object's arrival to Completed.
+const PROMISE: f64 = 1.0;
+
+/// A tenant with an operator that takes notifications, and a store that sends them.
+struct Told {
+    t: Tenant,
+    port: u16,
+    tokens: PathBuf,
+}
+
+impl Told {
+    fn new(test: &str) -> Self {
+        let t = Tenant::new(test);
+        let tokens = t.file("tokens", format!("{TOKEN}\n").as_bytes());
+        let port = net::free_port().expect("a free port");
+        Self { t, port, tokens }
+    }
+
+    fn options(&self, port: u16) -> OperatorOptions {
+        OperatorOptions {
+            namespace: Some(self.t.name().to_owned()),
+            args: vec![
+                format!("--notifications-address=127.0.0.1:{port}"),
+                format!("--notifications-token-file={}", self.tokens.display()),
+            ],
+            ..OperatorOptions::default()
+        }
+    }
+
+    fn operator(&self) -> Operator {
+        Operator::start(VALET.as_ref(), &self.t.world.plane, &self.options(self.port)).expect("the operator starts")
+    }
+
+    /// A store of the test's own, and the tenant's store object that leads to it.
+    fn store(&self, options: S3Options) -> S3Server {
+        let software = options.software;
+        let s3 = S3Server::start_with(&self.t.world.tools, options).expect("the S3 server starts");
+        s3.create_bucket(self.t.name()).expect("a bucket can be made");
+        let mut store = self.t.store();
+        store["spec"]["s3"]["endpoint"] = json!(s3.endpoint());
+        if software == Software::Minio {
+            store["spec"]["s3"]["unsignedHeaders"] = json!("Tolerate");
+        }
+        self.t
+            .apply(&[self.t.credentials(s3.access_key(), s3.secret_key()), store]);
+        s3
+    }
+
+    fn versitygw(&self, port: u16) -> S3Server {
+        self.store(S3Options {
+            event_webhook_url: Some(format!("http://valet:{TOKEN}@127.0.0.1:{port}/notifications")),
+            ..S3Options::default()
+        })
+    }
+
+    /// Posts as a store would; the status.
+    fn post(&self, port: u16, header: &str, body: &str) -> u16 {
+        let mut command = process::clean(Command::new("curl"));
+        command.args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"]);
+        command.args(["--header", header, "--data-binary", "@-"]);
+        command.arg(format!("http://127.0.0.1:{port}/notifications"));
+        let output = process::run(command, body.as_bytes(), SOON).expect("curl runs");
+        let code = String::from_utf8_lossy(&output.stdout).into_owned();
+        code.trim().parse().unwrap_or_else(|_| panic!("curl said {code}"))
+    }
+
+    fn news(&self, bucket: &str, key: &str) -> String {
+        json!({"Records": [{
+            "eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key}},
+        }]})
+        .to_string()
+    }
+}
+
+/// A sample of the operator's metrics; 0 if it is not there.
+fn metric(operator: &Operator, sample: &str) -> f64 {
+    let text = operator.metrics().expect("the operator answers");
+    text.lines()
+        .find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
+        .unwrap_or(0.0)
+}
+
+fn notified(operator: &Operator, outcome: &str) -> f64 {
+    metric(operator, &format!("valet_notifications_total{{outcome=\"{outcome}\"}}"))
+}
+
+fn looks(t: &Tenant, operator: &Operator) -> f64 {
+    let of = |outcome| {
+        let name = t.name();
+        metric(
+            operator,
+            &format!(
+                "valet_store_looks_total{{store_kind=\"ClusterObjectStore\",store_namespace=\"\",store=\"{name}\",outcome=\"{outcome}\"}}"
+            ),
+        )
+    };
+    of("present") + of("absent") + of("error") + of("forbidden")
+}
+
+/// Waits for a moment of the grant's life when nobody looks for a while: after the look at 14 s, before the one at 30 s.
+fn between_looks(t: &Tenant, grant: &str) {
+    let issued: jiff::Timestamp = t.reason(grant, "Issued")["status"]["issuedTime"]
+        .as_str()
+        .expect("a time")
+        .parse()
+        .expect("a time");
+    let quiet = issued + jiff::SignedDuration::from_millis(15_500);
+    std::thread::sleep(Duration::try_from(quiet.duration_since(jiff::Timestamp::now())).unwrap_or_default());
+}
+
+/// The mean time from notification to Completed, and of how many.
+fn promise_kept(operator: &Operator, uploads: usize) {
+    let count = metric(operator, "valet_notification_to_completed_seconds_count");
+    let sum = metric(operator, "valet_notification_to_completed_seconds_sum");
+    eprintln!(
+        "{count} uploads, {:.0} ms from notification to Completed on average",
+        1000.0 * sum / count
+    );
+    assert_eq!(count, uploads as f64, "each was completed by its notification");
+    assert!(sum / count < PROMISE, "{sum} s for {count} uploads");
+}
+
+/// The keys of uploads: each as a store may encode it in its own way.
+const NAMES: [(&str, &str); 4] = [
+    ("plain", "plain.png"),
+    ("blanks", "a b+c%41/=&?.txt"),
+    ("letters", "ärger/日本.txt"),
+    ("plus", "one+two"),
+];
+
+fn tells(test: &str, start: impl Fn(&Told) -> S3Server) {
+    let told = Told::new(test);
+    let t = &told.t;
+    let operator = told.operator();
+    let s3 = start(&told);
+    let grants: Vec<_> = NAMES
+        .iter()
+        .map(|(name, key)| t.grant("UploadGrant", name, json!({"key": t.key(key)})))
+        .collect();
+    t.apply(&grants);
+    let keys: Vec<_> = NAMES.iter().map(|(name, _)| t.mount(name)).collect();
+    between_looks(t, "ug/plus");
+    let before = looks(t, &operator);
+    for (key, (name, _)) in keys.iter().zip(NAMES) {
+        let began = Instant::now();
+        assert_eq!(key.upload(&t.file(name, b"here it is")).0, 200, "{name}");
+        let grant = t.reason(&format!("ug/{name}"), "Completed");
+        eprintln!(
+            "{name}: {:?} from the upload's beginning to kubectl's sight of Completed",
+            began.elapsed()
+        );
+        assert_eq!(grant["status"]["object"]["size"], 10);
+    }
+    assert_eq!(looks(t, &operator) - before, NAMES.len() as f64, "one HEAD each");
+    promise_kept(&operator, NAMES.len());
+    assert_eq!(notified(&operator, "refused"), 0.0);
+    assert_eq!(notified(&operator, "malformed"), 0.0);
+    assert_eq!(notified(&operator, "accepted"), NAMES.len() as f64);
+    // An object that nobody awaits.
+    s3.put(t.name(), "other", b"x").unwrap().ok().unwrap();
+    eventually(SOON, "the foreign event to be counted", || {
+        (notified(&operator, "unknown") >= 1.0).then_some(())
+    });
+    let log = operator.log_text();
+    assert!(
+        !log.contains(TOKEN) && !log.contains("one+two") && !log.contains("plain.png"),
+        "{log}"
+    );
+    assert!(!operator.metrics().unwrap().contains("plain.png"));
+}
+
+#[test]
+fn versitygw_tells() {
+    tells("told", |told| told.versitygw(told.port));
+}
+
+#[test]
+fn minio_tells() {
+    tells("toldminio", |told| {
+        let port = told.port;
+        let set = |name: &str, value: &str| (format!("MINIO_NOTIFY_WEBHOOK_{name}_VALET"), value.to_owned());
+        let minio = told.store(S3Options {
+            software: Software::Minio,
+            env: vec![
+                set("ENABLE", "on"),
+                set("ENDPOINT", &format!("http://127.0.0.1:{port}/notifications")),
+                set("AUTH_TOKEN", TOKEN),
+            ],
+            ..S3Options::default()
+        });
+        let rules = "<NotificationConfiguration><QueueConfiguration><Id>valet</Id>\
+            <Queue>arn:minio:sqs:us-east-1:VALET:webhook</Queue><Event>s3:ObjectCreated:*</Event>\
+            </QueueConfiguration></NotificationConfiguration>";
+        minio
+            .request("PUT", told.t.name(), "", &[("notification", "")], &[], rules.as_bytes())
+            .unwrap()
+            .ok()
+            .unwrap();
+        minio
+    });
+}
+
+/// Whoever has a token can make Valet look, and nothing else; whoever has none, not even that.
+#[test]
+fn lies_cost_a_look_a_second() {
+    let told = Told::new("lies");
+    let t = &told.t;
+    let operator = told.operator();
+    t.apply(&[t.grant("UploadGrant", "wanted", json!({}))]);
+    t.reason("ug/wanted", "Issued");
+    let (bucket, key) = (t.name().to_owned(), t.key("wanted"));
+    let good = format!("Authorization: Bearer {TOKEN}");
+    let truth = told.news(&bucket, &key);
+
+    let before = looks(t, &operator);
+    for (header, body) in [
+        ("X-Nothing: here", truth.as_str()),
+        ("Authorization: Bearer 6f2d1c9ad0b84f7e-notifz", &truth),
+        ("Authorization: Bearer", &truth),
+        ("X-Api-Key: 6f2d1c9ad0b84f7e", "nonsense"),
+    ] {
+        assert_eq!(told.post(told.port, header, body), 401, "{header}");
+    }
+    assert_eq!(notified(&operator, "refused"), 4.0);
+    let huge = format!("{{\"x\":\"{}\"}}", "y".repeat(600_000));
+    for (body, status) in [("{}", 400), ("", 400), ("[[[[", 400), (huge.as_str(), 413)] {
+        assert_eq!(told.post(told.port, &good, body), status);
+    }
+    assert_eq!(notified(&operator, "malformed"), 4.0);
+    // Of other buckets and other keys.
+    for body in [
+        told.news("elsewhere", &key),
+        told.news(&bucket, "wanted"),
+        told.news("", ""),
+    ] {
+        assert_eq!(told.post(told.port, &good, &body), 204);
+    }
+    assert_eq!(notified(&operator, "unknown"), 3.0);
+    assert!(looks(t, &operator) - before <= 1.0, "nobody had cause to look");
+
+    // The right key, and no object: as often as one likes, by every way to present a token.
+    let before = looks(t, &operator);
+    let began = Instant::now();
+    for n in 0..60 {
+        let header = match n % 3 {
+            0 => good.clone(),
+            1 => format!("X-Api-Key: {TOKEN}"),
+            _ => format!("Authorization: {TOKEN}"),
+        };
+        assert_eq!(told.post(told.port, &header, &truth), 204);
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    let cost = looks(t, &operator) - before;
+    let seconds = began.elapsed().as_secs_f64();
+    eprintln!("60 lies in {seconds:.1} s: {cost} HEADs");
+    // One at once, one a second, and those of the schedule (2, 6, 14, 30 s).
+    assert!(
+        cost >= 1.0 && cost <= seconds + 1.0 + 4.0,
+        "{cost} looks in {seconds} s"
+    );
+    let grant = t.reason("ug/wanted", "Issued");
+    assert_eq!(says(&grant, "Completed"), "False Pending");
+
+    // Another token takes the place of the first.
+    let other = "0a1b2c3d4e5f6071-other";
+    std::fs::write(&told.tokens, other).unwrap();
+    eventually(Duration::from_secs(5), "the new token", || {
+        (told.post(told.port, &format!("X-Api-Key: {other}"), &truth) == 204).then_some(())
+    });
+    assert_eq!(told.post(told.port, &good, &truth), 401);
+    let log = operator.log_text();
+    assert!(
+        !log.contains(TOKEN) && !log.contains(other) && !log.contains(&key),
+        "{log}"
+    );
+}
+
+/// A Service spreads messages over all replicas, and versitygw says each once: who waits for the Lease passes them on.
+#[test]
+fn a_replica_that_waits_passes_it_on() {
+    let told = Told::new("passon");
+    let t = &told.t;
+    let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
+    credentials["metadata"]["namespace"] = json!(t.name());
+    t.apply(&[credentials]);
+    let waiting = net::free_port().unwrap();
+    let replica = |port| {
+        let mut options = told.options(port);
+        options
+            .args
+            .extend(["--leader-elect".into(), format!("--operator-namespace={}", t.name())]);
+        options.env.push(("VALET_POD_IP".into(), "127.0.0.1".into()));
+        Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap()
+    };
+    let first = replica(told.port);
+    eventually(SOON, "the first to lead", || {
+        (metric(&first, "valet_leader") == 1.0).then_some(())
+    });
+    let second = replica(waiting);
+    assert_eq!(metric(&second, "valet_leader"), 0.0);
+
+    let s3 = told.versitygw(waiting);
+    let mut credentials = t.credentials(s3.access_key(), s3.secret_key());
+    credentials["metadata"]["namespace"] = json!(t.name());
+    t.apply(&[credentials, t.grant("UploadGrant", "one", json!({}))]);
+    let key = t.mount("one");
+    between_looks(t, "ug/one");
+    assert_eq!(key.upload(&t.file("one", b"to whom it may concern")).0, 200);
+    t.reason("ug/one", "Completed");
+    promise_kept(&first, 1);
+    assert!(notified(&second, "relayed") >= 1.0);
+
+    // Nobody works: stores that can try again are told when.
+    let good = format!("Authorization: Bearer {TOKEN}");
+    let truth = told.news(t.name(), &t.key("two"));
+    assert_eq!(told.post(waiting, "X-Api-Key: not-the-token-at-all", &truth), 401);
+    first.process().pause();
+    assert_eq!(told.post(waiting, &good, &truth), 503);
+    first.kill();
+    eventually(SOON, "the second to take over and to take it", || {
+        (told.post(waiting, &good, &truth) == 204).then_some(())
+    });
+}
+
+/// An object that is not what the grant describes did not come by its key: the grant says so and does not claim success.
+#[test]
+fn another_object_than_the_one_described() {
+    let t = Tenant::new("mismatch");
+    let _operator = t.operator();
+    let described = json!({"contentLength": 5, "contentType": "text/plain"});
+    let mut over = described.clone();
+    over["overwrite"] = json!("Allow");
+    t.apply(&[
+        t.grant("UploadGrant", "once", json!({"constraints": described})),
+        t.grant("UploadGrant", "over", json!({"constraints": over})),
+    ]);
+    t.reason("ug/once", "Issued");
+    let key = t.mount("over");
+    // Somebody with rights of his own to the bucket.
+    for name in ["once", "over"] {
+        t.world.s3.put(t.name(), &t.key(name), b"longer").unwrap().ok().unwrap();
+    }
+    let grant = t.reason("ug/once", "ObjectMismatch");
+    assert_eq!(t.kstatus(&grant), "Failed");
+    assert_eq!(says(&grant, "Completed"), "False ObjectMismatch");
+    assert_eq!(says(&grant, "Active"), "False ObjectMismatch");
+    let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(
+        message.contains("it has 6 bytes instead of 5; its content type is"),
+        "{message}"
+    );
+    eventually(SOON, "the Secret to be withdrawn", || {
+        t.get("secret/once").is_none().then_some(())
+    });
+
+    // This key can still put the right object there, and then all is well.
+    let grant = eventually(SOON, "the other object to be noticed", || {
+        t.get("ug/over")
+            .filter(|g| says(g, "Completed") == "False ObjectMismatch")
+    });
+    assert_eq!(says(&grant, "Ready"), "True Issued");
+    assert_eq!(key.upload(&t.file("over", b"right")).0, 200);
+    let grant = t.reason("ug/over", "Completed");
+    assert_eq!(grant["status"]["object"]["size"], 5);
+    assert_eq!(grant["status"]["object"]["contentType"], "text/plain");
+}
