@@ -4,6 +4,7 @@
 mod looks;
 mod ordinary;
 mod renewals;
+mod renewed;
 mod spec;
 mod stores;
 mod withheld;

@@ -1,7 +1,6 @@
 //! Lives of grants whose keys are renewed: by their spec, and by request. By the UID that all of them have, a key of
 //! 600 seconds is replaced after 367.
 
-use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{
     api::Reason,
@@ -10,20 +9,19 @@ use valet::{
 
 use super::{downloading, ends, good_store, old_object, overwriting, terms, unusable, uploading, with};
 use crate::{
-    checks::{condition, ready},
     common::{at, renew_always},
-    play::{Life, play},
-    world::{Bucket, Memory, World},
+    play::Life,
+    world::{Bucket, World},
 };
 
-fn always(world: World) -> World {
+pub fn always(world: World) -> World {
     with(world, |w| {
         renew_always(w.grant.as_mut().unwrap());
         terms(w).expiration_seconds = 600;
     })
 }
 
-fn until(world: World, deadline: i64) -> World {
+pub fn until(world: World, deadline: i64) -> World {
     with(world, |w| terms(w).deadline_time = Some(Time(at(deadline))))
 }
 
@@ -444,101 +442,3 @@ pub static RENEWALS: &[Life] = &[
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
 ];
-
-/// A process that dies in between tries again earlier, so that this life is not among the others.
-#[test]
-fn a_secret_that_cannot_be_replaced_keeps_its_key_to_the_end() {
-    let life = Life {
-        name: "a Secret that cannot be replaced",
-        world: || always(downloading()),
-        events: &[(300.0, |w| w.refuses_replacement = true)],
-        until: 700,
-        end: ends(
-            "Current Issued",
-            &[(0, 600), (601, 1201)],
-            [2, 0, 1],
-            &[Reason::RenewalOverdue],
-        ),
-    };
-    for memory in [Memory::Grant, Memory::Caches] {
-        life.expect(&play(&life, memory, None, SignedDuration::ZERO), true);
-    }
-}
-
-/// An operator that was away beyond the key's end replaces it first thing, in one write.
-#[test]
-fn a_key_that_ended_while_nobody_was_there_is_replaced() {
-    for (start, keys) in [(downloading as fn() -> World, 2), (overwriting, 2), (uploading, 2)] {
-        let mut world = always(start());
-        world.reconcile();
-        world.now = at(10_000);
-        world.reconcile();
-        assert_eq!(ready(world.grant()), "Issued");
-        assert_eq!(world.keys.len(), keys);
-        let last = world.keys[1];
-        assert_eq!((last.issued_at, last.expires_at), (at(10_000), at(10_600)));
-        let counts = world.counts;
-        assert_eq!((counts.creates, counts.replaces, counts.withdraws), (1, 1, 0));
-    }
-}
-
-/// One write to the Secret and one to the status for each renewal, and none between.
-#[test]
-fn a_renewal_costs_two_writes() {
-    let mut world = always(downloading());
-    let mut wake = world.reconcile();
-    let mut reports = vec![world.counts.reports];
-    for _ in 0..3 {
-        world.now = wake.unwrap();
-        wake = world.reconcile();
-        reports.push(world.counts.reports);
-    }
-    assert_eq!(reports, [1, 2, 3, 4]);
-    assert_eq!((world.counts.replaces, world.counts.retouches), (3, 0));
-    assert_eq!(world.grant().status.renewals, Some(3));
-}
-
-/// What the status says of it, and what the tools make of it.
-#[test]
-fn the_status_says_when() {
-    let mut world = until(always(downloading()), 700);
-    world.reconcile();
-    let when = |world: &World| world.grant().status.renewal_time.as_ref().map(|t| t.0);
-    assert_eq!((when(&world), world.grant().status.renewals), (Some(at(367)), None));
-    world.request("2027-01-15T08:02:00.5Z");
-    world.now = at(100);
-    assert_eq!(world.reconcile(), Some(at(121)));
-    assert_eq!(when(&world), Some(at(121)));
-    world.now = at(121);
-    world.reconcile();
-    // The next one would end less than a minute later than this one.
-    assert_eq!((when(&world), world.grant().status.renewals), (None, Some(1)));
-    assert_eq!(world.reconcile(), Some(at(700)));
-}
-
-/// Standing permission: Completed says that something came, and the key stays.
-#[test]
-fn a_key_that_may_be_used_again_stays() {
-    let mut world = until(always(overwriting()), 3000);
-    world.reconcile();
-    world.put_object();
-    world.now = at(2);
-    world.reconcile();
-    let says = |world: &World, type_: &str| {
-        let c = condition(&world.grant().status, type_).unwrap();
-        format!("{} {}", c.status, c.reason)
-    };
-    assert_eq!(says(&world, "Ready"), "True Issued");
-    assert_eq!(says(&world, "Active"), "True Issued");
-    assert_eq!(says(&world, "Completed"), "True Completed");
-    assert!(world.grant().status.object.is_some());
-    // That the store has lost it, or does not let us look, takes nothing back.
-    for bucket in [Bucket::Empty, Bucket::Hidden, Bucket::Down, old_object()] {
-        world.bucket = bucket;
-        let reports = world.counts.reports;
-        world.now += SignedDuration::from_secs(65);
-        world.reconcile();
-        assert_eq!(says(&world, "Completed"), "True Completed");
-        assert_eq!(world.counts.reports, reports);
-    }
-}
