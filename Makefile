@@ -8,6 +8,8 @@ SHELL := /bin/bash
 KEEP ?=
 # Where cargo builds: CI keeps this outside the tree, so that what has not changed is built once a machine.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Only compare what stores enforce with the page that is there: make conformance CHECK=1
+CHECK ?=
 # A part of the tests by name: make test TESTS=policy
 TESTS ?=
 
@@ -55,6 +57,12 @@ handover: check-tools ## How long nobody works when the replica that leads is ki
 	@export VALET_TOOLS=$$(hack/tools.sh); \
 	  cargo build --release --bin valet && cargo build --release -p valet-harness --bin handover && \
 	  VALET_BIN='$(TARGET)/release/valet' '$(TARGET)/release/handover'
+
+.PHONY: conformance
+conformance: check-tools ## Try each promise of a key on real stores, and write docs/reference/conformance.md (CHECK=1 compares only)
+	@export VALET_TOOLS=$$(hack/tools.sh stores); \
+	  cargo build --bin valet && cargo build -p valet-harness --bin conformance && \
+	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/conformance' $(if $(CHECK),--check) docs/reference/conformance.md
 
 .PHONY: monitoring
 monitoring: check-tools ## Put every query of dashboard and alerts to a real Prometheus under load, and draw the panels

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes container images without a container engine (buildah only), and prints the folder with their archives, which
-# `ctr images import`, `kind load image-archive` and `docker load` read.
+# Makes container images without a container engine (buildah only), and prints the folder with their archives: NAME.tar, which
+# `ctr images import`, `kind load image-archive` and `docker load` read, and NAME.oci.tar, which goes to a registry as it is.
 #
 #   hack/images.sh [IMAGE...]      valet, e2e, pause; without a name: all of them
 #
@@ -37,10 +37,12 @@ image() { # name, reference, folder, arguments of `buildah config`
   container=$(buildah from scratch)
   buildah copy --quiet "$container" "$root" / >/dev/null
   buildah config --created-by hack/images.sh "$@" "$container"
-  buildah commit --quiet --timestamp "$epoch" --format docker --iidfile "$out/$name.id" "$container" "$reference" >/dev/null
+  buildah commit --quiet --timestamp "$epoch" --format oci --identity-label=false "$container" "$reference" >/dev/null
   rm -f "$out/$name.tar"
   buildah push --quiet "$reference" "docker-archive:$out/$name.tar:$reference"
-  buildah inspect --type image --format '{{.FromImageDigest}}' "$reference" >"$out/$name.digest"
+  # What goes to a registry, byte for byte, and what the digest is of.
+  rm -f "$out/$name.oci.tar"
+  buildah push --quiet --digestfile "$out/$name.digest" "$reference" "oci-archive:$out/$name.oci.tar"
   printf '%s\n' "$reference" >"$out/$name.name"
   printf '%s' "$key" >"$out/$name.key"
   printf '%s: %s, %.1f MB, %s, made in %d s\n' "$name" "$reference" \

@@ -3,6 +3,8 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{Ask, UploadMode};
+
 /// Something that a grant may ask for and that a store must be able to enforce.
 ///
 /// A grant that asks for what its store cannot enforce is refused by this name, never weakened.
@@ -46,12 +48,43 @@ impl Capability {
 /// What a store can enforce.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// What the store's keys can pin down.
+    /// What the store's signed URLs (PUT and GET) can pin down.
     pub enforced: BTreeSet<Capability>,
+    /// What its POST forms can pin down; `None` if it takes no forms.
+    pub post_form: Option<BTreeSet<Capability>>,
     /// The longest lifetime of one key, in seconds.
     pub max_expiration_seconds: i64,
     /// The largest object that one request may carry, in bytes.
     pub max_upload_bytes: i64,
     /// The longest key, in bytes of UTF-8.
     pub max_key_bytes: usize,
+    /// What the store's owner can do to end keys before their time, as the end of a sentence.
+    pub revocation: &'static str,
+}
+
+impl Capabilities {
+    /// What a key for this can pin down; `None` if the store has no keys of that kind.
+    pub fn of(&self, ask: &Ask) -> Option<&BTreeSet<Capability>> {
+        match ask {
+            Ask::Upload {
+                mode: UploadMode::PostForm,
+                ..
+            } => self.post_form.as_ref(),
+            Ask::Upload {
+                mode: UploadMode::Put, ..
+            }
+            | Ask::Download { .. } => Some(&self.enforced),
+        }
+    }
+
+    /// The names in `status.capabilities`: what signed URLs can pin down, then the modes of upload beyond Put, each
+    /// followed by what its keys can pin down, as `PostForm/ContentLengthRange`.
+    pub fn names(&self) -> Vec<String> {
+        let plain = self.enforced.iter().map(|c| c.as_str().to_owned());
+        let mode = UploadMode::PostForm.as_str();
+        let form = self.post_form.iter().flat_map(|can| {
+            std::iter::once(mode.to_owned()).chain(can.iter().map(move |c| format!("{mode}/{}", c.as_str())))
+        });
+        plain.chain(form).collect()
+    }
 }

@@ -55,6 +55,8 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
 #[x_kube(
     validation = Rule::new("has(self.version) == has(oldSelf.version)").message("version says what the grant permits and cannot be added or removed; make a new grant"),
     validation = Rule::new("has(self.response) == has(oldSelf.response)").message("response says what the grant permits and cannot be added or removed; make a new grant"),
+    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be taken back; make a new grant"),
+    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600: kubelets take a minute or two to carry a new key to its pods; ask for 600 or more"),
     validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, since pods may have the Secret mounted; make a new grant")
 )]
 pub struct DownloadGrantSpec {

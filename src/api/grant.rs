@@ -4,13 +4,18 @@ use k8s_openapi::NamespaceResourceScope;
 use kube::CustomResourceExt;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{GrantStatus, Operation, ResponseHeaders, Terms, UploadConstraints};
+use super::{GrantStatus, Operation, ResponseHeaders, Terms, UploadConstraints, UploadMode};
 
 /// What the holder of the key may do, beyond the terms that both kinds share.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     /// Write the object.
-    Upload(UploadConstraints),
+    Upload {
+        /// In which way.
+        mode: UploadMode,
+        /// What the object must be.
+        constraints: UploadConstraints,
+    },
     /// Read the object.
     Download {
         /// Which version; absent: the newest.
@@ -24,7 +29,7 @@ impl Ask {
     /// The operation that access rules speak of.
     pub fn operation(&self) -> Operation {
         match self {
-            Self::Upload(_) => Operation::Upload,
+            Self::Upload { .. } => Operation::Upload,
             Self::Download { .. } => Operation::Download,
         }
     }

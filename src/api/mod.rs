@@ -26,8 +26,8 @@ pub use store::{
     AccessRule, AddressingStyle, AssumeRole, ByteSize, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec,
     Namespaces, ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
 };
-pub use terms::{SecretTemplate, StoreKind, StoreRef, Terms};
-pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec};
+pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
+pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -65,6 +65,12 @@ pub mod annotation {
     pub const EXPIRATION_SECONDS: &str = "valetkey.dev/expiration-seconds";
     /// On the operator's Lease: where the replica that works takes notifications.
     pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";
+    /// How many keys the grant had before this one; absent from the first.
+    pub const RENEWALS: &str = "valetkey.dev/renewals";
+    /// When the last of the keys before this one ends; only if that is later than this one's end.
+    pub const EARLIER_EXPIRES_AT: &str = "valetkey.dev/earlier-expires-at";
+    /// On a grant, not on its Secret: a new key is wanted, at this time (RFC 3339) or as soon as it has passed.
+    pub const RENEW_REQUESTED_AT: &str = "valetkey.dev/renew-requested-at";
 }
 
 /// Names of a grant Secret's data: valid as file names and as environment variables' values' sources alike.
@@ -77,7 +83,9 @@ pub mod data {
     pub const HEADERS: &str = "headers";
     /// When the key stops working, RFC 3339.
     pub const EXPIRY: &str = "expiry";
-    /// The same as a configuration file for `curl --config`.
+    /// The fields of a form, a JSON object whose order is to be kept; only of keys for a POST form.
+    pub const FIELDS: &str = "fields.json";
+    /// All of it as a configuration file for `curl --config`.
     pub const CURL_CONFIG: &str = "curl.cfg";
     /// Service Binding: what the binding is.
     pub const TYPE: &str = "type";

@@ -12,6 +12,10 @@ pub enum Reason {
     ObjectExists,
     /// A download key's time is over.
     Expired,
+    /// The spec says that no key may be out for now.
+    Suspended,
+    /// The spec says that no key may be out any more.
+    Revoked,
 
     // A grant that is on its way.
     /// The store that the grant names does not exist (yet).
@@ -56,6 +60,10 @@ pub enum Reason {
     // Remarks on a grant that has its key.
     /// The key ends earlier than was asked, because the signing credentials do.
     ExpiryTruncated,
+    /// The key ends soon, and no new one could be made.
+    RenewalOverdue,
+    /// The annotation that asks for a new key says no time.
+    RenewalRequestInvalid,
     /// Nothing to see yet.
     Pending,
     /// The store does not let the operator look whether the object is there.
@@ -95,11 +103,13 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 34] = [
+    pub const ALL: [Reason; 38] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
         Self::Expired,
+        Self::Suspended,
+        Self::Revoked,
         Self::StoreNotFound,
         Self::StoreUnreachable,
         Self::CredentialsNotFound,
@@ -119,6 +129,8 @@ impl Reason {
         Self::CapabilityMissing,
         Self::SecretConflict,
         Self::ExpiryTruncated,
+        Self::RenewalOverdue,
+        Self::RenewalRequestInvalid,
         Self::Pending,
         Self::NotObservable,
         Self::Ready,
@@ -139,6 +151,8 @@ impl Reason {
             Self::Completed => "Completed",
             Self::ObjectExists => "ObjectExists",
             Self::Expired => "Expired",
+            Self::Suspended => "Suspended",
+            Self::Revoked => "Revoked",
             Self::StoreNotFound => "StoreNotFound",
             Self::StoreUnreachable => "StoreUnreachable",
             Self::CredentialsNotFound => "CredentialsNotFound",
@@ -158,6 +172,8 @@ impl Reason {
             Self::CapabilityMissing => "CapabilityMissing",
             Self::SecretConflict => "SecretConflict",
             Self::ExpiryTruncated => "ExpiryTruncated",
+            Self::RenewalOverdue => "RenewalOverdue",
+            Self::RenewalRequestInvalid => "RenewalRequestInvalid",
             Self::Pending => "Pending",
             Self::NotObservable => "NotObservable",
             Self::Ready => "Ready",
@@ -179,6 +195,8 @@ impl Reason {
             | Self::Completed
             | Self::ObjectExists
             | Self::Expired
+            | Self::Suspended
+            | Self::Revoked
             | Self::Ready
             | Self::HeadersRefused
             | Self::HeadersObeyed => Progress::Current,
@@ -194,6 +212,8 @@ impl Reason {
             | Self::CredentialsRefused
             | Self::ClockSkewed
             | Self::ExpiryTruncated
+            | Self::RenewalOverdue
+            | Self::RenewalRequestInvalid
             | Self::Pending
             | Self::NotObservable => Progress::InProgress,
             Self::ExpiredUnused

@@ -11,7 +11,8 @@ pub struct GrantStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready: the summary that kubectl wait, Helm, Argo CD and Flux read. Active: the key can be used now.
-    /// Completed: the upload was seen in the store. Reconciling and Stalled: for kstatus, only while True.
+    /// Completed: the upload was seen in the store. Reconciling and Stalled: for kstatus, only while True. Suspended,
+    /// Revoked and RenewalFailing: only while True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
@@ -26,6 +27,16 @@ pub struct GrantStatus {
     /// another key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_seconds: Option<i64>,
+    /// When a new key will take the place of this one: by spec.renewal, or as the annotation
+    /// valetkey.dev/renew-requested-at asks. Absent if none will.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal_time: Option<Time>,
+    /// How many keys the grant had before this one. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewals: Option<i64>,
+    /// When the last of the keys before this one stops working. Absent if that is not later than expirationTime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_expiration_time: Option<Time>,
     /// When the grant had done its work; it is deleted ttlSecondsAfterFinished later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_time: Option<Time>,

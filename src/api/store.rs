@@ -317,7 +317,8 @@ pub struct StoreStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::status::conditions")]
     pub conditions: Vec<Condition>,
-    /// What grants may ask of this store; a grant that asks for anything else is refused by this name.
+    /// What grants may ask of this store; a grant that asks for anything else is refused by this name. Those with
+    /// PostForm/ before them are what grants with mode: PostForm may ask.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
     /// When the credentials with which keys are signed now come to their end, if they do: no key outlives them.

@@ -45,6 +45,25 @@ pub struct Terms {
     #[x_kube(validation = Rule::new("self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$') && timestamp(self).getFullYear() >= 2000").message("deadlineTime is not an RFC 3339 time with its zone; write it as 2027-01-31T18:00:00Z"))]
     pub deadline_time: Option<Time>,
 
+    /// Whether a new key takes the place of one that comes to its end. Default: it does not; a grant is then one key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    // Not nullable: the apiserver drops a null, and no rule meets one.
+    #[schemars(with = "Renewal")]
+    pub renewal: Option<Renewal>,
+
+    /// Holds the grant back: while true its key is withdrawn from the Secret and none is signed. Time runs on meanwhile:
+    /// the same key comes back with what is left of it, unless it is over. Copies of the URL that somebody has read
+    /// work until their end. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub suspend: Option<bool>,
+
+    /// Ends the grant: its key is withdrawn for good, and the grant has finished. Cannot be taken back. Copies of the
+    /// URL that somebody has read work until their end; status says when, and what ends them sooner. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub revoke: Option<bool>,
+
     /// Name of the Secret that receives the key, in the grant's namespace. The Secret must not exist: Valet
     /// never writes into one that it has not made for this grant. Cannot change. Default: the grant's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,6 +97,27 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i
     Option::deserialize(deserializer).map(Some)
 }
 
+/// What happens when a key comes to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Renewal {
+    /// Never: the grant is one key. Always: a new key replaces the one in the Secret when a third of its time is left,
+    /// until the upload is there (with overwrite: Forbid), or until deadlineTime. A pod that has the Secret mounted as a volume
+    /// finds the new one there within a minute or two; the one before works until its own end. Each new key is held
+    /// against the store's access rules as they are then. Default: Never.
+    #[serde(default)]
+    pub policy: RenewalPolicy,
+}
+
+/// Whether keys are renewed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RenewalPolicy {
+    #[default]
+    #[allow(missing_docs)]
+    Never,
+    #[allow(missing_docs)]
+    Always,
+}
+
 /// Names a store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -95,6 +135,21 @@ impl Terms {
     pub fn retention(&self) -> Option<Option<i64>> {
         self.ttl_seconds_after_finished
             .map(|ttl| ttl.filter(|seconds| *seconds >= 0))
+    }
+
+    /// Whether a new key takes the place of one that comes to its end.
+    pub fn renews(&self) -> bool {
+        self.renewal.is_some_and(|r| r.policy == RenewalPolicy::Always)
+    }
+
+    /// Whether the grant is held back for now.
+    pub fn is_suspended(&self) -> bool {
+        self.suspend == Some(true)
+    }
+
+    /// Whether the grant was ended for good.
+    pub fn is_revoked(&self) -> bool {
+        self.revoke == Some(true)
     }
 }
 

@@ -56,12 +56,22 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
 )]
 #[x_kube(
     validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("constraints say what the grant permits and cannot be added or removed; make a new grant"),
+    validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("key contains ${filename}, which stores replace by the name of the file when it comes in a form; name the object otherwise, or use mode: Put"),
+    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be taken back; make a new grant"),
+    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600: kubelets take a minute or two to carry a new key to its pods; ask for 600 or more"),
     validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, since pods may have the Secret mounted; make a new grant")
 )]
 pub struct UploadGrantSpec {
     #[serde(flatten)]
     #[allow(missing_docs)]
     pub terms: Terms,
+
+    /// How the object is uploaded. Put: one PUT request, as curl --upload-file sends it; can be write-once. PostForm: an
+    /// HTML form of a browser, or curl --form; can be held to a range of sizes, but cannot be write-once, so it needs
+    /// constraints.overwrite: Allow. Both take at most 5 GiB. Cannot change. Default: Put.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("mode says what the grant permits and cannot change; make a new grant"))]
+    pub mode: UploadMode,
 
     /// What the uploaded object must be. Each constraint becomes part of the signature, so that the store
     /// enforces it; one that the store cannot enforce is refused, with the reason. Cannot change.
@@ -86,8 +96,8 @@ pub struct UploadConstraints {
     #[schemars(range(min = 0, max = 5_497_558_138_880_i64))]
     pub content_length: Option<i64>,
 
-    /// The range that the object's size must lie in. A presigned S3 PUT cannot enforce a range: a grant that
-    /// asks for one there is refused (CapabilityMissing); give contentLength instead.
+    /// The range that the object's size must lie in. Needs mode: PostForm. A presigned S3 PUT cannot enforce a range: a
+    /// grant that asks for one there is refused (CapabilityMissing).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_length_range: Option<LengthRange>,
 
@@ -99,7 +109,8 @@ pub struct UploadConstraints {
     pub checksum_sha256: Option<String>,
 
     /// Whether the upload may replace an object that is already there. Forbid: the store refuses it, so the key
-    /// works for one successful upload. Default: Forbid.
+    /// works for one successful upload. A form cannot be write-once: with mode: PostForm this must be Allow.
+    /// Default: Forbid.
     #[serde(default)]
     pub overwrite: Overwrite,
 }
@@ -127,13 +138,36 @@ pub enum Overwrite {
     Allow,
 }
 
+/// How an object is uploaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum UploadMode {
+    #[default]
+    #[allow(missing_docs)]
+    Put,
+    #[allow(missing_docs)]
+    PostForm,
+}
+
+impl UploadMode {
+    /// The word in specs and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Put => "Put",
+            Self::PostForm => "PostForm",
+        }
+    }
+}
+
 impl Grant for UploadGrant {
     const OPERATION: Operation = Operation::Upload;
     fn terms(&self) -> &Terms {
         &self.spec.terms
     }
     fn ask(&self) -> Ask {
-        Ask::Upload(self.spec.constraints.clone().unwrap_or_default())
+        Ask::Upload {
+            mode: self.spec.mode,
+            constraints: self.spec.constraints.clone().unwrap_or_default(),
+        }
     }
     fn grant_status(&self) -> Option<&GrantStatus> {
         self.status.as_ref()

@@ -121,7 +121,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         ..
     } = condition;
     status.credentials_expiration_time = credentials_expire.map(|end| Time(second(end)));
-    status.capabilities = capabilities.enforced.iter().map(|c| c.as_str().to_owned()).collect();
+    status.capabilities = capabilities.names();
     let generation = status.observed_generation;
     let (reason, message) = match &probed.finding {
         Finding::Usable => (Reason::Ready, "the store answers and takes the credentials".to_owned()),

@@ -28,6 +28,17 @@ pub fn decide(facts: &Facts, now: Timestamp) -> Step {
     .next()
 }
 
+/// What is recorded of a key that is out.
+pub(super) struct Record {
+    pub(super) key: Lifetime,
+    /// The lifetime that it was asked for with, if that is known.
+    pub(super) expiration_seconds: Option<i64>,
+    /// How many keys the grant had before it.
+    pub(super) renewals: i64,
+    /// When the last of those ends, if it outlives this one.
+    pub(super) earlier: Option<Timestamp>,
+}
+
 /// The facts, the grant among them, and the moment that the decision speaks of.
 pub(super) struct Judge<'a> {
     pub(super) f: &'a Facts,
@@ -40,24 +51,33 @@ impl Judge<'_> {
         if let Some((reason, finished)) = self.finished() {
             return self.finish(reason, finished);
         }
+        if self.g.terms.is_revoked() {
+            return self.revoked();
+        }
         // A grant that never had a key needs no look at its Secret before the first attempt to create it: the
         // apiserver says so if there is one. All other situations rest on what is really there.
         let issued_before = self.g.status.issued_time.is_some();
         if issued_before && matches!(self.f.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);
         }
-        if let Some(step) = self.somebody_elses() {
+        let is_suspended = self.g.terms.is_suspended();
+        if !is_suspended && let Some(step) = self.somebody_elses() {
             return step;
         }
         let key = self.key();
-        if let Some(key) = key
-            && self.end(key) <= self.now
-        {
-            return self.over(Some(key));
+        if self.over_at(key).is_some_and(|end| end <= self.now) {
+            return self.over(key);
+        }
+        if is_suspended {
+            return self.suspended(key);
         }
         if !self.g.broken_rules.is_empty() {
             return self.refuse(Reason::InvalidSpec, self.g.broken_rules.join("; "));
         }
+        let live = self.live(key);
+        let is_due = live
+            .and_then(|key| self.renewal_at(key))
+            .is_some_and(|due| due <= self.now);
         let store = match &self.f.store {
             StoreFact::Usable(store) => store,
             StoreFact::Unread => return Step::Read(Read::Store),
@@ -70,7 +90,11 @@ impl Judge<'_> {
             }
             // A key that is out does not depend on the store's present state, and its permission was judged by
             // rules that may well still stand.
-            StoreFact::Unusable { .. } if self.own_secret().is_some() => return self.published(key),
+            StoreFact::Unusable { message, .. }
+                if self.own_secret().is_some() && (live.is_some() || key.is_none()) =>
+            {
+                return self.published(key, is_due.then_some(message.as_str()));
+            }
             StoreFact::Unusable { reason, message } => return self.without_key(*reason, message.clone()),
         };
         let object_key = match admit(self.g, store) {
@@ -85,11 +109,17 @@ impl Judge<'_> {
             self.deadline(),
             store.credentials_expire,
         );
-        let lifetime = match (self.own_secret(), key) {
-            (Some(secret), Some(key)) if !self.asks_for_another(secret, key) => return self.published(Some(key)),
+        let is_renewal =
+            key.is_some_and(|key| live.is_none() || is_due && fresh.is_ok_and(|fresh| self.is_gain(key, fresh)));
+        let lifetime = match (self.own_secret(), live) {
+            (Some(secret), Some(key)) if !is_renewal && !self.asks_for_another(secret, key) => {
+                let end = store.credentials_expire.map_or(String::new(), |t| format!(" at {t}"));
+                let why = format!("the credentials of {} end{end}; renew them", terms.store_ref);
+                return self.published(Some(key), is_due.then_some(why.as_str()));
+            }
             // The Secret was deleted under a key that is still good for what the grant asks: signing the same
             // seconds again gives the same URL, and nobody gains a second of life by deleting Secrets.
-            (None, Some(key)) if self.is_as_asked(key) => {
+            (None, Some(key)) if !is_renewal && self.is_as_asked(key) => {
                 fresh.map(|fresh| key.again(fresh, terms.expiration_seconds))
             }
             _ => fresh,
@@ -102,27 +132,38 @@ impl Judge<'_> {
                 return self.without_key(Reason::CredentialsExpired, message);
             }
         };
-        if key.is_none() && self.write_once() {
+        if (key.is_none() && self.write_once()) || (is_renewal && self.is_upload()) {
             match &self.f.object {
                 ObjectFact::Unread => return Step::Read(Read::Object),
                 // It may have come by a key whose publisher died before he could report it.
                 ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
                     return Step::Read(Read::Secret);
                 }
-                ObjectFact::Present { object, .. } => return self.exists_already(object),
-                ObjectFact::Unreachable(why) => {
+                ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
+                    if !self.is_standing() {
+                        return self.completed(key, object);
+                    }
+                }
+                ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
+                ObjectFact::Unreachable(why) if key.is_none() => {
                     return self.without_key(Reason::StoreUnreachable, self.unreachable(why));
                 }
-                ObjectFact::Absent | ObjectFact::Hidden => {}
+                // The store itself refuses what would replace an object, by the new key as by the old one.
+                ObjectFact::Unreachable(_) | ObjectFact::Absent | ObjectFact::Present { .. } | ObjectFact::Hidden => {
+                }
             }
         }
-        if let Some(why) = &self.f.secret_refused {
+        let not_taken = self.f.secret_refused.as_ref().map(|why| {
             let message = format!("the apiserver did not take Secret {}: {why}", self.g.secret_name());
-            // A key that should be replaced and cannot be is not the one that the grant asks for.
-            return self.without_key(Reason::SecretNotWritable, message);
-        }
-        if let Some((reason, message)) = &self.f.sign_refused {
-            return self.without_key(*reason, message.clone());
+            (Reason::SecretNotWritable, message)
+        });
+        if let Some((reason, message)) = not_taken.or_else(|| self.f.sign_refused.clone()) {
+            // A key that should be replaced and cannot be is not the one that the grant asks for; one that is to be
+            // renewed is, until its end.
+            return match (self.own_secret(), live) {
+                (Some(_), Some(key)) if is_renewal => self.published(Some(key), Some(&message)),
+                _ => self.without_key(reason, message),
+            };
         }
         let mode = match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
@@ -144,7 +185,7 @@ impl Judge<'_> {
             lifetime,
             holder: format!("{}.{}", self.g.namespace, self.g.name),
         };
-        let (labels, annotations) = self.metadata(lifetime, terms.expiration_seconds);
+        let (labels, annotations) = self.metadata(&self.next_record(lifetime, terms.expiration_seconds));
         Step::Publish(Box::new(Publish {
             mode,
             request,
@@ -187,6 +228,47 @@ impl Judge<'_> {
             .or(self.g.status.expiration_seconds)
     }
 
+    /// How many keys the grant had before the one that is recorded, by the same records.
+    pub(super) fn renewals(&self) -> i64 {
+        self.own_secret()
+            .map_or(self.g.status.renewals, |s| s.renewals)
+            .unwrap_or_default()
+            .max(0)
+    }
+
+    /// When the last of the keys before the recorded one ends, if it outlives that.
+    pub(super) fn earlier(&self) -> Option<Timestamp> {
+        let status = self.g.status.earlier_expiration_time.as_ref().map(|t| second(t.0));
+        let recorded = self.own_secret().map_or(status, |s| s.earlier_expires_at.map(second));
+        recorded.filter(|end| self.key().is_some_and(|key| *end > key.expires_at))
+    }
+
+    /// Until when some copy of some key of this grant's may work.
+    pub(super) fn copies_until(&self, key: Option<Lifetime>) -> Option<Timestamp> {
+        key.map(|key| key.expires_at).max(self.earlier())
+    }
+
+    /// What is recorded of this key, the one that was issued.
+    pub(super) fn record(&self, key: Lifetime) -> Record {
+        Record {
+            key,
+            expiration_seconds: self.asked(),
+            renewals: self.renewals(),
+            earlier: self.earlier(),
+        }
+    }
+
+    /// What is to be recorded of a key that is about to be published: the one that was issued already, or one after it.
+    fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> Record {
+        let is_another = self.key().is_some_and(|before| before.issued_at != key.issued_at);
+        Record {
+            key,
+            expiration_seconds: Some(expiration_seconds),
+            renewals: self.renewals().saturating_add(i64::from(is_another)),
+            earlier: self.copies_until(self.key()).filter(|end| *end > key.expires_at),
+        }
+    }
+
     /// Whether a key that is out of its Secret is the one that the grant asks for now. That it has fewer seconds, since
     /// its credentials ended first, does not make it another one.
     fn is_as_asked(&self, key: Lifetime) -> bool {
@@ -214,6 +296,7 @@ impl Judge<'_> {
             Reason::Expired,
             Reason::ExpiredUnused,
             Reason::ObjectMismatch,
+            Reason::Revoked,
         ]
         .into_iter()
         .find(|r| r.as_str() == ready.reason)
@@ -223,15 +306,23 @@ impl Judge<'_> {
     pub(super) fn write_once(&self) -> bool {
         matches!(
             &self.g.ask,
-            Ask::Upload(UploadConstraints {
-                overwrite: Overwrite::Forbid,
+            Ask::Upload {
+                constraints: UploadConstraints {
+                    overwrite: Overwrite::Forbid,
+                    ..
+                },
                 ..
-            })
+            }
         )
     }
 
     pub(super) fn is_upload(&self) -> bool {
-        matches!(self.g.ask, Ask::Upload(_))
+        matches!(self.g.ask, Ask::Upload { .. })
+    }
+
+    /// Whether the key stays out after an upload was seen: it is renewed, and may be used again.
+    pub(super) fn is_standing(&self) -> bool {
+        self.g.terms.renews() && self.is_upload() && !self.write_once()
     }
 
     /// Whether the spec now asks for another lifetime than the published key has. The generation that the Secret
@@ -244,11 +335,8 @@ impl Judge<'_> {
     }
 
     /// The labels and annotations that the Secret shall have: the tenant's, and ours over them.
-    pub(super) fn metadata(
-        &self,
-        key: Lifetime,
-        expiration_seconds: i64,
-    ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    pub(super) fn metadata(&self, record: &Record) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+        let key = record.key;
         let template = self.g.template();
         let mut labels = template.labels;
         labels.insert(MANAGED_BY_LABEL.into(), MANAGED_BY_VALUE.into());
@@ -263,8 +351,16 @@ impl Judge<'_> {
                 annotation::STORE.into(),
                 format!("{}/{}", store.kind.as_str(), store.name),
             ),
-            (annotation::EXPIRATION_SECONDS.into(), expiration_seconds.to_string()),
         ]);
+        if let Some(seconds) = record.expiration_seconds {
+            annotations.insert(annotation::EXPIRATION_SECONDS.into(), seconds.to_string());
+        }
+        if record.renewals > 0 {
+            annotations.insert(annotation::RENEWALS.into(), record.renewals.to_string());
+        }
+        if let Some(end) = record.earlier {
+            annotations.insert(annotation::EARLIER_EXPIRES_AT.into(), end.to_string());
+        }
         (labels, annotations)
     }
 }

@@ -2,8 +2,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
+use super::renewal::RenewRequest;
 use crate::api::{
     Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, ObservedObject, Reason, SecretTemplate, Terms,
+    annotation,
 };
 
 /// Everything that a decision rests on. What has not been read yet is a fact, too.
@@ -60,6 +62,8 @@ pub struct GrantFacts {
     pub status: GrantStatus,
     /// The GitOps tool that would make the grant again if it were deleted.
     pub tracked_by: Option<&'static str>,
+    /// Whether and when somebody wants a new key.
+    pub renew_requested: RenewRequest,
     /// Schema rules that the spec breaks: empty unless the installed CRD is older than this program.
     pub broken_rules: Vec<String>,
 }
@@ -96,6 +100,12 @@ impl GrantFacts {
             ask: grant.ask(),
             status: grant.grant_status().cloned().unwrap_or_default(),
             tracked_by: tracked_by(meta.labels.as_ref(), meta.annotations.as_ref()),
+            renew_requested: RenewRequest::parse(
+                meta.annotations
+                    .as_ref()
+                    .and_then(|a| a.get(annotation::RENEW_REQUESTED_AT))
+                    .map(String::as_str),
+            ),
             broken_rules: grant.check().err().unwrap_or_default(),
         }
     }
@@ -196,6 +206,10 @@ pub struct SecretView {
     pub generation: Option<i64>,
     /// The lifetime that was asked for when its key was signed.
     pub expiration_seconds: Option<i64>,
+    /// How many keys the grant had before this one.
+    pub renewals: Option<i64>,
+    /// When the last of those ends, if that is later than this one's end.
+    pub earlier_expires_at: Option<Timestamp>,
     /// All its labels.
     pub labels: BTreeMap<String, String>,
     /// All its annotations.

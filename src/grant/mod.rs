@@ -11,13 +11,17 @@ mod key;
 mod lifetime;
 mod object;
 mod policy;
+mod renewal;
+mod report;
 mod rows;
 mod status;
 mod step;
+mod withheld;
 
 pub use decide::decide;
 pub use facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, StoreFact, StoreView};
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
 pub use policy::{Refusal, admit};
+pub use renewal::{RenewRequest, renewal_due};
 pub use step::{Notice, Publish, PublishMode, Read, SigningRequest, Step};

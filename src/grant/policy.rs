@@ -6,6 +6,7 @@ use kube::core::{Selector, SelectorExt};
 use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey};
 use crate::api::{
     AccessRule, Ask, Capabilities, Capability, Namespaces, Overwrite, Reason, ResponseHeaders, UploadConstraints,
+    UploadMode,
 };
 
 /// Why a grant gets no key, for conditions and events.
@@ -41,14 +42,18 @@ pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<ObjectKey, Refusal
 
 /// What the constraints need of the store.
 fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
-    match ask {
-        Ask::Upload(UploadConstraints {
-            content_type,
-            content_length,
-            content_length_range,
-            checksum_sha256,
-            overwrite,
-        }) => [
+    let all: &[(bool, Capability, &'static str)] = match ask {
+        Ask::Upload {
+            constraints:
+                UploadConstraints {
+                    content_type,
+                    content_length,
+                    content_length_range,
+                    checksum_sha256,
+                    overwrite,
+                },
+            ..
+        } => &[
             (
                 content_type.is_some(),
                 Capability::ContentType,
@@ -79,45 +84,106 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
                 Capability::SignedHeadersOnly,
                 "that an upload does nothing but what is signed",
             ),
-        ]
-        .into_iter()
-        .filter_map(|(asked, capability, field)| asked.then_some((capability, field)))
-        .collect(),
-        Ask::Download { version, response } => [
+        ],
+        Ask::Download { version, response } => &[
             (version.is_some(), Capability::Version, "spec.version"),
             (
                 *response != ResponseHeaders::default(),
                 Capability::ResponseHeaders,
                 "spec.response",
             ),
-        ]
-        .into_iter()
-        .filter_map(|(asked, capability, field)| asked.then_some((capability, field)))
-        .collect(),
+        ],
+    };
+    all.iter()
+        .filter_map(|(asked, capability, field)| asked.then_some((*capability, *field)))
+        .collect()
+}
+
+/// The request that a key is for, in messages.
+fn request(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Upload {
+            mode: UploadMode::Put, ..
+        } => "a presigned PUT",
+        Ask::Upload {
+            mode: UploadMode::PostForm,
+            ..
+        } => "a POST form",
+        Ask::Download { .. } => "a presigned GET",
+    }
+}
+
+/// What to do about a constraint that the store's keys of this kind cannot enforce.
+fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
+    let (mode, write_once) = match ask {
+        Ask::Upload { mode, constraints } => (*mode, constraints.overwrite == Overwrite::Forbid),
+        Ask::Download { .. } => return "leave it out, or use another store".into(),
+    };
+    let form = can.post_form.as_ref();
+    let form_can = form.is_some_and(|f| f.contains(&missing));
+    match (missing, mode) {
+        (Capability::WriteOnce, UploadMode::PostForm) => {
+            let put = if can.enforced.contains(&Capability::WriteOnce) {
+                ", or spec.mode to Put"
+            } else {
+                ", or use another store"
+            };
+            format!("set spec.constraints.overwrite to Allow if replacing an object is acceptable{put}")
+        }
+        (Capability::WriteOnce, UploadMode::Put) => {
+            "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
+                .into()
+        }
+        (_, UploadMode::Put) if form_can => {
+            // Said at once, so that nobody is refused a second time for what a form lacks.
+            let also = if write_once && form.is_some_and(|f| !f.contains(&Capability::WriteOnce)) {
+                " and spec.constraints.overwrite to Allow (a form cannot be write-once)"
+            } else {
+                ""
+            };
+            let or = if missing == Capability::ContentLengthRange {
+                ", or give the exact size in spec.constraints.contentLength"
+            } else {
+                ", or leave it out"
+            };
+            format!("set spec.mode to PostForm{also}{or}")
+        }
+        (Capability::ContentLengthRange, _) => "give the exact size in spec.constraints.contentLength instead".into(),
+        (_, UploadMode::PostForm) if can.enforced.contains(&missing) => {
+            "set spec.mode to Put, or leave it out".into()
+        }
+        _ => "leave it out, or use another store".into(),
     }
 }
 
 fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
-    if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !can.enforced.contains(c)) {
+    let Some(enforced) = can.of(&grant.ask) else {
+        return Err(Refusal::new(
+            Reason::CapabilityMissing,
+            format!("{store} takes no POST forms (PostForm); set spec.mode to Put, or use another store"),
+        ));
+    };
+    if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !enforced.contains(c)) {
         if capability == Capability::SignedHeadersOnly {
+            let form = can.post_form.as_ref().is_some_and(|f| f.contains(&capability));
+            let or_form = if form {
+                ". A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow"
+            } else {
+                ""
+            };
             let message = format!(
-                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, or unsignedHeaders: Tolerate"
+                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, or unsignedHeaders: Tolerate{or_form}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }
-        let remedy = match capability {
-            Capability::ContentLengthRange => "give the exact size in spec.constraints.contentLength instead",
-            Capability::WriteOnce => {
-                "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
-            }
-            _ => "leave it out, or use another store",
-        };
         return Err(Refusal::new(
             Reason::CapabilityMissing,
             format!(
-                "{store} cannot enforce {field} on a presigned request ({}); {remedy}",
-                capability.as_str()
+                "{store} cannot enforce {field} on {} ({}); {}",
+                request(&grant.ask),
+                capability.as_str(),
+                remedy(&grant.ask, capability, can)
             ),
         ));
     }
@@ -131,21 +197,30 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
             ),
         ));
     }
-    if let Ask::Upload(UploadConstraints {
-        content_length: Some(length),
-        ..
-    }) = &grant.ask
-        && *length > can.max_upload_bytes
+    if let Ask::Upload { constraints, .. } = &grant.ask
+        && let Some((field, length)) = largest(constraints)
+        && length > can.max_upload_bytes
     {
         return Err(Refusal::new(
             Reason::ContentLengthNotAllowed,
             format!(
-                "spec.constraints.contentLength is {length} bytes; {store} takes at most {} in one request; split the object",
+                "{field} is {length} bytes; {store} takes at most {} in one request; split the object",
                 can.max_upload_bytes
             ),
         ));
     }
     Ok(())
+}
+
+/// The most bytes that an upload may have by its own constraints, and the field that says so.
+fn largest(constraints: &UploadConstraints) -> Option<(&'static str, i64)> {
+    let exact = constraints
+        .content_length
+        .map(|n| ("spec.constraints.contentLength", n));
+    let range = constraints
+        .content_length_range
+        .map(|r| ("spec.constraints.contentLengthRange.max", r.max));
+    exact.or(range)
 }
 
 /// Holds the grant against every rule for its namespace; of those that refuse it, the one that it came furthest
@@ -245,23 +320,24 @@ fn examine(
         );
         return refuse(2, Reason::ExpirationTooLong, message);
     }
-    let Ask::Upload(constraints) = &grant.ask else {
+    let Ask::Upload { mode, constraints } = &grant.ask else {
         return Ok(());
     };
     if let Some(limit) = &rule.max_bytes {
         // A limit that is no size allows nothing but what is empty: the schema refuses it, an older one may
         // not have.
         let max = limit.bytes().unwrap_or(0);
-        let size = constraints
-            .content_length
-            .or(constraints.content_length_range.map(|r| r.max));
-        let message = match size {
+        let say = match mode {
+            UploadMode::Put => "spec.constraints.contentLength",
+            UploadMode::PostForm => "spec.constraints.contentLengthRange or contentLength",
+        };
+        let message = match largest(constraints).map(|(_, size)| size) {
             Some(size) if size <= max => None,
             Some(size) => Some(format!(
                 "the upload may have {size} bytes; {store} allows namespace {namespace} at most {limit}; make it smaller"
             )),
             None => Some(format!(
-                "{store} allows namespace {namespace} uploads of at most {limit}, so the grant must say its size: set spec.constraints.contentLength"
+                "{store} allows namespace {namespace} uploads of at most {limit}, so the grant must say its size: set {say}"
             )),
         };
         if let Some(message) = message {

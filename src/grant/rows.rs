@@ -6,18 +6,14 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::Judge,
+    decide::{Judge, Record},
     facts::{ObjectFact, Owner, SecretFact, StoreFact},
-    lifetime::{LOOK_PATIENCE, Lifetime, add, next_look, retry},
+    lifetime::{LOOK_PATIENCE, Lifetime, add, next_look},
     object::mismatch,
-    status::{Arrival, Situation, condition, project},
-    step::{Notice, Read, Step},
+    status::{Arrival, Situation, condition},
+    step::{Read, Step},
 };
-use crate::api::{Ask, ObservedObject, Progress, Reason, annotation};
-
-/// How often a Secret that stands in the way is looked at again: nothing tells when somebody has removed it, since it
-/// bears no mark of ours that could be watched for.
-const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
+use crate::api::{Ask, ObservedObject, Reason, annotation};
 
 /// How long the Secret of a deleted grant of the same name may take to be collected before it counts as a conflict.
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
@@ -29,14 +25,10 @@ impl Judge<'_> {
             return step;
         }
         let ready = condition(&self.g.status, "Ready");
+        let message = ready.map(|c| c.message.clone()).unwrap_or_default();
         let situation = Situation {
-            reason,
-            message: ready.map(|c| c.message.clone()).unwrap_or_default(),
-            key: self.key(),
-            active: false,
-            truncated: false,
-            arrival: Arrival::Unchanged,
             finished: true,
+            ..Situation::of(reason, message, self.key())
         };
         let ttl = match self.g.terms.retention() {
             Some(own) => own,
@@ -82,32 +74,20 @@ impl Judge<'_> {
         if let Some(step) = self.withdraw() {
             return step;
         }
-        let (end, said) = match key {
-            Some(key) if key.is_over(self.now) => (key.expires_at, format!("the key expired at {}", key.expires_at)),
-            Some(key) => {
-                let deadline = self.end(key);
-                let copies = format!("a copy of it works until {}", key.expires_at);
-                (
-                    deadline,
-                    format!("spec.deadlineTime {deadline} has passed; the key was withdrawn, but {copies}"),
-                )
-            }
-            None => {
-                let deadline = self.deadline().unwrap_or(self.now);
-                (
-                    deadline,
-                    format!("spec.deadlineTime {deadline} has passed; no key was issued"),
-                )
-            }
+        let deadline = self.deadline().unwrap_or(self.now);
+        let end = self.over_at(key).unwrap_or(deadline);
+        let said = match key {
+            Some(key) if key.is_over(self.now) => format!("the key expired at {}", key.expires_at),
+            Some(key) => format!(
+                "spec.deadlineTime {deadline} has passed; the key was withdrawn, but a copy of it works until {}",
+                key.expires_at
+            ),
+            None => format!("spec.deadlineTime {deadline} has passed; no key was issued"),
         };
         let situation = |reason, message, arrival, finished| Situation {
-            reason,
-            message,
-            key,
-            active: false,
-            truncated: false,
             arrival,
             finished,
+            ..Situation::of(reason, message, key)
         };
         if !self.is_upload() {
             return self.settle(&situation(Reason::Expired, said, Arrival::Unchanged, true), None);
@@ -122,6 +102,19 @@ impl Judge<'_> {
             )
         };
         match &self.f.object {
+            ObjectFact::Present { object, modified_at }
+                if self.is_newer(key, *modified_at) && (self.mismatch(object).is_none() || !self.was_seen()) =>
+            {
+                match self.mismatch(object) {
+                    Some(why) => self.another_object(&why),
+                    None => self.completed(key, object),
+                }
+            }
+            // Of a key that could be used again and again: the last look has no news, or does not come about.
+            object if self.was_seen() && !self.can_look(object) => {
+                let message = format!("{said}; status.object is the last upload that was seen");
+                self.settle(&situation(Reason::Completed, message, Arrival::Unchanged, true), None)
+            }
             ObjectFact::Unread => match &self.f.store {
                 StoreFact::Usable(_) => Step::Read(Read::Object),
                 StoreFact::Unread => Step::Read(Read::Store),
@@ -137,12 +130,6 @@ impl Judge<'_> {
                 }
                 StoreFact::Unusable { reason, message } => self.settle(&unknown(*reason, message), None),
             },
-            ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
-                match self.mismatch(object) {
-                    Some(why) => self.another_object(&why),
-                    None => self.completed(key, object),
-                }
-            }
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
             ObjectFact::Absent | ObjectFact::Present { .. } => {
                 let message = format!("{said} and nothing was uploaded; make a new grant");
@@ -172,7 +159,9 @@ impl Judge<'_> {
     }
 
     /// A key that is out: keep the Secret's metadata true, look for the upload, wake at the next instant.
-    pub(super) fn published(&self, key: Option<Lifetime>) -> Step {
+    ///
+    /// `trouble` is why a key that is to be replaced is not, if so.
+    pub(super) fn published(&self, key: Option<Lifetime>, trouble: Option<&str>) -> Step {
         let (Some(secret), Some(key)) = (self.own_secret(), key) else {
             // Ours by every mark, yet without the annotations that say until when its key works.
             let message = format!(
@@ -183,8 +172,11 @@ impl Judge<'_> {
             );
             return self.situation(Reason::SecretConflict, message, false);
         };
-        let expiration_seconds = self.asked().unwrap_or(self.g.terms.expiration_seconds);
-        let (labels, annotations) = self.metadata(key, expiration_seconds);
+        let asked = self.asked().or(Some(self.g.terms.expiration_seconds));
+        let (labels, annotations) = self.metadata(&Record {
+            expiration_seconds: asked,
+            ..self.record(key)
+        });
         let template_gone = |have: &BTreeMap<String, String>, want: &BTreeMap<String, String>| {
             want.iter().any(|(k, v)| have.get(k) != Some(v))
         };
@@ -199,15 +191,19 @@ impl Judge<'_> {
                 annotations: all_annotations,
             };
         }
-        let look = next_look(key.issued_at, self.f.last_look);
+        // A key that follows another one goes on in the rhythm of the first.
+        let look = next_look(self.began(key), self.f.last_look);
         let mut arrival = Arrival::Unchanged;
         if self.is_upload() && matches!(self.f.store, StoreFact::Usable(_)) {
             match &self.f.object {
                 ObjectFact::Unread if self.f.look_requested || look <= self.now => return Step::Read(Read::Object),
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
                     match self.mismatch(object) {
-                        None => return self.completed(Some(key), object),
+                        None if !self.is_standing() => return self.completed(Some(key), object),
+                        None => arrival = Arrival::Seen(object.clone()),
                         Some(why) if self.write_once() => return self.another_object(&why),
+                        // What was seen before was an upload, whatever has taken its place.
+                        Some(_) if self.was_seen() => {}
                         // The key can still write the object that is meant.
                         Some(why) => {
                             arrival = Arrival::Differs(format!(
@@ -217,6 +213,7 @@ impl Judge<'_> {
                     }
                 }
                 ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
+                _ if self.was_seen() => {}
                 ObjectFact::Hidden => {
                     let why = "the store refuses HEAD with these credentials: either they may not look, or they are wrong and the key fails, too";
                     arrival = Arrival::Unknown(Reason::NotObservable, why.to_owned());
@@ -228,47 +225,38 @@ impl Judge<'_> {
         }
         // That the credentials cut the key short shows when it is new; a deadline that is put off later would look
         // the same.
-        let status = &self.g.status;
-        let told = status.issued_time.as_ref().map(|t| t.0) == Some(key.issued_at)
-            && status.expiration_time.as_ref().map(|t| t.0) == Some(key.expires_at);
-        let truncated = if told {
-            condition(status, "Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
+        let truncated = if self.is_reported(key) {
+            condition(&self.g.status, "Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
         } else {
-            key.is_truncated(expiration_seconds, self.deadline())
+            key.is_truncated(asked.unwrap_or_default(), self.deadline())
         };
         let verb = if self.is_upload() { "uploading" } else { "downloading" };
+        let name = self.g.secret_name();
+        let renewal = self.renewal_at(key);
         let situation = Situation {
-            reason: Reason::Issued,
-            message: format!(
-                "the key for {verb} is in Secret {} until {}",
-                self.g.secret_name(),
-                key.expires_at
-            ),
-            key: Some(key),
             active: true,
             truncated,
             arrival,
-            finished: false,
+            renewal,
+            renewal_failing: self.renewal_failing(key, trouble),
+            ..Situation::of(
+                Reason::Issued,
+                format!("the key for {verb} is in Secret {name} until {}", key.expires_at),
+                Some(key),
+            )
         };
-        let end = self.end(key);
-        let until = if self.is_upload() && look > self.now {
-            look.min(end)
-        } else {
-            end
-        };
-        self.settle(&situation, Some(until))
+        let retry = trouble.map(|_| self.retry_renewal(key));
+        let timers = [Some(self.end(key)), retry, renewal, self.is_upload().then_some(look)];
+        self.settle(&situation, timers.into_iter().flatten().filter(|t| *t > self.now).min())
     }
 
     pub(super) fn completed(&self, key: Option<Lifetime>, object: &ObservedObject) -> Step {
         let size = object.size.map_or(String::new(), |s| format!(" of {s} bytes"));
+        let message = format!("the upload{size} is in the store; the key was withdrawn");
         let situation = Situation {
-            reason: Reason::Completed,
-            message: format!("the upload{size} is in the store; the key was withdrawn"),
-            key,
-            active: false,
-            truncated: false,
             arrival: Arrival::Seen(object.clone()),
             finished: true,
+            ..Situation::of(Reason::Completed, message, key)
         };
         // The status first: with the Secret gone and nothing said, the next pass would publish again.
         self.settle(&situation, None)
@@ -283,16 +271,13 @@ impl Judge<'_> {
             .last_modified_time
             .as_ref()
             .map_or(String::new(), |t| format!(" since {}", t.0));
+        let message = format!(
+            "the object is in the store{since}, from before this grant; a write-once upload needs no key for it"
+        );
         let situation = Situation {
-            reason: Reason::ObjectExists,
-            message: format!(
-                "the object is in the store{since}, from before this grant; a write-once upload needs no key for it"
-            ),
-            key: self.key(),
-            active: false,
-            truncated: false,
             arrival: Arrival::Seen(object.clone()),
             finished: true,
+            ..Situation::of(Reason::ObjectExists, message, self.key())
         };
         self.settle(&situation, None)
     }
@@ -304,13 +289,9 @@ impl Judge<'_> {
             "the object in the store is not what the grant describes: {why}; it was not written with this grant's key: find out who wrote it, and make a new grant"
         );
         let situation = Situation {
-            reason: Reason::ObjectMismatch,
-            message: message.clone(),
-            key: self.key(),
-            active: false,
-            truncated: false,
-            arrival: Arrival::Differs(message),
+            arrival: Arrival::Differs(message.clone()),
             finished: true,
+            ..Situation::of(Reason::ObjectMismatch, message, self.key())
         };
         self.settle(&situation, None)
     }
@@ -318,7 +299,7 @@ impl Judge<'_> {
     /// In what the object differs from what the grant describes, if it does.
     fn mismatch(&self, object: &ObservedObject) -> Option<String> {
         match &self.g.ask {
-            Ask::Upload(constraints) => mismatch(constraints, object),
+            Ask::Upload { constraints, .. } => mismatch(constraints, object),
             Ask::Download { .. } => None,
         }
     }
@@ -333,118 +314,13 @@ impl Judge<'_> {
             return step;
         }
         // Deleting the Secret takes the key away from those who have not read it. The store knows nothing of it.
-        let message = match self.key() {
-            Some(key) => format!(
-                "{message}; its key was withdrawn, but a copy of it works until {}",
-                key.expires_at
-            ),
+        let message = match self.copies_until(self.key()) {
+            Some(end) if end > self.now => {
+                format!("{message}; its key was withdrawn, but a copy of it works until {end}")
+            }
+            Some(end) => format!("{message}; its last key ended at {end}"),
             None => message,
         };
         self.situation(reason, message, false)
-    }
-
-    // --- common ends ----------------------------------------------------------------------------------------------
-
-    /// The step that leaves no Secret of this grant's, if one is needed.
-    fn withdraw(&self) -> Option<Step> {
-        match &self.f.secret {
-            SecretFact::Unread => Some(Step::Read(Read::Secret)),
-            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => Some(Step::Withdraw {
-                uid: s.uid.clone(),
-                resource_version: s.resource_version.clone(),
-            }),
-            _ => None,
-        }
-    }
-
-    pub(super) fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
-        let situation = Situation {
-            reason,
-            message,
-            key: self.key(),
-            active: false,
-            truncated: false,
-            arrival: Arrival::Unchanged,
-            finished,
-        };
-        // What waits asks again by itself; what is refused waits for a change, or for the end of a key that it had.
-        let retry = match reason {
-            Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
-            _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),
-        };
-        let end = self.key().map(|key| self.end(key)).filter(|end| *end > self.now);
-        self.settle(&situation, retry.into_iter().chain(end).min())
-    }
-
-    /// Reports the situation if that says anything new; otherwise rests.
-    pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
-        let status = project(self.g, situation, self.asked(), self.now);
-        if status == self.g.status {
-            return Step::Rest { until };
-        }
-        let notice = self.notice(situation);
-        Step::Report {
-            status: Box::new(status),
-            notice,
-        }
-    }
-
-    /// An event, where a person must act and has not been told.
-    fn notice(&self, s: &Situation) -> Option<Notice> {
-        let said = |type_: &str, reason: Reason| {
-            condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
-        };
-        let needs_a_person = s.reason.progress() == Progress::Stalled
-            || matches!(
-                s.reason,
-                Reason::StoreUnreachable
-                    | Reason::CredentialsNotFound
-                    | Reason::CredentialsInvalid
-                    | Reason::CredentialsExpired
-                    | Reason::CredentialsRefused
-                    | Reason::BucketNotFound
-                    | Reason::RegionMismatch
-                    | Reason::ClockSkewed
-            );
-        if needs_a_person && !said("Ready", s.reason) {
-            return Some(Notice {
-                reason: s.reason,
-                message: s.message.clone(),
-            });
-        }
-        if s.truncated && !said("Active", Reason::ExpiryTruncated) {
-            let end = s.key.map_or(self.now, |k| k.expires_at);
-            return Some(Notice {
-                reason: Reason::ExpiryTruncated,
-                message: format!(
-                    "the key ends at {end}, earlier than asked, since the credentials that signed it end then"
-                ),
-            });
-        }
-        None
-    }
-
-    fn retry(&self) -> Timestamp {
-        retry(
-            condition(&self.g.status, "Ready")
-                .filter(|c| c.status == "False")
-                .map(|c| c.last_transition_time.0),
-            self.now,
-        )
-    }
-
-    pub(super) fn unreachable(&self, why: &str) -> String {
-        format!("{} does not answer as it should: {why}", self.g.terms.store_ref)
-    }
-
-    /// Whether an object of that time came after the key was issued. Stores keep whole seconds, so the second that
-    /// both lie in is given to the upload.
-    fn is_newer(&self, key: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
-        match (key, modified_at) {
-            (Some(key), Some(t)) => add(t, SignedDuration::from_secs(1)) >= key.issued_at,
-            // A store that does not say when: write-once says that there was none before.
-            (Some(_), None) => self.write_once(),
-            (None, _) => false,
-        }
     }
 }

@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{facts::GrantFacts, lifetime::Lifetime};
+use super::{decide::Record, facts::GrantFacts, lifetime::Lifetime};
 use crate::api::{Binding, GrantStatus, ObservedObject, Operation, Reason, set_condition, set_ready};
 
 /// What `Completed` should say.
@@ -34,19 +34,43 @@ pub struct Situation {
     pub truncated: bool,
     /// What is known of the upload.
     pub arrival: Arrival,
+    /// When another key will take the place of this one.
+    pub renewal: Option<Timestamp>,
+    /// What keeps it from doing so, and the same for a person.
+    pub renewal_failing: Option<(Reason, String)>,
     /// Whether the grant has done its work.
     pub finished: bool,
 }
 
+impl Situation {
+    /// No key is out, of the upload there is no news, and the grant goes on.
+    pub fn of(reason: Reason, message: String, key: Option<Lifetime>) -> Self {
+        Self {
+            reason,
+            message,
+            key,
+            active: false,
+            truncated: false,
+            arrival: Arrival::Unchanged,
+            renewal: None,
+            renewal_failing: None,
+            finished: false,
+        }
+    }
+}
+
 /// Describes the situation, changing as little of the previous status as it can: conditions of others stay, and a
-/// condition's time moves only with its status. `asked` is the lifetime that the key was asked for with.
-pub fn project(grant: &GrantFacts, s: &Situation, asked: Option<i64>, now: Timestamp) -> GrantStatus {
+/// condition's time moves only with its status. `record` is of the situation's key.
+pub(super) fn project(grant: &GrantFacts, s: &Situation, record: Option<&Record>, now: Timestamp) -> GrantStatus {
     let previous = &grant.status;
     let mut status = previous.clone();
     status.observed_generation = Some(grant.generation);
     status.issued_time = s.key.map(|k| Time(k.issued_at));
     status.expiration_time = s.key.map(|k| Time(k.expires_at));
-    status.expiration_seconds = s.key.and(asked);
+    status.expiration_seconds = record.and_then(|r| r.expiration_seconds);
+    status.renewals = record.map(|r| r.renewals).filter(|n| *n > 0);
+    status.earlier_expiration_time = record.and_then(|r| r.earlier).map(Time);
+    status.renewal_time = s.renewal.map(Time);
     status.binding = s.active.then(|| Binding {
         name: grant.secret_name().to_owned(),
     });
@@ -71,6 +95,14 @@ pub fn project(grant: &GrantFacts, s: &Situation, asked: Option<i64>, now: Times
         ),
         (false, _) => set("Active", "False", s.reason, "there is no key to use"),
     }
+    if let Some((reason, message)) = &s.renewal_failing {
+        set("RenewalFailing", "True", *reason, message);
+    }
+    match s.reason {
+        Reason::Suspended => set("Suspended", "True", s.reason, &s.message),
+        Reason::Revoked => set("Revoked", "True", s.reason, &s.message),
+        _ => {}
+    }
     if grant.ask.operation() == Operation::Upload {
         match &s.arrival {
             Arrival::Unchanged if condition(previous, "Completed").is_some() => {}
@@ -80,6 +112,11 @@ pub fn project(grant: &GrantFacts, s: &Situation, asked: Option<i64>, now: Times
             Arrival::Unchanged | Arrival::NotYet => {
                 set("Completed", "False", Reason::Pending, "nothing has been uploaded yet");
             }
+            Arrival::Seen(object) if s.active => {
+                let message = "an upload is in the store; the key stays for the next one";
+                set("Completed", "True", Reason::Completed, message);
+                status.object = Some(object.clone());
+            }
             Arrival::Seen(object) => {
                 set("Completed", "True", s.reason, &s.message);
                 status.object = Some(object.clone());
@@ -88,6 +125,13 @@ pub fn project(grant: &GrantFacts, s: &Situation, asked: Option<i64>, now: Times
             Arrival::Unknown(reason, message) => set("Completed", "Unknown", *reason, message),
         }
     }
+    // These stand there only while they are True.
+    status.conditions.retain(|c| match c.type_.as_str() {
+        "RenewalFailing" => s.renewal_failing.is_some(),
+        "Suspended" => s.reason == Reason::Suspended,
+        "Revoked" => s.reason == Reason::Revoked,
+        _ => true,
+    });
     for kept in status.conditions.iter_mut().filter(|c| c.type_ == "Completed") {
         kept.observed_generation = generation;
     }

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 pub use outward::{Inward, Outward};
 pub use secret::{secret_data, secret_object};
-pub use url::SignedUrl;
+pub use url::{Form, SignedUrl};
 
 use crate::{
     api::{Capabilities, Reason},
@@ -81,6 +81,8 @@ pub struct Signed {
     pub method: String,
     /// Headers that are part of the signature: to be sent to the letter.
     pub headers: Vec<(String, String)>,
+    /// Of a POST form: its fields, to be sent in this order and before the file.
+    pub form: Option<Form>,
     /// The provider's name.
     pub provider: &'static str,
 }

@@ -1,5 +1,8 @@
-//! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string).
+//! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string), and POST
+//! forms.
 
+mod form;
+mod presigned;
 mod probe;
 mod scoped;
 
@@ -17,7 +20,7 @@ use aws_sdk_s3::{
         retry::RetryConfig, timeout::TimeoutConfig,
     },
     error::SdkError,
-    presigning::{PresignedRequest, PresigningConfig},
+    presigning::PresigningConfig,
     types::ChecksumMode,
 };
 use aws_smithy_http_client::{Builder, tls};
@@ -29,8 +32,8 @@ use tokio::sync::RwLock;
 use super::{Finding, Inward, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
-        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Overwrite, Reason,
-        ResponseHeaders, S3Store, UnsignedHeaders, UploadConstraints,
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
+        UploadMode,
     },
     grant::{ObjectFact, ObjectKey, SigningRequest},
 };
@@ -64,6 +67,8 @@ pub struct S3 {
 
 /// One set of credentials and what is made of it. A URL dies with the session that signed it, so both go together.
 struct Session {
+    /// Signs forms, which the SDK does not.
+    credentials: Credentials,
     expires: Option<Timestamp>,
     /// Signs for the host that workloads use.
     signer: Client,
@@ -77,6 +82,7 @@ impl S3 {
     /// Takes the settings, a source of credentials and, of a store whose owner may not send the operator anywhere, where
     /// its requests may go. Nothing is read or sent yet.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
+        let has_sessions = store.credentials.as_ref().is_some_and(|c| c.assume_role.is_some());
         let capabilities = Arc::new(Capabilities {
             enforced: [
                 Capability::ContentType,
@@ -88,9 +94,25 @@ impl S3 {
                 Capability::SignedHeadersOnly,
             ]
             .into(),
+            post_form: Some(
+                [
+                    Capability::ContentType,
+                    Capability::ContentLength,
+                    Capability::ContentLengthRange,
+                    Capability::ChecksumSHA256,
+                    // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
+                    Capability::SignedHeadersOnly,
+                ]
+                .into(),
+            ),
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
+            revocation: if has_sessions {
+                "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
+            } else {
+                "disable the access key that signed, which ends every other key that it signed, too"
+            },
         });
         Self {
             store,
@@ -179,6 +201,7 @@ impl S3 {
             signer: self.client(&credentials, self.public_endpoint()),
             talker: self.client(&credentials, self.store.endpoint.as_ref()),
             sts: self.role().map(|role| self.sts(role, &credentials)),
+            credentials,
         });
         *slot = Some(session.clone());
         Ok(session)
@@ -244,24 +267,45 @@ impl Provider for S3 {
                 .map_err(|e| SignError::Refused(e.to_string()))?;
             let (bucket, key) = (&self.store.bucket, request.key.as_str());
             let own;
-            let signer = match (&session.sts, self.role()) {
+            let (signer, credentials) = match (&session.sts, self.role()) {
                 (Some(sts), Some(role)) => {
                     let credentials = scoped::credentials(sts, role, bucket, request).await?;
-                    own = self.client(&credentials, self.public_endpoint());
-                    &own
+                    own = (self.client(&credentials, self.public_endpoint()), credentials);
+                    (&own.0, &own.1)
                 }
-                _ => &session.signer,
+                _ => (&session.signer, &session.credentials),
             };
             let presigned = match &request.ask {
-                Ask::Upload(constraints) => put(signer, bucket, key, constraints, presigning).await,
+                Ask::Upload {
+                    mode: UploadMode::Put,
+                    constraints,
+                } => presigned::put(signer, bucket, key, constraints, presigning).await,
+                Ask::Upload {
+                    mode: UploadMode::PostForm,
+                    constraints,
+                } => {
+                    let target = form::Target {
+                        bucket,
+                        region: &self.store.region,
+                        key,
+                    };
+                    return Ok(Signed {
+                        url: form::action(signer, bucket, presigning).await?,
+                        method: "POST".into(),
+                        headers: Vec::new(),
+                        form: Some(form::sign(credentials, &target, constraints, lifetime)?),
+                        provider: self.name(),
+                    });
+                }
                 Ask::Download { version, response } => {
-                    get(signer, bucket, key, version.clone(), response, presigning).await
+                    presigned::get(signer, bucket, key, version.clone(), response, presigning).await
                 }
             }?;
             Ok(Signed {
                 url: SignedUrl::new(presigned.uri().to_owned()),
                 method: presigned.method().to_owned(),
                 headers: presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+                form: None,
                 provider: self.name(),
             })
         }
@@ -347,68 +391,6 @@ fn refused<E>(error: &SdkError<E>) -> SignError {
         }
         _ => "the request could not be signed".into(),
     })
-}
-
-async fn put(
-    client: &Client,
-    bucket: &str,
-    key: &str,
-    constraints: &UploadConstraints,
-    presigning: PresigningConfig,
-) -> Result<PresignedRequest, SignError> {
-    let UploadConstraints {
-        content_type,
-        content_length,
-        content_length_range,
-        checksum_sha256,
-        overwrite,
-    } = constraints;
-    if content_length_range.is_some() {
-        return Err(SignError::Refused(
-            "a presigned PUT cannot enforce contentLengthRange".into(),
-        ));
-    }
-    client
-        .put_object()
-        .bucket(bucket)
-        .key(key)
-        .set_content_type(content_type.clone())
-        .set_content_length(*content_length)
-        .set_checksum_sha256(checksum_sha256.clone())
-        .set_if_none_match((*overwrite == Overwrite::Forbid).then(|| "*".to_owned()))
-        .presigned(presigning)
-        .await
-        .map_err(|e| refused(&e))
-}
-
-async fn get(
-    client: &Client,
-    bucket: &str,
-    key: &str,
-    version: Option<String>,
-    response: &ResponseHeaders,
-    presigning: PresigningConfig,
-) -> Result<PresignedRequest, SignError> {
-    let ResponseHeaders {
-        content_type,
-        content_disposition,
-        content_encoding,
-        content_language,
-        cache_control,
-    } = response.clone();
-    client
-        .get_object()
-        .bucket(bucket)
-        .key(key)
-        .set_version_id(version)
-        .set_response_content_type(content_type)
-        .set_response_content_disposition(content_disposition)
-        .set_response_content_encoding(content_encoding)
-        .set_response_content_language(content_language)
-        .set_response_cache_control(cache_control)
-        .presigned(presigning)
-        .await
-        .map_err(|e| refused(&e))
 }
 
 /// What a failed HEAD says. The answer has no body, so only its status speaks.

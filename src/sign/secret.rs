@@ -6,14 +6,14 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-use super::Signed;
+use super::{Form, Signed};
 use crate::{
     api::{GROUP, SECRET_TYPE, VERSION, data},
     grant::{GrantFacts, Lifetime, Publish},
 };
 
-/// The data of a grant's Secret. The set of names is the same for every grant, so that a mounted Secret never
-/// gains or loses files.
+/// The data of a grant's Secret. The set of names is the same for every grant of one mode, which cannot change, so that a
+/// mounted Secret never gains or loses files.
 pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
     let headers: String = signed
         .headers
@@ -30,10 +30,23 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
         (data::TYPE, "object-store".to_owned()),
         (data::PROVIDER, signed.provider.to_owned()),
     ];
+    let fields = signed.form.as_ref().map(|form| (data::FIELDS, fields_json(form)));
     entries
         .into_iter()
+        .chain(fields)
         .map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes())))
         .collect()
+}
+
+/// The fields as one JSON object, in their order: JavaScript, Python and jq keep it.
+fn fields_json(form: &Form) -> String {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let fields: Vec<_> = form
+        .expose()
+        .iter()
+        .map(|(name, value)| format!("  {}: {}", quoted(name), quoted(value)))
+        .collect();
+    format!("{{\n{}\n}}\n", fields.join(",\n"))
 }
 
 /// A configuration file for `curl --config` (curl(1), "-K, --config").
@@ -41,10 +54,10 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
 /// Content-Length is left to curl, which counts the bytes that it sends: had the file another size than the grant
 /// says, a header from here would make curl send a broken request instead of one that the store refuses.
 fn curl_config(signed: &Signed, lifetime: Lifetime) -> String {
-    let file = if signed.method == "GET" {
-        "--output FILE"
-    } else {
-        "--upload-file FILE"
+    let file = match (&signed.form, signed.method.as_str()) {
+        (Some(_), _) => "--form file=@FILE",
+        (None, "GET") => "--output FILE",
+        (None, _) => "--upload-file FILE",
     };
     let mut config = format!(
         "# Works until {}. Use: curl --config curl.cfg {file}\n",
@@ -57,7 +70,15 @@ fn curl_config(signed: &Signed, lifetime: Lifetime) -> String {
         ));
     };
     line("url", signed.url.expose());
-    line("request", &signed.method);
+    match &signed.form {
+        // A form makes it a POST. form-string takes the value as it is; form would read '@', '<' and ';' in it.
+        Some(form) => {
+            for (name, value) in form.expose() {
+                line("form-string", &format!("{name}={value}"));
+            }
+        }
+        None => line("request", &signed.method),
+    }
     for (name, value) in signed
         .headers
         .iter()
@@ -117,6 +138,7 @@ mod tests {
                 ("content-length".into(), "7".into()),
                 ("if-none-match".into(), "*".into()),
             ],
+            form: None,
             provider: "s3",
         };
         let data = secret_data(&signed, lifetime());
@@ -137,6 +159,60 @@ url = "https://s3.example/b/k?X-Amz-Signature=00"
 request = "PUT"
 header = "content-type: text/plain; charset=\"utf-8\""
 header = "if-none-match: *"
+fail
+silent
+show-error
+globoff
+"#
+        );
+    }
+
+    #[test]
+    fn the_files_of_a_form() {
+        let fields = [
+            ("key", "a/\"b\"\\c;@<é"),
+            ("Content-Type", "text/plain; charset=\"utf-8\""),
+            ("policy", "eyJ9"),
+        ];
+        let signed = Signed {
+            url: SignedUrl::new("https://s3.example/b".into()),
+            method: "POST".into(),
+            headers: vec![],
+            form: Some(Form::new(fields.map(|(n, v)| (n.to_owned(), v.to_owned())).into())),
+            provider: "s3",
+        };
+        let data = secret_data(&signed, lifetime());
+        let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
+        assert_eq!(
+            data.keys().collect::<Vec<_>>(),
+            [
+                "curl.cfg",
+                "expiry",
+                "fields.json",
+                "headers",
+                "method",
+                "provider",
+                "type",
+                "url"
+            ]
+        );
+        assert_eq!((text("headers").as_str(), text("method").as_str()), ("", "POST"));
+        assert_eq!(
+            text("fields.json"),
+            r#"{
+  "key": "a/\"b\"\\c;@<é",
+  "Content-Type": "text/plain; charset=\"utf-8\"",
+  "policy": "eyJ9"
+}
+"#
+        );
+        assert_eq!(
+            text("curl.cfg"),
+            r#"# Works until 2026-01-02T04:04:05Z. Use: curl --config curl.cfg --form file=@FILE
+url = "https://s3.example/b"
+form-string = "key=a/\"b\"\\c;@<é"
+form-string = "Content-Type=text/plain; charset=\"utf-8\""
+form-string = "policy=eyJ9"
 fail
 silent
 show-error

@@ -22,6 +22,28 @@ impl fmt::Debug for SignedUrl {
     }
 }
 
+/// The fields of a signed form, names and values, the signature among them: as much a key as a URL is, and kept out of
+/// sight in the same way.
+pub struct Form(Vec<(String, String)>);
+
+impl Form {
+    /// Takes fields out of sight.
+    pub fn new(fields: Vec<(String, String)>) -> Self {
+        Self(fields)
+    }
+
+    /// The fields themselves. Only what goes into a Secret's data may call this.
+    pub fn expose(&self) -> &[(String, String)] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +52,7 @@ mod tests {
     fn debug_shows_nothing() {
         let url = SignedUrl::new("https://store/x?X-Amz-Signature=abc".into());
         assert_eq!(format!("{url:?} {:#?}", Some(&url)).matches("abc").count(), 0);
+        let form = Form::new(vec![("x-amz-signature".into(), "abc".into())]);
+        assert_eq!(format!("{form:?} {:#?}", Some(&form)).matches("abc").count(), 0);
     }
 }

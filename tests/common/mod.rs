@@ -6,10 +6,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
-        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, Namespaces, Operation,
-        ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints,
+        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Namespaces,
+        Operation, Overwrite, Renewal, RenewalPolicy, ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints,
+        UploadMode,
     },
-    grant::{GrantFacts, StoreView},
+    grant::{GrantFacts, RenewRequest, StoreView},
 };
 
 /// 2027-01-15T08:00:00Z: when every story begins.
@@ -48,13 +49,20 @@ pub fn upload() -> GrantFacts {
             key: "tenants/web/users/42/avatar.png".into(),
             expiration_seconds: 300,
             deadline_time: None,
+            renewal: None,
+            suspend: None,
+            revoke: None,
             secret_name: None,
             secret_template: None,
             ttl_seconds_after_finished: None,
         },
-        ask: Ask::Upload(UploadConstraints::default()),
+        ask: Ask::Upload {
+            mode: UploadMode::Put,
+            constraints: UploadConstraints::default(),
+        },
         status: GrantStatus::default(),
         tracked_by: None,
+        renew_requested: RenewRequest::None,
         broken_rules: vec![],
     }
 }
@@ -70,10 +78,33 @@ pub fn download() -> GrantFacts {
     }
 }
 
+/// The same for an upload by form, of at most a megabyte.
+pub fn form() -> GrantFacts {
+    let constraints = UploadConstraints {
+        content_length_range: Some(LengthRange { min: 0, max: 1_000_000 }),
+        overwrite: Overwrite::Allow,
+        ..UploadConstraints::default()
+    };
+    GrantFacts {
+        ask: Ask::Upload {
+            mode: UploadMode::PostForm,
+            constraints,
+        },
+        ..upload()
+    }
+}
+
+/// Has the grant's keys renewed.
+pub fn renew_always(grant: &mut GrantFacts) {
+    grant.terms.renewal = Some(Renewal {
+        policy: RenewalPolicy::Always,
+    });
+}
+
 /// Changes the constraints of an upload.
 pub fn constrain(grant: &mut GrantFacts, change: impl FnOnce(&mut UploadConstraints)) {
     match &mut grant.ask {
-        Ask::Upload(constraints) => change(constraints),
+        Ask::Upload { constraints, .. } => change(constraints),
         Ask::Download { .. } => panic!("a download has no constraints"),
     }
 }
@@ -114,9 +145,20 @@ pub fn capabilities() -> Capabilities {
             .into_iter()
             .filter(|c| *c != Capability::ContentLengthRange)
             .collect(),
+        post_form: Some(
+            [
+                Capability::ContentType,
+                Capability::ContentLength,
+                Capability::ContentLengthRange,
+                Capability::ChecksumSHA256,
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+        ),
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
+        revocation: "break the lock",
     }
 }
 

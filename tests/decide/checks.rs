@@ -7,7 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Reason, annotation},
-    grant::{Facts, GrantFacts, Owner, Publish, PublishMode, SecretFact, SecretView, Step, StoreFact, admit, decide},
+    grant::{
+        Facts, GrantFacts, Owner, Publish, PublishMode, RenewRequest, SecretFact, SecretView, Step, StoreFact, admit,
+        decide,
+    },
 };
 
 use crate::world::{Secret, World};
@@ -39,7 +42,7 @@ pub fn kstatus(grant: &GrantFacts) -> &'static str {
 fn row(reason: &str) -> (&'static str, &'static str, bool) {
     match reason {
         "Issued" => ("True", "Current", true),
-        "Completed" | "ObjectExists" | "Expired" => ("True", "Current", false),
+        "Completed" | "ObjectExists" | "Expired" | "Suspended" | "Revoked" => ("True", "Current", false),
         "StoreNotFound"
         | "StoreUnreachable"
         | "CredentialsNotFound"
@@ -176,14 +179,45 @@ pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Pu
     );
 }
 
-/// I3: one published key per generation; only after the Secret was taken away may it be published again, and then
-/// it is the same key.
+/// How many keys the Secret says there were before its own.
+pub fn renewals(annotations: &BTreeMap<String, String>) -> i64 {
+    annotations
+        .get(annotation::RENEWALS)
+        .map_or(0, |n| n.parse().expect("a number"))
+}
+
+/// I3: one published key per generation and renewal; only after the Secret was taken away may it be published again,
+/// and then it is the same key. Within a generation another one follows only when its time has come, or by request.
 pub fn published(world: &World, publish: &Publish) {
+    let (grant, key) = (world.grant(), publish.request.lifetime);
+    assert!(
+        !grant.terms.is_suspended() && !grant.terms.is_revoked(),
+        "signs what is withheld"
+    );
     if world.forged {
         return;
     }
-    let key = publish.request.lifetime;
-    let Some(first) = world.published.get(&world.grant().generation) else {
+    let (generation, renewals) = (grant.generation, renewals(&publish.annotations));
+    let last = world.published.iter().next_back();
+    let Some(first) = world.published.get(&(generation, renewals)) else {
+        assert!(
+            last.is_none_or(|((_, before), _)| renewals == before + 1 || renewals == *before),
+            "I3: a renewal was left out"
+        );
+        if let Some(((before, _), last)) = last
+            && *before == generation
+        {
+            let half = last.seconds() / 2;
+            let wanted = matches!(grant.renew_requested, RenewRequest::At(t) if t > last.issued_at && t <= world.now);
+            let due = grant.terms.renews() && world.now >= last.issued_at + SignedDuration::from_secs(half * 5 / 6);
+            assert!(wanted || due, "I3: {key:?} replaces {last:?} without a cause");
+            assert!(
+                wanted
+                    || key.expires_at >= last.expires_at + SignedDuration::from_secs(60)
+                    || last.is_over(world.now),
+                "a renewal that gains nothing: {key:?} after {last:?}"
+            );
+        }
         return;
     };
     assert_eq!(publish.mode, PublishMode::Create, "I3: replaced within a generation");
@@ -212,7 +246,19 @@ fn report(world: &World, status: &GrantStatus) {
     let conditions: Vec<_> = status
         .conditions
         .iter()
-        .filter(|c| ["Ready", "Active", "Completed", "Reconciling", "Stalled"].contains(&&*c.type_))
+        .filter(|c| {
+            [
+                "Ready",
+                "Active",
+                "Completed",
+                "Reconciling",
+                "Stalled",
+                "Suspended",
+                "Revoked",
+                "RenewalFailing",
+            ]
+            .contains(&&*c.type_)
+        })
         .collect();
     for c in &conditions {
         assert!(!c.reason.is_empty() && c.reason.chars().all(|c| c.is_ascii_alphanumeric()));
@@ -238,6 +284,16 @@ fn report(world: &World, status: &GrantStatus) {
     types.dedup();
     assert_eq!(types.len(), status.conditions.len(), "a condition stands there twice");
 
+    for (type_, reason) in [("Suspended", "Suspended"), ("Revoked", "Revoked")] {
+        let said = condition(status, type_).map(|c| c.status.as_str());
+        let is_so = condition(status, "Ready").unwrap().reason == reason;
+        assert_eq!(said, is_so.then_some("True"), "{type_}");
+    }
+    assert!(
+        status.renewal_time.is_none() || status.binding.is_some(),
+        "renewalTime without a key"
+    );
+
     let (value, verdict, active) = row(&condition(status, "Ready").unwrap().reason);
     assert_eq!(condition(status, "Ready").unwrap().status, value);
     let after = GrantFacts {
@@ -260,6 +316,7 @@ fn report(world: &World, status: &GrantStatus) {
         "Expired",
         "ExpiredUnused",
         "ObjectMismatch",
+        "Revoked",
     ]
     .contains(&ready(&after));
     if ready(&after) == "Completed" {
@@ -308,8 +365,8 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
     let recorded = recorded.map(|end| deadline.map_or(end, |d| d.min(end)));
     if let Some(end) = recorded.filter(|_| grant.status.finished_time.is_none() && ready(grant) != "SecretConflict") {
         assert!(
-            until.is_some_and(|t| t <= end || end <= now),
-            "nobody wakes at the key's end"
+            end <= now || until.is_some_and(|t| t <= end),
+            "nobody wakes at the key's end {end} but at {until:?}: {grant:#?}"
         );
     }
     // Whatever the operator could not know just now, it will be told of by a watch.

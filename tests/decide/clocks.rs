@@ -26,7 +26,7 @@ fn issued(grant: GrantFacts) -> World {
 }
 
 /// The steps that are named at these instants, without their contents.
-fn steps(world: &mut World, instants: [Timestamp; 3]) -> [&'static str; 3] {
+pub fn steps(world: &mut World, instants: [Timestamp; 3]) -> [&'static str; 3] {
     instants.map(|now| {
         world.now = now;
         name(&world.next())
@@ -47,7 +47,7 @@ fn name(step: &Step) -> &'static str {
     }
 }
 
-fn until(world: &World) -> Option<Timestamp> {
+pub fn until(world: &World) -> Option<Timestamp> {
     match world.next() {
         Step::Rest { until } => until,
         other => panic!("no rest but {other:?}"),

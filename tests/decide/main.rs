@@ -4,7 +4,7 @@
 //! - `world` is that world, `checks` what must hold in it at every step;
 //! - `lives` is the table of lives, each played with every kind of memory, lateness, and a crash at every step;
 //! - `looks` counts the looks at the object and reads what they say;
-//! - `clocks` holds the boundary instants of every timer;
+//! - `clocks` holds the boundary instants of every timer, `renewing` those of renewal;
 //! - `forged` hands in statuses and annotations that somebody else has written;
 //! - `walk` goes where the dice say.
 
@@ -17,5 +17,6 @@ mod forged;
 mod lives;
 mod looks;
 mod play;
+mod renewing;
 mod walk;
 mod world;

@@ -8,13 +8,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, ObservedObject, Overwrite, Reason},
     grant::{
-        Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, Step, StoreFact, StoreView, decide,
+        Facts, GrantFacts, ObjectFact, Owner, RenewRequest, SecretFact, SecretView, Settings, Step, StoreFact,
+        StoreView, decide,
     },
 };
 
 use crate::{
     checks,
-    common::{Dice, START, at, constrain, download, rule, store, upload},
+    common::{Dice, START, at, constrain, download, form, renew_always, rule, store, upload},
     world::{Bucket, Memory, World},
 };
 
@@ -23,11 +24,15 @@ const WALKS: u64 = 4000;
 const FACTS: u64 = 40_000;
 
 fn grant(dice: &mut Dice) -> GrantFacts {
-    let mut grant = if dice.one_in(2) { upload() } else { download() };
-    if matches!(grant.ask, valet::api::Ask::Upload(_)) && dice.one_in(2) {
+    let mut grant = match dice.below(6) {
+        0..3 => upload(),
+        3 => form(),
+        _ => download(),
+    };
+    if matches!(grant.ask, valet::api::Ask::Upload { .. }) && dice.one_in(2) {
         constrain(&mut grant, |c| c.overwrite = Overwrite::Allow);
     }
-    if matches!(grant.ask, valet::api::Ask::Upload(_)) && dice.one_in(4) {
+    if matches!(grant.ask, valet::api::Ask::Upload { .. }) && dice.one_in(4) {
         // The object of every world has 48213 bytes.
         constrain(&mut grant, |c| c.content_length = Some(*dice.pick(&[48_213, 48_212])));
     }
@@ -35,6 +40,12 @@ fn grant(dice: &mut Dice) -> GrantFacts {
     grant.terms.deadline_time = dice.one_in(3).then(|| Time(at(dice.below(2000) as i64)));
     grant.terms.ttl_seconds_after_finished = *dice.pick(&[None, None, Some(None), Some(Some(0)), Some(Some(500))]);
     grant.tracked_by = dice.one_in(5).then_some("Argo CD");
+    if dice.one_in(3) {
+        renew_always(&mut grant);
+        grant.terms.expiration_seconds = *dice.pick(&[600, 601, 3600]);
+    }
+    grant.terms.suspend = dice.one_in(10).then_some(true);
+    grant.terms.revoke = dice.one_in(50).then_some(true);
     grant
 }
 
@@ -65,9 +76,12 @@ fn store_fact(dice: &mut Dice) -> StoreFact {
 /// Something that happens to a world, now.
 fn happen(world: &mut World, dice: &mut Dice) {
     let now = world.now;
-    match dice.below(16) {
+    match dice.below(21) {
         0 => world.delete_secret(),
-        1 => world.edit(|g| g.terms.expiration_seconds = *dice.pick(&[30, 60, 300, 600])),
+        1 => world.edit(|g| {
+            let least = if g.terms.renews() { 600 } else { 0 };
+            g.terms.expiration_seconds = least.max(*dice.pick(&[30, 60, 300, 600]));
+        }),
         2 => world.edit(|g| g.terms.deadline_time = None),
         3 => world.edit(|g| {
             let seconds = dice.below(600) as i64 - 50;
@@ -94,14 +108,29 @@ fn happen(world: &mut World, dice: &mut Dice) {
         13 => world.edit_secret(|s| {
             s.labels.insert("theirs".into(), "x".into());
         }),
-        14 => world.hear(),
+        14 => world.edit(|g| g.terms.suspend = Some(true)),
+        15 => world.edit(|g| g.terms.suspend = None),
+        16 if dice.one_in(5) => world.edit(|g| g.terms.revoke = Some(true)),
+        17 => {
+            let seconds = dice.below(300) as i64 - 100;
+            world.request(&(now + SignedDuration::from_secs(seconds)).to_string());
+        }
+        18 => world.request("soon"),
+        19 => world.edit(|g| match g.terms.renewal {
+            Some(_) => g.terms.renewal = None,
+            None => {
+                renew_always(g);
+                g.terms.expiration_seconds = g.terms.expiration_seconds.max(600);
+            }
+        }),
+        20 => world.hear(),
         _ => {}
     }
 }
 
 #[test]
 fn every_walk_keeps_to_the_rules() {
-    let (mut keys, mut gone) = (0, 0);
+    let (mut keys, mut gone, mut renewals) = (0, 0, 0);
     for walk in 1..=WALKS {
         let mut dice = Dice::new(walk);
         eprintln!("walk {walk}");
@@ -133,8 +162,10 @@ fn every_walk_keeps_to_the_rules() {
         settle(&mut world, wake);
         keys += world.keys.len();
         gone += usize::from(world.grant.is_none());
+        renewals += world.published.keys().filter(|(_, renewals)| *renewals > 0).count();
     }
     assert!(keys > 20 && gone > 0, "{keys} keys, {gone} collected");
+    assert!(renewals > 1000, "{renewals} renewals");
 }
 
 /// I8: when the faults stop, the grant comes to an end that stays.
@@ -148,6 +179,11 @@ fn settle(world: &mut World, mut wake: Option<Timestamp>) {
     if !matches!(world.bucket, Bucket::Holds { .. }) {
         world.bucket = Bucket::Empty;
     }
+    // What goes on for ever would not settle; what is held back is let go.
+    world.edit(|g| {
+        g.terms.renewal = None;
+        g.terms.suspend = None;
+    });
     for _ in 0..400 {
         wake = world.reconcile();
         let Some(next) = wake else { break };
@@ -161,6 +197,7 @@ fn settle(world: &mut World, mut wake: Option<Timestamp>) {
             "Expired",
             "ExpiredUnused",
             "ObjectMismatch",
+            "Revoked",
             "ExpirationTooLong",
         ];
         assert!(kept.contains(&checks::ready(grant)), "{}", checks::ready(grant));
@@ -205,6 +242,9 @@ fn status(dice: &mut Dice) -> GrantStatus {
         expiration_time: maybe(dice, |d| Time(instant(d))),
         finished_time: maybe(dice, |d| Time(instant(d))),
         expiration_seconds: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 60, 300, i64::MAX])),
+        renewals: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 1, i64::MAX])),
+        renewal_time: maybe(dice, |d| Time(instant(d))),
+        earlier_expiration_time: maybe(dice, |d| Time(instant(d))),
         ..GrantStatus::default()
     }
 }
@@ -229,6 +269,8 @@ fn secret(dice: &mut Dice) -> SecretFact {
             expires_at: maybe(dice, instant),
             generation: maybe(dice, |d| *d.pick(&[i64::MIN, 1, 2, i64::MAX])),
             expiration_seconds: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 60, 300, i64::MAX])),
+            renewals: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 1, i64::MAX])),
+            earlier_expires_at: maybe(dice, instant),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
         }),
@@ -245,6 +287,11 @@ fn no_facts_are_too_odd() {
         g.created = maybe(&mut dice, instant);
         g.terms.deadline_time = maybe(&mut dice, |d| Time(instant(d))).filter(|_| n % 2 == 0);
         g.deleting = dice.one_in(20);
+        g.renew_requested = match dice.below(4) {
+            0 => RenewRequest::At(Timestamp::from_second(instant(&mut dice).as_second()).unwrap()),
+            1 => RenewRequest::Invalid("soon".into()),
+            _ => RenewRequest::None,
+        };
         g.status = status(&mut dice);
         let mut facts = Facts::new(
             g,

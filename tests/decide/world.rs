@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use valet::{
     api::{Ask, ObservedObject, Reason, annotation},
     grant::{
-        Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, PublishMode, Read, SecretFact, SecretView, Settings,
-        Step, StoreFact, StoreView, decide,
+        Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, PublishMode, Read, RenewRequest, SecretFact,
+        SecretView, Settings, Step, StoreFact, StoreView, decide,
     },
 };
 
@@ -90,8 +90,8 @@ pub struct World {
     /// Every key that was published, in order.
     pub keys: Vec<Lifetime>,
     pub notices: Vec<Reason>,
-    /// Generations that a key was published for, and the last one.
-    pub published: BTreeMap<i64, Lifetime>,
+    /// Generations and renewals that a key was published for, and the last one.
+    pub published: BTreeMap<(i64, i64), Lifetime>,
     /// Generations that a Secret was written for.
     pub written: BTreeSet<i64>,
     /// Why there is no Secret now although there was one: somebody else, or Valet for a cause that can pass.
@@ -144,6 +144,13 @@ impl World {
         }
     }
 
+    /// Annotates the grant, as `kubectl annotate` does: that is no new generation.
+    pub fn request(&mut self, value: &str) {
+        if let Some(grant) = &mut self.grant {
+            grant.renew_requested = RenewRequest::parse(Some(value));
+        }
+    }
+
     pub fn delete_secret(&mut self) {
         if self.secret.take().is_some() {
             self.may_create_again = true;
@@ -161,6 +168,8 @@ impl World {
             expires_at: None,
             generation: None,
             expiration_seconds: None,
+            renewals: None,
+            earlier_expires_at: None,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
         };
@@ -223,7 +232,7 @@ impl World {
 
     /// Whether the object, if there is one, is not what the grant describes.
     pub fn is_mismatched(&self) -> bool {
-        let Ask::Upload(constraints) = &self.grant().ask else {
+        let Ask::Upload { constraints, .. } = &self.grant().ask else {
             return false;
         };
         constraints.content_length.is_some_and(|n| n != SIZE)
@@ -375,6 +384,8 @@ impl World {
             expires_at: None,
             generation: None,
             expiration_seconds: None,
+            renewals: None,
+            earlier_expires_at: None,
             labels: publish.labels.clone(),
             annotations: publish.annotations.clone(),
         };
@@ -385,7 +396,8 @@ impl World {
             signed: Some(lifetime),
         });
         self.keys.push(lifetime);
-        self.published.insert(self.grant().generation, lifetime);
+        let renewals = checks::renewals(&publish.annotations);
+        self.published.insert((self.grant().generation, renewals), lifetime);
         self.may_create_again = false;
         self.note_written();
         facts.secret = self.see_secret();
@@ -451,4 +463,6 @@ fn read_annotations(view: &mut SecretView) {
     view.expires_at = time(annotation::EXPIRES_AT);
     view.generation = number(annotation::GRANT_GENERATION);
     view.expiration_seconds = number(annotation::EXPIRATION_SECONDS);
+    view.renewals = number(annotation::RENEWALS);
+    view.earlier_expires_at = time(annotation::EARLIER_EXPIRES_AT);
 }

@@ -61,7 +61,7 @@ fn examples_work_as_they_are() {
         .filter(|f| f.is_file())
         .collect();
     files.sort();
-    assert!(files.len() >= 8, "{files:?}");
+    assert!(files.len() >= 9, "{files:?}");
     let mut uploads = 0;
     for file in &files {
         let text = filled_in(&fs::read_to_string(file).unwrap(), &store);
@@ -93,7 +93,7 @@ fn examples_work_as_they_are() {
         }
     }
     assert!(
-        uploads >= 3,
+        uploads >= 4,
         "most upload examples end with an upload that arrived: {uploads}"
     );
 
@@ -135,7 +135,11 @@ fn upload(plane: &ControlPlane, store: &S3Server, grant: &Value, namespace: &str
     )
     .unwrap();
     let mut curl = process::clean(Command::new("curl"));
-    curl.arg("--config").arg(config).arg("--upload-file").arg(&body);
+    curl.arg("--config").arg(config);
+    match grant["spec"]["mode"].as_str() {
+        Some("PostForm") => curl.arg("--form").arg(format!("file=@{}", body.display())),
+        _ => curl.arg("--upload-file").arg(&body),
+    };
     process::run_ok(curl, b"", Duration::from_secs(60)).unwrap();
     let key = grant["spec"]["key"].as_str().unwrap();
     eventually(Duration::from_secs(5), key, || store.head("media", key).unwrap())

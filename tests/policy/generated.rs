@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use valet::{
     api::{
         AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, LengthRange, Namespaces, Operation, Overwrite,
-        ResponseHeaders, UploadConstraints,
+        ResponseHeaders, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView, admit},
 };
@@ -78,7 +78,8 @@ fn grant(dice: &mut Dice) -> GrantFacts {
         }
     } else {
         let size = |dice: &mut Dice| *dice.pick(&[0, 1, 499_999, 500_000, 500_001, 1 << 26, 5_368_709_121]);
-        Ask::Upload(UploadConstraints {
+        let mode = *dice.pick(&[UploadMode::Put, UploadMode::Put, UploadMode::PostForm]);
+        let constraints = UploadConstraints {
             content_type: dice.one_in(2).then(|| (*dice.pick(&TYPES)).into()),
             content_length: dice.one_in(2).then(|| size(dice)),
             content_length_range: dice.one_in(6).then(|| LengthRange {
@@ -91,7 +92,8 @@ fn grant(dice: &mut Dice) -> GrantFacts {
             } else {
                 Overwrite::Forbid
             },
-        })
+        };
+        Ask::Upload { mode, constraints }
     };
     grant
 }
@@ -168,9 +170,11 @@ fn view(dice: &mut Dice) -> StoreView {
     view.namespace_labels = Arc::new(crate::common::labels(&labels[..dice.below(3)]));
     view.capabilities = Arc::new(Capabilities {
         enforced: ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect(),
+        post_form: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
+        revocation: "",
     });
     view
 }
@@ -277,7 +281,15 @@ fn a_weaker_store_never_allows_more() {
         let (grant, mut store) = (grant(&mut dice), view(&mut dice));
         let before = admit(&grant, &store).is_ok();
         let mut weaker = (*store.capabilities).clone();
-        weaker.enforced.remove(dice.pick(&ALL_CAPABILITIES));
+        match &mut weaker.post_form {
+            Some(form) if dice.one_in(2) => {
+                form.remove(dice.pick(&ALL_CAPABILITIES));
+            }
+            form if dice.one_in(4) => *form = None,
+            _ => {
+                weaker.enforced.remove(dice.pick(&ALL_CAPABILITIES));
+            }
+        }
         weaker.max_expiration_seconds -= dice.below(2) as i64 * 604_000;
         weaker.max_upload_bytes /= 1 + dice.below(3) as i64;
         weaker.max_key_bytes -= dice.below(2) * 1000;

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use valet::{
-    api::{AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, Operation, Overwrite, UploadConstraints},
+    api::{
+        AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, Operation, Overwrite, UploadConstraints, UploadMode,
+    },
     grant::{GrantFacts, StoreView},
 };
 
@@ -50,12 +52,21 @@ fn key_is_plain(key: &str, limit: usize) -> bool {
 
 /// "One that the store cannot enforce is refused."
 fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
-    let can = |c: Capability| store.capabilities.enforced.contains(&c);
+    // "With mode: PostForm" it is the form that must be able to.
+    let capabilities = &store.capabilities;
+    let keys = match &grant.ask {
+        Ask::Upload { mode, .. } if *mode == UploadMode::PostForm => match &capabilities.post_form {
+            Some(form) => form,
+            None => return false,
+        },
+        _ => &capabilities.enforced,
+    };
+    let can = |c: Capability| keys.contains(&c);
     if grant.terms.expiration_seconds > store.capabilities.max_expiration_seconds {
         return false;
     }
     match &grant.ask {
-        Ask::Upload(c) => {
+        Ask::Upload { constraints: c, .. } => {
             (c.content_type.is_none() || can(Capability::ContentType))
                 && (c.content_length.is_none() || can(Capability::ContentLength))
                 && (c.content_length_range.is_none() || can(Capability::ContentLengthRange))
@@ -63,6 +74,9 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
                 && (c.overwrite == Overwrite::Allow || can(Capability::WriteOnce))
                 && can(Capability::SignedHeadersOnly)
                 && c.content_length.unwrap_or(0) <= store.capabilities.max_upload_bytes
+                && (c.content_length.is_some()
+                    || c.content_length_range
+                        .is_none_or(|r| r.max <= store.capabilities.max_upload_bytes))
         }
         Ask::Download { version, response } => {
             let overrides = [
@@ -117,7 +131,7 @@ fn meets(requirement: &LabelSelectorRequirement, labels: &BTreeMap<String, Strin
 
 fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
     let operation = match grant.ask {
-        Ask::Upload(_) => Operation::Upload,
+        Ask::Upload { .. } => Operation::Upload,
         Ask::Download { .. } => Operation::Download,
     };
     if !rule.operations.contains(&operation) {
@@ -134,7 +148,7 @@ fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
         return false;
     }
     match &grant.ask {
-        Ask::Upload(constraints) => size_is_allowed(rule, constraints) && type_is_allowed(rule, constraints),
+        Ask::Upload { constraints, .. } => size_is_allowed(rule, constraints) && type_is_allowed(rule, constraints),
         Ask::Download { .. } => true,
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, ClusterAccessRule, LengthRange, Namespaces, Operation, Reason, ResponseHeaders,
+        AccessRule, Ask, ByteSize, Capabilities, Capability, ClusterAccessRule, LengthRange, Namespaces, Operation,
+        Overwrite, Reason, ResponseHeaders,
     },
     grant::{GrantFacts, StoreView, admit},
 };
 
-use crate::common::{capabilities, constrain, download, rule, store, upload};
+use crate::common::{capabilities, constrain, download, form, rule, store, upload};
 
 struct Case {
     grant: GrantFacts,
@@ -35,7 +36,8 @@ fn weak(mut grant: GrantFacts, change: impl FnOnce(&mut GrantFacts), message: &'
     change(&mut grant);
     let mut store = store([rule()]);
     let mut can = capabilities();
-    can.enforced.clear();
+    can.enforced = [Capability::SignedHeadersOnly].into();
+    can.post_form = None;
     store.capabilities = Arc::new(can);
     Case {
         grant,
@@ -43,6 +45,129 @@ fn weak(mut grant: GrantFacts, change: impl FnOnce(&mut GrantFacts), message: &'
         reason: Reason::CapabilityMissing,
         message,
     }
+}
+
+/// A refusal that names the mode, and the other one if that can help.
+fn of_mode(
+    grant: GrantFacts,
+    change: impl FnOnce(&mut GrantFacts),
+    weaken: impl FnOnce(&mut Capabilities),
+    message: &'static str,
+) -> Case {
+    let mut case = weak(grant, change, message);
+    let mut can = capabilities();
+    weaken(&mut can);
+    case.store.capabilities = Arc::new(can);
+    case
+}
+
+fn of_modes() -> Vec<Case> {
+    let range = LengthRange { min: 1, max: 2 };
+    vec![
+        of_mode(
+            upload(),
+            |g| constrain(g, |c| c.content_length_range = Some(range)),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
+             (ContentLengthRange); set spec.mode to PostForm and spec.constraints.overwrite to Allow (a form cannot be \
+             write-once), or give the exact size in spec.constraints.contentLength",
+        ),
+        of_mode(
+            upload(),
+            |g| {
+                constrain(g, |c| {
+                    c.content_length_range = Some(range);
+                    c.overwrite = Overwrite::Allow;
+                });
+            },
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
+             (ContentLengthRange); set spec.mode to PostForm, or give the exact size in spec.constraints.contentLength",
+        ),
+        of_mode(
+            upload(),
+            |g| {
+                constrain(g, |c| {
+                    c.checksum_sha256 = Some("A".repeat(43) + "=");
+                    c.overwrite = Overwrite::Allow;
+                });
+            },
+            |can| {
+                can.enforced.remove(&Capability::ChecksumSHA256);
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
+             (ChecksumSHA256); set spec.mode to PostForm, or leave it out",
+        ),
+        of_mode(
+            form(),
+            |g| constrain(g, |c| c.overwrite = Overwrite::Forbid),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); set \
+             spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to Put",
+        ),
+        of_mode(
+            form(),
+            |g| constrain(g, |c| c.content_type = Some("image/png".into())),
+            |can| {
+                can.post_form.as_mut().unwrap().remove(&Capability::ContentType);
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.contentType on a POST form (ContentType); set \
+             spec.mode to Put, or leave it out",
+        ),
+        of_mode(
+            form(),
+            |_| {},
+            |can| can.post_form = None,
+            "ClusterObjectStore media takes no POST forms (PostForm); set spec.mode to Put, or use another store",
+        ),
+        of_mode(
+            upload(),
+            |_| {},
+            |can| {
+                can.enforced.remove(&Capability::SignedHeadersOnly);
+            },
+            "ClusterObjectStore media obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an \
+             upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, \
+             or unsignedHeaders: Tolerate. A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow",
+        ),
+        Case {
+            reason: Reason::ContentLengthNotAllowed,
+            ..of_mode(
+                form(),
+                |g| {
+                    constrain(g, |c| {
+                        c.content_length_range = Some(LengthRange {
+                            min: 0,
+                            max: 5_368_709_121,
+                        })
+                    })
+                },
+                |_| {},
+                "spec.constraints.contentLengthRange.max is 5368709121 bytes; ClusterObjectStore media takes at most \
+                 5368709120 in one request; split the object",
+            )
+        },
+        Case {
+            grant: form(),
+            ..case(
+                |_, r| r.max_bytes = Some(ByteSize::Number(999_999)),
+                Reason::ContentLengthNotAllowed,
+                "the upload may have 1000000 bytes; ClusterObjectStore media allows namespace web at most 999999; make it \
+                 smaller",
+            )
+        },
+        {
+            let mut of_any_size = case(
+                |_, r| r.max_bytes = Some(ByteSize::Number(5)),
+                Reason::ContentLengthNotAllowed,
+                "ClusterObjectStore media allows namespace web uploads of at most 5, so the grant must say its size: set \
+                 spec.constraints.contentLengthRange or contentLength",
+            );
+            of_any_size.grant = form();
+            constrain(&mut of_any_size.grant, |c| c.content_length_range = None);
+            of_any_size
+        },
+    ]
 }
 
 fn cases() -> Vec<Case> {
@@ -138,36 +263,37 @@ fn cases() -> Vec<Case> {
             "spec.constraints.contentType is image/gif; ClusterObjectStore media allows namespace web only image/png",
         ),
     ];
+    cases.extend(of_modes());
     cases.extend([
         weak(
             upload(),
             |_| {},
-            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a presigned request \
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a presigned PUT \
              (WriteOnce); set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another \
              store",
         ),
         weak(
             upload(),
             |g| constrain(g, |c| c.content_type = Some("image/png".into())),
-            "ClusterObjectStore media cannot enforce spec.constraints.contentType on a presigned request \
+            "ClusterObjectStore media cannot enforce spec.constraints.contentType on a presigned PUT \
              (ContentType); leave it out, or use another store",
         ),
         weak(
             upload(),
             |g| constrain(g, |c| c.content_length = Some(1)),
-            "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a presigned request \
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a presigned PUT \
              (ContentLength); leave it out, or use another store",
         ),
         weak(
             upload(),
             |g| constrain(g, |c| c.content_length_range = Some(LengthRange { min: 0, max: 1 })),
-            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned request \
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
              (ContentLengthRange); give the exact size in spec.constraints.contentLength instead",
         ),
         weak(
             upload(),
             |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
-            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned request \
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
              (ChecksumSHA256); leave it out, or use another store",
         ),
         weak(
@@ -178,7 +304,7 @@ fn cases() -> Vec<Case> {
                     response: ResponseHeaders::default(),
                 };
             },
-            "ClusterObjectStore media cannot enforce spec.version on a presigned request (Version); leave it out, or \
+            "ClusterObjectStore media cannot enforce spec.version on a presigned GET (Version); leave it out, or \
              use another store",
         ),
         weak(
@@ -192,7 +318,7 @@ fn cases() -> Vec<Case> {
                     },
                 };
             },
-            "ClusterObjectStore media cannot enforce spec.response on a presigned request (ResponseHeaders); leave it \
+            "ClusterObjectStore media cannot enforce spec.response on a presigned GET (ResponseHeaders); leave it \
              out, or use another store",
         ),
     ]);

@@ -97,6 +97,23 @@ fn a_store_that_obeys_unsigned_headers() {
     assert_eq!(t.kstatus(&refused), "Failed");
     t.reason("dg/down", "Issued");
 
+    // A form is not concerned: no header of it asks the store for anything.
+    let form = json!({"mode": "PostForm", "constraints": {"overwrite": "Allow", "contentLengthRange": {"max": 9}}});
+    t.apply(&[t.grant("UploadGrant", "form", form)]);
+    t.reason("ug/form", "Issued");
+    on.minio.put(t.name(), "secret/form", b"everybody's").unwrap();
+    let file = format!("file=@{}", t.file("form", b"bytes").display());
+    let copy = format!("x-amz-copy-source: /{}/secret/form", t.name());
+    let form = t.mount("form");
+    assert_eq!(form.curl(&["--form", &file, "--header", &copy]).0, 204);
+    assert_eq!(
+        on.minio.get(t.name(), &t.key("form")).unwrap().as_deref(),
+        Some(&b"bytes"[..])
+    );
+    let large = format!("file=@{}", t.file("large", b"ten bytes!").display());
+    assert_eq!(form.curl(&["--form", &large]).0, 400, "a byte more than the most");
+    t.reason("ug/form", "Completed");
+
     // The attack that is the reason: with the owner's consent the key is handed out, and does what it must not.
     on.minio.put(t.name(), "secret/salaries", b"everybody's").unwrap();
     on.store(json!({"unsignedHeaders": "Tolerate"}));
@@ -125,6 +142,11 @@ fn each_key_has_its_own_session() {
         t.grant("UploadGrant", "attack", json!({"expirationSeconds": 600})),
         t.grant("UploadGrant", "up", json!({"expirationSeconds": 600})),
         t.grant("UploadGrant", "long", json!({"expirationSeconds": 3600})),
+        t.grant(
+            "UploadGrant",
+            "form",
+            json!({"mode": "PostForm", "constraints": {"overwrite": "Allow"}, "expirationSeconds": 600}),
+        ),
         t.grant("UploadGrant", "wild", json!({"key": t.key("a*b")})),
     ]);
     let copy = format!("x-amz-copy-source: /{}/secret/salaries", t.name());
@@ -141,6 +163,17 @@ fn each_key_has_its_own_session() {
         Some(&b"bytes"[..])
     );
     t.reason("ug/up", "Completed");
+    // A form is signed by the key's own session, too.
+    let form = t.mount("form");
+    assert!(form.files["fields.json"].contains("\"x-amz-security-token\": "));
+    let file = format!("file=@{}", t.file("form", b"bytes").display());
+    assert_eq!(form.curl(&["--form", &file]).0, 204);
+    let another = t.key("form-2");
+    assert_eq!(
+        form.curl(&["--form-string", &format!("key={another}"), "--form", &file])
+            .0,
+        403
+    );
     t.apply(&[t.grant(
         "DownloadGrant",
         "down",

@@ -81,7 +81,7 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
         .and_then(|arn| arn.split(':').nth(1))
         .unwrap_or("aws");
     let actions: &[&str] = match &request.ask {
-        Ask::Upload(_) => &["s3:PutObject"],
+        Ask::Upload { .. } => &["s3:PutObject"],
         Ask::Download { version: None, .. } => &["s3:GetObject"],
         Ask::Download { version: Some(_), .. } => &["s3:GetObjectVersion"],
     };
@@ -138,7 +138,7 @@ fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErro
 mod tests {
     use super::*;
     use crate::{
-        api::UploadConstraints,
+        api::{UploadConstraints, UploadMode},
         grant::{Lifetime, ObjectKey},
     };
 
@@ -155,6 +155,13 @@ mod tests {
         }
     }
 
+    fn upload() -> Ask {
+        Ask::Upload {
+            mode: UploadMode::Put,
+            constraints: UploadConstraints::default(),
+        }
+    }
+
     fn role(arn: Option<&str>) -> AssumeRole {
         AssumeRole {
             role_arn: arn.map(str::to_owned),
@@ -166,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_policy_names_one_object_and_one_verb() {
-        let upload = request("a/b \"c\".png", Ask::Upload(UploadConstraints::default()));
+        let upload = request("a/b \"c\".png", upload());
         assert_eq!(
             policy(&role(None), "media", &upload).unwrap(),
             r#"{"Statement":[{"Action":["s3:PutObject"],"Effect":"Allow","Resource":["arn:aws:s3:::media/a/b \"c\".png"]}],"Version":"2012-10-17"}"#
@@ -189,7 +196,7 @@ mod tests {
     #[test]
     fn a_key_that_would_be_a_pattern_is_refused() {
         for key in ["a*", "a/?", "${aws:username}"] {
-            let upload = request(key, Ask::Upload(UploadConstraints::default()));
+            let upload = request(key, upload());
             assert!(
                 matches!(policy(&role(None), "media", &upload), Err(SignError::Impossible(_))),
                 "{key}"

@@ -3,8 +3,10 @@
 
 mod looks;
 mod ordinary;
+mod renewals;
 mod spec;
 mod stores;
+mod withheld;
 
 use jiff::SignedDuration;
 use valet::{
@@ -80,6 +82,8 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
         stores::STRANGERS,
         stores::STORES,
         looks::LOOKS,
+        withheld::WITHHELD,
+        renewals::RENEWALS,
     ]
     .into_iter()
     .flatten()

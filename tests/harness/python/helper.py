@@ -7,6 +7,7 @@ The signatures are botocore's. Everything around them is done here and by hand, 
 included) tidy up paths, and what is looked at here is whether paths arrive untidied.
 """
 
+import base64
 import calendar
 import datetime
 import hmac
@@ -211,13 +212,95 @@ def percent_decode(text):
     return urllib.parse.unquote_to_bytes(text)
 
 
+# --- signed forms -------------------------------------------------------------------------------------------------
+
+
+def verify_form(request, _body):
+    """What a server would make of a POST form, its clock and the file apart, and what the form says."""
+    said = {}
+    try:
+        examine_form(request, said)
+        return {**said, "valid": True, "why": ""}, b""
+    except Refused as refusal:
+        return {**said, "valid": False, "why": str(refusal)}, b""
+
+
+def examine_form(check, said):
+    fields = {}
+    for name, value in check["fields"]:
+        if name.lower() in fields:
+            raise Refused(f"the field {name} is there twice")
+        fields[name.lower()] = value
+    for name in ("key", "policy", "x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature"):
+        if name not in fields:
+            raise Refused(f"it has no {name}")
+    document = json.loads(base64.b64decode(fields["policy"], validate=True).decode())
+    if sorted(document) != ["conditions", "expiration"]:
+        raise Refused(f"the policy has {sorted(document)}")
+    said["policy"] = document
+    expiration = datetime.datetime.strptime(document["expiration"], "%Y-%m-%dT%H:%M:%SZ")
+    said["expires_at"] = calendar.timegm(expiration.timetuple())
+
+    # Each condition must hold, and each field must have a condition.
+    covered = set()
+    for condition in document["conditions"]:
+        if isinstance(condition, list) and condition[0] == "content-length-range":
+            said["range"] = condition[1:]
+            continue
+        if isinstance(condition, dict):
+            ((name, value),) = condition.items()
+            operator = "eq"
+        else:
+            operator, name, value = condition
+            name = name.removeprefix("$")
+        actual = check["bucket"] if name == "bucket" else fields.get(name.lower())
+        matches = {"eq": lambda: actual == value, "starts-with": lambda: (actual or "").startswith(value)}
+        if actual is None or not matches[operator]():
+            raise Refused(f"the condition on {name} does not hold")
+        covered.add(name.lower())
+    bare = set(fields) - covered - {"policy", "x-amz-signature"}
+    if bare or "bucket" not in covered:
+        raise Refused(f"no condition covers {min(bare, default='bucket')}")
+
+    date = fields["x-amz-date"]
+    said["issued_at"] = calendar.timegm(datetime.datetime.strptime(date, SIGV4_TIMESTAMP).timetuple())
+    if fields["x-amz-algorithm"] != "AWS4-HMAC-SHA256":
+        raise Refused(f"x-amz-algorithm is {fields['x-amz-algorithm']}")
+    if fields["x-amz-credential"] != f"{check['access_key']}/{date[:8]}/{check['region']}/s3/aws4_request":
+        raise Refused(f"x-amz-credential is {fields['x-amz-credential']}")
+    if fields.get("x-amz-security-token") != check.get("session_token"):
+        raise Refused("x-amz-security-token is not that of the session")
+
+    # botocore signs the same document: the string to sign is the policy as it stands in the form.
+    credentials = Credentials(check["access_key"], check["secret_key"], check.get("session_token"))
+    auth = S3SigV4QueryAuth(credentials, "s3", check["region"])
+    request = AWSRequest()
+    request.context["timestamp"] = date
+    if not hmac.compare_digest(auth.signature(fields["policy"], request), fields["x-amz-signature"]):
+        raise Refused("the signature is over something else")
+
+
+def presign_post(request, _body):
+    """A form by botocore's own client, to check the checker with."""
+    client = client_of(request)
+    form = client.generate_presigned_post(
+        request["bucket"], request["key"], request["fields"], request["conditions"], request["expires"]
+    )
+    return {"url": form["url"], "fields": list(form["fields"].items())}, b""
+
+
 def presign(request, _body):
     """A URL signed by botocore's own client, to check the checker with."""
+    url = client_of(request).generate_presigned_url(request["operation"], request["params"], request["expires"])
+    return {"url": url}, b""
+
+
+def client_of(request):
     import botocore.config
     import botocore.session
 
     session = botocore.session.Session()
-    client = session.create_client(
+    return session.create_client(
         "s3",
         region_name=request["region"],
         endpoint_url=request["endpoint"],
@@ -229,13 +312,18 @@ def presign(request, _body):
             request_checksum_calculation="when_required",
         ),
     )
-    url = client.generate_presigned_url(request["operation"], request["params"], request["expires"])
-    return {"url": url}, b""
 
 
 # --- the conversation ---------------------------------------------------------------------------------------------
 
-OPERATIONS = {"s3": s3, "versions": versions, "verify": verify, "presign": presign}
+OPERATIONS = {
+    "s3": s3,
+    "versions": versions,
+    "verify": verify,
+    "presign": presign,
+    "verify_form": verify_form,
+    "presign_post": presign_post,
+}
 
 
 def main():

@@ -62,5 +62,5 @@ pub use process::Process;
 pub use s3::{S3Options, S3Server, Software};
 pub use scratch::Scratch;
 pub use tools::Tools;
-pub use verify::{UrlCheck, Verdict, verify_url, verify_urls};
+pub use verify::{FormCheck, FormVerdict, UrlCheck, Verdict, verify_form, verify_url, verify_urls};
 pub use wait::{eventually, poll};

@@ -134,6 +134,100 @@ pub fn presign(
     Ok(text(&answer, "url"))
 }
 
+/// A POST form, and who should have signed it.
+#[derive(Clone, Debug, Default)]
+pub struct FormCheck {
+    /// Names and values, as they stand in the Secret.
+    pub fields: Vec<(String, String)>,
+    /// The bucket that it is posted to.
+    pub bucket: String,
+    /// Who should have signed.
+    pub access_key: String,
+    /// With what.
+    pub secret_key: String,
+    /// The session's token, for temporary credentials.
+    pub session_token: Option<String>,
+    /// For which region.
+    pub region: String,
+}
+
+/// What a server would make of a POST form, its clock and the file apart; and what the form says, as far as it could be
+/// read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FormVerdict {
+    /// Whether the signature is right, and every field as the policy says.
+    pub valid: bool,
+    /// If not: why.
+    pub why: String,
+    /// The policy.
+    pub policy: Value,
+    /// When it was signed, in seconds since 1970.
+    pub issued_at: i64,
+    /// When it stops working, in seconds since 1970.
+    pub expires_at: i64,
+    /// The least and the most bytes that the file may have, if the policy says so.
+    pub range: Option<(i64, i64)>,
+}
+
+/// Checks a POST form.
+///
+/// # Errors
+/// If the checker cannot be run. A form that is not valid is no error: the verdict says so.
+pub fn verify_form(tools: &Tools, check: &FormCheck) -> Result<FormVerdict> {
+    let request = json!({
+        "op": "verify_form",
+        "fields": check.fields,
+        "bucket": check.bucket,
+        "access_key": check.access_key,
+        "secret_key": check.secret_key,
+        "session_token": check.session_token,
+        "region": check.region,
+    });
+    let (answer, _) = helper(tools)?.ask(request, &[])?;
+    Ok(FormVerdict {
+        valid: answer["valid"] == true,
+        why: text(&answer, "why"),
+        policy: answer["policy"].clone(),
+        issued_at: answer["issued_at"].as_i64().unwrap_or_default(),
+        expires_at: answer["expires_at"].as_i64().unwrap_or_default(),
+        range: answer["range"][0].as_i64().zip(answer["range"][1].as_i64()),
+    })
+}
+
+/// A form that botocore's own client signs, as [`presign`] does for URLs: its URL and its fields. `conditions` are those
+/// of `generate_presigned_post`, and `fields` the fields that they speak of.
+///
+/// # Errors
+/// If botocore refuses.
+pub fn presign_post(
+    tools: &Tools,
+    endpoint: &str,
+    check: &FormCheck,
+    key: &str,
+    (fields, conditions): (&Value, &Value),
+    expires: u32,
+) -> Result<(String, Vec<(String, String)>)> {
+    let request = json!({
+        "op": "presign_post",
+        "endpoint": endpoint,
+        "region": check.region,
+        "access_key": check.access_key,
+        "secret_key": check.secret_key,
+        "bucket": check.bucket,
+        "key": key,
+        "fields": fields,
+        "conditions": conditions,
+        "expires": expires,
+    });
+    let (answer, _) = helper(tools)?.ask(request, &[])?;
+    let fields = answer["fields"].as_array().context("botocore made no form")?;
+    let pair = |pair: &Value| {
+        let at = |n: usize| pair[n].as_str().unwrap_or_default().to_owned();
+        (at(0), at(1))
+    };
+    Ok((text(&answer, "url"), fields.iter().map(pair).collect()))
+}
+
 /// One checker for all tests of the process.
 fn helper(tools: &Tools) -> Result<&'static Helper> {
     static HELPER: OnceLock<std::result::Result<Helper, String>> = OnceLock::new();

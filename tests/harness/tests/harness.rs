@@ -11,8 +11,8 @@ use std::{
 
 use serde_json::{Value, json};
 use valet_harness::{
-    ControlPlane, ControlPlaneOptions, Process, S3Server, Scratch, Tools, UrlCheck, eventually, kstatus, process,
-    verify, verify_url, verify_urls,
+    ControlPlane, ControlPlaneOptions, FormCheck, Process, S3Server, Scratch, Tools, UrlCheck, eventually, kstatus,
+    process, verify, verify_form, verify_url, verify_urls,
 };
 
 static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::locate().unwrap());
@@ -287,6 +287,61 @@ fn a_user_may_do_what_the_policy_says_until_gone() {
     assert_eq!(curl(&[&url]), (200, String::from("bytes")));
     STORE.delete_user("SIGNER").unwrap();
     assert_eq!(curl(&[&url]), (403, String::from("InvalidAccessKeyId")));
+}
+
+#[test]
+fn the_verifier_of_forms_agrees_with_botocore_and_with_the_store() {
+    STORE.create_bucket("forms").unwrap();
+    let mut check = FormCheck {
+        bucket: "forms".into(),
+        access_key: STORE.access_key().into(),
+        secret_key: STORE.secret_key().into(),
+        region: STORE.region().into(),
+        ..FormCheck::default()
+    };
+    let key = "tenants/web/ü b+c%2F~!'()*=&/x.png";
+    let fields = json!({"Content-Type": "image/png"});
+    let conditions = json!([{"Content-Type": "image/png"}, ["content-length-range", 1, 3]]);
+    let (url, made) =
+        verify::presign_post(&TOOLS, &STORE.endpoint(), &check, key, (&fields, &conditions), 300).unwrap();
+    check.fields = made;
+
+    let verdict = verify_form(&TOOLS, &check).unwrap();
+    assert_eq!(verdict.why, "");
+    assert!(verdict.valid);
+    assert_eq!(verdict.range, Some((1, 3)));
+    assert_eq!(verdict.expires_at - verdict.issued_at, 300);
+    let post = |fields: &[(String, String)]| {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let strings = fields.iter().flat_map(|field| ["--form-string", field]);
+        let args: Vec<_> = strings.chain(["--form", "file=xy;filename=x", &url]).collect();
+        curl(&args)
+    };
+    assert_eq!(post(&check.fields), (204, String::new()));
+    assert_eq!(STORE.get("forms", key).unwrap().as_deref(), Some(&b"xy"[..]));
+
+    // What the store refuses the checker refuses, too.
+    let says = |why: &str, change: &dyn Fn(&mut FormCheck)| {
+        let mut other = check.clone();
+        change(&mut other);
+        let verdict = verify_form(&TOOLS, &other).unwrap();
+        assert!(!verdict.valid && verdict.why.contains(why), "{why}: {verdict:?}");
+        assert_ne!(post(&other.fields).0, 204, "{why}");
+    };
+    fn field<'a>(check: &'a mut FormCheck, name: &str) -> &'a mut String {
+        &mut check.fields.iter_mut().find(|(n, _)| n == name).unwrap().1
+    }
+    says("the condition on key", &|c| field(c, "key").push('x'));
+    says("the condition on Content-Type", &|c| {
+        c.fields.retain(|(n, _)| n != "Content-Type")
+    });
+    says("no condition covers x-amz-meta-a", &|c| {
+        c.fields.push(("x-amz-meta-a".into(), "b".into()));
+    });
+    says("the field key is there twice", &|c| {
+        c.fields.push(("key".into(), "b".into()))
+    });
+    says("the signature", &|c| *field(c, "x-amz-signature") = "0".repeat(64));
 }
 
 /// What a client gets: status, and body or, of an error, its code.

@@ -83,8 +83,11 @@ fn run(words: &[String]) -> Result<ExitCode> {
             let images = [pause, e2e.clone(), valet.clone()];
             let cluster = Cluster::own(&Tools::locate()?, &apart, &images)?;
             for image in &images {
-                let size = image.archive.metadata().map_or(0, |file| file.len());
-                println!("image: {} {:.1} MB {}", image.name, size as f64 / 1e6, image.digest);
+                let megabytes = |file: &Path| file.metadata().map_or(0.0, |file| file.len() as f64 / 1e6);
+                let unpacked = megabytes(&image.archive);
+                let packed = megabytes(&image.archive.with_extension("oci.tar"));
+                let (name, digest) = (&image.name, &image.digest);
+                println!("image: {name}, {unpacked:.1} MB, {packed:.1} MB to pull, {digest}");
             }
             let ready = cluster
                 .node()

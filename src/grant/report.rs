@@ -1,0 +1,142 @@
+//! What the rows of the table of states end with: a status, perhaps an event, and rest until the next instant.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    decide::Judge,
+    facts::{ObjectFact, Owner, SecretFact, StoreFact},
+    lifetime::{Lifetime, add, retry},
+    status::{Situation, condition, project},
+    step::{Notice, Read, Step},
+};
+use crate::api::{Progress, Reason};
+
+/// How often a Secret that stands in the way is looked at again: nothing tells when somebody has removed it, since it
+/// bears no mark of ours that could be watched for.
+const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
+
+impl Judge<'_> {
+    /// The step that leaves no Secret of this grant's, if one is needed.
+    pub(super) fn withdraw(&self) -> Option<Step> {
+        match &self.f.secret {
+            SecretFact::Unread => Some(Step::Read(Read::Secret)),
+            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => Some(Step::Withdraw {
+                uid: s.uid.clone(),
+                resource_version: s.resource_version.clone(),
+            }),
+            _ => None,
+        }
+    }
+
+    pub(super) fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
+        let situation = Situation {
+            finished,
+            ..Situation::of(reason, message, self.key())
+        };
+        // What waits asks again by itself; what is refused waits for a change, or for the end of a key that it had.
+        let retry = match reason {
+            Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
+            _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),
+        };
+        self.settle(&situation, retry.into_iter().chain(self.next_end(self.key())).min())
+    }
+
+    /// The next instant at which a key that was withdrawn comes to an end, in one sense or another.
+    pub(super) fn next_end(&self, key: Option<Lifetime>) -> Option<Timestamp> {
+        let ends = [key.map(|key| self.end(key)), self.copies_until(key), self.over_at(key)];
+        ends.into_iter().flatten().filter(|end| *end > self.now).min()
+    }
+
+    /// Reports the situation if that says anything new; otherwise rests.
+    pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
+        let record = situation.key.map(|key| self.record(key));
+        let status = project(self.g, situation, record.as_ref(), self.now);
+        if status == self.g.status {
+            return Step::Rest { until };
+        }
+        let notice = self.notice(situation);
+        Step::Report {
+            status: Box::new(status),
+            notice,
+        }
+    }
+
+    /// An event, where a person must act and has not been told.
+    fn notice(&self, s: &Situation) -> Option<Notice> {
+        let said = |type_: &str, reason: Reason| {
+            condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
+        };
+        let needs_a_person = s.reason.progress() == Progress::Stalled
+            || matches!(
+                s.reason,
+                Reason::StoreUnreachable
+                    | Reason::CredentialsNotFound
+                    | Reason::CredentialsInvalid
+                    | Reason::CredentialsExpired
+                    | Reason::CredentialsRefused
+                    | Reason::BucketNotFound
+                    | Reason::RegionMismatch
+                    | Reason::ClockSkewed
+            );
+        if needs_a_person && !said("Ready", s.reason) {
+            return Some(Notice {
+                reason: s.reason,
+                message: s.message.clone(),
+            });
+        }
+        if let Some((reason, message)) = &s.renewal_failing
+            && !said("RenewalFailing", *reason)
+        {
+            return Some(Notice {
+                reason: *reason,
+                message: message.clone(),
+            });
+        }
+        if s.truncated && !said("Active", Reason::ExpiryTruncated) {
+            let end = s.key.map_or(self.now, |k| k.expires_at);
+            return Some(Notice {
+                reason: Reason::ExpiryTruncated,
+                message: format!(
+                    "the key ends at {end}, earlier than asked, since the credentials that signed it end then"
+                ),
+            });
+        }
+        None
+    }
+
+    pub(super) fn retry(&self) -> Timestamp {
+        retry(
+            condition(&self.g.status, "Ready")
+                .filter(|c| c.status == "False")
+                .map(|c| c.last_transition_time.0),
+            self.now,
+        )
+    }
+
+    pub(super) fn unreachable(&self, why: &str) -> String {
+        format!("{} does not answer as it should: {why}", self.g.terms.store_ref)
+    }
+
+    /// Since when there may be uploads by the grant's keys: since this one was signed, or, of one that follows others,
+    /// since the grant was made.
+    pub(super) fn began(&self, key: Lifetime) -> Timestamp {
+        let created = self.g.created.filter(|_| self.renewals() > 0);
+        created.map_or(key.issued_at, |created| created.min(key.issued_at))
+    }
+
+    /// Whether a look has yet to be taken, and can.
+    pub(super) fn can_look(&self, object: &ObjectFact) -> bool {
+        matches!(object, ObjectFact::Unread) && matches!(self.f.store, StoreFact::Unread | StoreFact::Usable(_))
+    }
+
+    /// Whether an object of that time came after the key was issued. Stores keep whole seconds, so the second that
+    /// both lie in is given to the upload.
+    pub(super) fn is_newer(&self, key: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
+        match (key, modified_at) {
+            (Some(key), Some(t)) => add(t, SignedDuration::from_secs(1)) >= self.began(key),
+            // A store that does not say when: write-once says that there was none before.
+            (Some(_), None) => self.write_once(),
+            (None, _) => false,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Uploads by POST form: what the Secret holds, what the store makes of it, and an independent opinion of the signature.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use valet_harness::{FormCheck, verify_form};
+
+use crate::world::{Mounted, Tenant, condition, says};
+
+/// A form, as a browser or Python reads it.
+fn fields(key: &Mounted) -> Vec<(String, String)> {
+    // The order counts for some stores, and serde_json's maps do not keep it.
+    let text = &key.files["fields.json"];
+    let all: Value = serde_json::from_str(text).expect("fields.json is JSON");
+    let mut fields: Vec<_> = all
+        .as_object()
+        .expect("of one object")
+        .iter()
+        .map(|(name, value)| (name.clone(), value.as_str().expect("of strings").to_owned()))
+        .collect();
+    fields.sort_by_key(|(name, _)| text.find(&format!("{name:?}: ")));
+    fields
+}
+
+fn check(t: &Tenant, fields: Vec<(String, String)>) -> FormCheck {
+    FormCheck {
+        fields,
+        bucket: t.name().into(),
+        access_key: t.world.s3.access_key().into(),
+        secret_key: t.world.s3.secret_key().into(),
+        region: t.world.s3.region().into(),
+        ..FormCheck::default()
+    }
+}
+
+/// The whole life of one: issue, use, what breaks it, completion, withdrawal.
+#[test]
+fn upload() {
+    let t = Tenant::new("form");
+    let _operator = t.operator();
+    let name = "a b+\u{fc}/$&=;@<\"\\.csv";
+    let constraints = json!({
+        "contentType": "text/csv; charset=\"utf-8\"", "contentLengthRange": {"min": 3, "max": 5}, "overwrite": "Allow",
+    });
+    t.apply(&[t.grant(
+        "UploadGrant",
+        "form",
+        json!({"mode": "PostForm", "key": t.key(name), "constraints": constraints, "expirationSeconds": 60}),
+    )]);
+    let grant = t.reason("ug/form", "Issued");
+    assert_eq!(says(&grant, "Completed"), "False Pending");
+    let key = t.mount("form");
+    let names: Vec<_> = key.files.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "curl.cfg",
+            "expiry",
+            "fields.json",
+            "headers",
+            "method",
+            "provider",
+            "type",
+            "url"
+        ]
+    );
+    assert_eq!(
+        (key.files["method"].as_str(), key.files["headers"].as_str()),
+        ("POST", "")
+    );
+    assert_eq!(key.files["url"], format!("{}/{}", t.world.s3.endpoint(), t.name()));
+
+    let fields = fields(&key);
+    let (first, last) = (&fields[0], &fields[fields.len() - 1]);
+    assert_eq!((first.0.as_str(), last.0.as_str()), ("key", "x-amz-signature"));
+    assert_eq!(first.1, t.key(name), "the key, byte for byte");
+    let verdict = verify_form(&t.world.tools, &check(&t, fields)).unwrap();
+    assert!(verdict.valid, "{}", verdict.why);
+    assert_eq!(verdict.range, Some((3, 5)));
+    assert_eq!(verdict.expires_at - verdict.issued_at, 60);
+    let expiry: jiff::Timestamp = key.files["expiry"].parse().unwrap();
+    assert_eq!(expiry.as_second(), verdict.expires_at);
+
+    let post = |bytes: &[u8], more: &[&str]| {
+        let file = format!("file=@{}", t.file("upload", bytes).display());
+        // What stands behind the file does not count.
+        key.curl(&[more, &["--form", &file]].concat()).0
+    };
+    assert_eq!(post(b"12", &[]), 400, "a byte less than the least");
+    assert_eq!(post(b"123456", &[]), 400, "a byte more than the most");
+    assert_eq!(
+        post(b"123", &["--form-string", "x-amz-meta-owner=me"]),
+        403,
+        "a field more"
+    );
+    assert_eq!(t.stored(&t.key(name)), None);
+    assert_eq!(post(b"123", &[]), 204);
+    assert_eq!(post(b"12345", &[]), 204, "a form replaces");
+    assert_eq!(t.stored(&t.key(name)).as_deref(), Some(&b"12345"[..]));
+    let head = t.world.s3.head(t.name(), &t.key(name)).unwrap().unwrap();
+    assert_eq!(head.header("content-type"), Some("text/csv; charset=\"utf-8\""));
+
+    let done = t.reason_within("ug/form", "Completed", Duration::from_secs(70));
+    assert_eq!(done["status"]["object"]["size"], 5);
+    assert_eq!(t.kstatus(&done), "Current");
+}
+
+/// What the store could not hold a form to is refused, by name and with the remedy; and a mode stays what it is.
+#[test]
+fn refused() {
+    let t = Tenant::new("formno");
+    let _operator = t.operator();
+    t.apply(&[
+        t.grant("UploadGrant", "once", json!({"mode": "PostForm"})),
+        t.grant(
+            "UploadGrant",
+            "range",
+            json!({"constraints": {"contentLengthRange": {"max": 5}}}),
+        ),
+        t.grant("UploadGrant", "put", json!({})),
+    ]);
+    for (name, remedy) in [
+        ("once", "set spec.constraints.overwrite to Allow"),
+        (
+            "range",
+            "set spec.mode to PostForm and spec.constraints.overwrite to Allow",
+        ),
+    ] {
+        let grant = t.reason(&format!("ug/{name}"), "CapabilityMissing");
+        let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
+        assert!(message.contains(remedy), "{message}");
+        assert!(t.get(&format!("secret/{name}")).is_none());
+    }
+    t.reason("ug/put", "Issued");
+    assert_eq!(
+        t.get("ug/put").unwrap()["spec"]["mode"],
+        "Put",
+        "the default is written down"
+    );
+    let patch = [
+        "patch",
+        "ug/put",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"mode":"PostForm"}}"#,
+    ];
+    let all = [&patch[..], &["--namespace", t.name()]].concat();
+    let said = t.world.plane.kubectl(&all).unwrap_err().to_string();
+    assert!(
+        said.contains("mode says what the grant permits and cannot change"),
+        "{said}"
+    );
+}

@@ -1,0 +1,174 @@
+//! Grants whose owner wants no key out: for now, and for good.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use valet_harness::{control_plane::OPERATOR, eventually};
+
+use crate::world::{SOON, Tenant, condition, says};
+
+fn patch(t: &Tenant, grant: &str, spec: Value) {
+    let patch = json!({"spec": spec}).to_string();
+    t.kubectl(&["patch", grant, "--type=merge", "--patch", &patch]);
+}
+
+fn gone(t: &Tenant, secret: &str) {
+    eventually(SOON, &format!("Secret {secret} to be withdrawn"), || {
+        t.get(&format!("secret/{secret}")).is_none().then_some(())
+    });
+}
+
+fn message(grant: &Value, type_: &str) -> String {
+    condition(grant, type_).map_or(String::new(), |c| c["message"].as_str().unwrap().to_owned())
+}
+
+/// Suspended: no Secret, Current to every tool, honest about copies; and back, with the same key.
+#[test]
+fn suspended() {
+    let t = Tenant::new("suspended");
+    t.world
+        .s3
+        .put(t.name(), &t.key("report"), b"a report")
+        .unwrap()
+        .ok()
+        .unwrap();
+    let operator = t.operator();
+    t.apply(&[
+        t.grant("DownloadGrant", "report", json!({})),
+        t.grant("UploadGrant", "waiting", json!({"suspend": true})),
+    ]);
+    t.reason("dg/report", "Issued");
+    let waiting = t.reason("ug/waiting", "Suspended");
+    assert_eq!(t.kstatus(&waiting), "Current");
+    assert_eq!(message(&waiting, "Suspended"), "spec.suspend is true: no key is signed");
+    assert!(t.get("secret/waiting").is_none());
+
+    let copy = t.mount("report");
+    patch(&t, "dg/report", json!({"suspend": true}));
+    let held = t.reason("dg/report", "Suspended");
+    gone(&t, "report");
+    assert_eq!(t.kstatus(&held), "Current");
+    assert_eq!(says(&held, "Ready"), "True Suspended");
+    assert_eq!(says(&held, "Suspended"), "True Suspended");
+    assert_eq!(says(&held, "Active"), "False Suspended");
+    assert_eq!(held["status"]["binding"], json!(null));
+    let until = format!("a copy of it works until {}", copy.files["expiry"]);
+    assert!(
+        message(&held, "Suspended").ends_with(&until),
+        "{}",
+        message(&held, "Suspended")
+    );
+    assert_eq!(copy.curl(&[]).0, 200, "as the message says");
+    assert!(operator.metrics().unwrap().contains(&format!(
+        r#"valet_grants{{kind="DownloadGrant",namespace="{}",reason="Suspended"}} 1"#,
+        t.name()
+    )));
+
+    patch(&t, "dg/report", json!({"suspend": false}));
+    patch(&t, "ug/waiting", json!({"suspend": null}));
+    let back = t.reason("dg/report", "Issued");
+    assert!(condition(&back, "Suspended").is_none());
+    assert_eq!(
+        t.mount("report").files,
+        copy.files,
+        "the same key, with what is left of it"
+    );
+    let first = t.reason("ug/waiting", "Issued");
+    assert_eq!(says(&first, "Active"), "True Issued");
+    // Nothing of it is an event: who did it knows.
+    assert_eq!(t.kubectl(&["get", "events"]).trim(), "");
+}
+
+/// Revoked: withdrawn for good, finished, and collected like any other end.
+#[test]
+fn revoked() {
+    let t = Tenant::new("revoked");
+    let operator = t.operator();
+    t.apply(&[t.grant(
+        "UploadGrant",
+        "leaked",
+        json!({"ttlSecondsAfterFinished": -1, "constraints": {"overwrite": "Allow"}}),
+    )]);
+    t.reason("ug/leaked", "Issued");
+    let copy = t.mount("leaked");
+    let mark = t.world.plane.audit_mark().unwrap();
+    patch(&t, "ug/leaked", json!({"revoke": true}));
+    let ended = t.reason("ug/leaked", "Revoked");
+    gone(&t, "leaked");
+    assert_eq!(t.kstatus(&ended), "Current");
+    assert_eq!(says(&ended, "Revoked"), "True Revoked");
+    assert_eq!(says(&ended, "Active"), "False Revoked");
+    assert_eq!(says(&ended, "Completed"), "Unknown Revoked");
+    assert!(
+        ended["status"]["finishedTime"]
+            .as_str()
+            .unwrap()
+            .parse::<Timestamp>()
+            .is_ok()
+    );
+    let said = message(&ended, "Revoked");
+    for part in [
+        "the key was withdrawn from Secret leaked",
+        &format!("a copy of its URL works until {}", copy.files["expiry"]),
+        "disable the access key that signed",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!said.contains(t.world.s3.access_key()), "names no key id: {said}");
+    let file = t.file("late", b"late");
+    assert_eq!(copy.upload(&file).0, 200, "as the message says");
+
+    let refused = t.world.plane.kubectl(&[
+        "patch",
+        "ug/leaked",
+        "--namespace",
+        t.name(),
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"revoke":false}}"#,
+    ]);
+    let refused = refused.expect_err("it cannot be taken back").to_string();
+    assert!(refused.contains("revoke cannot be taken back"), "{refused}");
+
+    // What was there and what is there: one delete, one patch, and rest.
+    let spec = json!({"expirationSeconds": 1234, "suspend": true});
+    patch(&t, "ug/leaked", spec);
+    eventually(SOON, "the change to be observed", || {
+        let grant = t.get("ug/leaked")?;
+        (grant["status"]["observedGeneration"] == grant["metadata"]["generation"]).then_some(())
+    });
+    t.reason("ug/leaked", "Revoked");
+    let writes: Vec<_> = t
+        .world
+        .plane
+        .audit_since(mark)
+        .unwrap()
+        .iter()
+        .filter(|e| e.is_write() && e.namespace() == t.name() && e.user() == OPERATOR)
+        .map(|e| format!("{} {}", e.verb(), e.resource()))
+        .collect();
+    assert_eq!(writes, ["delete secrets", "patch uploadgrants", "patch uploadgrants"]);
+    let metrics = operator.metrics().unwrap();
+    assert!(
+        metrics.contains(r#"valet_grants_finished_total{kind="UploadGrant",reason="Revoked"} 1"#),
+        "{metrics}"
+    );
+    patch(&t, "ug/leaked", json!({"ttlSecondsAfterFinished": 0}));
+    eventually(SOON, "the grant to be collected", || {
+        t.get("ug/leaked").is_none().then_some(())
+    });
+}
+
+/// Revoked while nobody is there: first thing on start.
+#[test]
+fn revoked_while_the_operator_is_away() {
+    let t = Tenant::new("late");
+    let operator = t.operator();
+    t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
+    t.reason("dg/g", "Issued");
+    operator.kill();
+    patch(&t, "dg/g", json!({"revoke": true}));
+    assert!(t.get("secret/g").is_some());
+    let _operator = t.operator();
+    t.reason("dg/g", "Revoked");
+    gone(&t, "g");
+}

@@ -1,0 +1,544 @@
+//! Lives of grants whose keys are renewed: by their spec, and by request. By the UID that all of them have, a key of
+//! 600 seconds is replaced after 367.
+
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use valet::{
+    api::Reason,
+    grant::{StoreFact, StoreView},
+};
+
+use super::{downloading, ends, good_store, old_object, overwriting, terms, unusable, uploading, with};
+use crate::{
+    checks::{condition, ready},
+    common::{at, renew_always},
+    play::{Life, play},
+    world::{Bucket, Memory, World},
+};
+
+fn always(world: World) -> World {
+    with(world, |w| {
+        renew_always(w.grant.as_mut().unwrap());
+        terms(w).expiration_seconds = 600;
+    })
+}
+
+fn until(world: World, deadline: i64) -> World {
+    with(world, |w| terms(w).deadline_time = Some(Time(at(deadline))))
+}
+
+fn suspend(world: &mut World) {
+    world.edit(|g| g.terms.suspend = Some(true));
+}
+
+fn resume(world: &mut World) {
+    world.edit(|g| g.terms.suspend = None);
+}
+
+fn outage(world: &mut World) {
+    world.store = unusable(Reason::CredentialsNotFound);
+}
+
+fn back(world: &mut World) {
+    world.store = StoreFact::Usable(good_store());
+}
+
+fn credentials_until(world: &mut World, second: i64) {
+    world.usable(|s: &mut StoreView| s.credentials_expire = Some(at(second)));
+}
+
+pub static RENEWALS: &[Life] = &[
+    Life {
+        name: "renewed until the deadline",
+        world: || until(always(downloading()), 2000),
+        events: &[],
+        until: 2100,
+        end: ends(
+            "Current Expired",
+            &[(0, 600), (367, 967), (734, 1334), (1101, 1701), (1468, 2000)],
+            [1, 4, 1],
+            &[],
+        ),
+    },
+    Life {
+        name: "renewed without an end",
+        world: || always(downloading()),
+        events: &[],
+        until: 1200,
+        end: ends(
+            "Current Issued",
+            &[(0, 600), (367, 967), (734, 1334), (1101, 1701)],
+            [1, 3, 0],
+            &[],
+        ),
+    },
+    Life {
+        name: "a deadline that is not worth another key",
+        world: || until(always(downloading()), 660),
+        events: &[],
+        until: 1000,
+        end: ends("Current Expired", &[(0, 600)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a deadline that is just worth another key",
+        world: || until(always(downloading()), 661),
+        events: &[],
+        until: 1000,
+        end: ends("Current Expired", &[(0, 600), (367, 661)], [1, 1, 1], &[]),
+    },
+    Life {
+        name: "a deadline within the first key",
+        world: || until(always(uploading()), 500),
+        events: &[],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 500)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "a deadline that is put off when the last key is out",
+        world: || until(always(downloading()), 500),
+        events: &[(450.0, |w| w.edit(|g| g.terms.deadline_time = Some(Time(at(5000)))))],
+        until: 600,
+        end: ends("Current Issued", &[(0, 500), (450, 1050)], [1, 1, 0], &[]),
+    },
+    Life {
+        name: "an upload by the second key",
+        world: || always(uploading()),
+        events: &[(500.0, World::put_object)],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
+    },
+    Life {
+        name: "an upload just before the renewal is seen by a look of its own",
+        world: || always(uploading()),
+        events: &[(364.0, World::put_object)],
+        until: 370,
+        end: ends("Current Completed", &[(0, 600)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "an upload by the first key that is seen under the second",
+        world: || always(uploading()),
+        events: &[
+            (364.0, |w| w.bucket = Bucket::Down),
+            (368.0, |w| {
+                w.bucket = Bucket::Holds {
+                    since: at(363),
+                    says_when: true,
+                }
+            }),
+        ],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
+    },
+    Life {
+        name: "an object of somebody else's under a renewed key",
+        world: || always(uploading()),
+        events: &[(500.0, |w| w.bucket = old_object())],
+        until: 1000,
+        end: ends("Current ObjectExists", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
+    },
+    Life {
+        name: "uploads again and again, until the deadline",
+        world: || until(always(overwriting()), 1100),
+        events: &[
+            (10.0, World::put_object),
+            (500.0, World::put_object),
+            (1099.0, World::put_object),
+        ],
+        until: 1200,
+        end: ends(
+            "Current Completed",
+            &[(0, 600), (367, 967), (734, 1100)],
+            [1, 2, 1],
+            &[],
+        ),
+    },
+    Life {
+        name: "an upload that was seen, and is gone from the store at the end",
+        world: || until(always(overwriting()), 500),
+        events: &[(10.0, World::put_object), (100.0, |w| w.bucket = Bucket::Empty)],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 500)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "an upload that was seen, and a store that is away at the end",
+        world: || until(always(overwriting()), 500),
+        events: &[(10.0, World::put_object), (100.0, |w| w.store = StoreFact::Missing)],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 500)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "renewal is switched off after an upload was seen",
+        world: || always(overwriting()),
+        events: &[
+            (10.0, World::put_object),
+            (100.0, |w| w.edit(|g| g.terms.renewal = None)),
+        ],
+        until: 500,
+        end: ends("Current Completed", &[(0, 600)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "renewal is switched off",
+        world: || always(downloading()),
+        events: &[(400.0, |w| w.edit(|g| g.terms.renewal = None))],
+        until: 2000,
+        end: ends("Current Expired", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
+    },
+    Life {
+        name: "renewal is switched on late in a key's life",
+        world: || with(downloading(), |w| terms(w).expiration_seconds = 600),
+        events: &[(500.5, |w| w.edit(renew_always))],
+        until: 600,
+        end: ends("Current Issued", &[(0, 600), (500, 1100)], [1, 1, 0], &[]),
+    },
+    Life {
+        name: "renewal is switched on after the end",
+        world: || with(downloading(), |w| terms(w).expiration_seconds = 600),
+        events: &[(700.0, |w| w.edit(renew_always))],
+        until: 1000,
+        end: ends("Current Expired", &[(0, 600)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a store that is away when the time comes, and back soon",
+        world: || always(downloading()),
+        events: &[(300.0, outage), (419.0, back)],
+        until: 600,
+        end: ends("Current Issued", &[(0, 600), (419, 1019)], [1, 1, 0], &[]),
+    },
+    Life {
+        name: "a store that is away until the key is in danger",
+        world: || always(downloading()),
+        events: &[(300.0, outage), (500.0, back)],
+        until: 600,
+        end: ends(
+            "Current Issued",
+            &[(0, 600), (500, 1100)],
+            [1, 1, 0],
+            &[Reason::RenewalOverdue],
+        ),
+    },
+    Life {
+        name: "a store that is away beyond the key's end",
+        world: || always(downloading()),
+        events: &[(300.0, outage), (700.0, back)],
+        until: 800,
+        end: ends(
+            "Current Issued",
+            &[(0, 600), (700, 1300)],
+            [2, 0, 1],
+            &[Reason::RenewalOverdue, Reason::CredentialsNotFound],
+        ),
+    },
+    Life {
+        name: "a store that is away beyond the key's end and the deadline",
+        world: || until(always(downloading()), 800),
+        events: &[(300.0, outage), (790.0, back)],
+        until: 1000,
+        end: ends(
+            "Current Expired",
+            &[(0, 600)],
+            [1, 0, 1],
+            &[Reason::RenewalOverdue, Reason::CredentialsNotFound],
+        ),
+    },
+    Life {
+        name: "credentials that end, and are renewed in time",
+        world: || with(always(downloading()), |w| credentials_until(w, 505)),
+        events: &[(300.0, |w| credentials_until(w, 5000))],
+        until: 400,
+        end: ends(
+            "Current Issued",
+            &[(0, 500), (300, 900)],
+            [1, 1, 0],
+            &[Reason::ExpiryTruncated],
+        ),
+    },
+    Life {
+        name: "credentials that end, and are not renewed",
+        world: || with(always(downloading()), |w| credentials_until(w, 505)),
+        events: &[],
+        until: 600,
+        end: ends(
+            "InProgress CredentialsExpired",
+            &[(0, 500)],
+            [1, 0, 1],
+            &[
+                Reason::ExpiryTruncated,
+                Reason::RenewalOverdue,
+                Reason::CredentialsExpired,
+            ],
+        ),
+    },
+    Life {
+        name: "a rule that is narrowed, and widened when the key is over",
+        world: || always(downloading()),
+        events: &[
+            (100.0, |w| w.usable(|s| s.rules = std::sync::Arc::new(vec![]))),
+            (700.0, back),
+        ],
+        until: 800,
+        end: ends(
+            "Current Issued",
+            &[(0, 600), (700, 1300)],
+            [2, 0, 1],
+            &[Reason::NamespaceNotAllowed],
+        ),
+    },
+    Life {
+        name: "held back beyond a key's end",
+        world: || always(uploading()),
+        events: &[(100.0, suspend), (700.0, resume)],
+        until: 800,
+        end: ends("Current Issued", &[(0, 600), (700, 1300)], [2, 0, 1], &[]),
+    },
+    Life {
+        name: "held back when its time comes",
+        world: || always(downloading()),
+        events: &[(100.0, suspend), (400.0, resume)],
+        until: 500,
+        end: ends("Current Issued", &[(0, 600), (400, 1000)], [2, 0, 1], &[]),
+    },
+    Life {
+        name: "held back until the deadline",
+        world: || until(always(downloading()), 5000),
+        events: &[(100.0, suspend)],
+        until: 6000,
+        end: ends("Current Expired", &[(0, 600)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "revoked after a renewal",
+        world: || always(overwriting()),
+        events: &[
+            (300.0, World::put_object),
+            (400.0, |w| w.edit(|g| g.terms.revoke = Some(true))),
+        ],
+        until: 1000,
+        end: ends("Current Revoked", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
+    },
+    Life {
+        name: "the Secret is deleted after a renewal and comes back with the second key",
+        world: || always(downloading()),
+        events: &[(400.0, World::delete_secret)],
+        until: 500,
+        end: ends("Current Issued", &[(0, 600), (367, 967), (367, 967)], [2, 1, 0], &[]),
+    },
+    Life {
+        name: "another key by request",
+        world: downloading,
+        events: &[(100.5, |w| w.request("2027-01-15T08:01:40Z"))],
+        until: 399,
+        end: ends("Current Issued", &[(0, 300), (100, 400)], [1, 1, 0], &[]),
+    },
+    Life {
+        name: "another key by request, and then its end",
+        world: uploading,
+        events: &[(100.5, |w| w.request("2027-01-15T08:01:40Z"))],
+        until: 1000,
+        end: ends(
+            "Failed ExpiredUnused",
+            &[(0, 300), (100, 400)],
+            [1, 1, 1],
+            &[Reason::ExpiredUnused],
+        ),
+    },
+    Life {
+        name: "two requests",
+        world: downloading,
+        events: &[
+            (100.0, |w| w.request("2027-01-15T08:01:40Z")),
+            (101.0, |w| w.request("2027-01-15T08:01:41Z")),
+        ],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300), (100, 400), (101, 401)], [1, 2, 0], &[]),
+    },
+    Life {
+        name: "a request from before the key",
+        world: downloading,
+        events: &[(100.0, |w| w.request("2027-01-15T08:00:00Z"))],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "a request for later",
+        world: downloading,
+        events: &[(100.0, |w| w.request("2027-01-15T10:03:20+02:00"))],
+        until: 400,
+        end: ends("Current Issued", &[(0, 300), (200, 500)], [1, 1, 0], &[]),
+    },
+    Life {
+        name: "a request for after the end",
+        world: downloading,
+        events: &[(100.0, |w| w.request("2027-01-15T08:05:00Z"))],
+        until: 400,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a request after the end",
+        world: downloading,
+        events: &[(301.0, |w| w.request("2027-01-15T08:05:01Z"))],
+        until: 400,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a request that says no time",
+        world: downloading,
+        events: &[(100.0, |w| w.request("now")), (150.0, |w| w.request("please"))],
+        until: 200,
+        end: ends(
+            "Current Issued",
+            &[(0, 300)],
+            [1, 0, 0],
+            &[Reason::RenewalRequestInvalid],
+        ),
+    },
+    Life {
+        name: "a request before the first key",
+        world: || with(downloading(), |w| w.request("2027-01-15T08:00:00Z")),
+        events: &[],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "a request while the Secret is gone",
+        world: downloading,
+        events: &[(100.0, |w| {
+            w.delete_secret();
+            w.request("2027-01-15T08:01:40Z");
+        })],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300), (100, 400)], [2, 0, 0], &[]),
+    },
+    Life {
+        name: "a request while the grant is held back is answered when it is let go",
+        world: downloading,
+        events: &[
+            (50.0, suspend),
+            (100.0, |w| w.request("2027-01-15T08:01:40Z")),
+            (150.0, resume),
+        ],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300), (150, 450)], [2, 0, 1], &[]),
+    },
+    Life {
+        name: "a request that the rules no longer allow",
+        world: downloading,
+        events: &[(100.0, |w| {
+            w.usable(|s| s.rules = std::sync::Arc::new(vec![]));
+            w.request("2027-01-15T08:01:40Z");
+        })],
+        until: 200,
+        end: ends(
+            "Failed NamespaceNotAllowed",
+            &[(0, 300)],
+            [1, 0, 1],
+            &[Reason::NamespaceNotAllowed],
+        ),
+    },
+    Life {
+        name: "a request that would make a shorter key of a good one",
+        world: downloading,
+        events: &[(100.0, |w| {
+            credentials_until(w, 120);
+            w.request("2027-01-15T08:01:40Z");
+        })],
+        until: 110,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+];
+
+/// A process that dies in between tries again earlier, so that this life is not among the others.
+#[test]
+fn a_secret_that_cannot_be_replaced_keeps_its_key_to_the_end() {
+    let life = Life {
+        name: "a Secret that cannot be replaced",
+        world: || always(downloading()),
+        events: &[(300.0, |w| w.refuses_replacement = true)],
+        until: 700,
+        end: ends(
+            "Current Issued",
+            &[(0, 600), (601, 1201)],
+            [2, 0, 1],
+            &[Reason::RenewalOverdue],
+        ),
+    };
+    for memory in [Memory::Grant, Memory::Caches] {
+        life.expect(&play(&life, memory, None, SignedDuration::ZERO), true);
+    }
+}
+
+/// An operator that was away beyond the key's end replaces it first thing, in one write.
+#[test]
+fn a_key_that_ended_while_nobody_was_there_is_replaced() {
+    for (start, keys) in [(downloading as fn() -> World, 2), (overwriting, 2), (uploading, 2)] {
+        let mut world = always(start());
+        world.reconcile();
+        world.now = at(10_000);
+        world.reconcile();
+        assert_eq!(ready(world.grant()), "Issued");
+        assert_eq!(world.keys.len(), keys);
+        let last = world.keys[1];
+        assert_eq!((last.issued_at, last.expires_at), (at(10_000), at(10_600)));
+        let counts = world.counts;
+        assert_eq!((counts.creates, counts.replaces, counts.withdraws), (1, 1, 0));
+    }
+}
+
+/// One write to the Secret and one to the status for each renewal, and none between.
+#[test]
+fn a_renewal_costs_two_writes() {
+    let mut world = always(downloading());
+    let mut wake = world.reconcile();
+    let mut reports = vec![world.counts.reports];
+    for _ in 0..3 {
+        world.now = wake.unwrap();
+        wake = world.reconcile();
+        reports.push(world.counts.reports);
+    }
+    assert_eq!(reports, [1, 2, 3, 4]);
+    assert_eq!((world.counts.replaces, world.counts.retouches), (3, 0));
+    assert_eq!(world.grant().status.renewals, Some(3));
+}
+
+/// What the status says of it, and what the tools make of it.
+#[test]
+fn the_status_says_when() {
+    let mut world = until(always(downloading()), 700);
+    world.reconcile();
+    let when = |world: &World| world.grant().status.renewal_time.as_ref().map(|t| t.0);
+    assert_eq!((when(&world), world.grant().status.renewals), (Some(at(367)), None));
+    world.request("2027-01-15T08:02:00.5Z");
+    world.now = at(100);
+    assert_eq!(world.reconcile(), Some(at(121)));
+    assert_eq!(when(&world), Some(at(121)));
+    world.now = at(121);
+    world.reconcile();
+    // The next one would end less than a minute later than this one.
+    assert_eq!((when(&world), world.grant().status.renewals), (None, Some(1)));
+    assert_eq!(world.reconcile(), Some(at(700)));
+}
+
+/// Standing permission: Completed says that something came, and the key stays.
+#[test]
+fn a_key_that_may_be_used_again_stays() {
+    let mut world = until(always(overwriting()), 3000);
+    world.reconcile();
+    world.put_object();
+    world.now = at(2);
+    world.reconcile();
+    let says = |world: &World, type_: &str| {
+        let c = condition(&world.grant().status, type_).unwrap();
+        format!("{} {}", c.status, c.reason)
+    };
+    assert_eq!(says(&world, "Ready"), "True Issued");
+    assert_eq!(says(&world, "Active"), "True Issued");
+    assert_eq!(says(&world, "Completed"), "True Completed");
+    assert!(world.grant().status.object.is_some());
+    // That the store has lost it, or does not let us look, takes nothing back.
+    for bucket in [Bucket::Empty, Bucket::Hidden, Bucket::Down, old_object()] {
+        world.bucket = bucket;
+        let reports = world.counts.reports;
+        world.now += SignedDuration::from_secs(65);
+        world.reconcile();
+        assert_eq!(says(&world, "Completed"), "True Completed");
+        assert_eq!(world.counts.reports, reports);
+    }
+}

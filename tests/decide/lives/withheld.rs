@@ -1,0 +1,261 @@
+//! Lives of grants that are held back or ended by their spec.
+
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use valet::{
+    api::Reason,
+    grant::{Owner, StoreFact},
+};
+
+use super::{downloading, ends, good_store, overwriting, terms, uploading, with};
+use crate::{
+    common::at,
+    play::{Life, play},
+    world::{Bucket, Memory, World},
+};
+
+fn suspend(world: &mut World) {
+    world.edit(|g| g.terms.suspend = Some(true));
+}
+
+fn resume(world: &mut World) {
+    world.edit(|g| g.terms.suspend = Some(false));
+}
+
+fn revoke(world: &mut World) {
+    world.edit(|g| g.terms.revoke = Some(true));
+}
+
+pub static WITHHELD: &[Life] = &[
+    Life {
+        name: "held back, and let go: the same key with what is left of it",
+        world: downloading,
+        events: &[(50.0, suspend), (100.0, resume)],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 1], &[]),
+    },
+    Life {
+        name: "held back",
+        world: uploading,
+        events: &[(50.5, suspend)],
+        until: 299,
+        end: ends("Current Suspended", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "held back beyond its key's end: a download",
+        world: downloading,
+        events: &[(50.0, suspend), (400.0, resume)],
+        until: 1000,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "held back beyond its key's end: an upload that did not come",
+        world: uploading,
+        events: &[(50.0, suspend)],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "held back, and a copy of the key was used",
+        world: uploading,
+        events: &[(50.0, suspend), (100.0, World::put_object)],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "held back from the beginning, and let go: a whole key",
+        world: || with(uploading(), |w| terms(w).suspend = Some(true)),
+        events: &[(5000.0, resume)],
+        until: 5100,
+        end: ends("Current Issued", &[(5000, 5300)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "held back until the deadline without a key",
+        world: || {
+            with(downloading(), |w| {
+                terms(w).suspend = Some(true);
+                terms(w).deadline_time = Some(Time(at(200)));
+            })
+        },
+        events: &[],
+        until: 1000,
+        end: ends("Current Expired", &[], [0, 0, 0], &[]),
+    },
+    Life {
+        name: "held back while its store is gone and another's Secret stands there: nobody need know",
+        world: || {
+            with(uploading(), |w| {
+                terms(w).suspend = Some(true);
+                w.store = StoreFact::Missing;
+                w.plant(Owner::Foreign("it has no owner"));
+            })
+        },
+        events: &[],
+        until: 1000,
+        end: ends("Current Suspended", &[], [0, 0, 0], &[]),
+    },
+    Life {
+        name: "held back, and a longer life asked for before it is let go",
+        world: downloading,
+        events: &[
+            (50.0, suspend),
+            (60.0, |w| w.edit(|g| g.terms.expiration_seconds = 600)),
+            (100.0, resume),
+        ],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300), (100, 700)], [2, 0, 1], &[]),
+    },
+    Life {
+        name: "held back, and refused when it is let go",
+        world: downloading,
+        events: &[
+            (50.0, suspend),
+            (60.0, |w| w.usable(|s| s.rules = std::sync::Arc::new(vec![]))),
+            (100.0, resume),
+        ],
+        until: 200,
+        end: ends(
+            "Failed NamespaceNotAllowed",
+            &[(0, 300)],
+            [1, 0, 1],
+            &[Reason::NamespaceNotAllowed],
+        ),
+    },
+    Life {
+        name: "revoked",
+        world: uploading,
+        events: &[(50.0, revoke)],
+        until: 1000,
+        end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "revoked, and collected like any other",
+        world: downloading,
+        events: &[(50.0, revoke)],
+        until: 3650,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "revoked before there was a key",
+        world: || with(downloading(), |w| w.store = StoreFact::Missing),
+        events: &[(50.0, revoke), (60.0, |w| w.store = StoreFact::Usable(good_store()))],
+        until: 1000,
+        end: ends("Current Revoked", &[], [0, 0, 0], &[]),
+    },
+    Life {
+        name: "revoked from the beginning",
+        world: || with(uploading(), |w| terms(w).revoke = Some(true)),
+        events: &[],
+        until: 1000,
+        end: ends("Current Revoked", &[], [0, 0, 0], &[]),
+    },
+    Life {
+        name: "revoked while it is held back",
+        world: downloading,
+        events: &[(50.0, suspend), (60.0, revoke), (70.0, resume)],
+        until: 1000,
+        end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "revoked while the store is away",
+        world: overwriting,
+        events: &[
+            (40.0, |w| {
+                w.store = StoreFact::Unusable {
+                    reason: Reason::CredentialsNotFound,
+                    message: "they are gone".into(),
+                }
+            }),
+            (50.0, revoke),
+        ],
+        until: 1000,
+        end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "revoked after its end: it has finished as it has",
+        world: downloading,
+        events: &[(400.0, revoke)],
+        until: 1000,
+        end: ends("Current Expired", &[(0, 300)], [1, 0, 1], &[]),
+    },
+];
+
+/// What the `Ready` condition says at the end.
+fn says(world: &World, type_: &str) -> String {
+    let grant = world.grant();
+    crate::checks::condition(&grant.status, type_).map_or(String::new(), |c| c.message.clone())
+}
+
+fn played(name: &str) -> World {
+    play(super::life(name), Memory::Grant, None, SignedDuration::ZERO)
+}
+
+#[test]
+fn what_is_withheld_says_until_when_copies_work() {
+    let world = played("held back");
+    assert_eq!(
+        says(&world, "Suspended"),
+        "spec.suspend is true: the key was withdrawn, but a copy of it works until 2027-01-15T08:05:00Z"
+    );
+    assert_eq!(says(&world, "Ready"), says(&world, "Suspended"));
+    assert_eq!(says(&world, "Active"), "there is no key to use");
+    assert_eq!(says(&world, "Completed"), "nothing has been uploaded yet");
+
+    let world = played("revoked");
+    assert_eq!(
+        says(&world, "Revoked"),
+        "spec.revoke is true: the key was withdrawn from Secret avatar-42, but a copy of its URL works until 2027-01-15T08:05:00Z; only the owner of ClusterObjectStore media can end it sooner: break the lock"
+    );
+    assert_eq!(
+        says(&world, "Completed"),
+        "the grant was revoked before an upload was seen, and nobody looks any more"
+    );
+    assert!(
+        says(&played("revoked while the store is away"), "Revoked")
+            .ends_with("withdraw the credentials that signed it")
+    );
+    assert_eq!(
+        says(&played("revoked from the beginning"), "Revoked"),
+        "spec.revoke is true: no key is signed any more; none was"
+    );
+}
+
+/// A key that was replaced by a shorter one outlives it, and whoever revokes must know.
+#[test]
+fn an_earlier_key_that_lives_longer_is_not_forgotten() {
+    for crash in [None, Some(5), Some(6), Some(7), Some(8), Some(9)] {
+        let life = Life {
+            name: "shortened, then revoked",
+            world: downloading,
+            events: &[
+                (50.0, |w| w.edit(|g| g.terms.expiration_seconds = 60)),
+                (70.0, World::delete_secret),
+                (80.0, revoke),
+            ],
+            until: 90,
+            end: ends("Current Revoked", &[(0, 300), (50, 110), (50, 110)], [2, 1, 1], &[]),
+        };
+        let world = play(&life, Memory::Grant, crash, SignedDuration::ZERO);
+        life.expect(&world, true);
+        assert!(
+            says(&world, "Revoked").contains("works until 2027-01-15T08:05:00Z"),
+            "{}",
+            says(&world, "Revoked")
+        );
+    }
+}
+
+/// Nobody asks the store for the object of a grant that is held back, until its key's end.
+#[test]
+fn what_is_held_back_is_not_looked_for() {
+    let mut world = (super::life("held back").world)();
+    world.reconcile();
+    suspend(&mut world);
+    world.bucket = Bucket::Down;
+    for second in [1, 3, 60, 200, 299] {
+        world.now = at(second);
+        let wake = world.reconcile();
+        assert_eq!(wake, Some(at(300)));
+        assert_eq!(world.last_look, Some(at(0)), "the one before the first key");
+    }
+}

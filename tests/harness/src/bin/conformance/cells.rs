@@ -1,0 +1,412 @@
+//! The cells: each tries one thing with a request that keeps to the grant and at least one that does not.
+
+use std::{thread, time::Duration};
+
+use serde_json::{Value, json};
+use valet_harness::Result;
+
+use crate::{
+    attacks,
+    key::{Key, Request},
+    store::{BUCKET, Column, Store},
+};
+
+/// What a cell says in the table, and whether that is what Valet says of it.
+pub struct Outcome {
+    pub said: String,
+    pub as_documented: bool,
+}
+
+/// One row: its name, and what it does in each column that it has.
+pub struct Row {
+    pub name: &'static str,
+    pub cells: fn(&Store, Column, &str) -> Option<Result<Outcome>>,
+}
+
+/// What good requests send, and the base64 of its SHA-256.
+pub const BODY: &[u8] = b"0123456789";
+const DIGEST: &str = "hNiYd/DUBB77a/kaFvAkjy/Vc+avBcGflr7bn4gveII=";
+
+/// Every row of the table.
+pub const ROWS: [Row; 15] = [
+    Row {
+        name: "method",
+        cells: method,
+    },
+    Row {
+        name: "key",
+        cells: key,
+    },
+    Row {
+        name: "expiry",
+        cells: expiry,
+    },
+    Row {
+        name: "signature",
+        cells: signature,
+    },
+    Row {
+        name: "`contentType`",
+        cells: content_type,
+    },
+    Row {
+        name: "`contentLength`",
+        cells: content_length,
+    },
+    Row {
+        name: "`contentLengthRange`",
+        cells: content_length_range,
+    },
+    Row {
+        name: "`checksumSHA256`",
+        cells: checksum,
+    },
+    Row {
+        name: "`overwrite: Forbid`",
+        cells: write_once,
+    },
+    Row {
+        name: "`response`",
+        cells: response,
+    },
+    Row {
+        name: "`version`",
+        cells: version,
+    },
+    Row {
+        name: "fields that the form has not",
+        cells: attacks::more_fields,
+    },
+    Row {
+        name: "`x-amz-meta-owner`, unsigned",
+        cells: attacks::other_header,
+    },
+    Row {
+        name: "`x-amz-copy-source`, unsigned",
+        cells: attacks::copy_source,
+    },
+    Row {
+        name: "the same, a session for each key",
+        cells: attacks::copy_source_in_session,
+    },
+];
+
+/// A way to break a grant.
+pub type Bend<'a> = (&'a dyn Fn(&mut Request), &'a [u8]);
+
+/// Tries requests that break the grant, then one that keeps it. Nothing of the former may arrive.
+pub fn held(store: &Store, column: Column, name: &str, spec: Value, bends: &[Bend<'_>]) -> Result<Outcome> {
+    if column == Column::Get {
+        store.server.put(BUCKET, name, BODY)?;
+    }
+    let signed = store.key(column, name, spec)?;
+    let mut refusals = Vec::new();
+    let mut kept_out = true;
+    for (bend, body) in bends {
+        let mut request = signed.request();
+        bend(&mut request);
+        let answer = request.send(&store.file(body)?)?;
+        kept_out &= match column {
+            Column::Get => !answer.text.contains("0123456789"),
+            _ => store.stored(name)?.is_none(),
+        };
+        refusals.push(answer.status);
+    }
+    let good = signed.used(&store.file(BODY)?)?;
+    let arrived = match column {
+        Column::Get => good.text.ends_with("0123456789"),
+        _ => store.stored(name)?.as_deref() == Some(BODY),
+    };
+    let as_documented =
+        arrived && kept_out && good.status < 300 && refusals.iter().all(|status| (400..500).contains(status));
+    let mut said = figures(good.status, &refusals);
+    if !as_documented {
+        said += if kept_out { " (!)" } else { " (got through!)" };
+    }
+    Ok(Outcome { said, as_documented })
+}
+
+/// The status of the good request, and those of the others.
+pub fn figures(good: u16, refusals: &[u16]) -> String {
+    let mut each = refusals.to_vec();
+    each.dedup();
+    let each: Vec<_> = each.iter().map(u16::to_string).collect();
+    format!("{good} / {}", each.join(", "))
+}
+
+/// That Valet refuses to sign this, by this name.
+fn refused(store: &Store, column: Column, name: &str, spec: Value, capability: &str) -> Result<Outcome> {
+    let (as_documented, said) = match store.sign(column, name, spec)? {
+        Err(why) if why.contains("CapabilityMissing") && why.contains(&format!("({capability})")) => {
+            (true, "refused by Valet".to_owned())
+        }
+        Err(why) => (false, format!("refused by Valet, but: {}", why.trim())),
+        Ok(_) => (false, "signed, though the store cannot enforce it".into()),
+    };
+    Ok(Outcome { said, as_documented })
+}
+
+/// Constraints of a grant in this column: a form may always replace.
+pub fn with(column: Column, mut constraints: Value) -> Value {
+    match column {
+        Column::Get => json!({}),
+        Column::Put => json!({"constraints": constraints}),
+        Column::Form => {
+            constraints["overwrite"] = "Allow".into();
+            json!({"constraints": constraints})
+        }
+    }
+}
+
+fn method(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let other = match column {
+        Column::Put | Column::Get => "DELETE",
+        Column::Form => "PUT",
+    };
+    let bend = |r: &mut Request| r.method = other.into();
+    Some(held(store, column, name, with(column, json!({})), &[(&bend, BODY)]))
+}
+
+fn key(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let another = format!("{name}-2");
+    // There must be something to find.
+    if column == Column::Get
+        && let Err(e) = store.server.put(BUCKET, &another, BODY)
+    {
+        return Some(Err(e));
+    }
+    let bend = |r: &mut Request| match column {
+        Column::Form => r.field("key").clone_from(&another),
+        _ => r.in_url("/x.bin?", "/x.bin-2?"),
+    };
+    Some(
+        held(store, column, name, with(column, json!({})), &[(&bend, BODY)]).and_then(|mut outcome| {
+            if column != Column::Get && store.stored(&another)?.is_some() {
+                outcome.as_documented = false;
+                outcome.said += " (wrote another object!)";
+            }
+            Ok(outcome)
+        }),
+    )
+}
+
+/// After its end, and with a later end written into it.
+fn expiry(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let mut spec = with(column, json!({"overwrite": "Allow"}));
+        let long = store.key(column, name, spec.clone())?;
+        spec["expirationSeconds"] = 2.into();
+        if column == Column::Get {
+            store.server.put(BUCKET, name, BODY)?;
+        }
+        let signed = store.key(column, name, spec)?;
+        let good = signed.used(&store.file(BODY)?)?;
+        thread::sleep(Duration::from_secs(4));
+        let late = signed.used(&store.file(b"too late")?)?;
+        let mut longer = signed.request();
+        match column {
+            Column::Form => longer.field("policy").clone_from(long.request().field("policy")),
+            _ => longer.in_url("X-Amz-Expires=2", "X-Amz-Expires=3600"),
+        }
+        let longer = longer.send(&store.file(b"too late")?)?;
+        let kept_out = match column {
+            Column::Get => !late.text.contains("0123456789") && !longer.text.contains("0123456789"),
+            _ => store.stored(name)?.as_deref() == Some(BODY),
+        };
+        let refusals = [late.status, longer.status];
+        Ok(Outcome {
+            said: figures(good.status, &refusals),
+            as_documented: good.status < 300 && kept_out && refusals.iter().all(|s| (400..500).contains(s)),
+        })
+    };
+    Some(run())
+}
+
+/// Another signature; of a form also another policy, one that was signed for something else.
+fn signature(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let forge = |r: &mut Request| r.forge();
+    let none = |r: &mut Request| match column {
+        Column::Form => r.fields.retain(|(name, _)| name == "key"),
+        _ => r.url.truncate(r.url.find('?').unwrap_or(r.url.len())),
+    };
+    if column != Column::Form {
+        return Some(held(
+            store,
+            column,
+            name,
+            with(column, json!({})),
+            &[(&forge, BODY), (&none, BODY)],
+        ));
+    }
+    let other = |length: usize| store.key(column, name, with(column, json!({"contentLength": length})));
+    Some(other(BODY.len() + 1).and_then(|other: Key| {
+        let policy = other.request().field("policy").clone();
+        let swap = |r: &mut Request| r.field("policy").clone_from(&policy);
+        let spec = with(column, json!({"contentLength": BODY.len()}));
+        held(
+            store,
+            column,
+            name,
+            spec,
+            &[(&forge, BODY), (&none, BODY), (&swap, b"0123456789+")],
+        )
+    }))
+}
+
+fn content_type(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let bend = |r: &mut Request| {
+        *match column {
+            Column::Form => r.field("Content-Type"),
+            _ => r.header("content-type"),
+        } = "text/html".into();
+    };
+    let without = |r: &mut Request| {
+        r.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
+        r.fields.retain(|(name, _)| name != "Content-Type");
+    };
+    let spec = with(column, json!({"contentType": "text/plain; charset=\"utf-8\""}));
+    (column != Column::Get).then(|| held(store, column, name, spec, &[(&bend, BODY), (&without, BODY)]))
+}
+
+fn content_length(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    // curl counts for itself.
+    let same = |r: &mut Request| {
+        r.headers
+            .retain(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
+    };
+    let spec = with(column, json!({"contentLength": BODY.len()}));
+    let bends: [Bend<'_>; 3] = [(&same, b"012345678"), (&same, b"0123456789+"), (&same, b"")];
+    (column != Column::Get).then(|| held(store, column, name, spec, &bends))
+}
+
+fn content_length_range(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let range = |min: usize, max: usize| with(column, json!({"contentLengthRange": {"min": min, "max": max}}));
+    let same = |_: &mut Request| {};
+    match column {
+        Column::Get => None,
+        Column::Put => Some(refused(store, column, name, range(1, 10), "ContentLengthRange")),
+        Column::Form => {
+            // The good request is as large as may be, then as small.
+            let low = held(
+                store,
+                column,
+                &format!("{name}-low"),
+                range(10, 12),
+                &[(&same, b"012345678")],
+            );
+            let high = held(
+                store,
+                column,
+                &format!("{name}-high"),
+                range(8, 10),
+                &[(&same, b"0123456789+")],
+            );
+            Some(low.and_then(|low| {
+                high.map(|high| Outcome {
+                    said: if low.said == high.said {
+                        low.said
+                    } else {
+                        format!("{}; {}", low.said, high.said)
+                    },
+                    as_documented: low.as_documented && high.as_documented,
+                })
+            }))
+        }
+    }
+}
+
+fn checksum(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let same = |_: &mut Request| {};
+    // Of other bytes, so that the store would find nothing wrong with them.
+    let other = |r: &mut Request| {
+        *match column {
+            Column::Form => r.field("x-amz-checksum-sha256"),
+            _ => r.header("x-amz-checksum-sha256"),
+        } = "OHhhRzvex+6YCVpKA5ELhqikQsL28/JR/uHIZadLRKo=".into();
+    };
+    let without = |r: &mut Request| {
+        r.headers.retain(|(name, _)| !name.starts_with("x-amz-checksum"));
+        r.fields.retain(|(name, _)| !name.starts_with("x-amz-checksum"));
+    };
+    let spec = with(column, json!({"checksumSHA256": DIGEST}));
+    let bends: [Bend<'_>; 3] = [
+        (&same, b"0123456780"),
+        (&other, b"0123456780"),
+        (&without, b"0123456780"),
+    ];
+    (column != Column::Get).then(|| held(store, column, name, spec, &bends))
+}
+
+fn write_once(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let put = || {
+        let signed = store.key(column, name, json!({}))?;
+        let good = signed.used(&store.file(BODY)?)?;
+        let again = signed.used(&store.file(b"again")?)?;
+        let mut without = signed.request();
+        without.headers.retain(|(name, _)| name != "if-none-match");
+        let without = without.send(&store.file(b"again")?)?;
+        let refusals = [again.status, without.status];
+        Ok(Outcome {
+            said: figures(good.status, &refusals),
+            as_documented: good.status < 300
+                && refusals.iter().all(|s| (400..500).contains(s))
+                && store.stored(name)?.as_deref() == Some(BODY),
+        })
+    };
+    match column {
+        Column::Get => None,
+        Column::Put => Some(put()),
+        Column::Form => Some(refused(store, column, name, json!({}), "WriteOnce")),
+    }
+}
+
+fn response(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let spec =
+            json!({"response": {"contentType": "text/csv", "contentDisposition": "attachment; filename=\"a.csv\""}});
+        let bend =
+            |r: &mut Request| r.in_url("response-content-type=text%2Fcsv", "response-content-type=text%2Fhtml");
+        let outcome = held(store, column, name, spec.clone(), &[(&bend, BODY)])?;
+        let answer = store.key(column, name, spec)?.used(&store.file(b"")?)?;
+        let text = answer.text.to_ascii_lowercase();
+        let there = text.contains("content-type: text/csv")
+            && text.contains("content-disposition: attachment; filename=\"a.csv\"");
+        Ok(Outcome {
+            as_documented: outcome.as_documented && there,
+            ..outcome
+        })
+    };
+    (column == Column::Get).then(run)
+}
+
+fn version(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        store.server.put(BUCKET, name, b"the first")?;
+        store.server.put(BUCKET, name, b"the second")?;
+        let versions = store.server.versions(BUCKET, name)?;
+        let [second, first] = versions.as_slice() else {
+            return Ok(Outcome {
+                said: "the store keeps no versions".into(),
+                as_documented: false,
+            });
+        };
+        let signed = store.key(column, name, json!({"version": first.version}))?;
+        let nothing = store.file(b"")?;
+        let good = signed.used(&nothing)?;
+        let (mut other, mut newest) = (signed.request(), signed.request());
+        other.in_url(
+            &format!("versionId={}", first.version),
+            &format!("versionId={}", second.version),
+        );
+        newest.in_url(&format!("versionId={}&", first.version), "");
+        let (other, newest) = (other.send(&nothing)?, newest.send(&nothing)?);
+        let refusals = [other.status, newest.status];
+        Ok(Outcome {
+            said: figures(good.status, &refusals),
+            as_documented: good.status == 200
+                && good.text.ends_with("the first")
+                && refusals.iter().all(|s| (400..500).contains(s)),
+        })
+    };
+    (column == Column::Get).then(run)
+}

@@ -1,0 +1,189 @@
+//! A key that Valet signed, used as it was meant to be and in every other way, by plain curl.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use valet_harness::{Context, Error, Result, process};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What `valet sign -o curl` printed.
+#[derive(Clone, Debug)]
+pub struct Key {
+    config: PathBuf,
+    request: Request,
+}
+
+/// The same as single parts, which can be bent.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The HTTP method.
+    pub method: String,
+    /// The signed URL, or where the form is sent.
+    pub url: String,
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+    /// Of a form: names and values, in order.
+    pub fields: Vec<(String, String)>,
+}
+
+/// What the store answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Headers and body.
+    pub text: String,
+}
+
+impl Key {
+    /// Takes a configuration file apart.
+    ///
+    /// # Errors
+    /// If it is none of Valet's.
+    pub fn read(config: PathBuf) -> Result<Self> {
+        let text = std::fs::read_to_string(&config).context("the configuration cannot be read")?;
+        let mut request = Request {
+            method: String::new(),
+            url: String::new(),
+            headers: Vec::new(),
+            fields: Vec::new(),
+        };
+        let pair = |value: &str, by: &str| -> Result<(String, String)> {
+            let (name, value) = value.split_once(by).context("a line without a name")?;
+            Ok((name.to_owned(), value.to_owned()))
+        };
+        for line in text.lines() {
+            let Some((option, value)) = line.split_once(" = ") else {
+                continue;
+            };
+            let value = unquoted(value)?;
+            match option {
+                "url" => request.url = value,
+                "request" => request.method = value,
+                "header" => request.headers.push(pair(&value, ": ")?),
+                "form-string" => request.fields.push(pair(&value, "=")?),
+                other => return Err(Error::new(format!("curl.cfg has an option {other}"))),
+            }
+        }
+        if request.method.is_empty() {
+            request.method = "POST".into();
+        }
+        Ok(Self { config, request })
+    }
+
+    /// Its parts.
+    pub fn request(&self) -> Request {
+        self.request.clone()
+    }
+
+    /// Uses the key as a workload does: with its configuration file and a file.
+    ///
+    /// # Errors
+    /// If curl cannot be run.
+    pub fn used(&self, file: &Path) -> Result<Answer> {
+        let mut command = curl();
+        command.arg("--config").arg(&self.config).arg("--no-fail");
+        self.request.body(&mut command, file);
+        answer(command)
+    }
+}
+
+impl Request {
+    fn body(&self, command: &mut Command, file: &Path) {
+        if !self.fields.is_empty() {
+            command.arg("--form").arg(format!("file=@{}", file.display()));
+        } else if self.method != "GET" {
+            command.arg("--upload-file").arg(file);
+        }
+    }
+
+    /// Sends it, bent as it may be, with this file.
+    ///
+    /// # Errors
+    /// If curl cannot be run.
+    pub fn send(&self, file: &Path) -> Result<Answer> {
+        let mut command = curl();
+        command.args(["--silent", "--show-error", "--globoff", "--request", &self.method]);
+        for (name, value) in &self.headers {
+            command.arg("--header").arg(format!("{name}: {value}"));
+        }
+        for (name, value) in &self.fields {
+            command.arg("--form-string").arg(format!("{name}={value}"));
+        }
+        self.body(&mut command, file);
+        command.arg(&self.url);
+        answer(command)
+    }
+
+    /// A field of the form.
+    pub fn field(&mut self, name: &str) -> &mut String {
+        let found = self
+            .fields
+            .iter_mut()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name));
+        &mut found.unwrap_or_else(|| panic!("the form has no {name}")).1
+    }
+
+    /// A header.
+    pub fn header(&mut self, name: &str) -> &mut String {
+        let found = self
+            .headers
+            .iter_mut()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name));
+        &mut found.unwrap_or_else(|| panic!("there is no header {name}")).1
+    }
+
+    /// Replaces a part of the URL, which must be there.
+    pub fn in_url(&mut self, what: &str, by: &str) {
+        assert!(self.url.contains(what), "the URL has no {what}");
+        self.url = self.url.replacen(what, by, 1);
+    }
+
+    /// Makes the signature another one.
+    pub fn forge(&mut self) {
+        let signature = if self.fields.is_empty() {
+            &mut self.url
+        } else {
+            self.field("x-amz-signature")
+        };
+        let last = if signature.ends_with('0') { '1' } else { '0' };
+        signature.pop();
+        signature.push(last);
+    }
+}
+
+fn curl() -> Command {
+    let mut command = process::clean(Command::new("curl"));
+    command.args(["--include", "--write-out", "\n%{http_code}"]);
+    command
+}
+
+fn answer(command: Command) -> Result<Answer> {
+    let output = process::run(command, &[], PATIENCE)?;
+    let text = output.text();
+    let (text, status) = text.rsplit_once('\n').unwrap_or(("", &text));
+    // 000: the store closed the connection; that is no answer that a refusal may rest on.
+    let status = status
+        .trim()
+        .parse()
+        .context(format_args!("curl said: {}", output.stderr))?;
+    Ok(Answer {
+        status,
+        text: text.to_owned(),
+    })
+}
+
+/// What stands between quotes, as curl(1) reads it.
+fn unquoted(value: &str) -> Result<String> {
+    let inner = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+    let mut characters = inner.context("a value without quotes")?.chars();
+    let mut text = String::new();
+    while let Some(c) = characters.next() {
+        text.extend(if c == '\\' { characters.next() } else { Some(c) });
+    }
+    Ok(text)
+}

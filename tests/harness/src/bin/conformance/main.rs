@@ -1,0 +1,106 @@
+//! What stores really enforce: every promise of a key, tried on real servers with requests that keep to the grant and
+//! requests that do not.
+//!
+//! ```text
+//! conformance [--check] PAGE
+//! ```
+//! Starts versitygw and MinIO, has `valet sign` make the keys and plain curl use them, prints the table and writes it to
+//! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
+//! page that is there says something else. Ends with the figures in one line.
+
+mod attacks;
+mod cells;
+mod key;
+mod page;
+mod store;
+
+use std::{env, fs, path::PathBuf, process::ExitCode, thread, time::Instant};
+
+use cells::{Outcome, ROWS};
+use store::{Column, Store};
+use valet_harness::{Context, Error, Result, Software, Tools, operator::find_valet, process::exit_on_interrupt};
+
+/// A server's part of the table: for each row and column what the cell says, if there is one.
+pub struct Table {
+    software: Software,
+    rows: Vec<(&'static str, [Option<Outcome>; 3])>,
+}
+
+fn main() -> ExitCode {
+    exit_on_interrupt();
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("conformance: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let mut args: Vec<_> = env::args().skip(1).collect();
+    let check = args.first().is_some_and(|a| a == "--check");
+    if check {
+        args.remove(0);
+    }
+    let [page] = args.as_slice() else {
+        return Err(Error::new("usage: conformance [--check] PAGE"));
+    };
+    let page = PathBuf::from(page);
+    let began = Instant::now();
+    let (tools, valet) = (Tools::locate()?, find_valet()?);
+    let of = |software| Store::start(&tools, software, &valet).and_then(|store| table(&store));
+    let tables = thread::scope(|scope| {
+        let other = scope.spawn(|| of(Software::Minio));
+        let first = of(Software::Versitygw);
+        let other = other.join().map_err(|_| Error::new("the cells of MinIO panicked"));
+        Ok::<_, Error>([first?, other??])
+    })?;
+
+    let text = page::page(&tables);
+    print!("{}", page::tables(&tables));
+    let cells = tables
+        .iter()
+        .flat_map(|t| &t.rows)
+        .flat_map(|(_, cells)| cells.iter().flatten());
+    let (right, all) = cells.fold((0, 0), |(right, all), cell| {
+        (right + usize::from(cell.as_documented), all + 1)
+    });
+    let before = fs::read_to_string(&page).unwrap_or_default();
+    let same = before == text;
+    if !same && check {
+        println!(
+            "\n{} says something else: run make conformance and read the difference",
+            page.display()
+        );
+    } else if !same {
+        fs::write(&page, &text).context(format_args!("cannot write {}", page.display()))?;
+        println!("\n{} was written anew: read the difference", page.display());
+    }
+    let seconds = began.elapsed().as_secs();
+    println!("\n{all} cells, {right} as documented, in {seconds} s");
+    Ok(right == all && (same || !check))
+}
+
+fn table(store: &Store<'_>) -> Result<Table> {
+    let mut rows = Vec::new();
+    for (n, row) in ROWS.iter().enumerate() {
+        let mut cells = [None, None, None];
+        for (column, cell) in Column::ALL.into_iter().zip(&mut cells) {
+            let object = format!("tenants/web/{n}-{column:?} \u{fc}+(1)/x.bin");
+            *cell = (row.cells)(store, column, &object).transpose().map_err(|e| {
+                Error::new(format!(
+                    "{} of {column:?} on {}: {e}",
+                    row.name,
+                    page::name(store.software)
+                ))
+            })?;
+        }
+        rows.push((row.name, cells));
+    }
+    Ok(Table {
+        software: store.software,
+        rows,
+    })
+}

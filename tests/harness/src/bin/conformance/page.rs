@@ -1,0 +1,91 @@
+//! The page with the tables.
+
+use std::fmt::Write;
+
+use valet_harness::Software;
+
+use crate::{Table, cells::Outcome};
+
+const HEAD: &str = "# What stores enforce
+
+`make conformance` writes this page: it starts the servers, has `valet sign` make a key for each cell, and uses it by plain
+curl, once as the grant says and at least once otherwise. The build fails if a server behaves otherwise than Valet says.
+
+A cell has the HTTP status of the good request, then those of the bad ones. All bad ones are refused and nothing of them
+arrives, unless the cell says otherwise. *refused by Valet* means that no key is signed at all: the store could not hold it to
+the grant (`CapabilityMissing`). A dash is a question that does not arise.
+
+";
+
+const TAIL: &str = "
+What the rows try:
+
+| row | the bad requests |
+|---|---|
+| method | DELETE with a URL for PUT or GET; PUT of a form |
+| key | another key in the path, or in the form |
+| expiry | two seconds after its end; and with a later end written into it |
+| signature | another last digit; none at all; of a form also the policy of another form |
+| `contentType` | another type; none |
+| `contentLength` | a byte less, a byte more, none |
+| `contentLengthRange` | a byte less than the least, a byte more than the most |
+| `checksumSHA256` | other bytes; other bytes and their own checksum; other bytes and none |
+| `overwrite: Forbid` | a second upload; one without the header that says so |
+| `response` | another type to answer with |
+| `version` | another version; none |
+| fields that the form has not | metadata, an ACL, a redirect, a second key |
+| `x-amz-meta-owner`, unsigned | a header that the key does not name |
+| `x-amz-copy-source`, unsigned | a header by which the holder of the key asks the store to copy another object into this one |
+
+Which store obeys headers that are not signed, Valet finds out by itself and says it in the store's status
+(`UnsignedHeadersRefused`). There it hands out keys for PUT only if each has a session of its own (`assumeRole`), whose rights
+end at the one object, or if the store's owner says that he accepts it (`unsignedHeaders: Tolerate`). A form takes no such
+header for anything.
+
+A form (`mode: PostForm`) cannot be write-once: a second one replaces the object. So a grant for a form must say
+`overwrite: Allow`.
+";
+
+/// The whole page.
+pub fn page(all: &[Table]) -> String {
+    format!("{HEAD}{}{TAIL}", tables(all))
+}
+
+/// One table a server.
+pub fn tables(all: &[Table]) -> String {
+    let mut text = String::new();
+    for table in all {
+        let _ = writeln!(
+            text,
+            "## {}\n\n| | presigned PUT | presigned GET | POST form |\n|---|---|---|---|",
+            name(table.software)
+        );
+        for (row, cells) in &table.rows {
+            if cells.iter().all(Option::is_none) {
+                continue;
+            }
+            let cells: Vec<_> = cells.iter().map(cell).collect();
+            let _ = writeln!(text, "| {row} | {} |", cells.join(" | "));
+        }
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+fn cell(cell: &Option<Outcome>) -> String {
+    match cell {
+        None => "–".into(),
+        Some(cell) if cell.as_documented => cell.said.clone(),
+        Some(cell) => format!("**NOT AS DOCUMENTED** {}", cell.said),
+    }
+}
+
+/// The server's name.
+pub fn name(software: Software) -> &'static str {
+    match software {
+        Software::Versitygw => "versitygw",
+        Software::Minio => "MinIO",
+    }
+}

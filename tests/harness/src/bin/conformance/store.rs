@@ -1,0 +1,154 @@
+//! A store under test, and grants for it signed by Valet's own signer.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use valet_harness::{Context, Error, Result, S3Options, S3Server, Scratch, Software, Tools, process};
+
+use crate::key::Key;
+
+/// A way in which a key is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// A presigned PUT: an UploadGrant with mode Put.
+    Put,
+    /// A presigned GET: a DownloadGrant.
+    Get,
+    /// A POST form: an UploadGrant with mode PostForm.
+    Form,
+}
+
+impl Column {
+    /// All of them, in the table's order.
+    pub const ALL: [Self; 3] = [Self::Put, Self::Get, Self::Form];
+}
+
+/// One server with what the cells need of it.
+pub struct Store<'a> {
+    pub server: S3Server,
+    pub software: Software,
+    valet: &'a Path,
+    scratch: Scratch,
+    files: AtomicU32,
+}
+
+/// The bucket of all cells; it keeps versions.
+pub const BUCKET: &str = "conformance";
+/// An object that no key is for, and what is in it.
+pub const SECRET: (&str, &[u8]) = ("secret/salaries", b"everybody's salary");
+
+impl<'a> Store<'a> {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start(tools: &Tools, software: Software, valet: &'a Path) -> Result<Self> {
+        let options = S3Options {
+            software,
+            ..S3Options::default()
+        };
+        let server = S3Server::start_with(tools, options)?;
+        server.create_versioned_bucket(BUCKET)?;
+        server.put(BUCKET, SECRET.0, SECRET.1)?;
+        Ok(Self {
+            server,
+            software,
+            valet,
+            scratch: Scratch::new("conformance")?,
+            files: AtomicU32::new(0),
+        })
+    }
+
+    /// A file with these bytes.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn file(&self, bytes: &[u8]) -> Result<PathBuf> {
+        let n = self.files.fetch_add(1, Ordering::Relaxed);
+        self.scratch.write(&format!("file-{n}"), bytes)
+    }
+
+    /// The object of this key, as the store's root reads it.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub fn stored(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.server.get(BUCKET, key)
+    }
+
+    /// A key for an object, signed by `valet sign`; or what it says when it refuses.
+    ///
+    /// # Errors
+    /// If the program cannot be run.
+    pub fn sign(&self, column: Column, key: &str, spec: Value) -> Result<std::result::Result<Key, String>> {
+        self.sign_with(column, key, spec, json!({}))
+    }
+
+    /// The same with more settings of the store's credentials.
+    ///
+    /// # Errors
+    /// As [`Store::sign`].
+    pub fn sign_with(
+        &self,
+        column: Column,
+        key: &str,
+        spec: Value,
+        credentials: Value,
+    ) -> Result<std::result::Result<Key, String>> {
+        let mut store = json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": "it"},
+            "spec": {"s3": {
+                "bucket": BUCKET, "region": self.server.region(), "endpoint": self.server.endpoint(),
+                "addressingStyle": "Path",
+            }},
+        });
+        if credentials != json!({}) {
+            store["spec"]["s3"]["credentials"] = credentials;
+        }
+        let kind = if column == Column::Get {
+            "DownloadGrant"
+        } else {
+            "UploadGrant"
+        };
+        let mut grant = json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "metadata": {"name": "g"},
+            "spec": {"storeRef": {"kind": "ObjectStore", "name": "it"}, "key": key},
+        });
+        if let (Some(all), Some(more)) = (grant["spec"].as_object_mut(), spec.as_object()) {
+            all.extend(more.clone());
+        }
+        if column == Column::Form {
+            grant["spec"]["mode"] = "PostForm".into();
+        }
+        let mut command = process::clean(Command::new(self.valet));
+        command
+            .args(["sign", "--output", "curl", "--filename", "-"])
+            .env("AWS_ACCESS_KEY_ID", self.server.access_key())
+            .env("AWS_SECRET_ACCESS_KEY", self.server.secret_key())
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        let documents = format!("{store}\n---\n{grant}\n");
+        let output = process::run(command, documents.as_bytes(), Duration::from_secs(30))?;
+        if !output.status.success() {
+            return Ok(Err(output.stderr));
+        }
+        let n = self.files.fetch_add(1, Ordering::Relaxed);
+        let config = self.scratch.join(format!("{n}.cfg"));
+        fs::write(&config, &output.stdout).context("curl.cfg cannot be written")?;
+        Key::read(config).map(Ok)
+    }
+
+    /// The same where a refusal is a mistake.
+    ///
+    /// # Errors
+    /// Also if Valet refuses.
+    pub fn key(&self, column: Column, key: &str, spec: Value) -> Result<Key> {
+        self.sign(column, key, spec)?
+            .map_err(|said| Error::new(format!("valet sign refused {key}: {said}")))
+    }
+}
