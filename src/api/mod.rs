@@ -63,14 +63,14 @@ pub mod annotation {
     pub const STORE: &str = "valetkey.dev/store";
     /// The lifetime that was asked for, in seconds: a grant that asks for another one gets a new key.
     pub const EXPIRATION_SECONDS: &str = "valetkey.dev/expiration-seconds";
-    /// On the operator's Lease: where the replica that works takes notifications.
-    pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";
     /// How many keys the grant had before this one; absent from the first.
     pub const RENEWALS: &str = "valetkey.dev/renewals";
     /// When the last of the keys before this one ends; only if that is later than this one's end.
     pub const EARLIER_EXPIRES_AT: &str = "valetkey.dev/earlier-expires-at";
     /// On a grant, not on its Secret: a new key is wanted, at this time (RFC 3339) or as soon as it has passed.
     pub const RENEW_REQUESTED_AT: &str = "valetkey.dev/renew-requested-at";
+    /// On the operator's Lease: where the replica that works takes notifications.
+    pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";
 }
 
 /// Names of a grant Secret's data: valid as file names and as environment variables' values' sources alike.

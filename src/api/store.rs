@@ -144,7 +144,7 @@ pub struct S3Store {
     pub credentials: Option<S3Credentials>,
 
     /// What to do if the store obeys x-amz-* headers that are not signed, as MinIO does: with x-amz-copy-source the
-    /// holder of an upload key could copy any object that the credentials can read. Refuse: no upload keys, unless
+    /// holder of an upload key could copy any object that the credentials can read. Refuse: no keys for PUT, unless
     /// credentials.assumeRole confines each of them. Tolerate: you have made sure that the credentials can read
     /// nothing that matters. Amazon S3 refuses such headers. Default: Refuse.
     #[serde(default)]
@@ -226,7 +226,7 @@ fn default_session() -> i64 {
 /// What to do where the store obeys headers that are not signed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum UnsignedHeaders {
-    /// Hand out no upload keys, unless assumeRole confines each of them.
+    /// Hand out no keys for PUT, unless assumeRole confines each of them.
     #[default]
     Refuse,
     /// Hand them out all the same: the credentials can read nothing that the holder of an upload key may not have.

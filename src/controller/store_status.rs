@@ -147,13 +147,13 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             HEADERS,
             "False",
             Reason::HeadersObeyed,
-            "the store obeys headers that are not signed; upload keys are handed out since assumeRole confines each of them, or unsignedHeaders says Tolerate",
+            "the store obeys headers that are not signed; keys for PUT are handed out since assumeRole confines each of them, or unsignedHeaders says Tolerate",
         ),
         (Some(false), false) => set(
             HEADERS,
             "False",
             Reason::HeadersObeyed,
-            "the store obeys headers that are not signed, so the holder of an upload key could copy whatever the credentials can read; no upload keys are handed out: set credentials.assumeRole, or unsignedHeaders: Tolerate",
+            "the store obeys headers that are not signed, so the holder of a key for PUT could copy whatever the credentials can read; only forms (mode: PostForm) are handed out: set credentials.assumeRole, or unsignedHeaders: Tolerate",
         ),
         // What was seen before still holds while the store is away.
         (None, _) if probed.finding != Finding::Usable => {}
@@ -161,7 +161,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             HEADERS,
             "Unknown",
             Reason::NotObservable,
-            "the credentials may not write below probeKey, so it could not be tried; upload keys are handed out, as safe as the store makes them",
+            "the credentials may not write below probeKey, so it could not be tried; keys for PUT are handed out, as safe as the store makes them",
         ),
     }
     match probed.skew {

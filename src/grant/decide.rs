@@ -140,8 +140,12 @@ impl Judge<'_> {
                     return Step::Read(Read::Secret);
                 }
                 ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
-                    if !self.is_standing() {
-                        return self.completed(key, object);
+                    match self.mismatch(object) {
+                        None if self.is_standing() => {}
+                        None => return self.completed(key, object),
+                        Some(why) if self.write_once() => return self.another_object(&why),
+                        // The next key can still write the object that is meant.
+                        Some(_) => {}
                     }
                 }
                 ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
@@ -295,8 +299,8 @@ impl Judge<'_> {
             Reason::ObjectExists,
             Reason::Expired,
             Reason::ExpiredUnused,
-            Reason::ObjectMismatch,
             Reason::Revoked,
+            Reason::ObjectMismatch,
         ]
         .into_iter()
         .find(|r| r.as_str() == ready.reason)

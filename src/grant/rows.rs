@@ -199,8 +199,9 @@ impl Judge<'_> {
                 ObjectFact::Unread if self.f.look_requested || look <= self.now => return Step::Read(Read::Object),
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
                     match self.mismatch(object) {
-                        None if !self.is_standing() => return self.completed(Some(key), object),
-                        None => arrival = Arrival::Seen(object.clone()),
+                        // A key that goes on stays for the next upload.
+                        None if self.is_standing() => arrival = Arrival::Seen(object.clone()),
+                        None => return self.completed(Some(key), object),
                         Some(why) if self.write_once() => return self.another_object(&why),
                         // What was seen before was an upload, whatever has taken its place.
                         Some(_) if self.was_seen() => {}
@@ -284,7 +285,7 @@ impl Judge<'_> {
 
     /// An object that is not what the grant describes, and no key that could put the right one there: the store lets a
     /// write-once key write nothing any more, or the key's time is over.
-    fn another_object(&self, why: &str) -> Step {
+    pub(super) fn another_object(&self, why: &str) -> Step {
         let message = format!(
             "the object in the store is not what the grant describes: {why}; it was not written with this grant's key: find out who wrote it, and make a new grant"
         );
@@ -297,7 +298,7 @@ impl Judge<'_> {
     }
 
     /// In what the object differs from what the grant describes, if it does.
-    fn mismatch(&self, object: &ObservedObject) -> Option<String> {
+    pub(super) fn mismatch(&self, object: &ObservedObject) -> Option<String> {
         match &self.g.ask {
             Ask::Upload { constraints, .. } => mismatch(constraints, object),
             Ask::Download { .. } => None,

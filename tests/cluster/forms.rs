@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use valet_harness::{FormCheck, verify_form};
 
-use crate::world::{Mounted, Tenant, condition, says};
+use crate::world::{Mounted, Tenant, VALET, condition, says};
 
 /// A form, as a browser or Python reads it.
 fn fields(key: &Mounted) -> Vec<(String, String)> {
@@ -150,4 +150,46 @@ fn refused() {
         said.contains("mode says what the grant permits and cannot change"),
         "{said}"
     );
+}
+
+/// Temporary credentials: their token is a field, and the policy pins it.
+#[test]
+fn offline_with_a_session() {
+    let t = Tenant::new("formoff");
+    let constraints = json!({"contentLength": 7, "checksumSHA256": "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=", "overwrite": "Allow"});
+    let grant = t.grant(
+        "UploadGrant",
+        "g",
+        json!({"mode": "PostForm", "constraints": constraints}),
+    );
+    let text = format!("{}\n---\n{grant}\n", t.store());
+    let output = valet_harness::process::clean(std::process::Command::new(VALET))
+        .args(["sign", "-o", "json", "-f"])
+        .arg(t.file("documents.yaml", text.as_bytes()))
+        .envs([
+            ("AWS_ACCESS_KEY_ID", "ASIAEXAMPLE"),
+            ("AWS_SECRET_ACCESS_KEY", "wJalr/+="),
+            ("AWS_SESSION_TOKEN", "to/ken+="),
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let key = t.mounted(&serde_json::from_slice(&output.stdout).unwrap());
+    let check = |token: &str| FormCheck {
+        access_key: "ASIAEXAMPLE".into(),
+        secret_key: "wJalr/+=".into(),
+        session_token: Some(token.into()),
+        ..check(&t, fields(&key))
+    };
+    let verdict = verify_form(&t.world.tools, &check("to/ken+=")).unwrap();
+    assert!(verdict.valid, "{}", verdict.why);
+    assert_eq!(verdict.range, Some((7, 7)), "an exact size is a range of one");
+    let pinned = verdict.policy["conditions"].as_array().unwrap();
+    for condition in [
+        json!({"x-amz-security-token": "to/ken+="}),
+        json!({"x-amz-checksum-sha256": "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="}),
+    ] {
+        assert!(pinned.contains(&condition), "{condition}");
+    }
+    assert!(!verify_form(&t.world.tools, &check("another")).unwrap().valid);
 }

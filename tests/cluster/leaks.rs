@@ -26,11 +26,17 @@ fn markers_are_found_nowhere() {
     let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
     t.apply(&[
         t.grant("UploadGrant", "up", json!({})),
+        t.grant(
+            "UploadGrant",
+            "form",
+            json!({"mode": "PostForm", "constraints": {"overwrite": "Allow"}}),
+        ),
         t.grant("DownloadGrant", "short", json!({"expirationSeconds": 2})),
         t.grant("DownloadGrant", "again", json!({})),
         t.grant("UploadGrant", "no", json!({"key": "not/allowed"})),
     ]);
     t.reason("ug/up", "Issued");
+    t.reason("ug/form", "Issued");
     t.reason("dg/short", "Expired");
     t.reason("dg/again", "Issued");
     t.reason("ug/no", "KeyNotAllowed");
@@ -47,6 +53,9 @@ fn markers_are_found_nowhere() {
         "the log is there, at TRACE"
     );
     let signature = key.files["url"].split("X-Amz-Signature=").nth(1).unwrap().to_owned();
+    let form: serde_json::Value = serde_json::from_str(&t.mount("form").files["fields.json"]).unwrap();
+    let field = |name: &str| form[name].as_str().unwrap().to_owned();
+    let (policy, form_signature) = (field("policy"), field("x-amz-signature"));
     let encoded = |text: &str| {
         let base64 = std::process::Command::new("sh")
             .args(["-c", &format!("printf %s '{text}' | base64 -w0")])
@@ -76,7 +85,7 @@ fn markers_are_found_nowhere() {
         ("events", &events),
         ("metrics", &metrics),
     ] {
-        for marker in [id, secret, &signature, "X-Amz-Signature"]
+        for marker in [id, secret, &signature, "X-Amz-Signature", &policy, &form_signature]
             .iter()
             .flat_map(|m| encoded(m))
         {

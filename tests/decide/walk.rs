@@ -76,7 +76,7 @@ fn store_fact(dice: &mut Dice) -> StoreFact {
 /// Something that happens to a world, now.
 fn happen(world: &mut World, dice: &mut Dice) {
     let now = world.now;
-    match dice.below(21) {
+    match dice.below(22) {
         0 => world.delete_secret(),
         1 => world.edit(|g| {
             let least = if g.terms.renews() { 600 } else { 0 };
@@ -196,8 +196,8 @@ fn settle(world: &mut World, mut wake: Option<Timestamp>) {
             "ObjectExists",
             "Expired",
             "ExpiredUnused",
-            "ObjectMismatch",
             "Revoked",
+            "ObjectMismatch",
             "ExpirationTooLong",
         ];
         assert!(kept.contains(&checks::ready(grant)), "{}", checks::ready(grant));

@@ -18,7 +18,7 @@ const FLOOD: usize = 320;
 /// Grants of the quiet one, one after the other.
 const CALM: usize = 30;
 /// From apply's return to the Secret, by kubectl. A visit to the loud store takes 5 s, so ten rounds of them take 50.
-const BOUND: Duration = Duration::from_secs(3);
+const BOUND: Duration = Duration::from_secs(10);
 
 fn issued(t: &Tenant) -> usize {
     let list: Value = serde_json::from_str(&t.kubectl(&["get", "ug", "--output=json"])).expect("kubectl prints JSON");

@@ -26,6 +26,11 @@ const CURRENT: Verdicts = Verdicts {
     argocd: "Healthy",
     flux: "Current",
 };
+const SUSPENDED: Verdicts = Verdicts {
+    kstatus: "Current",
+    argocd: "Suspended",
+    flux: "Current",
+};
 const IN_PROGRESS: Verdicts = Verdicts {
     kstatus: "InProgress",
     argocd: "Progressing",
@@ -122,6 +127,7 @@ impl<'a> Rules<'a> {
             .tenant
             .reason_within(what, reason.as_str(), Duration::from_secs(90));
         let verdicts = match reason.progress() {
+            Progress::Current if reason == Reason::Suspended => SUSPENDED,
             Progress::Current => CURRENT,
             Progress::InProgress => IN_PROGRESS,
             Progress::Stalled => FAILED,
@@ -177,6 +183,13 @@ fn every_state() {
         t.grant("DownloadGrant", "reading", json!({"expirationSeconds": 600})),
         t.grant("UploadGrant", "done", json!({"expirationSeconds": 600})),
         t.grant("UploadGrant", "there", json!({})),
+        t.grant("UploadGrant", "suspended", json!({"suspend": true})),
+        t.grant("DownloadGrant", "revoked", json!({"revoke": true})),
+        t.grant(
+            "UploadGrant",
+            "renewed",
+            json!({"expirationSeconds": 600, "renewal": {"policy": "Always"}}),
+        ),
         t.grant("UploadGrant", "unused", short.clone()),
         t.grant("DownloadGrant", "over", short),
         t.grant("UploadGrant", "refused", json!({"key": "elsewhere"})),
@@ -216,6 +229,14 @@ fn every_state() {
     rules.expect_reason("dg/reading", Reason::Issued);
     rules.expect_reason("dg/over", Reason::Expired);
     rules.expect_reason("ug/there", Reason::ObjectExists);
+    rules.expect_reason("ug/suspended", Reason::Suspended);
+    rules.expect_reason("dg/revoked", Reason::Revoked);
+    rules.expect_reason("ug/renewed", Reason::Issued);
+    t.kubectl(&["annotate", "ug/renewed", "valetkey.dev/renew-requested-at=soon"]);
+    let failing = valet_harness::eventually(Duration::from_secs(30), "the remark", || {
+        t.get("ug/renewed").filter(|g| condition(g, "RenewalFailing").is_some())
+    });
+    rules.expect("ug/renewed with a remark", &failing, CURRENT);
     rules.expect_reason("ug/unused", Reason::ExpiredUnused);
     rules.expect_reason("ug/refused", Reason::KeyNotAllowed);
     rules.expect_reason("dg/longer", Reason::ExpirationTooLong);

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{
-    api::Reason,
+    api::{GrantStatus, Reason},
     grant::{Owner, StoreFact},
 };
 
@@ -241,6 +241,25 @@ fn an_earlier_key_that_lives_longer_is_not_forgotten() {
             says(&world, "Revoked").contains("works until 2027-01-15T08:05:00Z"),
             "{}",
             says(&world, "Revoked")
+        );
+    }
+}
+
+/// A key whose publisher died before he could report it is told of, although its Secret is the only record of it.
+#[test]
+fn a_key_that_was_never_reported_is_not_forgotten() {
+    for (withhold, reason) in [(suspend as fn(&mut World), "Suspended"), (revoke, "Revoked")] {
+        let mut world = downloading();
+        world.reconcile();
+        world.grant.as_mut().unwrap().status = GrantStatus::default();
+        withhold(&mut world);
+        world.now = at(50);
+        world.reconcile();
+        assert!(world.secret.is_none(), "{reason}");
+        assert!(
+            says(&world, reason).contains("works until 2027-01-15T08:05:00Z"),
+            "{}",
+            says(&world, reason)
         );
     }
 }

@@ -79,7 +79,7 @@ pub fn copy_source(store: &Store, column: Column, name: &str) -> Option<Result<O
         let (status, obeyed) = attack(store, name, &signed)?;
         Ok(Outcome {
             said: effect(obeyed, status),
-            // That MinIO obeys is what Valet says of it, and finds out by itself: no upload keys without a session.
+            // That MinIO obeys is what Valet says of it, and finds out by itself: no keys for PUT without a session.
             as_documented: obeyed == (store.software == Software::Minio && column == Column::Put),
         })
     };

@@ -6,6 +6,7 @@ use crate::play::Play;
 
 mod chart;
 mod operator;
+mod renewal;
 mod rights;
 mod tenants;
 
@@ -32,6 +33,13 @@ impl Story {
 
 /// All of them, in the order in which they begin. Those that take Valet away come last.
 pub const STORIES: &[Story] = &[
+    // The longest first: the others play meanwhile.
+    Story {
+        name: "renewal",
+        about: "a key is replaced under a running pod: the kubelet brings the new one, and the same command goes on",
+        gentle: true,
+        play: renewal::renewal,
+    },
     Story {
         name: "expiry",
         about: "a key runs out under a running pod: the store refuses, the Secret goes, the pod goes on",
