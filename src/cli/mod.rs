@@ -89,7 +89,8 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_TTL_SECONDS_AFTER_FINISHED", value_name = "SECONDS", default_value = "3600", value_parser = ttl)]
     ttl_seconds_after_finished: Ttl,
 
-    /// Grants of each kind that are worked on at the same time.
+    /// Grants of each kind that are worked on at the same time; of one namespace a quarter of that, unless --namespace is
+    /// given.
     #[arg(long, env = "VALET_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
 

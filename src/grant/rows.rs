@@ -102,7 +102,9 @@ impl Judge<'_> {
             )
         };
         match &self.f.object {
-            ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
+            ObjectFact::Present { object, modified_at }
+                if self.is_newer(key, *modified_at) && (self.mismatch(object).is_none() || !self.was_seen()) =>
+            {
                 match self.mismatch(object) {
                     Some(why) => self.another_object(&why),
                     None => self.completed(key, object),
@@ -201,6 +203,8 @@ impl Judge<'_> {
                         None if self.is_standing() => arrival = Arrival::Seen(object.clone()),
                         None => return self.completed(Some(key), object),
                         Some(why) if self.write_once() => return self.another_object(&why),
+                        // What was seen before was an upload, whatever has taken its place.
+                        Some(_) if self.was_seen() => {}
                         // The key can still write the object that is meant.
                         Some(why) => {
                             arrival = Arrival::Differs(format!(
