@@ -1,9 +1,9 @@
 //! Which host, which bucket, which version, whose credentials: what goes into a URL besides the key.
 
 use serde_json::json;
-use valet_harness::{Operator, OperatorOptions, S3Server, UrlCheck, s3::S3Options, verify_url};
+use valet_harness::{Operator, OperatorOptions, S3Server, UrlCheck, eventually, s3::S3Options, verify_url};
 
-use crate::world::{Mounted, Tenant, VALET, says};
+use crate::world::{Mounted, SOON, Tenant, VALET, says};
 
 fn check(key: &Mounted, store: &S3Server) -> valet_harness::Verdict {
     let check = UrlCheck {
@@ -160,7 +160,12 @@ fn the_default_chain() {
     t.reason("ug/g", "Issued");
     assert_eq!(t.mount("g").upload(&t.file("f", b"x")).0, 200);
     // What a scrape shows: when each live key ends, and how many grants are in which state.
-    let metrics = operator.metrics().unwrap();
+    t.reason(&format!("costore/{}", t.name()), "Ready");
+    let shown = || {
+        let metrics = operator.metrics().ok()?;
+        metrics.contains("reason=\"Ready\"} 1").then_some(metrics)
+    };
+    let metrics = eventually(SOON, "the store to be seen ready", shown);
     let grant = t.get("ug/g").unwrap();
     let expires: jiff::Timestamp = grant["status"]["expirationTime"].as_str().unwrap().parse().unwrap();
     let live = format!(
