@@ -134,24 +134,8 @@ pub async fn watch_stores<S, U, D>(
     // What a store's status says is nobody's permission: only a new generation is news.
     let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();
     while let Some(event) = events.next().await {
-        let (store, gone) = match event {
-            Ok(watcher::Event::InitDone) => {
-                if let Some(health) = health.take() {
-                    health.done();
-                }
-                continue;
-            }
-            Ok(watcher::Event::Init) => continue,
-            Ok(watcher::Event::Delete(store)) => (store, true),
-            Ok(watcher::Event::Apply(store) | watcher::Event::InitApply(store)) => (store, false),
-            Err(error) => {
-                warn!(
-                    kind = S::KIND.as_str(),
-                    "the watch failed and is started again: {}",
-                    brief(&error)
-                );
-                continue;
-            }
+        let Some((store, gone)) = change(S::KIND.as_str(), event, &mut health) else {
+            continue;
         };
         let reference = ObjectRef::from_obj(&store);
         let seen = (store.uid(), store.meta().generation);
@@ -192,28 +176,13 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());
     let mut labels: HashMap<String, BTreeMap<String, String>> = HashMap::new();
     while let Some(event) = events.next().await {
-        let namespace = match event {
-            Ok(watcher::Event::InitDone) => {
-                if let Some(health) = health.take() {
-                    health.done();
-                }
-                continue;
-            }
-            Ok(watcher::Event::Init) => continue,
-            Ok(watcher::Event::Delete(namespace)) => {
-                labels.remove(&namespace.name_any());
-                continue;
-            }
-            Ok(watcher::Event::Apply(namespace) | watcher::Event::InitApply(namespace)) => namespace,
-            Err(error) => {
-                warn!(
-                    kind = "Namespace",
-                    "the watch failed and is started again: {}",
-                    brief(&error)
-                );
-                continue;
-            }
+        let Some((namespace, gone)) = change("Namespace", event, &mut health) else {
+            continue;
         };
+        if gone {
+            labels.remove(&namespace.name_any());
+            continue;
+        }
         let (name, now) = (namespace.name_any(), namespace.labels().clone());
         let before = labels.insert(name.clone(), now.clone());
         if before.is_some_and(|before| before != now) {
@@ -236,24 +205,8 @@ pub async fn watch_secrets<U: Grant, D: Grant>(
     let mut health = Some(health);
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());
     while let Some(event) = events.next().await {
-        let (secret, gone) = match event {
-            Ok(watcher::Event::InitDone) => {
-                if let Some(health) = health.take() {
-                    health.done();
-                }
-                continue;
-            }
-            Ok(watcher::Event::Init) => continue,
-            Ok(watcher::Event::Delete(secret)) => (secret, true),
-            Ok(watcher::Event::Apply(secret) | watcher::Event::InitApply(secret)) => (secret, false),
-            Err(error) => {
-                warn!(
-                    kind = "Secret",
-                    "the watch failed and is started again: {}",
-                    brief(&error)
-                );
-                continue;
-            }
+        let Some((secret, gone)) = change("Secret", event, &mut health) else {
+            continue;
         };
         let namespace = secret.namespace().unwrap_or_default();
         let version = secret.resource_version().filter(|_| !gone);
@@ -270,6 +223,30 @@ pub async fn watch_secrets<U: Grant, D: Grant>(
                     .1
                     .secret_changed(&owner.name, &owner.uid, &namespace, version.as_deref());
             }
+        }
+    }
+}
+
+/// What an event of a watch tells of one object, and whether that is that it has gone. Notes the end of the first list;
+/// a watch that failed starts again by itself.
+fn change<K>(
+    kind: &str,
+    event: Result<watcher::Event<K>, watcher::Error>,
+    health: &mut Option<Health>,
+) -> Option<(K, bool)> {
+    match event {
+        Ok(watcher::Event::Delete(object)) => Some((object, true)),
+        Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => Some((object, false)),
+        Ok(watcher::Event::InitDone) => {
+            if let Some(health) = health.take() {
+                health.done();
+            }
+            None
+        }
+        Ok(watcher::Event::Init) => None,
+        Err(error) => {
+            warn!(kind, "the watch failed and is started again: {}", brief(&error));
+            None
         }
     }
 }
