@@ -8,7 +8,7 @@ use valet_harness::{ControlPlane, Tools, process};
 
 use crate::helm::{CHART, objects, ok};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const ROOT: &str = env!("VALET_ROOT");
 
 fn document(name: &str) -> String {
     std::fs::read_to_string(format!("{ROOT}/docs/{name}")).expect("the document is there")
@@ -45,7 +45,7 @@ fn the_commands_of_the_documents_run() {
         .env("PATH", path)
         .env("HOME", plane.scratch().join("home"))
         .env("KUBECONFIG", plane.kubeconfig())
-        .args(["-euo", "pipefail", "-c", &script.join("\n")]);
+        .args(["-euxo", "pipefail", "-c", &script.join("\n")]);
     let output = process::run(command, b"", Duration::from_secs(240)).expect("bash runs");
     assert!(output.status.success(), "{}{}", output.text(), output.stderr);
     for gone in ["crd", "clusterobjectstores"] {

@@ -15,7 +15,7 @@ use valet_harness::{
 };
 
 /// Where the chart is.
-pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/valet");
+pub const CHART: &str = concat!(env!("VALET_ROOT"), "/charts/valet");
 
 /// Longer than helm ever takes here.
 const LONGEST: Duration = Duration::from_secs(120);

@@ -42,7 +42,7 @@ fn the_package_is_the_chart() {
 /// The script, in a copy of the files that it moves.
 #[test]
 fn one_command_moves_all_versions() {
-    let root = env!("CARGO_MANIFEST_DIR");
+    let root = env!("VALET_ROOT");
     let scratch = Scratch::new("version").expect("a folder can be made");
     for file in [
         "hack/version.sh",

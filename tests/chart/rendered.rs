@@ -214,7 +214,7 @@ fn the_pod_is_as_restricted_as_can_be() {
 
 #[test]
 fn whatever_is_set_for_pods_reaches_them() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chart/values/everything.yaml");
+    let file = concat!(env!("VALET_ROOT"), "/tests/chart/values/everything.yaml");
     let all = Objects::parse(&ok(&[
         "template",
         "valet",

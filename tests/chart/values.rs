@@ -6,7 +6,7 @@ use crate::helm::{self, CHART, objects, refused, set};
 const FILES: [&str; 4] = ["production", "one-namespace", "few-secrets", "everything"];
 
 fn file(name: &str) -> String {
-    format!("{}/tests/chart/values/{name}.yaml", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/tests/chart/values/{name}.yaml", env!("VALET_ROOT"))
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn help() {
 #[test]
 fn crds_are_up_to_date() {
     let output = std::process::Command::new(VALET).arg("crds").output().unwrap();
-    let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/crds/valet.yaml")).unwrap();
+    let committed = std::fs::read_to_string(concat!(env!("VALET_ROOT"), "/crds/valet.yaml")).unwrap();
     assert!(
         committed == String::from_utf8(output.stdout).unwrap(),
         "crds/valet.yaml is old; run: make generate"

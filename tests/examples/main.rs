@@ -10,7 +10,7 @@ use valet_harness::{
 };
 
 const VALET: &str = env!("CARGO_BIN_EXE_valet");
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const ROOT: &str = env!("VALET_ROOT");
 
 fn filled_in(text: &str, store: &S3Server) -> String {
     text.replace("http://127.0.0.1:9000", &store.endpoint())

@@ -11,7 +11,7 @@ use valet_harness::process;
 
 use crate::world::{Tenant, condition};
 
-const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/gitops");
+const RULES: &str = concat!(env!("VALET_ROOT"), "/examples/gitops");
 
 /// What the three make of a situation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

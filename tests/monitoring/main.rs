@@ -23,7 +23,7 @@ const ALERTS: &str = "charts/valet/files/alerts.yaml";
 static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::locate().expect("the tools build"));
 
 fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    Path::new(env!("VALET_ROOT")).join(name)
 }
 
 fn read(name: &str) -> String {

@@ -37,7 +37,7 @@ fn has_secret(plane: &ControlPlane, name: &str) -> bool {
 #[test]
 fn the_apiserver_comes_back() {
     let tools = Tools::locate().unwrap();
-    let crds = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/crds/valet.yaml")).unwrap();
+    let crds = fs::read_to_string(concat!(env!("VALET_ROOT"), "/crds/valet.yaml")).unwrap();
     let options = ControlPlaneOptions {
         manifests: vec![crds],
         ..ControlPlaneOptions::default()

@@ -8,7 +8,7 @@ use valet::{
 };
 
 fn page(name: &str) -> String {
-    let path = format!("{}/docs/reference/{name}.md", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/docs/reference/{name}.md", env!("VALET_ROOT"));
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 

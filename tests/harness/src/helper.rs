@@ -27,7 +27,7 @@ impl Helper {
         command
             // -I: no settings and no modules of the person at the keyboard. -B: no files beside the script.
             .args(["-I", "-B"])
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python/helper.py"))
+            .arg(Path::new(env!("VALET_ROOT")).join("tests/harness/python/helper.py"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());

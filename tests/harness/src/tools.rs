@@ -58,7 +58,7 @@ impl Tools {
     }
 
     fn build() -> Result<PathBuf> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/tools.sh");
+        let script = Path::new(env!("VALET_ROOT")).join("hack/tools.sh");
         let output = Command::new(&script)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())

@@ -65,7 +65,7 @@ impl Suite {
             hands,
             valet_image: valet_image.into(),
             image: image.into(),
-            root: Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."),
+            root: env!("VALET_ROOT").into(),
             run: net::random_hex(2)?,
         })
     }

@@ -34,7 +34,7 @@ use valet_harness::{
 const ROUND: Duration = Duration::from_millis(1500);
 /// What `$__rate_interval` is: four scrapes at the least, or there is nothing to take a rate of.
 const RATE_INTERVAL: &str = "20s";
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const ROOT: &str = env!("VALET_ROOT");
 
 fn main() -> ExitCode {
     exit_on_interrupt();
