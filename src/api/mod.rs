@@ -5,6 +5,7 @@
 // Every printer column of a kind has a type, and clippy takes the second one for a slip.
 #![allow(clippy::duplicated_attributes)]
 
+mod bounds;
 mod capability;
 mod condition;
 mod download;
