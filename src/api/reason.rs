@@ -38,6 +38,8 @@ pub enum Reason {
     ExpiredUnused,
     /// The object in the store is not what the grant describes.
     ObjectMismatch,
+    /// The upload in parts is gone from the store, and no object came of it.
+    UploadAborted,
     /// The spec breaks a rule of its own schema (a CRD older than the operator lets that through).
     InvalidSpec,
     /// The store has no access rule for the grant's namespace.
@@ -64,6 +66,8 @@ pub enum Reason {
     RenewalOverdue,
     /// The annotation that asks for a new key says no time.
     RenewalRequestInvalid,
+    /// Parts of an upload may be left in the store.
+    PartsLeft,
     /// Nothing to see yet.
     Pending,
     /// The store does not let the operator look whether the object is there.
@@ -103,7 +107,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 38] = [
+    pub const ALL: [Reason; 40] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -119,6 +123,7 @@ impl Reason {
         Self::SecretNotWritable,
         Self::ExpiredUnused,
         Self::ObjectMismatch,
+        Self::UploadAborted,
         Self::InvalidSpec,
         Self::NamespaceNotAllowed,
         Self::OperationNotAllowed,
@@ -131,6 +136,7 @@ impl Reason {
         Self::ExpiryTruncated,
         Self::RenewalOverdue,
         Self::RenewalRequestInvalid,
+        Self::PartsLeft,
         Self::Pending,
         Self::NotObservable,
         Self::Ready,
@@ -162,6 +168,7 @@ impl Reason {
             Self::SecretNotWritable => "SecretNotWritable",
             Self::ExpiredUnused => "ExpiredUnused",
             Self::ObjectMismatch => "ObjectMismatch",
+            Self::UploadAborted => "UploadAborted",
             Self::InvalidSpec => "InvalidSpec",
             Self::NamespaceNotAllowed => "NamespaceNotAllowed",
             Self::OperationNotAllowed => "OperationNotAllowed",
@@ -174,6 +181,7 @@ impl Reason {
             Self::ExpiryTruncated => "ExpiryTruncated",
             Self::RenewalOverdue => "RenewalOverdue",
             Self::RenewalRequestInvalid => "RenewalRequestInvalid",
+            Self::PartsLeft => "PartsLeft",
             Self::Pending => "Pending",
             Self::NotObservable => "NotObservable",
             Self::Ready => "Ready",
@@ -214,10 +222,12 @@ impl Reason {
             | Self::ExpiryTruncated
             | Self::RenewalOverdue
             | Self::RenewalRequestInvalid
+            | Self::PartsLeft
             | Self::Pending
             | Self::NotObservable => Progress::InProgress,
             Self::ExpiredUnused
             | Self::ObjectMismatch
+            | Self::UploadAborted
             | Self::InvalidSpec
             | Self::NamespaceNotAllowed
             | Self::OperationNotAllowed

@@ -1,15 +1,14 @@
+mod multipart;
+mod telling;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::DeserializeGuard,
-    runtime::{
-        controller::Action,
-        events::{Event, EventType, Recorder},
-    },
+    runtime::{controller::Action, events::Recorder},
 };
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -24,12 +23,12 @@ use super::{
     watch::Caller,
 };
 use crate::{
-    api::{Grant, GrantStatus, Operation, Progress, Reason},
+    api::{Grant, GrantStatus, Reason},
     grant::{
         Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
         Settings, Step, decide,
     },
-    sign::{Provider, SignError, secret_object},
+    sign::{SECRET_CAPACITY, Provider, SignError, secret_bytes, secret_object},
     telemetry::Metrics,
 };
 
@@ -181,7 +180,13 @@ impl<'a, G: Grant> Visit<'a, G> {
             Step::Read(Read::Store) => self.read_store().await,
             Step::Read(Read::Secret) => self.read_secret().await,
             Step::Read(Read::Object) => self.look().await,
+            Step::Read(Read::Upload(upload)) => self.read_upload(&upload).await,
+            Step::Read(Read::Uploads) => self.read_uploads().await,
             Step::Publish(publish) => self.publish(*publish).await,
+            Step::Hold => self.hold().await,
+            Step::Complete(assembly) => self.complete(assembly).await,
+            Step::Abort { uploads } => self.abort(uploads).await,
+            Step::Release { notice } => self.release(notice).await,
             Step::Retouch {
                 uid,
                 resource_version,
@@ -205,6 +210,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             .await?;
         self.facts.store = fact;
         self.provider = provider;
+        self.remember_store();
         Ok(())
     }
 
@@ -244,15 +250,19 @@ impl<'a, G: Grant> Visit<'a, G> {
 
     // --- writes ------------------------------------------------------------------------------------------------
 
-    async fn publish(&mut self, publish: Publish) -> Result<(), Error> {
-        let grant = &self.facts.grant;
-        let Some(provider) = &self.provider else {
+    async fn publish(&mut self, mut publish: Publish) -> Result<(), Error> {
+        let Some(provider) = self.provider.clone() else {
             return Err(Error::Api {
                 call: "signing",
                 why: "the store is not usable any more".into(),
             });
         };
-        let signed = match provider.sign(&publish.request).await {
+        let signed = match self.begin(provider.as_ref(), &mut publish).await {
+            Ok(()) => provider.sign(&publish.request).await,
+            Err(e) => Err(e),
+        };
+        let grant = &self.facts.grant;
+        let signed = match signed {
             Ok(signed) => signed,
             Err(SignError::Credentials { reason, message }) => {
                 self.facts.sign_refused = Some((reason, message));
@@ -265,6 +275,14 @@ impl<'a, G: Grant> Visit<'a, G> {
             Err(e) => return Err(e.into()),
         };
         let secret = secret_object(grant, &publish, &signed);
+        let bytes = secret_bytes(&secret);
+        if bytes > SECRET_CAPACITY {
+            let message = format!(
+                "the key has {bytes} bytes with all its URLs, and a Secret holds {SECRET_CAPACITY}; make the parts larger (spec.multipart.partSizeBytes)"
+            );
+            self.facts.sign_refused = Some((Reason::CapabilityMissing, message));
+            return Ok(());
+        }
         let result = self.context.secrets.publish(grant, &publish.mode, secret).await;
         let view = match result {
             Ok(view) => view,
@@ -273,7 +291,11 @@ impl<'a, G: Grant> Visit<'a, G> {
                 return Ok(());
             }
             // Another one by that name, or it changed, or went: what is there decides.
-            Err(Error::Conflict(_) | Error::Gone(_)) => return self.read_secret_or_stop(&publish.mode).await,
+            Err(Error::Conflict(_) | Error::Gone(_)) => {
+                let read = self.read_secret_or_stop(&publish.mode).await;
+                self.drop_loser().await;
+                return read;
+            }
             Err(e) => return Err(e),
         };
         let lifetime = publish.request.lifetime;
@@ -287,6 +309,7 @@ impl<'a, G: Grant> Visit<'a, G> {
         let first = grant.status.issued_time.is_none() && publish.mode == PublishMode::Create;
         self.context.metrics.key_issued(G::OPERATION, age.filter(|_| first));
         self.has_secret(view);
+        self.drop_loser().await;
         Ok(())
     }
 
@@ -415,66 +438,6 @@ impl<'a, G: Grant> Visit<'a, G> {
 
     fn api(&self) -> Api<G> {
         Api::namespaced(self.context.client.clone(), &self.facts.grant.namespace)
-    }
-
-    // --- telling -------------------------------------------------------------------------------------------------
-
-    fn count(&self, status: &GrantStatus) {
-        let ready = |s: &GrantStatus| {
-            s.conditions
-                .iter()
-                .find(|c| c.type_ == "Ready")
-                .map(|c| c.reason.clone())
-        };
-        let (before, after) = (ready(&self.facts.grant.status), ready(status));
-        if before == after {
-            return;
-        }
-        let Some(reason) = Reason::ALL.into_iter().find(|r| Some(r.as_str()) == after.as_deref()) else {
-            return;
-        };
-        if status.finished_time.is_some() {
-            self.context.metrics.finished(G::OPERATION, reason);
-            if let Some(heard) = self.heard.filter(|_| reason == Reason::Completed) {
-                self.context
-                    .metrics
-                    .completed_after_notification(heard.elapsed().as_secs_f64());
-            }
-        } else if reason.progress() == Progress::Stalled {
-            let namespace = &self.facts.grant.namespace;
-            self.context.metrics.refused(G::OPERATION, namespace, reason);
-        }
-    }
-
-    async fn tell(&self, notice: Notice) {
-        /// `note` may have at most 1024 bytes (events.k8s.io/v1).
-        const LONGEST_NOTE: usize = 1000;
-        let mut note = notice.message;
-        if note.len() > LONGEST_NOTE {
-            note.truncate(note.floor_char_boundary(LONGEST_NOTE));
-            note.push('…');
-        }
-        let event = Event {
-            type_: EventType::Warning,
-            reason: notice.reason.as_str().into(),
-            note: Some(note),
-            action: match G::OPERATION {
-                Operation::Upload => "GrantUpload",
-                Operation::Download => "GrantDownload",
-            }
-            .into(),
-            secondary: None,
-        };
-        let publish: BoxFuture<'_, _> =
-            Box::pin(async { self.context.recorder.publish(&event, &self.grant.object_ref(&())).await });
-        if let Err(error) = call("writing an event", publish).await {
-            // The status says the same; an event is a courtesy.
-            warn!(
-                namespace = self.facts.grant.namespace,
-                name = self.facts.grant.name,
-                "{error}"
-            );
-        }
     }
 }
 

@@ -9,6 +9,7 @@ mod decide;
 mod facts;
 mod key;
 mod lifetime;
+mod multipart;
 mod object;
 mod policy;
 mod renewal;
@@ -19,9 +20,12 @@ mod step;
 mod withheld;
 
 pub use decide::decide;
-pub use facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, StoreFact, StoreView};
+pub use facts::{
+    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, SecretFact, SecretView, Settings, StoreFact,
+    StoreView, UploadFact, UploadsFact,
+};
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
 pub use policy::{Refusal, admit};
 pub use renewal::{RenewRequest, renewal_due};
-pub use step::{Notice, Publish, PublishMode, Read, SigningRequest, Step};
+pub use step::{Assembly, Notice, Publish, PublishMode, Read, SigningRequest, Step};

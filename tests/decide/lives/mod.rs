@@ -3,6 +3,7 @@
 
 mod looks;
 mod ordinary;
+mod parts;
 mod renewals;
 mod renewed;
 mod spec;
@@ -85,6 +86,7 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
         looks::LOOKS,
         withheld::WITHHELD,
         renewals::RENEWALS,
+        parts::PARTS,
     ]
     .into_iter()
     .flatten()
