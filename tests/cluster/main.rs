@@ -15,6 +15,7 @@ mod hostile;
 mod leader;
 mod leaks;
 mod lives;
+mod multipart;
 mod notifications;
 mod offline;
 mod policy;

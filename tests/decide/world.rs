@@ -80,6 +80,8 @@ pub struct World {
     pub bucket: Bucket,
     /// All uploads of the key that go on.
     pub uploads: Vec<Upload>,
+    /// The finalizer was taken off by somebody who may not list uploads.
+    pub blind: bool,
     /// What the process began and nobody has recorded.
     pub begun: Option<String>,
     /// Why the apiserver takes no Secret now.
@@ -123,6 +125,7 @@ impl World {
             store: StoreFact::Usable(store),
             bucket: Bucket::Empty,
             uploads: vec![],
+            blind: false,
             begun: None,
             refuses: None,
             unsigned: None,
@@ -368,6 +371,12 @@ impl World {
                 (facts.look_requested, self.heard) = (false, false);
             }
             Step::Read(Read::Uploads) => {
+                // What this process began and nobody has recorded needs no list.
+                if let Some(begun) = self.begun.take()
+                    && matches!((&self.bucket, &self.store), (Bucket::Empty | Bucket::Holds { .. }, StoreFact::Usable(_)))
+                {
+                    self.uploads.retain(|u| u.id != begun);
+                }
                 facts.uploads = match (&self.bucket, &self.store) {
                     (Bucket::Down, _) => UploadsFact::Unreachable("connection refused".into()),
                     (Bucket::Hidden, _) => UploadsFact::Hidden,
@@ -428,6 +437,7 @@ impl World {
                 }
             }
             Step::Release { notice } => {
+                self.blind |= matches!(self.bucket, Bucket::Hidden);
                 self.notices.extend(notice.map(|n| n.reason));
                 if let Some(grant) = &mut self.grant {
                     grant.held = false;

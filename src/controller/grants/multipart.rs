@@ -66,6 +66,16 @@ impl<G: Grant> Visit<'_, G> {
     }
 
     pub(super) async fn read_uploads(&mut self) -> Result<(), Error> {
+        // What this process began and nobody has recorded needs no list.
+        let uid = &self.facts.grant.uid;
+        if let (Some(begun), Some(key), Some(store)) = (
+            self.context.memory.begun(uid),
+            self.key(),
+            self.provider.as_deref().and_then(Provider::multipart),
+        ) && store.abort(&key, &begun).await.is_ok()
+        {
+            self.context.memory.keep_begun(uid, None);
+        }
         self.facts.uploads = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
             (Some(key), Some(store)) => store.open(&key).await,
             _ => UploadsFact::Unreachable(NO_STORE.into()),
