@@ -360,8 +360,8 @@ fn the_store_goes_first() {
     let operator = t.operator();
     t.kubectl(&["delete", "ug/unseen", "--timeout=30s"]);
     assert_eq!(open(&t, &t.key("unseen")).len(), 1);
-    let events = t.kubectl(&["get", "events", "--output", "yaml"]);
-    assert!(events.contains("reason: PartsLeft") && events.contains("the store was deleted, or cannot be used"), "{events}");
+    let events = t.kubectl(&["get", "events", "--output", "json"]);
+    assert!(events.contains("\"PartsLeft\"") && events.contains("the store was deleted, or cannot be used"), "{events}");
     assert!(operator.log_text().contains("could not be aborted"));
     assert!(operator.metrics().unwrap().contains("valet_multipart_uploads_total{outcome=\"abandoned\"} 1"));
 }
