@@ -52,7 +52,10 @@ impl Multipart {
     /// The parts of an upload with these constraints; `None` if they do not say how large it may become.
     pub fn parts(&self, constraints: &UploadConstraints) -> Option<Parts> {
         let exactly = |n| LengthRange { min: n, max: n };
-        let whole = constraints.content_length.map(exactly).or(constraints.content_length_range)?;
+        let whole = constraints
+            .content_length
+            .map(exactly)
+            .or(constraints.content_length_range)?;
         let part_bytes = self.part_size_bytes.unwrap_or_else(|| {
             let (least, parts) = DEFAULT_PARTS;
             let even = whole.max.div_euclid(parts * MIB) + i64::from(whole.max % (parts * MIB) > 0);
@@ -113,13 +116,26 @@ mod tests {
     #[test]
     fn sizes_of_parts() {
         let five = 5 * MIB;
-        let sizes = |p: Parts| p.all().map(|part| (part.offset, part.size.min, part.size.max)).collect::<Vec<_>>();
+        let sizes = |p: Parts| {
+            p.all()
+                .map(|part| (part.offset, part.size.min, part.size.max))
+                .collect::<Vec<_>>()
+        };
         // Of a size that is known, each part's is.
-        assert_eq!(sizes(parts(Some(five), 12 * MIB, 12 * MIB)), [(0, five, five), (five, five, five), (2 * five, 2 * MIB, 2 * MIB)]);
+        assert_eq!(
+            sizes(parts(Some(five), 12 * MIB, 12 * MIB)),
+            [(0, five, five), (five, five, five), (2 * five, 2 * MIB, 2 * MIB)]
+        );
         assert_eq!(sizes(parts(Some(five), five, five)), [(0, five, five)]);
-        assert_eq!(sizes(parts(Some(five), five + 1, five + 1)), [(0, five, five), (five, 1, 1)]);
+        assert_eq!(
+            sizes(parts(Some(five), five + 1, five + 1)),
+            [(0, five, five), (five, 1, 1)]
+        );
         // Of a range, those that it certainly fills.
-        assert_eq!(sizes(parts(Some(five), 7 * MIB, 12 * MIB)), [(0, five, five), (five, 2 * MIB, five), (2 * five, 0, 2 * MIB)]);
+        assert_eq!(
+            sizes(parts(Some(five), 7 * MIB, 12 * MIB)),
+            [(0, five, five), (five, 2 * MIB, five), (2 * five, 0, 2 * MIB)]
+        );
         assert_eq!(sizes(parts(Some(five), 0, 0)), [(0, 0, 0)]);
         assert_eq!(parts(Some(five), 7 * MIB, 12 * MIB).part(2).exactly(), None);
     }

@@ -28,7 +28,7 @@ use crate::{
         Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
         Settings, Step, decide,
     },
-    sign::{SECRET_CAPACITY, Provider, SignError, secret_bytes, secret_object},
+    sign::{Provider, SECRET_CAPACITY, SignError, secret_bytes, secret_object},
     telemetry::Metrics,
 };
 

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::renewal::RenewRequest;
 use crate::api::{
-    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Reason, SecretTemplate, Terms,
-    annotation,
+    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Reason,
+    SecretTemplate, Terms, annotation,
 };
 
 /// Everything that a decision rests on. What has not been read yet is a fact, too.
@@ -110,11 +110,7 @@ impl GrantFacts {
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             deleting: meta.deletion_timestamp.is_some(),
             deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
-            held: meta
-                .finalizers
-                .iter()
-                .flatten()
-                .any(|f| f == MULTIPART_FINALIZER),
+            held: meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
             ask: grant.ask(),
             status: grant.grant_status().cloned().unwrap_or_default(),

@@ -64,7 +64,10 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
             return Assembled::Waiting;
         };
         if came.size > part.size.max {
-            let why = format!("part {number} has {} bytes instead of at most {}; send it again", came.size, part.size.max);
+            let why = format!(
+                "part {number} has {} bytes instead of at most {}; send it again",
+                came.size, part.size.max
+            );
             return Assembled::Flawed(why);
         }
         whole.push(came.clone());
@@ -74,7 +77,9 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
             continue;
         }
         // Of parts that come side by side, the last may be there before the others.
-        let beyond = arrived.iter().any(|other| other.number > number && other.number <= parts.count());
+        let beyond = arrived
+            .iter()
+            .any(|other| other.number > number && other.number <= parts.count());
         return if beyond {
             Assembled::Flawed(format!(
                 "part {number} has {} bytes instead of {}, and there are parts behind it; send it again, or make a new grant",
@@ -295,7 +300,11 @@ impl Judge<'_> {
             }
             (None, UploadsFact::Hidden) => return Cleaning::Next(Step::Release { notice: None }),
         };
-        let patience = if self.g.deleting { DELETION_PATIENCE } else { LOOK_PATIENCE };
+        let patience = if self.g.deleting {
+            DELETION_PATIENCE
+        } else {
+            LOOK_PATIENCE
+        };
         // Of a store that is gone nobody can ask anything.
         let is_hopeless = self.g.deleting && matches!(self.f.store, StoreFact::Missing);
         if !is_hopeless && self.now < add(since, patience) {
@@ -370,14 +379,32 @@ mod tests {
         // In whatever order they are told, and whatever else somebody has put there.
         let others = [(4, 9), (3, 2 * MIB), (2, 5 * MIB), (1, 5 * MIB)];
         assert_eq!(assembled(exact, &others), Assembled::Whole(came(&all)));
-        assert_eq!(assembled((5 * MIB, 5 * MIB), &all[..1]), Assembled::Whole(came(&all[..1])));
+        assert_eq!(
+            assembled((5 * MIB, 5 * MIB), &all[..1]),
+            Assembled::Whole(came(&all[..1]))
+        );
         assert_eq!(assembled((0, 0), &[(1, 0)]), Assembled::Whole(came(&[(1, 0)])));
         for (sizes, says) in [
-            (&[(1, 5 * MIB + 1)][..], "part 1 has 5242881 bytes instead of at most 5242880"),
-            (&[(1, 5 * MIB - 1)], "part 1 has 5242879 bytes, which would end the object at 5242879"),
-            (&[(1, 5 * MIB - 1), (2, 5 * MIB)], "part 1 has 5242879 bytes instead of 5242880, and there are parts behind it"),
-            (&[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB + 1)], "part 3 has 2097153 bytes instead of at most 2097152"),
-            (&[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB - 1)], "part 3 has 2097151 bytes, which would end the object at"),
+            (
+                &[(1, 5 * MIB + 1)][..],
+                "part 1 has 5242881 bytes instead of at most 5242880",
+            ),
+            (
+                &[(1, 5 * MIB - 1)],
+                "part 1 has 5242879 bytes, which would end the object at 5242879",
+            ),
+            (
+                &[(1, 5 * MIB - 1), (2, 5 * MIB)],
+                "part 1 has 5242879 bytes instead of 5242880, and there are parts behind it",
+            ),
+            (
+                &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB + 1)],
+                "part 3 has 2097153 bytes instead of at most 2097152",
+            ),
+            (
+                &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB - 1)],
+                "part 3 has 2097151 bytes, which would end the object at",
+            ),
         ] {
             let why = flaw(exact, sizes);
             assert!(why.starts_with(says), "{why}");
@@ -387,7 +414,8 @@ mod tests {
     #[test]
     fn an_object_of_a_range_of_sizes() {
         let range = (6 * MIB, 12 * MIB);
-        let whole = |sizes: &[(i64, i64)]| assert_eq!(assembled(range, sizes), Assembled::Whole(came(sizes)), "{sizes:?}");
+        let whole =
+            |sizes: &[(i64, i64)]| assert_eq!(assembled(range, sizes), Assembled::Whole(came(sizes)), "{sizes:?}");
         // The last is shorter than the others, if only by being empty; or it is the last that there can be.
         whole(&[(1, 5 * MIB), (2, MIB)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 0)]);

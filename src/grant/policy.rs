@@ -5,8 +5,8 @@ use kube::core::{Selector, SelectorExt};
 
 use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey};
 use crate::api::{
-    AccessRule, Ask, Capabilities, Capability, MAX_PARTS, Namespaces, Overwrite, Reason, ResponseHeaders, UploadConstraints,
-    UploadMode,
+    AccessRule, Ask, Capabilities, Capability, MAX_PARTS, Namespaces, Overwrite, Reason, ResponseHeaders,
+    UploadConstraints, UploadMode,
 };
 
 /// Why a grant gets no key, for conditions and events.

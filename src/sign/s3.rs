@@ -245,7 +245,9 @@ impl Provider for S3 {
         }
         let mut can = (*self.capabilities).clone();
         can.enforced.remove(&Capability::SignedHeadersOnly);
-        can.multipart.as_mut().map(|parts| parts.remove(&Capability::SignedHeadersOnly));
+        can.multipart
+            .as_mut()
+            .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
         Arc::new(can)
     }
 

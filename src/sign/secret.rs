@@ -70,8 +70,10 @@ fn parts_json(parts: &[SignedPart]) -> String {
     let each: Vec<_> = parts
         .iter()
         .map(|SignedPart { part, url, headers }| {
-            let headers: serde_json::Map<_, _> =
-                headers.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+            let headers: serde_json::Map<_, _> = headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.as_str().into()))
+                .collect();
             format!(
                 r#"{{"number":{},"offset":{},"size":{},"exact":{},"method":"PUT","url":{},"headers":{}}}"#,
                 part.number,
@@ -135,7 +137,10 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
         }
         Key::Request { method, headers, .. } => {
             line("request", method);
-            for (name, value) in headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("content-length")) {
+            for (name, value) in headers
+                .iter()
+                .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
+            {
                 line("header", &format!("{name}: {value}"));
             }
         }
@@ -287,7 +292,10 @@ globoff
                 size: LengthRange { min, max },
             },
             url: SignedUrl::new(format!("https://s3.example/b/k?partNumber={number}&X-Amz-Signature=00")),
-            headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            headers: headers
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+                .collect(),
         };
         let signed = Signed {
             key: Key::Parts(vec![part(1, 5, 5, &[("content-length", "5")]), part(2, 1, 4, &[])]),

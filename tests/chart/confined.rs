@@ -229,14 +229,20 @@ fn the_policy_confines_the_account_to_a_finalizer() {
         r#"{"metadata":{"finalizers":["example.com/theirs"],"labels":{"a":"b"}}}"#,
     ]);
     account.wait_until_confined();
-    let patch = |patch: Value| operator.kubectl("", &["patch", "ug/one", "--type=merge", "--patch", &patch.to_string()]);
+    let patch =
+        |patch: Value| operator.kubectl("", &["patch", "ug/one", "--type=merge", "--patch", &patch.to_string()]);
     let finalizers = |all: &[&str]| json!({"metadata": {"finalizers": all}});
     let refused = |patched: Result<String, String>| {
         let said = patched.expect_err("it must be refused");
-        assert!(said.contains("nothing of a grant but its status and the finalizer"), "{said}");
+        assert!(
+            said.contains("nothing of a grant but its status and the finalizer"),
+            "{said}"
+        );
     };
     eventually(SOON, "the policy to be obeyed", || {
-        patch(json!({"spec": {"expirationSeconds": 600}})).err().filter(|said| said.contains("the finalizer"))
+        patch(json!({"spec": {"expirationSeconds": 600}}))
+            .err()
+            .filter(|said| said.contains("the finalizer"))
     });
     patch(finalizers(&["example.com/theirs", "valetkey.dev/multipart"])).expect("its own can be set");
     patch(finalizers(&["example.com/theirs"])).expect("and taken off");
@@ -252,9 +258,17 @@ fn the_policy_confines_the_account_to_a_finalizer() {
     }
     // A DownloadGrant is never held.
     t.apply(&[t.grant("DownloadGrant", "two", json!({}))]);
-    let said = operator.kubectl("", &["patch", "dg/two", "--type=merge", "--patch", "{}"]).expect_err("RBAC says no");
+    let said = operator
+        .kubectl("", &["patch", "dg/two", "--type=merge", "--patch", "{}"])
+        .expect_err("RBAC says no");
     assert!(said.contains("cannot patch resource"), "{said}");
-    t.kubectl(&["patch", "ug/one", "--type=merge", "--patch", r#"{"metadata":{"finalizers":null}}"#]);
+    t.kubectl(&[
+        "patch",
+        "ug/one",
+        "--type=merge",
+        "--patch",
+        r#"{"metadata":{"finalizers":null}}"#,
+    ]);
 }
 
 /// `kubectl delete --all` lists and deletes one by one; this is the apiserver's own way to delete many.

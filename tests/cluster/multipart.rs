@@ -32,7 +32,13 @@ fn parts(key: &Mounted) -> Vec<Value> {
 /// The uploads of the tenant's bucket that go on: their names, by key.
 fn open(t: &Tenant, key: &str) -> Vec<String> {
     let query = [("uploads", ""), ("prefix", key)];
-    let answer = t.world.s3.request("GET", t.name(), "", &query, &[], &[]).unwrap().ok().unwrap();
+    let answer = t
+        .world
+        .s3
+        .request("GET", t.name(), "", &query, &[], &[])
+        .unwrap()
+        .ok()
+        .unwrap();
     let text = String::from_utf8(answer.body).unwrap();
     text.split("<UploadId>")
         .skip(1)
@@ -42,20 +48,42 @@ fn open(t: &Tenant, key: &str) -> Vec<String> {
 
 /// Begins an upload as somebody else would.
 fn begin(t: &Tenant, key: &str) -> String {
-    let answer = t.world.s3.request("POST", t.name(), key, &[("uploads", "")], &[], &[]).unwrap().ok().unwrap();
+    let answer = t
+        .world
+        .s3
+        .request("POST", t.name(), key, &[("uploads", "")], &[], &[])
+        .unwrap()
+        .ok()
+        .unwrap();
     let text = String::from_utf8(answer.body).unwrap();
-    text.split("<UploadId>").nth(1).unwrap().split('<').next().unwrap().to_owned()
+    text.split("<UploadId>")
+        .nth(1)
+        .unwrap()
+        .split('<')
+        .next()
+        .unwrap()
+        .to_owned()
 }
 
 /// Sends one part, as a client that reads parts.json does.
 fn send(t: &Tenant, part: &Value, body: &[u8]) -> u16 {
     let mut command = process::clean(Command::new("curl"));
     command
-        .args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--upload-file"])
+        .args([
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+            "--upload-file",
+        ])
         .arg(t.file("part", body))
         .arg(part["url"].as_str().unwrap());
     let output = process::run(command, b"", SOON).expect("curl runs");
-    String::from_utf8_lossy(&output.stdout).trim().parse().expect("curl prints a status")
+    String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .expect("curl prints a status")
 }
 
 /// Runs the Secret's script with this shell. Every part fails at its first try.
@@ -63,7 +91,14 @@ fn run(t: &Tenant, key: &Mounted, shell: &[&str], args: &[&str]) -> (bool, Strin
     let folder = t.file("bin", b"").with_extension("d");
     fs::create_dir_all(&folder).unwrap();
     let curl = folder.join("curl");
-    let real = String::from_utf8(Command::new("sh").args(["-c", "command -v curl"]).output().unwrap().stdout).unwrap();
+    let real = String::from_utf8(
+        Command::new("sh")
+            .args(["-c", "command -v curl"])
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
     let tried = folder.join(format!("tried-{}", key.folder.file_name().unwrap().display()));
     fs::create_dir_all(&tried).unwrap();
     let script = format!(
@@ -94,12 +129,19 @@ fn run(t: &Tenant, key: &Mounted, shell: &[&str], args: &[&str]) -> (bool, Strin
 }
 
 fn finalizers(grant: &Value) -> Vec<&str> {
-    grant["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    grant["metadata"]["finalizers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 fn is_released(t: &Tenant, name: &str) {
     eventually(SOON, "the finalizer to go", || {
-        finalizers(&t.get(&format!("ug/{name}")).unwrap()).is_empty().then_some(())
+        finalizers(&t.get(&format!("ug/{name}")).unwrap())
+            .is_empty()
+            .then_some(())
     });
 }
 
@@ -119,17 +161,41 @@ fn upload() {
     let names: Vec<_> = mounted.files.keys().map(String::as_str).collect();
     assert_eq!(names, ["expiry", "parts.json", "provider", "type", "upload.sh"]);
     let all = parts(&mounted);
-    let sizes: Vec<_> = all.iter().map(|p| (p["number"].as_i64(), p["offset"].as_u64(), p["size"].as_u64(), p["exact"].as_bool())).collect();
-    let part = |n: usize, size: usize| (Some(n as i64), Some((n - 1) as u64 * PART as u64), Some(size as u64), Some(true));
+    let sizes: Vec<_> = all
+        .iter()
+        .map(|p| {
+            (
+                p["number"].as_i64(),
+                p["offset"].as_u64(),
+                p["size"].as_u64(),
+                p["exact"].as_bool(),
+            )
+        })
+        .collect();
+    let part = |n: usize, size: usize| {
+        (
+            Some(n as i64),
+            Some((n - 1) as u64 * PART as u64),
+            Some(size as u64),
+            Some(true),
+        )
+    };
     assert_eq!(sizes, [part(1, PART), part(2, PART), part(3, 3)]);
-    let upload = grant["status"]["uploadID"].as_str().expect("the status says which upload").to_owned();
+    let upload = grant["status"]["uploadID"]
+        .as_str()
+        .expect("the status says which upload")
+        .to_owned();
     assert_eq!(open(&t, &key), [upload.clone()]);
     let secret = t.get("secret/parts").unwrap();
     assert_eq!(secret["metadata"]["annotations"]["valetkey.dev/upload-id"], upload);
 
     // What a holder may not do: a larger part, another one, another object.
     assert_eq!(send(&t, &all[2], b"1234"), 403);
-    for (from, to) in [("partNumber=3", "partNumber=4"), ("a%20b", "a%20c"), (&upload[..], "another")] {
+    for (from, to) in [
+        ("partNumber=3", "partNumber=4"),
+        ("a%20b", "a%20c"),
+        (&upload[..], "another"),
+    ] {
         let mut other = all[2].clone();
         let url = other["url"].as_str().unwrap().to_owned();
         assert!(url.contains(from), "{from}");
@@ -137,7 +203,10 @@ fn upload() {
         assert_eq!(send(&t, &other, b"123"), 403, "{to}");
     }
     let (well, said) = run(&t, &mounted, &["sh"], &[t.file("short", b"123").to_str().unwrap()]);
-    assert!(!well && said.contains(&format!("has 3 bytes; the grant is for {size} to {size}")), "{said}");
+    assert!(
+        !well && said.contains(&format!("has 3 bytes; the grant is for {size} to {size}")),
+        "{said}"
+    );
 
     let body = bytes(size);
     let file = t.file("dump", &body);
@@ -161,8 +230,8 @@ fn of_any_size() {
     let t = Tenant::new("partsrange");
     let _operator = t.operator();
     let shells: [&[&str]; 3] = [&["sh"], &["busybox", "sh"], &["bash", "--posix"]];
-    let sizes = [PART + 1, 2 * PART, 0];
-    for n in 0..3 {
+    let sizes = [PART + 1, 2 * PART, 0, 2 * PART];
+    for n in 0..4 {
         let range = json!({"constraints": {"contentLengthRange": {"max": 2 * PART + MIB}}});
         t.apply(&[in_parts(&t, &format!("g{n}"), range)]);
     }
@@ -173,10 +242,27 @@ fn of_any_size() {
         let (well, said) = run(&t, &mounted, shells[n], &[file.to_str().unwrap()]);
         assert!(well, "{said}");
     }
-    for n in 0..3 {
+    // The page's own words for Python.
+    let page = fs::read_to_string(concat!(env!("VALET_ROOT"), "/docs/reference/secret.md")).unwrap();
+    let program = page
+        .split("```python\n")
+        .find(|block| block.contains("parts.json"))
+        .and_then(|block| block.split("```").next())
+        .expect("the page has a program");
+    let (mounted, file) = (t.mount("g3"), t.file("f3", &bytes(sizes[3])));
+    let program = program
+        .replace("/grant/", &format!("{}/", mounted.folder.display()))
+        .replace("FILE", file.to_str().unwrap());
+    let mut python = process::clean(Command::new("python3"));
+    python.args(["-c", &program]);
+    process::run_ok(python, b"", Duration::from_secs(120)).unwrap();
+    for n in 0..4 {
         let done = t.reason_within(&format!("ug/g{n}"), "Completed", A_LOOK);
         assert_eq!(done["status"]["object"]["size"], sizes[n]);
-        assert!(t.stored(&t.key(&format!("g{n}"))).unwrap() == bytes(sizes[n]), "other bytes");
+        assert!(
+            t.stored(&t.key(&format!("g{n}"))).unwrap() == bytes(sizes[n]),
+            "other bytes"
+        );
     }
     assert_eq!(open(&t, ""), Vec::<String>::new());
 }
@@ -190,12 +276,18 @@ fn a_part_that_does_not_fit() {
     t.apply(&[in_parts(&t, "g", range)]);
     let mounted = t.mount("g");
     let all = parts(&mounted);
-    assert_eq!((all[0]["exact"].as_bool(), all[1]["exact"].as_bool()), (Some(true), Some(false)));
+    assert_eq!(
+        (all[0]["exact"].as_bool(), all[1]["exact"].as_bool()),
+        (Some(true), Some(false))
+    );
     assert_eq!(send(&t, &all[0], &bytes(PART)), 200);
     assert_eq!(send(&t, &all[1], b"12345678901"), 200);
     eventually(A_LOOK, "the flaw to be told", || {
         let grant = t.get("ug/g").unwrap();
-        let message = condition(&grant, "Completed").unwrap()["message"].as_str().unwrap().to_owned();
+        let message = condition(&grant, "Completed").unwrap()["message"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         (message == "part 2 has 11 bytes instead of at most 10; send it again").then_some(())
     });
     assert_eq!(t.stored(&t.key("g")), None);
@@ -229,16 +321,38 @@ fn abandoned() {
         .into();
     t.kubectl(&["delete", "ug/deleted", "--timeout=30s"]);
     assert_eq!(open(&t, &t.key("deleted")), Vec::<String>::new());
-    t.kubectl(&["patch", "ug/revoked", "--type=merge", "--patch", r#"{"spec":{"revoke":true}}"#]);
+    t.kubectl(&[
+        "patch",
+        "ug/revoked",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"revoke":true}}"#,
+    ]);
     t.reason("ug/revoked", "Revoked");
     is_released(&t, "revoked");
     assert_eq!(open(&t, &t.key("revoked")), Vec::<String>::new());
-    assert_eq!(send(&t, &parts(&uploads["revoked"])[1], &bytes(PART)), 404, "a copy of a URL does nothing");
+    assert_eq!(
+        send(&t, &parts(&uploads["revoked"])[1], &bytes(PART)),
+        404,
+        "a copy of a URL does nothing"
+    );
     // Held back, it stays; and goes on when it is let go.
-    t.kubectl(&["patch", "ug/suspended", "--type=merge", "--patch", r#"{"spec":{"suspend":true}}"#]);
+    t.kubectl(&[
+        "patch",
+        "ug/suspended",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"suspend":true}}"#,
+    ]);
     t.reason("ug/suspended", "Suspended");
     assert_eq!(open(&t, &t.key("suspended")).len(), 1);
-    t.kubectl(&["patch", "ug/suspended", "--type=merge", "--patch", r#"{"spec":{"suspend":false}}"#]);
+    t.kubectl(&[
+        "patch",
+        "ug/suspended",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"suspend":false}}"#,
+    ]);
     t.reason("ug/suspended", "Issued");
     let again = t.mount("suspended");
     assert_eq!(parts(&again), parts(&uploads["suspended"]), "the same URLs");
@@ -247,7 +361,10 @@ fn abandoned() {
 
     let expired = t.reason("ug/expires", "ExpiredUnused");
     let message = condition(&expired, "Ready").unwrap()["message"].as_str().unwrap();
-    assert!(message.contains("the 1 of at most 2 parts that had come were thrown away"), "{message}");
+    assert!(
+        message.contains("the 1 of at most 2 parts that had come were thrown away"),
+        "{message}"
+    );
     is_released(&t, "expires");
     assert_eq!(open(&t, ""), Vec::<String>::new());
     assert_eq!(t.stored(&t.key("expires")), None);
@@ -265,7 +382,12 @@ fn strays() {
     let mounted = t.mount("g");
     let (stray, theirs) = (begin(&t, &key), begin(&t, &key));
     let query = [("partNumber", "1"), ("uploadId", &theirs)];
-    t.world.s3.request("PUT", t.name(), &key, &query, &[], b"theirs").unwrap().ok().unwrap();
+    t.world
+        .s3
+        .request("PUT", t.name(), &key, &query, &[], b"theirs")
+        .unwrap()
+        .ok()
+        .unwrap();
     assert_eq!(open(&t, &key).len(), 4);
     assert_eq!(send(&t, &parts(&mounted)[0], b"abc"), 200);
     t.reason_within("ug/g", "Completed", A_LOOK);
@@ -285,9 +407,16 @@ fn an_object_that_was_faster() {
     let size = json!({"contentLength": 3});
     t.apply(&[
         in_parts(&t, "once", json!({"constraints": size})),
-        in_parts(&t, "over", json!({"constraints": {"contentLength": 3, "overwrite": "Allow"}})),
+        in_parts(
+            &t,
+            "over",
+            json!({"constraints": {"contentLength": 3, "overwrite": "Allow"}}),
+        ),
     ]);
-    for (name, reason, stored) in [("once", "ObjectMismatch", &b"faster"[..]), ("over", "Completed", b"abc")] {
+    for (name, reason, stored) in [
+        ("once", "ObjectMismatch", &b"faster"[..]),
+        ("over", "Completed", b"abc"),
+    ] {
         let mounted = t.mount(name);
         t.world.s3.put(t.name(), &t.key(name), b"faster").unwrap();
         assert_eq!(send(&t, &parts(&mounted)[0], b"abc"), 200);
@@ -310,7 +439,13 @@ fn another_key_for_the_same_upload() {
     eventually(SOON, "the Secret to come back", || t.get("secret/g"));
     let again = t.mount("g");
     assert_eq!(parts(&again), parts(&first));
-    t.kubectl(&["patch", "ug/g", "--type=merge", "--patch", r#"{"spec":{"expirationSeconds":1800}}"#]);
+    t.kubectl(&[
+        "patch",
+        "ug/g",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"expirationSeconds":1800}}"#,
+    ]);
     eventually(SOON, "another key", || {
         (t.get("secret/g")?["metadata"]["annotations"]["valetkey.dev/expiration-seconds"] == "1800").then_some(())
     });
@@ -361,9 +496,17 @@ fn the_store_goes_first() {
     t.kubectl(&["delete", "ug/unseen", "--timeout=30s"]);
     assert_eq!(open(&t, &t.key("unseen")).len(), 1);
     let events = t.kubectl(&["get", "events", "--output", "json"]);
-    assert!(events.contains("\"PartsLeft\"") && events.contains("the store was deleted, or cannot be used"), "{events}");
+    assert!(
+        events.contains("\"PartsLeft\"") && events.contains("the store was deleted, or cannot be used"),
+        "{events}"
+    );
     assert!(operator.log_text().contains("could not be aborted"));
-    assert!(operator.metrics().unwrap().contains("valet_multipart_uploads_total{outcome=\"abandoned\"} 1"));
+    assert!(
+        operator
+            .metrics()
+            .unwrap()
+            .contains("valet_multipart_uploads_total{outcome=\"abandoned\"} 1")
+    );
 }
 
 /// What no upload in parts can be held to is refused, and a mode stays what it is.
@@ -376,13 +519,29 @@ fn refused() {
     limited["spec"]["access"][0]["maxBytes"] = "1Gi".into();
     t.apply(&[
         limited,
-        in_parts(&t, "sum", json!({"constraints": {"contentLength": 3, "checksumSHA256": sum}})),
-        in_parts(&t, "loose", json!({"constraints": {"contentLengthRange": {"max": PART}}})),
+        in_parts(
+            &t,
+            "sum",
+            json!({"constraints": {"contentLength": 3, "checksumSHA256": sum}}),
+        ),
+        in_parts(
+            &t,
+            "loose",
+            json!({"constraints": {"contentLengthRange": {"max": PART}}}),
+        ),
         in_parts(&t, "exact", json!({"constraints": {"contentLength": PART}})),
     ]);
     for (name, reason, says) in [
-        ("sum", "CapabilityMissing", "cannot enforce spec.constraints.checksumSHA256 on an upload in parts"),
-        ("loose", "ContentLengthNotAllowed", "cannot hold every part of a contentLengthRange to that"),
+        (
+            "sum",
+            "CapabilityMissing",
+            "cannot enforce spec.constraints.checksumSHA256 on an upload in parts",
+        ),
+        (
+            "loose",
+            "ContentLengthNotAllowed",
+            "cannot hold every part of a contentLengthRange to that",
+        ),
     ] {
         let grant = t.reason(&format!("ug/{name}"), reason);
         let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
@@ -391,7 +550,11 @@ fn refused() {
     }
     t.reason("ug/exact", "Issued");
     assert_eq!(open(&t, "").len(), 1);
-    let text = format!("{}\n---\n{}\n", t.store(), in_parts(&t, "off", json!({"constraints": {"contentLength": 3}})));
+    let text = format!(
+        "{}\n---\n{}\n",
+        t.store(),
+        in_parts(&t, "off", json!({"constraints": {"contentLength": 3}}))
+    );
     let output = process::clean(Command::new(crate::world::VALET))
         .args(["sign", "-f"])
         .arg(Path::new(&t.file("documents.yaml", text.as_bytes())))
@@ -399,5 +562,8 @@ fn refused() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("needs the operator"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("needs the operator"),
+        "{said}"
+    );
 }

@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
-        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Multipart, Namespaces,
-        Operation, Overwrite, Renewal, RenewalPolicy, ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints,
-        UploadMode,
+        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Multipart,
+        Namespaces, Operation, Overwrite, Renewal, RenewalPolicy, ResponseHeaders, StoreKind, StoreRef, Terms,
+        UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, RenewRequest, StoreView},
 };

@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Reason, annotation},
     grant::{
-        Assembly, Facts, GrantFacts, Owner, Publish, PublishMode, RenewRequest, SecretFact, SecretView, Step, StoreFact, admit,
-        decide,
+        Assembly, Facts, GrantFacts, Owner, Publish, PublishMode, RenewRequest, SecretFact, SecretView, Step,
+        StoreFact, admit, decide,
     },
 };
 
@@ -376,10 +376,7 @@ fn release(world: &World, is_told: bool) {
     // Of others there is one with parts, or from before the grant.
     let is_others = |u: &Upload| !u.parts.is_empty() || grant.created.is_some_and(|created| u.begun < created);
     assert!(
-        is_told
-            || world.forged
-            || matches!(world.bucket, Bucket::Hidden)
-            || world.uploads.iter().all(is_others),
+        is_told || world.forged || matches!(world.bucket, Bucket::Hidden) || world.uploads.iter().all(is_others),
         "leaves {:?}",
         world.uploads
     );

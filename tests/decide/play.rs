@@ -142,7 +142,10 @@ impl Life {
             "creates, replaces, withdraws"
         );
         assert_eq!(end.notices, self.end.notices);
-        assert!(end.left == 0 || end.notices.contains(&Reason::PartsLeft), "left at the store");
+        assert!(
+            end.left == 0 || end.notices.contains(&Reason::PartsLeft),
+            "left at the store"
+        );
         assert_eq!(end.keys.len(), self.end.keys.len());
         if on_time {
             let seconds = |t: Timestamp| t.as_second() - START;

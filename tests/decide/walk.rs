@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, ObservedObject, Overwrite, Reason},
     grant::{
-        ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, RenewRequest, SecretFact, SecretView, Settings, Step, StoreFact,
-        StoreView, UploadFact, UploadsFact, decide,
+        ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, RenewRequest, SecretFact, SecretView,
+        Settings, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
     },
 };
 

@@ -222,7 +222,10 @@ impl World {
     /// Sends a part of the object with the key that is out, of as many bytes as it should have and so many more.
     pub fn put_part(&mut self, number: i64, more: i64) {
         let wanted = self.grant().ask.parts().expect("it comes in parts").part(number);
-        let Some(secret) = self.own_secret().filter(|s| s.signed.is_some_and(|key| !key.is_over(self.now))) else {
+        let Some(secret) = self
+            .own_secret()
+            .filter(|s| s.signed.is_some_and(|key| !key.is_over(self.now)))
+        else {
             return;
         };
         let id = secret.view.annotations.get(annotation::UPLOAD_ID).cloned();
@@ -373,7 +376,10 @@ impl World {
             Step::Read(Read::Uploads) => {
                 // What this process began and nobody has recorded needs no list.
                 if let Some(begun) = self.begun.take()
-                    && matches!((&self.bucket, &self.store), (Bucket::Empty | Bucket::Holds { .. }, StoreFact::Usable(_)))
+                    && matches!(
+                        (&self.bucket, &self.store),
+                        (Bucket::Empty | Bucket::Holds { .. }, StoreFact::Usable(_))
+                    )
                 {
                     self.uploads.retain(|u| u.id != begun);
                 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, LengthRange, Multipart, Namespaces, Operation, Overwrite,
-        ResponseHeaders, UploadConstraints, UploadMode,
+        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, LengthRange, Multipart, Namespaces, Operation,
+        Overwrite, ResponseHeaders, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView, admit},
 };

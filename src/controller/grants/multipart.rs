@@ -12,9 +12,7 @@ use tracing::{info, warn};
 use super::{Error, FIELD_MANAGER, Visit, call, store_id};
 use crate::{
     api::{Grant, MULTIPART_FINALIZER, UploadMode, annotation},
-    grant::{
-        Assembly, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, SecretFact, UploadFact, UploadsFact,
-    },
+    grant::{Assembly, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, SecretFact, UploadFact, UploadsFact},
     sign::{Completion, Multipart, Provider, SignError},
 };
 
@@ -111,7 +109,8 @@ impl<G: Grant> Visit<'_, G> {
     pub(super) async fn hold(&mut self) -> Result<(), Error> {
         let mut finalizers = self.grant.finalizers().to_vec();
         finalizers.push(MULTIPART_FINALIZER.to_owned());
-        self.write_finalizers("giving the grant its finalizer", finalizers).await?;
+        self.write_finalizers("giving the grant its finalizer", finalizers)
+            .await?;
         self.remember_store();
         Ok(())
     }

@@ -71,4 +71,3 @@ impl<G: Grant> Visit<'_, G> {
         }
     }
 }
-

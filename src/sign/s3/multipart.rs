@@ -117,7 +117,8 @@ impl Multipart for S3 {
                     })
                 }));
                 // No more than there are URLs for, and a few that somebody else has put there.
-                let is_more = page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
+                let is_more =
+                    page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
                 match page.next_part_number_marker.filter(|_| is_more) {
                     Some(next) => marker = Some(next),
                     None => return UploadFact::Open(arrived),
@@ -216,7 +217,9 @@ impl Multipart for S3 {
                 .await;
             let listed = match answer {
                 Ok(listed) => listed,
-                Err(e) if status(&e).is_some_and(|s| matches!(s, 401 | 403 | 405 | 501)) => return UploadsFact::Hidden,
+                Err(e) if status(&e).is_some_and(|s| matches!(s, 401 | 403 | 405 | 501)) => {
+                    return UploadsFact::Hidden;
+                }
                 Err(e) => return UploadsFact::Unreachable(unreachable(&e)),
             };
             let mut uploads = Vec::new();

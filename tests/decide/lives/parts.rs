@@ -264,7 +264,12 @@ pub static PARTS: &[Life] = &[
             (20.0, |w| send(w, &[1, 2, 3])),
         ],
         until: 1000,
-        end: ends("Current Completed", &[(10, 310)], [1, 0, 1], &[Reason::CredentialsNotFound]),
+        end: ends(
+            "Current Completed",
+            &[(10, 310)],
+            [1, 0, 1],
+            &[Reason::CredentialsNotFound],
+        ),
     },
 ];
 
@@ -297,7 +302,11 @@ fn what_a_crash_left_is_found() {
             wake = world.reconcile();
         }
         assert_eq!(ready(world.grant()), last);
-        let left: Vec<_> = world.uploads.iter().map(|u| u.begun.as_second() - at(0).as_second()).collect();
+        let left: Vec<_> = world
+            .uploads
+            .iter()
+            .map(|u| u.begun.as_second() - at(0).as_second())
+            .collect();
         assert_eq!(left, [-3600, -3600, 1]);
         assert!(!world.grant().held);
     }
