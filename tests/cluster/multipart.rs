@@ -185,7 +185,7 @@ fn upload() {
         .as_str()
         .expect("the status says which upload")
         .to_owned();
-    assert_eq!(open(&t, &key), [upload.clone()]);
+    assert_eq!(open(&t, &key), std::slice::from_ref(&upload));
     let secret = t.get("secret/parts").unwrap();
     assert_eq!(secret["metadata"]["annotations"]["valetkey.dev/upload-id"], upload);
 
@@ -246,8 +246,9 @@ fn of_any_size() {
     let page = fs::read_to_string(concat!(env!("VALET_ROOT"), "/docs/reference/secret.md")).unwrap();
     let program = page
         .split("```python\n")
+        .skip(1)
+        .filter_map(|block| block.split("```").next())
         .find(|block| block.contains("parts.json"))
-        .and_then(|block| block.split("```").next())
         .expect("the page has a program");
     let (mounted, file) = (t.mount("g3"), t.file("f3", &bytes(sizes[3])));
     let program = program
@@ -256,11 +257,11 @@ fn of_any_size() {
     let mut python = process::clean(Command::new("python3"));
     python.args(["-c", &program]);
     process::run_ok(python, b"", Duration::from_secs(120)).unwrap();
-    for n in 0..4 {
+    for (n, size) in sizes.into_iter().enumerate() {
         let done = t.reason_within(&format!("ug/g{n}"), "Completed", A_LOOK);
-        assert_eq!(done["status"]["object"]["size"], sizes[n]);
+        assert_eq!(done["status"]["object"]["size"], size);
         assert!(
-            t.stored(&t.key(&format!("g{n}"))).unwrap() == bytes(sizes[n]),
+            t.stored(&t.key(&format!("g{n}"))).unwrap() == bytes(size),
             "other bytes"
         );
     }
