@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     memory::Memory,
+    requests::Call,
     stores::{StoreId, store_id},
 };
 use crate::{
@@ -21,9 +22,6 @@ use crate::{
 
 /// Both kinds of grant hold places, so both must have been listed before one is given away.
 const KINDS: usize = 2;
-
-/// Calls for a visit to a grant of this kind, by namespace and name.
-type Call = Box<dyn Fn(Operation, &str, &str) + Send + Sync>;
 
 /// Who has a key of which store, and who waits for a place.
 pub struct Places {

@@ -20,11 +20,14 @@ const KEPT: Duration = Duration::from_secs(5);
 /// A grant: its kind, its namespace, its name.
 type Who = (Operation, String, String);
 
+/// Calls for a visit to a grant of this kind, by namespace and name.
+pub type Call = Box<dyn Fn(Operation, &str, &str) + Send + Sync>;
+
 /// The visits that wait for a store now, by store.
 pub struct Requests {
     most: usize,
     stores: Mutex<HashMap<StoreId, Store>>,
-    call: Box<dyn Fn(Operation, &str, &str) + Send + Sync>,
+    call: Call,
 }
 
 #[derive(Debug, Default)]
