@@ -26,8 +26,9 @@ pub use limits::StoreLimits;
 pub use reason::{Progress, Reason};
 pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{
-    AccessRule, AddressingStyle, AssumeRole, ByteSize, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec,
-    Namespaces, ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
+    AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, ClusterAccessRule,
+    ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore, ObjectStoreSpec,
+    Place, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};
