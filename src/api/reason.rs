@@ -32,6 +32,8 @@ pub enum Reason {
     PredecessorSecret,
     /// The namespace is being deleted, or the apiserver refuses the Secret for now.
     SecretNotWritable,
+    /// As many grants of the namespace, or of the store, have a key as may have one at a time.
+    TooManyGrants,
 
     // A grant that needs somebody to change something.
     /// An upload key's time is over and nothing was uploaded.
@@ -107,7 +109,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 40] = [
+    pub const ALL: [Reason; 41] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -121,6 +123,7 @@ impl Reason {
         Self::CredentialsExpired,
         Self::PredecessorSecret,
         Self::SecretNotWritable,
+        Self::TooManyGrants,
         Self::ExpiredUnused,
         Self::ObjectMismatch,
         Self::UploadAborted,
@@ -166,6 +169,7 @@ impl Reason {
             Self::CredentialsExpired => "CredentialsExpired",
             Self::PredecessorSecret => "PredecessorSecret",
             Self::SecretNotWritable => "SecretNotWritable",
+            Self::TooManyGrants => "TooManyGrants",
             Self::ExpiredUnused => "ExpiredUnused",
             Self::ObjectMismatch => "ObjectMismatch",
             Self::UploadAborted => "UploadAborted",
@@ -215,6 +219,7 @@ impl Reason {
             | Self::CredentialsExpired
             | Self::PredecessorSecret
             | Self::SecretNotWritable
+            | Self::TooManyGrants
             | Self::RegionMismatch
             | Self::BucketNotFound
             | Self::CredentialsRefused

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::renewal::RenewRequest;
+use super::{places::Limit, renewal::RenewRequest};
 use crate::api::{
     Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Reason,
     SecretTemplate, Terms, annotation,
@@ -25,6 +25,8 @@ pub struct Facts {
     pub uploads: UploadsFact,
     /// Why the store did not put the parts together, if that was tried just now. No secrets in the message.
     pub completion_refused: Option<String>,
+    /// Whether there is room for one more grant with a key.
+    pub place: PlaceFact,
     /// When this process last looked for the object.
     pub last_look: Option<Timestamp>,
     /// Whether somebody says that the object has come, and this process has not looked since. Nothing is believed but
@@ -89,6 +91,7 @@ impl Facts {
             upload: UploadFact::Unread,
             uploads: UploadsFact::Unread,
             completion_refused: None,
+            place: PlaceFact::Unasked,
             last_look: None,
             look_requested: false,
             secret_refused: None,
@@ -179,6 +182,8 @@ pub enum StoreFact {
 /// A store that can be used.
 #[derive(Clone, Debug)]
 pub struct StoreView {
+    /// How many grants may have a key at one time, in all namespaces together.
+    pub max_live_grants: Option<i64>,
     /// The access rules.
     pub rules: Arc<Vec<ClusterAccessRule>>,
     /// Labels of the grant's namespace, for the rules' selectors.
@@ -322,4 +327,15 @@ pub struct OpenUpload {
     pub begun: Option<Timestamp>,
     /// Whether a part of it has come.
     pub has_parts: bool,
+}
+
+/// Whether there is room for one more grant with a key, where their number is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceFact {
+    /// Nobody has asked.
+    Unasked,
+    /// There is, and it is kept for this grant.
+    Given,
+    /// There is none before another grant's key ends.
+    Full(Limit),
 }

@@ -44,6 +44,7 @@ fn name(step: &Step) -> &'static str {
         Step::Complete(_) => "complete",
         Step::Abort { .. } => "abort",
         Step::Release { .. } => "release",
+        Step::Read(Read::Place(_)) => "ask for a place",
         Step::Publish(_) => "publish",
         Step::Retouch { .. } => "retouch",
         Step::Withdraw { .. } => "withdraw",

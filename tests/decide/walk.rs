@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, ObservedObject, Overwrite, Reason},
     grant::{
-        ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, RenewRequest, SecretFact, SecretView,
-        Settings, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
+        ArrivedPart, Facts, GrantFacts, Limit, ObjectFact, OpenUpload, Owner, PlaceFact, RenewRequest, SecretFact,
+        SecretView, Settings, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
     },
 };
 
@@ -52,8 +52,10 @@ fn grant(dice: &mut Dice) -> GrantFacts {
 
 fn usable(dice: &mut Dice) -> StoreView {
     let mut rule = rule();
+    rule.rule.max_live_grants = dice.one_in(3).then_some(2);
     rule.rule.max_expiration_seconds = *dice.pick(&[None, Some(60), Some(3600)]);
     let mut view = store(if dice.one_in(6) { vec![] } else { vec![rule] });
+    view.max_live_grants = dice.one_in(4).then_some(7);
     view.credentials_expire = dice.one_in(4).then(|| at(dice.below(3000) as i64));
     view
 }
@@ -80,7 +82,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
         return;
     }
     let now = world.now;
-    match dice.below(28) {
+    match dice.below(30) {
         0 => world.delete_secret(),
         1 => world.edit(|g| {
             let least = if g.terms.renews() { 600 } else { 0 };
@@ -128,11 +130,11 @@ fn happen(world: &mut World, dice: &mut Dice) {
             }
         }),
         20 => world.hear(),
-        21..25 if world.grant().ask.parts().is_some() => {
+        22..26 if world.grant().ask.parts().is_some() => {
             let (number, more) = (1 + dice.below(3) as i64, *dice.pick(&[0, 0, 0, 0, 0, -1, 1]));
             world.put_part(number, more);
         }
-        25 if world.grant().ask.parts().is_some() => {
+        26 if world.grant().ask.parts().is_some() => {
             // Somebody aborts it, or a lifecycle rule does.
             if dice.one_in(3) {
                 world.uploads.retain(|u| u.id == THEIRS);
@@ -140,7 +142,8 @@ fn happen(world: &mut World, dice: &mut Dice) {
                 (1..=3).for_each(|n| world.put_part(n, 0));
             }
         }
-        26 if dice.one_in(8) => world.delete(),
+        27 if dice.one_in(8) => world.delete(),
+        21 => world.room = !world.room,
         _ => {}
     }
 }
@@ -386,6 +389,11 @@ fn no_facts_are_too_odd() {
             _ => UploadsFact::Unread,
         };
         facts.completion_refused = dice.one_in(6).then(|| "no".into());
+        facts.place = *dice.pick(&[
+            PlaceFact::Unasked,
+            PlaceFact::Given,
+            PlaceFact::Full(Limit::Namespace(2)),
+        ]);
         facts.last_look = maybe(&mut dice, instant);
         facts.look_requested = dice.one_in(4);
         facts.secret_refused = dice.one_in(10).then(|| "quota".into());

@@ -40,6 +40,7 @@ impl<G: Grant> Visit<'_, G> {
     // --- reads -------------------------------------------------------------------------------------------------
 
     pub(super) async fn read_upload(&mut self, upload: &str) -> Result<(), Error> {
+        self.may_ask_store()?;
         let fact = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
             (Some(key), Some(store)) => store.arrived(&key, upload).await,
             _ => UploadFact::Unreachable(NO_STORE.into()),
@@ -64,6 +65,7 @@ impl<G: Grant> Visit<'_, G> {
     }
 
     pub(super) async fn read_uploads(&mut self) -> Result<(), Error> {
+        self.may_ask_store()?;
         // What this process began and nobody has recorded needs no list.
         let uid = &self.facts.grant.uid;
         if let (Some(begun), Some(key), Some(store)) = (
@@ -209,6 +211,7 @@ impl<G: Grant> Visit<'_, G> {
     }
 
     pub(super) async fn complete(&mut self, assembly: Assembly) -> Result<(), Error> {
+        self.may_ask_store()?;
         let completion = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
             (Some(key), Some(store)) => store.complete(&key, &assembly).await,
             _ => Completion::Unreachable(NO_STORE.into()),
@@ -250,6 +253,7 @@ impl<G: Grant> Visit<'_, G> {
     }
 
     pub(super) async fn abort(&mut self, uploads: Vec<String>) -> Result<(), Error> {
+        self.may_ask_store()?;
         let parts = match &self.facts.upload {
             UploadFact::Open(parts) => parts.len(),
             _ => 0,

@@ -4,6 +4,7 @@
 mod looks;
 mod ordinary;
 mod parts;
+mod places;
 mod renewals;
 mod renewed;
 mod spec;
@@ -85,6 +86,7 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
         stores::STORES,
         looks::LOOKS,
         withheld::WITHHELD,
+        places::PLACES,
         renewals::RENEWALS,
         parts::PARTS,
     ]

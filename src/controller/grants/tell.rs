@@ -1,17 +1,17 @@
-//! What a visit tells of: counters, and events for people.
+//! What is told of a visit: counters, and events for people.
 
 use futures::future::BoxFuture;
 use kube::runtime::events::{Event, EventType};
 use tracing::warn;
 
-use super::{Visit, call};
+use super::Visit;
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason},
+    controller::error::call,
     grant::Notice,
 };
 
 impl<G: Grant> Visit<'_, G> {
-    /// Counts what has become of the grant, if that is news.
     pub(super) fn count(&self, status: &GrantStatus) {
         let ready = |s: &GrantStatus| {
             s.conditions
@@ -39,7 +39,6 @@ impl<G: Grant> Visit<'_, G> {
         }
     }
 
-    /// Tells a person.
     pub(super) async fn tell(&self, notice: Notice) {
         /// `note` may have at most 1024 bytes (events.k8s.io/v1).
         const LONGEST_NOTE: usize = 1000;
