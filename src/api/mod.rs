@@ -5,6 +5,7 @@
 // Every printer column of a kind has a type, and clippy takes the second one for a slip.
 #![allow(clippy::duplicated_attributes)]
 
+mod bounds;
 mod capability;
 mod condition;
 mod download;
@@ -23,8 +24,9 @@ pub use grant::{Ask, Grant};
 pub use reason::{Progress, Reason};
 pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{
-    AccessRule, AddressingStyle, AssumeRole, ByteSize, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec,
-    Namespaces, ObjectStore, ObjectStoreSpec, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
+    AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, ClusterAccessRule,
+    ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore, ObjectStoreSpec,
+    Place, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};

@@ -5,6 +5,16 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+mod azure;
+mod gcs;
+mod place;
+mod size;
+
+pub use azure::{AzureBlobCredentials, AzureBlobStore};
+pub use gcs::{GcsCredentials, GcsStore};
+pub use place::Place;
+pub use size::ByteSize;
+
 use super::{Operation, StoreKind, rules::Rules};
 
 /// A store for the grants of its own namespace.
@@ -32,9 +42,18 @@ use super::{Operation, StoreKind, rules::Rules};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
+    printcolumn(
+        name = "Bucket",
+        type_ = "string",
+        json_path = ".spec['s3.bucket','azureBlob.container','gcs.bucket']"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.s3.endpoint", priority = "1"),
+    printcolumn(
+        name = "Endpoint",
+        type_ = "string",
+        json_path = ".spec['s3.endpoint','azureBlob.endpoint','gcs.endpoint']",
+        priority = "1"
+    ),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -42,11 +61,22 @@ use super::{Operation, StoreKind, rules::Rules};
         priority = "1"
     )
 )]
-#[x_kube(validation = Rule::new("has(self.s3)").message("the store says nothing about where it is: set spec.s3"))]
+#[x_kube(
+    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store says nothing about where it is: set one of s3, azureBlob and gcs"),
+    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store is said to be in several places: keep one of s3, azureBlob and gcs, and make another store for another")
+)]
 pub struct ObjectStoreSpec {
     /// A store that speaks S3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Store>,
+
+    /// A container of Azure Blob Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_blob: Option<AzureBlobStore>,
+
+    /// A bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<GcsStore>,
 
     /// What grants of this namespace may ask for. A grant needs one rule that allows all of it. Without any
     /// rule, the namespace may do everything that the store can.
@@ -79,9 +109,18 @@ pub struct ObjectStoreSpec {
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
+    printcolumn(
+        name = "Bucket",
+        type_ = "string",
+        json_path = ".spec['s3.bucket','azureBlob.container','gcs.bucket']"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.s3.endpoint", priority = "1"),
+    printcolumn(
+        name = "Endpoint",
+        type_ = "string",
+        json_path = ".spec['s3.endpoint','azureBlob.endpoint','gcs.endpoint']",
+        priority = "1"
+    ),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -89,11 +128,22 @@ pub struct ObjectStoreSpec {
         priority = "1"
     )
 )]
-#[x_kube(validation = Rule::new("has(self.s3)").message("the store says nothing about where it is: set spec.s3"))]
+#[x_kube(
+    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store says nothing about where it is: set one of s3, azureBlob and gcs"),
+    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store is said to be in several places: keep one of s3, azureBlob and gcs, and make another store for another")
+)]
 pub struct ClusterObjectStoreSpec {
     /// A store that speaks S3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Store>,
+
+    /// A container of Azure Blob Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_blob: Option<AzureBlobStore>,
+
+    /// A bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<GcsStore>,
 
     /// Who may ask for what. Everything that no rule allows is refused; a grant needs one rule that allows all
     /// of it.
@@ -340,8 +390,8 @@ pub trait Store:
 {
     /// Which of the two.
     const KIND: StoreKind;
-    /// The provider's settings.
-    fn s3(&self) -> Option<&S3Store>;
+    /// The provider's settings; `None` if the spec names no provider, or several.
+    fn place(&self) -> Option<Place>;
     /// The access rules in one form. An [`ObjectStore`] without any allows its own namespace everything.
     fn rules(&self) -> Vec<ClusterAccessRule>;
     /// The status as last written, if any.
@@ -355,8 +405,9 @@ pub trait Store:
 
 impl Store for ObjectStore {
     const KIND: StoreKind = StoreKind::ObjectStore;
-    fn s3(&self) -> Option<&S3Store> {
-        self.spec.s3.as_ref()
+    fn place(&self) -> Option<Place> {
+        let spec = &self.spec;
+        Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
     }
     fn rules(&self) -> Vec<ClusterAccessRule> {
         let everything = AccessRule {
@@ -391,8 +442,9 @@ impl Store for ObjectStore {
 
 impl Store for ClusterObjectStore {
     const KIND: StoreKind = StoreKind::ClusterObjectStore;
-    fn s3(&self) -> Option<&S3Store> {
-        self.spec.s3.as_ref()
+    fn place(&self) -> Option<Place> {
+        let spec = &self.spec;
+        Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
     }
     fn rules(&self) -> Vec<ClusterAccessRule> {
         self.spec.access.clone()
@@ -403,66 +455,5 @@ impl Store for ClusterObjectStore {
     fn check(&self) -> Result<(), Vec<String>> {
         static RULES: Rules = Rules::new(ClusterObjectStore::crd);
         RULES.check(self)
-    }
-}
-
-/// A number of bytes, written as a number or as a Kubernetes quantity.
-///
-/// Not `IntOrString`, whose numbers end at 2 GiB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum ByteSize {
-    /// A plain number of bytes.
-    Number(i64),
-    /// A number with a suffix: k M G T P, Ki Mi Gi Ti Pi.
-    Quantity(String),
-}
-
-impl JsonSchema for ByteSize {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "ByteSize".into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 20})
-    }
-}
-
-impl ByteSize {
-    /// The bytes that it stands for; `None` if it is no such thing, or not positive. What does not fit is as good
-    /// as no limit: no object is that large.
-    pub fn bytes(&self) -> Option<i64> {
-        let text = match self {
-            Self::Number(n) => return (*n > 0).then_some(*n),
-            Self::Quantity(text) => text,
-        };
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let unit: i64 = match &text[digits..] {
-            "" => 1,
-            "k" => 1_000,
-            "M" => 1_000_000,
-            "G" => 1_000_000_000,
-            "T" => 1_000_000_000_000,
-            "P" => 1_000_000_000_000_000,
-            "Ki" => 1 << 10,
-            "Mi" => 1 << 20,
-            "Gi" => 1 << 30,
-            "Ti" => 1 << 40,
-            "Pi" => 1 << 50,
-            _ => return None,
-        };
-        let bytes = text[..digits].parse::<i64>().ok()?.saturating_mul(unit);
-        (bytes > 0).then_some(bytes)
-    }
-}
-
-impl std::fmt::Display for ByteSize {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Number(n) => write!(f, "{n}"),
-            Self::Quantity(text) => f.write_str(text),
-        }
     }
 }

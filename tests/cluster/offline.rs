@@ -144,7 +144,14 @@ fn it_refuses_as_the_operator_does() {
     misspelt["spec"]["constraints"] = json!({"contenttype": "image/png"});
     let mut elder = good.clone();
     elder["apiVersion"] = json!("valetkey.dev/v1");
-    let rows: [(&str, Vec<Value>, bool, &str); 11] = [
+    let too_long = t.grant("DownloadGrant", "g", json!({"expirationSeconds": 604_801}));
+    let rows: [(&str, Vec<Value>, bool, &str); 12] = [
+        (
+            "out of bounds",
+            vec![t.store(), too_long],
+            true,
+            "InvalidSpec: spec.expirationSeconds: is 604801, and the most allowed is 604800",
+        ),
         (
             "policy",
             vec![t.store(), outside],

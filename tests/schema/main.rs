@@ -1,5 +1,6 @@
 //! The kinds' rules as they run here, without an apiserver: `valet sign` and the operator use them so.
 
+mod bounds;
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
 

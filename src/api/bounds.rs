@@ -1,0 +1,111 @@
+use serde_json::Value;
+
+/// Holds a value against the bounds of its schema: numbers, lengths in characters, counts. What is absent or null is
+/// within bounds; types and enumerations are the reader's affair, and CEL rules are [`super::rules`]'s.
+///
+/// The apiserver does the same for what it is sent. This is for objects that come from a file or from under an older CRD.
+pub fn exceeded(schema: &Value, value: &Value, path: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    walk(schema, value, path, &mut found);
+    found
+}
+
+fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
+    let limit = |name: &str| schema[name].as_f64();
+    let mut hold = |measure: f64, least: &str, most: &str, what: &str| {
+        if let Some(least) = limit(least).filter(|least| measure < *least) {
+            found.push(format!("{path}: {what} {measure}, and the least allowed is {least}"));
+        }
+        if let Some(most) = limit(most).filter(|most| measure > *most) {
+            found.push(format!("{path}: {what} {measure}, and the most allowed is {most}"));
+        }
+    };
+    // Lengths and counts are far below 2^53, where f64 is exact.
+    #[allow(clippy::cast_precision_loss)]
+    match value {
+        Value::Number(number) => hold(number.as_f64().unwrap_or_default(), "minimum", "maximum", "is"),
+        Value::String(text) => hold(
+            text.chars().count() as f64,
+            "minLength",
+            "maxLength",
+            "its length in characters is",
+        ),
+        Value::Array(items) => {
+            hold(items.len() as f64, "minItems", "maxItems", "its number of items is");
+            for (n, item) in items.iter().enumerate() {
+                walk(&schema["items"], item, &format!("{path}[{n}]"), found);
+            }
+        }
+        Value::Object(fields) => {
+            hold(
+                fields.len() as f64,
+                "minProperties",
+                "maxProperties",
+                "its number of entries is",
+            );
+            for (name, field) in fields {
+                let known = &schema["properties"][name];
+                let schema = if known.is_null() {
+                    &schema["additionalProperties"]
+                } else {
+                    known
+                };
+                walk(schema, field, &format!("{path}.{name}"), found);
+            }
+        }
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn both_ends_are_within() {
+        let schema = json!({
+            "properties": {
+                "n": {"minimum": 1.0, "maximum": 9.0},
+                "s": {"minLength": 1, "maxLength": 2},
+                "l": {"minItems": 1, "maxItems": 2, "items": {"maximum": 3.0}},
+                "m": {"maxProperties": 1, "additionalProperties": {"maxLength": 1}},
+            },
+        });
+        let says = |value: Value| exceeded(&schema, &value, "spec").join("; ");
+        for within in [
+            json!({"n": 1, "s": "é", "l": [3], "m": {"a": "b"}}),
+            json!({"n": 9, "s": "éé", "l": [3, 3], "m": {}}),
+            json!({"n": null, "other": 77}),
+        ] {
+            assert_eq!(says(within), "");
+        }
+        for (beyond, words) in [
+            (json!({"n": 0}), "spec.n: is 0, and the least allowed is 1"),
+            (json!({"n": 10}), "spec.n: is 10, and the most allowed is 9"),
+            (
+                json!({"s": ""}),
+                "spec.s: its length in characters is 0, and the least allowed is 1",
+            ),
+            (
+                json!({"s": "ééé"}),
+                "spec.s: its length in characters is 3, and the most allowed is 2",
+            ),
+            (
+                json!({"l": []}),
+                "spec.l: its number of items is 0, and the least allowed is 1",
+            ),
+            (json!({"l": [1, 4]}), "spec.l[1]: is 4, and the most allowed is 3"),
+            (
+                json!({"m": {"a": "b", "c": ""}}),
+                "spec.m: its number of entries is 2, and the most allowed is 1",
+            ),
+            (
+                json!({"m": {"a": "bc"}}),
+                "spec.m.a: its length in characters is 2, and the most allowed is 1",
+            ),
+        ] {
+            assert_eq!(says(beyond), words);
+        }
+    }
+}
