@@ -12,31 +12,35 @@ mod v4;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::http::{Method, header};
+use ::http::Method;
 use futures::{FutureExt, future::BoxFuture};
 use hyper::body::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::sync::OnceCell;
 
-pub use source::{from_environment, from_secret};
+pub use key::ServiceAccountKey;
+pub use source::from_environment;
 pub use tokens::Source;
 
 use self::{
     http::{Answer, Http},
-    pen::Pen,
+    pen::{Iam, Pen},
     tokens::{Tokens, ask, request},
 };
-use super::{Finding, Form, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Form, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, Capabilities, Capability, GcsStore, ObservedObject, Overwrite, ResponseHeaders,
         UploadConstraints, UploadMode,
     },
-    grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
+    grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest, second},
 };
 
 /// Where the store is, unless it says otherwise.
 const ENDPOINT: &str = "https://storage.googleapis.com";
+/// Where Google signs, unless the operator's environment says otherwise.
+const IAM: &str = "https://iamcredentials.googleapis.com";
 /// The longest that a URL may live: 7 days ("Canonical requests", `X-Goog-Expires`).
 const MAX_EXPIRES_SECONDS: i64 = 604_800;
 /// The longest that one may live which Google's IAM signed: 12 hours. Google changes the keys by which it signs for
@@ -54,7 +58,6 @@ pub struct Gcs {
     store: GcsStore,
     http: Http,
     pen: Pen,
-    tokens: Tokens,
     capabilities: Arc<Capabilities>,
     /// Whether the store refuses headers that are not signed, once that was tried.
     refuses_unsigned: Mutex<Option<bool>>,
@@ -70,24 +73,34 @@ enum Target {
 }
 
 impl Gcs {
-    /// Takes the settings, a source of credentials and, of a store whose owner may not send the operator anywhere, where
-    /// its requests may go. Nothing is read or sent yet.
-    pub fn new(store: GcsStore, source: Source, outward: Option<Outward>) -> Self {
-        let credentials = store.credentials.as_ref();
-        let sign_as = credentials.and_then(|c| c.sign_as.clone());
-        let iam = credentials.and_then(|c| c.iam_endpoint.as_deref());
-        let pen = match (&source, sign_as) {
-            (Source::Key(key), None) => Pen::Key(key.clone()),
-            (_, account) => Pen::google(account, iam),
+    /// Takes the settings, a source of credentials, where Google's IAM is and, of a store whose owner may not send the
+    /// operator anywhere, where its requests may go. Nothing is read or sent yet.
+    pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<Outward>) -> Self {
+        let sign_as = store.credentials.as_ref().and_then(|c| c.sign_as.clone());
+        let pen = match (source, sign_as) {
+            (Source::Key(key), None) => Pen::Key(key),
+            (source, account) => {
+                // The metadata server and the file of a federation are the platform's, and lead inwards; a key may be a
+                // tenant's, and says itself where its tokens are.
+                let tokens = match &source {
+                    Source::Key(_) => Http::new(outward.clone()),
+                    _ => Http::new(None),
+                };
+                Pen::Google {
+                    account: OnceCell::new_with(account),
+                    iam: Iam {
+                        endpoint: iam.unwrap_or(IAM).trim_end_matches('/').to_owned(),
+                        http: Http::new(None),
+                    },
+                    tokens: Tokens::new(source, tokens),
+                }
+            }
         };
-        let capabilities = Arc::new(capabilities(&pen));
         Self {
+            capabilities: Arc::new(capabilities(&pen)),
             store,
-            // The metadata server is where nothing else of the operator's may lead a tenant.
             http: Http::new(outward),
             pen,
-            tokens: Tokens::new(source),
-            capabilities,
             refuses_unsigned: Mutex::new(None),
         }
     }
@@ -121,12 +134,9 @@ impl Gcs {
 
     /// The URL of a request, whole.
     async fn signed(&self, request: &v4::Request, lifetime: Lifetime) -> Result<String, SignError> {
-        let account = self.pen.account(&self.http, &self.tokens).await?;
+        let account = self.pen.account().await?;
         let unsigned = v4::prepare(request, &account, lifetime);
-        let signature = self
-            .pen
-            .sign(&self.http, &self.tokens, unsigned.string_to_sign.as_bytes())
-            .await?;
+        let signature = self.pen.sign(unsigned.string_to_sign.as_bytes()).await?;
         Ok(unsigned.with(&signature))
     }
 
@@ -137,10 +147,10 @@ impl Gcs {
         lifetime: Lifetime,
     ) -> Result<Signed, SignError> {
         let (fields, range) = form::conditions(key, constraints)?;
-        let account = self.pen.account(&self.http, &self.tokens).await?;
+        let account = self.pen.account().await?;
         let range = [form::Condition::Range(range)];
         let unsigned = form::prepare((&self.store.bucket, key), &fields, &range, &account, lifetime);
-        let signature = self.pen.sign(&self.http, &self.tokens, unsigned.policy.as_bytes()).await?;
+        let signature = self.pen.sign(unsigned.policy.as_bytes()).await?;
         let place = self.place(Target::Workload, "/");
         Ok(Signed {
             url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
@@ -151,13 +161,31 @@ impl Gcs {
         })
     }
 
-    /// Asks for an object's description, with a token.
-    async fn head(&self, key: &str) -> Result<Answer, SignError> {
-        let place = self.request(Target::Operator, key);
-        let url = format!("{}://{}{}", place.scheme, place.authority, v4::encoded(&place.path, true));
-        let bearer = format!("Bearer {}", self.tokens.bearer(&self.http).await?);
-        let headers = [(header::AUTHORIZATION.as_str(), bearer.as_str())];
-        ask(&self.http, "the store", request(Method::HEAD, &url, &headers, Bytes::new())?).await
+    /// Sends one request by a signed URL of a minute, with headers that are signed and others that are not. What the
+    /// operator itself asks of the store it asks so, too: a store's endpoint can be a tenant's, and a signature shows it
+    /// nothing that is of use for anything else.
+    async fn send(
+        &self,
+        method: &'static str,
+        key: &str,
+        signed: &[(&str, &str)],
+        unsigned: &[(&str, &str)],
+    ) -> Result<Answer, SignError> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let wanted = v4::Request {
+            method,
+            headers: signed.iter().map(owned).collect(),
+            ..self.request(Target::Operator, key)
+        };
+        let now = second(Timestamp::now());
+        let lifetime = Lifetime {
+            issued_at: now,
+            expires_at: now + SignedDuration::from_mins(1),
+        };
+        let url = self.signed(&wanted, lifetime).await?;
+        let verb = Method::from_bytes(method.as_bytes()).unwrap_or_default();
+        let request = request(verb, &url, &[signed, unsigned].concat(), Bytes::new())?;
+        ask(&self.http, "the store", request).await
     }
 }
 
@@ -286,10 +314,7 @@ impl Provider for Gcs {
 
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
-            if let Pen::Google { .. } = self.pen {
-                self.tokens.bearer(&self.http).await?;
-                self.pen.account(&self.http, &self.tokens).await?;
-            }
+            self.pen.is_ready().await?;
             // Neither kind ends by itself. A token does, and what Google signed for it does not end with it.
             Ok(None)
         }
@@ -348,7 +373,7 @@ impl Provider for Gcs {
 
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
         async {
-            let answer = match self.head(key.as_str()).await {
+            let answer = match self.send("HEAD", key.as_str(), &[], &[]).await {
                 Ok(answer) => answer,
                 Err(SignError::Credentials { message, .. }) => return ObjectFact::Unreachable(message),
                 Err(e) => return ObjectFact::Unreachable(e.to_string()),
@@ -356,11 +381,7 @@ impl Provider for Gcs {
             match answer.status {
                 200 => present(&answer),
                 404 => ObjectFact::Absent,
-                401 => {
-                    self.tokens.forget().await;
-                    ObjectFact::Unreachable("it did not take the operator's token".into())
-                }
-                403 => ObjectFact::Hidden,
+                401 | 403 => ObjectFact::Hidden,
                 status => ObjectFact::Unreachable(format!("it answered {status}; check the store's endpoint and addressingStyle")),
             }
         }

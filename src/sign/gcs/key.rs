@@ -49,38 +49,36 @@ impl ServiceAccountKey {
     ///
     /// # Errors
     /// What is wrong with it, as the end of a sentence that begins with the file; nothing of what is in it.
-    pub fn parse(json: &[u8]) -> Result<Self, String> {
+    pub fn parse(json: &[u8]) -> Result<Self, &'static str> {
         // The error's own text would quote what it could not read.
-        let file: File = serde_json::from_slice(json).map_err(|_| "is not JSON of a service account's key".to_owned())?;
+        let file: File = serde_json::from_slice(json).map_err(|_| "is not the JSON of a service account's key")?;
         match file.kind.as_deref() {
             Some("service_account") => {}
-            Some("external_account" | "authorized_user" | "impersonated_service_account" | "external_account_authorized_user") => {
-                return Err("is no service account's key (its type is another one), and nothing else can sign from a Secret; make a key with: gcloud iam service-accounts keys create".into());
+            Some(
+                "external_account" | "external_account_authorized_user" | "authorized_user"
+                | "impersonated_service_account",
+            ) => {
+                return Err("is of another type than service_account, and has no key to sign with; make a key with: gcloud iam service-accounts keys create");
             }
-            _ => return Err("has no \"type\": \"service_account\"; use the file that gcloud iam service-accounts keys create writes".into()),
+            _ => return Err("has no \"type\": \"service_account\"; use what gcloud iam service-accounts keys create writes"),
         }
-        let part = |name: &str, value: Option<String>| {
-            value
-                .filter(|v| !v.is_empty())
-                .ok_or_else(|| format!("has no {name}"))
-        };
-        let email = part("client_email", file.client_email)?;
+        let email = file.client_email.unwrap_or_default();
         if !email.bytes().all(|b| b.is_ascii_graphic() && b != b'/') || !email.contains('@') {
-            return Err("has a client_email that is no account's name".into());
+            return Err("has no client_email that is an account's name");
         }
-        let pem = part("private_key", file.private_key)?;
+        let pem = file.private_key.ok_or("has no private_key")?;
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
-            .map_err(|_| "has a private_key that is not PKCS #8 in PEM (-----BEGIN PRIVATE KEY-----)".to_owned())?;
+            .map_err(|_| "has a private_key that is not PKCS #8 in PEM (-----BEGIN PRIVATE KEY-----)")?;
         let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der())
-            .map_err(|_| "has a private_key that is no RSA key of 2048 bits or more".to_owned())?;
+            .map_err(|_| "has a private_key that is no RSA key of 2048 bits or more")?;
         let token_uri: http::Uri = file
             .token_uri
             .as_deref()
             .unwrap_or(TOKEN_URI)
             .parse()
-            .map_err(|_| "has a token_uri that is no address".to_owned())?;
+            .map_err(|_| "has a token_uri that is no address")?;
         if !is_private(&token_uri) {
-            return Err("has a token_uri that is not https".into());
+            return Err("has a token_uri that is not https");
         }
         Ok(Self {
             email,
@@ -111,7 +109,7 @@ mod tests {
 
     const KEY: &str = include_str!("../../../tests/fixtures/google/service-account.json");
 
-    fn bent(bend: impl Fn(&mut Value)) -> Result<ServiceAccountKey, String> {
+    fn bent(bend: impl Fn(&mut Value)) -> Result<ServiceAccountKey, &'static str> {
         let mut file: Value = serde_json::from_str(KEY).unwrap();
         bend(&mut file);
         ServiceAccountKey::parse(file.to_string().as_bytes())
@@ -133,7 +131,7 @@ mod tests {
     fn what_is_wrong_is_named_and_what_is_in_it_is_not() {
         let says = |bend: &dyn Fn(&mut Value)| bent(bend).unwrap_err();
         for (said, part) in [
-            (says(&|f| f["type"] = json!("authorized_user")), "another one"),
+            (says(&|f| f["type"] = json!("authorized_user")), "another type"),
             (says(&|f| f["type"] = json!("marker")), "\"type\""),
             (says(&|f| f["client_email"] = json!("")), "no client_email"),
             (says(&|f| f["client_email"] = json!("a@b/marker")), "client_email"),
@@ -145,12 +143,11 @@ mod tests {
                 "no RSA key",
             ),
             (says(&|f| f["token_uri"] = json!("http://marker.example/token")), "not https"),
-            (says(&|f| *f = json!(["marker"])), "not JSON"),
+            (says(&|f| *f = json!(["marker"])), "not the JSON"),
         ] {
             assert!(said.contains(part) && !said.contains("marker") && !said.contains("bWFya2Vy"), "{said}");
         }
-        assert!(ServiceAccountKey::parse(b"{\"private_key\": \"marker").unwrap_err().contains("not JSON"));
-        // Google's own keys have 2048 bits.
+        assert!(ServiceAccountKey::parse(b"{\"private_key\": \"marker").unwrap_err().contains("not the JSON"));
         assert!(bent(|f| f["token_uri"] = json!("http://127.0.0.1:1/token")).is_ok());
     }
 }

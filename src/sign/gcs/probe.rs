@@ -1,25 +1,17 @@
 //! What a bucket is like: whether the account that signs is taken, whether the bucket is there, whether the clocks agree,
 //! and whether the store obeys headers that are not signed. Nothing is written by a store that behaves.
 
-use http::{HeaderMap, Method, header};
-use hyper::body::Bytes;
+use http::{HeaderMap, header};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    Gcs, Target,
-    http::Answer,
-    tokens::{ask, request},
-    v4,
-};
+use super::{Gcs, http::Answer};
 use crate::{
     api::Reason,
-    grant::{Lifetime, second},
     sign::{Finding, Probed, SignError},
 };
 
 /// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.
 const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
-const WHOM: &str = "the store";
 
 /// Tries the bucket with a few harmless requests at a key that is not there.
 pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
@@ -28,7 +20,7 @@ pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
         skew: None,
         refuses_unsigned: None,
     };
-    let answer = match send(gcs, "GET", key, &[], &[]).await {
+    let answer = match gcs.send("GET", key, &[], &[]).await {
         Ok(answer) => answer,
         Err(e) => {
             probed.finding = unusable(e);
@@ -42,38 +34,8 @@ pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
     if probed.finding != Finding::Usable {
         return probed;
     }
-    // What the store itself is asked, it is asked with a token.
-    if let Err(e) = gcs.tokens.bearer(&gcs.http).await {
-        probed.finding = unusable(e);
-        return probed;
-    }
     probed.refuses_unsigned = refuses_unsigned(gcs, key).await.ok().flatten();
     probed
-}
-
-/// A request by a URL of the store's own, with headers that are signed and others that are not.
-async fn send(
-    gcs: &Gcs,
-    method: &'static str,
-    key: &str,
-    signed: &[(&str, &str)],
-    unsigned: &[(&str, &str)],
-) -> Result<Answer, SignError> {
-    let now = second(Timestamp::now());
-    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    let wanted = v4::Request {
-        method,
-        headers: signed.iter().map(owned).collect(),
-        ..gcs.request(Target::Operator, key)
-    };
-    let lifetime = Lifetime {
-        issued_at: now,
-        expires_at: now + SignedDuration::from_secs(60),
-    };
-    let url = gcs.signed(&wanted, lifetime).await?;
-    let headers = [signed, unsigned].concat();
-    let verb = Method::from_bytes(method.as_bytes()).unwrap_or_default();
-    ask(&gcs.http, WHOM, request(verb, &url, &headers, Bytes::new())?).await
 }
 
 fn unusable(error: SignError) -> Finding {
@@ -140,11 +102,11 @@ async fn refuses_unsigned(gcs: &Gcs, key: &str) -> Result<Option<bool>, SignErro
     let absent = format!("{}/{key}-absent-{}", gcs.store.bucket, Timestamp::now().as_nanosecond());
     let once = [("x-goog-if-generation-match", "0"), ("x-goog-content-length-range", "0,0")];
     let copy = [("x-goog-copy-source", absent.as_str())];
-    let answer = send(gcs, "PUT", key, &once, &copy).await?;
+    let answer = gcs.send("PUT", key, &once, &copy).await?;
     Ok(match (answer.status, code(&answer)) {
         // It took the header for nothing and wrote an empty object, as the URL permits.
         (200, _) => {
-            send(gcs, "DELETE", key, &[], &[]).await?;
+            gcs.send("DELETE", key, &[], &[]).await?;
             Some(true)
         }
         (_, "NoSuchKey") => Some(false),
@@ -153,7 +115,7 @@ async fn refuses_unsigned(gcs: &Gcs, key: &str) -> Result<Option<bool>, SignErro
         (403, _) => {
             // Refused for the header, or since this account may not do that at all? The same with everything signed.
             let all = [&copy[..], &once[..1]].concat();
-            let signed = send(gcs, "PUT", key, &all, &[]).await?;
+            let signed = gcs.send("PUT", key, &all, &[]).await?;
             (signed.status == 404).then_some(true)
         }
         _ => None,
@@ -162,6 +124,8 @@ async fn refuses_unsigned(gcs: &Gcs, key: &str) -> Result<Option<bool>, SignErro
 
 #[cfg(test)]
 mod tests {
+    use hyper::body::Bytes;
+
     use super::*;
 
     fn of(status: u16, body: &str) -> Finding {

@@ -1,6 +1,6 @@
-//! Where the credentials are read from: a Secret, or the operator's own environment (Application Default Credentials).
+//! The operator's own identity (Application Default Credentials).
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use http::Uri;
 use serde::Deserialize;
@@ -11,57 +11,20 @@ use super::{
     tokens::{External, Source},
 };
 
-/// The most bytes that a file or an entry of a Secret may have.
+/// The most bytes that a file may have.
 const MAX_BYTES: usize = 64 * 1024;
 /// The metadata server's own address, which needs no DNS.
 const METADATA_HOST: &str = "169.254.169.254";
 
-/// The names by which tools write a service account's key into a Secret, without case and separators.
-const NAMES: [&str; 7] = [
-    "credentialsjson",
-    "keyjson",
-    "serviceaccountjson",
-    "serviceaccountkeyjson",
-    "gcpcredentialsjson",
-    "googleapplicationcredentials",
-    "googlecredentials",
-];
-
-/// Reads a service account's key out of a Secret's data: the entry `credentials.json`, or what other tools call so
-/// (`key.json`, `service-account.json`).
-///
-/// # Errors
-/// What is wrong, as the end of a sentence that begins with the Secret. Names entries, never their values.
-pub fn from_secret<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Source, String> {
-    let plain = |name: &str| -> String {
-        let letters = name.chars().filter(char::is_ascii_alphanumeric);
-        letters.collect::<String>().to_ascii_lowercase()
-    };
-    let found: BTreeMap<&str, &[u8]> = data
-        .into_iter()
-        .filter(|(name, _)| NAMES.contains(&plain(name).as_str()))
-        .collect();
-    let mut found = found.into_iter();
-    let (name, value) = found
-        .next()
-        .ok_or("it has no entry credentials.json with a service account's key")?;
-    if let Some((other, _)) = found.next() {
-        return Err(format!("its entries {name} and {other} mean the same; keep one"));
-    }
-    if value.len() > MAX_BYTES {
-        return Err(format!("its entry {name} is longer than 64 KiB"));
-    }
-    // Only keys. What a federation's configuration says would have the operator read its own files for a tenant.
-    let key = ServiceAccountKey::parse(value).map_err(|why| format!("its entry {name} {why}"))?;
-    Ok(Source::Key(Arc::new(key)))
-}
-
 /// What the operator's environment gives: the file that `GOOGLE_APPLICATION_CREDENTIALS` names, with a service account's
 /// key or a workload identity federation's configuration; without it the metadata server, at `GCE_METADATA_HOST` if that is set.
 ///
-/// # Errors
-/// What is wrong, in a sentence.
-pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Source, String> {
+/// What is wrong there is said when a store needs it: [`Source::Unusable`].
+pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Source {
+    read(variable).unwrap_or_else(Source::Unusable)
+}
+
+fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Source, String> {
     match variable("GOOGLE_APPLICATION_CREDENTIALS").filter(|path| !path.is_empty()) {
         Some(path) => from_file(Path::new(&path)),
         None => {

@@ -1,4 +1,4 @@
-//! Access tokens: what the operator presents when it asks the store itself, or has Google sign.
+//! Access tokens: what the operator presents to Google's IAM, so that it signs.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{api::Reason, sign::SignError};
 /// A token is fetched anew when less than this is left of it. Google's metadata server hands out a new one 4 minutes
 /// before the old one ends; asking sooner would bring the same again.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_secs(225);
-/// What a token is for: the store, and having Google sign. IAM decides what is really permitted.
+/// What a token is for. The roles of its identity decide what it really may.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 /// How long one that is asked for with a key shall live, in seconds; Google gives no longer one.
 const LIFETIME: i64 = 3600;
@@ -40,6 +40,8 @@ pub enum Source {
     },
     /// Another issuer's token, which Google takes for one of its own (workload identity federation).
     External(Arc<External>),
+    /// There are none, and why.
+    Unusable(String),
 }
 
 /// What the file of a workload identity federation says.
@@ -65,6 +67,7 @@ impl fmt::Debug for Source {
             Self::Key(_) => "Key",
             Self::Metadata { .. } => "Metadata",
             Self::External(_) => "External",
+            Self::Unusable(_) => "Unusable",
         })
     }
 }
@@ -72,6 +75,7 @@ impl fmt::Debug for Source {
 /// A source with the token that it gave last.
 pub struct Tokens {
     source: Source,
+    http: Http,
     last: Mutex<Option<Token>>,
 }
 
@@ -97,37 +101,36 @@ struct ImpersonationAnswer {
 }
 
 impl Tokens {
-    /// Nothing is asked for yet.
-    pub fn new(source: Source) -> Self {
+    /// Nothing is asked for yet. The client must lead to wherever the source is.
+    pub fn new(source: Source, http: Http) -> Self {
         Self {
             source,
+            http,
             last: Mutex::new(None),
         }
     }
 
-    /// Where they come from.
-    pub fn source(&self) -> &Source {
-        &self.source
-    }
-
-    /// A token that lives for another while, as the value of an Authorization header.
+    /// A token that lives for another while, as the value of an Authorization header. It is for Google's IAM alone, and
+    /// for nothing that a store's settings name: whoever sees it can do what the operator can.
     ///
     /// # Errors
     /// [`SignError::Credentials`], if there is none.
-    pub async fn bearer(&self, http: &Http) -> Result<String, SignError> {
+    pub async fn bearer(&self) -> Result<String, SignError> {
+        let http = &self.http;
         let mut last = self.last.lock().await;
         let now = Timestamp::now();
         if let Some(token) = last.as_ref().filter(|t| now + RENEW_BEFORE < t.expires) {
-            return Ok(token.value.clone());
+            return Ok(format!("Bearer {}", token.value));
         }
         let fetched = match &self.source {
             Source::Key(key) => by_key(http, key, now).await,
             Source::Metadata { host } => by_metadata(http, host).await,
             Source::External(external) => by_federation(http, external).await,
+            Source::Unusable(why) => Err(unusable(why)),
         };
         match (fetched, last.as_ref()) {
             (Ok(token), _) => {
-                let value = token.value.clone();
+                let value = format!("Bearer {}", token.value);
                 *last = Some(token);
                 Ok(value)
             }
@@ -135,15 +138,57 @@ impl Tokens {
             (Err(SignError::Credentials { reason, .. }), Some(token))
                 if reason == Reason::StoreUnreachable && now < token.expires =>
             {
-                Ok(token.value.clone())
+                Ok(format!("Bearer {}", token.value))
             }
             (Err(e), _) => Err(e),
+        }
+    }
+
+    /// The service account that the source is of.
+    ///
+    /// # Errors
+    /// [`SignError::Credentials`], if it is none's, or nobody says whose.
+    pub async fn account(&self) -> Result<String, SignError> {
+        let nobody = |what: &str| {
+            unusable(&format!(
+                "{what} is no service account, and only service accounts can sign; name one in spec.gcs.credentials.signAs"
+            ))
+        };
+        match &self.source {
+            Source::Key(key) => Ok(key.email.clone()),
+            Source::Metadata { host } => {
+                let answer = metadata(&self.http, host, "email").await?;
+                let email = std::str::from_utf8(&answer.body).unwrap_or_default().trim();
+                // Without a bound account GKE names the workload identity pool instead.
+                match email.split_once('@') {
+                    Some((name, domain)) if !name.is_empty() && domain.ends_with(".gserviceaccount.com") => {
+                        Ok(email.to_owned())
+                    }
+                    _ => Err(nobody("the operator's identity")),
+                }
+            }
+            Source::External(external) => {
+                let url = external.impersonation_url.as_ref().map(ToString::to_string);
+                let last = url.as_deref().and_then(|url| url.rsplit('/').next());
+                let email = last.and_then(|last| last.strip_suffix(":generateAccessToken"));
+                let email = email.filter(|e| e.contains('@')).map(str::to_owned);
+                email.ok_or_else(|| nobody("the operator's federated identity"))
+            }
+            Source::Unusable(why) => Err(unusable(why)),
         }
     }
 
     /// Forgets the last token, which was not taken.
     pub async fn forget(&self) {
         *self.last.lock().await = None;
+    }
+}
+
+/// There is nothing to sign with.
+pub fn unusable(why: &str) -> SignError {
+    SignError::Credentials {
+        reason: Reason::CredentialsInvalid,
+        message: why.to_owned(),
     }
 }
 
@@ -264,8 +309,7 @@ async fn by_metadata(http: &Http, host: &str) -> Result<Token, SignError> {
     taken(METADATA, read(METADATA, &answer)?)
 }
 
-/// Asks the metadata server about the account that the operator runs as.
-pub async fn metadata(http: &Http, host: &str, what: &str) -> Result<Answer, SignError> {
+async fn metadata(http: &Http, host: &str, what: &str) -> Result<Answer, SignError> {
     let uri = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/{what}");
     let flavor = [("metadata-flavor", "Google")];
     let answer = ask(http, METADATA, request(Method::GET, &uri, &flavor, Bytes::new())?).await?;
@@ -341,9 +385,10 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
 
 /// The other issuer's token, read anew each time: whoever puts it there renews it.
 async fn subject_token(external: &External) -> Result<String, SignError> {
-    let unusable = |why: &str| SignError::Credentials {
-        reason: Reason::CredentialsInvalid,
-        message: format!("the operator's own token for workload identity federation {why}; see GOOGLE_APPLICATION_CREDENTIALS"),
+    let unusable = |why: &str| {
+        unusable(&format!(
+            "the operator's own token for workload identity federation {why}; see the file of GOOGLE_APPLICATION_CREDENTIALS"
+        ))
     };
     let text = tokio::fs::read_to_string(&external.file)
         .await
