@@ -218,7 +218,9 @@ fn capabilities(pen: &Pen) -> Capabilities {
         max_upload_bytes: MAX_UPLOAD_BYTES,
         max_key_bytes: MAX_KEY_BYTES,
         revocation: match pen {
-            Pen::Key(_) => "delete the service account's key that signed, which ends every other key that it signed, too",
+            Pen::Key(_) => {
+                "delete the service account's key that signed, which ends every other key that it signed, too"
+            }
             Pen::Google { .. } => {
                 "take the right to the object from the service account that signed, or disable the account, which ends every other key that it signed, too"
             }
@@ -382,7 +384,9 @@ impl Provider for Gcs {
                 200 => present(&answer),
                 404 => ObjectFact::Absent,
                 401 | 403 => ObjectFact::Hidden,
-                status => ObjectFact::Unreachable(format!("it answered {status}; check the store's endpoint and addressingStyle")),
+                status => ObjectFact::Unreachable(format!(
+                    "it answered {status}; check the store's endpoint and addressingStyle"
+                )),
             }
         }
         .boxed()
@@ -406,7 +410,11 @@ fn present(answer: &Answer) -> ObjectFact {
             .map(|(_, value)| value.to_owned())
     };
     // Without a Date the store's clock has to be believed.
-    let age = modified.map(|m| probe::date(&answer.headers).unwrap_or_else(Timestamp::now).duration_since(m));
+    let age = modified.map(|m| {
+        probe::date(&answer.headers)
+            .unwrap_or_else(Timestamp::now)
+            .duration_since(m)
+    });
     ObjectFact::Present {
         object: ObservedObject {
             size: size.and_then(|s| s.parse().ok()),

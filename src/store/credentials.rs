@@ -102,8 +102,13 @@ pub(super) fn plain(name: &str) -> String {
 /// [`CredentialsError`].
 pub fn gcs<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<ServiceAccountKey, CredentialsError> {
     let meaning = |name: &str| match plain(name).as_str() {
-        "credentialsjson" | "keyjson" | "serviceaccountjson" | "serviceaccountkeyjson" | "gcpcredentialsjson"
-        | "googleapplicationcredentials" | "googlecredentials" => Some(CREDENTIALS_JSON),
+        "credentialsjson"
+        | "keyjson"
+        | "serviceaccountjson"
+        | "serviceaccountkeyjson"
+        | "gcpcredentialsjson"
+        | "googleapplicationcredentials"
+        | "googlecredentials" => Some(CREDENTIALS_JSON),
         _ => None,
     };
     let found = Entries::read(data, meaning)?.file(CREDENTIALS_JSON)?;

@@ -149,7 +149,9 @@ fn objects(message: Message) -> Result<Notification, Malformed> {
             detail_type,
             ..
         } if detail_type.as_deref() == Some("Object Created") => vec![place.into()],
-        Message { pushed: Some(pushed), .. } => match pushed.attributes {
+        Message {
+            pushed: Some(pushed), ..
+        } => match pushed.attributes {
             Attributes {
                 event_type: Some(event),
                 bucket_id: Some(bucket),
@@ -158,7 +160,10 @@ fn objects(message: Message) -> Result<Notification, Malformed> {
                 bucket,
                 keys: vec![object],
             }],
-            Attributes { event_type: Some(event), .. } if event == "OBJECT_FINALIZE" => return Err(Malformed),
+            Attributes {
+                event_type: Some(event),
+                ..
+            } if event == "OBJECT_FINALIZE" => return Err(Malformed),
             // What went, what was described anew, what somebody else publishes: Pub/Sub sends again what is not taken.
             _ => Vec::new(),
         },
@@ -364,8 +369,16 @@ mod tests {
         let mut bare = pushed(json!({}));
         bare["message"].as_object_mut().unwrap().remove("attributes");
         assert_eq!(arrived(&bare), []);
-        for half in [json!({"eventType": "OBJECT_FINALIZE", "bucketId": "media"}), json!({"eventType": 1}), json!([])] {
-            assert_eq!(parse(pushed(half.clone()).to_string().as_bytes()), Err(Malformed), "{half}");
+        for half in [
+            json!({"eventType": "OBJECT_FINALIZE", "bucketId": "media"}),
+            json!({"eventType": 1}),
+            json!([]),
+        ] {
+            assert_eq!(
+                parse(pushed(half.clone()).to_string().as_bytes()),
+                Err(Malformed),
+                "{half}"
+            );
         }
     }
 

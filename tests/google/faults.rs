@@ -20,13 +20,22 @@ fn put() -> valet::grant::SigningRequest {
 
 /// The reason and the message of a store where calls to this end are answered so, and others well.
 async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
-    let fake = Fake::start(move |call, _| if call.path.ends_with(end) { reply.clone() } else { good(call) });
+    let fake = Fake::start(move |call, _| {
+        if call.path.ends_with(end) {
+            reply.clone()
+        } else {
+            good(call)
+        }
+    });
     let began = Instant::now();
     let error = by_google(&fake).sign(&put()).await.expect_err("that cannot be signed");
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     match error {
         SignError::Credentials { reason, message } => {
-            assert!(!message.contains("marker") && !message.contains("127.0.0.1") || end == "/token", "{message}");
+            assert!(
+                !message.contains("marker") && !message.contains("127.0.0.1") || end == "/token",
+                "{message}"
+            );
             assert!(!message.contains("marker"), "{message}");
             (reason, message)
         }
@@ -62,7 +71,11 @@ async fn nonsense() {
     ];
     for reply in unreadable {
         for end in ["/token", ":signBlob"] {
-            assert_eq!(trouble(end, reply.clone()).await.0, Reason::StoreUnreachable, "{reply:?}");
+            assert_eq!(
+                trouble(end, reply.clone()).await.0,
+                Reason::StoreUnreachable,
+                "{reply:?}"
+            );
         }
     }
     for bad in [
@@ -78,8 +91,17 @@ async fn nonsense() {
         let (reason, message) = trouble("/token", Reply::json(200, bad.clone())).await;
         assert_eq!(reason, Reason::StoreUnreachable, "{bad}: {message}");
     }
-    for bad in [json!({}), json!({"signedBlob": "marker!"}), json!({"signedBlob": "bWFya2Vy"}), json!({"signedBlob": null})] {
-        assert_eq!(trouble(":signBlob", Reply::json(200, bad.clone())).await.0, Reason::StoreUnreachable, "{bad}");
+    for bad in [
+        json!({}),
+        json!({"signedBlob": "marker!"}),
+        json!({"signedBlob": "bWFya2Vy"}),
+        json!({"signedBlob": null}),
+    ] {
+        assert_eq!(
+            trouble(":signBlob", Reply::json(200, bad.clone())).await.0,
+            Reason::StoreUnreachable,
+            "{bad}"
+        );
     }
 }
 
@@ -94,18 +116,35 @@ async fn refusals() {
     assert_eq!(reason, Reason::CredentialsRefused, "{message}");
 
     // No redirect is followed, wherever it leads.
-    let away = Reply::Answer(302, vec![("Location", "http://127.0.0.1:1/marker".into())], String::new());
+    let away = Reply::Answer(
+        302,
+        vec![("Location", "http://127.0.0.1:1/marker".into())],
+        String::new(),
+    );
     for end in ["/token", "/email", ":signBlob"] {
         let (reason, message) = trouble(end, away.clone()).await;
-        assert!(matches!(reason, Reason::CredentialsInvalid | Reason::CredentialsRefused), "{end}: {message}");
+        assert!(
+            matches!(reason, Reason::CredentialsInvalid | Reason::CredentialsRefused),
+            "{end}: {message}"
+        );
     }
 
     let (reason, message) = trouble("/token", Reply::text(404, "marker")).await;
     assert_eq!(reason, Reason::CredentialsInvalid);
-    assert!(message.contains("workload identity") && message.contains("secretRef"), "{message}");
-    assert_eq!(trouble("/token", Reply::text(403, "marker")).await.0, Reason::CredentialsInvalid);
+    assert!(
+        message.contains("workload identity") && message.contains("secretRef"),
+        "{message}"
+    );
+    assert_eq!(
+        trouble("/token", Reply::text(403, "marker")).await.0,
+        Reason::CredentialsInvalid
+    );
     // Something answers that is not the metadata server.
-    let other = Reply::Answer(200, vec![], json!({"access_token": "marker", "expires_in": 3600}).to_string());
+    let other = Reply::Answer(
+        200,
+        vec![],
+        json!({"access_token": "marker", "expires_in": 3600}).to_string(),
+    );
     let (reason, message) = trouble("/token", other).await;
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(message.contains("no metadata server"), "{message}");
@@ -124,7 +163,10 @@ async fn nobody_waits_for_who_says_nothing() {
         let began = Instant::now();
         let (reason, message) = trouble(end, Reply::Silence).await;
         assert_eq!(reason, Reason::StoreUnreachable);
-        assert!(message.contains("no answer within 5 s") && began.elapsed() < Duration::from_secs(8), "{message}");
+        assert!(
+            message.contains("no answer within 5 s") && began.elapsed() < Duration::from_secs(8),
+            "{message}"
+        );
     };
     tokio::join!(silence("/token"), silence("/email"), silence(":signBlob"));
 }
@@ -132,7 +174,13 @@ async fn nobody_waits_for_who_says_nothing() {
 /// One hiccup is passed over.
 #[tokio::test]
 async fn a_second_try() {
-    let fake = Fake::start(|call, before| if before % 2 == 0 { Reply::text(503, "") } else { good(call) });
+    let fake = Fake::start(|call, before| {
+        if before % 2 == 0 {
+            Reply::text(503, "")
+        } else {
+            good(call)
+        }
+    });
     by_google(&fake).sign(&put()).await.unwrap();
     assert_eq!(fake.calls().len(), 6);
 }
@@ -144,7 +192,9 @@ async fn tokens_that_end() {
     let token = |n: usize, seconds: i64| json!({"access_token": format!("t{n}"), "expires_in": seconds, "token_type": "Bearer"});
     let presented = |fake: &Fake| -> Vec<String> {
         let calls = fake.calls().into_iter().filter(|c| c.path.ends_with(":signBlob"));
-        calls.map(|c| c.header("authorization").unwrap().replace("Bearer ", "")).collect()
+        calls
+            .map(|c| c.header("authorization").unwrap().replace("Bearer ", ""))
+            .collect()
     };
     let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
         path if path.ends_with("/token") => match before {
@@ -163,12 +213,23 @@ async fn tokens_that_end() {
     // 401: another token is fetched for the next one.
     let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
         path if path.ends_with("/token") => Reply::json(200, token(before, 3600)),
-        path if path.ends_with(":signBlob") && call.header("authorization") == Some("Bearer t1") => Reply::text(401, "marker"),
+        path if path.ends_with(":signBlob") && call.header("authorization") == Some("Bearer t1") => {
+            Reply::text(401, "marker")
+        }
         _ => good(call),
     });
     let gcs = by_google(&fake);
     let first = gcs.sign(&put()).await;
-    assert!(matches!(first, Err(SignError::Credentials { reason: Reason::StoreUnreachable, .. })), "{first:?}");
+    assert!(
+        matches!(
+            first,
+            Err(SignError::Credentials {
+                reason: Reason::StoreUnreachable,
+                ..
+            })
+        ),
+        "{first:?}"
+    );
     gcs.sign(&put()).await.unwrap();
     assert_eq!(presented(&fake).len(), 2);
 
@@ -194,7 +255,10 @@ async fn a_key_that_google_does_not_know() {
     match gcs.credentials_expire().await {
         Err(SignError::Credentials { reason, message }) => {
             assert_eq!(reason, Reason::CredentialsRefused);
-            assert!(message.contains("invalid_grant") && !message.contains("marker"), "{message}");
+            assert!(
+                message.contains("invalid_grant") && !message.contains("marker"),
+                "{message}"
+            );
         }
         other => panic!("{other:?}"),
     }

@@ -39,7 +39,10 @@ fn store(t: &Tenant, more: Value) -> Value {
 }
 
 fn message(object: &Value) -> String {
-    condition(object, "Ready").unwrap()["message"].as_str().unwrap().to_owned()
+    condition(object, "Ready").unwrap()["message"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
@@ -47,11 +50,20 @@ fn up_and_down() {
     let t = tenant("gcs-flow");
     let operator = t.operator();
     let up = t.reason_within(&format!("costore/{}", t.name()), "Ready", SOON);
-    assert!(up["status"]["capabilities"].as_array().unwrap().contains(&json!("PostForm/ContentLengthRange")));
+    assert!(
+        up["status"]["capabilities"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("PostForm/ContentLengthRange"))
+    );
     assert!(!up["status"]["capabilities"].to_string().contains("ChecksumSHA256"));
     let name = "ü +(1)&=?#%2F.csv";
     let constraints = json!({"contentType": "text/csv", "contentLengthRange": {"min": 1, "max": 9}});
-    t.apply(&[t.grant("UploadGrant", "up", json!({"key": t.key(name), "constraints": constraints}))]);
+    t.apply(&[t.grant(
+        "UploadGrant",
+        "up",
+        json!({"key": t.key(name), "constraints": constraints}),
+    )]);
     t.reason("ug/up", "Issued");
     let key = t.mount("up");
     assert_eq!(key.files["provider"], "gcs");
@@ -68,23 +80,42 @@ fn up_and_down() {
     assert_eq!(object["version"], described["generation"]);
     assert_eq!(object["checksumMD5"], described["md5Hash"]);
     assert_eq!(object["checksumCRC32C"], described["crc32c"]);
-    assert!(object["eTag"].is_string() && object["lastModifiedTime"].is_string(), "{object}");
+    assert!(
+        object["eTag"].is_string() && object["lastModifiedTime"].is_string(),
+        "{object}"
+    );
     assert!(t.get("secret/up").is_none());
 
     let version = described["generation"].as_str().unwrap();
     let response = json!({"contentType": "text/plain", "contentDisposition": "attachment; filename=\"x.csv\""});
-    t.apply(&[t.grant("DownloadGrant", "down", json!({"key": t.key(name), "version": version, "response": response}))]);
+    t.apply(&[t.grant(
+        "DownloadGrant",
+        "down",
+        json!({"key": t.key(name), "version": version, "response": response}),
+    )]);
     let (status, text) = t.mount("down").curl(&["--include"]);
     assert_eq!(status, 200, "{text}");
     let text = text.to_lowercase();
-    assert!(text.contains("content-type: text/plain") && text.contains("filename=\"x.csv\"") && text.ends_with("a,b,c"), "{text}");
+    assert!(
+        text.contains("content-type: text/plain") && text.contains("filename=\"x.csv\"") && text.ends_with("a,b,c"),
+        "{text}"
+    );
 
     // Nothing of the key is anywhere.
     let log = operator.log_text();
-    let secret_line = serde_json::from_str::<Value>(KEY).unwrap()["private_key"].as_str().unwrap().lines().nth(3).unwrap().to_owned();
+    let secret_line = serde_json::from_str::<Value>(KEY).unwrap()["private_key"]
+        .as_str()
+        .unwrap()
+        .lines()
+        .nth(3)
+        .unwrap()
+        .to_owned();
     let seen = t.kubectl(&["get", "ug,dg,costore,events", "--output", "json"]);
     for text in [&log, &seen] {
-        assert!(!text.contains(&secret_line) && !text.contains("X-Goog-Signature"), "something leaked");
+        assert!(
+            !text.contains(&secret_line) && !text.contains("X-Goog-Signature"),
+            "something leaked"
+        );
     }
 }
 
@@ -92,9 +123,14 @@ fn up_and_down() {
 fn by_form() {
     let t = tenant("gcs-form");
     let _operator = t.operator();
-    let constraints = json!({"contentType": "text/csv", "contentLengthRange": {"min": 1, "max": 9}, "overwrite": "Allow"});
+    let constraints =
+        json!({"contentType": "text/csv", "contentLengthRange": {"min": 1, "max": 9}, "overwrite": "Allow"});
     let name = "a b+ü.csv";
-    t.apply(&[t.grant("UploadGrant", "form", json!({"mode": "PostForm", "key": t.key(name), "constraints": constraints}))]);
+    t.apply(&[t.grant(
+        "UploadGrant",
+        "form",
+        json!({"mode": "PostForm", "key": t.key(name), "constraints": constraints}),
+    )]);
     t.reason("ug/form", "Issued");
     let key = t.mount("form");
     // Google knows the bucket by this path; fake-gcs-server only without the slash.
@@ -105,7 +141,10 @@ fn by_form() {
     let file = format!("file=@{}", t.file("f", b"a,b,c").display());
     let (status, said) = key.curl(&["--form", &file]);
     assert_eq!(status, 204, "{said}");
-    assert_eq!(SERVER.get(t.name(), &t.key(name)).unwrap().as_deref(), Some(&b"a,b,c"[..]));
+    assert_eq!(
+        SERVER.get(t.name(), &t.key(name)).unwrap().as_deref(),
+        Some(&b"a,b,c"[..])
+    );
     t.reason("ug/form", "Completed");
 
     let fields: Value = serde_json::from_str(&key.files["fields.json"]).unwrap();
@@ -125,9 +164,17 @@ fn what_the_store_cannot_enforce_is_refused() {
     let sum = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";
     t.apply(&[
         t.grant("UploadGrant", "sum", json!({"constraints": {"checksumSHA256": sum}})),
-        t.grant("UploadGrant", "form-sum", json!({"mode": "PostForm", "constraints": {"checksumSHA256": sum, "overwrite": "Allow"}})),
+        t.grant(
+            "UploadGrant",
+            "form-sum",
+            json!({"mode": "PostForm", "constraints": {"checksumSHA256": sum, "overwrite": "Allow"}}),
+        ),
         t.grant("UploadGrant", "form-once", json!({"mode": "PostForm"})),
-        t.grant("DownloadGrant", "cache", json!({"response": {"cacheControl": "no-store"}})),
+        t.grant(
+            "DownloadGrant",
+            "cache",
+            json!({"response": {"cacheControl": "no-store"}}),
+        ),
         t.grant("DownloadGrant", "version", json!({"version": "3/L4kqtJlcpXroDTDmJ"})),
     ]);
     for (grant, part) in [
@@ -171,7 +218,10 @@ fn with_workload_identity() {
     let long = t.reason("ug/long", "ExpirationTooLong");
     assert!(message(&long).contains("43200"), "{}", message(&long));
     let key = t.mount("up");
-    let headers: Vec<_> = key.files["headers"].lines().filter_map(|l| l.split_once(": ")).collect();
+    let headers: Vec<_> = key.files["headers"]
+        .lines()
+        .filter_map(|l| l.split_once(": "))
+        .collect();
     let question = json!({
         "op": "verify", "key_file": KEY, "account": ACCOUNT, "url": key.files["url"], "method": "PUT", "headers": headers,
         "now": jiff::Timestamp::now().as_second(),
@@ -180,7 +230,10 @@ fn with_workload_identity() {
     assert_eq!(key.upload(&t.file("f", b"bytes")).0, 200);
     t.reason("ug/up", "Completed");
     let log = operator.log_text();
-    assert!(!log.contains("ya29.marker") && !log.contains("X-Goog-Signature"), "something leaked");
+    assert!(
+        !log.contains("ya29.marker") && !log.contains("X-Goog-Signature"),
+        "something leaked"
+    );
     assert_eq!(fake.count("/token"), 1);
 }
 
@@ -191,11 +244,18 @@ fn bad_secrets() {
     let _operator = t.operator();
     let said = |n: usize, data: Value| {
         let name = format!("{}-{n}", t.name());
-        let (mut secret, mut own) = (t.credentials("", ""), store(&t, json!({"credentials": {"secretRef": {"name": name}}})));
+        let (mut secret, mut own) = (
+            t.credentials("", ""),
+            store(&t, json!({"credentials": {"secretRef": {"name": name}}})),
+        );
         secret["stringData"] = data;
         secret["metadata"]["name"] = name.clone().into();
         own["metadata"]["name"] = name.clone().into();
-        let grant = t.grant("UploadGrant", &name, json!({"storeRef": {"kind": "ClusterObjectStore", "name": name}}));
+        let grant = t.grant(
+            "UploadGrant",
+            &name,
+            json!({"storeRef": {"kind": "ClusterObjectStore", "name": name}}),
+        );
         t.apply(&[secret, own, grant]);
         message(&t.reason(&format!("ug/{name}"), "CredentialsInvalid"))
     };
@@ -203,7 +263,10 @@ fn bad_secrets() {
         (json!({"AWS_ACCESS_KEY_ID": "marker"}), "credentials.json"),
         (json!({"credentials.json": "marker"}), "not the JSON"),
         (json!({"credentials.json": KEY, "key.json": KEY}), "mean the same"),
-        (json!({"credentials.json": KEY.replace("service_account", "external_account")}), "another type"),
+        (
+            json!({"credentials.json": KEY.replace("service_account", "external_account")}),
+            "another type",
+        ),
     ];
     for (n, (data, part)) in cases.into_iter().enumerate() {
         let message = said(n, data);
@@ -227,7 +290,12 @@ fn offline() {
             // Nobody is there.
             None => command.env("GCE_METADATA_HOST", "127.0.0.1:9"),
         };
-        process::run(command, format!("{own}\n---\n{grant}\n").as_bytes(), Duration::from_secs(30)).unwrap()
+        process::run(
+            command,
+            format!("{own}\n---\n{grant}\n").as_bytes(),
+            Duration::from_secs(30),
+        )
+        .unwrap()
     };
     let signed = sign(Some(&file));
     assert!(signed.status.success(), "{}", signed.stderr);
@@ -238,7 +306,11 @@ fn offline() {
     });
     assert_eq!(google::ask(question, &[]).unwrap().0["why"], "");
     let none = sign(None);
-    assert!(!none.status.success() && none.stderr.contains("GOOGLE_APPLICATION_CREDENTIALS"), "{}", none.stderr);
+    assert!(
+        !none.status.success() && none.stderr.contains("GOOGLE_APPLICATION_CREDENTIALS"),
+        "{}",
+        none.stderr
+    );
 }
 
 /// Pub/Sub's push, as the bucket's notifications come.
@@ -260,7 +332,8 @@ fn completion_by_notification() {
     std::thread::sleep(Duration::from_secs(7));
     assert_eq!(t.mount("up").upload(&t.file("f", b"bytes")).0, 200);
     let generation = SERVER.describe(t.name(), &t.key("up")).unwrap().unwrap()["generation"].clone();
-    let data = base64::prelude::BASE64_STANDARD.encode(json!({"kind": "storage#object", "name": t.key("up")}).to_string());
+    let data =
+        base64::prelude::BASE64_STANDARD.encode(json!({"kind": "storage#object", "name": t.key("up")}).to_string());
     let push = json!({
         "message": {
             "attributes": {
@@ -272,7 +345,14 @@ fn completion_by_notification() {
         "subscription": "projects/p/subscriptions/valet",
     });
     let mut command = process::clean(Command::new("curl"));
-    command.args(["--silent", "--fail", "--header", "Authorization: Bearer 0123456789abcdef0123456789abcdef", "--data-binary", "@-"]);
+    command.args([
+        "--silent",
+        "--fail",
+        "--header",
+        "Authorization: Bearer 0123456789abcdef0123456789abcdef",
+        "--data-binary",
+        "@-",
+    ]);
     command.arg(format!("http://{address}/notifications"));
     let sent = process::run(command, push.to_string().as_bytes(), SOON).unwrap();
     assert!(sent.status.success(), "{}", sent.stderr);

@@ -27,11 +27,16 @@ pub fn good(call: &Call) -> Reply {
     match call.path.as_str() {
         path if path.ends_with("/default/token") => {
             assert_eq!(call.header("metadata-flavor"), Some("Google"));
-            Reply::json(200, json!({"access_token": "ya29.marker", "expires_in": 3599, "token_type": "Bearer"}))
+            Reply::json(
+                200,
+                json!({"access_token": "ya29.marker", "expires_in": 3599, "token_type": "Bearer"}),
+            )
         }
         path if path.ends_with("/default/email") => Reply::text(200, ACCOUNT),
         path if path.ends_with(":signBlob") => {
-            let payload = BASE64_STANDARD.decode(call.json()["payload"].as_str().unwrap()).unwrap();
+            let payload = BASE64_STANDARD
+                .decode(call.json()["payload"].as_str().unwrap())
+                .unwrap();
             let signature = BASE64_STANDARD.encode(key().sign(&payload).unwrap());
             Reply::json(200, json!({"keyId": "k", "signedBlob": signature}))
         }
@@ -63,10 +68,26 @@ async fn google_signs_what_a_key_would() {
         assert_eq!(theirs.form.unwrap().expose(), ours.form.unwrap().expose());
     }
     // One call a signature, and one for the token and the account's name for all of them.
-    let sign = fake.calls().into_iter().find(|c| c.path.ends_with(":signBlob")).unwrap();
-    assert_eq!(sign.path, format!("/v1/projects/-/serviceAccounts/{}:signBlob", ACCOUNT.replace('@', "%40")));
-    assert_eq!((sign.method.as_str(), sign.header("authorization")), ("POST", Some("Bearer ya29.marker")));
-    assert_eq!((fake.count(":signBlob"), fake.count("/token"), fake.count("/email")), (6, 1, 1));
+    let sign = fake
+        .calls()
+        .into_iter()
+        .find(|c| c.path.ends_with(":signBlob"))
+        .unwrap();
+    assert_eq!(
+        sign.path,
+        format!(
+            "/v1/projects/-/serviceAccounts/{}:signBlob",
+            ACCOUNT.replace('@', "%40")
+        )
+    );
+    assert_eq!(
+        (sign.method.as_str(), sign.header("authorization")),
+        ("POST", Some("Bearer ya29.marker"))
+    );
+    assert_eq!(
+        (fake.count(":signBlob"), fake.count("/token"), fake.count("/email")),
+        (6, 1, 1)
+    );
 }
 
 #[tokio::test]
@@ -74,9 +95,20 @@ async fn another_account_signs_where_the_store_says_so() {
     let fake = Fake::start(|call, _| good(call));
     let settings = json!({"credentials": {"signAs": "other@p.iam.gserviceaccount.com"}});
     let gcs = store(settings, metadata(&fake), Some(&fake.url()));
-    let signed = gcs.sign(&request("a", upload(UploadMode::Put, Overwrite::Forbid))).await.unwrap();
-    assert!(signed.url.expose().contains("X-Goog-Credential=other%40p.iam.gserviceaccount.com%2F20260102%2F"));
-    assert_eq!(fake.count("/serviceAccounts/other%40p.iam.gserviceaccount.com:signBlob"), 1);
+    let signed = gcs
+        .sign(&request("a", upload(UploadMode::Put, Overwrite::Forbid)))
+        .await
+        .unwrap();
+    assert!(
+        signed
+            .url
+            .expose()
+            .contains("X-Goog-Credential=other%40p.iam.gserviceaccount.com%2F20260102%2F")
+    );
+    assert_eq!(
+        fake.count("/serviceAccounts/other%40p.iam.gserviceaccount.com:signBlob"),
+        1
+    );
     assert_eq!(fake.count("/email"), 0);
 }
 
@@ -89,9 +121,14 @@ async fn a_key_asks_for_a_token() {
             let assertion = body.split("&assertion=").nth(1).unwrap();
             assert!(body.starts_with("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&"));
             let parts: Vec<_> = assertion.split('.').collect();
-            let read = |part: &str| -> Value { serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap() };
+            let read = |part: &str| -> Value {
+                serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+            };
             let (header, claims) = (read(parts[0]), read(parts[1]));
-            assert_eq!((header["alg"].as_str(), header["kid"].as_str()), (Some("RS256"), Some("f".repeat(40).as_str())));
+            assert_eq!(
+                (header["alg"].as_str(), header["kid"].as_str()),
+                (Some("RS256"), Some("f".repeat(40).as_str()))
+            );
             assert_eq!(claims["iss"], ACCOUNT);
             assert_eq!(claims["aud"], format!("http://{}/token", call.header("host").unwrap()));
             assert_eq!(claims["scope"], "https://www.googleapis.com/auth/cloud-platform");
@@ -100,7 +137,10 @@ async fn a_key_asks_for_a_token() {
             // The signature is the key's: PKCS #1 v1.5 signs alike each time.
             let signature = key().sign(format!("{}.{}", parts[0], parts[1]).as_bytes()).unwrap();
             assert_eq!(parts[2], BASE64_URL_SAFE_NO_PAD.encode(signature));
-            Reply::json(200, json!({"access_token": "ya29.marker", "expires_in": 3599, "token_type": "Bearer"}))
+            Reply::json(
+                200,
+                json!({"access_token": "ya29.marker", "expires_in": 3599, "token_type": "Bearer"}),
+            )
         }
         _ => good(call),
     });
@@ -109,7 +149,9 @@ async fn a_key_asks_for_a_token() {
     let settings = json!({"credentials": {"signAs": "other@p.iam.gserviceaccount.com"}});
     let gcs = store(settings, Source::Key(Arc::new(key)), Some(&fake.url()));
     for _ in 0..2 {
-        gcs.sign(&request("a", upload(UploadMode::Put, Overwrite::Forbid))).await.unwrap();
+        gcs.sign(&request("a", upload(UploadMode::Put, Overwrite::Forbid)))
+            .await
+            .unwrap();
     }
     assert_eq!((fake.count("/token"), fake.count(":signBlob")), (1, 2));
 }
@@ -122,17 +164,34 @@ async fn another_issuers_token_is_taken() {
     let fake = Fake::start(|call, _| match call.path.as_str() {
         "/v1/token" => {
             let body = String::from_utf8(call.body.clone()).unwrap();
-            let field = |name: &str| body.split('&').find_map(|p| p.strip_prefix(&format!("{name}="))).unwrap().to_owned();
-            assert_eq!(field("audience"), "%2F%2Fiam.googleapis.com%2Fprojects%2F1%2Flocations%2Fglobal");
-            assert_eq!(field("subject_token_type"), "urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt");
+            let field = |name: &str| {
+                body.split('&')
+                    .find_map(|p| p.strip_prefix(&format!("{name}=")))
+                    .unwrap()
+                    .to_owned()
+            };
+            assert_eq!(
+                field("audience"),
+                "%2F%2Fiam.googleapis.com%2Fprojects%2F1%2Flocations%2Fglobal"
+            );
+            assert_eq!(
+                field("subject_token_type"),
+                "urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt"
+            );
             let federated = format!("federated-{}", field("subject_token"));
-            Reply::json(200, json!({"access_token": federated, "expires_in": 3600, "token_type": "Bearer"}))
+            Reply::json(
+                200,
+                json!({"access_token": federated, "expires_in": 3600, "token_type": "Bearer"}),
+            )
         }
         path if path.ends_with(":generateAccessToken") => {
             let bearer = call.header("authorization").unwrap().replace("federated", "accounts");
             // About to end, so that each signature asks anew.
             let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
-            Reply::json(200, json!({"accessToken": bearer.trim_start_matches("Bearer "), "expireTime": ends.to_string()}))
+            Reply::json(
+                200,
+                json!({"accessToken": bearer.trim_start_matches("Bearer "), "expireTime": ends.to_string()}),
+            )
         }
         _ => good(call),
     });
@@ -143,11 +202,18 @@ async fn another_issuers_token_is_taken() {
         "credential_source": {"file": token},
     });
     let file = scratch.write("configuration.json", configuration.to_string()).unwrap();
-    let of = |file: std::path::PathBuf| from_environment(|name| (name == "GOOGLE_APPLICATION_CREDENTIALS").then(|| file.display().to_string()));
+    let of = |file: std::path::PathBuf| {
+        from_environment(|name| (name == "GOOGLE_APPLICATION_CREDENTIALS").then(|| file.display().to_string()))
+    };
     let gcs = store(json!({}), of(file.clone()), Some(&fake.url()));
     let put = request("a", upload(UploadMode::Put, Overwrite::Forbid));
     let signed = gcs.sign(&put).await.unwrap();
-    assert!(signed.url.expose().contains("X-Goog-Credential=test-iam-credentials%40"));
+    assert!(
+        signed
+            .url
+            .expose()
+            .contains("X-Goog-Credential=test-iam-credentials%40")
+    );
     scratch.write("token", "second").unwrap();
     gcs.sign(&put).await.unwrap();
     let presented: Vec<_> = fake
@@ -164,18 +230,32 @@ async fn another_issuers_token_is_taken() {
     assert!(said.contains("cannot be read") && !said.contains("accounts-"), "{said}");
     for (bend, part) in [
         (json!({"token_url": "http://marker.example/"}), "token_url"),
-        (json!({"credential_source": {"url": "http://marker/"}}), "elsewhere than a file"),
+        (
+            json!({"credential_source": {"url": "http://marker/"}}),
+            "elsewhere than a file",
+        ),
         (json!({"audience": null}), "no configuration"),
         (json!({"type": "marker"}), "service_account"),
     ] {
         let mut configuration = configuration.clone();
         crate::world::merge(&mut configuration, bend);
-        configuration["credential_source"].as_object_mut().unwrap().retain(|name, _| part != "elsewhere than a file" || name != "file");
+        configuration["credential_source"]
+            .as_object_mut()
+            .unwrap()
+            .retain(|name, _| part != "elsewhere than a file" || name != "file");
         scratch.write("configuration.json", configuration.to_string()).unwrap();
-        let said = store(json!({}), of(file.clone()), None).credentials_expire().await.unwrap_err().to_string();
+        let said = store(json!({}), of(file.clone()), None)
+            .credentials_expire()
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(said.contains(part) && !said.contains("marker"), "{said}");
     }
     let none = from_environment(|name| (name == "GOOGLE_APPLICATION_CREDENTIALS").then(|| "/nowhere".into()));
-    let said = store(json!({}), none, None).credentials_expire().await.unwrap_err().to_string();
+    let said = store(json!({}), none, None)
+        .credentials_expire()
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(said.contains("cannot be read"), "{said}");
 }

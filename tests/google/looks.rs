@@ -35,7 +35,9 @@ async fn look(reply: Reply) -> ObjectFact {
 }
 
 fn http_date(t: Timestamp) -> String {
-    t.to_zoned(jiff::tz::TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    t.to_zoned(jiff::tz::TimeZone::UTC)
+        .strftime("%a, %d %b %Y %H:%M:%S GMT")
+        .to_string()
 }
 
 #[tokio::test]
@@ -68,9 +70,16 @@ async fn an_object_is_described() {
     assert!((88..=95).contains(&age), "{age}");
 
     // Asked by a signature of a minute, and by nothing that is of use elsewhere.
-    let [call] = &fake.calls()[..] else { panic!("one request") };
+    let [call] = &fake.calls()[..] else {
+        panic!("one request")
+    };
     assert_eq!(call.method, "HEAD");
-    assert!(call.path.starts_with("/media/a/%C3%BC?X-Goog-Algorithm=GOOG4-RSA-SHA256&"), "{}", call.path);
+    assert!(
+        call.path
+            .starts_with("/media/a/%C3%BC?X-Goog-Algorithm=GOOG4-RSA-SHA256&"),
+        "{}",
+        call.path
+    );
     assert!(call.path.contains("&X-Goog-Expires=60&") && call.header("authorization").is_none());
 }
 
@@ -93,7 +102,9 @@ async fn other_answers() {
         }
     }
     // Nothing is said of it, and nothing is made up.
-    let ObjectFact::Present { object, modified_at } = look(Reply::Answer(200, vec![("x-goog-hash", "=,md5".into())], String::new())).await else {
+    let ObjectFact::Present { object, modified_at } =
+        look(Reply::Answer(200, vec![("x-goog-hash", "=,md5".into())], String::new())).await
+    else {
         panic!("it is there");
     };
     assert_eq!((object.version, object.checksum_md5, modified_at), (None, None, None));
@@ -157,7 +168,13 @@ async fn a_store_that_obeys_unsigned_headers() {
     let (probed, gcs, _) = probe(|_, _| Reply::text(404, &xml("NoSuchKey"))).await;
     assert_eq!(probed.refuses_unsigned, Some(false));
     assert!(!gcs.capabilities().enforced.contains(&Capability::SignedHeadersOnly));
-    assert!(gcs.capabilities().post_form.as_ref().unwrap().contains(&Capability::SignedHeadersOnly));
+    assert!(
+        gcs.capabilities()
+            .post_form
+            .as_ref()
+            .unwrap()
+            .contains(&Capability::SignedHeadersOnly)
+    );
 }
 
 /// One that passes over the header wrote an empty object, which is taken away again.
@@ -216,6 +233,10 @@ async fn clocks_that_differ() {
         };
         let (probed, ..) = probe(answer).await;
         assert_eq!(probed.skew.is_some(), told, "{ahead}: {:?}", probed.skew);
-        assert!(probed.skew.is_none_or(|s| (s.as_secs() - ahead).abs() <= 2), "{:?}", probed.skew);
+        assert!(
+            probed.skew.is_none_or(|s| (s.as_secs() - ahead).abs() <= 2),
+            "{:?}",
+            probed.skew
+        );
     }
 }

@@ -23,7 +23,11 @@ fn now(later: i64) -> i64 {
 }
 
 fn why(check: &Value) -> Option<String> {
-    let op = if check.get("fields").is_some() { "verify_form" } else { "verify" };
+    let op = if check.get("fields").is_some() {
+        "verify_form"
+    } else {
+        "verify"
+    };
     let mut question = check.clone();
     question["op"] = op.into();
     let (answer, _) = google::ask(question, &[]).unwrap();
@@ -35,7 +39,13 @@ fn encoded(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
     let bytes = name.bytes();
     bytes
-        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
         .collect()
 }
 
@@ -45,18 +55,40 @@ fn by_google(method: &str, name: &str, headers: &[(String, String)], query: Valu
         "resource": format!("/media/{}", encoded(name)), "headers": headers, "query": query, "expires": 3600,
         "timestamp": "20260102T030405Z",
     });
-    google::ask(question, &[]).unwrap().0["url"].as_str().unwrap().to_owned()
+    google::ask(question, &[]).unwrap().0["url"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[tokio::test]
 async fn googles_own_client_signs_the_same_urls() {
     let gcs = valets();
-    for name in ["a", "a/b.png", NAME, "a b", "日本語/ファイル.txt", "a'b\"c<d>{e}|f^g`h", "a/.b/..c/d."] {
-        let put = gcs.sign(&request(name, upload(UploadMode::Put, Overwrite::Forbid))).await.unwrap();
-        assert_eq!(put.url.expose(), by_google("PUT", name, &put.headers, json!([])), "{name}");
-        let get = gcs.sign(&request(name, download(Some("1700000000000000")))).await.unwrap();
+    for name in [
+        "a",
+        "a/b.png",
+        NAME,
+        "a b",
+        "日本語/ファイル.txt",
+        "a'b\"c<d>{e}|f^g`h",
+        "a/.b/..c/d.",
+    ] {
+        let put = gcs
+            .sign(&request(name, upload(UploadMode::Put, Overwrite::Forbid)))
+            .await
+            .unwrap();
+        assert_eq!(
+            put.url.expose(),
+            by_google("PUT", name, &put.headers, json!([])),
+            "{name}"
+        );
+        let get = gcs
+            .sign(&request(name, download(Some("1700000000000000"))))
+            .await
+            .unwrap();
         let query = json!([
-            ["generation", "1700000000000000"], ["response-content-type", "text/csv"],
+            ["generation", "1700000000000000"],
+            ["response-content-type", "text/csv"],
             ["response-content-disposition", "attachment; filename=\"a b.csv\""],
         ]);
         assert_eq!(get.url.expose(), by_google("GET", name, &[], query), "{name}");
@@ -66,7 +98,10 @@ async fn googles_own_client_signs_the_same_urls() {
 #[tokio::test]
 async fn googles_own_client_signs_the_same_forms() {
     for name in ["a/b.png", NAME] {
-        let form = valets().sign(&request(name, upload(UploadMode::PostForm, Overwrite::Allow))).await.unwrap();
+        let form = valets()
+            .sign(&request(name, upload(UploadMode::PostForm, Overwrite::Allow)))
+            .await
+            .unwrap();
         let question = json!({
             "op": "sign_form", "key_file": KEY, "bucket": "media", "key": name, "expires": 3600, "timestamp": "20260102T030405Z",
             "conditions": [["content-length-range", 3, 9]], "fields": [["Content-Type", "text/plain; charset=utf-8"]],
@@ -82,7 +117,10 @@ async fn googles_own_client_signs_the_same_forms() {
             let (_, text) = fields.iter().find(|(name, _)| name == "policy").unwrap();
             let bytes = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, text).unwrap();
             let mut policy: Value = serde_json::from_slice(&bytes).unwrap();
-            policy["conditions"].as_array_mut().unwrap().sort_by_key(ToString::to_string);
+            policy["conditions"]
+                .as_array_mut()
+                .unwrap()
+                .sort_by_key(ToString::to_string);
             policy
         };
         assert_eq!(policy(&fields), policy(&theirs), "{name}");
@@ -116,7 +154,10 @@ fn header(check: &mut Value, name: &str, value: Option<&str>) {
 #[tokio::test]
 async fn a_bent_url_is_refused() {
     let gcs = valets();
-    let put = gcs.sign(&request(NAME, upload(UploadMode::Put, Overwrite::Forbid))).await.unwrap();
+    let put = gcs
+        .sign(&request(NAME, upload(UploadMode::Put, Overwrite::Forbid)))
+        .await
+        .unwrap();
     let good = check(&put.url, "PUT", &put.headers);
     assert_eq!(why(&good), None);
     // The checker takes what Google's client signs, too.
@@ -135,9 +176,13 @@ async fn a_bent_url_is_refused() {
         ("another key", |c| swap(c, "tenants/web/", "tenants/web2/")),
         ("another spelling of the key", |c| swap(c, "%252F", "%2F")),
         ("another bucket", |c| swap(c, ".com/media/", ".com/other/")),
-        ("another host", |c| swap(c, "storage.googleapis.com", "storage.example.com")),
+        ("another host", |c| {
+            swap(c, "storage.googleapis.com", "storage.example.com")
+        }),
         ("a later end", |c| swap(c, "X-Goog-Expires=3600", "X-Goog-Expires=7200")),
-        ("a later beginning", |c| swap(c, "X-Goog-Date=20260102T030405Z", "X-Goog-Date=20260102T040405Z")),
+        ("a later beginning", |c| {
+            swap(c, "X-Goog-Date=20260102T030405Z", "X-Goog-Date=20260102T040405Z")
+        }),
         ("after its end", |c| c["now"] = now(3600).into()),
         ("long before its beginning", |c| c["now"] = now(-3600).into()),
         ("another signature", |c| {
@@ -151,22 +196,38 @@ async fn a_bent_url_is_refused() {
         }),
         ("another account", |c| swap(c, "test-iam-credentials", "someone-else")),
         ("another scope", |c| swap(c, "%2Fauto%2F", "%2Feu%2F")),
-        ("another algorithm", |c| swap(c, "GOOG4-RSA-SHA256", "GOOG4-HMAC-SHA256")),
+        ("another algorithm", |c| {
+            swap(c, "GOOG4-RSA-SHA256", "GOOG4-HMAC-SHA256")
+        }),
         ("another content type", |c| header(c, "content-type", Some("text/html"))),
         ("no content type", |c| header(c, "content-type", None)),
-        ("another range of sizes", |c| header(c, "x-goog-content-length-range", Some("0,999"))),
+        ("another range of sizes", |c| {
+            header(c, "x-goog-content-length-range", Some("0,999"))
+        }),
         ("no range of sizes", |c| header(c, "x-goog-content-length-range", None)),
-        ("another precondition", |c| header(c, "x-goog-if-generation-match", Some("7"))),
+        ("another precondition", |c| {
+            header(c, "x-goog-if-generation-match", Some("7"))
+        }),
         ("no precondition", |c| header(c, "x-goog-if-generation-match", None)),
-        ("a copy source that nobody signed", |c| header(c, "x-goog-copy-source", Some("media/secret"))),
-        ("the same in Amazon's words", |c| header(c, "x-amz-copy-source", Some("media/secret"))),
-        ("an ACL that nobody signed", |c| header(c, "x-goog-acl", Some("public-read"))),
+        ("a copy source that nobody signed", |c| {
+            header(c, "x-goog-copy-source", Some("media/secret"))
+        }),
+        ("the same in Amazon's words", |c| {
+            header(c, "x-amz-copy-source", Some("media/secret"))
+        }),
+        ("an ACL that nobody signed", |c| {
+            header(c, "x-goog-acl", Some("public-read"))
+        }),
         ("fewer signed headers", |c| {
             swap(c, "%3Bx-goog-if-generation-match", "");
             header(c, "x-goog-if-generation-match", None);
         }),
-        ("one parameter more", |c| swap(c, "&X-Goog-Signature", "&userProject=p&X-Goog-Signature")),
-        ("a parameter twice", |c| swap(c, "&X-Goog-Signature", "&X-Goog-Expires=9&X-Goog-Signature")),
+        ("one parameter more", |c| {
+            swap(c, "&X-Goog-Signature", "&userProject=p&X-Goog-Signature")
+        }),
+        ("a parameter twice", |c| {
+            swap(c, "&X-Goog-Signature", "&X-Goog-Expires=9&X-Goog-Signature")
+        }),
         ("too small a file", |c| c["size"] = 2.into()),
         ("too large a file", |c| c["size"] = 10.into()),
         ("an object that is there", |c| c["exists"] = true.into()),
@@ -177,11 +238,16 @@ async fn a_bent_url_is_refused() {
         assert!(why(&bent).is_some(), "{what} was taken");
     }
 
-    let get = gcs.sign(&request(NAME, download(Some("1700000000000000")))).await.unwrap();
+    let get = gcs
+        .sign(&request(NAME, download(Some("1700000000000000"))))
+        .await
+        .unwrap();
     let good = check(&get.url, "GET", &get.headers);
     assert_eq!(why(&good), None);
     let bends: &[(&str, Bend)] = &[
-        ("another version", |c| swap(c, "generation=1700000000000000", "generation=1700000000000001")),
+        ("another version", |c| {
+            swap(c, "generation=1700000000000000", "generation=1700000000000001")
+        }),
         ("no version", |c| swap(c, "&generation=1700000000000000", "")),
         ("another answer", |c| swap(c, "text%2Fcsv", "text%2Fhtml")),
         ("an upload", |c| c["method"] = "PUT".into()),
@@ -202,13 +268,19 @@ fn field(check: &mut Value, name: &str, value: Option<&str>) {
 #[tokio::test]
 async fn a_bent_form_is_refused() {
     let gcs = valets();
-    let form = gcs.sign(&request(NAME, upload(UploadMode::PostForm, Overwrite::Allow))).await.unwrap();
+    let form = gcs
+        .sign(&request(NAME, upload(UploadMode::PostForm, Overwrite::Allow)))
+        .await
+        .unwrap();
     let fields = form.form.unwrap();
     let good = json!({
         "key_file": KEY, "account": ACCOUNT, "fields": fields.expose(), "bucket": "media", "now": now(1800), "size": 5,
     });
     assert_eq!(why(&good), None);
-    let another = gcs.sign(&request("another", upload(UploadMode::PostForm, Overwrite::Allow))).await.unwrap();
+    let another = gcs
+        .sign(&request("another", upload(UploadMode::PostForm, Overwrite::Allow)))
+        .await
+        .unwrap();
     let others = another.form.unwrap();
     let others = |name: &str| others.expose().iter().find(|(n, _)| n == name).unwrap().1.clone();
     let (policy, signature) = (others("policy"), others("x-goog-signature"));
@@ -217,25 +289,55 @@ async fn a_bent_form_is_refused() {
     let bends: Vec<(&str, Bend<'_>)> = vec![
         ("another key", Box::new(|c| field(c, "key", Some("another")))),
         ("another bucket", Box::new(|c| c["bucket"] = "other".into())),
-        ("another content type", Box::new(|c| field(c, "Content-Type", Some("text/html")))),
+        (
+            "another content type",
+            Box::new(|c| field(c, "Content-Type", Some("text/html"))),
+        ),
         ("no content type", Box::new(|c| field(c, "Content-Type", None))),
         ("a field more", Box::new(|c| field(c, "acl", Some("public-read")))),
         ("metadata", Box::new(|c| field(c, "x-goog-meta-owner", Some("me")))),
-        ("a redirect", Box::new(|c| field(c, "success_action_redirect", Some("http://x/")))),
-        ("a key more", Box::new(|c| c["fields"].as_array_mut().unwrap().push(json!(["Key", "another"])))),
+        (
+            "a redirect",
+            Box::new(|c| field(c, "success_action_redirect", Some("http://x/"))),
+        ),
+        (
+            "a key more",
+            Box::new(|c| c["fields"].as_array_mut().unwrap().push(json!(["Key", "another"]))),
+        ),
         ("too small a file", Box::new(|c| c["size"] = 2.into())),
         ("too large a file", Box::new(|c| c["size"] = 10.into())),
         ("after its end", Box::new(|c| c["now"] = now(3600).into())),
         ("another policy", Box::new(|c| field(c, "policy", Some(&policy)))),
-        ("another signature", Box::new(|c| field(c, "x-goog-signature", Some(&signature)))),
-        ("both of another form", Box::new(|c| {
-            field(c, "policy", Some(&policy));
-            field(c, "x-goog-signature", Some(&signature));
-        })),
+        (
+            "another signature",
+            Box::new(|c| field(c, "x-goog-signature", Some(&signature))),
+        ),
+        (
+            "both of another form",
+            Box::new(|c| {
+                field(c, "policy", Some(&policy));
+                field(c, "x-goog-signature", Some(&signature));
+            }),
+        ),
         ("no signature", Box::new(|c| field(c, "x-goog-signature", None))),
-        ("another account", Box::new(|c| field(c, "x-goog-credential", Some("someone@else/20260102/auto/storage/goog4_request")))),
-        ("another date", Box::new(|c| field(c, "x-goog-date", Some("20260103T030405Z")))),
-        ("another algorithm", Box::new(|c| field(c, "x-goog-algorithm", Some("GOOG4-HMAC-SHA256")))),
+        (
+            "another account",
+            Box::new(|c| {
+                field(
+                    c,
+                    "x-goog-credential",
+                    Some("someone@else/20260102/auto/storage/goog4_request"),
+                )
+            }),
+        ),
+        (
+            "another date",
+            Box::new(|c| field(c, "x-goog-date", Some("20260103T030405Z"))),
+        ),
+        (
+            "another algorithm",
+            Box::new(|c| field(c, "x-goog-algorithm", Some("GOOG4-HMAC-SHA256"))),
+        ),
     ];
     for (what, bend) in bends {
         let mut bent = good.clone();

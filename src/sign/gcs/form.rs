@@ -38,7 +38,10 @@ pub struct Unsigned {
 ///
 /// # Errors
 /// [`SignError::Refused`] for what no form can enforce; the judgement does not let such a grant come here.
-pub fn conditions(key: &str, constraints: &UploadConstraints) -> Result<(Vec<(String, String)>, LengthRange), SignError> {
+pub fn conditions(
+    key: &str,
+    constraints: &UploadConstraints,
+) -> Result<(Vec<(String, String)>, LengthRange), SignError> {
     let UploadConstraints {
         content_type,
         content_length,
@@ -54,7 +57,9 @@ pub fn conditions(key: &str, constraints: &UploadConstraints) -> Result<(Vec<(St
         return refused("Google Cloud Storage checks no SHA-256".into());
     }
     if key.contains(FILE_NAME) {
-        return refused(format!("a form's key may not contain {FILE_NAME}, which stores replace"));
+        return refused(format!(
+            "a form's key may not contain {FILE_NAME}, which stores replace"
+        ));
     }
     let range = match (content_length, content_length_range) {
         (None, None) => LengthRange {

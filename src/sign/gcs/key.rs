@@ -55,12 +55,20 @@ impl ServiceAccountKey {
         match file.kind.as_deref() {
             Some("service_account") => {}
             Some(
-                "external_account" | "external_account_authorized_user" | "authorized_user"
+                "external_account"
+                | "external_account_authorized_user"
+                | "authorized_user"
                 | "impersonated_service_account",
             ) => {
-                return Err("is of another type than service_account, and has no key to sign with; make a key with: gcloud iam service-accounts keys create");
+                return Err(
+                    "is of another type than service_account, and has no key to sign with; make a key with: gcloud iam service-accounts keys create",
+                );
             }
-            _ => return Err("has no \"type\": \"service_account\"; use what gcloud iam service-accounts keys create writes"),
+            _ => {
+                return Err(
+                    "has no \"type\": \"service_account\"; use what gcloud iam service-accounts keys create writes",
+                );
+            }
         }
         let email = file.client_email.unwrap_or_default();
         if !email.bytes().all(|b| b.is_ascii_graphic() && b != b'/') || !email.contains('@') {
@@ -118,7 +126,10 @@ mod tests {
     #[test]
     fn a_key_is_read_and_not_shown() {
         let key = ServiceAccountKey::parse(KEY.as_bytes()).unwrap();
-        assert_eq!(key.email, "test-iam-credentials@dummy-project-id.iam.gserviceaccount.com");
+        assert_eq!(
+            key.email,
+            "test-iam-credentials@dummy-project-id.iam.gserviceaccount.com"
+        );
         assert_eq!(key.token_uri, "https://oauth2.googleapis.com/token");
         assert_eq!(
             format!("{key:?}"),
@@ -139,15 +150,27 @@ mod tests {
             (says(&|f| f["private_key"] = Value::Null), "no private_key"),
             (says(&|f| f["private_key"] = json!("marker")), "PKCS #8"),
             (
-                says(&|f| f["private_key"] = json!("-----BEGIN PRIVATE KEY-----\nbWFya2Vy\n-----END PRIVATE KEY-----\n")),
+                says(&|f| {
+                    f["private_key"] = json!("-----BEGIN PRIVATE KEY-----\nbWFya2Vy\n-----END PRIVATE KEY-----\n")
+                }),
                 "no RSA key",
             ),
-            (says(&|f| f["token_uri"] = json!("http://marker.example/token")), "not https"),
+            (
+                says(&|f| f["token_uri"] = json!("http://marker.example/token")),
+                "not https",
+            ),
             (says(&|f| *f = json!(["marker"])), "not the JSON"),
         ] {
-            assert!(said.contains(part) && !said.contains("marker") && !said.contains("bWFya2Vy"), "{said}");
+            assert!(
+                said.contains(part) && !said.contains("marker") && !said.contains("bWFya2Vy"),
+                "{said}"
+            );
         }
-        assert!(ServiceAccountKey::parse(b"{\"private_key\": \"marker").unwrap_err().contains("not the JSON"));
+        assert!(
+            ServiceAccountKey::parse(b"{\"private_key\": \"marker")
+                .unwrap_err()
+                .contains("not the JSON")
+        );
         assert!(bent(|f| f["token_uri"] = json!("http://127.0.0.1:1/token")).is_ok());
     }
 }

@@ -103,7 +103,9 @@ impl Pen {
             }
             401 => {
                 tokens.forget().await;
-                Err(unreachable(format!("{WHOM} did not take the token; a new one is tried next")))
+                Err(unreachable(format!(
+                    "{WHOM} did not take the token; a new one is tried next"
+                )))
             }
             status => Err(SignError::Credentials {
                 reason: Reason::CredentialsRefused,

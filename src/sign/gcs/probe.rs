@@ -68,10 +68,16 @@ fn code(answer: &Answer) -> &str {
 /// What an answer to a read of what is not there says of the store.
 fn finding(answer: &Answer, bucket: &str) -> Finding {
     let refused = |code: &str| {
-        let said = if code.is_empty() { String::new() } else { format!(" ({code})") };
+        let said = if code.is_empty() {
+            String::new()
+        } else {
+            format!(" ({code})")
+        };
         Finding::Broken(
             Reason::CredentialsRefused,
-            format!("the store does not take what the account signs{said}; is its key deleted or disabled, or the account? put a good key into the Secret of spec.gcs.credentials"),
+            format!(
+                "the store does not take what the account signs{said}; is its key deleted or disabled, or the account? put a good key into the Secret of spec.gcs.credentials"
+            ),
         )
     };
     match (answer.status, code(answer)) {
@@ -81,17 +87,36 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
         ),
         (_, "RequestTimeTooSkewed" | "ExpiredToken") => Finding::Broken(
             Reason::ClockSkewed,
-            "the store's clock and the operator's differ by more than it tolerates; set the clocks right (NTP)".into(),
+            "the store's clock and the operator's differ by more than it tolerates; set the clocks right (NTP)"
+                .into(),
         ),
-        (_, code @ ("SignatureDoesNotMatch" | "InvalidSecurity" | "InvalidAccessKeyId" | "AuthenticationRequired" | "InvalidAuthentication")) => refused(code),
+        (
+            _,
+            code @ ("SignatureDoesNotMatch"
+            | "InvalidSecurity"
+            | "InvalidAccessKeyId"
+            | "AuthenticationRequired"
+            | "InvalidAuthentication"),
+        ) => refused(code),
         (401, code) => refused(code),
-        (_, code @ ("UserProjectMissing" | "UserProjectInvalid" | "UserProjectAccessDenied" | "AccountProblem" | "UserProjectAccountProblem")) => Finding::Broken(
+        (
+            _,
+            code @ ("UserProjectMissing"
+            | "UserProjectInvalid"
+            | "UserProjectAccessDenied"
+            | "AccountProblem"
+            | "UserProjectAccountProblem"),
+        ) => Finding::Broken(
             Reason::CredentialsRefused,
-            format!("the store wants the project that pays to be set right ({code}); Valet names none: use a bucket whose owner pays"),
+            format!(
+                "the store wants the project that pays to be set right ({code}); Valet names none: use a bucket whose owner pays"
+            ),
         ),
         // Not there, or not to be seen: both say that bucket and credentials are right.
         (200 | 206 | 403 | 404 | 416, _) => Finding::Usable,
-        (status @ (301 | 302 | 307 | 308), _) => Finding::Unreachable(format!("it answered {status}; check spec.gcs.endpoint")),
+        (status @ (301 | 302 | 307 | 308), _) => {
+            Finding::Unreachable(format!("it answered {status}; check spec.gcs.endpoint"))
+        }
         (status, _) => Finding::Unreachable(format!("it answered {status}")),
     }
 }
@@ -100,7 +125,10 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
 /// the header looks for that object and does not find it; one that refuses the header says so.
 async fn refuses_unsigned(gcs: &Gcs, key: &str) -> Result<Option<bool>, SignError> {
     let absent = format!("{}/{key}-absent-{}", gcs.store.bucket, Timestamp::now().as_nanosecond());
-    let once = [("x-goog-if-generation-match", "0"), ("x-goog-content-length-range", "0,0")];
+    let once = [
+        ("x-goog-if-generation-match", "0"),
+        ("x-goog-content-length-range", "0,0"),
+    ];
     let copy = [("x-goog-copy-source", absent.as_str())];
     let answer = gcs.send("PUT", key, &once, &copy).await?;
     Ok(match (answer.status, code(&answer)) {
@@ -139,7 +167,9 @@ mod tests {
 
     #[test]
     fn what_answers_say_of_a_store() {
-        let xml = |code: &str| format!("<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>m</Message></Error>");
+        let xml = |code: &str| {
+            format!("<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>m</Message></Error>")
+        };
         let reason = |status, code: &str| match of(status, &xml(code)) {
             Finding::Broken(reason, message) => {
                 assert!(!message.contains("<"), "{message}");

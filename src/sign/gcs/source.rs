@@ -32,7 +32,10 @@ fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Source, String> {
             let host = host.unwrap_or_else(|| METADATA_HOST.to_owned());
             match format!("http://{host}/").parse::<Uri>() {
                 Ok(uri) if uri.authority().is_some_and(|a| a.as_str() == host) => Ok(Source::Metadata { host }),
-                _ => Err("GCE_METADATA_HOST is no host; set it to a name or an address, with a port if it is not 80".into()),
+                _ => Err(
+                    "GCE_METADATA_HOST is no host; set it to a name or an address, with a port if it is not 80"
+                        .into(),
+                ),
             }
         }
     }

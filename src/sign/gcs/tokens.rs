@@ -226,7 +226,8 @@ pub fn unreachable(message: String) -> SignError {
 
 /// The answer's JSON. The error's own text would quote what could not be read.
 pub fn read<T: DeserializeOwned>(whom: &str, answer: &Answer) -> Result<T, SignError> {
-    serde_json::from_slice(&answer.body).map_err(|_| unreachable(format!("{whom} answered something that is no answer")))
+    serde_json::from_slice(&answer.body)
+        .map_err(|_| unreachable(format!("{whom} answered something that is no answer")))
 }
 
 /// A request, put together. Its parts are checked when they are read, so that this fails for nothing that a person wrote.
@@ -264,7 +265,12 @@ async fn by_key(http: &Http, key: &ServiceAccountKey, now: Timestamp) -> Result<
     let assertion = assertion(key, now)?;
     let body = format!("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={assertion}");
     let form = [(header::CONTENT_TYPE.as_str(), "application/x-www-form-urlencoded")];
-    let answer = ask(http, WHOM, request(Method::POST, &key.token_uri.to_string(), &form, body)?).await?;
+    let answer = ask(
+        http,
+        WHOM,
+        request(Method::POST, &key.token_uri.to_string(), &form, body)?,
+    )
+    .await?;
     match answer.status {
         200 => taken(WHOM, read(WHOM, &answer)?),
         status => Err(SignError::Credentials {
@@ -293,7 +299,9 @@ fn assertion(key: &ServiceAccountKey, now: Timestamp) -> Result<String, SignErro
 /// OAuth's word for what is wrong, if it is one of its words.
 fn code(answer: &Answer) -> String {
     let said: Option<Value> = serde_json::from_slice(&answer.body).ok();
-    let word = said.as_ref().and_then(|v| v["error"].as_str().or_else(|| v["error"]["status"].as_str()));
+    let word = said
+        .as_ref()
+        .and_then(|v| v["error"].as_str().or_else(|| v["error"]["status"].as_str()));
     match word {
         Some(word) if word.len() <= 40 && word.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_') => {
             format!(" {word}")
@@ -340,7 +348,11 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
     const STS: &str = "Google's STS";
     let refused = |who: &str, answer: &Answer| SignError::Credentials {
         reason: Reason::CredentialsRefused,
-        message: format!("{who} gives no token for the operator's identity ({}{}); check the workload identity pool and its provider", answer.status, code(answer)),
+        message: format!(
+            "{who} gives no token for the operator's identity ({}{}); check the workload identity pool and its provider",
+            answer.status,
+            code(answer)
+        ),
     };
     let subject = subject_token(external).await?;
     let parts = [
@@ -351,7 +363,10 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
         ("subject_token_type", &external.subject_token_type),
         ("subject_token", &subject),
     ];
-    let body: Vec<_> = parts.iter().map(|(name, value)| format!("{name}={}", encoded(value, false))).collect();
+    let body: Vec<_> = parts
+        .iter()
+        .map(|(name, value)| format!("{name}={}", encoded(value, false)))
+        .collect();
     let form = [(header::CONTENT_TYPE.as_str(), "application/x-www-form-urlencoded")];
     let ask_sts = request(Method::POST, &external.token_url.to_string(), &form, body.join("&"))?;
     let answer = ask(http, STS, ask_sts).await?;

@@ -97,7 +97,10 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
     // A URL says nothing of the body, unless a header does, which no key of Valet's has: see docs/adr/0035.
     let payload = headers.iter().find(|(name, _)| name == "x-goog-content-sha256");
     let payload = payload.map_or("UNSIGNED-PAYLOAD", |(_, value)| value);
-    let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let lines: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}:{value}\n"))
+        .collect();
     let canonical_request = format!("{}\n{path}\n{query}\n{lines}\n{names}\n{payload}", request.method);
     let string_to_sign = format!(
         "{ALGORITHM}\n{time}\n{scope}\n{}",

@@ -145,7 +145,11 @@ impl GcsServer {
     /// # Errors
     /// If the server refuses.
     pub fn get(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>> {
-        match self.json_api("GET", &format!("/storage/v1/b/{bucket}/o/{}?alt=media", quoted(key)), b"")? {
+        match self.json_api(
+            "GET",
+            &format!("/storage/v1/b/{bucket}/o/{}?alt=media", quoted(key)),
+            b"",
+        )? {
             (200, body) => Ok(Some(body)),
             (404, _) => Ok(None),
             (status, said) => Err(Error::new(format!("{status}: {}", String::from_utf8_lossy(&said)))),
@@ -179,6 +183,12 @@ impl GcsServer {
 fn quoted(key: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     key.bytes()
-        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
         .collect()
 }
