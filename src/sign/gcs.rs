@@ -25,7 +25,7 @@ pub use tokens::Source;
 
 use self::{
     http::{Answer, Http},
-    pen::{Iam, Pen},
+    pen::{Google, Iam, Pen},
     tokens::{Tokens, ask, request},
 };
 use super::{Form, Outward, Probed, Provider, SignError, Signed, SignedUrl};
@@ -86,14 +86,14 @@ impl Gcs {
                     Source::Key(_) => Http::new(outward.clone()),
                     _ => Http::new(None),
                 };
-                Pen::Google {
+                Pen::Google(Box::new(Google {
                     account: OnceCell::new_with(account),
                     iam: Iam {
                         endpoint: iam.unwrap_or(IAM).trim_end_matches('/').to_owned(),
                         http: Http::new(None),
                     },
                     tokens: Tokens::new(source, tokens),
-                }
+                }))
             }
         };
         Self {
@@ -213,7 +213,7 @@ fn capabilities(pen: &Pen) -> Capabilities {
         ),
         max_expiration_seconds: match pen {
             Pen::Key(_) => MAX_EXPIRES_SECONDS,
-            Pen::Google { .. } => MAX_EXPIRES_SECONDS_OF_IAM,
+            Pen::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
         },
         max_upload_bytes: MAX_UPLOAD_BYTES,
         max_key_bytes: MAX_KEY_BYTES,
@@ -221,7 +221,7 @@ fn capabilities(pen: &Pen) -> Capabilities {
             Pen::Key(_) => {
                 "delete the service account's key that signed, which ends every other key that it signed, too"
             }
-            Pen::Google { .. } => {
+            Pen::Google(_) => {
                 "take the right to the object from the service account that signed, or disable the account, which ends every other key that it signed, too"
             }
         },

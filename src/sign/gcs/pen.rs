@@ -24,14 +24,17 @@ pub enum Pen {
     /// With a key that is here.
     Key(Arc<ServiceAccountKey>),
     /// By one call of Google's IAM for each signature.
-    Google {
-        /// The account, once it is known.
-        account: OnceCell<String>,
-        /// Where Google signs.
-        iam: Iam,
-        /// What is presented there.
-        tokens: Tokens,
-    },
+    Google(Box<Google>),
+}
+
+/// Has Google sign.
+pub struct Google {
+    /// The account, once it is known.
+    pub account: OnceCell<String>,
+    /// Where Google signs.
+    pub iam: Iam,
+    /// What is presented there.
+    pub tokens: Tokens,
 }
 
 /// The IAM Service Account Credentials API. Where it is, the operator's environment says and no store: it is shown the
@@ -57,7 +60,10 @@ impl Pen {
     pub async fn account(&self) -> Result<String, SignError> {
         match self {
             Self::Key(key) => Ok(key.email.clone()),
-            Self::Google { account, tokens, .. } => account.get_or_try_init(|| tokens.account()).await.cloned(),
+            Self::Google(google) => {
+                let ask = || google.tokens.account();
+                google.account.get_or_try_init(ask).await.cloned()
+            }
         }
     }
 
@@ -66,8 +72,8 @@ impl Pen {
     /// # Errors
     /// [`SignError::Credentials`].
     pub async fn is_ready(&self) -> Result<(), SignError> {
-        if let Self::Google { tokens, .. } = self {
-            tokens.bearer().await?;
+        if let Self::Google(google) = self {
+            google.tokens.bearer().await?;
             self.account().await?;
         }
         Ok(())
@@ -78,9 +84,9 @@ impl Pen {
     /// # Errors
     /// [`SignError`].
     pub async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        let (iam, tokens) = match self {
+        let Google { iam, tokens, .. } = match self {
             Self::Key(key) => return key.sign(message),
-            Self::Google { iam, tokens, .. } => (iam, tokens),
+            Self::Google(google) => google.as_ref(),
         };
         let account = self.account().await?;
         let name = encoded(&account, false);
