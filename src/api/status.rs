@@ -68,13 +68,12 @@ pub struct ObservedObject {
     /// The content type, as the store gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
+    /// Base64 of the MD5, where the store keeps one (Azure Blob Storage does for uploads in one PUT).
+    #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
+    pub checksum_md5: Option<String>,
     /// Base64 of the SHA-256, where the store keeps one.
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     pub checksum_sha256: Option<String>,
-    /// Base64 of the MD5, where the store keeps one. Google Cloud Storage has none for objects that were put together of
-    /// others.
-    #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
-    pub checksum_md5: Option<String>,
     /// Base64 of the CRC32C in big-endian order, where the store keeps one (Google Cloud Storage).
     #[serde(default, rename = "checksumCRC32C", skip_serializing_if = "Option::is_none")]
     pub checksum_crc32c: Option<String>,

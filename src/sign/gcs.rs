@@ -2,7 +2,6 @@
 //! Google's IAM; by the XML API, which is the one that signed requests speak.
 
 mod form;
-mod http;
 mod key;
 mod pen;
 mod probe;
@@ -24,11 +23,13 @@ pub use source::from_environment;
 pub use tokens::Source;
 
 use self::{
-    http::{Answer, Http},
     pen::{Google, Iam, Pen},
     tokens::{Tokens, ask, request},
 };
-use super::{Form, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{
+    Form, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    http::{Answer, Http},
+};
 use crate::{
     api::{
         AddressingStyle, Ask, Capabilities, Capability, GcsStore, ObservedObject, Overwrite, ResponseHeaders,

@@ -9,8 +9,7 @@ use aws_lc_rs::{
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde::Deserialize;
 
-use super::http::is_private;
-use crate::sign::SignError;
+use crate::sign::{SignError, http::is_private};
 
 /// A key with which an account signs. It cannot be printed.
 pub struct ServiceAccountKey {

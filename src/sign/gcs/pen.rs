@@ -10,12 +10,14 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::{
-    http::Http,
     key::ServiceAccountKey,
     tokens::{Tokens, ask, read, request, unreachable},
     v4::encoded,
 };
-use crate::{api::Reason, sign::SignError};
+use crate::{
+    api::Reason,
+    sign::{SignError, http::Http},
+};
 
 const WHOM: &str = "Google's IAM (signBlob)";
 

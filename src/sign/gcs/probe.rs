@@ -4,10 +4,10 @@
 use http::{HeaderMap, header};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Gcs, http::Answer};
+use super::Gcs;
 use crate::{
     api::Reason,
-    sign::{Finding, Probed, SignError},
+    sign::{Finding, Probed, SignError, http::Answer},
 };
 
 /// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.

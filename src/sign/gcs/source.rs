@@ -6,10 +6,10 @@ use http::Uri;
 use serde::Deserialize;
 
 use super::{
-    http::is_private,
     key::ServiceAccountKey,
     tokens::{External, Source},
 };
+use crate::sign::http::is_private;
 
 /// The most bytes that a file may have.
 const MAX_BYTES: usize = 64 * 1024;

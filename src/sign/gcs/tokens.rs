@@ -11,12 +11,14 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::{
-    http::{Answer, Http, Unanswered},
-    key::ServiceAccountKey,
-    v4::encoded,
+use super::{key::ServiceAccountKey, v4::encoded};
+use crate::{
+    api::Reason,
+    sign::{
+        SignError,
+        http::{Answer, Http, Unanswered},
+    },
 };
-use crate::{api::Reason, sign::SignError};
 
 /// A token is fetched anew when less than this is left of it. Google's metadata server hands out a new one 4 minutes
 /// before the old one ends; asking sooner would bring the same again.

@@ -24,7 +24,7 @@ use hyper_util::{
 };
 use tower_service::Service;
 
-use crate::sign::{Inward, Outward};
+use super::{Inward, Outward};
 
 /// How long one request may take, with all that belongs to it: what needs longer is as good as away.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
