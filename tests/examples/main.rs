@@ -12,10 +12,10 @@ use valet_harness::{
 const VALET: &str = env!("CARGO_BIN_EXE_valet");
 const ROOT: &str = env!("VALET_ROOT");
 
-/// Google's own key for tests, on one line.
+/// Google's own key for tests, on one line and between YAML's single quotes.
 fn google_key() -> String {
     let key: Value = serde_json::from_str(include_str!("../fixtures/google/service-account.json")).unwrap();
-    key.to_string()
+    key.to_string().replace('\'', "''")
 }
 
 fn filled_in(text: &str, store: &S3Server, gcs: &GcsServer) -> String {
