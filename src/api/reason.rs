@@ -80,6 +80,10 @@ pub enum Reason {
     HeadersRefused,
     /// The store obeys headers that are not part of a signature.
     HeadersObeyed,
+    /// What keys promise was tried with real ones, and the store holds them to it.
+    KeysEnforced,
+    /// What keys promise was tried with real ones, and the store does not hold them to all of it.
+    KeysNotEnforced,
     /// The bucket is in another region, or the store has another name for its region.
     RegionMismatch,
     /// The bucket does not exist.
@@ -105,7 +109,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 39] = [
+    pub const ALL: [Reason; 41] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -140,6 +144,8 @@ impl Reason {
         Self::InvalidStore,
         Self::HeadersRefused,
         Self::HeadersObeyed,
+        Self::KeysEnforced,
+        Self::KeysNotEnforced,
         Self::RegionMismatch,
         Self::BucketNotFound,
         Self::CredentialsRefused,
@@ -184,6 +190,8 @@ impl Reason {
             Self::InvalidStore => "InvalidStore",
             Self::HeadersRefused => "HeadersRefused",
             Self::HeadersObeyed => "HeadersObeyed",
+            Self::KeysEnforced => "KeysEnforced",
+            Self::KeysNotEnforced => "KeysNotEnforced",
             Self::RegionMismatch => "RegionMismatch",
             Self::BucketNotFound => "BucketNotFound",
             Self::CredentialsRefused => "CredentialsRefused",
@@ -203,7 +211,8 @@ impl Reason {
             | Self::Revoked
             | Self::Ready
             | Self::HeadersRefused
-            | Self::HeadersObeyed => Progress::Current,
+            | Self::HeadersObeyed
+            | Self::KeysEnforced => Progress::Current,
             Self::StoreNotFound
             | Self::StoreUnreachable
             | Self::CredentialsNotFound
@@ -233,6 +242,7 @@ impl Reason {
             | Self::CapabilityMissing
             | Self::SecretConflict
             | Self::InvalidStore
+            | Self::KeysNotEnforced
             | Self::EndpointNotAllowed => Progress::Stalled,
         }
     }

@@ -1,6 +1,7 @@
 //! The pen: turns a signing request into a signed URL. One small trait, one file a provider; nothing outside a
 //! provider's file knows which provider a store has.
 
+mod canary;
 mod outward;
 pub mod s3;
 mod secret;
@@ -12,6 +13,7 @@ use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
+pub use canary::{Canary, Missing};
 pub use outward::{Inward, Outward};
 pub use secret::{secret_data, secret_object};
 pub use url::{Form, SignedUrl};
@@ -50,6 +52,19 @@ pub trait Provider: Send + Sync {
     /// Tries out what the store is like, with a few requests of at most some seconds. What it finds of the store's
     /// enforcement is from then on in [`Provider::capabilities`].
     fn probe(&self) -> BoxFuture<'_, Probed>;
+
+    /// Tries out with real keys what the store enforces: some two dozen requests, which leave nothing behind. What it finds
+    /// missing is from then on missing in [`Provider::capabilities`], too.
+    fn canary(&self) -> BoxFuture<'_, Canary> {
+        let untried = vec![format!(
+            "all of it: Valet cannot do that with a store of this kind ({})",
+            self.name()
+        )];
+        Box::pin(std::future::ready(Canary {
+            untried,
+            ..Canary::default()
+        }))
+    }
 
     /// Looks whether the object is in the store, with one request of at most some seconds.
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;
