@@ -2,6 +2,8 @@
 //! provider's file knows which provider a store has.
 
 mod canary;
+pub mod gcs;
+mod http;
 mod outward;
 pub mod s3;
 mod secret;
