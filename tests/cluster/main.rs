@@ -21,6 +21,7 @@ mod multipart;
 mod notifications;
 mod offline;
 mod policy;
+mod races;
 mod renewal;
 mod restart;
 mod rules;

@@ -18,19 +18,19 @@ fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n / MIB * 7 + n % 251) as u8).collect()
 }
 
-fn in_parts(t: &Tenant, name: &str, spec: Value) -> Value {
+pub fn in_parts(t: &Tenant, name: &str, spec: Value) -> Value {
     let mut all = json!({"mode": "Multipart", "multipart": {"partSizeBytes": PART}});
     crate::world::merge(&mut all, spec);
     t.grant("UploadGrant", name, all)
 }
 
-fn parts(key: &Mounted) -> Vec<Value> {
+pub fn parts(key: &Mounted) -> Vec<Value> {
     let text: Value = serde_json::from_str(&key.files["parts.json"]).expect("parts.json is JSON");
     text["parts"].as_array().expect("it has parts").clone()
 }
 
 /// The uploads of the tenant's bucket that go on: their names, by key.
-fn open(t: &Tenant, key: &str) -> Vec<String> {
+pub fn open(t: &Tenant, key: &str) -> Vec<String> {
     let query = [("uploads", ""), ("prefix", key)];
     let answer = t
         .world
@@ -66,7 +66,7 @@ fn begin(t: &Tenant, key: &str) -> String {
 }
 
 /// Sends one part, as a client that reads parts.json does.
-fn send(t: &Tenant, part: &Value, body: &[u8]) -> u16 {
+pub fn send(t: &Tenant, part: &Value, body: &[u8]) -> u16 {
     let mut command = process::clean(Command::new("curl"));
     command
         .args([
@@ -137,7 +137,7 @@ fn finalizers(grant: &Value) -> Vec<&str> {
         .collect()
 }
 
-fn is_released(t: &Tenant, name: &str) {
+pub fn is_released(t: &Tenant, name: &str) {
     eventually(SOON, "the finalizer to go", || {
         finalizers(&t.get(&format!("ug/{name}")).unwrap())
             .is_empty()
