@@ -129,7 +129,9 @@ impl Judge<'_> {
             )));
         };
         match &self.f.upload {
-            UploadFact::Unread if is_time || self.f.completion_refused.is_some() => {
+            UploadFact::Unread
+                if is_time || self.f.completion_refused.is_some() || !matches!(self.f.object, ObjectFact::Unread) =>
+            {
                 Gathered::Next(Step::Read(Read::Upload(upload.to_owned())))
             }
             // A look that failed says nothing; the next one comes by itself.
@@ -157,8 +159,8 @@ impl Judge<'_> {
         }
     }
 
-    /// All parts are there. A write-once object is looked for once more: the store refuses to replace one, and if there is
-    /// one, this is how to say so.
+    /// All parts are there. A write-once object is looked for first, since not every store knows the condition. If there is
+    /// one, the parts were seen once more since: another operator may have put them together a moment ago.
     fn complete(&self, upload: &str, parts: Vec<ArrivedPart>) -> Gathered {
         if self.write_once() {
             match &self.f.object {
