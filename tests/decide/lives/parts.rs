@@ -347,6 +347,31 @@ fn another_operator_is_faster() {
     assert!(ends.iter().all(|left| *left == 1), "{ends:?}");
 }
 
+/// A store shows the upload and its object side by side for a moment: that is no other object.
+#[test]
+fn an_object_that_is_being_put_together() {
+    for (age, reason) in [(0, "Issued"), (9, "Issued"), (11, "ObjectExists")] {
+        let mut world = uploading();
+        world.reconcile();
+        send(&mut world, &[1, 2, 3]);
+        world.now = at(20);
+        world.bucket = Bucket::Holds {
+            since: at(20 - age),
+            says_when: true,
+        };
+        let wake = world.reconcile();
+        assert_eq!(ready(world.grant()), reason, "{age} s");
+        if reason == "Issued" {
+            // The next look finds it done, or still so.
+            assert_eq!(wake, Some(at(30)));
+            world.uploads.retain(|u| u.id == THEIRS);
+            world.now = at(30);
+            world.reconcile();
+            assert_eq!(ready(world.grant()), "Completed");
+        }
+    }
+}
+
 /// How long a deletion waits for a store that does not answer.
 #[test]
 fn a_deletion_waits_five_minutes_and_no_longer() {
