@@ -60,7 +60,7 @@ handover: check-tools ## How long nobody works when the replica that leads is ki
 
 .PHONY: conformance
 conformance: check-tools ## Try each promise of a key on real stores, and write docs/reference/conformance.md (CHECK=1 compares only)
-	@export VALET_TOOLS=$$(hack/tools.sh stores); \
+	@export VALET_TOOLS=$$(hack/tools.sh stores) VALET_GOOGLE=$$(hack/google.sh); \
 	  cargo build --bin valet && cargo build -p valet-harness --bin conformance && \
 	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/conformance' $(if $(CHECK),--check) docs/reference/conformance.md
 

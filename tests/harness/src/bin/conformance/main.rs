@@ -4,12 +4,13 @@
 //! ```text
 //! conformance [--check] PAGE
 //! ```
-//! Starts versitygw and MinIO, has `valet sign` make the keys and plain curl use them, prints the table and writes it to
+//! Starts versitygw, MinIO and fake-gcs-server, has `valet sign` make the keys and plain curl use them, prints the table and writes it to
 //! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
 //! page that is there says something else. Ends with the figures in one line.
 
 mod attacks;
 mod cells;
+mod google;
 mod key;
 mod page;
 mod store;
@@ -53,17 +54,22 @@ fn run() -> Result<bool> {
     let of = |software| Store::start(&tools, software, &valet).and_then(|store| table(&store));
     let tables = thread::scope(|scope| {
         let other = scope.spawn(|| of(Software::Minio));
+        let google = scope.spawn(|| google::rows(&valet));
         let first = of(Software::Versitygw);
         let other = other.join().map_err(|_| Error::new("the cells of MinIO panicked"));
-        Ok::<_, Error>([first?, other??])
+        let google = google.join().map_err(|_| Error::new("the cells of Google panicked"));
+        Ok::<_, Error>(([first?, other??], google??))
     })?;
+    let (tables, google) = tables;
 
-    let text = page::page(&tables);
-    print!("{}", page::tables(&tables));
+    let google_page = google::page(&google);
+    let text = page::page(&tables) + &google_page;
+    print!("{}{google_page}", page::tables(&tables));
     let cells = tables
         .iter()
         .flat_map(|t| &t.rows)
-        .flat_map(|(_, cells)| cells.iter().flatten());
+        .flat_map(|(_, cells)| cells.iter().flatten())
+        .chain(google.iter().flat_map(|(_, cells)| cells.iter().flatten()));
     let (right, all) = cells.fold((0, 0), |(right, all), cell| {
         (right + usize::from(cell.as_documented), all + 1)
     });
