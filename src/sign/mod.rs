@@ -2,7 +2,7 @@
 //! provider's file knows which provider a store has.
 
 pub mod gcs;
-mod http;
+pub(crate) mod http;
 mod outward;
 pub mod s3;
 mod secret;
