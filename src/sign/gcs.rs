@@ -27,13 +27,13 @@ use self::{
     tokens::{Tokens, ask, request},
 };
 use super::{
-    Form, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    Form, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
     http::{Answer, Http},
 };
 use crate::{
     api::{
         AddressingStyle, Ask, Capabilities, Capability, GcsStore, ObservedObject, Overwrite, ResponseHeaders,
-        UploadConstraints, UploadMode,
+        ResumableUploads, UploadConstraints, UploadMode,
     },
     grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest, second},
 };
@@ -98,7 +98,7 @@ impl Gcs {
             }
         };
         Self {
-            capabilities: Arc::new(capabilities(&pen)),
+            capabilities: Arc::new(capabilities(&store, &pen)),
             store,
             http: Http::new(outward),
             pen,
@@ -154,10 +154,10 @@ impl Gcs {
         let signature = self.pen.sign(unsigned.policy.as_bytes()).await?;
         let place = self.place(Target::Workload, "/");
         Ok(Signed {
-            url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
-            method: "POST".into(),
-            headers: Vec::new(),
-            form: Some(Form::new(unsigned.with(&signature))),
+            key: Key::Form {
+                url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
+                fields: Form::new(unsigned.with(&signature)),
+            },
             provider: self.name(),
         })
     }
@@ -190,7 +190,7 @@ impl Gcs {
     }
 }
 
-fn capabilities(pen: &Pen) -> Capabilities {
+fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
     Capabilities {
         enforced: [
             Capability::ContentType,
@@ -202,6 +202,16 @@ fn capabilities(pen: &Pen) -> Capabilities {
             Capability::SignedHeadersOnly,
         ]
         .into(),
+        multipart: None,
+        // Of the session that is started nothing else is checked, whatever is signed with it.
+        resumable: (store.resumable_uploads == ResumableUploads::Tolerate).then(|| {
+            [
+                Capability::ContentType,
+                Capability::WriteOnce,
+                Capability::SignedHeadersOnly,
+            ]
+            .into()
+        }),
         post_form: Some(
             [
                 Capability::ContentType,
@@ -262,6 +272,16 @@ fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>,
         .flatten()
         .map(|(name, value)| (name.to_owned(), value))
         .collect())
+}
+
+/// The headers of the request that starts a resumable upload ("Initiate a resumable upload").
+fn session_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
+    if constraints.content_length.is_some() || constraints.content_length_range.is_some() {
+        return Err(SignError::Refused("a resumable upload is held to no size".into()));
+    }
+    let mut headers = put_headers(constraints)?;
+    headers.push(("x-goog-resumable".into(), "start".into()));
+    Ok(headers)
 }
 
 /// The parameters that pin a download down.
@@ -334,27 +354,31 @@ impl Provider for Gcs {
             let key = request.key.as_str();
             let mut wanted = self.request(Target::Workload, key);
             match &request.ask {
-                Ask::Upload {
-                    mode: UploadMode::PostForm,
-                    constraints,
-                } => return self.form(key, constraints, lifetime).await,
-                Ask::Upload {
-                    mode: UploadMode::Put,
-                    constraints,
-                } => {
-                    wanted.method = "PUT";
-                    wanted.headers = put_headers(constraints)?;
-                }
+                Ask::Upload { mode, constraints, .. } => match mode {
+                    UploadMode::PostForm => return self.form(key, constraints, lifetime).await,
+                    UploadMode::Put => {
+                        wanted.method = "PUT";
+                        wanted.headers = put_headers(constraints)?;
+                    }
+                    UploadMode::Resumable => {
+                        wanted.method = "POST";
+                        wanted.headers = session_headers(constraints)?;
+                    }
+                    UploadMode::Multipart => {
+                        return Err(SignError::Refused("there are no uploads in parts on this store".into()));
+                    }
+                },
                 Ask::Download { version, response } => {
                     wanted.method = "GET";
                     wanted.query = get_query(version.as_ref(), response)?;
                 }
             }
             Ok(Signed {
-                url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
-                method: wanted.method.to_owned(),
-                headers: wanted.headers,
-                form: None,
+                key: Key::Request {
+                    url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
+                    method: wanted.method.to_owned(),
+                    headers: wanted.headers,
+                },
                 provider: self.name(),
             })
         }

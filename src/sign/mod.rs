@@ -3,6 +3,7 @@
 
 pub mod gcs;
 pub(crate) mod http;
+mod multipart;
 mod outward;
 pub mod s3;
 mod secret;
@@ -14,8 +15,9 @@ use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
+pub use multipart::{Completion, Multipart, SignedPart};
 pub use outward::{Inward, Outward};
-pub use secret::{secret_data, secret_object};
+pub use secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object};
 pub use url::{Form, SignedUrl};
 
 use crate::{
@@ -55,6 +57,11 @@ pub trait Provider: Send + Sync {
 
     /// Looks whether the object is in the store, with one request of at most some seconds.
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;
+
+    /// What it can do for uploads in parts; `None` if it takes none.
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        None
+    }
 }
 
 /// What a store turned out to be like.
@@ -79,19 +86,36 @@ pub enum Finding {
     Unreachable(String),
 }
 
-/// What a workload is handed: everything about the request but the bytes.
+/// What a workload is handed: everything but the bytes.
 #[derive(Debug)]
 pub struct Signed {
-    /// Where.
-    pub url: SignedUrl,
-    /// The HTTP method.
-    pub method: String,
-    /// Headers that are part of the signature: to be sent to the letter.
-    pub headers: Vec<(String, String)>,
-    /// Of a POST form: its fields, to be sent in this order and before the file.
-    pub form: Option<Form>,
+    /// The key itself.
+    pub key: Key,
     /// The provider's name.
     pub provider: &'static str,
+}
+
+/// A key, in one of the shapes that it can have.
+#[derive(Debug)]
+pub enum Key {
+    /// One request.
+    Request {
+        /// Where.
+        url: SignedUrl,
+        /// The HTTP method.
+        method: String,
+        /// Headers that are part of the signature: to be sent to the letter.
+        headers: Vec<(String, String)>,
+    },
+    /// A POST form.
+    Form {
+        /// Where it is sent.
+        url: SignedUrl,
+        /// Its fields, to be sent in this order and before the file.
+        fields: Form,
+    },
+    /// The parts of an upload, in order, each with a PUT of its own.
+    Parts(Vec<SignedPart>),
 }
 
 /// Why nothing was signed. Messages carry no URL and no credential.

@@ -2,6 +2,7 @@
 //! forms.
 
 mod form;
+mod multipart;
 mod presigned;
 mod probe;
 mod scoped;
@@ -29,7 +30,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::RwLock;
 
-use super::{Finding, Inward, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Finding, Inward, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
@@ -105,6 +106,19 @@ impl S3 {
                 ]
                 .into(),
             ),
+            // The store holds each part to its size where that is known, and Valet the whole before it puts it together. The
+            // checksum of an object in parts is one of its parts' checksums.
+            multipart: Some(
+                [
+                    Capability::ContentType,
+                    Capability::ContentLength,
+                    Capability::ContentLengthRange,
+                    Capability::WriteOnce,
+                    Capability::SignedHeadersOnly,
+                ]
+                .into(),
+            ),
+            resumable: None,
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
@@ -232,6 +246,9 @@ impl Provider for S3 {
         }
         let mut can = (*self.capabilities).clone();
         can.enforced.remove(&Capability::SignedHeadersOnly);
+        can.multipart
+            .as_mut()
+            .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
         Arc::new(can)
     }
 
@@ -284,10 +301,21 @@ impl Provider for S3 {
                 Ask::Upload {
                     mode: UploadMode::Put,
                     constraints,
+                    ..
                 } => presigned::put(signer, bucket, key, constraints, presigning).await,
+                Ask::Upload {
+                    mode: UploadMode::Multipart,
+                    ..
+                } => {
+                    return Ok(Signed {
+                        key: Key::Parts(multipart::parts(signer, bucket, request, presigning).await?),
+                        provider: self.name(),
+                    });
+                }
                 Ask::Upload {
                     mode: UploadMode::PostForm,
                     constraints,
+                    ..
                 } => {
                     let target = form::Target {
                         bucket,
@@ -295,22 +323,31 @@ impl Provider for S3 {
                         key,
                     };
                     return Ok(Signed {
-                        url: form::action(signer, bucket, presigning).await?,
-                        method: "POST".into(),
-                        headers: Vec::new(),
-                        form: Some(form::sign(credentials, &target, constraints, lifetime)?),
+                        key: Key::Form {
+                            url: form::action(signer, bucket, presigning).await?,
+                            fields: form::sign(credentials, &target, constraints, lifetime)?,
+                        },
                         provider: self.name(),
                     });
+                }
+                Ask::Upload {
+                    mode: UploadMode::Resumable,
+                    ..
+                } => {
+                    return Err(SignError::Refused(
+                        "there are no resumable uploads on this store".into(),
+                    ));
                 }
                 Ask::Download { version, response } => {
                     presigned::get(signer, bucket, key, version.clone(), response, presigning).await
                 }
             }?;
             Ok(Signed {
-                url: SignedUrl::new(presigned.uri().to_owned()),
-                method: presigned.method().to_owned(),
-                headers: presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
-                form: None,
+                key: Key::Request {
+                    url: SignedUrl::new(presigned.uri().to_owned()),
+                    method: presigned.method().to_owned(),
+                    headers: presigned::headers(&presigned),
+                },
                 provider: self.name(),
             })
         }
@@ -345,6 +382,10 @@ impl Provider for S3 {
             probed
         }
         .boxed()
+    }
+
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        Some(self)
     }
 
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {

@@ -51,6 +51,7 @@ pub fn request(key: &str, ask: Ask) -> SigningRequest {
             expires_at: issued_at + SignedDuration::from_hours(1),
         },
         holder: "web.x".into(),
+        upload: None,
     }
 }
 
@@ -58,6 +59,7 @@ pub fn request(key: &str, ask: Ask) -> SigningRequest {
 pub fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
     Ask::Upload {
         mode,
+        multipart: Default::default(),
         constraints: UploadConstraints {
             content_type: Some("text/plain; charset=utf-8".into()),
             content_length_range: Some(LengthRange { min: 3, max: 9 }),
@@ -76,5 +78,38 @@ pub fn download(version: Option<&str>) -> Ask {
             content_disposition: Some("attachment; filename=\"a b.csv\"".into()),
             ..ResponseHeaders::default()
         },
+    }
+}
+
+/// What a request says, whatever shape its key has.
+pub struct Plain {
+    pub url: valet::sign::SignedUrl,
+    pub method: String,
+    pub headers: Vec<(String, String)>,
+    pub form: Option<valet::sign::Form>,
+}
+
+/// Takes a key apart.
+pub trait Flat {
+    fn flat(self) -> Plain;
+}
+
+impl Flat for valet::sign::Signed {
+    fn flat(self) -> Plain {
+        match self.key {
+            valet::sign::Key::Request { url, method, headers } => Plain {
+                url,
+                method,
+                headers,
+                form: None,
+            },
+            valet::sign::Key::Form { url, fields } => Plain {
+                url,
+                method: "POST".into(),
+                headers: Vec::new(),
+                form: Some(fields),
+            },
+            valet::sign::Key::Parts(_) => panic!("there are no parts here"),
+        }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use valet::{
-    api::{Overwrite, UploadMode},
+    api::{Ask, Overwrite, UploadConstraints, UploadMode},
     sign::{Provider, SignedUrl, gcs::Source},
 };
 use valet_harness::google;
 
-use crate::{ACCOUNT, ISSUED, KEY, download, key, request, store, upload};
+use crate::{ACCOUNT, Flat, ISSUED, KEY, download, key, request, store, upload};
 
 const NAME: &str = "tenants/web/ü +(1)~/é%2F$&=?#.bin";
 
@@ -76,7 +76,8 @@ async fn googles_own_client_signs_the_same_urls() {
         let put = gcs
             .sign(&request(name, upload(UploadMode::Put, Overwrite::Forbid)))
             .await
-            .unwrap();
+            .unwrap()
+            .flat();
         assert_eq!(
             put.url.expose(),
             by_google("PUT", name, &put.headers, json!([])),
@@ -85,7 +86,8 @@ async fn googles_own_client_signs_the_same_urls() {
         let get = gcs
             .sign(&request(name, download(Some("1700000000000000"))))
             .await
-            .unwrap();
+            .unwrap()
+            .flat();
         let query = json!([
             ["generation", "1700000000000000"],
             ["response-content-type", "text/csv"],
@@ -95,13 +97,52 @@ async fn googles_own_client_signs_the_same_urls() {
     }
 }
 
+/// The request that starts a resumable upload; Google's client adds x-goog-resumable itself.
+#[tokio::test]
+async fn googles_own_client_starts_the_same_sessions() {
+    let constraints = UploadConstraints {
+        content_type: Some("video/mp4".into()),
+        ..UploadConstraints::default()
+    };
+    let ask = Ask::Upload {
+        mode: UploadMode::Resumable,
+        multipart: Default::default(),
+        constraints,
+    };
+    let session = valets().sign(&request(NAME, ask)).await.unwrap().flat();
+    let (own, theirs): (Vec<_>, Vec<_>) = session
+        .headers
+        .iter()
+        .cloned()
+        .partition(|(n, _)| n != "x-goog-resumable");
+    assert_eq!(theirs, [("x-goog-resumable".to_owned(), "start".to_owned())]);
+    assert_eq!(session.url.expose(), by_google("RESUMABLE", NAME, &own, json!([])));
+    let good = check(&session.url, "POST", &session.headers);
+    assert_eq!(why(&good), None);
+    type Bend = fn(&mut Value);
+    let bends: &[(&str, Bend)] = &[
+        ("a plain upload", |c| c["method"] = "PUT".into()),
+        ("no session", |c| header(c, "x-goog-resumable", None)),
+        ("another content type", |c| header(c, "content-type", Some("text/html"))),
+        ("no precondition", |c| header(c, "x-goog-if-generation-match", None)),
+        ("an object that is there", |c| c["exists"] = true.into()),
+        ("after its end", |c| c["now"] = now(3600).into()),
+    ];
+    for (what, bend) in bends {
+        let mut bent = good.clone();
+        bend(&mut bent);
+        assert!(why(&bent).is_some(), "{what} was taken");
+    }
+}
+
 #[tokio::test]
 async fn googles_own_client_signs_the_same_forms() {
     for name in ["a/b.png", NAME] {
         let form = valets()
             .sign(&request(name, upload(UploadMode::PostForm, Overwrite::Allow)))
             .await
-            .unwrap();
+            .unwrap()
+            .flat();
         let question = json!({
             "op": "sign_form", "key_file": KEY, "bucket": "media", "key": name, "expires": 3600, "timestamp": "20260102T030405Z",
             "conditions": [["content-length-range", 3, 9]], "fields": [["Content-Type", "text/plain; charset=utf-8"]],
@@ -157,7 +198,8 @@ async fn a_bent_url_is_refused() {
     let put = gcs
         .sign(&request(NAME, upload(UploadMode::Put, Overwrite::Forbid)))
         .await
-        .unwrap();
+        .unwrap()
+        .flat();
     let good = check(&put.url, "PUT", &put.headers);
     assert_eq!(why(&good), None);
     // The checker takes what Google's client signs, too.
@@ -241,7 +283,8 @@ async fn a_bent_url_is_refused() {
     let get = gcs
         .sign(&request(NAME, download(Some("1700000000000000"))))
         .await
-        .unwrap();
+        .unwrap()
+        .flat();
     let good = check(&get.url, "GET", &get.headers);
     assert_eq!(why(&good), None);
     let bends: &[(&str, Bend)] = &[
@@ -271,7 +314,8 @@ async fn a_bent_form_is_refused() {
     let form = gcs
         .sign(&request(NAME, upload(UploadMode::PostForm, Overwrite::Allow)))
         .await
-        .unwrap();
+        .unwrap()
+        .flat();
     let fields = form.form.unwrap();
     let good = json!({
         "key_file": KEY, "account": ACCOUNT, "fields": fields.expose(), "bucket": "media", "now": now(1800), "size": 5,
@@ -280,7 +324,8 @@ async fn a_bent_form_is_refused() {
     let another = gcs
         .sign(&request("another", upload(UploadMode::PostForm, Overwrite::Allow)))
         .await
-        .unwrap();
+        .unwrap()
+        .flat();
     let others = another.form.unwrap();
     let others = |name: &str| others.expose().iter().find(|(n, _)| n == name).unwrap().1.clone();
     let (policy, signature) = (others("policy"), others("x-goog-signature"));
