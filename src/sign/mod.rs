@@ -86,6 +86,9 @@ pub enum Finding {
     Unreachable(String),
 }
 
+/// Names and values of headers, in the order in which they are to be told.
+pub type Headers = Vec<(String, String)>;
+
 /// What a workload is handed: everything but the bytes.
 #[derive(Debug)]
 pub struct Signed {
@@ -93,6 +96,32 @@ pub struct Signed {
     pub key: Key,
     /// The provider's name.
     pub provider: &'static str,
+}
+
+impl Signed {
+    /// The one URL of a key that has one.
+    pub fn url(&self) -> Option<&SignedUrl> {
+        match &self.key {
+            Key::Request { url, .. } | Key::Form { url, .. } => Some(url),
+            Key::Parts(_) => None,
+        }
+    }
+
+    /// The headers that have to be sent to it.
+    pub fn headers(&self) -> &[(String, String)] {
+        match &self.key {
+            Key::Request { headers, .. } => headers,
+            Key::Form { .. } | Key::Parts(_) => &[],
+        }
+    }
+
+    /// The fields of a key that is a form.
+    pub fn form(&self) -> Option<&Form> {
+        match &self.key {
+            Key::Form { fields, .. } => Some(fields),
+            Key::Request { .. } | Key::Parts(_) => None,
+        }
+    }
 }
 
 /// A key, in one of the shapes that it can have.
@@ -105,7 +134,7 @@ pub enum Key {
         /// The HTTP method.
         method: String,
         /// Headers that are part of the signature: to be sent to the letter.
-        headers: Vec<(String, String)>,
+        headers: Headers,
     },
     /// A POST form.
     Form {

@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 
-use super::{SignError, SignedUrl};
+use super::{Headers, SignError, SignedUrl};
 use crate::{
     api::{ObservedObject, Part},
     grant::{Assembly, ObjectKey, SigningRequest, UploadFact, UploadsFact},
@@ -57,5 +57,5 @@ pub struct SignedPart {
     /// Where.
     pub url: SignedUrl,
     /// Headers that are part of the signature: to be sent to the letter.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
 }
