@@ -39,6 +39,9 @@ struct Bent {
 
 type Bend = fn(&mut Bent);
 
+/// A row's name, and what it tries in each column.
+type Tries = (&'static str, fn(Column) -> Try);
+
 /// What a cell tries.
 enum Try {
     /// The grant, and requests that break it.
@@ -86,7 +89,7 @@ pub fn rows(valet: &Path) -> Result<Vec<Row>> {
 }
 
 /// Every row of the table.
-const ROWS: [(&str, fn(Column) -> Try); 15] = [
+const ROWS: [Tries; 15] = [
     ("method", |column| {
         Try::Bends(
             plain(column),
