@@ -332,6 +332,9 @@ impl Provider for Gcs {
         }
         let mut can = (*self.capabilities).clone();
         can.enforced.remove(&Capability::SignedHeadersOnly);
+        if let Some(sessions) = &mut can.resumable {
+            sessions.remove(&Capability::SignedHeadersOnly);
+        }
         Arc::new(can)
     }
 
@@ -342,6 +345,11 @@ impl Provider for Gcs {
             Ok(None)
         }
         .boxed()
+    }
+
+    fn signs_remotely(&self) -> bool {
+        // Without a key of its own, IAM signs each URL.
+        matches!(self.pen, Pen::Google(_))
     }
 
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
