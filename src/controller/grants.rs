@@ -1,3 +1,5 @@
+mod line;
+mod multipart;
 mod tell;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -29,7 +31,7 @@ use crate::{
         Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
         Settings, Step, decide,
     },
-    sign::{Provider, SignError, secret_object},
+    sign::{Provider, SECRET_CAPACITY, SignError, secret_bytes, secret_object},
     telemetry::Metrics,
 };
 
@@ -192,37 +194,19 @@ impl<'a, G: Grant> Visit<'a, G> {
         Action::requeue(pause.map_or(self.context.sweep, |p| p.min(self.context.sweep)))
     }
 
-    /// The store has no time for this grant now, which is called when it has; if that call is lost, it asks again by
-    /// itself after as many rounds as come before it. Whatever else is to be done with its key is done in time.
-    fn wait_in_line(&self, rounds: usize) -> Action {
-        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
-        let pause = IN_LINE.saturating_mul(rounds).min(LONGEST_PAUSE);
-        let status = &self.facts.grant.status;
-        let ends = [&status.expiration_time, &self.facts.grant.terms.deadline_time];
-        let next = ends.into_iter().flatten().map(|t| t.0).filter(|t| *t > self.now).min();
-        let next = next.and_then(|t| Duration::try_from(t.duration_since(self.now)).ok());
-        Action::requeue(next.map_or(pause, |next| next.min(pause)))
-    }
-
-    /// The right to make requests to the store, which is kept until the visit turns to the apiserver with a write.
-    fn may_ask_store(&mut self) -> Result<(), Error> {
-        if self.permit.is_none() {
-            let grant = &self.facts.grant;
-            let id = store_id(&grant.terms.store_ref, &grant.namespace);
-            let who = (G::OPERATION, grant.namespace.as_str(), grant.name.as_str());
-            self.permit = Some(self.context.requests.take(&id, who).map_err(Error::InLine)?);
-        }
-        Ok(())
-    }
-
     async fn take(&mut self, step: Step) -> Result<(), Error> {
-        if !matches!(step, Step::Read(_) | Step::Publish(_)) {
+        if !matches!(
+            step,
+            Step::Read(_) | Step::Publish(_) | Step::Complete(_) | Step::Abort { .. }
+        ) {
             self.permit = None;
         }
         match step {
             Step::Read(Read::Store) => self.read_store().await,
             Step::Read(Read::Secret) => self.read_secret().await,
             Step::Read(Read::Object) => self.look().await,
+            Step::Read(Read::Upload(upload)) => self.read_upload(&upload).await,
+            Step::Read(Read::Uploads) => self.read_uploads().await,
             Step::Read(Read::Place(most)) => {
                 self.permit = None;
                 let places = &self.context.places;
@@ -230,6 +214,10 @@ impl<'a, G: Grant> Visit<'a, G> {
                 Ok(())
             }
             Step::Publish(publish) => self.publish(*publish).await,
+            Step::Hold => self.hold().await,
+            Step::Complete(assembly) => self.complete(assembly).await,
+            Step::Abort { uploads } => self.abort(uploads).await,
+            Step::Release { notice } => self.release(notice).await,
             Step::Retouch {
                 uid,
                 resource_version,
@@ -254,6 +242,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             .await?;
         self.facts.store = fact;
         self.provider = provider;
+        self.remember_store();
         Ok(())
     }
 
@@ -296,18 +285,22 @@ impl<'a, G: Grant> Visit<'a, G> {
 
     // --- writes ------------------------------------------------------------------------------------------------
 
-    async fn publish(&mut self, publish: Publish) -> Result<(), Error> {
+    async fn publish(&mut self, mut publish: Publish) -> Result<(), Error> {
         let Some(provider) = self.provider.clone() else {
             return Err(Error::Api {
                 call: "signing",
                 why: "the store is not usable any more".into(),
             });
         };
-        if provider.signs_remotely() {
+        if provider.signs_remotely() || (publish.request.ask.parts().is_some() && publish.request.upload.is_none()) {
             self.may_ask_store()?;
         }
+        let signed = match self.begin(provider.as_ref(), &mut publish).await {
+            Ok(()) => provider.sign(&publish.request).await,
+            Err(e) => Err(e),
+        };
         let grant = &self.facts.grant;
-        let signed = match provider.sign(&publish.request).await {
+        let signed = match signed {
             Ok(signed) => signed,
             Err(SignError::Credentials { reason, message }) => {
                 self.facts.sign_refused = Some((reason, message));
@@ -321,6 +314,14 @@ impl<'a, G: Grant> Visit<'a, G> {
         };
         self.permit = None;
         let secret = secret_object(grant, &publish, &signed);
+        let bytes = secret_bytes(&secret);
+        if bytes > SECRET_CAPACITY {
+            let message = format!(
+                "the key has {bytes} bytes with all its URLs, and a Secret holds {SECRET_CAPACITY}; make the parts larger (spec.multipart.partSizeBytes)"
+            );
+            self.facts.sign_refused = Some((Reason::CapabilityMissing, message));
+            return Ok(());
+        }
         let result = self.context.secrets.publish(grant, &publish.mode, secret).await;
         let view = match result {
             Ok(view) => view,
@@ -329,7 +330,11 @@ impl<'a, G: Grant> Visit<'a, G> {
                 return Ok(());
             }
             // Another one by that name, or it changed, or went: what is there decides.
-            Err(Error::Conflict(_) | Error::Gone(_)) => return self.read_secret_or_stop(&publish.mode).await,
+            Err(Error::Conflict(_) | Error::Gone(_)) => {
+                let read = self.read_secret_or_stop(&publish.mode).await;
+                self.drop_loser().await;
+                return read;
+            }
             Err(e) => return Err(e),
         };
         let lifetime = publish.request.lifetime;
@@ -343,6 +348,7 @@ impl<'a, G: Grant> Visit<'a, G> {
         let first = grant.status.issued_time.is_none() && publish.mode == PublishMode::Create;
         self.context.metrics.key_issued(G::OPERATION, age.filter(|_| first));
         self.has_secret(view);
+        self.drop_loser().await;
         Ok(())
     }
 

@@ -47,7 +47,13 @@ impl Canary {
     pub fn narrow(&self, can: &mut Capabilities) {
         for missing in &self.missing {
             match missing {
-                Missing::Url(capability) => drop(can.enforced.remove(capability)),
+                Missing::Url(capability) => {
+                    can.enforced.remove(capability);
+                    // What is not held in one request is not held in several.
+                    if let Some(parts) = &mut can.multipart {
+                        parts.remove(capability);
+                    }
+                }
                 Missing::Form(capability) => {
                     if let Some(form) = &mut can.post_form {
                         form.remove(capability);

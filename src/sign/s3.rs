@@ -1,8 +1,10 @@
 //! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string), and POST
 //! forms.
 
+mod answers;
 mod canary;
 mod form;
+mod multipart;
 mod presigned;
 mod probe;
 mod scoped;
@@ -16,11 +18,9 @@ use aws_credential_types::{Credentials, provider::ProvideCredentials, provider::
 use aws_sdk_s3::{
     Client,
     config::{
-        BehaviorVersion, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-        RuntimeComponents, SharedHttpClient, interceptors::BeforeDeserializationInterceptorContextRef,
+        BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
         retry::RetryConfig, timeout::TimeoutConfig,
     },
-    error::SdkError,
     presigning::PresigningConfig,
     types::ChecksumMode,
 };
@@ -30,7 +30,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::RwLock;
 
-use super::{Canary, Finding, Inward, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use answers::{DateOfAnswer, absence, refused, unreachable};
+
+use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
@@ -104,6 +106,18 @@ impl S3 {
                     Capability::ContentLengthRange,
                     Capability::ChecksumSHA256,
                     // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
+                    Capability::SignedHeadersOnly,
+                ]
+                .into(),
+            ),
+            // The store holds each part to its size where that is known, and Valet the whole before it puts it together. The
+            // checksum of an object in parts is one of its parts' checksums.
+            multipart: Some(
+                [
+                    Capability::ContentType,
+                    Capability::ContentLength,
+                    Capability::ContentLengthRange,
+                    Capability::WriteOnce,
                     Capability::SignedHeadersOnly,
                 ]
                 .into(),
@@ -242,6 +256,9 @@ impl Provider for S3 {
         let mut can = (*self.capabilities).clone();
         if obeys_unsigned && !is_safe {
             can.enforced.remove(&Capability::SignedHeadersOnly);
+            can.multipart
+                .as_mut()
+                .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
         }
         if let Some(canary) = canary {
             canary.narrow(&mut can);
@@ -298,10 +315,21 @@ impl Provider for S3 {
                 Ask::Upload {
                     mode: UploadMode::Put,
                     constraints,
+                    ..
                 } => presigned::put(signer, bucket, key, constraints, presigning).await,
+                Ask::Upload {
+                    mode: UploadMode::Multipart,
+                    ..
+                } => {
+                    return Ok(Signed {
+                        key: Key::Parts(multipart::parts(signer, bucket, request, presigning).await?),
+                        provider: self.name(),
+                    });
+                }
                 Ask::Upload {
                     mode: UploadMode::PostForm,
                     constraints,
+                    ..
                 } => {
                     let target = form::Target {
                         bucket,
@@ -309,10 +337,10 @@ impl Provider for S3 {
                         key,
                     };
                     return Ok(Signed {
-                        url: form::action(signer, bucket, presigning).await?,
-                        method: "POST".into(),
-                        headers: Vec::new(),
-                        form: Some(form::sign(credentials, &target, constraints, lifetime)?),
+                        key: Key::Form {
+                            url: form::action(signer, bucket, presigning).await?,
+                            fields: form::sign(credentials, &target, constraints, lifetime)?,
+                        },
                         provider: self.name(),
                     });
                 }
@@ -321,10 +349,11 @@ impl Provider for S3 {
                 }
             }?;
             Ok(Signed {
-                url: SignedUrl::new(presigned.uri().to_owned()),
-                method: presigned.method().to_owned(),
-                headers: presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
-                form: None,
+                key: Key::Request {
+                    url: SignedUrl::new(presigned.uri().to_owned()),
+                    method: presigned.method().to_owned(),
+                    headers: presigned::headers(&presigned),
+                },
                 provider: self.name(),
             })
         }
@@ -375,6 +404,10 @@ impl Provider for S3 {
         .boxed()
     }
 
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        Some(self)
+    }
+
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
         async {
             let session = match self.session().await {
@@ -414,81 +447,6 @@ impl Provider for S3 {
             }
         }
         .boxed()
-    }
-}
-
-fn refused<E>(error: &SdkError<E>) -> SignError {
-    // Building a request can only fail for what is missing in it; the debug text would carry the request.
-    SignError::Refused(match error {
-        SdkError::ConstructionFailure(_) => {
-            "the request could not be built (bucket, region or endpoint is unusable)".into()
-        }
-        _ => "the request could not be signed".into(),
-    })
-}
-
-/// What a failed HEAD says. The answer has no body, so only its status speaks.
-fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
-    match error.raw_response().map(|r| r.status().as_u16()) {
-        Some(404) => ObjectFact::Absent,
-        Some(401 | 403) => ObjectFact::Hidden,
-        _ => ObjectFact::Unreachable(unreachable(error)),
-    }
-}
-
-/// Why there was no usable answer, without anything that the request or the answer carried.
-fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
-    if let Some(inward) = inward(error) {
-        return inward.to_string();
-    }
-    let seconds = LOOK_TIMEOUT.as_secs();
-    match (error.raw_response().map(|r| r.status().as_u16()), error) {
-        (Some(status @ (301 | 307 | 400)), _) => {
-            format!("it answered {status}; check the store's region, endpoint and addressingStyle")
-        }
-        (Some(status), _) => format!("it answered {status}"),
-        (None, SdkError::TimeoutError(_)) => format!("no answer within {seconds} s"),
-        (None, SdkError::DispatchFailure(f)) if f.is_timeout() => format!("no connection within {seconds} s"),
-        (None, SdkError::DispatchFailure(f)) if f.is_io() => {
-            "the connection failed (refused, reset, or the host is not known)".into()
-        }
-        (None, SdkError::DispatchFailure(_)) => "the request could not be sent (TLS, or the endpoint)".into(),
-        (None, _) => "the answer was not understood".into(),
-    }
-}
-
-/// Whether the request was not sent because it would have gone inwards.
-fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
-    std::iter::successors(Some(error), |e| e.source()).find_map(|e| e.downcast_ref())
-}
-
-/// Keeps the `Date` of an answer: the store's own idea of now, against which an object's age is counted.
-#[derive(Clone, Debug, Default)]
-struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
-
-impl DateOfAnswer {
-    fn seen(&self) -> Option<Timestamp> {
-        *lock(&self.0)
-    }
-}
-
-impl Intercept for DateOfAnswer {
-    fn name(&self) -> &'static str {
-        "DateOfAnswer"
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), aws_sdk_s3::error::BoxError> {
-        let date = context.response().headers().get("date");
-        let date = date
-            .and_then(|d| jiff::fmt::rfc2822::parse(d).ok())
-            .map(|z| z.timestamp());
-        *lock(&self.0) = date;
-        Ok(())
     }
 }
 

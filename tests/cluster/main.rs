@@ -17,6 +17,7 @@ mod leader;
 mod leaks;
 mod limits;
 mod lives;
+mod multipart;
 mod notifications;
 mod offline;
 mod policy;

@@ -14,9 +14,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::S3;
 use crate::{
-    api::{Ask, Capability, LengthRange, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{Ask, Capability, LengthRange, Multipart, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
     grant::{Lifetime, ObjectKey, SigningRequest},
-    sign::{Canary, Missing, Provider, SignError, Signed},
+    sign::{Canary, Key, Missing, Provider, SignError, Signed},
 };
 
 /// What good requests send.
@@ -83,6 +83,7 @@ pub async fn canary(s3: &S3, probe_key: &str) -> Canary {
 fn put(constraints: UploadConstraints) -> Ask {
     Ask::Upload {
         mode: UploadMode::Put,
+        multipart: Multipart::default(),
         constraints,
     }
 }
@@ -102,6 +103,7 @@ fn form() -> Ask {
     let size = BODY.len() as i64;
     Ask::Upload {
         mode: UploadMode::PostForm,
+        multipart: Multipart::default(),
         constraints: UploadConstraints {
             content_length: None,
             content_length_range: Some(LengthRange { min: 1, max: size }),
@@ -228,12 +230,13 @@ impl Trip<'_> {
                 expires_at,
             },
             holder: "valet.canary".into(),
+            upload: None,
         };
         let signed = self.s3.sign(&request).await.map_err(|e| match e {
             SignError::Credentials { message, .. } => Away(message),
             e => Away(e.to_string()),
         })?;
-        let mut sent = Sent::good(&signed);
+        let mut sent = Sent::good(&signed).ok_or_else(|| Away("the key is no request".into()))?;
         bend(&mut sent);
         // Wherever the request leads, what it may have written is to be cleared away.
         if sent.method != "GET" {
@@ -310,19 +313,20 @@ impl Trip<'_> {
 const STRAY: &str = "stray";
 
 impl Sent {
-    /// What the holder of the key sends who keeps to it.
-    fn good(signed: &Signed) -> Self {
-        Self {
-            method: signed.method.clone(),
-            url: signed.url.expose().to_owned(),
-            headers: signed.headers.clone(),
-            fields: signed.form.as_ref().map(|form| form.expose().to_vec()),
-            body: if signed.method == "GET" {
-                Vec::new()
-            } else {
-                BODY.into()
-            },
-        }
+    /// What the holder of the key sends who keeps to it; `None` for a key that is no single request.
+    fn good(signed: &Signed) -> Option<Self> {
+        let (method, url, headers, fields) = match &signed.key {
+            Key::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
+            Key::Form { url, fields } => ("POST".to_owned(), url, Vec::new(), Some(fields.expose().to_vec())),
+            Key::Parts(_) => return None,
+        };
+        Some(Self {
+            body: if method == "GET" { Vec::new() } else { BODY.into() },
+            url: url.expose().to_owned(),
+            method,
+            headers,
+            fields,
+        })
     }
 
     /// Sets a header, or a form's field.

@@ -52,16 +52,14 @@ A form (`mode: PostForm`) cannot be write-once: a second one replaces the object
 /// The whole page; of a server that was not tried, what the page said `before`.
 pub fn page(all: &[Table], before: &str) -> String {
     let mut text = HEAD.to_owned() + &tables(all);
-    for software in [Software::Garage] {
-        let title = format!("\n## {}\n", name(software));
-        if !all.iter().any(|table| table.software == software)
-            && let Some(start) = before.find(&title)
-        {
-            let rest = &before[start..];
-            let end = rest.find("\n\nWhat the rows try").unwrap_or(rest.len());
-            text += rest[..end].trim_end();
-            text.push('\n');
-        }
+    let garage = Software::Garage;
+    if !all.iter().any(|table| table.software == garage)
+        && let Some(start) = before.find(&format!("\n## {}\n", name(garage)))
+    {
+        let rest = &before[start..];
+        let end = rest.find("\n\nWhat the rows try").unwrap_or(rest.len());
+        text += rest[..end].trim_end();
+        text.push('\n');
     }
     text + TAIL
 }
