@@ -4,7 +4,8 @@
 //! ```text
 //! conformance [--check] PAGE
 //! ```
-//! Starts versitygw, MinIO and fake-gcs-server, has `valet sign` make the keys and plain curl use them, prints the table and writes it to
+//! Starts versitygw, MinIO, fake-gcs-server and, if `VALET_GARAGE` names one, Garage (whose table is otherwise left as it stands
+//! in PAGE), has `valet sign` make the keys and plain curl use them, prints the table and writes it to
 //! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
 //! page that is there says something else. Ends with the figures in one line.
 
@@ -52,18 +53,24 @@ fn run() -> Result<bool> {
     let began = Instant::now();
     let (tools, valet) = (Tools::locate()?, find_valet()?);
     let of = |software| Store::start(&tools, software, &valet).and_then(|store| table(&store));
+    let mut wanted = vec![Software::Versitygw, Software::Minio];
+    wanted.extend(env::var_os("VALET_GARAGE").map(|_| Software::Garage));
     let tables = thread::scope(|scope| {
-        let other = scope.spawn(|| of(Software::Minio));
         let google = scope.spawn(|| google::rows(&valet));
-        let first = of(Software::Versitygw);
-        let other = other.join().map_err(|_| Error::new("the cells of MinIO panicked"));
+        let tables: Vec<_> = wanted.iter().map(|software| scope.spawn(|| of(*software))).collect();
+        let done = tables.into_iter().map(|table| {
+            let table = table.join().map_err(|_| Error::new("the cells of a store panicked"));
+            table.and_then(|table| table)
+        });
+        let done = done.collect::<Result<Vec<_>>>()?;
         let google = google.join().map_err(|_| Error::new("the cells of Google panicked"));
-        Ok::<_, Error>(([first?, other??], google??))
+        Ok::<_, Error>((done, google??))
     })?;
     let (tables, google) = tables;
 
     let google_page = google::page(&google);
-    let text = page::page(&tables) + &google_page;
+    let before = fs::read_to_string(&page).unwrap_or_default();
+    let text = page::page(&tables, &before) + &google_page;
     print!("{}{google_page}", page::tables(&tables));
     let cells = tables
         .iter()
@@ -73,7 +80,6 @@ fn run() -> Result<bool> {
     let (right, all) = cells.fold((0, 0), |(right, all), cell| {
         (right + usize::from(cell.as_documented), all + 1)
     });
-    let before = fs::read_to_string(&page).unwrap_or_default();
     let same = before == text;
     if !same && check {
         println!(
