@@ -68,6 +68,9 @@ pub struct ObservedObject {
     /// The content type, as the store gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
+    /// Base64 of the MD5, where the store keeps one (Azure Blob Storage does for uploads in one PUT).
+    #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
+    pub checksum_md5: Option<String>,
     /// Base64 of the SHA-256, where the store keeps one.
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     pub checksum_sha256: Option<String>,

@@ -173,7 +173,7 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
                 ""
             };
             let message = format!(
-                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, or unsignedHeaders: Tolerate{or_form}"
+                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole (S3), or unsignedHeaders: Tolerate{or_form}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }

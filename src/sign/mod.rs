@@ -1,6 +1,8 @@
 //! The pen: turns a signing request into a signed URL. One small trait, one file a provider; nothing outside a
 //! provider's file knows which provider a store has.
 
+pub mod azure;
+mod http;
 mod outward;
 pub mod s3;
 mod secret;
@@ -79,7 +81,7 @@ pub struct Signed {
     pub url: SignedUrl,
     /// The HTTP method.
     pub method: String,
-    /// Headers that are part of the signature: to be sent to the letter.
+    /// Headers to be sent to the letter: those that are part of the signature, and what the provider wants besides.
     pub headers: Vec<(String, String)>,
     /// Of a POST form: its fields, to be sent in this order and before the file.
     pub form: Option<Form>,

@@ -1,8 +1,12 @@
+mod azure;
+
 use std::{collections::BTreeMap, time::SystemTime};
 
 use aws_credential_types::Credentials;
 use jiff::Timestamp;
 use thiserror::Error;
+
+pub(super) use azure::azure;
 
 /// The most bytes that one entry of a credentials Secret may have. Session tokens are the longest, some kilobytes.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;

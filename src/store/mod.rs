@@ -17,8 +17,12 @@ pub use notification::{
 };
 
 use crate::{
-    api::{Place, Reason, S3Store, Store},
-    sign::{Outward, Provider, s3::S3},
+    api::{AzureBlobStore, Place, Reason, S3Store, Store},
+    sign::{
+        Outward, Provider,
+        azure::{self, AzureBlob},
+        s3::S3,
+    },
 };
 
 /// The credentials that a store names; which Secret they are in follows from the store's kind.
@@ -39,6 +43,7 @@ pub struct Account(Kind);
 
 enum Kind {
     S3(Box<S3Store>, SharedCredentialsProvider),
+    AzureBlob(Box<AzureBlobStore>, azure::Credentials),
 }
 
 /// Checks a store's own spec, without its credentials.
@@ -50,8 +55,8 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
         .check()
         .map_err(|rules| (Reason::InvalidStore, rules.join("; ")))?;
     match store.place() {
-        Some(place @ Place::S3(_)) => Ok(Settings(place)),
-        Some(place @ (Place::AzureBlob(_) | Place::Gcs(_))) => Err(unsupported(&place)),
+        Some(place @ (Place::S3(_) | Place::AzureBlob(_))) => Ok(Settings(place)),
+        Some(place @ Place::Gcs(_)) => Err(unsupported(&place)),
         None => Err((
             Reason::InvalidStore,
             "the store must be in one place: set exactly one of s3, azureBlob and gcs".into(),
@@ -127,7 +132,11 @@ impl Settings {
                 let credentials = SharedCredentialsProvider::new(credentials::s3(data)?);
                 Ok(Account(Kind::S3(s3, credentials)))
             }
-            Place::AzureBlob(_) | Place::Gcs(_) => unreachable!("settings() lets none of these through"),
+            Place::AzureBlob(store) => {
+                let key = credentials::azure(data, &store.account)?;
+                Ok(Account(Kind::AzureBlob(store, azure::Credentials::Key(key))))
+            }
+            Place::Gcs(_) => unreachable!("settings() lets none of these through"),
         }
     }
 
@@ -135,7 +144,11 @@ impl Settings {
     pub async fn with_environment(self, environment: &Environment) -> Account {
         match self.0 {
             Place::S3(s3) => Account(Kind::S3(s3, environment.aws().await)),
-            Place::AzureBlob(_) | Place::Gcs(_) => unreachable!("settings() lets none of these through"),
+            Place::AzureBlob(store) => {
+                let credentials = environment.azure(&store.account).await;
+                Account(Kind::AzureBlob(store, credentials))
+            }
+            Place::Gcs(_) => unreachable!("settings() lets none of these through"),
         }
     }
 
@@ -143,7 +156,9 @@ impl Settings {
     pub fn wanted_in_environment(&self) -> &'static str {
         match &self.0 {
             Place::S3(_) => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-            Place::AzureBlob(_) => "set AZURE_STORAGE_KEY",
+            Place::AzureBlob(_) => {
+                "set AZURE_STORAGE_KEY, or AZURE_FEDERATED_TOKEN_FILE, AZURE_TENANT_ID and AZURE_CLIENT_ID"
+            }
             Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS",
         }
     }
@@ -154,6 +169,7 @@ impl Account {
     pub fn connect(self, outward: Option<Outward>) -> Arc<dyn Provider> {
         match self.0 {
             Kind::S3(s3, credentials) => Arc::new(S3::new(*s3, credentials, outward)),
+            Kind::AzureBlob(store, credentials) => Arc::new(AzureBlob::new(*store, credentials, outward)),
         }
     }
 }

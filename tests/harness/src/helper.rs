@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Mutex,
 };
 
@@ -27,7 +27,13 @@ impl Helper {
         command
             // -I: no settings and no modules of the person at the keyboard. -B: no files beside the script.
             .args(["-I", "-B"])
-            .arg(Path::new(env!("VALET_ROOT")).join("tests/harness/python/helper.py"))
+            .arg(Path::new(env!("VALET_ROOT")).join("tests/harness/python/helper.py"));
+        Self::with(command)
+    }
+
+    /// Starts another program that speaks as it does.
+    pub(crate) fn with(mut command: Command) -> Result<Self> {
+        command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());

@@ -14,6 +14,7 @@
 //! | [`node`] | a node with real pods: containerd, kubelet, kube-proxy, kube-scheduler |
 //! | [`kubectl`] | kubectl, never with the current context by accident |
 //! | [`audit`] | who wrote what, from the apiserver's audit log |
+//! | [`mod@azurite`] | Azurite, and Microsoft's own client for it |
 //! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
 //! | [`verify`] | an independent check of signed URLs, by botocore |
 //! | [`mod@kstatus`] | what Helm, Argo CD and Flux would make of an object |
@@ -35,6 +36,7 @@
 //! ```
 
 pub mod audit;
+pub mod azurite;
 mod certificates;
 pub mod control_plane;
 pub mod dashboard;
@@ -53,6 +55,7 @@ pub mod verify;
 pub mod wait;
 
 pub use audit::{AuditEvent, AuditMark};
+pub use azurite::Azurite;
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
 pub use error::{Context, Error, Result};
 pub use kstatus::kstatus;

@@ -1,0 +1,4 @@
+//! Azure Blob Storage: signatures beside Microsoft's own, keys on Azurite, and identities whose servers misbehave.
+
+mod fake;
+mod signatures;
