@@ -148,7 +148,9 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             };
             format!("set spec.mode to PostForm{also}{or}")
         }
-        (Capability::ContentLengthRange, _) => "give the exact size in spec.constraints.contentLength instead".into(),
+        (Capability::ContentLengthRange, _) if can.enforced.contains(&Capability::ContentLength) => {
+            "give the exact size in spec.constraints.contentLength instead".into()
+        }
         (_, UploadMode::PostForm) if can.enforced.contains(&missing) => {
             "set spec.mode to Put, or leave it out".into()
         }
