@@ -1,74 +1,20 @@
 //! Keys on Azurite, from the grant to the blob and back, each used by plain curl.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use valet_harness::{Azurite, Operator, OperatorOptions, azurite::ACCOUNT, eventually, net, process};
-
-use crate::{
+use valet_harness::{
+    Operator, OperatorOptions,
+    azurite::ACCOUNT,
+    eventually,
     fake::{Asked, Fake, granted, granted_as_text},
-    world::{Mounted, SOON, Tenant, VALET, condition, merge, says},
+    net,
 };
 
-/// Takes account keys.
-static BY_KEY: LazyLock<Azurite> = LazyLock::new(|| Azurite::start().expect("Azurite starts"));
-/// Takes identities' tokens, and speaks TLS.
-static BY_IDENTITY: LazyLock<Azurite> =
-    LazyLock::new(|| Azurite::start_with_identities().expect("Azurite starts with identities"));
-
-/// A tenant with a container of the same name.
-struct OnAzure {
-    t: Tenant,
-    azurite: &'static Azurite,
-}
-
-impl OnAzure {
-    fn new(test: &str, azurite: &'static Azurite) -> Self {
-        let t = Tenant::new(test);
-        azurite.create_container(t.name()).expect("a container can be made");
-        let on = Self { t, azurite };
-        on.t.apply(&[on.credentials(azurite.key())]);
-        on
-    }
-
-    fn credentials(&self, key: &str) -> Value {
-        json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.t.name(), "namespace": "valet-system"},
-            "stringData": {"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_KEY": key},
-        })
-    }
-
-    /// The tenant's store, in Azure; `more` is merged over its settings.
-    fn store(&self, more: Value) -> Value {
-        let mut store = self.t.store();
-        let mut azure = json!({
-            "account": ACCOUNT, "container": self.t.name(), "endpoint": self.azurite.endpoint(),
-            "addressingStyle": "Path", "credentials": {"secretRef": {"name": self.t.name()}},
-            "unsignedHeaders": "Tolerate",
-        });
-        merge(&mut azure, more);
-        store["spec"]["s3"] = Value::Null;
-        store["spec"]["azureBlob"] = azure;
-        store
-    }
-
-    fn stored(&self, name: &str) -> Option<Vec<u8>> {
-        let blob = self.t.key(name);
-        self.azurite.get(self.t.name(), &blob).expect("Azurite answers")
-    }
-
-    /// A key's curl.cfg with the URL bent, then used.
-    fn bent(&self, key: &Mounted, args: &[&str], what: &str, by: &str) -> u16 {
-        let config = &key.files["curl.cfg"];
-        assert!(config.contains(what), "there is no {what}");
-        let mut files = key.files.clone();
-        files.insert("curl.cfg".into(), config.replacen(what, by, 1));
-        let folder = key.folder.join("bent");
-        std::fs::create_dir_all(&folder).expect("a folder can be made");
-        std::fs::write(folder.join("curl.cfg"), &files["curl.cfg"]).expect("a file can be written");
-        Mounted { folder, files }.curl(args).0
-    }
-}
+use crate::{
+    container::{BY_IDENTITY, BY_KEY, OnAzure},
+    world::{SOON, VALET, condition, says},
+};
 
 #[test]
 fn from_the_grant_to_the_blob_and_back() {
@@ -479,70 +425,4 @@ fn identities_sign_by_delegation_keys() {
         .find(|a| a.method == "POST")
         .expect("a workload identity asked");
     assert!(form.body.contains("client_assertion=ey.of.the-service-account"));
-}
-
-/// Event Grid asks first whether it may send, and is answered; then its news are taken.
-#[test]
-fn event_grid() {
-    let on = OnAzure::new("azevents", &BY_KEY);
-    let t = &on.t;
-    let token = "6f2d1c9ad0b84f7e-notify";
-    let tokens = t.file("tokens", token.as_bytes());
-    let port = net::free_port().unwrap();
-    let operator = t.operator_with(&[
-        &format!("--notifications-address=127.0.0.1:{port}"),
-        &format!("--notifications-token-file={}", tokens.display()),
-    ]);
-    let post = |token: &str, body: &Value| {
-        let mut command = process::clean(std::process::Command::new("curl"));
-        command
-            .args([
-                "--silent",
-                "--write-out",
-                "\n%{http_code}",
-                "--header",
-                "aeg-event-type: Notification",
-            ])
-            .args(["--header", &format!("X-Api-Key: {token}"), "--data-binary", "@-"])
-            .arg(format!("http://127.0.0.1:{port}/notifications"));
-        let output = process::run(command, body.to_string().as_bytes(), SOON).expect("curl runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (body, status) = text.rsplit_once('\n').expect("curl says the status");
-        (status.parse::<u16>().expect("a status"), body.to_owned())
-    };
-    let validation = json!([{
-        "id": "1", "topic": "t", "subject": "", "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
-        "eventTime": "2027-01-15T08:00:00Z", "dataVersion": "1",
-        "data": {"validationCode": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6", "validationUrl": "https://x.example/"},
-    }]);
-    let (status, body) = post(token, &validation);
-    assert_eq!(status, 200);
-    let body: Value = serde_json::from_str(&body).expect("it is JSON");
-    assert_eq!(
-        body,
-        json!({"validationResponse": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6"})
-    );
-    assert_eq!(post("somebody-elses-token", &validation).0, 401);
-
-    t.apply(&[on.store(json!({})), t.grant("UploadGrant", "up", json!({}))]);
-    t.reason("ug/up", "Issued");
-    let issued = std::time::Instant::now();
-    // After the looks at 2, 6 and 14 s there is none before 30 s.
-    std::thread::sleep(std::time::Duration::from_millis(15_500).saturating_sub(issued.elapsed()));
-    assert_eq!(t.mount("up").upload(&t.file("f", b"bytes")).0, 201);
-    let created = |blob: &str| {
-        json!([{
-            "topic": "t", "subject": format!("/blobServices/default/containers/{}/blobs/{blob}", t.name()),
-            "eventType": "Microsoft.Storage.BlobCreated", "eventTime": "2027-01-15T08:00:00Z", "id": "2",
-            "data": {"api": "PutBlob", "contentLength": 5}, "dataVersion": "",
-        }])
-    };
-    assert_eq!(post(token, &created("somebody/elses")).0, 204);
-    assert_eq!(post(token, &created(&t.key("up"))).0, 204);
-    t.reason_within("ug/up", "Completed", std::time::Duration::from_secs(10));
-    let metrics = operator.metrics().unwrap();
-    assert!(
-        metrics.contains("valet_notifications_total{outcome=\"accepted\"} 1"),
-        "{metrics}"
-    );
 }

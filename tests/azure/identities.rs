@@ -19,7 +19,7 @@ use valet::{
 };
 use valet_harness::Scratch;
 
-use crate::fake::{Asked, Fake, Reply, delegation_key, granted, granted_as_text};
+use valet_harness::fake::{Asked, Fake, Reply, delegation_key, granted, granted_as_text};
 
 const MARKER: &str = "marker-of-what-nobody-may-see";
 
@@ -161,12 +161,15 @@ async fn a_source_that_goes_away() {
     }
 }
 
+/// What a server does, and what is to be said of it.
+type Case = (&'static str, Box<dyn Fn(&Asked) -> Reply + Send + Sync>, Reason);
+
 #[tokio::test]
 async fn servers_that_misbehave() {
     let scratch = Scratch::new("identity").unwrap();
     let file = token_file(&scratch);
     let answer = |json: serde_json::Value| Reply::Text(200, json.to_string());
-    let cases: Vec<(&str, Box<dyn Fn(&Asked) -> Reply + Send + Sync>, Reason)> = vec![
+    let cases: Vec<Case> = vec![
         ("slow", Box::new(|_| Reply::Silence), Reason::StoreUnreachable),
         ("away", Box::new(|_| Reply::HangUp), Reason::StoreUnreachable),
         (
@@ -320,7 +323,8 @@ async fn nothing_is_sent_in_the_clear() {
 /// What the store says to an identity that asks for a delegation key.
 #[tokio::test]
 async fn delegation_keys() {
-    let cases: Vec<(&str, fn() -> Reply, Reason)> = vec![
+    type Case = (&'static str, fn() -> Reply, Reason);
+    let cases: Vec<Case> = vec![
         (
             "no role",
             || {

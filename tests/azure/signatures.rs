@@ -12,7 +12,7 @@ use valet::{
 };
 use valet_harness::azurite::microsoft;
 
-use crate::fake::{DELEGATED, Fake, delegation_key, granted_as_text};
+use valet_harness::fake::{DELEGATED, Fake, delegation_key, granted_as_text};
 
 const ACCOUNT_KEY: &str = "bWFya2VyLW9mLWFuLWFjY291bnQta2V5LW1hcmtlci1vZi1hbi1hY2NvdW50LWtleQ==";
 const START: &str = "2027-01-15T07:45:00Z";

@@ -6,7 +6,8 @@ use http_body_util::Full;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    AzureBlob, BACK_DATED, Credentials, OWN, Trouble, date, error_code,
+    AzureBlob, BACK_DATED, Credentials, OWN,
+    requests::{Trouble, date, error_code},
     sas::{Pen, Permit, encoded},
 };
 use crate::{

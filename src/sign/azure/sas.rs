@@ -4,7 +4,7 @@
 //! The string to sign is lines, so nothing that goes into it may have one of its own. Parameters come in the order and
 //! the spelling of Microsoft's own Python package, so that a test can compare whole signatures.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -21,7 +21,7 @@ pub const VERSION: &str = "2023-11-03";
 
 /// A storage account's key, or the secret of a user delegation key. It cannot be printed by accident.
 #[derive(Clone)]
-pub struct Key(hmac::Key);
+pub struct Key(Arc<hmac::Key>);
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,7 +33,7 @@ impl Key {
     /// Reads a key as Azure shows it, in base64; `None` if it is no such thing.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = BASE64_STANDARD.decode(text).ok().filter(|b| b.len() >= 16)?;
-        Some(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
+        Some(Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes))))
     }
 
     fn sign(&self, text: &str) -> String {

@@ -14,6 +14,7 @@
 //! | [`node`] | a node with real pods: containerd, kubelet, kube-proxy, kube-scheduler |
 //! | [`kubectl`] | kubectl, never with the current context by accident |
 //! | [`audit`] | who wrote what, from the apiserver's audit log |
+//! | [`fake`] | servers of which there is no emulator, faked at the HTTP level |
 //! | [`mod@azurite`] | Azurite, and Microsoft's own client for it |
 //! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
 //! | [`verify`] | an independent check of signed URLs, by botocore |
@@ -41,6 +42,7 @@ mod certificates;
 pub mod control_plane;
 pub mod dashboard;
 mod error;
+pub mod fake;
 mod helper;
 pub mod kstatus;
 pub mod kubectl;

@@ -4,11 +4,12 @@
 //! ```text
 //! conformance [--check] PAGE
 //! ```
-//! Starts versitygw and MinIO, has `valet sign` make the keys and plain curl use them, prints the table and writes it to
+//! Starts versitygw, MinIO and Azurite, has `valet sign` make the keys and plain curl use them, prints the table and writes it to
 //! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
 //! page that is there says something else. Ends with the figures in one line.
 
 mod attacks;
+mod azure;
 mod cells;
 mod key;
 mod page;
@@ -53,17 +54,21 @@ fn run() -> Result<bool> {
     let of = |software| Store::start(&tools, software, &valet).and_then(|store| table(&store));
     let tables = thread::scope(|scope| {
         let other = scope.spawn(|| of(Software::Minio));
+        let azure = scope.spawn(|| azure::rows(&valet));
         let first = of(Software::Versitygw);
         let other = other.join().map_err(|_| Error::new("the cells of MinIO panicked"));
-        Ok::<_, Error>([first?, other??])
+        let azure = azure.join().map_err(|_| Error::new("the cells of Azurite panicked"))?;
+        Ok::<_, Error>(([first?, other??], azure?))
     })?;
+    let (tables, azure) = tables;
 
-    let text = page::page(&tables);
-    print!("{}", page::tables(&tables));
+    let text = page::page(&tables) + &azure::page(&azure);
+    print!("{}{}", page::tables(&tables), azure::page(&azure));
     let cells = tables
         .iter()
         .flat_map(|t| &t.rows)
-        .flat_map(|(_, cells)| cells.iter().flatten());
+        .flat_map(|(_, cells)| cells.iter().flatten())
+        .chain(azure.iter().flat_map(|(_, cells)| cells.iter().flatten()));
     let (right, all) = cells.fold((0, 0), |(right, all), cell| {
         (right + usize::from(cell.as_documented), all + 1)
     });

@@ -8,13 +8,20 @@ use std::{
     thread,
 };
 
+use serde_json::{Value, json};
+
+use crate::certificates::base64;
+
 /// What was asked.
 #[derive(Clone, Debug)]
 pub struct Asked {
+    /// The HTTP method.
     pub method: String,
     /// Path and query.
     pub target: String,
+    /// Names in lower case, and values.
     pub headers: Vec<(String, String)>,
+    /// The body.
     pub body: String,
 }
 
@@ -47,6 +54,7 @@ pub struct Fake {
 }
 
 impl Fake {
+    /// Starts one that answers each request by this.
     pub fn start(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let port = listener.local_addr().expect("it has an address").port();
@@ -66,6 +74,7 @@ impl Fake {
         Self { port, asked }
     }
 
+    /// `http://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -127,46 +136,62 @@ fn answer(mut stream: TcpStream, reply: Reply) {
     let _ = stream.write_all(format!("{text}\r\n{body}").as_bytes());
 }
 
-/// A token as Microsoft's endpoints give it, which Azurite takes.
+/// A token as Microsoft's endpoints give it, good for so many seconds. Azurite looks at everything in it but its signature.
 pub fn token(expires_in: i64) -> String {
-    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-    let now = jiff::Timestamp::now().as_second();
-    let claims = serde_json::json!({
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |d| d.as_secs().cast_signed());
+    let claims = json!({
         "aud": "https://storage.azure.com", "iss": "https://sts.windows.net/72f988bf-86f1-41af-91ab-2d7cd011db47/",
-        "iat": now, "nbf": now - 5, "exp": now + expires_in,
-        "oid": "f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "tid": "72f988bf-86f1-41af-91ab-2d7cd011db47",
+        "iat": now, "nbf": now - 5, "exp": now + expires_in, "oid": OBJECT, "tid": TENANT,
     });
-    let part = |value: &serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-    let head = serde_json::json!({"typ": "JWT", "alg": "RS256"});
-    format!("{}.{}.c2lnbmF0dXJl", part(&head), part(&claims))
+    let part = |value: &Value| {
+        let text = base64(value.to_string().as_bytes());
+        text.trim_end_matches('=').replace('+', "-").replace('/', "_")
+    };
+    format!(
+        "{}.{}.c2lnbmF0dXJl",
+        part(&json!({"typ": "JWT", "alg": "RS256"})),
+        part(&claims)
+    )
 }
 
-/// What a token endpoint answers.
+/// What Microsoft's identity platform answers.
 pub fn granted(expires_in: i64) -> Reply {
-    let answer =
-        serde_json::json!({"token_type": "Bearer", "expires_in": expires_in, "access_token": token(expires_in)});
+    let answer = json!({"token_type": "Bearer", "expires_in": expires_in, "access_token": token(expires_in)});
     Reply::Text(200, answer.to_string())
 }
 
-/// What the metadata server answers: numbers as text.
+/// What the metadata server of a machine in Azure answers: numbers as text.
 pub fn granted_as_text(expires_in: i64) -> Reply {
-    let answer = serde_json::json!({
+    let answer = json!({
         "access_token": token(expires_in), "client_id": "c", "expires_in": expires_in.to_string(),
         "expires_on": "1900000000", "resource": "https://storage.azure.com/", "token_type": "Bearer",
     });
     Reply::Text(200, answer.to_string())
 }
 
-/// What the store answers to "Get User Delegation Key".
+/// What Azure Blob Storage answers to "Get User Delegation Key".
 pub fn delegation_key(start: &str, expiry: &str) -> Reply {
-    Reply::Text(
-        200,
-        format!(
-            "<?xml version=\"1.0\" encoding=\"utf-8\"?><UserDelegationKey><SignedOid>{}</SignedOid><SignedTid>{}</SignedTid><SignedStart>{start}</SignedStart><SignedExpiry>{expiry}</SignedExpiry><SignedService>b</SignedService><SignedVersion>2023-11-03</SignedVersion><Value>{DELEGATED}</Value></UserDelegationKey>",
-            "f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "72f988bf-86f1-41af-91ab-2d7cd011db47"
-        ),
-    )
+    let element = |name: &str, value: &str| format!("<{name}>{value}</{name}>");
+    let key: String = [
+        ("SignedOid", OBJECT),
+        ("SignedTid", TENANT),
+        ("SignedStart", start),
+        ("SignedExpiry", expiry),
+        ("SignedService", "b"),
+        ("SignedVersion", "2023-11-03"),
+        ("Value", DELEGATED),
+    ]
+    .iter()
+    .map(|(name, value)| element(name, value))
+    .collect();
+    let document = element("UserDelegationKey", &key);
+    Reply::Text(200, format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>{document}"))
 }
 
-/// The secret of that key.
+/// The identity's object and tenant.
+const OBJECT: &str = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6";
+const TENANT: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+
+/// The secret of [`delegation_key`].
 pub const DELEGATED: &str = "bWFya2VyLW9mLWEtdXNlci1kZWxlZ2F0aW9uLWtleSE=";
