@@ -15,7 +15,7 @@ pub use gcs::{GcsCredentials, GcsStore};
 pub use place::Place;
 pub use size::ByteSize;
 
-use super::{Operation, StoreKind, rules::Rules};
+use super::{Operation, StoreKind, StoreLimits, rules::Rules};
 
 /// A store for the grants of its own namespace.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -77,6 +77,10 @@ pub struct ObjectStoreSpec {
     /// A bucket of Google Cloud Storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gcs: Option<GcsStore>,
+
+    /// How much of the operator and of the store's keys may be in use at one time. Default: as many keys as are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<StoreLimits>,
 
     /// What grants of this namespace may ask for. A grant needs one rule that allows all of it. Without any
     /// rule, the namespace may do everything that the store can.
@@ -144,6 +148,10 @@ pub struct ClusterObjectStoreSpec {
     /// A bucket of Google Cloud Storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gcs: Option<GcsStore>,
+
+    /// How much of the operator and of the store's keys may be in use at one time. Default: as many keys as are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<StoreLimits>,
 
     /// Who may ask for what. Everything that no rule allows is refused; a grant needs one rule that allows all
     /// of it.
@@ -328,6 +336,14 @@ pub struct AccessRule {
     #[schemars(length(max = 32), inner(length(min = 3, max = 255)))]
     #[x_kube(validation = Rule::new(r"self.all(t, t.matches('^([*]/[*]|[A-Za-z0-9!#$&^_.+-]+/([*]|[A-Za-z0-9!#$&^_.+-]+))$'))").message("contentTypes takes media types, exact or with a wildcard after the slash: image/png, image/*, */*"))]
     pub content_types: Vec<String>,
+
+    /// How many grants of one namespace may have a key of this store in their Secrets at one time, of both kinds
+    /// together and whichever rule allowed them. A grant that comes when so many have one waits (TooManyGrants) until one
+    /// of those has ended: the oldest first. Where several rules allow a grant, the largest number counts; a rule without
+    /// one sets no limit. Keys that are out stay when the number is lowered. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_live_grants: Option<i64>,
 }
 
 /// What a cluster-wide store allows to whom.
@@ -392,6 +408,8 @@ pub trait Store:
     const KIND: StoreKind;
     /// The provider's settings; `None` if the spec names no provider, or several.
     fn place(&self) -> Option<Place>;
+    /// How much may be in use at one time.
+    fn limits(&self) -> StoreLimits;
     /// The access rules in one form. An [`ObjectStore`] without any allows its own namespace everything.
     fn rules(&self) -> Vec<ClusterAccessRule>;
     /// The status as last written, if any.
@@ -408,6 +426,9 @@ impl Store for ObjectStore {
     fn place(&self) -> Option<Place> {
         let spec = &self.spec;
         Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
+    }
+    fn limits(&self) -> StoreLimits {
+        self.spec.limits.unwrap_or_default()
     }
     fn rules(&self) -> Vec<ClusterAccessRule> {
         let everything = AccessRule {
@@ -445,6 +466,9 @@ impl Store for ClusterObjectStore {
     fn place(&self) -> Option<Place> {
         let spec = &self.spec;
         Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
+    }
+    fn limits(&self) -> StoreLimits {
+        self.spec.limits.unwrap_or_default()
     }
     fn rules(&self) -> Vec<ClusterAccessRule> {
         self.spec.access.clone()

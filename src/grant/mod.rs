@@ -10,6 +10,7 @@ mod facts;
 mod key;
 mod lifetime;
 mod object;
+mod places;
 mod policy;
 mod renewal;
 mod report;
@@ -19,9 +20,12 @@ mod step;
 mod withheld;
 
 pub use decide::decide;
-pub use facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, StoreFact, StoreView};
+pub use facts::{
+    Facts, GrantFacts, ObjectFact, Owner, PlaceFact, SecretFact, SecretView, Settings, StoreFact, StoreView,
+};
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
+pub use places::{Candidate, Limit, Most, Places};
 pub use policy::{Refusal, admit};
 pub use renewal::{RenewRequest, renewal_due};
 pub use step::{Notice, Publish, PublishMode, Read, SigningRequest, Step};

@@ -38,7 +38,12 @@ pub trait Provider: Send + Sync {
     /// [`SignError`] if there are none.
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>>;
 
-    /// Signs exactly what is asked, locally.
+    /// Whether [`Provider::sign`] makes requests of its own, so that a slow far side makes it slow.
+    fn signs_remotely(&self) -> bool {
+        false
+    }
+
+    /// Signs exactly what is asked, locally unless [`Provider::signs_remotely`].
     ///
     /// # Errors
     /// [`SignError`]; never a key that permits more than the request says.

@@ -248,6 +248,11 @@ impl Provider for S3 {
         .boxed()
     }
 
+    fn signs_remotely(&self) -> bool {
+        // A key with credentials of its own takes a call of STS.
+        self.role().is_some()
+    }
+
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async {
             let session = self.session().await?;

@@ -159,6 +159,7 @@ fn rule(dice: &mut Dice) -> ClusterAccessRule {
             } else {
                 vec![]
             },
+            max_live_grants: None,
         },
     }
 }
