@@ -74,7 +74,10 @@ pub struct ObservedObject {
     /// Base64 of the SHA-256, where the store keeps one.
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     pub checksum_sha256: Option<String>,
-    /// The version, in a bucket that keeps versions.
+    /// Base64 of the CRC32C in big-endian order, where the store keeps one (Google Cloud Storage).
+    #[serde(default, rename = "checksumCRC32C", skip_serializing_if = "Option::is_none")]
+    pub checksum_crc32c: Option<String>,
+    /// The version, in a bucket that keeps versions; on Google Cloud Storage the generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// When the store received the object, by its own clock (whole seconds on S3).

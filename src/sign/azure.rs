@@ -259,6 +259,7 @@ impl AzureBlob {
                 e_tag: text("etag"),
                 content_type: text("content-type"),
                 checksum_md5: text("content-md5"),
+                checksum_crc32c: None,
                 checksum_sha256: None,
                 version: text("x-ms-version-id"),
                 last_modified_time: modified.map(Time),

@@ -2,6 +2,7 @@
 //! provider's file knows which provider a store has.
 
 pub mod azure;
+pub mod gcs;
 mod http;
 mod outward;
 pub mod s3;

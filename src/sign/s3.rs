@@ -381,6 +381,7 @@ impl Provider for S3 {
                     checksum_sha256: head.checksum_sha256().map(str::to_owned),
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),
+                    ..ObservedObject::default()
                 },
                 modified_at,
             }

@@ -5,7 +5,7 @@ use aws_credential_types::provider::{
 };
 use tokio::sync::OnceCell;
 
-use crate::sign::azure;
+use crate::sign::{azure, gcs};
 
 /// The operator's own identities, one for each provider. Each is looked for when a store first needs it, and is shared
 /// by all stores.
@@ -13,6 +13,7 @@ use crate::sign::azure;
 pub struct Environment {
     aws: OnceCell<SharedCredentialsProvider>,
     azure: OnceCell<Arc<azure::Identity>>,
+    google: OnceCell<gcs::Source>,
 }
 
 impl Environment {
@@ -42,6 +43,20 @@ impl Environment {
         }
         let identity = async || Arc::new(azure::Identity::new(azure::Source::from_environment()));
         azure::Credentials::Identity(self.azure.get_or_init(identity).await.clone())
+    }
+
+    /// Google's Application Default Credentials: the file of `GOOGLE_APPLICATION_CREDENTIALS`, or the metadata server.
+    pub(super) async fn google(&self) -> gcs::Source {
+        let read = async || gcs::from_environment(|name| std::env::var(name).ok());
+        self.google.get_or_init(read).await.clone()
+    }
+
+    /// Where Google's IAM is, if not where everybody finds it: gcloud's own variable for that. No store says so, since the
+    /// operator's token is shown there.
+    pub(super) fn google_iam() -> Option<String> {
+        std::env::var("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS")
+            .ok()
+            .filter(|endpoint| !endpoint.is_empty())
     }
 }
 

@@ -17,10 +17,11 @@ pub use notification::{
 };
 
 use crate::{
-    api::{AzureBlobStore, Place, Reason, S3Store, Store},
+    api::{AzureBlobStore, GcsStore, Place, Reason, S3Store, Store},
     sign::{
         Outward, Provider,
         azure::{self, AzureBlob},
+        gcs::{self, Gcs},
         s3::S3,
     },
 };
@@ -44,6 +45,7 @@ pub struct Account(Kind);
 enum Kind {
     S3(Box<S3Store>, SharedCredentialsProvider),
     AzureBlob(Box<AzureBlobStore>, azure::Credentials),
+    Gcs(Box<GcsStore>, gcs::Source),
 }
 
 /// Checks a store's own spec, without its credentials.
@@ -55,21 +57,12 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
         .check()
         .map_err(|rules| (Reason::InvalidStore, rules.join("; ")))?;
     match store.place() {
-        Some(place @ (Place::S3(_) | Place::AzureBlob(_))) => Ok(Settings(place)),
-        Some(place @ Place::Gcs(_)) => Err(unsupported(&place)),
+        Some(place) => Ok(Settings(place)),
         None => Err((
             Reason::InvalidStore,
             "the store must be in one place: set exactly one of s3, azureBlob and gcs".into(),
         )),
     }
-}
-
-fn unsupported(place: &Place) -> (Reason, String) {
-    let message = format!(
-        "this version of Valet cannot sign for spec.{}; use another version, or a store that speaks S3",
-        place.field()
-    );
-    (Reason::InvalidStore, message)
 }
 
 /// The bucket by whose name the store's notifications speak of it.
@@ -88,7 +81,7 @@ impl Settings {
         let secret = match &self.0 {
             Place::S3(s3) => s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
             Place::AzureBlob(azure) => azure.credentials.as_ref().map(|c| &c.secret_ref),
-            Place::Gcs(gcs) => gcs.credentials.as_ref().map(|c| &c.secret_ref),
+            Place::Gcs(gcs) => gcs.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
         };
         match secret {
             Some(secret) => CredentialsSource::Secret(secret.name.clone()),
@@ -136,7 +129,10 @@ impl Settings {
                 let key = credentials::azure(data, &store.account)?;
                 Ok(Account(Kind::AzureBlob(store, azure::Credentials::Key(key))))
             }
-            Place::Gcs(_) => unreachable!("settings() lets none of these through"),
+            Place::Gcs(store) => {
+                let key = credentials::gcs(data)?;
+                Ok(Account(Kind::Gcs(store, gcs::Source::Key(Arc::new(key)))))
+            }
         }
     }
 
@@ -148,7 +144,7 @@ impl Settings {
                 let credentials = environment.azure(&store.account).await;
                 Account(Kind::AzureBlob(store, credentials))
             }
-            Place::Gcs(_) => unreachable!("settings() lets none of these through"),
+            Place::Gcs(store) => Account(Kind::Gcs(store, environment.google().await)),
         }
     }
 
@@ -159,7 +155,7 @@ impl Settings {
             Place::AzureBlob(_) => {
                 "set AZURE_STORAGE_KEY, or AZURE_FEDERATED_TOKEN_FILE, AZURE_TENANT_ID and AZURE_CLIENT_ID"
             }
-            Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS",
+            Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account's key",
         }
     }
 }
@@ -170,6 +166,10 @@ impl Account {
         match self.0 {
             Kind::S3(s3, credentials) => Arc::new(S3::new(*s3, credentials, outward)),
             Kind::AzureBlob(store, credentials) => Arc::new(AzureBlob::new(*store, credentials, outward)),
+            Kind::Gcs(store, source) => {
+                let iam = Environment::google_iam();
+                Arc::new(Gcs::new(*store, source, iam.as_deref(), outward))
+            }
         }
     }
 }

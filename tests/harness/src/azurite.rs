@@ -62,12 +62,8 @@ pub fn tools() -> Result<PathBuf> {
 /// # Errors
 /// If it cannot be started.
 pub fn microsoft() -> Result<Microsoft> {
-    let mut command = process::clean(Command::new(tools()?.join("python3")));
-    // -I: no settings and no modules of the person at the keyboard. -B: no files beside the script.
-    command
-        .args(["-I", "-B"])
-        .arg(Path::new(env!("VALET_ROOT")).join("tests/harness/python/azure.py"));
-    Helper::with(command).map(Microsoft)
+    let python = process::clean(Command::new(tools()?.join("python3")));
+    Helper::start_script(python, "azure.py").map(Microsoft)
 }
 
 /// Microsoft's own package.

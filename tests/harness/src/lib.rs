@@ -17,6 +17,7 @@
 //! | [`fake`] | servers of which there is no emulator, faked at the HTTP level |
 //! | [`mod@azurite`] | Azurite, and Microsoft's own client for it |
 //! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
+//! | [`google`] | fake-gcs-server, Google's own client and a checker of its signatures |
 //! | [`verify`] | an independent check of signed URLs, by botocore |
 //! | [`mod@kstatus`] | what Helm, Argo CD and Flux would make of an object |
 //! | [`operator`] | Valet itself, as a subprocess |
@@ -43,6 +44,7 @@ pub mod control_plane;
 pub mod dashboard;
 mod error;
 pub mod fake;
+pub mod google;
 mod helper;
 pub mod kstatus;
 pub mod kubectl;
@@ -60,6 +62,7 @@ pub use audit::{AuditEvent, AuditMark};
 pub use azurite::Azurite;
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
 pub use error::{Context, Error, Result};
+pub use google::GcsServer;
 pub use kstatus::kstatus;
 pub use node::Node;
 pub use operator::{Operator, OperatorOptions};
