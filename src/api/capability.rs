@@ -52,6 +52,8 @@ pub struct Capabilities {
     pub enforced: BTreeSet<Capability>,
     /// What its POST forms can pin down; `None` if it takes no forms.
     pub post_form: Option<BTreeSet<Capability>>,
+    /// What its uploads in parts can be held to; `None` if it takes none.
+    pub multipart: Option<BTreeSet<Capability>>,
     /// The longest lifetime of one key, in seconds.
     pub max_expiration_seconds: i64,
     /// The largest object that one request may carry, in bytes.
@@ -71,6 +73,10 @@ impl Capabilities {
                 ..
             } => self.post_form.as_ref(),
             Ask::Upload {
+                mode: UploadMode::Multipart,
+                ..
+            } => self.multipart.as_ref(),
+            Ask::Upload {
                 mode: UploadMode::Put, ..
             }
             | Ask::Download { .. } => Some(&self.enforced),
@@ -81,10 +87,16 @@ impl Capabilities {
     /// followed by what its keys can pin down, as `PostForm/ContentLengthRange`.
     pub fn names(&self) -> Vec<String> {
         let plain = self.enforced.iter().map(|c| c.as_str().to_owned());
-        let mode = UploadMode::PostForm.as_str();
-        let form = self.post_form.iter().flat_map(|can| {
-            std::iter::once(mode.to_owned()).chain(can.iter().map(move |c| format!("{mode}/{}", c.as_str())))
+        let modes = [
+            (UploadMode::PostForm, &self.post_form),
+            (UploadMode::Multipart, &self.multipart),
+        ];
+        let others = modes.into_iter().flat_map(|(mode, can)| {
+            let mode = mode.as_str();
+            can.iter().flat_map(move |can| {
+                std::iter::once(mode.to_owned()).chain(can.iter().map(move |c| format!("{mode}/{}", c.as_str())))
+            })
         });
-        plain.chain(form).collect()
+        plain.chain(others).collect()
     }
 }

@@ -37,6 +37,9 @@ pub struct GrantStatus {
     /// When the last of the keys before this one stops working. Absent if that is not later than expirationTime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier_expiration_time: Option<Time>,
+    /// The store's name for the upload in parts that the key is for; only with mode: Multipart. It gives no access.
+    #[serde(default, rename = "uploadID", skip_serializing_if = "Option::is_none")]
+    pub upload_id: Option<String>,
     /// When the grant had done its work; it is deleted ttlSecondsAfterFinished later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_time: Option<Time>,

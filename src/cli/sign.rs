@@ -193,6 +193,9 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
                 let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
                 return Err(ready.map_or("refused".into(), |c| format!("{}: {}", c.reason, c.message)));
             }
+            Step::Hold => {
+                return Err("an upload in parts needs the operator, which begins it at the store and puts the parts together; apply the grant".into());
+            }
             step => return Err(format!("the operator would not sign this now ({step:?})")),
         }
     }

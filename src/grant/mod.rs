@@ -9,6 +9,7 @@ mod decide;
 mod facts;
 mod key;
 mod lifetime;
+mod multipart;
 mod object;
 mod places;
 mod policy;
@@ -21,11 +22,12 @@ mod withheld;
 
 pub use decide::decide;
 pub use facts::{
-    Facts, GrantFacts, ObjectFact, Owner, PlaceFact, SecretFact, SecretView, Settings, StoreFact, StoreView,
+    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, SecretFact, SecretView, Settings,
+    StoreFact, StoreView, UploadFact, UploadsFact,
 };
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
 pub use places::{Candidate, Limit, Most, Places};
 pub use policy::{Refusal, admit};
 pub use renewal::{RenewRequest, renewal_due};
-pub use step::{Notice, Publish, PublishMode, Read, SigningRequest, Step};
+pub use step::{Assembly, Notice, Publish, PublishMode, Read, SigningRequest, Step};

@@ -5,8 +5,8 @@ use kube::core::{Selector, SelectorExt};
 
 use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey};
 use crate::api::{
-    AccessRule, Ask, Capabilities, Capability, Namespaces, Overwrite, Reason, ResponseHeaders, UploadConstraints,
-    UploadMode,
+    AccessRule, Ask, Capabilities, Capability, MAX_PARTS, Namespaces, Overwrite, Reason, ResponseHeaders,
+    UploadConstraints, UploadMode,
 };
 
 /// Why a grant gets no key, for conditions and events.
@@ -109,6 +109,10 @@ fn request(ask: &Ask) -> &'static str {
             mode: UploadMode::PostForm,
             ..
         } => "a POST form",
+        Ask::Upload {
+            mode: UploadMode::Multipart,
+            ..
+        } => "an upload in parts",
         Ask::Download { .. } => "a presigned GET",
     }
 }
@@ -116,7 +120,7 @@ fn request(ask: &Ask) -> &'static str {
 /// What to do about a constraint that the store's keys of this kind cannot enforce.
 fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
     let (mode, write_once) = match ask {
-        Ask::Upload { mode, constraints } => (*mode, constraints.overwrite == Overwrite::Forbid),
+        Ask::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
         Ask::Download { .. } => return "leave it out, or use another store".into(),
     };
     let form = can.post_form.as_ref();
@@ -130,7 +134,7 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             };
             format!("set spec.constraints.overwrite to Allow if replacing an object is acceptable{put}")
         }
-        (Capability::WriteOnce, UploadMode::Put) => {
+        (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart) => {
             "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
                 .into()
         }
@@ -141,17 +145,20 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             } else {
                 ""
             };
-            let or = if missing == Capability::ContentLengthRange {
-                ", or give the exact size in spec.constraints.contentLength"
-            } else {
-                ", or leave it out"
+            let parts_can = can.multipart.as_ref().is_some_and(|parts| parts.contains(&missing));
+            let or = match missing {
+                Capability::ContentLengthRange if parts_can => {
+                    ", or spec.mode to Multipart, or give the exact size in spec.constraints.contentLength"
+                }
+                Capability::ContentLengthRange => ", or give the exact size in spec.constraints.contentLength",
+                _ => ", or leave it out",
             };
             format!("set spec.mode to PostForm{also}{or}")
         }
         (Capability::ContentLengthRange, _) if can.enforced.contains(&Capability::ContentLength) => {
             "give the exact size in spec.constraints.contentLength instead".into()
         }
-        (_, UploadMode::PostForm) if can.enforced.contains(&missing) => {
+        (_, UploadMode::PostForm | UploadMode::Multipart) if can.enforced.contains(&missing) => {
             "set spec.mode to Put, or leave it out".into()
         }
         _ => "leave it out, or use another store".into(),
@@ -161,9 +168,16 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
 fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.ask) else {
+        let what = match &grant.ask {
+            Ask::Upload {
+                mode: UploadMode::Multipart,
+                ..
+            } => "uploads in parts (Multipart)",
+            Ask::Upload { .. } | Ask::Download { .. } => "POST forms (PostForm)",
+        };
         return Err(Refusal::new(
             Reason::CapabilityMissing,
-            format!("{store} takes no POST forms (PostForm); set spec.mode to Put, or use another store"),
+            format!("{store} takes no {what}; set spec.mode to Put, or use another store"),
         ));
     };
     if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !enforced.contains(c)) {
@@ -199,6 +213,14 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
             ),
         ));
     }
+    if let Ask::Upload {
+        mode: UploadMode::Multipart,
+        constraints,
+        ..
+    } = &grant.ask
+    {
+        return in_parts(grant, constraints);
+    }
     if let Ask::Upload { constraints, .. } = &grant.ask
         && let Some((field, length)) = largest(constraints)
         && length > can.max_upload_bytes
@@ -212,6 +234,27 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// Whether the parts of an upload can be told, and are not too many.
+fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
+    let (Some(parts), Some((field, length))) = (grant.ask.parts(), largest(constraints)) else {
+        return Err(Refusal::new(
+            Reason::InvalidSpec,
+            "spec.mode is Multipart and nothing says how many parts there are; set spec.constraints.contentLength or contentLengthRange",
+        ));
+    };
+    if parts.count() <= MAX_PARTS {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::ContentLengthNotAllowed,
+        format!(
+            "{field} is {length} bytes, which makes {} parts of {} bytes, and {MAX_PARTS} is the most; make the parts larger (spec.multipart.partSizeBytes), or split the object",
+            parts.count(),
+            parts.part_bytes
+        ),
+    ))
 }
 
 /// The most bytes that an upload may have by its own constraints, and the field that says so.
@@ -322,7 +365,7 @@ pub(super) fn examine(
         );
         return refuse(2, Reason::ExpirationTooLong, message);
     }
-    let Ask::Upload { mode, constraints } = &grant.ask else {
+    let Ask::Upload { mode, constraints, .. } = &grant.ask else {
         return Ok(());
     };
     if let Some(limit) = &rule.max_bytes {
@@ -330,10 +373,15 @@ pub(super) fn examine(
         // not have.
         let max = limit.bytes().unwrap_or(0);
         let say = match mode {
-            UploadMode::Put => "spec.constraints.contentLength",
+            UploadMode::Put | UploadMode::Multipart => "spec.constraints.contentLength",
             UploadMode::PostForm => "spec.constraints.contentLengthRange or contentLength",
         };
+        // Of a range the store does not hold every part to its size: more than that could lie there until the end.
+        let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();
         let message = match largest(constraints).map(|(_, size)| size) {
+            Some(size) if size <= max && is_loose => Some(format!(
+                "{store} allows namespace {namespace} uploads of at most {limit}, and the store cannot hold every part of a contentLengthRange to that; set {say} instead"
+            )),
             Some(size) if size <= max => None,
             Some(size) => Some(format!(
                 "the upload may have {size} bytes; {store} allows namespace {namespace} at most {limit}; make it smaller"

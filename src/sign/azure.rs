@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::Mutex as AsyncMutex;
 
-pub use sas::Key;
+pub use sas::SharedKey;
 pub use tokens::{Identity, Source};
 
 use self::{
@@ -25,7 +25,7 @@ use self::{
     requests::{date, error_code, http_date},
     sas::{Pen, Permit, encoded},
 };
-use super::{Outward, Probed, Provider, SignError, Signed, SignedUrl, http::Http};
+use super::{Key, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::Http};
 use crate::{
     api::{
         AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, ObservedObject, Overwrite, Reason,
@@ -51,7 +51,7 @@ const OWN: SignedDuration = SignedDuration::from_mins(15);
 #[derive(Clone)]
 pub enum Credentials {
     /// The account's key.
-    Key(Key),
+    Key(SharedKey),
     /// The operator's own identity, by delegation keys.
     Identity(Arc<Identity>),
     /// Nothing, for this reason.
@@ -184,6 +184,7 @@ impl AzureBlob {
             Ask::Upload {
                 mode: UploadMode::Put,
                 constraints,
+                ..
             } => {
                 let permissions = permissions(constraints)?;
                 // Without it the store does not know what kind of blob to make. It is not signed.
@@ -226,10 +227,11 @@ impl AzureBlob {
             }
         };
         Ok(Signed {
-            url: SignedUrl::new(url),
-            method: method.into(),
-            headers,
-            form: None,
+            key: Key::Request {
+                url: SignedUrl::new(url),
+                method: method.into(),
+                headers,
+            },
             provider: self.name(),
         })
     }

@@ -27,7 +27,7 @@ use self::{
     tokens::{Tokens, ask, request},
 };
 use super::{
-    Form, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    Form, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
     http::{Answer, Http},
 };
 use crate::{
@@ -154,10 +154,10 @@ impl Gcs {
         let signature = self.pen.sign(unsigned.policy.as_bytes()).await?;
         let place = self.place(Target::Workload, "/");
         Ok(Signed {
-            url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
-            method: "POST".into(),
-            headers: Vec::new(),
-            form: Some(Form::new(unsigned.with(&signature))),
+            key: Key::Form {
+                url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
+                fields: Form::new(unsigned.with(&signature)),
+            },
             provider: self.name(),
         })
     }
@@ -212,6 +212,7 @@ fn capabilities(pen: &Pen) -> Capabilities {
             ]
             .into(),
         ),
+        multipart: None,
         max_expiration_seconds: match pen {
             Pen::Key(_) => MAX_EXPIRES_SECONDS,
             Pen::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
@@ -337,10 +338,16 @@ impl Provider for Gcs {
                 Ask::Upload {
                     mode: UploadMode::PostForm,
                     constraints,
+                    ..
                 } => return self.form(key, constraints, lifetime).await,
+                Ask::Upload {
+                    mode: UploadMode::Multipart,
+                    ..
+                } => return Err(SignError::Impossible("the store takes no uploads in parts".into())),
                 Ask::Upload {
                     mode: UploadMode::Put,
                     constraints,
+                    ..
                 } => {
                     wanted.method = "PUT";
                     wanted.headers = put_headers(constraints)?;
@@ -351,10 +358,11 @@ impl Provider for Gcs {
                 }
             }
             Ok(Signed {
-                url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
-                method: wanted.method.to_owned(),
-                headers: wanted.headers,
-                form: None,
+                key: Key::Request {
+                    url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
+                    method: wanted.method.to_owned(),
+                    headers: wanted.headers,
+                },
                 provider: self.name(),
             })
         }

@@ -4,6 +4,7 @@
 pub mod azure;
 pub mod gcs;
 mod http;
+mod multipart;
 mod outward;
 pub mod s3;
 mod secret;
@@ -15,8 +16,9 @@ use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
+pub use multipart::{Completion, Multipart, SignedPart};
 pub use outward::{Inward, Outward};
-pub use secret::{secret_data, secret_object};
+pub use secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object};
 pub use url::{Form, SignedUrl};
 
 use crate::{
@@ -56,6 +58,11 @@ pub trait Provider: Send + Sync {
 
     /// Looks whether the object is in the store, with one request of at most some seconds.
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;
+
+    /// What it can do for uploads in parts; `None` if it takes none.
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        None
+    }
 }
 
 /// What a store turned out to be like.
@@ -80,19 +87,65 @@ pub enum Finding {
     Unreachable(String),
 }
 
-/// What a workload is handed: everything about the request but the bytes.
+/// Names and values of headers, in the order in which they are to be told.
+pub type Headers = Vec<(String, String)>;
+
+/// What a workload is handed: everything but the bytes.
 #[derive(Debug)]
 pub struct Signed {
-    /// Where.
-    pub url: SignedUrl,
-    /// The HTTP method.
-    pub method: String,
-    /// Headers to be sent to the letter: those that are part of the signature, and what the provider wants besides.
-    pub headers: Vec<(String, String)>,
-    /// Of a POST form: its fields, to be sent in this order and before the file.
-    pub form: Option<Form>,
+    /// The key itself.
+    pub key: Key,
     /// The provider's name.
     pub provider: &'static str,
+}
+
+impl Signed {
+    /// The one URL of a key that has one.
+    pub fn url(&self) -> Option<&SignedUrl> {
+        match &self.key {
+            Key::Request { url, .. } | Key::Form { url, .. } => Some(url),
+            Key::Parts(_) => None,
+        }
+    }
+
+    /// The headers that have to be sent to it.
+    pub fn headers(&self) -> &[(String, String)] {
+        match &self.key {
+            Key::Request { headers, .. } => headers,
+            Key::Form { .. } | Key::Parts(_) => &[],
+        }
+    }
+
+    /// The fields of a key that is a form.
+    pub fn form(&self) -> Option<&Form> {
+        match &self.key {
+            Key::Form { fields, .. } => Some(fields),
+            Key::Request { .. } | Key::Parts(_) => None,
+        }
+    }
+}
+
+/// A key, in one of the shapes that it can have.
+#[derive(Debug)]
+pub enum Key {
+    /// One request.
+    Request {
+        /// Where.
+        url: SignedUrl,
+        /// The HTTP method.
+        method: String,
+        /// Headers to be sent to the letter: those that are part of the signature, and what the provider wants besides.
+        headers: Headers,
+    },
+    /// A POST form.
+    Form {
+        /// Where it is sent.
+        url: SignedUrl,
+        /// Its fields, to be sent in this order and before the file.
+        fields: Form,
+    },
+    /// The parts of an upload, in order, each with a PUT of its own.
+    Parts(Vec<SignedPart>),
 }
 
 /// Why nothing was signed. Messages carry no URL and no credential.

@@ -2,6 +2,7 @@
 //! forms.
 
 mod form;
+mod multipart;
 mod presigned;
 mod probe;
 mod scoped;
@@ -29,7 +30,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::RwLock;
 
-use super::{Finding, Inward, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Finding, Inward, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
@@ -101,6 +102,18 @@ impl S3 {
                     Capability::ContentLengthRange,
                     Capability::ChecksumSHA256,
                     // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
+                    Capability::SignedHeadersOnly,
+                ]
+                .into(),
+            ),
+            // The store holds each part to its size where that is known, and Valet the whole before it puts it together. The
+            // checksum of an object in parts is one of its parts' checksums.
+            multipart: Some(
+                [
+                    Capability::ContentType,
+                    Capability::ContentLength,
+                    Capability::ContentLengthRange,
+                    Capability::WriteOnce,
                     Capability::SignedHeadersOnly,
                 ]
                 .into(),
@@ -232,6 +245,9 @@ impl Provider for S3 {
         }
         let mut can = (*self.capabilities).clone();
         can.enforced.remove(&Capability::SignedHeadersOnly);
+        can.multipart
+            .as_mut()
+            .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
         Arc::new(can)
     }
 
@@ -284,10 +300,21 @@ impl Provider for S3 {
                 Ask::Upload {
                     mode: UploadMode::Put,
                     constraints,
+                    ..
                 } => presigned::put(signer, bucket, key, constraints, presigning).await,
+                Ask::Upload {
+                    mode: UploadMode::Multipart,
+                    ..
+                } => {
+                    return Ok(Signed {
+                        key: Key::Parts(multipart::parts(signer, bucket, request, presigning).await?),
+                        provider: self.name(),
+                    });
+                }
                 Ask::Upload {
                     mode: UploadMode::PostForm,
                     constraints,
+                    ..
                 } => {
                     let target = form::Target {
                         bucket,
@@ -295,10 +322,10 @@ impl Provider for S3 {
                         key,
                     };
                     return Ok(Signed {
-                        url: form::action(signer, bucket, presigning).await?,
-                        method: "POST".into(),
-                        headers: Vec::new(),
-                        form: Some(form::sign(credentials, &target, constraints, lifetime)?),
+                        key: Key::Form {
+                            url: form::action(signer, bucket, presigning).await?,
+                            fields: form::sign(credentials, &target, constraints, lifetime)?,
+                        },
                         provider: self.name(),
                     });
                 }
@@ -307,10 +334,11 @@ impl Provider for S3 {
                 }
             }?;
             Ok(Signed {
-                url: SignedUrl::new(presigned.uri().to_owned()),
-                method: presigned.method().to_owned(),
-                headers: presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
-                form: None,
+                key: Key::Request {
+                    url: SignedUrl::new(presigned.uri().to_owned()),
+                    method: presigned.method().to_owned(),
+                    headers: presigned::headers(&presigned),
+                },
                 provider: self.name(),
             })
         }
@@ -345,6 +373,10 @@ impl Provider for S3 {
             probed
         }
         .boxed()
+    }
+
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        Some(self)
     }
 
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {

@@ -34,7 +34,7 @@ impl Environment {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let is_other = set("AZURE_STORAGE_ACCOUNT").is_some_and(|other| other != account);
         if let Some(key) = set("AZURE_STORAGE_KEY").filter(|_| !is_other) {
-            return match azure::Key::parse(key.trim()) {
+            return match azure::SharedKey::parse(key.trim()) {
                 Some(key) => azure::Credentials::Key(key),
                 None => azure::Credentials::Unusable(
                     "AZURE_STORAGE_KEY in the operator's environment is not an account key (base64)".into(),

@@ -150,6 +150,11 @@ fn what_azure_cannot_enforce() {
             json!({"mode": "PostForm", "constraints": {"overwrite": "Allow"}}),
             "(PostForm)",
         ),
+        (
+            "parts",
+            json!({"mode": "Multipart", "constraints": {"overwrite": "Allow", "contentLength": 5}}),
+            "(Multipart)",
+        ),
         ("dot", json!({"key": t.key("a./b")}), "ends with '.'"),
         ("backslash", json!({"key": t.key("a\\b")}), "take for a '/'"),
     ] {

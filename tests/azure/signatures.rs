@@ -3,11 +3,11 @@
 
 use serde_json::{Value, json};
 use valet::{
-    api::{Ask, AzureBlobStore, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{Ask, AzureBlobStore, Multipart, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
     grant::{Lifetime, ObjectKey, SigningRequest},
     sign::{
-        Provider, SignError,
-        azure::{AzureBlob, Credentials, Identity, Key, Source},
+        Provider, SignError, Signed,
+        azure::{AzureBlob, Credentials, Identity, SharedKey, Source},
     },
 };
 use valet_harness::azurite::microsoft;
@@ -36,12 +36,14 @@ fn request(key: &str, ask: Ask) -> SigningRequest {
             expires_at: EXPIRY.parse().unwrap(),
         },
         holder: "web.avatar".into(),
+        upload: None,
     }
 }
 
 fn upload(overwrite: Overwrite) -> Ask {
     Ask::Upload {
         mode: UploadMode::Put,
+        multipart: Multipart::default(),
         constraints: UploadConstraints {
             overwrite,
             ..UploadConstraints::default()
@@ -104,6 +106,10 @@ fn parts(url: &str) -> (&str, &str) {
     }
 }
 
+fn exposed(signed: &Signed) -> &str {
+    signed.url().expect("it is one URL").expose()
+}
+
 fn merged(a: &Value, b: Value) -> Value {
     let mut all = a.clone();
     for (name, value) in b.as_object().into_iter().flatten() {
@@ -127,7 +133,7 @@ async fn service_signatures_are_microsofts() {
             json!({"ip": "203.0.113.7"}),
         ),
     ] {
-        let key = Credentials::Key(Key::parse(ACCOUNT_KEY).unwrap());
+        let key = Credentials::Key(SharedKey::parse(ACCOUNT_KEY).unwrap());
         let provider = AzureBlob::new(store(settings.clone()), key, None);
         for name in KEYS {
             for (ask, theirs) in asks() {
@@ -137,7 +143,7 @@ async fn service_signatures_are_microsofts() {
                     .sas(["mediastore", "media", name], Some(ACCOUNT_KEY), &Value::Null, &options)
                     .unwrap();
                 assert_eq!(version, "2023-11-03");
-                let (base, query) = parts(signed.url.expose());
+                let (base, query) = parts(exposed(&signed));
                 assert_eq!(query, token, "{name} {options}");
                 let wanted = match settings.get("endpoint") {
                     Some(_) => "http://127.0.0.1:10000/mediastore/media/",
@@ -145,7 +151,7 @@ async fn service_signatures_are_microsofts() {
                 };
                 assert!(base.starts_with(wanted), "{base}");
                 assert_eq!(
-                    signed.url.expose().contains("versionid="),
+                    exposed(&signed).contains("versionid="),
                     options.get("version_id").is_some()
                 );
                 compared += 1;
@@ -189,7 +195,7 @@ async fn user_delegation_signatures_are_microsofts() {
                 let (token, _) = microsoft
                     .sas(["mediastore", "media", name], None, &delegation, &options)
                     .unwrap();
-                let (base, query) = parts(signed.url.expose());
+                let (base, query) = parts(exposed(&signed));
                 assert_eq!(query, token, "{name} {options}");
                 assert!(base.starts_with("https://blobs.example.com/media/"), "{base}");
             }
@@ -202,7 +208,7 @@ async fn user_delegation_signatures_are_microsofts() {
 /// What a signature cannot express is refused, whatever was decided before.
 #[tokio::test]
 async fn nothing_weaker_than_asked_is_signed() {
-    let key = || Credentials::Key(Key::parse(ACCOUNT_KEY).unwrap());
+    let key = || Credentials::Key(SharedKey::parse(ACCOUNT_KEY).unwrap());
     let provider = AzureBlob::new(store(json!({})), key(), None);
     let sign = async |key: &str, ask: Ask| provider.sign(&request(key, ask)).await;
     for more in [
@@ -213,12 +219,14 @@ async fn nothing_weaker_than_asked_is_signed() {
     ] {
         let ask = Ask::Upload {
             mode: UploadMode::Put,
+            multipart: Multipart::default(),
             constraints: serde_json::from_value(more.clone()).unwrap(),
         };
         assert!(matches!(sign("k", ask).await, Err(SignError::Refused(_))), "{more}");
     }
     let form = Ask::Upload {
         mode: UploadMode::PostForm,
+        multipart: Multipart::default(),
         constraints: UploadConstraints::default(),
     };
     assert!(matches!(sign("k", form).await, Err(SignError::Refused(_))));

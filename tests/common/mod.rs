@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
-        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Namespaces,
-        Operation, Overwrite, Renewal, RenewalPolicy, ResponseHeaders, StoreKind, StoreRef, Terms, UploadConstraints,
-        UploadMode,
+        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Multipart,
+        Namespaces, Operation, Overwrite, Renewal, RenewalPolicy, ResponseHeaders, StoreKind, StoreRef, Terms,
+        UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, RenewRequest, StoreView},
 };
@@ -41,6 +41,8 @@ pub fn upload() -> GrantFacts {
         generation: 1,
         created: Some(at(0)),
         deleting: false,
+        deleted_at: None,
+        held: false,
         terms: Terms {
             store_ref: StoreRef {
                 kind: StoreKind::ClusterObjectStore,
@@ -58,6 +60,7 @@ pub fn upload() -> GrantFacts {
         },
         ask: Ask::Upload {
             mode: UploadMode::Put,
+            multipart: Multipart::default(),
             constraints: UploadConstraints::default(),
         },
         status: GrantStatus::default(),
@@ -88,6 +91,25 @@ pub fn form() -> GrantFacts {
     GrantFacts {
         ask: Ask::Upload {
             mode: UploadMode::PostForm,
+            multipart: Multipart::default(),
+            constraints,
+        },
+        ..upload()
+    }
+}
+
+/// The same for an upload in three parts: the size of the object of every world, in parts that no store would take.
+pub fn in_parts() -> GrantFacts {
+    let constraints = UploadConstraints {
+        content_length: Some(48_213),
+        ..UploadConstraints::default()
+    };
+    GrantFacts {
+        ask: Ask::Upload {
+            mode: UploadMode::Multipart,
+            multipart: Multipart {
+                part_size_bytes: Some(20_000),
+            },
             constraints,
         },
         ..upload()
@@ -152,6 +174,16 @@ pub fn capabilities() -> Capabilities {
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
                 Capability::ChecksumSHA256,
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+        ),
+        multipart: Some(
+            [
+                Capability::ContentType,
+                Capability::ContentLength,
+                Capability::ContentLengthRange,
+                Capability::WriteOnce,
                 Capability::SignedHeadersOnly,
             ]
             .into(),

@@ -158,21 +158,33 @@ fn upload(plane: &ControlPlane, stores: &Stores, grant: &Value, namespace: &str)
     let data: BTreeMap<_, _> = secret.data.unwrap();
     let scratch = valet_harness::Scratch::new("example").unwrap();
     let (config, body) = (scratch.path().join("curl.cfg"), scratch.path().join("body"));
-    fs::write(&config, &data["curl.cfg"].0).unwrap();
+    if let Some(text) = data.get("curl.cfg") {
+        fs::write(&config, &text.0).unwrap();
+    }
     fs::write(
         &body,
         vec![0; constraints["contentLength"].as_u64().unwrap_or(9) as usize],
     )
     .unwrap();
-    let mut curl = process::clean(Command::new("curl"));
-    curl.arg("--config").arg(config);
+    let mut client = process::clean(Command::new("curl"));
+    client.arg("--config").arg(config);
+    let mut soon = Duration::from_secs(5);
     match grant["spec"]["mode"].as_str() {
-        Some("PostForm") => curl.arg("--form").arg(format!("file=@{}", body.display())),
-        _ => curl.arg("--upload-file").arg(&body),
+        Some("PostForm") => client.arg("--form").arg(format!("file=@{}", body.display())),
+        Some("Multipart") => {
+            for name in ["upload.sh", "parts.json", "expiry"] {
+                fs::write(scratch.path().join(name), &data[name].0).unwrap();
+            }
+            // The operator puts it together when it looks the next time.
+            soon = Duration::from_secs(75);
+            client = process::clean(Command::new("sh"));
+            client.arg(scratch.path().join("upload.sh")).arg(&body)
+        }
+        _ => client.arg("--upload-file").arg(&body),
     };
-    process::run_ok(curl, b"", Duration::from_secs(60)).unwrap();
+    process::run_ok(client, b"", Duration::from_secs(60)).unwrap();
     let key = grant["spec"]["key"].as_str().unwrap();
-    eventually(Duration::from_secs(5), key, || match data["provider"].0.as_slice() {
+    eventually(soon, key, || match data["provider"].0.as_slice() {
         b"gcs" => stores.gcs.get("media", key).unwrap().map(|_| ()),
         b"azure-blob" => stores.azure.get("media", key).unwrap().map(|_| ()),
         _ => stores

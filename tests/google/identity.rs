@@ -62,10 +62,10 @@ async fn google_signs_what_a_key_would() {
     for name in ["a", "b", "c"] {
         let put = request(name, upload(UploadMode::Put, Overwrite::Forbid));
         let (theirs, ours) = (by_google.sign(&put).await.unwrap(), by_key.sign(&put).await.unwrap());
-        assert_eq!(theirs.url.expose(), ours.url.expose());
+        assert_eq!(theirs.url().unwrap().expose(), ours.url().unwrap().expose());
         let form = request(name, upload(UploadMode::PostForm, Overwrite::Allow));
         let (theirs, ours) = (by_google.sign(&form).await.unwrap(), by_key.sign(&form).await.unwrap());
-        assert_eq!(theirs.form.unwrap().expose(), ours.form.unwrap().expose());
+        assert_eq!(theirs.form().unwrap().expose(), ours.form().unwrap().expose());
     }
     // One call a signature, and one for the token and the account's name for all of them.
     let sign = fake
@@ -101,7 +101,8 @@ async fn another_account_signs_where_the_store_says_so() {
         .unwrap();
     assert!(
         signed
-            .url
+            .url()
+            .unwrap()
             .expose()
             .contains("X-Goog-Credential=other%40p.iam.gserviceaccount.com%2F20260102%2F")
     );
@@ -210,7 +211,8 @@ async fn another_issuers_token_is_taken() {
     let signed = gcs.sign(&put).await.unwrap();
     assert!(
         signed
-            .url
+            .url()
+            .unwrap()
             .expose()
             .contains("X-Goog-Credential=test-iam-credentials%40")
     );

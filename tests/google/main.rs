@@ -51,6 +51,7 @@ pub fn request(key: &str, ask: Ask) -> SigningRequest {
             expires_at: issued_at + SignedDuration::from_hours(1),
         },
         holder: "web.x".into(),
+        upload: None,
     }
 }
 
@@ -58,6 +59,7 @@ pub fn request(key: &str, ask: Ask) -> SigningRequest {
 pub fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
     Ask::Upload {
         mode,
+        multipart: Default::default(),
         constraints: UploadConstraints {
             content_type: Some("text/plain; charset=utf-8".into()),
             content_length_range: Some(LengthRange { min: 3, max: 9 }),

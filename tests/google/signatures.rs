@@ -78,8 +78,8 @@ async fn googles_own_client_signs_the_same_urls() {
             .await
             .unwrap();
         assert_eq!(
-            put.url.expose(),
-            by_google("PUT", name, &put.headers, json!([])),
+            put.url().unwrap().expose(),
+            by_google("PUT", name, put.headers(), json!([])),
             "{name}"
         );
         let get = gcs
@@ -91,7 +91,11 @@ async fn googles_own_client_signs_the_same_urls() {
             ["response-content-type", "text/csv"],
             ["response-content-disposition", "attachment; filename=\"a b.csv\""],
         ]);
-        assert_eq!(get.url.expose(), by_google("GET", name, &[], query), "{name}");
+        assert_eq!(
+            get.url().unwrap().expose(),
+            by_google("GET", name, &[], query),
+            "{name}"
+        );
     }
 }
 
@@ -107,8 +111,8 @@ async fn googles_own_client_signs_the_same_forms() {
             "conditions": [["content-length-range", 3, 9]], "fields": [["Content-Type", "text/plain; charset=utf-8"]],
         });
         let (googles, _) = google::ask(question, &[]).unwrap();
-        assert_eq!(form.url.expose(), googles["url"].as_str().unwrap());
-        let mut fields: Vec<(String, String)> = form.form.unwrap().expose().to_vec();
+        assert_eq!(form.url().unwrap().expose(), googles["url"].as_str().unwrap());
+        let mut fields: Vec<(String, String)> = form.form().unwrap().expose().to_vec();
         let mut theirs: Vec<(String, String)> = serde_json::from_value(googles["fields"].clone()).unwrap();
         fields.sort();
         theirs.sort();
@@ -158,11 +162,11 @@ async fn a_bent_url_is_refused() {
         .sign(&request(NAME, upload(UploadMode::Put, Overwrite::Forbid)))
         .await
         .unwrap();
-    let good = check(&put.url, "PUT", &put.headers);
+    let good = check(put.url().unwrap(), "PUT", put.headers());
     assert_eq!(why(&good), None);
     // The checker takes what Google's client signs, too.
     let mut googles = good.clone();
-    googles["url"] = by_google("PUT", NAME, &put.headers, json!([])).into();
+    googles["url"] = by_google("PUT", NAME, put.headers(), json!([])).into();
     assert_eq!(why(&googles), None);
     for later in [0, 3599] {
         let mut other = good.clone();
@@ -242,7 +246,7 @@ async fn a_bent_url_is_refused() {
         .sign(&request(NAME, download(Some("1700000000000000"))))
         .await
         .unwrap();
-    let good = check(&get.url, "GET", &get.headers);
+    let good = check(get.url().unwrap(), "GET", get.headers());
     assert_eq!(why(&good), None);
     let bends: &[(&str, Bend)] = &[
         ("another version", |c| {
@@ -272,7 +276,7 @@ async fn a_bent_form_is_refused() {
         .sign(&request(NAME, upload(UploadMode::PostForm, Overwrite::Allow)))
         .await
         .unwrap();
-    let fields = form.form.unwrap();
+    let fields = form.form().unwrap();
     let good = json!({
         "key_file": KEY, "account": ACCOUNT, "fields": fields.expose(), "bucket": "media", "now": now(1800), "size": 5,
     });
@@ -281,7 +285,7 @@ async fn a_bent_form_is_refused() {
         .sign(&request("another", upload(UploadMode::PostForm, Overwrite::Allow)))
         .await
         .unwrap();
-    let others = another.form.unwrap();
+    let others = another.form().unwrap();
     let others = |name: &str| others.expose().iter().find(|(n, _)| n == name).unwrap().1.clone();
     let (policy, signature) = (others("policy"), others("x-goog-signature"));
 

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, LengthRange, Namespaces, Operation, Overwrite,
-        ResponseHeaders, UploadConstraints, UploadMode,
+        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, LengthRange, Multipart, Namespaces, Operation,
+        Overwrite, ResponseHeaders, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView, admit},
 };
@@ -78,7 +78,15 @@ fn grant(dice: &mut Dice) -> GrantFacts {
         }
     } else {
         let size = |dice: &mut Dice| *dice.pick(&[0, 1, 499_999, 500_000, 500_001, 1 << 26, 5_368_709_121]);
-        let mode = *dice.pick(&[UploadMode::Put, UploadMode::Put, UploadMode::PostForm]);
+        let mode = *dice.pick(&[
+            UploadMode::Put,
+            UploadMode::Put,
+            UploadMode::PostForm,
+            UploadMode::Multipart,
+        ]);
+        let multipart = Multipart {
+            part_size_bytes: dice.one_in(2).then(|| *dice.pick(&[1000, 1001, 5 << 20])),
+        };
         let constraints = UploadConstraints {
             content_type: dice.one_in(2).then(|| (*dice.pick(&TYPES)).into()),
             content_length: dice.one_in(2).then(|| size(dice)),
@@ -93,7 +101,11 @@ fn grant(dice: &mut Dice) -> GrantFacts {
                 Overwrite::Forbid
             },
         };
-        Ask::Upload { mode, constraints }
+        Ask::Upload {
+            mode,
+            multipart,
+            constraints,
+        }
     };
     grant
 }
@@ -172,6 +184,7 @@ fn view(dice: &mut Dice) -> StoreView {
     view.capabilities = Arc::new(Capabilities {
         enforced: ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect(),
         post_form: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
+        multipart: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
@@ -287,6 +300,12 @@ fn a_weaker_store_never_allows_more() {
                 form.remove(dice.pick(&ALL_CAPABILITIES));
             }
             form if dice.one_in(4) => *form = None,
+            _ if dice.one_in(2) => match &mut weaker.multipart {
+                Some(parts) if dice.one_in(2) => {
+                    parts.remove(dice.pick(&ALL_CAPABILITIES));
+                }
+                parts => *parts = None,
+            },
             _ => {
                 weaker.enforced.remove(dice.pick(&ALL_CAPABILITIES));
             }

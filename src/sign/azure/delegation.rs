@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::sas::{DelegationKey, Key, second};
+use super::sas::{DelegationKey, SharedKey, second};
 
 /// How long a key is asked for. The service gives at most seven days from its own now, which may be a little behind ours.
 pub const LIFETIME: SignedDuration = SignedDuration::from_secs(7 * 86_400 - 15 * 60);
@@ -50,7 +50,7 @@ pub fn read(body: &[u8]) -> Option<Delegation> {
             expiry,
             service: of("SignedService").filter(|s| s == "b")?,
             version: of("SignedVersion")?,
-            value: Key::parse(&of("Value")?)?,
+            value: SharedKey::parse(&of("Value")?)?,
         },
     })
 }

@@ -21,15 +21,15 @@ pub const VERSION: &str = "2023-11-03";
 
 /// A storage account's key, or the secret of a user delegation key. It cannot be printed by accident.
 #[derive(Clone)]
-pub struct Key(Arc<hmac::Key>);
+pub struct SharedKey(Arc<hmac::Key>);
 
-impl fmt::Debug for Key {
+impl fmt::Debug for SharedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<redacted>")
     }
 }
 
-impl Key {
+impl SharedKey {
     /// Reads a key as Azure shows it, in base64; `None` if it is no such thing.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = BASE64_STANDARD.decode(text).ok().filter(|b| b.len() >= 16)?;
@@ -57,14 +57,14 @@ pub struct DelegationKey {
     /// The version of the service that made it.
     pub version: String,
     /// What signs.
-    pub value: Key,
+    pub value: SharedKey,
 }
 
 /// Who signs.
 #[derive(Clone, Copy, Debug)]
 pub enum Pen<'a> {
     /// The account's key: a service SAS. May be tied to a stored access policy of the container.
-    Account(&'a Key, Option<&'a str>),
+    Account(&'a SharedKey, Option<&'a str>),
     /// An identity's delegation key: a user delegation SAS.
     Delegation(&'a DelegationKey),
 }

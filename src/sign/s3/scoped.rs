@@ -152,12 +152,14 @@ mod tests {
                 expires_at: t,
             },
             holder: "web.avatar".into(),
+            upload: None,
         }
     }
 
     fn upload() -> Ask {
         Ask::Upload {
             mode: UploadMode::Put,
+            multipart: Default::default(),
             constraints: UploadConstraints::default(),
         }
     }

@@ -1,5 +1,5 @@
 use super::{CredentialsError, Entries, plain};
-use crate::sign::azure::Key;
+use crate::sign::azure::SharedKey;
 
 const ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT";
 const KEY: &str = "AZURE_STORAGE_KEY";
@@ -14,7 +14,7 @@ const USUAL: &str = "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY";
 pub fn azure<'a>(
     data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     account: &str,
-) -> Result<Key, CredentialsError> {
+) -> Result<SharedKey, CredentialsError> {
     let entries = Entries::read(data, meaning)?;
     if entries.text(ACCOUNT)?.is_some_and(|other| other != account) {
         return Err(CredentialsError::Unusable(
@@ -23,7 +23,7 @@ pub fn azure<'a>(
         ));
     }
     let key = entries.required(KEY, USUAL)?;
-    Key::parse(key).ok_or_else(|| CredentialsError::Unusable(KEY.into(), "not an account key (base64)"))
+    SharedKey::parse(key).ok_or_else(|| CredentialsError::Unusable(KEY.into(), "not an account key (base64)"))
 }
 
 fn meaning(name: &str) -> Option<&'static str> {
@@ -40,7 +40,7 @@ fn meaning(name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn of(entries: &[(&str, &str)]) -> Result<Key, CredentialsError> {
+    fn of(entries: &[(&str, &str)]) -> Result<SharedKey, CredentialsError> {
         azure(entries.iter().map(|(n, v)| (*n, v.as_bytes())), "mediastore")
     }
 
