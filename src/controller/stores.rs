@@ -9,7 +9,11 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client, ResourceExt, api::PartialObjectMeta, core::NamespaceResourceScope};
+use kube::{
+    Api, Client, ResourceExt,
+    api::PartialObjectMeta,
+    core::{NamespaceResourceScope, ObjectMeta},
+};
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::{
@@ -18,9 +22,12 @@ use super::{
     secrets::Secrets,
 };
 use crate::{
-    api::{Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, Store, StoreKind, StoreRef},
+    api::{
+        Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, Store, StoreKind, StoreRef,
+        annotation,
+    },
     grant::{StoreFact, StoreView},
-    sign::{Finding, Outward, Probed, Provider, SignError},
+    sign::{Canary, Finding, Outward, Probed, Provider, SignError},
     store::{self, CredentialsSource, Environment},
 };
 
@@ -111,41 +118,93 @@ struct Connection {
     rules: Arc<Vec<ClusterAccessRule>>,
     provider: Arc<dyn Provider>,
     trial: Arc<Trial>,
+    /// What asks for a round trip with real keys.
+    canary_request: Option<String>,
 }
 
 /// What came of trying a store out. One trial serves every grant of the store.
 #[derive(Default)]
-struct Trial(AsyncMutex<Option<(Instant, Probed)>>);
+struct Trial(AsyncMutex<Option<Outcome>>);
+
+/// What a store turned out to be like.
+#[derive(Clone)]
+struct Outcome {
+    when: Instant,
+    probed: Probed,
+    canary: Option<Tried>,
+}
+
+/// A round trip with real keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// What asked for it.
+    pub request: String,
+    /// When it was made.
+    pub when: Timestamp,
+    /// What it found.
+    pub found: Canary,
+}
+
+/// The longest request that is repeated in a status: far more than a time.
+const LONGEST_REQUEST: usize = 64;
+
+/// What asks for a round trip with real keys, if something does.
+pub fn canary_request(store: &ObjectMeta) -> Option<String> {
+    let value = store.annotations.as_ref()?.get(annotation::CANARY_REQUESTED_AT)?;
+    Some(value[..value.floor_char_boundary(LONGEST_REQUEST)].to_owned())
+}
 
 impl Trial {
     /// The last result, tried again if it is older than its kind may be. Says whether it is another than before.
-    async fn result(&self, provider: &dyn Provider, age: fn(&Finding) -> Duration) -> (Probed, bool) {
+    async fn result(&self, connection: &Connection, age: fn(&Outcome) -> Duration) -> (Outcome, bool) {
         let mut last = self.0.lock().await;
-        if let Some((when, probed)) = last.as_ref()
-            && when.elapsed() < age(&probed.finding)
+        if let Some(outcome) = last.as_ref()
+            && outcome.when.elapsed() < age(outcome)
         {
-            return (probed.clone(), false);
+            return (outcome.clone(), false);
         }
+        let provider = connection.provider.as_ref();
         let probed = provider.probe().await;
-        let before = last.replace((Instant::now(), probed.clone()));
-        (probed.clone(), before.is_some_and(|(_, before)| before != probed))
+        // One round trip for each request, unless it was cut short.
+        let before = last.as_ref().and_then(|outcome| outcome.canary.clone());
+        let canary = match (&connection.canary_request, before) {
+            (Some(_), Some(done)) if !done.found.interrupted => Some(done),
+            (Some(request), _) if probed.finding == Finding::Usable => Some(Tried {
+                request: request.clone(),
+                found: provider.canary().await,
+                when: Timestamp::now(),
+            }),
+            (_, before) => before,
+        };
+        let outcome = Outcome {
+            when: Instant::now(),
+            probed,
+            canary,
+        };
+        let before = last.replace(outcome.clone());
+        let is_news = before.is_some_and(|before| {
+            before.probed != outcome.probed
+                || before.canary.map(|c| c.found) != outcome.canary.clone().map(|c| c.found)
+        });
+        (outcome, is_news)
     }
 }
 
 /// How old a result may be by which a key is signed: what a store enforces does not change by itself, and what is broken
 /// is looked at again by the store's own sweep. One that did not answer is asked again, though not by every grant.
-fn age_for_grants(finding: &Finding) -> Duration {
-    match finding {
+fn age_for_grants(outcome: &Outcome) -> Duration {
+    match outcome.probed.finding {
         Finding::Usable | Finding::Broken(..) => Duration::MAX,
         Finding::Unreachable(_) => FRESHNESS,
     }
 }
 
 /// How old a result may be in a store's status: a minute for what should change soon.
-fn age_for_status(finding: &Finding) -> Duration {
-    match finding {
-        Finding::Usable => Duration::from_secs(300),
-        Finding::Broken(..) | Finding::Unreachable(_) => Duration::from_secs(50),
+fn age_for_status(outcome: &Outcome) -> Duration {
+    let is_interrupted = outcome.canary.as_ref().is_some_and(|c| c.found.interrupted);
+    match outcome.probed.finding {
+        Finding::Usable if !is_interrupted => Duration::from_secs(300),
+        Finding::Usable | Finding::Broken(..) | Finding::Unreachable(_) => Duration::from_secs(50),
     }
 }
 
@@ -157,6 +216,8 @@ pub struct Condition {
     pub credentials_expire: Option<Timestamp>,
     /// What came of trying it out.
     pub probed: Probed,
+    /// And of doing so with real keys, if somebody asked for it.
+    pub canary: Option<Tried>,
     /// Whether that is another result than last time, so that its grants must be judged anew.
     pub is_news: bool,
 }
@@ -214,11 +275,12 @@ impl Stores {
             }
             Err(e) => return Err(e.into()),
         };
-        let (probed, _) = connection
-            .trial
-            .result(connection.provider.as_ref(), age_for_grants)
-            .await;
-        if let Finding::Broken(reason, message) = probed.finding {
+        let (outcome, _) = connection.trial.result(&connection, age_for_grants).await;
+        if let Finding::Broken(reason, message) = outcome.probed.finding {
+            return Ok((StoreFact::Unusable { reason, message }, None));
+        }
+        if let Some(message) = outcome.canary.and_then(|c| c.found.worthless) {
+            let reason = Reason::KeysNotEnforced;
             return Ok((StoreFact::Unusable { reason, message }, None));
         }
         let by_label = connection.rules.iter().any(|r| r.namespaces.selector.is_some());
@@ -256,12 +318,12 @@ impl Stores {
             Err(SignError::Credentials { reason, message }) => return Ok(Some(Err((reason, message)))),
             Err(e) => return Err(e.into()),
         };
-        let provider = connection.provider.as_ref();
-        let (probed, is_news) = connection.trial.result(provider, age_for_status).await;
+        let (outcome, is_news) = connection.trial.result(&connection, age_for_status).await;
         Ok(Some(Ok(Condition {
-            capabilities: provider.capabilities(),
+            capabilities: connection.provider.capabilities(),
             credentials_expire,
-            probed,
+            probed: outcome.probed,
+            canary: outcome.canary,
             is_news,
         })))
     }
@@ -375,7 +437,12 @@ impl Stores {
                 }
             }
         };
-        let fingerprint = format!("{:?} {:?} {version}", store.uid(), store.meta().generation);
+        let canary_request = canary_request(store.meta());
+        let fingerprint = format!(
+            "{:?} {:?} {version} {canary_request:?}",
+            store.uid(),
+            store.meta().generation
+        );
         let (provider, trial) = match previous {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
             _ => (account.connect(outward), Arc::default()),
@@ -386,6 +453,7 @@ impl Stores {
             rules: Arc::new(store.rules()),
             provider,
             trial,
+            canary_request,
         }))
     }
 

@@ -1,6 +1,7 @@
 //! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string), and POST
 //! forms.
 
+mod canary;
 mod form;
 mod multipart;
 mod presigned;
@@ -30,7 +31,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::RwLock;
 
-use super::{Finding, Inward, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Canary, Finding, Inward, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
@@ -63,6 +64,8 @@ pub struct S3 {
     capabilities: Arc<Capabilities>,
     /// Whether the store refuses headers that are not signed, once that was tried.
     refuses_unsigned: Mutex<Option<bool>>,
+    /// What came of a round trip with real keys, once that was made.
+    canary: Mutex<Option<Canary>>,
     session: RwLock<Option<Arc<Session>>>,
 }
 
@@ -133,6 +136,7 @@ impl S3 {
             outward,
             capabilities,
             refuses_unsigned: Mutex::new(None),
+            canary: Mutex::new(None),
             session: RwLock::new(None),
         }
     }
@@ -184,6 +188,10 @@ impl S3 {
             config = config.endpoint_url(endpoint.trim_end_matches('/'));
         }
         Client::from_conf(config.build())
+    }
+
+    fn probe_key(&self) -> &str {
+        self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
     }
 
     fn public_endpoint(&self) -> Option<&String> {
@@ -240,14 +248,20 @@ impl Provider for S3 {
     fn capabilities(&self) -> Arc<Capabilities> {
         let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
         let is_safe = self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate;
-        if !obeys_unsigned || is_safe {
+        let canary = lock(&self.canary).clone().filter(|c| !c.missing.is_empty());
+        if canary.is_none() && (!obeys_unsigned || is_safe) {
             return self.capabilities.clone();
         }
         let mut can = (*self.capabilities).clone();
-        can.enforced.remove(&Capability::SignedHeadersOnly);
-        can.multipart
-            .as_mut()
-            .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
+        if obeys_unsigned && !is_safe {
+            can.enforced.remove(&Capability::SignedHeadersOnly);
+            can.multipart
+                .as_mut()
+                .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
+        }
+        if let Some(canary) = canary {
+            canary.narrow(&mut can);
+        }
         Arc::new(can)
     }
 
@@ -364,8 +378,7 @@ impl Provider for S3 {
                     };
                 }
             };
-            let key = self.store.probe_key.as_deref().unwrap_or(PROBE_KEY);
-            let probed = probe::probe(&session.talker, &self.store.bucket, key).await;
+            let probed = probe::probe(&session.talker, &self.store.bucket, self.probe_key()).await;
             // What was seen once holds until something else is seen.
             if probed.refuses_unsigned.is_some() {
                 *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
@@ -377,6 +390,21 @@ impl Provider for S3 {
 
     fn multipart(&self) -> Option<&dyn Multipart> {
         Some(self)
+    }
+
+    fn canary(&self) -> BoxFuture<'_, Canary> {
+        async {
+            // Its keys are for the endpoint that the operator reaches, which the public one need not be.
+            let store = S3Store {
+                public_endpoint: None,
+                ..self.store.clone()
+            };
+            let inside = Self::new(store, self.credentials.clone(), self.outward.clone());
+            let found = canary::canary(&inside, self.probe_key()).await;
+            *lock(&self.canary) = Some(found.clone());
+            found
+        }
+        .boxed()
     }
 
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {

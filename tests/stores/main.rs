@@ -1,6 +1,7 @@
 //! What stores turn out to be like, and what follows from it: a store that behaves as Amazon documents, and one that
 //! obeys headers which nobody signed.
 
+mod parts;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
