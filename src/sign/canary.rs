@@ -47,9 +47,9 @@ impl Canary {
     pub fn narrow(&self, can: &mut Capabilities) {
         for missing in &self.missing {
             match missing {
-                // The addresses of parts are signed in the same way, and nobody has tried them apart.
                 Missing::Url(capability) => {
                     can.enforced.remove(capability);
+                    // What is not held in one request is not held in several.
                     if let Some(parts) = &mut can.multipart {
                         parts.remove(capability);
                     }

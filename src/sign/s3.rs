@@ -1,6 +1,7 @@
 //! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string), and POST
 //! forms.
 
+mod answers;
 mod canary;
 mod form;
 mod multipart;
@@ -17,11 +18,9 @@ use aws_credential_types::{Credentials, provider::ProvideCredentials, provider::
 use aws_sdk_s3::{
     Client,
     config::{
-        BehaviorVersion, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-        RuntimeComponents, SharedHttpClient, interceptors::BeforeDeserializationInterceptorContextRef,
+        BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
         retry::RetryConfig, timeout::TimeoutConfig,
     },
-    error::SdkError,
     presigning::PresigningConfig,
     types::ChecksumMode,
 };
@@ -31,7 +30,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::RwLock;
 
-use super::{Canary, Finding, Inward, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use answers::{DateOfAnswer, absence, refused, unreachable};
+
+use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
@@ -121,6 +122,7 @@ impl S3 {
                 ]
                 .into(),
             ),
+            resumable: None,
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
@@ -343,6 +345,14 @@ impl Provider for S3 {
                         provider: self.name(),
                     });
                 }
+                Ask::Upload {
+                    mode: UploadMode::Resumable,
+                    ..
+                } => {
+                    return Err(SignError::Refused(
+                        "there are no resumable uploads on this store".into(),
+                    ));
+                }
                 Ask::Download { version, response } => {
                     presigned::get(signer, bucket, key, version.clone(), response, presigning).await
                 }
@@ -388,10 +398,6 @@ impl Provider for S3 {
         .boxed()
     }
 
-    fn multipart(&self) -> Option<&dyn Multipart> {
-        Some(self)
-    }
-
     fn canary(&self) -> BoxFuture<'_, Canary> {
         async {
             // Its keys are for the endpoint that the operator reaches, which the public one need not be.
@@ -405,6 +411,10 @@ impl Provider for S3 {
             found
         }
         .boxed()
+    }
+
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        Some(self)
     }
 
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
@@ -437,6 +447,7 @@ impl Provider for S3 {
                     size: head.content_length(),
                     e_tag: head.e_tag().map(str::to_owned),
                     content_type: head.content_type().map(str::to_owned),
+                    checksum_md5: None,
                     checksum_sha256: head.checksum_sha256().map(str::to_owned),
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),
@@ -446,81 +457,6 @@ impl Provider for S3 {
             }
         }
         .boxed()
-    }
-}
-
-fn refused<E>(error: &SdkError<E>) -> SignError {
-    // Building a request can only fail for what is missing in it; the debug text would carry the request.
-    SignError::Refused(match error {
-        SdkError::ConstructionFailure(_) => {
-            "the request could not be built (bucket, region or endpoint is unusable)".into()
-        }
-        _ => "the request could not be signed".into(),
-    })
-}
-
-/// What a failed HEAD says. The answer has no body, so only its status speaks.
-fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
-    match error.raw_response().map(|r| r.status().as_u16()) {
-        Some(404) => ObjectFact::Absent,
-        Some(401 | 403) => ObjectFact::Hidden,
-        _ => ObjectFact::Unreachable(unreachable(error)),
-    }
-}
-
-/// Why there was no usable answer, without anything that the request or the answer carried.
-fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
-    if let Some(inward) = inward(error) {
-        return inward.to_string();
-    }
-    let seconds = LOOK_TIMEOUT.as_secs();
-    match (error.raw_response().map(|r| r.status().as_u16()), error) {
-        (Some(status @ (301 | 307 | 400)), _) => {
-            format!("it answered {status}; check the store's region, endpoint and addressingStyle")
-        }
-        (Some(status), _) => format!("it answered {status}"),
-        (None, SdkError::TimeoutError(_)) => format!("no answer within {seconds} s"),
-        (None, SdkError::DispatchFailure(f)) if f.is_timeout() => format!("no connection within {seconds} s"),
-        (None, SdkError::DispatchFailure(f)) if f.is_io() => {
-            "the connection failed (refused, reset, or the host is not known)".into()
-        }
-        (None, SdkError::DispatchFailure(_)) => "the request could not be sent (TLS, or the endpoint)".into(),
-        (None, _) => "the answer was not understood".into(),
-    }
-}
-
-/// Whether the request was not sent because it would have gone inwards.
-fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
-    std::iter::successors(Some(error), |e| e.source()).find_map(|e| e.downcast_ref())
-}
-
-/// Keeps the `Date` of an answer: the store's own idea of now, against which an object's age is counted.
-#[derive(Clone, Debug, Default)]
-struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
-
-impl DateOfAnswer {
-    fn seen(&self) -> Option<Timestamp> {
-        *lock(&self.0)
-    }
-}
-
-impl Intercept for DateOfAnswer {
-    fn name(&self) -> &'static str {
-        "DateOfAnswer"
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), aws_sdk_s3::error::BoxError> {
-        let date = context.response().headers().get("date");
-        let date = date
-            .and_then(|d| jiff::fmt::rfc2822::parse(d).ok())
-            .map(|z| z.timestamp());
-        *lock(&self.0) = date;
-        Ok(())
     }
 }
 

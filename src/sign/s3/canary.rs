@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::S3;
 use crate::{
-    api::{Ask, Capability, LengthRange, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{Ask, Capability, LengthRange, Multipart, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
     grant::{Lifetime, ObjectKey, SigningRequest},
     sign::{Canary, Key, Missing, Provider, SignError, Signed},
 };
@@ -83,7 +83,7 @@ pub async fn canary(s3: &S3, probe_key: &str) -> Canary {
 fn put(constraints: UploadConstraints) -> Ask {
     Ask::Upload {
         mode: UploadMode::Put,
-        multipart: Default::default(),
+        multipart: Multipart::default(),
         constraints,
     }
 }
@@ -103,7 +103,7 @@ fn form() -> Ask {
     let size = BODY.len() as i64;
     Ask::Upload {
         mode: UploadMode::PostForm,
-        multipart: Default::default(),
+        multipart: Multipart::default(),
         constraints: UploadConstraints {
             content_length: None,
             content_length_range: Some(LengthRange { min: 1, max: size }),
@@ -236,7 +236,7 @@ impl Trip<'_> {
             SignError::Credentials { message, .. } => Away(message),
             e => Away(e.to_string()),
         })?;
-        let mut sent = Sent::good(&signed);
+        let mut sent = Sent::good(&signed).ok_or_else(|| Away("the key is no request".into()))?;
         bend(&mut sent);
         // Wherever the request leads, what it may have written is to be cleared away.
         if sent.method != "GET" {
@@ -313,20 +313,20 @@ impl Trip<'_> {
 const STRAY: &str = "stray";
 
 impl Sent {
-    /// What the holder of the key sends who keeps to it.
-    fn good(signed: &Signed) -> Self {
-        let (method, url, fields) = match &signed.key {
-            Key::Request { method, url, .. } => (method.as_str(), url.expose(), None),
-            Key::Form { url, fields } => ("POST", url.expose(), Some(fields.expose().to_vec())),
-            Key::Parts(_) => unreachable!("no canary asks for parts"),
+    /// What the holder of the key sends who keeps to it; `None` for a key that is no single request.
+    fn good(signed: &Signed) -> Option<Self> {
+        let (method, url, headers, fields) = match &signed.key {
+            Key::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
+            Key::Form { url, fields } => ("POST".to_owned(), url, Vec::new(), Some(fields.expose().to_vec())),
+            Key::Parts(_) => return None,
         };
-        Self {
-            method: method.to_owned(),
-            url: url.to_owned(),
-            headers: signed.headers().to_vec(),
-            fields,
+        Some(Self {
             body: if method == "GET" { Vec::new() } else { BODY.into() },
-        }
+            url: url.expose().to_owned(),
+            method,
+            headers,
+            fields,
+        })
     }
 
     /// Sets a header, or a form's field.
