@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Ask, UploadMode};
+use super::{Ask, DownloadMode, UploadMode};
 
 /// Something that a grant may ask for and that a store must be able to enforce.
 ///
@@ -52,6 +52,8 @@ pub struct Capabilities {
     pub enforced: BTreeSet<Capability>,
     /// What its POST forms can pin down; `None` if it takes no forms.
     pub post_form: Option<BTreeSet<Capability>>,
+    /// What temporary credentials of its can be held to, beyond verb, keys and time; `None` if it hands out none.
+    pub credentials: Option<BTreeSet<Capability>>,
     /// The longest lifetime of one key, in seconds.
     pub max_expiration_seconds: i64,
     /// The largest object that one request may carry, in bytes.
@@ -71,20 +73,35 @@ impl Capabilities {
                 ..
             } => self.post_form.as_ref(),
             Ask::Upload {
+                mode: UploadMode::Credentials,
+                ..
+            }
+            | Ask::Download {
+                mode: DownloadMode::Credentials,
+                ..
+            } => self.credentials.as_ref(),
+            Ask::Upload {
                 mode: UploadMode::Put, ..
             }
-            | Ask::Download { .. } => Some(&self.enforced),
+            | Ask::Download {
+                mode: DownloadMode::Url,
+                ..
+            } => Some(&self.enforced),
         }
     }
 
-    /// The names in `status.capabilities`: what signed URLs can pin down, then the modes of upload beyond Put, each
+    /// The names in `status.capabilities`: what signed URLs can pin down, then the other modes, each
     /// followed by what its keys can pin down, as `PostForm/ContentLengthRange`.
     pub fn names(&self) -> Vec<String> {
-        let plain = self.enforced.iter().map(|c| c.as_str().to_owned());
-        let mode = UploadMode::PostForm.as_str();
-        let form = self.post_form.iter().flat_map(|can| {
-            std::iter::once(mode.to_owned()).chain(can.iter().map(move |c| format!("{mode}/{}", c.as_str())))
-        });
-        plain.chain(form).collect()
+        let mut names: Vec<_> = self.enforced.iter().map(|c| c.as_str().to_owned()).collect();
+        for (mode, can) in [
+            (UploadMode::PostForm, &self.post_form),
+            (UploadMode::Credentials, &self.credentials),
+        ] {
+            let mode = mode.as_str();
+            names.extend(can.iter().map(|_| mode.to_owned()));
+            names.extend(can.iter().flatten().map(|c| format!("{mode}/{}", c.as_str())));
+        }
+        names
     }
 }

@@ -5,7 +5,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Operation, StoreKind, rules::Rules};
+use super::{ByteSize, Operation, StoreKind, rules::Rules};
 
 /// A store for the grants of its own namespace.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -47,6 +47,12 @@ pub struct ObjectStoreSpec {
     /// A store that speaks S3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Store>,
+
+    /// What to do with a grant that asks for a longer life than the credentials that sign have left, sessions as a rule.
+    /// Truncate: its key ends with them, and the grant says so (ExpiryTruncated). Refuse: it gets none
+    /// (ExpirationTooLong), and is told how much it could ask for. Default: Truncate.
+    #[serde(default)]
+    pub short_sessions: ShortSessions,
 
     /// What grants of this namespace may ask for. A grant needs one rule that allows all of it. Without any
     /// rule, the namespace may do everything that the store can.
@@ -94,6 +100,12 @@ pub struct ClusterObjectStoreSpec {
     /// A store that speaks S3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Store>,
+
+    /// What to do with a grant that asks for a longer life than the credentials that sign have left, sessions as a rule.
+    /// Truncate: its key ends with them, and the grant says so (ExpiryTruncated). Refuse: it gets none
+    /// (ExpirationTooLong), and is told how much it could ask for. Default: Truncate.
+    #[serde(default)]
+    pub short_sessions: ShortSessions,
 
     /// Who may ask for what. Everything that no rule allows is refused; a grant needs one rule that allows all
     /// of it.
@@ -233,6 +245,26 @@ pub enum UnsignedHeaders {
     Tolerate,
 }
 
+/// What to do where the credentials that sign end before the key should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ShortSessions {
+    /// The key ends with them.
+    #[default]
+    Truncate,
+    /// There is no key.
+    Refuse,
+}
+
+/// Whether something may be had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Permission {
+    #[default]
+    #[allow(missing_docs)]
+    Forbid,
+    #[allow(missing_docs)]
+    Allow,
+}
+
 /// Names a Secret; the namespace follows from the store's kind and cannot be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretRef {
@@ -265,6 +297,13 @@ pub struct AccessRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub max_expiration_seconds: Option<i64>,
+
+    /// Whether grants may have temporary credentials (mode: Credentials) instead of a URL. Those work with any S3 client,
+    /// any number of times, for one key or all keys below one; nothing limits how much is uploaded with them, so a
+    /// rule with maxBytes or contentTypes allows none. Default: Forbid; an ObjectStore without any rule allows its
+    /// own namespace what the store can do.
+    #[serde(default)]
+    pub credentials: Permission,
 
     /// The largest upload, in bytes or as a quantity (500k, 64Mi, 5Gi). A grant under such a rule must say the
     /// size of its upload. Default: no limit.
@@ -318,7 +357,7 @@ pub struct StoreStatus {
     #[schemars(schema_with = "super::status::conditions")]
     pub conditions: Vec<Condition>,
     /// What grants may ask of this store; a grant that asks for anything else is refused by this name. Those with
-    /// PostForm/ before them are what grants with mode: PostForm may ask.
+    /// PostForm/ or Credentials/ before them are what grants of that mode may ask.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
     /// When the credentials with which keys are signed now come to their end, if they do: no key outlives them.
@@ -344,6 +383,8 @@ pub trait Store:
     fn s3(&self) -> Option<&S3Store>;
     /// The access rules in one form. An [`ObjectStore`] without any allows its own namespace everything.
     fn rules(&self) -> Vec<ClusterAccessRule>;
+    /// What to do where its credentials end before a key should.
+    fn short_sessions(&self) -> ShortSessions;
     /// The status as last written, if any.
     fn store_status(&self) -> Option<&StoreStatus>;
     /// Runs the CRD's own CEL rules here.
@@ -361,6 +402,7 @@ impl Store for ObjectStore {
     fn rules(&self) -> Vec<ClusterAccessRule> {
         let everything = AccessRule {
             operations: vec![Operation::Upload, Operation::Download],
+            credentials: Permission::Allow,
             ..AccessRule::default()
         };
         let rules = if self.spec.access.is_empty() {
@@ -380,6 +422,9 @@ impl Store for ObjectStore {
             })
             .collect()
     }
+    fn short_sessions(&self) -> ShortSessions {
+        self.spec.short_sessions
+    }
     fn store_status(&self) -> Option<&StoreStatus> {
         self.status.as_ref()
     }
@@ -397,72 +442,14 @@ impl Store for ClusterObjectStore {
     fn rules(&self) -> Vec<ClusterAccessRule> {
         self.spec.access.clone()
     }
+    fn short_sessions(&self) -> ShortSessions {
+        self.spec.short_sessions
+    }
     fn store_status(&self) -> Option<&StoreStatus> {
         self.status.as_ref()
     }
     fn check(&self) -> Result<(), Vec<String>> {
         static RULES: Rules = Rules::new(ClusterObjectStore::crd);
         RULES.check(self)
-    }
-}
-
-/// A number of bytes, written as a number or as a Kubernetes quantity.
-///
-/// Not `IntOrString`, whose numbers end at 2 GiB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum ByteSize {
-    /// A plain number of bytes.
-    Number(i64),
-    /// A number with a suffix: k M G T P, Ki Mi Gi Ti Pi.
-    Quantity(String),
-}
-
-impl JsonSchema for ByteSize {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "ByteSize".into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 20})
-    }
-}
-
-impl ByteSize {
-    /// The bytes that it stands for; `None` if it is no such thing, or not positive. What does not fit is as good
-    /// as no limit: no object is that large.
-    pub fn bytes(&self) -> Option<i64> {
-        let text = match self {
-            Self::Number(n) => return (*n > 0).then_some(*n),
-            Self::Quantity(text) => text,
-        };
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let unit: i64 = match &text[digits..] {
-            "" => 1,
-            "k" => 1_000,
-            "M" => 1_000_000,
-            "G" => 1_000_000_000,
-            "T" => 1_000_000_000_000,
-            "P" => 1_000_000_000_000_000,
-            "Ki" => 1 << 10,
-            "Mi" => 1 << 20,
-            "Gi" => 1 << 30,
-            "Ti" => 1 << 40,
-            "Pi" => 1 << 50,
-            _ => return None,
-        };
-        let bytes = text[..digits].parse::<i64>().ok()?.saturating_mul(unit);
-        (bytes > 0).then_some(bytes)
-    }
-}
-
-impl std::fmt::Display for ByteSize {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Number(n) => write!(f, "{n}"),
-            Self::Quantity(text) => f.write_str(text),
-        }
     }
 }

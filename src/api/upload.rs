@@ -57,6 +57,7 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
 #[x_kube(
     validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("constraints say what the grant permits and cannot be added or removed; make a new grant"),
     validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("key contains ${filename}, which stores replace by the name of the file when it comes in a form; name the object otherwise, or use mode: Put"),
+    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode == 'Credentials')").message("key ends with '/', which stands for everything below it: that takes mode: Credentials; name one object as 'folder/file', or set the mode"),
     validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be taken back; make a new grant"),
     validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600: kubelets take a minute or two to carry a new key to its pods; ask for 600 or more"),
     validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, since pods may have the Secret mounted; make a new grant")
@@ -68,7 +69,10 @@ pub struct UploadGrantSpec {
 
     /// How the object is uploaded. Put: one PUT request, as curl --upload-file sends it; can be write-once. PostForm: an
     /// HTML form of a browser, or curl --form; can be held to a range of sizes, but cannot be write-once, so it needs
-    /// constraints.overwrite: Allow. Both take at most 5 GiB. Cannot change. Default: Put.
+    /// constraints.overwrite: Allow. Both take at most 5 GiB. Credentials: no URL but temporary credentials for S3 clients,
+    /// which can write this one key, or, if the key ends with '/', every key below it, again and again; the store must
+    /// have credentials.assumeRole and an access rule with credentials: Allow, and constraints.overwrite must be Allow. Cannot
+    /// change. Default: Put.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("mode says what the grant permits and cannot change; make a new grant"))]
     pub mode: UploadMode,
@@ -146,6 +150,8 @@ pub enum UploadMode {
     Put,
     #[allow(missing_docs)]
     PostForm,
+    #[allow(missing_docs)]
+    Credentials,
 }
 
 impl UploadMode {
@@ -154,6 +160,7 @@ impl UploadMode {
         match self {
             Self::Put => "Put",
             Self::PostForm => "PostForm",
+            Self::Credentials => "Credentials",
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         ClusterObjectStore, DownloadGrant, GROUP, Grant, ObjectStore, Store, StoreKind, UploadGrant, VERSION, data,
     },
     grant::{Facts, GrantFacts, ObjectFact, Read, SecretFact, Settings, Step, StoreFact, StoreView, decide},
-    sign::{Provider, SignError, secret_object},
+    sign::{Provider, SignError, key_data, secret_object},
     store,
 };
 
@@ -177,8 +177,8 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
             Step::Read(Read::Object) => facts.object = ObjectFact::Hidden,
             Step::Publish(publish) => {
                 let provider = provider.as_ref().ok_or("the store cannot be used")?;
-                let signed = provider.sign(&publish.request).await.map_err(|e| e.to_string())?;
-                let mut secret = secret_object(&facts.grant, &publish, &signed);
+                let data = key_data(provider.as_ref(), &publish.request).await.map_err(|e| e.to_string())?;
+                let mut secret = secret_object(&facts.grant, &publish, data);
                 if facts.grant.uid.is_empty() {
                     // A grant that is in no cluster owns nothing.
                     secret.metadata.owner_references = None;
@@ -247,18 +247,16 @@ async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -
         namespace_labels: Arc::new(labels),
         capabilities: provider.capabilities(),
         credentials_expire,
+        short_sessions: store.short_sessions(),
+        signer: None,
     };
     Ok((StoreFact::Usable(view), Some(provider)))
 }
 
 fn print(output: Output, secret: &k8s_openapi::api::core::v1::Secret) -> Result<(), String> {
     let entry = |name: &str| {
-        let bytes = secret
-            .data
-            .as_ref()
-            .and_then(|d| d.get(name))
-            .map(|b| b.0.clone())
-            .unwrap_or_default();
+        let bytes = secret.data.as_ref().and_then(|d| d.get(name)).map(|b| b.0.clone());
+        let bytes = bytes.ok_or("mode: Credentials has no URL; use --output yaml or json")?;
         String::from_utf8(bytes).map_err(|e| e.to_string())
     };
     print_text(&match output {

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -29,7 +29,7 @@ use crate::{
         Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
         Settings, Step, decide,
     },
-    sign::{Provider, SignError, secret_object},
+    sign::{Provider, SignError, key_data, secret_object},
     telemetry::Metrics,
 };
 
@@ -201,11 +201,17 @@ impl<'a, G: Grant> Visit<'a, G> {
         let (fact, provider) = self
             .context
             .stores
-            .fact(&grant.terms.store_ref, &grant.namespace)
+            .fact(&grant.terms.store_ref, &grant.namespace, self.wanted_until())
             .await?;
         self.facts.store = fact;
         self.provider = provider;
         Ok(())
+    }
+
+    /// Until when a key that is signed now is meant to live.
+    fn wanted_until(&self) -> Timestamp {
+        let seconds = SignedDuration::from_secs(self.facts.grant.terms.expiration_seconds);
+        self.now.checked_add(seconds).unwrap_or(Timestamp::MAX)
     }
 
     async fn read_secret(&mut self) -> Result<(), Error> {
@@ -252,8 +258,8 @@ impl<'a, G: Grant> Visit<'a, G> {
                 why: "the store is not usable any more".into(),
             });
         };
-        let signed = match provider.sign(&publish.request).await {
-            Ok(signed) => signed,
+        let data = match key_data(provider.as_ref(), &publish.request).await {
+            Ok(data) => data,
             Err(SignError::Credentials { reason, message }) => {
                 self.facts.sign_refused = Some((reason, message));
                 return Ok(());
@@ -264,7 +270,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             }
             Err(e) => return Err(e.into()),
         };
-        let secret = secret_object(grant, &publish, &signed);
+        let secret = secret_object(grant, &publish, data);
         let result = self.context.secrets.publish(grant, &publish.mode, secret).await;
         let view = match result {
             Ok(view) => view,

@@ -21,8 +21,11 @@ use super::{
     secrets::Secrets,
 };
 use crate::{
-    api::{Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, Store, StoreKind, StoreRef},
-    grant::{StoreFact, StoreView},
+    api::{
+        Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, ShortSessions, Store, StoreKind,
+        StoreRef,
+    },
+    grant::{Signer, StoreFact, StoreView},
     sign::{Finding, Outward, Probed, Provider, SignError},
     store::{self, CredentialsSource},
 };
@@ -43,6 +46,14 @@ pub struct Stores {
     environment: OnceCell<SharedCredentialsProvider>,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
+    /// Outlasts times in which the store cannot be used, as between the old credentials and the new ones.
+    signers: Mutex<HashMap<StoreId, KnownSigner>>,
+}
+
+struct KnownSigner {
+    signer: Signer,
+    /// Whether its grants must hear of it.
+    is_news: bool,
 }
 
 /// Names a store; the namespace is empty for a ClusterObjectStore.
@@ -109,6 +120,9 @@ struct Connection {
     /// What it was made from: while this stays, so does the provider with its session.
     fingerprint: String,
     rules: Arc<Vec<ClusterAccessRule>>,
+    short_sessions: ShortSessions,
+    /// What it signs with; `None` while that is not known.
+    signer: Option<Signer>,
     provider: Arc<dyn Provider>,
     trial: Arc<Trial>,
 }
@@ -157,7 +171,8 @@ pub struct Condition {
     pub credentials_expire: Option<Timestamp>,
     /// What came of trying it out.
     pub probed: Probed,
-    /// Whether that is another result than last time, so that its grants must be judged anew.
+    /// Whether that is another result than last time, or the store signs with something else: its grants must be judged
+    /// anew.
     pub is_news: bool,
 }
 
@@ -183,10 +198,12 @@ impl Stores {
             environment: OnceCell::new(),
             known: Mutex::default(),
             labels: Mutex::default(),
+            signers: Mutex::default(),
         }
     }
 
-    /// What a grant in `namespace` must know of its store, and the store's provider if it can be used.
+    /// What a grant in `namespace` must know of its store, and the store's provider if it can be used. A key that is
+    /// signed now is meant to live until `wanted_until`.
     ///
     /// # Errors
     /// Only if the apiserver cannot be asked: what is wrong with the store itself is a fact.
@@ -194,12 +211,14 @@ impl Stores {
         &self,
         store: &StoreRef,
         namespace: &str,
+        wanted_until: Timestamp,
     ) -> Result<(StoreFact, Option<Arc<dyn Provider>>), Error> {
         let connection = match self.known(&store_id(store, namespace)).await? {
             Known::Missing => return Ok((StoreFact::Missing, None)),
             Known::Unusable { reason, message } => return Ok((StoreFact::Unusable { reason, message }, None)),
             Known::Usable(connection) => connection,
         };
+        connection.provider.prepare(wanted_until).await;
         let credentials_expire = match connection.provider.credentials_expire().await {
             Ok(end) => end,
             Err(SignError::Credentials { reason, message }) => {
@@ -225,6 +244,8 @@ impl Stores {
             namespace_labels,
             capabilities: connection.provider.capabilities(),
             credentials_expire,
+            short_sessions: connection.short_sessions,
+            signer: connection.signer,
         };
         Ok((StoreFact::Usable(view), Some(connection.provider)))
     }
@@ -254,7 +275,7 @@ impl Stores {
             capabilities: provider.capabilities(),
             credentials_expire,
             probed,
-            is_news,
+            is_news: is_news || self.signer_changed(id),
         })))
     }
 
@@ -367,12 +388,46 @@ impl Stores {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
             _ => (settings.connect(credentials, outward), Arc::default()),
         };
+        // Of a store without credentials, or that does not tell, nothing is known; keys stay as they are then.
+        let salt = store.uid().unwrap_or_default();
+        let signs = provider.fingerprint(&salt).await.ok().flatten();
         Ok(Known::Usable(Connection {
             fingerprint,
             rules: Arc::new(store.rules()),
+            short_sessions: store.short_sessions(),
+            signer: signs.map(|fingerprint| self.signer(id, fingerprint)),
             provider,
             trial,
         }))
+    }
+
+    /// What the store signs with, and since when, as far as this process knows.
+    fn signer(&self, id: &StoreId, fingerprint: String) -> Signer {
+        let mut signers = lock(&self.signers);
+        let known = signers.get(id);
+        if let Some(known) = known.filter(|k| k.signer.fingerprint == fingerprint) {
+            return known.signer.clone();
+        }
+        let signer = Signer {
+            fingerprint,
+            since: Timestamp::now(),
+        };
+        // Of the first one there is no news: at the start every grant is visited anyway.
+        let is_news = known.is_some();
+        signers.insert(
+            id.clone(),
+            KnownSigner {
+                signer: signer.clone(),
+                is_news,
+            },
+        );
+        signer
+    }
+
+    /// Whether the store signs with something else since this was last asked.
+    fn signer_changed(&self, id: &StoreId) -> bool {
+        let mut signers = lock(&self.signers);
+        signers.get_mut(id).is_some_and(|known| std::mem::take(&mut known.is_news))
     }
 
     /// A tenant need not learn how the operator's namespace is called.

@@ -5,6 +5,7 @@
 //! step, brings the facts up to date and asks again. So every write is decided on what was true just before it,
 //! and a crash between any two of them is no special case: the next [`decide`] starts from what is there.
 
+mod anew;
 mod decide;
 mod facts;
 mod key;
@@ -18,8 +19,9 @@ mod status;
 mod step;
 mod withheld;
 
+pub use anew::ANEW_SPREAD;
 pub use decide::decide;
-pub use facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, StoreFact, StoreView};
+pub use facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, Signer, StoreFact, StoreView};
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
 pub use policy::{Refusal, admit};

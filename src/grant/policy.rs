@@ -5,8 +5,8 @@ use kube::core::{Selector, SelectorExt};
 
 use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey};
 use crate::api::{
-    AccessRule, Ask, Capabilities, Capability, Namespaces, Overwrite, Reason, ResponseHeaders, UploadConstraints,
-    UploadMode,
+    AccessRule, Ask, Capabilities, Capability, DownloadMode, Namespaces, Operation, Overwrite, Permission, Reason,
+    ResponseHeaders, UploadConstraints, UploadMode,
 };
 
 /// Why a grant gets no key, for conditions and events.
@@ -33,8 +33,13 @@ impl Refusal {
 /// # Errors
 /// The [`Refusal`]. It speaks only of rules that are for the grant's own namespace.
 pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<ObjectKey, Refusal> {
-    let key = ObjectKey::parse(&grant.terms.key, store.capabilities.max_key_bytes)
-        .map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
+    let limit = store.capabilities.max_key_bytes;
+    let parse = if grant.ask.is_for_credentials() {
+        ObjectKey::parse_scope
+    } else {
+        ObjectKey::parse
+    };
+    let key = parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
     enforceable(grant, &store.capabilities)?;
     allowed(grant, &key, store)?;
     Ok(key)
@@ -85,7 +90,7 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
                 "that an upload does nothing but what is signed",
             ),
         ],
-        Ask::Download { version, response } => &[
+        Ask::Download { version, response, .. } => &[
             (version.is_some(), Capability::Version, "spec.version"),
             (
                 *response != ResponseHeaders::default(),
@@ -109,7 +114,18 @@ fn request(ask: &Ask) -> &'static str {
             mode: UploadMode::PostForm,
             ..
         } => "a POST form",
-        Ask::Download { .. } => "a presigned GET",
+        Ask::Download {
+            mode: DownloadMode::Url,
+            ..
+        } => "a presigned GET",
+        Ask::Upload {
+            mode: UploadMode::Credentials,
+            ..
+        }
+        | Ask::Download {
+            mode: DownloadMode::Credentials,
+            ..
+        } => "temporary credentials",
     }
 }
 
@@ -117,12 +133,16 @@ fn request(ask: &Ask) -> &'static str {
 fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
     let (mode, write_once) = match ask {
         Ask::Upload { mode, constraints } => (*mode, constraints.overwrite == Overwrite::Forbid),
+        Ask::Download {
+            mode: DownloadMode::Credentials,
+            ..
+        } => return "leave it out, or set spec.mode to Url".into(),
         Ask::Download { .. } => return "leave it out, or use another store".into(),
     };
     let form = can.post_form.as_ref();
     let form_can = form.is_some_and(|f| f.contains(&missing));
     match (missing, mode) {
-        (Capability::WriteOnce, UploadMode::PostForm) => {
+        (Capability::WriteOnce, UploadMode::PostForm | UploadMode::Credentials) => {
             let put = if can.enforced.contains(&Capability::WriteOnce) {
                 ", or spec.mode to Put"
             } else {
@@ -148,8 +168,11 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             };
             format!("set spec.mode to PostForm{also}{or}")
         }
+        (Capability::ContentLengthRange, UploadMode::Credentials) if form_can => {
+            "set spec.mode to PostForm, or leave it out".into()
+        }
         (Capability::ContentLengthRange, _) => "give the exact size in spec.constraints.contentLength instead".into(),
-        (_, UploadMode::PostForm) if can.enforced.contains(&missing) => {
+        (_, UploadMode::PostForm | UploadMode::Credentials) if can.enforced.contains(&missing) => {
             "set spec.mode to Put, or leave it out".into()
         }
         _ => "leave it out, or use another store".into(),
@@ -159,6 +182,13 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
 fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.ask) else {
+        if grant.ask.is_for_credentials() {
+            let url = if grant.ask.operation() == Operation::Upload { "Put" } else { "Url" };
+            let message = format!(
+                "{store} hands out no temporary credentials (Credentials); ask the store's owner to set spec.s3.credentials.assumeRole, or set spec.mode to {url}"
+            );
+            return Err(Refusal::new(Reason::CapabilityMissing, message));
+        }
         return Err(Refusal::new(
             Reason::CapabilityMissing,
             format!("{store} takes no POST forms (PostForm); set spec.mode to Put, or use another store"),
@@ -320,6 +350,9 @@ fn examine(
         );
         return refuse(2, Reason::ExpirationTooLong, message);
     }
+    if grant.ask.is_for_credentials() {
+        return lends(grant, rule).map_err(|message| (3, message));
+    }
     let Ask::Upload { mode, constraints } = &grant.ask else {
         return Ok(());
     };
@@ -329,7 +362,7 @@ fn examine(
         let max = limit.bytes().unwrap_or(0);
         let say = match mode {
             UploadMode::Put => "spec.constraints.contentLength",
-            UploadMode::PostForm => "spec.constraints.contentLengthRange or contentLength",
+            UploadMode::PostForm | UploadMode::Credentials => "spec.constraints.contentLengthRange or contentLength",
         };
         let message = match largest(constraints).map(|(_, size)| size) {
             Some(size) if size <= max => None,
@@ -360,6 +393,34 @@ fn examine(
         }
     }
     Ok(())
+}
+
+/// Whether a rule that allows all else allows temporary credentials, which nothing holds to a size or a type.
+fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
+    let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
+    if rule.credentials == Permission::Forbid {
+        let message = format!(
+            "{store} does not allow namespace {namespace} temporary credentials (spec.mode: Credentials); use a signed URL, or ask the store's owner for a rule with credentials: Allow"
+        );
+        return Err(Refusal::new(Reason::OperationNotAllowed, message));
+    }
+    let limits = [
+        (rule.max_bytes.is_some(), Capability::ContentLengthRange, "maxBytes"),
+        (!rule.content_types.is_empty(), Capability::ContentType, "contentTypes"),
+    ];
+    let broken = limits
+        .into_iter()
+        .find(|(is_set, ..)| *is_set && grant.ask.operation() == Operation::Upload);
+    match broken {
+        None => Ok(()),
+        Some((_, capability, field)) => Err(Refusal::new(
+            Reason::CapabilityMissing,
+            format!(
+                "{store} cannot hold temporary credentials to the {field} that it allows namespace {namespace} ({}); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
+                capability.as_str()
+            ),
+        )),
+    }
 }
 
 /// Whether a media type matches a pattern such as `image/*`. Types are compared without their parameters and

@@ -6,15 +6,16 @@ pub mod s3;
 mod secret;
 mod url;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::ByteString;
 use thiserror::Error;
 
 pub use outward::{Inward, Outward};
-pub use secret::{secret_data, secret_object};
-pub use url::{Form, SignedUrl};
+pub use secret::secret_object;
+pub use url::{Entries, Form, SignedUrl};
 
 use crate::{
     api::{Capabilities, Reason},
@@ -42,12 +43,57 @@ pub trait Provider: Send + Sync {
     /// [`SignError`]; never a key that permits more than the request says.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
+    /// Lends temporary credentials that can do exactly what is asked: `request.ask` is
+    /// [for credentials](crate::api::Ask::is_for_credentials).
+    ///
+    /// # Errors
+    /// [`SignError`]; never credentials that permit more than the request says. A provider that lends none has no such
+    /// [`Capabilities::credentials`] either, and is not asked.
+    fn lend<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Lent, SignError>> {
+        let _ = request;
+        std::future::ready(Err(SignError::Refused("this provider lends no credentials".into()))).boxed()
+    }
+
+    /// Sees to it, as far as possible, that the credentials that sign last until then: fetches fresh ones, if those may
+    /// last longer. What came of it, [`Provider::credentials_expire`] says.
+    fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
+        let _ = until;
+        std::future::ready(()).boxed()
+    }
+
+    /// A fingerprint of what signs, salted: where the object is, by which address, and with which credentials, if those
+    /// last (sessions come and go, and their end is known). Once it differs, keys that are out are signed anew. It
+    /// tells nobody more than a signature does. `None`: the provider does not tell.
+    ///
+    /// # Errors
+    /// [`SignError`] if there are no credentials.
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        let _ = salt;
+        std::future::ready(Ok(None)).boxed()
+    }
+
     /// Tries out what the store is like, with a few requests of at most some seconds. What it finds of the store's
     /// enforcement is from then on in [`Provider::capabilities`].
     fn probe(&self) -> BoxFuture<'_, Probed>;
 
     /// Looks whether the object is in the store, with one request of at most some seconds.
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;
+}
+
+/// The data of the Secret for a key: signed, or lent, as the request asks.
+///
+/// # Errors
+/// The provider's.
+pub async fn key_data(
+    provider: &dyn Provider,
+    request: &SigningRequest,
+) -> Result<BTreeMap<String, ByteString>, SignError> {
+    if request.ask.is_for_credentials() {
+        let lent = provider.lend(request).await?;
+        return Ok(secret::lent_data(&lent, request.lifetime));
+    }
+    let signed = provider.sign(request).await?;
+    Ok(secret::signed_data(&signed, request.lifetime))
 }
 
 /// What a store turned out to be like.
@@ -83,6 +129,15 @@ pub struct Signed {
     pub headers: Vec<(String, String)>,
     /// Of a POST form: its fields, to be sent in this order and before the file.
     pub form: Option<Form>,
+    /// The provider's name.
+    pub provider: &'static str,
+}
+
+/// Temporary credentials that a workload is handed.
+#[derive(Debug)]
+pub struct Lent {
+    /// Entries of the Secret's data, by name: the credentials, and what clients need besides.
+    pub entries: Entries,
     /// The provider's name.
     pub provider: &'static str,
 }

@@ -2,16 +2,18 @@
 //! forms.
 
 mod form;
+mod lent;
 mod presigned;
 mod probe;
 mod scoped;
+mod session;
 
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
-use aws_credential_types::{Credentials, provider::ProvideCredentials, provider::SharedCredentialsProvider};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_sdk_s3::{
     Client,
     config::{
@@ -27,13 +29,13 @@ use aws_smithy_http_client::{Builder, tls};
 use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use tokio::sync::RwLock;
+use session::{Clients, Session, Sessions};
 
-use super::{Finding, Inward, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Finding, Inward, Lent, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
-        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
-        UploadMode,
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, DownloadMode, ObservedObject, S3Store,
+        UnsignedHeaders, UploadMode,
     },
     grant::{ObjectFact, ObjectKey, SigningRequest},
 };
@@ -49,40 +51,26 @@ const MAX_KEY_BYTES: usize = 1024;
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the store is tried out, unless it says otherwise.
 const PROBE_KEY: &str = "valet-probe";
-/// Temporary credentials are fetched anew when less than this is left of them, so that keys are not cut short by
-/// a session that is about to end anyway.
-const RENEW_BEFORE: Duration = Duration::from_secs(15 * 60);
+/// The longest session that a session may have made, in seconds (IAM User Guide, "Roles terms and concepts": role
+/// chaining).
+const LONGEST_CHAINED: i64 = 3600;
 
 /// A bucket and the credentials that sign for it.
 pub struct S3 {
     store: S3Store,
-    credentials: SharedCredentialsProvider,
+    sessions: Sessions,
     /// Where requests may go; absent: anywhere.
     outward: Option<Outward>,
     capabilities: Arc<Capabilities>,
     /// Whether the store refuses headers that are not signed, once that was tried.
     refuses_unsigned: Mutex<Option<bool>>,
-    session: RwLock<Option<Arc<Session>>>,
-}
-
-/// One set of credentials and what is made of it. A URL dies with the session that signed it, so both go together.
-struct Session {
-    /// Signs forms, which the SDK does not.
-    credentials: Credentials,
-    expires: Option<Timestamp>,
-    /// Signs for the host that workloads use.
-    signer: Client,
-    /// Talks to the host that the operator uses.
-    talker: Client,
-    /// Asks for the credentials of single keys, where each has its own.
-    sts: Option<aws_sdk_sts::Client>,
 }
 
 impl S3 {
     /// Takes the settings, a source of credentials and, of a store whose owner may not send the operator anywhere, where
     /// its requests may go. Nothing is read or sent yet.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
-        let has_sessions = store.credentials.as_ref().is_some_and(|c| c.assume_role.is_some());
+        let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
         let capabilities = Arc::new(Capabilities {
             enforced: [
                 Capability::ContentType,
@@ -105,22 +93,25 @@ impl S3 {
                 ]
                 .into(),
             ),
+            // What a session policy says: which verb on which keys, until when.
+            credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
-            revocation: if has_sessions {
-                "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
-            } else {
-                "disable the access key that signed, which ends every other key that it signed, too"
+            revocation: match role {
+                Some(AssumeRole { role_arn: Some(_), .. }) => {
+                    "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
+                }
+                Some(_) => "disable the access key that asks for the sessions, which ends every other key of theirs, too",
+                None => "disable the access key that signed, which ends every other key that it signed, too",
             },
         });
         Self {
             store,
-            credentials,
+            sessions: Sessions::new(credentials),
             outward,
             capabilities,
             refuses_unsigned: Mutex::new(None),
-            session: RwLock::new(None),
         }
     }
 
@@ -177,45 +168,57 @@ impl S3 {
         self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref())
     }
 
-    async fn session(&self) -> Result<Arc<Session>, SignError> {
-        let usable = |s: &Arc<Session>| s.expires.is_none_or(|end| Timestamp::now() + RENEW_BEFORE < end);
-        if let Some(session) = self.session.read().await.as_ref().filter(|s| usable(s)) {
-            return Ok(session.clone());
+    /// Where workloads reach the store, whatever the bucket: for Amazon's own, as the SDK knows it.
+    async fn service_endpoint(&self) -> Result<String, SignError> {
+        if let Some(endpoint) = self.public_endpoint() {
+            return Ok(endpoint.trim_end_matches('/').to_owned());
         }
-        let mut slot = self.session.write().await;
-        if let Some(session) = slot.as_ref().filter(|s| usable(s)) {
-            return Ok(session.clone());
-        }
-        // The error's own text can name files and endpoints of the operator's environment, which tenants do not
-        // need to know; its kind says enough for the condition.
-        let credentials = self.credentials.provide_credentials().await.map_err(|e| SignError::Credentials {
-            reason: Reason::CredentialsInvalid,
-            message: format!(
-                "the operator's default credentials chain gave none ({}); set spec.s3.credentials.secretRef, or give the operator's service account a role",
-                kind_of(&e)
-            ),
-        })?;
-        let expires = credentials.expiry().and_then(|t| Timestamp::try_from(t).ok());
-        let session = Arc::new(Session {
-            expires,
-            signer: self.client(&credentials, self.public_endpoint()),
-            talker: self.client(&credentials, self.store.endpoint.as_ref()),
-            sts: self.role().map(|role| self.sts(role, &credentials)),
-            credentials,
-        });
-        *slot = Some(session.clone());
-        Ok(session)
+        let nobody = Credentials::new("-", "-", None, None, "nobody");
+        let client = Client::from_conf(
+            aws_sdk_s3::Config::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new(self.store.region.clone()))
+                .credentials_provider(nobody)
+                .force_path_style(true)
+                .build(),
+        );
+        let presigning = PresigningConfig::expires_in(LOOK_TIMEOUT).map_err(|e| SignError::Refused(e.to_string()))?;
+        let bucket = form::action(&client, &self.store.bucket, presigning).await?;
+        let endpoint = bucket.expose().strip_suffix(&format!("/{}", self.store.bucket));
+        let endpoint = endpoint.ok_or_else(|| SignError::Refused("the region's endpoint is not to be had".into()))?;
+        Ok(endpoint.to_owned())
     }
-}
 
-fn kind_of(error: &aws_credential_types::provider::error::CredentialsError) -> &'static str {
-    use aws_credential_types::provider::error::CredentialsError as E;
-    match error {
-        E::CredentialsNotLoaded(_) => "no provider has any",
-        E::ProviderTimedOut(_) => "the provider did not answer in time",
-        E::InvalidConfiguration(_) => "the provider's configuration is invalid",
-        E::ProviderError(_) => "the provider answered with an error",
-        _ => "unknown trouble",
+    async fn session(&self) -> Result<Arc<Session>, SignError> {
+        self.session_until(None).await
+    }
+
+    async fn session_until(&self, until: Option<Timestamp>) -> Result<Arc<Session>, SignError> {
+        let clients = |credentials: &Credentials| Clients {
+            signer: self.client(credentials, self.public_endpoint()),
+            talker: self.client(credentials, self.store.endpoint.as_ref()),
+            sts: self.role().map(|role| self.sts(role, credentials)),
+        };
+        self.sessions.current(until, clients).await
+    }
+
+    /// The longest session of a key's own, in seconds.
+    fn longest(role: &AssumeRole, assuming: &Credentials) -> i64 {
+        match assuming.session_token() {
+            Some(_) => role.duration_seconds.min(LONGEST_CHAINED),
+            None => role.duration_seconds,
+        }
+    }
+
+    /// Assumes the role for one key.
+    async fn assume(&self, session: &Session, request: &SigningRequest) -> Result<Option<Credentials>, SignError> {
+        let (Some(sts), Some(role)) = (&session.sts, self.role()) else {
+            return Ok(None);
+        };
+        let longest = Self::longest(role, &session.credentials);
+        scoped::credentials(sts, role, longest, &self.store.bucket, request)
+            .await
+            .map(Some)
     }
 }
 
@@ -239,7 +242,8 @@ impl Provider for S3 {
         async {
             let session = self.session().await?;
             // A key with credentials of its own dies with those, whatever becomes of the ones that asked for them.
-            let own = self.role().map(|role| SignedDuration::from_secs(role.duration_seconds));
+            let longest = self.role().map(|role| Self::longest(role, &session.credentials));
+            let own = longest.map(SignedDuration::from_secs);
             match own {
                 Some(own) => Ok(Timestamp::now().checked_add(own).ok()),
                 None => Ok(session.expires),
@@ -266,16 +270,22 @@ impl Provider for S3 {
                 .build()
                 .map_err(|e| SignError::Refused(e.to_string()))?;
             let (bucket, key) = (&self.store.bucket, request.key.as_str());
-            let own;
-            let (signer, credentials) = match (&session.sts, self.role()) {
-                (Some(sts), Some(role)) => {
-                    let credentials = scoped::credentials(sts, role, bucket, request).await?;
-                    own = (self.client(&credentials, self.public_endpoint()), credentials);
-                    (&own.0, &own.1)
-                }
-                _ => (&session.signer, &session.credentials),
-            };
+            let own = self.assume(&session, request).await?;
+            let own = own.map(|credentials| (self.client(&credentials, self.public_endpoint()), credentials));
+            let (signer, credentials) = own
+                .as_ref()
+                .map_or((&session.signer, &session.credentials), |(signer, credentials)| {
+                    (signer, credentials)
+                });
             let presigned = match &request.ask {
+                Ask::Upload {
+                    mode: UploadMode::Credentials,
+                    ..
+                }
+                | Ask::Download {
+                    mode: DownloadMode::Credentials,
+                    ..
+                } => return Err(SignError::Refused("temporary credentials are lent, not signed".into())),
                 Ask::Upload {
                     mode: UploadMode::Put,
                     constraints,
@@ -297,7 +307,7 @@ impl Provider for S3 {
                         provider: self.name(),
                     });
                 }
-                Ask::Download { version, response } => {
+                Ask::Download { version, response, .. } => {
                     presigned::get(signer, bucket, key, version.clone(), response, presigning).await
                 }
             }?;
@@ -308,6 +318,55 @@ impl Provider for S3 {
                 form: None,
                 provider: self.name(),
             })
+        }
+        .boxed()
+    }
+
+    fn lend<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Lent, SignError>> {
+        async {
+            let session = self.session().await?;
+            let own = self.assume(&session, request).await?;
+            let none = || SignError::Refused("the store has no assumeRole to lend sessions of".into());
+            let own = own.ok_or_else(none)?;
+            let place = lent::Place {
+                bucket: &self.store.bucket,
+                region: &self.store.region,
+                endpoint: self.service_endpoint().await?,
+                style: self.store.addressing_style,
+            };
+            Ok(Lent {
+                entries: lent::entries(&own, &place, request),
+                provider: self.name(),
+            })
+        }
+        .boxed()
+    }
+
+    fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
+        async move {
+            // Where each key has a session of its own, those that ask for it need not last.
+            if self.role().is_none() {
+                let _ = self.session_until(Some(until)).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        async move {
+            let session = self.session().await?;
+            let S3Store {
+                bucket,
+                region,
+                addressing_style,
+                ..
+            } = &self.store;
+            let role = self.role().map(|role| (&role.role_arn, &role.endpoint));
+            let place = format!(
+                "{bucket}\n{region}\n{addressing_style:?}\n{:?}\n{role:?}",
+                self.public_endpoint()
+            );
+            Ok(Some(lent::fingerprint(&session.credentials, &place, salt)))
         }
         .boxed()
     }

@@ -6,15 +6,15 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-use super::{Form, Signed};
+use super::{Form, Lent, Signed};
 use crate::{
     api::{GROUP, SECRET_TYPE, VERSION, data},
     grant::{GrantFacts, Lifetime, Publish},
 };
 
-/// The data of a grant's Secret. The set of names is the same for every grant of one mode, which cannot change, so that a
-/// mounted Secret never gains or loses files.
-pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
+/// The data of a Secret with a signed request. The set of names is the same for every grant of one mode, which cannot
+/// change, so that a mounted Secret never gains or loses files.
+pub fn signed_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
     let headers: String = signed
         .headers
         .iter()
@@ -24,16 +24,30 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
         (data::URL, signed.url.expose().to_owned()),
         (data::METHOD, signed.method.clone()),
         (data::HEADERS, headers),
-        (data::EXPIRY, lifetime.expires_at.to_string()),
         (data::CURL_CONFIG, curl_config(signed, lifetime)),
-        // Service Binding for Kubernetes: the abstract kind of thing, and who provides it.
-        (data::TYPE, "object-store".to_owned()),
-        (data::PROVIDER, signed.provider.to_owned()),
     ];
     let fields = signed.form.as_ref().map(|form| (data::FIELDS, fields_json(form)));
+    with_common(entries.into_iter().chain(fields), signed.provider, lifetime)
+}
+
+/// The data of a Secret with temporary credentials, under the same rule.
+pub fn lent_data(lent: &Lent, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
+    with_common(lent.entries.expose().iter().cloned(), lent.provider, lifetime)
+}
+
+fn with_common(
+    entries: impl Iterator<Item = (&'static str, String)>,
+    provider: &str,
+    lifetime: Lifetime,
+) -> BTreeMap<String, ByteString> {
+    let common = [
+        (data::EXPIRY, lifetime.expires_at.to_string()),
+        // Service Binding for Kubernetes: the abstract kind of thing, and who provides it.
+        (data::TYPE, "object-store".to_owned()),
+        (data::PROVIDER, provider.to_owned()),
+    ];
     entries
-        .into_iter()
-        .chain(fields)
+        .chain(common)
         .map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes())))
         .collect()
 }
@@ -93,7 +107,7 @@ fn curl_config(signed: &Signed, lifetime: Lifetime) -> String {
 }
 
 /// The Secret for a grant, whole: as the operator writes it and as `valet sign` prints it.
-pub fn secret_object(grant: &GrantFacts, publish: &Publish, signed: &Signed) -> Secret {
+pub fn secret_object(grant: &GrantFacts, publish: &Publish, data: BTreeMap<String, ByteString>) -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(grant.secret_name().to_owned()),
@@ -111,7 +125,7 @@ pub fn secret_object(grant: &GrantFacts, publish: &Publish, signed: &Signed) -> 
             ..ObjectMeta::default()
         },
         type_: Some(SECRET_TYPE.to_owned()),
-        data: Some(secret_data(signed, publish.request.lifetime)),
+        data: Some(data),
         ..Secret::default()
     }
 }
@@ -141,7 +155,7 @@ mod tests {
             form: None,
             provider: "s3",
         };
-        let data = secret_data(&signed, lifetime());
+        let data = signed_data(&signed, lifetime());
         let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
         assert_eq!(
             data.keys().collect::<Vec<_>>(),
@@ -181,7 +195,7 @@ globoff
             form: Some(Form::new(fields.map(|(n, v)| (n.to_owned(), v.to_owned())).into())),
             provider: "s3",
         };
-        let data = secret_data(&signed, lifetime());
+        let data = signed_data(&signed, lifetime());
         let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
         assert_eq!(
             data.keys().collect::<Vec<_>>(),
