@@ -12,7 +12,6 @@ mod download;
 mod grant;
 mod reason;
 mod rules;
-mod size;
 mod status;
 mod store;
 mod terms;
@@ -23,12 +22,11 @@ pub use condition::{set_condition, set_ready};
 pub use download::{DownloadGrant, DownloadGrantSpec, DownloadMode, ResponseHeaders};
 pub use grant::{Ask, Grant};
 pub use reason::{Progress, Reason};
-pub use size::ByteSize;
 pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{
-    AccessRule, AddressingStyle, AssumeRole, ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec,
-    Namespaces, ObjectStore, ObjectStoreSpec, Permission, S3Credentials, S3Store, SecretRef, ShortSessions, Store,
-    StoreStatus, UnsignedHeaders,
+    AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, ClusterAccessRule,
+    ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore, ObjectStoreSpec,
+    Permission, Place, S3Credentials, S3Store, SecretRef, ShortSessions, Store, StoreStatus, UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};

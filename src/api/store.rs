@@ -5,7 +5,19 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{ByteSize, Operation, StoreKind, rules::Rules};
+mod azure;
+mod choices;
+mod gcs;
+mod place;
+mod size;
+
+pub use azure::{AzureBlobCredentials, AzureBlobStore};
+pub use choices::{Permission, ShortSessions};
+pub use gcs::{GcsCredentials, GcsStore};
+pub use place::Place;
+pub use size::ByteSize;
+
+use super::{Operation, StoreKind, rules::Rules};
 
 /// A store for the grants of its own namespace.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -32,9 +44,18 @@ use super::{ByteSize, Operation, StoreKind, rules::Rules};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
+    printcolumn(
+        name = "Bucket",
+        type_ = "string",
+        json_path = ".spec['s3.bucket','azureBlob.container','gcs.bucket']"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.s3.endpoint", priority = "1"),
+    printcolumn(
+        name = "Endpoint",
+        type_ = "string",
+        json_path = ".spec['s3.endpoint','azureBlob.endpoint','gcs.endpoint']",
+        priority = "1"
+    ),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -42,11 +63,22 @@ use super::{ByteSize, Operation, StoreKind, rules::Rules};
         priority = "1"
     )
 )]
-#[x_kube(validation = Rule::new("has(self.s3)").message("the store says nothing about where it is: set spec.s3"))]
+#[x_kube(
+    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store says nothing about where it is: set one of s3, azureBlob and gcs"),
+    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store is said to be in several places: keep one of s3, azureBlob and gcs, and make another store for another")
+)]
 pub struct ObjectStoreSpec {
     /// A store that speaks S3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Store>,
+
+    /// A container of Azure Blob Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_blob: Option<AzureBlobStore>,
+
+    /// A bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<GcsStore>,
 
     /// What to do with a grant that asks for a longer life than the credentials that sign have left, sessions as a rule.
     /// Truncate: its key ends with them, and the grant says so (ExpiryTruncated). Refuse: it gets none
@@ -85,9 +117,18 @@ pub struct ObjectStoreSpec {
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
+    printcolumn(
+        name = "Bucket",
+        type_ = "string",
+        json_path = ".spec['s3.bucket','azureBlob.container','gcs.bucket']"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Endpoint", type_ = "string", json_path = ".spec.s3.endpoint", priority = "1"),
+    printcolumn(
+        name = "Endpoint",
+        type_ = "string",
+        json_path = ".spec['s3.endpoint','azureBlob.endpoint','gcs.endpoint']",
+        priority = "1"
+    ),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -95,11 +136,22 @@ pub struct ObjectStoreSpec {
         priority = "1"
     )
 )]
-#[x_kube(validation = Rule::new("has(self.s3)").message("the store says nothing about where it is: set spec.s3"))]
+#[x_kube(
+    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store says nothing about where it is: set one of s3, azureBlob and gcs"),
+    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store is said to be in several places: keep one of s3, azureBlob and gcs, and make another store for another")
+)]
 pub struct ClusterObjectStoreSpec {
     /// A store that speaks S3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Store>,
+
+    /// A container of Azure Blob Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_blob: Option<AzureBlobStore>,
+
+    /// A bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<GcsStore>,
 
     /// What to do with a grant that asks for a longer life than the credentials that sign have left, sessions as a rule.
     /// Truncate: its key ends with them, and the grant says so (ExpiryTruncated). Refuse: it gets none
@@ -245,26 +297,6 @@ pub enum UnsignedHeaders {
     Tolerate,
 }
 
-/// What to do where the credentials that sign end before the key should.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ShortSessions {
-    /// The key ends with them.
-    #[default]
-    Truncate,
-    /// There is no key.
-    Refuse,
-}
-
-/// Whether something may be had.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Permission {
-    #[default]
-    #[allow(missing_docs)]
-    Forbid,
-    #[allow(missing_docs)]
-    Allow,
-}
-
 /// Names a Secret; the namespace follows from the store's kind and cannot be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretRef {
@@ -379,8 +411,8 @@ pub trait Store:
 {
     /// Which of the two.
     const KIND: StoreKind;
-    /// The provider's settings.
-    fn s3(&self) -> Option<&S3Store>;
+    /// The provider's settings; `None` if the spec names no provider, or several.
+    fn place(&self) -> Option<Place>;
     /// The access rules in one form. An [`ObjectStore`] without any allows its own namespace everything.
     fn rules(&self) -> Vec<ClusterAccessRule>;
     /// What to do where its credentials end before a key should.
@@ -396,8 +428,9 @@ pub trait Store:
 
 impl Store for ObjectStore {
     const KIND: StoreKind = StoreKind::ObjectStore;
-    fn s3(&self) -> Option<&S3Store> {
-        self.spec.s3.as_ref()
+    fn place(&self) -> Option<Place> {
+        let spec = &self.spec;
+        Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
     }
     fn rules(&self) -> Vec<ClusterAccessRule> {
         let everything = AccessRule {
@@ -436,8 +469,9 @@ impl Store for ObjectStore {
 
 impl Store for ClusterObjectStore {
     const KIND: StoreKind = StoreKind::ClusterObjectStore;
-    fn s3(&self) -> Option<&S3Store> {
-        self.spec.s3.as_ref()
+    fn place(&self) -> Option<Place> {
+        let spec = &self.spec;
+        Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
     }
     fn rules(&self) -> Vec<ClusterAccessRule> {
         self.spec.access.clone()

@@ -177,7 +177,9 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
             Step::Read(Read::Object) => facts.object = ObjectFact::Hidden,
             Step::Publish(publish) => {
                 let provider = provider.as_ref().ok_or("the store cannot be used")?;
-                let data = key_data(provider.as_ref(), &publish.request).await.map_err(|e| e.to_string())?;
+                let data = key_data(provider.as_ref(), &publish.request)
+                    .await
+                    .map_err(|e| e.to_string())?;
                 let mut secret = secret_object(&facts.grant, &publish, data);
                 if facts.grant.uid.is_empty() {
                     // A grant that is in no cluster owns nothing.
@@ -229,11 +231,11 @@ async fn store_of(grant: &GrantFacts, documents: &Documents) -> Result<Known, St
 
 async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -> Result<Known, String> {
     let settings = store::settings(store).map_err(|(reason, message)| format!("{reason}: {message}"))?;
-    let provider = settings.connect(store::environment_credentials().await, None);
+    let wanted = settings.wanted_in_environment();
+    let account = settings.with_environment(&store::Environment::default()).await;
+    let provider = account.connect(None);
     let credentials_expire = provider.credentials_expire().await.map_err(|e| match e {
-        SignError::Credentials { .. } => {
-            "there are no credentials in the environment; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE".to_owned()
-        }
+        SignError::Credentials { .. } => format!("there are no credentials in the environment; {wanted}"),
         e => e.to_string(),
     })?;
     let labels: BTreeMap<String, String> = documents

@@ -7,14 +7,10 @@ use std::{
     time::Duration,
 };
 
-use aws_credential_types::provider::SharedCredentialsProvider;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt, api::PartialObjectMeta, core::NamespaceResourceScope};
-use tokio::{
-    sync::{Mutex as AsyncMutex, OnceCell},
-    time::Instant,
-};
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::{
     error::{Error, call},
@@ -27,7 +23,7 @@ use crate::{
     },
     grant::{Signer, StoreFact, StoreView},
     sign::{Finding, Outward, Probed, Provider, SignError},
-    store::{self, CredentialsSource},
+    store::{self, CredentialsSource, Environment},
 };
 
 /// How old a read of a store, its credentials or a namespace's labels may be when a key is signed by it. One read
@@ -43,7 +39,7 @@ pub struct Stores {
     share_environment: bool,
     /// Where an ObjectStore's endpoint may lead.
     outward: Outward,
-    environment: OnceCell<SharedCredentialsProvider>,
+    environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
     /// Outlasts times in which the store cannot be used, as between the old credentials and the new ones.
@@ -195,7 +191,7 @@ impl Stores {
             operator_namespace,
             share_environment,
             outward,
-            environment: OnceCell::new(),
+            environment: Environment::default(),
             known: Mutex::default(),
             labels: Mutex::default(),
             signers: Mutex::default(),
@@ -341,17 +337,17 @@ impl Stores {
         {
             return unusable(why);
         }
-        let (credentials, version) = match settings.credentials() {
+        let (account, version) = match settings.credentials() {
             CredentialsSource::Environment if id.0 == StoreKind::ObjectStore && !self.share_environment => {
-                return unusable((
-                    Reason::CredentialsInvalid,
-                    "an ObjectStore may not use the operator's own credentials; set spec.s3.credentials.secretRef"
-                        .to_owned(),
-                ));
+                let message = format!(
+                    "an ObjectStore may not use the operator's own credentials; set {}.credentials.secretRef",
+                    settings.field()
+                );
+                return unusable((Reason::CredentialsInvalid, message));
             }
             CredentialsSource::Environment => {
-                let chain = self.environment.get_or_init(store::environment_credentials).await;
-                (chain.clone(), "environment".to_owned())
+                let account = settings.with_environment(&self.environment).await;
+                (account, "environment".to_owned())
             }
             CredentialsSource::Secret(name) => {
                 let secret = match self.secrets.credentials(secrets_namespace, &name).await {
@@ -372,8 +368,8 @@ impl Stores {
                 };
                 let version = format!("{:?} {:?}", secret.metadata.uid, secret.metadata.resource_version);
                 let data = secret.data.unwrap_or_default();
-                match store::parse(data.iter().map(|(name, value)| (name.as_str(), value.0.as_slice()))) {
-                    Ok(credentials) => (SharedCredentialsProvider::new(credentials), version),
+                match settings.with_secret(data.iter().map(|(name, value)| (name.as_str(), value.0.as_slice()))) {
+                    Ok(account) => (account, version),
                     Err(e) => {
                         return unusable((
                             Reason::CredentialsInvalid,
@@ -386,7 +382,7 @@ impl Stores {
         let fingerprint = format!("{:?} {:?} {version}", store.uid(), store.meta().generation);
         let (provider, trial) = match previous {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
-            _ => (settings.connect(credentials, outward), Arc::default()),
+            _ => (account.connect(outward), Arc::default()),
         };
         // Of a store without credentials, or that does not tell, nothing is known; keys stay as they are then.
         let salt = store.uid().unwrap_or_default();
@@ -427,7 +423,9 @@ impl Stores {
     /// Whether the store signs with something else since this was last asked.
     fn signer_changed(&self, id: &StoreId) -> bool {
         let mut signers = lock(&self.signers);
-        signers.get_mut(id).is_some_and(|known| std::mem::take(&mut known.is_news))
+        signers
+            .get_mut(id)
+            .is_some_and(|known| std::mem::take(&mut known.is_news))
     }
 
     /// A tenant need not learn how the operator's namespace is called.

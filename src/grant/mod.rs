@@ -21,7 +21,9 @@ mod withheld;
 
 pub use anew::ANEW_SPREAD;
 pub use decide::decide;
-pub use facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, Signer, StoreFact, StoreView};
+pub use facts::{
+    Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, Signer, StoreFact, StoreView,
+};
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
 pub use policy::{Refusal, admit};

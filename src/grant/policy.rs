@@ -183,7 +183,11 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.ask) else {
         if grant.ask.is_for_credentials() {
-            let url = if grant.ask.operation() == Operation::Upload { "Put" } else { "Url" };
+            let url = if grant.ask.operation() == Operation::Upload {
+                "Put"
+            } else {
+                "Url"
+            };
             let message = format!(
                 "{store} hands out no temporary credentials (Credentials); ask the store's owner to set spec.s3.credentials.assumeRole, or set spec.mode to {url}"
             );

@@ -257,7 +257,13 @@ impl Judge<'_> {
         };
         let retry = trouble.map(|_| self.retry_renewal(key));
         let anew = self.anew_at(secret, key);
-        let timers = [Some(self.end(key)), retry, renewal, anew, self.awaits_object().then_some(look)];
+        let timers = [
+            Some(self.end(key)),
+            retry,
+            renewal,
+            anew,
+            self.awaits_object().then_some(look),
+        ];
         self.settle(&situation, timers.into_iter().flatten().filter(|t| *t > self.now).min())
     }
 

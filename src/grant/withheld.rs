@@ -38,7 +38,11 @@ impl Judge<'_> {
                         ""
                     }
                 };
-                let what = if self.g.ask.is_for_credentials() { "it" } else { "its URL" };
+                let what = if self.g.ask.is_for_credentials() {
+                    "it"
+                } else {
+                    "its URL"
+                };
                 format!(
                     "spec.revoke is true: the key was withdrawn from Secret {}, but a copy of {what} works until {end}; only the owner of {} can end it sooner: {remedy}",
                     self.g.secret_name(),

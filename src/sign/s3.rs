@@ -102,7 +102,9 @@ impl S3 {
                 Some(AssumeRole { role_arn: Some(_), .. }) => {
                     "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
                 }
-                Some(_) => "disable the access key that asks for the sessions, which ends every other key of theirs, too",
+                Some(_) => {
+                    "disable the access key that asks for the sessions, which ends every other key of theirs, too"
+                }
                 None => "disable the access key that signed, which ends every other key that it signed, too",
             },
         });

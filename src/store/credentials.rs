@@ -11,8 +11,13 @@ pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CredentialsError {
     /// An entry is not there.
-    #[error("it has no entry {0}; the usual names are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")]
-    Missing(&'static str),
+    #[error("it has no entry {entry}; the usual names are {usual}")]
+    Missing {
+        /// The entry, by its usual name.
+        entry: &'static str,
+        /// The names that the provider's entries usually have.
+        usual: &'static str,
+    },
     /// Two entries mean the same.
     #[error("its entries {0} and {1} mean the same; keep one")]
     Ambiguous(String, String),
@@ -21,22 +26,28 @@ pub enum CredentialsError {
     Unusable(String, &'static str),
 }
 
-/// Reads an access key out of a Secret's data. Entries go by the names of the AWS environment variables, in any
-/// case and with or without separators and the leading `AWS_` (`accessKeyId`, `secret-access-key`), since other
-/// tools write them so; line ends around a value are dropped, since editors add them.
-///
-/// # Errors
-/// [`CredentialsError`].
-pub fn parse<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Credentials, CredentialsError> {
-    let mut entries: BTreeMap<&'static str, (&str, &[u8])> = BTreeMap::new();
-    for (name, value) in data {
-        let Some(meaning) = meaning(name) else { continue };
-        if let Some((other, _)) = entries.insert(meaning, (name, value)) {
-            return Err(CredentialsError::Ambiguous(other.to_owned(), name.to_owned()));
+/// A Secret's entries by what they mean, however they are spelt.
+pub(super) struct Entries<'a>(BTreeMap<&'static str, (&'a str, &'a [u8])>);
+
+impl<'a> Entries<'a> {
+    /// Reads them; `meaning` tells the usual name of an entry that is one of the provider's, and nothing of others.
+    pub(super) fn read(
+        data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        meaning: fn(&str) -> Option<&'static str>,
+    ) -> Result<Self, CredentialsError> {
+        let mut entries: BTreeMap<&'static str, (&str, &[u8])> = BTreeMap::new();
+        for (name, value) in data {
+            let Some(meaning) = meaning(name) else { continue };
+            if let Some((other, _)) = entries.insert(meaning, (name, value)) {
+                return Err(CredentialsError::Ambiguous(other.to_owned(), name.to_owned()));
+            }
         }
+        Ok(Self(entries))
     }
-    let text = |meaning: &'static str| -> Result<Option<&str>, CredentialsError> {
-        let Some((name, value)) = entries.get(meaning) else {
+
+    /// An entry's text; line ends around it are dropped, since editors add them.
+    pub(super) fn text(&self, meaning: &'static str) -> Result<Option<&'a str>, CredentialsError> {
+        let Some((name, value)) = self.0.get(meaning) else {
             return Ok(None);
         };
         let unusable = |why| Err(CredentialsError::Unusable((*name).to_owned(), why));
@@ -49,11 +60,36 @@ pub fn parse<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<
             Ok(v) => Ok(Some(v)),
             Err(_) => unusable("not plain text"),
         }
-    };
-    let id = text(ACCESS_KEY_ID)?.ok_or(CredentialsError::Missing(ACCESS_KEY_ID))?;
-    let secret = text(SECRET_ACCESS_KEY)?.ok_or(CredentialsError::Missing(SECRET_ACCESS_KEY))?;
-    let token = text(SESSION_TOKEN)?.map(str::to_owned);
-    let expiry = text(CREDENTIAL_EXPIRATION)?
+    }
+
+    /// The same of an entry that must be there; `usual` are the names that the provider's entries usually have.
+    pub(super) fn required(&self, meaning: &'static str, usual: &'static str) -> Result<&'a str, CredentialsError> {
+        let missing = CredentialsError::Missing { entry: meaning, usual };
+        self.text(meaning)?.ok_or(missing)
+    }
+}
+
+/// An entry's name without what people write differently: case and separators.
+pub(super) fn plain(name: &str) -> String {
+    name.chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect::<String>()
+        .to_ascii_lowercase()
+}
+
+/// Reads an access key out of a Secret's data. Entries go by the names of the AWS environment variables, in any
+/// case and with or without separators and the leading `AWS_` (`accessKeyId`, `secret-access-key`), since other
+/// tools write them so.
+///
+/// # Errors
+/// [`CredentialsError`].
+pub fn s3<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Credentials, CredentialsError> {
+    let entries = Entries::read(data, meaning)?;
+    let id = entries.required(ACCESS_KEY_ID, USUAL)?;
+    let secret = entries.required(SECRET_ACCESS_KEY, USUAL)?;
+    let token = entries.text(SESSION_TOKEN)?.map(str::to_owned);
+    let expiry = entries
+        .text(CREDENTIAL_EXPIRATION)?
         .map(|t| t.parse::<Timestamp>())
         .transpose()
         .map_err(|_| CredentialsError::Unusable(CREDENTIAL_EXPIRATION.into(), "not an RFC 3339 time"))?;
@@ -70,13 +106,10 @@ const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
 const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
 const CREDENTIAL_EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
+const USUAL: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
 
 fn meaning(name: &str) -> Option<&'static str> {
-    let plain: String = name
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .collect::<String>()
-        .to_ascii_lowercase();
+    let plain = plain(name);
     match plain.strip_prefix("aws").unwrap_or(&plain) {
         "accesskeyid" | "accesskey" => Some(ACCESS_KEY_ID),
         "secretaccesskey" | "secretkey" | "accesssecretkey" => Some(SECRET_ACCESS_KEY),
@@ -91,7 +124,7 @@ mod tests {
     use super::*;
 
     fn of(entries: &[(&str, &str)]) -> Result<Credentials, CredentialsError> {
-        parse(entries.iter().map(|(n, v)| (*n, v.as_bytes())))
+        s3(entries.iter().map(|(n, v)| (*n, v.as_bytes())))
     }
 
     #[test]
@@ -135,11 +168,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_and_values_are_not() {
         let id = ("AWS_ACCESS_KEY_ID", "AKIA");
-        assert_eq!(
-            of(&[id]).unwrap_err(),
-            CredentialsError::Missing("AWS_SECRET_ACCESS_KEY")
-        );
-        assert_eq!(of(&[]).unwrap_err(), CredentialsError::Missing("AWS_ACCESS_KEY_ID"));
+        let usual = USUAL;
+        for (entries, entry) in [(&[id][..], SECRET_ACCESS_KEY), (&[], ACCESS_KEY_ID)] {
+            assert_eq!(of(entries).unwrap_err(), CredentialsError::Missing { entry, usual });
+        }
         let twice = of(&[id, ("accessKeyId", "marker")]).unwrap_err();
         assert_eq!(
             twice,

@@ -2,21 +2,22 @@
 //! store is in the provider's file under `sign`.
 
 mod credentials;
+mod environment;
 mod notification;
 
 use std::sync::Arc;
 
 use aws_credential_types::provider::SharedCredentialsProvider;
-
 use http::Uri;
 
-pub use credentials::{CredentialsError, MAX_SECRET_BYTES, parse};
+pub use credentials::{CredentialsError, MAX_SECRET_BYTES};
+pub use environment::Environment;
 pub use notification::{
     Arrived, MAX_BYTES as MAX_NOTIFICATION_BYTES, Notification, Subscription, parse as parse_notification,
 };
 
 use crate::{
-    api::{Reason, Store},
+    api::{Place, Reason, S3Store, Store},
     sign::{Outward, Provider, s3::S3},
 };
 
@@ -25,14 +26,19 @@ use crate::{
 pub enum CredentialsSource {
     /// A Secret of this name.
     Secret(String),
-    /// The SDK's default chain in the operator's own environment.
+    /// The operator's own identity, in the provider's own way.
     Environment,
 }
 
 /// A store's settings that can be worked with.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    s3: crate::api::S3Store,
+pub struct Settings(Place);
+
+/// A store and the credentials that sign for it.
+pub struct Account(Kind);
+
+enum Kind {
+    S3(Box<S3Store>, SharedCredentialsProvider),
 }
 
 /// Checks a store's own spec, without its credentials.
@@ -43,24 +49,43 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
     store
         .check()
         .map_err(|rules| (Reason::InvalidStore, rules.join("; ")))?;
-    match store.s3() {
-        Some(s3) => Ok(Settings { s3: s3.clone() }),
+    match store.place() {
+        Some(place @ Place::S3(_)) => Ok(Settings(place)),
+        Some(place @ (Place::AzureBlob(_) | Place::Gcs(_))) => Err(unsupported(&place)),
         None => Err((
             Reason::InvalidStore,
-            "the store says nothing about where it is: set spec.s3".into(),
+            "the store must be in one place: set exactly one of s3, azureBlob and gcs".into(),
         )),
     }
 }
 
+fn unsupported(place: &Place) -> (Reason, String) {
+    let message = format!(
+        "this version of Valet cannot sign for spec.{}; use another version, or a store that speaks S3",
+        place.field()
+    );
+    (Reason::InvalidStore, message)
+}
+
 /// The bucket by whose name the store's notifications speak of it.
 pub fn bucket(store: &impl Store) -> Option<String> {
-    store.s3().map(|s3| s3.bucket.clone())
+    store.place().map(|place| place.bucket().to_owned())
 }
 
 impl Settings {
+    /// The field of the store's spec with the provider's settings, as messages name it: `spec.s3`.
+    pub fn field(&self) -> String {
+        format!("spec.{}", self.0.field())
+    }
+
     /// Where the credentials are.
     pub fn credentials(&self) -> CredentialsSource {
-        match self.s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()) {
+        let secret = match &self.0 {
+            Place::S3(s3) => s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
+            Place::AzureBlob(azure) => azure.credentials.as_ref().map(|c| &c.secret_ref),
+            Place::Gcs(gcs) => gcs.credentials.as_ref().map(|c| &c.secret_ref),
+        };
+        match secret {
             Some(secret) => CredentialsSource::Secret(secret.name.clone()),
             None => CredentialsSource::Environment,
         }
@@ -71,8 +96,15 @@ impl Settings {
     /// # Errors
     /// The reason and a sentence for the store's owner.
     pub async fn check_endpoint(&self, outward: &Outward) -> Result<(), (Reason, String)> {
-        let role = self.s3.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
-        for endpoint in self.s3.endpoint.iter().chain(role.and_then(|r| r.endpoint.as_ref())) {
+        let endpoints = match &self.0 {
+            Place::S3(s3) => {
+                let role = s3.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
+                [s3.endpoint.as_ref(), role.and_then(|r| r.endpoint.as_ref())]
+            }
+            Place::AzureBlob(azure) => [azure.endpoint.as_ref(), None],
+            Place::Gcs(gcs) => [gcs.endpoint.as_ref(), None],
+        };
+        for endpoint in endpoints.into_iter().flatten() {
             let uri = endpoint
                 .parse::<Uri>()
                 .map_err(|e| (Reason::InvalidStore, format!("endpoint {endpoint} is no address: {e}")))?;
@@ -82,29 +114,46 @@ impl Settings {
         Ok(())
     }
 
-    /// The store, ready to sign. With `outward`, requests to it go only there.
-    pub fn connect(self, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Arc<dyn Provider> {
-        Arc::new(S3::new(self.s3, credentials, outward))
+    /// Takes the credentials out of a Secret's data.
+    ///
+    /// # Errors
+    /// [`CredentialsError`], which names entries and never their values.
+    pub fn with_secret<'a>(
+        self,
+        data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<Account, CredentialsError> {
+        match self.0 {
+            Place::S3(s3) => {
+                let credentials = SharedCredentialsProvider::new(credentials::s3(data)?);
+                Ok(Account(Kind::S3(s3, credentials)))
+            }
+            Place::AzureBlob(_) | Place::Gcs(_) => unreachable!("settings() lets none of these through"),
+        }
+    }
+
+    /// Takes the operator's own identity.
+    pub async fn with_environment(self, environment: &Environment) -> Account {
+        match self.0 {
+            Place::S3(s3) => Account(Kind::S3(s3, environment.aws().await)),
+            Place::AzureBlob(_) | Place::Gcs(_) => unreachable!("settings() lets none of these through"),
+        }
+    }
+
+    /// What to set where the operator's own identity is wanted and there is none, as the end of a sentence.
+    pub fn wanted_in_environment(&self) -> &'static str {
+        match &self.0 {
+            Place::S3(_) => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+            Place::AzureBlob(_) => "set AZURE_STORAGE_KEY",
+            Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS",
+        }
     }
 }
 
-/// The AWS SDK's default chain: environment variables, web identity (IRSA), Pod Identity, instance metadata.
-pub async fn environment_credentials() -> SharedCredentialsProvider {
-    let config = aws_config::defaults(aws_config::BehaviorVersion::latest()).load().await;
-    config
-        .credentials_provider()
-        .unwrap_or_else(|| SharedCredentialsProvider::new(NoCredentials))
-}
-
-#[derive(Debug)]
-struct NoCredentials;
-
-impl aws_credential_types::provider::ProvideCredentials for NoCredentials {
-    fn provide_credentials<'a>(&'a self) -> aws_credential_types::provider::future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        use aws_credential_types::provider::{error::CredentialsError, future};
-        future::ProvideCredentials::ready(Err(CredentialsError::not_loaded("the default chain is empty")))
+impl Account {
+    /// The store, ready to sign. With `outward`, requests to it go only there. Nothing is read or sent yet.
+    pub fn connect(self, outward: Option<Outward>) -> Arc<dyn Provider> {
+        match self.0 {
+            Kind::S3(s3, credentials) => Arc::new(S3::new(*s3, credentials, outward)),
+        }
     }
 }

@@ -33,6 +33,37 @@ fn columns_fit_eighty_characters() {
     );
 }
 
+/// The column Bucket has what each provider calls so.
+#[test]
+fn every_provider_has_a_bucket() {
+    let t = Tenant::new("providers");
+    let store = |name: &str, place: serde_json::Value| {
+        let mut store = t.store();
+        store["metadata"]["name"] = json!(format!("{}-{name}", t.name()));
+        store["spec"] = place;
+        store
+    };
+    t.apply(&[
+        store(
+            "azure",
+            json!({"azureBlob": {"account": "mediastore", "container": "in-azure", "endpoint": "http://127.0.0.1:9"}}),
+        ),
+        store("gcs", json!({"gcs": {"bucket": "in-google", "endpoint": "http://127.0.0.1:9"}})),
+    ]);
+    let table = t.kubectl(&["get", "costore", "--output", "wide"]);
+    for (name, bucket) in [("", t.name()), ("-azure", "in-azure"), ("-gcs", "in-google")] {
+        let name = format!("{}{name}", t.name());
+        let row = table
+            .lines()
+            .find(|l| l.split_whitespace().next() == Some(name.as_str()));
+        let row = row.unwrap_or_else(|| panic!("{name} is not in\n{table}"));
+        assert!(
+            row.contains(&format!("  {bucket}  ")) && row.contains("http://127.0.0.1:"),
+            "{row}"
+        );
+    }
+}
+
 /// Every field says what it is for.
 #[test]
 fn every_field_is_explained() {

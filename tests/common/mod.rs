@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
-        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, GrantStatus, LengthRange, Namespaces,
-        Operation, Overwrite, Permission, Renewal, RenewalPolicy, ResponseHeaders, ShortSessions, StoreKind, StoreRef,
-        Terms, UploadConstraints, UploadMode,
+        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, GrantStatus, LengthRange,
+        Namespaces, Operation, Overwrite, Permission, Renewal, RenewalPolicy, ResponseHeaders, ShortSessions,
+        StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, RenewRequest, Signer, StoreView},
 };

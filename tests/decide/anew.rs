@@ -59,11 +59,17 @@ fn a_key_is_signed_anew_at_its_instant() {
     assert_eq!(publish.request.lifetime, first, "never a second more");
     assert!(matches!(publish.mode, PublishMode::Replace { .. }));
     assert_eq!(publish.annotations[annotation::SIGNED_WITH], "second");
-    assert!(!publish.annotations.contains_key(annotation::RENEWALS), "it is the same key");
+    assert!(
+        !publish.annotations.contains_key(annotation::RENEWALS),
+        "it is the same key"
+    );
     let before = world.counts;
     world.reconcile();
     assert_eq!(world.counts.replaces, before.replaces + 1);
-    assert_eq!(world.counts.reports, before.reports, "the status has nothing new to say");
+    assert_eq!(
+        world.counts.reports, before.reports,
+        "the status has nothing new to say"
+    );
     assert_eq!(until(&world), Some(at(300)), "once");
 }
 
@@ -97,7 +103,14 @@ fn what_is_not_known_is_left_alone() {
     world.now = at(200);
     world.reconcile();
     assert_eq!((world.keys.len(), until(&world)), (1, Some(at(300))));
-    assert!(!world.own_secret().unwrap().view.annotations.contains_key(annotation::SIGNED_WITH));
+    assert!(
+        !world
+            .own_secret()
+            .unwrap()
+            .view
+            .annotations
+            .contains_key(annotation::SIGNED_WITH)
+    );
 
     let mut world = issued(download());
     world.usable(|store| store.signer = None);
@@ -278,7 +291,10 @@ fn an_upload_below_a_key_is_never_completed() {
     world.reconcile();
     assert_eq!(ready(world.grant()), "Expired");
     let completed = condition(&world.grant().status, "Completed").unwrap();
-    assert_eq!((completed.status.as_str(), completed.reason.as_str()), ("Unknown", "NotObservable"));
+    assert_eq!(
+        (completed.status.as_str(), completed.reason.as_str()),
+        ("Unknown", "NotObservable")
+    );
     assert_eq!(world.last_look, None);
     assert!(world.notices.is_empty());
 

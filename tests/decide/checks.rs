@@ -165,7 +165,11 @@ pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Pu
         assert!(key.expires_at < end, "outlives its credentials: {key:?}");
     }
     let with = publish.annotations.get(annotation::SIGNED_WITH);
-    assert_eq!(with, store.signer.as_ref().map(|s| &s.fingerprint), "says that it was signed with something else");
+    assert_eq!(
+        with,
+        store.signer.as_ref().map(|s| &s.fingerprint),
+        "says that it was signed with something else"
+    );
     assert_eq!(publish.request.key.as_str(), grant.terms.key);
     assert_eq!(publish.request.ask, grant.ask);
     assert!(!grant.deleting, "signs for a grant that is going");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capabilities, Capability, ClusterAccessRule, DownloadMode, LengthRange, Namespaces,
-        Operation, Overwrite, Permission, Reason, ResponseHeaders,
+        AccessRule, Ask, ByteSize, Capabilities, Capability, ClusterAccessRule, DownloadMode, LengthRange,
+        Namespaces, Operation, Overwrite, Permission, Reason, ResponseHeaders,
     },
     grant::{GrantFacts, StoreView, admit},
 };

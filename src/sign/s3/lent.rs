@@ -36,8 +36,9 @@ pub fn entries(credentials: &Credentials, place: &Place<'_>, request: &SigningRe
     };
     let config =
         format!("[default]\nregion = {region}\nendpoint_url = {endpoint}\ns3 =\n    addressing_style = {style}\n");
-    let file =
-        format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\naws_session_token = {token}\n");
+    let file = format!(
+        "[default]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\naws_session_token = {token}\n"
+    );
     Entries::new(vec![
         ("AWS_ACCESS_KEY_ID", id.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", secret.to_owned()),

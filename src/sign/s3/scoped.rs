@@ -84,8 +84,12 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
         .unwrap_or("aws");
     let arn = |resource: &str| format!("arn:{partition}:s3:::{resource}");
     // Everything below, or the one object.
-    let object = arn(&format!("{bucket}/{key}{}", if request.key.is_prefix() { "*" } else { "" }));
-    let allow = |actions: &[&str], resource: String| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
+    let object = arn(&format!(
+        "{bucket}/{key}{}",
+        if request.key.is_prefix() { "*" } else { "" }
+    ));
+    let allow =
+        |actions: &[&str], resource: String| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
     let mut statements = match &request.ask {
         // Large files go up in parts, without being asked. Nobody can read what is there, nor take it away.
         Ask::Upload {
@@ -111,7 +115,8 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     // needed: what is lent ends by the policy.
     if request.ask.is_for_credentials() {
         for statement in &mut statements {
-            statement["Condition"]["DateLessThan"] = json!({"aws:CurrentTime": request.lifetime.expires_at.to_string()});
+            statement["Condition"]["DateLessThan"] =
+                json!({"aws:CurrentTime": request.lifetime.expires_at.to_string()});
         }
     }
     Ok(json!({"Version": "2012-10-17", "Statement": statements}).to_string())

@@ -321,6 +321,10 @@ mod tests {
         assert!(sessions.current(None, clients).await.is_err());
         assert_eq!(asked.load(Ordering::SeqCst), 3);
         assert!(sessions.current(None, clients).await.is_err());
-        assert_eq!(asked.load(Ordering::SeqCst), 3, "a failure is told, not repeated at once");
+        assert_eq!(
+            asked.load(Ordering::SeqCst),
+            3,
+            "a failure is told, not repeated at once"
+        );
     }
 }
