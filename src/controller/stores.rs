@@ -256,7 +256,7 @@ impl Stores {
             Known::Unusable { reason, message } => return Ok(Some(Err((reason, message)))),
             Known::Usable(connection) => connection,
         };
-        let credentials_expire = match connection.provider.credentials_expire().await {
+        let credentials_expire = match connection.provider.source_expires().await {
             Ok(Some(end)) if end <= Timestamp::now() => {
                 let message = format!("the credentials ended at {end}; renew them");
                 return Ok(Some(Err((Reason::CredentialsExpired, message))));

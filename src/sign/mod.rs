@@ -37,6 +37,14 @@ pub trait Provider: Send + Sync {
     /// [`SignError`] if there are none.
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>>;
 
+    /// The same of the credentials that the store was given, where keys have others of their own.
+    ///
+    /// # Errors
+    /// [`SignError`] if there are none.
+    fn source_expires(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        self.credentials_expire()
+    }
+
     /// Signs exactly what is asked, locally.
     ///
     /// # Errors

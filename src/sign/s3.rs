@@ -254,6 +254,10 @@ impl Provider for S3 {
         .boxed()
     }
 
+    fn source_expires(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        async { Ok(self.session().await?.expires) }.boxed()
+    }
+
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async {
             let session = self.session().await?;
