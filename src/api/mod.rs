@@ -10,6 +10,7 @@ mod capability;
 mod condition;
 mod download;
 mod grant;
+mod limits;
 mod reason;
 mod rules;
 mod status;
@@ -21,6 +22,7 @@ pub use capability::{Capabilities, Capability};
 pub use condition::{set_condition, set_ready};
 pub use download::{DownloadGrant, DownloadGrantSpec, DownloadMode, ResponseHeaders};
 pub use grant::{Ask, Grant};
+pub use limits::StoreLimits;
 pub use reason::{Progress, Reason};
 pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{

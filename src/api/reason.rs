@@ -32,6 +32,8 @@ pub enum Reason {
     PredecessorSecret,
     /// The namespace is being deleted, or the apiserver refuses the Secret for now.
     SecretNotWritable,
+    /// As many grants of the namespace, or of the store, have a key as may have one at a time.
+    TooManyGrants,
 
     // A grant that needs somebody to change something.
     /// An upload key's time is over and nothing was uploaded.
@@ -103,7 +105,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 38] = [
+    pub const ALL: [Reason; 39] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -117,6 +119,7 @@ impl Reason {
         Self::CredentialsExpired,
         Self::PredecessorSecret,
         Self::SecretNotWritable,
+        Self::TooManyGrants,
         Self::ExpiredUnused,
         Self::ObjectMismatch,
         Self::InvalidSpec,
@@ -160,6 +163,7 @@ impl Reason {
             Self::CredentialsExpired => "CredentialsExpired",
             Self::PredecessorSecret => "PredecessorSecret",
             Self::SecretNotWritable => "SecretNotWritable",
+            Self::TooManyGrants => "TooManyGrants",
             Self::ExpiredUnused => "ExpiredUnused",
             Self::ObjectMismatch => "ObjectMismatch",
             Self::InvalidSpec => "InvalidSpec",
@@ -207,6 +211,7 @@ impl Reason {
             | Self::CredentialsExpired
             | Self::PredecessorSecret
             | Self::SecretNotWritable
+            | Self::TooManyGrants
             | Self::RegionMismatch
             | Self::BucketNotFound
             | Self::CredentialsRefused

@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -10,14 +10,16 @@ mod choices;
 mod gcs;
 mod place;
 mod size;
+mod status;
 
 pub use azure::{AzureBlobCredentials, AzureBlobStore};
 pub use choices::{Permission, ShortSessions};
 pub use gcs::{GcsCredentials, GcsStore};
 pub use place::Place;
 pub use size::ByteSize;
+pub use status::StoreStatus;
 
-use super::{Operation, StoreKind, rules::Rules};
+use super::{Operation, StoreKind, StoreLimits, rules::Rules};
 
 /// A store for the grants of its own namespace.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -85,6 +87,10 @@ pub struct ObjectStoreSpec {
     /// (ExpirationTooLong), and is told how much it could ask for. Default: Truncate.
     #[serde(default)]
     pub short_sessions: ShortSessions,
+
+    /// How much of the operator and of the store's keys may be in use at one time. Default: as many keys as are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<StoreLimits>,
 
     /// What grants of this namespace may ask for. A grant needs one rule that allows all of it. Without any
     /// rule, the namespace may do everything that the store can.
@@ -158,6 +164,10 @@ pub struct ClusterObjectStoreSpec {
     /// (ExpirationTooLong), and is told how much it could ask for. Default: Truncate.
     #[serde(default)]
     pub short_sessions: ShortSessions,
+
+    /// How much of the operator and of the store's keys may be in use at one time. Default: as many keys as are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<StoreLimits>,
 
     /// Who may ask for what. Everything that no rule allows is refused; a grant needs one rule that allows all
     /// of it.
@@ -349,6 +359,14 @@ pub struct AccessRule {
     #[schemars(length(max = 32), inner(length(min = 3, max = 255)))]
     #[x_kube(validation = Rule::new(r"self.all(t, t.matches('^([*]/[*]|[A-Za-z0-9!#$&^_.+-]+/([*]|[A-Za-z0-9!#$&^_.+-]+))$'))").message("contentTypes takes media types, exact or with a wildcard after the slash: image/png, image/*, */*"))]
     pub content_types: Vec<String>,
+
+    /// How many grants of one namespace may have a key of this store in their Secrets at one time, of both kinds
+    /// together and whichever rule allowed them. A grant that comes when so many have one waits (TooManyGrants) until one
+    /// of those has ended: the oldest first. Where several rules allow a grant, the largest number counts; a rule without
+    /// one sets no limit. Keys that are out stay when the number is lowered. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_live_grants: Option<i64>,
 }
 
 /// What a cluster-wide store allows to whom.
@@ -376,27 +394,6 @@ pub struct Namespaces {
     pub selector: Option<LabelSelector>,
 }
 
-/// Whether the store can be used. Written by Valet.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StoreStatus {
-    /// The metadata.generation that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Ready: the settings make sense and the credentials can be read. Whether the store accepts them shows when
-    /// it is used.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "super::status::conditions")]
-    pub conditions: Vec<Condition>,
-    /// What grants may ask of this store; a grant that asks for anything else is refused by this name. Those with
-    /// PostForm/ or Credentials/ before them are what grants of that mode may ask.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub capabilities: Vec<String>,
-    /// When the credentials with which keys are signed now come to their end, if they do: no key outlives them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_expiration_time: Option<Time>,
-}
-
 /// Both kinds of store, as everything past the API sees them.
 pub trait Store:
     kube::Resource<DynamicType = ()>
@@ -413,6 +410,8 @@ pub trait Store:
     const KIND: StoreKind;
     /// The provider's settings; `None` if the spec names no provider, or several.
     fn place(&self) -> Option<Place>;
+    /// How much may be in use at one time.
+    fn limits(&self) -> StoreLimits;
     /// The access rules in one form. An [`ObjectStore`] without any allows its own namespace everything.
     fn rules(&self) -> Vec<ClusterAccessRule>;
     /// What to do where its credentials end before a key should.
@@ -431,6 +430,9 @@ impl Store for ObjectStore {
     fn place(&self) -> Option<Place> {
         let spec = &self.spec;
         Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
+    }
+    fn limits(&self) -> StoreLimits {
+        self.spec.limits.unwrap_or_default()
     }
     fn rules(&self) -> Vec<ClusterAccessRule> {
         let everything = AccessRule {
@@ -472,6 +474,9 @@ impl Store for ClusterObjectStore {
     fn place(&self) -> Option<Place> {
         let spec = &self.spec;
         Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
+    }
+    fn limits(&self) -> StoreLimits {
+        self.spec.limits.unwrap_or_default()
     }
     fn rules(&self) -> Vec<ClusterAccessRule> {
         self.spec.access.clone()

@@ -11,7 +11,9 @@ use crate::{
     api::{
         ClusterObjectStore, DownloadGrant, GROUP, Grant, ObjectStore, Store, StoreKind, UploadGrant, VERSION, data,
     },
-    grant::{Facts, GrantFacts, ObjectFact, Read, SecretFact, Settings, Step, StoreFact, StoreView, decide},
+    grant::{
+        Facts, GrantFacts, ObjectFact, PlaceFact, Read, SecretFact, Settings, Step, StoreFact, StoreView, decide,
+    },
     sign::{Provider, SignError, key_data, secret_object},
     store,
 };
@@ -175,6 +177,8 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     loop {
         match decide(&facts, now) {
             Step::Read(Read::Object) => facts.object = ObjectFact::Hidden,
+            // And nobody knows of other grants.
+            Step::Read(Read::Place(_)) => facts.place = PlaceFact::Given,
             Step::Publish(publish) => {
                 let provider = provider.as_ref().ok_or("the store cannot be used")?;
                 let data = key_data(provider.as_ref(), &publish.request)
@@ -245,6 +249,7 @@ async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -
         .and_then(|n| n.metadata.labels.clone())
         .unwrap_or_default();
     let view = StoreView {
+        max_live_grants: store.limits().max_live_grants,
         rules: Arc::new(store.rules()),
         namespace_labels: Arc::new(labels),
         capabilities: provider.capabilities(),

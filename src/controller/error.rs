@@ -27,6 +27,9 @@ pub enum Error {
         /// What went wrong.
         why: String,
     },
+    /// As many visits as may wait for the store do so: this one stands in line.
+    #[error("the store has as many requests as it may; {0} rounds of them come before")]
+    InLine(usize),
     /// The signer did not sign.
     #[error(transparent)]
     Sign(#[from] SignError),

@@ -1,15 +1,13 @@
+mod tell;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::DeserializeGuard,
-    runtime::{
-        controller::Action,
-        events::{Event, EventType, Recorder},
-    },
+    runtime::{controller::Action, events::Recorder},
 };
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -18,13 +16,15 @@ use tracing::{debug, info, warn};
 use super::{
     error::{Error, call},
     memory::Memory,
+    places::Places,
+    requests::{Permit, Requests},
     secrets::{FIELD_MANAGER, Secrets},
     stores::{Stores, store_id},
     turns::Turns,
     watch::Caller,
 };
 use crate::{
-    api::{Grant, GrantStatus, Operation, Progress, Reason},
+    api::{Grant, GrantStatus, Reason},
     grant::{
         Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
         Settings, Step, decide,
@@ -38,6 +38,9 @@ const MAX_STEPS: usize = 16;
 
 /// The longest pause before an attempt that failed is made again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// So many failures in a row make others not wait any longer for the place that is kept for a grant.
+const PATIENCE: u32 = 4;
 
 /// A grant whose namespace has too many visits under way is called when one of them ends. It asks again by itself after
 /// this long, since the one that is called may have gone, and then nobody calls the next.
@@ -59,6 +62,10 @@ pub struct Context<G: Grant> {
     pub metrics: Arc<Metrics>,
     /// Whose turn it is when many wait.
     pub turns: Turns,
+    /// Places for grants with a key, where their number is limited.
+    pub places: Arc<Places>,
+    /// How many visits wait for one store.
+    pub requests: Arc<Requests>,
     /// Calls for those that had to wait.
     pub caller: Caller<G>,
     /// Defaults from the command line.
@@ -97,6 +104,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
     if result.is_ok() {
         context.memory.succeeded(&uid);
+        // A visit that failed may have published all the same; its place is kept until the next one knows.
+        context.places.visited(context.memory.newest(&watched).as_ref());
     }
     result
 }
@@ -106,6 +115,9 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     let uid = grant.uid().unwrap_or_default();
     let failures = context.memory.failed(&uid);
     context.metrics.reconcile_failed(G::OPERATION);
+    if failures >= PATIENCE {
+        context.places.gone(&uid);
+    }
     let pause = Duration::from_millis(500)
         .saturating_mul(1 << failures.min(10))
         .min(LONGEST_PAUSE);
@@ -133,6 +145,8 @@ struct Visit<'a, G: Grant> {
     grant: Arc<G>,
     facts: Facts,
     provider: Option<Arc<dyn Provider>>,
+    /// The right to make requests to the store, while it is used.
+    permit: Option<Permit>,
     /// When the notification came that this visit answers.
     heard: Option<Instant>,
     /// The clock is read once a visit, so that all of its decisions speak of one moment.
@@ -150,6 +164,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             grant,
             facts,
             provider: None,
+            permit: None,
             heard,
             now: Timestamp::now(),
         }
@@ -163,6 +178,7 @@ impl<'a, G: Grant> Visit<'a, G> {
                 step => match self.take(step).await {
                     // The grant itself is gone: the garbage collector has the Secret.
                     Err(Error::Gone(_)) => return Ok(Action::await_change()),
+                    Err(Error::InLine(rounds)) => return Ok(self.wait_in_line(rounds)),
                     done => done?,
                 },
             }
@@ -176,11 +192,43 @@ impl<'a, G: Grant> Visit<'a, G> {
         Action::requeue(pause.map_or(self.context.sweep, |p| p.min(self.context.sweep)))
     }
 
+    /// The store has no time for this grant now, which is called when it has; if that call is lost, it asks again by
+    /// itself after as many rounds as come before it. Whatever else is to be done with its key is done in time.
+    fn wait_in_line(&self, rounds: usize) -> Action {
+        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
+        let pause = IN_LINE.saturating_mul(rounds).min(LONGEST_PAUSE);
+        let status = &self.facts.grant.status;
+        let ends = [&status.expiration_time, &self.facts.grant.terms.deadline_time];
+        let next = ends.into_iter().flatten().map(|t| t.0).filter(|t| *t > self.now).min();
+        let next = next.and_then(|t| Duration::try_from(t.duration_since(self.now)).ok());
+        Action::requeue(next.map_or(pause, |next| next.min(pause)))
+    }
+
+    /// The right to make requests to the store, which is kept until the visit turns to the apiserver with a write.
+    fn may_ask_store(&mut self) -> Result<(), Error> {
+        if self.permit.is_none() {
+            let grant = &self.facts.grant;
+            let id = store_id(&grant.terms.store_ref, &grant.namespace);
+            let who = (G::OPERATION, grant.namespace.as_str(), grant.name.as_str());
+            self.permit = Some(self.context.requests.take(&id, who).map_err(Error::InLine)?);
+        }
+        Ok(())
+    }
+
     async fn take(&mut self, step: Step) -> Result<(), Error> {
+        if !matches!(step, Step::Read(_) | Step::Publish(_)) {
+            self.permit = None;
+        }
         match step {
             Step::Read(Read::Store) => self.read_store().await,
             Step::Read(Read::Secret) => self.read_secret().await,
             Step::Read(Read::Object) => self.look().await,
+            Step::Read(Read::Place(most)) => {
+                self.permit = None;
+                let places = &self.context.places;
+                self.facts.place = places.ask(&self.facts.grant, G::OPERATION, most).await;
+                Ok(())
+            }
             Step::Publish(publish) => self.publish(*publish).await,
             Step::Retouch {
                 uid,
@@ -197,6 +245,7 @@ impl<'a, G: Grant> Visit<'a, G> {
     // --- reads -------------------------------------------------------------------------------------------------
 
     async fn read_store(&mut self) -> Result<(), Error> {
+        self.may_ask_store()?;
         let grant = &self.facts.grant;
         let (fact, provider) = self
             .context
@@ -232,6 +281,9 @@ impl<'a, G: Grant> Visit<'a, G> {
             self.facts.object = ObjectFact::Unreachable("the store is not usable".into());
             return Ok(());
         };
+        let provider = provider.clone();
+        self.may_ask_store()?;
+        let grant = &self.facts.grant;
         let found = provider.look(&key).await;
         let outcome = match found {
             ObjectFact::Present { .. } => "present",
@@ -251,13 +303,16 @@ impl<'a, G: Grant> Visit<'a, G> {
     // --- writes ------------------------------------------------------------------------------------------------
 
     async fn publish(&mut self, publish: Publish) -> Result<(), Error> {
-        let grant = &self.facts.grant;
-        let Some(provider) = &self.provider else {
+        let Some(provider) = self.provider.clone() else {
             return Err(Error::Api {
                 call: "signing",
                 why: "the store is not usable any more".into(),
             });
         };
+        if provider.signs_remotely() {
+            self.may_ask_store()?;
+        }
+        let grant = &self.facts.grant;
         let data = match key_data(provider.as_ref(), &publish.request).await {
             Ok(data) => data,
             Err(SignError::Credentials { reason, message }) => {
@@ -270,6 +325,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             }
             Err(e) => return Err(e.into()),
         };
+        self.permit = None;
         let secret = secret_object(grant, &publish, data);
         let result = self.context.secrets.publish(grant, &publish.mode, secret).await;
         let view = match result {
@@ -421,66 +477,6 @@ impl<'a, G: Grant> Visit<'a, G> {
 
     fn api(&self) -> Api<G> {
         Api::namespaced(self.context.client.clone(), &self.facts.grant.namespace)
-    }
-
-    // --- telling -------------------------------------------------------------------------------------------------
-
-    fn count(&self, status: &GrantStatus) {
-        let ready = |s: &GrantStatus| {
-            s.conditions
-                .iter()
-                .find(|c| c.type_ == "Ready")
-                .map(|c| c.reason.clone())
-        };
-        let (before, after) = (ready(&self.facts.grant.status), ready(status));
-        if before == after {
-            return;
-        }
-        let Some(reason) = Reason::ALL.into_iter().find(|r| Some(r.as_str()) == after.as_deref()) else {
-            return;
-        };
-        if status.finished_time.is_some() {
-            self.context.metrics.finished(G::OPERATION, reason);
-            if let Some(heard) = self.heard.filter(|_| reason == Reason::Completed) {
-                self.context
-                    .metrics
-                    .completed_after_notification(heard.elapsed().as_secs_f64());
-            }
-        } else if reason.progress() == Progress::Stalled {
-            let namespace = &self.facts.grant.namespace;
-            self.context.metrics.refused(G::OPERATION, namespace, reason);
-        }
-    }
-
-    async fn tell(&self, notice: Notice) {
-        /// `note` may have at most 1024 bytes (events.k8s.io/v1).
-        const LONGEST_NOTE: usize = 1000;
-        let mut note = notice.message;
-        if note.len() > LONGEST_NOTE {
-            note.truncate(note.floor_char_boundary(LONGEST_NOTE));
-            note.push('…');
-        }
-        let event = Event {
-            type_: EventType::Warning,
-            reason: notice.reason.as_str().into(),
-            note: Some(note),
-            action: match G::OPERATION {
-                Operation::Upload => "GrantUpload",
-                Operation::Download => "GrantDownload",
-            }
-            .into(),
-            secondary: None,
-        };
-        let publish: BoxFuture<'_, _> =
-            Box::pin(async { self.context.recorder.publish(&event, &self.grant.object_ref(&())).await });
-        if let Err(error) = call("writing an event", publish).await {
-            // The status says the same; an event is a courtesy.
-            warn!(
-                namespace = self.facts.grant.namespace,
-                name = self.facts.grant.name,
-                "{error}"
-            );
-        }
     }
 }
 

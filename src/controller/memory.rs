@@ -73,6 +73,13 @@ impl<G: Grant> Memory<G> {
         }
     }
 
+    /// What we wrote last, if the watch has yet to bring it.
+    pub fn written(&self, watched: &G) -> Option<Arc<G>> {
+        let lock = self.lock();
+        let written = lock.get(&watched.uid().unwrap_or_default())?.written.as_ref()?;
+        (version(written.as_ref()) > version(watched)).then(|| written.clone())
+    }
+
     /// Keeps what our own write came back with.
     pub fn wrote(&self, grant: &Arc<G>) {
         self.of(&grant.uid().unwrap_or_default(), |r| r.written = Some(grant.clone()));

@@ -6,6 +6,8 @@ mod grants;
 mod lease;
 mod memory;
 mod notifications;
+mod places;
+mod requests;
 mod run;
 mod secrets;
 mod states;

@@ -30,6 +30,8 @@ use super::{
     lease::Lease,
     memory::Memory,
     notifications::{Awaited, Leader, Receiver, Tokens, Topics},
+    places::Places,
+    requests::Requests,
     secrets::{FIELD_MANAGER, Secrets},
     states, store_status,
     stores::{Stores, scoped},
@@ -37,7 +39,7 @@ use super::{
     watch::{Caller, Watched, brief, config, watch_namespaces, watch_secrets, watch_stores},
 };
 use crate::{
-    api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Store, UploadGrant},
+    api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Operation, Store, UploadGrant},
     grant::Settings,
     sign::Outward,
     telemetry::{Health, Metrics, States, serve},
@@ -94,6 +96,8 @@ type Stop = Shared<BoxFuture<'static, ()>>;
 struct Parts {
     client: Client,
     stores: Arc<Stores>,
+    places: Arc<Places>,
+    requests: Arc<Requests>,
     metrics: Arc<Metrics>,
     health: Health,
     awaited: Option<Arc<Awaited>>,
@@ -125,6 +129,14 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             stores: [states::stores(own), states::stores(shared)].concat(),
         }
     });
+    let call = {
+        let (uploads, downloads) = callers.clone();
+        move |operation, namespace: &str, name: &str| match operation {
+            Operation::Upload => uploads.call(name, namespace),
+            Operation::Download => downloads.call(name, namespace),
+        }
+    };
+    let requests = Arc::new(Requests::new(options.concurrency, call.clone()));
     let share_environment = options.share_environment;
     let parts = Parts {
         stores: Arc::new(Stores::new(
@@ -132,7 +144,10 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             options.operator_namespace.clone(),
             share_environment,
             Outward::new(options.private_endpoints.clone()),
+            requests.clone(),
         )),
+        places: Arc::new(Places::new(call)),
+        requests,
         client: client.clone(),
         metrics: Arc::new(metrics),
         health: Health::waiting_for(WATCHES + usize::from(options.watch_secrets)),
@@ -368,6 +383,8 @@ impl<G: Grant> Kind<G> {
             recorder: Recorder::new(parts.client.clone(), reporter),
             metrics: parts.metrics.clone(),
             turns: Turns::new(parts.options.concurrency, parts.options.namespace.is_some()),
+            places: parts.places.clone(),
+            requests: parts.requests.clone(),
             caller,
             settings: Settings {
                 ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
@@ -376,12 +393,20 @@ impl<G: Grant> Kind<G> {
         });
         let api: Api<Watched<G>> = scoped(parts.client.clone(), parts.options.namespace.as_deref());
         let mut health = Some(parts.health.clone());
-        let awaited = parts.awaited.clone();
+        let (awaited, places) = (parts.awaited.clone(), parts.places.clone());
         let seen = watcher(api, config())
             .default_backoff()
             .inspect(move |event| {
                 if let (Some(awaited), Ok(event)) = (&awaited, event) {
                     awaited.seen(event);
+                }
+            })
+            .inspect({
+                let memory = memory.clone();
+                move |event| {
+                    if let Ok(event) = event {
+                        places.seen(event, &memory);
+                    }
                 }
             })
             .inspect(move |event| match event {

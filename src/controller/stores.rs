@@ -14,6 +14,7 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::{
     error::{Error, call},
+    requests::Requests,
     secrets::Secrets,
 };
 use crate::{
@@ -39,6 +40,8 @@ pub struct Stores {
     share_environment: bool,
     /// Where an ObjectStore's endpoint may lead.
     outward: Outward,
+    /// Is told how many visits may wait for a store.
+    requests: Arc<Requests>,
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
@@ -115,6 +118,7 @@ enum Known {
 struct Connection {
     /// What it was made from: while this stays, so does the provider with its session.
     fingerprint: String,
+    max_live_grants: Option<i64>,
     rules: Arc<Vec<ClusterAccessRule>>,
     short_sessions: ShortSessions,
     /// What it signs with; `None` while that is not known.
@@ -184,13 +188,20 @@ pub fn store_id(store: &StoreRef, namespace: &str) -> StoreId {
 impl Stores {
     /// Reads with this client. Credentials of ClusterObjectStores are in `operator_namespace`; the endpoints of
     /// ObjectStores must lead outwards.
-    pub fn new(client: Client, operator_namespace: String, share_environment: bool, outward: Outward) -> Self {
+    pub fn new(
+        client: Client,
+        operator_namespace: String,
+        share_environment: bool,
+        outward: Outward,
+        requests: Arc<Requests>,
+    ) -> Self {
         Self {
             secrets: Secrets::new(client.clone()),
             client,
             operator_namespace,
             share_environment,
             outward,
+            requests,
             environment: Environment::default(),
             known: Mutex::default(),
             labels: Mutex::default(),
@@ -236,6 +247,7 @@ impl Stores {
             Arc::default()
         };
         let view = StoreView {
+            max_live_grants: connection.max_live_grants,
             rules: connection.rules,
             namespace_labels,
             capabilities: connection.provider.capabilities(),
@@ -322,9 +334,14 @@ impl Stores {
     ) -> Result<Known, Error> {
         let store = match call("reading a store", api.get(&id.2)).await {
             Ok(store) => store,
-            Err(Error::Gone(_)) => return Ok(Known::Missing),
+            Err(Error::Gone(_)) => {
+                self.requests.limit(id, None);
+                return Ok(Known::Missing);
+            }
             Err(e) => return Err(e),
         };
+        let limits = store.limits();
+        self.requests.limit(id, limits.max_requests_in_flight);
         let unusable = |(reason, message)| Ok(Known::Unusable { reason, message });
         let settings = match store::settings(&store) {
             Ok(settings) => settings,
@@ -389,6 +406,7 @@ impl Stores {
         let signs = provider.fingerprint(&salt).await.ok().flatten();
         Ok(Known::Usable(Connection {
             fingerprint,
+            max_live_grants: limits.max_live_grants,
             rules: Arc::new(store.rules()),
             short_sessions: store.short_sessions(),
             signer: signs.map(|fingerprint| self.signer(id, fingerprint)),

@@ -3,8 +3,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    facts::{Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, StoreFact},
+    facts::{Facts, GrantFacts, ObjectFact, Owner, PlaceFact, SecretFact, SecretView, StoreFact},
     lifetime::{Lifetime, NoTime, second},
+    places::most,
     policy::admit,
     status::condition,
     step::{Publish, PublishMode, Read, SigningRequest, Step},
@@ -151,6 +152,17 @@ impl Judge<'_> {
                 return self.without_key(Reason::CredentialsExpired, message);
             }
         };
+        // Before anything is asked of the store: a grant that waits for its turn costs nothing.
+        if self.own_secret().is_none() || live.is_none() {
+            let most = most(self.g, &object_key, store);
+            match self.f.place {
+                PlaceFact::Unasked if most.is_limited() => return Step::Read(Read::Place(most)),
+                PlaceFact::Full(limit) if most.is_limited() => {
+                    return self.without_key(Reason::TooManyGrants, limit.message(self.g));
+                }
+                PlaceFact::Unasked | PlaceFact::Given | PlaceFact::Full(_) => {}
+            }
+        }
         if (key.is_none() && self.write_once()) || (is_renewal && self.awaits_object()) {
             match &self.f.object {
                 ObjectFact::Unread => return Step::Read(Read::Object),

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::renewal::RenewRequest;
+use super::{places::Limit, renewal::RenewRequest};
 use crate::api::{
     Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, ObservedObject, Reason, SecretTemplate, ShortSessions,
     Terms, annotation,
@@ -19,6 +19,8 @@ pub struct Facts {
     pub secret: SecretFact,
     /// The object of the wanted key.
     pub object: ObjectFact,
+    /// Whether there is room for one more grant with a key.
+    pub place: PlaceFact,
     /// When this process last looked for the object.
     pub last_look: Option<Timestamp>,
     /// Whether somebody says that the object has come, and this process has not looked since. Nothing is believed but
@@ -76,6 +78,7 @@ impl Facts {
             store: StoreFact::Unread,
             secret: SecretFact::Unread,
             object: ObjectFact::Unread,
+            place: PlaceFact::Unasked,
             last_look: None,
             look_requested: false,
             secret_refused: None,
@@ -164,6 +167,8 @@ pub enum StoreFact {
 /// A store that can be used.
 #[derive(Clone, Debug)]
 pub struct StoreView {
+    /// How many grants may have a key at one time, in all namespaces together.
+    pub max_live_grants: Option<i64>,
     /// The access rules.
     pub rules: Arc<Vec<ClusterAccessRule>>,
     /// Labels of the grant's namespace, for the rules' selectors.
@@ -261,4 +266,15 @@ pub enum ObjectFact {
     Hidden,
     /// The store did not answer, or answered with an error of its own. No secrets in the message.
     Unreachable(String),
+}
+
+/// Whether there is room for one more grant with a key, where their number is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceFact {
+    /// Nobody has asked.
+    Unasked,
+    /// There is, and it is kept for this grant.
+    Given,
+    /// There is none before another grant's key ends.
+    Full(Limit),
 }

@@ -11,6 +11,7 @@ mod facts;
 mod key;
 mod lifetime;
 mod object;
+mod places;
 mod policy;
 mod renewal;
 mod report;
@@ -22,10 +23,11 @@ mod withheld;
 pub use anew::ANEW_SPREAD;
 pub use decide::decide;
 pub use facts::{
-    Facts, GrantFacts, ObjectFact, Owner, SecretFact, SecretView, Settings, Signer, StoreFact, StoreView,
+    Facts, GrantFacts, ObjectFact, Owner, PlaceFact, SecretFact, SecretView, Settings, Signer, StoreFact, StoreView,
 };
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
+pub use places::{Candidate, Limit, Most, Places};
 pub use policy::{Refusal, admit};
 pub use renewal::{RenewRequest, renewal_due};
 pub use step::{Notice, Publish, PublishMode, Read, SigningRequest, Step};

@@ -292,7 +292,7 @@ fn allowed(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Result<(),
     ))
 }
 
-fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
+pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
     namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
 }
 
@@ -315,7 +315,7 @@ fn prefix(rule: &AccessRule, namespace: &str) -> String {
 }
 
 /// Holds the grant against one rule: how many of its clauses it satisfied, and what the next one says.
-fn examine(
+pub(super) fn examine(
     grant: &GrantFacts,
     key: &ObjectKey,
     rule: &AccessRule,

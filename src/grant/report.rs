@@ -37,6 +37,8 @@ impl Judge<'_> {
         let retry = match reason {
             Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
             Reason::ExpirationTooLong if self.is_cut_short() => Some(add(self.now, CONFLICT_PAUSE)),
+            // Called when its turn comes.
+            Reason::TooManyGrants => None,
             _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),
         };
         self.settle(&situation, retry.into_iter().chain(self.next_end(self.key())).min())

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{key::ObjectKey, lifetime::Lifetime};
+use super::{key::ObjectKey, lifetime::Lifetime, places::Most};
 use crate::api::{Ask, GrantStatus, Reason};
 
 /// The one thing to do next.
@@ -55,6 +55,9 @@ pub enum Read {
     Secret,
     /// Whether the object is in the store.
     Object,
+    /// Whether there is room for one more grant with a key, at most so many having one. The room is then kept for this
+    /// grant until its visit has ended.
+    Place(Most),
 }
 
 /// A key to sign and the Secret to put it into.

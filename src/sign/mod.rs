@@ -45,7 +45,12 @@ pub trait Provider: Send + Sync {
         self.credentials_expire()
     }
 
-    /// Signs exactly what is asked, locally.
+    /// Whether [`Provider::sign`] makes requests of its own, so that a slow far side makes it slow.
+    fn signs_remotely(&self) -> bool {
+        false
+    }
+
+    /// Signs exactly what is asked, locally unless [`Provider::signs_remotely`].
     ///
     /// # Errors
     /// [`SignError`]; never a key that permits more than the request says.

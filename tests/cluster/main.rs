@@ -14,6 +14,7 @@ mod forms;
 mod hostile;
 mod leader;
 mod leaks;
+mod limits;
 mod lives;
 mod notifications;
 mod offline;

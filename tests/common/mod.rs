@@ -142,6 +142,7 @@ pub fn rule() -> ClusterAccessRule {
             max_expiration_seconds: Some(3600),
             max_bytes: None,
             content_types: vec![],
+            max_live_grants: None,
         },
     }
 }
@@ -186,6 +187,7 @@ pub fn capabilities() -> Capabilities {
 /// A store with these rules.
 pub fn store(rules: impl IntoIterator<Item = ClusterAccessRule>) -> StoreView {
     StoreView {
+        max_live_grants: None,
         rules: Arc::new(rules.into_iter().collect()),
         namespace_labels: Arc::new(labels(&[("kubernetes.io/metadata.name", NAMESPACE), ("team", "web")])),
         capabilities: Arc::new(capabilities()),

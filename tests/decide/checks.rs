@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Reason, annotation},
     grant::{
-        Facts, GrantFacts, Owner, Publish, PublishMode, RenewRequest, SecretFact, SecretView, Step, StoreFact, admit,
-        decide,
+        Facts, GrantFacts, Owner, PlaceFact, Publish, PublishMode, RenewRequest, SecretFact, SecretView, Step,
+        StoreFact, admit, decide,
     },
 };
 
@@ -53,7 +53,8 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "RegionMismatch"
         | "ClockSkewed"
         | "PredecessorSecret"
-        | "SecretNotWritable" => ("False", "InProgress", false),
+        | "SecretNotWritable"
+        | "TooManyGrants" => ("False", "InProgress", false),
         "ExpiredUnused"
         | "ObjectMismatch"
         | "InvalidSpec"
@@ -87,6 +88,13 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
         Step::Publish(publish) => {
             // By what was read, which is what there was; a spec that changed since is judged at the next step.
             signs(&facts.grant, &facts.store, world.now, publish);
+            // Where their number is limited, a key that is one more has its place.
+            if let StoreFact::Usable(store) = &facts.store
+                && store.max_live_grants.is_some()
+                && publish.mode == PublishMode::Create
+            {
+                assert_eq!(facts.place, PlaceFact::Given, "a key without a place");
+            }
             if let PublishMode::Replace { uid, .. } = &publish.mode {
                 ours(facts, uid);
             }
@@ -366,7 +374,8 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
     assert_eq!(grant.status.observed_generation, Some(grant.generation));
     let (_, verdict, active) = row(ready(grant));
     assert_eq!(kstatus(grant), verdict);
-    if verdict == "InProgress" {
+    // Who waits for a place is called.
+    if verdict == "InProgress" && ready(grant) != "TooManyGrants" {
         assert!(until.is_some(), "{} waits for nobody", ready(grant));
     }
     // A key that was withdrawn comes to its end all the same, and then there is something to say.

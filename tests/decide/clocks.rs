@@ -38,6 +38,7 @@ fn name(step: &Step) -> &'static str {
         Step::Read(Read::Store) => "read the store",
         Step::Read(Read::Secret) => "read the Secret",
         Step::Read(Read::Object) => "look",
+        Step::Read(Read::Place(_)) => "ask for a place",
         Step::Publish(_) => "publish",
         Step::Retouch { .. } => "retouch",
         Step::Withdraw { .. } => "withdraw",

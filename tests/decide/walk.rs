@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, ObservedObject, Overwrite, Reason, ShortSessions},
     grant::{
-        Facts, GrantFacts, ObjectFact, Owner, RenewRequest, SecretFact, SecretView, Settings, Signer, Step,
-        StoreFact, StoreView, decide,
+        Facts, GrantFacts, Limit, ObjectFact, Owner, PlaceFact, RenewRequest, SecretFact, SecretView, Settings,
+        Signer, Step, StoreFact, StoreView, decide,
     },
 };
 
@@ -55,8 +55,10 @@ fn grant(dice: &mut Dice) -> GrantFacts {
 
 fn usable(dice: &mut Dice) -> StoreView {
     let mut rule = rule();
+    rule.rule.max_live_grants = dice.one_in(3).then_some(2);
     rule.rule.max_expiration_seconds = *dice.pick(&[None, Some(60), Some(3600)]);
     let mut view = store(if dice.one_in(6) { vec![] } else { vec![rule] });
+    view.max_live_grants = dice.one_in(4).then_some(7);
     view.credentials_expire = dice.one_in(4).then(|| at(dice.below(3000) as i64));
     if dice.one_in(6) {
         view.short_sessions = ShortSessions::Refuse;
@@ -87,7 +89,7 @@ fn store_fact(dice: &mut Dice) -> StoreFact {
 /// Something that happens to a world, now.
 fn happen(world: &mut World, dice: &mut Dice) {
     let now = world.now;
-    match dice.below(23) {
+    match dice.below(25) {
         0 => world.delete_secret(),
         1 => world.edit(|g| {
             let least = if g.terms.renews() { 600 } else { 0 };
@@ -143,6 +145,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
                 });
             }
         }
+        22 => world.room = !world.room,
         _ => {}
     }
 }
@@ -335,6 +338,11 @@ fn no_facts_are_too_odd() {
             },
             _ => ObjectFact::Unread,
         };
+        facts.place = *dice.pick(&[
+            PlaceFact::Unasked,
+            PlaceFact::Given,
+            PlaceFact::Full(Limit::Namespace(2)),
+        ]);
         facts.last_look = maybe(&mut dice, instant);
         facts.look_requested = dice.one_in(4);
         facts.secret_refused = dice.one_in(10).then(|| "quota".into());

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use valet::{
     api::{Ask, ObservedObject, Reason, annotation},
     grant::{
-        Facts, GrantFacts, Lifetime, ObjectFact, Owner, Publish, PublishMode, Read, RenewRequest, SecretFact,
-        SecretView, Settings, Step, StoreFact, StoreView, decide,
+        Facts, GrantFacts, Lifetime, Limit, Most, ObjectFact, Owner, PlaceFact, Publish, PublishMode, Read,
+        RenewRequest, SecretFact, SecretView, Settings, Step, StoreFact, StoreView, decide,
     },
 };
 
@@ -77,6 +77,8 @@ pub struct World {
     pub memory: Memory,
     /// The process dies after the n-th step of its life.
     pub crash: Option<usize>,
+    /// There is room for one more grant with a key, where their number is limited.
+    pub room: bool,
     /// Somebody has written what only Valet writes: some promises are then void, the limits of keys are not.
     pub forged: bool,
     /// Something may happen to the world after each step, before the next.
@@ -115,6 +117,7 @@ impl World {
             },
             memory: Memory::Grant,
             crash: None,
+            room: true,
             forged: false,
             meddler: None,
             last_look: None,
@@ -209,7 +212,15 @@ impl World {
 
     /// What the operator is told of when it changes.
     pub fn watched(&self) -> String {
-        format!("{:?} {:?} {:?} {}", self.grant, self.secret, self.store, self.heard)
+        let Self {
+            grant,
+            secret,
+            store,
+            heard,
+            room,
+            ..
+        } = self;
+        format!("{grant:?} {secret:?} {store:?} {heard} {room}")
     }
 
     fn fresh(&mut self, what: &str) -> String {
@@ -301,6 +312,7 @@ impl World {
                 self.last_look = Some(self.now);
                 (facts.look_requested, self.heard) = (false, false);
             }
+            Step::Read(Read::Place(most)) => facts.place = self.place(most),
             Step::Publish(publish) => self.publish(&publish, facts),
             Step::Retouch {
                 uid,
@@ -343,6 +355,17 @@ impl World {
             Step::Rest { until } => return Some(until),
         }
         None
+    }
+
+    /// Of others there are as many as leave room, or none. Who has a key has his place.
+    fn place(&self, most: Most) -> PlaceFact {
+        let status = &self.grant().status;
+        let end = status.expiration_time.as_ref().filter(|_| status.binding.is_some());
+        let limit = most.namespace.map(Limit::Namespace).or(most.store.map(Limit::Store));
+        match limit.expect("nobody asks without a limit") {
+            _ if self.room || end.is_some_and(|end| end.0 > self.now) => PlaceFact::Given,
+            limit => PlaceFact::Full(limit),
+        }
     }
 
     fn publish(&mut self, publish: &Publish, facts: &mut Facts) {

@@ -180,6 +180,7 @@ fn rule(dice: &mut Dice) -> ClusterAccessRule {
             } else {
                 vec![]
             },
+            max_live_grants: None,
         },
     }
 }

@@ -491,6 +491,7 @@ fn other_namespaces_rules_are_nobodys_business() {
             max_expiration_seconds: Some(77_777),
             max_bytes: Some(ByteSize::Number(77_777)),
             content_types: vec![format!("{marker}/x")],
+            max_live_grants: Some(77_777),
         },
     };
     for mut case in cases() {

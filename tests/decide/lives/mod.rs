@@ -3,6 +3,7 @@
 
 mod looks;
 mod ordinary;
+mod places;
 mod renewals;
 mod renewed;
 mod spec;
@@ -84,6 +85,7 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
         stores::STORES,
         looks::LOOKS,
         withheld::WITHHELD,
+        places::PLACES,
         renewals::RENEWALS,
     ]
     .into_iter()

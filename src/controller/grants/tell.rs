@@ -1,0 +1,72 @@
+//! What is told of a visit: counters, and events for people.
+
+use futures::future::BoxFuture;
+use kube::runtime::events::{Event, EventType};
+use tracing::warn;
+
+use super::Visit;
+use crate::{
+    api::{Grant, GrantStatus, Operation, Progress, Reason},
+    controller::error::call,
+    grant::Notice,
+};
+
+impl<G: Grant> Visit<'_, G> {
+    pub(super) fn count(&self, status: &GrantStatus) {
+        let ready = |s: &GrantStatus| {
+            s.conditions
+                .iter()
+                .find(|c| c.type_ == "Ready")
+                .map(|c| c.reason.clone())
+        };
+        let (before, after) = (ready(&self.facts.grant.status), ready(status));
+        if before == after {
+            return;
+        }
+        let Some(reason) = Reason::ALL.into_iter().find(|r| Some(r.as_str()) == after.as_deref()) else {
+            return;
+        };
+        if status.finished_time.is_some() {
+            self.context.metrics.finished(G::OPERATION, reason);
+            if let Some(heard) = self.heard.filter(|_| reason == Reason::Completed) {
+                self.context
+                    .metrics
+                    .completed_after_notification(heard.elapsed().as_secs_f64());
+            }
+        } else if reason.progress() == Progress::Stalled {
+            let namespace = &self.facts.grant.namespace;
+            self.context.metrics.refused(G::OPERATION, namespace, reason);
+        }
+    }
+
+    pub(super) async fn tell(&self, notice: Notice) {
+        /// `note` may have at most 1024 bytes (events.k8s.io/v1).
+        const LONGEST_NOTE: usize = 1000;
+        let mut note = notice.message;
+        if note.len() > LONGEST_NOTE {
+            note.truncate(note.floor_char_boundary(LONGEST_NOTE));
+            note.push('…');
+        }
+        let event = Event {
+            type_: EventType::Warning,
+            reason: notice.reason.as_str().into(),
+            note: Some(note),
+            action: match G::OPERATION {
+                Operation::Upload => "GrantUpload",
+                Operation::Download => "GrantDownload",
+            }
+            .into(),
+            secondary: None,
+        };
+        let publish: BoxFuture<'_, _> =
+            Box::pin(async { self.context.recorder.publish(&event, &self.grant.object_ref(&())).await });
+        if let Err(error) = call("writing an event", publish).await {
+            // The status says the same; an event is a courtesy.
+            warn!(
+                namespace = self.facts.grant.namespace,
+                name = self.facts.grant.name,
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Places for grants with a key, where their number is limited: what is watched is brought to `grant::Places`, and who has
+//! a place there is called.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use kube::{ResourceExt, core::DeserializeGuard, runtime::watcher};
+use tokio::sync::watch;
+
+use super::{
+    memory::Memory,
+    requests::Call,
+    stores::{StoreId, store_id},
+};
+use crate::{
+    api::{Grant, Operation, Reason},
+    grant::{self, Candidate, GrantFacts, Most, PlaceFact},
+};
+
+/// Both kinds of grant hold places, so both must have been listed before one is given away.
+const KINDS: usize = 2;
+
+/// Who has a key of which store, and who waits for a place.
+pub struct Places {
+    table: Mutex<Table>,
+    /// How many kinds have been listed.
+    listed: watch::Sender<usize>,
+    call: Call,
+}
+
+#[derive(Default)]
+struct Table {
+    stores: HashMap<StoreId, grant::Places>,
+    /// Those that are in one of them, by UID.
+    known: HashMap<String, Known>,
+    /// Counts the lists that the watch of each kind began.
+    rounds: HashMap<Operation, u64>,
+}
+
+struct Known {
+    store: StoreId,
+    who: Candidate,
+    name: String,
+    operation: Operation,
+    round: u64,
+}
+
+impl Places {
+    /// Nobody has one yet, and none is given away before both kinds were listed. `call` is called for each whose turn
+    /// has come.
+    pub fn new(call: impl Fn(Operation, &str, &str) + Send + Sync + 'static) -> Self {
+        Self {
+            table: Mutex::default(),
+            listed: watch::Sender::new(0),
+            call: Box::new(call),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the watch of one kind saw. Our own writes, which it may not have seen yet, count before it.
+    pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>, memory: &Memory<G>) {
+        match event {
+            watcher::Event::Init => *self.table().rounds.entry(G::OPERATION).or_default() += 1,
+            watcher::Event::InitDone => {
+                let stores = self.table().forget_unlisted(G::OPERATION);
+                for store in stores {
+                    self.call_next(&store);
+                }
+                // A list that is made anew counts for nothing more: it is the number of kinds that matters.
+                let first = self.table().rounds.get(&G::OPERATION) == Some(&1);
+                self.listed.send_modify(|kinds| *kinds += usize::from(first));
+            }
+            watcher::Event::InitApply(guard) | watcher::Event::Apply(guard) => {
+                if let Ok(grant) = &guard.0 {
+                    match memory.written(grant) {
+                        Some(written) => self.note(written.as_ref(), false),
+                        None => self.note(grant, false),
+                    }
+                }
+            }
+            watcher::Event::Delete(guard) => self.gone(&guard.uid().unwrap_or_default()),
+        }
+    }
+
+    /// A visit to the grant has ended: what it has come to is in its status.
+    pub fn visited<G: Grant>(&self, grant: &G) {
+        self.note(grant, true);
+    }
+
+    /// The grant is gone, or keeps failing: others need not wait for it.
+    pub fn gone(&self, uid: &str) {
+        let mut table = self.table();
+        if let Some(known) = table.known.remove(uid) {
+            table.store(&known.store, |places| places.leaves(&known.who));
+            drop(table);
+            self.call_next(&known.store);
+        }
+    }
+
+    /// A place for the grant, at most so many having one.
+    pub async fn ask(&self, grant: &GrantFacts, operation: Operation, most: Most) -> PlaceFact {
+        // It fails only if the sender is gone, which is in `self`.
+        let _ = self.listed.subscribe().wait_for(|kinds| *kinds >= KINDS).await;
+        let store = store_id(&grant.terms.store_ref, &grant.namespace);
+        let who = Candidate {
+            namespace: grant.namespace.clone(),
+            uid: grant.uid.clone(),
+            since: grant.created.unwrap_or_default(),
+        };
+        let mut table = self.table();
+        table.know(Known {
+            store: store.clone(),
+            who: who.clone(),
+            name: grant.name.clone(),
+            operation,
+            round: 0,
+        });
+        match table.stores.entry(store).or_default().ask(&who, most, Timestamp::now()) {
+            Ok(()) => PlaceFact::Given,
+            Err(limit) => PlaceFact::Full(limit),
+        }
+    }
+
+    fn note<G: Grant>(&self, grant: &G, visit_ended: bool) {
+        let meta = grant.meta();
+        let (Some(uid), Some(namespace), Some(name)) = (&meta.uid, &meta.namespace, &meta.name) else {
+            return;
+        };
+        let store = store_id(&grant.terms().store_ref, namespace);
+        let who = Candidate {
+            namespace: namespace.clone(),
+            uid: uid.clone(),
+            since: meta.creation_timestamp.as_ref().map(|t| t.0).unwrap_or_default(),
+        };
+        let mut table = self.table();
+        let places = table.stores.get(&store);
+        if !visit_ended && places.is_some_and(|p| p.is_reserved(&who)) {
+            // A visit is about to change it.
+            return;
+        }
+        match standing(grant) {
+            Standing::Without => {
+                if table.known.remove(uid).is_none() {
+                    return;
+                }
+                table.store(&store, |places| places.leaves(&who));
+            }
+            standing => {
+                table.know(Known {
+                    store: store.clone(),
+                    who: who.clone(),
+                    name: name.clone(),
+                    operation: G::OPERATION,
+                    round: 0,
+                });
+                table.store(&store, |places| match standing {
+                    Standing::Key(until) => places.holds(&who, until),
+                    Standing::New => places.is_new(&who),
+                    Standing::Waits | Standing::Without => places.waits(&who),
+                });
+            }
+        }
+        drop(table);
+        self.call_next(&store);
+    }
+
+    /// Calls for those for whom there is a place now.
+    fn call_next(&self, store: &StoreId) {
+        let mut table = self.table();
+        let Some(places) = table.stores.get_mut(store).filter(|p| p.has_waiting()) else {
+            return;
+        };
+        let calls = places.calls(Timestamp::now());
+        let calls: Vec<_> = calls
+            .iter()
+            .filter_map(|(namespace, uid)| table.known.get(uid).map(|k| (k.operation, namespace, k.name.clone())))
+            .collect();
+        drop(table);
+        for (operation, namespace, name) in calls {
+            (self.call)(operation, namespace, &name);
+        }
+    }
+}
+
+impl Table {
+    fn know(&mut self, known: Known) {
+        let round = self.rounds.get(&known.operation).copied().unwrap_or_default();
+        self.known.insert(known.who.uid.clone(), Known { round, ..known });
+    }
+
+    /// Changes a store's places, and keeps nothing of a store that has none.
+    fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut grant::Places)) {
+        let places = self.stores.entry(id.clone()).or_default();
+        change(places);
+        if places.is_empty() {
+            self.stores.remove(id);
+        }
+    }
+
+    /// Those of a kind that its last list did not have are gone. Returns their stores.
+    fn forget_unlisted(&mut self, operation: Operation) -> Vec<StoreId> {
+        let round = self.rounds.get(&operation).copied().unwrap_or_default();
+        let gone: Vec<_> = self
+            .known
+            .iter()
+            .filter(|(_, k)| k.operation == operation && k.round != round)
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        let gone: Vec<_> = gone.iter().filter_map(|uid| self.known.remove(uid)).collect();
+        gone.into_iter()
+            .map(|known| {
+                self.store(&known.store, |places| places.leaves(&known.who));
+                known.store
+            })
+            .collect()
+    }
+}
+
+/// What a status says of a grant's place.
+enum Standing {
+    Key(Timestamp),
+    New,
+    Waits,
+    Without,
+}
+
+fn standing(grant: &impl Grant) -> Standing {
+    let is_going = grant.meta().deletion_timestamp.is_some();
+    let Some(status) = grant.grant_status().filter(|s| s.observed_generation.is_some()) else {
+        return if is_going { Standing::Without } else { Standing::New };
+    };
+    match &status.expiration_time {
+        Some(end) if status.binding.is_some() && status.finished_time.is_none() => return Standing::Key(end.0),
+        _ => {}
+    }
+    let waits = status
+        .conditions
+        .iter()
+        .any(|c| c.type_ == "Ready" && c.reason == Reason::TooManyGrants.as_str());
+    if waits && !is_going {
+        Standing::Waits
+    } else {
+        Standing::Without
+    }
+}

@@ -1,0 +1,215 @@
+//! How many visits wait for one store at a time: a store that is slow takes its part of the operator, and no more.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::stores::StoreId;
+use crate::api::Operation;
+
+/// One store may have one visit in so many, unless it says otherwise. Four stores have to be slow at once before a fifth
+/// waits for them.
+const SHARE: usize = 4;
+/// For so long a permit is kept for the one that was called; it may be gone.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// A grant: its kind, its namespace, its name.
+type Who = (Operation, String, String);
+
+/// Calls for a visit to a grant of this kind, by namespace and name.
+pub type Call = Box<dyn Fn(Operation, &str, &str) + Send + Sync>;
+
+/// The visits that wait for a store now, by store.
+pub struct Requests {
+    most: usize,
+    stores: Mutex<HashMap<StoreId, Store>>,
+    call: Call,
+}
+
+#[derive(Debug, Default)]
+struct Store {
+    /// By its own spec.
+    most: Option<usize>,
+    under_way: usize,
+    /// The namespaces with somebody in line, in the order of their turns, each once.
+    turns: VecDeque<String>,
+    /// Those that were turned away, in the order in which they came.
+    lines: HashMap<String, VecDeque<Who>>,
+    known: HashSet<Who>,
+    /// Those that were called and have yet to come. Nobody else takes their permits meanwhile.
+    called: HashMap<Who, Instant>,
+}
+
+/// The right to make requests to a store; it ends when this is dropped.
+pub struct Permit {
+    requests: Arc<Requests>,
+    store: StoreId,
+}
+
+impl Requests {
+    /// Of so many visits of a kind at a time. `call` is called for each whose turn has come.
+    pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) + Send + Sync + 'static) -> Self {
+        Self {
+            most: usize::from(concurrency).div_ceil(SHARE),
+            stores: Mutex::default(),
+            call: Box::new(call),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<StoreId, Store>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store's own limit, or none.
+    pub fn limit(&self, id: &StoreId, most: Option<i64>) {
+        let most = most.and_then(|n| usize::try_from(n).ok());
+        let mut stores = self.lock();
+        match stores.get_mut(id) {
+            Some(store) => store.most = most,
+            None if most.is_some() => {
+                let store = Store {
+                    most,
+                    ..Store::default()
+                };
+                stores.insert(id.clone(), store);
+            }
+            None => {}
+        }
+    }
+
+    /// A permit for this grant, if its store has one left. Otherwise it stands in line and is called when one is given
+    /// back.
+    ///
+    /// # Errors
+    /// How many rounds of permits go to others before, if each of them is used once.
+    pub fn take(
+        self: &Arc<Self>,
+        id: &StoreId,
+        (operation, namespace, name): (Operation, &str, &str),
+    ) -> Result<Permit, usize> {
+        let mut stores = self.lock();
+        let store = stores.entry(id.clone()).or_default();
+        let most = store.most.unwrap_or(self.most);
+        let who = (operation, namespace.to_owned(), name.to_owned());
+        store.called.retain(|_, when| when.elapsed() < KEPT);
+        store.called.remove(&who);
+        if store.under_way + store.called.len() < most {
+            store.under_way += 1;
+            return Ok(Permit {
+                requests: self.clone(),
+                store: id.clone(),
+            });
+        }
+        if store.known.insert(who.clone()) {
+            let line = store.lines.entry(namespace.to_owned()).or_default();
+            if line.is_empty() {
+                store.turns.push_back(namespace.to_owned());
+            }
+            line.push_back(who);
+        }
+        Err(store.known.len().div_ceil(most))
+    }
+
+    /// A permit is given back: who is next.
+    fn end(&self, id: &StoreId) -> Option<Who> {
+        let mut stores = self.lock();
+        let store = stores.get_mut(id)?;
+        store.under_way = store.under_way.saturating_sub(1);
+        let next = store.next();
+        match &next {
+            Some(who) => {
+                store.called.insert(who.clone(), Instant::now());
+            }
+            None if store.under_way == 0 && store.most.is_none() && store.called.is_empty() => {
+                stores.remove(id);
+            }
+            None => {}
+        }
+        next
+    }
+}
+
+impl Store {
+    /// The first in the line of the namespace whose turn it is.
+    fn next(&mut self) -> Option<Who> {
+        let namespace = self.turns.pop_front()?;
+        let line = self.lines.get_mut(&namespace)?;
+        let who = line.pop_front()?;
+        if line.is_empty() {
+            self.lines.remove(&namespace);
+        } else {
+            self.turns.push_back(namespace);
+        }
+        self.known.remove(&who);
+        Some(who)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some((operation, namespace, name)) = self.requests.end(&self.store) {
+            (self.requests.call)(operation, &namespace, &name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::StoreKind;
+
+    fn store(name: &str) -> StoreId {
+        (StoreKind::ClusterObjectStore, String::new(), name.into())
+    }
+
+    #[test]
+    fn a_store_has_its_part_and_namespaces_take_turns() {
+        let called = Arc::new(Mutex::new(vec![]));
+        let log = called.clone();
+        let requests = Arc::new(Requests::new(8, move |_, namespace, name| {
+            log.lock().unwrap().push(format!("{namespace}/{name}"));
+        }));
+        let slow = store("slow");
+        let take = |namespace: &str, name: &str| requests.take(&slow, (Operation::Upload, namespace, name));
+        let (first, second) = (take("a", "1"), take("a", "2"));
+        assert!(first.is_ok() && second.is_ok(), "a quarter of 8 is 2");
+        let rounds = ["3", "4", "5", "3"].map(|name| take("a", name).err());
+        assert_eq!(rounds, [Some(1), Some(1), Some(2), Some(2)]);
+        assert!(take("b", "1").is_err());
+        assert!(
+            requests.take(&store("quick"), (Operation::Upload, "a", "9")).is_ok(),
+            "another store"
+        );
+        drop((first, second));
+        assert!(take("c", "1").is_err(), "a permit is kept for who was called");
+        for (namespace, name) in [("a", "3"), ("b", "1"), ("a", "4"), ("c", "1"), ("a", "5")] {
+            let permit = take(namespace, name);
+            assert!(permit.is_ok(), "{namespace}/{name}");
+        }
+        assert_eq!(
+            *called.lock().unwrap(),
+            ["a/3", "b/1", "a/4", "c/1", "a/5"],
+            "one namespace after the other, each once"
+        );
+        assert!(requests.lock().is_empty(), "nothing is kept of who has gone");
+    }
+
+    #[test]
+    fn a_store_may_say_how_many() {
+        let requests = Arc::new(Requests::new(32, |_, _, _| {}));
+        let id = store("slow");
+        requests.limit(&id, Some(1));
+        let one = requests.take(&id, (Operation::Upload, "a", "1"));
+        assert!(one.is_ok());
+        assert!(requests.take(&id, (Operation::Download, "a", "1")).is_err());
+        requests.limit(&id, None);
+        assert!(
+            requests.take(&id, (Operation::Download, "a", "1")).is_ok(),
+            "a quarter of 32 again"
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! How many grants may have a key at one time, and how many requests a store gets at one time.
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use valet_harness::{AuditEvent, control_plane::OPERATOR, eventually};
+
+use crate::world::{SOON, Tenant, condition, says};
+
+/// Grants of both kinds, by the reason of their `Ready`.
+fn with_reason(t: &Tenant, reason: &str) -> Vec<String> {
+    let list: Value =
+        serde_json::from_str(&t.kubectl(&["get", "ug,dg", "--output=json"])).expect("kubectl prints JSON");
+    let mut names: Vec<_> = list["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|g| condition(g, "Ready").is_some_and(|c| c["reason"] == reason))
+        .map(|g| g["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A store whose one rule, or which itself, allows so many a key.
+fn limited(t: &Tenant, of_rule: Option<u32>, of_store: Option<u32>) -> Value {
+    let mut store = t.store();
+    if let Some(most) = of_rule {
+        store["spec"]["access"][0]["maxLiveGrants"] = json!(most);
+    }
+    if let Some(most) = of_store {
+        store["spec"]["limits"] = json!({"maxLiveGrants": most});
+    }
+    store
+}
+
+/// One second apart, so that the apiserver's times tell their order.
+fn one_after_the_other(t: &Tenant, kind: &str, names: &[&str], spec: &Value) {
+    for name in names {
+        t.apply(&[t.grant(kind, name, spec.clone())]);
+        thread::sleep(Duration::from_millis(1050));
+    }
+}
+
+fn writes(t: &Tenant, mark: valet_harness::AuditMark) -> Vec<String> {
+    let mine = |e: &AuditEvent| e.is_write() && e.namespace() == t.name() && e.user() == OPERATOR;
+    let events = t.world.plane.audit_since(mark).expect("the audit log can be read");
+    events
+        .iter()
+        .filter(|e| mine(e))
+        .map(|e| format!("{} {} {}", e.verb(), e.resource(), e.name()))
+        .collect()
+}
+
+/// Two may have a key. The third waits, and gets his when one of those ends, in whatever way; nobody else is bothered.
+#[test]
+fn who_is_too_many_waits_for_his_turn() {
+    let t = Tenant::new("places");
+    t.apply(&[limited(&t, Some(2), None)]);
+    let operator = t.operator();
+    one_after_the_other(&t, "DownloadGrant", &["a", "b"], &json!({}));
+    t.reason("dg/a", "Issued");
+    t.reason("dg/b", "Issued");
+    one_after_the_other(&t, "UploadGrant", &["c", "d"], &json!({}));
+    one_after_the_other(&t, "DownloadGrant", &["e", "f"], &json!({}));
+    let waiting = t.reason("ug/c", "TooManyGrants");
+    assert_eq!(says(&waiting, "Active"), "False TooManyGrants");
+    assert_eq!(t.kstatus(&waiting), "InProgress");
+    let message = condition(&waiting, "Ready").unwrap()["message"].as_str().unwrap();
+    let want = format!(
+        "ClusterObjectStore {} allows namespace {} at most 2 grants with a key",
+        t.name(),
+        t.name()
+    );
+    assert!(message.starts_with(&want), "{message}");
+    t.reason("dg/f", "TooManyGrants");
+    assert!(t.get("secret/c").is_none());
+
+    // Deleted: the oldest comes, and there is no write about anybody else.
+    let mark = t.world.plane.audit_mark().unwrap();
+    t.kubectl(&["delete", "dg/a"]);
+    t.reason("ug/c", "Issued");
+    thread::sleep(Duration::from_secs(2));
+    let mut written = writes(&t, mark);
+    written.sort();
+    assert_eq!(written, ["create secrets c", "patch uploadgrants c"]);
+
+    // Done: its key is worth nothing any more.
+    assert_eq!(t.mount("c").upload(&t.file("body", b"x")).0, 200);
+    t.reason("ug/c", "Completed");
+    t.reason("ug/d", "Issued");
+
+    // While nobody is there one ends, and one who waits is deleted. Who has waited longest is next all the same.
+    operator.kill();
+    t.kubectl(&["delete", "dg/b", "dg/e"]);
+    one_after_the_other(&t, "DownloadGrant", &["0-younger"], &json!({"expirationSeconds": 3}));
+    let _operator = t.operator();
+    t.reason("dg/f", "Issued");
+    t.reason("dg/0-younger", "TooManyGrants");
+
+    // Held back: the place is another's, whose time begins now; then the time is over, and the place is free again.
+    t.kubectl(&[
+        "patch",
+        "ug/d",
+        "--type=merge",
+        "--patch",
+        r#"{"spec": {"suspend": true}}"#,
+    ]);
+    t.reason("dg/0-younger", "Issued");
+    t.kubectl(&[
+        "patch",
+        "ug/d",
+        "--type=merge",
+        "--patch",
+        r#"{"spec": {"suspend": false}}"#,
+    ]);
+    t.reason("ug/d", "TooManyGrants");
+    t.reason("dg/0-younger", "Expired");
+    t.reason("ug/d", "Issued");
+
+    // Fewer may have one: nobody loses his, and nobody gets one.
+    t.apply(&[limited(&t, Some(1), None), t.grant("DownloadGrant", "g", json!({}))]);
+    t.reason("dg/g", "TooManyGrants");
+    assert_eq!(with_reason(&t, "Issued"), ["d", "f"]);
+    t.kubectl(&["delete", "dg/f"]);
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(with_reason(&t, "Issued"), ["d"]);
+    // More may: all who wait are served.
+    t.apply(&[t.store()]);
+    t.reason("dg/g", "Issued");
+}
+
+/// Of the crowd.
+const CROWD: usize = 40;
+/// So many of them may have a key at one time.
+const MOST: usize = 5;
+
+/// Never more keys than may be out, everybody's turn comes, and nobody is written to whenever another one is served.
+#[test]
+fn a_crowd_is_served_in_turns() {
+    let t = Tenant::new("crowd");
+    let mark = t.world.plane.audit_mark().unwrap();
+    let _operator = t.operator();
+    assert!(crowd(&t, mark) <= MOST);
+    // One write that says that it waits, two for its key, two for its end.
+    let written = writes(&t, mark);
+    assert!(written.len() <= 5 * CROWD, "{} writes", written.len());
+}
+
+/// Two that work at once, which is nobody's intention: each gives no more than it knows of, and reckons in the same order.
+#[test]
+fn a_crowd_before_two_operators() {
+    let t = Tenant::new("crowds");
+    let mark = t.world.plane.audit_mark().unwrap();
+    let _operators = [t.operator(), t.operator()];
+    assert!(crowd(&t, mark) <= 2 * MOST);
+}
+
+/// Serves a crowd, and says how many Secrets there were at one time at most, by the apiserver's own record.
+fn crowd(t: &Tenant, mark: valet_harness::AuditMark) -> usize {
+    t.apply(&[limited(t, None, Some(5))]);
+    let grants: Vec<_> = (0..CROWD)
+        .map(|n| t.grant("DownloadGrant", &format!("g{n:02}"), json!({"expirationSeconds": 4})))
+        .collect();
+    t.apply(&grants);
+    eventually(Duration::from_secs(120), "everybody's turn to come", || {
+        (with_reason(t, "Expired").len() == CROWD).then_some(())
+    });
+    let (mut there, mut peak) = (0_usize, 0);
+    for event in t.world.plane.audit_since(mark).unwrap() {
+        if event.namespace() != t.name() || event.resource() != "secrets" || event.code() >= 300 {
+            continue;
+        }
+        match event.verb() {
+            "create" => there += 1,
+            "delete" => there -= 1,
+            _ => {}
+        }
+        peak = peak.max(there);
+    }
+    assert_eq!(there, 0);
+    eprintln!("{peak} Secrets at one time, where {MOST} may be");
+    peak
+}
+
+/// Answers every request with 404 after a while, and counts how many it has in hand at most.
+fn slow_store(delay: Duration) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = listener.local_addr().expect("it has an address").port();
+    let (now, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let most = peak.clone();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (now, peak) = (now.clone(), peak.clone());
+            let Ok(mut connection) = connection else { continue };
+            thread::spawn(move || {
+                let mut request = Vec::new();
+                let mut buffer = [0; 4096];
+                loop {
+                    while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+                        match connection.read(&mut buffer) {
+                            Ok(n) if n > 0 => request.extend_from_slice(&buffer[..n]),
+                            _ => return,
+                        }
+                    }
+                    request.clear();
+                    peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    thread::sleep(delay);
+                    now.fetch_sub(1, Ordering::SeqCst);
+                    let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+                    if connection.write_all(answer).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (port, most)
+}
+
+/// A store that is slow gets as many requests at a time as its spec says, and everybody is served.
+#[test]
+fn a_slow_store_gets_few_requests_at_a_time() {
+    const GRANTS: usize = 24;
+    const MOST: usize = 3;
+    let t = Tenant::new("slow");
+    let (port, peak) = slow_store(Duration::from_millis(300));
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(format!("http://127.0.0.1:{port}"));
+    store["spec"]["s3"]["unsignedHeaders"] = json!("Tolerate");
+    store["spec"]["limits"] = json!({"maxRequestsInFlight": MOST});
+    t.apply(&[store]);
+    let _operator = t.operator();
+    t.reason_within(&format!("costore/{}", t.name()), "Ready", SOON);
+    peak.store(0, Ordering::SeqCst);
+    let grants: Vec<_> = (0..GRANTS)
+        .map(|n| t.grant("UploadGrant", &format!("g{n}"), json!({})))
+        .collect();
+    let began = Instant::now();
+    t.apply(&grants);
+    eventually(Duration::from_secs(60), "all to have their keys", || {
+        (with_reason(&t, "Issued").len() == GRANTS).then_some(())
+    });
+    let took = began.elapsed();
+    let peak = peak.load(Ordering::SeqCst);
+    // One more, if the store's own status is looked after meanwhile.
+    assert!((2..=MOST + 1).contains(&peak), "{peak} requests at a time");
+    assert!(
+        took > Duration::from_millis(300) * (GRANTS / (MOST + 1)) as u32,
+        "{took:?}"
+    );
+}

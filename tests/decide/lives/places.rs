@@ -1,0 +1,185 @@
+//! Lives of grants of a store, or under a rule, that allows only so many a key at one time.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use valet::{
+    api::{ClusterAccessRule, Reason},
+    grant::{Most, Read, Step, StoreFact, decide},
+};
+
+use super::{downloading, ends, good_store, terms, unusable, uploading, with};
+use crate::{
+    checks::condition,
+    common::{at, rule, store},
+    play::{Life, play},
+    world::{Bucket, Memory, World},
+};
+
+fn limited() -> StoreFact {
+    let mut view = good_store();
+    view.max_live_grants = Some(2);
+    StoreFact::Usable(view)
+}
+
+/// In a store whose two places others have.
+fn waiting(world: World) -> World {
+    with(world, |w| {
+        w.store = limited();
+        w.room = false;
+    })
+}
+
+fn served(world: &mut World) {
+    world.room = true;
+}
+
+fn taken(world: &mut World) {
+    world.room = false;
+}
+
+fn narrowed(world: &mut World) {
+    world.store = limited();
+    world.room = false;
+}
+
+pub static PLACES: &[Life] = &[
+    Life {
+        name: "waits for its turn, and gets its whole time then",
+        world: || waiting(downloading()),
+        events: &[(500.0, served)],
+        until: 700,
+        end: ends("Current Issued", &[(500, 800)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "waits for its turn, and nobody ends",
+        world: || waiting(uploading()),
+        events: &[],
+        until: 100_000,
+        end: ends("InProgress TooManyGrants", &[], [0, 0, 0], &[]),
+    },
+    Life {
+        name: "waits until there is no limit any more",
+        world: || waiting(uploading()),
+        events: &[(500.0, |w| w.store = StoreFact::Usable(good_store()))],
+        until: 700,
+        end: ends("Current Issued", &[(500, 800)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "waits beyond its deadline",
+        world: || with(waiting(uploading()), |w| terms(w).deadline_time = Some(Time(at(90)))),
+        events: &[(100.0, served)],
+        until: 200,
+        end: ends("Failed ExpiredUnused", &[], [0, 0, 0], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "has its key, and keeps it when fewer may have one",
+        world: downloading,
+        events: &[(50.0, narrowed)],
+        until: 250,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "has its key, and gets another lifetime while others wait",
+        world: || with(downloading(), |w| w.store = limited()),
+        events: &[(40.0, taken), (50.0, |w| w.edit(|g| g.terms.expiration_seconds = 600))],
+        until: 250,
+        end: ends("Current Issued", &[(0, 300), (50, 650)], [1, 1, 0], &[]),
+    },
+    Life {
+        name: "its Secret is deleted while others wait: the place is its own",
+        world: || with(downloading(), |w| w.store = limited()),
+        events: &[(40.0, taken), (50.0, World::delete_secret), (50.5, |w| w.edit(|_| {}))],
+        until: 250,
+        end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 0], &[]),
+    },
+    Life {
+        name: "held back, it gives its place away, and waits for one",
+        world: || with(downloading(), |w| w.store = limited()),
+        events: &[
+            (50.0, |w| w.edit(|g| g.terms.suspend = Some(true))),
+            (60.0, taken),
+            (70.0, |w| w.edit(|g| g.terms.suspend = None)),
+            (100.0, served),
+        ],
+        until: 250,
+        end: ends("Current Issued", &[(0, 300), (0, 300)], [2, 0, 1], &[]),
+    },
+    Life {
+        name: "a write-once upload whose object is there waits for its turn to say so",
+        world: || with(waiting(uploading()), |w| w.bucket = super::old_object()),
+        events: &[(100.0, served)],
+        until: 200,
+        end: ends("Current ObjectExists", &[], [0, 0, 0], &[]),
+    },
+    Life {
+        name: "waits, and its store is broken then",
+        world: || waiting(uploading()),
+        events: &[(100.0, |w| w.store = unusable(Reason::CredentialsNotFound))],
+        until: 200,
+        end: ends(
+            "InProgress CredentialsNotFound",
+            &[],
+            [0, 0, 0],
+            &[Reason::CredentialsNotFound],
+        ),
+    },
+];
+
+/// The one who waits is called: it does not ask by itself, nor the store, and writes once.
+#[test]
+fn who_waits_costs_nothing() {
+    let life = super::life("waits for its turn, and nobody ends");
+    let mut world = play(life, Memory::Grant, None, jiff::SignedDuration::ZERO);
+    assert_eq!((world.counts.reports, world.last_look), (1, None));
+    assert_eq!(world.reconcile(), None, "it would wake by itself");
+    let message = &condition(&world.grant().status, "Ready").unwrap().message;
+    assert!(
+        message.contains("at most 2 grants with a key at one time in all namespaces together"),
+        "{message}"
+    );
+    world.bucket = Bucket::Down;
+    world.reconcile();
+    assert_eq!(world.counts.reports, 1);
+}
+
+/// Of several rules that allow a grant the most generous number counts, and none beats every number. Rules that do not
+/// allow it have no say.
+#[test]
+fn the_most_generous_rule_counts() {
+    let with = |numbers: &[(Option<i64>, bool)]| -> Vec<ClusterAccessRule> {
+        let one = |(most, allows): &(Option<i64>, bool)| {
+            let mut rule = rule();
+            rule.rule.max_live_grants = *most;
+            if !allows {
+                rule.rule.key_prefix = Some("elsewhere/".into());
+            }
+            rule
+        };
+        numbers.iter().map(one).collect()
+    };
+    for (rules, whole, most) in [
+        (with(&[(None, true)]), None, None),
+        (with(&[(Some(3), true)]), None, Some((Some(3), None))),
+        (with(&[(Some(3), true), (Some(5), true)]), None, Some((Some(5), None))),
+        (with(&[(Some(3), true), (None, true)]), None, None),
+        (with(&[(Some(3), true), (Some(9), false)]), None, Some((Some(3), None))),
+        (
+            with(&[(Some(3), true), (None, false)]),
+            Some(4),
+            Some((Some(3), Some(4))),
+        ),
+        (with(&[(None, true)]), Some(4), Some((None, Some(4)))),
+    ] {
+        let mut world = downloading();
+        let mut view = store([]);
+        view.rules = Arc::new(rules);
+        view.max_live_grants = whole;
+        world.store = StoreFact::Usable(view);
+        let step = decide(&world.facts(), world.now);
+        match most {
+            None => assert!(matches!(step, Step::Publish(_)), "{step:?}"),
+            Some((namespace, store)) => assert_eq!(step, Step::Read(Read::Place(Most { namespace, store }))),
+        }
+    }
+}
