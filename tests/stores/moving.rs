@@ -12,7 +12,7 @@ use valet_harness::{Operator, OperatorOptions, S3Options, S3Server, Software, ev
 
 use crate::{
     tried,
-    world::{self, SOON, Tenant, VALET, condition, says},
+    world::{SOON, Tenant, VALET, condition, says},
 };
 
 /// Within this long keys are signed anew after the store was read, see docs/reference/stores.md.
@@ -228,20 +228,36 @@ fn web_identity() {
     ];
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
+        // The store is the namespace's own, since the other tests' operators would look at one of the cluster with an
+        // identity that they have not got.
+        args: [
+            "--share-credentials-with-namespaces",
+            "--allow-private-endpoints=127.0.0.0/8",
+        ]
+        .map(str::to_owned)
+        .into(),
         env: env.map(|(name, value)| (name.to_owned(), value)).into(),
         ..OperatorOptions::default()
     };
     let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).unwrap();
-    let mut store = t.store();
-    world::merge(
-        &mut store["spec"]["s3"],
-        json!({"endpoint": minio.endpoint(), "unsignedHeaders": "Tolerate"}),
-    );
-    // The operator's own identity.
-    store["spec"]["s3"].as_object_mut().unwrap().remove("credentials");
+    let mut store = json!({
+        "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": "own", "namespace": t.name()},
+        "spec": {"s3": {
+            "bucket": t.name(), "region": minio.region(), "endpoint": minio.endpoint(), "addressingStyle": "Path",
+            "unsignedHeaders": "Tolerate",
+        }},
+    });
+    let grant = |kind: &str, name: &str, seconds: i64| {
+        let own = json!({"kind": "ObjectStore", "name": "own"});
+        t.grant(
+            kind,
+            name,
+            json!({"storeRef": own, "key": t.key("fits"), "expirationSeconds": seconds}),
+        )
+    };
     t.apply(&[store.clone()]);
     let known = eventually(SOON, "the store to be ready", || {
-        t.get(&format!("costore/{}", t.name()))
+        t.get("ostore/own")
             .filter(|s| says(s, "Ready") == "True Ready" && s["status"]["credentialsExpirationTime"].is_string())
     });
     let session = end_of(&known, "credentialsExpirationTime");
@@ -249,7 +265,7 @@ fn web_identity() {
     assert!((840..=900).contains(&left), "a session of 15 minutes has {left} s left");
 
     // Within the session: as asked. The object goes up with it.
-    t.apply(&[t.grant("UploadGrant", "fits", json!({"expirationSeconds": 600}))]);
+    t.apply(&[grant("UploadGrant", "fits", 600)]);
     let fits = t.reason("ug/fits", "Issued");
     assert_eq!(says(&fits, "Active"), "True Issued");
     let key = t.mount("fits");
@@ -258,11 +274,7 @@ fn web_identity() {
     t.reason("ug/fits", "Completed");
 
     // More than is left of it: cut short, five seconds before the session's end, and said.
-    t.apply(&[t.grant(
-        "DownloadGrant",
-        "long",
-        json!({"key": t.key("fits"), "expirationSeconds": 3600}),
-    )]);
+    t.apply(&[grant("DownloadGrant", "long", 3600)]);
     let long = t.reason("dg/long", "Issued");
     assert_eq!(says(&long, "Active"), "True ExpiryTruncated");
     assert_eq!(end_of(&long, "expirationTime"), session - Duration::from_secs(5));
@@ -282,11 +294,7 @@ fn web_identity() {
     // The store's owner wants no such keys: refused, with the number that would do.
     store["spec"]["shortSessions"] = json!("Refuse");
     t.apply(&[store]);
-    t.apply(&[t.grant(
-        "DownloadGrant",
-        "whole",
-        json!({"key": t.key("fits"), "expirationSeconds": 3600}),
-    )]);
+    t.apply(&[grant("DownloadGrant", "whole", 3600)]);
     let whole = t.reason("dg/whole", "ExpirationTooLong");
     assert_eq!(t.kstatus(&whole), "Failed");
     let said = condition(&whole, "Ready").unwrap()["message"].as_str().unwrap();
@@ -310,17 +318,13 @@ fn web_identity() {
     // The key that was signed with the old session is as it was.
     assert_eq!(says(&t.get("dg/long").unwrap(), "Active"), "True ExpiryTruncated");
     eventually(Duration::from_secs(90), "the store to say so, too", || {
-        let store = t.get(&format!("costore/{}", t.name())).unwrap();
+        let store = t.get("ostore/own").unwrap();
         (end_of(&store, "credentialsExpirationTime") > session).then_some(())
     });
 
     // A token that is no good any more: the session at hand goes on, and nothing is said but in the log.
     std::fs::write(&identity.token, "no token").unwrap();
-    t.apply(&[t.grant(
-        "DownloadGrant",
-        "later",
-        json!({"key": t.key("fits"), "expirationSeconds": 600}),
-    )]);
+    t.apply(&[grant("DownloadGrant", "later", 600)]);
     let later = t.reason("dg/later", "Issued");
     assert_eq!(says(&later, "Active"), "True Issued");
     assert!(!operator.log_text().contains("X-Amz-Security-Token"));
