@@ -54,6 +54,8 @@ pub struct Capabilities {
     pub post_form: Option<BTreeSet<Capability>>,
     /// What temporary credentials of its can be held to, beyond verb, keys and time; `None` if it hands out none.
     pub credentials: Option<BTreeSet<Capability>>,
+    /// What its uploads in parts can be held to; `None` if it takes none.
+    pub multipart: Option<BTreeSet<Capability>>,
     /// The longest lifetime of one key, in seconds.
     pub max_expiration_seconds: i64,
     /// The largest object that one request may carry, in bytes.
@@ -81,6 +83,10 @@ impl Capabilities {
                 ..
             } => self.credentials.as_ref(),
             Ask::Upload {
+                mode: UploadMode::Multipart,
+                ..
+            } => self.multipart.as_ref(),
+            Ask::Upload {
                 mode: UploadMode::Put, ..
             }
             | Ask::Download {
@@ -93,15 +99,18 @@ impl Capabilities {
     /// The names in `status.capabilities`: what signed URLs can pin down, then the other modes, each
     /// followed by what its keys can pin down, as `PostForm/ContentLengthRange`.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.enforced.iter().map(|c| c.as_str().to_owned()).collect();
-        for (mode, can) in [
+        let plain = self.enforced.iter().map(|c| c.as_str().to_owned());
+        let modes = [
             (UploadMode::PostForm, &self.post_form),
+            (UploadMode::Multipart, &self.multipart),
             (UploadMode::Credentials, &self.credentials),
-        ] {
+        ];
+        let others = modes.into_iter().flat_map(|(mode, can)| {
             let mode = mode.as_str();
-            names.extend(can.iter().map(|_| mode.to_owned()));
-            names.extend(can.iter().flatten().map(|c| format!("{mode}/{}", c.as_str())));
-        }
-        names
+            can.iter().flat_map(move |can| {
+                std::iter::once(mode.to_owned()).chain(can.iter().map(move |c| format!("{mode}/{}", c.as_str())))
+            })
+        });
+        plain.chain(others).collect()
     }
 }

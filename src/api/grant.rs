@@ -4,7 +4,9 @@ use k8s_openapi::NamespaceResourceScope;
 use kube::CustomResourceExt;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{DownloadMode, GrantStatus, Operation, ResponseHeaders, Terms, UploadConstraints, UploadMode};
+use super::{
+    DownloadMode, GrantStatus, Multipart, Operation, Parts, ResponseHeaders, Terms, UploadConstraints, UploadMode,
+};
 
 /// What the holder of the key may do, beyond the terms that both kinds share.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +15,8 @@ pub enum Ask {
     Upload {
         /// In which way.
         mode: UploadMode,
+        /// How it is cut, if that is in parts.
+        multipart: Multipart,
         /// What the object must be.
         constraints: UploadConstraints,
     },
@@ -41,6 +45,18 @@ impl Ask {
         match self {
             Self::Upload { mode, .. } => *mode == UploadMode::Credentials,
             Self::Download { mode, .. } => *mode == DownloadMode::Credentials,
+        }
+    }
+
+    /// The parts in which the object comes, if it does.
+    pub fn parts(&self) -> Option<Parts> {
+        match self {
+            Self::Upload {
+                mode: UploadMode::Multipart,
+                multipart,
+                constraints,
+            } => multipart.parts(constraints),
+            Self::Upload { .. } | Self::Download { .. } => None,
         }
     }
 }

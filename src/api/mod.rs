@@ -11,6 +11,7 @@ mod condition;
 mod download;
 mod grant;
 mod limits;
+mod multipart;
 mod reason;
 mod rules;
 mod status;
@@ -23,6 +24,7 @@ pub use condition::{set_condition, set_ready};
 pub use download::{DownloadGrant, DownloadGrantSpec, DownloadMode, ResponseHeaders};
 pub use grant::{Ask, Grant};
 pub use limits::StoreLimits;
+pub use multipart::{MAX_PARTS, MIB, Multipart, Part, Parts};
 pub use reason::{Progress, Reason};
 pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{
@@ -52,6 +54,10 @@ pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Value of [`MANAGED_BY_LABEL`].
 pub const MANAGED_BY_VALUE: &str = "valet";
 
+/// Finalizer of a grant whose object comes in parts: what has come lies in the store until somebody puts it together or
+/// throws it away.
+pub const MULTIPART_FINALIZER: &str = "valetkey.dev/multipart";
+
 /// Annotation keys on a grant's Secret.
 pub mod annotation {
     /// When the key was signed (RFC 3339, whole seconds).
@@ -74,6 +80,8 @@ pub mod annotation {
     pub const RENEWALS: &str = "valetkey.dev/renewals";
     /// When the last of the keys before this one ends; only if that is later than this one's end.
     pub const EARLIER_EXPIRES_AT: &str = "valetkey.dev/earlier-expires-at";
+    /// The store's name for the upload in parts that the URLs are for.
+    pub const UPLOAD_ID: &str = "valetkey.dev/upload-id";
     /// On a grant, not on its Secret: a new key is wanted, at this time (RFC 3339) or as soon as it has passed.
     pub const RENEW_REQUESTED_AT: &str = "valetkey.dev/renew-requested-at";
     /// On the operator's Lease: where the replica that works takes notifications.
@@ -93,6 +101,10 @@ pub mod data {
     pub const EXPIRY: &str = "expiry";
     /// The fields of a form, a JSON object whose order is to be kept; only of keys for a POST form.
     pub const FIELDS: &str = "fields.json";
+    /// The parts of an upload, each with its URL, a JSON object with one part a line; only of keys for mode Multipart.
+    pub const PARTS: &str = "parts.json";
+    /// A shell script that uploads a file by `parts.json`; only of keys for mode Multipart.
+    pub const UPLOAD_SCRIPT: &str = "upload.sh";
     /// All of it as a configuration file for `curl --config`.
     pub const CURL_CONFIG: &str = "curl.cfg";
     /// Service Binding: what the binding is.

@@ -40,6 +40,8 @@ pub enum Reason {
     ExpiredUnused,
     /// The object in the store is not what the grant describes.
     ObjectMismatch,
+    /// The upload in parts is gone from the store, and no object came of it.
+    UploadAborted,
     /// The spec breaks a rule of its own schema (a CRD older than the operator lets that through).
     InvalidSpec,
     /// The store has no access rule for the grant's namespace.
@@ -66,6 +68,8 @@ pub enum Reason {
     RenewalOverdue,
     /// The annotation that asks for a new key says no time.
     RenewalRequestInvalid,
+    /// Parts of an upload may be left in the store.
+    PartsLeft,
     /// Nothing to see yet.
     Pending,
     /// The store does not let the operator look whether the object is there.
@@ -105,7 +109,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 39] = [
+    pub const ALL: [Reason; 41] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -122,6 +126,7 @@ impl Reason {
         Self::TooManyGrants,
         Self::ExpiredUnused,
         Self::ObjectMismatch,
+        Self::UploadAborted,
         Self::InvalidSpec,
         Self::NamespaceNotAllowed,
         Self::OperationNotAllowed,
@@ -134,6 +139,7 @@ impl Reason {
         Self::ExpiryTruncated,
         Self::RenewalOverdue,
         Self::RenewalRequestInvalid,
+        Self::PartsLeft,
         Self::Pending,
         Self::NotObservable,
         Self::Ready,
@@ -166,6 +172,7 @@ impl Reason {
             Self::TooManyGrants => "TooManyGrants",
             Self::ExpiredUnused => "ExpiredUnused",
             Self::ObjectMismatch => "ObjectMismatch",
+            Self::UploadAborted => "UploadAborted",
             Self::InvalidSpec => "InvalidSpec",
             Self::NamespaceNotAllowed => "NamespaceNotAllowed",
             Self::OperationNotAllowed => "OperationNotAllowed",
@@ -178,6 +185,7 @@ impl Reason {
             Self::ExpiryTruncated => "ExpiryTruncated",
             Self::RenewalOverdue => "RenewalOverdue",
             Self::RenewalRequestInvalid => "RenewalRequestInvalid",
+            Self::PartsLeft => "PartsLeft",
             Self::Pending => "Pending",
             Self::NotObservable => "NotObservable",
             Self::Ready => "Ready",
@@ -219,10 +227,12 @@ impl Reason {
             | Self::ExpiryTruncated
             | Self::RenewalOverdue
             | Self::RenewalRequestInvalid
+            | Self::PartsLeft
             | Self::Pending
             | Self::NotObservable => Progress::InProgress,
             Self::ExpiredUnused
             | Self::ObjectMismatch
+            | Self::UploadAborted
             | Self::InvalidSpec
             | Self::NamespaceNotAllowed
             | Self::OperationNotAllowed

@@ -37,6 +37,9 @@ pub struct GrantStatus {
     /// When the last of the keys before this one stops working. Absent if that is not later than expirationTime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier_expiration_time: Option<Time>,
+    /// The store's name for the upload in parts that the key is for; only with mode: Multipart. It gives no access.
+    #[serde(default, rename = "uploadID", skip_serializing_if = "Option::is_none")]
+    pub upload_id: Option<String>,
     /// When the grant had done its work; it is deleted ttlSecondsAfterFinished later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_time: Option<Time>,
@@ -68,10 +71,16 @@ pub struct ObservedObject {
     /// The content type, as the store gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
+    /// Base64 of the MD5, where the store keeps one (Azure Blob Storage does for uploads in one PUT).
+    #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
+    pub checksum_md5: Option<String>,
     /// Base64 of the SHA-256, where the store keeps one.
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     pub checksum_sha256: Option<String>,
-    /// The version, in a bucket that keeps versions.
+    /// Base64 of the CRC32C in big-endian order, where the store keeps one (Google Cloud Storage).
+    #[serde(default, rename = "checksumCRC32C", skip_serializing_if = "Option::is_none")]
+    pub checksum_crc32c: Option<String>,
+    /// The version, in a bucket that keeps versions; on Google Cloud Storage the generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// When the store received the object, by its own clock (whole seconds on S3).

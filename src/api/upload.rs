@@ -2,7 +2,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
+use super::{Ask, Grant, GrantStatus, Multipart, Operation, Terms, rules::Rules};
 
 /// Permission to write one object for a while, by default once. Valet puts a signed URL for exactly that into a Secret of
 /// the grant's namespace; a pod that mounts the Secret needs nothing but curl.
@@ -58,6 +58,11 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
     validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("constraints say what the grant permits and cannot be added or removed; make a new grant"),
     validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("key contains ${filename}, which stores replace by the name of the file when it comes in a form; name the object otherwise, or use mode: Put"),
     validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode == 'Credentials')").message("key ends with '/', which stands for everything below it: that takes mode: Credentials; name one object as 'folder/file', or set the mode"),
+    validation = Rule::new("has(self.multipart) == has(oldSelf.multipart)").message("multipart says how the object is cut and cannot be added or removed; make a new grant"),
+    validation = Rule::new("!has(self.multipart) || (has(self.mode) && self.mode == 'Multipart')").message("multipart is for mode: Multipart; set that, or leave multipart out"),
+    validation = Rule::new("!(has(self.mode) && self.mode == 'Multipart') || (has(self.constraints) && (has(self.constraints.contentLength) || has(self.constraints.contentLengthRange)))").message("mode: Multipart needs constraints.contentLength or contentLengthRange, which say how many parts there are; set one of them"),
+    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLength)) || self.constraints.contentLength <= 500 * self.multipart.partSizeBytes").message("constraints.contentLength makes more than 500 parts of multipart.partSizeBytes; make the parts larger"),
+    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLengthRange)) || self.constraints.contentLengthRange.max <= 500 * self.multipart.partSizeBytes").message("constraints.contentLengthRange.max makes more than 500 parts of multipart.partSizeBytes; make the parts larger"),
     validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be taken back; make a new grant"),
     validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600: kubelets take a minute or two to carry a new key to its pods; ask for 600 or more"),
     validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, since pods may have the Secret mounted; make a new grant")
@@ -69,13 +74,21 @@ pub struct UploadGrantSpec {
 
     /// How the object is uploaded. Put: one PUT request, as curl --upload-file sends it; can be write-once. PostForm: an
     /// HTML form of a browser, or curl --form; can be held to a range of sizes, but cannot be write-once, so it needs
-    /// constraints.overwrite: Allow. Both take at most 5 GiB. Credentials: no URL but temporary credentials for S3 clients,
-    /// which can write this one key, or, if the key ends with '/', every key below it, again and again; the store must
-    /// have credentials.assumeRole and an access rule with credentials: Allow, and constraints.overwrite must be Allow. Cannot
-    /// change. Default: Put.
+    /// constraints.overwrite: Allow. Both take at most 5 GiB. Multipart: a large object in parts, each with a URL of its own,
+    /// sent by upload.sh from the Secret or by any client that reads parts.json; up to 2500 GiB; Valet puts the object together
+    /// when all parts have come. Right from about 100 MB on, and needed above 5 GiB. Credentials: no URL but temporary
+    /// credentials for S3 clients, which can write this one key, or, if the key ends with '/', every key below it, again and
+    /// again; the store must have credentials.assumeRole and an access rule with credentials: Allow, and
+    /// constraints.overwrite must be Allow. Cannot change. Default: Put.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("mode says what the grant permits and cannot change; make a new grant"))]
     pub mode: UploadMode,
+
+    /// How the object is cut into parts; only with mode: Multipart. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Multipart")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("multipart says how the object is cut and cannot change; make a new grant"))]
+    pub multipart: Option<Multipart>,
 
     /// What the uploaded object must be. Each constraint becomes part of the signature, so that the store
     /// enforces it; one that the store cannot enforce is refused, with the reason. Cannot change.
@@ -95,17 +108,19 @@ pub struct UploadConstraints {
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[\\x21-\\x7e][\\x20-\\x7e]*)?$') && !self.endsWith(' ')").message("contentType is not a media type: write it as type/subtype, as in image/png or text/plain; charset=utf-8"))]
     pub content_type: Option<String>,
 
-    /// The exact size of the object, in bytes. A single upload to S3 takes at most 5368709120 (5 GiB).
+    /// The exact size of the object, in bytes. A single upload to S3 takes at most 5368709120 (5 GiB), one in parts
+    /// 2684354560000 (2500 GiB).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 5_497_558_138_880_i64))]
     pub content_length: Option<i64>,
 
-    /// The range that the object's size must lie in. Needs mode: PostForm. A presigned S3 PUT cannot enforce a range: a
-    /// grant that asks for one there is refused (CapabilityMissing).
+    /// The range that the object's size must lie in. Needs mode: PostForm or Multipart. A presigned S3 PUT cannot enforce a
+    /// range: a grant that asks for one there is refused (CapabilityMissing).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_length_range: Option<LengthRange>,
 
-    /// Base64 of the SHA-256 of the object; the store refuses other bytes.
+    /// Base64 of the SHA-256 of the object; the store refuses other bytes. Not with mode: Multipart, where stores keep
+    /// checksums of parts only.
     /// Example: the output of: openssl dgst -sha256 -binary FILE | base64
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -151,6 +166,8 @@ pub enum UploadMode {
     #[allow(missing_docs)]
     PostForm,
     #[allow(missing_docs)]
+    Multipart,
+    #[allow(missing_docs)]
     Credentials,
 }
 
@@ -160,6 +177,7 @@ impl UploadMode {
         match self {
             Self::Put => "Put",
             Self::PostForm => "PostForm",
+            Self::Multipart => "Multipart",
             Self::Credentials => "Credentials",
         }
     }
@@ -173,6 +191,7 @@ impl Grant for UploadGrant {
     fn ask(&self) -> Ask {
         Ask::Upload {
             mode: self.spec.mode,
+            multipart: self.spec.multipart.unwrap_or_default(),
             constraints: self.spec.constraints.clone().unwrap_or_default(),
         }
     }

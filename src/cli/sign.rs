@@ -14,7 +14,7 @@ use crate::{
     grant::{
         Facts, GrantFacts, ObjectFact, PlaceFact, Read, SecretFact, Settings, Step, StoreFact, StoreView, decide,
     },
-    sign::{Provider, SignError, key_data, secret_object},
+    sign::{Provider, SignError, secret_object},
     store,
 };
 
@@ -181,10 +181,8 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
             Step::Read(Read::Place(_)) => facts.place = PlaceFact::Given,
             Step::Publish(publish) => {
                 let provider = provider.as_ref().ok_or("the store cannot be used")?;
-                let data = key_data(provider.as_ref(), &publish.request)
-                    .await
-                    .map_err(|e| e.to_string())?;
-                let mut secret = secret_object(&facts.grant, &publish, data);
+                let signed = provider.sign(&publish.request).await.map_err(|e| e.to_string())?;
+                let mut secret = secret_object(&facts.grant, &publish, &signed);
                 if facts.grant.uid.is_empty() {
                     // A grant that is in no cluster owns nothing.
                     secret.metadata.owner_references = None;
@@ -194,6 +192,9 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
             Step::Report { status, .. } => {
                 let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
                 return Err(ready.map_or("refused".into(), |c| format!("{}: {}", c.reason, c.message)));
+            }
+            Step::Hold => {
+                return Err("an upload in parts needs the operator, which begins it at the store and puts the parts together; apply the grant".into());
             }
             step => return Err(format!("the operator would not sign this now ({step:?})")),
         }

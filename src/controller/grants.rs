@@ -1,3 +1,4 @@
+mod multipart;
 mod tell;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -29,7 +30,7 @@ use crate::{
         Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
         Settings, Step, decide,
     },
-    sign::{Provider, SignError, key_data, secret_object},
+    sign::{Provider, SECRET_CAPACITY, SignError, secret_bytes, secret_object},
     telemetry::Metrics,
 };
 
@@ -216,13 +217,18 @@ impl<'a, G: Grant> Visit<'a, G> {
     }
 
     async fn take(&mut self, step: Step) -> Result<(), Error> {
-        if !matches!(step, Step::Read(_) | Step::Publish(_)) {
+        if !matches!(
+            step,
+            Step::Read(_) | Step::Publish(_) | Step::Complete(_) | Step::Abort { .. }
+        ) {
             self.permit = None;
         }
         match step {
             Step::Read(Read::Store) => self.read_store().await,
             Step::Read(Read::Secret) => self.read_secret().await,
             Step::Read(Read::Object) => self.look().await,
+            Step::Read(Read::Upload(upload)) => self.read_upload(&upload).await,
+            Step::Read(Read::Uploads) => self.read_uploads().await,
             Step::Read(Read::Place(most)) => {
                 self.permit = None;
                 let places = &self.context.places;
@@ -230,6 +236,10 @@ impl<'a, G: Grant> Visit<'a, G> {
                 Ok(())
             }
             Step::Publish(publish) => self.publish(*publish).await,
+            Step::Hold => self.hold().await,
+            Step::Complete(assembly) => self.complete(assembly).await,
+            Step::Abort { uploads } => self.abort(uploads).await,
+            Step::Release { notice } => self.release(notice).await,
             Step::Retouch {
                 uid,
                 resource_version,
@@ -254,6 +264,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             .await?;
         self.facts.store = fact;
         self.provider = provider;
+        self.remember_store();
         Ok(())
     }
 
@@ -302,19 +313,23 @@ impl<'a, G: Grant> Visit<'a, G> {
 
     // --- writes ------------------------------------------------------------------------------------------------
 
-    async fn publish(&mut self, publish: Publish) -> Result<(), Error> {
+    async fn publish(&mut self, mut publish: Publish) -> Result<(), Error> {
         let Some(provider) = self.provider.clone() else {
             return Err(Error::Api {
                 call: "signing",
                 why: "the store is not usable any more".into(),
             });
         };
-        if provider.signs_remotely() {
+        if provider.signs_remotely() || (publish.request.ask.parts().is_some() && publish.request.upload.is_none()) {
             self.may_ask_store()?;
         }
+        let signed = match self.begin(provider.as_ref(), &mut publish).await {
+            Ok(()) => provider.sign(&publish.request).await,
+            Err(e) => Err(e),
+        };
         let grant = &self.facts.grant;
-        let data = match key_data(provider.as_ref(), &publish.request).await {
-            Ok(data) => data,
+        let signed = match signed {
+            Ok(signed) => signed,
             Err(SignError::Credentials { reason, message }) => {
                 self.facts.sign_refused = Some((reason, message));
                 return Ok(());
@@ -326,7 +341,15 @@ impl<'a, G: Grant> Visit<'a, G> {
             Err(e) => return Err(e.into()),
         };
         self.permit = None;
-        let secret = secret_object(grant, &publish, data);
+        let secret = secret_object(grant, &publish, &signed);
+        let bytes = secret_bytes(&secret);
+        if bytes > SECRET_CAPACITY {
+            let message = format!(
+                "the key has {bytes} bytes with all its URLs, and a Secret holds {SECRET_CAPACITY}; make the parts larger (spec.multipart.partSizeBytes)"
+            );
+            self.facts.sign_refused = Some((Reason::CapabilityMissing, message));
+            return Ok(());
+        }
         let result = self.context.secrets.publish(grant, &publish.mode, secret).await;
         let view = match result {
             Ok(view) => view,
@@ -335,7 +358,11 @@ impl<'a, G: Grant> Visit<'a, G> {
                 return Ok(());
             }
             // Another one by that name, or it changed, or went: what is there decides.
-            Err(Error::Conflict(_) | Error::Gone(_)) => return self.read_secret_or_stop(&publish.mode).await,
+            Err(Error::Conflict(_) | Error::Gone(_)) => {
+                let read = self.read_secret_or_stop(&publish.mode).await;
+                self.drop_loser().await;
+                return read;
+            }
             Err(e) => return Err(e),
         };
         let lifetime = publish.request.lifetime;
@@ -349,6 +376,7 @@ impl<'a, G: Grant> Visit<'a, G> {
         let first = grant.status.issued_time.is_none() && publish.mode == PublishMode::Create;
         self.context.metrics.key_issued(G::OPERATION, age.filter(|_| first));
         self.has_secret(view);
+        self.drop_loser().await;
         Ok(())
     }
 

@@ -7,14 +7,12 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use crate::api::Grant;
+use crate::{api::Grant, sign::Provider};
 
 /// What this process knows of the grants of one kind beyond its watch. All of it can be lost at any moment: it
 /// saves reads and writes, and nothing is decided by it alone.
-#[derive(Debug)]
 pub struct Memory<G>(Mutex<HashMap<String, Recollection<G>>>);
 
-#[derive(Debug)]
 struct Recollection<G> {
     /// The grant as our own last write left it, until the watch has caught up. Without it, the event of our own
     /// Secret, which arrives first, would find a grant that looks as if nobody had seen it.
@@ -25,6 +23,10 @@ struct Recollection<G> {
     heard: Option<Instant>,
     /// The version of the Secret that we wrote last; its event needs no visit.
     secret_version: Option<String>,
+    /// The upload in parts that we began and have not recorded yet.
+    begun: Option<String>,
+    /// The store at which the grant's upload was last seen to: so that it can be ended when the store's own object is gone.
+    provider: Option<Arc<dyn Provider>>,
     /// Failures in a row.
     failures: u32,
 }
@@ -36,6 +38,8 @@ impl<G> Default for Recollection<G> {
             last_look: None,
             heard: None,
             secret_version: None,
+            begun: None,
+            provider: None,
             failures: 0,
         }
     }
@@ -126,6 +130,28 @@ impl<G: Grant> Memory<G> {
         self.lock()
             .get(uid)
             .is_some_and(|r| r.secret_version.as_deref() == Some(resource_version))
+    }
+
+    /// The upload in parts that was begun for this grant and is not recorded yet.
+    pub fn begun(&self, uid: &str) -> Option<String> {
+        self.lock().get(uid).and_then(|r| r.begun.clone())
+    }
+
+    /// An upload in parts was begun for this grant; or it is recorded or thrown away.
+    pub fn keep_begun(&self, uid: &str, upload: Option<String>) {
+        if upload.is_some() || self.begun(uid).is_some() {
+            self.of(uid, |r| r.begun = upload);
+        }
+    }
+
+    /// The store at which the grant's upload was last seen to.
+    pub fn provider(&self, uid: &str) -> Option<Arc<dyn Provider>> {
+        self.lock().get(uid).and_then(|r| r.provider.clone())
+    }
+
+    /// The grant's upload is seen to at this store; or nothing of it is left there.
+    pub fn keep_provider(&self, uid: &str, provider: Option<Arc<dyn Provider>>) {
+        self.of(uid, |r| r.provider = provider);
     }
 
     /// One more failure; how many in a row that makes.

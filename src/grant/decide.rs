@@ -17,16 +17,15 @@ use crate::api::{Ask, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Overwrite, Reason, Upl
 /// It reads as a grant lives: finished, over, refused, on its way, published. Each part either names the step
 /// that is missing for its situation or leaves the judgement to the next.
 pub fn decide(facts: &Facts, now: Timestamp) -> Step {
-    if facts.grant.deleting {
-        // The garbage collector takes the Secret, whose owner the grant is.
-        return Step::Rest { until: None };
-    }
-    Judge {
+    let judge = Judge {
         f: facts,
         g: &facts.grant,
         now,
+    };
+    if facts.grant.deleting {
+        return judge.leave();
     }
-    .next()
+    judge.next()
 }
 
 /// What is recorded of a key that is out.
@@ -202,6 +201,9 @@ impl Judge<'_> {
                 _ => self.without_key(reason, message),
             };
         }
+        if self.is_in_parts() && !self.g.held {
+            return Step::Hold;
+        }
         let mode = match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
                 let message = format!(
@@ -221,6 +223,7 @@ impl Judge<'_> {
             ask: self.g.ask.clone(),
             lifetime,
             holder: format!("{}.{}", self.g.namespace, self.g.name),
+            upload: self.upload().map(str::to_owned),
         };
         let (labels, annotations) = self.metadata(&self.next_record(lifetime, terms.expiration_seconds));
         Step::Publish(Box::new(Publish {
@@ -336,6 +339,7 @@ impl Judge<'_> {
             Reason::ExpiredUnused,
             Reason::Revoked,
             Reason::ObjectMismatch,
+            Reason::UploadAborted,
         ]
         .into_iter()
         .find(|r| r.as_str() == ready.reason)
@@ -366,7 +370,8 @@ impl Judge<'_> {
 
     /// Whether the key stays out after an upload was seen: it is renewed, and may be used again.
     pub(super) fn is_standing(&self) -> bool {
-        self.g.terms.renews() && self.is_upload() && !self.write_once()
+        // An upload in parts ends with its object.
+        self.g.terms.renews() && self.is_upload() && !self.write_once() && !self.is_in_parts()
     }
 
     /// Whether the spec now asks for another lifetime than the published key has. The generation that the Secret
@@ -404,6 +409,9 @@ impl Judge<'_> {
         }
         if record.renewals > 0 {
             annotations.insert(annotation::RENEWALS.into(), record.renewals.to_string());
+        }
+        if let Some(upload) = self.upload() {
+            annotations.insert(annotation::UPLOAD_ID.into(), upload.to_owned());
         }
         if let Some(end) = record.earlier {
             annotations.insert(annotation::EARLIER_EXPIRES_AT.into(), end.to_string());

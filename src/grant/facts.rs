@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{places::Limit, renewal::RenewRequest};
 use crate::api::{
-    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, ObservedObject, Reason, SecretTemplate, ShortSessions,
-    Terms, annotation,
+    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Reason,
+    SecretTemplate, ShortSessions, Terms, annotation,
 };
 
 /// Everything that a decision rests on. What has not been read yet is a fact, too.
@@ -19,6 +19,12 @@ pub struct Facts {
     pub secret: SecretFact,
     /// The object of the wanted key.
     pub object: ObjectFact,
+    /// The upload in parts that the key is for.
+    pub upload: UploadFact,
+    /// All uploads in parts of the wanted key.
+    pub uploads: UploadsFact,
+    /// Why the store did not put the parts together, if that was tried just now. No secrets in the message.
+    pub completion_refused: Option<String>,
     /// Whether there is room for one more grant with a key.
     pub place: PlaceFact,
     /// When this process last looked for the object.
@@ -56,6 +62,10 @@ pub struct GrantFacts {
     pub created: Option<Timestamp>,
     /// Whether the grant is being deleted.
     pub deleting: bool,
+    /// Since when.
+    pub deleted_at: Option<Timestamp>,
+    /// Whether its deletion waits for us: it has the finalizer of uploads in parts.
+    pub held: bool,
     /// The spec's shared part.
     pub terms: Terms,
     /// The spec's own part.
@@ -78,6 +88,9 @@ impl Facts {
             store: StoreFact::Unread,
             secret: SecretFact::Unread,
             object: ObjectFact::Unread,
+            upload: UploadFact::Unread,
+            uploads: UploadsFact::Unread,
+            completion_refused: None,
             place: PlaceFact::Unasked,
             last_look: None,
             look_requested: false,
@@ -99,6 +112,8 @@ impl GrantFacts {
             generation: meta.generation.unwrap_or_default(),
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             deleting: meta.deletion_timestamp.is_some(),
+            deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
+            held: meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
             ask: grant.ask(),
             status: grant.grant_status().cloned().unwrap_or_default(),
@@ -266,6 +281,67 @@ pub enum ObjectFact {
     Hidden,
     /// The store did not answer, or answered with an error of its own. No secrets in the message.
     Unreachable(String),
+}
+
+/// What is known of an upload in parts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UploadFact {
+    /// Nobody has looked.
+    Unread,
+    /// It goes on; these parts have come.
+    Open(Vec<ArrivedPart>),
+    /// The store does not know it: it was put together or thrown away.
+    Gone,
+    /// It was thrown away just now, when so many parts had come.
+    Aborted {
+        /// Their number.
+        parts: usize,
+    },
+    /// The store's credentials do not permit looking.
+    Hidden,
+    /// The store did not answer, or answered with an error of its own. No secrets in the message.
+    Unreachable(String),
+}
+
+/// A part that is in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrivedPart {
+    /// From 1.
+    pub number: i64,
+    /// In bytes.
+    pub size: i64,
+    /// By which the store knows it.
+    pub e_tag: String,
+}
+
+/// What is known of all uploads in parts of one key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UploadsFact {
+    /// Nobody has looked.
+    Unread,
+    /// These go on.
+    Listed {
+        /// Each of them.
+        uploads: Vec<OpenUpload>,
+        /// Whether another grant of this cluster that has not finished is for the same object in parts: then one of
+        /// them may be its.
+        contested: bool,
+    },
+    /// The store's credentials do not permit looking.
+    Hidden,
+    /// The store did not answer, or answered with an error of its own. No secrets in the message.
+    Unreachable(String),
+}
+
+/// An upload in parts that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenUpload {
+    /// The store's name for it.
+    pub id: String,
+    /// When it was begun, by the store's clock.
+    pub begun: Option<Timestamp>,
+    /// Whether a part of it has come.
+    pub has_parts: bool,
 }
 
 /// Whether there is room for one more grant with a key, where their number is limited.

@@ -9,7 +9,9 @@ mod anew;
 mod decide;
 mod facts;
 mod key;
+mod lending;
 mod lifetime;
+mod multipart;
 mod object;
 mod places;
 mod policy;
@@ -23,11 +25,12 @@ mod withheld;
 pub use anew::ANEW_SPREAD;
 pub use decide::decide;
 pub use facts::{
-    Facts, GrantFacts, ObjectFact, Owner, PlaceFact, SecretFact, SecretView, Settings, Signer, StoreFact, StoreView,
+    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, SecretFact, SecretView, Settings,
+    Signer, StoreFact, StoreView, UploadFact, UploadsFact,
 };
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
 pub use places::{Candidate, Limit, Most, Places};
 pub use policy::{Refusal, admit};
 pub use renewal::{RenewRequest, renewal_due};
-pub use step::{Notice, Publish, PublishMode, Read, SigningRequest, Step};
+pub use step::{Assembly, Notice, Publish, PublishMode, Read, SigningRequest, Step};

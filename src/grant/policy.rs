@@ -3,9 +3,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
-use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey};
+use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey, lending::lends};
 use crate::api::{
-    AccessRule, Ask, Capabilities, Capability, DownloadMode, Namespaces, Operation, Overwrite, Permission, Reason,
+    AccessRule, Ask, Capabilities, Capability, DownloadMode, MAX_PARTS, Namespaces, Operation, Overwrite, Reason,
     ResponseHeaders, UploadConstraints, UploadMode,
 };
 
@@ -19,7 +19,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),
@@ -119,6 +119,10 @@ fn request(ask: &Ask) -> &'static str {
             ..
         } => "a presigned GET",
         Ask::Upload {
+            mode: UploadMode::Multipart,
+            ..
+        } => "an upload in parts",
+        Ask::Upload {
             mode: UploadMode::Credentials,
             ..
         }
@@ -132,7 +136,7 @@ fn request(ask: &Ask) -> &'static str {
 /// What to do about a constraint that the store's keys of this kind cannot enforce.
 fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
     let (mode, write_once) = match ask {
-        Ask::Upload { mode, constraints } => (*mode, constraints.overwrite == Overwrite::Forbid),
+        Ask::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
         Ask::Download {
             mode: DownloadMode::Credentials,
             ..
@@ -150,7 +154,7 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             };
             format!("set spec.constraints.overwrite to Allow if replacing an object is acceptable{put}")
         }
-        (Capability::WriteOnce, UploadMode::Put) => {
+        (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart) => {
             "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
                 .into()
         }
@@ -161,10 +165,13 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             } else {
                 ""
             };
-            let or = if missing == Capability::ContentLengthRange {
-                ", or give the exact size in spec.constraints.contentLength"
-            } else {
-                ", or leave it out"
+            let parts_can = can.multipart.as_ref().is_some_and(|parts| parts.contains(&missing));
+            let or = match missing {
+                Capability::ContentLengthRange if parts_can => {
+                    ", or spec.mode to Multipart, or give the exact size in spec.constraints.contentLength"
+                }
+                Capability::ContentLengthRange => ", or give the exact size in spec.constraints.contentLength",
+                _ => ", or leave it out",
             };
             format!("set spec.mode to PostForm{also}{or}")
         }
@@ -172,7 +179,9 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             "set spec.mode to PostForm, or leave it out".into()
         }
         (Capability::ContentLengthRange, _) => "give the exact size in spec.constraints.contentLength instead".into(),
-        (_, UploadMode::PostForm | UploadMode::Credentials) if can.enforced.contains(&missing) => {
+        (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Credentials)
+            if can.enforced.contains(&missing) =>
+        {
             "set spec.mode to Put, or leave it out".into()
         }
         _ => "leave it out, or use another store".into(),
@@ -193,9 +202,16 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }
+        let what = match &grant.ask {
+            Ask::Upload {
+                mode: UploadMode::Multipart,
+                ..
+            } => "uploads in parts (Multipart)",
+            Ask::Upload { .. } | Ask::Download { .. } => "POST forms (PostForm)",
+        };
         return Err(Refusal::new(
             Reason::CapabilityMissing,
-            format!("{store} takes no POST forms (PostForm); set spec.mode to Put, or use another store"),
+            format!("{store} takes no {what}; set spec.mode to Put, or use another store"),
         ));
     };
     if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !enforced.contains(c)) {
@@ -231,6 +247,14 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
             ),
         ));
     }
+    if let Ask::Upload {
+        mode: UploadMode::Multipart,
+        constraints,
+        ..
+    } = &grant.ask
+    {
+        return in_parts(grant, constraints);
+    }
     if let Ask::Upload { constraints, .. } = &grant.ask
         && let Some((field, length)) = largest(constraints)
         && length > can.max_upload_bytes
@@ -244,6 +268,27 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// Whether the parts of an upload can be told, and are not too many.
+fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
+    let (Some(parts), Some((field, length))) = (grant.ask.parts(), largest(constraints)) else {
+        return Err(Refusal::new(
+            Reason::InvalidSpec,
+            "spec.mode is Multipart and nothing says how many parts there are; set spec.constraints.contentLength or contentLengthRange",
+        ));
+    };
+    if parts.count() <= MAX_PARTS {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::ContentLengthNotAllowed,
+        format!(
+            "{field} is {length} bytes, which makes {} parts of {} bytes, and {MAX_PARTS} is the most; make the parts larger (spec.multipart.partSizeBytes), or split the object",
+            parts.count(),
+            parts.part_bytes
+        ),
+    ))
 }
 
 /// The most bytes that an upload may have by its own constraints, and the field that says so.
@@ -357,7 +402,7 @@ pub(super) fn examine(
     if grant.ask.is_for_credentials() {
         return lends(grant, rule).map_err(|message| (3, message));
     }
-    let Ask::Upload { mode, constraints } = &grant.ask else {
+    let Ask::Upload { mode, constraints, .. } = &grant.ask else {
         return Ok(());
     };
     if let Some(limit) = &rule.max_bytes {
@@ -365,10 +410,15 @@ pub(super) fn examine(
         // not have.
         let max = limit.bytes().unwrap_or(0);
         let say = match mode {
-            UploadMode::Put => "spec.constraints.contentLength",
+            UploadMode::Put | UploadMode::Multipart => "spec.constraints.contentLength",
             UploadMode::PostForm | UploadMode::Credentials => "spec.constraints.contentLengthRange or contentLength",
         };
+        // Of a range the store does not hold every part to its size: more than that could lie there until the end.
+        let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();
         let message = match largest(constraints).map(|(_, size)| size) {
+            Some(size) if size <= max && is_loose => Some(format!(
+                "{store} allows namespace {namespace} uploads of at most {limit}, and the store cannot hold every part of a contentLengthRange to that; set {say} instead"
+            )),
             Some(size) if size <= max => None,
             Some(size) => Some(format!(
                 "the upload may have {size} bytes; {store} allows namespace {namespace} at most {limit}; make it smaller"
@@ -397,34 +447,6 @@ pub(super) fn examine(
         }
     }
     Ok(())
-}
-
-/// Whether a rule that allows all else allows temporary credentials, which nothing holds to a size or a type.
-fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
-    let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
-    if rule.credentials == Permission::Forbid {
-        let message = format!(
-            "{store} does not allow namespace {namespace} temporary credentials (spec.mode: Credentials); use a signed URL, or ask the store's owner for a rule with credentials: Allow"
-        );
-        return Err(Refusal::new(Reason::OperationNotAllowed, message));
-    }
-    let limits = [
-        (rule.max_bytes.is_some(), Capability::ContentLengthRange, "maxBytes"),
-        (!rule.content_types.is_empty(), Capability::ContentType, "contentTypes"),
-    ];
-    let broken = limits
-        .into_iter()
-        .find(|(is_set, ..)| *is_set && grant.ask.operation() == Operation::Upload);
-    match broken {
-        None => Ok(()),
-        Some((_, capability, field)) => Err(Refusal::new(
-            Reason::CapabilityMissing,
-            format!(
-                "{store} cannot hold temporary credentials to the {field} that it allows namespace {namespace} ({}); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
-                capability.as_str()
-            ),
-        )),
-    }
 }
 
 /// Whether a media type matches a pattern such as `image/*`. Types are compared without their parameters and

@@ -20,6 +20,15 @@ impl Judge<'_> {
     pub(super) fn withdraw(&self) -> Option<Step> {
         match &self.f.secret {
             SecretFact::Unread => Some(Step::Read(Read::Secret)),
+            // With the Secret gone and nothing said, nobody would know of the upload.
+            SecretFact::Present(_) if self.is_in_parts() && self.g.status.upload_id.as_deref() != self.upload() => {
+                let mut status = self.g.status.clone();
+                status.upload_id = self.upload().map(str::to_owned);
+                Some(Step::Report {
+                    status: Box::new(status),
+                    notice: None,
+                })
+            }
             SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => Some(Step::Withdraw {
                 uid: s.uid.clone(),
                 resource_version: s.resource_version.clone(),
@@ -53,7 +62,8 @@ impl Judge<'_> {
     /// Reports the situation if that says anything new; otherwise rests.
     pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
         let record = situation.key.map(|key| self.record(key));
-        let status = project(self.g, situation, record.as_ref(), self.now);
+        let mut status = project(self.g, situation, record.as_ref(), self.now);
+        status.upload_id = self.upload().map(str::to_owned);
         if status == self.g.status {
             return Step::Rest { until };
         }
@@ -123,7 +133,9 @@ impl Judge<'_> {
     /// Since when there may be uploads by the grant's keys: since this one was signed, or, of one that follows others,
     /// since the grant was made.
     pub(super) fn began(&self, key: Lifetime) -> Timestamp {
-        let created = self.g.created.filter(|_| self.renewals() > 0);
+        // An object that came in parts has the time at which its upload was begun (Amazon S3 User Guide, "Working with
+        // object metadata").
+        let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_in_parts());
         created.map_or(key.issued_at, |created| created.min(key.issued_at))
     }
 

@@ -9,6 +9,7 @@ use super::{
     decide::{Judge, Record},
     facts::{ObjectFact, Owner, SecretFact, StoreFact},
     lifetime::{LOOK_PATIENCE, Lifetime, add, next_look},
+    multipart::{Cleaning, Gathered},
     object::mismatch,
     status::{Arrival, Situation, condition},
     step::{Read, Step},
@@ -39,10 +40,15 @@ impl Judge<'_> {
             None => self.f.settings.ttl_seconds_after_finished,
         };
         let until = ttl.map(|seconds| add(finished, SignedDuration::from_secs(seconds)));
+        let again = match self.clean(finished) {
+            Cleaning::Next(step) => return step,
+            Cleaning::Wait(again) => Some(again),
+            Cleaning::Done => None,
+        };
         if until.is_some_and(|t| t <= self.now) {
             return Step::Collect;
         }
-        self.settle(&situation, until)
+        self.settle(&situation, until.into_iter().chain(again).min())
     }
 
     /// A Secret of the wanted name that is not this grant's: never touched, only reported.
@@ -107,6 +113,9 @@ impl Judge<'_> {
         if !self.awaits_object() {
             return self.settle(&unknown(Reason::NotObservable, NO_ONE_OBJECT), None);
         }
+        if let Some(step) = self.last_parts(key, &said) {
+            return step;
+        }
         match &self.f.object {
             ObjectFact::Present { object, modified_at }
                 if self.is_newer(key, *modified_at) && (self.mismatch(object).is_none() || !self.was_seen()) =>
@@ -138,7 +147,7 @@ impl Judge<'_> {
             },
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
             ObjectFact::Absent | ObjectFact::Present { .. } => {
-                let message = format!("{said} and nothing was uploaded; make a new grant");
+                let message = format!("{said} and {}; make a new grant", self.what_came());
                 self.settle(&situation(Reason::ExpiredUnused, message, Arrival::NotYet, true), None)
             }
             ObjectFact::Hidden => self.settle(
@@ -200,10 +209,18 @@ impl Judge<'_> {
         // A key that follows another one goes on in the rhythm of the first.
         let look = next_look(self.began(key), self.f.last_look);
         let mut arrival = Arrival::Unchanged;
-        if self.is_upload() && !self.awaits_object() {
-            arrival = Arrival::Unknown(Reason::NotObservable, NO_ONE_OBJECT.to_owned());
+        let gathered = match &self.f.store {
+            StoreFact::Usable(_) if self.is_in_parts() => self.gather(self.f.look_requested || look <= self.now),
+            _ => Gathered::Over,
+        };
+        if let Gathered::Next(step) = gathered {
+            return step;
         }
-        if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) {
+        if let Gathered::Waiting(so_far) = gathered {
+            arrival = so_far;
+        } else if self.is_upload() && !self.awaits_object() {
+            arrival = Arrival::Unknown(Reason::NotObservable, NO_ONE_OBJECT.to_owned());
+        } else if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) {
             match &self.f.object {
                 ObjectFact::Unread if self.f.look_requested || look <= self.now => return Step::Read(Read::Object),
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
@@ -228,6 +245,7 @@ impl Judge<'_> {
                     let why = "the store refuses HEAD with these credentials: either they may not look, or they are wrong and the key fails, too";
                     arrival = Arrival::Unknown(Reason::NotObservable, why.to_owned());
                 }
+                ObjectFact::Absent | ObjectFact::Present { .. } if self.is_in_parts() => return self.aborted(),
                 ObjectFact::Absent | ObjectFact::Present { .. } => arrival = Arrival::NotYet,
                 // A look that failed says nothing; the next one comes by itself.
                 ObjectFact::Unread | ObjectFact::Unreachable(_) => {}

@@ -11,6 +11,8 @@ pub enum Arrival {
     Unchanged,
     /// The store has no such object.
     NotYet,
+    /// Parts are there of which the object cannot be made: why, and what to do.
+    Flawed(String),
     /// The object, as the store described it.
     Seen(ObservedObject),
     /// There is an object, and it is not what the grant describes: in what it differs.
@@ -112,6 +114,7 @@ pub(super) fn project(grant: &GrantFacts, s: &Situation, record: Option<&Record>
             Arrival::Unchanged | Arrival::NotYet => {
                 set("Completed", "False", Reason::Pending, "nothing has been uploaded yet");
             }
+            Arrival::Flawed(message) => set("Completed", "False", Reason::Pending, message),
             Arrival::Seen(object) if s.active => {
                 let message = "an upload is in the store; the key stays for the next one";
                 set("Completed", "True", Reason::Completed, message);

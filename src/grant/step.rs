@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{key::ObjectKey, lifetime::Lifetime, places::Most};
+use super::{facts::ArrivedPart, key::ObjectKey, lifetime::Lifetime, places::Most};
 use crate::api::{Ask, GrantStatus, Reason};
 
 /// The one thing to do next.
@@ -37,6 +37,20 @@ pub enum Step {
         /// An event for a person, if one must act.
         notice: Option<Notice>,
     },
+    /// Give the grant the finalizer of uploads in parts, and ask again.
+    Hold,
+    /// Have the store put the parts together, and ask again.
+    Complete(Assembly),
+    /// Have the store throw these uploads away, all of the grant's key, and ask again.
+    Abort {
+        /// The store's names for them.
+        uploads: Vec<String>,
+    },
+    /// Take the finalizer off again, tell whom it concerns, and ask again.
+    Release {
+        /// An event for a person, if something is left over.
+        notice: Option<Notice>,
+    },
     /// Delete the grant itself: it has finished and its time is over.
     Collect,
     /// Nothing to do before this instant, or before something changes.
@@ -47,7 +61,7 @@ pub enum Step {
 }
 
 /// What a decision needs to know first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read {
     /// The store that the grant names, with its rules and its credentials' end.
     Store,
@@ -58,6 +72,21 @@ pub enum Read {
     /// Whether there is room for one more grant with a key, at most so many having one. The room is then kept for this
     /// grant until its visit has ended.
     Place(Most),
+    /// Which parts of this upload are in the store.
+    Upload(String),
+    /// Which uploads in parts of the wanted key go on.
+    Uploads,
+}
+
+/// Parts to put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assembly {
+    /// The store's name for the upload.
+    pub upload: String,
+    /// All parts of the object, in order.
+    pub parts: Vec<ArrivedPart>,
+    /// Whether an object that is there already must stay as it is.
+    pub write_once: bool,
 }
 
 /// A key to sign and the Secret to put it into.
@@ -98,6 +127,8 @@ pub struct SigningRequest {
     pub lifetime: Lifetime,
     /// Who it is for, where a provider keeps record of that: the grant's namespace and name, with a dot between.
     pub holder: String,
+    /// Of an upload in parts: the store's name for it, if it has begun.
+    pub upload: Option<String>,
 }
 
 /// An event for a person.

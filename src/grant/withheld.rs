@@ -29,6 +29,10 @@ impl Judge<'_> {
         let key = self.key();
         let mut store = None;
         let message = match self.copies_until(key) {
+            Some(end) if end > self.now && self.upload().is_some() => format!(
+                "spec.revoke is true: the key was withdrawn from Secret {}, and its upload is aborted, after which copies of its URLs do nothing",
+                self.g.secret_name()
+            ),
             Some(end) if end > self.now => {
                 let remedy = match &self.f.store {
                     StoreFact::Usable(store) => store.capabilities.revocation,

@@ -1,20 +1,23 @@
 //! The pen: turns a signing request into a signed URL. One small trait, one file a provider; nothing outside a
 //! provider's file knows which provider a store has.
 
+pub mod gcs;
+mod http;
+mod multipart;
 mod outward;
 pub mod s3;
 mod secret;
 mod url;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::ByteString;
 use thiserror::Error;
 
+pub use multipart::{Completion, Multipart, SignedPart};
 pub use outward::{Inward, Outward};
-pub use secret::secret_object;
+pub use secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object};
 pub use url::{Entries, Form, SignedUrl};
 
 use crate::{
@@ -56,17 +59,6 @@ pub trait Provider: Send + Sync {
     /// [`SignError`]; never a key that permits more than the request says.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
-    /// Lends temporary credentials that can do exactly what is asked: `request.ask` is
-    /// [for credentials](crate::api::Ask::is_for_credentials).
-    ///
-    /// # Errors
-    /// [`SignError`]; never credentials that permit more than the request says. A provider that lends none has no such
-    /// [`Capabilities::credentials`] either, and is not asked.
-    fn lend<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Lent, SignError>> {
-        let _ = request;
-        std::future::ready(Err(SignError::Refused("this provider lends no credentials".into()))).boxed()
-    }
-
     /// Sees to it, as far as possible, that the credentials that sign last until then: fetches fresh ones, if those may
     /// last longer. What came of it, [`Provider::credentials_expire`] says.
     fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
@@ -91,22 +83,11 @@ pub trait Provider: Send + Sync {
 
     /// Looks whether the object is in the store, with one request of at most some seconds.
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;
-}
 
-/// The data of the Secret for a key: signed, or lent, as the request asks.
-///
-/// # Errors
-/// The provider's.
-pub async fn key_data(
-    provider: &dyn Provider,
-    request: &SigningRequest,
-) -> Result<BTreeMap<String, ByteString>, SignError> {
-    if request.ask.is_for_credentials() {
-        let lent = provider.lend(request).await?;
-        return Ok(secret::lent_data(&lent, request.lifetime));
+    /// What it can do for uploads in parts; `None` if it takes none.
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        None
     }
-    let signed = provider.sign(request).await?;
-    Ok(secret::signed_data(&signed, request.lifetime))
 }
 
 /// What a store turned out to be like.
@@ -131,28 +112,67 @@ pub enum Finding {
     Unreachable(String),
 }
 
-/// What a workload is handed: everything about the request but the bytes.
+/// Names and values of headers, in the order in which they are to be told.
+pub type Headers = Vec<(String, String)>;
+
+/// What a workload is handed: everything but the bytes.
 #[derive(Debug)]
 pub struct Signed {
-    /// Where.
-    pub url: SignedUrl,
-    /// The HTTP method.
-    pub method: String,
-    /// Headers that are part of the signature: to be sent to the letter.
-    pub headers: Vec<(String, String)>,
-    /// Of a POST form: its fields, to be sent in this order and before the file.
-    pub form: Option<Form>,
+    /// The key itself.
+    pub key: Key,
     /// The provider's name.
     pub provider: &'static str,
 }
 
-/// Temporary credentials that a workload is handed.
+impl Signed {
+    /// The one URL of a key that has one.
+    pub fn url(&self) -> Option<&SignedUrl> {
+        match &self.key {
+            Key::Request { url, .. } | Key::Form { url, .. } => Some(url),
+            Key::Parts(_) | Key::Credentials(_) => None,
+        }
+    }
+
+    /// The headers that have to be sent to it.
+    pub fn headers(&self) -> &[(String, String)] {
+        match &self.key {
+            Key::Request { headers, .. } => headers,
+            Key::Form { .. } | Key::Parts(_) | Key::Credentials(_) => &[],
+        }
+    }
+
+    /// The fields of a key that is a form.
+    pub fn form(&self) -> Option<&Form> {
+        match &self.key {
+            Key::Form { fields, .. } => Some(fields),
+            Key::Request { .. } | Key::Parts(_) | Key::Credentials(_) => None,
+        }
+    }
+}
+
+/// A key, in one of the shapes that it can have.
 #[derive(Debug)]
-pub struct Lent {
-    /// Entries of the Secret's data, by name: the credentials, and what clients need besides.
-    pub entries: Entries,
-    /// The provider's name.
-    pub provider: &'static str,
+pub enum Key {
+    /// One request.
+    Request {
+        /// Where.
+        url: SignedUrl,
+        /// The HTTP method.
+        method: String,
+        /// Headers that are part of the signature: to be sent to the letter.
+        headers: Headers,
+    },
+    /// A POST form.
+    Form {
+        /// Where it is sent.
+        url: SignedUrl,
+        /// Its fields, to be sent in this order and before the file.
+        fields: Form,
+    },
+    /// The parts of an upload, in order, each with a PUT of its own.
+    Parts(Vec<SignedPart>),
+    /// Temporary credentials: entries of the Secret's data, by name, with what clients need besides.
+    Credentials(Entries),
 }
 
 /// Why nothing was signed. Messages carry no URL and no credential.

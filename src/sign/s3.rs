@@ -4,6 +4,7 @@
 mod answer;
 mod form;
 mod lent;
+mod multipart;
 mod presigned;
 mod probe;
 mod scoped;
@@ -32,7 +33,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use answer::{DateOfAnswer, absence, refused, unreachable};
 use session::{Clients, Session, Sessions};
 
-use super::{Finding, Lent, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, DownloadMode, ObservedObject, S3Store,
@@ -96,6 +97,18 @@ impl S3 {
             ),
             // What a session policy says: which verb on which keys, until when.
             credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
+            // The store holds each part to its size where that is known, and Valet the whole before it puts it together. The
+            // checksum of an object in parts is one of its parts' checksums.
+            multipart: Some(
+                [
+                    Capability::ContentType,
+                    Capability::ContentLength,
+                    Capability::ContentLengthRange,
+                    Capability::WriteOnce,
+                    Capability::SignedHeadersOnly,
+                ]
+                .into(),
+            ),
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
@@ -238,6 +251,9 @@ impl Provider for S3 {
         }
         let mut can = (*self.capabilities).clone();
         can.enforced.remove(&Capability::SignedHeadersOnly);
+        can.multipart
+            .as_mut()
+            .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
         Arc::new(can)
     }
 
@@ -297,14 +313,42 @@ impl Provider for S3 {
                 | Ask::Download {
                     mode: DownloadMode::Credentials,
                     ..
-                } => return Err(SignError::Refused("temporary credentials are lent, not signed".into())),
+                } => {
+                    if session.sts.is_none() {
+                        // Never the store's own.
+                        return Err(SignError::Refused(
+                            "the store has no assumeRole to lend sessions of".into(),
+                        ));
+                    }
+                    let place = lent::Place {
+                        bucket,
+                        region: &self.store.region,
+                        endpoint: self.service_endpoint().await?,
+                        style: self.store.addressing_style,
+                    };
+                    return Ok(Signed {
+                        key: Key::Credentials(lent::entries(credentials, &place, request)),
+                        provider: self.name(),
+                    });
+                }
                 Ask::Upload {
                     mode: UploadMode::Put,
                     constraints,
+                    ..
                 } => presigned::put(signer, bucket, key, constraints, presigning).await,
+                Ask::Upload {
+                    mode: UploadMode::Multipart,
+                    ..
+                } => {
+                    return Ok(Signed {
+                        key: Key::Parts(multipart::parts(signer, bucket, request, presigning).await?),
+                        provider: self.name(),
+                    });
+                }
                 Ask::Upload {
                     mode: UploadMode::PostForm,
                     constraints,
+                    ..
                 } => {
                     let target = form::Target {
                         bucket,
@@ -312,10 +356,10 @@ impl Provider for S3 {
                         key,
                     };
                     return Ok(Signed {
-                        url: form::action(signer, bucket, presigning).await?,
-                        method: "POST".into(),
-                        headers: Vec::new(),
-                        form: Some(form::sign(credentials, &target, constraints, lifetime)?),
+                        key: Key::Form {
+                            url: form::action(signer, bucket, presigning).await?,
+                            fields: form::sign(credentials, &target, constraints, lifetime)?,
+                        },
                         provider: self.name(),
                     });
                 }
@@ -324,30 +368,11 @@ impl Provider for S3 {
                 }
             }?;
             Ok(Signed {
-                url: SignedUrl::new(presigned.uri().to_owned()),
-                method: presigned.method().to_owned(),
-                headers: presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
-                form: None,
-                provider: self.name(),
-            })
-        }
-        .boxed()
-    }
-
-    fn lend<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Lent, SignError>> {
-        async {
-            let session = self.session().await?;
-            let own = self.assume(&session, request).await?;
-            let none = || SignError::Refused("the store has no assumeRole to lend sessions of".into());
-            let own = own.ok_or_else(none)?;
-            let place = lent::Place {
-                bucket: &self.store.bucket,
-                region: &self.store.region,
-                endpoint: self.service_endpoint().await?,
-                style: self.store.addressing_style,
-            };
-            Ok(Lent {
-                entries: lent::entries(&own, &place, request),
+                key: Key::Request {
+                    url: SignedUrl::new(presigned.uri().to_owned()),
+                    method: presigned.method().to_owned(),
+                    headers: presigned::headers(&presigned),
+                },
                 provider: self.name(),
             })
         }
@@ -413,6 +438,10 @@ impl Provider for S3 {
         .boxed()
     }
 
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        Some(self)
+    }
+
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
         async {
             let session = match self.session().await {
@@ -446,6 +475,7 @@ impl Provider for S3 {
                     checksum_sha256: head.checksum_sha256().map(str::to_owned),
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),
+                    ..ObservedObject::default()
                 },
                 modified_at,
             }

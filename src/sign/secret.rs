@@ -6,50 +6,93 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-use super::{Form, Lent, Signed};
+use super::{Form, Key, Signed, SignedPart};
 use crate::{
     api::{GROUP, SECRET_TYPE, VERSION, data},
     grant::{GrantFacts, Lifetime, Publish},
 };
 
-/// The data of a Secret with a signed request. The set of names is the same for every grant of one mode, which cannot
-/// change, so that a mounted Secret never gains or loses files.
-pub fn signed_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
-    let headers: String = signed
-        .headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\n"))
-        .collect();
-    let entries = [
-        (data::URL, signed.url.expose().to_owned()),
-        (data::METHOD, signed.method.clone()),
-        (data::HEADERS, headers),
-        (data::CURL_CONFIG, curl_config(signed, lifetime)),
-    ];
-    let fields = signed.form.as_ref().map(|form| (data::FIELDS, fields_json(form)));
-    with_common(entries.into_iter().chain(fields), signed.provider, lifetime)
-}
+/// The most bytes that a Secret's data may have (Kubernetes, `MaxSecretSize`).
+pub const SECRET_CAPACITY: usize = 1 << 20;
 
-/// The data of a Secret with temporary credentials, under the same rule.
-pub fn lent_data(lent: &Lent, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
-    with_common(lent.entries.expose().iter().cloned(), lent.provider, lifetime)
-}
+/// What uploads a file by `parts.json`.
+const UPLOAD_SCRIPT: &str = include_str!("upload.sh");
 
-fn with_common(
-    entries: impl Iterator<Item = (&'static str, String)>,
-    provider: &str,
-    lifetime: Lifetime,
-) -> BTreeMap<String, ByteString> {
-    let common = [
+/// The data of a grant's Secret. The set of names is the same for every grant of one mode, which cannot change, so that a
+/// mounted Secret never gains or loses files.
+pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
+    let of_the_key = match &signed.key {
+        Key::Request { url, method, headers } => vec![
+            (data::URL, url.expose().to_owned()),
+            (data::METHOD, method.clone()),
+            (data::HEADERS, lines(headers)),
+            (data::CURL_CONFIG, curl_config(&signed.key, lifetime)),
+        ],
+        Key::Form { url, fields } => vec![
+            (data::URL, url.expose().to_owned()),
+            (data::METHOD, "POST".to_owned()),
+            (data::HEADERS, String::new()),
+            (data::FIELDS, fields_json(fields)),
+            (data::CURL_CONFIG, curl_config(&signed.key, lifetime)),
+        ],
+        Key::Parts(parts) => vec![
+            (data::PARTS, parts_json(parts)),
+            (data::UPLOAD_SCRIPT, UPLOAD_SCRIPT.to_owned()),
+        ],
+        Key::Credentials(entries) => entries.expose().to_vec(),
+    };
+    let of_every_key = [
         (data::EXPIRY, lifetime.expires_at.to_string()),
         // Service Binding for Kubernetes: the abstract kind of thing, and who provides it.
         (data::TYPE, "object-store".to_owned()),
-        (data::PROVIDER, provider.to_owned()),
+        (data::PROVIDER, signed.provider.to_owned()),
     ];
-    entries
-        .chain(common)
+    of_every_key
+        .into_iter()
+        .chain(of_the_key)
         .map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes())))
         .collect()
+}
+
+/// The size of a Secret's data, as the apiserver counts it.
+pub fn secret_bytes(secret: &Secret) -> usize {
+    secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum()
+}
+
+fn lines(headers: &[(String, String)]) -> String {
+    headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .collect()
+}
+
+/// The parts as one JSON object, with one part a line, which `upload.sh` reads with sed.
+fn parts_json(parts: &[SignedPart]) -> String {
+    let each: Vec<_> = parts
+        .iter()
+        .map(|SignedPart { part, url, headers }| {
+            let headers: serde_json::Map<_, _> = headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.as_str().into()))
+                .collect();
+            format!(
+                r#"{{"number":{},"offset":{},"size":{},"exact":{},"method":"PUT","url":{},"headers":{}}}"#,
+                part.number,
+                part.offset,
+                part.size.max,
+                part.exactly().is_some(),
+                serde_json::Value::from(url.expose()),
+                serde_json::Value::from(headers),
+            )
+        })
+        .collect();
+    let whole = |size: fn(&SignedPart) -> i64| parts.iter().map(size).sum::<i64>();
+    format!(
+        "{{\"minSize\":{},\"maxSize\":{},\"parts\":[\n{}\n]}}\n",
+        whole(|p| p.part.size.min),
+        whole(|p| p.part.size.max),
+        each.join(",\n")
+    )
 }
 
 /// The fields as one JSON object, in their order: JavaScript, Python and jq keep it.
@@ -67,11 +110,13 @@ fn fields_json(form: &Form) -> String {
 ///
 /// Content-Length is left to curl, which counts the bytes that it sends: had the file another size than the grant
 /// says, a header from here would make curl send a broken request instead of one that the store refuses.
-fn curl_config(signed: &Signed, lifetime: Lifetime) -> String {
-    let file = match (&signed.form, signed.method.as_str()) {
-        (Some(_), _) => "--form file=@FILE",
-        (None, "GET") => "--output FILE",
-        (None, _) => "--upload-file FILE",
+fn curl_config(key: &Key, lifetime: Lifetime) -> String {
+    let (url, file) = match key {
+        Key::Form { url, .. } => (url, "--form file=@FILE"),
+        Key::Request { url, method, .. } if method == "GET" => (url, "--output FILE"),
+        Key::Request { url, .. } => (url, "--upload-file FILE"),
+        // One curl is one request.
+        Key::Parts(_) | Key::Credentials(_) => return String::new(),
     };
     let mut config = format!(
         "# Works until {}. Use: curl --config curl.cfg {file}\n",
@@ -83,22 +128,24 @@ fn curl_config(signed: &Signed, lifetime: Lifetime) -> String {
             value.replace('\\', "\\\\").replace('"', "\\\"")
         ));
     };
-    line("url", signed.url.expose());
-    match &signed.form {
+    line("url", url.expose());
+    match key {
         // A form makes it a POST. form-string takes the value as it is; form would read '@', '<' and ';' in it.
-        Some(form) => {
-            for (name, value) in form.expose() {
+        Key::Form { fields, .. } => {
+            for (name, value) in fields.expose() {
                 line("form-string", &format!("{name}={value}"));
             }
         }
-        None => line("request", &signed.method),
-    }
-    for (name, value) in signed
-        .headers
-        .iter()
-        .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
-    {
-        line("header", &format!("{name}: {value}"));
+        Key::Request { method, headers, .. } => {
+            line("request", method);
+            for (name, value) in headers
+                .iter()
+                .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
+            {
+                line("header", &format!("{name}: {value}"));
+            }
+        }
+        Key::Parts(_) | Key::Credentials(_) => {}
     }
     // An answer of 400 or more is a failure of the command, not a file with an error message in it. (The newer
     // fail-with-body would stop curl before 7.76 altogether.)
@@ -107,7 +154,7 @@ fn curl_config(signed: &Signed, lifetime: Lifetime) -> String {
 }
 
 /// The Secret for a grant, whole: as the operator writes it and as `valet sign` prints it.
-pub fn secret_object(grant: &GrantFacts, publish: &Publish, data: BTreeMap<String, ByteString>) -> Secret {
+pub fn secret_object(grant: &GrantFacts, publish: &Publish, signed: &Signed) -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(grant.secret_name().to_owned()),
@@ -125,7 +172,7 @@ pub fn secret_object(grant: &GrantFacts, publish: &Publish, data: BTreeMap<Strin
             ..ObjectMeta::default()
         },
         type_: Some(SECRET_TYPE.to_owned()),
-        data: Some(data),
+        data: Some(secret_data(signed, publish.request.lifetime)),
         ..Secret::default()
     }
 }
@@ -145,17 +192,18 @@ mod tests {
     #[test]
     fn the_files_of_an_upload() {
         let signed = Signed {
-            url: SignedUrl::new("https://s3.example/b/k?X-Amz-Signature=00".into()),
-            method: "PUT".into(),
-            headers: vec![
-                ("content-type".into(), "text/plain; charset=\"utf-8\"".into()),
-                ("content-length".into(), "7".into()),
-                ("if-none-match".into(), "*".into()),
-            ],
-            form: None,
+            key: Key::Request {
+                url: SignedUrl::new("https://s3.example/b/k?X-Amz-Signature=00".into()),
+                method: "PUT".into(),
+                headers: vec![
+                    ("content-type".into(), "text/plain; charset=\"utf-8\"".into()),
+                    ("content-length".into(), "7".into()),
+                    ("if-none-match".into(), "*".into()),
+                ],
+            },
             provider: "s3",
         };
-        let data = signed_data(&signed, lifetime());
+        let data = secret_data(&signed, lifetime());
         let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
         assert_eq!(
             data.keys().collect::<Vec<_>>(),
@@ -189,13 +237,13 @@ globoff
             ("policy", "eyJ9"),
         ];
         let signed = Signed {
-            url: SignedUrl::new("https://s3.example/b".into()),
-            method: "POST".into(),
-            headers: vec![],
-            form: Some(Form::new(fields.map(|(n, v)| (n.to_owned(), v.to_owned())).into())),
+            key: Key::Form {
+                url: SignedUrl::new("https://s3.example/b".into()),
+                fields: Form::new(fields.map(|(n, v)| (n.to_owned(), v.to_owned())).into()),
+            },
             provider: "s3",
         };
-        let data = signed_data(&signed, lifetime());
+        let data = secret_data(&signed, lifetime());
         let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
         assert_eq!(
             data.keys().collect::<Vec<_>>(),
@@ -231,6 +279,40 @@ fail
 silent
 show-error
 globoff
+"#
+        );
+    }
+
+    #[test]
+    fn the_files_of_an_upload_in_parts() {
+        use crate::api::{LengthRange, Part};
+        let part = |number: i64, min: i64, max: i64, headers: &[(&str, &str)]| SignedPart {
+            part: Part {
+                number,
+                offset: (number - 1) * 5,
+                size: LengthRange { min, max },
+            },
+            url: SignedUrl::new(format!("https://s3.example/b/k?partNumber={number}&X-Amz-Signature=00")),
+            headers: headers
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+                .collect(),
+        };
+        let signed = Signed {
+            key: Key::Parts(vec![part(1, 5, 5, &[("content-length", "5")]), part(2, 1, 4, &[])]),
+            provider: "s3",
+        };
+        let data = secret_data(&signed, lifetime());
+        assert_eq!(
+            data.keys().collect::<Vec<_>>(),
+            ["expiry", "parts.json", "provider", "type", "upload.sh"]
+        );
+        assert_eq!(
+            String::from_utf8(data["parts.json"].0.clone()).unwrap(),
+            r#"{"minSize":6,"maxSize":9,"parts":[
+{"number":1,"offset":0,"size":5,"exact":true,"method":"PUT","url":"https://s3.example/b/k?partNumber=1&X-Amz-Signature=00","headers":{"content-length":"5"}},
+{"number":2,"offset":5,"size":4,"exact":false,"method":"PUT","url":"https://s3.example/b/k?partNumber=2&X-Amz-Signature=00","headers":{}}
+]}
 "#
         );
     }

@@ -4,6 +4,8 @@ use aws_credential_types::Credentials;
 use jiff::Timestamp;
 use thiserror::Error;
 
+use crate::sign::gcs::ServiceAccountKey;
+
 /// The most bytes that one entry of a credentials Secret may have. Session tokens are the longest, some kilobytes.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
@@ -24,6 +26,9 @@ pub enum CredentialsError {
     /// The entry is empty, too long, or not text.
     #[error("its entry {0} is {1}")]
     Unusable(String, &'static str),
+    /// The entry is a file of another kind. The end of the sentence.
+    #[error("its entry {0} {1}")]
+    Unfit(String, &'static str),
 }
 
 /// A Secret's entries by what they mean, however they are spelt.
@@ -62,6 +67,16 @@ impl<'a> Entries<'a> {
         }
     }
 
+    /// An entry's name and its bytes as they are: a file.
+    pub(super) fn file(&self, meaning: &'static str) -> Result<Option<(&'a str, &'a [u8])>, CredentialsError> {
+        match self.0.get(meaning) {
+            Some((name, value)) if value.len() > MAX_SECRET_BYTES => {
+                Err(CredentialsError::Unusable((*name).to_owned(), "longer than 64 KiB"))
+            }
+            found => Ok(found.copied()),
+        }
+    }
+
     /// The same of an entry that must be there; `usual` are the names that the provider's entries usually have.
     pub(super) fn required(&self, meaning: &'static str, usual: &'static str) -> Result<&'a str, CredentialsError> {
         let missing = CredentialsError::Missing { entry: meaning, usual };
@@ -76,6 +91,35 @@ pub(super) fn plain(name: &str) -> String {
         .collect::<String>()
         .to_ascii_lowercase()
 }
+
+/// Reads a service account's key out of a Secret's data: the entry `credentials.json`, in any case and with or without
+/// separators, or by the names that other tools write (`key.json`, `service-account.json`).
+///
+/// No other kind of Google's credentials is taken from a Secret: what a workload identity federation's configuration says
+/// would have the operator read its own files for whoever may write the Secret.
+///
+/// # Errors
+/// [`CredentialsError`].
+pub fn gcs<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<ServiceAccountKey, CredentialsError> {
+    let meaning = |name: &str| match plain(name).as_str() {
+        "credentialsjson"
+        | "keyjson"
+        | "serviceaccountjson"
+        | "serviceaccountkeyjson"
+        | "gcpcredentialsjson"
+        | "googleapplicationcredentials"
+        | "googlecredentials" => Some(CREDENTIALS_JSON),
+        _ => None,
+    };
+    let found = Entries::read(data, meaning)?.file(CREDENTIALS_JSON)?;
+    let (name, json) = found.ok_or(CredentialsError::Missing {
+        entry: CREDENTIALS_JSON,
+        usual: "credentials.json and key.json",
+    })?;
+    ServiceAccountKey::parse(json).map_err(|why| CredentialsError::Unfit(name.to_owned(), why))
+}
+
+const CREDENTIALS_JSON: &str = "credentials.json";
 
 /// Reads an access key out of a Secret's data. Entries go by the names of the AWS environment variables, in any
 /// case and with or without separators and the leading `AWS_` (`accessKeyId`, `secret-access-key`), since other

@@ -4,12 +4,14 @@ use aws_credential_types::provider::{
 use tokio::sync::OnceCell;
 
 use super::web_identity::WebIdentity;
+use crate::sign::gcs;
 
 /// The operator's own identities, one for each provider. Each is looked for when a store first needs it, and is shared
 /// by all stores.
 #[derive(Debug, Default)]
 pub struct Environment {
     aws: OnceCell<SharedCredentialsProvider>,
+    google: OnceCell<gcs::Source>,
 }
 
 impl Environment {
@@ -25,6 +27,20 @@ impl Environment {
                 .unwrap_or_else(|| SharedCredentialsProvider::new(NoCredentials))
         };
         self.aws.get_or_init(chain).await.clone()
+    }
+
+    /// Google's Application Default Credentials: the file of `GOOGLE_APPLICATION_CREDENTIALS`, or the metadata server.
+    pub(super) async fn google(&self) -> gcs::Source {
+        let read = async || gcs::from_environment(|name| std::env::var(name).ok());
+        self.google.get_or_init(read).await.clone()
+    }
+
+    /// Where Google's IAM is, if not where everybody finds it: gcloud's own variable for that. No store says so, since the
+    /// operator's token is shown there.
+    pub(super) fn google_iam() -> Option<String> {
+        std::env::var("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS")
+            .ok()
+            .filter(|endpoint| !endpoint.is_empty())
     }
 }
 

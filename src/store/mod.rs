@@ -18,8 +18,12 @@ pub use notification::{
 };
 
 use crate::{
-    api::{Place, Reason, S3Store, Store},
-    sign::{Outward, Provider, s3::S3},
+    api::{GcsStore, Place, Reason, S3Store, Store},
+    sign::{
+        Outward, Provider,
+        gcs::{self, Gcs},
+        s3::S3,
+    },
 };
 
 /// The credentials that a store names; which Secret they are in follows from the store's kind.
@@ -40,6 +44,7 @@ pub struct Account(Kind);
 
 enum Kind {
     S3(Box<S3Store>, SharedCredentialsProvider),
+    Gcs(Box<GcsStore>, gcs::Source),
 }
 
 /// Checks a store's own spec, without its credentials.
@@ -51,8 +56,8 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
         .check()
         .map_err(|rules| (Reason::InvalidStore, rules.join("; ")))?;
     match store.place() {
-        Some(place @ Place::S3(_)) => Ok(Settings(place)),
-        Some(place @ (Place::AzureBlob(_) | Place::Gcs(_))) => Err(unsupported(&place)),
+        Some(place @ (Place::S3(_) | Place::Gcs(_))) => Ok(Settings(place)),
+        Some(place @ Place::AzureBlob(_)) => Err(unsupported(&place)),
         None => Err((
             Reason::InvalidStore,
             "the store must be in one place: set exactly one of s3, azureBlob and gcs".into(),
@@ -84,7 +89,7 @@ impl Settings {
         let secret = match &self.0 {
             Place::S3(s3) => s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
             Place::AzureBlob(azure) => azure.credentials.as_ref().map(|c| &c.secret_ref),
-            Place::Gcs(gcs) => gcs.credentials.as_ref().map(|c| &c.secret_ref),
+            Place::Gcs(gcs) => gcs.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
         };
         match secret {
             Some(secret) => CredentialsSource::Secret(secret.name.clone()),
@@ -128,7 +133,11 @@ impl Settings {
                 let credentials = SharedCredentialsProvider::new(credentials::s3(data)?);
                 Ok(Account(Kind::S3(s3, credentials)))
             }
-            Place::AzureBlob(_) | Place::Gcs(_) => unreachable!("settings() lets none of these through"),
+            Place::Gcs(store) => {
+                let key = credentials::gcs(data)?;
+                Ok(Account(Kind::Gcs(store, gcs::Source::Key(Arc::new(key)))))
+            }
+            Place::AzureBlob(_) => unreachable!("settings() lets none of these through"),
         }
     }
 
@@ -136,7 +145,8 @@ impl Settings {
     pub async fn with_environment(self, environment: &Environment) -> Account {
         match self.0 {
             Place::S3(s3) => Account(Kind::S3(s3, environment.aws().await)),
-            Place::AzureBlob(_) | Place::Gcs(_) => unreachable!("settings() lets none of these through"),
+            Place::Gcs(store) => Account(Kind::Gcs(store, environment.google().await)),
+            Place::AzureBlob(_) => unreachable!("settings() lets none of these through"),
         }
     }
 
@@ -145,7 +155,7 @@ impl Settings {
         match &self.0 {
             Place::S3(_) => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
             Place::AzureBlob(_) => "set AZURE_STORAGE_KEY",
-            Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS",
+            Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account's key",
         }
     }
 }
@@ -155,6 +165,10 @@ impl Account {
     pub fn connect(self, outward: Option<Outward>) -> Arc<dyn Provider> {
         match self.0 {
             Kind::S3(s3, credentials) => Arc::new(S3::new(*s3, credentials, outward)),
+            Kind::Gcs(store, source) => {
+                let iam = Environment::google_iam();
+                Arc::new(Gcs::new(*store, source, iam.as_deref(), outward))
+            }
         }
     }
 }

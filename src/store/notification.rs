@@ -48,7 +48,7 @@ impl std::fmt::Debug for Subscription {
 
 /// Not a notification. It says nothing of what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a notification of S3, MinIO, versitygw, EventBridge or SNS")]
+#[error("not a notification of S3, MinIO, versitygw, EventBridge, SNS or Google Cloud Storage")]
 pub struct Malformed;
 
 #[derive(Deserialize)]
@@ -69,6 +69,25 @@ struct Message {
     topic: Option<String>,
     #[serde(rename = "SubscribeURL")]
     subscribe: Option<String>,
+    /// What Pub/Sub pushes.
+    #[serde(rename = "message")]
+    pushed: Option<Pushed>,
+}
+
+/// A message of Pub/Sub. Its data, the object's description, is passed over: the attributes name the object.
+#[derive(Deserialize)]
+struct Pushed {
+    #[serde(default)]
+    attributes: Attributes,
+}
+
+/// Of Google Cloud Storage ("Pub/Sub notifications for Cloud Storage", attributes). Other publishers have others.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Attributes {
+    event_type: Option<String>,
+    bucket_id: Option<String>,
+    object_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -130,6 +149,24 @@ fn objects(message: Message) -> Result<Notification, Malformed> {
             detail_type,
             ..
         } if detail_type.as_deref() == Some("Object Created") => vec![place.into()],
+        Message {
+            pushed: Some(pushed), ..
+        } => match pushed.attributes {
+            Attributes {
+                event_type: Some(event),
+                bucket_id: Some(bucket),
+                object_id: Some(object),
+            } if event == "OBJECT_FINALIZE" => vec![Arrived {
+                bucket,
+                keys: vec![object],
+            }],
+            Attributes {
+                event_type: Some(event),
+                ..
+            } if event == "OBJECT_FINALIZE" => return Err(Malformed),
+            // What went, what was described anew, what somebody else publishes: Pub/Sub sends again what is not taken.
+            _ => Vec::new(),
+        },
         Message {
             detail_type: Some(_), ..
         }
@@ -296,6 +333,53 @@ mod tests {
         // One letter in another is not opened twice.
         let twice = json!({"Type": "Notification", "Message": sns.to_string()});
         assert_eq!(parse(twice.to_string().as_bytes()), Err(Malformed));
+    }
+
+    fn pushed(attributes: Value) -> Value {
+        // As Google documents it, shortened: the data is the object's description in base64.
+        json!({
+            "message": {
+                "attributes": attributes,
+                "data": "eyJraW5kIjoic3RvcmFnZSNvYmplY3QiLCJuYW1lIjoiYS9iLnBuZyJ9",
+                "messageId": "2070443601311540", "message_id": "2070443601311540",
+                "publishTime": "2027-01-15T08:00:00.519Z", "publish_time": "2027-01-15T08:00:00.519Z",
+            },
+            "subscription": "projects/myproject/subscriptions/valet",
+        })
+    }
+
+    #[test]
+    fn google_cloud_storage_by_pub_sub() {
+        let attributes = |event: &str, object: &str| {
+            json!({
+                "eventType": event, "bucketId": "media", "objectId": object, "objectGeneration": "1700000000000000",
+                "payloadFormat": "JSON_API_V1", "notificationConfig": "projects/_/buckets/media/notificationConfigs/1",
+                "eventTime": "2027-01-15T08:00:00.519Z",
+            })
+        };
+        // The name stands as it is: nothing in it is encoded.
+        for name in ["a/b.png", "a+b %41.png", "ä"] {
+            let found = arrived(&pushed(attributes("OBJECT_FINALIZE", name)));
+            assert_eq!(found, [object("media", &[name])]);
+        }
+        for event in ["OBJECT_DELETE", "OBJECT_ARCHIVE", "OBJECT_METADATA_UPDATE", ""] {
+            assert_eq!(arrived(&pushed(attributes(event, "a"))), []);
+        }
+        assert_eq!(arrived(&pushed(json!({"from": "somebody else"}))), []);
+        let mut bare = pushed(json!({}));
+        bare["message"].as_object_mut().unwrap().remove("attributes");
+        assert_eq!(arrived(&bare), []);
+        for half in [
+            json!({"eventType": "OBJECT_FINALIZE", "bucketId": "media"}),
+            json!({"eventType": 1}),
+            json!([]),
+        ] {
+            assert_eq!(
+                parse(pushed(half.clone()).to_string().as_bytes()),
+                Err(Malformed),
+                "{half}"
+            );
+        }
     }
 
     #[test]

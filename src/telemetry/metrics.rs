@@ -26,6 +26,7 @@ pub struct Metrics {
     reconcile: Family<KindLabel, Histogram>,
     reconcile_errors: Family<KindLabel, Counter>,
     looks: Family<LookLabel, Counter>,
+    uploads_in_parts: Family<OutcomeLabel, Counter>,
     notifications: Family<OutcomeLabel, Counter>,
     notification_to_completed: Histogram,
     leader: Gauge,
@@ -125,6 +126,7 @@ impl Metrics {
             reconcile: Family::new_with_constructor(histogram),
             reconcile_errors: Family::default(),
             looks: Family::default(),
+            uploads_in_parts: Family::default(),
             notifications: Family::default(),
             notification_to_completed: histogram(),
             leader: Gauge::default(),
@@ -160,8 +162,13 @@ impl Metrics {
         );
         registry.register(
             "store_looks",
-            "HEAD requests for uploads, by outcome",
+            "Looks for uploads, by outcome: HEAD requests, and lists of parts",
             metrics.looks.clone(),
+        );
+        registry.register(
+            "multipart_uploads",
+            "Uploads in parts, by what became of them",
+            metrics.uploads_in_parts.clone(),
         );
         registry.register(
             "notifications",
@@ -241,6 +248,11 @@ impl Metrics {
                 outcome,
             })
             .inc();
+    }
+
+    /// An upload in parts was begun, completed, aborted, or given up with its parts in the store.
+    pub fn upload_in_parts(&self, outcome: &'static str) {
+        self.uploads_in_parts.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// So many objects, or messages, of notifications had that outcome.

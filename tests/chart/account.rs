@@ -290,6 +290,12 @@ fn whole_job(t: &Tenant, operator: &Operator) {
     )]);
     t.reason("dg/short", "Issued");
 
+    // An upload in parts, which is held until it is over.
+    let in_parts = json!({"mode": "Multipart", "constraints": {"contentLength": 3}, "expirationSeconds": 600});
+    t.apply(&[t.grant("UploadGrant", "parts", in_parts)]);
+    t.reason("ug/parts", "Issued");
+    t.kubectl(&["delete", "ug/parts", "--timeout=30s"]);
+
     // A namespace's own store, and one that goes.
     let mut own = t.store();
     own["kind"] = json!("ObjectStore");

@@ -211,6 +211,66 @@ fn the_policy_confines_the_account_to_grants_secrets() {
     t.kubectl(&["delete", "secrets", "--all"]);
 }
 
+/// RBAC lets it patch UploadGrants; the policy leaves it their one finalizer.
+#[test]
+fn the_policy_confines_the_account_to_a_finalizer() {
+    let t = Tenant::new("held");
+    let account = Account::new(&t, &[]);
+    let operator = As {
+        tenant: &t,
+        kubeconfig: account.kubeconfig(),
+    };
+    t.apply(&[t.grant("UploadGrant", "one", json!({}))]);
+    t.kubectl(&[
+        "patch",
+        "ug/one",
+        "--type=merge",
+        "--patch",
+        r#"{"metadata":{"finalizers":["example.com/theirs"],"labels":{"a":"b"}}}"#,
+    ]);
+    account.wait_until_confined();
+    let patch =
+        |patch: Value| operator.kubectl("", &["patch", "ug/one", "--type=merge", "--patch", &patch.to_string()]);
+    let finalizers = |all: &[&str]| json!({"metadata": {"finalizers": all}});
+    let refused = |patched: Result<String, String>| {
+        let said = patched.expect_err("it must be refused");
+        assert!(
+            said.contains("nothing of a grant but its status and the finalizer"),
+            "{said}"
+        );
+    };
+    eventually(SOON, "the policy to be obeyed", || {
+        patch(json!({"spec": {"expirationSeconds": 600}}))
+            .err()
+            .filter(|said| said.contains("the finalizer"))
+    });
+    patch(finalizers(&["example.com/theirs", "valetkey.dev/multipart"])).expect("its own can be set");
+    patch(finalizers(&["example.com/theirs"])).expect("and taken off");
+    for wrong in [
+        json!({"spec": {"suspend": true}}),
+        json!({"metadata": {"labels": {"a": "c"}}}),
+        json!({"metadata": {"annotations": {"valetkey.dev/renew-requested-at": "2027-01-15T08:00:00Z"}}}),
+        json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x"}]}}),
+        finalizers(&[]),
+        finalizers(&["example.com/theirs", "example.com/another"]),
+    ] {
+        refused(patch(wrong));
+    }
+    // A DownloadGrant is never held.
+    t.apply(&[t.grant("DownloadGrant", "two", json!({}))]);
+    let said = operator
+        .kubectl("", &["patch", "dg/two", "--type=merge", "--patch", "{}"])
+        .expect_err("RBAC says no");
+    assert!(said.contains("cannot patch resource"), "{said}");
+    t.kubectl(&[
+        "patch",
+        "ug/one",
+        "--type=merge",
+        "--patch",
+        r#"{"metadata":{"finalizers":null}}"#,
+    ]);
+}
+
 /// `kubectl delete --all` lists and deletes one by one; this is the apiserver's own way to delete many.
 fn collection(operator: &As<'_>) -> Result<String, String> {
     let path = format!("/api/v1/namespaces/{}/secrets", operator.tenant.name());
@@ -366,7 +426,7 @@ fn default_resources(own: bool) -> Vec<&'static String> {
 fn the_policies_type_check() {
     let t = Tenant::new("types");
     let account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
-    for policy in ["secrets", "gitops"] {
+    for policy in ["secrets", "grants", "gitops"] {
         let name = format!("validatingadmissionpolicy/{}-{policy}", account.name());
         let checked = eventually(SOON, "the type check", || {
             t.get(&name).filter(|p| p["status"]["observedGeneration"].is_number())

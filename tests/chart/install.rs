@@ -288,6 +288,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
         "clusterrole/valet",
         "clusterrolebinding/valet",
         "validatingadmissionpolicy/valet-secrets",
+        "validatingadmissionpolicy/valet-grants",
     ] {
         assert!(site.get(gone, HOME).is_none(), "{gone}");
     }

@@ -40,8 +40,10 @@ fn the_default_is_this_and_no_more() {
             "Service valet",
             "ServiceAccount valet",
             "ValidatingAdmissionPolicy valet-gitops",
+            "ValidatingAdmissionPolicy valet-grants",
             "ValidatingAdmissionPolicy valet-secrets",
             "ValidatingAdmissionPolicyBinding valet-gitops",
+            "ValidatingAdmissionPolicyBinding valet-grants",
             "ValidatingAdmissionPolicyBinding valet-secrets",
         ]
     );
@@ -295,6 +297,16 @@ fn switches_take_things_away() {
             "valet-secrets",
         ),
         (
+            "admissionPolicy.grants.enabled=false",
+            "ValidatingAdmissionPolicy",
+            "valet-grants",
+        ),
+        (
+            "admissionPolicy.grants.enabled=false",
+            "ValidatingAdmissionPolicyBinding",
+            "valet-grants",
+        ),
+        (
             "admissionPolicy.gitops.enabled=false",
             "ValidatingAdmissionPolicy",
             "valet-gitops",
@@ -311,11 +323,13 @@ fn switches_take_things_away() {
     let other = objects(&["serviceAccount.create=false", "serviceAccount.name=mine"]);
     assert_eq!(other.pod()["serviceAccountName"], "mine");
     assert_eq!(other.get("ClusterRoleBinding", "valet")["subjects"][0]["name"], "mine");
-    let policy = other.get("ValidatingAdmissionPolicy", "valet-secrets");
-    assert_eq!(
-        policy["spec"]["matchConditions"][0]["expression"],
-        "request.userInfo.username == 'system:serviceaccount:valet-system:mine'"
-    );
+    for name in ["valet-secrets", "valet-grants"] {
+        let policy = other.get("ValidatingAdmissionPolicy", name);
+        assert_eq!(
+            policy["spec"]["matchConditions"][0]["expression"],
+            "request.userInfo.username == 'system:serviceaccount:valet-system:mine'"
+        );
+    }
 }
 
 /// The kinds are those that the program prints, and stay with their objects unless told otherwise.

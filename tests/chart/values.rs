@@ -174,6 +174,10 @@ fn notes_warn_of_what_is_risky() {
             "admissionPolicy.secrets.enabled=false",
             "WARNING: admissionPolicy.secrets is off",
         ),
+        (
+            "admissionPolicy.grants.enabled=false",
+            "WARNING: admissionPolicy.grants is off",
+        ),
         ("rbac.create=false", "account valet has its rights"),
         ("crds.keep=false", "helm uninstall deletes every grant"),
         ("crds.enabled=false", "does not start before the kinds are installed"),

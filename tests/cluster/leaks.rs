@@ -31,12 +31,20 @@ fn markers_are_found_nowhere() {
             "form",
             json!({"mode": "PostForm", "constraints": {"overwrite": "Allow"}}),
         ),
+        t.grant(
+            "UploadGrant",
+            "parts",
+            json!({"mode": "Multipart", "constraints": {"contentLength": 3}, "expirationSeconds": 5}),
+        ),
         t.grant("DownloadGrant", "short", json!({"expirationSeconds": 2})),
         t.grant("DownloadGrant", "again", json!({})),
         t.grant("UploadGrant", "no", json!({"key": "not/allowed"})),
     ]);
     t.reason("ug/up", "Issued");
     t.reason("ug/form", "Issued");
+    let parts = t.mount("parts").files["parts.json"].clone();
+    assert!(parts.contains(id));
+    t.reason("ug/parts", "ExpiredUnused");
     t.reason("dg/short", "Expired");
     t.reason("dg/again", "Issued");
     t.reason("ug/no", "KeyNotAllowed");
@@ -53,6 +61,14 @@ fn markers_are_found_nowhere() {
         "the log is there, at TRACE"
     );
     let signature = key.files["url"].split("X-Amz-Signature=").nth(1).unwrap().to_owned();
+    let part_signature = parts
+        .split("X-Amz-Signature=")
+        .nth(1)
+        .unwrap()
+        .split(['&', '"'])
+        .next()
+        .unwrap()
+        .to_owned();
     let form: serde_json::Value = serde_json::from_str(&t.mount("form").files["fields.json"]).unwrap();
     let field = |name: &str| form[name].as_str().unwrap().to_owned();
     let (policy, form_signature) = (field("policy"), field("x-amz-signature"));
@@ -85,9 +101,17 @@ fn markers_are_found_nowhere() {
         ("events", &events),
         ("metrics", &metrics),
     ] {
-        for marker in [id, secret, &signature, "X-Amz-Signature", &policy, &form_signature]
-            .iter()
-            .flat_map(|m| encoded(m))
+        for marker in [
+            id,
+            secret,
+            &signature,
+            &part_signature,
+            "X-Amz-Signature",
+            &policy,
+            &form_signature,
+        ]
+        .iter()
+        .flat_map(|m| encoded(m))
         {
             assert!(!text.contains(&marker), "{place} shows {marker}");
         }

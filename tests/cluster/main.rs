@@ -16,6 +16,7 @@ mod leader;
 mod leaks;
 mod limits;
 mod lives;
+mod multipart;
 mod notifications;
 mod offline;
 mod policy;

@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
         AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, GrantStatus, LengthRange,
-        Namespaces, Operation, Overwrite, Permission, Renewal, RenewalPolicy, ResponseHeaders, ShortSessions,
-        StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
+        Multipart, Namespaces, Operation, Overwrite, Permission, Renewal, RenewalPolicy, ResponseHeaders,
+        ShortSessions, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, RenewRequest, Signer, StoreView},
 };
@@ -41,6 +41,8 @@ pub fn upload() -> GrantFacts {
         generation: 1,
         created: Some(at(0)),
         deleting: false,
+        deleted_at: None,
+        held: false,
         terms: Terms {
             store_ref: StoreRef {
                 kind: StoreKind::ClusterObjectStore,
@@ -58,6 +60,7 @@ pub fn upload() -> GrantFacts {
         },
         ask: Ask::Upload {
             mode: UploadMode::Put,
+            multipart: Multipart::default(),
             constraints: UploadConstraints::default(),
         },
         status: GrantStatus::default(),
@@ -89,6 +92,25 @@ pub fn form() -> GrantFacts {
     GrantFacts {
         ask: Ask::Upload {
             mode: UploadMode::PostForm,
+            multipart: Multipart::default(),
+            constraints,
+        },
+        ..upload()
+    }
+}
+
+/// The same for an upload in three parts: the size of the object of every world, in parts that no store would take.
+pub fn in_parts() -> GrantFacts {
+    let constraints = UploadConstraints {
+        content_length: Some(48_213),
+        ..UploadConstraints::default()
+    };
+    GrantFacts {
+        ask: Ask::Upload {
+            mode: UploadMode::Multipart,
+            multipart: Multipart {
+                part_size_bytes: Some(20_000),
+            },
             constraints,
         },
         ..upload()
@@ -98,7 +120,7 @@ pub fn form() -> GrantFacts {
 /// Turns an upload or a download into one by temporary credentials, for everything below its key if that is wanted.
 pub fn by_credentials(mut grant: GrantFacts, prefix: bool) -> GrantFacts {
     match &mut grant.ask {
-        Ask::Upload { mode, constraints } => {
+        Ask::Upload { mode, constraints, .. } => {
             *mode = UploadMode::Credentials;
             *constraints = UploadConstraints {
                 overwrite: Overwrite::Allow,
@@ -177,6 +199,16 @@ pub fn capabilities() -> Capabilities {
             .into(),
         ),
         credentials: Some([Capability::SignedHeadersOnly].into()),
+        multipart: Some(
+            [
+                Capability::ContentType,
+                Capability::ContentLength,
+                Capability::ContentLengthRange,
+                Capability::WriteOnce,
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+        ),
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,

@@ -8,12 +8,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Reason, annotation},
     grant::{
-        Facts, GrantFacts, Owner, PlaceFact, Publish, PublishMode, RenewRequest, SecretFact, SecretView, Step,
-        StoreFact, admit, decide,
+        Assembly, Facts, GrantFacts, Owner, PlaceFact, Publish, PublishMode, RenewRequest, SecretFact, SecretView,
+        Step, StoreFact, admit, decide,
     },
 };
 
-use crate::world::{Secret, World};
+use crate::world::{Bucket, Secret, THEIRS, Upload, World};
 
 /// Helm's, Argo CD's and Flux's verdict, by kstatus' rules: deletion, then observedGeneration, then Reconciling and
 /// Stalled, then Ready.
@@ -57,6 +57,7 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "TooManyGrants" => ("False", "InProgress", false),
         "ExpiredUnused"
         | "ObjectMismatch"
+        | "UploadAborted"
         | "InvalidSpec"
         | "NamespaceNotAllowed"
         | "OperationNotAllowed"
@@ -86,6 +87,10 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
     match step {
         Step::Read(_) => {}
         Step::Publish(publish) => {
+            assert!(
+                facts.grant.held || facts.grant.ask.parts().is_none(),
+                "begins an upload without a finalizer"
+            );
             // By what was read, which is what there was; a spec that changed since is judged at the next step.
             signs(&facts.grant, &facts.store, world.now, publish);
             // Where their number is limited, a key that is one more has its place.
@@ -119,6 +124,18 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
             ours(facts, uid);
         }
         Step::Report { status, .. } => report(world, status),
+        Step::Hold => assert!(
+            facts.grant.ask.parts().is_some() && !facts.grant.held,
+            "a finalizer without a cause"
+        ),
+        Step::Complete(assembly) => complete(world, facts, assembly),
+        Step::Abort { uploads } => {
+            assert!(facts.grant.held, "an upload without a finalizer");
+            for upload in uploads {
+                assert_ne!(upload, THEIRS, "aborts somebody else's upload");
+            }
+        }
+        Step::Release { notice } => release(world, notice.is_some()),
         Step::Collect => collect(world),
         Step::Rest { until } => rest(world, facts, *until),
     }
@@ -256,6 +273,14 @@ fn report(world: &World, status: &GrantStatus) {
     let grant = world.grant();
     let before = &grant.status;
     assert_ne!(status, before, "a write that changes nothing");
+    let note = GrantStatus {
+        upload_id: status.upload_id.clone(),
+        ..before.clone()
+    };
+    if *status == note && world.own_secret().is_some() {
+        // Only the name of an upload, before the Secret goes that says it.
+        return;
+    }
     assert_eq!(status.observed_generation, Some(grant.generation));
     if !world.forged {
         assert!(
@@ -336,6 +361,7 @@ fn report(world: &World, status: &GrantStatus) {
         "Expired",
         "ExpiredUnused",
         "ObjectMismatch",
+        "UploadAborted",
         "Revoked",
     ]
     .contains(&ready(&after));
@@ -344,6 +370,36 @@ fn report(world: &World, status: &GrantStatus) {
     }
     assert_eq!(status.finished_time.is_some(), finished, "finishedTime");
     assert_eq!(status.issued_time.is_some(), status.expiration_time.is_some());
+}
+
+/// What is put together is what the grant describes, and the rules still allow it.
+fn complete(world: &World, facts: &Facts, assembly: &Assembly) {
+    let grant = &facts.grant;
+    let StoreFact::Usable(store) = &facts.store else {
+        panic!("completes with a store that is {:?}", facts.store);
+    };
+    assert!(admit(grant, store).is_ok(), "completes what the policy refuses");
+    assert!(!grant.terms.is_suspended() && !grant.terms.is_revoked() && !grant.deleting);
+    assert!(grant.status.finished_time.is_none());
+    assert!(world.forged || assembly.upload != THEIRS);
+    let parts: Vec<_> = grant.ask.parts().unwrap().all().collect();
+    assert_eq!(parts.len(), assembly.parts.len());
+    for (wanted, part) in parts.iter().zip(&assembly.parts) {
+        assert_eq!((wanted.number, wanted.exactly()), (part.number, Some(part.size)));
+    }
+}
+
+/// Nothing of the grant's is left in the store, or a person is told.
+fn release(world: &World, is_told: bool) {
+    let grant = world.grant();
+    assert!(grant.held);
+    // Of others there is one with parts, or from before the grant.
+    let is_others = |u: &Upload| !u.parts.is_empty() || grant.created.is_some_and(|created| u.begun < created);
+    assert!(
+        is_told || world.forged || matches!(world.bucket, Bucket::Hidden) || world.uploads.iter().all(is_others),
+        "leaves {:?}",
+        world.uploads
+    );
 }
 
 fn collect(world: &World) {

@@ -11,7 +11,7 @@ use valet::{
 use crate::{
     checks::{condition, kstatus, ready},
     common::{START, at},
-    world::{Counts, Memory, World},
+    world::{Counts, Memory, THEIRS, World},
 };
 
 /// Something happens, so many seconds into the life.
@@ -51,6 +51,8 @@ pub struct End {
     pub replaces: usize,
     pub withdraws: usize,
     pub notices: Vec<Reason>,
+    /// Uploads of the grant's that go on at the store.
+    pub left: usize,
 }
 
 /// Plays the life to its end. The operator wakes that much later than it asked for.
@@ -125,6 +127,7 @@ pub fn end(world: &World) -> End {
         replaces,
         withdraws,
         notices: world.notices.clone(),
+        left: world.uploads.iter().filter(|u| u.id != THEIRS).count(),
     }
 }
 
@@ -139,6 +142,10 @@ impl Life {
             "creates, replaces, withdraws"
         );
         assert_eq!(end.notices, self.end.notices);
+        assert!(
+            end.left == 0 || end.notices.contains(&Reason::PartsLeft),
+            "left at the store"
+        );
         assert_eq!(end.keys.len(), self.end.keys.len());
         if on_time {
             let seconds = |t: Timestamp| t.as_second() - START;

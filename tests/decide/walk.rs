@@ -8,15 +8,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, ObservedObject, Overwrite, Reason, ShortSessions},
     grant::{
-        Facts, GrantFacts, Limit, ObjectFact, Owner, PlaceFact, RenewRequest, SecretFact, SecretView, Settings,
-        Signer, Step, StoreFact, StoreView, decide,
+        ArrivedPart, Facts, GrantFacts, Limit, ObjectFact, OpenUpload, Owner, PlaceFact, RenewRequest, SecretFact,
+        SecretView, Settings, Signer, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
     },
 };
 
 use crate::{
     checks,
-    common::{Dice, START, at, by_credentials, constrain, download, form, renew_always, rule, store, upload},
-    world::{Bucket, Memory, World},
+    common::{
+        Dice, START, at, by_credentials, constrain, download, form, in_parts, renew_always, rule, store, upload,
+    },
+    world::{Bucket, Memory, THEIRS, Upload, World},
 };
 
 /// How many random worlds and facts are tried: the same ones on every machine, some seconds' worth of a debug build.
@@ -24,15 +26,16 @@ const WALKS: u64 = 4000;
 const FACTS: u64 = 40_000;
 
 fn grant(dice: &mut Dice) -> GrantFacts {
-    let mut grant = match dice.below(6) {
+    let mut grant = match dice.below(8) {
         0..3 => upload(),
         3 => form(),
+        4..6 => in_parts(),
         _ => download(),
     };
     if matches!(grant.ask, valet::api::Ask::Upload { .. }) && dice.one_in(2) {
         constrain(&mut grant, |c| c.overwrite = Overwrite::Allow);
     }
-    if matches!(grant.ask, valet::api::Ask::Upload { .. }) && dice.one_in(4) {
+    if matches!(grant.ask, valet::api::Ask::Upload { .. }) && grant.ask.parts().is_none() && dice.one_in(4) {
         // The object of every world has 48213 bytes.
         constrain(&mut grant, |c| c.content_length = Some(*dice.pick(&[48_213, 48_212])));
     }
@@ -88,8 +91,11 @@ fn store_fact(dice: &mut Dice) -> StoreFact {
 
 /// Something that happens to a world, now.
 fn happen(world: &mut World, dice: &mut Dice) {
+    if world.grant.is_none() {
+        return;
+    }
     let now = world.now;
-    match dice.below(25) {
+    match dice.below(31) {
         0 => world.delete_secret(),
         1 => world.edit(|g| {
             let least = if g.terms.renews() { 600 } else { 0 };
@@ -137,7 +143,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
             }
         }),
         20 => world.hear(),
-        21 => {
+        28 => {
             if let StoreFact::Usable(view) = &mut world.store {
                 view.signer = Some(Signer {
                     fingerprint: (*dice.pick(&["first", "second", "third"])).into(),
@@ -145,7 +151,20 @@ fn happen(world: &mut World, dice: &mut Dice) {
                 });
             }
         }
-        22 => world.room = !world.room,
+        22..26 if world.grant().ask.parts().is_some() => {
+            let (number, more) = (1 + dice.below(3) as i64, *dice.pick(&[0, 0, 0, 0, 0, -1, 1]));
+            world.put_part(number, more);
+        }
+        26 if world.grant().ask.parts().is_some() => {
+            // Somebody aborts it, or a lifecycle rule does.
+            if dice.one_in(3) {
+                world.uploads.retain(|u| u.id == THEIRS);
+            } else {
+                (1..=3).for_each(|n| world.put_part(n, 0));
+            }
+        }
+        27 if dice.one_in(8) => world.delete(),
+        21 => world.room = !world.room,
         _ => {}
     }
 }
@@ -159,6 +178,16 @@ fn every_walk_keeps_to_the_rules() {
         let mut world = World::new(grant(&mut dice), usable(&mut dice));
         world.store = store_fact(&mut dice);
         world.memory = *dice.pick(&[Memory::Grant, Memory::Caches]);
+        // Of the same key, and older than the grant, or with parts.
+        world.uploads.push(Upload {
+            id: THEIRS.into(),
+            begun: at(*dice.pick(&[-100, 1])),
+            parts: vec![ArrivedPart {
+                number: 1,
+                size: 20_000,
+                e_tag: "\"1\"".into(),
+            }],
+        });
         // Twice in a reconcile, at most, something happens between two of its steps.
         let mut between = Dice::new(walk + 1_000_000);
         world.meddler = Some(Box::new(move |w: &mut World| {
@@ -195,6 +224,10 @@ fn settle(world: &mut World, mut wake: Option<Timestamp>) {
     world.meddler = None;
     world.refuses = None;
     world.store = StoreFact::Usable(store([rule()]));
+    if world.grant.is_none() {
+        assert!(world.secret.as_ref().is_none_or(|s| s.view.owner != Owner::ThisGrant));
+        return;
+    }
     if world.own_secret().is_none() {
         world.delete_secret();
     }
@@ -220,11 +253,18 @@ fn settle(world: &mut World, mut wake: Option<Timestamp>) {
             "ExpiredUnused",
             "Revoked",
             "ObjectMismatch",
+            "UploadAborted",
             "ExpirationTooLong",
         ];
         assert!(kept.contains(&checks::ready(grant)), "{}", checks::ready(grant));
     }
     assert!(world.own_secret().is_none());
+    let left: Vec<_> = world.uploads.iter().filter(|u| u.id != THEIRS).collect();
+    assert!(
+        left.is_empty() || world.blind || world.notices.contains(&Reason::PartsLeft),
+        "left in the store: {left:?}"
+    );
+    assert!(world.uploads.iter().any(|u| u.id == THEIRS));
     let before = world.counts;
     world.reconcile();
     assert_eq!(world.counts, before);
@@ -265,6 +305,7 @@ fn status(dice: &mut Dice) -> GrantStatus {
         finished_time: maybe(dice, |d| Time(instant(d))),
         expiration_seconds: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 60, 300, i64::MAX])),
         renewals: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 1, i64::MAX])),
+        upload_id: maybe(dice, |_| "x".into()),
         renewal_time: maybe(dice, |d| Time(instant(d))),
         earlier_expiration_time: maybe(dice, |d| Time(instant(d))),
         ..GrantStatus::default()
@@ -300,6 +341,14 @@ fn secret(dice: &mut Dice) -> SecretFact {
     }
 }
 
+fn part(number: i64, dice: &mut Dice) -> ArrivedPart {
+    ArrivedPart {
+        number,
+        size: *dice.pick(&[i64::MIN, 0, 8_213, 20_000, i64::MAX]),
+        e_tag: "\"1\"".into(),
+    }
+}
+
 /// Facts that no world would bring together, and times from both ends of the calendar.
 #[test]
 fn no_facts_are_too_odd() {
@@ -310,6 +359,8 @@ fn no_facts_are_too_odd() {
         g.created = maybe(&mut dice, instant);
         g.terms.deadline_time = maybe(&mut dice, |d| Time(instant(d))).filter(|_| n % 2 == 0);
         g.deleting = dice.one_in(20);
+        g.deleted_at = maybe(&mut dice, instant);
+        g.held = dice.one_in(3);
         g.renew_requested = match dice.below(4) {
             0 => RenewRequest::At(Timestamp::from_second(instant(&mut dice).as_second()).unwrap()),
             1 => RenewRequest::Invalid("soon".into()),
@@ -338,6 +389,28 @@ fn no_facts_are_too_odd() {
             },
             _ => ObjectFact::Unread,
         };
+        facts.upload = match dice.below(6) {
+            0 => UploadFact::Gone,
+            1 => UploadFact::Hidden,
+            2 => UploadFact::Unreachable("no".into()),
+            3 => UploadFact::Open(vec![]),
+            4 => UploadFact::Open((1..4).map(|number| part(number, &mut dice)).collect()),
+            _ => UploadFact::Unread,
+        };
+        facts.uploads = match dice.below(4) {
+            0 => UploadsFact::Hidden,
+            1 => UploadsFact::Listed {
+                uploads: vec![OpenUpload {
+                    id: "x".into(),
+                    begun: maybe(&mut dice, instant),
+                    has_parts: dice.one_in(2),
+                }],
+                contested: dice.one_in(2),
+            },
+            2 => UploadsFact::Unreachable("no".into()),
+            _ => UploadsFact::Unread,
+        };
+        facts.completion_refused = dice.one_in(6).then(|| "no".into());
         facts.place = *dice.pick(&[
             PlaceFact::Unasked,
             PlaceFact::Given,
@@ -375,6 +448,14 @@ fn no_facts_are_too_odd() {
                 "report"
             }
             Step::Collect => "collect",
+            Step::Hold => {
+                assert!(!facts.grant.held, "{n}");
+                "hold"
+            }
+            Step::Complete(_) | Step::Abort { .. } | Step::Release { .. } => {
+                assert!(facts.grant.held || facts.grant.ask.parts().is_some(), "{n}");
+                "parts"
+            }
             Step::Rest { until } => {
                 assert!(until.is_none_or(|t| t > now), "{n}: {until:?} at {now}");
                 "rest"
@@ -382,7 +463,7 @@ fn no_facts_are_too_odd() {
         };
         *counts.entry(name).or_default() += 1;
     }
-    for name in ["read", "publish", "write", "report", "collect"] {
+    for name in ["read", "publish", "write", "report", "collect", "hold", "parts"] {
         assert!(
             counts.get(name).is_some_and(|c| *c > 5),
             "too few of {name}: {counts:?}"

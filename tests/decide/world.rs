@@ -7,15 +7,19 @@ use jiff::Timestamp;
 use valet::{
     api::{Ask, ObservedObject, Reason, annotation},
     grant::{
-        Facts, GrantFacts, Lifetime, Limit, Most, ObjectFact, Owner, PlaceFact, Publish, PublishMode, Read,
-        RenewRequest, SecretFact, SecretView, Settings, Step, StoreFact, StoreView, decide,
+        ArrivedPart, Facts, GrantFacts, Lifetime, Limit, Most, ObjectFact, OpenUpload, Owner, PlaceFact, Publish,
+        PublishMode, Read, RenewRequest, SecretFact, SecretView, Settings, Step, StoreFact, StoreView, UploadFact,
+        UploadsFact, decide,
     },
 };
 
 use crate::checks;
 
 /// More steps than any one reconcile may take.
-const MOST_STEPS: usize = 12;
+const MOST_STEPS: usize = 14;
+
+/// An upload of the same key that is not Valet's.
+pub const THEIRS: &str = "theirs";
 
 /// Of every object.
 const SIZE: i64 = 48_213;
@@ -31,6 +35,14 @@ pub enum Bucket {
     },
     Hidden,
     Down,
+}
+
+/// An upload in parts that goes on.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    pub id: String,
+    pub begun: Timestamp,
+    pub parts: Vec<ArrivedPart>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +79,12 @@ pub struct World {
     pub secret: Option<Secret>,
     pub store: StoreFact,
     pub bucket: Bucket,
+    /// All uploads of the key that go on.
+    pub uploads: Vec<Upload>,
+    /// The finalizer was taken off by somebody who may not list uploads.
+    pub blind: bool,
+    /// What the process began and nobody has recorded.
+    pub begun: Option<String>,
     /// Why the apiserver takes no Secret now.
     pub refuses: Option<String>,
     /// Why nobody signs now.
@@ -109,6 +127,9 @@ impl World {
             secret: None,
             store: StoreFact::Usable(store),
             bucket: Bucket::Empty,
+            uploads: vec![],
+            blind: false,
+            begun: None,
             refuses: None,
             unsigned: None,
             refuses_replacement: false,
@@ -203,6 +224,45 @@ impl World {
         };
     }
 
+    /// Sends a part of the object with the key that is out, of as many bytes as it should have and so many more.
+    pub fn put_part(&mut self, number: i64, more: i64) {
+        let wanted = self.grant().ask.parts().expect("it comes in parts").part(number);
+        let Some(secret) = self
+            .own_secret()
+            .filter(|s| s.signed.is_some_and(|key| !key.is_over(self.now)))
+        else {
+            return;
+        };
+        let id = secret.view.annotations.get(annotation::UPLOAD_ID).cloned();
+        if let Some(upload) = self.uploads.iter_mut().find(|u| Some(&u.id) == id.as_ref()) {
+            upload.parts.retain(|part| part.number != number);
+            upload.parts.push(ArrivedPart {
+                number,
+                size: wanted.size.max + more,
+                e_tag: format!("\"{number}\""),
+            });
+        }
+    }
+
+    /// Deletes the grant, as `kubectl delete` does.
+    pub fn delete(&mut self) {
+        let now = self.now;
+        match &mut self.grant {
+            Some(grant) if grant.held => {
+                grant.deleting = true;
+                grant.deleted_at = Some(now);
+                grant.generation += 1;
+            }
+            _ => self.collected(),
+        }
+    }
+
+    /// The grant is gone, and the garbage collector takes its Secret.
+    fn collected(&mut self) {
+        self.grant = None;
+        self.secret = self.secret.take().filter(|s| s.view.owner != Owner::ThisGrant);
+    }
+
     pub fn usable(&mut self, change: impl FnOnce(&mut StoreView)) {
         match &mut self.store {
             StoreFact::Usable(view) => change(view),
@@ -258,7 +318,7 @@ impl World {
             match self.until_rest() {
                 Ended::Rested(until) => return until,
                 // A new process: nothing is remembered.
-                Ended::Crashed => (self.last_look, self.heard) = (None, false),
+                Ended::Crashed => (self.last_look, self.heard, self.begun) = (None, false, None),
             }
         }
     }
@@ -312,8 +372,102 @@ impl World {
                 self.last_look = Some(self.now);
                 (facts.look_requested, self.heard) = (false, false);
             }
+            Step::Read(Read::Upload(id)) => {
+                facts.upload = match (&self.bucket, &self.store, self.uploads.iter().find(|u| u.id == id)) {
+                    (Bucket::Down, ..) => UploadFact::Unreachable("connection refused".into()),
+                    (_, StoreFact::Missing | StoreFact::Unusable { .. } | StoreFact::Unread, _) => {
+                        UploadFact::Unreachable("nobody knows where".into())
+                    }
+                    (Bucket::Hidden, ..) => UploadFact::Hidden,
+                    (.., Some(upload)) => UploadFact::Open(upload.parts.clone()),
+                    (.., None) => UploadFact::Gone,
+                };
+                facts.last_look = Some(self.now);
+                self.last_look = Some(self.now);
+                (facts.look_requested, self.heard) = (false, false);
+            }
+            Step::Read(Read::Uploads) => {
+                // What this process began and nobody has recorded needs no list.
+                if let Some(begun) = self.begun.take()
+                    && matches!(
+                        (&self.bucket, &self.store),
+                        (Bucket::Empty | Bucket::Holds { .. }, StoreFact::Usable(_))
+                    )
+                {
+                    self.uploads.retain(|u| u.id != begun);
+                }
+                facts.uploads = match (&self.bucket, &self.store) {
+                    (Bucket::Down, _) => UploadsFact::Unreachable("connection refused".into()),
+                    (Bucket::Hidden, _) => UploadsFact::Hidden,
+                    (_, StoreFact::Usable(_)) => UploadsFact::Listed {
+                        uploads: self
+                            .uploads
+                            .iter()
+                            .map(|u| OpenUpload {
+                                id: u.id.clone(),
+                                begun: Some(u.begun),
+                                has_parts: !u.parts.is_empty(),
+                            })
+                            .collect(),
+                        contested: false,
+                    },
+                    _ => UploadsFact::Unreachable("nobody knows where".into()),
+                };
+            }
+            Step::Hold => {
+                if let Some(grant) = &mut self.grant {
+                    grant.held = true;
+                }
+            }
+            Step::Complete(assembly) => {
+                if assembly.write_once && matches!(self.bucket, Bucket::Holds { .. }) {
+                    facts.completion_refused = Some("an object came there".into());
+                    facts.upload = UploadFact::Unread;
+                    facts.object = ObjectFact::Unread;
+                } else if let Some(n) = self.uploads.iter().position(|u| u.id == assembly.upload) {
+                    // It has the time at which its upload was begun.
+                    let upload = self.uploads.remove(n);
+                    self.bucket = Bucket::Holds {
+                        since: upload.begun,
+                        says_when: true,
+                    };
+                    facts.upload = UploadFact::Gone;
+                    facts.object = self.see_object();
+                } else {
+                    facts.upload = UploadFact::Gone;
+                    facts.object = ObjectFact::Unread;
+                }
+            }
+            Step::Abort { uploads } => {
+                let parts = match &facts.upload {
+                    UploadFact::Open(parts) => Some(parts.len()),
+                    UploadFact::Hidden => Some(0),
+                    _ => None,
+                };
+                let refused = matches!(self.bucket, Bucket::Down | Bucket::Hidden);
+                if !refused {
+                    self.uploads.retain(|u| !uploads.contains(&u.id));
+                }
+                match (parts, refused) {
+                    (Some(parts), false) => facts.upload = UploadFact::Aborted { parts },
+                    (Some(_), true) => facts.upload = UploadFact::Unreachable("forbidden".into()),
+                    (None, false) => facts.uploads = UploadsFact::Unread,
+                    (None, true) => facts.uploads = UploadsFact::Unreachable("forbidden".into()),
+                }
+            }
+            Step::Release { notice } => {
+                self.blind |= matches!(self.bucket, Bucket::Hidden);
+                self.notices.extend(notice.map(|n| n.reason));
+                if let Some(grant) = &mut self.grant {
+                    grant.held = false;
+                    if grant.deleting {
+                        self.collected();
+                        return Some(None);
+                    }
+                }
+            }
+            Step::Publish(publish) => self.publish(*publish, facts),
             Step::Read(Read::Place(most)) => facts.place = self.place(most),
-            Step::Publish(publish) => self.publish(&publish, facts),
             Step::Retouch {
                 uid,
                 resource_version,
@@ -348,9 +502,10 @@ impl World {
                 }
             }
             Step::Collect => {
-                self.grant = None;
-                self.secret = self.secret.take().filter(|s| s.view.owner != Owner::ThisGrant);
-                return Some(None);
+                self.delete();
+                if self.grant.is_none() {
+                    return Some(None);
+                }
             }
             Step::Rest { until } => return Some(until),
         }
@@ -368,10 +523,15 @@ impl World {
         }
     }
 
-    fn publish(&mut self, publish: &Publish, facts: &mut Facts) {
+    fn publish(&mut self, mut publish: Publish, facts: &mut Facts) {
         if let Some(why) = &self.unsigned {
             facts.sign_refused = Some(why.clone());
             return;
+        }
+        if publish.request.ask.parts().is_some() && publish.request.upload.is_none() {
+            let upload = self.begun.clone().unwrap_or_else(|| self.begin());
+            self.begun = Some(upload.clone());
+            publish.annotations.insert(annotation::UPLOAD_ID.into(), upload);
         }
         if let Some(why) = &self.refuses {
             facts.secret_refused = Some(why.clone());
@@ -385,16 +545,19 @@ impl World {
             PublishMode::Create if self.secret.is_some() => {
                 // 409: somebody was faster.
                 facts.secret = self.see_secret();
+                self.drop_loser();
                 return;
             }
             PublishMode::Replace { uid, resource_version } if !self.is_current(uid, resource_version) => {
                 facts.secret = self.see_secret();
+                self.drop_loser();
                 return;
             }
             PublishMode::Create => self.counts.creates += 1,
             PublishMode::Replace { .. } => self.counts.replaces += 1,
         }
-        checks::published(self, publish);
+        self.begun = None;
+        checks::published(self, &publish);
         let uid = match &publish.mode {
             PublishMode::Create => self.fresh("secret"),
             PublishMode::Replace { uid, .. } => uid.clone(),
@@ -426,6 +589,26 @@ impl World {
         self.may_create_again = false;
         self.note_written();
         facts.secret = self.see_secret();
+    }
+
+    /// What was begun for a Secret that is another's now is thrown away.
+    fn drop_loser(&mut self) {
+        let Some(secret) = &self.secret else { return };
+        let recorded = secret.view.annotations.get(annotation::UPLOAD_ID);
+        if let Some(begun) = self.begun.take_if(|begun| Some(&*begun) != recorded) {
+            self.uploads.retain(|u| u.id != begun);
+        }
+    }
+
+    /// Begins an upload.
+    pub fn begin(&mut self) -> String {
+        let id = self.fresh("upload");
+        self.uploads.push(Upload {
+            id: id.clone(),
+            begun: self.now,
+            parts: vec![],
+        });
+        id
     }
 
     fn note_written(&mut self) {

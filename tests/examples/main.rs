@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duratio
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 use valet_harness::{
-    ControlPlane, ControlPlaneOptions, Operator, OperatorOptions, S3Options, S3Server, Software, Tools, eventually,
-    process,
+    ControlPlane, ControlPlaneOptions, GcsServer, Operator, OperatorOptions, S3Options, S3Server, Software, Tools,
+    eventually, process,
 };
 
 const VALET: &str = env!("CARGO_BIN_EXE_valet");
@@ -15,11 +15,22 @@ const VALET: &str = env!("CARGO_BIN_EXE_valet");
 const WITH_STS: &str = "http://127.0.0.1:9100";
 const ROOT: &str = env!("VALET_ROOT");
 
-/// An example is about one of two stores, each with an address and with credentials to be filled in.
-fn filled_in(text: &str, store: &S3Server, with_sts: &S3Server) -> String {
+/// Google's own key for tests, on one line and between YAML's single quotes.
+fn google_key() -> String {
+    let key: Value = serde_json::from_str(include_str!("../fixtures/google/service-account.json")).unwrap();
+    key.to_string().replace('\'', "''")
+}
+
+/// Puts the stores' addresses and credentials in. An example is about one S3 store: the plain one, or the one with an STS.
+fn filled_in(text: &str, store: &S3Server, with_sts: &S3Server, gcs: &GcsServer) -> String {
     let store = if text.contains(WITH_STS) { with_sts } else { store };
     text.replace(WITH_STS, &store.endpoint())
         .replace("http://127.0.0.1:9000", &store.endpoint())
+        .replace("http://127.0.0.1:4443", &gcs.endpoint())
+        .replace(
+            "credentials.json: change-me",
+            &format!("credentials.json: '{}'", google_key()),
+        )
         .replace(
             "AWS_ACCESS_KEY_ID: change-me",
             &format!("AWS_ACCESS_KEY_ID: {}", store.access_key()),
@@ -59,6 +70,8 @@ fn examples_work_as_they_are() {
     };
     let with_sts = S3Server::start_with(&tools, options).unwrap();
     with_sts.create_bucket("runs").unwrap();
+    let gcs = GcsServer::start().unwrap();
+    gcs.create_bucket("media").unwrap();
     // The examples' team has its own store on this machine.
     let options = OperatorOptions {
         args: vec!["--allow-private-endpoints=127.0.0.0/8".into()],
@@ -76,7 +89,7 @@ fn examples_work_as_they_are() {
     assert!(files.len() >= 9, "{files:?}");
     let mut uploads = 0;
     for file in &files {
-        let text = filled_in(&fs::read_to_string(file).unwrap(), &store, &with_sts);
+        let text = filled_in(&fs::read_to_string(file).unwrap(), &store, &with_sts, &gcs);
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         plane.apply(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
         for document in documents(&plane, &text) {
@@ -100,7 +113,7 @@ fn examples_work_as_they_are() {
                 .kubectl(&args)
                 .unwrap_or_else(|e| panic!("{name}: {e}\n{}", plane.dump(namespace)));
             if kind == "UploadGrant" {
-                uploads += usize::from(upload(&plane, &store, &document, namespace));
+                uploads += usize::from(upload(&plane, (&store, &gcs), &document, namespace));
             }
         }
     }
@@ -119,7 +132,7 @@ fn examples_work_as_they_are() {
     for block in blocks {
         plane
             .kubectl_in(
-                &filled_in(block, &store, &with_sts),
+                &filled_in(block, &store, &with_sts, &gcs),
                 &["apply", "--dry-run=server", "-f", "-"],
             )
             .unwrap_or_else(|e| panic!("README: {e}\n{block}"));
@@ -127,7 +140,7 @@ fn examples_work_as_they_are() {
 }
 
 /// Uploads what the grant asks for, if a file of zeros can be that; whether it arrived.
-fn upload(plane: &ControlPlane, store: &S3Server, grant: &Value, namespace: &str) -> bool {
+fn upload(plane: &ControlPlane, (store, gcs): (&S3Server, &GcsServer), grant: &Value, namespace: &str) -> bool {
     let constraints = &grant["spec"]["constraints"];
     // What is lent is used in tests/stores.
     if constraints.get("checksumSHA256").is_some() || grant["spec"]["mode"] == "Credentials" {
@@ -144,22 +157,35 @@ fn upload(plane: &ControlPlane, store: &S3Server, grant: &Value, namespace: &str
     let data: BTreeMap<_, _> = secret.data.unwrap();
     let scratch = valet_harness::Scratch::new("example").unwrap();
     let (config, body) = (scratch.path().join("curl.cfg"), scratch.path().join("body"));
-    fs::write(&config, &data["curl.cfg"].0).unwrap();
+    if let Some(text) = data.get("curl.cfg") {
+        fs::write(&config, &text.0).unwrap();
+    }
     fs::write(
         &body,
         vec![0; constraints["contentLength"].as_u64().unwrap_or(9) as usize],
     )
     .unwrap();
-    let mut curl = process::clean(Command::new("curl"));
-    curl.arg("--config").arg(config);
+    let mut client = process::clean(Command::new("curl"));
+    client.arg("--config").arg(config);
+    let mut soon = Duration::from_secs(5);
     match grant["spec"]["mode"].as_str() {
-        Some("PostForm") => curl.arg("--form").arg(format!("file=@{}", body.display())),
-        _ => curl.arg("--upload-file").arg(&body),
+        Some("PostForm") => client.arg("--form").arg(format!("file=@{}", body.display())),
+        Some("Multipart") => {
+            for name in ["upload.sh", "parts.json", "expiry"] {
+                fs::write(scratch.path().join(name), &data[name].0).unwrap();
+            }
+            // The operator puts it together when it looks the next time.
+            soon = Duration::from_secs(75);
+            client = process::clean(Command::new("sh"));
+            client.arg(scratch.path().join("upload.sh")).arg(&body)
+        }
+        _ => client.arg("--upload-file").arg(&body),
     };
-    process::run_ok(curl, b"", Duration::from_secs(60)).unwrap();
+    process::run_ok(client, b"", Duration::from_secs(60)).unwrap();
     let key = grant["spec"]["key"].as_str().unwrap();
-    eventually(Duration::from_secs(5), key, || store.head("media", key).unwrap())
-        .ok()
-        .unwrap();
+    eventually(soon, key, || match data["provider"].0.as_slice() {
+        b"gcs" => gcs.get("media", key).unwrap().map(|_| ()),
+        _ => store.head("media", key).unwrap().map(|head| drop(head.ok().unwrap())),
+    });
     true
 }

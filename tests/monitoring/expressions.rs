@@ -126,6 +126,7 @@ fn every_reason_to_wait_is_watched() {
         Reason::NotObservable,
         Reason::RenewalOverdue,
         Reason::RenewalRequestInvalid,
+        Reason::PartsLeft,
     ];
     let mut lists: Vec<(String, Vec<String>)> = vec![("ValetGrantsWaiting".to_owned(), Vec::new())];
     for (place, expr) in all() {

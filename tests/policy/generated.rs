@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, DownloadMode, LengthRange, Namespaces, Operation,
-        Overwrite, Permission, ResponseHeaders, UploadConstraints, UploadMode,
+        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, DownloadMode, LengthRange, Multipart, Namespaces,
+        Operation, Overwrite, Permission, ResponseHeaders, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView, admit},
 };
@@ -86,12 +86,17 @@ fn grant(dice: &mut Dice) -> GrantFacts {
             UploadMode::Put,
             UploadMode::Put,
             UploadMode::PostForm,
+            UploadMode::Multipart,
             UploadMode::Credentials,
         ]);
+        let multipart = Multipart {
+            part_size_bytes: dice.one_in(2).then(|| *dice.pick(&[1000, 1001, 5 << 20])),
+        };
         if mode == UploadMode::Credentials && dice.one_in(2) {
             // Most constraints are not for these; some grants should pass.
             grant.ask = Ask::Upload {
                 mode,
+                multipart,
                 constraints: UploadConstraints {
                     overwrite: Overwrite::Allow,
                     ..UploadConstraints::default()
@@ -113,7 +118,11 @@ fn grant(dice: &mut Dice) -> GrantFacts {
                 Overwrite::Forbid
             },
         };
-        Ask::Upload { mode, constraints }
+        Ask::Upload {
+            mode,
+            multipart,
+            constraints,
+        }
     };
     grant
 }
@@ -194,6 +203,7 @@ fn view(dice: &mut Dice) -> StoreView {
         enforced: ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect(),
         post_form: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         credentials: (!dice.one_in(8)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| dice.one_in(4)).collect()),
+        multipart: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
@@ -311,6 +321,12 @@ fn a_weaker_store_never_allows_more() {
             }
             form if dice.one_in(4) => *form = None,
             _ if dice.one_in(4) => weaker.credentials = None,
+            _ if dice.one_in(2) => match &mut weaker.multipart {
+                Some(parts) if dice.one_in(2) => {
+                    parts.remove(dice.pick(&ALL_CAPABILITIES));
+                }
+                parts => *parts = None,
+            },
             _ => {
                 weaker.enforced.remove(dice.pick(&ALL_CAPABILITIES));
             }

@@ -73,6 +73,10 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
             Some(form) => form,
             None => return false,
         },
+        Ask::Upload { mode, .. } if *mode == UploadMode::Multipart => match &capabilities.multipart {
+            Some(parts) => parts,
+            None => return false,
+        },
         // "With mode: Credentials" it is those.
         Ask::Upload {
             mode: UploadMode::Credentials,
@@ -92,17 +96,26 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
         return false;
     }
     match &grant.ask {
-        Ask::Upload { constraints: c, .. } => {
+        Ask::Upload {
+            mode,
+            multipart,
+            constraints: c,
+        } => {
+            let fits = if *mode == UploadMode::Multipart {
+                fits_in_parts(multipart.part_size_bytes, c)
+            } else {
+                c.content_length.unwrap_or(0) <= store.capabilities.max_upload_bytes
+                    && (c.content_length.is_some()
+                        || c.content_length_range
+                            .is_none_or(|r| r.max <= store.capabilities.max_upload_bytes))
+            };
             (c.content_type.is_none() || can(Capability::ContentType))
                 && (c.content_length.is_none() || can(Capability::ContentLength))
                 && (c.content_length_range.is_none() || can(Capability::ContentLengthRange))
                 && (c.checksum_sha256.is_none() || can(Capability::ChecksumSHA256))
                 && (c.overwrite == Overwrite::Allow || can(Capability::WriteOnce))
                 && can(Capability::SignedHeadersOnly)
-                && c.content_length.unwrap_or(0) <= store.capabilities.max_upload_bytes
-                && (c.content_length.is_some()
-                    || c.content_length_range
-                        .is_none_or(|r| r.max <= store.capabilities.max_upload_bytes))
+                && fits
         }
         Ask::Download { version, response, .. } => {
             let overrides = [
@@ -116,6 +129,21 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
                 && (overrides.iter().all(|o| o.is_none()) || can(Capability::ResponseHeaders))
         }
     }
+}
+
+/// "There are at most 500 parts ... Default: 16 MiB, or the whole number of MiB that makes 100 parts, if that is more."
+fn fits_in_parts(part: Option<i64>, c: &UploadConstraints) -> bool {
+    let most = match (c.content_length, c.content_length_range) {
+        (Some(exact), _) => exact,
+        (None, Some(range)) => range.max,
+        (None, None) => return false,
+    };
+    let mib = 1_i128 << 20;
+    let mut size = part.map_or(16 * mib, i128::from);
+    while part.is_none() && 100 * size < i128::from(most) && size < 5120 * mib {
+        size += mib;
+    }
+    i128::from(most) <= 500 * size
 }
 
 /// "Those that names lists and those whose labels selector matches."
@@ -179,7 +207,12 @@ fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
         return rule.credentials == Permission::Allow && !(limited && operation == Operation::Upload);
     }
     match &grant.ask {
-        Ask::Upload { constraints, .. } => size_is_allowed(rule, constraints) && type_is_allowed(rule, constraints),
+        Ask::Upload { mode, constraints, .. } => {
+            let is_held = *mode != UploadMode::Multipart || constraints.content_length.is_some();
+            size_is_allowed(rule, constraints)
+                && (rule.max_bytes.is_none() || is_held)
+                && type_is_allowed(rule, constraints)
+        }
         Ask::Download { .. } => true,
     }
 }

@@ -11,7 +11,7 @@ use valet::{
     grant::{GrantFacts, StoreView, admit},
 };
 
-use crate::common::{by_credentials, capabilities, constrain, download, form, rule, store, upload};
+use crate::common::{by_credentials, capabilities, constrain, download, form, in_parts, rule, store, upload};
 
 struct Case {
     grant: GrantFacts,
@@ -175,7 +175,7 @@ fn of_modes() -> Vec<Case> {
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
              (ContentLengthRange); set spec.mode to PostForm and spec.constraints.overwrite to Allow (a form cannot be \
-             write-once), or give the exact size in spec.constraints.contentLength",
+             write-once), or spec.mode to Multipart, or give the exact size in spec.constraints.contentLength",
         ),
         of_mode(
             upload(),
@@ -185,7 +185,7 @@ fn of_modes() -> Vec<Case> {
                     c.overwrite = Overwrite::Allow;
                 });
             },
-            |_| {},
+            |can| can.multipart = None,
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
              (ContentLengthRange); set spec.mode to PostForm, or give the exact size in spec.constraints.contentLength",
         ),
@@ -225,6 +225,48 @@ fn of_modes() -> Vec<Case> {
             |can| can.post_form = None,
             "ClusterObjectStore media takes no POST forms (PostForm); set spec.mode to Put, or use another store",
         ),
+        of_mode(
+            in_parts(),
+            |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on an upload in parts \
+             (ChecksumSHA256); set spec.mode to Put, or leave it out",
+        ),
+        of_mode(
+            in_parts(),
+            |_| {},
+            |can| {
+                can.multipart.as_mut().unwrap().remove(&Capability::WriteOnce);
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on an upload in parts (WriteOnce); \
+             set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store",
+        ),
+        of_mode(
+            in_parts(),
+            |_| {},
+            |can| can.multipart = None,
+            "ClusterObjectStore media takes no uploads in parts (Multipart); set spec.mode to Put, or use another store",
+        ),
+        Case {
+            reason: Reason::InvalidSpec,
+            ..of_mode(
+                in_parts(),
+                |g| constrain(g, |c| c.content_length = None),
+                |_| {},
+                "spec.mode is Multipart and nothing says how many parts there are; set spec.constraints.contentLength or \
+                 contentLengthRange",
+            )
+        },
+        Case {
+            reason: Reason::ContentLengthNotAllowed,
+            ..of_mode(
+                in_parts(),
+                |g| constrain(g, |c| c.content_length = Some(500 * 20_000 + 1)),
+                |_| {},
+                "spec.constraints.contentLength is 10000001 bytes, which makes 501 parts of 20000 bytes, and 500 is the \
+                 most; make the parts larger (spec.multipart.partSizeBytes), or split the object",
+            )
+        },
         of_mode(
             upload(),
             |_| {},

@@ -113,6 +113,7 @@ fn every_metric_is_explained() {
     metrics.reconciled(Operation::Upload, 0.1);
     metrics.reconcile_failed(Operation::Upload);
     metrics.looked((StoreKind::ObjectStore, "web", "s"), "absent");
+    metrics.upload_in_parts("begun");
     metrics.notified("accepted", 1);
     metrics.completed_after_notification(0.1);
     let text = metrics.encode();

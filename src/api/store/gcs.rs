@@ -1,8 +1,7 @@
 use kube::KubeSchema;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::SecretRef;
+use super::{AddressingStyle, SecretRef};
 
 /// A bucket of Google Cloud Storage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -29,17 +28,46 @@ pub struct GcsStore {
     #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must be scheme, host and port only, as in https://storage.example.com: no path, user or query"))]
     pub public_endpoint: Option<String>,
 
-    /// The credentials that sign. Absent: the operator's own identity; an ObjectStore may use that only if the operator
-    /// allows it.
+    /// Where the bucket's name goes: into the path (Path), or into the host (VirtualHost), as in
+    /// media.storage.googleapis.com. Default: Path.
+    #[serde(default = "path")]
+    pub addressing_style: AddressingStyle,
+
+    /// The credentials that sign. Absent: the operator's own identity, by workload identity, the machine's service
+    /// account or the file of GOOGLE_APPLICATION_CREDENTIALS; an ObjectStore may use that only if the operator allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<GcsCredentials>,
+
+    /// The key below which Valet tries the store out: it must be one that the account may write, and nothing is
+    /// written there by a store that behaves. Default: valet-probe
+    /// Example: tenants/valet-probe
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')").message("probeKey is not a plain key: letters, digits, '.', '_' and '-', in segments separated by single slashes"))]
+    pub probe_key: Option<String>,
+}
+
+fn path() -> AddressingStyle {
+    AddressingStyle::Path
 }
 
 /// Where Google credentials come from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.signAs)").message("credentials says nothing about where they come from: set secretRef, signAs or both, or leave credentials out for the operator's own"))]
 pub struct GcsCredentials {
-    /// The Secret with the service account's key. Of a ClusterObjectStore: in the operator's namespace; of an
-    /// ObjectStore: in the store's own.
-    pub secret_ref: SecretRef,
+    /// The Secret with a service account's key: data credentials.json, the file that
+    /// gcloud iam service-accounts keys create writes. Of a ClusterObjectStore: in the operator's namespace; of an
+    /// ObjectStore: in the store's own. Absent: the operator's own identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+
+    /// The service account to sign as, by Google's IAM (signBlob): the credentials above, or the operator's own, need
+    /// roles/iam.serviceAccountTokenCreator on it. No key then lives longer than 12 hours (43200 s). Takes one call of IAM a
+    /// key. Default: the account that the credentials are of.
+    /// Example: valet@project.iam.gserviceaccount.com
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 6, max = 254))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*[.][A-Za-z]+$')").message("signAs is not a service account; write it as name@project.iam.gserviceaccount.com"))]
+    pub sign_as: Option<String>,
 }

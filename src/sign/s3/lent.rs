@@ -102,6 +102,7 @@ mod tests {
                 expires_at: end,
             },
             holder: "web.a".into(),
+            upload: None,
         };
         let place = Place {
             bucket: "media",

@@ -11,6 +11,11 @@ use crate::{
     sign::SignError,
 };
 
+/// The headers that are part of the signature.
+pub fn headers(presigned: &PresignedRequest) -> Vec<(String, String)> {
+    presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+}
+
 /// An upload in one request.
 pub async fn put(
     client: &Client,

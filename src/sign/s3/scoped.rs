@@ -178,12 +178,14 @@ mod tests {
                 expires_at: t,
             },
             holder: "web.avatar".into(),
+            upload: None,
         }
     }
 
     fn upload() -> Ask {
         Ask::Upload {
             mode: UploadMode::Put,
+            multipart: Default::default(),
             constraints: UploadConstraints::default(),
         }
     }
@@ -227,6 +229,7 @@ mod tests {
             let ask = if upload {
                 Ask::Upload {
                     mode: UploadMode::Credentials,
+                    multipart: Default::default(),
                     constraints: UploadConstraints::default(),
                 }
             } else {

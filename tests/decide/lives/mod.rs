@@ -3,6 +3,7 @@
 
 mod looks;
 mod ordinary;
+mod parts;
 mod places;
 mod renewals;
 mod renewed;
@@ -87,6 +88,7 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
         withheld::WITHHELD,
         places::PLACES,
         renewals::RENEWALS,
+        parts::PARTS,
     ]
     .into_iter()
     .flatten()

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Mutex,
 };
 
@@ -23,11 +23,15 @@ struct Pipes {
 impl Helper {
     /// Starts one.
     pub(crate) fn start(tools: &Tools) -> Result<Self> {
-        let mut command = tools.command("python3");
+        Self::start_script(tools.command("python3"), "helper.py")
+    }
+
+    /// Starts another one of the folder `python`, with this Python.
+    pub(crate) fn start_script(mut command: Command, script: &str) -> Result<Self> {
         command
             // -I: no settings and no modules of the person at the keyboard. -B: no files beside the script.
             .args(["-I", "-B"])
-            .arg(Path::new(env!("VALET_ROOT")).join("tests/harness/python/helper.py"))
+            .arg(Path::new(env!("VALET_ROOT")).join("tests/harness/python").join(script))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());

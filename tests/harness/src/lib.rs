@@ -15,6 +15,7 @@
 //! | [`kubectl`] | kubectl, never with the current context by accident |
 //! | [`audit`] | who wrote what, from the apiserver's audit log |
 //! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
+//! | [`google`] | fake-gcs-server, Google's own client and a checker of its signatures |
 //! | [`verify`] | an independent check of signed URLs, by botocore |
 //! | [`mod@kstatus`] | what Helm, Argo CD and Flux would make of an object |
 //! | [`operator`] | Valet itself, as a subprocess |
@@ -39,6 +40,7 @@ mod certificates;
 pub mod control_plane;
 pub mod dashboard;
 mod error;
+pub mod google;
 mod helper;
 pub mod kstatus;
 pub mod kubectl;
@@ -55,6 +57,7 @@ pub mod wait;
 pub use audit::{AuditEvent, AuditMark};
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
 pub use error::{Context, Error, Result};
+pub use google::GcsServer;
 pub use kstatus::kstatus;
 pub use node::Node;
 pub use operator::{Operator, OperatorOptions};

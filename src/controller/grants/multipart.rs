@@ -1,0 +1,298 @@
+//! The steps of uploads in parts.
+
+use std::sync::Arc;
+
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::{Error, FIELD_MANAGER, Visit, call, store_id};
+use crate::{
+    api::{Grant, MULTIPART_FINALIZER, UploadMode, annotation},
+    grant::{Assembly, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, SecretFact, UploadFact, UploadsFact},
+    sign::{Completion, Multipart, Provider, SignError},
+};
+
+/// What is said where there is no store to ask.
+const NO_STORE: &str = "the store was deleted, or cannot be used";
+
+impl<G: Grant> Visit<'_, G> {
+    /// Keeps the store of a grant that is held, or takes the one that was kept if it cannot be used by its name any more:
+    /// what has come of an upload lies there all the same.
+    pub(super) fn remember_store(&mut self) {
+        let grant = &self.facts.grant;
+        if !grant.held {
+            return;
+        }
+        match &self.provider {
+            Some(provider) => self.context.memory.keep_provider(&grant.uid, Some(provider.clone())),
+            None => self.provider = self.context.memory.provider(&grant.uid),
+        }
+    }
+
+    fn key(&self) -> Option<ObjectKey> {
+        ObjectKey::parse(&self.facts.grant.terms.key, usize::MAX).ok()
+    }
+
+    // --- reads -------------------------------------------------------------------------------------------------
+
+    pub(super) async fn read_upload(&mut self, upload: &str) -> Result<(), Error> {
+        self.may_ask_store()?;
+        let fact = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
+            (Some(key), Some(store)) => store.arrived(&key, upload).await,
+            _ => UploadFact::Unreachable(NO_STORE.into()),
+        };
+        let outcome = match fact {
+            UploadFact::Open(_) => Some("absent"),
+            UploadFact::Hidden => Some("forbidden"),
+            UploadFact::Unreachable(_) => Some("error"),
+            // The look at the object, which follows, is counted.
+            UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Unread => None,
+        };
+        let grant = &self.facts.grant;
+        if let Some(outcome) = outcome {
+            let (kind, namespace, name) = store_id(&grant.terms.store_ref, &grant.namespace);
+            self.context.metrics.looked((kind, &namespace, &name), outcome);
+        }
+        self.facts.upload = fact;
+        self.facts.last_look = Some(self.now);
+        self.facts.look_requested = false;
+        self.context.memory.looked(&grant.uid, self.now, self.heard);
+        Ok(())
+    }
+
+    pub(super) async fn read_uploads(&mut self) -> Result<(), Error> {
+        self.may_ask_store()?;
+        // What this process began and nobody has recorded needs no list.
+        let uid = &self.facts.grant.uid;
+        if let (Some(begun), Some(key), Some(store)) = (
+            self.context.memory.begun(uid),
+            self.key(),
+            self.provider.as_deref().and_then(Provider::multipart),
+        ) && store.abort(&key, &begun).await.is_ok()
+        {
+            self.context.memory.keep_begun(uid, None);
+        }
+        self.facts.uploads = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
+            (Some(key), Some(store)) => store.open(&key).await,
+            _ => UploadsFact::Unreachable(NO_STORE.into()),
+        };
+        let is_contested = self.is_contested();
+        if let UploadsFact::Listed { uploads, contested } = &mut self.facts.uploads {
+            *contested = !uploads.is_empty() && is_contested;
+        }
+        Ok(())
+    }
+
+    /// Whether another grant that is not at its end has an upload of the same object.
+    fn is_contested(&self) -> bool {
+        let grant = &self.facts.grant;
+        let store = store_id(&grant.terms.store_ref, &grant.namespace);
+        self.context
+            .caller
+            .known()
+            .iter()
+            .filter_map(|other| other.0.as_ref().ok())
+            .any(|other| {
+                let terms = other.terms();
+                other.uid().as_deref() != Some(&grant.uid)
+                    && terms.key == grant.terms.key
+                    && other.ask().parts().is_some()
+                    && store_id(&terms.store_ref, &other.namespace().unwrap_or_default()) == store
+                    && other.grant_status().is_none_or(|status| status.finished_time.is_none())
+            })
+    }
+
+    // --- the grant's finalizer ---------------------------------------------------------------------------------
+
+    pub(super) async fn hold(&mut self) -> Result<(), Error> {
+        let mut finalizers = self.grant.finalizers().to_vec();
+        finalizers.push(MULTIPART_FINALIZER.to_owned());
+        self.write_finalizers("giving the grant its finalizer", finalizers)
+            .await?;
+        self.remember_store();
+        Ok(())
+    }
+
+    pub(super) async fn release(&mut self, notice: Option<Notice>) -> Result<(), Error> {
+        if let Some(notice) = notice {
+            // In a namespace that is being deleted nobody can write an event.
+            warn!(
+                namespace = self.facts.grant.namespace,
+                name = self.facts.grant.name,
+                "{}",
+                notice.message
+            );
+            self.context.metrics.upload_in_parts("abandoned");
+            self.tell(notice).await;
+        }
+        let finalizers = self.grant.finalizers().iter().filter(|f| *f != MULTIPART_FINALIZER);
+        let finalizers = finalizers.cloned().collect();
+        self.write_finalizers("taking the finalizer off the grant", finalizers)
+            .await?;
+        self.context.memory.keep_provider(&self.facts.grant.uid, None);
+        Ok(())
+    }
+
+    async fn write_finalizers(&mut self, what: &'static str, finalizers: Vec<String>) -> Result<(), Error> {
+        let patch = json!({"metadata": {
+            // Of exactly this grant in exactly this version, so that nobody else's finalizer is lost.
+            "uid": self.facts.grant.uid,
+            "resourceVersion": self.grant.resource_version(),
+            "finalizers": finalizers,
+        }});
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PatchParams::default()
+        };
+        let api = self.api();
+        match call(what, api.patch(&self.facts.grant.name, &params, &Patch::Merge(patch))).await {
+            Ok(written) => {
+                self.grant = Arc::new(written);
+                self.context.memory.wrote(&self.grant);
+                self.facts.grant = GrantFacts::of(self.grant.as_ref());
+                Ok(())
+            }
+            Err(Error::Conflict(_)) => self.read_grant().await,
+            Err(e) => Err(e),
+        }
+    }
+
+    // --- the upload --------------------------------------------------------------------------------------------
+
+    /// Begins the upload that the URLs will be for, unless there is one. Until its Secret is written nobody but this
+    /// process knows of it; a second try takes the same one.
+    pub(super) async fn begin(&self, provider: &dyn Provider, publish: &mut Publish) -> Result<(), SignError> {
+        if publish.request.ask.parts().is_none() || publish.request.upload.is_some() {
+            return Ok(());
+        }
+        let uid = &self.facts.grant.uid;
+        let upload = match self.context.memory.begun(uid) {
+            Some(begun) => begun,
+            None => {
+                let store = multipart(provider)?;
+                let begun = store.begin(&publish.request).await?;
+                self.context.memory.keep_begun(uid, Some(begun.clone()));
+                self.context.metrics.upload_in_parts("begun");
+                begun
+            }
+        };
+        publish.annotations.insert(annotation::UPLOAD_ID.into(), upload.clone());
+        publish.request.upload = Some(upload);
+        Ok(())
+    }
+
+    /// After a Secret was written, by us or by somebody who was faster: an upload that we began and that is not the
+    /// recorded one is nobody's.
+    pub(super) async fn drop_loser(&mut self) {
+        let uid = self.facts.grant.uid.clone();
+        let SecretFact::Present(secret) = &self.facts.secret else {
+            return;
+        };
+        let recorded = secret.annotations.get(annotation::UPLOAD_ID).cloned();
+        let Some(begun) = self.context.memory.begun(&uid) else {
+            return;
+        };
+        if recorded.as_ref() != Some(&begun)
+            && let (Some(key), Some(store)) = (self.key(), self.provider.as_deref().and_then(Provider::multipart))
+            && let Err(why) = store.abort(&key, &begun).await
+        {
+            // It is found again when the grant is at its end.
+            warn!(
+                namespace = self.facts.grant.namespace,
+                name = self.facts.grant.name,
+                "an upload in parts that lost a race was not aborted: {why}"
+            );
+        }
+        self.context.memory.keep_begun(&uid, None);
+    }
+
+    pub(super) async fn complete(&mut self, assembly: Assembly) -> Result<(), Error> {
+        self.may_ask_store()?;
+        let completion = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
+            (Some(key), Some(store)) => store.complete(&key, &assembly).await,
+            _ => Completion::Unreachable(NO_STORE.into()),
+        };
+        match completion {
+            Completion::Done(object) => {
+                let grant = &self.facts.grant;
+                info!(
+                    kind = G::OPERATION.kind(),
+                    namespace = grant.namespace,
+                    name = grant.name,
+                    parts = assembly.parts.len(),
+                    "upload in parts completed"
+                );
+                self.context.metrics.upload_in_parts("completed");
+                self.facts.upload = UploadFact::Gone;
+                self.look().await?;
+                if !matches!(self.facts.object, ObjectFact::Present { .. }) {
+                    // Who may write need not be allowed to look; the store has just said that it is there.
+                    self.facts.object = ObjectFact::Present {
+                        object,
+                        modified_at: Some(self.now),
+                    };
+                }
+            }
+            Completion::Exists => {
+                self.facts.upload = UploadFact::Unread;
+                self.facts.object = ObjectFact::Unread;
+                self.facts.completion_refused = Some("an object came there meanwhile".into());
+            }
+            Completion::Gone => {
+                self.facts.upload = UploadFact::Gone;
+                self.facts.object = ObjectFact::Unread;
+            }
+            Completion::Refused(why) => self.facts.completion_refused = Some(why),
+            Completion::Unreachable(why) => self.facts.upload = UploadFact::Unreachable(why),
+        }
+        Ok(())
+    }
+
+    pub(super) async fn abort(&mut self, uploads: Vec<String>) -> Result<(), Error> {
+        self.may_ask_store()?;
+        let parts = match &self.facts.upload {
+            UploadFact::Open(parts) => parts.len(),
+            _ => 0,
+        };
+        let aborted = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
+            (Some(key), Some(store)) => abort_all(store, &key, &uploads).await,
+            _ => Err(NO_STORE.into()),
+        };
+        let is_own = matches!(self.facts.upload, UploadFact::Open(_) | UploadFact::Hidden);
+        match (aborted, is_own) {
+            (Ok(()), true) => {
+                self.context.metrics.upload_in_parts("aborted");
+                info!(
+                    kind = G::OPERATION.kind(),
+                    namespace = self.facts.grant.namespace,
+                    name = self.facts.grant.name,
+                    parts,
+                    "upload in parts aborted"
+                );
+                self.facts.upload = UploadFact::Aborted { parts };
+            }
+            (Ok(()), false) => self.facts.uploads = UploadsFact::Unread,
+            (Err(why), true) => self.facts.upload = UploadFact::Unreachable(why),
+            (Err(why), false) => self.facts.uploads = UploadsFact::Unreachable(why),
+        }
+        Ok(())
+    }
+}
+
+async fn abort_all(store: &dyn Multipart, key: &ObjectKey, uploads: &[String]) -> Result<(), String> {
+    for upload in uploads {
+        store.abort(key, upload).await?;
+    }
+    Ok(())
+}
+
+fn multipart(provider: &dyn Provider) -> Result<&dyn Multipart, SignError> {
+    let mode = UploadMode::Multipart.as_str();
+    provider
+        .multipart()
+        .ok_or_else(|| SignError::Impossible(format!("the store takes no uploads in parts ({mode})")))
+}

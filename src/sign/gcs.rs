@@ -1,0 +1,456 @@
+//! Google Cloud Storage: V4 signed URLs for PUT and GET, and POST forms, signed with a service account's key or by
+//! Google's IAM; by the XML API, which is the one that signed requests speak.
+
+mod form;
+mod key;
+mod pen;
+mod probe;
+mod source;
+mod tokens;
+mod v4;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::http::Method;
+use futures::{FutureExt, future::BoxFuture};
+use hyper::body::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::sync::OnceCell;
+
+pub use key::ServiceAccountKey;
+pub use source::from_environment;
+pub use tokens::Source;
+
+use self::{
+    pen::{Google, Iam, Pen},
+    tokens::{Tokens, ask, request},
+};
+use super::{
+    Form, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    http::{Answer, Http},
+};
+use crate::{
+    api::{
+        AddressingStyle, Ask, Capabilities, Capability, DownloadMode, GcsStore, ObservedObject, Overwrite,
+        ResponseHeaders, UploadConstraints, UploadMode,
+    },
+    grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest, second},
+};
+
+/// Where the store is, unless it says otherwise.
+const ENDPOINT: &str = "https://storage.googleapis.com";
+/// Where Google signs, unless the operator's environment says otherwise.
+const IAM: &str = "https://iamcredentials.googleapis.com";
+/// The longest that a URL may live: 7 days ("Canonical requests", `X-Goog-Expires`).
+const MAX_EXPIRES_SECONDS: i64 = 604_800;
+/// The longest that one may live which Google's IAM signed: 12 hours. Google changes the keys by which it signs for
+/// accounts, and what was signed with the one before is then worth nothing ("projects.serviceAccounts.signBlob").
+const MAX_EXPIRES_SECONDS_OF_IAM: i64 = 43_200;
+/// The largest object: 5 TiB ("Quotas & limits").
+const MAX_UPLOAD_BYTES: i64 = 5 << 40;
+/// The longest key, in bytes of UTF-8 ("About Cloud Storage objects").
+const MAX_KEY_BYTES: usize = 1024;
+/// Where the store is tried out, unless it says otherwise.
+const PROBE_KEY: &str = "valet-probe";
+
+/// A bucket and who signs for it.
+pub struct Gcs {
+    store: GcsStore,
+    http: Http,
+    pen: Pen,
+    capabilities: Arc<Capabilities>,
+    /// Whether the store refuses headers that are not signed, once that was tried.
+    refuses_unsigned: Mutex<Option<bool>>,
+}
+
+/// Whose address of the store is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// The one that workloads use.
+    Workload,
+    /// The one that the operator uses.
+    Operator,
+}
+
+impl Gcs {
+    /// Takes the settings, a source of credentials, where Google's IAM is and, of a store whose owner may not send the
+    /// operator anywhere, where its requests may go. Nothing is read or sent yet.
+    pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<Outward>) -> Self {
+        let sign_as = store.credentials.as_ref().and_then(|c| c.sign_as.clone());
+        let pen = match (source, sign_as) {
+            (Source::Key(key), None) => Pen::Key(key),
+            (source, account) => {
+                // The metadata server and the file of a federation are the platform's, and lead inwards; a key may be a
+                // tenant's, and says itself where its tokens are.
+                let tokens = match &source {
+                    Source::Key(_) => Http::new(outward.clone()),
+                    _ => Http::new(None),
+                };
+                Pen::Google(Box::new(Google {
+                    account: OnceCell::new_with(account),
+                    iam: Iam {
+                        endpoint: iam.unwrap_or(IAM).trim_end_matches('/').to_owned(),
+                        http: Http::new(None),
+                    },
+                    tokens: Tokens::new(source, tokens),
+                }))
+            }
+        };
+        Self {
+            capabilities: Arc::new(capabilities(&pen)),
+            store,
+            http: Http::new(outward),
+            pen,
+            refuses_unsigned: Mutex::new(None),
+        }
+    }
+
+    /// The request of this key, by no method yet.
+    fn request(&self, target: Target, key: &str) -> v4::Request {
+        self.place(target, &format!("/{key}"))
+    }
+
+    /// A place in the bucket.
+    fn place(&self, target: Target, rest: &str) -> v4::Request {
+        let own = self.store.endpoint.as_deref().unwrap_or(ENDPOINT);
+        let endpoint = match target {
+            Target::Operator => own,
+            Target::Workload => self.store.public_endpoint.as_deref().unwrap_or(own),
+        };
+        let endpoint = endpoint.trim_end_matches('/');
+        let (scheme, authority) = endpoint.split_once("://").unwrap_or(("https", endpoint));
+        let bucket = &self.store.bucket;
+        let (authority, path) = match self.store.addressing_style {
+            AddressingStyle::VirtualHost => (format!("{bucket}.{authority}"), rest.to_owned()),
+            AddressingStyle::Path => (authority.to_owned(), format!("/{bucket}{rest}")),
+        };
+        v4::Request {
+            scheme: scheme.to_owned(),
+            authority,
+            path,
+            ..v4::Request::default()
+        }
+    }
+
+    /// The URL of a request, whole.
+    async fn signed(&self, request: &v4::Request, lifetime: Lifetime) -> Result<String, SignError> {
+        let account = self.pen.account().await?;
+        let unsigned = v4::prepare(request, &account, lifetime);
+        let signature = self.pen.sign(unsigned.string_to_sign.as_bytes()).await?;
+        Ok(unsigned.with(&signature))
+    }
+
+    async fn form(
+        &self,
+        key: &str,
+        constraints: &UploadConstraints,
+        lifetime: Lifetime,
+    ) -> Result<Signed, SignError> {
+        let (fields, range) = form::conditions(key, constraints)?;
+        let account = self.pen.account().await?;
+        let range = [form::Condition::Range(range)];
+        let unsigned = form::prepare((&self.store.bucket, key), &fields, &range, &account, lifetime);
+        let signature = self.pen.sign(unsigned.policy.as_bytes()).await?;
+        let place = self.place(Target::Workload, "/");
+        Ok(Signed {
+            key: Key::Form {
+                url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
+                fields: Form::new(unsigned.with(&signature)),
+            },
+            provider: self.name(),
+        })
+    }
+
+    /// Sends one request by a signed URL of a minute, with headers that are signed and others that are not. What the
+    /// operator itself asks of the store it asks so, too: a store's endpoint can be a tenant's, and a signature shows it
+    /// nothing that is of use for anything else.
+    async fn send(
+        &self,
+        method: &'static str,
+        key: &str,
+        signed: &[(&str, &str)],
+        unsigned: &[(&str, &str)],
+    ) -> Result<Answer, SignError> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let wanted = v4::Request {
+            method,
+            headers: signed.iter().map(owned).collect(),
+            ..self.request(Target::Operator, key)
+        };
+        let now = second(Timestamp::now());
+        let lifetime = Lifetime {
+            issued_at: now,
+            expires_at: now + SignedDuration::from_mins(1),
+        };
+        let url = self.signed(&wanted, lifetime).await?;
+        let verb = Method::from_bytes(method.as_bytes()).unwrap_or_default();
+        let request = request(verb, &url, &[signed, unsigned].concat(), Bytes::new())?;
+        ask(&self.http, "the store", request).await
+    }
+}
+
+fn capabilities(pen: &Pen) -> Capabilities {
+    Capabilities {
+        enforced: [
+            Capability::ContentType,
+            Capability::ContentLength,
+            Capability::ContentLengthRange,
+            Capability::WriteOnce,
+            Capability::Version,
+            Capability::ResponseHeaders,
+            Capability::SignedHeadersOnly,
+        ]
+        .into(),
+        post_form: Some(
+            [
+                Capability::ContentType,
+                Capability::ContentLength,
+                Capability::ContentLengthRange,
+                // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+        ),
+        multipart: None,
+        credentials: None,
+        max_expiration_seconds: match pen {
+            Pen::Key(_) => MAX_EXPIRES_SECONDS,
+            Pen::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
+        },
+        max_upload_bytes: MAX_UPLOAD_BYTES,
+        max_key_bytes: MAX_KEY_BYTES,
+        revocation: match pen {
+            Pen::Key(_) => {
+                "delete the service account's key that signed, which ends every other key that it signed, too"
+            }
+            Pen::Google(_) => {
+                "take the right to the object from the service account that signed, or disable the account, which ends every other key that it signed, too"
+            }
+        },
+    }
+}
+
+/// The headers that hold an upload in one request to its constraints.
+fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
+    let UploadConstraints {
+        content_type,
+        content_length,
+        content_length_range,
+        checksum_sha256,
+        overwrite,
+    } = constraints;
+    if checksum_sha256.is_some() {
+        return Err(SignError::Refused("Google Cloud Storage checks no SHA-256".into()));
+    }
+    // A signed Content-Length is not looked at; this header is, for an exact length as for a range.
+    let range = match (content_length, content_length_range) {
+        (None, None) => None,
+        (Some(n), None) => Some((*n, *n)),
+        (None, Some(range)) => Some((range.min, range.max)),
+        (Some(_), Some(_)) => {
+            return Err(SignError::Refused(
+                "contentLength and contentLengthRange exclude each other".into(),
+            ));
+        }
+    };
+    let headers = [
+        content_type.clone().map(|t| ("content-type", t)),
+        range.map(|(min, max)| ("x-goog-content-length-range", format!("{min},{max}"))),
+        (*overwrite == Overwrite::Forbid).then(|| ("x-goog-if-generation-match", "0".to_owned())),
+    ];
+    Ok(headers
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect())
+}
+
+/// The parameters that pin a download down.
+fn get_query(version: Option<&String>, response: &ResponseHeaders) -> Result<Vec<(String, String)>, SignError> {
+    let ResponseHeaders {
+        content_type,
+        content_disposition,
+        content_encoding,
+        content_language,
+        cache_control,
+    } = response;
+    let unknown = [
+        (content_encoding, "contentEncoding"),
+        (content_language, "contentLanguage"),
+        (cache_control, "cacheControl"),
+    ];
+    if let Some((_, field)) = unknown.iter().find(|(value, _)| value.is_some()) {
+        return Err(SignError::Impossible(format!(
+            "Google Cloud Storage answers with another contentType or contentDisposition, and with no other {field}; leave out spec.response.{field}, or set it on the object itself"
+        )));
+    }
+    if let Some(version) = version
+        && (version.is_empty() || version.len() > 19 || !version.bytes().all(|b| b.is_ascii_digit()))
+    {
+        return Err(SignError::Impossible(
+            "spec.version is no generation: on Google Cloud Storage it is a number, as gcloud storage ls --all-versions shows it after '#'".into(),
+        ));
+    }
+    let parameters = [
+        ("generation", version),
+        ("response-content-type", content_type.as_ref()),
+        ("response-content-disposition", content_disposition.as_ref()),
+    ];
+    Ok(parameters
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.clone())))
+        .collect())
+}
+
+impl Provider for Gcs {
+    fn name(&self) -> &'static str {
+        "gcs"
+    }
+
+    fn capabilities(&self) -> Arc<Capabilities> {
+        if *lock(&self.refuses_unsigned) != Some(false) {
+            return self.capabilities.clone();
+        }
+        let mut can = (*self.capabilities).clone();
+        can.enforced.remove(&Capability::SignedHeadersOnly);
+        Arc::new(can)
+    }
+
+    fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        async {
+            self.pen.is_ready().await?;
+            // Neither kind ends by itself. A token does, and what Google signed for it does not end with it.
+            Ok(None)
+        }
+        .boxed()
+    }
+
+    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        async {
+            let lifetime = request.lifetime;
+            let most = self.capabilities.max_expiration_seconds;
+            if !(1..=most).contains(&lifetime.seconds()) {
+                return Err(SignError::Refused(format!("a key lives from 1 to {most} s")));
+            }
+            let key = request.key.as_str();
+            let mut wanted = self.request(Target::Workload, key);
+            match &request.ask {
+                Ask::Upload {
+                    mode: UploadMode::PostForm,
+                    constraints,
+                    ..
+                } => return self.form(key, constraints, lifetime).await,
+                Ask::Upload {
+                    mode: UploadMode::Multipart,
+                    ..
+                } => return Err(SignError::Impossible("the store takes no uploads in parts".into())),
+                Ask::Upload {
+                    mode: UploadMode::Put,
+                    constraints,
+                    ..
+                } => {
+                    wanted.method = "PUT";
+                    wanted.headers = put_headers(constraints)?;
+                }
+                Ask::Upload {
+                    mode: UploadMode::Credentials,
+                    ..
+                }
+                | Ask::Download {
+                    mode: DownloadMode::Credentials,
+                    ..
+                } => return Err(SignError::Impossible("the store lends no credentials".into())),
+                Ask::Download { version, response, .. } => {
+                    wanted.method = "GET";
+                    wanted.query = get_query(version.as_ref(), response)?;
+                }
+            }
+            Ok(Signed {
+                key: Key::Request {
+                    url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
+                    method: wanted.method.to_owned(),
+                    headers: wanted.headers,
+                },
+                provider: self.name(),
+            })
+        }
+        .boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Probed> {
+        async {
+            let key = self.store.probe_key.as_deref().unwrap_or(PROBE_KEY);
+            let probed = probe::probe(self, key).await;
+            // What was seen once holds until something else is seen.
+            if probed.refuses_unsigned.is_some() {
+                *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
+            }
+            probed
+        }
+        .boxed()
+    }
+
+    fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
+        async {
+            let answer = match self.send("HEAD", key.as_str(), &[], &[]).await {
+                Ok(answer) => answer,
+                Err(SignError::Credentials { message, .. }) => return ObjectFact::Unreachable(message),
+                Err(e) => return ObjectFact::Unreachable(e.to_string()),
+            };
+            match answer.status {
+                200 => present(&answer),
+                404 => ObjectFact::Absent,
+                401 | 403 => ObjectFact::Hidden,
+                status => ObjectFact::Unreachable(format!(
+                    "it answered {status}; check the store's endpoint and addressingStyle"
+                )),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// What the headers of an answer say of the object ("HTTP headers and query string parameters for XML API").
+fn present(answer: &Answer) -> ObjectFact {
+    let text = |name: &str| answer.headers.get(name)?.to_str().ok().map(str::to_owned);
+    // The stored length: an object that is stored compressed may be sent otherwise.
+    let size = text("x-goog-stored-content-length").or_else(|| text("content-length"));
+    let modified = text("last-modified")
+        .and_then(|t| jiff::fmt::rfc2822::parse(&t).ok())
+        .map(|z| z.timestamp());
+    let hash = |kind: &str| {
+        let hashes = answer.headers.get_all("x-goog-hash").iter();
+        let hashes = hashes.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        hashes
+            .filter_map(|one| one.trim().split_once('='))
+            .find(|(name, _)| *name == kind)
+            .map(|(_, value)| value.to_owned())
+    };
+    // Without a Date the store's clock has to be believed.
+    let age = modified.map(|m| {
+        probe::date(&answer.headers)
+            .unwrap_or_else(Timestamp::now)
+            .duration_since(m)
+    });
+    ObjectFact::Present {
+        object: ObservedObject {
+            size: size.and_then(|s| s.parse().ok()),
+            e_tag: text("etag"),
+            content_type: text("content-type"),
+            checksum_md5: hash("md5"),
+            checksum_crc32c: hash("crc32c"),
+            version: text("x-goog-generation"),
+            last_modified_time: modified.map(Time),
+            ..ObservedObject::default()
+        },
+        modified_at: age.and_then(|age| Timestamp::now().checked_sub(age).ok()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! One request and its answer, within a few seconds, to where requests may go and nowhere else.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use aws_smithy_runtime_api::client::dns::ResolveDns;
+use futures::FutureExt;
+use http::{HeaderMap, Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{HttpConnector, dns::Name},
+    },
+    rt::{TokioExecutor, TokioTimer},
+};
+use tower_service::Service;
+
+use super::{Inward, Outward};
+
+/// How long one request may take, with all that belongs to it: what needs longer is as good as away.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// The most of an answer that is read. Tokens are the longest, some kilobytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// What was answered.
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why there is no answer. Nothing of the request or of what came back is in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// It would have gone inwards.
+    #[error("{0}")]
+    Inward(Inward),
+    /// Too slow.
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    Slow,
+    /// No connection, or one that broke.
+    #[error("the connection failed (refused, reset, TLS, or the host is not known)")]
+    Connection,
+    /// Nothing to check certificates with.
+    #[error("this machine has no certificate authorities, so no TLS is possible")]
+    Rootless,
+    /// Not HTTP, or too long.
+    #[error("the answer was not understood")]
+    Malformed,
+}
+
+/// A client that follows no redirects and keeps connections.
+pub struct Http {
+    client: Option<Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>>,
+    outward: Option<Outward>,
+}
+
+impl Http {
+    /// With `outward`, requests go only there.
+    pub fn new(outward: Option<Outward>) -> Self {
+        let mut connector = HttpConnector::new_with_resolver(Resolver(outward.clone()));
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(TIMEOUT));
+        // A machine without certificate authorities reaches nothing, and that is said when it is tried.
+        let client = HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
+            let connector = builder.https_or_http().enable_http1().wrap_connector(connector);
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(Duration::from_secs(60))
+                .build(connector)
+        });
+        Self { client, outward }
+    }
+
+    /// Sends a request once.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
+        tokio::time::timeout(TIMEOUT, self.talk(request))
+            .await
+            .map_err(|_| Unanswered::Slow)?
+    }
+
+    async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
+        // The connector asks no resolver about a host that is an address.
+        if let Some(outward) = &self.outward {
+            let host = request.uri().host().unwrap_or_default();
+            outward.check(host).await.map_err(Unanswered::Inward)?;
+        }
+        let client = self.client.as_ref().ok_or(Unanswered::Rootless)?;
+        let answer = client.request(request).await.map_err(|e| unanswered(&e))?;
+        let (parts, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|_| Unanswered::Malformed)?;
+        Ok(Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: body.to_bytes(),
+        })
+    }
+}
+
+fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
+    let causes = || std::iter::successors(Some(error), |e| e.source());
+    if let Some(inward) = causes().find_map(|e| e.downcast_ref::<Inward>()) {
+        return Unanswered::Inward(inward.clone());
+    }
+    let hyper = causes().find_map(|e| e.downcast_ref::<hyper::Error>());
+    match hyper {
+        Some(e) if e.is_parse() => Unanswered::Malformed,
+        _ => Unanswered::Connection,
+    }
+}
+
+/// Whether what is sent there is for nobody else to read: https, or this machine itself.
+pub fn is_private(uri: &Uri) -> bool {
+    let is_here = matches!(uri.host(), Some("127.0.0.1" | "[::1]" | "localhost"));
+    uri.authority().is_some() && (uri.scheme_str() == Some("https") || uri.scheme_str() == Some("http") && is_here)
+}
+
+/// Looks names up, and refuses addresses that lead inwards: a name may have another one by the time of the connection.
+#[derive(Clone)]
+struct Resolver(Option<Outward>);
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let outward = self.0.clone();
+        async move {
+            let addresses: Vec<SocketAddr> = match outward {
+                Some(outward) => {
+                    let found = outward.resolve_dns(name.as_str()).await?;
+                    found.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect()
+                }
+                None => {
+                    let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+                    found.map_err(|e: io::Error| Box::new(e))?.collect()
+                }
+            };
+            Ok(addresses.into_iter())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,306 @@
+//! Uploads in parts (Amazon S3 User Guide, "Uploading and copying objects using multipart upload").
+
+use std::time::Duration;
+
+use aws_sdk_s3::{
+    Client,
+    config::timeout::TimeoutConfig,
+    error::{ProvideErrorMetadata, SdkError},
+    presigning::PresigningConfig,
+    types::{CompletedMultipartUpload, CompletedPart},
+};
+use futures::{FutureExt, future::BoxFuture};
+use jiff::Timestamp;
+
+use super::{S3, presigned, refused, unreachable};
+use crate::{
+    api::{Ask, MAX_PARTS, ObservedObject, Reason},
+    grant::{ArrivedPart, Assembly, ObjectKey, OpenUpload, SigningRequest, UploadFact, UploadsFact},
+    sign::{Completion, Multipart, SignError, SignedPart, SignedUrl},
+};
+
+/// How long a store may take to put parts together. Amazon says that it can be minutes; a try that is not waited for is
+/// found out about at the next look, and a visit should not last longer.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The most uploads of one key that are looked into. More of them are not the remains of crashes.
+const MOST_OPEN: i32 = 20;
+
+/// Signs a PUT for each part of the upload.
+pub async fn parts(
+    client: &Client,
+    bucket: &str,
+    request: &SigningRequest,
+    presigning: PresigningConfig,
+) -> Result<Vec<SignedPart>, SignError> {
+    let upload = request
+        .upload
+        .as_ref()
+        .ok_or_else(|| SignError::Refused("the upload in parts was not begun".into()))?;
+    let parts = request
+        .ask
+        .parts()
+        .filter(|parts| parts.count() <= MAX_PARTS)
+        .ok_or_else(|| SignError::Refused("the parts of the upload cannot be told, or are too many".into()))?;
+    let mut signed = Vec::new();
+    for part in parts.all() {
+        let presigned = client
+            .upload_part()
+            .bucket(bucket)
+            .key(request.key.as_str())
+            .upload_id(upload)
+            .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+            .set_content_length(part.exactly())
+            .presigned(presigning.clone())
+            .await
+            .map_err(|e| refused(&e))?;
+        signed.push(SignedPart {
+            part,
+            url: SignedUrl::new(presigned.uri().to_owned()),
+            headers: presigned::headers(&presigned),
+        });
+    }
+    Ok(signed)
+}
+
+impl Multipart for S3 {
+    fn begin<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<String, SignError>> {
+        async {
+            let Ask::Upload { constraints, .. } = &request.ask else {
+                return Err(SignError::Refused("a download does not come in parts".into()));
+            };
+            let session = self.session().await?;
+            let begun = session
+                .talker
+                .create_multipart_upload()
+                .bucket(&self.store.bucket)
+                .key(request.key.as_str())
+                .set_content_type(constraints.content_type.clone())
+                .send()
+                .await
+                .map_err(|e| not_begun(&e))?;
+            begun.upload_id.ok_or_else(|| SignError::Credentials {
+                reason: Reason::StoreUnreachable,
+                message: "the store began an upload in parts and did not say how it calls it".into(),
+            })
+        }
+        .boxed()
+    }
+
+    fn arrived<'a>(&'a self, key: &'a ObjectKey, upload: &'a str) -> BoxFuture<'a, UploadFact> {
+        async move {
+            let session = match self.session().await {
+                Ok(session) => session,
+                Err(e) => return UploadFact::Unreachable(e.to_string()),
+            };
+            let mut arrived = Vec::new();
+            let mut marker: Option<String> = None;
+            loop {
+                let answer = session
+                    .talker
+                    .list_parts()
+                    .bucket(&self.store.bucket)
+                    .key(key.as_str())
+                    .upload_id(upload)
+                    .set_part_number_marker(marker.take())
+                    .send()
+                    .await;
+                let page = match answer {
+                    Ok(page) => page,
+                    Err(e) => return not_listed(&e),
+                };
+                arrived.extend(page.parts().iter().filter_map(|part| {
+                    Some(ArrivedPart {
+                        number: part.part_number()?.into(),
+                        size: part.size()?,
+                        e_tag: part.e_tag()?.to_owned(),
+                    })
+                }));
+                // No more than there are URLs for, and a few that somebody else has put there.
+                let is_more =
+                    page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
+                match page.next_part_number_marker.filter(|_| is_more) {
+                    Some(next) => marker = Some(next),
+                    None => return UploadFact::Open(arrived),
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn complete<'a>(&'a self, key: &'a ObjectKey, assembly: &'a Assembly) -> BoxFuture<'a, Completion> {
+        async {
+            let session = match self.session().await {
+                Ok(session) => session,
+                Err(e) => return Completion::Unreachable(e.to_string()),
+            };
+            let part = |part: &ArrivedPart| {
+                CompletedPart::builder()
+                    .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+                    .e_tag(&part.e_tag)
+                    .build()
+            };
+            let parts = CompletedMultipartUpload::builder()
+                .set_parts(Some(assembly.parts.iter().map(part).collect()))
+                .build();
+            let slow = TimeoutConfig::builder()
+                .connect_timeout(super::LOOK_TIMEOUT)
+                .read_timeout(COMPLETE_TIMEOUT)
+                .operation_timeout(COMPLETE_TIMEOUT)
+                .build();
+            let answer = session
+                .talker
+                .complete_multipart_upload()
+                .bucket(&self.store.bucket)
+                .key(key.as_str())
+                .upload_id(&assembly.upload)
+                .multipart_upload(parts)
+                .set_if_none_match(assembly.write_once.then(|| "*".to_owned()))
+                .customize()
+                .config_override(aws_sdk_s3::config::Builder::new().timeout_config(slow))
+                .send()
+                .await;
+            match answer {
+                Ok(done) => Completion::Done(ObservedObject {
+                    size: Some(assembly.parts.iter().map(|part| part.size).sum()),
+                    e_tag: done.e_tag,
+                    version: done.version_id.filter(|v| v != "null"),
+                    ..ObservedObject::default()
+                }),
+                Err(e) => not_completed(&e),
+            }
+        }
+        .boxed()
+    }
+
+    fn abort<'a>(&'a self, key: &'a ObjectKey, upload: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            let session = self.session().await.map_err(|e| e.to_string())?;
+            let answer = session
+                .talker
+                .abort_multipart_upload()
+                .bucket(&self.store.bucket)
+                .key(key.as_str())
+                .upload_id(upload)
+                .send()
+                .await;
+            if let Err(e) = answer
+                && code(&e) != Some("NoSuchUpload")
+            {
+                return Err(refusal(&e, "s3:AbortMultipartUpload"));
+            }
+            // A part that was under way may have come all the same (Amazon S3 API Reference, "AbortMultipartUpload").
+            match self.arrived(key, upload).await {
+                UploadFact::Open(parts) => Err(format!(
+                    "the store still has it after it was aborted, with {} parts",
+                    parts.len()
+                )),
+                _ => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn open<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, UploadsFact> {
+        async {
+            let session = match self.session().await {
+                Ok(session) => session,
+                Err(e) => return UploadsFact::Unreachable(e.to_string()),
+            };
+            let answer = session
+                .talker
+                .list_multipart_uploads()
+                .bucket(&self.store.bucket)
+                .prefix(key.as_str())
+                .max_uploads(MOST_OPEN)
+                .send()
+                .await;
+            let listed = match answer {
+                Ok(listed) => listed,
+                Err(e) if status(&e).is_some_and(|s| matches!(s, 401 | 403 | 405 | 501)) => {
+                    return UploadsFact::Hidden;
+                }
+                Err(e) => return UploadsFact::Unreachable(unreachable(&e)),
+            };
+            let mut uploads = Vec::new();
+            for upload in listed.uploads().iter().filter(|u| u.key() == Some(key.as_str())) {
+                let Some(id) = upload.upload_id() else { continue };
+                let has_parts = match self.arrived(key, id).await {
+                    UploadFact::Open(parts) => !parts.is_empty(),
+                    UploadFact::Gone => continue,
+                    // What cannot be looked into is left alone.
+                    _ => true,
+                };
+                uploads.push(OpenUpload {
+                    id: id.to_owned(),
+                    begun: upload.initiated().and_then(|t| Timestamp::from_second(t.secs()).ok()),
+                    has_parts,
+                });
+            }
+            UploadsFact::Listed {
+                uploads,
+                contested: false,
+            }
+        }
+        .boxed()
+    }
+}
+
+fn status<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|r| r.status().as_u16())
+}
+
+fn code<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Option<&str> {
+    error.as_service_error().and_then(|e| e.code())
+}
+
+/// A refusal in words, with the right that may be missing. The answer's own text is not quoted.
+fn refusal<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, right: &str) -> String {
+    match (status(error), code(error)) {
+        (Some(401 | 403), code) => format!(
+            "the store refuses it to these credentials ({}); they need {right}",
+            code.unwrap_or("403")
+        ),
+        (Some(400..=499), Some(code)) => format!("the store refuses it ({code})"),
+        _ => unreachable(error),
+    }
+}
+
+fn not_begun<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
+    let why = refusal(error, "s3:PutObject");
+    match status(error) {
+        Some(405 | 501) => SignError::Impossible(format!("the store takes no uploads in parts: {why}")),
+        Some(400..=499) => SignError::Credentials {
+            reason: Reason::CredentialsRefused,
+            message: format!("the upload in parts could not be begun: {why}"),
+        },
+        _ => SignError::Credentials {
+            reason: Reason::StoreUnreachable,
+            message: format!("the upload in parts could not be begun: {why}"),
+        },
+    }
+}
+
+fn not_listed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> UploadFact {
+    match (status(error), code(error)) {
+        (_, Some("NoSuchUpload")) => UploadFact::Gone,
+        (Some(401 | 403), _) => UploadFact::Hidden,
+        _ => UploadFact::Unreachable(unreachable(error)),
+    }
+}
+
+/// Amazon can answer 200 and then say in the body that it did not work; the SDK takes that for the error that it is.
+fn not_completed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> Completion {
+    match (status(error), code(error)) {
+        (_, Some("NoSuchUpload")) => Completion::Gone,
+        (Some(412), _) | (_, Some("PreconditionFailed")) => Completion::Exists,
+        // Somebody writes the same object just now.
+        (Some(409), _) => Completion::Unreachable("it is busy with another request for the same object".into()),
+        (_, Some("InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout" | "OperationAborted")) => {
+            Completion::Unreachable(unreachable(error))
+        }
+        (Some(401 | 403), _) | (Some(400..=499), Some(_)) => Completion::Refused(refusal(error, "s3:PutObject")),
+        (Some(200), Some(code)) => Completion::Refused(format!("the store could not do it ({code})")),
+        _ => Completion::Unreachable(unreachable(error)),
+    }
+}

@@ -1,0 +1,570 @@
+//! Uploads in parts: what the Secret holds, what the script in it does with it, and what is left in the store.
+
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
+
+use serde_json::{Value, json};
+use valet_harness::{eventually, process};
+
+use crate::world::{Mounted, SOON, Tenant, condition, says};
+
+const MIB: usize = 1 << 20;
+const PART: usize = 5 * MIB;
+/// Longer than the longest pause between two looks.
+const A_LOOK: Duration = Duration::from_secs(75);
+const FINALIZER: &str = "valetkey.dev/multipart";
+
+/// Bytes in which no two parts are alike.
+fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n / MIB * 7 + n % 251) as u8).collect()
+}
+
+fn in_parts(t: &Tenant, name: &str, spec: Value) -> Value {
+    let mut all = json!({"mode": "Multipart", "multipart": {"partSizeBytes": PART}});
+    crate::world::merge(&mut all, spec);
+    t.grant("UploadGrant", name, all)
+}
+
+fn parts(key: &Mounted) -> Vec<Value> {
+    let text: Value = serde_json::from_str(&key.files["parts.json"]).expect("parts.json is JSON");
+    text["parts"].as_array().expect("it has parts").clone()
+}
+
+/// The uploads of the tenant's bucket that go on: their names, by key.
+fn open(t: &Tenant, key: &str) -> Vec<String> {
+    let query = [("uploads", ""), ("prefix", key)];
+    let answer = t
+        .world
+        .s3
+        .request("GET", t.name(), "", &query, &[], &[])
+        .unwrap()
+        .ok()
+        .unwrap();
+    let text = String::from_utf8(answer.body).unwrap();
+    text.split("<UploadId>")
+        .skip(1)
+        .map(|rest| rest.split('<').next().unwrap().to_owned())
+        .collect()
+}
+
+/// Begins an upload as somebody else would.
+fn begin(t: &Tenant, key: &str) -> String {
+    let answer = t
+        .world
+        .s3
+        .request("POST", t.name(), key, &[("uploads", "")], &[], &[])
+        .unwrap()
+        .ok()
+        .unwrap();
+    let text = String::from_utf8(answer.body).unwrap();
+    text.split("<UploadId>")
+        .nth(1)
+        .unwrap()
+        .split('<')
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+/// Sends one part, as a client that reads parts.json does.
+fn send(t: &Tenant, part: &Value, body: &[u8]) -> u16 {
+    let mut command = process::clean(Command::new("curl"));
+    command
+        .args([
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+            "--upload-file",
+        ])
+        .arg(t.file("part", body))
+        .arg(part["url"].as_str().unwrap());
+    let output = process::run(command, b"", SOON).expect("curl runs");
+    String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .expect("curl prints a status")
+}
+
+/// Runs the Secret's script with this shell. Every part fails at its first try.
+fn run(t: &Tenant, key: &Mounted, shell: &[&str], args: &[&str]) -> (bool, String) {
+    let folder = t.file("bin", b"").with_extension("d");
+    fs::create_dir_all(&folder).unwrap();
+    let curl = folder.join("curl");
+    let real = String::from_utf8(
+        Command::new("sh")
+            .args(["-c", "command -v curl"])
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
+    let tried = folder.join(format!("tried-{}", key.folder.file_name().unwrap().display()));
+    fs::create_dir_all(&tried).unwrap();
+    let script = format!(
+        "#!/bin/sh\nread -r url\nmark='{}'/\"$(printf %s \"$url\" | sed 's/.*partNumber=\\([0-9]*\\).*/\\1/')\"\n\
+         [ -e \"$mark\" ] || {{ : > \"$mark\"; echo 'curl: (56) reset, says the test' >&2; exit 56; }}\n\
+         printf '%s\\n' \"$url\" | exec {} \"$@\"\n",
+        tried.display(),
+        real.trim()
+    );
+    fs::write(&curl, script).unwrap();
+    fs::set_permissions(&curl, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let mut command = process::clean(Command::new(shell[0]));
+    command
+        .args(&shell[1..])
+        .arg(key.folder.join("upload.sh"))
+        .args(args)
+        .env("PATH", path)
+        .env("TMPDIR", &folder);
+    let output = process::run(command, b"", Duration::from_secs(120)).expect("the shell runs");
+    let left: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("part."))
+        .collect();
+    assert_eq!(left, Vec::<String>::new(), "a piece is left");
+    (output.status.success(), output.stderr)
+}
+
+fn finalizers(grant: &Value) -> Vec<&str> {
+    grant["metadata"]["finalizers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+fn is_released(t: &Tenant, name: &str) {
+    eventually(SOON, "the finalizer to go", || {
+        finalizers(&t.get(&format!("ug/{name}")).unwrap())
+            .is_empty()
+            .then_some(())
+    });
+}
+
+/// The whole life of one, with a script that has to try each part twice.
+#[test]
+fn upload() {
+    let t = Tenant::new("parts");
+    let _operator = t.operator();
+    let size = 2 * PART + 3;
+    let constraints = json!({"contentLength": size, "contentType": "application/x-dump"});
+    let key = t.key("a b+\u{fc}.dump");
+    t.apply(&[in_parts(&t, "parts", json!({"key": key, "constraints": constraints}))]);
+    let grant = t.reason("ug/parts", "Issued");
+    assert_eq!(finalizers(&grant), [FINALIZER]);
+    assert_eq!(says(&grant, "Completed"), "False Pending");
+    let mounted = t.mount("parts");
+    let names: Vec<_> = mounted.files.keys().map(String::as_str).collect();
+    assert_eq!(names, ["expiry", "parts.json", "provider", "type", "upload.sh"]);
+    let all = parts(&mounted);
+    let sizes: Vec<_> = all
+        .iter()
+        .map(|p| {
+            (
+                p["number"].as_i64(),
+                p["offset"].as_u64(),
+                p["size"].as_u64(),
+                p["exact"].as_bool(),
+            )
+        })
+        .collect();
+    let part = |n: usize, size: usize| {
+        (
+            Some(n as i64),
+            Some((n - 1) as u64 * PART as u64),
+            Some(size as u64),
+            Some(true),
+        )
+    };
+    assert_eq!(sizes, [part(1, PART), part(2, PART), part(3, 3)]);
+    let upload = grant["status"]["uploadID"]
+        .as_str()
+        .expect("the status says which upload")
+        .to_owned();
+    assert_eq!(open(&t, &key), std::slice::from_ref(&upload));
+    let secret = t.get("secret/parts").unwrap();
+    assert_eq!(secret["metadata"]["annotations"]["valetkey.dev/upload-id"], upload);
+
+    // What a holder may not do: a larger part, another one, another object.
+    assert_eq!(send(&t, &all[2], b"1234"), 403);
+    for (from, to) in [
+        ("partNumber=3", "partNumber=4"),
+        ("a%20b", "a%20c"),
+        (&upload[..], "another"),
+    ] {
+        let mut other = all[2].clone();
+        let url = other["url"].as_str().unwrap().to_owned();
+        assert!(url.contains(from), "{from}");
+        other["url"] = url.replace(from, to).into();
+        assert_eq!(send(&t, &other, b"123"), 403, "{to}");
+    }
+    let (well, said) = run(&t, &mounted, &["sh"], &[t.file("short", b"123").to_str().unwrap()]);
+    assert!(
+        !well && said.contains(&format!("has 3 bytes; the grant is for {size} to {size}")),
+        "{said}"
+    );
+
+    let body = bytes(size);
+    let file = t.file("dump", &body);
+    let (well, said) = run(&t, &mounted, &["sh"], &[file.to_str().unwrap()]);
+    assert!(well, "{said}");
+    assert_eq!(said.matches("failed; again in 1 s").count(), 3, "{said}");
+    assert!(!said.contains("X-Amz"), "{said}");
+    let done = t.reason_within("ug/parts", "Completed", A_LOOK);
+    assert_eq!(done["status"]["object"]["size"], size);
+    assert_eq!(done["status"]["object"]["contentType"], "application/x-dump");
+    assert_eq!(t.kstatus(&done), "Current");
+    assert!(t.stored(&key).unwrap() == body, "other bytes");
+    assert!(t.get("secret/parts").is_none());
+    is_released(&t, "parts");
+    assert_eq!(open(&t, ""), Vec::<String>::new());
+}
+
+/// Of a size that is not known beforehand the end is a part that is shorter than the others, if need be an empty one.
+#[test]
+fn of_any_size() {
+    let t = Tenant::new("partsrange");
+    let _operator = t.operator();
+    let shells: [&[&str]; 3] = [&["sh"], &["busybox", "sh"], &["bash", "--posix"]];
+    let sizes = [PART + 1, 2 * PART, 0, 2 * PART];
+    for n in 0..4 {
+        let range = json!({"constraints": {"contentLengthRange": {"max": 2 * PART + MIB}}});
+        t.apply(&[in_parts(&t, &format!("g{n}"), range)]);
+    }
+    for n in 0..3 {
+        let mounted = t.mount(&format!("g{n}"));
+        assert_eq!(parts(&mounted).len(), 3);
+        let file = t.file(&format!("f{n}"), &bytes(sizes[n]));
+        let (well, said) = run(&t, &mounted, shells[n], &[file.to_str().unwrap()]);
+        assert!(well, "{said}");
+    }
+    // The page's own words for Python.
+    let page = fs::read_to_string(concat!(env!("VALET_ROOT"), "/docs/reference/secret.md")).unwrap();
+    let program = page
+        .split("```python\n")
+        .skip(1)
+        .filter_map(|block| block.split("```").next())
+        .find(|block| block.contains("parts.json"))
+        .expect("the page has a program");
+    let (mounted, file) = (t.mount("g3"), t.file("f3", &bytes(sizes[3])));
+    let program = program
+        .replace("/grant/", &format!("{}/", mounted.folder.display()))
+        .replace("FILE", file.to_str().unwrap());
+    let mut python = process::clean(Command::new("python3"));
+    python.args(["-c", &program]);
+    process::run_ok(python, b"", Duration::from_secs(120)).unwrap();
+    for (n, size) in sizes.into_iter().enumerate() {
+        let done = t.reason_within(&format!("ug/g{n}"), "Completed", A_LOOK);
+        assert_eq!(done["status"]["object"]["size"], size);
+        assert!(
+            t.stored(&t.key(&format!("g{n}"))).unwrap() == bytes(size),
+            "other bytes"
+        );
+    }
+    assert_eq!(open(&t, ""), Vec::<String>::new());
+}
+
+/// A part that is too large for the object, where the store could not be told: nothing comes of it until it is sent again.
+#[test]
+fn a_part_that_does_not_fit() {
+    let t = Tenant::new("partsbad");
+    let _operator = t.operator();
+    let range = json!({"constraints": {"contentLengthRange": {"min": PART, "max": PART + 10}}});
+    t.apply(&[in_parts(&t, "g", range)]);
+    let mounted = t.mount("g");
+    let all = parts(&mounted);
+    assert_eq!(
+        (all[0]["exact"].as_bool(), all[1]["exact"].as_bool()),
+        (Some(true), Some(false))
+    );
+    assert_eq!(send(&t, &all[0], &bytes(PART)), 200);
+    assert_eq!(send(&t, &all[1], b"12345678901"), 200);
+    eventually(A_LOOK, "the flaw to be told", || {
+        let grant = t.get("ug/g").unwrap();
+        let message = condition(&grant, "Completed").unwrap()["message"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        (message == "part 2 has 11 bytes instead of at most 10; send it again").then_some(())
+    });
+    assert_eq!(t.stored(&t.key("g")), None);
+    assert_eq!(send(&t, &all[1], b"1234567890"), 200);
+    t.reason_within("ug/g", "Completed", A_LOOK);
+}
+
+/// Whatever ends a grant before its object is whole leaves nothing in the store.
+#[test]
+fn abandoned() {
+    let t = Tenant::new("partsleft");
+    let _operator = t.operator();
+    let size = json!({"contentLength": 2 * PART});
+    let of = |name: &str, spec: Value| {
+        let mut all = json!({"constraints": size});
+        crate::world::merge(&mut all, spec);
+        in_parts(&t, name, all)
+    };
+    t.apply(&[
+        of("expires", json!({"expirationSeconds": 6})),
+        of("deleted", json!({})),
+        of("revoked", json!({})),
+        of("suspended", json!({})),
+    ]);
+    for name in ["expires", "deleted", "revoked", "suspended"] {
+        let mounted = t.mount(name);
+        assert_eq!(send(&t, &parts(&mounted)[0], &bytes(PART)), 200);
+    }
+    let uploads: BTreeMap<_, _> = ["expires", "deleted", "revoked", "suspended"]
+        .map(|name| (name, t.mount(name)))
+        .into();
+    t.kubectl(&["delete", "ug/deleted", "--timeout=30s"]);
+    assert_eq!(open(&t, &t.key("deleted")), Vec::<String>::new());
+    t.kubectl(&[
+        "patch",
+        "ug/revoked",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"revoke":true}}"#,
+    ]);
+    t.reason("ug/revoked", "Revoked");
+    is_released(&t, "revoked");
+    assert_eq!(open(&t, &t.key("revoked")), Vec::<String>::new());
+    assert_eq!(
+        send(&t, &parts(&uploads["revoked"])[1], &bytes(PART)),
+        404,
+        "a copy of a URL does nothing"
+    );
+    // Held back, it stays; and goes on when it is let go.
+    t.kubectl(&[
+        "patch",
+        "ug/suspended",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"suspend":true}}"#,
+    ]);
+    t.reason("ug/suspended", "Suspended");
+    assert_eq!(open(&t, &t.key("suspended")).len(), 1);
+    t.kubectl(&[
+        "patch",
+        "ug/suspended",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"suspend":false}}"#,
+    ]);
+    t.reason("ug/suspended", "Issued");
+    let again = t.mount("suspended");
+    assert_eq!(parts(&again), parts(&uploads["suspended"]), "the same URLs");
+    assert_eq!(send(&t, &parts(&again)[1], &bytes(PART)), 200);
+    t.reason_within("ug/suspended", "Completed", A_LOOK);
+
+    let expired = t.reason("ug/expires", "ExpiredUnused");
+    let message = condition(&expired, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(
+        message.contains("the 1 of at most 2 parts that had come were thrown away"),
+        "{message}"
+    );
+    is_released(&t, "expires");
+    assert_eq!(open(&t, ""), Vec::<String>::new());
+    assert_eq!(t.stored(&t.key("expires")), None);
+}
+
+/// What others have begun for the same object stays; what a crash of the operator would leave does not.
+#[test]
+fn strays() {
+    let t = Tenant::new("partsstray");
+    let key = t.key("g");
+    let old = begin(&t, &key);
+    std::thread::sleep(Duration::from_secs(1));
+    let _operator = t.operator();
+    t.apply(&[in_parts(&t, "g", json!({"constraints": {"contentLength": 3}}))]);
+    let mounted = t.mount("g");
+    let (stray, theirs) = (begin(&t, &key), begin(&t, &key));
+    let query = [("partNumber", "1"), ("uploadId", &theirs)];
+    t.world
+        .s3
+        .request("PUT", t.name(), &key, &query, &[], b"theirs")
+        .unwrap()
+        .ok()
+        .unwrap();
+    assert_eq!(open(&t, &key).len(), 4);
+    assert_eq!(send(&t, &parts(&mounted)[0], b"abc"), 200);
+    t.reason_within("ug/g", "Completed", A_LOOK);
+    is_released(&t, "g");
+    let left = open(&t, &key);
+    assert!(left.contains(&theirs), "somebody's upload was aborted");
+    assert!(!left.contains(&stray));
+    // Begun within the minute by which clocks may differ, it cannot be told from ours.
+    assert!(left.len() <= 2, "{left:?} {old}");
+}
+
+/// Write-once: the store itself refuses to put the parts over an object that came meanwhile.
+#[test]
+fn an_object_that_was_faster() {
+    let t = Tenant::new("partsonce");
+    let _operator = t.operator();
+    let size = json!({"contentLength": 3});
+    t.apply(&[
+        in_parts(&t, "once", json!({"constraints": size})),
+        in_parts(
+            &t,
+            "over",
+            json!({"constraints": {"contentLength": 3, "overwrite": "Allow"}}),
+        ),
+    ]);
+    for (name, reason, stored) in [
+        ("once", "ObjectMismatch", &b"faster"[..]),
+        ("over", "Completed", b"abc"),
+    ] {
+        let mounted = t.mount(name);
+        t.world.s3.put(t.name(), &t.key(name), b"faster").unwrap();
+        assert_eq!(send(&t, &parts(&mounted)[0], b"abc"), 200);
+        t.reason_within(&format!("ug/{name}"), reason, A_LOOK);
+        assert_eq!(t.stored(&t.key(name)).as_deref(), Some(stored));
+        is_released(&t, name);
+    }
+    assert_eq!(open(&t, ""), Vec::<String>::new());
+}
+
+/// A key that is replaced is for the same upload, and a Secret that is deleted comes back with the same URLs.
+#[test]
+fn another_key_for_the_same_upload() {
+    let t = Tenant::new("partsrenew");
+    let operator = t.operator_with(&["--watch-secrets"]);
+    t.apply(&[in_parts(&t, "g", json!({"constraints": {"contentLength": PART + 1}}))]);
+    let first = t.mount("g");
+    assert_eq!(send(&t, &parts(&first)[0], &bytes(PART)), 200);
+    t.kubectl(&["delete", "secret/g"]);
+    eventually(SOON, "the Secret to come back", || t.get("secret/g"));
+    let again = t.mount("g");
+    assert_eq!(parts(&again), parts(&first));
+    t.kubectl(&[
+        "patch",
+        "ug/g",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"expirationSeconds":1800}}"#,
+    ]);
+    eventually(SOON, "another key", || {
+        (t.get("secret/g")?["metadata"]["annotations"]["valetkey.dev/expiration-seconds"] == "1800").then_some(())
+    });
+    // A new process knows of the upload by the record alone.
+    drop(operator);
+    let _operator = t.operator();
+    let renewed = t.mount("g");
+    assert_ne!(parts(&renewed), parts(&first));
+    assert_eq!(open(&t, &t.key("g")).len(), 1);
+    assert_eq!(send(&t, &parts(&renewed)[1], b"x"), 200);
+    t.reason_within("ug/g", "Completed", A_LOOK);
+    assert_eq!(open(&t, ""), Vec::<String>::new());
+}
+
+/// A namespace goes with all that is in it, its store and its credentials among them; the parts go, too, and nothing holds
+/// it up. Where the operator is a new one, which has never seen the store, it says what it leaves.
+#[test]
+fn the_store_goes_first() {
+    let t = Tenant::new("partsgone");
+    let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.0/8"]);
+    let mut store = t.store();
+    let access = json!([{"operations": ["Upload"]}]);
+    store["kind"] = "ObjectStore".into();
+    store["metadata"]["namespace"] = t.name().into();
+    store["spec"]["access"] = access;
+    let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
+    credentials["metadata"]["namespace"] = t.name().into();
+    t.apply(&[credentials, store]);
+    let of = |name: &str| {
+        let mut grant = in_parts(&t, name, json!({"constraints": {"contentLength": 2 * PART}}));
+        grant["spec"]["storeRef"]["kind"] = "ObjectStore".into();
+        grant
+    };
+    t.apply(&[of("seen"), of("unseen")]);
+    for name in ["seen", "unseen"] {
+        let mounted = t.mount(name);
+        assert_eq!(send(&t, &parts(&mounted)[0], &bytes(PART)), 200);
+        t.reason(&format!("ug/{name}"), "Issued");
+    }
+    t.kubectl(&["delete", "ostore", t.name()]);
+    t.kubectl(&["delete", "secret", t.name()]);
+    t.reason("ug/seen", "StoreNotFound");
+    t.kubectl(&["delete", "ug/seen", "--timeout=30s"]);
+    assert_eq!(open(&t, &t.key("seen")), Vec::<String>::new());
+
+    drop(operator);
+    let operator = t.operator();
+    t.kubectl(&["delete", "ug/unseen", "--timeout=30s"]);
+    assert_eq!(open(&t, &t.key("unseen")).len(), 1);
+    let events = t.kubectl(&["get", "events", "--output", "json"]);
+    assert!(
+        events.contains("\"PartsLeft\"") && events.contains("the store was deleted, or cannot be used"),
+        "{events}"
+    );
+    assert!(operator.log_text().contains("could not be aborted"));
+    assert!(
+        operator
+            .metrics()
+            .unwrap()
+            .contains("valet_multipart_uploads_total{outcome=\"abandoned\"} 1")
+    );
+}
+
+/// What no upload in parts can be held to is refused, and a mode stays what it is.
+#[test]
+fn refused() {
+    let t = Tenant::new("partsno");
+    let _operator = t.operator();
+    let sum = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";
+    let mut limited = t.store();
+    limited["spec"]["access"][0]["maxBytes"] = "1Gi".into();
+    t.apply(&[
+        limited,
+        in_parts(
+            &t,
+            "sum",
+            json!({"constraints": {"contentLength": 3, "checksumSHA256": sum}}),
+        ),
+        in_parts(
+            &t,
+            "loose",
+            json!({"constraints": {"contentLengthRange": {"max": PART}}}),
+        ),
+        in_parts(&t, "exact", json!({"constraints": {"contentLength": PART}})),
+    ]);
+    for (name, reason, says) in [
+        (
+            "sum",
+            "CapabilityMissing",
+            "cannot enforce spec.constraints.checksumSHA256 on an upload in parts",
+        ),
+        (
+            "loose",
+            "ContentLengthNotAllowed",
+            "cannot hold every part of a contentLengthRange to that",
+        ),
+    ] {
+        let grant = t.reason(&format!("ug/{name}"), reason);
+        let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
+        assert!(message.contains(says), "{message}");
+        assert_eq!(finalizers(&grant), Vec::<&str>::new(), "held without a cause");
+    }
+    t.reason("ug/exact", "Issued");
+    assert_eq!(open(&t, "").len(), 1);
+    let text = format!(
+        "{}\n---\n{}\n",
+        t.store(),
+        in_parts(&t, "off", json!({"constraints": {"contentLength": 3}}))
+    );
+    let output = process::clean(Command::new(crate::world::VALET))
+        .args(["sign", "-f"])
+        .arg(Path::new(&t.file("documents.yaml", text.as_bytes())))
+        .envs([("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "wJalr")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("needs the operator"),
+        "{said}"
+    );
+}

@@ -1,0 +1,366 @@
+//! Uploads in parts: what becomes of those that come, and that nothing stays of those that do not.
+
+use jiff::SignedDuration;
+use valet::{api::Reason, grant::StoreFact};
+
+use super::{ends, good_store, old_object, terms, unusable, with};
+use crate::{
+    checks::{condition, ready},
+    common::{at, in_parts, renew_always, rule, store},
+    play::{Life, end, play},
+    world::{Bucket, Memory, THEIRS, Upload, World},
+};
+
+fn uploading() -> World {
+    with(World::new(in_parts(), store([rule()])), |w| {
+        // Somebody else's upload of the same object, which must survive all of it.
+        w.uploads.push(Upload {
+            id: THEIRS.into(),
+            begun: at(-3600),
+            parts: vec![],
+        });
+    })
+}
+
+fn send(world: &mut World, parts: &[i64]) {
+    for n in parts {
+        world.put_part(*n, 0);
+    }
+}
+
+pub static PARTS: &[Life] = &[
+    Life {
+        name: "parts that all come",
+        world: uploading,
+        events: &[(10.0, |w| send(w, &[2, 3])), (20.0, |w| send(w, &[1]))],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "and the grant is collected",
+        world: uploading,
+        events: &[(10.0, |w| send(w, &[1, 2, 3]))],
+        until: 5000,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "parts that never come",
+        world: uploading,
+        events: &[],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "a part that is missing",
+        world: uploading,
+        events: &[(10.0, |w| send(w, &[1, 3]))],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "the last part comes between the last look and the end",
+        world: uploading,
+        events: &[(10.0, |w| send(w, &[1, 2])), (299.5, |w| send(w, &[3]))],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a part that is too short, and is sent again",
+        world: uploading,
+        events: &[
+            (10.0, |w| {
+                send(w, &[1, 2]);
+                w.put_part(3, -1);
+            }),
+            (100.0, |w| send(w, &[3])),
+        ],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a part that is too long, and stays so",
+        world: uploading,
+        events: &[(10.0, |w| {
+            send(w, &[1, 2]);
+            w.put_part(3, 1);
+        })],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "parts for an object that is there",
+        world: || with(uploading(), |w| w.bucket = old_object()),
+        events: &[],
+        until: 1000,
+        end: ends("Current ObjectExists", &[], [0, 0, 0], &[]),
+    },
+    Life {
+        name: "parts for an object that somebody was faster with",
+        world: uploading,
+        events: &[
+            (10.0, World::put_object),
+            (11.0, |w| w.bucket = old_object()),
+            (12.0, |w| send(w, &[1, 2, 3])),
+        ],
+        until: 1000,
+        end: ends("Current ObjectExists", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "an upload that a lifecycle rule aborts",
+        world: uploading,
+        events: &[
+            (10.0, |w| send(w, &[1, 2])),
+            (100.0, |w| w.uploads.retain(|u| u.id == THEIRS)),
+        ],
+        until: 1000,
+        end: ends("Failed UploadAborted", &[(0, 300)], [1, 0, 1], &[Reason::UploadAborted]),
+    },
+    Life {
+        name: "a deletion amid the parts",
+        world: uploading,
+        events: &[(10.0, |w| send(w, &[1, 2])), (20.0, World::delete)],
+        until: 1000,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a deletion after all parts have come, and before anybody has seen them",
+        world: uploading,
+        events: &[(31.0, |w| send(w, &[1, 2, 3])), (32.0, World::delete)],
+        until: 1000,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a deletion while the store is away for a minute",
+        world: uploading,
+        events: &[
+            (10.0, |w| send(w, &[1, 2])),
+            (15.0, |w| w.bucket = Bucket::Down),
+            (20.0, World::delete),
+            (80.0, |w| w.bucket = Bucket::Empty),
+        ],
+        until: 1000,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a deletion while the store is away for good",
+        world: uploading,
+        events: &[
+            (10.0, |w| send(w, &[1, 2])),
+            (15.0, |w| w.bucket = Bucket::Down),
+            (20.0, World::delete),
+        ],
+        until: 1000,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[Reason::PartsLeft]),
+    },
+    Life {
+        name: "a deletion after the store's",
+        world: uploading,
+        events: &[
+            (10.0, |w| send(w, &[1, 2])),
+            (15.0, |w| w.store = StoreFact::Missing),
+            (20.0, World::delete),
+        ],
+        until: 100,
+        end: ends("gone", &[(0, 300)], [1, 0, 1], &[Reason::PartsLeft]),
+    },
+    Life {
+        name: "the store is away at the end, and comes back",
+        world: uploading,
+        events: &[
+            (10.0, |w| send(w, &[1, 2, 3])),
+            (10.5, |w| w.bucket = Bucket::Down),
+            (600.0, |w| w.bucket = Bucket::Empty),
+        ],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], &[Reason::StoreUnreachable]),
+    },
+    Life {
+        name: "the store is away at the end, for good",
+        world: uploading,
+        events: &[(10.0, |w| send(w, &[1, 2])), (10.5, |w| w.bucket = Bucket::Down)],
+        until: 20_000,
+        end: ends(
+            "gone",
+            &[(0, 300)],
+            [1, 0, 1],
+            &[Reason::StoreUnreachable, Reason::PartsLeft],
+        ),
+    },
+    Life {
+        name: "suspended amid the parts, and let go",
+        world: uploading,
+        events: &[
+            (10.0, |w| send(w, &[1, 2])),
+            (20.0, |w| w.edit(|g| g.terms.suspend = Some(true))),
+            (100.0, |w| w.edit(|g| g.terms.suspend = None)),
+            (110.0, |w| send(w, &[3])),
+        ],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300), (0, 300)], [2, 0, 2], &[]),
+    },
+    Life {
+        name: "suspended when all parts are there, to the end",
+        world: uploading,
+        events: &[
+            (31.0, |w| send(w, &[1, 2, 3])),
+            (32.0, |w| w.edit(|g| g.terms.suspend = Some(true))),
+        ],
+        until: 1000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], &[Reason::ExpiredUnused]),
+    },
+    Life {
+        name: "revoked amid the parts",
+        world: uploading,
+        events: &[
+            (10.0, |w| send(w, &[1, 2])),
+            (20.0, |w| w.edit(|g| g.terms.revoke = Some(true))),
+        ],
+        until: 1000,
+        end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
+    },
+    Life {
+        name: "a rule that is gone when the parts are there",
+        world: uploading,
+        events: &[
+            (31.0, |w| w.store = StoreFact::Usable(store([]))),
+            (32.0, |w| send(w, &[1, 2, 3])),
+        ],
+        until: 1000,
+        end: ends(
+            "Failed ExpiredUnused",
+            &[(0, 300)],
+            [1, 0, 1],
+            &[Reason::NamespaceNotAllowed, Reason::ExpiredUnused],
+        ),
+    },
+    Life {
+        name: "a Secret of parts that somebody deletes",
+        world: uploading,
+        events: &[
+            (10.0, |w| send(w, &[1, 2])),
+            (20.0, World::delete_secret),
+            (30.0, |w| send(w, &[3])),
+        ],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 300), (0, 300)], [2, 0, 1], &[]),
+    },
+    Life {
+        name: "parts under a key that is renewed",
+        world: || {
+            with(uploading(), |w| {
+                renew_always(w.grant.as_mut().unwrap());
+                terms(w).expiration_seconds = 600;
+            })
+        },
+        events: &[(10.0, |w| send(w, &[1, 2])), (500.0, |w| send(w, &[3]))],
+        until: 1000,
+        end: ends("Current Completed", &[(0, 600), (367, 967)], [1, 1, 1], &[]),
+    },
+    Life {
+        name: "parts for a store that is not well yet",
+        world: || with(uploading(), |w| w.store = unusable(Reason::CredentialsNotFound)),
+        events: &[
+            (10.0, |w| w.store = StoreFact::Usable(good_store())),
+            (20.0, |w| send(w, &[1, 2, 3])),
+        ],
+        until: 1000,
+        end: ends(
+            "Current Completed",
+            &[(10, 310)],
+            [1, 0, 1],
+            &[Reason::CredentialsNotFound],
+        ),
+    },
+];
+
+/// A process that died between the beginning of an upload and its Secret left one behind: it is found at the end, and
+/// told from somebody else's.
+#[test]
+fn what_a_crash_left_is_found() {
+    for (last, parts) in [("Completed", &[1, 2, 3][..]), ("ExpiredUnused", &[1])] {
+        let mut world = uploading();
+        world.now = at(1);
+        world.begin();
+        let mut wake = world.reconcile();
+        assert_eq!((ready(world.grant()), world.uploads.len()), ("Issued", 3));
+        send(&mut world, parts);
+        // Of this one the beginning is too long ago, and that one has come to something.
+        for (begun, has_part) in [(-3600, false), (1, true)] {
+            let id = world.begin();
+            let upload = world.uploads.last_mut().unwrap();
+            upload.begun = at(begun);
+            if has_part {
+                upload.parts = vec![valet::grant::ArrivedPart {
+                    number: 1,
+                    size: 1,
+                    e_tag: id,
+                }];
+            }
+        }
+        while world.grant().status.finished_time.is_none() {
+            world.now = wake.unwrap();
+            wake = world.reconcile();
+        }
+        assert_eq!(ready(world.grant()), last);
+        let left: Vec<_> = world
+            .uploads
+            .iter()
+            .map(|u| u.begun.as_second() - at(0).as_second())
+            .collect();
+        assert_eq!(left, [-3600, -3600, 1]);
+        assert!(!world.grant().held);
+    }
+}
+
+/// How long a deletion waits for a store that does not answer.
+#[test]
+fn a_deletion_waits_five_minutes_and_no_longer() {
+    let mut world = uploading();
+    world.reconcile();
+    world.bucket = Bucket::Down;
+    world.now = at(10);
+    world.delete();
+    let mut looks = vec![];
+    let mut wake = world.reconcile();
+    while world.grant.is_some() {
+        world.now = wake.expect("it tries again");
+        looks.push(world.now.as_second() - at(10).as_second());
+        wake = world.reconcile();
+    }
+    assert_eq!(world.notices, [Reason::PartsLeft]);
+    assert!((300..360).contains(looks.last().unwrap()), "{looks:?}");
+    assert!(looks.len() < 15, "{looks:?}");
+}
+
+/// What a person reads of it.
+#[test]
+fn words() {
+    let mut world = uploading();
+    world.reconcile();
+    let says = |world: &World, type_: &str| condition(&world.grant().status, type_).unwrap().message.clone();
+    send(&mut world, &[1, 2]);
+    world.put_part(3, 1);
+    world.now = at(2);
+    world.reconcile();
+    assert_eq!(
+        says(&world, "Completed"),
+        "part 3 has 8214 bytes instead of at most 8213; send it again"
+    );
+    world.now = at(300);
+    world.reconcile();
+    assert_eq!(
+        says(&world, "Ready"),
+        "the key expired at 2027-01-15T08:05:00Z and the 3 of at most 3 parts that had come were thrown away: the object was not whole; make a new grant"
+    );
+
+    let revoked = Life {
+        name: "revoked",
+        world: uploading,
+        events: &[(20.0, |w| w.edit(|g| g.terms.revoke = Some(true)))],
+        until: 30,
+        end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
+    };
+    let world = play(&revoked, Memory::Grant, None, SignedDuration::ZERO);
+    assert!(says(&world, "Ready").contains("its upload is aborted, after which copies of its URLs do nothing"));
+    assert_eq!(end(&world).left, 0);
+}

@@ -1,0 +1,265 @@
+//! The endpoints that hand out tokens and signatures, in bad moods: slow, broken, expired, talking nonsense.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use valet::{
+    api::{Overwrite, Reason, UploadMode},
+    sign::{Provider, SignError},
+};
+
+use crate::{
+    fake::{Call, Fake, Reply},
+    identity::{by_google, good},
+    request, upload,
+};
+
+fn put() -> valet::grant::SigningRequest {
+    request("a", upload(UploadMode::Put, Overwrite::Forbid))
+}
+
+/// The reason and the message of a store where calls to this end are answered so, and others well.
+async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
+    let fake = Fake::start(move |call, _| {
+        if call.path.ends_with(end) {
+            reply.clone()
+        } else {
+            good(call)
+        }
+    });
+    let began = Instant::now();
+    let error = by_google(&fake).sign(&put()).await.expect_err("that cannot be signed");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    match error {
+        SignError::Credentials { reason, message } => {
+            assert!(
+                !message.contains("marker") && !message.contains("127.0.0.1") || end == "/token",
+                "{message}"
+            );
+            assert!(!message.contains("marker"), "{message}");
+            (reason, message)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn passing_troubles() {
+    for end in ["/token", "/email", ":signBlob"] {
+        for reply in [
+            Reply::text(500, "marker"),
+            Reply::text(503, "marker"),
+            Reply::text(429, "marker"),
+            Reply::Bytes(b""),
+            Reply::Bytes(b"marker\r\n\r\n"),
+            Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"marker"),
+        ] {
+            let (reason, message) = trouble(end, reply.clone()).await;
+            assert_eq!(reason, Reason::StoreUnreachable, "{end} {reply:?}: {message}");
+        }
+    }
+}
+
+/// Answered with what is no answer.
+#[tokio::test]
+async fn nonsense() {
+    let unreadable = [
+        Reply::text(200, ""),
+        Reply::text(200, "marker"),
+        Reply::text(200, "[\"marker\"]"),
+        Reply::text(200, &format!("{{\"access_token\": \"{}\"", "marker".repeat(20_000))),
+    ];
+    for reply in unreadable {
+        for end in ["/token", ":signBlob"] {
+            assert_eq!(
+                trouble(end, reply.clone()).await.0,
+                Reason::StoreUnreachable,
+                "{reply:?}"
+            );
+        }
+    }
+    for bad in [
+        json!({"access_token": "", "expires_in": 3600}),
+        json!({"access_token": "mar\nker", "expires_in": 3600}),
+        json!({"access_token": "marker", "expires_in": 0}),
+        json!({"access_token": "marker", "expires_in": -5}),
+        json!({"access_token": "marker", "expires_in": "soon"}),
+        json!({"access_token": "marker"}),
+        json!({"access_token": "marker", "expires_in": 3600, "token_type": "MAC"}),
+        json!({"expires_in": 3600}),
+    ] {
+        let (reason, message) = trouble("/token", Reply::json(200, bad.clone())).await;
+        assert_eq!(reason, Reason::StoreUnreachable, "{bad}: {message}");
+    }
+    for bad in [
+        json!({}),
+        json!({"signedBlob": "marker!"}),
+        json!({"signedBlob": "bWFya2Vy"}),
+        json!({"signedBlob": null}),
+    ] {
+        assert_eq!(
+            trouble(":signBlob", Reply::json(200, bad.clone())).await.0,
+            Reason::StoreUnreachable,
+            "{bad}"
+        );
+    }
+}
+
+/// What only a person can put right is said so.
+#[tokio::test]
+async fn refusals() {
+    let refusal = json!({"error": {"code": 403, "message": "marker", "status": "PERMISSION_DENIED"}});
+    let (reason, message) = trouble(":signBlob", Reply::json(403, refusal)).await;
+    assert_eq!(reason, Reason::CredentialsRefused);
+    assert!(message.contains("roles/iam.serviceAccountTokenCreator"), "{message}");
+    let (reason, message) = trouble(":signBlob", Reply::json(404, json!({"marker": 1}))).await;
+    assert_eq!(reason, Reason::CredentialsRefused, "{message}");
+
+    // No redirect is followed, wherever it leads.
+    let away = Reply::Answer(
+        302,
+        vec![("Location", "http://127.0.0.1:1/marker".into())],
+        String::new(),
+    );
+    for end in ["/token", "/email", ":signBlob"] {
+        let (reason, message) = trouble(end, away.clone()).await;
+        assert!(
+            matches!(reason, Reason::CredentialsInvalid | Reason::CredentialsRefused),
+            "{end}: {message}"
+        );
+    }
+
+    let (reason, message) = trouble("/token", Reply::text(404, "marker")).await;
+    assert_eq!(reason, Reason::CredentialsInvalid);
+    assert!(
+        message.contains("workload identity") && message.contains("secretRef"),
+        "{message}"
+    );
+    assert_eq!(
+        trouble("/token", Reply::text(403, "marker")).await.0,
+        Reason::CredentialsInvalid
+    );
+    // Something answers that is not the metadata server.
+    let other = Reply::Answer(
+        200,
+        vec![],
+        json!({"access_token": "marker", "expires_in": 3600}).to_string(),
+    );
+    let (reason, message) = trouble("/token", other).await;
+    assert_eq!(reason, Reason::CredentialsInvalid);
+    assert!(message.contains("no metadata server"), "{message}");
+
+    // GKE without a bound account: an identity, but none that can sign.
+    for email in ["project.svc.id.goog", "default", "", "a@b", "@x.gserviceaccount.com"] {
+        let (reason, message) = trouble("/email", Reply::text(200, email)).await;
+        assert_eq!(reason, Reason::CredentialsInvalid);
+        assert!(message.contains("spec.gcs.credentials.signAs"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_who_says_nothing() {
+    let silence = |end| async move {
+        let began = Instant::now();
+        let (reason, message) = trouble(end, Reply::Silence).await;
+        assert_eq!(reason, Reason::StoreUnreachable);
+        assert!(
+            message.contains("no answer within 5 s") && began.elapsed() < Duration::from_secs(8),
+            "{message}"
+        );
+    };
+    tokio::join!(silence("/token"), silence("/email"), silence(":signBlob"));
+}
+
+/// One hiccup is passed over.
+#[tokio::test]
+async fn a_second_try() {
+    let fake = Fake::start(|call, before| {
+        if before % 2 == 0 {
+            Reply::text(503, "")
+        } else {
+            good(call)
+        }
+    });
+    by_google(&fake).sign(&put()).await.unwrap();
+    assert_eq!(fake.calls().len(), 6);
+}
+
+/// A token that ends soon is fetched anew each time; what is left of it serves while there is no other; one that was
+/// refused is not presented again.
+#[tokio::test]
+async fn tokens_that_end() {
+    let token = |n: usize, seconds: i64| json!({"access_token": format!("t{n}"), "expires_in": seconds, "token_type": "Bearer"});
+    let presented = |fake: &Fake| -> Vec<String> {
+        let calls = fake.calls().into_iter().filter(|c| c.path.ends_with(":signBlob"));
+        calls
+            .map(|c| c.header("authorization").unwrap().replace("Bearer ", ""))
+            .collect()
+    };
+    let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
+        path if path.ends_with("/token") => match before {
+            // With seconds left of the one before; the two tries of the fourth signature.
+            b if b >= 6 => Reply::text(500, ""),
+            b => Reply::json(200, token(b, 120)),
+        },
+        _ => good(call),
+    });
+    let gcs = by_google(&fake);
+    for _ in 0..4 {
+        gcs.sign(&put()).await.unwrap();
+    }
+    assert_eq!(presented(&fake), ["t1", "t3", "t5", "t5"].map(str::to_owned).map(|t| t));
+
+    // 401: another token is fetched for the next one.
+    let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
+        path if path.ends_with("/token") => Reply::json(200, token(before, 3600)),
+        path if path.ends_with(":signBlob") && call.header("authorization") == Some("Bearer t1") => {
+            Reply::text(401, "marker")
+        }
+        _ => good(call),
+    });
+    let gcs = by_google(&fake);
+    let first = gcs.sign(&put()).await;
+    assert!(
+        matches!(
+            first,
+            Err(SignError::Credentials {
+                reason: Reason::StoreUnreachable,
+                ..
+            })
+        ),
+        "{first:?}"
+    );
+    gcs.sign(&put()).await.unwrap();
+    assert_eq!(presented(&fake).len(), 2);
+
+    // A token is not believed to live for years, and its end is not believed to be far because a number is large.
+    let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
+        path if path.ends_with("/token") => Reply::json(200, token(before, i64::MAX)),
+        _ => good(call),
+    });
+    by_google(&fake).sign(&put()).await.unwrap();
+}
+
+/// The key's own token endpoint says no.
+#[tokio::test]
+async fn a_key_that_google_does_not_know() {
+    let refusal = json!({"error": "invalid_grant", "error_description": "Invalid JWT Signature. marker"});
+    let fake = Fake::start(move |_, _| Reply::json(400, refusal.clone()));
+    let file: Value = serde_json::from_str(crate::KEY).unwrap();
+    let mut file = file;
+    file["token_uri"] = format!("{}/token", fake.url()).into();
+    let key = valet::sign::gcs::ServiceAccountKey::parse(file.to_string().as_bytes()).unwrap();
+    let settings = json!({"credentials": {"signAs": "other@p.iam.gserviceaccount.com"}});
+    let gcs = crate::store(settings, valet::sign::gcs::Source::Key(key.into()), Some(&fake.url()));
+    match gcs.credentials_expire().await {
+        Err(SignError::Credentials { reason, message }) => {
+            assert_eq!(reason, Reason::CredentialsRefused);
+            assert!(
+                message.contains("invalid_grant") && !message.contains("marker"),
+                "{message}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,360 @@
+//! The whole way: operator, apiserver, fake-gcs-server, curl.
+
+use std::{path::Path, process::Command, sync::LazyLock, time::Duration};
+
+use base64::Engine;
+use serde_json::{Value, json};
+use valet_harness::{GcsServer, Operator, OperatorOptions, google, process};
+
+use crate::{
+    ACCOUNT, KEY,
+    fake::Fake,
+    identity::good,
+    world::{self, SOON, Tenant, VALET, condition, says},
+};
+
+static SERVER: LazyLock<GcsServer> = LazyLock::new(|| GcsServer::start().expect("fake-gcs-server starts"));
+
+/// A tenant whose store is a bucket of fake-gcs-server, with Google's key for tests.
+fn tenant(test: &str) -> Tenant {
+    let t = Tenant::new(test);
+    SERVER.create_bucket(t.name()).expect("a bucket can be made");
+    let mut secret = t.credentials("", "");
+    secret["stringData"] = json!({"credentials.json": KEY});
+    t.kubectl(&["delete", "costore", t.name()]);
+    t.apply(&[secret, store(&t, json!({}))]);
+    t
+}
+
+fn store(t: &Tenant, more: Value) -> Value {
+    let mut store = t.store();
+    store["spec"]["s3"] = Value::Null;
+    let mut gcs = json!({
+        "bucket": t.name(), "endpoint": SERVER.endpoint(), "credentials": {"secretRef": {"name": t.name()}},
+    });
+    world::merge(&mut gcs, more);
+    store["spec"]["gcs"] = gcs;
+    store["spec"].as_object_mut().unwrap().remove("s3");
+    store
+}
+
+fn message(object: &Value) -> String {
+    condition(object, "Ready").unwrap()["message"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn up_and_down() {
+    let t = tenant("gcs-flow");
+    let operator = t.operator();
+    let up = t.reason_within(&format!("costore/{}", t.name()), "Ready", SOON);
+    assert!(
+        up["status"]["capabilities"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("PostForm/ContentLengthRange"))
+    );
+    assert!(!up["status"]["capabilities"].to_string().contains("ChecksumSHA256"));
+    let name = "ü +(1)&=?#%2F.csv";
+    let constraints = json!({"contentType": "text/csv", "contentLengthRange": {"min": 1, "max": 9}});
+    t.apply(&[t.grant(
+        "UploadGrant",
+        "up",
+        json!({"key": t.key(name), "constraints": constraints}),
+    )]);
+    t.reason("ug/up", "Issued");
+    let key = t.mount("up");
+    assert_eq!(key.files["provider"], "gcs");
+    assert_eq!(
+        key.files["headers"],
+        "content-type: text/csv\nx-goog-content-length-range: 1,9\nx-goog-if-generation-match: 0\n"
+    );
+    assert_eq!(key.upload(&t.file("f", b"a,b,c")).0, 200);
+    let grant = t.reason("ug/up", "Completed");
+    let object = &grant["status"]["object"];
+    let described = SERVER.describe(t.name(), &t.key(name)).unwrap().expect("it is there");
+    assert_eq!(object["size"], 5);
+    assert_eq!(object["contentType"], "text/csv");
+    assert_eq!(object["version"], described["generation"]);
+    assert_eq!(object["checksumMD5"], described["md5Hash"]);
+    assert_eq!(object["checksumCRC32C"], described["crc32c"]);
+    assert!(
+        object["eTag"].is_string() && object["lastModifiedTime"].is_string(),
+        "{object}"
+    );
+    assert!(t.get("secret/up").is_none());
+
+    let version = described["generation"].as_str().unwrap();
+    let response = json!({"contentType": "text/plain", "contentDisposition": "attachment; filename=\"x.csv\""});
+    t.apply(&[t.grant(
+        "DownloadGrant",
+        "down",
+        json!({"key": t.key(name), "version": version, "response": response}),
+    )]);
+    let (status, text) = t.mount("down").curl(&["--include"]);
+    assert_eq!(status, 200, "{text}");
+    let text = text.to_lowercase();
+    assert!(
+        text.contains("content-type: text/plain") && text.contains("filename=\"x.csv\"") && text.ends_with("a,b,c"),
+        "{text}"
+    );
+
+    // Nothing of the key is anywhere.
+    let log = operator.log_text();
+    let secret_line = serde_json::from_str::<Value>(KEY).unwrap()["private_key"]
+        .as_str()
+        .unwrap()
+        .lines()
+        .nth(3)
+        .unwrap()
+        .to_owned();
+    let seen = t.kubectl(&["get", "ug,dg,costore,events", "--output", "json"]);
+    for text in [&log, &seen] {
+        assert!(
+            !text.contains(&secret_line) && !text.contains("X-Goog-Signature"),
+            "something leaked"
+        );
+    }
+}
+
+#[test]
+fn by_form() {
+    let t = tenant("gcs-form");
+    let _operator = t.operator();
+    let constraints =
+        json!({"contentType": "text/csv", "contentLengthRange": {"min": 1, "max": 9}, "overwrite": "Allow"});
+    let name = "a b+ü.csv";
+    t.apply(&[t.grant(
+        "UploadGrant",
+        "form",
+        json!({"mode": "PostForm", "key": t.key(name), "constraints": constraints}),
+    )]);
+    t.reason("ug/form", "Issued");
+    let key = t.mount("form");
+    // Google knows the bucket by this path; fake-gcs-server only without the slash.
+    let url = key.files["url"].trim_end_matches('/');
+    assert_eq!(key.files["url"], format!("{}/{}/", SERVER.endpoint(), t.name()));
+    let config = key.files["curl.cfg"].replace(&key.files["url"], url);
+    std::fs::write(key.folder.join("curl.cfg"), config).unwrap();
+    let file = format!("file=@{}", t.file("f", b"a,b,c").display());
+    let (status, said) = key.curl(&["--form", &file]);
+    assert_eq!(status, 204, "{said}");
+    assert_eq!(
+        SERVER.get(t.name(), &t.key(name)).unwrap().as_deref(),
+        Some(&b"a,b,c"[..])
+    );
+    t.reason("ug/form", "Completed");
+
+    let fields: Value = serde_json::from_str(&key.files["fields.json"]).unwrap();
+    let fields: Vec<_> = fields.as_object().unwrap().iter().map(|(n, v)| json!([n, v])).collect();
+    let now = jiff::Timestamp::now().as_second();
+    let question = json!({
+        "op": "verify_form", "key_file": KEY, "account": ACCOUNT, "fields": fields, "bucket": t.name(), "now": now, "size": 5,
+    });
+    assert_eq!(google::ask(question, &[]).unwrap().0["why"], "");
+}
+
+/// What Google cannot enforce is refused by name.
+#[test]
+fn what_the_store_cannot_enforce_is_refused() {
+    let t = tenant("gcs-refused");
+    let _operator = t.operator();
+    let sum = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";
+    t.apply(&[
+        t.grant("UploadGrant", "sum", json!({"constraints": {"checksumSHA256": sum}})),
+        t.grant(
+            "UploadGrant",
+            "form-sum",
+            json!({"mode": "PostForm", "constraints": {"checksumSHA256": sum, "overwrite": "Allow"}}),
+        ),
+        t.grant("UploadGrant", "form-once", json!({"mode": "PostForm"})),
+        t.grant(
+            "DownloadGrant",
+            "cache",
+            json!({"response": {"cacheControl": "no-store"}}),
+        ),
+        t.grant("DownloadGrant", "version", json!({"version": "3/L4kqtJlcpXroDTDmJ"})),
+    ]);
+    for (grant, part) in [
+        ("ug/sum", "checksumSHA256"),
+        ("ug/form-sum", "checksumSHA256"),
+        ("ug/form-once", "overwrite"),
+        ("dg/cache", "spec.response.cacheControl"),
+        ("dg/version", "spec.version"),
+    ] {
+        let refused = t.reason(grant, "CapabilityMissing");
+        assert!(message(&refused).contains(part), "{grant}: {}", message(&refused));
+        assert!(t.get(&format!("secret/{}", &grant[3..])).is_none());
+    }
+}
+
+/// The operator's own identity: the metadata server's token, and Google's signature for each key.
+#[test]
+fn with_workload_identity() {
+    let t = tenant("gcs-identity");
+    let fake = Fake::start(|call, _| good(call));
+    let mut own = store(&t, json!({}));
+    own["spec"]["gcs"].as_object_mut().unwrap().remove("credentials");
+    own["spec"]["access"][0]["maxExpirationSeconds"] = 604_800.into();
+    t.apply(&[own]);
+    let options = OperatorOptions {
+        namespace: Some(t.name().to_owned()),
+        env: vec![
+            ("GCE_METADATA_HOST".into(), fake.address.clone()),
+            ("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS".into(), fake.url()),
+            ("VALET_LOG".into(), "trace".into()),
+        ],
+        ..OperatorOptions::default()
+    };
+    let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).unwrap();
+    t.apply(&[
+        t.grant("UploadGrant", "up", json!({"expirationSeconds": 43_200})),
+        t.grant("UploadGrant", "long", json!({"expirationSeconds": 43_201})),
+    ]);
+    let issued = t.reason("ug/up", "Issued");
+    assert_eq!(says(&issued, "Active"), "True Issued");
+    let long = t.reason("ug/long", "ExpirationTooLong");
+    assert!(message(&long).contains("43200"), "{}", message(&long));
+    let key = t.mount("up");
+    let headers: Vec<_> = key.files["headers"]
+        .lines()
+        .filter_map(|l| l.split_once(": "))
+        .collect();
+    let question = json!({
+        "op": "verify", "key_file": KEY, "account": ACCOUNT, "url": key.files["url"], "method": "PUT", "headers": headers,
+        "now": jiff::Timestamp::now().as_second(),
+    });
+    assert_eq!(google::ask(question, &[]).unwrap().0["why"], "");
+    assert_eq!(key.upload(&t.file("f", b"bytes")).0, 200);
+    t.reason("ug/up", "Completed");
+    let log = operator.log_text();
+    assert!(
+        !log.contains("ya29.marker") && !log.contains("X-Goog-Signature"),
+        "something leaked"
+    );
+    assert_eq!(fake.count("/token"), 1);
+}
+
+/// A Secret that cannot be used says what is wrong with it, and not what is in it.
+#[test]
+fn bad_secrets() {
+    let t = tenant("gcs-secret");
+    let _operator = t.operator();
+    let said = |n: usize, data: Value| {
+        let name = format!("{}-{n}", t.name());
+        let (mut secret, mut own) = (
+            t.credentials("", ""),
+            store(&t, json!({"credentials": {"secretRef": {"name": name}}})),
+        );
+        secret["stringData"] = data;
+        secret["metadata"]["name"] = name.clone().into();
+        own["metadata"]["name"] = name.clone().into();
+        let grant = t.grant(
+            "UploadGrant",
+            &name,
+            json!({"storeRef": {"kind": "ClusterObjectStore", "name": name}}),
+        );
+        t.apply(&[secret, own, grant]);
+        message(&t.reason(&format!("ug/{name}"), "CredentialsInvalid"))
+    };
+    let cases = [
+        (json!({"AWS_ACCESS_KEY_ID": "marker"}), "credentials.json"),
+        (json!({"credentials.json": "marker"}), "not the JSON"),
+        (json!({"credentials.json": KEY, "key.json": KEY}), "mean the same"),
+        (
+            json!({"credentials.json": KEY.replace("service_account", "external_account")}),
+            "another type",
+        ),
+    ];
+    for (n, (data, part)) in cases.into_iter().enumerate() {
+        let message = said(n, data);
+        assert!(message.contains(part) && !message.contains("marker"), "{message}");
+    }
+}
+
+/// `valet sign` without a cluster, with the file that everybody's Google tools read.
+#[test]
+fn offline() {
+    let t = tenant("gcs-offline");
+    let file = t.file("key.json", KEY.as_bytes());
+    let mut own = store(&t, json!({}));
+    own["spec"]["gcs"].as_object_mut().unwrap().remove("credentials");
+    let grant = t.grant("UploadGrant", "up", json!({"constraints": {"contentLength": 5}}));
+    let sign = |credentials: Option<&Path>| {
+        let mut command = process::clean(Command::new(VALET));
+        command.args(["sign", "--output", "url", "--filename", "-"]);
+        match credentials {
+            Some(path) => command.env("GOOGLE_APPLICATION_CREDENTIALS", path),
+            // Nobody is there.
+            None => command.env("GCE_METADATA_HOST", "127.0.0.1:9"),
+        };
+        process::run(
+            command,
+            format!("{own}\n---\n{grant}\n").as_bytes(),
+            Duration::from_secs(30),
+        )
+        .unwrap()
+    };
+    let signed = sign(Some(&file));
+    assert!(signed.status.success(), "{}", signed.stderr);
+    let question = json!({
+        "op": "verify", "key_file": KEY, "account": ACCOUNT, "url": signed.text().trim(), "method": "PUT",
+        "headers": [["x-goog-content-length-range", "5,5"], ["x-goog-if-generation-match", "0"]],
+        "now": jiff::Timestamp::now().as_second(), "size": 5,
+    });
+    assert_eq!(google::ask(question, &[]).unwrap().0["why"], "");
+    let none = sign(None);
+    assert!(
+        !none.status.success() && none.stderr.contains("GOOGLE_APPLICATION_CREDENTIALS"),
+        "{}",
+        none.stderr
+    );
+}
+
+/// Pub/Sub's push, as the bucket's notifications come.
+#[test]
+fn completion_by_notification() {
+    let t = tenant("gcs-pubsub");
+    let tokens = t.file("tokens", b"0123456789abcdef0123456789abcdef\n");
+    let port = valet_harness::net::free_port().unwrap();
+    let address = format!("127.0.0.1:{port}");
+    let _operator = t.operator_with(&[
+        "--notifications-address",
+        &address,
+        "--notifications-token-file",
+        tokens.to_str().unwrap(),
+    ]);
+    t.apply(&[t.grant("UploadGrant", "up", json!({}))]);
+    t.reason("ug/up", "Issued");
+    // The looks come at 2, 6, 14, 30 and 62 s; wait until the next one is far.
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(t.mount("up").upload(&t.file("f", b"bytes")).0, 200);
+    let generation = SERVER.describe(t.name(), &t.key("up")).unwrap().unwrap()["generation"].clone();
+    let data =
+        base64::prelude::BASE64_STANDARD.encode(json!({"kind": "storage#object", "name": t.key("up")}).to_string());
+    let push = json!({
+        "message": {
+            "attributes": {
+                "eventType": "OBJECT_FINALIZE", "bucketId": t.name(), "objectId": t.key("up"), "objectGeneration": generation,
+                "payloadFormat": "JSON_API_V1",
+            },
+            "data": data, "messageId": "1", "publishTime": "2027-01-15T08:00:00Z",
+        },
+        "subscription": "projects/p/subscriptions/valet",
+    });
+    let mut command = process::clean(Command::new("curl"));
+    command.args([
+        "--silent",
+        "--fail",
+        "--header",
+        "Authorization: Bearer 0123456789abcdef0123456789abcdef",
+        "--data-binary",
+        "@-",
+    ]);
+    command.arg(format!("http://{address}/notifications"));
+    let sent = process::run(command, push.to_string().as_bytes(), SOON).unwrap();
+    assert!(sent.status.success(), "{}", sent.stderr);
+    t.reason_within("ug/up", "Completed", Duration::from_secs(4));
+}

@@ -1,0 +1,263 @@
+//! Who signs where there is no key: Google, for whoever the operator is.
+
+use std::sync::Arc;
+
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use serde_json::{Value, json};
+use valet::{
+    api::{Overwrite, UploadMode},
+    sign::{
+        Provider,
+        gcs::{Gcs, Source, from_environment},
+    },
+};
+use valet_harness::Scratch;
+
+use crate::{
+    ACCOUNT, KEY,
+    fake::{Call, Fake, Reply},
+    key, request, store, upload,
+};
+
+/// Answers as the metadata server and IAM do, signing with the test's key.
+pub fn good(call: &Call) -> Reply {
+    match call.path.as_str() {
+        path if path.ends_with("/default/token") => {
+            assert_eq!(call.header("metadata-flavor"), Some("Google"));
+            Reply::json(
+                200,
+                json!({"access_token": "ya29.marker", "expires_in": 3599, "token_type": "Bearer"}),
+            )
+        }
+        path if path.ends_with("/default/email") => Reply::text(200, ACCOUNT),
+        path if path.ends_with(":signBlob") => {
+            let payload = BASE64_STANDARD
+                .decode(call.json()["payload"].as_str().unwrap())
+                .unwrap();
+            let signature = BASE64_STANDARD.encode(key().sign(&payload).unwrap());
+            Reply::json(200, json!({"keyId": "k", "signedBlob": signature}))
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// A source that asks this metadata server.
+pub fn metadata(fake: &Fake) -> Source {
+    from_environment(|name| (name == "GCE_METADATA_HOST").then(|| fake.address.clone()))
+}
+
+/// A store whose keys Google signs, for whoever this metadata server says that the operator is.
+pub fn by_google(fake: &Fake) -> Gcs {
+    store(json!({}), metadata(fake), Some(&fake.url()))
+}
+
+#[tokio::test]
+async fn google_signs_what_a_key_would() {
+    let fake = Fake::start(|call, _| good(call));
+    let (by_google, by_key) = (by_google(&fake), store(json!({}), Source::Key(Arc::new(key())), None));
+    assert_eq!(by_google.credentials_expire().await.unwrap(), None);
+    for name in ["a", "b", "c"] {
+        let put = request(name, upload(UploadMode::Put, Overwrite::Forbid));
+        let (theirs, ours) = (by_google.sign(&put).await.unwrap(), by_key.sign(&put).await.unwrap());
+        assert_eq!(theirs.url().unwrap().expose(), ours.url().unwrap().expose());
+        let form = request(name, upload(UploadMode::PostForm, Overwrite::Allow));
+        let (theirs, ours) = (by_google.sign(&form).await.unwrap(), by_key.sign(&form).await.unwrap());
+        assert_eq!(theirs.form().unwrap().expose(), ours.form().unwrap().expose());
+    }
+    // One call a signature, and one for the token and the account's name for all of them.
+    let sign = fake
+        .calls()
+        .into_iter()
+        .find(|c| c.path.ends_with(":signBlob"))
+        .unwrap();
+    assert_eq!(
+        sign.path,
+        format!(
+            "/v1/projects/-/serviceAccounts/{}:signBlob",
+            ACCOUNT.replace('@', "%40")
+        )
+    );
+    assert_eq!(
+        (sign.method.as_str(), sign.header("authorization")),
+        ("POST", Some("Bearer ya29.marker"))
+    );
+    assert_eq!(
+        (fake.count(":signBlob"), fake.count("/token"), fake.count("/email")),
+        (6, 1, 1)
+    );
+}
+
+#[tokio::test]
+async fn another_account_signs_where_the_store_says_so() {
+    let fake = Fake::start(|call, _| good(call));
+    let settings = json!({"credentials": {"signAs": "other@p.iam.gserviceaccount.com"}});
+    let gcs = store(settings, metadata(&fake), Some(&fake.url()));
+    let signed = gcs
+        .sign(&request("a", upload(UploadMode::Put, Overwrite::Forbid)))
+        .await
+        .unwrap();
+    assert!(
+        signed
+            .url()
+            .unwrap()
+            .expose()
+            .contains("X-Goog-Credential=other%40p.iam.gserviceaccount.com%2F20260102%2F")
+    );
+    assert_eq!(
+        fake.count("/serviceAccounts/other%40p.iam.gserviceaccount.com:signBlob"),
+        1
+    );
+    assert_eq!(fake.count("/email"), 0);
+}
+
+/// A key that may sign as another account: its token is had by the JWT bearer grant (RFC 7523).
+#[tokio::test]
+async fn a_key_asks_for_a_token() {
+    let fake = Fake::start(|call, _| match call.path.as_str() {
+        "/token" => {
+            let body = String::from_utf8(call.body.clone()).unwrap();
+            let assertion = body.split("&assertion=").nth(1).unwrap();
+            assert!(body.starts_with("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&"));
+            let parts: Vec<_> = assertion.split('.').collect();
+            let read = |part: &str| -> Value {
+                serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+            };
+            let (header, claims) = (read(parts[0]), read(parts[1]));
+            assert_eq!(
+                (header["alg"].as_str(), header["kid"].as_str()),
+                (Some("RS256"), Some("f".repeat(40).as_str()))
+            );
+            assert_eq!(claims["iss"], ACCOUNT);
+            assert_eq!(claims["aud"], format!("http://{}/token", call.header("host").unwrap()));
+            assert_eq!(claims["scope"], "https://www.googleapis.com/auth/cloud-platform");
+            let (issued, ends) = (claims["iat"].as_i64().unwrap(), claims["exp"].as_i64().unwrap());
+            assert!(ends - issued == 3600 && (jiff::Timestamp::now().as_second() - issued).abs() < 60);
+            // The signature is the key's: PKCS #1 v1.5 signs alike each time.
+            let signature = key().sign(format!("{}.{}", parts[0], parts[1]).as_bytes()).unwrap();
+            assert_eq!(parts[2], BASE64_URL_SAFE_NO_PAD.encode(signature));
+            Reply::json(
+                200,
+                json!({"access_token": "ya29.marker", "expires_in": 3599, "token_type": "Bearer"}),
+            )
+        }
+        _ => good(call),
+    });
+    let file = KEY.replace("https://oauth2.googleapis.com/token", &format!("{}/token", fake.url()));
+    let key = valet::sign::gcs::ServiceAccountKey::parse(file.as_bytes()).unwrap();
+    let settings = json!({"credentials": {"signAs": "other@p.iam.gserviceaccount.com"}});
+    let gcs = store(settings, Source::Key(Arc::new(key)), Some(&fake.url()));
+    for _ in 0..2 {
+        gcs.sign(&request("a", upload(UploadMode::Put, Overwrite::Forbid)))
+            .await
+            .unwrap();
+    }
+    assert_eq!((fake.count("/token"), fake.count(":signBlob")), (1, 2));
+}
+
+/// Workload identity federation: a token of another issuer, Google's STS, an account's token.
+#[tokio::test]
+async fn another_issuers_token_is_taken() {
+    let scratch = Scratch::new("federation").unwrap();
+    let token = scratch.write("token", "first\n").unwrap();
+    let fake = Fake::start(|call, _| match call.path.as_str() {
+        "/v1/token" => {
+            let body = String::from_utf8(call.body.clone()).unwrap();
+            let field = |name: &str| {
+                body.split('&')
+                    .find_map(|p| p.strip_prefix(&format!("{name}=")))
+                    .unwrap()
+                    .to_owned()
+            };
+            assert_eq!(
+                field("audience"),
+                "%2F%2Fiam.googleapis.com%2Fprojects%2F1%2Flocations%2Fglobal"
+            );
+            assert_eq!(
+                field("subject_token_type"),
+                "urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt"
+            );
+            let federated = format!("federated-{}", field("subject_token"));
+            Reply::json(
+                200,
+                json!({"access_token": federated, "expires_in": 3600, "token_type": "Bearer"}),
+            )
+        }
+        path if path.ends_with(":generateAccessToken") => {
+            let bearer = call.header("authorization").unwrap().replace("federated", "accounts");
+            // About to end, so that each signature asks anew.
+            let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
+            Reply::json(
+                200,
+                json!({"accessToken": bearer.trim_start_matches("Bearer "), "expireTime": ends.to_string()}),
+            )
+        }
+        _ => good(call),
+    });
+    let configuration = json!({
+        "type": "external_account", "audience": "//iam.googleapis.com/projects/1/locations/global",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt", "token_url": format!("{}/v1/token", fake.url()),
+        "service_account_impersonation_url": format!("{}/v1/projects/-/serviceAccounts/{ACCOUNT}:generateAccessToken", fake.url()),
+        "credential_source": {"file": token},
+    });
+    let file = scratch.write("configuration.json", configuration.to_string()).unwrap();
+    let of = |file: std::path::PathBuf| {
+        from_environment(|name| (name == "GOOGLE_APPLICATION_CREDENTIALS").then(|| file.display().to_string()))
+    };
+    let gcs = store(json!({}), of(file.clone()), Some(&fake.url()));
+    let put = request("a", upload(UploadMode::Put, Overwrite::Forbid));
+    let signed = gcs.sign(&put).await.unwrap();
+    assert!(
+        signed
+            .url()
+            .unwrap()
+            .expose()
+            .contains("X-Goog-Credential=test-iam-credentials%40")
+    );
+    scratch.write("token", "second").unwrap();
+    gcs.sign(&put).await.unwrap();
+    let presented: Vec<_> = fake
+        .calls()
+        .iter()
+        .filter(|c| c.path.ends_with(":signBlob"))
+        .map(|c| c.header("authorization").unwrap().to_owned())
+        .collect();
+    assert_eq!(presented, ["Bearer accounts-first", "Bearer accounts-second"]);
+
+    // What is wrong with it is said when it is needed, and without a word of what is in it.
+    std::fs::remove_file(&token).unwrap();
+    let said = gcs.sign(&put).await.unwrap_err().to_string();
+    assert!(said.contains("cannot be read") && !said.contains("accounts-"), "{said}");
+    for (bend, part) in [
+        (json!({"token_url": "http://marker.example/"}), "token_url"),
+        (
+            json!({"credential_source": {"url": "http://marker/"}}),
+            "elsewhere than a file",
+        ),
+        (json!({"audience": null}), "no configuration"),
+        (json!({"type": "marker"}), "service_account"),
+    ] {
+        let mut configuration = configuration.clone();
+        crate::world::merge(&mut configuration, bend);
+        configuration["credential_source"]
+            .as_object_mut()
+            .unwrap()
+            .retain(|name, _| part != "elsewhere than a file" || name != "file");
+        scratch.write("configuration.json", configuration.to_string()).unwrap();
+        let said = store(json!({}), of(file.clone()), None)
+            .credentials_expire()
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains(part) && !said.contains("marker"), "{said}");
+    }
+    let none = from_environment(|name| (name == "GOOGLE_APPLICATION_CREDENTIALS").then(|| "/nowhere".into()));
+    let said = store(json!({}), none, None)
+        .credentials_expire()
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("cannot be read"), "{said}");
+}

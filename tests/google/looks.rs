@@ -1,0 +1,242 @@
+//! What is asked of the store itself: whether the object is there, and what the store is like.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use valet::{
+    api::Capability,
+    grant::{ObjectFact, ObjectKey},
+    sign::{
+        Finding, Outward, Probed, Provider,
+        gcs::{Gcs, Source},
+    },
+};
+
+use crate::{
+    fake::{Call, Fake, Reply},
+    key, store,
+};
+
+fn at(fake: &Fake) -> Gcs {
+    store(json!({"endpoint": fake.url()}), Source::Key(Arc::new(key())), None)
+}
+
+fn name() -> ObjectKey {
+    ObjectKey::parse("a/ü", 1024).unwrap()
+}
+
+async fn look(reply: Reply) -> ObjectFact {
+    let fake = Fake::start(move |_, _| reply.clone());
+    at(&fake).look(&name()).await
+}
+
+fn http_date(t: Timestamp) -> String {
+    t.to_zoned(jiff::tz::TimeZone::UTC)
+        .strftime("%a, %d %b %Y %H:%M:%S GMT")
+        .to_string()
+}
+
+#[tokio::test]
+async fn an_object_is_described() {
+    // A store whose clock is an hour ahead: the object's age is counted by that clock alone.
+    let theirs = Timestamp::now() + SignedDuration::from_hours(1);
+    let headers = vec![
+        ("Content-Length", "20".into()),
+        ("x-goog-stored-content-length", "5".into()),
+        ("ETag", "\"abc\"".into()),
+        ("Content-Type", "text/plain".into()),
+        ("x-goog-generation", "1700000000000000".into()),
+        ("x-goog-hash", "crc32c=n03x6A==".into()),
+        ("x-goog-hash", "md5=Ojk9c3dhfxgoKVVHYwFbHQ==".into()),
+        ("Last-Modified", http_date(theirs - SignedDuration::from_secs(90))),
+        ("Date", http_date(theirs)),
+    ];
+    let fake = Fake::start(move |_, _| Reply::Answer(200, headers.clone(), String::new()));
+    let ObjectFact::Present { object, modified_at } = at(&fake).look(&name()).await else {
+        panic!("it is there");
+    };
+    assert_eq!(object.size, Some(5));
+    assert_eq!(object.e_tag.as_deref(), Some("\"abc\""));
+    assert_eq!(object.content_type.as_deref(), Some("text/plain"));
+    assert_eq!(object.version.as_deref(), Some("1700000000000000"));
+    assert_eq!(object.checksum_md5.as_deref(), Some("Ojk9c3dhfxgoKVVHYwFbHQ=="));
+    assert_eq!(object.checksum_crc32c.as_deref(), Some("n03x6A=="));
+    assert_eq!(object.checksum_sha256, None);
+    let age = Timestamp::now().duration_since(modified_at.unwrap()).as_secs();
+    assert!((88..=95).contains(&age), "{age}");
+
+    // Asked by a signature of a minute, and by nothing that is of use elsewhere.
+    let [call] = &fake.calls()[..] else {
+        panic!("one request")
+    };
+    assert_eq!(call.method, "HEAD");
+    assert!(
+        call.path
+            .starts_with("/media/a/%C3%BC?X-Goog-Algorithm=GOOG4-RSA-SHA256&"),
+        "{}",
+        call.path
+    );
+    assert!(call.path.contains("&X-Goog-Expires=60&") && call.header("authorization").is_none());
+}
+
+#[tokio::test]
+async fn other_answers() {
+    assert!(matches!(look(Reply::text(404, "")).await, ObjectFact::Absent));
+    for status in [401, 403] {
+        assert!(matches!(look(Reply::text(status, "")).await, ObjectFact::Hidden));
+    }
+    for reply in [
+        Reply::text(500, "marker"),
+        Reply::text(301, "marker"),
+        Reply::text(400, "marker"),
+        Reply::Bytes(b"marker"),
+        Reply::Bytes(b""),
+    ] {
+        match look(reply.clone()).await {
+            ObjectFact::Unreachable(why) => assert!(!why.contains("marker"), "{why}"),
+            other => panic!("{reply:?}: {other:?}"),
+        }
+    }
+    // Nothing is said of it, and nothing is made up.
+    let ObjectFact::Present { object, modified_at } =
+        look(Reply::Answer(200, vec![("x-goog-hash", "=,md5".into())], String::new())).await
+    else {
+        panic!("it is there");
+    };
+    assert_eq!((object.version, object.checksum_md5, modified_at), (None, None, None));
+    let began = Instant::now();
+    assert!(matches!(look(Reply::Silence).await, ObjectFact::Unreachable(_)));
+    assert!(began.elapsed() < Duration::from_secs(8));
+}
+
+#[tokio::test]
+async fn a_tenants_store_does_not_lead_inwards() {
+    let fake = Fake::start(|_, _| Reply::text(404, ""));
+    let settings = json!({"bucket": "media", "endpoint": fake.url()});
+    for endpoint in [fake.url(), fake.url().replace("127.0.0.1", "localhost")] {
+        let mut settings = settings.clone();
+        settings["endpoint"] = endpoint.into();
+        let gcs = Gcs::new(
+            serde_json::from_value(settings).unwrap(),
+            Source::Key(Arc::new(key())),
+            None,
+            Some(Outward::default()),
+        );
+        match gcs.look(&name()).await {
+            ObjectFact::Unreachable(why) => assert!(why.contains("loopback"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(fake.calls().len(), 0);
+}
+
+fn xml(code: &str) -> String {
+    format!("<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>marker</Message></Error>")
+}
+
+async fn probe(answer: impl Fn(&Call, usize) -> Reply + Send + Sync + 'static) -> (Probed, Gcs, Fake) {
+    let fake = Fake::start(answer);
+    let gcs = at(&fake);
+    (gcs.probe().await, gcs, fake)
+}
+
+/// A store as Google documents it: a header that is not signed is refused, and nothing is written.
+#[tokio::test]
+async fn a_store_that_behaves() {
+    let answer = |call: &Call, _: usize| match (call.method.as_str(), call.header("x-goog-copy-source")) {
+        ("GET", None) => Reply::text(404, &xml("NoSuchKey")),
+        ("PUT", Some(_)) if !call.path.contains("x-goog-copy-source") => Reply::text(403, &xml("AccessDenied")),
+        ("PUT", Some(_)) => Reply::text(404, &xml("NoSuchKey")),
+        other => panic!("{other:?}"),
+    };
+    let (probed, gcs, fake) = probe(answer).await;
+    assert_eq!(probed.finding, Finding::Usable);
+    assert_eq!((probed.refuses_unsigned, probed.skew), (Some(true), None));
+    assert!(gcs.capabilities().enforced.contains(&Capability::SignedHeadersOnly));
+    let methods: Vec<_> = fake.calls().iter().map(|c| c.method.clone()).collect();
+    assert_eq!(methods, ["GET", "PUT", "PUT"]);
+    assert!(fake.calls().iter().all(|c| c.path.starts_with("/media/valet-probe?")));
+}
+
+/// One that looks for what the header names obeys it: no keys for PUT.
+#[tokio::test]
+async fn a_store_that_obeys_unsigned_headers() {
+    let (probed, gcs, _) = probe(|_, _| Reply::text(404, &xml("NoSuchKey"))).await;
+    assert_eq!(probed.refuses_unsigned, Some(false));
+    assert!(!gcs.capabilities().enforced.contains(&Capability::SignedHeadersOnly));
+    assert!(
+        gcs.capabilities()
+            .post_form
+            .as_ref()
+            .unwrap()
+            .contains(&Capability::SignedHeadersOnly)
+    );
+}
+
+/// One that passes over the header wrote an empty object, which is taken away again.
+#[tokio::test]
+async fn a_store_that_passes_over_unsigned_headers() {
+    let answer = |call: &Call, _: usize| match call.method.as_str() {
+        "GET" => Reply::text(404, "not found"),
+        "PUT" => Reply::text(200, "{}"),
+        "DELETE" => Reply::text(204, ""),
+        other => panic!("{other}"),
+    };
+    let (probed, _, fake) = probe(answer).await;
+    assert_eq!(probed.refuses_unsigned, Some(true));
+    assert_eq!(fake.calls().last().unwrap().method, "DELETE");
+}
+
+/// Whether it would refuse the header cannot be told where the account may not write.
+#[tokio::test]
+async fn an_account_that_may_not_write() {
+    let answer = |call: &Call, _: usize| match call.method.as_str() {
+        "GET" => Reply::text(403, &xml("AccessDenied")),
+        _ => Reply::text(403, &xml("AccessDenied")),
+    };
+    let (probed, _, _) = probe(answer).await;
+    assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, None));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_found() {
+    for (status, code, reason) in [
+        (404, "NoSuchBucket", "BucketNotFound"),
+        (403, "SignatureDoesNotMatch", "CredentialsRefused"),
+        (403, "InvalidSecurity", "CredentialsRefused"),
+        (403, "RequestTimeTooSkewed", "ClockSkewed"),
+    ] {
+        let (probed, ..) = probe(move |_, _| Reply::text(status, &xml(code))).await;
+        match probed.finding {
+            Finding::Broken(found, message) => {
+                assert_eq!(found.as_str(), reason, "{code}");
+                assert!(!message.contains("marker"), "{message}");
+            }
+            other => panic!("{code}: {other:?}"),
+        }
+        assert_eq!(probed.refuses_unsigned, None);
+    }
+    let (probed, ..) = probe(|_, _| Reply::text(503, "marker")).await;
+    assert!(matches!(probed.finding, Finding::Unreachable(why) if !why.contains("marker")));
+}
+
+#[tokio::test]
+async fn clocks_that_differ() {
+    for (ahead, told) in [(0, false), (20, false), (-20, false), (45, true), (-45, true)] {
+        let answer = move |_: &Call, _: usize| {
+            let date = http_date(Timestamp::now() + SignedDuration::from_secs(ahead));
+            Reply::Answer(404, vec![("Date", date)], xml("NoSuchKey"))
+        };
+        let (probed, ..) = probe(answer).await;
+        assert_eq!(probed.skew.is_some(), told, "{ahead}: {:?}", probed.skew);
+        assert!(
+            probed.skew.is_none_or(|s| (s.as_secs() - ahead).abs() <= 2),
+            "{:?}",
+            probed.skew
+        );
+    }
+}

@@ -1,0 +1,83 @@
+//! Google Cloud Storage: signatures against Google's own client and a checker in another language, the endpoints that hand
+//! out tokens and signatures in good and bad moods, and the whole way on fake-gcs-server.
+
+#[path = "../cluster/world.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod world;
+
+mod fake;
+mod faults;
+mod flow;
+mod identity;
+mod looks;
+mod signatures;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use valet::{
+    api::{Ask, LengthRange, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    grant::{Lifetime, ObjectKey, SigningRequest},
+    sign::gcs::{Gcs, ServiceAccountKey, Source},
+};
+
+/// Google's own key for tests, which opens nothing.
+pub const KEY: &str = include_str!("../fixtures/google/service-account.json");
+/// Whose it is.
+pub const ACCOUNT: &str = "test-iam-credentials@dummy-project-id.iam.gserviceaccount.com";
+
+/// The key, read.
+pub fn key() -> ServiceAccountKey {
+    ServiceAccountKey::parse(KEY.as_bytes()).expect("it is a key")
+}
+
+/// A store called `media`, with more settings.
+pub fn store(more: Value, source: Source, iam: Option<&str>) -> Gcs {
+    let mut store = json!({"bucket": "media"});
+    world::merge(&mut store, more);
+    Gcs::new(serde_json::from_value(store).expect("settings"), source, iam, None)
+}
+
+/// An hour from this moment on.
+pub const ISSUED: &str = "2026-01-02T03:04:05Z";
+
+/// A request that is signed at [`ISSUED`] for an hour.
+pub fn request(key: &str, ask: Ask) -> SigningRequest {
+    let issued_at: Timestamp = ISSUED.parse().expect("a time");
+    SigningRequest {
+        key: ObjectKey::parse(key, 1024).expect("a key"),
+        ask,
+        lifetime: Lifetime {
+            issued_at,
+            expires_at: issued_at + SignedDuration::from_hours(1),
+        },
+        holder: "web.x".into(),
+        upload: None,
+    }
+}
+
+/// An upload of 3 to 9 bytes of text.
+pub fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
+    Ask::Upload {
+        mode,
+        multipart: Default::default(),
+        constraints: UploadConstraints {
+            content_type: Some("text/plain; charset=utf-8".into()),
+            content_length_range: Some(LengthRange { min: 3, max: 9 }),
+            overwrite,
+            ..UploadConstraints::default()
+        },
+    }
+}
+
+/// A download.
+pub fn download(version: Option<&str>) -> Ask {
+    Ask::Download {
+        mode: Default::default(),
+        version: version.map(str::to_owned),
+        response: ResponseHeaders {
+            content_type: Some("text/csv".into()),
+            content_disposition: Some("attachment; filename=\"a b.csv\"".into()),
+            ..ResponseHeaders::default()
+        },
+    }
+}

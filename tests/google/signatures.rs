@@ -1,0 +1,351 @@
+//! What Valet signs, Google's own client signs alike, and a checker in another language takes; and it takes nothing that
+//! was bent.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use valet::{
+    api::{Overwrite, UploadMode},
+    sign::{Provider, SignedUrl, gcs::Source},
+};
+use valet_harness::google;
+
+use crate::{ACCOUNT, ISSUED, KEY, download, key, request, store, upload};
+
+const NAME: &str = "tenants/web/ü +(1)~/é%2F$&=?#.bin";
+
+fn valets() -> valet::sign::gcs::Gcs {
+    store(json!({}), Source::Key(Arc::new(key())), None)
+}
+
+fn now(later: i64) -> i64 {
+    ISSUED.parse::<jiff::Timestamp>().unwrap().as_second() + later
+}
+
+fn why(check: &Value) -> Option<String> {
+    let op = if check.get("fields").is_some() {
+        "verify_form"
+    } else {
+        "verify"
+    };
+    let mut question = check.clone();
+    question["op"] = op.into();
+    let (answer, _) = google::ask(question, &[]).unwrap();
+    (answer["valid"] != true).then(|| answer["why"].as_str().unwrap_or_default().to_owned())
+}
+
+/// The name as Google's client wants it: percent-encoded, but for '/' and '~'.
+fn encoded(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
+    let bytes = name.bytes();
+    bytes
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}
+
+fn by_google(method: &str, name: &str, headers: &[(String, String)], query: Value) -> String {
+    let question = json!({
+        "op": "sign", "key_file": KEY, "endpoint": "https://storage.googleapis.com", "method": method,
+        "resource": format!("/media/{}", encoded(name)), "headers": headers, "query": query, "expires": 3600,
+        "timestamp": "20260102T030405Z",
+    });
+    google::ask(question, &[]).unwrap().0["url"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn googles_own_client_signs_the_same_urls() {
+    let gcs = valets();
+    for name in [
+        "a",
+        "a/b.png",
+        NAME,
+        "a b",
+        "日本語/ファイル.txt",
+        "a'b\"c<d>{e}|f^g`h",
+        "a/.b/..c/d.",
+    ] {
+        let put = gcs
+            .sign(&request(name, upload(UploadMode::Put, Overwrite::Forbid)))
+            .await
+            .unwrap();
+        assert_eq!(
+            put.url().unwrap().expose(),
+            by_google("PUT", name, put.headers(), json!([])),
+            "{name}"
+        );
+        let get = gcs
+            .sign(&request(name, download(Some("1700000000000000"))))
+            .await
+            .unwrap();
+        let query = json!([
+            ["generation", "1700000000000000"],
+            ["response-content-type", "text/csv"],
+            ["response-content-disposition", "attachment; filename=\"a b.csv\""],
+        ]);
+        assert_eq!(
+            get.url().unwrap().expose(),
+            by_google("GET", name, &[], query),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn googles_own_client_signs_the_same_forms() {
+    for name in ["a/b.png", NAME] {
+        let form = valets()
+            .sign(&request(name, upload(UploadMode::PostForm, Overwrite::Allow)))
+            .await
+            .unwrap();
+        let question = json!({
+            "op": "sign_form", "key_file": KEY, "bucket": "media", "key": name, "expires": 3600, "timestamp": "20260102T030405Z",
+            "conditions": [["content-length-range", 3, 9]], "fields": [["Content-Type", "text/plain; charset=utf-8"]],
+        });
+        let (googles, _) = google::ask(question, &[]).unwrap();
+        assert_eq!(form.url().unwrap().expose(), googles["url"].as_str().unwrap());
+        let mut fields: Vec<(String, String)> = form.form().unwrap().expose().to_vec();
+        let mut theirs: Vec<(String, String)> = serde_json::from_value(googles["fields"].clone()).unwrap();
+        fields.sort();
+        theirs.sort();
+        // The policy's members are in another order there, so it and its signature are other texts.
+        let policy = |fields: &[(String, String)]| -> Value {
+            let (_, text) = fields.iter().find(|(name, _)| name == "policy").unwrap();
+            let bytes = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, text).unwrap();
+            let mut policy: Value = serde_json::from_slice(&bytes).unwrap();
+            policy["conditions"]
+                .as_array_mut()
+                .unwrap()
+                .sort_by_key(ToString::to_string);
+            policy
+        };
+        assert_eq!(policy(&fields), policy(&theirs), "{name}");
+        let plain = |fields: &[(String, String)]| -> Vec<(String, String)> {
+            let made = |name: &str| name == "policy" || name == "x-goog-signature";
+            fields.iter().filter(|(name, _)| !made(name)).cloned().collect()
+        };
+        assert_eq!(plain(&fields), plain(&theirs), "{name}");
+    }
+}
+
+fn check(url: &SignedUrl, method: &str, headers: &[(String, String)]) -> Value {
+    json!({
+        "key_file": KEY, "account": ACCOUNT, "url": url.expose(), "method": method, "headers": headers, "now": now(1800),
+        "size": 5,
+    })
+}
+
+fn swap(check: &mut Value, what: &str, by: &str) {
+    let url = check["url"].as_str().unwrap();
+    assert!(url.contains(what), "the URL has no {what}");
+    check["url"] = url.replacen(what, by, 1).into();
+}
+
+fn header(check: &mut Value, name: &str, value: Option<&str>) {
+    let headers = check["headers"].as_array_mut().unwrap();
+    headers.retain(|pair| pair[0] != name);
+    headers.extend(value.map(|value| json!([name, value])));
+}
+
+#[tokio::test]
+async fn a_bent_url_is_refused() {
+    let gcs = valets();
+    let put = gcs
+        .sign(&request(NAME, upload(UploadMode::Put, Overwrite::Forbid)))
+        .await
+        .unwrap();
+    let good = check(put.url().unwrap(), "PUT", put.headers());
+    assert_eq!(why(&good), None);
+    // The checker takes what Google's client signs, too.
+    let mut googles = good.clone();
+    googles["url"] = by_google("PUT", NAME, put.headers(), json!([])).into();
+    assert_eq!(why(&googles), None);
+    for later in [0, 3599] {
+        let mut other = good.clone();
+        other["now"] = now(later).into();
+        assert_eq!(why(&other), None, "{later}");
+    }
+
+    type Bend = fn(&mut Value);
+    let bends: &[(&str, Bend)] = &[
+        ("another method", |c| c["method"] = "DELETE".into()),
+        ("another key", |c| swap(c, "tenants/web/", "tenants/web2/")),
+        ("another spelling of the key", |c| swap(c, "%252F", "%2F")),
+        ("another bucket", |c| swap(c, ".com/media/", ".com/other/")),
+        ("another host", |c| {
+            swap(c, "storage.googleapis.com", "storage.example.com")
+        }),
+        ("a later end", |c| swap(c, "X-Goog-Expires=3600", "X-Goog-Expires=7200")),
+        ("a later beginning", |c| {
+            swap(c, "X-Goog-Date=20260102T030405Z", "X-Goog-Date=20260102T040405Z")
+        }),
+        ("after its end", |c| c["now"] = now(3600).into()),
+        ("long before its beginning", |c| c["now"] = now(-3600).into()),
+        ("another signature", |c| {
+            let url = c["url"].as_str().unwrap().to_owned();
+            let last = if url.ends_with('0') { '1' } else { '0' };
+            c["url"] = format!("{}{last}", &url[..url.len() - 1]).into();
+        }),
+        ("no signature", |c| {
+            let url = c["url"].as_str().unwrap();
+            c["url"] = url.split("&X-Goog-Signature").next().unwrap().to_owned().into();
+        }),
+        ("another account", |c| swap(c, "test-iam-credentials", "someone-else")),
+        ("another scope", |c| swap(c, "%2Fauto%2F", "%2Feu%2F")),
+        ("another algorithm", |c| {
+            swap(c, "GOOG4-RSA-SHA256", "GOOG4-HMAC-SHA256")
+        }),
+        ("another content type", |c| header(c, "content-type", Some("text/html"))),
+        ("no content type", |c| header(c, "content-type", None)),
+        ("another range of sizes", |c| {
+            header(c, "x-goog-content-length-range", Some("0,999"))
+        }),
+        ("no range of sizes", |c| header(c, "x-goog-content-length-range", None)),
+        ("another precondition", |c| {
+            header(c, "x-goog-if-generation-match", Some("7"))
+        }),
+        ("no precondition", |c| header(c, "x-goog-if-generation-match", None)),
+        ("a copy source that nobody signed", |c| {
+            header(c, "x-goog-copy-source", Some("media/secret"))
+        }),
+        ("the same in Amazon's words", |c| {
+            header(c, "x-amz-copy-source", Some("media/secret"))
+        }),
+        ("an ACL that nobody signed", |c| {
+            header(c, "x-goog-acl", Some("public-read"))
+        }),
+        ("fewer signed headers", |c| {
+            swap(c, "%3Bx-goog-if-generation-match", "");
+            header(c, "x-goog-if-generation-match", None);
+        }),
+        ("one parameter more", |c| {
+            swap(c, "&X-Goog-Signature", "&userProject=p&X-Goog-Signature")
+        }),
+        ("a parameter twice", |c| {
+            swap(c, "&X-Goog-Signature", "&X-Goog-Expires=9&X-Goog-Signature")
+        }),
+        ("too small a file", |c| c["size"] = 2.into()),
+        ("too large a file", |c| c["size"] = 10.into()),
+        ("an object that is there", |c| c["exists"] = true.into()),
+    ];
+    for (what, bend) in bends {
+        let mut bent = good.clone();
+        bend(&mut bent);
+        assert!(why(&bent).is_some(), "{what} was taken");
+    }
+
+    let get = gcs
+        .sign(&request(NAME, download(Some("1700000000000000"))))
+        .await
+        .unwrap();
+    let good = check(get.url().unwrap(), "GET", get.headers());
+    assert_eq!(why(&good), None);
+    let bends: &[(&str, Bend)] = &[
+        ("another version", |c| {
+            swap(c, "generation=1700000000000000", "generation=1700000000000001")
+        }),
+        ("no version", |c| swap(c, "&generation=1700000000000000", "")),
+        ("another answer", |c| swap(c, "text%2Fcsv", "text%2Fhtml")),
+        ("an upload", |c| c["method"] = "PUT".into()),
+    ];
+    for (what, bend) in bends {
+        let mut bent = good.clone();
+        bend(&mut bent);
+        assert!(why(&bent).is_some(), "{what} was taken");
+    }
+}
+
+fn field(check: &mut Value, name: &str, value: Option<&str>) {
+    let fields = check["fields"].as_array_mut().unwrap();
+    fields.retain(|pair| pair[0] != name);
+    fields.extend(value.map(|value| json!([name, value])));
+}
+
+#[tokio::test]
+async fn a_bent_form_is_refused() {
+    let gcs = valets();
+    let form = gcs
+        .sign(&request(NAME, upload(UploadMode::PostForm, Overwrite::Allow)))
+        .await
+        .unwrap();
+    let fields = form.form().unwrap();
+    let good = json!({
+        "key_file": KEY, "account": ACCOUNT, "fields": fields.expose(), "bucket": "media", "now": now(1800), "size": 5,
+    });
+    assert_eq!(why(&good), None);
+    let another = gcs
+        .sign(&request("another", upload(UploadMode::PostForm, Overwrite::Allow)))
+        .await
+        .unwrap();
+    let others = another.form().unwrap();
+    let others = |name: &str| others.expose().iter().find(|(n, _)| n == name).unwrap().1.clone();
+    let (policy, signature) = (others("policy"), others("x-goog-signature"));
+
+    type Bend<'a> = Box<dyn Fn(&mut Value) + 'a>;
+    let bends: Vec<(&str, Bend<'_>)> = vec![
+        ("another key", Box::new(|c| field(c, "key", Some("another")))),
+        ("another bucket", Box::new(|c| c["bucket"] = "other".into())),
+        (
+            "another content type",
+            Box::new(|c| field(c, "Content-Type", Some("text/html"))),
+        ),
+        ("no content type", Box::new(|c| field(c, "Content-Type", None))),
+        ("a field more", Box::new(|c| field(c, "acl", Some("public-read")))),
+        ("metadata", Box::new(|c| field(c, "x-goog-meta-owner", Some("me")))),
+        (
+            "a redirect",
+            Box::new(|c| field(c, "success_action_redirect", Some("http://x/"))),
+        ),
+        (
+            "a key more",
+            Box::new(|c| c["fields"].as_array_mut().unwrap().push(json!(["Key", "another"]))),
+        ),
+        ("too small a file", Box::new(|c| c["size"] = 2.into())),
+        ("too large a file", Box::new(|c| c["size"] = 10.into())),
+        ("after its end", Box::new(|c| c["now"] = now(3600).into())),
+        ("another policy", Box::new(|c| field(c, "policy", Some(&policy)))),
+        (
+            "another signature",
+            Box::new(|c| field(c, "x-goog-signature", Some(&signature))),
+        ),
+        (
+            "both of another form",
+            Box::new(|c| {
+                field(c, "policy", Some(&policy));
+                field(c, "x-goog-signature", Some(&signature));
+            }),
+        ),
+        ("no signature", Box::new(|c| field(c, "x-goog-signature", None))),
+        (
+            "another account",
+            Box::new(|c| {
+                field(
+                    c,
+                    "x-goog-credential",
+                    Some("someone@else/20260102/auto/storage/goog4_request"),
+                )
+            }),
+        ),
+        (
+            "another date",
+            Box::new(|c| field(c, "x-goog-date", Some("20260103T030405Z"))),
+        ),
+        (
+            "another algorithm",
+            Box::new(|c| field(c, "x-goog-algorithm", Some("GOOG4-HMAC-SHA256"))),
+        ),
+    ];
+    for (what, bend) in bends {
+        let mut bent = good.clone();
+        bend(&mut bent);
+        assert!(why(&bent).is_some(), "{what} was taken");
+    }
+}

@@ -1,0 +1,194 @@
+//! fake-gcs-server, which keeps objects as Google Cloud Storage does and looks at no signature; and Google's own client with
+//! a checker of signatures, in Python.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{Context, Error, Process, Result, Scratch, control_plane, helper::Helper, net, process};
+
+const START: Duration = Duration::from_secs(30);
+
+/// The folder with the programs: the environment variable `VALET_GOOGLE`, or else what `hack/google.sh` prints, which builds
+/// them the first time.
+///
+/// # Errors
+/// If the script fails.
+pub fn programs() -> Result<PathBuf> {
+    static FOUND: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    let look = || -> Result<PathBuf> {
+        if let Some(folder) = env::var_os("VALET_GOOGLE") {
+            return Ok(folder.into());
+        }
+        let script = Path::new(env!("VALET_ROOT")).join("hack/google.sh");
+        let output = Command::new(&script)
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .context(format_args!("cannot run {}", script.display()))?;
+        if !output.status.success() {
+            return Err(Error::new("hack/google.sh failed; what it said stands above"));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().into())
+    };
+    FOUND
+        .get_or_init(|| look().map_err(|e| e.to_string()))
+        .clone()
+        .map_err(Error::new)
+}
+
+/// Puts a question to `python/google.py`, whose operations say what they take and give.
+///
+/// # Errors
+/// If it cannot be run, or answers with an error.
+pub fn ask(question: Value, body: &[u8]) -> Result<(Value, Vec<u8>)> {
+    static HELPER: OnceLock<std::result::Result<Helper, String>> = OnceLock::new();
+    let start = || {
+        let python = process::clean(Command::new(programs()?.join("python3")));
+        Helper::start_script(python, "google.py")
+    };
+    HELPER
+        .get_or_init(|| start().map_err(|error: Error| error.to_string()))
+        .as_ref()
+        .map_err(Error::new)?
+        .ask(question, body)
+}
+
+/// A running fake-gcs-server, which speaks plain HTTP on loopback and holds its objects in memory. Dropping it, or the end
+/// of the process, ends it.
+pub struct GcsServer {
+    process: Process,
+    _scratch: Scratch,
+    port: u16,
+}
+
+impl GcsServer {
+    /// Starts one and waits until it answers.
+    ///
+    /// # Errors
+    /// If it ends or does not answer in time, with its last words.
+    pub fn start() -> Result<Self> {
+        let program = programs()?.join("fake-gcs-server");
+        control_plane::retry_on_lost_port(|| {
+            let (scratch, port) = (Scratch::new("gcs")?, net::free_port()?);
+            let mut command = process::clean(Command::new(&program));
+            command
+                .args(["-scheme", "http", "-host", "127.0.0.1", "-backend", "memory", "-port"])
+                .arg(port.to_string())
+                // The name by which its XML API is spoken to.
+                .args(["-public-host", &format!("127.0.0.1:{port}")])
+                .args(["-external-url", &format!("http://127.0.0.1:{port}")]);
+            let process = Process::start("fake-gcs-server", command, scratch.join("fake-gcs-server.log"))?;
+            process.wait_until(START, "it answered", || {
+                matches!(net::http_get(port, "/_internal/healthcheck"), Ok((200, _)))
+            })?;
+            Ok(Self {
+                process,
+                _scratch: scratch,
+                port,
+            })
+        })
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The process, to be paused for instance.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn json_api(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
+        let question = json!({
+            "op": "send", "method": method, "url": format!("{}{path}", self.endpoint()),
+            "headers": [["Content-Type", "application/json"]],
+        });
+        let (answer, body) = ask(question, body)?;
+        let status = answer["status"].as_u64().and_then(|s| u16::try_from(s).ok());
+        Ok((status.context("the store gave no status")?, body))
+    }
+
+    /// Makes a bucket.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub fn create_bucket(&self, bucket: &str) -> Result<()> {
+        let body = json!({"name": bucket, "versioning": {"enabled": true}}).to_string();
+        match self.json_api("POST", "/storage/v1/b?project=p", body.as_bytes())? {
+            (200, _) => Ok(()),
+            (status, said) => Err(Error::new(format!("{status}: {}", String::from_utf8_lossy(&said)))),
+        }
+    }
+
+    /// Writes an object.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub fn put(&self, bucket: &str, key: &str, body: &[u8]) -> Result<()> {
+        let path = format!("/upload/storage/v1/b/{bucket}/o?uploadType=media&name={}", quoted(key));
+        match self.json_api("POST", &path, body)? {
+            (200, _) => Ok(()),
+            (status, said) => Err(Error::new(format!("{status}: {}", String::from_utf8_lossy(&said)))),
+        }
+    }
+
+    /// Reads an object; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub fn get(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>> {
+        match self.json_api(
+            "GET",
+            &format!("/storage/v1/b/{bucket}/o/{}?alt=media", quoted(key)),
+            b"",
+        )? {
+            (200, body) => Ok(Some(body)),
+            (404, _) => Ok(None),
+            (status, said) => Err(Error::new(format!("{status}: {}", String::from_utf8_lossy(&said)))),
+        }
+    }
+
+    /// An object's description; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub fn describe(&self, bucket: &str, key: &str) -> Result<Option<Value>> {
+        match self.json_api("GET", &format!("/storage/v1/b/{bucket}/o/{}", quoted(key)), b"")? {
+            (200, body) => Ok(Some(serde_json::from_slice(&body).context("a description is JSON")?)),
+            (404, _) => Ok(None),
+            (status, said) => Err(Error::new(format!("{status}: {}", String::from_utf8_lossy(&said)))),
+        }
+    }
+
+    /// The names of all objects of a bucket.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub fn list(&self, bucket: &str) -> Result<Vec<String>> {
+        let (_, body) = self.json_api("GET", &format!("/storage/v1/b/{bucket}/o"), b"")?;
+        let list: Value = serde_json::from_slice(&body).context("a listing is JSON")?;
+        let names = list["items"].as_array().into_iter().flatten();
+        Ok(names.filter_map(|i| i["name"].as_str()).map(str::to_owned).collect())
+    }
+}
+
+fn quoted(key: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    key.bytes()
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}
