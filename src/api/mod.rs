@@ -28,9 +28,10 @@ pub use multipart::{MAX_PARTS, MIB, Multipart, Part, Parts};
 pub use reason::{Progress, Reason};
 pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{
-    AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, ClusterAccessRule,
-    ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore, ObjectStoreSpec,
-    Permission, Place, S3Credentials, S3Store, SecretRef, ShortSessions, Store, StoreStatus, UnsignedHeaders,
+    AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, CanaryStatus,
+    ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore,
+    ObjectStoreSpec, Permission, Place, S3Credentials, S3Store, SecretRef, ShortSessions, Store, StoreStatus,
+    UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};
@@ -84,6 +85,8 @@ pub mod annotation {
     pub const UPLOAD_ID: &str = "valetkey.dev/upload-id";
     /// On a grant, not on its Secret: a new key is wanted, at this time (RFC 3339) or as soon as it has passed.
     pub const RENEW_REQUESTED_AT: &str = "valetkey.dev/renew-requested-at";
+    /// On a store: what it really enforces shall be tried with real keys. Another value asks for it once more.
+    pub const CANARY_REQUESTED_AT: &str = "valetkey.dev/canary-requested-at";
     /// On the operator's Lease: where the replica that works takes notifications.
     pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";
 }

@@ -84,6 +84,10 @@ pub enum Reason {
     HeadersRefused,
     /// The store obeys headers that are not part of a signature.
     HeadersObeyed,
+    /// What keys promise was tried with real ones, and the store holds them to it.
+    KeysEnforced,
+    /// What keys promise was tried with real ones, and the store does not hold them to all of it.
+    KeysNotEnforced,
     /// The bucket is in another region, or the store has another name for its region.
     RegionMismatch,
     /// The bucket does not exist.
@@ -109,7 +113,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 41] = [
+    pub const ALL: [Reason; 43] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -146,6 +150,8 @@ impl Reason {
         Self::InvalidStore,
         Self::HeadersRefused,
         Self::HeadersObeyed,
+        Self::KeysEnforced,
+        Self::KeysNotEnforced,
         Self::RegionMismatch,
         Self::BucketNotFound,
         Self::CredentialsRefused,
@@ -192,6 +198,8 @@ impl Reason {
             Self::InvalidStore => "InvalidStore",
             Self::HeadersRefused => "HeadersRefused",
             Self::HeadersObeyed => "HeadersObeyed",
+            Self::KeysEnforced => "KeysEnforced",
+            Self::KeysNotEnforced => "KeysNotEnforced",
             Self::RegionMismatch => "RegionMismatch",
             Self::BucketNotFound => "BucketNotFound",
             Self::CredentialsRefused => "CredentialsRefused",
@@ -211,7 +219,8 @@ impl Reason {
             | Self::Revoked
             | Self::Ready
             | Self::HeadersRefused
-            | Self::HeadersObeyed => Progress::Current,
+            | Self::HeadersObeyed
+            | Self::KeysEnforced => Progress::Current,
             Self::StoreNotFound
             | Self::StoreUnreachable
             | Self::CredentialsNotFound
@@ -243,6 +252,7 @@ impl Reason {
             | Self::CapabilityMissing
             | Self::SecretConflict
             | Self::InvalidStore
+            | Self::KeysNotEnforced
             | Self::EndpointNotAllowed => Progress::Stalled,
         }
     }

@@ -17,7 +17,7 @@ pub use choices::{Permission, ShortSessions};
 pub use gcs::{GcsCredentials, GcsStore};
 pub use place::Place;
 pub use size::ByteSize;
-pub use status::StoreStatus;
+pub use status::{CanaryStatus, StoreStatus};
 
 use super::{Operation, StoreKind, StoreLimits, rules::Rules};
 

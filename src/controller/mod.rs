@@ -10,6 +10,8 @@ mod places;
 mod requests;
 mod run;
 mod secrets;
+mod signers;
+mod slot;
 mod states;
 mod store_status;
 mod stores;

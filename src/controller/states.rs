@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{core::DeserializeGuard, runtime::reflector};
 
 use super::{
-    store_status::{CLOCK, HEADERS},
+    store_status::{CLOCK, HEADERS, KEYS},
     watch::Caller,
 };
 use crate::{
@@ -48,7 +48,7 @@ pub fn stores<S: Store>(known: &reflector::Store<DeserializeGuard<S>>) -> Vec<St
             conditions: status
                 .conditions
                 .iter()
-                .filter(|c| c.type_ == HEADERS || c.type_ == CLOCK)
+                .filter(|c| [HEADERS, CLOCK, KEYS].contains(&c.type_.as_str()))
                 .map(|c| (c.type_.clone(), c.status.clone()))
                 .collect(),
         }

@@ -14,11 +14,11 @@ use tracing::{debug, warn};
 use super::{
     error::{Error, call},
     secrets::FIELD_MANAGER,
-    stores::{Condition, StoreId, Stores},
+    stores::{Condition, StoreId, Stores, Tried},
     watch::STORE_SWEEP,
 };
 use crate::{
-    api::{Capability, Reason, Store, StoreStatus, set_condition, set_ready},
+    api::{CanaryStatus, Capability, Reason, Store, StoreStatus, set_condition, set_ready},
     grant::second,
     sign::Finding,
 };
@@ -37,6 +37,8 @@ pub struct Context<S> {
 
 /// Whether the store refuses headers that are not signed.
 pub const HEADERS: &str = "UnsignedHeadersRefused";
+/// Whether the store holds keys to what they promise, if somebody asked for it to be tried.
+pub const KEYS: &str = "KeysEnforced";
 /// Whether the store's clock and the operator's agree.
 pub const CLOCK: &str = "ClockInSync";
 
@@ -75,11 +77,15 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
                 (context.judge_anew)(&id);
             }
             describe(&mut status, condition, Timestamp::now());
+            describe_canary(&mut status, condition.canary.as_ref(), Timestamp::now());
         }
         Err((reason, why)) => {
             status.capabilities = Vec::new();
             status.credentials_expiration_time = None;
-            status.conditions.retain(|c| c.type_ != HEADERS && c.type_ != CLOCK);
+            status.canary = None;
+            status
+                .conditions
+                .retain(|c| ![HEADERS, CLOCK, KEYS].contains(&c.type_.as_str()));
             let generation = status.observed_generation;
             set_ready(&mut status.conditions, (*reason, why), generation, Timestamp::now());
         }
@@ -92,12 +98,13 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         conditions,
         capabilities,
         credentials_expiration_time,
+        canary,
     } = status;
     let patch = json!({
         "metadata": {"uid": store.uid(), "resourceVersion": store.resource_version()},
         "status": {
             "observedGeneration": observed_generation, "conditions": conditions, "capabilities": capabilities,
-            "credentialsExpirationTime": credentials_expiration_time,
+            "credentialsExpirationTime": credentials_expiration_time, "canary": canary,
         },
     });
     let params = PatchParams {
@@ -118,12 +125,15 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         capabilities,
         credentials_expire,
         probed,
+        canary,
         ..
     } = condition;
+    let worthless = canary.as_ref().and_then(|c| c.found.worthless.as_ref());
     status.credentials_expiration_time = credentials_expire.map(|end| Time(second(end)));
     status.capabilities = capabilities.names();
     let generation = status.observed_generation;
     let (reason, message) = match &probed.finding {
+        Finding::Usable if let Some(why) = worthless => (Reason::KeysNotEnforced, why.clone()),
         Finding::Usable => (Reason::Ready, "the store answers and takes the credentials".to_owned()),
         Finding::Broken(reason, why) => (*reason, why.clone()),
         Finding::Unreachable(why) => (
@@ -187,6 +197,43 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             );
         }
     }
+}
+
+/// What the round trip with real keys has shown, if somebody asked for one.
+fn describe_canary(status: &mut StoreStatus, canary: Option<&Tried>, now: Timestamp) {
+    status.canary = canary.map(|tried| CanaryStatus {
+        request: tried.request.clone(),
+        time: Time(second(tried.when)),
+    });
+    let Some(Tried { found, .. }) = canary else {
+        status.conditions.retain(|c| c.type_ != KEYS);
+        return;
+    };
+    let (value, reason, mut message) = match &found.worthless {
+        Some(why) => ("False", Reason::KeysNotEnforced, why.clone()),
+        None if !found.missing.is_empty() => {
+            let names = found.missing_names();
+            let message = format!(
+                "tried with real keys, the store does not enforce {names}: grants that need it are refused (CapabilityMissing)"
+            );
+            ("False", Reason::KeysNotEnforced, message)
+        }
+        None if found.held.is_empty() || found.interrupted => {
+            ("Unknown", Reason::NotObservable, "not tried with real keys".to_owned())
+        }
+        None => {
+            let message = format!("tried with real keys, the store enforces {}", found.held.join(", "));
+            ("True", Reason::KeysEnforced, message)
+        }
+    };
+    for untried in &found.untried {
+        message += &format!("; not tried: {untried}");
+    }
+    if let Some(left) = &found.left {
+        message += &format!("; {left}");
+    }
+    let generation = status.observed_generation;
+    set_condition(&mut status.conditions, KEYS, value, (reason, &message), generation, now);
 }
 
 /// When to try again after an error.

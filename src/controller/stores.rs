@@ -1,35 +1,34 @@
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client, ResourceExt, api::PartialObjectMeta, core::NamespaceResourceScope};
+use kube::{
+    Api, Client, ResourceExt,
+    api::PartialObjectMeta,
+    core::{NamespaceResourceScope, ObjectMeta},
+};
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::{
     error::{Error, call},
     requests::Requests,
     secrets::Secrets,
+    signers::Signers,
+    slot::{FRESHNESS, Slot},
 };
 use crate::{
     api::{
         Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, ShortSessions, Store, StoreKind,
-        StoreRef,
+        StoreRef, annotation,
     },
     grant::{Signer, StoreFact, StoreView},
-    sign::{Finding, Outward, Probed, Provider, SignError},
+    sign::{Canary, Finding, Outward, Probed, Provider, SignError},
     store::{self, CredentialsSource, Environment},
 };
-
-/// How old a read of a store, its credentials or a namespace's labels may be when a key is signed by it. One read
-/// serves every grant of the store within that time.
-pub const FRESHNESS: Duration = Duration::from_secs(2);
 
 /// Reads stores and keeps them for a moment.
 pub struct Stores {
@@ -46,66 +45,13 @@ pub struct Stores {
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
     /// Outlasts times in which the store cannot be used, as between the old credentials and the new ones.
-    signers: Mutex<HashMap<StoreId, KnownSigner>>,
-}
-
-struct KnownSigner {
-    signer: Signer,
-    /// Whether its grants must hear of it.
-    is_news: bool,
+    signers: Signers,
 }
 
 /// Names a store; the namespace is empty for a ClusterObjectStore.
 pub type StoreId = (StoreKind, String, String);
 
 type Labels = Arc<BTreeMap<String, String>>;
-
-/// One thing that is read by one reader at a time and kept for [`FRESHNESS`], or until it changes.
-struct Slot<T> {
-    /// Counts the changes that were noticed: what was read before the last one is no longer good.
-    changes: AtomicU64,
-    content: AsyncMutex<Option<Content<T>>>,
-}
-
-struct Content<T> {
-    read: Instant,
-    changes: u64,
-    value: T,
-}
-
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Self {
-            changes: AtomicU64::new(0),
-            content: AsyncMutex::new(None),
-        }
-    }
-}
-
-impl<T: Clone> Slot<T> {
-    /// What is kept, if it is fresh; otherwise what `read` brings, which is handed what was kept.
-    async fn get<F>(&self, read: impl FnOnce(Option<T>) -> F) -> Result<T, Error>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        let mut content = self.content.lock().await;
-        // Both are taken before the read: a change that happens during it makes its result stale.
-        let (began, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
-        if let Some(c) = content
-            .as_ref()
-            .filter(|c| c.changes == changes && c.read.elapsed() < FRESHNESS)
-        {
-            return Ok(c.value.clone());
-        }
-        let value = read(content.as_ref().map(|c| c.value.clone())).await?;
-        *content = Some(Content {
-            read: began,
-            changes,
-            value: value.clone(),
-        });
-        Ok(value)
-    }
-}
 
 #[derive(Clone)]
 enum Known {
@@ -125,41 +71,93 @@ struct Connection {
     signer: Option<Signer>,
     provider: Arc<dyn Provider>,
     trial: Arc<Trial>,
+    /// What asks for a round trip with real keys.
+    canary_request: Option<String>,
 }
 
 /// What came of trying a store out. One trial serves every grant of the store.
 #[derive(Default)]
-struct Trial(AsyncMutex<Option<(Instant, Probed)>>);
+struct Trial(AsyncMutex<Option<Outcome>>);
+
+/// What a store turned out to be like.
+#[derive(Clone)]
+struct Outcome {
+    when: Instant,
+    probed: Probed,
+    canary: Option<Tried>,
+}
+
+/// A round trip with real keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// What asked for it.
+    pub request: String,
+    /// When it was made.
+    pub when: Timestamp,
+    /// What it found.
+    pub found: Canary,
+}
+
+/// The longest request that is repeated in a status: far more than a time.
+const LONGEST_REQUEST: usize = 64;
+
+/// What asks for a round trip with real keys, if something does.
+pub fn canary_request(store: &ObjectMeta) -> Option<String> {
+    let value = store.annotations.as_ref()?.get(annotation::CANARY_REQUESTED_AT)?;
+    Some(value[..value.floor_char_boundary(LONGEST_REQUEST)].to_owned())
+}
 
 impl Trial {
     /// The last result, tried again if it is older than its kind may be. Says whether it is another than before.
-    async fn result(&self, provider: &dyn Provider, age: fn(&Finding) -> Duration) -> (Probed, bool) {
+    async fn result(&self, connection: &Connection, age: fn(&Outcome) -> Duration) -> (Outcome, bool) {
         let mut last = self.0.lock().await;
-        if let Some((when, probed)) = last.as_ref()
-            && when.elapsed() < age(&probed.finding)
+        if let Some(outcome) = last.as_ref()
+            && outcome.when.elapsed() < age(outcome)
         {
-            return (probed.clone(), false);
+            return (outcome.clone(), false);
         }
+        let provider = connection.provider.as_ref();
         let probed = provider.probe().await;
-        let before = last.replace((Instant::now(), probed.clone()));
-        (probed.clone(), before.is_some_and(|(_, before)| before != probed))
+        // One round trip for each request, unless it was cut short.
+        let before = last.as_ref().and_then(|outcome| outcome.canary.clone());
+        let canary = match (&connection.canary_request, before) {
+            (Some(_), Some(done)) if !done.found.interrupted => Some(done),
+            (Some(request), _) if probed.finding == Finding::Usable => Some(Tried {
+                request: request.clone(),
+                found: provider.canary().await,
+                when: Timestamp::now(),
+            }),
+            (_, before) => before,
+        };
+        let outcome = Outcome {
+            when: Instant::now(),
+            probed,
+            canary,
+        };
+        let before = last.replace(outcome.clone());
+        let is_news = before.is_some_and(|before| {
+            before.probed != outcome.probed
+                || before.canary.map(|c| c.found) != outcome.canary.clone().map(|c| c.found)
+        });
+        (outcome, is_news)
     }
 }
 
 /// How old a result may be by which a key is signed: what a store enforces does not change by itself, and what is broken
 /// is looked at again by the store's own sweep. One that did not answer is asked again, though not by every grant.
-fn age_for_grants(finding: &Finding) -> Duration {
-    match finding {
+fn age_for_grants(outcome: &Outcome) -> Duration {
+    match outcome.probed.finding {
         Finding::Usable | Finding::Broken(..) => Duration::MAX,
         Finding::Unreachable(_) => FRESHNESS,
     }
 }
 
 /// How old a result may be in a store's status: a minute for what should change soon.
-fn age_for_status(finding: &Finding) -> Duration {
-    match finding {
-        Finding::Usable => Duration::from_secs(300),
-        Finding::Broken(..) | Finding::Unreachable(_) => Duration::from_secs(50),
+fn age_for_status(outcome: &Outcome) -> Duration {
+    let is_interrupted = outcome.canary.as_ref().is_some_and(|c| c.found.interrupted);
+    match outcome.probed.finding {
+        Finding::Usable if !is_interrupted => Duration::from_secs(300),
+        Finding::Usable | Finding::Broken(..) | Finding::Unreachable(_) => Duration::from_secs(50),
     }
 }
 
@@ -171,6 +169,8 @@ pub struct Condition {
     pub credentials_expire: Option<Timestamp>,
     /// What came of trying it out.
     pub probed: Probed,
+    /// And of doing so with real keys, if somebody asked for it.
+    pub canary: Option<Tried>,
     /// Whether that is another result than last time, or the store signs with something else: its grants must be judged
     /// anew.
     pub is_news: bool,
@@ -205,7 +205,7 @@ impl Stores {
             environment: Environment::default(),
             known: Mutex::default(),
             labels: Mutex::default(),
-            signers: Mutex::default(),
+            signers: Signers::default(),
         }
     }
 
@@ -233,11 +233,12 @@ impl Stores {
             }
             Err(e) => return Err(e.into()),
         };
-        let (probed, _) = connection
-            .trial
-            .result(connection.provider.as_ref(), age_for_grants)
-            .await;
-        if let Finding::Broken(reason, message) = probed.finding {
+        let (outcome, _) = connection.trial.result(&connection, age_for_grants).await;
+        if let Finding::Broken(reason, message) = outcome.probed.finding {
+            return Ok((StoreFact::Unusable { reason, message }, None));
+        }
+        if let Some(message) = outcome.canary.and_then(|c| c.found.worthless) {
+            let reason = Reason::KeysNotEnforced;
             return Ok((StoreFact::Unusable { reason, message }, None));
         }
         let by_label = connection.rules.iter().any(|r| r.namespaces.selector.is_some());
@@ -277,30 +278,26 @@ impl Stores {
             Err(SignError::Credentials { reason, message }) => return Ok(Some(Err((reason, message)))),
             Err(e) => return Err(e.into()),
         };
-        let provider = connection.provider.as_ref();
-        let (probed, is_news) = connection.trial.result(provider, age_for_status).await;
+        let (outcome, is_news) = connection.trial.result(&connection, age_for_status).await;
         Ok(Some(Ok(Condition {
-            capabilities: provider.capabilities(),
+            capabilities: connection.provider.capabilities(),
             credentials_expire,
-            probed,
-            is_news: is_news || self.signer_changed(id),
+            probed: outcome.probed,
+            canary: outcome.canary,
+            is_news: is_news || self.signers.changed(id),
         })))
     }
 
     /// Forgets a store that has changed, so that the next reader reads it.
     pub fn changed(&self, id: &StoreId) {
         // What was read is kept to compare with: the provider and its session stay if the change did not concern them.
-        lock(&self.known)
-            .entry(id.clone())
-            .or_default()
-            .changes
-            .fetch_add(1, Ordering::AcqRel);
+        lock(&self.known).entry(id.clone()).or_default().changed();
     }
 
     /// Forgets a namespace's labels, which have changed.
     pub fn relabelled(&self, namespace: &str) {
         if let Some(slot) = lock(&self.labels).get(namespace) {
-            slot.changes.fetch_add(1, Ordering::AcqRel);
+            slot.changed();
         }
     }
 
@@ -396,7 +393,12 @@ impl Stores {
                 }
             }
         };
-        let fingerprint = format!("{:?} {:?} {version}", store.uid(), store.meta().generation);
+        let canary_request = canary_request(store.meta());
+        let fingerprint = format!(
+            "{:?} {:?} {version} {canary_request:?}",
+            store.uid(),
+            store.meta().generation
+        );
         let (provider, trial) = match previous {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
             _ => (account.connect(outward), Arc::default()),
@@ -409,41 +411,11 @@ impl Stores {
             max_live_grants: limits.max_live_grants,
             rules: Arc::new(store.rules()),
             short_sessions: store.short_sessions(),
-            signer: signs.map(|fingerprint| self.signer(id, fingerprint)),
+            signer: signs.map(|fingerprint| self.signers.seen(id, fingerprint)),
             provider,
             trial,
+            canary_request,
         }))
-    }
-
-    /// What the store signs with, and since when, as far as this process knows.
-    fn signer(&self, id: &StoreId, fingerprint: String) -> Signer {
-        let mut signers = lock(&self.signers);
-        let known = signers.get(id);
-        if let Some(known) = known.filter(|k| k.signer.fingerprint == fingerprint) {
-            return known.signer.clone();
-        }
-        let signer = Signer {
-            fingerprint,
-            since: Timestamp::now(),
-        };
-        // Of the first one there is no news: at the start every grant is visited anyway.
-        let is_news = known.is_some();
-        signers.insert(
-            id.clone(),
-            KnownSigner {
-                signer: signer.clone(),
-                is_news,
-            },
-        );
-        signer
-    }
-
-    /// Whether the store signs with something else since this was last asked.
-    fn signer_changed(&self, id: &StoreId) -> bool {
-        let mut signers = lock(&self.signers);
-        signers
-            .get_mut(id)
-            .is_some_and(|known| std::mem::take(&mut known.is_news))
     }
 
     /// A tenant need not learn how the operator's namespace is called.

@@ -20,7 +20,7 @@ use tracing::warn;
 use super::{
     memory::Memory,
     notifications::{Awaited, Call},
-    stores::{StoreId, Stores, scoped, store_id},
+    stores::{StoreId, Stores, canary_request, scoped, store_id},
 };
 use crate::{
     api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
@@ -112,8 +112,8 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().timeout(240)
 }
 
-/// UID and generation of an object when it was last seen.
-type Seen = (Option<String>, Option<i64>);
+/// UID and generation of a store when it was last seen, and what it asks for by annotation.
+type Seen = (Option<String>, Option<i64>, Option<String>);
 
 /// Watches the stores of one kind, and calls for the grants of those that change.
 pub async fn watch_stores<S, U, D>(
@@ -131,14 +131,14 @@ pub async fn watch_stores<S, U, D>(
 {
     let mut health = Some(health);
     let mut events = std::pin::pin!(watcher(api, config()).default_backoff().reflect(writer));
-    // What a store's status says is nobody's permission: only a new generation is news.
+    // What a store's status says is nobody's permission: only a new generation is news, or a request.
     let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();
     while let Some(event) = events.next().await {
         let Some((store, gone)) = change(S::KIND.as_str(), event, &mut health) else {
             continue;
         };
         let reference = ObjectRef::from_obj(&store);
-        let seen = (store.uid(), store.meta().generation);
+        let seen = (store.uid(), store.meta().generation, canary_request(store.meta()));
         let news = if gone {
             generations.remove(&reference).is_some()
         } else {

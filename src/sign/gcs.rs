@@ -326,6 +326,11 @@ impl Provider for Gcs {
         .boxed()
     }
 
+    fn signs_remotely(&self) -> bool {
+        // Without a key of its own, IAM signs each URL.
+        matches!(self.pen, Pen::Google(_))
+    }
+
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async {
             let lifetime = request.lifetime;

@@ -1,6 +1,7 @@
 //! The pen: turns a signing request into a signed URL. One small trait, one file a provider; nothing outside a
 //! provider's file knows which provider a store has.
 
+mod canary;
 pub mod gcs;
 mod http;
 mod multipart;
@@ -15,6 +16,7 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
+pub use canary::{Canary, Missing};
 pub use multipart::{Completion, Multipart, SignedPart};
 pub use outward::{Inward, Outward};
 pub use secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object};
@@ -80,6 +82,19 @@ pub trait Provider: Send + Sync {
     /// Tries out what the store is like, with a few requests of at most some seconds. What it finds of the store's
     /// enforcement is from then on in [`Provider::capabilities`].
     fn probe(&self) -> BoxFuture<'_, Probed>;
+
+    /// Tries out with real keys what the store enforces: some two dozen requests, which leave nothing behind. What it finds
+    /// missing is from then on missing in [`Provider::capabilities`], too.
+    fn canary(&self) -> BoxFuture<'_, Canary> {
+        let untried = vec![format!(
+            "all of it: Valet cannot do that with a store of this kind ({})",
+            self.name()
+        )];
+        Box::pin(std::future::ready(Canary {
+            untried,
+            ..Canary::default()
+        }))
+    }
 
     /// Looks whether the object is in the store, with one request of at most some seconds.
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;

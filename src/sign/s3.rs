@@ -1,7 +1,8 @@
 //! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string), and POST
 //! forms.
 
-mod answer;
+mod answers;
+mod canary;
 mod form;
 mod lent;
 mod multipart;
@@ -30,10 +31,10 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use answer::{DateOfAnswer, absence, refused, unreachable};
+use answers::{DateOfAnswer, absence, refused, unreachable};
 use session::{Clients, Session, Sessions};
 
-use super::{Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, DownloadMode, ObservedObject, S3Store,
@@ -66,6 +67,8 @@ pub struct S3 {
     capabilities: Arc<Capabilities>,
     /// Whether the store refuses headers that are not signed, once that was tried.
     refuses_unsigned: Mutex<Option<bool>>,
+    /// What came of a round trip with real keys, once that was made.
+    canary: Mutex<Option<Canary>>,
 }
 
 impl S3 {
@@ -128,6 +131,7 @@ impl S3 {
             outward,
             capabilities,
             refuses_unsigned: Mutex::new(None),
+            canary: Mutex::new(None),
         }
     }
 
@@ -180,29 +184,12 @@ impl S3 {
         Client::from_conf(config.build())
     }
 
-    fn public_endpoint(&self) -> Option<&String> {
-        self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref())
+    fn probe_key(&self) -> &str {
+        self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
     }
 
-    /// Where workloads reach the store, whatever the bucket: for Amazon's own, as the SDK knows it.
-    async fn service_endpoint(&self) -> Result<String, SignError> {
-        if let Some(endpoint) = self.public_endpoint() {
-            return Ok(endpoint.trim_end_matches('/').to_owned());
-        }
-        let nobody = Credentials::new("-", "-", None, None, "nobody");
-        let client = Client::from_conf(
-            aws_sdk_s3::Config::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .region(Region::new(self.store.region.clone()))
-                .credentials_provider(nobody)
-                .force_path_style(true)
-                .build(),
-        );
-        let presigning = PresigningConfig::expires_in(LOOK_TIMEOUT).map_err(|e| SignError::Refused(e.to_string()))?;
-        let bucket = form::action(&client, &self.store.bucket, presigning).await?;
-        let endpoint = bucket.expose().strip_suffix(&format!("/{}", self.store.bucket));
-        let endpoint = endpoint.ok_or_else(|| SignError::Refused("the region's endpoint is not to be had".into()))?;
-        Ok(endpoint.to_owned())
+    fn public_endpoint(&self) -> Option<&String> {
+        self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref())
     }
 
     async fn session(&self) -> Result<Arc<Session>, SignError> {
@@ -246,14 +233,20 @@ impl Provider for S3 {
     fn capabilities(&self) -> Arc<Capabilities> {
         let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
         let is_safe = self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate;
-        if !obeys_unsigned || is_safe {
+        let canary = lock(&self.canary).clone().filter(|c| !c.missing.is_empty());
+        if canary.is_none() && (!obeys_unsigned || is_safe) {
             return self.capabilities.clone();
         }
         let mut can = (*self.capabilities).clone();
-        can.enforced.remove(&Capability::SignedHeadersOnly);
-        can.multipart
-            .as_mut()
-            .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
+        if obeys_unsigned && !is_safe {
+            can.enforced.remove(&Capability::SignedHeadersOnly);
+            can.multipart
+                .as_mut()
+                .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
+        }
+        if let Some(canary) = canary {
+            canary.narrow(&mut can);
+        }
         Arc::new(can)
     }
 
@@ -323,7 +316,10 @@ impl Provider for S3 {
                     let place = lent::Place {
                         bucket,
                         region: &self.store.region,
-                        endpoint: self.service_endpoint().await?,
+                        endpoint: match self.public_endpoint() {
+                            Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+                            None => lent::amazons_endpoint(&self.store.region, bucket).await?,
+                        },
                         style: self.store.addressing_style,
                     };
                     return Ok(Signed {
@@ -427,13 +423,27 @@ impl Provider for S3 {
                     };
                 }
             };
-            let key = self.store.probe_key.as_deref().unwrap_or(PROBE_KEY);
-            let probed = probe::probe(&session.talker, &self.store.bucket, key).await;
+            let probed = probe::probe(&session.talker, &self.store.bucket, self.probe_key()).await;
             // What was seen once holds until something else is seen.
             if probed.refuses_unsigned.is_some() {
                 *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
             }
             probed
+        }
+        .boxed()
+    }
+
+    fn canary(&self) -> BoxFuture<'_, Canary> {
+        async {
+            // Its keys are for the endpoint that the operator reaches, which the public one need not be.
+            let store = S3Store {
+                public_endpoint: None,
+                ..self.store.clone()
+            };
+            let inside = Self::new(store, self.sessions.source(), self.outward.clone());
+            let found = canary::canary(&inside, self.probe_key()).await;
+            *lock(&self.canary) = Some(found.clone());
+            found
         }
         .boxed()
     }

@@ -8,6 +8,7 @@ mod addresses;
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
 
+mod canary;
 mod faults;
 mod foreign;
 mod forms;

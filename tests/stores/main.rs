@@ -3,6 +3,7 @@
 
 mod lent;
 mod moving;
+mod parts;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
@@ -10,7 +11,7 @@ mod world;
 use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
-use valet_harness::{Operator, OperatorOptions, S3Options, S3Server, Software, eventually};
+use valet_harness::{GARAGE_BUCKET, Operator, OperatorOptions, S3Options, S3Server, Software, eventually};
 use world::{SOON, Tenant, VALET, condition, says};
 
 /// A tenant whose store is MinIO.
@@ -269,4 +270,70 @@ fn a_store_that_is_away_when_it_is_tried() {
     t.reason_within("ug/up", "Issued", Duration::from_secs(70));
     let store = t.reason_within(&name, "Ready", Duration::from_secs(70));
     assert_eq!(says(&store, "UnsignedHeadersRefused"), "True HeadersRefused");
+}
+
+/// Asks for a round trip with real keys, and waits for what it found.
+fn canary(t: &Tenant, mut store: Value) -> Value {
+    store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": "now"});
+    t.apply(&[store]);
+    eventually(SOON, "the canary to be answered", || {
+        t.get(&format!("costore/{}", t.name()))
+            .filter(|s| s["status"]["canary"]["request"] == "now")
+    })
+}
+
+/// With a session for each key, MinIO holds keys to everything that they promise.
+#[test]
+fn real_keys_on_minio() {
+    let on = OnMinio::new("real-keys");
+    let t = &on.tenant;
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(on.minio.endpoint());
+    store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900});
+    let store = canary(t, store);
+    assert_eq!(says(&store, "KeysEnforced"), "True KeysEnforced", "{}", store["status"]);
+    assert!(
+        on.minio.versions(t.name(), "").unwrap().is_empty(),
+        "something was left"
+    );
+}
+
+/// Garage takes a second upload by a write-once key. Asked for a round trip, Valet finds that, and signs none.
+#[test]
+#[ignore = "needs Garage, which takes long to build; make conformance runs it"]
+fn real_keys_on_garage() {
+    let t = Tenant::new("garage");
+    let options = S3Options {
+        software: Software::Garage,
+        ..S3Options::default()
+    };
+    let garage = S3Server::start_with(&t.world.tools, options).expect("Garage starts");
+    eventually(SOON, "its bucket", || garage.head(GARAGE_BUCKET, "").ok().flatten());
+    t.apply(&[t.credentials(garage.access_key(), garage.secret_key())]);
+    let _operator = t.operator();
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(garage.endpoint());
+    store["spec"]["s3"]["bucket"] = json!(GARAGE_BUCKET);
+    let store = canary(&t, store);
+    assert_eq!(
+        says(&store, "KeysEnforced"),
+        "False KeysNotEnforced",
+        "{}",
+        store["status"]
+    );
+    let message = condition(&store, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("does not enforce WriteOnce:"), "{message}");
+    assert!(!can(&store, "WriteOnce") && can(&store, "ContentType") && can(&store, "PostForm/ContentLengthRange"));
+    t.apply(&[
+        t.grant("UploadGrant", "once", json!({})),
+        t.grant(
+            "UploadGrant",
+            "again",
+            json!({"constraints": {"overwrite": "Allow", "contentType": "text/plain"}}),
+        ),
+    ]);
+    t.reason("ug/once", "CapabilityMissing");
+    t.reason("ug/again", "Issued");
+    assert_eq!(t.mount("again").upload(&t.file("body", b"x")).0, 200);
+    t.reason("ug/again", "Completed");
 }

@@ -21,4 +21,16 @@ pub struct StoreStatus {
     /// When the credentials with which keys are signed now come to their end, if they do: no key outlives them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_expiration_time: Option<Time>,
+    /// What came of trying the store out with real keys, if the annotation valetkey.dev/canary-requested-at asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryStatus>,
+}
+
+/// When a store was tried out with real keys. What was found is in the condition KeysEnforced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CanaryStatus {
+    /// The annotation's value that was answered.
+    pub request: String,
+    /// When.
+    pub time: Time,
 }

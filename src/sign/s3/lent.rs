@@ -4,9 +4,19 @@
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
+use aws_sdk_s3::{
+    Client,
+    config::{BehaviorVersion, Region},
+    presigning::PresigningConfig,
+};
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 
-use crate::{api::AddressingStyle, grant::SigningRequest, sign::Entries};
+use super::form;
+use crate::{
+    api::AddressingStyle,
+    grant::SigningRequest,
+    sign::{Entries, SignError},
+};
 
 /// Where the objects are.
 pub struct Place<'a> {
@@ -18,6 +28,25 @@ pub struct Place<'a> {
     pub endpoint: String,
     /// Where the bucket's name goes.
     pub style: AddressingStyle,
+}
+
+/// Amazon's endpoint for a region, as the SDK knows it, which tells it only with a bucket.
+pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, SignError> {
+    let nobody = Credentials::new("-", "-", None, None, "nobody");
+    let client = Client::from_conf(
+        aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(region.to_owned()))
+            .credentials_provider(nobody)
+            .force_path_style(true)
+            .build(),
+    );
+    let presigning =
+        PresigningConfig::expires_in(Duration::from_secs(1)).map_err(|e| SignError::Refused(e.to_string()))?;
+    let address = form::action(&client, bucket, presigning).await?;
+    let endpoint = address.expose().strip_suffix(&format!("/{bucket}"));
+    let endpoint = endpoint.ok_or_else(|| SignError::Refused("the region's endpoint is not to be had".into()))?;
+    Ok(endpoint.to_owned())
 }
 
 /// The entries of the Secret. Their names are the same for every grant.
@@ -127,6 +156,17 @@ mod tests {
         assert!(entries.expose().iter().all(|(name, value)| {
             name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !value.is_empty()
         }));
+    }
+
+    #[tokio::test]
+    async fn amazons_own_addresses() {
+        for (region, endpoint) in [
+            ("eu-west-1", "https://s3.eu-west-1.amazonaws.com"),
+            ("us-east-1", "https://s3.us-east-1.amazonaws.com"),
+            ("cn-north-1", "https://s3.cn-north-1.amazonaws.com.cn"),
+        ] {
+            assert_eq!(amazons_endpoint(region, "media.example").await.unwrap(), endpoint);
+        }
     }
 
     #[test]

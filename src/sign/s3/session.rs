@@ -111,6 +111,11 @@ impl Sessions {
         }
     }
 
+    /// The source, for sessions of somebody else's.
+    pub fn source(&self) -> SharedCredentialsProvider {
+        self.source.clone()
+    }
+
     /// The session to sign with. Fetches fresh credentials if it is time for that, or if those at hand end before
     /// `until`; when that fails, those at hand go on as long as they work.
     pub async fn current(

@@ -62,7 +62,7 @@ pub use kstatus::kstatus;
 pub use node::Node;
 pub use operator::{Operator, OperatorOptions};
 pub use process::Process;
-pub use s3::{S3Options, S3Server, Software};
+pub use s3::{GARAGE_BUCKET, S3Options, S3Server, Software};
 pub use scratch::Scratch;
 pub use tools::Tools;
 pub use verify::{FormCheck, FormVerdict, UrlCheck, Verdict, verify_form, verify_url, verify_urls};

@@ -1,4 +1,4 @@
-//! A real S3 server (versitygw, which keeps objects as files; or MinIO, which differs), and an S3 client that is not
+//! A real S3 server (versitygw, which keeps objects as files; MinIO and Garage, which differ), and an S3 client that is not
 //! Valet's.
 
 use std::{
@@ -23,21 +23,30 @@ pub enum Software {
     Versitygw,
     /// Obeys headers that are not signed, and has STS. Of the tools' set `stores`.
     Minio,
+    /// Knows neither versions nor conditions. Its program is named in `VALET_GARAGE`, as `hack/garage.sh` prints it; its one
+    /// bucket is the one of [`GARAGE_BUCKET`].
+    Garage,
 }
+
+/// The bucket that a Garage has from its start.
+pub const GARAGE_BUCKET: &str = "conformance";
 
 impl Software {
     fn program(self) -> &'static str {
         match self {
             Self::Versitygw => "versitygw",
             Self::Minio => "minio",
+            Self::Garage => "garage",
         }
     }
 
-    /// The server says here that it is up.
-    fn health(self) -> &'static str {
+    /// Where the server says that it is up, and how.
+    fn health(self) -> (&'static str, u16) {
         match self {
-            Self::Versitygw => "/health",
-            Self::Minio => "/minio/health/ready",
+            Self::Versitygw => ("/health", 200),
+            Self::Minio => ("/minio/health/ready", 200),
+            // It lets nobody in without a signature.
+            Self::Garage => ("/", 403),
         }
     }
 }
@@ -139,8 +148,12 @@ impl S3Server {
                 tools: tools.clone(),
                 options: options.clone(),
                 port: net::free_port()?,
-                access_key: format!("VALETTEST{}", net::random_hex(4)?.to_ascii_uppercase()),
-                secret_key: net::random_hex(20)?,
+                access_key: match options.software {
+                    Software::Garage => format!("GK{}", net::random_hex(12)?),
+                    _ => format!("VALETTEST{}", net::random_hex(4)?.to_ascii_uppercase()),
+                },
+                // Garage wants 32 bytes, the others do not mind.
+                secret_key: net::random_hex(32)?,
                 helper: OnceLock::new(),
                 started_in: Duration::ZERO,
             };
@@ -227,13 +240,15 @@ impl S3Server {
         let command = match software {
             Software::Versitygw => self.versitygw(),
             Software::Minio => self.minio(),
+            Software::Garage => self.garage()?,
         };
         let mut command = command;
         command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
         let program = software.program();
         let process = Process::start(program, command, self.scratch.join(format!("{program}.log")))?;
         process.wait_until(START, "it answered", || {
-            matches!(net::http_get(self.port, software.health()), Ok((200, _)))
+            let (path, up) = software.health();
+            net::http_get(self.port, path).is_ok_and(|(status, _)| status == up)
         })?;
         *slot = Some(process);
         Ok(())
@@ -246,7 +261,7 @@ impl S3Server {
             .env("ROOT_SECRET_KEY", &self.secret_key)
             .arg(format!("--port=127.0.0.1:{}", self.port))
             .arg(format!("--region={}", self.region()))
-            .arg(format!("--health={}", Software::Versitygw.health()))
+            .arg(format!("--health={}", Software::Versitygw.health().0))
             .arg(format!("--iam-dir={}", self.scratch.join("users").display()))
             // A user who is gone must be gone now and not in two minutes.
             .arg("--iam-cache-disable")
@@ -278,6 +293,33 @@ impl S3Server {
             .args(&self.options.args)
             .arg(self.scratch.join("objects"));
         command
+    }
+
+    fn garage(&self) -> Result<Command> {
+        let program =
+            std::env::var_os("VALET_GARAGE").context("VALET_GARAGE does not name a Garage; see hack/garage.sh")?;
+        let (rpc, secret) = (net::free_port()?, net::random_hex(32)?);
+        let folder = |name: &str| self.scratch.join(name).display().to_string();
+        let config = format!(
+            "metadata_dir = \"{}\"\ndata_dir = \"{}\"\ndb_engine = \"sqlite\"\nreplication_factor = 1\n\
+             rpc_bind_addr = \"127.0.0.1:{rpc}\"\nrpc_public_addr = \"127.0.0.1:{rpc}\"\nrpc_secret = \"{secret}\"\n\
+             [s3_api]\ns3_region = \"{}\"\napi_bind_addr = \"127.0.0.1:{}\"\n",
+            folder("users"),
+            folder("objects"),
+            self.region(),
+            self.port
+        );
+        let config = self.scratch.write("garage.toml", config)?;
+        let mut command = process::clean(Command::new(program));
+        command
+            .env("GARAGE_DEFAULT_ACCESS_KEY", &self.access_key)
+            .env("GARAGE_DEFAULT_SECRET_KEY", &self.secret_key)
+            .env("GARAGE_DEFAULT_BUCKET", GARAGE_BUCKET)
+            .arg("--config")
+            .arg(config)
+            .args(["--allow-world-readable-secrets", "true"])
+            .args(["server", "--single-node", "--default-bucket"]);
+        Ok(command)
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Process>> {

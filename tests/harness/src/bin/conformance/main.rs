@@ -4,7 +4,7 @@
 //! ```text
 //! conformance [--check] PAGE
 //! ```
-//! Starts versitygw and MinIO, has `valet sign` make the keys and plain curl use them, prints the table and writes it to
+//! Starts versitygw, MinIO and, if `VALET_GARAGE` names one, Garage (whose table is otherwise left as it stands in PAGE), has `valet sign` make the keys and plain curl use them, prints the table and writes it to
 //! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
 //! page that is there says something else. Ends with the figures in one line.
 
@@ -51,14 +51,19 @@ fn run() -> Result<bool> {
     let began = Instant::now();
     let (tools, valet) = (Tools::locate()?, find_valet()?);
     let of = |software| Store::start(&tools, software, &valet).and_then(|store| table(&store));
+    let mut wanted = vec![Software::Versitygw, Software::Minio];
+    wanted.extend(env::var_os("VALET_GARAGE").map(|_| Software::Garage));
     let tables = thread::scope(|scope| {
-        let other = scope.spawn(|| of(Software::Minio));
-        let first = of(Software::Versitygw);
-        let other = other.join().map_err(|_| Error::new("the cells of MinIO panicked"));
-        Ok::<_, Error>([first?, other??])
+        let tables: Vec<_> = wanted.iter().map(|software| scope.spawn(|| of(*software))).collect();
+        let done = tables.into_iter().map(|table| {
+            let table = table.join().map_err(|_| Error::new("the cells of a store panicked"));
+            table.and_then(|table| table)
+        });
+        done.collect::<Result<Vec<_>>>()
     })?;
 
-    let text = page::page(&tables);
+    let before = fs::read_to_string(&page).unwrap_or_default();
+    let text = page::page(&tables, &before);
     print!("{}", page::tables(&tables));
     let cells = tables
         .iter()
@@ -67,7 +72,6 @@ fn run() -> Result<bool> {
     let (right, all) = cells.fold((0, 0), |(right, all), cell| {
         (right + usize::from(cell.as_documented), all + 1)
     });
-    let before = fs::read_to_string(&page).unwrap_or_default();
     let same = before == text;
     if !same && check {
         println!(

@@ -42,13 +42,26 @@ Which store obeys headers that are not signed, Valet finds out by itself and say
 end at the one object, or if the store's owner says that he accepts it (`unsignedHeaders: Tolerate`). A form takes no such
 header for anything.
 
+Garage 2.5 does not know `If-None-Match` and lets a write-once key write again. Ask for [a trial with real keys](stores.md#with-real-keys)
+on such a store: `WriteOnce` is then missing in its capabilities, and grants that need it are refused. `make conformance` tries that, too.
+
 A form (`mode: PostForm`) cannot be write-once: a second one replaces the object. So a grant for a form must say
 `overwrite: Allow`.
 ";
 
-/// The whole page.
-pub fn page(all: &[Table]) -> String {
-    format!("{HEAD}{}{TAIL}", tables(all))
+/// The whole page; of a server that was not tried, what the page said `before`.
+pub fn page(all: &[Table], before: &str) -> String {
+    let mut text = HEAD.to_owned() + &tables(all);
+    let garage = Software::Garage;
+    if !all.iter().any(|table| table.software == garage)
+        && let Some(start) = before.find(&format!("\n## {}\n", name(garage)))
+    {
+        let rest = &before[start..];
+        let end = rest.find("\n\nWhat the rows try").unwrap_or(rest.len());
+        text += rest[..end].trim_end();
+        text.push('\n');
+    }
+    text + TAIL
 }
 
 /// One table a server.
@@ -87,5 +100,6 @@ pub fn name(software: Software) -> &'static str {
     match software {
         Software::Versitygw => "versitygw",
         Software::Minio => "MinIO",
+        Software::Garage => "Garage",
     }
 }

@@ -9,7 +9,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use valet_harness::{Context, Error, Result, S3Options, S3Server, Scratch, Software, Tools, process};
+use valet_harness::{
+    Context, Error, GARAGE_BUCKET, Result, S3Options, S3Server, Scratch, Software, Tools, poll, process,
+};
 
 use crate::key::Key;
 
@@ -39,7 +41,7 @@ pub struct Store<'a> {
 }
 
 /// The bucket of all cells; it keeps versions.
-pub const BUCKET: &str = "conformance";
+pub const BUCKET: &str = GARAGE_BUCKET;
 /// An object that no key is for, and what is in it.
 pub const SECRET: (&str, &[u8]) = ("secret/salaries", b"everybody's salary");
 
@@ -54,7 +56,13 @@ impl<'a> Store<'a> {
             ..S3Options::default()
         };
         let server = S3Server::start_with(tools, options)?;
-        server.create_versioned_bucket(BUCKET)?;
+        if software == Software::Garage {
+            // It has its bucket, soon after it answers, and none that keeps versions.
+            poll(Duration::from_secs(30), || server.head(BUCKET, "").ok().flatten())
+                .context("Garage has no bucket")?;
+        } else {
+            server.create_versioned_bucket(BUCKET)?;
+        }
         server.put(BUCKET, SECRET.0, SECRET.1)?;
         Ok(Self {
             server,

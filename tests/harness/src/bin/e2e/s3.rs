@@ -129,6 +129,20 @@ impl S3 {
         self.ask(cluster, &[], key, "")
     }
 
+    /// The SHA-256 of an object, of which nothing leaves the server's pod.
+    pub fn digest(&self, cluster: &Cluster, key: &str) -> Result<String> {
+        let file = format!("/work/objects/{BUCKET}/{key}");
+        cluster.kubectl(&[
+            "exec",
+            "deployment/s3",
+            "--namespace",
+            NAMESPACE,
+            "--",
+            "sha256sum",
+            &file,
+        ])
+    }
+
     /// An object's headers.
     pub fn head(&self, cluster: &Cluster, key: &str) -> Result<String> {
         self.ask(cluster, &["--head"], key, "")

@@ -5,6 +5,7 @@ use valet_harness::Result;
 use crate::play::Play;
 
 mod chart;
+mod multipart;
 mod operator;
 mod renewal;
 mod rights;
@@ -39,6 +40,12 @@ pub const STORIES: &[Story] = &[
         about: "a key is replaced under a running pod: the kubelet brings the new one, and the same command goes on",
         gentle: true,
         play: renewal::renewal,
+    },
+    Story {
+        name: "multipart-job",
+        about: "a Job sends 1 GiB in parts, one of them twice; of an upload that is given up nothing stays in the store",
+        gentle: true,
+        play: multipart::multipart_job,
     },
     Story {
         name: "expiry",

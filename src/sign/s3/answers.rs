@@ -1,4 +1,4 @@
-//! What stores answer, and what it means; nothing of a request or an answer is ever quoted.
+//! What a store's answers say, without anything that a request or an answer carried.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,6 +14,7 @@ use crate::{
     sign::{Inward, SignError},
 };
 
+/// Why nothing was signed.
 pub fn refused<E>(error: &SdkError<E>) -> SignError {
     // Building a request can only fail for what is missing in it; the debug text would carry the request.
     SignError::Refused(match error {
@@ -55,7 +56,7 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
 }
 
 /// Whether the request was not sent because it would have gone inwards.
-pub fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
+fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
     std::iter::successors(Some(error), |e| e.source()).find_map(|e| e.downcast_ref())
 }
 
@@ -64,7 +65,7 @@ pub fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a In
 pub struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
 
 impl DateOfAnswer {
-    /// What it was.
+    /// The time, if an answer came and said it.
     pub fn seen(&self) -> Option<Timestamp> {
         *lock(&self.0)
     }

@@ -1,0 +1,233 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{Candidate, Limit, Most, Places};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn who(namespace: &str, second: i64) -> Candidate {
+    Candidate {
+        namespace: namespace.into(),
+        uid: format!("{namespace}-{second}"),
+        since: at(second),
+    }
+}
+
+fn names(calls: &[(String, String)]) -> Vec<&str> {
+    calls.iter().map(|(_, uid)| uid.as_str()).collect()
+}
+
+const TWO: Most = Most {
+    namespace: Some(2),
+    store: None,
+};
+const THREE_IN_ALL: Most = Most {
+    namespace: None,
+    store: Some(3),
+};
+
+#[test]
+fn the_oldest_is_next_and_each_is_called_once() {
+    let mut places = Places::default();
+    let now = at(100);
+    assert_eq!(places.ask(&who("a", 3), TWO, now), Ok(()));
+    assert_eq!(places.ask(&who("a", 4), TWO, now), Ok(()));
+    assert_eq!(places.ask(&who("a", 4), TWO, now), Ok(()), "it has its place");
+    // Who comes later waits, whatever his age; another namespace is not concerned.
+    for second in [2, 5, 1] {
+        assert_eq!(places.ask(&who("a", second), TWO, now), Err(Limit::Namespace(2)));
+    }
+    assert_eq!(places.ask(&who("b", 9), TWO, now), Ok(()));
+    assert!(places.calls(now).is_empty());
+    places.holds(&who("a", 3), at(200));
+    places.holds(&who("a", 4), at(300));
+    assert!(places.calls(now).is_empty(), "a place that is used is no free one");
+    places.leaves(&who("a", 4));
+    assert_eq!(names(&places.calls(now)), ["a-1"]);
+    assert!(places.calls(now).is_empty(), "once");
+    // Nobody gets in before the one that was called.
+    assert_eq!(places.ask(&who("a", 2), TWO, now), Err(Limit::Namespace(2)));
+    // It does not want it any more: the next one.
+    places.leaves(&who("a", 1));
+    assert_eq!(names(&places.calls(now)), ["a-2"]);
+    assert_eq!(places.ask(&who("a", 2), TWO, now), Ok(()));
+    // A key that is over holds no place, whoever has yet to say so.
+    assert!(places.calls(at(199)).is_empty());
+    assert_eq!(names(&places.calls(at(200))), ["a-5"]);
+    assert_eq!(places.ask(&who("a", 5), TWO, at(200)), Ok(()));
+    for second in [3, 2, 5] {
+        places.leaves(&who("a", second));
+    }
+    places.leaves(&who("b", 9));
+    assert!(places.is_empty(), "nothing is kept of who has gone");
+}
+
+#[test]
+fn a_whole_stores_places_go_to_the_namespace_with_the_fewest() {
+    let mut places = Places::default();
+    let now = at(100);
+    for second in 1..=3 {
+        assert_eq!(places.ask(&who("loud", second), THREE_IN_ALL, now), Ok(()));
+        places.holds(&who("loud", second), at(1000));
+    }
+    for second in 4..=9 {
+        assert_eq!(
+            places.ask(&who("loud", second), THREE_IN_ALL, now),
+            Err(Limit::Store(3))
+        );
+    }
+    for second in 50..=52 {
+        assert_eq!(
+            places.ask(&who("late", second), THREE_IN_ALL, now),
+            Err(Limit::Store(3))
+        );
+    }
+    assert_eq!(places.ask(&who("last", 60), THREE_IN_ALL, now), Err(Limit::Store(3)));
+    let mut order = vec![];
+    for (free, second) in [("loud", 1), ("loud", 2), ("loud", 3), ("late", 50)] {
+        places.leaves(&who(free, second));
+        let calls = places.calls(now);
+        let [(namespace, uid)] = calls.as_slice() else {
+            panic!("one place, one call: {calls:?}")
+        };
+        let second = uid.rsplit('-').next().unwrap().parse().unwrap();
+        assert_eq!(places.ask(&who(namespace, second), THREE_IN_ALL, now), Ok(()));
+        places.holds(&who(namespace, second), at(1000));
+        order.push(uid.clone());
+    }
+    // None has any: the oldest. Then each namespace in its turn.
+    assert_eq!(order, ["late-50", "last-60", "loud-4", "late-51"]);
+}
+
+#[test]
+fn rules_of_one_namespace_with_different_numbers_do_not_block_each_other() {
+    let mut places = Places::default();
+    let now = at(100);
+    let generous = Most {
+        namespace: Some(3),
+        store: None,
+    };
+    let narrow = Most {
+        namespace: Some(1),
+        store: None,
+    };
+    assert_eq!(places.ask(&who("a", 1), generous, now), Ok(()));
+    assert_eq!(places.ask(&who("a", 2), narrow, now), Err(Limit::Namespace(1)));
+    assert_eq!(
+        places.ask(&who("a", 3), generous, now),
+        Ok(()),
+        "the older one has no claim to it"
+    );
+    places.leaves(&who("a", 1));
+    assert!(places.calls(now).is_empty(), "one has a key, and one is what it may");
+    places.leaves(&who("a", 3));
+    assert_eq!(names(&places.calls(now)), ["a-2"]);
+}
+
+/// After a restart nothing is known but statuses. Who waits goes before who is younger, whatever the order of visits.
+#[test]
+fn a_restart_keeps_the_order() {
+    let mut places = Places::default();
+    let now = at(100);
+    places.holds(&who("a", 1), at(200));
+    for second in [5, 3, 4] {
+        places.waits(&who("a", second));
+    }
+    let one_left = [5, 4, 3].map(|second| places.ask(&who("a", second), TWO, now).is_ok());
+    assert_eq!(one_left, [false, false, true]);
+    // A number that was lowered takes nothing from those who have their keys.
+    let mut full = Places::default();
+    for second in 1..=5 {
+        full.holds(&who("a", second), at(200));
+    }
+    assert_eq!(full.ask(&who("a", 0), TWO, now), Err(Limit::Namespace(2)));
+    for second in 1..=3 {
+        full.leaves(&who("a", second));
+        assert!(full.calls(now).is_empty());
+    }
+    full.leaves(&who("a", 4));
+    assert_eq!(names(&full.calls(now)), ["a-0"]);
+}
+
+/// A grant whose key was published by somebody who died before he could say so has its place, and so has one that
+/// another operator is about to visit.
+#[test]
+fn who_has_not_been_looked_at_is_before_who_is_younger() {
+    let mut places = Places::default();
+    let now = at(100);
+    for second in 1..=4 {
+        places.is_new(&who("a", second));
+    }
+    let second_and_third = [3, 2].map(|second| places.ask(&who("a", second), TWO, now).is_ok());
+    assert_eq!(second_and_third, [false, true]);
+    places.holds(&who("a", 2), at(200));
+    assert!(places.calls(now).is_empty());
+    // Nothing comes of the first: it was for another rule's reason that it got no key.
+    places.leaves(&who("a", 1));
+    assert_eq!(
+        names(&places.calls(now)),
+        ["a-3"],
+        "who is visited in any case is not called"
+    );
+    assert_eq!(places.ask(&who("a", 3), TWO, now), Ok(()));
+    assert_eq!(places.ask(&who("a", 4), TWO, now), Err(Limit::Namespace(2)));
+}
+
+/// Against a slow obvious reckoning: never more than may be, nobody waits beside room, the oldest first.
+#[test]
+fn whatever_happens_the_numbers_hold() {
+    let mut seed = 7_u64;
+    let mut dice = move |n: u64| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % n
+    };
+    let most = Most {
+        namespace: Some(3),
+        store: Some(7),
+    };
+    let mut given = 0;
+    for _ in 0..200 {
+        let (mut places, now) = (Places::default(), at(100));
+        let mut has: BTreeMap<String, Candidate> = BTreeMap::new();
+        let mut waits: BTreeMap<String, Candidate> = BTreeMap::new();
+        for step in 0..200 {
+            let uid = if dice(3) > 0 || has.is_empty() {
+                let new = who(&format!("n{}", dice(4)), step);
+                if places.ask(&new, most, now).is_ok() {
+                    has.insert(new.uid.clone(), new);
+                } else {
+                    waits.insert(new.uid.clone(), new);
+                }
+                None
+            } else {
+                let all: Vec<_> = has.keys().chain(waits.keys()).cloned().collect();
+                Some(all[dice(all.len() as u64) as usize].clone())
+            };
+            if let Some(uid) = uid {
+                let gone = has.remove(&uid).or_else(|| waits.remove(&uid)).unwrap();
+                places.leaves(&gone);
+            }
+            for (namespace, uid) in places.calls(now) {
+                let called = waits.remove(&uid).expect("who is called waits");
+                let older = waits
+                    .values()
+                    .any(|w| w.namespace == namespace && w.turn() < called.turn());
+                assert!(!older, "the oldest of a namespace first");
+                assert_eq!(places.ask(&called, most, now), Ok(()), "who is called is served");
+                has.insert(uid, called);
+                given += 1;
+            }
+            let of = |n: &str| has.values().filter(|c| c.namespace == n).count();
+            assert!(has.len() <= 7 && (0..4).all(|n| of(&format!("n{n}")) <= 3));
+            for w in waits.values() {
+                assert!(has.len() == 7 || of(&w.namespace) == 3, "somebody waits beside room");
+            }
+        }
+    }
+    assert!(given > 1000, "{given} were called");
+}

@@ -1,0 +1,311 @@
+//! A round trip with real keys, on request: through a proxy before the store, which counts, and behaves badly where it is
+//! told to.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use valet_harness::eventually;
+
+use crate::world::{SOON, Tenant, condition, says};
+
+/// Method and path of a request.
+type Line = (String, String);
+
+/// What the proxy answers by itself.
+type Trick = fn(&Line, &[Line]) -> Option<u16>;
+
+/// A proxy before the S3 server; its port, and what came through it.
+fn proxy(t: &Tenant, trick: Trick) -> (u16, Arc<Mutex<Vec<Line>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = listener.local_addr().expect("it has an address").port();
+    let (to, log) = (t.world.s3.port(), Arc::new(Mutex::new(Vec::new())));
+    let seen = log.clone();
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let log = log.clone();
+            thread::spawn(move || pass_on(connection, to, trick, &log));
+        }
+    });
+    (port, seen)
+}
+
+fn pass_on(mut client: TcpStream, to: u16, trick: Trick, log: &Mutex<Vec<Line>>) -> Option<()> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 8192];
+    let head = loop {
+        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+            break end + 4;
+        }
+        let n = client.read(&mut buffer).ok().filter(|n| *n > 0)?;
+        bytes.extend_from_slice(&buffer[..n]);
+    };
+    let text = String::from_utf8_lossy(&bytes[..head]).into_owned();
+    let length = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .map_or(0, |(_, value)| value.trim().parse().unwrap_or(0));
+    while bytes.len() < head + length {
+        let n = client.read(&mut buffer).ok().filter(|n| *n > 0)?;
+        bytes.extend_from_slice(&buffer[..n]);
+    }
+    let mut words = text.split_whitespace();
+    let method = words.next()?.to_owned();
+    let path = words.next()?.split('?').next()?.to_owned();
+    let line = (method, path);
+    let answer = {
+        let mut log = log.lock().unwrap();
+        let answer = trick(&line, &log);
+        log.push(line);
+        answer
+    };
+    if let Some(status) = answer {
+        let text = format!("HTTP/1.1 {status} So\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        return client.write_all(text.as_bytes()).ok();
+    }
+    let mut server = TcpStream::connect(("127.0.0.1", to)).ok()?;
+    let first = text.find("\r\n")? + 2;
+    server.write_all(&bytes[..first]).ok()?;
+    server.write_all(b"connection: close\r\n").ok()?;
+    server.write_all(&bytes[first..]).ok()?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer).ok()?;
+    client.write_all(&answer).ok()
+}
+
+fn through(t: &Tenant, port: u16, asked_at: &str) -> Value {
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(format!("http://127.0.0.1:{port}"));
+    // The keys of grants are for the store itself.
+    store["spec"]["s3"]["publicEndpoint"] = json!(t.world.s3.endpoint());
+    store["spec"]["s3"]["probeKey"] = json!("tenants/probe");
+    store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": asked_at});
+    store
+}
+
+/// The round trips that were made, and how many requests for objects each took. Forms are sent to the bucket itself and not
+/// counted.
+fn trips(log: &Mutex<Vec<Line>>) -> BTreeMap<String, usize> {
+    let mut trips = BTreeMap::new();
+    for (_, path) in log.lock().unwrap().iter() {
+        if let Some((_, rest)) = path.split_once("/probe/canary-") {
+            let id = rest.split('/').next().unwrap_or_default();
+            *trips.entry(id.to_owned()).or_default() += 1;
+        }
+    }
+    trips
+}
+
+/// The store's status, once it answers this request.
+fn answered(t: &Tenant, request: &str) -> Value {
+    eventually(SOON, "the canary to be answered", || {
+        t.get(&format!("costore/{}", t.name()))
+            .filter(|s| s["status"]["canary"]["request"] == request)
+    })
+}
+
+fn message<'a>(object: &'a Value, type_: &str) -> &'a str {
+    condition(object, type_)
+        .and_then(|c| c["message"].as_str())
+        .unwrap_or_default()
+}
+
+/// A store that behaves: it is said so, nothing is left, and a crowd of grants costs one round trip.
+#[test]
+fn a_store_that_behaves() {
+    let t = Tenant::new("canary");
+    let (port, log) = proxy(&t, |_, _| None);
+    t.apply(&[through(&t, port, "2026-01-01T00:00:00Z")]);
+    let grants: Vec<_> = (0..100)
+        .map(|n| t.grant("UploadGrant", &format!("g{n}"), json!({})))
+        .collect();
+    t.apply(&grants);
+    let operator = t.operator();
+    let store = answered(&t, "2026-01-01T00:00:00Z");
+    assert_eq!(says(&store, "KeysEnforced"), "True KeysEnforced", "{}", store["status"]);
+    let said = message(&store, "KeysEnforced");
+    for promise in [
+        "WriteOnce",
+        "ChecksumSHA256",
+        "PostForm/ContentLengthRange",
+        "end, signature and object of GET",
+    ] {
+        assert!(said.contains(promise), "{promise}: {said}");
+    }
+    assert!(!said.contains("not tried"), "{said}");
+    for n in 0..100 {
+        t.reason(&format!("ug/g{n}"), "Issued");
+    }
+    // Every operator tries out every ClusterObjectStore, those of other tests, too. There are far fewer of them than grants.
+    let first = trips(&log);
+    assert!((1..10).contains(&first.len()), "{first:#?}");
+    assert!(first.values().all(|requests| *requests < 30), "{first:#?}");
+    let nothing_is_left = || {
+        let left = || t.world.s3.versions(t.name(), "tenants/probe").unwrap();
+        eventually(SOON, "nothing to be left", || left().is_empty().then_some(()));
+    };
+    nothing_is_left();
+
+    // Another request, another round trip; in a bucket with versions nothing is left either.
+    let settings = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+                    <Status>Enabled</Status></VersioningConfiguration>";
+    let versioning = [("versioning", "")];
+    let s3 = &t.world.s3;
+    s3.request("PUT", t.name(), "", &versioning, &[], settings.as_bytes())
+        .unwrap()
+        .ok()
+        .unwrap();
+    t.kubectl(&[
+        "annotate",
+        "--overwrite",
+        &format!("costore/{}", t.name()),
+        "valetkey.dev/canary-requested-at=again",
+    ]);
+    answered(&t, "again");
+    assert!(trips(&log).len() > first.len());
+    nothing_is_left();
+    // Nobody asks any more: nothing is said any more.
+    t.kubectl(&[
+        "annotate",
+        &format!("costore/{}", t.name()),
+        "valetkey.dev/canary-requested-at-",
+    ]);
+    eventually(SOON, "the canary to be forgotten", || {
+        let store = t.get(&format!("costore/{}", t.name()))?;
+        (store["status"]["canary"].is_null() && says(&store, "KeysEnforced").is_empty()).then_some(())
+    });
+    let log_text = operator.log_text();
+    assert!(!log_text.contains("X-Amz-Signature"), "a key was logged");
+}
+
+/// A store without write-once: who needs it is refused by that name, also who had a key; others are served.
+#[test]
+fn a_store_that_lets_everything_be_overwritten() {
+    let t = Tenant::new("forgetful");
+    let (port, _) = proxy(&t, |line, before| {
+        let (method, path) = line;
+        (method == "PUT" && path.ends_with("/put") && before.contains(line)).then_some(200)
+    });
+    let mut cheap = through(&t, port, "");
+    cheap["metadata"].as_object_mut().unwrap().remove("annotations");
+    t.apply(&[cheap]);
+    let _operator = t.operator();
+    t.apply(&[t.grant("UploadGrant", "once", json!({}))]);
+    t.reason("ug/once", "Issued");
+    t.apply(&[through(&t, port, "now")]);
+    let store = answered(&t, "now");
+    assert_eq!(says(&store, "KeysEnforced"), "False KeysNotEnforced");
+    assert!(
+        message(&store, "KeysEnforced").contains("does not enforce WriteOnce"),
+        "{store:#}"
+    );
+    assert_eq!(says(&store, "Ready"), "True Ready");
+    let named = |name: &str| {
+        store["status"]["capabilities"]
+            .as_array()
+            .unwrap()
+            .contains(&json!(name))
+    };
+    assert!(!named("WriteOnce") && named("ContentType"));
+    let grant = t.reason("ug/once", "CapabilityMissing");
+    assert!(message(&grant, "Ready").contains("(WriteOnce)"), "{grant:#}");
+    eventually(SOON, "the key to be withdrawn", || {
+        t.get("secret/once").is_none().then_some(())
+    });
+    t.apply(&[t.grant("UploadGrant", "again", json!({"constraints": {"overwrite": "Allow"}}))]);
+    t.reason("ug/again", "Issued");
+}
+
+/// A store that takes keys that are over hands out none.
+#[test]
+fn a_store_that_takes_keys_that_are_over() {
+    let t = Tenant::new("timeless");
+    let (port, _) = proxy(&t, |(method, path), _| {
+        (method == "PUT" && path.ends_with("/put-x")).then_some(200)
+    });
+    t.apply(&[through(&t, port, "now"), t.grant("DownloadGrant", "g", json!({}))]);
+    let _operator = t.operator();
+    let store = answered(&t, "now");
+    assert_eq!(says(&store, "Ready"), "False KeysNotEnforced");
+    assert_eq!(t.kstatus(&store), "Failed");
+    assert!(
+        message(&store, "Ready").contains("a key for PUT that is over (it answered 200)"),
+        "{store:#}"
+    );
+    let grant = t.reason("dg/g", "KeysNotEnforced");
+    assert_eq!(t.kstatus(&grant), "Failed");
+    assert!(t.get("secret/g").is_none());
+}
+
+/// Credentials that may not write below the probe key: it is said so, and keys are handed out as before. So they are when
+/// what was written cannot be deleted.
+#[test]
+fn credentials_with_few_rights() {
+    let t = Tenant::new("narrow");
+    let s3 = &t.world.s3;
+    let user = format!("narrow-{}", t.name());
+    s3.create_user(&user, "narrowsecret").unwrap();
+    let allow = |action: &str, below: &str| {
+        let (resource, user) = (format!("arn:aws:s3:::{}/{below}", t.name()), user.clone());
+        json!({"Effect": "Allow", "Principal": {"AWS": [user]}, "Action": [action], "Resource": [resource]})
+    };
+    let policy = |statements: Value| json!({"Version": "2012-10-17", "Statement": statements});
+    let grants = format!("tenants/{}/*", t.name());
+    s3.put_bucket_policy(
+        t.name(),
+        &policy(json!([allow("s3:PutObject", &grants), allow("s3:GetObject", &grants)])),
+    )
+    .unwrap();
+    let (port, _) = proxy(&t, |_, _| None);
+    t.apply(&[t.credentials(&user, "narrowsecret"), through(&t, port, "one")]);
+    let _operator = t.operator();
+    let store = answered(&t, "one");
+    assert_eq!(
+        says(&store, "KeysEnforced"),
+        "Unknown NotObservable",
+        "{}",
+        store["status"]
+    );
+    assert!(
+        message(&store, "KeysEnforced").contains("must be allowed to write there"),
+        "{store:#}"
+    );
+    t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
+    t.reason("dg/g", "Issued");
+
+    let probe = "tenants/probe/*";
+    let more = json!([
+        allow("s3:PutObject", &grants),
+        allow("s3:GetObject", &grants),
+        allow("s3:PutObject", probe),
+        allow("s3:GetObject", probe)
+    ]);
+    s3.put_bucket_policy(t.name(), &policy(more)).unwrap();
+    t.apply(&[through(&t, port, "two")]);
+    let store = answered(&t, "two");
+    // This store takes no forms from who may not write everywhere in the bucket.
+    assert_eq!(
+        says(&store, "KeysEnforced"),
+        "False KeysNotEnforced",
+        "{}",
+        store["status"]
+    );
+    let said = message(&store, "KeysEnforced");
+    assert!(
+        said.contains("does not enforce PostForm:") && said.contains("answered 403"),
+        "{said}"
+    );
+    assert!(
+        message(&store, "KeysEnforced").contains("could not all be deleted"),
+        "{store:#}"
+    );
+    thread::sleep(Duration::from_millis(500));
+    assert!(!s3.versions(t.name(), "tenants/probe").unwrap().is_empty());
+}
