@@ -14,7 +14,7 @@ mod status;
 
 pub use azure::{AzureBlobCredentials, AzureBlobStore};
 pub use choices::{Permission, ShortSessions};
-pub use gcs::{GcsCredentials, GcsStore};
+pub use gcs::{GcsCredentials, GcsStore, ResumableUploads};
 pub use place::Place;
 pub use size::ByteSize;
 pub use status::{CanaryStatus, StoreStatus};

@@ -107,29 +107,17 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
 /// The request that a key is for, in messages.
 fn request(ask: &Ask) -> &'static str {
     match ask {
-        Ask::Upload {
-            mode: UploadMode::Put, ..
-        } => "a presigned PUT",
-        Ask::Upload {
-            mode: UploadMode::PostForm,
-            ..
-        } => "a POST form",
-        Ask::Download {
-            mode: DownloadMode::Url,
-            ..
-        } => "a presigned GET",
-        Ask::Upload {
-            mode: UploadMode::Multipart,
-            ..
-        } => "an upload in parts",
-        Ask::Upload {
-            mode: UploadMode::Credentials,
-            ..
-        }
-        | Ask::Download {
-            mode: DownloadMode::Credentials,
-            ..
-        } => "temporary credentials",
+        Ask::Upload { mode, .. } => match mode {
+            UploadMode::Put => "a presigned PUT",
+            UploadMode::PostForm => "a POST form",
+            UploadMode::Multipart => "an upload in parts",
+            UploadMode::Resumable => "a resumable upload",
+            UploadMode::Credentials => "temporary credentials",
+        },
+        Ask::Download { mode, .. } => match mode {
+            DownloadMode::Url => "a presigned GET",
+            DownloadMode::Credentials => "temporary credentials",
+        },
     }
 }
 
@@ -154,7 +142,7 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             };
             format!("set spec.constraints.overwrite to Allow if replacing an object is acceptable{put}")
         }
-        (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart) => {
+        (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) => {
             "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
                 .into()
         }
@@ -178,8 +166,10 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
         (Capability::ContentLengthRange, UploadMode::Credentials) if form_can => {
             "set spec.mode to PostForm, or leave it out".into()
         }
-        (Capability::ContentLengthRange, _) => "give the exact size in spec.constraints.contentLength instead".into(),
-        (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Credentials)
+        (Capability::ContentLengthRange, _) if can.enforced.contains(&Capability::ContentLength) => {
+            "give the exact size in spec.constraints.contentLength instead".into()
+        }
+        (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Resumable | UploadMode::Credentials)
             if can.enforced.contains(&missing) =>
         {
             "set spec.mode to Put, or leave it out".into()
@@ -207,6 +197,12 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
                 mode: UploadMode::Multipart,
                 ..
             } => "uploads in parts (Multipart)",
+            Ask::Upload {
+                mode: UploadMode::Resumable,
+                ..
+            } => {
+                "resumable uploads (Resumable), which the owner of a store on Google Cloud Storage can allow with resumableUploads: Tolerate"
+            }
             Ask::Upload { .. } | Ask::Download { .. } => "POST forms (PostForm)",
         };
         return Err(Refusal::new(
@@ -223,7 +219,7 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
                 ""
             };
             let message = format!(
-                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, or unsignedHeaders: Tolerate{or_form}"
+                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole (S3), or unsignedHeaders: Tolerate{or_form}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }
@@ -412,6 +408,9 @@ pub(super) fn examine(
         let say = match mode {
             UploadMode::Put | UploadMode::Multipart => "spec.constraints.contentLength",
             UploadMode::PostForm | UploadMode::Credentials => "spec.constraints.contentLengthRange or contentLength",
+            UploadMode::Resumable => {
+                "spec.mode to another than Resumable, which is held to no size, and spec.constraints.contentLength"
+            }
         };
         // Of a range the store does not hold every part to its size: more than that could lie there until the end.
         let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();

@@ -37,8 +37,8 @@ use session::{Clients, Session, Sessions};
 use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
-        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, DownloadMode, ObservedObject, S3Store,
-        UnsignedHeaders, UploadMode,
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
+        UploadMode,
     },
     grant::{ObjectFact, ObjectKey, SigningRequest},
 };
@@ -112,6 +112,7 @@ impl S3 {
                 ]
                 .into(),
             ),
+            resumable: None,
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
@@ -298,20 +299,16 @@ impl Provider for S3 {
                 .map_or((&session.signer, &session.credentials), |(signer, credentials)| {
                     (signer, credentials)
                 });
+            let given = |key| Signed {
+                key,
+                provider: self.name(),
+            };
             let presigned = match &request.ask {
-                Ask::Upload {
-                    mode: UploadMode::Credentials,
-                    ..
-                }
-                | Ask::Download {
-                    mode: DownloadMode::Credentials,
-                    ..
-                } => {
+                ask if ask.is_for_credentials() => {
                     if session.sts.is_none() {
                         // Never the store's own.
-                        return Err(SignError::Refused(
-                            "the store has no assumeRole to lend sessions of".into(),
-                        ));
+                        let why = "the store has no assumeRole to lend sessions of";
+                        return Err(SignError::Refused(why.into()));
                     }
                     let place = lent::Place {
                         bucket,
@@ -322,43 +319,30 @@ impl Provider for S3 {
                         },
                         style: self.store.addressing_style,
                     };
-                    return Ok(Signed {
-                        key: Key::Credentials(lent::entries(credentials, &place, request)),
-                        provider: self.name(),
-                    });
+                    return Ok(given(Key::Credentials(lent::entries(credentials, &place, request))));
                 }
-                Ask::Upload {
-                    mode: UploadMode::Put,
-                    constraints,
-                    ..
-                } => presigned::put(signer, bucket, key, constraints, presigning).await,
-                Ask::Upload {
-                    mode: UploadMode::Multipart,
-                    ..
-                } => {
-                    return Ok(Signed {
-                        key: Key::Parts(multipart::parts(signer, bucket, request, presigning).await?),
-                        provider: self.name(),
-                    });
-                }
-                Ask::Upload {
-                    mode: UploadMode::PostForm,
-                    constraints,
-                    ..
-                } => {
-                    let target = form::Target {
-                        bucket,
-                        region: &self.store.region,
-                        key,
-                    };
-                    return Ok(Signed {
-                        key: Key::Form {
+                Ask::Upload { mode, constraints, .. } => match mode {
+                    UploadMode::Put => presigned::put(signer, bucket, key, constraints, presigning).await,
+                    UploadMode::Multipart => {
+                        let parts = multipart::parts(signer, bucket, request, presigning).await?;
+                        return Ok(given(Key::Parts(parts)));
+                    }
+                    UploadMode::PostForm => {
+                        let target = form::Target {
+                            bucket,
+                            region: &self.store.region,
+                            key,
+                        };
+                        return Ok(given(Key::Form {
                             url: form::action(signer, bucket, presigning).await?,
                             fields: form::sign(credentials, &target, constraints, lifetime)?,
-                        },
-                        provider: self.name(),
-                    });
-                }
+                        }));
+                    }
+                    UploadMode::Resumable | UploadMode::Credentials => {
+                        let why = "there are no such uploads on this store";
+                        return Err(SignError::Refused(why.into()));
+                    }
+                },
                 Ask::Download { version, response, .. } => {
                     presigned::get(signer, bucket, key, version.clone(), response, presigning).await
                 }
@@ -482,6 +466,7 @@ impl Provider for S3 {
                     size: head.content_length(),
                     e_tag: head.e_tag().map(str::to_owned),
                     content_type: head.content_type().map(str::to_owned),
+                    checksum_md5: None,
                     checksum_sha256: head.checksum_sha256().map(str::to_owned),
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),

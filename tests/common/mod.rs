@@ -117,6 +117,18 @@ pub fn in_parts() -> GrantFacts {
     }
 }
 
+/// The same for an upload in a session.
+pub fn resumable() -> GrantFacts {
+    GrantFacts {
+        ask: Ask::Upload {
+            mode: UploadMode::Resumable,
+            multipart: Default::default(),
+            constraints: UploadConstraints::default(),
+        },
+        ..upload()
+    }
+}
+
 /// Turns an upload or a download into one by temporary credentials, for everything below its key if that is wanted.
 pub fn by_credentials(mut grant: GrantFacts, prefix: bool) -> GrantFacts {
     match &mut grant.ask {
@@ -204,6 +216,14 @@ pub fn capabilities() -> Capabilities {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
+                Capability::WriteOnce,
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+        ),
+        resumable: Some(
+            [
+                Capability::ContentType,
                 Capability::WriteOnce,
                 Capability::SignedHeadersOnly,
             ]

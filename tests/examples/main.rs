@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duratio
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 use valet_harness::{
-    ControlPlane, ControlPlaneOptions, GcsServer, Operator, OperatorOptions, S3Options, S3Server, Software, Tools,
-    eventually, process,
+    Azurite, ControlPlane, ControlPlaneOptions, GcsServer, Operator, OperatorOptions, S3Options, S3Server, Software,
+    Tools, eventually, process,
 };
 
 const VALET: &str = env!("CARGO_BIN_EXE_valet");
@@ -21,12 +21,32 @@ fn google_key() -> String {
     key.to_string().replace('\'', "''")
 }
 
-/// Puts the stores' addresses and credentials in. An example is about one S3 store: the plain one, or the one with an STS.
-fn filled_in(text: &str, store: &S3Server, with_sts: &S3Server, gcs: &GcsServer) -> String {
-    let store = if text.contains(WITH_STS) { with_sts } else { store };
+/// Where the examples' stores are.
+struct Stores {
+    s3: S3Server,
+    /// Where temporary credentials are lent.
+    with_sts: S3Server,
+    gcs: GcsServer,
+    azure: Azurite,
+}
+
+/// Puts addresses and credentials in. An example is about one S3 store: the plain one, or the one with an STS.
+fn filled_in(text: &str, stores: &Stores) -> String {
+    let Stores {
+        s3,
+        with_sts,
+        gcs,
+        azure,
+    } = stores;
+    let store = if text.contains(WITH_STS) { with_sts } else { s3 };
     text.replace(WITH_STS, &store.endpoint())
+        .replace("http://127.0.0.1:10000", &azure.endpoint())
         .replace("http://127.0.0.1:9000", &store.endpoint())
         .replace("http://127.0.0.1:4443", &gcs.endpoint())
+        .replace(
+            "AZURE_STORAGE_KEY: change-me",
+            &format!("AZURE_STORAGE_KEY: {}", azure.key()),
+        )
         .replace(
             "credentials.json: change-me",
             &format!("credentials.json: '{}'", google_key()),
@@ -70,8 +90,16 @@ fn examples_work_as_they_are() {
     };
     let with_sts = S3Server::start_with(&tools, options).unwrap();
     with_sts.create_bucket("runs").unwrap();
+    let azure = Azurite::start().unwrap();
+    azure.create_container("media").unwrap();
     let gcs = GcsServer::start().unwrap();
     gcs.create_bucket("media").unwrap();
+    let stores = Stores {
+        s3: store,
+        with_sts,
+        gcs,
+        azure,
+    };
     // The examples' team has its own store on this machine.
     let options = OperatorOptions {
         args: vec!["--allow-private-endpoints=127.0.0.0/8".into()],
@@ -89,7 +117,7 @@ fn examples_work_as_they_are() {
     assert!(files.len() >= 9, "{files:?}");
     let mut uploads = 0;
     for file in &files {
-        let text = filled_in(&fs::read_to_string(file).unwrap(), &store, &with_sts, &gcs);
+        let text = filled_in(&fs::read_to_string(file).unwrap(), &stores);
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         plane.apply(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
         for document in documents(&plane, &text) {
@@ -113,7 +141,7 @@ fn examples_work_as_they_are() {
                 .kubectl(&args)
                 .unwrap_or_else(|e| panic!("{name}: {e}\n{}", plane.dump(namespace)));
             if kind == "UploadGrant" {
-                uploads += usize::from(upload(&plane, (&store, &gcs), &document, namespace));
+                uploads += usize::from(upload(&plane, &stores, &document, namespace));
             }
         }
     }
@@ -131,16 +159,13 @@ fn examples_work_as_they_are() {
     assert!(blocks.len() >= 2, "the README has its examples");
     for block in blocks {
         plane
-            .kubectl_in(
-                &filled_in(block, &store, &with_sts, &gcs),
-                &["apply", "--dry-run=server", "-f", "-"],
-            )
+            .kubectl_in(&filled_in(block, &stores), &["apply", "--dry-run=server", "-f", "-"])
             .unwrap_or_else(|e| panic!("README: {e}\n{block}"));
     }
 }
 
 /// Uploads what the grant asks for, if a file of zeros can be that; whether it arrived.
-fn upload(plane: &ControlPlane, (store, gcs): (&S3Server, &GcsServer), grant: &Value, namespace: &str) -> bool {
+fn upload(plane: &ControlPlane, stores: &Stores, grant: &Value, namespace: &str) -> bool {
     let constraints = &grant["spec"]["constraints"];
     // What is lent is used in tests/stores.
     if constraints.get("checksumSHA256").is_some() || grant["spec"]["mode"] == "Credentials" {
@@ -184,8 +209,13 @@ fn upload(plane: &ControlPlane, (store, gcs): (&S3Server, &GcsServer), grant: &V
     process::run_ok(client, b"", Duration::from_secs(60)).unwrap();
     let key = grant["spec"]["key"].as_str().unwrap();
     eventually(soon, key, || match data["provider"].0.as_slice() {
-        b"gcs" => gcs.get("media", key).unwrap().map(|_| ()),
-        _ => store.head("media", key).unwrap().map(|head| drop(head.ok().unwrap())),
+        b"gcs" => stores.gcs.get("media", key).unwrap().map(|_| ()),
+        b"azure-blob" => stores.azure.get("media", key).unwrap().map(|_| ()),
+        _ => stores
+            .s3
+            .head("media", key)
+            .unwrap()
+            .map(|head| drop(head.ok().unwrap())),
     });
     true
 }

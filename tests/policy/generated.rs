@@ -87,6 +87,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
             UploadMode::Put,
             UploadMode::PostForm,
             UploadMode::Multipart,
+            UploadMode::Resumable,
             UploadMode::Credentials,
         ]);
         let multipart = Multipart {
@@ -204,6 +205,7 @@ fn view(dice: &mut Dice) -> StoreView {
         post_form: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         credentials: (!dice.one_in(8)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| dice.one_in(4)).collect()),
         multipart: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
+        resumable: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
@@ -326,6 +328,12 @@ fn a_weaker_store_never_allows_more() {
                     parts.remove(dice.pick(&ALL_CAPABILITIES));
                 }
                 parts => *parts = None,
+            },
+            _ if dice.one_in(2) => match &mut weaker.resumable {
+                Some(sessions) if dice.one_in(2) => {
+                    sessions.remove(dice.pick(&ALL_CAPABILITIES));
+                }
+                sessions => *sessions = None,
             },
             _ => {
                 weaker.enforced.remove(dice.pick(&ALL_CAPABILITIES));

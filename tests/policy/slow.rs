@@ -77,6 +77,10 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
             Some(parts) => parts,
             None => return false,
         },
+        Ask::Upload { mode, .. } if *mode == UploadMode::Resumable => match &capabilities.resumable {
+            Some(sessions) => sessions,
+            None => return false,
+        },
         // "With mode: Credentials" it is those.
         Ask::Upload {
             mode: UploadMode::Credentials,
