@@ -122,6 +122,7 @@ impl S3 {
                 ]
                 .into(),
             ),
+            resumable: None,
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
@@ -344,6 +345,14 @@ impl Provider for S3 {
                         provider: self.name(),
                     });
                 }
+                Ask::Upload {
+                    mode: UploadMode::Resumable,
+                    ..
+                } => {
+                    return Err(SignError::Refused(
+                        "there are no resumable uploads on this store".into(),
+                    ));
+                }
                 Ask::Download { version, response } => {
                     presigned::get(signer, bucket, key, version.clone(), response, presigning).await
                 }
@@ -438,6 +447,7 @@ impl Provider for S3 {
                     size: head.content_length(),
                     e_tag: head.e_tag().map(str::to_owned),
                     content_type: head.content_type().map(str::to_owned),
+                    checksum_md5: None,
                     checksum_sha256: head.checksum_sha256().map(str::to_owned),
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),

@@ -11,7 +11,7 @@ use valet::{
     grant::{GrantFacts, StoreView, admit},
 };
 
-use crate::common::{capabilities, constrain, download, form, in_parts, rule, store, upload};
+use crate::common::{capabilities, constrain, download, form, in_parts, resumable, rule, store, upload};
 
 struct Case {
     grant: GrantFacts,
@@ -142,6 +142,20 @@ fn of_modes() -> Vec<Case> {
             |can| can.multipart = None,
             "ClusterObjectStore media takes no uploads in parts (Multipart); set spec.mode to Put, or use another store",
         ),
+        of_mode(
+            resumable(),
+            |g| constrain(g, |c| c.content_length = Some(1)),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a resumable upload (ContentLength); set \
+             spec.mode to Put, or leave it out",
+        ),
+        of_mode(
+            resumable(),
+            |_| {},
+            |can| can.resumable = None,
+            "ClusterObjectStore media takes no resumable uploads (Resumable), which the owner of a store on Google Cloud Storage \
+             can allow with resumableUploads: Tolerate; set spec.mode to Put, or use another store",
+        ),
         Case {
             reason: Reason::InvalidSpec,
             ..of_mode(
@@ -169,7 +183,7 @@ fn of_modes() -> Vec<Case> {
                 can.enforced.remove(&Capability::SignedHeadersOnly);
             },
             "ClusterObjectStore media obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an \
-             upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, \
+             upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole (S3), \
              or unsignedHeaders: Tolerate. A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow",
         ),
         Case {
@@ -330,7 +344,7 @@ fn cases() -> Vec<Case> {
             upload(),
             |g| constrain(g, |c| c.content_length_range = Some(LengthRange { min: 0, max: 1 })),
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
-             (ContentLengthRange); give the exact size in spec.constraints.contentLength instead",
+             (ContentLengthRange); leave it out, or use another store",
         ),
         weak(
             upload(),

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::{
     awaited::Awaited,
+    google::GoogleTokens,
     relay::{Leader, RELAYED, pass_on},
     tokens::Tokens,
     topics::Topics,
@@ -46,6 +47,8 @@ const RETRY_AFTER: &str = "2";
 pub struct Receiver {
     /// Who may post.
     pub tokens: Tokens,
+    /// Whose identity tokens are taken besides.
+    pub google: Option<GoogleTokens>,
     /// Who awaits what.
     pub awaited: Arc<Awaited>,
     /// SNS topics that may send.
@@ -97,10 +100,20 @@ impl Receiver {
         }
     }
 
+    async fn admit(&self, headers: &HeaderMap) -> bool {
+        if self.tokens.admit(headers).await {
+            return true;
+        }
+        match &self.google {
+            Some(google) => google.admit(headers).await,
+            None => false,
+        }
+    }
+
     async fn take(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         // First of all, before any of the body is read.
-        if !self.tokens.admit(&head.headers).await {
+        if !self.admit(&head.headers).await {
             self.metrics.notified("refused", 1);
             // SNS sends its password only to who asks for it.
             let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];
@@ -115,10 +128,19 @@ impl Receiver {
             Ok(body) => body,
             Err(_) => return self.malformed(StatusCode::PAYLOAD_TOO_LARGE),
         };
+        let said = parse_notification(&body);
+        // This needs no grants, so every replica can answer, and only the one that was asked can: nothing but a status comes
+        // back from another one.
+        if let Ok(Notification::Validation(code)) = &said {
+            info!("a subscription of Event Grid was validated");
+            let answer = serde_json::json!({"validationResponse": code}).to_string();
+            return ([(header::CONTENT_TYPE, "application/json")], answer).into_response();
+        }
         if !self.health.works() {
             return self.elsewhere(head.uri.path(), &head.headers, body).await;
         }
-        match parse_notification(&body) {
+        match said {
+            Ok(Notification::Validation(_)) => StatusCode::NO_CONTENT.into_response(),
             Ok(Notification::Arrived(arrived)) => {
                 let known = arrived.iter().filter(|a| self.awaited.hear(a)).count();
                 self.metrics.notified("accepted", known);

@@ -87,7 +87,8 @@ pub fn tables(all: &[Table]) -> String {
     text
 }
 
-fn cell(cell: &Option<Outcome>) -> String {
+/// What a cell says.
+pub fn cell(cell: &Option<Outcome>) -> String {
     match cell {
         None => "–".into(),
         Some(cell) if cell.as_documented => cell.said.clone(),
