@@ -1,6 +1,7 @@
 //! The hands: the only folder with a Kubernetes client. It reads facts, takes the steps that the judgement names,
 //! and wakes at the instants that it names. It decides nothing.
 
+mod cluster;
 mod error;
 mod grants;
 mod lease;
