@@ -35,7 +35,7 @@ demo: check-tools ## Watch the main job on a real control plane (KEEP=1 leaves i
 
 .PHONY: test
 test: check-tools ## Run every test, against a real apiserver and a real S3 server
-	@export VALET_TOOLS=$$(hack/tools.sh chart stores); cargo test --workspace $(TESTS)
+	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh chart stores); cargo test --workspace $(TESTS)
 
 .PHONY: lint
 lint: check-tools ## Formatting, lints, generated files that are out of date, versions that differ
@@ -62,7 +62,7 @@ handover: check-tools ## How long nobody works when the replica that leads is ki
 
 .PHONY: conformance
 conformance: check-tools ## Try each promise of a key on real stores, and write docs/reference/conformance.md (CHECK=1 compares only)
-	@export VALET_TOOLS=$$(hack/tools.sh stores) VALET_GOOGLE=$$(hack/google.sh); \
+	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh stores) VALET_GOOGLE=$$(hack/google.sh); \
 	  $(if $(GARAGE),VALET_GARAGE=$$(hack/garage.sh) && export VALET_GARAGE &&) \
 	  cargo build --bin valet && cargo build -p valet-harness --bin conformance && \
 	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/conformance' $(if $(CHECK),--check) docs/reference/conformance.md \

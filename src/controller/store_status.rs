@@ -151,7 +151,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             HEADERS,
             "True",
             Reason::HeadersRefused,
-            "the store refuses x-amz-* headers that are not signed",
+            "the store refuses headers that are not signed and would do more than the key says",
         ),
         (Some(false), true) => set(
             HEADERS,
@@ -163,7 +163,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             HEADERS,
             "False",
             Reason::HeadersObeyed,
-            "the store obeys headers that are not signed, so the holder of a key for PUT could copy whatever the credentials can read; only forms (mode: PostForm) are handed out: set credentials.assumeRole, or unsignedHeaders: Tolerate",
+            "the store obeys headers that are not signed, so the holder of a key for PUT could copy whatever the credentials can read; no keys for PUT are handed out: set credentials.assumeRole (S3), or unsignedHeaders: Tolerate",
         ),
         // What was seen before still holds while the store is away.
         (None, _) if probed.finding != Finding::Usable => {}
@@ -171,7 +171,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             HEADERS,
             "Unknown",
             Reason::NotObservable,
-            "the credentials may not write below probeKey, so it could not be tried; keys for PUT are handed out, as safe as the store makes them",
+            "the credentials may not write at the key of the probe, so it could not be tried; keys for PUT are handed out, as safe as the store makes them",
         ),
     }
     match probed.skew {

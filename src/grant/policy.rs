@@ -159,7 +159,9 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             };
             format!("set spec.mode to PostForm{also}{or}")
         }
-        (Capability::ContentLengthRange, _) => "give the exact size in spec.constraints.contentLength instead".into(),
+        (Capability::ContentLengthRange, _) if can.enforced.contains(&Capability::ContentLength) => {
+            "give the exact size in spec.constraints.contentLength instead".into()
+        }
         (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Resumable)
             if can.enforced.contains(&missing) =>
         {
@@ -199,7 +201,7 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
                 ""
             };
             let message = format!(
-                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, or unsignedHeaders: Tolerate{or_form}"
+                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole (S3), or unsignedHeaders: Tolerate{or_form}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }

@@ -1,6 +1,7 @@
 //! The pen: turns a signing request into a signed URL. One small trait, one file a provider; nothing outside a
 //! provider's file knows which provider a store has.
 
+pub mod azure;
 mod canary;
 pub mod gcs;
 pub(crate) mod http;
@@ -148,7 +149,7 @@ pub enum Key {
         url: SignedUrl,
         /// The HTTP method.
         method: String,
-        /// Headers that are part of the signature: to be sent to the letter.
+        /// Headers to be sent to the letter: those that are part of the signature, and what the provider wants besides.
         headers: Headers,
     },
     /// A POST form.

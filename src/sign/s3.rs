@@ -447,6 +447,7 @@ impl Provider for S3 {
                     size: head.content_length(),
                     e_tag: head.e_tag().map(str::to_owned),
                     content_type: head.content_type().map(str::to_owned),
+                    checksum_md5: None,
                     checksum_sha256: head.checksum_sha256().map(str::to_owned),
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),

@@ -1,8 +1,12 @@
+mod azure;
+
 use std::{collections::BTreeMap, time::SystemTime};
 
 use aws_credential_types::Credentials;
 use jiff::Timestamp;
 use thiserror::Error;
+
+pub(super) use azure::azure;
 
 use crate::sign::gcs::ServiceAccountKey;
 

@@ -1,15 +1,18 @@
+use std::{env, sync::Arc};
+
 use aws_credential_types::provider::{
     ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future::ProvideCredentials as Answer,
 };
 use tokio::sync::OnceCell;
 
-use crate::sign::gcs;
+use crate::sign::{azure, gcs};
 
 /// The operator's own identities, one for each provider. Each is looked for when a store first needs it, and is shared
 /// by all stores.
 #[derive(Debug, Default)]
 pub struct Environment {
     aws: OnceCell<SharedCredentialsProvider>,
+    azure: OnceCell<Arc<azure::Identity>>,
     google: OnceCell<gcs::Source>,
 }
 
@@ -23,6 +26,23 @@ impl Environment {
                 .unwrap_or_else(|| SharedCredentialsProvider::new(NoCredentials))
         };
         self.aws.get_or_init(chain).await.clone()
+    }
+
+    /// The account's key, if the environment has one for this account; else workload identity, else the machine's managed
+    /// identity.
+    pub(super) async fn azure(&self, account: &str) -> azure::Credentials {
+        let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let is_other = set("AZURE_STORAGE_ACCOUNT").is_some_and(|other| other != account);
+        if let Some(key) = set("AZURE_STORAGE_KEY").filter(|_| !is_other) {
+            return match azure::SharedKey::parse(key.trim()) {
+                Some(key) => azure::Credentials::Key(key),
+                None => azure::Credentials::Unusable(
+                    "AZURE_STORAGE_KEY in the operator's environment is not an account key (base64)".into(),
+                ),
+            };
+        }
+        let identity = async || Arc::new(azure::Identity::new(azure::Source::from_environment()));
+        azure::Credentials::Identity(self.azure.get_or_init(identity).await.clone())
     }
 
     /// Google's Application Default Credentials: the file of `GOOGLE_APPLICATION_CREDENTIALS`, or the metadata server.

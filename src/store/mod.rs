@@ -17,9 +17,10 @@ pub use notification::{
 };
 
 use crate::{
-    api::{GcsStore, Place, Reason, S3Store, Store},
+    api::{AzureBlobStore, GcsStore, Place, Reason, S3Store, Store},
     sign::{
         Outward, Provider,
+        azure::{self, AzureBlob},
         gcs::{self, Gcs},
         s3::S3,
     },
@@ -43,6 +44,7 @@ pub struct Account(Kind);
 
 enum Kind {
     S3(Box<S3Store>, SharedCredentialsProvider),
+    AzureBlob(Box<AzureBlobStore>, azure::Credentials),
     Gcs(Box<GcsStore>, gcs::Source),
 }
 
@@ -55,21 +57,12 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
         .check()
         .map_err(|rules| (Reason::InvalidStore, rules.join("; ")))?;
     match store.place() {
-        Some(place @ (Place::S3(_) | Place::Gcs(_))) => Ok(Settings(place)),
-        Some(place @ Place::AzureBlob(_)) => Err(unsupported(&place)),
+        Some(place) => Ok(Settings(place)),
         None => Err((
             Reason::InvalidStore,
             "the store must be in one place: set exactly one of s3, azureBlob and gcs".into(),
         )),
     }
-}
-
-fn unsupported(place: &Place) -> (Reason, String) {
-    let message = format!(
-        "this version of Valet cannot sign for spec.{}; use another version, or a store that speaks S3",
-        place.field()
-    );
-    (Reason::InvalidStore, message)
 }
 
 /// The bucket by whose name the store's notifications speak of it.
@@ -132,11 +125,14 @@ impl Settings {
                 let credentials = SharedCredentialsProvider::new(credentials::s3(data)?);
                 Ok(Account(Kind::S3(s3, credentials)))
             }
+            Place::AzureBlob(store) => {
+                let key = credentials::azure(data, &store.account)?;
+                Ok(Account(Kind::AzureBlob(store, azure::Credentials::Key(key))))
+            }
             Place::Gcs(store) => {
                 let key = credentials::gcs(data)?;
                 Ok(Account(Kind::Gcs(store, gcs::Source::Key(Arc::new(key)))))
             }
-            Place::AzureBlob(_) => unreachable!("settings() lets none of these through"),
         }
     }
 
@@ -144,8 +140,11 @@ impl Settings {
     pub async fn with_environment(self, environment: &Environment) -> Account {
         match self.0 {
             Place::S3(s3) => Account(Kind::S3(s3, environment.aws().await)),
+            Place::AzureBlob(store) => {
+                let credentials = environment.azure(&store.account).await;
+                Account(Kind::AzureBlob(store, credentials))
+            }
             Place::Gcs(store) => Account(Kind::Gcs(store, environment.google().await)),
-            Place::AzureBlob(_) => unreachable!("settings() lets none of these through"),
         }
     }
 
@@ -153,7 +152,9 @@ impl Settings {
     pub fn wanted_in_environment(&self) -> &'static str {
         match &self.0 {
             Place::S3(_) => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-            Place::AzureBlob(_) => "set AZURE_STORAGE_KEY",
+            Place::AzureBlob(_) => {
+                "set AZURE_STORAGE_KEY, or AZURE_FEDERATED_TOKEN_FILE, AZURE_TENANT_ID and AZURE_CLIENT_ID"
+            }
             Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account's key",
         }
     }
@@ -164,6 +165,7 @@ impl Account {
     pub fn connect(self, outward: Option<Outward>) -> Arc<dyn Provider> {
         match self.0 {
             Kind::S3(s3, credentials) => Arc::new(S3::new(*s3, credentials, outward)),
+            Kind::AzureBlob(store, credentials) => Arc::new(AzureBlob::new(*store, credentials, outward)),
             Kind::Gcs(store, source) => {
                 let iam = Environment::google_iam();
                 Arc::new(Gcs::new(*store, source, iam.as_deref(), outward))

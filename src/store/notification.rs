@@ -1,6 +1,8 @@
 //! What stores post when an object has come. Each provider has a shape of its own; all say a bucket and a key, and
 //! nothing else of them is read, since nothing else of them is believed.
 
+mod event_grid;
+
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -17,6 +19,8 @@ pub enum Notification {
     Arrived(Vec<Arrived>),
     /// A topic asks whether it may send.
     Subscription(Subscription),
+    /// Event Grid asks whether somebody is here who expects it: it wants this code back.
+    Validation(String),
 }
 
 /// An object that is said to have come.
@@ -48,7 +52,7 @@ impl std::fmt::Debug for Subscription {
 
 /// Not a notification. It says nothing of what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a notification of S3, MinIO, versitygw, EventBridge, SNS or Google Cloud Storage")]
+#[error("not a notification of S3, MinIO, versitygw, EventBridge, SNS, Event Grid or Google Cloud Storage")]
 pub struct Malformed;
 
 #[derive(Deserialize)]
@@ -118,6 +122,10 @@ struct Object {
 /// # Errors
 /// [`Malformed`], if it is none.
 pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
+    // Only Event Grid sends lists.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return event_grid::parse(body);
+    }
     let message: Message = read(body)?;
     match message.kind.as_deref() {
         None => objects(message),
@@ -183,18 +191,22 @@ fn is_arrival(event: &str) -> bool {
 
 impl From<Place> for Arrived {
     fn from(place: Place) -> Self {
-        let key = place.object.key;
-        let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)]
-            .into_iter()
-            .flatten()
-            .collect();
-        keys.push(key);
-        keys.dedup();
         Self {
             bucket: place.bucket.name,
-            keys,
+            keys: readings(place.object.key),
         }
     }
+}
+
+/// What a key may be, as it stands in a message: in each way in which it can be encoded, and as it is.
+fn readings(key: String) -> Vec<String> {
+    let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)]
+        .into_iter()
+        .flatten()
+        .collect();
+    keys.push(key);
+    keys.dedup();
+    keys
 }
 
 /// Takes percent-encoding away once; `None` if what it stands for is no text.

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duratio
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 use valet_harness::{
-    ControlPlane, ControlPlaneOptions, GcsServer, Operator, OperatorOptions, S3Server, Tools, eventually, process,
+    Azurite, ControlPlane, ControlPlaneOptions, GcsServer, Operator, OperatorOptions, S3Server, Tools, eventually,
+    process,
 };
 
 const VALET: &str = env!("CARGO_BIN_EXE_valet");
@@ -18,9 +19,22 @@ fn google_key() -> String {
     key.to_string().replace('\'', "''")
 }
 
-fn filled_in(text: &str, store: &S3Server, gcs: &GcsServer) -> String {
-    text.replace("http://127.0.0.1:9000", &store.endpoint())
+/// Where the examples' stores are.
+struct Stores {
+    s3: S3Server,
+    gcs: GcsServer,
+    azure: Azurite,
+}
+
+fn filled_in(text: &str, stores: &Stores) -> String {
+    let Stores { s3: store, gcs, azure } = stores;
+    text.replace("http://127.0.0.1:10000", &azure.endpoint())
+        .replace("http://127.0.0.1:9000", &store.endpoint())
         .replace("http://127.0.0.1:4443", &gcs.endpoint())
+        .replace(
+            "AZURE_STORAGE_KEY: change-me",
+            &format!("AZURE_STORAGE_KEY: {}", azure.key()),
+        )
         .replace(
             "credentials.json: change-me",
             &format!("credentials.json: '{}'", google_key()),
@@ -58,8 +72,11 @@ fn examples_work_as_they_are() {
     .unwrap();
     let store = S3Server::start(&tools).unwrap();
     store.create_bucket("media").unwrap();
+    let azure = Azurite::start().unwrap();
+    azure.create_container("media").unwrap();
     let gcs = GcsServer::start().unwrap();
     gcs.create_bucket("media").unwrap();
+    let stores = Stores { s3: store, gcs, azure };
     // The examples' team has its own store on this machine.
     let options = OperatorOptions {
         args: vec!["--allow-private-endpoints=127.0.0.0/8".into()],
@@ -77,7 +94,7 @@ fn examples_work_as_they_are() {
     assert!(files.len() >= 9, "{files:?}");
     let mut uploads = 0;
     for file in &files {
-        let text = filled_in(&fs::read_to_string(file).unwrap(), &store, &gcs);
+        let text = filled_in(&fs::read_to_string(file).unwrap(), &stores);
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         plane.apply(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
         for document in documents(&plane, &text) {
@@ -101,7 +118,7 @@ fn examples_work_as_they_are() {
                 .kubectl(&args)
                 .unwrap_or_else(|e| panic!("{name}: {e}\n{}", plane.dump(namespace)));
             if kind == "UploadGrant" {
-                uploads += usize::from(upload(&plane, (&store, &gcs), &document, namespace));
+                uploads += usize::from(upload(&plane, &stores, &document, namespace));
             }
         }
     }
@@ -119,16 +136,13 @@ fn examples_work_as_they_are() {
     assert!(blocks.len() >= 2, "the README has its examples");
     for block in blocks {
         plane
-            .kubectl_in(
-                &filled_in(block, &store, &gcs),
-                &["apply", "--dry-run=server", "-f", "-"],
-            )
+            .kubectl_in(&filled_in(block, &stores), &["apply", "--dry-run=server", "-f", "-"])
             .unwrap_or_else(|e| panic!("README: {e}\n{block}"));
     }
 }
 
 /// Uploads what the grant asks for, if a file of zeros can be that; whether it arrived.
-fn upload(plane: &ControlPlane, (store, gcs): (&S3Server, &GcsServer), grant: &Value, namespace: &str) -> bool {
+fn upload(plane: &ControlPlane, stores: &Stores, grant: &Value, namespace: &str) -> bool {
     let constraints = &grant["spec"]["constraints"];
     if constraints.get("checksumSHA256").is_some() {
         return false;
@@ -171,8 +185,13 @@ fn upload(plane: &ControlPlane, (store, gcs): (&S3Server, &GcsServer), grant: &V
     process::run_ok(client, b"", Duration::from_secs(60)).unwrap();
     let key = grant["spec"]["key"].as_str().unwrap();
     eventually(soon, key, || match data["provider"].0.as_slice() {
-        b"gcs" => gcs.get("media", key).unwrap().map(|_| ()),
-        _ => store.head("media", key).unwrap().map(|head| drop(head.ok().unwrap())),
+        b"gcs" => stores.gcs.get("media", key).unwrap().map(|_| ()),
+        b"azure-blob" => stores.azure.get("media", key).unwrap().map(|_| ()),
+        _ => stores
+            .s3
+            .head("media", key)
+            .unwrap()
+            .map(|head| drop(head.ok().unwrap())),
     });
     true
 }

@@ -183,7 +183,7 @@ fn of_modes() -> Vec<Case> {
                 can.enforced.remove(&Capability::SignedHeadersOnly);
             },
             "ClusterObjectStore media obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an \
-             upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole, \
+             upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole (S3), \
              or unsignedHeaders: Tolerate. A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow",
         ),
         Case {
@@ -344,7 +344,7 @@ fn cases() -> Vec<Case> {
             upload(),
             |g| constrain(g, |c| c.content_length_range = Some(LengthRange { min: 0, max: 1 })),
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
-             (ContentLengthRange); give the exact size in spec.constraints.contentLength instead",
+             (ContentLengthRange); leave it out, or use another store",
         ),
         weak(
             upload(),

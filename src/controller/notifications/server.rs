@@ -128,10 +128,19 @@ impl Receiver {
             Ok(body) => body,
             Err(_) => return self.malformed(StatusCode::PAYLOAD_TOO_LARGE),
         };
+        let said = parse_notification(&body);
+        // This needs no grants, so every replica can answer, and only the one that was asked can: nothing but a status comes
+        // back from another one.
+        if let Ok(Notification::Validation(code)) = &said {
+            info!("a subscription of Event Grid was validated");
+            let answer = serde_json::json!({"validationResponse": code}).to_string();
+            return ([(header::CONTENT_TYPE, "application/json")], answer).into_response();
+        }
         if !self.health.works() {
             return self.elsewhere(head.uri.path(), &head.headers, body).await;
         }
-        match parse_notification(&body) {
+        match said {
+            Ok(Notification::Validation(_)) => StatusCode::NO_CONTENT.into_response(),
             Ok(Notification::Arrived(arrived)) => {
                 let known = arrived.iter().filter(|a| self.awaited.hear(a)).count();
                 self.metrics.notified("accepted", known);

@@ -14,6 +14,8 @@
 //! | [`node`] | a node with real pods: containerd, kubelet, kube-proxy, kube-scheduler |
 //! | [`kubectl`] | kubectl, never with the current context by accident |
 //! | [`audit`] | who wrote what, from the apiserver's audit log |
+//! | [`fake`] | servers of which there is no emulator, faked at the HTTP level |
+//! | [`mod@azurite`] | Azurite, and Microsoft's own client for it |
 //! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
 //! | [`google`] | fake-gcs-server, Google's own client and a checker of its signatures |
 //! | [`verify`] | an independent check of signed URLs, by botocore |
@@ -36,10 +38,12 @@
 //! ```
 
 pub mod audit;
+pub mod azurite;
 mod certificates;
 pub mod control_plane;
 pub mod dashboard;
 mod error;
+pub mod fake;
 pub mod google;
 mod helper;
 pub mod kstatus;
@@ -55,6 +59,7 @@ pub mod verify;
 pub mod wait;
 
 pub use audit::{AuditEvent, AuditMark};
+pub use azurite::Azurite;
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
 pub use error::{Context, Error, Result};
 pub use google::GcsServer;

@@ -336,6 +336,7 @@ pub fn clean(mut command: Command) -> Command {
         let upper = name.to_ascii_uppercase();
         if upper.ends_with("_PROXY")
             || upper.starts_with("AWS_")
+            || upper.starts_with("AZURE_")
             || upper.starts_with("VALET_")
             || ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"].contains(&upper.as_str())
         {

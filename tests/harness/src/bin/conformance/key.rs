@@ -28,6 +28,8 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// Of a form: names and values, in order.
     pub fields: Vec<(String, String)>,
+    /// The certificate authority that the store's certificate is of, if it has one.
+    pub ca: Option<PathBuf>,
 }
 
 /// What the store answered.
@@ -51,6 +53,7 @@ impl Key {
             url: String::new(),
             headers: Vec::new(),
             fields: Vec::new(),
+            ca: None,
         };
         let pair = |value: &str, by: &str| -> Result<(String, String)> {
             let (name, value) = value.split_once(by).context("a line without a name")?;
@@ -75,6 +78,12 @@ impl Key {
         Ok(Self { config, request })
     }
 
+    /// The same for a store with a certificate of this authority.
+    pub fn trusting(mut self, ca: PathBuf) -> Self {
+        self.request.ca = Some(ca);
+        self
+    }
+
     /// Its parts.
     pub fn request(&self) -> Request {
         self.request.clone()
@@ -94,6 +103,9 @@ impl Key {
 
 impl Request {
     fn body(&self, command: &mut Command, file: &Path) {
+        if let Some(ca) = &self.ca {
+            command.arg("--cacert").arg(ca);
+        }
         if !self.fields.is_empty() {
             command.arg("--form").arg(format!("file=@{}", file.display()));
         } else if self.method != "GET" {

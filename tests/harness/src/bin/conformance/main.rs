@@ -4,12 +4,13 @@
 //! ```text
 //! conformance [--check] PAGE
 //! ```
-//! Starts versitygw, MinIO, fake-gcs-server and, if `VALET_GARAGE` names one, Garage (whose table is otherwise left as it stands
+//! Starts versitygw, MinIO, Azurite, fake-gcs-server and, if `VALET_GARAGE` names one, Garage (whose table is otherwise left as it stands
 //! in PAGE), has `valet sign` make the keys and plain curl use them, prints the table and writes it to
 //! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
 //! page that is there says something else. Ends with the figures in one line.
 
 mod attacks;
+mod azure;
 mod cells;
 mod google;
 mod key;
@@ -56,6 +57,7 @@ fn run() -> Result<bool> {
     let mut wanted = vec![Software::Versitygw, Software::Minio];
     wanted.extend(env::var_os("VALET_GARAGE").map(|_| Software::Garage));
     let tables = thread::scope(|scope| {
+        let azure = scope.spawn(|| azure::rows(&valet));
         let google = scope.spawn(|| google::rows(&valet));
         let tables: Vec<_> = wanted.iter().map(|software| scope.spawn(|| of(*software))).collect();
         let done = tables.into_iter().map(|table| {
@@ -63,19 +65,21 @@ fn run() -> Result<bool> {
             table.and_then(|table| table)
         });
         let done = done.collect::<Result<Vec<_>>>()?;
+        let azure = azure.join().map_err(|_| Error::new("the cells of Azurite panicked"));
         let google = google.join().map_err(|_| Error::new("the cells of Google panicked"));
-        Ok::<_, Error>((done, google??))
+        Ok::<_, Error>((done, azure??, google??))
     })?;
-    let (tables, google) = tables;
+    let (tables, azure, google) = tables;
 
-    let google_page = google::page(&google);
+    let others = azure::page(&azure) + &google::page(&google);
     let before = fs::read_to_string(&page).unwrap_or_default();
-    let text = page::page(&tables, &before) + &google_page;
-    print!("{}{google_page}", page::tables(&tables));
+    let text = page::page(&tables, &before) + &others;
+    print!("{}{others}", page::tables(&tables));
     let cells = tables
         .iter()
         .flat_map(|t| &t.rows)
         .flat_map(|(_, cells)| cells.iter().flatten())
+        .chain(azure.iter().flat_map(|(_, cells)| cells.iter().flatten()))
         .chain(google.iter().flat_map(|(_, cells)| cells.iter().flatten()));
     let (right, all) = cells.fold((0, 0), |(right, all), cell| {
         (right + usize::from(cell.as_documented), all + 1)

@@ -1,0 +1,374 @@
+//! Azure Blob Storage: shared access signatures for one blob, by the account's key or by an identity.
+
+mod delegation;
+mod probe;
+mod requests;
+mod sas;
+mod tokens;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use http::Method;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::sync::Mutex as AsyncMutex;
+
+pub use sas::SharedKey;
+pub use tokens::{Identity, Source};
+
+use self::{
+    delegation::Delegation,
+    requests::{date, error_code, http_date},
+    sas::{Pen, Permit, encoded},
+};
+use super::{Key, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::Http};
+use crate::{
+    api::{
+        AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, ObservedObject, Overwrite, Reason,
+        ResponseHeaders, UnsignedHeaders, UploadConstraints, UploadMode,
+    },
+    grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
+};
+
+/// The longest life of a key: what an identity's delegation key allows, and no less for an account's key (Azure Storage
+/// documentation, "Create a user delegation SAS").
+const MAX_EXPIRATION_SECONDS: i64 = 604_800;
+/// The largest blob of one PUT: 5000 MiB ("Put Blob", from version 2019-12-12 on).
+const MAX_PUT_BYTES: i64 = 5000 << 20;
+/// The longest name of a blob: 1024 characters ("Naming and referencing containers, blobs, and metadata"); here bytes.
+const MAX_KEY_BYTES: usize = 1024;
+/// Keys are good from so long before they were signed: clocks differ, and a key that begins now fails for who is behind
+/// ("Best practices when using SAS").
+const BACK_DATED: SignedDuration = SignedDuration::from_mins(15);
+/// How long the operator's own looks are signed for.
+const OWN: SignedDuration = SignedDuration::from_mins(15);
+
+/// What signs.
+#[derive(Clone)]
+pub enum Credentials {
+    /// The account's key.
+    Key(SharedKey),
+    /// The operator's own identity, by delegation keys.
+    Identity(Arc<Identity>),
+    /// Nothing, for this reason.
+    Unusable(String),
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key(_) => "Key",
+            Self::Identity(_) => "Identity",
+            Self::Unusable(_) => "Unusable",
+        })
+    }
+}
+
+/// A container and the credentials that sign for it.
+pub struct AzureBlob {
+    store: AzureBlobStore,
+    credentials: Credentials,
+    http: Http,
+    capabilities: Arc<Capabilities>,
+    /// Whether the store refuses a source to copy from that the sender may not read, once that was tried.
+    refuses_unsigned: Mutex<Option<bool>>,
+    /// Of an identity: the delegation key, and when it was fetched.
+    delegation: AsyncMutex<Option<(Timestamp, Arc<Delegation>)>>,
+}
+
+impl AzureBlob {
+    /// Takes the settings, the credentials and, of a store whose owner may not send the operator anywhere, where its
+    /// requests may go. Nothing is read or sent yet.
+    pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<Outward>) -> Self {
+        let revocation = match (&credentials, &store.stored_access_policy) {
+            (Credentials::Identity(_), _) => {
+                "revoke the account's user delegation keys, or take the identity's role away, which ends every other key of theirs, too"
+            }
+            (_, Some(_)) => {
+                "remove the stored access policy that spec.azureBlob.storedAccessPolicy names, which ends every other key of the store, too"
+            }
+            (_, None) => "regenerate the account key that signed, which ends every other key that it signed, too",
+        };
+        let capabilities = Arc::new(Capabilities {
+            enforced: [
+                Capability::WriteOnce,
+                Capability::Version,
+                Capability::ResponseHeaders,
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+            max_expiration_seconds: MAX_EXPIRATION_SECONDS,
+            max_upload_bytes: MAX_PUT_BYTES,
+            max_key_bytes: MAX_KEY_BYTES,
+            revocation,
+            ..Capabilities::default()
+        });
+        Self {
+            store,
+            credentials,
+            http: Http::new(outward),
+            capabilities,
+            refuses_unsigned: Mutex::default(),
+            delegation: AsyncMutex::default(),
+        }
+    }
+
+    /// The account's address, without a slash at its end.
+    fn base(&self, endpoint: Option<&String>) -> String {
+        let account = &self.store.account;
+        let endpoint = match endpoint {
+            Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+            None => format!("https://{account}.blob.core.windows.net"),
+        };
+        match self.store.addressing_style {
+            AddressingStyle::VirtualHost => endpoint,
+            AddressingStyle::Path => format!("{endpoint}/{account}"),
+        }
+    }
+
+    /// Where the operator talks to it.
+    fn own_base(&self) -> String {
+        self.base(self.store.endpoint.as_ref())
+    }
+
+    /// Where workloads talk to it.
+    fn public_base(&self) -> String {
+        self.base(self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref()))
+    }
+
+    /// A signed URL of a blob.
+    fn signed_url(&self, base: &str, permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
+        let query = sas::query(permit, pen)?;
+        Ok(format!(
+            "{base}/{}/{}?{query}",
+            self.store.container,
+            encoded(permit.blob)
+        ))
+    }
+
+    fn permit<'a>(
+        &'a self,
+        blob: &'a str,
+        permissions: &'a str,
+        start: Timestamp,
+        expiry: Timestamp,
+        base: &str,
+    ) -> Permit<'a> {
+        Permit {
+            account: &self.store.account,
+            container: &self.store.container,
+            blob,
+            version: None,
+            permissions,
+            start,
+            expiry,
+            ip: self.store.ip_range.as_deref(),
+            allow_http: base.starts_with("http://"),
+            response: &NO_RESPONSE,
+        }
+    }
+
+    async fn sign_request(&self, request: &SigningRequest) -> Result<Signed, SignError> {
+        let Lifetime { issued_at, expires_at } = request.lifetime;
+        if expires_at <= issued_at {
+            return Err(SignError::Refused("the lifetime is not positive".into()));
+        }
+        let blob = readable_alike(&request.key)?;
+        let base = self.public_base();
+        let start = issued_at - BACK_DATED;
+        let (permit, method, headers) = match &request.ask {
+            Ask::Upload {
+                mode: UploadMode::Put,
+                constraints,
+                ..
+            } => {
+                let permissions = permissions(constraints)?;
+                // Without it the store does not know what kind of blob to make. It is not signed.
+                let headers = vec![("x-ms-blob-type".to_owned(), "BlockBlob".to_owned())];
+                (self.permit(blob, permissions, start, expires_at, &base), "PUT", headers)
+            }
+            Ask::Download { version, response } => {
+                let permit = Permit {
+                    version: version.as_deref(),
+                    response,
+                    ..self.permit(blob, "r", start, expires_at, &base)
+                };
+                (permit, "GET", Vec::new())
+            }
+            Ask::Upload { .. } => {
+                return Err(SignError::Refused(
+                    "Azure Blob Storage takes uploads by PUT only".into(),
+                ));
+            }
+        };
+        let url = match &self.credentials {
+            Credentials::Unusable(why) => return Err(unusable(why)),
+            Credentials::Key(key) => {
+                let pen = Pen::Account(key, self.store.stored_access_policy.as_deref());
+                self.signed_url(&base, &permit, pen)?
+            }
+            Credentials::Identity(identity) => {
+                let delegation = self.delegation(identity).await?;
+                if delegation.expiry < expires_at {
+                    // The key changed since the decision; the next decision knows its end.
+                    return Err(SignError::Refused(
+                        "the delegation key changed meanwhile and ends before the key would".into(),
+                    ));
+                }
+                let permit = Permit {
+                    start: start.max(delegation.start),
+                    ..permit
+                };
+                self.signed_url(&base, &permit, Pen::Delegation(&delegation.key))?
+            }
+        };
+        Ok(Signed {
+            key: Key::Request {
+                url: SignedUrl::new(url),
+                method: method.into(),
+                headers,
+            },
+            provider: self.name(),
+        })
+    }
+
+    async fn look_at(&self, key: &ObjectKey) -> ObjectFact {
+        let answer = match self.read(Method::HEAD, key.as_str(), None).await {
+            Ok(answer) => answer,
+            Err(trouble) => return ObjectFact::Unreachable(trouble.text()),
+        };
+        let code = error_code(&answer);
+        match (answer.status, code.as_str()) {
+            (200, _) => {}
+            (404, "ContainerNotFound") => {
+                return ObjectFact::Unreachable("the account has no such container".into());
+            }
+            (404, _) => return ObjectFact::Absent,
+            (401 | 403, _) => return ObjectFact::Hidden,
+            (status, _) => return ObjectFact::Unreachable(format!("it answered {status}")),
+        }
+        let text = |name: &str| Some(answer.headers.get(name)?.to_str().ok()?.to_owned());
+        let modified = text("last-modified").and_then(|t| http_date(&t));
+        // Without a Date the store's clock has to be believed.
+        let age = modified.map(|m| date(&answer).unwrap_or_else(Timestamp::now).duration_since(m));
+        ObjectFact::Present {
+            object: ObservedObject {
+                size: text("content-length").and_then(|n| n.parse().ok()),
+                e_tag: text("etag"),
+                content_type: text("content-type"),
+                checksum_md5: text("content-md5"),
+                checksum_crc32c: None,
+                checksum_sha256: None,
+                version: text("x-ms-version-id"),
+                last_modified_time: modified.map(Time),
+            },
+            modified_at: age.and_then(|age| Timestamp::now().checked_sub(age).ok()),
+        }
+    }
+}
+
+static NO_RESPONSE: ResponseHeaders = ResponseHeaders {
+    content_type: None,
+    content_disposition: None,
+    content_encoding: None,
+    content_language: None,
+    cache_control: None,
+};
+
+/// What an upload's signature permits. Of the constraints the one on overwriting is all that a signature can express.
+fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignError> {
+    let UploadConstraints {
+        content_type,
+        content_length,
+        content_length_range,
+        checksum_sha256,
+        overwrite,
+    } = constraints;
+    let has_more = content_type.is_some()
+        || content_length.is_some()
+        || content_length_range.is_some()
+        || checksum_sha256.is_some();
+    if has_more {
+        return Err(SignError::Refused(
+            "a shared access signature cannot hold an upload to its type, length or checksum".into(),
+        ));
+    }
+    Ok(match overwrite {
+        Overwrite::Forbid => "c",
+        Overwrite::Allow => "w",
+    })
+}
+
+/// A blob's name that the service and every client read alike ("Naming and referencing containers, blobs, and metadata").
+fn readable_alike(key: &ObjectKey) -> Result<&str, SignError> {
+    let key = key.as_str();
+    if key.contains('\\') {
+        return Err(SignError::Impossible(
+            "spec.key has a '\\', which Azure Blob Storage and its clients take for a '/'; name the object without it".into(),
+        ));
+    }
+    if key.split('/').any(|segment| segment.ends_with('.')) {
+        return Err(SignError::Impossible(
+            "spec.key has a segment that ends with '.', which clients of Azure Blob Storage drop; name the object without it".into(),
+        ));
+    }
+    Ok(key)
+}
+
+fn unusable(why: &str) -> SignError {
+    SignError::Credentials {
+        reason: Reason::CredentialsInvalid,
+        message: why.to_owned(),
+    }
+}
+
+impl Provider for AzureBlob {
+    fn name(&self) -> &'static str {
+        "azure-blob"
+    }
+
+    fn capabilities(&self) -> Arc<Capabilities> {
+        let seen = *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen != Some(false) || self.store.unsigned_headers == UnsignedHeaders::Tolerate {
+            return self.capabilities.clone();
+        }
+        let mut can = (*self.capabilities).clone();
+        can.enforced.remove(&Capability::SignedHeadersOnly);
+        Arc::new(can)
+    }
+
+    fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        async {
+            match &self.credentials {
+                Credentials::Unusable(why) => Err(unusable(why)),
+                Credentials::Key(_) => Ok(None),
+                Credentials::Identity(identity) => Ok(Some(self.delegation(identity).await?.expiry)),
+            }
+        }
+        .boxed()
+    }
+
+    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        self.sign_request(request).boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Probed> {
+        async {
+            let probed = self.try_out().await;
+            // What was seen once holds until something else is seen.
+            if probed.refuses_unsigned.is_some() {
+                *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner) = probed.refuses_unsigned;
+            }
+            probed
+        }
+        .boxed()
+    }
+
+    fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
+        self.look_at(key).boxed()
+    }
+}

@@ -1,0 +1,110 @@
+//! User delegation keys: what signs for an identity ("Get User Delegation Key" in the Azure Storage REST API).
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::sas::{DelegationKey, SharedKey, second};
+
+/// How long a key is asked for. The service gives at most seven days from its own now, which may be a little behind ours.
+pub const LIFETIME: SignedDuration = SignedDuration::from_secs(7 * 86_400 - 15 * 60);
+/// A key is replaced when it is this old: what is signed by it can then live nearly as long as any key. The old one stays
+/// good for what it has signed.
+pub const REPLACE_AFTER: SignedDuration = SignedDuration::from_hours(1);
+
+/// What to post. The start lies back as far as those of signatures do.
+pub fn ask(now: Timestamp, back_dated: SignedDuration) -> String {
+    format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?><KeyInfo><Start>{}</Start><Expiry>{}</Expiry></KeyInfo>",
+        second(now - back_dated),
+        second(now + LIFETIME)
+    )
+}
+
+/// A key and the times between which it is good.
+#[derive(Clone, Debug)]
+pub struct Delegation {
+    /// The key.
+    pub key: DelegationKey,
+    /// Its beginning.
+    pub start: Timestamp,
+    /// Its end.
+    pub expiry: Timestamp,
+}
+
+/// Reads the answer; `None` if it is no such key.
+pub fn read(body: &[u8]) -> Option<Delegation> {
+    let text = std::str::from_utf8(body).ok()?;
+    let text = element(text, "UserDelegationKey")?;
+    let of = |name: &str| {
+        let value = element(text, name)?;
+        let is_plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && !b"<&".contains(&b));
+        is_plain.then(|| value.to_owned())
+    };
+    let (start, expiry) = (of("SignedStart")?, of("SignedExpiry")?);
+    Some(Delegation {
+        start: start.parse().ok()?,
+        expiry: expiry.parse().ok()?,
+        key: DelegationKey {
+            object: of("SignedOid")?,
+            tenant: of("SignedTid")?,
+            start,
+            expiry,
+            service: of("SignedService").filter(|s| s == "b")?,
+            version: of("SignedVersion")?,
+            value: SharedKey::parse(&of("Value")?)?,
+        },
+    })
+}
+
+/// The content of the first element of that name. The answer is seven values in one element, none of which needs more
+/// of XML than this.
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &str = "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><UserDelegationKey><SignedOid>f81d4fae-7dec-11d0-a765-00a0c91e6bf6</SignedOid><SignedTid>72f988bf-86f1-41af-91ab-2d7cd011db47</SignedTid><SignedStart>2026-01-02T03:04:05Z</SignedStart><SignedExpiry>2026-01-09T02:49:05Z</SignedExpiry><SignedService>b</SignedService><SignedVersion>2023-11-03</SignedVersion><Value>VURFTEVHQVRJT04tMDEyMzQ1Njc4OWFiY2RlZi1LRVk=</Value></UserDelegationKey>";
+
+    #[test]
+    fn a_key_is_read() {
+        let delegation = read(ANSWER.as_bytes()).unwrap();
+        assert_eq!(delegation.expiry.to_string(), "2026-01-09T02:49:05Z");
+        assert_eq!(delegation.key.object, "f81d4fae-7dec-11d0-a765-00a0c91e6bf6");
+        assert!(!format!("{delegation:?}").contains("VURFTEVHQVRJ"));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        for (what, by) in [
+            ("<SignedOid>f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "<SignedOid>"),
+            ("<SignedTid>", "<SignedTid>\n"),
+            ("2026-01-09", "soon"),
+            ("<SignedService>b", "<SignedService>q"),
+            ("VURFTEVHQVRJ", "&lt;"),
+            ("VURFTEVHQVRJT04tMDEyMzQ1Njc4OWFiY2RlZi1LRVk=", "short"),
+            ("</UserDelegationKey>", ""),
+            ("<SignedVersion>2023-11-03</SignedVersion>", ""),
+        ] {
+            let bad = ANSWER.replace(what, by);
+            assert_ne!(bad, ANSWER, "{what} is there");
+            assert!(read(bad.as_bytes()).is_none(), "{what}");
+        }
+        assert!(read(b"\xff").is_none() && read(b"").is_none());
+        for end in 0..ANSWER.len() {
+            assert!(read(&ANSWER.as_bytes()[..end]).is_none(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_less_than_seven_days_from_now() {
+        let now: Timestamp = "2026-01-02T03:04:05.9Z".parse().unwrap();
+        let body = ask(now, SignedDuration::from_mins(15));
+        assert!(
+            body.contains("<Start>2026-01-02T02:49:05Z</Start><Expiry>2026-01-09T02:49:05Z</Expiry>"),
+            "{body}"
+        );
+    }
+}

@@ -1,0 +1,453 @@
+//! Identities: how tokens and delegation keys are asked for, how long they are kept, and what becomes of servers that are
+//! slow, away, or answer nonsense.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use valet::{
+    api::Reason,
+    grant::ObjectFact,
+    sign::{
+        Finding, Provider, SignError,
+        azure::{AzureBlob, Credentials, Identity, Source},
+    },
+};
+use valet_harness::Scratch;
+
+use valet_harness::fake::{Asked, Fake, Reply, delegation_key, granted, granted_as_text};
+
+const MARKER: &str = "marker-of-what-nobody-may-see";
+
+fn workload(authority: &str, file: PathBuf) -> Source {
+    Source::Workload {
+        authority: authority.to_owned(),
+        tenant: "72f988bf".into(),
+        client: "app-1".into(),
+        file,
+    }
+}
+
+fn token_file(scratch: &Scratch) -> PathBuf {
+    scratch.write("token", format!("{MARKER}.abc\n")).unwrap()
+}
+
+fn provider(endpoint: &str, source: Source) -> AzureBlob {
+    let store = json!({"account": "mediastore", "container": "media", "endpoint": endpoint});
+    let identity = Credentials::Identity(Identity::new(source).into());
+    AzureBlob::new(serde_json::from_value(store).unwrap(), identity, None)
+}
+
+/// A key from a quarter of an hour ago to `hours` from now.
+fn key_for(hours: i64) -> Reply {
+    let at = |seconds: i64| {
+        let time = Timestamp::now() + SignedDuration::from_secs(seconds);
+        time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    };
+    delegation_key(&at(-900), &at(hours * 3600))
+}
+
+fn credentials(error: SignError) -> (Reason, String) {
+    match error {
+        SignError::Credentials { reason, message } => {
+            assert!(!message.contains("marker"), "{message}");
+            (reason, message)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_with_workload_identity() {
+    let scratch = Scratch::new("identity").unwrap();
+    let file = token_file(&scratch);
+    let fake = Fake::start(|asked| match asked.target.as_str() {
+        "/72f988bf/oauth2/v2.0/token" => granted(3600),
+        _ => key_for(160),
+    });
+    let provider = provider(&fake.endpoint(), workload(&format!("{}/", fake.endpoint()), file));
+    let end = provider.credentials_expire().await.unwrap().expect("it has an end");
+    let hours = end.duration_since(Timestamp::now()).as_hours();
+    assert!((159..=160).contains(&hours), "{end}");
+    let asked = fake.asked();
+    let [token, key] = asked.as_slice() else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(
+        (token.method.as_str(), token.header("content-type")),
+        ("POST", Some("application/x-www-form-urlencoded"))
+    );
+    assert_eq!(
+        token.body,
+        format!(
+            "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={MARKER}.abc&client_id=app-1&scope=https%3A//storage.azure.com/.default"
+        )
+    );
+    assert_eq!(key.target, "/?restype=service&comp=userdelegationkey");
+    assert_eq!(key.header("x-ms-version"), Some("2023-11-03"));
+    assert!(key.header("authorization").is_some_and(|a| a.starts_with("Bearer ey")));
+    assert!(key.body.contains("<KeyInfo><Start>"), "{}", key.body);
+    // Once is enough.
+    provider.credentials_expire().await.unwrap();
+    assert_eq!(fake.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_asked_of_the_metadata_server() {
+    for (client, more) in [(None, ""), (Some("app 1"), "&client_id=app%201")] {
+        let fake = Fake::start(|_| granted_as_text(3600));
+        let identity = Identity::new(Source::Managed {
+            endpoint: fake.endpoint(),
+            client: client.map(str::to_owned),
+        });
+        identity.token().await.unwrap();
+        identity.token().await.unwrap();
+        let asked = fake.asked();
+        assert_eq!(asked.len(), 1);
+        assert_eq!(
+            asked[0].target,
+            format!(
+                "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A//storage.azure.com/{more}"
+            )
+        );
+        assert_eq!(asked[0].header("metadata"), Some("true"));
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_fetched_anew_before_their_end() {
+    for (expires_in, asked) in [(3600, 1), (301, 1), (299, 3)] {
+        let fake = Fake::start(move |_| granted_as_text(expires_in));
+        let identity = Identity::new(Source::Managed {
+            endpoint: fake.endpoint(),
+            client: None,
+        });
+        for _ in 0..3 {
+            identity.token().await.unwrap();
+        }
+        assert_eq!(fake.asked().len(), asked, "{expires_in}");
+    }
+}
+
+/// What is left of the last token serves while its source is away, but not once its source says no.
+#[tokio::test]
+async fn a_source_that_goes_away() {
+    for (later, still) in [
+        (|| Reply::HangUp, true),
+        (|| Reply::Text(503, String::new()), true),
+        (|| Reply::Raw("nonsense\r\n\r\n"), true),
+        (
+            || Reply::Text(400, json!({"error": "invalid_request"}).to_string()),
+            false,
+        ),
+    ] as [(fn() -> Reply, bool); 4]
+    {
+        let times = AtomicUsize::new(0);
+        let fake = Fake::start(move |_| match times.fetch_add(1, Ordering::Relaxed) {
+            0 => granted_as_text(200),
+            _ => later(),
+        });
+        let identity = Identity::new(Source::Managed {
+            endpoint: fake.endpoint(),
+            client: None,
+        });
+        let first = identity.token().await.unwrap();
+        let then = identity.token().await;
+        assert_eq!(then.ok().as_deref() == Some(first.as_str()), still);
+    }
+}
+
+/// What a server does, and what is to be said of it.
+type Case = (&'static str, Box<dyn Fn(&Asked) -> Reply + Send + Sync>, Reason);
+
+#[tokio::test]
+async fn servers_that_misbehave() {
+    let scratch = Scratch::new("identity").unwrap();
+    let file = token_file(&scratch);
+    let answer = |json: serde_json::Value| Reply::Text(200, json.to_string());
+    let cases: Vec<Case> = vec![
+        ("slow", Box::new(|_| Reply::Silence), Reason::StoreUnreachable),
+        ("away", Box::new(|_| Reply::HangUp), Reason::StoreUnreachable),
+        (
+            "5xx",
+            Box::new(|_| Reply::Text(503, MARKER.into())),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "throttled",
+            Box::new(|_| Reply::Text(429, MARKER.into())),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "no HTTP",
+            Box::new(|_| Reply::Raw("SSH-2.0-OpenSSH\r\n\r\n")),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "no JSON",
+            Box::new(|_| Reply::Text(200, MARKER.into())),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "empty",
+            Box::new(|_| Reply::Text(200, String::new())),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "no token",
+            Box::new(move |_| answer(json!({"token_type": "Bearer", "expires_in": 3600}))),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "over already",
+            Box::new(move |_| answer(json!({"token_type": "Bearer", "expires_in": 0, "access_token": MARKER}))),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "a header in the token",
+            Box::new(move |_| {
+                answer(json!({"token_type": "Bearer", "expires_in": 3600, "access_token": "marker\r\nX: y"}))
+            }),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "another kind of token",
+            Box::new(move |_| answer(json!({"token_type": "mac", "expires_in": 3600, "access_token": MARKER}))),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "huge",
+            Box::new(|_| Reply::Text(200, "x".repeat(200_000))),
+            Reason::StoreUnreachable,
+        ),
+        (
+            "moved",
+            Box::new(|_| Reply::With(302, vec![("location", "http://127.0.0.1:1/".into())], String::new())),
+            Reason::CredentialsRefused,
+        ),
+        (
+            "refused",
+            Box::new(|_| {
+                let said = json!({"error": "invalid_client", "error_description": format!("AADSTS700213: No matching {MARKER}")});
+                Reply::Text(401, said.to_string())
+            }),
+            Reason::CredentialsRefused,
+        ),
+    ];
+    let mut running = Vec::new();
+    for (name, reply, wanted) in cases {
+        let fake = Fake::start(reply);
+        let identity = Identity::new(workload(&fake.endpoint(), file.clone()));
+        running.push(tokio::spawn(async move {
+            let began = Instant::now();
+            let (reason, message) = credentials(identity.token().await.expect_err(name));
+            assert_eq!(reason, wanted, "{name}: {message}");
+            assert!(
+                began.elapsed() < Duration::from_secs(9),
+                "{name}: {:?}",
+                began.elapsed()
+            );
+            if name == "refused" {
+                assert!(message.contains("(401, invalid_client, AADSTS700213)"), "{message}");
+            }
+            drop(fake);
+        }));
+    }
+    for one in running {
+        one.await.unwrap();
+    }
+}
+
+/// One failure is not the end.
+#[tokio::test]
+async fn a_second_try() {
+    let times = AtomicUsize::new(0);
+    let fake = Fake::start(move |_| match times.fetch_add(1, Ordering::Relaxed) {
+        0 => Reply::HangUp,
+        1 => granted_as_text(3600),
+        2 => Reply::Text(500, String::new()),
+        _ => key_for(100),
+    });
+    let source = Source::Managed {
+        endpoint: fake.endpoint(),
+        client: None,
+    };
+    assert!(provider(&fake.endpoint(), source).credentials_expire().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_service_account_without_a_token() {
+    let scratch = Scratch::new("identity").unwrap();
+    let fake = Fake::start(|_| granted(3600));
+    let mut cases = vec![(scratch.join("not-there"), "cannot be read")];
+    for (name, text, says) in [
+        ("empty", " \n".to_owned(), "is empty"),
+        ("long", "x".repeat(70_000), "longer than 64 KiB"),
+        ("lines", "marker\nmarker".to_owned(), "holds no token"),
+    ] {
+        cases.push((scratch.write(name, text).unwrap(), says));
+    }
+    for (file, says) in cases {
+        let identity = Identity::new(workload(&fake.endpoint(), file));
+        let (reason, message) = credentials(identity.token().await.expect_err(says));
+        assert_eq!(reason, Reason::CredentialsInvalid);
+        assert!(message.contains(says), "{message}");
+    }
+    assert!(fake.asked().is_empty());
+}
+
+/// Neither a service account's token nor an identity's goes over a network in the clear.
+#[tokio::test]
+async fn nothing_is_sent_in_the_clear() {
+    let scratch = Scratch::new("identity").unwrap();
+    let identity = Identity::new(workload("http://192.0.2.1", token_file(&scratch)));
+    let (reason, message) = credentials(identity.token().await.expect_err("it is not sent"));
+    assert_eq!(reason, Reason::CredentialsInvalid);
+    assert!(message.contains("must be https"), "{message}");
+
+    let fake = Fake::start(|_| granted_as_text(3600));
+    let source = Source::Managed {
+        endpoint: fake.endpoint(),
+        client: None,
+    };
+    let provider = provider("http://192.0.2.1", source);
+    let (reason, message) = credentials(provider.credentials_expire().await.expect_err("it is not sent"));
+    assert_eq!(reason, Reason::CredentialsInvalid);
+    assert!(message.contains("https only"), "{message}");
+}
+
+/// What the store says to an identity that asks for a delegation key.
+#[tokio::test]
+async fn delegation_keys() {
+    type Case = (&'static str, fn() -> Reply, Reason);
+    let cases: Vec<Case> = vec![
+        (
+            "no role",
+            || {
+                Reply::With(
+                    403,
+                    vec![("x-ms-error-code", "AuthorizationPermissionMismatch".into())],
+                    String::new(),
+                )
+            },
+            Reason::CredentialsRefused,
+        ),
+        (
+            "no good token",
+            || Reply::Text(401, String::new()),
+            Reason::CredentialsRefused,
+        ),
+        (
+            "no Azure",
+            || Reply::Text(404, MARKER.into()),
+            Reason::CredentialsInvalid,
+        ),
+        ("busy", || Reply::Text(503, MARKER.into()), Reason::StoreUnreachable),
+        ("no XML", || Reply::Text(200, MARKER.into()), Reason::StoreUnreachable),
+        ("away", || Reply::HangUp, Reason::StoreUnreachable),
+        (
+            "cut short",
+            || Reply::Raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n<UserDelegationKey>"),
+            Reason::StoreUnreachable,
+        ),
+    ];
+    for (name, reply, wanted) in cases {
+        let fake = Fake::start(move |asked| match asked.method.as_str() {
+            "GET" => granted_as_text(3600),
+            _ => reply(),
+        });
+        let source = Source::Managed {
+            endpoint: fake.endpoint(),
+            client: None,
+        };
+        let provider = provider(&fake.endpoint(), source);
+        let (reason, message) = credentials(provider.credentials_expire().await.expect_err(name));
+        assert_eq!(reason, wanted, "{name}: {message}");
+        match name {
+            "no role" => assert!(
+                message.contains("Storage Blob Delegator") && message.contains("AuthorizationPermissionMismatch"),
+                "{message}"
+            ),
+            // The next one asks with another token.
+            "no good token" => {
+                let _ = provider.credentials_expire().await;
+                assert_eq!(fake.asked().iter().filter(|a| a.method == "GET").count(), 2);
+            }
+            _ => {}
+        }
+        let probed = provider.probe().await;
+        let is_passing = wanted == Reason::StoreUnreachable;
+        assert_eq!(
+            matches!(probed.finding, Finding::Unreachable(_)),
+            is_passing,
+            "{name}: {probed:?}"
+        );
+    }
+}
+
+/// What HEAD says is what the status says; what the store's clock says is corrected by it.
+#[tokio::test]
+async fn what_a_look_finds() {
+    let head = |status: u16, more: Vec<(&'static str, String)>| {
+        let fake = Fake::start(move |asked| match asked.method.as_str() {
+            "HEAD" => Reply::With(status, more.clone(), String::new()),
+            _ => granted_as_text(3600),
+        });
+        let source = Source::Managed {
+            endpoint: fake.endpoint(),
+            client: None,
+        };
+        (provider(&fake.endpoint(), source), fake)
+    };
+    let key = valet::grant::ObjectKey::parse("a/ü b", 1024).unwrap();
+    let text = |name: &'static str, value: &str| (name, value.to_owned());
+    // The store's clock is an hour ahead; the blob is ten seconds old by it.
+    let ahead = |seconds: i64| {
+        let time = Timestamp::now() + SignedDuration::from_secs(3600 + seconds);
+        time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    };
+    let (provider, fake) = head(
+        200,
+        vec![
+            text("etag", "\"0x8DB\""),
+            text("content-type", "image/png"),
+            text("content-md5", "sZRqySSS0jR8YjW00mERhA=="),
+            text("x-ms-version-id", "2027-01-15T08:00:00.1234567Z"),
+            ("last-modified", ahead(-10)),
+            ("date", ahead(0)),
+        ],
+    );
+    let ObjectFact::Present { object, modified_at } = provider.look(&key).await else {
+        panic!("it is there");
+    };
+    assert_eq!(object.size, Some(0));
+    assert_eq!(object.e_tag.as_deref(), Some("\"0x8DB\""));
+    assert_eq!(object.content_type.as_deref(), Some("image/png"));
+    assert_eq!(object.checksum_md5.as_deref(), Some("sZRqySSS0jR8YjW00mERhA=="));
+    assert_eq!(object.version.as_deref(), Some("2027-01-15T08:00:00.1234567Z"));
+    let age = Timestamp::now().duration_since(modified_at.unwrap()).as_secs();
+    assert!((9..=14).contains(&age), "{age}");
+    let asked = fake.asked();
+    let look = asked.iter().find(|a| a.method == "HEAD").expect("it looked");
+    assert_eq!(look.target, "/media/a/%C3%BC%20b");
+    assert!(look.header("authorization").is_some_and(|a| a.starts_with("Bearer ")));
+
+    for (status, code, wanted) in [
+        (404, "BlobNotFound", "Absent"),
+        (404, "", "Absent"),
+        (404, "ContainerNotFound", "Unreachable"),
+        (403, "AuthorizationPermissionMismatch", "Hidden"),
+        (401, "", "Hidden"),
+        (503, "ServerBusy", "Unreachable"),
+        (302, "", "Unreachable"),
+        (400, "", "Unreachable"),
+    ] {
+        let (provider, _fake) = head(status, vec![text("x-ms-error-code", code)]);
+        let found = format!("{:?}", provider.look(&key).await);
+        assert!(found.starts_with(wanted), "{status} {code}: {found}");
+    }
+}

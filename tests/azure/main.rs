@@ -1,0 +1,10 @@
+//! Azure Blob Storage: signatures beside Microsoft's own, keys on Azurite, and identities whose servers misbehave.
+
+mod container;
+mod flows;
+mod identities;
+mod signatures;
+mod told;
+#[path = "../cluster/world.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod world;

@@ -1,0 +1,245 @@
+//! Each signature beside that of Microsoft's own package for the same inputs: the whole query must be the same, byte for
+//! byte.
+
+use serde_json::{Value, json};
+use valet::{
+    api::{Ask, AzureBlobStore, Multipart, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    grant::{Lifetime, ObjectKey, SigningRequest},
+    sign::{
+        Provider, SignError, Signed,
+        azure::{AzureBlob, Credentials, Identity, SharedKey, Source},
+    },
+};
+use valet_harness::azurite::microsoft;
+
+use valet_harness::fake::{DELEGATED, Fake, delegation_key, granted_as_text};
+
+const ACCOUNT_KEY: &str = "bWFya2VyLW9mLWFuLWFjY291bnQta2V5LW1hcmtlci1vZi1hbi1hY2NvdW50LWtleQ==";
+const START: &str = "2027-01-15T07:45:00Z";
+const ISSUED: &str = "2027-01-15T08:00:00Z";
+const EXPIRY: &str = "2027-01-15T09:00:00Z";
+
+fn store(more: Value) -> AzureBlobStore {
+    let mut store = json!({"account": "mediastore", "container": "media"});
+    for (name, value) in more.as_object().into_iter().flatten() {
+        store[name] = value.clone();
+    }
+    serde_json::from_value(store).expect("it is a store")
+}
+
+fn request(key: &str, ask: Ask) -> SigningRequest {
+    SigningRequest {
+        key: ObjectKey::parse(key, 1024).expect("a good key"),
+        ask,
+        lifetime: Lifetime {
+            issued_at: ISSUED.parse().unwrap(),
+            expires_at: EXPIRY.parse().unwrap(),
+        },
+        holder: "web.avatar".into(),
+        upload: None,
+    }
+}
+
+fn upload(overwrite: Overwrite) -> Ask {
+    Ask::Upload {
+        mode: UploadMode::Put,
+        multipart: Multipart::default(),
+        constraints: UploadConstraints {
+            overwrite,
+            ..UploadConstraints::default()
+        },
+    }
+}
+
+fn download(version: Option<&str>, response: Value) -> Ask {
+    Ask::Download {
+        version: version.map(str::to_owned),
+        response: serde_json::from_value::<ResponseHeaders>(response).expect("they are headers"),
+    }
+}
+
+const KEYS: [&str; 6] = [
+    "a/b.png",
+    "tenants/web/users/42/ü+(1) %2B&=?#;.png",
+    "k",
+    "日本語/€",
+    "~a_b-c.d/e~",
+    "quote\"'<>`{}|^[]",
+];
+
+/// Every ask, with what Microsoft's package calls it.
+fn asks() -> Vec<(Ask, Value)> {
+    let tricky = "attachment; filename=\"a b;c+d&e=f%20.txt\"";
+    vec![
+        (upload(Overwrite::Forbid), json!({"permission": "c"})),
+        (upload(Overwrite::Allow), json!({"permission": "w"})),
+        (download(None, json!({})), json!({"permission": "r"})),
+        (
+            download(
+                Some("2027-01-15T08:00:00.1234567Z"),
+                json!({"contentType": "text/plain"}),
+            ),
+            json!({"permission": "r", "version_id": "2027-01-15T08:00:00.1234567Z", "content_type": "text/plain"}),
+        ),
+        (
+            download(
+                None,
+                json!({
+                    "contentType": "text/html; charset=utf-8", "contentDisposition": tricky, "contentEncoding": "gzip",
+                    "contentLanguage": "de-CH", "cacheControl": "no-store, max-age=0",
+                }),
+            ),
+            json!({
+                "permission": "r", "content_type": "text/html; charset=utf-8", "content_disposition": tricky,
+                "content_encoding": "gzip", "content_language": "de-CH", "cache_control": "no-store, max-age=0",
+            }),
+        ),
+    ]
+}
+
+/// The query of a signed URL without the blob's version, which is no part of the token; and what stands before it.
+fn parts(url: &str) -> (&str, &str) {
+    let (base, query) = url.split_once('?').expect("it has a query");
+    match query.strip_prefix("versionid=") {
+        Some(rest) => (base, rest.split_once('&').expect("a token follows").1),
+        None => (base, query),
+    }
+}
+
+fn exposed(signed: &Signed) -> &str {
+    signed.url().expect("it is one URL").expose()
+}
+
+fn merged(a: &Value, b: Value) -> Value {
+    let mut all = a.clone();
+    for (name, value) in b.as_object().into_iter().flatten() {
+        all[name] = value.clone();
+    }
+    all
+}
+
+#[tokio::test]
+async fn service_signatures_are_microsofts() {
+    let microsoft = microsoft().unwrap();
+    let mut compared = 0;
+    for (settings, options) in [
+        (json!({}), json!({"protocol": "https"})),
+        (
+            json!({"ipRange": "203.0.113.0-203.0.113.255", "storedAccessPolicy": "valet-1", "credentials": {"secretRef": {"name": "x"}}}),
+            json!({"protocol": "https", "ip": "203.0.113.0-203.0.113.255", "policy_id": "valet-1"}),
+        ),
+        (
+            json!({"endpoint": "http://127.0.0.1:10000", "addressingStyle": "Path", "ipRange": "203.0.113.7"}),
+            json!({"ip": "203.0.113.7"}),
+        ),
+    ] {
+        let key = Credentials::Key(SharedKey::parse(ACCOUNT_KEY).unwrap());
+        let provider = AzureBlob::new(store(settings.clone()), key, None);
+        for name in KEYS {
+            for (ask, theirs) in asks() {
+                let signed = provider.sign(&request(name, ask)).await.unwrap();
+                let options = merged(&theirs, merged(&options, json!({"start": START, "expiry": EXPIRY})));
+                let (token, version) = microsoft
+                    .sas(["mediastore", "media", name], Some(ACCOUNT_KEY), &Value::Null, &options)
+                    .unwrap();
+                assert_eq!(version, "2023-11-03");
+                let (base, query) = parts(exposed(&signed));
+                assert_eq!(query, token, "{name} {options}");
+                let wanted = match settings.get("endpoint") {
+                    Some(_) => "http://127.0.0.1:10000/mediastore/media/",
+                    None => "https://mediastore.blob.core.windows.net/media/",
+                };
+                assert!(base.starts_with(wanted), "{base}");
+                assert_eq!(
+                    exposed(&signed).contains("versionid="),
+                    options.get("version_id").is_some()
+                );
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, 3 * 6 * 5);
+}
+
+#[tokio::test]
+async fn user_delegation_signatures_are_microsofts() {
+    let microsoft = microsoft().unwrap();
+    // Older than what is signed, and younger: a signature never begins before its delegation key.
+    for (key_start, start) in [
+        ("2027-01-15T07:00:00Z", START),
+        ("2027-01-15T07:50:00Z", "2027-01-15T07:50:00Z"),
+    ] {
+        let fake = Fake::start(move |asked| match asked.method.as_str() {
+            "GET" => granted_as_text(3600),
+            _ => delegation_key(key_start, "2027-01-22T07:45:00Z"),
+        });
+        let source = Source::Managed {
+            endpoint: fake.endpoint(),
+            client: None,
+        };
+        let identity = Credentials::Identity(Identity::new(source).into());
+        let settings = json!({
+            "endpoint": fake.endpoint(), "publicEndpoint": "https://blobs.example.com", "ipRange": "203.0.113.7",
+        });
+        let provider = AzureBlob::new(store(settings), identity, None);
+        let delegation = json!({
+            "signed_oid": "f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "signed_tid": "72f988bf-86f1-41af-91ab-2d7cd011db47",
+            "signed_start": key_start, "signed_expiry": "2027-01-22T07:45:00Z", "signed_service": "b",
+            "signed_version": "2023-11-03", "value": DELEGATED,
+        });
+        for name in KEYS {
+            for (ask, theirs) in asks() {
+                let signed = provider.sign(&request(name, ask)).await.unwrap();
+                let options = json!({"start": start, "expiry": EXPIRY, "protocol": "https", "ip": "203.0.113.7"});
+                let options = merged(&theirs, options);
+                let (token, _) = microsoft
+                    .sas(["mediastore", "media", name], None, &delegation, &options)
+                    .unwrap();
+                let (base, query) = parts(exposed(&signed));
+                assert_eq!(query, token, "{name} {options}");
+                assert!(base.starts_with("https://blobs.example.com/media/"), "{base}");
+            }
+        }
+        // Thirty signatures, and what they need was fetched once.
+        assert_eq!(fake.asked().len(), 2);
+    }
+}
+
+/// What a signature cannot express is refused, whatever was decided before.
+#[tokio::test]
+async fn nothing_weaker_than_asked_is_signed() {
+    let key = || Credentials::Key(SharedKey::parse(ACCOUNT_KEY).unwrap());
+    let provider = AzureBlob::new(store(json!({})), key(), None);
+    let sign = async |key: &str, ask: Ask| provider.sign(&request(key, ask)).await;
+    for more in [
+        json!({"contentType": "a/b"}),
+        json!({"contentLength": 1}),
+        json!({"contentLengthRange": {"min": 0, "max": 1}}),
+        json!({"checksumSHA256": "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="}),
+    ] {
+        let ask = Ask::Upload {
+            mode: UploadMode::Put,
+            multipart: Multipart::default(),
+            constraints: serde_json::from_value(more.clone()).unwrap(),
+        };
+        assert!(matches!(sign("k", ask).await, Err(SignError::Refused(_))), "{more}");
+    }
+    let form = Ask::Upload {
+        mode: UploadMode::PostForm,
+        multipart: Multipart::default(),
+        constraints: UploadConstraints::default(),
+    };
+    assert!(matches!(sign("k", form).await, Err(SignError::Refused(_))));
+    for key in ["a./b", "a/b.", "a\\b"] {
+        let refused = sign(key, upload(Overwrite::Forbid)).await;
+        assert!(matches!(refused, Err(SignError::Impossible(_))), "{key}");
+    }
+    let mut over = request("k", upload(Overwrite::Forbid));
+    over.lifetime.expires_at = over.lifetime.issued_at;
+    assert!(provider.sign(&over).await.is_err());
+    // Lines cannot be forged by what stands in them; the schema lets none of it through either.
+    let forged = download(None, json!({"contentType": "a\nb"}));
+    assert!(matches!(sign("k", forged).await, Err(SignError::Refused(_))));
+    let shown = format!("{:?}", sign("k", upload(Overwrite::Forbid)).await.unwrap());
+    assert!(!shown.contains("sig="), "{shown}");
+}

@@ -1,0 +1,218 @@
+//! Azurite, Microsoft's emulator of Azure Blob Storage, and Microsoft's own client for it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    Context, Error, Process, Result, Scratch,
+    certificates::{self, base64},
+    control_plane,
+    helper::Helper,
+    net, process,
+};
+
+const START: Duration = Duration::from_secs(60);
+
+/// The storage account.
+pub const ACCOUNT: &str = "mediastore";
+
+/// A running Azurite, with one account, on a loopback port. Dropping it, or the end of the process, ends it and deletes
+/// what it holds.
+pub struct Azurite {
+    _process: Process,
+    scratch: Scratch,
+    port: u16,
+    key: String,
+    with_tls: bool,
+    helper: Helper,
+}
+
+/// What Azure is tested against, installed once a machine by `hack/azure.sh`.
+///
+/// # Errors
+/// If the script fails.
+pub fn tools() -> Result<PathBuf> {
+    static FOUND: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    let look = || -> Result<PathBuf> {
+        let script = Path::new(env!("VALET_ROOT")).join("hack/azure.sh");
+        let output = Command::new(&script)
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .context(format_args!("cannot run {}", script.display()))?;
+        if !output.status.success() {
+            return Err(Error::new("hack/azure.sh failed; what it said stands above"));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().into())
+    };
+    FOUND
+        .get_or_init(|| look().map_err(|error| error.to_string()))
+        .clone()
+        .map_err(Error::new)
+}
+
+/// Microsoft's own package, without a server.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn microsoft() -> Result<Microsoft> {
+    let python = process::clean(Command::new(tools()?.join("python3")));
+    Helper::start_script(python, "azure.py").map(Microsoft)
+}
+
+/// Microsoft's own package.
+pub struct Microsoft(Helper);
+
+impl Microsoft {
+    /// The query of a signed URL by Microsoft's package, and the version of the service that it signs for. `options` are
+    /// those of its `generate_blob_sas`; `delegation` the properties of a user delegation key, or null.
+    ///
+    /// # Errors
+    /// If the package refuses.
+    pub fn sas(
+        &self,
+        place: [&str; 3],
+        key: Option<&str>,
+        delegation: &Value,
+        options: &Value,
+    ) -> Result<(String, String)> {
+        let [account, container, blob] = place;
+        let request = json!({
+            "op": "sas", "account": account, "container": container, "blob": blob, "key": key,
+            "delegation": delegation, "options": options,
+        });
+        let (answer, _) = self.0.ask(request, &[])?;
+        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+        Ok((text("token"), text("version")))
+    }
+}
+
+impl Azurite {
+    /// Starts one that speaks plain HTTP and takes signatures by the account's key.
+    ///
+    /// # Errors
+    /// If it ends or does not answer in time, with its last words.
+    pub fn start() -> Result<Self> {
+        Self::launch(false)
+    }
+
+    /// Starts one that speaks HTTPS and takes identities' tokens, too; it believes them without looking at their
+    /// signatures.
+    ///
+    /// # Errors
+    /// As [`Azurite::start`].
+    pub fn start_with_identities() -> Result<Self> {
+        Self::launch(true)
+    }
+
+    fn launch(with_tls: bool) -> Result<Self> {
+        control_plane::retry_on_lost_port(|| {
+            let scratch = Scratch::new("azurite")?;
+            let port = net::free_port()?;
+            let key = base64(net::random_hex(32)?.as_bytes());
+            let mut command = process::clean(Command::new(tools()?.join("azurite-blob")));
+            command
+                .env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{key}"))
+                .args([
+                    "--blobHost",
+                    "127.0.0.1",
+                    "--skipApiVersionCheck",
+                    "--disableTelemetry",
+                    "--silent",
+                ])
+                .arg("--blobPort")
+                .arg(port.to_string())
+                .arg("--location")
+                .arg(scratch.folder("blobs")?);
+            if with_tls {
+                certificates::make(&scratch, std::net::Ipv4Addr::LOCALHOST)?;
+                command
+                    .args(["--oauth", "basic", "--cert"])
+                    .arg(scratch.join("tls.crt"))
+                    .arg("--key")
+                    .arg(scratch.join("tls.key"));
+            }
+            let process = Process::start("azurite", command, scratch.join("azurite.log"))?;
+            process.wait_until(START, "it listened", || net::listens(port))?;
+            Ok(Self {
+                _process: process,
+                scratch,
+                port,
+                key,
+                with_tls,
+                helper: microsoft()?.0,
+            })
+        })
+    }
+
+    /// `http://127.0.0.1:PORT`, or with `https`. The account stands in the path.
+    pub fn endpoint(&self) -> String {
+        let scheme = if self.with_tls { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    /// The account's key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The certificate that its own is signed by.
+    pub fn ca(&self) -> PathBuf {
+        self.scratch.join("ca.crt")
+    }
+
+    /// Makes a container.
+    ///
+    /// # Errors
+    /// If Azurite refuses.
+    pub fn create_container(&self, container: &str) -> Result<()> {
+        self.ask(json!({"op": "create", "container": container}), &[])?;
+        Ok(())
+    }
+
+    /// Writes a blob.
+    ///
+    /// # Errors
+    /// If Azurite refuses.
+    pub fn put(&self, container: &str, blob: &str, body: &[u8]) -> Result<()> {
+        self.ask(json!({"op": "put", "container": container, "blob": blob}), body)?;
+        Ok(())
+    }
+
+    /// Reads a blob; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// If Azurite refuses.
+    pub fn get(&self, container: &str, blob: &str) -> Result<Option<Vec<u8>>> {
+        let (answer, body) = self.ask(json!({"op": "get", "container": container, "blob": blob}), &[])?;
+        Ok((answer["found"] == true).then_some(body))
+    }
+
+    /// Sets the container's stored access policies: names, each with its permissions or null.
+    ///
+    /// # Errors
+    /// If Azurite refuses.
+    pub fn set_policies(&self, container: &str, policies: &Value) -> Result<()> {
+        self.ask(
+            json!({"op": "policies", "container": container, "policies": policies}),
+            &[],
+        )?;
+        Ok(())
+    }
+
+    fn ask(&self, mut request: Value, body: &[u8]) -> Result<(Value, Vec<u8>)> {
+        request["endpoint"] = self.endpoint().into();
+        request["account"] = ACCOUNT.into();
+        request["key"] = self.key.as_str().into();
+        if self.with_tls {
+            request["ca"] = self.ca().to_string_lossy().into();
+        }
+        self.helper.ask(request, body)
+    }
+}

@@ -1,0 +1,385 @@
+//! The part of Azure Blob Storage: the same questions to Azurite, with keys of each kind.
+
+mod servers;
+
+use std::{fmt::Write as _, path::Path, thread, time::Duration};
+
+use serde_json::{Value, json};
+use valet_harness::{Error, Result, azurite::ACCOUNT};
+
+use self::servers::{By, COLUMNS, CONTAINER, Column, Servers};
+use crate::{
+    cells::{BODY, Outcome, figures},
+    key::Request,
+    page,
+};
+
+/// A blob that no key is for, and what is in it.
+const SECRET: (&str, &[u8]) = ("secret/salaries", b"everybody's salary");
+
+const HEAD: &str = "
+## Azurite (Azure Blob Storage)
+
+| | by account key: PUT | GET | with a stored access policy: PUT | GET | by identity: PUT | GET |
+|---|---|---|---|---|---|---|
+";
+
+const TAIL: &str = "
+**not by Azurite** means that the request got through, with this status, although the key does not permit it: Azurite looks at no addresses, and where a key names a stored access policy it takes times and
+permissions from the policy alone. Azure does as the key says (documented). `version` is not tried, since Azurite keeps none: the signature is the one that Microsoft's own package makes, as all of
+them are (`tests/azure/signatures.rs`).
+
+| row | the bad requests |
+|---|---|
+| the other verb | a download with a key for uploads, an upload with one for downloads |
+| permissions | all of them written into the key |
+| https only | plain http with a key for https |
+| `ipRange` | from another address than the key says |
+| the policy is removed | the same request, after it worked |
+| `x-ms-copy-source`, unsigned | another blob of the account as the source. Valet finds it out and hands out no upload keys there, unless the owner tolerates it |
+";
+
+/// The rows of the table.
+pub type Rows = Vec<(&'static str, Vec<Option<Outcome>>)>;
+
+/// A change of the request.
+type Bend<'a> = &'a dyn Fn(&mut Request);
+
+type Cell = fn(&Servers<'_>, Column, &str) -> Option<Result<Outcome>>;
+
+const ROWS: [(&str, Cell); 17] = [
+    ("method", method),
+    ("the other verb", other_verb),
+    ("key", another_blob),
+    ("expiry", expiry),
+    ("expiry, a later end written into it", later_end),
+    ("signature", signature),
+    ("permissions", widened),
+    ("`overwrite: Forbid`", write_once),
+    ("`response`", response),
+    ("https only", https_only),
+    ("`ipRange`", ip_range),
+    ("the policy is removed", removed),
+    ("`contentType`", |s, c, n| {
+        refused(s, c, n, json!({"constraints": {"contentType": "a/b"}}), "(ContentType)")
+    }),
+    ("`contentLength`", |s, c, n| {
+        refused(
+            s,
+            c,
+            n,
+            json!({"constraints": {"contentLength": 10}}),
+            "(ContentLength)",
+        )
+    }),
+    ("`contentLengthRange`", |s, c, n| {
+        refused(
+            s,
+            c,
+            n,
+            json!({"constraints": {"contentLengthRange": {"max": 10}}}),
+            "(ContentLengthRange)",
+        )
+    }),
+    ("`checksumSHA256`", |s, c, n| {
+        let sum = "hNiYd/DUBB77a/kaFvAkjy/Vc+avBcGflr7bn4gveII=";
+        refused(
+            s,
+            c,
+            n,
+            json!({"constraints": {"checksumSHA256": sum}}),
+            "(ChecksumSHA256)",
+        )
+    }),
+    ("`x-ms-copy-source`, unsigned", copy_source),
+];
+
+/// Asks everything.
+///
+/// # Errors
+/// If a server does not start or answer.
+pub fn rows(valet: &Path) -> Result<Rows> {
+    let servers = Servers::start(valet)?;
+    for server in [&servers.by_key, &servers.by_identity] {
+        server.create_container(CONTAINER)?;
+        server.put(CONTAINER, SECRET.0, SECRET.1)?;
+    }
+    servers.set_policy()?;
+    let mut rows = Vec::new();
+    for (n, (name, cell)) in ROWS.into_iter().enumerate() {
+        let cells = COLUMNS.into_iter().enumerate().map(|(column, which)| {
+            let blob = format!("tenants/web/{n}-{column} \u{fc}+(1)/x.bin");
+            let outcome = cell(&servers, which, &blob).transpose();
+            outcome.map_err(|e| Error::new(format!("{name} of {which:?} on Azurite: {e}")))
+        });
+        rows.push((name, cells.collect::<Result<_>>()?));
+    }
+    Ok(rows)
+}
+
+/// The part of the page.
+pub fn page(rows: &Rows) -> String {
+    let mut text = HEAD.to_owned();
+    for (name, cells) in rows {
+        let cells: Vec<_> = cells.iter().map(page::cell).collect();
+        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
+    }
+    text + TAIL
+}
+
+/// Requests that break the key, then one that keeps it. Nothing of the former may get through.
+fn held(
+    servers: &Servers<'_>,
+    column: Column,
+    blob: &str,
+    spec: &Value,
+    more: &Value,
+    bends: &[Bend<'_>],
+) -> Result<Outcome> {
+    let key = servers.key(column, blob, spec, more)?;
+    let file = servers.file(BODY)?;
+    let (mut refusals, mut kept_out) = (Vec::new(), true);
+    for bend in bends {
+        let mut request = key.request();
+        bend(&mut request);
+        let answer = request.send(&file)?;
+        kept_out &= if column.1 {
+            !answer.text.contains("0123456789")
+        } else {
+            servers.stored(column, blob)?.is_none()
+        };
+        refusals.push(answer.status);
+    }
+    let good = key.used(&file)?;
+    let arrived = if column.1 {
+        good.text.ends_with("0123456789")
+    } else {
+        servers.stored(column, blob)?.as_deref() == Some(BODY)
+    };
+    Ok(Outcome {
+        said: figures(good.status, &refusals),
+        as_documented: arrived && kept_out && good.status < 300 && refusals.iter().all(|s| (400..500).contains(s)),
+    })
+}
+
+/// What Azurite lets through; should it ever refuse it, the page must change.
+fn lax(status: u16) -> Outcome {
+    Outcome {
+        said: format!("**not by Azurite**: {status}"),
+        as_documented: status < 400,
+    }
+}
+
+fn none() -> Value {
+    json!({})
+}
+
+fn to(what: &'static str, by: &'static str) -> impl Fn(&mut Request) {
+    move |r| r.in_url(what, by)
+}
+
+fn method(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let delete = |r: &mut Request| r.method = "DELETE".into();
+    Some(held(servers, column, blob, &none(), &none(), &[&delete]))
+}
+
+/// Reading by a key for writing, and the other way round.
+fn other_verb(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        servers.server(column).put(CONTAINER, blob, BODY)?;
+        let mut request = servers.key(column, blob, &none(), &none())?.request();
+        if column.1 {
+            request.method = "PUT".into();
+            request.headers.push(("x-ms-blob-type".into(), "BlockBlob".into()));
+        } else {
+            request.method = "GET".into();
+        }
+        let answer = request.send(&servers.file(b"others")?)?;
+        if column.0 == By::Policy {
+            return Ok(lax(answer.status));
+        }
+        let is_untouched = servers.stored(column, blob)?.as_deref() == Some(BODY);
+        Ok(Outcome {
+            said: answer.status.to_string(),
+            as_documented: answer.status == 403 && is_untouched && !answer.text.contains("0123456789"),
+        })
+    };
+    Some(run())
+}
+
+fn another_blob(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let another = format!("{blob}-2");
+        if column.1 {
+            servers.server(column).put(CONTAINER, &another, BODY)?;
+        }
+        let bend = to("/x.bin?", "/x.bin-2?");
+        let mut outcome = held(servers, column, blob, &none(), &none(), &[&bend])?;
+        outcome.as_documented &= column.1 || servers.stored(column, &another)?.is_none();
+        Ok(outcome)
+    };
+    Some(run())
+}
+
+fn expiry(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let spec = if column.1 {
+            json!({"expirationSeconds": 2})
+        } else {
+            json!({"expirationSeconds": 2, "constraints": {"overwrite": "Allow"}})
+        };
+        let key = servers.key(column, blob, &spec, &none())?;
+        let good = key.used(&servers.file(BODY)?)?;
+        thread::sleep(Duration::from_secs(4));
+        let late = key.used(&servers.file(b"too late")?)?;
+        if column.0 == By::Policy {
+            return Ok(lax(late.status));
+        }
+        let kept_out = if column.1 {
+            !late.text.contains("0123456789")
+        } else {
+            servers.stored(column, blob)?.as_deref() == Some(BODY)
+        };
+        Ok(Outcome {
+            said: figures(good.status, &[late.status]),
+            as_documented: good.status < 300 && late.status == 403 && kept_out,
+        })
+    };
+    Some(run())
+}
+
+fn later_end(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let later = |r: &mut Request| {
+        let end = r.url.split("&se=").nth(1).and_then(|rest| rest.split('&').next());
+        let end = end.unwrap_or_default().to_owned();
+        r.in_url(&end, "2099-01-01T00%3A00%3A00Z");
+    };
+    Some(held(servers, column, blob, &none(), &none(), &[&later]))
+}
+
+fn signature(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let forge = |r: &mut Request| {
+        let at = r.url.find("&sig=").map_or(0, |at| at + 5);
+        let other = if r.url[at..].starts_with('A') { "B" } else { "A" };
+        r.url.replace_range(at..=at, other);
+    };
+    let none_at_all = |r: &mut Request| r.url.truncate(r.url.find('?').unwrap_or(r.url.len()));
+    Some(held(servers, column, blob, &none(), &none(), &[&forge, &none_at_all]))
+}
+
+fn widened(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let bend = to(if column.1 { "&sp=r&" } else { "&sp=c&" }, "&sp=racwd&");
+    Some(held(servers, column, blob, &none(), &none(), &[&bend]))
+}
+
+fn write_once(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let key = servers.key(column, blob, &none(), &none())?;
+        let good = key.used(&servers.file(BODY)?)?;
+        let again = key.used(&servers.file(b"another")?)?;
+        if column.0 == By::Policy {
+            return Ok(lax(again.status));
+        }
+        Ok(Outcome {
+            said: figures(good.status, &[again.status]),
+            as_documented: good.status < 300
+                && again.status == 403
+                && servers.stored(column, blob)?.as_deref() == Some(BODY),
+        })
+    };
+    (!column.1).then(run)
+}
+
+fn response(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let spec = json!({"response": {"contentType": "text/x-report", "contentDisposition": "attachment"}});
+        let (other, dropped) = (to("x-report", "html"), to("&rscd=attachment", ""));
+        let mut outcome = held(servers, column, blob, &spec, &none(), &[&other, &dropped])?;
+        let good = servers.key(column, blob, &spec, &none())?.used(&servers.file(b"")?)?;
+        let text = good.text.to_ascii_lowercase();
+        outcome.as_documented &=
+            text.contains("content-type: text/x-report") && text.contains("content-disposition: attachment");
+        Ok(outcome)
+    };
+    column.1.then(run)
+}
+
+fn https_only(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let https = servers.by_key.endpoint().replacen("http:", "https:", 1);
+        let mut request = servers
+            .key(column, blob, &none(), &json!({"publicEndpoint": https}))?
+            .request();
+        request.in_url("https://", "http://");
+        let answer = request.send(&servers.file(BODY)?)?;
+        Ok(Outcome {
+            said: answer.status.to_string(),
+            as_documented: answer.status == 403 && request.url.contains("&spr=https&"),
+        })
+    };
+    // The one that takes identities speaks nothing but https.
+    (column.0 != By::Identity).then(run)
+}
+
+fn ip_range(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let key = servers.key(column, blob, &none(), &json!({"ipRange": "203.0.113.7"}))?;
+        Ok(lax(key.used(&servers.file(BODY)?)?.status))
+    };
+    Some(run())
+}
+
+fn removed(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let spec = if column.1 {
+            none()
+        } else {
+            json!({"constraints": {"overwrite": "Allow"}})
+        };
+        let key = servers.key(column, blob, &spec, &none())?;
+        let good = key.used(&servers.file(BODY)?)?;
+        servers.by_key.set_policies(CONTAINER, &none())?;
+        let dead = key.used(&servers.file(b"another")?)?;
+        servers.set_policy()?;
+        Ok(Outcome {
+            said: figures(good.status, &[dead.status]),
+            as_documented: good.status < 300 && dead.status == 403 && !dead.text.contains("0123456789"),
+        })
+    };
+    (column.0 == By::Policy).then(run)
+}
+
+/// That Valet refuses to sign this, by this name.
+fn refused(servers: &Servers<'_>, column: Column, blob: &str, spec: Value, name: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let said = servers.sign(column, blob, &spec, &none())?;
+        let as_documented = said
+            .as_ref()
+            .is_err_and(|why| why.contains("CapabilityMissing") && why.contains(name));
+        Ok(Outcome {
+            said: "refused by Valet".into(),
+            as_documented,
+        })
+    };
+    (!column.1).then(run)
+}
+
+fn copy_source(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let mut request = servers.key(column, blob, &none(), &none())?.request();
+        let source = format!(
+            "{}/{ACCOUNT}/{CONTAINER}/{}",
+            servers.server(column).endpoint(),
+            SECRET.0
+        );
+        // A copy, and not a block blob from a URL, which Azurite does not know.
+        request.headers = vec![("x-ms-copy-source".into(), source)];
+        let answer = request.send(&servers.file(b"")?)?;
+        let obeyed = servers.stored(column, blob)?.as_deref() == Some(SECRET.1);
+        Ok(Outcome {
+            said: format!("**obeyed**: {}", answer.status),
+            as_documented: obeyed,
+        })
+    };
+    (!column.1).then(run)
+}

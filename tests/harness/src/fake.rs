@@ -1,0 +1,197 @@
+//! Servers of which there is no emulator: token endpoints, metadata servers, and stores that misbehave. Faked at the HTTP
+//! level.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::certificates::base64;
+
+/// What was asked.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The HTTP method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Names in lower case, and values.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: String,
+}
+
+impl Asked {
+    /// A header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(n, _)| n == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// What is answered.
+pub enum Reply {
+    /// A status and a body.
+    Text(u16, String),
+    /// The same with more headers.
+    With(u16, Vec<(&'static str, String)>, String),
+    /// Nothing, while the connection stays open.
+    Silence,
+    /// The connection is closed.
+    HangUp,
+    /// These bytes, whatever they are.
+    Raw(&'static str),
+}
+
+/// A server on a loopback port, for as long as the process lives.
+pub struct Fake {
+    port: u16,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Fake {
+    /// Starts one that answers each request by this.
+    pub fn start(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let port = listener.local_addr().expect("it has an address").port();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (seen, reply) = (asked.clone(), Arc::new(reply));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (seen, reply) = (seen.clone(), reply.clone());
+                thread::spawn(move || {
+                    let Some(request) = read(&stream) else { return };
+                    let reply = reply(&request);
+                    seen.lock().expect("no thread panics").push(request);
+                    answer(stream, reply);
+                });
+            }
+        });
+        Self { port, asked }
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What was asked so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().expect("no thread panics").clone()
+    }
+}
+
+fn read(stream: &TcpStream) -> Option<Asked> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut words = line.split_whitespace();
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(": ") else {
+            break;
+        };
+        headers.push((name.to_ascii_lowercase(), value.to_owned()));
+    }
+    let length = headers.iter().find(|(n, _)| n == "content-length");
+    let length = length.and_then(|(_, v)| v.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Asked {
+        method,
+        target,
+        headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
+}
+
+fn answer(mut stream: TcpStream, reply: Reply) {
+    let (status, headers, body) = match reply {
+        Reply::Text(status, body) => (status, vec![], body),
+        Reply::With(status, headers, body) => (status, headers, body),
+        Reply::Silence => {
+            thread::sleep(std::time::Duration::from_secs(30));
+            return;
+        }
+        Reply::HangUp => return,
+        Reply::Raw(bytes) => {
+            let _ = stream.write_all(bytes.as_bytes());
+            return;
+        }
+    };
+    let mut text = format!(
+        "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let _ = stream.write_all(format!("{text}\r\n{body}").as_bytes());
+}
+
+/// A token as Microsoft's endpoints give it, good for so many seconds. Azurite looks at everything in it but its signature.
+pub fn token(expires_in: i64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |d| d.as_secs().cast_signed());
+    let claims = json!({
+        "aud": "https://storage.azure.com", "iss": "https://sts.windows.net/72f988bf-86f1-41af-91ab-2d7cd011db47/",
+        "iat": now, "nbf": now - 5, "exp": now + expires_in, "oid": OBJECT, "tid": TENANT,
+    });
+    let part = |value: &Value| {
+        let text = base64(value.to_string().as_bytes());
+        text.trim_end_matches('=').replace('+', "-").replace('/', "_")
+    };
+    format!(
+        "{}.{}.c2lnbmF0dXJl",
+        part(&json!({"typ": "JWT", "alg": "RS256"})),
+        part(&claims)
+    )
+}
+
+/// What Microsoft's identity platform answers.
+pub fn granted(expires_in: i64) -> Reply {
+    let answer = json!({"token_type": "Bearer", "expires_in": expires_in, "access_token": token(expires_in)});
+    Reply::Text(200, answer.to_string())
+}
+
+/// What the metadata server of a machine in Azure answers: numbers as text.
+pub fn granted_as_text(expires_in: i64) -> Reply {
+    let answer = json!({
+        "access_token": token(expires_in), "client_id": "c", "expires_in": expires_in.to_string(),
+        "expires_on": "1900000000", "resource": "https://storage.azure.com/", "token_type": "Bearer",
+    });
+    Reply::Text(200, answer.to_string())
+}
+
+/// What Azure Blob Storage answers to "Get User Delegation Key".
+pub fn delegation_key(start: &str, expiry: &str) -> Reply {
+    let element = |name: &str, value: &str| format!("<{name}>{value}</{name}>");
+    let key: String = [
+        ("SignedOid", OBJECT),
+        ("SignedTid", TENANT),
+        ("SignedStart", start),
+        ("SignedExpiry", expiry),
+        ("SignedService", "b"),
+        ("SignedVersion", "2023-11-03"),
+        ("Value", DELEGATED),
+    ]
+    .iter()
+    .map(|(name, value)| element(name, value))
+    .collect();
+    let document = element("UserDelegationKey", &key);
+    Reply::Text(200, format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>{document}"))
+}
+
+/// The identity's object and tenant.
+const OBJECT: &str = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6";
+const TENANT: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+
+/// The secret of [`delegation_key`].
+pub const DELEGATED: &str = "bWFya2VyLW9mLWEtdXNlci1kZWxlZ2F0aW9uLWtleSE=";
