@@ -34,7 +34,9 @@ fn decoded(path: &str) -> String {
 }
 
 /// The fields of a form, and its file.
-fn form(call: &Call) -> Option<(Vec<(String, String)>, Vec<u8>)> {
+type Posted = (Vec<(String, String)>, Vec<u8>);
+
+fn form(call: &Call) -> Option<Posted> {
     let boundary = call
         .header("content-type")?
         .strip_prefix("multipart/form-data; boundary=")?;
