@@ -1,5 +1,6 @@
 //! Azure Blob Storage: shared access signatures for one blob, by the account's key or by an identity.
 
+mod canary;
 mod delegation;
 mod probe;
 mod requests;
@@ -25,7 +26,7 @@ use self::{
     requests::{date, error_code, http_date},
     sas::{Pen, Permit, encoded},
 };
-use super::{Key, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::Http};
+use super::{Canary, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::Http};
 use crate::{
     api::{
         AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, ObservedObject, Overwrite, Reason,
@@ -46,6 +47,9 @@ const MAX_KEY_BYTES: usize = 1024;
 const BACK_DATED: SignedDuration = SignedDuration::from_mins(15);
 /// How long the operator's own looks are signed for.
 const OWN: SignedDuration = SignedDuration::from_mins(15);
+
+/// Where the store is tried out.
+const PROBE_BLOB: &str = "valet-probe";
 
 /// What signs.
 #[derive(Clone)]
@@ -76,6 +80,8 @@ pub struct AzureBlob {
     capabilities: Arc<Capabilities>,
     /// Whether the store refuses a source to copy from that the sender may not read, once that was tried.
     refuses_unsigned: Mutex<Option<bool>>,
+    /// What a round trip with real keys found, if one was made.
+    canary: Mutex<Option<Canary>>,
     /// Of an identity: the delegation key, and when it was fetched.
     delegation: AsyncMutex<Option<(Timestamp, Arc<Delegation>)>>,
 }
@@ -113,6 +119,7 @@ impl AzureBlob {
             http: Http::new(outward),
             capabilities,
             refuses_unsigned: Mutex::default(),
+            canary: Mutex::default(),
             delegation: AsyncMutex::default(),
         }
     }
@@ -172,13 +179,13 @@ impl AzureBlob {
         }
     }
 
-    async fn sign_request(&self, request: &SigningRequest) -> Result<Signed, SignError> {
+    /// Signs for this address of the account, and for use from these addresses.
+    async fn sign_for(&self, request: &SigningRequest, base: &str, ip: Option<&str>) -> Result<Signed, SignError> {
         let Lifetime { issued_at, expires_at } = request.lifetime;
         if expires_at <= issued_at {
             return Err(SignError::Refused("the lifetime is not positive".into()));
         }
         let blob = readable_alike(&request.key)?;
-        let base = self.public_base();
         let start = issued_at - BACK_DATED;
         let (permit, method, headers) = match &request.ask {
             Ask::Upload {
@@ -189,13 +196,13 @@ impl AzureBlob {
                 let permissions = permissions(constraints)?;
                 // Without it the store does not know what kind of blob to make. It is not signed.
                 let headers = vec![("x-ms-blob-type".to_owned(), "BlockBlob".to_owned())];
-                (self.permit(blob, permissions, start, expires_at, &base), "PUT", headers)
+                (self.permit(blob, permissions, start, expires_at, base), "PUT", headers)
             }
             Ask::Download { version, response } => {
                 let permit = Permit {
                     version: version.as_deref(),
                     response,
-                    ..self.permit(blob, "r", start, expires_at, &base)
+                    ..self.permit(blob, "r", start, expires_at, base)
                 };
                 (permit, "GET", Vec::new())
             }
@@ -205,11 +212,12 @@ impl AzureBlob {
                 ));
             }
         };
+        let permit = Permit { ip, ..permit };
         let url = match &self.credentials {
             Credentials::Unusable(why) => return Err(unusable(why)),
             Credentials::Key(key) => {
                 let pen = Pen::Account(key, self.store.stored_access_policy.as_deref());
-                self.signed_url(&base, &permit, pen)?
+                self.signed_url(base, &permit, pen)?
             }
             Credentials::Identity(identity) => {
                 let delegation = self.delegation(identity).await?;
@@ -223,7 +231,7 @@ impl AzureBlob {
                     start: start.max(delegation.start),
                     ..permit
                 };
-                self.signed_url(&base, &permit, Pen::Delegation(&delegation.key))?
+                self.signed_url(base, &permit, Pen::Delegation(&delegation.key))?
             }
         };
         Ok(Signed {
@@ -333,11 +341,13 @@ impl Provider for AzureBlob {
 
     fn capabilities(&self) -> Arc<Capabilities> {
         let seen = *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen != Some(false) || self.store.unsigned_headers == UnsignedHeaders::Tolerate {
-            return self.capabilities.clone();
-        }
         let mut can = (*self.capabilities).clone();
-        can.enforced.remove(&Capability::SignedHeadersOnly);
+        if seen == Some(false) && self.store.unsigned_headers == UnsignedHeaders::Refuse {
+            can.enforced.remove(&Capability::SignedHeadersOnly);
+        }
+        if let Some(canary) = &*self.canary.lock().unwrap_or_else(PoisonError::into_inner) {
+            canary.narrow(&mut can);
+        }
         Arc::new(can)
     }
 
@@ -353,7 +363,11 @@ impl Provider for AzureBlob {
     }
 
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
-        self.sign_request(request).boxed()
+        async {
+            let base = self.public_base();
+            self.sign_for(request, &base, self.store.ip_range.as_deref()).await
+        }
+        .boxed()
     }
 
     fn probe(&self) -> BoxFuture<'_, Probed> {
@@ -364,6 +378,15 @@ impl Provider for AzureBlob {
                 *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner) = probed.refuses_unsigned;
             }
             probed
+        }
+        .boxed()
+    }
+
+    fn canary(&self) -> BoxFuture<'_, Canary> {
+        async {
+            let found = self.round_trip(PROBE_BLOB).await;
+            *self.canary.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
+            found
         }
         .boxed()
     }

@@ -1,5 +1,6 @@
 //! Azure Blob Storage: signatures beside Microsoft's own, keys on Azurite, and identities whose servers misbehave.
 
+mod canary;
 mod container;
 mod flows;
 mod identities;

@@ -6,7 +6,7 @@ use http_body_util::Full;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    AzureBlob, BACK_DATED, Credentials, OWN,
+    AzureBlob, BACK_DATED, Credentials, OWN, PROBE_BLOB,
     requests::{Trouble, date, error_code},
     sas::{Pen, Permit, encoded},
 };
@@ -15,8 +15,6 @@ use crate::{
     sign::{Finding, Probed, SignError, http::Unanswered},
 };
 
-/// Where the store is tried out.
-const BLOB: &str = "valet-probe";
 /// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.
 const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
 /// Azure's own blob endpoints ("Azure Storage endpoints", all clouds).
@@ -63,7 +61,7 @@ impl AzureBlob {
         {
             return (of_credentials(e), None);
         }
-        let answer = match self.read(Method::GET, BLOB, policy).await {
+        let answer = match self.read(Method::GET, PROBE_BLOB, policy).await {
             Ok(answer) => answer,
             Err(Trouble::Credentials(e)) => return (of_credentials(e), None),
             Err(Trouble::Unanswered(Unanswered::Inward(inward))) => {
@@ -92,7 +90,7 @@ impl AzureBlob {
         let now = Timestamp::now();
         let permit = Permit {
             ip: None,
-            ..self.permit(BLOB, "c", now - BACK_DATED, now + OWN, &base)
+            ..self.permit(PROBE_BLOB, "c", now - BACK_DATED, now + OWN, &base)
         };
         let url = match &self.credentials {
             Credentials::Unusable(_) => return None,
@@ -103,7 +101,7 @@ impl AzureBlob {
                 self.signed_url(&base, &Permit { start, ..permit }, Pen::Delegation(&delegation.key))
             }
         };
-        let absent = format!("{BLOB}-absent-{}", now.as_nanosecond());
+        let absent = format!("{PROBE_BLOB}-absent-{}", now.as_nanosecond());
         let source = format!("{base}/{}/{}", self.store.container, encoded(&absent));
         let request = Request::builder()
             .method(Method::PUT)

@@ -132,9 +132,20 @@ impl AzureBlob {
         self.send(request).await
     }
 
-    /// Asks for a blob: with a short signature by the account's key, or with the identity's token. `policy` ties the
-    /// signature to the stored access policy.
+    /// Asks for a blob. `policy` ties the signature to the stored access policy.
     pub(super) async fn read(&self, method: Method, blob: &str, policy: Option<&str>) -> Result<Answer, Trouble> {
+        self.own_request(method, blob, "r", policy).await
+    }
+
+    /// One of the operator's own requests about a blob: with a short signature by the account's key, which permits this, or
+    /// with the identity's token.
+    pub(super) async fn own_request(
+        &self,
+        method: Method,
+        blob: &str,
+        permissions: &str,
+        policy: Option<&str>,
+    ) -> Result<Answer, Trouble> {
         let base = self.own_base();
         match &self.credentials {
             Credentials::Unusable(why) => Err(Trouble::Credentials(unusable(why))),
@@ -147,7 +158,7 @@ impl AzureBlob {
                 let permit = Permit {
                     // The operator asks from where it is, which is not where the keys' holders are.
                     ip: None,
-                    ..self.permit(blob, "r", now - BACK_DATED, now + OWN, &base)
+                    ..self.permit(blob, permissions, now - BACK_DATED, now + OWN, &base)
                 };
                 let url = self
                     .signed_url(&base, &permit, Pen::Account(key, policy))

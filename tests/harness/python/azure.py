@@ -45,6 +45,11 @@ def get(request, _body):
         return {"found": False}, b""
 
 
+def names(request, _body):
+    """The names of all blobs that begin so."""
+    return {"names": list(container(request).list_blob_names(name_starts_with=request["prefix"]))}, b""
+
+
 def policies(request, _body):
     """Sets the container's stored access policies, each with the permissions that are given (none: null)."""
     wanted = {name: AccessPolicy(permission=permission) for name, permission in request["policies"].items()}
@@ -70,7 +75,7 @@ def sas(request, _body):
     return {"token": token, "version": X_MS_VERSION}, b""
 
 
-OPERATIONS = {"create": create, "put": put, "get": get, "policies": policies, "sas": sas}
+OPERATIONS = {"create": create, "put": put, "get": get, "names": names, "policies": policies, "sas": sas}
 
 
 def main():

@@ -194,6 +194,16 @@ impl Azurite {
         Ok((answer["found"] == true).then_some(body))
     }
 
+    /// The names of all blobs that begin so.
+    ///
+    /// # Errors
+    /// If Azurite refuses.
+    pub fn names(&self, container: &str, prefix: &str) -> Result<Vec<String>> {
+        let (answer, _) = self.ask(json!({"op": "names", "container": container, "prefix": prefix}), &[])?;
+        let names = answer["names"].as_array().into_iter().flatten();
+        Ok(names.filter_map(Value::as_str).map(str::to_owned).collect())
+    }
+
     /// Sets the container's stored access policies: names, each with its permissions or null.
     ///
     /// # Errors

@@ -1,0 +1,86 @@
+//! The round trip with real keys.
+
+use serde_json::{Value, json};
+use valet::api::Capability;
+use valet::sign::{
+    Canary, Missing, Provider,
+    azure::{AzureBlob, Credentials, SharedKey},
+};
+use valet_harness::{
+    azurite::ACCOUNT,
+    fake::{Fake, Reply},
+};
+
+use crate::container::BY_KEY;
+
+fn provider(more: Value) -> AzureBlob {
+    let mut store = json!({
+        "account": ACCOUNT, "container": "canary", "endpoint": BY_KEY.endpoint(), "addressingStyle": "Path",
+    });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        store[name] = value.clone();
+    }
+    let key = SharedKey::parse(BY_KEY.key()).expect("it is a key");
+    AzureBlob::new(serde_json::from_value(store).unwrap(), Credentials::Key(key), None)
+}
+
+#[tokio::test]
+async fn what_azurite_holds_and_what_not() {
+    let _ = BY_KEY.create_container("canary");
+    // The keys' holders are elsewhere, and known by another address.
+    let more = json!({"ipRange": "203.0.113.7", "publicEndpoint": "https://blobs.example.com"});
+    let found = provider(more).canary().await;
+    let held = [
+        "WriteOnce",
+        "end, signature, object and verb of PUT",
+        "ResponseHeaders",
+        "end, signature, object and verb of GET",
+    ];
+    assert_eq!(
+        found,
+        Canary {
+            held: held.map(str::to_owned).into(),
+            ..Canary::default()
+        }
+    );
+
+    // Where a key names a policy, Azurite takes times and permissions from it alone: that is found, and no key is worth
+    // anything.
+    BY_KEY.set_policies("canary", &json!({"valet-1": "rcwd"})).unwrap();
+    let lax = provider(json!({"storedAccessPolicy": "valet-1", "credentials": {"secretRef": {"name": "x"}}}));
+    let found = lax.canary().await;
+    assert!(
+        found
+            .worthless
+            .as_ref()
+            .is_some_and(|why| why.contains("a key for PUT that is over")),
+        "{found:?}"
+    );
+    assert_eq!(found.missing, [Missing::Url(Capability::WriteOnce)]);
+    let can = lax.capabilities();
+    assert!(!can.enforced.contains(&Capability::WriteOnce) && can.enforced.contains(&Capability::ResponseHeaders));
+    // Nothing is left of either.
+    assert_eq!(BY_KEY.names("canary", "").unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_cannot_be_tried() {
+    for (reply, interrupted, says) in [
+        (
+            (|| Reply::Text(403, String::new())) as fn() -> Reply,
+            false,
+            "answered 403",
+        ),
+        (|| Reply::Text(503, String::new()), true, "answered 503"),
+        (|| Reply::HangUp, true, "connection failed"),
+    ] {
+        let fake = Fake::start(move |_| reply());
+        let found = provider(json!({"endpoint": fake.endpoint()})).canary().await;
+        assert_eq!(found.interrupted, interrupted, "{found:?}");
+        assert!(found.untried.iter().any(|why| why.contains(says)), "{found:?}");
+        assert!(found.held.is_empty() && found.missing.is_empty() && found.worthless.is_none());
+        // It cannot be sure.
+        assert!(found.left.is_some());
+        assert!(!format!("{found:?}").contains("sig="));
+    }
+}
