@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
 
+mod canary;
 mod fake;
 mod faults;
 mod flow;
