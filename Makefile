@@ -62,7 +62,7 @@ handover: check-tools ## How long nobody works when the replica that leads is ki
 
 .PHONY: conformance
 conformance: check-tools ## Try each promise of a key on real stores, and write docs/reference/conformance.md (CHECK=1 compares only)
-	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh stores); \
+	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh stores) VALET_GOOGLE=$$(hack/google.sh); \
 	  $(if $(GARAGE),VALET_GARAGE=$$(hack/garage.sh) && export VALET_GARAGE &&) \
 	  cargo build --bin valet && cargo build -p valet-harness --bin conformance && \
 	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/conformance' $(if $(CHECK),--check) docs/reference/conformance.md \

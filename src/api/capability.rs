@@ -54,6 +54,8 @@ pub struct Capabilities {
     pub post_form: Option<BTreeSet<Capability>>,
     /// What its uploads in parts can be held to; `None` if it takes none.
     pub multipart: Option<BTreeSet<Capability>>,
+    /// What its resumable uploads can be held to; `None` if it takes none.
+    pub resumable: Option<BTreeSet<Capability>>,
     /// The longest lifetime of one key, in seconds.
     pub max_expiration_seconds: i64,
     /// The largest object that one request may carry, in bytes.
@@ -77,6 +79,10 @@ impl Capabilities {
                 ..
             } => self.multipart.as_ref(),
             Ask::Upload {
+                mode: UploadMode::Resumable,
+                ..
+            } => self.resumable.as_ref(),
+            Ask::Upload {
                 mode: UploadMode::Put, ..
             }
             | Ask::Download { .. } => Some(&self.enforced),
@@ -90,6 +96,7 @@ impl Capabilities {
         let modes = [
             (UploadMode::PostForm, &self.post_form),
             (UploadMode::Multipart, &self.multipart),
+            (UploadMode::Resumable, &self.resumable),
         ];
         let others = modes.into_iter().flat_map(|(mode, can)| {
             let mode = mode.as_str();

@@ -30,7 +30,7 @@ pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{
     AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, CanaryStatus,
     ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore,
-    ObjectStoreSpec, Place, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
+    ObjectStoreSpec, Place, ResumableUploads, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};

@@ -11,7 +11,7 @@ mod place;
 mod size;
 
 pub use azure::{AzureBlobCredentials, AzureBlobStore};
-pub use gcs::{GcsCredentials, GcsStore};
+pub use gcs::{GcsCredentials, GcsStore, ResumableUploads};
 pub use place::Place;
 pub use size::ByteSize;
 

@@ -75,7 +75,9 @@ pub struct UploadGrantSpec {
     /// HTML form of a browser, or curl --form; can be held to a range of sizes, but cannot be write-once, so it needs
     /// constraints.overwrite: Allow. Both take at most 5 GiB. Multipart: a large object in parts, each with a URL of its own,
     /// sent by upload.sh from the Secret or by any client that reads parts.json; up to 2500 GiB; Valet puts the object together
-    /// when all parts have come. Right from about 100 MB on, and needed above 5 GiB. Cannot change. Default: Put.
+    /// when all parts have come. Right from about 100 MB on, and needed above 5 GiB. Resumable, on Google Cloud Storage if the store's owner allows
+    /// it: a large object in a session that outlives broken connections. The key starts it; the session's address, which the store
+    /// answers with, takes the bytes and works for a week, whatever the key's end. Cannot be held to a size. Cannot change. Default: Put.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("mode says what the grant permits and cannot change; make a new grant"))]
     pub mode: UploadMode,
@@ -163,6 +165,8 @@ pub enum UploadMode {
     PostForm,
     #[allow(missing_docs)]
     Multipart,
+    #[allow(missing_docs)]
+    Resumable,
 }
 
 impl UploadMode {
@@ -172,6 +176,7 @@ impl UploadMode {
             Self::Put => "Put",
             Self::PostForm => "PostForm",
             Self::Multipart => "Multipart",
+            Self::Resumable => "Resumable",
         }
     }
 }

@@ -145,6 +145,27 @@ struct ControllerArgs {
     )]
     notifications_sns_topics: Vec<String>,
 
+    /// Google service accounts, separated by commas, as whom Pub/Sub may send notifications: their identity tokens are
+    /// taken in place of one of --notifications-token-file.
+    #[arg(
+        long,
+        env = "VALET_NOTIFICATIONS_GOOGLE_ACCOUNTS",
+        value_name = "EMAIL",
+        value_delimiter = ',',
+        requires = "notifications_google_audience"
+    )]
+    notifications_google_accounts: Vec<String>,
+
+    /// The audience that those identity tokens must be for: what the subscription has as its audience, by default its
+    /// push endpoint.
+    #[arg(
+        long,
+        env = "VALET_NOTIFICATIONS_GOOGLE_AUDIENCE",
+        value_name = "URL",
+        requires = "notifications_google_accounts"
+    )]
+    notifications_google_audience: Option<String>,
+
     /// IP address at which other replicas reach this one, in a pod its own: one that waits for the Lease passes
     /// notifications on to the one that works.
     #[arg(long, env = "VALET_POD_IP", value_name = "IP")]
@@ -195,6 +216,9 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
             address,
             token_file,
             sns_topics: args.notifications_sns_topics,
+            google: args
+                .notifications_google_audience
+                .map(|audience| (args.notifications_google_accounts, audience)),
             advertise: args.pod_ip.map(|ip| SocketAddr::new(ip, address.port())),
         });
     let options = controller::Options {

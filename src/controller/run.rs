@@ -29,7 +29,7 @@ use super::{
     grants,
     lease::Lease,
     memory::Memory,
-    notifications::{Awaited, Leader, Receiver, Tokens, Topics},
+    notifications::{Awaited, GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics},
     places::Places,
     requests::Requests,
     secrets::{FIELD_MANAGER, Secrets},
@@ -86,6 +86,8 @@ pub struct Notifications {
     pub token_file: PathBuf,
     /// The SNS topics that may send, by ARN.
     pub sns_topics: Vec<String>,
+    /// Google's accounts whose identity tokens are taken for this audience.
+    pub google: Option<(Vec<String>, String)>,
     /// Where other replicas reach this one, if they do.
     pub advertise: Option<SocketAddr>,
 }
@@ -260,6 +262,10 @@ async fn receive(
             let receiver = Receiver {
                 tokens: Tokens::open(options.token_file.clone()).await?,
                 topics: Topics::new(options.sns_topics.clone()),
+                google: options.google.clone().map(|(accounts, audience)| {
+                    let certificates = http::Uri::from_static(GOOGLE_CERTIFICATES);
+                    GoogleTokens::new(accounts, audience, certificates)
+                }),
                 awaited: awaited.clone(),
                 health: parts.health.clone(),
                 leader,

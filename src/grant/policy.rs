@@ -113,6 +113,10 @@ fn request(ask: &Ask) -> &'static str {
             mode: UploadMode::Multipart,
             ..
         } => "an upload in parts",
+        Ask::Upload {
+            mode: UploadMode::Resumable,
+            ..
+        } => "a resumable upload",
         Ask::Download { .. } => "a presigned GET",
     }
 }
@@ -134,7 +138,7 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             };
             format!("set spec.constraints.overwrite to Allow if replacing an object is acceptable{put}")
         }
-        (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart) => {
+        (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) => {
             "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
                 .into()
         }
@@ -158,7 +162,9 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
         (Capability::ContentLengthRange, _) if can.enforced.contains(&Capability::ContentLength) => {
             "give the exact size in spec.constraints.contentLength instead".into()
         }
-        (_, UploadMode::PostForm | UploadMode::Multipart) if can.enforced.contains(&missing) => {
+        (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Resumable)
+            if can.enforced.contains(&missing) =>
+        {
             "set spec.mode to Put, or leave it out".into()
         }
         _ => "leave it out, or use another store".into(),
@@ -173,6 +179,12 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
                 mode: UploadMode::Multipart,
                 ..
             } => "uploads in parts (Multipart)",
+            Ask::Upload {
+                mode: UploadMode::Resumable,
+                ..
+            } => {
+                "resumable uploads (Resumable), which the owner of a store on Google Cloud Storage can allow with resumableUploads: Tolerate"
+            }
             Ask::Upload { .. } | Ask::Download { .. } => "POST forms (PostForm)",
         };
         return Err(Refusal::new(
@@ -375,6 +387,9 @@ pub(super) fn examine(
         let say = match mode {
             UploadMode::Put | UploadMode::Multipart => "spec.constraints.contentLength",
             UploadMode::PostForm => "spec.constraints.contentLengthRange or contentLength",
+            UploadMode::Resumable => {
+                "spec.mode to another than Resumable, which is held to no size, and spec.constraints.contentLength"
+            }
         };
         // Of a range the store does not hold every part to its size: more than that could lie there until the end.
         let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     api::{
         AddressingStyle, Ask, Capabilities, Capability, GcsStore, ObservedObject, Overwrite, ResponseHeaders,
-        UploadConstraints, UploadMode,
+        ResumableUploads, UploadConstraints, UploadMode,
     },
     grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest, second},
 };
@@ -98,7 +98,7 @@ impl Gcs {
             }
         };
         Self {
-            capabilities: Arc::new(capabilities(&pen)),
+            capabilities: Arc::new(capabilities(&store, &pen)),
             store,
             http: Http::new(outward),
             pen,
@@ -190,7 +190,7 @@ impl Gcs {
     }
 }
 
-fn capabilities(pen: &Pen) -> Capabilities {
+fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
     Capabilities {
         enforced: [
             Capability::ContentType,
@@ -202,6 +202,16 @@ fn capabilities(pen: &Pen) -> Capabilities {
             Capability::SignedHeadersOnly,
         ]
         .into(),
+        multipart: None,
+        // Of the session that is started nothing else is checked, whatever is signed with it.
+        resumable: (store.resumable_uploads == ResumableUploads::Tolerate).then(|| {
+            [
+                Capability::ContentType,
+                Capability::WriteOnce,
+                Capability::SignedHeadersOnly,
+            ]
+            .into()
+        }),
         post_form: Some(
             [
                 Capability::ContentType,
@@ -212,7 +222,6 @@ fn capabilities(pen: &Pen) -> Capabilities {
             ]
             .into(),
         ),
-        multipart: None,
         max_expiration_seconds: match pen {
             Pen::Key(_) => MAX_EXPIRES_SECONDS,
             Pen::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
@@ -265,6 +274,16 @@ fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>,
         .collect())
 }
 
+/// The headers of the request that starts a resumable upload ("Initiate a resumable upload").
+fn session_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
+    if constraints.content_length.is_some() || constraints.content_length_range.is_some() {
+        return Err(SignError::Refused("a resumable upload is held to no size".into()));
+    }
+    let mut headers = put_headers(constraints)?;
+    headers.push(("x-goog-resumable".into(), "start".into()));
+    Ok(headers)
+}
+
 /// The parameters that pin a download down.
 fn get_query(version: Option<&String>, response: &ResponseHeaders) -> Result<Vec<(String, String)>, SignError> {
     let ResponseHeaders {
@@ -313,6 +332,9 @@ impl Provider for Gcs {
         }
         let mut can = (*self.capabilities).clone();
         can.enforced.remove(&Capability::SignedHeadersOnly);
+        if let Some(sessions) = &mut can.resumable {
+            sessions.remove(&Capability::SignedHeadersOnly);
+        }
         Arc::new(can)
     }
 
@@ -340,23 +362,20 @@ impl Provider for Gcs {
             let key = request.key.as_str();
             let mut wanted = self.request(Target::Workload, key);
             match &request.ask {
-                Ask::Upload {
-                    mode: UploadMode::PostForm,
-                    constraints,
-                    ..
-                } => return self.form(key, constraints, lifetime).await,
-                Ask::Upload {
-                    mode: UploadMode::Multipart,
-                    ..
-                } => return Err(SignError::Impossible("the store takes no uploads in parts".into())),
-                Ask::Upload {
-                    mode: UploadMode::Put,
-                    constraints,
-                    ..
-                } => {
-                    wanted.method = "PUT";
-                    wanted.headers = put_headers(constraints)?;
-                }
+                Ask::Upload { mode, constraints, .. } => match mode {
+                    UploadMode::PostForm => return self.form(key, constraints, lifetime).await,
+                    UploadMode::Put => {
+                        wanted.method = "PUT";
+                        wanted.headers = put_headers(constraints)?;
+                    }
+                    UploadMode::Resumable => {
+                        wanted.method = "POST";
+                        wanted.headers = session_headers(constraints)?;
+                    }
+                    UploadMode::Multipart => {
+                        return Err(SignError::Refused("there are no uploads in parts on this store".into()));
+                    }
+                },
                 Ask::Download { version, response } => {
                     wanted.method = "GET";
                     wanted.query = get_query(version.as_ref(), response)?;

@@ -4,7 +4,7 @@
 pub mod azure;
 mod canary;
 pub mod gcs;
-mod http;
+pub(crate) mod http;
 mod multipart;
 mod outward;
 pub mod s3;

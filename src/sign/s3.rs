@@ -122,6 +122,7 @@ impl S3 {
                 ]
                 .into(),
             ),
+            resumable: None,
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
@@ -343,6 +344,14 @@ impl Provider for S3 {
                         },
                         provider: self.name(),
                     });
+                }
+                Ask::Upload {
+                    mode: UploadMode::Resumable,
+                    ..
+                } => {
+                    return Err(SignError::Refused(
+                        "there are no resumable uploads on this store".into(),
+                    ));
                 }
                 Ask::Download { version, response } => {
                     presigned::get(signer, bucket, key, version.clone(), response, presigning).await

@@ -110,17 +110,18 @@ fn fields_json(form: &Form) -> String {
 /// Content-Length is left to curl, which counts the bytes that it sends: had the file another size than the grant
 /// says, a header from here would make curl send a broken request instead of one that the store refuses.
 fn curl_config(key: &Key, lifetime: Lifetime) -> String {
-    let (url, file) = match key {
-        Key::Form { url, .. } => (url, "--form file=@FILE"),
-        Key::Request { url, method, .. } if method == "GET" => (url, "--output FILE"),
-        Key::Request { url, .. } => (url, "--upload-file FILE"),
+    let (url, command) = match key {
+        Key::Form { url, .. } => (url, "curl --config curl.cfg --form file=@FILE"),
+        Key::Request { url, method, .. } if method == "GET" => (url, "curl --config curl.cfg --output FILE"),
+        // It starts a session and prints its address, to which the file is then sent.
+        Key::Request { url, method, .. } if method == "POST" => {
+            (url, "curl --fail --upload-file FILE \"$(curl --config curl.cfg)\"")
+        }
+        Key::Request { url, .. } => (url, "curl --config curl.cfg --upload-file FILE"),
         // One curl is one request.
         Key::Parts(_) => return String::new(),
     };
-    let mut config = format!(
-        "# Works until {}. Use: curl --config curl.cfg {file}\n",
-        lifetime.expires_at
-    );
+    let mut config = format!("# Works until {}. Use: {command}\n", lifetime.expires_at);
     let mut line = |option: &str, value: &str| {
         config.push_str(&format!(
             "{option} = \"{}\"\n",
@@ -142,6 +143,12 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
                 .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
             {
                 line("header", &format!("{name}: {value}"));
+            }
+            if method == "POST" {
+                // No body, and no content type of curl's own, which would become the object's.
+                line("header", "content-length: 0");
+                line("output", "/dev/null");
+                line("write-out", "%header{location}");
             }
         }
         Key::Parts(_) => {}

@@ -116,6 +116,18 @@ pub fn in_parts() -> GrantFacts {
     }
 }
 
+/// The same for an upload in a session.
+pub fn resumable() -> GrantFacts {
+    GrantFacts {
+        ask: Ask::Upload {
+            mode: UploadMode::Resumable,
+            multipart: Default::default(),
+            constraints: UploadConstraints::default(),
+        },
+        ..upload()
+    }
+}
+
 /// Has the grant's keys renewed.
 pub fn renew_always(grant: &mut GrantFacts) {
     grant.terms.renewal = Some(Renewal {
@@ -183,6 +195,14 @@ pub fn capabilities() -> Capabilities {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
+                Capability::WriteOnce,
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+        ),
+        resumable: Some(
+            [
+                Capability::ContentType,
                 Capability::WriteOnce,
                 Capability::SignedHeadersOnly,
             ]

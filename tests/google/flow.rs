@@ -8,7 +8,7 @@ use valet_harness::{GcsServer, Operator, OperatorOptions, google, process};
 
 use crate::{
     ACCOUNT, KEY,
-    fake::Fake,
+    fake::{Fake, Reply},
     identity::good,
     world::{self, SOON, Tenant, VALET, condition, says},
 };
@@ -154,6 +154,132 @@ fn by_form() {
         "op": "verify_form", "key_file": KEY, "account": ACCOUNT, "fields": fields, "bucket": t.name(), "now": now, "size": 5,
     });
     assert_eq!(google::ask(question, &[]).unwrap().0["why"], "");
+}
+
+/// A session, started by the key. fake-gcs-server starts one by such a request, too, and forgets what the object is called; so
+/// somebody stands before it who checks the request and starts the session as Google does.
+#[test]
+fn resumable() {
+    let t = tenant("gcs-resumable");
+    let name = t.key("film ü.mp4");
+    let (bucket, object) = (t.name().to_owned(), name.clone());
+    let front = Fake::start(move |call, _| {
+        let question = json!({
+            "op": "verify", "key_file": KEY, "account": ACCOUNT, "method": call.method,
+            "url": format!("http://{}{}", call.header("host").unwrap(), call.path),
+            "headers": call.headers.iter().filter(|(n, _)| !n.eq_ignore_ascii_case("host")).collect::<Vec<_>>(),
+            "now": jiff::Timestamp::now().as_second(), "exists": SERVER.get(&bucket, &object).unwrap().is_some(),
+        });
+        let why = google::ask(question, &[]).unwrap().0["why"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        if !why.is_empty() {
+            return Reply::text(if why.contains("there already") { 412 } else { 403 }, &why);
+        }
+        assert_eq!((call.header("x-goog-resumable"), call.body.len()), (Some("start"), 0));
+        let name: String = object.bytes().map(|b| format!("%{b:02X}")).collect();
+        let session = json!({
+            "op": "send", "method": "POST",
+            "url": format!("{}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&name={name}", SERVER.endpoint()),
+            "headers": [["Content-Type", "application/json"]],
+        });
+        let metadata = json!({"contentType": call.header("content-type")}).to_string();
+        let (answer, _) = google::ask(session, metadata.as_bytes()).unwrap();
+        let headers = answer["headers"].as_array().unwrap();
+        let location = headers
+            .iter()
+            .find(|h| h[0].as_str().unwrap().eq_ignore_ascii_case("location"))
+            .unwrap();
+        Reply::Answer(
+            201,
+            vec![("Location", location[1].as_str().unwrap().to_owned())],
+            String::new(),
+        )
+    });
+    let constraints = json!({"contentType": "video/mp4"});
+    let grant = |name: &str, key: &str| {
+        t.grant(
+            "UploadGrant",
+            name,
+            json!({"mode": "Resumable", "key": key, "constraints": constraints}),
+        )
+    };
+
+    // Not unless the store's owner accepts that a session outlives its key.
+    let _operator = t.operator();
+    t.apply(&[grant("early", "x/early")]);
+    let refused = t.reason("ug/early", "CapabilityMissing");
+    assert!(
+        message(&refused).contains("resumableUploads: Tolerate"),
+        "{}",
+        message(&refused)
+    );
+
+    t.apply(&[store(
+        &t,
+        json!({"publicEndpoint": front.url(), "resumableUploads": "Tolerate"}),
+    )]);
+    let can = valet_harness::eventually(SOON, "the store to be tried out", || {
+        let store = t.get(&format!("costore/{}", t.name()))?;
+        let can = store["status"]["capabilities"].as_array()?.clone();
+        can.contains(&json!("Resumable")).then_some(can)
+    });
+    assert!(
+        can.contains(&json!("Resumable/WriteOnce")) && !can.contains(&json!("Resumable/ContentLength")),
+        "{can:?}"
+    );
+    t.apply(&[
+        grant("up", &name),
+        t.grant(
+            "UploadGrant",
+            "sized",
+            json!({"mode": "Resumable", "constraints": {"contentLength": 5}}),
+        ),
+    ]);
+    let refused = t.reason("ug/sized", "CapabilityMissing");
+    assert!(message(&refused).contains("contentLength"), "{}", message(&refused));
+    t.reason("ug/up", "Issued");
+    let key = t.mount("up");
+    assert_eq!((key.files["method"].as_str(), key.files.len()), ("POST", 7));
+    // As the first line of the configuration says, in a shell: the session's address, then the bytes.
+    let used = key.files["curl.cfg"]
+        .lines()
+        .next()
+        .unwrap()
+        .split("Use: ")
+        .nth(1)
+        .unwrap()
+        .to_owned();
+    let file = t.file("film", &[b'x'; 300_000]);
+    let used = used
+        .replace("FILE", file.to_str().unwrap())
+        .replace("curl.cfg", key.folder.join("curl.cfg").to_str().unwrap());
+    let shell = |line: &str| {
+        let mut command = process::clean(Command::new("sh"));
+        command.args(["-euc", line]);
+        process::run(command, b"", SOON).unwrap()
+    };
+    let session = shell(&format!("curl --config {}", key.folder.join("curl.cfg").display()));
+    assert!(
+        session.text().starts_with(&format!("{}/upload/", SERVER.endpoint())),
+        "{} {}",
+        session.text(),
+        session.stderr
+    );
+    let sent = shell(&format!("{used} --silent --show-error"));
+    assert!(sent.status.success(), "{}", sent.stderr);
+    let completed = t.reason("ug/up", "Completed");
+    assert_eq!(
+        (
+            &completed["status"]["object"]["size"],
+            &completed["status"]["object"]["contentType"]
+        ),
+        (&json!(300_000), &json!("video/mp4"))
+    );
+    assert_eq!(SERVER.get(t.name(), &name).unwrap().map(|b| b.len()), Some(300_000));
+    // Write-once.
+    assert_eq!(key.curl(&[]).0, 412);
 }
 
 /// What Google cannot enforce is refused by name.

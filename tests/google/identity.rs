@@ -17,7 +17,7 @@ use valet::{
 use valet_harness::Scratch;
 
 use crate::{
-    ACCOUNT, KEY,
+    ACCOUNT, Flat, KEY,
     fake::{Call, Fake, Reply},
     key, request, store, upload,
 };
@@ -61,11 +61,17 @@ async fn google_signs_what_a_key_would() {
     assert_eq!(by_google.credentials_expire().await.unwrap(), None);
     for name in ["a", "b", "c"] {
         let put = request(name, upload(UploadMode::Put, Overwrite::Forbid));
-        let (theirs, ours) = (by_google.sign(&put).await.unwrap(), by_key.sign(&put).await.unwrap());
-        assert_eq!(theirs.url().unwrap().expose(), ours.url().unwrap().expose());
+        let (theirs, ours) = (
+            by_google.sign(&put).await.unwrap().flat(),
+            by_key.sign(&put).await.unwrap().flat(),
+        );
+        assert_eq!(theirs.url.expose(), ours.url.expose());
         let form = request(name, upload(UploadMode::PostForm, Overwrite::Allow));
-        let (theirs, ours) = (by_google.sign(&form).await.unwrap(), by_key.sign(&form).await.unwrap());
-        assert_eq!(theirs.form().unwrap().expose(), ours.form().unwrap().expose());
+        let (theirs, ours) = (
+            by_google.sign(&form).await.unwrap().flat(),
+            by_key.sign(&form).await.unwrap().flat(),
+        );
+        assert_eq!(theirs.form.unwrap().expose(), ours.form.unwrap().expose());
     }
     // One call a signature, and one for the token and the account's name for all of them.
     let sign = fake
@@ -98,11 +104,11 @@ async fn another_account_signs_where_the_store_says_so() {
     let signed = gcs
         .sign(&request("a", upload(UploadMode::Put, Overwrite::Forbid)))
         .await
-        .unwrap();
+        .unwrap()
+        .flat();
     assert!(
         signed
-            .url()
-            .unwrap()
+            .url
             .expose()
             .contains("X-Goog-Credential=other%40p.iam.gserviceaccount.com%2F20260102%2F")
     );
@@ -152,7 +158,8 @@ async fn a_key_asks_for_a_token() {
     for _ in 0..2 {
         gcs.sign(&request("a", upload(UploadMode::Put, Overwrite::Forbid)))
             .await
-            .unwrap();
+            .unwrap()
+            .flat();
     }
     assert_eq!((fake.count("/token"), fake.count(":signBlob")), (1, 2));
 }
@@ -208,11 +215,10 @@ async fn another_issuers_token_is_taken() {
     };
     let gcs = store(json!({}), of(file.clone()), Some(&fake.url()));
     let put = request("a", upload(UploadMode::Put, Overwrite::Forbid));
-    let signed = gcs.sign(&put).await.unwrap();
+    let signed = gcs.sign(&put).await.unwrap().flat();
     assert!(
         signed
-            .url()
-            .unwrap()
+            .url
             .expose()
             .contains("X-Goog-Credential=test-iam-credentials%40")
     );

@@ -80,3 +80,36 @@ pub fn download(version: Option<&str>) -> Ask {
         },
     }
 }
+
+/// What a request says, whatever shape its key has.
+pub struct Plain {
+    pub url: valet::sign::SignedUrl,
+    pub method: String,
+    pub headers: Vec<(String, String)>,
+    pub form: Option<valet::sign::Form>,
+}
+
+/// Takes a key apart.
+pub trait Flat {
+    fn flat(self) -> Plain;
+}
+
+impl Flat for valet::sign::Signed {
+    fn flat(self) -> Plain {
+        match self.key {
+            valet::sign::Key::Request { url, method, headers } => Plain {
+                url,
+                method,
+                headers,
+                form: None,
+            },
+            valet::sign::Key::Form { url, fields } => Plain {
+                url,
+                method: "POST".into(),
+                headers: Vec::new(),
+                form: Some(fields),
+            },
+            valet::sign::Key::Parts(_) => panic!("there are no parts here"),
+        }
+    }
+}

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use valet::{
-    api::{Overwrite, UploadMode},
+    api::{Ask, Overwrite, UploadConstraints, UploadMode},
     sign::{Provider, SignedUrl, gcs::Source},
 };
 use valet_harness::google;
 
-use crate::{ACCOUNT, ISSUED, KEY, download, key, request, store, upload};
+use crate::{ACCOUNT, Flat, ISSUED, KEY, download, key, request, store, upload};
 
 const NAME: &str = "tenants/web/ü +(1)~/é%2F$&=?#.bin";
 
@@ -76,26 +76,62 @@ async fn googles_own_client_signs_the_same_urls() {
         let put = gcs
             .sign(&request(name, upload(UploadMode::Put, Overwrite::Forbid)))
             .await
-            .unwrap();
+            .unwrap()
+            .flat();
         assert_eq!(
-            put.url().unwrap().expose(),
-            by_google("PUT", name, put.headers(), json!([])),
+            put.url.expose(),
+            by_google("PUT", name, &put.headers, json!([])),
             "{name}"
         );
         let get = gcs
             .sign(&request(name, download(Some("1700000000000000"))))
             .await
-            .unwrap();
+            .unwrap()
+            .flat();
         let query = json!([
             ["generation", "1700000000000000"],
             ["response-content-type", "text/csv"],
             ["response-content-disposition", "attachment; filename=\"a b.csv\""],
         ]);
-        assert_eq!(
-            get.url().unwrap().expose(),
-            by_google("GET", name, &[], query),
-            "{name}"
-        );
+        assert_eq!(get.url.expose(), by_google("GET", name, &[], query), "{name}");
+    }
+}
+
+/// The request that starts a resumable upload; Google's client adds x-goog-resumable itself.
+#[tokio::test]
+async fn googles_own_client_starts_the_same_sessions() {
+    let constraints = UploadConstraints {
+        content_type: Some("video/mp4".into()),
+        ..UploadConstraints::default()
+    };
+    let ask = Ask::Upload {
+        mode: UploadMode::Resumable,
+        multipart: Default::default(),
+        constraints,
+    };
+    let session = valets().sign(&request(NAME, ask)).await.unwrap().flat();
+    let (own, theirs): (Vec<_>, Vec<_>) = session
+        .headers
+        .iter()
+        .cloned()
+        .partition(|(n, _)| n != "x-goog-resumable");
+    assert_eq!(theirs, [("x-goog-resumable".to_owned(), "start".to_owned())]);
+    assert_eq!(session.url.expose(), by_google("RESUMABLE", NAME, &own, json!([])));
+    let good = check(&session.url, "POST", &session.headers);
+    assert_eq!(why(&good), None);
+    type Bend = fn(&mut Value);
+    let bends: &[(&str, Bend)] = &[
+        ("a plain upload", |c| c["method"] = "PUT".into()),
+        ("no session", |c| header(c, "x-goog-resumable", None)),
+        ("another content type", |c| header(c, "content-type", Some("text/html"))),
+        ("no precondition", |c| header(c, "x-goog-if-generation-match", None)),
+        ("an object that is there", |c| c["exists"] = true.into()),
+        ("after its end", |c| c["now"] = now(3600).into()),
+    ];
+    for (what, bend) in bends {
+        let mut bent = good.clone();
+        bend(&mut bent);
+        assert!(why(&bent).is_some(), "{what} was taken");
     }
 }
 
@@ -105,14 +141,15 @@ async fn googles_own_client_signs_the_same_forms() {
         let form = valets()
             .sign(&request(name, upload(UploadMode::PostForm, Overwrite::Allow)))
             .await
-            .unwrap();
+            .unwrap()
+            .flat();
         let question = json!({
             "op": "sign_form", "key_file": KEY, "bucket": "media", "key": name, "expires": 3600, "timestamp": "20260102T030405Z",
             "conditions": [["content-length-range", 3, 9]], "fields": [["Content-Type", "text/plain; charset=utf-8"]],
         });
         let (googles, _) = google::ask(question, &[]).unwrap();
-        assert_eq!(form.url().unwrap().expose(), googles["url"].as_str().unwrap());
-        let mut fields: Vec<(String, String)> = form.form().unwrap().expose().to_vec();
+        assert_eq!(form.url.expose(), googles["url"].as_str().unwrap());
+        let mut fields: Vec<(String, String)> = form.form.unwrap().expose().to_vec();
         let mut theirs: Vec<(String, String)> = serde_json::from_value(googles["fields"].clone()).unwrap();
         fields.sort();
         theirs.sort();
@@ -161,12 +198,13 @@ async fn a_bent_url_is_refused() {
     let put = gcs
         .sign(&request(NAME, upload(UploadMode::Put, Overwrite::Forbid)))
         .await
-        .unwrap();
-    let good = check(put.url().unwrap(), "PUT", put.headers());
+        .unwrap()
+        .flat();
+    let good = check(&put.url, "PUT", &put.headers);
     assert_eq!(why(&good), None);
     // The checker takes what Google's client signs, too.
     let mut googles = good.clone();
-    googles["url"] = by_google("PUT", NAME, put.headers(), json!([])).into();
+    googles["url"] = by_google("PUT", NAME, &put.headers, json!([])).into();
     assert_eq!(why(&googles), None);
     for later in [0, 3599] {
         let mut other = good.clone();
@@ -245,8 +283,9 @@ async fn a_bent_url_is_refused() {
     let get = gcs
         .sign(&request(NAME, download(Some("1700000000000000"))))
         .await
-        .unwrap();
-    let good = check(get.url().unwrap(), "GET", get.headers());
+        .unwrap()
+        .flat();
+    let good = check(&get.url, "GET", &get.headers);
     assert_eq!(why(&good), None);
     let bends: &[(&str, Bend)] = &[
         ("another version", |c| {
@@ -275,8 +314,9 @@ async fn a_bent_form_is_refused() {
     let form = gcs
         .sign(&request(NAME, upload(UploadMode::PostForm, Overwrite::Allow)))
         .await
-        .unwrap();
-    let fields = form.form().unwrap();
+        .unwrap()
+        .flat();
+    let fields = form.form.unwrap();
     let good = json!({
         "key_file": KEY, "account": ACCOUNT, "fields": fields.expose(), "bucket": "media", "now": now(1800), "size": 5,
     });
@@ -284,8 +324,9 @@ async fn a_bent_form_is_refused() {
     let another = gcs
         .sign(&request("another", upload(UploadMode::PostForm, Overwrite::Allow)))
         .await
-        .unwrap();
-    let others = another.form().unwrap();
+        .unwrap()
+        .flat();
+    let others = another.form.unwrap();
     let others = |name: &str| others.expose().iter().find(|(n, _)| n == name).unwrap().1.clone();
     let (policy, signature) = (others("policy"), others("x-goog-signature"));
 

@@ -83,6 +83,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
             UploadMode::Put,
             UploadMode::PostForm,
             UploadMode::Multipart,
+            UploadMode::Resumable,
         ]);
         let multipart = Multipart {
             part_size_bytes: dice.one_in(2).then(|| *dice.pick(&[1000, 1001, 5 << 20])),
@@ -185,6 +186,7 @@ fn view(dice: &mut Dice) -> StoreView {
         enforced: ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect(),
         post_form: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         multipart: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
+        resumable: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
@@ -305,6 +307,12 @@ fn a_weaker_store_never_allows_more() {
                     parts.remove(dice.pick(&ALL_CAPABILITIES));
                 }
                 parts => *parts = None,
+            },
+            _ if dice.one_in(2) => match &mut weaker.resumable {
+                Some(sessions) if dice.one_in(2) => {
+                    sessions.remove(dice.pick(&ALL_CAPABILITIES));
+                }
+                sessions => *sessions = None,
             },
             _ => {
                 weaker.enforced.remove(dice.pick(&ALL_CAPABILITIES));

@@ -63,6 +63,10 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
             Some(parts) => parts,
             None => return false,
         },
+        Ask::Upload { mode, .. } if *mode == UploadMode::Resumable => match &capabilities.resumable {
+            Some(sessions) => sessions,
+            None => return false,
+        },
         _ => &capabilities.enforced,
     };
     let can = |c: Capability| keys.contains(&c);

@@ -11,7 +11,7 @@ use valet::{
     grant::{GrantFacts, StoreView, admit},
 };
 
-use crate::common::{capabilities, constrain, download, form, in_parts, rule, store, upload};
+use crate::common::{capabilities, constrain, download, form, in_parts, resumable, rule, store, upload};
 
 struct Case {
     grant: GrantFacts,
@@ -141,6 +141,20 @@ fn of_modes() -> Vec<Case> {
             |_| {},
             |can| can.multipart = None,
             "ClusterObjectStore media takes no uploads in parts (Multipart); set spec.mode to Put, or use another store",
+        ),
+        of_mode(
+            resumable(),
+            |g| constrain(g, |c| c.content_length = Some(1)),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a resumable upload (ContentLength); set \
+             spec.mode to Put, or leave it out",
+        ),
+        of_mode(
+            resumable(),
+            |_| {},
+            |can| can.resumable = None,
+            "ClusterObjectStore media takes no resumable uploads (Resumable), which the owner of a store on Google Cloud Storage \
+             can allow with resumableUploads: Tolerate; set spec.mode to Put, or use another store",
         ),
         Case {
             reason: Reason::InvalidSpec,

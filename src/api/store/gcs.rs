@@ -1,4 +1,5 @@
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AddressingStyle, SecretRef};
@@ -45,6 +46,22 @@ pub struct GcsStore {
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')").message("probeKey is not a plain key: letters, digits, '.', '_' and '-', in segments separated by single slashes"))]
     pub probe_key: Option<String>,
+
+    /// Whether grants may have mode: Resumable. The key then starts a session, and the session's address, which anybody
+    /// who has it can use, takes bytes for a week: longer than the key, than maxExpirationSeconds and than a grant's
+    /// deadlineTime, and of any size. Refuse: no such grants. Tolerate: that is acceptable. Default: Refuse.
+    #[serde(default)]
+    pub resumable_uploads: ResumableUploads,
+}
+
+/// Whether sessions that outlive their keys are acceptable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ResumableUploads {
+    /// No resumable uploads.
+    #[default]
+    Refuse,
+    /// Grants may ask for them.
+    Tolerate,
 }
 
 fn path() -> AddressingStyle {

@@ -3,12 +3,14 @@
 //! harmless.
 
 mod awaited;
+mod google;
 mod relay;
 mod server;
 mod tokens;
 mod topics;
 
 pub use awaited::{Awaited, Call};
+pub use google::{CERTIFICATES as GOOGLE_CERTIFICATES, GoogleTokens};
 pub use relay::Leader;
 pub use server::Receiver;
 pub use tokens::Tokens;

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::{
     awaited::Awaited,
+    google::GoogleTokens,
     relay::{Leader, RELAYED, pass_on},
     tokens::Tokens,
     topics::Topics,
@@ -46,6 +47,8 @@ const RETRY_AFTER: &str = "2";
 pub struct Receiver {
     /// Who may post.
     pub tokens: Tokens,
+    /// Whose identity tokens are taken besides.
+    pub google: Option<GoogleTokens>,
     /// Who awaits what.
     pub awaited: Arc<Awaited>,
     /// SNS topics that may send.
@@ -97,10 +100,20 @@ impl Receiver {
         }
     }
 
+    async fn admit(&self, headers: &HeaderMap) -> bool {
+        if self.tokens.admit(headers).await {
+            return true;
+        }
+        match &self.google {
+            Some(google) => google.admit(headers).await,
+            None => false,
+        }
+    }
+
     async fn take(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         // First of all, before any of the body is read.
-        if !self.tokens.admit(&head.headers).await {
+        if !self.admit(&head.headers).await {
             self.metrics.notified("refused", 1);
             // SNS sends its password only to who asks for it.
             let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];

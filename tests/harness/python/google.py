@@ -204,6 +204,8 @@ def verify_form(request, _body):
 
 
 def examine_form(check):
+    if check.get("method", "POST") != "POST":
+        raise Refused("a form is posted")
     fields = {}
     for name, value in check["fields"]:
         if name.lower() in fields:
