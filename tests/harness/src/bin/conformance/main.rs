@@ -4,8 +4,8 @@
 //! ```text
 //! conformance [--check] PAGE
 //! ```
-//! Starts versitygw, MinIO, fake-gcs-server, Azurite and, if `VALET_GARAGE` names one, Garage (whose table is otherwise left as it stands
-//! in PAGE), has `valet sign` make the keys and plain curl use them, prints the table and writes it to
+//! Starts versitygw, MinIO, Azurite, fake-gcs-server and, if `VALET_GARAGE` names one, Garage (whose table is otherwise left as it
+//! stands in PAGE), has `valet sign` make the keys and plain curl use them, prints the table and writes it to
 //! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
 //! page that is there says something else. Ends with the figures in one line.
 
@@ -64,23 +64,23 @@ fn run() -> Result<bool> {
             let table = table.join().map_err(|_| Error::new("the cells of a store panicked"));
             table.and_then(|table| table)
         });
-        let done = done.collect::<Result<Vec<_>>>()?;
-        let google = google.join().map_err(|_| Error::new("the cells of Google panicked"));
-        let azure = azure.join().map_err(|_| Error::new("the cells of Azurite panicked"));
-        Ok::<_, Error>((done, google??, azure??))
+        let tables = done.collect::<Result<Vec<_>>>();
+        let azure = azure.join().map_err(|_| Error::new("the cells of Azurite panicked"))?;
+        let google = google.join().map_err(|_| Error::new("the cells of Google panicked"))?;
+        Ok::<_, Error>((tables?, azure?, google?))
     })?;
-    let (tables, google, azure) = tables;
-    let more = google::page(&google) + &azure::page(&azure);
+    let (tables, azure, google) = tables;
 
     let before = fs::read_to_string(&page).unwrap_or_default();
-    let text = page::page(&tables, &before) + &more;
-    print!("{}{more}", page::tables(&tables));
+    let others = azure::page(&azure) + &google::page(&google);
+    let text = page::page(&tables, &before) + &others;
+    print!("{}{others}", page::tables(&tables));
     let cells = tables
         .iter()
         .flat_map(|t| &t.rows)
         .flat_map(|(_, cells)| cells.iter().flatten())
-        .chain(google.iter().flat_map(|(_, cells)| cells.iter().flatten()))
-        .chain(azure.iter().flat_map(|(_, cells)| cells.iter().flatten()));
+        .chain(azure.iter().flat_map(|(_, cells)| cells.iter().flatten()))
+        .chain(google.iter().flat_map(|(_, cells)| cells.iter().flatten()));
     let (right, all) = cells.fold((0, 0), |(right, all), cell| {
         (right + usize::from(cell.as_documented), all + 1)
     });
