@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Ask, UploadMode};
+use super::{Ask, DownloadMode, UploadMode};
 
 /// Something that a grant may ask for and that a store must be able to enforce.
 ///
@@ -52,6 +52,8 @@ pub struct Capabilities {
     pub enforced: BTreeSet<Capability>,
     /// What its POST forms can pin down; `None` if it takes no forms.
     pub post_form: Option<BTreeSet<Capability>>,
+    /// What temporary credentials of its can be held to, beyond verb, keys and time; `None` if it hands out none.
+    pub credentials: Option<BTreeSet<Capability>>,
     /// What its uploads in parts can be held to; `None` if it takes none.
     pub multipart: Option<BTreeSet<Capability>>,
     /// What its resumable uploads can be held to; `None` if it takes none.
@@ -75,6 +77,14 @@ impl Capabilities {
                 ..
             } => self.post_form.as_ref(),
             Ask::Upload {
+                mode: UploadMode::Credentials,
+                ..
+            }
+            | Ask::Download {
+                mode: DownloadMode::Credentials,
+                ..
+            } => self.credentials.as_ref(),
+            Ask::Upload {
                 mode: UploadMode::Multipart,
                 ..
             } => self.multipart.as_ref(),
@@ -85,17 +95,21 @@ impl Capabilities {
             Ask::Upload {
                 mode: UploadMode::Put, ..
             }
-            | Ask::Download { .. } => Some(&self.enforced),
+            | Ask::Download {
+                mode: DownloadMode::Url,
+                ..
+            } => Some(&self.enforced),
         }
     }
 
-    /// The names in `status.capabilities`: what signed URLs can pin down, then the modes of upload beyond Put, each
+    /// The names in `status.capabilities`: what signed URLs can pin down, then the other modes, each
     /// followed by what its keys can pin down, as `PostForm/ContentLengthRange`.
     pub fn names(&self) -> Vec<String> {
         let plain = self.enforced.iter().map(|c| c.as_str().to_owned());
         let modes = [
             (UploadMode::PostForm, &self.post_form),
             (UploadMode::Multipart, &self.multipart),
+            (UploadMode::Credentials, &self.credentials),
             (UploadMode::Resumable, &self.resumable),
         ];
         let others = modes.into_iter().flat_map(|(mode, can)| {

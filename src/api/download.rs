@@ -1,4 +1,5 @@
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
@@ -55,6 +56,7 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
 #[x_kube(
     validation = Rule::new("has(self.version) == has(oldSelf.version)").message("version says what the grant permits and cannot be added or removed; make a new grant"),
     validation = Rule::new("has(self.response) == has(oldSelf.response)").message("response says what the grant permits and cannot be added or removed; make a new grant"),
+    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode == 'Credentials')").message("key ends with '/', which stands for everything below it: that takes mode: Credentials; name one object as 'folder/file', or set the mode"),
     validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be taken back; make a new grant"),
     validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600: kubelets take a minute or two to carry a new key to its pods; ask for 600 or more"),
     validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, since pods may have the Secret mounted; make a new grant")
@@ -63,6 +65,13 @@ pub struct DownloadGrantSpec {
     #[serde(flatten)]
     #[allow(missing_docs)]
     pub terms: Terms,
+
+    /// What the holder gets. Url: a signed URL, as curl takes it. Credentials: temporary credentials for S3 clients, which
+    /// can read this one key, or, if the key ends with '/', list and read every key below it; the store must have
+    /// credentials.assumeRole and an access rule with credentials: Allow. Cannot change. Default: Url.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("mode says what the grant permits and cannot change; make a new grant"))]
+    pub mode: DownloadMode,
 
     /// The version of the object, as the store names it (S3: the version ID). Default: the newest at the time of
     /// the download. Cannot change.
@@ -79,6 +88,16 @@ pub struct DownloadGrantSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("response says what the grant permits and cannot change; make a new grant"))]
     pub response: Option<ResponseHeaders>,
+}
+
+/// How an object is downloaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum DownloadMode {
+    #[default]
+    #[allow(missing_docs)]
+    Url,
+    #[allow(missing_docs)]
+    Credentials,
 }
 
 /// Response headers to override on a download.
@@ -119,6 +138,7 @@ impl Grant for DownloadGrant {
     }
     fn ask(&self) -> Ask {
         Ask::Download {
+            mode: self.spec.mode,
             version: self.spec.version.clone(),
             response: self.spec.response.clone().unwrap_or_default(),
         }

@@ -4,7 +4,9 @@ use k8s_openapi::NamespaceResourceScope;
 use kube::CustomResourceExt;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{GrantStatus, Multipart, Operation, Parts, ResponseHeaders, Terms, UploadConstraints, UploadMode};
+use super::{
+    DownloadMode, GrantStatus, Multipart, Operation, Parts, ResponseHeaders, Terms, UploadConstraints, UploadMode,
+};
 
 /// What the holder of the key may do, beyond the terms that both kinds share.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +22,8 @@ pub enum Ask {
     },
     /// Read the object.
     Download {
+        /// In which way.
+        mode: DownloadMode,
         /// Which version; absent: the newest.
         version: Option<String>,
         /// What to answer with.
@@ -33,6 +37,14 @@ impl Ask {
         match self {
             Self::Upload { .. } => Operation::Upload,
             Self::Download { .. } => Operation::Download,
+        }
+    }
+
+    /// Whether the holder gets temporary credentials instead of one signed request.
+    pub fn is_for_credentials(&self) -> bool {
+        match self {
+            Self::Upload { mode, .. } => *mode == UploadMode::Credentials,
+            Self::Download { mode, .. } => *mode == DownloadMode::Credentials,
         }
     }
 

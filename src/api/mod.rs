@@ -21,7 +21,7 @@ mod upload;
 
 pub use capability::{Capabilities, Capability};
 pub use condition::{set_condition, set_ready};
-pub use download::{DownloadGrant, DownloadGrantSpec, ResponseHeaders};
+pub use download::{DownloadGrant, DownloadGrantSpec, DownloadMode, ResponseHeaders};
 pub use grant::{Ask, Grant};
 pub use limits::StoreLimits;
 pub use multipart::{MAX_PARTS, MIB, Multipart, Part, Parts};
@@ -30,7 +30,8 @@ pub use status::{Binding, GrantStatus, ObservedObject};
 pub use store::{
     AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, CanaryStatus,
     ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore,
-    ObjectStoreSpec, Place, ResumableUploads, S3Credentials, S3Store, SecretRef, Store, StoreStatus, UnsignedHeaders,
+    ObjectStoreSpec, Permission, Place, ResumableUploads, S3Credentials, S3Store, SecretRef, ShortSessions, Store,
+    StoreStatus, UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};
@@ -73,6 +74,9 @@ pub mod annotation {
     pub const STORE: &str = "valetkey.dev/store";
     /// The lifetime that was asked for, in seconds: a grant that asks for another one gets a new key.
     pub const EXPIRATION_SECONDS: &str = "valetkey.dev/expiration-seconds";
+    /// A fingerprint of what the key was signed with: the bucket, its address and the store's lasting credentials. Once
+    /// the store has another one, the key is signed anew.
+    pub const SIGNED_WITH: &str = "valetkey.dev/signed-with";
     /// How many keys the grant had before this one; absent from the first.
     pub const RENEWALS: &str = "valetkey.dev/renewals";
     /// When the last of the keys before this one ends; only if that is later than this one's end.
@@ -87,7 +91,8 @@ pub mod annotation {
     pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";
 }
 
-/// Names of a grant Secret's data: valid as file names and as environment variables' values' sources alike.
+/// Names of a grant Secret's data: valid as file names and as environment variables' values' sources alike. With mode:
+/// Credentials the names of the AWS SDKs' environment variables and files come beside `expiry`, `type` and `provider`.
 pub mod data {
     /// The signed URL.
     pub const URL: &str = "url";

@@ -1,19 +1,23 @@
 use std::fmt::Debug;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 mod azure;
+mod choices;
 mod gcs;
 mod place;
 mod size;
+mod status;
 
 pub use azure::{AzureBlobCredentials, AzureBlobStore};
+pub use choices::{Permission, ShortSessions};
 pub use gcs::{GcsCredentials, GcsStore, ResumableUploads};
 pub use place::Place;
 pub use size::ByteSize;
+pub use status::{CanaryStatus, StoreStatus};
 
 use super::{Operation, StoreKind, StoreLimits, rules::Rules};
 
@@ -77,6 +81,12 @@ pub struct ObjectStoreSpec {
     /// A bucket of Google Cloud Storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gcs: Option<GcsStore>,
+
+    /// What to do with a grant that asks for a longer life than the credentials that sign have left, sessions as a rule.
+    /// Truncate: its key ends with them, and the grant says so (ExpiryTruncated). Refuse: it gets none
+    /// (ExpirationTooLong), and is told how much it could ask for. Default: Truncate.
+    #[serde(default)]
+    pub short_sessions: ShortSessions,
 
     /// How much of the operator and of the store's keys may be in use at one time. Default: as many keys as are asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,6 +158,12 @@ pub struct ClusterObjectStoreSpec {
     /// A bucket of Google Cloud Storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gcs: Option<GcsStore>,
+
+    /// What to do with a grant that asks for a longer life than the credentials that sign have left, sessions as a rule.
+    /// Truncate: its key ends with them, and the grant says so (ExpiryTruncated). Refuse: it gets none
+    /// (ExpirationTooLong), and is told how much it could ask for. Default: Truncate.
+    #[serde(default)]
+    pub short_sessions: ShortSessions,
 
     /// How much of the operator and of the store's keys may be in use at one time. Default: as many keys as are asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -324,6 +340,13 @@ pub struct AccessRule {
     #[schemars(range(min = 1, max = 604_800))]
     pub max_expiration_seconds: Option<i64>,
 
+    /// Whether grants may have temporary credentials (mode: Credentials) instead of a URL. Those work with any S3 client,
+    /// any number of times, for one key or all keys below one; nothing limits how much is uploaded with them, so a
+    /// rule with maxBytes or contentTypes allows none. Default: Forbid; an ObjectStore without any rule allows its
+    /// own namespace what the store can do.
+    #[serde(default)]
+    pub credentials: Permission,
+
     /// The largest upload, in bytes or as a quantity (500k, 64Mi, 5Gi). A grant under such a rule must say the
     /// size of its upload. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -371,39 +394,6 @@ pub struct Namespaces {
     pub selector: Option<LabelSelector>,
 }
 
-/// Whether the store can be used. Written by Valet.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StoreStatus {
-    /// The metadata.generation that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Ready: the settings make sense and the credentials can be read. Whether the store accepts them shows when
-    /// it is used.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "super::status::conditions")]
-    pub conditions: Vec<Condition>,
-    /// What grants may ask of this store; a grant that asks for anything else is refused by this name. Those with
-    /// PostForm/ before them are what grants with mode: PostForm may ask.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub capabilities: Vec<String>,
-    /// When the credentials with which keys are signed now come to their end, if they do: no key outlives them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_expiration_time: Option<Time>,
-    /// What came of trying the store out with real keys, if the annotation valetkey.dev/canary-requested-at asks for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub canary: Option<CanaryStatus>,
-}
-
-/// When a store was tried out with real keys. What was found is in the condition KeysEnforced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct CanaryStatus {
-    /// The annotation's value that was answered.
-    pub request: String,
-    /// When.
-    pub time: Time,
-}
-
 /// Both kinds of store, as everything past the API sees them.
 pub trait Store:
     kube::Resource<DynamicType = ()>
@@ -424,6 +414,8 @@ pub trait Store:
     fn limits(&self) -> StoreLimits;
     /// The access rules in one form. An [`ObjectStore`] without any allows its own namespace everything.
     fn rules(&self) -> Vec<ClusterAccessRule>;
+    /// What to do where its credentials end before a key should.
+    fn short_sessions(&self) -> ShortSessions;
     /// The status as last written, if any.
     fn store_status(&self) -> Option<&StoreStatus>;
     /// Runs the CRD's own CEL rules here.
@@ -445,6 +437,7 @@ impl Store for ObjectStore {
     fn rules(&self) -> Vec<ClusterAccessRule> {
         let everything = AccessRule {
             operations: vec![Operation::Upload, Operation::Download],
+            credentials: Permission::Allow,
             ..AccessRule::default()
         };
         let rules = if self.spec.access.is_empty() {
@@ -463,6 +456,9 @@ impl Store for ObjectStore {
                 rule,
             })
             .collect()
+    }
+    fn short_sessions(&self) -> ShortSessions {
+        self.spec.short_sessions
     }
     fn store_status(&self) -> Option<&StoreStatus> {
         self.status.as_ref()
@@ -484,6 +480,9 @@ impl Store for ClusterObjectStore {
     }
     fn rules(&self) -> Vec<ClusterAccessRule> {
         self.spec.access.clone()
+    }
+    fn short_sessions(&self) -> ShortSessions {
+        self.spec.short_sessions
     }
     fn store_status(&self) -> Option<&StoreStatus> {
         self.status.as_ref()

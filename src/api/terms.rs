@@ -14,15 +14,16 @@ pub struct Terms {
     pub store_ref: StoreRef,
 
     /// The object's key in the bucket, whole, as the store will see it: no part of it is filled in. An access
-    /// rule of the store must allow it. At most 1024 bytes in UTF-8. It may not start or end with '/', nor have
+    /// rule of the store must allow it. At most 1024 bytes in UTF-8. It may not start with '/', nor have
     /// an empty ('//'), '.' or '..' segment in any spelling ('%2e' included), nor control characters, since
-    /// stores, proxies and clients disagree on what those mean. Cannot change.
+    /// stores, proxies and clients disagree on what those mean. Only with mode: Credentials may it end with '/': then
+    /// it stands for every key below it. Cannot change.
     /// Example: tenants/web/users/42/avatar.png
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
         validation = Rule::new("self == oldSelf").message("key says what the grant permits and cannot change; make a new grant"),
         validation = Rule::new("size(bytes(self)) <= 1024").message("key is longer than 1024 bytes in UTF-8, the most that object stores take; shorten it"),
-        validation = Rule::new("!self.startsWith('/') && !self.endsWith('/') && !self.contains('//')").message("key has an empty segment: it may not start or end with '/' nor contain '//'; name the object as 'folder/file'"),
+        validation = Rule::new("!self.startsWith('/') && !self.contains('//')").message("key has an empty segment: it may not start with '/' nor contain '//'; name the object as 'folder/file'"),
         validation = Rule::new(r"!self.matches('(^|[/\\\\]|%(25)*(2[fF]|5[cC]))([.]|%(25)*2[eE]){1,2}([/\\\\]|%(25)*(2[fF]|5[cC])|$)')").message("key has a '.' or '..' segment (or one of its percent-encoded spellings), which clients and stores resolve differently; write the resolved key"),
         validation = Rule::new(r"!self.matches('[\\p{Cc}\\p{Zl}\\p{Zp}\\x{202A}-\\x{202E}\\x{2066}-\\x{2069}\\x{FEFF}\\x{FFFE}\\x{FFFF}]')").message("key has a control, line separator or text direction character; remove it (percent-encode it in the name if you must keep it)")
     )]
@@ -140,6 +141,11 @@ impl Terms {
     /// Whether a new key takes the place of one that comes to its end.
     pub fn renews(&self) -> bool {
         self.renewal.is_some_and(|r| r.policy == RenewalPolicy::Always)
+    }
+
+    /// Whether the key stands for everything below it rather than for one object.
+    pub fn is_prefix(&self) -> bool {
+        self.key.ends_with('/')
     }
 
     /// Whether the grant is held back for now.

@@ -255,18 +255,16 @@ async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -
         namespace_labels: Arc::new(labels),
         capabilities: provider.capabilities(),
         credentials_expire,
+        short_sessions: store.short_sessions(),
+        signer: None,
     };
     Ok((StoreFact::Usable(view), Some(provider)))
 }
 
 fn print(output: Output, secret: &k8s_openapi::api::core::v1::Secret) -> Result<(), String> {
     let entry = |name: &str| {
-        let bytes = secret
-            .data
-            .as_ref()
-            .and_then(|d| d.get(name))
-            .map(|b| b.0.clone())
-            .unwrap_or_default();
+        let bytes = secret.data.as_ref().and_then(|d| d.get(name)).map(|b| b.0.clone());
+        let bytes = bytes.ok_or("mode: Credentials has no URL; use --output yaml or json")?;
         String::from_utf8(bytes).map_err(|e| e.to_string())
     };
     print_text(&match output {

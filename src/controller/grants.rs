@@ -4,7 +4,7 @@ mod tell;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -238,12 +238,18 @@ impl<'a, G: Grant> Visit<'a, G> {
         let (fact, provider) = self
             .context
             .stores
-            .fact(&grant.terms.store_ref, &grant.namespace)
+            .fact(&grant.terms.store_ref, &grant.namespace, self.wanted_until())
             .await?;
         self.facts.store = fact;
         self.provider = provider;
         self.remember_store();
         Ok(())
+    }
+
+    /// Until when a key that is signed now is meant to live.
+    fn wanted_until(&self) -> Timestamp {
+        let seconds = SignedDuration::from_secs(self.facts.grant.terms.expiration_seconds);
+        self.now.checked_add(seconds).unwrap_or(Timestamp::MAX)
     }
 
     async fn read_secret(&mut self) -> Result<(), Error> {

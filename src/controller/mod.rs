@@ -1,6 +1,7 @@
 //! The hands: the only folder with a Kubernetes client. It reads facts, takes the steps that the judgement names,
 //! and wakes at the instants that it names. It decides nothing.
 
+mod cluster;
 mod error;
 mod grants;
 mod lease;
@@ -10,6 +11,8 @@ mod places;
 mod requests;
 mod run;
 mod secrets;
+mod signers;
+mod slot;
 mod states;
 mod store_status;
 mod stores;

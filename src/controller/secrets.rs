@@ -198,6 +198,7 @@ fn view(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> SecretVie
         expires_at: time(annotation::EXPIRES_AT),
         generation: number(annotation::GRANT_GENERATION),
         expiration_seconds: number(annotation::EXPIRATION_SECONDS),
+        signed_with: annotations.get(annotation::SIGNED_WITH).cloned(),
         renewals: number(annotation::RENEWALS),
         earlier_expires_at: time(annotation::EARLIER_EXPIRES_AT),
         labels: meta.labels.clone().unwrap_or_default(),

@@ -1,9 +1,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -20,20 +17,18 @@ use super::{
     error::{Error, call},
     requests::Requests,
     secrets::Secrets,
+    signers::Signers,
+    slot::{FRESHNESS, Slot},
 };
 use crate::{
     api::{
-        Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, Store, StoreKind, StoreRef,
-        annotation,
+        Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, ShortSessions, Store, StoreKind,
+        StoreRef, annotation,
     },
-    grant::{StoreFact, StoreView},
+    grant::{Signer, StoreFact, StoreView},
     sign::{Canary, Finding, Outward, Probed, Provider, SignError},
     store::{self, CredentialsSource, Environment},
 };
-
-/// How old a read of a store, its credentials or a namespace's labels may be when a key is signed by it. One read
-/// serves every grant of the store within that time.
-pub const FRESHNESS: Duration = Duration::from_secs(2);
 
 /// Reads stores and keeps them for a moment.
 pub struct Stores {
@@ -49,59 +44,14 @@ pub struct Stores {
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
+    /// Outlasts times in which the store cannot be used, as between the old credentials and the new ones.
+    signers: Signers,
 }
 
 /// Names a store; the namespace is empty for a ClusterObjectStore.
 pub type StoreId = (StoreKind, String, String);
 
 type Labels = Arc<BTreeMap<String, String>>;
-
-/// One thing that is read by one reader at a time and kept for [`FRESHNESS`], or until it changes.
-struct Slot<T> {
-    /// Counts the changes that were noticed: what was read before the last one is no longer good.
-    changes: AtomicU64,
-    content: AsyncMutex<Option<Content<T>>>,
-}
-
-struct Content<T> {
-    read: Instant,
-    changes: u64,
-    value: T,
-}
-
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Self {
-            changes: AtomicU64::new(0),
-            content: AsyncMutex::new(None),
-        }
-    }
-}
-
-impl<T: Clone> Slot<T> {
-    /// What is kept, if it is fresh; otherwise what `read` brings, which is handed what was kept.
-    async fn get<F>(&self, read: impl FnOnce(Option<T>) -> F) -> Result<T, Error>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        let mut content = self.content.lock().await;
-        // Both are taken before the read: a change that happens during it makes its result stale.
-        let (began, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
-        if let Some(c) = content
-            .as_ref()
-            .filter(|c| c.changes == changes && c.read.elapsed() < FRESHNESS)
-        {
-            return Ok(c.value.clone());
-        }
-        let value = read(content.as_ref().map(|c| c.value.clone())).await?;
-        *content = Some(Content {
-            read: began,
-            changes,
-            value: value.clone(),
-        });
-        Ok(value)
-    }
-}
 
 #[derive(Clone)]
 enum Known {
@@ -116,6 +66,9 @@ struct Connection {
     fingerprint: String,
     max_live_grants: Option<i64>,
     rules: Arc<Vec<ClusterAccessRule>>,
+    short_sessions: ShortSessions,
+    /// What it signs with; `None` while that is not known.
+    signer: Option<Signer>,
     provider: Arc<dyn Provider>,
     trial: Arc<Trial>,
     /// What asks for a round trip with real keys.
@@ -218,7 +171,8 @@ pub struct Condition {
     pub probed: Probed,
     /// And of doing so with real keys, if somebody asked for it.
     pub canary: Option<Tried>,
-    /// Whether that is another result than last time, so that its grants must be judged anew.
+    /// Whether that is another result than last time, or the store signs with something else: its grants must be judged
+    /// anew.
     pub is_news: bool,
 }
 
@@ -251,10 +205,12 @@ impl Stores {
             environment: Environment::default(),
             known: Mutex::default(),
             labels: Mutex::default(),
+            signers: Signers::default(),
         }
     }
 
-    /// What a grant in `namespace` must know of its store, and the store's provider if it can be used.
+    /// What a grant in `namespace` must know of its store, and the store's provider if it can be used. A key that is
+    /// signed now is meant to live until `wanted_until`.
     ///
     /// # Errors
     /// Only if the apiserver cannot be asked: what is wrong with the store itself is a fact.
@@ -262,12 +218,14 @@ impl Stores {
         &self,
         store: &StoreRef,
         namespace: &str,
+        wanted_until: Timestamp,
     ) -> Result<(StoreFact, Option<Arc<dyn Provider>>), Error> {
         let connection = match self.known(&store_id(store, namespace)).await? {
             Known::Missing => return Ok((StoreFact::Missing, None)),
             Known::Unusable { reason, message } => return Ok((StoreFact::Unusable { reason, message }, None)),
             Known::Usable(connection) => connection,
         };
+        connection.provider.prepare(wanted_until).await;
         let credentials_expire = match connection.provider.credentials_expire().await {
             Ok(end) => end,
             Err(SignError::Credentials { reason, message }) => {
@@ -295,6 +253,8 @@ impl Stores {
             namespace_labels,
             capabilities: connection.provider.capabilities(),
             credentials_expire,
+            short_sessions: connection.short_sessions,
+            signer: connection.signer,
         };
         Ok((StoreFact::Usable(view), Some(connection.provider)))
     }
@@ -309,7 +269,7 @@ impl Stores {
             Known::Unusable { reason, message } => return Ok(Some(Err((reason, message)))),
             Known::Usable(connection) => connection,
         };
-        let credentials_expire = match connection.provider.credentials_expire().await {
+        let credentials_expire = match connection.provider.source_expires().await {
             Ok(Some(end)) if end <= Timestamp::now() => {
                 let message = format!("the credentials ended at {end}; renew them");
                 return Ok(Some(Err((Reason::CredentialsExpired, message))));
@@ -324,24 +284,20 @@ impl Stores {
             credentials_expire,
             probed: outcome.probed,
             canary: outcome.canary,
-            is_news,
+            is_news: is_news || self.signers.changed(id),
         })))
     }
 
     /// Forgets a store that has changed, so that the next reader reads it.
     pub fn changed(&self, id: &StoreId) {
         // What was read is kept to compare with: the provider and its session stay if the change did not concern them.
-        lock(&self.known)
-            .entry(id.clone())
-            .or_default()
-            .changes
-            .fetch_add(1, Ordering::AcqRel);
+        lock(&self.known).entry(id.clone()).or_default().changed();
     }
 
     /// Forgets a namespace's labels, which have changed.
     pub fn relabelled(&self, namespace: &str) {
         if let Some(slot) = lock(&self.labels).get(namespace) {
-            slot.changes.fetch_add(1, Ordering::AcqRel);
+            slot.changed();
         }
     }
 
@@ -447,10 +403,15 @@ impl Stores {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
             _ => (account.connect(outward), Arc::default()),
         };
+        // Of a store without credentials, or that does not tell, nothing is known; keys stay as they are then.
+        let salt = store.uid().unwrap_or_default();
+        let signs = provider.fingerprint(&salt).await.ok().flatten();
         Ok(Known::Usable(Connection {
             fingerprint,
             max_live_grants: limits.max_live_grants,
             rules: Arc::new(store.rules()),
+            short_sessions: store.short_sessions(),
+            signer: signs.map(|fingerprint| self.signers.seen(id, fingerprint)),
             provider,
             trial,
             canary_request,

@@ -35,6 +35,8 @@ pub(super) struct Record {
     pub(super) expiration_seconds: Option<i64>,
     /// How many keys the grant had before it.
     pub(super) renewals: i64,
+    /// The fingerprint of what it was signed with, if that is known.
+    pub(super) signed_with: Option<String>,
     /// When the last of those ends, if it outlives this one.
     pub(super) earlier: Option<Timestamp>,
 }
@@ -111,18 +113,35 @@ impl Judge<'_> {
         );
         let is_renewal =
             key.is_some_and(|key| live.is_none() || is_due && fresh.is_ok_and(|fresh| self.is_gain(key, fresh)));
+        let end_soon = || {
+            let end = store.credentials_expire.map_or(String::new(), |t| format!(" at {t}"));
+            format!("the credentials of {} end{end}; renew them", terms.store_ref)
+        };
         let lifetime = match (self.own_secret(), live) {
             (Some(secret), Some(key)) if !is_renewal && !self.asks_for_another(secret, key) => {
-                let end = store.credentials_expire.map_or(String::new(), |t| format!(" at {t}"));
-                let why = format!("the credentials of {} end{end}; renew them", terms.store_ref);
-                return self.published(Some(key), is_due.then_some(why.as_str()));
+                if self.anew_at(secret, key).is_none_or(|due| due > self.now) {
+                    return self.published(Some(key), is_due.then(end_soon).as_deref());
+                }
+                // What it was signed with is no longer what the store signs with: the same seconds, by that.
+                match fresh {
+                    Ok(fresh) => Ok(key.again(fresh, terms.expiration_seconds)),
+                    Err(_) => return self.published(Some(key), Some(&end_soon())),
+                }
             }
             // The Secret was deleted under a key that is still good for what the grant asks: signing the same
             // seconds again gives the same URL, and nobody gains a second of life by deleting Secrets.
             (None, Some(key)) if !is_renewal && self.is_as_asked(key) => {
                 fresh.map(|fresh| key.again(fresh, terms.expiration_seconds))
             }
-            _ => fresh,
+            (secret, live) => {
+                if let Some(refusal) = self.cut_short(fresh, store) {
+                    return match (secret, live) {
+                        (Some(_), Some(key)) if is_renewal => self.published(Some(key), Some(&refusal.message)),
+                        _ => self.refuse(refusal.reason, refusal.message),
+                    };
+                }
+                fresh
+            }
         };
         let lifetime = match lifetime {
             Ok(lifetime) => lifetime,
@@ -143,7 +162,7 @@ impl Judge<'_> {
                 PlaceFact::Unasked | PlaceFact::Given | PlaceFact::Full(_) => {}
             }
         }
-        if (key.is_none() && self.write_once()) || (is_renewal && self.is_upload()) {
+        if (key.is_none() && self.write_once()) || (is_renewal && self.awaits_object()) {
             match &self.f.object {
                 ObjectFact::Unread => return Step::Read(Read::Object),
                 // It may have come by a key whose publisher died before he could report it.
@@ -174,9 +193,11 @@ impl Judge<'_> {
         });
         if let Some((reason, message)) = not_taken.or_else(|| self.f.sign_refused.clone()) {
             // A key that should be replaced and cannot be is not the one that the grant asks for; one that is to be
-            // renewed is, until its end.
+            // renewed, or signed anew, is, until its end.
             return match (self.own_secret(), live) {
-                (Some(_), Some(key)) if is_renewal => self.published(Some(key), Some(&message)),
+                (Some(secret), Some(key)) if is_renewal || !self.asks_for_another(secret, key) => {
+                    self.published(Some(key), Some(&message))
+                }
                 _ => self.without_key(reason, message),
             };
         }
@@ -273,6 +294,7 @@ impl Judge<'_> {
             key,
             expiration_seconds: self.asked(),
             renewals: self.renewals(),
+            signed_with: self.own_secret().and_then(|s| s.signed_with.clone()),
             earlier: self.earlier(),
         }
     }
@@ -284,6 +306,7 @@ impl Judge<'_> {
             key,
             expiration_seconds: Some(expiration_seconds),
             renewals: self.renewals().saturating_add(i64::from(is_another)),
+            signed_with: self.signer().map(|s| s.fingerprint.clone()),
             earlier: self.copies_until(self.key()).filter(|end| *end > key.expires_at),
         }
     }
@@ -340,6 +363,11 @@ impl Judge<'_> {
         matches!(self.g.ask, Ask::Upload { .. })
     }
 
+    /// Whether there is one object whose arrival the grant waits for. An upload of whatever lies below a key has none.
+    pub(super) fn awaits_object(&self) -> bool {
+        self.is_upload() && !self.g.terms.is_prefix()
+    }
+
     /// Whether the key stays out after an upload was seen: it is renewed, and may be used again.
     pub(super) fn is_standing(&self) -> bool {
         // An upload in parts ends with its object.
@@ -375,6 +403,9 @@ impl Judge<'_> {
         ]);
         if let Some(seconds) = record.expiration_seconds {
             annotations.insert(annotation::EXPIRATION_SECONDS.into(), seconds.to_string());
+        }
+        if let Some(fingerprint) = &record.signed_with {
+            annotations.insert(annotation::SIGNED_WITH.into(), fingerprint.clone());
         }
         if record.renewals > 0 {
             annotations.insert(annotation::RENEWALS.into(), record.renewals.to_string());

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{places::Limit, renewal::RenewRequest};
 use crate::api::{
     Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Reason,
-    SecretTemplate, Terms, annotation,
+    SecretTemplate, ShortSessions, Terms, annotation,
 };
 
 /// Everything that a decision rests on. What has not been read yet is a fact, too.
@@ -192,6 +192,19 @@ pub struct StoreView {
     pub capabilities: Arc<Capabilities>,
     /// When the signing credentials end.
     pub credentials_expire: Option<Timestamp>,
+    /// What to do if that is before a key should end.
+    pub short_sessions: ShortSessions,
+    /// What it signs with now, if its provider tells that apart.
+    pub signer: Option<Signer>,
+}
+
+/// What a store signs with: its bucket, the address, and credentials that last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signer {
+    /// The same for the same, and another for anything else; it cannot be read backwards.
+    pub fingerprint: String,
+    /// When this process first saw it.
+    pub since: Timestamp,
 }
 
 /// What is known of the Secret of the wanted name.
@@ -226,6 +239,8 @@ pub struct SecretView {
     pub generation: Option<i64>,
     /// The lifetime that was asked for when its key was signed.
     pub expiration_seconds: Option<i64>,
+    /// The fingerprint of what its key was signed with.
+    pub signed_with: Option<String>,
     /// How many keys the grant had before this one.
     pub renewals: Option<i64>,
     /// When the last of those ends, if that is later than this one's end.

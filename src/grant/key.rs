@@ -4,7 +4,7 @@ use thiserror::Error;
 ///
 /// Stores differ in what they make of `.`, `..` and empty segments, clients fold them, and some proxies decode
 /// twice. What is signed must be what is stored, so such keys are refused before they reach a signer. The bytes of
-/// an accepted key are never changed.
+/// an accepted key are never changed. One that ends with '/' stands for every key below it, where that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectKey(String);
 
@@ -75,13 +75,30 @@ impl ObjectKey {
         }
     }
 
+    /// The same for a grant that may be for everything below a key: then it ends with '/', which stays.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn parse_scope(key: &str, limit: usize) -> Result<Self, KeyError> {
+        let Some(folder) = key.strip_suffix('/') else {
+            return Self::parse(key, limit);
+        };
+        Self::parse(folder, limit.saturating_sub(1)).map(|folder| Self(folder.0 + "/"))
+    }
+
+    /// Whether it stands for everything below it.
+    pub fn is_prefix(&self) -> bool {
+        self.0.ends_with('/')
+    }
+
     /// The key, byte for byte as in the grant's spec.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Whether the key lies below `prefix`, in whole segments: `a/b` contains `a/b/c` and not `a/bc`, nor `a/b`
-    /// itself. An empty prefix contains every key.
+    /// itself. An empty prefix contains every key. Of a key that stands for what is below it: whether all of that does,
+    /// as everything below `a/b/` lies below `a/b`.
     pub fn is_below(&self, prefix: &str) -> bool {
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         prefix.is_empty() || self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
@@ -146,6 +163,36 @@ mod tests {
             assert_eq!(key.is_below(prefix), below, "{prefix}");
         }
         assert!(!ObjectKey::parse("team-ab/x", 1024).unwrap().is_below("team-a"));
+    }
+
+    #[test]
+    fn everything_below_a_key() {
+        let scope = ObjectKey::parse_scope("team-a/x/", 1024).unwrap();
+        assert_eq!((scope.as_str(), scope.is_prefix()), ("team-a/x/", true));
+        for (prefix, below) in [
+            ("", true),
+            ("team-a", true),
+            ("team-a/x", true),
+            ("team-a/x/", true),
+            ("team-a/x/y", false),
+            ("team-a/xy", false),
+            ("team", false),
+        ] {
+            assert_eq!(scope.is_below(prefix), below, "{prefix}");
+        }
+        assert!(!ObjectKey::parse_scope("a", 1024).unwrap().is_prefix());
+        for (key, why) in [
+            ("/", KeyError::Empty),
+            ("a//", KeyError::EmptySegment),
+            ("a/../", KeyError::DotSegment),
+            ("a/%2e/", KeyError::DotSegment),
+        ] {
+            assert_eq!(ObjectKey::parse_scope(key, 1024), Err(why), "{key}");
+        }
+        assert!(ObjectKey::parse_scope(&("a".repeat(1023) + "/"), 1024).is_ok());
+        assert!(ObjectKey::parse_scope(&("a".repeat(1024) + "/"), 1024).is_err());
+        // A grant for one object never becomes one for more.
+        assert_eq!(ObjectKey::parse("a/", 1024), Err(KeyError::EmptySegment));
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! step, brings the facts up to date and asks again. So every write is decided on what was true just before it,
 //! and a crash between any two of them is no special case: the next [`decide`] starts from what is there.
 
+mod anew;
 mod decide;
 mod facts;
 mod key;
+mod lending;
 mod lifetime;
 mod multipart;
 mod object;
@@ -20,10 +22,11 @@ mod status;
 mod step;
 mod withheld;
 
+pub use anew::ANEW_SPREAD;
 pub use decide::decide;
 pub use facts::{
     ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, SecretFact, SecretView, Settings,
-    StoreFact, StoreView, UploadFact, UploadsFact,
+    Signer, StoreFact, StoreView, UploadFact, UploadsFact,
 };
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};

@@ -3,10 +3,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
-use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey};
+use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey, lending::lends};
 use crate::api::{
-    AccessRule, Ask, Capabilities, Capability, MAX_PARTS, Namespaces, Overwrite, Reason, ResponseHeaders,
-    UploadConstraints, UploadMode,
+    AccessRule, Ask, Capabilities, Capability, DownloadMode, MAX_PARTS, Namespaces, Operation, Overwrite, Reason,
+    ResponseHeaders, UploadConstraints, UploadMode,
 };
 
 /// Why a grant gets no key, for conditions and events.
@@ -19,7 +19,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),
@@ -33,8 +33,13 @@ impl Refusal {
 /// # Errors
 /// The [`Refusal`]. It speaks only of rules that are for the grant's own namespace.
 pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<ObjectKey, Refusal> {
-    let key = ObjectKey::parse(&grant.terms.key, store.capabilities.max_key_bytes)
-        .map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
+    let limit = store.capabilities.max_key_bytes;
+    let parse = if grant.ask.is_for_credentials() {
+        ObjectKey::parse_scope
+    } else {
+        ObjectKey::parse
+    };
+    let key = parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
     enforceable(grant, &store.capabilities)?;
     allowed(grant, &key, store)?;
     Ok(key)
@@ -85,7 +90,7 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
                 "that an upload does nothing but what is signed",
             ),
         ],
-        Ask::Download { version, response } => &[
+        Ask::Download { version, response, .. } => &[
             (version.is_some(), Capability::Version, "spec.version"),
             (
                 *response != ResponseHeaders::default(),
@@ -102,22 +107,17 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
 /// The request that a key is for, in messages.
 fn request(ask: &Ask) -> &'static str {
     match ask {
-        Ask::Upload {
-            mode: UploadMode::Put, ..
-        } => "a presigned PUT",
-        Ask::Upload {
-            mode: UploadMode::PostForm,
-            ..
-        } => "a POST form",
-        Ask::Upload {
-            mode: UploadMode::Multipart,
-            ..
-        } => "an upload in parts",
-        Ask::Upload {
-            mode: UploadMode::Resumable,
-            ..
-        } => "a resumable upload",
-        Ask::Download { .. } => "a presigned GET",
+        Ask::Upload { mode, .. } => match mode {
+            UploadMode::Put => "a presigned PUT",
+            UploadMode::PostForm => "a POST form",
+            UploadMode::Multipart => "an upload in parts",
+            UploadMode::Resumable => "a resumable upload",
+            UploadMode::Credentials => "temporary credentials",
+        },
+        Ask::Download { mode, .. } => match mode {
+            DownloadMode::Url => "a presigned GET",
+            DownloadMode::Credentials => "temporary credentials",
+        },
     }
 }
 
@@ -125,12 +125,16 @@ fn request(ask: &Ask) -> &'static str {
 fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
     let (mode, write_once) = match ask {
         Ask::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
+        Ask::Download {
+            mode: DownloadMode::Credentials,
+            ..
+        } => return "leave it out, or set spec.mode to Url".into(),
         Ask::Download { .. } => return "leave it out, or use another store".into(),
     };
     let form = can.post_form.as_ref();
     let form_can = form.is_some_and(|f| f.contains(&missing));
     match (missing, mode) {
-        (Capability::WriteOnce, UploadMode::PostForm) => {
+        (Capability::WriteOnce, UploadMode::PostForm | UploadMode::Credentials) => {
             let put = if can.enforced.contains(&Capability::WriteOnce) {
                 ", or spec.mode to Put"
             } else {
@@ -159,10 +163,13 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             };
             format!("set spec.mode to PostForm{also}{or}")
         }
+        (Capability::ContentLengthRange, UploadMode::Credentials) if form_can => {
+            "set spec.mode to PostForm, or leave it out".into()
+        }
         (Capability::ContentLengthRange, _) if can.enforced.contains(&Capability::ContentLength) => {
             "give the exact size in spec.constraints.contentLength instead".into()
         }
-        (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Resumable)
+        (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Resumable | UploadMode::Credentials)
             if can.enforced.contains(&missing) =>
         {
             "set spec.mode to Put, or leave it out".into()
@@ -174,6 +181,17 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
 fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.ask) else {
+        if grant.ask.is_for_credentials() {
+            let url = if grant.ask.operation() == Operation::Upload {
+                "Put"
+            } else {
+                "Url"
+            };
+            let message = format!(
+                "{store} hands out no temporary credentials (Credentials); ask the store's owner to set spec.s3.credentials.assumeRole, or set spec.mode to {url}"
+            );
+            return Err(Refusal::new(Reason::CapabilityMissing, message));
+        }
         let what = match &grant.ask {
             Ask::Upload {
                 mode: UploadMode::Multipart,
@@ -377,6 +395,9 @@ pub(super) fn examine(
         );
         return refuse(2, Reason::ExpirationTooLong, message);
     }
+    if grant.ask.is_for_credentials() {
+        return lends(grant, rule).map_err(|message| (3, message));
+    }
     let Ask::Upload { mode, constraints, .. } = &grant.ask else {
         return Ok(());
     };
@@ -386,7 +407,7 @@ pub(super) fn examine(
         let max = limit.bytes().unwrap_or(0);
         let say = match mode {
             UploadMode::Put | UploadMode::Multipart => "spec.constraints.contentLength",
-            UploadMode::PostForm => "spec.constraints.contentLengthRange or contentLength",
+            UploadMode::PostForm | UploadMode::Credentials => "spec.constraints.contentLengthRange or contentLength",
             UploadMode::Resumable => {
                 "spec.mode to another than Resumable, which is held to no size, and spec.constraints.contentLength"
             }

@@ -65,7 +65,7 @@ pub fn renewal_due(key: Lifetime, uid: &str) -> Timestamp {
 }
 
 /// FNV-1a: the same number for a UID in every version of this program, so that an upgrade moves no renewal.
-fn hash(text: &str) -> u64 {
+pub(super) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

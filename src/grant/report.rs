@@ -45,6 +45,7 @@ impl Judge<'_> {
         // What waits asks again by itself; what is refused waits for a change, or for the end of a key that it had.
         let retry = match reason {
             Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
+            Reason::ExpirationTooLong if self.is_cut_short() => Some(add(self.now, CONFLICT_PAUSE)),
             // Called when its turn comes.
             Reason::TooManyGrants => None,
             _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),

@@ -19,6 +19,9 @@ use crate::api::{Ask, ObservedObject, Reason, annotation};
 /// How long the Secret of a deleted grant of the same name may take to be collected before it counts as a conflict.
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
+/// Why an upload of whatever lies below a key is never seen to be complete.
+const NO_ONE_OBJECT: &str = "the grant is for everything below its key, so there is no one object to look for";
+
 impl Judge<'_> {
     /// Done: no Secret, a true observedGeneration, and collection when its time has come.
     pub(super) fn finish(&self, reason: Reason, finished: Timestamp) -> Step {
@@ -107,6 +110,9 @@ impl Judge<'_> {
                 true,
             )
         };
+        if !self.awaits_object() {
+            return self.settle(&unknown(Reason::NotObservable, NO_ONE_OBJECT), None);
+        }
         if let Some(step) = self.last_parts(key, &said) {
             return step;
         }
@@ -212,7 +218,9 @@ impl Judge<'_> {
         }
         if let Gathered::Waiting(so_far) = gathered {
             arrival = so_far;
-        } else if self.is_upload() && matches!(self.f.store, StoreFact::Usable(_)) {
+        } else if self.is_upload() && !self.awaits_object() {
+            arrival = Arrival::Unknown(Reason::NotObservable, NO_ONE_OBJECT.to_owned());
+        } else if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) {
             match &self.f.object {
                 ObjectFact::Unread if self.f.look_requested || look <= self.now => return Step::Read(Read::Object),
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
@@ -266,7 +274,14 @@ impl Judge<'_> {
             )
         };
         let retry = trouble.map(|_| self.retry_renewal(key));
-        let timers = [Some(self.end(key)), retry, renewal, self.is_upload().then_some(look)];
+        let anew = self.anew_at(secret, key);
+        let timers = [
+            Some(self.end(key)),
+            retry,
+            renewal,
+            anew,
+            self.awaits_object().then_some(look),
+        ];
         self.settle(&situation, timers.into_iter().flatten().filter(|t| *t > self.now).min())
     }
 

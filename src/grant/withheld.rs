@@ -42,8 +42,13 @@ impl Judge<'_> {
                         ""
                     }
                 };
+                let what = if self.g.ask.is_for_credentials() {
+                    "it"
+                } else {
+                    "its URL"
+                };
                 format!(
-                    "spec.revoke is true: the key was withdrawn from Secret {}, but a copy of its URL works until {end}; only the owner of {} can end it sooner: {remedy}",
+                    "spec.revoke is true: the key was withdrawn from Secret {}, but a copy of {what} works until {end}; only the owner of {} can end it sooner: {remedy}",
                     self.g.secret_name(),
                     self.g.terms.store_ref
                 )

@@ -29,8 +29,8 @@ use self::{
 use super::{Canary, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::Http};
 use crate::{
     api::{
-        AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, ObservedObject, Overwrite, Reason,
-        ResponseHeaders, UnsignedHeaders, UploadConstraints, UploadMode,
+        AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, DownloadMode, ObservedObject, Overwrite,
+        Reason, ResponseHeaders, UnsignedHeaders, UploadConstraints, UploadMode,
     },
     grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
 };
@@ -198,7 +198,15 @@ impl AzureBlob {
                 let headers = vec![("x-ms-blob-type".to_owned(), "BlockBlob".to_owned())];
                 (self.permit(blob, permissions, start, expires_at, base), "PUT", headers)
             }
-            Ask::Download { version, response } => {
+            Ask::Download {
+                mode: DownloadMode::Credentials,
+                ..
+            } => {
+                return Err(SignError::Refused(
+                    "there are no credentials to lend on this store".into(),
+                ));
+            }
+            Ask::Download { version, response, .. } => {
                 let permit = Permit {
                     version: version.as_deref(),
                     response,

@@ -53,6 +53,9 @@ impl Canary {
                     if let Some(parts) = &mut can.multipart {
                         parts.remove(capability);
                     }
+                    if let Some(sessions) = &mut can.resumable {
+                        sessions.remove(capability);
+                    }
                 }
                 Missing::Form(capability) => {
                     if let Some(form) = &mut can.post_form {

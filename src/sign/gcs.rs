@@ -1,6 +1,7 @@
 //! Google Cloud Storage: V4 signed URLs for PUT and GET, and POST forms, signed with a service account's key or by
 //! Google's IAM; by the XML API, which is the one that signed requests speak.
 
+mod canary;
 mod form;
 mod key;
 mod pen;
@@ -27,13 +28,13 @@ use self::{
     tokens::{Tokens, ask, request},
 };
 use super::{
-    Form, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    Canary, Form, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
     http::{Answer, Http},
 };
 use crate::{
     api::{
-        AddressingStyle, Ask, Capabilities, Capability, GcsStore, ObservedObject, Overwrite, ResponseHeaders,
-        ResumableUploads, UploadConstraints, UploadMode,
+        AddressingStyle, Ask, Capabilities, Capability, DownloadMode, GcsStore, ObservedObject, Overwrite,
+        ResponseHeaders, ResumableUploads, UploadConstraints, UploadMode,
     },
     grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest, second},
 };
@@ -62,6 +63,8 @@ pub struct Gcs {
     capabilities: Arc<Capabilities>,
     /// Whether the store refuses headers that are not signed, once that was tried.
     refuses_unsigned: Mutex<Option<bool>>,
+    /// What came of a round trip with real keys, once that was made.
+    canary: Mutex<Option<Canary>>,
 }
 
 /// Whose address of the store is meant.
@@ -103,7 +106,12 @@ impl Gcs {
             http: Http::new(outward),
             pen,
             refuses_unsigned: Mutex::new(None),
+            canary: Mutex::new(None),
         }
+    }
+
+    fn probe_key(&self) -> &str {
+        self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
     }
 
     /// The request of this key, by no method yet.
@@ -143,6 +151,7 @@ impl Gcs {
 
     async fn form(
         &self,
+        target: Target,
         key: &str,
         constraints: &UploadConstraints,
         lifetime: Lifetime,
@@ -152,11 +161,55 @@ impl Gcs {
         let range = [form::Condition::Range(range)];
         let unsigned = form::prepare((&self.store.bucket, key), &fields, &range, &account, lifetime);
         let signature = self.pen.sign(unsigned.policy.as_bytes()).await?;
-        let place = self.place(Target::Workload, "/");
+        let place = self.place(target, "/");
         Ok(Signed {
             key: Key::Form {
                 url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
                 fields: Form::new(unsigned.with(&signature)),
+            },
+            provider: self.name(),
+        })
+    }
+
+    /// The key that is asked for, by the address that this one uses.
+    async fn key_for(&self, target: Target, request: &SigningRequest) -> Result<Signed, SignError> {
+        let lifetime = request.lifetime;
+        let most = self.capabilities.max_expiration_seconds;
+        if !(1..=most).contains(&lifetime.seconds()) {
+            return Err(SignError::Refused(format!("a key lives from 1 to {most} s")));
+        }
+        let key = request.key.as_str();
+        let mut wanted = self.request(target, key);
+        match &request.ask {
+            Ask::Upload { mode, constraints, .. } => match mode {
+                UploadMode::PostForm => return self.form(target, key, constraints, lifetime).await,
+                UploadMode::Put => {
+                    wanted.method = "PUT";
+                    wanted.headers = put_headers(constraints)?;
+                }
+                UploadMode::Resumable => {
+                    wanted.method = "POST";
+                    wanted.headers = session_headers(constraints)?;
+                }
+                UploadMode::Multipart => {
+                    return Err(SignError::Refused("there are no uploads in parts on this store".into()));
+                }
+                UploadMode::Credentials => return Err(no_credentials()),
+            },
+            Ask::Download {
+                mode: DownloadMode::Credentials,
+                ..
+            } => return Err(no_credentials()),
+            Ask::Download { version, response, .. } => {
+                wanted.method = "GET";
+                wanted.query = get_query(version.as_ref(), response)?;
+            }
+        }
+        Ok(Signed {
+            key: Key::Request {
+                url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
+                method: wanted.method.to_owned(),
+                headers: wanted.headers,
             },
             provider: self.name(),
         })
@@ -222,6 +275,7 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
             ]
             .into(),
         ),
+        credentials: None,
         max_expiration_seconds: match pen {
             Pen::Key(_) => MAX_EXPIRES_SECONDS,
             Pen::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
@@ -272,6 +326,10 @@ fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>,
         .flatten()
         .map(|(name, value)| (name.to_owned(), value))
         .collect())
+}
+
+fn no_credentials() -> SignError {
+    SignError::Refused("there are no credentials to lend on this store".into())
 }
 
 /// The headers of the request that starts a resumable upload ("Initiate a resumable upload").
@@ -327,13 +385,20 @@ impl Provider for Gcs {
     }
 
     fn capabilities(&self) -> Arc<Capabilities> {
-        if *lock(&self.refuses_unsigned) != Some(false) {
+        let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
+        let canary = lock(&self.canary).clone().filter(|c| !c.missing.is_empty());
+        if !obeys_unsigned && canary.is_none() {
             return self.capabilities.clone();
         }
         let mut can = (*self.capabilities).clone();
-        can.enforced.remove(&Capability::SignedHeadersOnly);
-        if let Some(sessions) = &mut can.resumable {
-            sessions.remove(&Capability::SignedHeadersOnly);
+        if obeys_unsigned {
+            can.enforced.remove(&Capability::SignedHeadersOnly);
+            if let Some(sessions) = &mut can.resumable {
+                sessions.remove(&Capability::SignedHeadersOnly);
+            }
+        }
+        if let Some(canary) = canary {
+            canary.narrow(&mut can);
         }
         Arc::new(can)
     }
@@ -353,55 +418,26 @@ impl Provider for Gcs {
     }
 
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
-        async {
-            let lifetime = request.lifetime;
-            let most = self.capabilities.max_expiration_seconds;
-            if !(1..=most).contains(&lifetime.seconds()) {
-                return Err(SignError::Refused(format!("a key lives from 1 to {most} s")));
-            }
-            let key = request.key.as_str();
-            let mut wanted = self.request(Target::Workload, key);
-            match &request.ask {
-                Ask::Upload { mode, constraints, .. } => match mode {
-                    UploadMode::PostForm => return self.form(key, constraints, lifetime).await,
-                    UploadMode::Put => {
-                        wanted.method = "PUT";
-                        wanted.headers = put_headers(constraints)?;
-                    }
-                    UploadMode::Resumable => {
-                        wanted.method = "POST";
-                        wanted.headers = session_headers(constraints)?;
-                    }
-                    UploadMode::Multipart => {
-                        return Err(SignError::Refused("there are no uploads in parts on this store".into()));
-                    }
-                },
-                Ask::Download { version, response } => {
-                    wanted.method = "GET";
-                    wanted.query = get_query(version.as_ref(), response)?;
-                }
-            }
-            Ok(Signed {
-                key: Key::Request {
-                    url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
-                    method: wanted.method.to_owned(),
-                    headers: wanted.headers,
-                },
-                provider: self.name(),
-            })
-        }
-        .boxed()
+        self.key_for(Target::Workload, request).boxed()
     }
 
     fn probe(&self) -> BoxFuture<'_, Probed> {
         async {
-            let key = self.store.probe_key.as_deref().unwrap_or(PROBE_KEY);
-            let probed = probe::probe(self, key).await;
+            let probed = probe::probe(self, self.probe_key()).await;
             // What was seen once holds until something else is seen.
             if probed.refuses_unsigned.is_some() {
                 *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
             }
             probed
+        }
+        .boxed()
+    }
+
+    fn canary(&self) -> BoxFuture<'_, Canary> {
+        async {
+            let found = canary::canary(self, self.probe_key()).await;
+            *lock(&self.canary) = Some(found.clone());
+            found
         }
         .boxed()
     }

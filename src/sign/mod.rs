@@ -13,7 +13,7 @@ mod url;
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
@@ -21,7 +21,7 @@ pub use canary::{Canary, Missing};
 pub use multipart::{Completion, Multipart, SignedPart};
 pub use outward::{Inward, Outward};
 pub use secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object};
-pub use url::{Form, SignedUrl};
+pub use url::{Entries, Form, SignedUrl};
 
 use crate::{
     api::{Capabilities, Reason},
@@ -43,6 +43,14 @@ pub trait Provider: Send + Sync {
     /// [`SignError`] if there are none.
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>>;
 
+    /// The same of the credentials that the store was given, where keys have others of their own.
+    ///
+    /// # Errors
+    /// [`SignError`] if there are none.
+    fn source_expires(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        self.credentials_expire()
+    }
+
     /// Whether [`Provider::sign`] makes requests of its own, so that a slow far side makes it slow.
     fn signs_remotely(&self) -> bool {
         false
@@ -53,6 +61,24 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// [`SignError`]; never a key that permits more than the request says.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
+
+    /// Sees to it, as far as possible, that the credentials that sign last until then: fetches fresh ones, if those may
+    /// last longer. What came of it, [`Provider::credentials_expire`] says.
+    fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
+        let _ = until;
+        std::future::ready(()).boxed()
+    }
+
+    /// A fingerprint of what signs, salted: where the object is, by which address, and with which credentials, if those
+    /// last (sessions come and go, and their end is known). Once it differs, keys that are out are signed anew. It
+    /// tells nobody more than a signature does. `None`: the provider does not tell.
+    ///
+    /// # Errors
+    /// [`SignError`] if there are no credentials.
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        let _ = salt;
+        std::future::ready(Ok(None)).boxed()
+    }
 
     /// Tries out what the store is like, with a few requests of at most some seconds. What it finds of the store's
     /// enforcement is from then on in [`Provider::capabilities`].
@@ -119,7 +145,7 @@ impl Signed {
     pub fn url(&self) -> Option<&SignedUrl> {
         match &self.key {
             Key::Request { url, .. } | Key::Form { url, .. } => Some(url),
-            Key::Parts(_) => None,
+            Key::Parts(_) | Key::Credentials(_) => None,
         }
     }
 
@@ -127,7 +153,7 @@ impl Signed {
     pub fn headers(&self) -> &[(String, String)] {
         match &self.key {
             Key::Request { headers, .. } => headers,
-            Key::Form { .. } | Key::Parts(_) => &[],
+            Key::Form { .. } | Key::Parts(_) | Key::Credentials(_) => &[],
         }
     }
 
@@ -135,7 +161,7 @@ impl Signed {
     pub fn form(&self) -> Option<&Form> {
         match &self.key {
             Key::Form { fields, .. } => Some(fields),
-            Key::Request { .. } | Key::Parts(_) => None,
+            Key::Request { .. } | Key::Parts(_) | Key::Credentials(_) => None,
         }
     }
 }
@@ -161,6 +187,8 @@ pub enum Key {
     },
     /// The parts of an upload, in order, each with a PUT of its own.
     Parts(Vec<SignedPart>),
+    /// Temporary credentials: entries of the Secret's data, by name, with what clients need besides.
+    Credentials(Entries),
 }
 
 /// Why nothing was signed. Messages carry no URL and no credential.

@@ -4,17 +4,19 @@
 mod answers;
 mod canary;
 mod form;
+mod lent;
 mod multipart;
 mod presigned;
 mod probe;
 mod scoped;
+mod session;
 
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
-use aws_credential_types::{Credentials, provider::ProvideCredentials, provider::SharedCredentialsProvider};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_sdk_s3::{
     Client,
     config::{
@@ -28,14 +30,14 @@ use aws_smithy_http_client::{Builder, tls};
 use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use tokio::sync::RwLock;
 
 use answers::{DateOfAnswer, absence, refused, unreachable};
+use session::{Clients, Session, Sessions};
 
 use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
-        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
         UploadMode,
     },
     grant::{ObjectFact, ObjectKey, SigningRequest},
@@ -52,14 +54,14 @@ const MAX_KEY_BYTES: usize = 1024;
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the store is tried out, unless it says otherwise.
 const PROBE_KEY: &str = "valet-probe";
-/// Temporary credentials are fetched anew when less than this is left of them, so that keys are not cut short by
-/// a session that is about to end anyway.
-const RENEW_BEFORE: Duration = Duration::from_secs(15 * 60);
+/// The longest session that a session may have made, in seconds (IAM User Guide, "Roles terms and concepts": role
+/// chaining).
+const LONGEST_CHAINED: i64 = 3600;
 
 /// A bucket and the credentials that sign for it.
 pub struct S3 {
     store: S3Store,
-    credentials: SharedCredentialsProvider,
+    sessions: Sessions,
     /// Where requests may go; absent: anywhere.
     outward: Option<Outward>,
     capabilities: Arc<Capabilities>,
@@ -67,27 +69,13 @@ pub struct S3 {
     refuses_unsigned: Mutex<Option<bool>>,
     /// What came of a round trip with real keys, once that was made.
     canary: Mutex<Option<Canary>>,
-    session: RwLock<Option<Arc<Session>>>,
-}
-
-/// One set of credentials and what is made of it. A URL dies with the session that signed it, so both go together.
-struct Session {
-    /// Signs forms, which the SDK does not.
-    credentials: Credentials,
-    expires: Option<Timestamp>,
-    /// Signs for the host that workloads use.
-    signer: Client,
-    /// Talks to the host that the operator uses.
-    talker: Client,
-    /// Asks for the credentials of single keys, where each has its own.
-    sts: Option<aws_sdk_sts::Client>,
 }
 
 impl S3 {
     /// Takes the settings, a source of credentials and, of a store whose owner may not send the operator anywhere, where
     /// its requests may go. Nothing is read or sent yet.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
-        let has_sessions = store.credentials.as_ref().is_some_and(|c| c.assume_role.is_some());
+        let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
         let capabilities = Arc::new(Capabilities {
             enforced: [
                 Capability::ContentType,
@@ -110,6 +98,8 @@ impl S3 {
                 ]
                 .into(),
             ),
+            // What a session policy says: which verb on which keys, until when.
+            credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
             // The store holds each part to its size where that is known, and Valet the whole before it puts it together. The
             // checksum of an object in parts is one of its parts' checksums.
             multipart: Some(
@@ -126,20 +116,23 @@ impl S3 {
             max_expiration_seconds: MAX_EXPIRES_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
-            revocation: if has_sessions {
-                "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
-            } else {
-                "disable the access key that signed, which ends every other key that it signed, too"
+            revocation: match role {
+                Some(AssumeRole { role_arn: Some(_), .. }) => {
+                    "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
+                }
+                Some(_) => {
+                    "disable the access key that asks for the sessions, which ends every other key of theirs, too"
+                }
+                None => "disable the access key that signed, which ends every other key that it signed, too",
             },
         });
         Self {
             store,
-            credentials,
+            sessions: Sessions::new(credentials),
             outward,
             capabilities,
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
-            session: RwLock::new(None),
         }
     }
 
@@ -201,44 +194,35 @@ impl S3 {
     }
 
     async fn session(&self) -> Result<Arc<Session>, SignError> {
-        let usable = |s: &Arc<Session>| s.expires.is_none_or(|end| Timestamp::now() + RENEW_BEFORE < end);
-        if let Some(session) = self.session.read().await.as_ref().filter(|s| usable(s)) {
-            return Ok(session.clone());
-        }
-        let mut slot = self.session.write().await;
-        if let Some(session) = slot.as_ref().filter(|s| usable(s)) {
-            return Ok(session.clone());
-        }
-        // The error's own text can name files and endpoints of the operator's environment, which tenants do not
-        // need to know; its kind says enough for the condition.
-        let credentials = self.credentials.provide_credentials().await.map_err(|e| SignError::Credentials {
-            reason: Reason::CredentialsInvalid,
-            message: format!(
-                "the operator's default credentials chain gave none ({}); set spec.s3.credentials.secretRef, or give the operator's service account a role",
-                kind_of(&e)
-            ),
-        })?;
-        let expires = credentials.expiry().and_then(|t| Timestamp::try_from(t).ok());
-        let session = Arc::new(Session {
-            expires,
-            signer: self.client(&credentials, self.public_endpoint()),
-            talker: self.client(&credentials, self.store.endpoint.as_ref()),
-            sts: self.role().map(|role| self.sts(role, &credentials)),
-            credentials,
-        });
-        *slot = Some(session.clone());
-        Ok(session)
+        self.session_until(None).await
     }
-}
 
-fn kind_of(error: &aws_credential_types::provider::error::CredentialsError) -> &'static str {
-    use aws_credential_types::provider::error::CredentialsError as E;
-    match error {
-        E::CredentialsNotLoaded(_) => "no provider has any",
-        E::ProviderTimedOut(_) => "the provider did not answer in time",
-        E::InvalidConfiguration(_) => "the provider's configuration is invalid",
-        E::ProviderError(_) => "the provider answered with an error",
-        _ => "unknown trouble",
+    async fn session_until(&self, until: Option<Timestamp>) -> Result<Arc<Session>, SignError> {
+        let clients = |credentials: &Credentials| Clients {
+            signer: self.client(credentials, self.public_endpoint()),
+            talker: self.client(credentials, self.store.endpoint.as_ref()),
+            sts: self.role().map(|role| self.sts(role, credentials)),
+        };
+        self.sessions.current(until, clients).await
+    }
+
+    /// The longest session of a key's own, in seconds.
+    fn longest(role: &AssumeRole, assuming: &Credentials) -> i64 {
+        match assuming.session_token() {
+            Some(_) => role.duration_seconds.min(LONGEST_CHAINED),
+            None => role.duration_seconds,
+        }
+    }
+
+    /// Assumes the role for one key.
+    async fn assume(&self, session: &Session, request: &SigningRequest) -> Result<Option<Credentials>, SignError> {
+        let (Some(sts), Some(role)) = (&session.sts, self.role()) else {
+            return Ok(None);
+        };
+        let longest = Self::longest(role, &session.credentials);
+        scoped::credentials(sts, role, longest, &self.store.bucket, request)
+            .await
+            .map(Some)
     }
 }
 
@@ -271,13 +255,18 @@ impl Provider for S3 {
         async {
             let session = self.session().await?;
             // A key with credentials of its own dies with those, whatever becomes of the ones that asked for them.
-            let own = self.role().map(|role| SignedDuration::from_secs(role.duration_seconds));
+            let longest = self.role().map(|role| Self::longest(role, &session.credentials));
+            let own = longest.map(SignedDuration::from_secs);
             match own {
                 Some(own) => Ok(Timestamp::now().checked_add(own).ok()),
                 None => Ok(session.expires),
             }
         }
         .boxed()
+    }
+
+    fn source_expires(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        async { Ok(self.session().await?.expires) }.boxed()
     }
 
     fn signs_remotely(&self) -> bool {
@@ -303,57 +292,58 @@ impl Provider for S3 {
                 .build()
                 .map_err(|e| SignError::Refused(e.to_string()))?;
             let (bucket, key) = (&self.store.bucket, request.key.as_str());
-            let own;
-            let (signer, credentials) = match (&session.sts, self.role()) {
-                (Some(sts), Some(role)) => {
-                    let credentials = scoped::credentials(sts, role, bucket, request).await?;
-                    own = (self.client(&credentials, self.public_endpoint()), credentials);
-                    (&own.0, &own.1)
-                }
-                _ => (&session.signer, &session.credentials),
+            let own = self.assume(&session, request).await?;
+            let own = own.map(|credentials| (self.client(&credentials, self.public_endpoint()), credentials));
+            let (signer, credentials) = own
+                .as_ref()
+                .map_or((&session.signer, &session.credentials), |(signer, credentials)| {
+                    (signer, credentials)
+                });
+            let given = |key| Signed {
+                key,
+                provider: self.name(),
             };
             let presigned = match &request.ask {
-                Ask::Upload {
-                    mode: UploadMode::Put,
-                    constraints,
-                    ..
-                } => presigned::put(signer, bucket, key, constraints, presigning).await,
-                Ask::Upload {
-                    mode: UploadMode::Multipart,
-                    ..
-                } => {
-                    return Ok(Signed {
-                        key: Key::Parts(multipart::parts(signer, bucket, request, presigning).await?),
-                        provider: self.name(),
-                    });
-                }
-                Ask::Upload {
-                    mode: UploadMode::PostForm,
-                    constraints,
-                    ..
-                } => {
-                    let target = form::Target {
+                ask if ask.is_for_credentials() => {
+                    if session.sts.is_none() {
+                        // Never the store's own.
+                        let why = "the store has no assumeRole to lend sessions of";
+                        return Err(SignError::Refused(why.into()));
+                    }
+                    let place = lent::Place {
                         bucket,
                         region: &self.store.region,
-                        key,
+                        endpoint: match self.public_endpoint() {
+                            Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+                            None => lent::amazons_endpoint(&self.store.region, bucket).await?,
+                        },
+                        style: self.store.addressing_style,
                     };
-                    return Ok(Signed {
-                        key: Key::Form {
+                    return Ok(given(Key::Credentials(lent::entries(credentials, &place, request))));
+                }
+                Ask::Upload { mode, constraints, .. } => match mode {
+                    UploadMode::Put => presigned::put(signer, bucket, key, constraints, presigning).await,
+                    UploadMode::Multipart => {
+                        let parts = multipart::parts(signer, bucket, request, presigning).await?;
+                        return Ok(given(Key::Parts(parts)));
+                    }
+                    UploadMode::PostForm => {
+                        let target = form::Target {
+                            bucket,
+                            region: &self.store.region,
+                            key,
+                        };
+                        return Ok(given(Key::Form {
                             url: form::action(signer, bucket, presigning).await?,
                             fields: form::sign(credentials, &target, constraints, lifetime)?,
-                        },
-                        provider: self.name(),
-                    });
-                }
-                Ask::Upload {
-                    mode: UploadMode::Resumable,
-                    ..
-                } => {
-                    return Err(SignError::Refused(
-                        "there are no resumable uploads on this store".into(),
-                    ));
-                }
-                Ask::Download { version, response } => {
+                        }));
+                    }
+                    UploadMode::Resumable | UploadMode::Credentials => {
+                        let why = "there are no such uploads on this store";
+                        return Err(SignError::Refused(why.into()));
+                    }
+                },
+                Ask::Download { version, response, .. } => {
                     presigned::get(signer, bucket, key, version.clone(), response, presigning).await
                 }
             }?;
@@ -365,6 +355,35 @@ impl Provider for S3 {
                 },
                 provider: self.name(),
             })
+        }
+        .boxed()
+    }
+
+    fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
+        async move {
+            // Where each key has a session of its own, those that ask for it need not last.
+            if self.role().is_none() {
+                let _ = self.session_until(Some(until)).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        async move {
+            let session = self.session().await?;
+            let S3Store {
+                bucket,
+                region,
+                addressing_style,
+                ..
+            } = &self.store;
+            let role = self.role().map(|role| (&role.role_arn, &role.endpoint));
+            let place = format!(
+                "{bucket}\n{region}\n{addressing_style:?}\n{:?}\n{role:?}",
+                self.public_endpoint()
+            );
+            Ok(Some(lent::fingerprint(&session.credentials, &place, salt)))
         }
         .boxed()
     }
@@ -405,7 +424,7 @@ impl Provider for S3 {
                 public_endpoint: None,
                 ..self.store.clone()
             };
-            let inside = Self::new(store, self.credentials.clone(), self.outward.clone());
+            let inside = Self::new(store, self.sessions.source(), self.outward.clone());
             let found = canary::canary(&inside, self.probe_key()).await;
             *lock(&self.canary) = Some(found.clone());
             found

@@ -39,6 +39,7 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
             (data::PARTS, parts_json(parts)),
             (data::UPLOAD_SCRIPT, UPLOAD_SCRIPT.to_owned()),
         ],
+        Key::Credentials(entries) => entries.expose().to_vec(),
     };
     let of_every_key = [
         (data::EXPIRY, lifetime.expires_at.to_string()),
@@ -119,7 +120,7 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
         }
         Key::Request { url, .. } => (url, "curl --config curl.cfg --upload-file FILE"),
         // One curl is one request.
-        Key::Parts(_) => return String::new(),
+        Key::Parts(_) | Key::Credentials(_) => return String::new(),
     };
     let mut config = format!("# Works until {}. Use: {command}\n", lifetime.expires_at);
     let mut line = |option: &str, value: &str| {
@@ -151,7 +152,7 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
                 line("write-out", "%header{location}");
             }
         }
-        Key::Parts(_) => {}
+        Key::Parts(_) | Key::Credentials(_) => {}
     }
     // An answer of 400 or more is a failure of the command, not a file with an error message in it. (The newer
     // fail-with-body would stop curl before 7.76 altogether.)

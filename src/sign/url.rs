@@ -44,6 +44,27 @@ impl fmt::Debug for Form {
     }
 }
 
+/// Entries of a Secret's data, names and values, credentials among them: kept out of sight in the same way.
+pub struct Entries(Vec<(&'static str, String)>);
+
+impl Entries {
+    /// Takes entries out of sight.
+    pub fn new(entries: Vec<(&'static str, String)>) -> Self {
+        Self(entries)
+    }
+
+    /// The entries themselves. Only what goes into a Secret's data may call this.
+    pub fn expose(&self) -> &[(&'static str, String)] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +75,7 @@ mod tests {
         assert_eq!(format!("{url:?} {:#?}", Some(&url)).matches("abc").count(), 0);
         let form = Form::new(vec![("x-amz-signature".into(), "abc".into())]);
         assert_eq!(format!("{form:?} {:#?}", Some(&form)).matches("abc").count(), 0);
+        let entries = Entries::new(vec![("AWS_SECRET_ACCESS_KEY", "abc".into())]);
+        assert_eq!(format!("{entries:?} {:#?}", Some(&entries)).matches("abc").count(), 0);
     }
 }

@@ -5,6 +5,7 @@ use aws_credential_types::provider::{
 };
 use tokio::sync::OnceCell;
 
+use super::web_identity::WebIdentity;
 use crate::sign::{azure, gcs};
 
 /// The operator's own identities, one for each provider. Each is looked for when a store first needs it, and is shared
@@ -21,6 +22,9 @@ impl Environment {
     pub(super) async fn aws(&self) -> SharedCredentialsProvider {
         let chain = async || {
             let config = aws_config::defaults(aws_config::BehaviorVersion::latest()).load().await;
+            if let Some(identity) = WebIdentity::from_environment(&config) {
+                return SharedCredentialsProvider::new(identity);
+            }
             config
                 .credentials_provider()
                 .unwrap_or_else(|| SharedCredentialsProvider::new(NoCredentials))

@@ -4,6 +4,7 @@
 mod credentials;
 mod environment;
 mod notification;
+mod web_identity;
 
 use std::sync::Arc;
 

@@ -53,6 +53,7 @@ fn upload(overwrite: Overwrite) -> Ask {
 
 fn download(version: Option<&str>, response: Value) -> Ask {
     Ask::Download {
+        mode: Default::default(),
         version: version.map(str::to_owned),
         response: serde_json::from_value::<ResponseHeaders>(response).expect("they are headers"),
     }

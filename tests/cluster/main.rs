@@ -8,6 +8,7 @@ mod addresses;
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
 
+mod arrivals;
 mod canary;
 mod faults;
 mod foreign;

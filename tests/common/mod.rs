@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
-        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, GrantStatus, LengthRange, Multipart,
-        Namespaces, Operation, Overwrite, Renewal, RenewalPolicy, ResponseHeaders, StoreKind, StoreRef, Terms,
-        UploadConstraints, UploadMode,
+        AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, GrantStatus, LengthRange,
+        Multipart, Namespaces, Operation, Overwrite, Permission, Renewal, RenewalPolicy, ResponseHeaders,
+        ShortSessions, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
-    grant::{GrantFacts, RenewRequest, StoreView},
+    grant::{GrantFacts, RenewRequest, Signer, StoreView},
 };
 
 /// 2027-01-15T08:00:00Z: when every story begins.
@@ -74,6 +74,7 @@ pub fn upload() -> GrantFacts {
 pub fn download() -> GrantFacts {
     GrantFacts {
         ask: Ask::Download {
+            mode: DownloadMode::Url,
             version: None,
             response: ResponseHeaders::default(),
         },
@@ -128,6 +129,24 @@ pub fn resumable() -> GrantFacts {
     }
 }
 
+/// Turns an upload or a download into one by temporary credentials, for everything below its key if that is wanted.
+pub fn by_credentials(mut grant: GrantFacts, prefix: bool) -> GrantFacts {
+    match &mut grant.ask {
+        Ask::Upload { mode, constraints, .. } => {
+            *mode = UploadMode::Credentials;
+            *constraints = UploadConstraints {
+                overwrite: Overwrite::Allow,
+                ..UploadConstraints::default()
+            };
+        }
+        Ask::Download { mode, .. } => *mode = DownloadMode::Credentials,
+    }
+    if prefix {
+        grant.terms.key = "tenants/web/users/42/".into();
+    }
+    grant
+}
+
 /// Has the grant's keys renewed.
 pub fn renew_always(grant: &mut GrantFacts) {
     grant.terms.renewal = Some(Renewal {
@@ -153,6 +172,7 @@ pub fn rule() -> ClusterAccessRule {
         rule: AccessRule {
             operations: vec![Operation::Upload, Operation::Download],
             key_prefix: Some("tenants/{namespace}/".into()),
+            credentials: Permission::Allow,
             max_expiration_seconds: Some(3600),
             max_bytes: None,
             content_types: vec![],
@@ -190,6 +210,7 @@ pub fn capabilities() -> Capabilities {
             ]
             .into(),
         ),
+        credentials: Some([Capability::SignedHeadersOnly].into()),
         multipart: Some(
             [
                 Capability::ContentType,
@@ -223,6 +244,16 @@ pub fn store(rules: impl IntoIterator<Item = ClusterAccessRule>) -> StoreView {
         namespace_labels: Arc::new(labels(&[("kubernetes.io/metadata.name", NAMESPACE), ("team", "web")])),
         capabilities: Arc::new(capabilities()),
         credentials_expire: None,
+        short_sessions: ShortSessions::Truncate,
+        signer: Some(signer("first")),
+    }
+}
+
+/// What a store signs with from the start on.
+pub fn signer(fingerprint: &str) -> Signer {
+    Signer {
+        fingerprint: fingerprint.into(),
+        since: at(0),
     }
 }
 

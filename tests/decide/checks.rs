@@ -189,6 +189,12 @@ pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Pu
     if let Some(end) = store.credentials_expire {
         assert!(key.expires_at < end, "outlives its credentials: {key:?}");
     }
+    let with = publish.annotations.get(annotation::SIGNED_WITH);
+    assert_eq!(
+        with,
+        store.signer.as_ref().map(|s| &s.fingerprint),
+        "says that it was signed with something else"
+    );
     assert_eq!(publish.request.key.as_str(), grant.terms.key);
     assert_eq!(publish.request.ask, grant.ask);
     assert!(!grant.deleting, "signs for a grant that is going");
@@ -245,8 +251,14 @@ pub fn published(world: &World, publish: &Publish) {
         }
         return;
     };
-    assert_eq!(publish.mode, PublishMode::Create, "I3: replaced within a generation");
-    assert!(world.may_create_again, "I3: created twice for one generation");
+    // Signed anew: the store signs with something else, and this is not what the Secret was signed with.
+    let with = |annotations: &BTreeMap<String, String>| annotations.get(annotation::SIGNED_WITH).cloned();
+    let before = world.secret.as_ref().and_then(|s| with(&s.view.annotations));
+    let is_anew = before.is_some() && with(&publish.annotations) != before;
+    if !(is_anew && matches!(publish.mode, PublishMode::Replace { .. })) {
+        assert_eq!(publish.mode, PublishMode::Create, "I3: replaced within a generation");
+        assert!(world.may_create_again, "I3: created twice for one generation");
+    }
     assert_eq!(
         key.issued_at, first.issued_at,
         "I3: another key for the same generation"

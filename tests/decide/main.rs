@@ -5,12 +5,14 @@
 //! - `lives` is the table of lives, each played with every kind of memory, lateness, and a crash at every step;
 //! - `looks` counts the looks at the object and reads what they say;
 //! - `clocks` holds the boundary instants of every timer, `renewing` those of renewal;
+//! - `anew` moves the credentials, and lends some;
 //! - `forged` hands in statuses and annotations that somebody else has written;
 //! - `walk` goes where the dice say.
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod anew;
 mod checks;
 mod clocks;
 mod forged;

@@ -6,16 +6,18 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
-    api::{GrantStatus, ObservedObject, Overwrite, Reason},
+    api::{GrantStatus, ObservedObject, Overwrite, Reason, ShortSessions},
     grant::{
         ArrivedPart, Facts, GrantFacts, Limit, ObjectFact, OpenUpload, Owner, PlaceFact, RenewRequest, SecretFact,
-        SecretView, Settings, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
+        SecretView, Settings, Signer, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
     },
 };
 
 use crate::{
     checks,
-    common::{Dice, START, at, constrain, download, form, in_parts, renew_always, rule, store, upload},
+    common::{
+        Dice, START, at, by_credentials, constrain, download, form, in_parts, renew_always, rule, store, upload,
+    },
     world::{Bucket, Memory, THEIRS, Upload, World},
 };
 
@@ -37,6 +39,10 @@ fn grant(dice: &mut Dice) -> GrantFacts {
         // The object of every world has 48213 bytes.
         constrain(&mut grant, |c| c.content_length = Some(*dice.pick(&[48_213, 48_212])));
     }
+    if dice.one_in(5) {
+        let prefix = dice.one_in(2);
+        grant = by_credentials(grant, prefix);
+    }
     grant.terms.expiration_seconds = *dice.pick(&[1, 2, 60, 300, 3600, 3601]);
     grant.terms.deadline_time = dice.one_in(3).then(|| Time(at(dice.below(2000) as i64)));
     grant.terms.ttl_seconds_after_finished = *dice.pick(&[None, None, Some(None), Some(Some(0)), Some(Some(500))]);
@@ -57,6 +63,13 @@ fn usable(dice: &mut Dice) -> StoreView {
     let mut view = store(if dice.one_in(6) { vec![] } else { vec![rule] });
     view.max_live_grants = dice.one_in(4).then_some(7);
     view.credentials_expire = dice.one_in(4).then(|| at(dice.below(3000) as i64));
+    if dice.one_in(6) {
+        view.short_sessions = ShortSessions::Refuse;
+    }
+    view.signer = maybe(dice, |d| Signer {
+        fingerprint: (*d.pick(&["first", "second"])).into(),
+        since: at(d.below(2000) as i64),
+    });
     view
 }
 
@@ -82,7 +95,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
         return;
     }
     let now = world.now;
-    match dice.below(30) {
+    match dice.below(31) {
         0 => world.delete_secret(),
         1 => world.edit(|g| {
             let least = if g.terms.renews() { 600 } else { 0 };
@@ -130,6 +143,14 @@ fn happen(world: &mut World, dice: &mut Dice) {
             }
         }),
         20 => world.hear(),
+        28 => {
+            if let StoreFact::Usable(view) = &mut world.store {
+                view.signer = Some(Signer {
+                    fingerprint: (*dice.pick(&["first", "second", "third"])).into(),
+                    since: now,
+                });
+            }
+        }
         22..26 if world.grant().ask.parts().is_some() => {
             let (number, more) = (1 + dice.below(3) as i64, *dice.pick(&[0, 0, 0, 0, 0, -1, 1]));
             world.put_part(number, more);
@@ -311,6 +332,7 @@ fn secret(dice: &mut Dice) -> SecretFact {
             expires_at: maybe(dice, instant),
             generation: maybe(dice, |d| *d.pick(&[i64::MIN, 1, 2, i64::MAX])),
             expiration_seconds: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 60, 300, i64::MAX])),
+            signed_with: maybe(dice, |d| (*d.pick(&["first", "second", ""])).into()),
             renewals: maybe(dice, |d| *d.pick(&[i64::MIN, 0, 1, i64::MAX])),
             earlier_expires_at: maybe(dice, instant),
             labels: BTreeMap::new(),

@@ -192,6 +192,7 @@ impl World {
             expires_at: None,
             generation: None,
             expiration_seconds: None,
+            signed_with: None,
             renewals: None,
             earlier_expires_at: None,
             labels: BTreeMap::new(),
@@ -570,6 +571,7 @@ impl World {
             expires_at: None,
             generation: None,
             expiration_seconds: None,
+            signed_with: None,
             renewals: None,
             earlier_expires_at: None,
             labels: publish.labels.clone(),
@@ -669,6 +671,7 @@ fn read_annotations(view: &mut SecretView) {
     view.expires_at = time(annotation::EXPIRES_AT);
     view.generation = number(annotation::GRANT_GENERATION);
     view.expiration_seconds = number(annotation::EXPIRATION_SECONDS);
+    view.signed_with = text(annotation::SIGNED_WITH).map(str::to_owned);
     view.renewals = number(annotation::RENEWALS);
     view.earlier_expires_at = time(annotation::EARLIER_EXPIRES_AT);
 }

@@ -133,3 +133,59 @@ fn a_store_that_does_not_answer_is_not_felt_by_those_who_have_another() {
         (now.iter().sum::<usize>() == FLOOD + 1).then_some(())
     });
 }
+
+/// A store whose places one namespace has taken, with many more of its grants in line: the next place is for another
+/// namespace's first grant, which came last.
+#[test]
+fn the_places_of_a_store_are_shared_between_namespaces() {
+    const MOST: usize = 4;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (loud, quiet) = (Tenant::new("many"), Tenant::new("few"));
+    let mut store = loud.store();
+    store["spec"]["access"][0]["namespaces"]["names"] = json!([loud.name(), quiet.name()]);
+    store["spec"]["limits"] = json!({"maxLiveGrants": MOST});
+    loud.apply(&[store]);
+    let options = OperatorOptions::default();
+    let _operator = Operator::start(Path::new(VALET), &loud.world.plane, &options).expect("the operator starts");
+    let shared = |t: &Tenant, name: &str| {
+        t.grant(
+            "UploadGrant",
+            name,
+            json!({"storeRef": {"kind": "ClusterObjectStore", "name": loud.name()}}),
+        )
+    };
+    loud.apply(&(0..20).map(|n| shared(&loud, &format!("g{n:02}"))).collect::<Vec<_>>());
+    let issued_names = || -> Vec<String> {
+        let list: Value = serde_json::from_str(&loud.kubectl(&["get", "ug", "--output=json"])).expect("JSON");
+        let items = list["items"].as_array().expect("a list").iter();
+        let has_key = |g: &&Value| condition(g, "Ready").is_some_and(|c| c["reason"] == "Issued");
+        items
+            .filter(has_key)
+            .filter_map(|g| Some(g["metadata"]["name"].as_str()?.to_owned()))
+            .collect()
+    };
+    eventually(Duration::from_secs(60), "the places to be taken", || {
+        (issued_names().len() == MOST).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    quiet.apply(&[shared(&quiet, "late"), shared(&quiet, "later")]);
+    quiet.reason("ug/late", "TooManyGrants");
+    quiet.reason("ug/later", "TooManyGrants");
+    for name in ["late", "later"] {
+        let one = issued_names().into_iter().next().expect("one has a key");
+        loud.kubectl(&["delete", "ug", &one]);
+        // Either of the two: they were made in the same second.
+        eventually(
+            Duration::from_secs(30),
+            "a key for the namespace that has fewer",
+            || (issued(&quiet) >= if name == "late" { 1 } else { 2 }).then_some(()),
+        );
+        assert!(issued_names().len() + issued(&quiet) <= MOST, "more than may be");
+    }
+    // Two and two: now it is the turn of the oldest.
+    let one = issued_names().into_iter().next().expect("one has a key");
+    loud.kubectl(&["delete", "ug", &one]);
+    eventually(Duration::from_secs(30), "the next of the many", || {
+        (issued_names().len() == MOST - 2).then_some(())
+    });
+}

@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
 
+mod canary;
 mod fake;
 mod faults;
 mod flow;
@@ -72,6 +73,7 @@ pub fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
 /// A download.
 pub fn download(version: Option<&str>) -> Ask {
     Ask::Download {
+        mode: Default::default(),
         version: version.map(str::to_owned),
         response: ResponseHeaders {
             content_type: Some("text/csv".into()),
@@ -109,7 +111,7 @@ impl Flat for valet::sign::Signed {
                 headers: Vec::new(),
                 form: Some(fields),
             },
-            valet::sign::Key::Parts(_) => panic!("there are no parts here"),
+            valet::sign::Key::Parts(_) | valet::sign::Key::Credentials(_) => panic!("there are no parts here"),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, LengthRange, Multipart, Namespaces, Operation,
-        Overwrite, ResponseHeaders, UploadConstraints, UploadMode,
+        AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, DownloadMode, LengthRange, Multipart, Namespaces,
+        Operation, Overwrite, Permission, ResponseHeaders, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView, admit},
 };
@@ -63,12 +63,16 @@ fn grant(dice: &mut Dice) -> GrantFacts {
     let length = 1 + dice.below(5);
     let segments: Vec<_> = (0..length).map(|_| *dice.pick(&pieces[..most])).collect();
     grant.terms.key = segments.join("/");
+    if dice.one_in(4) {
+        grant.terms.key.push('/');
+    }
     if dice.one_in(30) {
         grant.terms.key = format!("tenants/web/{}", "é".repeat(500 + dice.below(20)));
     }
     grant.terms.expiration_seconds = *dice.pick(&[1, 59, 60, 61, 3600, 604_800, 604_801]);
     grant.ask = if dice.one_in(3) {
         Ask::Download {
+            mode: *dice.pick(&[DownloadMode::Url, DownloadMode::Url, DownloadMode::Credentials]),
             version: dice.one_in(4).then(|| "v1".into()),
             response: ResponseHeaders {
                 content_type: dice.one_in(4).then(|| "text/csv".into()),
@@ -84,10 +88,23 @@ fn grant(dice: &mut Dice) -> GrantFacts {
             UploadMode::PostForm,
             UploadMode::Multipart,
             UploadMode::Resumable,
+            UploadMode::Credentials,
         ]);
         let multipart = Multipart {
             part_size_bytes: dice.one_in(2).then(|| *dice.pick(&[1000, 1001, 5 << 20])),
         };
+        if mode == UploadMode::Credentials && dice.one_in(2) {
+            // Most constraints are not for these; some grants should pass.
+            grant.ask = Ask::Upload {
+                mode,
+                multipart,
+                constraints: UploadConstraints {
+                    overwrite: Overwrite::Allow,
+                    ..UploadConstraints::default()
+                },
+            };
+            return grant;
+        }
         let constraints = UploadConstraints {
             content_type: dice.one_in(2).then(|| (*dice.pick(&TYPES)).into()),
             content_length: dice.one_in(2).then(|| size(dice)),
@@ -162,6 +179,7 @@ fn rule(dice: &mut Dice) -> ClusterAccessRule {
                 ];
                 (*dice.pick(&prefixes)).to_owned()
             }),
+            credentials: *dice.pick(&[Permission::Allow, Permission::Allow, Permission::Forbid]),
             max_expiration_seconds: dice.one_in(3).then(|| *dice.pick(&[1, 60, 3600])),
             max_bytes: dice.one_in(4).then(|| match dice.below(3) {
                 0 => ByteSize::Number(*dice.pick(&[-1, 0, 1, 500_000])),
@@ -185,6 +203,7 @@ fn view(dice: &mut Dice) -> StoreView {
     view.capabilities = Arc::new(Capabilities {
         enforced: ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect(),
         post_form: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
+        credentials: (!dice.one_in(8)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| dice.one_in(4)).collect()),
         multipart: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         resumable: (!dice.one_in(12)).then(|| ALL_CAPABILITIES.into_iter().filter(|_| !dice.one_in(12)).collect()),
         max_expiration_seconds: 604_800,
@@ -224,8 +243,9 @@ fn narrow(rules: &mut Vec<ClusterAccessRule>, dice: &mut Dice) {
         values: Some(vec!["web".into()]),
     };
     let ClusterAccessRule { namespaces, rule } = &mut rules[n];
-    match dice.below(10) {
+    match dice.below(11) {
         0 => drop(rules.remove(n)),
+        10 => rule.credentials = Permission::Forbid,
         1 => drop(rule.operations.pop()),
         2 => {
             let prefix = rule.key_prefix.take().unwrap_or_default();
@@ -302,6 +322,7 @@ fn a_weaker_store_never_allows_more() {
                 form.remove(dice.pick(&ALL_CAPABILITIES));
             }
             form if dice.one_in(4) => *form = None,
+            _ if dice.one_in(4) => weaker.credentials = None,
             _ if dice.one_in(2) => match &mut weaker.multipart {
                 Some(parts) if dice.one_in(2) => {
                     parts.remove(dice.pick(&ALL_CAPABILITIES));

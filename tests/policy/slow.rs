@@ -6,19 +6,33 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, Operation, Overwrite, UploadConstraints, UploadMode,
+        AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, DownloadMode, Operation, Overwrite, Permission,
+        UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView},
 };
 
 /// Whether the grant may have its key.
 pub fn allows(grant: &GrantFacts, store: &StoreView) -> bool {
-    key_is_plain(&grant.terms.key, store.capabilities.max_key_bytes)
+    // "Only with mode: Credentials may it end with '/'."
+    let (key, limit) = (&grant.terms.key, store.capabilities.max_key_bytes);
+    let key_is_fine = match key.strip_suffix('/') {
+        Some(folder) if is_for_credentials(grant) => key_is_plain(folder, limit - 1),
+        _ => key_is_plain(key, limit),
+    };
+    key_is_fine
         && store_can(grant, store)
         && store
             .rules
             .iter()
             .any(|r| is_for(r, &grant.namespace, &store.namespace_labels) && rule_allows(&r.rule, grant))
+}
+
+fn is_for_credentials(grant: &GrantFacts) -> bool {
+    match &grant.ask {
+        Ask::Upload { mode, .. } => *mode == UploadMode::Credentials,
+        Ask::Download { mode, .. } => *mode == DownloadMode::Credentials,
+    }
 }
 
 /// "It may not start or end with '/', nor have an empty, '.' or '..' segment in any spelling, nor control
@@ -67,6 +81,18 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
             Some(sessions) => sessions,
             None => return false,
         },
+        // "With mode: Credentials" it is those.
+        Ask::Upload {
+            mode: UploadMode::Credentials,
+            ..
+        }
+        | Ask::Download {
+            mode: DownloadMode::Credentials,
+            ..
+        } => match &capabilities.credentials {
+            Some(credentials) => credentials,
+            None => return false,
+        },
         _ => &capabilities.enforced,
     };
     let can = |c: Capability| keys.contains(&c);
@@ -95,7 +121,7 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
                 && can(Capability::SignedHeadersOnly)
                 && fits
         }
-        Ask::Download { version, response } => {
+        Ask::Download { version, response, .. } => {
             let overrides = [
                 &response.content_type,
                 &response.content_disposition,
@@ -178,6 +204,11 @@ fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
         && grant.terms.expiration_seconds > max
     {
         return false;
+    }
+    // "Nothing limits how much is uploaded with them, so a rule with maxBytes or contentTypes allows none."
+    if is_for_credentials(grant) {
+        let limited = rule.max_bytes.is_some() || !rule.content_types.is_empty();
+        return rule.credentials == Permission::Allow && !(limited && operation == Operation::Upload);
     }
     match &grant.ask {
         Ask::Upload { mode, constraints, .. } => {

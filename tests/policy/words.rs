@@ -5,13 +5,15 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use valet::{
     api::{
-        AccessRule, Ask, ByteSize, Capabilities, Capability, ClusterAccessRule, LengthRange, Namespaces, Operation,
-        Overwrite, Reason, ResponseHeaders,
+        AccessRule, Ask, ByteSize, Capabilities, Capability, ClusterAccessRule, DownloadMode, LengthRange,
+        Namespaces, Operation, Overwrite, Permission, Reason, ResponseHeaders,
     },
     grant::{GrantFacts, StoreView, admit},
 };
 
-use crate::common::{capabilities, constrain, download, form, in_parts, resumable, rule, store, upload};
+use crate::common::{
+    by_credentials, capabilities, constrain, download, form, in_parts, resumable, rule, store, upload,
+};
 
 struct Case {
     grant: GrantFacts,
@@ -59,6 +61,111 @@ fn of_mode(
     weaken(&mut can);
     case.store.capabilities = Arc::new(can);
     case
+}
+
+fn of_credentials() -> Vec<Case> {
+    let lends = |change: &dyn Fn(&mut GrantFacts, &mut AccessRule), reason, message| {
+        let mut case = case(|_, _| {}, reason, message);
+        let (mut grant, mut rule) = (by_credentials(upload(), true), rule());
+        change(&mut grant, &mut rule.rule);
+        (case.grant, case.store) = (grant, store([rule]));
+        case
+    };
+    let mut cases = vec![
+        lends(
+            &|_, rule| rule.credentials = Permission::Forbid,
+            Reason::OperationNotAllowed,
+            "ClusterObjectStore media does not allow namespace web temporary credentials (spec.mode: Credentials); use a \
+             signed URL, or ask the store's owner for a rule with credentials: Allow",
+        ),
+        lends(
+            &|_, rule| rule.max_bytes = Some(ByteSize::Quantity("5Gi".into())),
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot hold temporary credentials to the maxBytes that it allows namespace web \
+             (ContentLengthRange); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
+        ),
+        lends(
+            &|_, rule| rule.content_types = vec!["image/*".into()],
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot hold temporary credentials to the contentTypes that it allows namespace web \
+             (ContentType); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
+        ),
+        lends(
+            &|grant, _| grant.terms.key = "tenants/".into(),
+            Reason::KeyNotAllowed,
+            "spec.key 'tenants/' is outside what ClusterObjectStore media allows namespace web: keys below 'tenants/web/'",
+        ),
+        lends(
+            &|grant, _| grant.terms.key = "tenants/web//".into(),
+            Reason::InvalidSpec,
+            "spec.key has an empty segment: it may not start or end with '/' nor contain '//'; name the object as \
+             'folder/file'",
+        ),
+        lends(
+            &|grant, _| constrain(grant, |c| c.overwrite = Overwrite::Forbid),
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on temporary credentials \
+             (WriteOnce); set spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to \
+             Put",
+        ),
+        lends(
+            &|grant, _| constrain(grant, |c| c.content_type = Some("image/png".into())),
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot enforce spec.constraints.contentType on temporary credentials (ContentType); \
+             set spec.mode to Put, or leave it out",
+        ),
+        lends(
+            &|grant, _| constrain(grant, |c| c.content_length_range = Some(LengthRange { min: 0, max: 9 })),
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on temporary credentials \
+             (ContentLengthRange); set spec.mode to PostForm, or leave it out",
+        ),
+        lends(
+            &|grant, _| {
+                grant.ask = Ask::Download {
+                    mode: DownloadMode::Credentials,
+                    version: Some("v1".into()),
+                    response: ResponseHeaders::default(),
+                };
+            },
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot enforce spec.version on temporary credentials (Version); leave it out, or \
+             set spec.mode to Url",
+        ),
+    ];
+    for (grant, message) in [
+        (
+            by_credentials(upload(), false),
+            "ClusterObjectStore media hands out no temporary credentials (Credentials); ask the store's owner to set \
+             spec.s3.credentials.assumeRole, or set spec.mode to Put",
+        ),
+        (
+            by_credentials(download(), false),
+            "ClusterObjectStore media hands out no temporary credentials (Credentials); ask the store's owner to set \
+             spec.s3.credentials.assumeRole, or set spec.mode to Url",
+        ),
+    ] {
+        cases.push(of_mode(grant, |_| {}, |can| can.credentials = None, message));
+    }
+    cases
+}
+
+/// Exactly what the rule names may be had whole: everything below it is allowed.
+#[test]
+fn a_prefix_is_allowed_where_all_of_it_is() {
+    for (key, allowed) in [
+        ("tenants/web/", true),
+        ("tenants/web/a/", true),
+        ("tenants/", false),
+        ("tenants/webs/", false),
+        ("tenants/we/", false),
+    ] {
+        for grant in [upload(), download()] {
+            let mut grant = by_credentials(grant, true);
+            grant.terms.key = key.into();
+            assert_eq!(admit(&grant, &store([rule()])).is_ok(), allowed, "{key}");
+        }
+    }
 }
 
 fn of_modes() -> Vec<Case> {
@@ -320,6 +427,7 @@ fn cases() -> Vec<Case> {
         ),
     ];
     cases.extend(of_modes());
+    cases.extend(of_credentials());
     cases.extend([
         weak(
             upload(),
@@ -356,6 +464,7 @@ fn cases() -> Vec<Case> {
             download(),
             |g| {
                 g.ask = Ask::Download {
+                    mode: DownloadMode::Url,
                     version: Some("v1".into()),
                     response: ResponseHeaders::default(),
                 };
@@ -367,6 +476,7 @@ fn cases() -> Vec<Case> {
             download(),
             |g| {
                 g.ask = Ask::Download {
+                    mode: DownloadMode::Url,
                     version: None,
                     response: ResponseHeaders {
                         content_type: Some("text/csv".into()),
@@ -435,6 +545,7 @@ fn other_namespaces_rules_are_nobodys_business() {
         rule: AccessRule {
             operations: vec![Operation::Upload, Operation::Download],
             key_prefix: Some(format!("{marker}/secret")),
+            credentials: Permission::Allow,
             max_expiration_seconds: Some(77_777),
             max_bytes: Some(ByteSize::Number(77_777)),
             content_types: vec![format!("{marker}/x")],

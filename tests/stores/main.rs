@@ -1,6 +1,8 @@
 //! What stores turn out to be like, and what follows from it: a store that behaves as Amazon documents, and one that
 //! obeys headers which nobody signed.
 
+mod lent;
+mod moving;
 mod parts;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
@@ -16,7 +18,7 @@ use world::{SOON, Tenant, VALET, condition, says};
 struct OnMinio {
     tenant: Tenant,
     minio: S3Server,
-    _operator: Operator,
+    operator: Operator,
 }
 
 impl OnMinio {
@@ -29,11 +31,11 @@ impl OnMinio {
         let minio = S3Server::start_with(&tenant.world.tools, options).expect("MinIO starts");
         minio.create_bucket(tenant.name()).expect("a bucket can be made");
         tenant.apply(&[tenant.credentials(minio.access_key(), minio.secret_key())]);
-        let _operator = tenant.operator();
+        let operator = tenant.operator();
         Self {
             tenant,
             minio,
-            _operator,
+            operator,
         }
     }
 

@@ -73,6 +73,7 @@ fn put() -> Ask {
 
 fn get() -> Ask {
     Ask::Download {
+        mode: Default::default(),
         version: None,
         response: ResponseHeaders {
             content_type: Some("text/plain".into()),

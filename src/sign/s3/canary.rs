@@ -14,7 +14,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::S3;
 use crate::{
-    api::{Ask, Capability, LengthRange, Multipart, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
+    api::{
+        Ask, Capability, DownloadMode, LengthRange, Multipart, Overwrite, ResponseHeaders, UploadConstraints,
+        UploadMode,
+    },
     grant::{Lifetime, ObjectKey, SigningRequest},
     sign::{Canary, Key, Missing, Provider, SignError, Signed},
 };
@@ -115,6 +118,7 @@ fn form() -> Ask {
 
 fn get() -> Ask {
     Ask::Download {
+        mode: DownloadMode::Url,
         version: None,
         response: ResponseHeaders {
             content_type: Some(TYPE.into()),
@@ -318,7 +322,7 @@ impl Sent {
         let (method, url, headers, fields) = match &signed.key {
             Key::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
             Key::Form { url, fields } => ("POST".to_owned(), url, Vec::new(), Some(fields.expose().to_vec())),
-            Key::Parts(_) => return None,
+            Key::Parts(_) | Key::Credentials(_) => return None,
         };
         Some(Self {
             body: if method == "GET" { Vec::new() } else { BODY.into() },

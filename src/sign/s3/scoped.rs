@@ -7,9 +7,10 @@ use aws_sdk_sts::{
     error::{ProvideErrorMetadata, SdkError},
 };
 use jiff::Timestamp;
+use serde_json::json;
 
 use crate::{
-    api::{Ask, AssumeRole, Reason},
+    api::{Ask, AssumeRole, DownloadMode, Reason, UploadMode},
     grant::SigningRequest,
     sign::SignError,
 };
@@ -26,12 +27,13 @@ const MARGIN: i64 = 60;
 pub async fn credentials(
     client: &Client,
     role: &AssumeRole,
+    longest: i64,
     bucket: &str,
     request: &SigningRequest,
 ) -> Result<Credentials, SignError> {
     let policy = policy(role, bucket, request)?;
     let left = request.lifetime.expires_at.as_second() - Timestamp::now().as_second() + MARGIN;
-    let seconds = left.max(SHORTEST).min(role.duration_seconds);
+    let seconds = left.max(SHORTEST).min(longest);
     let answer = client
         .assume_role()
         // MinIO wants none, and the protocol one.
@@ -80,20 +82,44 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
         .as_deref()
         .and_then(|arn| arn.split(':').nth(1))
         .unwrap_or("aws");
-    let actions: &[&str] = match &request.ask {
-        Ask::Upload { .. } => &["s3:PutObject"],
-        Ask::Download { version: None, .. } => &["s3:GetObject"],
-        Ask::Download { version: Some(_), .. } => &["s3:GetObjectVersion"],
+    let arn = |resource: &str| format!("arn:{partition}:s3:::{resource}");
+    // Everything below, or the one object.
+    let object = arn(&format!(
+        "{bucket}/{key}{}",
+        if request.key.is_prefix() { "*" } else { "" }
+    ));
+    let allow =
+        |actions: &[&str], resource: String| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
+    let mut statements = match &request.ask {
+        // Large files go up in parts, without being asked. Nobody can read what is there, nor take it away.
+        Ask::Upload {
+            mode: UploadMode::Credentials,
+            ..
+        } => vec![allow(
+            &["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
+            object,
+        )],
+        Ask::Upload { .. } => vec![allow(&["s3:PutObject"], object)],
+        Ask::Download {
+            mode: DownloadMode::Credentials,
+            ..
+        } if request.key.is_prefix() => {
+            let mut list = allow(&["s3:ListBucket"], arn(bucket));
+            list["Condition"] = json!({"StringLike": {"s3:prefix": [format!("{key}*")]}});
+            vec![allow(&["s3:GetObject"], object), list]
+        }
+        Ask::Download { version: None, .. } => vec![allow(&["s3:GetObject"], object)],
+        Ask::Download { version: Some(_), .. } => vec![allow(&["s3:GetObjectVersion"], object)],
     };
-    let policy = serde_json::json!({
-        "Version": "2012-10-17",
-        "Statement": [{
-            "Effect": "Allow",
-            "Action": actions,
-            "Resource": [format!("arn:{partition}:s3:::{bucket}/{key}")],
-        }],
-    });
-    Ok(policy.to_string())
+    // A URL has its end in its signature. A session lasts for 15 minutes at the least, and for a minute more than it is
+    // needed: what is lent ends by the policy.
+    if request.ask.is_for_credentials() {
+        for statement in &mut statements {
+            statement["Condition"]["DateLessThan"] =
+                json!({"aws:CurrentTime": request.lifetime.expires_at.to_string()});
+        }
+    }
+    Ok(json!({"Version": "2012-10-17", "Statement": statements}).to_string())
 }
 
 /// Who the session is for, as CloudTrail shows it: 2 to 64 of letters, digits and `_=,.@-`.
@@ -138,14 +164,14 @@ fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErro
 mod tests {
     use super::*;
     use crate::{
-        api::{UploadConstraints, UploadMode},
+        api::UploadConstraints,
         grant::{Lifetime, ObjectKey},
     };
 
     fn request(key: &str, ask: Ask) -> SigningRequest {
         let t = Timestamp::UNIX_EPOCH;
         SigningRequest {
-            key: ObjectKey::parse(key, 1024).unwrap(),
+            key: ObjectKey::parse_scope(key, 1024).unwrap(),
             ask,
             lifetime: Lifetime {
                 issued_at: t,
@@ -183,6 +209,7 @@ mod tests {
         let download = request(
             "k",
             Ask::Download {
+                mode: DownloadMode::Url,
                 version: Some("v".into()),
                 response: Default::default(),
             },
@@ -192,6 +219,47 @@ mod tests {
         assert!(
             policy.contains("s3:GetObjectVersion\"") && policy.contains("arn:aws-cn:s3:::media/k"),
             "{policy}"
+        );
+    }
+
+    /// What is lent: the verbs, what lies below the key and nothing beside it, and the end.
+    #[test]
+    fn a_policy_for_credentials() {
+        let of = |key: &str, upload: bool| {
+            let ask = if upload {
+                Ask::Upload {
+                    mode: UploadMode::Credentials,
+                    multipart: Default::default(),
+                    constraints: UploadConstraints::default(),
+                }
+            } else {
+                Ask::Download {
+                    mode: DownloadMode::Credentials,
+                    version: None,
+                    response: Default::default(),
+                }
+            };
+            let policy = policy(&role(None), "media", &request(key, ask)).unwrap();
+            serde_json::from_str::<serde_json::Value>(&policy).unwrap()["Statement"].take()
+        };
+        let end = json!({"DateLessThan": {"aws:CurrentTime": "1970-01-01T00:00:00Z"}});
+        let writes = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"];
+        for (key, resource) in [("a/b", "arn:aws:s3:::media/a/b"), ("a/b/", "arn:aws:s3:::media/a/b/*")] {
+            assert_eq!(
+                of(key, true),
+                json!([{"Effect": "Allow", "Action": writes, "Resource": [resource], "Condition": end}])
+            );
+        }
+        let read = |resource: &str| json!({"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [resource], "Condition": end});
+        assert_eq!(of("a/b", false), json!([read("arn:aws:s3:::media/a/b")]));
+        let mut list = end.clone();
+        list["StringLike"] = json!({"s3:prefix": ["a/b/*"]});
+        assert_eq!(
+            of("a/b/", false),
+            json!([
+                read("arn:aws:s3:::media/a/b/*"),
+                {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": ["arn:aws:s3:::media"], "Condition": list},
+            ])
         );
     }
 

@@ -156,6 +156,17 @@ impl GcsServer {
         }
     }
 
+    /// Deletes an object, if it exists.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub fn delete(&self, bucket: &str, key: &str) -> Result<()> {
+        match self.json_api("DELETE", &format!("/storage/v1/b/{bucket}/o/{}", quoted(key)), b"")? {
+            (200 | 204 | 404, _) => Ok(()),
+            (status, said) => Err(Error::new(format!("{status}: {}", String::from_utf8_lossy(&said)))),
+        }
+    }
+
     /// An object's description; `None` if it does not exist.
     ///
     /// # Errors

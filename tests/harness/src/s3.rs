@@ -2,6 +2,7 @@
 //! Valet's.
 
 use std::{
+    path::PathBuf,
     process::Command,
     sync::{Mutex, MutexGuard, OnceLock},
     time::{Duration, Instant},
@@ -61,6 +62,8 @@ pub struct S3Options {
     pub args: Vec<String>,
     /// Environment variables of the server, as in `MINIO_NOTIFY_WEBHOOK_...`.
     pub env: Vec<(String, String)>,
+    /// A file with a certificate authority whose servers MinIO may ask, an apiserver's for instance.
+    pub trusted_ca: Option<PathBuf>,
 }
 
 /// A running S3 server, which speaks plain HTTP on loopback and has buckets in its paths. Dropping it, or the end
@@ -155,8 +158,12 @@ impl S3Server {
                 started_in: Duration::ZERO,
             };
             // No name may be the beginning of another one: versitygw takes that for one folder within the other.
-            for folder in ["objects", "versions", "users"] {
+            for folder in ["objects", "versions", "users", "users/.minio/certs/CAs"] {
                 server.scratch.folder(folder)?;
+            }
+            if let Some(ca) = &options.trusted_ca {
+                let copy = server.scratch.join("users/.minio/certs/CAs/ca.crt");
+                std::fs::copy(ca, copy).context("cannot copy the certificate authority")?;
             }
             server.start_again()?;
             server.started_in = began.elapsed();
@@ -279,7 +286,7 @@ impl S3Server {
             .env("MINIO_REGION", self.region())
             .env("MINIO_BROWSER", "off")
             .env("MINIO_UPDATE", "off")
-            // Its settings and certificates, of which there are none.
+            // Its settings, of which there are none, and the certificates that it trusts.
             .env("HOME", self.scratch.join("users"))
             .args(["server", "--quiet", "--address"])
             .arg(format!("127.0.0.1:{}", self.port))

@@ -33,7 +33,7 @@ impl Flat for Signed {
                 headers: Vec::new(),
                 form: Some(fields),
             },
-            Key::Parts(_) => panic!("there are no parts here"),
+            Key::Parts(_) | Key::Credentials(_) => panic!("there are none here"),
         }
     }
 }
@@ -73,6 +73,7 @@ fn upload(mode: UploadMode, constraints: UploadConstraints) -> Ask {
 
 fn download(version: Option<&str>, response: ResponseHeaders) -> Ask {
     Ask::Download {
+        mode: Default::default(),
         version: version.map(str::to_owned),
         response,
     }

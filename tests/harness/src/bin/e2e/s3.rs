@@ -24,43 +24,56 @@ impl S3 {
             access_key: format!("VALETE2E{}", net::random_hex(4)?.to_ascii_uppercase()),
             secret_key: net::random_hex(20)?,
         };
+        cluster.apply(&[json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {
+                "valetkey.dev/e2e": "suite", "pod-security.kubernetes.io/enforce": "restricted",
+            }},
+        })])?;
+        s3.start(cluster, image, "s3", "")?;
+        Ok(s3)
+    }
+
+    /// Starts a server with its Service and makes its bucket.
+    fn start(&self, cluster: &Cluster, image: &str, name: &str, options: &str) -> Result<()> {
         let mut spec = pods::spec(
             image,
-            "mkdir -p /work/objects /work/versions /work/users
-             exec versitygw --port 0.0.0.0:9000 --health /health --iam-dir /work/users \
-               posix --versioning-dir /work/versions /work/objects",
+            &format!(
+                "mkdir -p /work/objects /work/versions /work/users
+                 exec versitygw --port 0.0.0.0:9000 --health /health --iam-dir /work/users {options} \
+                   posix --versioning-dir /work/versions /work/objects"
+            ),
             &[],
         );
         let container = &mut spec["containers"][0];
         container["env"] = json!([
-            {"name": "ROOT_ACCESS_KEY", "value": s3.access_key}, {"name": "ROOT_SECRET_KEY", "value": s3.secret_key},
+            {"name": "ROOT_ACCESS_KEY", "value": self.access_key}, {"name": "ROOT_SECRET_KEY", "value": self.secret_key},
         ]);
         container["readinessProbe"] = json!({"httpGet": {"path": "/health", "port": 9000}, "periodSeconds": 1});
         cluster.apply(&[
             json!({
-                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {
-                    "valetkey.dev/e2e": "suite", "pod-security.kubernetes.io/enforce": "restricted",
-                }},
-            }),
-            json!({
-                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "s3", "namespace": NAMESPACE},
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": NAMESPACE},
                 "spec": {
-                    "selector": {"matchLabels": {"app": "s3"}},
-                    "template": {"metadata": {"labels": {"app": "s3"}}, "spec": spec},
+                    "selector": {"matchLabels": {"app": name}},
+                    "template": {"metadata": {"labels": {"app": name}}, "spec": spec},
                 },
             }),
-            service("s3", true),
+            service(name, name),
         ])?;
         cluster.kubectl(&[
             "rollout",
             "status",
-            "deployment/s3",
+            &format!("deployment/{name}"),
             "--namespace",
             NAMESPACE,
             "--timeout=90s",
         ])?;
-        s3.ask(cluster, &["--request", "PUT"], "", "")?;
-        Ok(s3)
+        self.ask_at(cluster, name, &["--request", "PUT"], "", "").map(|_| ())
+    }
+
+    /// Starts another server, with the same credentials, that announces what comes to `url`; the store that leads to it.
+    pub fn notifying(&self, cluster: &Cluster, image: &str, url: &str, name: &str, access: &Value) -> Result<Value> {
+        self.start(cluster, image, name, &format!("--event-webhook-url \"{url}\""))?;
+        self.store(cluster, name, name, access)
     }
 
     /// The Secret with which Valet signs.
@@ -86,15 +99,28 @@ impl S3 {
         }))
     }
 
+    /// Where the server's pod itself is, for who is on the node: Services' addresses are for pods.
+    pub fn address_of_pod(&self, cluster: &Cluster) -> Result<String> {
+        let pods = ["pods", "--namespace", NAMESPACE, "--selector", "app=s3"];
+        let address = cluster.field(&pods, ".items[0].status.podIP")?;
+        Ok(format!("http://{}:9000", address.trim()))
+    }
+
     /// Another Service in front of the same server, which a story can close and open: closed, it has an address at
     /// which nobody answers.
     pub fn door(&self, cluster: &Cluster, name: &str, open: bool) -> Result<()> {
-        cluster.apply(&[service(name, open)])
+        cluster.apply(&[service(name, if open { "s3" } else { "nobody" })])
     }
 
     /// A request signed by curl, sent from within the server's pod: none of Valet's code is in it. The pod knows the
     /// credentials; they stand on no command line of ours.
     fn ask(&self, cluster: &Cluster, args: &[&str], key: &str, body: &str) -> Result<String> {
+        self.ask_at(cluster, "s3", args, key, body)
+    }
+
+    /// The same of the server of this name.
+    fn ask_at(&self, cluster: &Cluster, server: &str, args: &[&str], key: &str, body: &str) -> Result<String> {
+        let server = format!("deployment/{server}");
         let line = format!(
             "exec curl --fail-with-body -sS --aws-sigv4 aws:amz:{REGION}:s3 --user \"$ROOT_ACCESS_KEY:$ROOT_SECRET_KEY\" \
              --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' \"$@\""
@@ -106,7 +132,7 @@ impl S3 {
         let exec = [
             "exec",
             "--stdin",
-            "deployment/s3",
+            &server,
             "--namespace",
             NAMESPACE,
             "--",
@@ -150,9 +176,9 @@ impl S3 {
     }
 }
 
-fn service(name: &str, open: bool) -> Value {
+fn service(name: &str, app: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"selector": {"app": if open { "s3" } else { "nobody" }}, "ports": [{"port": 9000}]},
+        "spec": {"selector": {"app": app}, "ports": [{"port": 9000}]},
     })
 }

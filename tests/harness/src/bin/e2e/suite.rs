@@ -23,6 +23,8 @@ pub const RELEASE: &str = "valet";
 pub const LABEL: &str = "valetkey.dev/e2e";
 /// The store that most stories use: whoever has [`LABEL`] may do everything below a prefix of its own.
 pub const STORE: &str = "e2e-media";
+/// The Secret with the tokens of stores that announce uploads.
+const TOKENS: &str = "e2e-tokens";
 /// The chooser of the operator's pods.
 const PODS: &str = "app.kubernetes.io/instance=valet,app.kubernetes.io/name=valet";
 
@@ -42,6 +44,8 @@ pub struct Suite {
     pub root: PathBuf,
     /// Tells this run's namespaces from another's.
     pub run: String,
+    /// What stores present that announce uploads.
+    pub token: String,
 }
 
 impl Suite {
@@ -51,11 +55,16 @@ impl Suite {
         clean(&cluster)?;
         let hands = Hands::install(&cluster, image)?;
         let s3 = S3::install(&cluster, image)?;
+        let token = net::random_hex(16)?;
         cluster.apply(&[
             json!({
                 "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": {
                     LABEL: "suite", "pod-security.kubernetes.io/enforce": "restricted",
                 }},
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": TOKENS, "namespace": SYSTEM},
+                "stringData": {"tokens": token},
             }),
             s3.credentials(SYSTEM),
         ])?;
@@ -67,6 +76,7 @@ impl Suite {
             image: image.into(),
             root: env!("VALET_ROOT").into(),
             run: net::random_hex(2)?,
+            token,
         })
     }
 
@@ -93,7 +103,10 @@ impl Suite {
             "--timeout",
             "120s",
         ];
-        for value in [image.as_str()].iter().chain(set) {
+        // The previous chart knows nothing of them.
+        let notifications = format!("notifications.enabled=true,notifications.existingSecret={TOKENS}");
+        let ours = (chart == self.chart()).then_some(notifications.as_str());
+        for value in [image.as_str()].iter().chain(&ours).chain(set) {
             args.extend(["--set", value]);
         }
         let result = self.cluster.helm(&args);

@@ -4,6 +4,7 @@ use valet_harness::Result;
 
 use crate::play::Play;
 
+mod arrivals;
 mod chart;
 mod multipart;
 mod operator;
@@ -66,6 +67,12 @@ pub const STORIES: &[Story] = &[
         play: tenants::store_down,
     },
     Story {
+        name: "notified",
+        about: "the store announces an upload by the operator's Service: Completed at once, and the HEADs are counted",
+        gentle: true,
+        play: arrivals::notified,
+    },
+    Story {
         name: "refused",
         about: "a namespace that may not: the pod waits, condition and event say why; a rule lets it go on",
         gentle: true,
@@ -94,6 +101,13 @@ pub const STORIES: &[Story] = &[
         about: "the operator's account cannot read Secrets in bulk, nor write or delete one that is not a grant's",
         gentle: true,
         play: rights::account,
+    },
+    Story {
+        name: "browser-form",
+        about: "a page in a real browser posts a form: what is too large is refused, what is right arrives",
+        // It leaves the operator alone, but it needs a browser, and much of the machine.
+        gentle: false,
+        play: arrivals::browser_form,
     },
     Story {
         name: "away",

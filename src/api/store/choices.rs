@@ -1,0 +1,22 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What to do where the credentials that sign end before the key should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ShortSessions {
+    /// The key ends with them.
+    #[default]
+    Truncate,
+    /// There is no key.
+    Refuse,
+}
+
+/// Whether something may be had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Permission {
+    #[default]
+    #[allow(missing_docs)]
+    Forbid,
+    #[allow(missing_docs)]
+    Allow,
+}

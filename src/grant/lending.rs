@@ -1,0 +1,30 @@
+use super::{facts::GrantFacts, policy::Refusal};
+use crate::api::{AccessRule, Capability, Operation, Permission, Reason};
+
+/// Whether a rule that allows all else allows temporary credentials, which nothing holds to a size or a type.
+pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
+    let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
+    if rule.credentials == Permission::Forbid {
+        let message = format!(
+            "{store} does not allow namespace {namespace} temporary credentials (spec.mode: Credentials); use a signed URL, or ask the store's owner for a rule with credentials: Allow"
+        );
+        return Err(Refusal::new(Reason::OperationNotAllowed, message));
+    }
+    let limits = [
+        (rule.max_bytes.is_some(), Capability::ContentLengthRange, "maxBytes"),
+        (!rule.content_types.is_empty(), Capability::ContentType, "contentTypes"),
+    ];
+    let broken = limits
+        .into_iter()
+        .find(|(is_set, ..)| *is_set && grant.ask.operation() == Operation::Upload);
+    match broken {
+        None => Ok(()),
+        Some((_, capability, field)) => Err(Refusal::new(
+            Reason::CapabilityMissing,
+            format!(
+                "{store} cannot hold temporary credentials to the {field} that it allows namespace {namespace} ({}); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
+                capability.as_str()
+            ),
+        )),
+    }
+}

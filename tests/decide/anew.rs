@@ -1,0 +1,330 @@
+//! Credentials that move: when keys are signed anew, what becomes of their time, and sessions that are shorter than what is
+//! asked for. And what is lent instead of signed.
+
+use jiff::{SignedDuration, Timestamp};
+use valet::{
+    api::{Reason, ShortSessions, annotation},
+    grant::{ANEW_SPREAD, GrantFacts, Lifetime, Publish, PublishMode, Signer, Step, StoreFact},
+};
+
+use crate::{
+    checks::{condition, ready},
+    clocks::{steps, until},
+    common::{around, at, by_credentials, download, renew_always, rule, store, upload},
+    world::World,
+};
+
+/// A world in which the key was issued at the start and reported.
+fn issued(grant: GrantFacts) -> World {
+    let mut world = World::new(grant, store([rule()]));
+    world.reconcile();
+    assert_eq!(ready(world.grant()), "Issued");
+    world
+}
+
+/// The store signs with something else from then on.
+fn rotate(world: &mut World, since: Timestamp) {
+    world.usable(|store| {
+        store.signer = Some(Signer {
+            fingerprint: "second".into(),
+            since,
+        });
+    });
+}
+
+fn published(world: &World) -> Box<Publish> {
+    match world.next() {
+        Step::Publish(publish) => publish,
+        other => panic!("no key but {other:?}"),
+    }
+}
+
+fn message(world: &World, type_: &str) -> String {
+    condition(&world.grant().status, type_).map_or(String::new(), |c| format!("{} {}", c.reason, c.message))
+}
+
+/// The instant is a function of the moment of the change and the UID, and the key that comes then has the same seconds.
+#[test]
+fn a_key_is_signed_anew_at_its_instant() {
+    let mut world = issued(download());
+    let first = world.keys[0];
+    world.now = at(10);
+    rotate(&mut world, at(10));
+    let due = until(&world).unwrap();
+    assert!(due >= at(10) && due < at(10) + ANEW_SPREAD, "{due}");
+    assert_eq!(steps(&mut world, around(due)), ["rest", "publish", "publish"]);
+
+    world.now = due;
+    let publish = published(&world);
+    assert_eq!(publish.request.lifetime, first, "never a second more");
+    assert!(matches!(publish.mode, PublishMode::Replace { .. }));
+    assert_eq!(publish.annotations[annotation::SIGNED_WITH], "second");
+    assert!(
+        !publish.annotations.contains_key(annotation::RENEWALS),
+        "it is the same key"
+    );
+    let before = world.counts;
+    world.reconcile();
+    assert_eq!(world.counts.replaces, before.replaces + 1);
+    assert_eq!(
+        world.counts.reports, before.reports,
+        "the status has nothing new to say"
+    );
+    assert_eq!(until(&world), Some(at(300)), "once");
+}
+
+#[test]
+fn a_thousand_keys_are_signed_anew_over_two_minutes() {
+    let mut dues = std::collections::BTreeMap::<Timestamp, usize>::new();
+    for n in 0..1000 {
+        let mut grant = download();
+        grant.uid = format!("{n:08x}-1c1e-4f0a-9d3b-0242ac120002");
+        let mut world = issued(grant);
+        rotate(&mut world, at(0));
+        // The very first second's are due at once.
+        let due = match world.next() {
+            Step::Publish(_) => at(0),
+            Step::Rest { until } => until.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert!(due < at(0) + ANEW_SPREAD);
+        *dues.entry(due).or_default() += 1;
+    }
+    assert!(dues.len() > 110, "{} different seconds", dues.len());
+    assert!(dues.values().all(|n| *n < 25), "{dues:?}");
+}
+
+/// What nobody knows changes nothing: neither a Secret from before this was written down, nor a store that does not tell.
+#[test]
+fn what_is_not_known_is_left_alone() {
+    let mut world = issued(download());
+    world.edit_secret(|s| drop(s.annotations.remove(annotation::SIGNED_WITH)));
+    rotate(&mut world, at(0));
+    world.now = at(200);
+    world.reconcile();
+    assert_eq!((world.keys.len(), until(&world)), (1, Some(at(300))));
+    assert!(
+        !world
+            .own_secret()
+            .unwrap()
+            .view
+            .annotations
+            .contains_key(annotation::SIGNED_WITH)
+    );
+
+    let mut world = issued(download());
+    world.usable(|store| store.signer = None);
+    world.now = at(200);
+    world.reconcile();
+    assert_eq!((world.keys.len(), until(&world)), (1, Some(at(300))));
+    // Nor is it forgotten with what the key was signed.
+    assert_eq!(world.own_secret().unwrap().view.signed_with.as_deref(), Some("first"));
+}
+
+/// A key that is over before its turn comes is not worth one.
+#[test]
+fn no_key_is_signed_anew_at_its_end() {
+    let mut world = issued(download());
+    world.now = at(299);
+    rotate(&mut world, at(299));
+    assert_eq!(until(&world), Some(at(300)));
+}
+
+/// The new credentials end sooner: so does the key, and says so; copies of the old one are not forgotten.
+#[test]
+fn credentials_that_end_sooner_shorten_the_key() {
+    let mut world = issued(download());
+    rotate(&mut world, at(0) - ANEW_SPREAD);
+    world.usable(|store| store.credentials_expire = Some(at(105)));
+    world.now = at(50);
+    assert_eq!(
+        published(&world).request.lifetime,
+        Lifetime {
+            issued_at: at(0),
+            expires_at: at(100)
+        }
+    );
+    world.reconcile();
+    assert!(message(&world, "Active").starts_with("ExpiryTruncated"));
+    let status = &world.grant().status;
+    assert_eq!(status.earlier_expiration_time.as_ref().map(|t| t.0), Some(at(300)));
+}
+
+/// Nobody signs now: the key stays, and is tried again until its end.
+#[test]
+fn trouble_with_the_new_credentials_leaves_the_old_key() {
+    for trouble in [true, false] {
+        let mut world = issued(download());
+        rotate(&mut world, at(0) - ANEW_SPREAD);
+        if trouble {
+            world.unsigned = Some((Reason::StoreUnreachable, "STS does not answer".into()));
+        } else {
+            // Not even a second is left of the new ones.
+            world.usable(|store| store.credentials_expire = Some(at(4)));
+        }
+        world.now = at(10);
+        let again = world.reconcile().unwrap();
+        assert_eq!(ready(world.grant()), "Issued");
+        assert_eq!((world.keys.len(), again), (1, at(39)), "a tenth of what is left");
+        world.unsigned = None;
+        world.usable(|store| store.credentials_expire = None);
+        world.now = again;
+        world.reconcile();
+        assert_eq!(world.keys.len(), 2);
+    }
+}
+
+/// A restart knows nothing of when the change came; it counts from there.
+#[test]
+fn a_restart_signs_nothing_anew_by_itself() {
+    let mut world = issued(download());
+    world.usable(|store| store.signer.as_mut().unwrap().since = at(100));
+    world.now = at(100);
+    assert_eq!(until(&world), Some(at(300)));
+    // Changed while nobody was there.
+    rotate(&mut world, at(100));
+    assert!(until(&world).is_some_and(|due| due >= at(100) && due < at(100) + ANEW_SPREAD));
+}
+
+// --- sessions that are shorter than what is asked for ----------------------------------------------------------------
+
+fn refusing(grant: GrantFacts, credentials_expire: Timestamp) -> World {
+    let mut view = store([rule()]);
+    view.short_sessions = ShortSessions::Refuse;
+    view.credentials_expire = Some(credentials_expire);
+    World::new(grant, view)
+}
+
+#[test]
+fn a_store_may_refuse_to_cut_keys_short() {
+    // Five seconds are between a key's end and its credentials'.
+    for (end, is_refused) in [(304, true), (305, false), (306, false)] {
+        let mut world = refusing(download(), at(end));
+        let again = world.reconcile();
+        if !is_refused {
+            assert_eq!(ready(world.grant()), "Issued", "{end}");
+            continue;
+        }
+        assert_eq!(
+            message(&world, "Ready"),
+            "ExpirationTooLong spec.expirationSeconds is 300; the credentials of ClusterObjectStore media end at \
+             2027-01-15T08:05:04Z, and its owner wants no key that they cut short (shortSessions: Refuse): ask for at \
+             most 299, or ask the owner for longer sessions"
+        );
+        assert_eq!(world.notices, [Reason::ExpirationTooLong]);
+        // Sessions are renewed without a word.
+        assert_eq!(again, Some(at(60)));
+        world.usable(|store| store.credentials_expire = Some(at(4000)));
+        world.now = at(60);
+        world.reconcile();
+        assert_eq!(ready(world.grant()), "Issued");
+    }
+    // A deadline is the grant's own.
+    let mut grant = download();
+    grant.terms.deadline_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100)));
+    let mut world = refusing(grant, at(200));
+    world.reconcile();
+    assert_eq!(ready(world.grant()), "Issued");
+}
+
+/// By the rules it would be refused anyway: then it sleeps.
+#[test]
+fn what_the_rules_refuse_is_not_asked_again_every_minute() {
+    let mut grant = download();
+    grant.terms.expiration_seconds = 3601;
+    let mut world = refusing(grant, at(100_000));
+    assert_eq!(world.reconcile(), None);
+    assert_eq!(ready(world.grant()), "ExpirationTooLong");
+}
+
+/// What is out stays out: the choice is about keys to come. A renewal that would be cut short is none.
+#[test]
+fn keys_that_are_out_stay() {
+    let mut grant = download();
+    renew_always(&mut grant);
+    grant.terms.expiration_seconds = 600;
+    let mut world = issued(grant);
+    world.usable(|store| {
+        store.short_sessions = ShortSessions::Refuse;
+        store.credentials_expire = Some(at(900));
+    });
+    world.now = at(450);
+    world.reconcile();
+    assert_eq!((ready(world.grant()), world.keys.len()), ("Issued", 1));
+    world.now = at(430) + SignedDuration::from_secs(60);
+    world.reconcile();
+    assert!(message(&world, "RenewalFailing").starts_with("RenewalOverdue"));
+    assert!(message(&world, "RenewalFailing").contains("shortSessions: Refuse"));
+    world.now = at(600);
+    world.reconcile();
+    assert_eq!(ready(world.grant()), "ExpirationTooLong");
+    assert!(world.own_secret().is_none());
+}
+
+// --- what is lent ----------------------------------------------------------------------------------------------------
+
+/// One object: its arrival is seen, as that of any upload.
+#[test]
+fn an_upload_of_one_object_by_credentials_is_completed() {
+    let mut world = issued(by_credentials(upload(), false));
+    world.now = at(2);
+    world.put_object();
+    world.reconcile();
+    assert_eq!(ready(world.grant()), "Completed");
+    assert!(world.own_secret().is_none());
+}
+
+/// Everything below a key: nobody looks, whatever is said to have come, and in the end nobody knows.
+#[test]
+fn an_upload_below_a_key_is_never_completed() {
+    let mut world = issued(by_credentials(upload(), true));
+    assert!(message(&world, "Completed").starts_with("NotObservable the grant is for everything below its key"));
+    world.put_object();
+    world.hear();
+    for second in [0, 2, 60, 299] {
+        world.now = at(second);
+        assert_eq!(until(&world), Some(at(300)));
+        world.reconcile();
+    }
+    assert_eq!(world.last_look, None);
+    world.now = at(300);
+    world.reconcile();
+    assert_eq!(ready(world.grant()), "Expired");
+    let completed = condition(&world.grant().status, "Completed").unwrap();
+    assert_eq!(
+        (completed.status.as_str(), completed.reason.as_str()),
+        ("Unknown", "NotObservable")
+    );
+    assert_eq!(world.last_look, None);
+    assert!(world.notices.is_empty());
+
+    // Also where the store is gone by then.
+    let mut world = issued(by_credentials(upload(), true));
+    world.store = StoreFact::Missing;
+    world.now = at(300);
+    world.reconcile();
+    assert_eq!(ready(world.grant()), "Expired");
+}
+
+/// It is renewed without a look, for as long as it is wanted.
+#[test]
+fn an_upload_below_a_key_is_renewed() {
+    let mut grant = by_credentials(upload(), true);
+    renew_always(&mut grant);
+    grant.terms.expiration_seconds = 600;
+    let mut world = issued(grant);
+    world.put_object();
+    world.now = until(&world).unwrap();
+    world.reconcile();
+    assert_eq!((world.keys.len(), world.last_look), (2, None));
+    assert_eq!(ready(world.grant()), "Issued");
+}
+
+#[test]
+fn revoked_credentials_are_no_url() {
+    let mut world = issued(by_credentials(download(), true));
+    world.edit(|g| g.terms.revoke = Some(true));
+    world.reconcile();
+    let said = message(&world, "Revoked");
+    assert!(said.contains("a copy of it works until 2027-01-15T08:05:00Z"), "{said}");
+}

@@ -1,0 +1,210 @@
+//! Round trips with real keys: before fake-gcs-server, which looks at nothing, and before somebody who stands in front of it and
+//! does with a request what Google documents.
+
+use std::sync::{Arc, LazyLock};
+
+use serde_json::json;
+use valet::{
+    api::Capability,
+    sign::{Canary, Missing, Provider, gcs::Source},
+};
+use valet_harness::{GcsServer, google};
+
+use crate::{
+    ACCOUNT, KEY,
+    fake::{Call, Fake, Reply},
+    key, store,
+};
+
+static SERVER: LazyLock<GcsServer> = LazyLock::new(|| GcsServer::start().expect("fake-gcs-server starts"));
+
+fn decoded(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next().unwrap()).to_digit(16).unwrap();
+                u8::try_from(digit() * 16 + digit()).unwrap()
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// The fields of a form, and its file.
+type Posted = (Vec<(String, String)>, Vec<u8>);
+
+fn form(call: &Call) -> Option<Posted> {
+    let boundary = call
+        .header("content-type")?
+        .strip_prefix("multipart/form-data; boundary=")?;
+    let text = String::from_utf8(call.body.clone()).unwrap();
+    let mut fields = Vec::new();
+    for part in text.split(&format!("--{boundary}\r\n")).skip(1) {
+        let (head, body) = part.split_once("\r\n\r\n").unwrap();
+        let body = body
+            .strip_suffix(&format!("\r\n--{boundary}--\r\n"))
+            .or(body.strip_suffix("\r\n"))
+            .unwrap();
+        let name = head.split("name=\"").nth(1).unwrap().split('"').next().unwrap();
+        if name == "file" {
+            return Some((fields, body.into()));
+        }
+        fields.push((name.to_owned(), body.to_owned()));
+    }
+    None
+}
+
+/// Somebody who checks requests for this bucket, but for what he is told to pass over.
+fn front(bucket: &'static str, lax: &'static str) -> Fake {
+    SERVER.create_bucket(bucket).unwrap();
+    Fake::start(move |call, _| {
+        let mut question = json!({
+            "op": "verify", "key_file": KEY, "account": ACCOUNT, "method": call.method, "bucket": bucket,
+            "url": format!("http://{}{}", call.header("host").unwrap(), call.path),
+            "headers": call.headers.iter().filter(|(n, _)| !n.eq_ignore_ascii_case("host")).collect::<Vec<_>>(),
+            "now": jiff::Timestamp::now().as_second(),
+        });
+        let path = call.path.split('?').next().unwrap();
+        let mut key = decoded(path.strip_prefix(&format!("/{bucket}/")).unwrap());
+        let mut body = call.body.clone();
+        if let Some((fields, file)) = form(call) {
+            key = fields.iter().find(|(name, _)| name == "key").unwrap().1.clone();
+            question["op"] = "verify_form".into();
+            question["fields"] = json!(fields);
+            body = file;
+        }
+        if lax != "size" || question["op"] == "verify_form" {
+            question["size"] = body.len().into();
+        }
+        if lax != "write-once" {
+            question["exists"] = SERVER.get(bucket, &key).unwrap().is_some().into();
+        }
+        if call.method != "PUT" && question["op"] == "verify" {
+            question.as_object_mut().unwrap().remove("size");
+        }
+        let why = google::ask(question, &[]).unwrap().0["why"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let late = why == "it has expired" && lax == "expiry";
+        match why.as_str() {
+            "" => {}
+            _ if late => {}
+            "the object is there already" => return Reply::text(412, &why),
+            "the size is out of range" => return Reply::text(400, &why),
+            _ => return Reply::text(403, &why),
+        }
+        match call.method.as_str() {
+            "PUT" | "POST" => {
+                SERVER.put(bucket, &key, &body).unwrap();
+                Reply::text(if call.method == "PUT" { 200 } else { 204 }, "")
+            }
+            "DELETE" => {
+                SERVER.delete(bucket, &key).unwrap();
+                Reply::text(204, "")
+            }
+            _ => match SERVER.get(bucket, &key).unwrap() {
+                Some(body) => Reply::text(200, &String::from_utf8(body).unwrap()),
+                None => Reply::text(404, "<Error><Code>NoSuchKey</Code></Error>"),
+            },
+        }
+    })
+}
+
+async fn made_at(endpoint: String, bucket: &str) -> (Canary, Arc<valet::api::Capabilities>) {
+    // What is signed for workloads is of no interest here.
+    let settings = json!({"bucket": bucket, "endpoint": endpoint, "publicEndpoint": "http://127.0.0.1:9"});
+    let gcs = store(settings, Source::Key(Arc::new(key())), None);
+    let made = gcs.canary().await;
+    (made, gcs.capabilities())
+}
+
+#[tokio::test]
+async fn a_store_that_holds_keys_to_what_they_say() {
+    let (made, can) = made_at(front("canary-good", "").url(), "canary-good").await;
+    assert_eq!(
+        (&made.missing[..], &made.untried[..], &made.worthless, &made.left),
+        (&[][..], &[][..], &None, &None)
+    );
+    assert!(!made.interrupted);
+    for held in [
+        "WriteOnce",
+        "ContentType",
+        "ContentLengthRange",
+        "ContentLength",
+        "ResponseHeaders",
+        "PostForm/ContentType",
+    ] {
+        assert!(made.held.iter().any(|h| h == held), "{held}: {:?}", made.held);
+    }
+    assert!(can.enforced.contains(&Capability::WriteOnce));
+    assert_eq!(SERVER.list("canary-good").unwrap(), Vec::<String>::new());
+}
+
+/// What is not held is missing from then on.
+#[tokio::test]
+async fn a_store_that_passes_over_something() {
+    let (made, can) = made_at(front("canary-size", "size").url(), "canary-size").await;
+    assert_eq!(
+        made.missing,
+        [
+            Missing::Url(Capability::ContentLengthRange),
+            Missing::Url(Capability::ContentLength)
+        ]
+    );
+    assert!(
+        !can.enforced.contains(&Capability::ContentLengthRange) && !can.enforced.contains(&Capability::ContentLength)
+    );
+    assert!(
+        can.post_form
+            .as_ref()
+            .unwrap()
+            .contains(&Capability::ContentLengthRange)
+    );
+    let (made, can) = made_at(front("canary-once", "write-once").url(), "canary-once").await;
+    assert_eq!(made.missing, [Missing::Url(Capability::WriteOnce)]);
+    assert!(!can.enforced.contains(&Capability::WriteOnce));
+    let (made, _) = made_at(front("canary-late", "expiry").url(), "canary-late").await;
+    assert!(made.worthless.is_some_and(|why| why.contains("that is over")));
+}
+
+#[tokio::test]
+async fn fake_gcs_server_holds_nothing() {
+    SERVER.create_bucket("canary-fake").unwrap();
+    let (made, can) = made_at(SERVER.endpoint(), "canary-fake").await;
+    assert!(
+        made.worthless.is_some() && made.missing.contains(&Missing::Url(Capability::WriteOnce)),
+        "{made:?}"
+    );
+    // It does not know a bucket's own address with its slash.
+    assert!(made.missing.contains(&Missing::Forms) && can.post_form.is_none());
+    assert_eq!(SERVER.list("canary-fake").unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_store_that_goes_away() {
+    let fake = Fake::start(|_, before| {
+        if before == 0 {
+            Reply::text(200, "")
+        } else {
+            Reply::text(503, "marker")
+        }
+    });
+    let (made, can) = made_at(fake.url(), "media").await;
+    assert!(
+        made.interrupted && made.missing.is_empty() && made.left.is_some(),
+        "{made:?}"
+    );
+    assert!(!format!("{made:?}").contains("marker"));
+    assert!(can.enforced.contains(&Capability::WriteOnce));
+
+    let refused = Fake::start(|_, _| Reply::text(403, "<Error><Code>AccessDenied</Code></Error>"));
+    let (made, _) = made_at(refused.url(), "media").await;
+    assert!(
+        made.untried[0].contains("answered 403") && made.missing.is_empty(),
+        "{made:?}"
+    );
+}
