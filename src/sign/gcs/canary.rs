@@ -89,6 +89,7 @@ fn form() -> Ask {
 
 fn get() -> Ask {
     Ask::Download {
+        mode: Default::default(),
         version: None,
         response: ResponseHeaders {
             content_type: Some(TYPE.into()),
@@ -257,7 +258,7 @@ impl Sent {
         let (method, url, headers, fields) = match &signed.key {
             Key::Request { method, url, headers } => (method.as_str(), url.expose(), headers.clone(), None),
             Key::Form { url, fields } => ("POST", url.expose(), Vec::new(), Some(fields.expose().to_vec())),
-            Key::Parts(_) => unreachable!("no canary asks for parts"),
+            Key::Parts(_) | Key::Credentials(_) => unreachable!("no canary asks for parts or credentials"),
         };
         Self {
             method: method.to_owned(),
