@@ -337,6 +337,7 @@ async fn nothing_is_signed_past_the_delegation_keys_end() {
         let request = SigningRequest {
             key: ObjectKey::parse("k", 1024).unwrap(),
             ask: Ask::Download {
+                mode: Default::default(),
                 version: None,
                 response: ResponseHeaders::default(),
             },
