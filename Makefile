@@ -80,6 +80,10 @@ STORIES ?=
 E2E_CONTEXT ?=
 E2E_IMAGE ?= localhost/valet-e2e:1
 E2E_VALET_IMAGE ?= ghcr.io/valetkey/valet:$(shell hack/version.sh)
+# The image for the stories below, which need a server and a client that nobody else needs.
+E2E_STORES_IMAGE ?= localhost/valet-e2e-stores:1
+E2E_ON_STORES = s3-client
+E2E_STORES = $(if $(strip $(if $(STORIES),$(foreach word,$(STORIES),$(findstring $(word),$(E2E_ON_STORES))),all)),stores)
 E2E = '$(TARGET)/debug/e2e' $(STORIES)
 
 .PHONY: images
@@ -89,13 +93,14 @@ images: ## Make the operator's image and those of the end-to-end tests, without 
 .PHONY: e2e
 e2e: ## The chart on a node with real pods, story by story (STORIES=fast, E2E_CONTEXT=NAME): docs/testing-e2e.md
 ifeq ($(E2E_CONTEXT),)
-	@hack/tools.sh --check chart node; export VALET_TOOLS=$$(hack/tools.sh chart node) && \
-	  E2E_IMAGES=$$(hack/images.sh) && export E2E_IMAGES && \
+	@hack/tools.sh --check chart node $(E2E_STORES); export VALET_TOOLS=$$(hack/tools.sh chart node $(E2E_STORES)) && \
+	  E2E_IMAGES=$$(hack/images.sh valet e2e pause $(E2E_STORES)) && export E2E_IMAGES && \
 	  cargo build --quiet -p valet-harness --bin e2e && KEEP='$(KEEP)' $(E2E)
 else
 	@hack/tools.sh --check chart; export VALET_TOOLS=$$(hack/tools.sh chart) && \
 	  cargo build --quiet -p valet-harness --bin e2e && \
-	  E2E_CONTEXT='$(E2E_CONTEXT)' E2E_VALET_IMAGE='$(E2E_VALET_IMAGE)' E2E_IMAGE='$(E2E_IMAGE)' KEEP='$(KEEP)' $(E2E)
+	  E2E_CONTEXT='$(E2E_CONTEXT)' E2E_VALET_IMAGE='$(E2E_VALET_IMAGE)' E2E_IMAGE='$(E2E_IMAGE)' \
+	  E2E_STORES_IMAGE='$(E2E_STORES_IMAGE)' KEEP='$(KEEP)' $(E2E)
 endif
 
 # The cluster's own kubeconfig file, so that nothing else can be meant.
@@ -104,7 +109,8 @@ KIND = kind-valet-e2e
 kind-e2e: ## The same on kind, for a machine with Docker
 	docker build --tag '$(E2E_VALET_IMAGE)' .
 	docker build --tag '$(E2E_IMAGE)' tests/e2e/images
+	docker build --target stores --tag '$(E2E_STORES_IMAGE)' tests/e2e/images
 	kind create cluster --name valet-e2e --kubeconfig '$(TARGET)/$(KIND)' --wait 120s
-	kind load docker-image --name valet-e2e '$(E2E_VALET_IMAGE)' '$(E2E_IMAGE)'
+	kind load docker-image --name valet-e2e '$(E2E_VALET_IMAGE)' '$(E2E_IMAGE)' '$(E2E_STORES_IMAGE)'
 	$(MAKE) e2e E2E_CONTEXT='$(KIND)' E2E_KUBECONFIG='$(TARGET)/$(KIND)'
 	kind delete cluster --name valet-e2e

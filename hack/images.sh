@@ -2,11 +2,12 @@
 # Makes container images without a container engine (buildah only), and prints the folder with their archives: NAME.tar, which
 # `ctr images import`, `kind load image-archive` and `docker load` read, and NAME.oci.tar, which goes to a registry as it is.
 #
-#   hack/images.sh [IMAGE...]      valet, e2e, pause; without a name: all of them
+#   hack/images.sh [IMAGE...]      valet, e2e, pause, stores; without a name: all of them but stores
 #
 #   valet   the operator: its static binary and a CA bundle, nothing else
 #   e2e     what the end-to-end tests run as a workload: busybox, curl and the S3 server versitygw
 #   pause   holds a pod's namespaces on the tests' own node
+#   stores  for the story of lent credentials: busybox and curl, the S3 server MinIO and the S3 client rclone
 #
 # The same sources give the same image, to the digest: SOURCE_DATE_EPOCH (default: 0, 1970) is every time in it.
 # An image whose parts are the same as last time is not made again.
@@ -14,7 +15,7 @@
 #   VALET_IMAGE   the operator's image's name, default ghcr.io/valetkey/valet:VERSION
 #   VALET_BIN     a static binary that is there already; else hack/static.sh builds it
 #   TARGET        another processor than this machine's, as hack/static.sh takes it; the archive is then valet-ARCH.tar
-#   VALET_TOOLS   the folder that hack/tools.sh prints, for versitygw
+#   VALET_TOOLS   the folder that hack/tools.sh prints, for versitygw and MinIO
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
@@ -79,14 +80,20 @@ with_libraries() { # folder, program, place in the folder
   done
 }
 
-e2e() {
-  local root="$work/e2e" applet
-  with_libraries "$root" "$(command -v curl)" /usr/bin/curl
-  with_libraries "$root" "${VALET_TOOLS:?the folder that hack/tools.sh prints}/versitygw" /usr/bin/versitygw
+# An image of busybox, curl and more programs: what the end-to-end tests run.
+workload() { # name, reference, programs
+  local name=$1 reference=$2 root="$work/$1" applet program; shift 2
+  for program in "$(command -v curl)" "$@"; do with_libraries "$root" "$program" "/usr/bin/${program##*/}"; done
   install -D --mode 0755 "$(command -v busybox)" "$root/bin/busybox"
   for applet in $(busybox --list | grep -vx busybox); do ln -s busybox "$root/bin/$applet"; done
   install -d --mode 1777 "$root/tmp"
-  image e2e localhost/valet-e2e:1 "$root" --user 65532:65532 --entrypoint '["curl"]' --cmd --help --env PATH=/usr/bin:/bin
+  image "$name" "$reference" "$root" --user 65532:65532 --entrypoint '["curl"]' --cmd --help --env PATH=/usr/bin:/bin
+}
+
+e2e() { workload e2e localhost/valet-e2e:1 "${VALET_TOOLS:?the folder that hack/tools.sh prints}/versitygw"; }
+
+stores() {
+  workload stores localhost/valet-e2e-stores:1 "${VALET_TOOLS:?the folder that hack/tools.sh stores prints}/minio" "$(command -v rclone)"
 }
 
 pause() {
@@ -99,8 +106,8 @@ pause() {
 [ $# -gt 0 ] || set -- valet e2e pause
 for name in "$@"; do
   case $name in
-    valet | e2e | pause) "$name" ;;
-    *) echo "hack/images.sh: '$name' is none of valet, e2e, pause" >&2; exit 2 ;;
+    valet | e2e | pause | stores) "$name" ;;
+    *) echo "hack/images.sh: '$name' is none of valet, e2e, pause, stores" >&2; exit 2 ;;
   esac
 done
 printf '%s\n' "$out"

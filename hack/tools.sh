@@ -63,6 +63,10 @@ if wanted node; then
   for program in containerd ctr runc iptables conntrack ip buildah busybox; do
     need "$program" "makes this machine a node with pods" "$node"
   done
+  # Together they are what the story of lent credentials runs on.
+  if wanted stores; then
+    need rclone "is a stock S3 client" "apt-get update && apt-get install --yes --no-install-recommends rclone"
+  fi
   if [ ! -x /usr/lib/cni/bridge ]; then
     lacking=1
     say "${red}missing${off}  ${bold}/usr/lib/cni/bridge${off} (gives pods their addresses)"

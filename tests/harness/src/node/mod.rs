@@ -80,6 +80,7 @@ pub struct Node {
     _containerd: Process,
     plane: ControlPlane,
     logs: Scratch,
+    socket: PathBuf,
     started_in: Duration,
 }
 
@@ -157,8 +158,17 @@ impl Node {
             _containerd: containerd,
             plane,
             logs,
+            socket: socket(apart),
             started_in: began.elapsed(),
         })
+    }
+
+    /// Unpacks another image, which can be used by its name from then on. One that is there already costs a second.
+    ///
+    /// # Errors
+    /// If the archive is not there, or there is no room for it.
+    pub fn import(&self, image: &Image) -> Result<()> {
+        import(&self.socket, image)
     }
 
     /// The control plane.
@@ -221,20 +231,32 @@ fn start_containerd(apart: &Apart, logs: &Scratch, images: &[Image]) -> Result<P
     let mut command = process::clean(Command::new("containerd"));
     command.arg("--config").arg(settings);
     let containerd = Process::start("containerd", command, logs.join("containerd.log"))?;
-    let socket = folder.join("containerd.sock");
-    let ctr = |args: &[&str]| {
-        let mut command = process::clean(Command::new("ctr"));
-        command
-            .arg("--address")
-            .arg(&socket)
-            .args(["--namespace", "k8s.io"])
-            .args(args);
-        process::run_ok(command, &[], IMPORT)
-    };
-    containerd.wait_until(START, "it answered", || socket.exists() && ctr(&["version"]).is_ok())?;
+    let socket = socket(apart);
+    containerd.wait_until(START, "it answered", || {
+        socket.exists() && ctr(&socket, &["version"]).is_ok()
+    })?;
     for image in images {
-        ctr(&["images", "import", &image.archive.display().to_string()])
-            .context(format_args!("cannot import {}", image.name))?;
+        import(&socket, image)?;
     }
     Ok(containerd)
+}
+
+/// Where containerd listens.
+fn socket(apart: &Apart) -> PathBuf {
+    apart.folder().join("containerd.sock")
+}
+
+fn ctr(socket: &Path, args: &[&str]) -> Result<()> {
+    let mut command = process::clean(Command::new("ctr"));
+    command
+        .arg("--address")
+        .arg(socket)
+        .args(["--namespace", "k8s.io"])
+        .args(args);
+    process::run_ok(command, &[], IMPORT).map(|_| ())
+}
+
+fn import(socket: &Path, image: &Image) -> Result<()> {
+    ctr(socket, &["images", "import", &image.archive.display().to_string()])
+        .context(format_args!("cannot import {}", image.name))
 }

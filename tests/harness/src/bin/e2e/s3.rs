@@ -1,4 +1,4 @@
-//! The S3 server, a pod in the cluster with a Service whose address is the endpoint: no DNS is needed.
+//! The S3 servers, pods in the cluster with Services whose addresses are the endpoints: no DNS is needed.
 
 use serde_json::{Value, json};
 use valet_harness::{Result, net};
@@ -10,6 +10,39 @@ const BUCKET: &str = "media";
 const REGION: &str = "us-east-1";
 /// The Secret with the store's credentials, in the operator's namespace.
 const KEYS: &str = "e2e-keys";
+
+/// What a server's pod runs.
+enum Server<'a> {
+    /// versitygw, with more options.
+    Versitygw(&'a str),
+    /// MinIO, which has an STS.
+    Minio,
+}
+
+impl Server<'_> {
+    fn script(&self) -> String {
+        match self {
+            Self::Versitygw(options) => format!(
+                "mkdir -p /work/objects /work/versions /work/users
+                 exec versitygw --port 0.0.0.0:9000 --health /health --iam-dir /work/users {options} \
+                   posix --versioning-dir /work/versions /work/objects"
+            ),
+            Self::Minio => format!(
+                "export MINIO_ROOT_USER=\"$ROOT_ACCESS_KEY\" MINIO_ROOT_PASSWORD=\"$ROOT_SECRET_KEY\"
+                 export MINIO_REGION={REGION} MINIO_BROWSER=off MINIO_UPDATE=off HOME=/work
+                 mkdir -p /work/objects
+                 exec minio server --quiet --address :9000 /work/objects"
+            ),
+        }
+    }
+
+    fn health(&self) -> &'static str {
+        match self {
+            Self::Versitygw(_) => "/health",
+            Self::Minio => "/minio/health/ready",
+        }
+    }
+}
 
 /// See the module.
 pub struct S3 {
@@ -29,26 +62,18 @@ impl S3 {
                 "valetkey.dev/e2e": "suite", "pod-security.kubernetes.io/enforce": "restricted",
             }},
         })])?;
-        s3.start(cluster, image, "s3", "")?;
+        s3.start(cluster, image, "s3", &Server::Versitygw(""))?;
         Ok(s3)
     }
 
     /// Starts a server with its Service and makes its bucket.
-    fn start(&self, cluster: &Cluster, image: &str, name: &str, options: &str) -> Result<()> {
-        let mut spec = pods::spec(
-            image,
-            &format!(
-                "mkdir -p /work/objects /work/versions /work/users
-                 exec versitygw --port 0.0.0.0:9000 --health /health --iam-dir /work/users {options} \
-                   posix --versioning-dir /work/versions /work/objects"
-            ),
-            &[],
-        );
+    fn start(&self, cluster: &Cluster, image: &str, name: &str, server: &Server<'_>) -> Result<()> {
+        let mut spec = pods::spec(image, &server.script(), &[]);
         let container = &mut spec["containers"][0];
         container["env"] = json!([
             {"name": "ROOT_ACCESS_KEY", "value": self.access_key}, {"name": "ROOT_SECRET_KEY", "value": self.secret_key},
         ]);
-        container["readinessProbe"] = json!({"httpGet": {"path": "/health", "port": 9000}, "periodSeconds": 1});
+        container["readinessProbe"] = json!({"httpGet": {"path": server.health(), "port": 9000}, "periodSeconds": 1});
         cluster.apply(&[
             json!({
                 "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": NAMESPACE},
@@ -72,8 +97,17 @@ impl S3 {
 
     /// Starts another server, with the same credentials, that announces what comes to `url`; the store that leads to it.
     pub fn notifying(&self, cluster: &Cluster, image: &str, url: &str, name: &str, access: &Value) -> Result<Value> {
-        self.start(cluster, image, name, &format!("--event-webhook-url \"{url}\""))?;
+        let options = format!("--event-webhook-url \"{url}\"");
+        self.start(cluster, image, name, &Server::Versitygw(&options))?;
         self.store(cluster, name, name, access)
+    }
+
+    /// Starts a MinIO, with the same credentials; the store that leads to it and makes a session for each key.
+    pub fn with_sessions(&self, cluster: &Cluster, image: &str, name: &str, access: &Value) -> Result<Value> {
+        self.start(cluster, image, name, &Server::Minio)?;
+        let mut store = self.store(cluster, name, name, access)?;
+        store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 3600});
+        Ok(store)
     }
 
     /// The Secret with which Valet signs.
@@ -118,8 +152,8 @@ impl S3 {
         self.ask_at(cluster, "s3", args, key, body)
     }
 
-    /// The same of the server of this name.
-    fn ask_at(&self, cluster: &Cluster, server: &str, args: &[&str], key: &str, body: &str) -> Result<String> {
+    /// The same of the server of this name, in its words.
+    pub fn ask_at(&self, cluster: &Cluster, server: &str, args: &[&str], key: &str, body: &str) -> Result<String> {
         let server = format!("deployment/{server}");
         let line = format!(
             "exec curl --fail-with-body -sS --aws-sigv4 aws:amz:{REGION}:s3 --user \"$ROOT_ACCESS_KEY:$ROOT_SECRET_KEY\" \

@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    env,
+    path::{Path, PathBuf},
 };
 
 use serde_json::{Value, json};
-use valet_harness::{Context, Error, Process, Result, net};
+use valet_harness::{Context, Error, Process, Result, net, node};
 
 use crate::{
     cluster::Cluster,
@@ -125,6 +126,19 @@ impl Suite {
         let store = self.s3.store(&self.cluster, name, service, &access)?;
         self.cluster.apply(&[store])?;
         Ok(())
+    }
+
+    /// The image with MinIO and an S3 client, for who needs more than [`Suite::image`]. On a node of one's own it is unpacked
+    /// now, so that it costs the other stories nothing.
+    pub fn stores_image(&self) -> Result<String> {
+        let Some(node) = self.cluster.node() else {
+            return env::var("E2E_STORES_IMAGE")
+                .context("E2E_STORES_IMAGE does not name the image with MinIO and rclone");
+        };
+        let folder = env::var("E2E_IMAGES").context("E2E_IMAGES does not say where hack/images.sh put the images")?;
+        let image = node::Image::read(Path::new(&folder), "stores")?;
+        node.import(&image)?;
+        Ok(image.name)
     }
 
     /// The operator's pods that are not on their way out.

@@ -6,6 +6,7 @@ use crate::play::Play;
 
 mod arrivals;
 mod chart;
+mod lent;
 mod multipart;
 mod operator;
 mod renewal;
@@ -101,6 +102,13 @@ pub const STORIES: &[Story] = &[
         about: "the operator's account cannot read Secrets in bulk, nor write or delete one that is not a grant's",
         gentle: true,
         play: rights::account,
+    },
+    Story {
+        name: "s3-client",
+        about: "a Job's rclone writes a folder with lent credentials and can do nothing else; a pod's reads it back",
+        // It leaves the operator alone, but it needs a server and a client that nobody else needs.
+        gentle: false,
+        play: lent::s3_client,
     },
     Story {
         name: "browser-form",
