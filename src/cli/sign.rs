@@ -38,9 +38,14 @@ pub struct SignArgs {
     )]
     namespace: String,
 
-    /// What to print: the Secret as yaml or json, the bare url, or a curl configuration file.
+    /// What to print: the Secret as yaml or json, the bare url, a curl configuration file, or the parts of an upload.
     #[arg(short, long, value_enum, default_value = "yaml")]
     output: Output,
+
+    /// Of a grant with mode: Multipart: the store's name for the upload whose parts are signed. The operator begins one
+    /// itself, and puts it together; here both are left to you.
+    #[arg(long, value_name = "ID")]
+    upload_id: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,6 +54,7 @@ enum Output {
     Json,
     Url,
     Curl,
+    Parts,
 }
 
 /// What was found in the files.
@@ -169,6 +175,14 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     }
     // The status of a grant that was printed from a cluster is another story: here it is judged from nothing.
     g.status = Default::default();
+    if let Some(upload) = &args.upload_id {
+        if g.ask.parts().is_none() {
+            return Err("--upload-id is for a grant with mode: Multipart; leave it out".into());
+        }
+        // As the operator finds it that has begun the upload before.
+        g.held = true;
+        g.status.upload_id = Some(upload.clone());
+    }
     let (fact, provider) = store_of(g, documents).await?;
     facts.store = fact;
     // Offline nobody looks: neither for a Secret nor whether the object is there.
@@ -194,7 +208,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
                 return Err(ready.map_or("refused".into(), |c| format!("{}: {}", c.reason, c.message)));
             }
             Step::Hold => {
-                return Err("an upload in parts needs the operator, which begins it at the store and puts the parts together; apply the grant".into());
+                return Err("an upload in parts needs the operator, which begins it at the store and puts the parts together; apply the grant, or give the name of an upload that you have begun with --upload-id".into());
             }
             step => return Err(format!("the operator would not sign this now ({step:?})")),
         }
@@ -264,7 +278,7 @@ async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -
 fn print(output: Output, secret: &k8s_openapi::api::core::v1::Secret) -> Result<(), String> {
     let entry = |name: &str| {
         let bytes = secret.data.as_ref().and_then(|d| d.get(name)).map(|b| b.0.clone());
-        let bytes = bytes.ok_or("mode: Credentials has no URL; use --output yaml or json")?;
+        let bytes = bytes.ok_or_else(|| format!("a key of this mode has no {name}; use --output yaml or json"))?;
         String::from_utf8(bytes).map_err(|e| e.to_string())
     };
     print_text(&match output {
@@ -272,5 +286,6 @@ fn print(output: Output, secret: &k8s_openapi::api::core::v1::Secret) -> Result<
         Output::Json => serde_json::to_string_pretty(secret).map_err(|e| e.to_string())? + "\n",
         Output::Url => entry(data::URL)? + "\n",
         Output::Curl => entry(data::CURL_CONFIG)?,
+        Output::Parts => entry(data::PARTS)?,
     })
 }

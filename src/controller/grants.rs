@@ -29,7 +29,7 @@ use crate::{
     api::{Grant, GrantStatus, Reason},
     grant::{
         Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
-        Settings, Step, decide,
+        Settings, Step, UploadFact, decide,
     },
     sign::{Provider, SECRET_CAPACITY, SignError, secret_bytes, secret_object},
     telemetry::Metrics,
@@ -283,6 +283,9 @@ impl<'a, G: Grant> Visit<'a, G> {
         let (kind, namespace, name) = store_id(&grant.terms.store_ref, &grant.namespace);
         self.context.metrics.looked((kind, &namespace, &name), outcome);
         self.facts.object = found;
+        if matches!(self.facts.upload, UploadFact::Open(_)) {
+            self.facts.upload = UploadFact::Unread;
+        }
         self.facts.last_look = Some(self.now);
         self.facts.look_requested = false;
         self.context.memory.looked(&grant.uid, self.now, self.heard);

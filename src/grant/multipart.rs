@@ -19,6 +19,9 @@ use crate::api::{Ask, Parts, Reason, UploadMode, annotation};
 /// that restarts, and short enough for somebody who waits for a namespace to go.
 const DELETION_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
+/// How long a store may show both an upload and the object that it has become.
+const SETTLING: SignedDuration = SignedDuration::from_secs(10);
+
 /// How far the store's clock and ours may be apart when it is judged whether an upload is one that we began. What is missed
 /// for its sake stays; what would be taken for ours by more of it could be somebody's.
 const SKEW: SignedDuration = SignedDuration::from_mins(1);
@@ -129,7 +132,9 @@ impl Judge<'_> {
             )));
         };
         match &self.f.upload {
-            UploadFact::Unread if is_time || self.f.completion_refused.is_some() => {
+            UploadFact::Unread
+                if is_time || self.f.completion_refused.is_some() || !matches!(self.f.object, ObjectFact::Unread) =>
+            {
                 Gathered::Next(Step::Read(Read::Upload(upload.to_owned())))
             }
             // A look that failed says nothing; the next one comes by itself.
@@ -157,12 +162,15 @@ impl Judge<'_> {
         }
     }
 
-    /// All parts are there. A write-once object is looked for once more: the store refuses to replace one, and if there is
-    /// one, this is how to say so.
+    /// All parts are there. A write-once object is looked for first, since not every store knows the condition. If there is
+    /// one, the parts were seen once more since: another operator may have put them together a moment ago.
     fn complete(&self, upload: &str, parts: Vec<ArrivedPart>) -> Gathered {
         if self.write_once() {
             match &self.f.object {
                 ObjectFact::Unread => return Gathered::Next(Step::Read(Read::Object)),
+                ObjectFact::Present { modified_at, .. } if self.is_settling(*modified_at) => {
+                    return Gathered::Waiting(Arrival::Unchanged);
+                }
                 ObjectFact::Present { object, .. } => return Gathered::Next(self.exists_already(object)),
                 ObjectFact::Absent | ObjectFact::Hidden | ObjectFact::Unreachable(_) => {}
             }
@@ -177,6 +185,13 @@ impl Judge<'_> {
                 write_once: self.write_once(),
             })),
         }
+    }
+
+    /// Whether an object came so lately that the store may still be putting it together of this very upload, for another
+    /// operator: not every store does both at once. With the key's time over, nobody waits for that.
+    fn is_settling(&self, modified_at: Option<Timestamp>) -> bool {
+        let is_fresh = modified_at.is_some_and(|t| self.now < add(t, SETTLING));
+        is_fresh && self.key().is_some_and(|key| self.end(key) > self.now)
     }
 
     /// The key's time is over: what has come by now is the object, if the rules and the spec still allow it, or nothing.

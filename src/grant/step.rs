@@ -67,12 +67,13 @@ pub enum Read {
     Store,
     /// The Secret of the wanted name: its metadata.
     Secret,
-    /// Whether the object is in the store.
+    /// Whether the object is in the store. What was known of an upload in parts that goes on is not known any more then:
+    /// it may have become the object meanwhile.
     Object,
     /// Whether there is room for one more grant with a key, at most so many having one. The room is then kept for this
     /// grant until its visit has ended.
     Place(Most),
-    /// Which parts of this upload are in the store.
+    /// Which parts of this upload are in the store. If it is gone, what was known of the object is not known any more.
     Upload(String),
     /// Which uploads in parts of the wanted key go on.
     Uploads,

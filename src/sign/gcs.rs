@@ -7,12 +7,14 @@ mod key;
 mod pen;
 mod probe;
 mod source;
+mod terms;
 mod tokens;
 mod v4;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::http::Method;
+use aws_lc_rs::digest::{SHA256, digest};
 use futures::{FutureExt, future::BoxFuture};
 use hyper::body::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -25,6 +27,7 @@ pub use tokens::Source;
 
 use self::{
     pen::{Google, Iam, Pen},
+    terms::{get_query, no_credentials, put_headers, session_headers},
     tokens::{Tokens, ask, request},
 };
 use super::{
@@ -33,8 +36,8 @@ use super::{
 };
 use crate::{
     api::{
-        AddressingStyle, Ask, Capabilities, Capability, DownloadMode, GcsStore, ObservedObject, Overwrite,
-        ResponseHeaders, ResumableUploads, UploadConstraints, UploadMode,
+        AddressingStyle, Ask, Capabilities, Capability, DownloadMode, GcsStore, ObservedObject, ResumableUploads,
+        UploadConstraints, UploadMode,
     },
     grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest, second},
 };
@@ -52,6 +55,8 @@ const MAX_EXPIRES_SECONDS_OF_IAM: i64 = 43_200;
 const MAX_UPLOAD_BYTES: i64 = 5 << 40;
 /// The longest key, in bytes of UTF-8 ("About Cloud Storage objects").
 const MAX_KEY_BYTES: usize = 1024;
+/// Digits of a fingerprint: enough that two never meet.
+const FINGERPRINT_DIGITS: usize = 16;
 /// Where the store is tried out, unless it says otherwise.
 const PROBE_KEY: &str = "valet-probe";
 
@@ -293,92 +298,6 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
     }
 }
 
-/// The headers that hold an upload in one request to its constraints.
-fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
-    let UploadConstraints {
-        content_type,
-        content_length,
-        content_length_range,
-        checksum_sha256,
-        overwrite,
-    } = constraints;
-    if checksum_sha256.is_some() {
-        return Err(SignError::Refused("Google Cloud Storage checks no SHA-256".into()));
-    }
-    // A signed Content-Length is not looked at; this header is, for an exact length as for a range.
-    let range = match (content_length, content_length_range) {
-        (None, None) => None,
-        (Some(n), None) => Some((*n, *n)),
-        (None, Some(range)) => Some((range.min, range.max)),
-        (Some(_), Some(_)) => {
-            return Err(SignError::Refused(
-                "contentLength and contentLengthRange exclude each other".into(),
-            ));
-        }
-    };
-    let headers = [
-        content_type.clone().map(|t| ("content-type", t)),
-        range.map(|(min, max)| ("x-goog-content-length-range", format!("{min},{max}"))),
-        (*overwrite == Overwrite::Forbid).then(|| ("x-goog-if-generation-match", "0".to_owned())),
-    ];
-    Ok(headers
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect())
-}
-
-fn no_credentials() -> SignError {
-    SignError::Refused("there are no credentials to lend on this store".into())
-}
-
-/// The headers of the request that starts a resumable upload ("Initiate a resumable upload").
-fn session_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
-    if constraints.content_length.is_some() || constraints.content_length_range.is_some() {
-        return Err(SignError::Refused("a resumable upload is held to no size".into()));
-    }
-    let mut headers = put_headers(constraints)?;
-    headers.push(("x-goog-resumable".into(), "start".into()));
-    Ok(headers)
-}
-
-/// The parameters that pin a download down.
-fn get_query(version: Option<&String>, response: &ResponseHeaders) -> Result<Vec<(String, String)>, SignError> {
-    let ResponseHeaders {
-        content_type,
-        content_disposition,
-        content_encoding,
-        content_language,
-        cache_control,
-    } = response;
-    let unknown = [
-        (content_encoding, "contentEncoding"),
-        (content_language, "contentLanguage"),
-        (cache_control, "cacheControl"),
-    ];
-    if let Some((_, field)) = unknown.iter().find(|(value, _)| value.is_some()) {
-        return Err(SignError::Impossible(format!(
-            "Google Cloud Storage answers with another contentType or contentDisposition, and with no other {field}; leave out spec.response.{field}, or set it on the object itself"
-        )));
-    }
-    if let Some(version) = version
-        && (version.is_empty() || version.len() > 19 || !version.bytes().all(|b| b.is_ascii_digit()))
-    {
-        return Err(SignError::Impossible(
-            "spec.version is no generation: on Google Cloud Storage it is a number, as gcloud storage ls --all-versions shows it after '#'".into(),
-        ));
-    }
-    let parameters = [
-        ("generation", version),
-        ("response-content-type", content_type.as_ref()),
-        ("response-content-disposition", content_disposition.as_ref()),
-    ];
-    Ok(parameters
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?.clone())))
-        .collect())
-}
-
 impl Provider for Gcs {
     fn name(&self) -> &'static str {
         "gcs"
@@ -419,6 +338,23 @@ impl Provider for Gcs {
 
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         self.key_for(Target::Workload, request).boxed()
+    }
+
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        async move {
+            let who = self.pen.print().await?;
+            let v4::Request {
+                scheme,
+                authority,
+                path,
+                ..
+            } = self.place(Target::Workload, "/");
+            let all = format!("{salt}\n{who}\n{scheme}://{authority}{path}");
+            let mut digits = v4::hex(digest(&SHA256, all.as_bytes()).as_ref());
+            digits.truncate(FINGERPRINT_DIGITS);
+            Ok(Some(digits))
+        }
+        .boxed()
     }
 
     fn probe(&self) -> BoxFuture<'_, Probed> {

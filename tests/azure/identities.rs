@@ -10,8 +10,8 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
-    api::Reason,
-    grant::ObjectFact,
+    api::{Ask, Reason, ResponseHeaders},
+    grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
     sign::{
         Finding, Provider, SignError,
         azure::{AzureBlob, Credentials, Identity, Source},
@@ -318,6 +318,39 @@ async fn nothing_is_sent_in_the_clear() {
     let (reason, message) = credentials(provider.credentials_expire().await.expect_err("it is not sent"));
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(message.contains("https only"), "{message}");
+}
+
+/// No key outlives the delegation key that signs it, whatever was decided before.
+#[tokio::test]
+async fn nothing_is_signed_past_the_delegation_keys_end() {
+    let fake = Fake::start(|asked| match asked.method.as_str() {
+        "GET" => granted_as_text(3600),
+        _ => key_for(1),
+    });
+    let source = Source::Managed {
+        endpoint: fake.endpoint(),
+        client: None,
+    };
+    let provider = provider(&fake.endpoint(), source);
+    let end = provider.credentials_expire().await.unwrap().expect("it has an end");
+    for (after, is_signed) in [(0, true), (1, false), (3600, false)] {
+        let request = SigningRequest {
+            key: ObjectKey::parse("k", 1024).unwrap(),
+            ask: Ask::Download {
+                mode: Default::default(),
+                version: None,
+                response: ResponseHeaders::default(),
+            },
+            lifetime: Lifetime {
+                issued_at: Timestamp::from_second(Timestamp::now().as_second()).unwrap(),
+                expires_at: end + SignedDuration::from_secs(after),
+            },
+            holder: "web.report".into(),
+            upload: None,
+        };
+        let signed = provider.sign(&request).await;
+        assert_eq!(signed.is_ok(), is_signed, "{after}: {signed:?}");
+    }
 }
 
 /// What the store says to an identity that asks for a delegation key.

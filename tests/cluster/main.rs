@@ -4,6 +4,7 @@
 //! All tests of this binary share one control plane and one store; each has a namespace, a bucket, a
 //! ClusterObjectStore and an operator of its own.
 
+mod abandoned;
 mod addresses;
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
@@ -22,6 +23,7 @@ mod multipart;
 mod notifications;
 mod offline;
 mod policy;
+mod races;
 mod renewal;
 mod restart;
 mod rules;

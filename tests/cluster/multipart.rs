@@ -1,6 +1,6 @@
 //! Uploads in parts: what the Secret holds, what the script in it does with it, and what is left in the store.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 use valet_harness::{eventually, process};
@@ -8,29 +8,29 @@ use valet_harness::{eventually, process};
 use crate::world::{Mounted, SOON, Tenant, condition, says};
 
 const MIB: usize = 1 << 20;
-const PART: usize = 5 * MIB;
+pub const PART: usize = 5 * MIB;
 /// Longer than the longest pause between two looks.
-const A_LOOK: Duration = Duration::from_secs(75);
+pub const A_LOOK: Duration = Duration::from_secs(75);
 const FINALIZER: &str = "valetkey.dev/multipart";
 
 /// Bytes in which no two parts are alike.
-fn bytes(length: usize) -> Vec<u8> {
+pub fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n / MIB * 7 + n % 251) as u8).collect()
 }
 
-fn in_parts(t: &Tenant, name: &str, spec: Value) -> Value {
+pub fn in_parts(t: &Tenant, name: &str, spec: Value) -> Value {
     let mut all = json!({"mode": "Multipart", "multipart": {"partSizeBytes": PART}});
     crate::world::merge(&mut all, spec);
     t.grant("UploadGrant", name, all)
 }
 
-fn parts(key: &Mounted) -> Vec<Value> {
+pub fn parts(key: &Mounted) -> Vec<Value> {
     let text: Value = serde_json::from_str(&key.files["parts.json"]).expect("parts.json is JSON");
     text["parts"].as_array().expect("it has parts").clone()
 }
 
 /// The uploads of the tenant's bucket that go on: their names, by key.
-fn open(t: &Tenant, key: &str) -> Vec<String> {
+pub fn open(t: &Tenant, key: &str) -> Vec<String> {
     let query = [("uploads", ""), ("prefix", key)];
     let answer = t
         .world
@@ -46,27 +46,8 @@ fn open(t: &Tenant, key: &str) -> Vec<String> {
         .collect()
 }
 
-/// Begins an upload as somebody else would.
-fn begin(t: &Tenant, key: &str) -> String {
-    let answer = t
-        .world
-        .s3
-        .request("POST", t.name(), key, &[("uploads", "")], &[], &[])
-        .unwrap()
-        .ok()
-        .unwrap();
-    let text = String::from_utf8(answer.body).unwrap();
-    text.split("<UploadId>")
-        .nth(1)
-        .unwrap()
-        .split('<')
-        .next()
-        .unwrap()
-        .to_owned()
-}
-
 /// Sends one part, as a client that reads parts.json does.
-fn send(t: &Tenant, part: &Value, body: &[u8]) -> u16 {
+pub fn send(t: &Tenant, part: &Value, body: &[u8]) -> u16 {
     let mut command = process::clean(Command::new("curl"));
     command
         .args([
@@ -137,7 +118,7 @@ fn finalizers(grant: &Value) -> Vec<&str> {
         .collect()
 }
 
-fn is_released(t: &Tenant, name: &str) {
+pub fn is_released(t: &Tenant, name: &str) {
     eventually(SOON, "the finalizer to go", || {
         finalizers(&t.get(&format!("ug/{name}")).unwrap())
             .is_empty()
@@ -296,110 +277,6 @@ fn a_part_that_does_not_fit() {
     t.reason_within("ug/g", "Completed", A_LOOK);
 }
 
-/// Whatever ends a grant before its object is whole leaves nothing in the store.
-#[test]
-fn abandoned() {
-    let t = Tenant::new("partsleft");
-    let _operator = t.operator();
-    let size = json!({"contentLength": 2 * PART});
-    let of = |name: &str, spec: Value| {
-        let mut all = json!({"constraints": size});
-        crate::world::merge(&mut all, spec);
-        in_parts(&t, name, all)
-    };
-    t.apply(&[
-        of("expires", json!({"expirationSeconds": 6})),
-        of("deleted", json!({})),
-        of("revoked", json!({})),
-        of("suspended", json!({})),
-    ]);
-    for name in ["expires", "deleted", "revoked", "suspended"] {
-        let mounted = t.mount(name);
-        assert_eq!(send(&t, &parts(&mounted)[0], &bytes(PART)), 200);
-    }
-    let uploads: BTreeMap<_, _> = ["expires", "deleted", "revoked", "suspended"]
-        .map(|name| (name, t.mount(name)))
-        .into();
-    t.kubectl(&["delete", "ug/deleted", "--timeout=30s"]);
-    assert_eq!(open(&t, &t.key("deleted")), Vec::<String>::new());
-    t.kubectl(&[
-        "patch",
-        "ug/revoked",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"revoke":true}}"#,
-    ]);
-    t.reason("ug/revoked", "Revoked");
-    is_released(&t, "revoked");
-    assert_eq!(open(&t, &t.key("revoked")), Vec::<String>::new());
-    assert_eq!(
-        send(&t, &parts(&uploads["revoked"])[1], &bytes(PART)),
-        404,
-        "a copy of a URL does nothing"
-    );
-    // Held back, it stays; and goes on when it is let go.
-    t.kubectl(&[
-        "patch",
-        "ug/suspended",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"suspend":true}}"#,
-    ]);
-    t.reason("ug/suspended", "Suspended");
-    assert_eq!(open(&t, &t.key("suspended")).len(), 1);
-    t.kubectl(&[
-        "patch",
-        "ug/suspended",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"suspend":false}}"#,
-    ]);
-    t.reason("ug/suspended", "Issued");
-    let again = t.mount("suspended");
-    assert_eq!(parts(&again), parts(&uploads["suspended"]), "the same URLs");
-    assert_eq!(send(&t, &parts(&again)[1], &bytes(PART)), 200);
-    t.reason_within("ug/suspended", "Completed", A_LOOK);
-
-    let expired = t.reason("ug/expires", "ExpiredUnused");
-    let message = condition(&expired, "Ready").unwrap()["message"].as_str().unwrap();
-    assert!(
-        message.contains("the 1 of at most 2 parts that had come were thrown away"),
-        "{message}"
-    );
-    is_released(&t, "expires");
-    assert_eq!(open(&t, ""), Vec::<String>::new());
-    assert_eq!(t.stored(&t.key("expires")), None);
-}
-
-/// What others have begun for the same object stays; what a crash of the operator would leave does not.
-#[test]
-fn strays() {
-    let t = Tenant::new("partsstray");
-    let key = t.key("g");
-    let old = begin(&t, &key);
-    std::thread::sleep(Duration::from_secs(1));
-    let _operator = t.operator();
-    t.apply(&[in_parts(&t, "g", json!({"constraints": {"contentLength": 3}}))]);
-    let mounted = t.mount("g");
-    let (stray, theirs) = (begin(&t, &key), begin(&t, &key));
-    let query = [("partNumber", "1"), ("uploadId", &theirs)];
-    t.world
-        .s3
-        .request("PUT", t.name(), &key, &query, &[], b"theirs")
-        .unwrap()
-        .ok()
-        .unwrap();
-    assert_eq!(open(&t, &key).len(), 4);
-    assert_eq!(send(&t, &parts(&mounted)[0], b"abc"), 200);
-    t.reason_within("ug/g", "Completed", A_LOOK);
-    is_released(&t, "g");
-    let left = open(&t, &key);
-    assert!(left.contains(&theirs), "somebody's upload was aborted");
-    assert!(!left.contains(&stray));
-    // Begun within the minute by which clocks may differ, it cannot be told from ours.
-    assert!(left.len() <= 2, "{left:?} {old}");
-}
-
 /// Write-once: the store itself refuses to put the parts over an object that came meanwhile.
 #[test]
 fn an_object_that_was_faster() {
@@ -459,55 +336,6 @@ fn another_key_for_the_same_upload() {
     assert_eq!(send(&t, &parts(&renewed)[1], b"x"), 200);
     t.reason_within("ug/g", "Completed", A_LOOK);
     assert_eq!(open(&t, ""), Vec::<String>::new());
-}
-
-/// A namespace goes with all that is in it, its store and its credentials among them; the parts go, too, and nothing holds
-/// it up. Where the operator is a new one, which has never seen the store, it says what it leaves.
-#[test]
-fn the_store_goes_first() {
-    let t = Tenant::new("partsgone");
-    let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.0/8"]);
-    let mut store = t.store();
-    let access = json!([{"operations": ["Upload"]}]);
-    store["kind"] = "ObjectStore".into();
-    store["metadata"]["namespace"] = t.name().into();
-    store["spec"]["access"] = access;
-    let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
-    credentials["metadata"]["namespace"] = t.name().into();
-    t.apply(&[credentials, store]);
-    let of = |name: &str| {
-        let mut grant = in_parts(&t, name, json!({"constraints": {"contentLength": 2 * PART}}));
-        grant["spec"]["storeRef"]["kind"] = "ObjectStore".into();
-        grant
-    };
-    t.apply(&[of("seen"), of("unseen")]);
-    for name in ["seen", "unseen"] {
-        let mounted = t.mount(name);
-        assert_eq!(send(&t, &parts(&mounted)[0], &bytes(PART)), 200);
-        t.reason(&format!("ug/{name}"), "Issued");
-    }
-    t.kubectl(&["delete", "ostore", t.name()]);
-    t.kubectl(&["delete", "secret", t.name()]);
-    t.reason("ug/seen", "StoreNotFound");
-    t.kubectl(&["delete", "ug/seen", "--timeout=30s"]);
-    assert_eq!(open(&t, &t.key("seen")), Vec::<String>::new());
-
-    drop(operator);
-    let operator = t.operator();
-    t.kubectl(&["delete", "ug/unseen", "--timeout=30s"]);
-    assert_eq!(open(&t, &t.key("unseen")).len(), 1);
-    let events = t.kubectl(&["get", "events", "--output", "json"]);
-    assert!(
-        events.contains("\"PartsLeft\"") && events.contains("the store was deleted, or cannot be used"),
-        "{events}"
-    );
-    assert!(operator.log_text().contains("could not be aborted"));
-    assert!(
-        operator
-            .metrics()
-            .unwrap()
-            .contains("valet_multipart_uploads_total{outcome=\"abandoned\"} 1")
-    );
 }
 
 /// What no upload in parts can be held to is refused, and a mode stays what it is.

@@ -368,6 +368,9 @@ impl World {
             Step::Read(Read::Store) => facts.store = self.store.clone(),
             Step::Read(Read::Object) => {
                 facts.object = self.see_object();
+                if matches!(facts.upload, UploadFact::Open(_)) {
+                    facts.upload = UploadFact::Unread;
+                }
                 facts.last_look = Some(self.now);
                 self.last_look = Some(self.now);
                 (facts.look_requested, self.heard) = (false, false);
@@ -382,6 +385,9 @@ impl World {
                     (.., Some(upload)) => UploadFact::Open(upload.parts.clone()),
                     (.., None) => UploadFact::Gone,
                 };
+                if facts.upload == UploadFact::Gone {
+                    facts.object = ObjectFact::Unread;
+                }
                 facts.last_look = Some(self.now);
                 self.last_look = Some(self.now);
                 (facts.look_requested, self.heard) = (false, false);

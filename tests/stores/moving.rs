@@ -115,6 +115,21 @@ fn a_rotation() {
         statuses,
         "the status has nothing new to say"
     );
+    // As docs/reference/stores.md counts what is signed with what: one line a store when all is done.
+    let counted = t.kubectl(&[
+        "get",
+        "secrets",
+        "-l",
+        "app.kubernetes.io/managed-by=valet",
+        "-o",
+        r"custom-columns=STORE:.metadata.annotations.valetkey\.dev/store,SIGNED WITH:.metadata.annotations.valetkey\.dev/signed-with",
+    ]);
+    let lines: std::collections::BTreeSet<_> = counted.lines().skip(1).map(str::trim).collect();
+    let wanted = format!("ClusterObjectStore/{}", t.name());
+    assert!(
+        lines.len() == 1 && lines.iter().all(|l| l.starts_with(&wanted) && !l.contains("<none>")),
+        "{counted}"
+    );
     s3.delete_user(&user("old")).unwrap();
     assert_eq!(old.curl(&[]).0, 403, "what the old access key has signed is over");
     assert_eq!(t.mount("film-0").curl(&[]).0, 200);

@@ -57,6 +57,9 @@ impl<G: Grant> Visit<'_, G> {
             let (kind, namespace, name) = store_id(&grant.terms.store_ref, &grant.namespace);
             self.context.metrics.looked((kind, &namespace, &name), outcome);
         }
+        if fact == UploadFact::Gone {
+            self.facts.object = ObjectFact::Unread;
+        }
         self.facts.upload = fact;
         self.facts.last_look = Some(self.now);
         self.facts.look_requested = false;

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use aws_lc_rs::{
+    digest::{Digest, SHA256, digest},
     rand::SystemRandom,
-    signature::{RSA_PKCS1_SHA256, RsaKeyPair},
+    signature::{KeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
 };
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde::Deserialize;
@@ -93,6 +94,11 @@ impl ServiceAccountKey {
             token_uri,
             pair,
         })
+    }
+
+    /// The digest of the public half, by which two keys can be told apart.
+    pub fn print(&self) -> Digest {
+        digest(&SHA256, self.pair.public_key().as_ref())
     }
 
     /// RSASSA-PKCS1-v1_5 with SHA-256.

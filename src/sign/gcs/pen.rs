@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use super::{
     key::ServiceAccountKey,
     tokens::{Tokens, ask, read, request, unreachable},
-    v4::encoded,
+    v4::{encoded, hex},
 };
 use crate::{
     api::Reason,
@@ -67,6 +67,18 @@ impl Pen {
                 google.account.get_or_try_init(ask).await.cloned()
             }
         }
+    }
+
+    /// Who signs, as far as that lasts: the key, or the account for which Google does, whose own keys come and go.
+    ///
+    /// # Errors
+    /// As [`Pen::account`].
+    pub async fn print(&self) -> Result<String, SignError> {
+        let account = self.account().await?;
+        Ok(match self {
+            Self::Key(key) => format!("{account} {}", hex(key.print().as_ref())),
+            Self::Google(_) => account,
+        })
     }
 
     /// Makes sure that it could sign now, as far as that shows without a signature.

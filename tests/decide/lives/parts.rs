@@ -312,6 +312,66 @@ fn what_a_crash_left_is_found() {
     }
 }
 
+/// Whoever of several operators puts the parts together, and between whichever steps of ours: it is the upload that came.
+#[test]
+fn another_operator_is_faster() {
+    let mut ends = vec![];
+    for memory in [Memory::Grant, Memory::Caches] {
+        for step in 0..7 {
+            let mut world = uploading();
+            world.memory = memory;
+            world.reconcile();
+            send(&mut world, &[1, 2, 3]);
+            world.now = at(2);
+            let mut steps = 0;
+            world.meddler = Some(Box::new(move |w: &mut World| {
+                if let Some(n) = w
+                    .uploads
+                    .iter()
+                    .position(|u| u.parts.len() == 3)
+                    .filter(|_| steps == step)
+                {
+                    w.uploads.remove(n);
+                    w.bucket = Bucket::Holds {
+                        since: at(0),
+                        says_when: true,
+                    };
+                }
+                steps += 1;
+            }));
+            world.reconcile();
+            assert_eq!(ready(world.grant()), "Completed", "{memory:?}, after step {step}");
+            ends.push(world.uploads.len());
+        }
+    }
+    assert!(ends.iter().all(|left| *left == 1), "{ends:?}");
+}
+
+/// A store shows the upload and its object side by side for a moment: that is no other object.
+#[test]
+fn an_object_that_is_being_put_together() {
+    for (age, reason) in [(0, "Issued"), (9, "Issued"), (11, "ObjectExists")] {
+        let mut world = uploading();
+        world.reconcile();
+        send(&mut world, &[1, 2, 3]);
+        world.now = at(20);
+        world.bucket = Bucket::Holds {
+            since: at(20 - age),
+            says_when: true,
+        };
+        let wake = world.reconcile();
+        assert_eq!(ready(world.grant()), reason, "{age} s");
+        if reason == "Issued" {
+            // The next look finds it done, or still so.
+            assert_eq!(wake, Some(at(30)));
+            world.uploads.retain(|u| u.id == THEIRS);
+            world.now = at(30);
+            world.reconcile();
+            assert_eq!(ready(world.grant()), "Completed");
+        }
+    }
+}
+
 /// How long a deletion waits for a store that does not answer.
 #[test]
 fn a_deletion_waits_five_minutes_and_no_longer() {

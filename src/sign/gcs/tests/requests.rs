@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{super::*, key, lifetime};
-use crate::api::LengthRange;
+use crate::api::{LengthRange, Overwrite, ResponseHeaders};
 
 /// What a request says, whatever shape its key has.
 struct Plain {
@@ -333,5 +333,30 @@ async fn ceilings() {
             matches!(gcs.sign(&request(seconds)).await, Err(SignError::Refused(_))),
             "{seconds}"
         );
+    }
+}
+
+/// Another key, or another place, is another fingerprint; what does not change a URL is none.
+#[tokio::test]
+async fn fingerprints() {
+    let of = async |settings: Value, salt: &str| gcs(settings).fingerprint(salt).await.unwrap().unwrap();
+    let plain = of(serde_json::json!({}), "grant").await;
+    assert_eq!(plain.len(), 16);
+    assert_eq!(
+        plain,
+        of(
+            serde_json::json!({"probeKey": "x", "endpoint": "https://storage.googleapis.com"}),
+            "grant"
+        )
+        .await
+    );
+    assert_ne!(plain, of(serde_json::json!({}), "another").await);
+    for other in [
+        serde_json::json!({"bucket": "other"}),
+        serde_json::json!({"publicEndpoint": "https://gcs.example"}),
+        serde_json::json!({"addressingStyle": "VirtualHost"}),
+        serde_json::json!({"credentials": {"signAs": "a@b.iam.gserviceaccount.com"}}),
+    ] {
+        assert_ne!(plain, of(other.clone(), "grant").await, "{other}");
     }
 }

@@ -15,6 +15,7 @@ mod cells;
 mod google;
 mod key;
 mod page;
+mod parts;
 mod store;
 
 use std::{env, fs, path::PathBuf, process::ExitCode, thread, time::Instant};
@@ -27,6 +28,8 @@ use valet_harness::{Context, Error, Result, Software, Tools, operator::find_vale
 pub struct Table {
     software: Software,
     rows: Vec<(&'static str, [Option<Outcome>; 3])>,
+    /// The same of uploads in parts.
+    parts: Vec<(&'static str, Outcome)>,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +82,7 @@ fn run() -> Result<bool> {
         .iter()
         .flat_map(|t| &t.rows)
         .flat_map(|(_, cells)| cells.iter().flatten())
+        .chain(tables.iter().flat_map(|t| t.parts.iter().map(|(_, cell)| cell)))
         .chain(azure.iter().flat_map(|(_, cells)| cells.iter().flatten()))
         .chain(google.iter().flat_map(|(_, cells)| cells.iter().flatten()));
     let (right, all) = cells.fold((0, 0), |(right, all), cell| {
@@ -115,8 +119,19 @@ fn table(store: &Store<'_>) -> Result<Table> {
         }
         rows.push((row.name, cells));
     }
+    let mut parts = Vec::new();
+    for (n, row) in parts::ROWS.iter().enumerate() {
+        let object = format!("tenants/web/{n}-parts \u{fc}+(1)/x.bin");
+        let Some(cell) = (row.cell)(store, &object) else {
+            continue;
+        };
+        let cell =
+            cell.map_err(|e| Error::new(format!("{} in parts on {}: {e}", row.name, page::name(store.software))))?;
+        parts.push((row.name, cell));
+    }
     Ok(Table {
         software: store.software,
         rows,
+        parts,
     })
 }

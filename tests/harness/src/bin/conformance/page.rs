@@ -37,6 +37,10 @@ What the rows try:
 | `x-amz-meta-owner`, unsigned | a header that the key does not name |
 | `x-amz-copy-source`, unsigned | a header by which the holder of the key asks the store to copy another object into this one |
 
+Of uploads in parts (`mode: Multipart`) it is the last of two parts that is sent otherwise; the good answer is to the part as it should be, after
+which the object is put together, as the operator would. `contentLength`: the signed size of that part. `overwrite: Forbid`: an object came
+before the parts were put together. *aborted*: a part that is sent after the upload was aborted.
+
 Which store obeys headers that are not signed, Valet finds out by itself and says it in the store's status
 (`UnsignedHeadersRefused`). There it hands out keys for PUT only if each has a session of its own (`assumeRole`), whose rights
 end at the one object, or if the store's owner says that he accepts it (`unsignedHeaders: Tolerate`). A form takes no such
@@ -80,6 +84,10 @@ pub fn tables(all: &[Table]) -> String {
             let cells: Vec<_> = cells.iter().map(cell).collect();
             let _ = writeln!(text, "| {row} | {} |", cells.join(" | "));
         }
+        let _ = writeln!(text, "\n| | upload in parts |\n|---|---|");
+        for (row, one) in &table.parts {
+            let _ = writeln!(text, "| {row} | {} |", said(one));
+        }
         text.push('\n');
     }
     text.truncate(text.trim_end().len());
@@ -91,8 +99,15 @@ pub fn tables(all: &[Table]) -> String {
 pub fn cell(cell: &Option<Outcome>) -> String {
     match cell {
         None => "–".into(),
-        Some(cell) if cell.as_documented => cell.said.clone(),
-        Some(cell) => format!("**NOT AS DOCUMENTED** {}", cell.said),
+        Some(cell) => said(cell),
+    }
+}
+
+fn said(cell: &Outcome) -> String {
+    if cell.as_documented {
+        cell.said.clone()
+    } else {
+        format!("**NOT AS DOCUMENTED** {}", cell.said)
     }
 }
 

@@ -109,6 +109,37 @@ impl<'a> Store<'a> {
         spec: Value,
         credentials: Value,
     ) -> Result<std::result::Result<Key, String>> {
+        let arguments = ["--output", "curl"];
+        let signed = self.run(column, key, spec, credentials, &arguments)?;
+        let Ok(signed) = signed else {
+            return Ok(signed.map(|_| unreachable!("it is an error")));
+        };
+        let n = self.files.fetch_add(1, Ordering::Relaxed);
+        let config = self.scratch.join(format!("{n}.cfg"));
+        fs::write(&config, &signed).context("curl.cfg cannot be written")?;
+        Key::read(config).map(Ok)
+    }
+
+    /// The `parts.json` of an upload in parts that was begun.
+    ///
+    /// # Errors
+    /// Also if Valet refuses.
+    pub fn sign_parts(&self, key: &str, spec: Value, credentials: Value, upload: &str) -> Result<String> {
+        let arguments = ["--output", "parts", "--upload-id", upload];
+        let signed = self.run(Column::Put, key, spec, credentials, &arguments)?;
+        let signed = signed.map_err(|said| Error::new(format!("valet sign refused {key}: {said}")))?;
+        String::from_utf8(signed).context("valet printed no text")
+    }
+
+    /// Runs `valet sign`: what it prints, or what it says when it refuses.
+    fn run(
+        &self,
+        column: Column,
+        key: &str,
+        spec: Value,
+        credentials: Value,
+        arguments: &[&str],
+    ) -> Result<std::result::Result<Vec<u8>, String>> {
         let mut store = json!({
             "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": "it"},
             "spec": {"s3": {
@@ -136,19 +167,18 @@ impl<'a> Store<'a> {
         }
         let mut command = process::clean(Command::new(self.valet));
         command
-            .args(["sign", "--output", "curl", "--filename", "-"])
+            .args(["sign", "--filename", "-"])
+            .args(arguments)
             .env("AWS_ACCESS_KEY_ID", self.server.access_key())
             .env("AWS_SECRET_ACCESS_KEY", self.server.secret_key())
             .env("AWS_EC2_METADATA_DISABLED", "true");
         let documents = format!("{store}\n---\n{grant}\n");
         let output = process::run(command, documents.as_bytes(), Duration::from_secs(30))?;
-        if !output.status.success() {
-            return Ok(Err(output.stderr));
-        }
-        let n = self.files.fetch_add(1, Ordering::Relaxed);
-        let config = self.scratch.join(format!("{n}.cfg"));
-        fs::write(&config, &output.stdout).context("curl.cfg cannot be written")?;
-        Key::read(config).map(Ok)
+        Ok(if output.status.success() {
+            Ok(output.stdout)
+        } else {
+            Err(output.stderr)
+        })
     }
 
     /// The same where a refusal is a mistake.

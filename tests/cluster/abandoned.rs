@@ -1,0 +1,182 @@
+//! Uploads in parts that come to nothing: what is left of them in the store, and what is not Valet's to take away.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::{
+    multipart::{A_LOOK, PART, bytes, in_parts, is_released, open, parts, send},
+    world::{Tenant, condition},
+};
+
+/// Begins an upload as somebody else would.
+fn begin(t: &Tenant, key: &str) -> String {
+    let answer = t
+        .world
+        .s3
+        .request("POST", t.name(), key, &[("uploads", "")], &[], &[])
+        .unwrap()
+        .ok()
+        .unwrap();
+    let text = String::from_utf8(answer.body).unwrap();
+    text.split("<UploadId>")
+        .nth(1)
+        .unwrap()
+        .split('<')
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+/// Whatever ends a grant before its object is whole leaves nothing in the store.
+#[test]
+fn abandoned() {
+    let t = Tenant::new("partsleft");
+    let _operator = t.operator();
+    let size = json!({"contentLength": 2 * PART});
+    let of = |name: &str, spec: Value| {
+        let mut all = json!({"constraints": size});
+        crate::world::merge(&mut all, spec);
+        in_parts(&t, name, all)
+    };
+    t.apply(&[
+        of("expires", json!({"expirationSeconds": 6})),
+        of("deleted", json!({})),
+        of("revoked", json!({})),
+        of("suspended", json!({})),
+    ]);
+    for name in ["expires", "deleted", "revoked", "suspended"] {
+        let mounted = t.mount(name);
+        assert_eq!(send(&t, &parts(&mounted)[0], &bytes(PART)), 200);
+    }
+    let uploads: BTreeMap<_, _> = ["expires", "deleted", "revoked", "suspended"]
+        .map(|name| (name, t.mount(name)))
+        .into();
+    t.kubectl(&["delete", "ug/deleted", "--timeout=30s"]);
+    assert_eq!(open(&t, &t.key("deleted")), Vec::<String>::new());
+    t.kubectl(&[
+        "patch",
+        "ug/revoked",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"revoke":true}}"#,
+    ]);
+    t.reason("ug/revoked", "Revoked");
+    is_released(&t, "revoked");
+    assert_eq!(open(&t, &t.key("revoked")), Vec::<String>::new());
+    assert_eq!(
+        send(&t, &parts(&uploads["revoked"])[1], &bytes(PART)),
+        404,
+        "a copy of a URL does nothing"
+    );
+    // Held back, it stays; and goes on when it is let go.
+    t.kubectl(&[
+        "patch",
+        "ug/suspended",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"suspend":true}}"#,
+    ]);
+    t.reason("ug/suspended", "Suspended");
+    assert_eq!(open(&t, &t.key("suspended")).len(), 1);
+    t.kubectl(&[
+        "patch",
+        "ug/suspended",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"suspend":false}}"#,
+    ]);
+    t.reason("ug/suspended", "Issued");
+    let again = t.mount("suspended");
+    assert_eq!(parts(&again), parts(&uploads["suspended"]), "the same URLs");
+    assert_eq!(send(&t, &parts(&again)[1], &bytes(PART)), 200);
+    t.reason_within("ug/suspended", "Completed", A_LOOK);
+
+    let expired = t.reason("ug/expires", "ExpiredUnused");
+    let message = condition(&expired, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(
+        message.contains("the 1 of at most 2 parts that had come were thrown away"),
+        "{message}"
+    );
+    is_released(&t, "expires");
+    assert_eq!(open(&t, ""), Vec::<String>::new());
+    assert_eq!(t.stored(&t.key("expires")), None);
+}
+
+/// What others have begun for the same object stays; what a crash of the operator would leave does not.
+#[test]
+fn strays() {
+    let t = Tenant::new("partsstray");
+    let key = t.key("g");
+    let old = begin(&t, &key);
+    std::thread::sleep(Duration::from_secs(1));
+    let _operator = t.operator();
+    t.apply(&[in_parts(&t, "g", json!({"constraints": {"contentLength": 3}}))]);
+    let mounted = t.mount("g");
+    let (stray, theirs) = (begin(&t, &key), begin(&t, &key));
+    let query = [("partNumber", "1"), ("uploadId", &theirs)];
+    t.world
+        .s3
+        .request("PUT", t.name(), &key, &query, &[], b"theirs")
+        .unwrap()
+        .ok()
+        .unwrap();
+    assert_eq!(open(&t, &key).len(), 4);
+    assert_eq!(send(&t, &parts(&mounted)[0], b"abc"), 200);
+    t.reason_within("ug/g", "Completed", A_LOOK);
+    is_released(&t, "g");
+    let left = open(&t, &key);
+    assert!(left.contains(&theirs), "somebody's upload was aborted");
+    assert!(!left.contains(&stray));
+    // Begun within the minute by which clocks may differ, it cannot be told from ours.
+    assert!(left.len() <= 2, "{left:?} {old}");
+}
+
+/// A namespace goes with all that is in it, its store and its credentials among them; the parts go, too, and nothing holds
+/// it up. Where the operator is a new one, which has never seen the store, it says what it leaves.
+#[test]
+fn the_store_goes_first() {
+    let t = Tenant::new("partsgone");
+    let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.0/8"]);
+    let mut store = t.store();
+    let access = json!([{"operations": ["Upload"]}]);
+    store["kind"] = "ObjectStore".into();
+    store["metadata"]["namespace"] = t.name().into();
+    store["spec"]["access"] = access;
+    let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
+    credentials["metadata"]["namespace"] = t.name().into();
+    t.apply(&[credentials, store]);
+    let of = |name: &str| {
+        let mut grant = in_parts(&t, name, json!({"constraints": {"contentLength": 2 * PART}}));
+        grant["spec"]["storeRef"]["kind"] = "ObjectStore".into();
+        grant
+    };
+    t.apply(&[of("seen"), of("unseen")]);
+    for name in ["seen", "unseen"] {
+        let mounted = t.mount(name);
+        assert_eq!(send(&t, &parts(&mounted)[0], &bytes(PART)), 200);
+        t.reason(&format!("ug/{name}"), "Issued");
+    }
+    t.kubectl(&["delete", "ostore", t.name()]);
+    t.kubectl(&["delete", "secret", t.name()]);
+    t.reason("ug/seen", "StoreNotFound");
+    t.kubectl(&["delete", "ug/seen", "--timeout=30s"]);
+    assert_eq!(open(&t, &t.key("seen")), Vec::<String>::new());
+
+    drop(operator);
+    let operator = t.operator();
+    t.kubectl(&["delete", "ug/unseen", "--timeout=30s"]);
+    assert_eq!(open(&t, &t.key("unseen")).len(), 1);
+    let events = t.kubectl(&["get", "events", "--output", "json"]);
+    assert!(
+        events.contains("\"PartsLeft\"") && events.contains("the store was deleted, or cannot be used"),
+        "{events}"
+    );
+    assert!(operator.log_text().contains("could not be aborted"));
+    assert!(
+        operator
+            .metrics()
+            .unwrap()
+            .contains("valet_multipart_uploads_total{outcome=\"abandoned\"} 1")
+    );
+}

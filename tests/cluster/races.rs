@@ -1,0 +1,82 @@
+//! Uploads in parts when several operators begin them at once, and when the one that does is killed.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::{
+    multipart::{in_parts, is_released, open, parts, send},
+    world::Tenant,
+};
+
+/// Two operators at once: whoever is second with the Secret aborts the upload that it began.
+#[test]
+fn two_operators() {
+    let t = Tenant::new("partstwo");
+    let _operators = [t.operator(), t.operator()];
+    let names: Vec<_> = (0..8).map(|n| format!("g{n}")).collect();
+    let grants: Vec<_> = names
+        .iter()
+        .map(|name| in_parts(&t, name, json!({"constraints": {"contentLength": 3}})))
+        .collect();
+    t.apply(&grants);
+    for name in &names {
+        t.reason(&format!("ug/{name}"), "Issued");
+    }
+    for name in &names {
+        let key = t.mount(name);
+        let recorded = t.get(&format!("secret/{name}")).unwrap()["metadata"]["annotations"]["valetkey.dev/upload-id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        valet_harness::eventually(Duration::from_secs(10), "one upload a grant", || {
+            (open(&t, &t.key(name)) == [recorded.clone()]).then_some(())
+        });
+        assert_eq!(send(&t, &parts(&key)[0], b"abc"), 200);
+    }
+    for name in &names {
+        t.reason_within(&format!("ug/{name}"), "Completed", Duration::from_secs(75));
+        assert_eq!(t.stored(&t.key(name)).as_deref(), Some(&b"abc"[..]));
+        is_released(&t, name);
+    }
+    assert_eq!(open(&t, ""), Vec::<String>::new());
+}
+
+/// Killed again and again while it begins uploads, wherever it may be: nothing is left in the end.
+#[test]
+fn killed_while_it_begins() {
+    let t = Tenant::new("partskill");
+    let mut most = 0;
+    for round in 0..6 {
+        let operator = t.operator();
+        let grants: Vec<_> = (0..4)
+            .map(|n| {
+                let size = json!({"constraints": {"contentLength": 3}, "expirationSeconds": 25});
+                in_parts(&t, &format!("g{round}-{n}"), size)
+            })
+            .collect();
+        t.apply(&grants);
+        // From before the first request to after the last, in steps that no two runs share.
+        std::thread::sleep(Duration::from_millis(round * 25));
+        operator.kill();
+        most = most.max(open(&t, "").len());
+    }
+    let _operator = t.operator();
+    for round in 0..6 {
+        let key = t.mount(&format!("g{round}-0"));
+        assert_eq!(send(&t, &parts(&key)[0], b"abc"), 200);
+    }
+    for round in 0..6 {
+        for n in 0..4 {
+            let name = format!("g{round}-{n}");
+            if n == 0 {
+                t.reason_within(&format!("ug/{name}"), "Completed", Duration::from_secs(75));
+            } else {
+                t.reason_within(&format!("ug/{name}"), "ExpiredUnused", Duration::from_secs(75));
+            }
+            is_released(&t, &name);
+        }
+    }
+    assert!(most > 0, "it was killed before it began anything");
+    assert_eq!(open(&t, ""), Vec::<String>::new());
+}
