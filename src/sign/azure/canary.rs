@@ -46,7 +46,7 @@ impl AzureBlob {
     pub(super) async fn round_trip(&self, probe: &str) -> Canary {
         let mut trip = Trip {
             azure: self,
-            folder: format!("{probe}/canary-{}", Timestamp::now().as_millisecond()),
+            folder: format!("{probe}/canary-{}", Timestamp::now().as_nanosecond()),
             written: Vec::new(),
             found: Canary::default(),
         };

@@ -53,7 +53,7 @@ struct Trip<'a> {
 pub async fn canary(gcs: &Gcs, probe_key: &str) -> Canary {
     let mut trip = Trip {
         gcs,
-        folder: format!("{probe_key}/canary-{}", Timestamp::now().as_millisecond()),
+        folder: format!("{probe_key}/canary-{}", Timestamp::now().as_nanosecond()),
         written: Vec::new(),
         found: Canary::default(),
     };

@@ -6,7 +6,10 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_sdk_s3::{
     Client,
-    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextMut},
+    config::{
+        Config, ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextMut,
+        retry::RetryConfig,
+    },
     primitives::ByteStream,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -71,7 +74,12 @@ pub async fn canary(s3: &S3, probe_key: &str) -> Canary {
     let mut trip = Trip {
         s3,
         client,
-        folder: format!("{probe_key}/canary-{}", Timestamp::now().as_millisecond()),
+        // Several operators may be told of one request in the same moment.
+        folder: format!(
+            "{probe_key}/canary-{}-{}",
+            Timestamp::now().as_nanosecond(),
+            std::process::id()
+        ),
         written: Vec::new(),
         found: Canary::default(),
     };
@@ -260,6 +268,8 @@ impl Trip<'_> {
         let answer = request
             .body(ByteStream::from(body))
             .customize()
+            // A second try of a write-once upload would be refused for the first one's sake.
+            .config_override(Config::builder().retry_config(RetryConfig::disabled()))
             .interceptor(raw)
             .send()
             .await;
