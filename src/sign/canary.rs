@@ -1,5 +1,9 @@
 //! What came of a round trip with real keys, in words that every provider shares.
 
+mod trip;
+
+pub(super) use trip::{Away, BODY, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get};
+
 use crate::api::{Capabilities, Capability, UploadMode};
 
 /// What a store really enforces, tried with keys as grants get them.

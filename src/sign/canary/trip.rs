@@ -1,0 +1,278 @@
+//! A round trip with real keys: objects below the probe key are written and read with keys as grants get them, and every
+//! promise of a key is broken once. What was written is deleted.
+
+use std::collections::BTreeSet;
+
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Canary, Missing};
+use crate::{
+    api::{Ask, DownloadMode, ResponseHeaders},
+    grant::{Lifetime, ObjectKey, SigningRequest, second},
+    sign::{Key, SignError, Signed},
+};
+
+/// What good requests send.
+pub const BODY: &[u8] = b"valet canary 1\n";
+/// As long, and other bytes.
+pub const OTHER: &[u8] = b"valet canary 2\n";
+/// A byte more.
+pub const LONGER: &[u8] = b"valet canary 10\n";
+/// The content type of good requests.
+pub const TYPE: &str = "text/plain";
+/// Another one.
+pub const OTHER_TYPE: &str = "text/html";
+/// How long its keys live, in seconds; those that are to be over, ended as long ago. More than clocks may differ before
+/// the store's condition says so.
+const SECONDS: i64 = 120;
+/// The object that keys for others are bent to.
+const STRAY: &str = "stray";
+
+/// The store does not answer any more, and why. No secrets.
+pub struct Away(pub String);
+
+impl From<SignError> for Away {
+    fn from(error: SignError) -> Self {
+        Self(match error {
+            SignError::Credentials { message, .. } => message,
+            e => e.to_string(),
+        })
+    }
+}
+
+/// How a request departs from the key.
+pub type Bend = fn(&mut Sent);
+
+/// What a provider does for the trip.
+pub trait Hands: Sync {
+    /// Signs a key for the endpoint that the operator reaches.
+    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
+
+    /// Sends a request as it is, once; returns the status that was answered.
+    fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>>;
+
+    /// Alters the signature by one character.
+    fn forge(sent: &mut Sent)
+    where
+        Self: Sized;
+
+    /// Deletes whatever may have been written in the folder, these objects at most. If not all could be deleted: what
+    /// to allow, as the rest of "to delete it, allow".
+    fn clear_away<'a>(
+        &'a self,
+        folder: &'a str,
+        written: &'a BTreeSet<String>,
+    ) -> BoxFuture<'a, Option<&'static str>>;
+}
+
+/// The trip, and what it has found so far.
+pub struct Trip<'a, H> {
+    hands: &'a H,
+    /// Below the probe key, and its own.
+    pub folder: String,
+    written: BTreeSet<String>,
+    /// What came of it.
+    pub found: Canary,
+}
+
+impl<'a, H: Hands> Trip<'a, H> {
+    /// Sets out to below this key.
+    pub fn new(hands: &'a H, probe_key: &str) -> Self {
+        Self {
+            hands,
+            // Several operators may be told of one request in the same moment.
+            folder: format!(
+                "{probe_key}/canary-{}-{}",
+                Timestamp::now().as_nanosecond(),
+                std::process::id()
+            ),
+            written: BTreeSet::new(),
+            found: Canary::default(),
+        }
+    }
+
+    /// Comes back from wherever it got to, and leaves nothing behind.
+    pub async fn end(mut self, result: Result<(), Away>) -> Canary {
+        if let Err(Away(why)) = result {
+            self.found.interrupted = true;
+            self.found.untried.push(format!("the rest: {why}"));
+        }
+        self.written.insert(format!("{}/{STRAY}", self.folder));
+        if let Some(remedy) = self.hands.clear_away(&self.folder, &self.written).await {
+            self.found.left = Some(format!(
+                "what it wrote below {} could not all be deleted: allow {remedy} there, or delete it",
+                self.folder
+            ));
+        }
+        self.found
+    }
+
+    /// Whether a request that keeps to the key is taken; otherwise what was answered.
+    pub async fn good(&mut self, name: &str, ask: &Ask) -> Result<Result<(), u16>, Away> {
+        let status = self.try_out(name, ask, false, |_| {}).await?;
+        Ok(if is_taken(status) { Ok(()) } else { Err(status) })
+    }
+
+    /// Promises that one request breaks: it must be refused.
+    pub async fn holds(&mut self, ask: &Ask, name: &str, bend: Bend, promises: &[Missing]) -> Result<(), Away> {
+        if is_taken(self.try_out(name, ask, false, bend).await?) {
+            self.found.missing.extend(promises);
+        } else {
+            self.found.held.extend(promises.iter().map(|promise| promise.name()));
+        }
+        Ok(())
+    }
+
+    /// What every key promises: its end, its signature, its object; and its verb, if there is a way to try another.
+    pub async fn binds(&mut self, verb: &str, name: &str, ask: &Ask, other_verb: Option<Bend>) -> Result<(), Away> {
+        let all: [(&str, bool, Option<Bend>); 4] = [
+            ("that is over", true, Some(|_| {})),
+            ("with another signature", false, Some(H::forge)),
+            ("for another object", false, Some(Sent::stray)),
+            ("with another verb", false, other_verb),
+        ];
+        for (what, is_over, bend) in all {
+            let Some(bend) = bend else { continue };
+            let status = self.try_out(name, ask, is_over, bend).await?;
+            // Of an object that is not there: it would have been looked for.
+            if is_taken(status) || status == 404 {
+                let why = format!(
+                    "the store takes a key for {verb} {what} (it answered {status}), so nothing that a key says is worth anything"
+                );
+                self.found.worthless.get_or_insert(why);
+            }
+        }
+        self.found.held.push(match other_verb {
+            Some(_) => format!("end, signature, object and verb of {verb}"),
+            None => format!("end, signature and object of {verb}"),
+        });
+        Ok(())
+    }
+
+    /// Signs a key for an object as a grant's is signed, and sends one request with it. Returns what was answered.
+    async fn try_out(&mut self, name: &str, ask: &Ask, is_over: bool, bend: Bend) -> Result<u16, Away> {
+        let key = format!("{}/{name}", self.folder);
+        let ends = if is_over { -SECONDS } else { SECONDS };
+        let expires_at = second(Timestamp::now()) + SignedDuration::from_secs(ends);
+        let request = SigningRequest {
+            key: ObjectKey::parse(&key, usize::MAX).map_err(|e| Away(e.to_string()))?,
+            ask: ask.clone(),
+            lifetime: Lifetime {
+                issued_at: expires_at - SignedDuration::from_secs(SECONDS),
+                expires_at,
+            },
+            holder: "valet.canary".into(),
+            upload: None,
+        };
+        let signed = self.hands.sign(&request).await?;
+        let mut sent = Sent::good(&signed).ok_or_else(|| Away("the key is no request".into()))?;
+        bend(&mut sent);
+        // Wherever the request leads, what it may have written is to be cleared away.
+        if sent.method != "GET" {
+            self.written.insert(key);
+        }
+        self.hands.send(sent).await
+    }
+}
+
+fn is_taken(status: u16) -> bool {
+    status < 300
+}
+
+/// A download that is answered with a content type.
+pub fn get() -> Ask {
+    Ask::Download {
+        mode: DownloadMode::Url,
+        version: None,
+        response: ResponseHeaders {
+            content_type: Some(TYPE.into()),
+            ..ResponseHeaders::default()
+        },
+    }
+}
+
+/// A request as it is sent.
+pub struct Sent {
+    /// The HTTP method.
+    pub method: String,
+    /// Where.
+    pub url: String,
+    /// Its headers, those that the key says.
+    pub headers: Vec<(String, String)>,
+    /// Of a form: its fields, in order.
+    pub fields: Option<Vec<(String, String)>>,
+    /// The object.
+    pub body: Vec<u8>,
+}
+
+impl Sent {
+    /// What the holder of the key sends who keeps to it; `None` for a key that is no single request.
+    fn good(signed: &Signed) -> Option<Self> {
+        let (method, url, headers, fields) = match &signed.key {
+            Key::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
+            Key::Form { url, fields } => ("POST".to_owned(), url, Vec::new(), Some(fields.expose().to_vec())),
+            Key::Parts(_) | Key::Credentials(_) => return None,
+        };
+        Some(Self {
+            body: if method == "GET" { Vec::new() } else { BODY.into() },
+            url: url.expose().to_owned(),
+            method,
+            headers,
+            fields,
+        })
+    }
+
+    /// Sets a header, or a form's field.
+    pub fn set(&mut self, name: &str, value: &str) {
+        let list = self.fields.as_mut().unwrap_or(&mut self.headers);
+        for (_, old) in list.iter_mut().filter(|(n, _)| n.eq_ignore_ascii_case(name)) {
+            value.clone_into(old);
+        }
+    }
+
+    /// Turns to another object beside the key's.
+    fn stray(&mut self) {
+        fn beside(path: &str) -> String {
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{folder}/{STRAY}")
+        }
+        match &mut self.fields {
+            Some(fields) => fields
+                .iter_mut()
+                .filter(|(name, _)| name == "key")
+                .for_each(|(_, key)| *key = beside(key)),
+            None => {
+                let (path, query) = self.url.split_once('?').unwrap_or((&self.url, ""));
+                self.url = format!("{}?{query}", beside(path));
+            }
+        }
+    }
+
+    /// The body, and of a form what says how it is divided.
+    pub fn content(&self) -> (Vec<u8>, Option<(String, String)>) {
+        let Some(fields) = &self.fields else {
+            return (self.body.clone(), None);
+        };
+        let boundary = format!("valet-{}", Timestamp::now().as_nanosecond());
+        let mut body = Vec::new();
+        for (name, value) in fields {
+            let part = format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+            body.extend_from_slice(part.as_bytes());
+        }
+        let file = format!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"canary\"\r\ncontent-type: {TYPE}\r\n\r\n"
+        );
+        body.extend_from_slice(file.as_bytes());
+        body.extend_from_slice(&self.body);
+        body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        let content_type = format!("multipart/form-data; boundary={boundary}");
+        (body, Some(("content-type".into(), content_type)))
+    }
+}
+
+/// Alters a signature's last character.
+pub fn forge_last(signature: &mut String) {
+    let last = signature.pop();
+    signature.push(if last == Some('0') { '1' } else { '0' });
+}
