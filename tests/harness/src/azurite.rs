@@ -1,20 +1,16 @@
 //! Azurite, Microsoft's emulator of Azure Blob Storage, and Microsoft's own client for it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Command, sync::OnceLock, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::{
-    Context, Error, Process, Result, Scratch,
+    Error, Process, Result, Scratch,
     certificates::{self, base64},
     control_plane,
     helper::Helper,
     net, process,
+    tools::folder_of,
 };
 
 const START: Duration = Duration::from_secs(60);
@@ -39,20 +35,8 @@ pub struct Azurite {
 /// If the script fails.
 pub fn tools() -> Result<PathBuf> {
     static FOUND: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
-    let look = || -> Result<PathBuf> {
-        let script = Path::new(env!("VALET_ROOT")).join("hack/azure.sh");
-        let output = Command::new(&script)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .context(format_args!("cannot run {}", script.display()))?;
-        if !output.status.success() {
-            return Err(Error::new("hack/azure.sh failed; what it said stands above"));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim().into())
-    };
     FOUND
-        .get_or_init(|| look().map_err(|error| error.to_string()))
+        .get_or_init(|| folder_of("azure.sh").map_err(|error| error.to_string()))
         .clone()
         .map_err(Error::new)
 }

@@ -1,17 +1,13 @@
 //! fake-gcs-server, which keeps objects as Google Cloud Storage does and looks at no signature; and Google's own client with
 //! a checker of signatures, in Python.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{env, path::PathBuf, process::Command, sync::OnceLock, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::{Context, Error, Process, Result, Scratch, control_plane, helper::Helper, net, process};
+use crate::{
+    Context, Error, Process, Result, Scratch, control_plane, helper::Helper, net, process, tools::folder_of,
+};
 
 const START: Duration = Duration::from_secs(30);
 
@@ -22,20 +18,9 @@ const START: Duration = Duration::from_secs(30);
 /// If the script fails.
 pub fn programs() -> Result<PathBuf> {
     static FOUND: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
-    let look = || -> Result<PathBuf> {
-        if let Some(folder) = env::var_os("VALET_GOOGLE") {
-            return Ok(folder.into());
-        }
-        let script = Path::new(env!("VALET_ROOT")).join("hack/google.sh");
-        let output = Command::new(&script)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .context(format_args!("cannot run {}", script.display()))?;
-        if !output.status.success() {
-            return Err(Error::new("hack/google.sh failed; what it said stands above"));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim().into())
+    let look = || match env::var_os("VALET_GOOGLE") {
+        Some(folder) => Ok(folder.into()),
+        None => folder_of("google.sh"),
     };
     FOUND
         .get_or_init(|| look().map_err(|e| e.to_string()))

@@ -44,7 +44,7 @@ impl Tools {
     fn look() -> Result<Self> {
         let folder = match env::var_os("VALET_TOOLS") {
             Some(folder) => PathBuf::from(folder),
-            None => Self::build()?,
+            None => folder_of("tools.sh")?,
         };
         for program in PROGRAMS {
             if !folder.join(program).is_file() {
@@ -55,28 +55,6 @@ impl Tools {
             }
         }
         Ok(Self { folder })
-    }
-
-    fn build() -> Result<PathBuf> {
-        let script = Path::new(env!("VALET_ROOT")).join("hack/tools.sh");
-        let output = Command::new(&script)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .context(format_args!("cannot run {}", script.display()))?;
-        if !output.status.success() {
-            return Err(Error::new(format!(
-                "{} failed ({}); what it said stands above",
-                script.display(),
-                output.status
-            )));
-        }
-        let printed = String::from_utf8_lossy(&output.stdout);
-        let folder = printed.lines().last().unwrap_or_default().trim();
-        if folder.is_empty() {
-            return Err(Error::new(format!("{} printed no folder", script.display())));
-        }
-        Ok(PathBuf::from(folder))
     }
 
     /// Where they all are.
@@ -93,4 +71,31 @@ impl Tools {
     pub fn command(&self, name: &str) -> Command {
         crate::process::clean(Command::new(self.program(name)))
     }
+}
+
+/// What a script in `hack` prints last: the folder in which it has put programs, once a machine. Its progress is on standard
+/// error.
+///
+/// # Errors
+/// If it fails, or prints nothing.
+pub(crate) fn folder_of(script: &str) -> Result<PathBuf> {
+    let script = Path::new(env!("VALET_ROOT")).join("hack").join(script);
+    let output = Command::new(&script)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context(format_args!("cannot run {}", script.display()))?;
+    if !output.status.success() {
+        return Err(Error::new(format!(
+            "{} failed ({}); what it said stands above",
+            script.display(),
+            output.status
+        )));
+    }
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let folder = printed.lines().last().unwrap_or_default().trim();
+    if folder.is_empty() {
+        return Err(Error::new(format!("{} printed no folder", script.display())));
+    }
+    Ok(PathBuf::from(folder))
 }
