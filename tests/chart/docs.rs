@@ -4,9 +4,15 @@ use std::{process::Command, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
-use valet_harness::{ControlPlane, Tools, process};
+use valet_harness::{
+    ControlPlane, Tools, process,
+    rights::{self, Chart},
+};
 
-use crate::helm::{CHART, objects, ok};
+use crate::{
+    helm::{CHART, objects, ok},
+    world::Tenant,
+};
 
 const ROOT: &str = env!("VALET_ROOT");
 
@@ -122,4 +128,43 @@ fn the_table_of_rights_is_the_charts() {
         rows,
         "no other rows"
     );
+}
+
+/// Valet's rows of the table that compares it with others, made anew: rights as kubectl lists them, and attempts.
+#[test]
+fn the_table_beside_others_is_what_kubectl_says() {
+    let text = document("reference/permissions.md");
+    assert!(text.contains(rights::HEAD), "the head of the table");
+    let mut count = 0;
+    for (title, values) in [
+        ("Valet", vec![]),
+        ("Valet, `scopedNamespace=team-a`", vec!["scopedNamespace=SERVED"]),
+        (
+            "Valet, `rbac.secretsNamespaces={team-a}`",
+            vec!["rbac.secretsNamespaces={SERVED}"],
+        ),
+    ] {
+        let [own, served, other] = ["rights-own", "rights-served", "rights-other"].map(Tenant::new);
+        // Advice that is given to all would be found in the other tests' answers, too.
+        let mut values: Vec<_> = values.iter().map(|v| v.replace("SERVED", served.name())).collect();
+        values.extend(["admissionPolicy.gitops.enabled=false", "serviceAccount.name=valet"].map(str::to_owned));
+        let chart = Chart {
+            title: title.to_owned(),
+            path: CHART.as_ref(),
+            release: &format!("valet-{}", own.name()),
+            namespace: own.name(),
+            values,
+            served: title.contains("team-a").then_some(served.name()),
+            other: other.name(),
+        };
+        for row in rights::rows(&own.world.plane, &chart).expect("the chart can be asked about") {
+            assert!(text.contains(&row), "{row}");
+            count += 1;
+        }
+    }
+    let rows = text
+        .lines()
+        .filter(|l| l.starts_with("| Valet") && l.contains("| `valet` |"))
+        .count();
+    assert_eq!(count, rows, "no other rows of Valet");
 }

@@ -87,6 +87,7 @@ fn no_status_leads_to_a_key_beyond_the_limits() {
                             expiration_time: expires.map(Time),
                             binding: Some(Binding {
                                 name: "elsewhere".into(),
+                                expiration_time: expires.map(Time),
                             }),
                             conditions: vec![says("Ready", "True", "Issued"), says("Active", "True", "Issued")],
                             ..GrantStatus::default()
@@ -215,6 +216,7 @@ fn a_claimed_key_is_not_believed_without_its_secret() {
         expiration_time: Some(Time(at(NOON + 200))),
         binding: Some(Binding {
             name: "avatar-42".into(),
+            expiration_time: Some(Time(at(NOON + 200))),
         }),
         conditions: vec![says("Ready", "True", "Issued"), says("Active", "True", "Issued")],
         ..GrantStatus::default()
