@@ -10,7 +10,7 @@ use valet_harness::{
 };
 
 use crate::{
-    helm::{CHART, objects, ok},
+    helm::{CHART, objects, ok, set},
     world::Tenant,
 };
 
@@ -58,6 +58,87 @@ fn the_commands_of_the_documents_run() {
         let left = plane.kubectl(&["get", gone, "--output", "name"]).unwrap_or_default();
         assert!(!left.contains("valetkey.dev"), "{left}");
     }
+}
+
+/// What helm prints after an install can be copied as it stands: its commands begin at the margin, here-documents end.
+#[test]
+fn the_commands_of_the_notes_run() {
+    let (t, tenant) = (Tenant::new("notes"), Tenant::new("notes-tenant"));
+    let scoped = format!("scopedNamespace={}", tenant.name());
+    let (first, second) = (notes(t.name(), &[]), notes(t.name(), &[&scoped]));
+    let creates = |text: &str| text.contains("\nkubectl create namespace ");
+    assert!(
+        creates(&first) && !creates(&second),
+        "the namespace that is served is there already"
+    );
+    // What waits for pods or for a store that answers is left out: there are none.
+    let waits = [" rollout status ", " wait --for="];
+    let script: Vec<_> = second
+        .lines()
+        .skip_while(|line| !line.starts_with("kubectl"))
+        .filter(|line| {
+            !waits.iter().any(|w| line.contains(w))
+                && !line.starts_with(|c: char| c.is_ascii_digit())
+                && !line.starts_with("The key is")
+        })
+        .take_while(|line| !line.starts_with("Metrics are at"))
+        .collect();
+    let plane = &t.world.plane;
+    let mut command = process::clean(Command::new("bash"));
+    let path = format!(
+        "{}:{}",
+        plane.tools().folder().display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    // The store's name is every test's; here it is this one's.
+    let script = script.join("\n").replace("media", t.name());
+    command
+        .env("PATH", path)
+        .env("HOME", plane.scratch().join("home"))
+        .env("KUBECONFIG", plane.kubeconfig())
+        .args(["-euxo", "pipefail", "-c", &script]);
+    let output = process::run(command, b"", Duration::from_secs(60)).expect("bash runs");
+    // bash says so, and goes on.
+    assert!(
+        output.status.success() && !output.stderr.contains("here-document"),
+        "{script}\n{}{}",
+        output.text(),
+        output.stderr
+    );
+    let grant = tenant.get("uploadgrant/first").expect("the tenant's grant is there");
+    let store = t
+        .get(&format!("clusterobjectstore/{}", t.name()))
+        .expect("the store is there");
+    let rule = &store["spec"]["access"][0];
+    assert_eq!(rule["namespaces"]["names"][0], tenant.name());
+    // And the rule that it makes lets the grant through that it makes.
+    let prefix = rule["keyPrefix"]
+        .as_str()
+        .unwrap_or_default()
+        .replace("{namespace}", tenant.name());
+    assert!(
+        grant["spec"]["key"].as_str().unwrap_or_default().starts_with(&prefix),
+        "{grant:#}"
+    );
+    assert!(
+        t.get(&format!("secret/{}-keys", t.name())).is_some(),
+        "the credentials are in the release's namespace"
+    );
+}
+
+fn notes(namespace: &str, values: &[&str]) -> String {
+    let args = [
+        "install",
+        "valet",
+        CHART,
+        "--namespace",
+        namespace,
+        "--dry-run=client",
+        "--output",
+        "json",
+    ];
+    let said: Value = serde_json::from_str(&ok(&[&args[..], &set(values)].concat())).expect("helm prints JSON");
+    said["info"]["notes"].as_str().expect("there are notes").to_owned()
 }
 
 /// Every values file in the documents, and those inside an Application and a HelmRelease.
