@@ -10,7 +10,7 @@ use valet_harness::{
 };
 
 use crate::{
-    helm::{CHART, objects, ok, set},
+    helm::{CHART, objects, ok, refused, set},
     world::Tenant,
 };
 
@@ -58,6 +58,34 @@ fn the_commands_of_the_documents_run() {
         let left = plane.kubectl(&["get", gone, "--output", "name"]).unwrap_or_default();
         assert!(!left.contains("valetkey.dev"), "{left}");
     }
+}
+
+/// The names that are said to be this chart's are.
+#[test]
+fn the_names_beside_other_charts_are_the_charts() {
+    let text = document("install.md");
+    let values: Value = serde_yaml::from_str(&ok(&["show", "values", CHART])).expect("values are YAML");
+    let section = text
+        .split("### If you know other charts")
+        .nth(1)
+        .expect("the section is there");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let mut seen = 0;
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let here = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        for name in here.split('`').skip(1).step_by(2).filter(|name| *name != "null") {
+            let value = values.pointer(&format!("/{}", name.replace('.', "/")));
+            assert!(value.is_some(), "{name}: {row}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 25, "{seen}");
+    // And the last sentences.
+    let none = objects(&["livenessProbe=null", "readinessProbe=null"]);
+    assert_eq!(none.container()["livenessProbe"], Value::Null);
+    assert_eq!(none.container()["readinessProbe"], Value::Null);
+    let said = refused(&["template", "valet", CHART, "--set", "concurrent=4"]);
+    assert!(said.contains("concurrent"), "{said}");
 }
 
 /// What helm prints after an install can be copied as it stands: its commands begin at the margin, here-documents end.
