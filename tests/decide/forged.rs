@@ -228,6 +228,20 @@ fn a_claimed_key_is_not_believed_without_its_secret() {
     assert!(status.binding.is_none());
 }
 
+/// A status that an operator before ADR 0040 wrote: the end of the key that can be used is put in, by one write.
+#[test]
+fn a_binding_without_an_end_gets_it() {
+    let mut world = world(download());
+    world.reconcile();
+    let whole = world.grant().status.clone();
+    let binding = world.grant.as_mut().unwrap().status.binding.as_mut();
+    binding.expect("the key is published").expiration_time = None;
+    world.now += SignedDuration::from_secs(1);
+    world.reconcile();
+    assert_eq!(world.grant().status, whole);
+    assert_eq!(world.keys.len(), 1, "and nothing is signed for it");
+}
+
 /// Conditions of other types belong to others.
 #[test]
 fn conditions_of_others_stay() {
