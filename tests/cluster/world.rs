@@ -52,7 +52,12 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
         (plane, s3.join().expect("the S3 server starts"))
     });
     let admin = Admin::new(&plane);
-    World { tools, plane, s3, admin }
+    World {
+        tools,
+        plane,
+        s3,
+        admin,
+    }
 });
 
 /// The admin without kubectl. Tests look at objects twenty times a second while they wait; a process for each look
@@ -214,7 +219,9 @@ impl Tenant {
 
     /// An object, if it exists, as `kubectl get --output json` shows it. `what` is `kind/name`.
     pub fn get(&self, what: &str) -> Option<Value> {
-        let (kind, name) = what.split_once('/').unwrap_or_else(|| panic!("{what} is not kind/name"));
+        let (kind, name) = what
+            .split_once('/')
+            .unwrap_or_else(|| panic!("{what} is not kind/name"));
         let path = format!("{}/{name}", collection(kind, self.name()));
         match self.world.admin.ask(http::Method::GET, &path, None) {
             Ok(mut object) => {
@@ -250,7 +257,9 @@ impl Tenant {
 
     /// Deletes one, if it is there.
     pub fn delete(&self, what: &str) {
-        let (kind, name) = what.split_once('/').unwrap_or_else(|| panic!("{what} is not kind/name"));
+        let (kind, name) = what
+            .split_once('/')
+            .unwrap_or_else(|| panic!("{what} is not kind/name"));
         let path = format!("{}/{name}", collection(kind, self.name()));
         match self.world.admin.ask(http::Method::DELETE, &path, None) {
             Ok(_) => {}
