@@ -60,6 +60,13 @@ handover: check-tools ## How long nobody works when the replica that leads is ki
 	  cargo build --release --bin valet && cargo build --release -p valet-harness --bin handover && \
 	  VALET_BIN='$(TARGET)/release/valet' '$(TARGET)/release/handover'
 
+# How often each fault comes, and at which moments: make faults FAULTS_ROUNDS=10 FAULTS_SEED=42
+.PHONY: faults
+faults: check-tools ## Crashes, freezes and outages while tenants work, and whether every promise was kept
+	@export VALET_TOOLS=$$(hack/tools.sh); \
+	  cargo build --quiet --bin valet && cargo build --quiet -p valet-harness --bin faults && \
+	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/faults'
+
 .PHONY: conformance
 conformance: check-tools ## Try each promise of a key on real stores, and write docs/reference/conformance.md (CHECK=1 compares only)
 	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh stores) VALET_GOOGLE=$$(hack/google.sh); \
