@@ -1,6 +1,7 @@
 //! What stores turn out to be like, and what follows from it: a store that behaves as Amazon documents, and one that
 //! obeys headers which nobody signed.
 
+mod fifteen;
 mod lent;
 mod moving;
 mod parts;
