@@ -243,8 +243,7 @@ fn web_identity() {
     ];
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
-        // The store is the namespace's own, since the other tests' operators would look at one of the cluster with an
-        // identity that they have not got.
+        // The store is the namespace's own, which may use the operator's identity where that is allowed.
         args: [
             "--share-credentials-with-namespaces",
             "--allow-private-endpoints=127.0.0.0/8",
