@@ -289,10 +289,10 @@ impl Watch<'_> {
         let mut all = Vec::new();
         let lives = [60, 120, 300, 600];
         let at = |n: u64| json!({"expirationSeconds": lives[usize::try_from(n).unwrap() % lives.len()]});
-        if second % 30 == 0 {
+        if second.is_multiple_of(30) {
             let n = second / 30;
             all.push(self.grant("own", &format!("{second}"), at(n)));
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 all.push(self.grant("each", &format!("{second}"), at(n / 2)));
             }
             if n % 6 == 3 {
