@@ -28,6 +28,7 @@ mod races;
 mod renewal;
 mod restart;
 mod rules;
+mod scoped;
 mod secrets;
 mod withheld;
 mod words;
