@@ -35,7 +35,7 @@ demo: check-tools ## Watch the main job on a real control plane (KEEP=1 leaves i
 
 .PHONY: test
 test: check-tools ## Run every test, against a real apiserver and a real S3 server
-	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh chart stores); cargo test --workspace $(TESTS)
+	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh chart stores); hack/test.sh $(TESTS)
 
 .PHONY: lint
 lint: check-tools ## Formatting, lints, generated files that are out of date, versions that differ
