@@ -97,6 +97,12 @@ pub trait Provider: Send + Sync {
         }))
     }
 
+    /// What somebody else found the store to enforce, by the names in `status.capabilities`. It is believed of what can only
+    /// be tried.
+    fn recall(&self, capabilities: &[String]) {
+        let _ = capabilities;
+    }
+
     /// Looks whether the object is in the store, with one request of at most some seconds.
     fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;
 

@@ -2,6 +2,7 @@
 //! forms.
 
 mod answers;
+mod below;
 mod canary;
 mod form;
 mod lent;
@@ -12,7 +13,10 @@ mod scoped;
 mod session;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -32,6 +36,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use answers::{DateOfAnswer, absence, refused, unreachable};
+use below::BELOW;
 use session::{Clients, Session, Sessions};
 
 use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
@@ -69,6 +74,8 @@ pub struct S3 {
     refuses_unsigned: Mutex<Option<bool>>,
     /// What came of a round trip with real keys, once that was made.
     canary: Mutex<Option<Canary>>,
+    /// Whether somebody else found that its forms keep to a prefix.
+    keeps_below: AtomicBool,
 }
 
 impl S3 {
@@ -133,6 +140,7 @@ impl S3 {
             capabilities,
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
+            keeps_below: AtomicBool::new(false),
         }
     }
 
@@ -234,20 +242,23 @@ impl Provider for S3 {
     fn capabilities(&self) -> Arc<Capabilities> {
         let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
         let is_safe = self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate;
-        let canary = lock(&self.canary).clone().filter(|c| !c.missing.is_empty());
-        if canary.is_none() && (!obeys_unsigned || is_safe) {
+        let canary = lock(&self.canary).clone().unwrap_or_default();
+        let keeps_below =
+            below::is_amazons(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
+        if canary.missing.is_empty() && !keeps_below && (!obeys_unsigned || is_safe) {
             return self.capabilities.clone();
         }
         let mut can = (*self.capabilities).clone();
+        if keeps_below && let Some(form) = &mut can.post_form {
+            form.insert(Capability::KeyPrefix);
+        }
         if obeys_unsigned && !is_safe {
             can.enforced.remove(&Capability::SignedHeadersOnly);
             can.multipart
                 .as_mut()
                 .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
         }
-        if let Some(canary) = canary {
-            canary.narrow(&mut can);
-        }
+        canary.narrow(&mut can);
         Arc::new(can)
     }
 
@@ -430,6 +441,11 @@ impl Provider for S3 {
             found
         }
         .boxed()
+    }
+
+    fn recall(&self, capabilities: &[String]) {
+        let keeps = capabilities.iter().any(|name| *name == BELOW.name());
+        self.keeps_below.store(keeps, Ordering::Relaxed);
     }
 
     fn multipart(&self) -> Option<&dyn Multipart> {

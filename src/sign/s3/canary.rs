@@ -14,7 +14,7 @@ use aws_sdk_s3::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{FutureExt, future::BoxFuture};
 
-use super::S3;
+use super::{S3, below::is_amazons};
 use crate::{
     api::{Ask, Capability, LengthRange, Multipart, Overwrite, UploadConstraints, UploadMode},
     grant::SigningRequest,
@@ -43,7 +43,7 @@ pub async fn canary(s3: &S3, probe_key: &str) -> Canary {
     };
     let bucket = Bucket { s3, client };
     let mut trip = Trip::new(&bucket, probe_key);
-    let result = go(&mut trip).await;
+    let result = go(&mut trip, is_amazons(&s3.store)).await;
     trip.end(result).await
 }
 
@@ -80,7 +80,7 @@ fn form() -> Ask {
     }
 }
 
-async fn go(trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
+async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Away> {
     let put = put(pinned());
     if let Err(status) = trip.good("put", &put).await? {
         trip.found.untried.push(format!(
@@ -100,7 +100,8 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
     }
     trip.binds("PUT", "put-x", &put, None).await?;
 
-    if trip.good("put", &get()).await?.is_ok() {
+    let reads = trip.good("put", &get()).await?.is_ok();
+    if reads {
         let other: Bend = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
         trip.holds(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
@@ -132,7 +133,14 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
     for (name, bend, capability) in bends {
         trip.holds(&form(), name, bend, &[Missing::Form(capability)]).await?;
     }
-    trip.binds("POST", "form-x", &form(), None).await
+    trip.binds("POST", "form-x", &form(), None).await?;
+    if reads {
+        trip.below(&form(), is_expected).await?;
+    } else {
+        let why = "forms for a key prefix: keys for GET would show what came where";
+        trip.found.untried.push(why.into());
+    }
+    Ok(())
 }
 
 impl Hands for Bucket<'_> {
