@@ -84,7 +84,7 @@ pub trait Provider: Send + Sync {
     /// enforcement is from then on in [`Provider::capabilities`].
     fn probe(&self) -> BoxFuture<'_, Probed>;
 
-    /// Tries out with real keys what the store enforces: some two dozen requests, which leave nothing behind. What it finds
+    /// Tries out with real keys what the store enforces: some three dozen requests, which leave nothing behind. What it finds
     /// missing is from then on missing in [`Provider::capabilities`], too.
     fn canary(&self) -> BoxFuture<'_, Canary> {
         let untried = vec![format!(

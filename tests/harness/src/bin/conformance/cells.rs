@@ -8,6 +8,7 @@ use valet_harness::{Result, Software};
 use crate::{
     attacks,
     key::{Key, Request},
+    prefix,
     store::{BUCKET, Column, Store},
 };
 
@@ -28,7 +29,7 @@ pub const BODY: &[u8] = b"0123456789";
 const DIGEST: &str = "hNiYd/DUBB77a/kaFvAkjy/Vc+avBcGflr7bn4gveII=";
 
 /// Every row of the table.
-pub const ROWS: [Row; 15] = [
+pub const ROWS: [Row; 19] = [
     Row {
         name: "method",
         cells: method,
@@ -36,6 +37,22 @@ pub const ROWS: [Row; 15] = [
     Row {
         name: "key",
         cells: key,
+    },
+    Row {
+        name: "key below a prefix",
+        cells: prefix::other_keys,
+    },
+    Row {
+        name: "the same, type and size",
+        cells: prefix::constraints,
+    },
+    Row {
+        name: "the same, named by the file",
+        cells: prefix::by_file,
+    },
+    Row {
+        name: "the same, `..` in the key",
+        cells: prefix::leading_out,
     },
     Row {
         name: "expiry",
