@@ -396,6 +396,41 @@ fn a_form_below_a_key() {
     assert_eq!(stored("inbox/scoped").as_deref(), Some(&b"12"[..]));
 }
 
+/// An operator that starts while the store is away has not tried it: what is out stays, and what is new waits for the trial.
+#[test]
+fn a_form_below_a_key_while_the_store_is_away() {
+    let OnMinio {
+        tenant: t,
+        minio,
+        operator,
+    } = OnMinio::new("belowaway");
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(minio.endpoint());
+    canary(&t, store);
+    let grant = |name: &str| {
+        let spec = json!({"mode": "PostForm", "key": t.key("inbox/"), "constraints": {"overwrite": "Allow"}});
+        t.grant("UploadGrant", name, spec)
+    };
+    t.apply(&[grant("first")]);
+    t.reason("ug/first", "Issued");
+    let secret = t.get("secret/first").unwrap();
+    drop(operator);
+    minio.stop();
+
+    let _operator = t.operator();
+    t.apply(&[grant("later"), t.grant("DownloadGrant", "down", json!({}))]);
+    let waits = t.reason("ug/later", "StoreUnreachable");
+    let message = condition(&waits, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("to be tried out with real keys first"), "{message}");
+    t.reason("dg/down", "StoreUnreachable");
+    assert_eq!(says(&t.get("ug/first").unwrap(), "Ready"), "True Issued");
+    minio.start_again().unwrap();
+    t.reason_within("ug/later", "Issued", Duration::from_secs(70));
+    t.reason_within("dg/down", "Issued", Duration::from_secs(70));
+    assert_eq!(says(&t.get("ug/first").unwrap(), "Ready"), "True Issued");
+    assert_eq!(t.get("secret/first").unwrap(), secret, "the same key all the time");
+}
+
 /// Garage takes a second upload by a write-once key. Asked for a round trip, Valet finds that, and signs none.
 #[test]
 #[ignore = "needs Garage, which takes long to build; make conformance runs it"]
