@@ -68,6 +68,16 @@ conformance: check-tools ## Try each promise of a key on real stores, and write 
 	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/conformance' $(if $(CHECK),--check) docs/reference/conformance.md \
 	  $(if $(GARAGE),&& cargo test --quiet --test stores -- --ignored real_keys_on_garage)
 
+# Their charts, each a folder or an archive: make rights CERT_MANAGER=DIR EXTERNAL_SECRETS=DIR; with CHECK=1 a row that is not on
+# the page is an error.
+CERT_MANAGER ?=
+EXTERNAL_SECRETS ?=
+.PHONY: rights
+rights: check-tools ## What the operator's account may do to Secrets, beside cert-manager's and external-secrets'
+	@export VALET_TOOLS=$$(hack/tools.sh chart); cargo build --quiet -p valet-harness --bin rights && \
+	  CERT_MANAGER='$(CERT_MANAGER)' EXTERNAL_SECRETS='$(EXTERNAL_SECRETS)' \
+	  '$(TARGET)/debug/rights' $(if $(CHECK),--check docs/reference/permissions.md)
+
 .PHONY: monitoring
 monitoring: check-tools ## Put every query of dashboard and alerts to a real Prometheus under load, and draw the panels
 	@export VALET_TOOLS=$$(hack/tools.sh chart monitoring); \

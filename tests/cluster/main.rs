@@ -19,6 +19,7 @@ mod leader;
 mod leaks;
 mod limits;
 mod lives;
+mod metrics;
 mod multipart;
 mod notifications;
 mod offline;
