@@ -42,6 +42,7 @@ pub fn other_keys(store: &Store, column: Column, name: &str) -> Option<Result<Ou
             kept_out &= key.starts_with('/') || store.stored(&key)?.is_none();
         }
         let mut second = signed.request();
+        *second.field("key") = format!("{prefix}x");
         second.fields.push(("key".into(), format!("{name}/x")));
         refusals.push(second.send(&store.file(BODY)?)?.status);
         kept_out &= store.stored(&format!("{name}/x"))?.is_none();
