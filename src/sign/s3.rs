@@ -3,6 +3,7 @@
 
 mod answers;
 mod below;
+mod can;
 mod canary;
 mod form;
 mod lent;
@@ -35,7 +36,7 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use answers::{DateOfAnswer, absence, refused, unreachable};
+use answers::{DateOfAnswer, absence, refused, tag_as_md5, unreachable};
 use below::BELOW;
 use session::{Clients, Session, Sessions};
 
@@ -76,6 +77,8 @@ pub struct S3 {
     canary: Mutex<Option<Canary>>,
     /// Whether somebody else found that its forms keep to a prefix.
     keeps_below: AtomicBool,
+    /// Whether entity tags are MD5s, as far as that trip saw it.
+    tags_are_md5: Mutex<Option<bool>>,
 }
 
 impl S3 {
@@ -83,56 +86,7 @@ impl S3 {
     /// its requests may go. Nothing is read or sent yet.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
         let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
-        let capabilities = Arc::new(Capabilities {
-            enforced: [
-                Capability::ContentType,
-                Capability::ContentLength,
-                Capability::ChecksumSHA256,
-                Capability::WriteOnce,
-                Capability::Version,
-                Capability::ResponseHeaders,
-                Capability::SignedHeadersOnly,
-            ]
-            .into(),
-            post_form: Some(
-                [
-                    Capability::ContentType,
-                    Capability::ContentLength,
-                    Capability::ContentLengthRange,
-                    Capability::ChecksumSHA256,
-                    // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
-                    Capability::SignedHeadersOnly,
-                ]
-                .into(),
-            ),
-            // What a session policy says: which verb on which keys, until when.
-            credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
-            // The store holds each part to its size where that is known, and Valet the whole before it puts it together. The
-            // checksum of an object in parts is one of its parts' checksums.
-            multipart: Some(
-                [
-                    Capability::ContentType,
-                    Capability::ContentLength,
-                    Capability::ContentLengthRange,
-                    Capability::WriteOnce,
-                    Capability::SignedHeadersOnly,
-                ]
-                .into(),
-            ),
-            resumable: None,
-            max_expiration_seconds: MAX_EXPIRES_SECONDS,
-            max_upload_bytes: MAX_PUT_BYTES,
-            max_key_bytes: MAX_KEY_BYTES,
-            revocation: match role {
-                Some(AssumeRole { role_arn: Some(_), .. }) => {
-                    "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
-                }
-                Some(_) => {
-                    "disable the access key that asks for the sessions, which ends every other key of theirs, too"
-                }
-                None => "disable the access key that signed, which ends every other key that it signed, too",
-            },
-        });
+        let capabilities = Arc::new(can::of(role));
         Self {
             store,
             sessions: Sessions::new(credentials),
@@ -141,6 +95,7 @@ impl S3 {
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
             keeps_below: AtomicBool::new(false),
+            tags_are_md5: Mutex::new(None),
         }
     }
 
@@ -195,6 +150,13 @@ impl S3 {
 
     fn probe_key(&self) -> &str {
         self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
+    }
+
+    /// Whether the entity tag of an object that came in one request is its MD5: Amazon documents it, of other stores it must
+    /// have been seen.
+    fn tags_are_md5(&self) -> bool {
+        let seen = *lock(&self.tags_are_md5);
+        seen.unwrap_or_else(|| answers::is_amazons(self.store.endpoint.as_deref(), &self.store.bucket))
     }
 
     fn public_endpoint(&self) -> Option<&String> {
@@ -436,8 +398,9 @@ impl Provider for S3 {
                 ..self.store.clone()
             };
             let inside = Self::new(store, self.sessions.source(), self.outward.clone());
-            let found = canary::canary(&inside, self.probe_key()).await;
+            let (found, tags_are_md5) = canary::canary(&inside, self.probe_key()).await;
             *lock(&self.canary) = Some(found.clone());
+            *lock(&self.tags_are_md5) = tags_are_md5;
             found
         }
         .boxed()
@@ -482,7 +445,7 @@ impl Provider for S3 {
                     size: head.content_length(),
                     e_tag: head.e_tag().map(str::to_owned),
                     content_type: head.content_type().map(str::to_owned),
-                    checksum_md5: None,
+                    checksum_md5: self.tags_are_md5().then(|| tag_as_md5(&head)).flatten(),
                     checksum_sha256: head.checksum_sha256().map(str::to_owned),
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),

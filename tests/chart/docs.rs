@@ -29,17 +29,47 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
         .collect()
 }
 
+/// What there is when the operator has gone: grants that are held, one of them with somebody else's finalizer before
+/// Valet's, one that is being deleted, and one that is not held.
+const HELD: &str = r#"
+for namespace in films music; do kubectl create namespace "$namespace"; done
+grant() {
+  kubectl create -f - <<EOF
+{"apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "metadata": {"name": "$2", "namespace": "$1", "finalizers": [$3]},
+ "spec": {"storeRef": {"name": "media"}, "key": "k", "mode": "Multipart", "constraints": {"contentLength": 1}}}
+EOF
+}
+grant films held '"valetkey.dev/multipart"'
+grant films free ''
+grant music both '"example.com/theirs", "valetkey.dev/multipart"'
+grant music going '"valetkey.dev/multipart"'
+kubectl delete uploadgrant going --namespace music --wait=false
+"#;
+
+/// Nobody is held any more, but by others.
+const LET_GO: &str = r#"
+left=$(kubectl get uploadgrants --all-namespaces --output jsonpath='{range .items[*]}{.metadata.name}={.metadata.finalizers[*]} {end}')
+test "$left" = 'free= held= both=example.com/theirs '
+kubectl patch uploadgrant both --namespace music --type=merge --patch '{"metadata":{"finalizers":null}}'
+"#;
+
 /// Every command for the shell, in the order in which it stands there, against a real control plane.
 #[test]
 fn the_commands_of_the_documents_run() {
     let tools = Tools::locate().expect("the tools build");
     let plane = ControlPlane::start(&tools).expect("the control plane starts");
-    let script = [
+    let mut script = [
         blocks(&document("install.md"), "sh"),
         blocks(&document("reference/permissions.md"), "sh"),
     ]
     .concat();
     assert!(script.len() >= 8, "{}", script.len());
+    for block in &mut script {
+        if block.contains("finalizers") {
+            *block = format!("{HELD}\n{block}\n{LET_GO}");
+        }
+    }
+    assert_eq!(script.iter().filter(|b| b.contains(HELD)).count(), 1);
     let mut command = process::clean(Command::new("bash"));
     let path = format!(
         "{}:{}",

@@ -11,6 +11,7 @@ mod fixtures;
 
 mod arrivals;
 mod canary;
+mod checksums;
 mod faults;
 mod foreign;
 mod forms;
@@ -28,6 +29,7 @@ mod races;
 mod renewal;
 mod restart;
 mod rules;
+mod scoped;
 mod secrets;
 mod withheld;
 mod words;

@@ -5,6 +5,7 @@
 //! a key for one of another folder: versitygw does. So of a store that is not Amazon's it is not believed before somebody has
 //! tried.
 
+use super::answers;
 use crate::{
     api::{Capability, S3Store},
     sign::Missing,
@@ -13,17 +14,11 @@ use crate::{
 /// The promise.
 pub const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
-/// What the hosts of Amazon's endpoints end with.
-const AMAZON: [&str; 2] = [".amazonaws.com", ".amazonaws.com.cn"];
-
 /// Whether the store is Amazon's own, for the operator as for workloads.
 pub fn is_amazons(store: &S3Store) -> bool {
-    let endpoints = [&store.endpoint, &store.public_endpoint];
-    endpoints.into_iter().flatten().all(|endpoint| {
-        let uri = endpoint.parse::<http::Uri>().ok();
-        let host = uri.and_then(|uri| uri.host().map(str::to_ascii_lowercase));
-        host.is_some_and(|host| AMAZON.iter().any(|end| host.ends_with(end)))
-    })
+    [&store.endpoint, &store.public_endpoint]
+        .iter()
+        .all(|endpoint| answers::is_amazons(endpoint.as_deref(), &store.bucket))
 }
 
 #[cfg(test)]
