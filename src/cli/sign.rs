@@ -254,7 +254,9 @@ async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -
     let account = settings.with_environment(&store::Environment::default()).await;
     let provider = account.connect(None);
     let credentials_expire = provider.credentials_expire().await.map_err(|e| match e {
-        SignError::Credentials { .. } => format!("there are no credentials in the environment; {wanted}"),
+        SignError::Credentials { message, .. } => {
+            format!("there are no credentials in the environment; {wanted} ({message})")
+        }
         e => e.to_string(),
     })?;
     let labels: BTreeMap<String, String> = documents
