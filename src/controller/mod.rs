@@ -17,6 +17,7 @@ mod states;
 mod store_status;
 mod stores;
 mod turns;
+mod voices;
 mod watch;
 
 pub use run::{Notifications, Options, run};

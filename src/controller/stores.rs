@@ -25,7 +25,7 @@ use crate::{
         Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, ShortSessions, Store, StoreKind,
         StoreRef, annotation,
     },
-    grant::{Signer, StoreFact, StoreView},
+    grant::{Concern, Signer, StoreFact, StoreView, concern},
     sign::{Canary, Finding, Outward, Probed, Provider, SignError},
     store::{self, CredentialsSource, Environment},
 };
@@ -286,6 +286,22 @@ impl Stores {
             canary: outcome.canary,
             is_news: is_news || self.signers.changed(id),
         })))
+    }
+
+    /// What a store is to an operator that serves one namespace, if it does so.
+    ///
+    /// # Errors
+    /// If the namespace's labels cannot be read, where rules choose by label.
+    pub async fn concern<S: Store>(&self, store: &S, scope: Option<&str>) -> Result<Concern, Error> {
+        let Some(namespace) = scope.filter(|_| S::KIND == StoreKind::ClusterObjectStore) else {
+            return Ok(Concern::Alone);
+        };
+        let rules = store.rules();
+        let labels = match rules.iter().any(|r| r.namespaces.selector.is_some()) {
+            true => self.namespace_labels(namespace).await?,
+            false => Arc::default(),
+        };
+        Ok(concern(&rules, namespace, &labels))
     }
 
     /// Forgets a store that has changed, so that the next reader reads it.
