@@ -11,7 +11,7 @@ use kube::{
     core::DeserializeGuard,
     runtime::{controller::Action, events::Recorder},
 };
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -260,6 +260,12 @@ impl<'a, G: Grant> Visit<'a, G> {
             found => found?,
         };
         self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
+        // That a key is out and its Secret gone may mean that another operator has withdrawn it, since the upload has come or
+        // the grant was revoked, and our watch is late. Its status, or the spec, was written before: one read tells, and
+        // the key of a grant that is over is not put there again.
+        if matches!(self.facts.secret, SecretFact::Absent) && self.facts.grant.status.binding.is_some() {
+            self.read_grant().await?;
+        }
         Ok(())
     }
 
@@ -425,7 +431,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             // Of exactly this grant in exactly this version: another grant of its name, or a change that was not
             // looked at, makes this a conflict.
             "metadata": {"uid": self.facts.grant.uid, "resourceVersion": self.grant.resource_version()},
-            "status": merge(&self.facts.grant.status, &status),
+            "status": tell::merge(&self.facts.grant.status, &status),
         });
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.into()),
@@ -487,17 +493,4 @@ impl<'a, G: Grant> Visit<'a, G> {
     fn api(&self) -> Api<G> {
         Api::namespaced(self.context.client.clone(), &self.facts.grant.namespace)
     }
-}
-
-/// A merge patch (RFC 7396) that makes `new` out of `old`: what is gone has to be said to be null.
-fn merge(old: &GrantStatus, new: &GrantStatus) -> Value {
-    let object = |status: &GrantStatus| match serde_json::to_value(status) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    };
-    let (old, mut new) = (object(old), object(new));
-    for gone in old.keys() {
-        new.entry(gone.clone()).or_insert(Value::Null);
-    }
-    Value::Object(new)
 }

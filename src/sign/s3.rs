@@ -31,7 +31,7 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use answers::{DateOfAnswer, absence, refused, unreachable};
+use answers::{DateOfAnswer, absence, refused, tag_as_md5, unreachable};
 use session::{Clients, Session, Sessions};
 
 use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
@@ -69,6 +69,8 @@ pub struct S3 {
     refuses_unsigned: Mutex<Option<bool>>,
     /// What came of a round trip with real keys, once that was made.
     canary: Mutex<Option<Canary>>,
+    /// Whether entity tags are MD5s, as far as that trip saw it.
+    tags_are_md5: Mutex<Option<bool>>,
 }
 
 impl S3 {
@@ -81,6 +83,7 @@ impl S3 {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ChecksumSHA256,
+                Capability::ChecksumMD5,
                 Capability::WriteOnce,
                 Capability::Version,
                 Capability::ResponseHeaders,
@@ -133,6 +136,7 @@ impl S3 {
             capabilities,
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
+            tags_are_md5: Mutex::new(None),
         }
     }
 
@@ -187,6 +191,13 @@ impl S3 {
 
     fn probe_key(&self) -> &str {
         self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
+    }
+
+    /// Whether the entity tag of an object that came in one request is its MD5: Amazon documents it, of other stores it must
+    /// have been seen.
+    fn tags_are_md5(&self) -> bool {
+        let seen = *lock(&self.tags_are_md5);
+        seen.unwrap_or_else(|| answers::is_amazons(self.store.endpoint.as_deref(), &self.store.bucket))
     }
 
     fn public_endpoint(&self) -> Option<&String> {
@@ -430,8 +441,9 @@ impl Provider for S3 {
                 ..self.store.clone()
             };
             let inside = Self::new(store, self.sessions.source(), self.outward.clone());
-            let found = canary::canary(&inside, self.probe_key()).await;
+            let (found, tags_are_md5) = canary::canary(&inside, self.probe_key()).await;
             *lock(&self.canary) = Some(found.clone());
+            *lock(&self.tags_are_md5) = tags_are_md5;
             found
         }
         .boxed()
@@ -471,7 +483,7 @@ impl Provider for S3 {
                     size: head.content_length(),
                     e_tag: head.e_tag().map(str::to_owned),
                     content_type: head.content_type().map(str::to_owned),
-                    checksum_md5: None,
+                    checksum_md5: self.tags_are_md5().then(|| tag_as_md5(&head)).flatten(),
                     checksum_sha256: head.checksum_sha256().map(str::to_owned),
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),

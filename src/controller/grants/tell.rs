@@ -1,7 +1,8 @@
-//! What is told of a visit: counters, and events for people.
+//! What is told of a visit: the status, counters, and events for people.
 
 use futures::future::BoxFuture;
 use kube::runtime::events::{Event, EventType};
+use serde_json::{Map, Value};
 use tracing::warn;
 
 use super::Visit;
@@ -69,4 +70,17 @@ impl<G: Grant> Visit<'_, G> {
             );
         }
     }
+}
+
+/// A merge patch (RFC 7396) that makes `new` out of `old`: what is gone has to be said to be null.
+pub(super) fn merge(old: &GrantStatus, new: &GrantStatus) -> Value {
+    let object = |status: &GrantStatus| match serde_json::to_value(status) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    let (old, mut new) = (object(old), object(new));
+    for gone in old.keys() {
+        new.entry(gone.clone()).or_insert(Value::Null);
+    }
+    Value::Object(new)
 }
