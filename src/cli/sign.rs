@@ -258,7 +258,9 @@ async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -
         provider.recall(&status.capabilities);
     }
     let credentials_expire = provider.credentials_expire().await.map_err(|e| match e {
-        SignError::Credentials { .. } => format!("there are no credentials in the environment; {wanted}"),
+        SignError::Credentials { message, .. } => {
+            format!("there are no credentials in the environment; {wanted} ({message})")
+        }
         e => e.to_string(),
     })?;
     let labels: BTreeMap<String, String> = documents

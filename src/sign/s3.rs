@@ -352,10 +352,15 @@ impl Provider for S3 {
                 ..
             } = &self.store;
             let role = self.role().map(|role| (&role.role_arn, &role.endpoint));
-            let place = format!(
+            let mut place = format!(
                 "{bucket}\n{region}\n{addressing_style:?}\n{:?}\n{role:?}",
                 self.public_endpoint()
             );
+            // What was signed without the right to use it does not work. Stores without one keep the print that they had.
+            if let Some(key) = self.role().and_then(|role| role.kms_key_arn.as_ref()) {
+                place.push('\n');
+                place.push_str(key);
+            }
             Ok(Some(lent::fingerprint(&session.credentials, &place, salt)))
         }
         .boxed()
