@@ -12,7 +12,10 @@ mod world;
 use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
-use valet_harness::{GARAGE_BUCKET, Operator, OperatorOptions, S3Options, S3Server, Software, eventually};
+use valet_harness::{
+    GARAGE_BUCKET, Operator, OperatorOptions, S3Options, S3Server, Software, eventually,
+    fake::{Fake, Reply},
+};
 use world::{SOON, Tenant, VALET, condition, says};
 
 /// A tenant whose store is MinIO.
@@ -294,8 +297,48 @@ fn real_keys_on_minio() {
     store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900});
     let store = canary(t, store);
     assert_eq!(says(&store, "KeysEnforced"), "True KeysEnforced", "{}", store["status"]);
+    let message = condition(&store, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    for promise in [" PostForm/KeyPrefix", " Credentials"] {
+        assert!(message.contains(promise) && !message.contains("not tried"), "{message}");
+    }
+    assert!(can(&store, "Credentials"));
     let left = on.minio.versions(t.name(), "").unwrap();
     assert!(left.is_empty(), "{left:#?}");
+}
+
+/// An STS that does not look at the policy which it is given lends what can do anything. The trial finds that out.
+#[test]
+fn real_keys_of_a_careless_sts() {
+    let on = OnMinio::new("careless");
+    let t = &on.tenant;
+    let mut curl = valet_harness::process::clean(std::process::Command::new("curl"));
+    curl.args(["--silent", "--fail", "--aws-sigv4", "aws:amz:us-east-1:sts", "--user"])
+        .arg(format!("{}:{}", on.minio.access_key(), on.minio.secret_key()))
+        .args(["--data", "Action=AssumeRole&Version=2011-06-15&DurationSeconds=7200"])
+        .arg(on.minio.endpoint());
+    let session = valet_harness::process::run_ok(curl, b"", SOON).expect("MinIO gives a session");
+    let sts = Fake::start(move |_| Reply::Text(200, session.text()));
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(on.minio.endpoint());
+    store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900, "endpoint": sts.endpoint()});
+    store["spec"]["access"][0]["credentials"] = json!("Allow");
+    let spec = json!({"mode": "Credentials", "key": t.key("runs/"), "constraints": {"overwrite": "Allow"}, "expirationSeconds": 60});
+    let tried = canary(t, store);
+    assert_eq!(
+        says(&tried, "KeysEnforced"),
+        "False KeysNotEnforced",
+        "{}",
+        tried["status"]
+    );
+    let message = condition(&tried, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("does not enforce Credentials:"), "{message}");
+    assert!(
+        message.contains("without Credentials (they can write beside what they are lent for)"),
+        "{message}"
+    );
+    assert!(!can(&tried, "Credentials"));
+    t.apply(&[t.grant("UploadGrant", "lent", spec)]);
+    t.reason("ug/lent", "CapabilityMissing");
 }
 
 /// A form for everything below a key: any number of objects, each as the grant says, named by their files or otherwise; and
