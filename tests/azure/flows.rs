@@ -78,7 +78,9 @@ fn from_the_grant_to_the_blob_and_back() {
         "{object}"
     );
     assert!(object["lastModifiedTime"].is_string(), "{object}");
-    assert!(t.get(&format!("secret/{grant}")).is_none());
+    eventually(SOON, "the Secret to be withdrawn", || {
+        t.get(&format!("secret/{grant}")).is_none().then_some(())
+    });
 
     // A download, which answers as the grant says.
     let response = json!({"contentType": "text/x-report; charset=utf-8", "contentDisposition": "attachment; filename=\"a b.txt\""});

@@ -84,7 +84,9 @@ fn up_and_down() {
         object["eTag"].is_string() && object["lastModifiedTime"].is_string(),
         "{object}"
     );
-    assert!(t.get("secret/up").is_none());
+    valet_harness::eventually(SOON, "the Secret to be withdrawn", || {
+        t.get("secret/up").is_none().then_some(())
+    });
 
     let version = described["generation"].as_str().unwrap();
     let response = json!({"contentType": "text/plain", "contentDisposition": "attachment; filename=\"x.csv\""});
