@@ -18,7 +18,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     awaited::Awaited,
@@ -180,7 +180,8 @@ impl Receiver {
         if !origin.eq_ignore_ascii_case(EVENT_GRID) && !self.admit(headers).await {
             return self.unknown();
         }
-        info!("a sender of CloudEvents was permitted to send");
+        // Not louder: anybody can ask as often as he likes.
+        debug!("a sender of CloudEvents was permitted to send");
         let permission = [
             (header::ALLOW, "POST, OPTIONS"),
             (ALLOWED_ORIGIN, origin),
