@@ -237,6 +237,15 @@ impl Stores {
         if let Finding::Broken(reason, message) = outcome.probed.finding {
             return Ok((StoreFact::Unusable { reason, message }, None));
         }
+        // Whoever wants a store tried out wants no keys before: some would be weaker than their grants, and some that are out
+        // would be withdrawn since nobody has tried yet.
+        if let (Finding::Unreachable(why), Some(_), None) =
+            (&outcome.probed.finding, &connection.canary_request, &outcome.canary)
+        {
+            let message = format!("it is to be tried out with real keys first, and does not answer: {why}");
+            let reason = Reason::StoreUnreachable;
+            return Ok((StoreFact::Unusable { reason, message }, None));
+        }
         if let Some(message) = outcome.canary.and_then(|c| c.found.worthless) {
             let reason = Reason::KeysNotEnforced;
             return Ok((StoreFact::Unusable { reason, message }, None));

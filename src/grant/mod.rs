@@ -12,6 +12,7 @@ mod facts;
 mod key;
 mod lending;
 mod lifetime;
+mod media_type;
 mod multipart;
 mod object;
 mod places;

@@ -3,10 +3,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
-use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey, lending::lends};
+use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey, lending::lends, media_type::matches_type};
 use crate::api::{
     AccessRule, Ask, Capabilities, Capability, DownloadMode, MAX_PARTS, Namespaces, Operation, Overwrite, Reason,
-    ResponseHeaders, UploadConstraints, UploadMode,
+    ResponseHeaders, UploadConstraints, UploadMode, annotation,
 };
 
 /// Why a grant gets no key, for conditions and events.
@@ -34,7 +34,7 @@ impl Refusal {
 /// The [`Refusal`]. It speaks only of rules that are for the grant's own namespace.
 pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<ObjectKey, Refusal> {
     let limit = store.capabilities.max_key_bytes;
-    let parse = if grant.ask.is_for_credentials() {
+    let parse = if grant.ask.takes_prefix() {
         ObjectKey::parse_scope
     } else {
         ObjectKey::parse
@@ -45,10 +45,11 @@ pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<ObjectKey, Refusal
     Ok(key)
 }
 
-/// What the constraints need of the store.
-fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
-    let all: &[(bool, Capability, &'static str)] = match ask {
+/// What the key and the constraints need of the store.
+fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
+    let all: &[(bool, Capability, &'static str)] = match &grant.ask {
         Ask::Upload {
+            mode,
             constraints:
                 UploadConstraints {
                     content_type,
@@ -60,6 +61,12 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
                 },
             ..
         } => &[
+            (
+                // What is lent says which keys it is for in its own way.
+                *mode == UploadMode::PostForm && grant.terms.is_prefix(),
+                Capability::KeyPrefix,
+                "a spec.key that ends with '/'",
+            ),
             (
                 content_type.is_some(),
                 Capability::ContentType,
@@ -235,7 +242,14 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
             format!("{store} takes no {what}; set spec.mode to Put, or use another store"),
         ));
     };
-    if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !enforced.contains(c)) {
+    if let Some((capability, field)) = needs(grant).into_iter().find(|(c, _)| !enforced.contains(c)) {
+        if capability == Capability::KeyPrefix {
+            let message = format!(
+                "{store} is not known to keep a POST form to what is below spec.key (KeyPrefix); name one object, or ask the store's owner, who can have that tried with real keys (annotation {}) and reads the result in the store's condition KeysEnforced",
+                annotation::CANARY_REQUESTED_AT
+            );
+            return Err(Refusal::new(Reason::CapabilityMissing, message));
+        }
         if capability == Capability::SignedHeadersOnly {
             let form = can.post_form.as_ref().is_some_and(|f| f.contains(&capability));
             let or_form = if form {
@@ -471,44 +485,4 @@ pub(super) fn examine(
         }
     }
     Ok(())
-}
-
-/// Whether a media type matches a pattern such as `image/*`. Types are compared without their parameters and
-/// without regard to case (RFC 9110, section 8.3.1).
-fn matches_type(pattern: &str, media_type: &str) -> bool {
-    let essence = media_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    let pattern = pattern.to_ascii_lowercase();
-    match pattern.strip_suffix("/*") {
-        Some("*") => true,
-        Some(family) => essence.split_once('/').is_some_and(|(f, _)| f == family),
-        None => essence == pattern,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn media_types_match_by_essence() {
-        for (pattern, media_type, matches) in [
-            ("image/png", "image/png", true),
-            ("image/png", "IMAGE/PNG", true),
-            ("image/png", "image/png; q=1", true),
-            ("image/*", "image/svg+xml", true),
-            ("image/*", "images/png", false),
-            ("image/*", "imag/png", false),
-            ("*/*", "text/plain", true),
-            ("text/plain", "text/plainer", false),
-            ("text/plain", "text/plain;charset=utf-8", true),
-            ("image/*", "text/html; image/png", false),
-        ] {
-            assert_eq!(matches_type(pattern, media_type), matches, "{pattern} {media_type}");
-        }
-    }
 }

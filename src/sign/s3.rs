@@ -2,6 +2,8 @@
 //! forms.
 
 mod answers;
+mod below;
+mod can;
 mod canary;
 mod form;
 mod lent;
@@ -12,7 +14,10 @@ mod scoped;
 mod session;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -32,6 +37,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use answers::{DateOfAnswer, absence, refused, tag_as_md5, unreachable};
+use below::BELOW;
 use session::{Clients, Session, Sessions};
 
 use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
@@ -69,6 +75,8 @@ pub struct S3 {
     refuses_unsigned: Mutex<Option<bool>>,
     /// What came of a round trip with real keys, once that was made.
     canary: Mutex<Option<Canary>>,
+    /// Whether somebody else found that its forms keep to a prefix.
+    keeps_below: AtomicBool,
     /// Whether entity tags are MD5s, as far as that trip saw it.
     tags_are_md5: Mutex<Option<bool>>,
 }
@@ -78,57 +86,7 @@ impl S3 {
     /// its requests may go. Nothing is read or sent yet.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
         let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
-        let capabilities = Arc::new(Capabilities {
-            enforced: [
-                Capability::ContentType,
-                Capability::ContentLength,
-                Capability::ChecksumSHA256,
-                Capability::ChecksumMD5,
-                Capability::WriteOnce,
-                Capability::Version,
-                Capability::ResponseHeaders,
-                Capability::SignedHeadersOnly,
-            ]
-            .into(),
-            post_form: Some(
-                [
-                    Capability::ContentType,
-                    Capability::ContentLength,
-                    Capability::ContentLengthRange,
-                    Capability::ChecksumSHA256,
-                    // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
-                    Capability::SignedHeadersOnly,
-                ]
-                .into(),
-            ),
-            // What a session policy says: which verb on which keys, until when.
-            credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
-            // The store holds each part to its size where that is known, and Valet the whole before it puts it together. The
-            // checksum of an object in parts is one of its parts' checksums.
-            multipart: Some(
-                [
-                    Capability::ContentType,
-                    Capability::ContentLength,
-                    Capability::ContentLengthRange,
-                    Capability::WriteOnce,
-                    Capability::SignedHeadersOnly,
-                ]
-                .into(),
-            ),
-            resumable: None,
-            max_expiration_seconds: MAX_EXPIRES_SECONDS,
-            max_upload_bytes: MAX_PUT_BYTES,
-            max_key_bytes: MAX_KEY_BYTES,
-            revocation: match role {
-                Some(AssumeRole { role_arn: Some(_), .. }) => {
-                    "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
-                }
-                Some(_) => {
-                    "disable the access key that asks for the sessions, which ends every other key of theirs, too"
-                }
-                None => "disable the access key that signed, which ends every other key that it signed, too",
-            },
-        });
+        let capabilities = Arc::new(can::of(role));
         Self {
             store,
             sessions: Sessions::new(credentials),
@@ -136,6 +94,7 @@ impl S3 {
             capabilities,
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
+            keeps_below: AtomicBool::new(false),
             tags_are_md5: Mutex::new(None),
         }
     }
@@ -245,20 +204,23 @@ impl Provider for S3 {
     fn capabilities(&self) -> Arc<Capabilities> {
         let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
         let is_safe = self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate;
-        let canary = lock(&self.canary).clone().filter(|c| !c.missing.is_empty());
-        if canary.is_none() && (!obeys_unsigned || is_safe) {
+        let canary = lock(&self.canary).clone().unwrap_or_default();
+        let keeps_below =
+            below::is_amazons(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
+        if canary.missing.is_empty() && !keeps_below && (!obeys_unsigned || is_safe) {
             return self.capabilities.clone();
         }
         let mut can = (*self.capabilities).clone();
+        if keeps_below && let Some(form) = &mut can.post_form {
+            form.insert(Capability::KeyPrefix);
+        }
         if obeys_unsigned && !is_safe {
             can.enforced.remove(&Capability::SignedHeadersOnly);
             can.multipart
                 .as_mut()
                 .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
         }
-        if let Some(canary) = canary {
-            canary.narrow(&mut can);
-        }
+        canary.narrow(&mut can);
         Arc::new(can)
     }
 
@@ -447,6 +409,11 @@ impl Provider for S3 {
             found
         }
         .boxed()
+    }
+
+    fn recall(&self, capabilities: &[String]) {
+        let keeps = capabilities.iter().any(|name| *name == BELOW.name());
+        self.keeps_below.store(keeps, Ordering::Relaxed);
     }
 
     fn multipart(&self) -> Option<&dyn Multipart> {
