@@ -5,6 +5,7 @@ mod fifteen;
 mod lent;
 mod moving;
 mod parts;
+mod versity;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
