@@ -235,13 +235,14 @@ impl<'a, G: Grant> Visit<'a, G> {
     async fn read_store(&mut self) -> Result<(), Error> {
         self.may_ask_store()?;
         let grant = &self.facts.grant;
-        let (fact, provider) = self
+        let found = self
             .context
             .stores
             .fact(&grant.terms.store_ref, &grant.namespace, self.wanted_until())
             .await?;
-        self.facts.store = fact;
-        self.provider = provider;
+        self.facts.store = found.fact;
+        self.facts.rules = found.rules;
+        self.provider = found.provider;
         self.remember_store();
         Ok(())
     }

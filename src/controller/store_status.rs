@@ -14,7 +14,8 @@ use tracing::{debug, warn};
 use super::{
     error::{Error, call},
     secrets::FIELD_MANAGER,
-    stores::{Condition, StoreId, Stores, Tried},
+    stores::{Condition, StoreId, Stores},
+    trial::Tried,
     watch::STORE_SWEEP,
 };
 use crate::{

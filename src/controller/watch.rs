@@ -181,6 +181,7 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
         };
         if gone {
             labels.remove(&namespace.name_any());
+            stores.namespace_gone(&namespace.name_any());
             continue;
         }
         let (name, now) = (namespace.name_any(), namespace.labels().clone());

@@ -15,6 +15,8 @@ pub struct Facts {
     pub grant: GrantFacts,
     /// The store that it names.
     pub store: StoreFact,
+    /// The rules of a store that cannot be used now, if they are known.
+    pub rules: Option<RulesView>,
     /// The Secret of the wanted name.
     pub secret: SecretFact,
     /// The object of the wanted key.
@@ -86,6 +88,7 @@ impl Facts {
         Self {
             grant,
             store: StoreFact::Unread,
+            rules: None,
             secret: SecretFact::Unread,
             object: ObjectFact::Unread,
             upload: UploadFact::Unread,
@@ -196,6 +199,17 @@ pub struct StoreView {
     pub short_sessions: ShortSessions,
     /// What it signs with now, if its provider tells that apart.
     pub signer: Option<Signer>,
+    /// Why it is not known yet what the store holds keys for uploads to, where that has to be seen: it does not answer.
+    pub untried: Option<String>,
+}
+
+/// The access rules of a store, and whom they may choose.
+#[derive(Clone, Debug)]
+pub struct RulesView {
+    /// The rules.
+    pub rules: Arc<Vec<ClusterAccessRule>>,
+    /// Labels of the grant's namespace, for the rules' selectors.
+    pub namespace_labels: Arc<BTreeMap<String, String>>,
 }
 
 /// What a store signs with: its bucket, the address, and credentials that last.

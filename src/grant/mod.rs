@@ -11,6 +11,7 @@ mod facts;
 mod key;
 mod lending;
 mod lifetime;
+mod media;
 mod multipart;
 mod object;
 mod places;
@@ -25,8 +26,8 @@ mod withheld;
 pub use anew::ANEW_SPREAD;
 pub use decide::decide;
 pub use facts::{
-    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, SecretFact, SecretView, Settings,
-    Signer, StoreFact, StoreView, UploadFact, UploadsFact,
+    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, RulesView, SecretFact, SecretView,
+    Settings, Signer, StoreFact, StoreView, UploadFact, UploadsFact,
 };
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};

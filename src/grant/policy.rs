@@ -3,10 +3,15 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
-use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey, lending::lends};
+use super::{
+    facts::{GrantFacts, RulesView, StoreView},
+    key::ObjectKey,
+    lending::lends,
+    media::matches_type,
+};
 use crate::api::{
-    AccessRule, Ask, Capabilities, Capability, DownloadMode, MAX_PARTS, Namespaces, Operation, Overwrite, Reason,
-    ResponseHeaders, UploadConstraints, UploadMode,
+    AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, MAX_PARTS, Namespaces, Operation,
+    Overwrite, Reason, ResponseHeaders, UploadConstraints, UploadMode,
 };
 
 /// Why a grant gets no key, for conditions and events.
@@ -33,16 +38,28 @@ impl Refusal {
 /// # Errors
 /// The [`Refusal`]. It speaks only of rules that are for the grant's own namespace.
 pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<ObjectKey, Refusal> {
-    let limit = store.capabilities.max_key_bytes;
+    let key = object_key(grant, store.capabilities.max_key_bytes)?;
+    enforceable(grant, &store.capabilities)?;
+    allowed(grant, &key, &store.rules, &store.namespace_labels)?;
+    Ok(key)
+}
+
+/// Whether the rules alone still allow what the grant asks for, of a store of which nothing else is known now.
+///
+/// # Errors
+/// The [`Refusal`], as [`admit`]'s.
+pub(super) fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<(), Refusal> {
+    let key = object_key(grant, usize::MAX)?;
+    allowed(grant, &key, &view.rules, &view.namespace_labels)
+}
+
+fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
     let parse = if grant.ask.is_for_credentials() {
         ObjectKey::parse_scope
     } else {
         ObjectKey::parse
     };
-    let key = parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
-    enforceable(grant, &store.capabilities)?;
-    allowed(grant, &key, store)?;
-    Ok(key)
+    parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))
 }
 
 /// What the constraints need of the store.
@@ -300,12 +317,16 @@ fn largest(constraints: &UploadConstraints) -> Option<(&'static str, i64)> {
 
 /// Holds the grant against every rule for its namespace; of those that refuse it, the one that it came furthest
 /// with has the most to say.
-fn allowed(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Result<(), Refusal> {
+fn allowed(
+    grant: &GrantFacts,
+    key: &ObjectKey,
+    rules: &[ClusterAccessRule],
+    labels: &BTreeMap<String, String>,
+) -> Result<(), Refusal> {
     let (name, namespace) = (&grant.terms.store_ref, &grant.namespace);
-    let mine: Vec<_> = store
-        .rules
+    let mine: Vec<_> = rules
         .iter()
-        .filter(|r| chooses(&r.namespaces, namespace, &store.namespace_labels))
+        .filter(|r| chooses(&r.namespaces, namespace, labels))
         .map(|r| &r.rule)
         .collect();
     if mine.is_empty() {
@@ -446,44 +467,4 @@ pub(super) fn examine(
         }
     }
     Ok(())
-}
-
-/// Whether a media type matches a pattern such as `image/*`. Types are compared without their parameters and
-/// without regard to case (RFC 9110, section 8.3.1).
-fn matches_type(pattern: &str, media_type: &str) -> bool {
-    let essence = media_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    let pattern = pattern.to_ascii_lowercase();
-    match pattern.strip_suffix("/*") {
-        Some("*") => true,
-        Some(family) => essence.split_once('/').is_some_and(|(f, _)| f == family),
-        None => essence == pattern,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn media_types_match_by_essence() {
-        for (pattern, media_type, matches) in [
-            ("image/png", "image/png", true),
-            ("image/png", "IMAGE/PNG", true),
-            ("image/png", "image/png; q=1", true),
-            ("image/*", "image/svg+xml", true),
-            ("image/*", "images/png", false),
-            ("image/*", "imag/png", false),
-            ("*/*", "text/plain", true),
-            ("text/plain", "text/plainer", false),
-            ("text/plain", "text/plain;charset=utf-8", true),
-            ("image/*", "text/html; image/png", false),
-        ] {
-            assert_eq!(matches_type(pattern, media_type), matches, "{pattern} {media_type}");
-        }
-    }
 }

@@ -26,7 +26,10 @@ use self::{
     requests::{date, error_code, http_date},
     sas::{Pen, Permit, encoded},
 };
-use super::{Canary, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::Http};
+use super::{
+    Canary, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    http::{Http, is_of},
+};
 use crate::{
     api::{
         AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, DownloadMode, ObservedObject, Overwrite,
@@ -47,6 +50,14 @@ const MAX_KEY_BYTES: usize = 1024;
 const BACK_DATED: SignedDuration = SignedDuration::from_mins(15);
 /// How long the operator's own looks are signed for.
 const OWN: SignedDuration = SignedDuration::from_mins(15);
+
+/// Azure's own blob endpoints ("Azure Storage endpoints", all clouds).
+const AZURES_OWN: &[&str] = &[
+    ".core.windows.net",
+    ".core.usgovcloudapi.net",
+    ".core.chinacloudapi.cn",
+    ".storage.azure.net",
+];
 
 /// Where the store is tried out.
 const PROBE_BLOB: &str = "valet-probe";
@@ -140,6 +151,11 @@ impl AzureBlob {
     /// Where the operator talks to it.
     fn own_base(&self) -> String {
         self.base(self.store.endpoint.as_ref())
+    }
+
+    /// Whether that is Azure itself.
+    fn is_azures_own(&self) -> bool {
+        is_of(&self.own_base(), AZURES_OWN)
     }
 
     /// Where workloads talk to it.
@@ -388,6 +404,10 @@ impl Provider for AzureBlob {
             probed
         }
         .boxed()
+    }
+
+    fn rests_on_trial(&self) -> bool {
+        self.store.unsigned_headers == UnsignedHeaders::Refuse && !self.is_azures_own()
     }
 
     fn canary(&self) -> BoxFuture<'_, Canary> {

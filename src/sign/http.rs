@@ -127,6 +127,14 @@ fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     }
 }
 
+/// Whether the host of an endpoint is in one of these domains, each of which begins with a dot.
+pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
+    let uri = endpoint.parse::<Uri>().ok();
+    let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default();
+    let host = host.to_ascii_lowercase();
+    domains.iter().any(|domain| host.ends_with(domain))
+}
+
 /// Whether what is sent there is for nobody else to read: https, or this machine itself.
 pub fn is_private(uri: &Uri) -> bool {
     let is_here = matches!(uri.host(), Some("127.0.0.1" | "[::1]" | "localhost"));

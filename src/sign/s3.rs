@@ -34,7 +34,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use answers::{DateOfAnswer, absence, refused, unreachable};
 use session::{Clients, Session, Sessions};
 
-use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::is_of};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
@@ -54,6 +54,8 @@ const MAX_KEY_BYTES: usize = 1024;
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the store is tried out, unless it says otherwise.
 const PROBE_KEY: &str = "valet-probe";
+/// Amazon's own endpoints.
+const AMAZONS_OWN: &[&str] = &[".amazonaws.com", ".amazonaws.com.cn"];
 /// The longest session that a session may have made, in seconds (IAM User Guide, "Roles terms and concepts": role
 /// chaining).
 const LONGEST_CHAINED: i64 = 3600;
@@ -138,6 +140,11 @@ impl S3 {
 
     fn role(&self) -> Option<&AssumeRole> {
         self.store.credentials.as_ref()?.assume_role.as_ref()
+    }
+
+    /// Whether headers that are not signed can do no harm, whatever the store does with them.
+    fn is_safe(&self) -> bool {
+        self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate
     }
 
     fn timeouts() -> TimeoutConfig {
@@ -233,7 +240,7 @@ impl Provider for S3 {
 
     fn capabilities(&self) -> Arc<Capabilities> {
         let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
-        let is_safe = self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate;
+        let is_safe = self.is_safe();
         let canary = lock(&self.canary).clone().filter(|c| !c.missing.is_empty());
         if canary.is_none() && (!obeys_unsigned || is_safe) {
             return self.capabilities.clone();
@@ -415,6 +422,12 @@ impl Provider for S3 {
             probed
         }
         .boxed()
+    }
+
+    fn rests_on_trial(&self) -> bool {
+        // Amazon refuses them ("Authenticating Requests: Using Query Parameters", signed headers).
+        let is_amazons = self.store.endpoint.as_deref().is_none_or(|e| is_of(e, AMAZONS_OWN));
+        !self.is_safe() && !is_amazons
     }
 
     fn canary(&self) -> BoxFuture<'_, Canary> {
