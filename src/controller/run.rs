@@ -355,6 +355,8 @@ impl<G: Grant> Kind<G> {
                     awaited.seen(event);
                 }
             })
+            .reflect(writer)
+            // After that: who sees a grant that is visited go must find it gone.
             .inspect({
                 let memory = memory.clone();
                 move |event| {
@@ -384,10 +386,7 @@ impl<G: Grant> Kind<G> {
             .combine(predicates::finalizers)
             .combine(predicates::labels)
             .combine(predicates::annotations);
-        let triggers = seen
-            .reflect(writer)
-            .applied_objects()
-            .predicate_filter(news, Default::default());
+        let triggers = seen.applied_objects().predicate_filter(news, Default::default());
         Controller::for_stream(triggers, reader)
             .with_config(ControllerConfig::default().concurrency(parts.options.concurrency))
             .reconcile_on(calls)

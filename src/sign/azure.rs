@@ -88,6 +88,8 @@ pub struct AzureBlob {
     store: AzureBlobStore,
     credentials: Credentials,
     http: Http,
+    /// Whether its owner may not send the operator anywhere.
+    is_tenants: bool,
     capabilities: Arc<Capabilities>,
     /// Whether the store refuses a source to copy from that the sender may not read, once that was tried.
     refuses_unsigned: Mutex<Option<bool>>,
@@ -127,6 +129,7 @@ impl AzureBlob {
         Self {
             store,
             credentials,
+            is_tenants: outward.is_some(),
             http: Http::new(outward),
             capabilities,
             refuses_unsigned: Mutex::default(),

@@ -12,7 +12,7 @@ mod scoped;
 mod session;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::{Duration, SystemTime},
 };
 
@@ -37,7 +37,7 @@ use session::{Clients, Session, Sessions};
 use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::is_of};
 use crate::{
     api::{
-        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
         UploadMode,
     },
     grant::{ObjectFact, ObjectKey, SigningRequest},
@@ -71,6 +71,8 @@ pub struct S3 {
     refuses_unsigned: Mutex<Option<bool>>,
     /// What came of a round trip with real keys, once that was made.
     canary: Mutex<Option<Canary>>,
+    /// Whether sessions were seen to be held to their policies.
+    confined: AtomicBool,
 }
 
 impl S3 {
@@ -135,6 +137,7 @@ impl S3 {
             capabilities,
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
+            confined: AtomicBool::new(false),
         }
     }
 
@@ -262,12 +265,12 @@ impl Provider for S3 {
         async {
             let session = self.session().await?;
             // A key with credentials of its own dies with those, whatever becomes of the ones that asked for them.
-            let longest = self.role().map(|role| Self::longest(role, &session.credentials));
-            let own = longest.map(SignedDuration::from_secs);
-            match own {
-                Some(own) => Ok(Timestamp::now().checked_add(own).ok()),
-                None => Ok(session.expires),
-            }
+            Ok(
+                match self.role().map(|role| Self::longest(role, &session.credentials)) {
+                    Some(own) => Timestamp::now().checked_add(SignedDuration::from_secs(own)).ok(),
+                    None => session.expires,
+                },
+            )
         }
         .boxed()
     }
@@ -397,24 +400,24 @@ impl Provider for S3 {
 
     fn probe(&self) -> BoxFuture<'_, Probed> {
         async {
+            let unusable = |finding| Probed {
+                finding,
+                skew: None,
+                refuses_unsigned: None,
+            };
             let session = match self.session().await {
                 Ok(session) => session,
                 Err(SignError::Credentials { reason, message }) => {
-                    return Probed {
-                        finding: Finding::Broken(reason, message),
-                        skew: None,
-                        refuses_unsigned: None,
-                    };
+                    return unusable(Finding::Broken(reason, message));
                 }
-                Err(e) => {
-                    return Probed {
-                        finding: Finding::Unreachable(e.to_string()),
-                        skew: None,
-                        refuses_unsigned: None,
-                    };
-                }
+                Err(e) => return unusable(Finding::Unreachable(e.to_string())),
             };
-            let probed = probe::probe(&session.talker, &self.store.bucket, self.probe_key()).await;
+            let mut probed = probe::probe(&session.talker, &self.store.bucket, self.probe_key()).await;
+            if probed.finding == Finding::Usable
+                && let Some(why) = scoped::unconfined(self, &session).await
+            {
+                probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
+            }
             // What was seen once holds until something else is seen.
             if probed.refuses_unsigned.is_some() {
                 *lock(&self.refuses_unsigned) = probed.refuses_unsigned;

@@ -4,6 +4,7 @@
 mod lent;
 mod moving;
 mod parts;
+mod unconfined;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;

@@ -113,6 +113,14 @@ impl AzureBlob {
         uri: &str,
         body: Bytes,
     ) -> Result<Answer, Trouble> {
+        // Whoever has seen it can do what the operator can, and not in this store alone.
+        if self.is_tenants && !self.is_azures_own() {
+            let message = "of an ObjectStore, the token of the operator's identity is sent to Azure itself and to nobody else: leave spec.azureBlob.endpoint out, or set credentials.secretRef";
+            return Err(Trouble::Credentials(SignError::Credentials {
+                reason: Reason::CredentialsInvalid,
+                message: message.into(),
+            }));
+        }
         let token = identity.token().await.map_err(Trouble::Credentials)?;
         let request = Request::builder()
             .method(method)
