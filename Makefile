@@ -35,7 +35,7 @@ demo: check-tools ## Watch the main job on a real control plane (KEEP=1 leaves i
 
 .PHONY: test
 test: check-tools ## Run every test, against a real apiserver and a real S3 server
-	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh chart stores); cargo test --workspace $(TESTS)
+	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh chart stores); hack/test.sh $(TESTS)
 
 .PHONY: lint
 lint: check-tools ## Formatting, lints, generated files that are out of date, versions that differ
@@ -60,6 +60,13 @@ handover: check-tools ## How long nobody works when the replica that leads is ki
 	  cargo build --release --bin valet && cargo build --release -p valet-harness --bin handover && \
 	  VALET_BIN='$(TARGET)/release/valet' '$(TARGET)/release/handover'
 
+# How often each fault comes, and at which moments: make faults FAULTS_ROUNDS=10 FAULTS_SEED=42
+.PHONY: faults
+faults: check-tools ## Crashes, freezes and outages while tenants work, and whether every promise was kept
+	@export VALET_TOOLS=$$(hack/tools.sh); \
+	  cargo build --quiet --bin valet && cargo build --quiet -p valet-harness --bin faults && \
+	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/faults'
+
 .PHONY: conformance
 conformance: check-tools ## Try each promise of a key on real stores, and write docs/reference/conformance.md (CHECK=1 compares only)
 	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh stores) VALET_GOOGLE=$$(hack/google.sh); \
@@ -67,6 +74,16 @@ conformance: check-tools ## Try each promise of a key on real stores, and write 
 	  cargo build --bin valet && cargo build -p valet-harness --bin conformance && \
 	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/conformance' $(if $(CHECK),--check) docs/reference/conformance.md \
 	  $(if $(GARAGE),&& cargo test --quiet --test stores -- --ignored real_keys_on_garage)
+
+# Their charts, each a folder or an archive: make rights CERT_MANAGER=DIR EXTERNAL_SECRETS=DIR; with CHECK=1 a row that is not on
+# the page is an error.
+CERT_MANAGER ?=
+EXTERNAL_SECRETS ?=
+.PHONY: rights
+rights: check-tools ## What the operator's account may do to Secrets, beside cert-manager's and external-secrets'
+	@export VALET_TOOLS=$$(hack/tools.sh chart); cargo build --quiet -p valet-harness --bin rights && \
+	  CERT_MANAGER='$(CERT_MANAGER)' EXTERNAL_SECRETS='$(EXTERNAL_SECRETS)' \
+	  '$(TARGET)/debug/rights' $(if $(CHECK),--check docs/reference/permissions.md)
 
 .PHONY: monitoring
 monitoring: check-tools ## Put every query of dashboard and alerts to a real Prometheus under load, and draw the panels

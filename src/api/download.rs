@@ -34,8 +34,8 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
     printcolumn(
         name = "Expires",
         type_ = "string",
-        json_path = ".status.expirationTime",
-        description = "When the key stops working."
+        json_path = ".status.binding.expirationTime",
+        description = "When the key in the Secret stops working; empty while there is none."
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name", priority = "1"),

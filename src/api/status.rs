@@ -20,7 +20,7 @@ pub struct GrantStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_time: Option<Time>,
     /// When the key stops working: the least of what was asked, what the store allows and when the signing
-    /// credentials end.
+    /// credentials end. It stays when the key was withdrawn, since copies that somebody has read work until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<Time>,
     /// The lifetime that was asked for when the key was signed, in seconds. Another one in the spec is a wish for
@@ -43,7 +43,8 @@ pub struct GrantStatus {
     /// When the grant had done its work; it is deleted ttlSecondsAfterFinished later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_time: Option<Time>,
-    /// The Secret that holds the key while it works (Service Binding's status.binding).
+    /// The Secret that holds the key, and until when; absent while there is none to use (Service Binding's
+    /// status.binding).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
     /// The uploaded object, as the store described it.
@@ -53,9 +54,13 @@ pub struct GrantStatus {
 
 /// Names the Secret that holds a key, as Service Binding's Provisioned Service does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Binding {
     /// Name of the Secret.
     pub name: String,
+    /// When the key in it stops working: what kubectl get shows as EXPIRES.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiration_time: Option<Time>,
 }
 
 /// An object as the store described it.

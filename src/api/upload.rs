@@ -35,8 +35,8 @@ use super::{Ask, Grant, GrantStatus, Multipart, Operation, Terms, rules::Rules};
     printcolumn(
         name = "Expires",
         type_ = "string",
-        json_path = ".status.expirationTime",
-        description = "When the key stops working."
+        json_path = ".status.binding.expirationTime",
+        description = "When the key in the Secret stops working; empty while there is none."
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name", priority = "1"),
@@ -72,16 +72,17 @@ pub struct UploadGrantSpec {
     #[allow(missing_docs)]
     pub terms: Terms,
 
-    /// How the object is uploaded. Put: one PUT request, as curl --upload-file sends it; can be write-once. PostForm: an
-    /// HTML form of a browser, or curl --form; can be held to a range of sizes, but cannot be write-once, so it needs
-    /// constraints.overwrite: Allow. Both take at most 5 GiB. Multipart: a large object in parts, each with a URL of its own,
-    /// sent by upload.sh from the Secret or by any client that reads parts.json; up to 2500 GiB; Valet puts the object together
-    /// when all parts have come. Right from about 100 MB on, and needed above 5 GiB. Resumable, on Google Cloud Storage if the
-    /// store's owner allows it: a large object in a session that outlives broken connections. The key starts it; the session's
-    /// address, which the store answers with, takes the bytes and works for a week, whatever the key's end. Cannot be held to
-    /// a size. Credentials, on S3: no URL but temporary credentials for S3 clients, which can write this one key, or, if the key
-    /// ends with '/', every key below it, again and again; the store must have credentials.assumeRole and an access rule
-    /// with credentials: Allow, and constraints.overwrite must be Allow. Cannot change. Default: Put.
+    /// How the object is uploaded: Put, PostForm, Multipart, Resumable or Credentials. Put: one PUT request, as curl
+    /// --upload-file sends it; can be write-once. PostForm: an HTML form of a browser, or curl --form; can be held to a
+    /// range of sizes, but cannot be write-once, so it needs constraints.overwrite: Allow. Both take at most 5 GiB.
+    /// Multipart: a large object in parts, each with a URL of its own, sent by upload.sh from the Secret or by any client
+    /// that reads parts.json; up to 2500 GiB; Valet puts the object together when all parts have come. Right from about 100
+    /// MB on, and needed above 5 GiB. Resumable, on Google Cloud Storage if the store's owner allows it: a large object in
+    /// a session that outlives broken connections. The key starts it; the session's address, which the store answers with,
+    /// takes the bytes and works for a week, whatever the key's end. Cannot be held to a size. Credentials, on S3: no URL
+    /// but temporary credentials for S3 clients, which can write this one key, or, if the key ends with '/', every key
+    /// below it, again and again; the store must have credentials.assumeRole and an access rule with credentials: Allow,
+    /// and constraints.overwrite must be Allow. Cannot change. Default: Put.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("mode says what the grant permits and cannot change; make a new grant"))]
     pub mode: UploadMode,

@@ -280,6 +280,12 @@ impl<'a, G: Grant> Visit<'a, G> {
             found => found?,
         };
         self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
+        // That a key is out and its Secret gone may mean that another operator has withdrawn it, since the upload has come or
+        // the grant was revoked, and our watch is late. Its status, or the spec, was written before: one read tells, and
+        // the key of a grant that is over is not put there again.
+        if matches!(self.facts.secret, SecretFact::Absent) && self.facts.grant.status.binding.is_some() {
+            self.read_grant().await?;
+        }
         Ok(())
     }
 

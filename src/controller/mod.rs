@@ -18,6 +18,7 @@ mod store_status;
 mod stores;
 mod trial;
 mod turns;
+mod voices;
 mod watch;
 
 pub use run::{Notifications, Options, run};

@@ -122,11 +122,12 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let callers = (uploads.caller.clone(), downloads.caller.clone());
     let (own, shared) = (Shelf::<ObjectStore>::new(), Shelf::<ClusterObjectStore>::new());
     let scraped = (callers.clone(), own.reader.clone(), shared.reader.clone());
+    let scope = options.namespace.clone();
     let metrics = Metrics::new(move || {
         let ((uploads, downloads), own, shared) = &scraped;
         States {
             grants: [states::grants(uploads), states::grants(downloads)].concat(),
-            stores: [states::stores(own), states::stores(shared)].concat(),
+            stores: [states::stores(own, None), states::stores(shared, scope.as_deref())].concat(),
         }
     });
     let call = {
@@ -420,6 +421,7 @@ impl<S: Store> Shelf<S> {
         let context = Arc::new(store_status::Context {
             client: parts.client.clone(),
             stores: parts.stores.clone(),
+            scope: parts.options.namespace.clone(),
             api: api_of,
             judge_anew: Box::new({
                 let (uploads, downloads) = callers.clone();

@@ -1,14 +1,18 @@
 //! What a scrape shows of what is watched.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{core::DeserializeGuard, runtime::reflector};
 
 use super::{
     store_status::{CLOCK, HEADERS, KEYS},
+    voices,
     watch::Caller,
 };
 use crate::{
     api::{Grant, Reason, Store},
+    grant::{Concern, concern},
     telemetry::{GrantState, StoreState},
 };
 
@@ -34,11 +38,18 @@ pub fn grants<G: Grant>(caller: &Caller<G>) -> Vec<GrantState> {
         .collect()
 }
 
-/// The stores of one kind.
-pub fn stores<S: Store>(known: &reflector::Store<DeserializeGuard<S>>) -> Vec<StoreState> {
+/// The stores of one kind; for an operator that serves one namespace, those that open to it, as it sees them itself.
+pub fn stores<S: Store>(known: &reflector::Store<DeserializeGuard<S>>, scope: Option<&str>) -> Vec<StoreState> {
     let state = |store: &S| {
-        let status = store.store_status().cloned().unwrap_or_default();
-        StoreState {
+        let mut status = store.store_status().cloned().unwrap_or_default();
+        // Those that choose by label are known by what was said of them.
+        if let Some(scope) = scope
+            && concern(&store.rules(), scope, &BTreeMap::new()) != Concern::Alone
+        {
+            condition(&status.conditions, &voices::of(scope, "Ready"))?;
+            status = voices::own(&status, scope);
+        }
+        Some(StoreState {
             kind: S::KIND.as_str(),
             namespace: store.meta().namespace.clone().unwrap_or_default(),
             name: store.meta().name.clone().unwrap_or_default(),
@@ -51,13 +62,13 @@ pub fn stores<S: Store>(known: &reflector::Store<DeserializeGuard<S>>) -> Vec<St
                 .filter(|c| [HEADERS, CLOCK, KEYS].contains(&c.type_.as_str()))
                 .map(|c| (c.type_.clone(), c.status.clone()))
                 .collect(),
-        }
+        })
     };
     known
         .state()
         .iter()
         .filter_map(|s| s.0.as_ref().ok())
-        .map(state)
+        .filter_map(state)
         .collect()
 }
 

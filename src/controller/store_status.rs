@@ -16,11 +16,12 @@ use super::{
     secrets::FIELD_MANAGER,
     stores::{Condition, StoreId, Stores},
     trial::Tried,
+    voices,
     watch::STORE_SWEEP,
 };
 use crate::{
     api::{CanaryStatus, Capability, Reason, Store, StoreStatus, set_condition, set_ready},
-    grant::second,
+    grant::{Concern, second},
     sign::Finding,
 };
 
@@ -30,6 +31,8 @@ pub struct Context<S> {
     pub client: Client,
     /// Stores, kept fresh.
     pub stores: Arc<Stores>,
+    /// The namespace whose grants are served, if it is one only.
+    pub scope: Option<String>,
     /// The `Api` of one namespace, or of the cluster.
     pub api: fn(Client, &str) -> Api<S>,
     /// Calls for a visit to every grant of the store.
@@ -64,13 +67,29 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
     };
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
     let id = (S::KIND, namespace.clone(), name.clone());
+    let api = (context.api)(context.client.clone(), &namespace);
+    let previous = store.store_status().cloned().unwrap_or_default();
+    // Of what several operators serve each has its own part, and each says so.
+    let shared = match context.stores.concern(store, context.scope.as_deref()).await? {
+        Concern::Alone => None,
+        Concern::Shared => context.scope.as_deref(),
+        Concern::None => {
+            // Not even asked: it is none of ours. What was said of it when it was, is taken back.
+            if let Some(scope) = &context.scope {
+                write(&api, store, &previous, voices::without(&previous, scope)).await?;
+            }
+            return Ok(Action::requeue(STORE_SWEEP));
+        }
+    };
     let Some(found) = context.stores.condition(&id).await? else {
         return Ok(Action::await_change());
     };
     // What is reported must speak of the generation that was judged, which is not always the one that was watched.
-    let api = (context.api)(context.client.clone(), &namespace);
-    let mut status = store.store_status().cloned().unwrap_or_default();
-    let previous = status.clone();
+    let mut status = match (shared, &context.scope) {
+        (Some(scope), _) => voices::own(&previous, scope),
+        (None, Some(scope)) => voices::without(&previous, scope),
+        (None, None) => previous.clone(),
+    };
     status.observed_generation = store.meta().generation;
     match &found {
         Ok(condition) => {
@@ -91,8 +110,17 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
             set_ready(&mut status.conditions, (*reason, why), generation, Timestamp::now());
         }
     }
-    if status == previous {
-        return Ok(Action::requeue(STORE_SWEEP));
+    if let Some(scope) = shared {
+        status = voices::join(&previous, scope, status, Timestamp::now());
+    }
+    write(&api, store, &previous, status).await?;
+    Ok(Action::requeue(STORE_SWEEP))
+}
+
+/// Writes a status that says something new, unless the store has changed since it was seen.
+async fn write<S: Store>(api: &Api<S>, store: &S, previous: &StoreStatus, status: StoreStatus) -> Result<(), Error> {
+    if status == *previous {
+        return Ok(());
     }
     let StoreStatus {
         observed_generation,
@@ -102,7 +130,7 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         canary,
     } = status;
     let patch = json!({
-        "metadata": {"uid": store.uid(), "resourceVersion": store.resource_version()},
+        "metadata": {"uid": store.meta().uid, "resourceVersion": store.meta().resource_version},
         "status": {
             "observedGeneration": observed_generation, "conditions": conditions, "capabilities": capabilities,
             "credentialsExpirationTime": credentials_expiration_time, "canary": canary,
@@ -112,12 +140,13 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         field_manager: Some(FIELD_MANAGER.into()),
         ..PatchParams::default()
     };
+    let name = store.meta().name.as_deref().unwrap_or_default();
     call(
         "writing the store's status",
-        api.patch_status(&name, &params, &Patch::Merge(patch)),
+        api.patch_status(name, &params, &Patch::Merge(patch)),
     )
     .await?;
-    Ok(Action::requeue(STORE_SWEEP))
+    Ok(())
 }
 
 /// What trying the store out has shown.

@@ -24,7 +24,7 @@ use crate::{
         Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, ShortSessions, Store, StoreKind,
         StoreRef, annotation,
     },
-    grant::{RulesView, Signer, StoreFact, StoreView},
+    grant::{Concern, RulesView, Signer, StoreFact, StoreView, concern},
     sign::{Finding, Outward, Probed, Provider, SignError},
     store::{self, CredentialsSource, Environment},
 };
@@ -272,6 +272,19 @@ impl Stores {
             canary: outcome.canary,
             is_news: tried || signed,
         })))
+    }
+
+    /// What a store is to an operator that serves one namespace, if it does so.
+    ///
+    /// # Errors
+    /// If the namespace's labels cannot be read, where rules choose by label.
+    pub async fn concern<S: Store>(&self, store: &S, scope: Option<&str>) -> Result<Concern, Error> {
+        let Some(namespace) = scope.filter(|_| S::KIND == StoreKind::ClusterObjectStore) else {
+            return Ok(Concern::Alone);
+        };
+        let rules = store.rules();
+        let labels = self.labels_for(&rules, namespace).await?;
+        Ok(concern(&rules, namespace, &labels))
     }
 
     /// Forgets a store that has changed, so that the next reader reads it.

@@ -6,6 +6,7 @@
 //! and a crash between any two of them is no special case: the next [`decide`] starts from what is there.
 
 mod anew;
+mod concern;
 mod decide;
 mod facts;
 mod key;
@@ -24,6 +25,7 @@ mod step;
 mod withheld;
 
 pub use anew::ANEW_SPREAD;
+pub use concern::{Concern, concern};
 pub use decide::decide;
 pub use facts::{
     ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, RulesView, SecretFact, SecretView,

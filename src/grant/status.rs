@@ -75,6 +75,7 @@ pub(super) fn project(grant: &GrantFacts, s: &Situation, record: Option<&Record>
     status.renewal_time = s.renewal.map(Time);
     status.binding = s.active.then(|| Binding {
         name: grant.secret_name().to_owned(),
+        expiration_time: status.expiration_time.clone(),
     });
     status.finished_time = if s.finished {
         previous.finished_time.clone().or(Some(Time(now)))

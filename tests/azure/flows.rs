@@ -423,7 +423,10 @@ fn identities_sign_by_delegation_keys() {
     t.apply(&[t.grant("UploadGrant", "week", json!({"expirationSeconds": 604_800}))]);
     let week = t.reason("ug/week", "Issued");
     assert_eq!(says(&week, "Active"), "True ExpiryTruncated");
-    // (The store's own status is everybody's: the operators of other tests, who do not know this authority, write it, too.)
+    eventually(SOON, "the store to say when its delegation key ends", || {
+        let store = t.get(&format!("costore/{}", t.name()))?;
+        store["status"]["credentialsExpirationTime"].is_string().then_some(())
+    });
     let end = week["status"]["expirationTime"]
         .as_str()
         .unwrap()

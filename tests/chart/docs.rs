@@ -4,9 +4,15 @@ use std::{process::Command, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
-use valet_harness::{ControlPlane, Tools, process};
+use valet_harness::{
+    ControlPlane, Tools, process,
+    rights::{self, Chart},
+};
 
-use crate::helm::{CHART, objects, ok};
+use crate::{
+    helm::{CHART, objects, ok, refused, set},
+    world::Tenant,
+};
 
 const ROOT: &str = env!("VALET_ROOT");
 
@@ -23,17 +29,47 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
         .collect()
 }
 
+/// What there is when the operator has gone: grants that are held, one of them with somebody else's finalizer before
+/// Valet's, one that is being deleted, and one that is not held.
+const HELD: &str = r#"
+for namespace in films music; do kubectl create namespace "$namespace"; done
+grant() {
+  kubectl create -f - <<EOF
+{"apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "metadata": {"name": "$2", "namespace": "$1", "finalizers": [$3]},
+ "spec": {"storeRef": {"name": "media"}, "key": "k", "mode": "Multipart", "constraints": {"contentLength": 1}}}
+EOF
+}
+grant films held '"valetkey.dev/multipart"'
+grant films free ''
+grant music both '"example.com/theirs", "valetkey.dev/multipart"'
+grant music going '"valetkey.dev/multipart"'
+kubectl delete uploadgrant going --namespace music --wait=false
+"#;
+
+/// Nobody is held any more, but by others.
+const LET_GO: &str = r#"
+left=$(kubectl get uploadgrants --all-namespaces --output jsonpath='{range .items[*]}{.metadata.name}={.metadata.finalizers[*]} {end}')
+test "$left" = 'free= held= both=example.com/theirs '
+kubectl patch uploadgrant both --namespace music --type=merge --patch '{"metadata":{"finalizers":null}}'
+"#;
+
 /// Every command for the shell, in the order in which it stands there, against a real control plane.
 #[test]
 fn the_commands_of_the_documents_run() {
     let tools = Tools::locate().expect("the tools build");
     let plane = ControlPlane::start(&tools).expect("the control plane starts");
-    let script = [
+    let mut script = [
         blocks(&document("install.md"), "sh"),
         blocks(&document("reference/permissions.md"), "sh"),
     ]
     .concat();
     assert!(script.len() >= 8, "{}", script.len());
+    for block in &mut script {
+        if block.contains("finalizers") {
+            *block = format!("{HELD}\n{block}\n{LET_GO}");
+        }
+    }
+    assert_eq!(script.iter().filter(|b| b.contains(HELD)).count(), 1);
     let mut command = process::clean(Command::new("bash"));
     let path = format!(
         "{}:{}",
@@ -52,6 +88,115 @@ fn the_commands_of_the_documents_run() {
         let left = plane.kubectl(&["get", gone, "--output", "name"]).unwrap_or_default();
         assert!(!left.contains("valetkey.dev"), "{left}");
     }
+}
+
+/// The names that are said to be this chart's are.
+#[test]
+fn the_names_beside_other_charts_are_the_charts() {
+    let text = document("install.md");
+    let values: Value = serde_yaml::from_str(&ok(&["show", "values", CHART])).expect("values are YAML");
+    let section = text
+        .split("### If you know other charts")
+        .nth(1)
+        .expect("the section is there");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let mut seen = 0;
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let here = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        for name in here.split('`').skip(1).step_by(2).filter(|name| *name != "null") {
+            let value = values.pointer(&format!("/{}", name.replace('.', "/")));
+            assert!(value.is_some(), "{name}: {row}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 25, "{seen}");
+    // And the last sentences.
+    let none = objects(&["livenessProbe=null", "readinessProbe=null"]);
+    assert_eq!(none.container()["livenessProbe"], Value::Null);
+    assert_eq!(none.container()["readinessProbe"], Value::Null);
+    let said = refused(&["template", "valet", CHART, "--set", "concurrent=4"]);
+    assert!(said.contains("concurrent"), "{said}");
+}
+
+/// What helm prints after an install can be copied as it stands: its commands begin at the margin, here-documents end.
+#[test]
+fn the_commands_of_the_notes_run() {
+    let (t, tenant) = (Tenant::new("notes"), Tenant::new("notes-tenant"));
+    let scoped = format!("scopedNamespace={}", tenant.name());
+    let (first, second) = (notes(t.name(), &[]), notes(t.name(), &[&scoped]));
+    let creates = |text: &str| text.contains("\nkubectl create namespace ");
+    assert!(
+        creates(&first) && !creates(&second),
+        "the namespace that is served is there already"
+    );
+    // What waits for pods or for a store that answers is left out: there are none.
+    let waits = [" rollout status ", " wait --for="];
+    let script: Vec<_> = second
+        .lines()
+        .skip_while(|line| !line.starts_with("kubectl"))
+        .filter(|line| {
+            !waits.iter().any(|w| line.contains(w))
+                && !line.starts_with(|c: char| c.is_ascii_digit())
+                && !line.starts_with("The key is")
+        })
+        .take_while(|line| !line.starts_with("Metrics are at"))
+        .collect();
+    let plane = &t.world.plane;
+    let mut command = process::clean(Command::new("bash"));
+    let path = format!(
+        "{}:{}",
+        plane.tools().folder().display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    // The store's name is every test's; here it is this one's.
+    let script = script.join("\n").replace("media", t.name());
+    command
+        .env("PATH", path)
+        .env("HOME", plane.scratch().join("home"))
+        .env("KUBECONFIG", plane.kubeconfig())
+        .args(["-euxo", "pipefail", "-c", &script]);
+    let output = process::run(command, b"", Duration::from_secs(60)).expect("bash runs");
+    // bash says so, and goes on.
+    assert!(
+        output.status.success() && !output.stderr.contains("here-document"),
+        "{script}\n{}{}",
+        output.text(),
+        output.stderr
+    );
+    let grant = tenant.get("uploadgrant/first").expect("the tenant's grant is there");
+    let store = t
+        .get(&format!("clusterobjectstore/{}", t.name()))
+        .expect("the store is there");
+    let rule = &store["spec"]["access"][0];
+    assert_eq!(rule["namespaces"]["names"][0], tenant.name());
+    // And the rule that it makes lets the grant through that it makes.
+    let prefix = rule["keyPrefix"]
+        .as_str()
+        .unwrap_or_default()
+        .replace("{namespace}", tenant.name());
+    assert!(
+        grant["spec"]["key"].as_str().unwrap_or_default().starts_with(&prefix),
+        "{grant:#}"
+    );
+    assert!(
+        t.get(&format!("secret/{}-keys", t.name())).is_some(),
+        "the credentials are in the release's namespace"
+    );
+}
+
+fn notes(namespace: &str, values: &[&str]) -> String {
+    let args = [
+        "install",
+        "valet",
+        CHART,
+        "--namespace",
+        namespace,
+        "--dry-run=client",
+        "--output",
+        "json",
+    ];
+    let said: Value = serde_json::from_str(&ok(&[&args[..], &set(values)].concat())).expect("helm prints JSON");
+    said["info"]["notes"].as_str().expect("there are notes").to_owned()
 }
 
 /// Every values file in the documents, and those inside an Application and a HelmRelease.
@@ -122,4 +267,43 @@ fn the_table_of_rights_is_the_charts() {
         rows,
         "no other rows"
     );
+}
+
+/// Valet's rows of the table that compares it with others, made anew: rights as kubectl lists them, and attempts.
+#[test]
+fn the_table_beside_others_is_what_kubectl_says() {
+    let text = document("reference/permissions.md");
+    assert!(text.contains(rights::HEAD), "the head of the table");
+    let mut count = 0;
+    for (title, values) in [
+        ("Valet", vec![]),
+        ("Valet, `scopedNamespace=team-a`", vec!["scopedNamespace=SERVED"]),
+        (
+            "Valet, `rbac.secretsNamespaces={team-a}`",
+            vec!["rbac.secretsNamespaces={SERVED}"],
+        ),
+    ] {
+        let [own, served, other] = ["rights-own", "rights-served", "rights-other"].map(Tenant::new);
+        // Advice that is given to all would be found in the other tests' answers, too.
+        let mut values: Vec<_> = values.iter().map(|v| v.replace("SERVED", served.name())).collect();
+        values.extend(["admissionPolicy.gitops.enabled=false", "serviceAccount.name=valet"].map(str::to_owned));
+        let chart = Chart {
+            title: title.to_owned(),
+            path: CHART.as_ref(),
+            release: &format!("valet-{}", own.name()),
+            namespace: own.name(),
+            values,
+            served: title.contains("team-a").then_some(served.name()),
+            other: other.name(),
+        };
+        for row in rights::rows(&own.world.plane, &chart).expect("the chart can be asked about") {
+            assert!(text.contains(&row), "{row}");
+            count += 1;
+        }
+    }
+    let rows = text
+        .lines()
+        .filter(|l| l.starts_with("| Valet") && l.contains("| `valet` |"))
+        .count();
+    assert_eq!(count, rows, "no other rows of Valet");
 }

@@ -235,6 +235,7 @@ fn whatever_is_set_for_pods_reaches_them() {
         "tolerations",
         "affinity",
         "priorityClassName",
+        "runtimeClassName",
         "hostAliases",
         "dnsPolicy",
         "dnsConfig",
@@ -266,6 +267,12 @@ fn whatever_is_set_for_pods_reaches_them() {
         assert_eq!(annotations["argocd.argoproj.io/sync-options"], "ServerSideApply=true");
         assert_eq!(annotations["helm.sh/resource-policy"], "keep");
     }
+    // Objects of one's own, as a map and as text, with templates in both.
+    assert_eq!(all.get("ConfigMap", "notice")["data"]["release"], "valet");
+    assert_eq!(
+        all.get("ConfigMap", "valet-keys-notice")["metadata"]["namespace"],
+        "valet-system"
+    );
     let egress = &all.get("NetworkPolicy", "valet-keys")["spec"]["egress"];
     assert_eq!(egress[0]["to"], set["networkPolicy"]["egress"]["dns"]["to"]);
     assert_eq!(egress[1]["to"], set["networkPolicy"]["egress"]["apiServer"]["to"]);

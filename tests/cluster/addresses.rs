@@ -160,11 +160,10 @@ fn the_default_chain() {
     t.reason("ug/g", "Issued");
     assert_eq!(t.mount("g").upload(&t.file("f", b"x")).0, 200);
     // What a scrape shows: when each live key ends, and how many grants are in which state.
-    // The store's status is written by every operator of the cluster, and those of other tests have no credentials for it.
-    let ready = format!("name=\"{}\",reason=\"Ready\"}} 1", t.name());
+    t.reason(&format!("costore/{}", t.name()), "Ready");
     let shown = || {
         let metrics = operator.metrics().ok()?;
-        metrics.contains(&ready).then_some(metrics)
+        metrics.contains("reason=\"Ready\"} 1").then_some(metrics)
     };
     let metrics = eventually(SOON, "the store to be seen ready", shown);
     let grant = t.get("ug/g").unwrap();

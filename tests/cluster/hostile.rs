@@ -60,8 +60,7 @@ fn every_key_is_signed_to_the_byte_or_refused() {
             json!({"key": key, "constraints": {"overwrite": "Allow"}}),
         );
         // Not through kubectl, whose YAML and shell would have their own opinion of some of these.
-        let applied = t.world.plane.kubectl_in(&grant.to_string(), &["create", "-f", "-"]);
-        match applied {
+        match t.create(&grant) {
             Err(error) => assert!(!row.accepted, "{}: {key:?} was turned down: {error}", row.why),
             Ok(_) => accepted.push((name, key, row)),
         }

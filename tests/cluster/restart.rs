@@ -127,3 +127,39 @@ fn two_operators() {
         "one key each, withdrawn once"
     );
 }
+
+/// The same when uploads come: who is second to see one, and finds the Secret withdrawn, does not take that for somebody's
+/// deletion and put the key there again.
+#[test]
+fn two_operators_see_one_upload() {
+    let t = Tenant::new("twoseen");
+    let mark = t.world.plane.audit_mark().unwrap();
+    let _operators = [t.operator(), t.operator()];
+    let names: Vec<_> = (0..30).map(|n| format!("g{n}")).collect();
+    let grants: Vec<_> = names
+        .iter()
+        .map(|name| t.grant("UploadGrant", name, json!({})))
+        .collect();
+    t.apply(&grants);
+    for name in &names {
+        assert_eq!(t.mount(name).upload(&t.file(name, b"x")).0, 200);
+    }
+    for name in &names {
+        t.reason_within(&format!("ug/{name}"), "Completed", Duration::from_secs(75));
+    }
+    eventually(SOON, "all Secrets to be withdrawn", || {
+        t.kubectl(&["get", "secrets", "--output", "name"])
+            .is_empty()
+            .then_some(())
+    });
+    let events = t.world.plane.audit_since(mark).unwrap();
+    let mut made: Vec<_> = events
+        .iter()
+        .filter(|e| e.verb() == "create" && e.resource() == "secrets" && e.namespace() == t.name() && e.code() < 300)
+        .map(valet_harness::AuditEvent::name)
+        .collect();
+    made.sort_unstable();
+    let all = made.len();
+    made.dedup();
+    assert_eq!((made.len(), all), (30, 30), "one Secret each, made once");
+}

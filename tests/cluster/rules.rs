@@ -9,19 +9,15 @@ fn the_apiserver_says_what_each_rule_says() {
     let t = Tenant::new("rules");
     let mut failures = Vec::new();
     for case in Table::read().cases(t.name()) {
-        let create = t
-            .world
-            .plane
-            .kubectl_in(&case.object.to_string(), &["create", "-f", "-"]);
-        let result = match (&case.updated, create) {
-            (Some(updated), Ok(_)) => t.world.plane.kubectl_in(&updated.to_string(), &["replace", "-f", "-"]),
+        let result = match (&case.updated, t.create(&case.object)) {
+            (Some(updated), Ok(_)) => t.replace(updated),
             (Some(_), Err(e)) => {
                 failures.push(format!("{}: the object to update was turned down: {e}", case.name));
                 continue;
             }
             (None, created) => created,
         };
-        let said = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let said = result.as_ref().err().cloned().unwrap_or_default();
         match &case.message {
             Some(message) if !said.contains(message) => {
                 failures.push(format!("{}: wanted '{message}', got '{said}'", case.name))
@@ -30,11 +26,7 @@ fn the_apiserver_says_what_each_rule_says() {
             _ => {}
         }
         let name = case.object["metadata"]["name"].as_str().expect("it has a name");
-        let mut delete = vec!["delete", &case.kind, name, "--ignore-not-found", "--wait=false"];
-        if case.kind != "ClusterObjectStore" {
-            delete.extend(["--namespace", t.name()]);
-        }
-        t.world.plane.kubectl(&delete).expect("it can be deleted");
+        t.delete(&format!("{}/{name}", case.kind));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -16,6 +16,7 @@ fn columns_fit_eighty_characters() {
             "long",
             json!({"key": "x", "constraints": {"contentLength": 1}}),
         ),
+        t.grant("DownloadGrant", "over", json!({"expirationSeconds": 2})),
     ]);
     t.reason("ug/quarterly-report-42", "Issued");
     t.reason("ug/long", "KeyNotAllowed");
@@ -27,6 +28,15 @@ fn columns_fit_eighty_characters() {
     let table = t.kubectl(&["get", "ug"]);
     let header: Vec<_> = table.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(header, ["NAME", "READY", "STATUS", "EXPIRES", "AGE"]);
+    // What expires is a key that can be used: who has none shows no time, although copies of it may still work.
+    t.reason("dg/over", "Expired");
+    let cells = |grant: &str| {
+        let row = t.kubectl(&["get", grant, "--no-headers"]);
+        row.split_whitespace().count()
+    };
+    assert_eq!(cells("ug/quarterly-report-42"), 5);
+    assert_eq!((cells("ug/long"), cells("dg/over")), (4, 4));
+    assert!(t.get("dg/over").unwrap()["status"]["expirationTime"].is_string());
     assert!(
         t.kubectl(&["get", "valet"])
             .contains("downloadgrant.valetkey.dev/quarterly-report-43")
@@ -88,6 +98,22 @@ fn every_field_is_explained() {
 fn walk(schema: &serde_json::Value, path: &str, silent: &mut Vec<String>) {
     if schema["description"].as_str().is_none_or(str::is_empty) {
         silent.push(path.to_owned());
+    }
+    // kubectl explain shows four values of a field beside its siblings, and dots for the rest.
+    let values: Vec<_> = schema["enum"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|v| v.as_str())
+        .collect();
+    if values.len() > 4 {
+        let description = schema["description"].as_str().unwrap_or_default();
+        for value in values
+            .iter()
+            .filter(|v| !description.split(". ").next().unwrap_or_default().contains(**v))
+        {
+            silent.push(format!("{path}: the first sentence does not name {value}, and {path}"));
+        }
     }
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         walk(property, &format!("{path}.{name}"), silent);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use valet_harness::{
     ControlPlane, ControlPlaneOptions, Operator, OperatorOptions, S3Server, Scratch, Tools, eventually,
@@ -26,6 +27,7 @@ pub struct World {
     pub tools: Tools,
     pub plane: ControlPlane,
     pub s3: S3Server,
+    admin: Admin,
 }
 
 /// Started at the first use; its processes end with this one.
@@ -49,8 +51,64 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
         let plane = ControlPlane::start_with(&tools, options).expect("the control plane starts");
         (plane, s3.join().expect("the S3 server starts"))
     });
-    World { tools, plane, s3 }
+    let admin = Admin::new(&plane);
+    World {
+        tools,
+        plane,
+        s3,
+        admin,
+    }
 });
+
+/// The admin without kubectl. Tests look at objects twenty times a second while they wait; a process for each look
+/// would take most of what the machine can do.
+struct Admin {
+    runtime: tokio::runtime::Runtime,
+    client: kube::Client,
+}
+
+impl Admin {
+    fn new(plane: &ControlPlane) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime starts");
+        let client = runtime.block_on(async {
+            let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).expect("the kubeconfig file can be read");
+            let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .expect("the kubeconfig file has what a client needs");
+            config.read_timeout = Some(SOON);
+            kube::Client::try_from(config).expect("a client can be made")
+        });
+        Self { runtime, client }
+    }
+
+    /// What the apiserver answers: an object, or why not.
+    fn ask(&self, method: http::Method, path: &str, object: Option<&Value>) -> kube::Result<Value> {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(object.map(|o| o.to_string().into_bytes()).unwrap_or_default())
+            .expect("a path is a request");
+        self.runtime.block_on(self.client.request(request))
+    }
+}
+
+/// Where the apiserver has the objects of a kind.
+fn collection(kind: &str, namespace: &str) -> String {
+    let valet = "/apis/valetkey.dev/v1alpha1";
+    match kind.to_ascii_lowercase().as_str() {
+        "ug" | "uploadgrant" => format!("{valet}/namespaces/{namespace}/uploadgrants"),
+        "dg" | "downloadgrant" => format!("{valet}/namespaces/{namespace}/downloadgrants"),
+        "ostore" | "objectstore" => format!("{valet}/namespaces/{namespace}/objectstores"),
+        "costore" | "clusterobjectstore" => format!("{valet}/clusterobjectstores"),
+        "secret" => format!("/api/v1/namespaces/{namespace}/secrets"),
+        _ => panic!("{kind}: which path has this kind?"),
+    }
+}
 
 /// One test's part of the world.
 pub struct Tenant {
@@ -159,10 +217,65 @@ impl Tenant {
             .unwrap_or_else(|e| panic!("kubectl {}: {e}", args.join(" ")))
     }
 
-    /// An object, if it exists. `what` is `kind/name`.
+    /// An object, if it exists, as `kubectl get --output json` shows it. `what` is `kind/name`.
     pub fn get(&self, what: &str) -> Option<Value> {
-        let text = self.kubectl(&["get", what, "--ignore-not-found", "--output", "json"]);
-        (!text.trim().is_empty()).then(|| serde_json::from_str(&text).expect("kubectl prints JSON"))
+        let (kind, name) = what
+            .split_once('/')
+            .unwrap_or_else(|| panic!("{what} is not kind/name"));
+        let path = format!("{}/{name}", collection(kind, self.name()));
+        match self.world.admin.ask(http::Method::GET, &path, None) {
+            Ok(mut object) => {
+                if let Some(metadata) = object["metadata"].as_object_mut() {
+                    metadata.remove("managedFields");
+                }
+                Some(object)
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(error) => panic!("GET {path}: {error}"),
+        }
+    }
+
+    /// Creates an object byte by byte as it is here, with kubectl's strictness about unknown fields.
+    ///
+    /// # Errors
+    /// What the apiserver says.
+    pub fn create(&self, object: &Value) -> Result<Value, String> {
+        self.sent(http::Method::POST, "", object)
+    }
+
+    /// Replaces one, whatever version is there.
+    ///
+    /// # Errors
+    /// What the apiserver says.
+    pub fn replace(&self, object: &Value) -> Result<Value, String> {
+        let named = format!("/{}", object["metadata"]["name"].as_str().expect("it has a name"));
+        let there = self.get(&format!("{}{named}", object["kind"].as_str().expect("it has a kind")));
+        let mut object = object.clone();
+        object["metadata"]["resourceVersion"] = there.expect("it is there")["metadata"]["resourceVersion"].clone();
+        self.sent(http::Method::PUT, &named, &object)
+    }
+
+    /// Deletes one, if it is there.
+    pub fn delete(&self, what: &str) {
+        let (kind, name) = what
+            .split_once('/')
+            .unwrap_or_else(|| panic!("{what} is not kind/name"));
+        let path = format!("{}/{name}", collection(kind, self.name()));
+        match self.world.admin.ask(http::Method::DELETE, &path, None) {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => panic!("DELETE {path}: {error}"),
+        }
+    }
+
+    fn sent(&self, method: http::Method, named: &str, object: &Value) -> Result<Value, String> {
+        let kind = object["kind"].as_str().expect("it has a kind");
+        let path = format!("{}{named}?fieldValidation=Strict", collection(kind, self.name()));
+        match self.world.admin.ask(method, &path, Some(object)) {
+            Ok(object) => Ok(object),
+            Err(kube::Error::Api(status)) => Err(status.message.clone()),
+            Err(error) => panic!("{path}: {error}"),
+        }
     }
 
     /// Waits until the grant's `Ready` condition has this reason, and returns the grant.

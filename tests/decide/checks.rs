@@ -349,6 +349,9 @@ fn report(world: &World, status: &GrantStatus) {
     let is_active = condition(status, "Active").unwrap().status == "True";
     assert_eq!(is_active, active, "Active");
     assert_eq!(status.binding.is_some(), active, "binding");
+    if let Some(binding) = &status.binding {
+        assert_eq!(binding.expiration_time, status.expiration_time, "two ends of one key");
+    }
     if is_active {
         assert!(
             world.written.contains(&grant.generation),

@@ -87,6 +87,7 @@ fn no_status_leads_to_a_key_beyond_the_limits() {
                             expiration_time: expires.map(Time),
                             binding: Some(Binding {
                                 name: "elsewhere".into(),
+                                expiration_time: expires.map(Time),
                             }),
                             conditions: vec![says("Ready", "True", "Issued"), says("Active", "True", "Issued")],
                             ..GrantStatus::default()
@@ -215,6 +216,7 @@ fn a_claimed_key_is_not_believed_without_its_secret() {
         expiration_time: Some(Time(at(NOON + 200))),
         binding: Some(Binding {
             name: "avatar-42".into(),
+            expiration_time: Some(Time(at(NOON + 200))),
         }),
         conditions: vec![says("Ready", "True", "Issued"), says("Active", "True", "Issued")],
         ..GrantStatus::default()
@@ -224,6 +226,20 @@ fn a_claimed_key_is_not_believed_without_its_secret() {
     assert_eq!(ready(world.grant()), "StoreNotFound");
     assert_eq!(condition(status, "Active").unwrap().status, "False");
     assert!(status.binding.is_none());
+}
+
+/// A status that an operator before ADR 0040 wrote: the end of the key that can be used is put in, by one write.
+#[test]
+fn a_binding_without_an_end_gets_it() {
+    let mut world = world(download());
+    world.reconcile();
+    let whole = world.grant().status.clone();
+    let binding = world.grant.as_mut().unwrap().status.binding.as_mut();
+    binding.expect("the key is published").expiration_time = None;
+    world.now += SignedDuration::from_secs(1);
+    world.reconcile();
+    assert_eq!(world.grant().status, whole);
+    assert_eq!(world.keys.len(), 1, "and nothing is signed for it");
 }
 
 /// Conditions of other types belong to others.

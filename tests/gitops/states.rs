@@ -204,26 +204,16 @@ fn every_state() {
     ]);
 
     // Nobody has looked: there is no operator yet.
-    for what in ["ug/issued", "dg/reading", "ostore/rich"] {
+    for what in [
+        "ug/issued",
+        "dg/reading",
+        "ostore/rich",
+        &format!("costore/{}", t.name()),
+    ] {
         let unseen = t.get(what).expect("it was applied");
         assert!(unseen["status"]["observedGeneration"].is_null(), "{unseen:#}");
         rules.expect(&format!("{what} unseen"), &unseen, IN_PROGRESS);
     }
-    // Of a ClusterObjectStore other tests' operators would take notice.
-    let mut store = t.store();
-    store["metadata"]["name"] = json!("unseen");
-    let args = ["create", "--dry-run=server", "--output=json", "--filename=-"];
-    let unseen = t
-        .world
-        .plane
-        .kubectl_in(&store.to_string(), &args)
-        .expect("the apiserver takes it");
-    rules.expect(
-        "costore unseen",
-        &serde_json::from_str(&unseen).expect("kubectl prints JSON"),
-        IN_PROGRESS,
-    );
-
     // Stores of tenants may only lead to public addresses, but for this test's.
     let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.1/32"]);
     rules.expect_reason("dg/reading", Reason::Issued);

@@ -155,3 +155,23 @@ fn every_metric_is_explained() {
         assert!(known.contains(name), "a row about no metric: {row}");
     }
 }
+
+/// And each is held against what the operator did: a test of the real program names it.
+#[test]
+fn every_metric_is_tested() {
+    let folder = format!("{}/tests/cluster", env!("VALET_ROOT"));
+    let tests: String = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    let page = page("metrics");
+    let untested: Vec<_> = rows(&page)
+        .map(|(name, _)| name)
+        .filter(|name| name.starts_with("valet_") && !tests.contains(name))
+        .collect();
+    assert_eq!(
+        untested,
+        Vec::<&str>::new(),
+        "no test in tests/cluster says what these count"
+    );
+}

@@ -17,7 +17,7 @@ use crate::{
 
 /// How the client is told of the credentials.
 #[derive(Clone, Copy)]
-enum Told {
+pub enum Told {
     /// By the mounted files `config` and `credentials`, and nothing else.
     Files,
     /// By environment variables, as `envFrom` makes them of the whole Secret.
@@ -25,7 +25,7 @@ enum Told {
 }
 
 /// Runs operations with the Secret's entries; what came of each.
-fn run(t: &Tenant, key: &Mounted, told: Told, operations: &Value) -> Vec<Value> {
+pub fn run(t: &Tenant, key: &Mounted, told: Told, operations: &Value) -> Vec<Value> {
     let mut command = t.world.tools.command("python3");
     let home = t.file("no-home", b"");
     command

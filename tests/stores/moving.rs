@@ -162,19 +162,19 @@ fn touch(t: &Tenant) {
 }
 
 /// A pod's identity: the apiserver is the issuer, MinIO takes its word.
-struct Identity<'a> {
-    t: &'a Tenant,
-    token: PathBuf,
+pub struct Identity<'a> {
+    pub t: &'a Tenant,
+    pub token: PathBuf,
 }
 
 /// The client that MinIO knows, which tokens must be meant for.
 const AUDIENCE: &str = "valet";
 /// MinIO's name for who comes with such a token: a hash of [`AUDIENCE`].
-const ROLE: &str = "arn:minio:iam:us-east-1::role/SeTraM0IBlfFQuECTSTzHcZr6dg";
+pub const ROLE: &str = "arn:minio:iam:us-east-1::role/SeTraM0IBlfFQuECTSTzHcZr6dg";
 
 impl Identity<'_> {
     /// Puts a fresh token where the kubelet would.
-    fn issue(&self, minutes: u32) {
+    pub fn issue(&self, minutes: u32) {
         let token = self.t.kubectl(&[
             "create",
             "token",
@@ -187,7 +187,7 @@ impl Identity<'_> {
 }
 
 /// MinIO that trusts the apiserver.
-fn trusting(t: &Tenant) -> S3Server {
+pub fn trusting(t: &Tenant) -> S3Server {
     let plane = &t.world.plane;
     // As a cluster must do whose issuer others are to ask.
     let binding = json!({
@@ -243,8 +243,7 @@ fn web_identity() {
     ];
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
-        // The store is the namespace's own, since the other tests' operators would look at one of the cluster with an
-        // identity that they have not got.
+        // The store is the namespace's own, which may use the operator's identity where that is allowed.
         args: [
             "--share-credentials-with-namespaces",
             "--allow-private-endpoints=127.0.0.0/8",

@@ -21,6 +21,7 @@
 //! | [`verify`] | an independent check of signed URLs, by botocore |
 //! | [`mod@kstatus`] | what Helm, Argo CD and Flux would make of an object |
 //! | [`operator`] | Valet itself, as a subprocess |
+//! | [`rights`] | what a chart's accounts may do to Secrets |
 //! | [`dashboard`] | what a Grafana dashboard asks of Prometheus |
 //! | [`wait`] | waiting for something, with an end |
 //!
@@ -52,6 +53,7 @@ pub mod net;
 pub mod node;
 pub mod operator;
 pub mod process;
+pub mod rights;
 pub mod s3;
 pub mod scratch;
 pub mod tools;

@@ -6,7 +6,8 @@
 //! ```
 //! Starts a control plane, an S3 server and one operator for all namespaces, and ends with the figures in one line.
 //! Counts must be right, or the status is 1; timings are only reported. The operator is the program that VALET_BIN
-//! names, else the `valet` next to this one. BENCH_IDLE_SECONDS (300) says how long to watch it do nothing.
+//! names, else the `valet` next to this one. BENCH_IDLE_SECONDS (300) says how long to watch it do nothing; BENCH_GRANTS,
+//! as in "1000 6000", that so many grants are made in the end, to see what memory they take.
 
 mod client;
 mod counts;
@@ -98,14 +99,18 @@ fn bench() -> Result<()> {
     let after_idle = bench.usage()?;
     bench.expiry()?;
     let at_the_end = bench.usage()?;
+    let mut usages = vec![
+        ("warm, with ten grants".to_owned(), started),
+        ("after the grants".to_owned(), after_grants),
+        ("after the idle time".to_owned(), after_idle),
+        ("after the expiry".to_owned(), at_the_end),
+    ];
+    for many in numbers("BENCH_GRANTS")? {
+        usages.push((format!("with {many} grants"), bench.grow(many)?));
+    }
 
     println!("\nThe operator itself                      CPU s    RSS MiB");
-    for (when, usage) in [
-        ("warm, with ten grants", started),
-        ("after the grants", after_grants),
-        ("after the idle time", after_idle),
-        ("after the expiry", at_the_end),
-    ] {
+    for (when, usage) in usages {
         println!("  {when:<36} {:>7.2}  {:>9.1}", usage.cpu, usage.resident);
     }
 
@@ -123,6 +128,16 @@ fn bench() -> Result<()> {
         [] => Ok(()),
         wrong => Err(Error::new(wrong.join("\nbench: "))),
     }
+}
+
+/// The numbers in a variable, none if there is none.
+fn numbers(variable: &str) -> Result<Vec<usize>> {
+    let text = env::var(variable).unwrap_or_default();
+    let all = text
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<std::result::Result<_, _>>();
+    all.context(format_args!("{variable} must be numbers, as in \"1000 6000\""))
 }
 
 struct Bench {
@@ -349,6 +364,21 @@ impl Bench {
             ));
         }
         Ok(())
+    }
+
+    /// Makes download grants until there are so many grants in all, and says what the operator takes then.
+    fn grow(&mut self, many: usize) -> Result<Usage> {
+        let (kind, resource) = KINDS[0];
+        let there = self.live + ENDING;
+        let names = names(&format!("many-{many}"), many.saturating_sub(there));
+        for name in &names {
+            self.client.post(resource, &grant(kind, name, None))?;
+        }
+        self.wait_for_secrets(&names)?;
+        self.live += names.len();
+        self.client.writes.clear();
+        thread::sleep(SETTLE);
+        self.usage()
     }
 
     /// When the URLs in these Secrets end, read out of the URLs by a reader that is not Valet's.

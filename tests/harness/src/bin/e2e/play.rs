@@ -102,6 +102,18 @@ impl<'a> Play<'a> {
         self.wait_for("delete", &format!("secret/{name}"), seconds)
     }
 
+    /// Waits until the kubelet has said that a pod's Secret is missing.
+    pub fn wait_for_missing(&self, secret: &str) -> Result<()> {
+        let selector = ["--field-selector", "reason=FailedMount"];
+        let output = ["--output", "jsonpath={.items[*].message}"];
+        self.suite
+            .cluster
+            .wait(30, &format!("the event that Secret {secret} is missing"), || {
+                let events = self.kubectl(&[&["get", "events"], &selector[..], &output[..]].concat())?;
+                Ok(events.contains(&format!("secret \"{secret}\" not found")).then_some(()))
+            })
+    }
+
     /// Runs something in a pod.
     pub fn exec(&self, pod: &str, line: &str) -> Result<String> {
         self.suite

@@ -9,6 +9,7 @@ mod chart;
 mod lent;
 mod multipart;
 mod operator;
+mod owners;
 mod renewal;
 mod rights;
 mod tenants;
@@ -78,6 +79,18 @@ pub const STORIES: &[Story] = &[
         about: "a namespace that may not: the pod waits, condition and event say why; a rule lets it go on",
         gentle: true,
         play: tenants::refused,
+    },
+    Story {
+        name: "limits",
+        about: "one key at a time: the second pod waits for the first one's upload, and goes on by itself",
+        gentle: true,
+        play: owners::limits,
+    },
+    Story {
+        name: "withheld",
+        about: "a key is suspended and comes back as the same, then is revoked; pods wait, copies work to their end",
+        gentle: true,
+        play: owners::withheld,
     },
     Story {
         name: "download",

@@ -31,23 +31,6 @@ fn apply(play: &Play, manifest: &str) -> Result<()> {
         .map(|_| ())
 }
 
-/// Waits until the kubelet has said that a pod's Secret is missing.
-fn wait_for_missing(play: &Play, secret: &str) -> Result<()> {
-    play.suite
-        .cluster
-        .wait(30, &format!("the event that Secret {secret} is missing"), || {
-            let events = play.kubectl(&[
-                "get",
-                "events",
-                "--field-selector",
-                "reason=FailedMount",
-                "--output",
-                "jsonpath={.items[*].message}",
-            ])?;
-            Ok(events.contains(&format!("secret \"{secret}\" not found")).then_some(()))
-        })
-}
-
 fn phase(play: &Play, pod: &str) -> Result<String> {
     play.field(&format!("pod/{pod}"), ".status.phase")
 }
@@ -61,7 +44,7 @@ pub fn upload_job(play: &Play) -> Result<()> {
         ));
     };
     apply(play, job)?;
-    wait_for_missing(play, "daily-report")?;
+    play.wait_for_missing("daily-report")?;
     let phases = play.kubectl(&["get", "pods", "--output", "jsonpath={.items[*].status.phase}"])?;
     check(phases == "Pending", format!("the pod does not wait: {phases}"))?;
     apply(play, grant)?;
@@ -112,7 +95,7 @@ pub fn refused(play: &Play) -> Result<()> {
     ])?;
     play.wait_condition("ug/mine", "Ready", "False", "NamespaceNotAllowed", 30)?;
     play.wait_condition("ug/mine", "Stalled", "True", "NamespaceNotAllowed", 5)?;
-    wait_for_missing(play, "mine")?;
+    play.wait_for_missing("mine")?;
     let event = play.suite.cluster.wait(20, "an event that says why", || {
         let said = play.kubectl(&[
             "get",
@@ -159,7 +142,7 @@ pub fn store_down(play: &Play) -> Result<()> {
         !play.exists("secret/late")?,
         "there is a key although nobody knows whether the object is there",
     )?;
-    wait_for_missing(play, "late")?;
+    play.wait_for_missing("late")?;
 
     play.suite.s3.door(cluster, &door, true)?;
     play.wait_condition("ug/late", "Ready", "True", "Issued", 60)?;

@@ -1,0 +1,192 @@
+//! Operators that serve one namespace each, and the stores of the cluster: what is none of their business, and what several of
+//! them share.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use valet_harness::{AuditMark, Operator, OperatorOptions, eventually};
+
+use crate::world::{SOON, Tenant, VALET, condition, says};
+
+/// An operator for this tenant that has its credentials elsewhere than the others: in the tenant's namespace.
+fn apart(t: &Tenant) -> Operator {
+    let options = OperatorOptions {
+        namespace: Some(t.name().to_owned()),
+        args: vec![format!("--operator-namespace={}", t.name())],
+        ..OperatorOptions::default()
+    };
+    Operator::start(Path::new(VALET), &t.world.plane, &options).expect("the operator starts")
+}
+
+fn store(t: &Tenant, name: &str) -> Value {
+    t.get(&format!("costore/{name}")).expect("the store is there")
+}
+
+/// What the operator of a namespace says of a shared store.
+fn voice(store: &Value, t: &Tenant, type_: &str) -> String {
+    says(store, &format!("{}/{type_}", t.name()))
+}
+
+/// The tenant's store, open to both.
+fn shared(a: &Tenant, b: &Tenant) -> Value {
+    let mut store = a.store();
+    let names = json!([a.name(), b.name()]);
+    store["spec"]["access"][0]["namespaces"]["names"] = names;
+    store
+}
+
+/// How often the store's status was written from here on.
+fn writes(t: &Tenant, name: &str, since: AuditMark) -> usize {
+    let all = t.world.plane.audit_since(since).expect("the audit log can be read");
+    all.iter()
+        .filter(|e| {
+            e.is_write() && e.resource() == "clusterobjectstores" && e.subresource() == "status" && e.name() == name
+        })
+        .count()
+}
+
+/// A store that opens to none of an operator's namespaces is left alone: not written, not tried out, not even when its
+/// annotation asks everybody for a round trip with real keys.
+#[test]
+fn what_is_none_of_ours() {
+    let (t, other) = (Tenant::new("scoped"), Tenant::new("scopedother"));
+    let mut asks = t.store();
+    asks["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": "now"});
+    t.apply(&[asks]);
+    let mark = t.world.plane.audit_mark().expect("the audit log is there");
+    let stranger = apart(&other);
+    other.reason(&format!("costore/{}", other.name()), "CredentialsNotFound");
+    let seen = store(&t, t.name());
+    assert_eq!(says(&seen, "Ready"), "Unknown Pending", "{}", seen["status"]);
+    assert_eq!(writes(&t, t.name(), mark), 0);
+    assert!(t.world.s3.versions(t.name(), "").unwrap().is_empty());
+    let metrics = stranger.metrics().unwrap();
+    assert!(!metrics.contains(&format!("name=\"{}\"", t.name())), "{metrics}");
+    // To a grant there it says so, and that is all.
+    let mut grant = other.grant("DownloadGrant", "g", json!({}));
+    grant["spec"]["storeRef"]["name"] = json!(t.name());
+    other.apply(&[grant]);
+    eventually(SOON, "the grant to be looked at", || {
+        other.get("dg/g").filter(|g| says(g, "Ready").starts_with("False"))
+    });
+    assert_eq!(writes(&t, t.name(), mark), 0);
+
+    let _operator = t.operator();
+    let answered = eventually(SOON, "the canary to be answered", || {
+        t.get(&format!("costore/{}", t.name()))
+            .filter(|s| s["status"]["canary"]["request"] == "now")
+    });
+    assert_eq!(says(&answered, "Ready"), "True Ready");
+    assert_eq!(says(&answered, "KeysEnforced"), "True KeysEnforced");
+    let types: Vec<_> = answered["status"]["conditions"].as_array().unwrap().iter().collect();
+    assert!(
+        types.iter().all(|c| !c["type"].as_str().unwrap().contains('/')),
+        "{types:?}"
+    );
+}
+
+/// Two operators with credentials of their own, and one store for both: each says what it sees, the summary is one, and nobody
+/// writes twice.
+#[test]
+fn one_store_and_two_operators() {
+    let (a, b) = (Tenant::new("voicea"), Tenant::new("voiceb"));
+    a.apply(&[shared(&a, &b)]);
+    let name = a.name();
+    let first = a.operator();
+    let alone = eventually(SOON, "the first word", || {
+        Some(store(&a, name)).filter(|s| voice(s, &a, "Ready") == "True Ready")
+    });
+    assert_eq!(says(&alone, "Ready"), "True Ready");
+    assert!(!alone["status"]["capabilities"].as_array().unwrap().is_empty());
+    assert_eq!(says(&alone, "UnsignedHeadersRefused"), "True HeadersRefused");
+
+    // The other one has no credentials for it.
+    let second = apart(&b);
+    let both = eventually(SOON, "both words", || {
+        Some(store(&a, name)).filter(|s| voice(s, &b, "Ready") == "False CredentialsNotFound")
+    });
+    assert_eq!(voice(&both, &a, "Ready"), "True Ready");
+    assert_eq!(says(&both, "Ready"), "False CredentialsNotFound");
+    let said = condition(&both, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(said.contains(&format!("for namespace {}: ", b.name())), "{said}");
+    assert_eq!(a.kstatus(&both), "InProgress");
+    let elsewhere = json!({"storeRef": {"kind": "ClusterObjectStore", "name": name}});
+    let key = json!({"key": b.key("g")});
+    let mut theirs = b.grant("DownloadGrant", "g", elsewhere);
+    crate::world::merge(&mut theirs["spec"], key);
+    a.apply(&[a.grant("DownloadGrant", "g", json!({}))]);
+    b.apply(&[theirs]);
+    a.reason("dg/g", "Issued");
+    b.reason("dg/g", "CredentialsNotFound");
+    let ready = |operator: &Operator| {
+        let line = format!("valet_store_ready{{kind=\"ClusterObjectStore\",namespace=\"\",name=\"{name}\"");
+        let metrics = operator.metrics().unwrap();
+        let line = metrics.lines().find(|l| l.starts_with(&line)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no such store in {metrics}"))
+    };
+    assert!(ready(&first).ends_with("reason=\"Ready\"} 1"), "{}", ready(&first));
+    assert!(
+        ready(&second).ends_with("reason=\"CredentialsNotFound\"} 0"),
+        "{}",
+        ready(&second)
+    );
+
+    // As soon as each has seen what the other says there is nothing to write: also not for one that starts anew, nor at the
+    // sweeps of a minute.
+    drop((first, second));
+    let restart = || (a.operator(), apart(&b));
+    let settle = restart();
+    let settled = eventually(SOON, "both to have settled", || {
+        let now = store(&a, name);
+        let is_settled = now["status"]["capabilities"].as_array().is_none_or(Vec::is_empty)
+            && voice(&now, &a, "UnsignedHeadersRefused") == "True HeadersRefused"
+            && says(&now, "UnsignedHeadersRefused").is_empty();
+        is_settled.then_some(now)
+    });
+    drop(settle);
+    let mark = a.world.plane.audit_mark().unwrap();
+    let operators = restart();
+    // A request shows that both work: it is news to one of them only.
+    let request = |value: &str| {
+        let value = format!("valetkey.dev/canary-requested-at={value}");
+        a.kubectl(&["annotate", "--overwrite", &format!("costore/{name}"), &value]);
+    };
+    request("one");
+    eventually(SOON, "the round trip of the one that can", || {
+        Some(store(&a, name)).filter(|s| voice(s, &a, "KeysEnforced") == "True KeysEnforced")
+    });
+    assert_eq!(writes(&a, name, mark), 1, "only what is new was written");
+    assert_eq!(
+        settled["status"]["observedGeneration"],
+        store(&a, name)["metadata"]["generation"]
+    );
+
+    // Once the other one has credentials, too, all is well; each answers the canary.
+    let mut credentials = a.credentials(a.world.s3.access_key(), a.world.s3.secret_key());
+    credentials["metadata"]["namespace"] = json!(b.name());
+    b.apply(&[credentials]);
+    request("both");
+    let fine = eventually(SOON, "both to be content", || {
+        let now = store(&a, name);
+        let is_fine = voice(&now, &b, "KeysEnforced") == "True KeysEnforced" && says(&now, "Ready") == "True Ready";
+        is_fine.then_some(now)
+    });
+    assert_eq!(voice(&fine, &a, "KeysEnforced"), "True KeysEnforced");
+    for condition in [format!("{}/Ready", b.name()), "Ready".to_owned()] {
+        let wait = format!("--for=condition={condition}");
+        a.kubectl(&["wait", &wait, "--timeout=5s", &format!("costore/{name}")]);
+    }
+    assert!(fine["status"]["canary"].is_null());
+    b.reason("dg/g", "Issued");
+
+    // What opens to one of them only is that one's alone, and the other takes back what it said.
+    a.apply(&[a.store()]);
+    let own = eventually(SOON, "the other one's word to be gone", || {
+        let now = store(&a, name);
+        let types = now["status"]["conditions"].to_string();
+        (!types.contains(&format!("{}/", b.name())) && !types.contains(&format!("{name}/"))).then_some(now)
+    });
+    assert_eq!(says(&own, "Ready"), "True Ready");
+    assert!(!own["status"]["capabilities"].as_array().unwrap().is_empty());
+    drop(operators);
+}

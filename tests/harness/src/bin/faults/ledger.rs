@@ -1,0 +1,275 @@
+//! What was promised, and whether it was kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use valet_harness::{Context, Result, Scratch, control_plane::OPERATOR, poll, process};
+
+use crate::{
+    scene::{Asked, NAMESPACE, PRECIOUS, Scene},
+    trouble::Trouble,
+};
+
+/// After a fault everything must be as if it had not been, within this: an operator tries again after a minute at most, and a
+/// looked-for upload is seen within another.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// What there is of one grant.
+struct Entry {
+    /// How it must end: the reason of Ready.
+    end: &'static str,
+    /// The key that was first read.
+    url: String,
+    /// Whether somebody has deleted its Secret once.
+    taken: bool,
+}
+
+/// All grants, as kubectl names them.
+#[derive(Default)]
+pub struct Ledger {
+    entries: BTreeMap<String, Entry>,
+    wrong: Vec<String>,
+    checked: usize,
+}
+
+/// How it all ended.
+pub struct Verdict {
+    /// Grants that were asked for.
+    pub grants: usize,
+    /// Promises that were looked into.
+    pub checked: usize,
+    /// Those that were not kept.
+    pub wrong: Vec<String>,
+}
+
+impl Ledger {
+    fn check(&mut self, kept: bool, promise: impl FnOnce() -> String) {
+        self.checked += 1;
+        if !kept {
+            self.wrong.push(promise());
+        }
+    }
+
+    /// Waits for every key, uses those for uploads, and says how long the last one took.
+    pub fn use_keys(&mut self, scene: &Scene, asked: &Asked, trouble: Trouble) -> Result<Duration> {
+        let began = Instant::now();
+        let folder = Scratch::disposable("faults")?;
+        for (names, end) in [(&asked.uploads, "Completed"), (&asked.live, "Issued")] {
+            for name in names {
+                let secret = poll(PATIENCE, || read(scene, name));
+                let secret = secret.context(format_args!("{name} got no key"))?;
+                let kind = if end == "Completed" { "ug" } else { "dg" };
+                let taken = trouble.takes_secrets();
+                let url = secret["url"].clone();
+                self.entries.insert(format!("{kind}/{name}"), Entry { end, url, taken });
+                if end == "Completed" {
+                    let (first, second) = upload(&folder, name, &secret["curl.cfg"])?;
+                    self.check(first == "200", || {
+                        format!("{name}: the store answered {first} to its upload")
+                    });
+                    // Nobody has two uploads for one grant.
+                    self.check(second == "412", || {
+                        format!("{name}: the store answered {second} to a second upload")
+                    });
+                }
+            }
+        }
+        let took = began.elapsed();
+        for name in &asked.short {
+            let url = String::new();
+            let entry = Entry {
+                end: "Expired",
+                url,
+                taken: false,
+            };
+            self.entries.insert(format!("dg/{name}"), entry);
+        }
+        Ok(took)
+    }
+
+    /// Waits until every grant is at its end, and looks at all that must be true then.
+    pub fn close(mut self, scene: &Scene) -> Result<Verdict> {
+        let mut last = BTreeMap::new();
+        let ends: BTreeMap<_, _> = self
+            .entries
+            .iter()
+            .map(|(grant, entry)| (grant.clone(), entry.end))
+            .collect();
+        poll(PATIENCE, || {
+            last = reasons(scene).ok()?;
+            ends.iter()
+                .all(|(grant, end)| last.get(grant).is_some_and(|is| is == end))
+                .then_some(())
+        });
+        for (grant, end) in &ends {
+            let is = last.get(grant).cloned().unwrap_or_default();
+            self.check(is == *end, || format!("{grant} is {is:?} and not {end}"));
+        }
+
+        // Exactly those that live on have a Secret, with the very key that was there first.
+        let secrets: BTreeMap<String, Value> = scene
+            .list("secrets")?
+            .into_iter()
+            .map(|s| (s["metadata"]["name"].as_str().unwrap_or_default().to_owned(), s))
+            .collect();
+        let entries = std::mem::take(&mut self.entries);
+        for (grant, entry) in &entries {
+            let name = grant.split_once('/').map_or("", |(_, name)| name);
+            let there = secrets.get(name);
+            let live = entry.end == "Issued";
+            self.check(there.is_some() == live, || match live {
+                true => format!("{grant} has lost its Secret"),
+                false => format!("{grant} is over, and its Secret is there"),
+            });
+            if let (true, Some(secret)) = (live, there) {
+                let same = data(secret, "url").is_some_and(|url| url == entry.url);
+                self.check(same, || format!("{grant} has another key than at first"));
+            }
+        }
+        let foreign = secrets.get(PRECIOUS).and_then(|s| data(s, "password"));
+        self.check(foreign.as_deref() == Some("tell-nobody"), || {
+            "somebody else's Secret was touched".into()
+        });
+        let known: BTreeSet<_> = entries
+            .keys()
+            .filter_map(|grant| grant.split_once('/'))
+            .map(|(_, n)| n)
+            .chain([PRECIOUS])
+            .collect();
+        let strange: Vec<_> = secrets.keys().filter(|name| !known.contains(name.as_str())).collect();
+        self.check(strange.is_empty(), || {
+            format!("Secrets that nobody asked for: {strange:?}")
+        });
+
+        self.count_keys(scene, &entries)?;
+        self.look_for_leaks(scene, &entries)?;
+        Ok(Verdict {
+            grants: entries.len(),
+            checked: self.checked,
+            wrong: self.wrong,
+        })
+    }
+
+    /// By the apiserver's word: each grant's Secret was made once, or twice if somebody took the first, and never replaced.
+    fn count_keys(&mut self, scene: &Scene, entries: &BTreeMap<String, Entry>) -> Result<()> {
+        let mut made: BTreeMap<String, usize> = BTreeMap::new();
+        let mut replaced = Vec::new();
+        for event in scene.plane.audit()? {
+            if event.user() != OPERATOR
+                || event.resource() != "secrets"
+                || event.namespace() != NAMESPACE
+                || event.code() >= 300
+            {
+                continue;
+            }
+            match event.verb() {
+                "create" => *made.entry(event.name().to_owned()).or_default() += 1,
+                "update" | "patch" => replaced.push(event.name().to_owned()),
+                _ => {}
+            }
+        }
+        for (grant, entry) in entries {
+            let name = grant.split_once('/').map_or("", |(_, name)| name);
+            let times = made.get(name).copied().unwrap_or_default();
+            let most = if entry.taken { 2 } else { 1 };
+            self.check(times <= most, || {
+                format!("the Secret of {grant} was made {times} times")
+            });
+        }
+        self.check(replaced.is_empty(), || format!("Secrets were replaced: {replaced:?}"));
+        Ok(())
+    }
+
+    /// Neither signatures nor the store's credentials are in logs, events or grants.
+    fn look_for_leaks(&mut self, scene: &Scene, entries: &BTreeMap<String, Entry>) -> Result<()> {
+        let mut places: Vec<(String, String)> = Vec::new();
+        for log in &scene.logs {
+            let text = fs::read_to_string(log).context("an operator's log cannot be read")?;
+            places.push((log.display().to_string(), text));
+        }
+        for kind in ["events.events.k8s.io", "uploadgrants", "downloadgrants"] {
+            places.push((kind.into(), scene.kubectl(&["get", kind, "--output", "json"])?));
+        }
+        for operator in &scene.operators {
+            places.push(("the metrics".into(), operator.metrics()?));
+        }
+        let signatures = entries
+            .values()
+            .filter_map(|entry| entry.url.split("X-Amz-Signature=").nth(1))
+            .collect::<Vec<_>>();
+        for (place, text) in places {
+            let leaks = text.contains(scene.store.secret_key())
+                || text.contains("X-Amz-Signature")
+                || signatures.iter().any(|signature| text.contains(signature));
+            self.check(!leaks, || format!("{place} has a signature or a credential"));
+        }
+        Ok(())
+    }
+}
+
+/// A Secret's data as text.
+fn read(scene: &Scene, name: &str) -> Option<BTreeMap<String, String>> {
+    let secret = scene
+        .plane
+        .kubectl_json(&["get", "secret", name, "--namespace", NAMESPACE])
+        .ok()?;
+    let names = ["url", "curl.cfg"];
+    names
+        .iter()
+        .map(|name| Some(((*name).to_owned(), data(&secret, name)?)))
+        .collect()
+}
+
+fn data(secret: &Value, name: &str) -> Option<String> {
+    let mut base64 = process::clean(Command::new("base64"));
+    base64.arg("--decode");
+    let text = secret["data"][name].as_str()?;
+    Some(
+        process::run_ok(base64, text.as_bytes(), Duration::from_secs(30))
+            .ok()?
+            .text(),
+    )
+}
+
+/// Sends a file twice, and says how the store answered.
+fn upload(folder: &Scratch, name: &str, config: &str) -> Result<(String, String)> {
+    let config = folder.write(&format!("{name}.cfg"), config)?;
+    let file = folder.write(name, name)?;
+    let send = || -> Result<String> {
+        let mut curl = process::clean(Command::new("curl"));
+        curl.arg("--config").arg(&config).arg("--upload-file").arg(&file);
+        curl.args([
+            "--no-fail",
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+        ]);
+        Ok(process::run(curl, b"", Duration::from_secs(60))?.text())
+    };
+    Ok((send()?, send()?))
+}
+
+/// The reason of each grant's Ready condition.
+fn reasons(scene: &Scene) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for (kind, short) in [("uploadgrants", "ug"), ("downloadgrants", "dg")] {
+        for grant in scene.list(kind)? {
+            let ready = grant["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|c| c["type"] == "Ready");
+            let reason = ready.and_then(|c| c["reason"].as_str()).unwrap_or_default();
+            let name = grant["metadata"]["name"].as_str().unwrap_or_default();
+            all.insert(format!("{short}/{name}"), reason.to_owned());
+        }
+    }
+    Ok(all)
+}
