@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{places::Limit, renewal::RenewRequest};
 use crate::api::{
-    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Reason,
+    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Operation, Reason,
     SecretTemplate, ShortSessions, Terms, annotation,
 };
 
@@ -108,6 +108,7 @@ impl GrantFacts {
     /// Reads a grant.
     pub fn of(grant: &impl Grant) -> Self {
         let meta = grant.meta();
+        let ask = grant.ask();
         Self {
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
@@ -116,9 +117,11 @@ impl GrantFacts {
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             deleting: meta.deletion_timestamp.is_some(),
             deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
-            held: meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
+            // On a download it is somebody else's, whatever it is called, and not Valet's to take off.
+            held: ask.operation() == Operation::Upload
+                && meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
-            ask: grant.ask(),
+            ask,
             status: grant.grant_status().cloned().unwrap_or_default(),
             tracked_by: tracked_by(meta.labels.as_ref(), meta.annotations.as_ref()),
             renew_requested: RenewRequest::parse(

@@ -46,7 +46,8 @@ impl AzureBlob {
         let mut slot = self.delegation.lock().await;
         let now = Timestamp::now();
         if let Some((fetched, delegation)) = slot.as_ref()
-            && now < *fetched + REPLACE_AFTER
+            // One from a future that the clock has left begins too late.
+            && (*fetched..*fetched + REPLACE_AFTER).contains(&now)
         {
             return Ok(delegation.clone());
         }
