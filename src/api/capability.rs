@@ -18,6 +18,8 @@ pub enum Capability {
     ContentLengthRange,
     /// The upload's SHA-256 is part of the signature and the store checks the bytes against it.
     ChecksumSHA256,
+    /// The upload's MD5 is part of the signature and the store checks the bytes against it.
+    ChecksumMD5,
     /// An upload onto an existing object is refused.
     WriteOnce,
     /// A download names one version of the object.
@@ -37,6 +39,7 @@ impl Capability {
             Self::ContentLength => "ContentLength",
             Self::ContentLengthRange => "ContentLengthRange",
             Self::ChecksumSHA256 => "ChecksumSHA256",
+            Self::ChecksumMD5 => "ChecksumMD5",
             Self::WriteOnce => "WriteOnce",
             Self::Version => "Version",
             Self::ResponseHeaders => "ResponseHeaders",

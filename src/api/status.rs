@@ -76,7 +76,8 @@ pub struct ObservedObject {
     /// The content type, as the store gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
-    /// Base64 of the MD5, where the store keeps one (Azure Blob Storage does for uploads in one PUT).
+    /// Base64 of the MD5, where the store keeps one: Google Cloud Storage, and Azure Blob Storage for uploads in one PUT; and on S3,
+    /// where the entity tag is known to be one.
     #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
     pub checksum_md5: Option<String>,
     /// Base64 of the SHA-256, where the store keeps one.

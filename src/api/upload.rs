@@ -130,6 +130,15 @@ pub struct UploadConstraints {
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')").message("checksumSHA256 is not the base64 of a SHA-256 (44 characters, ending in '='); use the output of: openssl dgst -sha256 -binary FILE | base64"))]
     pub checksum_sha256: Option<String>,
 
+    /// Base64 of the MD5 of the object; the store refuses other bytes. For Google Cloud Storage, which checks no SHA-256; on S3
+    /// checksumSHA256 is better, and both may be given. It holds the key to a file that you have. It does not protect you from who
+    /// gave you that file: two files can be made that have one MD5. Only with mode: Put.
+    /// Example: the output of: openssl dgst -md5 -binary FILE | base64
+    #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{21}[AQgw]==$')").message("checksumMD5 is not the base64 of an MD5 (24 characters, ending in '=='); use the output of: openssl dgst -md5 -binary FILE | base64"))]
+    pub checksum_md5: Option<String>,
+
     /// Whether the upload may replace an object that is already there. Forbid: the store refuses it, so the key
     /// works for one successful upload. A form cannot be write-once: with mode: PostForm this must be Allow.
     /// Default: Forbid.

@@ -30,6 +30,11 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
     {
         differs.push(format!("its SHA-256 is {has} instead of {wanted}"));
     }
+    if let (Some(wanted), Some(has)) = (&constraints.checksum_md5, &object.checksum_md5)
+        && has != wanted
+    {
+        differs.push(format!("its MD5 is {has} instead of {wanted}"));
+    }
     (!differs.is_empty()).then(|| differs.join("; "))
 }
 
@@ -45,6 +50,7 @@ mod tests {
     use crate::api::LengthRange;
 
     const SUM: &str = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";
+    const MD5: &str = "XUFAKrxLKna5cZ2REBfFkg==";
 
     #[test]
     fn each_constraint_is_held_against_what_the_store_says() {
@@ -52,6 +58,7 @@ mod tests {
             size: Some(5),
             content_type: Some("text/plain; charset=UTF-8".into()),
             checksum_sha256: Some(SUM.into()),
+            checksum_md5: Some(MD5.into()),
             ..ObservedObject::default()
         };
         let of = |constraints: UploadConstraints| mismatch(&constraints, &object);
@@ -72,6 +79,10 @@ mod tests {
             checksum_sha256: Some(s.into()),
             ..any()
         };
+        let md5 = |s: &str| UploadConstraints {
+            checksum_md5: Some(s.into()),
+            ..any()
+        };
         for fits in [
             any(),
             length(5),
@@ -79,6 +90,7 @@ mod tests {
             range(0, 5),
             typed("text/plain;charset=utf-8"),
             summed(SUM),
+            md5(MD5),
         ] {
             assert_eq!(of(fits.clone()), None, "{fits:?}");
         }
@@ -99,6 +111,8 @@ mod tests {
             of(summed(&other)),
             Some(format!("its SHA-256 is {SUM} instead of {other}"))
         );
+        let other = MD5.replace('X', "Y");
+        assert_eq!(of(md5(&other)), Some(format!("its MD5 is {MD5} instead of {other}")));
         let both = UploadConstraints {
             content_type: Some("a/b".into()),
             ..length(1)
@@ -112,6 +126,7 @@ mod tests {
             content_type: Some("a/b".into()),
             content_length: Some(1),
             checksum_sha256: Some(SUM.into()),
+            checksum_md5: Some(MD5.into()),
             ..UploadConstraints::default()
         };
         assert_eq!(mismatch(&all, &ObservedObject::default()), None);

@@ -72,6 +72,7 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
                     content_length,
                     content_length_range,
                     checksum_sha256,
+                    checksum_md5,
                     overwrite,
                 },
             ..
@@ -95,6 +96,11 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
                 checksum_sha256.is_some(),
                 Capability::ChecksumSHA256,
                 "spec.constraints.checksumSHA256",
+            ),
+            (
+                checksum_md5.is_some(),
+                Capability::ChecksumMD5,
+                "spec.constraints.checksumMD5",
             ),
             (
                 *overwrite == Overwrite::Forbid,
@@ -148,6 +154,12 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
         } => return "leave it out, or set spec.mode to Url".into(),
         Ask::Download { .. } => return "leave it out, or use another store".into(),
     };
+    if let Ask::Upload { constraints, .. } = ask
+        && let Some((other, field)) = other_checksum(missing, constraints)
+        && can.of(ask).is_some_and(|keys| keys.contains(&other))
+    {
+        return format!("give {field} instead, or leave it out");
+    }
     let form = can.post_form.as_ref();
     let form_can = form.is_some_and(|f| f.contains(&missing));
     match (missing, mode) {
@@ -192,6 +204,19 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             "set spec.mode to Put, or leave it out".into()
         }
         _ => "leave it out, or use another store".into(),
+    }
+}
+
+/// The other checksum, unless the grant has that, too.
+fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Option<(Capability, &'static str)> {
+    match missing {
+        Capability::ChecksumSHA256 if constraints.checksum_md5.is_none() => {
+            Some((Capability::ChecksumMD5, "spec.constraints.checksumMD5"))
+        }
+        Capability::ChecksumMD5 if constraints.checksum_sha256.is_none() => {
+            Some((Capability::ChecksumSHA256, "spec.constraints.checksumSHA256"))
+        }
+        _ => None,
     }
 }
 

@@ -321,12 +321,14 @@ fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignErro
         content_length,
         content_length_range,
         checksum_sha256,
+        checksum_md5,
         overwrite,
     } = constraints;
     let has_more = content_type.is_some()
         || content_length.is_some()
         || content_length_range.is_some()
-        || checksum_sha256.is_some();
+        || checksum_sha256.is_some()
+        || checksum_md5.is_some();
     if has_more {
         return Err(SignError::Refused(
             "a shared access signature cannot hold an upload to its type, length or checksum".into(),

@@ -2,7 +2,9 @@
 
 mod trip;
 
-pub(super) use trip::{Away, BODY, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get};
+pub(super) use trip::{
+    Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get,
+};
 
 use crate::api::{Capabilities, Capability, UploadMode};
 

@@ -254,6 +254,7 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
             Capability::ContentType,
             Capability::ContentLength,
             Capability::ContentLengthRange,
+            Capability::ChecksumMD5,
             Capability::WriteOnce,
             Capability::Version,
             Capability::ResponseHeaders,

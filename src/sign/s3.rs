@@ -31,13 +31,13 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use answers::{DateOfAnswer, absence, refused, unreachable};
+use answers::{DateOfAnswer, absence, refused, tag_as_md5, unreachable};
 use session::{Clients, Session, Sessions};
 
-use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::is_of};
+use super::{Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::is_of};
 use crate::{
     api::{
-        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
         UploadMode,
     },
     grant::{ObjectFact, ObjectKey, SigningRequest},
@@ -73,6 +73,8 @@ pub struct S3 {
     canary: Mutex<Option<Canary>>,
     /// Whether sessions were seen to be held to their policies.
     confined: AtomicBool,
+    /// Whether entity tags are MD5s, as far as that trip saw it.
+    tags_are_md5: Mutex<Option<bool>>,
 }
 
 impl S3 {
@@ -85,6 +87,7 @@ impl S3 {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ChecksumSHA256,
+                Capability::ChecksumMD5,
                 Capability::WriteOnce,
                 Capability::Version,
                 Capability::ResponseHeaders,
@@ -138,6 +141,7 @@ impl S3 {
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
             confined: AtomicBool::new(false),
+            tags_are_md5: Mutex::new(None),
         }
     }
 
@@ -197,6 +201,13 @@ impl S3 {
 
     fn probe_key(&self) -> &str {
         self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
+    }
+
+    /// Whether the entity tag of an object that came in one request is its MD5: Amazon documents it, of other stores it must
+    /// have been seen.
+    fn tags_are_md5(&self) -> bool {
+        let seen = *lock(&self.tags_are_md5);
+        seen.unwrap_or_else(|| answers::is_amazons(self.store.endpoint.as_deref(), &self.store.bucket))
     }
 
     fn public_endpoint(&self) -> Option<&String> {
@@ -399,32 +410,7 @@ impl Provider for S3 {
     }
 
     fn probe(&self) -> BoxFuture<'_, Probed> {
-        async {
-            let unusable = |finding| Probed {
-                finding,
-                skew: None,
-                refuses_unsigned: None,
-            };
-            let session = match self.session().await {
-                Ok(session) => session,
-                Err(SignError::Credentials { reason, message }) => {
-                    return unusable(Finding::Broken(reason, message));
-                }
-                Err(e) => return unusable(Finding::Unreachable(e.to_string())),
-            };
-            let mut probed = probe::probe(&session.talker, &self.store.bucket, self.probe_key()).await;
-            if probed.finding == Finding::Usable
-                && let Some(why) = scoped::unconfined(self, &session).await
-            {
-                probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
-            }
-            // What was seen once holds until something else is seen.
-            if probed.refuses_unsigned.is_some() {
-                *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
-            }
-            probed
-        }
-        .boxed()
+        self.try_out().boxed()
     }
 
     fn rests_on_trial(&self) -> bool {
@@ -441,8 +427,9 @@ impl Provider for S3 {
                 ..self.store.clone()
             };
             let inside = Self::new(store, self.sessions.source(), self.outward.clone());
-            let found = canary::canary(&inside, self.probe_key()).await;
+            let (found, tags_are_md5) = canary::canary(&inside, self.probe_key()).await;
             *lock(&self.canary) = Some(found.clone());
+            *lock(&self.tags_are_md5) = tags_are_md5;
             found
         }
         .boxed()
@@ -482,7 +469,7 @@ impl Provider for S3 {
                     size: head.content_length(),
                     e_tag: head.e_tag().map(str::to_owned),
                     content_type: head.content_type().map(str::to_owned),
-                    checksum_md5: None,
+                    checksum_md5: self.tags_are_md5().then(|| tag_as_md5(&head)).flatten(),
                     checksum_sha256: head.checksum_sha256().map(str::to_owned),
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),

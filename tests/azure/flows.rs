@@ -146,6 +146,11 @@ fn what_azure_cannot_enforce() {
             "(ChecksumSHA256)",
         ),
         (
+            "md5",
+            json!({"constraints": {"checksumMD5": "XUFAKrxLKna5cZ2REBfFkg=="}}),
+            "(ChecksumMD5); leave it out, or use another store",
+        ),
+        (
             "form",
             json!({"mode": "PostForm", "constraints": {"overwrite": "Allow"}}),
             "(PostForm)",

@@ -217,6 +217,7 @@ async fn nothing_weaker_than_asked_is_signed() {
         json!({"contentLength": 1}),
         json!({"contentLengthRange": {"min": 0, "max": 1}}),
         json!({"checksumSHA256": "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="}),
+        json!({"checksumMD5": "XUFAKrxLKna5cZ2REBfFkg=="}),
     ] {
         let ask = Ask::Upload {
             mode: UploadMode::Put,

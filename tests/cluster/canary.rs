@@ -134,6 +134,7 @@ fn a_store_that_behaves() {
     for promise in [
         "WriteOnce",
         "ChecksumSHA256",
+        "ChecksumMD5",
         "PostForm/ContentLengthRange",
         "end, signature and object of GET",
     ] {
@@ -190,7 +191,8 @@ fn a_store_that_lets_everything_be_overwritten() {
     let t = Tenant::new("forgetful");
     let (port, _) = proxy(&t, |line, before| {
         let (method, path) = line;
-        (method == "PUT" && path.ends_with("/put") && before.contains(line)).then_some(200)
+        let again = method == "PUT" && path.ends_with("/put") && before.contains(line);
+        (again || method == "PUT" && path.ends_with("/md5")).then_some(200)
     });
     let mut cheap = through(&t, port, "");
     cheap["metadata"].as_object_mut().unwrap().remove("annotations");
@@ -202,7 +204,7 @@ fn a_store_that_lets_everything_be_overwritten() {
     let store = answered(&t, "now");
     assert_eq!(says(&store, "KeysEnforced"), "False KeysNotEnforced");
     assert!(
-        message(&store, "KeysEnforced").contains("does not enforce WriteOnce"),
+        message(&store, "KeysEnforced").contains("does not enforce WriteOnce, ChecksumMD5:"),
         "{store:#}"
     );
     assert_eq!(says(&store, "Ready"), "True Ready");
@@ -212,7 +214,7 @@ fn a_store_that_lets_everything_be_overwritten() {
             .unwrap()
             .contains(&json!(name))
     };
-    assert!(!named("WriteOnce") && named("ContentType"));
+    assert!(!named("WriteOnce") && !named("ChecksumMD5") && named("ChecksumSHA256") && named("ContentType"));
     let grant = t.reason("ug/once", "CapabilityMissing");
     assert!(message(&grant, "Ready").contains("(WriteOnce)"), "{grant:#}");
     eventually(SOON, "the key to be withdrawn", || {
@@ -220,6 +222,13 @@ fn a_store_that_lets_everything_be_overwritten() {
     });
     t.apply(&[t.grant("UploadGrant", "again", json!({"constraints": {"overwrite": "Allow"}}))]);
     t.reason("ug/again", "Issued");
+    let md5 = json!({"constraints": {"overwrite": "Allow", "checksumMD5": "XUFAKrxLKna5cZ2REBfFkg=="}});
+    t.apply(&[t.grant("UploadGrant", "md5", md5)]);
+    let grant = t.reason("ug/md5", "CapabilityMissing");
+    assert!(
+        message(&grant, "Ready").contains("give spec.constraints.checksumSHA256 instead"),
+        "{grant:#}"
+    );
 }
 
 /// A store that takes keys that are over hands out none.

@@ -11,6 +11,7 @@ mod fixtures;
 
 mod arrivals;
 mod canary;
+mod checksums;
 mod faults;
 mod foreign;
 mod forms;

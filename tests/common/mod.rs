@@ -182,11 +182,12 @@ pub fn rule() -> ClusterAccessRule {
 }
 
 /// Every capability, the ranges that S3 lacks included.
-pub const ALL_CAPABILITIES: [Capability; 8] = [
+pub const ALL_CAPABILITIES: [Capability; 9] = [
     Capability::ContentType,
     Capability::ContentLength,
     Capability::ContentLengthRange,
     Capability::ChecksumSHA256,
+    Capability::ChecksumMD5,
     Capability::WriteOnce,
     Capability::Version,
     Capability::ResponseHeaders,

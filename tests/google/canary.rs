@@ -76,6 +76,11 @@ fn front(bucket: &'static str, lax: &'static str) -> Fake {
             question["fields"] = json!(fields);
             body = file;
         }
+        if lax != "md5"
+            && let Ok(text) = String::from_utf8(body.clone())
+        {
+            question["content"] = text.into();
+        }
         if lax != "size" || question["op"] == "verify_form" {
             question["size"] = body.len().into();
         }
@@ -94,7 +99,7 @@ fn front(bucket: &'static str, lax: &'static str) -> Fake {
             "" => {}
             _ if late => {}
             "the object is there already" => return Reply::text(412, &why),
-            "the size is out of range" => return Reply::text(400, &why),
+            "the size is out of range" | "the bytes are not those of the MD5" => return Reply::text(400, &why),
             _ => return Reply::text(403, &why),
         }
         match call.method.as_str() {
@@ -135,6 +140,7 @@ async fn a_store_that_holds_keys_to_what_they_say() {
         "ContentType",
         "ContentLengthRange",
         "ContentLength",
+        "ChecksumMD5",
         "ResponseHeaders",
         "PostForm/ContentType",
     ] {
@@ -167,6 +173,9 @@ async fn a_store_that_passes_over_something() {
     let (made, can) = made_at(front("canary-once", "write-once").url(), "canary-once").await;
     assert_eq!(made.missing, [Missing::Url(Capability::WriteOnce)]);
     assert!(!can.enforced.contains(&Capability::WriteOnce));
+    let (made, can) = made_at(front("canary-md5", "md5").url(), "canary-md5").await;
+    assert_eq!(made.missing, [Missing::Url(Capability::ChecksumMD5)]);
+    assert!(!can.enforced.contains(&Capability::ChecksumMD5));
     let (made, _) = made_at(front("canary-late", "expiry").url(), "canary-late").await;
     assert!(made.worthless.is_some_and(|why| why.contains("that is over")));
 }

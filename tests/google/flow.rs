@@ -13,10 +13,10 @@ use crate::{
     world::{self, SOON, Tenant, VALET, condition, says},
 };
 
-static SERVER: LazyLock<GcsServer> = LazyLock::new(|| GcsServer::start().expect("fake-gcs-server starts"));
+pub static SERVER: LazyLock<GcsServer> = LazyLock::new(|| GcsServer::start().expect("fake-gcs-server starts"));
 
 /// A tenant whose store is a bucket of fake-gcs-server, with Google's key for tests.
-fn tenant(test: &str) -> Tenant {
+pub fn tenant(test: &str) -> Tenant {
     let t = Tenant::new(test);
     SERVER.create_bucket(t.name()).expect("a bucket can be made");
     let mut secret = t.credentials("", "");
@@ -38,7 +38,7 @@ fn store(t: &Tenant, more: Value) -> Value {
     store
 }
 
-fn message(object: &Value) -> String {
+pub fn message(object: &Value) -> String {
     condition(object, "Ready").unwrap()["message"]
         .as_str()
         .unwrap()
@@ -295,6 +295,11 @@ fn what_the_store_cannot_enforce_is_refused() {
             "form-sum",
             json!({"mode": "PostForm", "constraints": {"checksumSHA256": sum, "overwrite": "Allow"}}),
         ),
+        t.grant(
+            "UploadGrant",
+            "form-md5",
+            json!({"mode": "PostForm", "constraints": {"checksumMD5": "XUFAKrxLKna5cZ2REBfFkg==", "overwrite": "Allow"}}),
+        ),
         t.grant("UploadGrant", "form-once", json!({"mode": "PostForm"})),
         t.grant(
             "DownloadGrant",
@@ -304,7 +309,8 @@ fn what_the_store_cannot_enforce_is_refused() {
         t.grant("DownloadGrant", "version", json!({"version": "3/L4kqtJlcpXroDTDmJ"})),
     ]);
     for (grant, part) in [
-        ("ug/sum", "checksumSHA256"),
+        ("ug/sum", "give spec.constraints.checksumMD5 instead"),
+        ("ug/form-md5", "checksumMD5"),
         ("ug/form-sum", "checksumSHA256"),
         ("ug/form-once", "overwrite"),
         ("dg/cache", "spec.response.cacheControl"),

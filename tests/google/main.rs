@@ -6,6 +6,7 @@
 mod world;
 
 mod canary;
+mod checksums;
 mod fake;
 mod faults;
 mod flow;

@@ -97,6 +97,47 @@ async fn googles_own_client_signs_the_same_urls() {
     }
 }
 
+/// An upload that is held to its bytes.
+#[tokio::test]
+async fn googles_own_client_signs_the_same_checksum() {
+    let ask = Ask::Upload {
+        mode: UploadMode::Put,
+        multipart: Default::default(),
+        constraints: UploadConstraints {
+            checksum_md5: Some("XUFAKrxLKna5cZ2REBfFkg==".into()),
+            ..UploadConstraints::default()
+        },
+    };
+    let put = valets().sign(&request(NAME, ask)).await.unwrap().flat();
+    assert_eq!(put.url.expose(), by_google("PUT", NAME, &put.headers, json!([])));
+    let mut good = check(&put.url, "PUT", &put.headers);
+    good["content"] = "hello".into();
+    assert_eq!(why(&good), None);
+    type Bend = fn(&mut Value);
+    let bends: &[(&str, Bend)] = &[
+        ("other bytes", |c| c["content"] = "hellp".into()),
+        ("no bytes", |c| c["content"] = "".into()),
+        ("other bytes and their own checksum", |c| {
+            c["content"] = "hellp".into();
+            header(c, "content-md5", Some("yYMZBIPfFn0qOEFGPCqTQQ=="));
+        }),
+        ("other bytes and none", |c| {
+            c["content"] = "hellp".into();
+            header(c, "content-md5", None);
+        }),
+        ("other bytes, and a checksum in Google's own words besides", |c| {
+            c["content"] = "hellp".into();
+            header(c, "content-md5", None);
+            header(c, "x-goog-hash", Some("md5=yYMZBIPfFn0qOEFGPCqTQQ=="));
+        }),
+    ];
+    for (what, bend) in bends {
+        let mut bent = good.clone();
+        bend(&mut bent);
+        assert!(why(&bent).is_some(), "{what} was taken");
+    }
+}
+
 /// The request that starts a resumable upload; Google's client adds x-goog-resumable itself.
 #[tokio::test]
 async fn googles_own_client_starts_the_same_sessions() {

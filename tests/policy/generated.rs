@@ -113,6 +113,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
                 max: size(dice),
             }),
             checksum_sha256: dice.one_in(6).then(|| "A".repeat(43) + "="),
+            checksum_md5: dice.one_in(6).then(|| "A".repeat(22) + "=="),
             overwrite: if dice.one_in(3) {
                 Overwrite::Allow
             } else {

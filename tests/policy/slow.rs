@@ -117,6 +117,7 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
                 && (c.content_length.is_none() || can(Capability::ContentLength))
                 && (c.content_length_range.is_none() || can(Capability::ContentLengthRange))
                 && (c.checksum_sha256.is_none() || can(Capability::ChecksumSHA256))
+                && (c.checksum_md5.is_none() || can(Capability::ChecksumMD5))
                 && (c.overwrite == Overwrite::Allow || can(Capability::WriteOnce))
                 && can(Capability::SignedHeadersOnly)
                 && fits

@@ -201,9 +201,55 @@ fn of_modes() -> Vec<Case> {
             },
             |can| {
                 can.enforced.remove(&Capability::ChecksumSHA256);
+                can.enforced.remove(&Capability::ChecksumMD5);
             },
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
              (ChecksumSHA256); set spec.mode to PostForm, or leave it out",
+        ),
+        // What the store checks instead, unless the grant asks for that, too.
+        of_mode(
+            upload(),
+            |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
+            |can| {
+                can.enforced.remove(&Capability::ChecksumSHA256);
+                can.post_form = None;
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
+             (ChecksumSHA256); give spec.constraints.checksumMD5 instead, or leave it out",
+        ),
+        of_mode(
+            upload(),
+            |g| {
+                constrain(g, |c| {
+                    c.checksum_sha256 = Some("A".repeat(43) + "=");
+                    c.checksum_md5 = Some("A".repeat(22) + "==");
+                });
+            },
+            |can| {
+                can.enforced.remove(&Capability::ChecksumSHA256);
+                can.post_form = None;
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
+             (ChecksumSHA256); leave it out, or use another store",
+        ),
+        of_mode(
+            form(),
+            |g| {
+                constrain(g, |c| {
+                    c.checksum_md5 = Some("A".repeat(22) + "==");
+                    c.overwrite = Overwrite::Allow;
+                });
+            },
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a POST form \
+             (ChecksumMD5); give spec.constraints.checksumSHA256 instead, or leave it out",
+        ),
+        of_mode(
+            in_parts(),
+            |g| constrain(g, |c| c.checksum_md5 = Some("A".repeat(22) + "==")),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on an upload in parts \
+             (ChecksumMD5); set spec.mode to Put, or leave it out",
         ),
         of_mode(
             form(),
@@ -459,6 +505,12 @@ fn cases() -> Vec<Case> {
             |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
              (ChecksumSHA256); leave it out, or use another store",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.checksum_md5 = Some("A".repeat(22) + "==")),
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a presigned PUT \
+             (ChecksumMD5); leave it out, or use another store",
         ),
         weak(
             download(),

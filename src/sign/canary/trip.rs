@@ -15,6 +15,8 @@ use crate::{
 
 /// What good requests send.
 pub const BODY: &[u8] = b"valet canary 1\n";
+/// Its MD5, in base64.
+pub const BODY_MD5: &str = "vLvOurp3+zgX/XY+TXusGQ==";
 /// As long, and other bytes.
 pub const OTHER: &[u8] = b"valet canary 2\n";
 /// A byte more.

@@ -14,7 +14,7 @@ use crate::{
     grant::SigningRequest,
     sign::{
         Canary, Missing, SignError, Signed,
-        canary::{Away, BODY, Bend, Hands, LONGER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get},
+        canary::{Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get},
     },
 };
 
@@ -43,6 +43,18 @@ fn put() -> Ask {
     upload(UploadMode::Put, Overwrite::Forbid)
 }
 
+/// By itself: other bytes of another size would be refused for either.
+fn summed() -> Ask {
+    Ask::Upload {
+        mode: UploadMode::Put,
+        multipart: Default::default(),
+        constraints: UploadConstraints {
+            checksum_md5: Some(BODY_MD5.into()),
+            ..UploadConstraints::default()
+        },
+    }
+}
+
 fn form() -> Ask {
     upload(UploadMode::PostForm, Overwrite::Allow)
 }
@@ -56,6 +68,7 @@ async fn go(trip: &mut Trip<'_, Gcs>) -> Result<(), Away> {
         return Ok(());
     }
     let by_length: Bend = |r| r.body = LONGER.into();
+    let by_checksum: Bend = |r| r.body = OTHER.into();
     let by_type: Bend = |r| r.set("content-type", OTHER_TYPE);
     // One header holds either.
     let either = [Capability::ContentLengthRange, Capability::ContentLength];
@@ -65,6 +78,13 @@ async fn go(trip: &mut Trip<'_, Gcs>) -> Result<(), Away> {
         .await?;
     trip.holds(&put(), "length", by_length, &either.map(Missing::Url))
         .await?;
+    trip.holds(
+        &summed(),
+        "checksum",
+        by_checksum,
+        &[Missing::Url(Capability::ChecksumMD5)],
+    )
+    .await?;
     trip.binds("PUT", "put-x", &put(), None).await?;
 
     if trip.good("put", &get()).await?.is_ok() {

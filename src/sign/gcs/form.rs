@@ -47,6 +47,7 @@ pub fn conditions(
         content_length,
         content_length_range,
         checksum_sha256,
+        checksum_md5,
         overwrite,
     } = constraints;
     let refused = |why: String| Err(SignError::Refused(why));
@@ -55,6 +56,9 @@ pub fn conditions(
     }
     if checksum_sha256.is_some() {
         return refused("Google Cloud Storage checks no SHA-256".into());
+    }
+    if checksum_md5.is_some() {
+        return refused("a form of Google Cloud Storage is held to no checksum".into());
     }
     if key.contains(FILE_NAME) {
         return refused(format!(

@@ -12,6 +12,7 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
         content_length,
         content_length_range,
         checksum_sha256,
+        checksum_md5,
         overwrite,
     } = constraints;
     if checksum_sha256.is_some() {
@@ -30,6 +31,7 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
     };
     let headers = [
         content_type.clone().map(|t| ("content-type", t)),
+        checksum_md5.clone().map(|sum| ("content-md5", sum)),
         range.map(|(min, max)| ("x-goog-content-length-range", format!("{min},{max}"))),
         (*overwrite == Overwrite::Forbid).then(|| ("x-goog-if-generation-match", "0".to_owned())),
     ];
@@ -49,6 +51,9 @@ pub fn no_credentials() -> SignError {
 pub fn session_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
     if constraints.content_length.is_some() || constraints.content_length_range.is_some() {
         return Err(SignError::Refused("a resumable upload is held to no size".into()));
+    }
+    if constraints.checksum_md5.is_some() {
+        return Err(SignError::Refused("a resumable upload is held to no checksum".into()));
     }
     let mut headers = put_headers(constraints)?;
     headers.push(("x-goog-resumable".into(), "start".into()));

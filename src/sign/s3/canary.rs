@@ -14,13 +14,13 @@ use aws_sdk_s3::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{FutureExt, future::BoxFuture};
 
-use super::S3;
+use super::{S3, answers::tag_as_md5};
 use crate::{
     api::{Ask, Capability, LengthRange, Multipart, Overwrite, UploadConstraints, UploadMode},
     grant::SigningRequest,
     sign::{
         Canary, Missing, Provider, SignError, Signed,
-        canary::{Away, BODY, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get},
+        canary::{Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get},
     },
 };
 
@@ -30,21 +30,26 @@ struct Bucket<'a> {
     client: Client,
 }
 
-/// Makes the round trip below a key of `s3`'s bucket. Its keys are for the endpoint that the operator uses.
-pub async fn canary(s3: &S3, probe_key: &str) -> Canary {
+/// Makes the round trip below a key of `s3`'s bucket. Its keys are for the endpoint that the operator uses. Says, too,
+/// whether the entity tags of what it wrote are MD5s, if it could see that.
+pub async fn canary(s3: &S3, probe_key: &str) -> (Canary, Option<bool>) {
     let client = match s3.session().await {
         Ok(session) => session.talker.clone(),
         Err(e) => {
-            return Canary {
+            let untried = Canary {
                 untried: vec![e.to_string()],
                 ..Canary::default()
             };
+            return (untried, None);
         }
     };
     let bucket = Bucket { s3, client };
     let mut trip = Trip::new(&bucket, probe_key);
     let result = go(&mut trip).await;
-    trip.end(result).await
+    let written = bucket.client.head_object().bucket(&s3.store.bucket);
+    let written = written.key(format!("{}/put", trip.folder)).send().await;
+    let tag = written.ok().and_then(|head| tag_as_md5(&head));
+    (trip.end(result).await, tag.map(|tag| tag == BODY_MD5))
 }
 
 fn put(constraints: UploadConstraints) -> Ask {
@@ -55,18 +60,33 @@ fn put(constraints: UploadConstraints) -> Ask {
     }
 }
 
-/// Everything that a presigned PUT can pin down.
+/// Everything that a presigned PUT can pin down, but for checksums: a store that looks at one of them alone would
+/// refuse a body that is too long, too.
 fn pinned() -> UploadConstraints {
     UploadConstraints {
         content_type: Some(TYPE.into()),
         content_length: Some(BODY.len() as i64),
-        checksum_sha256: Some(BASE64_STANDARD.encode(digest(&SHA256, BODY))),
         overwrite: Overwrite::Forbid,
         ..UploadConstraints::default()
     }
 }
 
-fn form() -> Ask {
+fn by_sha256() -> UploadConstraints {
+    UploadConstraints {
+        checksum_sha256: Some(BASE64_STANDARD.encode(digest(&SHA256, BODY))),
+        ..pinned()
+    }
+}
+
+fn by_md5() -> UploadConstraints {
+    UploadConstraints {
+        checksum_md5: Some(BODY_MD5.into()),
+        ..pinned()
+    }
+}
+
+/// A form that is held to this, and a range of sizes.
+fn form(constraints: UploadConstraints) -> Ask {
     let size = BODY.len() as i64;
     Ask::Upload {
         mode: UploadMode::PostForm,
@@ -75,13 +95,13 @@ fn form() -> Ask {
             content_length: None,
             content_length_range: Some(LengthRange { min: 1, max: size }),
             overwrite: Overwrite::Allow,
-            ..pinned()
+            ..constraints
         },
     }
 }
 
 async fn go(trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
-    let put = put(pinned());
+    let (plain, put, summed) = (put(pinned()), put(by_sha256()), put(by_md5()));
     if let Err(status) = trip.good("put", &put).await? {
         trip.found.untried.push(format!(
             "all of it: a key for PUT below {} was answered {status}; the credentials must be allowed to write there, with the encryption that the bucket asks for",
@@ -89,20 +109,27 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
         ));
         return Ok(());
     }
-    let bends: [(&str, Bend, Capability); 4] = [
-        ("put", |_| {}, Capability::WriteOnce),
-        ("type", |r| r.set("content-type", OTHER_TYPE), Capability::ContentType),
-        ("length", |r| r.body = LONGER.into(), Capability::ContentLength),
-        ("checksum", |r| r.body = OTHER.into(), Capability::ChecksumSHA256),
+    let other: Bend = |r| r.body = OTHER.into();
+    let bends: [(&Ask, &str, Bend, Capability); 5] = [
+        (&put, "put", |_| {}, Capability::WriteOnce),
+        (
+            &put,
+            "type",
+            |r| r.set("content-type", OTHER_TYPE),
+            Capability::ContentType,
+        ),
+        (&plain, "length", |r| r.body = LONGER.into(), Capability::ContentLength),
+        (&put, "checksum", other, Capability::ChecksumSHA256),
+        (&summed, "md5", other, Capability::ChecksumMD5),
     ];
-    for (name, bend, capability) in bends {
-        trip.holds(&put, name, bend, &[Missing::Url(capability)]).await?;
+    for (ask, name, bend, capability) in bends {
+        trip.holds(ask, name, bend, &[Missing::Url(capability)]).await?;
     }
     trip.binds("PUT", "put-x", &put, None).await?;
 
     if trip.good("put", &get()).await?.is_ok() {
-        let other: Bend = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
-        trip.holds(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
+        let typed: Bend = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
+        trip.holds(&get(), "put", typed, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
         trip.binds("GET", "put", &get(), None).await?;
     } else {
@@ -110,29 +137,34 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
         trip.found.untried.push(why.into());
     }
 
-    if let Err(status) = trip.good("form", &form()).await? {
+    let (plain, form) = (form(pinned()), form(by_sha256()));
+    if let Err(status) = trip.good("form", &form).await? {
         trip.found.missing.push(Missing::Forms);
         let why = format!("what forms promise, since one that keeps to it was answered {status}");
         trip.found.untried.push(why);
         return Ok(());
     }
-    let bends: [(&str, Bend, Capability); 3] = [
+    let bends: [(&Ask, &str, Bend, &[Capability]); 3] = [
         (
+            &form,
             "form-type",
             |r| r.set("Content-Type", OTHER_TYPE),
-            Capability::ContentType,
+            &[Capability::ContentType],
         ),
         (
+            &plain,
             "form-length",
             |r| r.body = LONGER.into(),
-            Capability::ContentLengthRange,
+            // An exact length is a range of one.
+            &[Capability::ContentLengthRange, Capability::ContentLength],
         ),
-        ("form-checksum", |r| r.body = OTHER.into(), Capability::ChecksumSHA256),
+        (&form, "form-checksum", other, &[Capability::ChecksumSHA256]),
     ];
-    for (name, bend, capability) in bends {
-        trip.holds(&form(), name, bend, &[Missing::Form(capability)]).await?;
+    for (ask, name, bend, capabilities) in bends {
+        let promises: Vec<_> = capabilities.iter().copied().map(Missing::Form).collect();
+        trip.holds(ask, name, bend, &promises).await?;
     }
-    trip.binds("POST", "form-x", &form(), None).await
+    trip.binds("POST", "form-x", &form, None).await
 }
 
 impl Hands for Bucket<'_> {

@@ -56,10 +56,15 @@ pub fn sign(
         content_length,
         content_length_range,
         checksum_sha256,
+        checksum_md5,
         overwrite,
     } = constraints;
     if *overwrite == Overwrite::Forbid {
         return Err(SignError::Refused("a POST form cannot be write-once".into()));
+    }
+    if checksum_md5.is_some() {
+        // Amazon documents a field for it; versitygw passes it over, and MinIO lets its value be another one.
+        return Err(SignError::Refused("a form is held to a SHA-256, and to no MD5".into()));
     }
     if target.key.contains(FILE_NAME) {
         return Err(SignError::Refused(format!(
@@ -319,6 +324,11 @@ mod tests {
             ..replaceable()
         };
         assert!(refused("a", large.clone()).contains("at most 5368709120"));
+        let summed = UploadConstraints {
+            checksum_md5: Some("XUFAKrxLKna5cZ2REBfFkg==".into()),
+            ..replaceable()
+        };
+        assert!(refused("a", summed).contains("no MD5"));
         let both = UploadConstraints {
             content_length: Some(1),
             ..large

@@ -29,6 +29,7 @@ pub async fn put(
         content_length,
         content_length_range,
         checksum_sha256,
+        checksum_md5,
         overwrite,
     } = constraints;
     if content_length_range.is_some() {
@@ -43,6 +44,7 @@ pub async fn put(
         .set_content_type(content_type.clone())
         .set_content_length(*content_length)
         .set_checksum_sha256(checksum_sha256.clone())
+        .set_content_md5(checksum_md5.clone())
         .set_if_none_match((*overwrite == Overwrite::Forbid).then(|| "*".to_owned()))
         .presigned(presigning)
         .await

@@ -11,17 +11,46 @@ use aws_sdk_s3::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::{DateOfAnswer, unreachable};
+use super::{DateOfAnswer, S3, lock, scoped::unconfined, unreachable};
 use crate::{
     api::Reason,
-    sign::{Finding, Probed},
+    sign::{Finding, Probed, SignError},
 };
 
 /// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.
 const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
 
+impl S3 {
+    /// Tries the store out with these settings and credentials.
+    pub(super) async fn try_out(&self) -> Probed {
+        let unusable = |finding| Probed {
+            finding,
+            skew: None,
+            refuses_unsigned: None,
+        };
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(SignError::Credentials { reason, message }) => {
+                return unusable(Finding::Broken(reason, message));
+            }
+            Err(e) => return unusable(Finding::Unreachable(e.to_string())),
+        };
+        let mut probed = probe(&session.talker, &self.store.bucket, self.probe_key()).await;
+        if probed.finding == Finding::Usable
+            && let Some(why) = unconfined(self, &session).await
+        {
+            probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
+        }
+        // What was seen once holds until something else is seen.
+        if probed.refuses_unsigned.is_some() {
+            *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
+        }
+        probed
+    }
+}
+
 /// Tries the bucket with two harmless requests at a key that is not there.
-pub async fn probe(client: &Client, bucket: &str, key: &str) -> Probed {
+async fn probe(client: &Client, bucket: &str, key: &str) -> Probed {
     let (mut finding, skew) = read(client, bucket, key).await;
     let mut refused = None;
     if finding == Finding::Usable {

@@ -146,11 +146,14 @@ def examine(check):
 
 
 def obeyed(headers, check):
-    """What the store makes of the headers, for an upload of `size` bytes onto an object that is there or not."""
+    """What the store makes of the headers, for an upload of `size` bytes, of the text `content`, onto an object that is there or not."""
     if (size_range := headers.get("x-goog-content-length-range")) and "size" in check:
         least, most = map(int, size_range.split(","))
         if not least <= check["size"] <= most:
             raise Refused("the size is out of range")
+    if (md5 := headers.get("content-md5")) and "content" in check:
+        if base64.b64encode(hashlib.md5(check["content"].encode()).digest()).decode() != md5:
+            raise Refused("the bytes are not those of the MD5")
     if headers.get("x-goog-if-generation-match") == "0" and check.get("exists"):
         raise Refused("the object is there already")
 

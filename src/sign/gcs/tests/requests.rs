@@ -191,10 +191,30 @@ async fn what_the_store_cannot_do_is_not_signed() {
         };
         assert!(refused(mode, both).await.contains("exclude"), "{mode:?}");
     }
+    let by_md5 = || UploadConstraints {
+        checksum_md5: Some("XUFAKrxLKna5cZ2REBfFkg==".into()),
+        overwrite: Overwrite::Allow,
+        ..UploadConstraints::default()
+    };
+    for mode in [UploadMode::PostForm, UploadMode::Resumable] {
+        assert!(refused(mode, by_md5()).await.contains("no checksum"), "{mode:?}");
+    }
+    let signed = sign("a", upload(UploadMode::Put, by_md5())).await.unwrap();
+    assert_eq!(
+        signed.headers,
+        [("content-md5".to_owned(), "XUFAKrxLKna5cZ2REBfFkg==".to_owned())]
+    );
+    assert!(
+        signed
+            .url
+            .expose()
+            .contains("&X-Goog-SignedHeaders=content-md5%3Bhost&")
+    );
     assert!(refused(UploadMode::PostForm, length(1)).await.contains("write-once"));
     let can = gcs(serde_json::json!({})).capabilities();
     let form = can.post_form.as_ref().unwrap();
     assert!(!can.enforced.contains(&Capability::ChecksumSHA256) && !form.contains(&Capability::ChecksumSHA256));
+    assert!(can.enforced.contains(&Capability::ChecksumMD5) && !form.contains(&Capability::ChecksumMD5));
     assert!(can.enforced.contains(&Capability::WriteOnce) && !form.contains(&Capability::WriteOnce));
 }
 

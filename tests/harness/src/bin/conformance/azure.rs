@@ -47,7 +47,7 @@ type Bend<'a> = &'a dyn Fn(&mut Request);
 
 type Cell = fn(&Servers<'_>, Column, &str) -> Option<Result<Outcome>>;
 
-const ROWS: [(&str, Cell); 17] = [
+const ROWS: [(&str, Cell); 18] = [
     ("method", method),
     ("the other verb", other_verb),
     ("key", another_blob),
@@ -89,6 +89,15 @@ const ROWS: [(&str, Cell); 17] = [
             n,
             json!({"constraints": {"checksumSHA256": sum}}),
             "(ChecksumSHA256)",
+        )
+    }),
+    ("`checksumMD5`", |s, c, n| {
+        refused(
+            s,
+            c,
+            n,
+            json!({"constraints": {"checksumMD5": "eB5eJF1ptWaXm4bijSPyxw=="}}),
+            "(ChecksumMD5)",
         )
     }),
     ("`x-ms-copy-source`, unsigned", copy_source),

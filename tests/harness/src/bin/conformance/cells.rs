@@ -23,12 +23,13 @@ pub struct Row {
     pub cells: fn(&Store, Column, &str) -> Option<Result<Outcome>>,
 }
 
-/// What good requests send, and the base64 of its SHA-256.
+/// What good requests send, and the base64 of its SHA-256 and of its MD5.
 pub const BODY: &[u8] = b"0123456789";
 const DIGEST: &str = "hNiYd/DUBB77a/kaFvAkjy/Vc+avBcGflr7bn4gveII=";
+const MD5: &str = "eB5eJF1ptWaXm4bijSPyxw==";
 
 /// Every row of the table.
-pub const ROWS: [Row; 15] = [
+pub const ROWS: [Row; 16] = [
     Row {
         name: "method",
         cells: method,
@@ -60,6 +61,10 @@ pub const ROWS: [Row; 15] = [
     Row {
         name: "`checksumSHA256`",
         cells: checksum,
+    },
+    Row {
+        name: "`checksumMD5`",
+        cells: md5,
     },
     Row {
         name: "`overwrite: Forbid`",
@@ -335,6 +340,28 @@ fn checksum(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>
         (&without, b"0123456780"),
     ];
     (column != Column::Get).then(|| held(store, column, name, spec, &bends))
+}
+
+fn md5(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let same = |_: &mut Request| {};
+    // Of other bytes, so that the store would find nothing wrong with them.
+    let other = |r: &mut Request| {
+        *r.header("content-md5") = "nkbQJIkNPGxZeaIg7Pu4zQ==".into();
+    };
+    let without = |r: &mut Request| {
+        r.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-md5"));
+    };
+    let spec = with(column, json!({"checksumMD5": MD5}));
+    let bends: [Bend<'_>; 3] = [
+        (&same, b"0123456780"),
+        (&other, b"0123456780"),
+        (&without, b"0123456780"),
+    ];
+    match column {
+        Column::Get => None,
+        Column::Put => Some(held(store, column, name, spec, &bends)),
+        Column::Form => Some(refused(store, column, name, spec, "ChecksumMD5")),
+    }
 }
 
 fn write_once(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {

@@ -89,7 +89,7 @@ pub fn rows(valet: &Path) -> Result<Vec<Row>> {
 }
 
 /// Every row of the table.
-const ROWS: [Tries; 15] = [
+const ROWS: [Tries; 16] = [
     ("method", |column| {
         Try::Bends(
             plain(column),
@@ -192,6 +192,28 @@ const ROWS: [Tries; 15] = [
     ("`checksumSHA256`", |column| match column {
         Column::Get => Try::Nothing,
         _ => Try::Refused(with(column, json!({"checksumSHA256": DIGEST})), "ChecksumSHA256"),
+    }),
+    ("`checksumMD5`", |column| match column {
+        Column::Get => Try::Nothing,
+        Column::Put => Try::Bends(
+            with(column, json!({"checksumMD5": "eB5eJF1ptWaXm4bijSPyxw=="})),
+            &[
+                |b| b.body = b"0123456780",
+                // Of other bytes, so that the store would find nothing wrong with them.
+                |b| {
+                    b.body = b"0123456780";
+                    *b.request.header("content-md5") = "nkbQJIkNPGxZeaIg7Pu4zQ==".into();
+                },
+                |b| {
+                    b.body = b"0123456780";
+                    b.request.headers.retain(|(name, _)| name != "content-md5");
+                },
+            ],
+        ),
+        Column::Form => Try::Refused(
+            with(column, json!({"checksumMD5": "eB5eJF1ptWaXm4bijSPyxw=="})),
+            "ChecksumMD5",
+        ),
     }),
     ("`overwrite: Forbid`", |column| match column {
         Column::Get => Try::Nothing,
@@ -378,7 +400,7 @@ impl Store<'_> {
         let request = &bent.request;
         let mut question = json!({
             "key_file": KEY, "account": ACCOUNT, "now": i64::try_from(now).unwrap_or(i64::MAX) + bent.later,
-            "size": bent.body.len(), "exists": bent.exists, "method": request.method, "headers": request.headers,
+            "size": bent.body.len(), "content": String::from_utf8_lossy(bent.body), "exists": bent.exists, "method": request.method, "headers": request.headers,
             "url": request.url, "bucket": BUCKET,
         });
         if request.fields.is_empty() {
@@ -416,6 +438,7 @@ them, is a test (`tests/google/signatures.rs`), and so are Google's own conforma
 | row | the bad requests |
 |---|---|
 | `contentLengthRange` | also: another range in the header; no such header |
+| `checksumMD5` | other bytes; other bytes and their own checksum; other bytes and none |
 | `overwrite: Forbid` | a second upload; one without the header that says so |
 | `response` other than type and disposition | Google has no others |
 | fields that the form has not | metadata, an ACL, another status |

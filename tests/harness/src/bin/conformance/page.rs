@@ -30,6 +30,7 @@ What the rows try:
 | `contentLength` | a byte less, a byte more, none |
 | `contentLengthRange` | a byte less than the least, a byte more than the most |
 | `checksumSHA256` | other bytes; other bytes and their own checksum; other bytes and none |
+| `checksumMD5` | the same |
 | `overwrite: Forbid` | a second upload; one without the header that says so |
 | `response` | another type to answer with |
 | `version` | another version; none |

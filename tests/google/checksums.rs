@@ -1,0 +1,33 @@
+//! An upload that is held to its bytes.
+
+use serde_json::json;
+
+use crate::flow::{SERVER, message, tenant};
+
+/// An upload that is held to its bytes completes by them, and not by others that somebody else put there.
+#[test]
+fn by_md5() {
+    let t = tenant("gcs-md5");
+    let _operator = t.operator();
+    // Of `a,b,c`.
+    let sum = "pExWyBd+MtNhOYj026eWLg==";
+    let md5 = json!({"constraints": {"checksumMD5": sum}});
+    t.apply(&[
+        t.grant("UploadGrant", "up", md5.clone()),
+        t.grant("UploadGrant", "taken", md5),
+    ]);
+    for name in ["up", "taken"] {
+        t.reason(&format!("ug/{name}"), "Issued");
+        assert!(t.mount(name).files["headers"].starts_with(&format!("content-md5: {sum}\n")));
+    }
+    assert_eq!(t.mount("up").upload(&t.file("f", b"a,b,c")).0, 200);
+    let grant = t.reason("ug/up", "Completed");
+    assert_eq!(grant["status"]["object"]["checksumMD5"], sum);
+    SERVER.put(t.name(), &t.key("taken"), b"c,b,a").unwrap();
+    let other = t.reason("ug/taken", "ObjectMismatch");
+    assert!(
+        message(&other).contains(&format!("instead of {sum}")),
+        "{}",
+        message(&other)
+    );
+}
