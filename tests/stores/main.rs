@@ -2,6 +2,7 @@
 //! obeys headers which nobody signed.
 
 mod fifteen;
+mod inward;
 mod lent;
 mod moving;
 mod parts;
