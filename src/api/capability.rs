@@ -26,6 +26,8 @@ pub enum Capability {
     Version,
     /// A download's response headers are part of the signature.
     ResponseHeaders,
+    /// An upload that is for everything below a key reaches nothing else, however the object's key is spelled.
+    KeyPrefix,
     /// An upload can do nothing that was not signed: the store refuses headers that are not part of the signature, or
     /// the credentials that sign can do nothing else.
     SignedHeadersOnly,
@@ -43,6 +45,7 @@ impl Capability {
             Self::WriteOnce => "WriteOnce",
             Self::Version => "Version",
             Self::ResponseHeaders => "ResponseHeaders",
+            Self::KeyPrefix => "KeyPrefix",
             Self::SignedHeadersOnly => "SignedHeadersOnly",
         }
     }

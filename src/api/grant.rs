@@ -48,6 +48,18 @@ impl Ask {
         }
     }
 
+    /// Whether the key may end with '/' and stand for everything below it.
+    pub fn takes_prefix(&self) -> bool {
+        let by_form = matches!(
+            self,
+            Self::Upload {
+                mode: UploadMode::PostForm,
+                ..
+            }
+        );
+        by_form || self.is_for_credentials()
+    }
+
     /// The parts in which the object comes, if it does.
     pub fn parts(&self) -> Option<Parts> {
         match self {

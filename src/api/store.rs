@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 mod azure;
 mod choices;
+mod credentials;
 mod gcs;
 mod place;
 mod size;
@@ -14,6 +15,7 @@ mod status;
 
 pub use azure::{AzureBlobCredentials, AzureBlobStore};
 pub use choices::{Permission, ShortSessions};
+pub use credentials::{AssumeRole, S3Credentials};
 pub use gcs::{GcsCredentials, GcsStore, ResumableUploads};
 pub use place::Place;
 pub use size::ByteSize;
@@ -179,6 +181,7 @@ pub struct ClusterObjectStoreSpec {
 /// A bucket of Amazon S3 or of a store that speaks its protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.credentials) || !has(self.credentials.assumeRole) || !has(self.credentials.assumeRole.kmsKeyArn) || self.credentials.assumeRole.kmsKeyArn.contains(':kms:' + self.region + ':')").message("credentials.assumeRole.kmsKeyArn is a key of another region than the bucket's, and S3 takes only keys of the bucket's region"))]
 pub struct S3Store {
     /// Name of the bucket. Example: media
     #[schemars(length(min = 3, max = 63))]
@@ -241,60 +244,6 @@ pub enum AddressingStyle {
     VirtualHost,
     #[allow(missing_docs)]
     Path,
-}
-
-/// Where S3 credentials come from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.assumeRole)").message("credentials says nothing about where they come from: set secretRef, assumeRole or both, or leave credentials out for the operator's own"))]
-pub struct S3Credentials {
-    /// The Secret with the access key: data AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for temporary
-    /// credentials also AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION (RFC 3339). Of a ClusterObjectStore: in
-    /// the operator's namespace; of an ObjectStore: in the store's own. Absent: the AWS SDK's default chain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<SecretRef>,
-
-    /// Sign each key with temporary credentials of its own, which can do nothing but what the grant says: the
-    /// credentials above, or the operator's own, assume this role for every key, with a session policy for the one
-    /// object. Takes one call of STS a key. It is what makes keys safe on a store that obeys headers which are not
-    /// signed (see status.conditions, UnsignedHeadersRefused).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub assume_role: Option<AssumeRole>,
-}
-
-/// A role that is assumed for every key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AssumeRole {
-    /// The role. Stores that know no roles (MinIO) want none: there, the access key's own rights are narrowed.
-    /// Example: arn:aws:iam::123456789012:role/valet
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 20, max = 2048))]
-    #[x_kube(validation = Rule::new(r"self.matches('^arn:[a-z0-9-]+:iam::[0-9]*:role/[!-~]+$')").message("roleArn is not the ARN of a role; write it as arn:aws:iam::123456789012:role/NAME"))]
-    pub role_arn: Option<String>,
-
-    /// What the role's trust policy asks for as sts:ExternalId.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 1224))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("externalId has a character that STS does not take: use letters, digits and + = , . @ : / _ -"))]
-    pub external_id: Option<String>,
-
-    /// The longest session that the role allows, in seconds, and so the longest that a key can live. AWS: 900 to
-    /// 43200, and never more than 3600 where the credentials above are temporary themselves. Default: 3600.
-    #[serde(default = "default_session")]
-    #[schemars(range(min = 900, max = 43_200))]
-    pub duration_seconds: i64,
-
-    /// Where STS is: scheme, host and port, no path. Default: spec.s3.endpoint, or Amazon's endpoint for the region.
-    /// Example: https://sts.eu-west-1.amazonaws.com
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("assumeRole.endpoint must be scheme, host and port only, as in https://sts.eu-west-1.amazonaws.com: no path, user or query"))]
-    pub endpoint: Option<String>,
-}
-
-fn default_session() -> i64 {
-    3600
 }
 
 /// What to do where the store obeys headers that are not signed.

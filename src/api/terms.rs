@@ -16,8 +16,8 @@ pub struct Terms {
     /// The object's key in the bucket, whole, as the store will see it: no part of it is filled in. An access
     /// rule of the store must allow it. At most 1024 bytes in UTF-8. It may not start with '/', nor have
     /// an empty ('//'), '.' or '..' segment in any spelling ('%2e' included), nor control characters, since
-    /// stores, proxies and clients disagree on what those mean. Only with mode: Credentials may it end with '/': then
-    /// it stands for every key below it. Cannot change.
+    /// stores, proxies and clients disagree on what those mean. Only with mode: Credentials, and mode: PostForm for
+    /// uploads, may it end with '/': then it stands for every key below it. Cannot change.
     /// Example: tenants/web/users/42/avatar.png
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(

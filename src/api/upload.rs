@@ -57,7 +57,7 @@ use super::{Ask, Grant, GrantStatus, Multipart, Operation, Terms, rules::Rules};
 #[x_kube(
     validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("constraints say what the grant permits and cannot be added or removed; make a new grant"),
     validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("key contains ${filename}, which stores replace by the name of the file when it comes in a form; name the object otherwise, or use mode: Put"),
-    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode == 'Credentials')").message("key ends with '/', which stands for everything below it: that takes mode: Credentials; name one object as 'folder/file', or set the mode"),
+    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode in ['PostForm', 'Credentials'])").message("key ends with '/', which stands for everything below it: that takes mode: PostForm or Credentials; name one object as 'folder/file', or set the mode"),
     validation = Rule::new("has(self.multipart) == has(oldSelf.multipart)").message("multipart says how the object is cut and cannot be added or removed; make a new grant"),
     validation = Rule::new("!has(self.multipart) || (has(self.mode) && self.mode == 'Multipart')").message("multipart is for mode: Multipart; set that, or leave multipart out"),
     validation = Rule::new("!(has(self.mode) && self.mode == 'Multipart') || (has(self.constraints) && (has(self.constraints.contentLength) || has(self.constraints.contentLengthRange)))").message("mode: Multipart needs constraints.contentLength or contentLengthRange, which say how many parts there are; set one of them"),
@@ -74,7 +74,8 @@ pub struct UploadGrantSpec {
 
     /// How the object is uploaded: Put, PostForm, Multipart, Resumable or Credentials. Put: one PUT request, as curl
     /// --upload-file sends it; can be write-once. PostForm: an HTML form of a browser, or curl --form; can be held to a
-    /// range of sizes, but cannot be write-once, so it needs constraints.overwrite: Allow. Both take at most 5 GiB.
+    /// range of sizes, but cannot be write-once, so it needs constraints.overwrite: Allow; if the key ends with '/', it
+    /// takes any number of objects below it, each held to the constraints. Both take at most 5 GiB.
     /// Multipart: a large object in parts, each with a URL of its own, sent by upload.sh from the Secret or by any client
     /// that reads parts.json; up to 2500 GiB; Valet puts the object together when all parts have come. Right from about 100
     /// MB on, and needed above 5 GiB. Resumable, on Google Cloud Storage if the store's owner allows it: a large object in

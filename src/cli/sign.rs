@@ -253,8 +253,14 @@ async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -
     let wanted = settings.wanted_in_environment();
     let account = settings.with_environment(&store::Environment::default()).await;
     let provider = account.connect(None);
+    // As the operator found it that the document comes from.
+    if let Some(status) = store.store_status() {
+        provider.recall(&status.capabilities);
+    }
     let credentials_expire = provider.credentials_expire().await.map_err(|e| match e {
-        SignError::Credentials { .. } => format!("there are no credentials in the environment; {wanted}"),
+        SignError::Credentials { message, .. } => {
+            format!("there are no credentials in the environment; {wanted} ({message})")
+        }
         e => e.to_string(),
     })?;
     let labels: BTreeMap<String, String> = documents

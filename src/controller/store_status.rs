@@ -275,6 +275,9 @@ fn describe_canary(status: &mut StoreStatus, canary: Option<&Tried>, now: Timest
             ("True", Reason::KeysEnforced, message)
         }
     };
+    for lacking in &found.without {
+        message += &format!("; without {lacking}");
+    }
     for untried in &found.untried {
         message += &format!("; not tried: {untried}");
     }

@@ -187,8 +187,17 @@ impl Stores {
             .trial
             .result(provider.as_ref(), request, age_for_grants)
             .await;
-        let untried = outcome.untried(provider.as_ref(), request).map(str::to_owned);
+        let untried = outcome.untried(provider.as_ref()).map(str::to_owned);
         if let Finding::Broken(reason, message) = outcome.probed.finding {
+            return self.unusable(reason, message, rules.clone(), namespace).await;
+        }
+        // Whoever wants a store tried out wants no keys before: some would be weaker than their grants, and some that are out
+        // would be withdrawn since nobody has tried yet.
+        if let (Finding::Unreachable(why), Some(_), None) =
+            (&outcome.probed.finding, &connection.canary_request, &outcome.canary)
+        {
+            let message = format!("it is to be tried out with real keys first, and does not answer: {why}");
+            let reason = Reason::StoreUnreachable;
             return self.unusable(reason, message, rules.clone(), namespace).await;
         }
         if let Some(message) = outcome.canary.and_then(|c| c.found.worthless) {

@@ -95,14 +95,12 @@ impl Trial {
 
 impl Outcome {
     /// Why it is not known yet what the store holds keys to, where that has to be seen: it has not answered, neither now
-    /// nor before. Of a round trip that somebody asked for: it could not be made.
-    pub fn untried(&self, provider: &dyn Provider, request: Option<&String>) -> Option<&str> {
-        let Finding::Unreachable(why) = &self.probed.finding else {
-            return None;
-        };
-        let is_unseen = !self.has_answered && provider.rests_on_trial();
-        let is_wanted = request.is_some() && self.canary.is_none();
-        (is_unseen || is_wanted).then_some(why)
+    /// nor before.
+    pub fn untried(&self, provider: &dyn Provider) -> Option<&str> {
+        match &self.probed.finding {
+            Finding::Unreachable(why) if !self.has_answered && provider.rests_on_trial() => Some(why),
+            _ => None,
+        }
     }
 }
 
@@ -189,22 +187,15 @@ mod tests {
     async fn a_store_is_untried_until_it_answers() {
         let away = || Finding::Unreachable("away".into());
         let (store, trial) = (Store(Mutex::new(away())), Trial::default());
-        let untried = async |request: Option<&String>| {
-            let outcome = trial.result(&store, request, AT_ONCE).await;
-            outcome.untried(&store, request).map(str::to_owned)
+        let untried = async || {
+            let outcome = trial.result(&store, None, AT_ONCE).await;
+            outcome.untried(&store).map(str::to_owned)
         };
-        assert_eq!(untried(None).await.as_deref(), Some("away"));
+        assert_eq!(untried().await.as_deref(), Some("away"));
         *store.0.lock().unwrap() = Finding::Usable;
-        assert_eq!(untried(None).await, None);
+        assert_eq!(untried().await, None);
         // What was seen once holds while it is away.
         *store.0.lock().unwrap() = away();
-        assert_eq!(untried(None).await, None);
-        // But for a round trip that was wanted and never made.
-        let request = "again".to_owned();
-        assert_eq!(untried(Some(&request)).await.as_deref(), Some("away"));
-        *store.0.lock().unwrap() = Finding::Usable;
-        assert_eq!(untried(Some(&request)).await, None);
-        *store.0.lock().unwrap() = away();
-        assert_eq!(untried(Some(&request)).await, None);
+        assert_eq!(untried().await, None);
     }
 }

@@ -1,17 +1,15 @@
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::{Selector, SelectorExt};
-
 use super::{
     facts::{GrantFacts, RulesView, StoreView},
     key::ObjectKey,
     lending::lends,
-    media::matches_type,
+    media_type::matches_type,
+    selector::selects,
 };
 use crate::api::{
     AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, MAX_PARTS, Namespaces, Operation,
-    Overwrite, Reason, ResponseHeaders, UploadConstraints, UploadMode,
+    Overwrite, Reason, ResponseHeaders, UploadConstraints, UploadMode, annotation,
 };
 
 /// Why a grant gets no key, for conditions and events.
@@ -54,7 +52,7 @@ pub(super) fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<(), 
 }
 
 fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
-    let parse = if grant.ask.is_for_credentials() {
+    let parse = if grant.ask.takes_prefix() {
         ObjectKey::parse_scope
     } else {
         ObjectKey::parse
@@ -62,10 +60,11 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
     parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))
 }
 
-/// What the constraints need of the store.
-fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
-    let all: &[(bool, Capability, &'static str)] = match ask {
+/// What the key and the constraints need of the store.
+fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
+    let all: &[(bool, Capability, &'static str)] = match &grant.ask {
         Ask::Upload {
+            mode,
             constraints:
                 UploadConstraints {
                     content_type,
@@ -77,6 +76,12 @@ fn needs(ask: &Ask) -> Vec<(Capability, &'static str)> {
                 },
             ..
         } => &[
+            (
+                // What is lent says which keys it is for in its own way.
+                *mode == UploadMode::PostForm && grant.terms.is_prefix(),
+                Capability::KeyPrefix,
+                "a spec.key that ends with '/'",
+            ),
             (
                 content_type.is_some(),
                 Capability::ContentType,
@@ -252,7 +257,14 @@ fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
             format!("{store} takes no {what}; set spec.mode to Put, or use another store"),
         ));
     };
-    if let Some((capability, field)) = needs(&grant.ask).into_iter().find(|(c, _)| !enforced.contains(c)) {
+    if let Some((capability, field)) = needs(grant).into_iter().find(|(c, _)| !enforced.contains(c)) {
+        if capability == Capability::KeyPrefix {
+            let message = format!(
+                "{store} is not known to keep a POST form to what is below spec.key (KeyPrefix); name one object, or ask the store's owner, who can have that tried with real keys (annotation {}) and reads the result in the store's condition KeysEnforced",
+                annotation::CANARY_REQUESTED_AT
+            );
+            return Err(Refusal::new(Reason::CapabilityMissing, message));
+        }
         if capability == Capability::SignedHeadersOnly {
             let form = can.post_form.as_ref().is_some_and(|f| f.contains(&capability));
             let or_form = if form {
@@ -381,16 +393,6 @@ fn allowed(
 
 pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
     namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
-}
-
-fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    // A selector that is none chooses nobody: an unknown operator, or values where there can be none and the
-    // reverse. The schema of selectors lets those through, and `NotIn` without values would choose everybody.
-    let is_selector = selector.match_expressions.iter().flatten().all(|r| {
-        let has_values = r.values.as_ref().is_some_and(|v| !v.is_empty());
-        has_values == matches!(r.operator.as_str(), "In" | "NotIn")
-    });
-    is_selector && Selector::try_from(selector.clone()).is_ok_and(|s| s.matches(labels))
 }
 
 /// The rule's prefix with its one variable filled in.

@@ -262,6 +262,11 @@ impl Judge<'_> {
         };
         let verb = if self.is_upload() { "uploading" } else { "downloading" };
         let name = self.g.secret_name();
+        let so_often = if self.is_upload() && !self.awaits_object() {
+            "; it writes any number of objects below spec.key"
+        } else {
+            ""
+        };
         let renewal = self.renewal_at(key);
         let situation = Situation {
             active: true,
@@ -271,7 +276,10 @@ impl Judge<'_> {
             renewal_failing: self.renewal_failing(key, trouble),
             ..Situation::of(
                 Reason::Issued,
-                format!("the key for {verb} is in Secret {name} until {}", key.expires_at),
+                format!(
+                    "the key for {verb} is in Secret {name} until {}{so_often}",
+                    key.expires_at
+                ),
                 Some(key),
             )
         };

@@ -19,6 +19,8 @@ pub struct Canary {
     pub worthless: Option<String>,
     /// What could not be tried, and why. No secrets.
     pub untried: Vec<String>,
+    /// What does not hold and can go without saying of a store, and what shows it, for a person.
+    pub without: Vec<String>,
     /// Whether the store went away meanwhile, so that it is worth to try again soon.
     pub interrupted: bool,
     /// What was written and could not be deleted again.
@@ -49,6 +51,11 @@ impl Missing {
 }
 
 impl Canary {
+    /// Whether this was tried and holds.
+    pub fn holds(&self, promise: Missing) -> bool {
+        self.held.contains(&promise.name())
+    }
+
     /// Takes away from what a store is thought to enforce what it does not.
     pub fn narrow(&self, can: &mut Capabilities) {
         for missing in &self.missing {

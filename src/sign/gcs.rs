@@ -276,6 +276,8 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
+                // A key is bytes to Google, and '..' in it a name like others.
+                Capability::KeyPrefix,
                 // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
                 Capability::SignedHeadersOnly,
             ]

@@ -51,8 +51,11 @@ pub enum Unanswered {
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Slow,
     /// No connection, or one that broke.
-    #[error("the connection failed (refused, reset, TLS, or the host is not known)")]
+    #[error("the connection failed (refused, reset, no TLS, or the host is not known)")]
     Connection,
+    /// Somebody is there, and does not prove who.
+    #[error("{0}")]
+    Untrusted(&'static str),
     /// Nothing to check certificates with.
     #[error("this machine has no certificate authorities, so no TLS is possible")]
     Rootless,
@@ -120,6 +123,9 @@ fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     if let Some(inward) = causes().find_map(|e| e.downcast_ref::<Inward>()) {
         return Unanswered::Inward(inward.clone());
     }
+    if let Some(why) = untrusted(error) {
+        return Unanswered::Untrusted(why);
+    }
     let hyper = causes().find_map(|e| e.downcast_ref::<hyper::Error>());
     match hyper {
         Some(e) if e.is_parse() => Unanswered::Malformed,
@@ -133,6 +139,27 @@ pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
     let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default();
     let host = host.to_ascii_lowercase();
     domains.iter().any(|domain| host.ends_with(domain))
+}
+
+/// What is wrong with a server's certificate, if that is why there is no connection. Of what the certificate says nothing is
+/// repeated: a stranger has written it.
+pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    // rustls' words for it; its error types come through two versions of the library, and as text through io::Error.
+    let said = std::iter::successors(Some(error), |e| e.source()).find_map(|e| {
+        let text = e.to_string();
+        let (_, why) = text.split_once("invalid peer certificate: ")?;
+        Some(why.to_ascii_lowercase())
+    })?;
+    Some(match said {
+        said if said.starts_with("unknownissuer") => {
+            "its TLS certificate is from an authority that the operator does not know; to trust one of your own, mount it and set SSL_CERT_FILE"
+        }
+        said if said.contains("expired") => "its TLS certificate is over; renew it",
+        said if said.contains("not valid for name") || said.starts_with("notvalidforname") => {
+            "its TLS certificate is for another name than that of the endpoint"
+        }
+        _ => "its TLS certificate is not valid",
+    })
 }
 
 /// Whether what is sent there is for nobody else to read: https, or this machine itself.
@@ -170,5 +197,37 @@ impl Service<Name> for Resolver {
             Ok(addresses.into_iter())
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words of rustls 0.23 (`CertificateError`), as they come through an error of the connection.
+    #[test]
+    fn what_is_wrong_with_a_certificate() {
+        for (said, told) in [
+            (
+                "invalid peer certificate: UnknownIssuer",
+                "that the operator does not know",
+            ),
+            (
+                "invalid peer certificate: certificate expired: verification time 1795500000 (UNIX), but certificate is not valid after 1795400000 (100000 seconds ago)",
+                "is over",
+            ),
+            (
+                "invalid peer certificate: certificate not valid for name \"s3.internal\"; certificate is only valid for DnsName(\"evil\")",
+                "for another name",
+            ),
+            ("invalid peer certificate: BadSignature", "is not valid"),
+        ] {
+            let found = untrusted(&io::Error::new(io::ErrorKind::InvalidData, said));
+            assert!(
+                found.is_some_and(|why| why.contains(told) && !why.contains("evil")),
+                "{said}: {found:?}"
+            );
+        }
+        assert_eq!(untrusted(&io::Error::other("connection refused")), None);
     }
 }

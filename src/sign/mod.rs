@@ -91,7 +91,7 @@ pub trait Provider: Send + Sync {
         false
     }
 
-    /// Tries out with real keys what the store enforces: some two dozen requests, which leave nothing behind. What it finds
+    /// Tries out with real keys what the store enforces: some three dozen requests, which leave nothing behind. What it finds
     /// missing is from then on missing in [`Provider::capabilities`], too.
     fn canary(&self) -> BoxFuture<'_, Canary> {
         let untried = vec![format!(
@@ -102,6 +102,12 @@ pub trait Provider: Send + Sync {
             untried,
             ..Canary::default()
         }))
+    }
+
+    /// What somebody else found the store to enforce, by the names in `status.capabilities`. It is believed of what can only
+    /// be tried.
+    fn recall(&self, capabilities: &[String]) {
+        let _ = capabilities;
     }
 
     /// Looks whether the object is in the store, with one request of at most some seconds.

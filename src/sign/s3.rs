@@ -2,7 +2,10 @@
 //! forms.
 
 mod answers;
+mod below;
+mod can;
 mod canary;
+mod confined;
 mod form;
 mod lent;
 mod multipart;
@@ -12,7 +15,10 @@ mod scoped;
 mod session;
 
 use std::{
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -32,9 +38,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use answers::{DateOfAnswer, absence, refused, tag_as_md5, unreachable};
+use below::BELOW;
 use session::{Clients, Session, Sessions};
 
-use super::{Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::is_of};
+use super::{Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
@@ -54,8 +61,6 @@ const MAX_KEY_BYTES: usize = 1024;
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the store is tried out, unless it says otherwise.
 const PROBE_KEY: &str = "valet-probe";
-/// Amazon's own endpoints.
-const AMAZONS_OWN: &[&str] = &[".amazonaws.com", ".amazonaws.com.cn"];
 /// The longest session that a session may have made, in seconds (IAM User Guide, "Roles terms and concepts": role
 /// chaining).
 const LONGEST_CHAINED: i64 = 3600;
@@ -73,6 +78,8 @@ pub struct S3 {
     canary: Mutex<Option<Canary>>,
     /// Whether sessions were seen to be held to their policies.
     confined: AtomicBool,
+    /// Whether somebody else found that its forms keep to a prefix.
+    keeps_below: AtomicBool,
     /// Whether entity tags are MD5s, as far as that trip saw it.
     tags_are_md5: Mutex<Option<bool>>,
 }
@@ -82,57 +89,7 @@ impl S3 {
     /// its requests may go. Nothing is read or sent yet.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
         let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
-        let capabilities = Arc::new(Capabilities {
-            enforced: [
-                Capability::ContentType,
-                Capability::ContentLength,
-                Capability::ChecksumSHA256,
-                Capability::ChecksumMD5,
-                Capability::WriteOnce,
-                Capability::Version,
-                Capability::ResponseHeaders,
-                Capability::SignedHeadersOnly,
-            ]
-            .into(),
-            post_form: Some(
-                [
-                    Capability::ContentType,
-                    Capability::ContentLength,
-                    Capability::ContentLengthRange,
-                    Capability::ChecksumSHA256,
-                    // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
-                    Capability::SignedHeadersOnly,
-                ]
-                .into(),
-            ),
-            // What a session policy says: which verb on which keys, until when.
-            credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
-            // The store holds each part to its size where that is known, and Valet the whole before it puts it together. The
-            // checksum of an object in parts is one of its parts' checksums.
-            multipart: Some(
-                [
-                    Capability::ContentType,
-                    Capability::ContentLength,
-                    Capability::ContentLengthRange,
-                    Capability::WriteOnce,
-                    Capability::SignedHeadersOnly,
-                ]
-                .into(),
-            ),
-            resumable: None,
-            max_expiration_seconds: MAX_EXPIRES_SECONDS,
-            max_upload_bytes: MAX_PUT_BYTES,
-            max_key_bytes: MAX_KEY_BYTES,
-            revocation: match role {
-                Some(AssumeRole { role_arn: Some(_), .. }) => {
-                    "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
-                }
-                Some(_) => {
-                    "disable the access key that asks for the sessions, which ends every other key of theirs, too"
-                }
-                None => "disable the access key that signed, which ends every other key that it signed, too",
-            },
-        });
+        let capabilities = Arc::new(can::of(role));
         Self {
             store,
             sessions: Sessions::new(credentials),
@@ -141,6 +98,7 @@ impl S3 {
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
             confined: AtomicBool::new(false),
+            keeps_below: AtomicBool::new(false),
             tags_are_md5: Mutex::new(None),
         }
     }
@@ -255,20 +213,23 @@ impl Provider for S3 {
     fn capabilities(&self) -> Arc<Capabilities> {
         let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
         let is_safe = self.is_safe();
-        let canary = lock(&self.canary).clone().filter(|c| !c.missing.is_empty());
-        if canary.is_none() && (!obeys_unsigned || is_safe) {
+        let canary = lock(&self.canary).clone().unwrap_or_default();
+        let keeps_below =
+            below::is_amazons(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
+        if canary.missing.is_empty() && !keeps_below && (!obeys_unsigned || is_safe) {
             return self.capabilities.clone();
         }
         let mut can = (*self.capabilities).clone();
+        if keeps_below && let Some(form) = &mut can.post_form {
+            form.insert(Capability::KeyPrefix);
+        }
         if obeys_unsigned && !is_safe {
             can.enforced.remove(&Capability::SignedHeadersOnly);
             can.multipart
                 .as_mut()
                 .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
         }
-        if let Some(canary) = canary {
-            canary.narrow(&mut can);
-        }
+        canary.narrow(&mut can);
         Arc::new(can)
     }
 
@@ -400,10 +361,15 @@ impl Provider for S3 {
                 ..
             } = &self.store;
             let role = self.role().map(|role| (&role.role_arn, &role.endpoint));
-            let place = format!(
+            let mut place = format!(
                 "{bucket}\n{region}\n{addressing_style:?}\n{:?}\n{role:?}",
                 self.public_endpoint()
             );
+            // What was signed without the right to use it does not work. Stores without one keep the print that they had.
+            if let Some(key) = self.role().and_then(|role| role.kms_key_arn.as_ref()) {
+                place.push('\n');
+                place.push_str(key);
+            }
             Ok(Some(lent::fingerprint(&session.credentials, &place, salt)))
         }
         .boxed()
@@ -415,8 +381,7 @@ impl Provider for S3 {
 
     fn rests_on_trial(&self) -> bool {
         // Amazon refuses them ("Authenticating Requests: Using Query Parameters", signed headers).
-        let is_amazons = self.store.endpoint.as_deref().is_none_or(|e| is_of(e, AMAZONS_OWN));
-        !self.is_safe() && !is_amazons
+        !self.is_safe() && !below::is_amazons(&self.store)
     }
 
     fn canary(&self) -> BoxFuture<'_, Canary> {
@@ -433,6 +398,11 @@ impl Provider for S3 {
             found
         }
         .boxed()
+    }
+
+    fn recall(&self, capabilities: &[String]) {
+        let keeps = capabilities.iter().any(|name| *name == BELOW.name());
+        self.keeps_below.store(keeps, Ordering::Relaxed);
     }
 
     fn multipart(&self) -> Option<&dyn Multipart> {

@@ -8,6 +8,25 @@ use crate::{
     world::SOON,
 };
 
+/// Sends a request to where notifications are taken: the status, and body or headers.
+fn ask(port: u16, method: &str, headers: &[String], body: &str) -> (u16, String) {
+    let mut command = process::clean(std::process::Command::new("curl"));
+    command.args(["--silent", "--write-out", "\n%{http_code}", "--request", method]);
+    for header in headers {
+        command.args(["--header", header]);
+    }
+    if method == "OPTIONS" {
+        command.args(["--dump-header", "-", "--output", "/dev/null"]);
+    } else {
+        command.args(["--data-binary", "@-"]);
+    }
+    command.arg(format!("http://127.0.0.1:{port}/notifications"));
+    let output = process::run(command, body.as_bytes(), SOON).expect("curl runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').expect("curl says the status");
+    (status.parse::<u16>().expect("a status"), body.to_owned())
+}
+
 /// Event Grid asks first whether it may send, and is answered; then its news are taken.
 #[test]
 fn event_grid() {
@@ -21,21 +40,8 @@ fn event_grid() {
         &format!("--notifications-token-file={}", tokens.display()),
     ]);
     let post = |token: &str, body: &Value| {
-        let mut command = process::clean(std::process::Command::new("curl"));
-        command
-            .args([
-                "--silent",
-                "--write-out",
-                "\n%{http_code}",
-                "--header",
-                "aeg-event-type: Notification",
-            ])
-            .args(["--header", &format!("X-Api-Key: {token}"), "--data-binary", "@-"])
-            .arg(format!("http://127.0.0.1:{port}/notifications"));
-        let output = process::run(command, body.to_string().as_bytes(), SOON).expect("curl runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (body, status) = text.rsplit_once('\n').expect("curl says the status");
-        (status.parse::<u16>().expect("a status"), body.to_owned())
+        let headers = [format!("X-Api-Key: {token}"), "aeg-event-type: Notification".into()];
+        ask(port, "POST", &headers, &body.to_string())
     };
     let validation = json!([{
         "id": "1", "topic": "t", "subject": "", "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
@@ -72,4 +78,103 @@ fn event_grid() {
         metrics.contains("valet_notifications_total{outcome=\"accepted\"} 1"),
         "{metrics}"
     );
+}
+
+/// The same in the schema of CloudEvents, whose question is another one.
+#[test]
+fn event_grid_by_cloud_events() {
+    let on = OnAzure::new("azcloud", &BY_KEY);
+    let t = &on.t;
+    let token = "6f2d1c9ad0b84f7e-notify";
+    let tokens = t.file("tokens", token.as_bytes());
+    let port = net::free_port().unwrap();
+    let operator = t.operator_with(&[
+        &format!("--notifications-address=127.0.0.1:{port}"),
+        &format!("--notifications-token-file={}", tokens.display()),
+    ]);
+    let key = |token: &str| format!("X-Api-Key: {token}");
+    let permit = |origin: &str, more: &[String]| {
+        let origin = format!("WebHook-Request-Origin: {origin}");
+        ask(port, "OPTIONS", &[&[origin], more].concat(), "")
+    };
+    // Event Grid is answered, with the token or without; others only with it; and nobody who does not say a name.
+    for more in [&[][..], &[key(token)], &[key("somebody-elses-token")]] {
+        let (status, said) = permit("eventgrid.azure.net", more);
+        assert_eq!(status, 200, "{said}");
+        assert!(
+            said.contains("webhook-allowed-origin: eventgrid.azure.net") && said.contains("webhook-allowed-rate: *"),
+            "{said}"
+        );
+    }
+    for (origin, more, status) in [
+        ("events.example", vec![key(token)], 200),
+        ("events.example", vec![], 401),
+        ("events.example", vec![key("somebody-elses-token")], 401),
+        ("eventgrid.azure.net.example", vec![], 401),
+        ("*", vec![key(token)], 400),
+        ("a b", vec![key(token)], 400),
+        ("a,b", vec![key(token)], 400),
+    ] {
+        let (answered, said) = permit(origin, &more);
+        assert_eq!(answered, status, "{origin}");
+        assert_eq!(
+            said.contains("webhook-allowed-origin"),
+            status == 200,
+            "{origin}: {said}"
+        );
+    }
+    assert_eq!(ask(port, "OPTIONS", &[key(token)], "").0, 400);
+
+    let event = |blob: &str| {
+        json!({
+            "specversion": "1.0", "type": "Microsoft.Storage.BlobCreated", "id": "1", "source": "/subscriptions/s",
+            "time": "2027-01-15T08:00:00Z", "subject": format!("blobServices/default/containers/{}/blobs/{blob}", t.name()),
+            "data": {"api": "PutBlob", "contentLength": 5},
+        })
+    };
+    let structured = "Content-Type: application/cloudevents+json; charset=utf-8".to_owned();
+    let whole =
+        |token: &str, event: Value| ask(port, "POST", &[key(token), structured.clone()], &event.to_string()).0;
+    let binary = |token: &str, blob: &str| {
+        let headers = [
+            key(token),
+            "Content-Type: application/json".into(),
+            "ce-specversion: 1.0".into(),
+            "ce-type: Microsoft.Storage.BlobCreated".into(),
+            format!("ce-subject: /blobServices/default/containers/{}/blobs/{blob}", t.name()),
+        ];
+        ask(port, "POST", &headers, "{}").0
+    };
+    t.apply(&[
+        on.store(json!({})),
+        t.grant("UploadGrant", "whole", json!({})),
+        t.grant("UploadGrant", "headed", json!({})),
+    ]);
+    t.reason("ug/whole", "Issued");
+    t.reason("ug/headed", "Issued");
+    let issued = std::time::Instant::now();
+    // After the looks at 2, 6 and 14 s there is none before 30 s.
+    std::thread::sleep(std::time::Duration::from_millis(15_500).saturating_sub(issued.elapsed()));
+    for name in ["whole", "headed"] {
+        assert_eq!(t.mount(name).upload(&t.file("f", b"bytes")).0, 201);
+    }
+    // Whoever was permitted to send is still nobody without the token.
+    assert_eq!(whole("somebody-elses-token", event(&t.key("whole"))), 401);
+    assert_eq!(binary("somebody-elses-token", &t.key("headed")), 401);
+    let mut older = event(&t.key("whole"));
+    older["specversion"] = json!("0.3");
+    assert_eq!(whole(token, older), 400);
+    assert_eq!(whole(token, event("somebody/elses")), 204);
+    assert_eq!(whole(token, event(&t.key("whole"))), 204);
+    assert_eq!(binary(token, &t.key("headed")), 204);
+    for name in ["ug/whole", "ug/headed"] {
+        t.reason_within(name, "Completed", std::time::Duration::from_secs(10));
+    }
+    let metrics = operator.metrics().unwrap();
+    for sample in ["{outcome=\"accepted\"} 2", "{outcome=\"unknown\"} 1"] {
+        assert!(
+            metrics.contains(&format!("valet_notifications_total{sample}")),
+            "{metrics}"
+        );
+    }
 }

@@ -307,3 +307,27 @@ fn the_table_beside_others_is_what_kubectl_says() {
         .count();
     assert_eq!(count, rows, "no other rows of Valet");
 }
+
+/// Above each rule of a role stands a sentence that says why it is there.
+#[test]
+fn every_right_has_its_reason() {
+    let mut rules = 0;
+    for file in ["rbac.yaml", "aggregatedroles.yaml"] {
+        let text = std::fs::read_to_string(format!("{CHART}/templates/{file}")).expect("the template is there");
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        for (at, line) in lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| line.starts_with("- apiGroups:"))
+        {
+            let above = lines[..at].last().copied().unwrap_or_default();
+            assert!(
+                above.starts_with("# ") && above.ends_with('.'),
+                "{file}:{}: {line} has no sentence above it",
+                at + 1
+            );
+            rules += 1;
+        }
+    }
+    assert!(rules >= 15, "{rules}");
+}

@@ -11,6 +11,7 @@ mod docs;
 mod gitops;
 mod helm;
 mod install;
+mod notified;
 mod people;
 mod release;
 mod rendered;

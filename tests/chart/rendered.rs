@@ -415,58 +415,6 @@ fn the_network_policy_lets_out_what_must_out() {
     assert_eq!(egress[2]["to"][0]["ipBlock"]["except"], json!(["169.254.0.0/16"]));
 }
 
-/// Stores post to the Service, replicas to one another, and the tokens come from a Secret.
-#[test]
-fn notifications_have_a_port_a_token_and_a_way() {
-    let off = objects(&["networkPolicy.enabled=true"]);
-    for kind in ["Deployment", "Service", "NetworkPolicy"] {
-        assert!(!off.get(kind, "valet").to_string().contains("notifications"), "{kind}");
-    }
-    let on = objects(&[
-        "notifications.enabled=true",
-        "notifications.existingSecret=store-tokens",
-        "notifications.secretKey=list",
-        "notifications.port=9999",
-        "networkPolicy.enabled=true",
-        "networkPolicy.ingress.notificationsFrom[0].podSelector.matchLabels.app=minio",
-    ]);
-    let container = on.container();
-    let args = container["args"].to_string();
-    assert!(args.contains("--notifications-address=0.0.0.0:8081"), "{args}");
-    assert!(
-        args.contains("--notifications-token-file=/etc/valet/notifications/list"),
-        "{args}"
-    );
-    assert!(!args.contains("sns"), "{args}");
-    assert_eq!(
-        container["env"][1],
-        json!({"name": "VALET_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
-    );
-    let mount = json!([{"name": "notifications", "mountPath": "/etc/valet/notifications", "readOnly": true}]);
-    assert_eq!(container["volumeMounts"], mount);
-    let secret = json!({"secretName": "store-tokens", "items": [{"key": "list", "path": "list"}]});
-    assert_eq!(
-        on.pod()["volumes"],
-        json!([{"name": "notifications", "secret": secret}])
-    );
-    let ports = &on.get("Service", "valet")["spec"]["ports"];
-    assert_eq!(
-        (&ports[1]["port"], &ports[1]["targetPort"]),
-        (&json!(9999), &json!("notifications"))
-    );
-    assert_eq!(
-        container["ports"][1],
-        json!({"name": "notifications", "containerPort": 8081, "protocol": "TCP"})
-    );
-
-    let spec = &on.get("NetworkPolicy", "valet")["spec"];
-    let port = json!([{"port": "notifications", "protocol": "TCP"}]);
-    let replicas = json!({"podSelector": {"matchLabels": spec["podSelector"]["matchLabels"]}});
-    let store = json!({"podSelector": {"matchLabels": {"app": "minio"}}});
-    assert_eq!(spec["ingress"][1], json!({"ports": port, "from": [replicas, store]}));
-    assert_eq!(spec["egress"][3], json!({"ports": port, "to": [replicas]}));
-}
-
 /// Who may read what, as roles that Kubernetes aggregates into its own.
 #[test]
 fn roles_for_people_never_include_secrets() {

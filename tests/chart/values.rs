@@ -39,6 +39,18 @@ fn wrong_values_are_refused_by_name() {
             "notifications.snsTopics={https://sns.example.com}",
             "at '/notifications/snsTopics/0'",
         ),
+        (
+            "notifications.google.accounts={nobody}",
+            "at '/notifications/google/accounts/0'",
+        ),
+        (
+            "notifications.google.audience=a b",
+            "at '/notifications/google/audience'",
+        ),
+        (
+            "notifications.google.token=x",
+            "additional properties 'token' not allowed",
+        ),
         ("notifications.token=x", "additional properties 'token' not allowed"),
         (
             "image.digest=sha256:12",
@@ -135,6 +147,21 @@ fn values_that_contradict_each_other_are_refused() {
                 "notifications.port=8080",
             ],
             "notifications.port and service.port are ports of one Service and must differ",
+        ),
+        (
+            &["notifications.google.accounts={a@p.iam.gserviceaccount.com}"],
+            "notifications.google.accounts and notifications.google.audience need each other",
+        ),
+        (
+            &["notifications.google.audience=https://valet.example.com"],
+            "notifications.google.accounts and notifications.google.audience need each other",
+        ),
+        (
+            &[
+                "notifications.google.accounts={a@p.iam.gserviceaccount.com}",
+                "notifications.google.audience=https://valet.example.com",
+            ],
+            "notifications.google.accounts does nothing without notifications.enabled",
         ),
     ] {
         let said = refused(&[&["template", "valet", CHART][..], &set(values)].concat());

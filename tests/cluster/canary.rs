@@ -103,14 +103,6 @@ fn trips(log: &Mutex<Vec<Line>>) -> BTreeMap<String, usize> {
     trips
 }
 
-/// The store's status, once it answers this request.
-fn answered(t: &Tenant, request: &str) -> Value {
-    eventually(SOON, "the canary to be answered", || {
-        t.get(&format!("costore/{}", t.name()))
-            .filter(|s| s["status"]["canary"]["request"] == request)
-    })
-}
-
 fn message<'a>(object: &'a Value, type_: &str) -> &'a str {
     condition(object, type_)
         .and_then(|c| c["message"].as_str())
@@ -128,7 +120,7 @@ fn a_store_that_behaves() {
         .collect();
     t.apply(&grants);
     let operator = t.operator();
-    let store = answered(&t, "2026-01-01T00:00:00Z");
+    let store = t.answered("2026-01-01T00:00:00Z");
     assert_eq!(says(&store, "KeysEnforced"), "True KeysEnforced", "{}", store["status"]);
     let said = message(&store, "KeysEnforced");
     for promise in [
@@ -168,7 +160,7 @@ fn a_store_that_behaves() {
         &format!("costore/{}", t.name()),
         "valetkey.dev/canary-requested-at=again",
     ]);
-    answered(&t, "again");
+    t.answered("again");
     assert_eq!(trips(&log).len(), 2);
     nothing_is_left();
     // Nobody asks any more: nothing is said any more.
@@ -201,7 +193,7 @@ fn a_store_that_lets_everything_be_overwritten() {
     t.apply(&[t.grant("UploadGrant", "once", json!({}))]);
     t.reason("ug/once", "Issued");
     t.apply(&[through(&t, port, "now")]);
-    let store = answered(&t, "now");
+    let store = t.answered("now");
     assert_eq!(says(&store, "KeysEnforced"), "False KeysNotEnforced");
     assert!(
         message(&store, "KeysEnforced").contains("does not enforce WriteOnce, ChecksumMD5:"),
@@ -240,7 +232,7 @@ fn a_store_that_takes_keys_that_are_over() {
     });
     t.apply(&[through(&t, port, "now"), t.grant("DownloadGrant", "g", json!({}))]);
     let _operator = t.operator();
-    let store = answered(&t, "now");
+    let store = t.answered("now");
     assert_eq!(says(&store, "Ready"), "False KeysNotEnforced");
     assert_eq!(t.kstatus(&store), "Failed");
     assert!(
@@ -274,7 +266,7 @@ fn credentials_with_few_rights() {
     let (port, _) = proxy(&t, |_, _| None);
     t.apply(&[t.credentials(&user, "narrowsecret"), through(&t, port, "one")]);
     let _operator = t.operator();
-    let store = answered(&t, "one");
+    let store = t.answered("one");
     assert_eq!(
         says(&store, "KeysEnforced"),
         "Unknown NotObservable",
@@ -297,7 +289,7 @@ fn credentials_with_few_rights() {
     ]);
     s3.put_bucket_policy(t.name(), &policy(more)).unwrap();
     t.apply(&[through(&t, port, "two")]);
-    let store = answered(&t, "two");
+    let store = t.answered("two");
     // This store takes no forms from who may not write everywhere in the bucket.
     assert_eq!(
         says(&store, "KeysEnforced"),

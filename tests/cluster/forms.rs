@@ -152,6 +152,115 @@ fn refused() {
     );
 }
 
+/// Everything below a key, of Amazon's own store, which takes keys as they are: signed offline, since nobody here is Amazon.
+/// Below is what begins with the key, by the letter.
+#[test]
+fn below_a_key() {
+    let t = Tenant::new("formbelow");
+    let constraints =
+        json!({"contentType": "text/csv", "contentLengthRange": {"min": 1, "max": 9}, "overwrite": "Allow"});
+    let prefix = t.key("inbox/");
+    let spec = json!({"mode": "PostForm", "key": prefix, "constraints": constraints});
+    let mut store = t.store();
+    let s3 = store["spec"]["s3"].as_object_mut().unwrap();
+    s3.remove("endpoint");
+    s3.remove("publicEndpoint");
+    let key = offline(&t, &store, &t.grant("UploadGrant", "g", spec));
+    let fields = fields(&key);
+    assert_eq!(fields[0], ("key".to_owned(), format!("{prefix}${{filename}}")));
+    assert!(key.files["curl.cfg"].contains(&format!("form-string = \"key={prefix}${{filename}}\"\n")));
+    let verdict = |name: &str, value: &str| {
+        let mut fields = fields.clone();
+        fields
+            .iter_mut()
+            .filter(|(n, _)| n == name)
+            .for_each(|(_, v)| *v = value.into());
+        let check = FormCheck {
+            access_key: "AKIAEXAMPLE".into(),
+            secret_key: "wJalr/+=".into(),
+            ..check(&t, fields)
+        };
+        verify_form(&t.world.tools, &check).unwrap()
+    };
+    for name in ["a.csv", "a/b/c.csv", "..", "${filename}.csv", ""] {
+        let verdict = verdict("key", &format!("{prefix}{name}"));
+        assert!(verdict.valid, "{name}: {}", verdict.why);
+        assert_eq!(verdict.range, Some((1, 9)));
+    }
+    let encoded = prefix.replace('/', "%2F");
+    for key in [
+        t.key("inbox"),
+        t.key("inboxes/x"),
+        t.key("Inbox/x"),
+        t.key("inbox%2Fx"),
+        format!("/{prefix}x"),
+        format!("{encoded}x"),
+        "${filename}".to_owned(),
+        String::new(),
+    ] {
+        assert!(!verdict("key", &key).valid, "{key}");
+    }
+    assert!(!verdict("Content-Type", "text/html").valid);
+}
+
+/// This store keeps objects as files and takes `inbox/../x` for another folder's x: what a form for a prefix says it would
+/// not hold. So it is refused, before anybody has tried and after; and that is why.
+#[test]
+fn below_a_key_that_is_a_folder() {
+    let t = Tenant::new("formdots");
+    let _operator = t.operator();
+    let spec = json!({"mode": "PostForm", "key": t.key("inbox/"), "constraints": {"overwrite": "Allow"}});
+    let grant = t.grant("UploadGrant", "inbox", spec);
+    t.apply(std::slice::from_ref(&grant));
+    let refused = t.reason("ug/inbox", "CapabilityMissing");
+    let message = condition(&refused, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(
+        message.contains("(KeyPrefix)") && message.contains("canary-requested-at"),
+        "{message}"
+    );
+    assert!(t.get("secret/inbox").is_none());
+
+    let mut store = t.store();
+    store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": "now"});
+    t.apply(std::slice::from_ref(&store));
+    let tried = t.answered("now");
+    assert_eq!(says(&tried, "KeysEnforced"), "True KeysEnforced", "{}", tried["status"]);
+    let message = condition(&tried, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("without PostForm/KeyPrefix ("), "{message}");
+    assert!(!tried["status"]["capabilities"].to_string().contains("KeyPrefix"));
+    t.reason("ug/inbox", "CapabilityMissing");
+
+    // As a form would be that was signed all the same.
+    store["status"] = json!({"capabilities": ["PostForm/KeyPrefix"]});
+    let key = signed(&t, &store, &grant, t.world.s3.access_key(), t.world.s3.secret_key());
+    let config = key.files["curl.cfg"].replace("inbox/${filename}", "inbox/../outbox/x");
+    std::fs::write(key.folder.join("curl.cfg"), config).unwrap();
+    let file = format!("file=@{}", t.file("f", b"got out").display());
+    assert_eq!(key.curl(&["--form", &file]).0, 204);
+    assert_eq!(
+        t.stored(&t.key("outbox/x")).as_deref(),
+        Some(&b"got out"[..]),
+        "versitygw no longer resolves '..'; then this whole test is out of date"
+    );
+}
+
+/// A key that `valet sign` makes by these credentials, offline.
+fn signed(t: &Tenant, store: &Value, grant: &Value, id: &str, secret: &str) -> Mounted {
+    let text = format!("{store}\n---\n{grant}\n");
+    let output = valet_harness::process::clean(std::process::Command::new(VALET))
+        .args(["sign", "-o", "json", "-f"])
+        .arg(t.file("documents.yaml", text.as_bytes()))
+        .envs([("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    t.mounted(&serde_json::from_slice(&output.stdout).unwrap())
+}
+
+fn offline(t: &Tenant, store: &Value, grant: &Value) -> Mounted {
+    signed(t, store, grant, "AKIAEXAMPLE", "wJalr/+=")
+}
+
 /// Temporary credentials: their token is a field, and the policy pins it.
 #[test]
 fn offline_with_a_session() {

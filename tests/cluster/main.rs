@@ -10,6 +10,7 @@ mod addresses;
 mod fixtures;
 
 mod arrivals;
+mod authority;
 mod canary;
 mod checksums;
 mod faults;

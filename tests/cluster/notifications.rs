@@ -325,6 +325,29 @@ fn a_replica_that_waits_passes_it_on() {
     t.reason("ug/one", "Completed");
     promise_kept(&first, 1);
     assert!(notified(&second, "relayed") >= 1.0);
+    // An event that is in the headers goes the same way; it names nothing that the first awaits.
+    let unknown = notified(&first, "unknown");
+    let mut command = process::clean(Command::new("curl"));
+    command.args([
+        "--silent",
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{http_code}",
+        "--data-binary",
+        "{}",
+    ]);
+    for header in [
+        "X-Api-Key: ".to_owned() + TOKEN,
+        "ce-specversion: 1.0".into(),
+        "ce-type: Microsoft.Storage.BlobCreated".into(),
+        "ce-subject: blobServices/default/containers/nobodys/blobs/x".into(),
+    ] {
+        command.args(["--header", &header]);
+    }
+    command.arg(format!("http://127.0.0.1:{waiting}/notifications"));
+    assert_eq!(process::run(command, b"", SOON).unwrap().text(), "204");
+    assert_eq!(notified(&first, "unknown"), unknown + 1.0);
 
     // Nobody works: stores that can try again are told when.
     let good = format!("Authorization: Bearer {TOKEN}");

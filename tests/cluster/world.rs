@@ -291,6 +291,14 @@ impl Tenant {
         })
     }
 
+    /// The store, once it answers this request to try it with real keys.
+    pub fn answered(&self, request: &str) -> Value {
+        eventually(SOON, "the canary to be answered", || {
+            self.get(&format!("costore/{}", self.name()))
+                .filter(|s| s["status"]["canary"]["request"] == request)
+        })
+    }
+
     /// What a volume with the Secret would hold: one file an entry. Returns the folder.
     pub fn mount(&self, secret: &str) -> Mounted {
         let object = eventually(SOON, &format!("Secret {secret}"), || {

@@ -99,6 +99,13 @@ pub fn form() -> GrantFacts {
     }
 }
 
+/// The same for everything below a key.
+pub fn form_below() -> GrantFacts {
+    let mut grant = form();
+    grant.terms.key = "tenants/web/users/42/".into();
+    grant
+}
+
 /// The same for an upload in three parts: the size of the object of every world, in parts that no store would take.
 pub fn in_parts() -> GrantFacts {
     let constraints = UploadConstraints {
@@ -182,7 +189,7 @@ pub fn rule() -> ClusterAccessRule {
 }
 
 /// Every capability, the ranges that S3 lacks included.
-pub const ALL_CAPABILITIES: [Capability; 9] = [
+pub const ALL_CAPABILITIES: [Capability; 10] = [
     Capability::ContentType,
     Capability::ContentLength,
     Capability::ContentLengthRange,
@@ -191,6 +198,7 @@ pub const ALL_CAPABILITIES: [Capability; 9] = [
     Capability::WriteOnce,
     Capability::Version,
     Capability::ResponseHeaders,
+    Capability::KeyPrefix,
     Capability::SignedHeadersOnly,
 ];
 
@@ -199,7 +207,7 @@ pub fn capabilities() -> Capabilities {
     Capabilities {
         enforced: ALL_CAPABILITIES
             .into_iter()
-            .filter(|c| *c != Capability::ContentLengthRange)
+            .filter(|c| !matches!(c, Capability::ContentLengthRange | Capability::KeyPrefix))
             .collect(),
         post_form: Some(
             [
@@ -207,6 +215,7 @@ pub fn capabilities() -> Capabilities {
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
                 Capability::ChecksumSHA256,
+                Capability::KeyPrefix,
                 Capability::SignedHeadersOnly,
             ]
             .into(),

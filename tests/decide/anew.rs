@@ -10,7 +10,7 @@ use valet::{
 use crate::{
     checks::{condition, ready},
     clocks::{steps, until},
-    common::{around, at, by_credentials, download, renew_always, rule, store, upload},
+    common::{around, at, by_credentials, download, form_below, renew_always, rule, store, upload},
     world::World,
 };
 
@@ -277,7 +277,14 @@ fn an_upload_of_one_object_by_credentials_is_completed() {
 /// Everything below a key: nobody looks, whatever is said to have come, and in the end nobody knows.
 #[test]
 fn an_upload_below_a_key_is_never_completed() {
-    let mut world = issued(by_credentials(upload(), true));
+    for grant in [by_credentials(upload(), true), form_below()] {
+        never_completed(grant);
+    }
+}
+
+fn never_completed(grant: GrantFacts) {
+    let mut world = issued(grant.clone());
+    assert!(message(&world, "Ready").ends_with("; it writes any number of objects below spec.key"));
     assert!(message(&world, "Completed").starts_with("NotObservable the grant is for everything below its key"));
     world.put_object();
     world.hear();
@@ -299,7 +306,7 @@ fn an_upload_below_a_key_is_never_completed() {
     assert!(world.notices.is_empty());
 
     // Also where the store is gone by then.
-    let mut world = issued(by_credentials(upload(), true));
+    let mut world = issued(grant);
     world.store = StoreFact::Missing;
     world.now = at(300);
     world.reconcile();
@@ -309,15 +316,16 @@ fn an_upload_below_a_key_is_never_completed() {
 /// It is renewed without a look, for as long as it is wanted.
 #[test]
 fn an_upload_below_a_key_is_renewed() {
-    let mut grant = by_credentials(upload(), true);
-    renew_always(&mut grant);
-    grant.terms.expiration_seconds = 600;
-    let mut world = issued(grant);
-    world.put_object();
-    world.now = until(&world).unwrap();
-    world.reconcile();
-    assert_eq!((world.keys.len(), world.last_look), (2, None));
-    assert_eq!(ready(world.grant()), "Issued");
+    for mut grant in [by_credentials(upload(), true), form_below()] {
+        renew_always(&mut grant);
+        grant.terms.expiration_seconds = 600;
+        let mut world = issued(grant);
+        world.put_object();
+        world.now = until(&world).unwrap();
+        world.reconcile();
+        assert_eq!((world.keys.len(), world.last_look), (2, None));
+        assert_eq!(ready(world.grant()), "Issued");
+    }
 }
 
 #[test]

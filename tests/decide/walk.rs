@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
-    api::{GrantStatus, ObservedObject, Overwrite, Reason, ShortSessions},
+    api::{Ask, GrantStatus, ObservedObject, Overwrite, Reason, ShortSessions, UploadMode},
     grant::{
         ArrivedPart, Facts, GrantFacts, Limit, ObjectFact, OpenUpload, Owner, PlaceFact, RenewRequest, SecretFact,
         SecretView, Settings, Signer, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
@@ -16,7 +16,8 @@ use valet::{
 use crate::{
     checks,
     common::{
-        Dice, START, at, by_credentials, constrain, download, form, in_parts, renew_always, rule, store, upload,
+        Dice, START, at, by_credentials, constrain, download, form, form_below, in_parts, renew_always, resumable,
+        rule, store, upload,
     },
     world::{Bucket, Memory, THEIRS, Upload, World},
 };
@@ -26,16 +27,21 @@ const WALKS: u64 = 4000;
 const FACTS: u64 = 40_000;
 
 fn grant(dice: &mut Dice) -> GrantFacts {
-    let mut grant = match dice.below(8) {
+    let mut grant = match dice.below(10) {
         0..3 => upload(),
         3 => form(),
-        4..6 => in_parts(),
+        4 => form_below(),
+        5..7 => in_parts(),
+        7 => resumable(),
         _ => download(),
     };
-    if matches!(grant.ask, valet::api::Ask::Upload { .. }) && dice.one_in(2) {
+    if matches!(grant.ask, Ask::Upload { .. }) && dice.one_in(2) {
         constrain(&mut grant, |c| c.overwrite = Overwrite::Allow);
     }
-    if matches!(grant.ask, valet::api::Ask::Upload { .. }) && grant.ask.parts().is_none() && dice.one_in(4) {
+    // A resumable upload is held to no size.
+    let is_resumable = matches!(&grant.ask, Ask::Upload { mode, .. } if *mode == UploadMode::Resumable);
+    let is_whole = matches!(grant.ask, Ask::Upload { .. }) && grant.ask.parts().is_none() && !is_resumable;
+    if is_whole && dice.one_in(4) {
         // The object of every world has 48213 bytes.
         constrain(&mut grant, |c| c.content_length = Some(*dice.pick(&[48_213, 48_212])));
     }

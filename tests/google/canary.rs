@@ -33,8 +33,8 @@ fn decoded(path: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// The fields of a form, and its file.
-type Posted = (Vec<(String, String)>, Vec<u8>);
+/// The fields of a form, the name of its file, and the file.
+type Posted = (Vec<(String, String)>, String, Vec<u8>);
 
 fn form(call: &Call) -> Option<Posted> {
     let boundary = call
@@ -50,11 +50,23 @@ fn form(call: &Call) -> Option<Posted> {
             .unwrap();
         let name = head.split("name=\"").nth(1).unwrap().split('"').next().unwrap();
         if name == "file" {
-            return Some((fields, body.into()));
+            let file = head.split("filename=\"").nth(1).unwrap().split('"').next().unwrap();
+            return Some((fields, file.to_owned(), body.into()));
         }
         fields.push((name.to_owned(), body.to_owned()));
     }
     None
+}
+
+fn resolved(key: &str) -> String {
+    let mut segments = Vec::new();
+    for segment in key.split('/') {
+        match segment {
+            ".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    segments.join("/")
 }
 
 /// Somebody who checks requests for this bucket, but for what he is told to pass over.
@@ -70,8 +82,14 @@ fn front(bucket: &'static str, lax: &'static str) -> Fake {
         let path = call.path.split('?').next().unwrap();
         let mut key = decoded(path.strip_prefix(&format!("/{bucket}/")).unwrap());
         let mut body = call.body.clone();
-        if let Some((fields, file)) = form(call) {
+        if let Some((fields, name, file)) = form(call) {
             key = fields.iter().find(|(name, _)| name == "key").unwrap().1.clone();
+            // "The file's name, without the path that some browsers put before it."
+            key = key.replace("${filename}", name.rsplit('/').next().unwrap());
+            if lax == "folders" {
+                // As somebody would who keeps objects as files.
+                key = resolved(&key);
+            }
             question["op"] = "verify_form".into();
             question["fields"] = json!(fields);
             body = file;
@@ -143,6 +161,7 @@ async fn a_store_that_holds_keys_to_what_they_say() {
         "ChecksumMD5",
         "ResponseHeaders",
         "PostForm/ContentType",
+        "PostForm/KeyPrefix",
     ] {
         assert!(made.held.iter().any(|h| h == held), "{held}: {:?}", made.held);
     }
@@ -173,6 +192,11 @@ async fn a_store_that_passes_over_something() {
     let (made, can) = made_at(front("canary-once", "write-once").url(), "canary-once").await;
     assert_eq!(made.missing, [Missing::Url(Capability::WriteOnce)]);
     assert!(!can.enforced.contains(&Capability::WriteOnce));
+    let (made, can) = made_at(front("canary-folders", "folders").url(), "canary-folders").await;
+    assert_eq!(made.missing, [Missing::Form(Capability::KeyPrefix)]);
+    assert!(made.without[0].contains("in/../x for an object above in/"), "{made:?}");
+    assert!(!can.post_form.as_ref().unwrap().contains(&Capability::KeyPrefix));
+    assert_eq!(SERVER.list("canary-folders").unwrap(), Vec::<String>::new());
     let (made, can) = made_at(front("canary-md5", "md5").url(), "canary-md5").await;
     assert_eq!(made.missing, [Missing::Url(Capability::ChecksumMD5)]);
     assert!(!can.enforced.contains(&Capability::ChecksumMD5));

@@ -46,7 +46,7 @@ pub const ISSUED: &str = "2026-01-02T03:04:05Z";
 pub fn request(key: &str, ask: Ask) -> SigningRequest {
     let issued_at: Timestamp = ISSUED.parse().expect("a time");
     SigningRequest {
-        key: ObjectKey::parse(key, 1024).expect("a key"),
+        key: ObjectKey::parse_scope(key, 1024).expect("a key"),
         ask,
         lifetime: Lifetime {
             issued_at,

@@ -178,16 +178,20 @@ async fn googles_own_client_starts_the_same_sessions() {
 
 #[tokio::test]
 async fn googles_own_client_signs_the_same_forms() {
-    for name in ["a/b.png", NAME] {
+    for name in ["a/b.png", NAME, "a/$b/"] {
         let form = valets()
             .sign(&request(name, upload(UploadMode::PostForm, Overwrite::Allow)))
             .await
             .unwrap()
             .flat();
-        let question = json!({
+        let mut question = json!({
             "op": "sign_form", "key_file": KEY, "bucket": "media", "key": name, "expires": 3600, "timestamp": "20260102T030405Z",
             "conditions": [["content-length-range", 3, 9]], "fields": [["Content-Type", "text/plain; charset=utf-8"]],
         });
+        if name.ends_with('/') {
+            // Their client pins the key that it is given, too; so its condition is taken for ours.
+            question["key"] = format!("{name}${{filename}}").into();
+        }
         let (googles, _) = google::ask(question, &[]).unwrap();
         assert_eq!(form.url.expose(), googles["url"].as_str().unwrap());
         let mut fields: Vec<(String, String)> = form.form.unwrap().expose().to_vec();
@@ -199,10 +203,13 @@ async fn googles_own_client_signs_the_same_forms() {
             let (_, text) = fields.iter().find(|(name, _)| name == "policy").unwrap();
             let bytes = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, text).unwrap();
             let mut policy: Value = serde_json::from_slice(&bytes).unwrap();
-            policy["conditions"]
-                .as_array_mut()
-                .unwrap()
-                .sort_by_key(ToString::to_string);
+            let conditions = policy["conditions"].as_array_mut().unwrap();
+            for condition in conditions.iter_mut() {
+                if *condition == json!({"key": format!("{name}${{filename}}")}) {
+                    *condition = json!(["starts-with", "$key", name]);
+                }
+            }
+            conditions.sort_by_key(ToString::to_string);
             policy
         };
         assert_eq!(policy(&fields), policy(&theirs), "{name}");
@@ -347,6 +354,40 @@ fn field(check: &mut Value, name: &str, value: Option<&str>) {
     let fields = check["fields"].as_array_mut().unwrap();
     fields.retain(|pair| pair[0] != name);
     fields.extend(value.map(|value| json!([name, value])));
+}
+
+/// A form for everything below a key: what is below is taken, and nothing else.
+#[tokio::test]
+async fn a_form_below_a_key() {
+    let wanted = request("tenants/web/ü/", upload(UploadMode::PostForm, Overwrite::Allow));
+    let fields = valets().sign(&wanted).await.unwrap().flat().form.unwrap();
+    let good = json!({
+        "key_file": KEY, "account": ACCOUNT, "fields": fields.expose(), "bucket": "media", "now": now(1800), "size": 5,
+    });
+    assert_eq!(why(&good), None);
+    let named = |key: &str| {
+        let mut check = good.clone();
+        field(&mut check, "key", Some(key));
+        why(&check)
+    };
+    for key in ["tenants/web/ü/a.png", "tenants/web/ü/a/b ${filename}"] {
+        assert_eq!(named(key), None, "{key}");
+    }
+    for key in [
+        "tenants/web/ü",
+        "tenants/web/üx/a",
+        "tenants/web/Ü/a",
+        "tenants/web/u\u{308}/a",
+        "tenants/web/%C3%BC/a",
+    ] {
+        assert!(named(key).is_some(), "{key} was taken");
+    }
+    let mut bent = good.clone();
+    field(&mut bent, "Content-Type", Some("text/html"));
+    assert!(why(&bent).is_some());
+    bent = good.clone();
+    bent["size"] = 10.into();
+    assert!(why(&bent).is_some());
 }
 
 #[tokio::test]

@@ -14,10 +14,10 @@ use valet::{
 
 /// Whether the grant may have its key.
 pub fn allows(grant: &GrantFacts, store: &StoreView) -> bool {
-    // "Only with mode: Credentials may it end with '/'."
+    // "Only with mode: Credentials, and mode: PostForm for uploads, may it end with '/'."
     let (key, limit) = (&grant.terms.key, store.capabilities.max_key_bytes);
     let key_is_fine = match key.strip_suffix('/') {
-        Some(folder) if is_for_credentials(grant) => key_is_plain(folder, limit - 1),
+        Some(folder) if is_for_credentials(grant) || is_form(grant) => key_is_plain(folder, limit - 1),
         _ => key_is_plain(key, limit),
     };
     key_is_fine
@@ -33,6 +33,10 @@ fn is_for_credentials(grant: &GrantFacts) -> bool {
         Ask::Upload { mode, .. } => *mode == UploadMode::Credentials,
         Ask::Download { mode, .. } => *mode == DownloadMode::Credentials,
     }
+}
+
+fn is_form(grant: &GrantFacts) -> bool {
+    matches!(&grant.ask, Ask::Upload { mode, .. } if *mode == UploadMode::PostForm)
 }
 
 /// "It may not start or end with '/', nor have an empty, '.' or '..' segment in any spelling, nor control
@@ -113,7 +117,10 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
                         || c.content_length_range
                             .is_none_or(|r| r.max <= store.capabilities.max_upload_bytes))
             };
-            (c.content_type.is_none() || can(Capability::ContentType))
+            // "It stands for every key below it."
+            let is_kept = !(is_form(grant) && grant.terms.key.ends_with('/')) || can(Capability::KeyPrefix);
+            is_kept
+                && (c.content_type.is_none() || can(Capability::ContentType))
                 && (c.content_length.is_none() || can(Capability::ContentLength))
                 && (c.content_length_range.is_none() || can(Capability::ContentLengthRange))
                 && (c.checksum_sha256.is_none() || can(Capability::ChecksumSHA256))

@@ -12,7 +12,7 @@ use valet::{
 };
 
 use crate::common::{
-    by_credentials, capabilities, constrain, download, form, in_parts, resumable, rule, store, upload,
+    by_credentials, capabilities, constrain, download, form, form_below, in_parts, resumable, rule, store, upload,
 };
 
 struct Case {
@@ -160,8 +160,8 @@ fn a_prefix_is_allowed_where_all_of_it_is() {
         ("tenants/webs/", false),
         ("tenants/we/", false),
     ] {
-        for grant in [upload(), download()] {
-            let mut grant = by_credentials(grant, true);
+        let lent = [upload(), download()].map(|grant| by_credentials(grant, true));
+        for mut grant in lent.into_iter().chain([form_below()]) {
             grant.terms.key = key.into();
             assert_eq!(admit(&grant, &store([rule()])).is_ok(), allowed, "{key}");
         }
@@ -250,6 +250,23 @@ fn of_modes() -> Vec<Case> {
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on an upload in parts \
              (ChecksumMD5); set spec.mode to Put, or leave it out",
+        ),
+        of_mode(
+            form_below(),
+            |_| {},
+            |can| {
+                can.post_form.as_mut().unwrap().remove(&Capability::KeyPrefix);
+            },
+            "ClusterObjectStore media is not known to keep a POST form to what is below spec.key (KeyPrefix); name one \
+             object, or ask the store's owner, who can have that tried with real keys (annotation \
+             valetkey.dev/canary-requested-at) and reads the result in the store's condition KeysEnforced",
+        ),
+        of_mode(
+            form_below(),
+            |g| constrain(g, |c| c.overwrite = Overwrite::Forbid),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); set \
+             spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to Put",
         ),
         of_mode(
             form(),

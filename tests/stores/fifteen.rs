@@ -31,9 +31,9 @@ const AFTER: i64 = 2;
 /// When the session that nobody renews gives way to a fresh one.
 const BY_HAND: u64 = 16 * 60;
 
-/// A store whose sessions are the operator's own, by web identity; one that gives each key a session of its own; one with
-/// a session in its Secret.
-const STORES: [&str; 3] = ["own", "each", "byhand"];
+/// A store whose sessions are the operator's own, by web identity; another one, of which nobody asks for more than its session
+/// has left; one that gives each key a session of its own; one with a session in its Secret.
+const STORES: [&str; 4] = ["own", "quiet", "each", "byhand"];
 /// Whoever has these must have a key that works at all times.
 const LASTING: [&str; 4] = ["own-always", "own-always-long", "each-always", "each-always-long"];
 /// The same of credentials that are lent.
@@ -63,6 +63,8 @@ struct Watch<'a> {
     ending: Vec<Published>,
     /// The ends of the sessions that signed, by store.
     sessions: BTreeMap<&'static str, BTreeSet<Timestamp>>,
+    /// When the session of the quiet store was another one, in seconds after the beginning.
+    renewed: BTreeMap<Timestamp, u64>,
     /// Keys published, tried before their end and after.
     counts: [usize; 3],
     /// Every request with a key that had to work.
@@ -111,9 +113,13 @@ impl Watch<'_> {
             match object["kind"].as_str().unwrap() {
                 "ObjectStore" => {
                     let session = end("credentialsExpirationTime");
-                    if name == "own"
+                    if ["own", "quiet"].contains(&name.as_str())
                         && let Some(session) = session
                     {
+                        if name == "quiet" {
+                            let elapsed = self.began.elapsed().as_secs();
+                            self.renewed.entry(session).or_insert(elapsed);
+                        }
                         let lasts = session > Timestamp::now();
                         self.must(lasts, || "the session is over and was not renewed".into());
                     }
@@ -134,10 +140,11 @@ impl Watch<'_> {
                     let key = end("expirationTime").map_or("-".to_owned(), |t| self.since(t));
                     let renewals = object["status"]["renewals"].as_i64().unwrap_or_default();
                     let what = format!(
-                        "Ready={} Active={} Completed={}; key until {key}, renewed {renewals} times",
+                        "Ready={} Active={} Completed={} RenewalFailing={}; key until {key}, renewed {renewals} times",
                         says(object, "Ready"),
                         says(object, "Active"),
                         says(object, "Completed"),
+                        says(object, "RenewalFailing"),
                     );
                     self.news(&format!("grant {name}"), what);
                 }
@@ -292,6 +299,9 @@ impl Watch<'_> {
         if second.is_multiple_of(30) {
             let n = second / 30;
             all.push(self.grant("own", &format!("{second}"), at(n)));
+            if n % 4 == 2 {
+                all.push(self.grant("quiet", &format!("{second}"), json!({"expirationSeconds": 60})));
+            }
             if n.is_multiple_of(2) {
                 all.push(self.grant("each", &format!("{second}"), at(n / 2)));
             }
@@ -316,7 +326,7 @@ impl Watch<'_> {
                 }
                 let always = json!({"expirationSeconds": 600, "renewal": {"policy": "Always"}});
                 all.push(self.grant("byhand", "always", always));
-                for store in STORES {
+                for store in ["own", "each", "byhand"] {
                     all.push(self.grant(store, "long", json!({"expirationSeconds": 3600})));
                 }
             }
@@ -410,8 +420,11 @@ fn sessions_of_15_minutes() {
     };
     let mut root = t.credentials(minio.access_key(), minio.secret_key());
     root["metadata"]["namespace"] = json!(t.name());
-    let mut own = store("own", Value::Null);
-    own["spec"]["s3"].as_object_mut().unwrap().remove("credentials");
+    let by_web_identity = |name: &str| {
+        let mut store = store(name, Value::Null);
+        store["spec"]["s3"].as_object_mut().unwrap().remove("credentials");
+        store
+    };
     let mut watch = Watch {
         t: &t,
         minio: &minio,
@@ -422,6 +435,7 @@ fn sessions_of_15_minutes() {
         out: BTreeMap::new(),
         ending: Vec::new(),
         sessions: BTreeMap::new(),
+        renewed: BTreeMap::new(),
         counts: [0; 3],
         worked: 0,
     };
@@ -429,7 +443,8 @@ fn sessions_of_15_minutes() {
     watch.session_by_hand();
     t.apply(&[
         root,
-        own,
+        by_web_identity("own"),
+        by_web_identity("quiet"),
         store(
             "each",
             json!({"secretRef": {"name": t.name()}, "assumeRole": {"durationSeconds": 900}}),
@@ -509,6 +524,13 @@ fn sessions_of_15_minutes() {
     assert!(own.len() >= 3, "{own:?}");
     let longest = SignedDuration::from_secs(900);
     assert!(own.windows(2).all(|w| w[1].duration_since(w[0]) < longest), "{own:?}");
+    // By itself a session is renewed when a third of it is left, and that is seen at the store's sweep.
+    let renewed: Vec<_> = watch.renewed.values().copied().collect();
+    assert!(renewed.len() >= 3, "{renewed:?}");
+    assert!(
+        renewed.windows(2).all(|w| (540..=680).contains(&(w[1] - w[0]))),
+        "{renewed:?}"
+    );
     assert_eq!(watch.sessions["byhand"].len(), 2);
     let says_of = |name: &str| says(&t.get(&format!("dg/{name}")).unwrap(), "Ready");
     for name in LASTING {

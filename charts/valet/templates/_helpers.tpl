@@ -86,6 +86,12 @@ annotations:
 {{- if and .Values.notifications.enabled (not .Values.notifications.existingSecret) }}
 {{- fail "notifications.enabled needs notifications.existingSecret, a Secret with the tokens that stores must present: docs/notifications.md" }}
 {{- end }}
+{{- if ne (empty .Values.notifications.google.accounts) (empty .Values.notifications.google.audience) }}
+{{- fail "notifications.google.accounts and notifications.google.audience need each other: docs/notifications.md" }}
+{{- end }}
+{{- if and .Values.notifications.google.accounts (not .Values.notifications.enabled) }}
+{{- fail "notifications.google.accounts does nothing without notifications.enabled" }}
+{{- end }}
 {{- if and .Values.notifications.enabled (eq (int .Values.notifications.port) (int .Values.service.port)) }}
 {{- fail "notifications.port and service.port are ports of one Service and must differ" }}
 {{- end }}

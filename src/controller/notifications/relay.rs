@@ -12,6 +12,16 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Marks a message that another replica has passed on, so that it is not passed on again.
 pub const RELAYED: &str = "valet-relayed";
 
+/// What another replica needs of the headers: who sends, and what a CloudEvent in them is about.
+const PASSED: [&str; 6] = [
+    "authorization",
+    "x-api-key",
+    "content-type",
+    "ce-specversion",
+    "ce-type",
+    "ce-subject",
+];
+
 /// Where the replica that works takes notifications, as the Lease says.
 #[derive(Debug, Default)]
 pub struct Leader(Mutex<Option<SocketAddr>>);
@@ -42,9 +52,9 @@ async fn send(to: SocketAddr, path: &str, headers: &HeaderMap, body: Bytes) -> O
     let connection = tokio::spawn(connection);
     let mut request = Request::post(path).body(Full::new(body)).ok()?;
     let passed = request.headers_mut();
-    for name in [header::AUTHORIZATION, header::HeaderName::from_static("x-api-key")] {
-        for value in headers.get_all(&name) {
-            passed.append(&name, value.clone());
+    for name in PASSED {
+        for value in headers.get_all(name) {
+            passed.append(name, value.clone());
         }
     }
     passed.insert(header::HOST, HeaderValue::from_str(&to.to_string()).ok()?);

@@ -4,7 +4,7 @@ use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -25,6 +25,15 @@ use crate::{
 
 /// Where messages are taken.
 pub const PATH: &str = "/notifications";
+
+/// The headers by which a sender of CloudEvents asks, and is answered.
+const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
+const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
+const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
+/// How Event Grid calls itself ("Endpoint validation with CloudEvents schema").
+const EVENT_GRID: &str = "eventgrid.azure.net";
+/// The longest name in the DNS.
+const MAX_ORIGIN: usize = 253;
 
 /// Stores are machines with one short message. Each connection may hold one of half a megabyte: 32 MiB in all.
 const BOUNDS: Bounds = Bounds {
@@ -63,7 +72,9 @@ impl Receiver {
             .await
             .map_err(|e| format!("--notifications-address {address} cannot be listened on: {e}"))?;
         info!(%address, "notifications are taken");
-        let app = Router::new().route(PATH, post(take)).with_state(Arc::new(self));
+        let app = Router::new()
+            .route(PATH, post(take).options(permit))
+            .with_state(Arc::new(self));
         // Clients that never close their connections would have all places before long, and versitygw is one.
         answer(listener, app, BOUNDS, "a notification").await;
         Ok(())
@@ -83,21 +94,13 @@ impl Receiver {
         let (head, body) = request.into_parts();
         // First of all, before any of the body is read.
         if !self.admit(&head.headers).await {
-            self.metrics.notified("refused", 1);
-            // SNS sends its password only to who asks for it.
-            let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];
-            return (
-                StatusCode::UNAUTHORIZED,
-                challenge,
-                "no token, or not one that is known\n",
-            )
-                .into_response();
+            return self.unknown();
         }
         let body = match to_bytes(body, MAX_NOTIFICATION_BYTES).await {
             Ok(body) => body,
             Err(_) => return self.malformed(StatusCode::PAYLOAD_TOO_LARGE),
         };
-        let said = parse_notification(&body);
+        let said = parse_notification(&head.headers, &body);
         // This needs no grants, so every replica can answer, and only the one that was asked can: nothing but a status comes
         // back from another one.
         if let Ok(Notification::Validation(code)) = &said {
@@ -126,6 +129,44 @@ impl Receiver {
             },
             Err(_) => self.malformed(StatusCode::BAD_REQUEST),
         }
+    }
+
+    /// Whether a sender of CloudEvents may send ("HTTP 1.1 Web Hooks for Event Delivery", "Abuse Protection"). It is a courtesy
+    /// towards those whom somebody registers without their knowing, and no proof: each event needs its token all the same.
+    async fn permit(&self, headers: &HeaderMap) -> Response {
+        let origin = headers.get(REQUEST_ORIGIN).and_then(|v| v.to_str().ok());
+        let origin = origin.filter(|name| {
+            (1..=MAX_ORIGIN).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b))
+        });
+        let Some(origin) = origin else {
+            return self.malformed(StatusCode::BAD_REQUEST);
+        };
+        // It is nowhere said that Event Grid sends its subscription's headers with this question, and somebody who knows the
+        // address can have it asked anyway.
+        if !origin.eq_ignore_ascii_case(EVENT_GRID) && !self.admit(headers).await {
+            return self.unknown();
+        }
+        info!("a sender of CloudEvents was permitted to send");
+        let permission = [
+            (header::ALLOW, "POST, OPTIONS"),
+            (ALLOWED_ORIGIN, origin),
+            // What one who knows no token sends costs nothing, and the others are the owner's own.
+            (ALLOWED_RATE, "*"),
+        ];
+        (StatusCode::OK, permission).into_response()
+    }
+
+    fn unknown(&self) -> Response {
+        self.metrics.notified("refused", 1);
+        // SNS sends its password only to who asks for it.
+        let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];
+        (
+            StatusCode::UNAUTHORIZED,
+            challenge,
+            "no token, or not one that is known\n",
+        )
+            .into_response()
     }
 
     fn malformed(&self, status: StatusCode) -> Response {
@@ -157,4 +198,8 @@ impl Receiver {
 
 async fn take(State(receiver): State<Arc<Receiver>>, request: Request<Body>) -> Response {
     receiver.take(request).await
+}
+
+async fn permit(State(receiver): State<Arc<Receiver>>, request: Request<Body>) -> Response {
+    receiver.permit(request.headers()).await
 }

@@ -237,7 +237,7 @@ impl Identity {
         let first = self.http.send(request.clone()).await;
         let answer = match first {
             Ok(answer) if !has_trouble(&answer) => return Ok(answer),
-            Err(e @ (Unanswered::Slow | Unanswered::Rootless)) => Err(e),
+            Err(e @ (Unanswered::Slow | Unanswered::Untrusted(_) | Unanswered::Rootless)) => Err(e),
             _ => {
                 tokio::time::sleep(PAUSE).await;
                 self.http.send(request).await

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Canary, Missing};
 use crate::{
-    api::{Ask, DownloadMode, ResponseHeaders},
+    api::{Ask, Capability, DownloadMode, ResponseHeaders},
     grant::{Lifetime, ObjectKey, SigningRequest, second},
     sign::{Key, SignError, Signed},
 };
@@ -28,6 +28,10 @@ pub const OTHER_TYPE: &str = "text/html";
 /// How long its keys live, in seconds; those that are to be over, ended as long ago. More than clocks may differ before
 /// the store's condition says so.
 const SECONDS: i64 = 120;
+/// The name of the file in a form.
+const FILE: &str = "canary";
+/// In a form's key, stores put that in place of this.
+const FILE_NAME: &str = "${filename}";
 /// The object that keys for others are bent to.
 const STRAY: &str = "stray";
 
@@ -152,13 +156,112 @@ impl<'a, H: Hands> Trip<'a, H> {
         Ok(())
     }
 
+    /// Promises that a form for everything below a key keeps to that. `is_expected`: whether the store is thought to keep
+    /// it without having been tried.
+    pub async fn below(&mut self, ask: &Ask, is_expected: bool) -> Result<(), Away> {
+        let promise = Missing::Form(Capability::KeyPrefix);
+        match self.keeps_below(ask).await? {
+            Ok(()) => self.found.held.push(promise.name()),
+            Err(why) => {
+                self.found.without.push(format!("{} ({why})", promise.name()));
+                if is_expected {
+                    self.found.missing.push(promise);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a form for everything below a key, which this one becomes, keeps to that: what is named by its file or
+    /// otherwise arrives below, and nothing arrives beside it. Keys for GET must work: they show where something arrived.
+    /// If it does not: why.
+    async fn keeps_below(&mut self, ask: &Ask) -> Result<Result<(), String>, Away> {
+        let inside = |name: &str| format!("in/{name}");
+        if let Err(status) = self.good(&inside(""), ask).await? {
+            return Ok(Err(format!("a form for a key prefix was answered {status}")));
+        }
+        if !self.exists(&inside(FILE)).await? {
+            return Ok(Err(format!(
+                "the store does not put the file's name in place of {FILE_NAME}"
+            )));
+        }
+        // Beside it, whatever is made of the rest.
+        for key in ["in-2/x", "in", "IN/x"] {
+            if is_taken(self.try_below(ask, key, FILE).await?) {
+                return Ok(Err(format!("it takes {key} with a form for in/")));
+            }
+        }
+        // Below it by the letter. Where such a key is a name like others, it may be taken.
+        for (n, key) in ["in/../{}", "in/%2e%2e/{}", "in/..%2f{}", "in/..\\{}"]
+            .into_iter()
+            .enumerate()
+        {
+            let escaped = format!("out-{n}");
+            self.try_below(ask, &key.replace("{}", &escaped), FILE).await?;
+            if self.exists(&escaped).await? {
+                return Ok(Err(format!(
+                    "it takes {} for an object above in/",
+                    key.replace("{}", "x")
+                )));
+            }
+        }
+        let escaped = "out-by-file";
+        let file = format!("../{escaped}");
+        if is_taken(self.try_below(ask, &inside(FILE_NAME), &file).await?) {
+            for name in [file.as_str(), escaped] {
+                self.written.insert(format!("{}/{}", self.folder, inside(name)));
+            }
+        }
+        if self.exists(escaped).await? {
+            return Ok(Err("it takes a file's name ../x for an object above in/".into()));
+        }
+        Ok(match is_taken(self.try_below(ask, "in/a/b", FILE).await?) {
+            true => Ok(()),
+            false => Err("it refuses in/a/b with a form for in/".into()),
+        })
+    }
+
+    /// Sends a form for everything below `in` with this key, in the trip's folder, and this name of the file.
+    async fn try_below(&mut self, ask: &Ask, key: &str, file: &str) -> Result<u16, Away> {
+        let key = format!("{}/{key}", self.folder);
+        let mut sent = self.sent("in/", ask, false).await?;
+        sent.set("key", &key);
+        file.clone_into(&mut sent.file_name);
+        let answer = self.hands.send(sent).await;
+        // Not every store deletes by a name that it would not take.
+        if answer.as_ref().map_or(true, |status| is_taken(*status)) {
+            self.written.insert(key);
+        }
+        answer
+    }
+
+    /// Whether a key for GET finds this object.
+    async fn exists(&mut self, name: &str) -> Result<bool, Away> {
+        let is_there = is_taken(self.try_out(name, &get(), false, |_| {}).await?);
+        if is_there {
+            self.written.insert(format!("{}/{name}", self.folder));
+        }
+        Ok(is_there)
+    }
+
     /// Signs a key for an object as a grant's is signed, and sends one request with it. Returns what was answered.
     async fn try_out(&mut self, name: &str, ask: &Ask, is_over: bool, bend: Bend) -> Result<u16, Away> {
+        let mut sent = self.sent(name, ask, is_over).await?;
+        bend(&mut sent);
+        // Wherever the request leads, what it may have written is to be cleared away.
+        if sent.method != "GET" && !name.ends_with('/') {
+            self.written.insert(format!("{}/{name}", self.folder));
+        }
+        self.hands.send(sent).await
+    }
+
+    /// The request that keeps to a key for this object, or for what is below it if it ends with '/'.
+    async fn sent(&self, name: &str, ask: &Ask, is_over: bool) -> Result<Sent, Away> {
         let key = format!("{}/{name}", self.folder);
         let ends = if is_over { -SECONDS } else { SECONDS };
         let expires_at = second(Timestamp::now()) + SignedDuration::from_secs(ends);
         let request = SigningRequest {
-            key: ObjectKey::parse(&key, usize::MAX).map_err(|e| Away(e.to_string()))?,
+            key: ObjectKey::parse_scope(&key, usize::MAX).map_err(|e| Away(e.to_string()))?,
             ask: ask.clone(),
             lifetime: Lifetime {
                 issued_at: expires_at - SignedDuration::from_secs(SECONDS),
@@ -168,13 +271,7 @@ impl<'a, H: Hands> Trip<'a, H> {
             upload: None,
         };
         let signed = self.hands.sign(&request).await?;
-        let mut sent = Sent::good(&signed).ok_or_else(|| Away("the key is no request".into()))?;
-        bend(&mut sent);
-        // Wherever the request leads, what it may have written is to be cleared away.
-        if sent.method != "GET" {
-            self.written.insert(key);
-        }
-        self.hands.send(sent).await
+        Sent::good(&signed).ok_or_else(|| Away("the key is no request".into()))
     }
 }
 
@@ -206,6 +303,8 @@ pub struct Sent {
     pub fields: Option<Vec<(String, String)>>,
     /// The object.
     pub body: Vec<u8>,
+    /// Of a form: the name of its file.
+    pub file_name: String,
 }
 
 impl Sent {
@@ -219,6 +318,7 @@ impl Sent {
         Some(Self {
             body: if method == "GET" { Vec::new() } else { BODY.into() },
             url: url.expose().to_owned(),
+            file_name: FILE.to_owned(),
             method,
             headers,
             fields,
@@ -263,7 +363,8 @@ impl Sent {
             body.extend_from_slice(part.as_bytes());
         }
         let file = format!(
-            "--{boundary}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"canary\"\r\ncontent-type: {TYPE}\r\n\r\n"
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"{}\"\r\ncontent-type: {TYPE}\r\n\r\n",
+            self.file_name
         );
         body.extend_from_slice(file.as_bytes());
         body.extend_from_slice(&self.body);

@@ -87,7 +87,8 @@ async fn go(trip: &mut Trip<'_, Gcs>) -> Result<(), Away> {
     .await?;
     trip.binds("PUT", "put-x", &put(), None).await?;
 
-    if trip.good("put", &get()).await?.is_ok() {
+    let reads = trip.good("put", &get()).await?.is_ok();
+    if reads {
         let other: Bend = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
         trip.holds(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
@@ -107,7 +108,14 @@ async fn go(trip: &mut Trip<'_, Gcs>) -> Result<(), Away> {
         .await?;
     trip.holds(&form(), "form-length", by_length, &either.map(Missing::Form))
         .await?;
-    trip.binds("POST", "form-x", &form(), None).await
+    trip.binds("POST", "form-x", &form(), None).await?;
+    if reads {
+        trip.below(&form(), true).await?;
+    } else {
+        let why = "forms for a key prefix: keys for GET would show what came where";
+        trip.found.untried.push(why.into());
+    }
+    Ok(())
 }
 
 impl Hands for Gcs {

@@ -22,8 +22,7 @@ const FILE_NAME: &str = "${filename}";
 pub enum Condition {
     /// The file has so many bytes.
     Range(LengthRange),
-    /// The field begins with this. Only Google's own examples have it.
-    #[cfg(test)]
+    /// The field begins with this.
     StartsWith(String, String),
 }
 
@@ -82,7 +81,8 @@ pub fn conditions(
 }
 
 /// Puts a form together. Every field is in the policy with its one value, so the store refuses any other value and any
-/// other field.
+/// other field. Only a key that ends with '/' is pinned by its beginning: the form then names the object by its file, and
+/// its holder may name it otherwise.
 pub fn prepare(
     (bucket, key): (&str, &str),
     more_fields: &[(String, String)],
@@ -91,24 +91,28 @@ pub fn prepare(
     lifetime: Lifetime,
 ) -> Unsigned {
     let scope = Scope::new(account, lifetime.issued_at);
+    let is_prefix = key.ends_with('/');
+    let by_file = format!("{key}{FILE_NAME}");
     let own = [
-        ("key", key),
+        ("key", if is_prefix { by_file.as_str() } else { key }),
         ("x-goog-date", &scope.time),
         ("x-goog-credential", &scope.credential),
         ("x-goog-algorithm", ALGORITHM),
     ];
     let exactly = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
+    let below = is_prefix.then(|| Condition::StartsWith("$key".into(), key.into()));
     let mut conditions: Vec<String> = more_conditions
         .iter()
+        .chain(&below)
         .map(|condition| match condition {
             Condition::Range(range) => format!("[\"content-length-range\",{},{}]", range.min, range.max),
-            #[cfg(test)]
             Condition::StartsWith(field, start) => format!("[\"starts-with\",{},{}]", quoted(field), quoted(start)),
         })
         .collect();
     conditions.extend(more_fields.iter().map(|(name, value)| exactly(name, value)));
     conditions.push(exactly("bucket", bucket));
-    conditions.extend(own.iter().map(|(name, value)| exactly(name, value)));
+    let pinned = own.iter().filter(|(name, _)| !(is_prefix && *name == "key"));
+    conditions.extend(pinned.map(|(name, value)| exactly(name, value)));
     let policy = format!(
         "{{\"conditions\":[{}],\"expiration\":{}}}",
         conditions.join(","),

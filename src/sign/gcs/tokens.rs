@@ -201,7 +201,9 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
     let answer = match first {
         Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
         // There was time enough.
-        Err(e @ (Unanswered::Slow | Unanswered::Inward(_) | Unanswered::Rootless)) => Err(e),
+        Err(e @ (Unanswered::Slow | Unanswered::Inward(_) | Unanswered::Untrusted(_) | Unanswered::Rootless)) => {
+            Err(e)
+        }
         Ok(_) | Err(Unanswered::Connection | Unanswered::Malformed) => {
             tokio::time::sleep(PAUSE).await;
             http.send(again).await

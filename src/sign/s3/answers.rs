@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::{LOOK_TIMEOUT, lock};
 use crate::{
     grant::ObjectFact,
-    sign::{Inward, SignError},
+    sign::{Inward, SignError, http::untrusted},
 };
 
 /// Why nothing was signed.
@@ -70,6 +70,9 @@ pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFac
 pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
     if let Some(inward) = inward(error) {
         return inward.to_string();
+    }
+    if let Some(why) = untrusted(error) {
+        return why.into();
     }
     let seconds = LOOK_TIMEOUT.as_secs();
     match (error.raw_response().map(|r| r.status().as_u16()), error) {

@@ -14,7 +14,7 @@ use aws_sdk_s3::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{S3, answers::tag_as_md5};
+use super::{S3, answers::tag_as_md5, below::is_amazons};
 use crate::{
     api::{Ask, Capability, LengthRange, Multipart, Overwrite, UploadConstraints, UploadMode},
     grant::SigningRequest,
@@ -45,7 +45,7 @@ pub async fn canary(s3: &S3, probe_key: &str) -> (Canary, Option<bool>) {
     };
     let bucket = Bucket { s3, client };
     let mut trip = Trip::new(&bucket, probe_key);
-    let result = go(&mut trip).await;
+    let result = go(&mut trip, is_amazons(&s3.store)).await;
     let written = bucket.client.head_object().bucket(&s3.store.bucket);
     let written = written.key(format!("{}/put", trip.folder)).send().await;
     let tag = written.ok().and_then(|head| tag_as_md5(&head));
@@ -100,7 +100,7 @@ fn form(constraints: UploadConstraints) -> Ask {
     }
 }
 
-async fn go(trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
+async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Away> {
     let (plain, put, summed) = (put(pinned()), put(by_sha256()), put(by_md5()));
     if let Err(status) = trip.good("put", &put).await? {
         trip.found.untried.push(format!(
@@ -127,7 +127,8 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
     }
     trip.binds("PUT", "put-x", &put, None).await?;
 
-    if trip.good("put", &get()).await?.is_ok() {
+    let reads = trip.good("put", &get()).await?.is_ok();
+    if reads {
         let typed: Bend = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
         trip.holds(&get(), "put", typed, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
@@ -164,7 +165,14 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
         let promises: Vec<_> = capabilities.iter().copied().map(Missing::Form).collect();
         trip.holds(ask, name, bend, &promises).await?;
     }
-    trip.binds("POST", "form-x", &form, None).await
+    trip.binds("POST", "form-x", &form, None).await?;
+    if reads {
+        trip.below(&form, is_expected).await?;
+    } else {
+        let why = "forms for a key prefix: keys for GET would show what came where";
+        trip.found.untried.push(why.into());
+    }
+    Ok(())
 }
 
 impl Hands for Bucket<'_> {

@@ -8,7 +8,7 @@ use aws_sdk_s3::{Client, presigning::PresigningConfig};
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::{Timestamp, tz::TimeZone};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{MAX_PUT_BYTES, refused};
 use crate::{
@@ -44,7 +44,8 @@ pub struct Target<'a> {
 }
 
 /// Signs a form. Every field is in the policy with its one value, so the store refuses any other value and any other
-/// field; the file itself is held to its size, and to its checksum where there is one.
+/// field; the file itself is held to its size, and to its checksum where there is one. Only a key that ends with '/' is
+/// pinned by its beginning: the form then names the object by its file, and its holder may name it otherwise.
 pub fn sign(
     credentials: &Credentials,
     target: &Target<'_>,
@@ -93,7 +94,12 @@ pub fn sign(
     let issued = lifetime.issued_at.to_zoned(TimeZone::UTC);
     let (day, time) = (issued.strftime("%Y%m%d").to_string(), issued.strftime("%Y%m%dT%H%M%SZ"));
     let scope = format!("{day}/{}/s3/aws4_request", target.region);
-    let mut fields = vec![("key".to_owned(), target.key.to_owned())];
+    let key = if is_prefix(target.key) {
+        target.key.to_owned() + FILE_NAME
+    } else {
+        target.key.to_owned()
+    };
+    let mut fields = vec![("key".to_owned(), key)];
     let mut field = |name: &str, value: String| fields.push((name.to_owned(), value));
     if let Some(content_type) = content_type {
         field("Content-Type", content_type.clone());
@@ -109,7 +115,7 @@ pub fn sign(
         field("x-amz-security-token", token.to_owned());
     }
 
-    let policy = BASE64_STANDARD.encode(policy(target.bucket, &fields, range, lifetime.expires_at));
+    let policy = BASE64_STANDARD.encode(policy(target, &fields, range, lifetime.expires_at));
     let key = generate_signing_key(
         credentials.secret_access_key(),
         SystemTime::from(lifetime.issued_at),
@@ -122,23 +128,34 @@ pub fn sign(
     Ok(Form::new(fields))
 }
 
+fn is_prefix(key: &str) -> bool {
+    key.ends_with('/')
+}
+
 /// The policy, in JSON. A condition `{name: value}` says that the field must have exactly this value.
-fn policy(bucket: &str, fields: &[(String, String)], range: LengthRange, expires_at: Timestamp) -> String {
-    let exactly = |name: &str, value: &str| Value::Object([(name.to_owned(), value.into())].into_iter().collect());
-    let mut conditions = vec![exactly("bucket", bucket)];
-    conditions.extend(fields.iter().map(|(name, value)| exactly(name, value)));
-    conditions.push(json!(["content-length-range", range.min, range.max]));
+fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, expires_at: Timestamp) -> String {
+    // A dollar sign begins a variable in a policy; in this spelling it never does, and JSON reads it as itself.
+    let quoted = |text: &str| Value::from(text).to_string().replace('$', "\\u0024");
+    let exactly = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
+    let mut conditions = vec![exactly("bucket", target.bucket)];
+    conditions.extend(fields.iter().map(|(name, value)| match name.as_str() {
+        "key" if is_prefix(target.key) => format!("[\"starts-with\",\"$key\",{}]", quoted(target.key)),
+        _ => exactly(name, value),
+    }));
+    conditions.push(format!("[\"content-length-range\",{},{}]", range.min, range.max));
     // Whole seconds, as everywhere.
     let expiration = expires_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    // A dollar sign begins a variable in a policy; in this spelling it never does, and JSON reads it as itself.
-    json!({"expiration": expiration, "conditions": conditions})
-        .to_string()
-        .replace('$', "\\u0024")
+    format!(
+        "{{\"expiration\":{},\"conditions\":[{}]}}",
+        quoted(&expiration),
+        conditions.join(",")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use aws_credential_types::provider::SharedCredentialsProvider;
+    use serde_json::json;
 
     use super::*;
     use crate::{
@@ -243,6 +260,23 @@ mod tests {
         );
     }
 
+    /// By its beginning, which is all that is not exact: a dollar sign in it is none of a variable's.
+    #[test]
+    fn a_prefix_is_in_the_policy_by_its_beginning() {
+        let target = Target { key: "a/$b/", ..TARGET };
+        let form = sign(&credentials(None), &target, &replaceable(), lifetime()).unwrap();
+        let fields = form.expose();
+        assert_eq!(fields[0], ("key".to_owned(), "a/$b/${filename}".to_owned()));
+        let policy = &fields.iter().find(|(name, _)| name == "policy").unwrap().1;
+        let policy = String::from_utf8(BASE64_STANDARD.decode(policy).unwrap()).unwrap();
+        assert_eq!(
+            policy,
+            format!(
+                r#"{{"expiration":"2026-01-02T04:04:05Z","conditions":[{{"bucket":"media"}},["starts-with","$key","a/\u0024b/"],{{"x-amz-algorithm":"AWS4-HMAC-SHA256"}},{{"x-amz-credential":"AKID/20260102/us-east-1/s3/aws4_request"}},{{"x-amz-date":"20260102T030405Z"}},["content-length-range",0,{MAX_PUT_BYTES}]]}}"#
+            )
+        );
+    }
+
     #[test]
     fn sizes() {
         let range = |length: Option<i64>, range: Option<(i64, i64)>| {
@@ -315,6 +349,7 @@ mod tests {
         };
         assert!(refused("a", UploadConstraints::default()).contains("write-once"));
         assert!(refused("a/${filename}", replaceable()).contains("${filename}"));
+        assert!(refused("a/${filename}/", replaceable()).contains("${filename}"));
         let range = LengthRange {
             min: 0,
             max: MAX_PUT_BYTES + 1,

@@ -11,7 +11,7 @@ use aws_sdk_s3::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::{DateOfAnswer, S3, lock, scoped::unconfined, unreachable};
+use super::{DateOfAnswer, S3, confined::unconfined, lock, unreachable};
 use crate::{
     api::Reason,
     sign::{Finding, Probed, SignError},

@@ -1,21 +1,17 @@
 //! Temporary credentials for one key: a role is assumed with a session policy that permits what the grant says and
 //! nothing else (AWS STS API Reference, "AssumeRole"; IAM User Guide, "Session policies").
 
-use std::sync::atomic::Ordering;
-
 use aws_credential_types::Credentials;
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_sts::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
 };
-use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use super::{S3, Session};
 use crate::{
-    api::{Ask, AssumeRole, DownloadMode, Multipart, Reason, UploadConstraints, UploadMode},
-    grant::{Lifetime, ObjectKey, SigningRequest, second},
+    api::{Ask, AssumeRole, DownloadMode, Reason, UploadMode},
+    grant::SigningRequest,
     sign::SignError,
 };
 
@@ -23,6 +19,9 @@ use crate::{
 const SHORTEST: i64 = 900;
 /// A session outlives its key by this much, in seconds: clocks differ, and an upload may begin at the last moment.
 const MARGIN: i64 = 60;
+
+/// The longest session policy, in characters (AWS STS API Reference, "AssumeRole", `Policy`).
+const LONGEST_POLICY: usize = 2048;
 
 /// Assumes the role for one key.
 ///
@@ -71,59 +70,6 @@ pub async fn credentials(
     ))
 }
 
-/// What a session is tried with, and the MD5 of something else.
-const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
-
-/// Why no session of the store's confines a key, if that shows: one that may write another key is taken to the probe's own.
-/// The request is wrong in another way, too (its MD5 is another body's), which a store finds out after it has asked
-/// whether it is allowed: nothing is written by it. Once it was refused, it is not tried again.
-pub async fn unconfined(s3: &S3, session: &Session) -> Option<String> {
-    if s3.role().is_none() || s3.confined.load(Ordering::Relaxed) {
-        return None;
-    }
-    let probe = s3.probe_key();
-    let now = second(Timestamp::now());
-    let request = SigningRequest {
-        key: ObjectKey::parse(&format!("{probe}/session"), usize::MAX).ok()?,
-        ask: Ask::Upload {
-            mode: UploadMode::Put,
-            multipart: Multipart::default(),
-            constraints: UploadConstraints::default(),
-        },
-        lifetime: Lifetime {
-            issued_at: now,
-            expires_at: now + SignedDuration::from_mins(1),
-        },
-        holder: "valet.probe".into(),
-        upload: None,
-    };
-    // If there are none, every key says so.
-    let own = s3.assume(session, &request).await.ok()??;
-    let answer = s3
-        .client(&own, s3.store.endpoint.as_ref())
-        .put_object()
-        .bucket(&s3.store.bucket)
-        .key(probe)
-        .content_md5(TRIAL.1)
-        .body(ByteStream::from_static(TRIAL.0))
-        .send()
-        .await;
-    let is_allowed = match answer {
-        Ok(_) => true,
-        Err(e) => match (e.raw_response().map(|r| r.status().as_u16()), e.code()) {
-            (Some(401 | 403), _) => {
-                s3.confined.store(true, Ordering::Relaxed);
-                false
-            }
-            (Some(400), Some("BadDigest" | "InvalidDigest")) => true,
-            _ => false,
-        },
-    };
-    is_allowed.then(|| {
-        "the sessions that STS makes for spec.s3.credentials.assumeRole can do more than the policy says that Valet gives them, so they confine no key: use an STS that heeds session policies, or leave assumeRole out".to_owned()
-    })
-}
-
 /// What the session may do: the grant's verb on the grant's object.
 fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<String, SignError> {
     let key = request.key.as_str();
@@ -146,7 +92,7 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
         if request.key.is_prefix() { "*" } else { "" }
     ));
     let allow =
-        |actions: &[&str], resource: String| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
+        |actions: &[&str], resource: &str| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
     let mut statements = match &request.ask {
         // Large files go up in parts, without being asked. Nobody can read what is there, nor take it away.
         Ask::Upload {
@@ -154,20 +100,29 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
             ..
         } => vec![allow(
             &["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
-            object,
+            &object,
         )],
-        Ask::Upload { .. } => vec![allow(&["s3:PutObject"], object)],
+        Ask::Upload { .. } => vec![allow(&["s3:PutObject"], &object)],
         Ask::Download {
             mode: DownloadMode::Credentials,
             ..
         } if request.key.is_prefix() => {
-            let mut list = allow(&["s3:ListBucket"], arn(bucket));
+            let mut list = allow(&["s3:ListBucket"], &arn(bucket));
             list["Condition"] = json!({"StringLike": {"s3:prefix": [format!("{key}*")]}});
-            vec![allow(&["s3:GetObject"], object), list]
+            vec![allow(&["s3:GetObject"], &object), list]
         }
-        Ask::Download { version: None, .. } => vec![allow(&["s3:GetObject"], object)],
-        Ask::Download { version: Some(_), .. } => vec![allow(&["s3:GetObjectVersion"], object)],
+        Ask::Download { version: None, .. } => vec![allow(&["s3:GetObject"], &object)],
+        Ask::Download { version: Some(_), .. } => vec![allow(&["s3:GetObjectVersion"], &object)],
     };
+    if let Some(key) = &role.kms_key_arn {
+        statements.push(encryption(
+            key,
+            &request.ask,
+            &arn(bucket),
+            &object,
+            request.key.is_prefix(),
+        ));
+    }
     // A URL has its end in its signature. A session lasts for 15 minutes at the least, and for a minute more than it is
     // needed: what is lent ends by the policy.
     if request.ask.is_for_credentials() {
@@ -176,7 +131,39 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
                 json!({"aws:CurrentTime": request.lifetime.expires_at.to_string()});
         }
     }
-    Ok(json!({"Version": "2012-10-17", "Statement": statements}).to_string())
+    let policy = json!({"Version": "2012-10-17", "Statement": statements}).to_string();
+    let length = policy.chars().count();
+    if length > LONGEST_POLICY {
+        return Err(SignError::Impossible(format!(
+            "spec.key is so long that a session policy that names it has {length} characters, and STS takes {LONGEST_POLICY}; use a shorter key on a store with assumeRole"
+        )));
+    }
+    Ok(policy)
+}
+
+/// What the session may do with the key that the bucket encrypts with (Amazon S3 User Guide, "Using server-side encryption with
+/// AWS KMS keys" and "Multipart upload API and permissions"): to write takes GenerateDataKey, to read Decrypt, and parts take
+/// both, since S3 reads them again. Only through S3 (AWS KMS Developer Guide, "kms:ViaService"), and only for the objects of the
+/// grant: S3 calls KMS with the object's ARN as encryption context or, where the bucket has an S3 Bucket Key, the bucket's.
+fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool) -> Value {
+    let actions: &[&str] = match ask {
+        Ask::Upload {
+            mode: UploadMode::Multipart | UploadMode::Credentials,
+            ..
+        } => &["kms:GenerateDataKey", "kms:Decrypt"],
+        Ask::Upload { .. } => &["kms:GenerateDataKey"],
+        Ask::Download { .. } => &["kms:Decrypt"],
+    };
+    let region = key.split(':').nth(3).unwrap_or_default();
+    let mut services = vec![format!("s3.{region}.amazonaws.com")];
+    if region.starts_with("cn-") {
+        // Where hosts end otherwise; each of the two can only be S3.
+        services.push(format!("s3.{region}.amazonaws.com.cn"));
+    }
+    let mut condition = json!({"StringEquals": {"kms:ViaService": services}});
+    let compare = if is_prefix { "StringLike" } else { "StringEquals" };
+    condition[compare]["kms:EncryptionContext:aws:s3:arn"] = json!([object, bucket]);
+    json!({"Effect": "Allow", "Action": actions, "Resource": [key], "Condition": condition})
 }
 
 /// Who the session is for, as CloudTrail shows it: 2 to 64 of letters, digits and `_=,.@-`.
@@ -253,7 +240,112 @@ mod tests {
             external_id: None,
             duration_seconds: 3600,
             endpoint: None,
+            kms_key_arn: None,
         }
+    }
+
+    fn upload_by(mode: UploadMode) -> Ask {
+        Ask::Upload {
+            mode,
+            multipart: Default::default(),
+            constraints: UploadConstraints::default(),
+        }
+    }
+
+    fn download_by(mode: DownloadMode) -> Ask {
+        Ask::Download {
+            mode,
+            version: None,
+            response: Default::default(),
+        }
+    }
+
+    /// A bucket with a key of its own: what S3 needs of it for the grant's request, through S3, for the grant's objects.
+    #[test]
+    fn a_policy_for_an_encrypted_bucket() {
+        let kms = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+        let encrypting = AssumeRole {
+            kms_key_arn: Some(kms.into()),
+            ..role(Some("arn:aws:iam::123456789012:role/valet"))
+        };
+        let of = |key: &str, ask: Ask| -> Vec<Value> {
+            let text = policy(&encrypting, "media", &request(key, ask.clone())).unwrap();
+            let with: Value = serde_json::from_str(&text).unwrap();
+            let mut statements = with["Statement"].as_array().unwrap().clone();
+            let last = statements.pop().unwrap();
+            // The rest is as without the key.
+            let without = policy(
+                &role(Some("arn:aws:iam::123456789012:role/valet")),
+                "media",
+                &request(key, ask),
+            );
+            let without: Value = serde_json::from_str(&without.unwrap()).unwrap();
+            assert_eq!(json!(statements), without["Statement"]);
+            vec![last]
+        };
+        let put = of("a/b", upload_by(UploadMode::Put)).remove(0);
+        assert_eq!(
+            put,
+            json!({
+                "Effect": "Allow", "Action": ["kms:GenerateDataKey"], "Resource": [kms],
+                "Condition": {"StringEquals": {
+                    "kms:ViaService": ["s3.eu-west-1.amazonaws.com"],
+                    "kms:EncryptionContext:aws:s3:arn": ["arn:aws:s3:::media/a/b", "arn:aws:s3:::media"],
+                }},
+            })
+        );
+        for (ask, actions) in [
+            (upload_by(UploadMode::PostForm), json!(["kms:GenerateDataKey"])),
+            (
+                upload_by(UploadMode::Multipart),
+                json!(["kms:GenerateDataKey", "kms:Decrypt"]),
+            ),
+            (
+                upload_by(UploadMode::Credentials),
+                json!(["kms:GenerateDataKey", "kms:Decrypt"]),
+            ),
+            (download_by(DownloadMode::Url), json!(["kms:Decrypt"])),
+            (download_by(DownloadMode::Credentials), json!(["kms:Decrypt"])),
+        ] {
+            let statement = of("a/b", ask.clone()).remove(0);
+            assert_eq!(statement["Action"], actions, "{ask:?}");
+            assert_eq!(
+                statement["Condition"]["StringEquals"], put["Condition"]["StringEquals"],
+                "{ask:?}"
+            );
+            // What is lent ends here, too.
+            assert_eq!(
+                statement["Condition"].get("DateLessThan").is_some(),
+                ask.is_for_credentials(),
+                "{ask:?}"
+            );
+        }
+        // Below a key, and the bucket as a whole where it has a key of its own; nothing beside it.
+        let below = of("a/b/", download_by(DownloadMode::Credentials)).remove(0);
+        assert_eq!(
+            below["Condition"]["StringLike"],
+            json!({"kms:EncryptionContext:aws:s3:arn": ["arn:aws:s3:::media/a/b/*", "arn:aws:s3:::media"]})
+        );
+        assert_eq!(
+            below["Condition"]["StringEquals"],
+            json!({"kms:ViaService": ["s3.eu-west-1.amazonaws.com"]})
+        );
+    }
+
+    #[test]
+    fn a_policy_for_an_encrypted_bucket_in_china() {
+        let china = AssumeRole {
+            kms_key_arn: Some("arn:aws-cn:kms:cn-north-1:123456789012:key/1234".into()),
+            ..role(Some("arn:aws-cn:iam::123456789012:role/valet"))
+        };
+        let policy = policy(&china, "media", &request("k", upload())).unwrap();
+        assert!(
+            policy.contains(r#""kms:ViaService":["s3.cn-north-1.amazonaws.com","s3.cn-north-1.amazonaws.com.cn"]"#)
+        );
+        assert!(
+            policy.contains(r#"["arn:aws-cn:s3:::media/k","arn:aws-cn:s3:::media"]"#),
+            "{policy}"
+        );
     }
 
     #[test]
@@ -329,6 +421,22 @@ mod tests {
                 "{key}"
             );
         }
+    }
+
+    /// The key stands in the policy once for S3, once for KMS, and for a listing once more.
+    #[test]
+    fn a_key_that_is_too_long_for_a_policy_is_refused() {
+        let mut role = role(Some("arn:aws:iam::123456789012:role/valet"));
+        let long = "k".repeat(1000);
+        assert!(policy(&role, "media", &request(&long, upload())).is_ok());
+        role.kms_key_arn = Some("arn:aws:kms:eu-west-1:123456789012:key/1234".into());
+        let refused = policy(&role, "media", &request(&long, upload())).unwrap_err();
+        assert!(matches!(&refused, SignError::Impossible(why) if why.contains("STS takes 2048")));
+        let fits = (0..1000)
+            .rev()
+            .find(|n| policy(&role, "media", &request(&"k".repeat(*n), upload())).is_ok());
+        let text = policy(&role, "media", &request(&"k".repeat(fits.unwrap()), upload())).unwrap();
+        assert!((2047..=2048).contains(&text.len()), "{}", text.len());
     }
 
     #[test]

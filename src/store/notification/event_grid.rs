@@ -5,8 +5,10 @@ use serde::Deserialize;
 
 use super::{Arrived, MAX_OBJECTS, Malformed, Notification, readings};
 
-/// What stands before the container in an event's subject.
-const SERVICE: &str = "/blobServices/default/containers/";
+/// What stands before the container in an event's subject. Of CloudEvents, Microsoft's own example has no '/' before it.
+const SERVICE: &str = "blobServices/default/containers/";
+/// The event that a blob came.
+pub const CREATED: &str = "Microsoft.Storage.BlobCreated";
 /// The longest code that is given back to a subscription which asks for it. Event Grid's are UUIDs.
 const MAX_CODE: usize = 128;
 
@@ -42,14 +44,15 @@ pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
         let is_code = (1..=MAX_CODE).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_graphic());
         return is_code.then_some(Notification::Validation(code)).ok_or(Malformed);
     }
-    let arrived = events.iter().filter(|e| e.kind == "Microsoft.Storage.BlobCreated");
+    let arrived = events.iter().filter(|e| e.kind == CREATED);
     let arrived = arrived.map(|e| blob(&e.subject)).collect::<Option<_>>();
     arrived.map(Notification::Arrived).ok_or(Malformed)
 }
 
 /// `/blobServices/default/containers/CONTAINER/blobs/NAME`.
-fn blob(subject: &str) -> Option<Arrived> {
-    let (container, name) = subject.strip_prefix(SERVICE)?.split_once("/blobs/")?;
+pub fn blob(subject: &str) -> Option<Arrived> {
+    let path = subject.strip_prefix('/').unwrap_or(subject);
+    let (container, name) = path.strip_prefix(SERVICE)?.split_once("/blobs/")?;
     Some(Arrived {
         bucket: container.to_owned(),
         keys: readings(name.to_owned()),
@@ -61,7 +64,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::store::notification::parse as any;
+    use crate::store::notification::tests::parse as any;
 
     fn created(subject: &str) -> Value {
         // As Microsoft documents it, shortened.

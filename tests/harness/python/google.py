@@ -229,9 +229,15 @@ def examine_form(check):
             if not condition[1] <= check["size"] <= condition[2]:
                 raise Refused("the size is out of range")
             continue
-        ((name, value),) = condition.items()
+        if isinstance(condition, list):
+            operator, name, value = condition
+            name = name.removeprefix("$")
+        else:
+            ((name, value),) = condition.items()
+            operator = "eq"
         actual = check["bucket"] if name == "bucket" else fields.get(name.lower())
-        if actual != value:
+        holds = {"eq": lambda: actual == value, "starts-with": lambda: actual is not None and actual.startswith(value)}
+        if not holds[operator]():
             raise Refused(f"the condition on {name} does not hold")
         covered.add(name.lower())
     bare = set(fields) - covered - {"policy", "x-goog-signature"}

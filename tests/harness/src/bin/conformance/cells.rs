@@ -8,6 +8,7 @@ use valet_harness::{Result, Software};
 use crate::{
     attacks,
     key::{Key, Request},
+    prefix,
     store::{BUCKET, Column, Store},
 };
 
@@ -29,7 +30,7 @@ const DIGEST: &str = "hNiYd/DUBB77a/kaFvAkjy/Vc+avBcGflr7bn4gveII=";
 const MD5: &str = "eB5eJF1ptWaXm4bijSPyxw==";
 
 /// Every row of the table.
-pub const ROWS: [Row; 16] = [
+pub const ROWS: [Row; 20] = [
     Row {
         name: "method",
         cells: method,
@@ -37,6 +38,22 @@ pub const ROWS: [Row; 16] = [
     Row {
         name: "key",
         cells: key,
+    },
+    Row {
+        name: "key below a prefix",
+        cells: prefix::other_keys,
+    },
+    Row {
+        name: "the same, type and size",
+        cells: prefix::constraints,
+    },
+    Row {
+        name: "the same, named by the file",
+        cells: prefix::by_file,
+    },
+    Row {
+        name: "the same, `..` in the key",
+        cells: prefix::leading_out,
     },
     Row {
         name: "expiry",

@@ -46,6 +46,8 @@ type Tries = (&'static str, fn(Column) -> Try);
 enum Try {
     /// The grant, and requests that break it.
     Bends(Value, &'static [Bend]),
+    /// The same of a form for everything below the object's key, by which the object is sent.
+    Below(Value, &'static [Bend]),
     /// A grant that Valet refuses, for lack of this.
     Refused(Value, &'static str),
     /// The question does not arise.
@@ -78,7 +80,11 @@ pub fn rows(valet: &Path) -> Result<Vec<Row>> {
             *cell = match tries(column) {
                 Try::Nothing => None,
                 Try::Refused(spec, capability) => Some(store.refused(column, &object, spec, capability)),
-                Try::Bends(spec, bends) => Some(store.held(column, &object, spec, bends)),
+                Try::Bends(spec, bends) => Some(store.held(column, &object, &object, spec, bends)),
+                Try::Below(spec, bends) => {
+                    let below = format!("{object}/x");
+                    Some(store.held(column, &format!("{object}/"), &below, spec, bends))
+                }
             }
             .transpose()
             .map_err(|e| Error::new(format!("{row} of {column:?} on fake-gcs-server: {e}")))?;
@@ -89,7 +95,7 @@ pub fn rows(valet: &Path) -> Result<Vec<Row>> {
 }
 
 /// Every row of the table.
-const ROWS: [Tries; 16] = [
+const ROWS: [Tries; 17] = [
     ("method", |column| {
         Try::Bends(
             plain(column),
@@ -107,6 +113,25 @@ const ROWS: [Tries; 16] = [
                 _ => &[|b| b.request.in_url("/x.bin?", "/x.bin-2?")],
             },
         )
+    }),
+    ("key below a prefix", |column| match column {
+        Column::Form => Try::Below(
+            with(
+                column,
+                json!({"contentType": "text/plain", "contentLengthRange": {"min": 9, "max": 11}}),
+            ),
+            &[
+                |b| *b.request.field("key") = b.request.field("key").replace("/x.bin/", "/x.bin-2/"),
+                |b| *b.request.field("key") = b.request.field("key").replace("/x.bin/x", "/x.bin"),
+                |b| *b.request.field("key") = b.request.field("key").replace("/x.bin/", "/X.BIN/"),
+                |b| *b.request.field("key") = b.request.field("key").replace("/x.bin/", "%2Fx.bin%2F"),
+                |b| *b.request.field("Content-Type") = "text/html".into(),
+                |b| b.request.fields.retain(|(name, _)| name != "Content-Type"),
+                |b| b.body = b"01234567",
+                |b| b.body = b"0123456789ab",
+            ],
+        ),
+        _ => Try::Nothing,
     }),
     ("expiry", |column| {
         let mut spec = plain(column);
@@ -343,11 +368,16 @@ impl Store<'_> {
         Ok(Outcome { said, as_documented })
     }
 
-    fn held(&self, column: Column, key: &str, spec: Value, bends: &[Bend]) -> Result<Outcome> {
-        let signed = self.sign(column, key, spec)?;
+    /// Tries a key that was signed for `granted`, with the object at `key`.
+    fn held(&self, column: Column, granted: &str, key: &str, spec: Value, bends: &[Bend]) -> Result<Outcome> {
+        let signed = self.sign(column, granted, spec)?;
         let signed = signed.map_err(|said| Error::new(format!("valet sign refused: {said}")))?;
+        let mut request = signed.request();
+        if granted != key {
+            key.clone_into(request.field("key"));
+        }
         let good = Bent {
-            request: signed.request(),
+            request,
             body: BODY,
             later: 0,
             exists: false,
@@ -365,7 +395,7 @@ impl Store<'_> {
         let mut taken = Vec::new();
         for bend in bends {
             let mut bent = Bent {
-                request: signed.request(),
+                request: good.request.clone(),
                 ..good
             };
             bend(&mut bent);
@@ -437,6 +467,7 @@ them, is a test (`tests/google/signatures.rs`), and so are Google's own conforma
 
 | row | the bad requests |
 |---|---|
+| key below a prefix | of a form whose grant's key ends with `/`: keys that begin otherwise; another type, and none; a byte too few, a byte too many |
 | `contentLengthRange` | also: another range in the header; no such header |
 | `checksumMD5` | other bytes; other bytes and their own checksum; other bytes and none |
 | `overwrite: Forbid` | a second upload; one without the header that says so |

@@ -16,6 +16,7 @@ mod google;
 mod key;
 mod page;
 mod parts;
+mod prefix;
 mod store;
 
 use std::{env, fs, path::PathBuf, process::ExitCode, thread, time::Instant};

@@ -24,6 +24,10 @@ What the rows try:
 |---|---|
 | method | DELETE with a URL for PUT or GET; PUT of a form |
 | key | another key in the path, or in the form |
+| key below a prefix | of a form whose grant's key ends with `/`: keys that begin otherwise, as those of a sibling, in capitals or encoded; a second key |
+| the same, type and size | another type; none; a byte more than the most; a byte less than the least |
+| the same, named by the file | none: the form as it is, whose key ends with `${filename}` |
+| the same, `..` in the key | `..` behind the prefix, in four spellings. It may be taken, as a name like others, and reaches nothing above the prefix |
 | expiry | two seconds after its end; and with a later end written into it |
 | signature | another last digit; none at all; of a form also the policy of another form |
 | `contentType` | another type; none |
@@ -49,6 +53,10 @@ header for anything.
 
 Garage 2.5 does not know `If-None-Match` and lets a write-once key write again. Ask for [a trial with real keys](stores.md#with-real-keys)
 on such a store: `WriteOnce` is then missing in its capabilities, and grants that need it are refused. `make conformance` tries that, too.
+
+versitygw 1.8 keeps objects as files, and follows `..` in a form's key to another object. A policy cannot forbid that, so a form for everything
+below a key is signed for Amazon's own endpoints, where a key is bytes, and for another store only after [a trial with real keys](stores.md#with-real-keys) has
+shown that it keeps to the prefix (`PostForm/KeyPrefix`). Here they were signed all the same.
 
 A form (`mode: PostForm`) cannot be write-once: a second one replaces the object. So a grant for a form must say
 `overwrite: Allow`.

@@ -150,6 +150,10 @@ impl<'a> Store<'a> {
         if credentials != json!({}) {
             store["spec"]["s3"]["credentials"] = credentials;
         }
+        if key.ends_with('/') {
+            // What a trial with real keys would say, so that the form is made which it tries.
+            store["status"] = json!({"capabilities": ["PostForm/KeyPrefix"]});
+        }
         let kind = if column == Column::Get {
             "DownloadGrant"
         } else {

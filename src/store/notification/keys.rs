@@ -1,0 +1,57 @@
+//! What keys are in messages.
+
+/// What a key may be, as it stands in a message: in each way in which it can be encoded, and as it is.
+pub fn readings(key: String) -> Vec<String> {
+    let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)]
+        .into_iter()
+        .flatten()
+        .collect();
+    keys.push(key);
+    keys.dedup();
+    keys
+}
+
+/// Takes percent-encoding away once; `None` if what it stands for is no text.
+pub fn decoded(key: &str, plus_is_space: bool) -> Option<String> {
+    let mut bytes = Vec::with_capacity(key.len());
+    let mut rest = key.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            b'+' if plus_is_space => b' ',
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{arrived, object, record};
+
+    #[test]
+    fn a_key_can_be_read_in_several_ways() {
+        for (sent, keys) in [
+            ("a b", &["a b"][..]),
+            ("a+b", &["a b", "a+b"]),
+            ("a%2Bb", &["a+b", "a%2Bb"]),
+            ("a+%2B", &["a +", "a++", "a+%2B"]),
+            ("%C3%A4", &["ä", "%C3%A4"]),
+            ("ä", &["ä"]),
+            ("%", &["%"]),
+            ("%4", &["%4"]),
+            ("%zz", &["%zz"]),
+            ("%ff", &["%ff"]),
+            ("%2541", &["%41", "%2541"]),
+            ("", &[""]),
+        ] {
+            let found = arrived(&json!({"Records": [record("ObjectCreated:Put", sent)]}));
+            assert_eq!(found, [object("media", keys)], "{sent}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What Pub/Sub pushes of Google Cloud Storage.
+
+use serde::Deserialize;
+
+use super::{Arrived, Malformed};
+
+/// A message of Pub/Sub. Its data, the object's description, is passed over: the attributes name the object.
+#[derive(Deserialize)]
+pub struct Pushed {
+    #[serde(default)]
+    attributes: Attributes,
+}
+
+/// Of Google Cloud Storage ("Pub/Sub notifications for Cloud Storage", attributes). Other publishers have others.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Attributes {
+    event_type: Option<String>,
+    bucket_id: Option<String>,
+    object_id: Option<String>,
+}
+
+impl Pushed {
+    /// The object that came, if one did. What went, what was described anew and what somebody else publishes is passed over:
+    /// Pub/Sub sends again what is not taken.
+    pub fn arrived(self) -> Result<Vec<Arrived>, Malformed> {
+        match self.attributes {
+            Attributes {
+                event_type: Some(event),
+                bucket_id: Some(bucket),
+                object_id: Some(object),
+            } if event == "OBJECT_FINALIZE" => Ok(vec![Arrived {
+                bucket,
+                keys: vec![object],
+            }]),
+            Attributes {
+                event_type: Some(event),
+                ..
+            } if event == "OBJECT_FINALIZE" => Err(Malformed),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::tests::{arrived, object, parse};
+    use super::*;
+
+    fn pushed(attributes: Value) -> Value {
+        // As Google documents it, shortened: the data is the object's description in base64.
+        json!({
+            "message": {
+                "attributes": attributes,
+                "data": "eyJraW5kIjoic3RvcmFnZSNvYmplY3QiLCJuYW1lIjoiYS9iLnBuZyJ9",
+                "messageId": "2070443601311540", "message_id": "2070443601311540",
+                "publishTime": "2027-01-15T08:00:00.519Z", "publish_time": "2027-01-15T08:00:00.519Z",
+            },
+            "subscription": "projects/myproject/subscriptions/valet",
+        })
+    }
+
+    #[test]
+    fn google_cloud_storage_by_pub_sub() {
+        let attributes = |event: &str, object: &str| {
+            json!({
+                "eventType": event, "bucketId": "media", "objectId": object, "objectGeneration": "1700000000000000",
+                "payloadFormat": "JSON_API_V1", "notificationConfig": "projects/_/buckets/media/notificationConfigs/1",
+                "eventTime": "2027-01-15T08:00:00.519Z",
+            })
+        };
+        // The name stands as it is: nothing in it is encoded.
+        for name in ["a/b.png", "a+b %41.png", "ä"] {
+            let found = arrived(&pushed(attributes("OBJECT_FINALIZE", name)));
+            assert_eq!(found, [object("media", &[name])]);
+        }
+        for event in ["OBJECT_DELETE", "OBJECT_ARCHIVE", "OBJECT_METADATA_UPDATE", ""] {
+            assert_eq!(arrived(&pushed(attributes(event, "a"))), []);
+        }
+        assert_eq!(arrived(&pushed(json!({"from": "somebody else"}))), []);
+        let mut bare = pushed(json!({}));
+        bare["message"].as_object_mut().unwrap().remove("attributes");
+        assert_eq!(arrived(&bare), []);
+        for half in [
+            json!({"eventType": "OBJECT_FINALIZE", "bucketId": "media"}),
+            json!({"eventType": 1}),
+            json!([]),
+        ] {
+            assert_eq!(
+                parse(pushed(half.clone()).to_string().as_bytes()),
+                Err(Malformed),
+                "{half}"
+            );
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! A store behind a certificate of one's own authority: docs/image.md says how the operator comes to trust it.
+
+use std::process::Command;
+
+use serde_json::json;
+use valet_harness::{Operator, OperatorOptions, Process, net, process};
+
+use crate::world::{SOON, Tenant, VALET, condition};
+
+/// The world's S3 server once more, by TLS: the same users and objects. Its certificate is the apiserver's, which is good for
+/// loopback and has the control plane's authority.
+fn with_tls(t: &Tenant) -> (Process, String) {
+    let (s3, plane) = (&t.world.s3, &t.world.plane);
+    let port = net::free_port().expect("there is a port");
+    let mut command = process::clean(t.world.tools.command("versitygw"));
+    let folder = |name: &str| s3.scratch().join(name).display().to_string();
+    command
+        .env("ROOT_ACCESS_KEY", s3.access_key())
+        .env("ROOT_SECRET_KEY", s3.secret_key())
+        .args([format!("--port=127.0.0.1:{port}"), format!("--region={}", s3.region())])
+        .arg(format!("--cert={}", plane.scratch().join("tls.crt").display()))
+        .arg(format!("--key={}", plane.scratch().join("tls.key").display()))
+        .arg(format!("--iam-dir={}", folder("users")))
+        .arg("posix")
+        .arg(format!("--versioning-dir={}", folder("versions")))
+        .arg(folder("objects"));
+    let log = plane.scratch().join(format!("versitygw-{port}.log"));
+    let server = Process::start("versitygw", command, log).expect("versitygw starts");
+    server
+        .wait_until(SOON, "it listened", || net::listens(port))
+        .expect("it listens");
+    (server, format!("https://127.0.0.1:{port}"))
+}
+
+#[test]
+fn an_authority_of_ones_own() {
+    let t = Tenant::new("authority");
+    let (_server, endpoint) = with_tls(&t);
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(endpoint);
+    t.apply(&[store, t.grant("UploadGrant", "g", json!({}))]);
+
+    // Nobody has told this one of the authority: no request is made over a connection that proves nothing.
+    let stranger = t.operator();
+    let grant = t.reason("ug/g", "StoreUnreachable");
+    assert_eq!(t.kstatus(&grant), "InProgress");
+    let ready = condition(&grant, "Ready").expect("it is there");
+    let said = ready["message"].as_str().unwrap_or_default();
+    assert!(
+        said.contains("from an authority that the operator does not know") && said.contains("SSL_CERT_FILE"),
+        "the message names what is wrong, and what to do: {said}"
+    );
+    assert!(t.get("secret/g").is_none());
+    stranger.kill();
+
+    let authority = t.world.plane.ca_file().display().to_string();
+    let options = OperatorOptions {
+        namespace: Some(t.name().to_owned()),
+        env: vec![("SSL_CERT_FILE".to_owned(), authority.clone())],
+        ..OperatorOptions::default()
+    };
+    let _operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");
+    t.reason_within("ug/g", "Issued", std::time::Duration::from_secs(90));
+    let key = t.mount("g");
+    assert!(
+        key.files["url"].starts_with(&endpoint),
+        "the key is for the same address"
+    );
+    // The workload must trust it, too.
+    let file = t.file("up", b"by TLS");
+    let upload = [
+        "--cacert",
+        &authority,
+        "--upload-file",
+        file.to_str().expect("a plain path"),
+    ];
+    assert_eq!(key.curl(&upload).0, 200);
+    t.reason_within("ug/g", "Completed", std::time::Duration::from_secs(70));
+    assert_eq!(t.stored(&t.key("g")).as_deref(), Some(&b"by TLS"[..]));
+    // curl alone does not.
+    let mut bare = process::clean(Command::new("curl"));
+    bare.arg("--silent").arg(&endpoint);
+    assert_eq!(
+        process::run(bare, b"", SOON).expect("curl runs").status.code(),
+        Some(60)
+    );
+}
