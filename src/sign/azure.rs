@@ -391,6 +391,25 @@ impl Provider for AzureBlob {
         .boxed()
     }
 
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        let AzureBlobStore {
+            account,
+            container,
+            stored_access_policy,
+            ip_range,
+            ..
+        } = &self.store;
+        let base = self.public_base();
+        let place = format!("{salt}\n{base}\n{account}\n{container}\n{stored_access_policy:?}\n{ip_range:?}");
+        let print = match &self.credentials {
+            Credentials::Unusable(_) => None,
+            Credentials::Key(key) => Some(key.print(&place)),
+            // Delegation keys come and go, and what they have signed is good until its end.
+            Credentials::Identity(_) => Some(SharedKey::nobodys().print(&place)),
+        };
+        std::future::ready(Ok(print)).boxed()
+    }
+
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async {
             let base = self.public_base();
