@@ -259,7 +259,9 @@ impl Judge<'_> {
             };
         }
         // A key that follows another one goes on in the rhythm of the first.
-        let look = next_look(self.began(key), self.f.last_look);
+        // A look that is still to come was before the clock was set back.
+        let last_look = self.f.last_look.filter(|last| *last <= self.now);
+        let look = next_look(self.began(key), last_look);
         let mut arrival = Arrival::Unchanged;
         let gathered = match &self.f.store {
             StoreFact::Usable(_) if self.is_in_parts() => self.gather(self.f.look_requested || look <= self.now),
