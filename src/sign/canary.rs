@@ -36,6 +36,8 @@ pub enum Missing {
     Form(Capability),
     /// It takes no POST forms.
     Forms,
+    /// It lends no credentials that can do only what they are lent for.
+    Credentials,
 }
 
 impl Missing {
@@ -46,6 +48,7 @@ impl Missing {
             Self::Url(capability) => capability.as_str().to_owned(),
             Self::Form(capability) => format!("{mode}/{}", capability.as_str()),
             Self::Forms => mode.to_owned(),
+            Self::Credentials => UploadMode::Credentials.as_str().to_owned(),
         }
     }
 }
@@ -76,6 +79,7 @@ impl Canary {
                     }
                 }
                 Missing::Forms => can.post_form = None,
+                Missing::Credentials => can.credentials = None,
             }
         }
     }

@@ -2,9 +2,12 @@
 //! obeys headers which nobody signed.
 
 mod fifteen;
+mod inward;
 mod lent;
 mod moving;
 mod parts;
+mod unconfined;
+mod versity;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
@@ -12,7 +15,10 @@ mod world;
 use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
-use valet_harness::{GARAGE_BUCKET, Operator, OperatorOptions, S3Options, S3Server, Software, eventually};
+use valet_harness::{
+    GARAGE_BUCKET, Operator, OperatorOptions, S3Options, S3Server, Software, eventually,
+    fake::{Fake, Reply},
+};
 use world::{SOON, Tenant, VALET, condition, says};
 
 /// A tenant whose store is MinIO.
@@ -42,11 +48,16 @@ impl OnMinio {
 
     /// The store with more settings; waits until it has been tried out.
     fn store(&self, more: Value) -> Value {
+        self.minio_store(more);
+        tried(&self.tenant)
+    }
+
+    /// The same without waiting.
+    fn minio_store(&self, more: Value) {
         let mut store = self.tenant.store();
         store["spec"]["s3"]["endpoint"] = json!(self.minio.endpoint());
         world::merge(&mut store["spec"]["s3"], more);
         self.tenant.apply(&[store]);
-        tried(&self.tenant)
     }
 }
 
@@ -159,6 +170,18 @@ fn each_key_has_its_own_session() {
     let (status, said) = attack.curl(&["--upload-file", "/dev/null", "--header", &copy]);
     assert_eq!(status, 403, "{said}");
     assert_eq!(on.minio.get(t.name(), &t.key("attack")).unwrap(), None);
+    // Nor does an archive that MinIO is asked to unpack reach another key than the grant's.
+    let archive = t.file("archive", &tar("elsewhere", b"mine"));
+    let (unpack, below) = (
+        "x-amz-meta-snowball-auto-extract: true",
+        "x-amz-meta-minio-snowball-prefix: secret",
+    );
+    let upload = ["--upload-file", archive.to_str().unwrap()];
+    let (status, said) = attack.curl(&[upload[0], upload[1], "--header", unpack, "--header", below]);
+    assert_eq!(status, 403, "{said}");
+    for key in ["elsewhere", "secret/elsewhere", &t.key("attack/elsewhere")] {
+        assert_eq!(on.minio.get(t.name(), key).unwrap(), None, "{key}");
+    }
 
     let up = t.mount("up");
     assert_eq!(up.upload(&t.file("f", b"bytes")).0, 200);
@@ -192,6 +215,32 @@ fn each_key_has_its_own_session() {
     let wild = t.reason("ug/wild", "CapabilityMissing");
     let message = condition(&wild, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(message.contains("'*'"), "{message}");
+}
+
+/// What a store does with headers that are not signed is not known before it has answered: until then nobody gets a key for
+/// an upload, though one could be signed. What needs no answer is signed all the same.
+#[test]
+fn a_store_that_nobody_has_tried_yet() {
+    let on = OnMinio::new("untried");
+    let t = &on.tenant;
+    on.minio.stop();
+    on.minio_store(json!({}));
+    t.apply(&[
+        t.grant("UploadGrant", "up", json!({"constraints": {"overwrite": "Allow"}})),
+        t.grant("DownloadGrant", "down", json!({})),
+    ]);
+    t.reason("dg/down", "Issued");
+    let waits = t.reason("ug/up", "StoreUnreachable");
+    let message = condition(&waits, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("not known yet"), "{message}");
+    assert!(t.get("secret/up").is_none());
+    on.minio.start_again().unwrap();
+    t.reason_within("ug/up", "CapabilityMissing", Duration::from_secs(90));
+    assert!(t.get("secret/up").is_none());
+    // Its owner's word needs no trial.
+    on.minio.stop();
+    on.minio_store(json!({"unsignedHeaders": "Tolerate"}));
+    t.reason_within("ug/up", "Issued", Duration::from_secs(90));
 }
 
 /// What is wrong with a store is said by name, on the store and on its grants, before any key is handed out.
@@ -294,8 +343,48 @@ fn real_keys_on_minio() {
     store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900});
     let store = canary(t, store);
     assert_eq!(says(&store, "KeysEnforced"), "True KeysEnforced", "{}", store["status"]);
+    let message = condition(&store, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    for promise in [" PostForm/KeyPrefix", " Credentials"] {
+        assert!(message.contains(promise) && !message.contains("not tried"), "{message}");
+    }
+    assert!(can(&store, "Credentials"));
     let left = on.minio.versions(t.name(), "").unwrap();
     assert!(left.is_empty(), "{left:#?}");
+}
+
+/// An STS that does not look at the policy which it is given lends what can do anything. The trial finds that out.
+#[test]
+fn real_keys_of_a_careless_sts() {
+    let on = OnMinio::new("careless");
+    let t = &on.tenant;
+    let mut curl = valet_harness::process::clean(std::process::Command::new("curl"));
+    curl.args(["--silent", "--fail", "--aws-sigv4", "aws:amz:us-east-1:sts", "--user"])
+        .arg(format!("{}:{}", on.minio.access_key(), on.minio.secret_key()))
+        .args(["--data", "Action=AssumeRole&Version=2011-06-15&DurationSeconds=7200"])
+        .arg(on.minio.endpoint());
+    let session = valet_harness::process::run_ok(curl, b"", SOON).expect("MinIO gives a session");
+    let sts = Fake::start(move |_| Reply::Text(200, session.text()));
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(on.minio.endpoint());
+    store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900, "endpoint": sts.endpoint()});
+    store["spec"]["access"][0]["credentials"] = json!("Allow");
+    let spec = json!({"mode": "Credentials", "key": t.key("runs/"), "constraints": {"overwrite": "Allow"}, "expirationSeconds": 60});
+    let tried = canary(t, store);
+    assert_eq!(
+        says(&tried, "KeysEnforced"),
+        "False KeysNotEnforced",
+        "{}",
+        tried["status"]
+    );
+    let message = condition(&tried, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("does not enforce Credentials:"), "{message}");
+    assert!(
+        message.contains("without Credentials (they can write beside what they are lent for)"),
+        "{message}"
+    );
+    assert!(!can(&tried, "Credentials"));
+    t.apply(&[t.grant("UploadGrant", "lent", spec)]);
+    t.reason("ug/lent", "CapabilityMissing");
 }
 
 /// A form for everything below a key: any number of objects, each as the grant says, named by their files or otherwise; and
@@ -376,7 +465,7 @@ fn a_form_below_a_key() {
     let over = t.reason_within("ug/inbox", "Expired", Duration::from_secs(40));
     assert_eq!(says(&over, "Completed"), "Unknown NotObservable");
     assert_eq!(t.kstatus(&over), "Current");
-    assert!(t.get("secret/inbox").is_none());
+    t.gone("inbox");
     assert_eq!(as_key(&t.key("inbox/late"), "", ""), 403);
 
     // And by a session of its own, which ends at the same keys.
@@ -481,4 +570,25 @@ fn real_keys_on_garage() {
     t.reason("ug/again", "Issued");
     assert_eq!(t.mount("again").upload(&t.file("body", b"x")).0, 200);
     t.reason("ug/again", "Completed");
+}
+
+/// An archive with one file (POSIX, "ustar interchange format").
+fn tar(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut head = [0_u8; 512];
+    let mut field = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());
+    field(0, name);
+    field(100, "0000644");
+    field(108, "0000000");
+    field(116, "0000000");
+    field(124, &format!("{:011o}", content.len()));
+    field(136, "00000000000");
+    field(148, "        ");
+    field(156, "0");
+    field(257, "ustar\u{0}00");
+    let sum: u32 = head.iter().map(|b| u32::from(*b)).sum();
+    head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut archive = head.to_vec();
+    archive.extend_from_slice(content);
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
 }

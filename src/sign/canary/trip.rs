@@ -104,7 +104,7 @@ impl<'a, H: Hands> Trip<'a, H> {
             self.found.interrupted = true;
             self.found.untried.push(format!("the rest: {why}"));
         }
-        self.written.insert(format!("{}/{STRAY}", self.folder));
+        self.wrote(STRAY);
         if let Some(remedy) = self.hands.clear_away(&self.folder, &self.written).await {
             self.found.left = Some(format!(
                 "what it wrote below {} could not all be deleted: allow {remedy} there, or delete it",
@@ -209,7 +209,7 @@ impl<'a, H: Hands> Trip<'a, H> {
         let file = format!("../{escaped}");
         if is_taken(self.try_below(ask, &inside(FILE_NAME), &file).await?) {
             for name in [file.as_str(), escaped] {
-                self.written.insert(format!("{}/{}", self.folder, inside(name)));
+                self.wrote(&inside(name));
             }
         }
         if self.exists(escaped).await? {
@@ -236,10 +236,10 @@ impl<'a, H: Hands> Trip<'a, H> {
     }
 
     /// Whether a key for GET finds this object.
-    async fn exists(&mut self, name: &str) -> Result<bool, Away> {
+    pub async fn exists(&mut self, name: &str) -> Result<bool, Away> {
         let is_there = is_taken(self.try_out(name, &get(), false, |_| {}).await?);
         if is_there {
-            self.written.insert(format!("{}/{name}", self.folder));
+            self.wrote(name);
         }
         Ok(is_there)
     }
@@ -250,17 +250,23 @@ impl<'a, H: Hands> Trip<'a, H> {
         bend(&mut sent);
         // Wherever the request leads, what it may have written is to be cleared away.
         if sent.method != "GET" && !name.ends_with('/') {
-            self.written.insert(format!("{}/{name}", self.folder));
+            self.wrote(name);
         }
         self.hands.send(sent).await
     }
 
     /// The request that keeps to a key for this object, or for what is below it if it ends with '/'.
     async fn sent(&self, name: &str, ask: &Ask, is_over: bool) -> Result<Sent, Away> {
+        let signed = self.hands.sign(&self.request(name, ask, is_over)?).await?;
+        Sent::good(&signed).ok_or_else(|| Away("the key is no request".into()))
+    }
+
+    /// What is signed for it.
+    pub fn request(&self, name: &str, ask: &Ask, is_over: bool) -> Result<SigningRequest, Away> {
         let key = format!("{}/{name}", self.folder);
         let ends = if is_over { -SECONDS } else { SECONDS };
         let expires_at = second(Timestamp::now()) + SignedDuration::from_secs(ends);
-        let request = SigningRequest {
+        Ok(SigningRequest {
             key: ObjectKey::parse_scope(&key, usize::MAX).map_err(|e| Away(e.to_string()))?,
             ask: ask.clone(),
             lifetime: Lifetime {
@@ -269,9 +275,12 @@ impl<'a, H: Hands> Trip<'a, H> {
             },
             holder: "valet.canary".into(),
             upload: None,
-        };
-        let signed = self.hands.sign(&request).await?;
-        Sent::good(&signed).ok_or_else(|| Away("the key is no request".into()))
+        })
+    }
+
+    /// An object of this name may have been written.
+    pub fn wrote(&mut self, name: &str) {
+        self.written.insert(format!("{}/{name}", self.folder));
     }
 }
 
