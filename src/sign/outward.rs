@@ -21,20 +21,19 @@ pub struct Outward {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inward {
     host: String,
-    address: IpAddr,
+    address: Option<IpAddr>,
     class: &'static str,
 }
 
 impl fmt::Display for Inward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, address, class } = self;
-        if host.parse::<IpAddr>().is_ok() {
-            write!(f, "the endpoint {host} is {class}")?;
-        } else {
-            write!(
+        match address.filter(|_| host.parse::<IpAddr>().is_err()) {
+            None => write!(f, "the endpoint {host} is {class}")?,
+            Some(address) => write!(
                 f,
                 "the endpoint's host {host} has the address {address}, which is {class}"
-            )?;
+            )?,
         }
         f.write_str(", where an ObjectStore may not lead; use a public endpoint, or ask the platform team to allow the network (--allow-private-endpoints) or to make a ClusterObjectStore")
     }
@@ -59,10 +58,27 @@ impl Outward {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         match bare.parse::<IpAddr>() {
             Ok(address) => self.permit(bare, [address]),
+            Err(_) if ends_in_a_number(bare) => Err(Inward {
+                host: bare.to_owned(),
+                address: None,
+                class: "half an address, which with a bucket's name before it can be a whole one",
+            }),
             Err(_) => match lookup(bare.to_owned()).await {
                 Ok(addresses) => self.permit(bare, addresses),
                 Err(_) => Ok(()),
             },
+        }
+    }
+
+    /// The same of a host that is an address: nobody looks that up. One that is a name is left to whoever does.
+    ///
+    /// # Errors
+    /// [`Inward`].
+    pub fn check_literal(&self, host: &str) -> Result<(), Inward> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        match bare.parse::<IpAddr>() {
+            Ok(address) => self.permit(bare, [address]),
+            Err(_) => Ok(()),
         }
     }
 
@@ -73,7 +89,7 @@ impl Outward {
             {
                 return Err(Inward {
                     host: host.to_owned(),
-                    address,
+                    address: Some(address),
                     class,
                 });
             }
@@ -92,6 +108,15 @@ impl ResolveDns for Outward {
             Ok(addresses)
         })
     }
+}
+
+/// Whether a host is read as an address although it is none as it should be written: `127.1`, `0x7f.1`, `2130706433` (URL
+/// Standard, "ends in a number"). No name ends so.
+fn ends_in_a_number(host: &str) -> bool {
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let is_decimal = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    is_decimal || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// What the system's resolver says, in a thread of its own since it blocks.

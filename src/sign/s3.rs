@@ -7,6 +7,7 @@ mod can;
 mod canary;
 mod confined;
 mod form;
+mod guard;
 mod lent;
 mod multipart;
 mod presigned;
@@ -32,7 +33,6 @@ use aws_sdk_s3::{
     presigning::PresigningConfig,
     types::ChecksumMode,
 };
-use aws_smithy_http_client::{Builder, tls};
 use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -121,9 +121,7 @@ impl S3 {
 
     /// A client that connects only to where requests may go, if that is limited.
     fn http(&self) -> Option<SharedHttpClient> {
-        let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
-        let outward = self.outward.clone()?;
-        Some(Builder::new().tls_provider(tls).build_with_resolver(outward))
+        self.outward.clone().map(guard::client)
     }
 
     fn sts(&self, role: &AssumeRole, credentials: &Credentials) -> aws_sdk_sts::Client {

@@ -1,48 +1,51 @@
-//! Endpoints of tenants' stores that would lead inwards only together with the bucket's name.
+//! Endpoints of tenants' stores that lead inwards only together with the bucket's name.
+
+use std::{net::TcpListener, time::Duration};
 
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
-use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
-    api::{Ask, DownloadMode, ResponseHeaders},
-    grant::{Lifetime, ObjectKey, SigningRequest},
-    sign::{Provider, s3::S3},
+    api::{ObjectStore, Reason},
+    sign::{Finding, Outward, Provider, s3::S3},
+    store,
 };
 
-/// With the bucket in the host, `127` and `1.1.1` would be an address of this machine, although the endpoint's host is one of
-/// somebody else's (1.1.0.1, as addresses may be written). Nobody looks a name up for an address, so nobody would be
-/// refused: a bucket's name must not come before such a host.
+/// With the bucket in the host, `127.100` and `200.100` are an address of this machine, although the endpoint's host is one of
+/// somebody else's (200.0.0.100, as addresses may be written). Nobody looks a name up for an address.
 #[tokio::test]
-async fn a_bucket_and_a_host_that_would_be_an_address() {
-    for (bucket, host) in [
-        ("127", "1.1.1"),
-        ("172", "16.1.1"),
-        ("169.254", "169.254"),
-        ("127", "0x1.1.1"),
-    ] {
-        let settings = json!({"bucket": bucket, "region": "us-east-1", "endpoint": format!("http://{host}:9000")});
-        let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
-        let s3 = S3::new(serde_json::from_value(settings).unwrap(), credentials, None);
-        let now = Timestamp::now();
-        let request = SigningRequest {
-            key: ObjectKey::parse("a", 1024).unwrap(),
-            ask: Ask::Download {
-                mode: DownloadMode::Url,
-                version: None,
-                response: ResponseHeaders::default(),
-            },
-            lifetime: Lifetime {
-                issued_at: now,
-                expires_at: now + SignedDuration::from_mins(1),
-            },
-            holder: "web.a".into(),
-            upload: None,
+async fn a_bucket_and_a_host_that_are_an_address() {
+    let listener = TcpListener::bind("127.100.200.100:0").expect("a port is free");
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let settings = json!({"bucket": "127.100", "region": "us-east-1", "endpoint": format!("http://200.100:{port}")});
+    let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
+    let s3 = S3::new(
+        serde_json::from_value(settings.clone()).unwrap(),
+        credentials,
+        Some(Outward::default()),
+    );
+    let probed = tokio::time::timeout(Duration::from_secs(30), s3.probe()).await.unwrap();
+    assert!(listener.accept().is_err(), "it was asked: {:?}", probed.finding);
+    let Finding::Unreachable(why) = probed.finding else {
+        panic!("{:?}", probed.finding)
+    };
+    assert!(why.contains("127.100.200.100") && why.contains("loopback"), "{why}");
+
+    // Nor is half an address taken for a host, before anything is sent.
+    for half in ["1.1", "254", "169.254", "0x7f.1", "2130706433", "1.1."] {
+        let mut settings = settings.clone();
+        settings["endpoint"] = json!(format!("http://{half}"));
+        let own = json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore",
+            "metadata": {"name": "s", "namespace": "web"}, "spec": {"s3": settings},
+        });
+        let own: ObjectStore = serde_json::from_value(own).unwrap();
+        let Ok(settings) = store::settings(&own) else {
+            assert!(half.ends_with('.'), "the schema takes {half}");
+            continue;
         };
-        let signed = s3.sign(&request).await.unwrap();
-        let url = signed.url().unwrap().expose();
-        let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-        assert!(path.starts_with(&format!("{bucket}/a?")), "{path}");
-        assert!(!authority.starts_with(bucket) || bucket == "169.254", "{authority}");
-        assert_ne!(authority, "169.254.169.254:9000");
+        let (reason, why) = settings.check_endpoint(&Outward::default()).await.unwrap_err();
+        assert_eq!(reason, Reason::EndpointNotAllowed);
+        assert!(why.contains("half an address"), "{why}");
     }
 }
