@@ -85,6 +85,11 @@ rights: check-tools ## What the operator's account may do to Secrets, beside cer
 	  CERT_MANAGER='$(CERT_MANAGER)' EXTERNAL_SECRETS='$(EXTERNAL_SECRETS)' \
 	  '$(TARGET)/debug/rights' $(if $(CHECK),--check docs/reference/permissions.md)
 
+.PHONY: sessions
+sessions: check-tools ## Sessions of 15 minutes watched for 22, and web identity on versitygw in a network namespace of its own
+	@export VALET_TOOLS=$$(hack/tools.sh chart stores); \
+	  cargo test --test stores -- --ignored --nocapture sessions_of_15_minutes web_identity_on_versitygw
+
 .PHONY: monitoring
 monitoring: check-tools ## Put every query of dashboard and alerts to a real Prometheus under load, and draw the panels
 	@export VALET_TOOLS=$$(hack/tools.sh chart monitoring); \

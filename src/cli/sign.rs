@@ -277,6 +277,7 @@ async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -
         credentials_expire,
         short_sessions: store.short_sessions(),
         signer: None,
+        untried: None,
     };
     Ok((StoreFact::Usable(view), Some(provider)))
 }

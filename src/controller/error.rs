@@ -59,9 +59,7 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
             404 => Error::Gone(call),
             409 => Error::Conflict(call),
             // An admission webhook's message may quote the object that it refused.
-            403 | 422 if status.message.contains("://") => {
-                Error::Refused(format!("{} {}", status.code, status.reason))
-            }
+            403 | 422 if may_quote(&status.message) => Error::Refused(format!("{} {}", status.code, status.reason)),
             403 | 422 => Error::Refused(status.message.clone()),
             code => Error::Api {
                 call,
@@ -77,6 +75,22 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
     }
 }
 
+/// The shortest part of a Secret's data that is taken for one: base64 of 18 bytes.
+const QUOTED: usize = 24;
+
+/// Whether a text may quote a URL or something of a Secret, as it is or in base64, in which the apiserver hands Secrets to
+/// webhooks. Names and sentences have no such long words of capitals, small letters and digits.
+fn may_quote(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
+    let is_quoted = |word: &str| {
+        let has = |kind: fn(&u8) -> bool| word.as_bytes().iter().any(kind);
+        word.len() >= QUOTED && has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit)
+    };
+    text.contains("://")
+        || text.to_ascii_lowercase().contains("%3a%2f%2f")
+        || text.split(|c| !is_plain(c)).any(is_quoted)
+}
+
 /// The innermost cause: the part of a chain that says something.
 fn root(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -84,4 +98,44 @@ fn root(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::{Status, response::StatusSummary};
+
+    use super::*;
+
+    fn said(message: &str) -> String {
+        let status = Status {
+            status: Some(StatusSummary::Failure),
+            message: message.into(),
+            reason: "Forbidden".into(),
+            code: 403,
+            ..Status::default()
+        };
+        classify("a test", &kube::Error::Api(status.boxed())).to_string()
+    }
+
+    #[test]
+    fn what_a_webhook_quotes_is_not_repeated() {
+        for quoted in [
+            "denied: url is https://store.example/b/k?X-Amz-Signature=abc",
+            "denied: https%3A%2F%2Fstore.example",
+            // The beginning of a URL, as the data of a Secret has it.
+            "admission webhook \"policy.example\" denied the request: {\"data\":{\"url\":\"aHR0cHM6Ly9zdG9yZS5leGFtcGxlL2I\"}}",
+            // A secret access key.
+            "denied: found wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        ] {
+            assert_eq!(said(quoted), "the apiserver refused: 403 Forbidden", "{quoted}");
+        }
+        for plain in [
+            "secrets \"upload-42\" is forbidden: exceeded quota: compute, requested: secrets=1, used: secrets=1, limited: secrets=1",
+            "ValidatingAdmissionPolicy 'valet.example' with binding 'valet.example' denied request: the Secrets of grants only",
+            "User \"system:serviceaccount:valet-system:valet\" cannot create resource \"secrets\" in the namespace \"a-namespace-with-a-long-name-0123456789\"",
+            "no secrets for 9b2f8c1e-5d7a-4e55-9c0e-3f2a1b4c5d6e",
+        ] {
+            assert_eq!(said(plain), format!("the apiserver refused: {plain}"));
+        }
+    }
 }

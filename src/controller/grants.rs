@@ -7,11 +7,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Preconditions},
     core::DeserializeGuard,
     runtime::{controller::Action, events::Recorder},
 };
-use serde_json::json;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -26,10 +25,10 @@ use super::{
     watch::Caller,
 };
 use crate::{
-    api::{Grant, GrantStatus, Reason},
+    api::{Grant, Reason},
     grant::{
-        Facts, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView,
-        Settings, Step, UploadFact, decide,
+        Facts, GrantFacts, ObjectFact, ObjectKey, Publish, PublishMode, Read, SecretFact, SecretView, Settings, Step,
+        UploadFact, decide,
     },
     sign::{Provider, SECRET_CAPACITY, SignError, secret_bytes, secret_object},
     telemetry::Metrics,
@@ -107,16 +106,36 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     if result.is_ok() {
         context.memory.succeeded(&uid);
         // A visit that failed may have published all the same; its place is kept until the next one knows.
-        context.places.visited(context.memory.newest(&watched).as_ref());
+        let is_there = || context.caller.is_there(watched.as_ref());
+        context
+            .places
+            .visited(context.memory.newest(&watched).as_ref(), is_there);
     }
+    context.forget_if_gone(watched.as_ref());
     result
+}
+
+impl<G: Grant> Context<G> {
+    /// Whether a grant has gone while it was visited: then nothing of it is kept, and nobody comes again.
+    fn forget_if_gone(&self, grant: &impl ResourceExt) -> bool {
+        let is_gone = !self.caller.is_there(grant);
+        if is_gone {
+            let uid = grant.uid().unwrap_or_default();
+            self.memory.forget(&uid);
+            self.places.gone(&uid);
+        }
+        is_gone
+    }
 }
 
 /// When to try again after an error.
 pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, context: Arc<Context<G>>) -> Action {
     let uid = grant.uid().unwrap_or_default();
-    let failures = context.memory.failed(&uid);
     context.metrics.reconcile_failed(G::OPERATION);
+    if context.forget_if_gone(grant.as_ref()) {
+        return Action::await_change();
+    }
+    let failures = context.memory.failed(&uid);
     if failures >= PATIENCE {
         context.places.gone(&uid);
     }
@@ -235,13 +254,14 @@ impl<'a, G: Grant> Visit<'a, G> {
     async fn read_store(&mut self) -> Result<(), Error> {
         self.may_ask_store()?;
         let grant = &self.facts.grant;
-        let (fact, provider) = self
+        let found = self
             .context
             .stores
             .fact(&grant.terms.store_ref, &grant.namespace, self.wanted_until())
             .await?;
-        self.facts.store = fact;
-        self.provider = provider;
+        self.facts.store = found.fact;
+        self.facts.rules = found.rules;
+        self.provider = found.provider;
         self.remember_store();
         Ok(())
     }
@@ -423,38 +443,6 @@ impl<'a, G: Grant> Visit<'a, G> {
             Err(Error::Conflict(_)) => self.read_secret().await,
             Err(e) => Err(e),
         }
-    }
-
-    async fn report(&mut self, status: GrantStatus, notice: Option<Notice>) -> Result<(), Error> {
-        let api = self.api();
-        let patch = json!({
-            // Of exactly this grant in exactly this version: another grant of its name, or a change that was not
-            // looked at, makes this a conflict.
-            "metadata": {"uid": self.facts.grant.uid, "resourceVersion": self.grant.resource_version()},
-            "status": tell::merge(&self.facts.grant.status, &status),
-        });
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.into()),
-            ..PatchParams::default()
-        };
-        let written = call(
-            "writing the grant's status",
-            api.patch_status(&self.facts.grant.name, &params, &Patch::Merge(patch)),
-        )
-        .await;
-        let written = match written {
-            Ok(written) => Arc::new(written),
-            Err(Error::Conflict(_)) => return self.read_grant().await,
-            Err(e) => return Err(e),
-        };
-        self.context.memory.wrote(&written);
-        self.count(&status);
-        self.grant = written;
-        self.facts.grant = GrantFacts::of(self.grant.as_ref());
-        if let Some(notice) = notice {
-            self.tell(notice).await;
-        }
-        Ok(())
     }
 
     /// The grant was changed under us: take it as it is now and judge again, unless it is another one.

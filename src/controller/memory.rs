@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -94,6 +94,11 @@ impl<G: Grant> Memory<G> {
         self.lock().remove(uid);
     }
 
+    /// These are the grants that there are: of others, which went while nobody watched, nothing is kept.
+    pub fn keep_only(&self, uids: &HashSet<String>) {
+        self.lock().retain(|uid, _| uids.contains(uid));
+    }
+
     /// When the store was last asked for the object.
     pub fn last_look(&self, uid: &str) -> Option<Timestamp> {
         self.lock().get(uid).and_then(|r| r.last_look)
@@ -174,4 +179,20 @@ impl<G: Grant> Memory<G> {
 /// so that the watch wins.
 fn version<G: Grant>(grant: &G) -> u128 {
     grant.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::UploadGrant;
+
+    #[test]
+    fn nothing_is_kept_of_who_is_not_listed() {
+        let memory = Memory::<UploadGrant>::default();
+        for uid in ["a", "b"] {
+            memory.failed(uid);
+        }
+        memory.keep_only(&HashSet::from(["b".to_owned(), "c".to_owned()]));
+        assert_eq!((memory.failed("a"), memory.failed("b")), (1, 2));
+    }
 }

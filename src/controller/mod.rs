@@ -16,6 +16,7 @@ mod slot;
 mod states;
 mod store_status;
 mod stores;
+mod trial;
 mod turns;
 mod voices;
 mod watch;

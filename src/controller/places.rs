@@ -79,8 +79,8 @@ impl Places {
             watcher::Event::InitApply(guard) | watcher::Event::Apply(guard) => {
                 if let Ok(grant) = &guard.0 {
                     match memory.written(grant) {
-                        Some(written) => self.note(written.as_ref(), false),
-                        None => self.note(grant, false),
+                        Some(written) => self.note(written.as_ref(), None),
+                        None => self.note(grant, None),
                     }
                 }
             }
@@ -88,9 +88,10 @@ impl Places {
         }
     }
 
-    /// A visit to the grant has ended: what it has come to is in its status.
-    pub fn visited<G: Grant>(&self, grant: &G) {
-        self.note(grant, true);
+    /// A visit to the grant has ended: what it has come to is in its status. But it may have gone meanwhile; whoever can tell
+    /// must have seen it go before [`Places::seen`] does.
+    pub fn visited<G: Grant>(&self, grant: &G, is_there: impl Fn() -> bool) {
+        self.note(grant, Some(&is_there));
     }
 
     /// The grant is gone, or keeps failing: others need not wait for it.
@@ -127,7 +128,7 @@ impl Places {
         }
     }
 
-    fn note<G: Grant>(&self, grant: &G, visit_ended: bool) {
+    fn note<G: Grant>(&self, grant: &G, visit_ended: Option<&dyn Fn() -> bool>) {
         let meta = grant.meta();
         let (Some(uid), Some(namespace), Some(name)) = (&meta.uid, &meta.namespace, &meta.name) else {
             return;
@@ -140,11 +141,14 @@ impl Places {
         };
         let mut table = self.table();
         let places = table.stores.get(&store);
-        if !visit_ended && places.is_some_and(|p| p.is_reserved(&who)) {
+        if visit_ended.is_none() && places.is_some_and(|p| p.is_reserved(&who)) {
             // A visit is about to change it.
             return;
         }
-        match standing(grant) {
+        // Asked with the table in hand: if it goes after this, that is seen after this.
+        let is_gone = visit_ended.is_some_and(|is_there| !is_there());
+        let standing = if is_gone { Standing::Without } else { standing(grant) };
+        match standing {
             Standing::Without => {
                 if table.known.remove(uid).is_none() {
                     return;
@@ -247,5 +251,69 @@ fn standing(grant: &impl Grant) -> Standing {
         Standing::Waits
     } else {
         Standing::Without
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use watcher::Event;
+
+    use super::*;
+    use crate::api::{DownloadGrant, UploadGrant};
+
+    const ONE: Most = Most {
+        namespace: Some(1),
+        store: None,
+    };
+
+    fn grant(name: &str) -> UploadGrant {
+        let meta = json!({
+            "name": name, "namespace": "web", "uid": format!("uid-{name}"), "creationTimestamp": "2026-01-01T00:00:00Z",
+        });
+        let spec = json!({"storeRef": {"name": "media"}, "key": name});
+        let grant = json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "metadata": meta, "spec": spec,
+        });
+        serde_json::from_value(grant).unwrap()
+    }
+
+    /// Places of which both kinds were listed.
+    fn listed() -> (Places, Memory<UploadGrant>) {
+        let (places, memory) = (Places::new(|_, _, _| {}), Memory::default());
+        places.seen::<UploadGrant>(&Event::Init, &memory);
+        places.seen::<UploadGrant>(&Event::InitDone, &memory);
+        places.seen::<DownloadGrant>(&Event::Init, &Memory::default());
+        places.seen::<DownloadGrant>(&Event::InitDone, &Memory::default());
+        (places, memory)
+    }
+
+    async fn ask(places: &Places, grant: &UploadGrant) -> PlaceFact {
+        places.ask(&GrantFacts::of(grant), Operation::Upload, ONE).await
+    }
+
+    /// Whoever goes while it is visited, before it asks for a place or after that, leaves none taken.
+    #[tokio::test]
+    async fn nobody_who_is_gone_keeps_a_place() {
+        for goes_before_it_asks in [true, false] {
+            let (places, memory) = listed();
+            let (first, second) = (grant("a"), grant("b"));
+            places.seen(&Event::Apply(DeserializeGuard(Ok(first.clone()))), &memory);
+            let gone = || places.seen(&Event::Delete(DeserializeGuard(Ok(first.clone()))), &memory);
+            if goes_before_it_asks {
+                gone();
+            }
+            assert_eq!(ask(&places, &first).await, PlaceFact::Given);
+            if !goes_before_it_asks {
+                gone();
+            }
+            places.visited(&first, || false);
+            places.seen(&Event::Apply(DeserializeGuard(Ok(second.clone()))), &memory);
+            assert_eq!(ask(&places, &second).await, PlaceFact::Given, "{goes_before_it_asks}");
+            // Who is there keeps it.
+            places.visited(&second, || true);
+            let third = grant("c");
+            assert_eq!(ask(&places, &third).await, PlaceFact::Full(grant::Limit::Namespace(1)));
+        }
     }
 }

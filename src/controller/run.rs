@@ -8,7 +8,7 @@ use futures::{
 };
 use ipnet::IpNet;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     core::DeserializeGuard,
     runtime::{
         Controller, WatchStreamExt,
@@ -31,13 +31,14 @@ use super::{
     places::Places,
     requests::Requests,
     secrets::{FIELD_MANAGER, Secrets},
-    states, store_status,
+    states,
+    store_status::{self, AT_A_TIME},
     stores::{Stores, scoped},
     turns::Turns,
     watch::{Caller, Watched, brief, config, watch_namespaces, watch_secrets, watch_stores},
 };
 use crate::{
-    api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Operation, Store, UploadGrant},
+    api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Operation, Store, StoreKind, UploadGrant},
     grant::Settings,
     sign::Outward,
     telemetry::{Health, Metrics, States, serve},
@@ -349,6 +350,7 @@ impl<G: Grant> Kind<G> {
         let api: Api<Watched<G>> = scoped(parts.client.clone(), parts.options.namespace.as_deref());
         let mut health = Some(parts.health.clone());
         let (awaited, places) = (parts.awaited.clone(), parts.places.clone());
+        let listed = reader.clone();
         let seen = watcher(api, config())
             .default_backoff()
             .inspect(move |event| {
@@ -356,6 +358,8 @@ impl<G: Grant> Kind<G> {
                     awaited.seen(event);
                 }
             })
+            .reflect(writer)
+            // After that: who sees a grant that is visited go must find it gone.
             .inspect({
                 let memory = memory.clone();
                 move |event| {
@@ -366,13 +370,12 @@ impl<G: Grant> Kind<G> {
             })
             .inspect(move |event| match event {
                 Ok(watcher::Event::InitDone) => {
+                    memory.keep_only(&listed.state().iter().filter_map(|g| g.uid()).collect());
                     if let Some(health) = health.take() {
                         health.done();
                     }
                 }
-                Ok(watcher::Event::Delete(grant)) => {
-                    memory.forget(&kube::ResourceExt::uid(grant).unwrap_or_default())
-                }
+                Ok(watcher::Event::Delete(grant)) => memory.forget(&grant.uid().unwrap_or_default()),
                 Err(error) => warn!(
                     kind = G::OPERATION.kind(),
                     "the watch failed and is started again: {}",
@@ -385,10 +388,7 @@ impl<G: Grant> Kind<G> {
             .combine(predicates::finalizers)
             .combine(predicates::labels)
             .combine(predicates::annotations);
-        let triggers = seen
-            .reflect(writer)
-            .applied_objects()
-            .predicate_filter(news, Default::default());
+        let triggers = seen.applied_objects().predicate_filter(news, Default::default());
         Controller::for_stream(triggers, reader)
             .with_config(ControllerConfig::default().concurrency(parts.options.concurrency))
             .reconcile_on(calls)
@@ -431,6 +431,17 @@ impl<S: Store> Shelf<S> {
                     downloads.store_changed(id);
                 }
             }),
+            // Stores of the cluster are the platform's own, in no namespace.
+            turns: Turns::new(
+                AT_A_TIME,
+                S::KIND == StoreKind::ClusterObjectStore || parts.options.namespace.is_some(),
+            ),
+            call: Box::new({
+                let changed = changed.clone();
+                move |namespace, name| {
+                    let _ = changed.unbounded_send(ObjectRef::new(name).within(namespace));
+                }
+            }),
         });
         let watch = watch_stores(
             api,
@@ -442,7 +453,7 @@ impl<S: Store> Shelf<S> {
             parts.health.clone(),
         );
         let statuses = Controller::for_stream(stream::pending(), self.reader)
-            .with_config(ControllerConfig::default().concurrency(4))
+            .with_config(ControllerConfig::default().concurrency(AT_A_TIME))
             .reconcile_on(changes)
             .run(
                 store_status::reconcile,

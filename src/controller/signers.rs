@@ -47,6 +47,11 @@ impl Signers {
         signer
     }
 
+    /// The store is gone.
+    pub fn forget(&self, id: &StoreId) {
+        self.lock().remove(id);
+    }
+
     /// Whether the store signs with something else since this was last asked.
     pub fn changed(&self, id: &StoreId) -> bool {
         let mut all = self.lock();

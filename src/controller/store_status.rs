@@ -14,7 +14,9 @@ use tracing::{debug, warn};
 use super::{
     error::{Error, call},
     secrets::FIELD_MANAGER,
-    stores::{Condition, StoreId, Stores, Tried},
+    stores::{Condition, StoreId, Stores},
+    trial::Tried,
+    turns::Turns,
     voices,
     watch::STORE_SWEEP,
 };
@@ -23,6 +25,9 @@ use crate::{
     grant::{Concern, second},
     sign::Finding,
 };
+
+/// Calls for a visit to a store, by namespace and name.
+type Call = Box<dyn Fn(&str, &str) + Send + Sync>;
 
 /// What visits to stores share.
 pub struct Context<S> {
@@ -36,7 +41,18 @@ pub struct Context<S> {
     pub api: fn(Client, &str) -> Api<S>,
     /// Calls for a visit to every grant of the store.
     pub judge_anew: Box<dyn Fn(&StoreId) + Send + Sync>,
+    /// Whose turn it is when many wait.
+    pub turns: Turns,
+    /// Calls for a visit to one that had to wait, by namespace and name.
+    pub call: Call,
 }
+
+/// Stores of one kind that are visited at one time: of one namespace a quarter of them, since a store that does not answer
+/// takes some seconds, and whoever may make one may make many.
+pub const AT_A_TIME: u16 = 16;
+
+/// One that had to wait for its turn and was not called asks again after this long.
+const IN_LINE: Duration = Duration::from_secs(5);
 
 /// Whether the store refuses headers that are not signed.
 pub const HEADERS: &str = "UnsignedHeadersRefused";
@@ -65,6 +81,10 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         }
     };
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
+    let call = |next: &str| (context.call)(&namespace, next);
+    let Some(_turn) = context.turns.take(&namespace, &name, call) else {
+        return Ok(Action::requeue(IN_LINE));
+    };
     let id = (S::KIND, namespace.clone(), name.clone());
     let api = (context.api)(context.client.clone(), &namespace);
     let previous = store.store_status().cloned().unwrap_or_default();

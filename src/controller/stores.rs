@@ -1,7 +1,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -11,22 +10,22 @@ use kube::{
     api::PartialObjectMeta,
     core::{NamespaceResourceScope, ObjectMeta},
 };
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::{
     error::{Error, call},
     requests::Requests,
     secrets::Secrets,
     signers::Signers,
-    slot::{FRESHNESS, Slot},
+    slot::Slot,
+    trial::{Trial, Tried, age_for_grants, age_for_status},
 };
 use crate::{
     api::{
         Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, ShortSessions, Store, StoreKind,
         StoreRef, annotation,
     },
-    grant::{Concern, Signer, StoreFact, StoreView, concern},
-    sign::{Canary, Finding, Outward, Probed, Provider, SignError},
+    grant::{Concern, RulesView, Signer, StoreFact, StoreView, concern},
+    sign::{Finding, Outward, Probed, Provider, SignError},
     store::{self, CredentialsSource, Environment},
 };
 
@@ -56,7 +55,12 @@ type Labels = Arc<BTreeMap<String, String>>;
 #[derive(Clone)]
 enum Known {
     Missing,
-    Unusable { reason: Reason, message: String },
+    Unusable {
+        reason: Reason,
+        message: String,
+        /// They bind all the same.
+        rules: Arc<Vec<ClusterAccessRule>>,
+    },
     Usable(Connection),
 }
 
@@ -75,29 +79,6 @@ struct Connection {
     canary_request: Option<String>,
 }
 
-/// What came of trying a store out. One trial serves every grant of the store.
-#[derive(Default)]
-struct Trial(AsyncMutex<Option<Outcome>>);
-
-/// What a store turned out to be like.
-#[derive(Clone)]
-struct Outcome {
-    when: Instant,
-    probed: Probed,
-    canary: Option<Tried>,
-}
-
-/// A round trip with real keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tried {
-    /// What asked for it.
-    pub request: String,
-    /// When it was made.
-    pub when: Timestamp,
-    /// What it found.
-    pub found: Canary,
-}
-
 /// The longest request that is repeated in a status: far more than a time.
 const LONGEST_REQUEST: usize = 64;
 
@@ -105,60 +86,6 @@ const LONGEST_REQUEST: usize = 64;
 pub fn canary_request(store: &ObjectMeta) -> Option<String> {
     let value = store.annotations.as_ref()?.get(annotation::CANARY_REQUESTED_AT)?;
     Some(value[..value.floor_char_boundary(LONGEST_REQUEST)].to_owned())
-}
-
-impl Trial {
-    /// The last result, tried again if it is older than its kind may be. Says whether it is another than before.
-    async fn result(&self, connection: &Connection, age: fn(&Outcome) -> Duration) -> (Outcome, bool) {
-        let mut last = self.0.lock().await;
-        if let Some(outcome) = last.as_ref()
-            && outcome.when.elapsed() < age(outcome)
-        {
-            return (outcome.clone(), false);
-        }
-        let provider = connection.provider.as_ref();
-        let probed = provider.probe().await;
-        // One round trip for each request, unless it was cut short.
-        let before = last.as_ref().and_then(|outcome| outcome.canary.clone());
-        let canary = match (&connection.canary_request, before) {
-            (Some(_), Some(done)) if !done.found.interrupted => Some(done),
-            (Some(request), _) if probed.finding == Finding::Usable => Some(Tried {
-                request: request.clone(),
-                found: provider.canary().await,
-                when: Timestamp::now(),
-            }),
-            (_, before) => before,
-        };
-        let outcome = Outcome {
-            when: Instant::now(),
-            probed,
-            canary,
-        };
-        let before = last.replace(outcome.clone());
-        let is_news = before.is_some_and(|before| {
-            before.probed != outcome.probed
-                || before.canary.map(|c| c.found) != outcome.canary.clone().map(|c| c.found)
-        });
-        (outcome, is_news)
-    }
-}
-
-/// How old a result may be by which a key is signed: what a store enforces does not change by itself, and what is broken
-/// is looked at again by the store's own sweep. One that did not answer is asked again, though not by every grant.
-fn age_for_grants(outcome: &Outcome) -> Duration {
-    match outcome.probed.finding {
-        Finding::Usable | Finding::Broken(..) => Duration::MAX,
-        Finding::Unreachable(_) => FRESHNESS,
-    }
-}
-
-/// How old a result may be in a store's status: a minute for what should change soon.
-fn age_for_status(outcome: &Outcome) -> Duration {
-    let is_interrupted = outcome.canary.as_ref().is_some_and(|c| c.found.interrupted);
-    match outcome.probed.finding {
-        Finding::Usable if !is_interrupted => Duration::from_secs(300),
-        Finding::Usable | Finding::Broken(..) | Finding::Unreachable(_) => Duration::from_secs(50),
-    }
 }
 
 /// What a store's own status says.
@@ -174,6 +101,26 @@ pub struct Condition {
     /// Whether that is another result than last time, or the store signs with something else: its grants must be judged
     /// anew.
     pub is_news: bool,
+}
+
+/// What a grant must know of its store.
+pub struct Found {
+    /// Whether it can be used, and how.
+    pub fact: StoreFact,
+    /// What signs and looks, if it can be used.
+    pub provider: Option<Arc<dyn Provider>>,
+    /// Its rules, if it cannot.
+    pub rules: Option<RulesView>,
+}
+
+impl Found {
+    fn of(fact: StoreFact) -> Self {
+        Self {
+            fact,
+            provider: None,
+            rules: None,
+        }
+    }
 }
 
 /// Names the store that a grant in `namespace` means.
@@ -209,33 +156,40 @@ impl Stores {
         }
     }
 
-    /// What a grant in `namespace` must know of its store, and the store's provider if it can be used. A key that is
-    /// signed now is meant to live until `wanted_until`.
+    /// What a grant in `namespace` must know of its store. A key that is signed now is meant to live until `wanted_until`.
     ///
     /// # Errors
     /// Only if the apiserver cannot be asked: what is wrong with the store itself is a fact.
-    pub async fn fact(
-        &self,
-        store: &StoreRef,
-        namespace: &str,
-        wanted_until: Timestamp,
-    ) -> Result<(StoreFact, Option<Arc<dyn Provider>>), Error> {
+    pub async fn fact(&self, store: &StoreRef, namespace: &str, wanted_until: Timestamp) -> Result<Found, Error> {
         let connection = match self.known(&store_id(store, namespace)).await? {
-            Known::Missing => return Ok((StoreFact::Missing, None)),
-            Known::Unusable { reason, message } => return Ok((StoreFact::Unusable { reason, message }, None)),
+            Known::Missing => return Ok(Found::of(StoreFact::Missing)),
+            Known::Unusable { reason, message, rules } => {
+                return self.unusable(reason, message, rules, namespace).await;
+            }
             Known::Usable(connection) => connection,
         };
-        connection.provider.prepare(wanted_until).await;
-        let credentials_expire = match connection.provider.credentials_expire().await {
+        let Connection {
+            provider,
+            rules,
+            canary_request,
+            ..
+        } = &connection;
+        provider.prepare(wanted_until).await;
+        let credentials_expire = match provider.credentials_expire().await {
             Ok(end) => end,
             Err(SignError::Credentials { reason, message }) => {
-                return Ok((StoreFact::Unusable { reason, message }, None));
+                return self.unusable(reason, message, rules.clone(), namespace).await;
             }
             Err(e) => return Err(e.into()),
         };
-        let (outcome, _) = connection.trial.result(&connection, age_for_grants).await;
+        let request = canary_request.as_ref();
+        let outcome = connection
+            .trial
+            .result(provider.as_ref(), request, age_for_grants)
+            .await;
+        let untried = outcome.untried(provider.as_ref()).map(str::to_owned);
         if let Finding::Broken(reason, message) = outcome.probed.finding {
-            return Ok((StoreFact::Unusable { reason, message }, None));
+            return self.unusable(reason, message, rules.clone(), namespace).await;
         }
         // Whoever wants a store tried out wants no keys before: some would be weaker than their grants, and some that are out
         // would be withdrawn since nobody has tried yet.
@@ -244,28 +198,54 @@ impl Stores {
         {
             let message = format!("it is to be tried out with real keys first, and does not answer: {why}");
             let reason = Reason::StoreUnreachable;
-            return Ok((StoreFact::Unusable { reason, message }, None));
+            return self.unusable(reason, message, rules.clone(), namespace).await;
         }
         if let Some(message) = outcome.canary.and_then(|c| c.found.worthless) {
             let reason = Reason::KeysNotEnforced;
-            return Ok((StoreFact::Unusable { reason, message }, None));
+            return self.unusable(reason, message, rules.clone(), namespace).await;
         }
-        let by_label = connection.rules.iter().any(|r| r.namespaces.selector.is_some());
-        let namespace_labels = if by_label {
-            self.namespace_labels(namespace).await?
-        } else {
-            Arc::default()
-        };
         let view = StoreView {
             max_live_grants: connection.max_live_grants,
-            rules: connection.rules,
-            namespace_labels,
-            capabilities: connection.provider.capabilities(),
+            namespace_labels: self.labels_for(rules, namespace).await?,
+            rules: rules.clone(),
+            capabilities: provider.capabilities(),
             credentials_expire,
             short_sessions: connection.short_sessions,
             signer: connection.signer,
+            untried,
         };
-        Ok((StoreFact::Usable(view), Some(connection.provider)))
+        Ok(Found {
+            provider: Some(connection.provider),
+            ..Found::of(StoreFact::Usable(view))
+        })
+    }
+
+    /// A store that cannot be used now, with what its rules say of the namespace: keys that are out stay while it is so, if
+    /// the rules still allow them.
+    async fn unusable(
+        &self,
+        reason: Reason,
+        message: String,
+        rules: Arc<Vec<ClusterAccessRule>>,
+        namespace: &str,
+    ) -> Result<Found, Error> {
+        let namespace_labels = self.labels_for(&rules, namespace).await?;
+        Ok(Found {
+            rules: Some(RulesView {
+                rules,
+                namespace_labels,
+            }),
+            ..Found::of(StoreFact::Unusable { reason, message })
+        })
+    }
+
+    /// The namespace's labels, if a rule chooses by them.
+    async fn labels_for(&self, rules: &[ClusterAccessRule], namespace: &str) -> Result<Labels, Error> {
+        if rules.iter().any(|r| r.namespaces.selector.is_some()) {
+            self.namespace_labels(namespace).await
+        } else {
+            Ok(Arc::default())
+        }
     }
 
     /// What is known of a store for its own status, or why it cannot be used; `None` if it is gone.
@@ -275,7 +255,7 @@ impl Stores {
     pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, (Reason, String)>>, Error> {
         let connection = match self.known(id).await? {
             Known::Missing => return Ok(None),
-            Known::Unusable { reason, message } => return Ok(Some(Err((reason, message)))),
+            Known::Unusable { reason, message, .. } => return Ok(Some(Err((reason, message)))),
             Known::Usable(connection) => connection,
         };
         let credentials_expire = match connection.provider.source_expires().await {
@@ -287,13 +267,19 @@ impl Stores {
             Err(SignError::Credentials { reason, message }) => return Ok(Some(Err((reason, message)))),
             Err(e) => return Err(e.into()),
         };
-        let (outcome, is_news) = connection.trial.result(&connection, age_for_status).await;
+        let request = connection.canary_request.as_ref();
+        let trial = &connection.trial;
+        let outcome = trial
+            .result(connection.provider.as_ref(), request, age_for_status)
+            .await;
+        // Both are taken, whichever it is.
+        let (tried, signed) = (trial.take_news(), self.signers.changed(id));
         Ok(Some(Ok(Condition {
             capabilities: connection.provider.capabilities(),
             credentials_expire,
             probed: outcome.probed,
             canary: outcome.canary,
-            is_news: is_news || self.signers.changed(id),
+            is_news: tried || signed,
         })))
     }
 
@@ -306,10 +292,7 @@ impl Stores {
             return Ok(Concern::Alone);
         };
         let rules = store.rules();
-        let labels = match rules.iter().any(|r| r.namespaces.selector.is_some()) {
-            true => self.namespace_labels(namespace).await?,
-            false => Arc::default(),
-        };
+        let labels = self.labels_for(&rules, namespace).await?;
         Ok(concern(&rules, namespace, &labels))
     }
 
@@ -326,9 +309,27 @@ impl Stores {
         }
     }
 
+    /// Forgets a namespace that is gone: another one of its name is another one.
+    pub fn namespace_gone(&self, namespace: &str) {
+        if let Some(slot) = lock(&self.labels).remove(namespace) {
+            slot.changed();
+        }
+    }
+
+    /// Keeps nothing of a store that is not there: grants can name any number of such.
+    fn forget(&self, id: &StoreId, slot: &Arc<Slot<Known>>) {
+        let mut known = lock(&self.known);
+        // In the map and here: nobody else waits for it.
+        if Arc::strong_count(slot) <= 2 && known.get(id).is_some_and(|kept| Arc::ptr_eq(kept, slot)) {
+            known.remove(id);
+        }
+        drop(known);
+        self.signers.forget(id);
+    }
+
     async fn known(&self, id: &StoreId) -> Result<Known, Error> {
         let slot = lock(&self.known).entry(id.clone()).or_default().clone();
-        slot.get(|kept| async move {
+        let read = |kept| async move {
             let previous = match kept {
                 Some(Known::Usable(connection)) => Some(connection),
                 _ => None,
@@ -343,8 +344,12 @@ impl Stores {
                     self.connect(api, id, &id.1, previous).await
                 }
             }
-        })
-        .await
+        };
+        let known = slot.get(read).await?;
+        if matches!(known, Known::Missing) {
+            self.forget(id, &slot);
+        }
+        Ok(known)
     }
 
     async fn connect<S: Store>(
@@ -364,7 +369,14 @@ impl Stores {
         };
         let limits = store.limits();
         self.requests.limit(id, limits.max_requests_in_flight);
-        let unusable = |(reason, message)| Ok(Known::Unusable { reason, message });
+        let rules = Arc::new(store.rules());
+        let unusable = |(reason, message)| {
+            Ok(Known::Unusable {
+                reason,
+                message,
+                rules: rules.clone(),
+            })
+        };
         let settings = match store::settings(&store) {
             Ok(settings) => settings,
             Err(why) => return unusable(why),
@@ -434,7 +446,7 @@ impl Stores {
         Ok(Known::Usable(Connection {
             fingerprint,
             max_live_grants: limits.max_live_grants,
-            rules: Arc::new(store.rules()),
+            rules: rules.clone(),
             short_sessions: store.short_sessions(),
             signer: signs.map(|fingerprint| self.signers.seen(id, fingerprint)),
             provider,

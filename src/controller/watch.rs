@@ -64,6 +64,14 @@ impl<G: Grant> Caller<G> {
         let _ = self.calls.unbounded_send(ObjectRef::new(name).within(namespace));
     }
 
+    /// Whether the watch has this very grant, by its UID: it may have gone while it was visited.
+    pub fn is_there(&self, grant: &impl ResourceExt) -> bool {
+        let reference = ObjectRef::new(&grant.name_any()).within(&grant.namespace().unwrap_or_default());
+        self.known
+            .get(&reference)
+            .is_some_and(|known| known.uid() == grant.uid())
+    }
+
     /// A notification came for one grant: its object is worth a look.
     pub fn heard(&self, call: &Call) {
         self.memory.hear(&call.uid, call.heard);
@@ -181,6 +189,7 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
         };
         if gone {
             labels.remove(&namespace.name_any());
+            stores.namespace_gone(&namespace.name_any());
             continue;
         }
         let (name, now) = (namespace.name_any(), namespace.labels().clone());

@@ -90,8 +90,11 @@ impl Judge<'_> {
                 );
                 return self.without_key(Reason::StoreNotFound, message);
             }
-            // A key that is out does not depend on the store's present state, and its permission was judged by
-            // rules that may well still stand.
+            // Its rules bind all the same.
+            StoreFact::Unusable { .. } if let Some(refusal) = self.forbidden() => {
+                return self.refuse(refusal.reason, refusal.message);
+            }
+            // A key that is out does not depend on the store's present state otherwise.
             StoreFact::Unusable { message, .. }
                 if self.own_secret().is_some() && (live.is_some() || key.is_none()) =>
             {
@@ -191,7 +194,8 @@ impl Judge<'_> {
             let message = format!("the apiserver did not take Secret {}: {why}", self.g.secret_name());
             (Reason::SecretNotWritable, message)
         });
-        if let Some((reason, message)) = not_taken.or_else(|| self.f.sign_refused.clone()) {
+        let not_signed = self.f.sign_refused.clone().or_else(|| self.untried(store));
+        if let Some((reason, message)) = not_taken.or(not_signed) {
             // A key that should be replaced and cannot be is not the one that the grant asks for; one that is to be
             // renewed, or signed anew, is, until its end.
             return match (self.own_secret(), live) {

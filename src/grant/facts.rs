@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{places::Limit, renewal::RenewRequest};
 use crate::api::{
-    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Reason,
+    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Operation, Reason,
     SecretTemplate, ShortSessions, Terms, annotation,
 };
 
@@ -15,6 +15,8 @@ pub struct Facts {
     pub grant: GrantFacts,
     /// The store that it names.
     pub store: StoreFact,
+    /// The rules of a store that cannot be used now, if they are known.
+    pub rules: Option<RulesView>,
     /// The Secret of the wanted name.
     pub secret: SecretFact,
     /// The object of the wanted key.
@@ -86,6 +88,7 @@ impl Facts {
         Self {
             grant,
             store: StoreFact::Unread,
+            rules: None,
             secret: SecretFact::Unread,
             object: ObjectFact::Unread,
             upload: UploadFact::Unread,
@@ -105,6 +108,7 @@ impl GrantFacts {
     /// Reads a grant.
     pub fn of(grant: &impl Grant) -> Self {
         let meta = grant.meta();
+        let ask = grant.ask();
         Self {
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
@@ -113,9 +117,11 @@ impl GrantFacts {
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             deleting: meta.deletion_timestamp.is_some(),
             deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
-            held: meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
+            // On a download it is somebody else's, whatever it is called, and not Valet's to take off.
+            held: ask.operation() == Operation::Upload
+                && meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
-            ask: grant.ask(),
+            ask,
             status: grant.grant_status().cloned().unwrap_or_default(),
             tracked_by: tracked_by(meta.labels.as_ref(), meta.annotations.as_ref()),
             renew_requested: RenewRequest::parse(
@@ -196,6 +202,17 @@ pub struct StoreView {
     pub short_sessions: ShortSessions,
     /// What it signs with now, if its provider tells that apart.
     pub signer: Option<Signer>,
+    /// Why it is not known yet what the store holds keys for uploads to, where that has to be seen: it does not answer.
+    pub untried: Option<String>,
+}
+
+/// The access rules of a store, and whom they may choose.
+#[derive(Clone, Debug)]
+pub struct RulesView {
+    /// The rules.
+    pub rules: Arc<Vec<ClusterAccessRule>>,
+    /// Labels of the grant's namespace, for the rules' selectors.
+    pub namespace_labels: Arc<BTreeMap<String, String>>,
 }
 
 /// What a store signs with: its bucket, the address, and credentials that last.

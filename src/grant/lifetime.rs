@@ -11,6 +11,10 @@ const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
+/// How long after a grant ended without an upload the store is asked again, in seconds: an upload that began before the key's
+/// end goes on beyond it. A minute is enough for most, a quarter of an hour for 5 GiB at 6 MB/s.
+const LATE_LOOKS: [i64; 3] = [60, 300, 900];
+
 /// The time in which a key works, in whole seconds as signatures count them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
@@ -124,6 +128,18 @@ pub fn next_look(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     look
 }
 
+/// When to look for an upload next that was still on its way when its grant `finished` without one; `None` when that has been
+/// done, or so much time has passed that nobody waits any more.
+pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    if add(finished, LOOK_PATIENCE) <= now {
+        return None;
+    }
+    let mut looks = LATE_LOOKS
+        .map(|s| add(finished, SignedDuration::from_secs(s)))
+        .into_iter();
+    looks.find(|look| last.is_none_or(|last| last < *look))
+}
+
 /// When to try again after trouble that began at `since`: as long after now as the trouble is old, from 1 s to a
 /// minute, so that pauses double.
 pub fn retry(since: Option<Timestamp>, now: Timestamp) -> Timestamp {
@@ -187,6 +203,22 @@ mod tests {
         assert_eq!(next_look(at(0, 0), Some(at(10_000, 500))), at(10_022, 0));
         assert_eq!(next_look(at(0, 0), Some(at(61, 999))), at(62, 0));
         assert_eq!(next_look(at(0, 0), Some(at(62, 0))), at(122, 0));
+    }
+
+    #[test]
+    fn late_looks_come_three_times_within_the_hour() {
+        let of = |last: Option<i64>, now| late_look(at(0, 0), last.map(|l| at(l, 0)), at(now, 0));
+        assert_eq!(of(Some(0), 0), Some(at(60, 0)));
+        assert_eq!(of(Some(59), 59), Some(at(60, 0)));
+        assert_eq!(of(Some(60), 60), Some(at(300, 0)));
+        assert_eq!(of(Some(310), 310), Some(at(900, 0)));
+        assert_eq!(of(Some(899), 899), Some(at(900, 0)));
+        assert_eq!(of(Some(900), 900), None);
+        // After a start of the operator: one look, for all that were missed.
+        assert_eq!(of(None, 2000), Some(at(60, 0)));
+        assert_eq!(of(Some(2000), 2000), None);
+        assert_eq!(of(None, 3599), Some(at(60, 0)));
+        assert_eq!(of(None, 3600), None);
     }
 
     #[test]

@@ -1,5 +1,8 @@
-/// Whether a media type matches a pattern such as `image/*`. Types are compared without their parameters and
-/// without regard to case (RFC 9110, section 8.3.1).
+//! Media types, as access rules choose them.
+
+/// Whether a media type matches a pattern such as `image/*`. Types are compared without their parameters and without regard to
+/// case (RFC 9110, section 8.3.1). What is more than one type matches nothing but `*/*`: of a list browsers take the last
+/// (Fetch Standard, "extract a MIME type"), so `image/png;a,text/html` would be a page.
 pub fn matches_type(pattern: &str, media_type: &str) -> bool {
     let essence = media_type
         .split(';')
@@ -10,9 +13,25 @@ pub fn matches_type(pattern: &str, media_type: &str) -> bool {
     let pattern = pattern.to_ascii_lowercase();
     match pattern.strip_suffix("/*") {
         Some("*") => true,
-        Some(family) => essence.split_once('/').is_some_and(|(f, _)| f == family),
-        None => essence == pattern,
+        Some(family) => is_one(media_type) && essence.split_once('/').is_some_and(|(f, _)| f == family),
+        None => is_one(media_type) && essence == pattern,
     }
+}
+
+/// Whether no comma stands outside of a quoted string, where it would begin another type. A string that does not end is
+/// read in different ways.
+fn is_one(media_type: &str) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for c in media_type.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            ',' if !quoted => return false,
+            _ => {}
+        }
+    }
+    !quoted
 }
 
 #[cfg(test)]
@@ -32,6 +51,13 @@ mod tests {
             ("text/plain", "text/plainer", false),
             ("text/plain", "text/plain;charset=utf-8", true),
             ("image/*", "text/html; image/png", false),
+            // Browsers take the last of a list.
+            ("image/*", "image/png;a,text/html", false),
+            ("image/png", "image/png; a=\"b\", text/html", false),
+            ("image/png", "image/png; a=\"b\\\"\",text/html", false),
+            ("image/png", "image/png; a=\"b, text/html", false),
+            ("video/*", "video/mp4; codecs=\"avc1.42E01E, mp4a.40.2\"", true),
+            ("*/*", "image/png;a,text/html", true),
         ] {
             assert_eq!(matches_type(pattern, media_type), matches, "{pattern} {media_type}");
         }

@@ -20,6 +20,7 @@ mod policy;
 mod renewal;
 mod report;
 mod rows;
+mod selector;
 mod status;
 mod step;
 mod withheld;
@@ -28,8 +29,8 @@ pub use anew::ANEW_SPREAD;
 pub use concern::{Concern, concern};
 pub use decide::decide;
 pub use facts::{
-    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, SecretFact, SecretView, Settings,
-    Signer, StoreFact, StoreView, UploadFact, UploadsFact,
+    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, RulesView, SecretFact, SecretView,
+    Settings, Signer, StoreFact, StoreView, UploadFact, UploadsFact,
 };
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};

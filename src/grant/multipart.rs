@@ -304,7 +304,7 @@ impl Judge<'_> {
             (None, UploadsFact::Listed { uploads, contested }) => {
                 let strays: Vec<_> = uploads
                     .iter()
-                    .filter(|upload| !contested && self.is_stray(upload))
+                    .filter(|upload| !contested && self.may_have_begun() && self.is_stray(upload))
                     .map(|upload| upload.id.clone())
                     .collect();
                 return Cleaning::Next(if strays.is_empty() {
@@ -335,6 +335,13 @@ impl Judge<'_> {
                 message,
             }),
         })
+    }
+
+    /// Whether an upload can have been begun for this grant at all: for an object in parts, if a rule allows it or did when it
+    /// got its key. The finalizer says nothing of that: anybody can write one, on a grant of any mode and for any key.
+    fn may_have_begun(&self) -> bool {
+        let is_allowed = matches!(&self.f.store, StoreFact::Usable(store) if admit(self.g, store).is_ok());
+        self.is_in_parts() && (is_allowed || self.g.status.issued_time.is_some())
     }
 
     /// Whether an upload of the same key is one that we began and could not record, since we died just then. Nobody was

@@ -1,12 +1,15 @@
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::{Selector, SelectorExt};
-
-use super::{facts::GrantFacts, facts::StoreView, key::ObjectKey, lending::lends, media_type::matches_type};
+use super::{
+    facts::{GrantFacts, RulesView, StoreView},
+    key::ObjectKey,
+    lending::lends,
+    media_type::matches_type,
+    selector::selects,
+};
 use crate::api::{
-    AccessRule, Ask, Capabilities, Capability, DownloadMode, MAX_PARTS, Namespaces, Operation, Overwrite, Reason,
-    ResponseHeaders, UploadConstraints, UploadMode, annotation,
+    AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, MAX_PARTS, Namespaces, Operation,
+    Overwrite, Reason, ResponseHeaders, UploadConstraints, UploadMode, annotation,
 };
 
 /// Why a grant gets no key, for conditions and events.
@@ -33,16 +36,28 @@ impl Refusal {
 /// # Errors
 /// The [`Refusal`]. It speaks only of rules that are for the grant's own namespace.
 pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<ObjectKey, Refusal> {
-    let limit = store.capabilities.max_key_bytes;
+    let key = object_key(grant, store.capabilities.max_key_bytes)?;
+    enforceable(grant, &store.capabilities)?;
+    allowed(grant, &key, &store.rules, &store.namespace_labels)?;
+    Ok(key)
+}
+
+/// Whether the rules alone still allow what the grant asks for, of a store of which nothing else is known now.
+///
+/// # Errors
+/// The [`Refusal`], as [`admit`]'s.
+pub(super) fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<(), Refusal> {
+    let key = object_key(grant, usize::MAX)?;
+    allowed(grant, &key, &view.rules, &view.namespace_labels)
+}
+
+fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
     let parse = if grant.ask.takes_prefix() {
         ObjectKey::parse_scope
     } else {
         ObjectKey::parse
     };
-    let key = parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
-    enforceable(grant, &store.capabilities)?;
-    allowed(grant, &key, store)?;
-    Ok(key)
+    parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))
 }
 
 /// What the key and the constraints need of the store.
@@ -339,12 +354,16 @@ fn largest(constraints: &UploadConstraints) -> Option<(&'static str, i64)> {
 
 /// Holds the grant against every rule for its namespace; of those that refuse it, the one that it came furthest
 /// with has the most to say.
-fn allowed(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Result<(), Refusal> {
+fn allowed(
+    grant: &GrantFacts,
+    key: &ObjectKey,
+    rules: &[ClusterAccessRule],
+    labels: &BTreeMap<String, String>,
+) -> Result<(), Refusal> {
     let (name, namespace) = (&grant.terms.store_ref, &grant.namespace);
-    let mine: Vec<_> = store
-        .rules
+    let mine: Vec<_> = rules
         .iter()
-        .filter(|r| chooses(&r.namespaces, namespace, &store.namespace_labels))
+        .filter(|r| chooses(&r.namespaces, namespace, labels))
         .map(|r| &r.rule)
         .collect();
     if mine.is_empty() {
@@ -374,16 +393,6 @@ fn allowed(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Result<(),
 
 pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
     namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
-}
-
-fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    // A selector that is none chooses nobody: an unknown operator, or values where there can be none and the
-    // reverse. The schema of selectors lets those through, and `NotIn` without values would choose everybody.
-    let is_selector = selector.match_expressions.iter().flatten().all(|r| {
-        let has_values = r.values.as_ref().is_some_and(|v| !v.is_empty());
-        has_values == matches!(r.operator.as_str(), "In" | "NotIn")
-    });
-    is_selector && Selector::try_from(selector.clone()).is_ok_and(|s| s.matches(labels))
 }
 
 /// The rule's prefix with its one variable filled in.

@@ -4,8 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     decide::Judge,
-    facts::{ObjectFact, Owner, SecretFact, StoreFact},
+    facts::{ObjectFact, Owner, SecretFact, StoreFact, StoreView},
     lifetime::{Lifetime, add, retry},
+    policy::{Refusal, still_allowed},
     status::{Situation, condition, project},
     step::{Notice, Read, Step},
 };
@@ -128,6 +129,22 @@ impl Judge<'_> {
 
     pub(super) fn unreachable(&self, why: &str) -> String {
         format!("{} does not answer as it should: {why}", self.g.terms.store_ref)
+    }
+
+    /// What the rules of a store that cannot be used now say against the grant, if they are known and do.
+    pub(super) fn forbidden(&self) -> Option<Refusal> {
+        let rules = self.f.rules.as_ref()?;
+        still_allowed(self.g, rules).err()
+    }
+
+    /// Why no key for an upload is signed now: what its holder could do with it, if the store is careless, is not known yet.
+    pub(super) fn untried(&self, store: &StoreView) -> Option<(Reason, String)> {
+        let why = store.untried.as_ref().filter(|_| self.is_upload())?;
+        let message = format!(
+            "{}; since it has not answered yet, it is not known yet what it does with headers that are not signed, and no key for an upload is signed",
+            self.unreachable(why)
+        );
+        Some((Reason::StoreUnreachable, message))
     }
 
     /// Since when there may be uploads by the grant's keys: since this one was signed, or, of one that follows others,

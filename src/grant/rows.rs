@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     decide::{Judge, Record},
     facts::{ObjectFact, Owner, SecretFact, StoreFact},
-    lifetime::{LOOK_PATIENCE, Lifetime, add, next_look},
+    lifetime::{LOOK_PATIENCE, Lifetime, add, late_look, next_look},
     multipart::{Cleaning, Gathered},
     object::mismatch,
     status::{Arrival, Situation, condition},
@@ -21,6 +21,16 @@ const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why an upload of whatever lies below a key is never seen to be complete.
 const NO_ONE_OBJECT: &str = "the grant is for everything below its key, so there is no one object to look for";
+
+/// What is to be done about an upload that may still be on its way.
+enum Late {
+    /// This.
+    Next(Box<Step>),
+    /// A look at that time.
+    At(Timestamp),
+    /// Nothing any more.
+    Never,
+}
 
 impl Judge<'_> {
     /// Done: no Secret, a true observedGeneration, and collection when its time has come.
@@ -40,6 +50,15 @@ impl Judge<'_> {
             None => self.f.settings.ttl_seconds_after_finished,
         };
         let until = ttl.map(|seconds| add(finished, SignedDuration::from_secs(seconds)));
+        let late = if reason == Reason::ExpiredUnused {
+            match self.late(finished) {
+                Late::Next(step) => return *step,
+                Late::At(look) => Some(look),
+                Late::Never => None,
+            }
+        } else {
+            None
+        };
         let again = match self.clean(finished) {
             Cleaning::Next(step) => return step,
             Cleaning::Wait(again) => Some(again),
@@ -48,7 +67,40 @@ impl Judge<'_> {
         if until.is_some_and(|t| t <= self.now) {
             return Step::Collect;
         }
-        self.settle(&situation, until.into_iter().chain(again).min())
+        self.settle(&situation, until.into_iter().chain(again).chain(late).min())
+    }
+
+    /// Looks for an upload that was on its way when the key ended: stores hold the beginning of a request against that end. What
+    /// is seen so is no other key and no other right, only the truth about the one that there was.
+    fn late(&self, finished: Timestamp) -> Late {
+        // Of an upload in parts nothing can come any more: it is aborted.
+        if self.is_in_parts() || !self.awaits_object() || self.key().is_none() {
+            return Late::Never;
+        }
+        match &self.f.object {
+            ObjectFact::Present { object, modified_at }
+                if self.is_newer(self.key(), *modified_at) && self.mismatch(object).is_none() =>
+            {
+                let message = "the upload is in the store; it was complete only after the key's end".to_owned();
+                let situation = Situation {
+                    arrival: Arrival::Seen(object.clone()),
+                    finished: true,
+                    ..Situation::of(Reason::Completed, message, self.key())
+                };
+                return Late::Next(Box::new(self.settle(&situation, None)));
+            }
+            _ => {}
+        }
+        let Some(look) = late_look(finished, self.f.last_look, self.now) else {
+            return Late::Never;
+        };
+        match (&self.f.object, &self.f.store) {
+            _ if look > self.now => Late::At(look),
+            (ObjectFact::Unread, StoreFact::Unread) => Late::Next(Box::new(Step::Read(Read::Store))),
+            (ObjectFact::Unread, StoreFact::Usable(_)) => Late::Next(Box::new(Step::Read(Read::Object))),
+            // A store in trouble is asked again when the next look is due.
+            _ => late_look(finished, Some(self.now), self.now).map_or(Late::Never, Late::At),
+        }
     }
 
     /// A Secret of the wanted name that is not this grant's: never touched, only reported.
@@ -207,7 +259,9 @@ impl Judge<'_> {
             };
         }
         // A key that follows another one goes on in the rhythm of the first.
-        let look = next_look(self.began(key), self.f.last_look);
+        // A look that is still to come was before the clock was set back.
+        let last_look = self.f.last_look.filter(|last| *last <= self.now);
+        let look = next_look(self.began(key), last_look);
         let mut arrival = Arrival::Unchanged;
         let gathered = match &self.f.store {
             StoreFact::Usable(_) if self.is_in_parts() => self.gather(self.f.look_requested || look <= self.now),

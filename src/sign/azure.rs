@@ -26,7 +26,10 @@ use self::{
     requests::{date, error_code, http_date},
     sas::{Pen, Permit, encoded},
 };
-use super::{Canary, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::Http};
+use super::{
+    Canary, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    http::{Http, is_of},
+};
 use crate::{
     api::{
         AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, DownloadMode, ObservedObject, Overwrite,
@@ -47,6 +50,14 @@ const MAX_KEY_BYTES: usize = 1024;
 const BACK_DATED: SignedDuration = SignedDuration::from_mins(15);
 /// How long the operator's own looks are signed for.
 const OWN: SignedDuration = SignedDuration::from_mins(15);
+
+/// Azure's own blob endpoints ("Azure Storage endpoints", all clouds).
+const AZURES_OWN: &[&str] = &[
+    ".core.windows.net",
+    ".core.usgovcloudapi.net",
+    ".core.chinacloudapi.cn",
+    ".storage.azure.net",
+];
 
 /// Where the store is tried out.
 const PROBE_BLOB: &str = "valet-probe";
@@ -77,6 +88,8 @@ pub struct AzureBlob {
     store: AzureBlobStore,
     credentials: Credentials,
     http: Http,
+    /// Whether its owner may not send the operator anywhere.
+    is_tenants: bool,
     capabilities: Arc<Capabilities>,
     /// Whether the store refuses a source to copy from that the sender may not read, once that was tried.
     refuses_unsigned: Mutex<Option<bool>>,
@@ -116,6 +129,7 @@ impl AzureBlob {
         Self {
             store,
             credentials,
+            is_tenants: outward.is_some(),
             http: Http::new(outward),
             capabilities,
             refuses_unsigned: Mutex::default(),
@@ -140,6 +154,11 @@ impl AzureBlob {
     /// Where the operator talks to it.
     fn own_base(&self) -> String {
         self.base(self.store.endpoint.as_ref())
+    }
+
+    /// Whether that is Azure itself.
+    fn is_azures_own(&self) -> bool {
+        is_of(&self.own_base(), AZURES_OWN)
     }
 
     /// Where workloads talk to it.
@@ -372,6 +391,25 @@ impl Provider for AzureBlob {
         .boxed()
     }
 
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        let AzureBlobStore {
+            account,
+            container,
+            stored_access_policy,
+            ip_range,
+            ..
+        } = &self.store;
+        let base = self.public_base();
+        let place = format!("{salt}\n{base}\n{account}\n{container}\n{stored_access_policy:?}\n{ip_range:?}");
+        let print = match &self.credentials {
+            Credentials::Unusable(_) => None,
+            Credentials::Key(key) => Some(key.print(&place)),
+            // Delegation keys come and go, and what they have signed is good until its end.
+            Credentials::Identity(_) => Some(SharedKey::nobodys().print(&place)),
+        };
+        std::future::ready(Ok(print)).boxed()
+    }
+
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async {
             let base = self.public_base();
@@ -390,6 +428,10 @@ impl Provider for AzureBlob {
             probed
         }
         .boxed()
+    }
+
+    fn rests_on_trial(&self) -> bool {
+        self.store.unsigned_headers == UnsignedHeaders::Refuse && !self.is_azures_own()
     }
 
     fn canary(&self) -> BoxFuture<'_, Canary> {

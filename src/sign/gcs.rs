@@ -32,7 +32,7 @@ use self::{
 };
 use super::{
     Canary, Form, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
-    http::{Answer, Http},
+    http::{Answer, Http, is_of},
 };
 use crate::{
     api::{
@@ -370,6 +370,12 @@ impl Provider for Gcs {
             probed
         }
         .boxed()
+    }
+
+    fn rests_on_trial(&self) -> bool {
+        // Google refuses them ("Canonical requests", required headers).
+        let own = |e: &str| is_of(e, &[".googleapis.com"]);
+        !self.store.endpoint.as_deref().is_none_or(own)
     }
 
     fn canary(&self) -> BoxFuture<'_, Canary> {

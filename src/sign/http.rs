@@ -133,6 +133,14 @@ fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     }
 }
 
+/// Whether the host of an endpoint is in one of these domains, each of which begins with a dot.
+pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
+    let uri = endpoint.parse::<Uri>().ok();
+    let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default();
+    let host = host.to_ascii_lowercase();
+    domains.iter().any(|domain| host.ends_with(domain))
+}
+
 /// What is wrong with a server's certificate, if that is why there is no connection. Of what the certificate says nothing is
 /// repeated: a stranger has written it.
 pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {

@@ -84,6 +84,13 @@ pub trait Provider: Send + Sync {
     /// enforcement is from then on in [`Provider::capabilities`].
     fn probe(&self) -> BoxFuture<'_, Probed>;
 
+    /// Whether it has to be seen what the store does with headers that are not signed, for its keys for uploads to be as
+    /// narrow as they look. Not where each key is confined in itself, where the owner puts up with it, or where the store
+    /// is one of which it is documented.
+    fn rests_on_trial(&self) -> bool {
+        false
+    }
+
     /// Tries out with real keys what the store enforces: some three dozen requests, which leave nothing behind. What it finds
     /// missing is from then on missing in [`Provider::capabilities`], too.
     fn canary(&self) -> BoxFuture<'_, Canary> {

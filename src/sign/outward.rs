@@ -125,8 +125,10 @@ fn class(address: IpAddr) -> Option<&'static str> {
 }
 
 fn class_v4(v4: Ipv4Addr) -> Option<&'static str> {
-    let [a, b, c, _] = v4.octets();
+    let [a, b, c, d] = v4.octets();
     match (a, b, c) {
+        // A public one by its number; from a machine in Azure it leads to that machine's host, and to its secrets.
+        (168, 63, 129) if d == 16 => Some("the address at which Azure's machines find their host"),
         (127, ..) => Some("a loopback address"),
         (169, 254, _) => Some("a link-local address, where clouds keep their metadata"),
         (10, ..) | (192, 168, _) | (172, 16..=31, _) => Some("a private address"),
@@ -187,6 +189,9 @@ mod tests {
             ("224.0.0.1", true),
             ("255.255.255.255", true),
             ("52.218.0.1", false),
+            ("168.63.129.15", false),
+            ("168.63.129.16", true),
+            ("::ffff:168.63.129.16", true),
             ("::", true),
             ("::1", true),
             ("::ffff:127.0.0.1", true),

@@ -5,6 +5,7 @@ mod answers;
 mod below;
 mod can;
 mod canary;
+mod confined;
 mod form;
 mod lent;
 mod multipart;
@@ -40,7 +41,7 @@ use answers::{DateOfAnswer, absence, refused, tag_as_md5, unreachable};
 use below::BELOW;
 use session::{Clients, Session, Sessions};
 
-use super::{Canary, Finding, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
@@ -75,6 +76,8 @@ pub struct S3 {
     refuses_unsigned: Mutex<Option<bool>>,
     /// What came of a round trip with real keys, once that was made.
     canary: Mutex<Option<Canary>>,
+    /// Whether sessions were seen to be held to their policies.
+    confined: AtomicBool,
     /// Whether somebody else found that its forms keep to a prefix.
     keeps_below: AtomicBool,
     /// Whether entity tags are MD5s, as far as that trip saw it.
@@ -94,6 +97,7 @@ impl S3 {
             capabilities,
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
+            confined: AtomicBool::new(false),
             keeps_below: AtomicBool::new(false),
             tags_are_md5: Mutex::new(None),
         }
@@ -101,6 +105,11 @@ impl S3 {
 
     fn role(&self) -> Option<&AssumeRole> {
         self.store.credentials.as_ref()?.assume_role.as_ref()
+    }
+
+    /// Whether headers that are not signed can do no harm, whatever the store does with them.
+    fn is_safe(&self) -> bool {
+        self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate
     }
 
     fn timeouts() -> TimeoutConfig {
@@ -203,7 +212,7 @@ impl Provider for S3 {
 
     fn capabilities(&self) -> Arc<Capabilities> {
         let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
-        let is_safe = self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate;
+        let is_safe = self.is_safe();
         let canary = lock(&self.canary).clone().unwrap_or_default();
         let keeps_below =
             below::is_amazons(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
@@ -228,12 +237,12 @@ impl Provider for S3 {
         async {
             let session = self.session().await?;
             // A key with credentials of its own dies with those, whatever becomes of the ones that asked for them.
-            let longest = self.role().map(|role| Self::longest(role, &session.credentials));
-            let own = longest.map(SignedDuration::from_secs);
-            match own {
-                Some(own) => Ok(Timestamp::now().checked_add(own).ok()),
-                None => Ok(session.expires),
-            }
+            Ok(
+                match self.role().map(|role| Self::longest(role, &session.credentials)) {
+                    Some(own) => Timestamp::now().checked_add(SignedDuration::from_secs(own)).ok(),
+                    None => session.expires,
+                },
+            )
         }
         .boxed()
     }
@@ -367,32 +376,12 @@ impl Provider for S3 {
     }
 
     fn probe(&self) -> BoxFuture<'_, Probed> {
-        async {
-            let session = match self.session().await {
-                Ok(session) => session,
-                Err(SignError::Credentials { reason, message }) => {
-                    return Probed {
-                        finding: Finding::Broken(reason, message),
-                        skew: None,
-                        refuses_unsigned: None,
-                    };
-                }
-                Err(e) => {
-                    return Probed {
-                        finding: Finding::Unreachable(e.to_string()),
-                        skew: None,
-                        refuses_unsigned: None,
-                    };
-                }
-            };
-            let probed = probe::probe(&session.talker, &self.store.bucket, self.probe_key()).await;
-            // What was seen once holds until something else is seen.
-            if probed.refuses_unsigned.is_some() {
-                *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
-            }
-            probed
-        }
-        .boxed()
+        self.try_out().boxed()
+    }
+
+    fn rests_on_trial(&self) -> bool {
+        // Amazon refuses them ("Authenticating Requests: Using Query Parameters", signed headers).
+        !self.is_safe() && !below::is_amazons(&self.store)
     }
 
     fn canary(&self) -> BoxFuture<'_, Canary> {

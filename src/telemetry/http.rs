@@ -4,9 +4,21 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{Router, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tracing::warn;
 
 use super::Metrics;
 
@@ -71,7 +83,7 @@ pub async fn serve(
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), String> {
-    let listener = tokio::net::TcpListener::bind(address)
+    let listener = TcpListener::bind(address)
         .await
         .map_err(|e| format!("--http-address {address} cannot be listened on: {e}"))?;
     let app = Router::new()
@@ -84,8 +96,112 @@ pub async fn serve(
                 ([(header::CONTENT_TYPE, kind)], metrics.encode()).into_response()
             }),
         );
-    axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown)
-        .await
-        .map_err(|e| format!("the HTTP server ended: {e}"))
+    tokio::select! {
+        () = answer(listener, app, PROBES, "a probe or a scrape") => {}
+        () = shutdown => {}
+    }
+    Ok(())
+}
+
+/// What clients may take of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at one time; more wait to be accepted.
+    pub connections: usize,
+    /// How long a client may take for its headers.
+    pub headers: Duration,
+    /// And how long for the whole.
+    pub whole: Duration,
+}
+
+/// Of kubelets and scrapers. A thousand grants make some hundred kilobytes.
+const PROBES: Bounds = Bounds {
+    connections: 64,
+    headers: Duration::from_secs(5),
+    whole: Duration::from_secs(30),
+};
+
+/// Answers one request a connection, for ever: who connects and says nothing, or never closes what he has opened, keeps nobody
+/// out for longer than these bounds, and takes no more of the operator's memory.
+pub async fn answer(listener: TcpListener, app: Router, bounds: Bounds, what: &'static str) {
+    let service = TowerToHyperService::new(app);
+    let places = Arc::new(Semaphore::new(bounds.connections));
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, for instance: it passes, and meanwhile it should not fill the log.
+                warn!("a connection for {what} was not accepted: {error}");
+                sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let service = service.clone();
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(bounds.headers)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            // What a client does wrong here is its own affair.
+            let _ = timeout(bounds.whole, connection).await;
+            drop(place);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    /// Whoever connects and says nothing is put out, and others have their turn.
+    #[tokio::test]
+    async fn the_silent_keep_nobody_out() {
+        let bounds = Bounds {
+            connections: 4,
+            headers: Duration::from_secs(1),
+            whole: Duration::from_secs(2),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().route("/livez", get(|| async { "ok\n" }));
+        let server = tokio::spawn(answer(listener, app, bounds, "a test"));
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let began = Instant::now();
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        asking
+            .write_all(b"GET /livez HTTP/1.1\r\nhost: valet\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        asking.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"),
+            "{answer}"
+        );
+        assert!(
+            began.elapsed() >= Duration::from_millis(1900),
+            "eight wait in two rounds"
+        );
+        for mut connection in silent {
+            let mut buffer = [0; 64];
+            let closed = timeout(Duration::from_secs(5), connection.read(&mut buffer)).await;
+            closed.expect("it is closed").ok();
+        }
+        server.abort();
+    }
 }

@@ -4,6 +4,6 @@ mod http;
 mod log;
 mod metrics;
 
-pub use http::{Health, serve};
+pub use http::{Bounds, Health, answer, serve};
 pub use log::{LogFormat, init as init_logs};
 pub use metrics::{GrantState, Metrics, States, StoreState};

@@ -13,7 +13,7 @@ use valet::{
     api::{Ask, Reason, ResponseHeaders},
     grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
     sign::{
-        Finding, Provider, SignError,
+        Finding, Outward, Provider, SignError,
         azure::{AzureBlob, Credentials, Identity, Source},
     },
 };
@@ -94,6 +94,30 @@ async fn what_is_asked_with_workload_identity() {
     // Once is enough.
     provider.credentials_expire().await.unwrap();
     assert_eq!(fake.asked().len(), 2);
+}
+
+/// A tenant may choose where his store is, and must not be shown the operator's token there.
+#[tokio::test]
+async fn no_token_for_where_a_tenant_leads() {
+    let scratch = Scratch::new("identity").unwrap();
+    let fake = Fake::start(|asked| match asked.target.as_str() {
+        "/72f988bf/oauth2/v2.0/token" => granted(3600),
+        _ => key_for(160),
+    });
+    let store = json!({"account": "mediastore", "container": "media", "endpoint": fake.endpoint()});
+    let identity = Identity::new(workload(&fake.endpoint(), token_file(&scratch)));
+    let allowed = Outward::new(["127.0.0.0/8".parse().unwrap()]);
+    let provider = AzureBlob::new(
+        serde_json::from_value(store).unwrap(),
+        Credentials::Identity(identity.into()),
+        Some(allowed),
+    );
+    let (reason, message) = credentials(provider.credentials_expire().await.unwrap_err());
+    assert_eq!(reason, Reason::CredentialsInvalid);
+    assert!(message.contains("spec.azureBlob.endpoint"), "{message}");
+    provider.probe().await;
+    provider.look(&ObjectKey::parse("a", 1024).unwrap()).await;
+    assert!(fake.asked().iter().all(|a| a.header("authorization").is_none()));
 }
 
 #[tokio::test]

@@ -206,6 +206,37 @@ async fn user_delegation_signatures_are_microsofts() {
     }
 }
 
+/// What signs, and for where, can be told apart, and not read.
+#[tokio::test]
+async fn fingerprints() {
+    let other_key = "b3RoZXIta2V5LW90aGVyLWtleS1vdGhlci1rZXk=";
+    let print = async |key: &str, settings: serde_json::Value, salt: &str| {
+        let key = Credentials::Key(SharedKey::parse(key).unwrap());
+        let print = AzureBlob::new(store(settings), key, None)
+            .fingerprint(salt)
+            .await
+            .unwrap();
+        print.expect("it has one")
+    };
+    let first = print(ACCOUNT_KEY, json!({}), "salt").await;
+    assert_eq!(first, print(ACCOUNT_KEY, json!({}), "salt").await);
+    assert_eq!((first.len(), first.contains(ACCOUNT_KEY)), (16, false));
+    let others = [
+        print(other_key, json!({}), "salt").await,
+        print(ACCOUNT_KEY, json!({}), "another").await,
+        print(ACCOUNT_KEY, json!({"container": "other"}), "salt").await,
+        print(
+            ACCOUNT_KEY,
+            json!({"publicEndpoint": "https://elsewhere.example"}),
+            "salt",
+        )
+        .await,
+        print(ACCOUNT_KEY, json!({"ipRange": "203.0.113.7"}), "salt").await,
+    ];
+    let all: std::collections::BTreeSet<_> = others.into_iter().chain([first]).collect();
+    assert_eq!(all.len(), 6);
+}
+
 /// What a signature cannot express is refused, whatever was decided before.
 #[tokio::test]
 async fn nothing_weaker_than_asked_is_signed() {

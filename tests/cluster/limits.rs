@@ -283,3 +283,22 @@ fn a_slow_store_gets_few_requests_at_a_time() {
         "{took:?}"
     );
 }
+
+/// Whoever deletes a grant while the operator is about to publish its key leaves no place taken.
+#[test]
+fn a_grant_that_goes_while_it_is_visited_keeps_no_place() {
+    let t = Tenant::new("gone");
+    let (port, _) = slow_store(Duration::from_secs(2));
+    let mut store = limited(&t, Some(1), None);
+    store["spec"]["s3"]["endpoint"] = json!(format!("http://127.0.0.1:{port}"));
+    store["spec"]["s3"]["unsignedHeaders"] = json!("Tolerate");
+    t.apply(&[store]);
+    let _operator = t.operator();
+    t.reason_within(&format!("costore/{}", t.name()), "Ready", SOON);
+    t.apply(&[t.grant("UploadGrant", "first", json!({}))]);
+    // It has its place, and waits for the store to say whether its object is there.
+    thread::sleep(Duration::from_millis(700));
+    t.kubectl(&["delete", "ug/first", "--wait=false"]);
+    t.apply(&[t.grant("UploadGrant", "second", json!({}))]);
+    t.reason("ug/second", "Issued");
+}

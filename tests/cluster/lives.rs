@@ -249,7 +249,7 @@ fn unused() {
     assert_eq!(says(&grant, "Ready"), "False ExpiredUnused");
     assert_eq!(says(&grant, "Stalled"), "True ExpiredUnused");
     assert_eq!(says(&grant, "Completed"), "False ExpiredUnused");
-    assert!(t.get("secret/never").is_none());
+    t.gone("never");
     let event = eventually(SOON, "an event", || {
         t.kubectl(&["get", "events"])
             .lines()

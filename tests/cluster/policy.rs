@@ -41,6 +41,32 @@ fn a_narrowed_rule_withdraws_keys() {
     assert!(t.get("secret/g").is_none());
 }
 
+/// The same while the store cannot be used, which by itself takes no key back.
+#[test]
+fn a_rule_that_is_narrowed_while_the_store_cannot_be_used() {
+    let t = Tenant::new("narrowed");
+    let _operator = t.operator();
+    t.apply(&[
+        t.grant("DownloadGrant", "d", json!({})),
+        t.grant("UploadGrant", "u", json!({})),
+    ]);
+    t.reason("dg/d", "Issued");
+    t.reason("ug/u", "Issued");
+    t.world
+        .plane
+        .kubectl(&["delete", "secret", t.name(), "--namespace", "valet-system"])
+        .unwrap();
+    let mut store = t.store();
+    store["spec"]["access"][0]["operations"] = json!(["Upload"]);
+    t.apply(&[store]);
+    let grant = t.reason_within("dg/d", "OperationNotAllowed", Duration::from_secs(5));
+    assert!(t.get("secret/d").is_none());
+    assert_eq!(says(&grant, "Active"), "False OperationNotAllowed");
+    t.reason(&format!("costore/{}", t.name()), "CredentialsNotFound");
+    assert_eq!(says(&t.get("ug/u").unwrap(), "Ready"), "True Issued");
+    assert!(t.get("secret/u").is_some());
+}
+
 /// The bound that docs/reference/access-rules.md states: so many keys are withdrawn within so long, counted by the
 /// apiserver from the answer to the change to the answer to the last delete.
 #[test]

@@ -256,6 +256,7 @@ pub fn store(rules: impl IntoIterator<Item = ClusterAccessRule>) -> StoreView {
         credentials_expire: None,
         short_sessions: ShortSessions::Truncate,
         signer: Some(signer("first")),
+        untried: None,
     }
 }
 

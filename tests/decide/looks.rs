@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use valet::{
     api::Reason,
-    grant::{LOOK_PATIENCE, Step, StoreFact},
+    grant::{LOOK_PATIENCE, Read, Step, StoreFact},
 };
 
 use crate::{
@@ -18,6 +18,16 @@ fn completed(name: &str) -> (String, String, String) {
     let world = play(life(name), Memory::Grant, None, SignedDuration::ZERO);
     let c = condition(&world.grant().status, "Completed").expect("Completed");
     (c.status.clone(), c.reason.clone(), c.message.clone())
+}
+
+/// A clock that was set back keeps nobody from looking until it has caught up.
+#[test]
+fn a_look_that_is_still_to_come() {
+    let mut world = World::new(upload(), store([rule()]));
+    world.reconcile();
+    world.now = at(20);
+    world.last_look = Some(at(3600));
+    assert_eq!(world.next(), Step::Read(Read::Object));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use valet::{
     api::{Ask, ObservedObject, Reason, annotation},
     grant::{
         ArrivedPart, Facts, GrantFacts, Lifetime, Limit, Most, ObjectFact, OpenUpload, Owner, PlaceFact, Publish,
-        PublishMode, Read, RenewRequest, SecretFact, SecretView, Settings, Step, StoreFact, StoreView, UploadFact,
-        UploadsFact, decide,
+        PublishMode, Read, RenewRequest, RulesView, SecretFact, SecretView, Settings, Step, StoreFact, StoreView,
+        UploadFact, UploadsFact, decide,
     },
 };
 
@@ -78,6 +78,8 @@ pub struct World {
     pub grant: Option<GrantFacts>,
     pub secret: Option<Secret>,
     pub store: StoreFact,
+    /// What is known of the rules of a store that cannot be used.
+    pub rules: Option<RulesView>,
     pub bucket: Bucket,
     /// All uploads of the key that go on.
     pub uploads: Vec<Upload>,
@@ -126,6 +128,7 @@ impl World {
             grant: Some(grant),
             secret: None,
             store: StoreFact::Usable(store),
+            rules: None,
             bucket: Bucket::Empty,
             uploads: vec![],
             blind: false,
@@ -292,9 +295,14 @@ impl World {
     pub fn facts(&self) -> Facts {
         let mut facts = Facts::new(self.grant().clone(), self.settings);
         facts.secret = self.see_secret();
-        facts.store = self.store.clone();
+        self.see_store(&mut facts);
         facts.last_look = self.last_look;
         facts
+    }
+
+    fn see_store(&self, facts: &mut Facts) {
+        facts.store = self.store.clone();
+        facts.rules = self.rules.clone();
     }
 
     /// What is to be done now, by somebody who knows all that.
@@ -332,7 +340,7 @@ impl World {
         facts.look_requested = self.heard;
         if self.memory == Memory::Caches {
             facts.secret = self.see_secret();
-            facts.store = self.store.clone();
+            self.see_store(&mut facts);
         }
         let mut trace = vec![];
         loop {
@@ -365,7 +373,7 @@ impl World {
     fn take(&mut self, step: Step, facts: &mut Facts) -> Option<Option<Timestamp>> {
         match step {
             Step::Read(Read::Secret) => facts.secret = self.see_secret(),
-            Step::Read(Read::Store) => facts.store = self.store.clone(),
+            Step::Read(Read::Store) => self.see_store(facts),
             Step::Read(Read::Object) => {
                 facts.object = self.see_object();
                 if matches!(facts.upload, UploadFact::Open(_)) {

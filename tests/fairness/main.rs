@@ -134,6 +134,54 @@ fn a_store_that_does_not_answer_is_not_felt_by_those_who_have_another() {
     });
 }
 
+/// Stores of one namespace that do not answer, ten times as many as are visited at one time of a namespace.
+const TARPITS: usize = 40;
+
+#[test]
+fn stores_that_do_not_answer_hold_up_nobody_elses() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (loud, quiet) = (Tenant::new("tarpits"), Tenant::new("beside"));
+    let s3 = S3Server::start(&loud.world.tools).expect("the S3 server starts");
+    let own = |t: &Tenant, name: &str, endpoint: String| {
+        json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore",
+            "metadata": {"name": name, "namespace": t.name()},
+            "spec": {"s3": {
+                "bucket": t.name(), "region": t.world.s3.region(), "endpoint": endpoint, "addressingStyle": "Path",
+                "credentials": {"secretRef": {"name": t.name()}},
+            }},
+        })
+    };
+    for t in [&loud, &quiet] {
+        let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
+        credentials["metadata"]["namespace"] = json!(t.name());
+        t.apply(&[credentials]);
+    }
+    let options = OperatorOptions {
+        args: vec!["--allow-private-endpoints=127.0.0.0/8".into()],
+        ..OperatorOptions::default()
+    };
+    let _operator = Operator::start(Path::new(VALET), &loud.world.plane, &options).expect("the operator starts");
+    quiet.apply(&[own(&quiet, "first", quiet.world.s3.endpoint())]);
+    quiet.reason("ostore/first", "Ready");
+
+    s3.pause();
+    let tarpits: Vec<_> = (0..TARPITS)
+        .map(|n| own(&loud, &format!("tarpit-{n}"), s3.endpoint()))
+        .collect();
+    loud.apply(&tarpits);
+    quiet.apply(&[own(&quiet, "second", quiet.world.s3.endpoint())]);
+    let began = Instant::now();
+    quiet.reason_within("ostore/second", "Ready", Duration::from_secs(120));
+    assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
+    // And none of the others is forgotten.
+    eventually(Duration::from_secs(180), "all of them to be told", || {
+        let list: Value = serde_json::from_str(&loud.kubectl(&["get", "ostore", "--output=json"])).ok()?;
+        let told = |s: &Value| condition(s, "Ready").is_some_and(|c| c["reason"] == "StoreUnreachable");
+        list["items"].as_array()?.iter().all(told).then_some(())
+    });
+}
+
 /// A store whose places one namespace has taken, with many more of its grants in line: the next place is for another
 /// namespace's first grant, which came last.
 #[test]

@@ -9,6 +9,7 @@ mod canary;
 mod checksums;
 mod fake;
 mod faults;
+mod federation;
 mod flow;
 mod identity;
 mod looks;

@@ -88,7 +88,7 @@ fn a_form_below_a_key() {
     let over = t.reason_within("ug/inbox", "Expired", Duration::from_secs(40));
     assert_eq!(says(&over, "Completed"), "Unknown NotObservable");
     assert_eq!(t.kstatus(&over), "Current");
-    assert!(t.get("secret/inbox").is_none());
+    t.gone("inbox");
     assert_eq!(as_key(&t.key("inbox/late"), "", ""), 403);
 
     // And by a session of its own, which ends at the same keys.

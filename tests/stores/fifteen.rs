@@ -380,7 +380,7 @@ fn session_end(key: &Mounted) -> Timestamp {
 }
 
 #[test]
-#[ignore = "takes 22 minutes, in real time: cargo test --test stores -- --ignored --nocapture sessions_of_15_minutes"]
+#[ignore = "takes 22 minutes, in real time: make sessions"]
 fn sessions_of_15_minutes() {
     let t = Tenant::new("fifteen");
     let minio = trusting(&t);

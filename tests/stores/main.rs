@@ -4,9 +4,12 @@
 mod below;
 mod canary;
 mod fifteen;
+mod inward;
 mod lent;
 mod moving;
 mod parts;
+mod unconfined;
+mod versity;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
@@ -44,11 +47,16 @@ impl OnMinio {
 
     /// The store with more settings; waits until it has been tried out.
     fn store(&self, more: Value) -> Value {
+        self.minio_store(more);
+        tried(&self.tenant)
+    }
+
+    /// The same without waiting.
+    fn minio_store(&self, more: Value) {
         let mut store = self.tenant.store();
         store["spec"]["s3"]["endpoint"] = json!(self.minio.endpoint());
         world::merge(&mut store["spec"]["s3"], more);
         self.tenant.apply(&[store]);
-        tried(&self.tenant)
     }
 }
 
@@ -161,6 +169,18 @@ fn each_key_has_its_own_session() {
     let (status, said) = attack.curl(&["--upload-file", "/dev/null", "--header", &copy]);
     assert_eq!(status, 403, "{said}");
     assert_eq!(on.minio.get(t.name(), &t.key("attack")).unwrap(), None);
+    // Nor does an archive that MinIO is asked to unpack reach another key than the grant's.
+    let archive = t.file("archive", &tar("elsewhere", b"mine"));
+    let (unpack, below) = (
+        "x-amz-meta-snowball-auto-extract: true",
+        "x-amz-meta-minio-snowball-prefix: secret",
+    );
+    let upload = ["--upload-file", archive.to_str().unwrap()];
+    let (status, said) = attack.curl(&[upload[0], upload[1], "--header", unpack, "--header", below]);
+    assert_eq!(status, 403, "{said}");
+    for key in ["elsewhere", "secret/elsewhere", &t.key("attack/elsewhere")] {
+        assert_eq!(on.minio.get(t.name(), key).unwrap(), None, "{key}");
+    }
 
     let up = t.mount("up");
     assert_eq!(up.upload(&t.file("f", b"bytes")).0, 200);
@@ -194,6 +214,32 @@ fn each_key_has_its_own_session() {
     let wild = t.reason("ug/wild", "CapabilityMissing");
     let message = condition(&wild, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(message.contains("'*'"), "{message}");
+}
+
+/// What a store does with headers that are not signed is not known before it has answered: until then nobody gets a key for
+/// an upload, though one could be signed. What needs no answer is signed all the same.
+#[test]
+fn a_store_that_nobody_has_tried_yet() {
+    let on = OnMinio::new("untried");
+    let t = &on.tenant;
+    on.minio.stop();
+    on.minio_store(json!({}));
+    t.apply(&[
+        t.grant("UploadGrant", "up", json!({"constraints": {"overwrite": "Allow"}})),
+        t.grant("DownloadGrant", "down", json!({})),
+    ]);
+    t.reason("dg/down", "Issued");
+    let waits = t.reason("ug/up", "StoreUnreachable");
+    let message = condition(&waits, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("not known yet"), "{message}");
+    assert!(t.get("secret/up").is_none());
+    on.minio.start_again().unwrap();
+    t.reason_within("ug/up", "CapabilityMissing", Duration::from_secs(90));
+    assert!(t.get("secret/up").is_none());
+    // Its owner's word needs no trial.
+    on.minio.stop();
+    on.minio_store(json!({"unsignedHeaders": "Tolerate"}));
+    t.reason_within("ug/up", "Issued", Duration::from_secs(90));
 }
 
 /// What is wrong with a store is said by name, on the store and on its grants, before any key is handed out.
@@ -273,4 +319,25 @@ fn a_store_that_is_away_when_it_is_tried() {
     t.reason_within("ug/up", "Issued", Duration::from_secs(70));
     let store = t.reason_within(&name, "Ready", Duration::from_secs(70));
     assert_eq!(says(&store, "UnsignedHeadersRefused"), "True HeadersRefused");
+}
+
+/// An archive with one file (POSIX, "ustar interchange format").
+fn tar(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut head = [0_u8; 512];
+    let mut field = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());
+    field(0, name);
+    field(100, "0000644");
+    field(108, "0000000");
+    field(116, "0000000");
+    field(124, &format!("{:011o}", content.len()));
+    field(136, "00000000000");
+    field(148, "        ");
+    field(156, "0");
+    field(257, "ustar\u{0}00");
+    let sum: u32 = head.iter().map(|b| u32::from(*b)).sum();
+    head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut archive = head.to_vec();
+    archive.extend_from_slice(content);
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
 }

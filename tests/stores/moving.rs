@@ -175,10 +175,15 @@ pub const ROLE: &str = "arn:minio:iam:us-east-1::role/SeTraM0IBlfFQuECTSTzHcZr6d
 impl Identity<'_> {
     /// Puts a fresh token where the kubelet would.
     pub fn issue(&self, minutes: u32) {
+        self.issue_to("valet", minutes);
+    }
+
+    /// The same of another account.
+    pub fn issue_to(&self, account: &str, minutes: u32) {
         let token = self.t.kubectl(&[
             "create",
             "token",
-            "valet",
+            account,
             &format!("--audience={AUDIENCE}"),
             &format!("--duration={minutes}m"),
         ]);

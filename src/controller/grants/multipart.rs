@@ -90,10 +90,10 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    /// Whether another grant that is not at its end has an upload of the same object.
+    /// Whether another grant that is not at its end has an upload of the same key. Its store may be another one: two can
+    /// stand for one bucket.
     fn is_contested(&self) -> bool {
         let grant = &self.facts.grant;
-        let store = store_id(&grant.terms.store_ref, &grant.namespace);
         self.context
             .caller
             .known()
@@ -104,7 +104,6 @@ impl<G: Grant> Visit<'_, G> {
                 other.uid().as_deref() != Some(&grant.uid)
                     && terms.key == grant.terms.key
                     && other.ask().parts().is_some()
-                    && store_id(&terms.store_ref, &other.namespace().unwrap_or_default()) == store
                     && other.grant_status().is_none_or(|status| status.finished_time.is_none())
             })
     }

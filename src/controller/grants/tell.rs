@@ -1,18 +1,55 @@
-//! What is told of a visit: the status, counters, and events for people.
+//! What is told of a visit: the grant's status, counters, and events for people.
+
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use kube::runtime::events::{Event, EventType};
-use serde_json::{Map, Value};
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::events::{Event, EventType},
+};
+use serde_json::{Map, Value, json};
 use tracing::warn;
 
-use super::Visit;
+use super::{Error, FIELD_MANAGER, Visit, call};
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason},
-    controller::error::call,
-    grant::Notice,
+    grant::{GrantFacts, Notice},
 };
 
 impl<G: Grant> Visit<'_, G> {
+    pub(super) async fn report(&mut self, status: GrantStatus, notice: Option<Notice>) -> Result<(), Error> {
+        let api = self.api();
+        let patch = json!({
+            // Of exactly this grant in exactly this version: another grant of its name, or a change that was not
+            // looked at, makes this a conflict.
+            "metadata": {"uid": self.facts.grant.uid, "resourceVersion": self.grant.resource_version()},
+            "status": merge(&self.facts.grant.status, &status),
+        });
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PatchParams::default()
+        };
+        let written = call(
+            "writing the grant's status",
+            api.patch_status(&self.facts.grant.name, &params, &Patch::Merge(patch)),
+        )
+        .await;
+        let written = match written {
+            Ok(written) => Arc::new(written),
+            Err(Error::Conflict(_)) => return self.read_grant().await,
+            Err(e) => return Err(e),
+        };
+        self.context.memory.wrote(&written);
+        self.count(&status);
+        self.grant = written;
+        self.facts.grant = GrantFacts::of(self.grant.as_ref());
+        if let Some(notice) = notice {
+            self.tell(notice).await;
+        }
+        Ok(())
+    }
+
     pub(super) fn count(&self, status: &GrantStatus) {
         let ready = |s: &GrantStatus| {
             s.conditions
@@ -73,7 +110,7 @@ impl<G: Grant> Visit<'_, G> {
 }
 
 /// A merge patch (RFC 7396) that makes `new` out of `old`: what is gone has to be said to be null.
-pub(super) fn merge(old: &GrantStatus, new: &GrantStatus) -> Value {
+fn merge(old: &GrantStatus, new: &GrantStatus) -> Value {
     let object = |status: &GrantStatus| match serde_json::to_value(status) {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),

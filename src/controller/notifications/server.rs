@@ -8,17 +8,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
-use tracing::{info, warn};
+use tokio::net::TcpListener;
+use tracing::{debug, info};
 
 use super::{
     awaited::Awaited,
@@ -29,7 +20,7 @@ use super::{
 };
 use crate::{
     store::{MAX_NOTIFICATION_BYTES, Notification, parse_notification},
-    telemetry::{Health, Metrics},
+    telemetry::{Bounds, Health, Metrics, answer},
 };
 
 /// Where messages are taken.
@@ -44,11 +35,12 @@ const EVENT_GRID: &str = "eventgrid.azure.net";
 /// The longest name in the DNS.
 const MAX_ORIGIN: usize = 253;
 
-/// How long a client may take for its headers, and how long for the whole. Stores are machines with one short message.
-const HEADERS: Duration = Duration::from_secs(5);
-const WHOLE: Duration = Duration::from_secs(10);
-/// Connections at one time; more wait to be accepted. Each may hold a message of half a megabyte: 32 MiB in all.
-const CONNECTIONS: usize = 64;
+/// Stores are machines with one short message. Each connection may hold one of half a megabyte: 32 MiB in all.
+const BOUNDS: Bounds = Bounds {
+    connections: 64,
+    headers: Duration::from_secs(5),
+    whole: Duration::from_secs(10),
+};
 /// When to try again, for stores that do: a replica starts, or takes the work over, within seconds.
 const RETRY_AFTER: &str = "2";
 
@@ -80,37 +72,12 @@ impl Receiver {
             .await
             .map_err(|e| format!("--notifications-address {address} cannot be listened on: {e}"))?;
         info!(%address, "notifications are taken");
-        let service = TowerToHyperService::new(
-            Router::new()
-                .route(PATH, post(take).options(permit))
-                .with_state(Arc::new(self)),
-        );
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let place = places.clone().acquire_owned().await;
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of file descriptors, for instance: it passes, and meanwhile it should not fill the log.
-                    warn!("a connection for a notification was not accepted: {error}");
-                    sleep(Duration::from_secs(1)).await;
-                    continue;
-                }
-            };
-            let service = service.clone();
-            tokio::spawn(async move {
-                // One message a connection: clients that never close theirs would have all places before long, and
-                // versitygw is one.
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADERS)
-                    .keep_alive(false)
-                    .serve_connection(TokioIo::new(stream), service);
-                // What a client does wrong here is its own affair.
-                let _ = timeout(WHOLE, connection).await;
-                drop(place);
-            });
-        }
+        let app = Router::new()
+            .route(PATH, post(take).options(permit))
+            .with_state(Arc::new(self));
+        // Clients that never close their connections would have all places before long, and versitygw is one.
+        answer(listener, app, BOUNDS, "a notification").await;
+        Ok(())
     }
 
     async fn admit(&self, headers: &HeaderMap) -> bool {
@@ -180,7 +147,8 @@ impl Receiver {
         if !origin.eq_ignore_ascii_case(EVENT_GRID) && !self.admit(headers).await {
             return self.unknown();
         }
-        info!("a sender of CloudEvents was permitted to send");
+        // Not louder: anybody can ask as often as he likes.
+        debug!("a sender of CloudEvents was permitted to send");
         let permission = [
             (header::ALLOW, "POST, OPTIONS"),
             (ALLOWED_ORIGIN, origin),

@@ -17,18 +17,11 @@ use crate::{
 
 /// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.
 const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
-/// Azure's own blob endpoints ("Azure Storage endpoints", all clouds).
-const AZURES_OWN: [&str; 4] = [
-    ".core.windows.net",
-    ".core.usgovcloudapi.net",
-    ".core.chinacloudapi.cn",
-    ".storage.azure.net",
-];
-
 impl AzureBlob {
     /// Tries the container with two or three harmless requests for a blob that is not there.
     pub(super) async fn try_out(&self) -> Probed {
         let (mut finding, skew) = self.try_reading(None).await;
+        let mut refuses_unsigned = None;
         if finding == Finding::Usable
             && let Some(policy) = &self.store.stored_access_policy
         {
@@ -42,10 +35,12 @@ impl AzureBlob {
                 other => other,
             };
         }
-        let refuses_unsigned = match finding {
-            Finding::Usable => self.refuses_foreign_sources().await,
-            _ => None,
-        };
+        if finding == Finding::Usable {
+            match self.refuses_foreign_sources().await {
+                Ok(seen) => refuses_unsigned = seen,
+                Err(why) => finding = Finding::Unreachable(why.to_string()),
+            }
+        }
         Probed {
             finding,
             skew,
@@ -85,7 +80,9 @@ impl AzureBlob {
 
     /// Sends a signed PUT that asks to copy a blob which does not exist. Azure takes only sources that the sender may
     /// read, and so does not even look; a store that copies whatever it has looks for the blob and does not find it.
-    async fn refuses_foreign_sources(&self) -> Option<bool> {
+    ///
+    /// `None` if the answer tells neither; an error if there was none.
+    async fn refuses_foreign_sources(&self) -> Result<Option<bool>, Unanswered> {
         let base = self.own_base();
         let now = Timestamp::now();
         let permit = Permit {
@@ -93,10 +90,12 @@ impl AzureBlob {
             ..self.permit(PROBE_BLOB, "c", now - BACK_DATED, now + OWN, &base)
         };
         let url = match &self.credentials {
-            Credentials::Unusable(_) => return None,
+            Credentials::Unusable(_) => return Ok(None),
             Credentials::Key(key) => self.signed_url(&base, &permit, Pen::Account(key, None)),
             Credentials::Identity(identity) => {
-                let delegation = self.delegation(identity).await.ok()?;
+                let Ok(delegation) = self.delegation(identity).await else {
+                    return Ok(None);
+                };
                 let start = permit.start.max(delegation.start);
                 self.signed_url(&base, &Permit { start, ..permit }, Pen::Delegation(&delegation.key))
             }
@@ -105,22 +104,18 @@ impl AzureBlob {
         let source = format!("{base}/{}/{}", self.store.container, encoded(&absent));
         let request = Request::builder()
             .method(Method::PUT)
-            .uri(url.ok()?)
+            .uri(url.unwrap_or_default())
             .header("x-ms-copy-source", source)
             .header(header::CONTENT_LENGTH, 0)
             .body(Full::default())
-            .ok()?;
-        let is_azures_own = request.uri().host().is_some_and(|host| {
-            let host = host.to_ascii_lowercase();
-            AZURES_OWN.iter().any(|domain| host.ends_with(domain))
-        });
-        let answer = self.http.send(request).await.ok()?;
-        match (answer.status, error_code(&answer).as_str()) {
+            .map_err(|_| Unanswered::Malformed)?;
+        let answer = self.http.send(request).await?;
+        Ok(match (answer.status, error_code(&answer).as_str()) {
             (_, "CannotVerifyCopySource" | "PublicAccessNotPermitted" | "NoAuthenticationInformation") => Some(true),
             // It looked for the source. Of Azure's own it is documented that it does not.
-            (404, "BlobNotFound") if !is_azures_own => Some(false),
+            (404, "BlobNotFound") if !self.is_azures_own() => Some(false),
             _ => None,
-        }
+        })
     }
 }
 

@@ -36,6 +36,18 @@ impl SharedKey {
         Some(Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes))))
     }
 
+    /// One that everybody knows, for digests of what is no secret.
+    pub fn nobodys() -> Self {
+        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, b"nobody's")))
+    }
+
+    /// A digest of a text that only this key makes. It is too short to be a signature, and its text is none of those that are
+    /// signed: they begin with permissions.
+    pub fn print(&self, text: &str) -> String {
+        let tag = hmac::sign(&self.0, format!("valet\n{text}").as_bytes());
+        tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn sign(&self, text: &str) -> String {
         BASE64_STANDARD.encode(hmac::sign(&self.0, text.as_bytes()))
     }

@@ -34,7 +34,10 @@ pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
     if probed.finding != Finding::Usable {
         return probed;
     }
-    probed.refuses_unsigned = refuses_unsigned(gcs, key).await.ok().flatten();
+    match refuses_unsigned(gcs, key).await {
+        Ok(seen) => probed.refuses_unsigned = seen,
+        Err(e) => probed.finding = unusable(e),
+    }
     probed
 }
 

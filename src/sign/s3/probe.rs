@@ -11,26 +11,58 @@ use aws_sdk_s3::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::{DateOfAnswer, unreachable};
+use super::{DateOfAnswer, S3, confined::unconfined, lock, unreachable};
 use crate::{
     api::Reason,
-    sign::{Finding, Probed},
+    sign::{Finding, Probed, SignError},
 };
 
 /// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.
 const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
 
+impl S3 {
+    /// Tries the store out with these settings and credentials.
+    pub(super) async fn try_out(&self) -> Probed {
+        let unusable = |finding| Probed {
+            finding,
+            skew: None,
+            refuses_unsigned: None,
+        };
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(SignError::Credentials { reason, message }) => {
+                return unusable(Finding::Broken(reason, message));
+            }
+            Err(e) => return unusable(Finding::Unreachable(e.to_string())),
+        };
+        let mut probed = probe(&session.talker, &self.store.bucket, self.probe_key()).await;
+        if probed.finding == Finding::Usable
+            && let Some(why) = unconfined(self, &session).await
+        {
+            probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
+        }
+        // What was seen once holds until something else is seen.
+        if probed.refuses_unsigned.is_some() {
+            *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
+        }
+        probed
+    }
+}
+
 /// Tries the bucket with two harmless requests at a key that is not there.
-pub async fn probe(client: &Client, bucket: &str, key: &str) -> Probed {
-    let (finding, skew) = read(client, bucket, key).await;
-    let refuses_unsigned = match finding {
-        Finding::Usable => refuses_unsigned(client, bucket, key).await,
-        _ => None,
-    };
+async fn probe(client: &Client, bucket: &str, key: &str) -> Probed {
+    let (mut finding, skew) = read(client, bucket, key).await;
+    let mut refused = None;
+    if finding == Finding::Usable {
+        match refuses_unsigned(client, bucket, key).await {
+            Ok(seen) => refused = seen,
+            Err(why) => finding = Finding::Unreachable(why),
+        }
+    }
     Probed {
         finding,
         skew,
-        refuses_unsigned,
+        refuses_unsigned: refused,
     }
 }
 
@@ -91,12 +123,17 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
 }
 
 /// Sends a presigned PUT with a header that was not signed: it asks to copy an object that does not exist. A store
-/// that obeys the header looks for that object and does not find it; one that refuses the header says so.
-async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Option<bool> {
+/// that obeys the header looks for that object and does not find it; one that refuses the header says so. `None` if the
+/// answer tells neither; an error if there was none.
+async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Result<Option<bool>, String> {
     let absent = format!("{bucket}/{key}-absent-{}", Timestamp::now().as_nanosecond());
-    let presigning = PresigningConfig::expires_in(Duration::from_secs(60)).ok()?;
     let put = || client.put_object().bucket(bucket).key(key);
-    let presigned = put().if_none_match("*").presigned(presigning).await.ok()?;
+    let Ok(presigning) = PresigningConfig::expires_in(Duration::from_secs(60)) else {
+        return Ok(None);
+    };
+    let Ok(presigned) = put().if_none_match("*").presigned(presigning).await else {
+        return Ok(None);
+    };
     let sneaky = Sneaky {
         uri: presigned.uri().to_owned(),
         source: absent.clone(),
@@ -105,16 +142,18 @@ async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Option<bo
     let Err(error) = answer else {
         // It took the header for nothing and wrote an empty object, as the URL permits.
         let _ = client.delete_object().bucket(bucket).key(key).send().await;
-        return Some(true);
+        return Ok(Some(true));
     };
-    let status = error.raw_response().map(|r| r.status().as_u16());
+    let Some(status) = error.raw_response().map(|r| r.status().as_u16()) else {
+        return Err(unreachable(&error));
+    };
     let said = error
         .as_service_error()
         .map(|e| format!("{} {}", e.code().unwrap_or_default(), e.message().unwrap_or_default()))
         .unwrap_or_default();
-    match status {
-        Some(403) if said.contains("not signed") => Some(true),
-        Some(403) => {
+    Ok(match status {
+        403 if said.contains("not signed") => Some(true),
+        403 => {
             // Refused for the header, or since these credentials may not do that at all? The same with everything signed.
             let copy = client
                 .copy_object()
@@ -123,14 +162,19 @@ async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Option<bo
                 .copy_source(&absent)
                 .send()
                 .await;
-            let status = copy.err()?.raw_response().map(|r| r.status().as_u16());
-            (status == Some(404)).then_some(true)
+            match copy {
+                Ok(_) => None,
+                Err(e) => match e.raw_response().map(|r| r.status().as_u16()) {
+                    Some(status) => (status == 404).then_some(true),
+                    None => return Err(unreachable(&e)),
+                },
+            }
         }
-        Some(404) => Some(false),
+        404 => Some(false),
         // It knows the header and finds something else wrong with it, or has an object there already.
-        Some(400) if said.contains("not signed") => Some(true),
+        400 if said.contains("not signed") => Some(true),
         _ => None,
-    }
+    })
 }
 
 /// Replaces a request by a presigned one with an unsigned `x-amz-copy-source`.

@@ -70,8 +70,9 @@ struct Slot {
 impl Slot {
     /// What is to be used, if nothing is to be fetched now.
     fn settled(&self, now: Timestamp, until: Option<Timestamp>) -> Option<Result<Arc<Session>, SignError>> {
-        let since = |tried: Timestamp| now.duration_since(tried);
-        let tried = self.tried.map_or(SignedDuration::MAX, since);
+        // A clock that was set back since makes no failure, and no attempt, last until it has caught up.
+        let since = |tried: Timestamp| Some(now.duration_since(tried)).filter(|d| !d.is_negative());
+        let tried = self.tried.and_then(since).unwrap_or(SignedDuration::MAX);
         match &self.session {
             Some(session) if session.expires.is_none_or(|end| now + LAST < end) => {
                 let life = Life {
@@ -307,6 +308,15 @@ mod tests {
             sessions.current(until, clients).await.unwrap();
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_holds_nothing_up() {
+        let (sessions, asked) = sessions(|n| (n > 0).then_some(Duration::from_secs(900)));
+        assert!(sessions.current(None, clients).await.is_err());
+        sessions.slot.write().await.tried = Some(Timestamp::now() + SignedDuration::from_hours(1));
+        assert!(sessions.current(None, clients).await.is_ok());
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]

@@ -1,8 +1,11 @@
 //! Lives with stores that hide the object, do not answer, or say little.
 
-use valet::api::{Overwrite, Reason};
+use valet::{
+    api::{Overwrite, Reason},
+    grant::StoreFact,
+};
 
-use super::ends;
+use super::{ends, good_store, unusable};
 use crate::{
     common::{at, constrain, rule, store, upload},
     play::Life,
@@ -17,7 +20,62 @@ fn with_bucket(bucket: Bucket) -> World {
 
 const UNREACHABLE: &[Reason] = &[Reason::StoreUnreachable];
 
+/// An object that somebody else wrote, of another size than the grant describes.
+fn put_another(w: &mut World) {
+    constrain(w.grant.as_mut().unwrap(), |c| c.content_length = Some(1));
+    w.put_object();
+}
+
+const UNUSED: &[Reason] = &[Reason::ExpiredUnused];
+
 pub static LOOKS: &[Life] = &[
+    // Looks come 60, 300 and 900 seconds after the end.
+    Life {
+        name: "an upload that is complete only after the key's end",
+        world: || with_bucket(Bucket::Empty),
+        events: &[(310.0, World::put_object)],
+        until: 361,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], UNUSED),
+    },
+    Life {
+        name: "an upload that is complete just before the last late look",
+        world: || with_bucket(Bucket::Empty),
+        events: &[(1199.0, World::put_object)],
+        until: 1202,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], UNUSED),
+    },
+    Life {
+        name: "an upload that is complete after the last late look",
+        world: || with_bucket(Bucket::Empty),
+        events: &[(1202.0, World::put_object)],
+        until: 3000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], UNUSED),
+    },
+    Life {
+        name: "a store that is away when an upload comes late",
+        world: || with_bucket(Bucket::Empty),
+        events: &[(350.0, |w| w.bucket = Bucket::Down), (500.0, World::put_object)],
+        until: 700,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], UNUSED),
+    },
+    Life {
+        name: "a store whose credentials are gone when an upload comes late",
+        world: || with_bucket(Bucket::Empty),
+        events: &[
+            (310.0, |w| w.store = unusable(Reason::CredentialsNotFound)),
+            (400.0, World::put_object),
+            (500.0, |w| w.store = StoreFact::Usable(good_store())),
+        ],
+        until: 700,
+        end: ends("Current Completed", &[(0, 300)], [1, 0, 1], UNUSED),
+    },
+    Life {
+        name: "an object that comes late and is not what the grant describes",
+        world: || with_bucket(Bucket::Empty),
+        events: &[(310.0, put_another)],
+        until: 3000,
+        end: ends("Failed ExpiredUnused", &[(0, 300)], [1, 0, 1], UNUSED),
+    },
     Life {
         name: "a store that hides the object",
         world: || with_bucket(Bucket::Hidden),

@@ -1,12 +1,15 @@
 //! Uploads in parts: what becomes of those that come, and that nothing stays of those that do not.
 
 use jiff::SignedDuration;
-use valet::{api::Reason, grant::StoreFact};
+use valet::{
+    api::{DownloadGrant, MULTIPART_FINALIZER, Reason},
+    grant::{GrantFacts, StoreFact},
+};
 
 use super::{ends, good_store, old_object, terms, unusable, with};
 use crate::{
     checks::{condition, ready},
-    common::{at, in_parts, renew_always, rule, store},
+    common::{at, download, in_parts, renew_always, rule, store, upload},
     play::{Life, end, play},
     world::{Bucket, Memory, THEIRS, Upload, World},
 };
@@ -310,6 +313,36 @@ fn what_a_crash_left_is_found() {
         assert_eq!(left, [-3600, -3600, 1]);
         assert!(!world.grant().held);
     }
+}
+
+/// A finalizer is anybody's to write: on a grant of another mode, or for an object that no rule lets him have. What others have
+/// just begun there stays.
+#[test]
+fn nobodys_upload_goes_for_the_sake_of_a_finalizer() {
+    for (what, mut world) in [
+        ("a download", World::new(download(), store([rule()]))),
+        ("an upload in one request", World::new(upload(), store([rule()]))),
+        ("parts that no rule allows", World::new(in_parts(), store([]))),
+    ] {
+        world.edit(|g| g.held = true);
+        world.reconcile();
+        world.now = at(5);
+        world.begin();
+        world.delete();
+        while let Some(wake) = world.reconcile().filter(|_| world.grant.is_some()) {
+            world.now = wake;
+        }
+        assert!(world.grant.is_none(), "{what} is not let go");
+        assert_eq!(world.uploads.len(), 1, "{what}");
+    }
+    // Valet has no right to take one off a download, and does not try for ever.
+    let grant: DownloadGrant = serde_json::from_value(serde_json::json!({
+        "apiVersion": "valetkey.dev/v1alpha1", "kind": "DownloadGrant",
+        "metadata": {"name": "d", "namespace": "web", "finalizers": [MULTIPART_FINALIZER]},
+        "spec": {"storeRef": {"name": "media"}, "key": "a"},
+    }))
+    .unwrap();
+    assert!(!GrantFacts::of(&grant).held);
 }
 
 /// Whoever of several operators puts the parts together, and between whichever steps of ours: it is the upload that came.

@@ -2,10 +2,10 @@
 
 use valet::{
     api::Reason,
-    grant::{Owner, StoreFact},
+    grant::{Owner, RulesView, StoreFact, StoreView},
 };
 
-use super::{downloading, ends, good_store, unusable, uploading, with};
+use super::{downloading, ends, good_store, overwriting, unusable, uploading, with};
 use crate::{
     common::{at, store},
     play::Life,
@@ -213,6 +213,65 @@ pub static STORES: &[Life] = &[
             [1, 0, 1],
             &[Reason::NamespaceNotAllowed, Reason::ExpiredUnused],
         ),
+    },
+    Life {
+        name: "a rule that is narrowed while the store is unusable",
+        world: downloading,
+        events: &[
+            (50.0, |w| w.store = unusable(Reason::CredentialsNotFound)),
+            (60.0, |w| {
+                w.rules = Some(RulesView {
+                    rules: Default::default(),
+                    namespace_labels: Default::default(),
+                });
+            }),
+        ],
+        until: 200,
+        end: ends(
+            "Failed NamespaceNotAllowed",
+            &[(0, 300)],
+            [1, 0, 1],
+            &[Reason::NamespaceNotAllowed],
+        ),
+    },
+    Life {
+        name: "a rule that stands while the store is unusable",
+        world: downloading,
+        events: &[(50.0, |w| {
+            w.store = unusable(Reason::CredentialsNotFound);
+            let StoreView {
+                rules,
+                namespace_labels,
+                ..
+            } = good_store();
+            w.rules = Some(RulesView {
+                rules,
+                namespace_labels,
+            });
+        })],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "a store that nobody has tried yet",
+        world: || with(overwriting(), |w| w.usable(|s| s.untried = Some("it is away".into()))),
+        events: &[(40.0, |w| w.usable(|s| s.untried = None))],
+        until: 200,
+        end: ends("Current Issued", &[(40, 340)], [1, 0, 0], &[Reason::StoreUnreachable]),
+    },
+    Life {
+        name: "a store that nobody has tried yet, and a download",
+        world: || with(downloading(), |w| w.usable(|s| s.untried = Some("it is away".into()))),
+        events: &[],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+    Life {
+        name: "a store that nobody has tried since the key was signed",
+        world: overwriting,
+        events: &[(50.0, |w| w.usable(|s| s.untried = Some("it is away".into())))],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
         name: "a grant that no rule allows",

@@ -33,6 +33,8 @@ them are (`tests/azure/signatures.rs`).
 |---|---|
 | the other verb | a download with a key for uploads, an upload with one for downloads |
 | permissions | all of them written into the key |
+| other operations on the blob | after the upload, with its key: metadata, properties, a lease, another access tier |
+| a snapshot of the blob | after the upload, with its key. The permission to create covers it, by Azure's documentation, too |
 | https only | plain http with a key for https |
 | `ipRange` | from another address than the key says |
 | the policy is removed | the same request, after it worked |
@@ -47,7 +49,7 @@ type Bend<'a> = &'a dyn Fn(&mut Request);
 
 type Cell = fn(&Servers<'_>, Column, &str) -> Option<Result<Outcome>>;
 
-const ROWS: [(&str, Cell); 18] = [
+const ROWS: [(&str, Cell); 20] = [
     ("method", method),
     ("the other verb", other_verb),
     ("key", another_blob),
@@ -56,6 +58,8 @@ const ROWS: [(&str, Cell); 18] = [
     ("signature", signature),
     ("permissions", widened),
     ("`overwrite: Forbid`", write_once),
+    ("other operations on the blob", other_operations),
+    ("a snapshot of the blob", snapshot),
     ("`response`", response),
     ("https only", https_only),
     ("`ipRange`", ip_range),
@@ -294,6 +298,54 @@ fn write_once(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Resul
             as_documented: good.status < 300
                 && again.status == 403
                 && servers.stored(column, blob)?.as_deref() == Some(BODY),
+        })
+    };
+    (!column.1).then(run)
+}
+
+/// One more operation on a blob that came, with the key that it came by.
+fn operated(servers: &Servers<'_>, column: Column, blob: &str, operations: &[&str]) -> Result<Vec<u16>> {
+    let key = servers.key(column, blob, &none(), &none())?;
+    key.used(&servers.file(BODY)?)?;
+    let empty = servers.file(b"")?;
+    let statuses = operations.iter().map(|operation| {
+        let mut request = key.request();
+        request.url.push_str(&format!("&comp={operation}"));
+        request.headers = [
+            ("x-ms-meta-owner", "me"),
+            ("x-ms-blob-content-type", "text/html"),
+            ("x-ms-lease-action", "acquire"),
+            ("x-ms-lease-duration", "15"),
+            ("x-ms-access-tier", "Cool"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+        Ok(request.send(&empty)?.status)
+    });
+    statuses.collect()
+}
+
+fn other_operations(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let statuses = operated(servers, column, blob, &["metadata", "properties", "lease", "tier"])?;
+        if column.0 == By::Policy {
+            return Ok(lax(statuses[0]));
+        }
+        Ok(Outcome {
+            said: figures(201, &statuses),
+            as_documented: statuses.iter().all(|status| *status == 403)
+                && servers.stored(column, blob)?.as_deref() == Some(BODY),
+        })
+    };
+    (!column.1).then(run)
+}
+
+fn snapshot(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let status = operated(servers, column, blob, &["snapshot"])?[0];
+        Ok(Outcome {
+            said: format!("**permitted**: {status}"),
+            as_documented: status == 201,
         })
     };
     (!column.1).then(run)
