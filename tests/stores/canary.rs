@@ -1,10 +1,7 @@
-//! Round trips with real keys, on MinIO, Garage and before an STS that is not one.
+//! Round trips with real keys, on MinIO and Garage.
 
 use serde_json::{Value, json};
-use valet_harness::{
-    GARAGE_BUCKET, S3Options, S3Server, Software, eventually,
-    fake::{Fake, Reply},
-};
+use valet_harness::{GARAGE_BUCKET, S3Options, S3Server, Software, eventually};
 
 use crate::{
     OnMinio, can,
@@ -91,39 +88,4 @@ fn real_keys_on_garage() {
     t.reason("ug/again", "Issued");
     assert_eq!(t.mount("again").upload(&t.file("body", b"x")).0, 200);
     t.reason("ug/again", "Completed");
-}
-
-/// An STS that does not look at the policy which it is given lends what can do anything. The trial finds that out.
-#[test]
-fn real_keys_of_a_careless_sts() {
-    let on = OnMinio::new("careless");
-    let t = &on.tenant;
-    let mut curl = valet_harness::process::clean(std::process::Command::new("curl"));
-    curl.args(["--silent", "--fail", "--aws-sigv4", "aws:amz:us-east-1:sts", "--user"])
-        .arg(format!("{}:{}", on.minio.access_key(), on.minio.secret_key()))
-        .args(["--data", "Action=AssumeRole&Version=2011-06-15&DurationSeconds=7200"])
-        .arg(on.minio.endpoint());
-    let session = valet_harness::process::run_ok(curl, b"", SOON).expect("MinIO gives a session");
-    let sts = Fake::start(move |_| Reply::Text(200, session.text()));
-    let mut store = t.store();
-    store["spec"]["s3"]["endpoint"] = json!(on.minio.endpoint());
-    store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900, "endpoint": sts.endpoint()});
-    store["spec"]["access"][0]["credentials"] = json!("Allow");
-    let spec = json!({"mode": "Credentials", "key": t.key("runs/"), "constraints": {"overwrite": "Allow"}, "expirationSeconds": 60});
-    let tried = canary(t, store);
-    assert_eq!(
-        says(&tried, "KeysEnforced"),
-        "False KeysNotEnforced",
-        "{}",
-        tried["status"]
-    );
-    let message = condition(&tried, "KeysEnforced").unwrap()["message"].as_str().unwrap();
-    assert!(message.contains("does not enforce Credentials:"), "{message}");
-    assert!(
-        message.contains("without Credentials (they can write beside what they are lent for)"),
-        "{message}"
-    );
-    assert!(!can(&tried, "Credentials"));
-    t.apply(&[t.grant("UploadGrant", "lent", spec)]);
-    t.reason("ug/lent", "CapabilityMissing");
 }
