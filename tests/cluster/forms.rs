@@ -230,8 +230,10 @@ fn below_a_key_that_is_a_folder() {
     assert!(!tried["status"]["capabilities"].to_string().contains("KeyPrefix"));
     t.reason("ug/inbox", "CapabilityMissing");
 
-    // As a form would be that was signed all the same.
-    store["status"] = json!({"capabilities": ["PostForm/KeyPrefix"]});
+    // As a form would be that was signed all the same, by the store's document as the apiserver has it.
+    let mut store = tried;
+    let can = store["status"]["capabilities"].as_array_mut().unwrap();
+    can.push(json!("PostForm/KeyPrefix"));
     let key = signed(&t, &store, &grant, t.world.s3.access_key(), t.world.s3.secret_key());
     let config = key.files["curl.cfg"].replace("inbox/${filename}", "inbox/../outbox/x");
     std::fs::write(key.folder.join("curl.cfg"), config).unwrap();

@@ -1,0 +1,91 @@
+//! Round trips with real keys, on MinIO and Garage.
+
+use serde_json::{Value, json};
+use valet_harness::{GARAGE_BUCKET, S3Options, S3Server, Software, eventually};
+
+use crate::{
+    OnMinio, can,
+    world::{SOON, Tenant, condition, says},
+};
+
+/// Asks for a round trip with real keys, and waits for what it found.
+pub fn canary(t: &Tenant, store: Value) -> Value {
+    canary_by(t, store, "now")
+}
+
+pub fn canary_by(t: &Tenant, mut store: Value, request: &str) -> Value {
+    store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": request});
+    t.apply(&[store]);
+    t.answered(request)
+}
+
+/// With a session for each key, MinIO holds keys to everything that they promise.
+#[test]
+fn real_keys_on_minio() {
+    let on = OnMinio::new("real-keys");
+    let t = &on.tenant;
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(on.minio.endpoint());
+    store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900});
+    let store = canary(t, store);
+    assert_eq!(says(&store, "KeysEnforced"), "True KeysEnforced", "{}", store["status"]);
+    let message = condition(&store, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    for promise in [" PostForm/KeyPrefix", " Credentials"] {
+        assert!(message.contains(promise) && !message.contains("not tried"), "{message}");
+    }
+    assert!(can(&store, "Credentials"));
+    let left = on.minio.versions(t.name(), "").unwrap();
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+/// Garage takes a second upload by a write-once key. Asked for a round trip, Valet finds that, and signs none.
+#[test]
+#[ignore = "needs Garage, which takes long to build; make conformance runs it"]
+fn real_keys_on_garage() {
+    let t = Tenant::new("garage");
+    let options = S3Options {
+        software: Software::Garage,
+        ..S3Options::default()
+    };
+    let garage = S3Server::start_with(&t.world.tools, options).expect("Garage starts");
+    eventually(SOON, "its bucket", || garage.head(GARAGE_BUCKET, "").ok().flatten());
+    t.apply(&[t.credentials(garage.access_key(), garage.secret_key())]);
+    let _operator = t.operator();
+    let mut store = t.store();
+    store["spec"]["s3"]["endpoint"] = json!(garage.endpoint());
+    store["spec"]["s3"]["bucket"] = json!(GARAGE_BUCKET);
+    let store = canary(&t, store);
+    assert_eq!(
+        says(&store, "KeysEnforced"),
+        "False KeysNotEnforced",
+        "{}",
+        store["status"]
+    );
+    let message = condition(&store, "KeysEnforced").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("does not enforce WriteOnce:"), "{message}");
+    assert!(!can(&store, "WriteOnce") && can(&store, "ContentType") && can(&store, "PostForm/ContentLengthRange"));
+    assert!(can(&store, "PostForm/KeyPrefix"), "{}", store["status"]);
+    let left = || {
+        garage
+            .request("GET", GARAGE_BUCKET, "", &[("list-type", "2")], &[], b"")
+            .unwrap()
+    };
+    let is_empty = || {
+        String::from_utf8_lossy(&left().body)
+            .contains("<KeyCount>0</KeyCount>")
+            .then_some(())
+    };
+    eventually(SOON, "nothing to be left", is_empty);
+    t.apply(&[
+        t.grant("UploadGrant", "once", json!({})),
+        t.grant(
+            "UploadGrant",
+            "again",
+            json!({"constraints": {"overwrite": "Allow", "contentType": "text/plain"}}),
+        ),
+    ]);
+    t.reason("ug/once", "CapabilityMissing");
+    t.reason("ug/again", "Issued");
+    assert_eq!(t.mount("again").upload(&t.file("body", b"x")).0, 200);
+    t.reason("ug/again", "Completed");
+}
