@@ -34,8 +34,11 @@ pub fn notified(play: &Play) -> Result<()> {
     let rules = json!([pods::rule_for_all(LABEL)]);
     let object = suite.s3.notifying(cluster, &suite.image, &url, &store, &rules)?;
     let script = "until [ -s /note/curl.cfg ]; do sleep 1; done; echo news > /work/news; sleep 100000";
+    // A look at a store that is not up yet would be counted, too.
+    cluster.apply(&[object])?;
+    let ready = format!("clusterobjectstore/{store}");
+    cluster.kubectl(&["wait", "--for=condition=Ready", &ready, "--timeout=60s"])?;
     cluster.apply(&[
-        object,
         pods::upload(&play.namespace, "note", &store, LONG),
         pods::pod(&play.namespace, "sender", &suite.image, script, &["note"]),
     ])?;
