@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     process::Command,
     rc::Rc,
     time::{Duration, Instant},
@@ -13,12 +12,12 @@ use std::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use valet_harness::{Operator, OperatorOptions, S3Server, eventually, process};
+use valet_harness::{S3Server, eventually, process};
 
 use crate::{
     lent::{Told, run},
     moving::{Identity, ROLE, trusting},
-    world::{Mounted, SOON, Tenant, VALET, says},
+    world::{Mounted, SOON, Tenant, says},
 };
 
 /// Beyond the end of the first session and the second renewal.
@@ -391,24 +390,7 @@ fn sessions_of_15_minutes() {
         token: t.file("token", b""),
     };
     identity.issue(15);
-    let env = [
-        ("AWS_WEB_IDENTITY_TOKEN_FILE", identity.token.display().to_string()),
-        ("AWS_ROLE_ARN", ROLE.to_owned()),
-        ("AWS_REGION", "us-east-1".to_owned()),
-        ("AWS_ENDPOINT_URL_STS", minio.endpoint()),
-    ];
-    let options = OperatorOptions {
-        namespace: Some(t.name().to_owned()),
-        args: [
-            "--share-credentials-with-namespaces",
-            "--allow-private-endpoints=127.0.0.0/8",
-        ]
-        .map(str::to_owned)
-        .into(),
-        env: env.map(|(name, value)| (name.to_owned(), value)).into(),
-        ..OperatorOptions::default()
-    };
-    let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).unwrap();
+    let operator = identity.operator(ROLE, minio.endpoint());
     let store = |name: &str, credentials: Value| {
         json!({
             "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": name, "namespace": t.name()},

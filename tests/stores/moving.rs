@@ -173,6 +173,29 @@ const AUDIENCE: &str = "valet";
 pub const ROLE: &str = "arn:minio:iam:us-east-1::role/SeTraM0IBlfFQuECTSTzHcZr6dg";
 
 impl Identity<'_> {
+    /// An operator that has this identity alone, and may use it for stores of its namespace's own, which is where it works.
+    /// `sts` is where the token is exchanged for a session of `role`.
+    pub fn operator(&self, role: &str, sts: String) -> Operator {
+        let env = [
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", self.token.display().to_string()),
+            ("AWS_ROLE_ARN", role.to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ENDPOINT_URL_STS", sts),
+        ];
+        let options = OperatorOptions {
+            namespace: Some(self.t.name().to_owned()),
+            args: [
+                "--share-credentials-with-namespaces",
+                "--allow-private-endpoints=127.0.0.0/8",
+            ]
+            .map(str::to_owned)
+            .into(),
+            env: env.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..OperatorOptions::default()
+        };
+        Operator::start(Path::new(VALET), &self.t.world.plane, &options).expect("the operator starts")
+    }
+
     /// Puts a fresh token where the kubelet would.
     pub fn issue(&self, minutes: u32) {
         self.issue_to("valet", minutes);
@@ -240,25 +263,7 @@ fn web_identity() {
         token: t.file("token", b""),
     };
     identity.issue(15);
-    let env = [
-        ("AWS_WEB_IDENTITY_TOKEN_FILE", identity.token.display().to_string()),
-        ("AWS_ROLE_ARN", ROLE.to_owned()),
-        ("AWS_REGION", "us-east-1".to_owned()),
-        ("AWS_ENDPOINT_URL_STS", minio.endpoint()),
-    ];
-    let options = OperatorOptions {
-        namespace: Some(t.name().to_owned()),
-        // The store is the namespace's own, which may use the operator's identity where that is allowed.
-        args: [
-            "--share-credentials-with-namespaces",
-            "--allow-private-endpoints=127.0.0.0/8",
-        ]
-        .map(str::to_owned)
-        .into(),
-        env: env.map(|(name, value)| (name.to_owned(), value)).into(),
-        ..OperatorOptions::default()
-    };
-    let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).unwrap();
+    let operator = identity.operator(ROLE, minio.endpoint());
     let mut store = json!({
         "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": "own", "namespace": t.name()},
         "spec": {"s3": {

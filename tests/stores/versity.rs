@@ -17,11 +17,11 @@ use std::{
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use valet_harness::{Operator, OperatorOptions, Process, S3Options, S3Server, Scratch, eventually, process};
+use valet_harness::{Process, S3Options, S3Server, Scratch, eventually, process};
 
 use crate::{
     moving::Identity,
-    world::{SOON, Tenant, VALET, condition, says},
+    world::{SOON, Tenant, condition, says},
 };
 
 /// The issuer of the control plane's tokens.
@@ -224,24 +224,7 @@ fn web_identity_on_versitygw() {
     };
     // Whom the role does not trust gets no session.
     identity.issue_to("another", 15);
-    let env = [
-        ("AWS_WEB_IDENTITY_TOKEN_FILE", identity.token.display().to_string()),
-        ("AWS_ROLE_ARN", ROLE.to_owned()),
-        ("AWS_REGION", "us-east-1".to_owned()),
-        ("AWS_ENDPOINT_URL_STS", format!("http://127.0.0.1:{}", iam.relay())),
-    ];
-    let options = OperatorOptions {
-        namespace: Some(t.name().to_owned()),
-        args: [
-            "--share-credentials-with-namespaces",
-            "--allow-private-endpoints=127.0.0.0/8",
-        ]
-        .map(str::to_owned)
-        .into(),
-        env: env.map(|(name, value)| (name.to_owned(), value)).into(),
-        ..OperatorOptions::default()
-    };
-    let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).unwrap();
+    let operator = identity.operator(ROLE, format!("http://127.0.0.1:{}", iam.relay()));
     let mut store = json!({
         "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": "own", "namespace": t.name()},
         "spec": {"s3": {
