@@ -1,11 +1,11 @@
 //! Event Grid, as it posts.
 
 use serde_json::{Value, json};
-use valet_harness::{net, process};
+use valet_harness::{Operator, net, process};
 
 use crate::{
     container::{BY_KEY, OnAzure},
-    world::SOON,
+    world::{SOON, Tenant},
 };
 
 /// Sends a request to where notifications are taken: the status, and body or headers.
@@ -27,18 +27,26 @@ fn ask(port: u16, method: &str, headers: &[String], body: &str) -> (u16, String)
     (status.parse::<u16>().expect("a status"), body.to_owned())
 }
 
-/// Event Grid asks first whether it may send, and is answered; then its news are taken.
-#[test]
-fn event_grid() {
-    let on = OnAzure::new("azevents", &BY_KEY);
-    let t = &on.t;
-    let token = "6f2d1c9ad0b84f7e-notify";
-    let tokens = t.file("tokens", token.as_bytes());
+/// What a sender has to know.
+const TOKEN: &str = "6f2d1c9ad0b84f7e-notify";
+
+/// An operator that takes notifications, and at which port.
+fn listening(t: &Tenant) -> (u16, Operator) {
+    let tokens = t.file("tokens", TOKEN.as_bytes());
     let port = net::free_port().unwrap();
     let operator = t.operator_with(&[
         &format!("--notifications-address=127.0.0.1:{port}"),
         &format!("--notifications-token-file={}", tokens.display()),
     ]);
+    (port, operator)
+}
+
+/// Event Grid asks first whether it may send, and is answered; then its news are taken.
+#[test]
+fn event_grid() {
+    let on = OnAzure::new("azevents", &BY_KEY);
+    let t = &on.t;
+    let (port, operator) = listening(t);
     let post = |token: &str, body: &Value| {
         let headers = [format!("X-Api-Key: {token}"), "aeg-event-type: Notification".into()];
         ask(port, "POST", &headers, &body.to_string())
@@ -48,7 +56,7 @@ fn event_grid() {
         "eventTime": "2027-01-15T08:00:00Z", "dataVersion": "1",
         "data": {"validationCode": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6", "validationUrl": "https://x.example/"},
     }]);
-    let (status, body) = post(token, &validation);
+    let (status, body) = post(TOKEN, &validation);
     assert_eq!(status, 200);
     let body: Value = serde_json::from_str(&body).expect("it is JSON");
     assert_eq!(
@@ -70,8 +78,8 @@ fn event_grid() {
             "data": {"api": "PutBlob", "contentLength": 5}, "dataVersion": "",
         }])
     };
-    assert_eq!(post(token, &created("somebody/elses")).0, 204);
-    assert_eq!(post(token, &created(&t.key("up"))).0, 204);
+    assert_eq!(post(TOKEN, &created("somebody/elses")).0, 204);
+    assert_eq!(post(TOKEN, &created(&t.key("up"))).0, 204);
     t.reason_within("ug/up", "Completed", std::time::Duration::from_secs(10));
     let metrics = operator.metrics().unwrap();
     assert!(
@@ -85,20 +93,14 @@ fn event_grid() {
 fn event_grid_by_cloud_events() {
     let on = OnAzure::new("azcloud", &BY_KEY);
     let t = &on.t;
-    let token = "6f2d1c9ad0b84f7e-notify";
-    let tokens = t.file("tokens", token.as_bytes());
-    let port = net::free_port().unwrap();
-    let operator = t.operator_with(&[
-        &format!("--notifications-address=127.0.0.1:{port}"),
-        &format!("--notifications-token-file={}", tokens.display()),
-    ]);
+    let (port, operator) = listening(t);
     let key = |token: &str| format!("X-Api-Key: {token}");
     let permit = |origin: &str, more: &[String]| {
         let origin = format!("WebHook-Request-Origin: {origin}");
         ask(port, "OPTIONS", &[&[origin], more].concat(), "")
     };
     // Event Grid is answered, with the token or without; others only with it; and nobody who does not say a name.
-    for more in [&[][..], &[key(token)], &[key("somebody-elses-token")]] {
+    for more in [&[][..], &[key(TOKEN)], &[key("somebody-elses-token")]] {
         let (status, said) = permit("eventgrid.azure.net", more);
         assert_eq!(status, 200, "{said}");
         assert!(
@@ -107,13 +109,13 @@ fn event_grid_by_cloud_events() {
         );
     }
     for (origin, more, status) in [
-        ("events.example", vec![key(token)], 200),
+        ("events.example", vec![key(TOKEN)], 200),
         ("events.example", vec![], 401),
         ("events.example", vec![key("somebody-elses-token")], 401),
         ("eventgrid.azure.net.example", vec![], 401),
-        ("*", vec![key(token)], 400),
-        ("a b", vec![key(token)], 400),
-        ("a,b", vec![key(token)], 400),
+        ("*", vec![key(TOKEN)], 400),
+        ("a b", vec![key(TOKEN)], 400),
+        ("a,b", vec![key(TOKEN)], 400),
     ] {
         let (answered, said) = permit(origin, &more);
         assert_eq!(answered, status, "{origin}");
@@ -123,7 +125,7 @@ fn event_grid_by_cloud_events() {
             "{origin}: {said}"
         );
     }
-    assert_eq!(ask(port, "OPTIONS", &[key(token)], "").0, 400);
+    assert_eq!(ask(port, "OPTIONS", &[key(TOKEN)], "").0, 400);
 
     let event = |blob: &str| {
         json!({
@@ -163,10 +165,10 @@ fn event_grid_by_cloud_events() {
     assert_eq!(binary("somebody-elses-token", &t.key("headed")), 401);
     let mut older = event(&t.key("whole"));
     older["specversion"] = json!("0.3");
-    assert_eq!(whole(token, older), 400);
-    assert_eq!(whole(token, event("somebody/elses")), 204);
-    assert_eq!(whole(token, event(&t.key("whole"))), 204);
-    assert_eq!(binary(token, &t.key("headed")), 204);
+    assert_eq!(whole(TOKEN, older), 400);
+    assert_eq!(whole(TOKEN, event("somebody/elses")), 204);
+    assert_eq!(whole(TOKEN, event(&t.key("whole"))), 204);
+    assert_eq!(binary(TOKEN, &t.key("headed")), 204);
     for name in ["ug/whole", "ug/headed"] {
         t.reason_within(name, "Completed", std::time::Duration::from_secs(10));
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use valet_harness::{AuditEvent, Operator, OperatorOptions, eventually, process};
+use valet_harness::{AuditEvent, Operator, OperatorOptions, eventually, process, rights};
 
 use crate::{
     helm::{Objects, text_of},
@@ -20,17 +20,6 @@ const POLICY_SEEN: Duration = Duration::from_secs(30);
 
 /// The tests' object store is on loopback, where a tenant's ObjectStore may not lead unless told.
 const NEAR: &str = "allowPrivateEndpoints={127.0.0.0/8}";
-
-/// The kinds of the chart that give and bound rights.
-const RIGHTS: [&str; 7] = [
-    "ServiceAccount",
-    "ClusterRole",
-    "ClusterRoleBinding",
-    "Role",
-    "RoleBinding",
-    "ValidatingAdmissionPolicy",
-    "ValidatingAdmissionPolicyBinding",
-];
 
 /// An operator that serves all namespaces would serve other tests', too: one of them at a time.
 pub static EVERYWHERE: Mutex<()> = Mutex::new(());
@@ -58,7 +47,7 @@ impl<'a> Account<'a> {
         ));
         home.world
             .plane
-            .apply(&objects.list(&RIGHTS))
+            .apply(&objects.list(&rights::KINDS))
             .expect("the rights can be applied");
         Self { home, objects }
     }

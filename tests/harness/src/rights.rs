@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{Context, ControlPlane, Result, Scratch, poll, process};
 
 /// The kinds that give and bound rights, and the accounts themselves.
-const KINDS: [&str; 7] = [
+pub const KINDS: [&str; 7] = [
     "ServiceAccount",
     "ClusterRole",
     "ClusterRoleBinding",
