@@ -2,6 +2,7 @@
 //! obeys headers which nobody signed.
 
 mod below;
+mod bounds;
 mod canary;
 mod fifteen;
 mod inward;
