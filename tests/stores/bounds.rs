@@ -52,9 +52,13 @@ async fn lists_without_an_end() {
     let (fake, s3) = store(|asked| {
         static PAGE: AtomicUsize = AtomicUsize::new(1);
         let next = PAGE.fetch_add(1, Ordering::Relaxed);
-        let upload = "<Upload><Key>a/b</Key><UploadId>id</UploadId><Initiated>2026-01-01T00:00:00Z</Initiated></Upload>";
+        let upload =
+            "<Upload><Key>a/b</Key><UploadId>id</UploadId><Initiated>2026-01-01T00:00:00Z</Initiated></Upload>";
         let body = if asked.target.contains("uploads") {
-            format!("<ListMultipartUploadsResult>{}</ListMultipartUploadsResult>", upload.repeat(1000))
+            format!(
+                "<ListMultipartUploadsResult>{}</ListMultipartUploadsResult>",
+                upload.repeat(1000)
+            )
         } else {
             format!(
                 "<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>{next}</NextPartNumberMarker></ListPartsResult>"
@@ -87,5 +91,8 @@ async fn codes_that_are_more_than_codes() {
         Reply::Text(403, format!("<Error><Code>{code}</Code><Message>m</Message></Error>"))
     });
     let why = s3.multipart().unwrap().abort(&key(), "id").await.unwrap_err();
-    assert!(why.contains("403") && !why.contains("ERROR") && !why.contains('\n'), "{why}");
+    assert!(
+        why.contains("403") && !why.contains("ERROR") && !why.contains('\n'),
+        "{why}"
+    );
 }

@@ -9,6 +9,7 @@ mod inward;
 mod lent;
 mod moving;
 mod parts;
+mod slow;
 mod unconfined;
 mod versity;
 #[path = "../cluster/world.rs"]

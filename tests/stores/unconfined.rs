@@ -147,7 +147,10 @@ async fn sessions_that_could_not_be_tried() {
     for ask in [upload(), download(DownloadMode::Credentials)] {
         let (reason, why) = refused(ask).await;
         assert_eq!(reason, Reason::StoreUnreachable);
-        assert!(why.contains("whether the store holds sessions to their policies"), "{why}");
+        assert!(
+            why.contains("whether the store holds sessions to their policies"),
+            "{why}"
+        );
     }
     assert!(s3.sign(&request(download(DownloadMode::Url))).await.is_ok());
     away.store(false, Ordering::Relaxed);
@@ -159,17 +162,27 @@ async fn sessions_that_could_not_be_tried() {
     assert!(s3.sign(&request(upload())).await.is_ok());
     let asked = fake.asked().len();
     assert!(s3.sign(&request(upload())).await.is_ok());
-    assert_eq!(fake.asked().len(), asked + 1, "once it was tried, a key takes one request of STS");
+    assert_eq!(
+        fake.asked().len(),
+        asked + 1,
+        "once it was tried, a key takes one request of STS"
+    );
 }
 
 /// What STS says goes into files that the workload's client reads by the line.
 #[tokio::test]
 async fn credentials_with_lines_of_their_own() {
-    for token in ["token&#10;credential_process = /bin/sh -c evil", "to ken", "", "tok\u{e9}n"] {
+    for token in [
+        "token&#10;credential_process = /bin/sh -c evil",
+        "to ken",
+        "",
+        "tok\u{e9}n",
+    ] {
         let reply = session_with(token);
-        let (_fake, s3) = store_with(move || Reply::Text(200, reply.clone()), || {
-            error(403, "AccessDenied", "Access Denied")
-        });
+        let (_fake, s3) = store_with(
+            move || Reply::Text(200, reply.clone()),
+            || error(403, "AccessDenied", "Access Denied"),
+        );
         match s3.sign(&request(download(DownloadMode::Credentials))).await {
             Err(SignError::Credentials { reason, message }) => {
                 assert_eq!(reason, Reason::CredentialsInvalid);

@@ -88,7 +88,8 @@ impl Multipart for S3 {
             let named = begun.upload_id.filter(|name| is_name(name));
             named.ok_or_else(|| SignError::Credentials {
                 reason: Reason::StoreUnreachable,
-                message: "the store began an upload in parts and did not say how it calls it, or by no such name".into(),
+                message: "the store began an upload in parts and did not say how it calls it, or by no such name"
+                    .into(),
             })
         }
         .boxed()
