@@ -119,7 +119,9 @@ fn the_apiserver_comes_back() {
     };
     status_is_served(false);
     apply(&[grant("unknown", 8)]);
-    eventually(SOON, "a key that nobody can report", || has_secret(&plane, "unknown").then_some(()));
+    eventually(SOON, "a key that nobody can report", || {
+        has_secret(&plane, "unknown").then_some(())
+    });
     std::thread::sleep(Duration::from_secs(2));
     status_is_served(true);
     ready(&plane, "unknown", "Expired");
