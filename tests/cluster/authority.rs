@@ -9,7 +9,7 @@ use crate::world::{SOON, Tenant, VALET, condition};
 
 /// The world's S3 server once more, by TLS: the same users and objects. Its certificate is the apiserver's, which is good for
 /// loopback and has the control plane's authority.
-fn with_tls(t: &Tenant) -> (Process, String) {
+pub fn with_tls(t: &Tenant) -> (Process, String) {
     let (s3, plane) = (&t.world.s3, &t.world.plane);
     let port = net::free_port().expect("there is a port");
     let mut command = process::clean(t.world.tools.command("versitygw"));
