@@ -176,7 +176,7 @@ pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
     })?;
     Some(match said {
         said if said.starts_with("unknownissuer") => {
-            "its TLS certificate is from an authority that the operator does not know; to trust one of your own, mount it and set SSL_CERT_FILE"
+            "its TLS certificate is from an authority that the operator does not know; to trust one of your own, name it in the chart's caBundle, or in SSL_CERT_FILE"
         }
         said if said.contains("expired") => "its TLS certificate is over; renew it",
         said if said.contains("not valid for name") || said.starts_with("notvalidforname") => {

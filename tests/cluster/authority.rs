@@ -32,6 +32,22 @@ pub fn with_tls(t: &Tenant) -> (Process, String) {
     (server, format!("https://127.0.0.1:{port}"))
 }
 
+/// The variables that the chart's `caBundle` sets: a bundle without the authority, as the image's, and a folder as a kubelet fills
+/// it, where a file's name is a link into a folder that it swings to and fro.
+fn as_the_chart_does(t: &Tenant, authority: &str) -> Vec<(String, String)> {
+    let public = t.world.plane.scratch().join("client.crt");
+    let folder = t.file("..data", b"").with_file_name("authorities");
+    let data = folder.join("..2026_11_24");
+    std::fs::create_dir_all(&data).expect("a folder can be made");
+    std::fs::copy(authority, data.join("ca.crt")).expect("a file can be copied");
+    std::os::unix::fs::symlink("..2026_11_24", folder.join("..data")).expect("a link can be made");
+    std::os::unix::fs::symlink("..data/ca.crt", folder.join("ca.crt")).expect("a link can be made");
+    vec![
+        ("SSL_CERT_FILE".to_owned(), public.display().to_string()),
+        ("SSL_CERT_DIR".to_owned(), folder.display().to_string()),
+    ]
+}
+
 #[test]
 fn an_authority_of_ones_own() {
     let t = Tenant::new("authority");
@@ -56,7 +72,7 @@ fn an_authority_of_ones_own() {
     let authority = t.world.plane.ca_file().display().to_string();
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
-        env: vec![("SSL_CERT_FILE".to_owned(), authority.clone())],
+        env: as_the_chart_does(&t, &authority),
         ..OperatorOptions::default()
     };
     let _operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");
