@@ -403,11 +403,8 @@ fn switches_take_things_away() {
 /// The kinds are those that the program prints, and stay with their objects unless told otherwise.
 #[test]
 fn the_kinds_are_those_of_the_program() {
-    let printed = std::process::Command::new(crate::world::VALET)
-        .arg("crds")
-        .output()
-        .expect("valet crds runs");
-    let printed = Objects::parse(&String::from_utf8(printed.stdout).expect("CRDs are text"));
+    let printed = valet_harness::operator::crds(crate::world::VALET.as_ref()).expect("valet crds runs");
+    let printed = Objects::parse(&printed);
     for (keep, annotations) in [
         ("true", json!({"helm.sh/resource-policy": "keep"})),
         ("false", Value::Null),

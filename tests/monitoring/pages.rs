@@ -73,9 +73,7 @@ fn commands_work() {
         json!({"apiVersion": group, "kind": "DownloadGrant", "metadata": {"name": "a", "namespace": "web"}, "spec": grant}),
         json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "valet", "namespace": "valet-system"}}),
     ];
-    plane
-        .apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
-        .unwrap();
+    plane.apply_all(&items).expect("the objects can be applied");
     for kind in ["ug", "dg"] {
         let status = r#"{"status":{"expirationTime":"2035-01-31T18:00:00Z"}}"#;
         plane

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use valet_harness::{Context, Error, Result, Tools, node, process};
+use valet_harness::{Context, Error, Result, Tools, node, process, program};
 
 mod cluster;
 mod hands;
@@ -35,22 +35,14 @@ use suite::Suite;
 const SIDE_BY_SIDE: usize = 4;
 
 fn main() -> ExitCode {
-    process::exit_on_interrupt();
-    let words: Vec<String> = env::args().skip(1).collect();
-    match run(&words) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("e2e: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("e2e", || e2e(&env::args().skip(1).collect::<Vec<_>>()))
 }
 
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn run(words: &[String]) -> Result<ExitCode> {
+fn e2e(words: &[String]) -> Result<ExitCode> {
     let chosen: Vec<&Story> = STORIES.iter().filter(|story| story.is_called(words)).collect();
     if chosen.is_empty() {
         let all: Vec<&str> = STORIES.iter().map(|story| story.name).collect();
