@@ -6,6 +6,8 @@ use valet_harness::{Result, net};
 use crate::{cluster::Cluster, pods};
 
 const NAMESPACE: &str = "valet-e2e-s3";
+/// The server that most stories use, and its Service.
+const MAIN: &str = "s3";
 const BUCKET: &str = "media";
 const REGION: &str = "us-east-1";
 /// The Secret with the store's credentials, in the operator's namespace.
@@ -128,7 +130,7 @@ impl S3 {
                 "valetkey.dev/e2e": "suite", "pod-security.kubernetes.io/enforce": "restricted",
             }},
         })])?;
-        s3.start_with_bucket(cluster, image, "s3", &Server::Versitygw(""))?;
+        s3.start_with_bucket(cluster, image, MAIN, &Server::Versitygw(""))?;
         Ok(s3)
     }
 
@@ -165,7 +167,30 @@ impl S3 {
             "--namespace",
             NAMESPACE,
         ];
-        cluster.kubectl(&status).map(|_| ())
+        cluster.kubectl(&status)?;
+        if name == MAIN {
+            return Ok(());
+        }
+        // The pod is ready before the nodes know the way to it, and a store that did not answer once is tried again after a
+        // minute.
+        let url = format!("{}{}", endpoint(cluster, name)?, server.health());
+        let main = format!("deployment/{MAIN}");
+        let ask = [
+            "exec",
+            &main,
+            "--namespace",
+            NAMESPACE,
+            "--",
+            "curl",
+            "--fail",
+            "-sS",
+            "-o",
+            "/dev/null",
+            &url,
+        ];
+        cluster.wait(30, &format!("the way to Service {name}"), || {
+            cluster.kubectl(&ask).map(|_| Some(()))
+        })
     }
 
     /// Starts another server, with the same credentials, that announces what comes to `url`; the store that leads to it.
@@ -185,7 +210,7 @@ impl S3 {
 
     /// Starts a gateway before the server, which holds no request to its signature; the store that leads to it.
     pub fn behind_gateway(&self, cluster: &Cluster, image: &str, name: &str, access: &Value) -> Result<Value> {
-        let server = endpoint(cluster, "s3")?;
+        let server = endpoint(cluster, MAIN)?;
         self.start(cluster, image, name, &Server::Gateway(&server))?;
         self.store(cluster, name, name, access)
     }
@@ -237,7 +262,7 @@ impl S3 {
 
     /// Where pods reach the server.
     pub fn endpoint(&self, cluster: &Cluster) -> Result<String> {
-        endpoint(cluster, "s3")
+        endpoint(cluster, MAIN)
     }
 
     /// Where the server's pod itself is, for who is on the node: Services' addresses are for pods.
@@ -256,7 +281,7 @@ impl S3 {
     /// A request signed by curl, sent from within the server's pod: none of Valet's code is in it. The pod knows the
     /// credentials; they stand on no command line of ours.
     fn ask(&self, cluster: &Cluster, args: &[&str], key: &str, body: &str) -> Result<String> {
-        self.ask_at(cluster, "s3", args, key, body)
+        self.ask_at(cluster, MAIN, args, key, body)
     }
 
     /// The same of the server of this name, in its words.
