@@ -53,6 +53,7 @@ pub mod net;
 pub mod node;
 pub mod operator;
 pub mod process;
+pub mod proxy;
 pub mod rights;
 pub mod s3;
 pub mod scratch;
