@@ -383,3 +383,70 @@ where
         None => Api::all(client),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use futures::future::{Ready, ready};
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    /// An apiserver with one store and its credentials.
+    #[derive(Clone)]
+    struct Server;
+
+    impl tower_service::Service<Request<Body>> for Server {
+        type Response = Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let object = if request.uri().path().ends_with("/secrets/keys") {
+                json!({
+                    "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "uid": "2", "resourceVersion": "2"},
+                    "data": {"AWS_ACCESS_KEY_ID": "aWQ=", "AWS_SECRET_ACCESS_KEY": "c2VjcmV0"},
+                })
+            } else {
+                json!({
+                    "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore",
+                    "metadata": {"name": "media", "uid": "1", "generation": 1},
+                    "spec": {
+                        "s3": {"bucket": "media", "region": "eu-west-1", "credentials": {"secretRef": {"name": "keys"}}},
+                        "limits": {"maxRequestsInFlight": 1},
+                    },
+                })
+            };
+            ready(Ok(Response::new(Body::from(object.to_string().into_bytes()))))
+        }
+    }
+
+    /// A store that is deleted leaves nothing behind: neither what signs for it with its connections, nor what it signed with.
+    #[tokio::test]
+    async fn nothing_is_kept_of_a_store_that_is_gone() {
+        let requests = Arc::new(Requests::new(8, |_, _, _| {}));
+        let client = Client::new(Server, "default");
+        let stores = Stores::new(client, "valet-system".into(), false, Outward::new(Vec::new()), requests);
+        let id = (StoreKind::ClusterObjectStore, String::new(), "media".to_owned());
+        let Known::Usable(connection) = stores.known(&id).await.unwrap() else {
+            panic!("it can be used");
+        };
+        let provider = Arc::downgrade(&connection.provider);
+        drop(connection);
+        stores.changed(&id);
+        assert!(provider.upgrade().is_some(), "a change need not concern it");
+        stores.gone(&id);
+        assert!(provider.upgrade().is_none(), "it is kept");
+        assert!(lock(&stores.known).is_empty());
+        // Another one of its name is another one: what it signs with is no news.
+        stores.signers.seen(&id, "another".into());
+        assert!(!stores.signers.changed(&id));
+    }
+}
