@@ -270,7 +270,7 @@ fn what_is_gone_is_told_no_more() {
     eventually(SOON, "every gauge to be there", || {
         let ours = ours(&gauges);
         let has = |name: &&str| ours.iter().any(|series| series.starts_with(&format!("{name}{{")));
-        (gauges.iter().all(|name| has(name)) && ours.iter().any(|s| s.contains(&away_of(ns)))).then_some(())
+        (gauges.iter().all(has) && ours.iter().any(|s| s.contains(&away_of(ns)))).then_some(())
     });
     t.kubectl(&["delete", "ug", "--all"]);
     t.kubectl(&["delete", "ostore/own"]);
