@@ -94,8 +94,12 @@ impl Judge<'_> {
                 // Its rules bind all the same.
                 if let Some(refusal) = self.forbidden() {
                     self.refuse(refusal)
-                // A key that is out does not depend on the store's present state otherwise.
-                } else if self.own_secret().is_some() && (last.live.is_some() || last.key.is_none()) {
+                // A key that is out does not depend on the store's present state otherwise, unless no key is worth anything there:
+                // its holder could do more than the grant says.
+                } else if *reason != Reason::KeysNotEnforced
+                    && self.own_secret().is_some()
+                    && (last.live.is_some() || last.key.is_none())
+                {
                     self.published(last.key, last.is_due.then_some(message.as_str()))
                 } else {
                     self.without_key(*reason, message.clone())

@@ -228,8 +228,13 @@ fn a_store_that_takes_keys_that_are_over() {
     let (port, _) = proxy(&t, |(method, path), _| {
         (method == "PUT" && path.ends_with("/put-x")).then_some(200)
     });
-    t.apply(&[through(&t, port, "now"), t.grant("DownloadGrant", "g", json!({}))]);
+    let mut store = through(&t, port, "now");
+    let annotations = store["metadata"]["annotations"].take();
+    t.apply(&[store.clone(), t.grant("DownloadGrant", "g", json!({}))]);
     let _operator = t.operator();
+    t.reason("dg/g", "Issued");
+    store["metadata"]["annotations"] = annotations;
+    t.apply(&[store]);
     let store = t.answered("now");
     assert_eq!(says(&store, "Ready"), "False KeysNotEnforced");
     assert_eq!(t.kstatus(&store), "Failed");
@@ -239,7 +244,7 @@ fn a_store_that_takes_keys_that_are_over() {
     );
     let grant = t.reason("dg/g", "KeysNotEnforced");
     assert_eq!(t.kstatus(&grant), "Failed");
-    assert!(t.get("secret/g").is_none());
+    assert!(t.get("secret/g").is_none(), "the key that was out is withdrawn");
 }
 
 /// Credentials that may not write below the probe key: it is said so, and keys are handed out as before. So they are when

@@ -67,6 +67,7 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "ContentLengthNotAllowed"
         | "CapabilityMissing"
         | "SecretConflict"
+        | "KeysNotEnforced"
         | "InvalidStore"
         | "EndpointNotAllowed" => ("False", "Failed", false),
         other => panic!("{other} is no reason for a grant to be as it is"),

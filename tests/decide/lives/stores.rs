@@ -103,6 +103,21 @@ pub static STORES: &[Life] = &[
         end: ends("Failed InvalidStore", &[], [0, 0, 0], &[Reason::InvalidStore]),
     },
     Life {
+        name: "a store that is found to hold no key to anything, and is mended",
+        world: downloading,
+        events: &[
+            (50.0, |w| w.store = unusable(Reason::KeysNotEnforced)),
+            (100.0, |w| w.store = StoreFact::Usable(good_store())),
+        ],
+        until: 200,
+        end: ends(
+            "Current Issued",
+            &[(0, 300), (0, 300)],
+            [2, 0, 1],
+            &[Reason::KeysNotEnforced],
+        ),
+    },
+    Life {
         name: "a store that is deleted under a key, and made again",
         world: downloading,
         events: &[
