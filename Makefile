@@ -106,6 +106,9 @@ E2E_VALET_IMAGE ?= ghcr.io/valetkey/valet:$(shell hack/version.sh)
 E2E_STORES_IMAGE ?= localhost/valet-e2e-stores:1
 E2E_ON_STORES = s3-client
 E2E_STORES = $(if $(strip $(if $(STORIES),$(foreach word,$(STORIES),$(findstring $(word),$(E2E_ON_STORES))),all)),stores)
+# And for those of Flux, whose controllers are built for them alone.
+E2E_ON_FLUX = flux-grants flux-release
+E2E_FLUX = $(if $(strip $(if $(STORIES),$(foreach word,$(STORIES),$(findstring $(word),$(E2E_ON_FLUX))),all)),flux)
 E2E = '$(TARGET)/debug/e2e' $(STORIES)
 
 .PHONY: images
@@ -116,7 +119,8 @@ images: ## Make the operator's image and those of the end-to-end tests, without 
 e2e: ## The chart on a node with real pods, story by story (STORIES=fast, E2E_CONTEXT=NAME): docs/testing-e2e.md
 ifeq ($(E2E_CONTEXT),)
 	@hack/tools.sh --check chart node $(E2E_STORES); export VALET_TOOLS=$$(hack/tools.sh chart node $(E2E_STORES)) && \
-	  E2E_IMAGES=$$(hack/images.sh valet e2e pause $(E2E_STORES)) && export E2E_IMAGES && \
+	  $(if $(E2E_FLUX),VALET_FLUX=$$(hack/flux.sh) && export VALET_FLUX &&) \
+	  E2E_IMAGES=$$(hack/images.sh valet e2e pause $(E2E_STORES) $(E2E_FLUX)) && export E2E_IMAGES && \
 	  cargo build --quiet -p valet-harness --bin e2e && KEEP='$(KEEP)' $(E2E)
 else
 	@hack/tools.sh --check chart; export VALET_TOOLS=$$(hack/tools.sh chart) && \

@@ -6,6 +6,7 @@ use crate::play::Play;
 
 mod arrivals;
 mod chart;
+mod flux;
 mod lent;
 mod multipart;
 mod operator;
@@ -165,5 +166,17 @@ pub const STORIES: &[Story] = &[
         about: "from the previous chart and its kinds: grants and live keys stay as they are",
         gentle: false,
         play: chart::upgrade,
+    },
+    Story {
+        name: "flux-grants",
+        about: "Flux applies stores and grants from git: Ready with the keys, refused, pruned, replaced; nobody fights",
+        gentle: false,
+        play: flux::grants,
+    },
+    Story {
+        name: "flux-release",
+        about: "Flux installs the chart from git, upgrades it with its kinds, takes it away and brings it back; keys stay",
+        gentle: false,
+        play: flux::release,
     },
 ];
