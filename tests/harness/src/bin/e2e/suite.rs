@@ -94,6 +94,11 @@ impl Suite {
 
     /// `helm upgrade --install` and the wait for it. `set` are values beyond the image's.
     pub fn install(&self, chart: &str, set: &[&str]) -> Result<()> {
+        self.install_with(chart, set, &[])
+    }
+
+    /// The same with more of Helm's options.
+    pub fn install_with(&self, chart: &str, set: &[&str], options: &[&str]) -> Result<()> {
         let (repository, tag) = self
             .valet_image
             .rsplit_once(':')
@@ -116,6 +121,7 @@ impl Suite {
         for value in [image.as_str()].iter().chain(&ours).chain(set) {
             args.extend(["--set", value]);
         }
+        args.extend(options);
         let result = self.cluster.helm(&args);
         result
             .map(|_| ())

@@ -97,6 +97,7 @@ pub fn grants(play: &Play) -> Result<()> {
     refused(&t)?;
     replaced(&t)?;
     over(&t)?;
+    by_hand(&t)?;
 
     // A Kustomization that goes takes along what it has applied.
     cluster.kubectl(&[
@@ -114,7 +115,14 @@ pub fn grants(play: &Play) -> Result<()> {
     })?;
     // `again` is what docs/gitops.md warns of: collected, made again, with a new key each time.
     let keys = secrets.keys();
-    let expected = [("again", 3), ("avatar", 2), ("kept", 1), ("late", 1), ("read", 1)];
+    let expected = [
+        ("again", 3),
+        ("avatar", 2),
+        ("kept", 1),
+        ("late", 1),
+        ("read", 2),
+        ("taken", 1),
+    ];
     check(
         keys == expected.map(|(name, count)| (name.to_owned(), count)),
         format!("other keys than the document says: {keys:?}"),
@@ -258,17 +266,17 @@ fn replaced(t: &Tenant<'_>) -> Result<()> {
 /// Grants whose time is over: Valet keeps those that are in git; one that is to be collected all the same comes back with a
 /// new key, unless a deadline says that it is over for good.
 fn over(t: &Tenant<'_>) -> Result<()> {
-    const SHORT: u64 = 5;
+    const SHORT: u64 = 10;
     let began = Instant::now();
     let again = {
         let mut grant = t.download("again", SHORT);
-        grant["spec"]["ttlSecondsAfterFinished"] = json!(5);
+        grant["spec"]["ttlSecondsAfterFinished"] = json!(10);
         grant
     };
     let late = {
         let mut grant = again.clone();
         grant["metadata"]["name"] = json!("late");
-        grant["spec"]["deadlineTime"] = json!(in_seconds(25)?);
+        grant["spec"]["deadlineTime"] = json!(in_seconds(40)?);
         grant
     };
     for grant in [&t.download("kept", SHORT), &again, &late] {
@@ -280,7 +288,7 @@ fn over(t: &Tenant<'_>) -> Result<()> {
         t.play.wait_for("delete", "dg/late", 30)?;
         if round == 0 {
             // What is made again after its deadline gets no key.
-            thread::sleep(Duration::from_secs(26).saturating_sub(began.elapsed()));
+            thread::sleep(Duration::from_secs(41).saturating_sub(began.elapsed()));
         }
         t.sync_well()?;
     }
@@ -298,6 +306,83 @@ fn over(t: &Tenant<'_>) -> Result<()> {
     for name in ["again", "late", "kept"] {
         t.remove(name)?;
     }
+    t.sync_well()
+}
+
+/// Flux undoes what kubectl changes in what it has applied, and leaves alone what others have changed.
+fn by_hand(t: &Tenant<'_>) -> Result<()> {
+    let suspend = |flag: &str| {
+        let args = [
+            "patch",
+            "ug/avatar",
+            "--type=merge",
+            "--patch",
+            r#"{"spec":{"suspend":true}}"#,
+        ];
+        t.play.kubectl(&[&args[..], &[flag]].concat())?;
+        t.play.wait_secret_gone("avatar", 20)
+    };
+    let before = t.play.published("avatar")?;
+    suspend("--field-manager=kubectl-patch")?;
+    t.sync_well()?;
+    let undone = t.play.field("ug/avatar", ".spec.suspend")?;
+    t.play
+        .note(format!("suspend by kubectl: {undone:?} after the next reconciliation"));
+    t.play.wait_for("jsonpath={.data.url}", "secret/avatar", 20)?;
+    check(before.same_data(&t.play.published("avatar")?), "another key came back")?;
+    suspend("--field-manager=platform")?;
+    t.sync_well()?;
+    t.sync_well()?;
+    check(
+        !t.play.exists("secret/avatar")?,
+        "Flux has undone what another manager has done",
+    )?;
+    let resumed = r#"{"spec":{"suspend":null}}"#;
+    let args = [
+        "patch",
+        "ug/avatar",
+        "--field-manager=platform",
+        "--type=merge",
+        "--patch",
+        resumed,
+    ];
+    t.play.kubectl(&args)?;
+    t.play.wait_for("jsonpath={.data.url}", "secret/avatar", 20)?;
+
+    // A new key on request: once, whether Flux takes the annotation away or not.
+    let before = t.play.published("read")?;
+    let now = format!("valetkey.dev/renew-requested-at={}", in_seconds(0)?);
+    t.play.kubectl(&["annotate", "dg/read", &now])?;
+    t.play.suite.cluster.wait(20, "the key to be renewed", || {
+        Ok((before != t.play.published("read")?).then_some(()))
+    })?;
+    let renewed = t.play.published("read")?;
+    t.sync_well()?;
+    t.sync_well()?;
+    let annotations = t.play.field("dg/read", ".metadata.annotations")?;
+    t.play.note(format!("annotations after: {annotations}"));
+    check(renewed == t.play.published("read")?, "the key was renewed again")?;
+
+    // Revoked: what cannot be taken back is said at every reconciliation, until git has it, too.
+    let mut taken = t.upload("taken");
+    t.commit(&taken)?;
+    t.sync_well()?;
+    let revoke = [
+        "patch",
+        "ug/taken",
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"revoke":true}}"#,
+    ];
+    t.play.kubectl(&revoke)?;
+    t.play.wait_secret_gone("taken", 20)?;
+    let ready = t.sync()?;
+    t.play.note(format!("revoked by kubectl: {ready:?}"));
+    check(!t.play.exists("secret/taken")?, "a key that was revoked came back")?;
+    taken["spec"]["revoke"] = json!(true);
+    t.commit(&taken)?;
+    t.sync_well()?;
+    t.remove("taken")?;
     t.sync_well()
 }
 

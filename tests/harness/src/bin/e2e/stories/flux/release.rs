@@ -42,7 +42,7 @@ pub fn release(play: &Play) -> Result<()> {
     let (repository, image) = suite.valet_image.rsplit_once(':').context("an image without a tag")?;
     objects[0]["spec"]["url"] = json!(git.url("valet"));
     objects[1]["spec"]["values"]["image"] = json!({"repository": repository, "tag": image});
-    let documented = objects[1].clone();
+    let release = objects[1].clone();
     let began = Instant::now();
     cluster.apply(&objects)?;
     let ready = flux.wait_ready(HELM_RELEASE, 150)?;
@@ -145,7 +145,7 @@ pub fn release(play: &Play) -> Result<()> {
         play.exec("holder", "curl --config /read/curl.cfg")? == "read me",
         "a live key needs the operator",
     )?;
-    cluster.apply(&[documented])?;
+    cluster.apply(std::slice::from_ref(&release))?;
     flux.wait_ready(HELM_RELEASE, 150)?;
     suite.ready()?;
     same("the new release")?;
@@ -161,17 +161,7 @@ pub fn release(play: &Play) -> Result<()> {
         format!("not one key a grant: {keys:?}"),
     )?;
 
-    // The suite's own release takes its place.
-    cluster.kubectl(&[
-        "delete",
-        HELM_RELEASE,
-        SOURCE,
-        "--namespace",
-        flux::NAMESPACE,
-        "--timeout=90s",
-    ])?;
-    suite.install(&suite.chart(), &[])?;
-    suite.ready()
+    from_flux_to_helm_and_back(play, &flux, &release)
 }
 
 /// A change of the HelmRelease, by git as it were.
@@ -250,4 +240,36 @@ fn installed(play: &Play) -> Result<BTreeMap<String, String>> {
             (name, text(&item["metadata"]["resourceVersion"]))
         })
         .collect())
+}
+
+/// Somebody installs by hand over what Flux has left, and Flux takes over what somebody has installed by hand.
+fn from_flux_to_helm_and_back(play: &Play, flux: &Flux<'_>, release: &Value) -> Result<()> {
+    let (suite, cluster) = (play.suite, &play.suite.cluster);
+    let before = play.published("read")?;
+    let delete = ["delete", HELM_RELEASE, "--namespace", flux::NAMESPACE, "--timeout=90s"];
+    cluster.kubectl(&delete)?;
+    // The kinds that are left are Flux' as far as the apiserver knows, and of another version.
+    suite.install_with(&suite.chart(), &[], &["--force-conflicts"])?;
+    suite.ready()?;
+
+    let mut taken_over = release.clone();
+    taken_over["spec"]["storageNamespace"] = json!(SYSTEM);
+    cluster.apply(&[taken_over])?;
+    let ready = flux.wait_ready(HELM_RELEASE, 120)?;
+    check(
+        ready.reason == "UpgradeSucceeded",
+        format!("Flux has not gone on where Helm was: {ready:?}"),
+    )?;
+    play.note(format!("taken over from Helm: {}", ready.message));
+    suite.ready()?;
+    check(
+        before == play.published("read")?,
+        "a live key has changed with who installs",
+    )?;
+
+    // The suite's own release takes its place.
+    cluster.kubectl(&delete)?;
+    cluster.kubectl(&["delete", SOURCE, "--namespace", flux::NAMESPACE, "--timeout=30s"])?;
+    suite.install_with(&suite.chart(), &[], &["--force-conflicts"])?;
+    suite.ready()
 }
