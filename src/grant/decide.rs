@@ -3,12 +3,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    facts::{Facts, GrantFacts, ObjectFact, Owner, PlaceFact, SecretFact, SecretView, StoreFact},
-    lifetime::{Lifetime, NoTime, second},
-    places::most,
-    policy::admit,
+    facts::{Facts, GrantFacts, Owner, SecretFact, SecretView},
+    lifetime::{Lifetime, second},
     status::condition,
-    step::{Publish, PublishMode, Read, SigningRequest, Step},
+    step::{Read, Step},
 };
 use crate::api::{Ask, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Overwrite, Reason, UploadConstraints, annotation};
 
@@ -74,168 +72,9 @@ impl Judge<'_> {
             return self.suspended(key);
         }
         if !self.g.broken_rules.is_empty() {
-            return self.refuse(Reason::InvalidSpec, self.g.broken_rules.join("; "));
+            return self.without_key(Reason::InvalidSpec, self.g.broken_rules.join("; "));
         }
-        let live = self.live(key);
-        let is_due = live
-            .and_then(|key| self.renewal_at(key))
-            .is_some_and(|due| due <= self.now);
-        let store = match &self.f.store {
-            StoreFact::Usable(store) => store,
-            StoreFact::Unread => return Step::Read(Read::Store),
-            StoreFact::Missing => {
-                let message = format!(
-                    "{} does not exist; create it, or correct spec.storeRef",
-                    self.g.terms.store_ref
-                );
-                return self.without_key(Reason::StoreNotFound, message);
-            }
-            // Its rules bind all the same.
-            StoreFact::Unusable { .. } if let Some(refusal) = self.forbidden() => {
-                return self.refuse(refusal.reason, refusal.message);
-            }
-            // A key that is out does not depend on the store's present state otherwise.
-            StoreFact::Unusable { message, .. }
-                if self.own_secret().is_some() && (live.is_some() || key.is_none()) =>
-            {
-                return self.published(key, is_due.then_some(message.as_str()));
-            }
-            StoreFact::Unusable { reason, message } => return self.without_key(*reason, message.clone()),
-        };
-        let object_key = match admit(self.g, store) {
-            Ok(key) => key,
-            Err(refusal) => return self.refuse(refusal.reason, refusal.message),
-        };
-
-        let terms = &self.g.terms;
-        let fresh = Lifetime::new(
-            self.now,
-            terms.expiration_seconds,
-            self.deadline(),
-            store.credentials_expire,
-        );
-        let is_renewal =
-            key.is_some_and(|key| live.is_none() || is_due && fresh.is_ok_and(|fresh| self.is_gain(key, fresh)));
-        let end_soon = || {
-            let end = store.credentials_expire.map_or(String::new(), |t| format!(" at {t}"));
-            format!("the credentials of {} end{end}; renew them", terms.store_ref)
-        };
-        let lifetime = match (self.own_secret(), live) {
-            (Some(secret), Some(key)) if !is_renewal && !self.asks_for_another(secret, key) => {
-                if self.anew_at(secret, key).is_none_or(|due| due > self.now) {
-                    return self.published(Some(key), is_due.then(end_soon).as_deref());
-                }
-                // What it was signed with is no longer what the store signs with: the same seconds, by that.
-                match fresh {
-                    Ok(fresh) => Ok(key.again(fresh, terms.expiration_seconds)),
-                    Err(_) => return self.published(Some(key), Some(&end_soon())),
-                }
-            }
-            // The Secret was deleted under a key that is still good for what the grant asks: signing the same
-            // seconds again gives the same URL, and nobody gains a second of life by deleting Secrets.
-            (None, Some(key)) if !is_renewal && self.is_as_asked(key) => {
-                fresh.map(|fresh| key.again(fresh, terms.expiration_seconds))
-            }
-            (secret, live) => {
-                if let Some(refusal) = self.cut_short(fresh, store) {
-                    return match (secret, live) {
-                        (Some(_), Some(key)) if is_renewal => self.published(Some(key), Some(&refusal.message)),
-                        _ => self.refuse(refusal.reason, refusal.message),
-                    };
-                }
-                fresh
-            }
-        };
-        let lifetime = match lifetime {
-            Ok(lifetime) => lifetime,
-            Err(NoTime::DeadlinePassed) => return self.over(None),
-            Err(NoTime::CredentialsExpired(end)) => {
-                let message = format!("the credentials of {} ended at {end}; renew them", terms.store_ref);
-                return self.without_key(Reason::CredentialsExpired, message);
-            }
-        };
-        // Before anything is asked of the store: a grant that waits for its turn costs nothing.
-        if self.own_secret().is_none() || live.is_none() {
-            let most = most(self.g, &object_key, store);
-            match self.f.place {
-                PlaceFact::Unasked if most.is_limited() => return Step::Read(Read::Place(most)),
-                PlaceFact::Full(limit) if most.is_limited() => {
-                    return self.without_key(Reason::TooManyGrants, limit.message(self.g));
-                }
-                PlaceFact::Unasked | PlaceFact::Given | PlaceFact::Full(_) => {}
-            }
-        }
-        if (key.is_none() && self.write_once()) || (is_renewal && self.awaits_object()) {
-            match &self.f.object {
-                ObjectFact::Unread => return Step::Read(Read::Object),
-                // It may have come by a key whose publisher died before he could report it.
-                ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
-                    return Step::Read(Read::Secret);
-                }
-                ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
-                    match self.mismatch(object) {
-                        None if self.is_standing() => {}
-                        None => return self.completed(key, object),
-                        Some(why) if self.write_once() => return self.another_object(&why),
-                        // The next key can still write the object that is meant.
-                        Some(_) => {}
-                    }
-                }
-                ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
-                ObjectFact::Unreachable(why) if key.is_none() => {
-                    return self.without_key(Reason::StoreUnreachable, self.unreachable(why));
-                }
-                // The store itself refuses what would replace an object, by the new key as by the old one.
-                ObjectFact::Unreachable(_) | ObjectFact::Absent | ObjectFact::Present { .. } | ObjectFact::Hidden => {
-                }
-            }
-        }
-        let not_taken = self.f.secret_refused.as_ref().map(|why| {
-            let message = format!("the apiserver did not take Secret {}: {why}", self.g.secret_name());
-            (Reason::SecretNotWritable, message)
-        });
-        let not_signed = self.f.sign_refused.clone().or_else(|| self.untried(store));
-        if let Some((reason, message)) = not_taken.or(not_signed) {
-            // A key that should be replaced and cannot be is not the one that the grant asks for; one that is to be
-            // renewed, or signed anew, is, until its end.
-            return match (self.own_secret(), live) {
-                (Some(secret), Some(key)) if is_renewal || !self.asks_for_another(secret, key) => {
-                    self.published(Some(key), Some(&message))
-                }
-                _ => self.without_key(reason, message),
-            };
-        }
-        if self.is_in_parts() && !self.g.held {
-            return Step::Hold;
-        }
-        let mode = match &self.f.secret {
-            SecretFact::Present(s) if s.deleting => {
-                let message = format!(
-                    "Secret {} is being deleted and something holds it; see its finalizers",
-                    self.g.secret_name()
-                );
-                return self.without_key(Reason::SecretNotWritable, message);
-            }
-            SecretFact::Present(s) => PublishMode::Replace {
-                uid: s.uid.clone(),
-                resource_version: s.resource_version.clone(),
-            },
-            SecretFact::Absent | SecretFact::Unread => PublishMode::Create,
-        };
-        let request = SigningRequest {
-            key: object_key,
-            ask: self.g.ask.clone(),
-            lifetime,
-            holder: format!("{}.{}", self.g.namespace, self.g.name),
-            upload: self.upload().map(str::to_owned),
-        };
-        let (labels, annotations) = self.metadata(&self.next_record(lifetime, terms.expiration_seconds));
-        Step::Publish(Box::new(Publish {
-            mode,
-            request,
-            labels,
-            annotations,
-        }))
+        self.issue(key)
     }
 
     // --- what there is ---------------------------------------------------------------------------------------
@@ -301,26 +140,6 @@ impl Judge<'_> {
             signed_with: self.own_secret().and_then(|s| s.signed_with.clone()),
             earlier: self.earlier(),
         }
-    }
-
-    /// What is to be recorded of a key that is about to be published: the one that was issued already, or one after it.
-    fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> Record {
-        let is_another = self.key().is_some_and(|before| before.issued_at != key.issued_at);
-        Record {
-            key,
-            expiration_seconds: Some(expiration_seconds),
-            renewals: self.renewals().saturating_add(i64::from(is_another)),
-            signed_with: self.signer().map(|s| s.fingerprint.clone()),
-            earlier: self.copies_until(self.key()).filter(|end| *end > key.expires_at),
-        }
-    }
-
-    /// Whether a key that is out of its Secret is the one that the grant asks for now. That it has fewer seconds, since
-    /// its credentials ended first, does not make it another one.
-    fn is_as_asked(&self, key: Lifetime) -> bool {
-        let seconds = self.g.terms.expiration_seconds;
-        let same_wish = self.asked() == Some(seconds) && self.end(key) == key.expires_at;
-        same_wish || key.expires_at == key.end_asked(seconds, self.deadline())
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {

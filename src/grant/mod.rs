@@ -9,6 +9,7 @@ mod anew;
 mod concern;
 mod decide;
 mod facts;
+mod issue;
 mod key;
 mod lending;
 mod lifetime;

@@ -11,6 +11,7 @@ use super::{
     lifetime::{LOOK_PATIENCE, Lifetime, add, late_look, next_look},
     multipart::{Cleaning, Gathered},
     object::mismatch,
+    policy::Refusal,
     status::{Arrival, Situation, condition},
     step::{Read, Step},
 };
@@ -401,8 +402,9 @@ impl Judge<'_> {
         }
     }
 
-    pub(super) fn refuse(&self, reason: Reason, message: String) -> Step {
-        self.without_key(reason, message)
+    /// What the store or its rules do not allow: no key may be out.
+    pub(super) fn refuse(&self, refusal: Refusal) -> Step {
+        self.without_key(refusal.reason, refusal.message)
     }
 
     /// No key may be out: look for one, withdraw it, say why.

@@ -52,9 +52,7 @@ fn the_apiserver_comes_back() {
     };
     let operator = Operator::start(Path::new(env!("CARGO_BIN_EXE_valet")), &plane, &options).unwrap();
     let apply = |objects: &[Value]| {
-        plane
-            .apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())
-            .unwrap()
+        plane.apply_all(objects).expect("the objects can be applied");
     };
     apply(&[
         json!({

@@ -1,0 +1,259 @@
+//! The way of a key: whether the store can be used and allows it, for how long it is to be good, and what must be known
+//! before it is signed.
+
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use super::{
+    decide::{Judge, Record},
+    facts::{ObjectFact, PlaceFact, SecretFact, StoreFact, StoreView},
+    key::ObjectKey,
+    lifetime::{Lifetime, NoTime},
+    places::most,
+    policy::admit,
+    step::{Publish, PublishMode, Read, SigningRequest, Step},
+};
+use crate::api::Reason;
+
+/// The key that was issued last, as it is at this moment.
+#[derive(Clone, Copy)]
+struct Last {
+    /// The key, whatever has become of it.
+    key: Option<Lifetime>,
+    /// The same, if it still works and may.
+    live: Option<Lifetime>,
+    /// Whether it should give way to another one by now.
+    is_due: bool,
+}
+
+/// The key that is to be signed now.
+#[derive(Clone, Copy)]
+struct Next {
+    lifetime: Lifetime,
+    /// Whether it follows one that had its time, as against the same seconds signed again, or a wish that changed.
+    is_renewal: bool,
+}
+
+impl Judge<'_> {
+    /// What a grant needs next that nobody holds back and whose time is not over. Each part leaves with the step that is
+    /// missing for its situation, or lets the next one judge.
+    pub(super) fn issue(&self, key: Option<Lifetime>) -> Step {
+        let live = self.live(key);
+        let due = live.and_then(|key| self.renewal_at(key));
+        let last = Last {
+            key,
+            live,
+            is_due: due.is_some_and(|due| due <= self.now),
+        };
+        match self.sign(last) {
+            Break(step) => step,
+            Continue(publish) => Step::Publish(Box::new(publish)),
+        }
+    }
+
+    fn sign(&self, last: Last) -> ControlFlow<Step, Publish> {
+        let store = self.usable_store(last)?;
+        let object_key = match admit(self.g, store) {
+            Ok(key) => key,
+            Err(refusal) => return Break(self.refuse(refusal)),
+        };
+        let next = self.lifetime(store, last)?;
+        self.ask_for_place(store, &object_key, last)?;
+        self.ask_for_object(last, next)?;
+        self.heed_troubles(store, last, next)?;
+        if self.is_in_parts() && !self.g.held {
+            return Break(Step::Hold);
+        }
+        let mode = self.publish_mode()?;
+        let asked = self.g.terms.expiration_seconds;
+        let (labels, annotations) = self.metadata(&self.next_record(next.lifetime, asked));
+        Continue(Publish {
+            mode,
+            request: SigningRequest {
+                key: object_key,
+                ask: self.g.ask.clone(),
+                lifetime: next.lifetime,
+                holder: format!("{}.{}", self.g.namespace, self.g.name),
+                upload: self.upload().map(str::to_owned),
+            },
+            labels,
+            annotations,
+        })
+    }
+
+    /// The store, if it can be used.
+    fn usable_store(&self, last: Last) -> ControlFlow<Step, &StoreView> {
+        Break(match &self.f.store {
+            StoreFact::Usable(store) => return Continue(store),
+            StoreFact::Unread => Step::Read(Read::Store),
+            StoreFact::Missing => {
+                let store = &self.g.terms.store_ref;
+                let message = format!("{store} does not exist; create it, or correct spec.storeRef");
+                self.without_key(Reason::StoreNotFound, message)
+            }
+            StoreFact::Unusable { reason, message } => {
+                // Its rules bind all the same.
+                if let Some(refusal) = self.forbidden() {
+                    self.refuse(refusal)
+                // A key that is out does not depend on the store's present state otherwise.
+                } else if self.own_secret().is_some() && (last.live.is_some() || last.key.is_none()) {
+                    self.published(last.key, last.is_due.then_some(message.as_str()))
+                } else {
+                    self.without_key(*reason, message.clone())
+                }
+            }
+        })
+    }
+
+    /// From when to when a key is to be good that is signed now, if one is to be signed.
+    fn lifetime(&self, store: &StoreView, last: Last) -> ControlFlow<Step, Next> {
+        let Last { key, live, is_due } = last;
+        let terms = &self.g.terms;
+        let asked = terms.expiration_seconds;
+        let fresh = Lifetime::new(self.now, asked, self.deadline(), store.credentials_expire);
+        let is_renewal =
+            key.is_some_and(|key| live.is_none() || is_due && fresh.is_ok_and(|fresh| self.is_gain(key, fresh)));
+        let end_soon = || {
+            let end = store.credentials_expire.map_or(String::new(), |t| format!(" at {t}"));
+            format!("the credentials of {} end{end}; renew them", terms.store_ref)
+        };
+        let lifetime = match (self.own_secret(), live) {
+            (Some(secret), Some(key)) if !is_renewal && !self.asks_for_another(secret, key) => {
+                if self.anew_at(secret, key).is_none_or(|due| due > self.now) {
+                    return Break(self.published(Some(key), is_due.then(end_soon).as_deref()));
+                }
+                // What it was signed with is no longer what the store signs with: the same seconds, by that.
+                match fresh {
+                    Ok(fresh) => Ok(key.again(fresh, asked)),
+                    Err(_) => return Break(self.published(Some(key), Some(&end_soon()))),
+                }
+            }
+            // The Secret was deleted under a key that is still good for what the grant asks: signing the same
+            // seconds again gives the same URL, and nobody gains a second of life by deleting Secrets.
+            (None, Some(key)) if !is_renewal && self.is_as_asked(key) => fresh.map(|fresh| key.again(fresh, asked)),
+            (secret, live) => {
+                if let Some(refusal) = self.cut_short(fresh, store) {
+                    return Break(match (secret, live) {
+                        (Some(_), Some(key)) if is_renewal => self.published(Some(key), Some(&refusal.message)),
+                        _ => self.refuse(refusal),
+                    });
+                }
+                fresh
+            }
+        };
+        match lifetime {
+            Ok(lifetime) => Continue(Next { lifetime, is_renewal }),
+            Err(NoTime::DeadlinePassed) => Break(self.over(None)),
+            Err(NoTime::CredentialsExpired(end)) => {
+                let message = format!("the credentials of {} ended at {end}; renew them", terms.store_ref);
+                Break(self.without_key(Reason::CredentialsExpired, message))
+            }
+        }
+    }
+
+    /// Room among the grants that have a key, where their number is limited. Before anything is asked of the store: a
+    /// grant that waits for its turn costs nothing.
+    fn ask_for_place(&self, store: &StoreView, object_key: &ObjectKey, last: Last) -> ControlFlow<Step> {
+        if self.own_secret().is_some() && last.live.is_some() {
+            return Continue(());
+        }
+        let most = most(self.g, object_key, store);
+        match self.f.place {
+            PlaceFact::Unasked if most.is_limited() => Break(Step::Read(Read::Place(most))),
+            PlaceFact::Full(limit) if most.is_limited() => {
+                Break(self.without_key(Reason::TooManyGrants, limit.message(self.g)))
+            }
+            PlaceFact::Unasked | PlaceFact::Given | PlaceFact::Full(_) => Continue(()),
+        }
+    }
+
+    /// Whether the object is there already: before the first key of a write-once upload, and before an upload's next key.
+    fn ask_for_object(&self, last: Last, next: Next) -> ControlFlow<Step> {
+        let key = last.key;
+        let matters = (key.is_none() && self.write_once()) || (next.is_renewal && self.awaits_object());
+        if !matters {
+            return Continue(());
+        }
+        match &self.f.object {
+            ObjectFact::Unread => Break(Step::Read(Read::Object)),
+            // It may have come by a key whose publisher died before he could report it.
+            ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
+                Break(Step::Read(Read::Secret))
+            }
+            ObjectFact::Present { object, modified_at } if self.is_newer(key, *modified_at) => {
+                match self.mismatch(object) {
+                    None if self.is_standing() => Continue(()),
+                    None => Break(self.completed(key, object)),
+                    Some(why) if self.write_once() => Break(self.another_object(&why)),
+                    // The next key can still write the object that is meant.
+                    Some(_) => Continue(()),
+                }
+            }
+            ObjectFact::Present { object, .. } if self.write_once() => Break(self.exists_already(object)),
+            ObjectFact::Unreachable(why) if key.is_none() => {
+                Break(self.without_key(Reason::StoreUnreachable, self.unreachable(why)))
+            }
+            // The store itself refuses what would replace an object, by the new key as by the old one.
+            ObjectFact::Unreachable(_) | ObjectFact::Absent | ObjectFact::Present { .. } | ObjectFact::Hidden => {
+                Continue(())
+            }
+        }
+    }
+
+    /// What has kept this visit from signing or publishing, or should.
+    fn heed_troubles(&self, store: &StoreView, last: Last, next: Next) -> ControlFlow<Step> {
+        let not_taken = self.f.secret_refused.as_ref().map(|why| {
+            let message = format!("the apiserver did not take Secret {}: {why}", self.g.secret_name());
+            (Reason::SecretNotWritable, message)
+        });
+        let not_signed = || self.f.sign_refused.clone().or_else(|| self.untried(store));
+        let Some((reason, message)) = not_taken.or_else(not_signed) else {
+            return Continue(());
+        };
+        // A key that should be replaced and cannot be is not the one that the grant asks for; one that is to be
+        // renewed, or signed anew, is, until its end.
+        Break(match (self.own_secret(), last.live) {
+            (Some(secret), Some(key)) if next.is_renewal || !self.asks_for_another(secret, key) => {
+                self.published(Some(key), Some(&message))
+            }
+            _ => self.without_key(reason, message),
+        })
+    }
+
+    /// How the Secret comes to be there.
+    fn publish_mode(&self) -> ControlFlow<Step, PublishMode> {
+        match &self.f.secret {
+            SecretFact::Present(s) if s.deleting => {
+                let message = format!(
+                    "Secret {} is being deleted and something holds it; see its finalizers",
+                    self.g.secret_name()
+                );
+                Break(self.without_key(Reason::SecretNotWritable, message))
+            }
+            SecretFact::Present(s) => Continue(PublishMode::Replace {
+                uid: s.uid.clone(),
+                resource_version: s.resource_version.clone(),
+            }),
+            SecretFact::Absent | SecretFact::Unread => Continue(PublishMode::Create),
+        }
+    }
+
+    /// What is to be recorded of a key that is about to be published: the one that was issued already, or one after it.
+    fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> Record {
+        let is_another = self.key().is_some_and(|before| before.issued_at != key.issued_at);
+        Record {
+            key,
+            expiration_seconds: Some(expiration_seconds),
+            renewals: self.renewals().saturating_add(i64::from(is_another)),
+            signed_with: self.signer().map(|s| s.fingerprint.clone()),
+            earlier: self.copies_until(self.key()).filter(|end| *end > key.expires_at),
+        }
+    }
+
+    /// Whether a key that is out of its Secret is the one that the grant asks for now. That it has fewer seconds, since
+    /// its credentials ended first, does not make it another one.
+    fn is_as_asked(&self, key: Lifetime) -> bool {
+        let seconds = self.g.terms.expiration_seconds;
+        let same_wish = self.asked() == Some(seconds) && self.end(key) == key.expires_at;
+        same_wish || key.expires_at == key.end_asked(seconds, self.deadline())
+    }
+}
