@@ -209,13 +209,13 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "flux-grants",
         about: "Flux applies stores and grants from git: Ready with the keys, refused, pruned, replaced; nobody fights",
-        stage: Stage::Alone,
+        stage: Stage::OnNode,
         play: flux::grants,
     },
     Story {
         name: "flux-release",
         about: "Flux installs the chart from git, upgrades it with its kinds, takes it away and brings it back; keys stay",
-        stage: Stage::Alone,
+        stage: Stage::OnNode,
         play: flux::release,
     },
 ];

@@ -48,8 +48,10 @@ impl Tenant<'_> {
 
     /// Has Flux fetch what is in git and apply it, and says what came of it.
     fn sync(&self) -> Result<Ready> {
-        let fetched = self.flux.reconcile(SOURCE)?;
-        check(fetched.status == "True", format!("{SOURCE}: {fetched:?}"))?;
+        for what in [SOURCE, STORES] {
+            let ready = self.flux.reconcile(what)?;
+            check(ready.status == "True", format!("{what}: {ready:?}"))?;
+        }
         self.flux.reconcile(UPLOADS)
     }
 
@@ -113,11 +115,12 @@ pub fn grants(play: &Play) -> Result<()> {
         let gone = left.trim().is_empty() && !cluster.exists(&["clusterobjectstore", &t.store])?;
         Ok((gone && !play.exists("secret/avatar")? && !play.exists("secret/read")?).then_some(()))
     })?;
-    // `again` is what docs/gitops.md warns of: collected, made again, with a new key each time.
+    // `again` is what docs/gitops.md warns of: collected, made again, with a new key each time. `avatar` was replaced once, and
+    // its Secret made again twice, with the same key; `read` was renewed.
     let keys = secrets.keys();
     let expected = [
         ("again", 3),
-        ("avatar", 2),
+        ("avatar", 4),
         ("kept", 1),
         ("late", 1),
         ("read", 2),
@@ -360,7 +363,10 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     t.sync_well()?;
     t.sync_well()?;
     let annotations = t.play.field("dg/read", ".metadata.annotations")?;
-    t.play.note(format!("annotations after: {annotations}"));
+    check(
+        annotations.is_empty(),
+        format!("Flux leaves annotations of kubectl's: {annotations}"),
+    )?;
     check(renewed == t.play.published("read")?, "the key was renewed again")?;
 
     // Revoked: what cannot be taken back is said at every reconciliation, until git has it, too.
@@ -377,7 +383,10 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     t.play.kubectl(&revoke)?;
     t.play.wait_secret_gone("taken", 20)?;
     let ready = t.sync()?;
-    t.play.note(format!("revoked by kubectl: {ready:?}"));
+    check(
+        ready.status == "False" && ready.message.contains("revoke cannot be taken back"),
+        format!("git and a revocation by hand: {ready:?}"),
+    )?;
     check(!t.play.exists("secret/taken")?, "a key that was revoked came back")?;
     taken["spec"]["revoke"] = json!(true);
     t.commit(&taken)?;
