@@ -100,6 +100,7 @@ pub fn grants(play: &Play) -> Result<()> {
     replaced(&t)?;
     over(&t)?;
     by_hand(&t)?;
+    by_helm(&t)?;
 
     // A Kustomization that goes takes along what it has applied.
     cluster.kubectl(&[
@@ -328,9 +329,10 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     let before = t.play.published("avatar")?;
     suspend("--field-manager=kubectl-patch")?;
     t.sync_well()?;
-    let undone = t.play.field("ug/avatar", ".spec.suspend")?;
-    t.play
-        .note(format!("suspend by kubectl: {undone:?} after the next reconciliation"));
+    check(
+        t.play.field("ug/avatar", ".spec.suspend")?.is_empty(),
+        "Flux leaves alone what kubectl has changed: docs/gitops.md says otherwise",
+    )?;
     t.play.wait_for("jsonpath={.data.url}", "secret/avatar", 20)?;
     check(before.same_data(&t.play.published("avatar")?), "another key came back")?;
     suspend("--field-manager=platform")?;
@@ -393,6 +395,57 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     t.sync_well()?;
     t.remove("taken")?;
     t.sync_well()
+}
+
+/// Grants in a chart: a HelmRelease, too, is Ready when they have their keys, and fails when one is refused.
+fn by_helm(t: &Tenant<'_>) -> Result<()> {
+    const RELEASE: &str = "helmrelease/backup";
+    let commit = |name: &str, key: &str| -> Result<()> {
+        let mut grant = t.upload(name);
+        grant["spec"]["key"] = json!(key);
+        t.git
+            .commit(REPOSITORY, "chart/templates/grant.yaml", &format!("{grant:#}\n"))
+    };
+    let chart = json!({"apiVersion": "v2", "name": "backup", "version": "0.1.0"});
+    t.git.commit(REPOSITORY, "chart/Chart.yaml", &chart.to_string())?;
+    commit("refused", "somebody/elses")?;
+    t.flux.reconcile(SOURCE)?;
+    t.play.suite.cluster.apply(&[json!({
+        "apiVersion": "helm.toolkit.fluxcd.io/v2", "kind": "HelmRelease",
+        "metadata": {"name": "backup", "namespace": flux::NAMESPACE},
+        "spec": {
+            "interval": "10m", "timeout": "1m", "releaseName": "backup", "targetNamespace": t.play.namespace,
+            "chart": {"spec": {
+                "chart": "./chart", "reconcileStrategy": "Revision", "sourceRef": {"kind": "GitRepository", "name": "web"},
+            }},
+        },
+    })])?;
+    let began = Instant::now();
+    let failed = t.play.suite.cluster.wait(90, "the HelmRelease to fail", || {
+        let ready = t.flux.ready(RELEASE)?;
+        Ok((ready.status == "False" && ready.reason == "InstallFailed").then_some(ready))
+    })?;
+    check(
+        failed.message.contains("refused") && began.elapsed() < Duration::from_secs(30),
+        format!("a refused grant in a chart, after {:?}: {failed:?}", began.elapsed()),
+    )?;
+    t.play.note(format!("a refusal in a chart: {}", failed.message));
+    commit("charted", &format!("tenants/{}/charted", t.play.namespace))?;
+    t.flux.reconcile(SOURCE)?;
+    t.flux.wait_ready(RELEASE, 90)?;
+    check(
+        t.play.exists("secret/charted")?,
+        "the HelmRelease is Ready before the key is there",
+    )?;
+    check(
+        !t.play.exists("ug/refused")?,
+        "the grant that has left the chart is still there",
+    )?;
+    t.play
+        .suite
+        .cluster
+        .kubectl(&["delete", RELEASE, "--namespace", flux::NAMESPACE, "--timeout=60s"])?;
+    t.play.wait_secret_gone("charted", 20)
 }
 
 /// A moment from now, as objects have it.
