@@ -11,6 +11,7 @@ mod clouds;
 mod flux;
 mod lent;
 mod multipart;
+mod network;
 mod operator;
 mod owners;
 mod renewal;
@@ -205,6 +206,12 @@ pub const STORIES: &[Story] = &[
         about: "from the previous chart and its kinds: grants and live keys stay as they are",
         stage: Stage::Alone,
         play: chart::upgrade,
+    },
+    Story {
+        name: "network-policy",
+        about: "the chart's NetworkPolicy enforced: who may reads metrics, others do not, and only named ports lead out",
+        stage: Stage::OnNode,
+        play: network::network_policy,
     },
     Story {
         name: "flux-grants",

@@ -122,6 +122,7 @@ pub fn grants(play: &Play) -> Result<()> {
     let expected = [
         ("again", 3),
         ("avatar", 4),
+        ("charted", 1),
         ("kept", 1),
         ("late", 1),
         ("read", 2),
