@@ -108,9 +108,13 @@ E2E_STORES_IMAGE ?= localhost/valet-e2e-stores:1
 E2E_ON_STORES = s3-client
 E2E_ON_AZURE = azure
 E2E_ON_GOOGLE = google
+E2E_ON_FLUX = flux-grants flux-release
+E2E_ON_NETWORK = network-policy
 # Whether one of these stories is to be played: $(call e2e-plays,NAMES)
 e2e-plays = $(strip $(if $(STORIES),$(foreach word,$(STORIES),$(findstring $(word),$(1))),all))
 E2E_STORES = $(if $(call e2e-plays,$(E2E_ON_STORES)),stores)
+E2E_FLUX = $(if $(call e2e-plays,$(E2E_ON_FLUX)),flux)
+E2E_NETWORK = $(if $(call e2e-plays,$(E2E_ON_NETWORK)),VALET_NETWORK=$$(hack/network.sh) && export VALET_NETWORK &&)
 E2E_CLOUDS = $(if $(call e2e-plays,$(E2E_ON_AZURE)),hack/azure.sh >/dev/null &&) \
   $(if $(call e2e-plays,$(E2E_ON_GOOGLE)),VALET_GOOGLE=$$(hack/google.sh) && export VALET_GOOGLE &&)
 E2E = '$(TARGET)/debug/e2e' $(STORIES)
@@ -123,7 +127,8 @@ images: ## Make the operator's image and those of the end-to-end tests, without 
 e2e: ## The chart on a node with real pods, story by story (STORIES=fast, E2E_CONTEXT=NAME): docs/testing-e2e.md
 ifeq ($(E2E_CONTEXT),)
 	@hack/tools.sh --check chart node $(E2E_STORES); export VALET_TOOLS=$$(hack/tools.sh chart node $(E2E_STORES)) && \
-	  E2E_IMAGES=$$(hack/images.sh valet e2e pause $(E2E_STORES)) && export E2E_IMAGES && $(E2E_CLOUDS) \
+	  $(if $(E2E_FLUX),VALET_FLUX=$$(hack/flux.sh) && export VALET_FLUX &&) $(E2E_NETWORK) \
+	  E2E_IMAGES=$$(hack/images.sh valet e2e pause $(E2E_STORES) $(E2E_FLUX)) && export E2E_IMAGES && $(E2E_CLOUDS) \
 	  cargo build --quiet -p valet-harness --bin e2e && KEEP='$(KEEP)' $(E2E)
 else
 	@hack/tools.sh --check chart; export VALET_TOOLS=$$(hack/tools.sh chart) && \

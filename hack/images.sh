@@ -2,12 +2,13 @@
 # Makes container images without a container engine (buildah only), and prints the folder with their archives: NAME.tar, which
 # `ctr images import`, `kind load image-archive` and `docker load` read, and NAME.oci.tar, which goes to a registry as it is.
 #
-#   hack/images.sh [IMAGE...]      valet, e2e, pause, stores; without a name: all of them but stores
+#   hack/images.sh [IMAGE...]      valet, e2e, pause, stores, flux; without a name: valet, e2e, pause
 #
 #   valet   the operator: its static binary and a CA bundle, nothing else
 #   e2e     what the end-to-end tests run as a workload: busybox, curl and the S3 server versitygw
 #   pause   holds a pod's namespaces on the tests' own node
 #   stores  for the story of lent credentials: busybox and curl, the S3 server MinIO and the S3 client rclone
+#   flux    for the stories of Flux: busybox and curl, Flux's controllers and git with its server
 #
 # The same sources give the same image, to the digest: SOURCE_DATE_EPOCH (default: 0, 1970) is every time in it.
 # An image whose parts are the same as last time is not made again.
@@ -16,6 +17,7 @@
 #   VALET_BIN     a static binary that is there already; else hack/static.sh builds it
 #   TARGET        another processor than this machine's, as hack/static.sh takes it; the archive is then valet-ARCH.tar
 #   VALET_TOOLS   the folder that hack/tools.sh prints, for versitygw and MinIO
+#   VALET_FLUX    the folder that hack/flux.sh prints, for flux
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
@@ -96,6 +98,11 @@ stores() {
   workload stores localhost/valet-e2e-stores:1 "${VALET_TOOLS:?the folder that hack/tools.sh stores prints}/minio" "$(command -v rclone)"
 }
 
+flux() {
+  local bin="${VALET_FLUX:?the folder that hack/flux.sh prints}/bin"
+  workload flux localhost/valet-e2e-flux:1 "$bin"/{source,helm,kustomize}-controller "$(command -v git)" "$(git --exec-path)/git-http-backend"
+}
+
 pause() {
   local root="$work/pause"
   mkdir -p "$root"
@@ -106,8 +113,8 @@ pause() {
 [ $# -gt 0 ] || set -- valet e2e pause
 for name in "$@"; do
   case $name in
-    valet | e2e | pause | stores) "$name" ;;
-    *) echo "hack/images.sh: '$name' is none of valet, e2e, pause, stores" >&2; exit 2 ;;
+    valet | e2e | pause | stores | flux) "$name" ;;
+    *) echo "hack/images.sh: '$name' is none of valet, e2e, pause, stores, flux" >&2; exit 2 ;;
   esac
 done
 printf '%s\n' "$out"

@@ -19,6 +19,8 @@ use std::{
 use valet_harness::{Context, Error, Result, Tools, node, process, program};
 
 mod cluster;
+mod flux;
+mod git;
 mod hands;
 mod play;
 mod pods;

@@ -30,6 +30,13 @@ pub struct Published {
     data: u64,
 }
 
+impl Published {
+    /// Whether it is the same key, be it in another Secret.
+    pub fn same_data(&self, other: &Self) -> bool {
+        self.data == other.data
+    }
+}
+
 impl<'a> Play<'a> {
     /// Makes the namespace.
     pub fn begin(suite: &'a Suite, name: &str) -> Result<Self> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use valet_harness::{Context, Error, Process, Result, net, node};
+use valet_harness::{Context, Error, Node, Process, Result, net, node};
 
 use crate::{
     cluster::Cluster,
@@ -57,19 +57,7 @@ impl Suite {
         let hands = Hands::install(&cluster, image)?;
         let s3 = S3::install(&cluster, image)?;
         let token = net::random_hex(16)?;
-        cluster.apply(&[
-            json!({
-                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": {
-                    LABEL: "suite", "pod-security.kubernetes.io/enforce": "restricted",
-                }},
-            }),
-            json!({
-                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": TOKENS, "namespace": SYSTEM},
-                "stringData": {"tokens": token},
-            }),
-            s3.credentials(SYSTEM),
-        ])?;
-        Ok(Self {
+        let suite = Self {
             cluster,
             s3,
             hands,
@@ -78,7 +66,25 @@ impl Suite {
             root: env!("VALET_ROOT").into(),
             run: net::random_hex(2)?,
             token,
-        })
+        };
+        suite.furnish()?;
+        Ok(suite)
+    }
+
+    /// The release's namespace and what the platform team has put there: the store's credentials, and stores' tokens.
+    pub fn furnish(&self) -> Result<()> {
+        self.cluster.apply(&[
+            json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": {
+                    LABEL: "suite", "pod-security.kubernetes.io/enforce": "restricted",
+                }},
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": TOKENS, "namespace": SYSTEM},
+                "stringData": {"tokens": self.token},
+            }),
+            self.s3.credentials(SYSTEM),
+        ])
     }
 
     /// The chart of this repository.
@@ -88,6 +94,11 @@ impl Suite {
 
     /// `helm upgrade --install` and the wait for it. `set` are values beyond the image's.
     pub fn install(&self, chart: &str, set: &[&str]) -> Result<()> {
+        self.install_with(chart, set, &[])
+    }
+
+    /// The same with more of Helm's options.
+    pub fn install_with(&self, chart: &str, set: &[&str], options: &[&str]) -> Result<()> {
         let (repository, tag) = self
             .valet_image
             .rsplit_once(':')
@@ -110,6 +121,7 @@ impl Suite {
         for value in [image.as_str()].iter().chain(&ours).chain(set) {
             args.extend(["--set", value]);
         }
+        args.extend(options);
         let result = self.cluster.helm(&args);
         result
             .map(|_| ())
@@ -131,12 +143,23 @@ impl Suite {
     /// The image with MinIO and an S3 client, for who needs more than [`Suite::image`]. On a node of one's own it is unpacked
     /// now, so that it costs the other stories nothing.
     pub fn stores_image(&self) -> Result<String> {
-        let Some(node) = self.cluster.node() else {
-            return env::var("E2E_STORES_IMAGE")
-                .context("E2E_STORES_IMAGE does not name the image with MinIO and rclone");
-        };
+        match self.cluster.node() {
+            Some(node) => Self::unpacked(node, "stores"),
+            None => {
+                env::var("E2E_STORES_IMAGE").context("E2E_STORES_IMAGE does not name the image with MinIO and rclone")
+            }
+        }
+    }
+
+    /// The image with Flux and git, the same way; on a node of one's own only.
+    pub fn flux_image(&self) -> Result<String> {
+        let node = self.cluster.node().context("there is no node of the suite's own")?;
+        Self::unpacked(node, "flux")
+    }
+
+    fn unpacked(node: &Node, name: &str) -> Result<String> {
         let folder = env::var("E2E_IMAGES").context("E2E_IMAGES does not say where hack/images.sh put the images")?;
-        let image = node::Image::read(Path::new(&folder), "stores")?;
+        let image = node::Image::read(Path::new(&folder), name)?;
         node.import(&image)?;
         Ok(image.name)
     }

@@ -8,8 +8,10 @@ mod arrivals;
 mod canary;
 mod chart;
 mod clouds;
+mod flux;
 mod lent;
 mod multipart;
+mod network;
 mod operator;
 mod owners;
 mod renewal;
@@ -204,5 +206,23 @@ pub const STORIES: &[Story] = &[
         about: "from the previous chart and its kinds: grants and live keys stay as they are",
         stage: Stage::Alone,
         play: chart::upgrade,
+    },
+    Story {
+        name: "network-policy",
+        about: "the chart's NetworkPolicy enforced: who may reads metrics, others do not, and only named ports lead out",
+        stage: Stage::OnNode,
+        play: network::network_policy,
+    },
+    Story {
+        name: "flux-grants",
+        about: "Flux applies stores and grants from git: Ready with the keys, refused, pruned, replaced; nobody fights",
+        stage: Stage::OnNode,
+        play: flux::grants,
+    },
+    Story {
+        name: "flux-release",
+        about: "Flux installs the chart from git, upgrades it with its kinds, takes it away and brings it back; keys stay",
+        stage: Stage::OnNode,
+        play: flux::release,
     },
 ];

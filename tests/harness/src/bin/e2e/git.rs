@@ -1,0 +1,102 @@
+//! A git server, a pod in a story's namespace: git's own server behind busybox' httpd, read over HTTP as any forge is.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use serde_json::json;
+use valet_harness::{Context, Result, process};
+
+use crate::{play::Play, pods};
+
+/// What the server and the Service in front of it are called.
+const NAME: &str = "git";
+/// Every repository is a folder below `/work/git`, and is committed to where it lies.
+const SCRIPT: &str = r#"
+mkdir -p /work/www/cgi-bin /work/git
+printf '#!/bin/sh\nexec git-http-backend\n' > /work/www/cgi-bin/git
+chmod +x /work/www/cgi-bin/git
+export GIT_PROJECT_ROOT=/work/git GIT_HTTP_EXPORT_ALL=1 HOME=/work
+exec httpd -f -p 8000 -h /work/www
+"#;
+/// Who commits.
+const COMMIT: &str = "git -c user.name=team -c user.email=team@example.com commit --quiet --message change";
+
+/// See the module.
+pub struct Git<'a> {
+    play: &'a Play<'a>,
+    address: String,
+}
+
+impl<'a> Git<'a> {
+    /// Starts it and waits until it is up.
+    pub fn start(play: &'a Play<'a>, image: &str) -> Result<Self> {
+        let mut spec = pods::spec(image, SCRIPT, &[]);
+        spec["containers"][0]["env"] = json!([{"name": "HOME", "value": "/work"}]);
+        spec["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": 8000}, "periodSeconds": 1});
+        let (metadata, labels) = (json!({"name": NAME, "namespace": play.namespace}), json!({"app": NAME}));
+        play.suite.cluster.apply(&[
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": NAME, "namespace": play.namespace, "labels": labels}, "spec": spec,
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": metadata,
+                "spec": {"selector": labels, "ports": [{"port": 8000}]},
+            }),
+        ])?;
+        play.wait_for("condition=Ready", "pod/git", 60)?;
+        let address = play.field("service/git", ".spec.clusterIP")?;
+        Ok(Self { play, address })
+    }
+
+    /// Where a repository is cloned from.
+    pub fn url(&self, repository: &str) -> String {
+        format!("http://{}:8000/cgi-bin/git/{repository}", self.address.trim())
+    }
+
+    /// Makes a repository without anything in it, on the branch `main`.
+    pub fn make(&self, repository: &str) -> Result<()> {
+        self.run(
+            "",
+            &format!("git init --quiet --initial-branch main /work/git/{repository}"),
+        )
+    }
+
+    /// Commits a file with this text; without any text, that it is gone.
+    pub fn commit(&self, repository: &str, file: &str, text: &str) -> Result<()> {
+        let change = if text.is_empty() {
+            format!("git rm --quiet {file}")
+        } else {
+            format!("mkdir -p \"$(dirname {file})\"; cat > {file}; git add {file}")
+        };
+        self.run(text, &format!("cd /work/git/{repository}; {change}; {COMMIT}"))
+    }
+
+    /// Commits what a line of shell makes of the repository's files, and gives it a tag.
+    pub fn release(&self, repository: &str, change: &str, tag: &str) -> Result<()> {
+        let line = format!("cd /work/git/{repository}; {change}; git add --all; {COMMIT}; git tag {tag}");
+        self.run("", &line)
+    }
+
+    /// Puts a folder of this machine into a repository's, uncommitted. Its files are text.
+    pub fn copy(&self, repository: &str, root: &Path, folder: &str) -> Result<()> {
+        let mut command = process::clean(Command::new("tar"));
+        command
+            .arg("--directory")
+            .arg(root)
+            .args(["--create", "--file", "-", folder]);
+        let archive = process::run_ok(command, &[], Duration::from_secs(20))?.stdout;
+        // Headers and padding are text, too: kubectl's standard input takes them.
+        let archive = String::from_utf8(archive).context(format_args!("{folder} has files that are no text"))?;
+        self.run(&archive, &format!("tar -x -C /work/git/{repository}"))
+    }
+
+    fn run(&self, stdin: &str, line: &str) -> Result<()> {
+        let exec = ["exec", "--stdin", NAME, "--namespace", &self.play.namespace, "--"];
+        let line = format!("set -e; {line}");
+        self.play
+            .suite
+            .cluster
+            .kubectl_in(stdin, &[&exec[..], &["sh", "-c", &line]].concat())
+            .map(|_| ())
+    }
+}

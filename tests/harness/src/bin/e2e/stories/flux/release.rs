@@ -1,0 +1,275 @@
+//! The platform team's side: Valet by a HelmRelease, as docs/install.md has it.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use valet_harness::{Context, Result};
+
+use crate::{
+    flux::{self, Flux},
+    git::Git,
+    play::{Play, check},
+    pods::{self, LONG},
+    suite::{self, RELEASE, STORE, SYSTEM},
+};
+
+const HELM_RELEASE: &str = "helmrelease/valet";
+const SOURCE: &str = "gitrepository/valet";
+const KINDS: [&str; 4] = ["uploadgrants", "downloadgrants", "objectstores", "clusterobjectstores"];
+
+/// Installed, left alone, changed, upgraded with its kinds, uninstalled and installed again, with live keys all the time.
+pub fn release(play: &Play) -> Result<()> {
+    let (suite, cluster) = (play.suite, &play.suite.cluster);
+    let flux = Flux::install(play)?;
+    play.note(flux.versions());
+    let git = Git::start(play, &flux.image)?;
+
+    // As on a cluster on which nobody has heard of Valet, not even of its namespace.
+    cluster.helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"])?;
+    suite::remove_kinds(cluster)?;
+    cluster.kubectl(&["delete", "namespace", SYSTEM, "--timeout=60s"])?;
+
+    let mut objects = flux::documented(suite, "docs/install.md", "With Flux")?;
+    let tag = objects[0]["spec"]["ref"]["tag"].as_str().unwrap_or_default().to_owned();
+    git.make("valet")?;
+    git.copy("valet", &suite.root, "charts/valet")?;
+    git.release("valet", "true", &tag)?;
+    // Where git and the image are, and nothing else, is this cluster's.
+    let (repository, image) = suite.valet_image.rsplit_once(':').context("an image without a tag")?;
+    objects[0]["spec"]["url"] = json!(git.url("valet"));
+    objects[1]["spec"]["values"]["image"] = json!({"repository": repository, "tag": image});
+    let release = objects[1].clone();
+    let began = Instant::now();
+    cluster.apply(&objects)?;
+    let ready = flux.wait_ready(HELM_RELEASE, 150)?;
+    play.note(format!(
+        "installed after {:.1} s: {}",
+        began.elapsed().as_secs_f64(),
+        ready.message
+    ));
+    suite.ready()?;
+
+    // What the platform team puts there; and keys, one of them in a pod.
+    suite.furnish()?;
+    suite.make_store()?;
+    let secrets = suite.watch_secrets(&play.namespace)?;
+    let key = format!("tenants/{}/read", play.namespace);
+    suite.s3.put(cluster, &key, "read me")?;
+    cluster.apply(&[
+        pods::upload(&play.namespace, "write", STORE, LONG),
+        pods::download(&play.namespace, "read", STORE, &key, LONG),
+        pods::pod(
+            &play.namespace,
+            "holder",
+            &suite.image,
+            "sleep 100000",
+            &["write", "read"],
+        ),
+    ])?;
+    play.wait_for("condition=Ready", "pod/holder", 60)?;
+    let keys = || -> Result<_> { Ok((play.published("write")?, play.published("read")?)) };
+    let before = keys()?;
+    let same = |what: &str| -> Result<()> { check(before == keys()?, format!("a live key has changed with {what}")) };
+
+    left_alone(play, &flux)?;
+    same("a reconciliation")?;
+
+    // A value.
+    change(play, &json!({"values": {"log": {"level": "debug"}}}))?;
+    flux.wait_ready(HELM_RELEASE, 120)?;
+    suite.ready()?;
+    let args = cluster.field(
+        &["deployment", RELEASE, "--namespace", SYSTEM],
+        ".spec.template.spec.containers[0].args",
+    )?;
+    check(
+        args.contains("--log-level=debug"),
+        format!("the value did not arrive: {args}"),
+    )?;
+    same("a value")?;
+
+    // The next version, whose kinds differ: another tag.
+    let next = "sed -i 's/^version: .*/version: 99.0.0/' charts/valet/Chart.yaml
+        sed -i 's/description: Why it is so, in one word[.]/description: Why it is so, in one or two words./' charts/valet/templates/crds.yaml";
+    git.release("valet", next, "v99.0.0")?;
+    let source = r#"{"spec":{"ref":{"tag":"v99.0.0"}}}"#;
+    cluster.kubectl(&[
+        "patch",
+        SOURCE,
+        "--namespace",
+        flux::NAMESPACE,
+        "--type=merge",
+        "--patch",
+        source,
+    ])?;
+    let columns = || {
+        cluster.field(
+            &["crd", "uploadgrants.valetkey.dev"],
+            ".spec.versions[0].additionalPrinterColumns",
+        )
+    };
+    cluster.wait(120, "the upgrade", || {
+        Ok(columns()?.contains("one or two words").then_some(()))
+    })?;
+    let ready = flux.wait_ready(HELM_RELEASE, 120)?;
+    check(
+        ready.message.contains("99.0.0"),
+        format!("it is not upgraded: {}", ready.message),
+    )?;
+    suite.ready()?;
+    same("the upgrade")?;
+    play.time_to_key("upgraded", 40)?;
+
+    // Away, and back.
+    cluster.kubectl(&["delete", HELM_RELEASE, "--namespace", flux::NAMESPACE, "--timeout=90s"])?;
+    check(
+        !cluster.exists(&["deployment", RELEASE, "--namespace", SYSTEM])?,
+        "the operator is still there",
+    )?;
+    for kind in KINDS {
+        check(
+            cluster.exists(&["crd", &format!("{kind}.valetkey.dev")])?,
+            format!("{kind} went with the release"),
+        )?;
+    }
+    check(
+        cluster.exists(&["clusterobjectstore", STORE])? && play.exists("ug/write")?,
+        "stores or grants went with the release",
+    )?;
+    same("the release")?;
+    check(
+        play.exec("holder", "curl --config /read/curl.cfg")? == "read me",
+        "a live key needs the operator",
+    )?;
+    cluster.apply(std::slice::from_ref(&release))?;
+    flux.wait_ready(HELM_RELEASE, 150)?;
+    suite.ready()?;
+    same("the new release")?;
+    play.time_to_key("new", 40)?;
+    play.exec(
+        "holder",
+        "echo hello >/work/file; curl --config /write/curl.cfg --upload-file /work/file",
+    )?;
+    play.wait_for("condition=Completed", "ug/write", 90)?;
+    let keys = secrets.keys();
+    check(
+        keys == ["new", "read", "upgraded", "write"].map(|name| (name.to_owned(), 1)),
+        format!("not one key a grant: {keys:?}"),
+    )?;
+
+    from_flux_to_helm_and_back(play, &flux, &release)
+}
+
+/// A change of the HelmRelease, by git as it were.
+fn change(play: &Play, spec: &Value) -> Result<()> {
+    let patch = json!({"spec": spec}).to_string();
+    let args = [
+        "patch",
+        HELM_RELEASE,
+        "--namespace",
+        flux::NAMESPACE,
+        "--type=merge",
+        "--patch",
+    ];
+    play.suite.cluster.kubectl(&[&args[..], &[&patch]].concat()).map(|_| ())
+}
+
+/// With drift detection on, three reconciliations change nothing; and what somebody changes by hand is put right, so that
+/// it is on.
+fn left_alone(play: &Play, flux: &Flux<'_>) -> Result<()> {
+    let cluster = &play.suite.cluster;
+    change(play, &json!({"driftDetection": {"mode": "enabled"}}))?;
+    flux.wait_ready(HELM_RELEASE, 60)?;
+    let before = installed(play)?;
+    check(before.len() > 15, format!("the release is not all there: {before:?}"))?;
+    for _ in 0..3 {
+        let ready = flux.reconcile(HELM_RELEASE)?;
+        check(ready.status == "True", format!("{ready:?}"))?;
+        thread::sleep(Duration::from_secs(1));
+    }
+    let after = installed(play)?;
+    let changed: Vec<_> = after
+        .iter()
+        .filter(|(name, version)| before.get(*name) != Some(*version))
+        .collect();
+    check(
+        changed.is_empty() && before.len() == after.len(),
+        format!("changed with nothing to change: {changed:?}"),
+    )?;
+    let events = flux.events("valet")?;
+    check(
+        !events
+            .iter()
+            .any(|reason| reason.starts_with("Drift") || reason.starts_with("Upgrade")),
+        format!("Flux found a difference: {events:?}"),
+    )?;
+    cluster.kubectl(&["scale", "deployment", RELEASE, "--namespace", SYSTEM, "--replicas=1"])?;
+    flux.reconcile(HELM_RELEASE)?;
+    cluster.wait(30, "Flux to scale it back", || {
+        let replicas = cluster.field(&["deployment", RELEASE, "--namespace", SYSTEM], ".spec.replicas")?;
+        Ok((replicas == "2").then_some(()))
+    })?;
+    play.suite.ready()?;
+    play.note(format!(
+        "{} objects of the release unchanged by three reconciliations with drift detection",
+        after.len()
+    ));
+    Ok(())
+}
+
+/// The version of everything that the release has made.
+fn installed(play: &Play) -> Result<BTreeMap<String, String>> {
+    let kinds = "deployments,services,serviceaccounts,configmaps,poddisruptionbudgets,roles,rolebindings,clusterroles,\
+                 clusterrolebindings,customresourcedefinitions,validatingadmissionpolicies,\
+                 validatingadmissionpolicybindings,servicemonitors,prometheusrules";
+    let selector = format!("app.kubernetes.io/instance={RELEASE}");
+    let list = play
+        .suite
+        .cluster
+        .json(&["get", kinds, "--namespace", SYSTEM, "--selector", &selector])?;
+    let items = list["items"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(items
+        .iter()
+        .map(|item| {
+            let name = format!("{} {}", text(&item["kind"]), text(&item["metadata"]["name"]));
+            (name, text(&item["metadata"]["resourceVersion"]))
+        })
+        .collect())
+}
+
+/// Somebody installs by hand over what Flux has left, and Flux takes over what somebody has installed by hand.
+fn from_flux_to_helm_and_back(play: &Play, flux: &Flux<'_>, release: &Value) -> Result<()> {
+    let (suite, cluster) = (play.suite, &play.suite.cluster);
+    let before = play.published("read")?;
+    let delete = ["delete", HELM_RELEASE, "--namespace", flux::NAMESPACE, "--timeout=90s"];
+    cluster.kubectl(&delete)?;
+    // The kinds that are left are Flux' as far as the apiserver knows, and of another version.
+    suite.install_with(&suite.chart(), &[], &["--force-conflicts"])?;
+    suite.ready()?;
+
+    let mut taken_over = release.clone();
+    taken_over["spec"]["storageNamespace"] = json!(SYSTEM);
+    cluster.apply(&[taken_over])?;
+    let ready = flux.wait_ready(HELM_RELEASE, 120)?;
+    check(
+        ready.reason == "UpgradeSucceeded",
+        format!("Flux has not gone on where Helm was: {ready:?}"),
+    )?;
+    play.note(format!("taken over from Helm: {}", ready.message));
+    suite.ready()?;
+    check(
+        before == play.published("read")?,
+        "a live key has changed with who installs",
+    )?;
+
+    // The suite's own release takes its place.
+    cluster.kubectl(&delete)?;
+    cluster.kubectl(&["delete", SOURCE, "--namespace", flux::NAMESPACE, "--timeout=30s"])?;
+    suite.install_with(&suite.chart(), &[], &["--force-conflicts"])?;
+    suite.ready()
+}

@@ -1,0 +1,112 @@
+//! The chart's NetworkPolicy, on a network that enforces it: kube-router, which does nothing else here.
+
+use std::{
+    env,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use valet_harness::{Context, Process, Result, process};
+
+use crate::{
+    play::{Play, check},
+    pods::{self, LONG},
+    suite::{LABEL, RELEASE, STORE, SYSTEM},
+};
+
+/// The apiserver here has a port of its own, which stands in the values; so has the store, and at first it does not.
+pub fn network_policy(play: &Play) -> Result<()> {
+    let (suite, cluster) = (play.suite, &play.suite.cluster);
+    let node = cluster
+        .node()
+        .context("the network is that of a node of the suite's own")?;
+    let bin =
+        env::var_os("VALET_NETWORK").context("VALET_NETWORK does not say where hack/network.sh put kube-router")?;
+    let router = PathBuf::from(bin).join("kube-router");
+    let apiserver = cluster.field(&["endpoints", "kubernetes"], ".subsets[0].ports[0].port")?;
+    let apiserver = format!("networkPolicy.egress.apiServer.ports={{443,{}}}", apiserver.trim());
+    let monitoring = format!(
+        "networkPolicy.ingress.from[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name={}",
+        play.namespace
+    );
+    let values = ["networkPolicy.enabled=true", &apiserver, &monitoring];
+    suite.install(&suite.chart(), &values)?;
+    suite.ready()?;
+    // Two who would read metrics: one may, one may not. Without anybody who enforces it, both can.
+    let stranger = format!("{}-stranger", play.namespace);
+    cluster.apply(&[
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": stranger, "labels": {LABEL: "tenant"}}}),
+        pods::pod(&play.namespace, "scraper", &suite.image, "sleep 100000", &[]),
+        pods::pod(&stranger, "scraper", &suite.image, "sleep 100000", &[]),
+    ])?;
+    for namespace in [&play.namespace, &stranger] {
+        let wait = ["wait", "--for=condition=Ready", "pod/scraper", "--timeout=60s"];
+        cluster.kubectl(&[&wait[..], &["--namespace", namespace]].concat())?;
+    }
+    let address = cluster.field(&["service", RELEASE, "--namespace", SYSTEM], ".spec.clusterIP")?;
+    let scrape = format!(
+        "curl --fail --max-time 3 -sS --output /dev/null http://{}:8080/metrics",
+        address.trim()
+    );
+    let reads = |namespace: &str| -> bool {
+        let exec = ["exec", "scraper", "--namespace", namespace, "--", "sh", "-c", &scrape];
+        cluster.kubectl(&exec).is_ok()
+    };
+    check(
+        reads(&play.namespace) && reads(&stranger),
+        "the metrics cannot be read at all",
+    )?;
+    play.time_to_key("before", 40)?;
+
+    let mut command = process::clean(Command::new(&router));
+    command
+        .arg("--kubeconfig")
+        .arg(node.plane().kubeconfig())
+        .args(["--run-firewall=true", "--run-router=false", "--run-service-proxy=false"])
+        .args([
+            "--hostname-override=valet-node",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--v=1",
+        ]);
+    let enforcer = Process::start("kube-router", command, cluster.scratch().join("kube-router.log"))?;
+    let began = Instant::now();
+    enforcer.wait_until(Duration::from_secs(60), "it enforced the policy", || !reads(&stranger))?;
+    play.note(format!(
+        "enforced {:.1} s after the network's start",
+        began.elapsed().as_secs_f64()
+    ));
+    check(reads(&play.namespace), "who may read metrics cannot")?;
+
+    // The store's port is not among those of the default: whoever asks for a new store waits, and it is said why.
+    let store = format!("e2e-network-{}", suite.run);
+    suite.make_store_at(&store, "s3", json!([pods::rule_for_all(LABEL)]))?;
+    cluster.apply(&[pods::upload(&play.namespace, "shut", &store, LONG)])?;
+    play.wait_condition("ug/shut", "Ready", "False", "StoreUnreachable", 60)?;
+    // With its port all goes on, and with nothing else opened.
+    suite.install(
+        &suite.chart(),
+        &[&values[..], &["networkPolicy.egress.stores.ports={443,9000}"]].concat(),
+    )?;
+    suite.ready()?;
+    play.wait_condition("ug/shut", "Ready", "True", "Issued", 90)?;
+    play.time_to_key("after", 40)?;
+    check(
+        reads(&play.namespace) && !reads(&stranger),
+        "the policy has changed for who reads metrics",
+    )?;
+
+    drop(enforcer);
+    let mut command = process::clean(Command::new(&router));
+    command.arg("--cleanup-config");
+    process::run(command, &[], Duration::from_secs(30))?;
+    cluster.kubectl(&["delete", "clusterobjectstore", &store])?;
+    cluster.kubectl(&["delete", "namespace", &stranger, "--wait=false"])?;
+    suite.install(&suite.chart(), &[])?;
+    check(
+        cluster.exists(&["clusterobjectstore", STORE])?,
+        "the shared store is gone",
+    )?;
+    suite.ready()
+}
