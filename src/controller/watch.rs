@@ -18,6 +18,7 @@ use kube::{
 use tracing::warn;
 
 use super::{
+    light::lighten,
     memory::Memory,
     notifications::{Awaited, Call},
     stores::{StoreId, Stores, canary_request, scoped, store_id},
@@ -144,7 +145,9 @@ pub async fn watch_stores<S, U, D>(
     D: Grant,
 {
     let mut health = Some(health);
-    let mut events = std::pin::pin!(watcher(api, config()).default_backoff().reflect(writer));
+    let stores_seen = watcher(api, config()).default_backoff();
+    let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| lighten(store.meta_mut()));
+    let mut events = std::pin::pin!(light.reflect(writer));
     // What a store's status says is nobody's permission: only a new generation is news, or a request.
     let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();
     while let Some(event) = events.next().await {
