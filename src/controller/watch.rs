@@ -122,9 +122,10 @@ impl<G: Grant> Caller<G> {
     }
 }
 
-/// How to watch: pages of 500, and the server ends each watch before the client would call it silent.
+/// How to watch: in pages that fit into memory also where each object is as large as may be, some hundred kilobytes; and the
+/// server ends each watch before the client would call it silent.
 pub fn config() -> watcher::Config {
-    watcher::Config::default().timeout(240)
+    watcher::Config::default().page_size(100).timeout(240)
 }
 
 /// UID and generation of a store when it was last seen, and what it asks for by annotation.
