@@ -456,18 +456,6 @@ impl<'a, G: Grant> Visit<'a, G> {
         }
     }
 
-    /// The grant was changed under us: take it as it is now and judge again, unless it is another one.
-    async fn read_grant(&mut self) -> Result<(), Error> {
-        let now = call("reading the grant", self.api().get(&self.facts.grant.name)).await?;
-        if now.uid().as_deref() != Some(self.facts.grant.uid.as_str()) {
-            return Err(Error::Gone("the grant"));
-        }
-        self.grant = Arc::new(now);
-        self.context.memory.wrote(&self.grant);
-        self.facts.grant = GrantFacts::of(self.grant.as_ref());
-        Ok(())
-    }
-
     async fn collect(&self) -> Result<Action, Error> {
         let grant = &self.facts.grant;
         let params = DeleteParams::background().preconditions(Preconditions {

@@ -8,7 +8,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
     runtime::{
         Controller, WatchStreamExt,
@@ -24,6 +24,7 @@ use tracing::warn;
 
 use super::{
     grants,
+    light::lighten,
     memory::Memory,
     run::Parts,
     secrets::{FIELD_MANAGER, Secrets},
@@ -97,6 +98,7 @@ impl<G: Grant> Kind<G> {
         let listed = reader.clone();
         let seen = watcher(api, config())
             .default_backoff()
+            .modify(|grant| lighten(grant.meta_mut()))
             .inspect(move |event| {
                 if let (Some(awaited), Ok(event)) = (&awaited, event) {
                     awaited.seen(event);

@@ -6,6 +6,7 @@ mod error;
 mod grants;
 mod kinds;
 mod lease;
+mod light;
 mod memory;
 mod notifications;
 mod options;

@@ -18,6 +18,7 @@ use kube::{
 use tracing::warn;
 
 use super::{
+    light::lighten,
     memory::Memory,
     notifications::{Awaited, Call},
     stores::{StoreId, Stores, canary_request, scoped, store_id},
@@ -121,9 +122,10 @@ impl<G: Grant> Caller<G> {
     }
 }
 
-/// How to watch: pages of 500, and the server ends each watch before the client would call it silent.
+/// How to watch: in pages that fit into memory also where each object is as large as may be, some hundred kilobytes; and the
+/// server ends each watch before the client would call it silent.
 pub fn config() -> watcher::Config {
-    watcher::Config::default().timeout(240)
+    watcher::Config::default().page_size(100).timeout(240)
 }
 
 /// UID and generation of a store when it was last seen, and what it asks for by annotation.
@@ -144,7 +146,9 @@ pub async fn watch_stores<S, U, D>(
     D: Grant,
 {
     let mut health = Some(health);
-    let mut events = std::pin::pin!(watcher(api, config()).default_backoff().reflect(writer));
+    let stores_seen = watcher(api, config()).default_backoff();
+    let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| lighten(store.meta_mut()));
+    let mut events = std::pin::pin!(light.reflect(writer));
     // What a store's status says is nobody's permission: only a new generation is news, or a request.
     let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();
     while let Some(event) = events.next().await {

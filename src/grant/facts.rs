@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{places::Limit, renewal::RenewRequest};
 use crate::api::{
-    Ask, Capabilities, ClusterAccessRule, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Operation, Reason,
-    SecretTemplate, ShortSessions, Terms, annotation,
+    Ask, Capabilities, ClusterAccessRule, GROUP, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Operation,
+    Reason, SecretTemplate, ShortSessions, Terms, annotation,
 };
 
 /// Everything that a decision rests on. What has not been read yet is a fact, too.
@@ -145,6 +145,14 @@ impl GrantFacts {
     }
 }
 
+/// The annotation by which Argo CD does.
+const TRACKING_ID: &str = "argocd.argoproj.io/tracking-id";
+
+/// Whether an annotation of a grant or a store is one that Valet reads: its own, and that of a GitOps tool.
+pub fn is_read(annotation: &str) -> bool {
+    annotation == TRACKING_ID || annotation.split('/').next() == Some(GROUP)
+}
+
 /// Labels and annotations by which GitOps tools recognise what they have made.
 fn tracked_by(
     labels: Option<&BTreeMap<String, String>>,
@@ -157,7 +165,7 @@ fn tracked_by(
         // Argo CD's own default before version 3; Helm charts set it, too, and keeping their grants harms nobody.
         ("app.kubernetes.io/instance", "Argo CD or Helm"),
     ];
-    const ANNOTATIONS: [(&str, &str); 1] = [("argocd.argoproj.io/tracking-id", "Argo CD")];
+    const ANNOTATIONS: [(&str, &str); 1] = [(TRACKING_ID, "Argo CD")];
     let find = |marks: &[(&str, &'static str)], map: Option<&BTreeMap<String, String>>| {
         marks
             .iter()

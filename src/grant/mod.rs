@@ -31,7 +31,7 @@ pub use concern::{Concern, concern};
 pub use decide::decide;
 pub use facts::{
     ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, RulesView, SecretFact, SecretView,
-    Settings, Signer, StoreFact, StoreView, UploadFact, UploadsFact,
+    Settings, Signer, StoreFact, StoreView, UploadFact, UploadsFact, is_read,
 };
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};

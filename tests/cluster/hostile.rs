@@ -217,3 +217,33 @@ fn tampering_is_seen_by_the_verifier_and_by_the_store() {
     }
     let _: Value = t.get("dg/there").expect("the grant is there");
 }
+
+/// What nobody reads of a grant is not kept: an object can carry 256 KiB of it, and there can be thousands.
+#[test]
+fn grants_with_much_about_them() {
+    const EACH: usize = 250_000;
+    const GRANTS: usize = 60;
+    let t = Tenant::new("heavy");
+    let operator = t.operator();
+    let memory = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", operator.process().pid())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    };
+    let of = |name: &str, much: usize| {
+        let mut grant = t.grant("DownloadGrant", name, json!({}));
+        grant["metadata"]["annotations"] = json!({"mine": "x".repeat(much)});
+        t.create(&grant).unwrap();
+    };
+    of("first", 1);
+    t.reason("dg/first", "Issued");
+    let before = memory();
+    for n in 0..GRANTS {
+        of(&format!("g{n}"), EACH);
+    }
+    for n in 0..GRANTS {
+        t.reason(&format!("dg/g{n}"), "Issued");
+    }
+    let more = memory().saturating_sub(before);
+    assert!(more < EACH * GRANTS / 2, "{more} bytes more");
+}

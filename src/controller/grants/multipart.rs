@@ -1,7 +1,5 @@
 //! The steps of uploads in parts.
 
-use std::sync::Arc;
-
 use kube::{
     ResourceExt,
     api::{Patch, PatchParams},
@@ -12,7 +10,7 @@ use tracing::{info, warn};
 use super::{Error, FIELD_MANAGER, Visit, call, store_id};
 use crate::{
     api::{Grant, MULTIPART_FINALIZER, UploadMode, annotation},
-    grant::{Assembly, GrantFacts, Notice, ObjectFact, ObjectKey, Publish, SecretFact, UploadFact, UploadsFact},
+    grant::{Assembly, Notice, ObjectFact, ObjectKey, Publish, SecretFact, UploadFact, UploadsFact},
     sign::{Completion, Multipart, Provider, SignError},
 };
 
@@ -153,9 +151,7 @@ impl<G: Grant> Visit<'_, G> {
         let api = self.api();
         match call(what, api.patch(&self.facts.grant.name, &params, &Patch::Merge(patch))).await {
             Ok(written) => {
-                self.grant = Arc::new(written);
-                self.context.memory.wrote(&self.grant);
-                self.facts.grant = GrantFacts::of(self.grant.as_ref());
+                self.has_grant(written);
                 Ok(())
             }
             Err(Error::Conflict(_)) => self.read_grant().await,

@@ -4,8 +4,13 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::{Error, Visit};
-use crate::{api::Grant, grant::StoreFact, sign::Provider};
+use super::{Error, Visit, call};
+use crate::{
+    api::Grant,
+    controller::light::lighten,
+    grant::{GrantFacts, StoreFact},
+    sign::Provider,
+};
 
 impl<G: Grant> Visit<'_, G> {
     /// Whether the key that was just signed is not to be published, since its grant or what allows it has changed meanwhile.
@@ -39,5 +44,22 @@ impl<G: Grant> Visit<'_, G> {
         self.facts.store = StoreFact::Unread;
         self.provider = None;
         Ok(true)
+    }
+    /// The grant was changed under us: take it as it is now and judge again, unless it is another one.
+    pub(super) async fn read_grant(&mut self) -> Result<(), Error> {
+        let now = call("reading the grant", self.api().get(&self.facts.grant.name)).await?;
+        if now.uid().as_deref() != Some(self.facts.grant.uid.as_str()) {
+            return Err(Error::Gone("the grant"));
+        }
+        self.has_grant(now);
+        Ok(())
+    }
+
+    /// This is the grant now, as the apiserver says.
+    pub(super) fn has_grant(&mut self, mut now: G) {
+        lighten(now.meta_mut());
+        self.grant = Arc::new(now);
+        self.context.memory.wrote(&self.grant);
+        self.facts.grant = GrantFacts::of(self.grant.as_ref());
     }
 }

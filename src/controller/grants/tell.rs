@@ -1,7 +1,5 @@
 //! What is told of a visit: the grant's status, counters, and events for people.
 
-use std::sync::Arc;
-
 use futures::future::BoxFuture;
 use kube::{
     ResourceExt,
@@ -14,7 +12,7 @@ use tracing::warn;
 use super::{Error, FIELD_MANAGER, Visit, call};
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason},
-    grant::{GrantFacts, Notice},
+    grant::Notice,
 };
 
 impl<G: Grant> Visit<'_, G> {
@@ -36,14 +34,12 @@ impl<G: Grant> Visit<'_, G> {
         )
         .await;
         let written = match written {
-            Ok(written) => Arc::new(written),
+            Ok(written) => written,
             Err(Error::Conflict(_)) => return self.read_grant().await,
             Err(e) => return Err(e),
         };
-        self.context.memory.wrote(&written);
         self.count(&status);
-        self.grant = written;
-        self.facts.grant = GrantFacts::of(self.grant.as_ref());
+        self.has_grant(written);
         if let Some(notice) = notice {
             self.tell(notice).await;
         }
