@@ -30,6 +30,29 @@ fn the_work_changes_hands() {
         t.reason_within(&format!("dg/{name}"), "Issued", within);
         began.elapsed()
     };
+    // What a replica tells of grants and stores.
+    let told = |o: &Operator| -> Vec<String> {
+        let metrics = o.metrics().expect("the replica can be scraped");
+        let is_told = |l: &&str| {
+            ["valet_grants", "valet_key_", "valet_store_"]
+                .iter()
+                .any(|m| l.starts_with(m))
+        };
+        metrics.lines().filter(is_told).map(str::to_owned).collect()
+    };
+    let gauges = [
+        "valet_grants{",
+        "valet_key_expiration_timestamp_seconds{",
+        "valet_store_ready{",
+        "valet_store_condition{",
+    ];
+    let tells_all = |o: &Operator| {
+        let told = told(o);
+        gauges
+            .iter()
+            .all(|g| told.iter().any(|line| line.starts_with(g)))
+            .then_some(())
+    };
     let mark = t.world.plane.audit_mark().unwrap();
     let first = replica();
     eventually(HAND_OVER, "the first to lead", || leads(&first).then_some(()));
@@ -37,6 +60,8 @@ fn the_work_changes_hands() {
     assert!(!leads(&second), "one leads");
     assert_eq!(second.http_get("/readyz").unwrap().0, 200, "to wait is to be ready");
     serve("one", HAND_OVER);
+    eventually(HAND_OVER, "the one that leads to tell of all", || tells_all(&first));
+    assert_eq!(told(&second), Vec::<String>::new(), "one that waits tells of nothing");
 
     // Killed: nobody gives the lease up, it runs out.
     first.kill();
@@ -48,7 +73,13 @@ fn the_work_changes_hands() {
     second.process().pause();
     serve("three", HAND_OVER);
     assert!(leads(&third));
+    eventually(HAND_OVER, "the third to tell of all", || tells_all(&third));
     second.process().resume();
+    // Nor does one that has lost the lease and does not know it yet.
+    while let Ok(metrics) = second.metrics() {
+        let stale = metrics.lines().find(|l| gauges.iter().any(|g| l.starts_with(g)));
+        assert_eq!(stale, None);
+    }
     let status = second
         .process()
         .wait(Duration::from_secs(10))
@@ -59,6 +90,7 @@ fn the_work_changes_hands() {
     // Asked to stop: it gives the lease up, and nobody waits for its end.
     let fourth = replica();
     assert!(!leads(&fourth));
+    assert_eq!(told(&fourth), Vec::<String>::new());
     assert!(third.terminate().unwrap().success());
     eventually(Duration::from_secs(8), "the fourth to lead", || {
         leads(&fourth).then_some(())
