@@ -334,9 +334,10 @@ pub struct ClusterAccessRule {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("namespaces chooses nobody: set names, selector or both (selector: {} chooses every namespace)"))]
 pub struct Namespaces {
-    /// Names of namespaces.
+    /// Names of namespaces, no patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    #[x_kube(validation = Rule::new("self.all(name, !name.contains('*'))").message("names takes namespaces by their whole names, and no '*'; for every namespace write selector: {} in place of names"))]
     pub names: Vec<String>,
     /// Labels of namespaces. An empty selector chooses every namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]

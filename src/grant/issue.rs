@@ -12,7 +12,7 @@ use super::{
     policy::admit,
     step::{Publish, PublishMode, Read, SigningRequest, Step},
 };
-use crate::api::Reason;
+use crate::api::{Reason, StoreKind};
 
 /// The key that was issued last, as it is at this moment.
 #[derive(Clone, Copy)]
@@ -87,7 +87,13 @@ impl Judge<'_> {
             StoreFact::Unread => Step::Read(Read::Store),
             StoreFact::Missing => {
                 let store = &self.g.terms.store_ref;
-                let message = format!("{store} does not exist; create it, or correct spec.storeRef");
+                // Who leaves the kind out means the other one, more often than not.
+                let other = match store.kind {
+                    StoreKind::ObjectStore => ", as with kind: ClusterObjectStore for one that namespaces share",
+                    StoreKind::ClusterObjectStore => "",
+                };
+                let message =
+                    format!("{store} does not exist; create it, or correct spec.storeRef in a new grant{other}");
                 self.without_key(Reason::StoreNotFound, message)
             }
             StoreFact::Unusable { reason, message } => {

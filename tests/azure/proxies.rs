@@ -15,8 +15,8 @@ fn a_container_is_reached_by_the_proxy() {
     let on = OnAzure::new("azproxy", &BY_IDENTITY);
     let t = &on.t;
     let there = on.azurite.endpoint().trim_start_matches("https://").to_owned();
-    let [nowhere, refused] = [(); 2].map(|()| format!("127.0.0.1:{}", net::free_port().unwrap()));
-    let proxy = Proxy::start(vec![(nowhere.clone(), there)]).unwrap();
+    let [nowhere, refused, own] = [(); 3].map(|()| format!("127.0.0.1:{}", net::free_port().unwrap()));
+    let proxy = Proxy::start(vec![(nowhere.clone(), there.clone()), (own.clone(), there)]).unwrap();
     let ca = on.azurite.ca().to_string_lossy().into_owned();
     t.apply(&[
         on.store(json!({"endpoint": format!("https://{refused}")})),
@@ -24,6 +24,7 @@ fn a_container_is_reached_by_the_proxy() {
     ]);
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
+        args: vec!["--allow-private-endpoints=127.0.0.0/8".into()],
         env: vec![
             ("SSL_CERT_FILE".to_owned(), ca.clone()),
             ("HTTPS_PROXY".to_owned(), format!("http://{}", proxy.address())),
@@ -50,4 +51,20 @@ fn a_container_is_reached_by_the_proxy() {
         201
     );
     t.reason_within("ug/up", "Completed", Duration::from_secs(70));
+
+    // A tenant's own container never is: it would be looked for where the proxy finds it.
+    let mut tenants = on.store(json!({"endpoint": format!("https://{own}")}));
+    tenants["kind"] = json!("ObjectStore");
+    tenants["metadata"] = json!({"name": "own", "namespace": t.name()});
+    tenants["spec"]["access"] = json!([]);
+    let mut credentials = on.credentials(on.azurite.key());
+    credentials["metadata"]["namespace"] = json!(t.name());
+    let store = json!({"kind": "ObjectStore", "name": "own"});
+    t.apply(&[
+        credentials,
+        tenants,
+        t.grant("UploadGrant", "own", json!({"storeRef": store})),
+    ]);
+    t.reason("ug/own", "StoreUnreachable");
+    assert!(proxy.asked().iter().all(|c| c.to != own), "{:?}", proxy.asked());
 }

@@ -123,6 +123,10 @@ fn wrong_values_are_refused_by_name() {
             "at '/log/format': value must be one of 'json', 'human'",
         ),
         (
+            "allowPrivateEndpoints={10.0.0.0/33}",
+            "at '/allowPrivateEndpoints/0': '10.0.0.0/33' does not match pattern",
+        ),
+        (
             "extraArgs={foo}",
             "at '/extraArgs/0': 'foo' does not match pattern '^-'",
         ),
@@ -168,6 +172,10 @@ fn values_that_contradict_each_other_are_refused() {
         (
             &["rbac.credentialsSecrets={media}", "scopedNamespace=default"],
             "narrows nothing, since the operator serves the release's own namespace default, too",
+        ),
+        (
+            &["extraArgs={--context=x,--namespace=web}"],
+            "extraArgs has --namespace=web: say that with scopedNamespace",
         ),
         (
             &["notifications.enabled=true"],

@@ -13,6 +13,7 @@ mod arrivals;
 mod authority;
 mod canary;
 mod checksums;
+mod clients;
 mod faults;
 mod foreign;
 mod forms;

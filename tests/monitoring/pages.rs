@@ -51,14 +51,16 @@ fn each_alert_has_its_page_and_each_page_its_alert() {
 /// pods; what needs one is left out.
 #[test]
 fn commands_work() {
-    const NEEDS_PODS: [&str; 2] = ["kubectl run ", "/proxy/metrics"];
+    const NEEDS_PODS: &str = "/proxy/metrics";
     let crds = read("crds/valet.yaml");
     let options = ControlPlaneOptions {
         manifests: vec![crds],
         ..ControlPlaneOptions::default()
     };
     let plane = ControlPlane::start_with(&TOOLS, options).unwrap();
-    let namespace = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    let namespace =
+        |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
     let keys = json!({"name": "media-keys", "namespace": "valet-system"});
     let media = json!({"s3": {"bucket": "media", "region": "us-east-1", "credentials": {"secretRef": {"name": "media-keys"}}}});
     let grant =
@@ -94,9 +96,11 @@ fn commands_work() {
     for page in pages() {
         for block in read(&format!("docs/runbooks/{page}.md")).split("```sh\n").skip(1) {
             for line in block.split("```").next().unwrap_or_default().lines() {
-                if NEEDS_PODS.iter().any(|part| line.contains(part)) {
+                if line.contains(NEEDS_PODS) {
                     continue;
                 }
+                // A pod that would run as far as the namespace's level of Pod Security lets it.
+                let line = &line.replace(" --rm -i ", " --dry-run=server ");
                 let mut shell = process::clean(Command::new("bash"));
                 shell
                     .args(["-euo", "pipefail", "-c", line])

@@ -1,6 +1,7 @@
 //! The reference pages say everything that there is, and nothing that there is not.
 
 mod links;
+mod refusals;
 
 use std::{collections::BTreeSet, process::Command};
 

@@ -94,6 +94,19 @@ annotations:
 {{- if and .Values.notifications.google.accounts (not .Values.notifications.enabled) }}
 {{- fail "notifications.google.accounts does nothing without notifications.enabled" }}
 {{- end }}
+{{- $flags := dict
+  "operator-namespace" "helm's --namespace" "http-address" "listenAddress" "log-level" "log.level" "log-format" "log.format"
+  "concurrency" "concurrency" "sweep-seconds" "sweepSeconds" "ttl-seconds-after-finished" "ttlSecondsAfterFinished"
+  "namespace" "scopedNamespace" "leader-elect" "leaderElect" "watch-secrets" "watchSecrets"
+  "share-credentials-with-namespaces" "shareCredentialsWithNamespaces" "allow-private-endpoints" "allowPrivateEndpoints"
+  "notifications-address" "notifications.enabled" "notifications-token-file" "notifications.existingSecret"
+  "notifications-sns-topics" "notifications.snsTopics" "notifications-google-accounts" "notifications.google.accounts"
+  "notifications-google-audience" "notifications.google.audience" }}
+{{- range $arg := .Values.extraArgs }}
+{{- with get $flags (splitList "=" $arg | first | trimPrefix "--") }}
+{{- fail (printf "extraArgs has %s: say that with %s, which sets what belongs to it, too" $arg .) }}
+{{- end }}
+{{- end }}
 {{- if and .Values.notifications.enabled (eq (int .Values.notifications.port) (int .Values.service.port)) }}
 {{- fail "notifications.port and service.port are ports of one Service and must differ" }}
 {{- end }}
