@@ -1,6 +1,7 @@
 //! Stores as grants and their own statuses need to know them: read, connected to and tried out, and kept for a moment.
 
 mod connect;
+mod current;
 mod labels;
 
 use std::{
@@ -431,7 +432,7 @@ mod tests {
     /// A store that is deleted leaves nothing behind: neither what signs for it with its connections, nor what it signed with.
     #[tokio::test]
     async fn nothing_is_kept_of_a_store_that_is_gone() {
-        let requests = Arc::new(Requests::new(8, |_, _, _| {}));
+        let requests = Arc::new(Requests::new(8, |_, _, _| true));
         let client = Client::new(Server, "default");
         let stores = Stores::new(client, "valet-system".into(), false, Outward::new(Vec::new()), requests);
         let id = (StoreKind::ClusterObjectStore, String::new(), "media".to_owned());

@@ -304,19 +304,11 @@ fn whole_job(t: &Tenant, operator: &Operator) {
     }
     t.kubectl(&["delete", "objectstore", t.name()]);
     t.reason("dg/down", "StoreNotFound");
-    eventually(SOON, "the key to be withdrawn", || {
-        t.get("secret/down").is_none().then_some(())
-    });
+    t.gone("down");
     eventually(Duration::from_secs(90), "the grant to be collected", || {
         t.get("dg/short").is_none().then_some(())
     });
-    assert!(
-        operator
-            .metrics()
-            .expect("it has metrics")
-            .lines()
-            .any(|l| l == "valet_leader 1")
-    );
+    assert!(operator.leads());
 }
 
 /// Default values: the account can do all of the operator's job, and has no right that the job does not use.

@@ -221,13 +221,10 @@ fn the_policy_confines_the_account_to_a_finalizer() {
         kubeconfig: account.kubeconfig(),
     };
     t.apply(&[t.grant("UploadGrant", "one", json!({}))]);
-    t.kubectl(&[
-        "patch",
+    t.patch(
         "ug/one",
-        "--type=merge",
-        "--patch",
-        r#"{"metadata":{"finalizers":["example.com/theirs"],"labels":{"a":"b"}}}"#,
-    ]);
+        &json!({"metadata": {"finalizers": ["example.com/theirs"], "labels": {"a": "b"}}}),
+    );
     account.wait_until_confined();
     let patch =
         |patch: Value| operator.kubectl("", &["patch", "ug/one", "--type=merge", "--patch", &patch.to_string()]);
@@ -262,13 +259,7 @@ fn the_policy_confines_the_account_to_a_finalizer() {
         .kubectl("", &["patch", "dg/two", "--type=merge", "--patch", "{}"])
         .expect_err("RBAC says no");
     assert!(said.contains("cannot patch resource"), "{said}");
-    t.kubectl(&[
-        "patch",
-        "ug/one",
-        "--type=merge",
-        "--patch",
-        r#"{"metadata":{"finalizers":null}}"#,
-    ]);
+    t.patch("ug/one", &json!({"metadata": {"finalizers": null}}));
 }
 
 /// `kubectl delete --all` lists and deletes one by one; this is the apiserver's own way to delete many.

@@ -1,11 +1,11 @@
 //! Install, upgrade, uninstall and install again with helm, on control planes of their own.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use valet_harness::{
     ControlPlane, ControlPlaneOptions, Operator, OperatorOptions, S3Server, Tools, control_plane::CONTEXT,
-    eventually, process,
+    eventually, operator::crds, process,
 };
 
 use crate::{
@@ -314,8 +314,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
 /// Who has applied the kinds by hand before lets helm take them over.
 #[test]
 fn helm_takes_over_kinds_that_were_applied_by_hand() {
-    let crds = Command::new(VALET).arg("crds").output().expect("valet crds runs");
-    let site = Site::new(vec![String::from_utf8(crds.stdout).expect("CRDs are text")]);
+    let site = Site::new(vec![crds(VALET.as_ref()).expect("valet crds runs")]);
     let refused = site.helm_run(&["install", "valet", CHART]);
     assert!(
         !refused.status.success() && refused.stderr.contains("invalid ownership metadata"),

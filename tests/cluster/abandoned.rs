@@ -54,13 +54,7 @@ fn abandoned() {
         .into();
     t.kubectl(&["delete", "ug/deleted", "--timeout=30s"]);
     assert_eq!(open(&t, &t.key("deleted")), Vec::<String>::new());
-    t.kubectl(&[
-        "patch",
-        "ug/revoked",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"revoke":true}}"#,
-    ]);
+    t.patch("ug/revoked", &json!({"spec": {"revoke": true}}));
     t.reason("ug/revoked", "Revoked");
     is_released(&t, "revoked");
     assert_eq!(open(&t, &t.key("revoked")), Vec::<String>::new());
@@ -70,22 +64,10 @@ fn abandoned() {
         "a copy of a URL does nothing"
     );
     // Held back, it stays; and goes on when it is let go.
-    t.kubectl(&[
-        "patch",
-        "ug/suspended",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"suspend":true}}"#,
-    ]);
+    t.patch("ug/suspended", &json!({"spec": {"suspend": true}}));
     t.reason("ug/suspended", "Suspended");
     assert_eq!(open(&t, &t.key("suspended")).len(), 1);
-    t.kubectl(&[
-        "patch",
-        "ug/suspended",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"suspend":false}}"#,
-    ]);
+    t.patch("ug/suspended", &json!({"spec": {"suspend": false}}));
     t.reason("ug/suspended", "Issued");
     let again = t.mount("suspended");
     assert_eq!(parts(&again), parts(&uploads["suspended"]), "the same URLs");

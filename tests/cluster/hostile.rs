@@ -139,18 +139,8 @@ fn every_key_is_signed_to_the_byte_or_refused() {
 fn tampering_is_seen_by_the_verifier_and_by_the_store() {
     let t = Tenant::new("tamper");
     let _operator = t.operator();
-    t.world
-        .s3
-        .put(t.name(), &t.key("there"), b"there")
-        .unwrap()
-        .ok()
-        .unwrap();
-    t.world
-        .s3
-        .put(t.name(), &t.key("theirs"), b"theirs")
-        .unwrap()
-        .ok()
-        .unwrap();
+    t.put(&t.key("there"), b"there");
+    t.put(&t.key("theirs"), b"theirs");
     t.apply(&[t.grant(
         "DownloadGrant",
         "there",

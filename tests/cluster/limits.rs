@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use valet_harness::{AuditEvent, control_plane::OPERATOR, eventually};
+use valet_harness::{AuditMark, eventually};
 
 use crate::world::{SOON, Tenant, condition, says};
 
@@ -52,16 +52,6 @@ fn one_after_the_other(t: &Tenant, kind: &str, names: &[&str], spec: &Value) {
     }
 }
 
-fn writes(t: &Tenant, mark: valet_harness::AuditMark) -> Vec<String> {
-    let mine = |e: &AuditEvent| e.is_write() && e.namespace() == t.name() && e.user() == OPERATOR;
-    let events = t.world.plane.audit_since(mark).expect("the audit log can be read");
-    events
-        .iter()
-        .filter(|e| mine(e))
-        .map(|e| format!("{} {} {}", e.verb(), e.resource(), e.name()))
-        .collect()
-}
-
 /// Two may have a key. The third waits, and gets his when one of those ends, in whatever way; nobody else is bothered.
 #[test]
 fn who_is_too_many_waits_for_his_turn() {
@@ -87,11 +77,15 @@ fn who_is_too_many_waits_for_his_turn() {
     assert!(t.get("secret/c").is_none());
 
     // Deleted: the oldest comes, and there is no write about anybody else.
-    let mark = t.world.plane.audit_mark().unwrap();
+    let mark = t.mark();
     t.kubectl(&["delete", "dg/a"]);
     t.reason("ug/c", "Issued");
     thread::sleep(Duration::from_secs(2));
-    let mut written = writes(&t, mark);
+    let mut written: Vec<_> = t
+        .written(mark)
+        .iter()
+        .map(|e| format!("{} {} {}", e.verb(), e.resource(), e.name()))
+        .collect();
     written.sort();
     assert_eq!(written, ["create secrets c", "patch uploadgrants c"]);
 
@@ -109,21 +103,9 @@ fn who_is_too_many_waits_for_his_turn() {
     t.reason("dg/0-younger", "TooManyGrants");
 
     // Held back: the place is another's, whose time begins now; then the time is over, and the place is free again.
-    t.kubectl(&[
-        "patch",
-        "ug/d",
-        "--type=merge",
-        "--patch",
-        r#"{"spec": {"suspend": true}}"#,
-    ]);
+    t.patch("ug/d", &json!({"spec": {"suspend": true}}));
     t.reason("dg/0-younger", "Issued");
-    t.kubectl(&[
-        "patch",
-        "ug/d",
-        "--type=merge",
-        "--patch",
-        r#"{"spec": {"suspend": false}}"#,
-    ]);
+    t.patch("ug/d", &json!({"spec": {"suspend": false}}));
     t.reason("ug/d", "TooManyGrants");
     t.reason("dg/0-younger", "Expired");
     t.reason("ug/d", "Issued");
@@ -149,27 +131,27 @@ const MOST: usize = 5;
 #[test]
 fn a_crowd_is_served_in_turns() {
     let t = Tenant::new("crowd");
-    let mark = t.world.plane.audit_mark().unwrap();
+    let mark = t.mark();
     let _operator = t.operator();
     assert!(crowd(&t, mark) <= MOST);
     // One write that says that it waits, two for its key, two for its end.
-    let written = writes(&t, mark);
-    assert!(written.len() <= 5 * CROWD, "{} writes", written.len());
+    let written = t.written(mark).len();
+    assert!(written <= 5 * CROWD, "{written} writes");
 }
 
 /// Two that work at once, which is nobody's intention: each gives no more than it knows of, and reckons in the same order.
 #[test]
 fn a_crowd_before_two_operators() {
     let t = Tenant::new("crowds");
-    let mark = t.world.plane.audit_mark().unwrap();
+    let mark = t.mark();
     let _operators = [t.operator(), t.operator()];
     assert!(crowd(&t, mark) <= 2 * MOST);
 }
 
 /// Serves a crowd, and says how many keys were out at one time at most: from when the apiserver was asked for the Secret
 /// until it was asked to delete it, or the key's own end, after which it is no key, however long its Secret takes to go.
-fn crowd(t: &Tenant, mark: valet_harness::AuditMark) -> usize {
-    t.apply(&[limited(t, None, Some(5))]);
+fn crowd(t: &Tenant, mark: AuditMark) -> usize {
+    t.apply(&[limited(t, None, Some(MOST as u32))]);
     let grants: Vec<_> = (0..CROWD)
         .map(|n| t.grant("DownloadGrant", &format!("g{n:02}"), json!({"expirationSeconds": 4})))
         .collect();

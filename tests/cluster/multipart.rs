@@ -296,7 +296,7 @@ fn an_object_that_was_faster() {
         ("over", "Completed", b"abc"),
     ] {
         let mounted = t.mount(name);
-        t.world.s3.put(t.name(), &t.key(name), b"faster").unwrap();
+        t.put(&t.key(name), b"faster");
         assert_eq!(send(&t, &parts(&mounted)[0], b"abc"), 200);
         t.reason_within(&format!("ug/{name}"), reason, A_LOOK);
         assert_eq!(t.stored(&t.key(name)).as_deref(), Some(stored));
@@ -317,13 +317,7 @@ fn another_key_for_the_same_upload() {
     eventually(SOON, "the Secret to come back", || t.get("secret/g"));
     let again = t.mount("g");
     assert_eq!(parts(&again), parts(&first));
-    t.kubectl(&[
-        "patch",
-        "ug/g",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"expirationSeconds":1800}}"#,
-    ]);
+    t.patch("ug/g", &json!({"spec": {"expirationSeconds": 1800}}));
     eventually(SOON, "another key", || {
         (t.get("secret/g")?["metadata"]["annotations"]["valetkey.dev/expiration-seconds"] == "1800").then_some(())
     });

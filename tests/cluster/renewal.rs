@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use valet::grant::second;
-use valet_harness::{AuditEvent, control_plane::OPERATOR, eventually};
+use valet_harness::{AuditMark, eventually};
 
 use crate::world::{Mounted, SOON, Tenant, condition, merge, says};
 
@@ -34,10 +34,10 @@ fn another(t: &Tenant, secret: &str, than: &Mounted) -> Mounted {
     })
 }
 
-fn writes(t: &Tenant, events: &[AuditEvent]) -> Vec<String> {
-    events
+fn writes(t: &Tenant, since: AuditMark) -> Vec<String> {
+    t.written(since)
         .iter()
-        .filter(|e| e.is_write() && e.namespace() == t.name() && e.user() == OPERATOR && e.resource() != "events")
+        .filter(|e| e.resource() != "events")
         .map(|e| format!("{} {}", e.verb(), e.resource()))
         .collect()
 }
@@ -47,12 +47,7 @@ fn writes(t: &Tenant, events: &[AuditEvent]) -> Vec<String> {
 fn by_request() {
     let t = Tenant::new("request");
     for (name, body) in [("report", "a report"), ("other", "another")] {
-        t.world
-            .s3
-            .put(t.name(), &t.key(name), body.as_bytes())
-            .unwrap()
-            .ok()
-            .unwrap();
+        t.put(&t.key(name), body.as_bytes());
     }
     let operator = t.operator();
     t.apply(&[
@@ -65,7 +60,7 @@ fn by_request() {
         let uid = t.get(&format!("secret/{secret}")).unwrap()["metadata"]["uid"].clone();
         // A request of the second in which the key was signed is answered by that key.
         std::thread::sleep(Duration::from_millis(1100));
-        let mark = t.world.plane.audit_mark().unwrap();
+        let mark = t.mark();
         request(&t, grant, &second(Timestamp::now()).to_string());
         let new = another(&t, secret, &old);
         assert_eq!(
@@ -98,7 +93,7 @@ fn by_request() {
             "uploadgrants"
         };
         assert_eq!(
-            writes(&t, &t.world.plane.audit_since(mark).unwrap()),
+            writes(&t, mark),
             ["update secrets".to_owned(), format!("patch {kind}")],
             "one write to the Secret and one to the status"
         );
@@ -220,14 +215,11 @@ fn by_the_spec() {
     let keys = |names: [&str; 3]| names.map(|name| t.mount(name).files);
     let before = keys(["down", "last", "again"]);
     operator.kill();
-    let mark = t.world.plane.audit_mark().unwrap();
+    let mark = t.mark();
     let _operator = t.operator();
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!(keys(["down", "last", "again"]), before, "a restart renews nothing");
-    assert_eq!(
-        writes(&t, &t.world.plane.audit_since(mark).unwrap()),
-        Vec::<String>::new()
-    );
+    assert_eq!(writes(&t, mark), Vec::<String>::new());
 }
 
 /// Credentials that end soon: their keys are short, and come due within half a minute. With new credentials the next
@@ -236,12 +228,7 @@ fn by_the_spec() {
 #[test]
 fn in_real_time() {
     let t = Tenant::new("live");
-    t.world
-        .s3
-        .put(t.name(), &t.key("g"), b"a report")
-        .unwrap()
-        .ok()
-        .unwrap();
+    t.put(&t.key("g"), b"a report");
     let until = |seconds: i64| {
         let mut secret = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
         let end = Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap();
@@ -251,7 +238,7 @@ fn in_real_time() {
     };
     until(45);
     let operator = t.operator();
-    let mark = t.world.plane.audit_mark().unwrap();
+    let mark = t.mark();
     t.apply(&[t.grant(
         "DownloadGrant",
         "g",
@@ -302,14 +289,7 @@ fn in_real_time() {
     drop(operator);
 
     // I3: in all versions of the Secret one URL for each renewal; here: each write of the Secret was another renewal.
-    let events = t.world.plane.audit_since(mark).unwrap();
-    let of = |verb: &str| {
-        events
-            .iter()
-            .filter(|e| e.verb() == verb && e.resource() == "secrets" && e.namespace() == t.name() && e.code() < 300)
-            .count()
-    };
-    assert_eq!((of("create"), of("update"), of("delete")), (2, 1, 1));
+    assert_eq!(t.secrets_written(mark), (2, 1, 1));
     let urls: BTreeSet<_> = [&first, &second, &t.mount("g")].map(|k| k.files["url"].clone()).into();
     assert_eq!(urls.len(), 3);
 }

@@ -2,20 +2,9 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use valet_harness::{control_plane::OPERATOR, eventually};
+use valet_harness::eventually;
 
 use crate::world::{SOON, Tenant, condition, says};
-
-fn patch(t: &Tenant, grant: &str, spec: Value) {
-    let patch = json!({"spec": spec}).to_string();
-    t.kubectl(&["patch", grant, "--type=merge", "--patch", &patch]);
-}
-
-fn gone(t: &Tenant, secret: &str) {
-    eventually(SOON, &format!("Secret {secret} to be withdrawn"), || {
-        t.get(&format!("secret/{secret}")).is_none().then_some(())
-    });
-}
 
 fn message(grant: &Value, type_: &str) -> String {
     condition(grant, type_).map_or(String::new(), |c| c["message"].as_str().unwrap().to_owned())
@@ -25,12 +14,7 @@ fn message(grant: &Value, type_: &str) -> String {
 #[test]
 fn suspended() {
     let t = Tenant::new("suspended");
-    t.world
-        .s3
-        .put(t.name(), &t.key("report"), b"a report")
-        .unwrap()
-        .ok()
-        .unwrap();
+    t.put(&t.key("report"), b"a report");
     let operator = t.operator();
     t.apply(&[
         t.grant("DownloadGrant", "report", json!({})),
@@ -43,9 +27,9 @@ fn suspended() {
     assert!(t.get("secret/waiting").is_none());
 
     let copy = t.mount("report");
-    patch(&t, "dg/report", json!({"suspend": true}));
+    t.patch("dg/report", &json!({"spec": {"suspend": true}}));
     let held = t.reason("dg/report", "Suspended");
-    gone(&t, "report");
+    t.gone("report");
     assert_eq!(t.kstatus(&held), "Current");
     assert_eq!(says(&held, "Ready"), "True Suspended");
     assert_eq!(says(&held, "Suspended"), "True Suspended");
@@ -63,8 +47,8 @@ fn suspended() {
         t.name()
     )));
 
-    patch(&t, "dg/report", json!({"suspend": false}));
-    patch(&t, "ug/waiting", json!({"suspend": null}));
+    t.patch("dg/report", &json!({"spec": {"suspend": false}}));
+    t.patch("ug/waiting", &json!({"spec": {"suspend": null}}));
     let back = t.reason("dg/report", "Issued");
     assert!(condition(&back, "Suspended").is_none());
     assert_eq!(
@@ -90,10 +74,10 @@ fn revoked() {
     )]);
     t.reason("ug/leaked", "Issued");
     let copy = t.mount("leaked");
-    let mark = t.world.plane.audit_mark().unwrap();
-    patch(&t, "ug/leaked", json!({"revoke": true}));
+    let mark = t.mark();
+    t.patch("ug/leaked", &json!({"spec": {"revoke": true}}));
     let ended = t.reason("ug/leaked", "Revoked");
-    gone(&t, "leaked");
+    t.gone("leaked");
     assert_eq!(t.kstatus(&ended), "Current");
     assert_eq!(says(&ended, "Revoked"), "True Revoked");
     assert_eq!(says(&ended, "Active"), "False Revoked");
@@ -131,19 +115,15 @@ fn revoked() {
 
     // What was there and what is there: one delete, one patch, and rest.
     let spec = json!({"expirationSeconds": 1234, "suspend": true});
-    patch(&t, "ug/leaked", spec);
+    t.patch("ug/leaked", &json!({"spec": spec}));
     eventually(SOON, "the change to be observed", || {
         let grant = t.get("ug/leaked")?;
         (grant["status"]["observedGeneration"] == grant["metadata"]["generation"]).then_some(())
     });
     t.reason("ug/leaked", "Revoked");
     let writes: Vec<_> = t
-        .world
-        .plane
-        .audit_since(mark)
-        .unwrap()
+        .written(mark)
         .iter()
-        .filter(|e| e.is_write() && e.namespace() == t.name() && e.user() == OPERATOR)
         .map(|e| format!("{} {}", e.verb(), e.resource()))
         .collect();
     assert_eq!(writes, ["delete secrets", "patch uploadgrants", "patch uploadgrants"]);
@@ -152,7 +132,7 @@ fn revoked() {
         metrics.contains(r#"valet_grants_finished_total{kind="UploadGrant",reason="Revoked"} 1"#),
         "{metrics}"
     );
-    patch(&t, "ug/leaked", json!({"ttlSecondsAfterFinished": 0}));
+    t.patch("ug/leaked", &json!({"spec": {"ttlSecondsAfterFinished": 0}}));
     eventually(SOON, "the grant to be collected", || {
         t.get("ug/leaked").is_none().then_some(())
     });
@@ -166,9 +146,9 @@ fn revoked_while_the_operator_is_away() {
     t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
     t.reason("dg/g", "Issued");
     operator.kill();
-    patch(&t, "dg/g", json!({"revoke": true}));
+    t.patch("dg/g", &json!({"spec": {"revoke": true}}));
     assert!(t.get("secret/g").is_some());
     let _operator = t.operator();
     t.reason("dg/g", "Revoked");
-    gone(&t, "g");
+    t.gone("g");
 }

@@ -12,15 +12,16 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use valet_harness::{
-    ControlPlane, ControlPlaneOptions, Operator, OperatorOptions, S3Server, Scratch, Tools, eventually,
-    kubectl::Namespace, process,
+    AuditEvent, AuditMark, ControlPlane, ControlPlaneOptions, Operator, OperatorOptions, S3Server, Scratch, Tools,
+    control_plane::OPERATOR, eventually, kubectl::Namespace, operator::crds, process,
 };
 
 /// The program under test.
 pub const VALET: &str = env!("CARGO_BIN_EXE_valet");
 
-/// Longer than anything takes that has no timer of its own.
-pub const SOON: Duration = Duration::from_secs(30);
+/// For what has no timer of its own: on a machine with ten times as much to do as it has processors nothing takes as long, and
+/// what only a sweep of ten minutes would find has not been found by then. It is no promise to anybody.
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// What all tests share.
 pub struct World {
@@ -33,15 +34,9 @@ pub struct World {
 /// Started at the first use; its processes end with this one.
 pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     let tools = Tools::locate().expect("the tools build");
-    let crds = Command::new(VALET).arg("crds").output().expect("valet crds runs");
-    assert!(
-        crds.status.success(),
-        "valet crds: {}",
-        String::from_utf8_lossy(&crds.stderr)
-    );
     let options = ControlPlaneOptions {
         manifests: vec![
-            String::from_utf8(crds.stdout).expect("CRDs are text"),
+            crds(Path::new(VALET)).expect("valet crds runs"),
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "valet-system"}}).to_string(),
         ],
         ..ControlPlaneOptions::default()
@@ -201,11 +196,7 @@ impl Tenant {
 
     /// Applies objects as `kubectl apply` does.
     pub fn apply(&self, objects: &[Value]) {
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-        self.world
-            .plane
-            .apply(&list.to_string())
-            .expect("the objects can be applied");
+        self.world.plane.apply_all(objects).expect("the objects can be applied");
     }
 
     /// kubectl in this namespace.
@@ -215,6 +206,16 @@ impl Tenant {
             .plane
             .kubectl(&all)
             .unwrap_or_else(|e| panic!("kubectl {}: {e}", args.join(" ")))
+    }
+
+    /// Merges something into an object, as `kubectl patch --type=merge` does. `what` is `kind/name`.
+    pub fn patch(&self, what: &str, patch: &Value) {
+        self.kubectl(&["patch", what, "--type=merge", "--patch", &patch.to_string()]);
+    }
+
+    /// Puts an object into the bucket with the store's own credentials: somebody with rights of his own to the bucket.
+    pub fn put(&self, key: &str, body: &[u8]) {
+        self.world.s3.put(self.name(), key, body).expect("the store takes it");
     }
 
     /// An object, if it exists, as `kubectl get --output json` shows it. `what` is `kind/name`.
@@ -311,6 +312,30 @@ impl Tenant {
         eventually(SOON, &format!("Secret {secret} to go"), || {
             self.get(&format!("secret/{secret}")).is_none().then_some(())
         });
+    }
+
+    /// Where the audit log ends now.
+    pub fn mark(&self) -> AuditMark {
+        self.world.plane.audit_mark().expect("the audit log can be read")
+    }
+
+    /// What the operator has asked the apiserver to write in this namespace since then, events included.
+    pub fn written(&self, since: AuditMark) -> Vec<AuditEvent> {
+        let by_the_operator = |e: &AuditEvent| e.is_write() && e.namespace() == self.name() && e.user() == OPERATOR;
+        let events = self.world.plane.audit_since(since).expect("the audit log can be read");
+        events.into_iter().filter(by_the_operator).collect()
+    }
+
+    /// What has become of this namespace's Secrets since then, by whomever: how many were made, replaced and deleted.
+    pub fn secrets_written(&self, since: AuditMark) -> (usize, usize, usize) {
+        let events = self.world.plane.audit_since(since).expect("the audit log can be read");
+        let of = |verb: &str| {
+            let is_one = |e: &&AuditEvent| {
+                e.verb() == verb && e.resource() == "secrets" && e.namespace() == self.name() && e.code() < 300
+            };
+            events.iter().filter(is_one).count()
+        };
+        (of("create"), of("update"), of("delete"))
     }
 
     /// What a volume with the Secret would hold: one file an entry. Returns the folder.

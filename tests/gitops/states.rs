@@ -251,23 +251,11 @@ fn every_state() {
     let mut seen = held;
     seen["status"]["observedGeneration"] = seen["metadata"]["generation"].clone();
     rules.expect("dg/held deleting and observed", &seen, DELETING);
-    t.kubectl(&[
-        "patch",
-        "dg/held",
-        "--type=merge",
-        "--patch",
-        r#"{"metadata":{"finalizers":null}}"#,
-    ]);
+    t.patch("dg/held", &json!({"metadata": {"finalizers": null}}));
 
     // A change that nobody has looked at.
     operator.kill();
-    t.kubectl(&[
-        "patch",
-        "ug/issued",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"expirationSeconds":900}}"#,
-    ]);
+    t.patch("ug/issued", &json!({"spec": {"expirationSeconds": 900}}));
     let changed = t.get("ug/issued").expect("it is there");
     assert_eq!(changed["status"], issued["status"]);
     assert_eq!(condition(&changed, "Ready").expect("it has Ready")["status"], "True");

@@ -72,14 +72,7 @@ fn allow(t: &Tenant, change: impl FnOnce(&mut Value)) {
     let mut store = t.get(&format!("costore/{}", t.name())).expect("the store is there");
     store["spec"]["access"][0]["credentials"] = json!("Allow");
     change(&mut store);
-    let spec = json!({"spec": store["spec"]}).to_string();
-    t.kubectl(&[
-        "patch",
-        &format!("costore/{}", t.name()),
-        "--type=merge",
-        "--patch",
-        &spec,
-    ]);
+    t.patch(&format!("costore/{}", t.name()), &json!({"spec": store["spec"]}));
 }
 
 /// One key to write: that key in any way, and nothing else in the world. Seen in the store, as any upload.
@@ -215,9 +208,7 @@ fn one_key_to_write() {
     assert!(completed[0].get("ok").is_some(), "{completed:?}");
     let done = t.reason("ug/report", "Completed");
     assert_eq!(done["status"]["object"]["size"], (5 << 20) + 7);
-    eventually(SOON, "the Secret to be gone", || {
-        t.get("secret/report").is_none().then_some(())
-    });
+    t.gone("report");
     // Whoever has read them has them until their end: that is what revoking could not change either.
     let again = run(
         t,

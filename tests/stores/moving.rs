@@ -151,14 +151,7 @@ fn touch(t: &Tenant) {
         "namespaces": {"names": [t.name()]}, "operations": ["Upload", "Download"], "keyPrefix": "tenants/{namespace}/",
         "maxExpirationSeconds": n + 1,
     }]);
-    let spec = json!({"spec": {"access": access}}).to_string();
-    t.kubectl(&[
-        "patch",
-        &format!("costore/{}", t.name()),
-        "--type=merge",
-        "--patch",
-        &spec,
-    ]);
+    t.patch(&format!("costore/{}", t.name()), &json!({"spec": {"access": access}}));
 }
 
 /// A pod's identity: the apiserver is the issuer, MinIO takes its word.

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command, thread, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{Context, ControlPlane, Result, control_plane::CONTEXT, process};
 
@@ -43,6 +43,15 @@ impl ControlPlane {
     /// As [`ControlPlane::kubectl`]; a refusal by the apiserver is in the message.
     pub fn apply(&self, manifest: &str) -> Result<String> {
         self.kubectl_in(manifest, &["apply", "--filename", "-"])
+    }
+
+    /// As [`ControlPlane::apply`], of several objects at once.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::apply`].
+    pub fn apply_all(&self, objects: &[Value]) -> Result<()> {
+        self.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
+        Ok(())
     }
 
     /// A kubectl command to be completed and run by the caller, for whoever the kubeconfig file is for. It has the

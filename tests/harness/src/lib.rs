@@ -21,6 +21,8 @@
 //! | [`verify`] | an independent check of signed URLs, by botocore |
 //! | [`mod@kstatus`] | what Helm, Argo CD and Flux would make of an object |
 //! | [`operator`] | Valet itself, as a subprocess |
+//! | [`scene`] | all of these and a store for one namespace, for programs that watch operators at work |
+//! | [`program`] | what those programs have in common |
 //! | [`rights`] | what a chart's accounts may do to Secrets |
 //! | [`dashboard`] | what a Grafana dashboard asks of Prometheus |
 //! | [`wait`] | waiting for something, with an end |
@@ -53,8 +55,11 @@ pub mod net;
 pub mod node;
 pub mod operator;
 pub mod process;
+pub mod program;
+pub mod proxy;
 pub mod rights;
 pub mod s3;
+pub mod scene;
 pub mod scratch;
 pub mod tools;
 pub mod verify;
@@ -70,6 +75,7 @@ pub use node::Node;
 pub use operator::{Operator, OperatorOptions};
 pub use process::Process;
 pub use s3::{GARAGE_BUCKET, S3Options, S3Server, Software};
+pub use scene::Scene;
 pub use scratch::Scratch;
 pub use tools::Tools;
 pub use verify::{FormCheck, FormVerdict, UrlCheck, Verdict, verify_form, verify_url, verify_urls};

@@ -30,6 +30,16 @@ pub fn find_valet() -> Result<PathBuf> {
     ))
 }
 
+/// What `valet crds` prints: Valet's kinds, to be applied.
+///
+/// # Errors
+/// If the program fails.
+pub fn crds(valet: &Path) -> Result<String> {
+    let mut command = process::clean(Command::new(valet));
+    command.arg("crds");
+    Ok(process::run_ok(command, &[], START)?.text())
+}
+
 /// What to start the operator with.
 #[derive(Clone, Debug, Default)]
 pub struct OperatorOptions {
@@ -127,6 +137,12 @@ impl Operator {
     /// If it does not answer.
     pub fn metrics(&self) -> Result<String> {
         Ok(self.http_get("/metrics")?.1)
+    }
+
+    /// Whether it is the replica that works, by its own word.
+    pub fn leads(&self) -> bool {
+        self.metrics()
+            .is_ok_and(|text| text.lines().any(|line| line == "valet_leader 1"))
     }
 
     /// Ends it at once (SIGKILL): a crash.

@@ -16,22 +16,19 @@ mod times;
 
 use std::{
     env,
-    process::{Command, ExitCode},
+    process::ExitCode,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use client::{Client, Resource, Watch, proxy};
 use counts::{Account, Counts, Mark, Usage, call, list, looks, total};
-use objects::{bare, grant, names, setting};
-use serde_json::Value;
+use objects::{bare, names};
+use serde_json::{Value, json};
 use times::{Times, since_1970, sleep_until};
 use valet_harness::{
-    Context, ControlPlane, ControlPlaneOptions, Error, Operator, OperatorOptions, Process, Result, S3Server, Tools,
-    UrlCheck,
-    operator::find_valet,
-    poll,
-    process::{clean, exit_on_interrupt, run_ok},
+    Context, Error, Operator, OperatorOptions, Process, Result, Scene, UrlCheck, poll,
+    program::{self, number},
     verify_urls,
 };
 
@@ -67,21 +64,11 @@ const fn resource(group: &'static str, plural: &'static str) -> Resource {
 }
 
 fn main() -> ExitCode {
-    exit_on_interrupt();
-    match bench() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("bench", bench)
 }
 
 fn bench() -> Result<()> {
-    let idle = match env::var("BENCH_IDLE_SECONDS") {
-        Ok(text) => text.parse().context("BENCH_IDLE_SECONDS must be a number of seconds")?,
-        Err(_) => 300,
-    };
+    let idle = number("BENCH_IDLE_SECONDS", 300)?;
     let mut bench = Bench::start()?;
     bench.say_where();
     bench.warm_up()?;
@@ -146,8 +133,7 @@ struct Bench {
     watch: Watch,
     _proxy: Process,
     operator: Operator,
-    plane: ControlPlane,
-    store: S3Server,
+    scene: Scene,
     /// A Secret as the operator made it, of each kind.
     models: Vec<Value>,
     /// Grants whose keys are out, as many of each kind.
@@ -160,30 +146,21 @@ struct Bench {
 
 impl Bench {
     fn start() -> Result<Self> {
-        let valet = find_valet()?;
-        let tools = Tools::locate()?;
-        let store = S3Server::start(&tools)?;
-        store.create_bucket(NAMESPACE)?;
-        let mut crds = clean(Command::new(&valet));
-        crds.arg("crds");
-        let plane = ControlPlane::start_with(
-            &tools,
-            ControlPlaneOptions {
-                manifests: vec![run_ok(crds, &[], SOON)?.text()],
-                ..ControlPlaneOptions::default()
-            },
-        )?;
-        plane.apply(&setting(&store).to_string())?;
-        let operator = Operator::start(&valet, &plane, &OperatorOptions::default())?;
-        plane.kubectl(&["wait", "--for=condition=Ready", "costore/bench", "--timeout=30s"])?;
-        let (proxy, port) = proxy(&plane)?;
+        let rule = json!({
+            "operations": ["Upload", "Download"], "keyPrefix": "tenants/{namespace}/", "maxExpirationSeconds": 7200,
+        });
+        let scene = Scene::set(NAMESPACE, rule)?;
+        let operator = scene.operator(&OperatorOptions::default())?;
+        scene
+            .plane
+            .kubectl(&["wait", "--for=condition=Ready", "costore/bench", "--timeout=30s"])?;
+        let (proxy, port) = proxy(&scene.plane)?;
         Ok(Self {
             client: Client::connect(port)?,
             watch: Watch::start(port, SECRETS)?,
             _proxy: proxy,
             operator,
-            plane,
-            store,
+            scene,
             models: Vec::new(),
             live: 0,
             writes: 0,
@@ -206,7 +183,7 @@ impl Bench {
         for (at, (kind, resource)) in KINDS.into_iter().enumerate() {
             let names = names(&format!("warm-{at}"), WARM_UP);
             for name in &names {
-                self.client.post(resource, &grant(kind, name, None))?;
+                self.client.post(resource, &self.grant(kind, name))?;
             }
             self.wait_for_secrets(&names)?;
             self.wait_for_statuses(resource, WARM_UP)?;
@@ -222,6 +199,11 @@ impl Bench {
         Ok(())
     }
 
+    /// A grant for two hours.
+    fn grant(&self, kind: &str, name: &str) -> Value {
+        self.scene.grant(kind, name, 7200)
+    }
+
     fn model(&self, kind: usize, name: &str) -> Value {
         let mut secret = self.models[kind].clone();
         secret["metadata"]["name"] = name.into();
@@ -235,11 +217,11 @@ impl Bench {
         let (mut grants, mut secrets) = (Vec::new(), Vec::new());
         let (looked, cpu) = (looks(&self.operator)?, self.usage()?.cpu);
         self.client.writes.clear();
-        let mark = Mark::now(&self.plane)?;
+        let mark = Mark::now(&self.scene.plane)?;
         let start = Instant::now();
         for (n, name) in (0..).zip(&names) {
             sleep_until(start + PACE * n);
-            grants.push(self.client.post(resource, &grant(kind, name, None))?);
+            grants.push(self.client.post(resource, &self.grant(kind, name))?);
             let secret = self.model(at, &format!("bare-{name}"));
             sleep_until(start + PACE * n + PACE / 2);
             secrets.push(self.client.post(SECRETS, &secret)?);
@@ -247,7 +229,7 @@ impl Bench {
         self.wait_for_secrets(&names)?;
         self.wait_for_statuses(resource, WARM_UP + GRANTS)?;
         thread::sleep(SETTLE);
-        let account = mark.account(&self.plane, &self.client.writes)?;
+        let account = mark.account(&self.scene.plane, &self.client.writes)?;
         self.live += GRANTS;
 
         let seen = |prefix: &str, posted: &[client::Posted]| -> Result<Vec<Duration>> {
@@ -302,9 +284,9 @@ impl Bench {
         println!("\nIdle for {} s with {} live grants", time.as_secs(), self.live);
         let (looked, cpu) = (looks(&self.operator)?, self.usage()?.cpu);
         self.client.writes.clear();
-        let mark = Mark::now(&self.plane)?;
+        let mark = Mark::now(&self.scene.plane)?;
         thread::sleep(time);
-        let account = mark.account(&self.plane, &self.client.writes)?;
+        let account = mark.account(&self.scene.plane, &self.client.writes)?;
         self.print_writes(&account, self.live);
         println!("  other components' writes: {}", list(&account.others));
         println!("  operator's reads: {}", list(&account.reads));
@@ -323,11 +305,14 @@ impl Bench {
     fn expiry(&mut self) -> Result<()> {
         let names = names("end", ENDING);
         self.client.writes.clear();
-        let mark = Mark::now(&self.plane)?;
-        let deadline = since_1970(SystemTime::now() + UNTIL_THE_END) as i64;
+        let mark = Mark::now(&self.scene.plane)?;
+        let deadline = jiff::Timestamp::from_second(since_1970(SystemTime::now() + UNTIL_THE_END) as i64)
+            .context("the end is no time")?;
         for (n, name) in names.iter().enumerate() {
             let (kind, resource) = KINDS[n % KINDS.len()];
-            self.client.post(resource, &grant(kind, name, Some(deadline)))?;
+            let mut grant = self.grant(kind, name);
+            grant["spec"]["deadlineTime"] = deadline.to_string().into();
+            self.client.post(resource, &grant)?;
             thread::sleep(PACE / 4);
         }
         self.wait_for_secrets(&names)?;
@@ -347,7 +332,7 @@ impl Bench {
         let early = late.iter().filter(|late| **late < 0.0).count();
         let late: Vec<_> = late.iter().map(|l| Duration::from_secs_f64(l.max(0.0))).collect();
         let times = Times::of(&late);
-        let same = ends.iter().filter(|end| **end == deadline).count();
+        let same = ends.iter().filter(|end| **end == deadline.as_second()).count();
         println!("\n{ENDING} grants whose URLs end at the same second ({same} do)");
         println!(
             "  Secret gone after its URL's end: p50 {:.1}, p99 {:.1}, max {:.1}; before it: {early}",
@@ -355,7 +340,7 @@ impl Bench {
         );
         // An event tells of each upload that did not come; nothing waits for those.
         thread::sleep(SETTLE);
-        let account = mark.account(&self.plane, &self.client.writes)?;
+        let account = mark.account(&self.scene.plane, &self.client.writes)?;
         self.print_writes(&account, ENDING);
         if early > 0 || left > 0 || same < ENDING {
             self.wrong.push(format!(
@@ -372,7 +357,7 @@ impl Bench {
         let there = self.live + ENDING;
         let names = names(&format!("many-{many}"), many.saturating_sub(there));
         for name in &names {
-            self.client.post(resource, &grant(kind, name, None))?;
+            self.client.post(resource, &self.grant(kind, name))?;
         }
         self.wait_for_secrets(&names)?;
         self.live += names.len();
@@ -386,13 +371,14 @@ impl Bench {
         let template = r#"{{range .items}}{{.metadata.name}} {{.data.url | base64decode}}{{"\n"}}{{end}}"#;
         let output = format!("--output=go-template={template}");
         let text = self
+            .scene
             .plane
             .kubectl(&["get", "secrets", "--namespace", NAMESPACE, &output])?;
         let check = |url: &str| UrlCheck {
             url: url.to_owned(),
-            access_key: self.store.access_key().to_owned(),
-            secret_key: self.store.secret_key().to_owned(),
-            region: self.store.region().to_owned(),
+            access_key: self.scene.store.access_key().to_owned(),
+            secret_key: self.scene.store.secret_key().to_owned(),
+            region: self.scene.store.region().to_owned(),
             ..UrlCheck::default()
         };
         let urls = names.iter().map(|name| {
@@ -405,7 +391,7 @@ impl Bench {
         let urls: Vec<_> = urls
             .collect::<Option<_>>()
             .context("a Secret is gone before its time")?;
-        let verdicts = verify_urls(self.plane.tools(), &urls)?;
+        let verdicts = verify_urls(self.scene.plane.tools(), &urls)?;
         Ok(verdicts.iter().map(|verdict| verdict.expires_at).collect())
     }
 

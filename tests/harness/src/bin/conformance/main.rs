@@ -23,7 +23,7 @@ use std::{env, fs, path::PathBuf, process::ExitCode, thread, time::Instant};
 
 use cells::{Outcome, ROWS};
 use store::{Column, Store};
-use valet_harness::{Context, Error, Result, Software, Tools, operator::find_valet, process::exit_on_interrupt};
+use valet_harness::{Context, Error, Result, Software, Tools, operator::find_valet, program};
 
 /// A server's part of the table: for each row and column what the cell says, if there is one.
 pub struct Table {
@@ -34,18 +34,10 @@ pub struct Table {
 }
 
 fn main() -> ExitCode {
-    exit_on_interrupt();
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("conformance: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("conformance", conformance)
 }
 
-fn run() -> Result<bool> {
+fn conformance() -> Result<ExitCode> {
     let mut args: Vec<_> = env::args().skip(1).collect();
     let check = args.first().is_some_and(|a| a == "--check");
     if check {
@@ -101,7 +93,8 @@ fn run() -> Result<bool> {
     }
     let seconds = began.elapsed().as_secs();
     println!("\n{all} cells, {right} as documented, in {seconds} s");
-    Ok(right == all && (same || !check))
+    let good = right == all && (same || !check);
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn table(store: &Store<'_>) -> Result<Table> {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use valet_harness::{Context, Result, Scratch, control_plane::OPERATOR, poll, process};
 
 use crate::{
-    scene::{Asked, NAMESPACE, PRECIOUS, Scene},
+    stage::{Asked, NAMESPACE, PRECIOUS, Stage},
     trouble::Trouble,
 };
 
@@ -56,12 +56,12 @@ impl Ledger {
     }
 
     /// Waits for every key, uses those for uploads, and says how long the last one took.
-    pub fn use_keys(&mut self, scene: &Scene, asked: &Asked, trouble: Trouble) -> Result<Duration> {
+    pub fn use_keys(&mut self, stage: &Stage, asked: &Asked, trouble: Trouble) -> Result<Duration> {
         let began = Instant::now();
         let folder = Scratch::disposable("faults")?;
         for (names, end) in [(&asked.uploads, "Completed"), (&asked.live, "Issued")] {
             for name in names {
-                let secret = poll(PATIENCE, || read(scene, name));
+                let secret = poll(PATIENCE, || read(stage, name));
                 let secret = secret.context(format_args!("{name} got no key"))?;
                 let kind = if end == "Completed" { "ug" } else { "dg" };
                 let taken = trouble.takes_secrets();
@@ -93,7 +93,7 @@ impl Ledger {
     }
 
     /// Waits until every grant is at its end, and looks at all that must be true then.
-    pub fn close(mut self, scene: &Scene) -> Result<Verdict> {
+    pub fn close(mut self, stage: &Stage) -> Result<Verdict> {
         let mut last = BTreeMap::new();
         let ends: BTreeMap<_, _> = self
             .entries
@@ -101,7 +101,7 @@ impl Ledger {
             .map(|(grant, entry)| (grant.clone(), entry.end))
             .collect();
         poll(PATIENCE, || {
-            last = reasons(scene).ok()?;
+            last = reasons(stage).ok()?;
             ends.iter()
                 .all(|(grant, end)| last.get(grant).is_some_and(|is| is == end))
                 .then_some(())
@@ -112,7 +112,7 @@ impl Ledger {
         }
 
         // Exactly those that live on have a Secret, with the very key that was there first.
-        let secrets: BTreeMap<String, Value> = scene
+        let secrets: BTreeMap<String, Value> = stage
             .list("secrets")?
             .into_iter()
             .map(|s| (s["metadata"]["name"].as_str().unwrap_or_default().to_owned(), s))
@@ -146,8 +146,8 @@ impl Ledger {
             format!("Secrets that nobody asked for: {strange:?}")
         });
 
-        self.count_keys(scene, &entries)?;
-        self.look_for_leaks(scene, &entries)?;
+        self.count_keys(stage, &entries)?;
+        self.look_for_leaks(stage, &entries)?;
         Ok(Verdict {
             grants: entries.len(),
             checked: self.checked,
@@ -156,10 +156,10 @@ impl Ledger {
     }
 
     /// By the apiserver's word: each grant's Secret was made once, or twice if somebody took the first, and never replaced.
-    fn count_keys(&mut self, scene: &Scene, entries: &BTreeMap<String, Entry>) -> Result<()> {
+    fn count_keys(&mut self, stage: &Stage, entries: &BTreeMap<String, Entry>) -> Result<()> {
         let mut made: BTreeMap<String, usize> = BTreeMap::new();
         let mut replaced = Vec::new();
-        for event in scene.plane.audit()? {
+        for event in stage.scene.plane.audit()? {
             if event.user() != OPERATOR
                 || event.resource() != "secrets"
                 || event.namespace() != NAMESPACE
@@ -186,16 +186,16 @@ impl Ledger {
     }
 
     /// Neither signatures nor the store's credentials are in logs, events or grants.
-    fn look_for_leaks(&mut self, scene: &Scene, entries: &BTreeMap<String, Entry>) -> Result<()> {
+    fn look_for_leaks(&mut self, stage: &Stage, entries: &BTreeMap<String, Entry>) -> Result<()> {
         let mut places: Vec<(String, String)> = Vec::new();
-        for log in &scene.logs {
+        for log in &stage.logs {
             let text = fs::read_to_string(log).context("an operator's log cannot be read")?;
             places.push((log.display().to_string(), text));
         }
         for kind in ["events.events.k8s.io", "uploadgrants", "downloadgrants"] {
-            places.push((kind.into(), scene.kubectl(&["get", kind, "--output", "json"])?));
+            places.push((kind.into(), stage.kubectl(&["get", kind, "--output", "json"])?));
         }
-        for operator in &scene.operators {
+        for operator in &stage.operators {
             places.push(("the metrics".into(), operator.metrics()?));
         }
         let signatures = entries
@@ -203,7 +203,7 @@ impl Ledger {
             .filter_map(|entry| entry.url.split("X-Amz-Signature=").nth(1))
             .collect::<Vec<_>>();
         for (place, text) in places {
-            let leaks = text.contains(scene.store.secret_key())
+            let leaks = text.contains(stage.scene.store.secret_key())
                 || text.contains("X-Amz-Signature")
                 || signatures.iter().any(|signature| text.contains(signature));
             self.check(!leaks, || format!("{place} has a signature or a credential"));
@@ -213,8 +213,9 @@ impl Ledger {
 }
 
 /// A Secret's data as text.
-fn read(scene: &Scene, name: &str) -> Option<BTreeMap<String, String>> {
-    let secret = scene
+fn read(stage: &Stage, name: &str) -> Option<BTreeMap<String, String>> {
+    let secret = stage
+        .scene
         .plane
         .kubectl_json(&["get", "secret", name, "--namespace", NAMESPACE])
         .ok()?;
@@ -257,10 +258,10 @@ fn upload(folder: &Scratch, name: &str, config: &str) -> Result<(String, String)
 }
 
 /// The reason of each grant's Ready condition.
-fn reasons(scene: &Scene) -> Result<BTreeMap<String, String>> {
+fn reasons(stage: &Stage) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     for (kind, short) in [("uploadgrants", "ug"), ("downloadgrants", "dg")] {
-        for grant in scene.list(kind)? {
+        for grant in stage.list(kind)? {
             let ready = grant["status"]["conditions"]
                 .as_array()
                 .into_iter()

@@ -12,37 +12,25 @@
 //! next to this one.
 
 mod ledger;
-mod scene;
+mod stage;
 mod trouble;
 
 use std::{
-    env,
     process::ExitCode,
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ledger::Ledger;
-use scene::Scene;
+use stage::Stage;
 use trouble::Trouble;
-use valet_harness::{Context, Error, Result, process::exit_on_interrupt};
+use valet_harness::{
+    Context, Error, Result,
+    program::{self, number},
+};
 
 fn main() -> ExitCode {
-    exit_on_interrupt();
-    match faults() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("faults: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn number(variable: &str, default: u64) -> Result<u64> {
-    match env::var(variable) {
-        Ok(text) => text.parse().context(format_args!("{variable} must be a number")),
-        Err(_) => Ok(default),
-    }
+    program::run("faults", faults)
 }
 
 fn faults() -> Result<()> {
@@ -58,20 +46,20 @@ fn faults() -> Result<()> {
         Trouble::ALL.len()
     );
     let mut dice = Dice(seed);
-    let mut scene = Scene::set()?;
+    let mut stage = Stage::set()?;
     let mut ledger = Ledger::default();
     let mut count = 0;
     for round in 0..rounds {
         for trouble in Trouble::ALL {
-            let asked = scene.ask(&format!("r{round}-{}", trouble.word()))?;
+            let asked = stage.ask(&format!("r{round}-{}", trouble.word()))?;
             // From before the first visit to after the last write.
             let wait = Duration::from_millis(dice.below(250));
             thread::sleep(wait);
             trouble
-                .strike(&mut scene, &asked)
+                .strike(&mut stage, &asked)
                 .context(format_args!("{trouble:?} in round {round}"))?;
             count += 1;
-            let took = ledger.use_keys(&scene, &asked, *trouble)?;
+            let took = ledger.use_keys(&stage, &asked, *trouble)?;
             println!(
                 "  {:<28} after {:>3} ms; all keys there {:.1} s later, and used",
                 trouble.word(),
@@ -80,7 +68,7 @@ fn faults() -> Result<()> {
             );
         }
     }
-    let verdict = ledger.close(&scene)?;
+    let verdict = ledger.close(&stage)?;
     for wrong in &verdict.wrong {
         println!("  NOT KEPT: {wrong}");
     }

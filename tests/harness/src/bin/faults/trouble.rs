@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use valet_harness::{Result, poll};
 
-use crate::scene::{Asked, Scene};
+use crate::stage::{Asked, Stage};
 
 /// Longer than a visit, shorter than the operator's patience with a call (10 s).
 const SHORT_FREEZE: Duration = Duration::from_secs(3);
@@ -83,47 +83,47 @@ impl Trouble {
     }
 
     /// Lets it happen, and pass.
-    pub fn strike(self, scene: &mut Scene, asked: &Asked) -> Result<()> {
+    pub fn strike(self, stage: &mut Stage, asked: &Asked) -> Result<()> {
         match self {
-            Self::OperatorKilled => kill(scene, 1),
-            Self::OperatorsKilled => kill(scene, 2),
+            Self::OperatorKilled => kill(stage, 1),
+            Self::OperatorsKilled => kill(stage, 2),
             Self::OperatorFrozen => {
-                scene.operators[0].process().pause();
+                stage.operators[0].process().pause();
                 thread::sleep(SHORT_FREEZE);
-                scene.operators[0].process().resume();
+                stage.operators[0].process().resume();
             }
-            Self::ApiserverKilled => scene.plane.restart_apiserver()?,
+            Self::ApiserverKilled => stage.scene.plane.restart_apiserver()?,
             Self::ApiserverFrozen => {
-                scene.plane.pause_apiserver();
+                stage.scene.plane.pause_apiserver();
                 thread::sleep(SHORT_FREEZE);
-                scene.plane.resume_apiserver();
+                stage.scene.plane.resume_apiserver();
             }
             Self::EtcdFrozen => {
-                scene.plane.etcd().pause();
+                stage.scene.plane.etcd().pause();
                 thread::sleep(SHORT_FREEZE);
-                scene.plane.etcd().resume();
+                stage.scene.plane.etcd().resume();
             }
             Self::StoreDown => {
-                scene.store.stop();
+                stage.scene.store.stop();
                 thread::sleep(SHORT_FREEZE);
-                scene.store.start_again()?;
+                stage.scene.store.start_again()?;
             }
             Self::StoreFrozen => {
-                scene.store.pause();
+                stage.scene.store.pause();
                 thread::sleep(LONG_FREEZE);
-                scene.store.resume();
+                stage.scene.store.resume();
             }
             Self::CollectorAway => {
-                scene.plane.stop_controller_manager();
-                kill(scene, 1);
-                scene.complete()?;
-                scene.plane.start_controller_manager()?;
+                stage.scene.plane.stop_controller_manager();
+                kill(stage, 1);
+                stage.complete()?;
+                stage.scene.plane.start_controller_manager()?;
             }
-            Self::SecretsDeleted => delete_secrets(scene, asked)?,
+            Self::SecretsDeleted => delete_secrets(stage, asked)?,
             Self::StatusesWiped => {
                 let patch = r#"{"status":null}"#;
                 for grant in asked.grants() {
-                    scene.kubectl(&[
+                    stage.kubectl(&[
                         "patch",
                         &grant,
                         "--subresource=status",
@@ -134,37 +134,37 @@ impl Trouble {
                 }
             }
             Self::SecretsDeletedUnseen => {
-                wait_for_secrets(scene, asked);
-                kill(scene, 2);
-                delete_secrets(scene, asked)?;
+                wait_for_secrets(stage, asked);
+                kill(stage, 2);
+                delete_secrets(stage, asked)?;
             }
         }
-        scene.complete()
+        stage.complete()
     }
 }
 
-fn kill(scene: &mut Scene, many: usize) {
-    for operator in scene.operators.drain(..many.min(scene.operators.len())) {
+fn kill(stage: &mut Stage, many: usize) {
+    for operator in stage.operators.drain(..many.min(stage.operators.len())) {
         operator.kill();
     }
 }
 
-fn wait_for_secrets(scene: &Scene, asked: &Asked) {
+fn wait_for_secrets(stage: &Stage, asked: &Asked) {
     let all = || {
         asked
             .uploads
             .iter()
             .chain(&asked.live)
-            .try_for_each(|name| scene.kubectl(&["get", "secret", name]).map(|_| ()))
+            .try_for_each(|name| stage.kubectl(&["get", "secret", name]).map(|_| ()))
     };
     // If they do not come, who uses them says so.
     poll(THERE, || all().ok());
 }
 
 /// Those of uploads and of downloads that live on; one that runs out may have gone by itself.
-fn delete_secrets(scene: &Scene, asked: &Asked) -> Result<()> {
-    wait_for_secrets(scene, asked);
+fn delete_secrets(stage: &Stage, asked: &Asked) -> Result<()> {
+    wait_for_secrets(stage, asked);
     let names: Vec<_> = asked.uploads.iter().chain(&asked.live).map(String::as_str).collect();
-    scene.kubectl(&[&["delete", "secret", "--ignore-not-found"], &names[..]].concat())?;
+    stage.kubectl(&[&["delete", "secret", "--ignore-not-found"], &names[..]].concat())?;
     Ok(())
 }

@@ -9,20 +9,15 @@
 //! that is made twice, makes the status 1; timings are only reported. HANDOVER_ROUNDS (10) says how many of each.
 
 use std::{
-    env,
-    path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 use valet_harness::{
-    Context, ControlPlane, ControlPlaneOptions, Error, Operator, OperatorOptions, Result, S3Server, Tools,
-    control_plane,
-    operator::find_valet,
-    poll,
-    process::{clean, exit_on_interrupt, run_ok},
+    Context, Error, Operator, OperatorOptions, Result, Scene, control_plane, poll,
+    program::{self, number},
 };
 
 const NAMESPACE: &str = "handover";
@@ -40,24 +35,15 @@ enum Going {
 }
 
 fn main() -> ExitCode {
-    exit_on_interrupt();
-    match rounds() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("handover: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("handover", rounds)
 }
 
 fn rounds() -> Result<()> {
-    let rounds = match env::var("HANDOVER_ROUNDS") {
-        Ok(text) => text.parse().context("HANDOVER_ROUNDS must be a number")?,
-        Err(_) => 10,
-    };
+    let rounds = number("HANDOVER_ROUNDS", 10)?;
     let mut stage = Stage::start()?;
     let names: Vec<_> = (0..LIVE).map(|n| format!("live-{n:02}")).collect();
-    stage.plane.apply(&list(names.iter().map(|n| grant(n)).collect()))?;
+    let grants: Vec<_> = names.iter().map(|name| stage.grant(name)).collect();
+    stage.scene.plane.apply_all(&grants)?;
     for name in &names {
         stage.secret(name)?;
     }
@@ -100,36 +86,20 @@ fn rounds() -> Result<()> {
 struct Stage {
     leader: Operator,
     waiting: Operator,
-    valet: PathBuf,
-    plane: ControlPlane,
-    _store: S3Server,
+    scene: Scene,
 }
 
 impl Stage {
     fn start() -> Result<Self> {
-        let valet = find_valet()?;
-        let tools = Tools::locate()?;
-        let store = S3Server::start(&tools)?;
-        store.create_bucket(NAMESPACE)?;
-        let mut crds = clean(Command::new(&valet));
-        crds.arg("crds");
-        let plane = ControlPlane::start_with(
-            &tools,
-            ControlPlaneOptions {
-                manifests: vec![run_ok(crds, &[], PATIENCE)?.text(), setting(&store).to_string()],
-                ..ControlPlaneOptions::default()
-            },
-        )?;
-        let leader = replica(&valet, &plane)?;
+        let scene = Scene::set(NAMESPACE, json!({"operations": ["Download"]}))?;
+        let leader = replica(&scene)?;
         wait_to_lead(&leader)?;
-        let waiting = replica(&valet, &plane)?;
-        Ok(Self {
-            leader,
-            waiting,
-            valet,
-            plane,
-            _store: store,
-        })
+        let waiting = replica(&scene)?;
+        Ok(Self { leader, waiting, scene })
+    }
+
+    fn grant(&self, name: &str) -> Value {
+        self.scene.grant("DownloadGrant", name, 7200)
     }
 
     /// The leader goes; how long until a grant made then has its Secret.
@@ -141,7 +111,7 @@ impl Stage {
             // It gives the Lease up when its work in hand is done.
             Going::Asked => drop(self.leader.terminate()?),
         }
-        self.plane.apply(&grant(name).to_string())?;
+        self.scene.plane.apply_all(&[self.grant(name)])?;
         self.secret(name)?;
         let took = began.elapsed();
         wait_to_lead(&self.waiting)?;
@@ -152,7 +122,7 @@ impl Stage {
                 return Err(Error::new("a replica that lost the Lease while it was frozen goes on"));
             }
         }
-        let next = replica(&self.valet, &self.plane)?;
+        let next = replica(&self.scene)?;
         self.leader = std::mem::replace(&mut self.waiting, next);
         // The new one has looked at the Lease before the next round begins, and not only just now.
         thread::sleep(Duration::from_secs(3));
@@ -161,15 +131,16 @@ impl Stage {
 
     fn secret(&self, name: &str) -> Result<()> {
         let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets/{name}");
-        poll(PATIENCE, || self.plane.get(&path).ok()).context(format_args!("Secret {name} did not come"))?;
+        poll(PATIENCE, || self.scene.plane.get(&path).ok()).context(format_args!("Secret {name} did not come"))?;
         Ok(())
     }
 
     /// UID and URL of each Secret.
     fn keys(&self, names: &[String]) -> Result<Vec<(Value, Value)>> {
         let secrets = self
+            .scene
             .plane
-            .kubectl_json(&["get", "secrets", "--namespace", NAMESPACE, "--output=json"])?;
+            .kubectl_json(&["get", "secrets", "--namespace", NAMESPACE])?;
         let find = |name: &String| {
             let secret = secrets["items"]
                 .as_array()?
@@ -186,6 +157,7 @@ impl Stage {
     /// Grants for which the audit log has more than one Secret that was made, or one that was replaced or deleted.
     fn made_twice(&self) -> Result<Vec<String>> {
         let mut writes: Vec<_> = self
+            .scene
             .plane
             .audit()?
             .iter()
@@ -205,55 +177,13 @@ impl Stage {
     }
 }
 
-fn replica(valet: &Path, plane: &ControlPlane) -> Result<Operator> {
-    let options = OperatorOptions {
+fn replica(scene: &Scene) -> Result<Operator> {
+    scene.operator(&OperatorOptions {
         args: vec!["--leader-elect".into()],
         ..OperatorOptions::default()
-    };
-    Operator::start(valet, plane, &options)
+    })
 }
 
 fn wait_to_lead(operator: &Operator) -> Result<()> {
-    let leads = || {
-        let metrics = operator.metrics().ok()?;
-        metrics.lines().any(|l| l == "valet_leader 1").then_some(())
-    };
-    poll(PATIENCE, leads).context("no replica leads")
-}
-
-fn list(items: Vec<Value>) -> String {
-    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
-}
-
-fn setting(store: &S3Server) -> Value {
-    let namespace = |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-    let items = [
-        namespace("valet-system"),
-        namespace(NAMESPACE),
-        json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": NAMESPACE, "namespace": "valet-system"},
-            "stringData": {"AWS_ACCESS_KEY_ID": store.access_key(), "AWS_SECRET_ACCESS_KEY": store.secret_key()},
-        }),
-        json!({
-            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": NAMESPACE},
-            "spec": {
-                "s3": {
-                    "bucket": NAMESPACE, "region": store.region(), "endpoint": store.endpoint(),
-                    "addressingStyle": "Path", "credentials": {"secretRef": {"name": NAMESPACE}},
-                },
-                "access": [{"namespaces": {"names": [NAMESPACE]}, "operations": ["Download"]}],
-            },
-        }),
-    ];
-    json!({"apiVersion": "v1", "kind": "List", "items": items})
-}
-
-fn grant(name: &str) -> Value {
-    json!({
-        "apiVersion": "valetkey.dev/v1alpha1", "kind": "DownloadGrant",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "storeRef": {"kind": "ClusterObjectStore", "name": NAMESPACE}, "key": name, "expirationSeconds": 7200,
-        },
-    })
+    poll(PATIENCE, || operator.leads().then_some(())).context("no replica leads")
 }

@@ -74,8 +74,7 @@ impl<'a> Load<'a> {
             s3,
             "not-there",
         ));
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-        plane.apply(&list.to_string())?;
+        plane.apply_all(&objects)?;
         Ok(Self {
             plane,
             s3,

@@ -16,7 +16,7 @@ mod prometheus;
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -26,8 +26,11 @@ use prometheus::{INTERVAL_SECONDS, Prometheus};
 use serde_json::{Value, json};
 use valet_harness::{
     Context, ControlPlane, ControlPlaneOptions, Error, Operator, OperatorOptions, Result, S3Server, Scratch, Tools,
-    dashboard, poll,
-    process::{clean, exit_on_interrupt, run_ok},
+    dashboard,
+    operator::{crds, find_valet},
+    poll,
+    process::run_ok,
+    program::{self, number},
 };
 
 /// From one round of the tenants to the next.
@@ -37,32 +40,21 @@ const RATE_INTERVAL: &str = "20s";
 const ROOT: &str = env!("VALET_ROOT");
 
 fn main() -> ExitCode {
-    exit_on_interrupt();
-    match monitoring() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("monitoring: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("monitoring", monitoring)
 }
 
 fn monitoring() -> Result<()> {
     let image = env::args().nth(1).map(PathBuf::from);
-    let seconds = match env::var("MONITORING_SECONDS") {
-        Ok(text) => text.parse().context("MONITORING_SECONDS must be a number of seconds")?,
-        Err(_) => 120,
-    };
-    let valet = program()?;
+    let seconds = number("MONITORING_SECONDS", 120)?;
+    let valet = find_valet()?;
     let tools = Tools::locate()?;
     let rules = fs::canonicalize(format!("{ROOT}/charts/valet/files/alerts.yaml")).context("no alert rules")?;
     let text = fs::read_to_string(format!("{ROOT}/charts/valet/files/dashboard.json")).context("no dashboard")?;
     let board: Value = serde_json::from_str(&text).context("the dashboard is not JSON")?;
 
     println!("starting a control plane, an S3 server, two replicas of Valet and Prometheus ...");
-    let crds = run_ok(arg(clean(Command::new(&valet)), "crds"), &[], Duration::from_secs(30))?.text();
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "valet-system"}});
-    let manifests = vec![crds, namespace.to_string()];
+    let manifests = vec![crds(&valet)?, namespace.to_string()];
     let options = ControlPlaneOptions {
         manifests,
         ..ControlPlaneOptions::default()
@@ -235,11 +227,7 @@ impl Replicas {
 
     /// Kills the replica that works, as a node's loss would, and starts another one as a Deployment would.
     fn replace_leader(&mut self, plane: &ControlPlane) -> Result<()> {
-        let at = self.running.iter().position(|(_, operator)| {
-            operator
-                .metrics()
-                .is_ok_and(|text| text.lines().any(|line| line == "valet_leader 1"))
-        });
+        let at = self.running.iter().position(|(_, operator)| operator.leads());
         let (_, leader) = self.running.remove(at.context("no replica works")?);
         leader.kill();
         self.add(plane)
@@ -251,18 +239,6 @@ impl Replicas {
             .map(|(pod, operator)| (pod.clone(), operator.port()))
             .collect()
     }
-}
-
-fn program() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("VALET_BIN") {
-        return fs::canonicalize(path).context("VALET_BIN names no file");
-    }
-    Ok(env::current_exe().context("no program")?.with_file_name("valet"))
-}
-
-fn arg(mut command: Command, argument: &str) -> Command {
-    command.arg(argument);
-    command
 }
 
 fn now() -> u64 {

@@ -15,8 +15,7 @@ use std::{
 };
 
 use valet_harness::{
-    Context, ControlPlane, Error, Result, Tools,
-    process::{self, exit_on_interrupt},
+    Context, ControlPlane, Error, Result, Tools, process, program,
     rights::{self, Chart},
 };
 
@@ -26,14 +25,7 @@ const SERVED: &str = "team-a";
 const OTHER: &str = "web";
 
 fn main() -> ExitCode {
-    exit_on_interrupt();
-    match table() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("rights: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("rights", table)
 }
 
 fn table() -> Result<()> {
