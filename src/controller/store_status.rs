@@ -119,7 +119,7 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
                 (context.judge_anew)(&id);
             }
             describe(&mut status, condition, Timestamp::now());
-            describe_canary(&mut status, condition.canary.as_ref(), Timestamp::now());
+            describe_canary(&mut status, condition, Timestamp::now());
         }
         Err((reason, why)) => {
             status.capabilities = Vec::new();
@@ -252,7 +252,8 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
 }
 
 /// What the round trip with real keys has shown, if somebody asked for one.
-fn describe_canary(status: &mut StoreStatus, canary: Option<&Tried>, now: Timestamp) {
+fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
+    let canary = condition.canary.as_ref();
     status.canary = canary.map(|tried| CanaryStatus {
         request: tried.request.clone(),
         time: Time(second(tried.when)),
@@ -283,6 +284,10 @@ fn describe_canary(status: &mut StoreStatus, canary: Option<&Tried>, now: Timest
     }
     for untried in &found.untried {
         message += &format!("; not tried: {untried}");
+    }
+    let untried = found.untried_names(&condition.capabilities);
+    if found.worthless.is_none() && !found.held.is_empty() && !found.interrupted && !untried.is_empty() {
+        message += &format!("; not tried: {}", untried.join(", "));
     }
     if let Some(left) = &found.left {
         message += &format!("; {left}");

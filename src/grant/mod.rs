@@ -8,6 +8,7 @@
 mod anew;
 mod concern;
 mod decide;
+mod enforce;
 mod facts;
 mod issue;
 mod key;

@@ -77,6 +77,8 @@ pub struct Trip<'a, H> {
     hands: &'a H,
     /// Below the probe key, and its own.
     pub folder: String,
+    /// The upload in parts that its keys are for, while it tries one.
+    pub upload: Option<String>,
     written: BTreeSet<String>,
     /// What came of it.
     pub found: Canary,
@@ -93,6 +95,7 @@ impl<'a, H: Hands> Trip<'a, H> {
                 Timestamp::now().as_nanosecond(),
                 std::process::id()
             ),
+            upload: None,
             written: BTreeSet::new(),
             found: Canary::default(),
         }
@@ -274,7 +277,7 @@ impl<'a, H: Hands> Trip<'a, H> {
                 expires_at,
             },
             holder: "valet.canary".into(),
-            upload: None,
+            upload: self.upload.clone(),
         })
     }
 
@@ -322,7 +325,11 @@ impl Sent {
         let (method, url, headers, fields) = match &signed.key {
             Key::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
             Key::Form { url, fields } => ("POST".to_owned(), url, Vec::new(), Some(fields.expose().to_vec())),
-            Key::Parts(_) | Key::Credentials(_) => return None,
+            Key::Parts(parts) => match parts.as_slice() {
+                [part] => ("PUT".to_owned(), &part.url, part.headers.clone(), None),
+                _ => return None,
+            },
+            Key::Credentials(_) => return None,
         };
         Some(Self {
             body: if method == "GET" { Vec::new() } else { BODY.into() },

@@ -1,6 +1,7 @@
 //! What the round trip with real keys tries on a store that speaks S3, and how.
 
 mod lent;
+mod parts;
 
 use std::collections::BTreeSet;
 
@@ -48,7 +49,10 @@ pub async fn canary(s3: &S3, probe_key: &str) -> (Canary, Option<bool>) {
     let bucket = Bucket { s3, client };
     let mut trip = Trip::new(&bucket, probe_key);
     let mut result = go(&mut trip, is_amazons(&s3.store)).await;
-    // Where nothing could be tried, this could not either.
+    // Where nothing could be tried, these could not either.
+    if result.is_ok() && !trip.found.held.is_empty() {
+        result = parts::parts(&bucket, &mut trip).await;
+    }
     if result.is_ok() && s3.role().is_some() && !trip.found.held.is_empty() {
         result = lent::lent(&bucket, &mut trip).await;
     }

@@ -1,0 +1,303 @@
+//! Whether a store can enforce what a grant says. What it cannot is refused, never weakened.
+
+use super::{facts::GrantFacts, policy::Refusal};
+use crate::api::{
+    Ask, Capabilities, Capability, DownloadMode, MAX_PARTS, Operation, Overwrite, Reason, ResponseHeaders,
+    UploadConstraints, UploadMode, annotation,
+};
+
+/// What the key and the constraints need of the store.
+fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
+    let all: &[(bool, Capability, &'static str)] = match &grant.ask {
+        Ask::Upload {
+            mode,
+            constraints:
+                UploadConstraints {
+                    content_type,
+                    content_length,
+                    content_length_range,
+                    checksum_sha256,
+                    checksum_md5,
+                    overwrite,
+                },
+            ..
+        } => &[
+            (
+                // What is lent says which keys it is for in its own way.
+                *mode == UploadMode::PostForm && grant.terms.is_prefix(),
+                Capability::KeyPrefix,
+                "a spec.key that ends with '/'",
+            ),
+            (
+                content_type.is_some(),
+                Capability::ContentType,
+                "spec.constraints.contentType",
+            ),
+            (
+                content_length.is_some(),
+                Capability::ContentLength,
+                "spec.constraints.contentLength",
+            ),
+            (
+                content_length_range.is_some(),
+                Capability::ContentLengthRange,
+                "spec.constraints.contentLengthRange",
+            ),
+            (
+                checksum_sha256.is_some(),
+                Capability::ChecksumSHA256,
+                "spec.constraints.checksumSHA256",
+            ),
+            (
+                checksum_md5.is_some(),
+                Capability::ChecksumMD5,
+                "spec.constraints.checksumMD5",
+            ),
+            (
+                *overwrite == Overwrite::Forbid,
+                Capability::WriteOnce,
+                "spec.constraints.overwrite: Forbid",
+            ),
+            (
+                true,
+                Capability::SignedHeadersOnly,
+                "that an upload does nothing but what is signed",
+            ),
+        ],
+        Ask::Download { version, response, .. } => &[
+            (version.is_some(), Capability::Version, "spec.version"),
+            (
+                *response != ResponseHeaders::default(),
+                Capability::ResponseHeaders,
+                "spec.response",
+            ),
+        ],
+    };
+    all.iter()
+        .filter_map(|(asked, capability, field)| asked.then_some((*capability, *field)))
+        .collect()
+}
+
+/// The request that a key is for, in messages.
+fn request(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Upload { mode, .. } => match mode {
+            UploadMode::Put => "a presigned PUT",
+            UploadMode::PostForm => "a POST form",
+            UploadMode::Multipart => "an upload in parts",
+            UploadMode::Resumable => "a resumable upload",
+            UploadMode::Credentials => "temporary credentials",
+        },
+        Ask::Download { mode, .. } => match mode {
+            DownloadMode::Url => "a presigned GET",
+            DownloadMode::Credentials => "temporary credentials",
+        },
+    }
+}
+
+/// What to do about a constraint that the store's keys of this kind cannot enforce.
+fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
+    let (mode, write_once) = match ask {
+        Ask::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
+        Ask::Download {
+            mode: DownloadMode::Credentials,
+            ..
+        } => return "leave it out, or set spec.mode to Url".into(),
+        Ask::Download { .. } => return "leave it out, or use another store".into(),
+    };
+    if let Ask::Upload { constraints, .. } = ask
+        && let Some((other, field)) = other_checksum(missing, constraints)
+        && can.of(ask).is_some_and(|keys| keys.contains(&other))
+    {
+        return format!("give {field} instead, or leave it out");
+    }
+    let form = can.post_form.as_ref();
+    let form_can = form.is_some_and(|f| f.contains(&missing));
+    match (missing, mode) {
+        (Capability::WriteOnce, UploadMode::PostForm | UploadMode::Credentials) => {
+            let put = if can.enforced.contains(&Capability::WriteOnce) {
+                ", or spec.mode to Put"
+            } else {
+                ", or use another store"
+            };
+            format!("set spec.constraints.overwrite to Allow if replacing an object is acceptable{put}")
+        }
+        (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) => {
+            "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
+                .into()
+        }
+        (_, UploadMode::Put) if form_can => {
+            // Said at once, so that nobody is refused a second time for what a form lacks.
+            let also = if write_once && form.is_some_and(|f| !f.contains(&Capability::WriteOnce)) {
+                " and spec.constraints.overwrite to Allow (a form cannot be write-once)"
+            } else {
+                ""
+            };
+            let parts_can = can.multipart.as_ref().is_some_and(|parts| parts.contains(&missing));
+            let or = match missing {
+                Capability::ContentLengthRange if parts_can => {
+                    ", or spec.mode to Multipart, or give the exact size in spec.constraints.contentLength"
+                }
+                Capability::ContentLengthRange => ", or give the exact size in spec.constraints.contentLength",
+                _ => ", or leave it out",
+            };
+            format!("set spec.mode to PostForm{also}{or}")
+        }
+        (Capability::ContentLengthRange, UploadMode::Credentials) if form_can => {
+            "set spec.mode to PostForm, or leave it out".into()
+        }
+        (Capability::ContentLengthRange, _) if can.enforced.contains(&Capability::ContentLength) => {
+            "give the exact size in spec.constraints.contentLength instead".into()
+        }
+        (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Resumable | UploadMode::Credentials)
+            if can.enforced.contains(&missing) =>
+        {
+            "set spec.mode to Put, or leave it out".into()
+        }
+        _ => "leave it out, or use another store".into(),
+    }
+}
+
+/// The other checksum, unless the grant has that, too.
+fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Option<(Capability, &'static str)> {
+    match missing {
+        Capability::ChecksumSHA256 if constraints.checksum_md5.is_none() => {
+            Some((Capability::ChecksumMD5, "spec.constraints.checksumMD5"))
+        }
+        Capability::ChecksumMD5 if constraints.checksum_sha256.is_none() => {
+            Some((Capability::ChecksumSHA256, "spec.constraints.checksumSHA256"))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the store can hold the key to everything that the grant says.
+///
+/// # Errors
+/// The [`Refusal`], with what to ask for instead.
+pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
+    let store = &grant.terms.store_ref;
+    let Some(enforced) = can.of(&grant.ask) else {
+        if grant.ask.is_for_credentials() {
+            let url = if grant.ask.operation() == Operation::Upload {
+                "Put"
+            } else {
+                "Url"
+            };
+            let message = format!(
+                "{store} hands out no temporary credentials (Credentials); ask the store's owner to set spec.s3.credentials.assumeRole, or set spec.mode to {url}"
+            );
+            return Err(Refusal::new(Reason::CapabilityMissing, message));
+        }
+        let what = match &grant.ask {
+            Ask::Upload {
+                mode: UploadMode::Multipart,
+                ..
+            } => "uploads in parts (Multipart)",
+            Ask::Upload {
+                mode: UploadMode::Resumable,
+                ..
+            } => {
+                "resumable uploads (Resumable), which the owner of a store on Google Cloud Storage can allow with resumableUploads: Tolerate"
+            }
+            Ask::Upload { .. } | Ask::Download { .. } => "POST forms (PostForm)",
+        };
+        return Err(Refusal::new(
+            Reason::CapabilityMissing,
+            format!("{store} takes no {what}; set spec.mode to Put, or use another store"),
+        ));
+    };
+    if let Some((capability, field)) = needs(grant).into_iter().find(|(c, _)| !enforced.contains(c)) {
+        if capability == Capability::KeyPrefix {
+            let message = format!(
+                "{store} is not known to keep a POST form to what is below spec.key (KeyPrefix); name one object, or ask the store's owner, who can have that tried with real keys (annotation {}) and reads the result in the store's condition KeysEnforced",
+                annotation::CANARY_REQUESTED_AT
+            );
+            return Err(Refusal::new(Reason::CapabilityMissing, message));
+        }
+        if capability == Capability::SignedHeadersOnly {
+            let form = can.post_form.as_ref().is_some_and(|f| f.contains(&capability));
+            let or_form = if form {
+                ". A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow"
+            } else {
+                ""
+            };
+            let message = format!(
+                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole (S3), or unsignedHeaders: Tolerate{or_form}"
+            );
+            return Err(Refusal::new(Reason::CapabilityMissing, message));
+        }
+        return Err(Refusal::new(
+            Reason::CapabilityMissing,
+            format!(
+                "{store} cannot enforce {field} on {} ({}); {}",
+                request(&grant.ask),
+                capability.as_str(),
+                remedy(&grant.ask, capability, can)
+            ),
+        ));
+    }
+    let asked = grant.terms.expiration_seconds;
+    if asked > can.max_expiration_seconds {
+        return Err(Refusal::new(
+            Reason::ExpirationTooLong,
+            format!(
+                "spec.expirationSeconds is {asked}; {store} can sign for at most {}; ask for less",
+                can.max_expiration_seconds
+            ),
+        ));
+    }
+    if let Ask::Upload {
+        mode: UploadMode::Multipart,
+        constraints,
+        ..
+    } = &grant.ask
+    {
+        return in_parts(grant, constraints);
+    }
+    if let Ask::Upload { constraints, .. } = &grant.ask
+        && let Some((field, length)) = largest(constraints)
+        && length > can.max_upload_bytes
+    {
+        return Err(Refusal::new(
+            Reason::ContentLengthNotAllowed,
+            format!(
+                "{field} is {length} bytes; {store} takes at most {} in one request; split the object",
+                can.max_upload_bytes
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the parts of an upload can be told, and are not too many.
+fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
+    let (Some(parts), Some((field, length))) = (grant.ask.parts(), largest(constraints)) else {
+        return Err(Refusal::new(
+            Reason::InvalidSpec,
+            "spec.mode is Multipart and nothing says how many parts there are; set spec.constraints.contentLength or contentLengthRange",
+        ));
+    };
+    if parts.count() <= MAX_PARTS {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::ContentLengthNotAllowed,
+        format!(
+            "{field} is {length} bytes, which makes {} parts of {} bytes, and {MAX_PARTS} is the most; make the parts larger (spec.multipart.partSizeBytes), or split the object",
+            parts.count(),
+            parts.part_bytes
+        ),
+    ))
+}
+
+/// The most bytes that an upload may have by its own constraints, and the field that says so.
+pub(super) fn largest(constraints: &UploadConstraints) -> Option<(&'static str, i64)> {
+    let exact = constraints
+        .content_length
+        .map(|n| ("spec.constraints.contentLength", n));
+    let range = constraints
+        .content_length_range
+        .map(|r| ("spec.constraints.contentLengthRange.max", r.max));
+    exact.or(range)
+}
