@@ -68,7 +68,10 @@ fn real_keys_on_garage() {
         store["status"]
     );
     let message = condition(&store, "KeysEnforced").unwrap()["message"].as_str().unwrap();
-    assert!(message.contains("does not enforce WriteOnce:"), "{message}");
+    assert!(
+        message.contains("does not enforce WriteOnce, Multipart/WriteOnce:"),
+        "{message}"
+    );
     assert!(!can(&store, "WriteOnce") && can(&store, "ContentType") && can(&store, "PostForm/ContentLengthRange"));
     assert!(can(&store, "PostForm/KeyPrefix"), "{}", store["status"]);
     let left = || {
