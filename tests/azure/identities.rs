@@ -4,7 +4,7 @@
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,9 +17,13 @@ use valet::{
         azure::{AzureBlob, Credentials, Identity, Source},
     },
 };
-use valet_harness::Scratch;
+use valet_harness::{
+    Scratch,
+    fake::{Asked, Fake, Reply, delegation_key, granted, granted_as_text},
+};
 
-use valet_harness::fake::{Asked, Fake, Reply, delegation_key, granted, granted_as_text};
+/// Far longer than anybody may wait for a server that says nothing, on a machine however busy.
+const HANG: Duration = Duration::from_secs(120);
 
 const MARKER: &str = "marker-of-what-nobody-may-see";
 
@@ -267,17 +271,16 @@ async fn servers_that_misbehave() {
         let fake = Fake::start(reply);
         let identity = Identity::new(workload(&fake.endpoint(), file.clone()));
         running.push(tokio::spawn(async move {
-            let began = Instant::now();
-            let (reason, message) = credentials(identity.token().await.expect_err(name));
+            let asked = tokio::time::timeout(HANG, identity.token());
+            let token = asked.await.unwrap_or_else(|_| panic!("{name}: it waits for ever"));
+            let (reason, message) = credentials(token.expect_err(name));
             assert_eq!(reason, wanted, "{name}: {message}");
-            assert!(
-                began.elapsed() < Duration::from_secs(9),
-                "{name}: {:?}",
-                began.elapsed()
-            );
-            if name == "refused" {
-                assert!(message.contains("(401, invalid_client, AADSTS700213)"), "{message}");
-            }
+            let says = match name {
+                "slow" => "no answer within 5 s",
+                "refused" => "(401, invalid_client, AADSTS700213)",
+                _ => "",
+            };
+            assert!(message.contains(says), "{name}: {message}");
             drop(fake);
         }));
     }

@@ -1,19 +1,15 @@
 //! The harness itself: that the servers are real, and that nothing of them stays.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    sync::LazyLock,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, process::Command, sync::LazyLock, thread, time::Duration};
 
 use serde_json::{Value, json};
 use valet_harness::{
     ControlPlane, ControlPlaneOptions, FormCheck, Process, S3Server, Scratch, Tools, UrlCheck, eventually, kstatus,
     process, verify, verify_form, verify_url, verify_urls,
 };
+
+/// For what has no timer of its own, on a machine however busy.
+const SOON: Duration = Duration::from_secs(60);
 
 static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::locate().unwrap());
 
@@ -89,7 +85,7 @@ fn what_is_owned_goes_with_its_owner_and_a_namespace_goes_whole() {
     CLUSTER
         .kubectl(&["delete", "th", "owner", "--namespace", namespace.name()])
         .unwrap();
-    eventually(Duration::from_secs(10), "the owned Secret to go", || {
+    eventually(SOON, "the owned Secret to go", || {
         (!secret_exists(namespace.name())).then_some(())
     });
     CLUSTER
@@ -103,11 +99,11 @@ fn the_audit_log_tells_who_did_what() {
     let mark = CLUSTER.audit_mark().unwrap();
     let mut command = CLUSTER.kubectl_command(CLUSTER.operator_kubeconfig());
     command.args(["create", "secret", "generic", "a", "--namespace", namespace.name()]);
-    process::run_ok(command, &[], Duration::from_secs(20)).unwrap();
+    process::run_ok(command, &[], SOON).unwrap();
     CLUSTER
         .kubectl(&["get", "secret", "a", "--namespace", namespace.name()])
         .unwrap();
-    let lines = eventually(Duration::from_secs(5), "both requests in the audit log", || {
+    let lines = eventually(SOON, "both requests in the audit log", || {
         let events = CLUSTER.audit_since(mark).unwrap();
         let mine = events.iter().filter(|event| event.namespace() == namespace.name());
         let lines: Vec<_> = mine
@@ -161,9 +157,9 @@ fn a_service_account_has_the_rights_of_its_role_and_no_others() {
     let get = |what: &str| {
         let mut command = CLUSTER.kubectl_command(&kubeconfig);
         command.args(["get", what, "--namespace", name]);
-        process::run(command, &[], Duration::from_secs(20)).unwrap()
+        process::run(command, &[], SOON).unwrap()
     };
-    eventually(Duration::from_secs(5), "the role to be known", || {
+    eventually(SOON, "the role to be known", || {
         get("configmaps").status.success().then_some(())
     });
     let refused = get("secrets");
@@ -350,7 +346,7 @@ fn curl(args: &[&str]) -> (u16, String) {
     command
         .args(["--silent", "--show-error", "--write-out", "\n%{http_code}"])
         .args(args);
-    let text = process::run_ok(command, &[], Duration::from_secs(20)).unwrap().text();
+    let text = process::run_ok(command, &[], SOON).unwrap().text();
     let (body, status) = text.rsplit_once('\n').unwrap();
     let code = body
         .split_once("<Code>")
@@ -464,7 +460,7 @@ fn an_error_shows_the_last_lines_of_the_log() {
     command.args(["-c", "echo it is all wrong; exit 3"]);
     let process = Process::start("shell", command, scratch.join("shell.log")).unwrap();
     let error = process
-        .wait_until(Duration::from_secs(5), "it was ready", || false)
+        .wait_until(SOON, "it was ready", || false)
         .unwrap_err()
         .to_string();
     assert!(
@@ -484,7 +480,7 @@ fn a_process_ends_as_it_is_asked_to() {
     };
     let asked = sleep();
     assert!(asked.is_running());
-    assert!(!asked.terminate(Duration::from_secs(5)).unwrap().success());
+    assert!(!asked.terminate(SOON).unwrap().success());
     let frozen = sleep();
     frozen.pause();
     let error = frozen.terminate(Duration::from_millis(200)).unwrap_err().to_string();
@@ -496,13 +492,12 @@ fn a_process_ends_as_it_is_asked_to() {
 
     let mut command = Command::new("sleep");
     command.arg("600");
-    let began = Instant::now();
+    // It sleeps for ten minutes: if it were not killed, this would not come to an end.
     let error = process::run(command, &[], Duration::from_millis(200)).unwrap_err();
     assert!(
         error.to_string().contains("sleep 600 did not end within 0.2 s"),
         "{error}"
     );
-    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 /// This test program plays the parent: it runs itself with this variable set, and only the test below.
@@ -545,7 +540,7 @@ fn children_and_folders_do_not_outlive_their_parent() {
         let text = String::from_utf8_lossy(&output.stdout);
         let (_, line) = text.split_once("child ").unwrap_or_else(|| panic!("{output:?}"));
         let (pid, folder) = line.lines().next().unwrap().split_once(' ').unwrap();
-        eventually(Duration::from_secs(5), "the child to die", || dead(pid).then_some(()));
+        eventually(SOON, "the child to die", || dead(pid).then_some(()));
         if how == "crash" {
             assert!(Path::new(folder).exists(), "nobody was there to delete it");
             // The first folder that a process makes is preceded by a sweep.
