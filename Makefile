@@ -102,10 +102,17 @@ STORIES ?=
 E2E_CONTEXT ?=
 E2E_IMAGE ?= localhost/valet-e2e:1
 E2E_VALET_IMAGE ?= ghcr.io/valetkey/valet:$(shell hack/version.sh)
-# The image for the stories below, which need a server and a client that nobody else needs.
+# The image for the stories on MinIO, which need a server and a client that nobody else needs.
 E2E_STORES_IMAGE ?= localhost/valet-e2e-stores:1
+# Stories that need more than the others, by what installs it.
 E2E_ON_STORES = s3-client
-E2E_STORES = $(if $(strip $(if $(STORIES),$(foreach word,$(STORIES),$(findstring $(word),$(E2E_ON_STORES))),all)),stores)
+E2E_ON_AZURE = azure
+E2E_ON_GOOGLE = google
+# Whether one of these stories is to be played: $(call e2e-plays,NAMES)
+e2e-plays = $(strip $(if $(STORIES),$(foreach word,$(STORIES),$(findstring $(word),$(1))),all))
+E2E_STORES = $(if $(call e2e-plays,$(E2E_ON_STORES)),stores)
+E2E_CLOUDS = $(if $(call e2e-plays,$(E2E_ON_AZURE)),hack/azure.sh >/dev/null &&) \
+  $(if $(call e2e-plays,$(E2E_ON_GOOGLE)),VALET_GOOGLE=$$(hack/google.sh) && export VALET_GOOGLE &&)
 E2E = '$(TARGET)/debug/e2e' $(STORIES)
 
 .PHONY: images
@@ -116,7 +123,7 @@ images: ## Make the operator's image and those of the end-to-end tests, without 
 e2e: ## The chart on a node with real pods, story by story (STORIES=fast, E2E_CONTEXT=NAME): docs/testing-e2e.md
 ifeq ($(E2E_CONTEXT),)
 	@hack/tools.sh --check chart node $(E2E_STORES); export VALET_TOOLS=$$(hack/tools.sh chart node $(E2E_STORES)) && \
-	  E2E_IMAGES=$$(hack/images.sh valet e2e pause $(E2E_STORES)) && export E2E_IMAGES && \
+	  E2E_IMAGES=$$(hack/images.sh valet e2e pause $(E2E_STORES)) && export E2E_IMAGES && $(E2E_CLOUDS) \
 	  cargo build --quiet -p valet-harness --bin e2e && KEEP='$(KEEP)' $(E2E)
 else
 	@hack/tools.sh --check chart; export VALET_TOOLS=$$(hack/tools.sh chart) && \

@@ -86,8 +86,11 @@ def kind(schema):
 
 
 def leaves(schema, path=""):
-    """Paths of the schema that values.yaml must have: those without closed properties of their own."""
+    """Paths of the schema that values.yaml must have: those without closed properties of their own. A lone constant is no
+    value but the answer to who writes another chart's name for one."""
     for name, child in schema["properties"].items():
+        if "const" in child:
+            continue
         here = f"{path}.{name}" if path else name
         if child.get("additionalProperties") is False and not here.endswith("Probe"):
             yield from leaves(child, here)

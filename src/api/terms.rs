@@ -43,7 +43,7 @@ pub struct Terms {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     // No `format: date-time`: the apiserver takes times without a zone for one, which mean nothing in particular.
     #[schemars(with = "Option<String>", length(max = 40))]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$') && timestamp(self).getFullYear() >= 2000").message("deadlineTime is not an RFC 3339 time with its zone; write it as 2027-01-31T18:00:00Z"))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$') && timestamp(self).getFullYear() >= 2000 && timestamp(self).getFullYear() < 9999").message("deadlineTime is not an RFC 3339 time with its zone, from 2000 to 9998; write it as 2027-01-31T18:00:00Z, or leave it out for no deadline"))]
     pub deadline_time: Option<Time>,
 
     /// Whether a new key takes the place of one that comes to its end. Default: it does not; a grant is then one key.

@@ -1,5 +1,6 @@
 mod line;
 mod multipart;
+mod overtaken;
 mod tell;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -101,7 +102,10 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     let began = std::time::Instant::now();
     let grant = context.memory.newest(&watched);
     let uid = grant.uid().unwrap_or_default();
+    let terms = grant.terms().clone();
     let result = Visit::new(&context, grant).run().await;
+    let store = store_id(&terms.store_ref, &namespace);
+    context.requests.visited(&store, (G::OPERATION, &namespace, &name));
     context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
     if result.is_ok() {
         context.memory.succeeded(&uid);
@@ -197,8 +201,9 @@ impl<'a, G: Grant> Visit<'a, G> {
                 Step::Rest { until } => return Ok(self.rest(until)),
                 Step::Collect => return self.collect().await,
                 step => match self.take(step).await {
-                    // The grant itself is gone: the garbage collector has the Secret.
-                    Err(Error::Gone(_)) => return Ok(Action::await_change()),
+                    // The grant itself is gone, and the garbage collector has the Secret. But an apiserver that has just
+                    // started may say so of what there is.
+                    Err(Error::Gone(_)) => return Ok(Action::requeue(LONGEST_PAUSE)),
                     Err(Error::InLine(rounds)) => return Ok(self.wait_in_line(rounds)),
                     done => done?,
                 },
@@ -334,7 +339,6 @@ impl<'a, G: Grant> Visit<'a, G> {
             Ok(()) => provider.sign(&publish.request).await,
             Err(e) => Err(e),
         };
-        let grant = &self.facts.grant;
         let signed = match signed {
             Ok(signed) => signed,
             Err(SignError::Credentials { reason, message }) => {
@@ -348,6 +352,10 @@ impl<'a, G: Grant> Visit<'a, G> {
             Err(e) => return Err(e.into()),
         };
         self.permit = None;
+        if self.is_overtaken(&provider).await? {
+            return Ok(());
+        }
+        let grant = &self.facts.grant;
         let secret = secret_object(grant, &publish, &signed);
         let bytes = secret_bytes(&secret);
         if bytes > SECRET_CAPACITY {
@@ -473,7 +481,7 @@ impl<'a, G: Grant> Visit<'a, G> {
                 );
                 Ok(Action::await_change())
             }
-            Err(Error::Gone(_) | Error::Conflict(_)) => Ok(Action::await_change()),
+            Err(Error::Gone(_) | Error::Conflict(_)) => Ok(Action::requeue(LONGEST_PAUSE)),
             Err(e) => Err(e),
         }
     }

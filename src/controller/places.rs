@@ -51,7 +51,7 @@ struct Known {
 impl Places {
     /// Nobody has one yet, and none is given away before both kinds were listed. `call` is called for each whose turn
     /// has come.
-    pub fn new(call: impl Fn(Operation, &str, &str) + Send + Sync + 'static) -> Self {
+    pub fn new(call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             table: Mutex::default(),
             listed: watch::Sender::new(0),
@@ -280,7 +280,7 @@ mod tests {
 
     /// Places of which both kinds were listed.
     fn listed() -> (Places, Memory<UploadGrant>) {
-        let (places, memory) = (Places::new(|_, _, _| {}), Memory::default());
+        let (places, memory) = (Places::new(|_, _, _| true), Memory::default());
         places.seen::<UploadGrant>(&Event::Init, &memory);
         places.seen::<UploadGrant>(&Event::InitDone, &memory);
         places.seen::<DownloadGrant>(&Event::Init, &Memory::default());

@@ -20,8 +20,8 @@ const KEPT: Duration = Duration::from_secs(5);
 /// A grant: its kind, its namespace, its name.
 type Who = (Operation, String, String);
 
-/// Calls for a visit to a grant of this kind, by namespace and name.
-pub type Call = Box<dyn Fn(Operation, &str, &str) + Send + Sync>;
+/// Calls for a visit to a grant of this kind, by namespace and name; whether there is such a one.
+pub type Call = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
 
 /// The visits that wait for a store now, by store.
 pub struct Requests {
@@ -52,7 +52,7 @@ pub struct Permit {
 
 impl Requests {
     /// Of so many visits of a kind at a time. `call` is called for each whose turn has come.
-    pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) + Send + Sync + 'static) -> Self {
+    pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             most: usize::from(concurrency).div_ceil(SHARE),
             stores: Mutex::default(),
@@ -114,11 +114,32 @@ impl Requests {
         Err(store.known.len().div_ceil(most))
     }
 
-    /// A permit is given back: who is next.
-    fn end(&self, id: &StoreId) -> Option<Who> {
+    /// A visit to this grant has ended. If it was called for and has not asked the store, for it was suspended meanwhile or had to
+    /// wait for its namespace's turn, nobody else waits for it.
+    pub fn visited(&self, id: &StoreId, (operation, namespace, name): (Operation, &str, &str)) {
+        let who = (operation, namespace.to_owned(), name.to_owned());
+        let was_called = self.lock().get_mut(id).is_some_and(|s| s.called.remove(&who).is_some());
+        if was_called {
+            self.call_next(id);
+        }
+    }
+
+    /// Calls for who is next: the first of the line that is still there.
+    fn call_next(&self, id: &StoreId) {
+        while let Some(who) = self.next(id) {
+            if (self.call)(who.0, &who.1, &who.2) {
+                return;
+            }
+            if let Some(store) = self.lock().get_mut(id) {
+                store.called.remove(&who);
+            }
+        }
+    }
+
+    /// Takes who is next out of the line and keeps a permit for him.
+    fn next(&self, id: &StoreId) -> Option<Who> {
         let mut stores = self.lock();
         let store = stores.get_mut(id)?;
-        store.under_way = store.under_way.saturating_sub(1);
         let next = store.next();
         match &next {
             Some(who) => {
@@ -151,9 +172,10 @@ impl Store {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((operation, namespace, name)) = self.requests.end(&self.store) {
-            (self.requests.call)(operation, &namespace, &name);
+        if let Some(store) = self.requests.lock().get_mut(&self.store) {
+            store.under_way = store.under_way.saturating_sub(1);
         }
+        self.requests.call_next(&self.store);
     }
 }
 
@@ -172,6 +194,7 @@ mod tests {
         let log = called.clone();
         let requests = Arc::new(Requests::new(8, move |_, namespace, name| {
             log.lock().unwrap().push(format!("{namespace}/{name}"));
+            true
         }));
         let slow = store("slow");
         let take = |namespace: &str, name: &str| requests.take(&slow, (Operation::Upload, namespace, name));
@@ -198,9 +221,42 @@ mod tests {
         assert!(requests.lock().is_empty(), "nothing is kept of who has gone");
     }
 
+    /// A namespace that makes many grants and takes them back holds up nobody else's.
+    #[test]
+    fn nobody_waits_for_who_does_not_come() {
+        let called = Arc::new(Mutex::new(vec![]));
+        let log = called.clone();
+        let requests = Arc::new(Requests::new(4, move |_, namespace, name| {
+            log.lock().unwrap().push(format!("{namespace}/{name}"));
+            name != "gone"
+        }));
+        let id = store("shared");
+        let take = |namespace: &str, name: &str| requests.take(&id, (Operation::Upload, namespace, name));
+        let first = take("a", "1");
+        assert!(first.is_ok());
+        for (namespace, name) in [("a", "gone"), ("a", "held back"), ("b", "1"), ("b", "2")] {
+            assert!(take(namespace, name).is_err());
+        }
+        drop(first);
+        assert_eq!(*called.lock().unwrap(), ["a/gone", "b/1"], "who is gone is passed over");
+        assert!(take("c", "1").is_err(), "the permit is kept for who is there");
+        let second = take("b", "1");
+        assert!(second.is_ok());
+        drop(second);
+        assert_eq!(called.lock().unwrap().last().unwrap(), "a/held back");
+        requests.visited(&id, (Operation::Upload, "b", "1"));
+        assert_eq!(called.lock().unwrap().len(), 3, "his own visit, and no other's");
+        requests.visited(&id, (Operation::Upload, "a", "held back"));
+        assert_eq!(
+            called.lock().unwrap().last().unwrap(),
+            "b/2",
+            "who came and asked for nothing is"
+        );
+    }
+
     #[test]
     fn a_store_may_say_how_many() {
-        let requests = Arc::new(Requests::new(32, |_, _, _| {}));
+        let requests = Arc::new(Requests::new(32, |_, _, _| true));
         let id = store("slow");
         requests.limit(&id, Some(1));
         let one = requests.take(&id, (Operation::Upload, "a", "1"));

@@ -81,7 +81,10 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         }
     };
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
-    let call = |next: &str| (context.call)(&namespace, next);
+    let call = |next: &str| {
+        (context.call)(&namespace, next);
+        true
+    };
     let Some(_turn) = context.turns.take(&namespace, &name, call) else {
         return Ok(Action::requeue(IN_LINE));
     };

@@ -1,3 +1,5 @@
+mod current;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},

@@ -27,7 +27,7 @@ struct Line {
 }
 
 /// The right to a visit; it ends when this is dropped.
-pub struct Turn<'a, F: FnMut(&str)> {
+pub struct Turn<'a, F: FnMut(&str) -> bool> {
     turns: &'a Turns,
     namespace: &'a str,
     call: F,
@@ -48,8 +48,13 @@ impl Turns {
     }
 
     /// A turn for this grant, if its namespace has one left. Otherwise it stands in line, and `call` is called for it
-    /// (or for another one of its namespace) when a visit ends.
-    pub fn take<'a, F: FnMut(&str)>(&'a self, namespace: &'a str, name: &str, call: F) -> Option<Turn<'a, F>> {
+    /// (or for another one of its namespace) when a visit ends. It tells whether there is such a one; who has gone is passed over.
+    pub fn take<'a, F: FnMut(&str) -> bool>(
+        &'a self,
+        namespace: &'a str,
+        name: &str,
+        call: F,
+    ) -> Option<Turn<'a, F>> {
         let mut namespaces = self.lock();
         let line = namespaces.entry(namespace.to_owned()).or_default();
         if line.under_way < self.most {
@@ -66,11 +71,17 @@ impl Turns {
         None
     }
 
-    /// A visit has ended: who is next.
-    fn end(&self, namespace: &str) -> Option<String> {
+    /// A visit has ended.
+    fn end(&self, namespace: &str) {
+        if let Some(line) = self.lock().get_mut(namespace) {
+            line.under_way = line.under_way.saturating_sub(1);
+        }
+    }
+
+    /// Who is next.
+    fn next(&self, namespace: &str) -> Option<String> {
         let mut namespaces = self.lock();
         let line = namespaces.get_mut(namespace)?;
-        line.under_way = line.under_way.saturating_sub(1);
         let next = line.waiting.pop_front();
         if let Some(next) = &next {
             line.known.remove(next);
@@ -81,10 +92,13 @@ impl Turns {
     }
 }
 
-impl<F: FnMut(&str)> Drop for Turn<'_, F> {
+impl<F: FnMut(&str) -> bool> Drop for Turn<'_, F> {
     fn drop(&mut self) {
-        if let Some(next) = self.turns.end(self.namespace) {
-            (self.call)(&next);
+        self.turns.end(self.namespace);
+        while let Some(next) = self.turns.next(self.namespace) {
+            if (self.call)(&next) {
+                return;
+            }
         }
     }
 }
@@ -99,12 +113,13 @@ mod tests {
         let called = Mutex::new(vec![]);
         let take = |namespace: &'static str, name: &str| {
             turns.take(namespace, name, |next: &str| {
-                called.lock().unwrap().push(next.to_owned())
+                called.lock().unwrap().push(next.to_owned());
+                next != "gone"
             })
         };
         let (first, second) = (take("loud", "1"), take("loud", "2"));
         assert!(first.is_some() && second.is_some());
-        for name in ["3", "4", "3"] {
+        for name in ["3", "gone", "4", "3"] {
             assert!(take("loud", name).is_none(), "a quarter of 8 is 2");
         }
         assert!(take("quiet", "1").is_some(), "another namespace is not concerned");
@@ -113,7 +128,11 @@ mod tests {
         let third = take("loud", "3");
         assert!(third.is_some());
         drop((second, third));
-        assert_eq!(*called.lock().unwrap(), ["3", "4"], "each is called once");
+        assert_eq!(
+            *called.lock().unwrap(),
+            ["3", "gone", "4"],
+            "each is called once, and nobody waits for who is gone"
+        );
         assert!(turns.lock().is_empty(), "nothing is kept of who has gone");
     }
 

@@ -58,18 +58,24 @@ impl<G: Grant> Caller<G> {
         (Self { known, memory, calls }, receiver)
     }
 
-    /// Asks for a visit to one grant.
-    pub fn call(&self, name: &str, namespace: &str) {
+    /// Asks for a visit to one grant, and says whether the watch has one of that name.
+    pub fn call(&self, name: &str, namespace: &str) -> bool {
+        let reference = ObjectRef::new(name).within(namespace);
+        let is_there = self.known.get(&reference).is_some();
         // The receiver is gone only when the operator stops.
-        let _ = self.calls.unbounded_send(ObjectRef::new(name).within(namespace));
+        let _ = self.calls.unbounded_send(reference);
+        is_there
     }
 
     /// Whether the watch has this very grant, by its UID: it may have gone while it was visited.
     pub fn is_there(&self, grant: &impl ResourceExt) -> bool {
+        self.watched(grant).is_some()
+    }
+
+    /// This very grant as the watch has it now.
+    pub fn watched(&self, grant: &impl ResourceExt) -> Option<Arc<Watched<G>>> {
         let reference = ObjectRef::new(&grant.name_any()).within(&grant.namespace().unwrap_or_default());
-        self.known
-            .get(&reference)
-            .is_some_and(|known| known.uid() == grant.uid())
+        self.known.get(&reference).filter(|known| known.uid() == grant.uid())
     }
 
     /// A notification came for one grant: its object is worth a look.

@@ -1,27 +1,33 @@
 //! One request and its answer, within a few seconds, to where requests may go and nowhere else.
 
 use std::{
+    fmt,
     future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use aws_smithy_runtime_api::client::dns::ResolveDns;
-use futures::FutureExt;
-use http::{HeaderMap, Request, Uri};
+use futures::{FutureExt, TryFutureExt, future::BoxFuture};
+use http::{HeaderMap, Request, Uri, uri::Scheme};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{HttpConnector, dns::Name},
+    client::{
+        legacy::{
+            Client,
+            connect::{HttpConnector, dns::Name, proxy::Tunnel},
+        },
+        proxy::matcher::Matcher,
     },
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
+use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::{Inward, Outward};
@@ -53,6 +59,11 @@ pub enum Unanswered {
     /// No connection, or one that broke.
     #[error("the connection failed (refused, reset, no TLS, or the host is not known)")]
     Connection,
+    /// The proxy is away, or does not let it through.
+    #[error(
+        "the proxy that HTTPS_PROXY names is away or refuses the way there; if none is needed for that host, name it in NO_PROXY"
+    )]
+    NotByProxy,
     /// Somebody is there, and does not prove who.
     #[error("{0}")]
     Untrusted(&'static str),
@@ -66,19 +77,29 @@ pub enum Unanswered {
 
 /// A client that follows no redirects and keeps connections.
 pub struct Http {
-    client: Option<Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>>,
+    client: Option<Client<HttpsConnector<Way>, Full<Bytes>>>,
     outward: Option<Outward>,
 }
 
 impl Http {
-    /// With `outward`, requests go only there.
+    /// With `outward`, requests go only there, and straight: a proxy would look names up by itself. Without, those by https
+    /// go through the proxy that the environment names (`HTTPS_PROXY`, `NO_PROXY`), if it names one.
     pub fn new(outward: Option<Outward>) -> Self {
+        let proxies = outward.is_none().then(Matcher::from_env);
+        Self::by(outward, proxies)
+    }
+
+    fn by(outward: Option<Outward>, proxies: Option<Matcher>) -> Self {
         let mut connector = HttpConnector::new_with_resolver(Resolver(outward.clone()));
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(TIMEOUT));
         // A machine without certificate authorities reaches nothing, and that is said when it is tried.
         let client = HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
-            let connector = builder.https_or_http().enable_http1().wrap_connector(connector);
+            let way = Way {
+                straight: connector,
+                proxies: proxies.map(Arc::new),
+            };
+            let connector = builder.https_or_http().enable_http1().wrap_connector(way);
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(Duration::from_secs(60))
@@ -126,6 +147,9 @@ fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     if let Some(why) = untrusted(error) {
         return Unanswered::Untrusted(why);
     }
+    if causes().any(|e| e.is::<NotByProxy>()) {
+        return Unanswered::NotByProxy;
+    }
     let hyper = causes().find_map(|e| e.downcast_ref::<hyper::Error>());
     match hyper {
         Some(e) if e.is_parse() => Unanswered::Malformed,
@@ -152,7 +176,7 @@ pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
     })?;
     Some(match said {
         said if said.starts_with("unknownissuer") => {
-            "its TLS certificate is from an authority that the operator does not know; to trust one of your own, mount it and set SSL_CERT_FILE"
+            "its TLS certificate is from an authority that the operator does not know; to trust one of your own, name it in the chart's caBundle, or in SSL_CERT_FILE"
         }
         said if said.contains("expired") => "its TLS certificate is over; renew it",
         said if said.contains("not valid for name") || said.starts_with("notvalidforname") => {
@@ -166,6 +190,48 @@ pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
 pub fn is_private(uri: &Uri) -> bool {
     let is_here = matches!(uri.host(), Some("127.0.0.1" | "[::1]" | "localhost"));
     uri.authority().is_some() && (uri.scheme_str() == Some("https") || uri.scheme_str() == Some("http") && is_here)
+}
+
+/// Connects straight, or by a tunnel through a proxy (`CONNECT`), which sees the host and nothing of what is said. Only what
+/// goes by https: plain HTTP is for metadata servers, which no proxy reaches.
+#[derive(Clone)]
+struct Way {
+    straight: HttpConnector<Resolver>,
+    proxies: Option<Arc<Matcher>>,
+}
+
+/// Why there is no tunnel. What the proxy said is not repeated.
+#[derive(Debug)]
+struct NotByProxy;
+
+impl fmt::Display for NotByProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no tunnel through the proxy")
+    }
+}
+
+impl std::error::Error for NotByProxy {}
+
+impl Service<Uri> for Way {
+    type Response = TokioIo<TcpStream>;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.straight.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let proxies = self.proxies.as_ref().filter(|_| to.scheme() == Some(&Scheme::HTTPS));
+        let Some(proxy) = proxies.and_then(|p| p.intercept(&to)) else {
+            return self.straight.call(to).err_into().boxed();
+        };
+        let mut tunnel = Tunnel::new(proxy.uri().clone(), self.straight.clone());
+        if let Some(who) = proxy.basic_auth() {
+            tunnel = tunnel.with_auth(who.clone());
+        }
+        tunnel.call(to).map_err(|_| NotByProxy.into()).boxed()
+    }
 }
 
 /// Looks names up, and refuses addresses that lead inwards: a name may have another one by the time of the connection.

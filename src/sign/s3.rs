@@ -37,7 +37,7 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use answers::{DateOfAnswer, absence, refused, tag_as_md5, unreachable};
+use answers::{Bounded, DateOfAnswer, absence, refused, tag_as_md5, unreachable};
 use below::BELOW;
 use session::{Clients, Session, Sessions};
 
@@ -78,6 +78,8 @@ pub struct S3 {
     canary: Mutex<Option<Canary>>,
     /// Whether sessions were seen to be held to their policies.
     confined: AtomicBool,
+    /// Whether they were tried, and nothing was seen against them.
+    sessions_tried: AtomicBool,
     /// Whether somebody else found that its forms keep to a prefix.
     keeps_below: AtomicBool,
     /// Whether entity tags are MD5s, as far as that trip saw it.
@@ -98,6 +100,7 @@ impl S3 {
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
             confined: AtomicBool::new(false),
+            sessions_tried: AtomicBool::new(false),
             keeps_below: AtomicBool::new(false),
             tags_are_md5: Mutex::new(None),
         }
@@ -129,6 +132,7 @@ impl S3 {
             .behavior_version(aws_sdk_sts::config::BehaviorVersion::latest())
             .region(Region::new(self.store.region.clone()))
             .credentials_provider(credentials.clone())
+            .interceptor(Bounded)
             .timeout_config(Self::timeouts());
         config.set_http_client(self.http());
         if let Some(endpoint) = role.endpoint.as_ref().or(self.store.endpoint.as_ref()) {
@@ -147,6 +151,7 @@ impl S3 {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
+            .interceptor(Bounded)
             .timeout_config(Self::timeouts());
         config.set_http_client(self.http());
         if let Some(endpoint) = endpoint {
@@ -272,6 +277,7 @@ impl Provider for S3 {
                 .build()
                 .map_err(|e| SignError::Refused(e.to_string()))?;
             let (bucket, key) = (&self.store.bucket, request.key.as_str());
+            confined::vouch(self, &session, &request.ask).await?;
             let own = self.assume(&session, request).await?;
             let own = own.map(|credentials| (self.client(&credentials, self.public_endpoint()), credentials));
             let (signer, credentials) = own

@@ -4,6 +4,7 @@ mod canary;
 mod container;
 mod flows;
 mod identities;
+mod proxies;
 mod signatures;
 mod told;
 #[path = "../cluster/world.rs"]

@@ -74,6 +74,56 @@ fn every_object_has_the_standard_labels_and_the_common_ones() {
     }
 }
 
+/// By these labels the chart finds its pods: nobody's take their place, and no label stands there twice.
+#[test]
+fn the_charts_own_labels_stay() {
+    let values = [
+        "commonLabels.app\\.kubernetes\\.io/name=mine",
+        "commonLabels.team=platform",
+        "podLabels.app\\.kubernetes\\.io/instance=mine",
+        "podLabels.team=keys",
+        "service.labels.team=keys",
+    ];
+    let all = objects(&values);
+    let labels = &all.get("Deployment", "valet")["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(labels["app.kubernetes.io/name"], "valet");
+    assert_eq!(labels["app.kubernetes.io/instance"], "valet");
+    assert_eq!(labels["team"], "keys", "what is said of the pods alone wins");
+    assert_eq!(all.get("Service", "valet")["metadata"]["labels"]["team"], "keys");
+    assert_eq!(all.get("Deployment", "valet")["metadata"]["labels"]["team"], "platform");
+}
+
+/// Authorities of one's own come to those in the image; the two variables together name both.
+#[test]
+fn authorities_are_added_to_the_public_ones() {
+    assert!(!objects(&[]).container().to_string().contains("SSL_CERT"));
+    for (value, source) in [
+        ("caBundle.configMap=company", json!({"configMap": {"name": "company"}})),
+        ("caBundle.secret=company", json!({"secret": {"name": "company"}})),
+    ] {
+        let rendered = objects(&[value]);
+        let volume = json!({"name": "authorities", "projected": {"sources": [source]}});
+        assert_eq!(rendered.pod()["volumes"], json!([volume]));
+        let container = rendered.container();
+        let mount = json!({"name": "authorities", "mountPath": "/etc/valet/authorities", "readOnly": true});
+        assert_eq!(container["volumeMounts"], json!([mount]));
+        assert_eq!(
+            container["env"].as_array().map(|env| &env[1..]),
+            Some(
+                &[
+                    json!({"name": "SSL_CERT_FILE", "value": "/etc/ssl/certs/ca-certificates.crt"}),
+                    json!({"name": "SSL_CERT_DIR", "value": "/etc/valet/authorities"}),
+                ][..]
+            )
+        );
+    }
+    let both = objects(&["caBundle.configMap=a", "caBundle.secret=b"]);
+    let sources = both.pod()["volumes"][0]["projected"]["sources"]
+        .as_array()
+        .map(Vec::len);
+    assert_eq!(sources, Some(2));
+}
+
 #[test]
 fn names_follow_the_release() {
     let named = |release: &str, values: &[&str]| {
@@ -88,6 +138,14 @@ fn names_follow_the_release() {
     assert_eq!(named("keys", &[]), "keys-valet");
     assert_eq!(named("keys", &["nameOverride=doors"]), "keys-doors");
     assert_eq!(named("keys", &["fullnameOverride=doors"]), "doors");
+    // A Service's name has no dots and begins with a letter; a release's may be otherwise.
+    assert_eq!(named("eu.valet", &[]), "eu-valet");
+    assert_eq!(named("2-valet", &[]), "valet-2-valet");
+    assert_eq!(named("keys", &["fullnameOverride=2doors"]), "valet-2doors");
+    assert_eq!(
+        named("keys", &[&format!("fullnameOverride={}", "a".repeat(63))]).len(),
+        52
+    );
     let long = "a".repeat(53);
     assert_eq!(named(&long, &[]).len(), 52, "with room for endings");
 }
@@ -242,6 +300,9 @@ fn whatever_is_set_for_pods_reaches_them() {
     ] {
         assert_eq!(pod[name], set[name], "{name}");
     }
+    assert_eq!(pod["hostUsers"], set["hostUsers"]);
+    assert_eq!(pod["containers"][1], set["extraContainers"][0]);
+    assert_eq!(pod["initContainers"], set["extraInitContainers"]);
     assert_eq!(pod["volumes"][1], set["extraVolumes"][0]);
     assert_eq!(all.container()["volumeMounts"][1], set["extraVolumeMounts"][0]);
     assert_eq!(all.container()["env"][2], set["extraEnv"][0]);

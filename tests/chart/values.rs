@@ -1,5 +1,7 @@
 //! Values that are accepted, and those that are refused with a message.
 
+use serde_json::json;
+
 use crate::helm::{self, CHART, objects, refused, set};
 
 /// Sets of values in files, each a use of the chart.
@@ -24,10 +26,41 @@ fn lint_is_content() {
 #[test]
 fn wrong_values_are_refused_by_name() {
     for (value, message) in [
-        ("replicas=3", "additional properties 'replicas' not allowed"),
+        ("replica=3", "additional properties 'replica' not allowed"),
+        // What other charts call otherwise.
+        (
+            "replicas=3",
+            "at '/replicas': value must be 'left out: here it is called replicaCount'",
+        ),
+        ("installCRDs=true", "left out: here it is called crds.enabled"),
         (
             "image.registry=x",
-            "at '/image': additional properties 'registry' not allowed",
+            "left out: here it is called image.repository, with the registry before it",
+        ),
+        (
+            "serviceAccount.extraLabels.a=b",
+            "left out: here it is called serviceAccount.labels",
+        ),
+        (
+            "https_proxy=http://p:3128",
+            "left out: here it is called extraEnv, with HTTPS_PROXY",
+        ),
+        // A key without a value takes the default away, which must not turn a wall off.
+        ("crds.keep=null", "at '/crds': missing property 'keep'"),
+        (
+            "admissionPolicy.secrets.enabled=null",
+            "at '/admissionPolicy/secrets': missing property 'enabled'",
+        ),
+        ("sweepSeconds=null", "missing property 'sweepSeconds'"),
+        ("log=null", "missing property 'log'"),
+        ("hostUsers=no", "at '/hostUsers'"),
+        (
+            "caBundle.configMap=My CA",
+            "at '/caBundle/configMap': 'My CA' does not match pattern",
+        ),
+        (
+            "extraContainers[0].name=a",
+            "at '/extraContainers/0': missing property 'image'",
         ),
         ("replicaCount=two", "at '/replicaCount': got string, want integer"),
         ("replicaCount=-1", "at '/replicaCount': minimum: got -1, want 0"),
@@ -170,10 +203,46 @@ fn values_that_contradict_each_other_are_refused() {
     objects(&["rbac.credentialsSecrets={media}", "scopedNamespace=web"]);
 }
 
-/// A chart that has this one as a part hands it `global`.
+/// Keys without a value where that means something.
+#[test]
+fn what_may_be_taken_away_can_be() {
+    for value in [
+        "resources",
+        "nodeSelector",
+        "tolerations",
+        "podSecurityContext",
+        "securityContext",
+        "commonLabels",
+        "podLabels",
+        "imagePullSecrets",
+        "topologySpreadConstraints",
+        "livenessProbe",
+        "podDisruptionBudget.maxUnavailable",
+        "revisionHistoryLimit",
+        "terminationGracePeriodSeconds",
+        "image.tag",
+        "serviceAccount.annotations",
+    ] {
+        objects(&[&format!("{value}=null")]);
+    }
+    let budget = objects(&["podDisruptionBudget.maxUnavailable=null"]);
+    assert_eq!(budget.get("PodDisruptionBudget", "valet")["spec"]["maxUnavailable"], 1);
+}
+
+/// A chart that has this one as a part hands it `global`. Of it the names of Secrets to pull with are read, in both of the
+/// ways in which charts write them.
 #[test]
 fn a_part_of_another_chart_may_get_global_values() {
-    objects(&["global.imageRegistry=somewhere"]);
+    let rendered = objects(&[
+        "global.imageRegistry=somewhere",
+        "imagePullSecrets[0].name=own",
+        "global.imagePullSecrets[0].name=own",
+        "global.imagePullSecrets[1]=plain",
+    ]);
+    assert_eq!(
+        rendered.pod()["imagePullSecrets"],
+        json!([{"name": "own"}, {"name": "plain"}])
+    );
 }
 
 /// What a person reads after an install: no warning by default, and one for each risk that was chosen.
@@ -206,6 +275,7 @@ fn notes_warn_of_what_is_risky() {
             "WARNING: admissionPolicy.grants is off",
         ),
         ("rbac.create=false", "account valet has its rights"),
+        ("global.priorityClassName=x", "nothing reads global.priorityClassName"),
         ("crds.keep=false", "helm uninstall deletes every grant"),
         ("crds.enabled=false", "does not start before the kinds are installed"),
         ("podDisruptionBudget.minAvailable=2", "minAvailable is 2 of 2 replicas"),

@@ -9,7 +9,7 @@ use crate::world::{SOON, Tenant, VALET, condition};
 
 /// The world's S3 server once more, by TLS: the same users and objects. Its certificate is the apiserver's, which is good for
 /// loopback and has the control plane's authority.
-fn with_tls(t: &Tenant) -> (Process, String) {
+pub fn with_tls(t: &Tenant) -> (Process, String) {
     let (s3, plane) = (&t.world.s3, &t.world.plane);
     let port = net::free_port().expect("there is a port");
     let mut command = process::clean(t.world.tools.command("versitygw"));
@@ -30,6 +30,22 @@ fn with_tls(t: &Tenant) -> (Process, String) {
         .wait_until(SOON, "it listened", || net::listens(port))
         .expect("it listens");
     (server, format!("https://127.0.0.1:{port}"))
+}
+
+/// The variables that the chart's `caBundle` sets: a bundle without the authority, as the image's, and a folder as a kubelet fills
+/// it, where a file's name is a link into a folder that it swings to and fro.
+fn as_the_chart_does(t: &Tenant, authority: &str) -> Vec<(String, String)> {
+    let public = t.world.plane.scratch().join("client.crt");
+    let folder = t.file("..data", b"").with_file_name("authorities");
+    let data = folder.join("..2026_11_24");
+    std::fs::create_dir_all(&data).expect("a folder can be made");
+    std::fs::copy(authority, data.join("ca.crt")).expect("a file can be copied");
+    std::os::unix::fs::symlink("..2026_11_24", folder.join("..data")).expect("a link can be made");
+    std::os::unix::fs::symlink("..data/ca.crt", folder.join("ca.crt")).expect("a link can be made");
+    vec![
+        ("SSL_CERT_FILE".to_owned(), public.display().to_string()),
+        ("SSL_CERT_DIR".to_owned(), folder.display().to_string()),
+    ]
 }
 
 #[test]
@@ -56,7 +72,7 @@ fn an_authority_of_ones_own() {
     let authority = t.world.plane.ca_file().display().to_string();
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
-        env: vec![("SSL_CERT_FILE".to_owned(), authority.clone())],
+        env: as_the_chart_does(&t, &authority),
         ..OperatorOptions::default()
     };
     let _operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");

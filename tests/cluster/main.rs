@@ -26,6 +26,7 @@ mod multipart;
 mod notifications;
 mod offline;
 mod policy;
+mod proxies;
 mod races;
 mod renewal;
 mod restart;

@@ -47,26 +47,6 @@ fn each_alert_has_its_page_and_each_page_its_alert() {
     }
 }
 
-/// Links between pages lead somewhere.
-#[test]
-fn links_lead_somewhere() {
-    for page in pages().into_iter().chain(["README".to_owned()]) {
-        let text = read(&format!("docs/runbooks/{page}.md"));
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-            let target = path("docs/runbooks").join(file);
-            let target = fs::read_to_string(&target).unwrap_or_else(|e| panic!("{page}.md: {link}: {e}"));
-            let anchor = |line: &str| {
-                let words = line.trim_start_matches('#').trim().to_lowercase();
-                let kept = words.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-                kept.collect::<String>().replace(' ', "-")
-            };
-            let found = heading.is_empty() || target.lines().any(|l| l.starts_with('#') && anchor(l) == heading);
-            assert!(found, "{page}.md: {link}: there is no such heading");
-        }
-    }
-}
-
 /// Every command of a `sh` block, against a real apiserver that holds what the pages name. Without nodes there are no
 /// pods; what needs one is left out.
 #[test]

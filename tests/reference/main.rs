@@ -1,5 +1,7 @@
 //! The reference pages say everything that there is, and nothing that there is not.
 
+mod links;
+
 use std::{collections::BTreeSet, process::Command};
 
 use valet::{

@@ -2,12 +2,14 @@
 //! obeys headers which nobody signed.
 
 mod below;
+mod bounds;
 mod canary;
 mod fifteen;
 mod inward;
 mod lent;
 mod moving;
 mod parts;
+mod slow;
 mod unconfined;
 mod versity;
 #[path = "../cluster/world.rs"]

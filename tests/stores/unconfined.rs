@@ -1,22 +1,29 @@
 //! A store whose STS makes sessions and does not hold them to the policies that they were asked for with.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
-    api::Reason,
-    sign::{Finding, Provider, s3::S3},
+    api::{Ask, DownloadMode, Multipart, Reason, UploadConstraints, UploadMode},
+    grant::{Lifetime, ObjectKey, SigningRequest, second},
+    sign::{Finding, Provider, SignError, s3::S3},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 
 /// What STS answers: a session.
 fn session() -> Reply {
+    Reply::Text(200, session_with("token"))
+}
+
+fn session_with(token: &str) -> String {
     let end = (Timestamp::now() + SignedDuration::from_mins(15)).strftime("%Y-%m-%dT%H:%M:%SZ");
-    Reply::Text(
-        200,
-        format!(
-            "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials><AccessKeyId>ASIA</AccessKeyId><SecretAccessKey>secret</SecretAccessKey><SessionToken>token</SessionToken><Expiration>{end}</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"
-        ),
+    format!(
+        "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials><AccessKeyId>ASIA</AccessKeyId><SecretAccessKey>secret</SecretAccessKey><SessionToken>{token}</SessionToken><Expiration>{end}</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"
     )
 }
 
@@ -28,9 +35,17 @@ fn error(status: u16, code: &str, message: &str) -> Reply {
 }
 
 /// A store that refuses headers which are not signed; of a session's request for another key than its own it says `beside`.
-fn store(beside: fn() -> Reply) -> (Fake, S3) {
+fn store(beside: impl Fn() -> Reply + Send + Sync + 'static) -> (Fake, S3) {
+    store_with(session, beside)
+}
+
+/// The same with an STS that answers so.
+fn store_with(
+    sts: impl Fn() -> Reply + Send + Sync + 'static,
+    beside: impl Fn() -> Reply + Send + Sync + 'static,
+) -> (Fake, S3) {
     let fake = Fake::start(move |asked: &Asked| match asked.method.as_str() {
-        "POST" => session(),
+        "POST" => sts(),
         "PUT" if asked.header("x-amz-copy-source").is_some() => error(
             403,
             "AccessDenied",
@@ -81,4 +96,99 @@ async fn sessions_that_do() {
     // An answer that says neither is none.
     let (_fake, s3) = store(|| error(501, "NotImplemented", "what is an MD5?"));
     assert_eq!(s3.probe().await.finding, Finding::Usable);
+}
+
+fn request(ask: Ask) -> SigningRequest {
+    let now = second(Timestamp::now());
+    SigningRequest {
+        key: ObjectKey::parse("a/b", 1024).unwrap(),
+        ask,
+        lifetime: Lifetime {
+            issued_at: now,
+            expires_at: now + SignedDuration::from_mins(10),
+        },
+        holder: "web.a".into(),
+        upload: None,
+    }
+}
+
+fn upload() -> Ask {
+    Ask::Upload {
+        mode: UploadMode::Put,
+        multipart: Multipart::default(),
+        constraints: UploadConstraints::default(),
+    }
+}
+
+fn download(mode: DownloadMode) -> Ask {
+    Ask::Download {
+        mode,
+        version: None,
+        response: Default::default(),
+    }
+}
+
+/// A trial without an answer is made again before a session signs what rests on it, and that is no URL for a download.
+#[tokio::test]
+async fn sessions_that_could_not_be_tried() {
+    let away = Arc::new(AtomicBool::new(true));
+    let (_fake, s3) = store({
+        let away = away.clone();
+        move || match away.load(Ordering::Relaxed) {
+            true => Reply::HangUp,
+            false => error(400, "BadDigest", "the Content-MD5 did not match"),
+        }
+    });
+    assert_eq!(s3.probe().await.finding, Finding::Usable, "as far as is known");
+    let refused = async |ask: Ask| match s3.sign(&request(ask)).await {
+        Err(SignError::Credentials { reason, message }) => (reason, message),
+        other => panic!("{other:?}"),
+    };
+    for ask in [upload(), download(DownloadMode::Credentials)] {
+        let (reason, why) = refused(ask).await;
+        assert_eq!(reason, Reason::StoreUnreachable);
+        assert!(
+            why.contains("whether the store holds sessions to their policies"),
+            "{why}"
+        );
+    }
+    assert!(s3.sign(&request(download(DownloadMode::Url))).await.is_ok());
+    away.store(false, Ordering::Relaxed);
+    for ask in [upload(), download(DownloadMode::Credentials)] {
+        assert_eq!(refused(ask).await.0, Reason::KeysNotEnforced);
+    }
+
+    let (fake, s3) = store(|| error(501, "NotImplemented", "what is an MD5?"));
+    assert!(s3.sign(&request(upload())).await.is_ok());
+    let asked = fake.asked().len();
+    assert!(s3.sign(&request(upload())).await.is_ok());
+    assert_eq!(
+        fake.asked().len(),
+        asked + 1,
+        "once it was tried, a key takes one request of STS"
+    );
+}
+
+/// What STS says goes into files that the workload's client reads by the line.
+#[tokio::test]
+async fn credentials_with_lines_of_their_own() {
+    for token in [
+        "token&#10;credential_process = /bin/sh -c evil",
+        "to ken",
+        "",
+        "tok\u{e9}n",
+    ] {
+        let reply = session_with(token);
+        let (_fake, s3) = store_with(
+            move || Reply::Text(200, reply.clone()),
+            || error(403, "AccessDenied", "Access Denied"),
+        );
+        match s3.sign(&request(download(DownloadMode::Credentials))).await {
+            Err(SignError::Credentials { reason, message }) => {
+                assert_eq!(reason, Reason::CredentialsInvalid);
+                assert!(!message.contains("evil"), "{message}");
+            }
+            other => panic!("{token}: {other:?}"),
+        }
+    }
 }

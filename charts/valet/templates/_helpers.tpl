@@ -3,18 +3,16 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* What objects are called: the release's name, which usually is "valet" itself. At most 52 bytes, which leaves room for endings. */}}
+{{/* What objects are called: the release's name, which usually is "valet" itself. At most 52 bytes, which leaves room for endings; and
+     a Service's name has no dots and begins with a letter, while a release's may be otherwise. */}}
 {{- define "valet.fullname" -}}
-{{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
-{{- else }}
 {{- $name := default .Chart.Name .Values.nameOverride }}
-{{- if contains $name .Release.Name }}
-{{- .Release.Name | trunc 52 | trimSuffix "-" }}
-{{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" }}
+{{- $full := default (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name)) .Values.fullnameOverride }}
+{{- $full = replace "." "-" $full }}
+{{- if regexMatch "^[0-9]" $full }}
+{{- $full = printf "valet-%s" $full }}
 {{- end }}
-{{- end }}
+{{- $full | trunc 52 | trimSuffix "-" }}
 {{- end }}
 
 {{/* What tells this release's pods from others. Never changes, since a Deployment's selector cannot. */}}
@@ -23,15 +21,19 @@ app.kubernetes.io/name: {{ include "valet.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Labels of every object. */}}
+{{/* Labels of every object. Nobody's take the place of those by which the chart finds its objects. */}}
 {{- define "valet.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "valet.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{- include "valet.labelsAnd" (list . dict) }}
 {{- end }}
+
+{{/* The same with more for one object: the root, and a map. */}}
+{{- define "valet.labelsAnd" -}}
+{{- $root := first . }}
+{{- $own := include "valet.selectorLabels" $root | fromYaml }}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- $_ = set $own "app.kubernetes.io/version" $root.Chart.AppVersion }}
+{{- $_ = set $own "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- merge $own (last . | default dict) ($root.Values.commonLabels | default dict) | toYaml }}
 {{- end }}
 
 {{- define "valet.serviceAccountName" -}}

@@ -1,17 +1,11 @@
-use std::time::Duration;
-
-use axum::body::Bytes;
 use http::{Request, Uri};
-use http_body_util::Empty;
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use crate::store::Subscription;
-
-/// How long SNS may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+use crate::{
+    sign::http::{Http, Unanswered},
+    store::Subscription,
+};
 
 /// The SNS topics that may send. A topic asks first, and what it asks is to fetch an address.
 pub struct Topics {
@@ -40,22 +34,18 @@ impl Topics {
         let Ok(_turn) = self.busy.try_acquire() else {
             return false;
         };
-        match tokio::time::timeout(TIMEOUT, fetch(address)).await {
-            Ok(Ok(status)) if status.is_success() => {
+        match fetch(address).await {
+            Ok(200..300) => {
                 info!(topic = subscription.topic, "subscription confirmed");
                 true
             }
             // No word of the address: it has a token in it.
-            Ok(Ok(status)) => {
+            Ok(status) => {
                 warn!(topic = subscription.topic, "SNS answered {status} to the confirmation");
                 false
             }
-            Ok(Err(why)) => {
+            Err(why) => {
                 warn!(topic = subscription.topic, "SNS could not be asked to confirm: {why}");
-                false
-            }
-            Err(_) => {
-                warn!(topic = subscription.topic, "SNS did not answer within {TIMEOUT:?}");
                 false
             }
         }
@@ -63,17 +53,9 @@ impl Topics {
 }
 
 /// Redirects are not followed.
-async fn fetch(address: Uri) -> Result<http::StatusCode, &'static str> {
-    let connector = HttpsConnectorBuilder::new()
-        .with_native_roots()
-        .map_err(|_| "there are no CA certificates")?
-        .https_only()
-        .enable_http1()
-        .build();
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+async fn fetch(address: Uri) -> Result<u16, Unanswered> {
     let request = Request::get(address)
-        .body(Empty::new())
-        .map_err(|_| "the address cannot be asked")?;
-    let answer = client.request(request).await.map_err(|_| "no connection")?;
-    Ok(answer.status())
+        .body(Default::default())
+        .map_err(|_| Unanswered::Malformed)?;
+    Ok(Http::new(None).send(request).await?.status)
 }

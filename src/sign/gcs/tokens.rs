@@ -204,7 +204,7 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
         Err(e @ (Unanswered::Slow | Unanswered::Inward(_) | Unanswered::Untrusted(_) | Unanswered::Rootless)) => {
             Err(e)
         }
-        Ok(_) | Err(Unanswered::Connection | Unanswered::Malformed) => {
+        Ok(_) | Err(Unanswered::Connection | Unanswered::NotByProxy | Unanswered::Malformed) => {
             tokio::time::sleep(PAUSE).await;
             http.send(again).await
         }

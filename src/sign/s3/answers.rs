@@ -3,12 +3,17 @@
 use std::sync::{Arc, Mutex};
 
 use aws_sdk_s3::{
-    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeDeserializationInterceptorContextRef},
+    config::{
+        ConfigBag, Intercept, RuntimeComponents,
+        interceptors::{BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef},
+    },
     error::SdkError,
     operation::head_object::HeadObjectOutput,
+    primitives::SdkBody,
     types::ServerSideEncryption,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use http_body_util::{LengthLimitError, Limited};
 use jiff::Timestamp;
 
 use super::{LOOK_TIMEOUT, lock};
@@ -16,6 +21,48 @@ use crate::{
     grant::ObjectFact,
     sign::{Inward, SignError, http::untrusted},
 };
+
+/// The most of an answer that is read, in bytes. The longest that Valet asks for, a thousand parts of an upload, has some
+/// hundred kilobytes.
+pub const MAX_ANSWER: usize = 1 << 20;
+/// The longest name that a store may have for something, in bytes: far more than any has.
+const LONGEST_NAME: usize = 1024;
+/// The longest code of an error, in bytes.
+const LONGEST_CODE: usize = 64;
+
+/// Reads answers up to [`MAX_ANSWER`]. The SDK keeps them whole, whatever their length, and a tenant may be the one who answers.
+#[derive(Debug)]
+pub struct Bounded;
+
+impl Intercept for Bounded {
+    fn name(&self) -> &'static str {
+        "Bounded"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        let body = context.response_mut().body_mut();
+        let whole = std::mem::replace(body, SdkBody::taken());
+        *body = SdkBody::from_body_1_x(Limited::new(whole, MAX_ANSWER));
+        Ok(())
+    }
+}
+
+/// An error's code, if it is one word, as all are that are documented: whoever runs the store has written it, and messages repeat
+/// it.
+pub fn word(code: &str) -> Option<&str> {
+    let is_word = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+    ((1..=LONGEST_CODE).contains(&code.len()) && code.bytes().all(is_word)).then_some(code)
+}
+
+/// Whether a store can have this name for something: it is kept, and sent back.
+pub fn is_name(text: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
 
 /// Why nothing was signed.
 pub fn refused<E>(error: &SdkError<E>) -> SignError {
@@ -49,12 +96,56 @@ pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
 /// Whether it is a bucket of Amazon's whose entity tags are what Amazon documents them to be. Those of directory buckets
 /// (`--x-s3`) are not.
 pub fn is_amazons(endpoint: Option<&str>, bucket: &str) -> bool {
-    let host = endpoint.map(|e| {
-        let rest = e.split_once("://").map_or(e, |(_, rest)| rest);
-        rest.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase()
-    });
-    let is_amazon = host.is_none_or(|h| h.ends_with(".amazonaws.com") || h.ends_with(".amazonaws.com.cn"));
-    is_amazon && !bucket.ends_with("--x-s3")
+    endpoint.is_none_or(|e| is_host(e, is_s3s)) && !bucket.ends_with("--x-s3")
+}
+
+/// Whether it is Amazon's own STS (AWS General Reference, "AWS Security Token Service endpoints and quotas").
+pub fn is_amazons_sts(endpoint: &str) -> bool {
+    is_host(endpoint, |labels| match labels {
+        ["sts"] => true,
+        ["sts" | "sts-fips", region] => is_region(region),
+        [endpoint, "sts", region, "vpce"] => endpoint.starts_with("vpce-") && is_region(region),
+        _ => false,
+    })
+}
+
+/// Whether the endpoint's host is below `amazonaws.com`, and what stands before that is such. Most names there are customers'
+/// machines: a MinIO on EC2, or behind a load balancer, has one.
+fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
+    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let host = rest.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
+    let name = host
+        .strip_suffix(".amazonaws.com")
+        .or_else(|| host.strip_suffix(".amazonaws.com.cn"));
+    name.is_some_and(|name| is_such(&name.split('.').collect::<Vec<_>>()))
+}
+
+/// Amazon S3's own hosts (AWS General Reference, "Amazon S3 endpoints and quotas"; AWS PrivateLink for Amazon S3).
+fn is_s3s(labels: &[&str]) -> bool {
+    match labels {
+        ["s3" | "s3-external-1" | "s3-accelerate"] | ["s3-accelerate", "dualstack"] => true,
+        [old] => old.strip_prefix("s3-").is_some_and(is_region),
+        ["s3" | "s3-fips", region] | ["s3" | "s3-fips", "dualstack", region] => is_region(region),
+        ["bucket", endpoint, "s3", region, "vpce"] => endpoint.starts_with("vpce-") && is_region(region),
+        _ => false,
+    }
+}
+
+/// Whether it is written as regions are: `eu-west-1`, `us-gov-east-1`.
+fn is_region(text: &str) -> bool {
+    let parts: Vec<_> = text.split('-').collect();
+    let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
+    match parts.as_slice() {
+        [land, middle @ .., number] => {
+            land.len() == 2
+                && is_word(land)
+                && !middle.is_empty()
+                && middle.iter().all(is_word)
+                && number.len() == 1
+                && number.bytes().all(|b| b.is_ascii_digit())
+        }
+        [] | [_] => false,
+    }
 }
 
 /// What a failed HEAD says. The answer has no body, so only its status speaks.
@@ -74,6 +165,9 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     if let Some(why) = untrusted(error) {
         return why.into();
     }
+    if causes(error).any(|e| e.is::<LengthLimitError>()) {
+        return format!("its answer has more than {MAX_ANSWER} bytes; is the endpoint a store's?");
+    }
     let seconds = LOOK_TIMEOUT.as_secs();
     match (error.raw_response().map(|r| r.status().as_u16()), error) {
         (Some(status @ (301 | 307 | 400)), _) => {
@@ -92,7 +186,13 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
 
 /// Whether the request was not sent because it would have gone inwards.
 fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
-    std::iter::successors(Some(error), |e| e.source()).find_map(|e| e.downcast_ref())
+    causes(error).find_map(|e| e.downcast_ref())
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |e| e.source())
 }
 
 /// Keeps the `Date` of an answer: the store's own idea of now, against which an object's age is counted.
@@ -165,6 +265,36 @@ mod tests {
     }
 
     #[test]
+    fn whose_sessions_are_believed() {
+        for (endpoint, expected) in [
+            ("https://sts.amazonaws.com", true),
+            ("https://sts.eu-west-1.amazonaws.com/", true),
+            ("https://sts-fips.us-gov-east-1.amazonaws.com", true),
+            ("https://vpce-1a.sts.eu-west-1.vpce.amazonaws.com", true),
+            ("https://sts.cn-north-1.amazonaws.com.cn", true),
+            ("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com", false),
+            ("https://sts.eu-west-1.elb.amazonaws.com", false),
+            ("https://sts.example", false),
+        ] {
+            assert_eq!(is_amazons_sts(endpoint), expected, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn what_is_repeated_of_what_a_store_says() {
+        for code in ["NoSuchUpload", "XMinioStorageFull", "x-y.z_1", &"A".repeat(64)] {
+            assert_eq!(word(code), Some(code));
+        }
+        for code in ["", "No such", "A\nERROR forged", "<b>", "Ünknown", &"A".repeat(65)] {
+            assert_eq!(word(code), None, "{code}");
+        }
+        assert!(is_name("2~Zm9v/+=") && is_name(&"A".repeat(1024)));
+        for name in ["", "a b", "a\nb", "\u{e9}", &"A".repeat(1025)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
     fn whose_entity_tags_are_believed() {
         for (endpoint, bucket, expected) in [
             (None, "media", true),
@@ -175,7 +305,36 @@ mod tests {
                 "media",
                 true,
             ),
+            (Some("https://s3.amazonaws.com"), "media", true),
+            (Some("https://s3-eu-west-1.amazonaws.com"), "media", true),
+            (
+                Some("https://s3-fips.dualstack.us-gov-east-1.amazonaws.com"),
+                "media",
+                true,
+            ),
+            (Some("https://s3-accelerate.dualstack.amazonaws.com"), "media", true),
             (None, "media--use1-az4--x-s3", false),
+            // Customers' machines, whatever they are called.
+            (
+                Some("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com:9000"),
+                "media",
+                false,
+            ),
+            (Some("http://ec2-18-1-2-3.compute-1.amazonaws.com:9000"), "media", false),
+            (
+                Some("https://s3-minio-1234567890.eu-west-1.elb.amazonaws.com"),
+                "media",
+                false,
+            ),
+            (Some("https://s3.eu-west-1.elb.amazonaws.com"), "media", false),
+            (Some("https://abc.execute-api.eu-west-1.amazonaws.com"), "media", false),
+            (
+                Some("https://bucket.vpce-svc.s3.eu-west-1.elb.amazonaws.com"),
+                "media",
+                false,
+            ),
+            (Some("https://minio.s3.eu-west-1.amazonaws.com"), "media", false),
+            (Some("https://s3-.amazonaws.com"), "media", false),
             (Some("http://127.0.0.1:9000"), "media", false),
             (Some("https://amazonaws.com.example"), "media", false),
             (Some("https://s3.example/.amazonaws.com"), "media", false),

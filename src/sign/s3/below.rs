@@ -50,6 +50,11 @@ mod tests {
             (Some(AMAZONS), None, true),
             (Some("https://S3.cn-north-1.AmazonAWS.com.cn:443/"), Some(AMAZONS), true),
             (Some("https://s3.example"), None, false),
+            (
+                Some("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com:9000"),
+                None,
+                false,
+            ),
             (None, Some("https://s3.example"), false),
             (Some(AMAZONS), Some("https://s3.example"), false),
             (Some("https://notamazonaws.com"), None, false),

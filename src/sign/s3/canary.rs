@@ -237,11 +237,12 @@ impl Hands for Bucket<'_> {
     ) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let bucket = &self.s3.store.bucket;
+            let below = format!("{folder}/");
             let listed = self
                 .client
                 .list_object_versions()
                 .bucket(bucket)
-                .prefix(format!("{folder}/"))
+                .prefix(&below)
                 .send()
                 .await;
             let versions: Vec<(String, Option<String>)> = match listed {
@@ -251,6 +252,8 @@ impl Hands for Bucket<'_> {
                     versions
                         .chain(markers)
                         .filter_map(|(key, version)| Some((key?.to_owned(), version.map(str::to_owned))))
+                        // Whatever a store, or somebody on the way, lists: nothing else is deleted.
+                        .filter(|(key, _)| key.starts_with(&below))
                         .collect()
                 }
                 // Not everybody may list, and not every store keeps versions.

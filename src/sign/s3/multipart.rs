@@ -12,7 +12,11 @@ use aws_sdk_s3::{
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 
-use super::{S3, presigned, refused, unreachable};
+use super::{
+    S3,
+    answers::{is_name, word},
+    presigned, refused, unreachable,
+};
 use crate::{
     api::{Ask, MAX_PARTS, ObservedObject, Reason},
     grant::{ArrivedPart, Assembly, ObjectKey, OpenUpload, SigningRequest, UploadFact, UploadsFact},
@@ -25,6 +29,8 @@ const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The most uploads of one key that are looked into. More of them are not the remains of crashes.
 const MOST_OPEN: i32 = 20;
+/// The most pages of an upload's parts that are read. Stores put up to a thousand parts on one, and an upload of Valet's has 500.
+const MOST_PAGES: usize = 20;
 
 /// Signs a PUT for each part of the upload.
 pub async fn parts(
@@ -79,9 +85,11 @@ impl Multipart for S3 {
                 .send()
                 .await
                 .map_err(|e| not_begun(&e))?;
-            begun.upload_id.ok_or_else(|| SignError::Credentials {
+            let named = begun.upload_id.filter(|name| is_name(name));
+            named.ok_or_else(|| SignError::Credentials {
                 reason: Reason::StoreUnreachable,
-                message: "the store began an upload in parts and did not say how it calls it".into(),
+                message: "the store began an upload in parts and did not say how it calls it, or by no such name"
+                    .into(),
             })
         }
         .boxed()
@@ -95,7 +103,7 @@ impl Multipart for S3 {
             };
             let mut arrived = Vec::new();
             let mut marker: Option<String> = None;
-            loop {
+            for _ in 0..MOST_PAGES {
                 let answer = session
                     .talker
                     .list_parts()
@@ -113,7 +121,7 @@ impl Multipart for S3 {
                     Some(ArrivedPart {
                         number: part.part_number()?.into(),
                         size: part.size()?,
-                        e_tag: part.e_tag()?.to_owned(),
+                        e_tag: part.e_tag().filter(|tag| is_name(tag))?.to_owned(),
                     })
                 }));
                 // No more than there are URLs for, and a few that somebody else has put there.
@@ -124,6 +132,7 @@ impl Multipart for S3 {
                     None => return UploadFact::Open(arrived),
                 }
             }
+            UploadFact::Unreachable("its list of the upload's parts has no end".into())
         }
         .boxed()
     }
@@ -223,8 +232,12 @@ impl Multipart for S3 {
                 Err(e) => return UploadsFact::Unreachable(unreachable(&e)),
             };
             let mut uploads = Vec::new();
-            for upload in listed.uploads().iter().filter(|u| u.key() == Some(key.as_str())) {
-                let Some(id) = upload.upload_id() else { continue };
+            let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
+            // So many were asked for, whatever was answered.
+            for upload in listed.take(usize::try_from(MOST_OPEN).unwrap_or_default()) {
+                let Some(id) = upload.upload_id().filter(|id| is_name(id)) else {
+                    continue;
+                };
                 let has_parts = match self.arrived(key, id).await {
                     UploadFact::Open(parts) => !parts.is_empty(),
                     UploadFact::Gone => continue,
@@ -251,7 +264,7 @@ fn status<E>(error: &SdkError<E>) -> Option<u16> {
 }
 
 fn code<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Option<&str> {
-    error.as_service_error().and_then(|e| e.code())
+    error.as_service_error().and_then(|e| e.code()).and_then(word)
 }
 
 /// A refusal in words, with the right that may be missing. The answer's own text is not quoted.

@@ -11,7 +11,11 @@ use aws_sdk_s3::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::{DateOfAnswer, S3, confined::unconfined, lock, unreachable};
+use super::{
+    DateOfAnswer, S3,
+    confined::{Shown, try_session},
+    lock, unreachable,
+};
 use crate::{
     api::Reason,
     sign::{Finding, Probed, SignError},
@@ -36,8 +40,9 @@ impl S3 {
             Err(e) => return unusable(Finding::Unreachable(e.to_string())),
         };
         let mut probed = probe(&session.talker, &self.store.bucket, self.probe_key()).await;
+        // That it could not be tried, every key says that it matters to.
         if probed.finding == Finding::Usable
-            && let Some(why) = unconfined(self, &session).await
+            && let Shown::More(why) = try_session(self, &session).await
         {
             probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
         }

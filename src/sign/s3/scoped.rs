@@ -9,6 +9,7 @@ use aws_sdk_sts::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::answers::word;
 use crate::{
     api::{Ask, AssumeRole, DownloadMode, Reason, UploadMode},
     grant::SigningRequest,
@@ -22,6 +23,9 @@ const MARGIN: i64 = 60;
 
 /// The longest session policy, in characters (AWS STS API Reference, "AssumeRole", `Policy`).
 const LONGEST_POLICY: usize = 2048;
+
+/// The longest part of credentials, in bytes. Tokens are the longest, some kilobytes.
+const LONGEST_CREDENTIAL: usize = 16 * 1024;
 
 /// Assumes the role for one key.
 ///
@@ -52,6 +56,13 @@ pub async fn credentials(
         reason: Reason::CredentialsInvalid,
         message: "STS answered without credentials; is spec.s3.credentials.assumeRole.endpoint an STS?".into(),
     })?;
+    let parts = [&given.access_key_id, &given.secret_access_key, &given.session_token];
+    if !parts.into_iter().all(|part| is_credential(part)) {
+        return Err(SignError::Credentials {
+            reason: Reason::CredentialsInvalid,
+            message: "STS answered with credentials that are none: they are empty, too long, or have blanks or line ends in them; is spec.s3.credentials.assumeRole.endpoint an STS?".into(),
+        });
+    }
     let end = Timestamp::from_second(given.expiration.secs()).unwrap_or(Timestamp::UNIX_EPOCH);
     if end < request.lifetime.expires_at {
         return Err(SignError::Credentials {
@@ -68,6 +79,12 @@ pub async fn credentials(
         Some(end.into()),
         "AssumeRole",
     ))
+}
+
+/// Whether it is one word, as access keys and tokens are. They are lent in files that are read by the line: with a line of its own in
+/// it, a token could have the workload's client run a program (`credential_process`).
+fn is_credential(text: &str) -> bool {
+    (1..=LONGEST_CREDENTIAL).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// What the session may do: the grant's verb on the grant's object.
@@ -184,7 +201,7 @@ fn session_name(holder: &str) -> String {
 
 /// Why there is no session. The answer's own text can name accounts and roles, which tenants need not know.
 fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
-    let code = error.as_service_error().and_then(|e| e.code());
+    let code = error.as_service_error().and_then(|e| e.code()).and_then(word);
     let (reason, message) = match code {
         Some("ExpiredToken" | "ExpiredTokenException") => (
             Reason::CredentialsExpired,

@@ -1,6 +1,6 @@
 //! Azurite, Microsoft's emulator of Azure Blob Storage, and Microsoft's own client for it.
 
-use std::{path::PathBuf, process::Command, sync::OnceLock, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, process::Command, sync::OnceLock, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -18,11 +18,12 @@ const START: Duration = Duration::from_secs(60);
 /// The storage account.
 pub const ACCOUNT: &str = "mediastore";
 
-/// A running Azurite, with one account, on a loopback port. Dropping it, or the end of the process, ends it and deletes
+/// A running Azurite, with one account, on a port of loopback or of another address of this machine. Dropping it, or the end of the process, ends it and deletes
 /// what it holds.
 pub struct Azurite {
     _process: Process,
     scratch: Scratch,
+    address: Ipv4Addr,
     port: u16,
     key: String,
     with_tls: bool,
@@ -83,7 +84,15 @@ impl Azurite {
     /// # Errors
     /// If it ends or does not answer in time, with its last words.
     pub fn start() -> Result<Self> {
-        Self::launch(false)
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same at another address of this machine, for those who do not reach its loopback.
+    ///
+    /// # Errors
+    /// As [`Azurite::start`].
+    pub fn start_at(address: Ipv4Addr) -> Result<Self> {
+        Self::launch(address, false)
     }
 
     /// Starts one that speaks HTTPS and takes identities' tokens, too; it believes them without looking at their
@@ -92,10 +101,10 @@ impl Azurite {
     /// # Errors
     /// As [`Azurite::start`].
     pub fn start_with_identities() -> Result<Self> {
-        Self::launch(true)
+        Self::launch(Ipv4Addr::LOCALHOST, true)
     }
 
-    fn launch(with_tls: bool) -> Result<Self> {
+    fn launch(address: Ipv4Addr, with_tls: bool) -> Result<Self> {
         control_plane::retry_on_lost_port(|| {
             let scratch = Scratch::new("azurite")?;
             let port = net::free_port()?;
@@ -103,19 +112,15 @@ impl Azurite {
             let mut command = process::clean(Command::new(tools()?.join("azurite-blob")));
             command
                 .env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{key}"))
-                .args([
-                    "--blobHost",
-                    "127.0.0.1",
-                    "--skipApiVersionCheck",
-                    "--disableTelemetry",
-                    "--silent",
-                ])
+                .args(["--skipApiVersionCheck", "--disableTelemetry", "--silent"])
+                .arg("--blobHost")
+                .arg(address.to_string())
                 .arg("--blobPort")
                 .arg(port.to_string())
                 .arg("--location")
                 .arg(scratch.folder("blobs")?);
             if with_tls {
-                certificates::make(&scratch, std::net::Ipv4Addr::LOCALHOST)?;
+                certificates::make(&scratch, address)?;
                 command
                     .args(["--oauth", "basic", "--cert"])
                     .arg(scratch.join("tls.crt"))
@@ -123,10 +128,11 @@ impl Azurite {
                     .arg(scratch.join("tls.key"));
             }
             let process = Process::start("azurite", command, scratch.join("azurite.log"))?;
-            process.wait_until(START, "it listened", || net::listens(port))?;
+            process.wait_until(START, "it listened", || net::listens_at(address, port))?;
             Ok(Self {
                 _process: process,
                 scratch,
+                address,
                 port,
                 key,
                 with_tls,
@@ -135,10 +141,10 @@ impl Azurite {
         })
     }
 
-    /// `http://127.0.0.1:PORT`, or with `https`. The account stands in the path.
+    /// `http://ADDRESS:PORT`, or with `https`. The account stands in the path.
     pub fn endpoint(&self) -> String {
         let scheme = if self.with_tls { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{}", self.port)
+        format!("{scheme}://{}:{}", self.address, self.port)
     }
 
     /// The account's key.

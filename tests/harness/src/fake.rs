@@ -4,7 +4,10 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -45,12 +48,15 @@ pub enum Reply {
     HangUp,
     /// These bytes, whatever they are.
     Raw(&'static str),
+    /// This status, and a body without an end, for as long as somebody reads it.
+    Endless(u16),
 }
 
 /// A server on a loopback port, for as long as the process lives.
 pub struct Fake {
     port: u16,
     asked: Arc<Mutex<Vec<Asked>>>,
+    poured: Arc<AtomicU64>,
 }
 
 impl Fake {
@@ -59,24 +65,30 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let port = listener.local_addr().expect("it has an address").port();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (seen, reply) = (asked.clone(), Arc::new(reply));
+        let poured = Arc::new(AtomicU64::new(0));
+        let (seen, pouring, reply) = (asked.clone(), poured.clone(), Arc::new(reply));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (seen, reply) = (seen.clone(), reply.clone());
+                let (seen, pouring, reply) = (seen.clone(), pouring.clone(), reply.clone());
                 thread::spawn(move || {
                     let Some(request) = read(&stream) else { return };
                     let reply = reply(&request);
                     seen.lock().expect("no thread panics").push(request);
-                    answer(stream, reply);
+                    answer(stream, reply, &pouring);
                 });
             }
         });
-        Self { port, asked }
+        Self { port, asked, poured }
     }
 
     /// `http://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// How many bytes of endless bodies were taken so far.
+    pub fn poured(&self) -> u64 {
+        self.poured.load(Ordering::Relaxed)
     }
 
     /// What was asked so far.
@@ -112,7 +124,7 @@ fn read(stream: &TcpStream) -> Option<Asked> {
     })
 }
 
-fn answer(mut stream: TcpStream, reply: Reply) {
+fn answer(mut stream: TcpStream, reply: Reply, poured: &AtomicU64) {
     let (status, headers, body) = match reply {
         Reply::Text(status, body) => (status, vec![], body),
         Reply::With(status, headers, body) => (status, headers, body),
@@ -124,6 +136,14 @@ fn answer(mut stream: TcpStream, reply: Reply) {
         Reply::HangUp => return,
         Reply::Raw(bytes) => {
             let _ = stream.write_all(bytes.as_bytes());
+            return;
+        }
+        Reply::Endless(status) => {
+            let _ = stream.write_all(format!("HTTP/1.1 {status} X\r\nconnection: close\r\n\r\n").as_bytes());
+            let some = [b' '; 64 * 1024];
+            while stream.write_all(&some).is_ok() {
+                poured.fetch_add(some.len() as u64, Ordering::Relaxed);
+            }
             return;
         }
     };

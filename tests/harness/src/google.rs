@@ -1,7 +1,7 @@
 //! fake-gcs-server, which keeps objects as Google Cloud Storage does and looks at no signature; and Google's own client with
 //! a checker of signatures, in Python.
 
-use std::{env, path::PathBuf, process::Command, sync::OnceLock, time::Duration};
+use std::{env, net::Ipv4Addr, path::PathBuf, process::Command, sync::OnceLock, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -45,11 +45,12 @@ pub fn ask(question: Value, body: &[u8]) -> Result<(Value, Vec<u8>)> {
         .ask(question, body)
 }
 
-/// A running fake-gcs-server, which speaks plain HTTP on loopback and holds its objects in memory. Dropping it, or the end
+/// A running fake-gcs-server, which speaks plain HTTP on loopback or another address of this machine and holds its objects in memory. Dropping it, or the end
 /// of the process, ends it.
 pub struct GcsServer {
     process: Process,
     _scratch: Scratch,
+    address: Ipv4Addr,
     port: u16,
 }
 
@@ -59,31 +60,41 @@ impl GcsServer {
     /// # Errors
     /// If it ends or does not answer in time, with its last words.
     pub fn start() -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same at another address of this machine, for those who do not reach its loopback.
+    ///
+    /// # Errors
+    /// As [`GcsServer::start`].
+    pub fn start_at(address: Ipv4Addr) -> Result<Self> {
         let program = programs()?.join("fake-gcs-server");
         control_plane::retry_on_lost_port(|| {
             let (scratch, port) = (Scratch::new("gcs")?, net::free_port()?);
             let mut command = process::clean(Command::new(&program));
             command
-                .args(["-scheme", "http", "-host", "127.0.0.1", "-backend", "memory", "-port"])
-                .arg(port.to_string())
+                .args(["-scheme", "http", "-backend", "memory", "-host"])
+                .arg(address.to_string())
+                .args(["-port", &port.to_string()])
                 // The name by which its XML API is spoken to.
-                .args(["-public-host", &format!("127.0.0.1:{port}")])
-                .args(["-external-url", &format!("http://127.0.0.1:{port}")]);
+                .args(["-public-host", &format!("{address}:{port}")])
+                .args(["-external-url", &format!("http://{address}:{port}")]);
             let process = Process::start("fake-gcs-server", command, scratch.join("fake-gcs-server.log"))?;
             process.wait_until(START, "it answered", || {
-                matches!(net::http_get(port, "/_internal/healthcheck"), Ok((200, _)))
+                matches!(net::http_get_at(address, port, "/_internal/healthcheck"), Ok((200, _)))
             })?;
             Ok(Self {
                 process,
                 _scratch: scratch,
+                address,
                 port,
             })
         })
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://ADDRESS:PORT`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}:{}", self.address, self.port)
     }
 
     /// The process, to be paused for instance.

@@ -23,7 +23,6 @@
 //! | [`operator`] | Valet itself, as a subprocess |
 //! | [`scene`] | all of these and a store for one namespace, for programs that watch operators at work |
 //! | [`program`] | what those programs have in common |
-//! | [`rfc3339`] | points in time as Kubernetes writes them |
 //! | [`rights`] | what a chart's accounts may do to Secrets |
 //! | [`dashboard`] | what a Grafana dashboard asks of Prometheus |
 //! | [`wait`] | waiting for something, with an end |
@@ -57,7 +56,7 @@ pub mod node;
 pub mod operator;
 pub mod process;
 pub mod program;
-pub mod rfc3339;
+pub mod proxy;
 pub mod rights;
 pub mod s3;
 pub mod scene;

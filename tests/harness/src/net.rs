@@ -88,14 +88,22 @@ pub fn listens_at(address: Ipv4Addr, port: u16) -> bool {
 /// # Errors
 /// If nobody answers, or not in HTTP.
 pub fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
-    let what = format!("GET http://127.0.0.1:{port}{path}");
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).context(&what)?;
+    http_get_at(Ipv4Addr::LOCALHOST, port, path)
+}
+
+/// As [`http_get`], of an address of this machine.
+///
+/// # Errors
+/// As [`http_get`].
+pub fn http_get_at(address: Ipv4Addr, port: u16, path: &str) -> Result<(u16, String)> {
+    let at = SocketAddr::from((address, port));
+    let what = format!("GET http://{at}{path}");
+    let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(1)).context(&what)?;
     let silence = Some(Duration::from_secs(10));
     stream.set_read_timeout(silence).context(&what)?;
     stream.set_write_timeout(silence).context(&what)?;
     // HTTP/1.0 has no chunked bodies: the answer ends when the connection does.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").context(&what)?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {at}\r\n\r\n").context(&what)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).context(&what)?;
     let text = String::from_utf8_lossy(&bytes);

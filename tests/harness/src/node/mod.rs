@@ -27,8 +27,8 @@ pub use apart::{Apart, Place};
 /// The node's name.
 pub const NAME: &str = "valet-node";
 
-/// The node's address, and the pods' way out.
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The node's address, and the pods' way out: what listens there, pods reach.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 const BRIDGE: &str = "valet0";
 const SUBNET: &str = "10.244.0.0/24";
 

@@ -31,7 +31,7 @@ use times::{Times, since_1970, sleep_until};
 use valet_harness::{
     Context, Error, Operator, OperatorOptions, Process, Result, Scene, UrlCheck, net, poll,
     program::{self, number},
-    rfc3339, verify_urls,
+    verify_urls,
 };
 
 /// Grants of each kind that are timed, and bare Secrets beside them.
@@ -321,11 +321,12 @@ impl Bench {
         let names = names("end", ENDING);
         self.client.writes.clear();
         let mark = Mark::now(&self.scene.plane)?;
-        let deadline = since_1970(SystemTime::now() + UNTIL_THE_END) as i64;
+        let deadline = jiff::Timestamp::from_second(since_1970(SystemTime::now() + UNTIL_THE_END) as i64)
+            .context("the end is no time")?;
         for (n, name) in names.iter().enumerate() {
             let (kind, resource) = KINDS[n % KINDS.len()];
             let mut grant = self.grant(kind, name);
-            grant["spec"]["deadlineTime"] = rfc3339::format(deadline).into();
+            grant["spec"]["deadlineTime"] = deadline.to_string().into();
             self.client.post(resource, &grant)?;
             thread::sleep(PACE / 4);
         }
@@ -346,7 +347,7 @@ impl Bench {
         let early = late.iter().filter(|late| **late < 0.0).count();
         let late: Vec<_> = late.iter().map(|l| Duration::from_secs_f64(l.max(0.0))).collect();
         let times = Times::of(&late);
-        let same = ends.iter().filter(|end| **end == deadline).count();
+        let same = ends.iter().filter(|end| **end == deadline.as_second()).count();
         println!("\n{ENDING} grants whose URLs end at the same second ({same} do)");
         println!(
             "  Secret gone after its URL's end: p50 {:.1}, p99 {:.1}, max {:.1}; before it: {early}",

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use valet_harness::{Context, Result, poll, rfc3339};
+use valet_harness::{Context, Result, poll};
 
 use crate::Show;
 
@@ -51,9 +51,11 @@ spec:
             .run("curl --config quick/curl.cfg --output look.png && cat quick/expiry && echo")?;
         let expiry =
             fs::read_to_string(self.stage.folder().join("quick/expiry")).context("cannot read quick/expiry")?;
-        let end =
-            rfc3339::parse(expiry.trim()).context(format_args!("quick/expiry is {expiry:?}, no RFC 3339 time"))?;
-        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end.unsigned_abs());
+        let end: jiff::Timestamp = expiry
+            .trim()
+            .parse()
+            .context(format_args!("quick/expiry is {expiry:?}, no RFC 3339 time"))?;
+        let end = SystemTime::from(end);
 
         let mut early = false;
         let gone = poll(Duration::from_secs(30), || {

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use valet_harness::{Context, Result, poll, rfc3339};
+use valet_harness::{Context, Result, poll};
 
 use crate::Show;
 
@@ -65,12 +65,12 @@ spec:
         let time = |name: &str| {
             annotations[format!("valetkey.dev/{name}")]
                 .as_str()
-                .and_then(rfc3339::parse)
+                .and_then(|time| time.parse::<jiff::Timestamp>().ok())
         };
         self.stage.check(
             time("issued-at")
                 .zip(time("expires-at"))
-                .is_some_and(|(from, to)| to - from == 300),
+                .is_some_and(|(from, to)| to.duration_since(from).as_secs() == 300),
             "it says when the key ends: 300 s after it was signed",
         );
         let grant = self.cluster.kubectl_json(&["get", "ug", "avatar-42", "-n", "web"])?;

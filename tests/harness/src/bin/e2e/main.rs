@@ -28,7 +28,7 @@ mod suite;
 
 use cluster::Cluster;
 use play::Play;
-use stories::{STORIES, Story};
+use stories::{STORIES, Stage, Story};
 use suite::Suite;
 
 /// How many stories play at a time, of those that leave the operator alone. They mostly wait.
@@ -43,7 +43,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn e2e(words: &[String]) -> Result<ExitCode> {
-    let chosen: Vec<&Story> = STORIES.iter().filter(|story| story.is_called(words)).collect();
+    let mut chosen: Vec<&Story> = STORIES.iter().filter(|story| story.is_called(words)).collect();
     if chosen.is_empty() {
         let all: Vec<&str> = STORIES.iter().map(|story| story.name).collect();
         return Err(Error::new(format!(
@@ -58,6 +58,19 @@ fn e2e(words: &[String]) -> Result<ExitCode> {
             let valet = variable("E2E_VALET_IMAGE").context("E2E_VALET_IMAGE does not name the operator's image")?;
             let image = variable("E2E_IMAGE").context("E2E_IMAGE does not name the workloads' image")?;
             println!("cluster: context {context}");
+            chosen.retain(|story| {
+                let plays = story.stage != Stage::OnNode;
+                if !plays {
+                    println!(
+                        "left out: {}, which needs a node of the suite's own (leave E2E_CONTEXT out)",
+                        story.name
+                    );
+                }
+                plays
+            });
+            if chosen.is_empty() {
+                return Err(Error::new("there is no story left to play"));
+            }
             (cluster, valet, image)
         }
         None => {
@@ -145,7 +158,8 @@ impl Report {
 
 /// First those that leave the operator alone, side by side; then the others, one by one.
 fn play_all(suite: &Suite, chosen: &[&Story], report: &Report) {
-    let (gentle, rough): (Vec<_>, Vec<_>) = chosen.iter().copied().partition(|story| story.gentle);
+    let is_gentle = |story: &&Story| matches!(story.stage, Stage::Fast | Stage::Beside);
+    let (gentle, rough): (Vec<_>, Vec<_>) = chosen.iter().copied().partition(is_gentle);
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..SIDE_BY_SIDE {

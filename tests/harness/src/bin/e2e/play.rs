@@ -121,6 +121,17 @@ impl<'a> Play<'a> {
             .kubectl(&["exec", pod, "--namespace", &self.namespace, "--", "sh", "-c", line])
     }
 
+    /// Whether a pod has run all the time without a restart.
+    pub fn runs_on(&self, pod: &str) -> Result<()> {
+        let pod = format!("pod/{pod}");
+        let restarts = self.field(&pod, ".status.containerStatuses[0].restartCount")?;
+        let phase = self.field(&pod, ".status.phase")?;
+        check(
+            phase == "Running" && restarts == "0",
+            format!("{pod} is {phase} after {restarts} restarts"),
+        )
+    }
+
     /// What of a grant's Secret must not change.
     pub fn published(&self, name: &str) -> Result<Published> {
         let secret = self

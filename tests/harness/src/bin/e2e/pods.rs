@@ -44,6 +44,15 @@ pub fn pod(namespace: &str, name: &str, image: &str, script: &str, mounts: &[&st
     })
 }
 
+/// A Job that runs one pod of this spec, once.
+pub fn job(namespace: &str, name: &str, mut spec: Value) -> Value {
+    spec["restartPolicy"] = json!("Never");
+    json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"backoffLimit": 0, "template": {"spec": spec}},
+    })
+}
+
 /// An upload grant for `tenants/NAMESPACE/NAME`.
 pub fn upload(namespace: &str, name: &str, store: &str, seconds: u64) -> Value {
     grant(

@@ -6,6 +6,8 @@ use valet_harness::{Result, net};
 use crate::{cluster::Cluster, pods};
 
 const NAMESPACE: &str = "valet-e2e-s3";
+/// The server that most stories use, and its Service.
+const MAIN: &str = "s3";
 const BUCKET: &str = "media";
 const REGION: &str = "us-east-1";
 /// The Secret with the store's credentials, in the operator's namespace.
@@ -17,14 +19,49 @@ enum Server<'a> {
     Versitygw(&'a str),
     /// MinIO, which has an STS.
     Minio,
+    /// A gateway before the server at this address, which looks at no signature: see [`GATEWAY`].
+    Gateway(&'a str),
 }
+
+/// What people put before a store to be rid of credentials: it signs by itself whatever comes, whoever has signed it for how
+/// long and for what, and passes on method, path, type and body, and no other header. Only objects are reached through it.
+/// One request on standard input, its answer on standard output.
+const GATEWAY: &str = r#"
+end=$(printf '\r')
+read -r method target version
+path=${target%%\?*} length=0 type=application/octet-stream
+while read -r line; do
+  line=${line%"$end"} value=${line#*: }
+  case $line in
+    '') break ;;
+    [Cc]ontent-[Ll]ength:*) length=$value ;;
+    [Cc]ontent-[Tt]ype:*) type=$value ;;
+  esac
+done
+body=/work/body.$$
+head -c "$length" > $body
+trap 'rm -f $body' EXIT
+case $path in
+  /health | /media/?*) ;;
+  *) method=NONE ;;
+esac
+case $method in
+  HEAD) set -- --head ;;
+  GET | DELETE) set -- --request $method ;;
+  PUT) set -- --request PUT --data-binary @$body --header "content-type: $type" ;;
+  *) printf 'HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n'; exit ;;
+esac
+curl --silent --include --raw --aws-sigv4 aws:amz:REGION:s3 --user "$ROOT_ACCESS_KEY:$ROOT_SECRET_KEY" \
+  --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' --header 'connection: close' "$@" "UPSTREAM$path"
+"#;
 
 impl Server<'_> {
     fn script(&self) -> String {
         match self {
             Self::Versitygw(options) => format!(
+                // An access key that is deleted is worth nothing from that moment on, and not in two minutes.
                 "mkdir -p /work/objects /work/versions /work/users
-                 exec versitygw --port 0.0.0.0:9000 --health /health --iam-dir /work/users {options} \
+                 exec versitygw --port 0.0.0.0:9000 --health /health --iam-dir /work/users --iam-cache-disable {options} \
                    posix --versioning-dir /work/versions /work/objects"
             ),
             Self::Minio => format!(
@@ -33,45 +70,82 @@ impl Server<'_> {
                  mkdir -p /work/objects
                  exec minio server --quiet --address :9000 /work/objects"
             ),
+            Self::Gateway(upstream) => format!(
+                "cat > /work/gateway <<'END'\n{}\nEND\nexec nc -ll -p 9000 -e sh /work/gateway",
+                GATEWAY.replace("REGION", REGION).replace("UPSTREAM", upstream)
+            ),
         }
     }
 
     fn health(&self) -> &'static str {
         match self {
-            Self::Versitygw(_) => "/health",
+            Self::Versitygw(_) | Self::Gateway(_) => "/health",
             Self::Minio => "/minio/health/ready",
         }
     }
 }
 
+/// An access key of the servers.
+pub struct AccessKey {
+    id: String,
+    secret: String,
+}
+
+impl AccessKey {
+    fn random() -> Result<Self> {
+        Ok(Self {
+            id: format!("VALETE2E{}", net::random_hex(4)?.to_ascii_uppercase()),
+            secret: net::random_hex(20)?,
+        })
+    }
+
+    /// The same with another secret, as when somebody has copied the wrong line.
+    pub fn with_wrong_secret(&self) -> Result<Self> {
+        let id = self.id.clone();
+        Ok(Self { id, ..Self::random()? })
+    }
+
+    /// The Secret of which a store takes it.
+    pub fn in_secret(&self, namespace: &str, name: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace},
+            "stringData": {"AWS_ACCESS_KEY_ID": self.id, "AWS_SECRET_ACCESS_KEY": self.secret},
+        })
+    }
+}
+
 /// See the module.
 pub struct S3 {
-    access_key: String,
-    secret_key: String,
+    root: AccessKey,
 }
 
 impl S3 {
     /// Starts it and makes the bucket.
     pub fn install(cluster: &Cluster, image: &str) -> Result<Self> {
         let s3 = Self {
-            access_key: format!("VALETE2E{}", net::random_hex(4)?.to_ascii_uppercase()),
-            secret_key: net::random_hex(20)?,
+            root: AccessKey::random()?,
         };
         cluster.apply(&[json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {
                 "valetkey.dev/e2e": "suite", "pod-security.kubernetes.io/enforce": "restricted",
             }},
         })])?;
-        s3.start(cluster, image, "s3", &Server::Versitygw(""))?;
+        s3.start_with_bucket(cluster, image, MAIN, &Server::Versitygw(""))?;
         Ok(s3)
     }
 
     /// Starts a server with its Service and makes its bucket.
+    fn start_with_bucket(&self, cluster: &Cluster, image: &str, name: &str, server: &Server<'_>) -> Result<()> {
+        self.start(cluster, image, name, server)?;
+        self.ask_at(cluster, name, &["--request", "PUT"], "", "").map(|_| ())
+    }
+
+    /// Starts a server with its Service.
     fn start(&self, cluster: &Cluster, image: &str, name: &str, server: &Server<'_>) -> Result<()> {
         let mut spec = pods::spec(image, &server.script(), &[]);
         let container = &mut spec["containers"][0];
         container["env"] = json!([
-            {"name": "ROOT_ACCESS_KEY", "value": self.access_key}, {"name": "ROOT_SECRET_KEY", "value": self.secret_key},
+            {"name": "ROOT_ACCESS_KEY", "value": self.root.id}, {"name": "ROOT_SECRET_KEY", "value": self.root.secret},
         ]);
         container["readinessProbe"] = json!({"httpGet": {"path": server.health(), "port": 9000}, "periodSeconds": 1});
         cluster.apply(&[
@@ -84,53 +158,111 @@ impl S3 {
             }),
             service(name, name),
         ])?;
-        cluster.kubectl(&[
+        let deployment = format!("deployment/{name}");
+        let status = [
             "rollout",
             "status",
-            &format!("deployment/{name}"),
+            &deployment,
+            "--timeout=90s",
             "--namespace",
             NAMESPACE,
-            "--timeout=90s",
-        ])?;
-        self.ask_at(cluster, name, &["--request", "PUT"], "", "").map(|_| ())
+        ];
+        cluster.kubectl(&status)?;
+        if name == MAIN {
+            return Ok(());
+        }
+        // The pod is ready before the nodes know the way to it, and a store that did not answer once is tried again after a
+        // minute.
+        let url = format!("{}{}", endpoint(cluster, name)?, server.health());
+        let main = format!("deployment/{MAIN}");
+        let ask = [
+            "exec",
+            &main,
+            "--namespace",
+            NAMESPACE,
+            "--",
+            "curl",
+            "--fail",
+            "-sS",
+            "-o",
+            "/dev/null",
+            &url,
+        ];
+        cluster.wait(30, &format!("the way to Service {name}"), || {
+            cluster.kubectl(&ask).map(|_| Some(()))
+        })
     }
 
     /// Starts another server, with the same credentials, that announces what comes to `url`; the store that leads to it.
     pub fn notifying(&self, cluster: &Cluster, image: &str, url: &str, name: &str, access: &Value) -> Result<Value> {
         let options = format!("--event-webhook-url \"{url}\"");
-        self.start(cluster, image, name, &Server::Versitygw(&options))?;
+        self.start_with_bucket(cluster, image, name, &Server::Versitygw(&options))?;
         self.store(cluster, name, name, access)
     }
 
     /// Starts a MinIO, with the same credentials; the store that leads to it and makes a session for each key.
     pub fn with_sessions(&self, cluster: &Cluster, image: &str, name: &str, access: &Value) -> Result<Value> {
-        self.start(cluster, image, name, &Server::Minio)?;
+        self.start_with_bucket(cluster, image, name, &Server::Minio)?;
         let mut store = self.store(cluster, name, name, access)?;
         store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 3600});
         Ok(store)
     }
 
+    /// Starts a gateway before the server, which holds no request to its signature; the store that leads to it.
+    pub fn behind_gateway(&self, cluster: &Cluster, image: &str, name: &str, access: &Value) -> Result<Value> {
+        let server = endpoint(cluster, MAIN)?;
+        self.start(cluster, image, name, &Server::Gateway(&server))?;
+        self.store(cluster, name, name, access)
+    }
+
     /// The Secret with which Valet signs.
     pub fn credentials(&self, namespace: &str) -> Value {
-        json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": KEYS, "namespace": namespace},
-            "stringData": {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key},
-        })
+        self.root.in_secret(namespace, KEYS)
+    }
+
+    /// Makes another access key at the server, which may do everything.
+    pub fn add_access_key(&self, cluster: &Cluster) -> Result<AccessKey> {
+        let key = AccessKey::random()?;
+        let line = r#"read -r secret; admin create-user --access "$1" --secret "$secret" --role admin"#;
+        self.admin(cluster, line, &key.id, &key.secret)?;
+        Ok(key)
+    }
+
+    /// Deletes an access key: from now on nothing that was signed by it is worth anything.
+    pub fn delete_access_key(&self, cluster: &Cluster, key: &AccessKey) -> Result<()> {
+        self.admin(cluster, r#"admin delete-user --access "$1""#, &key.id, "")
+    }
+
+    /// The server's administrator, within its pod.
+    fn admin(&self, cluster: &Cluster, line: &str, id: &str, stdin: &str) -> Result<()> {
+        let script = format!(
+            "admin() {{ ADMIN_ACCESS_KEY_ID=$ROOT_ACCESS_KEY ADMIN_SECRET_ACCESS_KEY=$ROOT_SECRET_KEY ADMIN_REGION={REGION} \
+             ADMIN_ENDPOINT_URL=http://127.0.0.1:9000 versitygw admin \"$@\"; }}; {line}"
+        );
+        let pod = ["exec", "--stdin", "deployment/s3", "--namespace", NAMESPACE];
+        let shell = ["--", "sh", "-euc", &script, "sh", id];
+        cluster
+            .kubectl_in(&format!("{stdin}\n"), &[&pod[..], &shell].concat())
+            .map(|_| ())
     }
 
     /// A ClusterObjectStore that reaches the server by the Service `service`.
     pub fn store(&self, cluster: &Cluster, name: &str, service: &str, access: &Value) -> Result<Value> {
-        let address = cluster.field(&["service", service, "--namespace", NAMESPACE], ".spec.clusterIP")?;
         Ok(json!({
             "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": name},
             "spec": {
                 "s3": {
-                    "bucket": BUCKET, "region": REGION, "endpoint": format!("http://{}:9000", address.trim()),
+                    "bucket": BUCKET, "region": REGION, "endpoint": endpoint(cluster, service)?,
                     "addressingStyle": "Path", "credentials": {"secretRef": {"name": KEYS}},
                 },
                 "access": access,
             },
         }))
+    }
+
+    /// Where pods reach the server.
+    pub fn endpoint(&self, cluster: &Cluster) -> Result<String> {
+        endpoint(cluster, MAIN)
     }
 
     /// Where the server's pod itself is, for who is on the node: Services' addresses are for pods.
@@ -149,7 +281,7 @@ impl S3 {
     /// A request signed by curl, sent from within the server's pod: none of Valet's code is in it. The pod knows the
     /// credentials; they stand on no command line of ours.
     fn ask(&self, cluster: &Cluster, args: &[&str], key: &str, body: &str) -> Result<String> {
-        self.ask_at(cluster, "s3", args, key, body)
+        self.ask_at(cluster, MAIN, args, key, body)
     }
 
     /// The same of the server of this name, in its words.
@@ -208,6 +340,12 @@ impl S3 {
         self.ask(cluster, &["--head"], key, "")
             .map(|text| text.to_ascii_lowercase())
     }
+}
+
+/// Where pods reach the server that is called so.
+fn endpoint(cluster: &Cluster, service: &str) -> Result<String> {
+    let address = cluster.field(&["service", service, "--namespace", NAMESPACE], ".spec.clusterIP")?;
+    Ok(format!("http://{}:9000", address.trim()))
 }
 
 fn service(name: &str, app: &str) -> Value {

@@ -125,10 +125,7 @@ pub fn s3_client(play: &Play) -> Result<()> {
     let began = Instant::now();
     let writer = spec(&image, &WRITER.replace("OTHERS", &others), "run-42");
     cluster.apply(&[
-        json!({
-            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "simulation", "namespace": play.namespace},
-            "spec": {"backoffLimit": 0, "template": {"spec": writer}},
-        }),
+        pods::job(&play.namespace, "simulation", writer),
         closed,
         lent(pods::upload(&play.namespace, "run-42", &store, LONG), &key),
     ])?;

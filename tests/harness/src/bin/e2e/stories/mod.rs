@@ -5,13 +5,16 @@ use valet_harness::Result;
 use crate::play::Play;
 
 mod arrivals;
+mod canary;
 mod chart;
+mod clouds;
 mod lent;
 mod multipart;
 mod operator;
 mod owners;
 mod renewal;
 mod rights;
+mod rotation;
 mod tenants;
 
 /// What somebody does with Valet, from the beginning to the end.
@@ -20,17 +23,30 @@ pub struct Story {
     pub name: &'static str,
     /// What it shows.
     pub about: &'static str,
-    /// Whether it leaves the operator and the shared store alone, so that others can play at the same time. These are
-    /// the fast ones, too.
-    pub gentle: bool,
+    /// Where it plays.
+    pub stage: Stage,
     /// What happens.
     pub play: fn(&Play) -> Result<()>,
+}
+
+/// Beside which others a story plays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It leaves the operator and the shared store alone, so others play at the same time; one of the fast ones.
+    Fast,
+    /// It leaves them alone, too, and takes minutes.
+    Beside,
+    /// It leaves them alone, and needs programs of this machine on a node of the suite's own. One at a time, since they
+    /// take much of the machine.
+    OnNode,
+    /// The operator is killed, moved or taken away, or it needs much of the machine. One at a time.
+    Alone,
 }
 
 impl Story {
     /// Whether one of the words chooses it; no words choose all.
     pub fn is_called(&self, words: &[String]) -> bool {
-        let by = |word: &String| self.name.contains(word.as_str()) || (word == "fast" && self.gentle);
+        let by = |word: &String| self.name.contains(word.as_str()) || (word == "fast" && self.stage == Stage::Fast);
         words.is_empty() || words.iter().any(by)
     }
 }
@@ -39,131 +55,154 @@ impl Story {
 pub const STORIES: &[Story] = &[
     // The longest first: the others play meanwhile.
     Story {
+        name: "rotation",
+        about: "a store's access key is replaced under running pods, with a slip of the hand; then the old one is deleted",
+        stage: Stage::Beside,
+        play: rotation::rotation,
+    },
+    Story {
         name: "renewal",
         about: "a key is replaced under a running pod: the kubelet brings the new one, and the same command goes on",
-        gentle: true,
+        stage: Stage::Fast,
         play: renewal::renewal,
     },
     Story {
         name: "multipart-job",
         about: "a Job sends 1 GiB in parts, one of them twice; of an upload that is given up nothing stays in the store",
-        gentle: true,
+        stage: Stage::Fast,
         play: multipart::multipart_job,
     },
     Story {
         name: "expiry",
         about: "a key runs out under a running pod: the store refuses, the Secret goes, the pod goes on",
-        gentle: true,
+        stage: Stage::Fast,
         play: tenants::expiry,
     },
     Story {
         name: "upload-job",
         about: "a Job waits for its grant's Secret and uploads with nothing but curl --config",
-        gentle: true,
+        stage: Stage::Fast,
         play: tenants::upload_job,
     },
     Story {
         name: "store-down",
         about: "the store is away: grant and pod wait and say so, and go on when it is back",
-        gentle: true,
+        stage: Stage::Fast,
         play: tenants::store_down,
     },
     Story {
         name: "notified",
         about: "the store announces an upload by the operator's Service: Completed at once, and the HEADs are counted",
-        gentle: true,
+        stage: Stage::Fast,
         play: arrivals::notified,
     },
     Story {
         name: "refused",
         about: "a namespace that may not: the pod waits, condition and event say why; a rule lets it go on",
-        gentle: true,
+        stage: Stage::Fast,
         play: tenants::refused,
     },
     Story {
         name: "limits",
         about: "one key at a time: the second pod waits for the first one's upload, and goes on by itself",
-        gentle: true,
+        stage: Stage::Fast,
         play: owners::limits,
     },
     Story {
         name: "withheld",
         about: "a key is suspended and comes back as the same, then is revoked; pods wait, copies work to their end",
-        gentle: true,
+        stage: Stage::Fast,
         play: owners::withheld,
     },
     Story {
         name: "download",
         about: "an init container downloads before the main container starts",
-        gentle: true,
+        stage: Stage::Fast,
         play: tenants::download,
+    },
+    Story {
+        name: "canary",
+        about: "a gateway lets a key read everybody's objects: a trial with real keys finds it out; without it all is well",
+        stage: Stage::Fast,
+        play: canary::canary,
     },
     Story {
         name: "metrics",
         about: "a pod scrapes the metrics by their Service; no URL and no object's key is in them",
-        gentle: true,
+        stage: Stage::Fast,
         play: rights::metrics,
     },
     Story {
         name: "posture",
         about: "what the kernel says of the operator's pods: user, rights, root filesystem, seccomp, memory",
-        gentle: true,
+        stage: Stage::Fast,
         play: rights::posture,
     },
     Story {
         name: "account",
         about: "the operator's account cannot read Secrets in bulk, nor write or delete one that is not a grant's",
-        gentle: true,
+        stage: Stage::Fast,
         play: rights::account,
     },
     Story {
         name: "s3-client",
         about: "a Job's rclone writes a folder with lent credentials and can do nothing else; a pod's reads it back",
         // It leaves the operator alone, but it needs a server and a client that nobody else needs.
-        gentle: false,
+        stage: Stage::Alone,
         play: lent::s3_client,
+    },
+    Story {
+        name: "azure",
+        about: "a Job uploads to Azure Blob Storage and an init container downloads: the same curl --config",
+        stage: Stage::OnNode,
+        play: clouds::azure,
+    },
+    Story {
+        name: "google",
+        about: "a Job uploads to Google Cloud Storage and an init container downloads: the same curl --config",
+        stage: Stage::OnNode,
+        play: clouds::google,
     },
     Story {
         name: "browser-form",
         about: "a page in a real browser posts a form: what is too large is refused, what is right arrives",
-        // It leaves the operator alone, but it needs a browser, and much of the machine.
-        gentle: false,
+        stage: Stage::OnNode,
         play: arrivals::browser_form,
     },
     Story {
         name: "away",
         about: "no operator before the Secret, before completion, and at the end of a key: made up for at its return",
-        gentle: false,
+        stage: Stage::Alone,
         play: operator::away,
     },
     Story {
         name: "handover",
         about: "the leader is deleted, killed and frozen: the other replica goes on",
-        gentle: false,
+        stage: Stage::Alone,
         play: operator::handover,
     },
     Story {
         name: "drain",
         about: "kubectl drain takes one replica after the other; grants get their keys meanwhile, live ones stay",
-        gentle: false,
+        stage: Stage::Alone,
         play: operator::drain,
     },
     Story {
         name: "crashes",
         about: "both replicas work without a Lease and are killed again and again: one Secret a grant, each key works",
-        gentle: false,
+        stage: Stage::Alone,
         play: operator::crashes,
     },
     Story {
         name: "reinstall",
         about: "helm uninstall and install: grants and live keys stay as they are",
-        gentle: false,
+        stage: Stage::Alone,
         play: chart::reinstall,
     },
     Story {
         name: "upgrade",
         about: "from the previous chart and its kinds: grants and live keys stay as they are",
-        gentle: false,
+        stage: Stage::Alone,
         play: chart::upgrade,
     },
 ];

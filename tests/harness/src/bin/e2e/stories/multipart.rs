@@ -67,16 +67,9 @@ pub fn multipart_job(play: &Play) -> Result<()> {
     let (suite, cluster) = (play.suite, &play.suite.cluster);
     let before = memory(play)?;
     let script = SCRIPT.replace("SIZE", &SIZE.to_string());
-    let mut spec = pods::spec(&suite.image, &script, &["big"]);
-    spec["restartPolicy"] = json!("Never");
+    let spec = pods::spec(&suite.image, &script, &["big"]);
     let began = Instant::now();
-    cluster.apply(&[
-        json!({
-            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "dump", "namespace": play.namespace},
-            "spec": {"backoffLimit": 0, "template": {"spec": spec}},
-        }),
-        grant(play, "big", SIZE),
-    ])?;
+    cluster.apply(&[pods::job(&play.namespace, "dump", spec), grant(play, "big", SIZE)])?;
     play.wait_condition("ug/big", "Ready", "True", "Issued", 30)?;
     check(open(play)? == 1, "the upload was not begun")?;
     play.wait_for("condition=complete", "job/dump", 300)?;

@@ -60,10 +60,5 @@ pub fn renewal(play: &Play) -> Result<()> {
         let found = play.exec("shop", &format!("curl --config {config}"))?;
         check(found == "apples 3", format!("with {config} the pod got {found:?}"))?;
     }
-    let restarts = play.field("pod/shop", ".status.containerStatuses[0].restartCount")?;
-    let phase = play.field("pod/shop", ".status.phase")?;
-    check(
-        phase == "Running" && restarts == "0",
-        format!("the pod is {phase} after {restarts} restarts"),
-    )
+    play.runs_on("shop")
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, thread, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use valet_harness::{Context, Result};
 
 use crate::{
@@ -179,13 +179,5 @@ pub fn expiry(play: &Play) -> Result<()> {
     )?;
     play.exec("player", "! curl --config /work/kept.cfg --silent --output /work/none")?;
     thread::sleep(Duration::from_secs(2));
-    let pod: Value = play
-        .suite
-        .cluster
-        .json(&["get", "pod", "player", "--namespace", &play.namespace])?;
-    let container = &pod["status"]["containerStatuses"][0];
-    check(
-        pod["status"]["phase"] == "Running" && container["restartCount"] == 0,
-        format!("the pod did not go on: {container}"),
-    )
+    play.runs_on("player")
 }

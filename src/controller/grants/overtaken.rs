@@ -1,0 +1,43 @@
+//! What changes while a key is made: with a slow store that takes seconds, and the key is the one that was allowed before.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::{Error, Visit};
+use crate::{api::Grant, grant::StoreFact, sign::Provider};
+
+impl<G: Grant> Visit<'_, G> {
+    /// Whether the key that was just signed is not to be published, since its grant or what allows it has changed meanwhile.
+    /// What was judged before is forgotten then.
+    pub(super) async fn is_overtaken(&mut self, provider: &Arc<dyn Provider>) -> Result<bool, Error> {
+        let Some(watched) = self.context.caller.watched(self.grant.as_ref()) else {
+            return Err(Error::Gone("the grant"));
+        };
+        let grant = &self.facts.grant;
+        let is_news = |now: &G| {
+            now.meta().generation.unwrap_or_default() > grant.generation
+                || now.meta().deletion_timestamp.is_some() && !grant.deleting
+        };
+        if watched.0.as_ref().is_ok_and(is_news) {
+            self.read_grant().await?;
+            return Ok(true);
+        }
+        let StoreFact::Usable(view) = &self.facts.store else {
+            return Ok(false);
+        };
+        let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
+        if self.context.stores.is_current(store, namespace, view, provider).await? {
+            return Ok(false);
+        }
+        tracing::debug!(
+            kind = G::OPERATION.kind(),
+            namespace = self.grant.namespace(),
+            name = self.grant.name_any(),
+            "the store has changed while the key was signed; judging again"
+        );
+        self.facts.store = StoreFact::Unread;
+        self.provider = None;
+        Ok(true)
+    }
+}

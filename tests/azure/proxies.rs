@@ -1,0 +1,53 @@
+//! A container that only a proxy reaches.
+
+use std::time::Duration;
+
+use serde_json::json;
+use valet_harness::{Operator, OperatorOptions, net, proxy::Proxy};
+
+use crate::{
+    container::{BY_IDENTITY, OnAzure},
+    world::{VALET, condition},
+};
+
+#[test]
+fn a_container_is_reached_by_the_proxy() {
+    let on = OnAzure::new("azproxy", &BY_IDENTITY);
+    let t = &on.t;
+    let there = on.azurite.endpoint().trim_start_matches("https://").to_owned();
+    let [nowhere, refused] = [(); 2].map(|()| format!("127.0.0.1:{}", net::free_port().unwrap()));
+    let proxy = Proxy::start(vec![(nowhere.clone(), there)]).unwrap();
+    let ca = on.azurite.ca().to_string_lossy().into_owned();
+    t.apply(&[
+        on.store(json!({"endpoint": format!("https://{refused}")})),
+        t.grant("UploadGrant", "up", json!({})),
+    ]);
+    let options = OperatorOptions {
+        namespace: Some(t.name().to_owned()),
+        env: vec![
+            ("SSL_CERT_FILE".to_owned(), ca.clone()),
+            ("HTTPS_PROXY".to_owned(), format!("http://{}", proxy.address())),
+        ],
+        ..OperatorOptions::default()
+    };
+    let _operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
+    // The proxy finds nobody there. What is wrong is said.
+    let waits = t.reason("ug/up", "StoreUnreachable");
+    let message = condition(&waits, "Ready").unwrap()["message"].to_string();
+    assert!(
+        message.contains("HTTPS_PROXY") && message.contains("NO_PROXY"),
+        "{message}"
+    );
+
+    t.apply(&[on.store(json!({"endpoint": format!("https://{nowhere}")}))]);
+    t.reason_within("ug/up", "Issued", Duration::from_secs(60));
+    let up = t.mount("up");
+    let file = t.file("f", b"bytes");
+    let by = format!("http://{}", proxy.address());
+    assert_eq!(
+        up.curl(&["--cacert", &ca, "--proxy", &by, "--upload-file", file.to_str().unwrap()])
+            .0,
+        201
+    );
+    t.reason_within("ug/up", "Completed", Duration::from_secs(70));
+}

@@ -1,0 +1,174 @@
+//! Stores of other clouds, by emulators on the node. Pods have curl and nothing else, whoever keeps the bytes.
+
+use std::{fs, time::SystemTime};
+
+use serde_json::{Value, json};
+use valet_harness::{Azurite, Context, GcsServer, Result, azurite::ACCOUNT, google, node};
+
+use crate::{
+    play::{Play, check},
+    pods::{self, LONG},
+    suite::{LABEL, SYSTEM},
+};
+
+/// The container, or the bucket.
+const BUCKET: &str = "media";
+
+/// What goes there and comes back.
+const REPORT: &str = "day,orders\n2027-01-31,42\n";
+
+/// `answer CONFIG`: the status by which the store answers to another file.
+const ANSWER: &str = r#"
+answer() { curl --config "$1" --no-fail --output /work/said --write-out '%{http_code}\n' --upload-file /work/other; }
+echo other > /work/other
+"#;
+
+/// Alters a key that may create a blob so that it says that it may replace one.
+const ALTERED: &str = r"
+sed 's/&sp=c&/\&sp=cw\&/' /report/curl.cfg > /work/altered.cfg
+answer /work/altered.cfg
+";
+
+/// A store of the story's own: `place` is `spec.azureBlob` or the like, `entries` those of its credentials' Secret.
+fn store(play: &Play, field: &str, mut place: Value, entries: Value) -> Result<String> {
+    let name = format!("e2e-{field}-{}", play.suite.run).to_ascii_lowercase();
+    place["credentials"] = json!({"secretRef": {"name": name}});
+    play.suite.cluster.apply(&[
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": SYSTEM},
+            "stringData": entries,
+        }),
+        json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": name},
+            "spec": {field: place, "access": [pods::rule_for_all(LABEL)]},
+        }),
+    ])?;
+    Ok(name)
+}
+
+/// Grants an upload; returns the object's name.
+fn grant(play: &Play, store: &str) -> Result<String> {
+    play.suite
+        .cluster
+        .apply(&[pods::upload(&play.namespace, "report", store, LONG)])?;
+    play.wait_condition("ug/report", "Ready", "True", "Issued", 60)?;
+    Ok(format!("tenants/{}/report", play.namespace))
+}
+
+/// A Job uploads, and Valet sees that it came; what the Job said. It does `before` and `after` besides.
+fn send(play: &Play, before: &str, after: &str) -> Result<String> {
+    let report = REPORT.replace('\n', "\\n");
+    let upload = "curl --config /report/curl.cfg --upload-file /work/report.csv --output /work/said";
+    let script = format!("printf '{report}' > /work/report.csv\n{before}\n{upload}\n{after}");
+    let spec = pods::spec(&play.suite.image, &script, &["report"]);
+    play.suite
+        .cluster
+        .apply(&[pods::job(&play.namespace, "sender", spec)])?;
+    play.wait_for("condition=complete", "job/sender", 90)?;
+    play.wait_for("condition=Completed", "ug/report", 90)?;
+    let size = play.field("ug/report", ".status.object.size")?;
+    check(
+        size == REPORT.len().to_string(),
+        format!("status.object.size is {size}"),
+    )?;
+    play.kubectl(&["logs", "job/sender"])
+}
+
+/// An init container downloads the object before the main container starts, which has no grant.
+fn fetch(play: &Play, store: &str, key: &str) -> Result<()> {
+    let grant = pods::download(&play.namespace, "back", store, key, LONG);
+    let mut pod = pods::pod(&play.namespace, "reader", &play.suite.image, "sleep 100000", &["back"]);
+    let main = &mut pod["spec"]["containers"][0];
+    let mut init = main.clone();
+    init["name"] = json!("fetch");
+    init["command"] = json!(["curl", "--config", "/back/curl.cfg", "--output", "/work/report.csv"]);
+    main["volumeMounts"] = json!([{"name": "work", "mountPath": "/work"}]);
+    pod["spec"]["initContainers"] = json!([init]);
+    play.suite.cluster.apply(&[grant, pod])?;
+    play.wait_for("condition=Ready", "pod/reader", 60)?;
+    let found = play.exec("reader", "cat /work/report.csv")?;
+    check(found == REPORT, format!("the main container has {found:?}"))
+}
+
+fn is_report(stored: Option<Vec<u8>>) -> Result<()> {
+    let stored = stored.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    check(stored.as_deref() == Some(REPORT), format!("the store has {stored:?}"))
+}
+
+/// Azure Blob Storage, by Azurite: it holds keys to their signatures.
+pub fn azure(play: &Play) -> Result<()> {
+    let azurite = Azurite::start_at(node::ADDRESS)?;
+    azurite.create_container(BUCKET)?;
+    let place = json!({
+        "account": ACCOUNT, "container": BUCKET, "endpoint": azurite.endpoint(), "addressingStyle": "Path",
+        // Azurite obeys x-ms-copy-source, which Azure does not without a signature for the source.
+        "unsignedHeaders": "Tolerate",
+    });
+    let entries = json!({"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_KEY": azurite.key()});
+    let store = store(play, "azureBlob", place, entries)?;
+    let key = grant(play, &store)?;
+    let said = send(play, &format!("{ANSWER}{ALTERED}"), "answer /report/curl.cfg")?;
+    check(
+        said == "403\n403\n",
+        format!("an altered key and a second upload were answered {said:?}"),
+    )?;
+    is_report(azurite.get(BUCKET, &key)?)?;
+    fetch(play, &store, &key)?;
+    play.suite
+        .cluster
+        .kubectl(&["delete", "clusterobjectstore", &store])
+        .map(|_| ())
+}
+
+/// Google Cloud Storage, by fake-gcs-server, which keeps objects, looks at no signature and lets a write-once key write
+/// again: whether the keys are right is said by a checker of Google's rules, in which there is none of Valet's code.
+pub fn google(play: &Play) -> Result<()> {
+    let file = play.suite.root.join("tests/fixtures/google/service-account.json");
+    let account = fs::read_to_string(&file).context(format_args!("cannot read {}", file.display()))?;
+    let server = GcsServer::start_at(node::ADDRESS)?;
+    server.create_bucket(BUCKET)?;
+    let place = json!({"bucket": BUCKET, "endpoint": server.endpoint()});
+    let store = store(play, "gcs", place, json!({"credentials.json": account}))?;
+    let key = grant(play, &store)?;
+    is_signed(play, &account, "report", "PUT")?;
+    send(play, "", "")?;
+    is_report(server.get(BUCKET, &key)?)?;
+    fetch(play, &store, &key)?;
+    is_signed(play, &account, "back", "GET")?;
+    play.note("fake-gcs-server looks at no signature: both keys were put to a checker of Google's rules instead");
+    play.suite
+        .cluster
+        .kubectl(&["delete", "clusterobjectstore", &store])
+        .map(|_| ())
+}
+
+/// Whether Google would take the key in a grant's Secret, by the rules for signed URLs that it has published, and would not
+/// take it for another object.
+fn is_signed(play: &Play, account: &str, secret: &str, method: &str) -> Result<()> {
+    let data = |name: &str| {
+        let template = format!("go-template={{{{.data.{name} | base64decode}}}}");
+        play.kubectl(&["get", "secret", secret, "--output", &template])
+    };
+    let (url, headers) = (data("url")?, data("headers")?);
+    let headers: Vec<_> = headers.lines().filter_map(|line| line.split_once(": ")).collect();
+    let parsed: Value = serde_json::from_str(account).context("the service account's key is JSON")?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let why = |url: &str| -> Result<String> {
+        let question = json!({
+            "op": "verify", "key_file": account, "account": parsed["client_email"], "url": url, "method": method,
+            "headers": headers, "now": now.as_ref().map_or(0, |now| now.as_secs()),
+        });
+        let (answer, _) = google::ask(question, &[])?;
+        Ok(answer["why"].as_str().unwrap_or("it says nothing").to_owned())
+    };
+    let refused = why(url.trim())?;
+    check(
+        refused.is_empty(),
+        format!("Google would refuse the key for {method}: {refused}"),
+    )?;
+    let bent = url.trim().replacen("/tenants/", "/TENANTS/", 1);
+    check(
+        !why(&bent)?.is_empty(),
+        format!("the checker takes a key for {method} for any object"),
+    )
+}

@@ -1,0 +1,135 @@
+//! A store's credentials that change while pods use keys.
+
+use std::{thread, time::Duration, time::Instant};
+
+use serde_json::json;
+use valet_harness::Result;
+
+use crate::{
+    play::{Play, check},
+    pods::{self, LONG},
+    s3::AccessKey,
+    suite::{LABEL, SYSTEM},
+};
+
+/// A store's credentials are read at least this often, in seconds, and it takes a moment.
+const SEEN: u64 = 75;
+/// From then on its keys are signed anew within this long, in seconds: docs/reference/stores.md.
+const ANEW: u64 = 120;
+/// Kubelets bring what is new in a Secret within this long, in seconds; they take 60 to 90.
+const KUBELET: u64 = 180;
+
+/// The platform team moves a store to another access key while pods hold keys: first with a slip of the hand, then rightly.
+/// Keys are signed anew, the kubelet brings them, and when the old access key is deleted only copies of old keys notice.
+pub fn rotation(play: &Play) -> Result<()> {
+    let (suite, cluster, namespace) = (play.suite, &play.suite.cluster, play.namespace.as_str());
+    let store = format!("e2e-rotation-{}", suite.run);
+    let status = format!("clusterobjectstore/{store}");
+    // What the platform team does: the Secret of the store's credentials is its only place.
+    let put_in = |key: &AccessKey| cluster.apply(&[key.in_secret(SYSTEM, &store)]);
+    let old = suite.s3.add_access_key(cluster)?;
+    put_in(&old)?;
+    let mut object = suite
+        .s3
+        .store(cluster, &store, "s3", &json!([pods::rule_for_all(LABEL)]))?;
+    object["spec"]["s3"]["credentials"]["secretRef"]["name"] = json!(store);
+    let key = format!("tenants/{namespace}/film");
+    suite.s3.put(cluster, &key, "frames")?;
+    // It reads curl.cfg anew each time, as a long-lived program should, and ends if that fails.
+    let script = "while curl --config /film/curl.cfg --output /work/film; do sleep 1; done; exit 1";
+    cluster.apply(&[
+        object,
+        pods::download(namespace, "film", &store, &key, LONG),
+        pods::upload(namespace, "report", &store, LONG),
+        pods::pod(namespace, "player", &suite.image, script, &["film", "report"]),
+    ])?;
+    play.wait_for("condition=Ready", "pod/player", 60)?;
+    let copies = "cp /film/curl.cfg /work/film.cfg; cp /report/curl.cfg /work/report.cfg; cat /film/expiry";
+    let end = play.exec("player", copies)?;
+    let signed_with = || -> Result<Vec<String>> {
+        let of = |name: &&str| {
+            let secret = format!("secret/{name}");
+            play.field(&secret, ".metadata.annotations.valetkey\\.dev/signed-with")
+        };
+        ["film", "report"].iter().map(of).collect()
+    };
+    let before = signed_with()?;
+    check(
+        before.iter().all(|word| !word.is_empty()),
+        "a Secret does not say with what its key was signed",
+    )?;
+
+    // The second access key is there, and what is put in is not it.
+    let new = suite.s3.add_access_key(cluster)?;
+    put_in(&new.with_wrong_secret()?)?;
+    let began = Instant::now();
+    play.wait_condition(&status, "Ready", "False", "CredentialsRefused", SEEN)?;
+    let said_after = began.elapsed();
+    let said = play.field(&status, ".status.conditions[?(@.type==\"Ready\")].message")?;
+    check(
+        said.contains("SignatureDoesNotMatch"),
+        format!("it does not say what is wrong: {said}"),
+    )?;
+    // Who wants a key now is told; who has one keeps it.
+    cluster.apply(&[pods::upload(namespace, "late", &store, LONG)])?;
+    play.wait_condition("ug/late", "Ready", "False", "CredentialsRefused", 10)?;
+    check(
+        signed_with()? == before,
+        "a live key was signed anew with an access key that the store refuses",
+    )?;
+
+    put_in(&new)?;
+    let began = Instant::now();
+    play.wait_condition(&status, "Ready", "True", "Ready", SEEN)?;
+    play.wait_condition("ug/late", "Ready", "True", "Issued", 30)?;
+    let mended = began.elapsed();
+    cluster.wait(SEEN + ANEW, "both keys to be signed anew", || {
+        let now = signed_with()?;
+        let is_anew = now.iter().zip(&before).all(|(now, before)| now != before);
+        Ok(is_anew.then_some(()))
+    })?;
+    let anew = began.elapsed();
+    let differ = "! cmp -s /film/curl.cfg /work/film.cfg && ! cmp -s /report/curl.cfg /work/report.cfg";
+    cluster.wait(KUBELET, "both new keys in the pod", || {
+        play.exec("player", differ).map(|_| Some(()))
+    })?;
+    let in_pod = began.elapsed();
+    check(
+        play.exec("player", "cat /film/expiry")? == end,
+        "the key has another end than before",
+    )?;
+    // Both access keys are good until the owner deletes one.
+    check(
+        play.exec("player", "curl --config /work/film.cfg")? == "frames",
+        "a copy of the old key is worth nothing already",
+    )?;
+
+    suite.s3.delete_access_key(cluster, &old)?;
+    let answer = "--no-fail --output /dev/null --write-out '%{http_code}'";
+    let status_of_copy = play.exec("player", &format!("curl --config /work/film.cfg {answer}"))?;
+    check(
+        status_of_copy == "403",
+        format!("a copy of the old key is answered {status_of_copy}"),
+    )?;
+    check(
+        play.exec("player", "curl --config /film/curl.cfg")? == "frames",
+        "the new key does not bring the object",
+    )?;
+    play.exec(
+        "player",
+        "echo done >/work/report; curl --config /report/curl.cfg --upload-file /work/report",
+    )?;
+    play.wait_for("condition=Completed", "ug/report", 90)?;
+    // The pod has not missed anything all the time.
+    thread::sleep(Duration::from_secs(3));
+    play.runs_on("player")?;
+    play.note(format!(
+        "the wrong Secret is said after {:.0} s; with the right one: mended after {:.0} s, both keys signed anew after {:.0} s, \
+         in the pod after {:.0} s",
+        said_after.as_secs_f64(),
+        mended.as_secs_f64(),
+        anew.as_secs_f64(),
+        in_pod.as_secs_f64()
+    ));
+    cluster.kubectl(&["delete", "clusterobjectstore", &store]).map(|_| ())
+}

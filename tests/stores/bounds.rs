@@ -1,0 +1,98 @@
+//! Stores whose answers have no end. Whoever may make an ObjectStore may run one.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+use serde_json::json;
+use valet::{
+    grant::{ObjectKey, UploadFact, UploadsFact},
+    sign::{Finding, Provider, s3::S3},
+};
+use valet_harness::fake::{Asked, Fake, Reply};
+
+fn store(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> (Fake, S3) {
+    let fake = Fake::start(reply);
+    let settings = json!({
+        "bucket": "media", "region": "us-east-1", "endpoint": fake.endpoint(), "addressingStyle": "Path",
+        "credentials": {"assumeRole": {}},
+    });
+    let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
+    let s3 = S3::new(serde_json::from_value(settings).unwrap(), credentials, None);
+    (fake, s3)
+}
+
+fn key() -> ObjectKey {
+    ObjectKey::parse("a/b", 1024).unwrap()
+}
+
+/// The SDK keeps what is answered, all of it; what is poured out here is little more than sockets hold.
+#[tokio::test]
+async fn answers_without_an_end() {
+    const SOCKETS: u64 = 16 << 20;
+    for status in [200, 400, 403, 500] {
+        let (fake, s3) = store(move |_| Reply::Endless(status));
+        let session = s3.multipart().unwrap();
+        let probed = s3.probe().await;
+        if let Finding::Unreachable(why) = &probed.finding {
+            assert!(why.contains("bytes") || why.contains("answered"), "{why}");
+        }
+        session.arrived(&key(), "id").await;
+        session.open(&key()).await;
+        let each = fake.poured() / fake.asked().len() as u64;
+        assert!(each < SOCKETS, "{status}: {each} bytes of each answer were taken");
+    }
+}
+
+/// A list of parts that goes on and on is given up.
+#[tokio::test]
+async fn lists_without_an_end() {
+    let (fake, s3) = store(|asked| {
+        static PAGE: AtomicUsize = AtomicUsize::new(1);
+        let next = PAGE.fetch_add(1, Ordering::Relaxed);
+        let upload =
+            "<Upload><Key>a/b</Key><UploadId>id</UploadId><Initiated>2026-01-01T00:00:00Z</Initiated></Upload>";
+        let body = if asked.target.contains("uploads") {
+            format!(
+                "<ListMultipartUploadsResult>{}</ListMultipartUploadsResult>",
+                upload.repeat(1000)
+            )
+        } else {
+            format!(
+                "<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>{next}</NextPartNumberMarker></ListPartsResult>"
+            )
+        };
+        Reply::Text(200, body)
+    });
+    let parts = s3.multipart().unwrap();
+    let key = key();
+    let asked = tokio::time::timeout(Duration::from_secs(30), parts.arrived(&key, "id"));
+    let UploadFact::Unreachable(why) = asked.await.expect("it is given up") else {
+        panic!("nothing is known of such an upload")
+    };
+    assert!(why.contains("no end"), "{why}");
+    assert!(fake.asked().len() <= 20);
+
+    let before = fake.asked().len();
+    let UploadsFact::Listed { uploads, .. } = parts.open(&key).await else {
+        panic!("it is a list")
+    };
+    assert_eq!(uploads.len(), 20, "no more than were asked for");
+    assert!(fake.asked().len() - before <= 20 * 20 + 1);
+}
+
+/// What a store says is no text of ours.
+#[tokio::test]
+async fn codes_that_are_more_than_codes() {
+    let (_fake, s3) = store(|_| {
+        let code = "Nope&#10;2026-01-01T00:00:00Z ERROR valet: the cluster is lost";
+        Reply::Text(403, format!("<Error><Code>{code}</Code><Message>m</Message></Error>"))
+    });
+    let why = s3.multipart().unwrap().abort(&key(), "id").await.unwrap_err();
+    assert!(
+        why.contains("403") && !why.contains("ERROR") && !why.contains('\n'),
+        "{why}"
+    );
+}
