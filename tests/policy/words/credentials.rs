@@ -1,6 +1,9 @@
 //! Of temporary credentials.
 
-use valet::api::{Ask, ByteSize, DownloadMode, LengthRange, Overwrite, Permission, Reason, ResponseHeaders};
+use valet::{
+    api::{AccessRule, Ask, ByteSize, DownloadMode, LengthRange, Overwrite, Permission, Reason, ResponseHeaders},
+    grant::GrantFacts,
+};
 
 use super::{Case, case, modes::of_mode};
 use crate::common::{by_credentials, constrain, download, rule, store, upload};

@@ -28,7 +28,7 @@ impl Bench {
         let mut seen = Vec::new();
         for name in names("told", TOLD) {
             self.client.post(resource, &self.grant(kind, &name))?;
-            self.wait_for_secrets(&[name.clone()])?;
+            self.wait_for_secrets(std::slice::from_ref(&name))?;
             let key = format!("tenants/{NAMESPACE}/{name}");
             self.scene.store.put(NAMESPACE, &key, b"here it is")?;
             let before = count(self)?;
