@@ -7,7 +7,7 @@ use kube::{
     core::DeserializeGuard,
 };
 
-use super::{error::CALL_TIMEOUT, run::Options, stores::scoped};
+use super::{error::CALL_TIMEOUT, options::Options, stores::scoped};
 use crate::api::{ClusterObjectStore, DownloadGrant, ObjectStore, UploadGrant};
 
 /// A client for the cluster that the options name.

@@ -1,7 +1,11 @@
 //! One replica works, the others wait (a Lease of coordination.k8s.io/v1). The lease saves work and events; nothing
 //! rests on it: two replicas that both think they hold it do no harm.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -28,6 +32,47 @@ const RENEW_DEADLINE: Duration = Duration::from_secs(7);
 /// Pause between two renewals, and between two looks of those that wait.
 const PERIOD: Duration = Duration::from_secs(2);
 
+/// Whether this replica works, at any moment and by its own clock: one that was frozen, or does not reach the apiserver, does
+/// not know at once that another one has taken over, and must not tell of grants and stores meanwhile.
+#[derive(Debug, Default)]
+pub struct Term(Mutex<Until>);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Until {
+    /// Somebody else's, as far as is known.
+    #[default]
+    NotYet,
+    /// By the lease, unless it is renewed.
+    Then(Instant),
+    /// There is no lease to wait for.
+    TheEnd,
+}
+
+impl Term {
+    fn set(&self, until: Until) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// It works from now on, without a lease.
+    pub fn for_ever(&self) {
+        self.set(Until::TheEnd);
+    }
+
+    /// It has the lease since `renewed`.
+    fn renewed(&self, renewed: Instant) {
+        self.set(Until::Then(renewed + RENEW_DEADLINE));
+    }
+
+    /// Whether it works at this moment.
+    pub fn is_on(&self, now: Instant) -> bool {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Until::NotYet => false,
+            Until::Then(end) => now < end,
+            Until::TheEnd => true,
+        }
+    }
+}
+
 /// A candidate for the lease.
 pub struct Lease {
     api: Api<LeaseObject>,
@@ -36,6 +81,8 @@ pub struct Lease {
     address: Option<SocketAddr>,
     /// Where the holder's is.
     leader: Arc<Leader>,
+    /// Is told while the lease is ours.
+    term: Arc<Term>,
 }
 
 /// The lease as this process wrote it last.
@@ -62,19 +109,21 @@ impl Seen {
 
 impl Lease {
     /// A candidate in the operator's namespace. `identity` must be this process' alone. A holder says at which `address`
-    /// it takes notifications; who waits learns in `leader` what the holder says.
+    /// it takes notifications; who waits learns in `leader` what the holder says. `term` is on while the lease is ours.
     pub fn new(
         client: Client,
         namespace: &str,
         identity: String,
         address: Option<SocketAddr>,
         leader: Arc<Leader>,
+        term: Arc<Term>,
     ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             identity,
             address,
             leader,
+            term,
         }
     }
 
@@ -87,6 +136,7 @@ impl Lease {
         loop {
             match self.try_acquire(&mut seen).await {
                 Ok(Some(held)) => {
+                    self.term.renewed(held.renewed);
                     info!(identity = self.identity, "leading");
                     return held;
                 }
@@ -144,6 +194,12 @@ impl Lease {
 
     /// Renews for as long as it can; returns why it cannot any longer. Whoever called must stop working then.
     pub async fn keep(&self, held: &mut Held) -> String {
+        let why = self.renew(held).await;
+        self.term.set(Until::NotYet);
+        why
+    }
+
+    async fn renew(&self, held: &mut Held) -> String {
         let params = PostParams {
             field_manager: Some(FIELD_MANAGER.into()),
             ..PostParams::default()
@@ -160,7 +216,10 @@ impl Lease {
                 spec.renew_time = Some(MicroTime(Timestamp::now()));
             }
             match timeout(left, call("renewing the lease", self.api.replace(NAME, &params, &ours))).await {
-                Ok(Ok(lease)) => *held = Held { lease, renewed: began },
+                Ok(Ok(lease)) => {
+                    self.term.renewed(began);
+                    *held = Held { lease, renewed: began };
+                }
                 Ok(Err(Error::Conflict(_) | Error::Gone(_))) => {
                     // Perhaps our own write, whose answer was lost.
                     match call("reading the lease", self.api.get_opt(NAME)).await {
@@ -223,4 +282,25 @@ fn advertised(lease: &LeaseObject) -> Option<SocketAddr> {
 
 fn holder(lease: &LeaseObject) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// To the instant: another one may take over three seconds later, whether this one has noticed anything or not.
+    #[test]
+    fn a_term_ends_by_the_clock() {
+        let (term, begin) = (Term::default(), Instant::now());
+        let after = |millis| begin + Duration::from_millis(millis);
+        assert!(!term.is_on(begin), "it waits");
+        term.renewed(begin);
+        assert!(term.is_on(after(6999)) && !term.is_on(after(7000)));
+        term.renewed(after(2000));
+        assert!(term.is_on(after(8999)) && !term.is_on(after(9000)));
+        term.set(Until::NotYet);
+        assert!(!term.is_on(after(2000)), "somebody else has taken it");
+        term.for_ever();
+        assert!(term.is_on(after(86_400_000)));
+    }
 }

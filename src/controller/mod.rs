@@ -4,9 +4,11 @@
 mod cluster;
 mod error;
 mod grants;
+mod kinds;
 mod lease;
 mod memory;
 mod notifications;
+mod options;
 mod places;
 mod requests;
 mod run;
@@ -21,4 +23,5 @@ mod turns;
 mod voices;
 mod watch;
 
-pub use run::{Notifications, Options, run};
+pub use options::{Notifications, Options};
+pub use run::run;

@@ -69,7 +69,12 @@ impl Requests {
         let most = most.and_then(|n| usize::try_from(n).ok());
         let mut stores = self.lock();
         match stores.get_mut(id) {
-            Some(store) => store.most = most,
+            Some(store) => {
+                store.most = most;
+                if store.is_idle() {
+                    stores.remove(id);
+                }
+            }
             None if most.is_some() => {
                 let store = Store {
                     most,
@@ -145,7 +150,7 @@ impl Requests {
             Some(who) => {
                 store.called.insert(who.clone(), Instant::now());
             }
-            None if store.under_way == 0 && store.most.is_none() && store.called.is_empty() => {
+            None if store.is_idle() => {
                 stores.remove(id);
             }
             None => {}
@@ -155,6 +160,11 @@ impl Requests {
 }
 
 impl Store {
+    /// Whether there is nothing to be remembered of it.
+    fn is_idle(&self) -> bool {
+        self.most.is_none() && self.under_way == 0 && self.known.is_empty() && self.called.is_empty()
+    }
+
     /// The first in the line of the namespace whose turn it is.
     fn next(&mut self) -> Option<Who> {
         let namespace = self.turns.pop_front()?;
@@ -266,6 +276,13 @@ mod tests {
         assert!(
             requests.take(&id, (Operation::Download, "a", "1")).is_ok(),
             "a quarter of 32 again"
+        );
+        let gone = store("gone");
+        requests.limit(&gone, Some(1));
+        requests.limit(&gone, None);
+        assert!(
+            !requests.lock().contains_key(&gone),
+            "nothing is kept of a store that is gone"
         );
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{core::DeserializeGuard, runtime::reflector};
 
 use super::{
     store_status::{CLOCK, HEADERS, KEYS},
+    stores::Stores,
     voices,
     watch::Caller,
 };
@@ -39,20 +40,29 @@ pub fn grants<G: Grant>(caller: &Caller<G>) -> Vec<GrantState> {
 }
 
 /// The stores of one kind; for an operator that serves one namespace, those that open to it, as it sees them itself.
-pub fn stores<S: Store>(known: &reflector::Store<DeserializeGuard<S>>, scope: Option<&str>) -> Vec<StoreState> {
+pub fn stores<S: Store>(
+    known: &reflector::Store<DeserializeGuard<S>>,
+    stores: &Stores,
+    scope: Option<&str>,
+) -> Vec<StoreState> {
     let state = |store: &S| {
         let mut status = store.store_status().cloned().unwrap_or_default();
+        let (namespace, name) = (store.meta().namespace.clone(), store.meta().name.clone());
+        let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
         // Those that choose by label are known by what was said of them.
-        if let Some(scope) = scope
-            && concern(&store.rules(), scope, &BTreeMap::new()) != Concern::Alone
-        {
+        let shared = scope.filter(|scope| concern(&store.rules(), scope, &BTreeMap::new()) != Concern::Alone);
+        if let Some(scope) = shared {
             condition(&status.conditions, &voices::of(scope, "Ready"))?;
             status = voices::own(&status, scope);
+            // What only one can say stands in nobody's status.
+            let end = stores.credentials_end(&(S::KIND, namespace.clone(), name.clone()));
+            status.credentials_expiration_time = end.map(Time);
         }
         Some(StoreState {
             kind: S::KIND.as_str(),
-            namespace: store.meta().namespace.clone().unwrap_or_default(),
-            name: store.meta().name.clone().unwrap_or_default(),
+            namespace,
+            name,
+            scope: shared.unwrap_or_default().to_owned(),
             ready: condition(&status.conditions, "Ready").is_some_and(|c| c.status == "True"),
             reason: reason(&status.conditions),
             credentials_expire: status.credentials_expiration_time.map(|t| t.0.as_second()),

@@ -1,20 +1,24 @@
+//! Stores as grants and their own statuses need to know them: read, connected to and tried out, and kept for a moment.
+
+mod connect;
 mod current;
+mod labels;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api, Client, ResourceExt,
-    api::PartialObjectMeta,
+    Api, Client,
     core::{NamespaceResourceScope, ObjectMeta},
 };
 
+use labels::NamespaceLabels;
+
 use super::{
-    error::{Error, call},
+    error::Error,
     requests::Requests,
     secrets::Secrets,
     signers::Signers,
@@ -22,13 +26,10 @@ use super::{
     trial::{Trial, Tried, age_for_grants, age_for_status},
 };
 use crate::{
-    api::{
-        Capabilities, ClusterAccessRule, ClusterObjectStore, ObjectStore, Reason, ShortSessions, Store, StoreKind,
-        StoreRef, annotation,
-    },
+    api::{Capabilities, ClusterAccessRule, Reason, ShortSessions, Store, StoreKind, StoreRef, annotation},
     grant::{Concern, RulesView, Signer, StoreFact, StoreView, concern},
-    sign::{Finding, Outward, Probed, Provider, SignError},
-    store::{self, CredentialsSource, Environment},
+    sign::{Outward, Probed, Provider, SignError},
+    store::Environment,
 };
 
 /// Reads stores and keeps them for a moment.
@@ -44,15 +45,54 @@ pub struct Stores {
     requests: Arc<Requests>,
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
-    labels: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
+    labels: NamespaceLabels,
     /// Outlasts times in which the store cannot be used, as between the old credentials and the new ones.
     signers: Signers,
+    /// When the credentials end that were found last.
+    ends: Mutex<HashMap<StoreId, Timestamp>>,
 }
 
 /// Names a store; the namespace is empty for a ClusterObjectStore.
 pub type StoreId = (StoreKind, String, String);
 
-type Labels = Arc<BTreeMap<String, String>>;
+/// Why a store cannot be used, as conditions say it.
+pub type Why = (Reason, String);
+
+/// What keeps a store from being used: its own state, which is a fact, or that the apiserver could not be asked.
+enum Stop {
+    Unusable(Why),
+    Failed(Error),
+}
+
+impl From<Why> for Stop {
+    fn from(why: Why) -> Self {
+        Self::Unusable(why)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<SignError> for Stop {
+    fn from(error: SignError) -> Self {
+        match error {
+            SignError::Credentials { reason, message } => Self::Unusable((reason, message)),
+            other => Self::Failed(other.into()),
+        }
+    }
+}
+
+/// The fact apart from the failure.
+fn told<T>(result: Result<T, Stop>) -> Result<Result<T, Why>, Error> {
+    match result {
+        Ok(found) => Ok(Ok(found)),
+        Err(Stop::Unusable(why)) => Ok(Err(why)),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
 
 #[derive(Clone)]
 enum Known {
@@ -146,6 +186,7 @@ impl Stores {
     ) -> Self {
         Self {
             secrets: Secrets::new(client.clone()),
+            labels: NamespaceLabels::new(client.clone()),
             client,
             operator_namespace,
             share_environment,
@@ -153,8 +194,8 @@ impl Stores {
             requests,
             environment: Environment::default(),
             known: Mutex::default(),
-            labels: Mutex::default(),
             signers: Signers::default(),
+            ends: Mutex::default(),
         }
     }
 
@@ -163,112 +204,60 @@ impl Stores {
     /// # Errors
     /// Only if the apiserver cannot be asked: what is wrong with the store itself is a fact.
     pub async fn fact(&self, store: &StoreRef, namespace: &str, wanted_until: Timestamp) -> Result<Found, Error> {
-        let connection = match self.known(&store_id(store, namespace)).await? {
+        let (rules, usable) = match self.known(&store_id(store, namespace)).await? {
             Known::Missing => return Ok(Found::of(StoreFact::Missing)),
-            Known::Unusable { reason, message, rules } => {
-                return self.unusable(reason, message, rules, namespace).await;
-            }
-            Known::Usable(connection) => connection,
+            Known::Unusable { reason, message, rules } => (rules, Err((reason, message))),
+            Known::Usable(connection) => (connection.rules.clone(), told(connection.usable(wanted_until).await)?),
         };
-        let Connection {
-            provider,
-            rules,
-            canary_request,
-            ..
-        } = &connection;
-        provider.prepare(wanted_until).await;
-        let credentials_expire = match provider.credentials_expire().await {
-            Ok(end) => end,
-            Err(SignError::Credentials { reason, message }) => {
-                return self.unusable(reason, message, rules.clone(), namespace).await;
-            }
-            Err(e) => return Err(e.into()),
-        };
-        let request = canary_request.as_ref();
-        let outcome = connection
-            .trial
-            .result(provider.as_ref(), request, age_for_grants)
-            .await;
-        let untried = outcome.untried(provider.as_ref()).map(str::to_owned);
-        if let Finding::Broken(reason, message) = outcome.probed.finding {
-            return self.unusable(reason, message, rules.clone(), namespace).await;
-        }
-        // Whoever wants a store tried out wants no keys before: some would be weaker than their grants, and some that are out
-        // would be withdrawn since nobody has tried yet.
-        if let (Finding::Unreachable(why), Some(_), None) =
-            (&outcome.probed.finding, &connection.canary_request, &outcome.canary)
-        {
-            let message = format!("it is to be tried out with real keys first, and does not answer: {why}");
-            let reason = Reason::StoreUnreachable;
-            return self.unusable(reason, message, rules.clone(), namespace).await;
-        }
-        if let Some(message) = outcome.canary.and_then(|c| c.found.worthless) {
-            let reason = Reason::KeysNotEnforced;
-            return self.unusable(reason, message, rules.clone(), namespace).await;
-        }
-        let view = StoreView {
-            max_live_grants: connection.max_live_grants,
-            namespace_labels: self.labels_for(rules, namespace).await?,
-            rules: rules.clone(),
-            capabilities: provider.capabilities(),
-            credentials_expire,
-            short_sessions: connection.short_sessions,
-            signer: connection.signer,
-            untried,
-        };
-        Ok(Found {
-            provider: Some(connection.provider),
-            ..Found::of(StoreFact::Usable(view))
+        let namespace_labels = self.labels.for_rules(&rules, namespace).await?;
+        Ok(match usable {
+            Ok(usable) => Found {
+                fact: StoreFact::Usable(StoreView {
+                    max_live_grants: usable.connection.max_live_grants,
+                    namespace_labels,
+                    rules,
+                    capabilities: usable.connection.provider.capabilities(),
+                    credentials_expire: usable.credentials_expire,
+                    short_sessions: usable.connection.short_sessions,
+                    signer: usable.connection.signer,
+                    untried: usable.untried,
+                }),
+                provider: Some(usable.connection.provider),
+                rules: None,
+            },
+            // Keys that are out stay while it is so, if the rules still allow them.
+            Err((reason, message)) => Found {
+                rules: Some(RulesView {
+                    rules,
+                    namespace_labels,
+                }),
+                ..Found::of(StoreFact::Unusable { reason, message })
+            },
         })
-    }
-
-    /// A store that cannot be used now, with what its rules say of the namespace: keys that are out stay while it is so, if
-    /// the rules still allow them.
-    async fn unusable(
-        &self,
-        reason: Reason,
-        message: String,
-        rules: Arc<Vec<ClusterAccessRule>>,
-        namespace: &str,
-    ) -> Result<Found, Error> {
-        let namespace_labels = self.labels_for(&rules, namespace).await?;
-        Ok(Found {
-            rules: Some(RulesView {
-                rules,
-                namespace_labels,
-            }),
-            ..Found::of(StoreFact::Unusable { reason, message })
-        })
-    }
-
-    /// The namespace's labels, if a rule chooses by them.
-    async fn labels_for(&self, rules: &[ClusterAccessRule], namespace: &str) -> Result<Labels, Error> {
-        if rules.iter().any(|r| r.namespaces.selector.is_some()) {
-            self.namespace_labels(namespace).await
-        } else {
-            Ok(Arc::default())
-        }
     }
 
     /// What is known of a store for its own status, or why it cannot be used; `None` if it is gone.
     ///
     /// # Errors
     /// Only if the apiserver cannot be asked.
-    pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, (Reason, String)>>, Error> {
-        let connection = match self.known(id).await? {
-            Known::Missing => return Ok(None),
-            Known::Unusable { reason, message, .. } => return Ok(Some(Err((reason, message)))),
-            Known::Usable(connection) => connection,
+    pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, Why>>, Error> {
+        Ok(match self.known(id).await? {
+            Known::Missing => None,
+            Known::Unusable { reason, message, .. } => Some(Err((reason, message))),
+            Known::Usable(connection) => Some(told(self.try_out(id, &connection).await)?),
+        })
+    }
+
+    async fn try_out(&self, id: &StoreId, connection: &Connection) -> Result<Condition, Stop> {
+        let credentials_expire = connection.provider.source_expires().await?;
+        match credentials_expire {
+            Some(end) => lock(&self.ends).insert(id.clone(), end),
+            None => lock(&self.ends).remove(id),
         };
-        let credentials_expire = match connection.provider.source_expires().await {
-            Ok(Some(end)) if end <= Timestamp::now() => {
-                let message = format!("the credentials ended at {end}; renew them");
-                return Ok(Some(Err((Reason::CredentialsExpired, message))));
-            }
-            Ok(end) => end,
-            Err(SignError::Credentials { reason, message }) => return Ok(Some(Err((reason, message)))),
-            Err(e) => return Err(e.into()),
-        };
+        if let Some(end) = credentials_expire.filter(|end| *end <= Timestamp::now()) {
+            let message = format!("the credentials ended at {end}; renew them");
+            return Err((Reason::CredentialsExpired, message).into());
+        }
         let request = connection.canary_request.as_ref();
         let trial = &connection.trial;
         let outcome = trial
@@ -276,13 +265,18 @@ impl Stores {
             .await;
         // Both are taken, whichever it is.
         let (tried, signed) = (trial.take_news(), self.signers.changed(id));
-        Ok(Some(Ok(Condition {
+        Ok(Condition {
             capabilities: connection.provider.capabilities(),
             credentials_expire,
             probed: outcome.probed,
             canary: outcome.canary,
             is_news: tried || signed,
-        })))
+        })
+    }
+
+    /// When the credentials end that this operator was last seen to sign with for the store, if they do.
+    pub fn credentials_end(&self, id: &StoreId) -> Option<Timestamp> {
+        lock(&self.ends).get(id).copied()
     }
 
     /// What a store is to an operator that serves one namespace, if it does so.
@@ -294,7 +288,7 @@ impl Stores {
             return Ok(Concern::Alone);
         };
         let rules = store.rules();
-        let labels = self.labels_for(&rules, namespace).await?;
+        let labels = self.labels.for_rules(&rules, namespace).await?;
         Ok(concern(&rules, namespace, &labels))
     }
 
@@ -304,18 +298,23 @@ impl Stores {
         lock(&self.known).entry(id.clone()).or_default().changed();
     }
 
-    /// Forgets a namespace's labels, which have changed.
-    pub fn relabelled(&self, namespace: &str) {
-        if let Some(slot) = lock(&self.labels).get(namespace) {
+    /// Forgets a store that is gone, and everything that was known of it: what signed for it, and with what.
+    pub fn gone(&self, id: &StoreId) {
+        if let Some(slot) = lock(&self.known).remove(id) {
             slot.changed();
         }
+        self.forget_rest(id);
+        self.requests.limit(id, None);
     }
 
-    /// Forgets a namespace that is gone: another one of its name is another one.
+    /// Forgets a namespace's labels, which have changed.
+    pub fn relabelled(&self, namespace: &str) {
+        self.labels.changed(namespace);
+    }
+
+    /// Forgets a namespace that is gone.
     pub fn namespace_gone(&self, namespace: &str) {
-        if let Some(slot) = lock(&self.labels).remove(namespace) {
-            slot.changed();
-        }
+        self.labels.gone(namespace);
     }
 
     /// Keeps nothing of a store that is not there: grants can name any number of such.
@@ -326,158 +325,48 @@ impl Stores {
             known.remove(id);
         }
         drop(known);
+        self.forget_rest(id);
+    }
+
+    fn forget_rest(&self, id: &StoreId) {
         self.signers.forget(id);
+        lock(&self.ends).remove(id);
     }
 
     async fn known(&self, id: &StoreId) -> Result<Known, Error> {
         let slot = lock(&self.known).entry(id.clone()).or_default().clone();
-        let read = |kept| async move {
-            let previous = match kept {
-                Some(Known::Usable(connection)) => Some(connection),
-                _ => None,
-            };
-            match id.0 {
-                StoreKind::ClusterObjectStore => {
-                    let api: Api<ClusterObjectStore> = Api::all(self.client.clone());
-                    self.connect(api, id, &self.operator_namespace, previous).await
-                }
-                StoreKind::ObjectStore => {
-                    let api: Api<ObjectStore> = Api::namespaced(self.client.clone(), &id.1);
-                    self.connect(api, id, &id.1, previous).await
-                }
-            }
-        };
-        let known = slot.get(read).await?;
+        let known = slot.get(|previous| self.read(id, previous)).await?;
         if matches!(known, Known::Missing) {
             self.forget(id, &slot);
         }
         Ok(known)
     }
+}
 
-    async fn connect<S: Store>(
-        &self,
-        api: Api<S>,
-        id: &StoreId,
-        secrets_namespace: &str,
-        previous: Option<Connection>,
-    ) -> Result<Known, Error> {
-        let store = match call("reading a store", api.get(&id.2)).await {
-            Ok(store) => store,
-            Err(Error::Gone(_)) => {
-                self.requests.limit(id, None);
-                return Ok(Known::Missing);
-            }
-            Err(e) => return Err(e),
-        };
-        let limits = store.limits();
-        self.requests.limit(id, limits.max_requests_in_flight);
-        let rules = Arc::new(store.rules());
-        let unusable = |(reason, message)| {
-            Ok(Known::Unusable {
-                reason,
-                message,
-                rules: rules.clone(),
-            })
-        };
-        let settings = match store::settings(&store) {
-            Ok(settings) => settings,
-            Err(why) => return unusable(why),
-        };
-        // A ClusterObjectStore is the platform's own, and leads where the platform says.
-        let outward = (id.0 == StoreKind::ObjectStore).then(|| self.outward.clone());
-        if let Some(outward) = &outward
-            && let Err(why) = settings.check_endpoint(outward).await
-        {
-            return unusable(why);
+/// A store that can be used for a key that is signed now.
+struct Usable {
+    connection: Connection,
+    credentials_expire: Option<Timestamp>,
+    untried: Option<String>,
+}
+
+impl Connection {
+    /// Whether a key that is signed now, and is meant to live until `wanted_until`, is worth what it says.
+    async fn usable(self, wanted_until: Timestamp) -> Result<Usable, Stop> {
+        let provider = self.provider.as_ref();
+        provider.prepare(wanted_until).await;
+        let credentials_expire = provider.credentials_expire().await?;
+        let request = self.canary_request.as_ref();
+        let outcome = self.trial.result(provider, request, age_for_grants).await;
+        if let Some(why) = outcome.forbids(request.is_some()) {
+            return Err(why.into());
         }
-        let (account, version) = match settings.credentials() {
-            CredentialsSource::Environment if id.0 == StoreKind::ObjectStore && !self.share_environment => {
-                let message = format!(
-                    "an ObjectStore may not use the operator's own credentials; set {}.credentials.secretRef",
-                    settings.field()
-                );
-                return unusable((Reason::CredentialsInvalid, message));
-            }
-            CredentialsSource::Environment => {
-                let account = settings.with_environment(&self.environment).await;
-                (account, "environment".to_owned())
-            }
-            CredentialsSource::Secret(name) => {
-                let secret = match self.secrets.credentials(secrets_namespace, &name).await {
-                    Ok(secret) => secret,
-                    Err(Error::Gone(_)) => {
-                        let message = format!(
-                            "Secret {name} with the store's credentials does not exist in namespace {secrets_namespace}; create it"
-                        );
-                        return unusable((Reason::CredentialsNotFound, self.for_tenants(id, &name, message)));
-                    }
-                    Err(Error::Refused(_)) => {
-                        let message = format!(
-                            "the operator's account may not read Secret {name} with the store's credentials; allow it to get that Secret"
-                        );
-                        return unusable((Reason::CredentialsInvalid, message));
-                    }
-                    Err(e) => return Err(e),
-                };
-                let version = format!("{:?} {:?}", secret.metadata.uid, secret.metadata.resource_version);
-                let data = secret.data.unwrap_or_default();
-                match settings.with_secret(data.iter().map(|(name, value)| (name.as_str(), value.0.as_slice()))) {
-                    Ok(account) => (account, version),
-                    Err(e) => {
-                        return unusable((
-                            Reason::CredentialsInvalid,
-                            format!("Secret {name} with the store's credentials cannot be used: {e}"),
-                        ));
-                    }
-                }
-            }
-        };
-        let canary_request = canary_request(store.meta());
-        let fingerprint = format!(
-            "{:?} {:?} {version} {canary_request:?}",
-            store.uid(),
-            store.meta().generation
-        );
-        let (provider, trial) = match previous {
-            Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
-            _ => (account.connect(outward), Arc::default()),
-        };
-        // Of a store without credentials, or that does not tell, nothing is known; keys stay as they are then.
-        let salt = store.uid().unwrap_or_default();
-        let signs = provider.fingerprint(&salt).await.ok().flatten();
-        Ok(Known::Usable(Connection {
-            fingerprint,
-            max_live_grants: limits.max_live_grants,
-            rules: rules.clone(),
-            short_sessions: store.short_sessions(),
-            signer: signs.map(|fingerprint| self.signers.seen(id, fingerprint)),
-            provider,
-            trial,
-            canary_request,
-        }))
-    }
-
-    /// A tenant need not learn how the operator's namespace is called.
-    fn for_tenants(&self, id: &StoreId, secret: &str, message: String) -> String {
-        match id.0 {
-            StoreKind::ObjectStore => message,
-            StoreKind::ClusterObjectStore => {
-                format!(
-                    "Secret {secret} with the store's credentials does not exist in the operator's namespace; the store's owner must create it"
-                )
-            }
-        }
-    }
-
-    async fn namespace_labels(&self, namespace: &str) -> Result<Arc<BTreeMap<String, String>>, Error> {
-        let slot = lock(&self.labels).entry(namespace.to_owned()).or_default().clone();
-        slot.get(|_| async move {
-            let api: Api<Namespace> = Api::all(self.client.clone());
-            let found: PartialObjectMeta<Namespace> =
-                call("reading a namespace", api.get_metadata(namespace)).await?;
-            Ok(Arc::new(found.metadata.labels.unwrap_or_default()))
+        let untried = outcome.untried(provider).map(str::to_owned);
+        Ok(Usable {
+            connection: self,
+            credentials_expire,
+            untried,
         })
-        .await
     }
 }
 
@@ -493,5 +382,72 @@ where
     match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use futures::future::{Ready, ready};
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    /// An apiserver with one store and its credentials.
+    #[derive(Clone)]
+    struct Server;
+
+    impl tower_service::Service<Request<Body>> for Server {
+        type Response = Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let object = if request.uri().path().ends_with("/secrets/keys") {
+                json!({
+                    "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "uid": "2", "resourceVersion": "2"},
+                    "data": {"AWS_ACCESS_KEY_ID": "aWQ=", "AWS_SECRET_ACCESS_KEY": "c2VjcmV0"},
+                })
+            } else {
+                json!({
+                    "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore",
+                    "metadata": {"name": "media", "uid": "1", "generation": 1},
+                    "spec": {
+                        "s3": {"bucket": "media", "region": "eu-west-1", "credentials": {"secretRef": {"name": "keys"}}},
+                        "limits": {"maxRequestsInFlight": 1},
+                    },
+                })
+            };
+            ready(Ok(Response::new(Body::from(object.to_string().into_bytes()))))
+        }
+    }
+
+    /// A store that is deleted leaves nothing behind: neither what signs for it with its connections, nor what it signed with.
+    #[tokio::test]
+    async fn nothing_is_kept_of_a_store_that_is_gone() {
+        let requests = Arc::new(Requests::new(8, |_, _, _| true));
+        let client = Client::new(Server, "default");
+        let stores = Stores::new(client, "valet-system".into(), false, Outward::new(Vec::new()), requests);
+        let id = (StoreKind::ClusterObjectStore, String::new(), "media".to_owned());
+        let Known::Usable(connection) = stores.known(&id).await.unwrap() else {
+            panic!("it can be used");
+        };
+        let provider = Arc::downgrade(&connection.provider);
+        drop(connection);
+        stores.changed(&id);
+        assert!(provider.upgrade().is_some(), "a change need not concern it");
+        stores.gone(&id);
+        assert!(provider.upgrade().is_none(), "it is kept");
+        assert!(lock(&stores.known).is_empty());
+        // Another one of its name is another one: what it signs with is no news.
+        stores.signers.seen(&id, "another".into());
+        assert!(!stores.signers.changed(&id));
     }
 }

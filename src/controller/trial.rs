@@ -8,8 +8,11 @@ use std::{
 use jiff::Timestamp;
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
-use super::slot::FRESHNESS;
-use crate::sign::{Canary, Finding, Probed, Provider};
+use super::{slot::FRESHNESS, stores::Why};
+use crate::{
+    api::Reason,
+    sign::{Canary, Finding, Probed, Provider},
+};
 
 /// What came of trying a store out. One trial serves every grant of the store.
 #[derive(Default)]
@@ -94,6 +97,24 @@ impl Trial {
 }
 
 impl Outcome {
+    /// Why no key is to be signed, whatever it says. `is_to_be_tried`: whether somebody has asked for a round trip with real
+    /// keys.
+    pub fn forbids(&self, is_to_be_tried: bool) -> Option<Why> {
+        let worthless = self.canary.as_ref().and_then(|tried| tried.found.worthless.as_ref());
+        match &self.probed.finding {
+            Finding::Broken(reason, message) => Some((*reason, message.clone())),
+            // Whoever wants a store tried out wants no keys before: some would be weaker than their grants, and some that are
+            // out would be withdrawn since nobody has tried yet.
+            Finding::Unreachable(why) if is_to_be_tried && self.canary.is_none() => Some((
+                Reason::StoreUnreachable,
+                format!("it is to be tried out with real keys first, and does not answer: {why}"),
+            )),
+            Finding::Usable | Finding::Unreachable(_) => {
+                worthless.map(|message| (Reason::KeysNotEnforced, message.clone()))
+            }
+        }
+    }
+
     /// Why it is not known yet what the store holds keys to, where that has to be seen: it has not answered, neither now
     /// nor before.
     pub fn untried(&self, provider: &dyn Provider) -> Option<&str> {
@@ -181,6 +202,50 @@ mod tests {
         trial.result(&store, None, AT_ONCE).await;
         assert!(trial.take_news());
         assert!(!trial.take_news());
+    }
+
+    /// On both sides of each line: what a store is like, whether it is to be tried with real keys and was, and what of it.
+    #[test]
+    fn when_no_key_is_signed() {
+        let outcome = |finding, canary: Option<Canary>| Outcome {
+            when: Instant::now(),
+            probed: Probed {
+                finding,
+                skew: None,
+                refuses_unsigned: None,
+            },
+            canary: canary.map(|found| Tried {
+                request: "now".into(),
+                when: Timestamp::UNIX_EPOCH,
+                found,
+            }),
+            has_answered: false,
+        };
+        let away = || Finding::Unreachable("away".into());
+        let broken = || Finding::Broken(Reason::BucketNotFound, "none".into());
+        let good = || Some(Canary::default());
+        let bad = || {
+            Some(Canary {
+                worthless: Some("bad".into()),
+                ..Canary::default()
+            })
+        };
+        for (finding, canary, is_to_be_tried, expected) in [
+            (Finding::Usable, None, false, None),
+            (Finding::Usable, None, true, None),
+            (Finding::Usable, good(), true, None),
+            (Finding::Usable, bad(), true, Some(Reason::KeysNotEnforced)),
+            (away(), None, false, None),
+            (away(), None, true, Some(Reason::StoreUnreachable)),
+            (away(), good(), true, None),
+            (away(), bad(), true, Some(Reason::KeysNotEnforced)),
+            (broken(), None, false, Some(Reason::BucketNotFound)),
+            (broken(), bad(), true, Some(Reason::BucketNotFound)),
+        ] {
+            let case = format!("{finding:?} {canary:?} {is_to_be_tried}");
+            let forbids = outcome(finding, canary).forbids(is_to_be_tried);
+            assert_eq!(forbids.map(|(reason, _)| reason), expected, "{case}");
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,8 @@ const OWN: [&str; 4] = [READY, HEADERS, CLOCK, KEYS];
 /// The summary, for kstatus.
 const SUMMARY: [&str; 3] = [READY, "Reconciling", "Stalled"];
 const READY: &str = "Ready";
+/// What the summary says where several have looked.
+const ALL_CAN: &str = "each operator that has looked at the store can use it";
 
 /// The type under which the operator of a namespace has its condition.
 pub fn of(namespace: &str, type_: &str) -> String {
@@ -56,7 +58,7 @@ fn is_alone(status: &StoreStatus, namespace: &str) -> bool {
 
 /// The status with what the operator of `namespace` says now. The summary `Ready` is True when all say so that have seen the
 /// present generation; otherwise it is the first one's word that does not, by name. What only one can say (capabilities, the
-/// credentials' end, the canary) is left out as soon as there are two.
+/// credentials' end, the canary) is left out as soon as there are two; the end then stands in each one's own word.
 pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: Timestamp) -> StoreStatus {
     let generation = own.observed_generation;
     let mut status = without(previous, namespace);
@@ -65,6 +67,15 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     let summary: Vec<_> = status.conditions.iter().filter(|c| is_ours(c)).cloned().collect();
     status.conditions.retain(|c| !is_ours(c));
     own.conditions.retain(|c| OWN.contains(&c.type_.as_str()));
+    if !alone
+        && let Some(end) = &own.credentials_expiration_time
+        && let Some(ready) = own
+            .conditions
+            .iter_mut()
+            .find(|c| c.type_ == READY && c.status == "True")
+    {
+        ready.message += &format!("; the credentials end at {}", end.0);
+    }
     for condition in &own.conditions {
         if alone && condition.type_ != READY {
             // The one voice that there is need not say it twice.
@@ -86,7 +97,7 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
         status.credentials_expiration_time = None;
         status.canary = None;
     }
-    let word = word(&status.conditions, generation);
+    let word = word(&status.conditions, generation, alone);
     // With the times that it had.
     status
         .conditions
@@ -112,8 +123,9 @@ pub fn without(status: &StoreStatus, namespace: &str) -> StoreStatus {
     status
 }
 
-/// What all say together.
-fn word(conditions: &[Condition], generation: Option<i64>) -> Option<(Reason, String)> {
+/// What all say together. Whoever writes it writes the same, so where there are several it has nothing that only one of them
+/// says of itself, unless that is what is wrong.
+fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Option<(Reason, String)> {
     let mut voices: Vec<_> = conditions
         .iter()
         .filter(|c| c.observed_generation == generation)
@@ -123,7 +135,8 @@ fn word(conditions: &[Condition], generation: Option<i64>) -> Option<(Reason, St
     let (namespace, first) = voices.first()?;
     let reason = Reason::ALL.iter().find(|r| r.as_str() == first.reason).copied()?;
     let message = match first.status.as_str() {
-        "True" => first.message.clone(),
+        "True" if alone => first.message.clone(),
+        "True" => ALL_CAN.to_owned(),
         _ => format!("for namespace {namespace}: {}", first.message),
     };
     Some((reason, message))
@@ -164,6 +177,7 @@ mod tests {
             request: "now".into(),
             time: Time(at(now)),
         });
+        status.credentials_expiration_time = Some(Time(at(1000)));
         join(previous, namespace, status, at(now))
     }
 
@@ -191,6 +205,7 @@ mod tests {
         assert_eq!(types(&status), [READY, HEADERS, "a/Ready"]);
         assert_eq!(ready(&status), "True Ready: as a sees it");
         assert!(!status.capabilities.is_empty() && status.canary.is_some());
+        assert_eq!(status.credentials_expiration_time, Some(Time(at(1000))));
         assert_eq!(says(&status, "a", Reason::Ready, 1, 9).conditions, status.conditions);
     }
 
@@ -215,13 +230,24 @@ mod tests {
             "False CredentialsNotFound: for namespace b: as b sees it"
         );
         assert!(settled.capabilities.is_empty() && settled.canary.is_none());
+        // The end stands in the word of the one who can use the store, and in no summary.
+        assert_eq!(settled.credentials_expiration_time, None);
+        let message = |type_: &str| {
+            let c = settled.conditions.iter().find(|c| c.type_ == type_).unwrap();
+            c.message.as_str()
+        };
+        assert_eq!(
+            message("a/Ready"),
+            "as a sees it; the credentials end at 2027-01-15T08:16:40Z"
+        );
+        assert_eq!(message("b/Ready"), "as b sees it");
         // From now on neither has anything to write.
         for now in [4, 5, 6] {
             assert_eq!(says(&settled, "a", Reason::Ready, 1, now), settled);
             assert_eq!(says(&settled, "b", Reason::CredentialsNotFound, 1, now), settled);
         }
         let both = says(&settled, "b", Reason::Ready, 1, 7);
-        assert_eq!(ready(&both), "True Ready: as a sees it");
+        assert_eq!(ready(&both), format!("True Ready: {ALL_CAN}"));
         assert_eq!(says(&both, "a", Reason::Ready, 1, 8), both);
     }
 
@@ -240,7 +266,7 @@ mod tests {
         };
         before.conditions.push(somebodys.clone());
         let after = says(&before, "a", Reason::Ready, 2, 3);
-        assert_eq!(ready(&after), "True Ready: as a sees it");
+        assert_eq!(ready(&after), format!("True Ready: {ALL_CAN}"));
         assert!(after.conditions.contains(&somebodys));
         assert!(types(&after).contains(&"gone/Ready"));
         let left = without(&after, "a");

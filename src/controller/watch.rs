@@ -162,7 +162,11 @@ pub async fn watch_stores<S, U, D>(
             continue;
         }
         let id = (S::KIND, store.namespace().unwrap_or_default(), store.name_any());
-        stores.changed(&id);
+        if gone {
+            stores.gone(&id);
+        } else {
+            stores.changed(&id);
+        }
         if let Some(awaited) = &awaited {
             awaited.store(&id, store.0.as_ref().ok().filter(|_| !gone).and_then(bucket));
         }

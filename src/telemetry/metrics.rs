@@ -1,11 +1,16 @@
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Instant,
+};
 
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
     metrics::{
         MetricType,
-        counter::Counter,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
         histogram::Histogram,
@@ -14,22 +19,21 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::passing::Passing;
 use crate::api::{Operation, Reason, StoreKind};
 
 /// What the operator counts. No label carries a URL, a key or a UID.
 pub struct Metrics {
     registry: Registry,
     keys_issued: Family<KindLabel, Counter>,
-    refusals: Family<RefusalLabel, Counter>,
     finished: Family<ReasonLabel, Counter>,
     grant_to_key: Family<KindLabel, Histogram>,
     reconcile: Family<KindLabel, Histogram>,
     reconcile_errors: Family<KindLabel, Counter>,
-    looks: Family<LookLabel, Counter>,
     uploads_in_parts: Family<OutcomeLabel, Counter>,
     notifications: Family<OutcomeLabel, Counter>,
     notification_to_completed: Histogram,
-    leader: Gauge,
+    watched: Arc<Watched>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,14 +47,14 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct RefusalLabel {
     kind: &'static str,
     namespace: String,
     reason: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct LookLabel {
     store_kind: &'static str,
     store_namespace: String,
@@ -94,6 +98,8 @@ pub struct StoreState {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// The one namespace for which this is said, of a store that other operators serve, too; otherwise empty.
+    pub scope: String,
     /// Whether its `Ready` condition is True.
     pub ready: bool,
     /// The reason of that condition.
@@ -107,6 +113,8 @@ pub struct StoreState {
 /// What a scrape shows of everything that is watched: taken anew each time, so that nothing can drift.
 #[derive(Clone, Debug, Default)]
 pub struct States {
+    /// Whether this replica works. One that waits for the Lease, or may have lost it, tells of nothing else.
+    pub leads: bool,
     /// All grants.
     pub grants: Vec<GrantState>,
     /// All stores.
@@ -114,30 +122,27 @@ pub struct States {
 }
 
 impl Metrics {
-    /// All metrics; `states` tells the state of every grant and store at each scrape.
+    /// All metrics; `states` tells at each scrape whether this replica works, and the state of every grant and store.
     pub fn new(states: impl Fn() -> States + Send + Sync + 'static) -> Self {
         let mut registry = Registry::with_prefix("valet");
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.005, 2.0, 14));
         let metrics = Self {
             keys_issued: Family::default(),
-            refusals: Family::default(),
             finished: Family::default(),
             grant_to_key: Family::new_with_constructor(histogram),
             reconcile: Family::new_with_constructor(histogram),
             reconcile_errors: Family::default(),
-            looks: Family::default(),
             uploads_in_parts: Family::default(),
             notifications: Family::default(),
             notification_to_completed: histogram(),
-            leader: Gauge::default(),
+            watched: Arc::new(Watched {
+                states: Box::new(states),
+                refusals: Passing::default(),
+                looks: Passing::default(),
+            }),
             registry: Registry::default(),
         };
         registry.register("keys_issued", "Keys written into Secrets", metrics.keys_issued.clone());
-        registry.register(
-            "grants_refused",
-            "Grants that were refused, by reason",
-            metrics.refusals.clone(),
-        );
         registry.register(
             "grants_finished",
             "Grants that finished, by reason",
@@ -161,11 +166,6 @@ impl Metrics {
             metrics.reconcile_errors.clone(),
         );
         registry.register(
-            "store_looks",
-            "Looks for uploads, by outcome: HEAD requests, and lists of parts",
-            metrics.looks.clone(),
-        );
-        registry.register(
             "multipart_uploads",
             "Uploads in parts, by what became of them",
             metrics.uploads_in_parts.clone(),
@@ -181,16 +181,11 @@ impl Metrics {
             Unit::Seconds,
             metrics.notification_to_completed.clone(),
         );
-        registry.register(
-            "leader",
-            "1 on the replica that works, 0 on those that wait",
-            metrics.leader.clone(),
-        );
         let build = Family::<BuildLabel, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
         build.get_or_create(&BuildLabel { version }).set(1);
         registry.register("build_info", "1, labelled with the version of this replica", build);
-        registry.register_collector(Box::new(Watched(Box::new(states))));
+        registry.register_collector(Box::new(metrics.watched.clone()));
         Self { registry, ..metrics }
     }
 
@@ -205,13 +200,12 @@ impl Metrics {
 
     /// A grant was refused.
     pub fn refused(&self, operation: Operation, namespace: &str, reason: Reason) {
-        self.refusals
-            .get_or_create(&RefusalLabel {
-                kind: operation.kind(),
-                namespace: namespace.to_owned(),
-                reason: reason.as_str(),
-            })
-            .inc();
+        let labels = RefusalLabel {
+            kind: operation.kind(),
+            namespace: namespace.to_owned(),
+            reason: reason.as_str(),
+        };
+        self.watched.refusals.count(labels, Instant::now());
     }
 
     /// A grant finished.
@@ -240,14 +234,13 @@ impl Metrics {
 
     /// A store, in a namespace or in none, was asked for an object.
     pub fn looked(&self, (kind, namespace, name): (StoreKind, &str, &str), outcome: &'static str) {
-        self.looks
-            .get_or_create(&LookLabel {
-                store_kind: kind.as_str(),
-                store_namespace: namespace.to_owned(),
-                store: name.to_owned(),
-                outcome,
-            })
-            .inc();
+        let labels = LookLabel {
+            store_kind: kind.as_str(),
+            store_namespace: namespace.to_owned(),
+            store: name.to_owned(),
+            outcome,
+        };
+        self.watched.looks.count(labels, Instant::now());
     }
 
     /// An upload in parts was begun, completed, aborted, or given up with its parts in the store.
@@ -269,9 +262,27 @@ impl Metrics {
         self.notification_to_completed.observe(seconds);
     }
 
-    /// This replica works from now on.
-    pub fn leading(&self) {
-        self.leader.set(1);
+    /// Forgets what was counted for namespaces without grants, and for stores, that have been gone for an hour. To be called
+    /// every minute or so.
+    pub fn forget_gone(&self, now: Instant) {
+        let States { grants, stores, .. } = (self.watched.states)();
+        let namespaces: HashSet<_> = grants.iter().map(|g| g.namespace.as_str()).collect();
+        let has_grants = |labels: &RefusalLabel| namespaces.contains(labels.namespace.as_str());
+        self.watched.refusals.forget_gone(has_grants, now);
+        let stores: HashSet<_> = stores
+            .iter()
+            .map(|s| (s.kind, s.namespace.as_str(), s.name.as_str()))
+            .collect();
+        let is_there = |labels: &LookLabel| {
+            let LookLabel {
+                store_kind,
+                store_namespace,
+                store,
+                ..
+            } = labels;
+            stores.contains(&(*store_kind, store_namespace.as_str(), store.as_str()))
+        };
+        self.watched.looks.forget_gone(is_there, now);
     }
 
     /// The text that a scrape gets (OpenMetrics 1.0).
@@ -289,7 +300,12 @@ impl fmt::Debug for Metrics {
     }
 }
 
-struct Watched(Box<dyn Fn() -> States + Send + Sync>);
+/// What is told of things that come and go.
+struct Watched {
+    states: Box<dyn Fn() -> States + Send + Sync>,
+    refusals: Passing<RefusalLabel>,
+    looks: Passing<LookLabel>,
+}
 
 impl fmt::Debug for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -299,7 +315,14 @@ impl fmt::Debug for Watched {
 
 impl Collector for Watched {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let States { grants, stores } = (self.0)();
+        let help = "Grants that were refused, by reason";
+        counters(&mut encoder, "grants_refused", help, &self.refusals)?;
+        let help = "Looks for uploads, by outcome: HEAD requests, and lists of parts";
+        counters(&mut encoder, "store_looks", help, &self.looks)?;
+        let States { leads, grants, stores } = (self.states)();
+        let help = "1 on the replica that works, 0 on those that wait";
+        let leader = encoder.encode_descriptor("leader", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(leads)).encode(leader)?;
         let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, samples: &[(Vec<(&str, &str)>, i64)]| {
             let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
             for (labels, value) in samples {
@@ -338,7 +361,7 @@ impl Collector for Watched {
         let samples: Vec<_> = stores
             .iter()
             .map(|s| {
-                let mut labels = identity(s.kind, &s.namespace, &s.name);
+                let mut labels = whose(s);
                 labels.push(("reason", &s.reason));
                 (labels, i64::from(s.ready))
             })
@@ -350,7 +373,7 @@ impl Collector for Watched {
             .iter()
             .flat_map(|s| s.conditions.iter().map(move |condition| (s, condition)))
             .map(|(s, (type_, status))| {
-                let mut labels = identity(s.kind, &s.namespace, &s.name);
+                let mut labels = whose(s);
                 labels.extend([("type", type_.as_str()), ("status", status.as_str())]);
                 (labels, 1)
             })
@@ -360,7 +383,7 @@ impl Collector for Watched {
 
         let samples: Vec<_> = stores
             .iter()
-            .filter_map(|s| Some((identity(s.kind, &s.namespace, &s.name), s.credentials_expire?)))
+            .filter_map(|s| Some((whose(s), s.credentials_expire?)))
             .collect();
         let help = "When the credentials with which a store's keys are signed end";
         gauge(
@@ -374,4 +397,24 @@ impl Collector for Watched {
 
 fn identity<'a>(kind: &'a str, namespace: &'a str, name: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![("kind", kind), ("namespace", namespace), ("name", name)]
+}
+
+/// A store, and for whom something is said of it.
+fn whose(store: &StoreState) -> Vec<(&str, &str)> {
+    let mut labels = identity(store.kind, &store.namespace, &store.name);
+    labels.push(("scope", &store.scope));
+    labels
+}
+
+fn counters<L: EncodeLabelSet + Ord + Clone>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    counts: &Passing<L>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, number) in counts.all() {
+        ConstCounter::new(number).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 mod http;
 mod log;
 mod metrics;
+mod passing;
 
 pub use http::{Bounds, Health, answer, serve};
 pub use log::{LogFormat, init as init_logs};

@@ -185,7 +185,9 @@ fn the_default_chain() {
     for line in [
         format!("valet_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
         "valet_leader 1".to_owned(),
-        format!("valet_store_ready{{kind=\"ClusterObjectStore\",namespace=\"\",name=\"{name}\",reason=\"Ready\"}} 1"),
+        format!(
+            "valet_store_ready{{kind=\"ClusterObjectStore\",namespace=\"\",name=\"{name}\",scope=\"\",reason=\"Ready\"}} 1"
+        ),
         "valet_keys_issued_total{kind=\"UploadGrant\"} 1".to_owned(),
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in {metrics}");

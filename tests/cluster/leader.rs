@@ -23,6 +23,29 @@ fn the_work_changes_hands() {
         t.apply(&[t.grant("DownloadGrant", name, json!({"expirationSeconds": 600}))]);
         t.reason(&format!("dg/{name}"), "Issued");
     };
+    // What a replica tells of grants and stores.
+    let told = |o: &Operator| -> Vec<String> {
+        let metrics = o.metrics().expect("the replica can be scraped");
+        let is_told = |l: &&str| {
+            ["valet_grants", "valet_key_", "valet_store_"]
+                .iter()
+                .any(|m| l.starts_with(m))
+        };
+        metrics.lines().filter(is_told).map(str::to_owned).collect()
+    };
+    let gauges = [
+        "valet_grants{",
+        "valet_key_expiration_timestamp_seconds{",
+        "valet_store_ready{",
+        "valet_store_condition{",
+    ];
+    let tells_all = |o: &Operator| {
+        let told = told(o);
+        gauges
+            .iter()
+            .all(|g| told.iter().any(|line| line.starts_with(g)))
+            .then_some(())
+    };
     let mark = t.mark();
     let first = replica();
     eventually(SOON, "the first to lead", || first.leads().then_some(()));
@@ -30,6 +53,8 @@ fn the_work_changes_hands() {
     assert!(!second.leads(), "one leads");
     assert_eq!(second.http_get("/readyz").unwrap().0, 200, "to wait is to be ready");
     serve("one");
+    eventually(SOON, "the one that leads to tell of all", || tells_all(&first));
+    assert_eq!(told(&second), Vec::<String>::new(), "one that waits tells of nothing");
 
     // Killed: nobody gives the lease up, it runs out.
     first.kill();
@@ -41,7 +66,13 @@ fn the_work_changes_hands() {
     second.process().pause();
     serve("three");
     assert!(third.leads());
+    eventually(SOON, "the third to tell of all", || tells_all(&third));
     second.process().resume();
+    // Nor does one that has lost the lease and does not know it yet.
+    while let Ok(metrics) = second.metrics() {
+        let stale = metrics.lines().find(|l| gauges.iter().any(|g| l.starts_with(g)));
+        assert_eq!(stale, None);
+    }
     let status = second.process().wait(SOON).expect("who has lost the lease stops");
     assert!(!status.success(), "{status}");
     assert!(second.log_text().contains("leading"));
@@ -50,6 +81,7 @@ fn the_work_changes_hands() {
     // before that was seen.
     let fourth = replica();
     assert!(!fourth.leads());
+    assert_eq!(told(&fourth), Vec::<String>::new());
     fourth.process().pause();
     assert!(third.terminate().unwrap().success());
     let lease = t.get("lease/valet").expect("the Lease is in the operator's namespace");

@@ -12,13 +12,14 @@ use crate::world::{SOON, Tenant, VALET, says};
 const SESSION_END: &str = "2099-01-31T18:00:00Z";
 
 /// Every label that there may be. Names of grants, stores and namespaces, and words from closed lists.
-const LABELS: [&str; 12] = [
+const LABELS: [&str; 13] = [
     "kind",
     "le",
     "name",
     "namespace",
     "outcome",
     "reason",
+    "scope",
     "status",
     "store",
     "store_kind",
@@ -141,7 +142,7 @@ fn every_number_is_what_has_happened() {
         ),
         (
             format!(
-                r#"valet_store_credentials_expiration_timestamp_seconds{{kind="ClusterObjectStore",namespace="",name="{ns}"}}"#
+                r#"valet_store_credentials_expiration_timestamp_seconds{{kind="ClusterObjectStore",namespace="",name="{ns}",scope=""}}"#
             ),
             seconds(&json!(SESSION_END)),
         ),
@@ -157,7 +158,7 @@ fn every_number_is_what_has_happened() {
         let series = format!(r#"valet_grants{{kind="{kind}",namespace="{ns}",reason="{reason}"}}"#);
         expected.insert(series, 1.0);
     }
-    let store = |name: &str| format!(r#"kind="ClusterObjectStore",namespace="",name="{name}""#);
+    let store = |name: &str| format!(r#"kind="ClusterObjectStore",namespace="",name="{name}",scope="""#);
     let away = format!("{ns}-away");
     for (name, reason, ready) in [(ns, "Ready", 1.0), (&away, "StoreUnreachable", 0.0)] {
         let series = format!(r#"valet_store_ready{{{},reason="{reason}"}}"#, store(name));
@@ -215,6 +216,77 @@ fn every_number_is_what_has_happened() {
         assert!((0.0..60.0).contains(&waited), "{kind}: {waited} s to the keys");
     }
     no_label_betrays(&found, &[uid.as_str().expect("it has one"), &t.key(""), "elsewhere/x"]);
+}
+
+/// What is gone is told no more: its gauges are missing from the next scrape, so that no alert goes on about it. What was
+/// counted for it stays for a while, so that a scrape has the last of it.
+#[test]
+fn what_is_gone_is_told_no_more() {
+    let t = Tenant::new("gone");
+    let ns = t.name();
+    let mut own = t.store();
+    own["kind"] = json!("ObjectStore");
+    own["metadata"] = json!({"name": "own", "namespace": ns});
+    own["spec"].as_object_mut().expect("a spec").remove("access");
+    let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
+    credentials["stringData"]["AWS_CREDENTIAL_EXPIRATION"] = json!(SESSION_END);
+    let mut theirs = credentials.clone();
+    theirs["metadata"]["namespace"] = json!(ns);
+    // One that is not ready would go on paging.
+    let mut away = t.store();
+    away["metadata"]["name"] = json!(format!("{ns}-away"));
+    away["spec"]["s3"]["endpoint"] = json!("http://127.0.0.1:9");
+    t.apply(&[credentials, theirs, own, away]);
+    let options = OperatorOptions {
+        namespace: Some(ns.to_owned()),
+        args: vec!["--allow-private-endpoints=127.0.0.0/8".into()],
+        ..OperatorOptions::default()
+    };
+    let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).expect("the operator starts");
+    let by_own = json!({"storeRef": {"kind": "ObjectStore", "name": "own"}, "renewal": {"policy": "Always"}, "expirationSeconds": 900});
+    t.apply(&[
+        t.grant("UploadGrant", "up", by_own),
+        t.grant("UploadGrant", "no", json!({"key": "elsewhere/x"})),
+    ]);
+    t.reason("ug/up", "Issued");
+    t.reason("ug/no", "KeyNotAllowed");
+
+    let gauges = [
+        "valet_grants",
+        "valet_key_expiration_timestamp_seconds",
+        "valet_key_renewal_timestamp_seconds",
+        "valet_store_ready",
+        "valet_store_condition",
+        "valet_store_credentials_expiration_timestamp_seconds",
+    ];
+    // Series of this tenant's, by name.
+    let ours = |names: &[&str]| -> Vec<String> {
+        let all = scrape(&operator).into_keys();
+        let of_ours = all.filter(|series| series.contains(&format!("\"{ns}\"")) || series.contains(&away_of(ns)));
+        of_ours
+            .filter(|series| names.iter().any(|name| series.starts_with(&format!("{name}{{"))))
+            .collect()
+    };
+    eventually(SOON, "every gauge to be there", || {
+        let ours = ours(&gauges);
+        let has = |name: &&str| ours.iter().any(|series| series.starts_with(&format!("{name}{{")));
+        (gauges.iter().all(has) && ours.iter().any(|s| s.contains(&away_of(ns)))).then_some(())
+    });
+    t.kubectl(&["delete", "ug", "--all"]);
+    t.kubectl(&["delete", "ostore/own"]);
+    t.kubectl(&["delete", &format!("costore/{ns}"), &format!("costore/{ns}-away")]);
+    eventually(Duration::from_secs(5), "every gauge to be gone", || {
+        ours(&gauges).is_empty().then_some(())
+    });
+    let counted = ours(&["valet_grants_refused_total", "valet_store_looks_total"]);
+    assert!(
+        counted.iter().any(|s| s.contains("KeyNotAllowed")) && counted.iter().any(|s| s.contains("store=\"own\"")),
+        "{counted:#?}"
+    );
+}
+
+fn away_of(ns: &str) -> String {
+    format!("\"{ns}-away\"")
 }
 
 /// No label carries a URL, an object's key or a UID, by its name or by its value.

@@ -35,6 +35,20 @@ fn shared(a: &Tenant, b: &Tenant) -> Value {
     store
 }
 
+/// When the first one's credentials end, by their Secret, and the same in seconds since 1970.
+const END: &str = "2099-01-31T18:00:00Z";
+const END_SECONDS: i64 = 4_073_565_600;
+
+/// When the credentials end that this operator has for the store, by its metrics.
+fn ends(operator: &Operator, name: &str) -> Option<i64> {
+    let metrics = operator.metrics().expect("the operator can be scraped");
+    let of = format!("_timestamp_seconds{{kind=\"ClusterObjectStore\",namespace=\"\",name=\"{name}\"");
+    let line = metrics
+        .lines()
+        .find(|l| l.starts_with("valet_store_credentials_expiration") && l.contains(&of))?;
+    Some(line.rsplit(' ').next()?.parse().expect("it is a number of seconds"))
+}
+
 /// How often the store's status was written from here on.
 fn writes(t: &Tenant, name: &str, since: AuditMark) -> usize {
     let all = t.world.plane.audit_since(since).expect("the audit log can be read");
@@ -90,7 +104,9 @@ fn what_is_none_of_ours() {
 #[test]
 fn one_store_and_two_operators() {
     let (a, b) = (Tenant::new("voicea"), Tenant::new("voiceb"));
-    a.apply(&[shared(&a, &b)]);
+    let mut credentials = a.credentials(a.world.s3.access_key(), a.world.s3.secret_key());
+    credentials["stringData"]["AWS_CREDENTIAL_EXPIRATION"] = json!(END);
+    a.apply(&[credentials, shared(&a, &b)]);
     let name = a.name();
     let first = a.operator();
     let alone = eventually(SOON, "the first word", || {
@@ -99,6 +115,7 @@ fn one_store_and_two_operators() {
     assert_eq!(says(&alone, "Ready"), "True Ready");
     assert!(!alone["status"]["capabilities"].as_array().unwrap().is_empty());
     assert_eq!(says(&alone, "UnsignedHeadersRefused"), "True HeadersRefused");
+    assert_eq!(alone["status"]["credentialsExpirationTime"], END);
 
     // The other one has no credentials for it.
     let second = apart(&b);
@@ -124,12 +141,16 @@ fn one_store_and_two_operators() {
         let line = metrics.lines().find(|l| l.starts_with(&line)).map(str::to_owned);
         line.unwrap_or_else(|| panic!("no such store in {metrics}"))
     };
-    assert!(ready(&first).ends_with("reason=\"Ready\"} 1"), "{}", ready(&first));
-    assert!(
-        ready(&second).ends_with("reason=\"CredentialsNotFound\"} 0"),
-        "{}",
-        ready(&second)
-    );
+    for (operator, t, expected) in [
+        (&first, &a, "reason=\"Ready\"} 1"),
+        (&second, &b, "reason=\"CredentialsNotFound\"} 0"),
+    ] {
+        let expected = format!(",scope=\"{}\",{expected}", t.name());
+        let said = ready(operator);
+        assert!(said.ends_with(&expected), "{said}");
+    }
+    assert_eq!((ends(&first, name), ends(&second, name)), (Some(END_SECONDS), None));
+    assert!(both["status"]["credentialsExpirationTime"].is_null());
 
     // As soon as each has seen what the other says there is nothing to write: also not for one that starts anew, nor at the
     // sweeps of a minute.
@@ -144,6 +165,10 @@ fn one_store_and_two_operators() {
         is_settled.then_some(now)
     });
     drop(settle);
+    // What only one can say stands in its own word.
+    let own = format!("{name}/Ready");
+    let said = condition(&settled, &own).unwrap()["message"].as_str().unwrap();
+    assert!(said.ends_with(&format!("; the credentials end at {END}")), "{said}");
     let mark = a.world.plane.audit_mark().unwrap();
     let operators = restart();
     // A request shows that both work: it is news to one of them only.

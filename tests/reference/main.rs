@@ -91,6 +91,7 @@ fn every_option_is_explained() {
 #[test]
 fn every_metric_is_explained() {
     let metrics = Metrics::new(|| States {
+        leads: true,
         grants: vec![GrantState {
             kind: "UploadGrant",
             namespace: "web".into(),
@@ -103,6 +104,7 @@ fn every_metric_is_explained() {
             kind: "ObjectStore",
             namespace: "web".into(),
             name: "s".into(),
+            scope: "web".into(),
             ready: true,
             reason: "Ready".into(),
             credentials_expire: Some(1),

@@ -23,6 +23,6 @@ impl Stores {
         };
         Ok(Arc::ptr_eq(&now.provider, provider)
             && now.rules == view.rules
-            && self.labels_for(&now.rules, namespace).await? == view.namespace_labels)
+            && self.labels.for_rules(&now.rules, namespace).await? == view.namespace_labels)
     }
 }

@@ -1,0 +1,212 @@
+//! What is done for each kind of grant and of store: one path a kind, from the watch to the visits.
+
+use std::sync::Arc;
+
+use futures::{
+    StreamExt,
+    channel::mpsc,
+    stream::{self, BoxStream},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{
+        Controller, WatchStreamExt,
+        controller::Config as ControllerConfig,
+        events::{Recorder, Reporter},
+        predicates, reflector,
+        reflector::ObjectRef,
+        utils::Predicate,
+        watcher,
+    },
+};
+use tracing::warn;
+
+use super::{
+    grants,
+    memory::Memory,
+    run::Parts,
+    secrets::{FIELD_MANAGER, Secrets},
+    store_status::{self, AT_A_TIME},
+    stores::scoped,
+    turns::Turns,
+    watch::{Caller, Watched, brief, config, watch_stores},
+};
+use crate::{
+    api::{DownloadGrant, Grant, Store, StoreKind, UploadGrant},
+    grant::Settings,
+};
+
+/// One kind of grant: the one path that both take.
+pub struct Kind<G: Grant> {
+    reader: reflector::Store<Watched<G>>,
+    writer: reflector::store::Writer<Watched<G>>,
+    memory: Arc<Memory<G>>,
+    /// Calls for visits to them.
+    pub caller: Caller<G>,
+    calls: BoxStream<'static, ObjectRef<Watched<G>>>,
+}
+
+impl<G: Grant> Kind<G> {
+    /// Nothing is watched yet.
+    pub fn new() -> Self {
+        let (reader, writer) = reflector::store();
+        let memory = Arc::new(Memory::default());
+        let (caller, calls) = Caller::new(reader.clone(), memory.clone());
+        Self {
+            reader,
+            writer,
+            memory,
+            caller,
+            calls: calls.boxed(),
+        }
+    }
+
+    /// Watches the grants and visits them until the operator is to stop and the visits in hand are done.
+    pub fn work(self, parts: &Parts) -> impl Future<Output = ()> + use<G> {
+        let Self {
+            reader,
+            writer,
+            memory,
+            calls,
+            caller,
+        } = self;
+        let reporter = Reporter {
+            controller: FIELD_MANAGER.into(),
+            instance: std::env::var("HOSTNAME").ok(),
+        };
+        let context = Arc::new(grants::Context {
+            client: parts.client.clone(),
+            stores: parts.stores.clone(),
+            secrets: Secrets::new(parts.client.clone()),
+            memory: memory.clone(),
+            recorder: Recorder::new(parts.client.clone(), reporter),
+            metrics: parts.metrics.clone(),
+            turns: Turns::new(parts.options.concurrency, parts.options.namespace.is_some()),
+            places: parts.places.clone(),
+            requests: parts.requests.clone(),
+            caller,
+            settings: Settings {
+                ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
+            },
+            sweep: parts.options.sweep,
+        });
+        let api: Api<Watched<G>> = scoped(parts.client.clone(), parts.options.namespace.as_deref());
+        let mut health = Some(parts.health.clone());
+        let (awaited, places) = (parts.awaited.clone(), parts.places.clone());
+        let listed = reader.clone();
+        let seen = watcher(api, config())
+            .default_backoff()
+            .inspect(move |event| {
+                if let (Some(awaited), Ok(event)) = (&awaited, event) {
+                    awaited.seen(event);
+                }
+            })
+            .reflect(writer)
+            // After that: who sees a grant that is visited go must find it gone.
+            .inspect({
+                let memory = memory.clone();
+                move |event| {
+                    if let Ok(event) = event {
+                        places.seen(event, &memory);
+                    }
+                }
+            })
+            .inspect(move |event| match event {
+                Ok(watcher::Event::InitDone) => {
+                    memory.keep_only(&listed.state().iter().filter_map(|g| g.uid()).collect());
+                    if let Some(health) = health.take() {
+                        health.done();
+                    }
+                }
+                Ok(watcher::Event::Delete(grant)) => memory.forget(&grant.uid().unwrap_or_default()),
+                Err(error) => warn!(
+                    kind = G::OPERATION.kind(),
+                    "the watch failed and is started again: {}",
+                    brief(error)
+                ),
+                Ok(_) => {}
+            });
+        // A status is our own word, and no news; marks of GitOps tools are labels and annotations.
+        let news = predicates::generation
+            .combine(predicates::finalizers)
+            .combine(predicates::labels)
+            .combine(predicates::annotations);
+        let triggers = seen.applied_objects().predicate_filter(news, Default::default());
+        Controller::for_stream(triggers, reader)
+            .with_config(ControllerConfig::default().concurrency(parts.options.concurrency))
+            .reconcile_on(calls)
+            .graceful_shutdown_on(parts.stop.clone())
+            .run(grants::reconcile, |g, e, c| grants::on_error(g, e, c), context)
+            .for_each(|_| std::future::ready(()))
+    }
+}
+
+/// One kind of store.
+pub struct Shelf<S: Store> {
+    /// Those that are known.
+    pub reader: reflector::Store<DeserializeGuard<S>>,
+    writer: reflector::store::Writer<DeserializeGuard<S>>,
+}
+
+impl<S: Store> Shelf<S> {
+    /// Nothing is watched yet.
+    pub fn new() -> Self {
+        let (reader, writer) = reflector::store();
+        Self { reader, writer }
+    }
+
+    /// Watches the stores: calls for the grants of those that change, and keeps their statuses true.
+    pub async fn keep(
+        self,
+        parts: &Parts,
+        api: Api<DeserializeGuard<S>>,
+        api_of: fn(Client, &str) -> Api<S>,
+        callers: (Caller<UploadGrant>, Caller<DownloadGrant>),
+    ) {
+        let (changed, changes) = mpsc::unbounded();
+        let context = Arc::new(store_status::Context {
+            client: parts.client.clone(),
+            stores: parts.stores.clone(),
+            scope: parts.options.namespace.clone(),
+            api: api_of,
+            judge_anew: Box::new({
+                let (uploads, downloads) = callers.clone();
+                move |id| {
+                    uploads.store_changed(id);
+                    downloads.store_changed(id);
+                }
+            }),
+            // Stores of the cluster are the platform's own, in no namespace.
+            turns: Turns::new(
+                AT_A_TIME,
+                S::KIND == StoreKind::ClusterObjectStore || parts.options.namespace.is_some(),
+            ),
+            call: Box::new({
+                let changed = changed.clone();
+                move |namespace, name| {
+                    let _ = changed.unbounded_send(ObjectRef::new(name).within(namespace));
+                }
+            }),
+        });
+        let watch = watch_stores(
+            api,
+            parts.stores.clone(),
+            changed,
+            self.writer,
+            callers,
+            parts.awaited.clone(),
+            parts.health.clone(),
+        );
+        let statuses = Controller::for_stream(stream::pending(), self.reader)
+            .with_config(ControllerConfig::default().concurrency(AT_A_TIME))
+            .reconcile_on(changes)
+            .run(
+                store_status::reconcile,
+                |s, e, c| store_status::on_error(s, e, c),
+                context,
+            )
+            .for_each(|_| std::future::ready(()));
+        futures::future::join(watch, statuses).await;
+    }
+}

@@ -1,0 +1,52 @@
+//! What the operator is started with, as the command line says it.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+/// What the operator is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A kubeconfig file; absent: `KUBECONFIG`, the default file, or the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// A context in it.
+    pub context: Option<String>,
+    /// Serve the grants of this namespace only.
+    pub namespace: Option<String>,
+    /// Where ClusterObjectStores' credentials are.
+    pub operator_namespace: String,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub http_address: SocketAddr,
+    /// Seconds until a finished grant is deleted; `None` keeps it.
+    pub ttl_seconds_after_finished: Option<i64>,
+    /// Grants visited at the same time, of each kind.
+    pub concurrency: u16,
+    /// A grant is looked at again after this long at the latest.
+    pub sweep: Duration,
+    /// Whether an ObjectStore without credentials may sign with the operator's own.
+    pub share_environment: bool,
+    /// Networks in which ObjectStores' endpoints may be although they are not public.
+    pub private_endpoints: Vec<IpNet>,
+    /// Whether to watch grants' Secrets, which takes the right to list every Secret; otherwise what happens to one is
+    /// seen at the next visit, `sweep` later at the latest.
+    pub watch_secrets: bool,
+    /// Where stores say that objects have come, if they do.
+    pub notifications: Option<Notifications>,
+    /// Whether to wait for a Lease in the operator's namespace before working, and to stop when it is lost.
+    pub leader_elect: bool,
+}
+
+/// How notifications of stores are taken.
+#[derive(Clone, Debug)]
+pub struct Notifications {
+    /// Where.
+    pub address: SocketAddr,
+    /// The file with the tokens that may be presented, one a line.
+    pub token_file: PathBuf,
+    /// The SNS topics that may send, by ARN.
+    pub sns_topics: Vec<String>,
+    /// Google's accounts whose identity tokens are taken for this audience.
+    pub google: Option<(Vec<String>, String)>,
+    /// Where other replicas reach this one, if they do.
+    pub advertise: Option<SocketAddr>,
+}

@@ -1,0 +1,138 @@
+//! From a store's name to what signs for it: its spec, its credentials, its provider.
+
+use std::sync::Arc;
+
+use kube::{Api, ResourceExt};
+
+use super::{Connection, Known, Stop, StoreId, Stores, canary_request, told};
+use crate::{
+    api::{ClusterObjectStore, ObjectStore, Reason, Store, StoreKind},
+    controller::error::{Error, call},
+    sign::Outward,
+    store::{self, Account, CredentialsSource},
+};
+
+impl Stores {
+    /// Reads a store anew. What was known of it stays in use if the change did not concern it.
+    pub(super) async fn read(&self, id: &StoreId, previous: Option<Known>) -> Result<Known, Error> {
+        let previous = match previous {
+            Some(Known::Usable(connection)) => Some(connection),
+            _ => None,
+        };
+        match id.0 {
+            StoreKind::ClusterObjectStore => {
+                let api: Api<ClusterObjectStore> = Api::all(self.client.clone());
+                self.connect(api, id, previous).await
+            }
+            StoreKind::ObjectStore => {
+                let api: Api<ObjectStore> = Api::namespaced(self.client.clone(), &id.1);
+                self.connect(api, id, previous).await
+            }
+        }
+    }
+
+    async fn connect<S: Store>(
+        &self,
+        api: Api<S>,
+        id: &StoreId,
+        previous: Option<Connection>,
+    ) -> Result<Known, Error> {
+        let store = match call("reading a store", api.get(&id.2)).await {
+            Ok(store) => store,
+            Err(Error::Gone(_)) => {
+                self.requests.limit(id, None);
+                return Ok(Known::Missing);
+            }
+            Err(e) => return Err(e),
+        };
+        let limits = store.limits();
+        self.requests.limit(id, limits.max_requests_in_flight);
+        let rules = Arc::new(store.rules());
+        // A ClusterObjectStore is the platform's own, and leads where the platform says.
+        let outward = (id.0 == StoreKind::ObjectStore).then(|| self.outward.clone());
+        let (account, version) = match told(self.account(id, &store, outward.as_ref()).await)? {
+            Ok(account) => account,
+            Err((reason, message)) => return Ok(Known::Unusable { reason, message, rules }),
+        };
+        let canary_request = canary_request(store.meta());
+        let fingerprint = format!(
+            "{:?} {:?} {version} {canary_request:?}",
+            store.uid(),
+            store.meta().generation
+        );
+        let (provider, trial) = match previous {
+            Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
+            _ => (account.connect(outward), Arc::default()),
+        };
+        // Of a store without credentials, or that does not tell, nothing is known; keys stay as they are then.
+        let salt = store.uid().unwrap_or_default();
+        let signs = provider.fingerprint(&salt).await.ok().flatten();
+        Ok(Known::Usable(Connection {
+            fingerprint,
+            max_live_grants: limits.max_live_grants,
+            rules,
+            short_sessions: store.short_sessions(),
+            signer: signs.map(|fingerprint| self.signers.seen(id, fingerprint)),
+            provider,
+            trial,
+            canary_request,
+        }))
+    }
+
+    /// The store with its credentials, and what names their version.
+    async fn account<S: Store>(
+        &self,
+        id: &StoreId,
+        store: &S,
+        outward: Option<&Outward>,
+    ) -> Result<(Account, String), Stop> {
+        let settings = store::settings(store)?;
+        if let Some(outward) = outward {
+            settings.check_endpoint(outward).await?;
+        }
+        let name = match settings.credentials() {
+            CredentialsSource::Environment if id.0 == StoreKind::ObjectStore && !self.share_environment => {
+                let message = format!(
+                    "an ObjectStore may not use the operator's own credentials; set {}.credentials.secretRef",
+                    settings.field()
+                );
+                return Err((Reason::CredentialsInvalid, message).into());
+            }
+            CredentialsSource::Environment => {
+                let account = settings.with_environment(&self.environment).await;
+                return Ok((account, "environment".to_owned()));
+            }
+            CredentialsSource::Secret(name) => name,
+        };
+        // A tenant need not learn how the operator's namespace is called.
+        let (namespace, missing) = match id.0 {
+            StoreKind::ObjectStore => (&id.1, format!("namespace {}; create it", id.1)),
+            StoreKind::ClusterObjectStore => (
+                &self.operator_namespace,
+                "the operator's namespace; the store's owner must create it".to_owned(),
+            ),
+        };
+        let secret = match self.secrets.credentials(namespace, &name).await {
+            Ok(secret) => secret,
+            Err(Error::Gone(_)) => {
+                let message = format!("Secret {name} with the store's credentials does not exist in {missing}");
+                return Err((Reason::CredentialsNotFound, message).into());
+            }
+            Err(Error::Refused(_)) => {
+                let message = format!(
+                    "the operator's account may not read Secret {name} with the store's credentials; allow it to get that Secret"
+                );
+                return Err((Reason::CredentialsInvalid, message).into());
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let version = format!("{:?} {:?}", secret.metadata.uid, secret.metadata.resource_version);
+        let data = secret.data.unwrap_or_default();
+        let entries = data.iter().map(|(name, value)| (name.as_str(), value.0.as_slice()));
+        let account = settings.with_secret(entries).map_err(|e| {
+            let message = format!("Secret {name} with the store's credentials cannot be used: {e}");
+            (Reason::CredentialsInvalid, message)
+        })?;
+        Ok((account, version))
+    }
+}
