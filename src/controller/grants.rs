@@ -41,6 +41,9 @@ const MAX_STEPS: usize = 16;
 /// The longest pause before an attempt that failed is made again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// A grant that is said to be gone, and is still watched, is visited again after this long.
+const GONE: Duration = Duration::from_secs(10);
+
 /// So many failures in a row make others not wait any longer for the place that is kept for a grant.
 const PATIENCE: u32 = 4;
 
@@ -203,7 +206,7 @@ impl<'a, G: Grant> Visit<'a, G> {
                 step => match self.take(step).await {
                     // The grant itself is gone, and the garbage collector has the Secret. But an apiserver that has just
                     // started may say so of what there is.
-                    Err(Error::Gone(_)) => return Ok(Action::requeue(LONGEST_PAUSE)),
+                    Err(Error::Gone(_)) => return Ok(Action::requeue(GONE)),
                     Err(Error::InLine(rounds)) => return Ok(self.wait_in_line(rounds)),
                     done => done?,
                 },
@@ -481,7 +484,7 @@ impl<'a, G: Grant> Visit<'a, G> {
                 );
                 Ok(Action::await_change())
             }
-            Err(Error::Gone(_) | Error::Conflict(_)) => Ok(Action::requeue(LONGEST_PAUSE)),
+            Err(Error::Gone(_) | Error::Conflict(_)) => Ok(Action::requeue(GONE)),
             Err(e) => Err(e),
         }
     }

@@ -75,9 +75,12 @@ pub enum Unanswered {
     Malformed,
 }
 
+/// What makes connections and keeps them.
+pub(super) type Connections = Client<HttpsConnector<Way>, Full<Bytes>>;
+
 /// A client that follows no redirects and keeps connections.
 pub struct Http {
-    client: Option<Client<HttpsConnector<Way>, Full<Bytes>>>,
+    client: Option<Connections>,
     outward: Option<Outward>,
 }
 
@@ -85,26 +88,13 @@ impl Http {
     /// With `outward`, requests go only there, and straight: a proxy would look names up by itself. Without, those by https
     /// go through the proxy that the environment names (`HTTPS_PROXY`, `NO_PROXY`), if it names one.
     pub fn new(outward: Option<Outward>) -> Self {
-        let proxies = outward.is_none().then(Matcher::from_env);
-        Self::by(outward, proxies)
-    }
-
-    fn by(outward: Option<Outward>, proxies: Option<Matcher>) -> Self {
-        let mut connector = HttpConnector::new_with_resolver(Resolver(outward.clone()));
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(TIMEOUT));
-        // A machine without certificate authorities reaches nothing, and that is said when it is tried.
-        let client = HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
-            let way = Way {
-                straight: connector,
-                proxies: proxies.map(Arc::new),
-            };
-            let connector = builder.https_or_http().enable_http1().wrap_connector(way);
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(Duration::from_secs(60))
-                .build(connector)
-        });
+        let client = match &outward {
+            Some(outward) => {
+                let make = || connections(Some(outward.without_clients()), None);
+                outward.clients.plain.get_or_init(make).clone()
+            }
+            None => connections(None, Some(Matcher::from_env())),
+        };
         Self { client, outward }
     }
 
@@ -137,6 +127,24 @@ impl Http {
             body: body.to_bytes(),
         })
     }
+}
+
+fn connections(outward: Option<Outward>, proxies: Option<Matcher>) -> Option<Connections> {
+    let mut connector = HttpConnector::new_with_resolver(Resolver(outward));
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(TIMEOUT));
+    // A machine without certificate authorities reaches nothing, and that is said when it is tried.
+    HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
+        let way = Way {
+            straight: connector,
+            proxies: proxies.map(Arc::new),
+        };
+        let connector = builder.https_or_http().enable_http1().wrap_connector(way);
+        Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .build(connector)
+    })
 }
 
 fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
@@ -195,7 +203,7 @@ pub fn is_private(uri: &Uri) -> bool {
 /// Connects straight, or by a tunnel through a proxy (`CONNECT`), which sees the host and nothing of what is said. Only what
 /// goes by https: plain HTTP is for metadata servers, which no proxy reaches.
 #[derive(Clone)]
-struct Way {
+pub(super) struct Way {
     straight: HttpConnector<Resolver>,
     proxies: Option<Arc<Matcher>>,
 }

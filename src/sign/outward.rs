@@ -2,19 +2,43 @@ use std::{
     error::Error as StdError,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
-use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use aws_smithy_runtime_api::client::{
+    dns::{DnsFuture, ResolveDns, ResolveDnsError},
+    http::SharedHttpClient,
+};
 use ipnet::IpNet;
+
+use super::http::Connections;
 
 /// Where tenants' endpoints may lead: to public addresses, and into the networks that the platform names.
 ///
 /// Whoever may create an ObjectStore chooses where the operator sends requests. From inside, the operator reaches what
 /// a tenant does not: its own loopback, the metadata service of the machine, other teams' services.
+///
+/// All tenants' stores share the clients that lead there: each has some hundred kilobytes of certificate authorities, and who
+/// may make one store may make thousands.
 #[derive(Clone, Debug, Default)]
 pub struct Outward {
     allowed: Arc<[IpNet]>,
+    pub(super) clients: Arc<Clients>,
+}
+
+/// The clients that connect only to where requests may go, once they are needed.
+#[derive(Default)]
+pub(super) struct Clients {
+    /// The AWS SDK's.
+    pub aws: OnceLock<SharedHttpClient>,
+    /// That of everything else; none, on a machine without certificate authorities.
+    pub plain: OnceLock<Option<Connections>>,
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clients")
+    }
 }
 
 /// An endpoint that leads inwards.
@@ -46,7 +70,13 @@ impl Outward {
     pub fn new(allowed: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
             allowed: allowed.into(),
+            clients: Arc::default(),
         }
+    }
+
+    /// The same for the clients themselves, which must not hold each other.
+    pub(super) fn without_clients(&self) -> Self {
+        Self::new(self.allowed.clone())
     }
 
     /// Whether a host, as it stands in an endpoint, may be asked. A name is looked up for that; one that is not known
@@ -278,6 +308,16 @@ mod tests {
         }
         assert_eq!(outward.check("no-such-host.invalid").await, Ok(()));
         assert_eq!(outward.check("52.218.0.1").await, Ok(()));
+    }
+
+    /// What one store's client takes of memory is taken once.
+    #[test]
+    fn stores_share_what_connects() {
+        let outward = Outward::default();
+        let _first = crate::sign::http::Http::new(Some(outward.clone()));
+        assert!(outward.clients.plain.get().is_some());
+        let of_another = Outward::new(["10.0.0.0/8".parse().unwrap()]);
+        assert!(of_another.clients.plain.get().is_none(), "which leads elsewhere");
     }
 
     #[tokio::test]

@@ -124,7 +124,7 @@ impl S3 {
 
     /// A client that connects only to where requests may go, if that is limited.
     fn http(&self) -> Option<SharedHttpClient> {
-        self.outward.clone().map(guard::client)
+        self.outward.as_ref().map(guard::client)
     }
 
     fn sts(&self, role: &AssumeRole, credentials: &Credentials) -> aws_sdk_sts::Client {

@@ -161,6 +161,17 @@ async fn a_store_that_behaves() {
     assert!(fake.calls().iter().all(|c| c.path.starts_with("/media/valet-probe?")));
 }
 
+/// Whoever may write at the probe's key does not keep it from being found out what the store does with headers.
+#[tokio::test]
+async fn an_object_at_the_probes_key() {
+    let answer = |call: &Call, _: usize| match call.method.as_str() {
+        "PUT" if call.path.starts_with("/media/valet-probe?") => Reply::text(412, &xml("PreconditionFailed")),
+        _ => Reply::text(404, &xml("NoSuchKey")),
+    };
+    let (probed, _, _) = probe(answer).await;
+    assert_eq!(probed.refuses_unsigned, Some(false));
+}
+
 /// One that looks for what the header names obeys it: no keys for PUT.
 #[tokio::test]
 async fn a_store_that_obeys_unsigned_headers() {

@@ -99,6 +99,31 @@ fn the_apiserver_comes_back() {
     ready(&plane, "frozen", "Expired");
     assert!(!has_secret(&plane, "frozen"));
     assert!(operator.process().is_running());
+
+    // For a while it says of what is there that it is not, as one may that has just started.
+    let status_is_served = |so: bool| {
+        let patch = if so {
+            json!([{"op": "add", "path": "/spec/versions/0/subresources", "value": {"status": {}}}])
+        } else {
+            json!([{"op": "remove", "path": "/spec/versions/0/subresources"}])
+        };
+        let patch = format!("--patch={patch}");
+        let crd = "crd/downloadgrants.valetkey.dev";
+        plane.kubectl(&["patch", crd, "--type=json", &patch]).unwrap();
+        let path = "/apis/valetkey.dev/v1alpha1/namespaces/default/downloadgrants/long/status";
+        eventually(SOON, "the apiserver to know it", || {
+            (plane.kubectl(&["get", "--raw", path]).is_ok() == so).then_some(())
+        });
+    };
+    status_is_served(false);
+    apply(&[grant("unknown", 8)]);
+    eventually(SOON, "a key that nobody can report", || {
+        has_secret(&plane, "unknown").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    status_is_served(true);
+    ready(&plane, "unknown", "Expired");
+    assert!(!has_secret(&plane, "unknown"));
     let log = operator.log_text();
     assert!(!log.contains("panicked"), "{log}");
 }

@@ -96,3 +96,28 @@ async fn codes_that_are_more_than_codes() {
         "{why}"
     );
 }
+
+/// A trial with real keys clears away what it wrote, and nothing else that a store lists.
+#[tokio::test]
+async fn nothing_else_is_deleted() {
+    let (fake, s3) = store(|asked| match asked.method.as_str() {
+        "GET" if asked.target.contains("versions") => {
+            let version = |key: &str| format!("<Version><Key>{key}</Key><VersionId>1</VersionId></Version>");
+            let all = ["salaries", "valet-probe/canary", "valet-probe/canary-0/put"].map(version);
+            Reply::Text(
+                200,
+                format!("<ListVersionsResult>{}</ListVersionsResult>", all.concat()),
+            )
+        }
+        "POST" => Reply::HangUp,
+        _ => Reply::Text(403, "<Error><Code>AccessDenied</Code></Error>".into()),
+    });
+    s3.canary().await;
+    let asked = fake.asked();
+    assert!(
+        asked.iter().any(|a| a.target.contains("versions")),
+        "it looks for what it wrote"
+    );
+    let deleted: Vec<_> = asked.iter().filter(|a| a.method == "DELETE").collect();
+    assert!(deleted.is_empty(), "{deleted:?}");
+}

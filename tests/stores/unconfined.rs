@@ -192,3 +192,17 @@ async fn credentials_with_lines_of_their_own() {
         }
     }
 }
+
+/// Whoever may write at the probe's key does not keep it from being found out what the store does with headers.
+#[tokio::test]
+async fn an_object_at_the_probes_key() {
+    let fake = Fake::start(|asked: &Asked| match asked.method.as_str() {
+        "PUT" if asked.target.starts_with("/media/valet-probe?") => error(412, "PreconditionFailed", "there is one"),
+        _ => error(404, "NoSuchKey", "there is none"),
+    });
+    let settings =
+        json!({"bucket": "media", "region": "us-east-1", "endpoint": fake.endpoint(), "addressingStyle": "Path"});
+    let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
+    let s3 = S3::new(serde_json::from_value(settings).unwrap(), credentials, None);
+    assert_eq!(s3.probe().await.refuses_unsigned, Some(false));
+}

@@ -127,13 +127,19 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
 /// Sends a signed PUT with a header that was not signed: it asks to copy an object that does not exist. A store that obeys
 /// the header looks for that object and does not find it; one that refuses the header says so.
 async fn refuses_unsigned(gcs: &Gcs, key: &str) -> Result<Option<bool>, SignError> {
-    let absent = format!("{}/{key}-absent-{}", gcs.store.bucket, Timestamp::now().as_nanosecond());
+    let now = Timestamp::now().as_nanosecond();
+    let absent = format!("{}/{key}-absent-{now}", gcs.store.bucket);
     let once = [
         ("x-goog-if-generation-match", "0"),
         ("x-goog-content-length-range", "0,0"),
     ];
     let copy = [("x-goog-copy-source", absent.as_str())];
-    let answer = gcs.send("PUT", key, &once, &copy).await?;
+    // Somebody may have put an object there, which must not keep this from being found out.
+    let below = format!("{key}/{now}");
+    let (key, answer) = match gcs.send("PUT", key, &once, &copy).await? {
+        answer if answer.status == 412 => (below.as_str(), gcs.send("PUT", &below, &once, &copy).await?),
+        answer => (key, answer),
+    };
     Ok(match (answer.status, code(&answer)) {
         // It took the header for nothing and wrote an empty object, as the URL permits.
         (200, _) => {

@@ -11,11 +11,15 @@ use aws_smithy_runtime_api::client::{
 
 use crate::sign::Outward;
 
-/// Checks names when they are looked up, and addresses when they are asked: nobody looks those up.
-pub fn client(outward: Outward) -> SharedHttpClient {
-    let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
-    let inner = Builder::new().tls_provider(tls).build_with_resolver(outward.clone());
-    SharedHttpClient::new(Guard { inner, outward })
+/// Checks names when they are looked up, and addresses when they are asked: nobody looks those up. All stores share it.
+pub fn client(outward: &Outward) -> SharedHttpClient {
+    let make = || {
+        let outward = outward.without_clients();
+        let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+        let inner = Builder::new().tls_provider(tls).build_with_resolver(outward.clone());
+        SharedHttpClient::new(Guard { inner, outward })
+    };
+    outward.clients.aws.get_or_init(make).clone()
 }
 
 #[derive(Debug)]

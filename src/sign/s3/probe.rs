@@ -127,17 +127,39 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
     }
 }
 
-/// Sends a presigned PUT with a header that was not signed: it asks to copy an object that does not exist. A store
-/// that obeys the header looks for that object and does not find it; one that refuses the header says so. `None` if the
-/// answer tells neither; an error if there was none.
+/// Whether the store refuses headers that are not signed; `None` if it cannot be told; an error if there was no answer.
 async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Result<Option<bool>, String> {
+    match try_copying(client, bucket, key).await? {
+        Copied::Seen(seen) => Ok(seen),
+        // Somebody has put an object there. Whoever may do that must not be able to keep this from being found out.
+        Copied::Occupied => {
+            let below = format!("{key}/{}", Timestamp::now().as_nanosecond());
+            match try_copying(client, bucket, &below).await? {
+                Copied::Seen(seen) => Ok(seen),
+                Copied::Occupied => Ok(None),
+            }
+        }
+    }
+}
+
+/// What came of a request to copy.
+enum Copied {
+    /// Whether the header was refused, if that shows.
+    Seen(Option<bool>),
+    /// There is an object already, and the store looked for that first.
+    Occupied,
+}
+
+/// Sends a presigned PUT with a header that was not signed: it asks to copy an object that does not exist. A store
+/// that obeys the header looks for that object and does not find it; one that refuses the header says so.
+async fn try_copying(client: &Client, bucket: &str, key: &str) -> Result<Copied, String> {
     let absent = format!("{bucket}/{key}-absent-{}", Timestamp::now().as_nanosecond());
     let put = || client.put_object().bucket(bucket).key(key);
     let Ok(presigning) = PresigningConfig::expires_in(Duration::from_secs(60)) else {
-        return Ok(None);
+        return Ok(Copied::Seen(None));
     };
     let Ok(presigned) = put().if_none_match("*").presigned(presigning).await else {
-        return Ok(None);
+        return Ok(Copied::Seen(None));
     };
     let sneaky = Sneaky {
         uri: presigned.uri().to_owned(),
@@ -147,7 +169,7 @@ async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Result<Op
     let Err(error) = answer else {
         // It took the header for nothing and wrote an empty object, as the URL permits.
         let _ = client.delete_object().bucket(bucket).key(key).send().await;
-        return Ok(Some(true));
+        return Ok(Copied::Seen(Some(true)));
     };
     let Some(status) = error.raw_response().map(|r| r.status().as_u16()) else {
         return Err(unreachable(&error));
@@ -156,7 +178,8 @@ async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Result<Op
         .as_service_error()
         .map(|e| format!("{} {}", e.code().unwrap_or_default(), e.message().unwrap_or_default()))
         .unwrap_or_default();
-    Ok(match status {
+    Ok(Copied::Seen(match status {
+        412 => return Ok(Copied::Occupied),
         403 if said.contains("not signed") => Some(true),
         403 => {
             // Refused for the header, or since these credentials may not do that at all? The same with everything signed.
@@ -176,10 +199,10 @@ async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Result<Op
             }
         }
         404 => Some(false),
-        // It knows the header and finds something else wrong with it, or has an object there already.
+        // It knows the header and finds something else wrong with it.
         400 if said.contains("not signed") => Some(true),
         _ => None,
-    })
+    }))
 }
 
 /// Replaces a request by a presigned one with an unsigned `x-amz-copy-source`.
