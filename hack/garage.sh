@@ -8,10 +8,10 @@ version=2.5.0
 # Without optimisation it is built in a quarter of the time, and a few hundred requests do not mind.
 export CARGO_PROFILE_DEV_DEBUG=0
 
-command -v cargo >/dev/null && command -v cc >/dev/null && command -v make >/dev/null || {
+if ! { command -v cargo && command -v cc && command -v make; } >/dev/null; then
   echo "hack/garage.sh needs cargo, a C compiler and make: apt-get update && apt-get install --yes gcc libc6-dev make" >&2
   exit 1
-}
+fi
 cache="${VALET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valet}/garage-$version"
 program="$cache/bin/garage"
 mkdir -p "$cache"

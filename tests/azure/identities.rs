@@ -1,27 +1,31 @@
-//! Identities: how tokens and delegation keys are asked for, how long they are kept, and what becomes of servers that are
-//! slow, away, or answer nonsense.
+//! Identities: how their tokens are asked for, how long they are kept, and what becomes of servers that are slow, away, or
+//! answer nonsense.
 
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
-    api::{Ask, Reason, ResponseHeaders},
-    grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
+    api::Reason,
+    grant::ObjectKey,
     sign::{
-        Finding, Outward, Provider, SignError,
+        Outward, Provider, SignError,
         azure::{AzureBlob, Credentials, Identity, Source},
     },
 };
-use valet_harness::Scratch;
+use valet_harness::{
+    Scratch,
+    fake::{Asked, Fake, Reply, delegation_key, granted, granted_as_text},
+};
 
-use valet_harness::fake::{Asked, Fake, Reply, delegation_key, granted, granted_as_text};
+/// Far longer than anybody may wait for a server that says nothing, on a machine however busy.
+const HANG: Duration = Duration::from_secs(120);
 
-const MARKER: &str = "marker-of-what-nobody-may-see";
+pub const MARKER: &str = "marker-of-what-nobody-may-see";
 
 fn workload(authority: &str, file: PathBuf) -> Source {
     Source::Workload {
@@ -36,14 +40,14 @@ fn token_file(scratch: &Scratch) -> PathBuf {
     scratch.write("token", format!("{MARKER}.abc\n")).unwrap()
 }
 
-fn provider(endpoint: &str, source: Source) -> AzureBlob {
+pub fn provider(endpoint: &str, source: Source) -> AzureBlob {
     let store = json!({"account": "mediastore", "container": "media", "endpoint": endpoint});
     let identity = Credentials::Identity(Identity::new(source).into());
     AzureBlob::new(serde_json::from_value(store).unwrap(), identity, None)
 }
 
 /// A key from a quarter of an hour ago to `hours` from now.
-fn key_for(hours: i64) -> Reply {
+pub fn key_for(hours: i64) -> Reply {
     let at = |seconds: i64| {
         let time = Timestamp::now() + SignedDuration::from_secs(seconds);
         time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -51,7 +55,7 @@ fn key_for(hours: i64) -> Reply {
     delegation_key(&at(-900), &at(hours * 3600))
 }
 
-fn credentials(error: SignError) -> (Reason, String) {
+pub fn credentials(error: SignError) -> (Reason, String) {
     match error {
         SignError::Credentials { reason, message } => {
             assert!(!message.contains("marker"), "{message}");
@@ -267,17 +271,16 @@ async fn servers_that_misbehave() {
         let fake = Fake::start(reply);
         let identity = Identity::new(workload(&fake.endpoint(), file.clone()));
         running.push(tokio::spawn(async move {
-            let began = Instant::now();
-            let (reason, message) = credentials(identity.token().await.expect_err(name));
+            let asked = tokio::time::timeout(HANG, identity.token());
+            let token = asked.await.unwrap_or_else(|_| panic!("{name}: it waits for ever"));
+            let (reason, message) = credentials(token.expect_err(name));
             assert_eq!(reason, wanted, "{name}: {message}");
-            assert!(
-                began.elapsed() < Duration::from_secs(9),
-                "{name}: {:?}",
-                began.elapsed()
-            );
-            if name == "refused" {
-                assert!(message.contains("(401, invalid_client, AADSTS700213)"), "{message}");
-            }
+            let says = match name {
+                "slow" => "no answer within 5 s",
+                "refused" => "(401, invalid_client, AADSTS700213)",
+                _ => "",
+            };
+            assert!(message.contains(says), "{name}: {message}");
             drop(fake);
         }));
     }
@@ -342,169 +345,4 @@ async fn nothing_is_sent_in_the_clear() {
     let (reason, message) = credentials(provider.credentials_expire().await.expect_err("it is not sent"));
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(message.contains("https only"), "{message}");
-}
-
-/// No key outlives the delegation key that signs it, whatever was decided before.
-#[tokio::test]
-async fn nothing_is_signed_past_the_delegation_keys_end() {
-    let fake = Fake::start(|asked| match asked.method.as_str() {
-        "GET" => granted_as_text(3600),
-        _ => key_for(1),
-    });
-    let source = Source::Managed {
-        endpoint: fake.endpoint(),
-        client: None,
-    };
-    let provider = provider(&fake.endpoint(), source);
-    let end = provider.credentials_expire().await.unwrap().expect("it has an end");
-    for (after, is_signed) in [(0, true), (1, false), (3600, false)] {
-        let request = SigningRequest {
-            key: ObjectKey::parse("k", 1024).unwrap(),
-            ask: Ask::Download {
-                mode: Default::default(),
-                version: None,
-                response: ResponseHeaders::default(),
-            },
-            lifetime: Lifetime {
-                issued_at: Timestamp::from_second(Timestamp::now().as_second()).unwrap(),
-                expires_at: end + SignedDuration::from_secs(after),
-            },
-            holder: "web.report".into(),
-            upload: None,
-        };
-        let signed = provider.sign(&request).await;
-        assert_eq!(signed.is_ok(), is_signed, "{after}: {signed:?}");
-    }
-}
-
-/// What the store says to an identity that asks for a delegation key.
-#[tokio::test]
-async fn delegation_keys() {
-    type Case = (&'static str, fn() -> Reply, Reason);
-    let cases: Vec<Case> = vec![
-        (
-            "no role",
-            || {
-                Reply::With(
-                    403,
-                    vec![("x-ms-error-code", "AuthorizationPermissionMismatch".into())],
-                    String::new(),
-                )
-            },
-            Reason::CredentialsRefused,
-        ),
-        (
-            "no good token",
-            || Reply::Text(401, String::new()),
-            Reason::CredentialsRefused,
-        ),
-        (
-            "no Azure",
-            || Reply::Text(404, MARKER.into()),
-            Reason::CredentialsInvalid,
-        ),
-        ("busy", || Reply::Text(503, MARKER.into()), Reason::StoreUnreachable),
-        ("no XML", || Reply::Text(200, MARKER.into()), Reason::StoreUnreachable),
-        ("away", || Reply::HangUp, Reason::StoreUnreachable),
-        (
-            "cut short",
-            || Reply::Raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n<UserDelegationKey>"),
-            Reason::StoreUnreachable,
-        ),
-    ];
-    for (name, reply, wanted) in cases {
-        let fake = Fake::start(move |asked| match asked.method.as_str() {
-            "GET" => granted_as_text(3600),
-            _ => reply(),
-        });
-        let source = Source::Managed {
-            endpoint: fake.endpoint(),
-            client: None,
-        };
-        let provider = provider(&fake.endpoint(), source);
-        let (reason, message) = credentials(provider.credentials_expire().await.expect_err(name));
-        assert_eq!(reason, wanted, "{name}: {message}");
-        match name {
-            "no role" => assert!(
-                message.contains("Storage Blob Delegator") && message.contains("AuthorizationPermissionMismatch"),
-                "{message}"
-            ),
-            // The next one asks with another token.
-            "no good token" => {
-                let _ = provider.credentials_expire().await;
-                assert_eq!(fake.asked().iter().filter(|a| a.method == "GET").count(), 2);
-            }
-            _ => {}
-        }
-        let probed = provider.probe().await;
-        let is_passing = wanted == Reason::StoreUnreachable;
-        assert_eq!(
-            matches!(probed.finding, Finding::Unreachable(_)),
-            is_passing,
-            "{name}: {probed:?}"
-        );
-    }
-}
-
-/// What HEAD says is what the status says; what the store's clock says is corrected by it.
-#[tokio::test]
-async fn what_a_look_finds() {
-    let head = |status: u16, more: Vec<(&'static str, String)>| {
-        let fake = Fake::start(move |asked| match asked.method.as_str() {
-            "HEAD" => Reply::With(status, more.clone(), String::new()),
-            _ => granted_as_text(3600),
-        });
-        let source = Source::Managed {
-            endpoint: fake.endpoint(),
-            client: None,
-        };
-        (provider(&fake.endpoint(), source), fake)
-    };
-    let key = valet::grant::ObjectKey::parse("a/ü b", 1024).unwrap();
-    let text = |name: &'static str, value: &str| (name, value.to_owned());
-    // The store's clock is an hour ahead; the blob is ten seconds old by it.
-    let ahead = |seconds: i64| {
-        let time = Timestamp::now() + SignedDuration::from_secs(3600 + seconds);
-        time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
-    };
-    let (provider, fake) = head(
-        200,
-        vec![
-            text("etag", "\"0x8DB\""),
-            text("content-type", "image/png"),
-            text("content-md5", "sZRqySSS0jR8YjW00mERhA=="),
-            text("x-ms-version-id", "2027-01-15T08:00:00.1234567Z"),
-            ("last-modified", ahead(-10)),
-            ("date", ahead(0)),
-        ],
-    );
-    let ObjectFact::Present { object, modified_at } = provider.look(&key).await else {
-        panic!("it is there");
-    };
-    assert_eq!(object.size, Some(0));
-    assert_eq!(object.e_tag.as_deref(), Some("\"0x8DB\""));
-    assert_eq!(object.content_type.as_deref(), Some("image/png"));
-    assert_eq!(object.checksum_md5.as_deref(), Some("sZRqySSS0jR8YjW00mERhA=="));
-    assert_eq!(object.version.as_deref(), Some("2027-01-15T08:00:00.1234567Z"));
-    let age = Timestamp::now().duration_since(modified_at.unwrap()).as_secs();
-    assert!((9..=14).contains(&age), "{age}");
-    let asked = fake.asked();
-    let look = asked.iter().find(|a| a.method == "HEAD").expect("it looked");
-    assert_eq!(look.target, "/media/a/%C3%BC%20b");
-    assert!(look.header("authorization").is_some_and(|a| a.starts_with("Bearer ")));
-
-    for (status, code, wanted) in [
-        (404, "BlobNotFound", "Absent"),
-        (404, "", "Absent"),
-        (404, "ContainerNotFound", "Unreachable"),
-        (403, "AuthorizationPermissionMismatch", "Hidden"),
-        (401, "", "Hidden"),
-        (503, "ServerBusy", "Unreachable"),
-        (302, "", "Unreachable"),
-        (400, "", "Unreachable"),
-    ] {
-        let (provider, _fake) = head(status, vec![text("x-ms-error-code", code)]);
-        let found = format!("{:?}", provider.look(&key).await);
-        assert!(found.starts_with(wanted), "{status} {code}: {found}");
-    }
 }

@@ -2,6 +2,7 @@
 
 mod canary;
 mod container;
+mod delegation;
 mod flows;
 mod identities;
 mod proxies;

@@ -6,14 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use serde_json::json;
 
-use crate::world::{Tenant, says};
+use crate::world::{SOON, Tenant, says};
 
-/// When the object comes, and the looks until one finds it: 2, 6, 14 and 30 s after the key was signed (docs/adr/0012). Seconds.
-const ARRIVALS: [(u64, u64); 4] = [(1, 1), (4, 2), (10, 3), (20, 4)];
+/// When the object comes, in seconds after the key was signed.
+const ARRIVALS: [u64; 4] = [1, 4, 10, 20];
 
-/// One HEAD before the first key of a write-once upload, and those of the schedule: not one more. The times are printed.
+/// When somebody looks, in seconds after the key was signed (docs/adr/0012). tests/decide holds it to the instants.
+const LOOKS: [f64; 6] = [2.0, 6.0, 14.0, 30.0, 62.0, 122.0];
+
+/// One HEAD before the first key of a write-once upload, and those of the schedule until one finds it: not one more. On a machine
+/// that is busy an object comes later than it should, or a look does, which then finds what came meanwhile: that saves some.
+/// The times are printed.
 #[test]
 fn heads_are_counted_and_come_by_the_schedule() {
     let t = Tenant::new("arrivals");
@@ -27,22 +33,32 @@ fn heads_are_counted_and_come_by_the_schedule() {
             .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .sum()
     };
-    for (n, (seconds, expected)) in ARRIVALS.into_iter().enumerate() {
+    for (n, seconds) in ARRIVALS.into_iter().enumerate() {
         let name = format!("g{n}");
         let before = looks();
         t.apply(&[t.grant("UploadGrant", &name, json!({}))]);
-        t.reason(&format!("ug/{name}"), "Issued");
-        let issued = Instant::now();
+        let grant = t.reason(&format!("ug/{name}"), "Issued");
+        let issued: Timestamp = grant["status"]["issuedTime"]
+            .as_str()
+            .expect("it was issued")
+            .parse()
+            .expect("a time");
         let key = t.mount(&name);
-        thread::sleep(Duration::from_secs(seconds).saturating_sub(issued.elapsed()));
+        let rest = (issued + Duration::from_secs(seconds)).duration_since(Timestamp::now());
+        thread::sleep(Duration::try_from(rest).unwrap_or_default());
         assert_eq!(key.upload(&t.file("body", b"x")).0, 200);
-        let arrived = Instant::now();
-        // The next look is 10 s off at most; on a machine that is busy it comes later, and is still the same.
-        t.reason_within(&format!("ug/{name}"), "Completed", Duration::from_secs(60));
+        let (arrived, after) = (Instant::now(), Timestamp::now().duration_since(issued).as_secs_f64());
+        t.reason_within(&format!("ug/{name}"), "Completed", 2 * SOON);
         let took = arrived.elapsed().as_secs_f64();
         let heads = looks() - before;
         eprintln!("arrived {seconds} s after the key: Completed {took:.1} s later, {heads} HEADs");
-        assert_eq!(heads, 1 + expected, "HEADs of an object that came after {seconds} s");
+        // Those that may have missed it, and the one that found it.
+        let due = LOOKS.iter().filter(|look| **look < after).count() as u64 + 1;
+        assert!(
+            (2..=1 + due).contains(&heads),
+            "{heads} HEADs of an object that came after {after:.1} s, and at most {} were due",
+            1 + due
+        );
     }
 }
 
@@ -57,7 +73,7 @@ fn an_upload_that_is_still_running_at_the_end() {
     let (status, said) = key.curl(&["--limit-rate", "100k", "--upload-file", file.to_str().unwrap()]);
     assert_eq!(status, 200, "{said}");
     let ended = t.reason("ug/slow", "ExpiredUnused");
-    let done = t.reason_within("ug/slow", "Completed", Duration::from_secs(90));
+    let done = t.reason_within("ug/slow", "Completed", 3 * SOON);
     assert_eq!(says(&done, "Completed"), "True Completed");
     assert_eq!(done["status"]["object"]["size"], 1_200_000);
     assert_eq!(done["status"]["finishedTime"], ended["status"]["finishedTime"]);

@@ -15,22 +15,7 @@ use std::{
 use serde_json::{Value, json};
 use valet_harness::{AuditMark, eventually};
 
-use crate::world::{SOON, Tenant, condition, says};
-
-/// Grants of both kinds, by the reason of their `Ready`.
-fn with_reason(t: &Tenant, reason: &str) -> Vec<String> {
-    let list: Value =
-        serde_json::from_str(&t.kubectl(&["get", "ug,dg", "--output=json"])).expect("kubectl prints JSON");
-    let mut names: Vec<_> = list["items"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter(|g| condition(g, "Ready").is_some_and(|c| c["reason"] == reason))
-        .map(|g| g["metadata"]["name"].as_str().unwrap_or_default().to_owned())
-        .collect();
-    names.sort();
-    names
-}
+use crate::world::{SOON, Tenant, condition, says, with_reason};
 
 /// A store whose one rule, or which itself, allows so many a key.
 fn limited(t: &Tenant, of_rule: Option<u32>, of_store: Option<u32>) -> Value {
@@ -113,10 +98,10 @@ fn who_is_too_many_waits_for_his_turn() {
     // Fewer may have one: nobody loses his, and nobody gets one.
     t.apply(&[limited(&t, Some(1), None), t.grant("DownloadGrant", "g", json!({}))]);
     t.reason("dg/g", "TooManyGrants");
-    assert_eq!(with_reason(&t, "Issued"), ["d", "f"]);
+    assert_eq!(with_reason(&t, "ug,dg", "Issued"), ["d", "f"]);
     t.kubectl(&["delete", "dg/f"]);
     thread::sleep(Duration::from_secs(3));
-    assert_eq!(with_reason(&t, "Issued"), ["d"]);
+    assert_eq!(with_reason(&t, "ug,dg", "Issued"), ["d"]);
     // More may: all who wait are served.
     t.apply(&[t.store()]);
     t.reason("dg/g", "Issued");
@@ -157,7 +142,7 @@ fn crowd(t: &Tenant, mark: AuditMark) -> usize {
         .collect();
     t.apply(&grants);
     eventually(Duration::from_secs(120), "everybody's turn to come", || {
-        (with_reason(t, "Expired").len() == CROWD).then_some(())
+        (with_reason(t, "ug,dg", "Expired").len() == CROWD).then_some(())
     });
     let list = t.kubectl(&["get", "dg", "--output", "json"]);
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
@@ -254,7 +239,7 @@ fn a_slow_store_gets_few_requests_at_a_time() {
     let began = Instant::now();
     t.apply(&grants);
     eventually(Duration::from_secs(60), "all to have their keys", || {
-        (with_reason(&t, "Issued").len() == GRANTS).then_some(())
+        (with_reason(&t, "ug,dg", "Issued").len() == GRANTS).then_some(())
     });
     let took = began.elapsed();
     let peak = peak.load(Ordering::SeqCst);

@@ -14,9 +14,6 @@ use crate::world::{SOON, Tenant, VALET, condition, says};
 /// Of the test's own receivers.
 const TOKEN: &str = "6f2d1c9ad0b84f7e-notify";
 
-/// The promise: from the object's arrival to Completed.
-const PROMISE: f64 = 1.0;
-
 /// A tenant with an operator that takes notifications, and a store that sends them.
 struct Told {
     t: Tenant,
@@ -113,31 +110,11 @@ fn looks(t: &Tenant, operator: &Operator) -> f64 {
     of("present") + of("absent") + of("error") + of("forbidden")
 }
 
-/// Waits for a moment of these grants' lives when nobody looks for a while: after the look at 14 s, before the one at 30 s.
-fn between_looks(t: &Tenant, grants: &[&str]) {
-    let issued = grants.iter().map(|grant| -> jiff::Timestamp {
-        let grant = t.reason(&format!("ug/{grant}"), "Issued");
-        grant["status"]["issuedTime"]
-            .as_str()
-            .expect("a time")
-            .parse()
-            .expect("a time")
-    });
-    let last = issued.max().expect("there are some");
-    let quiet = last + jiff::SignedDuration::from_millis(15_500);
-    std::thread::sleep(Duration::try_from(quiet.duration_since(jiff::Timestamp::now())).unwrap_or_default());
-}
-
-/// The mean time from notification to Completed, and of how many.
-fn promise_kept(operator: &Operator, uploads: usize) {
+/// So many uploads were found by their notifications, and none by a look that was due. How long that takes is measured by
+/// `make bench`.
+fn completed_by_notification(operator: &Operator, uploads: usize) {
     let count = metric(operator, "valet_notification_to_completed_seconds_count");
-    let sum = metric(operator, "valet_notification_to_completed_seconds_sum");
-    eprintln!(
-        "{count} uploads, {:.0} ms from notification to Completed on average",
-        1000.0 * sum / count
-    );
     assert_eq!(count, uploads as f64, "each was completed by its notification");
-    assert!(sum / count < PROMISE, "{sum} s for {count} uploads");
 }
 
 /// The keys of uploads: each as a store may encode it in its own way.
@@ -159,20 +136,15 @@ fn tells(test: &str, start: impl Fn(&Told) -> S3Server) {
         .collect();
     t.apply(&grants);
     let keys: Vec<_> = NAMES.iter().map(|(name, _)| t.mount(name)).collect();
-    between_looks(t, &NAMES.map(|(name, _)| name));
+    t.between_looks(&NAMES.map(|(name, _)| name));
     let before = looks(t, &operator);
     for (key, (name, _)) in keys.iter().zip(NAMES) {
-        let began = Instant::now();
         assert_eq!(key.upload(&t.file(name, b"here it is")).0, 200, "{name}");
         let grant = t.reason(&format!("ug/{name}"), "Completed");
-        eprintln!(
-            "{name}: {:?} from the upload's beginning to kubectl's sight of Completed",
-            began.elapsed()
-        );
         assert_eq!(grant["status"]["object"]["size"], 10);
     }
     assert_eq!(looks(t, &operator) - before, NAMES.len() as f64, "one HEAD each");
-    promise_kept(&operator, NAMES.len());
+    completed_by_notification(&operator, NAMES.len());
     assert_eq!(notified(&operator, "refused"), 0.0);
     assert_eq!(notified(&operator, "malformed"), 0.0);
     assert_eq!(notified(&operator, "accepted"), NAMES.len() as f64);
@@ -284,7 +256,7 @@ fn lies_cost_a_look_a_second() {
     // Another token takes the place of the first.
     let other = "0a1b2c3d4e5f6071-other";
     std::fs::write(&told.tokens, other).unwrap();
-    eventually(Duration::from_secs(5), "the new token", || {
+    eventually(SOON, "the new token", || {
         (told.post(told.port, &format!("X-Api-Key: {other}"), &truth) == 204).then_some(())
     });
     assert_eq!(told.post(told.port, &good, &truth), 401);
@@ -324,10 +296,10 @@ fn a_replica_that_waits_passes_it_on() {
     credentials["metadata"]["namespace"] = json!(t.name());
     t.apply(&[credentials, t.grant("UploadGrant", "one", json!({}))]);
     let key = t.mount("one");
-    between_looks(t, &["one"]);
+    t.between_looks(&["one"]);
     assert_eq!(key.upload(&t.file("one", b"to whom it may concern")).0, 200);
     t.reason("ug/one", "Completed");
-    promise_kept(&first, 1);
+    completed_by_notification(&first, 1);
     assert!(notified(&second, "relayed") >= 1.0);
     // An event that is in the headers goes the same way; it names nothing that the first awaits.
     let unknown = notified(&first, "unknown");

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde_json::json;
+use valet_harness::eventually;
 
 use crate::{
     multipart::{in_parts, is_released, open, parts, send},
-    world::Tenant,
+    world::{SOON, Tenant},
 };
 
 /// Two operators at once: whoever is second with the Secret aborts the upload that it began.
@@ -29,7 +30,7 @@ fn two_operators() {
             .as_str()
             .unwrap()
             .to_owned();
-        valet_harness::eventually(Duration::from_secs(10), "one upload a grant", || {
+        eventually(SOON, "one upload a grant", || {
             (open(&t, &t.key(name)) == [recorded.clone()]).then_some(())
         });
         assert_eq!(send(&t, &parts(&key)[0], b"abc"), 200);

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -298,6 +299,18 @@ impl Tenant {
         })
     }
 
+    /// Waits for a moment of these UploadGrants' lives when nobody looks for a while: after the look at 14 s, before the one at
+    /// 30 s (docs/adr/0012).
+    pub fn between_looks(&self, grants: &[&str]) {
+        let issued = grants.iter().map(|grant| -> Timestamp {
+            let grant = self.reason(&format!("ug/{grant}"), "Issued");
+            let time = grant["status"]["issuedTime"].as_str().expect("it was issued");
+            time.parse().expect("a time")
+        });
+        let quiet = issued.max().expect("there are some") + SignedDuration::from_millis(15_500);
+        std::thread::sleep(Duration::try_from(quiet.duration_since(Timestamp::now())).unwrap_or_default());
+    }
+
     /// The store, once it answers this request to try it with real keys.
     pub fn answered(&self, request: &str) -> Value {
         // The operators of other tests make the same trip at the same time.
@@ -422,6 +435,19 @@ pub fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
         .as_array()?
         .iter()
         .find(|c| c["type"] == type_)
+}
+
+/// The tenant's objects of these kinds whose `Ready` has this reason: their names, in order.
+pub fn with_reason(t: &Tenant, kinds: &str, reason: &str) -> Vec<String> {
+    let list: Value =
+        serde_json::from_str(&t.kubectl(&["get", kinds, "--output=json"])).expect("kubectl prints JSON");
+    let objects = list["items"].as_array().expect("a list").iter();
+    let mut names: Vec<_> = objects
+        .filter(|object| condition(object, "Ready").is_some_and(|c| c["reason"] == reason))
+        .map(|object| object["metadata"]["name"].as_str().expect("it has a name").to_owned())
+        .collect();
+    names.sort();
+    names
 }
 
 /// Status and reason of a condition, as `True Issued`; empty if there is none.

@@ -5,7 +5,10 @@ use std::{process::Command, time::Duration};
 use serde_json::{Value, json};
 use valet_harness::{control_plane::CONTEXT, process};
 
-use crate::world::{SOON, Tenant, says};
+use crate::world::{Tenant, says};
+
+/// How long Helm would wait.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A chart whose one template is this object.
 fn chart(t: &Tenant, name: &str, object: &Value) -> std::path::PathBuf {
@@ -31,7 +34,7 @@ fn install(t: &Tenant, name: &str, object: &Value) -> Command {
             "--namespace",
             t.name(),
             "--wait",
-            "--timeout=40s",
+            &format!("--timeout={}s", TIMEOUT.as_secs()),
         ]);
     helm
 }
@@ -49,7 +52,7 @@ fn wait_returns_with_the_key() {
     );
     let helm = install(&t, "late", &grant);
     std::thread::scope(|scope| {
-        let installed = scope.spawn(move || process::run_ok(helm, b"", Duration::from_secs(60)));
+        let installed = scope.spawn(move || process::run_ok(helm, b"", TIMEOUT));
         t.reason("ug/late", "StoreNotFound");
         std::thread::sleep(Duration::from_secs(3));
         assert!(
@@ -69,16 +72,10 @@ fn wait_fails_on_a_refusal() {
     let t = Tenant::new("helm");
     let _operator = t.operator();
     let grant = t.grant("UploadGrant", "refused", json!({"key": "elsewhere"}));
-    let began = std::time::Instant::now();
-    let output = process::run(install(&t, "refused", &grant), b"", Duration::from_secs(60)).expect("helm runs");
-    println!("after {:?}: {}", began.elapsed(), output.stderr);
+    // It does not wait for its timeout, which is longer than this.
+    let output = process::run(install(&t, "refused", &grant), b"", TIMEOUT / 2).expect("helm does not wait");
     assert!(!output.status.success(), "{}", output.stderr);
     assert!(output.stderr.contains("refused"), "{}", output.stderr);
-    assert!(
-        began.elapsed() < SOON,
-        "it does not wait for its timeout: {:?}",
-        began.elapsed()
-    );
     assert_eq!(
         says(&t.reason("ug/refused", "KeyNotAllowed"), "Stalled"),
         "True KeyNotAllowed"

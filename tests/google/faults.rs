@@ -1,7 +1,5 @@
 //! The endpoints that hand out tokens and signatures, in bad moods: slow, broken, expired, talking nonsense.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 use valet::{
     api::{Overwrite, Reason, UploadMode},
@@ -9,6 +7,7 @@ use valet::{
 };
 
 use crate::{
+    HANG,
     fake::{Call, Fake, Reply},
     identity::{by_google, good},
     request, upload,
@@ -27,10 +26,8 @@ async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
             good(call)
         }
     });
-    let began = Instant::now();
-    let error = by_google(&fake).sign(&put()).await.expect_err("that cannot be signed");
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
-    match error {
+    let signed = tokio::time::timeout(HANG, by_google(&fake).sign(&put())).await;
+    match signed.expect("it gives up").expect_err("that cannot be signed") {
         SignError::Credentials { reason, message } => {
             assert!(
                 !message.contains("marker") && !message.contains("127.0.0.1") || end == "/token",
@@ -160,13 +157,9 @@ async fn refusals() {
 #[tokio::test]
 async fn nobody_waits_for_who_says_nothing() {
     let silence = |end| async move {
-        let began = Instant::now();
         let (reason, message) = trouble(end, Reply::Silence).await;
         assert_eq!(reason, Reason::StoreUnreachable);
-        assert!(
-            message.contains("no answer within 5 s") && began.elapsed() < Duration::from_secs(8),
-            "{message}"
-        );
+        assert!(message.contains("no answer within 5 s"), "{message}");
     };
     tokio::join!(silence("/token"), silence("/email"), silence(":signBlob"));
 }

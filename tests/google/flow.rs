@@ -452,7 +452,7 @@ fn completion_by_notification() {
     let tokens = t.file("tokens", b"0123456789abcdef0123456789abcdef\n");
     let port = valet_harness::net::free_port().unwrap();
     let address = format!("127.0.0.1:{port}");
-    let _operator = t.operator_with(&[
+    let operator = t.operator_with(&[
         "--notifications-address",
         &address,
         "--notifications-token-file",
@@ -488,5 +488,10 @@ fn completion_by_notification() {
     command.arg(format!("http://{address}/notifications"));
     let sent = process::run(command, push.to_string().as_bytes(), SOON).unwrap();
     assert!(sent.status.success(), "{}", sent.stderr);
-    t.reason_within("ug/up", "Completed", Duration::from_secs(4));
+    t.reason("ug/up", "Completed");
+    let metrics = operator.metrics().unwrap();
+    assert!(
+        metrics.contains("\nvalet_notification_to_completed_seconds_count 1\n"),
+        "it was found by its notification and not by a look that was due: {metrics}"
+    );
 }

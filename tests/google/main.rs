@@ -23,6 +23,9 @@ use valet::{
     sign::gcs::{Gcs, ServiceAccountKey, Source},
 };
 
+/// Far longer than anybody may wait for a server that says nothing, on a machine however busy.
+pub const HANG: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// Google's own key for tests, which opens nothing.
 pub const KEY: &str = include_str!("../fixtures/google/service-account.json");
 /// Whose it is.

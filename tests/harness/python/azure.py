@@ -1,12 +1,7 @@
 """Microsoft's own package for Azure Blob Storage, as a client of Azurite and as the other opinion on signatures.
 
-Speaks as helper.py does: a request is one line of JSON, followed by as many raw bytes as its `body_length` says; an
-answer has the same form. `op` names what is asked for: see the functions at the end.
+Its operations, named at the end, are put into a conversation by conversation.py.
 """
-
-import json
-import sys
-import traceback
 
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import (
@@ -76,19 +71,3 @@ def sas(request, _body):
 
 
 OPERATIONS = {"create": create, "put": put, "get": get, "names": names, "policies": policies, "sas": sas}
-
-
-def main():
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    while line := requests.readline():
-        request = json.loads(line)
-        body = requests.read(request.get("body_length", 0))
-        try:
-            answer, body = OPERATIONS[request["op"]](request, body)
-        except Exception:
-            answer, body = {"error": traceback.format_exc()}, b""
-        answers.write(json.dumps({**answer, "body_length": len(body)}).encode() + b"\n" + body)
-        answers.flush()
-
-
-main()

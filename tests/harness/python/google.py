@@ -1,6 +1,6 @@
 """Google's own client, and a checker of signed URLs and forms that shares no code with Valet.
 
-Runs for as long as its standard input is open, and speaks as helper.py does: a line of JSON and a body, both ways.
+Its operations, named at the end, are put into a conversation by conversation.py.
 
 `sign` and `sign_form` are Google's client. `verify` and `verify_form` do what Google's documentation says that Cloud Storage
 does: they put the canonical request together from what a client sends, and check the RSA signature with the account's public
@@ -15,8 +15,6 @@ import hashlib
 import http.client
 import json
 import re
-import sys
-import traceback
 import urllib.parse
 
 from cryptography.exceptions import InvalidSignature
@@ -260,22 +258,3 @@ def send(request, body):
 
 
 OPERATIONS = {"sign": sign, "sign_form": sign_form, "verify": verify, "verify_form": verify_form, "send": send}
-
-
-def main():
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    while line := requests.readline():
-        request = json.loads(line)
-        body = requests.read(request.get("body_length", 0))
-        try:
-            answer, body = OPERATIONS[request["op"]](request, body)
-        except OSError as error:
-            # Nobody listens, or nobody answers: news for the test, not a mistake in here.
-            answer, body = {"error": f"{type(error).__name__}: {error}"}, b""
-        except Exception:
-            answer, body = {"error": traceback.format_exc()}, b""
-        answers.write(json.dumps({**answer, "body_length": len(body)}).encode() + b"\n" + body)
-        answers.flush()
-
-
-main()

@@ -1,7 +1,6 @@
 """An S3 client and a checker of signed URLs that share no code with Valet.
 
-Runs for as long as its standard input is open. A request is one line of JSON, followed by as many raw bytes as its
-`body_length` says; an answer has the same form. `op` names what is asked for: see the functions at the end.
+Its operations, named at the end, are put into a conversation by conversation.py.
 
 The signatures are botocore's. Everything around them is done here and by hand, since HTTP libraries (botocore's own
 included) tidy up paths, and what is looked at here is whether paths arrive untidied.
@@ -13,8 +12,6 @@ import datetime
 import hmac
 import http.client
 import json
-import sys
-import traceback
 import urllib.parse
 from xml.etree import ElementTree
 
@@ -314,8 +311,6 @@ def client_of(request):
     )
 
 
-# --- the conversation ---------------------------------------------------------------------------------------------
-
 OPERATIONS = {
     "s3": s3,
     "versions": versions,
@@ -324,22 +319,3 @@ OPERATIONS = {
     "verify_form": verify_form,
     "presign_post": presign_post,
 }
-
-
-def main():
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    while line := requests.readline():
-        request = json.loads(line)
-        body = requests.read(request.get("body_length", 0))
-        try:
-            answer, body = OPERATIONS[request["op"]](request, body)
-        except OSError as error:
-            # Nobody listens, or nobody answers: news for the test, not a mistake in here.
-            answer, body = {"error": f"{type(error).__name__}: {error}"}, b""
-        except Exception:
-            answer, body = {"error": traceback.format_exc()}, b""
-        answers.write(json.dumps({**answer, "body_length": len(body)}).encode() + b"\n" + body)
-        answers.flush()
-
-
-main()

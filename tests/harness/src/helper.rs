@@ -1,4 +1,4 @@
-//! The conversation with `python/helper.py`, which stays up: Python with botocore takes 0.3 s to start.
+//! Conversations with the scripts in `python/`, which stay up: Python with botocore takes 0.3 s to start.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -28,10 +28,12 @@ impl Helper {
 
     /// Starts another one of the folder `python`, with this Python.
     pub(crate) fn start_script(mut command: Command, script: &str) -> Result<Self> {
+        let folder = Path::new(env!("VALET_ROOT")).join("tests/harness/python");
         command
             // -I: no settings and no modules of the person at the keyboard. -B: no files beside the script.
             .args(["-I", "-B"])
-            .arg(Path::new(env!("VALET_ROOT")).join("tests/harness/python").join(script))
+            .arg(folder.join("conversation.py"))
+            .arg(folder.join(script))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());

@@ -188,6 +188,13 @@ impl Watch {
         self.lock().went.get(name).copied()
     }
 
+    /// Objects that were seen to come and not to go.
+    pub fn present(&self) -> Vec<String> {
+        let sights = self.lock();
+        let there = sights.came.keys().filter(|name| !sights.went.contains_key(*name));
+        there.cloned().collect()
+    }
+
     /// Why nothing more will be seen.
     ///
     /// # Errors

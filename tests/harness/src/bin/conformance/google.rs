@@ -15,7 +15,7 @@ use crate::{
     cells::Outcome,
     key::{Key, Request},
     page::cell,
-    store::Column,
+    store::{Column, grant},
 };
 
 const BUCKET: &str = "conformance";
@@ -328,21 +328,7 @@ impl Store<'_> {
             "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": "it"},
             "spec": {"gcs": {"bucket": BUCKET, "endpoint": self.server.endpoint()}},
         });
-        let kind = if column == Column::Get {
-            "DownloadGrant"
-        } else {
-            "UploadGrant"
-        };
-        let mut grant = json!({
-            "apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "metadata": {"name": "g"},
-            "spec": {"storeRef": {"kind": "ObjectStore", "name": "it"}, "key": key},
-        });
-        if let (Some(all), Some(more)) = (grant["spec"].as_object_mut(), spec.as_object()) {
-            all.extend(more.clone());
-        }
-        if column == Column::Form {
-            grant["spec"]["mode"] = "PostForm".into();
-        }
+        let grant = grant(column, key, &spec);
         let mut command = process::clean(Command::new(self.valet));
         command
             .args(["sign", "--output", "curl", "--filename", "-"])

@@ -154,21 +154,7 @@ impl<'a> Store<'a> {
             // What a trial with real keys would say, so that the form is made which it tries.
             store["status"] = json!({"capabilities": ["PostForm/KeyPrefix"]});
         }
-        let kind = if column == Column::Get {
-            "DownloadGrant"
-        } else {
-            "UploadGrant"
-        };
-        let mut grant = json!({
-            "apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "metadata": {"name": "g"},
-            "spec": {"storeRef": {"kind": "ObjectStore", "name": "it"}, "key": key},
-        });
-        if let (Some(all), Some(more)) = (grant["spec"].as_object_mut(), spec.as_object()) {
-            all.extend(more.clone());
-        }
-        if column == Column::Form {
-            grant["spec"]["mode"] = "PostForm".into();
-        }
+        let grant = grant(column, key, &spec);
         let mut command = process::clean(Command::new(self.valet));
         command
             .args(["sign", "--filename", "-"])
@@ -193,4 +179,24 @@ impl<'a> Store<'a> {
         self.sign(column, key, spec)?
             .map_err(|said| Error::new(format!("valet sign refused {key}: {said}")))
     }
+}
+
+/// A grant of the store `it` for an object, by which of the kinds and modes the column says.
+pub fn grant(column: Column, key: &str, spec: &Value) -> Value {
+    let kind = if column == Column::Get {
+        "DownloadGrant"
+    } else {
+        "UploadGrant"
+    };
+    let mut grant = json!({
+        "apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "metadata": {"name": "g"},
+        "spec": {"storeRef": {"kind": "ObjectStore", "name": "it"}, "key": key},
+    });
+    if let (Some(all), Some(more)) = (grant["spec"].as_object_mut(), spec.as_object()) {
+        all.extend(more.clone());
+    }
+    if column == Column::Form {
+        grant["spec"]["mode"] = "PostForm".into();
+    }
+    grant
 }

@@ -5,24 +5,59 @@ use std::{fs, path::PathBuf};
 use valet_harness::{Context, Result};
 
 use crate::{
-    play::{Play, check},
+    play::{Play, Published, check},
     pods::{self, LONG},
-    suite::{self, RELEASE, STORE, SYSTEM},
+    suite::{self, RELEASE, STORE, SYSTEM, SecretWatch},
 };
+
+/// A pod with live keys, one to write and one to read, while something is done to the operator.
+struct Holder {
+    secrets: SecretWatch,
+    before: (Published, Published),
+}
+
+impl Holder {
+    fn begin(play: &Play) -> Result<Self> {
+        let (suite, namespace) = (play.suite, play.namespace.as_str());
+        let secrets = suite.watch_secrets(namespace)?;
+        let key = format!("tenants/{namespace}/read");
+        suite.s3.put(&suite.cluster, &key, "read me")?;
+        suite.cluster.apply(&[
+            pods::upload(namespace, "write", STORE, LONG),
+            pods::download(namespace, "read", STORE, &key, LONG),
+            pods::pod(namespace, "holder", &suite.image, "sleep 100000", &["write", "read"]),
+        ])?;
+        play.wait_for("condition=Ready", "pod/holder", 60)?;
+        Ok(Self {
+            secrets,
+            before: (play.published("write")?, play.published("read")?),
+        })
+    }
+
+    /// The keys have stayed as they were and work, a new grant gets its own, and each grant had one key.
+    fn lives_on(&self, play: &Play) -> Result<()> {
+        play.time_to_key("new", 40)?;
+        check(
+            self.before == (play.published("write")?, play.published("read")?),
+            "a live key has changed",
+        )?;
+        play.exec(
+            "holder",
+            "echo hello >/work/file; curl --config /write/curl.cfg --upload-file /work/file",
+        )?;
+        play.wait_for("condition=Completed", "ug/write", 90)?;
+        let keys = self.secrets.keys();
+        check(
+            keys == ["new", "read", "write"].map(|name| (name.to_owned(), 1)),
+            format!("not one key a grant: {keys:?}"),
+        )
+    }
+}
 
 /// Away and back, with a pod that holds a live key all the time.
 pub fn reinstall(play: &Play) -> Result<()> {
-    let (suite, namespace) = (play.suite, play.namespace.as_str());
-    let secrets = suite.watch_secrets(namespace)?;
-    let key = format!("tenants/{namespace}/read");
-    suite.s3.put(&suite.cluster, &key, "read me")?;
-    suite.cluster.apply(&[
-        pods::upload(namespace, "write", STORE, LONG),
-        pods::download(namespace, "read", STORE, &key, LONG),
-        pods::pod(namespace, "holder", &suite.image, "sleep 100000", &["write", "read"]),
-    ])?;
-    play.wait_for("condition=Ready", "pod/holder", 60)?;
-    let before = (play.published("write")?, play.published("read")?);
+    let suite = play.suite;
+    let holder = Holder::begin(play)?;
 
     suite
         .cluster
@@ -40,7 +75,7 @@ pub fn reinstall(play: &Play) -> Result<()> {
         "grants went with the release",
     )?;
     check(
-        before == (play.published("write")?, play.published("read")?),
+        holder.before == (play.published("write")?, play.published("read")?),
         "a live key went with the release",
     )?;
     check(
@@ -49,21 +84,7 @@ pub fn reinstall(play: &Play) -> Result<()> {
     )?;
 
     suite.install(&suite.chart(), &[])?;
-    play.time_to_key("new", 40)?;
-    check(
-        before == (play.published("write")?, play.published("read")?),
-        "a live key has changed",
-    )?;
-    play.exec(
-        "holder",
-        "echo hello >/work/file; curl --config /write/curl.cfg --upload-file /work/file",
-    )?;
-    play.wait_for("condition=Completed", "ug/write", 90)?;
-    let keys = secrets.keys();
-    check(
-        keys == ["new", "read", "write"].map(|name| (name.to_owned(), 1)),
-        format!("not one key a grant: {keys:?}"),
-    )
+    holder.lives_on(play)
 }
 
 /// The chart that was there before this one: tests/e2e/previous has it, with the kinds of its time.
@@ -81,7 +102,7 @@ fn previous(play: &Play) -> Result<PathBuf> {
 
 /// From the previous chart to this one.
 pub fn upgrade(play: &Play) -> Result<()> {
-    let (suite, namespace) = (play.suite, play.namespace.as_str());
+    let suite = play.suite;
     suite
         .cluster
         .helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"])?;
@@ -114,37 +135,14 @@ pub fn upgrade(play: &Play) -> Result<()> {
     };
     let old_kinds = fields()?;
     suite.make_store()?;
-    let secrets = suite.watch_secrets(namespace)?;
-    let key = format!("tenants/{namespace}/read");
-    suite.s3.put(&suite.cluster, &key, "read me")?;
-    suite.cluster.apply(&[
-        pods::upload(namespace, "write", STORE, LONG),
-        pods::download(namespace, "read", STORE, &key, LONG),
-        pods::pod(namespace, "holder", &suite.image, "sleep 100000", &["write", "read"]),
-    ])?;
-    play.wait_for("condition=Ready", "pod/holder", 60)?;
-    let before = (play.published("write")?, play.published("read")?);
+    let holder = Holder::begin(play)?;
 
     suite.install(&suite.chart(), &[])?;
     suite
         .cluster
         .kubectl(&["delete", "clusterrole,clusterrolebinding", right])?;
     check(fields()? != old_kinds, "the upgrade has left the kinds as they were")?;
-    play.time_to_key("new", 40)?;
-    check(
-        before == (play.published("write")?, play.published("read")?),
-        "a live key has changed",
-    )?;
-    play.exec(
-        "holder",
-        "echo hello >/work/file; curl --config /write/curl.cfg --upload-file /work/file",
-    )?;
-    play.wait_for("condition=Completed", "ug/write", 90)?;
-    let keys = secrets.keys();
-    check(
-        keys == ["new", "read", "write"].map(|name| (name.to_owned(), 1)),
-        format!("not one key a grant: {keys:?}"),
-    )?;
+    holder.lives_on(play)?;
     let history = suite
         .cluster
         .helm(&["history", RELEASE, "--namespace", SYSTEM, "--output", "json"])?;

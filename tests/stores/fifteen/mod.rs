@@ -2,22 +2,18 @@
 //! each is renewed before its end, that no key outlives the session that signed it, that whoever has a key that is renewed has
 //! one that works at all times; and what a user sees of it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    process::Command,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+mod watch;
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use jiff::{SignedDuration, Timestamp};
+use std::{process::Command, time::Duration};
+
+use jiff::SignedDuration;
 use serde_json::{Value, json};
-use valet_harness::{S3Server, eventually, process};
+use valet_harness::{eventually, process};
 
+use self::watch::Watch;
 use crate::{
-    lent::{Told, run},
     moving::{Identity, ROLE, trusting},
-    world::{Mounted, SOON, Tenant, says},
+    world::{SOON, Tenant, says},
 };
 
 /// Beyond the end of the first session and the second renewal.
@@ -38,240 +34,7 @@ const LASTING: [&str; 4] = ["own-always", "own-always-long", "each-always", "eac
 /// The same of credentials that are lent.
 const LENT: [&str; 2] = ["each-lent", "each-lent-long"];
 
-/// A key that was published, which is tried around its end.
-struct Published {
-    name: String,
-    key: Rc<Mounted>,
-    ends: Timestamp,
-    tried_before: bool,
-}
-
-struct Watch<'a> {
-    t: &'a Tenant,
-    minio: &'a S3Server,
-    began: Instant,
-    /// The same by the clock.
-    zero: Timestamp,
-    /// What was not as it should be: told at the end, so that the rest is seen, too.
-    wrong: Vec<String>,
-    /// What was last seen of each object.
-    seen: BTreeMap<String, String>,
-    /// The keys that are out.
-    out: BTreeMap<String, Rc<Mounted>>,
-    /// Their ends are still to come.
-    ending: Vec<Published>,
-    /// The ends of the sessions that signed, by store.
-    sessions: BTreeMap<&'static str, BTreeSet<Timestamp>>,
-    /// When the session of the quiet store was another one, in seconds after the beginning.
-    renewed: BTreeMap<Timestamp, u64>,
-    /// Keys published, tried before their end and after.
-    counts: [usize; 3],
-    /// Every request with a key that had to work.
-    worked: usize,
-}
-
 impl Watch<'_> {
-    fn tell(&self, who: &str, what: &str) {
-        println!("| {} | {who} | {what} |", clock(self.began.elapsed()));
-    }
-
-    /// An instant, as time since the beginning.
-    fn since(&self, t: Timestamp) -> String {
-        clock(t.duration_since(self.zero).unsigned_abs())
-    }
-
-    /// Notes what is not as it should be.
-    fn must(&mut self, holds: bool, what: impl FnOnce() -> String) {
-        if !holds {
-            let what = what();
-            self.tell("**wrong**", &what);
-            self.wrong.push(what);
-        }
-    }
-
-    /// Tells what is new about an object.
-    fn news(&mut self, name: &str, what: String) {
-        if self.seen.get(name) != Some(&what) {
-            self.tell(name, &what);
-            self.seen.insert(name.to_owned(), what);
-        }
-    }
-
-    /// Looks at everything once.
-    fn look(&mut self) {
-        let text = self.t.kubectl(&["get", "ostore,dg,ug,secrets", "--output", "json"]);
-        let list: Value = serde_json::from_str(&text).unwrap();
-        let mut present = BTreeSet::new();
-        for object in list["items"].as_array().unwrap() {
-            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-            let end = |field: &str| {
-                object["status"][field]
-                    .as_str()
-                    .and_then(|t| t.parse::<Timestamp>().ok())
-            };
-            match object["kind"].as_str().unwrap() {
-                "ObjectStore" => {
-                    let session = end("credentialsExpirationTime");
-                    if ["own", "quiet"].contains(&name.as_str())
-                        && let Some(session) = session
-                    {
-                        if name == "quiet" {
-                            let elapsed = self.began.elapsed().as_secs();
-                            self.renewed.entry(session).or_insert(elapsed);
-                        }
-                        let lasts = session > Timestamp::now();
-                        self.must(lasts, || "the session is over and was not renewed".into());
-                    }
-                    // The end that each key's own session would have moves with every look.
-                    let session = session.filter(|_| name != "each");
-                    let session = session.map_or("-".to_owned(), |t| self.since(t));
-                    self.news(
-                        &format!("store {name}"),
-                        format!("Ready={}; session until {session}", says(object, "Ready")),
-                    );
-                }
-                "Secret" if object["type"] == "valetkey.dev/grant" => {
-                    self.published(&name, object);
-                    present.insert(name);
-                }
-                "Secret" => {}
-                _ => {
-                    let key = end("expirationTime").map_or("-".to_owned(), |t| self.since(t));
-                    let renewals = object["status"]["renewals"].as_i64().unwrap_or_default();
-                    let what = format!(
-                        "Ready={} Active={} Completed={} RenewalFailing={}; key until {key}, renewed {renewals} times",
-                        says(object, "Ready"),
-                        says(object, "Active"),
-                        says(object, "Completed"),
-                        says(object, "RenewalFailing"),
-                    );
-                    self.news(&format!("grant {name}"), what);
-                }
-            }
-        }
-        let gone: Vec<_> = self.out.keys().filter(|n| !present.contains(*n)).cloned().collect();
-        for name in gone {
-            self.out.remove(&name);
-            self.news(&format!("key {name}"), "gone".into());
-        }
-    }
-
-    /// A key that is new: never longer than the session that signed it.
-    fn published(&mut self, name: &str, secret: &Value) {
-        let version = secret["metadata"]["resourceVersion"].as_str().unwrap();
-        if self.out.get(name).is_some_and(|known| known.folder.ends_with(version)) {
-            return;
-        }
-        let key = Rc::new(self.t.mounted(secret));
-        let ends: Timestamp = secret["metadata"]["annotations"]["valetkey.dev/expires-at"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap();
-        let session = session_end(&key);
-        assert!(
-            ends <= session,
-            "{name}: the key ends at {ends}, its session at {session}"
-        );
-        let store = STORES.iter().find(|s| name.starts_with(&format!("{s}-"))).unwrap();
-        self.sessions.entry(store).or_default().insert(session);
-        self.counts[0] += 1;
-        self.news(
-            &format!("key {name}"),
-            format!(
-                "until {}, signed by a session until {}",
-                self.since(ends),
-                self.since(session)
-            ),
-        );
-        self.out.insert(name.to_owned(), key.clone());
-        if !key.files.contains_key("AWS_SESSION_TOKEN") {
-            if !name.contains("-up") {
-                let status = key.curl(&[]).0;
-                self.must(status == 200, || {
-                    format!("{name}: a key that was just published gives {status}")
-                });
-            }
-            self.ending.push(Published {
-                name: name.to_owned(),
-                key,
-                ends,
-                tried_before: name.contains("-up"),
-            });
-        }
-    }
-
-    /// Tries keys around their ends.
-    fn ends(&mut self) {
-        let mut ending = std::mem::take(&mut self.ending);
-        ending.retain_mut(|published| {
-            let left = published.ends.duration_since(Timestamp::now()).as_millis();
-            if !published.tried_before && left <= i128::from(BEFORE * 1000) {
-                published.tried_before = true;
-                let (status, said) = published.key.curl(&[]);
-                // On a machine that is busy the end may have come meanwhile.
-                if Timestamp::now() < published.ends {
-                    self.must(status == 200, || {
-                        format!("{}, {left} ms before its end: {said}", published.name)
-                    });
-                    self.counts[1] += 1;
-                }
-            }
-            if left > i128::from(-AFTER * 1000) {
-                return true;
-            }
-            let (status, said) = if published.name.contains("-up") {
-                published.key.upload(&self.t.file("late", b"late"))
-            } else {
-                published.key.curl(&[])
-            };
-            self.must(status == 403, || {
-                format!("{}, after its end: {status} {said}", published.name)
-            });
-            self.counts[2] += 1;
-            false
-        });
-        ending.append(&mut self.ending);
-        self.ending = ending;
-    }
-
-    /// Whoever has a key that is renewed has one that works.
-    fn lasting(&mut self) {
-        for name in LASTING {
-            let found = self.out.get(name).map(|key| key.curl(&[]));
-            self.must(found.as_ref().is_some_and(|(status, _)| *status == 200), || {
-                format!("{name}: {found:?}")
-            });
-            self.worked += 1;
-        }
-        let key = self.out.get("byhand-always").cloned();
-        let works = key.map_or("no key".to_owned(), |key| format!("a GET gives {}", key.curl(&[]).0));
-        self.news("use byhand-always", works);
-    }
-
-    /// The same of what is lent, which can do nothing else.
-    fn lent(&mut self) {
-        let at = json!({"Bucket": self.t.name(), "Key": self.t.key("film")});
-        let mut put = at.clone();
-        put["Body"] = json!("mine");
-        for name in LENT {
-            let key = self
-                .out
-                .get(name)
-                .unwrap_or_else(|| panic!("{name} has no key"))
-                .clone();
-            let did = run(
-                self.t,
-                &key,
-                Told::Variables,
-                &json!([["get_object", at], ["put_object", put]]),
-            );
-            let right = did[0]["ok"]["Body"] == "frames" && did[1]["error"] == "AccessDenied";
-            self.must(right, || format!("{name}: {did:?}"));
-            self.worked += 1;
-        }
-    }
-
     fn grant(&self, store: &str, name: &str, spec: Value) -> Value {
         let kind = if name.starts_with("up") {
             "UploadGrant"
@@ -361,23 +124,6 @@ impl Watch<'_> {
     }
 }
 
-fn clock(t: Duration) -> String {
-    format!("{}:{:02}", t.as_secs() / 60, t.as_secs() % 60)
-}
-
-/// When the session ends by the word of the store, which is in the token that it gave.
-fn session_end(key: &Mounted) -> Timestamp {
-    let token = key.files.get("AWS_SESSION_TOKEN").cloned().unwrap_or_else(|| {
-        let (_, rest) = key.files["url"]
-            .split_once("X-Amz-Security-Token=")
-            .expect("a session signed");
-        rest.split('&').next().unwrap().to_owned()
-    });
-    let claims = token.split('.').nth(1).expect("MinIO's tokens are JWTs");
-    let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
-    Timestamp::from_second(claims["exp"].as_i64().expect("it says when it ends")).unwrap()
-}
-
 #[test]
 #[ignore = "takes 22 minutes, in real time: make sessions"]
 fn sessions_of_15_minutes() {
@@ -407,20 +153,7 @@ fn sessions_of_15_minutes() {
         store["spec"]["s3"].as_object_mut().unwrap().remove("credentials");
         store
     };
-    let mut watch = Watch {
-        t: &t,
-        minio: &minio,
-        began: Instant::now(),
-        zero: Timestamp::now(),
-        wrong: Vec::new(),
-        seen: BTreeMap::new(),
-        out: BTreeMap::new(),
-        ending: Vec::new(),
-        sessions: BTreeMap::new(),
-        renewed: BTreeMap::new(),
-        counts: [0; 3],
-        worked: 0,
-    };
+    let mut watch = Watch::new(&t, &minio);
     println!("| at | of | what is seen |\n|---|---|---|");
     watch.session_by_hand();
     t.apply(&[

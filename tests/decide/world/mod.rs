@@ -1,0 +1,285 @@
+//! A grant, its Secret, its store and its object, in memory; every write checks its preconditions as the apiserver
+//! does. What others do in it is in `others`, what the operator does in `operator`.
+
+mod operator;
+mod others;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use valet::{
+    api::{Ask, ObservedObject, Reason, annotation},
+    grant::{
+        ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, RulesView, SecretFact, SecretView, Settings,
+        Step, StoreFact, StoreView, decide,
+    },
+};
+
+/// An upload of the same key that is not Valet's.
+pub const THEIRS: &str = "theirs";
+
+/// Of every object.
+const SIZE: i64 = 48_213;
+
+/// What is behind the key.
+#[derive(Clone, Debug)]
+pub enum Bucket {
+    Empty,
+    /// Holds the object since then; the store may not say since when.
+    Holds {
+        since: Timestamp,
+        says_when: bool,
+    },
+    Hidden,
+    Down,
+}
+
+/// An upload in parts that goes on.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    pub id: String,
+    pub begun: Timestamp,
+    pub parts: Vec<ArrivedPart>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Secret {
+    pub view: SecretView,
+    /// The key inside, if Valet put one in.
+    pub signed: Option<Lifetime>,
+}
+
+/// What the operator knows when something wakes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// The grant and nothing else.
+    Grant,
+    /// The Secret and the store, too, from its caches.
+    Caches,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub creates: usize,
+    pub replaces: usize,
+    pub retouches: usize,
+    pub withdraws: usize,
+    pub reports: usize,
+}
+
+/// Whoever else has a hand in it.
+pub type Meddler = Box<dyn FnMut(&mut World)>;
+
+pub struct World {
+    pub now: Timestamp,
+    pub grant: Option<GrantFacts>,
+    pub secret: Option<Secret>,
+    pub store: StoreFact,
+    /// What is known of the rules of a store that cannot be used.
+    pub rules: Option<RulesView>,
+    pub bucket: Bucket,
+    /// All uploads of the key that go on.
+    pub uploads: Vec<Upload>,
+    /// The finalizer was taken off by somebody who may not list uploads.
+    pub blind: bool,
+    /// What the process began and nobody has recorded.
+    pub begun: Option<String>,
+    /// Why the apiserver takes no Secret now.
+    pub refuses: Option<String>,
+    /// Why nobody signs now.
+    pub unsigned: Option<(Reason, String)>,
+    /// The Secret is immutable: it can be deleted, and its data cannot be replaced.
+    pub refuses_replacement: bool,
+    pub settings: Settings,
+    pub memory: Memory,
+    /// The process dies after the n-th step of its life.
+    pub crash: Option<usize>,
+    /// There is room for one more grant with a key, where their number is limited.
+    pub room: bool,
+    /// Somebody has written what only Valet writes: some promises are then void, the limits of keys are not.
+    pub forged: bool,
+    /// Something may happen to the world after each step, before the next.
+    pub meddler: Option<Meddler>,
+
+    pub last_look: Option<Timestamp>,
+    /// Somebody has said that the object came, and nobody has looked since.
+    pub heard: bool,
+    pub steps: usize,
+    pub counts: Counts,
+    /// Every key that was published, in order.
+    pub keys: Vec<Lifetime>,
+    pub notices: Vec<Reason>,
+    /// Generations and renewals that a key was published for, and the last one.
+    pub published: BTreeMap<(i64, i64), Lifetime>,
+    /// Generations that a Secret was written for.
+    pub written: BTreeSet<i64>,
+    /// Why there is no Secret now although there was one: somebody else, or Valet for a cause that can pass.
+    pub may_create_again: bool,
+    serial: u64,
+}
+
+impl World {
+    pub fn new(grant: GrantFacts, store: StoreView) -> Self {
+        Self {
+            now: grant.created.expect("the fixture has a time of creation"),
+            grant: Some(grant),
+            secret: None,
+            store: StoreFact::Usable(store),
+            rules: None,
+            bucket: Bucket::Empty,
+            uploads: vec![],
+            blind: false,
+            begun: None,
+            refuses: None,
+            unsigned: None,
+            refuses_replacement: false,
+            settings: Settings {
+                ttl_seconds_after_finished: Some(3600),
+            },
+            memory: Memory::Grant,
+            crash: None,
+            room: true,
+            forged: false,
+            meddler: None,
+            last_look: None,
+            heard: false,
+            steps: 0,
+            counts: Counts::default(),
+            keys: vec![],
+            notices: vec![],
+            published: BTreeMap::new(),
+            written: BTreeSet::new(),
+            may_create_again: false,
+            serial: 0,
+        }
+    }
+
+    pub fn grant(&self) -> &GrantFacts {
+        self.grant.as_ref().expect("the grant is there")
+    }
+
+    /// What the operator is told of when it changes.
+    pub fn watched(&self) -> String {
+        let Self {
+            grant,
+            secret,
+            store,
+            heard,
+            room,
+            ..
+        } = self;
+        format!("{grant:?} {secret:?} {store:?} {heard} {room}")
+    }
+
+    fn fresh(&mut self, what: &str) -> String {
+        self.serial += 1;
+        format!("{what}-{}", self.serial)
+    }
+
+    /// All that can be known without a look at the object.
+    pub fn facts(&self) -> Facts {
+        let mut facts = Facts::new(self.grant().clone(), self.settings);
+        facts.secret = self.see_secret();
+        self.see_store(&mut facts);
+        facts.last_look = self.last_look;
+        facts
+    }
+
+    fn view(
+        &mut self,
+        uid: String,
+        owner: Owner,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+    ) -> SecretView {
+        let mut view = SecretView {
+            uid,
+            resource_version: self.fresh("rv"),
+            owner,
+            deleting: false,
+            issued_at: None,
+            expires_at: None,
+            generation: None,
+            expiration_seconds: None,
+            signed_with: None,
+            renewals: None,
+            earlier_expires_at: None,
+            labels,
+            annotations,
+        };
+        read_annotations(&mut view);
+        view
+    }
+
+    fn see_store(&self, facts: &mut Facts) {
+        facts.store = self.store.clone();
+        facts.rules = self.rules.clone();
+    }
+
+    /// What is to be done now, by somebody who knows all that.
+    pub fn next(&self) -> Step {
+        decide(&self.facts(), self.now)
+    }
+
+    /// Whether the object, if there is one, is not what the grant describes.
+    pub fn is_mismatched(&self) -> bool {
+        let Ask::Upload { constraints, .. } = &self.grant().ask else {
+            return false;
+        };
+        constraints.content_length.is_some_and(|n| n != SIZE)
+    }
+
+    /// Whether the preconditions of a write hold.
+    fn is_current(&self, uid: &str, resource_version: &str) -> bool {
+        self.secret
+            .as_ref()
+            .is_some_and(|s| s.view.uid == uid && s.view.resource_version == resource_version)
+    }
+
+    pub fn see_secret(&self) -> SecretFact {
+        match &self.secret {
+            Some(secret) => SecretFact::Present(secret.view.clone()),
+            None => SecretFact::Absent,
+        }
+    }
+
+    pub fn see_object(&self) -> ObjectFact {
+        if !matches!(self.store, StoreFact::Usable(_)) {
+            return ObjectFact::Unreachable("it was asked while it is not usable".into());
+        }
+        match &self.bucket {
+            Bucket::Empty => ObjectFact::Absent,
+            Bucket::Hidden => ObjectFact::Hidden,
+            Bucket::Down => ObjectFact::Unreachable("connection refused".into()),
+            Bucket::Holds { since, says_when } => ObjectFact::Present {
+                object: ObservedObject {
+                    size: Some(SIZE),
+                    ..ObservedObject::default()
+                },
+                // Stores keep whole seconds.
+                modified_at: says_when.then(|| Timestamp::from_second(since.as_second()).unwrap()),
+            },
+        }
+    }
+
+    /// The Secret, if it is this grant's and stays.
+    pub fn own_secret(&self) -> Option<&Secret> {
+        self.secret
+            .as_ref()
+            .filter(|s| s.view.owner == Owner::ThisGrant && !s.view.deleting)
+    }
+}
+
+/// What the annotations say, as the operator reads them.
+fn read_annotations(view: &mut SecretView) {
+    let text = |key: &str| view.annotations.get(key).map(String::as_str);
+    let time = |key: &str| text(key).and_then(|t| t.parse::<Timestamp>().ok());
+    let number = |key: &str| text(key).and_then(|t| t.parse::<i64>().ok());
+    view.issued_at = time(annotation::ISSUED_AT);
+    view.expires_at = time(annotation::EXPIRES_AT);
+    view.generation = number(annotation::GRANT_GENERATION);
+    view.expiration_seconds = number(annotation::EXPIRATION_SECONDS);
+    view.signed_with = text(annotation::SIGNED_WITH).map(str::to_owned);
+    view.renewals = number(annotation::RENEWALS);
+    view.earlier_expires_at = time(annotation::EARLIER_EXPIRES_AT);
+}

@@ -1,0 +1,327 @@
+//! What the operator does in the world: it takes the steps that `decide` asks for, one by one, until it rests.
+
+use jiff::Timestamp;
+use valet::{
+    api::annotation,
+    grant::{
+        Facts, Limit, Most, ObjectFact, OpenUpload, Owner, PlaceFact, Publish, PublishMode, Read, Step, StoreFact,
+        UploadFact, UploadsFact, decide,
+    },
+};
+
+use super::{Bucket, Memory, Secret, Upload, World};
+use crate::checks;
+
+/// More steps than any one reconcile may take.
+const MOST_STEPS: usize = 14;
+
+enum Ended {
+    Rested(Option<Timestamp>),
+    Crashed,
+}
+
+impl World {
+    /// Wakes the operator; it works until it rests. Says when it wants to be woken again.
+    pub fn reconcile(&mut self) -> Option<Timestamp> {
+        loop {
+            match self.until_rest() {
+                Ended::Rested(until) => return until,
+                // A new process: nothing is remembered.
+                Ended::Crashed => (self.last_look, self.heard, self.begun) = (None, false, None),
+            }
+        }
+    }
+
+    fn until_rest(&mut self) -> Ended {
+        let Some(grant) = self.grant.clone() else {
+            return Ended::Rested(None);
+        };
+        let mut facts = Facts::new(grant, self.settings);
+        facts.last_look = self.last_look;
+        facts.look_requested = self.heard;
+        if self.memory == Memory::Caches {
+            facts.secret = self.see_secret();
+            self.see_store(&mut facts);
+        }
+        let mut trace = vec![];
+        loop {
+            let step = decide(&facts, self.now);
+            assert!(trace.len() < MOST_STEPS, "I13: no rest in sight: {trace:#?}");
+            trace.push(step.clone());
+            checks::step(self, &facts, &step);
+            let n = self.steps;
+            self.steps += 1;
+            let rest = self.take(step, &mut facts);
+            if let Some(mut meddler) = self.meddler.take() {
+                meddler(self);
+                self.meddler.get_or_insert(meddler);
+            }
+            if self.crash == Some(n) {
+                return Ended::Crashed;
+            }
+            if let Some(until) = rest {
+                return Ended::Rested(until);
+            }
+            match &self.grant {
+                // One's own writes, and everybody's, are seen at once.
+                Some(grant) => facts.grant = grant.clone(),
+                None => return Ended::Rested(None),
+            }
+        }
+    }
+
+    /// Takes one step; at rest, says until when.
+    fn take(&mut self, step: Step, facts: &mut Facts) -> Option<Option<Timestamp>> {
+        match step {
+            Step::Read(read) => self.read(read, facts),
+            Step::Hold => {
+                if let Some(grant) = &mut self.grant {
+                    grant.held = true;
+                }
+            }
+            Step::Complete(assembly) => {
+                if assembly.write_once && matches!(self.bucket, Bucket::Holds { .. }) {
+                    facts.completion_refused = Some("an object came there".into());
+                    facts.upload = UploadFact::Unread;
+                    facts.object = ObjectFact::Unread;
+                } else if let Some(n) = self.uploads.iter().position(|u| u.id == assembly.upload) {
+                    // It has the time at which its upload was begun.
+                    let upload = self.uploads.remove(n);
+                    self.bucket = Bucket::Holds {
+                        since: upload.begun,
+                        says_when: true,
+                    };
+                    facts.upload = UploadFact::Gone;
+                    facts.object = self.see_object();
+                } else {
+                    facts.upload = UploadFact::Gone;
+                    facts.object = ObjectFact::Unread;
+                }
+            }
+            Step::Abort { uploads } => {
+                let parts = match &facts.upload {
+                    UploadFact::Open(parts) => Some(parts.len()),
+                    UploadFact::Hidden => Some(0),
+                    _ => None,
+                };
+                let refused = matches!(self.bucket, Bucket::Down | Bucket::Hidden);
+                if !refused {
+                    self.uploads.retain(|u| !uploads.contains(&u.id));
+                }
+                match (parts, refused) {
+                    (Some(parts), false) => facts.upload = UploadFact::Aborted { parts },
+                    (Some(_), true) => facts.upload = UploadFact::Unreachable("forbidden".into()),
+                    (None, false) => facts.uploads = UploadsFact::Unread,
+                    (None, true) => facts.uploads = UploadsFact::Unreachable("forbidden".into()),
+                }
+            }
+            Step::Release { notice } => {
+                self.blind |= matches!(self.bucket, Bucket::Hidden);
+                self.notices.extend(notice.map(|n| n.reason));
+                if let Some(grant) = &mut self.grant {
+                    grant.held = false;
+                    if grant.deleting {
+                        self.collected();
+                        return Some(None);
+                    }
+                }
+            }
+            Step::Publish(publish) => self.publish(*publish, facts),
+            Step::Retouch {
+                uid,
+                resource_version,
+                labels,
+                annotations,
+            } => {
+                if self.is_current(&uid, &resource_version) {
+                    self.counts.retouches += 1;
+                    self.edit_secret(|view| {
+                        view.labels = labels;
+                        view.annotations = annotations;
+                    });
+                    self.note_written();
+                }
+                facts.secret = self.see_secret();
+            }
+            Step::Withdraw { uid, resource_version } => {
+                if self.is_current(&uid, &resource_version) {
+                    self.counts.withdraws += 1;
+                    self.secret = None;
+                    self.may_create_again = self.grant().status.finished_time.is_none();
+                }
+                facts.secret = self.see_secret();
+            }
+            Step::Report { status, notice } => {
+                self.counts.reports += 1;
+                self.notices.extend(notice.map(|n| n.reason));
+                // Through JSON, as the apiserver keeps it: times lose their fractions there.
+                let kept = serde_json::from_value(serde_json::to_value(&*status).unwrap()).unwrap();
+                if let Some(grant) = &mut self.grant {
+                    grant.status = kept;
+                }
+            }
+            Step::Collect => {
+                self.delete();
+                if self.grant.is_none() {
+                    return Some(None);
+                }
+            }
+            Step::Rest { until } => return Some(until),
+        }
+        None
+    }
+
+    fn read(&mut self, read: Read, facts: &mut Facts) {
+        match read {
+            Read::Secret => facts.secret = self.see_secret(),
+            Read::Store => self.see_store(facts),
+            Read::Object => {
+                facts.object = self.see_object();
+                if matches!(facts.upload, UploadFact::Open(_)) {
+                    facts.upload = UploadFact::Unread;
+                }
+                self.looked(facts);
+            }
+            Read::Upload(id) => {
+                facts.upload = match (&self.bucket, &self.store, self.uploads.iter().find(|u| u.id == id)) {
+                    (Bucket::Down, ..) => UploadFact::Unreachable("connection refused".into()),
+                    (_, StoreFact::Missing | StoreFact::Unusable { .. } | StoreFact::Unread, _) => {
+                        UploadFact::Unreachable("nobody knows where".into())
+                    }
+                    (Bucket::Hidden, ..) => UploadFact::Hidden,
+                    (.., Some(upload)) => UploadFact::Open(upload.parts.clone()),
+                    (.., None) => UploadFact::Gone,
+                };
+                if facts.upload == UploadFact::Gone {
+                    facts.object = ObjectFact::Unread;
+                }
+                self.looked(facts);
+            }
+            Read::Uploads => {
+                // What this process began and nobody has recorded needs no list.
+                if let Some(begun) = self.begun.take()
+                    && matches!(
+                        (&self.bucket, &self.store),
+                        (Bucket::Empty | Bucket::Holds { .. }, StoreFact::Usable(_))
+                    )
+                {
+                    self.uploads.retain(|u| u.id != begun);
+                }
+                facts.uploads = match (&self.bucket, &self.store) {
+                    (Bucket::Down, _) => UploadsFact::Unreachable("connection refused".into()),
+                    (Bucket::Hidden, _) => UploadsFact::Hidden,
+                    (_, StoreFact::Usable(_)) => UploadsFact::Listed {
+                        uploads: self
+                            .uploads
+                            .iter()
+                            .map(|u| OpenUpload {
+                                id: u.id.clone(),
+                                begun: Some(u.begun),
+                                has_parts: !u.parts.is_empty(),
+                            })
+                            .collect(),
+                        contested: false,
+                    },
+                    _ => UploadsFact::Unreachable("nobody knows where".into()),
+                };
+            }
+            Read::Place(most) => facts.place = self.place(most),
+        }
+    }
+
+    fn looked(&mut self, facts: &mut Facts) {
+        facts.last_look = Some(self.now);
+        self.last_look = Some(self.now);
+        (facts.look_requested, self.heard) = (false, false);
+    }
+
+    /// Of others there are as many as leave room, or none. Who has a key has his place.
+    fn place(&self, most: Most) -> PlaceFact {
+        let status = &self.grant().status;
+        let end = status.expiration_time.as_ref().filter(|_| status.binding.is_some());
+        let limit = most.namespace.map(Limit::Namespace).or(most.store.map(Limit::Store));
+        match limit.expect("nobody asks without a limit") {
+            _ if self.room || end.is_some_and(|end| end.0 > self.now) => PlaceFact::Given,
+            limit => PlaceFact::Full(limit),
+        }
+    }
+
+    fn publish(&mut self, mut publish: Publish, facts: &mut Facts) {
+        if let Some(why) = &self.unsigned {
+            facts.sign_refused = Some(why.clone());
+            return;
+        }
+        if publish.request.ask.parts().is_some() && publish.request.upload.is_none() {
+            let upload = self.begun.clone().unwrap_or_else(|| self.begin());
+            self.begun = Some(upload.clone());
+            publish.annotations.insert(annotation::UPLOAD_ID.into(), upload);
+        }
+        if let Some(why) = &self.refuses {
+            facts.secret_refused = Some(why.clone());
+            return;
+        }
+        if self.refuses_replacement && matches!(publish.mode, PublishMode::Replace { .. }) {
+            facts.secret_refused = Some("field is immutable when `immutable` is set".into());
+            return;
+        }
+        match &publish.mode {
+            PublishMode::Create if self.secret.is_some() => {
+                // 409: somebody was faster.
+                facts.secret = self.see_secret();
+                self.drop_loser();
+                return;
+            }
+            PublishMode::Replace { uid, resource_version } if !self.is_current(uid, resource_version) => {
+                facts.secret = self.see_secret();
+                self.drop_loser();
+                return;
+            }
+            PublishMode::Create => self.counts.creates += 1,
+            PublishMode::Replace { .. } => self.counts.replaces += 1,
+        }
+        self.begun = None;
+        checks::published(self, &publish);
+        let uid = match &publish.mode {
+            PublishMode::Create => self.fresh("secret"),
+            PublishMode::Replace { uid, .. } => uid.clone(),
+        };
+        let (labels, annotations) = (publish.labels.clone(), publish.annotations.clone());
+        let view = self.view(uid, Owner::ThisGrant, labels, annotations);
+        let lifetime = publish.request.lifetime;
+        self.secret = Some(Secret {
+            view,
+            signed: Some(lifetime),
+        });
+        self.keys.push(lifetime);
+        let renewals = checks::renewals(&publish.annotations);
+        self.published.insert((self.grant().generation, renewals), lifetime);
+        self.may_create_again = false;
+        self.note_written();
+        facts.secret = self.see_secret();
+    }
+
+    /// What was begun for a Secret that is another's now is thrown away.
+    fn drop_loser(&mut self) {
+        let Some(secret) = &self.secret else { return };
+        let recorded = secret.view.annotations.get(annotation::UPLOAD_ID);
+        if let Some(begun) = self.begun.take_if(|begun| Some(&*begun) != recorded) {
+            self.uploads.retain(|u| u.id != begun);
+        }
+    }
+
+    /// Begins an upload.
+    pub fn begin(&mut self) -> String {
+        let id = self.fresh("upload");
+        self.uploads.push(Upload {
+            id: id.clone(),
+            begun: self.now,
+            parts: vec![],
+        });
+        id
+    }
+
+    fn note_written(&mut self) {
+        self.written
+            .extend(self.secret.as_ref().and_then(|s| s.view.generation));
+    }
+}

@@ -1,0 +1,109 @@
+//! What others do to the world: users, their workloads, the store, and whoever meddles.
+
+use std::collections::BTreeMap;
+
+use valet::{
+    api::annotation,
+    grant::{ArrivedPart, GrantFacts, Owner, RenewRequest, SecretView, StoreFact, StoreView},
+};
+
+use super::{Bucket, Secret, World, read_annotations};
+
+impl World {
+    /// Changes the spec; the apiserver counts generations.
+    pub fn edit(&mut self, change: impl FnOnce(&mut GrantFacts)) {
+        if let Some(grant) = &mut self.grant {
+            change(grant);
+            grant.generation += 1;
+        }
+    }
+
+    /// Annotates the grant, as `kubectl annotate` does: that is no new generation.
+    pub fn request(&mut self, value: &str) {
+        if let Some(grant) = &mut self.grant {
+            grant.renew_requested = RenewRequest::parse(Some(value));
+        }
+    }
+
+    pub fn delete_secret(&mut self) {
+        if self.secret.take().is_some() {
+            self.may_create_again = true;
+        }
+    }
+
+    /// Puts a Secret of the wanted name there.
+    pub fn plant(&mut self, owner: Owner) {
+        let uid = self.fresh("secret");
+        let view = self.view(uid, owner, BTreeMap::new(), BTreeMap::new());
+        self.secret = Some(Secret { view, signed: None });
+    }
+
+    /// Edits the Secret's metadata.
+    pub fn edit_secret(&mut self, change: impl FnOnce(&mut SecretView)) {
+        let version = self.fresh("rv");
+        if let Some(secret) = &mut self.secret {
+            change(&mut secret.view);
+            secret.view.resource_version = version;
+            read_annotations(&mut secret.view);
+        }
+    }
+
+    /// The store says, or somebody in its name, that the object has come.
+    pub fn hear(&mut self) {
+        self.heard = true;
+    }
+
+    /// Somebody uploads now, with whatever key.
+    pub fn put_object(&mut self) {
+        self.bucket = Bucket::Holds {
+            since: self.now,
+            says_when: true,
+        };
+    }
+
+    /// Sends a part of the object with the key that is out, of as many bytes as it should have and so many more.
+    pub fn put_part(&mut self, number: i64, more: i64) {
+        let wanted = self.grant().ask.parts().expect("it comes in parts").part(number);
+        let Some(secret) = self
+            .own_secret()
+            .filter(|s| s.signed.is_some_and(|key| !key.is_over(self.now)))
+        else {
+            return;
+        };
+        let id = secret.view.annotations.get(annotation::UPLOAD_ID).cloned();
+        if let Some(upload) = self.uploads.iter_mut().find(|u| Some(&u.id) == id.as_ref()) {
+            upload.parts.retain(|part| part.number != number);
+            upload.parts.push(ArrivedPart {
+                number,
+                size: wanted.size.max + more,
+                e_tag: format!("\"{number}\""),
+            });
+        }
+    }
+
+    /// Deletes the grant, as `kubectl delete` does.
+    pub fn delete(&mut self) {
+        let now = self.now;
+        match &mut self.grant {
+            Some(grant) if grant.held => {
+                grant.deleting = true;
+                grant.deleted_at = Some(now);
+                grant.generation += 1;
+            }
+            _ => self.collected(),
+        }
+    }
+
+    /// The grant is gone, and the garbage collector takes its Secret.
+    pub(super) fn collected(&mut self) {
+        self.grant = None;
+        self.secret = self.secret.take().filter(|s| s.view.owner != Owner::ThisGrant);
+    }
+
+    pub fn usable(&mut self, change: impl FnOnce(&mut StoreView)) {
+        match &mut self.store {
+            StoreFact::Usable(view) => change(view),
+            other => panic!("the store is not usable: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Processes and folders: what they say at their end, and that they have one.
+
+use std::{fs, path::Path, process::Command, sync::LazyLock, thread, time::Duration};
+
+use valet_harness::{Process, Scratch, eventually, process};
+
+use crate::SOON;
+
+#[test]
+fn an_error_shows_the_last_lines_of_the_log() {
+    let scratch = Scratch::new("test").unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo it is all wrong; exit 3"]);
+    let process = Process::start("shell", command, scratch.join("shell.log")).unwrap();
+    let error = process
+        .wait_until(SOON, "it was ready", || false)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("shell ended (exit status: 3) before it was ready"),
+        "{error}"
+    );
+    assert!(error.contains("shell.log:\n    it is all wrong"), "{error}");
+}
+
+#[test]
+fn a_process_ends_as_it_is_asked_to() {
+    let scratch = Scratch::new("test").unwrap();
+    let sleep = || {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        Process::start("sleep", command, scratch.join("sleep.log")).unwrap()
+    };
+    let asked = sleep();
+    assert!(asked.is_running());
+    assert!(!asked.terminate(SOON).unwrap().success());
+    let frozen = sleep();
+    frozen.pause();
+    let error = frozen.terminate(Duration::from_millis(200)).unwrap_err().to_string();
+    assert!(error.contains("was killed"), "{error}");
+    let dropped = sleep();
+    let pid = dropped.pid();
+    drop(dropped);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+
+    let mut command = Command::new("sleep");
+    command.arg("600");
+    // It sleeps for ten minutes: if it were not killed, this would not come to an end.
+    let error = process::run(command, &[], Duration::from_millis(200)).unwrap_err();
+    assert!(
+        error.to_string().contains("sleep 600 did not end within 0.2 s"),
+        "{error}"
+    );
+}
+
+/// This test program plays the parent: it runs itself with this variable set, and only the test below.
+const PLAY_PARENT: &str = "HARNESS_TEST_PLAY_PARENT";
+
+#[test]
+fn children_and_folders_do_not_outlive_their_parent() {
+    // A Process in a static, started by a thread that is long gone: what tests do.
+    static CHILD: LazyLock<(Process, Scratch)> = LazyLock::new(|| {
+        let scratch = Scratch::new("child").unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        (Process::start("sleep", command, scratch.join("log")).unwrap(), scratch)
+    });
+    if let Ok(how) = std::env::var(PLAY_PARENT) {
+        let (pid, folder) = thread::spawn(|| (CHILD.0.pid(), CHILD.1.path().to_owned()))
+            .join()
+            .unwrap();
+        thread::sleep(Duration::from_millis(300));
+        assert!(
+            CHILD.0.is_running(),
+            "the end of the thread that started it is not the end of it"
+        );
+        println!("child {pid} {}", folder.display());
+        if how == "crash" {
+            std::process::abort();
+        }
+        return;
+    }
+    for how in ["exit", "crash"] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "processes::children_and_folders_do_not_outlive_their_parent",
+                "--nocapture",
+            ])
+            .env(PLAY_PARENT, how)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let (_, line) = text.split_once("child ").unwrap_or_else(|| panic!("{output:?}"));
+        let (pid, folder) = line.lines().next().unwrap().split_once(' ').unwrap();
+        eventually(SOON, "the child to die", || dead(pid).then_some(()));
+        if how == "crash" {
+            assert!(Path::new(folder).exists(), "nobody was there to delete it");
+            // The first folder that a process makes is preceded by a sweep.
+            let swept = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "processes::an_error_shows_the_last_lines_of_the_log"])
+                .output()
+                .unwrap();
+            assert!(swept.status.success(), "{swept:?}");
+        }
+        assert!(!Path::new(folder).exists(), "{how}: {folder} is still there");
+    }
+}
+
+/// Gone, or waiting for whoever adopts orphans to take note.
+fn dead(pid: &str) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.contains(") Z "),
+        Err(_) => true,
+    }
+}

@@ -1,0 +1,96 @@
+//! Of temporary credentials.
+
+use valet::{
+    api::{AccessRule, Ask, ByteSize, DownloadMode, LengthRange, Overwrite, Permission, Reason, ResponseHeaders},
+    grant::GrantFacts,
+};
+
+use super::{Case, case, modes::of_mode};
+use crate::common::{by_credentials, constrain, download, rule, store, upload};
+
+pub fn cases() -> Vec<Case> {
+    let lends = |change: &dyn Fn(&mut GrantFacts, &mut AccessRule), reason, message| {
+        let mut case = case(|_, _| {}, reason, message);
+        let (mut grant, mut rule) = (by_credentials(upload(), true), rule());
+        change(&mut grant, &mut rule.rule);
+        (case.grant, case.store) = (grant, store([rule]));
+        case
+    };
+    let mut cases = vec![
+        lends(
+            &|_, rule| rule.credentials = Permission::Forbid,
+            Reason::OperationNotAllowed,
+            "ClusterObjectStore media does not allow namespace web temporary credentials (spec.mode: Credentials); use a \
+             signed URL, or ask the store's owner for a rule with credentials: Allow",
+        ),
+        lends(
+            &|_, rule| rule.max_bytes = Some(ByteSize::Quantity("5Gi".into())),
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot hold temporary credentials to the maxBytes that it allows namespace web \
+             (ContentLengthRange); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
+        ),
+        lends(
+            &|_, rule| rule.content_types = vec!["image/*".into()],
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot hold temporary credentials to the contentTypes that it allows namespace web \
+             (ContentType); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
+        ),
+        lends(
+            &|grant, _| grant.terms.key = "tenants/".into(),
+            Reason::KeyNotAllowed,
+            "spec.key 'tenants/' is outside what ClusterObjectStore media allows namespace web: keys below 'tenants/web/'",
+        ),
+        lends(
+            &|grant, _| grant.terms.key = "tenants/web//".into(),
+            Reason::InvalidSpec,
+            "spec.key has an empty segment: it may not start or end with '/' nor contain '//'; name the object as \
+             'folder/file'",
+        ),
+        lends(
+            &|grant, _| constrain(grant, |c| c.overwrite = Overwrite::Forbid),
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on temporary credentials \
+             (WriteOnce); set spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to \
+             Put",
+        ),
+        lends(
+            &|grant, _| constrain(grant, |c| c.content_type = Some("image/png".into())),
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot enforce spec.constraints.contentType on temporary credentials (ContentType); \
+             set spec.mode to Put, or leave it out",
+        ),
+        lends(
+            &|grant, _| constrain(grant, |c| c.content_length_range = Some(LengthRange { min: 0, max: 9 })),
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on temporary credentials \
+             (ContentLengthRange); set spec.mode to PostForm, or leave it out",
+        ),
+        lends(
+            &|grant, _| {
+                grant.ask = Ask::Download {
+                    mode: DownloadMode::Credentials,
+                    version: Some("v1".into()),
+                    response: ResponseHeaders::default(),
+                };
+            },
+            Reason::CapabilityMissing,
+            "ClusterObjectStore media cannot enforce spec.version on temporary credentials (Version); leave it out, or \
+             set spec.mode to Url",
+        ),
+    ];
+    for (grant, message) in [
+        (
+            by_credentials(upload(), false),
+            "ClusterObjectStore media hands out no temporary credentials (Credentials); ask the store's owner to set \
+             spec.s3.credentials.assumeRole, or set spec.mode to Put",
+        ),
+        (
+            by_credentials(download(), false),
+            "ClusterObjectStore media hands out no temporary credentials (Credentials); ask the store's owner to set \
+             spec.s3.credentials.assumeRole, or set spec.mode to Url",
+        ),
+    ] {
+        cases.push(of_mode(grant, |_| {}, |can| can.credentials = None, message));
+    }
+    cases
+}

@@ -1,0 +1,155 @@
+//! What refusals say: the field, what is wrong with its value, the remedy; and nothing of other namespaces' rules. The tables
+//! are in the modules, by what they are about.
+
+mod credentials;
+mod modes;
+mod rules;
+mod weak;
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use valet::{
+    api::{AccessRule, ByteSize, ClusterAccessRule, Namespaces, Operation, Permission, Reason},
+    grant::{GrantFacts, StoreView, admit},
+};
+
+use crate::common::{by_credentials, download, form_below, rule, store, upload};
+
+struct Case {
+    grant: GrantFacts,
+    store: StoreView,
+    reason: Reason,
+    message: &'static str,
+}
+
+fn case(change: impl FnOnce(&mut GrantFacts, &mut AccessRule), reason: Reason, message: &'static str) -> Case {
+    let (mut grant, mut rule) = (upload(), rule());
+    change(&mut grant, &mut rule.rule);
+    Case {
+        grant,
+        store: store([rule]),
+        reason,
+        message,
+    }
+}
+
+fn cases() -> Vec<Case> {
+    [rules::cases(), modes::cases(), credentials::cases(), weak::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+#[test]
+fn every_refusal_in_its_own_words() {
+    for case in cases() {
+        let refusal = admit(&case.grant, &case.store).expect_err(case.message);
+        assert_eq!((refusal.reason, refusal.message.as_str()), (case.reason, case.message));
+    }
+}
+
+/// The reasons that `admit` has, each tried above.
+#[test]
+fn every_reason_is_reached() {
+    let reached: Vec<_> = cases().iter().map(|c| c.reason).collect();
+    for reason in [
+        Reason::InvalidSpec,
+        Reason::NamespaceNotAllowed,
+        Reason::OperationNotAllowed,
+        Reason::KeyNotAllowed,
+        Reason::ExpirationTooLong,
+        Reason::ContentTypeNotAllowed,
+        Reason::ContentLengthNotAllowed,
+        Reason::CapabilityMissing,
+    ] {
+        assert!(reached.contains(&reason), "{reason}");
+    }
+}
+
+/// Messages end up in tenants' statuses and in logs: one line each, and of a length that fits an event.
+#[test]
+fn messages_are_one_short_line() {
+    for case in cases() {
+        assert!(!case.message.chars().any(char::is_control), "{}", case.message);
+        assert!(case.message.len() < 1024, "{}", case.message);
+    }
+    let mut grant = upload();
+    grant.terms.key = format!("tenants/shop/{}", "k".repeat(1000));
+    let refusal = admit(&grant, &store([rule()])).unwrap_err();
+    assert!(refusal.message.len() < 32_768, "a condition's message takes so much");
+}
+
+/// All that a tenant may learn is what its own namespace is allowed.
+#[test]
+fn other_namespaces_rules_are_nobodys_business() {
+    let marker = "zxq";
+    let theirs = ClusterAccessRule {
+        namespaces: Namespaces {
+            names: vec![format!("{marker}-team")],
+            selector: Some(LabelSelector {
+                match_labels: Some([("team".to_owned(), marker.to_owned())].into()),
+                match_expressions: None,
+            }),
+        },
+        rule: AccessRule {
+            operations: vec![Operation::Upload, Operation::Download],
+            key_prefix: Some(format!("{marker}/secret")),
+            credentials: Permission::Allow,
+            max_expiration_seconds: Some(77_777),
+            max_bytes: Some(ByteSize::Number(77_777)),
+            content_types: vec![format!("{marker}/x")],
+            max_live_grants: Some(77_777),
+        },
+    };
+    for mut case in cases() {
+        let mut rules = vec![theirs.clone()];
+        rules.extend(case.store.rules.iter().cloned());
+        rules.push(theirs.clone());
+        case.store.rules = Arc::new(rules);
+        let refusal = admit(&case.grant, &case.store).expect_err(case.message);
+        assert_eq!(refusal.message, case.message, "their rules changed what is said");
+        assert!(!refusal.message.contains(marker) && !refusal.message.contains("77777"));
+    }
+}
+
+/// Of several rules that refuse, the one that the grant came furthest with speaks; and all prefixes are named.
+#[test]
+fn the_closest_rule_speaks() {
+    let (mut far, mut near) = (rule(), rule());
+    far.rule.key_prefix = Some("public".into());
+    near.rule.max_expiration_seconds = Some(60);
+    for rules in [[far.clone(), near.clone()], [near, far.clone()]] {
+        let refusal = admit(&upload(), &store(rules)).unwrap_err();
+        assert_eq!(refusal.reason, Reason::ExpirationTooLong);
+    }
+    let mut grant = upload();
+    grant.terms.key = "elsewhere/x".into();
+    let mut downloads = rule();
+    downloads.rule.operations = vec![Operation::Download];
+    downloads.rule.key_prefix = Some("only-downloads".into());
+    let refusal = admit(&grant, &store([rule(), far, downloads])).unwrap_err();
+    assert!(
+        refusal.message.ends_with("keys below 'tenants/web/' or 'public/'"),
+        "{}",
+        refusal.message
+    );
+}
+
+/// Exactly what the rule names may be had whole: everything below it is allowed.
+#[test]
+fn a_prefix_is_allowed_where_all_of_it_is() {
+    for (key, allowed) in [
+        ("tenants/web/", true),
+        ("tenants/web/a/", true),
+        ("tenants/", false),
+        ("tenants/webs/", false),
+        ("tenants/we/", false),
+    ] {
+        let lent = [upload(), download()].map(|grant| by_credentials(grant, true));
+        for mut grant in lent.into_iter().chain([form_below()]) {
+            grant.terms.key = key.into();
+            assert_eq!(admit(&grant, &store([rule()])).is_ok(), allowed, "{key}");
+        }
+    }
+}

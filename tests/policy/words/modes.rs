@@ -1,0 +1,253 @@
+//! Of what a store cannot enforce in the mode that the grant asks for, where another mode could.
+
+use std::sync::Arc;
+
+use valet::{
+    api::{ByteSize, Capabilities, Capability, LengthRange, Overwrite, Reason},
+    grant::GrantFacts,
+};
+
+use super::{Case, case, weak::weak};
+use crate::common::{capabilities, constrain, form, form_below, in_parts, resumable, upload};
+
+/// A refusal that names the mode, and the other one if that can help.
+pub fn of_mode(
+    grant: GrantFacts,
+    change: impl FnOnce(&mut GrantFacts),
+    weaken: impl FnOnce(&mut Capabilities),
+    message: &'static str,
+) -> Case {
+    let mut case = weak(grant, change, message);
+    let mut can = capabilities();
+    weaken(&mut can);
+    case.store.capabilities = Arc::new(can);
+    case
+}
+
+pub fn cases() -> Vec<Case> {
+    let range = LengthRange { min: 1, max: 2 };
+    vec![
+        of_mode(
+            upload(),
+            |g| constrain(g, |c| c.content_length_range = Some(range)),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
+             (ContentLengthRange); set spec.mode to PostForm and spec.constraints.overwrite to Allow (a form cannot be \
+             write-once), or spec.mode to Multipart, or give the exact size in spec.constraints.contentLength",
+        ),
+        of_mode(
+            upload(),
+            |g| {
+                constrain(g, |c| {
+                    c.content_length_range = Some(range);
+                    c.overwrite = Overwrite::Allow;
+                });
+            },
+            |can| can.multipart = None,
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
+             (ContentLengthRange); set spec.mode to PostForm, or give the exact size in spec.constraints.contentLength",
+        ),
+        of_mode(
+            upload(),
+            |g| {
+                constrain(g, |c| {
+                    c.checksum_sha256 = Some("A".repeat(43) + "=");
+                    c.overwrite = Overwrite::Allow;
+                });
+            },
+            |can| {
+                can.enforced.remove(&Capability::ChecksumSHA256);
+                can.enforced.remove(&Capability::ChecksumMD5);
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
+             (ChecksumSHA256); set spec.mode to PostForm, or leave it out",
+        ),
+        // What the store checks instead, unless the grant asks for that, too.
+        of_mode(
+            upload(),
+            |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
+            |can| {
+                can.enforced.remove(&Capability::ChecksumSHA256);
+                can.post_form = None;
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
+             (ChecksumSHA256); give spec.constraints.checksumMD5 instead, or leave it out",
+        ),
+        of_mode(
+            upload(),
+            |g| {
+                constrain(g, |c| {
+                    c.checksum_sha256 = Some("A".repeat(43) + "=");
+                    c.checksum_md5 = Some("A".repeat(22) + "==");
+                });
+            },
+            |can| {
+                can.enforced.remove(&Capability::ChecksumSHA256);
+                can.post_form = None;
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
+             (ChecksumSHA256); leave it out, or use another store",
+        ),
+        of_mode(
+            form(),
+            |g| {
+                constrain(g, |c| {
+                    c.checksum_md5 = Some("A".repeat(22) + "==");
+                    c.overwrite = Overwrite::Allow;
+                });
+            },
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a POST form \
+             (ChecksumMD5); give spec.constraints.checksumSHA256 instead, or leave it out",
+        ),
+        of_mode(
+            in_parts(),
+            |g| constrain(g, |c| c.checksum_md5 = Some("A".repeat(22) + "==")),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on an upload in parts \
+             (ChecksumMD5); set spec.mode to Put, or leave it out",
+        ),
+        of_mode(
+            form_below(),
+            |_| {},
+            |can| {
+                can.post_form.as_mut().unwrap().remove(&Capability::KeyPrefix);
+            },
+            "ClusterObjectStore media is not known to keep a POST form to what is below spec.key (KeyPrefix); name one \
+             object, or ask the store's owner, who can have that tried with real keys (annotation \
+             valetkey.dev/canary-requested-at) and reads the result in the store's condition KeysEnforced",
+        ),
+        of_mode(
+            form_below(),
+            |g| constrain(g, |c| c.overwrite = Overwrite::Forbid),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); set \
+             spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to Put",
+        ),
+        of_mode(
+            form(),
+            |g| constrain(g, |c| c.overwrite = Overwrite::Forbid),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); set \
+             spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to Put",
+        ),
+        of_mode(
+            form(),
+            |g| constrain(g, |c| c.content_type = Some("image/png".into())),
+            |can| {
+                can.post_form.as_mut().unwrap().remove(&Capability::ContentType);
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.contentType on a POST form (ContentType); set \
+             spec.mode to Put, or leave it out",
+        ),
+        of_mode(
+            form(),
+            |_| {},
+            |can| can.post_form = None,
+            "ClusterObjectStore media takes no POST forms (PostForm); set spec.mode to Put, or use another store",
+        ),
+        of_mode(
+            in_parts(),
+            |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on an upload in parts \
+             (ChecksumSHA256); set spec.mode to Put, or leave it out",
+        ),
+        of_mode(
+            in_parts(),
+            |_| {},
+            |can| {
+                can.multipart.as_mut().unwrap().remove(&Capability::WriteOnce);
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on an upload in parts (WriteOnce); \
+             set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store",
+        ),
+        of_mode(
+            in_parts(),
+            |_| {},
+            |can| can.multipart = None,
+            "ClusterObjectStore media takes no uploads in parts (Multipart); set spec.mode to Put, or use another store",
+        ),
+        of_mode(
+            resumable(),
+            |g| constrain(g, |c| c.content_length = Some(1)),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a resumable upload (ContentLength); set \
+             spec.mode to Put, or leave it out",
+        ),
+        of_mode(
+            resumable(),
+            |_| {},
+            |can| can.resumable = None,
+            "ClusterObjectStore media takes no resumable uploads (Resumable), which the owner of a store on Google Cloud Storage \
+             can allow with resumableUploads: Tolerate; set spec.mode to Put, or use another store",
+        ),
+        Case {
+            reason: Reason::InvalidSpec,
+            ..of_mode(
+                in_parts(),
+                |g| constrain(g, |c| c.content_length = None),
+                |_| {},
+                "spec.mode is Multipart and nothing says how many parts there are; set spec.constraints.contentLength or \
+                 contentLengthRange",
+            )
+        },
+        Case {
+            reason: Reason::ContentLengthNotAllowed,
+            ..of_mode(
+                in_parts(),
+                |g| constrain(g, |c| c.content_length = Some(500 * 20_000 + 1)),
+                |_| {},
+                "spec.constraints.contentLength is 10000001 bytes, which makes 501 parts of 20000 bytes, and 500 is the \
+                 most; make the parts larger (spec.multipart.partSizeBytes), or split the object",
+            )
+        },
+        of_mode(
+            upload(),
+            |_| {},
+            |can| {
+                can.enforced.remove(&Capability::SignedHeadersOnly);
+            },
+            "ClusterObjectStore media obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an \
+             upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole (S3), \
+             or unsignedHeaders: Tolerate. A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow",
+        ),
+        Case {
+            reason: Reason::ContentLengthNotAllowed,
+            ..of_mode(
+                form(),
+                |g| {
+                    constrain(g, |c| {
+                        c.content_length_range = Some(LengthRange {
+                            min: 0,
+                            max: 5_368_709_121,
+                        })
+                    })
+                },
+                |_| {},
+                "spec.constraints.contentLengthRange.max is 5368709121 bytes; ClusterObjectStore media takes at most \
+                 5368709120 in one request; split the object",
+            )
+        },
+        Case {
+            grant: form(),
+            ..case(
+                |_, r| r.max_bytes = Some(ByteSize::Number(999_999)),
+                Reason::ContentLengthNotAllowed,
+                "the upload may have 1000000 bytes; ClusterObjectStore media allows namespace web at most 999999; make it \
+                 smaller",
+            )
+        },
+        {
+            let mut of_any_size = case(
+                |_, r| r.max_bytes = Some(ByteSize::Number(5)),
+                Reason::ContentLengthNotAllowed,
+                "ClusterObjectStore media allows namespace web uploads of at most 5, so the grant must say its size: set \
+                 spec.constraints.contentLengthRange or contentLength",
+            );
+            of_any_size.grant = form();
+            constrain(&mut of_any_size.grant, |c| c.content_length_range = None);
+            of_any_size
+        },
+    ]
+}

@@ -1,0 +1,101 @@
+//! Of specs that no store takes, and of what no access rule allows.
+
+use valet::api::{ByteSize, Operation, Reason};
+
+use super::{Case, case};
+use crate::common::constrain;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case(
+            |g, _| g.terms.key = "tenants/web/../shop/x".into(),
+            Reason::InvalidSpec,
+            "spec.key has a '.' or '..' segment (or a percent-encoded spelling of one), which clients and stores \
+             resolve differently; write the resolved key",
+        ),
+        case(
+            |g, _| g.terms.key = "tenants//x".into(),
+            Reason::InvalidSpec,
+            "spec.key has an empty segment: it may not start or end with '/' nor contain '//'; name the object as \
+             'folder/file'",
+        ),
+        case(
+            |g, _| g.terms.key = "tenants/web/a\nb".into(),
+            Reason::InvalidSpec,
+            "spec.key has the character U+000A, a control, line separator or text direction character; remove it",
+        ),
+        case(
+            |g, _| g.terms.key = "é".repeat(600),
+            Reason::InvalidSpec,
+            "spec.key is 1200 bytes long in UTF-8; the store takes at most 1024; shorten it",
+        ),
+        case(
+            |g, _| g.terms.key.clear(),
+            Reason::InvalidSpec,
+            "spec.key is empty; name the object",
+        ),
+        case(
+            |g, _| g.terms.expiration_seconds = 604_801,
+            Reason::ExpirationTooLong,
+            "spec.expirationSeconds is 604801; ClusterObjectStore media can sign for at most 604800; ask for less",
+        ),
+        case(
+            |g, _| constrain(g, |c| c.content_length = Some(5_368_709_121)),
+            Reason::ContentLengthNotAllowed,
+            "spec.constraints.contentLength is 5368709121 bytes; ClusterObjectStore media takes at most 5368709120 \
+             in one request; split the object",
+        ),
+        case(
+            |g, _| g.namespace = "shop".into(),
+            Reason::NamespaceNotAllowed,
+            "ClusterObjectStore media has no access rule for namespace shop; ask the store's owner to add one under \
+             spec.access",
+        ),
+        case(
+            |_, r| r.operations = vec![Operation::Download],
+            Reason::OperationNotAllowed,
+            "ClusterObjectStore media does not allow namespace web to upload; ask the store's owner for a rule with \
+             that operation",
+        ),
+        case(
+            |g, _| g.terms.key = "tenants/shop/x".into(),
+            Reason::KeyNotAllowed,
+            "spec.key 'tenants/shop/x' is outside what ClusterObjectStore media allows namespace web: keys below \
+             'tenants/web/'",
+        ),
+        case(
+            |g, _| g.terms.expiration_seconds = 3601,
+            Reason::ExpirationTooLong,
+            "spec.expirationSeconds is 3601; ClusterObjectStore media allows namespace web at most 3600; ask for less",
+        ),
+        case(
+            |g, r| {
+                constrain(g, |c| c.content_length = Some(65_000_001));
+                r.max_bytes = Some(ByteSize::Quantity("65M".into()));
+            },
+            Reason::ContentLengthNotAllowed,
+            "the upload may have 65000001 bytes; ClusterObjectStore media allows namespace web at most 65M; make it \
+             smaller",
+        ),
+        case(
+            |_, r| r.max_bytes = Some(ByteSize::Number(5)),
+            Reason::ContentLengthNotAllowed,
+            "ClusterObjectStore media allows namespace web uploads of at most 5, so the grant must say its size: set \
+             spec.constraints.contentLength",
+        ),
+        case(
+            |_, r| r.content_types = vec!["image/png".into(), "text/*".into()],
+            Reason::ContentTypeNotAllowed,
+            "ClusterObjectStore media allows namespace web only uploads of image/png, text/*, so the grant must say \
+             its type: set spec.constraints.contentType",
+        ),
+        case(
+            |g, r| {
+                constrain(g, |c| c.content_type = Some("image/gif".into()));
+                r.content_types = vec!["image/png".into()];
+            },
+            Reason::ContentTypeNotAllowed,
+            "spec.constraints.contentType is image/gif; ClusterObjectStore media allows namespace web only image/png",
+        ),
+    ]
+}

@@ -1,0 +1,96 @@
+//! Of a store that can nothing but sign.
+
+use std::sync::Arc;
+
+use valet::{
+    api::{Ask, Capability, DownloadMode, LengthRange, Reason, ResponseHeaders},
+    grant::GrantFacts,
+};
+
+use super::Case;
+use crate::common::{capabilities, constrain, download, rule, store, upload};
+
+/// A store that can nothing but sign.
+pub fn weak(mut grant: GrantFacts, change: impl FnOnce(&mut GrantFacts), message: &'static str) -> Case {
+    change(&mut grant);
+    let mut store = store([rule()]);
+    let mut can = capabilities();
+    can.enforced = [Capability::SignedHeadersOnly].into();
+    can.post_form = None;
+    store.capabilities = Arc::new(can);
+    Case {
+        grant,
+        store,
+        reason: Reason::CapabilityMissing,
+        message,
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        weak(
+            upload(),
+            |_| {},
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a presigned PUT \
+             (WriteOnce); set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another \
+             store",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.content_type = Some("image/png".into())),
+            "ClusterObjectStore media cannot enforce spec.constraints.contentType on a presigned PUT \
+             (ContentType); leave it out, or use another store",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.content_length = Some(1)),
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a presigned PUT \
+             (ContentLength); leave it out, or use another store",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.content_length_range = Some(LengthRange { min: 0, max: 1 })),
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
+             (ContentLengthRange); leave it out, or use another store",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
+             (ChecksumSHA256); leave it out, or use another store",
+        ),
+        weak(
+            upload(),
+            |g| constrain(g, |c| c.checksum_md5 = Some("A".repeat(22) + "==")),
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a presigned PUT \
+             (ChecksumMD5); leave it out, or use another store",
+        ),
+        weak(
+            download(),
+            |g| {
+                g.ask = Ask::Download {
+                    mode: DownloadMode::Url,
+                    version: Some("v1".into()),
+                    response: ResponseHeaders::default(),
+                };
+            },
+            "ClusterObjectStore media cannot enforce spec.version on a presigned GET (Version); leave it out, or \
+             use another store",
+        ),
+        weak(
+            download(),
+            |g| {
+                g.ask = Ask::Download {
+                    mode: DownloadMode::Url,
+                    version: None,
+                    response: ResponseHeaders {
+                        content_type: Some("text/csv".into()),
+                        ..ResponseHeaders::default()
+                    },
+                };
+            },
+            "ClusterObjectStore media cannot enforce spec.response on a presigned GET (ResponseHeaders); leave it \
+             out, or use another store",
+        ),
+    ]
+}
