@@ -110,6 +110,7 @@ E2E_ON_AZURE = azure
 E2E_ON_GOOGLE = google
 E2E_ON_FLUX = flux-grants flux-release
 E2E_ON_NETWORK = network-policy
+E2E_ON_BROWSER = browser-form
 # Whether one of these stories is to be played: $(call e2e-plays,NAMES)
 e2e-plays = $(strip $(if $(STORIES),$(foreach word,$(STORIES),$(findstring $(word),$(1))),all))
 E2E_STORES = $(if $(call e2e-plays,$(E2E_ON_STORES)),stores)
@@ -118,6 +119,12 @@ E2E_NETWORK = $(if $(call e2e-plays,$(E2E_ON_NETWORK)),VALET_NETWORK=$$(hack/net
 E2E_CLOUDS = $(if $(call e2e-plays,$(E2E_ON_AZURE)),hack/azure.sh >/dev/null &&) \
   $(if $(call e2e-plays,$(E2E_ON_GOOGLE)),VALET_GOOGLE=$$(hack/google.sh) && export VALET_GOOGLE &&)
 E2E = '$(TARGET)/debug/e2e' $(STORIES)
+# All that the machine lacks at once, before anything is built.
+E2E_CHECK = lacking=; \
+  hack/tools.sh --check chart node $(E2E_STORES) $(if $(call e2e-plays,$(E2E_ON_BROWSER)),browser) || lacking=1; \
+  $(if $(call e2e-plays,$(E2E_ON_AZURE)),hack/azure.sh --check || lacking=1;) \
+  $(if $(call e2e-plays,$(E2E_ON_NETWORK)),hack/network.sh --check || lacking=1;) \
+  [ -z "$$lacking" ]
 
 .PHONY: images
 images: ## Make the operator's image and those of the end-to-end tests, without a container engine
@@ -126,7 +133,7 @@ images: ## Make the operator's image and those of the end-to-end tests, without 
 .PHONY: e2e
 e2e: ## The chart on a node with real pods, story by story (STORIES=fast, E2E_CONTEXT=NAME): docs/testing-e2e.md
 ifeq ($(E2E_CONTEXT),)
-	@hack/tools.sh --check chart node $(E2E_STORES); export VALET_TOOLS=$$(hack/tools.sh chart node $(E2E_STORES)) && \
+	@$(E2E_CHECK); export VALET_TOOLS=$$(hack/tools.sh chart node $(E2E_STORES)) && \
 	  $(if $(E2E_FLUX),VALET_FLUX=$$(hack/flux.sh) && export VALET_FLUX &&) $(E2E_NETWORK) \
 	  E2E_IMAGES=$$(hack/images.sh valet e2e pause $(E2E_STORES) $(E2E_FLUX)) && export E2E_IMAGES && $(E2E_CLOUDS) \
 	  cargo build --quiet -p valet-harness --bin e2e && KEEP='$(KEEP)' $(E2E)

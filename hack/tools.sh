@@ -7,6 +7,7 @@
 #   node            kubelet, kube-proxy, kube-scheduler: with containerd, a node with real pods
 #   monitoring      prometheus itself
 #   stores          MinIO, the last release of its source: a store that differs from versitygw; to test against only
+#   browser         nothing to build: only what --check looks for
 #
 # Prints the folder that holds them on standard output; progress goes to standard error.
 #
@@ -32,8 +33,8 @@ for argument in "$@"; do
   case $argument in
     --check) check=1 ;;
     control-plane) ;;
-    chart | node | monitoring | stores) sets+=("$argument") ;;
-    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring, stores"; exit 2 ;;
+    chart | node | monitoring | stores | browser) sets+=("$argument") ;;
+    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring, stores, browser"; exit 2 ;;
   esac
 done
 wanted() { [[ " ${sets[*]} " == *" $1 "* ]]; }
@@ -76,6 +77,9 @@ if wanted node; then
     lacking=1
     say "${red}missing${off}  ${bold}root${off} (a node makes namespaces, mounts and a bridge); or use a cluster that you have: E2E_CONTEXT"
   fi
+fi
+if wanted browser && ! command -v chromium >/dev/null 2>&1; then
+  need chromium-headless-shell "is a browser that posts a form" "apt-get update && apt-get install --yes --no-install-recommends chromium-headless-shell"
 fi
 [ "$lacking" = 0 ] || exit 1
 [ -z "$check" ] || exit 0
