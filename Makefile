@@ -123,6 +123,8 @@ E2E = '$(TARGET)/debug/e2e' $(STORIES)
 E2E_CHECK = lacking=; \
   hack/tools.sh --check chart node $(E2E_STORES) $(if $(call e2e-plays,$(E2E_ON_BROWSER)),browser) || lacking=1; \
   $(if $(call e2e-plays,$(E2E_ON_AZURE)),hack/azure.sh --check || lacking=1;) \
+  $(if $(call e2e-plays,$(E2E_ON_GOOGLE)),hack/google.sh --check || lacking=1;) \
+  $(if $(E2E_FLUX),hack/flux.sh --check || lacking=1;) \
   $(if $(call e2e-plays,$(E2E_ON_NETWORK)),hack/network.sh --check || lacking=1;) \
   [ -z "$$lacking" ]
 

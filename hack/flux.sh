@@ -10,34 +10,30 @@
 #   manifests/rbac/      what `flux install` lets the controllers do
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/once.sh" # sets $cache
 module="$here/../tests/e2e/flux"
 controllers=(source-controller helm-controller kustomize-controller)
 # Only their manifests are used: the rights that Flux gives its controllers, and kinds that the chart has objects of.
 flux=github.com/fluxcd/flux2/v2@v2.9.5
 prometheus=github.com/prometheus-operator/prometheus-operator@v0.85.0
 
-say() { printf '%s\n' "$*" >&2; }
-for program in go flock; do
-  command -v "$program" >/dev/null 2>&1 || { say "$program is missing; hack/tools.sh --check says how to install it"; exit 1; }
-done
-key=$(cat "$module/go.mod" "$module/go.sum" "${BASH_SOURCE[0]}" - <<<"$(go env GOVERSION)" | sha256sum | cut -c1-12)
-cache="${VALET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valet}/flux-$key"
-mkdir -p "$cache/bin" "$cache/manifests"/{crds,manager,rbac}
-exec 9>"$cache/lock"
-flock 9
+need go "builds Flux's controllers" "see https://go.dev/doc/install   (1.24 or newer)"
+need flock "lets two runs share one cache" "apt-get update && apt-get install --yes util-linux"
+needed "$@"
+
+open_cache flux < <(cat "$module/go.mod" "$module/go.sum" "${BASH_SOURCE[0]}" - <<<"$(go env GOVERSION)")
+mkdir -p "$cache/manifests"/{crds,manager,rbac}
 if [ ! -e "$cache/complete" ]; then
   say "Building Flux's controllers (once a machine; ten minutes or so on two cores) into $cache"
   cd "$module"
-  fail() { say "$1 failed; Go said:"; tail -n 20 "$cache/build.log" >&2; exit 1; }
   folder() { # of a module, unpacked
-    go mod download "$1" >>"$cache/build.log" 2>&1 || fail "downloading $1"
+    step go mod download "$1"
     go list -m -f '{{.Dir}}' "$1"
   }
   : >"$cache/build.log"
   for controller in "${controllers[@]}"; do
     began=$SECONDS
-    CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$cache/bin/$controller" "github.com/fluxcd/$controller" \
-      >>"$cache/build.log" 2>&1 || fail "building $controller"
+    CGO_ENABLED=0 step go build -trimpath -ldflags "-s -w" -o "$cache/bin/$controller" "github.com/fluxcd/$controller"
     from=$(folder "github.com/fluxcd/$controller")
     # What comes out of Go's module cache cannot be written to.
     install --mode 0644 -t "$cache/manifests/crds" "$from"/config/crd/bases/*.yaml

@@ -5,26 +5,20 @@ set -euo pipefail
 server=github.com/fsouza/fake-gcs-server@v1.56.1
 client=google-cloud-storage==3.17.1
 
-say() { printf '%s\n' "$*" >&2; }
-for program in go python3 flock; do
-  command -v "$program" >/dev/null 2>&1 || { say "$program is missing; hack/tools.sh --check says how to install it"; exit 1; }
-done
-key=$(sha256sum <<<"$server $client $(go env GOVERSION)" | cut -c1-12)
-cache="${VALET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valet}/google-$key"
-bin="$cache/bin"
-mkdir -p "$bin"
-exec 9>"$cache/lock"
-flock 9
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/once.sh" # sets $cache
+
+need go "builds fake-gcs-server" "see https://go.dev/doc/install   (1.24 or newer)"
+need python3 "runs Google's client" "apt-get update && apt-get install --yes python3 python3-venv"
+need flock "lets two runs share one cache" "apt-get update && apt-get install --yes util-linux"
+needed "$@"
+
+open_cache google <<<"$server $client $(go env GOVERSION)"
 if [ ! -e "$cache/complete" ]; then
   say "Building fake-gcs-server and installing Google's client (once a machine; two or three minutes on two cores) into $cache"
-  GOBIN="$bin" go install -trimpath -ldflags "-s -w" "$server" >"$cache/build.log" 2>&1 || {
-    say "building $server failed; the compiler said:"; tail -n 20 "$cache/build.log" >&2; exit 1; }
-  python3 -m venv "$cache/venv"
-  "$cache/venv/bin/pip" install --quiet --disable-pip-version-check "$client" >>"$cache/build.log" 2>&1 || {
-    say "installing $client failed:"; tail -n 20 "$cache/build.log" >&2; exit 1; }
-  # A wrapper and not a link: Python finds its virtual environment by the path it was started with.
-  printf '#!/bin/sh\nexec "%s" "$@"\n' "$cache/venv/bin/python3" >"$bin/python3"
-  chmod +x "$bin/python3"
+  : >"$cache/build.log"
+  GOBIN="$cache/bin" step go install -trimpath -ldflags "-s -w" "$server"
+  python_with "$client"
   touch "$cache/complete"
 fi
-printf '%s\n' "$bin"
+printf '%s\n' "$cache/bin"

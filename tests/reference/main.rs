@@ -2,6 +2,8 @@
 
 mod links;
 mod refusals;
+#[path = "../common/rules.rs"]
+mod rules;
 
 use std::{collections::BTreeSet, process::Command};
 

@@ -1,12 +1,15 @@
 //! Refusals as docs/reference/access-rules.md has them are those that are said.
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
 use valet::api::crds;
+
+use super::rules;
 
 /// The rows of the page's table whose head begins so: what is asked, and what is said.
 fn rows(page: &str, head: &str) -> Vec<(String, String)> {
@@ -145,33 +148,13 @@ fn refusals_are_quoted_as_they_are_said() {
 /// The same of what the apiserver says: the field, and the words of a rule.
 #[test]
 fn rules_are_quoted_as_they_are() {
-    let rules = serde_json::to_string(&crds()).unwrap();
-    let rules: Value = serde_json::from_str(&rules).unwrap();
-    let mut words = Vec::new();
-    collect(&rules, &mut words);
+    let mut words = BTreeSet::new();
+    rules::messages(&serde_json::to_value(crds()).unwrap(), &mut words);
     let rows = rows(&super::page("access-rules"), "| the spec | is refused with |");
     assert!(rows.len() >= 5, "{rows:?}");
     for (asked, quoted) in rows {
         let (field, said) = quoted.split_once(": ").unwrap();
         assert!(field.starts_with("spec."), "{asked}: {quoted}");
-        assert!(words.iter().any(|w| w == said), "{asked}: nobody says: {said}");
-    }
-}
-
-fn collect(schema: &Value, words: &mut Vec<String>) {
-    match schema {
-        Value::Object(fields) => {
-            for rule in fields
-                .get("x-kubernetes-validations")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                words.extend(rule["message"].as_str().map(str::to_owned));
-            }
-            fields.values().for_each(|v| collect(v, words));
-        }
-        Value::Array(items) => items.iter().for_each(|v| collect(v, words)),
-        _ => {}
+        assert!(words.contains(said), "{asked}: nobody says: {said}");
     }
 }

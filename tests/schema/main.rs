@@ -3,6 +3,8 @@
 mod bounds;
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
+#[path = "../common/rules.rs"]
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,7 +70,7 @@ fn each_rule_has_a_row() {
     let mut untried: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for crd in crds() {
         let schema = serde_json::to_value(&crd.spec.versions[0].schema).expect("a schema is JSON");
-        collect(&schema, untried.entry(crd.spec.names.kind).or_default());
+        rules::messages(&schema, untried.entry(crd.spec.names.kind).or_default());
     }
     assert!(
         untried.values().map(BTreeSet::len).sum::<usize>() > 50,
@@ -84,26 +86,4 @@ fn each_rule_has_a_row() {
     }
     untried.retain(|_, rules| !rules.is_empty());
     assert!(untried.is_empty(), "no row of rules.yaml tries: {untried:#?}");
-}
-
-/// Every rule has words of its own, and they name the field's remedy.
-fn collect(schema: &Value, messages: &mut BTreeSet<String>) {
-    match schema {
-        Value::Object(fields) => {
-            for rule in fields
-                .get("x-kubernetes-validations")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                let message = rule["message"]
-                    .as_str()
-                    .unwrap_or_else(|| panic!("a rule without a message: {rule}"));
-                messages.insert(message.to_owned());
-            }
-            fields.values().for_each(|v| collect(v, messages));
-        }
-        Value::Array(items) => items.iter().for_each(|v| collect(v, messages)),
-        _ => {}
-    }
 }
