@@ -13,7 +13,8 @@ use valet::{
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 
-fn store(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> (Fake, S3) {
+/// A store with `assumeRole` that answers so, and its STS with it.
+pub fn assuming(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> (Fake, S3) {
     let fake = Fake::start(reply);
     let settings = json!({
         "bucket": "media", "region": "us-east-1", "endpoint": fake.endpoint(), "addressingStyle": "Path",
@@ -33,7 +34,7 @@ fn key() -> ObjectKey {
 async fn answers_without_an_end() {
     const SOCKETS: u64 = 16 << 20;
     for status in [200, 400, 403, 500] {
-        let (fake, s3) = store(move |_| Reply::Endless(status));
+        let (fake, s3) = assuming(move |_| Reply::Endless(status));
         let session = s3.multipart().unwrap();
         let probed = s3.probe().await;
         if let Finding::Unreachable(why) = &probed.finding {
@@ -49,7 +50,7 @@ async fn answers_without_an_end() {
 /// A list of parts that goes on and on is given up.
 #[tokio::test]
 async fn lists_without_an_end() {
-    let (fake, s3) = store(|asked| {
+    let (fake, s3) = assuming(|asked| {
         static PAGE: AtomicUsize = AtomicUsize::new(1);
         let next = PAGE.fetch_add(1, Ordering::Relaxed);
         let upload =
@@ -86,7 +87,7 @@ async fn lists_without_an_end() {
 /// What a store says is no text of ours.
 #[tokio::test]
 async fn codes_that_are_more_than_codes() {
-    let (_fake, s3) = store(|_| {
+    let (_fake, s3) = assuming(|_| {
         let code = "Nope&#10;2026-01-01T00:00:00Z ERROR valet: the cluster is lost";
         Reply::Text(403, format!("<Error><Code>{code}</Code><Message>m</Message></Error>"))
     });
@@ -100,7 +101,7 @@ async fn codes_that_are_more_than_codes() {
 /// A trial with real keys clears away what it wrote, and nothing else that a store lists.
 #[tokio::test]
 async fn nothing_else_is_deleted() {
-    let (fake, s3) = store(|asked| match asked.method.as_str() {
+    let (fake, s3) = assuming(|asked| match asked.method.as_str() {
         "GET" if asked.target.contains("versions") => {
             let version = |key: &str| format!("<Version><Key>{key}</Key><VersionId>1</VersionId></Version>");
             let all = ["salaries", "valet-probe/canary", "valet-probe/canary-0/put"].map(version);

@@ -15,6 +15,8 @@ use valet::{
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 
+use super::bounds::assuming;
+
 /// What STS answers: a session.
 fn session() -> Reply {
     Reply::Text(200, session_with("token"))
@@ -44,7 +46,7 @@ fn store_with(
     sts: impl Fn() -> Reply + Send + Sync + 'static,
     beside: impl Fn() -> Reply + Send + Sync + 'static,
 ) -> (Fake, S3) {
-    let fake = Fake::start(move |asked: &Asked| match asked.method.as_str() {
+    assuming(move |asked: &Asked| match asked.method.as_str() {
         "POST" => sts(),
         "PUT" if asked.header("x-amz-copy-source").is_some() => error(
             403,
@@ -53,14 +55,7 @@ fn store_with(
         ),
         "PUT" => beside(),
         _ => error(404, "NoSuchKey", "there is none"),
-    });
-    let settings = json!({
-        "bucket": "media", "region": "us-east-1", "endpoint": fake.endpoint(), "addressingStyle": "Path",
-        "credentials": {"assumeRole": {}},
-    });
-    let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
-    let s3 = S3::new(serde_json::from_value(settings).unwrap(), credentials, None);
-    (fake, s3)
+    })
 }
 
 #[tokio::test]
