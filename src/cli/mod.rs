@@ -131,30 +131,33 @@ struct ControllerArgs {
     )]
     notifications_address: Option<SocketAddr>,
 
-    /// File with the tokens that notifications must present, one a line, each of at least 16 characters. It is read
-    /// anew when it changes.
+    /// File with the tokens that notifications must present: one a line, each of at least 16 characters, and behind it the
+    /// stores that its sender may report objects of: NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all
+    /// ClusterObjectStores, NAMESPACE/* for all ObjectStores of a namespace. The file is read again when it changes.
     #[arg(long, env = "VALET_NOTIFICATIONS_TOKEN_FILE", value_name = "FILE")]
     notifications_token_file: Option<PathBuf>,
 
-    /// SNS topics, as ARNs separated by commas, whose subscriptions are confirmed when they ask.
+    /// SNS topics whose subscriptions are confirmed when they ask, separated by commas, each with a store that it may report
+    /// objects of, named as in --notifications-token-file. For several stores, write the topic again with each.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_SNS_TOPICS",
-        value_name = "ARN",
+        value_name = "ARN=STORE",
         value_delimiter = ','
     )]
-    notifications_sns_topics: Vec<String>,
+    notifications_sns_topics: Vec<controller::NamedSender>,
 
-    /// Google service accounts, separated by commas, as whom Pub/Sub may send notifications: their identity tokens are
-    /// taken in place of one of --notifications-token-file.
+    /// Google service accounts as whom Pub/Sub may send notifications, separated by commas, each with a store that it may
+    /// report objects of, named as in --notifications-token-file: their identity tokens are taken in place of a token of that
+    /// file. For several stores, write the account again with each.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_GOOGLE_ACCOUNTS",
-        value_name = "EMAIL",
+        value_name = "EMAIL=STORE",
         value_delimiter = ',',
         requires = "notifications_google_audience"
     )]
-    notifications_google_accounts: Vec<String>,
+    notifications_google_accounts: Vec<controller::NamedSender>,
 
     /// The audience that those identity tokens must be for: what the subscription has as its audience, by default its
     /// push endpoint.

@@ -24,5 +24,6 @@ mod turns;
 mod voices;
 mod watch;
 
+pub use notifications::{NamedSender, SenderScope};
 pub use options::{Notifications, Options};
 pub use run::run;

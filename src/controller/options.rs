@@ -3,6 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+use tracing::info;
+
+use super::notifications::NamedSender;
 
 /// What the operator is started with.
 #[derive(Clone, Debug)]
@@ -36,17 +39,60 @@ pub struct Options {
     pub leader_elect: bool,
 }
 
+impl Options {
+    /// Logs what is in force, once at the start. There is nothing secret in it.
+    pub fn log(&self) {
+        let Self {
+            kubeconfig,
+            context,
+            namespace,
+            operator_namespace,
+            http_address,
+            ttl_seconds_after_finished,
+            concurrency,
+            sweep,
+            share_environment,
+            private_endpoints,
+            watch_secrets,
+            notifications,
+            leader_elect,
+        } = self;
+        let text = |path: &PathBuf| path.display().to_string();
+        let senders = |senders: &[NamedSender]| senders.iter().map(|s| s.name.clone()).collect::<Vec<_>>().join(",");
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            kubeconfig = kubeconfig.as_ref().map(text),
+            context,
+            namespace = namespace.as_deref().unwrap_or("(all)"),
+            operator_namespace,
+            %http_address,
+            ttl_seconds_after_finished = ttl_seconds_after_finished.map_or("never".into(), |s| s.to_string()),
+            concurrency,
+            sweep_seconds = sweep.as_secs(),
+            watch_secrets,
+            leader_elect,
+            share_credentials_with_namespaces = share_environment,
+            allow_private_endpoints = private_endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            notifications_address = notifications.as_ref().map(|n| n.address.to_string()),
+            notifications_token_file = notifications.as_ref().map(|n| text(&n.token_file)),
+            notifications_sns_topics = notifications.as_ref().map(|n| senders(&n.sns_topics)),
+            notifications_google_accounts = notifications.as_ref().and_then(|n| n.google.as_ref()).map(|(a, _)| senders(a)),
+            "valet is starting"
+        );
+    }
+}
+
 /// How notifications of stores are taken.
 #[derive(Clone, Debug)]
 pub struct Notifications {
     /// Where.
     pub address: SocketAddr,
-    /// The file with the tokens that may be presented, one a line.
+    /// The file with the tokens that may be presented, one a line, each with its stores.
     pub token_file: PathBuf,
     /// The SNS topics that may send, by ARN.
-    pub sns_topics: Vec<String>,
+    pub sns_topics: Vec<NamedSender>,
     /// Google's accounts whose identity tokens are taken for this audience.
-    pub google: Option<(Vec<String>, String)>,
+    pub google: Option<(Vec<NamedSender>, String)>,
     /// Where other replicas reach this one, if they do.
     pub advertise: Option<SocketAddr>,
 }

@@ -32,7 +32,7 @@ const TOKEN: &str = "6f2d1c9ad0b84f7e-notify";
 
 /// An operator that takes notifications, and at which port.
 fn listening(t: &Tenant) -> (u16, Operator) {
-    let tokens = t.file("tokens", TOKEN.as_bytes());
+    let tokens = t.file("tokens", format!("{TOKEN} {}", t.name()).as_bytes());
     let port = net::free_port().unwrap();
     let operator = t.operator_with(&[
         &format!("--notifications-address=127.0.0.1:{port}"),

@@ -70,16 +70,16 @@ fn senders_have_flags_of_their_own() {
             .collect::<Vec<_>>()
     };
     assert_eq!(on(&[]), Vec::<String>::new());
-    let topic = "arn:aws:sns:eu-west-1:111122223333:uploads";
+    let topic = "arn:aws:sns:eu-west-1:111122223333:uploads=media";
     let topics = format!("notifications.snsTopics={{{topic}}}");
     assert_eq!(on(&[&topics]), [format!("--notifications-sns-topics={topic}")]);
     assert_eq!(
         on(&[
-            "notifications.google.accounts={valet-push@p.iam.gserviceaccount.com,b@p.iam.gserviceaccount.com}",
+            "notifications.google.accounts={valet-push@p.iam.gserviceaccount.com=media,b@p.iam.gserviceaccount.com=team-a/*}",
             "notifications.google.audience=https://valet.example.com/notifications?x=1",
         ]),
         [
-            "--notifications-google-accounts=valet-push@p.iam.gserviceaccount.com,b@p.iam.gserviceaccount.com",
+            "--notifications-google-accounts=valet-push@p.iam.gserviceaccount.com=media,b@p.iam.gserviceaccount.com=team-a/*",
             "--notifications-google-audience=https://valet.example.com/notifications?x=1",
         ]
     );

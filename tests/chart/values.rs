@@ -73,7 +73,11 @@ fn wrong_values_are_refused_by_name() {
             "at '/notifications/snsTopics/0'",
         ),
         (
-            "notifications.google.accounts={nobody}",
+            "notifications.snsTopics={arn:aws:sns:eu-west-1:111122223333:uploads}",
+            "at '/notifications/snsTopics/0'",
+        ),
+        (
+            "notifications.google.accounts={nobody=media}",
             "at '/notifications/google/accounts/0'",
         ),
         (
@@ -190,7 +194,7 @@ fn values_that_contradict_each_other_are_refused() {
             "notifications.port and service.port are ports of one Service and must differ",
         ),
         (
-            &["notifications.google.accounts={a@p.iam.gserviceaccount.com}"],
+            &["notifications.google.accounts={a@p.iam.gserviceaccount.com=media}"],
             "notifications.google.accounts and notifications.google.audience need each other",
         ),
         (
@@ -199,7 +203,7 @@ fn values_that_contradict_each_other_are_refused() {
         ),
         (
             &[
-                "notifications.google.accounts={a@p.iam.gserviceaccount.com}",
+                "notifications.google.accounts={a@p.iam.gserviceaccount.com=media}",
                 "notifications.google.audience=https://valet.example.com",
             ],
             "notifications.google.accounts does nothing without notifications.enabled",

@@ -24,7 +24,7 @@ struct Told {
 impl Told {
     fn new(test: &str) -> Self {
         let t = Tenant::new(test);
-        let tokens = t.file("tokens", format!("{TOKEN}\n").as_bytes());
+        let tokens = t.file("tokens", format!("{TOKEN} {}\n", t.name()).as_bytes());
         let port = net::free_port().expect("a free port");
         Self { t, port, tokens }
     }
@@ -98,12 +98,15 @@ fn notified(operator: &Operator, outcome: &str) -> f64 {
 }
 
 fn looks(t: &Tenant, operator: &Operator) -> f64 {
+    looks_at(operator, "ClusterObjectStore", "", t.name())
+}
+
+fn looks_at(operator: &Operator, kind: &str, namespace: &str, name: &str) -> f64 {
     let of = |outcome| {
-        let name = t.name();
         metric(
             operator,
             &format!(
-                "valet_store_looks_total{{store_kind=\"ClusterObjectStore\",store_namespace=\"\",store=\"{name}\",outcome=\"{outcome}\"}}"
+                "valet_store_looks_total{{store_kind=\"{kind}\",store_namespace=\"{namespace}\",store=\"{name}\",outcome=\"{outcome}\"}}"
             ),
         )
     };
@@ -255,7 +258,7 @@ fn lies_cost_a_look_a_second() {
 
     // Another token takes the place of the first.
     let other = "0a1b2c3d4e5f6071-other";
-    std::fs::write(&told.tokens, other).unwrap();
+    std::fs::write(&told.tokens, format!("{other} {}", t.name())).unwrap();
     eventually(SOON, "the new token", || {
         (told.post(told.port, &format!("X-Api-Key: {other}"), &truth) == 204).then_some(())
     });
@@ -265,6 +268,66 @@ fn lies_cost_a_look_a_second() {
         !log.contains(TOKEN) && !log.contains(other) && !log.contains(&key),
         "{log}"
     );
+}
+
+/// A tenant gives a store of their own the name of the platform's bucket, and awaits there what somebody else uploads here: the
+/// platform's notifications are no sign for them.
+#[test]
+fn notification_with_a_token_of_another_store_causes_no_request() {
+    let told = Told::new("spy");
+    let t = &told.t;
+    let mut options = told.options(told.port);
+    options.args.push("--allow-private-endpoints=127.0.0.0/8".into());
+    let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");
+    let server = S3Server::start_with(&t.world.tools, S3Options::default()).expect("the S3 server starts");
+    server.create_bucket(t.name()).expect("a bucket can be made");
+    let mut credentials = t.credentials(server.access_key(), server.secret_key());
+    credentials["metadata"]["namespace"] = json!(t.name());
+    let mut spy = t.store();
+    spy["kind"] = json!("ObjectStore");
+    spy["metadata"] = json!({"name": "spy", "namespace": t.name()});
+    spy["spec"]["s3"]["endpoint"] = json!(server.endpoint());
+    spy["spec"].as_object_mut().unwrap().remove("access");
+    let key = t.key("payroll");
+    t.apply(&[
+        credentials,
+        spy,
+        t.grant("UploadGrant", "owner", json!({"key": key})),
+        t.grant(
+            "UploadGrant",
+            "spy",
+            json!({"key": key, "storeRef": {"kind": "ObjectStore", "name": "spy"}}),
+        ),
+    ]);
+    t.between_looks(&["owner", "spy"]);
+    let (owners, spys) = (
+        || looks(t, &operator),
+        || looks_at(&operator, "ObjectStore", t.name(), "spy"),
+    );
+    let before = (owners(), spys());
+    let (header, truth) = (format!("X-Api-Key: {TOKEN}"), told.news(t.name(), &key));
+    assert_eq!(told.post(told.port, &header, &truth), 204);
+    eventually(SOON, "the owner's store to be asked", || {
+        (owners() == before.0 + 1.0).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(spys(), before.1, "nobody asked the tenant's server");
+
+    // A token of the namespace's own stores: now it is the other way round.
+    let other = "0a1b2c3d4e5f6071-other";
+    std::fs::write(
+        &told.tokens,
+        format!("{TOKEN} {}\n{other} {}/spy\n", t.name(), t.name()),
+    )
+    .unwrap();
+    let header = format!("X-Api-Key: {other}");
+    eventually(SOON, "the other token", || {
+        (told.post(told.port, &header, &truth) == 204).then_some(())
+    });
+    eventually(SOON, "the tenant's store to be asked", || {
+        (spys() > before.1).then_some(())
+    });
+    assert_eq!(owners(), before.0 + 1.0, "nobody asked the platform's store");
 }
 
 /// A Service spreads messages over all replicas, and versitygw says each once: who waits for the Lease passes them on.

@@ -449,7 +449,10 @@ fn offline() {
 #[test]
 fn completion_by_notification() {
     let t = tenant("gcs-pubsub");
-    let tokens = t.file("tokens", b"0123456789abcdef0123456789abcdef\n");
+    let tokens = t.file(
+        "tokens",
+        format!("0123456789abcdef0123456789abcdef {}\n", t.name()).as_bytes(),
+    );
     let port = valet_harness::net::free_port().unwrap();
     let address = format!("127.0.0.1:{port}");
     let operator = t.operator_with(&[

@@ -10,6 +10,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+use super::scope::SenderScope;
 use crate::{
     api::{Grant, Operation},
     controller::stores::{StoreId, store_id},
@@ -113,12 +114,12 @@ impl Awaited {
         };
     }
 
-    /// Somebody says that this object has come; whether an upload of it is awaited.
-    pub fn hear(self: &Arc<Self>, arrived: &Arrived) -> bool {
+    /// A sender says that this object has come; whether an upload of it is awaited in one of the sender's stores.
+    pub fn hear(self: &Arc<Self>, arrived: &Arrived, sender: &SenderScope) -> bool {
         let now = Instant::now();
         let mut table = self.table();
         let mut found = false;
-        for uid in table.naming(arrived) {
+        for uid in table.naming(arrived, sender) {
             found = true;
             let Some(upload) = table.uploads.get_mut(&uid) else {
                 continue;
@@ -204,16 +205,17 @@ impl Table {
         }
     }
 
-    /// The uploads of that bucket and that key.
-    fn naming(&self, arrived: &Arrived) -> Vec<Arc<str>> {
+    /// The uploads of that bucket and that key, in stores of which the sender may speak: a bucket's name alone says nothing, since
+    /// an ObjectStore of anybody's may have the same.
+    fn naming(&self, arrived: &Arrived, sender: &SenderScope) -> Vec<Arc<str>> {
         arrived
             .keys
             .iter()
             .filter_map(|key| self.keys.get(key.as_str()))
             .flatten()
             .filter(|uid| {
-                let bucket = self.uploads.get(*uid).and_then(|u| self.buckets.get(&u.store));
-                bucket == Some(&arrived.bucket)
+                let store = self.uploads.get(*uid).map(|u| &u.store);
+                store.is_some_and(|s| sender.covers(s) && self.buckets.get(s) == Some(&arrived.bucket))
             })
             .cloned()
             .collect()
@@ -287,6 +289,15 @@ mod tests {
         }
     }
 
+    /// A sender for every store that the tests have.
+    fn anybody() -> SenderScope {
+        scope(&["*", "web/*", "api/*"])
+    }
+
+    fn scope(words: &[&str]) -> SenderScope {
+        SenderScope::read(words.iter().copied()).unwrap()
+    }
+
     fn media() -> StoreId {
         (StoreKind::ClusterObjectStore, String::new(), "media".into())
     }
@@ -310,42 +321,68 @@ mod tests {
         for (uid, namespace, key) in [("a", "web", "k"), ("b", "api", "k"), ("c", "web", "other")] {
             awaited.seen(&Event::Apply(grant(uid, namespace, key, json!({}))));
         }
-        assert!(!awaited.hear(&news("media", &["k"])), "the store is not known yet");
+        assert!(
+            !awaited.hear(&news("media", &["k"]), &anybody()),
+            "the store is not known yet"
+        );
         awaited.store(&media(), Some("media".into()));
-        assert!(!awaited.hear(&news("elsewhere", &["k"])));
-        assert!(!awaited.hear(&news("media", &["K", "k/", ""])));
-        assert!(awaited.hear(&news("media", &["x", "k"])));
+        assert!(!awaited.hear(&news("elsewhere", &["k"]), &anybody()));
+        assert!(!awaited.hear(&news("media", &["K", "k/", ""]), &anybody()));
+        assert!(awaited.hear(&news("media", &["x", "k"]), &anybody()));
         assert_eq!(names(&calls(&awaited).await), ["b", "a"]);
 
         // Another bucket, and none.
         awaited.store(&media(), Some("moved".into()));
-        assert!(!awaited.hear(&news("media", &["k"])));
-        assert!(awaited.hear(&news("moved", &["k"])));
+        assert!(!awaited.hear(&news("media", &["k"]), &anybody()));
+        assert!(awaited.hear(&news("moved", &["k"]), &anybody()));
         awaited.store(&media(), None);
-        assert!(!awaited.hear(&news("moved", &["k"])));
+        assert!(!awaited.hear(&news("moved", &["k"]), &anybody()));
 
         // A namespaced store of the same name is another one.
         let own = json!({"spec": {"storeRef": {"name": "media"}, "key": "own"}});
         awaited.seen(&Event::Apply(grant("d", "web", "", own)));
         awaited.store(&media(), Some("media".into()));
-        assert!(!awaited.hear(&news("media", &["own"])));
+        assert!(!awaited.hear(&news("media", &["own"]), &anybody()));
         awaited.store(
             &(StoreKind::ObjectStore, "api".into(), "media".into()),
             Some("media".into()),
         );
-        assert!(!awaited.hear(&news("media", &["own"])));
+        assert!(!awaited.hear(&news("media", &["own"]), &anybody()));
         awaited.store(
             &(StoreKind::ObjectStore, "web".into(), "media".into()),
             Some("media".into()),
         );
-        assert!(awaited.hear(&news("media", &["own"])));
+        assert!(awaited.hear(&news("media", &["own"]), &anybody()));
+    }
+
+    /// A tenant may give a store of its own the name of anybody's bucket, and await any key: news of that bucket, which come with
+    /// another store's token, are none of theirs.
+    #[tokio::test(start_paused = true)]
+    async fn notification_of_another_stores_sender_is_not_heard() {
+        let awaited = Arc::new(Awaited::default());
+        let spy = json!({"spec": {"storeRef": {"name": "spy"}, "key": "k"}});
+        awaited.seen(&Event::Apply(grant("spy", "team-a", "", spy)));
+        awaited.seen(&Event::Apply(grant("owner", "team-b", "k", json!({}))));
+        let spys = (StoreKind::ObjectStore, "team-a".to_owned(), "spy".to_owned());
+        awaited.store(&spys, Some("media".into()));
+        awaited.store(&media(), Some("media".into()));
+        for (sender, heard) in [
+            (&["backups"][..], &[][..]),
+            (&["team-a/other", "team-b/*"], &[]),
+            (&["media"], &["owner"]),
+            (&["*"], &["owner"]),
+            (&["team-a/spy"], &["spy"]),
+        ] {
+            assert_eq!(awaited.hear(&news("media", &["k"]), &scope(sender)), !heard.is_empty());
+            assert_eq!(names(&calls(&awaited).await), heard, "{sender:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_has_finished_or_gone_is_not_awaited() {
         let awaited = Arc::new(Awaited::default());
         awaited.store(&media(), Some("media".into()));
-        let tell = |key: &str| awaited.hear(&news("media", &[key]));
+        let tell = |key: &str| awaited.hear(&news("media", &[key]), &anybody());
         awaited.seen(&Event::Apply(grant("a", "web", "a", json!({}))));
         let finished = json!({"status": {"finishedTime": "2027-01-15T08:00:00Z"}});
         awaited.seen(&Event::Apply(grant("a", "web", "a", finished)));
@@ -375,7 +412,7 @@ mod tests {
         let speaker = awaited.clone();
         tokio::spawn(async move {
             for _ in 0..4000 {
-                assert!(speaker.hear(&news("media", &["a"])));
+                assert!(speaker.hear(&news("media", &["a"]), &anybody()));
                 sleep(Duration::from_millis(1)).await;
             }
         });
@@ -396,8 +433,8 @@ mod tests {
             awaited.seen(&Event::Apply(grant(&format!("flood-{n}"), "loud", "same", json!({}))));
         }
         awaited.seen(&Event::Apply(grant("calm", "quiet", "mine", json!({}))));
-        assert!(awaited.hear(&news("media", &["same"])));
-        assert!(awaited.hear(&news("media", &["mine"])));
+        assert!(awaited.hear(&news("media", &["same"]), &anybody()));
+        assert!(awaited.hear(&news("media", &["mine"]), &anybody()));
         let calls = calls(&awaited).await;
         assert_eq!(calls.len(), 1001);
         let calm = calls.iter().position(|(uid, _)| uid == "calm");

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 use tracing::warn;
 
+use super::scope::{NamedSender, SenderScope};
 use crate::sign::http::Http;
 
 /// Where Google publishes the keys that sign its identity tokens.
@@ -27,7 +28,7 @@ const LONGEST: usize = 8 * 1024;
 /// The identity tokens that Pub/Sub presents (OpenID Connect): made by Google, for this audience, for one of these
 /// accounts.
 pub struct GoogleTokens {
-    accounts: Vec<String>,
+    accounts: Vec<NamedSender>,
     audience: String,
     certificates: Uri,
     http: Http,
@@ -75,7 +76,7 @@ struct PublishedKey {
 
 impl GoogleTokens {
     /// Takes tokens of these accounts for this audience, which are signed by keys that are published there.
-    pub fn new(accounts: Vec<String>, audience: String, certificates: Uri) -> Self {
+    pub fn new(accounts: Vec<NamedSender>, audience: String, certificates: Uri) -> Self {
         Self {
             accounts,
             audience,
@@ -85,30 +86,31 @@ impl GoogleTokens {
         }
     }
 
-    /// Whether the request presents one.
-    pub async fn admit(&self, headers: &HeaderMap) -> bool {
+    /// The stores of the account whose token the request presents; `None` if it presents none.
+    pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let presented = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let token = presented.and_then(|v| v.split_once(' '));
         match token {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && token.len() <= LONGEST => {
-                self.is_good(token.trim(), Timestamp::now().as_second()).await.is_some()
+                self.sender(token.trim(), Timestamp::now().as_second()).await
             }
-            _ => false,
+            _ => None,
         }
     }
 
-    async fn is_good(&self, token: &str, now: i64) -> Option<()> {
+    async fn sender(&self, token: &str, now: i64) -> Option<SenderScope> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (head, claims) = signed.split_once('.')?;
         let decoded = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part).ok();
         let head: Head = serde_json::from_slice(&decoded(head)?).ok()?;
         let claims: Claims = serde_json::from_slice(&decoded(claims)?).ok()?;
+        let scope = NamedSender::scope_of(&self.accounts, &claims.email);
         // What can be seen without a key is looked at first: keys are fetched for nobody who is not let in anyway.
         let is_meant = head.alg == "RS256"
             && ISSUERS.contains(&claims.iss.as_str())
             && claims.aud == self.audience
             && claims.email_verified
-            && self.accounts.contains(&claims.email)
+            && !scope.is_empty()
             && claims.exp > now - SKEW;
         if !is_meant {
             return None;
@@ -118,7 +120,8 @@ impl GoogleTokens {
         known
             .get(&head.kid)?
             .verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &signature)
-            .ok()
+            .ok()?;
+        Some(scope)
     }
 
     /// Google's keys: fresh ones, if these are old or do not have this one.
@@ -248,7 +251,7 @@ mod tests {
         let (uri, asked) = publisher(
             json!({"keys": [{"kid": "k1", "kty": "RSA", "alg": "RS256", "use": "sig", "n": n, "e": e}]}).to_string(),
         );
-        let tokens = GoogleTokens::new(vec![ACCOUNT.into()], AUDIENCE.into(), uri);
+        let tokens = GoogleTokens::new(vec![format!("{ACCOUNT}=media").parse().unwrap()], AUDIENCE.into(), uri);
         let now = Timestamp::now().as_second();
         let head = json!({"alg": "RS256", "kid": "k1", "typ": "JWT"});
         let claims = json!({
@@ -258,10 +261,13 @@ mod tests {
         let admits = async |token: String| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
-            tokens.admit(&headers).await
+            let scope = tokens.admit(&headers).await;
+            let of_the_account = SenderScope::read(["media"].into_iter()).ok();
+            assert!(scope.is_none() || scope == of_the_account, "{scope:?}");
+            scope.is_some()
         };
         // Nobody is asked on behalf of who is not let in anyway.
-        assert!(!tokens.admit(&HeaderMap::new()).await);
+        assert!(tokens.admit(&HeaderMap::new()).await.is_none());
         for (name, value) in [
             ("iss", json!("https://accounts.example.com")),
             ("aud", json!("https://other.example.com/notifications")),

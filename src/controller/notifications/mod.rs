@@ -5,6 +5,7 @@
 mod awaited;
 mod google;
 mod relay;
+mod scope;
 mod server;
 mod tokens;
 mod topics;
@@ -12,6 +13,7 @@ mod topics;
 pub use awaited::{Awaited, Call};
 pub use google::{CERTIFICATES as GOOGLE_CERTIFICATES, GoogleTokens};
 pub use relay::Leader;
+pub use scope::{NamedSender, SenderScope};
 pub use server::Receiver;
 pub use tokens::Tokens;
 pub use topics::Topics;

@@ -15,6 +15,7 @@ use super::{
     awaited::Awaited,
     google::GoogleTokens,
     relay::{Leader, RELAYED, pass_on},
+    scope::SenderScope,
     tokens::Tokens,
     topics::Topics,
 };
@@ -80,22 +81,21 @@ impl Receiver {
         Ok(())
     }
 
-    async fn admit(&self, headers: &HeaderMap) -> bool {
-        if self.tokens.admit(headers).await {
-            return true;
-        }
-        match &self.google {
-            Some(google) => google.admit(headers).await,
-            None => false,
+    /// The stores that whoever sends this may report objects of; `None` if nobody known sends it.
+    async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
+        match (self.tokens.admit(headers).await, &self.google) {
+            (Some(scope), _) => Some(scope),
+            (None, Some(google)) => google.admit(headers).await,
+            (None, None) => None,
         }
     }
 
     async fn take(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         // First of all, before any of the body is read.
-        if !self.admit(&head.headers).await {
+        let Some(sender) = self.admit(&head.headers).await else {
             return self.unknown();
-        }
+        };
         let body = match to_bytes(body, MAX_NOTIFICATION_BYTES).await {
             Ok(body) => body,
             Err(_) => return self.malformed(StatusCode::PAYLOAD_TOO_LARGE),
@@ -114,13 +114,13 @@ impl Receiver {
         match said {
             Ok(Notification::Validation(_)) => StatusCode::NO_CONTENT.into_response(),
             Ok(Notification::Arrived(arrived)) => {
-                let known = arrived.iter().filter(|a| self.awaited.hear(a)).count();
+                let known = arrived.iter().filter(|a| self.awaited.hear(a, &sender)).count();
                 self.metrics.notified("accepted", known);
                 self.metrics.notified("unknown", arrived.len() - known);
                 StatusCode::NO_CONTENT.into_response()
             }
             // SNS tries again later if it is not confirmed.
-            Ok(Notification::Subscription(subscription)) => match self.topics.confirm(&subscription).await {
+            Ok(Notification::Subscription(subscription)) => match self.topics.confirm(&subscription, &sender).await {
                 true => StatusCode::NO_CONTENT.into_response(),
                 false => {
                     self.metrics.notified("refused", 1);
@@ -144,7 +144,7 @@ impl Receiver {
         };
         // It is nowhere said that Event Grid sends its subscription's headers with this question, and somebody who knows the
         // address can have it asked anyway.
-        if !origin.eq_ignore_ascii_case(EVENT_GRID) && !self.admit(headers).await {
+        if !origin.eq_ignore_ascii_case(EVENT_GRID) && self.admit(headers).await.is_none() {
             return self.unknown();
         }
         // Not louder: anybody can ask as often as he likes.

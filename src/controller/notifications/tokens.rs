@@ -6,6 +6,8 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use tokio::{sync::Mutex, time::Instant};
 use tracing::{info, warn};
 
+use super::scope::{STORE_NAMES, SenderScope};
+
 /// A token that is shorter can be guessed: 16 characters of base64 are 96 bits.
 const SHORTEST: usize = 16;
 /// The longest file that is read: room for a thousand tokens.
@@ -13,7 +15,8 @@ const LONGEST_FILE: u64 = 64 * 1024;
 /// How old what was read may be. A mounted Secret changes a minute after the Secret itself, so a second is nothing.
 const FRESHNESS: Duration = Duration::from_secs(1);
 
-/// The tokens that may be presented, from a file with one a line. Only their digests are kept.
+/// The tokens that may be presented, from a file with one a line and behind it the stores that its sender may report objects of.
+/// Only the tokens' digests are kept.
 pub struct Tokens {
     file: PathBuf,
     read: Mutex<Read>,
@@ -21,9 +24,15 @@ pub struct Tokens {
 
 struct Read {
     at: Instant,
-    digests: Arc<Vec<digest::Digest>>,
+    known: Arc<Vec<Known>>,
     /// What is wrong with the file, as it was said last.
     trouble: Option<String>,
+}
+
+/// One line of the file.
+struct Known {
+    digest: digest::Digest,
+    scope: SenderScope,
 }
 
 impl Tokens {
@@ -32,37 +41,42 @@ impl Tokens {
     /// # Errors
     /// A sentence, if it cannot be used: better no start than a receiver that nobody can reach.
     pub async fn open(file: PathBuf) -> Result<Self, String> {
-        let digests = read(&file).await?;
+        let known = read(&file).await?;
         Ok(Self {
             file,
             read: Mutex::new(Read {
                 at: Instant::now(),
-                digests: Arc::new(digests),
+                known: Arc::new(known),
                 trouble: None,
             }),
         })
     }
 
-    /// Whether the request presents one of the tokens.
-    pub async fn admit(&self, headers: &HeaderMap) -> bool {
+    /// The stores that the presented tokens stand for; `None` if none of them is known.
+    pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let known = self.known().await;
+        let mut admitted = SenderScope::default();
         // Every known token is compared, whichever it is, and digests are compared in constant time: how long it takes
         // tells neither a token's length nor its beginning.
-        presented(headers).iter().fold(false, |admitted, token| {
-            let presented = digest::digest(&digest::SHA256, token);
-            known.iter().fold(admitted, |admitted, known| {
-                verify_slices_are_equal(known.as_ref(), presented.as_ref()).is_ok() | admitted
-            })
-        })
+        for token in presented(headers) {
+            let presented = digest::digest(&digest::SHA256, &token);
+            for known in known.iter() {
+                if verify_slices_are_equal(known.digest.as_ref(), presented.as_ref()).is_ok() {
+                    admitted.extend(&known.scope);
+                }
+            }
+        }
+        // Each known token has at least one store.
+        Some(admitted).filter(|scope| !scope.is_empty())
     }
 
-    async fn known(&self) -> Arc<Vec<digest::Digest>> {
+    async fn known(&self) -> Arc<Vec<Known>> {
         let mut last = self.read.lock().await;
         if last.at.elapsed() >= FRESHNESS {
             last.at = Instant::now();
             // With a file that cannot be read nobody is let in: its tokens may have been withdrawn.
-            let (digests, trouble) = match read(&self.file).await {
-                Ok(digests) => (digests, None),
+            let (known, trouble) = match read(&self.file).await {
+                Ok(known) => (known, None),
                 Err(why) => (Vec::new(), Some(why)),
             };
             if trouble != last.trouble {
@@ -71,14 +85,14 @@ impl Tokens {
                     None => info!("the file with tokens for notifications can be read again"),
                 }
             }
-            last.digests = Arc::new(digests);
+            last.known = Arc::new(known);
             last.trouble = trouble;
         }
-        last.digests.clone()
+        last.known.clone()
     }
 }
 
-async fn read(file: &std::path::Path) -> Result<Vec<digest::Digest>, String> {
+async fn read(file: &std::path::Path) -> Result<Vec<Known>, String> {
     let name = format!("--notifications-token-file {}", file.display());
     let length = tokio::fs::metadata(file)
         .await
@@ -90,23 +104,37 @@ async fn read(file: &std::path::Path) -> Result<Vec<digest::Digest>, String> {
     let text = tokio::fs::read_to_string(file)
         .await
         .map_err(|e| format!("{name}: {e}"))?;
-    let tokens: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    if tokens.is_empty() {
-        return Err(format!("{name} has no token; write one a line"));
-    }
-    if let Some(line) = tokens
-        .iter()
-        .position(|t| t.len() < SHORTEST || !t.bytes().all(|b| b.is_ascii_graphic()))
-    {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let known = lines
+        .enumerate()
+        .map(|(at, line)| one(line).map_err(|why| format!("{name}: token {} {why}", at + 1)))
+        .collect::<Result<Vec<_>, _>>()?;
+    if known.is_empty() {
         return Err(format!(
-            "{name}: token {} has fewer than {SHORTEST} characters, or others than printable ASCII; use the output of: openssl rand -hex 32",
-            line + 1
+            "{name} has no token; write one a line, and behind it the stores that its sender may report objects of"
         ));
     }
-    Ok(tokens
-        .iter()
-        .map(|t| digest::digest(&digest::SHA256, t.as_bytes()))
-        .collect())
+    Ok(known)
+}
+
+/// One line of the file. The error repeats nothing of it.
+fn one(line: &str) -> Result<Known, String> {
+    let mut words = line.split_ascii_whitespace();
+    let token = words.next().unwrap_or_default();
+    if token.len() < SHORTEST || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(format!(
+            "has fewer than {SHORTEST} characters, or others than printable ASCII; use the output of: openssl rand -hex 32"
+        ));
+    }
+    let scope = SenderScope::read(words)
+        .map_err(|word| format!("names a store in word {word} behind it that is none; write {STORE_NAMES}"))?;
+    if scope.is_empty() {
+        return Err(format!("names no store; write behind it, after a space: {STORE_NAMES}"));
+    }
+    Ok(Known {
+        digest: digest::digest(&digest::SHA256, token.as_bytes()),
+        scope,
+    })
 }
 
 /// The tokens that a request presents, in any of the ways in which stores can: `Authorization: Bearer TOKEN` (MinIO),
@@ -143,7 +171,7 @@ mod tests {
     async fn admits(tokens: &Tokens, name: &'static str, value: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
-        tokens.admit(&headers).await
+        tokens.admit(&headers).await.is_some()
     }
 
     fn file(content: &str) -> PathBuf {
@@ -157,7 +185,9 @@ mod tests {
 
     #[tokio::test]
     async fn every_way_that_stores_have() {
-        let path = file(&format!("\n{TOKEN}\n  another-token-of-some-length \n"));
+        let path = file(&format!(
+            "\n{TOKEN} media\n  another-token-of-some-length   team-a/uploads \n"
+        ));
         let tokens = Tokens::open(path.clone()).await.unwrap();
         let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
         for (name, value, good) in [
@@ -182,29 +212,48 @@ mod tests {
         ] {
             assert_eq!(admits(&tokens, name, &value).await, good, "{name}: {value}");
         }
-        assert!(!tokens.admit(&HeaderMap::new()).await);
+        assert!(tokens.admit(&HeaderMap::new()).await.is_none());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// Who presents a token speaks for its stores and for no others; a token that stands on two lines for those of both.
+    #[tokio::test]
+    async fn token_stands_for_its_own_stores() {
+        let other = "another-token-of-some-length";
+        let path = file(&format!(
+            "{TOKEN} media backups\n{other} team-a/uploads\n{TOKEN} team-b/*\n"
+        ));
+        let tokens = Tokens::open(path.clone()).await.unwrap();
+        let scope = async |token: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-api-key", token.parse().unwrap());
+            tokens.admit(&headers).await.unwrap()
+        };
+        let read = |words: &[&str]| SenderScope::read(words.iter().copied()).unwrap();
+        assert_eq!(scope(TOKEN).await, read(&["media", "backups", "team-b/*"]));
+        assert_eq!(scope(other).await, read(&["team-a/uploads"]));
         std::fs::remove_file(path).unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_file_is_read_anew() {
-        let path = file(TOKEN);
+        let path = file(&format!("{TOKEN} media"));
         let tokens = Tokens::open(path.clone()).await.unwrap();
         let old = format!("Bearer {TOKEN}");
         let new = "Bearer 0123456789abcdef-second";
         assert!(admits(&tokens, "authorization", &old).await);
-        std::fs::write(&path, format!("{TOKEN}\n0123456789abcdef-second")).unwrap();
+        std::fs::write(&path, format!("{TOKEN} media\n0123456789abcdef-second media")).unwrap();
         tokio::time::advance(FRESHNESS).await;
         assert!(admits(&tokens, "authorization", &old).await);
         assert!(admits(&tokens, "authorization", new).await);
-        std::fs::write(&path, "0123456789abcdef-second").unwrap();
+        std::fs::write(&path, "0123456789abcdef-second media").unwrap();
         tokio::time::advance(FRESHNESS).await;
         assert!(!admits(&tokens, "authorization", &old).await);
         assert!(admits(&tokens, "authorization", new).await);
         std::fs::remove_file(&path).unwrap();
         tokio::time::advance(FRESHNESS).await;
         assert!(!admits(&tokens, "authorization", new).await, "gone means withdrawn");
-        std::fs::write(&path, TOKEN).unwrap();
+        std::fs::write(&path, format!("{TOKEN} media")).unwrap();
         tokio::time::advance(FRESHNESS).await;
         assert!(admits(&tokens, "authorization", &old).await);
         std::fs::remove_file(path).unwrap();
@@ -215,9 +264,15 @@ mod tests {
         for (content, says) in [
             ("", "has no token"),
             ("\n \n", "has no token"),
-            ("0123456789abcde", "token 1 has fewer than 16 characters"),
-            ("0123456789abcdef\nshort", "token 2 has fewer"),
-            ("0123456789 abcdef", "others than printable ASCII"),
+            ("0123456789abcde media", "token 1 has fewer than 16 characters"),
+            ("0123456789abcdef media\nshort media", "token 2 has fewer"),
+            ("0123456789\u{e9}abcdef media", "others than printable ASCII"),
+            // For all stores, as one could think: nobody says which, and a tenant's store may name any bucket.
+            ("0123456789abcdef", "token 1 names no store"),
+            (
+                "0123456789abcdef media Team-A/x",
+                "token 1 names a store in word 2 behind it that is none",
+            ),
         ] {
             let path = file(content);
             let error = Tokens::open(path.clone()).await.err().unwrap();

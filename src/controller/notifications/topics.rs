@@ -2,6 +2,7 @@ use http::{Request, Uri};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+use super::scope::{NamedSender, SenderScope};
 use crate::{
     sign::http::{Http, Unanswered},
     store::Subscription,
@@ -9,28 +10,42 @@ use crate::{
 
 /// The SNS topics that may send. A topic asks first, and what it asks is to fetch an address.
 pub struct Topics {
-    arns: Vec<String>,
+    topics: Vec<NamedSender>,
     /// One at a time: nobody needs more, and somebody with a token could ask for many.
     busy: Semaphore,
 }
 
 impl Topics {
-    /// Topics by ARN; none: nothing is ever fetched.
-    pub fn new(arns: Vec<String>) -> Self {
+    /// Topics by ARN, and the stores that each may report objects of; none: nothing is ever fetched.
+    pub fn new(topics: Vec<NamedSender>) -> Self {
         Self {
-            arns,
+            topics,
             busy: Semaphore::new(1),
         }
     }
 
-    /// Confirms the subscription, if it is of one of the topics and leads to SNS itself. Says whether it did.
-    pub async fn confirm(&self, subscription: &Subscription) -> bool {
-        let Some(address) = subscription.to_fetch(&self.arns) else {
+    /// Confirms the subscription, if it is of one of the topics and leads to SNS itself. Says whether it did. The messages
+    /// will come with the token that came now: it must stand for no store that is not the topic's, or whoever has a token for a
+    /// store of their own could subscribe it to news of everybody's.
+    pub async fn confirm(&self, subscription: &Subscription, sender: &SenderScope) -> bool {
+        let scope = NamedSender::scope_of(&self.topics, &subscription.topic);
+        let named: &[_] = match scope.is_empty() {
+            true => &[],
+            false => std::slice::from_ref(&subscription.topic),
+        };
+        let Some(address) = subscription.to_fetch(named) else {
             warn!(
                 "an SNS topic asked to be confirmed that --notifications-sns-topics does not name, or not by SNS' own address"
             );
             return false;
         };
+        if !sender.is_within(&scope) {
+            warn!(
+                topic = subscription.topic,
+                "an SNS topic asked to be confirmed with a token that stands for other stores than the topic; name them with --notifications-sns-topics TOPIC=STORE"
+            );
+            return false;
+        }
         let Ok(_turn) = self.busy.try_acquire() else {
             return false;
         };
@@ -58,4 +73,32 @@ async fn fetch(address: Uri) -> Result<u16, Unanswered> {
         .body(Default::default())
         .map_err(|_| Unanswered::Malformed)?;
     Ok(Http::new(None).send(request).await?.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing is fetched: both refusals come before that.
+    #[tokio::test]
+    async fn topic_is_confirmed_only_with_a_token_of_its_own_stores() {
+        let topic = "arn:aws:sns:eu-west-1:111122223333:uploads";
+        let topics = Topics::new(vec![format!("{topic}=media").parse().unwrap()]);
+        let subscription = |topic: &str| Subscription {
+            topic: topic.into(),
+            url: "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=2336412f37f".into(),
+        };
+        let scope = |words: &[&str]| SenderScope::read(words.iter().copied()).unwrap();
+        for (topic, sender) in [
+            ("arn:aws:sns:eu-west-1:111122223333:other", &["media"][..]),
+            (topic, &["team-a/media"]),
+            (topic, &["media", "team-a/media"]),
+            (topic, &["*"]),
+        ] {
+            assert!(
+                !topics.confirm(&subscription(topic), &scope(sender)).await,
+                "{sender:?}"
+            );
+        }
+    }
 }

@@ -157,7 +157,10 @@ impl Bench {
         });
         let scene = Scene::set(NAMESPACE, rule)?;
         let notifications = net::free_port()?;
-        let tokens = scene.plane.scratch().write("tokens", promises::TOKEN)?;
+        let tokens = scene
+            .plane
+            .scratch()
+            .write("tokens", &format!("{} *", promises::TOKEN))?;
         let operator = scene.operator(&OperatorOptions {
             args: vec![
                 format!("--notifications-address=127.0.0.1:{notifications}"),

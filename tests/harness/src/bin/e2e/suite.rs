@@ -81,7 +81,7 @@ impl Suite {
             }),
             json!({
                 "apiVersion": "v1", "kind": "Secret", "metadata": {"name": TOKENS, "namespace": SYSTEM},
-                "stringData": {"tokens": self.token},
+                "stringData": {"tokens": format!("{} *", self.token)},
             }),
             self.s3.credentials(SYSTEM),
         ])
