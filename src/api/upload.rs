@@ -118,8 +118,8 @@ pub struct UploadConstraints {
     #[schemars(range(min = 0, max = 5_497_558_138_880_i64))]
     pub content_length: Option<i64>,
 
-    /// The range that the object's size must lie in. Needs mode: PostForm or Multipart. A presigned S3 PUT cannot enforce a
-    /// range: a grant that asks for one there is refused (CapabilityMissing).
+    /// The range that the object's size must lie in. Needs mode: PostForm or Multipart, except on Google Cloud Storage, where also
+    /// a PUT enforces it. A presigned S3 PUT cannot: a grant that asks for a range there is refused (CapabilityMissing).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_length_range: Option<LengthRange>,
 

@@ -9,8 +9,8 @@ pub struct StoreStatus {
     /// The metadata.generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready: the settings make sense and the credentials can be read. Whether the store accepts them shows when
-    /// it is used.
+    /// Ready: the settings make sense, the store answers and takes the credentials. UnsignedHeadersRefused, ClockInSync and
+    /// KeysEnforced: what was found when the store was tried out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::api::status::conditions")]
     pub conditions: Vec<Condition>,
