@@ -10,16 +10,16 @@ use kube::{
 use super::{error::CALL_TIMEOUT, options::Options, stores::scoped};
 use crate::api::{ClusterObjectStore, DownloadGrant, ObjectStore, UploadGrant};
 
-/// A client for the cluster that the options name.
+/// How to connect to the cluster that the options name.
 ///
 /// # Errors
 /// A sentence, if there is none.
-pub async fn connect(options: &Options) -> Result<Client, String> {
+pub async fn config(options: &Options) -> Result<Config, String> {
     let wanted = KubeConfigOptions {
         context: options.context.clone(),
         ..KubeConfigOptions::default()
     };
-    let config = match (&options.kubeconfig, &options.context) {
+    match (&options.kubeconfig, &options.context) {
         (Some(path), _) => {
             let file = Kubeconfig::read_from(path).map_err(|e| format!("--kubeconfig {}: {e}", path.display()))?;
             Config::from_custom_kubeconfig(file, &wanted).await.map_err(|e| format!("--kubeconfig {}: {e}", path.display()))
@@ -28,8 +28,7 @@ pub async fn connect(options: &Options) -> Result<Client, String> {
         (None, None) => Config::infer().await.map_err(|e| {
             format!("no cluster to work with: {e}; give --kubeconfig, set KUBECONFIG, or run in a pod with a service account")
         }),
-    }?;
-    Client::try_from(config).map_err(|e| format!("the cluster's settings cannot be used: {e}"))
+    }
 }
 
 /// Fails at once, and in plain words, where the kinds are not installed or may not be read.

@@ -38,6 +38,16 @@ pub enum Error {
     Restless(usize),
 }
 
+impl Error {
+    /// What failures have in common that have the same cause: the message without what is quoted in it, as names of objects are.
+    pub fn cause(&self) -> String {
+        let message = self.to_string();
+        let parts = message.split('"').enumerate();
+        let kept: Vec<_> = parts.map(|(at, part)| if at % 2 == 0 { part } else { "…" }).collect();
+        kept.join("\"")
+    }
+}
+
 /// Makes one call to the apiserver, within [`CALL_TIMEOUT`].
 ///
 /// # Errors
@@ -115,6 +125,26 @@ mod tests {
             ..Status::default()
         };
         classify("a test", &kube::Error::Api(status.boxed())).to_string()
+    }
+
+    #[test]
+    fn cause_is_the_same_for_all_objects() {
+        let refused =
+            |name: &str| Error::Refused(format!("secrets \"{name}\" is forbidden: exceeded quota: compute"));
+        assert_eq!(refused("a").cause(), refused("b").cause());
+        assert_eq!(
+            refused("a").cause(),
+            "the apiserver refused: secrets \"…\" is forbidden: exceeded quota: compute"
+        );
+        let api = |why: &str| Error::Api {
+            call: "reading a Secret",
+            why: why.into(),
+        };
+        assert_eq!(
+            api("Connection refused").cause(),
+            "reading a Secret: Connection refused"
+        );
+        assert_ne!(api("Connection refused").cause(), api("no answer within 10 s").cause());
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::{
     api::Grant,
     grant::{Facts, GrantFacts, ObjectFact, ObjectKey, Read, Settings, Step, UploadFact, decide},
     sign::Provider,
-    telemetry::Metrics,
+    telemetry::{Metrics, warn_once},
 };
 
 /// The most steps that one visit may take. A whole life, seen at once, takes nine.
@@ -156,7 +156,8 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
             "{error}; looking again"
         );
     } else {
-        warn!(
+        warn_once!(
+            &error.cause(),
             kind = G::OPERATION.kind(),
             namespace = grant.namespace(),
             name = grant.name_any(),

@@ -20,7 +20,6 @@ use kube::{
         watcher,
     },
 };
-use tracing::warn;
 
 use super::{
     grants,
@@ -31,7 +30,7 @@ use super::{
     store_status::{self, AT_A_TIME},
     stores::scoped,
     turns::Turns,
-    watch::{Caller, Watched, brief, config, watch_stores},
+    watch::{Caller, Watched, config, watch_failed, watch_stores},
 };
 use crate::{
     api::{DownloadGrant, Grant, Store, StoreKind, UploadGrant},
@@ -72,16 +71,12 @@ impl<G: Grant> Kind<G> {
             calls,
             caller,
         } = self;
-        let reporter = Reporter {
-            controller: FIELD_MANAGER.into(),
-            instance: std::env::var("HOSTNAME").ok(),
-        };
         let context = Arc::new(grants::Context {
             client: parts.client.clone(),
             stores: parts.stores.clone(),
             secrets: Secrets::new(parts.client.clone()),
             memory: memory.clone(),
-            recorder: Recorder::new(parts.client.clone(), reporter),
+            recorder: recorder(parts),
             metrics: parts.metrics.clone(),
             turns: Turns::new(parts.options.concurrency, parts.options.namespace.is_some()),
             places: parts.places.clone(),
@@ -122,11 +117,7 @@ impl<G: Grant> Kind<G> {
                     }
                 }
                 Ok(watcher::Event::Delete(grant)) => memory.forget(&grant.uid().unwrap_or_default()),
-                Err(error) => warn!(
-                    kind = G::OPERATION.kind(),
-                    "the watch failed and is started again: {}",
-                    brief(error)
-                ),
+                Err(error) => watch_failed(G::OPERATION.kind(), error),
                 Ok(_) => {}
             });
         // A status is our own word, and no news; marks of GitOps tools are labels and annotations.
@@ -142,6 +133,15 @@ impl<G: Grant> Kind<G> {
             .run(grants::reconcile, |g, e, c| grants::on_error(g, e, c), context)
             .for_each(|_| std::future::ready(()))
     }
+}
+
+/// Writes events in this operator's name.
+fn recorder(parts: &Parts) -> Recorder {
+    let reporter = Reporter {
+        controller: FIELD_MANAGER.into(),
+        instance: std::env::var("HOSTNAME").ok(),
+    };
+    Recorder::new(parts.client.clone(), reporter)
 }
 
 /// One kind of store.
@@ -179,6 +179,7 @@ impl<S: Store> Shelf<S> {
                     downloads.store_changed(id);
                 }
             }),
+            recorder: recorder(parts),
             // Stores of the cluster are the platform's own, in no namespace.
             turns: Turns::new(
                 AT_A_TIME,

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{error::Error, error::call, notifications::Leader, secrets::FIELD_MANAGER};
-use crate::api::annotation;
+use crate::{api::annotation, telemetry::warn_once};
 
 /// Name of the Lease in the operator's namespace.
 const NAME: &str = "valet";
@@ -137,11 +137,11 @@ impl Lease {
             match self.try_acquire(&mut seen).await {
                 Ok(Some(held)) => {
                     self.term.renewed(held.renewed);
-                    info!(identity = self.identity, "leading");
+                    info!(identity = self.identity, "became leader");
                     return held;
                 }
                 Ok(None) | Err(Error::Conflict(_)) => {}
-                Err(error) => warn!("the lease cannot be had for now: {error}"),
+                Err(error) => warn_once!(&error.cause(), "the lease cannot be had for now: {error}"),
             }
             sleep(PERIOD).await;
         }
@@ -223,12 +223,15 @@ impl Lease {
                 Ok(Err(Error::Conflict(_) | Error::Gone(_))) => {
                     // Perhaps our own write, whose answer was lost.
                     match call("reading the lease", self.api.get_opt(NAME)).await {
+                        Ok(Some(lease)) if version(&lease) < version(&held.lease) => {
+                            return "its version went back: the cluster was set back to an earlier state, as when etcd is restored".into();
+                        }
                         Ok(Some(lease)) if holder(&lease) == Some(&self.identity) => held.lease = lease,
                         Ok(_) => return "somebody else has taken it".into(),
-                        Err(error) => warn!("the lease cannot be read: {error}"),
+                        Err(error) => warn_once!(&error.cause(), "the lease cannot be read: {error}"),
                     }
                 }
-                Ok(Err(error)) => warn!("the lease cannot be renewed for now: {error}"),
+                Ok(Err(error)) => warn_once!(&error.cause(), "the lease cannot be renewed for now: {error}"),
                 Err(_) => {}
             }
         }
@@ -282,6 +285,12 @@ fn advertised(lease: &LeaseObject) -> Option<SocketAddr> {
 
 fn holder(lease: &LeaseObject) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref()
+}
+
+/// The lease's version as a number; of one kind of object they can be compared (KEP-5504). `None`, which is less than any, if it is
+/// no number.
+fn version(lease: &LeaseObject) -> Option<u128> {
+    lease.resource_version()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The hands: the only folder with a Kubernetes client. It reads facts, takes the steps that the judgement names,
 //! and wakes at the instants that it names. It decides nothing.
 
+mod apiserver;
 mod cluster;
 mod error;
 mod grants;
+mod history;
 mod kinds;
 mod lease;
 mod light;
@@ -21,6 +23,7 @@ mod store_status;
 mod stores;
 mod trial;
 mod turns;
+mod verdicts;
 mod voices;
 mod watch;
 

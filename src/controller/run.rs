@@ -9,10 +9,12 @@ use futures::{
 };
 use kube::{Api, Client};
 use tokio::time::sleep;
-use tracing::info;
+use tracing::{error, info, warn};
 
 use super::{
-    cluster::{check_crds, connect},
+    apiserver::Apiserver,
+    cluster::check_crds,
+    history::went_back,
     kinds::{Kind, Shelf},
     lease::{Lease, Term},
     notifications::{Awaited, GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics},
@@ -26,7 +28,7 @@ use super::{
 use crate::{
     api::{ClusterObjectStore, DownloadGrant, ObjectStore, Operation, UploadGrant},
     sign::Outward,
-    telemetry::{Health, Metrics, States, serve},
+    telemetry::{Health, Metrics, REPEATS, States, serve},
 };
 
 /// How often what was counted for things that are gone is looked through.
@@ -66,7 +68,9 @@ const WATCHES: usize = 5;
 /// # Errors
 /// A sentence, if it cannot start: no cluster, no CRDs, no address.
 pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), String> {
-    let client = connect(&options).await?;
+    let apiserver = Apiserver::connect(&options).await?;
+    let (client, contact) = (apiserver.client.clone(), apiserver.contact.clone());
+    let connection = apiserver.keep(options.clone());
     check_crds(&client, options.namespace.as_deref()).await?;
 
     let uploads = Kind::<UploadGrant>::new();
@@ -112,19 +116,14 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         requests,
         client: client.clone(),
         metrics: Arc::new(metrics),
-        health: Health::waiting_for(WATCHES + usize::from(options.watch_secrets)),
+        health: Health::waiting_for(WATCHES + usize::from(options.watch_secrets), contact),
         awaited: options.notifications.is_some().then(Arc::default),
         options,
         stop: stop.boxed().shared(),
     };
     parts.health.standing_by(parts.options.leader_elect);
     let namespace = parts.options.namespace.as_deref();
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        namespace = namespace.unwrap_or("(all)"),
-        http = %parts.options.http_address,
-        "valet is starting"
-    );
+    parts.options.log();
 
     let http = serve(
         parts.options.http_address,
@@ -150,10 +149,17 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         term.clone(),
     );
     let mut held = None;
+    let mut connection = std::pin::pin!(connection);
+    let repeats = tokio::spawn(log_repeats());
+    let _ends = AbortOnDrop(repeats);
     if parts.options.leader_elect {
         info!("waiting for the lease");
         tokio::select! {
             result = &mut http => return result,
+            why = &mut connection => {
+                error!("{why}");
+                return Err(why);
+            }
             () = parts.stop.clone() => return Ok(()),
             lease = candidate.acquire() => held = Some(lease),
         }
@@ -206,19 +212,45 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             None => std::future::pending().await,
         }
     };
-    tokio::select! {
+    let backwards = went_back(client.clone(), namespace.as_deref());
+    let restart = tokio::select! {
         result = http => return result,
-        () = forgets => {}
+        why = connection => Some(why),
+        why = backwards => Some(why),
+        () = forgets => None,
         _ = watches => return Err("a watch ended, which none should".into()),
         why = lost => return Err(format!("the lease was lost: {why}; another replica goes on")),
         // The visits in hand are seen to their end.
-        _ = work => {}
-    }
+        _ = work => None,
+    };
     if let Some(held) = held {
         candidate.release(held).await;
     }
+    if let Some(why) = restart {
+        error!("{why}");
+        return Err(why);
+    }
     info!("valet has stopped; published keys stay valid, and the next start takes everything up again");
     Ok(())
+}
+
+/// Ends a task with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Logs the numbers of failures that were not logged one by one.
+async fn log_repeats() {
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        if let Some(line) = REPEATS.take_due(Instant::now()) {
+            warn!("{line}");
+        }
+    }
 }
 
 /// The receiver of notifications, if there is to be one; it ends only if it cannot work.

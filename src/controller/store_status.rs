@@ -6,7 +6,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
     core::DeserializeGuard,
-    runtime::controller::Action,
+    runtime::{controller::Action, events::Recorder},
 };
 use serde_json::json;
 use tracing::{debug, warn};
@@ -17,13 +17,14 @@ use super::{
     stores::{Condition, StoreId, Stores},
     trial::Tried,
     turns::Turns,
-    voices,
+    verdicts, voices,
     watch::STORE_SWEEP,
 };
 use crate::{
     api::{CanaryStatus, Capability, Reason, Store, StoreStatus, set_condition, set_ready},
     grant::{Concern, second},
     sign::Finding,
+    telemetry::warn_once,
 };
 
 /// Calls for a visit to a store, by namespace and name.
@@ -41,6 +42,8 @@ pub struct Context<S> {
     pub api: fn(Client, &str) -> Api<S>,
     /// Calls for a visit to every grant of the store.
     pub judge_anew: Box<dyn Fn(&StoreId) + Send + Sync>,
+    /// Events for people.
+    pub recorder: Recorder,
     /// Whose turn it is when many wait.
     pub turns: Turns,
     /// Calls for a visit to one that had to wait, by namespace and name.
@@ -113,6 +116,7 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         (None, None) => previous.clone(),
     };
     status.observed_generation = store.meta().generation;
+    let before = status.conditions.clone();
     match &found {
         Ok(condition) => {
             if condition.is_news {
@@ -132,10 +136,12 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
             set_ready(&mut status.conditions, (*reason, why), generation, Timestamp::now());
         }
     }
+    let changes = verdicts::changes(&before, &status.conditions);
     if let Some(scope) = shared {
         status = voices::join(&previous, scope, status, Timestamp::now());
     }
     write(&api, store, &previous, status).await?;
+    verdicts::tell(&context.recorder, store, context.scope.as_deref(), changes).await;
     Ok(Action::requeue(STORE_SWEEP))
 }
 
@@ -307,7 +313,8 @@ pub fn on_error<S: Store>(store: Arc<DeserializeGuard<S>>, error: &Error, _: Arc
         );
         return Action::requeue(Duration::from_secs(1));
     }
-    warn!(
+    warn_once!(
+        &error.cause(),
         kind = S::KIND.as_str(),
         namespace = store.namespace(),
         name = store.name_any(),

@@ -15,7 +15,6 @@ use kube::{
         watcher,
     },
 };
-use tracing::warn;
 
 use super::{
     light::lighten,
@@ -26,7 +25,7 @@ use super::{
 use crate::{
     api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
     store::bucket,
-    telemetry::Health,
+    telemetry::{Health, warn_once},
 };
 
 /// A grant as watched: one that cannot be read does not keep the others from being seen.
@@ -268,14 +267,26 @@ fn change<K>(
         }
         Ok(watcher::Event::Init) => None,
         Err(error) => {
-            warn!(kind, "the watch failed and is started again: {}", brief(&error));
+            watch_failed(kind, &error);
             None
         }
     }
 }
 
+/// Logs that a watch failed, once for all tries with this cause.
+pub fn watch_failed(kind: &str, error: &watcher::Error) {
+    let why = brief(error);
+    // Behind that are numbers, other ones each time.
+    let cause = why.split_once(" version").map_or(why.as_str(), |(cause, _)| cause);
+    warn_once!(
+        &format!("watching {kind}: {cause}"),
+        kind,
+        "the watch failed and is started again: {why}"
+    );
+}
+
 /// A watch error without the reply that it may quote.
-pub fn brief(error: &watcher::Error) -> String {
+fn brief(error: &watcher::Error) -> String {
     let kind = match error {
         watcher::Error::InitialListFailed(_) => "listing failed",
         watcher::Error::WatchStartFailed(_) => "starting the watch failed",

@@ -11,9 +11,14 @@ use std::{
     time::Duration,
 };
 
+use aws_sdk_s3::config::AppName;
 use aws_smithy_runtime_api::client::dns::ResolveDns;
 use futures::{FutureExt, TryFutureExt, future::BoxFuture};
-use http::{HeaderMap, Request, Uri, uri::Scheme};
+use http::{
+    HeaderMap, HeaderValue, Request, Uri,
+    header::{Entry, USER_AGENT},
+    uri::Scheme,
+};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -36,6 +41,21 @@ use super::{Inward, Outward};
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// The most of an answer that is read. Tokens are the longest, some kilobytes.
 const MAX_ANSWER: usize = 64 * 1024;
+
+/// What Valet calls itself in requests: program, version and platform, as Kubernetes' own clients do.
+pub fn user_agent() -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("valet/{} ({}/{arch})", env!("CARGO_PKG_VERSION"), std::env::consts::OS)
+}
+
+/// What the AWS SDK adds to the name that it gives itself.
+pub fn app_name() -> Option<AppName> {
+    AppName::new(concat!("valet-", env!("CARGO_PKG_VERSION"))).ok()
+}
 
 /// What was answered.
 pub struct Answer {
@@ -102,7 +122,13 @@ impl Http {
     ///
     /// # Errors
     /// [`Unanswered`].
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
+    pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
+        if let (Entry::Vacant(name), Ok(own)) = (
+            request.headers_mut().entry(USER_AGENT),
+            HeaderValue::from_str(&user_agent()),
+        ) {
+            name.insert(own);
+        }
         tokio::time::timeout(TIMEOUT, self.talk(request))
             .await
             .map_err(|_| Unanswered::Slow)?

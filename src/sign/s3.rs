@@ -41,7 +41,7 @@ use answers::{Bounded, DateOfAnswer, absence, refused, tag_as_md5, unreachable};
 use below::BELOW;
 use session::{Clients, Session, Sessions};
 
-use super::{Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl};
+use super::{Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::app_name};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
@@ -134,7 +134,7 @@ impl S3 {
             .credentials_provider(credentials.clone())
             .interceptor(Bounded)
             .timeout_config(Self::timeouts());
-        config.set_http_client(self.http());
+        config.set_app_name(app_name()).set_http_client(self.http());
         if let Some(endpoint) = role.endpoint.as_ref().or(self.store.endpoint.as_ref()) {
             config = config.endpoint_url(endpoint.trim_end_matches('/'));
         }
@@ -153,7 +153,7 @@ impl S3 {
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .interceptor(Bounded)
             .timeout_config(Self::timeouts());
-        config.set_http_client(self.http());
+        config.set_app_name(app_name()).set_http_client(self.http());
         if let Some(endpoint) = endpoint {
             config = config.endpoint_url(endpoint.trim_end_matches('/'));
         }

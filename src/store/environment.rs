@@ -6,7 +6,7 @@ use aws_credential_types::provider::{
 use tokio::sync::OnceCell;
 
 use super::web_identity::WebIdentity;
-use crate::sign::{azure, gcs};
+use crate::sign::{azure, gcs, http::app_name};
 
 /// The operator's own identities, one for each provider. Each is looked for when a store first needs it, and is shared
 /// by all stores.
@@ -21,7 +21,11 @@ impl Environment {
     /// The AWS SDK's default chain: environment variables, web identity (IRSA), Pod Identity, instance metadata.
     pub(super) async fn aws(&self) -> SharedCredentialsProvider {
         let chain = async || {
-            let config = aws_config::defaults(aws_config::BehaviorVersion::latest()).load().await;
+            let mut loader = aws_config::defaults(aws_config::BehaviorVersion::latest());
+            if let Some(name) = app_name() {
+                loader = loader.app_name(name);
+            }
+            let config = loader.load().await;
             if let Some(identity) = WebIdentity::from_environment(&config) {
                 return SharedCredentialsProvider::new(identity);
             }

@@ -4,7 +4,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Router, http::StatusCode, http::header, response::IntoResponse, routing::get};
@@ -18,29 +18,33 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::Metrics;
+use super::{Contact, Metrics};
 
 /// What the probes say.
 #[derive(Clone, Debug)]
 pub struct Health {
     waiting_for: Arc<AtomicUsize>,
     standing_by: Arc<AtomicBool>,
+    contact: Contact,
 }
 
 impl Health {
-    /// Not ready until [`Health::done`] was called this many times.
-    pub fn waiting_for(parts: usize) -> Self {
+    /// Not ready until [`Health::done`] was called this many times, nor while the apiserver is silent.
+    pub fn waiting_for(parts: usize, contact: Contact) -> Self {
         Self {
             waiting_for: Arc::new(AtomicUsize::new(parts)),
             standing_by: Arc::default(),
+            contact,
         }
     }
 
     /// One part is ready to work.
     pub fn done(&self) {
-        self.waiting_for.fetch_sub(1, Ordering::Relaxed);
+        if self.waiting_for.fetch_sub(1, Ordering::Relaxed) == 1 {
+            info!("everything is listed: the operator is ready");
+        }
     }
 
     /// Whether another replica works and this one waits for its turn: that is all that a replica can be asked for, so
@@ -60,6 +64,13 @@ impl Health {
     }
 
     fn readiness(&self) -> (StatusCode, String) {
+        if let Some(silence) = self.contact.silence(Instant::now()) {
+            let seconds = silence.as_secs();
+            return (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the apiserver has not answered for {seconds} s\n"),
+            );
+        }
         match self.waiting_for.load(Ordering::Relaxed) {
             _ if self.standing_by.load(Ordering::Relaxed) => {
                 (StatusCode::OK, "ok, another replica leads\n".to_owned())
@@ -156,8 +167,6 @@ pub async fn answer(listener: TcpListener, app: Router, bounds: Bounds, what: &'
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,

@@ -75,7 +75,7 @@ fn the_work_changes_hands() {
     }
     let status = second.process().wait(SOON).expect("who has lost the lease stops");
     assert!(!status.success(), "{status}");
-    assert!(second.log_text().contains("leading"));
+    assert!(second.log_text().contains("became leader"));
 
     // Asked to stop: it gives the lease up at its end, so that nobody waits for it to run out. The fourth must not take it
     // before that was seen.

@@ -34,6 +34,8 @@ mod restart;
 mod rules;
 mod scoped;
 mod secrets;
+mod user_agent;
+mod verdicts;
 mod withheld;
 mod words;
 mod world;

@@ -7,12 +7,13 @@ use kube::{
     runtime::events::{Event, EventType},
 };
 use serde_json::{Map, Value, json};
-use tracing::warn;
+use tracing::info;
 
 use super::{Error, FIELD_MANAGER, Visit, call};
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason},
     grant::Notice,
+    telemetry::warn_once,
 };
 
 impl<G: Grant> Visit<'_, G> {
@@ -68,7 +69,14 @@ impl<G: Grant> Visit<'_, G> {
                     .completed_after_notification(heard.elapsed().as_secs_f64());
             }
         } else if reason.progress() == Progress::Stalled {
-            let namespace = &self.facts.grant.namespace;
+            let (namespace, name) = (&self.facts.grant.namespace, &self.facts.grant.name);
+            info!(
+                kind = G::OPERATION.kind(),
+                namespace,
+                name,
+                reason = reason.as_str(),
+                "grant refused"
+            );
             self.context.metrics.refused(G::OPERATION, namespace, reason);
         }
     }
@@ -96,7 +104,8 @@ impl<G: Grant> Visit<'_, G> {
             Box::pin(async { self.context.recorder.publish(&event, &self.grant.object_ref(&())).await });
         if let Err(error) = call("writing an event", publish).await {
             // The status says the same; an event is a courtesy.
-            warn!(
+            warn_once!(
+                &error.cause(),
                 namespace = self.facts.grant.namespace,
                 name = self.facts.grant.name,
                 "{error}"

@@ -8,6 +8,15 @@ use crate::{Result, Scratch, process};
 /// asks kubelets, and the key that signs service account tokens. With elliptic curves: RSA keys take openssl, and later
 /// every handshake, many times longer.
 pub(crate) fn make(scratch: &Scratch, address: Ipv4Addr) -> Result<()> {
+    openssl(
+        scratch,
+        "ecparam -name prime256v1 -genkey -noout -out service-account.key",
+    )?;
+    make_authority(scratch, address)
+}
+
+/// All of it but the key of service accounts, in place of what is there.
+pub(crate) fn make_authority(scratch: &Scratch, address: Ipv4Addr) -> Result<()> {
     // 10.96.0.1 is the Service `kubernetes`, by which pods know the apiserver.
     scratch.write(
         "tls.ext",
@@ -20,17 +29,21 @@ pub(crate) fn make(scratch: &Scratch, address: Ipv4Addr) -> Result<()> {
     let request = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
     let sign = "x509 -req -days 30 -CA ca.crt -CAkey ca.key -CAcreateserial";
     for line in [
-        "ecparam -name prime256v1 -genkey -noout -out service-account.key".to_owned(),
         format!("{request} -x509 -days 30 -subj /CN=valet-test-ca -keyout ca.key -out ca.crt"),
         format!("{request} -subj /CN=kube-apiserver -keyout tls.key -out tls.csr"),
         format!("{sign} -in tls.csr -extfile tls.ext -out tls.crt"),
         format!("{request} -subj /O=system:masters/CN=kube-apiserver -keyout client.key -out client.csr"),
         format!("{sign} -in client.csr -extfile client.ext -out client.crt"),
     ] {
-        let mut command = process::clean(Command::new("openssl"));
-        command.current_dir(scratch.path()).args(line.split(' '));
-        process::run_ok(command, &[], Duration::from_secs(30))?;
+        openssl(scratch, &line)?;
     }
+    Ok(())
+}
+
+fn openssl(scratch: &Scratch, line: &str) -> Result<()> {
+    let mut command = process::clean(Command::new("openssl"));
+    command.current_dir(scratch.path()).args(line.split(' '));
+    process::run_ok(command, &[], Duration::from_secs(30))?;
     Ok(())
 }
 

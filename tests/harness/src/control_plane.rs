@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -19,6 +19,7 @@ use std::{
 use crate::{AuditEvent, AuditMark, Error, Process, Result, Scratch, Tools, audit, certificates, net, process};
 
 mod access;
+mod restore;
 
 /// Name of the one context in every kubeconfig that the harness writes.
 pub const CONTEXT: &str = "valet-test";
@@ -75,13 +76,14 @@ pub struct ControlPlane {
     // Dropped in this order: processes first, then what they write into.
     controller_manager: Mutex<Option<Process>>,
     apiserver: Mutex<Option<Process>>,
-    etcd: Process,
+    etcd: Mutex<Arc<Process>>,
     scratch: Scratch,
-    _data: Scratch,
+    data: Scratch,
     tools: Tools,
     options: ControlPlaneOptions,
     port: u16,
     etcd_port: u16,
+    peer_port: u16,
     admin_token: String,
     ca: PathBuf,
     kubeconfig: PathBuf,
@@ -115,21 +117,7 @@ impl ControlPlane {
         let data = Scratch::disposable("etcd")?;
         let (etcd_port, peer_port, port) = (net::free_port()?, net::free_port()?, net::free_port()?);
 
-        let url = |port| format!("http://127.0.0.1:{port}");
-        let mut command = tools.command("etcd");
-        command
-            .arg(format!("--data-dir={}", data.join("data").display()))
-            .arg(format!("--listen-client-urls={}", url(etcd_port)))
-            .arg(format!("--advertise-client-urls={}", url(etcd_port)))
-            .arg(format!("--listen-peer-urls={}", url(peer_port)))
-            .arg(format!("--initial-advertise-peer-urls={}", url(peer_port)))
-            .arg(format!("--initial-cluster=default={}", url(peer_port)))
-            // A machine that loses power loses the test with it.
-            .arg("--unsafe-no-fsync")
-            // Nobody else is there to vote: no reason to wait the usual second.
-            .args(["--heartbeat-interval=20", "--election-timeout=200"])
-            .arg("--log-level=warn");
-        let etcd = Process::start("etcd", command, scratch.join("etcd.log"))?;
+        let etcd = restore::start_etcd(tools, &scratch, &data, etcd_port, peer_port)?;
 
         certificates::make(&scratch, options.address())?;
         let admin_token = net::random_hex(16)?;
@@ -141,15 +129,16 @@ impl ControlPlane {
         let mut plane = Self {
             controller_manager: Mutex::new(None),
             apiserver: Mutex::new(None),
-            etcd,
+            etcd: Mutex::new(Arc::new(etcd)),
             kubeconfig: scratch.join("kubeconfig"),
             operator_kubeconfig: scratch.join("operator.kubeconfig"),
             scratch,
-            _data: data,
+            data,
             tools: tools.clone(),
             options,
             port,
             etcd_port,
+            peer_port,
             ca,
             kubeconfigs: AtomicU32::new(0),
             namespaces: AtomicU32::new(0),
@@ -172,8 +161,9 @@ impl ControlPlane {
 
     /// An apiserver that cannot start often says only that it cannot reach etcd.
     fn blame_etcd(&self, error: Error) -> Error {
-        match self.etcd.exit_status() {
-            Some(status) => Error::new(format!("etcd ended ({status}); {}", self.etcd.log_tail())),
+        let etcd = self.etcd();
+        match etcd.exit_status() {
+            Some(status) => Error::new(format!("etcd ended ({status}); {}", etcd.log_tail())),
             None => error,
         }
     }
@@ -214,8 +204,8 @@ impl ControlPlane {
     }
 
     /// The etcd process, to be paused for instance.
-    pub fn etcd(&self) -> &Process {
-        &self.etcd
+    pub fn etcd(&self) -> Arc<Process> {
+        self.etcd.lock().unwrap_or_else(|poison| poison.into_inner()).clone()
     }
 
     // --- access -----------------------------------------------------------------------------------------------

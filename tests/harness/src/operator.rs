@@ -48,6 +48,8 @@ pub struct OperatorOptions {
     /// Whose rights it has. Absent: those of [`control_plane::OPERATOR`], who may do everything. A service
     /// account's token (see [`ControlPlane::service_account_token`]) shows whether its role suffices.
     pub token: Option<String>,
+    /// Its kubeconfig file, in place of one that the harness writes.
+    pub kubeconfig: Option<PathBuf>,
     /// More arguments for `valet controller`.
     pub args: Vec<String>,
     /// Environment variables.
@@ -83,9 +85,10 @@ impl Operator {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = net::free_port()?;
-        let kubeconfig = match &options.token {
-            Some(token) => plane.kubeconfig_for_token(token)?,
-            None => plane.operator_kubeconfig().to_owned(),
+        let kubeconfig = match (&options.kubeconfig, &options.token) {
+            (Some(file), _) => file.clone(),
+            (None, Some(token)) => plane.kubeconfig_for_token(token)?,
+            (None, None) => plane.operator_kubeconfig().to_owned(),
         };
         let mut command = process::clean(Command::new(binary));
         command

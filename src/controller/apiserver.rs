@@ -1,0 +1,208 @@
+//! The connection to the apiserver. It names the program in each request, notes when the apiserver answered last, and is made
+//! again when the files change that it was made from: a certificate authority is replaced while the operator runs.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::digest::{self, Digest};
+use futures::future::BoxFuture;
+use http::{HeaderValue, Request, Response, Uri, header::USER_AGENT};
+use kube::{Client, Config, client::Body, config::Kubeconfig};
+use tower_service::Service;
+use tracing::{info, warn};
+
+use super::{cluster, options::Options};
+use crate::{
+    sign::http::user_agent,
+    telemetry::{Change, Contact},
+};
+
+/// How often the files are read. A change counts once two reads in a row have found the same: files are not replaced in one step.
+const PERIOD: Duration = Duration::from_secs(5);
+/// The longest file that is read: a kubeconfig with the certificates of many clusters.
+const LONGEST_FILE: u64 = 4 * 1024 * 1024;
+/// Where a pod has the certificate authority of its cluster.
+const SERVICE_ACCOUNT_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+
+/// The connection, and what it was made from.
+pub struct Apiserver {
+    /// Everybody's client. It lasts; what is behind it is replaced.
+    pub client: Client,
+    /// When the apiserver answered last.
+    pub contact: Contact,
+    current: Arc<RwLock<Client>>,
+    url: Uri,
+    made_from: Digest,
+}
+
+impl Apiserver {
+    /// Connects to the cluster that the options name.
+    ///
+    /// # Errors
+    /// A sentence, if there is none.
+    pub async fn connect(options: &Options) -> Result<Self, String> {
+        // Before the files are used: what changes meanwhile is noticed.
+        let made_from = fingerprint(options).await;
+        let (client, url) = connection(options).await?;
+        let contact = Contact::new(Instant::now());
+        let current = Arc::new(RwLock::new(client));
+        let namespace = lock(&current).default_namespace().to_owned();
+        let service = Current {
+            client: current.clone(),
+            contact: contact.clone(),
+        };
+        Ok(Self {
+            client: Client::new(service, namespace),
+            contact,
+            current,
+            url,
+            made_from,
+        })
+    }
+
+    /// Follows changes of the files, and reports in the log when the apiserver falls silent. It ends only where the operator must
+    /// be started again, with the reason.
+    pub async fn keep(mut self, options: Options) -> String {
+        let mut seen = self.made_from;
+        let mut reported = None;
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            match self.contact.change(Instant::now()) {
+                Some(Change::Lost) => warn!("the apiserver has not answered for a minute: the operator is not ready"),
+                Some(Change::Back(silence)) => info!("the apiserver answers again, after {} s", silence.as_secs()),
+                None => {}
+            }
+            let now = fingerprint(&options).await;
+            if !same(&now, &seen) {
+                seen = now;
+                continue;
+            }
+            if same(&now, &self.made_from) {
+                continue;
+            }
+            let trouble = match connection(&options).await {
+                Ok((_, url)) if url != self.url => {
+                    // Another cluster, perhaps: what is known here is not true there.
+                    let why = format!("the settings now name the apiserver {url} in place of {}", self.url);
+                    if self.contact.silence(Instant::now()).is_some() {
+                        return format!("{why}, which does not answer any more");
+                    }
+                    format!("{why}, which still answers and is kept; restart the operator to change it")
+                }
+                Ok((client, _)) => {
+                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = client;
+                    self.made_from = now;
+                    info!(
+                        "the certificates or credentials for the apiserver have changed, and new connections use them"
+                    );
+                    continue;
+                }
+                Err(why) => format!("the files for the apiserver have changed and cannot be used: {why}"),
+            };
+            if reported.as_ref() != Some(&trouble) {
+                warn!("{trouble}");
+                reported = Some(trouble);
+            }
+        }
+    }
+}
+
+async fn connection(options: &Options) -> Result<(Client, Uri), String> {
+    let mut config: Config = cluster::config(options).await?;
+    if let Ok(name) = HeaderValue::from_str(&user_agent()) {
+        config.headers.push((USER_AGENT, name));
+    }
+    let url = config.cluster_url.clone();
+    let client = Client::try_from(config).map_err(|e| format!("the cluster's settings cannot be used: {e}"))?;
+    Ok((client, url))
+}
+
+/// Passes each request to the connection that is the current one.
+struct Current {
+    client: Arc<RwLock<Client>>,
+    contact: Contact,
+}
+
+impl Service<Request<Body>> for Current {
+    type Response = Response<Body>;
+    type Error = kube::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // Each request waits for the client's own queue.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (client, contact) = (lock(&self.client), self.contact.clone());
+        Box::pin(async move {
+            let answer = client.send(request).await?;
+            // A load balancer in front of an apiserver that is away answers, too.
+            if !answer.status().is_server_error() {
+                contact.answered(Instant::now());
+            }
+            Ok(answer)
+        })
+    }
+}
+
+fn lock(client: &RwLock<Client>) -> Client {
+    client.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn same(a: &Digest, b: &Digest) -> bool {
+    a.as_ref() == b.as_ref()
+}
+
+/// A digest of all files that the connection is made from: kubeconfigs, and the certificates and keys that they name; in a pod its
+/// cluster's certificate authority. Tokens in files are read again by the client itself.
+async fn fingerprint(options: &Options) -> Digest {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for file in kubeconfigs(options) {
+        add(&mut context, &file).await;
+        for named in Kubeconfig::read_from(&file).map(|k| named(&k)).unwrap_or_default() {
+            add(&mut context, &named).await;
+        }
+    }
+    add(&mut context, Path::new(SERVICE_ACCOUNT_CA)).await;
+    context.finish()
+}
+
+/// The kubeconfig files, as [`cluster::config`] chooses them.
+fn kubeconfigs(options: &Options) -> Vec<PathBuf> {
+    if let Some(file) = &options.kubeconfig {
+        return vec![file.clone()];
+    }
+    match std::env::var_os("KUBECONFIG") {
+        Some(paths) if !paths.is_empty() => std::env::split_paths(&paths).collect(),
+        _ => std::env::home_dir()
+            .map(|home| home.join(".kube").join("config"))
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// The files that a kubeconfig names.
+fn named(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
+    let clusters = kubeconfig.clusters.iter().filter_map(|c| c.cluster.as_ref());
+    let users = kubeconfig.auth_infos.iter().filter_map(|u| u.auth_info.as_ref());
+    clusters
+        .filter_map(|c| c.certificate_authority.as_ref())
+        .chain(users.clone().filter_map(|u| u.client_certificate.as_ref()))
+        .chain(users.filter_map(|u| u.client_key.as_ref()))
+        .map(PathBuf::from)
+        .collect()
+}
+
+async fn add(context: &mut digest::Context, file: &Path) {
+    let length = tokio::fs::metadata(file).await.map_or(0, |m| m.len());
+    let content = match length {
+        ..=LONGEST_FILE => tokio::fs::read(file).await.unwrap_or_default(),
+        _ => length.to_be_bytes().to_vec(),
+    };
+    context.update(digest::digest(&digest::SHA256, &content).as_ref());
+}

@@ -1,0 +1,177 @@
+//! What has changed in the operator's opinion of a store, for the log and as events: what a store was found to do decides which
+//! credentials are issued, so that somebody must be able to see later when that changed.
+
+use futures::future::BoxFuture;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{
+    ResourceExt,
+    runtime::events::{Event, EventType, Recorder},
+};
+use tracing::info;
+
+use super::{
+    error::call,
+    store_status::{CLOCK, HEADERS, KEYS},
+};
+use crate::{
+    api::{Store, StoreKind},
+    telemetry::warn_once,
+};
+
+/// The conditions that are opinions. Reconciling and Stalled repeat Ready.
+const VERDICTS: [&str; 4] = ["Ready", HEADERS, CLOCK, KEYS];
+
+/// The longest note that an event takes is 1024 bytes (events.k8s.io/v1).
+const LONGEST_NOTE: usize = 1000;
+
+/// A condition that is another one than before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    before: Option<String>,
+    now: Condition,
+}
+
+/// The opinions that have changed: their status or their reason. Another message is no change, since it may name a time.
+pub fn changes(before: &[Condition], now: &[Condition]) -> Vec<Change> {
+    let find = |conditions: &[Condition], type_: &str| conditions.iter().find(|c| c.type_ == type_).cloned();
+    let changed = |type_: &&str| {
+        let (before, now) = (find(before, type_), find(now, type_)?);
+        let is_same = before
+            .as_ref()
+            .is_some_and(|b| (&b.status, &b.reason) == (&now.status, &now.reason));
+        (!is_same).then(|| Change {
+            before: before.map(|b| format!("{} {}", b.status, b.reason)),
+            now,
+        })
+    };
+    VERDICTS.iter().filter_map(changed).collect()
+}
+
+/// Logs the changes and writes an event for each. An operator for one namespace writes none about ClusterObjectStores: their events are
+/// in the namespace `default`, where it may not write.
+pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>, changes: Vec<Change>) {
+    for Change { before, now } in changes {
+        info!(
+            kind = S::KIND.as_str(),
+            namespace = store.namespace(),
+            name = store.name_any(),
+            condition = now.type_,
+            before = before.as_deref().unwrap_or("none"),
+            now = format!("{} {}", now.status, now.reason),
+            "the store was found to be different: {}",
+            now.message
+        );
+        if scope.is_some() && S::KIND == StoreKind::ClusterObjectStore {
+            continue;
+        }
+        let mut note = format!("{} is {}: {}", now.type_, now.status, now.message);
+        if note.len() > LONGEST_NOTE {
+            note.truncate(note.floor_char_boundary(LONGEST_NOTE));
+            note.push('…');
+        }
+        let event = Event {
+            type_: match now.status.as_str() {
+                "False" => EventType::Warning,
+                _ => EventType::Normal,
+            },
+            reason: now.reason,
+            note: Some(note),
+            action: "CheckStore".into(),
+            secondary: None,
+        };
+        let publish: BoxFuture<'_, _> = Box::pin(async { recorder.publish(&event, &store.object_ref(&())).await });
+        if let Err(error) = call("writing an event about a store", publish).await {
+            // The status says the same; an event is a courtesy.
+            warn_once!(
+                &error.cause(),
+                namespace = store.namespace(),
+                name = store.name_any(),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::api::{Reason, set_condition, set_ready};
+
+    #[test]
+    fn only_another_status_or_reason_is_a_change() {
+        let mut conditions = Vec::new();
+        let now = Timestamp::UNIX_EPOCH;
+        set_ready(&mut conditions, (Reason::Ready, "the store answers"), Some(1), now);
+        set_condition(&mut conditions, CLOCK, "True", (Reason::Ready, "in sync"), Some(1), now);
+        let seen = |before: &[Condition], after: &[Condition]| {
+            changes(before, after)
+                .into_iter()
+                .map(|c| (c.now.type_, c.before, c.now.status, c.now.reason))
+                .collect::<Vec<_>>()
+        };
+        let of = |type_: &str, before: Option<&str>, status: &str, reason: &str| {
+            (
+                type_.to_owned(),
+                before.map(str::to_owned),
+                status.to_owned(),
+                reason.to_owned(),
+            )
+        };
+        assert_eq!(
+            seen(&[], &conditions),
+            [of("Ready", None, "True", "Ready"), of(CLOCK, None, "True", "Ready")]
+        );
+        assert_eq!(seen(&conditions, &conditions), []);
+
+        let before = conditions.clone();
+        set_condition(
+            &mut conditions,
+            CLOCK,
+            "True",
+            (Reason::Ready, "in sync, still"),
+            Some(2),
+            now,
+        );
+        assert_eq!(seen(&before, &conditions), []);
+        set_ready(&mut conditions, (Reason::CredentialsRefused, "no"), Some(2), now);
+        set_condition(
+            &mut conditions,
+            CLOCK,
+            "False",
+            (Reason::ClockSkewed, "60 s"),
+            Some(2),
+            now,
+        );
+        set_condition(
+            &mut conditions,
+            HEADERS,
+            "True",
+            (Reason::HeadersRefused, "refused"),
+            Some(2),
+            now,
+        );
+        assert_eq!(
+            seen(&before, &conditions),
+            [
+                of("Ready", Some("True Ready"), "False", "CredentialsRefused"),
+                of(HEADERS, None, "True", "HeadersRefused"),
+                of(CLOCK, Some("True Ready"), "False", "ClockSkewed"),
+            ]
+        );
+        // The other way, and another reason of the same status.
+        let after = conditions.clone();
+        assert_eq!(seen(&after, &before).len(), 2, "what is gone is not told");
+        set_ready(&mut conditions, (Reason::StoreUnreachable, "no"), Some(2), now);
+        assert_eq!(
+            seen(&after, &conditions),
+            [of(
+                "Ready",
+                Some("False CredentialsRefused"),
+                "False",
+                "StoreUnreachable"
+            )]
+        );
+    }
+}

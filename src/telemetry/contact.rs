@@ -1,0 +1,90 @@
+//! When the apiserver answered last.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// An operator whose apiserver has been silent for this long is not ready. Healthy, the operator asks it something every 15 s.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+
+/// When the apiserver answered last, and whether its silence was reported.
+#[derive(Clone, Debug)]
+pub struct Contact(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    answered: Instant,
+    /// When the silence began that was reported.
+    silent_since: Option<Instant>,
+}
+
+/// What is to be reported about the apiserver.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It has been silent for a minute.
+    Lost,
+    /// It answers again after this silence.
+    Back(Duration),
+}
+
+impl Contact {
+    /// The apiserver counts as answering now.
+    pub fn new(now: Instant) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            answered: now,
+            silent_since: None,
+        })))
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&mut State) -> T) -> T {
+        read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The apiserver has answered.
+    pub fn answered(&self, now: Instant) {
+        self.with(|state| state.answered = state.answered.max(now));
+    }
+
+    /// How long it has been silent, if that is too long for an operator that is ready.
+    pub fn silence(&self, now: Instant) -> Option<Duration> {
+        let silence = self.with(|state| now.saturating_duration_since(state.answered));
+        (silence >= LONGEST_SILENCE).then_some(silence)
+    }
+
+    /// What has changed since the last call: each change is returned once.
+    pub fn change(&self, now: Instant) -> Option<Change> {
+        let is_silent = self.silence(now).is_some();
+        self.with(|state| match (is_silent, state.silent_since) {
+            (true, None) => {
+                state.silent_since = Some(state.answered);
+                Some(Change::Lost)
+            }
+            (false, Some(since)) => {
+                state.silent_since = None;
+                Some(Change::Back(state.answered.saturating_duration_since(since)))
+            }
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_of_a_minute_is_reported_once_and_its_end_once() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let contact = Contact::new(begin);
+        assert_eq!((contact.silence(at(59)), contact.change(at(59))), (None, None));
+        assert_eq!(contact.silence(at(60)), Some(Duration::from_secs(60)));
+        assert_eq!(contact.change(at(60)), Some(Change::Lost));
+        assert_eq!(contact.change(at(90)), None);
+        contact.answered(at(95));
+        assert_eq!(contact.silence(at(96)), None);
+        assert_eq!(contact.change(at(96)), Some(Change::Back(Duration::from_secs(95))));
+        assert_eq!(contact.change(at(97)), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! One log line for a cause, and not for each grant that it concerns.
+
+use std::{
+    collections::BTreeMap,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long failures of a cause are counted before their number is logged.
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// The most causes that are told apart; more share one line.
+const MOST_CAUSES: usize = 64;
+
+/// What more causes than [`MOST_CAUSES`] are counted as.
+const OTHERS: &str = "other causes";
+
+/// The most causes that one line names.
+const MOST_NAMED: usize = 10;
+
+/// Counts failures by their cause, so that an outage that concerns a thousand grants is not a thousand lines.
+#[derive(Debug, Default)]
+pub struct Repeats(Mutex<Window>);
+
+#[derive(Debug, Default)]
+struct Window {
+    /// When it began; `None` while nothing fails.
+    began: Option<Instant>,
+    causes: BTreeMap<String, Count>,
+}
+
+#[derive(Debug)]
+struct Count {
+    /// Failures that were not logged.
+    more: u64,
+    /// Whether its first failure was in this window.
+    is_new: bool,
+}
+
+/// The failures of this process.
+pub static REPEATS: LazyLock<Repeats> = LazyLock::new(Repeats::default);
+
+impl Repeats {
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a failure, and says whether it is the first of its cause: log it then, and not otherwise.
+    pub fn is_first(&self, cause: &str, now: Instant) -> bool {
+        let mut window = self.lock();
+        window.began.get_or_insert(now);
+        let causes = &mut window.causes;
+        let cause = match causes.len() >= MOST_CAUSES && !causes.contains_key(cause) {
+            true => OTHERS,
+            false => cause,
+        };
+        if let Some(count) = causes.get_mut(cause) {
+            count.more += 1;
+            return false;
+        }
+        causes.insert(cause.to_owned(), Count { more: 0, is_new: true });
+        true
+    }
+
+    /// One line about the failures that were not logged, when the window has ended and there were some. A cause without any in a whole
+    /// window is forgotten.
+    pub fn take_due(&self, now: Instant) -> Option<String> {
+        let mut window = self.lock();
+        if now.saturating_duration_since(window.began?) < WINDOW {
+            return None;
+        }
+        let mut due = Vec::new();
+        window.causes.retain(|cause, count| {
+            let was_idle = count.more == 0 && !count.is_new;
+            if count.more > 0 {
+                due.push((count.more, cause.clone()));
+            }
+            *count = Count { more: 0, is_new: false };
+            !was_idle
+        });
+        window.began = (!window.causes.is_empty()).then_some(now);
+        let all: u64 = due.iter().map(|(number, _)| number).sum();
+        due.sort_by(|a, b| b.cmp(a));
+        let left = due.len().saturating_sub(MOST_NAMED);
+        due.truncate(MOST_NAMED);
+        let mut named: Vec<_> = due
+            .iter()
+            .map(|(number, cause)| format!("{cause} ({number})"))
+            .collect();
+        if left > 0 {
+            named.push(format!("{left} other causes"));
+        }
+        let seconds = WINDOW.as_secs();
+        (all > 0).then(|| format!("{all} more failures within {seconds} s: {}", named.join("; ")))
+    }
+}
+
+/// Logs a failure at WARN, if it is the first of its cause in the current window. The other failures of the window are counted, and
+/// their number is logged when it ends. The first argument is the cause; the others are those of [`tracing::warn!`].
+macro_rules! warn_once {
+    ($cause:expr, $($line:tt)+) => {
+        if $crate::telemetry::REPEATS.is_first($cause, std::time::Instant::now()) {
+            tracing::warn!($($line)+)
+        }
+    };
+}
+pub(crate) use warn_once;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outage_of_five_hundred_grants_is_a_line_per_cause_and_one_per_window() {
+        let (repeats, begin) = (Repeats::default(), Instant::now());
+        let mut lines = 0;
+        // Two minutes; each grant fails with one of three causes, every two seconds.
+        for second in 0..120 {
+            let now = begin + Duration::from_secs(second);
+            for grant in 0..500 {
+                if (grant + second) % 2 == 0 {
+                    let cause =
+                        ["reading a Secret: refused", "reading a store: refused", "timeout"][grant as usize % 3];
+                    lines += u64::from(repeats.is_first(cause, now));
+                }
+            }
+            lines += u64::from(repeats.take_due(now).is_some());
+        }
+        assert_eq!(lines, 3 + 3);
+    }
+
+    #[test]
+    fn no_failure_is_lost_and_the_next_outage_is_logged_at_once() {
+        let (repeats, begin) = (Repeats::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let due = |seconds| repeats.take_due(at(seconds));
+        assert_eq!(due(0), None);
+        assert!(repeats.is_first("a", at(0)));
+        assert!(!repeats.is_first("a", at(1)));
+        assert!(!repeats.is_first("a", at(29)));
+        assert!(repeats.is_first("b", at(29)));
+        assert_eq!(due(29), None);
+        assert_eq!(due(30).unwrap(), "2 more failures within 30 s: a (2)");
+        assert!(!repeats.is_first("b", at(31)), "it was logged 2 s ago");
+        assert!(!repeats.is_first("a", at(32)));
+        assert!(!repeats.is_first("a", at(33)));
+        assert_eq!(due(60).unwrap(), "3 more failures within 30 s: a (2); b (1)");
+        assert_eq!(due(90), None);
+        assert!(repeats.is_first("a", at(91)));
+        assert_eq!(due(120), None);
+        assert_eq!(due(150), None);
+        assert_eq!(due(180), None);
+        assert!(repeats.is_first("a", at(200)));
+        assert_eq!(due(229), None, "a window begins with a failure");
+    }
+
+    #[test]
+    fn number_of_causes_is_bounded() {
+        let (repeats, begin) = (Repeats::default(), Instant::now());
+        let fail = |n: usize| repeats.is_first(&format!("cause {n}"), begin);
+        assert_eq!((0..10_000).filter(|n| fail(*n)).count(), MOST_CAUSES + 1);
+        let line = repeats.take_due(begin + WINDOW).unwrap();
+        let others = 10_000 - MOST_CAUSES - 1;
+        assert_eq!(
+            line,
+            format!("{others} more failures within 30 s: other causes ({others})")
+        );
+        for n in 0..20 {
+            fail(n);
+        }
+        let line = repeats.take_due(begin + 2 * WINDOW).unwrap();
+        assert!(
+            line.starts_with("20 more failures within 30 s: cause 9 (1); "),
+            "{line}"
+        );
+        assert!(line.ends_with("; 10 other causes"), "{line}");
+    }
+}

@@ -1,0 +1,75 @@
+//! Under a running operator, keys end while nobody can delete their Secrets.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use valet_harness::eventually;
+
+use crate::world::{SOON, World, grant, has_secret, ready};
+
+#[test]
+fn the_apiserver_comes_back() {
+    let world = World::new();
+    let (plane, operator) = (&world.plane, world.operator(&[]));
+    let apply = |objects: &[Value]| {
+        plane.apply_all(objects).expect("the objects can be applied");
+    };
+    apply(&[grant("short", 8), grant("long", 3600)]);
+    ready(plane, "short", "Issued");
+    ready(plane, "long", "Issued");
+    let before = plane.kubectl_json(&["get", "secret", "long", "--output=json"]).unwrap();
+
+    plane.stop_apiserver();
+    std::thread::sleep(Duration::from_secs(10));
+    assert!(
+        operator.process().is_running(),
+        "an apiserver that is away is no reason to die: {}",
+        operator.log_text()
+    );
+    plane.start_apiserver().unwrap();
+    eventually(SOON, "the key that ended meanwhile to be withdrawn", || {
+        (!has_secret(plane, "short")).then_some(())
+    });
+    ready(plane, "short", "Expired");
+    let after = plane.kubectl_json(&["get", "secret", "long", "--output=json"]).unwrap();
+    assert_eq!(before, after, "what had not ended was not touched");
+    apply(&[grant("next", 600)]);
+    ready(plane, "next", "Issued");
+
+    // It answers nothing for a while, with connections left open: no call may wait for ever.
+    apply(&[grant("frozen", 5)]);
+    ready(plane, "frozen", "Issued");
+    plane.pause_apiserver();
+    std::thread::sleep(Duration::from_secs(13));
+    plane.resume_apiserver();
+    ready(plane, "frozen", "Expired");
+    assert!(!has_secret(plane, "frozen"));
+    assert!(operator.process().is_running());
+
+    // For a while it says of what is there that it is not, as one may that has just started.
+    let status_is_served = |so: bool| {
+        let patch = if so {
+            json!([{"op": "add", "path": "/spec/versions/0/subresources", "value": {"status": {}}}])
+        } else {
+            json!([{"op": "remove", "path": "/spec/versions/0/subresources"}])
+        };
+        let patch = format!("--patch={patch}");
+        let crd = "crd/downloadgrants.valetkey.dev";
+        plane.kubectl(&["patch", crd, "--type=json", &patch]).unwrap();
+        let path = "/apis/valetkey.dev/v1alpha1/namespaces/default/downloadgrants/long/status";
+        eventually(SOON, "the apiserver to know it", || {
+            (plane.kubectl(&["get", "--raw", path]).is_ok() == so).then_some(())
+        });
+    };
+    status_is_served(false);
+    apply(&[grant("unknown", 8)]);
+    eventually(SOON, "a key that nobody can report", || {
+        has_secret(plane, "unknown").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    status_is_served(true);
+    ready(plane, "unknown", "Expired");
+    assert!(!has_secret(plane, "unknown"));
+    let log = operator.log_text();
+    assert!(!log.contains("panicked"), "{log}");
+}

@@ -1,0 +1,70 @@
+//! What an operator logs and answers while its apiserver is away for longer than a minute.
+
+use std::{thread, time::Duration};
+
+use serde_json::Value;
+use valet_harness::eventually;
+
+use crate::world::{SOON, World, grant, lines, ready};
+
+/// As many grants as one can wait for on a busy machine; each is visited every two seconds.
+const GRANTS: usize = 150;
+
+#[test]
+fn outage_is_a_few_warnings_for_all_grants_and_unready_after_a_minute() {
+    let world = World::new();
+    let plane = &world.plane;
+    let operator = world.operator(&["--sweep-seconds=2"]);
+    let options = lines(&operator, "INFO")
+        .into_iter()
+        .find(|line| line.contains("valet is starting"));
+    let options: Value = serde_json::from_str(&options.expect("it says that it starts")).unwrap();
+    assert_eq!(options["fields"]["sweep_seconds"], 2, "the options in force: {options}");
+    assert_eq!(options["fields"]["allow_private_endpoints"], "127.0.0.0/8");
+    let grants: Vec<_> = (0..GRANTS).map(|n| grant(&format!("g{n}"), 3600)).collect();
+    plane.apply_all(&grants).unwrap();
+    for n in 0..GRANTS {
+        ready(plane, &format!("g{n}"), "Issued");
+    }
+    assert_eq!(operator.http_get("/readyz").unwrap().0, 200);
+
+    let before = lines(&operator, "WARN").len();
+    plane.stop_apiserver();
+    thread::sleep(Duration::from_secs(75));
+    let warnings = lines(&operator, "WARN").split_off(before);
+    eprintln!(
+        "{} warnings within 75 s, {GRANTS} grants:\n{}",
+        warnings.len(),
+        warnings.join("\n")
+    );
+    // A line for each thing that was tried and each way in which it failed, and one for each of these every 30 s.
+    assert!((2..=40).contains(&warnings.len()), "{}", warnings.len());
+    let counted = warnings
+        .iter()
+        .filter(|line| line.contains("more failures within 30 s"))
+        .count();
+    assert!(counted > 0, "those that were not logged are counted");
+    let (status, body) = operator.http_get("/readyz").unwrap();
+    assert!(
+        status == 503 && body.starts_with("the apiserver has not answered for "),
+        "{status} {body}"
+    );
+    assert_eq!(
+        operator.http_get("/livez").unwrap().0,
+        200,
+        "a restart would help nobody"
+    );
+
+    plane.start_apiserver().unwrap();
+    eventually(SOON, "it to be ready again", || {
+        (operator.http_get("/readyz").ok()?.0 == 200).then_some(())
+    });
+    plane.apply(&grant("next", 600).to_string()).unwrap();
+    ready(plane, "next", "Issued");
+    eventually(SOON, "the log to tell the end of it", || {
+        operator
+            .log_text()
+            .contains("the apiserver answers again")
+            .then_some(())
+    });
+}

@@ -1,0 +1,69 @@
+//! etcd is restored from a backup while an operator runs, and nobody raises the revision.
+
+use std::time::Duration;
+
+use serde_json::json;
+use valet_harness::eventually;
+
+use crate::world::{SOON, World, grant, has_secret, ready};
+
+/// A read of the version every 15 s, a second one 2 s later; and what a busy machine takes.
+const NOTICED: Duration = Duration::from_secs(60);
+
+#[test]
+fn operator_restarts_itself_when_the_cluster_was_set_back() {
+    let world = World::new();
+    let plane = &world.plane;
+    let operator = world.operator(&[]);
+    let leader = world.operator(&["--leader-elect", "--operator-namespace=default"]);
+    plane
+        .apply_all(&[grant("stays", 3600), grant("revoked", 3600)])
+        .unwrap();
+    ready(plane, "stays", "Issued");
+    ready(plane, "revoked", "Issued");
+    let backup = plane.back_up().unwrap();
+
+    plane
+        .kubectl(&[
+            "patch",
+            "dg/revoked",
+            "--type=merge",
+            "--patch",
+            &json!({"spec": {"revoke": true}}).to_string(),
+        ])
+        .unwrap();
+    ready(plane, "revoked", "Revoked");
+    plane.apply(&grant("later", 3600).to_string()).unwrap();
+    ready(plane, "later", "Issued");
+    // Each operator has read the cluster's version since.
+    std::thread::sleep(Duration::from_secs(20));
+    assert!(operator.process().is_running() && leader.process().is_running());
+
+    plane.restore(&backup).unwrap();
+    for operator in [&operator, &leader] {
+        let status = operator.process().wait(NOTICED);
+        let log = operator.log_text();
+        let status = status.unwrap_or_else(|| panic!("it did not notice: {log}"));
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains("was set back to an earlier state"), "{log}");
+    }
+
+    // As Kubernetes would.
+    let again = world.operator(&[]);
+    ready(plane, "stays", "Issued");
+    assert!(has_secret(plane, "stays"));
+    assert!(
+        has_secret(plane, "revoked"),
+        "what was revoked after the backup is live again: docs/backup-and-restore.md"
+    );
+    let gone = plane.kubectl(&["get", "dg/later", "secret/later", "--ignore-not-found", "--output=name"]);
+    assert_eq!(gone.unwrap().trim(), "");
+    plane.apply(&grant("next", 600).to_string()).unwrap();
+    ready(plane, "next", "Issued");
+    // It does not take that history for one that was set back.
+    std::thread::sleep(Duration::from_secs(20));
+    assert!(again.process().is_running(), "{}", again.log_text());
+    eventually(SOON, "it to be ready", || {
+        (again.http_get("/readyz").ok()?.0 == 200).then_some(())
+    });
+}
