@@ -34,22 +34,55 @@ pub struct Account<'a> {
 impl<'a> Account<'a> {
     /// Renders the chart as a release in the tenant's namespace, and applies what concerns rights.
     pub fn new(home: &'a Tenant, values: &[&str]) -> Self {
-        // Advice that is given to all would be found in the other tests' answers, too.
-        Self::with_advice(home, &[values, &["admissionPolicy.gitops.enabled=false"]].concat())
+        // These two policies hold for everybody, also for the operators of the tests that run beside this one.
+        let quiet = [
+            "admissionPolicy.gitops.enabled=false",
+            "admissionPolicy.grantSecrets.enabled=false",
+        ];
+        Self::with_advice(home, &[values, &quiet].concat())
     }
 
-    /// The same, with the policy about grants from git.
+    /// The same, with the policies that hold for everybody. The values must confine them to one namespace.
     pub fn with_advice(home: &'a Tenant, values: &[&str]) -> Self {
-        let objects = Objects::parse(&text_of(
+        let account = Self {
+            home,
+            objects: Self::rendered(home, values),
+        };
+        account.apply();
+        account
+    }
+
+    /// The same, with the policy about who writes grants' Secrets, which here holds in these namespaces only.
+    pub fn guarding(home: &'a Tenant, tenants: &[&Tenant], values: &[&str]) -> Self {
+        let values = [values, &["admissionPolicy.gitops.enabled=false"]].concat();
+        let mut objects = Self::rendered(home, &values);
+        let names: Vec<_> = tenants.iter().map(|t| t.name()).collect();
+        for object in &mut objects.0 {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            if object["kind"] == "ValidatingAdmissionPolicyBinding" && name.ends_with("-grant-secrets") {
+                object["spec"]["matchResources"] = json!({"namespaceSelector": {"matchExpressions": [
+                    {"key": "kubernetes.io/metadata.name", "operator": "In", "values": names},
+                ]}});
+            }
+        }
+        let account = Self { home, objects };
+        account.apply();
+        account
+    }
+
+    fn rendered(home: &Tenant, values: &[&str]) -> Objects {
+        Objects::parse(&text_of(
             &format!("valet-{}", home.name()),
             home.name(),
             &[values, &["serviceAccount.name=valet"]].concat(),
-        ));
-        home.world
-            .plane
-            .apply(&objects.list(&rights::KINDS))
+        ))
+    }
+
+    fn apply(&self) {
+        let plane = &self.home.world.plane;
+        plane
+            .apply(&self.objects.list(&rights::KINDS))
             .expect("the rights can be applied");
-        Self { home, objects }
     }
 
     /// The release's name.
@@ -316,7 +349,7 @@ fn whole_job(t: &Tenant, operator: &Operator) {
 fn the_default_rights_suffice_and_none_is_left_over() {
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, tenant) = (Tenant::new("operator"), Tenant::new("default"));
-    let account = Account::new(&home, &[NEAR]);
+    let account = Account::guarding(&home, &[&tenant], &[NEAR]);
     lend_credentials(&home, &tenant);
     account.wait_until_confined();
     let mark = home.world.plane.audit_mark().expect("there is a log");

@@ -9,14 +9,14 @@ use crate::{
 };
 
 /// A kubectl of somebody else's.
-struct As<'a> {
-    tenant: &'a Tenant,
-    kubeconfig: std::path::PathBuf,
+pub struct As<'a> {
+    pub tenant: &'a Tenant,
+    pub kubeconfig: std::path::PathBuf,
 }
 
 impl As<'_> {
     /// Runs kubectl in the tenant's namespace; what it prints, or what it complains of.
-    fn kubectl(&self, stdin: &str, args: &[&str]) -> Result<String, String> {
+    pub fn kubectl(&self, stdin: &str, args: &[&str]) -> Result<String, String> {
         let mut command = self.tenant.world.plane.kubectl_command(&self.kubeconfig);
         command.args(args).args(["--namespace", self.tenant.name()]);
         let output = process::run(command, stdin.as_bytes(), SOON).expect("kubectl runs");
@@ -27,11 +27,11 @@ impl As<'_> {
         }
     }
 
-    fn create(&self, object: &Value) -> Result<String, String> {
+    pub fn create(&self, object: &Value) -> Result<String, String> {
         self.kubectl(&object.to_string(), &["create", "--filename", "-"])
     }
 
-    fn patch(&self, name: &str, patch: &Value) -> Result<String, String> {
+    pub fn patch(&self, name: &str, patch: &Value) -> Result<String, String> {
         self.kubectl(
             "",
             &["patch", "secret", name, "--type=merge", "--patch", &patch.to_string()],
@@ -40,7 +40,7 @@ impl As<'_> {
 }
 
 /// A Secret as the operator makes it for this grant.
-fn secret(grant: &Value, name: &str) -> Value {
+pub fn secret(grant: &Value, name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "valetkey.dev/grant",
         "metadata": {
@@ -60,10 +60,10 @@ const OURS: &str = "the Secrets of grants only";
 /// RBAC gives the account everything here that it can give about Secrets, so that what stops it is the policy.
 #[test]
 fn the_policy_confines_the_account_to_grants_secrets() {
-    let t = Tenant::new("confined");
-    let account = Account::new(&t, &[]);
+    let (home, t) = (Tenant::new("operator"), Tenant::new("confined"));
+    let account = Account::new(&home, &["allowSecretMetadata={app.kubernetes.io,allowed.example.com}"]);
     t.kubectl(&["create", "role", "all-secrets", "--verb=*", "--resource=secrets"]);
-    let subject = format!("--serviceaccount={}:valet", t.name());
+    let subject = format!("--serviceaccount={}:valet", home.name());
     t.kubectl(&["create", "rolebinding", "all-secrets", "--role=all-secrets", &subject]);
     let operator = As {
         tenant: &t,
@@ -157,6 +157,13 @@ fn the_policy_confines_the_account_to_grants_secrets() {
                 "apiVersion": "valetkey.dev.evil/v1", "kind": "UploadGrant", "name": "one", "uid": one["metadata"]["uid"], "controller": true,
             }]}}),
         ),
+        // The garbage collector does not know such an owner, and would never delete the Secret.
+        (
+            "a version that does not exist",
+            json!({"metadata": {"ownerReferences": [{
+                "apiVersion": "valetkey.dev/evil", "kind": "UploadGrant", "name": "one", "uid": one["metadata"]["uid"], "controller": true,
+            }]}}),
+        ),
     ] {
         let mut bad = secret(&one, "bad");
         merge(&mut bad, wrong);
@@ -189,6 +196,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
         operator.patch("one", &other),
         "may not give a grant's Secret to another grant",
     );
+    adds_nothing_of_others(&t, &operator, &one);
     t.kubectl(&["delete", "secret", "foreign"]);
     refused("delete a collection", collection(&operator), "never a collection");
     assert!(t.get("secret/one").is_some(), "nothing was deleted");
@@ -209,6 +217,156 @@ fn the_policy_confines_the_account_to_grants_secrets() {
         r#"{"stringData":{"password":"x"}}"#,
     ]);
     t.kubectl(&["delete", "secrets", "--all"]);
+}
+
+/// What would keep a grant's Secret when its grant is gone, or have another system act on it.
+fn adds_nothing_of_others(t: &Tenant, operator: &As<'_>, grant: &Value) {
+    let refused = |patch: Value, message: &str| {
+        let said = operator.patch("one", &patch).expect_err("it must be refused");
+        assert!(said.contains(message), "{patch}: {said}");
+    };
+    let mut owners = secret(grant, "")["metadata"]["ownerReferences"].clone();
+    let second = json!({"apiVersion": "valetkey.dev/evil", "kind": "UploadGrant", "name": "x", "uid": "x"});
+    owners.as_array_mut().expect("a list").push(second);
+    refused(
+        json!({"metadata": {"ownerReferences": owners}}),
+        "may not add owners or finalizers",
+    );
+    refused(
+        json!({"metadata": {"finalizers": ["example.com/stay"]}}),
+        "may not add owners or finalizers",
+    );
+    for (field, name) in [
+        ("labels", "argocd.argoproj.io/secret-type"),
+        ("labels", "cattle.io/creator"),
+        ("labels", "app.kubernetes.io.example.com/x"),
+        ("annotations", "replicator.v1.mittwald.de/replicate-from"),
+        ("annotations", "kubernetes.io/service-account.name"),
+        ("annotations", "sub.allowed.example.com/x"),
+    ] {
+        refused(
+            json!({"metadata": {field: {name: "x"}}}),
+            &format!("may not set {name} on a Secret"),
+        );
+        let mut bad = secret(grant, "bad");
+        bad["metadata"][field][name] = json!("x");
+        let said = operator.create(&bad).expect_err("it must be refused");
+        assert!(said.contains(&format!("may not set {name} on a Secret")), "{said}");
+    }
+    // What a tenant may ask for, what Valet records, and what somebody else has written there.
+    let allowed = json!({"metadata": {
+        "labels": {"team": "web", "app.kubernetes.io/part-of": "shop", "allowed.example.com/x": "y"},
+        "annotations": {"note": "x", "valetkey.dev/issued-at": "2027-01-15T08:00:00Z"},
+    }});
+    operator.patch("one", &allowed).expect("its own can be set");
+    t.kubectl(&["label", "secret", "one", "argocd.argoproj.io/instance=theirs"]);
+    t.kubectl(&[
+        "patch",
+        "secret",
+        "one",
+        "--patch",
+        r#"{"metadata":{"finalizers":["example.com/stay"]}}"#,
+    ]);
+    operator
+        .patch("one", &json!({"stringData": {"url": "https://example.test/3"}}))
+        .expect("what others have written stays, and is in nobody's way");
+    refused(
+        json!({"metadata": {"labels": {"argocd.argoproj.io/instance": "mine"}}}),
+        "may not set argocd.argoproj.io/instance on a Secret",
+    );
+    operator
+        .patch("one", &json!({"metadata": {"finalizers": null}}))
+        .expect("a finalizer can be taken off");
+}
+
+/// A grant in these namespaces gets no Secret: there the account writes none, but the key of its own records.
+#[test]
+fn the_account_writes_no_secret_in_protected_namespaces() {
+    let (home, t) = (Tenant::new("operator"), Tenant::new("protected"));
+    let protected = format!(
+        "admissionPolicy.secrets.protectedNamespaces={{kube-system,{}}}",
+        t.name()
+    );
+    let account = Account::new(&home, &[&protected]);
+    account.wait_until_confined();
+    let operator = |tenant| As {
+        tenant,
+        kubeconfig: account.kubeconfig(),
+    };
+    for place in [&home, &t] {
+        let grant = place.grant("UploadGrant", "one", json!({}));
+        place.apply(&[grant]);
+        let grant = place.get("ug/one").expect("it is there");
+        let said = operator(place)
+            .create(&secret(&grant, "one"))
+            .expect_err("it must be refused");
+        let message = format!(
+            "may not write Secrets in namespace {}, which the chart protects",
+            place.name()
+        );
+        assert!(said.contains(&message), "{said}");
+    }
+    let said = operator(&home)
+        .kubectl(
+            &secret(&json!({"metadata": {"name": "x", "uid": "x"}}), "one").to_string(),
+            &[
+                "create",
+                "--raw",
+                "/api/v1/namespaces/kube-system/secrets",
+                "--filename",
+                "-",
+            ],
+        )
+        .expect_err("it must be refused");
+    assert!(
+        said.contains("may not write Secrets in namespace kube-system"),
+        "{said}"
+    );
+
+    let record = |name: &str, type_: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": type_, "metadata": {"name": name}, "stringData": {"key": "x"},
+        })
+    };
+    let (name, type_) = ("valet-record-key", "valetkey.dev/record-key");
+    let refused = |tenant, secret: Value| {
+        let said = operator(tenant).create(&secret).expect_err("it must be refused");
+        assert!(said.contains("may write the Secrets of grants only"), "{said}");
+    };
+    refused(&t, record(name, type_));
+    refused(&home, record("another", type_));
+    refused(&home, record(name, "Opaque"));
+    operator(&home)
+        .create(&record(name, type_))
+        .expect("it makes the key of its records");
+    let said = operator(&home)
+        .kubectl(&record(name, type_).to_string(), &["replace", "--filename", "-"])
+        .expect_err("it must be refused");
+    assert!(
+        said.contains("may change and delete the Secrets of grants only"),
+        "{said}"
+    );
+    let said = operator(&home)
+        .kubectl("", &["delete", "secret", name])
+        .expect_err("it must be refused");
+    assert!(
+        said.contains("may change and delete the Secrets of grants only"),
+        "{said}"
+    );
+
+    // With a value that has the operator serve its own namespace, grants there get their Secrets.
+    let own = Tenant::new("own");
+    let account = Account::new(&own, &[&format!("scopedNamespace={}", own.name())]);
+    account.wait_until_confined();
+    own.apply(&[own.grant("UploadGrant", "one", json!({}))]);
+    let grant = own.get("ug/one").expect("it is there");
+    let operator = As {
+        tenant: &own,
+        kubeconfig: account.kubeconfig(),
+    };
+    operator
+        .create(&secret(&grant, "one"))
+        .expect("its own namespace is served");
 }
 
 /// RBAC lets it patch UploadGrants; the policy leaves it their one finalizer.
@@ -417,7 +575,7 @@ fn default_resources(own: bool) -> Vec<&'static String> {
 fn the_policies_type_check() {
     let t = Tenant::new("types");
     let account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
-    for policy in ["secrets", "grants", "gitops"] {
+    for policy in ["secrets", "grant-secrets", "grants", "gitops"] {
         let name = format!("validatingadmissionpolicy/{}-{policy}", account.name());
         let checked = eventually(SOON, "the type check", || {
             t.get(&name).filter(|p| p["status"]["observedGeneration"].is_number())

@@ -284,9 +284,16 @@ fn the_table_beside_others_is_what_kubectl_says() {
         ),
     ] {
         let [own, served, other] = ["rights-own", "rights-served", "rights-other"].map(Tenant::new);
-        // Advice that is given to all would be found in the other tests' answers, too.
+        // What holds for everybody would hold for the tests beside this one, too.
         let mut values: Vec<_> = values.iter().map(|v| v.replace("SERVED", served.name())).collect();
-        values.extend(["admissionPolicy.gitops.enabled=false", "serviceAccount.name=valet"].map(str::to_owned));
+        values.extend(
+            [
+                "admissionPolicy.gitops.enabled=false",
+                "admissionPolicy.grantSecrets.enabled=false",
+                "serviceAccount.name=valet",
+            ]
+            .map(str::to_owned),
+        );
         let chart = Chart {
             title: title.to_owned(),
             path: CHART.as_ref(),

@@ -8,6 +8,7 @@ mod world;
 mod account;
 mod confined;
 mod docs;
+mod forged;
 mod gitops;
 mod helm;
 mod install;

@@ -40,9 +40,11 @@ fn the_default_is_this_and_no_more() {
             "Service valet",
             "ServiceAccount valet",
             "ValidatingAdmissionPolicy valet-gitops",
+            "ValidatingAdmissionPolicy valet-grant-secrets",
             "ValidatingAdmissionPolicy valet-grants",
             "ValidatingAdmissionPolicy valet-secrets",
             "ValidatingAdmissionPolicyBinding valet-gitops",
+            "ValidatingAdmissionPolicyBinding valet-grant-secrets",
             "ValidatingAdmissionPolicyBinding valet-grants",
             "ValidatingAdmissionPolicyBinding valet-secrets",
         ]
@@ -184,6 +186,10 @@ fn arguments_say_what_the_values_say() {
         (
             "allowPrivateEndpoints={10.0.0.0/8,fd00::/8}",
             "--allow-private-endpoints=10.0.0.0/8,fd00::/8",
+        ),
+        (
+            "allowSecretMetadata={app.kubernetes.io,example.com}",
+            "--allow-secret-metadata=app.kubernetes.io,example.com",
         ),
         ("extraArgs={--context=x}", "--context=x"),
     ] {
@@ -365,6 +371,16 @@ fn switches_take_things_away() {
             "valet-secrets",
         ),
         (
+            "admissionPolicy.grantSecrets.enabled=false",
+            "ValidatingAdmissionPolicy",
+            "valet-grant-secrets",
+        ),
+        (
+            "admissionPolicy.grantSecrets.enabled=false",
+            "ValidatingAdmissionPolicyBinding",
+            "valet-grant-secrets",
+        ),
+        (
             "admissionPolicy.grants.enabled=false",
             "ValidatingAdmissionPolicy",
             "valet-grants",
@@ -397,6 +413,41 @@ fn switches_take_things_away() {
             policy["spec"]["matchConditions"][0]["expression"],
             "request.userInfo.username == 'system:serviceaccount:valet-system:mine'"
         );
+    }
+    let guard = other
+        .get("ValidatingAdmissionPolicy", "valet-grant-secrets")
+        .to_string();
+    assert!(
+        guard.contains("['system:serviceaccount:valet-system:mine', "),
+        "{guard}"
+    );
+}
+
+/// Namespaces in which the operator's account writes no Secrets: those of the value, and its own unless it serves that.
+#[test]
+fn the_release_namespace_is_protected_unless_it_is_served() {
+    for (values, protected) in [
+        (
+            &[][..],
+            "['kube-system', 'kube-public', 'kube-node-lease', 'valet-system']",
+        ),
+        (
+            &["scopedNamespace=valet-system"],
+            "['kube-system', 'kube-public', 'kube-node-lease']",
+        ),
+        (
+            &["rbac.secretsNamespaces={valet-system,web}"],
+            "['kube-system', 'kube-public', 'kube-node-lease']",
+        ),
+        (&["scopedNamespace=web"], "'valet-system']"),
+        (
+            &["admissionPolicy.secrets.protectedNamespaces={argocd,valet-system}"],
+            "['argocd', 'valet-system']",
+        ),
+    ] {
+        let rendered = objects(values);
+        let policy = rendered.get("ValidatingAdmissionPolicy", "valet-secrets").to_string();
+        assert!(policy.contains(protected), "{values:?}: {policy}");
     }
 }
 

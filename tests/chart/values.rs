@@ -51,6 +51,29 @@ fn wrong_values_are_refused_by_name() {
             "admissionPolicy.secrets.enabled=null",
             "at '/admissionPolicy/secrets': missing property 'enabled'",
         ),
+        (
+            "admissionPolicy.secrets.protectedNamespaces=null",
+            "at '/admissionPolicy/secrets': missing property 'protectedNamespaces'",
+        ),
+        (
+            "admissionPolicy.secrets.protectedNamespaces={kube_system}",
+            "at '/admissionPolicy/secrets/protectedNamespaces/0'",
+        ),
+        (
+            "admissionPolicy.grantSecrets=null",
+            "at '/admissionPolicy': missing property 'grantSecrets'",
+        ),
+        // It becomes a word in an expression.
+        (
+            "admissionPolicy.grantSecrets.exemptUsers={it's}",
+            "at '/admissionPolicy/grantSecrets/exemptUsers/0'",
+        ),
+        // Without a list everything would be refused, which is said by an empty one.
+        ("allowSecretMetadata=null", "missing property 'allowSecretMetadata'"),
+        (
+            "allowSecretMetadata={example.com/x}",
+            "at '/allowSecretMetadata/0': 'example.com/x' does not match pattern",
+        ),
         ("sweepSeconds=null", "missing property 'sweepSeconds'"),
         ("log=null", "missing property 'log'"),
         ("hostUsers=no", "at '/hostUsers'"),
@@ -268,6 +291,13 @@ fn notes_warn_of_what_is_risky() {
     let plain = notes(&[]);
     assert!(plain.contains("kind: ClusterObjectStore") && plain.contains("rollout status deployment/valet"));
     assert!(!plain.contains("WARNING"), "{plain}");
+    let open = "Every pod of the cluster can read the metrics";
+    assert!(plain.contains(open) && !notes(&["networkPolicy.enabled=true"]).contains(open));
+    let token = notes(&["notifications.enabled=true", "notifications.existingSecret=x"]);
+    assert!(
+        token.contains("WARNING: notifications.enabled: stores send their token by plain HTTP"),
+        "{token}"
+    );
     assert!(notes(&["scopedNamespace=team-a"]).contains("It serves namespace team-a."));
     for (value, warning) in [
         ("leaderElect=false", "WARNING: leaderElect is false with 2 replicas"),
@@ -281,6 +311,10 @@ fn notes_warn_of_what_is_risky() {
         (
             "admissionPolicy.secrets.enabled=false",
             "WARNING: admissionPolicy.secrets is off",
+        ),
+        (
+            "admissionPolicy.grantSecrets.enabled=false",
+            "WARNING: admissionPolicy.grantSecrets is off",
         ),
         (
             "admissionPolicy.grants.enabled=false",

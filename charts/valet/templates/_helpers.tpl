@@ -44,6 +44,31 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 
+{{/* The name behind the account's token. */}}
+{{- define "valet.username" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "valet.serviceAccountName" . }}
+{{- end }}
+
+{{/* A list of words as a list in CEL. */}}
+{{- define "valet.celList" -}}
+[{{ range $i, $word := . }}{{ if $i }}, {{ end }}'{{ $word }}'{{ end }}]
+{{- end }}
+
+{{/* Whether the operator may set the label or annotation k on a Secret, in CEL: a name without a domain, its own, or one that is allowed. */}}
+{{- define "valet.metadataAllowed" -}}
+(!k.contains('/') || k == 'app.kubernetes.io/managed-by' || k.split('/')[0] in {{ include "valet.celList" (concat (list "valetkey.dev") .Values.allowSecretMetadata | uniq) }})
+{{- end }}
+
+{{/* Variables of a policy about Secrets: what the object has, and what it had, with nothing where there is none. */}}
+{{- define "valet.metadataVariables" -}}
+{{- range $which, $what := dict "old" "oldObject" "" "object" }}
+{{- range $variable, $field := dict "labels" "labels" "annotations" "annotations" "references" "ownerReferences" "finalizers" "finalizers" }}
+- name: {{ $which | empty | ternary $variable (printf "%s%s" $which (title $variable)) }}
+  expression: "{{ $what }} != null && has({{ $what }}.metadata.{{ $field }}) ? {{ $what }}.metadata.{{ $field }} : {{ has $field (list "labels" "annotations") | ternary "{}" "[]" }}"
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "valet.image" -}}
 {{- $image := printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
 {{- if .Values.image.digest }}{{ $image }}@{{ .Values.image.digest }}{{ else }}{{ $image }}{{ end }}
@@ -99,6 +124,7 @@ annotations:
   "concurrency" "concurrency" "sweep-seconds" "sweepSeconds" "ttl-seconds-after-finished" "ttlSecondsAfterFinished"
   "namespace" "scopedNamespace" "leader-elect" "leaderElect" "watch-secrets" "watchSecrets"
   "share-credentials-with-namespaces" "shareCredentialsWithNamespaces" "allow-private-endpoints" "allowPrivateEndpoints"
+  "allow-secret-metadata" "allowSecretMetadata"
   "notifications-address" "notifications.enabled" "notifications-token-file" "notifications.existingSecret"
   "notifications-sns-topics" "notifications.snsTopics" "notifications-google-accounts" "notifications.google.accounts"
   "notifications-google-audience" "notifications.google.audience" }}

@@ -1,0 +1,225 @@
+//! Who may write the Secrets of grants: nobody but the operator makes one, or changes what it wrote about one.
+
+use serde_json::{Value, json};
+use valet_harness::eventually;
+
+use crate::{
+    account::Account,
+    confined::{As, secret},
+    world::{SOON, Tenant, merge},
+};
+
+const MAKES: &str = "Only Valet makes Secrets of type valetkey.dev/grant";
+const ANNOTATES: &str = "Only Valet changes the annotations under valetkey.dev/";
+const LABELS: &str = "Only Valet changes the label app.kubernetes.io/managed-by";
+const OWNS: &str = "Only Valet and the garbage collector change the owners";
+
+/// Somebody with Kubernetes' role `edit` in the namespace, or another one.
+fn person<'a>(t: &'a Tenant, name: &str, role: &str) -> As<'a> {
+    t.kubectl(&["create", "serviceaccount", name]);
+    let subject = format!("--serviceaccount={}:{name}", t.name());
+    t.kubectl(&[
+        "create",
+        "rolebinding",
+        name,
+        &format!("--clusterrole={role}"),
+        &subject,
+    ]);
+    let plane = &t.world.plane;
+    let token = plane
+        .service_account_token(t.name(), name)
+        .expect("the account has a token");
+    As {
+        tenant: t,
+        kubeconfig: plane.kubeconfig_for_token(&token).expect("the file can be written"),
+    }
+}
+
+#[track_caller]
+fn refused(result: Result<String, String>, message: &str) {
+    let said = result.expect_err("it must be refused");
+    assert!(
+        said.contains("-grant-secrets' with binding") && said.contains(message),
+        "{message}: {said}"
+    );
+}
+
+/// Waits until the apiserver obeys the policy in this namespace.
+fn wait_until_guarded(person: &As<'_>) {
+    let probe =
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "valetkey.dev/grant", "metadata": {"name": "probe"}});
+    eventually(SOON, "the policy to be obeyed", || {
+        let args = ["create", "--dry-run=server", "--filename", "-"];
+        person
+            .kubectl(&probe.to_string(), &args)
+            .err()
+            .filter(|said| said.contains(MAKES))
+    });
+}
+
+#[test]
+fn a_tenant_with_edit_cannot_forge_a_grants_secret() {
+    let (home, t) = (Tenant::new("operator"), Tenant::new("forged"));
+    let account = Account::guarding(&home, &[&t], &[]);
+    let mallory = person(&t, "mallory", "edit");
+    // Who may do everything is no operator, either: what applies tenants' manifests for them often may.
+    let deployer = person(&t, "deployer", "cluster-admin");
+    t.apply(&[
+        t.grant("UploadGrant", "one", json!({})),
+        t.grant("UploadGrant", "two", json!({})),
+    ]);
+    let grant = |name: &str| t.get(&format!("ug/{name}")).expect("it is there");
+    for who in [&mallory, &deployer] {
+        wait_until_guarded(who);
+    }
+    let operator = As {
+        tenant: &t,
+        kubeconfig: account.kubeconfig(),
+    };
+    let mut real = secret(&grant("one"), "one");
+    real["metadata"]["annotations"] = json!({"valetkey.dev/expires-at": "2027-01-15T08:00:00Z", "note": "x"});
+
+    // A new one, with and without an owner, under any name.
+    for who in [&mallory, &deployer] {
+        refused(who.create(&real), MAKES);
+        refused(
+            who.create(&json!({"apiVersion": "v1", "kind": "Secret", "type": "valetkey.dev/grant", "metadata": {"name": "bare"}})),
+            MAKES,
+        );
+        refused(
+            who.kubectl(&real.to_string(), &["apply", "--server-side", "--filename", "-"]),
+            MAKES,
+        );
+    }
+    operator.create(&real).expect("the operator makes it");
+
+    // What the operator wrote about it.
+    let two = secret(&grant("two"), "")["metadata"]["ownerReferences"].clone();
+    for who in [&mallory, &deployer] {
+        for (meta, message) in [
+            (
+                json!({"annotations": {"valetkey.dev/expires-at": "2099-01-15T08:00:00Z"}}),
+                ANNOTATES,
+            ),
+            (json!({"annotations": {"valetkey.dev/expires-at": null}}), ANNOTATES),
+            (
+                json!({"annotations": {"valetkey.dev/expiration-seconds": "1"}}),
+                ANNOTATES,
+            ),
+            (json!({"annotations": null}), ANNOTATES),
+            (json!({"labels": {"app.kubernetes.io/managed-by": "me"}}), LABELS),
+            (json!({"labels": {"app.kubernetes.io/managed-by": null}}), LABELS),
+            (json!({"labels": {"valetkey.dev/x": "y"}}), LABELS),
+            (json!({"ownerReferences": two}), OWNS),
+            (json!({"ownerReferences": null}), OWNS),
+        ] {
+            refused(who.patch("one", &json!({"metadata": meta})), message);
+        }
+    }
+
+    // Everything else is theirs: labels, annotations, copies of another type, other Secrets, and to delete it.
+    mallory
+        .kubectl("", &["label", "secret", "one", "team=web"])
+        .expect("a label can be set");
+    mallory
+        .kubectl(
+            "",
+            &["annotate", "--overwrite", "secret", "one", "note=y", "example.com/x=y"],
+        )
+        .expect("an annotation can be set");
+    let mut copy = real.clone();
+    merge(
+        &mut copy,
+        json!({"type": "Opaque", "metadata": {"name": "copy", "ownerReferences": null}}),
+    );
+    mallory.create(&copy).expect("a copy of another type can be made");
+    mallory
+        .patch(
+            "copy",
+            &json!({"metadata": {"annotations": {"valetkey.dev/expires-at": "x"}}}),
+        )
+        .expect("other Secrets are nobody's business");
+    mallory
+        .kubectl("", &["delete", "secret", "one"])
+        .expect("it can be deleted");
+}
+
+#[test]
+fn the_garbage_collector_still_works_on_grants_secrets() {
+    let (home, t) = (Tenant::new("operator"), Tenant::new("collected"));
+    let account = Account::guarding(&home, &[&t], &[]);
+    wait_until_guarded(&person(&t, "mallory", "edit"));
+    let operator = As {
+        tenant: &t,
+        kubeconfig: account.kubeconfig(),
+    };
+    let made = |name: &str| {
+        t.apply(&[t.grant("UploadGrant", name, json!({}))]);
+        let grant = t.get(&format!("ug/{name}")).expect("it is there");
+        operator.create(&secret(&grant, name)).expect("the operator makes it");
+    };
+    made("gone");
+    made("orphan");
+    t.kubectl(&["delete", "ug/gone"]);
+    t.gone("gone");
+    // The collector takes the owner off, and the grant waits for that.
+    t.kubectl(&["delete", "ug/orphan", "--cascade=orphan", "--timeout=60s"]);
+    let orphan = t.get("secret/orphan").expect("it stays");
+    assert_eq!(orphan["metadata"]["ownerReferences"], Value::Null);
+}
+
+#[test]
+fn who_is_exempt_may_restore_grants_secrets() {
+    let (home, t) = (Tenant::new("operator"), Tenant::new("restored"));
+    let account = Account::guarding(
+        &home,
+        &[&t],
+        &[
+            &format!(
+                "admissionPolicy.grantSecrets.exemptUsers={{system:serviceaccount:{}:backup}}",
+                t.name()
+            ),
+            "admissionPolicy.grantSecrets.exemptGroups={restorers}",
+        ],
+    );
+    let (mallory, backup) = (person(&t, "mallory", "edit"), person(&t, "backup", "edit"));
+    t.apply(&[t.grant("UploadGrant", "one", json!({}))]);
+    let grant = t.get("ug/one").expect("it is there");
+    wait_until_guarded(&mallory);
+    backup.create(&secret(&grant, "one")).expect("the user is exempt");
+    backup
+        .patch(
+            "one",
+            &json!({"metadata": {"annotations": {"valetkey.dev/expires-at": "x"}}}),
+        )
+        .expect("the user is exempt");
+    refused(mallory.create(&secret(&grant, "two")), MAKES);
+    let as_group = |groups: &[&str]| {
+        let admin = As {
+            tenant: &t,
+            kubeconfig: t.world.plane.kubeconfig().to_owned(),
+        };
+        let groups: Vec<_> = groups.iter().map(|g| format!("--as-group={g}")).collect();
+        let mut args = vec!["create", "--dry-run=server", "--as=somebody", "--filename", "-"];
+        args.extend(groups.iter().map(String::as_str));
+        admin.kubectl(&secret(&grant, "three").to_string(), &args)
+    };
+    as_group(&["system:masters", "restorers"]).expect("the group is exempt");
+    refused(as_group(&["system:masters"]), MAKES);
+    drop(account);
+}
+
+/// A release for one namespace says nothing about others, where another release may work.
+#[test]
+fn a_release_for_one_namespace_guards_that_one_alone() {
+    let (t, other) = (Tenant::new("guarded"), Tenant::new("unguarded"));
+    let _account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
+    let bare =
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "valetkey.dev/grant", "metadata": {"name": "bare"}});
+    let mallory = person(&t, "mallory", "edit");
+    wait_until_guarded(&mallory);
+    refused(mallory.create(&bare), MAKES);
+    person(&other, "mallory", "edit")
+        .create(&bare)
+        .expect("this release does not serve that namespace");
+}
