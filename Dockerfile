@@ -2,7 +2,7 @@
 #
 #   docker build --tag ghcr.io/valetkey/valet:VERSION .
 
-FROM rust:1.95-bookworm AS build
+FROM rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS build
 WORKDIR /src
 COPY . .
 RUN install -D --mode 0755 "$(hack/static.sh)" /image/valet \

@@ -1,4 +1,8 @@
 //! Child processes that cannot outlive this one.
+#![allow(
+    unsafe_code,
+    reason = "what runs between fork and exec, and signals, have no safe interface"
+)]
 
 use std::{
     fs::{self, File},

@@ -7,6 +7,10 @@
 //! forget are the control groups, which [`enter`] deletes itself, and those of a run that was killed the next run.
 //!
 //! Two of them can live side by side: neither sees the other, and none has a way to the network of the machine.
+#![allow(
+    unsafe_code,
+    reason = "namespaces, signals and children of the kernel have no safe interface"
+)]
 
 use std::{
     env, fs,

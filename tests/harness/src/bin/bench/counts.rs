@@ -194,6 +194,7 @@ impl Usage {
         let ticks = |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok());
         let (user, kernel) = ticks(11).zip(ticks(12)).context("no times in /proc/PID/stat")?;
         // SAFETY: it takes an integer, returns one and touches no memory of ours.
+        #[allow(unsafe_code, reason = "sysconf has no safe interface")]
         let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
         let status = read("status")?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
