@@ -33,16 +33,21 @@ demo: check-tools ## Watch the main job on a real control plane (KEEP=1 leaves i
 	  cargo build --bin valet && cargo build -p valet-harness --bin demo && \
 	  KEEP='$(KEEP)' VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/demo'
 
+# All that the machine lacks at once, before anything is built.
+TEST_CHECK = lacking=; hack/tools.sh --check chart stores tests || lacking=1; hack/azure.sh --check || lacking=1; [ -z "$$lacking" ]
+
 .PHONY: test
-test: check-tools ## Run every test, against a real apiserver and a real S3 server
-	@hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh chart stores); hack/test.sh $(TESTS)
+test: ## Run every test, against a real apiserver and a real S3 server
+	@$(TEST_CHECK); hack/azure.sh >/dev/null; export VALET_TOOLS=$$(hack/tools.sh chart stores); hack/test.sh $(TESTS)
 
 .PHONY: lint
-lint: check-tools ## Formatting, lints, generated files that are out of date, versions that differ
+lint: check-tools ## Formatting, lints, generated files that are out of date, versions that differ, licences and advisories of crates
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	@hack/generate.sh --check
 	@hack/version.sh --check
+	@hack/pinned.sh
+	@hack/deny.sh
 
 .PHONY: generate
 generate: ## Write crds/ and the generated reference pages anew

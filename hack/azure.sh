@@ -15,8 +15,8 @@ package=azure-storage-blob==12.19.1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/once.sh" # sets $cache
 
-need node "runs Azurite" "apt-get update && apt-get install --yes nodejs   (18 or newer)"
-need npm "installs Azurite" "apt-get update && apt-get install --yes npm"
+need node "runs Azurite" "see https://nodejs.org   (18 or newer)"
+need npm "installs Azurite" "it comes with Node.js, https://nodejs.org"
 need python3 "runs Microsoft's package" "apt-get update && apt-get install --yes python3 python3-venv"
 need flock "lets two runs share one cache" "apt-get update && apt-get install --yes util-linux"
 needed "$@"

@@ -17,7 +17,7 @@ controllers=(source-controller helm-controller kustomize-controller)
 flux=github.com/fluxcd/flux2/v2@v2.9.5
 prometheus=github.com/prometheus-operator/prometheus-operator@v0.85.0
 
-need go "builds Flux's controllers" "see https://go.dev/doc/install   (1.24 or newer)"
+need go "builds Flux's controllers" "see https://go.dev/doc/install   (1.26.7 or newer)"
 need flock "lets two runs share one cache" "apt-get update && apt-get install --yes util-linux"
 needed "$@"
 

@@ -8,7 +8,7 @@ client=google-cloud-storage==3.17.1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/once.sh" # sets $cache
 
-need go "builds fake-gcs-server" "see https://go.dev/doc/install   (1.24 or newer)"
+need go "builds fake-gcs-server" "see https://go.dev/doc/install   (1.26.7 or newer)"
 need python3 "runs Google's client" "apt-get update && apt-get install --yes python3 python3-venv"
 need flock "lets two runs share one cache" "apt-get update && apt-get install --yes util-linux"
 needed "$@"

@@ -10,7 +10,7 @@ router=github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@v2.1.0
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/once.sh" # sets $cache
 
-need go "builds kube-router" "see https://go.dev/doc/install   (1.24 or newer)"
+need go "builds kube-router" "see https://go.dev/doc/install   (1.26.7 or newer)"
 need ipset "holds the addresses of the pods that a policy chooses" "apt-get update && apt-get install --yes --no-install-recommends ipset"
 need flock "lets two runs share one cache" "apt-get update && apt-get install --yes util-linux"
 needed "$@"

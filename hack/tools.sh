@@ -7,7 +7,8 @@
 #   node            kubelet, kube-proxy, kube-scheduler: with containerd, a node with real pods
 #   monitoring      prometheus itself
 #   stores          MinIO, the last release of its source: a store that differs from versitygw; to test against only
-#   browser         nothing to build: only what --check looks for
+#   tests           nothing to build: the programs that the tests run, for --check
+#   browser         nothing to build: the browser of one end-to-end story, for --check
 #
 # Prints the folder that holds them on standard output; progress goes to standard error.
 #
@@ -33,8 +34,8 @@ for argument in "$@"; do
   case $argument in
     --check) check=1 ;;
     control-plane) ;;
-    chart | node | monitoring | stores | browser) sets+=("$argument") ;;
-    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring, stores, browser"; exit 2 ;;
+    chart | node | monitoring | stores | tests | browser) sets+=("$argument") ;;
+    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring, stores, tests, browser"; exit 2 ;;
   esac
 done
 wanted() { [[ " ${sets[*]} " == *" $1 "* ]]; }
@@ -47,9 +48,16 @@ need() { # program, what it is for, how to install it
   say "${red}missing${off}  ${bold}$1${off} ($2)"
   say "         install it:  $3"
 }
-need cargo "builds Valet" "curl https://sh.rustup.rs -sSf | sh   (or: apt-get install rustup && rustup default stable)"
+# What is there, but too old: README.md names the same versions.
+old() { # program, its version, the least that will do, how to install it
+  [ "$(printf '%s\n' "$3" "$2" | sort --version-sort | head -n 1)" = "$3" ] && return
+  lacking=1
+  say "too old  ${bold}$1 $2${off} ($3 or newer)"
+  say "         install it:  $4"
+}
+need cargo "builds Valet" "see https://rustup.rs   (1.95 or newer)"
 need cc "links Rust programs" "apt-get update && apt-get install --yes gcc libc6-dev"
-need go "builds kube-apiserver, etcd and the S3 server" "see https://go.dev/doc/install   (1.24 or newer)"
+need go "builds kube-apiserver, etcd and the S3 server" "see https://go.dev/doc/install   (1.26.7 or newer)"
 need python3 "runs the independent verifier of signed URLs" "apt-get update && apt-get install --yes python3 python3-venv"
 need curl "is what a workload uses" "apt-get update && apt-get install --yes curl"
 need openssl "makes the control plane's keys" "apt-get update && apt-get install --yes openssl"
@@ -58,6 +66,22 @@ if command -v python3 >/dev/null 2>&1 && ! python3 -c 'import ensurepip, venv' 2
   lacking=1
   say "${red}missing${off}  ${bold}python3-venv${off} (holds the verifier's packages apart)"
   say "         install it:  apt-get update && apt-get install --yes python3-venv"
+fi
+if command -v cargo >/dev/null 2>&1; then
+  old cargo "$(cargo --version | cut -d' ' -f2)" 1.95 "rustup update stable"
+fi
+# Since 1.21 Go fetches a newer one where a module asks for it, unless it is told not to.
+if command -v go >/dev/null 2>&1; then
+  least=1.21
+  [ "$(go env GOTOOLCHAIN)" != local ] || least=1.26.7
+  old go "$(go env GOVERSION | sed 's/^go//')" "$least" "see https://go.dev/doc/install   (1.26.7 or newer)"
+fi
+if wanted tests; then
+  need busybox "is a shell that the upload script must run in" "apt-get update && apt-get install --yes busybox-static"
+  need node "runs a client of the documentation" "see https://nodejs.org   (18 or newer)"
+  if command -v node >/dev/null 2>&1; then
+    old node "$(node --print process.versions.node)" 18 "see https://nodejs.org   (18 or newer)"
+  fi
 fi
 if wanted node; then
   node='apt-get update && apt-get install --yes --no-install-recommends containerd runc containernetworking-plugins iptables conntrack iproute2 buildah busybox-static'
@@ -81,7 +105,11 @@ fi
 if wanted browser && ! command -v chromium >/dev/null 2>&1; then
   need chromium-headless-shell "is a browser that posts a form" "apt-get update && apt-get install --yes --no-install-recommends chromium-headless-shell"
 fi
-[ "$lacking" = 0 ] || exit 1
+if [ "$lacking" != 0 ]; then
+  say "All packages of Debian at once, for demo, tests and end-to-end tests:"
+  say "         $("$here/debian.sh")"
+  exit 1
+fi
 [ -z "$check" ] || exit 0
 
 # --- the cache -------------------------------------------------------------------------------------

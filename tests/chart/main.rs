@@ -12,6 +12,7 @@ mod forged;
 mod gitops;
 mod helm;
 mod install;
+mod machine;
 mod notified;
 mod people;
 mod release;
