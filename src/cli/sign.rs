@@ -190,7 +190,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     let now = Timestamp::now();
     loop {
         match decide(&facts, now) {
-            Step::Read(Read::Object) => facts.object = ObjectFact::Hidden,
+            Step::Read(Read::Object(_)) => facts.object = ObjectFact::Hidden,
             // And nobody knows of other grants.
             Step::Read(Read::Place(_)) => facts.place = PlaceFact::Given,
             Step::Publish(publish) => {

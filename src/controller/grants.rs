@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::Grant,
-    grant::{Facts, GrantFacts, ObjectFact, ObjectKey, Read, Settings, Step, UploadFact, decide},
+    grant::{Access, Facts, GrantFacts, ObjectFact, Read, Settings, Step, UploadFact, decide},
     sign::Provider,
     telemetry::{Metrics, warn_once},
 };
@@ -199,6 +199,7 @@ impl<'a, G: Grant> Visit<'a, G> {
 
     async fn run(mut self) -> Result<Action, Error> {
         for _ in 0..MAX_STEPS {
+            self.facts.own_upload = self.context.memory.own_upload(&self.facts.grant.uid);
             match decide(&self.facts, self.now) {
                 Step::Rest { until } => return Ok(self.rest(until)),
                 Step::Collect => return self.collect().await,
@@ -223,16 +224,16 @@ impl<'a, G: Grant> Visit<'a, G> {
     async fn take(&mut self, step: Step) -> Result<(), Error> {
         if !matches!(
             step,
-            Step::Read(_) | Step::Publish(_) | Step::Complete(_) | Step::Abort { .. }
+            Step::Read(_) | Step::Publish(_) | Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_)
         ) {
             self.permit = None;
         }
         match step {
             Step::Read(Read::Store) => self.read_store().await,
             Step::Read(Read::Secret) => self.read_secret().await,
-            Step::Read(Read::Object) => self.look().await,
-            Step::Read(Read::Upload(upload)) => self.read_upload(&upload).await,
-            Step::Read(Read::Uploads) => self.read_uploads().await,
+            Step::Read(Read::Object(access)) => self.look(&access).await,
+            Step::Read(Read::Upload(access, upload)) => self.read_upload(&access, &upload).await,
+            Step::Read(Read::Uploads(access)) => self.read_uploads(&access).await,
             Step::Read(Read::Place(most)) => {
                 self.permit = None;
                 let places = &self.context.places;
@@ -241,8 +242,9 @@ impl<'a, G: Grant> Visit<'a, G> {
             }
             Step::Publish(publish) => self.publish(*publish).await,
             Step::Hold => self.hold().await,
-            Step::Complete(assembly) => self.complete(assembly).await,
-            Step::Abort { uploads } => self.abort(uploads).await,
+            Step::Complete(access, assembly) => self.complete(&access, assembly).await,
+            Step::Abort(upload) => self.abort(&upload).await,
+            Step::AbortOrphans(uploads) => self.abort_orphans(&uploads).await,
             Step::Release { notice } => self.release(notice).await,
             Step::Retouch {
                 uid,
@@ -279,17 +281,15 @@ impl<'a, G: Grant> Visit<'a, G> {
         self.now.checked_add(seconds).unwrap_or(Timestamp::MAX)
     }
 
-    async fn look(&mut self) -> Result<(), Error> {
-        let grant = &self.facts.grant;
-        let key = ObjectKey::parse(&grant.terms.key, usize::MAX);
-        let (Some(provider), Ok(key)) = (&self.provider, key) else {
+    async fn look(&mut self, access: &Access) -> Result<(), Error> {
+        let Some(provider) = &self.provider else {
             self.facts.object = ObjectFact::Unreachable("the store is not usable".into());
             return Ok(());
         };
         let provider = provider.clone();
         self.may_ask_store()?;
         let grant = &self.facts.grant;
-        let found = provider.look(&key).await;
+        let found = provider.look(access).await;
         let outcome = match found {
             ObjectFact::Present { .. } => "present",
             ObjectFact::Absent => "absent",

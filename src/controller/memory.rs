@@ -23,12 +23,20 @@ struct Recollection<G> {
     heard: Option<Instant>,
     /// The version of the Secret that we wrote last; its event needs no visit.
     secret_version: Option<String>,
-    /// The upload in parts that we began and have not recorded yet.
-    begun: Option<String>,
+    /// The upload in parts that we began.
+    begun: Option<Begun>,
     /// The store at which the grant's upload was last seen to: so that it can be ended when the store's own object is gone.
     provider: Option<Arc<dyn Provider>>,
     /// Failures in a row.
     failures: u32,
+}
+
+/// An upload in parts that this process began.
+#[derive(Clone)]
+struct Begun {
+    upload: String,
+    /// Whether a Secret of the grant's names it.
+    is_recorded: bool,
 }
 
 impl<G> Default for Recollection<G> {
@@ -139,13 +147,35 @@ impl<G: Grant> Memory<G> {
 
     /// The upload in parts that was begun for this grant and is not recorded yet.
     pub fn begun(&self, uid: &str) -> Option<String> {
-        self.lock().get(uid).and_then(|r| r.begun.clone())
+        let begun = self.lock().get(uid)?.begun.clone();
+        begun.filter(|b| !b.is_recorded).map(|b| b.upload)
     }
 
-    /// An upload in parts was begun for this grant; or it is recorded or thrown away.
-    pub fn keep_begun(&self, uid: &str, upload: Option<String>) {
-        if upload.is_some() || self.begun(uid).is_some() {
-            self.of(uid, |r| r.begun = upload);
+    /// The upload in parts that this process began for this grant, recorded or not: nobody else can write this.
+    pub fn own_upload(&self, uid: &str) -> Option<String> {
+        Some(self.lock().get(uid)?.begun.as_ref()?.upload.clone())
+    }
+
+    /// An upload in parts was begun for this grant.
+    pub fn keep_begun(&self, uid: &str, upload: String) {
+        let begun = Begun {
+            upload,
+            is_recorded: false,
+        };
+        self.of(uid, |r| r.begun = Some(begun));
+    }
+
+    /// The upload that was begun stands in a Secret of the grant's.
+    pub fn recorded(&self, uid: &str) {
+        if let Some(begun) = self.lock().get_mut(uid).and_then(|r| r.begun.as_mut()) {
+            begun.is_recorded = true;
+        }
+    }
+
+    /// This upload was aborted.
+    pub fn aborted(&self, uid: &str, upload: &str) {
+        if let Some(r) = self.lock().get_mut(uid) {
+            r.begun.take_if(|begun| begun.upload == upload);
         }
     }
 

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::{
         api::Capabilities,
-        grant::{ObjectFact, ObjectKey, SigningRequest},
+        grant::{Access, AllowedRequest, ObjectFact},
         sign::{SignError, Signed},
     };
 
@@ -169,7 +169,7 @@ mod tests {
         fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
             std::future::ready(Ok(None)).boxed()
         }
-        fn sign<'a>(&'a self, _: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        fn sign<'a>(&'a self, _: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
             std::future::ready(Err(SignError::Refused("a test".into()))).boxed()
         }
         fn rests_on_trial(&self) -> bool {
@@ -183,7 +183,7 @@ mod tests {
             };
             std::future::ready(probed).boxed()
         }
-        fn look<'a>(&'a self, _: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
+        fn look<'a>(&'a self, _: &'a Access) -> BoxFuture<'a, ObjectFact> {
             std::future::ready(ObjectFact::Absent).boxed()
         }
     }

@@ -87,12 +87,10 @@ impl Judge<'_> {
         }
     }
 
-    /// The key that was issued: by the Secret, which is the record, or by the status where the Secret is gone.
+    /// The key that was issued: by the Secret, which is the record, or by the status where the Secret is gone. A Secret that
+    /// is being deleted is no record: anybody who may create Secrets can make one that looks like this grant's and delete it.
     pub(super) fn key(&self) -> Option<Lifetime> {
-        let recorded = match &self.f.secret {
-            SecretFact::Present(s) if s.owner == Owner::ThisGrant => s.issued_at.zip(s.expires_at),
-            _ => None,
-        };
+        let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
         let status = &self.g.status;
         // Anybody can write annotations; a time that a status could not repeat is none.
         let (issued_at, expires_at) = recorded

@@ -25,6 +25,9 @@ pub struct Facts {
     pub upload: UploadFact,
     /// All uploads in parts of the wanted key.
     pub uploads: UploadsFact,
+    /// The multipart upload that Valet itself began for this very grant, by evidence that nobody else can write: the memory
+    /// of this process. Annotations and the status are no such evidence.
+    pub own_upload: Option<String>,
     /// Why the store did not put the parts together, if that was tried just now. No secrets in the message.
     pub completion_refused: Option<String>,
     /// Whether there is room for one more grant with a key.
@@ -93,6 +96,7 @@ impl Facts {
             object: ObjectFact::Unread,
             upload: UploadFact::Unread,
             uploads: UploadsFact::Unread,
+            own_upload: None,
             completion_refused: None,
             place: PlaceFact::Unasked,
             last_look: None,

@@ -6,11 +6,10 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use super::{
     decide::{Judge, Record},
     facts::{ObjectFact, PlaceFact, SecretFact, StoreFact, StoreView},
-    key::ObjectKey,
     lifetime::{Lifetime, NoTime},
     places::most,
-    policy::admit,
-    step::{Publish, PublishMode, Read, SigningRequest, Step},
+    policy::{Access, admit},
+    step::{Publish, PublishMode, Read, Step},
 };
 use crate::api::{Reason, StoreKind};
 
@@ -52,13 +51,13 @@ impl Judge<'_> {
 
     fn sign(&self, last: Last) -> ControlFlow<Step, Publish> {
         let store = self.usable_store(last)?;
-        let object_key = match admit(self.g, store) {
-            Ok(key) => key,
+        let access = match admit(self.g, store) {
+            Ok(access) => access,
             Err(refusal) => return Break(self.refuse(refusal)),
         };
         let next = self.lifetime(store, last)?;
-        self.ask_for_place(store, &object_key, last)?;
-        self.ask_for_object(last, next)?;
+        self.ask_for_place(store, &access, last)?;
+        self.ask_for_object(&access, last, next)?;
         self.heed_troubles(store, last, next)?;
         if self.is_in_parts() && !self.g.held {
             return Break(Step::Hold);
@@ -68,13 +67,7 @@ impl Judge<'_> {
         let (labels, annotations) = self.metadata(&self.next_record(next.lifetime, asked));
         Continue(Publish {
             mode,
-            request: SigningRequest {
-                key: object_key,
-                ask: self.g.ask.clone(),
-                lifetime: next.lifetime,
-                holder: format!("{}.{}", self.g.namespace, self.g.name),
-                upload: self.upload().map(str::to_owned),
-            },
+            request: access.to_sign(next.lifetime, self.upload().map(str::to_owned)),
             labels,
             annotations,
         })
@@ -162,11 +155,11 @@ impl Judge<'_> {
 
     /// Room among the grants that have a key, where their number is limited. Before anything is asked of the store: a
     /// grant that waits for its turn costs nothing.
-    fn ask_for_place(&self, store: &StoreView, object_key: &ObjectKey, last: Last) -> ControlFlow<Step> {
+    fn ask_for_place(&self, store: &StoreView, access: &Access, last: Last) -> ControlFlow<Step> {
         if self.own_secret().is_some() && last.live.is_some() {
             return Continue(());
         }
-        let most = most(self.g, object_key, store);
+        let most = most(self.g, access.key(), store);
         match self.f.place {
             PlaceFact::Unasked if most.is_limited() => Break(Step::Read(Read::Place(most))),
             PlaceFact::Full(limit) if most.is_limited() => {
@@ -177,14 +170,14 @@ impl Judge<'_> {
     }
 
     /// Whether the object is there already: before the first key of a write-once upload, and before an upload's next key.
-    fn ask_for_object(&self, last: Last, next: Next) -> ControlFlow<Step> {
+    fn ask_for_object(&self, access: &Access, last: Last, next: Next) -> ControlFlow<Step> {
         let key = last.key;
         let matters = (key.is_none() && self.write_once()) || (next.is_renewal && self.awaits_object());
         if !matters {
             return Continue(());
         }
         match &self.f.object {
-            ObjectFact::Unread => Break(Step::Read(Read::Object)),
+            ObjectFact::Unread => Break(Step::Read(Read::Object(access.clone()))),
             // It may have come by a key whose publisher died before he could report it.
             ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
                 Break(Step::Read(Read::Secret))

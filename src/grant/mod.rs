@@ -37,6 +37,6 @@ pub use facts::{
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
 pub use places::{Candidate, Limit, Most, Places};
-pub use policy::{Refusal, admit};
+pub use policy::{AbortAccess, Access, AllowedRequest, Refusal, admit, still_allowed};
 pub use renewal::{RenewRequest, renewal_due};
 pub use step::{Assembly, Notice, Publish, PublishMode, Read, SigningRequest, Step};

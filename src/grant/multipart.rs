@@ -9,7 +9,7 @@ use super::{
     decide::Judge,
     facts::{ArrivedPart, ObjectFact, OpenUpload, StoreFact, UploadFact, UploadsFact},
     lifetime::{LOOK_PATIENCE, Lifetime, add, retry},
-    policy::admit,
+    policy::{AbortAccess, Access, Refusal, abort_own, admit},
     status::{Arrival, Situation},
     step::{Assembly, Notice, Read, Step},
 };
@@ -123,7 +123,7 @@ impl Judge<'_> {
     }
 
     /// While the key is out: looks which parts have come, if it is time, and has them put together when they are all there.
-    pub(super) fn gather(&self, is_time: bool) -> Gathered {
+    pub(super) fn gather(&self, access: &Access, is_time: bool) -> Gathered {
         let Some(upload) = self.upload() else {
             return Gathered::Waiting(Arrival::Flawed(format!(
                 "Secret {} has lost its {} annotation, so nobody knows where its parts are; delete it, and a new key is made",
@@ -135,17 +135,17 @@ impl Judge<'_> {
             UploadFact::Unread
                 if is_time || self.f.completion_refused.is_some() || !matches!(self.f.object, ObjectFact::Unread) =>
             {
-                Gathered::Next(Step::Read(Read::Upload(upload.to_owned())))
+                Gathered::Next(Step::Read(Read::Upload(access.clone(), upload.to_owned())))
             }
             // A look that failed says nothing; the next one comes by itself.
             UploadFact::Unread | UploadFact::Unreachable(_) => Gathered::Waiting(Arrival::Unchanged),
             UploadFact::Open(arrived) => match self.assembled(arrived) {
                 Assembled::Waiting => Gathered::Waiting(Arrival::NotYet),
                 Assembled::Flawed(why) => Gathered::Waiting(Arrival::Flawed(why)),
-                Assembled::Whole(parts) => self.complete(upload, parts),
+                Assembled::Whole(parts) => self.complete(access, upload, parts),
             },
             UploadFact::Gone | UploadFact::Aborted { .. } if matches!(self.f.object, ObjectFact::Unread) => {
-                Gathered::Next(Step::Read(Read::Object))
+                Gathered::Next(Step::Read(Read::Object(access.clone())))
             }
             UploadFact::Gone | UploadFact::Aborted { .. } => Gathered::Over,
             UploadFact::Hidden => {
@@ -164,10 +164,10 @@ impl Judge<'_> {
 
     /// All parts are there. A write-once object is looked for first, since not every store knows the condition. If there is
     /// one, the parts were seen once more since: another operator may have put them together a moment ago.
-    fn complete(&self, upload: &str, parts: Vec<ArrivedPart>) -> Gathered {
+    fn complete(&self, access: &Access, upload: &str, parts: Vec<ArrivedPart>) -> Gathered {
         if self.write_once() {
             match &self.f.object {
-                ObjectFact::Unread => return Gathered::Next(Step::Read(Read::Object)),
+                ObjectFact::Unread => return Gathered::Next(Step::Read(Read::Object(access.clone()))),
                 ObjectFact::Present { modified_at, .. } if self.is_settling(*modified_at) => {
                     return Gathered::Waiting(Arrival::Unchanged);
                 }
@@ -179,11 +179,14 @@ impl Judge<'_> {
             Some(why) => Gathered::Waiting(Arrival::Flawed(format!(
                 "all parts have come, and the store does not put them together: {why}"
             ))),
-            None => Gathered::Next(Step::Complete(Assembly {
-                upload: upload.to_owned(),
-                parts,
-                write_once: self.write_once(),
-            })),
+            None => Gathered::Next(Step::Complete(
+                access.clone(),
+                Assembly {
+                    upload: upload.to_owned(),
+                    parts,
+                    write_once: self.write_once(),
+                },
+            )),
         }
     }
 
@@ -199,19 +202,23 @@ impl Judge<'_> {
         let upload = self.upload()?;
         match (&self.f.upload, &self.f.store) {
             (UploadFact::Unread, StoreFact::Unread) => Some(Step::Read(Read::Store)),
-            (UploadFact::Unread, StoreFact::Usable(_)) => Some(Step::Read(Read::Upload(upload.to_owned()))),
+            (UploadFact::Unread, StoreFact::Usable(_)) => match self.access() {
+                Ok(access) => Some(Step::Read(Read::Upload(access, upload.to_owned()))),
+                Err(_) => self.abort_own().map(Step::Abort),
+            },
             (UploadFact::Open(arrived), store) => {
-                let is_allowed = !self.g.terms.is_suspended()
-                    && matches!(store, StoreFact::Usable(store) if admit(self.g, store).is_ok());
-                let gathered = match self.assembled(arrived) {
-                    Assembled::Whole(parts) if is_allowed => self.complete(upload, parts),
+                let admitted = match store {
+                    StoreFact::Usable(store) if !self.g.terms.is_suspended() => admit(self.g, store).ok(),
+                    _ => None,
+                };
+                let gathered = match (self.assembled(arrived), admitted) {
+                    (Assembled::Whole(parts), Some(access)) => self.complete(&access, upload, parts),
                     _ => Gathered::Over,
                 };
-                match gathered {
-                    Gathered::Next(step) => Some(step),
-                    Gathered::Waiting(_) | Gathered::Over => Some(Step::Abort {
-                        uploads: vec![upload.to_owned()],
-                    }),
+                match (gathered, self.access()) {
+                    (Gathered::Next(step), _) => Some(step),
+                    (Gathered::Waiting(_) | Gathered::Over, Ok(access)) => Some(Step::Abort(access.to_abort(upload))),
+                    (Gathered::Waiting(_) | Gathered::Over, Err(_)) => self.abort_own().map(Step::Abort),
                 }
             }
             (UploadFact::Unreachable(why), _) => {
@@ -282,39 +289,79 @@ impl Judge<'_> {
         if !self.g.held {
             return Cleaning::Done;
         }
+        // The finalizer is no evidence: anybody can write one, on a grant of any mode.
+        if !self.is_in_parts() {
+            return Cleaning::Next(Step::Release { notice: None });
+        }
         if matches!(self.f.store, StoreFact::Unread) {
             return Cleaning::Next(Step::Read(Read::Store));
         }
+        let access = match self.access() {
+            Ok(access) => access,
+            Err(refusal) => return self.clean_without_access(since, &refusal),
+        };
         let trouble = match (self.upload(), &self.f.upload) {
             (Some(upload), UploadFact::Unread) => {
-                return Cleaning::Next(Step::Read(Read::Upload(upload.to_owned())));
+                return Cleaning::Next(Step::Read(Read::Upload(access, upload.to_owned())));
             }
             // Who may not see it may perhaps abort it all the same.
             (Some(upload), UploadFact::Open(_) | UploadFact::Hidden) => {
-                return Cleaning::Next(Step::Abort {
-                    uploads: vec![upload.to_owned()],
-                });
+                return Cleaning::Next(Step::Abort(access.to_abort(upload)));
             }
             (Some(_), UploadFact::Unreachable(why)) => Some(why),
             (Some(_), UploadFact::Gone | UploadFact::Aborted { .. }) | (None, _) => None,
         };
         let trouble = match (trouble, &self.f.uploads) {
             (Some(why), _) | (None, UploadsFact::Unreachable(why)) => why,
-            (None, UploadsFact::Unread) => return Cleaning::Next(Step::Read(Read::Uploads)),
+            (None, UploadsFact::Unread) => return Cleaning::Next(Step::Read(Read::Uploads(access))),
             (None, UploadsFact::Listed { uploads, contested }) => {
-                let strays: Vec<_> = uploads
+                let orphans: Vec<_> = uploads
                     .iter()
-                    .filter(|upload| !contested && self.may_have_begun() && self.is_stray(upload))
-                    .map(|upload| upload.id.clone())
+                    .filter(|upload| !contested && self.is_stray(upload))
+                    .map(|upload| access.to_abort(&upload.id))
                     .collect();
-                return Cleaning::Next(if strays.is_empty() {
+                return Cleaning::Next(if orphans.is_empty() {
                     Step::Release { notice: None }
                 } else {
-                    Step::Abort { uploads: strays }
+                    Step::AbortOrphans(orphans)
                 });
             }
             (None, UploadsFact::Hidden) => return Cleaning::Next(Step::Release { notice: None }),
         };
+        self.wait_or_release(since, trouble)
+    }
+
+    /// The rules do not allow the grant, or are not known since the store is gone: then nothing is asked of the store. Only
+    /// the upload that Valet itself began for the grant is aborted.
+    fn clean_without_access(&self, since: Timestamp, refusal: &Refusal) -> Cleaning {
+        match (&self.f.upload, self.abort_own()) {
+            (UploadFact::Unread | UploadFact::Open(_) | UploadFact::Hidden, Some(own)) => {
+                Cleaning::Next(Step::Abort(own))
+            }
+            (UploadFact::Unreachable(why), Some(_)) => self.wait_or_release(since, why),
+            (UploadFact::Gone | UploadFact::Aborted { .. }, _) => Cleaning::Next(Step::Release { notice: None }),
+            // Nothing is recorded that could be left there.
+            (_, None) if self.upload().is_none() => Cleaning::Next(Step::Release { notice: None }),
+            // The store may come back.
+            (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
+                self.wait_or_release(since, &refusal.message)
+            }
+            (_, None) => Cleaning::Next(self.leave_parts(&format!(
+                "the store was not asked, since its rules do not allow it: {}",
+                refusal.message
+            ))),
+        }
+    }
+
+    /// The right to abort the upload that Valet began for this very grant, if there is evidence of one that nobody else can
+    /// write.
+    fn abort_own(&self) -> Option<AbortAccess> {
+        let own = self.f.own_upload.as_deref().filter(|_| self.is_in_parts())?;
+        abort_own(self.g, own)
+    }
+
+    /// The store does not let the upload be aborted: tries again for a while, and then leaves it there.
+    fn wait_or_release(&self, since: Timestamp, trouble: &str) -> Cleaning {
         let patience = if self.g.deleting {
             DELETION_PATIENCE
         } else {
@@ -325,23 +372,20 @@ impl Judge<'_> {
         if !is_hopeless && self.now < add(since, patience) {
             return Cleaning::Wait(retry(Some(since), self.now));
         }
+        Cleaning::Next(self.leave_parts(trouble))
+    }
+
+    fn leave_parts(&self, why: &str) -> Step {
         let message = format!(
-            "the upload in parts of {} in {} could not be aborted, and Valet does not try any more: {trouble}; parts that have come stay in the bucket, and are billed, until somebody aborts the upload or a lifecycle rule does",
+            "the upload in parts of {} in {} could not be aborted, and Valet does not try any more: {why}; parts that have come stay in the bucket, and are billed, until somebody aborts the upload or a lifecycle rule does",
             self.g.terms.key, self.g.terms.store_ref
         );
-        Cleaning::Next(Step::Release {
+        Step::Release {
             notice: Some(Notice {
                 reason: Reason::PartsLeft,
                 message,
             }),
-        })
-    }
-
-    /// Whether an upload can have been begun for this grant at all: for an object in parts, if a rule allows it or did when it
-    /// got its key. The finalizer says nothing of that: anybody can write one, on a grant of any mode and for any key.
-    fn may_have_begun(&self) -> bool {
-        let is_allowed = matches!(&self.f.store, StoreFact::Usable(store) if admit(self.g, store).is_ok());
-        self.is_in_parts() && (is_allowed || self.g.status.issued_time.is_some())
+        }
     }
 
     /// Whether an upload of the same key is one that we began and could not record, since we died just then. Nobody was

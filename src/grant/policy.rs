@@ -1,14 +1,157 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Deref};
 
 use super::{
     enforce::{enforceable, largest},
     facts::{GrantFacts, RulesView, StoreView},
     key::ObjectKey,
     lending::lends,
+    lifetime::Lifetime,
     media_type::matches_type,
     selector::selects,
+    step::SigningRequest,
 };
-use crate::api::{AccessRule, Ask, ClusterAccessRule, Namespaces, Reason, UploadMode};
+use crate::api::{AccessRule, Ask, ClusterAccessRule, Namespaces, Operation, Reason, StoreRef, UploadMode};
+
+/// The proof that the access rules of a store allow a grant what it asks for, on the object of its key.
+///
+/// Every method of a provider that sends a request about a grant, or signs for it, takes one. Only [`admit`] and
+/// [`still_allowed`] make one, so the compiler refuses a request that nobody has judged:
+///
+/// ```compile_fail,E0451
+/// # fn forge(allowed: valet::grant::Access, key: valet::grant::ObjectKey) -> valet::grant::Access {
+/// valet::grant::Access { key, ..allowed }
+/// # }
+/// ```
+///
+/// It speaks of the moment at which the rules were read. It is made again for each decision and never stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Access {
+    ask: Ask,
+    key: ObjectKey,
+    store: StoreRef,
+    namespace: String,
+    name: String,
+}
+
+impl Access {
+    fn new(grant: &GrantFacts, key: ObjectKey) -> Self {
+        Self {
+            ask: grant.ask.clone(),
+            key,
+            store: grant.terms.store_ref.clone(),
+            namespace: grant.namespace.clone(),
+            name: grant.name.clone(),
+        }
+    }
+
+    /// What the rules allow the grant to do.
+    pub fn operation(&self) -> Operation {
+        self.ask.operation()
+    }
+
+    /// The object that it is for.
+    pub fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+
+    /// The store whose rules allow it, as a grant in [`Access::namespace`] names it.
+    pub fn store(&self) -> &StoreRef {
+        &self.store
+    }
+
+    /// The namespace that the rules allow it.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The request to sign what is allowed, for this time. `upload` is the store's name for a multipart upload.
+    pub fn to_sign(&self, lifetime: Lifetime, upload: Option<String>) -> AllowedRequest {
+        AllowedRequest {
+            access: self.clone(),
+            request: SigningRequest {
+                key: self.key.clone(),
+                ask: self.ask.clone(),
+                lifetime,
+                holder: format!("{}.{}", self.namespace, self.name),
+                upload,
+            },
+        }
+    }
+
+    /// The right to abort a multipart upload of the object.
+    pub fn to_abort(&self, upload: &str) -> AbortAccess {
+        AbortAccess {
+            key: self.key.clone(),
+            upload: upload.to_owned(),
+            may_list: true,
+        }
+    }
+}
+
+/// A signing request that the access rules allow: key, operation and constraints are those that were judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AllowedRequest {
+    access: Access,
+    request: SigningRequest,
+}
+
+impl AllowedRequest {
+    /// What it rests on.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Says which multipart upload its URLs are for.
+    pub fn set_upload(&mut self, upload: String) {
+        self.request.upload = Some(upload);
+    }
+}
+
+impl Deref for AllowedRequest {
+    type Target = SigningRequest;
+
+    fn deref(&self) -> &SigningRequest {
+        &self.request
+    }
+}
+
+/// The right to abort one multipart upload, and to do nothing else: from [`Access::to_abort`], or from
+/// [`abort_own`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbortAccess {
+    key: ObjectKey,
+    upload: String,
+    may_list: bool,
+}
+
+impl AbortAccess {
+    /// The object that the upload is for.
+    pub fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+
+    /// The store's name for the upload.
+    pub fn upload(&self) -> &str {
+        &self.upload
+    }
+
+    /// Whether the rules allow it to ask afterwards what is left of the upload.
+    pub fn may_list(&self) -> bool {
+        self.may_list
+    }
+}
+
+/// The right to abort the upload that Valet itself began for this very grant, whatever the rules say by now: to abort it
+/// enforces a narrowed rule. It takes evidence that nobody else can write, see [`Facts::own_upload`].
+///
+/// [`Facts::own_upload`]: super::Facts::own_upload
+pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAccess> {
+    Some(AbortAccess {
+        key: object_key(grant, usize::MAX).ok()?,
+        upload: own_upload.to_owned(),
+        may_list: false,
+    })
+}
 
 /// Why a grant gets no key, for conditions and events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,25 +171,30 @@ impl Refusal {
     }
 }
 
-/// Decides whether the grant may have what it asks for: the key must be one that everybody reads alike, the store
-/// must be able to enforce every constraint, and one access rule must allow all of it.
+/// Decides whether the grant may have what it asks for: a rule must be for its namespace, the key must be one that
+/// everybody reads alike, the store must be able to enforce every constraint, and one access rule must allow all of it.
 ///
 /// # Errors
-/// The [`Refusal`]. It speaks only of rules that are for the grant's own namespace.
-pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<ObjectKey, Refusal> {
+/// The [`Refusal`]. It speaks only of rules that are for the grant's own namespace, and of what the store can do only
+/// if there is one.
+pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<Access, Refusal> {
+    named(grant, &store.rules, &store.namespace_labels)?;
     let key = object_key(grant, store.capabilities.max_key_bytes)?;
     enforceable(grant, &store.capabilities)?;
     allowed(grant, &key, &store.rules, &store.namespace_labels)?;
-    Ok(key)
+    Ok(Access::new(grant, key))
 }
 
-/// Whether the rules alone still allow what the grant asks for, of a store of which nothing else is known now.
+/// Whether the rules alone allow what the grant asks for, whatever the store can enforce. It is enough to ask the store
+/// about the grant, and not to sign for it.
 ///
 /// # Errors
 /// The [`Refusal`], as [`admit`]'s.
-pub(super) fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<(), Refusal> {
+pub fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<Access, Refusal> {
+    named(grant, &view.rules, &view.namespace_labels)?;
     let key = object_key(grant, usize::MAX)?;
-    allowed(grant, &key, &view.rules, &view.namespace_labels)
+    allowed(grant, &key, &view.rules, &view.namespace_labels)?;
+    Ok(Access::new(grant, key))
 }
 
 fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
@@ -55,7 +203,27 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
     } else {
         ObjectKey::parse
     };
-    parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))
+    let key = parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
+    // What the schema does not let through is not judged, and nothing is asked or signed for it.
+    if grant.broken_rules.is_empty() {
+        Ok(key)
+    } else {
+        Err(Refusal::new(Reason::InvalidSpec, grant.broken_rules.join("; ")))
+    }
+}
+
+/// Whether any rule is for the grant's namespace.
+fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    let (name, namespace) = (&grant.terms.store_ref, &grant.namespace);
+    if rules.iter().any(|r| chooses(&r.namespaces, namespace, labels)) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::NamespaceNotAllowed,
+        format!(
+            "{name} has no access rule for namespace {namespace}; ask the store's owner to add one under spec.access"
+        ),
+    ))
 }
 
 /// Holds the grant against every rule for its namespace; of those that refuse it, the one that it came furthest
@@ -66,20 +234,12 @@ fn allowed(
     rules: &[ClusterAccessRule],
     labels: &BTreeMap<String, String>,
 ) -> Result<(), Refusal> {
-    let (name, namespace) = (&grant.terms.store_ref, &grant.namespace);
+    named(grant, rules, labels)?;
     let mine: Vec<_> = rules
         .iter()
-        .filter(|r| chooses(&r.namespaces, namespace, labels))
+        .filter(|r| chooses(&r.namespaces, &grant.namespace, labels))
         .map(|r| &r.rule)
         .collect();
-    if mine.is_empty() {
-        return Err(Refusal::new(
-            Reason::NamespaceNotAllowed,
-            format!(
-                "{name} has no access rule for namespace {namespace}; ask the store's owner to add one under spec.access"
-            ),
-        ));
-    }
     let mut closest: Option<(usize, Refusal)> = None;
     for rule in &mine {
         match examine(grant, key, rule, &mine) {

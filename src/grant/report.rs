@@ -4,9 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     decide::Judge,
-    facts::{ObjectFact, Owner, SecretFact, StoreFact, StoreView},
+    facts::{ObjectFact, Owner, RulesView, SecretFact, StoreFact, StoreView},
     lifetime::{Lifetime, add, retry},
-    policy::{Refusal, still_allowed},
+    policy::{Access, Refusal, still_allowed},
     status::{Situation, condition, project},
     step::{Notice, Read, Step},
 };
@@ -137,6 +137,28 @@ impl Judge<'_> {
         still_allowed(self.g, rules).err()
     }
 
+    /// Whether the store may be asked about the grant: whether its rules, as they were just read, allow it.
+    ///
+    /// # Errors
+    /// Why not. Of a store that was not read or does not exist no rules are known, and so nothing is allowed.
+    pub(super) fn access(&self) -> Result<Access, Refusal> {
+        match (&self.f.store, &self.f.rules) {
+            (StoreFact::Usable(store), _) => {
+                let rules = RulesView {
+                    rules: store.rules.clone(),
+                    namespace_labels: store.namespace_labels.clone(),
+                };
+                still_allowed(self.g, &rules)
+            }
+            (StoreFact::Unusable { .. }, Some(rules)) => still_allowed(self.g, rules),
+            (StoreFact::Unusable { reason, message }, None) => Err(Refusal::new(*reason, message.clone())),
+            (StoreFact::Missing | StoreFact::Unread, _) => {
+                let message = format!("{} does not exist", self.g.terms.store_ref);
+                Err(Refusal::new(Reason::StoreNotFound, message))
+            }
+        }
+    }
+
     /// Why no key for an upload is signed now: what its holder could do with it, if the store is careless, is not known yet.
     pub(super) fn untried(&self, store: &StoreView) -> Option<(Reason, String)> {
         let why = store.untried.as_ref().filter(|_| self.is_upload())?;
@@ -158,7 +180,12 @@ impl Judge<'_> {
 
     /// Whether a look has yet to be taken, and can.
     pub(super) fn can_look(&self, object: &ObjectFact) -> bool {
-        matches!(object, ObjectFact::Unread) && matches!(self.f.store, StoreFact::Unread | StoreFact::Usable(_))
+        let can_ask = match &self.f.store {
+            StoreFact::Unread => true,
+            StoreFact::Usable(_) => self.access().is_ok(),
+            StoreFact::Missing | StoreFact::Unusable { .. } => false,
+        };
+        matches!(object, ObjectFact::Unread) && can_ask
     }
 
     /// Whether an object of that time came after the key was issued. Stores keep whole seconds, so the second that

@@ -98,7 +98,10 @@ impl Judge<'_> {
         match (&self.f.object, &self.f.store) {
             _ if look > self.now => Late::At(look),
             (ObjectFact::Unread, StoreFact::Unread) => Late::Next(Box::new(Step::Read(Read::Store))),
-            (ObjectFact::Unread, StoreFact::Usable(_)) => Late::Next(Box::new(Step::Read(Read::Object))),
+            (ObjectFact::Unread, StoreFact::Usable(_)) => match self.access() {
+                Ok(access) => Late::Next(Box::new(Step::Read(Read::Object(access)))),
+                Err(_) => Late::Never,
+            },
             // A store in trouble is asked again when the next look is due.
             _ => late_look(finished, Some(self.now), self.now).map_or(Late::Never, Late::At),
         }
@@ -183,11 +186,13 @@ impl Judge<'_> {
                 let message = format!("{said}; status.object is the last upload that was seen");
                 self.settle(&situation(Reason::Completed, message, Arrival::Unchanged, true), None)
             }
-            ObjectFact::Unread => match &self.f.store {
-                StoreFact::Usable(_) => Step::Read(Read::Object),
-                StoreFact::Unread => Step::Read(Read::Store),
-                StoreFact::Missing => self.settle(&unknown(Reason::StoreNotFound, "the store was deleted"), None),
-                StoreFact::Unusable { reason, message } if self.now < add(end, LOOK_PATIENCE) => {
+            ObjectFact::Unread => match (&self.f.store, self.access()) {
+                (StoreFact::Usable(_), Ok(access)) => Step::Read(Read::Object(access)),
+                (StoreFact::Unread, _) => Step::Read(Read::Store),
+                (StoreFact::Missing, _) => {
+                    self.settle(&unknown(Reason::StoreNotFound, "the store was deleted"), None)
+                }
+                (StoreFact::Unusable { reason, message }, Ok(_)) if self.now < add(end, LOOK_PATIENCE) => {
                     let s = situation(
                         *reason,
                         format!("{said}; waiting for a last look at the store: {message}"),
@@ -196,7 +201,15 @@ impl Judge<'_> {
                     );
                     self.settle(&s, Some(self.retry()))
                 }
-                StoreFact::Unusable { reason, message } => self.settle(&unknown(*reason, message), None),
+                (StoreFact::Unusable { reason, message }, Ok(_)) => self.settle(&unknown(*reason, message), None),
+                // What the rules do not allow is not asked.
+                (StoreFact::Usable(_) | StoreFact::Unusable { .. }, Err(refusal)) => {
+                    let why = format!(
+                        "the store was not asked, since its rules do not allow it: {}",
+                        refusal.message
+                    );
+                    self.settle(&unknown(refusal.reason, &why), None)
+                }
             },
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
             ObjectFact::Absent | ObjectFact::Present { .. } => {
@@ -230,6 +243,10 @@ impl Judge<'_> {
     ///
     /// `trouble` is why a key that is to be replaced is not, if so.
     pub(super) fn published(&self, key: Option<Lifetime>, trouble: Option<&str>) -> Step {
+        let access = match &self.f.store {
+            StoreFact::Usable(_) => self.access().ok(),
+            StoreFact::Missing | StoreFact::Unusable { .. } | StoreFact::Unread => None,
+        };
         let (Some(secret), Some(key)) = (self.own_secret(), key) else {
             // Ours by every mark, yet without the annotations that say until when its key works.
             let message = format!(
@@ -264,8 +281,8 @@ impl Judge<'_> {
         let last_look = self.f.last_look.filter(|last| *last <= self.now);
         let look = next_look(self.began(key), last_look);
         let mut arrival = Arrival::Unchanged;
-        let gathered = match &self.f.store {
-            StoreFact::Usable(_) if self.is_in_parts() => self.gather(self.f.look_requested || look <= self.now),
+        let gathered = match &access {
+            Some(access) if self.is_in_parts() => self.gather(access, self.f.look_requested || look <= self.now),
             _ => Gathered::Over,
         };
         if let Gathered::Next(step) = gathered {
@@ -275,9 +292,13 @@ impl Judge<'_> {
             arrival = so_far;
         } else if self.is_upload() && !self.awaits_object() {
             arrival = Arrival::Unknown(Reason::NotObservable, NO_ONE_OBJECT.to_owned());
-        } else if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) {
+        } else if self.awaits_object()
+            && let Some(access) = access
+        {
             match &self.f.object {
-                ObjectFact::Unread if self.f.look_requested || look <= self.now => return Step::Read(Read::Object),
+                ObjectFact::Unread if self.f.look_requested || look <= self.now => {
+                    return Step::Read(Read::Object(access));
+                }
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
                     match self.mismatch(object) {
                         // A key that goes on stays for the next upload.

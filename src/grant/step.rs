@@ -2,7 +2,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{facts::ArrivedPart, key::ObjectKey, lifetime::Lifetime, places::Most};
+use super::{
+    facts::ArrivedPart,
+    key::ObjectKey,
+    lifetime::Lifetime,
+    places::Most,
+    policy::{AbortAccess, Access, AllowedRequest},
+};
 use crate::api::{Ask, GrantStatus, Reason};
 
 /// The one thing to do next.
@@ -40,12 +46,12 @@ pub enum Step {
     /// Give the grant the finalizer of uploads in parts, and ask again.
     Hold,
     /// Have the store put the parts together, and ask again.
-    Complete(Assembly),
-    /// Have the store throw these uploads away, all of the grant's key, and ask again.
-    Abort {
-        /// The store's names for them.
-        uploads: Vec<String>,
-    },
+    Complete(Access, Assembly),
+    /// Have the store abort the multipart upload that the grant's Secret or status names, and ask again.
+    Abort(AbortAccess),
+    /// Have the store abort these multipart uploads of the grant's key, which no Secret was ever written for, and ask
+    /// again.
+    AbortOrphans(Vec<AbortAccess>),
     /// Take the finalizer off again, tell whom it concerns, and ask again.
     Release {
         /// An event for a person, if something is left over.
@@ -60,8 +66,8 @@ pub enum Step {
     },
 }
 
-/// What a decision needs to know first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a decision needs to know first. What is asked of the store comes with the proof that its rules allow it.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Read {
     /// The store that the grant names, with its rules and its credentials' end.
     Store,
@@ -69,14 +75,14 @@ pub enum Read {
     Secret,
     /// Whether the object is in the store. What was known of an upload in parts that goes on is not known any more then:
     /// it may have become the object meanwhile.
-    Object,
+    Object(Access),
     /// Whether there is room for one more grant with a key, at most so many having one. The room is then kept for this
     /// grant until its visit has ended.
     Place(Most),
     /// Which parts of this upload are in the store. If it is gone, what was known of the object is not known any more.
-    Upload(String),
+    Upload(Access, String),
     /// Which uploads in parts of the wanted key go on.
-    Uploads,
+    Uploads(Access),
 }
 
 /// Parts to put together.
@@ -96,7 +102,7 @@ pub struct Publish {
     /// Create or replace.
     pub mode: PublishMode,
     /// What to sign.
-    pub request: SigningRequest,
+    pub request: AllowedRequest,
     /// The Secret's labels.
     pub labels: BTreeMap<String, String>,
     /// The Secret's annotations.
@@ -117,7 +123,8 @@ pub enum PublishMode {
     },
 }
 
-/// What a signer is asked for. It says everything that the key permits; the URL is not known here.
+/// What a signer is asked for. It says everything that the key permits; the URL is not known here. What is signed for a
+/// grant comes as an [`AllowedRequest`]; checks of a store make their own requests, for objects of their own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SigningRequest {
     /// The object.

@@ -35,8 +35,10 @@ impl Judge<'_> {
             ),
             Some(end) if end > self.now => {
                 let remedy = match &self.f.store {
-                    StoreFact::Usable(store) => store.capabilities.revocation,
-                    StoreFact::Missing | StoreFact::Unusable { .. } => "withdraw the credentials that signed it",
+                    StoreFact::Usable(store) if self.access().is_ok() => store.capabilities.revocation,
+                    StoreFact::Usable(_) | StoreFact::Missing | StoreFact::Unusable { .. } => {
+                        "withdraw the credentials that signed it"
+                    }
                     StoreFact::Unread => {
                         store = Some(Step::Read(Read::Store));
                         ""

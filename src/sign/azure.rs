@@ -35,7 +35,7 @@ use crate::{
         AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, DownloadMode, ObservedObject, Overwrite,
         Reason, ResponseHeaders, UnsignedHeaders, UploadConstraints, UploadMode,
     },
-    grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
+    grant::{Access, AllowedRequest, Lifetime, ObjectFact, ObjectKey, SigningRequest},
 };
 
 /// The longest life of a key: what an identity's delegation key allows, and no less for an account's key (Azure Storage
@@ -410,7 +410,7 @@ impl Provider for AzureBlob {
         std::future::ready(Ok(print)).boxed()
     }
 
-    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+    fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async {
             let base = self.public_base();
             self.sign_for(request, &base, self.store.ip_range.as_deref()).await
@@ -443,7 +443,7 @@ impl Provider for AzureBlob {
         .boxed()
     }
 
-    fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
-        self.look_at(key).boxed()
+    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
+        self.look_at(access.key()).boxed()
     }
 }

@@ -39,7 +39,7 @@ use crate::{
         AddressingStyle, Ask, Capabilities, Capability, DownloadMode, GcsStore, ObservedObject, ResumableUploads,
         UploadConstraints, UploadMode,
     },
-    grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest, second},
+    grant::{Access, AllowedRequest, Lifetime, ObjectFact, SigningRequest, second},
 };
 
 /// Where the store is, unless it says otherwise.
@@ -339,7 +339,7 @@ impl Provider for Gcs {
         matches!(self.pen, Pen::Google(_))
     }
 
-    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+    fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         self.key_for(Target::Workload, request).boxed()
     }
 
@@ -387,9 +387,9 @@ impl Provider for Gcs {
         .boxed()
     }
 
-    fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
+    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
         async {
-            let answer = match self.send("HEAD", key.as_str(), &[], &[]).await {
+            let answer = match self.send("HEAD", access.key().as_str(), &[], &[]).await {
                 Ok(answer) => answer,
                 Err(SignError::Credentials { message, .. }) => return ObjectFact::Unreachable(message),
                 Err(e) => return ObjectFact::Unreachable(e.to_string()),

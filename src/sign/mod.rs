@@ -25,10 +25,13 @@ pub use url::{Entries, Form, SignedUrl};
 
 use crate::{
     api::{Capabilities, Reason},
-    grant::{ObjectFact, ObjectKey, SigningRequest},
+    grant::{Access, AllowedRequest, ObjectFact},
 };
 
 /// One store that can be asked to sign and to look.
+///
+/// What concerns a grant takes an [`Access`], or what is made from one: the proof that the store's rules allow that grant.
+/// Probes and checks of the store itself use objects of their own.
 pub trait Provider: Send + Sync {
     /// The provider's name in a Secret's `provider` entry and in metrics.
     fn name(&self) -> &'static str;
@@ -60,7 +63,7 @@ pub trait Provider: Send + Sync {
     ///
     /// # Errors
     /// [`SignError`]; never a key that permits more than the request says.
-    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
+    fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
     /// Sees to it, as far as possible, that the credentials that sign last until then: fetches fresh ones, if those may
     /// last longer. What came of it, [`Provider::credentials_expire`] says.
@@ -111,7 +114,7 @@ pub trait Provider: Send + Sync {
     }
 
     /// Looks whether the object is in the store, with one request of at most some seconds.
-    fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact>;
+    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact>;
 
     /// What it can do for uploads in parts; `None` if it takes none.
     fn multipart(&self) -> Option<&dyn Multipart> {

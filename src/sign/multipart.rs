@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use super::{Headers, SignError, SignedUrl};
 use crate::{
     api::{ObservedObject, Part},
-    grant::{Assembly, ObjectKey, SigningRequest, UploadFact, UploadsFact},
+    grant::{AbortAccess, Access, AllowedRequest, Assembly, UploadFact, UploadsFact},
 };
 
 /// A store to which objects can be uploaded in parts. Each request takes at most some seconds, but for [`complete`].
@@ -16,22 +16,22 @@ pub trait Multipart: Send + Sync {
     ///
     /// # Errors
     /// [`SignError`].
-    fn begin<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<String, SignError>>;
+    fn begin<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>>;
 
     /// The parts of an upload that have come.
-    fn arrived<'a>(&'a self, key: &'a ObjectKey, upload: &'a str) -> BoxFuture<'a, UploadFact>;
+    fn arrived<'a>(&'a self, access: &'a Access, upload: &'a str) -> BoxFuture<'a, UploadFact>;
 
     /// Puts the parts together. Stores may take minutes for that.
-    fn complete<'a>(&'a self, key: &'a ObjectKey, assembly: &'a Assembly) -> BoxFuture<'a, Completion>;
+    fn complete<'a>(&'a self, access: &'a Access, assembly: &'a Assembly) -> BoxFuture<'a, Completion>;
 
     /// Throws an upload away, with what has come of it. That there is none is as good.
     ///
     /// # Errors
     /// Why it may still be there, without secrets.
-    fn abort<'a>(&'a self, key: &'a ObjectKey, upload: &'a str) -> BoxFuture<'a, Result<(), String>>;
+    fn abort<'a>(&'a self, upload: &'a AbortAccess) -> BoxFuture<'a, Result<(), String>>;
 
     /// The uploads of exactly this key that go on. Nobody can tell here whose they are.
-    fn open<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, UploadsFact>;
+    fn open<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, UploadsFact>;
 }
 
 /// How it went to put parts together.

@@ -47,7 +47,7 @@ use crate::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
         UploadMode,
     },
-    grant::{ObjectFact, ObjectKey, SigningRequest},
+    grant::{Access, AllowedRequest, ObjectFact, SigningRequest},
 };
 
 /// The longest that a presigned URL may live: 7 days (Amazon S3 API, "Authenticating Requests: Using Query
@@ -206,6 +206,90 @@ impl S3 {
             .await
             .map(Some)
     }
+
+    /// Signs a request of a grant's, or of a check of the store.
+    async fn sign_request(&self, request: &SigningRequest) -> Result<Signed, SignError> {
+        let session = self.session().await?;
+        let lifetime = request.lifetime;
+        if session.sts.is_none() && session.expires.is_some_and(|end| end < lifetime.expires_at) {
+            // The session changed since the decision; the next decision knows its end.
+            return Err(SignError::Refused(
+                "the credentials changed meanwhile and end before the key would".into(),
+            ));
+        }
+        let seconds = u64::try_from(lifetime.seconds()).ok().filter(|s| *s > 0);
+        let seconds = seconds.ok_or_else(|| SignError::Refused("the lifetime is not positive".into()))?;
+        let presigning = PresigningConfig::builder()
+            .start_time(SystemTime::from(lifetime.issued_at))
+            .expires_in(Duration::from_secs(seconds))
+            .build()
+            .map_err(|e| SignError::Refused(e.to_string()))?;
+        let (bucket, key) = (&self.store.bucket, request.key.as_str());
+        confined::vouch(self, &session, &request.ask).await?;
+        let own = self.assume(&session, request).await?;
+        let own = own.map(|credentials| (self.client(&credentials, self.public_endpoint()), credentials));
+        let (signer, credentials) = own
+            .as_ref()
+            .map_or((&session.signer, &session.credentials), |(signer, credentials)| {
+                (signer, credentials)
+            });
+        let given = |key| Signed {
+            key,
+            provider: self.name(),
+        };
+        let presigned = match &request.ask {
+            ask if ask.is_for_credentials() => {
+                if session.sts.is_none() {
+                    // Never the store's own.
+                    let why = "the store has no assumeRole to lend sessions of";
+                    return Err(SignError::Refused(why.into()));
+                }
+                let place = lent::Place {
+                    bucket,
+                    region: &self.store.region,
+                    endpoint: match self.public_endpoint() {
+                        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+                        None => lent::amazons_endpoint(&self.store.region, bucket).await?,
+                    },
+                    style: self.store.addressing_style,
+                };
+                return Ok(given(Key::Credentials(lent::entries(credentials, &place, request))));
+            }
+            Ask::Upload { mode, constraints, .. } => match mode {
+                UploadMode::Put => presigned::put(signer, bucket, key, constraints, presigning).await,
+                UploadMode::Multipart => {
+                    let parts = multipart::parts(signer, bucket, request, presigning).await?;
+                    return Ok(given(Key::Parts(parts)));
+                }
+                UploadMode::PostForm => {
+                    let target = form::Target {
+                        bucket,
+                        region: &self.store.region,
+                        key,
+                    };
+                    return Ok(given(Key::Form {
+                        url: form::action(signer, bucket, presigning).await?,
+                        fields: form::sign(credentials, &target, constraints, lifetime)?,
+                    }));
+                }
+                UploadMode::Resumable | UploadMode::Credentials => {
+                    let why = "there are no such uploads on this store";
+                    return Err(SignError::Refused(why.into()));
+                }
+            },
+            Ask::Download { version, response, .. } => {
+                presigned::get(signer, bucket, key, version.clone(), response, presigning).await
+            }
+        }?;
+        Ok(Signed {
+            key: Key::Request {
+                url: SignedUrl::new(presigned.uri().to_owned()),
+                method: presigned.method().to_owned(),
+                headers: presigned::headers(&presigned),
+            },
+            provider: self.name(),
+        })
+    }
 }
 
 impl Provider for S3 {
@@ -259,90 +343,8 @@ impl Provider for S3 {
         self.role().is_some()
     }
 
-    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
-        async {
-            let session = self.session().await?;
-            let lifetime = request.lifetime;
-            if session.sts.is_none() && session.expires.is_some_and(|end| end < lifetime.expires_at) {
-                // The session changed since the decision; the next decision knows its end.
-                return Err(SignError::Refused(
-                    "the credentials changed meanwhile and end before the key would".into(),
-                ));
-            }
-            let seconds = u64::try_from(lifetime.seconds()).ok().filter(|s| *s > 0);
-            let seconds = seconds.ok_or_else(|| SignError::Refused("the lifetime is not positive".into()))?;
-            let presigning = PresigningConfig::builder()
-                .start_time(SystemTime::from(lifetime.issued_at))
-                .expires_in(Duration::from_secs(seconds))
-                .build()
-                .map_err(|e| SignError::Refused(e.to_string()))?;
-            let (bucket, key) = (&self.store.bucket, request.key.as_str());
-            confined::vouch(self, &session, &request.ask).await?;
-            let own = self.assume(&session, request).await?;
-            let own = own.map(|credentials| (self.client(&credentials, self.public_endpoint()), credentials));
-            let (signer, credentials) = own
-                .as_ref()
-                .map_or((&session.signer, &session.credentials), |(signer, credentials)| {
-                    (signer, credentials)
-                });
-            let given = |key| Signed {
-                key,
-                provider: self.name(),
-            };
-            let presigned = match &request.ask {
-                ask if ask.is_for_credentials() => {
-                    if session.sts.is_none() {
-                        // Never the store's own.
-                        let why = "the store has no assumeRole to lend sessions of";
-                        return Err(SignError::Refused(why.into()));
-                    }
-                    let place = lent::Place {
-                        bucket,
-                        region: &self.store.region,
-                        endpoint: match self.public_endpoint() {
-                            Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-                            None => lent::amazons_endpoint(&self.store.region, bucket).await?,
-                        },
-                        style: self.store.addressing_style,
-                    };
-                    return Ok(given(Key::Credentials(lent::entries(credentials, &place, request))));
-                }
-                Ask::Upload { mode, constraints, .. } => match mode {
-                    UploadMode::Put => presigned::put(signer, bucket, key, constraints, presigning).await,
-                    UploadMode::Multipart => {
-                        let parts = multipart::parts(signer, bucket, request, presigning).await?;
-                        return Ok(given(Key::Parts(parts)));
-                    }
-                    UploadMode::PostForm => {
-                        let target = form::Target {
-                            bucket,
-                            region: &self.store.region,
-                            key,
-                        };
-                        return Ok(given(Key::Form {
-                            url: form::action(signer, bucket, presigning).await?,
-                            fields: form::sign(credentials, &target, constraints, lifetime)?,
-                        }));
-                    }
-                    UploadMode::Resumable | UploadMode::Credentials => {
-                        let why = "there are no such uploads on this store";
-                        return Err(SignError::Refused(why.into()));
-                    }
-                },
-                Ask::Download { version, response, .. } => {
-                    presigned::get(signer, bucket, key, version.clone(), response, presigning).await
-                }
-            }?;
-            Ok(Signed {
-                key: Key::Request {
-                    url: SignedUrl::new(presigned.uri().to_owned()),
-                    method: presigned.method().to_owned(),
-                    headers: presigned::headers(&presigned),
-                },
-                provider: self.name(),
-            })
-        }
-        .boxed()
+    fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        self.sign_request(request).boxed()
     }
 
     fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
@@ -413,7 +415,7 @@ impl Provider for S3 {
         Some(self)
     }
 
-    fn look<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, ObjectFact> {
+    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
         async {
             let session = match self.session().await {
                 Ok(session) => session,
@@ -424,7 +426,7 @@ impl Provider for S3 {
                 .talker
                 .head_object()
                 .bucket(&self.store.bucket)
-                .key(key.as_str())
+                .key(access.key().as_str())
                 .checksum_mode(ChecksumMode::Enabled)
                 .customize()
                 .interceptor(date.clone())

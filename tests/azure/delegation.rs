@@ -8,7 +8,10 @@ use valet::{
 };
 use valet_harness::fake::{Fake, Reply, granted_as_text};
 
-use crate::identities::{MARKER, credentials, key_for, provider};
+use crate::{
+    access::{access, allowed},
+    identities::{MARKER, credentials, key_for, provider},
+};
 
 /// No key outlives the delegation key that signs it, whatever was decided before.
 #[tokio::test]
@@ -38,7 +41,7 @@ async fn nothing_is_signed_past_the_delegation_keys_end() {
             holder: "web.report".into(),
             upload: None,
         };
-        let signed = provider.sign(&request).await;
+        let signed = provider.sign(&allowed(request)).await;
         assert_eq!(signed.is_ok(), is_signed, "{after}: {signed:?}");
     }
 }
@@ -126,7 +129,7 @@ async fn what_a_look_finds() {
         };
         (provider(&fake.endpoint(), source), fake)
     };
-    let key = ObjectKey::parse("a/ü b", 1024).unwrap();
+    let key = access("a/ü b");
     let text = |name: &'static str, value: &str| (name, value.to_owned());
     // The store's clock is an hour ahead; the blob is ten seconds old by it.
     let ahead = |seconds: i64| {

@@ -11,7 +11,6 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
     api::Reason,
-    grant::ObjectKey,
     sign::{
         Outward, Provider, SignError,
         azure::{AzureBlob, Credentials, Identity, Source},
@@ -21,6 +20,8 @@ use valet_harness::{
     Scratch,
     fake::{Asked, Fake, Reply, delegation_key, granted, granted_as_text},
 };
+
+use crate::access::access;
 
 /// Far longer than anybody may wait for a server that says nothing, on a machine however busy.
 const HANG: Duration = Duration::from_secs(120);
@@ -120,7 +121,7 @@ async fn no_token_for_where_a_tenant_leads() {
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(message.contains("spec.azureBlob.endpoint"), "{message}");
     provider.probe().await;
-    provider.look(&ObjectKey::parse("a", 1024).unwrap()).await;
+    provider.look(&access("a")).await;
     assert!(fake.asked().iter().all(|a| a.header("authorization").is_none()));
 }
 

@@ -1,5 +1,7 @@
 //! Azure Blob Storage: signatures beside Microsoft's own, keys on Azurite, and identities whose servers misbehave.
 
+#[path = "../common/access.rs"]
+mod access;
 mod canary;
 mod container;
 mod delegation;

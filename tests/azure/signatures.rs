@@ -14,6 +14,8 @@ use valet_harness::azurite::microsoft;
 
 use valet_harness::fake::{DELEGATED, Fake, delegation_key, granted_as_text};
 
+use crate::access::allowed;
+
 const ACCOUNT_KEY: &str = "bWFya2VyLW9mLWFuLWFjY291bnQta2V5LW1hcmtlci1vZi1hbi1hY2NvdW50LWtleQ==";
 const START: &str = "2027-01-15T07:45:00Z";
 const ISSUED: &str = "2027-01-15T08:00:00Z";
@@ -138,7 +140,7 @@ async fn service_signatures_are_microsofts() {
         let provider = AzureBlob::new(store(settings.clone()), key, None);
         for name in KEYS {
             for (ask, theirs) in asks() {
-                let signed = provider.sign(&request(name, ask)).await.unwrap();
+                let signed = provider.sign(&allowed(request(name, ask))).await.unwrap();
                 let options = merged(&theirs, merged(&options, json!({"start": START, "expiry": EXPIRY})));
                 let (token, version) = microsoft
                     .sas(["mediastore", "media", name], Some(ACCOUNT_KEY), &Value::Null, &options)
@@ -190,7 +192,7 @@ async fn user_delegation_signatures_are_microsofts() {
         });
         for name in KEYS {
             for (ask, theirs) in asks() {
-                let signed = provider.sign(&request(name, ask)).await.unwrap();
+                let signed = provider.sign(&allowed(request(name, ask))).await.unwrap();
                 let options = json!({"start": start, "expiry": EXPIRY, "protocol": "https", "ip": "203.0.113.7"});
                 let options = merged(&theirs, options);
                 let (token, _) = microsoft
@@ -242,7 +244,7 @@ async fn fingerprints() {
 async fn nothing_weaker_than_asked_is_signed() {
     let key = || Credentials::Key(SharedKey::parse(ACCOUNT_KEY).unwrap());
     let provider = AzureBlob::new(store(json!({})), key(), None);
-    let sign = async |key: &str, ask: Ask| provider.sign(&request(key, ask)).await;
+    let sign = async |key: &str, ask: Ask| provider.sign(&allowed(request(key, ask))).await;
     for more in [
         json!({"contentType": "a/b"}),
         json!({"contentLength": 1}),
@@ -269,7 +271,7 @@ async fn nothing_weaker_than_asked_is_signed() {
     }
     let mut over = request("k", upload(Overwrite::Forbid));
     over.lifetime.expires_at = over.lifetime.issued_at;
-    assert!(provider.sign(&over).await.is_err());
+    assert!(provider.sign(&allowed(over)).await.is_err());
     // Lines cannot be forged by what stands in them; the schema lets none of it through either.
     let forged = download(None, json!({"contentType": "a\nb"}));
     assert!(matches!(sign("k", forged).await, Err(SignError::Refused(_))));

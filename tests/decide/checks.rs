@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Reason, annotation},
     grant::{
-        Assembly, Facts, GrantFacts, Owner, PlaceFact, Publish, PublishMode, RenewRequest, SecretFact, SecretView,
-        Step, StoreFact, admit, decide,
+        Assembly, Facts, GrantFacts, Owner, PlaceFact, Publish, PublishMode, Read, RenewRequest, RulesView,
+        SecretFact, SecretView, Step, StoreFact, admit, decide, still_allowed,
     },
 };
 
@@ -85,6 +85,7 @@ pub fn ready(grant: &GrantFacts) -> &str {
 /// Holds the step that was decided against the world as it is.
 pub fn step(world: &World, facts: &Facts, step: &Step) {
     assert_eq!(&decide(facts, world.now), step, "the same facts, another judgement");
+    asks(facts, step);
     match step {
         Step::Read(_) => {}
         Step::Publish(publish) => {
@@ -129,17 +130,59 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
             facts.grant.ask.parts().is_some() && !facts.grant.held,
             "a finalizer without a cause"
         ),
-        Step::Complete(assembly) => complete(world, facts, assembly),
-        Step::Abort { uploads } => {
+        Step::Complete(_, assembly) => complete(world, facts, assembly),
+        Step::Abort(upload) => {
+            assert!(facts.grant.held, "an upload without a finalizer");
+            assert_ne!(upload.upload(), THEIRS, "aborts somebody else's upload");
+        }
+        Step::AbortOrphans(uploads) => {
             assert!(facts.grant.held, "an upload without a finalizer");
             for upload in uploads {
-                assert_ne!(upload, THEIRS, "aborts somebody else's upload");
+                assert_ne!(upload.upload(), THEIRS, "aborts somebody else's upload");
             }
         }
         Step::Release { notice } => release(world, notice.is_some()),
         Step::Collect => collect(world),
         Step::Rest { until } => rest(world, facts, *until),
     }
+}
+
+/// Whether the step sends a request to the store.
+pub fn reaches_store(step: &Step) -> bool {
+    match step {
+        Step::Read(Read::Object(_) | Read::Upload(..) | Read::Uploads(_))
+        | Step::Publish(_)
+        | Step::Complete(..)
+        | Step::Abort(_)
+        | Step::AbortOrphans(_) => true,
+        Step::Read(Read::Store | Read::Secret | Read::Place(_))
+        | Step::Retouch { .. }
+        | Step::Withdraw { .. }
+        | Step::Report { .. }
+        | Step::Hold
+        | Step::Release { .. }
+        | Step::Collect
+        | Step::Rest { .. } => false,
+    }
+}
+
+/// I16: the store is asked nothing about a grant that its rules do not allow. Only an upload that Valet began for this very
+/// grant may be aborted.
+pub fn asks(facts: &Facts, step: &Step) {
+    let rules = match &facts.store {
+        StoreFact::Usable(store) => Some(RulesView {
+            rules: store.rules.clone(),
+            namespace_labels: store.namespace_labels.clone(),
+        }),
+        StoreFact::Unusable { .. } => facts.rules.clone(),
+        StoreFact::Missing | StoreFact::Unread => None,
+    };
+    let is_allowed = rules.is_some_and(|rules| still_allowed(&facts.grant, &rules).is_ok());
+    let is_own = matches!(step, Step::Abort(upload) if Some(upload.upload()) == facts.own_upload.as_deref());
+    assert!(
+        is_allowed || is_own || !reaches_store(step),
+        "I16: asks the store about a grant that is not allowed: {step:?}"
+    );
 }
 
 /// I2: nothing is written to a Secret that is not known to be ours, and stays.
@@ -399,9 +442,9 @@ fn release(world: &World, is_told: bool) {
     assert!(grant.held);
     // Of others there is one with parts, or from before the grant.
     let is_others = |u: &Upload| !u.parts.is_empty() || grant.created.is_some_and(|created| u.begun < created);
-    // Of a grant that no rule allows and that never had a key, all are others', as far as anybody can tell.
+    // Of a grant that no rule allows and that names no upload, all are others', as far as anybody can tell.
     let is_allowed = matches!(&world.store, StoreFact::Usable(store) if admit(grant, store).is_ok());
-    let may_be_its = grant.ask.parts().is_some() && (is_allowed || grant.status.issued_time.is_some());
+    let may_be_its = grant.ask.parts().is_some() && (is_allowed || grant.status.upload_id.is_some());
     assert!(
         is_told
             || world.forged

@@ -431,8 +431,10 @@ fn no_facts_are_too_odd() {
         facts.secret_refused = dice.one_in(10).then(|| "quota".into());
         // Of all the odd times, now is none.
         let now = at(dice.below(2000) as i64) + SignedDuration::from_nanos(dice.below(1_000_000_000) as i64);
+        facts.own_upload = dice.one_in(4).then(|| "own".into());
         let step = decide(&facts, now);
         assert_eq!(step, decide(&facts, now));
+        checks::asks(&facts, &step);
         let name = match &step {
             Step::Read(_) => "read",
             Step::Publish(publish) => {
@@ -462,7 +464,7 @@ fn no_facts_are_too_odd() {
                 assert!(!facts.grant.held, "{n}");
                 "hold"
             }
-            Step::Complete(_) | Step::Abort { .. } | Step::Release { .. } => {
+            Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_) | Step::Release { .. } => {
                 assert!(facts.grant.held || facts.grant.ask.parts().is_some(), "{n}");
                 "parts"
             }

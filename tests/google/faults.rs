@@ -13,7 +13,7 @@ use crate::{
     request, upload,
 };
 
-fn put() -> valet::grant::SigningRequest {
+fn put() -> valet::grant::AllowedRequest {
     request("a", upload(UploadMode::Put, Overwrite::Forbid))
 }
 

@@ -40,7 +40,7 @@ fn by_federation(scratch: &Scratch, fake: &Fake, configuration: &Value, more: Va
     store(more, from_environment(variable), Some(&fake.url()))
 }
 
-fn put() -> valet::grant::SigningRequest {
+fn put() -> valet::grant::AllowedRequest {
     request("a", upload(UploadMode::Put, Overwrite::Forbid))
 }
 

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
     api::Capability,
-    grant::{ObjectFact, ObjectKey},
+    grant::{Access, ObjectFact},
     sign::{
         Finding, Outward, Probed, Provider,
         gcs::{Gcs, Source},
@@ -15,6 +15,7 @@ use valet::{
 
 use crate::{
     HANG,
+    access::access,
     fake::{Call, Fake, Reply},
     key, store,
 };
@@ -23,8 +24,8 @@ fn at(fake: &Fake) -> Gcs {
     store(json!({"endpoint": fake.url()}), Source::Key(Arc::new(key())), None)
 }
 
-fn name() -> ObjectKey {
-    ObjectKey::parse("a/ü", 1024).unwrap()
+fn name() -> Access {
+    access("a/ü")
 }
 
 async fn look(reply: Reply) -> ObjectFact {

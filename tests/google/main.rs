@@ -1,6 +1,8 @@
 //! Google Cloud Storage: signatures against Google's own client and a checker in another language, the endpoints that hand
 //! out tokens and signatures in good and bad moods, and the whole way on fake-gcs-server.
 
+#[path = "../common/access.rs"]
+mod access;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
@@ -19,7 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use valet::{
     api::{Ask, LengthRange, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
-    grant::{Lifetime, ObjectKey, SigningRequest},
+    grant::{AllowedRequest, Lifetime, ObjectKey, SigningRequest},
     sign::gcs::{Gcs, ServiceAccountKey, Source},
 };
 
@@ -47,9 +49,9 @@ pub fn store(more: Value, source: Source, iam: Option<&str>) -> Gcs {
 pub const ISSUED: &str = "2026-01-02T03:04:05Z";
 
 /// A request that is signed at [`ISSUED`] for an hour.
-pub fn request(key: &str, ask: Ask) -> SigningRequest {
+pub fn request(key: &str, ask: Ask) -> AllowedRequest {
     let issued_at: Timestamp = ISSUED.parse().expect("a time");
-    SigningRequest {
+    access::allowed(SigningRequest {
         key: ObjectKey::parse_scope(key, 1024).expect("a key"),
         ask,
         lifetime: Lifetime {
@@ -58,7 +60,7 @@ pub fn request(key: &str, ask: Ask) -> SigningRequest {
         },
         holder: "web.x".into(),
         upload: None,
-    }
+    })
 }
 
 /// An upload of 3 to 9 bytes of text.

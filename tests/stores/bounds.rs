@@ -8,10 +8,12 @@ use std::{
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use serde_json::json;
 use valet::{
-    grant::{ObjectKey, UploadFact, UploadsFact},
+    grant::{Access, UploadFact, UploadsFact},
     sign::{Finding, Provider, s3::S3},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
+
+use crate::access::access;
 
 /// A store with `assumeRole` that answers so, and its STS with it.
 pub fn assuming(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> (Fake, S3) {
@@ -25,8 +27,8 @@ pub fn assuming(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> (Fak
     (fake, s3)
 }
 
-fn key() -> ObjectKey {
-    ObjectKey::parse("a/b", 1024).unwrap()
+fn key() -> Access {
+    access("a/b")
 }
 
 /// The SDK keeps what is answered, all of it; what is poured out here is little more than sockets hold.
@@ -91,7 +93,7 @@ async fn codes_that_are_more_than_codes() {
         let code = "Nope&#10;2026-01-01T00:00:00Z ERROR valet: the cluster is lost";
         Reply::Text(403, format!("<Error><Code>{code}</Code><Message>m</Message></Error>"))
     });
-    let why = s3.multipart().unwrap().abort(&key(), "id").await.unwrap_err();
+    let why = s3.multipart().unwrap().abort(&key().to_abort("id")).await.unwrap_err();
     assert!(
         why.contains("403") && !why.contains("ERROR") && !why.contains('\n'),
         "{why}"

@@ -1,6 +1,8 @@
 //! What stores turn out to be like, and what follows from it: a store that behaves as Amazon documents, and one that
 //! obeys headers which nobody signed.
 
+#[path = "../common/access.rs"]
+mod access;
 mod below;
 mod bounds;
 mod canary;

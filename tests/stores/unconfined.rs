@@ -10,12 +10,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
     api::{Ask, DownloadMode, Multipart, Reason, UploadConstraints, UploadMode},
-    grant::{Lifetime, ObjectKey, SigningRequest, second},
+    grant::{AllowedRequest, Lifetime, ObjectKey, SigningRequest, second},
     sign::{Finding, Provider, SignError, s3::S3},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 
-use super::bounds::assuming;
+use super::{access::allowed, bounds::assuming};
 
 /// What STS answers: a session.
 fn session() -> Reply {
@@ -93,9 +93,9 @@ async fn sessions_that_do() {
     assert_eq!(s3.probe().await.finding, Finding::Usable);
 }
 
-fn request(ask: Ask) -> SigningRequest {
+fn request(ask: Ask) -> AllowedRequest {
     let now = second(Timestamp::now());
-    SigningRequest {
+    allowed(SigningRequest {
         key: ObjectKey::parse("a/b", 1024).unwrap(),
         ask,
         lifetime: Lifetime {
@@ -104,7 +104,7 @@ fn request(ask: Ask) -> SigningRequest {
         },
         holder: "web.a".into(),
         upload: None,
-    }
+    })
 }
 
 fn upload() -> Ask {

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{Error, FIELD_MANAGER, Visit, call, store_id};
 use crate::{
     api::{Grant, MULTIPART_FINALIZER, UploadMode, annotation},
-    grant::{Assembly, Notice, ObjectFact, ObjectKey, Publish, SecretFact, UploadFact, UploadsFact},
+    grant::{AbortAccess, Access, Assembly, Notice, ObjectFact, Publish, SecretFact, UploadFact, UploadsFact},
     sign::{Completion, Multipart, Provider, SignError},
 };
 
@@ -31,17 +31,17 @@ impl<G: Grant> Visit<'_, G> {
         }
     }
 
-    fn key(&self) -> Option<ObjectKey> {
-        ObjectKey::parse(&self.facts.grant.terms.key, usize::MAX).ok()
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        self.provider.as_deref().and_then(Provider::multipart)
     }
 
     // --- reads -------------------------------------------------------------------------------------------------
 
-    pub(super) async fn read_upload(&mut self, upload: &str) -> Result<(), Error> {
+    pub(super) async fn read_upload(&mut self, access: &Access, upload: &str) -> Result<(), Error> {
         self.may_ask_store()?;
-        let fact = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
-            (Some(key), Some(store)) => store.arrived(&key, upload).await,
-            _ => UploadFact::Unreachable(NO_STORE.into()),
+        let fact = match self.multipart() {
+            Some(store) => store.arrived(access, upload).await,
+            None => UploadFact::Unreachable(NO_STORE.into()),
         };
         let outcome = match fact {
             UploadFact::Open(_) => Some("absent"),
@@ -65,21 +65,18 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    pub(super) async fn read_uploads(&mut self) -> Result<(), Error> {
+    pub(super) async fn read_uploads(&mut self, access: &Access) -> Result<(), Error> {
         self.may_ask_store()?;
         // What this process began and nobody has recorded needs no list.
         let uid = &self.facts.grant.uid;
-        if let (Some(begun), Some(key), Some(store)) = (
-            self.context.memory.begun(uid),
-            self.key(),
-            self.provider.as_deref().and_then(Provider::multipart),
-        ) && store.abort(&key, &begun).await.is_ok()
+        if let (Some(begun), Some(store)) = (self.context.memory.begun(uid), self.multipart())
+            && store.abort(&access.to_abort(&begun)).await.is_ok()
         {
-            self.context.memory.keep_begun(uid, None);
+            self.context.memory.aborted(uid, &begun);
         }
-        self.facts.uploads = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
-            (Some(key), Some(store)) => store.open(&key).await,
-            _ => UploadsFact::Unreachable(NO_STORE.into()),
+        self.facts.uploads = match self.multipart() {
+            Some(store) => store.open(access).await,
+            None => UploadsFact::Unreachable(NO_STORE.into()),
         };
         let is_contested = self.is_contested();
         if let UploadsFact::Listed { uploads, contested } = &mut self.facts.uploads {
@@ -173,19 +170,19 @@ impl<G: Grant> Visit<'_, G> {
             None => {
                 let store = multipart(provider)?;
                 let begun = store.begin(&publish.request).await?;
-                self.context.memory.keep_begun(uid, Some(begun.clone()));
+                self.context.memory.keep_begun(uid, begun.clone());
                 self.context.metrics.upload_in_parts("begun");
                 begun
             }
         };
         publish.annotations.insert(annotation::UPLOAD_ID.into(), upload.clone());
-        publish.request.upload = Some(upload);
+        publish.request.set_upload(upload);
         Ok(())
     }
 
     /// After a Secret was written, by us or by somebody who was faster: an upload that we began and that is not the
     /// recorded one is nobody's.
-    pub(super) async fn drop_loser(&mut self) {
+    pub(super) async fn drop_loser(&mut self, access: &Access) {
         let uid = self.facts.grant.uid.clone();
         let SecretFact::Present(secret) = &self.facts.secret else {
             return;
@@ -194,9 +191,12 @@ impl<G: Grant> Visit<'_, G> {
         let Some(begun) = self.context.memory.begun(&uid) else {
             return;
         };
-        if recorded.as_ref() != Some(&begun)
-            && let (Some(key), Some(store)) = (self.key(), self.provider.as_deref().and_then(Provider::multipart))
-            && let Err(why) = store.abort(&key, &begun).await
+        if recorded.as_ref() == Some(&begun) {
+            self.context.memory.recorded(&uid);
+            return;
+        }
+        if let Some(store) = self.multipart()
+            && let Err(why) = store.abort(&access.to_abort(&begun)).await
         {
             // It is found again when the grant is at its end.
             warn!(
@@ -205,14 +205,14 @@ impl<G: Grant> Visit<'_, G> {
                 "an upload in parts that lost a race was not aborted: {why}"
             );
         }
-        self.context.memory.keep_begun(&uid, None);
+        self.context.memory.aborted(&uid, &begun);
     }
 
-    pub(super) async fn complete(&mut self, assembly: Assembly) -> Result<(), Error> {
+    pub(super) async fn complete(&mut self, access: &Access, assembly: Assembly) -> Result<(), Error> {
         self.may_ask_store()?;
-        let completion = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
-            (Some(key), Some(store)) => store.complete(&key, &assembly).await,
-            _ => Completion::Unreachable(NO_STORE.into()),
+        let completion = match self.multipart() {
+            Some(store) => store.complete(access, &assembly).await,
+            None => Completion::Unreachable(NO_STORE.into()),
         };
         match completion {
             Completion::Done(object) => {
@@ -226,7 +226,7 @@ impl<G: Grant> Visit<'_, G> {
                 );
                 self.context.metrics.upload_in_parts("completed");
                 self.facts.upload = UploadFact::Gone;
-                self.look().await?;
+                self.look(access).await?;
                 if !matches!(self.facts.object, ObjectFact::Present { .. }) {
                     // Who may write need not be allowed to look; the store has just said that it is there.
                     self.facts.object = ObjectFact::Present {
@@ -250,19 +250,15 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    pub(super) async fn abort(&mut self, uploads: Vec<String>) -> Result<(), Error> {
+    /// Aborts the upload that the grant's URLs are for.
+    pub(super) async fn abort(&mut self, upload: &AbortAccess) -> Result<(), Error> {
         self.may_ask_store()?;
         let parts = match &self.facts.upload {
             UploadFact::Open(parts) => parts.len(),
             _ => 0,
         };
-        let aborted = match (self.key(), self.provider.as_deref().and_then(Provider::multipart)) {
-            (Some(key), Some(store)) => abort_all(store, &key, &uploads).await,
-            _ => Err(NO_STORE.into()),
-        };
-        let is_own = matches!(self.facts.upload, UploadFact::Open(_) | UploadFact::Hidden);
-        match (aborted, is_own) {
-            (Ok(()), true) => {
+        self.facts.upload = match self.abort_one(upload).await {
+            Ok(()) => {
                 self.context.metrics.upload_in_parts("aborted");
                 info!(
                     kind = G::OPERATION.kind(),
@@ -271,21 +267,32 @@ impl<G: Grant> Visit<'_, G> {
                     parts,
                     "upload in parts aborted"
                 );
-                self.facts.upload = UploadFact::Aborted { parts };
+                UploadFact::Aborted { parts }
             }
-            (Ok(()), false) => self.facts.uploads = UploadsFact::Unread,
-            (Err(why), true) => self.facts.upload = UploadFact::Unreachable(why),
-            (Err(why), false) => self.facts.uploads = UploadsFact::Unreachable(why),
+            Err(why) => UploadFact::Unreachable(why),
+        };
+        Ok(())
+    }
+
+    /// Aborts uploads that no Secret was written for.
+    pub(super) async fn abort_orphans(&mut self, uploads: &[AbortAccess]) -> Result<(), Error> {
+        self.may_ask_store()?;
+        self.facts.uploads = UploadsFact::Unread;
+        for upload in uploads {
+            if let Err(why) = self.abort_one(upload).await {
+                self.facts.uploads = UploadsFact::Unreachable(why);
+                break;
+            }
         }
         Ok(())
     }
-}
 
-async fn abort_all(store: &dyn Multipart, key: &ObjectKey, uploads: &[String]) -> Result<(), String> {
-    for upload in uploads {
-        store.abort(key, upload).await?;
+    async fn abort_one(&self, upload: &AbortAccess) -> Result<(), String> {
+        let store = self.multipart().ok_or(NO_STORE)?;
+        store.abort(upload).await?;
+        self.context.memory.aborted(&self.facts.grant.uid, upload.upload());
+        Ok(())
     }
-    Ok(())
 }
 
 fn multipart(provider: &dyn Provider) -> Result<&dyn Multipart, SignError> {

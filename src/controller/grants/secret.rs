@@ -80,7 +80,7 @@ impl<G: Grant> Visit<'_, G> {
             // Another one by that name, or it changed, or went: what is there decides.
             Err(Error::Conflict(_) | Error::Gone(_)) => {
                 let read = self.read_secret_or_stop(&publish.mode).await;
-                self.drop_loser().await;
+                self.drop_loser(publish.request.access()).await;
                 return read;
             }
             Err(e) => return Err(e),
@@ -96,7 +96,7 @@ impl<G: Grant> Visit<'_, G> {
         let first = grant.status.issued_time.is_none() && publish.mode == PublishMode::Create;
         self.context.metrics.key_issued(G::OPERATION, age.filter(|_| first));
         self.has_secret(view);
-        self.drop_loser().await;
+        self.drop_loser(publish.request.access()).await;
         Ok(())
     }
 

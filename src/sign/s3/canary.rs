@@ -22,7 +22,7 @@ use crate::{
     api::{Ask, Capability, LengthRange, Multipart, Overwrite, UploadConstraints, UploadMode},
     grant::SigningRequest,
     sign::{
-        Canary, Missing, Provider, SignError, Signed,
+        Canary, Missing, SignError, Signed,
         canary::{Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get},
     },
 };
@@ -187,7 +187,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
 
 impl Hands for Bucket<'_> {
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
-        self.s3.sign(request)
+        self.s3.sign_request(request).boxed()
     }
 
     fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>> {

@@ -161,7 +161,7 @@ mod tests {
     use crate::{
         api::{Ask, Multipart, UploadMode},
         grant::{ObjectKey, SigningRequest},
-        sign::{Provider, s3::S3},
+        sign::s3::S3,
     };
 
     const TARGET: Target<'static> = Target {
@@ -333,7 +333,7 @@ mod tests {
                 holder: "web.x".into(),
                 upload: None,
             };
-            let signed = provider.sign(&request).await.unwrap();
+            let signed = provider.sign_request(&request).await.unwrap();
             assert_eq!(signed.url().unwrap().expose(), expected);
         }
     }

@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     api::{Ask, MAX_PARTS, ObservedObject, Reason},
-    grant::{ArrivedPart, Assembly, ObjectKey, OpenUpload, SigningRequest, UploadFact, UploadsFact},
+    grant::{
+        AbortAccess, Access, AllowedRequest, ArrivedPart, Assembly, ObjectKey, OpenUpload, SigningRequest,
+        UploadFact, UploadsFact,
+    },
     sign::{Completion, Multipart, SignError, SignedPart, SignedUrl},
 };
 
@@ -70,192 +73,217 @@ pub async fn parts(
 }
 
 impl Multipart for S3 {
-    fn begin<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<String, SignError>> {
-        async {
-            let Ask::Upload { constraints, .. } = &request.ask else {
-                return Err(SignError::Refused("a download does not come in parts".into()));
-            };
-            let session = self.session().await?;
-            let begun = session
-                .talker
-                .create_multipart_upload()
-                .bucket(&self.store.bucket)
-                .key(request.key.as_str())
-                .set_content_type(constraints.content_type.clone())
-                .send()
-                .await
-                .map_err(|e| not_begun(&e))?;
-            let named = begun.upload_id.filter(|name| is_name(name));
-            named.ok_or_else(|| SignError::Credentials {
-                reason: Reason::StoreUnreachable,
-                message: "the store began an upload in parts and did not say how it calls it, or by no such name"
-                    .into(),
-            })
-        }
-        .boxed()
+    fn begin<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>> {
+        self.begin_upload(request).boxed()
     }
 
-    fn arrived<'a>(&'a self, key: &'a ObjectKey, upload: &'a str) -> BoxFuture<'a, UploadFact> {
+    fn arrived<'a>(&'a self, access: &'a Access, upload: &'a str) -> BoxFuture<'a, UploadFact> {
+        self.list_parts(access.key(), upload).boxed()
+    }
+
+    fn complete<'a>(&'a self, access: &'a Access, assembly: &'a Assembly) -> BoxFuture<'a, Completion> {
+        self.complete_upload(access.key(), assembly).boxed()
+    }
+
+    fn abort<'a>(&'a self, upload: &'a AbortAccess) -> BoxFuture<'a, Result<(), String>> {
         async move {
-            let session = match self.session().await {
-                Ok(session) => session,
-                Err(e) => return UploadFact::Unreachable(e.to_string()),
-            };
-            let mut arrived = Vec::new();
-            let mut marker: Option<String> = None;
-            for _ in 0..MOST_PAGES {
-                let answer = session
-                    .talker
-                    .list_parts()
-                    .bucket(&self.store.bucket)
-                    .key(key.as_str())
-                    .upload_id(upload)
-                    .set_part_number_marker(marker.take())
-                    .send()
-                    .await;
-                let page = match answer {
-                    Ok(page) => page,
-                    Err(e) => return not_listed(&e),
-                };
-                arrived.extend(page.parts().iter().filter_map(|part| {
-                    Some(ArrivedPart {
-                        number: part.part_number()?.into(),
-                        size: part.size()?,
-                        e_tag: part.e_tag().filter(|tag| is_name(tag))?.to_owned(),
-                    })
-                }));
-                // No more than there are URLs for, and a few that somebody else has put there.
-                let is_more =
-                    page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
-                match page.next_part_number_marker.filter(|_| is_more) {
-                    Some(next) => marker = Some(next),
-                    None => return UploadFact::Open(arrived),
-                }
-            }
-            UploadFact::Unreachable("its list of the upload's parts has no end".into())
-        }
-        .boxed()
-    }
-
-    fn complete<'a>(&'a self, key: &'a ObjectKey, assembly: &'a Assembly) -> BoxFuture<'a, Completion> {
-        async {
-            let session = match self.session().await {
-                Ok(session) => session,
-                Err(e) => return Completion::Unreachable(e.to_string()),
-            };
-            let part = |part: &ArrivedPart| {
-                CompletedPart::builder()
-                    .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
-                    .e_tag(&part.e_tag)
-                    .build()
-            };
-            let parts = CompletedMultipartUpload::builder()
-                .set_parts(Some(assembly.parts.iter().map(part).collect()))
-                .build();
-            let slow = TimeoutConfig::builder()
-                .connect_timeout(super::LOOK_TIMEOUT)
-                .read_timeout(COMPLETE_TIMEOUT)
-                .operation_timeout(COMPLETE_TIMEOUT)
-                .build();
-            let answer = session
-                .talker
-                .complete_multipart_upload()
-                .bucket(&self.store.bucket)
-                .key(key.as_str())
-                .upload_id(&assembly.upload)
-                .multipart_upload(parts)
-                .set_if_none_match(assembly.write_once.then(|| "*".to_owned()))
-                .customize()
-                .config_override(aws_sdk_s3::config::Builder::new().timeout_config(slow))
-                .send()
-                .await;
-            match answer {
-                Ok(done) => Completion::Done(ObservedObject {
-                    size: Some(assembly.parts.iter().map(|part| part.size).sum()),
-                    e_tag: done.e_tag,
-                    version: done.version_id.filter(|v| v != "null"),
-                    ..ObservedObject::default()
-                }),
-                Err(e) => not_completed(&e),
+            let (key, id) = (upload.key(), upload.upload());
+            if upload.may_list() {
+                self.abort_wholly(key, id).await
+            } else {
+                self.abort_upload(key, id).await
             }
         }
         .boxed()
     }
 
-    fn abort<'a>(&'a self, key: &'a ObjectKey, upload: &'a str) -> BoxFuture<'a, Result<(), String>> {
-        async move {
-            let session = self.session().await.map_err(|e| e.to_string())?;
+    fn open<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, UploadsFact> {
+        self.list_uploads(access.key()).boxed()
+    }
+}
+
+/// Without the proof that a grant is allowed it: for the methods above, and for checks of the store itself.
+impl S3 {
+    /// Begins an upload for a request of a grant's, or of a check of the store.
+    pub(super) async fn begin_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
+        let Ask::Upload { constraints, .. } = &request.ask else {
+            return Err(SignError::Refused("a download does not come in parts".into()));
+        };
+        let session = self.session().await?;
+        let begun = session
+            .talker
+            .create_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(request.key.as_str())
+            .set_content_type(constraints.content_type.clone())
+            .send()
+            .await
+            .map_err(|e| not_begun(&e))?;
+        let named = begun.upload_id.filter(|name| is_name(name));
+        named.ok_or_else(|| SignError::Credentials {
+            reason: Reason::StoreUnreachable,
+            message: "the store began an upload in parts and did not say how it calls it, or by no such name".into(),
+        })
+    }
+
+    /// The parts of an upload that have come.
+    pub(super) async fn list_parts(&self, key: &ObjectKey, upload: &str) -> UploadFact {
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(e) => return UploadFact::Unreachable(e.to_string()),
+        };
+        let mut arrived = Vec::new();
+        let mut marker: Option<String> = None;
+        for _ in 0..MOST_PAGES {
             let answer = session
                 .talker
-                .abort_multipart_upload()
+                .list_parts()
                 .bucket(&self.store.bucket)
                 .key(key.as_str())
                 .upload_id(upload)
+                .set_part_number_marker(marker.take())
                 .send()
                 .await;
-            if let Err(e) = answer
-                && code(&e) != Some("NoSuchUpload")
-            {
-                return Err(refusal(&e, "s3:AbortMultipartUpload"));
-            }
-            // A part that was under way may have come all the same (Amazon S3 API Reference, "AbortMultipartUpload").
-            match self.arrived(key, upload).await {
-                UploadFact::Open(parts) => Err(format!(
-                    "the store still has it after it was aborted, with {} parts",
-                    parts.len()
-                )),
-                _ => Ok(()),
+            let page = match answer {
+                Ok(page) => page,
+                Err(e) => return not_listed(&e),
+            };
+            arrived.extend(page.parts().iter().filter_map(|part| {
+                Some(ArrivedPart {
+                    number: part.part_number()?.into(),
+                    size: part.size()?,
+                    e_tag: part.e_tag().filter(|tag| is_name(tag))?.to_owned(),
+                })
+            }));
+            // No more than there are URLs for, and a few that somebody else has put there.
+            let is_more = page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
+            match page.next_part_number_marker.filter(|_| is_more) {
+                Some(next) => marker = Some(next),
+                None => return UploadFact::Open(arrived),
             }
         }
-        .boxed()
+        UploadFact::Unreachable("its list of the upload's parts has no end".into())
     }
 
-    fn open<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, UploadsFact> {
-        async {
-            let session = match self.session().await {
-                Ok(session) => session,
-                Err(e) => return UploadsFact::Unreachable(e.to_string()),
-            };
-            let answer = session
-                .talker
-                .list_multipart_uploads()
-                .bucket(&self.store.bucket)
-                .prefix(key.as_str())
-                .max_uploads(MOST_OPEN)
-                .send()
-                .await;
-            let listed = match answer {
-                Ok(listed) => listed,
-                Err(e) if status(&e).is_some_and(|s| matches!(s, 401 | 403 | 405 | 501)) => {
-                    return UploadsFact::Hidden;
-                }
-                Err(e) => return UploadsFact::Unreachable(unreachable(&e)),
-            };
-            let mut uploads = Vec::new();
-            let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
-            // So many were asked for, whatever was answered.
-            for upload in listed.take(usize::try_from(MOST_OPEN).unwrap_or_default()) {
-                let Some(id) = upload.upload_id().filter(|id| is_name(id)) else {
-                    continue;
-                };
-                let has_parts = match self.arrived(key, id).await {
-                    UploadFact::Open(parts) => !parts.is_empty(),
-                    UploadFact::Gone => continue,
-                    // What cannot be looked into is left alone.
-                    _ => true,
-                };
-                uploads.push(OpenUpload {
-                    id: id.to_owned(),
-                    begun: upload.initiated().and_then(|t| Timestamp::from_second(t.secs()).ok()),
-                    has_parts,
-                });
-            }
-            UploadsFact::Listed {
-                uploads,
-                contested: false,
-            }
+    /// Puts the parts together.
+    pub(super) async fn complete_upload(&self, key: &ObjectKey, assembly: &Assembly) -> Completion {
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(e) => return Completion::Unreachable(e.to_string()),
+        };
+        let part = |part: &ArrivedPart| {
+            CompletedPart::builder()
+                .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+                .e_tag(&part.e_tag)
+                .build()
+        };
+        let parts = CompletedMultipartUpload::builder()
+            .set_parts(Some(assembly.parts.iter().map(part).collect()))
+            .build();
+        let slow = TimeoutConfig::builder()
+            .connect_timeout(super::LOOK_TIMEOUT)
+            .read_timeout(COMPLETE_TIMEOUT)
+            .operation_timeout(COMPLETE_TIMEOUT)
+            .build();
+        let answer = session
+            .talker
+            .complete_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(key.as_str())
+            .upload_id(&assembly.upload)
+            .multipart_upload(parts)
+            .set_if_none_match(assembly.write_once.then(|| "*".to_owned()))
+            .customize()
+            .config_override(aws_sdk_s3::config::Builder::new().timeout_config(slow))
+            .send()
+            .await;
+        match answer {
+            Ok(done) => Completion::Done(ObservedObject {
+                size: Some(assembly.parts.iter().map(|part| part.size).sum()),
+                e_tag: done.e_tag,
+                version: done.version_id.filter(|v| v != "null"),
+                ..ObservedObject::default()
+            }),
+            Err(e) => not_completed(&e),
         }
-        .boxed()
+    }
+
+    /// Throws an upload away.
+    async fn abort_upload(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
+        let session = self.session().await.map_err(|e| e.to_string())?;
+        let answer = session
+            .talker
+            .abort_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(key.as_str())
+            .upload_id(upload)
+            .send()
+            .await;
+        if let Err(e) = answer
+            && code(&e) != Some("NoSuchUpload")
+        {
+            return Err(refusal(&e, "s3:AbortMultipartUpload"));
+        }
+        Ok(())
+    }
+
+    /// Throws an upload away, and asks whether something is left of it.
+    pub(super) async fn abort_wholly(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
+        self.abort_upload(key, upload).await?;
+        // A part that was under way may have come all the same (Amazon S3 API Reference, "AbortMultipartUpload").
+        match self.list_parts(key, upload).await {
+            UploadFact::Open(parts) => Err(format!(
+                "the store still has it after it was aborted, with {} parts",
+                parts.len()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The uploads of exactly this key that go on.
+    pub(super) async fn list_uploads(&self, key: &ObjectKey) -> UploadsFact {
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(e) => return UploadsFact::Unreachable(e.to_string()),
+        };
+        let answer = session
+            .talker
+            .list_multipart_uploads()
+            .bucket(&self.store.bucket)
+            .prefix(key.as_str())
+            .max_uploads(MOST_OPEN)
+            .send()
+            .await;
+        let listed = match answer {
+            Ok(listed) => listed,
+            Err(e) if status(&e).is_some_and(|s| matches!(s, 401 | 403 | 405 | 501)) => {
+                return UploadsFact::Hidden;
+            }
+            Err(e) => return UploadsFact::Unreachable(unreachable(&e)),
+        };
+        let mut uploads = Vec::new();
+        let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
+        // So many were asked for, whatever was answered.
+        for upload in listed.take(usize::try_from(MOST_OPEN).unwrap_or_default()) {
+            let Some(id) = upload.upload_id().filter(|id| is_name(id)) else {
+                continue;
+            };
+            let has_parts = match self.list_parts(key, id).await {
+                UploadFact::Open(parts) => !parts.is_empty(),
+                UploadFact::Gone => continue,
+                // What cannot be looked into is left alone.
+                _ => true,
+            };
+            uploads.push(OpenUpload {
+                id: id.to_owned(),
+                begun: upload.initiated().and_then(|t| Timestamp::from_second(t.secs()).ok()),
+                has_parts,
+            });
+        }
+        UploadsFact::Listed {
+            uploads,
+            contested: false,
+        }
     }
 }
 
@@ -387,7 +415,7 @@ mod tests {
             write_once: true,
         };
         let done = "<CompleteMultipartUploadResult><ETag>\"e-1\"</ETag></CompleteMultipartUploadResult>";
-        let went = async |status, body| answering(status, body).complete(&key(), &assembly).await;
+        let went = async |status, body| answering(status, body).complete_upload(&key(), &assembly).await;
         let Completion::Done(object) = went("200 OK", done).await else {
             panic!("it was done");
         };
@@ -422,7 +450,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_seen_of_an_upload() {
-        let of = async |status, body| answering(status, body).arrived(&key(), "u").await;
+        let of = async |status, body| answering(status, body).list_parts(&key(), "u").await;
         let listed = "<ListPartsResult><IsTruncated>false</IsTruncated><Part><PartNumber>2</PartNumber><ETag>\"e\"</ETag><Size>7</Size></Part></ListPartsResult>";
         let part = ArrivedPart {
             number: 2,
@@ -445,7 +473,7 @@ mod tests {
     /// Aborted is what is gone: a part that was under way can come after it.
     #[tokio::test]
     async fn an_upload_that_stays_after_it_was_aborted() {
-        let of = async |status, body| answering(status, body).abort(&key(), "u").await;
+        let of = async |status, body| answering(status, body).abort_wholly(&key(), "u").await;
         assert_eq!(of("404 Not Found", error("NoSuchUpload")).await, Ok(()));
         let still = "<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>";
         assert!(of("200 OK", still).await.is_err_and(|why| why.contains("still has it")));
@@ -462,7 +490,7 @@ mod tests {
         let listed = "<ListMultipartUploadsResult><Upload><Key>a/bc</Key><UploadId>1</UploadId></Upload>\
                       <Upload><Key>a/b</Key><UploadId>2</UploadId><Initiated>2026-01-02T03:04:05Z</Initiated></Upload></ListMultipartUploadsResult>";
         // The same answer to ListParts is none: what cannot be looked into is left alone.
-        let UploadsFact::Listed { uploads, .. } = answering("200 OK", listed).open(&key()).await else {
+        let UploadsFact::Listed { uploads, .. } = answering("200 OK", listed).list_uploads(&key()).await else {
             panic!("it answered");
         };
         assert_eq!(uploads.len(), 1);
@@ -472,7 +500,9 @@ mod tests {
             Some("2026-01-02T03:04:05Z")
         );
         assert_eq!(
-            answering("403 Forbidden", error("AccessDenied")).open(&key()).await,
+            answering("403 Forbidden", error("AccessDenied"))
+                .list_uploads(&key())
+                .await,
             UploadsFact::Hidden
         );
     }

@@ -230,10 +230,10 @@ pub static PARTS: &[Life] = &[
         ],
         until: 1000,
         end: ends(
-            "Failed ExpiredUnused",
+            "Current Expired",
             &[(0, 300)],
             [1, 0, 1],
-            &[Reason::NamespaceNotAllowed, Reason::ExpiredUnused],
+            &[Reason::NamespaceNotAllowed],
         ),
     },
     Life {

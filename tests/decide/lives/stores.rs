@@ -223,10 +223,10 @@ pub static STORES: &[Life] = &[
         events: &[(50.0, |w| w.store = StoreFact::Usable(store([])))],
         until: 1000,
         end: ends(
-            "Failed ExpiredUnused",
+            "Current Expired",
             &[(0, 300)],
             [1, 0, 1],
-            &[Reason::NamespaceNotAllowed, Reason::ExpiredUnused],
+            &[Reason::NamespaceNotAllowed],
         ),
     },
     Life {

@@ -75,8 +75,9 @@ pub struct World {
     pub grant: Option<GrantFacts>,
     pub secret: Option<Secret>,
     pub store: StoreFact,
-    /// What is known of the rules of a store that cannot be used.
+    /// The rules of a store that cannot be used, if they are not those that it had at first.
     pub rules: Option<RulesView>,
+    first_rules: RulesView,
     pub bucket: Bucket,
     /// All uploads of the key that go on.
     pub uploads: Vec<Upload>,
@@ -84,6 +85,8 @@ pub struct World {
     pub blind: bool,
     /// What the process began and nobody has recorded.
     pub begun: Option<String>,
+    /// What the process began and a Secret names.
+    pub own_upload: Option<String>,
     /// Why the apiserver takes no Secret now.
     pub refuses: Option<String>,
     /// Why nobody signs now.
@@ -124,12 +127,17 @@ impl World {
             now: grant.created.expect("the fixture has a time of creation"),
             grant: Some(grant),
             secret: None,
+            first_rules: RulesView {
+                rules: store.rules.clone(),
+                namespace_labels: store.namespace_labels.clone(),
+            },
             store: StoreFact::Usable(store),
             rules: None,
             bucket: Bucket::Empty,
             uploads: vec![],
             blind: false,
             begun: None,
+            own_upload: None,
             refuses: None,
             unsigned: None,
             refuses_replacement: false,
@@ -182,6 +190,7 @@ impl World {
         facts.secret = self.see_secret();
         self.see_store(&mut facts);
         facts.last_look = self.last_look;
+        facts.own_upload = self.begun.clone().or_else(|| self.own_upload.clone());
         facts
     }
 
@@ -213,7 +222,9 @@ impl World {
 
     fn see_store(&self, facts: &mut Facts) {
         facts.store = self.store.clone();
-        facts.rules = self.rules.clone();
+        if matches!(self.store, StoreFact::Unusable { .. }) {
+            facts.rules = Some(self.rules.clone().unwrap_or_else(|| self.first_rules.clone()));
+        }
     }
 
     /// What is to be done now, by somebody who knows all that.

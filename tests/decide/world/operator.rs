@@ -27,7 +27,10 @@ impl World {
             match self.until_rest() {
                 Ended::Rested(until) => return until,
                 // A new process: nothing is remembered.
-                Ended::Crashed => (self.last_look, self.heard, self.begun) = (None, false, None),
+                Ended::Crashed => {
+                    (self.last_look, self.heard) = (None, false);
+                    (self.begun, self.own_upload) = (None, None);
+                }
             }
         }
     }
@@ -45,6 +48,7 @@ impl World {
         }
         let mut trace = vec![];
         loop {
+            facts.own_upload = self.begun.clone().or_else(|| self.own_upload.clone());
             let step = decide(&facts, self.now);
             assert!(trace.len() < MOST_STEPS, "I13: no rest in sight: {trace:#?}");
             trace.push(step.clone());
@@ -79,7 +83,7 @@ impl World {
                     grant.held = true;
                 }
             }
-            Step::Complete(assembly) => {
+            Step::Complete(_, assembly) => {
                 if assembly.write_once && matches!(self.bucket, Bucket::Holds { .. }) {
                     facts.completion_refused = Some("an object came there".into());
                     facts.upload = UploadFact::Unread;
@@ -98,21 +102,23 @@ impl World {
                     facts.object = ObjectFact::Unread;
                 }
             }
-            Step::Abort { uploads } => {
+            Step::Abort(upload) => {
                 let parts = match &facts.upload {
-                    UploadFact::Open(parts) => Some(parts.len()),
-                    UploadFact::Hidden => Some(0),
-                    _ => None,
+                    UploadFact::Open(parts) => parts.len(),
+                    _ => 0,
                 };
-                let refused = matches!(self.bucket, Bucket::Down | Bucket::Hidden);
-                if !refused {
-                    self.uploads.retain(|u| !uploads.contains(&u.id));
-                }
-                match (parts, refused) {
-                    (Some(parts), false) => facts.upload = UploadFact::Aborted { parts },
-                    (Some(_), true) => facts.upload = UploadFact::Unreachable("forbidden".into()),
-                    (None, false) => facts.uploads = UploadsFact::Unread,
-                    (None, true) => facts.uploads = UploadsFact::Unreachable("forbidden".into()),
+                facts.upload = if self.abort(upload.upload()) {
+                    UploadFact::Aborted { parts }
+                } else {
+                    UploadFact::Unreachable("forbidden".into())
+                };
+            }
+            Step::AbortOrphans(uploads) => {
+                facts.uploads = UploadsFact::Unread;
+                for upload in uploads {
+                    if !self.abort(upload.upload()) {
+                        facts.uploads = UploadsFact::Unreachable("forbidden".into());
+                    }
                 }
             }
             Step::Release { notice } => {
@@ -175,14 +181,14 @@ impl World {
         match read {
             Read::Secret => facts.secret = self.see_secret(),
             Read::Store => self.see_store(facts),
-            Read::Object => {
+            Read::Object(_) => {
                 facts.object = self.see_object();
                 if matches!(facts.upload, UploadFact::Open(_)) {
                     facts.upload = UploadFact::Unread;
                 }
                 self.looked(facts);
             }
-            Read::Upload(id) => {
+            Read::Upload(_, id) => {
                 facts.upload = match (&self.bucket, &self.store, self.uploads.iter().find(|u| u.id == id)) {
                     (Bucket::Down, ..) => UploadFact::Unreachable("connection refused".into()),
                     (_, StoreFact::Missing | StoreFact::Unusable { .. } | StoreFact::Unread, _) => {
@@ -197,7 +203,7 @@ impl World {
                 }
                 self.looked(facts);
             }
-            Read::Uploads => {
+            Read::Uploads(_) => {
                 // What this process began and nobody has recorded needs no list.
                 if let Some(begun) = self.begun.take()
                     && matches!(
@@ -205,7 +211,7 @@ impl World {
                         (Bucket::Empty | Bucket::Holds { .. }, StoreFact::Usable(_))
                     )
                 {
-                    self.uploads.retain(|u| u.id != begun);
+                    self.abort(&begun);
                 }
                 facts.uploads = match (&self.bucket, &self.store) {
                     (Bucket::Down, _) => UploadsFact::Unreachable("connection refused".into()),
@@ -279,7 +285,7 @@ impl World {
             PublishMode::Create => self.counts.creates += 1,
             PublishMode::Replace { .. } => self.counts.replaces += 1,
         }
-        self.begun = None;
+        self.own_upload = self.begun.take().or(self.own_upload.take());
         checks::published(self, &publish);
         let uid = match &publish.mode {
             PublishMode::Create => self.fresh("secret"),
@@ -307,6 +313,18 @@ impl World {
         if let Some(begun) = self.begun.take_if(|begun| Some(&*begun) != recorded) {
             self.uploads.retain(|u| u.id != begun);
         }
+    }
+
+    /// Aborts an upload, if the store lets it.
+    fn abort(&mut self, id: &str) -> bool {
+        // A store that is gone is asked by what the process remembers of it, which here is nothing.
+        if matches!(self.bucket, Bucket::Down | Bucket::Hidden) || matches!(self.store, StoreFact::Missing) {
+            return false;
+        }
+        self.uploads.retain(|u| u.id != id);
+        self.begun.take_if(|begun| begun == id);
+        self.own_upload.take_if(|own| own == id);
+        true
     }
 
     /// Begins an upload.

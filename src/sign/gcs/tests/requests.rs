@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use super::{super::*, key, lifetime};
-use crate::api::{LengthRange, Overwrite, ResponseHeaders};
+use crate::{
+    api::{LengthRange, Overwrite, ResponseHeaders},
+    grant::ObjectKey,
+};
 
 /// What a request says, whatever shape its key has.
 struct Plain {
@@ -60,7 +63,10 @@ async fn sign(key: &str, ask: Ask) -> Result<Plain, SignError> {
         holder: "web.x".into(),
         upload: None,
     };
-    gcs(serde_json::json!({})).sign(&request).await.map(Flat::flat)
+    gcs(serde_json::json!({}))
+        .key_for(Target::Workload, &request)
+        .await
+        .map(Flat::flat)
 }
 
 fn upload(mode: UploadMode, constraints: UploadConstraints) -> Ask {
@@ -347,10 +353,13 @@ async fn ceilings() {
         holder: "web.x".into(),
         upload: None,
     };
-    assert!(with_key.sign(&request(604_800)).await.is_ok());
+    assert!(with_key.key_for(Target::Workload, &request(604_800)).await.is_ok());
     for (gcs, seconds) in [(&with_key, 604_801), (&with_key, 0), (&by_google, 43_201)] {
         assert!(
-            matches!(gcs.sign(&request(seconds)).await, Err(SignError::Refused(_))),
+            matches!(
+                gcs.key_for(Target::Workload, &request(seconds)).await,
+                Err(SignError::Refused(_))
+            ),
             "{seconds}"
         );
     }

@@ -5,7 +5,7 @@ use crate::{
     api::{Ask, Capability, Reason, UploadMode},
     grant::{Assembly, UploadFact},
     sign::{
-        Canary, Completion, Missing, Multipart, SignError,
+        Canary, Completion, Missing, SignError,
         canary::{Away, LONGER, Trip},
     },
 };
@@ -26,7 +26,7 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Resu
         return Ok(());
     }
     let request = trip.request(NAME, &ask, false)?;
-    let upload = match bucket.s3.begin(&request).await {
+    let upload = match bucket.s3.begin_upload(&request).await {
         Ok(upload) => upload,
         Err(SignError::Impossible(why)) => {
             trip.found.missing.push(Missing::Parts);
@@ -42,7 +42,7 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Resu
     trip.upload = Some(upload.clone());
     let result = tried(bucket, trip, &ask, &upload).await;
     trip.upload = None;
-    if let Err(why) = bucket.s3.abort(&request.key, &upload).await {
+    if let Err(why) = bucket.s3.abort_wholly(&request.key, &upload).await {
         let folder = &trip.folder;
         trip.found.left = Some(format!("an upload in parts of {folder}/{NAME} was not aborted: {why}"));
     }
@@ -61,7 +61,7 @@ async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, 
     trip.binds("a part", NAME, ask, None).await?;
 
     let key = trip.request(NAME, ask, false)?.key;
-    let parts = match bucket.s3.arrived(&key, upload).await {
+    let parts = match bucket.s3.list_parts(&key, upload).await {
         UploadFact::Open(parts) => parts,
         UploadFact::Unreachable(why) => return Err(Away(why)),
         _ => Vec::new(),
@@ -77,7 +77,7 @@ async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, 
         parts,
         write_once: true,
     };
-    completed(bucket.s3.complete(&key, &whole).await, &mut trip.found)
+    completed(bucket.s3.complete_upload(&key, &whole).await, &mut trip.found)
 }
 
 /// What it shows that parts were to be put over an object that must stay.

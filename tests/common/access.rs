@@ -1,0 +1,60 @@
+//! The proof of access for tests of providers: a store that allows everybody everything, and a grant for it.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::sync::Arc;
+
+use serde_json::json;
+use valet::{
+    api::{Ask, UploadGrant},
+    grant::{Access, AllowedRequest, GrantFacts, RulesView, SigningRequest, still_allowed},
+};
+
+/// Access to this object for what is asked.
+pub fn access_for(key: &str, ask: Ask, holder: &str) -> Access {
+    let grant: UploadGrant = serde_json::from_value(json!({
+        "apiVersion": "valetkey.dev/v1alpha1",
+        "kind": "UploadGrant",
+        "metadata": {"namespace": "web", "name": "a"},
+        "spec": {"storeRef": {"name": "media"}, "key": key},
+    }))
+    .expect("a grant");
+    let mut grant = GrantFacts::of(&grant);
+    grant.ask = ask;
+    // What a provider is to refuse need not be what the schema lets through.
+    grant.broken_rules.clear();
+    if let Some((namespace, name)) = holder.split_once('.') {
+        (grant.namespace, grant.name) = (namespace.into(), name.into());
+    }
+    let rule = json!({
+        "namespaces": {"selector": {}},
+        "operations": ["Upload", "Download"],
+        "credentials": "Allow",
+    });
+    let rules = RulesView {
+        rules: Arc::new(vec![serde_json::from_value(rule).expect("a rule")]),
+        namespace_labels: Arc::default(),
+    };
+    still_allowed(&grant, &rules).expect("it allows everything")
+}
+
+/// Access to this object for an upload.
+pub fn access(key: &str) -> Access {
+    let ask = Ask::Upload {
+        mode: Default::default(),
+        multipart: Default::default(),
+        constraints: Default::default(),
+    };
+    access_for(key, ask, "web.a")
+}
+
+/// The request as a grant's that the rules allow.
+pub fn allowed(request: SigningRequest) -> AllowedRequest {
+    let SigningRequest {
+        key,
+        ask,
+        lifetime,
+        holder,
+        upload,
+    } = request;
+    access_for(key.as_str(), ask, &holder).to_sign(lifetime, upload)
+}
