@@ -17,6 +17,7 @@ mod requests;
 mod run;
 mod secrets;
 mod signers;
+mod silent;
 mod slot;
 mod states;
 mod store_status;

@@ -21,6 +21,7 @@ use super::{
     options::Options,
     places::Places,
     requests::Requests,
+    silent::went_silent,
     states,
     stores::{Stores, scoped},
     watch::{watch_namespaces, watch_secrets},
@@ -213,10 +214,17 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         }
     };
     let backwards = went_back(client.clone(), namespace.as_deref());
+    let silent = went_silent(
+        client.clone(),
+        namespace.as_deref(),
+        callers.clone(),
+        parts.health.clone(),
+    );
     let restart = tokio::select! {
         result = http => return result,
         why = connection => Some(why),
         why = backwards => Some(why),
+        why = silent => Some(why),
         () = forgets => None,
         _ = watches => return Err("a watch ended, which none should".into()),
         why = lost => return Err(format!("the lease was lost: {why}; another replica goes on")),

@@ -54,6 +54,20 @@ fn change_of_a_stores_verdict_is_an_event_and_a_log_line() {
     t.apply(&[credentials(t.world.s3.secret_key())]);
     seen("Normal", "Ready", "Ready is True: ");
     seen("Normal", "HeadersRefused", "UnsignedHeadersRefused is True: ");
+    // As docs/reference/stores.md shows it.
+    let print = |path: &str| {
+        let path = format!("jsonpath={path}");
+        t.kubectl(&["get", "ostore", "own", "--output", &path])
+    };
+    assert_eq!(
+        print(r#"{range .status.conditions[*]}{.type}={.status} {.reason}{"\n"}{end}"#),
+        "Ready=True Ready\nUnsignedHeadersRefused=True HeadersRefused\nClockInSync=True Ready\n"
+    );
+    let capabilities = print(r#"{range .status.capabilities[*]}{@}{"\n"}{end}"#);
+    assert!(
+        capabilities.starts_with("ContentType\nContentLength\nChecksumSHA256\n"),
+        "{capabilities}"
+    );
     let count = || events(&t).len();
     let before = count();
 

@@ -22,6 +22,18 @@ fn operator_restarts_itself_when_the_cluster_was_set_back() {
     ready(plane, "stays", "Issued");
     ready(plane, "revoked", "Issued");
     let backup = plane.back_up().unwrap();
+    // As docs/backup-and-restore.md has it.
+    let kinds = "clusterobjectstores.valetkey.dev,objectstores.valetkey.dev,uploadgrants.valetkey.dev,downloadgrants.valetkey.dev";
+    let exported = plane.kubectl(&["get", kinds, "-A", "-o", "yaml"]).unwrap();
+    assert!(
+        exported.contains("name: stays") && exported.contains("name: own"),
+        "{exported}"
+    );
+    let label = "app.kubernetes.io/managed-by=valet";
+    let secrets = plane
+        .kubectl(&["get", "secrets", "--selector", label, "--output=name"])
+        .unwrap();
+    assert_eq!(secrets, "secret/revoked\nsecret/stays\n");
 
     plane
         .kubectl(&[
