@@ -138,7 +138,11 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
             }
         }
         Key::Request { method, headers, .. } => {
-            line("request", method);
+            // curl chooses the method of the others: PUT by --upload-file, else GET. A command that forgot its
+            // --upload-file is then refused by the store, where `request = "PUT"` would upload an empty object.
+            if method == "POST" {
+                line("request", method);
+            }
             for (name, value) in headers
                 .iter()
                 .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
@@ -160,6 +164,18 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
     config
 }
 
+/// The one owner of a grant's Secret: the grant.
+pub fn secret_owner(grant: &GrantFacts) -> OwnerReference {
+    OwnerReference {
+        api_version: format!("{GROUP}/{VERSION}"),
+        kind: grant.ask.operation().kind().to_owned(),
+        name: grant.name.clone(),
+        uid: grant.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
 /// The Secret for a grant, whole: as the operator writes it and as `valet sign` prints it.
 pub fn secret_object(grant: &GrantFacts, publish: &Publish, signed: &Signed) -> Secret {
     Secret {
@@ -168,14 +184,7 @@ pub fn secret_object(grant: &GrantFacts, publish: &Publish, signed: &Signed) -> 
             namespace: Some(grant.namespace.clone()),
             labels: Some(publish.labels.clone()),
             annotations: Some(publish.annotations.clone()),
-            owner_references: Some(vec![OwnerReference {
-                api_version: format!("{GROUP}/{VERSION}"),
-                kind: grant.ask.operation().kind().to_owned(),
-                name: grant.name.clone(),
-                uid: grant.uid.clone(),
-                controller: Some(true),
-                block_owner_deletion: None,
-            }]),
+            owner_references: Some(vec![secret_owner(grant)]),
             ..ObjectMeta::default()
         },
         type_: Some(SECRET_TYPE.to_owned()),
@@ -225,7 +234,6 @@ mod tests {
             text("curl.cfg"),
             r#"# Works until 2026-01-02T04:04:05Z. Use: curl --config curl.cfg --upload-file FILE
 url = "https://s3.example/b/k?X-Amz-Signature=00"
-request = "PUT"
 header = "content-type: text/plain; charset=\"utf-8\""
 header = "if-none-match: *"
 fail

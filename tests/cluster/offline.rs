@@ -80,7 +80,10 @@ fn it_signs_as_the_operator_does() {
     let url = sign(&t, &documents, &["-o", "url"], true).stdout;
     assert!(String::from_utf8(url).unwrap().starts_with(&t.world.s3.endpoint()));
     let curl = String::from_utf8(sign(&t, &documents, &["-o", "curl"], true).stdout).unwrap();
-    assert!(curl.contains("request = \"PUT\"\n"), "{curl}");
+    assert!(
+        curl.starts_with("# Works until ") && !curl.contains("request = "),
+        "{curl}"
+    );
     let yaml = String::from_utf8(sign(&t, &documents, &[], true).stdout).unwrap();
     assert!(
         yaml.contains("kind: Secret\n") && yaml.contains("type: valetkey.dev/grant\n"),

@@ -130,3 +130,40 @@ fn every_symptom_is_in_the_list() {
         .collect();
     assert_eq!(missing, Vec::<&str>::new(), "docs/troubleshooting.md");
 }
+
+/// A store that refuses a request repeats it in its answer, with the signature: whoever reads that can use the URL. So no
+/// command and no program of any page or example prints more of it than `<Code>` and `<Message>`.
+#[test]
+fn no_page_prints_the_whole_answer_of_a_store() {
+    let examples = fs::read_dir(Path::new(ROOT).join("examples")).expect("there are examples");
+    let examples = examples.map(|entry| entry.expect("it has entries").path());
+    let examples: Vec<_> = examples
+        .filter(|path| path.is_file())
+        .map(|path| (path.clone(), fs::read_to_string(&path).expect("an example is text")))
+        .collect();
+    let mut seen = 0;
+    for (path, text) in pages().into_iter().chain(examples) {
+        let lines = text.lines();
+        for line in lines
+            .filter(|line| line.contains("curl") && (line.contains("--no-fail") || line.contains("fail-with-body")))
+        {
+            // A command, not a sentence about the option.
+            if line.contains("--config") {
+                seen += 1;
+                assert!(
+                    line.contains("| grep -aoE '<(Code|Message)>[^<]*'"),
+                    "{}: {line}",
+                    path.display()
+                );
+            }
+        }
+        for line in text
+            .lines()
+            .filter(|line| line.contains("answer.text()") || line.contains("answer.body()"))
+        {
+            seen += 1;
+            assert!(line.contains("<(Code|Message)>"), "{}: {line}", path.display());
+        }
+    }
+    assert!(seen >= 4, "only {seen}: is this still a test?");
+}

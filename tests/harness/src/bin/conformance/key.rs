@@ -72,8 +72,15 @@ impl Key {
                 other => return Err(Error::new(format!("curl.cfg has an option {other}"))),
             }
         }
+        // The first line is the command, by which curl knows the method.
         if request.method.is_empty() {
-            request.method = "POST".into();
+            let command = text.lines().next().unwrap_or_default();
+            request.method = match command {
+                _ if command.contains(" --upload-file ") => "PUT",
+                _ if command.contains(" --output ") => "GET",
+                _ => "POST",
+            }
+            .into();
         }
         Ok(Self { config, request })
     }
