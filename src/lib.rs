@@ -6,6 +6,7 @@
 //! | module | is | imports |
 //! |---|---|---|
 //! | [`api`] | the words: kinds, status, reasons, annotation keys | nothing of ours |
+//! | [`record`] | authenticates what Valet wrote about a grant | `api` |
 //! | [`grant`] | the judgement: facts and time in, one step out; no client, no clock | `api` |
 //! | [`sign`] | the pen: one small trait, one file a provider, a URL that cannot be printed | `api`, `grant`'s requests |
 //! | [`store`] | the far side: which provider, whose credentials, until when | `api`, `sign` |
@@ -20,6 +21,7 @@ pub mod api;
 pub mod cli;
 pub mod controller;
 pub mod grant;
+pub mod record;
 pub mod sign;
 pub mod store;
 pub mod telemetry;

@@ -50,6 +50,10 @@ pub const VERSION: &str = "v1alpha1";
 
 /// The `type` of every Secret that Valet writes.
 pub const SECRET_TYPE: &str = "valetkey.dev/grant";
+/// The `type` of the Secret with the operator's record key.
+pub const RECORD_KEY_TYPE: &str = "valetkey.dev/record-key";
+/// The name of that Secret, in the operator's namespace.
+pub const RECORD_KEY_NAME: &str = "valet-record-key";
 /// Label that every Secret of Valet's carries, with [`MANAGED_BY_VALUE`].
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Value of [`MANAGED_BY_LABEL`].
@@ -81,6 +85,9 @@ pub mod annotation {
     pub const RENEWALS: &str = "valetkey.dev/renewals";
     /// When the last of the keys before this one ends; only if that is later than this one's end.
     pub const EARLIER_EXPIRES_AT: &str = "valetkey.dev/earlier-expires-at";
+    /// A message authentication code of the Secret's data and of all of these annotations, with a key that only the operator
+    /// has: a Secret that somebody has changed is told by it, and restored.
+    pub const RECORD_SIGNATURE: &str = "valetkey.dev/record-signature";
     /// The store's name for the upload in parts that the URLs are for.
     pub const UPLOAD_ID: &str = "valetkey.dev/upload-id";
     /// On a grant, not on its Secret: a new key is wanted, at this time (RFC 3339) or as soon as it has passed.

@@ -34,6 +34,8 @@ pub enum Reason {
     SecretNotWritable,
     /// As many grants of the namespace, or of the store, have a key as may have one at a time.
     TooManyGrants,
+    /// Somebody else deletes or changes the grant's Secret again and again; it is restored after a pause.
+    SecretContested,
 
     // A grant that needs somebody to change something.
     /// An upload key's time is over and nothing was uploaded.
@@ -113,7 +115,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 43] = [
+    pub const ALL: [Reason; 44] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -140,6 +142,7 @@ impl Reason {
         Self::ContentLengthNotAllowed,
         Self::CapabilityMissing,
         Self::SecretConflict,
+        Self::SecretContested,
         Self::ExpiryTruncated,
         Self::RenewalOverdue,
         Self::RenewalRequestInvalid,
@@ -188,6 +191,7 @@ impl Reason {
             Self::ContentLengthNotAllowed => "ContentLengthNotAllowed",
             Self::CapabilityMissing => "CapabilityMissing",
             Self::SecretConflict => "SecretConflict",
+            Self::SecretContested => "SecretContested",
             Self::ExpiryTruncated => "ExpiryTruncated",
             Self::RenewalOverdue => "RenewalOverdue",
             Self::RenewalRequestInvalid => "RenewalRequestInvalid",
@@ -229,6 +233,7 @@ impl Reason {
             | Self::PredecessorSecret
             | Self::SecretNotWritable
             | Self::TooManyGrants
+            | Self::SecretContested
             | Self::RegionMismatch
             | Self::BucketNotFound
             | Self::CredentialsRefused

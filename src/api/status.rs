@@ -2,8 +2,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What has become of a grant. Written by Valet; a projection of the Secret and the store, never read as authority
-/// over what may be signed.
+/// What has become of a grant. Output only: Valet writes it, believes only what it has written itself, and sets right what
+/// somebody else has written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrantStatus {
@@ -12,7 +12,7 @@ pub struct GrantStatus {
     pub observed_generation: Option<i64>,
     /// Ready: the summary that kubectl wait, Helm, Argo CD and Flux read. Active: the key can be used now.
     /// Completed: the upload was seen in the store. Reconciling and Stalled: for kstatus, only while True. Suspended,
-    /// Revoked and RenewalFailing: only while True.
+    /// Revoked, RenewalFailing and SecretContested: only while True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
@@ -50,6 +50,11 @@ pub struct GrantStatus {
     /// The uploaded object, as the store described it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<ObservedObject>,
+    /// A message authentication code of the fields above that Valet's decisions rest on, with a key that only the operator
+    /// has. A status that somebody else has written is not believed, and is written again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub record_signature: Option<String>,
 }
 
 /// Names the Secret that holds a key, as Service Binding's Provisioned Service does.

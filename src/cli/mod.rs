@@ -99,7 +99,7 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_SWEEP_SECONDS", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
     sweep_seconds: u64,
 
-    /// Watch grants' Secrets, so that one that is deleted or edited is put right at once. Takes the right to list and
+    /// Watch grants' Secrets, so that one that is deleted or edited is restored at once. Takes the right to list and
     /// watch Secrets, and with it to read all of them. Without it that is seen when the grant is looked at next, at
     /// the latest after --sweep-seconds.
     #[arg(long, env = "VALET_WATCH_SECRETS")]

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::Grant,
-    grant::{Access, Facts, GrantFacts, ObjectFact, Read, Settings, Step, UploadFact, decide},
+    grant::{Access, Facts, ObjectFact, Read, Settings, Step, UploadFact, decide},
     sign::Provider,
     telemetry::{Metrics, warn_once},
 };
@@ -114,7 +114,7 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
         let is_there = || context.caller.is_there(watched.as_ref());
         context
             .places
-            .visited(context.memory.newest(&watched).as_ref(), is_there);
+            .visited(context.memory.newest(&watched).as_ref(), &context.memory, is_there);
     }
     context.forget_if_gone(watched.as_ref());
     result
@@ -182,7 +182,8 @@ struct Visit<'a, G: Grant> {
 
 impl<'a, G: Grant> Visit<'a, G> {
     fn new(context: &'a Context<G>, grant: Arc<G>) -> Self {
-        let mut facts = Facts::new(GrantFacts::of(grant.as_ref()), context.settings);
+        let mut facts = Facts::new(context.memory.facts(grant.as_ref()), context.settings);
+        facts.repairs = context.memory.repairs(&facts.grant.uid);
         facts.last_look = context.memory.last_look(&facts.grant.uid);
         let heard = context.memory.heard(&facts.grant.uid);
         facts.look_requested = heard.is_some();
@@ -216,6 +217,8 @@ impl<'a, G: Grant> Visit<'a, G> {
     }
 
     fn rest(&self, until: Option<Timestamp>) -> Action {
+        let (uid, status) = (&self.facts.grant.uid, self.grant.grant_status());
+        self.context.memory.accept_status(uid, status);
         let until = until.map(|t| t.duration_since(Timestamp::now()));
         let pause = until.map(|d| Duration::try_from(d).unwrap_or(Duration::ZERO));
         Action::requeue(pause.map_or(self.context.sweep, |p| p.min(self.context.sweep)))
@@ -251,7 +254,12 @@ impl<'a, G: Grant> Visit<'a, G> {
                 resource_version,
                 labels,
                 annotations,
-            } => self.retouch(&uid, &resource_version, labels, annotations).await,
+                is_repair,
+            } => {
+                self.retouch(&uid, &resource_version, labels, annotations).await?;
+                self.repaired(is_repair);
+                Ok(())
+            }
             Step::Withdraw { uid, resource_version } => self.withdraw(&uid, &resource_version).await,
             Step::Report { status, notice } => self.report(*status, notice).await,
             Step::Collect | Step::Rest { .. } => unreachable!("the loop ends with these"),

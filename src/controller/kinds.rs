@@ -35,6 +35,7 @@ use super::{
 use crate::{
     api::{DownloadGrant, Grant, Store, StoreKind, UploadGrant},
     grant::Settings,
+    record::RecordKey,
 };
 
 /// One kind of grant: the one path that both take.
@@ -48,10 +49,10 @@ pub struct Kind<G: Grant> {
 }
 
 impl<G: Grant> Kind<G> {
-    /// Nothing is watched yet.
-    pub fn new() -> Self {
+    /// Nothing is watched yet. `records` tells what Valet wrote from what others wrote.
+    pub fn new(records: RecordKey) -> Self {
         let (reader, writer) = reflector::store();
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(Memory::new(records));
         let (caller, calls) = Caller::new(reader.clone(), memory.clone());
         Self {
             reader,
@@ -74,14 +75,14 @@ impl<G: Grant> Kind<G> {
         let context = Arc::new(grants::Context {
             client: parts.client.clone(),
             stores: parts.stores.clone(),
-            secrets: Secrets::new(parts.client.clone()),
+            secrets: Secrets::new(parts.client.clone(), memory.records().clone()),
             memory: memory.clone(),
             recorder: recorder(parts),
             metrics: parts.metrics.clone(),
             turns: Turns::new(parts.options.concurrency, parts.options.namespace.is_some()),
             places: parts.places.clone(),
             requests: parts.requests.clone(),
-            caller,
+            caller: caller.clone(),
             settings: Settings {
                 ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
             },
@@ -109,6 +110,12 @@ impl<G: Grant> Kind<G> {
                     }
                 }
             })
+            .inspect(move |event| {
+                use watcher::Event::{Apply, InitApply};
+                if let Ok(Apply(DeserializeGuard(Ok(grant))) | InitApply(DeserializeGuard(Ok(grant)))) = event {
+                    caller.status_seen(grant);
+                }
+            })
             .inspect(move |event| match event {
                 Ok(watcher::Event::InitDone) => {
                     memory.keep_only(&listed.state().iter().filter_map(|g| g.uid()).collect());
@@ -120,7 +127,8 @@ impl<G: Grant> Kind<G> {
                 Err(error) => watch_failed(G::OPERATION.kind(), error),
                 Ok(_) => {}
             });
-        // A status is our own word, and no news; marks of GitOps tools are labels and annotations.
+        // A status that Valet wrote is no news; one that somebody else wrote is set right (`status_seen`). Marks of GitOps
+        // tools are labels and annotations.
         let news = predicates::generation
             .combine(predicates::finalizers)
             .combine(predicates::labels)

@@ -2,6 +2,7 @@
 //! and wakes at the instants that it names. It decides nothing.
 
 mod apiserver;
+mod clock;
 mod cluster;
 mod error;
 mod grants;
@@ -13,6 +14,7 @@ mod memory;
 mod notifications;
 mod options;
 mod places;
+mod record_key;
 mod requests;
 mod run;
 mod secrets;

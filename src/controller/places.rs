@@ -16,7 +16,7 @@ use super::{
     stores::{StoreId, store_id},
 };
 use crate::{
-    api::{Grant, Operation, Reason},
+    api::{Grant, GrantStatus, Operation, Reason},
     grant::{self, Candidate, GrantFacts, Most, PlaceFact},
 };
 
@@ -79,8 +79,8 @@ impl Places {
             watcher::Event::InitApply(guard) | watcher::Event::Apply(guard) => {
                 if let Ok(grant) = &guard.0 {
                     match memory.written(grant) {
-                        Some(written) => self.note(written.as_ref(), None),
-                        None => self.note(grant, None),
+                        Some(written) => self.note(written.as_ref(), memory, None),
+                        None => self.note(grant, memory, None),
                     }
                 }
             }
@@ -90,8 +90,8 @@ impl Places {
 
     /// A visit to the grant has ended: what it has come to is in its status. But it may have gone meanwhile; whoever can tell
     /// must have seen it go before [`Places::seen`] does.
-    pub fn visited<G: Grant>(&self, grant: &G, is_there: impl Fn() -> bool) {
-        self.note(grant, Some(&is_there));
+    pub fn visited<G: Grant>(&self, grant: &G, memory: &Memory<G>, is_there: impl Fn() -> bool) {
+        self.note(grant, memory, Some(&is_there));
     }
 
     /// The grant is gone, or keeps failing: others need not wait for it.
@@ -128,7 +128,7 @@ impl Places {
         }
     }
 
-    fn note<G: Grant>(&self, grant: &G, visit_ended: Option<&dyn Fn() -> bool>) {
+    fn note<G: Grant>(&self, grant: &G, memory: &Memory<G>, visit_ended: Option<&dyn Fn() -> bool>) {
         let meta = grant.meta();
         let (Some(uid), Some(namespace), Some(name)) = (&meta.uid, &meta.namespace, &meta.name) else {
             return;
@@ -147,7 +147,11 @@ impl Places {
         }
         // Asked with the table in hand: if it goes after this, that is seen after this.
         let is_gone = visit_ended.is_some_and(|is_there| !is_there());
-        let standing = if is_gone { Standing::Without } else { standing(grant) };
+        let standing = if is_gone {
+            Standing::Without
+        } else {
+            standing(grant, &memory.known_status(grant).status)
+        };
         match standing {
             Standing::Without => {
                 if table.known.remove(uid).is_none() {
@@ -234,11 +238,11 @@ enum Standing {
     Without,
 }
 
-fn standing(grant: &impl Grant) -> Standing {
+fn standing(grant: &impl Grant, status: &GrantStatus) -> Standing {
     let is_going = grant.meta().deletion_timestamp.is_some();
-    let Some(status) = grant.grant_status().filter(|s| s.observed_generation.is_some()) else {
+    if status.observed_generation.is_none() {
         return if is_going { Standing::Without } else { Standing::New };
-    };
+    }
     match &status.expiration_time {
         Some(end) if status.binding.is_some() && status.finished_time.is_none() => return Standing::Key(end.0),
         _ => {}
@@ -260,7 +264,10 @@ mod tests {
     use watcher::Event;
 
     use super::*;
-    use crate::api::{DownloadGrant, UploadGrant};
+    use crate::{
+        api::{DownloadGrant, UploadGrant},
+        record::RecordKey,
+    };
 
     const ONE: Most = Most {
         namespace: Some(1),
@@ -280,11 +287,12 @@ mod tests {
 
     /// Places of which both kinds were listed.
     fn listed() -> (Places, Memory<UploadGrant>) {
-        let (places, memory) = (Places::new(|_, _, _| true), Memory::default());
+        let records = RecordKey::new([0; 32]);
+        let (places, memory) = (Places::new(|_, _, _| true), Memory::new(records.clone()));
         places.seen::<UploadGrant>(&Event::Init, &memory);
         places.seen::<UploadGrant>(&Event::InitDone, &memory);
-        places.seen::<DownloadGrant>(&Event::Init, &Memory::default());
-        places.seen::<DownloadGrant>(&Event::InitDone, &Memory::default());
+        places.seen::<DownloadGrant>(&Event::Init, &Memory::new(records.clone()));
+        places.seen::<DownloadGrant>(&Event::InitDone, &Memory::new(records));
         (places, memory)
     }
 
@@ -307,11 +315,11 @@ mod tests {
             if !goes_before_it_asks {
                 gone();
             }
-            places.visited(&first, || false);
+            places.visited(&first, &memory, || false);
             places.seen(&Event::Apply(DeserializeGuard(Ok(second.clone()))), &memory);
             assert_eq!(ask(&places, &second).await, PlaceFact::Given, "{goes_before_it_asks}");
             // Who is there keeps it.
-            places.visited(&second, || true);
+            places.visited(&second, &memory, || true);
             let third = grant("c");
             assert_eq!(ask(&places, &third).await, PlaceFact::Full(grant::Limit::Namespace(1)));
         }

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::{
     apiserver::Apiserver,
+    clock::watch_clock,
     cluster::check_crds,
     history::went_back,
     kinds::{Kind, Shelf},
@@ -20,6 +21,7 @@ use super::{
     notifications::{Awaited, GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics},
     options::Options,
     places::Places,
+    record_key::RecordKeyStore,
     requests::Requests,
     silent::went_silent,
     states,
@@ -74,8 +76,10 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let connection = apiserver.keep(options.clone());
     check_crds(&client, options.namespace.as_deref()).await?;
 
-    let uploads = Kind::<UploadGrant>::new();
-    let downloads = Kind::<DownloadGrant>::new();
+    let kept = RecordKeyStore::new(client.clone(), &options.operator_namespace);
+    let records = kept.open().await?;
+    let uploads = Kind::<UploadGrant>::new(records.clone());
+    let downloads = Kind::<DownloadGrant>::new(records.clone());
     let callers = (uploads.caller.clone(), downloads.caller.clone());
     let (own, shared) = (Shelf::<ObjectStore>::new(), Shelf::<ClusterObjectStore>::new());
     let call = {
@@ -188,6 +192,10 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             parts.metrics.forget_gone(Instant::now());
         }
     };
+    let clock = watch_clock(|| {
+        callers.0.clock_stepped();
+        callers.1.clock_stepped();
+    });
     let watches = futures::future::join5(
         calls,
         secrets,
@@ -226,6 +234,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         why = backwards => Some(why),
         why = silent => Some(why),
         () = forgets => None,
+        why = kept.keep(&records) => Some(why),
+        () = clock => None,
         _ = watches => return Err("a watch ended, which none should".into()),
         why = lost => return Err(format!("the lease was lost: {why}; another replica goes on")),
         // The visits in hand are seen to their end.

@@ -1,6 +1,7 @@
+use std::collections::BTreeMap;
+
 use http::{Request, header};
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     Client, Resource,
     api::{DeleteParams, GetParams, PostParams, Preconditions},
@@ -11,6 +12,8 @@ use super::error::{Error, call};
 use crate::{
     api::{GROUP, MANAGED_BY_LABEL, MANAGED_BY_VALUE, SECRET_TYPE, annotation},
     grant::{GrantFacts, Owner, PublishMode, SecretView},
+    record::{RecordKey, Subject},
+    sign::secret_owner,
 };
 
 /// Who wrote, in `managedFields`.
@@ -20,13 +23,13 @@ pub const FIELD_MANAGER: &str = "valet";
 /// quoted in an error.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// The one way to Secrets. Every write is a create, or carries the identity and the version of what was judged.
+/// The one way to Secrets that are known by name: stores' credentials, and the operator's own record key.
 #[derive(Clone)]
-pub struct Secrets {
+pub struct NamedSecrets {
     client: Client,
 }
 
-impl Secrets {
+impl NamedSecrets {
     /// Works with this client.
     pub fn new(client: Client) -> Self {
         Self { client }
@@ -57,20 +60,6 @@ impl Secrets {
         Ok(answer.metadata)
     }
 
-    /// What is there by the wanted name; `None` if nothing.
-    ///
-    /// # Errors
-    /// As [`call`].
-    pub async fn view(&self, grant: &GrantFacts) -> Result<Option<SecretView>, Error> {
-        // The type is not metadata, and a Secret of another type is not ours; so this one reads it all.
-        let request = Self::requests(&grant.namespace).get(grant.secret_name(), &GetParams::default());
-        match self.read(request).await {
-            Ok(secret) => Ok(Some(view(&secret.metadata, secret.type_.as_deref(), grant))),
-            Err(Error::Gone(_)) => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
     async fn read(&self, request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> Result<Secret, Error> {
         const WHAT: &str = "reading a Secret";
         let request = request.map_err(|e| Error::Api {
@@ -84,13 +73,68 @@ impl Secrets {
         })
     }
 
-    /// A credentials Secret, whole.
+    /// A Secret, whole.
     ///
     /// # Errors
     /// As [`call`].
-    pub async fn credentials(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
+    pub async fn get(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
         self.read(Self::requests(namespace).get(name, &GetParams::default()))
             .await
+    }
+
+    /// Creates a Secret in its namespace.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if there is one by that name; otherwise as [`call`].
+    pub async fn create(&self, namespace: &str, secret: &Secret) -> Result<(), Error> {
+        let request = Self::requests(namespace).create(&params(), body(secret));
+        self.metadata("creating a Secret", request).await.map(|_| ())
+    }
+}
+
+fn params() -> PostParams {
+    PostParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PostParams::default()
+    }
+}
+
+/// The one way to grants' Secrets. Every write is a create, or carries the identity and the version of what was judged.
+#[derive(Clone)]
+pub struct Secrets {
+    api: NamedSecrets,
+    /// Tells what Valet wrote from what others wrote.
+    records: RecordKey,
+}
+
+/// So often the deletion of a Secret that somebody keeps changing is tried with its version as a precondition. After that its
+/// UID is enough, if it was still the grant's a moment ago.
+const DELETIONS_BY_VERSION: usize = 3;
+
+impl Secrets {
+    /// Works with this client and this key.
+    pub fn new(client: Client, records: RecordKey) -> Self {
+        let api = NamedSecrets::new(client);
+        Self { api, records }
+    }
+
+    /// What is there by the wanted name; `None` if nothing.
+    ///
+    /// # Errors
+    /// As [`call`].
+    pub async fn view(&self, grant: &GrantFacts) -> Result<Option<SecretView>, Error> {
+        // The type is not metadata, and a Secret of another type is not ours; so this one reads it all.
+        let request = NamedSecrets::requests(&grant.namespace).get(grant.secret_name(), &GetParams::default());
+        match self.api.read(request).await {
+            Ok(secret) => Ok(Some(self.seen(
+                &secret.metadata,
+                secret.type_.as_deref(),
+                secret.data.as_ref(),
+                grant,
+            ))),
+            Err(Error::Gone(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Writes a grant's Secret: creates it, or replaces exactly the one that was judged.
@@ -103,27 +147,26 @@ impl Secrets {
         mode: &PublishMode,
         mut secret: Secret,
     ) -> Result<SecretView, Error> {
-        let requests = Self::requests(&grant.namespace);
-        let params = PostParams {
-            field_manager: Some(FIELD_MANAGER.into()),
-            ..PostParams::default()
-        };
+        let requests = NamedSecrets::requests(&grant.namespace);
+        let params = params();
+        self.authenticate(grant, &mut secret);
         let meta = match mode {
             PublishMode::Create => {
-                self.metadata("creating the grant's Secret", requests.create(&params, body(&secret)))
+                self.api
+                    .metadata("creating the grant's Secret", requests.create(&params, body(&secret)))
                     .await?
             }
             PublishMode::Replace { uid, resource_version } => {
                 secret.metadata.uid = Some(uid.clone());
                 secret.metadata.resource_version = Some(resource_version.clone());
                 let request = requests.replace(grant.secret_name(), &params, body(&secret));
-                self.metadata("replacing the grant's Secret", request).await?
+                self.api.metadata("replacing the grant's Secret", request).await?
             }
         };
-        Ok(view(&meta, Some(SECRET_TYPE), grant))
+        Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
-    /// Brings labels and annotations up to date and leaves the data as it is.
+    /// Brings labels, annotations and the owner up to date and leaves the data as it is.
     ///
     /// # Errors
     /// [`Error::Conflict`] if the Secret is not the one that was judged; otherwise as [`call`].
@@ -132,11 +175,12 @@ impl Secrets {
         grant: &GrantFacts,
         uid: &str,
         resource_version: &str,
-        labels: std::collections::BTreeMap<String, String>,
-        annotations: std::collections::BTreeMap<String, String>,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
     ) -> Result<SecretView, Error> {
-        let requests = Self::requests(&grant.namespace);
+        let requests = NamedSecrets::requests(&grant.namespace);
         let mut secret = self
+            .api
             .read(requests.get(grant.secret_name(), &GetParams::default()))
             .await?;
         let meta = &mut secret.metadata;
@@ -145,27 +189,45 @@ impl Secrets {
         }
         meta.labels = Some(labels);
         meta.annotations = Some(annotations);
+        meta.owner_references = Some(vec![secret_owner(grant)]);
         meta.managed_fields = None;
-        let params = PostParams {
-            field_manager: Some(FIELD_MANAGER.into()),
-            ..PostParams::default()
-        };
+        self.authenticate(grant, &mut secret);
+        let params = params();
         let request = requests.replace(grant.secret_name(), &params, body(&secret));
-        let meta = self.metadata("updating the grant's Secret", request).await?;
-        Ok(view(&meta, Some(SECRET_TYPE), grant))
+        let meta = self.api.metadata("updating the grant's Secret", request).await?;
+        Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
-    /// Deletes exactly the Secret that was judged. That it is gone already is as good.
+    /// Deletes the Secret that was judged. That it is gone already is as good. Somebody who changes it all the time does not
+    /// keep it from being deleted: as long as it is the grant's it is deleted in whatever version it is by then.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if there is another by that name; otherwise as [`call`].
+    /// [`Error::Conflict`] if it is not the grant's any more, or another one; otherwise as [`call`].
     pub async fn withdraw(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
+        let mut version = resource_version.to_owned();
+        for attempt in 1.. {
+            let precondition = (attempt <= DELETIONS_BY_VERSION).then_some(version);
+            match self.delete(grant, uid, precondition).await {
+                Err(Error::Conflict(what)) if attempt <= DELETIONS_BY_VERSION => match self.view(grant).await? {
+                    None => return Ok(()),
+                    Some(now) if now.uid == uid && now.owner == Owner::ThisGrant && !now.deleting => {
+                        version = now.resource_version;
+                    }
+                    Some(_) => return Err(Error::Conflict(what)),
+                },
+                done => return done,
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    async fn delete(&self, grant: &GrantFacts, uid: &str, resource_version: Option<String>) -> Result<(), Error> {
+        const WHAT: &str = "deleting the grant's Secret";
         let params = DeleteParams::background().preconditions(Preconditions {
             uid: Some(uid.to_owned()),
-            resource_version: Some(resource_version.to_owned()),
+            resource_version,
         });
-        const WHAT: &str = "deleting the grant's Secret";
-        let request = Self::requests(&grant.namespace).delete(grant.secret_name(), &params);
+        let request = NamedSecrets::requests(&grant.namespace).delete(grant.secret_name(), &params);
         let mut request = request.map_err(|e| Error::Api {
             call: WHAT,
             why: e.to_string(),
@@ -173,37 +235,80 @@ impl Secrets {
         request
             .headers_mut()
             .insert(header::ACCEPT, header::HeaderValue::from_static(METADATA_ONLY));
-        match call(WHAT, self.client.request_text(request)).await {
+        match call(WHAT, self.api.client.request_text(request)).await {
             Ok(_) | Err(Error::Gone(_)) => Ok(()),
             Err(e) => Err(e),
         }
     }
+
+    /// Puts the signature of its record on a Secret that is about to be written.
+    fn authenticate(&self, grant: &GrantFacts, secret: &mut Secret) {
+        let annotations = secret.metadata.annotations.get_or_insert_default();
+        let data = secret.data.get_or_insert_default();
+        let signature = self
+            .records
+            .sign_secret(subject(grant), grant.secret_name(), annotations, data);
+        annotations.insert(annotation::RECORD_SIGNATURE.into(), signature);
+    }
+
+    /// Reads a Secret as facts about this grant. Of its data only that it is as Valet wrote it becomes a fact.
+    fn seen(
+        &self,
+        meta: &ObjectMeta,
+        type_: Option<&str>,
+        data: Option<&BTreeMap<String, ByteString>>,
+        grant: &GrantFacts,
+    ) -> SecretView {
+        let none = BTreeMap::new();
+        let annotations = meta.annotations.clone().unwrap_or_default();
+        let is_authentic =
+            self.records
+                .is_own_secret(subject(grant), grant.secret_name(), &annotations, data.unwrap_or(&none));
+        let mut view = SecretView {
+            uid: meta.uid.clone().unwrap_or_default(),
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            owner: owner(meta, type_, grant),
+            deleting: meta.deletion_timestamp.is_some(),
+            is_authentic,
+            has_sole_owner: has_sole_owner(meta, grant),
+            issued_at: None,
+            expires_at: None,
+            generation: None,
+            expiration_seconds: None,
+            signed_with: None,
+            renewals: None,
+            earlier_expires_at: None,
+            upload_id: None,
+            labels: meta.labels.clone().unwrap_or_default(),
+            annotations,
+        };
+        view.read_evidence(is_authentic);
+        view
+    }
+}
+
+fn subject(grant: &GrantFacts) -> Subject<'_> {
+    Subject {
+        uid: &grant.uid,
+        operation: grant.ask.operation(),
+    }
+}
+
+/// Whether the grant owns the Secret alone. What has another owner, too, would outlive the grant.
+fn has_sole_owner(meta: &ObjectMeta, grant: &GrantFacts) -> bool {
+    let wanted = secret_owner(grant);
+    let is_wanted = |owner: &OwnerReference| {
+        OwnerReference {
+            block_owner_deletion: None,
+            ..owner.clone()
+        } == wanted
+    };
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    matches!(owners, [only] if is_wanted(only))
 }
 
 fn body(secret: &Secret) -> Vec<u8> {
     serde_json::to_vec(secret).unwrap_or_else(|_| unreachable!("a Secret is maps of strings, which JSON can say"))
-}
-
-/// Reads a Secret's metadata as facts about this grant.
-fn view(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> SecretView {
-    let annotations = meta.annotations.clone().unwrap_or_default();
-    let time = |key: &str| annotations.get(key).and_then(|t| t.parse::<Timestamp>().ok());
-    let number = |key: &str| annotations.get(key).and_then(|n| n.parse::<i64>().ok());
-    SecretView {
-        uid: meta.uid.clone().unwrap_or_default(),
-        resource_version: meta.resource_version.clone().unwrap_or_default(),
-        owner: owner(meta, type_, grant),
-        deleting: meta.deletion_timestamp.is_some(),
-        issued_at: time(annotation::ISSUED_AT),
-        expires_at: time(annotation::EXPIRES_AT),
-        generation: number(annotation::GRANT_GENERATION),
-        expiration_seconds: number(annotation::EXPIRATION_SECONDS),
-        signed_with: annotations.get(annotation::SIGNED_WITH).cloned(),
-        renewals: number(annotation::RENEWALS),
-        earlier_expires_at: time(annotation::EARLIER_EXPIRES_AT),
-        labels: meta.labels.clone().unwrap_or_default(),
-        annotations,
-    }
 }
 
 /// Whose Secret it is. Only type, label, controller reference and UID together make it this grant's: anybody can

@@ -20,7 +20,7 @@ use labels::NamespaceLabels;
 use super::{
     error::Error,
     requests::Requests,
-    secrets::Secrets,
+    secrets::NamedSecrets,
     signers::Signers,
     slot::Slot,
     trial::{Trial, Tried, age_for_grants, age_for_status},
@@ -35,7 +35,7 @@ use crate::{
 /// Reads stores and keeps them for a moment.
 pub struct Stores {
     client: Client,
-    secrets: Secrets,
+    secrets: NamedSecrets,
     operator_namespace: String,
     /// Whether an ObjectStore may sign with the operator's own identity.
     share_environment: bool,
@@ -185,7 +185,7 @@ impl Stores {
         requests: Arc<Requests>,
     ) -> Self {
         Self {
-            secrets: Secrets::new(client.clone()),
+            secrets: NamedSecrets::new(client.clone()),
             labels: NamespaceLabels::new(client.clone()),
             client,
             operator_namespace,

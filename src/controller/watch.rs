@@ -5,6 +5,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, channel::mpsc};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -15,6 +16,7 @@ use kube::{
         watcher,
     },
 };
+use tokio::time::sleep;
 
 use super::{
     light::lighten,
@@ -76,6 +78,30 @@ impl<G: Grant> Caller<G> {
     pub fn watched(&self, grant: &impl ResourceExt) -> Option<Arc<Watched<G>>> {
         let reference = ObjectRef::new(&grant.name_any()).within(&grant.namespace().unwrap_or_default());
         self.known.get(&reference).filter(|known| known.uid() == grant.uid())
+    }
+
+    /// The watch has this status of a grant. If somebody else wrote it, a visit sets it right.
+    pub fn status_seen(&self, grant: &G) {
+        let Some(pause) = self.memory.foreign_status(grant, Timestamp::now()) else {
+            return;
+        };
+        let (name, namespace) = (grant.name_any(), grant.namespace().unwrap_or_default());
+        if pause.is_zero() {
+            self.call(&name, &namespace);
+            return;
+        }
+        let caller = self.clone();
+        tokio::spawn(async move {
+            sleep(pause).await;
+            caller.call(&name, &namespace);
+        });
+    }
+
+    /// The clock was set, so timers that count from before may come late: all grants are looked at again.
+    pub fn clock_stepped(&self) {
+        for grant in self.known.state() {
+            self.call(&grant.name_any(), &grant.namespace().unwrap_or_default());
+        }
     }
 
     /// A notification came for one grant: its object is worth a look.

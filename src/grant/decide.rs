@@ -79,12 +79,19 @@ impl Judge<'_> {
 
     // --- what there is ---------------------------------------------------------------------------------------
 
-    /// The Secret, if it is this grant's.
+    /// The Secret, if it is this grant's and as Valet wrote it last.
     pub(super) fn own_secret(&self) -> Option<&SecretView> {
         match &self.f.secret {
-            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => Some(s),
+            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => {
+                Some(s).filter(|s| s.is_authentic && !self.is_older_than_status(s))
+            }
             _ => None,
         }
+    }
+
+    /// Whether the status knows of a later credential: then somebody has put an earlier Secret back.
+    fn is_older_than_status(&self, secret: &SecretView) -> bool {
+        secret.renewals.unwrap_or_default().max(0) < self.g.status.renewals.unwrap_or_default()
     }
 
     /// The key that was issued: by the Secret, which is the record, or by the status where the Secret is gone. A Secret that
@@ -92,10 +99,8 @@ impl Judge<'_> {
     pub(super) fn key(&self) -> Option<Lifetime> {
         let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
         let status = &self.g.status;
-        // Anybody can write annotations; a time that a status could not repeat is none.
-        let (issued_at, expires_at) = recorded
-            .filter(|(issued, expires)| *issued.min(expires) >= Timestamp::UNIX_EPOCH)
-            .or_else(|| Some((status.issued_time.as_ref()?.0, status.expiration_time.as_ref()?.0)))?;
+        let (issued_at, expires_at) =
+            recorded.or_else(|| Some((status.issued_time.as_ref()?.0, status.expiration_time.as_ref()?.0)))?;
         Some(Lifetime {
             issued_at: second(issued_at),
             expires_at: second(expires_at),

@@ -2,10 +2,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{places::Limit, renewal::RenewRequest};
-use crate::api::{
-    Ask, Capabilities, ClusterAccessRule, GROUP, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject, Operation,
-    Reason, SecretTemplate, ShortSessions, Terms, annotation,
+use super::{places::Limit, renewal::RenewRequest, repair::Repairs};
+use crate::{
+    api::{
+        Ask, Capabilities, ClusterAccessRule, GROUP, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject,
+        Operation, Reason, SecretTemplate, ShortSessions, Terms, annotation,
+    },
+    record::KnownStatus,
 };
 
 /// Everything that a decision rests on. What has not been read yet is a fact, too.
@@ -37,6 +40,8 @@ pub struct Facts {
     /// Whether somebody says that the object has come, and this process has not looked since. Nothing is believed but
     /// that now is a good time to look.
     pub look_requested: bool,
+    /// What this process knows of restorations of the Secret.
+    pub repairs: Repairs,
     /// Why the apiserver did not take the Secret, if it was tried just now. No secrets in the message.
     pub secret_refused: Option<String>,
     /// Why the provider did not sign, if it was tried just now. No secrets in the message.
@@ -75,8 +80,10 @@ pub struct GrantFacts {
     pub terms: Terms,
     /// The spec's own part.
     pub ask: Ask,
-    /// The status as last written.
+    /// The status as Valet wrote it last. Of a status that somebody else has written nothing is a fact.
     pub status: GrantStatus,
+    /// Whether that is what stands in the cluster. If not, it has to be written again.
+    pub status_is_own: bool,
     /// The GitOps tool that would make the grant again if it were deleted.
     pub tracked_by: Option<&'static str>,
     /// Whether and when somebody wants a new key.
@@ -101,6 +108,7 @@ impl Facts {
             place: PlaceFact::Unasked,
             last_look: None,
             look_requested: false,
+            repairs: Repairs::default(),
             secret_refused: None,
             sign_refused: None,
             settings,
@@ -109,7 +117,7 @@ impl Facts {
 }
 
 impl GrantFacts {
-    /// Reads a grant.
+    /// Reads a grant. Of its status nothing is known yet: see [`GrantFacts::with_status`].
     pub fn of(grant: &impl Grant) -> Self {
         let meta = grant.meta();
         let ask = grant.ask();
@@ -126,7 +134,8 @@ impl GrantFacts {
                 && meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
             ask,
-            status: grant.grant_status().cloned().unwrap_or_default(),
+            status: GrantStatus::default(),
+            status_is_own: false,
             tracked_by: tracked_by(meta.labels.as_ref(), meta.annotations.as_ref()),
             renew_requested: RenewRequest::parse(
                 meta.annotations
@@ -135,6 +144,16 @@ impl GrantFacts {
                     .map(String::as_str),
             ),
             broken_rules: grant.check().err().unwrap_or_default(),
+        }
+    }
+
+    /// Adds what may be believed of the grant's status.
+    #[must_use]
+    pub fn with_status(self, known: KnownStatus) -> Self {
+        Self {
+            status: known.status,
+            status_is_own: known.is_own,
+            ..self
         }
     }
 
@@ -249,7 +268,8 @@ pub enum SecretFact {
     Present(SecretView),
 }
 
-/// A Secret's metadata; its data is never a fact.
+/// A Secret's metadata; its data is never a fact. The times and numbers are evidence, and absent from a Secret that is not
+/// as Valet wrote it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SecretView {
     /// `metadata.uid`, for preconditions.
@@ -260,6 +280,10 @@ pub struct SecretView {
     pub owner: Owner,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Whether its data and Valet's annotations are as Valet wrote them.
+    pub is_authentic: bool,
+    /// Whether the grant is its only owner.
+    pub has_sole_owner: bool,
     /// When its key was signed.
     pub issued_at: Option<Timestamp>,
     /// When its key ends.
@@ -274,10 +298,32 @@ pub struct SecretView {
     pub renewals: Option<i64>,
     /// When the last of those ends, if that is later than this one's end.
     pub earlier_expires_at: Option<Timestamp>,
+    /// The store's name for the upload in parts that its URLs are for.
+    pub upload_id: Option<String>,
     /// All its labels.
     pub labels: BTreeMap<String, String>,
     /// All its annotations.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl SecretView {
+    /// Reads the evidence off the annotations, if the Secret is as Valet wrote it.
+    pub fn read_evidence(&mut self, is_authentic: bool) {
+        let none = BTreeMap::new();
+        let annotations = if is_authentic { &self.annotations } else { &none };
+        let text = |key: &str| annotations.get(key).cloned();
+        let time = |key: &str| text(key).and_then(|t| t.parse::<Timestamp>().ok());
+        let number = |key: &str| text(key).and_then(|n| n.parse::<i64>().ok());
+        self.issued_at = time(annotation::ISSUED_AT);
+        self.expires_at = time(annotation::EXPIRES_AT);
+        self.generation = number(annotation::GRANT_GENERATION);
+        self.expiration_seconds = number(annotation::EXPIRATION_SECONDS);
+        self.signed_with = text(annotation::SIGNED_WITH);
+        self.renewals = number(annotation::RENEWALS);
+        self.earlier_expires_at = time(annotation::EARLIER_EXPIRES_AT);
+        self.upload_id = text(annotation::UPLOAD_ID);
+        self.is_authentic = is_authentic;
+    }
 }
 
 /// Whose Secret it is.

@@ -56,6 +56,10 @@ impl Judge<'_> {
             Err(refusal) => return Break(self.refuse(refusal)),
         };
         let next = self.lifetime(store, last)?;
+        let is_repair = !next.is_renewal && self.is_repair(last.live, next.lifetime);
+        if let Some(due) = self.f.repairs.due(self.now).filter(|_| is_repair) {
+            return Break(self.await_repair(due));
+        }
         self.ask_for_place(store, &access, last)?;
         self.ask_for_object(&access, last, next)?;
         self.heed_troubles(store, last, next)?;
@@ -70,6 +74,7 @@ impl Judge<'_> {
             request: access.to_sign(next.lifetime, self.upload().map(str::to_owned)),
             labels,
             annotations,
+            is_repair,
         })
     }
 

@@ -118,7 +118,7 @@ impl Judge<'_> {
         if !self.is_in_parts() {
             return None;
         }
-        let recorded = self.own_secret().and_then(|s| s.annotations.get(annotation::UPLOAD_ID));
+        let recorded = self.own_secret().and_then(|s| s.upload_id.as_ref());
         recorded.or(self.g.status.upload_id.as_ref()).map(String::as_str)
     }
 

@@ -7,7 +7,7 @@ use super::{
     facts::{ObjectFact, Owner, RulesView, SecretFact, StoreFact, StoreView},
     lifetime::{Lifetime, add, retry},
     policy::{Access, Refusal, still_allowed},
-    status::{Situation, condition, project},
+    status::{Situation, condition, describe, project},
     step::{Notice, Read, Step},
 };
 use crate::api::{Progress, Reason};
@@ -21,28 +21,36 @@ impl Judge<'_> {
     pub(super) fn withdraw(&self) -> Option<Step> {
         match &self.f.secret {
             SecretFact::Unread => Some(Step::Read(Read::Secret)),
-            // With the Secret gone and nothing said, nobody would know of the upload.
-            SecretFact::Present(_) if self.is_in_parts() && self.g.status.upload_id.as_deref() != self.upload() => {
-                let mut status = self.g.status.clone();
-                status.upload_id = self.upload().map(str::to_owned);
-                Some(Step::Report {
-                    status: Box::new(status),
-                    notice: None,
-                })
+            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => {
+                Some(self.report_evidence().unwrap_or_else(|| Step::Withdraw {
+                    uid: s.uid.clone(),
+                    resource_version: s.resource_version.clone(),
+                }))
             }
-            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => Some(Step::Withdraw {
-                uid: s.uid.clone(),
-                resource_version: s.resource_version.clone(),
-            }),
             _ => None,
         }
     }
 
+    /// Puts into the status what only the Secret or this process knows, if that is so: with the Secret gone nobody would know
+    /// of the credential and of its upload, and the grant would count as new.
+    fn report_evidence(&self) -> Option<Step> {
+        let (key, upload) = (self.key(), self.upload());
+        let is_known = key.is_none_or(|key| self.is_reported(key)) && self.g.status.upload_id.as_deref() == upload;
+        if is_known && (self.g.status_is_own || (key.is_none() && upload.is_none())) {
+            return None;
+        }
+        let mut status = self.g.status.clone();
+        status.upload_id = upload.map(str::to_owned);
+        if let Some(record) = key.map(|key| self.record(key)) {
+            describe(&mut status, &record);
+        }
+        Some(Step::Report {
+            status: Box::new(status),
+            notice: None,
+        })
+    }
+
     pub(super) fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
-        let situation = Situation {
-            finished,
-            ..Situation::of(reason, message, self.key())
-        };
         // What waits asks again by itself; what is refused waits for a change, or for the end of a key that it had.
         let retry = match reason {
             Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
@@ -51,7 +59,17 @@ impl Judge<'_> {
             Reason::TooManyGrants => None,
             _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),
         };
+        let situation = Situation {
+            finished,
+            ..Situation::of(reason, message, self.key())
+        };
         self.settle(&situation, retry.into_iter().chain(self.next_end(self.key())).min())
+    }
+
+    /// The same for a grant that goes on at `until` by itself.
+    pub(super) fn situation_until(&self, reason: Reason, message: String, until: Option<Timestamp>) -> Step {
+        let situation = Situation::of(reason, message, self.key());
+        self.settle(&situation, until.into_iter().chain(self.next_end(self.key())).min())
     }
 
     /// The next instant at which a key that was withdrawn comes to an end, in one sense or another.
@@ -63,12 +81,15 @@ impl Judge<'_> {
     /// Reports the situation if that says anything new; otherwise rests.
     pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
         let record = situation.key.map(|key| self.record(key));
-        let mut status = project(self.g, situation, record.as_ref(), self.now);
+        let contested = self.contested().filter(|_| !situation.finished);
+        let mut status = project(self.g, situation, record.as_ref(), contested.as_deref(), self.now);
         status.upload_id = self.upload().map(str::to_owned);
-        if status == self.g.status {
+        if status == self.g.status && self.g.status_is_own {
+            let forgets = contested.and_then(|_| self.f.repairs.contested_until(self.now));
+            let until = until.into_iter().chain(forgets).min();
             return Step::Rest { until };
         }
-        let notice = self.notice(situation);
+        let notice = self.notice(situation, contested.as_deref());
         Step::Report {
             status: Box::new(status),
             notice,
@@ -76,7 +97,7 @@ impl Judge<'_> {
     }
 
     /// An event, where a person must act and has not been told.
-    fn notice(&self, s: &Situation) -> Option<Notice> {
+    fn notice(&self, s: &Situation, contested: Option<&str>) -> Option<Notice> {
         let said = |type_: &str, reason: Reason| {
             condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
         };
@@ -96,6 +117,14 @@ impl Judge<'_> {
             return Some(Notice {
                 reason: s.reason,
                 message: s.message.clone(),
+            });
+        }
+        if let Some(message) = contested
+            && !said("SecretContested", Reason::SecretContested)
+        {
+            return Some(Notice {
+                reason: Reason::SecretContested,
+                message: message.to_owned(),
             });
         }
         if let Some((reason, message)) = &s.renewal_failing

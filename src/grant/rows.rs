@@ -265,7 +265,13 @@ impl Judge<'_> {
         let template_gone = |have: &BTreeMap<String, String>, want: &BTreeMap<String, String>| {
             want.iter().any(|(k, v)| have.get(k) != Some(v))
         };
-        if template_gone(&secret.labels, &labels) || template_gone(&secret.annotations, &annotations) {
+        let differs = template_gone(&secret.labels, &labels)
+            || template_gone(&secret.annotations, &annotations)
+            || !secret.has_sole_owner;
+        // All of it was right when it was last written for this spec.
+        let is_repair = secret.generation == Some(self.g.generation);
+        let repair_due = self.f.repairs.due(self.now).filter(|_| differs && is_repair);
+        if differs && repair_due.is_none() {
             let (mut all_labels, mut all_annotations) = (secret.labels.clone(), secret.annotations.clone());
             all_labels.extend(labels);
             all_annotations.extend(annotations);
@@ -274,6 +280,7 @@ impl Judge<'_> {
                 resource_version: secret.resource_version.clone(),
                 labels: all_labels,
                 annotations: all_annotations,
+                is_repair,
             };
         }
         // A key that follows another one goes on in the rhythm of the first.
@@ -364,14 +371,18 @@ impl Judge<'_> {
             retry,
             renewal,
             anew,
+            repair_due,
             self.awaits_object().then_some(look),
         ];
         self.settle(&situation, timers.into_iter().flatten().filter(|t| *t > self.now).min())
     }
 
     pub(super) fn completed(&self, key: Option<Lifetime>, object: &ObservedObject) -> Step {
-        let size = object.size.map_or(String::new(), |s| format!(" of {s} bytes"));
-        let message = format!("the upload{size} is in the store; the key was withdrawn");
+        let message = match object.size {
+            Some(0) => "the upload is empty: the object in the store has 0 bytes; the key was withdrawn. If that was not meant, make a new grant and upload again".to_owned(),
+            Some(size) => format!("the upload of {size} bytes is in the store; the key was withdrawn"),
+            None => "the upload is in the store; the key was withdrawn".to_owned(),
+        };
         let situation = Situation {
             arrival: Arrival::Seen(object.clone()),
             finished: true,

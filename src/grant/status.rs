@@ -62,16 +62,25 @@ impl Situation {
 }
 
 /// Describes the situation, changing as little of the previous status as it can: conditions of others stay, and a
-/// condition's time moves only with its status. `record` is of the situation's key.
-pub(super) fn project(grant: &GrantFacts, s: &Situation, record: Option<&Record>, now: Timestamp) -> GrantStatus {
+/// condition's time moves only with its status. `record` is of the situation's key; `contested` is what is known of somebody
+/// who keeps changing the Secret.
+pub(super) fn project(
+    grant: &GrantFacts,
+    s: &Situation,
+    record: Option<&Record>,
+    contested: Option<&str>,
+    now: Timestamp,
+) -> GrantStatus {
     let previous = &grant.status;
     let mut status = previous.clone();
     status.observed_generation = Some(grant.generation);
-    status.issued_time = s.key.map(|k| Time(k.issued_at));
-    status.expiration_time = s.key.map(|k| Time(k.expires_at));
-    status.expiration_seconds = record.and_then(|r| r.expiration_seconds);
-    status.renewals = record.map(|r| r.renewals).filter(|n| *n > 0);
-    status.earlier_expiration_time = record.and_then(|r| r.earlier).map(Time);
+    match record {
+        Some(record) => describe(&mut status, record),
+        None => {
+            (status.issued_time, status.expiration_time, status.expiration_seconds) = (None, None, None);
+            (status.renewals, status.earlier_expiration_time) = (None, None);
+        }
+    }
     status.renewal_time = s.renewal.map(Time);
     status.binding = s.active.then(|| Binding {
         name: grant.secret_name().to_owned(),
@@ -100,6 +109,9 @@ pub(super) fn project(grant: &GrantFacts, s: &Situation, record: Option<&Record>
     }
     if let Some((reason, message)) = &s.renewal_failing {
         set("RenewalFailing", "True", *reason, message);
+    }
+    if let Some(message) = contested {
+        set("SecretContested", "True", Reason::SecretContested, message);
     }
     match s.reason {
         Reason::Suspended => set("Suspended", "True", s.reason, &s.message),
@@ -132,6 +144,7 @@ pub(super) fn project(grant: &GrantFacts, s: &Situation, record: Option<&Record>
     // These stand there only while they are True.
     status.conditions.retain(|c| match c.type_.as_str() {
         "RenewalFailing" => s.renewal_failing.is_some(),
+        "SecretContested" => contested.is_some(),
         "Suspended" => s.reason == Reason::Suspended,
         "Revoked" => s.reason == Reason::Revoked,
         _ => true,
@@ -140,6 +153,15 @@ pub(super) fn project(grant: &GrantFacts, s: &Situation, record: Option<&Record>
         kept.observed_generation = generation;
     }
     status
+}
+
+/// Says what is recorded of a credential.
+pub(super) fn describe(status: &mut GrantStatus, record: &Record) {
+    status.issued_time = Some(Time(record.key.issued_at));
+    status.expiration_time = Some(Time(record.key.expires_at));
+    status.expiration_seconds = record.expiration_seconds;
+    status.renewals = Some(record.renewals).filter(|n| *n > 0);
+    status.earlier_expiration_time = record.earlier.map(Time);
 }
 
 /// A condition of a status, by type.

@@ -18,7 +18,7 @@ pub enum Step {
     Read(Read),
     /// Sign, write the Secret, and ask again.
     Publish(Box<Publish>),
-    /// Bring the Secret's labels and annotations up to date, leave its key as it is, and ask again.
+    /// Bring the Secret's labels, annotations and owner up to date, leave its key as it is, and ask again.
     Retouch {
         /// The Secret that was judged.
         uid: String,
@@ -28,6 +28,8 @@ pub enum Step {
         labels: BTreeMap<String, String>,
         /// The annotations that it shall have.
         annotations: BTreeMap<String, String>,
+        /// Whether somebody else has changed what was right.
+        is_repair: bool,
     },
     /// Delete the Secret, and ask again.
     Withdraw {
@@ -107,6 +109,8 @@ pub struct Publish {
     pub labels: BTreeMap<String, String>,
     /// The Secret's annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Whether this is the credential that was there before somebody else has deleted or changed it.
+    pub is_repair: bool,
 }
 
 /// How the Secret is to be written. Never an upsert: two operators, or two tries, must not both win.

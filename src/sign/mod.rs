@@ -20,7 +20,7 @@ use thiserror::Error;
 pub use canary::{Canary, Missing};
 pub use multipart::{Completion, Multipart, SignedPart};
 pub use outward::{Inward, Outward};
-pub use secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object};
+pub use secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object, secret_owner};
 pub use url::{Entries, Form, SignedUrl};
 
 use crate::{

@@ -29,6 +29,7 @@ mod offline;
 mod policy;
 mod proxies;
 mod races;
+mod records;
 mod renewal;
 mod restart;
 mod rules;

@@ -257,7 +257,8 @@ impl Tenant {
         let named = format!("/{}", object["metadata"]["name"].as_str().expect("it has a name"));
         let there = self.get(&format!("{}{named}", object["kind"].as_str().expect("it has a kind")));
         let mut object = object.clone();
-        object["metadata"]["resourceVersion"] = there.expect("it is there")["metadata"]["resourceVersion"].clone();
+        let there = there.ok_or("it is not there")?;
+        object["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"].clone();
         self.sent(http::Method::PUT, &named, &object)
     }
 

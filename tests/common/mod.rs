@@ -64,6 +64,7 @@ pub fn upload() -> GrantFacts {
             constraints: UploadConstraints::default(),
         },
         status: GrantStatus::default(),
+        status_is_own: false,
         tracked_by: None,
         renew_requested: RenewRequest::None,
         broken_rules: vec![],

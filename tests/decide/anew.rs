@@ -99,6 +99,7 @@ fn a_thousand_keys_are_signed_anew_over_two_minutes() {
 fn what_is_not_known_is_left_alone() {
     let mut world = issued(download());
     world.edit_secret(|s| drop(s.annotations.remove(annotation::SIGNED_WITH)));
+    world.sign_secret();
     rotate(&mut world, at(0));
     world.now = at(200);
     world.reconcile();

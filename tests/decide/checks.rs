@@ -54,6 +54,7 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "ClockSkewed"
         | "PredecessorSecret"
         | "SecretNotWritable"
+        | "SecretContested"
         | "TooManyGrants" => ("False", "InProgress", false),
         "ExpiredUnused"
         | "ObjectMismatch"
@@ -117,7 +118,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
             assert!(before.labels.keys().all(|k| labels.contains_key(k)));
             assert!(before.annotations.keys().all(|k| annotations.contains_key(k)));
             assert!(
-                (&before.labels, &before.annotations) != (labels, annotations),
+                (&before.labels, &before.annotations) != (labels, annotations) || !before.has_sole_owner,
                 "a write that changes nothing"
             );
             marks(&facts.grant, labels, annotations);
@@ -125,7 +126,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
         Step::Withdraw { uid, .. } => {
             ours(facts, uid);
         }
-        Step::Report { status, .. } => report(world, status),
+        Step::Report { status, .. } => report(world, facts, status),
         Step::Hold => assert!(
             facts.grant.ask.parts().is_some() && !facts.grant.held,
             "a finalizer without a cause"
@@ -299,7 +300,8 @@ pub fn published(world: &World, publish: &Publish) {
     let with = |annotations: &BTreeMap<String, String>| annotations.get(annotation::SIGNED_WITH).cloned();
     let before = world.secret.as_ref().and_then(|s| with(&s.view.annotations));
     let is_anew = before.is_some() && with(&publish.annotations) != before;
-    if !(is_anew && matches!(publish.mode, PublishMode::Replace { .. })) {
+    let is_changed = world.secret.as_ref().is_some_and(|s| !s.view.is_authentic);
+    if !((is_anew || is_changed) && matches!(publish.mode, PublishMode::Replace { .. })) {
         assert_eq!(publish.mode, PublishMode::Create, "I3: replaced within a generation");
         assert!(world.may_create_again, "I3: created twice for one generation");
     }
@@ -313,16 +315,21 @@ pub fn published(world: &World, publish: &Publish) {
     );
 }
 
-fn report(world: &World, status: &GrantStatus) {
-    let grant = world.grant();
+fn report(world: &World, facts: &Facts, status: &GrantStatus) {
+    let grant = &facts.grant;
     let before = &grant.status;
-    assert_ne!(status, before, "a write that changes nothing");
+    assert!(status != before || !grant.status_is_own, "a write that changes nothing");
     let note = GrantStatus {
-        upload_id: status.upload_id.clone(),
-        ..before.clone()
+        upload_id: before.upload_id.clone(),
+        issued_time: before.issued_time.clone(),
+        expiration_time: before.expiration_time.clone(),
+        expiration_seconds: before.expiration_seconds,
+        renewals: before.renewals,
+        earlier_expiration_time: before.earlier_expiration_time.clone(),
+        ..status.clone()
     };
-    if *status == note && world.own_secret().is_some() {
-        // Only the name of an upload, before the Secret goes that says it.
+    if note == *before && world.own_secret().is_some() {
+        // Only what the Secret records, before it goes.
         return;
     }
     assert_eq!(status.observed_generation, Some(grant.generation));
@@ -345,6 +352,7 @@ fn report(world: &World, status: &GrantStatus) {
                 "Suspended",
                 "Revoked",
                 "RenewalFailing",
+                "SecretContested",
             ]
             .contains(&&*c.type_)
         })

@@ -6,7 +6,8 @@
 //! - `looks` counts the looks at the object and reads what they say;
 //! - `clocks` holds the boundary instants of every timer, `renewing` those of renewal;
 //! - `anew` moves the credentials, and lends some;
-//! - `forged` hands in statuses and annotations that somebody else has written;
+//! - `forged` hands in statuses and annotations that somebody else has written, `records` is the table of what is believed;
+//! - `repairs` has somebody change or delete the Secret again and again;
 //! - `walk` goes where the dice say.
 
 #[path = "../common/mod.rs"]
@@ -19,6 +20,8 @@ mod forged;
 mod lives;
 mod looks;
 mod play;
+mod records;
 mod renewing;
+mod repairs;
 mod walk;
 mod world;

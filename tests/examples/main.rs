@@ -77,7 +77,10 @@ fn examples_work_as_they_are() {
     let plane = ControlPlane::start_with(
         &tools,
         ControlPlaneOptions {
-            manifests: vec![crds],
+            manifests: vec![
+                crds,
+                r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "valet-system"}}"#.into(),
+            ],
             ..ControlPlaneOptions::default()
         },
     )

@@ -44,7 +44,10 @@ impl World {
         let tools = Tools::locate().unwrap();
         let crds = fs::read_to_string(concat!(env!("VALET_ROOT"), "/crds/valet.yaml")).unwrap();
         let options = ControlPlaneOptions {
-            manifests: vec![crds],
+            manifests: vec![
+                crds,
+                r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "valet-system"}}"#.into(),
+            ],
             ..ControlPlaneOptions::default()
         };
         let plane = ControlPlane::start_with(&tools, options).unwrap();

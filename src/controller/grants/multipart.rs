@@ -187,7 +187,7 @@ impl<G: Grant> Visit<'_, G> {
         let SecretFact::Present(secret) = &self.facts.secret else {
             return;
         };
-        let recorded = secret.annotations.get(annotation::UPLOAD_ID).cloned();
+        let recorded = secret.upload_id.clone();
         let Some(begun) = self.context.memory.begun(&uid) else {
             return;
         };

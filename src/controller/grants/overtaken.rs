@@ -5,12 +5,7 @@ use std::sync::Arc;
 use kube::ResourceExt;
 
 use super::{Error, Visit, call};
-use crate::{
-    api::Grant,
-    controller::light::lighten,
-    grant::{GrantFacts, StoreFact},
-    sign::Provider,
-};
+use crate::{api::Grant, controller::light::lighten, grant::StoreFact, sign::Provider};
 
 impl<G: Grant> Visit<'_, G> {
     /// Whether the key that was just signed is not to be published, since its grant or what allows it has changed meanwhile.
@@ -60,6 +55,6 @@ impl<G: Grant> Visit<'_, G> {
         lighten(now.meta_mut());
         self.grant = Arc::new(now);
         self.context.memory.wrote(&self.grant);
-        self.facts.grant = GrantFacts::of(self.grant.as_ref());
+        self.facts.grant = self.context.memory.facts(self.grant.as_ref());
     }
 }

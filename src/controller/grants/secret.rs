@@ -20,6 +20,12 @@ impl<G: Grant> Visit<'_, G> {
             Err(Error::Refused(_)) if self.facts.secret_refused.is_some() => None,
             found => found?,
         };
+        if found
+            .as_ref()
+            .is_some_and(|secret| secret.is_authentic && !secret.deleting)
+        {
+            self.expects_secret(true);
+        }
         self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
         // That a key is out and its Secret gone may mean that another operator has withdrawn it, since the upload has come or
         // the grant was revoked, and our watch is late. Its status, or the spec, was written before: one read tells, and
@@ -96,6 +102,7 @@ impl<G: Grant> Visit<'_, G> {
         let first = grant.status.issued_time.is_none() && publish.mode == PublishMode::Create;
         self.context.metrics.key_issued(G::OPERATION, age.filter(|_| first));
         self.has_secret(view);
+        self.repaired(publish.is_repair);
         self.drop_loser(publish.request.access()).await;
         Ok(())
     }
@@ -114,6 +121,23 @@ impl<G: Grant> Visit<'_, G> {
             .memory
             .wrote_secret(&self.facts.grant.uid, &view.resource_version);
         self.facts.secret = SecretFact::Present(view);
+        self.expects_secret(true);
+    }
+
+    /// Whether the Secret is there as it was issued, as far as this process knows.
+    fn expects_secret(&mut self, is_expected: bool) {
+        let uid = &self.facts.grant.uid;
+        let memory = &self.context.memory;
+        self.facts.repairs = memory.keep_repairs(uid, |repairs| repairs.is_expected = is_expected);
+    }
+
+    /// The Secret is as it was again after somebody else had deleted or changed it, if that is so.
+    pub(super) fn repaired(&mut self, is_repair: bool) {
+        if is_repair {
+            let uid = &self.facts.grant.uid;
+            let memory = &self.context.memory;
+            self.facts.repairs = memory.keep_repairs(uid, |repairs| repairs.restored(self.now));
+        }
     }
 
     pub(super) async fn retouch(
@@ -151,6 +175,7 @@ impl<G: Grant> Visit<'_, G> {
                     "key withdrawn"
                 );
                 self.facts.secret = SecretFact::Absent;
+                self.expects_secret(false);
                 Ok(())
             }
             Err(Error::Conflict(_)) => self.read_secret().await,

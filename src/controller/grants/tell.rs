@@ -13,17 +13,27 @@ use super::{Error, FIELD_MANAGER, Visit, call};
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason},
     grant::Notice,
+    record::Subject,
     telemetry::warn_once,
 };
 
 impl<G: Grant> Visit<'_, G> {
-    pub(super) async fn report(&mut self, status: GrantStatus, notice: Option<Notice>) -> Result<(), Error> {
+    pub(super) async fn report(&mut self, mut status: GrantStatus, notice: Option<Notice>) -> Result<(), Error> {
         let api = self.api();
+        let uid = self.facts.grant.uid.clone();
+        let subject = Subject {
+            uid: &uid,
+            operation: G::OPERATION,
+        };
+        status.record_signature = Some(self.context.memory.records().sign_status(subject, &status));
+        self.context.memory.accept_status(&uid, Some(&status));
+        // What somebody else has written goes, too.
+        let written = self.grant.grant_status().cloned().unwrap_or_default();
         let patch = json!({
             // Of exactly this grant in exactly this version: another grant of its name, or a change that was not
             // looked at, makes this a conflict.
             "metadata": {"uid": self.facts.grant.uid, "resourceVersion": self.grant.resource_version()},
-            "status": merge(&self.facts.grant.status, &status),
+            "status": merge(&written, &status),
         });
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.into()),
@@ -40,6 +50,16 @@ impl<G: Grant> Visit<'_, G> {
             Err(e) => return Err(e),
         };
         self.count(&status);
+        if let Some(kept) = written.grant_status().filter(|s| s.record_signature.is_none()) {
+            self.context.memory.lost_signature(&uid, kept);
+            self.context.memory.accept_status(&uid, Some(kept));
+            static TOLD: std::sync::Once = std::sync::Once::new();
+            TOLD.call_once(|| {
+                tracing::error!(
+                    "the CRDs are older than this operator and drop status.recordSignature; upgrade them (helm upgrade, or valet crds | kubectl apply -f -): until then finished grants begin anew at each restart"
+                );
+            });
+        }
         self.has_grant(written);
         if let Some(notice) = notice {
             self.tell(notice).await;

@@ -112,7 +112,7 @@ impl Stores {
                 "the operator's namespace; the store's owner must create it".to_owned(),
             ),
         };
-        let secret = match self.secrets.credentials(namespace, &name).await {
+        let secret = match self.secrets.get(namespace, &name).await {
             Ok(secret) => secret,
             Err(Error::Gone(_)) => {
                 let message = format!("Secret {name} with the store's credentials does not exist in {missing}");

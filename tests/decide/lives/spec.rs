@@ -132,7 +132,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },
     Life {
-        name: "somebody strips the Secret's label and the times",
+        name: "somebody strips the Secret's labels and the times: it is signed for the same seconds",
         world: downloading,
         events: &[(50.0, |w| {
             w.edit_secret(|s| {
@@ -141,7 +141,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
             });
         })],
         until: 200,
-        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+        end: ends("Current Issued", &[(0, 300), (0, 300)], [1, 1, 0], &[]),
     },
     Life {
         name: "a deadline before the end",

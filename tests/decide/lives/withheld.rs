@@ -252,6 +252,7 @@ fn a_key_that_was_never_reported_is_not_forgotten() {
         let mut world = downloading();
         world.reconcile();
         world.grant.as_mut().unwrap().status = GrantStatus::default();
+        world.forget();
         withhold(&mut world);
         world.now = at(50);
         world.reconcile();

@@ -4,15 +4,20 @@
 mod operator;
 mod others;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use jiff::Timestamp;
+use k8s_openapi::ByteString;
 use valet::{
-    api::{Ask, ObservedObject, Reason, annotation},
+    api::{Ask, GrantStatus, ObservedObject, Reason, annotation},
     grant::{
-        ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, RulesView, SecretFact, SecretView, Settings,
-        Step, StoreFact, StoreView, decide,
+        ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, Repairs, RulesView, SecretFact, SecretView,
+        Settings, Step, StoreFact, StoreView, decide,
     },
+    record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
 };
 
 /// An upload of the same key that is not Valet's.
@@ -47,6 +52,7 @@ pub struct Secret {
     pub view: SecretView,
     /// The key inside, if Valet put one in.
     pub signed: Option<Lifetime>,
+    pub data: BTreeMap<String, ByteString>,
 }
 
 /// What the operator knows when something wakes it.
@@ -104,6 +110,10 @@ pub struct World {
     /// Something may happen to the world after each step, before the next.
     pub meddler: Option<Meddler>,
 
+    /// What the process knows to be Valet's own of the grant's status.
+    pub remembered: Option<GrantStatus>,
+    /// What the process knows of restorations of the Secret.
+    pub repairs: Repairs,
     pub last_look: Option<Timestamp>,
     /// Somebody has said that the object came, and nobody has looked since.
     pub heard: bool,
@@ -119,7 +129,11 @@ pub struct World {
     /// Why there is no Secret now although there was one: somebody else, or Valet for a cause that can pass.
     pub may_create_again: bool,
     serial: u64,
+    /// What was verified last, of which status and with what memory: most steps change neither.
+    verified: RefCell<Option<Verified>>,
 }
+
+type Verified = (GrantStatus, Option<GrantStatus>, KnownStatus);
 
 impl World {
     pub fn new(grant: GrantFacts, store: StoreView) -> Self {
@@ -149,6 +163,8 @@ impl World {
             room: true,
             forged: false,
             meddler: None,
+            remembered: None,
+            repairs: Repairs::default(),
             last_look: None,
             heard: false,
             steps: 0,
@@ -159,6 +175,7 @@ impl World {
             written: BTreeSet::new(),
             may_create_again: false,
             serial: 0,
+            verified: RefCell::default(),
         }
     }
 
@@ -186,7 +203,8 @@ impl World {
 
     /// All that can be known without a look at the object.
     pub fn facts(&self) -> Facts {
-        let mut facts = Facts::new(self.grant().clone(), self.settings);
+        let mut facts = Facts::new(self.known(), self.settings);
+        facts.repairs = self.repairs;
         facts.secret = self.see_secret();
         self.see_store(&mut facts);
         facts.last_look = self.last_look;
@@ -201,11 +219,13 @@ impl World {
         labels: BTreeMap<String, String>,
         annotations: BTreeMap<String, String>,
     ) -> SecretView {
-        let mut view = SecretView {
+        SecretView {
             uid,
             resource_version: self.fresh("rv"),
             owner,
             deleting: false,
+            is_authentic: false,
+            has_sole_owner: true,
             issued_at: None,
             expires_at: None,
             generation: None,
@@ -213,11 +233,73 @@ impl World {
             signed_with: None,
             renewals: None,
             earlier_expires_at: None,
+            upload_id: None,
             labels,
             annotations,
-        };
-        read_annotations(&mut view);
-        view
+        }
+    }
+
+    /// The grant with what the operator may believe of its status.
+    pub fn known(&self) -> GrantFacts {
+        self.grant().clone().with_status(self.known_status())
+    }
+
+    fn known_status(&self) -> KnownStatus {
+        let grant = self.grant();
+        if let Some((status, remembered, known)) = &*self.verified.borrow()
+            && *status == grant.status
+            && *remembered == self.remembered
+        {
+            return known.clone();
+        }
+        let known = records().known_status(subject(grant), Some(&grant.status), self.remembered.as_ref());
+        *self.verified.borrow_mut() = Some((grant.status.clone(), self.remembered.clone(), known.clone()));
+        known
+    }
+
+    /// The same, and the process remembers what it has seen.
+    fn learn(&mut self) -> GrantFacts {
+        let known = self.known_status();
+        if known.is_own
+            && let Some(evidence) = evidence(&known.status)
+            && !self.remembered.as_ref().is_some_and(|known| is_newer(known, &evidence))
+        {
+            self.remembered = Some(evidence);
+        }
+        self.grant().clone().with_status(known)
+    }
+
+    /// A process of the operator ends, and with it what it remembers.
+    pub fn forget(&mut self) {
+        (self.last_look, self.heard) = (None, false);
+        (self.begun, self.own_upload) = (None, None);
+        (self.remembered, self.repairs) = (None, Repairs::default());
+    }
+
+    /// Signs the status as Valet does.
+    pub fn sign_status(&mut self) {
+        if let Some(grant) = &mut self.grant {
+            grant.status.record_signature = Some(records().sign_status(subject(grant), &grant.status));
+        }
+    }
+
+    /// Signs the Secret as Valet does.
+    pub fn sign_secret(&mut self) {
+        let Some(grant) = &self.grant else { return };
+        if let Some(Secret { view, data, .. }) = &mut self.secret {
+            let signature = records().sign_secret(subject(grant), grant.secret_name(), &view.annotations, data);
+            view.annotations.insert(annotation::RECORD_SIGNATURE.into(), signature);
+        }
+        self.read_secret();
+    }
+
+    /// Reads the evidence off the Secret as the operator does.
+    fn read_secret(&mut self) {
+        let Some(grant) = &self.grant else { return };
+        if let Some(Secret { view, data, .. }) = &mut self.secret {
+            let is_own = records().is_own_secret(subject(grant), grant.secret_name(), &view.annotations, data);
+            view.read_evidence(is_own);
+        }
     }
 
     fn see_store(&self, facts: &mut Facts) {
@@ -281,16 +363,14 @@ impl World {
     }
 }
 
-/// What the annotations say, as the operator reads them.
-fn read_annotations(view: &mut SecretView) {
-    let text = |key: &str| view.annotations.get(key).map(String::as_str);
-    let time = |key: &str| text(key).and_then(|t| t.parse::<Timestamp>().ok());
-    let number = |key: &str| text(key).and_then(|t| t.parse::<i64>().ok());
-    view.issued_at = time(annotation::ISSUED_AT);
-    view.expires_at = time(annotation::EXPIRES_AT);
-    view.generation = number(annotation::GRANT_GENERATION);
-    view.expiration_seconds = number(annotation::EXPIRATION_SECONDS);
-    view.signed_with = text(annotation::SIGNED_WITH).map(str::to_owned);
-    view.renewals = number(annotation::RENEWALS);
-    view.earlier_expires_at = time(annotation::EARLIER_EXPIRES_AT);
+/// The record key of every world.
+fn records() -> RecordKey {
+    RecordKey::new([7; 32])
+}
+
+fn subject(grant: &GrantFacts) -> Subject<'_> {
+    Subject {
+        uid: &grant.uid,
+        operation: grant.ask.operation(),
+    }
 }

@@ -1,11 +1,14 @@
 //! What the operator does in the world: it takes the steps that `decide` asks for, one by one, until it rests.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use k8s_openapi::ByteString;
 use valet::{
     api::annotation,
     grant::{
-        Facts, Limit, Most, ObjectFact, OpenUpload, Owner, PlaceFact, Publish, PublishMode, Read, Step, StoreFact,
-        UploadFact, UploadsFact, decide,
+        Facts, Limit, Most, ObjectFact, OpenUpload, Owner, PlaceFact, Publish, PublishMode, Read, SecretFact, Step,
+        StoreFact, UploadFact, UploadsFact, decide,
     },
 };
 
@@ -27,19 +30,17 @@ impl World {
             match self.until_rest() {
                 Ended::Rested(until) => return until,
                 // A new process: nothing is remembered.
-                Ended::Crashed => {
-                    (self.last_look, self.heard) = (None, false);
-                    (self.begun, self.own_upload) = (None, None);
-                }
+                Ended::Crashed => self.forget(),
             }
         }
     }
 
     fn until_rest(&mut self) -> Ended {
-        let Some(grant) = self.grant.clone() else {
+        if self.grant.is_none() {
             return Ended::Rested(None);
-        };
-        let mut facts = Facts::new(grant, self.settings);
+        }
+        let mut facts = Facts::new(self.learn(), self.settings);
+        facts.repairs = self.repairs;
         facts.last_look = self.last_look;
         facts.look_requested = self.heard;
         if self.memory == Memory::Caches {
@@ -66,11 +67,12 @@ impl World {
             if let Some(until) = rest {
                 return Ended::Rested(until);
             }
-            match &self.grant {
-                // One's own writes, and everybody's, are seen at once.
-                Some(grant) => facts.grant = grant.clone(),
-                None => return Ended::Rested(None),
+            if self.grant.is_none() {
+                return Ended::Rested(None);
             }
+            // One's own writes, and everybody's, are seen at once.
+            facts.grant = self.learn();
+            facts.repairs = self.repairs;
         }
     }
 
@@ -138,21 +140,26 @@ impl World {
                 resource_version,
                 labels,
                 annotations,
+                is_repair,
             } => {
                 if self.is_current(&uid, &resource_version) {
                     self.counts.retouches += 1;
                     self.edit_secret(|view| {
                         view.labels = labels;
                         view.annotations = annotations;
+                        view.has_sole_owner = true;
                     });
+                    self.sign_secret();
                     self.note_written();
+                    self.repaired(is_repair);
                 }
-                facts.secret = self.see_secret();
+                facts.secret = self.look_at_secret();
             }
             Step::Withdraw { uid, resource_version } => {
                 if self.is_current(&uid, &resource_version) {
                     self.counts.withdraws += 1;
                     self.secret = None;
+                    self.repairs.is_expected = false;
                     self.may_create_again = self.grant().status.finished_time.is_none();
                 }
                 facts.secret = self.see_secret();
@@ -165,6 +172,7 @@ impl World {
                 if let Some(grant) = &mut self.grant {
                     grant.status = kept;
                 }
+                self.sign_status();
             }
             Step::Collect => {
                 self.delete();
@@ -179,7 +187,7 @@ impl World {
 
     fn read(&mut self, read: Read, facts: &mut Facts) {
         match read {
-            Read::Secret => facts.secret = self.see_secret(),
+            Read::Secret => facts.secret = self.look_at_secret(),
             Read::Store => self.see_store(facts),
             Read::Object(_) => {
                 facts.object = self.see_object();
@@ -273,12 +281,12 @@ impl World {
         match &publish.mode {
             PublishMode::Create if self.secret.is_some() => {
                 // 409: somebody was faster.
-                facts.secret = self.see_secret();
+                facts.secret = self.look_at_secret();
                 self.drop_loser();
                 return;
             }
             PublishMode::Replace { uid, resource_version } if !self.is_current(uid, resource_version) => {
-                facts.secret = self.see_secret();
+                facts.secret = self.look_at_secret();
                 self.drop_loser();
                 return;
             }
@@ -297,19 +305,36 @@ impl World {
         self.secret = Some(Secret {
             view,
             signed: Some(lifetime),
+            data: BTreeMap::from([("url".to_owned(), ByteString(format!("{lifetime:?}").into_bytes()))]),
         });
+        self.sign_secret();
         self.keys.push(lifetime);
         let renewals = checks::renewals(&publish.annotations);
         self.published.insert((self.grant().generation, renewals), lifetime);
         self.may_create_again = false;
         self.note_written();
-        facts.secret = self.see_secret();
+        facts.secret = self.look_at_secret();
+        self.repaired(publish.is_repair);
+    }
+
+    /// The Secret, read by the operator, who remembers whether it is as it was issued.
+    fn look_at_secret(&mut self) -> SecretFact {
+        if self.own_secret().is_some_and(|s| s.view.is_authentic) {
+            self.repairs.is_expected = true;
+        }
+        self.see_secret()
+    }
+
+    fn repaired(&mut self, is_repair: bool) {
+        if is_repair {
+            self.repairs.restored(self.now);
+        }
     }
 
     /// What was begun for a Secret that is another's now is thrown away.
     fn drop_loser(&mut self) {
         let Some(secret) = &self.secret else { return };
-        let recorded = secret.view.annotations.get(annotation::UPLOAD_ID);
+        let recorded = secret.view.upload_id.as_ref();
         if let Some(begun) = self.begun.take_if(|begun| Some(&*begun) != recorded) {
             self.uploads.retain(|u| u.id != begun);
         }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::ByteString;
 use valet::{
     api::annotation,
     grant::{ArrivedPart, GrantFacts, Owner, RenewRequest, SecretView, StoreFact, StoreView},
 };
 
-use super::{Bucket, Secret, World, read_annotations};
+use super::{Bucket, Secret, World};
 
 impl World {
     /// Changes the spec; the apiserver counts generations.
@@ -35,7 +36,22 @@ impl World {
     pub fn plant(&mut self, owner: Owner) {
         let uid = self.fresh("secret");
         let view = self.view(uid, owner, BTreeMap::new(), BTreeMap::new());
-        self.secret = Some(Secret { view, signed: None });
+        self.secret = Some(Secret {
+            view,
+            signed: None,
+            data: BTreeMap::new(),
+        });
+    }
+
+    /// Edits the Secret's data.
+    pub fn edit_data(&mut self) {
+        let version = self.fresh("rv");
+        if let Some(secret) = &mut self.secret {
+            let theirs = ByteString(b"https://evil.example/".to_vec());
+            secret.data.insert("url".into(), theirs);
+            secret.view.resource_version = version;
+        }
+        self.read_secret();
     }
 
     /// Edits the Secret's metadata.
@@ -44,8 +60,8 @@ impl World {
         if let Some(secret) = &mut self.secret {
             change(&mut secret.view);
             secret.view.resource_version = version;
-            read_annotations(&mut secret.view);
         }
+        self.read_secret();
     }
 
     /// The store says, or somebody in its name, that the object has come.

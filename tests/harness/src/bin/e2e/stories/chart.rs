@@ -126,6 +126,21 @@ pub fn upgrade(play: &Play) -> Result<()> {
         &format!("--clusterrole={right}"),
         &who,
     ])?;
+    // Nor does its admission policy let the operator make its record key.
+    let key = "valet-record-key";
+    let _ = suite
+        .cluster
+        .kubectl(&["delete", "secret", key, "--namespace", SYSTEM, "--ignore-not-found"]);
+    suite.cluster.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        key,
+        "--namespace",
+        SYSTEM,
+        "--type=valetkey.dev/record-key",
+        "--from-literal=key=the-32-bytes-of-a-key-of-stories",
+    ])?;
     let old = previous(play)?.display().to_string();
     suite.install(&old, &[])?;
     let fields = || -> Result<String> {

@@ -1,0 +1,78 @@
+//! Timers count seconds that pass, and credentials end by the clock on the wall. When that clock is set forward, or the machine
+//! slept, timers come late by as much: so the step is noticed, and every grant is looked at again.
+
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::sleep;
+use tracing::warn;
+
+/// How often both clocks are compared.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// A difference that is no step: a clock that is slewed, and a process that did not get the processor between two readings.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
+
+/// Notices that the wall clock was set.
+pub struct StepDetector {
+    wall: Timestamp,
+    passed: Instant,
+}
+
+impl StepDetector {
+    /// Both clocks as they are now.
+    pub fn new(wall: Timestamp, passed: Instant) -> Self {
+        Self { wall, passed }
+    }
+
+    /// By how much the wall clock was set since the last call, if it was.
+    pub fn step(&mut self, wall: Timestamp, passed: Instant) -> Option<SignedDuration> {
+        let by_wall = wall.duration_since(self.wall);
+        let elapsed = passed.saturating_duration_since(self.passed);
+        let elapsed = SignedDuration::try_from(elapsed).unwrap_or(SignedDuration::MAX);
+        (self.wall, self.passed) = (wall, passed);
+        let step = by_wall.checked_sub(elapsed)?;
+        (step.abs() > TOLERANCE).then_some(step)
+    }
+}
+
+/// Calls `stepped` whenever the wall clock was set. Never ends.
+pub async fn watch_clock(stepped: impl Fn()) {
+    let mut detector = StepDetector::new(Timestamp::now(), Instant::now());
+    loop {
+        sleep(PERIOD).await;
+        if let Some(step) = detector.step(Timestamp::now(), Instant::now()) {
+            warn!(
+                seconds = step.as_secs_f64(),
+                "the clock was set; every grant is looked at again"
+            );
+            stepped();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn step_of_the_wall_clock_is_told_once_and_time_that_passes_is_none() {
+        let (wall, passed) = (Timestamp::from_second(1_700_000_000).unwrap(), Instant::now());
+        let mut detector = StepDetector::new(wall, passed);
+        let mut at = |wall_millis: i64, passed_millis: u64| {
+            detector
+                .step(
+                    wall + SignedDuration::from_millis(wall_millis),
+                    passed + Duration::from_millis(passed_millis),
+                )
+                .map(|step| step.as_millis())
+        };
+        assert_eq!(at(5000, 5000), None);
+        assert_eq!(at(11_000, 10_000), None, "a second is tolerated");
+        assert_eq!(at(46_001, 15_000), Some(30_001), "set forward");
+        assert_eq!(at(51_001, 20_000), None, "told once");
+        assert_eq!(at(6001, 25_000), Some(-50_000), "set back");
+        // The machine slept: no time has passed for the process.
+        assert_eq!(at(3_606_001, 25_000), Some(3_600_000));
+    }
+}

@@ -1,0 +1,477 @@
+//! Authenticates what Valet wrote about a grant: the annotations and the data of its Secret, and the fields of its status on
+//! which later decisions rest.
+//!
+//! Whoever may patch Secrets or a grant's status can write anything there. A message authentication code (HMAC-SHA256) with
+//! a key that only the operator has tells Valet's own records from theirs.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::{
+    digest, hmac,
+    rand::{SecureRandom, SystemRandom},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use k8s_openapi::{
+    ByteString,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use serde::Serialize;
+
+use crate::api::{Binding, GROUP, GrantStatus, ObservedObject, Operation, Reason, annotation};
+
+/// The length of a record key.
+pub const RECORD_KEY_BYTES: usize = 32;
+
+/// The key that authenticates records. It cannot be printed.
+#[derive(Clone)]
+pub struct RecordKey {
+    bytes: [u8; RECORD_KEY_BYTES],
+    hmac: hmac::Key,
+}
+
+impl std::fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RecordKey(…)")
+    }
+}
+
+/// The grant that a record is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Its UID: a record of one grant is none of another one's, of whatever name.
+    pub uid: &'a str,
+    /// What it permits.
+    pub operation: Operation,
+}
+
+/// What may be believed of a grant's status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KnownStatus {
+    /// The status as Valet wrote it last. Of a status that somebody else has written only conditions on which nothing rests but
+    /// their own times: those of other systems, and the summary, which is written again.
+    pub status: GrantStatus,
+    /// Whether the status in the cluster is this one. If not, it has to be written again.
+    pub is_own: bool,
+}
+
+/// Conditions that are evidence, whatever else the status says. Of a grant that has finished `Ready` is, too.
+const EVIDENCE: [&str; 2] = ["Completed", "Active"];
+
+/// The fields of a status that are evidence, in the order in which they are authenticated. Times have whole seconds in JSON,
+/// so this is the same before and after the apiserver has stored the status.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusRecord<'a> {
+    purpose: &'static str,
+    uid: &'a str,
+    kind: &'static str,
+    issued_time: &'a Option<Time>,
+    expiration_time: &'a Option<Time>,
+    expiration_seconds: Option<i64>,
+    renewals: Option<i64>,
+    earlier_expiration_time: &'a Option<Time>,
+    upload_id: &'a Option<String>,
+    binding: &'a Option<Binding>,
+    finished_time: &'a Option<Time>,
+    /// Why the grant finished: reason and message.
+    finished: Option<(&'a str, &'a str)>,
+    object: &'a Option<ObservedObject>,
+    /// Status, reason and message.
+    completed: Option<(&'a str, &'a str, &'a str)>,
+    is_truncated: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SecretRecord<'a> {
+    purpose: &'static str,
+    uid: &'a str,
+    kind: &'static str,
+    name: &'a str,
+    /// All of Valet's own.
+    annotations: BTreeMap<&'a str, &'a str>,
+    /// The digest of each entry.
+    data: BTreeMap<&'a str, String>,
+}
+
+impl RecordKey {
+    /// A key of these bytes.
+    pub fn new(bytes: [u8; RECORD_KEY_BYTES]) -> Self {
+        Self {
+            hmac: hmac::Key::new(hmac::HMAC_SHA256, &bytes),
+            bytes,
+        }
+    }
+
+    /// A new key, by the system's random numbers.
+    ///
+    /// # Errors
+    /// A sentence, if the system gives none.
+    pub fn random() -> Result<Self, String> {
+        let mut bytes = [0; RECORD_KEY_BYTES];
+        SystemRandom::new()
+            .fill(&mut bytes)
+            .map_err(|_| "the system gives no random numbers for a record key".to_owned())?;
+        Ok(Self::new(bytes))
+    }
+
+    /// The bytes, to be kept in the operator's own Secret and nowhere else.
+    pub fn expose(&self) -> &[u8; RECORD_KEY_BYTES] {
+        &self.bytes
+    }
+
+    /// The signature of a status.
+    pub fn sign_status(&self, subject: Subject, status: &GrantStatus) -> String {
+        self.sign(&status_record(subject, status))
+    }
+
+    /// Whether Valet wrote the evidence in this status.
+    pub fn is_own_status(&self, subject: Subject, status: &GrantStatus) -> bool {
+        let signature = status.record_signature.as_deref();
+        self.is_own(signature, &status_record(subject, status))
+    }
+
+    /// What may be believed of a status. `remembered` is the evidence of a status that was known to be Valet's own: it takes
+    /// the place of one that somebody else has written, and of an older one that somebody has put back.
+    pub fn known_status(
+        &self,
+        subject: Subject,
+        written: Option<&GrantStatus>,
+        remembered: Option<&GrantStatus>,
+    ) -> KnownStatus {
+        let is_own = written.is_some_and(|status| self.is_own_status(subject, status));
+        let is_overtaken = |status: &GrantStatus| remembered.is_some_and(|known| is_newer(known, status));
+        match written {
+            Some(status) if is_own && !is_overtaken(status) => KnownStatus {
+                status: GrantStatus {
+                    record_signature: None,
+                    ..status.clone()
+                },
+                is_own: true,
+            },
+            _ => {
+                let mut status = remembered.cloned().unwrap_or_default();
+                let mut known = std::mem::take(&mut status.conditions);
+                // In the order in which they stand there, so that a change of one does not look like a change of all.
+                for there in written.into_iter().flat_map(|status| &status.conditions) {
+                    if let Some(n) = known.iter().position(|c| c.type_ == there.type_) {
+                        status.conditions.push(known.remove(n));
+                    } else if !EVIDENCE.contains(&there.type_.as_str()) {
+                        status.conditions.push(there.clone());
+                    }
+                }
+                status.conditions.append(&mut known);
+                KnownStatus { status, is_own: false }
+            }
+        }
+    }
+
+    /// The signature of a Secret.
+    pub fn sign_secret(
+        &self,
+        subject: Subject,
+        name: &str,
+        annotations: &BTreeMap<String, String>,
+        data: &BTreeMap<String, ByteString>,
+    ) -> String {
+        self.sign(&secret_record(subject, name, annotations, data))
+    }
+
+    /// Whether Valet wrote these annotations and this data.
+    pub fn is_own_secret(
+        &self,
+        subject: Subject,
+        name: &str,
+        annotations: &BTreeMap<String, String>,
+        data: &BTreeMap<String, ByteString>,
+    ) -> bool {
+        let signature = annotations.get(annotation::RECORD_SIGNATURE).map(String::as_str);
+        self.is_own(signature, &secret_record(subject, name, annotations, data))
+    }
+
+    fn sign(&self, record: &[u8]) -> String {
+        STANDARD.encode(hmac::sign(&self.hmac, record).as_ref())
+    }
+
+    fn is_own(&self, signature: Option<&str>, record: &[u8]) -> bool {
+        let signature = signature.and_then(|text| STANDARD.decode(text).ok());
+        signature.is_some_and(|signature| hmac::verify(&self.hmac, record, &signature).is_ok())
+    }
+}
+
+/// The part of a status that is evidence: what is worth remembering of it. `None` if it has none.
+pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
+    if status.issued_time.is_none() && status.finished_time.is_none() && status.upload_id.is_none() {
+        return None;
+    }
+    let is_evidence = |c: &&Condition| {
+        EVIDENCE.contains(&c.type_.as_str()) || (c.type_ == "Ready" && status.finished_time.is_some())
+    };
+    Some(GrantStatus {
+        conditions: status.conditions.iter().filter(is_evidence).cloned().collect(),
+        renewal_time: None,
+        record_signature: None,
+        ..status.clone()
+    })
+}
+
+/// Whether evidence is of a later time than a status: of a grant that has finished since, or of a later credential.
+pub fn is_newer(evidence: &GrantStatus, status: &GrantStatus) -> bool {
+    let has_finished = |s: &GrantStatus| s.finished_time.is_some();
+    match (has_finished(evidence), has_finished(status)) {
+        (true, false) => true,
+        (false, true) => false,
+        _ => evidence.renewals.unwrap_or_default() > status.renewals.unwrap_or_default(),
+    }
+}
+
+fn status_record(subject: Subject, status: &GrantStatus) -> Vec<u8> {
+    let find = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_);
+    let ready = find("Ready").filter(|_| status.finished_time.is_some());
+    encode(&StatusRecord {
+        purpose: "valetkey.dev/status/1",
+        uid: subject.uid,
+        kind: subject.operation.kind(),
+        issued_time: &status.issued_time,
+        expiration_time: &status.expiration_time,
+        expiration_seconds: status.expiration_seconds,
+        renewals: status.renewals,
+        earlier_expiration_time: &status.earlier_expiration_time,
+        upload_id: &status.upload_id,
+        binding: &status.binding,
+        finished_time: &status.finished_time,
+        finished: ready.map(|c| (c.reason.as_str(), c.message.as_str())),
+        object: &status.object,
+        completed: find("Completed").map(|c| (c.status.as_str(), c.reason.as_str(), c.message.as_str())),
+        is_truncated: find("Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str()),
+    })
+}
+
+fn secret_record(
+    subject: Subject,
+    name: &str,
+    annotations: &BTreeMap<String, String>,
+    data: &BTreeMap<String, ByteString>,
+) -> Vec<u8> {
+    let is_ours = |key: &str| key != annotation::RECORD_SIGNATURE && key.split('/').next() == Some(GROUP);
+    let digest = |value: &ByteString| STANDARD.encode(digest::digest(&digest::SHA256, &value.0));
+    encode(&SecretRecord {
+        purpose: "valetkey.dev/secret/1",
+        uid: subject.uid,
+        kind: subject.operation.kind(),
+        name,
+        annotations: annotations
+            .iter()
+            .filter(|(key, _)| is_ours(key))
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect(),
+        data: data
+            .iter()
+            .map(|(name, value)| (name.as_str(), digest(value)))
+            .collect(),
+    })
+}
+
+/// JSON of a fixed structure: the same record is always the same bytes, and no two records are.
+fn encode(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record)
+        .unwrap_or_else(|_| unreachable!("a record is texts, numbers and times, which JSON can say"))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const SUBJECT: Subject = Subject {
+        uid: "2f1c7e0a",
+        operation: Operation::Upload,
+    };
+
+    fn key() -> RecordKey {
+        RecordKey::new([7; RECORD_KEY_BYTES])
+    }
+
+    fn full_status() -> Value {
+        let condition = |type_: &str, reason: &str| {
+            json!({"type": type_, "status": "True", "reason": reason, "message": "m", "observedGeneration": 1,
+                   "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        json!({
+            "observedGeneration": 1, "issuedTime": "2026-01-01T00:00:00Z", "expirationTime": "2026-01-01T01:00:00Z",
+            "expirationSeconds": 3600, "renewalTime": "2026-01-01T00:40:00Z", "renewals": 2,
+            "earlierExpirationTime": "2026-01-01T02:00:00Z", "uploadID": "u", "finishedTime": "2026-01-01T00:30:00Z",
+            "binding": {"name": "g", "expirationTime": "2026-01-01T01:00:00Z"}, "object": {"size": 3, "eTag": "e"},
+            "conditions": [condition("Ready", "Completed"), condition("Active", "Issued"),
+                condition("Completed", "Completed"), condition("example.com/Approved", "ByHand")],
+        })
+    }
+
+    fn signed(status: &Value) -> Value {
+        let read: GrantStatus = serde_json::from_value(status.clone()).unwrap();
+        let mut status = status.clone();
+        status["recordSignature"] = key().sign_status(SUBJECT, &read).into();
+        status
+    }
+
+    fn is_own(status: &Value) -> bool {
+        key().is_own_status(SUBJECT, &serde_json::from_value(status.clone()).unwrap())
+    }
+
+    #[test]
+    fn status_with_changed_evidence_is_not_own() {
+        let good = signed(&full_status());
+        assert!(is_own(&good));
+        let changes = [
+            ("/issuedTime", json!("2026-01-01T00:00:01Z")),
+            ("/expirationTime", json!("2036-01-01T01:00:00Z")),
+            ("/expirationSeconds", json!(3601)),
+            ("/renewals", json!(1)),
+            ("/earlierExpirationTime", Value::Null),
+            ("/uploadID", json!("v")),
+            ("/finishedTime", Value::Null),
+            ("/binding", Value::Null),
+            ("/binding/name", json!("h")),
+            ("/object/size", json!(4)),
+            ("/object", Value::Null),
+            ("/conditions/0/reason", json!("Expired")),
+            ("/conditions/0/message", json!("n")),
+            ("/conditions/1/reason", json!("ExpiryTruncated")),
+            ("/conditions/2/status", json!("False")),
+            ("/conditions/2/message", json!("n")),
+            ("/recordSignature", json!("AAAA")),
+            ("/recordSignature", Value::Null),
+        ];
+        for (path, value) in changes {
+            let mut forged = good.clone();
+            *forged.pointer_mut(path).unwrap() = value;
+            assert!(!is_own(&forged), "{path}");
+        }
+        // What follows from the evidence may be wrong without making the evidence worthless.
+        for (path, value) in [
+            ("/observedGeneration", json!(9)),
+            ("/renewalTime", Value::Null),
+            ("/conditions/1/status", json!("False")),
+            ("/conditions/3/reason", json!("ByNobody")),
+        ] {
+            let mut other = good.clone();
+            *other.pointer_mut(path).unwrap() = value;
+            assert!(is_own(&other), "{path}");
+        }
+    }
+
+    #[test]
+    fn status_of_another_grant_kind_or_key_is_not_own() {
+        let status: GrantStatus = serde_json::from_value(signed(&full_status())).unwrap();
+        assert!(key().is_own_status(SUBJECT, &status));
+        assert!(!key().is_own_status(
+            Subject {
+                uid: "other",
+                ..SUBJECT
+            },
+            &status
+        ));
+        let operation = Operation::Download;
+        assert!(!key().is_own_status(Subject { operation, ..SUBJECT }, &status));
+        assert!(!RecordKey::new([8; RECORD_KEY_BYTES]).is_own_status(SUBJECT, &status));
+    }
+
+    #[test]
+    fn signature_holds_after_the_apiserver_has_dropped_fractions_of_seconds() {
+        let now: Timestamp = "2026-01-01T00:30:00.123456789Z".parse().unwrap();
+        let mut status: GrantStatus = serde_json::from_value(full_status()).unwrap();
+        status.finished_time = Some(Time(now));
+        status.record_signature = Some(key().sign_status(SUBJECT, &status));
+        let stored: GrantStatus = serde_json::from_value(serde_json::to_value(&status).unwrap()).unwrap();
+        assert!(key().is_own_status(SUBJECT, &stored));
+    }
+
+    #[test]
+    fn secret_with_changed_annotation_or_data_is_not_own() {
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
+        };
+        let data = |pairs: &[(&str, &str)]| -> BTreeMap<String, ByteString> {
+            map(pairs)
+                .into_iter()
+                .map(|(k, v)| (k, ByteString(v.into_bytes())))
+                .collect()
+        };
+        let good = data(&[("url", "https://s3.example/k"), ("method", "PUT")]);
+        let mut annotations = map(&[
+            (annotation::EXPIRES_AT, "2026-01-01T01:00:00Z"),
+            ("example.com/for", "them"),
+        ]);
+        let signature = key().sign_secret(SUBJECT, "g", &annotations, &good);
+        annotations.insert(annotation::RECORD_SIGNATURE.into(), signature);
+        let is_own = |name: &str, annotations: &_, data: &_| key().is_own_secret(SUBJECT, name, annotations, data);
+        assert!(is_own("g", &annotations, &good));
+        assert!(!is_own("h", &annotations, &good));
+        for other in [
+            data(&[("url", "https://evil.example/k"), ("method", "PUT")]),
+            data(&[("url", "https://s3.example/k")]),
+            data(&[("url", "https://s3.example/k"), ("method", "PUT"), ("more", "")]),
+            data(&[("method", "https://s3.example/k"), ("url", "PUT")]),
+            data(&[]),
+        ] {
+            assert!(!is_own("g", &annotations, &other));
+        }
+        for (name, value, holds) in [
+            (annotation::EXPIRES_AT, "2036-01-01T01:00:00Z", false),
+            (annotation::RENEWALS, "1", false),
+            (annotation::RECORD_SIGNATURE, "", false),
+            ("example.com/for", "us", true),
+            ("valetkey.dev.example/x", "y", true),
+        ] {
+            let mut other = annotations.clone();
+            other.insert(name.into(), value.into());
+            assert_eq!(is_own("g", &other, &good), holds, "{name}");
+        }
+    }
+
+    #[test]
+    fn known_status_prefers_own_then_remembered_then_nothing() {
+        let own: GrantStatus = serde_json::from_value(signed(&full_status())).unwrap();
+        let known = |written: &GrantStatus, remembered: Option<&GrantStatus>| {
+            key().known_status(SUBJECT, Some(written), remembered)
+        };
+        let unsigned = GrantStatus {
+            record_signature: None,
+            ..own.clone()
+        };
+        let is = |status: &GrantStatus, is_own| KnownStatus {
+            status: status.clone(),
+            is_own,
+        };
+        assert_eq!(known(&own, None), is(&unsigned, true));
+        let nothing = known(&unsigned, None);
+        assert!(!nothing.is_own && nothing.status.issued_time.is_none() && nothing.status.finished_time.is_none());
+        let types: Vec<_> = nothing.status.conditions.iter().map(|c| c.type_.as_str()).collect();
+        assert_eq!(types, ["Ready", "example.com/Approved"], "nothing rests on these");
+        // Forged or put back from before: what this process knows counts.
+        let remembered = evidence(&own).unwrap();
+        let mut older = GrantStatus {
+            finished_time: None,
+            ..unsigned.clone()
+        };
+        older.record_signature = Some(key().sign_status(SUBJECT, &older));
+        for written in [&unsigned, &older] {
+            let known = known(written, Some(&remembered));
+            assert!(!known.is_own);
+            assert_eq!(known.status.finished_time, own.finished_time);
+            assert_eq!(known.status.renewals, Some(2));
+        }
+        assert_eq!(known(&own, Some(&remembered)), is(&unsigned, true));
+    }
+
+    #[test]
+    fn key_is_not_printed() {
+        assert_eq!(format!("{:?}", key()), "RecordKey(…)");
+        assert_ne!(
+            RecordKey::random().unwrap().expose(),
+            RecordKey::random().unwrap().expose()
+        );
+    }
+}

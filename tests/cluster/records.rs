@@ -1,0 +1,316 @@
+//! Records that somebody else writes: the Secret and the status are believed only as Valet wrote them, and set right.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use valet_harness::eventually;
+
+use crate::world::{SOON, Tenant, condition, says};
+
+/// Set right without a sweep, which comes after ten minutes.
+const PROMPT: Duration = Duration::from_secs(30);
+
+/// The URL in a Secret.
+fn url(t: &Tenant, name: &str) -> Option<String> {
+    let secret = t.get(&format!("secret/{name}"))?;
+    t.mounted(&secret).files.get("url").cloned()
+}
+
+fn patch_status(t: &Tenant, grant: &str, status: &Value) {
+    let patch = json!({"status": status}).to_string();
+    t.kubectl(&[
+        "patch",
+        grant,
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        &patch,
+    ]);
+}
+
+/// The fight over a Secret that a case describes.
+pub fn fought_over(t: &Tenant) -> Value {
+    let case = include_str!("../cases/L67-fought-over.yaml");
+    let mut grant: Value = serde_yaml::from_str(case).expect("the case is YAML");
+    grant["metadata"]["namespace"] = t.name().into();
+    grant["spec"]["storeRef"]["name"] = t.name().into();
+    grant["spec"]["key"] = t.key(grant["spec"]["key"].as_str().expect("it has a key")).into();
+    grant
+}
+
+/// Somebody replaces the URL by another address.
+fn edit_data(t: &Tenant, name: &str) -> bool {
+    let Some(mut secret) = t.get(&format!("secret/{name}")) else {
+        return false;
+    };
+    let theirs = json!("aHR0cHM6Ly9ldmlsLmV4YW1wbGUv");
+    if secret["data"]["url"] == theirs {
+        return false;
+    }
+    secret["data"]["url"] = theirs;
+    t.replace(&secret).is_ok()
+}
+
+/// What was issued comes back, to the letter and with the same end. An operator that may watch Secrets sees it at once,
+/// another one when it next looks at the grant.
+#[test]
+fn edited_data_is_restored_for_the_same_lifetime() {
+    for (test, arg) in [("edited", "--watch-secrets"), ("edited-sweep", "--sweep-seconds=2")] {
+        let t = Tenant::new(test);
+        let _operator = t.operator_with(&[arg]);
+        t.apply(&[fought_over(&t)]);
+        let issued = t.reason("dg/fought", "Issued");
+        let before = t.mount("fought");
+        std::thread::sleep(Duration::from_millis(1500));
+        assert!(edit_data(&t, "fought"));
+        eventually(PROMPT, "the URL to come back", || {
+            url(&t, "fought").filter(|url| *url == before.files["url"])
+        });
+        assert_eq!(t.mount("fought").files, before.files);
+        let grant = t.reason("dg/fought", "Issued");
+        for field in ["issuedTime", "expirationTime", "renewals"] {
+            assert_eq!(grant["status"][field], issued["status"][field], "{field}");
+        }
+    }
+}
+
+/// Whoever may patch Secrets asks for another lifetime in the annotations, and puts off the end: the same credential is
+/// restored each time, and it ends when it was said to end.
+#[test]
+fn edited_annotations_bring_no_other_credential() {
+    let t = Tenant::new("renewed-by-patch");
+    let mark = t.mark();
+    let _operator = t.operator_with(&["--watch-secrets"]);
+    t.apply(&[
+        t.grant("DownloadGrant", "down", json!({"expirationSeconds": 12})),
+        t.grant("UploadGrant", "up", json!({"expirationSeconds": 12})),
+    ]);
+    t.reason("dg/down", "Issued");
+    t.reason("ug/up", "Issued");
+    let (mut urls, until) = (BTreeSet::new(), Instant::now() + Duration::from_secs(25));
+    let annotations = json!({
+        "valetkey.dev/expiration-seconds": "1", "valetkey.dev/expires-at": "2036-01-01T00:00:00Z",
+        "valetkey.dev/signed-with": "another",
+    });
+    while Instant::now() < until {
+        for name in ["down", "up"] {
+            urls.extend(url(&t, name));
+            if let Some(mut secret) = t.get(&format!("secret/{name}")) {
+                crate::world::merge(&mut secret["metadata"]["annotations"], annotations.clone());
+                let _ = t.replace(&secret);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(urls.len(), 2, "one for each grant");
+    t.reason("dg/down", "Expired");
+    t.reason("ug/up", "ExpiredUnused");
+    for grant in ["dg/down", "ug/up"] {
+        assert_eq!(t.get(grant).unwrap()["status"]["renewals"], Value::Null, "{grant}");
+    }
+    let (created, _, deleted) = t.secrets_written(mark);
+    assert_eq!((created, deleted), (2, 2));
+}
+
+/// Whoever may write statuses puts off the end of a credential without renewal, from before its end until long after it.
+#[test]
+fn forged_end_brings_no_other_credential() {
+    let t = Tenant::new("forged-end");
+    let mark = t.mark();
+    let _operator = t.operator();
+    t.apply(&[t.grant("DownloadGrant", "rep", json!({"expirationSeconds": 8}))]);
+    t.reason("dg/rep", "Issued");
+    let end = "2036-01-01T00:00:00Z";
+    let until = Instant::now() + Duration::from_secs(22);
+    while Instant::now() < until {
+        let forged = json!({"expirationTime": end, "binding": {"name": "rep", "expirationTime": end}});
+        patch_status(&t, "dg/rep", &forged);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    t.reason("dg/rep", "Expired");
+    // Nor does it help to wipe it.
+    patch_status(&t, "dg/rep", &json!(null));
+    let grant = t.reason("dg/rep", "Expired");
+    assert!(grant["status"]["renewals"].is_null());
+    let (created, replaced, deleted) = t.secrets_written(mark);
+    assert_eq!((created, replaced, deleted), (1, 0, 1));
+}
+
+/// Whoever says that an upload has come is corrected at once; at the end it has not come.
+#[test]
+fn forged_completion_is_corrected_and_never_final() {
+    let t = Tenant::new("forged-done");
+    let _operator = t.operator();
+    t.apply(&[t.grant("UploadGrant", "up", json!({"expirationSeconds": 45}))]);
+    let grant = t.reason("ug/up", "Issued");
+    // After its first looks nothing but the forgery leads to a visit for a while.
+    t.between_looks(&["up"]);
+    let mut conditions = grant["status"]["conditions"].clone();
+    for c in conditions.as_array_mut().unwrap() {
+        if c["type"] == "Completed" {
+            (c["status"], c["reason"], c["message"]) = (json!("True"), json!("Completed"), json!("it is there"));
+        }
+    }
+    let forged = json!({"conditions": conditions, "object": {"size": 3}});
+    patch_status(&t, "ug/up", &forged);
+    eventually(Duration::from_secs(10), "the forgery to be corrected", || {
+        t.get("ug/up")
+            .filter(|g| says(g, "Completed") == "False Pending" && g["status"]["object"].is_null())
+    });
+    patch_status(&t, "ug/up", &forged);
+    let grant = t.reason_within("ug/up", "ExpiredUnused", SOON);
+    assert_eq!(condition(&grant, "Completed").unwrap()["status"], "False");
+}
+
+/// A status that says something wrong, or nothing, does not stay until the next timer or sweep; and setting it right is one
+/// write.
+#[test]
+fn forged_or_wiped_status_is_set_right_promptly() {
+    let t = Tenant::new("forged-ready");
+    let _operator = t.operator();
+    t.apply(&[t.grant("DownloadGrant", "down", json!({}))]);
+    let whole = t.reason("dg/down", "Issued");
+    let mut conditions = whole["status"]["conditions"].as_array().unwrap().clone();
+    for c in &mut conditions {
+        if c["type"] == "Ready" {
+            (c["status"], c["reason"], c["message"]) = (json!("False"), json!("KeyNotAllowed"), json!("no"));
+        }
+    }
+    conditions.push(json!({
+        "type": "Stalled", "status": "True", "reason": "KeyNotAllowed", "message": "no",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }));
+    let mark = t.mark();
+    for forged in [json!({"conditions": conditions}), json!(null)] {
+        patch_status(&t, "dg/down", &forged);
+        let grant = t.reason_within("dg/down", "Issued", PROMPT);
+        assert!(condition(&grant, "Stalled").is_none());
+        for field in [
+            "issuedTime",
+            "expirationTime",
+            "binding",
+            "recordSignature",
+            "expirationSeconds",
+        ] {
+            assert_eq!(grant["status"][field], whole["status"][field], "{field}");
+        }
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let writes = t.written(mark);
+    let statuses = writes.iter().filter(|e| e.verb() == "patch").count();
+    assert_eq!(statuses, 2, "{writes:?}");
+}
+
+/// What has another owner, too, would stay behind when its grant goes, with the credential in it.
+#[test]
+fn other_owners_of_a_secret_are_removed() {
+    let t = Tenant::new("owners");
+    let _operator = t.operator_with(&["--watch-secrets"]);
+    t.apply(&[
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other", "namespace": t.name()}}),
+        t.grant("DownloadGrant", "down", json!({})),
+    ]);
+    t.reason("dg/down", "Issued");
+    let before = t.mount("down").files;
+    let other = t.get("configmap/other").unwrap();
+    let mut secret = t.get("secret/down").unwrap();
+    let owners = secret["metadata"]["ownerReferences"].clone();
+    secret["metadata"]["ownerReferences"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": other["metadata"]["uid"],
+        }));
+    t.replace(&secret).unwrap();
+    let restored = eventually(PROMPT, "the owner to go", || {
+        t.get("secret/down")
+            .filter(|s| s["metadata"]["ownerReferences"] == owners)
+    });
+    assert_eq!(t.mounted(&restored).files, before, "and nothing else has changed");
+    t.kubectl(&["delete", "dg/down"]);
+    t.gone("down");
+}
+
+/// Another controller deletes the Secret, or sets its data back, as soon as Valet has restored it.
+#[test]
+fn fight_over_a_secret_gets_growing_pauses_a_condition_and_one_event() {
+    let delete: fn(&Tenant) -> bool = |t| {
+        let is_there = t.get("secret/fought").is_some();
+        t.delete("secret/fought");
+        is_there
+    };
+    let edit: fn(&Tenant) -> bool = |t| edit_data(t, "fought");
+    for (test, attack) in [("fight-delete", delete), ("fight-edit", edit)] {
+        let t = Tenant::new(test);
+        let _operator = t.operator_with(&["--watch-secrets"]);
+        t.apply(&[fought_over(&t)]);
+        t.reason("dg/fought", "Issued");
+        let before = url(&t, "fought");
+        let (mut rounds, until) = (0, Instant::now() + Duration::from_secs(20));
+        while Instant::now() < until {
+            rounds += usize::from(attack(&t));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // By the pauses at 0, 1, 3, 7 and 15 s, and once more in the beginning.
+        assert!((4..=7).contains(&rounds), "{test}: {rounds} rounds");
+        let grant = eventually(SOON, "the contest to be reported", || {
+            t.get("dg/fought")
+                .filter(|g| says(g, "SecretContested") == "True SecretContested")
+        });
+        let message = condition(&grant, "SecretContested").unwrap()["message"]
+            .as_str()
+            .unwrap();
+        assert!(
+            message.contains("times since 20") && !message.contains("evil"),
+            "{message}"
+        );
+        let events: Value = serde_json::from_str(&t.kubectl(&["get", "events", "--output=json"])).unwrap();
+        let told: Vec<_> = events["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|e| e["reason"] == "SecretContested")
+            .collect();
+        assert_eq!(told.len(), 1, "{test}: {told:?}");
+        // It comes back when it is let alone, with the same credential.
+        let after = eventually(SOON, "the Secret to come back", || {
+            url(&t, "fought").filter(|url| !url.contains("evil"))
+        });
+        assert_eq!(Some(after), before, "{test}");
+        t.reason("dg/fought", "Issued");
+    }
+}
+
+/// Somebody patches a Secret all the time when it is to be withdrawn: it goes all the same.
+#[test]
+fn secret_that_is_changed_all_the_time_is_withdrawn() {
+    let t = Tenant::new("patched");
+    let _operator = t.operator();
+    t.apply(&[t.grant("DownloadGrant", "down", json!({}))]);
+    t.reason("dg/down", "Issued");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut n = 0;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    n += 1;
+                    if let Some(mut secret) = t.get("secret/down") {
+                        secret["metadata"]["labels"]["n"] = n.to_string().into();
+                        let _ = t.replace(&secret);
+                    }
+                }
+            });
+        }
+        t.patch("dg/down", &json!({"spec": {"suspend": true}}));
+        let suspended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            t.reason("dg/down", "Suspended");
+            t.gone("down");
+        }));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        suspended.expect("it is withdrawn");
+    });
+}
