@@ -486,24 +486,26 @@ fn rights_to_secrets_in_each_mode() {
     let none: &[&str] = &[];
     let grants: &[&str] = &["create", "delete", "get", "update"];
     let watching: &[&str] = &["create", "delete", "get", "list", "update", "watch"];
-    let get: &[&str] = &["get"];
+    // Beside the credentials of ClusterObjectStores the key of its own records, which it makes.
+    let own: &[&str] = &["create", "get"];
+    let create: &[&str] = &["create"];
     for (mode, values, served, own, elsewhere) in [
         ("default", &[][..], grants, grants, grants),
         ("watching", &["watchSecrets=true"], watching, watching, watching),
-        ("scoped", &["scopedNamespace=SERVED"], grants, get, none),
+        ("scoped", &["scopedNamespace=SERVED"], grants, own, none),
         (
             "scoped-watching",
             &["scopedNamespace=SERVED", "watchSecrets=true"],
             watching,
-            get,
+            own,
             none,
         ),
-        ("listed", &["rbac.secretsNamespaces={SERVED}"], grants, get, none),
+        ("listed", &["rbac.secretsNamespaces={SERVED}"], grants, own, none),
         (
             "named",
             &["rbac.secretsNamespaces={SERVED}", "rbac.credentialsSecrets={media}"],
             grants,
-            none,
+            create,
             none,
         ),
         ("without", &["rbac.create=false"], none, none, none),
