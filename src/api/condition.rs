@@ -1,10 +1,10 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{Progress, Reason};
+use super::{Progress, Reason, printable};
 
 /// Sets one condition among others, which may be somebody else's. Its time moves only when its status does
-/// (Kubernetes API conventions, "Typical status properties").
+/// (Kubernetes API conventions, "Typical status properties"). The message is made [`printable`].
 pub fn set_condition(
     conditions: &mut Vec<Condition>,
     type_: &str,
@@ -23,7 +23,7 @@ pub fn set_condition(
         type_: type_.into(),
         status: status.into(),
         reason: reason.as_str().into(),
-        message: message.into(),
+        message: printable(message).into_owned(),
         observed_generation: generation,
         last_transition_time: since.unwrap_or(Time(now)),
     };

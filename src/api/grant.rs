@@ -93,6 +93,8 @@ pub trait Grant:
     fn ask(&self) -> Ask;
     /// The status as last written, if any.
     fn grant_status(&self) -> Option<&GrantStatus>;
+    /// The same, to shorten what is kept of it.
+    fn grant_status_mut(&mut self) -> Option<&mut GrantStatus>;
     /// Runs the CRD's own CEL rules here.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ mod download;
 mod grant;
 mod limits;
 mod multipart;
+mod observed;
+mod printable;
 mod reason;
 mod rules;
 mod status;
@@ -25,8 +27,10 @@ pub use download::{DownloadGrant, DownloadGrantSpec, DownloadMode, ResponseHeade
 pub use grant::{Ask, Grant};
 pub use limits::StoreLimits;
 pub use multipart::{MAX_PARTS, MIB, Multipart, Part, Parts};
+pub use observed::{ObservedObject, is_entity_tag, is_media_type};
+pub use printable::{MAX_MESSAGE_BYTES, printable};
 pub use reason::{Progress, Reason};
-pub use status::{Binding, GrantStatus, ObservedObject};
+pub use status::{Binding, GrantStatus};
 pub use store::{
     AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, CanaryStatus,
     ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore,

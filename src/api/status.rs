@@ -2,6 +2,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{MAX_MESSAGE_BYTES, ObservedObject};
+
 /// What has become of a grant. Output only: Valet writes it, believes only what it has written itself, and sets right what
 /// somebody else has written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +41,7 @@ pub struct GrantStatus {
     pub earlier_expiration_time: Option<Time>,
     /// The store's name for the upload in parts that the key is for; only with mode: Multipart. It gives no access.
     #[serde(default, rename = "uploadID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub upload_id: Option<String>,
     /// When the grant had done its work; it is deleted ttlSecondsAfterFinished later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,47 +65,28 @@ pub struct GrantStatus {
 #[serde(rename_all = "camelCase")]
 pub struct Binding {
     /// Name of the Secret.
+    #[schemars(length(max = 253))]
     pub name: String,
     /// When the key in it stops working: what kubectl get shows as EXPIRES.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<Time>,
 }
 
-/// An object as the store described it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ObservedObject {
-    /// Size in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<i64>,
-    /// The entity tag, as the store gave it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub e_tag: Option<String>,
-    /// The content type, as the store gave it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content_type: Option<String>,
-    /// Base64 of the MD5, where the store keeps one: Google Cloud Storage, and Azure Blob Storage for uploads in one PUT; and on S3,
-    /// where the entity tag is known to be one.
-    #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
-    pub checksum_md5: Option<String>,
-    /// Base64 of the SHA-256, where the store keeps one.
-    #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
-    pub checksum_sha256: Option<String>,
-    /// Base64 of the CRC32C in big-endian order, where the store keeps one (Google Cloud Storage).
-    #[serde(default, rename = "checksumCRC32C", skip_serializing_if = "Option::is_none")]
-    pub checksum_crc32c: Option<String>,
-    /// The version, in a bucket that keeps versions; on Google Cloud Storage the generation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// When the store received the object, by its own clock (whole seconds on S3).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_modified_time: Option<Time>,
-}
-
-/// The schema of conditions: a list that several writers can share, keyed by type.
+/// The schema of conditions: a list that several writers can share, keyed by type. Their texts have the bounds that
+/// `printable` keeps.
 pub(super) fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let mut schema = generator.subschema_for::<Vec<Condition>>();
     schema.insert("x-kubernetes-list-type".into(), "map".into());
     schema.insert("x-kubernetes-list-map-keys".into(), serde_json::json!(["type"]));
+    for (field, most) in [
+        ("type", 316),
+        ("status", 7),
+        ("reason", 1024),
+        ("message", MAX_MESSAGE_BYTES),
+    ] {
+        if let Some(text) = schema.pointer_mut(&format!("/items/properties/{field}")) {
+            text["maxLength"] = most.into();
+        }
+    }
     schema
 }

@@ -368,6 +368,8 @@ pub trait Store:
     fn short_sessions(&self) -> ShortSessions;
     /// The status as last written, if any.
     fn store_status(&self) -> Option<&StoreStatus>;
+    /// The same, to shorten what is kept of it.
+    fn store_status_mut(&mut self) -> Option<&mut StoreStatus>;
     /// Runs the CRD's own CEL rules here.
     ///
     /// # Errors
@@ -413,6 +415,9 @@ impl Store for ObjectStore {
     fn store_status(&self) -> Option<&StoreStatus> {
         self.status.as_ref()
     }
+    fn store_status_mut(&mut self) -> Option<&mut StoreStatus> {
+        self.status.as_mut()
+    }
     fn check(&self) -> Result<(), Vec<String>> {
         static RULES: Rules = Rules::new(ObjectStore::crd);
         RULES.check(self)
@@ -436,6 +441,9 @@ impl Store for ClusterObjectStore {
     }
     fn store_status(&self) -> Option<&StoreStatus> {
         self.status.as_ref()
+    }
+    fn store_status_mut(&mut self) -> Option<&mut StoreStatus> {
+        self.status.as_mut()
     }
     fn check(&self) -> Result<(), Vec<String>> {
         static RULES: Rules = Rules::new(ClusterObjectStore::crd);

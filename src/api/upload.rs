@@ -214,6 +214,9 @@ impl Grant for UploadGrant {
     fn grant_status(&self) -> Option<&GrantStatus> {
         self.status.as_ref()
     }
+    fn grant_status_mut(&mut self) -> Option<&mut GrantStatus> {
+        self.status.as_mut()
+    }
     fn check(&self) -> Result<(), Vec<String>> {
         static RULES: Rules = Rules::new(UploadGrant::crd);
         RULES.check(self)

@@ -89,8 +89,9 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_TTL_SECONDS_AFTER_FINISHED", value_name = "SECONDS", default_value = "3600", value_parser = ttl)]
     ttl_seconds_after_finished: Ttl,
 
-    /// Grants of each kind that are worked on at the same time; of one namespace a quarter of that, unless --namespace is
-    /// given.
+    /// Grants of each kind for ClusterObjectStores that are reconciled at the same time; one namespace has a quarter of that,
+    /// unless --namespace is given. Grants for ObjectStores are reconciled besides: four times as many, and an eighth for one
+    /// namespace.
     #[arg(long, env = "VALET_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
 

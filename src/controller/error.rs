@@ -2,7 +2,11 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::sign::SignError;
+use crate::{api::printable, sign::SignError};
+
+/// The longest that one reconcile may take. After that no step of it begins, and what waits for a store is cut off. A call to
+/// the apiserver that is under way then is waited for, so that its answer is not lost.
+pub const DEADLINE: Duration = Duration::from_secs(15);
 
 /// The longest that one call to the apiserver may take. The client itself would wait for ever.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +34,15 @@ pub enum Error {
     /// As many visits as may wait for the store do so: this one stands in line.
     #[error("the store has as many requests as it may; {0} rounds of them come before")]
     InLine(usize),
+    /// The store is probed for the first time: whoever waits for the result is called when it is there.
+    #[error("the store is being probed")]
+    NotProbed,
+    /// It took too long, and gives its turn to others.
+    #[error(
+        "the reconcile took longer than {} s and was ended; a store, its STS or the apiserver is slow",
+        DEADLINE.as_secs()
+    )]
+    Deadline,
     /// The signer did not sign.
     #[error(transparent)]
     Sign(#[from] SignError),
@@ -70,10 +83,10 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
             409 => Error::Conflict(call),
             // An admission webhook's message may quote the object that it refused.
             403 | 422 if may_quote(&status.message) => Error::Refused(format!("{} {}", status.code, status.reason)),
-            403 | 422 => Error::Refused(status.message.clone()),
+            403 | 422 => Error::Refused(printable(&status.message).into_owned()),
             code => Error::Api {
                 call,
-                why: format!("{code} {}", status.reason),
+                why: format!("{code} {}", printable(&status.reason)),
             },
         },
         // The text of a parse error quotes what it could not parse.
@@ -107,7 +120,7 @@ fn root(error: &dyn std::error::Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    printable(&cause.to_string()).into_owned()
 }
 
 #[cfg(test)]

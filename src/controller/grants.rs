@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
-    error::{Error, call},
+    error::{CALL_TIMEOUT, DEADLINE, Error, call},
     memory::Memory,
     places::Places,
     requests::{Permit, Requests},
@@ -30,7 +30,7 @@ use crate::{
     api::Grant,
     grant::{Access, Facts, ObjectFact, Read, Settings, Step, UploadFact, decide},
     sign::Provider,
-    telemetry::{Metrics, warn_once},
+    telemetry::{Metrics, Progress, warn_once},
 };
 
 /// The most steps that one visit may take. A whole life, seen at once, takes nine.
@@ -49,6 +49,9 @@ const PATIENCE: u32 = 4;
 /// this long, since the one that is called may have gone, and then nobody calls the next.
 const IN_LINE: Duration = Duration::from_secs(5);
 
+/// A grant whose store is being probed is called when the result is there. It asks again by itself after this long.
+const PROBED: Duration = Duration::from_secs(15);
+
 /// Everything that visits share.
 pub struct Context<G: Grant> {
     /// The apiserver.
@@ -65,6 +68,8 @@ pub struct Context<G: Grant> {
     pub metrics: Arc<Metrics>,
     /// Whose turn it is when many wait.
     pub turns: Turns,
+    /// Whether reconciles come to their end.
+    pub progress: Arc<Progress>,
     /// Places for grants with a key, where their number is limited.
     pub places: Arc<Places>,
     /// How many visits wait for one store.
@@ -92,19 +97,28 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
                 "the grant cannot be read and is left alone: {}",
                 invalid.error
             );
+            context.progress.ended(std::time::Instant::now());
             return Ok(Action::await_change());
         }
     };
     let (namespace, name) = (watched.namespace().unwrap_or_default(), watched.name_any());
-    let call = |next: &str| context.caller.call(next, &namespace);
-    let Some(_turn) = context.turns.take(&namespace, &name, call) else {
+    let call = |namespace: &str, next: &str| context.caller.call(next, namespace);
+    let kind = watched.terms().store_ref.kind;
+    let Some(_turn) = context.turns.take(kind, &namespace, &name, call) else {
         return Ok(Action::requeue(IN_LINE));
     };
+    let _under_way = context.progress.begin();
     let began = std::time::Instant::now();
     let grant = context.memory.newest(&watched);
     let uid = grant.uid().unwrap_or_default();
     let terms = grant.terms().clone();
-    let result = Visit::new(&context, grant).run().await;
+    // No step begins after the deadline, so what is cut off here is a call to the apiserver without an end. Whatever is cut off,
+    // the next visit goes on from what is there.
+    let visit = Visit::new(&context, grant).run();
+    let result = match tokio::time::timeout(DEADLINE + CALL_TIMEOUT, visit).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Deadline),
+    };
     let store = store_id(&terms.store_ref, &namespace);
     context.requests.visited(&store, (G::OPERATION, &namespace, &name));
     context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
@@ -167,6 +181,24 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     Action::requeue(pause)
 }
 
+/// Whether a step waits for somebody else than the apiserver.
+fn waits_for_store(step: &Step) -> bool {
+    match step {
+        Step::Read(read) => matches!(
+            read,
+            Read::Store | Read::Object(_) | Read::Upload(..) | Read::Uploads(_) | Read::Place(_)
+        ),
+        Step::Publish(_) | Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_) => true,
+        Step::Retouch { .. }
+        | Step::Withdraw { .. }
+        | Step::Report { .. }
+        | Step::Hold
+        | Step::Release { .. }
+        | Step::Collect
+        | Step::Rest { .. } => false,
+    }
+}
+
 struct Visit<'a, G: Grant> {
     context: &'a Context<G>,
     grant: Arc<G>,
@@ -176,6 +208,8 @@ struct Visit<'a, G: Grant> {
     permit: Option<Permit>,
     /// When the notification came that this visit answers.
     heard: Option<Instant>,
+    /// When nothing is begun any more that waits for a store.
+    deadline: Instant,
     /// The clock is read once a visit, so that all of its decisions speak of one moment.
     now: Timestamp,
 }
@@ -194,6 +228,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             provider: None,
             permit: None,
             heard,
+            deadline: Instant::now() + DEADLINE,
             now: Timestamp::now(),
         }
     }
@@ -204,16 +239,32 @@ impl<'a, G: Grant> Visit<'a, G> {
             match decide(&self.facts, self.now) {
                 Step::Rest { until } => return Ok(self.rest(until)),
                 Step::Collect => return self.collect().await,
+                step if self.is_late() && waits_for_store(&step) => return Err(Error::Deadline),
                 step => match self.take(step).await {
                     // The grant itself is gone, and the garbage collector has the Secret. But an apiserver that has just
                     // started may say so of what there is.
                     Err(Error::Gone(_)) => return Ok(Action::requeue(GONE)),
                     Err(Error::InLine(rounds)) => return Ok(self.wait_in_line(rounds)),
+                    Err(Error::NotProbed) => return Ok(Action::requeue(PROBED)),
                     done => done?,
                 },
             }
         }
         Err(Error::Restless(MAX_STEPS))
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Waits for a store, until the deadline at most; or says that it took too long.
+    async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
+        tokio::time::timeout_at(self.deadline, work).await.map_err(|_| {
+            format!(
+                "no answer within the {} s that a reconcile may take",
+                DEADLINE.as_secs()
+            )
+        })
     }
 
     fn rest(&self, until: Option<Timestamp>) -> Action {
@@ -274,8 +325,8 @@ impl<'a, G: Grant> Visit<'a, G> {
         let found = self
             .context
             .stores
-            .fact(&grant.terms.store_ref, &grant.namespace, self.wanted_until())
-            .await?;
+            .fact(&grant.terms.store_ref, &grant.namespace, self.wanted_until());
+        let found = self.within(found).await.map_err(|_| Error::Deadline)??;
         self.facts.store = found.fact;
         self.facts.rules = found.rules;
         self.provider = found.provider;
@@ -297,7 +348,8 @@ impl<'a, G: Grant> Visit<'a, G> {
         let provider = provider.clone();
         self.may_ask_store()?;
         let grant = &self.facts.grant;
-        let found = provider.look(access).await;
+        let found = self.within(provider.look(access)).await;
+        let found = found.unwrap_or_else(ObjectFact::Unreachable);
         let outcome = match found {
             ObjectFact::Present { .. } => "present",
             ObjectFact::Absent => "absent",

@@ -8,7 +8,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     core::DeserializeGuard,
     runtime::{
         Controller, WatchStreamExt,
@@ -23,12 +23,12 @@ use kube::{
 
 use super::{
     grants,
-    light::lighten,
+    light::{lighten_grant, lighten_watched},
     memory::Memory,
     run::Parts,
     secrets::{FIELD_MANAGER, Secrets},
     store_status::{self, AT_A_TIME},
-    stores::scoped,
+    stores::{StoreId, scoped},
     turns::Turns,
     watch::{Caller, Watched, config, watch_failed, watch_stores},
 };
@@ -36,6 +36,7 @@ use crate::{
     api::{DownloadGrant, Grant, Store, StoreKind, UploadGrant},
     grant::Settings,
     record::RecordKey,
+    telemetry::Progress,
 };
 
 /// One kind of grant: the one path that both take.
@@ -50,10 +51,10 @@ pub struct Kind<G: Grant> {
 
 impl<G: Grant> Kind<G> {
     /// Nothing is watched yet. `records` tells what Valet wrote from what others wrote.
-    pub fn new(records: RecordKey) -> Self {
+    pub fn new(records: RecordKey, progress: Arc<Progress>) -> Self {
         let (reader, writer) = reflector::store();
         let memory = Arc::new(Memory::new(records));
-        let (caller, calls) = Caller::new(reader.clone(), memory.clone());
+        let (caller, calls) = Caller::new(reader.clone(), memory.clone(), progress);
         Self {
             reader,
             writer,
@@ -72,6 +73,8 @@ impl<G: Grant> Kind<G> {
             calls,
             caller,
         } = self;
+        let turns = Turns::new(parts.options.concurrency, parts.options.namespace.is_some());
+        let concurrency = turns.concurrency();
         let context = Arc::new(grants::Context {
             client: parts.client.clone(),
             stores: parts.stores.clone(),
@@ -79,7 +82,8 @@ impl<G: Grant> Kind<G> {
             memory: memory.clone(),
             recorder: recorder(parts),
             metrics: parts.metrics.clone(),
-            turns: Turns::new(parts.options.concurrency, parts.options.namespace.is_some()),
+            turns,
+            progress: parts.progress.clone(),
             places: parts.places.clone(),
             requests: parts.requests.clone(),
             caller: caller.clone(),
@@ -94,7 +98,7 @@ impl<G: Grant> Kind<G> {
         let listed = reader.clone();
         let seen = watcher(api, config())
             .default_backoff()
-            .modify(|grant| lighten(grant.meta_mut()))
+            .modify(|grant| lighten_watched(grant, lighten_grant))
             .inspect(move |event| {
                 if let (Some(awaited), Ok(event)) = (&awaited, event) {
                     awaited.seen(event);
@@ -135,7 +139,7 @@ impl<G: Grant> Kind<G> {
             .combine(predicates::annotations);
         let triggers = seen.applied_objects().predicate_filter(news, Default::default());
         Controller::for_stream(triggers, reader)
-            .with_config(ControllerConfig::default().concurrency(parts.options.concurrency))
+            .with_config(ControllerConfig::default().concurrency(concurrency))
             .reconcile_on(calls)
             .graceful_shutdown_on(parts.stop.clone())
             .run(grants::reconcile, |g, e, c| grants::on_error(g, e, c), context)
@@ -175,6 +179,24 @@ impl<S: Store> Shelf<S> {
         callers: (Caller<UploadGrant>, Caller<DownloadGrant>),
     ) {
         let (changed, changes) = mpsc::unbounded();
+        let turns = Turns::new(AT_A_TIME, parts.options.namespace.is_some());
+        let concurrency = turns.concurrency();
+        // What trying a store out has shown, its status says, and its grants are judged by.
+        parts.stores.trials.listen(
+            S::KIND,
+            Arc::new({
+                let ((uploads, downloads), changed) = (callers.clone(), changed.clone());
+                move |id: &StoreId, is_news| {
+                    let reference = reference::<S>(&id.1, &id.2);
+                    // The receiver is gone only when the operator stops.
+                    let _ = changed.unbounded_send(reference);
+                    if is_news {
+                        uploads.store_changed(id);
+                        downloads.store_changed(id);
+                    }
+                }
+            }),
+        );
         let context = Arc::new(store_status::Context {
             client: parts.client.clone(),
             stores: parts.stores.clone(),
@@ -188,15 +210,11 @@ impl<S: Store> Shelf<S> {
                 }
             }),
             recorder: recorder(parts),
-            // Stores of the cluster are the platform's own, in no namespace.
-            turns: Turns::new(
-                AT_A_TIME,
-                S::KIND == StoreKind::ClusterObjectStore || parts.options.namespace.is_some(),
-            ),
+            turns,
             call: Box::new({
                 let changed = changed.clone();
                 move |namespace, name| {
-                    let _ = changed.unbounded_send(ObjectRef::new(name).within(namespace));
+                    let _ = changed.unbounded_send(reference::<S>(namespace, name));
                 }
             }),
         });
@@ -210,7 +228,7 @@ impl<S: Store> Shelf<S> {
             parts.health.clone(),
         );
         let statuses = Controller::for_stream(stream::pending(), self.reader)
-            .with_config(ControllerConfig::default().concurrency(AT_A_TIME))
+            .with_config(ControllerConfig::default().concurrency(concurrency))
             .reconcile_on(changes)
             .run(
                 store_status::reconcile,
@@ -219,5 +237,14 @@ impl<S: Store> Shelf<S> {
             )
             .for_each(|_| std::future::ready(()));
         futures::future::join(watch, statuses).await;
+    }
+}
+
+/// Names a store to its controller. The platform's own have no namespace.
+fn reference<S: Store>(namespace: &str, name: &str) -> ObjectRef<DeserializeGuard<S>> {
+    let reference = ObjectRef::new(name);
+    match S::KIND {
+        StoreKind::ObjectStore => reference.within(namespace),
+        StoreKind::ClusterObjectStore => reference,
     }
 }

@@ -1,15 +1,98 @@
 //! What is kept of the objects that are watched: all of them are in memory, and who may make one chooses what it carries.
 
-use kube::core::ObjectMeta;
+use std::borrow::Cow;
 
-use crate::grant::is_read;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{
+    Resource,
+    core::{DeserializeGuard, ObjectMeta},
+};
+
+use crate::{
+    api::{Grant, GrantStatus, ObservedObject, Store, StoreStatus, printable},
+    grant::is_read,
+};
 
 /// The most that is kept of the value of one, in bytes. Of times, which Valet's own say, and of marks more means nothing.
 const LONGEST: usize = 256;
 
+/// The most conditions that are kept of one object. Valet has ten at most; others may add theirs.
+const MOST_CONDITIONS: usize = 64;
+/// The longest name of a Secret, of an upload and of a capability that is kept.
+const LONGEST_NAME: usize = 1024;
+
+/// Lightens an object as it comes from a watch; one that cannot be read, too.
+pub fn lighten_watched<K: Resource<DynamicType = ()>>(object: &mut DeserializeGuard<K>, lighten_read: fn(&mut K)) {
+    match &mut object.0 {
+        Ok(read) => lighten_read(read),
+        Err(invalid) => {
+            invalid.error = printable(&invalid.error).into_owned();
+            lighten(&mut invalid.metadata);
+        }
+    }
+}
+
+/// Drops what nobody reads of a grant, and shortens its status.
+pub fn lighten_grant<G: Grant>(grant: &mut G) {
+    lighten(grant.meta_mut());
+    if let Some(status) = grant.grant_status_mut() {
+        shorten(status);
+    }
+}
+
+/// The same of a store.
+pub fn lighten_store<S: Store>(store: &mut S) {
+    lighten(store.meta_mut());
+    if let Some(StoreStatus {
+        conditions,
+        capabilities,
+        canary,
+        ..
+    }) = store.store_status_mut()
+    {
+        shorten_conditions(conditions);
+        capabilities.truncate(MOST_CONDITIONS * 2);
+        capabilities.iter_mut().for_each(|name| cut(name, LONGEST));
+        if let Some(canary) = canary {
+            cut(&mut canary.request, LONGEST);
+        }
+    }
+}
+
+/// A status is this operator's own word, or an older version's, or that of whoever may write statuses: none of it has to be
+/// as long as it is.
+fn shorten(status: &mut GrantStatus) {
+    shorten_conditions(&mut status.conditions);
+    status.upload_id.take_if(|id| id.len() > LONGEST_NAME);
+    status
+        .record_signature
+        .take_if(|signature| signature.len() > LONGEST_NAME);
+    status.object = status.object.take().map(ObservedObject::checked);
+    if let Some(binding) = &mut status.binding {
+        cut(&mut binding.name, LONGEST);
+    }
+}
+
+fn shorten_conditions(conditions: &mut Vec<Condition>) {
+    conditions.truncate(MOST_CONDITIONS);
+    for condition in conditions {
+        if let Cow::Owned(message) = printable(&condition.message) {
+            condition.message = message;
+        }
+        cut(&mut condition.type_, 2 * LONGEST);
+        cut(&mut condition.reason, LONGEST);
+        cut(&mut condition.status, LONGEST);
+    }
+}
+
+fn cut(text: &mut String, most: usize) {
+    text.truncate(text.floor_char_boundary(most));
+    text.shrink_to_fit();
+}
+
 /// Drops what nobody reads: who wrote which field, and annotations of others, `kubectl apply`'s copy of the whole object for one.
 /// An object can carry 256 KiB of them.
-pub fn lighten(meta: &mut ObjectMeta) {
+fn lighten(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
     let Some(annotations) = &mut meta.annotations else {
         return;
@@ -28,6 +111,48 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::{ClusterObjectStore, UploadGrant};
+
+    /// A status with texts of 400 kB each, as an older version wrote them from a store's answer.
+    #[test]
+    fn a_huge_status_is_shortened_when_it_is_read() {
+        let long = "é".repeat(200_000);
+        let condition = json!({
+            "type": "Ready", "status": "False", "reason": "ObjectMismatch", "message": long, "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        let metadata = json!({"name": "g", "namespace": "web"});
+        let grant = json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "metadata": metadata,
+            "spec": {"storeRef": {"kind": "ObjectStore", "name": "s"}, "key": "k"},
+            "status": {
+                "conditions": vec![condition.clone(); 100], "uploadID": long, "binding": {"name": long},
+                "object": {"size": 3, "contentType": long, "eTag": long, "version": long, "checksumMD5": long},
+            },
+        });
+        let mut grant: DeserializeGuard<UploadGrant> = serde_json::from_value(grant).unwrap();
+        lighten_watched(&mut grant, lighten_grant);
+        let kept = serde_json::to_string(&grant.0.unwrap()).unwrap();
+        assert!(kept.len() < 120_000, "{} bytes", kept.len());
+        assert!(kept.contains(r#""size":3"#), "{kept}");
+
+        let store = json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": metadata, "spec": {},
+            "status": {
+                "conditions": [condition], "capabilities": vec![long.clone(); 1000],
+                "canary": {"request": long, "time": "2026-01-01T00:00:00Z"},
+            },
+        });
+        let mut store: DeserializeGuard<ClusterObjectStore> = serde_json::from_value(store).unwrap();
+        lighten_watched(&mut store, lighten_store);
+        let kept = serde_json::to_string(&store.0.unwrap()).unwrap();
+        assert!(kept.len() < 50_000, "{} bytes", kept.len());
+
+        // What cannot be read is quoted by the error.
+        let unreadable = json!({"metadata": metadata, "spec": long});
+        let mut unreadable: DeserializeGuard<UploadGrant> = serde_json::from_value(unreadable).unwrap();
+        lighten_watched(&mut unreadable, lighten_grant);
+        assert!(unreadable.0.unwrap_err().error.len() <= 1024);
+    }
 
     #[test]
     fn what_is_kept() {

@@ -9,11 +9,14 @@ use std::{
 use tokio::time::Instant;
 
 use super::stores::StoreId;
-use crate::api::Operation;
+use crate::api::{Operation, StoreKind};
 
 /// One store may have one visit in so many, unless it says otherwise. Four stores have to be slow at once before a fifth
 /// waits for them.
 const SHARE: usize = 4;
+/// A tenant's own store may have one in so many, whatever it says: half of what its namespace has of turns, so that its other
+/// stores are not held up.
+const OWN_SHARE: usize = 16;
 /// For so long a permit is kept for the one that was called; it may be gone.
 const KEPT: Duration = Duration::from_secs(5);
 
@@ -26,6 +29,8 @@ pub type Call = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
 /// The visits that wait for a store now, by store.
 pub struct Requests {
     most: usize,
+    /// Of a tenant's own store.
+    most_of_own: usize,
     stores: Mutex<HashMap<StoreId, Store>>,
     call: Call,
 }
@@ -55,6 +60,7 @@ impl Requests {
     pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             most: usize::from(concurrency).div_ceil(SHARE),
+            most_of_own: usize::from(concurrency).div_ceil(OWN_SHARE),
             stores: Mutex::default(),
             call: Box::new(call),
         }
@@ -98,7 +104,10 @@ impl Requests {
     ) -> Result<Permit, usize> {
         let mut stores = self.lock();
         let store = stores.entry(id.clone()).or_default();
-        let most = store.most.unwrap_or(self.most);
+        let most = match id.0 {
+            StoreKind::ClusterObjectStore => store.most.unwrap_or(self.most),
+            StoreKind::ObjectStore => store.most.unwrap_or(self.most_of_own).min(self.most_of_own),
+        };
         let who = (operation, namespace.to_owned(), name.to_owned());
         store.called.retain(|_, when| when.elapsed() < KEPT);
         store.called.remove(&who);
@@ -192,7 +201,6 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::StoreKind;
 
     fn store(name: &str) -> StoreId {
         (StoreKind::ClusterObjectStore, String::new(), name.into())
@@ -262,6 +270,21 @@ mod tests {
             "b/2",
             "who came and asked for nothing is"
         );
+    }
+
+    #[test]
+    fn a_tenants_store_may_not_say_more_than_it_has() {
+        let requests = Arc::new(Requests::new(32, |_, _, _| true));
+        let id = (StoreKind::ObjectStore, "a".to_owned(), "own".to_owned());
+        let held = |limit| {
+            requests.limit(&id, limit);
+            let names = (0..100).map(|n| n.to_string());
+            let permits: Vec<_> = names
+                .filter_map(|name| requests.take(&id, (Operation::Upload, "a", &name)).ok())
+                .collect();
+            permits.len()
+        };
+        assert_eq!([None, Some(1), Some(1000)].map(held), [2, 1, 2]);
     }
 
     #[test]

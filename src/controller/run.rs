@@ -31,7 +31,7 @@ use super::{
 use crate::{
     api::{ClusterObjectStore, DownloadGrant, ObjectStore, Operation, UploadGrant},
     sign::Outward,
-    telemetry::{Health, Metrics, REPEATS, States, serve},
+    telemetry::{Health, Metrics, Progress, REPEATS, States, serve},
 };
 
 /// How often what was counted for things that are gone is looked through.
@@ -52,6 +52,8 @@ pub struct Parts {
     pub requests: Arc<Requests>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Whether reconciles come to their end.
+    pub progress: Arc<Progress>,
     /// What the probes say.
     pub health: Health,
     /// The uploads of which stores are to tell, if they do.
@@ -76,10 +78,11 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let connection = apiserver.keep(options.clone());
     check_crds(&client, options.namespace.as_deref()).await?;
 
+    let progress = Arc::new(Progress::default());
     let kept = RecordKeyStore::new(client.clone(), &options.operator_namespace);
     let records = kept.open().await?;
-    let uploads = Kind::<UploadGrant>::new(records.clone());
-    let downloads = Kind::<DownloadGrant>::new(records.clone());
+    let uploads = Kind::<UploadGrant>::new(records.clone(), progress.clone());
+    let downloads = Kind::<DownloadGrant>::new(records.clone(), progress.clone());
     let callers = (uploads.caller.clone(), downloads.caller.clone());
     let (own, shared) = (Shelf::<ObjectStore>::new(), Shelf::<ClusterObjectStore>::new());
     let call = {
@@ -98,7 +101,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         requests.clone(),
     ));
     let term = Arc::new(Term::default());
-    let metrics = Metrics::new({
+    let metrics = Metrics::new(progress.clone(), {
         let (term, stores) = (term.clone(), stores.clone());
         let ((uploads, downloads), own, shared) = (callers.clone(), own.reader.clone(), shared.reader.clone());
         let scope = options.namespace.clone();
@@ -121,6 +124,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         requests,
         client: client.clone(),
         metrics: Arc::new(metrics),
+        progress,
         health: Health::waiting_for(WATCHES + usize::from(options.watch_secrets), contact),
         awaited: options.notifications.is_some().then(Arc::default),
         options,
@@ -133,6 +137,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let http = serve(
         parts.options.http_address,
         parts.health.clone(),
+        parts.progress.clone(),
         parts.metrics.clone(),
         parts.stop.clone(),
     );

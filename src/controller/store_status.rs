@@ -12,7 +12,7 @@ use serde_json::json;
 use tracing::{debug, warn};
 
 use super::{
-    error::{Error, call},
+    error::{DEADLINE, Error, call},
     secrets::FIELD_MANAGER,
     stores::{Condition, StoreId, Stores},
     trial::Tried,
@@ -50,8 +50,8 @@ pub struct Context<S> {
     pub call: Call,
 }
 
-/// Stores of one kind that are visited at one time: of one namespace a quarter of them, since a store that does not answer
-/// takes some seconds, and whoever may make one may make many.
+/// Stores of one kind that are reconciled at one time, before they are shared out between namespaces: credentials and names of
+/// hosts can take some seconds, and whoever may make one store may make many.
 pub const AT_A_TIME: u16 = 16;
 
 /// One that had to wait for its turn and was not called asks again after this long.
@@ -84,15 +84,30 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         }
     };
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
-    let call = |next: &str| {
-        (context.call)(&namespace, next);
+    // Stores of the cluster are the platform's own, in no namespace: each is its own share.
+    let is_shared = namespace.is_empty();
+    let share = if is_shared { &name } else { &namespace };
+    let call = |share: &str, next: &str| {
+        (context.call)(if is_shared { "" } else { share }, next);
         true
     };
-    let Some(_turn) = context.turns.take(&namespace, &name, call) else {
+    let Some(_turn) = context.turns.take(S::KIND, share, &name, call) else {
         return Ok(Action::requeue(IN_LINE));
     };
-    let id = (S::KIND, namespace.clone(), name.clone());
-    let api = (context.api)(context.client.clone(), &namespace);
+    match tokio::time::timeout(DEADLINE, describe_now(store, &context, (&namespace, &name))).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Deadline),
+    }
+}
+
+/// Looks at the store and says so in its status.
+async fn describe_now<S: Store>(
+    store: &S,
+    context: &Context<S>,
+    (namespace, name): (&str, &str),
+) -> Result<Action, Error> {
+    let id = (S::KIND, namespace.to_owned(), name.to_owned());
+    let api = (context.api)(context.client.clone(), namespace);
     let previous = store.store_status().cloned().unwrap_or_default();
     // Of what several operators serve each has its own part, and each says so.
     let shared = match context.stores.concern(store, context.scope.as_deref()).await? {
@@ -106,8 +121,12 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
             return Ok(Action::requeue(STORE_SWEEP));
         }
     };
-    let Some(found) = context.stores.condition(&id).await? else {
-        return Ok(Action::await_change());
+    let found = match context.stores.condition(&id).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(Action::await_change()),
+        // It comes again when the result is there.
+        Err(Error::NotProbed) => return Ok(Action::requeue(STORE_SWEEP)),
+        Err(e) => return Err(e),
     };
     // What is reported must speak of the generation that was judged, which is not always the one that was watched.
     let mut status = match (shared, &context.scope) {

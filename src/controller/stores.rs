@@ -7,6 +7,7 @@ mod labels;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -23,10 +24,12 @@ use super::{
     secrets::NamedSecrets,
     signers::Signers,
     slot::Slot,
-    trial::{Trial, Tried, age_for_grants, age_for_status},
+    trial::{Trial, Trials, Tried, age_for_grants, age_for_status},
 };
 use crate::{
-    api::{Capabilities, ClusterAccessRule, Reason, ShortSessions, Store, StoreKind, StoreRef, annotation},
+    api::{
+        Capabilities, ClusterAccessRule, Reason, ShortSessions, Store, StoreKind, StoreRef, annotation, printable,
+    },
     grant::{Concern, RulesView, Signer, StoreFact, StoreView, concern},
     sign::{Outward, Probed, Provider, SignError},
     store::Environment,
@@ -50,6 +53,8 @@ pub struct Stores {
     signers: Signers,
     /// When the credentials end that were found last.
     ends: Mutex<HashMap<StoreId, Timestamp>>,
+    /// Tries stores out.
+    pub trials: Arc<Trials>,
 }
 
 /// Names a store; the namespace is empty for a ClusterObjectStore.
@@ -126,7 +131,7 @@ const LONGEST_REQUEST: usize = 64;
 
 /// What asks for a round trip with real keys, if something does.
 pub fn canary_request(store: &ObjectMeta) -> Option<String> {
-    let value = store.annotations.as_ref()?.get(annotation::CANARY_REQUESTED_AT)?;
+    let value = printable(store.annotations.as_ref()?.get(annotation::CANARY_REQUESTED_AT)?);
     Some(value[..value.floor_char_boundary(LONGEST_REQUEST)].to_owned())
 }
 
@@ -140,8 +145,7 @@ pub struct Condition {
     pub probed: Probed,
     /// And of doing so with real keys, if somebody asked for it.
     pub canary: Option<Tried>,
-    /// Whether that is another result than last time, or the store signs with something else: its grants must be judged
-    /// anew.
+    /// Whether the store signs with something else than last time: its grants must be judged anew.
     pub is_news: bool,
 }
 
@@ -196,18 +200,23 @@ impl Stores {
             known: Mutex::default(),
             signers: Signers::default(),
             ends: Mutex::default(),
+            trials: Arc::default(),
         }
     }
 
     /// What a grant in `namespace` must know of its store. A key that is signed now is meant to live until `wanted_until`.
     ///
     /// # Errors
-    /// Only if the apiserver cannot be asked: what is wrong with the store itself is a fact.
+    /// If the apiserver cannot be asked: what is wrong with the store itself is a fact. Or [`Error::NotProbed`].
     pub async fn fact(&self, store: &StoreRef, namespace: &str, wanted_until: Timestamp) -> Result<Found, Error> {
-        let (rules, usable) = match self.known(&store_id(store, namespace)).await? {
+        let id = store_id(store, namespace);
+        let (rules, usable) = match self.known(&id).await? {
             Known::Missing => return Ok(Found::of(StoreFact::Missing)),
             Known::Unusable { reason, message, rules } => (rules, Err((reason, message))),
-            Known::Usable(connection) => (connection.rules.clone(), told(connection.usable(wanted_until).await)?),
+            Known::Usable(connection) => (
+                connection.rules.clone(),
+                told(connection.usable(&id, &self.trials, wanted_until).await)?,
+            ),
         };
         let namespace_labels = self.labels.for_rules(&rules, namespace).await?;
         Ok(match usable {
@@ -239,7 +248,7 @@ impl Stores {
     /// What is known of a store for its own status, or why it cannot be used; `None` if it is gone.
     ///
     /// # Errors
-    /// Only if the apiserver cannot be asked.
+    /// If the apiserver cannot be asked; or [`Error::NotProbed`].
     pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, Why>>, Error> {
         Ok(match self.known(id).await? {
             Known::Missing => None,
@@ -249,7 +258,7 @@ impl Stores {
     }
 
     async fn try_out(&self, id: &StoreId, connection: &Connection) -> Result<Condition, Stop> {
-        let credentials_expire = connection.provider.source_expires().await?;
+        let credentials_expire = in_time(connection.provider.source_expires()).await?;
         match credentials_expire {
             Some(end) => lock(&self.ends).insert(id.clone(), end),
             None => lock(&self.ends).remove(id),
@@ -259,18 +268,15 @@ impl Stores {
             return Err((Reason::CredentialsExpired, message).into());
         }
         let request = connection.canary_request.as_ref();
-        let trial = &connection.trial;
-        let outcome = trial
-            .result(connection.provider.as_ref(), request, age_for_status)
-            .await;
-        // Both are taken, whichever it is.
-        let (tried, signed) = (trial.take_news(), self.signers.changed(id));
+        let Connection { trial, provider, .. } = connection;
+        let outcome = self.trials.outcome(id, trial, provider, request, age_for_status);
+        let outcome = outcome.ok_or(Error::NotProbed)?;
         Ok(Condition {
             capabilities: connection.provider.capabilities(),
             credentials_expire,
             probed: outcome.probed,
             canary: outcome.canary,
-            is_news: tried || signed,
+            is_news: self.signers.changed(id),
         })
     }
 
@@ -352,12 +358,17 @@ struct Usable {
 
 impl Connection {
     /// Whether a key that is signed now, and is meant to live until `wanted_until`, is worth what it says.
-    async fn usable(self, wanted_until: Timestamp) -> Result<Usable, Stop> {
+    async fn usable(self, id: &StoreId, trials: &Arc<Trials>, wanted_until: Timestamp) -> Result<Usable, Stop> {
         let provider = self.provider.as_ref();
-        provider.prepare(wanted_until).await;
-        let credentials_expire = provider.credentials_expire().await?;
+        let credentials_expire = in_time(async {
+            provider.prepare(wanted_until).await;
+            provider.credentials_expire().await
+        })
+        .await?;
         let request = self.canary_request.as_ref();
-        let outcome = self.trial.result(provider, request, age_for_grants).await;
+        let Some(outcome) = trials.outcome(id, &self.trial, &self.provider, request, age_for_grants) else {
+            return Err(self.trial.overdue().map_or(Error::NotProbed.into(), Stop::Unusable));
+        };
         if let Some(why) = outcome.forbids(request.is_some()) {
             return Err(why.into());
         }
@@ -368,6 +379,24 @@ impl Connection {
             untried,
         })
     }
+}
+
+/// How long a store's credentials may take: with STS, an identity's token, or a process that prints them.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
+
+async fn in_time<T>(work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
+    tokio::time::timeout(CREDENTIALS_TIMEOUT, work)
+        .await
+        .unwrap_or_else(|_| {
+            let message = format!(
+                "the store's credentials could not be had within {} s",
+                CREDENTIALS_TIMEOUT.as_secs()
+            );
+            Err(SignError::Credentials {
+                reason: Reason::StoreUnreachable,
+                message,
+            })
+        })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,25 +1,53 @@
-//! Trying stores out: what came of it, how long that holds, and who has yet to hear of it.
+//! What a store turned out to be like, and who has yet to hear of it. Stores are probed and checked in tasks of their own:
+//! who wants to know reads the last result, and hears of the next one.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
-use super::{slot::FRESHNESS, stores::Why};
+use super::{
+    slot::FRESHNESS,
+    stores::{StoreId, Why},
+};
 use crate::{
-    api::Reason,
+    api::{Reason, StoreKind, annotation},
     sign::{Canary, Finding, Probed, Provider},
 };
 
-/// What came of trying a store out. One trial serves every grant of the store.
-#[derive(Default)]
-pub struct Trial {
-    last: AsyncMutex<Option<Outcome>>,
-    /// Whether something else came of it than before, and the store's grants have not been called since.
-    is_news: AtomicBool,
+/// The longest that one probe may take. What needs longer counts as a store that does not answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that one check with real keys may take, with clearing away what it wrote. It ends by itself before.
+const CANARY_TIMEOUT: Duration = Duration::from_secs(70);
+/// Between the beginnings of two checks of one store, whatever asks for them.
+const CANARY_PAUSE: Duration = Duration::from_secs(60);
+/// How often a check is begun again that was cut short, since the store went away meanwhile.
+const MAX_CANARIES: u32 = 3;
+/// Stores of one namespace that are probed or checked at one time. Whoever may make one may make many.
+const AT_A_TIME: usize = 4;
+/// The platform's own.
+const SHARED_AT_A_TIME: usize = 16;
+/// A grant waits for so long for a probe that was never made, without a word. Then its condition says so.
+const SILENCE: Duration = Duration::from_secs(12);
+
+/// What came of trying one store out, with these settings and credentials. One trial serves every grant of the store.
+pub struct Trial(Mutex<State>);
+
+struct State {
+    last: Option<Outcome>,
+    /// Whether a task tries the store out now, or waits to do so.
+    under_way: bool,
+    /// Since when it is known that the store is to be tried out.
+    since: Instant,
+    /// The request that the last checks answered, and how many of them there were.
+    canaries: (String, u32),
 }
 
 /// What a store turned out to be like.
@@ -45,55 +73,203 @@ pub struct Tried {
     pub found: Canary,
 }
 
+impl Default for Trial {
+    fn default() -> Self {
+        Self(Mutex::new(State {
+            last: None,
+            under_way: false,
+            since: Instant::now(),
+            canaries: (String::new(), 0),
+        }))
+    }
+}
+
 impl Trial {
-    /// The last result, tried again if it is older than its kind may be. `request` is what asks for a round trip with real
-    /// keys.
-    pub async fn result(
-        &self,
-        provider: &dyn Provider,
-        request: Option<&String>,
-        age: fn(&Outcome) -> Duration,
-    ) -> Outcome {
-        let mut last = self.last.lock().await;
-        if let Some(outcome) = last.as_ref()
-            && outcome.when.elapsed() < age(outcome)
-        {
-            return outcome.clone();
-        }
-        let probed = provider.probe().await;
-        // One round trip for each request, unless it was cut short.
-        let before = last.as_ref().and_then(|outcome| outcome.canary.clone());
-        let canary = match (request, before) {
-            (Some(_), Some(done)) if !done.found.interrupted => Some(done),
-            (Some(request), _) if probed.finding == Finding::Usable => Some(Tried {
-                request: request.clone(),
-                found: provider.canary().await,
-                when: Timestamp::now(),
-            }),
-            (_, before) => before,
-        };
-        let outcome = Outcome {
-            when: Instant::now(),
-            has_answered: probed.finding == Finding::Usable || last.as_ref().is_some_and(|o| o.has_answered),
-            probed,
-            canary,
-        };
-        let before = last.replace(outcome.clone());
-        let is_news = before.is_some_and(|before| {
-            before.probed != outcome.probed
-                || before.canary.map(|c| c.found) != outcome.canary.clone().map(|c| c.found)
-        });
-        if is_news {
-            self.is_news.store(true, Ordering::Release);
-        }
-        outcome
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.0)
     }
 
-    /// Whether something else came of it than before, since this was last asked: whoever tried, for a grant or for the
-    /// status.
-    pub fn take_news(&self) -> bool {
-        self.is_news.swap(false, Ordering::AcqRel)
+    /// Why nothing is known of the store although it is some time since somebody wanted to know.
+    pub fn overdue(&self) -> Option<Why> {
+        let state = self.lock();
+        let is_overdue = state.last.is_none() && state.since.elapsed() > SILENCE;
+        is_overdue.then(|| {
+            let message =
+                "the store has not been probed yet, since other stores of its namespace take long; it goes on by itself";
+            (Reason::Pending, message.to_owned())
+        })
     }
+
+    /// Takes what a probe showed; whether that is something else than before.
+    fn probed(&self, probed: Probed) -> bool {
+        let mut state = self.lock();
+        let before = state.last.take();
+        let is_news = before.as_ref().is_none_or(|before| before.probed != probed);
+        state.last = Some(Outcome {
+            when: Instant::now(),
+            has_answered: probed.finding == Finding::Usable || before.as_ref().is_some_and(|o| o.has_answered),
+            canary: before.and_then(|o| o.canary),
+            probed,
+        });
+        is_news
+    }
+
+    /// Takes what a check found; whether that is something else than before.
+    fn checked(&self, request: &str, found: Canary) -> bool {
+        let mut state = self.lock();
+        state.canaries = match &state.canaries {
+            (last, times) if last == request => (request.to_owned(), times + 1),
+            _ => (request.to_owned(), 1),
+        };
+        let Some(outcome) = &mut state.last else {
+            return false;
+        };
+        let is_news = outcome.canary.as_ref().is_none_or(|before| before.found != found);
+        outcome.canary = Some(Tried {
+            request: request.to_owned(),
+            when: Timestamp::now(),
+            found,
+        });
+        is_news
+    }
+}
+
+impl State {
+    /// Whether a check is to be made that this asks for, apart from how often one may be.
+    fn wants_canary(&self, request: Option<&String>) -> bool {
+        let (Some(request), Some(outcome)) = (request, &self.last) else {
+            return false;
+        };
+        if outcome.probed.finding != Finding::Usable {
+            return false;
+        }
+        match &outcome.canary {
+            Some(done) if done.request == *request => done.found.interrupted && self.canaries.1 < MAX_CANARIES,
+            _ => true,
+        }
+    }
+}
+
+/// Is told that a store was tried out, and whether something else came of it than before.
+pub type Listener = Arc<dyn Fn(&StoreId, bool) + Send + Sync>;
+
+/// Tries stores out, and says so to whom it concerns.
+#[derive(Default)]
+pub struct Trials {
+    /// How many more may be tried out now, by namespace; the platform's own under the empty one.
+    permits: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// When a store was last checked with real keys. It outlasts the store's object: made again it is not checked sooner.
+    canaries: Mutex<HashMap<StoreId, Instant>>,
+    listeners: Mutex<HashMap<StoreKind, Listener>>,
+}
+
+/// A task that tries a store out; it has ended when this is dropped.
+struct UnderWay(Arc<Trial>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.lock().under_way = false;
+    }
+}
+
+impl Trials {
+    /// Who is told of the stores of this kind.
+    pub fn listen(&self, kind: StoreKind, listener: Listener) {
+        lock(&self.listeners).insert(kind, listener);
+    }
+
+    /// The last result, if there is one. If it is older than its kind may be, or something asks for a check with real keys
+    /// that was not made, the store is tried out meanwhile. Nobody waits for that here.
+    pub fn outcome(
+        self: &Arc<Self>,
+        id: &StoreId,
+        trial: &Arc<Trial>,
+        provider: &Arc<dyn Provider>,
+        request: Option<&String>,
+        age: fn(&Outcome) -> Duration,
+    ) -> Option<Outcome> {
+        let mut state = trial.lock();
+        let is_old = state.last.as_ref().is_none_or(|o| o.when.elapsed() >= age(o));
+        let is_due = is_old || state.wants_canary(request) && self.may_check(id);
+        if is_due && !std::mem::replace(&mut state.under_way, true) {
+            let under_way = UnderWay(trial.clone());
+            let task = self
+                .clone()
+                .try_out(id.clone(), under_way, provider.clone(), request.cloned());
+            tokio::spawn(task);
+        }
+        state.last.clone()
+    }
+
+    /// Whether the last check of the store was long enough ago.
+    fn may_check(&self, id: &StoreId) -> bool {
+        let mut canaries = lock(&self.canaries);
+        canaries.retain(|_, began| began.elapsed() < CANARY_PAUSE);
+        !canaries.contains_key(id)
+    }
+
+    /// How many more stores may be tried out now, of those that share that with this one.
+    fn permits(&self, id: &StoreId) -> Arc<Semaphore> {
+        let most = match id.0 {
+            StoreKind::ObjectStore => AT_A_TIME,
+            StoreKind::ClusterObjectStore => SHARED_AT_A_TIME,
+        };
+        let mut all = lock(&self.permits);
+        // Of namespaces in which nothing is under way nothing is kept.
+        all.retain(|_, permits| Arc::strong_count(permits) > 1);
+        all.entry(id.1.clone())
+            .or_insert_with(|| Arc::new(Semaphore::new(most)))
+            .clone()
+    }
+
+    async fn try_out(
+        self: Arc<Self>,
+        id: StoreId,
+        under_way: UnderWay,
+        provider: Arc<dyn Provider>,
+        request: Option<String>,
+    ) {
+        let trial = under_way.0.clone();
+        let permits = self.permits(&id);
+        // The semaphore is never closed.
+        let Ok(_permit) = permits.acquire().await else { return };
+        let probed = timeout(PROBE_TIMEOUT, provider.probe())
+            .await
+            .unwrap_or_else(|_| Probed {
+                finding: Finding::Unreachable(format!("the probe took longer than {} s", PROBE_TIMEOUT.as_secs())),
+                skew: None,
+                refuses_unsigned: None,
+            });
+        let is_news = trial.probed(probed);
+        let request = request.filter(|request| trial.lock().wants_canary(Some(request)) && self.may_check(&id));
+        let Some(request) = request else {
+            drop(under_way);
+            return self.tell(&id, is_news);
+        };
+        self.tell(&id, is_news);
+        lock(&self.canaries).insert(id.clone(), Instant::now());
+        let found = timeout(CANARY_TIMEOUT, provider.canary())
+            .await
+            .unwrap_or_else(|_| Canary {
+                untried: vec![format!("all of it: it took longer than {} s", CANARY_TIMEOUT.as_secs())],
+                interrupted: true,
+                ..Canary::default()
+            });
+        let is_news = trial.checked(&request, found);
+        drop(under_way);
+        self.tell(&id, is_news);
+    }
+
+    fn tell(&self, id: &StoreId, is_news: bool) {
+        let listener = lock(&self.listeners).get(&id.0).cloned();
+        if let Some(listener) = listener {
+            listener(id, is_news);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Outcome {
@@ -108,6 +284,13 @@ impl Outcome {
             Finding::Unreachable(why) if is_to_be_tried && self.canary.is_none() => Some((
                 Reason::StoreUnreachable,
                 format!("it is to be tried out with real keys first, and does not answer: {why}"),
+            )),
+            Finding::Usable if is_to_be_tried && self.canary.is_none() => Some((
+                Reason::Pending,
+                format!(
+                    "the store is being tried out with real keys first, as its annotation {} asks; this takes up to a minute, and no key is signed before",
+                    annotation::CANARY_REQUESTED_AT
+                ),
             )),
             Finding::Usable | Finding::Unreachable(_) => {
                 worthless.map(|message| (Reason::KeysNotEnforced, message.clone()))
@@ -144,123 +327,4 @@ pub fn age_for_status(outcome: &Outcome) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use futures::{FutureExt, future::BoxFuture};
-
-    use super::*;
-    use crate::{
-        api::Capabilities,
-        grant::{Access, AllowedRequest, ObjectFact},
-        sign::{SignError, Signed},
-    };
-
-    /// A store that answers what it is told to.
-    struct Store(Mutex<Finding>);
-
-    impl Provider for Store {
-        fn name(&self) -> &'static str {
-            "test"
-        }
-        fn capabilities(&self) -> Arc<Capabilities> {
-            Arc::default()
-        }
-        fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
-            std::future::ready(Ok(None)).boxed()
-        }
-        fn sign<'a>(&'a self, _: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
-            std::future::ready(Err(SignError::Refused("a test".into()))).boxed()
-        }
-        fn rests_on_trial(&self) -> bool {
-            true
-        }
-        fn probe(&self) -> BoxFuture<'_, Probed> {
-            let probed = Probed {
-                finding: self.0.lock().unwrap().clone(),
-                skew: None,
-                refuses_unsigned: None,
-            };
-            std::future::ready(probed).boxed()
-        }
-        fn look<'a>(&'a self, _: &'a Access) -> BoxFuture<'a, ObjectFact> {
-            std::future::ready(ObjectFact::Absent).boxed()
-        }
-    }
-
-    const AT_ONCE: fn(&Outcome) -> Duration = |_| Duration::ZERO;
-
-    /// What a grant's visit finds out is news for all others, until they were called.
-    #[tokio::test]
-    async fn what_a_grant_finds_out_is_news_for_all() {
-        let (store, trial) = (Store(Mutex::new(Finding::Unreachable("away".into()))), Trial::default());
-        trial.result(&store, None, AT_ONCE).await;
-        assert!(!trial.take_news(), "of the first result there is no news");
-        *store.0.lock().unwrap() = Finding::Usable;
-        trial.result(&store, None, AT_ONCE).await;
-        // The status comes later, and its own trial shows nothing new.
-        trial.result(&store, None, AT_ONCE).await;
-        assert!(trial.take_news());
-        assert!(!trial.take_news());
-    }
-
-    /// On both sides of each line: what a store is like, whether it is to be tried with real keys and was, and what of it.
-    #[test]
-    fn when_no_key_is_signed() {
-        let outcome = |finding, canary: Option<Canary>| Outcome {
-            when: Instant::now(),
-            probed: Probed {
-                finding,
-                skew: None,
-                refuses_unsigned: None,
-            },
-            canary: canary.map(|found| Tried {
-                request: "now".into(),
-                when: Timestamp::UNIX_EPOCH,
-                found,
-            }),
-            has_answered: false,
-        };
-        let away = || Finding::Unreachable("away".into());
-        let broken = || Finding::Broken(Reason::BucketNotFound, "none".into());
-        let good = || Some(Canary::default());
-        let bad = || {
-            Some(Canary {
-                worthless: Some("bad".into()),
-                ..Canary::default()
-            })
-        };
-        for (finding, canary, is_to_be_tried, expected) in [
-            (Finding::Usable, None, false, None),
-            (Finding::Usable, None, true, None),
-            (Finding::Usable, good(), true, None),
-            (Finding::Usable, bad(), true, Some(Reason::KeysNotEnforced)),
-            (away(), None, false, None),
-            (away(), None, true, Some(Reason::StoreUnreachable)),
-            (away(), good(), true, None),
-            (away(), bad(), true, Some(Reason::KeysNotEnforced)),
-            (broken(), None, false, Some(Reason::BucketNotFound)),
-            (broken(), bad(), true, Some(Reason::BucketNotFound)),
-        ] {
-            let case = format!("{finding:?} {canary:?} {is_to_be_tried}");
-            let forbids = outcome(finding, canary).forbids(is_to_be_tried);
-            assert_eq!(forbids.map(|(reason, _)| reason), expected, "{case}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_store_is_untried_until_it_answers() {
-        let away = || Finding::Unreachable("away".into());
-        let (store, trial) = (Store(Mutex::new(away())), Trial::default());
-        let untried = async || {
-            let outcome = trial.result(&store, None, AT_ONCE).await;
-            outcome.untried(&store).map(str::to_owned)
-        };
-        assert_eq!(untried().await.as_deref(), Some("away"));
-        *store.0.lock().unwrap() = Finding::Usable;
-        assert_eq!(untried().await, None);
-        // What was seen once holds while it is away.
-        *store.0.lock().unwrap() = away();
-        assert_eq!(untried().await, None);
-    }
-}
+mod tests;

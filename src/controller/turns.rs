@@ -1,20 +1,46 @@
-//! Who is visited when many wait: a namespace may have a part of all visits at one time, and its others wait without
-//! holding up anybody else's.
+//! Who is reconciled when many wait: a namespace may have a part of all turns at one time, and its others wait without
+//! holding up anybody else's. Grants and statuses of ObjectStores, which are tenants' own, have turns of their own: nobody
+//! else waits for a store that a tenant made.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// One namespace may have one visit in so many. Four namespaces have to be busy at once before a fifth waits for them;
-/// and a store that does not answer holds up its own namespace alone.
-const SHARE: usize = 4;
+use crate::api::StoreKind;
 
-/// The visits of one kind of grant that are under way, by namespace.
+/// Of the platform's stores one namespace may have one turn in so many.
+const SHARE: usize = 4;
+/// Of tenants' own stores one namespace may have one turn in so many, out of so many times as many turns. Thirty-two
+/// namespaces with stores that do not answer have to be busy at once before the next one with a store of its own waits for
+/// them.
+const OWN_SHARE: usize = 8;
+const OWN_TIMES: usize = 4;
+
+/// The reconciles of one kind that are under way.
 #[derive(Debug)]
 pub struct Turns {
+    /// For the platform's stores.
+    shared: Pool,
+    /// For tenants' own.
+    own: Pool,
+}
+
+#[derive(Debug)]
+struct Pool {
+    /// At one time in all.
     most: usize,
-    namespaces: Mutex<HashMap<String, Line>>,
+    /// And of one namespace.
+    each: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    under_way: usize,
+    namespaces: HashMap<String, Line>,
+    /// The namespaces with somebody in line, each once, in the order in which they come next.
+    round: VecDeque<String>,
 }
 
 /// One namespace's.
@@ -26,77 +52,126 @@ struct Line {
     known: HashSet<String>,
 }
 
-/// The right to a visit; it ends when this is dropped.
-pub struct Turn<'a, F: FnMut(&str) -> bool> {
-    turns: &'a Turns,
+/// The right to a reconcile; it ends when this is dropped.
+pub struct Turn<'a, F: FnMut(&str, &str) -> bool> {
+    pool: &'a Pool,
     namespace: &'a str,
     call: F,
 }
 
 impl Turns {
-    /// Of so many visits at a time. Where there is one namespace only, it has them all.
+    /// Of so many reconciles at a time for the platform's stores. Where there is one namespace only, it has them all.
     pub fn new(concurrency: u16, one_namespace: bool) -> Self {
         let all = usize::from(concurrency);
+        let pool = |most: usize, share: usize| Pool {
+            most,
+            each: if one_namespace { most } else { all.div_ceil(share) },
+            state: Mutex::default(),
+        };
         Self {
-            most: if one_namespace { all } else { all.div_ceil(SHARE) },
-            namespaces: Mutex::default(),
+            shared: pool(all, SHARE),
+            own: pool(all * OWN_TIMES, OWN_SHARE),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Line>> {
-        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many reconciles of a kind there can be at one time: that many must be able to run, for none of the pools to wait
+    /// for the other.
+    pub fn concurrency(&self) -> u16 {
+        u16::try_from(self.shared.most + self.own.most).unwrap_or(u16::MAX)
     }
 
-    /// A turn for this grant, if its namespace has one left. Otherwise it stands in line, and `call` is called for it
-    /// (or for another one of its namespace) when a visit ends. It tells whether there is such a one; who has gone is passed over.
-    pub fn take<'a, F: FnMut(&str) -> bool>(
+    /// A turn for this object, if its namespace has one left. Otherwise it stands in line, and `call` is called for it (or for
+    /// another one, by namespace and name) when a reconcile ends. It tells whether there is such a one; who has gone is passed
+    /// over.
+    pub fn take<'a, F: FnMut(&str, &str) -> bool>(
         &'a self,
+        kind: StoreKind,
         namespace: &'a str,
         name: &str,
         call: F,
     ) -> Option<Turn<'a, F>> {
-        let mut namespaces = self.lock();
-        let line = namespaces.entry(namespace.to_owned()).or_default();
-        if line.under_way < self.most {
-            line.under_way += 1;
-            return Some(Turn {
-                turns: self,
-                namespace,
-                call,
-            });
-        }
-        if line.known.insert(name.to_owned()) {
-            line.waiting.push_back(name.to_owned());
-        }
-        None
-    }
-
-    /// A visit has ended.
-    fn end(&self, namespace: &str) {
-        if let Some(line) = self.lock().get_mut(namespace) {
-            line.under_way = line.under_way.saturating_sub(1);
-        }
-    }
-
-    /// Who is next.
-    fn next(&self, namespace: &str) -> Option<String> {
-        let mut namespaces = self.lock();
-        let line = namespaces.get_mut(namespace)?;
-        let next = line.waiting.pop_front();
-        if let Some(next) = &next {
-            line.known.remove(next);
-        } else if line.under_way == 0 {
-            namespaces.remove(namespace);
-        }
-        next
+        let pool = match kind {
+            StoreKind::ClusterObjectStore => &self.shared,
+            StoreKind::ObjectStore => &self.own,
+        };
+        pool.take(namespace, name).then(|| Turn { pool, namespace, call })
     }
 }
 
-impl<F: FnMut(&str) -> bool> Drop for Turn<'_, F> {
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is a turn, which is then taken.
+    fn take(&self, namespace: &str, name: &str) -> bool {
+        let mut state = self.lock();
+        let State {
+            under_way,
+            namespaces,
+            round,
+        } = &mut *state;
+        let line = namespaces.entry(namespace.to_owned()).or_default();
+        if *under_way < self.most && line.under_way < self.each {
+            *under_way += 1;
+            line.under_way += 1;
+            return true;
+        }
+        if line.known.insert(name.to_owned()) {
+            if line.waiting.is_empty() {
+                round.push_back(namespace.to_owned());
+            }
+            line.waiting.push_back(name.to_owned());
+        }
+        false
+    }
+
+    /// A reconcile has ended.
+    fn end(&self, namespace: &str) {
+        let mut state = self.lock();
+        state.under_way = state.under_way.saturating_sub(1);
+        if let Some(line) = state.namespaces.get_mut(namespace) {
+            line.under_way = line.under_way.saturating_sub(1);
+            if line.under_way == 0 && line.waiting.is_empty() {
+                state.namespaces.remove(namespace);
+            }
+        }
+    }
+
+    /// Who is next: the first of the next namespace that has a turn left.
+    fn next(&self) -> Option<(String, String)> {
+        let mut state = self.lock();
+        for _ in 0..state.round.len() {
+            let namespace = state.round.pop_front()?;
+            let Some(line) = state.namespaces.get_mut(&namespace) else {
+                continue;
+            };
+            let next = if line.under_way < self.each {
+                line.waiting.pop_front()
+            } else {
+                None
+            };
+            if let Some(next) = &next {
+                line.known.remove(next);
+            }
+            if !line.waiting.is_empty() {
+                state.round.push_back(namespace.clone());
+            } else if line.under_way == 0 {
+                state.namespaces.remove(&namespace);
+            }
+            if let Some(next) = next {
+                return Some((namespace, next));
+            }
+        }
+        None
+    }
+}
+
+impl<F: FnMut(&str, &str) -> bool> Drop for Turn<'_, F> {
     fn drop(&mut self) {
-        self.turns.end(self.namespace);
-        while let Some(next) = self.turns.next(self.namespace) {
-            if (self.call)(&next) {
+        self.pool.end(self.namespace);
+        while let Some((namespace, name)) = self.pool.next() {
+            if (self.call)(&namespace, &name) {
                 return;
             }
         }
@@ -107,12 +182,15 @@ impl<F: FnMut(&str) -> bool> Drop for Turn<'_, F> {
 mod tests {
     use super::*;
 
+    const SHARED: StoreKind = StoreKind::ClusterObjectStore;
+    const OWN: StoreKind = StoreKind::ObjectStore;
+
     #[test]
     fn a_namespace_has_its_share_and_its_others_stand_in_line() {
         let turns = Turns::new(8, false);
         let called = Mutex::new(vec![]);
         let take = |namespace: &'static str, name: &str| {
-            turns.take(namespace, name, |next: &str| {
+            turns.take(SHARED, namespace, name, |_: &str, next: &str| {
                 called.lock().unwrap().push(next.to_owned());
                 next != "gone"
             })
@@ -133,19 +211,72 @@ mod tests {
             ["3", "gone", "4"],
             "each is called once, and nobody waits for who is gone"
         );
-        assert!(turns.lock().is_empty(), "nothing is kept of who has gone");
+        assert!(
+            turns.shared.lock().namespaces.is_empty(),
+            "nothing is kept of who has gone"
+        );
+    }
+
+    /// However many namespaces have stores of their own that do not answer.
+    #[test]
+    fn tenants_own_stores_take_no_turn_of_the_platforms() {
+        let turns = Turns::new(32, false);
+        let namespaces: Vec<_> = (0..100).map(|n| format!("loud-{n}")).collect();
+        let no_call = |_: &str, _: &str| true;
+        let mut held = Vec::new();
+        for namespace in &namespaces {
+            for name in ["1", "2", "3", "4", "5", "6"] {
+                held.extend(turns.take(OWN, namespace, name, no_call));
+            }
+        }
+        assert_eq!(held.len(), 128, "all that there are");
+        let quiet: Vec<_> = (0..8)
+            .filter_map(|n| turns.take(SHARED, "quiet", &n.to_string(), no_call))
+            .collect();
+        assert_eq!(quiet.len(), 8, "its share of the others");
+        let loud: Vec<_> = (0..9)
+            .filter_map(|n| turns.take(SHARED, "loud-0", &n.to_string(), no_call))
+            .collect();
+        assert_eq!(
+            loud.len(),
+            8,
+            "nor is the namespace's own grant for a shared store held up"
+        );
+    }
+
+    /// When all turns are taken, the next one is another namespace's.
+    #[test]
+    fn namespaces_come_one_after_the_other() {
+        let turns = Turns::new(1, false);
+        let called = Mutex::new(vec![]);
+        let call = |namespace: &str, name: &str| {
+            called.lock().unwrap().push(format!("{namespace}/{name}"));
+            true
+        };
+        let taken: Vec<_> = ["a", "b", "c", "d"]
+            .into_iter()
+            .filter_map(|n| turns.take(OWN, n, "1", call))
+            .collect();
+        assert_eq!(taken.len(), 4);
+        for (namespace, name) in [("e", "1"), ("e", "2"), ("e", "3"), ("f", "1")] {
+            assert!(turns.take(OWN, namespace, name, call).is_none());
+        }
+        drop(taken);
+        assert_eq!(*called.lock().unwrap(), ["e/1", "f/1", "e/2", "e/3"]);
+        assert!(turns.own.lock().namespaces.is_empty() && turns.own.lock().round.is_empty());
     }
 
     #[test]
     fn the_only_namespace_has_all_turns_and_every_namespace_has_one() {
-        for (concurrency, one, most) in [
-            (32, true, 32),
-            (32, false, 8),
-            (1, false, 1),
-            (5, false, 2),
-            (1, true, 1),
+        for (concurrency, one, shared, own) in [
+            (32, true, 32, 128),
+            (32, false, 8, 4),
+            (1, false, 1, 1),
+            (5, false, 2, 1),
+            (1, true, 1, 4),
         ] {
-            assert_eq!(Turns::new(concurrency, one).most, most);
+            let turns = Turns::new(concurrency, one);
+            assert_eq!((turns.shared.each, turns.own.each), (shared, own));
         }
     }
 }

@@ -14,15 +14,12 @@ use super::{
     store_status::{CLOCK, HEADERS, KEYS},
 };
 use crate::{
-    api::{Store, StoreKind},
+    api::{Store, StoreKind, printable},
     telemetry::warn_once,
 };
 
 /// The conditions that are opinions. Reconciling and Stalled repeat Ready.
 const VERDICTS: [&str; 4] = ["Ready", HEADERS, CLOCK, KEYS];
-
-/// The longest note that an event takes is 1024 bytes (events.k8s.io/v1).
-const LONGEST_NOTE: usize = 1000;
 
 /// A condition that is another one than before.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,18 +61,14 @@ pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>,
         if scope.is_some() && S::KIND == StoreKind::ClusterObjectStore {
             continue;
         }
-        let mut note = format!("{} is {}: {}", now.type_, now.status, now.message);
-        if note.len() > LONGEST_NOTE {
-            note.truncate(note.floor_char_boundary(LONGEST_NOTE));
-            note.push('…');
-        }
+        let note = format!("{} is {}: {}", now.type_, now.status, now.message);
         let event = Event {
             type_: match now.status.as_str() {
                 "False" => EventType::Warning,
                 _ => EventType::Normal,
             },
             reason: now.reason,
-            note: Some(note),
+            note: Some(printable(&note).into_owned()),
             action: "CheckStore".into(),
             secondary: None,
         };

@@ -19,7 +19,7 @@ use kube::{
 use tokio::time::sleep;
 
 use super::{
-    light::lighten,
+    light::{lighten_store, lighten_watched},
     memory::Memory,
     notifications::{Awaited, Call},
     stores::{StoreId, Stores, canary_request, scoped, store_id},
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
     store::bucket,
-    telemetry::{Health, warn_once},
+    telemetry::{Health, Progress, warn_once},
 };
 
 /// A grant as watched: one that cannot be read does not keep the others from being seen.
@@ -37,6 +37,7 @@ pub type Watched<G> = DeserializeGuard<G>;
 pub struct Caller<G: Grant> {
     known: reflector::Store<Watched<G>>,
     memory: Arc<Memory<G>>,
+    progress: Arc<Progress>,
     calls: mpsc::UnboundedSender<ObjectRef<Watched<G>>>,
 }
 
@@ -45,6 +46,7 @@ impl<G: Grant> Clone for Caller<G> {
         Self {
             known: self.known.clone(),
             memory: self.memory.clone(),
+            progress: self.progress.clone(),
             calls: self.calls.clone(),
         }
     }
@@ -55,15 +57,25 @@ impl<G: Grant> Caller<G> {
     pub fn new(
         known: reflector::Store<Watched<G>>,
         memory: Arc<Memory<G>>,
+        progress: Arc<Progress>,
     ) -> (Self, impl Stream<Item = ObjectRef<Watched<G>>> + Send + 'static) {
         let (calls, receiver) = mpsc::unbounded();
-        (Self { known, memory, calls }, receiver)
+        let caller = Self {
+            known,
+            memory,
+            progress,
+            calls,
+        };
+        (caller, receiver)
     }
 
     /// Asks for a visit to one grant, and says whether the watch has one of that name.
     pub fn call(&self, name: &str, namespace: &str) -> bool {
         let reference = ObjectRef::new(name).within(namespace);
         let is_there = self.known.get(&reference).is_some();
+        if is_there {
+            self.progress.due();
+        }
         // The receiver is gone only when the operator stops.
         let _ = self.calls.unbounded_send(reference);
         is_there
@@ -147,10 +159,14 @@ impl<G: Grant> Caller<G> {
     }
 }
 
-/// How to watch: in pages that fit into memory also where each object is as large as may be, some hundred kilobytes; and the
-/// server ends each watch before the client would call it silent.
+/// Objects on one page of a list. A page is in memory whole, as text and as objects, before anything of it is dropped; and
+/// an object can have 1.5 MB, which is the most that etcd takes.
+const PAGE: u32 = 20;
+
+/// How to watch: in pages that fit into memory also where each object is as large as may be; and the server ends each watch
+/// before the client would call it silent.
 pub fn config() -> watcher::Config {
-    watcher::Config::default().page_size(100).timeout(240)
+    watcher::Config::default().page_size(PAGE).timeout(240)
 }
 
 /// UID and generation of a store when it was last seen, and what it asks for by annotation.
@@ -172,7 +188,7 @@ pub async fn watch_stores<S, U, D>(
 {
     let mut health = Some(health);
     let stores_seen = watcher(api, config()).default_backoff();
-    let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| lighten(store.meta_mut()));
+    let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| lighten_watched(store, lighten_store));
     let mut events = std::pin::pin!(light.reflect(writer));
     // What a store's status says is nobody's permission: only a new generation is news, or a request.
     let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();

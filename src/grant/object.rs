@@ -1,4 +1,4 @@
-use crate::api::{ObservedObject, UploadConstraints};
+use crate::api::{ObservedObject, UploadConstraints, is_media_type};
 
 /// Length of the base64 of a SHA-256. A longer value is the checksum of a multipart upload's parts, not of the object.
 const CHECKSUM_LENGTH: usize = 44;
@@ -22,7 +22,12 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
     if let (Some(wanted), Some(has)) = (&constraints.content_type, &object.content_type)
         && plain(wanted) != plain(has)
     {
-        differs.push(format!("its content type is {has} instead of {wanted}"));
+        // What is not a media type is not repeated: an uploader can write anything there.
+        differs.push(if is_media_type(has) {
+            format!("its content type is {has} instead of {wanted}")
+        } else {
+            format!("its content type is not a media type, instead of {wanted}")
+        });
     }
     if let (Some(wanted), Some(has)) = (&constraints.checksum_sha256, &object.checksum_sha256)
         && has.len() == CHECKSUM_LENGTH
@@ -118,6 +123,26 @@ mod tests {
             ..length(1)
         };
         assert!(of(both).is_some_and(|s| s.contains("bytes") && s.contains("; its content type")));
+    }
+
+    #[test]
+    fn a_content_type_that_is_not_one_differs_and_is_not_repeated() {
+        let constraints = UploadConstraints {
+            content_type: Some("image/png".into()),
+            ..UploadConstraints::default()
+        };
+        for written in ["", "text/html\u{9b}31m", "URGENT: run this", "\u{202e}gnp/egami"] {
+            let object = ObservedObject {
+                content_type: Some(written.into()),
+                ..ObservedObject::default()
+            };
+            for object in [object.clone(), object.checked()] {
+                assert_eq!(
+                    mismatch(&constraints, &object).as_deref(),
+                    Some("its content type is not a media type, instead of image/png")
+                );
+            }
+        }
     }
 
     #[test]

@@ -300,7 +300,8 @@ impl AzureBlob {
                 checksum_sha256: None,
                 version: text("x-ms-version-id"),
                 last_modified_time: modified.map(Time),
-            },
+            }
+            .checked(),
             modified_at: age.and_then(|age| Timestamp::now().checked_sub(age).ok()),
         }
     }

@@ -3,7 +3,7 @@
 mod trip;
 
 pub(super) use trip::{
-    Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get,
+    Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get, in_time,
 };
 
 use crate::api::{Capabilities, Capability, UploadMode};

@@ -439,7 +439,8 @@ fn present(answer: &Answer) -> ObjectFact {
             version: text("x-goog-generation"),
             last_modified_time: modified.map(Time),
             ..ObservedObject::default()
-        },
+        }
+        .checked(),
         modified_at: age.and_then(|age| Timestamp::now().checked_sub(age).ok()),
     }
 }

@@ -19,14 +19,17 @@ use http::{
     header::{Entry, USER_AGENT},
     uri::Scheme,
 };
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    body::{Body, Bytes},
+    rt,
+};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::{
         legacy::{
             Client,
-            connect::{HttpConnector, dns::Name, proxy::Tunnel},
+            connect::{Connected, Connection, HttpConnector, dns::Name, proxy::Tunnel},
         },
         proxy::matcher::Matcher,
     },
@@ -35,12 +38,17 @@ use hyper_util::{
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::{Inward, Outward};
+use super::{Inward, Outward, names};
 
 /// How long one request may take, with all that belongs to it: what needs longer is as good as away.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long fresh credentials may take, with all requests that they need. Those at hand go on then, if there are any.
+pub const SOURCE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The most of an answer that is read. Tokens are the longest, some kilobytes.
 const MAX_ANSWER: usize = 64 * 1024;
+/// The most of an answer's headers that is read, all of them together. Amazon S3 allows 2 KB of a user's own metadata, and a
+/// tenant may be the one who answers.
+pub const MAX_HEADERS: usize = 16 * 1024;
 
 /// What Valet calls itself in requests: program, version and platform, as Kubernetes' own clients do.
 pub fn user_agent() -> String {
@@ -90,13 +98,20 @@ pub enum Unanswered {
     /// Nothing to check certificates with.
     #[error("this machine has no certificate authorities, so no TLS is possible")]
     Rootless,
-    /// Not HTTP, or too long.
+    /// Not HTTP.
     #[error("the answer was not understood")]
     Malformed,
+    /// More than is read.
+    #[error(
+        "the answer is too long (more than {} KiB of headers, or {} KiB in all); is the endpoint a store's?",
+        MAX_HEADERS / 1024,
+        MAX_ANSWER / 1024
+    )]
+    TooLong,
 }
 
 /// What makes connections and keeps them.
-pub(super) type Connections = Client<HttpsConnector<Way>, Full<Bytes>>;
+pub(super) type Connections<B = Full<Bytes>> = Client<HttpsConnector<Way>, B>;
 
 /// A client that follows no redirects and keeps connections.
 pub struct Http {
@@ -110,10 +125,10 @@ impl Http {
     pub fn new(outward: Option<Outward>) -> Self {
         let client = match &outward {
             Some(outward) => {
-                let make = || connections(Some(outward.without_clients()), None);
+                let make = || connections(Some(outward.without_clients()), None, false);
                 outward.clients.plain.get_or_init(make).clone()
             }
-            None => connections(None, Some(Matcher::from_env())),
+            None => connections(None, Some(Matcher::from_env()), false),
         };
         Self { client, outward }
     }
@@ -146,7 +161,10 @@ impl Http {
         let body = Limited::new(body, MAX_ANSWER)
             .collect()
             .await
-            .map_err(|_| Unanswered::Malformed)?;
+            .map_err(|e| match e.is::<LengthLimitError>() {
+                true => Unanswered::TooLong,
+                false => Unanswered::Malformed,
+            })?;
         Ok(Answer {
             status: parts.status.as_u16(),
             headers: parts.headers,
@@ -155,20 +173,33 @@ impl Http {
     }
 }
 
-fn connections(outward: Option<Outward>, proxies: Option<Matcher>) -> Option<Connections> {
+/// Connections of a kind. `plain_too`: whether what goes by plain HTTP goes through a proxy, too, if the environment names
+/// one for it.
+pub(super) fn connections<B>(
+    outward: Option<Outward>,
+    proxies: Option<Matcher>,
+    plain_too: bool,
+) -> Option<Connections<B>>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
     let mut connector = HttpConnector::new_with_resolver(Resolver(outward));
     connector.enforce_http(false);
+    connector.set_nodelay(true);
     connector.set_connect_timeout(Some(TIMEOUT));
     // A machine without certificate authorities reaches nothing, and that is said when it is tried.
     HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
         let way = Way {
             straight: connector,
             proxies: proxies.map(Arc::new),
+            plain_too,
         };
         let connector = builder.https_or_http().enable_http1().wrap_connector(way);
         Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
+            .http1_max_buf_size(MAX_HEADERS)
             .build(connector)
     })
 }
@@ -186,6 +217,7 @@ fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     }
     let hyper = causes().find_map(|e| e.downcast_ref::<hyper::Error>());
     match hyper {
+        Some(e) if e.is_parse_too_large() => Unanswered::TooLong,
         Some(e) if e.is_parse() => Unanswered::Malformed,
         _ => Unanswered::Connection,
     }
@@ -227,11 +259,72 @@ pub fn is_private(uri: &Uri) -> bool {
 }
 
 /// Connects straight, or by a tunnel through a proxy (`CONNECT`), which sees the host and nothing of what is said. Only what
-/// goes by https: plain HTTP is for metadata servers, which no proxy reaches.
+/// goes by https, unless `plain_too`: plain HTTP is for metadata servers, which no proxy reaches.
 #[derive(Clone)]
 pub(super) struct Way {
     straight: HttpConnector<Resolver>,
     proxies: Option<Arc<Matcher>>,
+    plain_too: bool,
+}
+
+/// A connection, and whether a proxy at its other end is to pass requests on.
+pub(super) struct Stream {
+    io: TokioIo<TcpStream>,
+    to_proxy: bool,
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        self.io.connected().proxy(self.to_proxy)
+    }
+}
+
+impl rt::Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl rt::Write for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, bytes)
+    }
+}
+
+/// Gives a request by plain HTTP what its proxy asks for to let it through, if it goes through one.
+pub(super) fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>) {
+    if request.uri().scheme() == Some(&Scheme::HTTP)
+        && let Some(proxy) = proxies.intercept(request.uri())
+        && let Some(who) = proxy.basic_auth()
+    {
+        request
+            .headers_mut()
+            .insert(http::header::PROXY_AUTHORIZATION, who.clone());
+    }
 }
 
 /// Why there is no tunnel. What the proxy said is not repeated.
@@ -247,7 +340,7 @@ impl fmt::Display for NotByProxy {
 impl std::error::Error for NotByProxy {}
 
 impl Service<Uri> for Way {
-    type Response = TokioIo<TcpStream>;
+    type Response = Stream;
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -256,15 +349,25 @@ impl Service<Uri> for Way {
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
-        let proxies = self.proxies.as_ref().filter(|_| to.scheme() == Some(&Scheme::HTTPS));
+        let is_tunnel = to.scheme() == Some(&Scheme::HTTPS);
+        let proxies = self.proxies.as_ref().filter(|_| is_tunnel || self.plain_too);
+        let stream = |to_proxy| move |io| Stream { io, to_proxy };
         let Some(proxy) = proxies.and_then(|p| p.intercept(&to)) else {
-            return self.straight.call(to).err_into().boxed();
+            return self.straight.call(to).map_ok(stream(false)).err_into().boxed();
         };
+        if !is_tunnel {
+            let connected = self.straight.call(proxy.uri().clone());
+            return connected.map_ok(stream(true)).map_err(|_| NotByProxy.into()).boxed();
+        }
         let mut tunnel = Tunnel::new(proxy.uri().clone(), self.straight.clone());
         if let Some(who) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(who.clone());
         }
-        tunnel.call(to).map_err(|_| NotByProxy.into()).boxed()
+        tunnel
+            .call(to)
+            .map_ok(stream(false))
+            .map_err(|_| NotByProxy.into())
+            .boxed()
     }
 }
 
@@ -290,8 +393,8 @@ impl Service<Name> for Resolver {
                     found.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect()
                 }
                 None => {
-                    let found = tokio::net::lookup_host((name.as_str(), 0)).await;
-                    found.map_err(|e: io::Error| Box::new(e))?.collect()
+                    let found = tokio::net::lookup_host((name.as_str(), 0));
+                    tokio::time::timeout(names::TIMEOUT, found).await??.collect()
                 }
             };
             Ok(addresses.into_iter())

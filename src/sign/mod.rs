@@ -6,8 +6,10 @@ mod canary;
 pub mod gcs;
 pub(crate) mod http;
 mod multipart;
+mod names;
 mod outward;
 pub mod s3;
+pub(crate) mod sdk_client;
 mod secret;
 mod url;
 

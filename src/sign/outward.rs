@@ -1,7 +1,7 @@
 use std::{
     error::Error as StdError,
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, OnceLock},
 };
 
@@ -11,7 +11,7 @@ use aws_smithy_runtime_api::client::{
 };
 use ipnet::IpNet;
 
-use super::http::Connections;
+use super::{http::Connections, names::lookup};
 
 /// Where tenants' endpoints may lead: to public addresses, and into the networks that the platform names.
 ///
@@ -93,7 +93,7 @@ impl Outward {
                 address: None,
                 class: "half an address, which with a bucket's name before it can be a whole one",
             }),
-            Err(_) => match lookup(bare.to_owned()).await {
+            Err(_) => match lookup(bare).await {
                 Ok(addresses) => self.permit(bare, addresses),
                 Err(_) => Ok(()),
             },
@@ -132,7 +132,7 @@ impl Outward {
 impl ResolveDns for Outward {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
         DnsFuture::new(async move {
-            let addresses = lookup(name.to_owned()).await.map_err(ResolveDnsError::new)?;
+            let addresses = lookup(name).await.map_err(ResolveDnsError::new)?;
             self.permit(name, addresses.iter().copied())
                 .map_err(ResolveDnsError::new)?;
             Ok(addresses)
@@ -147,12 +147,6 @@ fn ends_in_a_number(host: &str) -> bool {
     let is_decimal = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
     let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
     is_decimal || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-/// What the system's resolver says, in a thread of its own since it blocks.
-async fn lookup(host: String) -> std::io::Result<Vec<IpAddr>> {
-    let addresses = tokio::task::spawn_blocking(move || (host.as_str(), 0).to_socket_addrs()).await??;
-    Ok(addresses.map(|a| a.ip()).collect())
 }
 
 /// The IPv4 address behind an IPv6 one that stands for it: mapped (RFC 4291), by NAT64 (RFC 6052) or by 6to4 (RFC 3056).

@@ -7,7 +7,6 @@ mod can;
 mod canary;
 mod confined;
 mod form;
-mod guard;
 mod lent;
 mod multipart;
 mod presigned;
@@ -37,11 +36,13 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use answers::{Bounded, DateOfAnswer, absence, refused, tag_as_md5, unreachable};
+use answers::{DateOfAnswer, absence, refused, tag_as_md5, unreachable};
 use below::BELOW;
 use session::{Clients, Session, Sessions};
 
-use super::{Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::app_name};
+use super::{
+    Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::app_name, sdk_client,
+};
 use crate::{
     api::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
@@ -123,8 +124,10 @@ impl S3 {
     }
 
     /// A client that connects only to where requests may go, if that is limited.
-    fn http(&self) -> Option<SharedHttpClient> {
-        self.outward.as_ref().map(guard::client)
+    fn http(&self) -> SharedHttpClient {
+        self.outward
+            .as_ref()
+            .map_or_else(sdk_client::shared, sdk_client::guarded)
     }
 
     fn sts(&self, role: &AssumeRole, credentials: &Credentials) -> aws_sdk_sts::Client {
@@ -132,9 +135,9 @@ impl S3 {
             .behavior_version(aws_sdk_sts::config::BehaviorVersion::latest())
             .region(Region::new(self.store.region.clone()))
             .credentials_provider(credentials.clone())
-            .interceptor(Bounded)
             .timeout_config(Self::timeouts());
-        config.set_app_name(app_name()).set_http_client(self.http());
+        config.set_app_name(app_name());
+        config = config.http_client(self.http());
         if let Some(endpoint) = role.endpoint.as_ref().or(self.store.endpoint.as_ref()) {
             config = config.endpoint_url(endpoint.trim_end_matches('/'));
         }
@@ -151,9 +154,9 @@ impl S3 {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
-            .interceptor(Bounded)
             .timeout_config(Self::timeouts());
-        config.set_app_name(app_name()).set_http_client(self.http());
+        config.set_app_name(app_name());
+        config = config.http_client(self.http());
         if let Some(endpoint) = endpoint {
             config = config.endpoint_url(endpoint.trim_end_matches('/'));
         }
@@ -450,7 +453,8 @@ impl Provider for S3 {
                     version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
                     last_modified_time: modified.map(Time),
                     ..ObservedObject::default()
-                },
+                }
+                .checked(),
                 modified_at,
             }
         }

@@ -6,7 +6,7 @@ use aws_credential_types::provider::{
 use tokio::sync::OnceCell;
 
 use super::web_identity::WebIdentity;
-use crate::sign::{azure, gcs, http::app_name};
+use crate::sign::{azure, gcs, http::app_name, sdk_client};
 
 /// The operator's own identities, one for each provider. Each is looked for when a store first needs it, and is shared
 /// by all stores.
@@ -21,7 +21,8 @@ impl Environment {
     /// The AWS SDK's default chain: environment variables, web identity (IRSA), Pod Identity, instance metadata.
     pub(super) async fn aws(&self) -> SharedCredentialsProvider {
         let chain = async || {
-            let mut loader = aws_config::defaults(aws_config::BehaviorVersion::latest());
+            let mut loader =
+                aws_config::defaults(aws_config::BehaviorVersion::latest()).http_client(sdk_client::shared());
             if let Some(name) = app_name() {
                 loader = loader.app_name(name);
             }

@@ -20,7 +20,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Contact, Metrics};
+use super::{
+    Contact, Metrics,
+    progress::{Progress, STALLED_AFTER},
+};
 
 /// What the probes say.
 #[derive(Clone, Debug)]
@@ -63,6 +66,16 @@ impl Health {
         !self.stands_by() && self.waiting_for.load(Ordering::Relaxed) == 0
     }
 
+    /// A replica that waits for its turn, or has yet to list what there is, has nothing to end.
+    fn liveness(&self, progress: &Progress, now: Instant) -> (StatusCode, String) {
+        if self.works() && progress.is_stalled(now) {
+            let seconds = STALLED_AFTER.as_secs();
+            let said = format!("no reconcile has ended for {seconds} s, although some are due or under way\n");
+            return (StatusCode::SERVICE_UNAVAILABLE, said);
+        }
+        (StatusCode::OK, "ok\n".to_owned())
+    }
+
     fn readiness(&self) -> (StatusCode, String) {
         if let Some(silence) = self.contact.silence(Instant::now()) {
             let seconds = silence.as_secs();
@@ -91,6 +104,7 @@ impl Health {
 pub async fn serve(
     address: SocketAddr,
     health: Health,
+    progress: Arc<Progress>,
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), String> {
@@ -98,7 +112,13 @@ pub async fn serve(
         .await
         .map_err(|e| format!("--http-address {address} cannot be listened on: {e}"))?;
     let app = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route(
+            "/livez",
+            get({
+                let health = health.clone();
+                move || async move { health.liveness(&progress, Instant::now()) }
+            }),
+        )
         .route("/readyz", get(move || async move { health.readiness() }))
         .route(
             "/metrics",
@@ -173,6 +193,23 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn a_stalled_operator_is_not_alive_and_an_idle_one_is() {
+        let waiting_for = |parts| Health::waiting_for(parts, Contact::new(Instant::now()));
+        let (health, progress) = (waiting_for(0), Arc::new(Progress::default()));
+        let in_an_hour = Instant::now() + Duration::from_secs(3600);
+        let status = |health: &Health| health.liveness(&progress, in_an_hour).0;
+        assert_eq!(status(&health), StatusCode::OK);
+        let under_way = progress.begin();
+        assert_eq!(status(&health), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status(&waiting_for(1)), StatusCode::OK, "it lists what there is");
+        health.standing_by(true);
+        assert_eq!(status(&health), StatusCode::OK, "another replica works");
+        health.standing_by(false);
+        drop(under_way);
+        assert_eq!(status(&health), StatusCode::OK);
+    }
 
     /// Whoever connects and says nothing is put out, and others have their turn.
     #[tokio::test]

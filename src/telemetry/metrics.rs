@@ -19,7 +19,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::passing::Passing;
+use super::{passing::Passing, progress::Progress};
 use crate::api::{Operation, Reason, StoreKind};
 
 /// What the operator counts. No label carries a URL, a key or a UID.
@@ -123,7 +123,7 @@ pub struct States {
 
 impl Metrics {
     /// All metrics; `states` tells at each scrape whether this replica works, and the state of every grant and store.
-    pub fn new(states: impl Fn() -> States + Send + Sync + 'static) -> Self {
+    pub fn new(progress: Arc<Progress>, states: impl Fn() -> States + Send + Sync + 'static) -> Self {
         let mut registry = Registry::with_prefix("valet");
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.005, 2.0, 14));
         let metrics = Self {
@@ -136,6 +136,7 @@ impl Metrics {
             notifications: Family::default(),
             notification_to_completed: histogram(),
             watched: Arc::new(Watched {
+                progress,
                 states: Box::new(states),
                 refusals: Passing::default(),
                 looks: Passing::default(),
@@ -302,6 +303,7 @@ impl fmt::Debug for Metrics {
 
 /// What is told of things that come and go.
 struct Watched {
+    progress: Arc<Progress>,
     states: Box<dyn Fn() -> States + Send + Sync>,
     refusals: Passing<RefusalLabel>,
     looks: Passing<LookLabel>,
@@ -323,6 +325,16 @@ impl Collector for Watched {
         let help = "1 on the replica that works, 0 on those that wait";
         let leader = encoder.encode_descriptor("leader", help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::from(leads)).encode(leader)?;
+        let help = "1 if no reconcile has ended for a minute although some are due or under way";
+        let stalled = encoder.encode_descriptor("reconciles_stalled", help, None, MetricType::Gauge)?;
+        let is_stalled = leads && self.progress.is_stalled(Instant::now());
+        ConstGauge::new(i64::from(is_stalled)).encode(stalled)?;
+        if let Some(last) = self.progress.last_ended() {
+            let help = "When the last reconcile of a grant ended";
+            let name = "reconcile_last_finished_timestamp";
+            let gauge = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+            ConstGauge::new(last.as_second()).encode(gauge)?;
+        }
         let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, samples: &[(Vec<(&str, &str)>, i64)]| {
             let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
             for (labels, value) in samples {

@@ -18,6 +18,7 @@ mod faults;
 mod foreign;
 mod forms;
 mod hostile;
+mod hostile_store;
 mod leader;
 mod leaks;
 mod limits;

@@ -1,6 +1,7 @@
 //! One namespace, or several with one store, flood the operator with grants whose store does not answer; another one must
 //! not wait for that.
 
+mod stalled;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;

@@ -5,11 +5,11 @@ mod refusals;
 #[path = "../common/rules.rs"]
 mod rules;
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, process::Command, sync::Arc, time::Instant};
 
 use valet::{
     api::{Operation, Reason, StoreKind},
-    telemetry::{GrantState, Metrics, States, StoreState},
+    telemetry::{GrantState, Metrics, Progress, States, StoreState},
 };
 
 fn page(name: &str) -> String {
@@ -93,7 +93,9 @@ fn every_option_is_explained() {
 /// Metrics, their types and their labels, as a scrape has them.
 #[test]
 fn every_metric_is_explained() {
-    let metrics = Metrics::new(|| States {
+    let progress = Arc::new(Progress::default());
+    progress.ended(Instant::now());
+    let metrics = Metrics::new(progress, || States {
         leads: true,
         grants: vec![GrantState {
             kind: "UploadGrant",

@@ -130,3 +130,28 @@ fn walk(
         }
     }
 }
+
+/// Every text of a status has a length, whoever writes it.
+#[test]
+fn each_text_of_a_status_has_a_length() {
+    fn unbounded(schema: &Value, path: &str, found: &mut Vec<String>) {
+        let is_time = schema["format"] == "date-time";
+        if schema["type"] == "string" && schema["maxLength"].is_null() && !is_time && schema["enum"].is_null() {
+            found.push(path.to_owned());
+        }
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            unbounded(field, &format!("{path}.{name}"), found);
+        }
+        if schema["items"].is_object() {
+            unbounded(&schema["items"], &format!("{path}[]"), found);
+        }
+    }
+    for crd in crds() {
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).expect("a schema is JSON");
+        let status = &schema["openAPIV3Schema"]["properties"]["status"];
+        assert!(status["properties"]["conditions"].is_object(), "{schema}");
+        let mut found = Vec::new();
+        unbounded(status, &format!("{}.status", crd.spec.names.kind), &mut found);
+        assert_eq!(found, Vec::<String>::new());
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use serde_json::json;
 use valet::{
-    grant::{Access, UploadFact, UploadsFact},
+    grant::{Access, ObjectFact, UploadFact, UploadsFact},
     sign::{Finding, Provider, s3::S3},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
@@ -83,7 +83,7 @@ async fn lists_without_an_end() {
         panic!("it is a list")
     };
     assert_eq!(uploads.len(), 20, "no more than were asked for");
-    assert!(fake.asked().len() - before <= 20 * 20 + 1);
+    assert!(fake.asked().len() - before <= 20 + 1, "each is looked into once");
 }
 
 /// What a store says is no text of ours.
@@ -123,4 +123,71 @@ async fn nothing_else_is_deleted() {
     );
     let deleted: Vec<_> = asked.iter().filter(|a| a.method == "DELETE").collect();
     assert!(deleted.is_empty(), "{deleted:?}");
+}
+
+/// Of what it wrote itself a trial deletes a few versions, however many a store says that there are.
+#[tokio::test]
+async fn versions_that_nobody_wrote_are_not_deleted() {
+    let fake = Fake::start(|asked| match asked.method.as_str() {
+        "GET" if asked.target.contains("versions") => {
+            let prefix = asked.target.split("prefix=").nth(1).and_then(|p| p.split('&').next());
+            let folder = prefix.unwrap_or_default().replace("%2F", "/");
+            let version = |n| format!("<Version><Key>{folder}put</Key><VersionId>{n}</VersionId></Version>");
+            let all: String = (0..2000).map(version).collect();
+            Reply::Text(200, format!("<ListVersionsResult>{all}</ListVersionsResult>"))
+        }
+        "POST" => Reply::Text(403, "<Error><Code>AccessDenied</Code></Error>".into()),
+        _ => Reply::Text(200, String::new()),
+    });
+    let settings = json!({
+        "bucket": "media", "region": "us-east-1", "endpoint": fake.endpoint(), "addressingStyle": "Path",
+    });
+    let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
+    let s3 = S3::new(serde_json::from_value(settings).unwrap(), credentials, None);
+    s3.canary().await;
+    let asked = fake.asked();
+    let deleted = asked.iter().filter(|a| a.method == "DELETE").count();
+    assert!((1..=8).contains(&deleted), "{deleted}");
+    assert!(asked.len() < 120, "{}", asked.len());
+}
+
+/// More headers than a store sends are not read, by either client.
+#[tokio::test]
+async fn headers_without_an_end() {
+    let huge = || Reply::With(200, vec![("content-type", "x".repeat(390_000))], String::new());
+    let (_fake, s3) = assuming(move |asked| match asked.method.as_str() {
+        "HEAD" => huge(),
+        _ => Reply::Text(404, "<Error><Code>NoSuchKey</Code></Error>".into()),
+    });
+    let ObjectFact::Unreachable(why) = s3.look(&key()).await else {
+        panic!("its headers are not read");
+    };
+    assert!(why.contains("16 KiB of headers"), "{why}");
+}
+
+/// A store that answers each request, and takes its time for it, is given up as a whole.
+#[tokio::test]
+async fn a_list_of_uploads_that_takes_too_long() {
+    let (fake, s3) = assuming(|asked| {
+        let upload = |n| format!("<Upload><Key>a/b</Key><UploadId>{n}</UploadId></Upload>");
+        if asked.target.contains("uploads") {
+            let all: String = (0..20).map(upload).collect();
+            return Reply::Text(
+                200,
+                format!("<ListMultipartUploadsResult>{all}</ListMultipartUploadsResult>"),
+            );
+        }
+        std::thread::sleep(Duration::from_millis(4500));
+        Reply::Text(
+            200,
+            "<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>".into(),
+        )
+    });
+    let (parts, began) = (s3.multipart().unwrap(), std::time::Instant::now());
+    let UploadsFact::Unreachable(why) = parts.open(&key()).await else {
+        panic!("it took too long")
+    };
+    assert!(why.contains("10 s"), "{why}");
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    assert!(fake.asked().len() <= 21);
 }

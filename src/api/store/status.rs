@@ -17,6 +17,7 @@ pub struct StoreStatus {
     /// What grants may ask of this store; a grant that asks for anything else is refused by this name. Those with
     /// PostForm/ or Credentials/ before them are what grants of that mode may ask.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128), inner(length(max = 64)))]
     pub capabilities: Vec<String>,
     /// When the credentials with which keys are signed now come to their end, if they do: no key outlives them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,6 +31,7 @@ pub struct StoreStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CanaryStatus {
     /// The annotation's value that was answered.
+    #[schemars(length(max = 64))]
     pub request: String,
     /// When.
     pub time: Time,

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{Error, FIELD_MANAGER, Visit, call, store_id};
 use crate::{
-    api::{Grant, MULTIPART_FINALIZER, UploadMode, annotation},
+    api::{Grant, MULTIPART_FINALIZER, UploadMode, annotation, printable},
     grant::{AbortAccess, Access, Assembly, Notice, ObjectFact, Publish, SecretFact, UploadFact, UploadsFact},
     sign::{Completion, Multipart, Provider, SignError},
 };
@@ -40,7 +40,10 @@ impl<G: Grant> Visit<'_, G> {
     pub(super) async fn read_upload(&mut self, access: &Access, upload: &str) -> Result<(), Error> {
         self.may_ask_store()?;
         let fact = match self.multipart() {
-            Some(store) => store.arrived(access, upload).await,
+            Some(store) => self
+                .within(store.arrived(access, upload))
+                .await
+                .unwrap_or_else(UploadFact::Unreachable),
             None => UploadFact::Unreachable(NO_STORE.into()),
         };
         let outcome = match fact {
@@ -70,12 +73,18 @@ impl<G: Grant> Visit<'_, G> {
         // What this process began and nobody has recorded needs no list.
         let uid = &self.facts.grant.uid;
         if let (Some(begun), Some(store)) = (self.context.memory.begun(uid), self.multipart())
-            && store.abort(&access.to_abort(&begun)).await.is_ok()
+            && self
+                .within(store.abort(&access.to_abort(&begun)))
+                .await
+                .is_ok_and(|aborted| aborted.is_ok())
         {
             self.context.memory.aborted(uid, &begun);
         }
         self.facts.uploads = match self.multipart() {
-            Some(store) => store.open(access).await,
+            Some(store) => self
+                .within(store.open(access))
+                .await
+                .unwrap_or_else(UploadsFact::Unreachable),
             None => UploadsFact::Unreachable(NO_STORE.into()),
         };
         let is_contested = self.is_contested();
@@ -121,7 +130,7 @@ impl<G: Grant> Visit<'_, G> {
                 namespace = self.facts.grant.namespace,
                 name = self.facts.grant.name,
                 "{}",
-                notice.message
+                printable(&notice.message)
             );
             self.context.metrics.upload_in_parts("abandoned");
             self.tell(notice).await;
@@ -196,7 +205,7 @@ impl<G: Grant> Visit<'_, G> {
             return;
         }
         if let Some(store) = self.multipart()
-            && let Err(why) = store.abort(&access.to_abort(&begun)).await
+            && let Err(why) = self.within(store.abort(&access.to_abort(&begun))).await.flatten()
         {
             // It is found again when the grant is at its end.
             warn!(
@@ -210,8 +219,21 @@ impl<G: Grant> Visit<'_, G> {
 
     pub(super) async fn complete(&mut self, access: &Access, assembly: Assembly) -> Result<(), Error> {
         self.may_ask_store()?;
-        let completion = match self.multipart() {
-            Some(store) => store.complete(access, &assembly).await,
+        let completion = match self.provider.clone() {
+            Some(provider) => {
+                let (access, assembly) = (access.clone(), assembly.clone());
+                // In a task of its own, which goes on for a minute at most: a store that takes long to put parts together goes
+                // on better if its client does not hang up. What came of it shows at the next look.
+                let task = tokio::spawn(async move {
+                    match provider.multipart() {
+                        Some(store) => store.complete(&access, &assembly).await,
+                        None => Completion::Unreachable(NO_STORE.into()),
+                    }
+                });
+                let ended = self.within(task).await;
+                let ended = ended.and_then(|joined| joined.map_err(|_| "it was cut off".into()));
+                ended.unwrap_or_else(Completion::Unreachable)
+            }
             None => Completion::Unreachable(NO_STORE.into()),
         };
         match completion {
@@ -289,7 +311,7 @@ impl<G: Grant> Visit<'_, G> {
 
     async fn abort_one(&self, upload: &AbortAccess) -> Result<(), String> {
         let store = self.multipart().ok_or(NO_STORE)?;
-        store.abort(upload).await?;
+        self.within(store.abort(upload)).await??;
         self.context.memory.aborted(&self.facts.grant.uid, upload.upload());
         Ok(())
     }

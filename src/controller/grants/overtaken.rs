@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kube::ResourceExt;
 
 use super::{Error, Visit, call};
-use crate::{api::Grant, controller::light::lighten, grant::StoreFact, sign::Provider};
+use crate::{api::Grant, controller::light::lighten_grant, grant::StoreFact, sign::Provider};
 
 impl<G: Grant> Visit<'_, G> {
     /// Whether the key that was just signed is not to be published, since its grant or what allows it has changed meanwhile.
@@ -52,7 +52,7 @@ impl<G: Grant> Visit<'_, G> {
 
     /// This is the grant now, as the apiserver says.
     pub(super) fn has_grant(&mut self, mut now: G) {
-        lighten(now.meta_mut());
+        lighten_grant(&mut now);
         self.grant = Arc::new(now);
         self.context.memory.wrote(&self.grant);
         self.facts.grant = self.context.memory.facts(self.grant.as_ref());

@@ -46,10 +46,16 @@ impl<G: Grant> Visit<'_, G> {
         if provider.signs_remotely() || (publish.request.ask.parts().is_some() && publish.request.upload.is_none()) {
             self.may_ask_store()?;
         }
-        let signed = match self.begin(provider.as_ref(), &mut publish).await {
-            Ok(()) => provider.sign(&publish.request).await,
-            Err(e) => Err(e),
-        };
+        let signed = self
+            .within(async {
+                self.begin(provider.as_ref(), &mut publish).await?;
+                provider.sign(&publish.request).await
+            })
+            .await
+            .unwrap_or_else(|message| {
+                let reason = Reason::StoreUnreachable;
+                Err(SignError::Credentials { reason, message })
+            });
         let signed = match signed {
             Ok(signed) => signed,
             Err(SignError::Credentials { reason, message }) => {

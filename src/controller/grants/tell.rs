@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::{Error, FIELD_MANAGER, Visit, call};
 use crate::{
-    api::{Grant, GrantStatus, Operation, Progress, Reason},
+    api::{Grant, GrantStatus, Operation, Progress, Reason, printable},
     grant::Notice,
     record::Subject,
     telemetry::warn_once,
@@ -102,17 +102,10 @@ impl<G: Grant> Visit<'_, G> {
     }
 
     pub(super) async fn tell(&self, notice: Notice) {
-        /// `note` may have at most 1024 bytes (events.k8s.io/v1).
-        const LONGEST_NOTE: usize = 1000;
-        let mut note = notice.message;
-        if note.len() > LONGEST_NOTE {
-            note.truncate(note.floor_char_boundary(LONGEST_NOTE));
-            note.push('…');
-        }
         let event = Event {
             type_: EventType::Warning,
             reason: notice.reason.as_str().into(),
-            note: Some(note),
+            note: Some(printable(&notice.message).into_owned()),
             action: match G::OPERATION {
                 Operation::Upload => "GrantUpload",
                 Operation::Download => "GrantDownload",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::{Api, ResourceExt};
 
-use super::{Connection, Known, Stop, StoreId, Stores, canary_request, told};
+use super::{Connection, Known, Stop, StoreId, Stores, canary_request, in_time, told};
 use crate::{
     api::{ClusterObjectStore, ObjectStore, Reason, Store, StoreKind},
     controller::error::{Error, call},
@@ -55,10 +55,13 @@ impl Stores {
             Err((reason, message)) => return Ok(Known::Unusable { reason, message, rules }),
         };
         let canary_request = canary_request(store.meta());
+        // Another request for a check is one more check of the same store; the first one, or that nobody asks any more,
+        // begins from the start.
         let fingerprint = format!(
-            "{:?} {:?} {version} {canary_request:?}",
+            "{:?} {:?} {version} {}",
             store.uid(),
-            store.meta().generation
+            store.meta().generation,
+            canary_request.is_some()
         );
         let (provider, trial) = match previous {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
@@ -66,7 +69,7 @@ impl Stores {
         };
         // Of a store without credentials, or that does not tell, nothing is known; keys stay as they are then.
         let salt = store.uid().unwrap_or_default();
-        let signs = provider.fingerprint(&salt).await.ok().flatten();
+        let signs = in_time(provider.fingerprint(&salt)).await.ok().flatten();
         Ok(Known::Usable(Connection {
             fingerprint,
             max_live_grants: limits.max_live_grants,

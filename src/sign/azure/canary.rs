@@ -13,7 +13,7 @@ use crate::{
     grant::SigningRequest,
     sign::{
         Canary, Missing, SignError, Signed,
-        canary::{Away, BODY, Bend, Hands, Sent, Trip, get},
+        canary::{Away, BODY, Bend, Hands, Sent, Trip, get, in_time},
     },
 };
 
@@ -21,7 +21,7 @@ impl AzureBlob {
     /// Makes the round trip below `probe`, with keys for the endpoint that the operator uses.
     pub(super) async fn round_trip(&self, probe: &str) -> Canary {
         let mut trip = Trip::new(self, probe);
-        let result = go(&mut trip).await;
+        let result = in_time(go(&mut trip)).await;
         trip.end(result).await
     }
 }

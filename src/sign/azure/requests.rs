@@ -18,7 +18,7 @@ use crate::{
     api::Reason,
     sign::{
         SignError,
-        http::{Answer, Unanswered, is_private},
+        http::{Answer, SOURCE_TIMEOUT, Unanswered, is_private},
     },
 };
 
@@ -51,7 +51,11 @@ impl AzureBlob {
         {
             return Ok(delegation.clone());
         }
-        match (self.fetch_delegation(identity, now).await, slot.as_ref()) {
+        let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.fetch_delegation(identity, now));
+        let fetched = fetched
+            .await
+            .unwrap_or_else(|_| Err(tokens::unreachable("the store gives no delegation key in time".into())));
+        match (fetched, slot.as_ref()) {
             (Ok(delegation), _) => {
                 let delegation = Arc::new(delegation);
                 *slot = Some((now, delegation.clone()));

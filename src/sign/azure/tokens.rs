@@ -20,6 +20,8 @@ use crate::{
 
 /// A token is fetched anew when less than this is left of it.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(5);
+/// How long a token may take, with a second try: less than what is asked for with it.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait before the one second try of what did not answer.
 const PAUSE: Duration = Duration::from_millis(300);
 /// The longest file with a federated token that is read.
@@ -126,7 +128,10 @@ impl Identity {
         if let Some(token) = last.as_ref().filter(|t| now + RENEW_BEFORE < t.expires) {
             return Ok(token.value.clone());
         }
-        match (self.fetch().await, last.as_ref()) {
+        let fetched = tokio::time::timeout(TOKEN_TIMEOUT, self.fetch()).await;
+        let fetched =
+            fetched.unwrap_or_else(|_| Err(unreachable(format!("{} gives no token in time", self.source.whom()))));
+        match (fetched, last.as_ref()) {
             (Ok(token), _) => {
                 let value = token.value.clone();
                 *last = Some(token);

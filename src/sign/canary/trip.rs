@@ -1,10 +1,11 @@
 //! A round trip with real keys: objects below the probe key are written and read with keys as grants get them, and every
 //! promise of a key is broken once. What was written is deleted.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::timeout;
 
 use super::{Canary, Missing};
 use crate::{
@@ -35,6 +36,19 @@ const FILE_NAME: &str = "${filename}";
 /// The object that keys for others are bent to.
 const STRAY: &str = "stray";
 
+/// How long a trip may take.
+const TRIP_TIMEOUT: Duration = Duration::from_secs(40);
+/// How long it may take to delete what it wrote.
+const CLEARING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Cuts a trip off that takes too long.
+pub async fn in_time<T>(trip: impl Future<Output = Result<T, Away>>) -> Result<T, Away> {
+    timeout(TRIP_TIMEOUT, trip).await.unwrap_or_else(|_| {
+        let seconds = TRIP_TIMEOUT.as_secs();
+        Err(Away(format!("the store is too slow: it took longer than {seconds} s")))
+    })
+}
+
 /// The store does not answer any more, and why. No secrets.
 pub struct Away(pub String);
 
@@ -63,7 +77,7 @@ pub trait Hands: Sync {
     where
         Self: Sized;
 
-    /// Deletes whatever may have been written in the folder, these objects at most. If not all could be deleted: what
+    /// Deletes these objects, which are in the folder, and nothing else. If not all could be deleted: what
     /// to allow, as the rest of "to delete it, allow".
     fn clear_away<'a>(
         &'a self,
@@ -108,12 +122,18 @@ impl<'a, H: Hands> Trip<'a, H> {
             self.found.untried.push(format!("the rest: {why}"));
         }
         self.wrote(STRAY);
-        if let Some(remedy) = self.hands.clear_away(&self.folder, &self.written).await {
-            self.found.left = Some(format!(
-                "what it wrote below {} could not all be deleted: allow {remedy} there, or delete it",
-                self.folder
-            ));
-        }
+        let cleared = timeout(CLEARING_TIMEOUT, self.hands.clear_away(&self.folder, &self.written)).await;
+        let folder = &self.folder;
+        self.found.left = match cleared {
+            Ok(None) => None,
+            Ok(Some(remedy)) => Some(format!(
+                "what it wrote below {folder} could not all be deleted: allow {remedy} there, or delete it"
+            )),
+            Err(_) => Some(format!(
+                "what it wrote below {folder} could not all be deleted within {} s: delete it",
+                CLEARING_TIMEOUT.as_secs()
+            )),
+        };
         self.found
     }
 

@@ -14,14 +14,16 @@ use crate::{
     grant::SigningRequest,
     sign::{
         Canary, Missing, SignError, Signed,
-        canary::{Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get},
+        canary::{
+            Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get, in_time,
+        },
     },
 };
 
 /// Makes the round trip below a key of the bucket. Its keys are for the endpoint that the operator uses.
 pub async fn canary(gcs: &Gcs, probe_key: &str) -> Canary {
     let mut trip = Trip::new(gcs, probe_key);
-    let result = go(&mut trip).await;
+    let result = in_time(go(&mut trip)).await;
     trip.end(result).await
 }
 

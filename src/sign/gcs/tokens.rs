@@ -16,7 +16,7 @@ use crate::{
     api::Reason,
     sign::{
         SignError,
-        http::{Answer, Http, Unanswered},
+        http::{Answer, Http, SOURCE_TIMEOUT, Unanswered},
     },
 };
 
@@ -124,12 +124,17 @@ impl Tokens {
         if let Some(token) = last.as_ref().filter(|t| now + RENEW_BEFORE < t.expires) {
             return Ok(format!("Bearer {}", token.value));
         }
-        let fetched = match &self.source {
-            Source::Key(key) => by_key(http, key, now).await,
-            Source::Metadata { host } => by_metadata(http, host).await,
-            Source::External(external) => by_federation(http, external).await,
-            Source::Unusable(why) => Err(unusable(why)),
-        };
+        let fetched = tokio::time::timeout(SOURCE_TIMEOUT, async {
+            match &self.source {
+                Source::Key(key) => by_key(http, key, now).await,
+                Source::Metadata { host } => by_metadata(http, host).await,
+                Source::External(external) => by_federation(http, external).await,
+                Source::Unusable(why) => Err(unusable(why)),
+            }
+        });
+        let fetched = fetched
+            .await
+            .unwrap_or_else(|_| Err(unreachable("no token could be had in time".into())));
         match (fetched, last.as_ref()) {
             (Ok(token), _) => {
                 let value = format!("Bearer {}", token.value);
@@ -204,7 +209,8 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
         Err(e @ (Unanswered::Slow | Unanswered::Inward(_) | Unanswered::Untrusted(_) | Unanswered::Rootless)) => {
             Err(e)
         }
-        Ok(_) | Err(Unanswered::Connection | Unanswered::NotByProxy | Unanswered::Malformed) => {
+        Ok(_)
+        | Err(Unanswered::Connection | Unanswered::NotByProxy | Unanswered::Malformed | Unanswered::TooLong) => {
             tokio::time::sleep(PAUSE).await;
             http.send(again).await
         }

@@ -3,54 +3,29 @@
 use std::sync::{Arc, Mutex};
 
 use aws_sdk_s3::{
-    config::{
-        ConfigBag, Intercept, RuntimeComponents,
-        interceptors::{BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef},
-    },
+    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeDeserializationInterceptorContextRef},
     error::SdkError,
     operation::head_object::HeadObjectOutput,
-    primitives::SdkBody,
     types::ServerSideEncryption,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http_body_util::{LengthLimitError, Limited};
+use http_body_util::LengthLimitError;
 use jiff::Timestamp;
 
 use super::{LOOK_TIMEOUT, lock};
 use crate::{
     grant::ObjectFact,
-    sign::{Inward, SignError, http::untrusted},
+    sign::{
+        Inward, SignError,
+        http::{Unanswered, untrusted},
+        sdk_client::MAX_ANSWER,
+    },
 };
 
-/// The most of an answer that is read, in bytes. The longest that Valet asks for, a thousand parts of an upload, has some
-/// hundred kilobytes.
-pub const MAX_ANSWER: usize = 1 << 20;
 /// The longest name that a store may have for something, in bytes: far more than any has.
 const LONGEST_NAME: usize = 1024;
 /// The longest code of an error, in bytes.
 const LONGEST_CODE: usize = 64;
-
-/// Reads answers up to [`MAX_ANSWER`]. The SDK keeps them whole, whatever their length, and a tenant may be the one who answers.
-#[derive(Debug)]
-pub struct Bounded;
-
-impl Intercept for Bounded {
-    fn name(&self) -> &'static str {
-        "Bounded"
-    }
-
-    fn modify_before_deserialization(
-        &self,
-        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), aws_sdk_s3::error::BoxError> {
-        let body = context.response_mut().body_mut();
-        let whole = std::mem::replace(body, SdkBody::taken());
-        *body = SdkBody::from_body_1_x(Limited::new(whole, MAX_ANSWER));
-        Ok(())
-    }
-}
 
 /// An error's code, if it is one word, as all are that are documented: whoever runs the store has written it, and messages repeat
 /// it.
@@ -167,6 +142,10 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     }
     if causes(error).any(|e| e.is::<LengthLimitError>()) {
         return format!("its answer has more than {MAX_ANSWER} bytes; is the endpoint a store's?");
+    }
+    let hyper = causes(error).find_map(|e| e.downcast_ref::<hyper::Error>());
+    if hyper.is_some_and(hyper::Error::is_parse_too_large) {
+        return Unanswered::TooLong.to_string();
     }
     let seconds = LOOK_TIMEOUT.as_secs();
     match (error.raw_response().map(|r| r.status().as_u16()), error) {

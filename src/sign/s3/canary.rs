@@ -3,7 +3,7 @@
 mod lent;
 mod parts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_sdk_s3::{
@@ -17,13 +17,19 @@ use aws_sdk_s3::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{S3, answers::tag_as_md5, below::is_amazons};
+use super::{
+    S3,
+    answers::{is_name, tag_as_md5},
+    below::is_amazons,
+};
 use crate::{
     api::{Ask, Capability, LengthRange, Multipart, Overwrite, UploadConstraints, UploadMode},
     grant::SigningRequest,
     sign::{
         Canary, Missing, SignError, Signed,
-        canary::{Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get},
+        canary::{
+            Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get, in_time,
+        },
     },
 };
 
@@ -48,14 +54,18 @@ pub async fn canary(s3: &S3, probe_key: &str) -> (Canary, Option<bool>) {
     };
     let bucket = Bucket { s3, client };
     let mut trip = Trip::new(&bucket, probe_key);
-    let mut result = go(&mut trip, is_amazons(&s3.store)).await;
-    // Where nothing could be tried, these could not either.
-    if result.is_ok() && !trip.found.held.is_empty() {
-        result = parts::parts(&bucket, &mut trip).await;
-    }
-    if result.is_ok() && s3.role().is_some() && !trip.found.held.is_empty() {
-        result = lent::lent(&bucket, &mut trip).await;
-    }
+    let result = in_time(async {
+        go(&mut trip, is_amazons(&s3.store)).await?;
+        // Where nothing could be tried, these could not either.
+        if !trip.found.held.is_empty() {
+            parts::parts(&bucket, &mut trip).await?;
+            if s3.role().is_some() {
+                lent::lent(&bucket, &mut trip).await?;
+            }
+        }
+        Ok(())
+    })
+    .await;
     let written = bucket.client.head_object().bucket(&s3.store.bucket);
     let written = written.key(format!("{}/put", trip.folder)).send().await;
     let tag = written.ok().and_then(|head| tag_as_md5(&head));
@@ -233,7 +243,7 @@ impl Hands for Bucket<'_> {
         }
     }
 
-    /// In every version.
+    /// In every version, up to [`MAX_VERSIONS`] of each.
     fn clear_away<'a>(
         &'a self,
         folder: &'a str,
@@ -241,24 +251,22 @@ impl Hands for Bucket<'_> {
     ) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let bucket = &self.s3.store.bucket;
-            let below = format!("{folder}/");
             let listed = self
                 .client
                 .list_object_versions()
                 .bucket(bucket)
-                .prefix(&below)
+                .prefix(format!("{folder}/"))
+                .max_keys(MAX_LISTED)
                 .send()
                 .await;
             let versions: Vec<(String, Option<String>)> = match listed {
                 Ok(list) => {
                     let versions = list.versions().iter().map(|v| (v.key(), v.version_id()));
                     let markers = list.delete_markers().iter().map(|m| (m.key(), m.version_id()));
-                    versions
+                    let named = versions
                         .chain(markers)
-                        .filter_map(|(key, version)| Some((key?.to_owned(), version.map(str::to_owned))))
-                        // Whatever a store, or somebody on the way, lists: nothing else is deleted.
-                        .filter(|(key, _)| key.starts_with(&below))
-                        .collect()
+                        .filter_map(|(key, version)| Some((key?.to_owned(), version.map(str::to_owned))));
+                    own(named, written)
                 }
                 // Not everybody may list, and not every store keeps versions.
                 Err(_) => written.iter().map(|key| (key.clone(), None)).collect(),
@@ -272,6 +280,29 @@ impl Hands for Bucket<'_> {
         }
         .boxed()
     }
+}
+
+/// The most versions of one object that are deleted. A trip writes each object a few times at most.
+const MAX_VERSIONS: usize = 8;
+/// The most versions that are asked for.
+const MAX_LISTED: i32 = 400;
+
+/// Of what a store lists, or somebody on the way, what the trip itself wrote: nothing else is deleted, and of each object no
+/// more versions than it can have.
+fn own(
+    listed: impl Iterator<Item = (String, Option<String>)>,
+    written: &BTreeSet<String>,
+) -> Vec<(String, Option<String>)> {
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    listed
+        .filter(|(key, _)| written.contains(key))
+        .filter(|(_, version)| version.as_deref().is_none_or(is_name))
+        .filter(|(key, _)| {
+            let times = times.entry(key.clone()).or_default();
+            *times += 1;
+            *times <= MAX_VERSIONS
+        })
+        .collect()
 }
 
 /// Replaces a request of the SDK's by one that was made from a key, with its body.

@@ -9,16 +9,18 @@ use aws_sdk_s3::{
     presigning::PresigningConfig,
     types::{CompletedMultipartUpload, CompletedPart},
 };
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use jiff::Timestamp;
 
 use super::{
     S3,
     answers::{is_name, word},
-    presigned, refused, unreachable,
+    presigned, refused,
+    session::Session,
+    unreachable,
 };
 use crate::{
-    api::{Ask, MAX_PARTS, ObservedObject, Reason},
+    api::{Ask, MAX_PARTS, ObservedObject, Reason, is_entity_tag},
     grant::{
         AbortAccess, Access, AllowedRequest, ArrivedPart, Assembly, ObjectKey, OpenUpload, SigningRequest,
         UploadFact, UploadsFact,
@@ -34,6 +36,20 @@ const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
 const MOST_OPEN: i32 = 20;
 /// The most pages of an upload's parts that are read. Stores put up to a thousand parts on one, and an upload of Valet's has 500.
 const MOST_PAGES: usize = 20;
+
+/// How long what takes several requests may take: the lists of parts and of uploads, and an abort with the look after it.
+const SEVERAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Uploads that are looked into at one time.
+const LOOKED_INTO: usize = 5;
+/// The most parts that are asked for on one page.
+const PARTS_A_PAGE: i32 = 500;
+
+/// Cuts off what takes too long, with a sentence that says so.
+async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    tokio::time::timeout(SEVERAL_TIMEOUT, work)
+        .await
+        .map_err(|_| format!("the store is too slow: no end within {} s", SEVERAL_TIMEOUT.as_secs()))
+}
 
 /// Signs a PUT for each part of the upload.
 pub async fn parts(
@@ -78,7 +94,11 @@ impl Multipart for S3 {
     }
 
     fn arrived<'a>(&'a self, access: &'a Access, upload: &'a str) -> BoxFuture<'a, UploadFact> {
-        self.list_parts(access.key(), upload).boxed()
+        async move {
+            let listed = self.list_parts(access.key(), upload);
+            in_time(listed).await.unwrap_or_else(UploadFact::Unreachable)
+        }
+        .boxed()
     }
 
     fn complete<'a>(&'a self, access: &'a Access, assembly: &'a Assembly) -> BoxFuture<'a, Completion> {
@@ -88,17 +108,24 @@ impl Multipart for S3 {
     fn abort<'a>(&'a self, upload: &'a AbortAccess) -> BoxFuture<'a, Result<(), String>> {
         async move {
             let (key, id) = (upload.key(), upload.upload());
-            if upload.may_list() {
-                self.abort_wholly(key, id).await
-            } else {
-                self.abort_upload(key, id).await
-            }
+            let aborted = async {
+                if upload.may_list() {
+                    self.abort_wholly(key, id).await
+                } else {
+                    self.abort_upload(key, id).await
+                }
+            };
+            in_time(aborted).await.flatten()
         }
         .boxed()
     }
 
     fn open<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, UploadsFact> {
-        self.list_uploads(access.key()).boxed()
+        async move {
+            let listed = self.list_uploads(access.key());
+            in_time(listed).await.unwrap_or_else(UploadsFact::Unreachable)
+        }
+        .boxed()
     }
 }
 
@@ -141,6 +168,7 @@ impl S3 {
                 .bucket(&self.store.bucket)
                 .key(key.as_str())
                 .upload_id(upload)
+                .max_parts(PARTS_A_PAGE)
                 .set_part_number_marker(marker.take())
                 .send()
                 .await;
@@ -151,8 +179,8 @@ impl S3 {
             arrived.extend(page.parts().iter().filter_map(|part| {
                 Some(ArrivedPart {
                     number: part.part_number()?.into(),
-                    size: part.size()?,
-                    e_tag: part.e_tag().filter(|tag| is_name(tag))?.to_owned(),
+                    size: part.size().filter(|size| *size >= 0)?,
+                    e_tag: part.e_tag().filter(|tag| is_entity_tag(tag))?.to_owned(),
                 })
             }));
             // No more than there are URLs for, and a few that somebody else has put there.
@@ -198,12 +226,15 @@ impl S3 {
             .send()
             .await;
         match answer {
-            Ok(done) => Completion::Done(ObservedObject {
-                size: Some(assembly.parts.iter().map(|part| part.size).sum()),
-                e_tag: done.e_tag,
-                version: done.version_id.filter(|v| v != "null"),
-                ..ObservedObject::default()
-            }),
+            Ok(done) => {
+                let object = ObservedObject {
+                    size: Some(assembly.parts.iter().map(|part| part.size).sum()),
+                    e_tag: done.e_tag,
+                    version: done.version_id.filter(|v| v != "null"),
+                    ..ObservedObject::default()
+                };
+                Completion::Done(object.checked())
+            }
             Err(e) => not_completed(&e),
         }
     }
@@ -261,28 +292,45 @@ impl S3 {
             }
             Err(e) => return UploadsFact::Unreachable(unreachable(&e)),
         };
-        let mut uploads = Vec::new();
         let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
         // So many were asked for, whatever was answered.
-        for upload in listed.take(usize::try_from(MOST_OPEN).unwrap_or_default()) {
-            let Some(id) = upload.upload_id().filter(|id| is_name(id)) else {
-                continue;
-            };
-            let has_parts = match self.list_parts(key, id).await {
-                UploadFact::Open(parts) => !parts.is_empty(),
-                UploadFact::Gone => continue,
-                // What cannot be looked into is left alone.
-                _ => true,
-            };
-            uploads.push(OpenUpload {
-                id: id.to_owned(),
-                begun: upload.initiated().and_then(|t| Timestamp::from_second(t.secs()).ok()),
-                has_parts,
-            });
-        }
+        let listed: Vec<_> = listed
+            .take(usize::try_from(MOST_OPEN).unwrap_or_default())
+            .filter_map(|upload| {
+                let id = upload.upload_id().filter(|id| is_name(id))?.to_owned();
+                let begun = upload.initiated().and_then(|t| Timestamp::from_second(t.secs()).ok());
+                Some((id, begun))
+            })
+            .collect();
+        let session = &session;
+        let looked_into = listed.into_iter().map(|(id, begun)| async move {
+            let has_parts = self.has_parts(session, key, &id).await?;
+            Some(OpenUpload { id, begun, has_parts })
+        });
+        let uploads = stream::iter(looked_into).buffered(LOOKED_INTO);
+        let uploads = uploads.filter_map(std::future::ready).collect().await;
         UploadsFact::Listed {
             uploads,
             contested: false,
+        }
+    }
+
+    /// Whether a part of an upload has come; `None` if the upload is gone.
+    async fn has_parts(&self, session: &Session, key: &ObjectKey, upload: &str) -> Option<bool> {
+        let first = session
+            .talker
+            .list_parts()
+            .bucket(&self.store.bucket)
+            .key(key.as_str())
+            .upload_id(upload)
+            .max_parts(1)
+            .send()
+            .await;
+        match first {
+            Ok(page) => Some(!page.parts().is_empty()),
+            Err(e) if not_listed(&e) == UploadFact::Gone => None,
+            // What cannot be looked into is left alone.
+            Err(_) => Some(true),
         }
     }
 }
@@ -347,163 +395,4 @@ fn not_completed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::{Read, Write},
-        net::TcpListener,
-        thread,
-    };
-
-    use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
-
-    use super::*;
-    use crate::api::S3Store;
-
-    /// A store that gives one answer to every request.
-    fn answering(status: &'static str, body: &'static str) -> S3 {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut request = Vec::new();
-                let mut buffer = [0; 4096];
-                // Of these requests the body is short, and comes with the head or right behind it.
-                while !String::from_utf8_lossy(&request).contains("\r\n\r\n") {
-                    match stream.read(&mut buffer) {
-                        Ok(0) | Err(_) => break,
-                        Ok(n) => request.extend_from_slice(&buffer[..n]),
-                    }
-                }
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 {status}\r\ncontent-type: application/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-                    body.len()
-                );
-            }
-        });
-        let store: S3Store = serde_json::from_value(serde_json::json!({
-            "bucket": "media", "region": "us-east-1", "endpoint": format!("http://127.0.0.1:{port}"), "addressingStyle": "Path",
-        }))
-        .unwrap();
-        let credentials = Credentials::new("AKID", "secret", None, None, "test");
-        S3::new(store, SharedCredentialsProvider::new(credentials), None)
-    }
-
-    fn key() -> ObjectKey {
-        ObjectKey::parse("a/b", 1024).unwrap()
-    }
-
-    fn error(code: &str) -> &'static str {
-        let marker = "<Message>marker</Message>";
-        Box::leak(
-            format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code>{marker}</Error>")
-                .into_boxed_str(),
-        )
-    }
-
-    /// Also an answer of 200 that is an error (Amazon S3 API Reference, "CompleteMultipartUpload").
-    #[tokio::test]
-    async fn how_a_completion_went() {
-        let assembly = Assembly {
-            upload: "u".into(),
-            parts: vec![ArrivedPart {
-                number: 1,
-                size: 3,
-                e_tag: "\"e\"".into(),
-            }],
-            write_once: true,
-        };
-        let done = "<CompleteMultipartUploadResult><ETag>\"e-1\"</ETag></CompleteMultipartUploadResult>";
-        let went = async |status, body| answering(status, body).complete_upload(&key(), &assembly).await;
-        let Completion::Done(object) = went("200 OK", done).await else {
-            panic!("it was done");
-        };
-        assert_eq!((object.size, object.e_tag.as_deref()), (Some(3), Some("\"e-1\"")));
-        for (status, code, expected) in [
-            ("404 Not Found", "NoSuchUpload", Completion::Gone),
-            ("412 Precondition Failed", "PreconditionFailed", Completion::Exists),
-        ] {
-            assert_eq!(went(status, error(code)).await, expected);
-        }
-        for (status, code) in [
-            ("200 OK", "InternalError"),
-            ("500 Internal Server Error", "InternalError"),
-            ("503 Service Unavailable", "SlowDown"),
-            ("409 Conflict", "ConditionalRequestConflict"),
-        ] {
-            let said = went(status, error(code)).await;
-            assert!(matches!(said, Completion::Unreachable(_)), "{status} {code}: {said:?}");
-        }
-        for (status, code) in [
-            ("200 OK", "EntityTooSmall"),
-            ("400 Bad Request", "InvalidPart"),
-            ("403 Forbidden", "AccessDenied"),
-        ] {
-            let said = went(status, error(code)).await;
-            let Completion::Refused(why) = &said else {
-                panic!("{status} {code}: {said:?}");
-            };
-            assert!(why.contains(code) && !why.contains("marker"), "{why}");
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_seen_of_an_upload() {
-        let of = async |status, body| answering(status, body).list_parts(&key(), "u").await;
-        let listed = "<ListPartsResult><IsTruncated>false</IsTruncated><Part><PartNumber>2</PartNumber><ETag>\"e\"</ETag><Size>7</Size></Part></ListPartsResult>";
-        let part = ArrivedPart {
-            number: 2,
-            size: 7,
-            e_tag: "\"e\"".into(),
-        };
-        assert_eq!(of("200 OK", listed).await, UploadFact::Open(vec![part]));
-        assert_eq!(of("404 Not Found", error("NoSuchUpload")).await, UploadFact::Gone);
-        assert_eq!(of("403 Forbidden", error("AccessDenied")).await, UploadFact::Hidden);
-        // Another bucket is not another upload.
-        for (status, code) in [
-            ("404 Not Found", "NoSuchBucket"),
-            ("500 Internal Server Error", "InternalError"),
-        ] {
-            let said = of(status, error(code)).await;
-            assert!(matches!(said, UploadFact::Unreachable(_)), "{code}: {said:?}");
-        }
-    }
-
-    /// Aborted is what is gone: a part that was under way can come after it.
-    #[tokio::test]
-    async fn an_upload_that_stays_after_it_was_aborted() {
-        let of = async |status, body| answering(status, body).abort_wholly(&key(), "u").await;
-        assert_eq!(of("404 Not Found", error("NoSuchUpload")).await, Ok(()));
-        let still = "<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>";
-        assert!(of("200 OK", still).await.is_err_and(|why| why.contains("still has it")));
-        let denied = of("403 Forbidden", error("AccessDenied")).await.unwrap_err();
-        assert!(
-            denied.contains("s3:AbortMultipartUpload") && !denied.contains("marker"),
-            "{denied}"
-        );
-    }
-
-    /// Of all uploads those of exactly this key, with what has come of them.
-    #[tokio::test]
-    async fn uploads_of_one_key() {
-        let listed = "<ListMultipartUploadsResult><Upload><Key>a/bc</Key><UploadId>1</UploadId></Upload>\
-                      <Upload><Key>a/b</Key><UploadId>2</UploadId><Initiated>2026-01-02T03:04:05Z</Initiated></Upload></ListMultipartUploadsResult>";
-        // The same answer to ListParts is none: what cannot be looked into is left alone.
-        let UploadsFact::Listed { uploads, .. } = answering("200 OK", listed).list_uploads(&key()).await else {
-            panic!("it answered");
-        };
-        assert_eq!(uploads.len(), 1);
-        assert_eq!((uploads[0].id.as_str(), uploads[0].has_parts), ("2", true));
-        assert_eq!(
-            uploads[0].begun.map(|t| t.to_string()).as_deref(),
-            Some("2026-01-02T03:04:05Z")
-        );
-        assert_eq!(
-            answering("403 Forbidden", error("AccessDenied"))
-                .list_uploads(&key())
-                .await,
-            UploadsFact::Hidden
-        );
-    }
-}
+mod tests;

@@ -10,7 +10,10 @@ use aws_sdk_s3::Client;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::RwLock;
 
-use crate::{api::Reason, sign::SignError};
+use crate::{
+    api::Reason,
+    sign::{SignError, http::SOURCE_TIMEOUT},
+};
 
 /// Temporary credentials are fetched anew when a third of their life is left, but no more than this: keys are not cut
 /// short by a session that is about to end anyway, and a session of 15 minutes, the shortest that STS makes, lasts for
@@ -142,7 +145,10 @@ impl Sessions {
         if let Some(settled) = slot.settled(Timestamp::now(), until) {
             return settled;
         }
-        let fetched = self.source.provide_credentials().await;
+        // The default chain has no bound of its own: it may start a process that prints them.
+        let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.source.provide_credentials())
+            .await
+            .unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(SOURCE_TIMEOUT)));
         slot.tried = Some(Timestamp::now());
         slot.failed = None;
         match (fetched, alive) {

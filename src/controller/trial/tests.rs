@@ -1,0 +1,258 @@
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures::{FutureExt, future::BoxFuture};
+
+use super::*;
+use crate::{
+    api::Capabilities,
+    grant::{Access, AllowedRequest, ObjectFact},
+    sign::{SignError, Signed},
+};
+
+/// A store that answers what it is told to.
+struct Store {
+    finding: Mutex<Finding>,
+    takes: Duration,
+    probes: AtomicUsize,
+    canaries: AtomicUsize,
+    is_interrupted: AtomicBool,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            finding: Mutex::new(Finding::Usable),
+            takes: Duration::ZERO,
+            probes: AtomicUsize::default(),
+            canaries: AtomicUsize::default(),
+            is_interrupted: AtomicBool::default(),
+        }
+    }
+}
+
+impl Provider for Store {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+    fn capabilities(&self) -> Arc<Capabilities> {
+        Arc::default()
+    }
+    fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+    fn sign<'a>(&'a self, _: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        std::future::ready(Err(SignError::Refused("a test".into()))).boxed()
+    }
+    fn rests_on_trial(&self) -> bool {
+        true
+    }
+    fn probe(&self) -> BoxFuture<'_, Probed> {
+        async {
+            self.probes.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(self.takes).await;
+            Probed {
+                finding: self.finding.lock().unwrap().clone(),
+                skew: None,
+                refuses_unsigned: None,
+            }
+        }
+        .boxed()
+    }
+    fn canary(&self) -> BoxFuture<'_, Canary> {
+        self.canaries.fetch_add(1, Ordering::Relaxed);
+        let found = Canary {
+            interrupted: self.is_interrupted.load(Ordering::Relaxed),
+            ..Canary::default()
+        };
+        std::future::ready(found).boxed()
+    }
+    fn look<'a>(&'a self, _: &'a Access) -> BoxFuture<'a, ObjectFact> {
+        std::future::ready(ObjectFact::Absent).boxed()
+    }
+}
+
+const AT_ONCE: fn(&Outcome) -> Duration = |_| Duration::ZERO;
+const NEVER: fn(&Outcome) -> Duration = |_| Duration::MAX;
+
+fn id(namespace: &str, name: &str) -> StoreId {
+    (StoreKind::ObjectStore, namespace.into(), name.into())
+}
+
+/// Trials, and what they tell.
+fn trials() -> (Arc<Trials>, tokio::sync::mpsc::UnboundedReceiver<bool>) {
+    let (told, hears) = tokio::sync::mpsc::unbounded_channel();
+    let trials = Arc::new(Trials::default());
+    let listener: Listener = Arc::new(move |_, is_news| told.send(is_news).unwrap_or_default());
+    trials.listen(StoreKind::ObjectStore, listener);
+    (trials, hears)
+}
+
+fn taking(takes: Duration) -> Arc<Store> {
+    Arc::new(Store {
+        takes,
+        ..Store::default()
+    })
+}
+
+const FOR_EVER: Duration = Duration::from_secs(36_000);
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_news_if_it_is_another_one_than_before() {
+    let (trials, mut hears) = trials();
+    let (store, trial) = (taking(Duration::ZERO), Arc::new(Trial::default()));
+    let provider: Arc<dyn Provider> = store.clone();
+    let mut look = async |age| {
+        trials.outcome(&id("a", "s"), &trial, &provider, None, age);
+        hears.recv().await.unwrap()
+    };
+    assert!(look(NEVER).await, "grants wait for the first one");
+    assert!(!look(AT_ONCE).await, "the same again");
+    *store.finding.lock().unwrap() = Finding::Unreachable("away".into());
+    assert!(look(AT_ONCE).await);
+}
+
+/// Whoever wants to know has the last result at once, however long the next one takes.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_probe_that_is_under_way() {
+    let (trials, mut hears) = trials();
+    let (store, trial) = (taking(FOR_EVER), Arc::new(Trial::default()));
+    let provider: Arc<dyn Provider> = store.clone();
+    let began = Instant::now();
+    let look = |age| trials.outcome(&id("a", "s"), &trial, &provider, None, age);
+    for _ in 0..100 {
+        assert!(look(AT_ONCE).is_none());
+    }
+    assert!(began.elapsed() < Duration::from_secs(1) && trial.overdue().is_none());
+    hears.recv().await.unwrap();
+    assert!(began.elapsed() < PROBE_TIMEOUT + Duration::from_secs(1));
+    match look(NEVER).map(|outcome| outcome.probed.finding) {
+        Some(Finding::Unreachable(why)) => assert!(why.contains("10 s"), "{why}"),
+        other => panic!("it did not answer: {other:?}"),
+    }
+    assert_eq!(store.probes.load(Ordering::Relaxed), 1, "one at a time");
+}
+
+/// Stores of one namespace wait for each other, and nobody else for them.
+#[tokio::test(start_paused = true)]
+async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
+    let (trials, mut hears) = trials();
+    let slow: Arc<dyn Provider> = taking(FOR_EVER);
+    let all: Vec<_> = (0..40).map(|_| Arc::new(Trial::default())).collect();
+    for (n, trial) in all.iter().enumerate() {
+        trials.outcome(&id("loud", &n.to_string()), trial, &slow, None, NEVER);
+    }
+    let quick: Arc<dyn Provider> = taking(Duration::ZERO);
+    let (trial, began) = (Arc::new(Trial::default()), Instant::now());
+    let look = || trials.outcome(&id("quiet", "s"), &trial, &quick, None, NEVER);
+    look();
+    hears.recv().await.unwrap();
+    assert!(look().is_some() && began.elapsed() < Duration::from_secs(1));
+    tokio::time::sleep(SILENCE + Duration::from_secs(1)).await;
+    assert!(all[39].overdue().is_some(), "who waits for long is told why");
+}
+
+/// One annotation makes a bounded number of checks, and other values of it do not make them more often than once a minute.
+#[tokio::test(start_paused = true)]
+async fn how_often_a_store_is_checked_with_real_keys() {
+    let (trials, _hears) = trials();
+    let (store, trial) = (taking(Duration::ZERO), Arc::new(Trial::default()));
+    let provider: Arc<dyn Provider> = store.clone();
+    let checks = || store.canaries.load(Ordering::Relaxed);
+    let look = |trial: &Arc<Trial>, request: String| {
+        trials.outcome(&id("a", "s"), trial, &provider, Some(&request), age_for_status);
+    };
+    let second = || tokio::time::sleep(Duration::from_secs(1));
+    for _ in 0..600 {
+        look(&trial, "one".into());
+        second().await;
+    }
+    assert_eq!(checks(), 1, "a request is answered once");
+    for n in 0..600 {
+        look(&trial, n.to_string());
+        second().await;
+    }
+    assert!((10..=11).contains(&checks()), "{} checks in ten minutes", checks() - 1);
+    let before = checks();
+    store.is_interrupted.store(true, Ordering::Relaxed);
+    for _ in 0..1200 {
+        look(&trial, "another".into());
+        second().await;
+    }
+    assert_eq!(
+        checks() - before,
+        MAX_CANARIES as usize,
+        "what was cut short is made again"
+    );
+    // The store is deleted and made again, again and again.
+    let before = checks();
+    for n in 0..60 {
+        look(&Arc::new(Trial::default()), n.to_string());
+        second().await;
+    }
+    assert!(checks() - before <= 2, "{}", checks() - before);
+}
+
+/// On both sides of each line: what a store is like, whether it is to be tried with real keys and was, and what of it.
+#[test]
+fn when_no_key_is_signed() {
+    let outcome = |finding, canary: Option<Canary>| Outcome {
+        when: Instant::now(),
+        probed: Probed {
+            finding,
+            skew: None,
+            refuses_unsigned: None,
+        },
+        canary: canary.map(|found| Tried {
+            request: "now".into(),
+            when: Timestamp::UNIX_EPOCH,
+            found,
+        }),
+        has_answered: false,
+    };
+    let away = || Finding::Unreachable("away".into());
+    let broken = || Finding::Broken(Reason::BucketNotFound, "none".into());
+    let good = || Some(Canary::default());
+    let bad = || {
+        Some(Canary {
+            worthless: Some("bad".into()),
+            ..Canary::default()
+        })
+    };
+    for (finding, canary, is_to_be_tried, expected) in [
+        (Finding::Usable, None, false, None),
+        (Finding::Usable, None, true, Some(Reason::Pending)),
+        (Finding::Usable, good(), true, None),
+        (Finding::Usable, bad(), true, Some(Reason::KeysNotEnforced)),
+        (away(), None, false, None),
+        (away(), None, true, Some(Reason::StoreUnreachable)),
+        (away(), good(), true, None),
+        (away(), bad(), true, Some(Reason::KeysNotEnforced)),
+        (broken(), None, false, Some(Reason::BucketNotFound)),
+        (broken(), bad(), true, Some(Reason::BucketNotFound)),
+    ] {
+        let case = format!("{finding:?} {canary:?} {is_to_be_tried}");
+        let forbids = outcome(finding, canary).forbids(is_to_be_tried);
+        assert_eq!(forbids.map(|(reason, _)| reason), expected, "{case}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_is_untried_until_it_answers() {
+    let away = || Finding::Unreachable("away".into());
+    let (trials, mut hears) = trials();
+    let (store, trial) = (taking(Duration::ZERO), Arc::new(Trial::default()));
+    *store.finding.lock().unwrap() = away();
+    let provider: Arc<dyn Provider> = store.clone();
+    let mut untried = async || {
+        trials.outcome(&id("a", "s"), &trial, &provider, None, AT_ONCE);
+        hears.recv().await.unwrap();
+        let outcome = trials.outcome(&id("a", "s"), &trial, &provider, None, NEVER).unwrap();
+        outcome.untried(provider.as_ref()).map(str::to_owned)
+    };
+    assert_eq!(untried().await.as_deref(), Some("away"));
+    *store.finding.lock().unwrap() = Finding::Usable;
+    assert_eq!(untried().await, None);
+    // What was seen once holds while it is away.
+    *store.finding.lock().unwrap() = away();
+    assert_eq!(untried().await, None);
+}

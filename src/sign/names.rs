@@ -1,0 +1,137 @@
+//! Names of tenants' hosts are looked up within a bounded time, by a bounded number of threads, and kept for a moment. Who
+//! makes a store may run the DNS server that answers for its host.
+
+use std::{
+    collections::HashMap,
+    io::{Error, ErrorKind, Result},
+    net::{IpAddr, ToSocketAddrs},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use tokio::{sync::Semaphore, time::Instant};
+
+/// How long one may wait for a name. The system's resolver waits for half a minute and more.
+pub const TIMEOUT: Duration = Duration::from_secs(3);
+/// For so long an answer is used again, be it an error. Whether an address may be asked is checked at each use.
+const FRESH: Duration = Duration::from_secs(5);
+/// Lookups that are under way at one time. Each takes a thread until the system's resolver gives up, whoever still waits.
+const THREADS: usize = 128;
+
+type Lookup = Shared<BoxFuture<'static, std::result::Result<Vec<IpAddr>, ErrorKind>>>;
+
+struct Kept {
+    began: Instant,
+    lookup: Lookup,
+    /// Somebody has waited for it in vain. Nobody waits for it again.
+    is_slow: bool,
+}
+
+static KEPT: LazyLock<Mutex<HashMap<String, Kept>>> = LazyLock::new(Mutex::default);
+static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(THREADS)));
+
+/// What the system's resolver says, within [`TIMEOUT`].
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`], or the resolver's error.
+pub async fn lookup(host: &str) -> Result<Vec<IpAddr>> {
+    lookup_by(host, resolve).await
+}
+
+fn resolve(host: &str) -> Result<Vec<IpAddr>> {
+    Ok((host, 0).to_socket_addrs()?.map(|a| a.ip()).collect())
+}
+
+async fn lookup_by(host: &str, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Result<Vec<IpAddr>> {
+    let (lookup, is_slow) = {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, k| k.began.elapsed() < FRESH || k.lookup.peek().is_none());
+        let kept = kept.entry(host.to_owned()).or_insert_with(|| Kept {
+            began: Instant::now(),
+            lookup: begin(host.to_owned(), resolve),
+            is_slow: false,
+        });
+        (kept.lookup.clone(), kept.is_slow)
+    };
+    let limit = if is_slow { Duration::ZERO } else { TIMEOUT };
+    match tokio::time::timeout(limit, lookup).await {
+        Ok(found) => found.map_err(Error::from),
+        Err(_) => {
+            if let Some(kept) = KEPT.lock().unwrap_or_else(PoisonError::into_inner).get_mut(host) {
+                kept.is_slow = true;
+            }
+            Err(ErrorKind::TimedOut.into())
+        }
+    }
+}
+
+/// In a task of its own: it goes on when nobody waits any more, and then its thread is given back.
+fn begin(host: String, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Lookup {
+    let task = tokio::spawn(async move {
+        let permit = PERMITS.clone().acquire_owned().await.map_err(|_| ErrorKind::Other)?;
+        tokio::task::spawn_blocking(move || {
+            let found = resolve(&host).map_err(|e| e.kind());
+            drop(permit);
+            found
+        })
+        .await
+        .map_err(|_| ErrorKind::Other)?
+    });
+    async { task.await.map_err(|_| ErrorKind::Interrupted)? }
+        .boxed()
+        .shared()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_is_not_answered_holds_nobody_up_twice() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        fn silent(_: &str) -> Result<Vec<IpAddr>> {
+            ASKED.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(TIMEOUT + Duration::from_secs(1));
+            Err(ErrorKind::NotFound.into())
+        }
+        let began = Instant::now();
+        let many = (0..50).map(|_| lookup_by("silent.test", silent));
+        for found in futures::future::join_all(many).await {
+            assert_eq!(found.unwrap_err().kind(), ErrorKind::TimedOut);
+        }
+        assert!(
+            began.elapsed() < TIMEOUT + Duration::from_millis(900),
+            "{:?}",
+            began.elapsed()
+        );
+        let again = Instant::now();
+        assert!(lookup_by("silent.test", silent).await.is_err());
+        assert!(again.elapsed() < Duration::from_millis(500), "{:?}", again.elapsed());
+        assert_eq!(ASKED.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_used_for_a_moment() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        fn quick(_: &str) -> Result<Vec<IpAddr>> {
+            ASKED.fetch_add(1, Ordering::Relaxed);
+            Ok(vec![IpAddr::from([192, 0, 2, 1])])
+        }
+        for _ in 0..10 {
+            assert_eq!(
+                lookup_by("quick.test", quick).await.unwrap(),
+                [IpAddr::from([192, 0, 2, 1])]
+            );
+        }
+        assert_eq!(ASKED.load(Ordering::Relaxed), 1);
+    }
+}

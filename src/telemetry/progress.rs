@@ -1,0 +1,129 @@
+//! Whether reconciles come to their end.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+/// When no reconcile has ended for so long although some are due or under way, the operator is stalled. Each ends within 25
+/// seconds.
+pub const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// How many reconciles are under way, and when the last one ended.
+#[derive(Debug)]
+pub struct Progress(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    under_way: usize,
+    /// Whether one was asked for, and none has ended since.
+    is_due: bool,
+    /// Since when there is something to do and nothing ends.
+    since: Instant,
+    last: Option<Timestamp>,
+}
+
+/// A reconcile; it has ended when this is dropped.
+#[derive(Debug)]
+pub struct UnderWay(Arc<Progress>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.under_way = state.under_way.saturating_sub(1);
+        drop(state);
+        self.0.ended(Instant::now());
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self(Mutex::new(State {
+            under_way: 0,
+            is_due: false,
+            since: Instant::now(),
+            last: None,
+        }))
+    }
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A reconcile was asked for.
+    pub fn due(&self) {
+        self.lock().to_do(Instant::now()).is_due = true;
+    }
+
+    /// A reconcile begins.
+    pub fn begin(self: &Arc<Self>) -> UnderWay {
+        self.lock().to_do(Instant::now()).under_way += 1;
+        UnderWay(self.clone())
+    }
+
+    /// One has ended, or there was nothing to do.
+    pub fn ended(&self, now: Instant) {
+        let mut state = self.lock();
+        state.is_due = false;
+        state.since = now;
+        state.last = Some(Timestamp::now());
+    }
+
+    /// Whether none has ended for [`STALLED_AFTER`] although there is something to do.
+    pub fn is_stalled(&self, now: Instant) -> bool {
+        let state = self.lock();
+        state.has_work() && now.saturating_duration_since(state.since) > STALLED_AFTER
+    }
+
+    /// When the last one ended.
+    pub fn last_ended(&self) -> Option<Timestamp> {
+        self.lock().last
+    }
+}
+
+impl State {
+    fn has_work(&self) -> bool {
+        self.is_due || self.under_way > 0
+    }
+
+    /// There is something to do, from now on if there was nothing before.
+    fn to_do(&mut self, now: Instant) -> &mut Self {
+        if !self.has_work() {
+            self.since = now;
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_is_stalled_when_nothing_ends_for_a_minute() {
+        let progress = Arc::new(Progress::default());
+        let stalled_in = |seconds: u64| progress.is_stalled(Instant::now() + Duration::from_secs(seconds));
+        assert!(!stalled_in(3600), "who has nothing to do is not stalled");
+        let (first, second) = (progress.begin(), progress.begin());
+        assert!(!stalled_in(59) && stalled_in(61));
+        // One ends: the other one has another minute.
+        progress.ended(Instant::now() + Duration::from_secs(40));
+        assert!(!stalled_in(99) && stalled_in(101));
+        drop((first, second));
+        assert!(!stalled_in(3600) && progress.last_ended().is_some());
+    }
+
+    #[test]
+    fn what_is_due_and_does_not_begin_counts() {
+        let progress = Arc::new(Progress::default());
+        let stalled_in = |seconds: u64| progress.is_stalled(Instant::now() + Duration::from_secs(seconds));
+        progress.due();
+        assert!(!stalled_in(59) && stalled_in(61));
+        drop(progress.begin());
+        assert!(!stalled_in(3600));
+    }
+}
