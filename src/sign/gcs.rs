@@ -11,7 +11,10 @@ mod terms;
 mod tokens;
 mod v4;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use ::http::Method;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -31,7 +34,7 @@ use self::{
     tokens::{Tokens, ask, request},
 };
 use super::{
-    Canary, Form, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    Canary, Form, Key, Missing, Outward, Probed, Provider, SignError, Signed, SignedUrl,
     http::{Answer, Http, is_of},
 };
 use crate::{
@@ -70,7 +73,20 @@ pub struct Gcs {
     refuses_unsigned: Mutex<Option<bool>>,
     /// What came of a round trip with real keys, once that was made.
     canary: Mutex<Option<Canary>>,
+    /// Whether somebody else found that its forms keep to a prefix.
+    keeps_below: AtomicBool,
 }
+
+/// Whether the store is Google's own, for the operator as for workloads. What is documented of Google is believed of no other.
+fn is_googles(store: &GcsStore) -> bool {
+    [&store.endpoint, &store.public_endpoint]
+        .into_iter()
+        .flatten()
+        .all(|endpoint| is_of(endpoint, &[".googleapis.com"]))
+}
+
+/// The promise that forms for everything below a key keep to that.
+const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
 /// Whose address of the store is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +128,7 @@ impl Gcs {
             pen,
             refuses_unsigned: Mutex::new(None),
             canary: Mutex::new(None),
+            keeps_below: AtomicBool::new(false),
         }
     }
 
@@ -276,8 +293,6 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
-                // A key is bytes to Google, and '..' in it a name like others.
-                Capability::KeyPrefix,
                 // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
                 Capability::SignedHeadersOnly,
             ]
@@ -308,20 +323,23 @@ impl Provider for Gcs {
 
     fn capabilities(&self) -> Arc<Capabilities> {
         let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
-        let canary = lock(&self.canary).clone().filter(|c| !c.missing.is_empty());
-        if !obeys_unsigned && canary.is_none() {
+        let canary = lock(&self.canary).clone().unwrap_or_default();
+        // A key is bytes to Google, and '..' in it a name like others. Of another store that must have been seen.
+        let keeps_below = is_googles(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
+        if !obeys_unsigned && canary.missing.is_empty() && !keeps_below {
             return self.capabilities.clone();
         }
         let mut can = (*self.capabilities).clone();
+        if keeps_below && let Some(form) = &mut can.post_form {
+            form.insert(Capability::KeyPrefix);
+        }
         if obeys_unsigned {
             can.enforced.remove(&Capability::SignedHeadersOnly);
             if let Some(sessions) = &mut can.resumable {
                 sessions.remove(&Capability::SignedHeadersOnly);
             }
         }
-        if let Some(canary) = canary {
-            canary.narrow(&mut can);
-        }
+        canary.narrow(&mut can);
         Arc::new(can)
     }
 
@@ -374,8 +392,12 @@ impl Provider for Gcs {
 
     fn rests_on_trial(&self) -> bool {
         // Google refuses them ("Canonical requests", required headers).
-        let own = |e: &str| is_of(e, &[".googleapis.com"]);
-        !self.store.endpoint.as_deref().is_none_or(own)
+        !is_googles(&self.store)
+    }
+
+    fn recall(&self, capabilities: &[String]) {
+        let keeps = capabilities.iter().any(|name| *name == BELOW.name());
+        self.keeps_below.store(keeps, Ordering::Relaxed);
     }
 
     fn canary(&self) -> BoxFuture<'_, Canary> {

@@ -6,7 +6,7 @@ use futures::{FutureExt, future::BoxFuture};
 use http::Method;
 
 use super::{
-    Gcs, Target,
+    Gcs, Target, is_googles,
     tokens::{ask, request},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 /// Makes the round trip below a key of the bucket. Its keys are for the endpoint that the operator uses.
 pub async fn canary(gcs: &Gcs, probe_key: &str) -> Canary {
     let mut trip = Trip::new(gcs, probe_key);
-    let result = in_time(go(&mut trip)).await;
+    let result = in_time(go(&mut trip, is_googles(&gcs.store))).await;
     trip.end(result).await
 }
 
@@ -61,7 +61,8 @@ fn form() -> Ask {
     upload(UploadMode::PostForm, Overwrite::Allow)
 }
 
-async fn go(trip: &mut Trip<'_, Gcs>) -> Result<(), Away> {
+/// `is_googles`: whether forms are thought to keep to a prefix without having been tried.
+async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
             "all of it: a key for PUT below {} was answered {status}; the account must be allowed to create objects there",
@@ -112,7 +113,7 @@ async fn go(trip: &mut Trip<'_, Gcs>) -> Result<(), Away> {
         .await?;
     trip.binds("POST", "form-x", &form(), None).await?;
     if reads {
-        trip.below(&form(), true).await?;
+        trip.below(&form(), is_googles).await?;
     } else {
         let why = "forms for a key prefix: keys for GET would show what came where";
         trip.found.untried.push(why.into());

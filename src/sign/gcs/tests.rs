@@ -266,3 +266,55 @@ fn googles_forms() {
         }
     }
 }
+
+/// A form below a prefix is believed of Google's own hosts alone; of another store it takes a round trip, or somebody who made
+/// one.
+#[test]
+fn form_below_a_prefix_needs_googles_own_endpoints_or_a_trial() {
+    let gcs = |endpoint: Option<&str>, public: Option<&str>| {
+        let store = serde_json::json!({"bucket": "media", "endpoint": endpoint, "publicEndpoint": public});
+        let source = Source::Unusable("none".into());
+        Gcs::new(serde_json::from_value(store).unwrap(), source, None, None)
+    };
+    let claims = |gcs: &Gcs| {
+        let can = gcs.capabilities();
+        can.post_form.as_ref().unwrap().contains(&Capability::KeyPrefix)
+    };
+    const OWN: &str = "https://storage.googleapis.com";
+    for (endpoint, public, is_theirs) in [
+        (None, None, true),
+        (Some(OWN), None, true),
+        (
+            Some("https://storage.us-central1.rep.googleapis.com:443/"),
+            Some(OWN),
+            true,
+        ),
+        (Some("https://gcs.not-google.example"), None, false),
+        (Some("https://notgoogleapis.com"), None, false),
+        (Some("https://storage.googleapis.com.example"), None, false),
+        (None, Some("https://media.example.com"), false),
+        (Some(OWN), Some("http://127.0.0.1:9000"), false),
+    ] {
+        let gcs = gcs(endpoint, public);
+        assert_eq!(claims(&gcs), is_theirs, "{endpoint:?} {public:?}");
+        assert_eq!(gcs.rests_on_trial(), !is_theirs, "{endpoint:?} {public:?}");
+    }
+    let other = gcs(Some("https://gcs.example"), None);
+    let found = |held: bool, missing: bool| Canary {
+        held: held.then(|| BELOW.name()).into_iter().collect(),
+        missing: missing.then_some(BELOW).into_iter().collect(),
+        ..Canary::default()
+    };
+    *lock(&other.canary) = Some(found(false, false));
+    assert!(!claims(&other));
+    *lock(&other.canary) = Some(found(true, false));
+    assert!(claims(&other));
+    let googles = gcs(None, None);
+    *lock(&googles.canary) = Some(found(false, true));
+    assert!(!claims(&googles));
+    let recalling = gcs(Some("https://gcs.example"), None);
+    recalling.recall(&["PostForm".into(), "KeyPrefix".into()]);
+    assert!(!claims(&recalling));
+    recalling.recall(&["PostForm/KeyPrefix".into()]);
+    assert!(claims(&recalling));
+}
