@@ -108,6 +108,26 @@ impl Capabilities {
         }
     }
 
+    /// These as far as the names list them, in the form of [`Capabilities::names`].
+    pub fn among(&self, names: &[String]) -> Self {
+        let has = |name: &str| names.iter().any(|n| n == name);
+        let mode = |mode: UploadMode, can: &Option<BTreeSet<Capability>>| {
+            let mode = mode.as_str();
+            let listed = |c: &&Capability| has(&format!("{mode}/{}", c.as_str()));
+            can.as_ref()
+                .filter(|_| has(mode))
+                .map(|can| can.iter().filter(listed).copied().collect())
+        };
+        Self {
+            enforced: self.enforced.iter().filter(|c| has(c.as_str())).copied().collect(),
+            post_form: mode(UploadMode::PostForm, &self.post_form),
+            multipart: mode(UploadMode::Multipart, &self.multipart),
+            credentials: mode(UploadMode::Credentials, &self.credentials),
+            resumable: mode(UploadMode::Resumable, &self.resumable),
+            ..self.clone()
+        }
+    }
+
     /// The names in `status.capabilities`: what signed URLs can pin down, then the other modes, each
     /// followed by what its keys can pin down, as `PostForm/ContentLengthRange`.
     pub fn names(&self) -> Vec<String> {

@@ -54,6 +54,10 @@ pub enum Reason {
     KeyNotAllowed,
     /// The lifetime is longer than the rules or the store allow.
     ExpirationTooLong,
+    /// The rules allow no renewal.
+    RenewalNotAllowed,
+    /// The time is over that the rules allow the grant in total.
+    TotalTimeReached,
     /// The content type is missing, or not among those that the rules allow.
     ContentTypeNotAllowed,
     /// The size is missing, or larger than the rules allow.
@@ -100,6 +104,8 @@ pub enum Reason {
     ClockSkewed,
     /// A namespaced store's endpoint leads to an address that is not public.
     EndpointNotAllowed,
+    /// The credentials that sign are temporary, and nothing says when they end.
+    ExpirationUnknown,
 }
 
 /// What the grant is doing, in kstatus' terms.
@@ -115,7 +121,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 44] = [
+    pub const ALL: [Reason; 47] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -138,6 +144,8 @@ impl Reason {
         Self::OperationNotAllowed,
         Self::KeyNotAllowed,
         Self::ExpirationTooLong,
+        Self::RenewalNotAllowed,
+        Self::TotalTimeReached,
         Self::ContentTypeNotAllowed,
         Self::ContentLengthNotAllowed,
         Self::CapabilityMissing,
@@ -160,6 +168,7 @@ impl Reason {
         Self::CredentialsRefused,
         Self::ClockSkewed,
         Self::EndpointNotAllowed,
+        Self::ExpirationUnknown,
     ];
 
     /// The CamelCase word in conditions, events and metric labels.
@@ -187,6 +196,8 @@ impl Reason {
             Self::OperationNotAllowed => "OperationNotAllowed",
             Self::KeyNotAllowed => "KeyNotAllowed",
             Self::ExpirationTooLong => "ExpirationTooLong",
+            Self::RenewalNotAllowed => "RenewalNotAllowed",
+            Self::TotalTimeReached => "TotalTimeReached",
             Self::ContentTypeNotAllowed => "ContentTypeNotAllowed",
             Self::ContentLengthNotAllowed => "ContentLengthNotAllowed",
             Self::CapabilityMissing => "CapabilityMissing",
@@ -209,6 +220,7 @@ impl Reason {
             Self::CredentialsRefused => "CredentialsRefused",
             Self::ClockSkewed => "ClockSkewed",
             Self::EndpointNotAllowed => "EndpointNotAllowed",
+            Self::ExpirationUnknown => "ExpirationUnknown",
         }
     }
 
@@ -243,7 +255,8 @@ impl Reason {
             | Self::RenewalRequestInvalid
             | Self::PartsLeft
             | Self::Pending
-            | Self::NotObservable => Progress::InProgress,
+            | Self::NotObservable
+            | Self::ExpirationUnknown => Progress::InProgress,
             Self::ExpiredUnused
             | Self::ObjectMismatch
             | Self::UploadAborted
@@ -252,6 +265,8 @@ impl Reason {
             | Self::OperationNotAllowed
             | Self::KeyNotAllowed
             | Self::ExpirationTooLong
+            | Self::RenewalNotAllowed
+            | Self::TotalTimeReached
             | Self::ContentTypeNotAllowed
             | Self::ContentLengthNotAllowed
             | Self::CapabilityMissing

@@ -14,7 +14,7 @@ mod size;
 mod status;
 
 pub use azure::{AzureBlobCredentials, AzureBlobStore};
-pub use choices::{Permission, ShortSessions};
+pub use choices::{Permission, RenewalPermission, ShortSessions};
 pub use credentials::{AssumeRole, S3Credentials};
 pub use gcs::{GcsCredentials, GcsStore, ResumableUploads};
 pub use place::Place;
@@ -186,6 +186,7 @@ pub struct S3Store {
     /// Name of the bucket. Example: media
     #[schemars(length(min = 3, max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$')").message("bucket is not a bucket name: 3 to 63 letters, digits, '.', '_' and '-', starting and ending with a letter or digit"))]
+    #[x_kube(validation = Rule::new("!self.matches('(?i)--xa?-s3$')").message("bucket is a directory bucket (S3 Express One Zone): those take sessions of five minutes in place of signatures that last, so Valet cannot serve them; use a general purpose bucket"))]
     pub bucket: String,
 
     /// Region of the bucket; it is part of every signature. Stores that know no regions usually want us-east-1.
@@ -288,6 +289,19 @@ pub struct AccessRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub max_expiration_seconds: Option<i64>,
+
+    /// The longest time in which a grant may have credentials at all, in seconds from its creation, renewals included. At its end
+    /// the last one ends, and the grant is not renewed any more. A grant may ask for no longer expirationSeconds. Where several
+    /// rules allow a grant, the largest number counts; a rule without one sets no limit. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
+    pub max_total_seconds: Option<i64>,
+
+    /// Whether grants may be renewed: by spec.renewal.policy: Always, or by the annotation valetkey.dev/renew-requested-at. With
+    /// Forbid, another expirationSeconds of a grant that has its URL counts from the moment when that was signed.
+    /// Default: Allow.
+    #[serde(default)]
+    pub renewal: RenewalPermission,
 
     /// Whether grants may have temporary credentials (mode: Credentials) instead of a URL. Those work with any S3 client,
     /// any number of times, for one key or all keys below one; nothing limits how much is uploaded with them, so a

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     controller,
+    grant::MetadataDomains,
     telemetry::{LogFormat, init_logs},
 };
 
@@ -32,9 +33,10 @@ enum Verb {
     Crds,
     /// Do offline what the operator would do with a grant, and print the Secret.
     ///
-    /// Judges the grant by the store's access rules and signs it with the credentials in the environment
-    /// (AWS_ACCESS_KEY_ID and so on, or a profile), by the operator's own code. Nothing is sent anywhere. What the
-    /// operator would refuse is refused, with the same message and exit code 1.
+    /// Judges the grant by the store's access rules and signs it by the operator's own code: for a ClusterObjectStore with the
+    /// credentials in the environment (AWS_ACCESS_KEY_ID and so on, or a profile), for an ObjectStore with its Secret, which
+    /// must be among the files. Nothing is sent to anybody, unless --online is given. What the operator would refuse is
+    /// refused, with the same message and exit code 1.
     Sign(sign::SignArgs),
 }
 
@@ -120,6 +122,24 @@ struct ControllerArgs {
         value_delimiter = ','
     )]
     allow_private_endpoints: Vec<ipnet::IpNet>,
+
+    /// Networks, as CIDRs separated by commas, in which the endpoints of ObjectStores may not be: public addresses that lead
+    /// inwards, such as those of the nodes, of the apiserver and of NAT64 prefixes of your own. It wins over
+    /// --allow-private-endpoints.
+    #[arg(long, env = "VALET_DENY_ENDPOINTS", value_name = "CIDR", value_delimiter = ',')]
+    deny_endpoints: Vec<ipnet::IpNet>,
+
+    /// Domains, separated by commas, whose labels and annotations grants may put on their Secrets (spec.secretTemplate), beside
+    /// names without a domain. Other systems act on Secrets by labels of their own: allow a domain only if every tenant may
+    /// do what they make of it.
+    #[arg(
+        long,
+        env = "VALET_ALLOW_SECRET_METADATA",
+        value_name = "DOMAIN",
+        value_delimiter = ',',
+        default_value = MetadataDomains::DEFAULT
+    )]
+    allow_secret_metadata: Vec<String>,
 
     /// Address on which stores may say that objects have come (POST /notifications); off unless it is given. Takes
     /// --notifications-token-file, too. Without it uploads are seen by asking the store, after 2 s and then less and less
@@ -236,6 +256,8 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         sweep: Duration::from_secs(args.sweep_seconds),
         share_environment: args.share_credentials_with_namespaces,
         private_endpoints: args.allow_private_endpoints,
+        denied_endpoints: args.deny_endpoints,
+        secret_metadata: MetadataDomains::new(args.allow_secret_metadata),
         watch_secrets: args.watch_secrets,
         notifications,
         leader_elect: args.leader_elect,

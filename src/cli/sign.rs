@@ -1,25 +1,21 @@
-use std::{collections::BTreeMap, fs, io::Read as _, path::PathBuf, sync::Arc};
+mod account;
+mod documents;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_yaml::Value;
 
+use self::documents::{Documents, only};
 use super::print_text;
 use crate::{
-    api::{
-        ClusterObjectStore, DownloadGrant, GROUP, Grant, ObjectStore, Store, StoreKind, UploadGrant, VERSION, data,
-    },
+    api::{Grant, Operation, Store, StoreKind, data},
     grant::{
-        Facts, GrantFacts, ObjectFact, PlaceFact, Read, SecretFact, Settings, Step, StoreFact, StoreView, decide,
+        Facts, GrantFacts, MetadataDomains, ObjectFact, PlaceFact, Publish, Read, SecretFact, Settings, Step,
+        StoreFact, StoreView, decide,
     },
-    sign::{Provider, SignError, secret_object},
-    store,
+    sign::{Provider, secret_object},
 };
-
-/// The largest document that is read.
-const MAX_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Args)]
 pub struct SignArgs {
@@ -46,6 +42,29 @@ pub struct SignArgs {
     /// itself, and puts it together; here both are left to you.
     #[arg(long, value_name = "ID")]
     upload_id: Option<String>,
+
+    /// Ask whoever must be asked: STS (assumeRole, web identity), Azure and Google for an identity's signatures, the machine's
+    /// metadata service, a profile's credential_process. Without it nothing is sent to anybody, and what needs it is refused.
+    #[arg(long)]
+    online: bool,
+
+    /// With --online: an address in a ClusterObjectStore to which the identity in the environment may be shown, although it
+    /// is not one of the cloud's own hosts. Can be given several times.
+    #[arg(long, value_name = "URL", requires = "online")]
+    trust_endpoint: Vec<String>,
+
+    /// Networks, as CIDRs separated by commas, in which the endpoints of ObjectStores may be although their addresses are not
+    /// public, as for the operator.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    allow_private_endpoints: Vec<ipnet::IpNet>,
+
+    /// Networks, as CIDRs separated by commas, in which the endpoints of ObjectStores may not be, as for the operator.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    deny_endpoints: Vec<ipnet::IpNet>,
+
+    /// Domains, separated by commas, whose labels and annotations grants may put on their Secrets, as for the operator.
+    #[arg(long, value_name = "DOMAIN", value_delimiter = ',', default_value = MetadataDomains::DEFAULT)]
+    allow_secret_metadata: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -57,18 +76,8 @@ enum Output {
     Parts,
 }
 
-/// What was found in the files.
-#[derive(Default)]
-struct Documents {
-    uploads: Vec<UploadGrant>,
-    downloads: Vec<DownloadGrant>,
-    stores: Vec<ObjectStore>,
-    cluster_stores: Vec<ClusterObjectStore>,
-    namespaces: Vec<Namespace>,
-}
-
 pub async fn run(args: SignArgs) -> Result<(), String> {
-    let documents = read(&args)?;
+    let documents = Documents::read(&args.filename)?;
     match (documents.uploads.as_slice(), documents.downloads.as_slice()) {
         ([grant], []) => sign(grant, &documents, &args).await,
         ([], [grant]) => sign(grant, &documents, &args).await,
@@ -77,103 +86,19 @@ pub async fn run(args: SignArgs) -> Result<(), String> {
     }
 }
 
-fn read(args: &SignArgs) -> Result<Documents, String> {
-    let mut found = Documents::default();
-    for path in &args.filename {
-        let name = path.display();
-        let mut text = String::new();
-        let result = if path.as_os_str() == "-" {
-            std::io::stdin().take(MAX_BYTES).read_to_string(&mut text)
-        } else {
-            fs::File::open(path).and_then(|f| f.take(MAX_BYTES).read_to_string(&mut text))
-        };
-        result.map_err(|e| format!("{name}: {e}"))?;
-        for document in serde_yaml::Deserializer::from_str(&text) {
-            let value = Value::deserialize(document).map_err(|e| format!("{name}: not YAML: {e}"))?;
-            if value.is_null() {
-                continue;
-            }
-            let kind = value.get("kind").and_then(Value::as_str).unwrap_or("(none)").to_owned();
-            match kind.as_str() {
-                "UploadGrant" => found.uploads.push(strict(&name, &kind, value)?),
-                "DownloadGrant" => found.downloads.push(strict(&name, &kind, value)?),
-                "ObjectStore" => found.stores.push(strict(&name, &kind, value)?),
-                "ClusterObjectStore" => found.cluster_stores.push(strict(&name, &kind, value)?),
-                "Namespace" => found.namespaces.push(typed(&name, &kind, value)?),
-                // Credentials stand beside a store in most files; they are taken from the environment here.
-                "Secret" => {}
-                _ => eprintln!("valet: {name}: a {kind} is not needed for signing and was passed over"),
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn typed<T: DeserializeOwned>(file: &impl std::fmt::Display, kind: &str, value: Value) -> Result<T, String> {
-    serde_yaml::from_value(value).map_err(|e| format!("{file}: {kind}: {e}"))
-}
-
-/// The same for Valet's own kinds, where a field that is not known is a mistake, as the apiserver has it: a constraint
-/// that is misspelt would make a key that permits more than was meant.
-fn strict<T: DeserializeOwned + Serialize>(
-    file: &impl std::fmt::Display,
-    kind: &str,
-    value: Value,
-) -> Result<T, String> {
-    let wanted = format!("{GROUP}/{VERSION}");
-    match value.get("apiVersion").and_then(Value::as_str) {
-        Some(version) if version == wanted => {}
-        other => {
-            let found = other.unwrap_or("missing");
-            return Err(format!("{file}: {kind}: apiVersion is {found}; write {wanted}"));
-        }
-    }
-    let object: T = typed(file, kind, value.clone())?;
-    let known = serde_yaml::to_value(&object).map_err(|e| format!("{file}: {kind}: {e}"))?;
-    match unknown_field(&value, &known, "") {
-        Some(path) => Err(format!(
-            "{file}: {kind}: unknown field {path}; correct its spelling or remove it"
-        )),
-        None => Ok(object),
-    }
-}
-
-/// The first field that was written and not read. What is empty says nothing and may be left out.
-fn unknown_field(written: &Value, read: &Value, path: &str) -> Option<String> {
-    match (written, read) {
-        (Value::Mapping(written), read) => written.iter().find_map(|(key, value)| {
-            let path = format!("{path}.{}", key.as_str().unwrap_or("?"));
-            let empty = value.is_null()
-                || value.as_mapping().is_some_and(|m| m.is_empty())
-                || value.as_sequence().is_some_and(|s| s.is_empty());
-            match read.get(key) {
-                Some(read) => unknown_field(value, read, &path),
-                None if empty => None,
-                None => Some(path.trim_start_matches('.').to_owned()),
-            }
-        }),
-        (Value::Sequence(written), Value::Sequence(read)) => {
-            let pairs = written.iter().zip(read).enumerate();
-            pairs
-                .into_iter()
-                .find_map(|(n, (w, r))| unknown_field(w, r, &format!("{path}[{n}]")))
-        }
-        _ => None,
-    }
-}
-
 async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Result<(), String> {
     let mut facts = Facts::new(
         GrantFacts::of(grant),
         Settings {
             ttl_seconds_after_finished: None,
+            secret_metadata: MetadataDomains::new(args.allow_secret_metadata.clone()),
         },
     );
     let g = &mut facts.grant;
     if g.namespace.is_empty() {
         g.namespace.clone_from(&args.namespace);
     }
-    // The status of a grant that was printed from a cluster is another story: here it is judged from nothing.
+    // The status of a grant that was printed from a cluster is no evidence here.
     g.status = Default::default();
     if let Some(upload) = &args.upload_id {
         if g.ask.parts().is_none() {
@@ -183,7 +108,11 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
         g.held = true;
         g.status.upload_id = Some(upload.clone());
     }
-    let (fact, provider) = store_of(g, documents).await?;
+    let Known {
+        fact,
+        provider,
+        is_tried,
+    } = store_of(g, documents, args).await?;
     facts.store = fact;
     // Offline nobody looks: neither for a Secret nor whether the object is there.
     facts.secret = SecretFact::Absent;
@@ -194,7 +123,12 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
             // And nobody knows of other grants.
             Step::Read(Read::Place(_)) => facts.place = PlaceFact::Given,
             Step::Publish(publish) => {
-                let provider = provider.as_ref().ok_or("the store cannot be used")?;
+                if !is_tried && facts.grant.ask.operation() == Operation::Upload {
+                    eprintln!(
+                        "valet: nobody has tried here what the store does with headers that are not signed; the operator does before it signs an upload"
+                    );
+                }
+                say_of_end(&publish, &facts.grant, provider.as_ref()).await;
                 let signed = provider.sign(&publish.request).await.map_err(|e| e.to_string())?;
                 let mut secret = secret_object(&facts.grant, &publish, &signed);
                 if facts.grant.uid.is_empty() {
@@ -215,54 +149,84 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     }
 }
 
-type Known = (StoreFact, Option<Arc<dyn Provider>>);
+/// What the caller should know of an end that comes earlier than asked.
+async fn say_of_end(publish: &Publish, grant: &GrantFacts, provider: &dyn Provider) {
+    let lifetime = publish.request.lifetime;
+    let deadline = grant.terms.deadline_time.as_ref().map(|t| t.0);
+    if !lifetime.is_truncated(grant.terms.expiration_seconds, deadline) {
+        return;
+    }
+    let why = if provider.end_is_unknown().await {
+        "the credentials are temporary and nothing says when they end (AWS_CREDENTIAL_EXPIRATION)"
+    } else {
+        "the credentials end then, or the store's rules allow no longer time"
+    };
+    eprintln!(
+        "valet: what is signed ends at {}, earlier than asked: {why}",
+        lifetime.expires_at
+    );
+}
 
-async fn store_of(grant: &GrantFacts, documents: &Documents) -> Result<Known, String> {
+/// A store that is in the files.
+struct Known {
+    fact: StoreFact,
+    provider: Arc<dyn Provider>,
+    /// Whether it is known what it does with headers that are not signed.
+    is_tried: bool,
+}
+
+async fn store_of(grant: &GrantFacts, documents: &Documents, args: &SignArgs) -> Result<Known, String> {
     let wanted = &grant.terms.store_ref;
     let named = |meta: &kube::core::ObjectMeta| meta.name.as_deref() == Some(wanted.name.as_str());
+    let missing = || format!("the grant names {wanted}, which is not in the files; give it with -f");
     match wanted.kind {
-        StoreKind::ClusterObjectStore => match documents.cluster_stores.iter().find(|s| named(&s.metadata)) {
-            Some(store) => usable(store, grant, documents).await,
-            None => Err(format!(
-                "the grant names {wanted}, which is not in the files; give it with -f"
-            )),
-        },
+        StoreKind::ClusterObjectStore => {
+            let store = only(&documents.cluster_stores, &wanted.to_string(), |s| named(&s.metadata))?;
+            usable(store.ok_or_else(missing)?, grant, documents, args).await
+        }
         StoreKind::ObjectStore => {
-            let mut store = documents.stores.iter().find(|s| named(&s.metadata)).cloned();
-            if let Some(store) = &mut store {
-                let namespace = store.metadata.namespace.get_or_insert_with(|| grant.namespace.clone());
-                if *namespace != grant.namespace {
-                    return Err(format!(
-                        "{wanted} is in namespace {namespace}; it serves only grants of that namespace, and this one is in {}",
-                        grant.namespace
-                    ));
-                }
+            let mut stores = documents.stores.clone();
+            for store in &mut stores {
+                store.metadata.namespace.get_or_insert_with(|| grant.namespace.clone());
             }
-            match store {
-                Some(store) => usable(&store, grant, documents).await,
-                None => Err(format!(
-                    "the grant names {wanted}, which is not in the files; give it with -f"
+            let is_here = |meta: &kube::core::ObjectMeta| meta.namespace.as_deref() == Some(grant.namespace.as_str());
+            let here = only(&stores, &wanted.to_string(), |s| {
+                named(&s.metadata) && is_here(&s.metadata)
+            })?;
+            if let Some(store) = here {
+                return usable(store, grant, documents, args).await;
+            }
+            match stores.iter().find(|s| named(&s.metadata)) {
+                Some(elsewhere) => Err(format!(
+                    "{wanted} is in namespace {}; it serves only grants of that namespace, and this one is in {}",
+                    elsewhere.metadata.namespace.as_deref().unwrap_or_default(),
+                    grant.namespace
                 )),
+                None => Err(missing()),
             }
         }
     }
 }
 
-async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -> Result<Known, String> {
-    let settings = store::settings(store).map_err(|(reason, message)| format!("{reason}: {message}"))?;
-    let wanted = settings.wanted_in_environment();
-    let account = settings.with_environment(&store::Environment::default()).await;
-    let provider = account.connect(None);
+async fn usable(
+    store: &impl Store,
+    grant: &GrantFacts,
+    documents: &Documents,
+    args: &SignArgs,
+) -> Result<Known, String> {
+    let provider = account::connect(store, documents, args).await?;
+    let mut capabilities = provider.capabilities();
+    let mut is_tried = !provider.rests_on_trial();
     // As the operator found it that the document comes from.
     if let Some(status) = store.store_status() {
         provider.recall(&status.capabilities);
-    }
-    let credentials_expire = provider.credentials_expire().await.map_err(|e| match e {
-        SignError::Credentials { message, .. } => {
-            format!("there are no credentials in the environment; {wanted} ({message})")
+        capabilities = provider.capabilities();
+        if status.observed_generation.is_some() {
+            capabilities = Arc::new(capabilities.among(&status.capabilities));
+            is_tried = true;
         }
-        e => e.to_string(),
-    })?;
+    }
+    let credentials_expire = provider.credentials_expire().await.map_err(|e| e.to_string())?;
     let labels: BTreeMap<String, String> = documents
         .namespaces
         .iter()
@@ -273,13 +237,17 @@ async fn usable(store: &impl Store, grant: &GrantFacts, documents: &Documents) -
         max_live_grants: store.limits().max_live_grants,
         rules: Arc::new(store.rules()),
         namespace_labels: Arc::new(labels),
-        capabilities: provider.capabilities(),
+        capabilities,
         credentials_expire,
         short_sessions: store.short_sessions(),
         signer: None,
         untried: None,
     };
-    Ok((StoreFact::Usable(view), Some(provider)))
+    Ok(Known {
+        fact: StoreFact::Usable(view),
+        provider,
+        is_tried,
+    })
 }
 
 fn print(output: Output, secret: &k8s_openapi::api::core::v1::Secret) -> Result<(), String> {

@@ -216,7 +216,7 @@ struct Visit<'a, G: Grant> {
 
 impl<'a, G: Grant> Visit<'a, G> {
     fn new(context: &'a Context<G>, grant: Arc<G>) -> Self {
-        let mut facts = Facts::new(context.memory.facts(grant.as_ref()), context.settings);
+        let mut facts = Facts::new(context.memory.facts(grant.as_ref()), context.settings.clone());
         facts.repairs = context.memory.repairs(&facts.grant.uid);
         facts.last_look = context.memory.last_look(&facts.grant.uid);
         let heard = context.memory.heard(&facts.grant.uid);

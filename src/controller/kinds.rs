@@ -89,6 +89,7 @@ impl<G: Grant> Kind<G> {
             caller: caller.clone(),
             settings: Settings {
                 ttl_seconds_after_finished: parts.options.ttl_seconds_after_finished,
+                secret_metadata: parts.options.secret_metadata.clone(),
             },
             sweep: parts.options.sweep,
         });

@@ -7,6 +7,8 @@ use tracing::info;
 
 use super::notifications::NamedSender;
 
+use crate::grant::MetadataDomains;
+
 /// What the operator is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -30,6 +32,10 @@ pub struct Options {
     pub share_environment: bool,
     /// Networks in which ObjectStores' endpoints may be although they are not public.
     pub private_endpoints: Vec<IpNet>,
+    /// Networks in which they may not be, whatever else allows them.
+    pub denied_endpoints: Vec<IpNet>,
+    /// The domains of labels and annotations that grants may put on their Secrets.
+    pub secret_metadata: MetadataDomains,
     /// Whether to watch grants' Secrets, which takes the right to list every Secret; otherwise what happens to one is
     /// seen at the next visit, `sweep` later at the latest.
     pub watch_secrets: bool,
@@ -53,11 +59,14 @@ impl Options {
             sweep,
             share_environment,
             private_endpoints,
+            denied_endpoints,
+            secret_metadata,
             watch_secrets,
             notifications,
             leader_elect,
         } = self;
         let text = |path: &PathBuf| path.display().to_string();
+        let networks = |all: &[IpNet]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let senders = |senders: &[NamedSender]| senders.iter().map(|s| s.name.clone()).collect::<Vec<_>>().join(",");
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -72,7 +81,9 @@ impl Options {
             watch_secrets,
             leader_elect,
             share_credentials_with_namespaces = share_environment,
-            allow_private_endpoints = private_endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            allow_private_endpoints = networks(private_endpoints),
+            deny_endpoints = networks(denied_endpoints),
+            allow_secret_metadata = %secret_metadata,
             notifications_address = notifications.as_ref().map(|n| n.address.to_string()),
             notifications_token_file = notifications.as_ref().map(|n| text(&n.token_file)),
             notifications_sns_topics = notifications.as_ref().map(|n| senders(&n.sns_topics)),

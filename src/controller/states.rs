@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{core::DeserializeGuard, runtime::reflector};
 
 use super::{
-    store_status::{CLOCK, HEADERS, KEYS},
+    store_status::{CLOCK, EXPIRATION, HEADERS, KEYS},
     stores::Stores,
     voices,
     watch::Caller,
@@ -69,7 +69,7 @@ pub fn stores<S: Store>(
             conditions: status
                 .conditions
                 .iter()
-                .filter(|c| [HEADERS, CLOCK, KEYS].contains(&c.type_.as_str()))
+                .filter(|c| [HEADERS, CLOCK, KEYS, EXPIRATION].contains(&c.type_.as_str()))
                 .map(|c| (c.type_.clone(), c.status.clone()))
                 .collect(),
         })

@@ -64,6 +64,9 @@ pub const KEYS: &str = "KeysEnforced";
 /// Whether the store's clock and the operator's agree.
 pub const CLOCK: &str = "ClockInSync";
 
+/// Whether it is known when the credentials end. Only while it is not.
+pub const EXPIRATION: &str = "CredentialsExpirationKnown";
+
 /// Says in a store's status whether it can be used, and comes again after a while: credentials come and go without
 /// an event.
 ///
@@ -150,7 +153,7 @@ async fn describe_now<S: Store>(
             status.canary = None;
             status
                 .conditions
-                .retain(|c| ![HEADERS, CLOCK, KEYS].contains(&c.type_.as_str()));
+                .retain(|c| ![HEADERS, CLOCK, KEYS, EXPIRATION].contains(&c.type_.as_str()));
             let generation = status.observed_generation;
             set_ready(&mut status.conditions, (*reason, why), generation, Timestamp::now());
         }
@@ -201,6 +204,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let Condition {
         capabilities,
         credentials_expire,
+        end_is_unknown,
         probed,
         canary,
         ..
@@ -222,6 +226,14 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let mut set = |type_: &str, value: &str, reason: Reason, message: &str| {
         set_condition(&mut status.conditions, type_, value, (reason, message), generation, now);
     };
+    if *end_is_unknown {
+        set(
+            EXPIRATION,
+            "False",
+            Reason::ExpirationUnknown,
+            "the credentials are temporary (they have a session token) and nothing says when they end, so no URL of this store lives longer than 15 minutes: set AWS_CREDENTIAL_EXPIRATION beside AWS_SESSION_TOKEN",
+        );
+    }
     let is_safe = capabilities.enforced.contains(&Capability::SignedHeadersOnly);
     match (probed.refuses_unsigned, is_safe) {
         (Some(true), _) => set(
@@ -273,6 +285,9 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
                 ),
             );
         }
+    }
+    if !end_is_unknown {
+        status.conditions.retain(|c| c.type_ != EXPIRATION);
     }
 }
 

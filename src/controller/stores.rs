@@ -141,6 +141,8 @@ pub struct Condition {
     pub capabilities: Arc<Capabilities>,
     /// When the credentials end that sign now.
     pub credentials_expire: Option<Timestamp>,
+    /// Whether they are temporary, and nothing says when they end.
+    pub end_is_unknown: bool,
     /// What came of trying it out.
     pub probed: Probed,
     /// And of doing so with real keys, if somebody asked for it.
@@ -274,6 +276,7 @@ impl Stores {
         Ok(Condition {
             capabilities: connection.provider.capabilities(),
             credentials_expire,
+            end_is_unknown: connection.provider.end_is_unknown().await,
             probed: outcome.probed,
             canary: outcome.canary,
             is_news: self.signers.changed(id),

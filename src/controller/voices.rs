@@ -5,11 +5,11 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::store_status::{CLOCK, HEADERS, KEYS};
+use super::store_status::{CLOCK, EXPIRATION, HEADERS, KEYS};
 use crate::api::{Reason, StoreStatus, set_ready};
 
 /// What each operator says for itself, as `NAMESPACE/TYPE`.
-const OWN: [&str; 4] = [READY, HEADERS, CLOCK, KEYS];
+const OWN: [&str; 5] = [READY, HEADERS, CLOCK, KEYS, EXPIRATION];
 /// The summary, for kstatus.
 const SUMMARY: [&str; 3] = [READY, "Reconciling", "Stalled"];
 const READY: &str = "Ready";
@@ -39,7 +39,7 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
         let rest = status
             .conditions
             .iter()
-            .filter(|c| [HEADERS, CLOCK, KEYS].contains(&c.type_.as_str()));
+            .filter(|c| [HEADERS, CLOCK, KEYS, EXPIRATION].contains(&c.type_.as_str()));
         conditions.extend(rest.cloned());
     }
     StoreStatus {

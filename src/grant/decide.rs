@@ -1,10 +1,11 @@
-use std::collections::BTreeMap;
+use std::{cell::OnceCell, collections::BTreeMap};
 
 use jiff::Timestamp;
 
 use super::{
     facts::{Facts, GrantFacts, Owner, SecretFact, SecretView},
     lifetime::{Lifetime, second},
+    policy::Allowance,
     status::condition,
     step::{Read, Step},
 };
@@ -19,6 +20,7 @@ pub fn decide(facts: &Facts, now: Timestamp) -> Step {
         f: facts,
         g: &facts.grant,
         now,
+        allowance: OnceCell::new(),
     };
     if facts.grant.deleting {
         return judge.leave();
@@ -44,6 +46,8 @@ pub(super) struct Judge<'a> {
     pub(super) f: &'a Facts,
     pub(super) g: &'a GrantFacts,
     pub(super) now: Timestamp,
+    /// What the access rules allow beyond one credential, once that was asked for.
+    pub(super) allowance: OnceCell<Allowance>,
 }
 
 impl Judge<'_> {
@@ -65,6 +69,9 @@ impl Judge<'_> {
             return step;
         }
         let key = self.key();
+        if !is_suspended && let Some(refusal) = self.past_total(key) {
+            return self.refuse(refusal);
+        }
         if self.over_at(key).is_some_and(|end| end <= self.now) {
             return self.over(key);
         }
@@ -73,6 +80,9 @@ impl Judge<'_> {
         }
         if !self.g.broken_rules.is_empty() {
             return self.without_key(Reason::InvalidSpec, self.g.broken_rules.join("; "));
+        }
+        if let Some(refusal) = self.f.settings.secret_metadata.refusal(&self.g.template()) {
+            return self.refuse(refusal);
         }
         self.issue(key)
     }
@@ -145,13 +155,25 @@ impl Judge<'_> {
         }
     }
 
+    /// The moment after which no credential may work: the grant's own deadline, or the end of the time that the rules allow in
+    /// total.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
+        self.own_deadline().into_iter().chain(self.total_end()).min()
+    }
+
+    /// The grant's own deadline.
+    pub(super) fn own_deadline(&self) -> Option<Timestamp> {
         self.g.terms.deadline_time.as_ref().map(|t| second(t.0))
     }
 
     /// When the key may be out no longer: at its own end, or at a deadline that was set since.
     pub(super) fn end(&self, key: Lifetime) -> Timestamp {
         self.deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
+    }
+
+    /// The same by the grant alone, whatever the rules say by now.
+    pub(super) fn own_end(&self, key: Lifetime) -> Timestamp {
+        self.own_deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
     }
 
     /// The reason and the moment with which the grant finished, if it has.
@@ -206,7 +228,7 @@ impl Judge<'_> {
         secret
             .expiration_seconds
             .is_some_and(|s| s != self.g.terms.expiration_seconds)
-            || self.end(key) < key.expires_at
+            || self.own_end(key) < key.expires_at
     }
 
     /// The labels and annotations that the Secret shall have: the tenant's, and ours over them.

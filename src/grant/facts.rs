@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{places::Limit, renewal::RenewRequest, repair::Repairs};
+use super::{metadata::MetadataDomains, places::Limit, renewal::RenewRequest, repair::Repairs};
 use crate::{
     api::{
         Ask, Capabilities, ClusterAccessRule, GROUP, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject,
@@ -51,10 +51,12 @@ pub struct Facts {
 }
 
 /// Defaults that the operator was started with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Seconds until a finished grant is deleted, unless its spec says otherwise; `None` keeps it.
     pub ttl_seconds_after_finished: Option<i64>,
+    /// The domains of labels and annotations that grants may put on their Secrets.
+    pub secret_metadata: MetadataDomains,
 }
 
 /// What one reads off the grant.

@@ -145,7 +145,10 @@ impl Judge<'_> {
                         _ => self.refuse(refusal),
                     });
                 }
-                fresh
+                match self.another_length(live, fresh) {
+                    Ok(lifetime) => lifetime,
+                    Err(refusal) => return Break(self.refuse(refusal)),
+                }
             }
         };
         match lifetime {
@@ -261,7 +264,7 @@ impl Judge<'_> {
     /// its credentials ended first, does not make it another one.
     fn is_as_asked(&self, key: Lifetime) -> bool {
         let seconds = self.g.terms.expiration_seconds;
-        let same_wish = self.asked() == Some(seconds) && self.end(key) == key.expires_at;
-        same_wish || key.expires_at == key.end_asked(seconds, self.deadline())
+        let same_wish = self.asked() == Some(seconds) && self.own_end(key) == key.expires_at;
+        same_wish || key.expires_at == key.end_asked(seconds, self.own_deadline())
     }
 }

@@ -15,6 +15,7 @@ mod key;
 mod lending;
 mod lifetime;
 mod media_type;
+mod metadata;
 mod multipart;
 mod object;
 mod places;
@@ -26,6 +27,7 @@ mod rows;
 mod selector;
 mod status;
 mod step;
+mod total;
 mod withheld;
 
 pub use anew::ANEW_SPREAD;
@@ -37,8 +39,9 @@ pub use facts::{
 };
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
+pub use metadata::MetadataDomains;
 pub use places::{Candidate, Limit, Most, Places};
-pub use policy::{AbortAccess, Access, AllowedRequest, Refusal, admit, still_allowed};
+pub use policy::{AbortAccess, Access, Allowance, AllowedRequest, Refusal, admit, allowance, still_allowed};
 pub use renewal::{RenewRequest, renewal_due};
 pub use repair::Repairs;
 pub use step::{Assembly, Notice, Publish, PublishMode, Read, SigningRequest, Step};

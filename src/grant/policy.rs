@@ -10,7 +10,9 @@ use super::{
     selector::selects,
     step::SigningRequest,
 };
-use crate::api::{AccessRule, Ask, ClusterAccessRule, Namespaces, Operation, Reason, StoreRef, UploadMode};
+use crate::api::{
+    AccessRule, Ask, ClusterAccessRule, Namespaces, Operation, Reason, RenewalPermission, StoreRef, UploadMode,
+};
 
 /// The proof that the access rules of a store allow a grant what it asks for, on the object of its key.
 ///
@@ -197,6 +199,48 @@ pub fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<Access, Ref
     Ok(Access::new(grant, key))
 }
 
+/// What the rules allow a grant beyond one credential. Of several that allow it, the most generous counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Whether another credential may follow one that was issued.
+    pub renewal: bool,
+    /// In how many seconds from the grant's creation all of them end; `None`: no limit.
+    pub total_seconds: Option<i64>,
+}
+
+impl Allowance {
+    /// Where no rules are known, and where none allows the grant, so that it is refused anyway.
+    pub const ALL: Self = Self {
+        renewal: true,
+        total_seconds: None,
+    };
+}
+
+/// See [`Allowance`].
+pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Allowance {
+    let Ok(key) = object_key(grant, usize::MAX) else {
+        return Allowance::ALL;
+    };
+    let mine: Vec<_> = rules
+        .iter()
+        .filter(|r| chooses(&r.namespaces, &grant.namespace, labels))
+        .map(|r| &r.rule)
+        .collect();
+    let is_plain = |r: &AccessRule| r.max_total_seconds.is_none() && r.renewal == RenewalPermission::Allow;
+    if mine.iter().all(|r| is_plain(r)) {
+        return Allowance::ALL;
+    }
+    let allowing: Vec<_> = mine.iter().filter(|r| examine(grant, &key, r, &mine).is_ok()).collect();
+    if allowing.is_empty() {
+        return Allowance::ALL;
+    }
+    let totals: Option<Vec<i64>> = allowing.iter().map(|r| r.max_total_seconds).collect();
+    Allowance {
+        renewal: allowing.iter().any(|r| r.renewal == RenewalPermission::Allow),
+        total_seconds: totals.and_then(|all| all.into_iter().max()),
+    }
+}
+
 fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
     let parse = if grant.ask.takes_prefix() {
         ObjectKey::parse_scope
@@ -309,8 +353,23 @@ pub(super) fn examine(
         );
         return refuse(2, Reason::ExpirationTooLong, message);
     }
+    if let Some(total) = rule.max_total_seconds
+        && terms.expiration_seconds > total
+    {
+        let message = format!(
+            "spec.expirationSeconds is {}; {store} allows namespace {namespace} at most {total} in total, renewals included; ask for less",
+            terms.expiration_seconds
+        );
+        return refuse(3, Reason::ExpirationTooLong, message);
+    }
+    if rule.renewal == RenewalPermission::Forbid && terms.renews() {
+        let message = format!(
+            "spec.renewal.policy is Always; {store} allows namespace {namespace} no renewal; leave spec.renewal out, or ask the store's owner for a rule with renewal: Allow"
+        );
+        return refuse(4, Reason::RenewalNotAllowed, message);
+    }
     if grant.ask.is_for_credentials() {
-        return lends(grant, rule).map_err(|message| (3, message));
+        return lends(grant, rule).map_err(|message| (5, message));
     }
     let Ask::Upload { mode, constraints, .. } = &grant.ask else {
         return Ok(());
@@ -341,7 +400,7 @@ pub(super) fn examine(
             )),
         };
         if let Some(message) = message {
-            return refuse(3, Reason::ContentLengthNotAllowed, message);
+            return refuse(5, Reason::ContentLengthNotAllowed, message);
         }
     }
     if !rule.content_types.is_empty() {
@@ -356,7 +415,7 @@ pub(super) fn examine(
             )),
         };
         if let Some(message) = message {
-            return refuse(4, Reason::ContentTypeNotAllowed, message);
+            return refuse(6, Reason::ContentTypeNotAllowed, message);
         }
     }
     Ok(())

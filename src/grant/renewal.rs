@@ -103,7 +103,7 @@ impl Judge<'_> {
     /// When somebody wants this key replaced. A request is answered by any key that was signed at its time or later.
     fn requested(&self, key: Lifetime) -> Option<Timestamp> {
         match self.g.renew_requested {
-            RenewRequest::At(t) if t > key.issued_at => Some(t),
+            RenewRequest::At(t) if t > key.issued_at && self.allowance().renewal => Some(t),
             _ => None,
         }
     }
@@ -135,8 +135,18 @@ impl Judge<'_> {
             let message = format!("the key ends at {end}, and no new one could be made: {why}");
             return Some((Reason::RenewalOverdue, message));
         }
-        let RenewRequest::Invalid(value) = &self.g.renew_requested else {
-            return None;
+        let value = match &self.g.renew_requested {
+            RenewRequest::Invalid(value) => value,
+            RenewRequest::At(t) if *t > key.issued_at && !self.allowance().renewal => {
+                let message = format!(
+                    "the annotation {} asks for a new credential, and {} allows namespace {} no renewal; remove the annotation, or ask the store's owner for a rule with renewal: Allow",
+                    annotation::RENEW_REQUESTED_AT,
+                    self.g.terms.store_ref,
+                    self.g.namespace
+                );
+                return Some((Reason::RenewalNotAllowed, message));
+            }
+            RenewRequest::At(_) | RenewRequest::None => return None,
         };
         let message = format!(
             "the annotation {} is {value:?}, which is no RFC 3339 time with its zone, and asks for nothing; write it as 2027-01-31T18:00:00Z",

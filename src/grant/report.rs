@@ -74,7 +74,13 @@ impl Judge<'_> {
 
     /// The next instant at which a key that was withdrawn comes to an end, in one sense or another.
     pub(super) fn next_end(&self, key: Option<Lifetime>) -> Option<Timestamp> {
-        let ends = [key.map(|key| self.end(key)), self.copies_until(key), self.over_at(key)];
+        let ends = [
+            key.map(|key| self.end(key)),
+            // With the rules' own end over, the grant's deadline is still to come.
+            key.map(|key| self.own_end(key)),
+            self.copies_until(key),
+            self.over_at(key),
+        ];
         ends.into_iter().flatten().filter(|end| *end > self.now).min()
     }
 

@@ -142,6 +142,14 @@ impl Judge<'_> {
         let deadline = self.deadline().unwrap_or(self.now);
         let end = self.over_at(key).unwrap_or(deadline);
         let said = match key {
+            // The next one would not have been worth it, or would not have been allowed.
+            Some(key)
+                if key.is_over(self.now)
+                    && self.total_end().is_some_and(|end| end <= deadline)
+                    && self.g.terms.renews() =>
+            {
+                format!("the key expired at {}; {}", key.expires_at, self.said_of_total())
+            }
             Some(key) if key.is_over(self.now) => format!("the key expired at {}", key.expires_at),
             Some(key) => format!(
                 "spec.deadlineTime {deadline} has passed; the key was withdrawn, but a copy of it works until {}",

@@ -364,6 +364,11 @@ fn unusable(why: &str) -> SignError {
     }
 }
 
+/// The address of a store, if it is none of Azure's own.
+pub fn foreign_endpoint(store: &AzureBlobStore) -> Option<String> {
+    store.endpoint.clone().filter(|endpoint| !is_of(endpoint, AZURES_OWN))
+}
+
 impl Provider for AzureBlob {
     fn name(&self) -> &'static str {
         "azure-blob"
@@ -432,7 +437,9 @@ impl Provider for AzureBlob {
     }
 
     fn rests_on_trial(&self) -> bool {
-        self.store.unsigned_headers == UnsignedHeaders::Refuse && !self.is_azures_own()
+        // Workloads' endpoint may be another store than the operator's.
+        let is_azures = self.is_azures_own() && is_of(&self.public_base(), AZURES_OWN);
+        self.store.unsigned_headers == UnsignedHeaders::Refuse && !is_azures
     }
 
     fn canary(&self) -> BoxFuture<'_, Canary> {

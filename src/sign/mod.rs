@@ -56,6 +56,12 @@ pub trait Provider: Send + Sync {
         self.credentials_expire()
     }
 
+    /// Whether the credentials that the store was given are temporary, and nothing says when they end. What they sign then lives
+    /// for a short time only.
+    fn end_is_unknown(&self) -> BoxFuture<'_, bool> {
+        std::future::ready(false).boxed()
+    }
+
     /// Whether [`Provider::sign`] makes requests of its own, so that a slow far side makes it slow.
     fn signs_remotely(&self) -> bool {
         false

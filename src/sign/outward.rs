@@ -13,7 +13,8 @@ use ipnet::IpNet;
 
 use super::{http::Connections, names::lookup};
 
-/// Where tenants' endpoints may lead: to public addresses, and into the networks that the platform names.
+/// Where tenants' endpoints may lead: to public addresses, and into the networks that the platform allows; never into those that
+/// it denies.
 ///
 /// Whoever may create an ObjectStore chooses where the operator sends requests. From inside, the operator reaches what
 /// a tenant does not: its own loopback, the metadata service of the machine, other teams' services.
@@ -23,6 +24,7 @@ use super::{http::Connections, names::lookup};
 #[derive(Clone, Debug, Default)]
 pub struct Outward {
     allowed: Arc<[IpNet]>,
+    denied: Arc<[IpNet]>,
     pub(super) clients: Arc<Clients>,
 }
 
@@ -45,21 +47,19 @@ impl fmt::Debug for Clients {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inward {
     host: String,
-    address: Option<IpAddr>,
-    class: &'static str,
+    /// What kind of address the host is, if it is one; of a name nothing is told.
+    class: Option<&'static str>,
 }
 
 impl fmt::Display for Inward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, address, class } = self;
-        match address.filter(|_| host.parse::<IpAddr>().is_err()) {
-            None => write!(f, "the endpoint {host} is {class}")?,
-            Some(address) => write!(
-                f,
-                "the endpoint's host {host} has the address {address}, which is {class}"
-            )?,
+        let Self { host, class } = self;
+        match class {
+            Some(class) => write!(f, "the endpoint {host} is {class}")?,
+            // Neither the address nor what kind of one it is: whoever has no pod here could look internal names up by it.
+            None => write!(f, "the endpoint's host {host} leads to an address")?,
         }
-        f.write_str(", where an ObjectStore may not lead; use a public endpoint, or ask the platform team to allow the network (--allow-private-endpoints) or to make a ClusterObjectStore")
+        f.write_str(", where an ObjectStore may not lead; use a public endpoint, or ask the platform team to allow the network (--allow-private-endpoints, --deny-endpoints) or to make a ClusterObjectStore")
     }
 }
 
@@ -70,13 +70,34 @@ impl Outward {
     pub fn new(allowed: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
             allowed: allowed.into(),
+            denied: Arc::default(),
             clients: Arc::default(),
         }
     }
 
+    /// The same without these networks, whatever else allows them.
+    #[must_use]
+    pub fn denying(self, denied: impl Into<Arc<[IpNet]>>) -> Self {
+        Self {
+            denied: denied.into(),
+            clients: Arc::default(),
+            ..self
+        }
+    }
+
+    /// To no address at all.
+    pub fn nowhere() -> Self {
+        let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let all: Vec<_> = all.into_iter().filter_map(|ip| IpNet::new(ip, 0).ok()).collect();
+        Self::default().denying(all)
+    }
+
     /// The same for the clients themselves, which must not hold each other.
     pub(super) fn without_clients(&self) -> Self {
-        Self::new(self.allowed.clone())
+        Self {
+            clients: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// Whether a host, as it stands in an endpoint, may be asked. A name is looked up for that; one that is not known
@@ -85,47 +106,74 @@ impl Outward {
     /// # Errors
     /// [`Inward`], if one of its addresses lies inwards.
     pub async fn check(&self, host: &str) -> Result<(), Inward> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        match bare.parse::<IpAddr>() {
-            Ok(address) => self.permit(bare, [address]),
-            Err(_) if ends_in_a_number(bare) => Err(Inward {
-                host: bare.to_owned(),
-                address: None,
-                class: "half an address, which with a bucket's name before it can be a whole one",
-            }),
-            Err(_) => match lookup(bare).await {
-                Ok(addresses) => self.permit(bare, addresses),
-                Err(_) => Ok(()),
-            },
+        self.check_literal(host)?;
+        let bare = bare(host);
+        if bare.parse::<IpAddr>().is_ok() {
+            return Ok(());
+        }
+        match lookup(bare).await {
+            Ok(addresses) => self.permit(bare, addresses),
+            Err(_) => Ok(()),
         }
     }
 
-    /// The same of a host that is an address: nobody looks that up. One that is a name is left to whoever does.
+    /// The same without a lookup: of a host that is an address, or that says by itself where it leads. Any other name is left
+    /// to whoever looks it up.
     ///
     /// # Errors
     /// [`Inward`].
     pub fn check_literal(&self, host: &str) -> Result<(), Inward> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let bare = bare(host);
+        let inward = |class| {
+            Err(Inward {
+                host: bare.to_owned(),
+                class: Some(class),
+            })
+        };
         match bare.parse::<IpAddr>() {
             Ok(address) => self.permit(bare, [address]),
+            Err(_) if ends_in_a_number(bare) => {
+                inward("half an address, which with a bucket's name before it can be a whole one")
+            }
+            // "Special-Use Domain Names" (RFC 6761).
+            Err(_) if is_local(bare) => {
+                let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                match addresses.into_iter().any(|ip| self.permit(bare, [ip]).is_ok()) {
+                    true => Ok(()),
+                    false => inward("a loopback address"),
+                }
+            }
             Err(_) => Ok(()),
         }
     }
 
     fn permit(&self, host: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), Inward> {
         for address in addresses {
-            if let Some(class) = class(address)
-                && !self.allowed.iter().any(|net| net.contains(&plain(address)))
-            {
+            let is_in = |nets: &[IpNet], address| nets.iter().any(|net| net.contains(&address));
+            let class = if is_in(&self.denied, address) || is_in(&self.denied, plain(address)) {
+                Some("in a network that the platform team has denied")
+            } else {
+                class(address).filter(|_| !is_in(&self.allowed, plain(address)))
+            };
+            if let Some(class) = class {
                 return Err(Inward {
                     host: host.to_owned(),
-                    address: Some(address),
-                    class,
+                    class: host.parse::<IpAddr>().is_ok().then_some(class),
                 });
             }
         }
         Ok(())
     }
+}
+
+/// A host without the brackets that it has in an address.
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+fn is_local(host: &str) -> bool {
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Looks names up when a connection is made, too: a name may have another address by then.
@@ -149,14 +197,15 @@ fn ends_in_a_number(host: &str) -> bool {
     is_decimal || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The IPv4 address behind an IPv6 one that stands for it: mapped (RFC 4291), by NAT64 (RFC 6052) or by 6to4 (RFC 3056).
+/// The IPv4 address behind an IPv6 one that stands for it: mapped (RFC 4291), by NAT64 (RFC 6052), by 6to4 (RFC 3056) or by
+/// ISATAP (RFC 5214).
 fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
-    let [a, b, c, d, .., g, h] = v6.segments();
+    let [a, b, c, d, e, f, g, h] = v6.segments();
     let of = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     if let Some(v4) = v6.to_ipv4_mapped() {
         IpAddr::V4(v4)
-    } else if [a, b, c, d] == [0x64, 0xff9b, 0, 0] {
+    } else if [a, b, c, d, e, f] == [0x64, 0xff9b, 0, 0, 0, 0] || (e & !0x200, f) == (0, 0x5efe) {
         of(g, h)
     } else if a == 0x2002 {
         of(b, c)
@@ -182,7 +231,8 @@ fn class_v4(v4: Ipv4Addr) -> Option<&'static str> {
         (169, 254, _) => Some("a link-local address, where clouds keep their metadata"),
         (10, ..) | (192, 168, _) | (172, 16..=31, _) => Some("a private address"),
         (100, 64..=127, _) => Some("a shared address, as carriers and clouds use inside"),
-        (0, ..) | (192, 0, 0) | (198, 18..=19, _) | (224..=255, ..) => Some("no public address"),
+        (192, 0, 2) | (198, 51, 100) | (203, 0, 113) => Some("an address for documentation"),
+        (0, ..) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) | (224..=255, ..) => Some("no public address"),
         _ => None,
     }
 }
@@ -194,11 +244,16 @@ fn class_v6(v6: Ipv6Addr) -> Option<&'static str> {
         Some("a link-local address")
     } else if v6.is_unique_local() {
         Some("a private address")
-    // Global unicast is 2000::/3; all else is special or not given out.
-    } else if v6.segments()[0] & 0xe000 != 0x2000 {
-        Some("no public address")
     } else {
-        None
+        match v6.segments() {
+            // An IPv4 address is in it, and whoever runs the relay decides what is behind it.
+            [0x2001, 0, ..] => Some("a Teredo address"),
+            [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => Some("an address for documentation"),
+            // Global unicast is 2000::/3, less what is set aside for protocols (2001::/23); all else is special or not given out.
+            [0x2001, 0..=0x01ff, ..] => Some("no public address"),
+            [first, ..] if first & 0xe000 != 0x2000 => Some("no public address"),
+            _ => None,
+        }
     }
 }
 
@@ -233,7 +288,15 @@ mod tests {
             ("100.128.0.0", false),
             ("0.0.0.0", true),
             ("192.0.0.192", true),
-            ("192.0.2.1", false),
+            ("192.0.1.255", false),
+            ("192.0.2.1", true),
+            ("192.0.3.0", false),
+            ("198.51.100.7", true),
+            ("198.51.101.0", false),
+            ("203.0.113.255", true),
+            ("203.0.114.0", false),
+            ("192.88.99.1", true),
+            ("192.88.100.1", false),
             ("198.18.0.1", true),
             ("224.0.0.1", true),
             ("255.255.255.255", true),
@@ -254,6 +317,33 @@ mod tests {
             ("fc00::1", true),
             ("ff02::1", true),
             ("2a05:d018::1", false),
+            // Compatible (deprecated), translated, and NAT64 for one's own network (RFC 8215).
+            ("::127.0.0.1", true),
+            ("::52.218.0.1", true),
+            ("::ffff:0:127.0.0.1", true),
+            ("64:ff9b:1::7f00:1", true),
+            ("64:ff9b::1:34da:1", true),
+            // 6to4 and ISATAP, of a private address and of a public one.
+            ("2002:a00:1::1", true),
+            ("2002:34da:1::1", false),
+            ("2a05:d018::5efe:10.0.0.1", true),
+            ("2a05:d018::200:5efe:10.0.0.1", true),
+            ("2a05:d018::5efe:52.218.0.1", false),
+            // Teredo, whatever it carries; protocols; documentation; the edges between.
+            ("2001:0:4136:e378:8000:63bf:3fff:fdd2", true),
+            ("2001::1", true),
+            ("2001:2::1", true),
+            ("2001:1ff:ffff::1", true),
+            ("2001:200::1", false),
+            ("2001:db7:ffff::1", false),
+            ("2001:db8:64::7f00:1", true),
+            ("2001:db9::1", false),
+            ("3fff::1", true),
+            ("3fff:fff::1", true),
+            ("3fff:1000::1", false),
+            ("4000::1", true),
+            ("5f00::1", true),
+            ("100::1", true),
         ] {
             let found = Outward::default().permit(address, [address.parse().unwrap()]);
             assert_eq!(found.is_err(), inward, "{address}");
@@ -278,11 +368,81 @@ mod tests {
         }
         // One address that leads inwards is enough.
         let both = ["52.218.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
-        let error = outward.permit("s3.example", both).unwrap_err().to_string();
+        assert!(outward.permit("s3.example", both).is_err());
+    }
+
+    /// What is denied stays denied, in each spelling of the address and whatever allows it.
+    #[test]
+    fn denied_network_is_refused_although_it_is_public_or_allowed() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let outward = Outward::new([net("10.20.0.0/16")]).denying([
+            net("52.218.0.0/17"),
+            net("10.20.30.0/24"),
+            net("2a05:d018:64::/96"),
+            net("64:ff9b::/96"),
+        ]);
+        for (address, allowed) in [
+            ("52.218.127.255", false),
+            ("52.218.128.0", true),
+            ("::ffff:52.218.0.1", false),
+            ("2002:34da:1::", false),
+            ("10.20.29.255", true),
+            ("10.20.30.1", false),
+            ("::ffff:10.20.30.1", false),
+            ("2a05:d018:64::7f00:1", false),
+            ("2a05:d018:65::1", true),
+            ("64:ff9b::808:808", false),
+        ] {
+            let found = outward.permit(address, [address.parse().unwrap()]);
+            assert_eq!(found.is_ok(), allowed, "{address}");
+        }
+        for address in ["52.218.128.0", "2a05:d018::1", "127.0.0.1"] {
+            assert!(
+                Outward::nowhere().permit(address, [address.parse().unwrap()]).is_err(),
+                "{address}"
+            );
+        }
         assert!(
-            error.contains("s3.example has the address 10.0.0.1, which is a private address"),
-            "{error}"
+            outward.without_clients().check_literal("52.218.0.1").is_err(),
+            "its clients deny it, too"
         );
+    }
+
+    /// A name is not looked up for whoever has no resolver here.
+    #[test]
+    fn refusal_of_a_name_tells_nothing_of_its_address() {
+        let outward = Outward::default().denying(["52.218.0.0/16".parse::<IpNet>().unwrap()]);
+        let said = |host: &str, address: &str| {
+            outward
+                .permit(host, [address.parse().unwrap()])
+                .unwrap_err()
+                .to_string()
+        };
+        let of = |address| said("db.internal.example", address);
+        assert_eq!(of("10.0.0.1"), of("169.254.169.254"));
+        assert_eq!(of("10.0.0.1"), of("52.218.0.1"));
+        assert!(!of("10.0.0.1").contains("10.0.0.1"), "{}", of("10.0.0.1"));
+        // Who writes an address knows it.
+        assert!(said("10.0.0.1", "10.0.0.1").contains("10.0.0.1 is a private address"));
+    }
+
+    #[test]
+    fn names_that_say_where_they_lead_need_no_lookup() {
+        for (host, is_refused) in [
+            ("localhost", true),
+            ("LOCALHOST.", true),
+            ("s3.localhost", true),
+            ("169.254", true),
+            ("0x7f.1", true),
+            ("[::1]", true),
+            ("localhost.example.com", false),
+            ("s3.example.com", false),
+            ("52.218.0.1", false),
+        ] {
+            assert_eq!(Outward::default().check_literal(host).is_err(), is_refused, "{host}");
+        }
+        let allowed = ["127.0.0.0/8".parse::<IpNet>().unwrap(), "::1/128".parse().unwrap()];
+        assert!(Outward::new(allowed).check_literal("localhost").is_ok());
     }
 
     #[tokio::test]

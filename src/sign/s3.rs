@@ -153,6 +153,9 @@ impl S3 {
             // Only what the grant says may be in the signature; the SDK would add a checksum of its own.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            // The SDK would ask a directory bucket for a session of its own, and sign with that: it lives five minutes, and
+            // nothing that is signed says so.
+            .disable_s3_express_session_auth(true)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .timeout_config(Self::timeouts());
         config.set_app_name(app_name());
@@ -214,7 +217,8 @@ impl S3 {
     async fn sign_request(&self, request: &SigningRequest) -> Result<Signed, SignError> {
         let session = self.session().await?;
         let lifetime = request.lifetime;
-        if session.sts.is_none() && session.expires.is_some_and(|end| end < lifetime.expires_at) {
+        let end = session.end(Timestamp::now());
+        if session.sts.is_none() && end.is_some_and(|end| end < lifetime.expires_at) {
             // The session changed since the decision; the next decision knows its end.
             return Err(SignError::Refused(
                 "the credentials changed meanwhile and end before the key would".into(),
@@ -295,6 +299,14 @@ impl S3 {
     }
 }
 
+/// The address of a store's STS, if the store has one and it is none of Amazon's.
+pub fn foreign_sts(store: &S3Store) -> Option<String> {
+    let role = store.credentials.as_ref()?.assume_role.as_ref()?;
+    let endpoint = role.endpoint.as_ref().or(store.endpoint.as_ref())?;
+    let is_amazons = answers::is_amazons_sts(endpoint) || answers::is_amazons(Some(endpoint), &store.bucket);
+    (!is_amazons).then(|| endpoint.clone())
+}
+
 impl Provider for S3 {
     fn name(&self) -> &'static str {
         "s3"
@@ -330,7 +342,7 @@ impl Provider for S3 {
             Ok(
                 match self.role().map(|role| Self::longest(role, &session.credentials)) {
                     Some(own) => Timestamp::now().checked_add(SignedDuration::from_secs(own)).ok(),
-                    None => session.expires,
+                    None => session.end(Timestamp::now()),
                 },
             )
         }
@@ -339,6 +351,11 @@ impl Provider for S3 {
 
     fn source_expires(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async { Ok(self.session().await?.expires) }.boxed()
+    }
+
+    fn end_is_unknown(&self) -> BoxFuture<'_, bool> {
+        // With a role each URL has a session of its own, whose end STS states.
+        async { self.role().is_none() && self.session().await.is_ok_and(|session| session.end_is_unknown()) }.boxed()
     }
 
     fn signs_remotely(&self) -> bool {

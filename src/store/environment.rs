@@ -1,3 +1,5 @@
+mod aws;
+
 use std::{env, sync::Arc};
 
 use aws_credential_types::provider::{
@@ -5,6 +7,8 @@ use aws_credential_types::provider::{
 };
 use tokio::sync::OnceCell;
 
+pub use self::aws::NotAtHand;
+use self::aws::WithEnd;
 use super::web_identity::WebIdentity;
 use crate::sign::{azure, gcs, http::app_name, sdk_client};
 
@@ -30,11 +34,17 @@ impl Environment {
             if let Some(identity) = WebIdentity::from_environment(&config) {
                 return SharedCredentialsProvider::new(identity);
             }
-            config
-                .credentials_provider()
-                .unwrap_or_else(|| SharedCredentialsProvider::new(NoCredentials))
+            match config.credentials_provider() {
+                Some(chain) => WithEnd::of(chain),
+                None => SharedCredentialsProvider::new(NoCredentials),
+            }
         };
         self.aws.get_or_init(chain).await.clone()
+    }
+
+    /// The access key that is in the environment or in a profile: of the same chain, what needs no request.
+    pub(super) async fn aws_at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
+        aws::at_hand().await
     }
 
     /// The account's key, if the environment has one for this account; else workload identity, else the machine's managed

@@ -12,7 +12,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use http::Uri;
 
 pub use credentials::{CredentialsError, MAX_SECRET_BYTES};
-pub use environment::Environment;
+pub use environment::{Environment, NotAtHand};
 pub use notification::{
     Arrived, MAX_BYTES as MAX_NOTIFICATION_BYTES, Notification, Subscription, parse as parse_notification,
 };
@@ -23,7 +23,7 @@ use crate::{
         Outward, Provider,
         azure::{self, AzureBlob},
         gcs::{self, Gcs},
-        s3::S3,
+        s3::{self, S3},
     },
 };
 
@@ -95,6 +95,27 @@ impl Settings {
     /// # Errors
     /// The reason and a sentence for the store's owner.
     pub async fn check_endpoint(&self, outward: &Outward) -> Result<(), (Reason, String)> {
+        for endpoint in self.endpoints() {
+            let inward = outward.check(&host(endpoint)?).await;
+            inward.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The same without a lookup, so that nothing is sent to anybody: a name is not judged.
+    ///
+    /// # Errors
+    /// The reason and a sentence for the store's owner.
+    pub fn check_endpoint_literal(&self, outward: &Outward) -> Result<(), (Reason, String)> {
+        for endpoint in self.endpoints() {
+            let checked = outward.check_literal(&host(endpoint)?);
+            checked.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The addresses that the operator itself may ask something.
+    fn endpoints(&self) -> impl Iterator<Item = &String> {
         let endpoints = match &self.0 {
             Place::S3(s3) => {
                 let role = s3.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
@@ -103,14 +124,7 @@ impl Settings {
             Place::AzureBlob(azure) => [azure.endpoint.as_ref(), None],
             Place::Gcs(gcs) => [gcs.endpoint.as_ref(), None],
         };
-        for endpoint in endpoints.into_iter().flatten() {
-            let uri = endpoint
-                .parse::<Uri>()
-                .map_err(|e| (Reason::InvalidStore, format!("endpoint {endpoint} is no address: {e}")))?;
-            let inward = outward.check(uri.host().unwrap_or_default()).await;
-            inward.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
-        }
-        Ok(())
+        endpoints.into_iter().flatten()
     }
 
     /// Takes the credentials out of a Secret's data.
@@ -149,6 +163,18 @@ impl Settings {
         }
     }
 
+    /// The same, of what needs no request: an access key, an account key, a service account's key.
+    ///
+    /// # Errors
+    /// [`NotAtHand`].
+    pub async fn with_environment_at_hand(self, environment: &Environment) -> Result<Account, NotAtHand> {
+        match self.0 {
+            Place::S3(s3) => Ok(Account(Kind::S3(s3, Environment::aws_at_hand().await?))),
+            // Nothing is asked for before it is needed, and `Account::asks` says what would be.
+            other => Ok(Self(other).with_environment(environment).await),
+        }
+    }
+
     /// What to set where the operator's own identity is wanted and there is none, as the end of a sentence.
     pub fn wanted_in_environment(&self) -> &'static str {
         match &self.0 {
@@ -161,7 +187,49 @@ impl Settings {
     }
 }
 
+/// The host of an endpoint.
+fn host(endpoint: &str) -> Result<String, (Reason, String)> {
+    let uri = endpoint
+        .parse::<Uri>()
+        .map_err(|e| (Reason::InvalidStore, format!("endpoint {endpoint} is no address: {e}")))?;
+    Ok(uri.host().unwrap_or_default().to_owned())
+}
+
 impl Account {
+    /// What a signature asks of somebody else, as the beginning of a sentence; `None` if it is made here.
+    pub fn asks(&self) -> Option<&'static str> {
+        match &self.0 {
+            Kind::S3(s3, _) => s3
+                .credentials
+                .as_ref()?
+                .assume_role
+                .as_ref()
+                .map(|_| "the store signs with a session of STS for each grant (spec.s3.credentials.assumeRole)"),
+            Kind::AzureBlob(_, azure::Credentials::Identity(_)) => Some(
+                "there is no account key (AZURE_STORAGE_KEY), and an identity signs with a delegation key of Azure Storage",
+            ),
+            Kind::AzureBlob(..) | Kind::Gcs(_, gcs::Source::Unusable(_)) => None,
+            Kind::Gcs(store, _) if store.credentials.as_ref().is_some_and(|c| c.sign_as.is_some()) => {
+                Some("the store has Google's IAM sign (spec.gcs.credentials.signAs)")
+            }
+            Kind::Gcs(_, gcs::Source::Key(_)) => None,
+            Kind::Gcs(..) => Some(
+                "there is no service account's key (GOOGLE_APPLICATION_CREDENTIALS), and an identity has Google's IAM sign",
+            ),
+        }
+    }
+
+    /// The address in the store's own settings to which a signature shows the identity of the environment, if that is none of
+    /// the cloud's own hosts.
+    pub fn shows_identity_to(&self) -> Option<String> {
+        match &self.0 {
+            Kind::S3(s3, _) => s3::foreign_sts(s3),
+            Kind::AzureBlob(store, azure::Credentials::Identity(_)) => azure::foreign_endpoint(store),
+            // Google's token goes to IAM, whose address no store names.
+            Kind::AzureBlob(..) | Kind::Gcs(..) => None,
+        }
+    }
+
     /// The store, ready to sign. With `outward`, requests to it go only there. Nothing is read or sent yet.
     pub fn connect(self, outward: Option<Outward>) -> Arc<dyn Provider> {
         match self.0 {

@@ -188,9 +188,14 @@ fn arguments_say_what_the_values_say() {
             "--allow-private-endpoints=10.0.0.0/8,fd00::/8",
         ),
         (
+            "denyEndpoints={198.51.100.0/24,2001:db8:64::/96}",
+            "--deny-endpoints=198.51.100.0/24,2001:db8:64::/96",
+        ),
+        (
             "allowSecretMetadata={app.kubernetes.io,example.com}",
             "--allow-secret-metadata=app.kubernetes.io,example.com",
         ),
+        ("allowSecretMetadata=null", "--allow-secret-metadata="),
         ("extraArgs={--context=x}", "--context=x"),
     ] {
         let args = flags(&[value]);

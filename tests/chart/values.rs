@@ -154,6 +154,14 @@ fn wrong_values_are_refused_by_name() {
             "at '/allowPrivateEndpoints/0': '10.0.0.0/33' does not match pattern",
         ),
         (
+            "denyEndpoints={10.0.0.1}",
+            "at '/denyEndpoints/0': '10.0.0.1' does not match pattern",
+        ),
+        (
+            "allowSecretMetadata={*.example.com}",
+            "at '/allowSecretMetadata/0': '*.example.com' does not match pattern",
+        ),
+        (
             "extraArgs={foo}",
             "at '/extraArgs/0': 'foo' does not match pattern '^-'",
         ),

@@ -21,6 +21,7 @@ mod hostile;
 mod hostile_store;
 mod leader;
 mod leaks;
+mod lifetimes;
 mod limits;
 mod lives;
 mod metrics;

@@ -60,12 +60,14 @@ fn spec_changes() {
                 .filter(|g| g["status"]["observedGeneration"] == generation)
         })
     };
-    patch(json!({"secretTemplate": {"labels": {"team": "web"}, "annotations": {"example.com/for": "them"}}}));
+    patch(
+        json!({"secretTemplate": {"labels": {"team": "web"}, "annotations": {"app.kubernetes.io/part-of": "them"}}}),
+    );
     let secret = t.get("secret/g").unwrap();
     assert_eq!(secret["metadata"]["labels"]["team"], "web");
     assert_eq!(secret["metadata"]["labels"]["their"], "own");
     assert_eq!(secret["metadata"]["labels"]["app.kubernetes.io/managed-by"], "valet");
-    assert_eq!(secret["metadata"]["annotations"]["example.com/for"], "them");
+    assert_eq!(secret["metadata"]["annotations"]["app.kubernetes.io/part-of"], "them");
     assert_eq!(secret["metadata"]["annotations"]["valetkey.dev/grant-generation"], "2");
     assert_eq!(t.mount("g").files, first.files, "the key is the same");
 

@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
         AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, GrantStatus, LengthRange,
-        Multipart, Namespaces, Operation, Overwrite, Permission, Renewal, RenewalPolicy, ResponseHeaders,
-        ShortSessions, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
+        Multipart, Namespaces, Operation, Overwrite, Permission, Renewal, RenewalPermission, RenewalPolicy,
+        ResponseHeaders, ShortSessions, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, RenewRequest, Signer, StoreView},
 };
@@ -182,6 +182,8 @@ pub fn rule() -> ClusterAccessRule {
             key_prefix: Some("tenants/{namespace}/".into()),
             credentials: Permission::Allow,
             max_expiration_seconds: Some(3600),
+            max_total_seconds: None,
+            renewal: RenewalPermission::Allow,
             max_bytes: None,
             content_types: vec![],
             max_live_grants: None,

@@ -9,7 +9,7 @@ use valet::{
     api::{GrantStatus, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Reason, annotation},
     grant::{
         Assembly, Facts, GrantFacts, Owner, PlaceFact, Publish, PublishMode, Read, RenewRequest, RulesView,
-        SecretFact, SecretView, Step, StoreFact, admit, decide, still_allowed,
+        SecretFact, SecretView, Step, StoreFact, admit, allowance, decide, still_allowed,
     },
 };
 
@@ -64,6 +64,8 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "OperationNotAllowed"
         | "KeyNotAllowed"
         | "ExpirationTooLong"
+        | "RenewalNotAllowed"
+        | "TotalTimeReached"
         | "ContentTypeNotAllowed"
         | "ContentLengthNotAllowed"
         | "CapabilityMissing"
@@ -231,6 +233,14 @@ pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Pu
     if let Some(deadline) = &grant.terms.deadline_time {
         assert!(key.expires_at <= deadline.0, "I12: past the deadline: {key:?}");
     }
+    let whole = allowance(grant, &store.rules, &store.namespace_labels);
+    if let (Some(total), Some(created)) = (whole.total_seconds, grant.created) {
+        let end = created.saturating_add(SignedDuration::from_secs(total)).unwrap();
+        assert!(
+            key.expires_at <= end,
+            "past what the rules allow in total: {key:?} at {now}"
+        );
+    }
     if let Some(end) = store.credentials_expire {
         assert!(key.expires_at < end, "outlives its credentials: {key:?}");
     }
@@ -275,6 +285,15 @@ pub fn published(world: &World, publish: &Publish) {
     }
     let (generation, renewals) = (grant.generation, renewals(&publish.annotations));
     let last = world.published.iter().next_back();
+    if let (StoreFact::Usable(store), Some((_, last))) = (&world.store, last)
+        && !allowance(grant, &store.rules, &store.namespace_labels).renewal
+        && !last.is_over(world.now)
+    {
+        assert!(
+            key.issued_at <= last.issued_at,
+            "renewed although the rules forbid it: {key:?} after {last:?}"
+        );
+    }
     let Some(first) = world.published.get(&(generation, renewals)) else {
         assert!(
             last.is_none_or(|((_, before), _)| renewals == before + 1 || renewals == *before),

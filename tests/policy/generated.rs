@@ -6,9 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use valet::{
     api::{
         AccessRule, Ask, ByteSize, Capabilities, ClusterAccessRule, DownloadMode, LengthRange, Multipart, Namespaces,
-        Operation, Overwrite, Permission, ResponseHeaders, UploadConstraints, UploadMode,
+        Operation, Overwrite, Permission, Renewal, RenewalPermission, RenewalPolicy, ResponseHeaders,
+        UploadConstraints, UploadMode,
     },
-    grant::{GrantFacts, StoreView, admit},
+    grant::{Allowance, GrantFacts, StoreView, admit, allowance},
 };
 
 use crate::{
@@ -70,6 +71,9 @@ fn grant(dice: &mut Dice) -> GrantFacts {
         grant.terms.key = format!("tenants/web/{}", "é".repeat(500 + dice.below(20)));
     }
     grant.terms.expiration_seconds = *dice.pick(&[1, 59, 60, 61, 3600, 604_800, 604_801]);
+    grant.terms.renewal = dice.one_in(4).then_some(Renewal {
+        policy: RenewalPolicy::Always,
+    });
     grant.ask = if dice.one_in(3) {
         Ask::Download {
             mode: *dice.pick(&[DownloadMode::Url, DownloadMode::Url, DownloadMode::Credentials]),
@@ -182,6 +186,12 @@ fn rule(dice: &mut Dice) -> ClusterAccessRule {
             }),
             credentials: *dice.pick(&[Permission::Allow, Permission::Allow, Permission::Forbid]),
             max_expiration_seconds: dice.one_in(3).then(|| *dice.pick(&[1, 60, 3600])),
+            max_total_seconds: dice.one_in(4).then(|| *dice.pick(&[1, 60, 61, 604_800])),
+            renewal: *dice.pick(&[
+                RenewalPermission::Allow,
+                RenewalPermission::Allow,
+                RenewalPermission::Forbid,
+            ]),
             max_bytes: dice.one_in(4).then(|| match dice.below(3) {
                 0 => ByteSize::Number(*dice.pick(&[-1, 0, 1, 500_000])),
                 _ => ByteSize::Quantity((*dice.pick(&["500k", "64Mi", "9999999999999999P", "many", "0", ""])).into()),
@@ -227,6 +237,12 @@ fn both_evaluators_agree() {
         match judged {
             Ok(key) => {
                 assert_eq!(key.key().as_str(), grant.terms.key, "{n}: a key is never changed");
+                let whole = allowance(&grant, &store.rules, &store.namespace_labels);
+                let expected = Allowance {
+                    renewal: slow::may_renew(&grant, &store),
+                    total_seconds: slow::total_seconds(&grant, &store),
+                };
+                assert_eq!(whole, expected, "{n}: of {grant:#?} by {:#?}", store.rules);
                 allowed += 1;
             }
             Err(_) => refused += 1,
@@ -244,7 +260,12 @@ fn narrow(rules: &mut Vec<ClusterAccessRule>, dice: &mut Dice) {
         values: Some(vec!["web".into()]),
     };
     let ClusterAccessRule { namespaces, rule } = &mut rules[n];
-    match dice.below(11) {
+    match dice.below(13) {
+        11 => rule.renewal = RenewalPermission::Forbid,
+        12 => {
+            let max = rule.max_total_seconds.unwrap_or(604_801);
+            rule.max_total_seconds = Some(max - dice.below(100) as i64);
+        }
         0 => drop(rules.remove(n)),
         10 => rule.credentials = Permission::Forbid,
         1 => drop(rule.operations.pop()),
@@ -297,9 +318,20 @@ fn a_narrower_rule_never_allows_more() {
         let before = admit(&grant, &store).is_ok();
         let mut rules = store.rules.to_vec();
         narrow(&mut rules, &mut dice);
+        let whole = |store: &StoreView| allowance(&grant, &store.rules, &store.namespace_labels);
+        let more = whole(&store);
         let wide = std::mem::replace(&mut store.rules, Arc::new(rules));
         let after = admit(&grant, &store).is_ok();
         assert!(before || !after, "{n}: {:#?} allows more than {wide:#?}", store.rules);
+        if after {
+            let less = whole(&store);
+            let longest = |whole: Allowance| whole.total_seconds.unwrap_or(i64::MAX);
+            assert!(
+                longest(less) <= longest(more) && (more.renewal || !less.renewal),
+                "{n}: {:#?} allows more than {wide:#?}: {less:?} and not {more:?}",
+                store.rules
+            );
+        }
         if before {
             *(if after { &mut kept } else { &mut lost }) += 1;
         }

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use valet::{
     api::{
         AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, DownloadMode, Operation, Overwrite, Permission,
-        UploadConstraints, UploadMode,
+        RenewalPermission, RenewalPolicy, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, StoreView},
 };
@@ -26,6 +26,27 @@ pub fn allows(grant: &GrantFacts, store: &StoreView) -> bool {
             .rules
             .iter()
             .any(|r| is_for(r, &grant.namespace, &store.namespace_labels) && rule_allows(&r.rule, grant))
+}
+
+/// "Where several rules allow a grant, the largest number counts; a rule without one sets no limit."
+pub fn total_seconds(grant: &GrantFacts, store: &StoreView) -> Option<i64> {
+    let mut most = 0;
+    for rule in store.rules.iter() {
+        if is_for(rule, &grant.namespace, &store.namespace_labels) && rule_allows(&rule.rule, grant) {
+            most = most.max(rule.rule.max_total_seconds?);
+        }
+    }
+    Some(most)
+}
+
+/// Whether the annotation may bring another credential: if one of the rules that allow the grant says so.
+pub fn may_renew(grant: &GrantFacts, store: &StoreView) -> bool {
+    let mut may = false;
+    for rule in store.rules.iter() {
+        let allows = is_for(rule, &grant.namespace, &store.namespace_labels) && rule_allows(&rule.rule, grant);
+        may = may || allows && rule.rule.renewal == RenewalPermission::Allow;
+    }
+    may
 }
 
 fn is_for_credentials(grant: &GrantFacts) -> bool {
@@ -211,6 +232,17 @@ fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
     if let Some(max) = rule.max_expiration_seconds
         && grant.terms.expiration_seconds > max
     {
+        return false;
+    }
+    // "A grant may ask for no longer expirationSeconds."
+    if let Some(total) = rule.max_total_seconds
+        && grant.terms.expiration_seconds > total
+    {
+        return false;
+    }
+    // "Whether grants may be renewed: by spec.renewal.policy: Always ..."
+    let renews = matches!(grant.terms.renewal, Some(r) if r.policy == RenewalPolicy::Always);
+    if renews && rule.renewal == RenewalPermission::Forbid {
         return false;
     }
     // "Nothing limits how much is uploaded with them, so a rule with maxBytes or contentTypes allows none."

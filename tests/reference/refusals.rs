@@ -92,6 +92,7 @@ fn refusals_are_quoted_as_they_are_said() {
         "mode": "PostForm", "key": "images/team-a/", "constraints": {"contentType": "image/png", "overwrite": "Allow"},
     });
     let small = json!({"maxBytes": "5Mi", "keyPrefix": null, "contentTypes": []});
+    let (total, once) = (json!({"maxTotalSeconds": 300}), json!({"renewal": "Forbid"}));
     let (up, team, none) = ("UploadGrant", "team-a", json!({}));
     // In the order of the page.
     let cases = [
@@ -110,6 +111,20 @@ fn refusals_are_quoted_as_they_are_said() {
             "rules",
             &none,
             json!({"expirationSeconds": 601, "constraints": png}),
+        ),
+        (
+            up,
+            team,
+            "rules",
+            &total,
+            json!({"expirationSeconds": 301, "constraints": png}),
+        ),
+        (
+            up,
+            team,
+            "rules",
+            &once,
+            json!({"expirationSeconds": 600, "renewal": {"policy": "Always"}, "constraints": png}),
         ),
         (up, team, "rules", &none, json!({})),
         (

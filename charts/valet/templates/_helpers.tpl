@@ -124,7 +124,7 @@ annotations:
   "concurrency" "concurrency" "sweep-seconds" "sweepSeconds" "ttl-seconds-after-finished" "ttlSecondsAfterFinished"
   "namespace" "scopedNamespace" "leader-elect" "leaderElect" "watch-secrets" "watchSecrets"
   "share-credentials-with-namespaces" "shareCredentialsWithNamespaces" "allow-private-endpoints" "allowPrivateEndpoints"
-  "allow-secret-metadata" "allowSecretMetadata"
+  "deny-endpoints" "denyEndpoints" "allow-secret-metadata" "allowSecretMetadata"
   "notifications-address" "notifications.enabled" "notifications-token-file" "notifications.existingSecret"
   "notifications-sns-topics" "notifications.snsTopics" "notifications-google-accounts" "notifications.google.accounts"
   "notifications-google-audience" "notifications.google.audience" }}

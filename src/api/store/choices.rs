@@ -20,3 +20,13 @@ pub enum Permission {
     #[allow(missing_docs)]
     Allow,
 }
+
+/// Whether grants may be renewed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RenewalPermission {
+    #[default]
+    #[allow(missing_docs)]
+    Allow,
+    #[allow(missing_docs)]
+    Forbid,
+}

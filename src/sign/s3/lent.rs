@@ -39,6 +39,7 @@ pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, Sign
             .region(Region::new(region.to_owned()))
             .credentials_provider(nobody)
             .force_path_style(true)
+            .disable_s3_express_session_auth(true)
             .build(),
     );
     let presigning =

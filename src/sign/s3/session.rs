@@ -26,6 +26,8 @@ const PAUSE: SignedDuration = SignedDuration::from_secs(30);
 const PAUSE_ON_DEMAND: SignedDuration = SignedDuration::from_secs(60);
 /// With less than this left, credentials sign nothing any more.
 const LAST: SignedDuration = SignedDuration::from_secs(5);
+/// How long what temporary credentials sign may live if nothing says when they end: the shortest session that STS makes.
+const UNKNOWN_END: SignedDuration = SignedDuration::from_mins(15);
 /// For so long, everybody is told of the last failure instead of waiting for another one.
 const FAILURE_HOLDS: SignedDuration = SignedDuration::from_secs(2);
 
@@ -43,6 +45,21 @@ pub struct Session {
     pub talker: Client,
     /// Asks for the credentials of single keys, where each has its own.
     pub sts: Option<aws_sdk_sts::Client>,
+}
+
+impl Session {
+    /// Whether the credentials are temporary, and nothing says when they end.
+    pub fn end_is_unknown(&self) -> bool {
+        self.expires.is_none() && self.credentials.session_token().is_some()
+    }
+
+    /// The latest end of what is signed with them at `now`; `None` if there is none.
+    pub fn end(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.expires {
+            None if self.end_is_unknown() => Some(now + UNKNOWN_END),
+            end => end,
+        }
+    }
 }
 
 /// What is made of credentials, beside themselves.
@@ -80,7 +97,8 @@ impl Slot {
             Some(session) if session.expires.is_none_or(|end| now + LAST < end) => {
                 let life = Life {
                     fetched: session.fetched,
-                    expires: session.expires,
+                    // Whoever renews those of an unknown end says nothing: they are fetched again as if they were short.
+                    expires: session.end(session.fetched),
                 };
                 (!life.is_due(now, until, tried)).then(|| Ok(session.clone()))
             }
@@ -299,6 +317,38 @@ mod tests {
             answer,
         };
         (Sessions::new(SharedCredentialsProvider::new(source)), asked)
+    }
+
+    /// What may be signed with each kind of credentials, from the moment of signing on.
+    #[tokio::test]
+    async fn end_of_a_session_token_without_an_end_is_15_minutes_away() {
+        #[derive(Debug)]
+        struct Fixed(Credentials);
+        impl ProvideCredentials for Fixed {
+            fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+            where
+                Self: 'a,
+            {
+                future::ProvideCredentials::ready(Ok(self.0.clone()))
+            }
+        }
+        let soon = SystemTime::now() + Duration::from_secs(3600);
+        let later = Timestamp::now() + SignedDuration::from_mins(30);
+        for (token, expiry, unknown, end) in [
+            (None, None, false, None),
+            (None, Some(soon), false, Timestamp::try_from(soon).ok()),
+            (Some("t"), Some(soon), false, Timestamp::try_from(soon).ok()),
+            (Some("t"), None, true, Some(later + UNKNOWN_END)),
+        ] {
+            let source = Fixed(Credentials::new("A", "s", token.map(str::to_owned), expiry, "test"));
+            let sessions = Sessions::new(SharedCredentialsProvider::new(source));
+            let session = sessions.current(None, clients).await.unwrap();
+            assert_eq!(
+                (session.end_is_unknown(), session.end(later)),
+                (unknown, end),
+                "{token:?} {expiry:?}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ mod renewals;
 mod renewed;
 mod spec;
 mod stores;
+mod total;
 mod withheld;
 
 use jiff::SignedDuration;
@@ -89,6 +90,7 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
         places::PLACES,
         renewals::RENEWALS,
         parts::PARTS,
+        total::TOTAL,
     ]
     .into_iter()
     .flatten()

@@ -125,7 +125,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
             w.edit(|g| {
                 let template = g.terms.secret_template.get_or_insert_default();
                 template.labels.insert("app".into(), "shop".into());
-                template.annotations.insert("example.com/note".into(), "x".into());
+                template.annotations.insert("note".into(), "x".into());
             });
         })],
         until: 200,

@@ -157,6 +157,7 @@ impl World {
             refuses_replacement: false,
             settings: Settings {
                 ttl_seconds_after_finished: Some(3600),
+                ..Settings::default()
             },
             memory: Memory::Grant,
             crash: None,
@@ -203,7 +204,7 @@ impl World {
 
     /// All that can be known without a look at the object.
     pub fn facts(&self) -> Facts {
-        let mut facts = Facts::new(self.known(), self.settings);
+        let mut facts = Facts::new(self.known(), self.settings.clone());
         facts.repairs = self.repairs;
         facts.secret = self.see_secret();
         self.see_store(&mut facts);

@@ -39,7 +39,7 @@ impl World {
         if self.grant.is_none() {
             return Ended::Rested(None);
         }
-        let mut facts = Facts::new(self.learn(), self.settings);
+        let mut facts = Facts::new(self.learn(), self.settings.clone());
         facts.repairs = self.repairs;
         facts.last_look = self.last_look;
         facts.look_requested = self.heard;

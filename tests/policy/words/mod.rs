@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use valet::{
-    api::{AccessRule, ByteSize, ClusterAccessRule, Namespaces, Operation, Permission, Reason},
+    api::{AccessRule, ByteSize, ClusterAccessRule, Namespaces, Operation, Permission, Reason, RenewalPermission},
     grant::{GrantFacts, StoreView, admit},
 };
 
@@ -97,6 +97,8 @@ fn other_namespaces_rules_are_nobodys_business() {
             key_prefix: Some(format!("{marker}/secret")),
             credentials: Permission::Allow,
             max_expiration_seconds: Some(77_777),
+            max_total_seconds: Some(77_777),
+            renewal: RenewalPermission::Forbid,
             max_bytes: Some(ByteSize::Number(77_777)),
             content_types: vec![format!("{marker}/x")],
             max_live_grants: Some(77_777),

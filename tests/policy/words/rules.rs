@@ -1,9 +1,9 @@
 //! Of specs that no store takes, and of what no access rule allows.
 
-use valet::api::{ByteSize, Operation, Reason};
+use valet::api::{ByteSize, Operation, Reason, RenewalPermission};
 
 use super::{Case, case};
-use crate::common::constrain;
+use crate::common::{constrain, renew_always};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -33,6 +33,24 @@ pub fn cases() -> Vec<Case> {
             |g, _| g.terms.key.clear(),
             Reason::InvalidSpec,
             "spec.key is empty; name the object",
+        ),
+        case(
+            |g, r| {
+                g.terms.expiration_seconds = 301;
+                r.max_total_seconds = Some(300);
+            },
+            Reason::ExpirationTooLong,
+            "spec.expirationSeconds is 301; ClusterObjectStore media allows namespace web at most 300 in total, renewals \
+             included; ask for less",
+        ),
+        case(
+            |g, r| {
+                renew_always(g);
+                r.renewal = RenewalPermission::Forbid;
+            },
+            Reason::RenewalNotAllowed,
+            "spec.renewal.policy is Always; ClusterObjectStore media allows namespace web no renewal; leave spec.renewal \
+             out, or ask the store's owner for a rule with renewal: Allow",
         ),
         case(
             |g, _| g.terms.expiration_seconds = 604_801,

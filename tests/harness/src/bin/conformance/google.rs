@@ -324,10 +324,17 @@ fn plain(column: Column) -> Value {
 
 impl Store<'_> {
     fn sign(&self, column: Column, key: &str, spec: Value) -> Result<std::result::Result<Key, String>> {
-        let store = json!({
-            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": "it"},
-            "spec": {"gcs": {"bucket": BUCKET, "endpoint": self.server.endpoint()}},
+        let mut store = json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": "it"},
+            "spec": {
+                "gcs": {"bucket": BUCKET, "endpoint": self.server.endpoint()},
+                "access": [{"namespaces": {"names": ["default"]}, "operations": ["Upload", "Download"], "credentials": "Allow"}],
+            },
         });
+        if key.ends_with('/') {
+            // What a trial with real keys would say, so that the form is made which it tries.
+            store["status"] = json!({"capabilities": ["PostForm/KeyPrefix"]});
+        }
         let grant = grant(column, key, &spec);
         let mut command = process::clean(Command::new(self.valet));
         command

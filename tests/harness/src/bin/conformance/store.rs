@@ -141,12 +141,16 @@ impl<'a> Store<'a> {
         arguments: &[&str],
     ) -> Result<std::result::Result<Vec<u8>, String>> {
         let mut store = json!({
-            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": "it"},
-            "spec": {"s3": {
-                "bucket": BUCKET, "region": self.server.region(), "endpoint": self.server.endpoint(),
-                "addressingStyle": "Path",
-            }},
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": "it"},
+            "spec": {
+                "s3": {
+                    "bucket": BUCKET, "region": self.server.region(), "endpoint": self.server.endpoint(),
+                    "addressingStyle": "Path",
+                },
+                "access": [{"namespaces": {"names": ["default"]}, "operations": ["Upload", "Download"], "credentials": "Allow"}],
+            },
         });
+        let asks = credentials.get("assumeRole").is_some();
         if credentials != json!({}) {
             store["spec"]["s3"]["credentials"] = credentials;
         }
@@ -159,6 +163,16 @@ impl<'a> Store<'a> {
         command
             .args(["sign", "--filename", "-"])
             .args(arguments)
+            .args(
+                asks.then(|| {
+                    [
+                        "--online".to_owned(),
+                        format!("--trust-endpoint={}", self.server.endpoint()),
+                    ]
+                })
+                .into_iter()
+                .flatten(),
+            )
             .env("AWS_ACCESS_KEY_ID", self.server.access_key())
             .env("AWS_SECRET_ACCESS_KEY", self.server.secret_key())
             .env("AWS_EC2_METADATA_DISABLED", "true");
@@ -190,7 +204,7 @@ pub fn grant(column: Column, key: &str, spec: &Value) -> Value {
     };
     let mut grant = json!({
         "apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "metadata": {"name": "g"},
-        "spec": {"storeRef": {"kind": "ObjectStore", "name": "it"}, "key": key},
+        "spec": {"storeRef": {"kind": "ClusterObjectStore", "name": "it"}, "key": key},
     });
     if let (Some(all), Some(more)) = (grant["spec"].as_object_mut(), spec.as_object()) {
         all.extend(more.clone());

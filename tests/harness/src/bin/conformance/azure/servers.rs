@@ -109,7 +109,7 @@ impl<'a> Servers<'a> {
         }
         let mut grant = json!({
             "apiVersion": "valetkey.dev/v1alpha1", "kind": if column.1 { "DownloadGrant" } else { "UploadGrant" },
-            "metadata": {"name": "g"}, "spec": {"storeRef": {"kind": "ObjectStore", "name": "it"}, "key": blob},
+            "metadata": {"name": "g"}, "spec": {"storeRef": {"kind": "ClusterObjectStore", "name": "it"}, "key": blob},
         });
         for (all, more) in [(&mut azure, more), (&mut grant["spec"], spec)] {
             if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
@@ -117,14 +117,18 @@ impl<'a> Servers<'a> {
             }
         }
         let store = json!({
-            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ObjectStore", "metadata": {"name": "it"},
-            "spec": {"azureBlob": azure},
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": "it"},
+            "spec": {
+                "azureBlob": azure,
+                "access": [{"namespaces": {"names": ["default"]}, "operations": ["Upload", "Download"], "credentials": "Allow"}],
+            },
         });
         let mut command = process::clean(Command::new(self.valet));
         command.args(["sign", "--output", "curl", "--filename", "-"]);
         if column.0 == By::Identity {
             let token = self.scratch.write("token", "ey.of.the-service-account")?;
             command
+                .args(["--online", "--trust-endpoint", &server.endpoint()])
                 .env("SSL_CERT_FILE", server.ca())
                 .env("AZURE_FEDERATED_TOKEN_FILE", token)
                 .env("AZURE_TENANT_ID", "tenant")

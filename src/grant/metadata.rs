@@ -1,0 +1,114 @@
+//! Labels and annotations that a grant may put on its Secret.
+
+use std::{fmt, sync::Arc};
+
+use super::policy::Refusal;
+use crate::api::{Reason, SecretTemplate};
+
+/// The domains of labels and annotations that grants may set, beside names without a domain.
+///
+/// Controllers find Secrets by the labels and annotations of their own domain: with one of them a Secret that Valet writes becomes
+/// another system's repository, cluster or source of copies. So a domain is the platform team's to allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetadataDomains(Arc<[String]>);
+
+impl MetadataDomains {
+    /// What is allowed unless the platform team says otherwise: the recommended labels of Kubernetes.
+    pub const DEFAULT: &str = "app.kubernetes.io";
+
+    /// Takes the domains, each as it stands before the slash.
+    pub fn new(domains: impl IntoIterator<Item = String>) -> Self {
+        let domains = domains.into_iter().map(|domain| domain.trim().to_ascii_lowercase());
+        Self(domains.filter(|domain| !domain.is_empty()).collect())
+    }
+
+    fn allows(&self, name: &str) -> bool {
+        let domain = name.split_once('/').map(|(domain, _)| domain.to_ascii_lowercase());
+        domain.is_none_or(|domain| self.0.contains(&domain))
+    }
+
+    /// What of a template is not allowed.
+    pub(super) fn refusal(&self, template: &SecretTemplate) -> Option<Refusal> {
+        let of = |field: &'static str, name: &String| (!self.allows(name)).then(|| (field, name.clone()));
+        let (field, name) = None
+            .or_else(|| template.labels.keys().find_map(|name| of("labels", name)))
+            .or_else(|| template.annotations.keys().find_map(|name| of("annotations", name)))?;
+        let domain = name.split('/').next().unwrap_or_default();
+        Some(Refusal {
+            reason: Reason::InvalidSpec,
+            message: format!(
+                "spec.secretTemplate.{field}: '{name}' belongs to the domain {domain}, by which another system may act on the Secret; remove it, or ask the platform team to allow the domain (--allow-secret-metadata {domain})"
+            ),
+        })
+    }
+}
+
+impl fmt::Display for MetadataDomains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+impl Default for MetadataDomains {
+    fn default() -> Self {
+        Self::new([Self::DEFAULT.to_owned()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_of_other_domains_is_refused_unless_allowed() {
+        let of = |domains: &MetadataDomains, name: &str, is_label: bool| {
+            let one = [(name.to_owned(), "x".to_owned())].into();
+            let template = match is_label {
+                true => SecretTemplate {
+                    labels: one,
+                    ..SecretTemplate::default()
+                },
+                false => SecretTemplate {
+                    annotations: one,
+                    ..SecretTemplate::default()
+                },
+            };
+            domains.refusal(&template).map(|refusal| refusal.message)
+        };
+        let default = MetadataDomains::default();
+        for name in ["team", "app", "app.kubernetes.io/name", "app.kubernetes.io/part-of"] {
+            for is_label in [true, false] {
+                assert_eq!(of(&default, name, is_label), None, "{name}");
+            }
+        }
+        for name in [
+            "argocd.argoproj.io/secret-type",
+            "kubernetes.io/service-account.name",
+            "k8s.io/x",
+            "x.k8s.io/y",
+            "node.kubernetes.io/x",
+            "cattle.io/creator",
+            "fleet.cattle.io/x",
+            "replicator.v1.mittwald.de/replicate-from",
+            "reflector.v1.k8s.emberstack.com/reflection-allowed",
+            "sub.app.kubernetes.io/name",
+            "App.Kubernetes.io.example/name",
+            "/name",
+        ] {
+            for (is_label, field) in [(true, "labels"), (false, "annotations")] {
+                let said = of(&default, name, is_label).unwrap_or_default();
+                assert!(
+                    said.starts_with(&format!("spec.secretTemplate.{field}: '{name}'")),
+                    "{name}: {said}"
+                );
+            }
+        }
+        let more = MetadataDomains::new(["Example.com".into()]);
+        assert_eq!(of(&more, "example.com/for", true), None);
+        assert!(
+            of(&more, "app.kubernetes.io/name", true).is_some(),
+            "the list replaces the default"
+        );
+        assert!(of(&MetadataDomains::new([]), "team", true).is_none());
+    }
+}

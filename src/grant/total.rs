@@ -1,0 +1,77 @@
+//! What the access rules say of a grant's whole time: until when it may have credentials, and whether one may follow another.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    decide::Judge,
+    facts::StoreFact,
+    lifetime::{Lifetime, NoTime, add, second},
+    policy::{Allowance, Refusal, allowance},
+};
+use crate::api::Reason;
+
+impl Judge<'_> {
+    /// What the rules allow, as far as they are known.
+    pub(super) fn allowance(&self) -> Allowance {
+        *self.allowance.get_or_init(|| match (&self.f.store, &self.f.rules) {
+            (StoreFact::Usable(store), _) => allowance(self.g, &store.rules, &store.namespace_labels),
+            (_, Some(view)) => allowance(self.g, &view.rules, &view.namespace_labels),
+            (_, None) => Allowance::ALL,
+        })
+    }
+
+    /// When the time ends that the rules allow the grant in total. It counts from the grant's creation, which the apiserver
+    /// writes down and nobody can change.
+    pub(super) fn total_end(&self) -> Option<Timestamp> {
+        let seconds = self.allowance().total_seconds?;
+        let since = second(self.g.created.unwrap_or(self.now));
+        Some(add(since, SignedDuration::from_secs(seconds)))
+    }
+
+    /// That the time is over which the rules allow, while the grant has not ended by itself: its credential would work on, or
+    /// it never had one. A rule that is widened again brings it back.
+    pub(super) fn past_total(&self, key: Option<Lifetime>) -> Option<Refusal> {
+        self.total_end().filter(|end| *end <= self.now)?;
+        let has_ended =
+            key.is_some_and(|key| key.is_over(self.now)) || self.own_deadline().is_some_and(|d| d <= self.now);
+        (!has_ended).then(|| Refusal {
+            reason: Reason::TotalTimeReached,
+            message: self.said_of_total(),
+        })
+    }
+
+    /// The limit in a sentence.
+    pub(super) fn said_of_total(&self) -> String {
+        let seconds = self.allowance().total_seconds.unwrap_or_default();
+        let end = self.total_end().unwrap_or(self.now);
+        format!(
+            "{} allows namespace {} {seconds} s in total for one grant, renewals included, and they end at {end}; make a new grant, or ask the store's owner for a larger maxTotalSeconds",
+            self.g.terms.store_ref, self.g.namespace
+        )
+    }
+
+    /// The lifetime of a credential that takes the place of a live one since the spec asks for another length. Where the rules
+    /// allow no renewal, it counts from the moment when the live one was signed.
+    pub(super) fn another_length(
+        &self,
+        live: Option<Lifetime>,
+        fresh: Result<Lifetime, NoTime>,
+    ) -> Result<Result<Lifetime, NoTime>, Refusal> {
+        let (Some(live), Ok(fresh), false) = (live, fresh, self.allowance().renewal) else {
+            return Ok(fresh);
+        };
+        let issued_at = live.issued_at.min(fresh.issued_at);
+        let asked = add(issued_at, SignedDuration::from_secs(self.g.terms.expiration_seconds));
+        let expires_at = asked.min(fresh.expires_at);
+        if expires_at > self.now {
+            return Ok(Ok(Lifetime { issued_at, expires_at }));
+        }
+        Err(Refusal {
+            reason: Reason::RenewalNotAllowed,
+            message: format!(
+                "spec.expirationSeconds is {}, which counts from {issued_at} and ended at {asked}, since {} allows namespace {} no renewal; ask for more, or make a new grant",
+                self.g.terms.expiration_seconds, self.g.terms.store_ref, self.g.namespace
+            ),
+        })
+    }
+}

@@ -1,0 +1,281 @@
+//! AWS credentials in the process's own environment: when they end, and which of them are there without a request.
+
+use std::{collections::BTreeMap, env, time::SystemTime};
+
+use aws_config::profile::{Profile, ProfileSet, load};
+use aws_credential_types::{
+    Credentials,
+    provider::{
+        ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future::ProvideCredentials as Answer,
+    },
+};
+use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_types::os_shim_internal::{Env, Fs};
+use jiff::Timestamp;
+
+/// The variable with the end of the credentials in the environment, as `aws configure export-credentials --format env`
+/// writes it.
+const EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
+/// The settings of a profile with the end of its session token, by the names that tools write: there is no standard one.
+const PROFILE_EXPIRATIONS: [&str; 4] = [
+    "aws_credential_expiration",
+    "aws_expiration",
+    "x_security_token_expires",
+    "expiration",
+];
+/// The settings of a profile by which somebody else is asked for its credentials (AWS SDKs and Tools Reference Guide,
+/// "Settings reference").
+const PROFILE_ASKS: [&str; 8] = [
+    "role_arn",
+    "credential_source",
+    "credential_process",
+    "web_identity_token_file",
+    "sso_session",
+    "sso_start_url",
+    "sso_account_id",
+    "login_session",
+];
+/// The variables by which somebody else is asked for credentials.
+const VARIABLES_ASK: [&str; 3] = [
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+];
+
+/// A source of credentials that also knows the end which the environment or the profile states beside an access key. The AWS
+/// SDK reads neither.
+#[derive(Debug)]
+pub struct WithEnd(SharedCredentialsProvider);
+
+impl WithEnd {
+    /// Takes the source.
+    pub fn of(source: impl ProvideCredentials + 'static) -> SharedCredentialsProvider {
+        SharedCredentialsProvider::new(Self(SharedCredentialsProvider::new(source)))
+    }
+}
+
+impl ProvideCredentials for WithEnd {
+    fn provide_credentials<'a>(&'a self) -> Answer<'a>
+    where
+        Self: 'a,
+    {
+        Answer::new(async {
+            let mut credentials = self.0.provide_credentials().await?;
+            if credentials.expiry().is_none() {
+                let id = credentials.access_key_id().to_owned();
+                *credentials.expiry_mut() = match in_variables(variable, &id)? {
+                    Some(end) => Some(end),
+                    None => profiles().await.as_ref().map_or(Ok(None), |set| in_profile(set, &id))?,
+                };
+            }
+            Ok(credentials)
+        })
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+async fn profiles() -> Option<ProfileSet> {
+    load(&Fs::real(), &Env::real(), &EnvConfigFiles::default(), None)
+        .await
+        .ok()
+}
+
+/// The end that the environment states for this access key.
+fn in_variables(variable: impl Fn(&str) -> Option<String>, id: &str) -> Result<Option<SystemTime>, CredentialsError> {
+    match (variable("AWS_ACCESS_KEY_ID"), variable(EXPIRATION)) {
+        (Some(own), Some(text)) if own == id => time(&text).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The end that the selected profile states for this access key.
+fn in_profile(profiles: &ProfileSet, id: &str) -> Result<Option<SystemTime>, CredentialsError> {
+    let profile = profiles.get_profile(profiles.selected_profile());
+    let profile = profile.filter(|p| p.get("aws_access_key_id") == Some(id));
+    let stated = profile.and_then(|p| PROFILE_EXPIRATIONS.iter().find_map(|name| p.get(name)));
+    stated.map(time).transpose()
+}
+
+/// A time that cannot be read is no reason to take credentials for lasting ones.
+fn time(text: &str) -> Result<SystemTime, CredentialsError> {
+    let time = text.trim().parse::<Timestamp>();
+    time.map(SystemTime::from).map_err(|_| {
+        CredentialsError::invalid_configuration("the stated end of the credentials is not an RFC 3339 time")
+    })
+}
+
+/// Why the environment has no access key that can be used without asking somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAtHand {
+    /// Nothing is set.
+    Nothing,
+    /// Somebody would have to be asked. Says who, as the beginning of a sentence.
+    Elsewhere(String),
+    /// What is set cannot be used. The end of a sentence.
+    Unusable(&'static str),
+}
+
+/// The access key in the environment or in the selected profile of the shared files, in the order of the SDK's default chain.
+/// Nobody is asked for anything, and no program is run.
+///
+/// # Errors
+/// [`NotAtHand`].
+pub async fn at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
+    let profiles = profiles().await;
+    let variables = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+        .iter()
+        .chain(&VARIABLES_ASK)
+        .filter_map(|name| Some((*name, variable(name)?)))
+        .collect();
+    let found = choose(&variables, profiles.as_ref())?;
+    Ok(WithEnd::of(found))
+}
+
+fn choose(variables: &BTreeMap<&str, String>, profiles: Option<&ProfileSet>) -> Result<Credentials, NotAtHand> {
+    let access_key = |id: Option<&str>, secret: Option<&str>, token: Option<&str>, name| {
+        Some(Credentials::new(id?, secret?, token.map(str::to_owned), None, name))
+    };
+    let of = |name: &str| variables.get(name).map(|value| value.trim());
+    if of("AWS_ACCESS_KEY_ID").is_some() {
+        let (id, secret) = (of("AWS_ACCESS_KEY_ID"), of("AWS_SECRET_ACCESS_KEY"));
+        return access_key(id, secret, of("AWS_SESSION_TOKEN"), "EnvironmentVariable").ok_or(NotAtHand::Unusable(
+            "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not",
+        ));
+    }
+    let profiles = profiles.ok_or(NotAtHand::Unusable("the shared files of AWS cannot be read"))?;
+    let name = profiles.selected_profile();
+    if let Some(profile) = profiles.get_profile(name) {
+        if let Some(setting) = PROFILE_ASKS.iter().find(|setting| profile.get(setting).is_some()) {
+            return Err(NotAtHand::Elsewhere(format!(
+                "the AWS profile {name} takes its credentials from elsewhere ({setting})"
+            )));
+        }
+        if let Some(found) = of_profile(profile) {
+            return Ok(found);
+        }
+    }
+    match VARIABLES_ASK.iter().find(|name| variables.contains_key(*name)) {
+        Some(name) => Err(NotAtHand::Elsewhere(format!(
+            "the environment takes its credentials from elsewhere ({name})"
+        ))),
+        None => Err(NotAtHand::Nothing),
+    }
+}
+
+fn of_profile(profile: &Profile) -> Option<Credentials> {
+    let token = profile.get("aws_session_token").map(str::to_owned);
+    Some(Credentials::new(
+        profile.get("aws_access_key_id")?,
+        profile.get("aws_secret_access_key")?,
+        token,
+        None,
+        "ProfileFile",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_runtime::env_config::file::EnvConfigFileKind;
+
+    use super::*;
+
+    async fn set(config: &str) -> ProfileSet {
+        let files = EnvConfigFiles::builder()
+            .with_contents(EnvConfigFileKind::Credentials, config)
+            .build();
+        let (fs, env) = (Fs::from_slice(&[]), Env::from_slice(&[]));
+        load(&fs, &env, &files, None).await.unwrap()
+    }
+
+    /// What the environment states for an access key, for that one and for no other.
+    #[test]
+    fn end_in_variables_is_read_for_its_own_access_key_only() {
+        let of = |end: Option<&str>, id: &str| {
+            let variable = |name: &str| match name {
+                "AWS_ACCESS_KEY_ID" => Some("ASIA".to_owned()),
+                EXPIRATION => end.map(str::to_owned),
+                _ => None,
+            };
+            in_variables(variable, id).map(|t| t.map(|t| Timestamp::try_from(t).unwrap().to_string()))
+        };
+        for (end, id, expected) in [
+            (Some("2026-01-02T03:04:05+00:00"), "ASIA", Some("2026-01-02T03:04:05Z")),
+            (Some("2026-01-02T04:04:05+01:00 "), "ASIA", Some("2026-01-02T03:04:05Z")),
+            (Some("2026-01-02T03:04:05Z"), "ASIB", None),
+            (None, "ASIA", None),
+        ] {
+            assert_eq!(of(end, id).unwrap().as_deref(), expected, "{end:?} {id}");
+        }
+        for bad in ["tomorrow", "2026-01-02", "1767323045"] {
+            assert!(of(Some(bad), "ASIA").is_err(), "{bad} is taken for no end at all");
+        }
+    }
+
+    #[tokio::test]
+    async fn end_in_a_profile_is_read_by_the_names_that_tools_write() {
+        for name in PROFILE_EXPIRATIONS {
+            let config = format!(
+                "[default]\naws_access_key_id = ASIA\naws_secret_access_key = s\naws_session_token = t\n{name} = 2026-01-02T03:04:05Z\n"
+            );
+            let profiles = set(&config).await;
+            let end = in_profile(&profiles, "ASIA")
+                .unwrap()
+                .map(|t| Timestamp::try_from(t).unwrap());
+            assert_eq!(
+                end.map(|t| t.to_string()).as_deref(),
+                Some("2026-01-02T03:04:05Z"),
+                "{name}"
+            );
+            assert_eq!(
+                in_profile(&profiles, "ASIB").unwrap(),
+                None,
+                "{name}: another access key"
+            );
+            assert!(
+                in_profile(&set(&config.replace("2026-01-02T", "")).await, "ASIA").is_err(),
+                "{name}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_here_is_at_hand() {
+        let variables = |set: &[(&'static str, &str)]| -> BTreeMap<&'static str, String> {
+            set.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+        };
+        let empty = set("").await;
+        let key = variables(&[
+            ("AWS_ACCESS_KEY_ID", "A"),
+            ("AWS_SECRET_ACCESS_KEY", "s"),
+            ("AWS_SESSION_TOKEN", "t"),
+        ]);
+        let found = choose(&key, Some(&empty)).unwrap();
+        assert_eq!((found.access_key_id(), found.session_token()), ("A", Some("t")));
+        let half = choose(&variables(&[("AWS_ACCESS_KEY_ID", "A")]), Some(&empty));
+        assert!(matches!(half, Err(NotAtHand::Unusable(_))));
+        assert_eq!(choose(&variables(&[]), Some(&empty)).unwrap_err(), NotAtHand::Nothing);
+        let file = set("[default]\naws_access_key_id = F\naws_secret_access_key = s\n").await;
+        assert_eq!(choose(&variables(&[]), Some(&file)).unwrap().access_key_id(), "F");
+        // The environment comes first, and files come before whoever could be asked.
+        assert_eq!(choose(&key, Some(&file)).unwrap().access_key_id(), "A");
+        for name in VARIABLES_ASK {
+            let asks = variables(&[(name, "x")]);
+            assert!(
+                matches!(choose(&asks, Some(&empty)), Err(NotAtHand::Elsewhere(_))),
+                "{name}"
+            );
+            assert!(choose(&asks, Some(&file)).is_ok(), "{name}");
+        }
+        for setting in PROFILE_ASKS {
+            let text = format!("[default]\n{setting} = x\naws_access_key_id = F\naws_secret_access_key = s\n");
+            let found = choose(&variables(&[]), Some(&set(&text).await));
+            assert!(
+                matches!(&found, Err(NotAtHand::Elsewhere(why)) if why.contains(setting)),
+                "{setting}: {found:?}"
+            );
+        }
+    }
+}
