@@ -195,7 +195,6 @@ fn arguments_say_what_the_values_say() {
             "allowSecretMetadata={app.kubernetes.io,example.com}",
             "--allow-secret-metadata=app.kubernetes.io,example.com",
         ),
-        ("allowSecretMetadata=null", "--allow-secret-metadata="),
         ("extraArgs={--context=x}", "--context=x"),
     ] {
         let args = flags(&[value]);
