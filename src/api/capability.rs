@@ -70,8 +70,26 @@ pub struct Capabilities {
     pub max_upload_bytes: i64,
     /// The longest key, in bytes of UTF-8.
     pub max_key_bytes: usize,
+    /// Whether the operator sends the store only requests that change nothing, so that uploads which take other ones of its own are
+    /// not offered.
+    pub only_read: bool,
+    /// Whether the store takes an upload only with a checksum.
+    pub wants_checksums: bool,
+    /// What can be done about what is missing, in the provider's own terms.
+    pub remedies: Remedies,
     /// What the store's owner can do to end keys before their time, as the end of a sentence.
     pub revocation: &'static str,
+}
+
+/// What can be done about what a store cannot enforce, in its provider's own terms, each as the rest of "ask the store's owner".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remedies {
+    /// So that it hands out temporary credentials; `None`: such a store never does.
+    pub credentials: Option<&'static str>,
+    /// So that it takes resumable uploads; `None`: such a store never does.
+    pub resumable: Option<&'static str>,
+    /// So that an upload does nothing but what is signed.
+    pub signed_headers: Option<&'static str>,
 }
 
 impl Capabilities {

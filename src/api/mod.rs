@@ -21,7 +21,7 @@ mod store;
 mod terms;
 mod upload;
 
-pub use capability::{Capabilities, Capability};
+pub use capability::{Capabilities, Capability, Remedies};
 pub use condition::{set_condition, set_ready};
 pub use download::{DownloadGrant, DownloadGrantSpec, DownloadMode, ResponseHeaders};
 pub use grant::{Ask, Grant};

@@ -140,6 +140,18 @@ struct ControllerArgs {
         default_value = MetadataDomains::DEFAULT
     )]
     allow_secret_metadata: Vec<String>,
+    /// What the operator may send to an endpoint that an ObjectStore names: ReadOnly (GET and HEAD, which change nothing), or All,
+    /// which adds multipart uploads, assumeRole, and probes and conformance checks that write. Amazon's, Azure's and Google's own
+    /// hosts, and ClusterObjectStores, are not concerned.
+    #[arg(
+        long,
+        env = "VALET_TENANT_STORE_REQUESTS",
+        value_name = "WHICH",
+        value_enum,
+        ignore_case = true,
+        default_value = "ReadOnly"
+    )]
+    tenant_store_requests: TenantStoreRequests,
 
     /// Address on which stores may say that objects have come (POST /notifications); off unless it is given. Takes
     /// --notifications-token-file, too. Without it uploads are seen by asking the store, after 2 s and then less and less
@@ -201,6 +213,17 @@ struct ControllerArgs {
     leader_elect: bool,
 }
 
+/// What is sent to endpoints that tenants name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum TenantStoreRequests {
+    /// Only requests that change nothing.
+    #[value(name = "ReadOnly")]
+    ReadOnly,
+    /// Also those that write, delete or assume a role.
+    #[value(name = "All")]
+    All,
+}
+
 /// Seconds, or never.
 #[derive(Clone, Copy, Debug)]
 struct Ttl(Option<i64>);
@@ -258,6 +281,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
         private_endpoints: args.allow_private_endpoints,
         denied_endpoints: args.deny_endpoints,
         secret_metadata: MetadataDomains::new(args.allow_secret_metadata),
+        tenants_change: args.tenant_store_requests == TenantStoreRequests::All,
         watch_secrets: args.watch_secrets,
         notifications,
         leader_elect: args.leader_elect,

@@ -242,6 +242,7 @@ async fn usable(
         short_sessions: store.short_sessions(),
         signer: None,
         untried: None,
+        skew: None,
     };
     Ok(Known {
         fact: StoreFact::Usable(view),

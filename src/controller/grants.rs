@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::Grant,
-    grant::{Access, Facts, ObjectFact, Read, Settings, Step, UploadFact, decide},
+    grant::{Access, Facts, ObjectFact, Read, Settings, Step, StoreFact, UploadFact, decide},
     sign::Provider,
     telemetry::{Metrics, Progress, warn_once},
 };
@@ -354,11 +354,15 @@ impl<'a, G: Grant> Visit<'a, G> {
             ObjectFact::Present { .. } => "present",
             ObjectFact::Absent => "absent",
             ObjectFact::Hidden => "forbidden",
-            ObjectFact::Unreachable(_) | ObjectFact::Unread => "error",
+            ObjectFact::ClockSkewed(_) | ObjectFact::Unreachable(_) | ObjectFact::Unread => "error",
         };
         let (kind, namespace, name) = store_id(&grant.terms.store_ref, &grant.namespace);
         self.context.metrics.looked((kind, &namespace, &name), outcome);
         self.facts.object = found;
+        if let StoreFact::Usable(store) = &mut self.facts.store {
+            // By the very answer that tells of the object.
+            store.skew = provider.skew();
+        }
         if matches!(self.facts.upload, UploadFact::Open(_)) {
             self.facts.upload = UploadFact::Unread;
         }

@@ -36,6 +36,8 @@ pub struct Options {
     pub denied_endpoints: Vec<IpNet>,
     /// The domains of labels and annotations that grants may put on their Secrets.
     pub secret_metadata: MetadataDomains,
+    /// Whether requests that change something may go to endpoints that ObjectStores name.
+    pub tenants_change: bool,
     /// Whether to watch grants' Secrets, which takes the right to list every Secret; otherwise what happens to one is
     /// seen at the next visit, `sweep` later at the latest.
     pub watch_secrets: bool,
@@ -61,6 +63,7 @@ impl Options {
             private_endpoints,
             denied_endpoints,
             secret_metadata,
+            tenants_change,
             watch_secrets,
             notifications,
             leader_elect,
@@ -84,6 +87,7 @@ impl Options {
             allow_private_endpoints = networks(private_endpoints),
             deny_endpoints = networks(denied_endpoints),
             allow_secret_metadata = %secret_metadata,
+            tenant_store_requests = if *tenants_change { "All" } else { "ReadOnly" },
             notifications_address = notifications.as_ref().map(|n| n.address.to_string()),
             notifications_token_file = notifications.as_ref().map(|n| text(&n.token_file)),
             notifications_sns_topics = notifications.as_ref().map(|n| senders(&n.sns_topics)),

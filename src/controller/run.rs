@@ -97,7 +97,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         client.clone(),
         options.operator_namespace.clone(),
         options.share_environment,
-        Outward::new(options.private_endpoints.clone()).denying(options.denied_endpoints.clone()),
+        Outward::new(options.private_endpoints.clone())
+            .denying(options.denied_endpoints.clone())
+            .changing(options.tenants_change),
         requests.clone(),
     ));
     let term = Arc::new(Term::default());

@@ -21,8 +21,8 @@ use super::{
     watch::STORE_SWEEP,
 };
 use crate::{
-    api::{CanaryStatus, Capability, Reason, Store, StoreStatus, set_condition, set_ready},
-    grant::{Concern, second},
+    api::{CanaryStatus, Capabilities, Capability, Reason, Store, StoreStatus, set_condition, set_ready},
+    grant::{Concern, second, skewed},
     sign::Finding,
     telemetry::warn_once,
 };
@@ -213,9 +213,16 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     status.credentials_expiration_time = credentials_expire.map(|end| Time(second(end)));
     status.capabilities = capabilities.names();
     let generation = status.observed_generation;
+    let seen = status.conditions.iter().find(|c| c.type_ == HEADERS);
+    let was_seen = seen.is_some_and(|c| c.status != "Unknown");
+    let was_unsafe = seen.is_some_and(|c| c.status == "False");
     let (reason, message) = match &probed.finding {
         Finding::Usable if let Some(why) = worthless => (Reason::KeysNotEnforced, why.clone()),
-        Finding::Usable => (Reason::Ready, "the store answers and takes the credentials".to_owned()),
+        Finding::Usable => {
+            let known = ["the store answers and takes the credentials"].into_iter();
+            let all: Vec<_> = known.chain(probed.remarks.iter().map(String::as_str)).collect();
+            (Reason::Ready, all.join("; "))
+        }
         Finding::Broken(reason, why) => (*reason, why.clone()),
         Finding::Unreachable(why) => (
             Reason::StoreUnreachable,
@@ -246,22 +253,29 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             HEADERS,
             "False",
             Reason::HeadersObeyed,
-            "the store obeys headers that are not signed; keys for PUT are handed out since assumeRole confines each of them, or unsignedHeaders says Tolerate",
+            "the store obeys headers that are not signed; URLs for PUT are issued, since assumeRole confines each of them, or unsignedHeaders is Tolerate",
         ),
-        (Some(false), false) => set(
-            HEADERS,
-            "False",
-            Reason::HeadersObeyed,
-            "the store obeys headers that are not signed, so the holder of a key for PUT could copy whatever the credentials can read; no keys for PUT are handed out: set credentials.assumeRole (S3), or unsignedHeaders: Tolerate",
-        ),
-        // What was seen before still holds while the store is away.
-        (None, _) if probed.finding != Finding::Usable => {}
-        (None, _) => set(
-            HEADERS,
-            "Unknown",
-            Reason::NotObservable,
-            "the credentials may not write at the key of the probe, so it could not be tried; keys for PUT are handed out, as safe as the store makes them",
-        ),
+        (Some(false), false) => {
+            let remedy = remedy(capabilities);
+            let message = format!(
+                "the store obeys headers that are not signed, so the holder of a URL for PUT could copy whatever the credentials can read; no URLs for PUT are issued{remedy}"
+            );
+            set(HEADERS, "False", Reason::HeadersObeyed, &message);
+        }
+        // What was seen before still holds while the store is away, or nothing can be concluded.
+        (None, _) if probed.finding != Finding::Usable || probed.skew.is_some() && was_seen => {}
+        // That a store is unsafe holds until the opposite was seen.
+        (None, _) if was_unsafe => {}
+        (None, _) => {
+            let why = probed.untold.as_deref().unwrap_or("it was not tried");
+            let then = match is_safe {
+                true => "URLs for PUT are issued all the same: it is documented of this store, assumeRole confines each of them, or unsignedHeaders is Tolerate".to_owned(),
+                false => format!("until it is known, no URLs for PUT are issued{}", remedy(capabilities)),
+            };
+            let message =
+                format!("whether the store refuses headers that are not signed is not known: {why}; {then}");
+            set(HEADERS, "Unknown", Reason::NotObservable, &message);
+        }
     }
     match probed.skew {
         // Of a store that does not answer nothing is known.
@@ -273,22 +287,24 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             "the store's clock and the operator's agree to half a minute",
         ),
         Some(skew) => {
-            // In steps, so that a clock that drifts is not a write a minute.
-            let seconds = (skew.as_secs().abs() + 5) / 10 * 10;
-            let way = if skew.is_negative() { "behind" } else { "ahead of" };
-            set(
-                CLOCK,
-                "False",
-                Reason::ClockSkewed,
-                &format!(
-                    "the store's clock is about {seconds} s {way} the operator's; keys begin and end by the store's clock: set the clocks right (NTP)"
-                ),
+            let message = format!(
+                "{}; URLs begin and end by the store's clock, and nothing is concluded about the store until the clocks agree",
+                skewed(skew)
             );
+            set(CLOCK, "False", Reason::ClockSkewed, &message);
         }
     }
     if !end_is_unknown {
         status.conditions.retain(|c| c.type_ != EXPIRATION);
     }
+}
+
+/// What the store's owner can do about headers that are not signed, as the end of a sentence.
+fn remedy(capabilities: &Capabilities) -> String {
+    let remedy = capabilities.remedies.signed_headers;
+    remedy.map_or(String::new(), |remedy| {
+        format!(": {}", remedy.trim_start_matches("to "))
+    })
 }
 
 /// What the round trip with real keys has shown, if somebody asked for one.

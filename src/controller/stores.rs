@@ -30,7 +30,7 @@ use crate::{
     api::{
         Capabilities, ClusterAccessRule, Reason, ShortSessions, Store, StoreKind, StoreRef, annotation, printable,
     },
-    grant::{Concern, RulesView, Signer, StoreFact, StoreView, concern},
+    grant::{Concern, RulesView, Signer, StoreFact, StoreView, Untried, concern},
     sign::{Outward, Probed, Provider, SignError},
     store::Environment,
 };
@@ -231,6 +231,7 @@ impl Stores {
                     credentials_expire: usable.credentials_expire,
                     short_sessions: usable.connection.short_sessions,
                     signer: usable.connection.signer,
+                    skew: usable.connection.provider.skew(),
                     untried: usable.untried,
                 }),
                 provider: Some(usable.connection.provider),
@@ -356,7 +357,7 @@ impl Stores {
 struct Usable {
     connection: Connection,
     credentials_expire: Option<Timestamp>,
-    untried: Option<String>,
+    untried: Option<Untried>,
 }
 
 impl Connection {
@@ -375,7 +376,7 @@ impl Connection {
         if let Some(why) = outcome.forbids(request.is_some()) {
             return Err(why.into());
         }
-        let untried = outcome.untried(provider).map(str::to_owned);
+        let untried = outcome.untried(provider);
         Ok(Usable {
             connection: self,
             credentials_expire,

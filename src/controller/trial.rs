@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     api::{Reason, StoreKind, annotation},
+    grant::{Untried, skewed},
     sign::{Canary, Finding, Probed, Provider},
 };
 
@@ -107,7 +108,9 @@ impl Trial {
         let is_news = before.as_ref().is_none_or(|before| before.probed != probed);
         state.last = Some(Outcome {
             when: Instant::now(),
-            has_answered: probed.finding == Finding::Usable || before.as_ref().is_some_and(|o| o.has_answered),
+            // While the clocks differ, nothing is concluded from an answer.
+            has_answered: probed.finding == Finding::Usable && probed.skew.is_none()
+                || before.as_ref().is_some_and(|o| o.has_answered),
             canary: before.and_then(|o| o.canary),
             probed,
         });
@@ -233,13 +236,10 @@ impl Trials {
         let permits = self.permits(&id);
         // The semaphore is never closed.
         let Ok(_permit) = permits.acquire().await else { return };
-        let probed = timeout(PROBE_TIMEOUT, provider.probe())
-            .await
-            .unwrap_or_else(|_| Probed {
-                finding: Finding::Unreachable(format!("the probe took longer than {} s", PROBE_TIMEOUT.as_secs())),
-                skew: None,
-                refuses_unsigned: None,
-            });
+        let probed = timeout(PROBE_TIMEOUT, provider.probe()).await.unwrap_or_else(|_| {
+            let why = format!("the probe took longer than {} s", PROBE_TIMEOUT.as_secs());
+            Probed::of(Finding::Unreachable(why))
+        });
         let is_news = trial.probed(probed);
         let request = request.filter(|request| trial.lock().wants_canary(Some(request)) && self.may_check(&id));
         let Some(request) = request else {
@@ -300,11 +300,21 @@ impl Outcome {
 
     /// Why it is not known yet what the store holds keys to, where that has to be seen: it has not answered, neither now
     /// nor before.
-    pub fn untried(&self, provider: &dyn Provider) -> Option<&str> {
-        match &self.probed.finding {
-            Finding::Unreachable(why) if !self.has_answered && provider.rests_on_trial() => Some(why),
-            _ => None,
+    pub fn untried(&self, provider: &dyn Provider) -> Option<Untried> {
+        let only_write_once = !provider.rests_on_trial();
+        if self.has_answered || only_write_once && !provider.write_once_rests_on_trial() {
+            return None;
         }
+        let (reason, why) = match (&self.probed.finding, self.probed.skew) {
+            (Finding::Unreachable(why), _) => (Reason::StoreUnreachable, why.clone()),
+            (_, Some(skew)) => (Reason::ClockSkewed, skewed(skew)),
+            _ => return None,
+        };
+        Some(Untried {
+            reason,
+            why,
+            only_write_once,
+        })
     }
 }
 
@@ -321,7 +331,7 @@ pub fn age_for_grants(outcome: &Outcome) -> Duration {
 pub fn age_for_status(outcome: &Outcome) -> Duration {
     let is_interrupted = outcome.canary.as_ref().is_some_and(|c| c.found.interrupted);
     match outcome.probed.finding {
-        Finding::Usable if !is_interrupted => Duration::from_secs(300),
+        Finding::Usable if !is_interrupted && outcome.probed.skew.is_none() => Duration::from_secs(300),
         Finding::Usable | Finding::Broken(..) | Finding::Unreachable(_) => Duration::from_secs(50),
     }
 }

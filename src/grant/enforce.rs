@@ -122,6 +122,10 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             };
             format!("set spec.constraints.overwrite to Allow if replacing an object is acceptable{put}")
         }
+        (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) if can.only_read => {
+            "only an upload would show whether it does, and to an endpoint that an ObjectStore names the operator sends only requests that change nothing: set spec.constraints.overwrite to Allow if replacing an object is acceptable, or ask the platform team to start the operator with --tenant-store-requests=All"
+                .into()
+        }
         (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) => {
             "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
                 .into()
@@ -171,6 +175,70 @@ fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Optio
     }
 }
 
+/// What a store lacks that has no keys of the grant's mode, and what to do, as the rest of a sentence that begins with the store.
+fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
+    let is_prefix = grant.terms.is_prefix();
+    let is_upload = grant.ask.operation() == Operation::Upload;
+    // A URL is for one object, a form can be for all below a key.
+    let form = can.post_form.as_ref().filter(|_| is_prefix && is_upload);
+    let other = match (is_upload, is_prefix) {
+        _ if form.is_some_and(|form| form.contains(&Capability::KeyPrefix)) => "set spec.mode to PostForm",
+        (true, true) => "name one object in spec.key, and set spec.mode to Put",
+        (false, true) => "name one object in spec.key, and set spec.mode to Url",
+        (true, false) => "set spec.mode to Put",
+        (false, false) => "set spec.mode to Url",
+    };
+    let owners = |remedy: Option<&str>| match remedy {
+        Some(remedy) => format!("ask the store's owner {remedy}, or {other}"),
+        None => format!("{other}, or use another store"),
+    };
+    if grant.ask.is_for_credentials() {
+        let remedy = owners(can.remedies.credentials);
+        return format!("hands out no temporary credentials (Credentials); {remedy}");
+    }
+    match &grant.ask {
+        Ask::Upload {
+            mode: UploadMode::Multipart,
+            ..
+        } if can.only_read => format!(
+            "takes no uploads in parts (Multipart): the operator would begin and complete them, and to an endpoint that an ObjectStore names it sends only requests that change nothing; ask the platform team to start it with --tenant-store-requests=All, or {other}"
+        ),
+        Ask::Upload {
+            mode: UploadMode::Multipart,
+            ..
+        } => format!("takes no uploads in parts (Multipart); {}", owners(None)),
+        Ask::Upload {
+            mode: UploadMode::Resumable,
+            ..
+        } => format!(
+            "takes no resumable uploads (Resumable); {}",
+            owners(can.remedies.resumable)
+        ),
+        Ask::Upload { .. } | Ask::Download { .. } => format!("takes no POST forms (PostForm); {}", owners(None)),
+    }
+}
+
+/// What to do about an upload without a checksum, where a store wants one; `None` if it has one, or its client brings one.
+fn without_checksum(ask: &Ask) -> Option<&'static str> {
+    let Ask::Upload { mode, constraints, .. } = ask else {
+        return None;
+    };
+    let has_any = constraints.checksum_sha256.is_some() || constraints.checksum_md5.is_some();
+    match mode {
+        UploadMode::Put => {
+            (!has_any).then_some("set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5")
+        }
+        // A form has no field for an MD5 that is checked.
+        UploadMode::PostForm => constraints
+            .checksum_sha256
+            .is_none()
+            .then_some("set spec.constraints.checksumSHA256"),
+        UploadMode::Multipart => Some("set spec.mode to Put with spec.constraints.checksumSHA256 or checksumMD5"),
+        // Clients of Amazon's SDKs send a checksum by themselves.
+        UploadMode::Credentials | UploadMode::Resumable => None,
+    }
+}
+
 /// Whether the store can hold the key to everything that the grant says.
 ///
 /// # Errors
@@ -178,40 +246,29 @@ fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Optio
 pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.ask) else {
-        if grant.ask.is_for_credentials() {
-            let url = if grant.ask.operation() == Operation::Upload {
-                "Put"
-            } else {
-                "Url"
-            };
-            let message = format!(
-                "{store} hands out no temporary credentials (Credentials); ask the store's owner to set spec.s3.credentials.assumeRole, or set spec.mode to {url}"
-            );
-            return Err(Refusal::new(Reason::CapabilityMissing, message));
-        }
-        let what = match &grant.ask {
-            Ask::Upload {
-                mode: UploadMode::Multipart,
-                ..
-            } => "uploads in parts (Multipart)",
-            Ask::Upload {
-                mode: UploadMode::Resumable,
-                ..
-            } => {
-                "resumable uploads (Resumable), which the owner of a store on Google Cloud Storage can allow with resumableUploads: Tolerate"
-            }
-            Ask::Upload { .. } | Ask::Download { .. } => "POST forms (PostForm)",
-        };
-        return Err(Refusal::new(
-            Reason::CapabilityMissing,
-            format!("{store} takes no {what}; set spec.mode to Put, or use another store"),
-        ));
+        let message = format!("{store} {}", without_mode(grant, can));
+        return Err(Refusal::new(Reason::CapabilityMissing, message));
     };
+    if can.wants_checksums
+        && let Some(remedy) = without_checksum(&grant.ask)
+    {
+        let message = format!(
+            "{store} takes an upload only with a checksum, since its bucket has Object Lock with a default retention; {remedy}"
+        );
+        return Err(Refusal::new(Reason::CapabilityMissing, message));
+    }
     if let Some((capability, field)) = needs(grant).into_iter().find(|(c, _)| !enforced.contains(c)) {
         if capability == Capability::KeyPrefix {
+            let owner = if can.only_read {
+                String::new()
+            } else {
+                format!(
+                    ", or ask the store's owner, who can have that tried with real keys (annotation {}) and reads the result in the store's condition KeysEnforced",
+                    annotation::CANARY_REQUESTED_AT
+                )
+            };
             let message = format!(
-                "{store} is not known to keep a POST form to what is below spec.key (KeyPrefix); name one object, or ask the store's owner, who can have that tried with real keys (annotation {}) and reads the result in the store's condition KeysEnforced",
-                annotation::CANARY_REQUESTED_AT
+                "{store} is not known to keep a POST form to what is below spec.key (KeyPrefix); name one object{owner}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }
@@ -222,8 +279,12 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
             } else {
                 ""
             };
+            let owner = match can.remedies.signed_headers {
+                Some(remedy) => format!("ask the store's owner {remedy}"),
+                None => "use another store".to_owned(),
+            };
             let message = format!(
-                "{store} obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole (S3), or unsignedHeaders: Tolerate{or_form}"
+                "{store} obeys headers that nobody signed, or is not known to refuse them (it has no SignedHeadersOnly, and its condition UnsignedHeadersRefused says why), so the holder of an upload key could copy whatever its credentials can read; {owner}{or_form}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }

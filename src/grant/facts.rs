@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{metadata::MetadataDomains, places::Limit, renewal::RenewRequest, repair::Repairs};
 use crate::{
@@ -235,8 +235,22 @@ pub struct StoreView {
     pub short_sessions: ShortSessions,
     /// What it signs with now, if its provider tells that apart.
     pub signer: Option<Signer>,
-    /// Why it is not known yet what the store holds keys for uploads to, where that has to be seen: it does not answer.
-    pub untried: Option<String>,
+    /// Why it is not known yet what the store holds keys for uploads to, where that has to be seen: it does not answer, or its clock
+    /// differs.
+    pub untried: Option<Untried>,
+    /// How far its clock is ahead of the operator's, if it ever said the time.
+    pub skew: Option<SignedDuration>,
+}
+
+/// Why it is not known yet what a store enforces, where that has to be seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Untried {
+    /// From the one list.
+    pub reason: Reason,
+    /// Why, as a clause.
+    pub why: String,
+    /// Whether it matters to write-once uploads alone.
+    pub only_write_once: bool,
 }
 
 /// The access rules of a store, and whom they may choose.
@@ -356,6 +370,9 @@ pub enum ObjectFact {
     },
     /// The store's credentials do not permit looking.
     Hidden,
+    /// The store refused to be asked, and its clock differs from the operator's: nothing is known of the credentials or the object.
+    /// Why, as a clause.
+    ClockSkewed(String),
     /// The store did not answer, or answered with an error of its own. No secrets in the message.
     Unreachable(String),
 }

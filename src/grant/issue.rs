@@ -203,10 +203,15 @@ impl Judge<'_> {
             ObjectFact::Unreachable(why) if key.is_none() => {
                 Break(self.without_key(Reason::StoreUnreachable, self.unreachable(why)))
             }
-            // The store itself refuses what would replace an object, by the new key as by the old one.
-            ObjectFact::Unreachable(_) | ObjectFact::Absent | ObjectFact::Present { .. } | ObjectFact::Hidden => {
-                Continue(())
+            ObjectFact::ClockSkewed(why) if key.is_none() => {
+                Break(self.without_key(Reason::ClockSkewed, why.clone()))
             }
+            // The store itself refuses what would replace an object, by the new key as by the old one.
+            ObjectFact::Unreachable(_)
+            | ObjectFact::ClockSkewed(_)
+            | ObjectFact::Absent
+            | ObjectFact::Present { .. }
+            | ObjectFact::Hidden => Continue(()),
         }
     }
 
@@ -216,7 +221,10 @@ impl Judge<'_> {
             let message = format!("the apiserver did not take Secret {}: {why}", self.g.secret_name());
             (Reason::SecretNotWritable, message)
         });
-        let not_signed = || self.f.sign_refused.clone().or_else(|| self.untried(store));
+        let not_signed = || {
+            let known = self.f.sign_refused.clone().or_else(|| self.untried(store));
+            known.or_else(|| self.clock_trouble(store, next.lifetime))
+        };
         let Some((reason, message)) = not_taken.or_else(not_signed) else {
             return Continue(());
         };

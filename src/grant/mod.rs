@@ -25,6 +25,7 @@ mod repair;
 mod report;
 mod rows;
 mod selector;
+mod skew;
 mod status;
 mod step;
 mod total;
@@ -35,7 +36,7 @@ pub use concern::{Concern, concern};
 pub use decide::decide;
 pub use facts::{
     ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, RulesView, SecretFact, SecretView,
-    Settings, Signer, StoreFact, StoreView, UploadFact, UploadsFact, is_read,
+    Settings, Signer, StoreFact, StoreView, Untried, UploadFact, UploadsFact, is_read,
 };
 pub use key::{KeyError, ObjectKey};
 pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
@@ -44,4 +45,5 @@ pub use places::{Candidate, Limit, Most, Places};
 pub use policy::{AbortAccess, Access, Allowance, AllowedRequest, Refusal, admit, allowance, still_allowed};
 pub use renewal::{RenewRequest, renewal_due};
 pub use repair::Repairs;
+pub use skew::{MOST_SKEW, TOLERATED_SKEW, is_skewed, skewed};
 pub use step::{Assembly, Notice, Publish, PublishMode, Read, SigningRequest, Step};

@@ -172,7 +172,8 @@ impl Judge<'_> {
                     return Gathered::Waiting(Arrival::Unchanged);
                 }
                 ObjectFact::Present { object, .. } => return Gathered::Next(self.exists_already(object)),
-                ObjectFact::Absent | ObjectFact::Hidden | ObjectFact::Unreachable(_) => {}
+                ObjectFact::Absent | ObjectFact::Hidden | ObjectFact::ClockSkewed(_) | ObjectFact::Unreachable(_) => {
+                }
             }
         }
         match &self.f.completion_refused {

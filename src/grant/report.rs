@@ -196,12 +196,16 @@ impl Judge<'_> {
 
     /// Why no key for an upload is signed now: what its holder could do with it, if the store is careless, is not known yet.
     pub(super) fn untried(&self, store: &StoreView) -> Option<(Reason, String)> {
-        let why = store.untried.as_ref().filter(|_| self.is_upload())?;
+        let untried = store.untried.as_ref();
+        let untried = untried.filter(|u| self.is_upload() && (!u.only_write_once || self.write_once()))?;
+        let why = match untried.reason {
+            Reason::ClockSkewed => untried.why.clone(),
+            _ => self.unreachable(&untried.why),
+        };
         let message = format!(
-            "{}; since it has not answered yet, it is not known yet what it does with headers that are not signed, and no key for an upload is signed",
-            self.unreachable(why)
+            "{why}; until it was tried out, it is not known yet what the store enforces, and no key for this upload is signed"
         );
-        Some((Reason::StoreUnreachable, message))
+        Some((untried.reason, message))
     }
 
     /// Since when there may be uploads by the grant's keys: since this one was signed, or, of one that follows others,

@@ -163,6 +163,22 @@ impl Judge<'_> {
             ..Situation::of(reason, message, key)
         };
         if !self.is_upload() {
+            match &self.f.store {
+                // Whether it is over by the store's clock, too: nothing is asked of the store itself.
+                StoreFact::Unread if key.is_some() => return Step::Read(Read::Store),
+                StoreFact::Unusable {
+                    reason: Reason::ClockSkewed,
+                    message,
+                } => {
+                    let message = format!("{said} by the operator's clock; {message}");
+                    let waits = situation(Reason::ClockSkewed, message, Arrival::Unchanged, false);
+                    return self.settle(&waits, Some(self.retry()));
+                }
+                _ => {}
+            }
+            if let Some(step) = self.over_too_early(end, &said, key) {
+                return step;
+            }
             return self.settle(&situation(Reason::Expired, said, Arrival::Unchanged, true), None);
         }
         let unknown = |reason, why: &str| {
@@ -200,7 +216,9 @@ impl Judge<'_> {
                 (StoreFact::Missing, _) => {
                     self.settle(&unknown(Reason::StoreNotFound, "the store was deleted"), None)
                 }
-                (StoreFact::Unusable { reason, message }, Ok(_)) if self.now < add(end, LOOK_PATIENCE) => {
+                (StoreFact::Unusable { reason, message }, Ok(_))
+                    if *reason == Reason::ClockSkewed || self.now < add(end, LOOK_PATIENCE) =>
+                {
                     let s = situation(
                         *reason,
                         format!("{said}; waiting for a last look at the store: {message}"),
@@ -220,6 +238,18 @@ impl Judge<'_> {
                 }
             },
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
+            ObjectFact::Absent | ObjectFact::Present { .. } | ObjectFact::Hidden
+                if let Some(step) = self.over_too_early(end, &said, key) =>
+            {
+                step
+            }
+            ObjectFact::ClockSkewed(why) => {
+                let message = format!("{said}; waiting for a last look whether the upload arrived: {why}");
+                self.settle(
+                    &situation(Reason::ClockSkewed, message, Arrival::Unchanged, false),
+                    Some(self.retry()),
+                )
+            }
             ObjectFact::Absent | ObjectFact::Present { .. } => {
                 let message = format!("{said} and {}; make a new grant", self.what_came());
                 self.settle(&situation(Reason::ExpiredUnused, message, Arrival::NotYet, true), None)
@@ -245,6 +275,14 @@ impl Judge<'_> {
                 self.settle(&unknown(Reason::StoreUnreachable, &self.unreachable(why)), None)
             }
         }
+    }
+
+    /// By the store's clock it is not over yet: what would be said for good may be wrong.
+    fn over_too_early(&self, end: Timestamp, said: &str, key: Option<Lifetime>) -> Option<Step> {
+        let (until, why) = self.ends_later_at_store(end)?;
+        let message = format!("{said} by the operator's clock; {why}");
+        let situation = Situation::of(Reason::ClockSkewed, message, key);
+        Some(self.settle(&situation, Some(until.min(self.retry()))))
     }
 
     /// A key that is out: keep the Secret's metadata true, look for the upload, wake at the next instant.
@@ -336,6 +374,7 @@ impl Judge<'_> {
                     let why = "the store refuses HEAD with these credentials: either they may not look, or they are wrong and the key fails, too";
                     arrival = Arrival::Unknown(Reason::NotObservable, why.to_owned());
                 }
+                ObjectFact::ClockSkewed(why) => arrival = Arrival::Unknown(Reason::ClockSkewed, why.clone()),
                 ObjectFact::Absent | ObjectFact::Present { .. } if self.is_in_parts() => return self.aborted(),
                 ObjectFact::Absent | ObjectFact::Present { .. } => arrival = Arrival::NotYet,
                 // A look that failed says nothing; the next one comes by itself.

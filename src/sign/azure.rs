@@ -9,7 +9,10 @@ mod tokens;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -27,15 +30,17 @@ use self::{
     sas::{Pen, Permit, encoded},
 };
 use super::{
-    Canary, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    Canary, Finding, Key, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    clock::StoreClock,
     http::{Http, is_of},
+    probe::ONLY_READ,
 };
 use crate::{
     api::{
         AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, DownloadMode, ObservedObject, Overwrite,
-        Reason, ResponseHeaders, UnsignedHeaders, UploadConstraints, UploadMode,
+        Reason, Remedies, ResponseHeaders, UnsignedHeaders, UploadConstraints, UploadMode,
     },
-    grant::{Access, AllowedRequest, Lifetime, ObjectFact, ObjectKey, SigningRequest},
+    grant::{Access, AllowedRequest, Lifetime, ObjectFact, ObjectKey, SigningRequest, is_skewed, skewed},
 };
 
 /// The longest life of a key: what an identity's delegation key allows, and no less for an account's key (Azure Storage
@@ -90,6 +95,12 @@ pub struct AzureBlob {
     http: Http,
     /// Whether its owner may not send the operator anywhere.
     is_tenants: bool,
+    /// Whether requests that change something may be sent, also to an endpoint that is not Azure's.
+    may_change: bool,
+    /// What the store's clock shows.
+    clock: StoreClock,
+    /// Whether a probe came to its end.
+    is_tried: AtomicBool,
     capabilities: Arc<Capabilities>,
     /// Whether the store refuses a source to copy from that the sender may not read, once that was tried.
     refuses_unsigned: Mutex<Option<bool>>,
@@ -120,6 +131,10 @@ impl AzureBlob {
                 Capability::SignedHeadersOnly,
             ]
             .into(),
+            remedies: Remedies {
+                signed_headers: Some("to set spec.azureBlob.unsignedHeaders: Tolerate"),
+                ..Remedies::default()
+            },
             max_expiration_seconds: MAX_EXPIRATION_SECONDS,
             max_upload_bytes: MAX_PUT_BYTES,
             max_key_bytes: MAX_KEY_BYTES,
@@ -130,6 +145,9 @@ impl AzureBlob {
             store,
             credentials,
             is_tenants: outward.is_some(),
+            may_change: outward.as_ref().is_none_or(Outward::may_change),
+            clock: StoreClock::default(),
+            is_tried: AtomicBool::new(false),
             http: Http::new(outward),
             capabilities,
             refuses_unsigned: Mutex::default(),
@@ -159,6 +177,12 @@ impl AzureBlob {
     /// Whether that is Azure itself.
     fn is_azures_own(&self) -> bool {
         is_of(&self.own_base(), AZURES_OWN)
+    }
+
+    /// Whether the operator may send requests that change something: to an endpoint that a tenant chose only with the
+    /// platform team's consent.
+    fn may_change(&self) -> bool {
+        self.may_change || self.is_azures_own()
     }
 
     /// Where workloads talk to it.
@@ -283,7 +307,12 @@ impl AzureBlob {
                 return ObjectFact::Unreachable("the account has no such container".into());
             }
             (404, _) => return ObjectFact::Absent,
-            (401 | 403, _) => return ObjectFact::Hidden,
+            (401 | 403, _) => {
+                return match self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
+                    Some(skew) => ObjectFact::ClockSkewed(skewed(skew)),
+                    None => ObjectFact::Hidden,
+                };
+            }
             (status, _) => return ObjectFact::Unreachable(format!("it answered {status}")),
         }
         let text = |name: &str| Some(answer.headers.get(name)?.to_str().ok()?.to_owned());
@@ -377,7 +406,11 @@ impl Provider for AzureBlob {
     fn capabilities(&self) -> Arc<Capabilities> {
         let seen = *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner);
         let mut can = (*self.capabilities).clone();
-        if seen == Some(false) && self.store.unsigned_headers == UnsignedHeaders::Refuse {
+        can.only_read = !self.may_change();
+        // What is not known is not there. Before the first probe nothing is signed that rests on it (`rests_on_trial`).
+        let is_tried = self.is_tried.load(Ordering::Acquire);
+        let has_signed_headers_only = seen.unwrap_or(self.is_azures_own() || !is_tried);
+        if !has_signed_headers_only && self.store.unsigned_headers == UnsignedHeaders::Refuse {
             can.enforced.remove(&Capability::SignedHeadersOnly);
         }
         if let Some(canary) = &*self.canary.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -431,9 +464,16 @@ impl Provider for AzureBlob {
             if probed.refuses_unsigned.is_some() {
                 *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner) = probed.refuses_unsigned;
             }
+            if probed.finding == Finding::Usable && probed.skew.is_none() {
+                self.is_tried.store(true, Ordering::Release);
+            }
             probed
         }
         .boxed()
+    }
+
+    fn skew(&self) -> Option<SignedDuration> {
+        self.clock.skew()
     }
 
     fn rests_on_trial(&self) -> bool {
@@ -444,6 +484,12 @@ impl Provider for AzureBlob {
 
     fn canary(&self) -> BoxFuture<'_, Canary> {
         async {
+            if !self.may_change() {
+                return Canary::untried(format!("{ONLY_READ}, and this check writes"), false);
+            }
+            if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
+                return Canary::untried(skewed(skew), true);
+            }
             let found = self.round_trip(PROBE_BLOB).await;
             *self.canary.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
             found

@@ -60,6 +60,15 @@ impl Missing {
 }
 
 impl Canary {
+    /// Nothing was tried. `is_to_be_repeated`: whether it is worth to try again soon.
+    pub fn untried(why: String, is_to_be_repeated: bool) -> Self {
+        Self {
+            untried: vec![format!("all of it: {why}")],
+            interrupted: is_to_be_repeated,
+            ..Self::default()
+        }
+    }
+
     /// Whether this was tried and holds.
     pub fn holds(&self, promise: Missing) -> bool {
         self.held.contains(&promise.name())

@@ -34,19 +34,23 @@ use self::{
     tokens::{Tokens, ask, request},
 };
 use super::{
-    Canary, Form, Key, Missing, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    Canary, Finding, Form, Key, Missing, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    clock::StoreClock,
     http::{Answer, Http, is_of},
+    probe::{ONLY_READ, WriteOnce},
 };
 use crate::{
     api::{
-        AddressingStyle, Ask, Capabilities, Capability, DownloadMode, GcsStore, ObservedObject, ResumableUploads,
-        UploadConstraints, UploadMode,
+        AddressingStyle, Ask, Capabilities, Capability, DownloadMode, GcsStore, ObservedObject, Remedies,
+        ResumableUploads, UploadConstraints, UploadMode,
     },
-    grant::{Access, AllowedRequest, Lifetime, ObjectFact, SigningRequest, second},
+    grant::{Access, AllowedRequest, Lifetime, ObjectFact, SigningRequest, is_skewed, second, skewed},
 };
 
 /// Where the store is, unless it says otherwise.
 const ENDPOINT: &str = "https://storage.googleapis.com";
+/// Google's own hosts.
+const GOOGLES: &[&str] = &[".googleapis.com"];
 /// Where Google signs, unless the operator's environment says otherwise.
 const IAM: &str = "https://iamcredentials.googleapis.com";
 /// The longest that a URL may live: 7 days ("Canonical requests", `X-Goog-Expires`).
@@ -69,8 +73,16 @@ pub struct Gcs {
     http: Http,
     pen: Pen,
     capabilities: Arc<Capabilities>,
-    /// Whether the store refuses headers that are not signed, once that was tried.
+    /// What the store's clock shows.
+    clock: StoreClock,
+    /// Whether requests that change something may be sent, also to an endpoint that is not Google's.
+    may_change: bool,
+    /// Whether a probe came to its end.
+    is_tried: AtomicBool,
+    /// Whether the store refuses headers that are not signed, once that was seen.
     refuses_unsigned: Mutex<Option<bool>>,
+    /// What it does with write-once uploads, once that was tried.
+    write_once: Mutex<Option<WriteOnce>>,
     /// What came of a round trip with real keys, once that was made.
     canary: Mutex<Option<Canary>>,
     /// Whether somebody else found that its forms keep to a prefix.
@@ -101,10 +113,18 @@ impl Gcs {
     /// Takes the settings, a source of credentials, where Google's IAM is and, of a store whose owner may not send the
     /// operator anywhere, where its requests may go. Nothing is read or sent yet.
     pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<Outward>) -> Self {
+        let may_change = outward.as_ref().is_none_or(Outward::may_change);
         let sign_as = store.credentials.as_ref().and_then(|c| c.sign_as.clone());
         let pen = match (source, sign_as) {
             (Source::Key(key), None) => Pen::Key(key),
             (source, account) => {
+                let source = match source {
+                    // A tenant's key file says where its tokens are.
+                    Source::Key(key) if !may_change && !is_of(&key.token_uri.to_string(), GOOGLES) => {
+                        Source::Unusable("the service account's key has a token_uri that is not Google's, and to an address that an ObjectStore names the operator sends only requests that change nothing: leave spec.gcs.credentials.signAs out, or ask the platform team to start the operator with --tenant-store-requests=All".into())
+                    }
+                    source => source,
+                };
                 // The metadata server and the file of a federation are the platform's, and lead inwards; a key may be a
                 // tenant's, and says itself where its tokens are.
                 let tokens = match &source {
@@ -126,7 +146,11 @@ impl Gcs {
             store,
             http: Http::new(outward),
             pen,
+            clock: StoreClock::default(),
+            may_change,
+            is_tried: AtomicBool::new(false),
             refuses_unsigned: Mutex::new(None),
+            write_once: Mutex::new(None),
             canary: Mutex::new(None),
             keeps_below: AtomicBool::new(false),
         }
@@ -261,7 +285,22 @@ impl Gcs {
         let url = self.signed(&wanted, lifetime).await?;
         let verb = Method::from_bytes(method.as_bytes()).unwrap_or_default();
         let request = request(verb, &url, &[signed, unsigned].concat(), Bytes::new())?;
-        ask(&self.http, "the store", request).await
+        let answer = ask(&self.http, "the store", request).await?;
+        if let Some(theirs) = probe::date(&answer.headers) {
+            self.clock.saw(theirs);
+        }
+        Ok(answer)
+    }
+
+    /// Whether the store is Google itself.
+    fn is_googles_own(&self) -> bool {
+        self.store.endpoint.as_deref().is_none_or(|e| is_of(e, GOOGLES))
+    }
+
+    /// Whether the operator may send requests that change something: to an endpoint that a tenant chose only with the
+    /// platform team's consent.
+    fn may_change(&self) -> bool {
+        self.may_change || self.is_googles_own()
     }
 }
 
@@ -299,6 +338,12 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
             .into(),
         ),
         credentials: None,
+        only_read: false,
+        wants_checksums: false,
+        remedies: Remedies {
+            resumable: Some("to set spec.gcs.resumableUploads: Tolerate"),
+            ..Remedies::default()
+        },
         max_expiration_seconds: match pen {
             Pen::Key(_) => MAX_EXPIRES_SECONDS,
             Pen::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
@@ -322,21 +367,34 @@ impl Provider for Gcs {
     }
 
     fn capabilities(&self) -> Arc<Capabilities> {
-        let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
+        let is_tried = self.is_tried.load(Ordering::Acquire);
+        // What is not known is not there. Before the first probe nothing is signed that rests on it (`rests_on_trial`).
+        let holds = |seen: Option<bool>| seen.unwrap_or(is_googles(&self.store) || !is_tried);
+        let has_signed_headers_only = holds(*lock(&self.refuses_unsigned));
+        let has_write_once = holds(match &*lock(&self.write_once) {
+            Some(WriteOnce::Enforced) => Some(true),
+            Some(WriteOnce::Missing(_)) => Some(false),
+            Some(WriteOnce::Unknown(_)) | None => None,
+        });
         let canary = lock(&self.canary).clone().unwrap_or_default();
         // A key is bytes to Google, and '..' in it a name like others. Of another store that must have been seen.
         let keeps_below = is_googles(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
-        if !obeys_unsigned && canary.missing.is_empty() && !keeps_below {
+        let is_plain = has_signed_headers_only && has_write_once && self.may_change();
+        if is_plain && canary.missing.is_empty() && !keeps_below {
             return self.capabilities.clone();
         }
         let mut can = (*self.capabilities).clone();
         if keeps_below && let Some(form) = &mut can.post_form {
             form.insert(Capability::KeyPrefix);
         }
-        if obeys_unsigned {
-            can.enforced.remove(&Capability::SignedHeadersOnly);
-            if let Some(sessions) = &mut can.resumable {
-                sessions.remove(&Capability::SignedHeadersOnly);
+        can.only_read = !self.may_change();
+        for (has, capability) in [
+            (has_signed_headers_only, Capability::SignedHeadersOnly),
+            (has_write_once, Capability::WriteOnce),
+        ] {
+            if !has {
+                can.enforced.remove(&capability);
+                can.resumable.as_mut().map(|sessions| sessions.remove(&capability));
             }
         }
         canary.narrow(&mut can);
@@ -385,6 +443,9 @@ impl Provider for Gcs {
             if probed.refuses_unsigned.is_some() {
                 *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
             }
+            if probed.finding == Finding::Usable && probed.skew.is_none() {
+                self.is_tried.store(true, Ordering::Release);
+            }
             probed
         }
         .boxed()
@@ -400,8 +461,22 @@ impl Provider for Gcs {
         self.keeps_below.store(keeps, Ordering::Relaxed);
     }
 
+    fn write_once_rests_on_trial(&self) -> bool {
+        !is_googles(&self.store)
+    }
+
+    fn skew(&self) -> Option<SignedDuration> {
+        self.clock.skew()
+    }
+
     fn canary(&self) -> BoxFuture<'_, Canary> {
         async {
+            if !self.may_change() {
+                return Canary::untried(format!("{ONLY_READ}, and this check writes"), false);
+            }
+            if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
+                return Canary::untried(skewed(skew), true);
+            }
             let found = canary::canary(self, self.probe_key()).await;
             *lock(&self.canary) = Some(found.clone());
             found
@@ -419,7 +494,10 @@ impl Provider for Gcs {
             match answer.status {
                 200 => present(&answer),
                 404 => ObjectFact::Absent,
-                401 | 403 => ObjectFact::Hidden,
+                401 | 403 => match self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
+                    Some(skew) => ObjectFact::ClockSkewed(skewed(skew)),
+                    None => ObjectFact::Hidden,
+                },
                 status => ObjectFact::Unreachable(format!(
                     "it answered {status}; check the store's endpoint and addressingStyle"
                 )),

@@ -3,11 +3,13 @@
 
 pub mod azure;
 mod canary;
+mod clock;
 pub mod gcs;
 pub(crate) mod http;
 mod multipart;
 mod names;
 mod outward;
+pub(crate) mod probe;
 pub mod s3;
 pub(crate) mod sdk_client;
 mod secret;
@@ -102,6 +104,11 @@ pub trait Provider: Send + Sync {
         false
     }
 
+    /// The same of write-once uploads.
+    fn write_once_rests_on_trial(&self) -> bool {
+        false
+    }
+
     /// Tries out with real keys what the store enforces: some three dozen requests, which leave nothing behind. What it finds
     /// missing is from then on missing in [`Provider::capabilities`], too.
     fn canary(&self) -> BoxFuture<'_, Canary> {
@@ -121,6 +128,11 @@ pub trait Provider: Send + Sync {
         let _ = capabilities;
     }
 
+    /// How far the store's clock is ahead of the operator's, by its last answer; `None` if it never said the time.
+    fn skew(&self) -> Option<SignedDuration> {
+        None
+    }
+
     /// Looks whether the object is in the store, with one request of at most some seconds.
     fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact>;
 
@@ -137,8 +149,25 @@ pub struct Probed {
     pub finding: Finding,
     /// How far the store's clock is ahead of ours, if that is worth a word.
     pub skew: Option<SignedDuration>,
-    /// Whether it refuses headers that are not part of a signature; `None` if that could not be tried.
+    /// Whether it refuses headers that are not part of a signature; `None` if that is not known.
     pub refuses_unsigned: Option<bool>,
+    /// Why that is not known, as a clause.
+    pub untold: Option<String>,
+    /// What else was found that whoever makes grants must know, each a clause.
+    pub remarks: Vec<String>,
+}
+
+impl Probed {
+    /// Nothing is known but this.
+    pub fn of(finding: Finding) -> Self {
+        Self {
+            finding,
+            skew: None,
+            refuses_unsigned: None,
+            untold: None,
+            remarks: Vec::new(),
+        }
+    }
 }
 
 /// Whether a store can be used.

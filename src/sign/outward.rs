@@ -25,6 +25,8 @@ use super::{http::Connections, names::lookup};
 pub struct Outward {
     allowed: Arc<[IpNet]>,
     denied: Arc<[IpNet]>,
+    /// Whether requests that change something may be sent, too.
+    may_change: bool,
     pub(super) clients: Arc<Clients>,
 }
 
@@ -71,6 +73,7 @@ impl Outward {
         Self {
             allowed: allowed.into(),
             denied: Arc::default(),
+            may_change: false,
             clients: Arc::default(),
         }
     }
@@ -90,6 +93,16 @@ impl Outward {
         let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let all: Vec<_> = all.into_iter().filter_map(|ip| IpNet::new(ip, 0).ok()).collect();
         Self::default().denying(all)
+    }
+
+    /// The same, and requests that change something may be sent there, if `may_change`.
+    pub fn changing(self, may_change: bool) -> Self {
+        Self { may_change, ..self }
+    }
+
+    /// Whether requests that change something may be sent to an endpoint that a tenant chose.
+    pub fn may_change(&self) -> bool {
+        self.may_change
     }
 
     /// The same for the clients themselves, which must not hold each other.

@@ -36,19 +36,23 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use answers::{DateOfAnswer, absence, refused, tag_as_md5, unreachable};
+use answers::{DateOfAnswer, DateOfStore, absence, is_of_a_clock, refused, tag_as_md5, unreachable};
 use below::BELOW;
 use session::{Clients, Session, Sessions};
 
 use super::{
-    Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl, http::app_name, sdk_client,
+    Canary, Key, Multipart, Outward, Probed, Provider, SignError, Signed, SignedUrl,
+    clock::StoreClock,
+    http::app_name,
+    probe::{ONLY_READ, WriteOnce},
+    sdk_client,
 };
 use crate::{
     api::{
-        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, S3Store, UnsignedHeaders,
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
         UploadMode,
     },
-    grant::{Access, AllowedRequest, ObjectFact, SigningRequest},
+    grant::{Access, AllowedRequest, ObjectFact, ObjectKey, SigningRequest, is_skewed, skewed},
 };
 
 /// The longest that a presigned URL may live: 7 days (Amazon S3 API, "Authenticating Requests: Using Query
@@ -66,6 +70,9 @@ const PROBE_KEY: &str = "valet-probe";
 /// chaining).
 const LONGEST_CHAINED: i64 = 3600;
 
+/// Why no role is assumed at an endpoint that a tenant chose.
+const NO_STS: &str = "assumeRole takes requests to STS at an endpoint that this ObjectStore names, and to such endpoints the operator sends only requests that change nothing: ask the platform team to start it with --tenant-store-requests=All, or leave spec.s3.credentials.assumeRole out";
+
 /// A bucket and the credentials that sign for it.
 pub struct S3 {
     store: S3Store,
@@ -73,14 +80,20 @@ pub struct S3 {
     /// Where requests may go; absent: anywhere.
     outward: Option<Outward>,
     capabilities: Arc<Capabilities>,
-    /// Whether the store refuses headers that are not signed, once that was tried.
+    /// What the store's clock shows.
+    clock: StoreClock,
+    /// Whether a probe came to its end.
+    is_tried: AtomicBool,
+    /// Whether the store refuses headers that are not signed, once that was seen.
     refuses_unsigned: Mutex<Option<bool>>,
+    /// What it does with write-once uploads, once that was tried.
+    write_once: Mutex<Option<WriteOnce>>,
+    /// Whether the bucket takes uploads with a checksum only, as one with a default retention does.
+    wants_checksums: AtomicBool,
     /// What came of a round trip with real keys, once that was made.
     canary: Mutex<Option<Canary>>,
     /// Whether sessions were seen to be held to their policies.
     confined: AtomicBool,
-    /// Whether they were tried, and nothing was seen against them.
-    sessions_tried: AtomicBool,
     /// Whether somebody else found that its forms keep to a prefix.
     keeps_below: AtomicBool,
     /// Whether entity tags are MD5s, as far as that trip saw it.
@@ -98,10 +111,13 @@ impl S3 {
             sessions: Sessions::new(credentials),
             outward,
             capabilities,
+            clock: StoreClock::default(),
+            is_tried: AtomicBool::new(false),
             refuses_unsigned: Mutex::new(None),
+            write_once: Mutex::new(None),
+            wants_checksums: AtomicBool::new(false),
             canary: Mutex::new(None),
             confined: AtomicBool::new(false),
-            sessions_tried: AtomicBool::new(false),
             keeps_below: AtomicBool::new(false),
             tags_are_md5: Mutex::new(None),
         }
@@ -114,6 +130,37 @@ impl S3 {
     /// Whether headers that are not signed can do no harm, whatever the store does with them.
     fn is_safe(&self) -> bool {
         self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate
+    }
+
+    /// Whether the operator may send requests that change something: to an endpoint that a tenant chose only with the
+    /// platform team's consent.
+    fn may_change(&self) -> bool {
+        let is_own = answers::is_amazons(self.store.endpoint.as_deref(), "");
+        is_own || self.outward.as_ref().is_none_or(Outward::may_change)
+    }
+
+    /// Refuses what changes something, where the operator may only read.
+    fn must_change(&self) -> Result<(), SignError> {
+        match self.may_change() {
+            true => Ok(()),
+            false => Err(SignError::Impossible(ONLY_READ.to_owned())),
+        }
+    }
+
+    /// Why keys are not tried out now, if they are not.
+    fn not_to_be_tried(&self) -> Option<Canary> {
+        if !self.may_change() {
+            return Some(Canary::untried(format!("{ONLY_READ}, and this check writes"), false));
+        }
+        let skew = self.clock.skew().filter(|skew| is_skewed(Some(*skew)))?;
+        Some(Canary::untried(skewed(skew), true))
+    }
+
+    /// The same of requests to STS.
+    fn may_assume(&self) -> bool {
+        let endpoint = self.role().and_then(|role| role.endpoint.as_ref());
+        let endpoint = endpoint.or(self.store.endpoint.as_ref());
+        endpoint.is_none_or(|e| answers::is_amazons_sts(e)) || self.outward.as_ref().is_none_or(Outward::may_change)
     }
 
     fn timeouts() -> TimeoutConfig {
@@ -157,6 +204,7 @@ impl S3 {
             // nothing that is signed says so.
             .disable_s3_express_session_auth(true)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
+            .interceptor(DateOfStore(self.clock.clone()))
             .timeout_config(Self::timeouts());
         config.set_app_name(app_name());
         config = config.http_client(self.http());
@@ -179,6 +227,21 @@ impl S3 {
 
     fn public_endpoint(&self) -> Option<&String> {
         self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref())
+    }
+
+    /// Why a HEAD was refused. Its answer has no body, so only the clocks, or another request, tell whether the credentials are at
+    /// fault.
+    async fn hidden(&self, session: &Session, key: &ObjectKey) -> ObjectFact {
+        if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
+            return ObjectFact::ClockSkewed(skewed(skew));
+        }
+        let get = session.talker.get_object().bucket(&self.store.bucket).key(key.as_str());
+        match get.range("bytes=0-0").send().await {
+            Err(e) if is_of_a_clock(&e) => ObjectFact::ClockSkewed(
+                "the store says that the request's time is wrong; set the clocks right (NTP)".into(),
+            ),
+            _ => ObjectFact::Hidden,
+        }
     }
 
     async fn session(&self) -> Result<Arc<Session>, SignError> {
@@ -207,6 +270,12 @@ impl S3 {
         let (Some(sts), Some(role)) = (&session.sts, self.role()) else {
             return Ok(None);
         };
+        if !self.may_assume() {
+            return Err(SignError::Credentials {
+                reason: Reason::EndpointNotAllowed,
+                message: NO_STS.to_owned(),
+            });
+        }
         let longest = Self::longest(role, &session.credentials);
         scoped::credentials(sts, role, longest, &self.store.bucket, request)
             .await
@@ -313,24 +382,42 @@ impl Provider for S3 {
     }
 
     fn capabilities(&self) -> Arc<Capabilities> {
-        let obeys_unsigned = *lock(&self.refuses_unsigned) == Some(false);
-        let is_safe = self.is_safe();
+        let is_tried = self.is_tried.load(Ordering::Acquire);
+        let is_documented = below::is_amazons(&self.store);
+        // What is not known is not there. Before the first probe nothing is signed that rests on it (`rests_on_trial`).
+        let holds = |seen: Option<bool>| seen.unwrap_or(is_documented || !is_tried);
+        let has_signed_headers_only = self.is_safe() || holds(*lock(&self.refuses_unsigned));
+        let has_write_once = holds(match &*lock(&self.write_once) {
+            Some(WriteOnce::Enforced) => Some(true),
+            Some(WriteOnce::Missing(_)) => Some(false),
+            Some(WriteOnce::Unknown(_)) | None => None,
+        });
+        let may_change = self.may_change();
+        let wants_checksums = self.wants_checksums();
         let canary = lock(&self.canary).clone().unwrap_or_default();
-        let keeps_below =
-            below::is_amazons(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
-        if canary.missing.is_empty() && !keeps_below && (!obeys_unsigned || is_safe) {
+        let keeps_below = is_documented || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
+        let is_plain = has_signed_headers_only && has_write_once && may_change && !wants_checksums;
+        if is_plain && canary.missing.is_empty() && !keeps_below {
             return self.capabilities.clone();
         }
         let mut can = (*self.capabilities).clone();
         if keeps_below && let Some(form) = &mut can.post_form {
             form.insert(Capability::KeyPrefix);
         }
-        if obeys_unsigned && !is_safe {
-            can.enforced.remove(&Capability::SignedHeadersOnly);
-            can.multipart
-                .as_mut()
-                .map(|parts| parts.remove(&Capability::SignedHeadersOnly));
+        let mut lacks = |has: bool, capability| {
+            if !has {
+                can.enforced.remove(&capability);
+                can.multipart.as_mut().map(|parts| parts.remove(&capability));
+            }
+        };
+        lacks(has_signed_headers_only, Capability::SignedHeadersOnly);
+        lacks(has_write_once, Capability::WriteOnce);
+        if !may_change {
+            // Their beginning, their parts' lists and their end are the operator's own requests.
+            can.multipart = None;
+            can.only_read = true;
         }
+        can.wants_checksums = wants_checksums;
         canary.narrow(&mut can);
         Arc::new(can)
     }
@@ -405,13 +492,24 @@ impl Provider for S3 {
         self.try_out().boxed()
     }
 
+    fn skew(&self) -> Option<SignedDuration> {
+        self.clock.skew()
+    }
+
     fn rests_on_trial(&self) -> bool {
         // Amazon refuses them ("Authenticating Requests: Using Query Parameters", signed headers).
         !self.is_safe() && !below::is_amazons(&self.store)
     }
 
+    fn write_once_rests_on_trial(&self) -> bool {
+        !below::is_amazons(&self.store)
+    }
+
     fn canary(&self) -> BoxFuture<'_, Canary> {
         async {
+            if let Some(untried) = self.not_to_be_tried() {
+                return untried;
+            }
             // Its keys are for the endpoint that the operator reaches, which the public one need not be.
             let store = S3Store {
                 public_endpoint: None,
@@ -454,7 +552,12 @@ impl Provider for S3 {
                 .await;
             let head = match answer {
                 Ok(head) => head,
-                Err(e) => return absence(&e),
+                Err(e) => {
+                    return match absence(&e) {
+                        ObjectFact::Hidden => self.hidden(&session, access.key()).await,
+                        fact => fact,
+                    };
+                }
             };
             let modified = head.last_modified().and_then(|t| Timestamp::from_second(t.secs()).ok());
             // Without a Date the store's clock has to be believed.

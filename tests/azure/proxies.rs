@@ -24,7 +24,10 @@ fn a_container_is_reached_by_the_proxy() {
     ]);
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
-        args: vec!["--allow-private-endpoints=127.0.0.0/8".into()],
+        args: vec![
+            "--allow-private-endpoints=127.0.0.0/8".into(),
+            "--tenant-store-requests=All".into(),
+        ],
         env: vec![
             ("SSL_CERT_FILE".to_owned(), ca.clone()),
             ("HTTPS_PROXY".to_owned(), format!("http://{}", proxy.address())),

@@ -119,7 +119,7 @@ fn strays() {
 #[test]
 fn the_store_goes_first() {
     let t = Tenant::new("partsgone");
-    let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.0/8"]);
+    let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.0/8", "--tenant-store-requests=All"]);
     let mut store = t.store();
     let access = json!([{"operations": ["Upload"]}]);
     store["kind"] = "ObjectStore".into();

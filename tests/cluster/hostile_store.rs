@@ -56,7 +56,7 @@ fn upload(t: &Tenant, name: &str) -> Value {
     t.grant("UploadGrant", name, spec)
 }
 
-const OWN_STORES: &[&str] = &["--allow-private-endpoints=127.0.0.0/8"];
+const OWN_STORES: &[&str] = &["--allow-private-endpoints=127.0.0.0/8", "--tenant-store-requests=All"];
 
 fn memory(operator: &Operator) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", operator.process().pid())).unwrap();

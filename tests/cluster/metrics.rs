@@ -239,7 +239,10 @@ fn what_is_gone_is_told_no_more() {
     t.apply(&[credentials, theirs, own, away]);
     let options = OperatorOptions {
         namespace: Some(ns.to_owned()),
-        args: vec!["--allow-private-endpoints=127.0.0.0/8".into()],
+        args: vec![
+            "--allow-private-endpoints=127.0.0.0/8".into(),
+            "--tenant-store-requests=All".into(),
+        ],
         ..OperatorOptions::default()
     };
     let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).expect("the operator starts");

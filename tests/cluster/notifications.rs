@@ -278,6 +278,7 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
     let t = &told.t;
     let mut options = told.options(told.port);
     options.args.push("--allow-private-endpoints=127.0.0.0/8".into());
+    options.args.push("--tenant-store-requests=All".into());
     let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");
     let server = S3Server::start_with(&t.world.tools, S3Options::default()).expect("the S3 server starts");
     server.create_bucket(t.name()).expect("a bucket can be made");

@@ -120,7 +120,10 @@ fn a_narrowed_rule_withdraws_all_keys() {
 #[test]
 fn namespaced_store() {
     let t = Tenant::new("namespaced");
-    let _operator = t.operator_with(&["--allow-private-endpoints=10.0.0.0/8,127.0.0.0/8"]);
+    let _operator = t.operator_with(&[
+        "--allow-private-endpoints=10.0.0.0/8,127.0.0.0/8",
+        "--tenant-store-requests=All",
+    ]);
     let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
     credentials["metadata"] = json!({"name": "keys", "namespace": t.name()});
     let mut store = t.store();

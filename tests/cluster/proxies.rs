@@ -47,6 +47,7 @@ fn shared_stores_are_reached_by_the_proxy_and_tenants_stores_are_not() {
         namespace: Some(t.name().to_owned()),
         args: vec![
             "--allow-private-endpoints=127.0.0.0/8".into(),
+            "--tenant-store-requests=All".into(),
             "--log-level=trace".into(),
         ],
         env: vec![

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{
         AccessRule, Ask, Capabilities, Capability, ClusterAccessRule, DownloadMode, GrantStatus, LengthRange,
-        Multipart, Namespaces, Operation, Overwrite, Permission, Renewal, RenewalPermission, RenewalPolicy,
+        Multipart, Namespaces, Operation, Overwrite, Permission, Remedies, Renewal, RenewalPermission, RenewalPolicy,
         ResponseHeaders, ShortSessions, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
     grant::{GrantFacts, RenewRequest, Signer, StoreView},
@@ -246,6 +246,12 @@ pub fn capabilities() -> Capabilities {
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
         revocation: "break the lock",
+        remedies: Remedies {
+            credentials: Some("to set spec.s3.credentials.assumeRole"),
+            resumable: Some("to set spec.gcs.resumableUploads: Tolerate"),
+            signed_headers: Some("to set spec.s3.credentials.assumeRole, or spec.s3.unsignedHeaders: Tolerate"),
+        },
+        ..Capabilities::default()
     }
 }
 
@@ -260,6 +266,7 @@ pub fn store(rules: impl IntoIterator<Item = ClusterAccessRule>) -> StoreView {
         short_sessions: ShortSessions::Truncate,
         signer: Some(signer("first")),
         untried: None,
+        skew: None,
     }
 }
 

@@ -23,5 +23,6 @@ mod play;
 mod records;
 mod renewing;
 mod repairs;
+mod skew;
 mod walk;
 mod world;

@@ -105,7 +105,10 @@ fn examples_work_as_they_are() {
     };
     // The examples' team has its own store on this machine.
     let options = OperatorOptions {
-        args: vec!["--allow-private-endpoints=127.0.0.0/8".into()],
+        args: vec![
+            "--allow-private-endpoints=127.0.0.0/8".into(),
+            "--tenant-store-requests=All".into(),
+        ],
         ..OperatorOptions::default()
     };
     let _operator = Operator::start(Path::new(VALET), &plane, &options).unwrap();

@@ -178,7 +178,7 @@ fn stores_that_do_not_answer_hold_up_nobody_elses() {
         credentials["metadata"]["namespace"] = json!(t.name());
         t.apply(&[credentials]);
     }
-    let _operator = operator(&["--allow-private-endpoints=127.0.0.0/8"]);
+    let _operator = operator(&["--allow-private-endpoints=127.0.0.0/8", "--tenant-store-requests=All"]);
     quiet.apply(&[own(&quiet, "first", quiet.world.s3.endpoint())]);
     quiet.reason("ostore/first", "Ready");
 

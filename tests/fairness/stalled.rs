@@ -111,7 +111,7 @@ fn slow_stores_of_many_namespaces_delay_no_grant_of_another_store() {
     let quiet = Tenant::new("victim");
     let loud: Vec<_> = (0..LOUD).map(|n| Tenant::new(&format!("stalled-{n}"))).collect();
     let fakes: Vec<_> = (0..LOUD).map(|n| if n % 2 == 0 { slow() } else { hoarder() }).collect();
-    let operator = operator(&["--allow-private-endpoints=127.0.0.0/8"]);
+    let operator = operator(&["--allow-private-endpoints=127.0.0.0/8", "--tenant-store-requests=All"]);
     let before = times(&quiet, "before", 20);
 
     for (t, fake) in loud.iter().zip(&fakes) {

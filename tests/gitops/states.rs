@@ -215,7 +215,7 @@ fn every_state() {
         rules.expect(&format!("{what} unseen"), &unseen, IN_PROGRESS);
     }
     // Stores of tenants may only lead to public addresses, but for this test's.
-    let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.1/32"]);
+    let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.1/32", "--tenant-store-requests=All"]);
     rules.expect_reason("dg/reading", Reason::Issued);
     rules.expect_reason("dg/over", Reason::Expired);
     rules.expect_reason("ug/there", Reason::ObjectExists);

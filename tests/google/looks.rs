@@ -144,30 +144,68 @@ async fn probe(answer: impl Fn(&Call, usize) -> Reply + Send + Sync + 'static) -
     (gcs.probe().await, gcs, fake)
 }
 
-/// A store as Google documents it: a header that is not signed is refused, and nothing is written.
+/// Whether a header that is not in the signature asks for something.
+fn is_unsigned(call: &Call) -> bool {
+    let names = ["x-goog-copy-source", "x-goog-meta-valet-probe"];
+    names.iter().any(|name| call.header(name).is_some())
+}
+
+/// A store as Google documents it: a header that is not signed is refused, and an upload whose MD5 is that of other bytes, too.
+fn documented(call: &Call) -> Reply {
+    match call.method.as_str() {
+        _ if is_unsigned(call) => Reply::text(403, &xml("AccessDenied")),
+        "PUT" if call.header("x-goog-if-generation-match").is_some() => Reply::text(412, &xml("PreconditionFailed")),
+        "PUT" => Reply::text(400, &xml("BadDigest")),
+        _ => Reply::text(404, &xml("NoSuchKey")),
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_behaves() {
-    let answer = |call: &Call, _: usize| match (call.method.as_str(), call.header("x-goog-copy-source")) {
-        ("GET", None) => Reply::text(404, &xml("NoSuchKey")),
-        ("PUT", Some(_)) if !call.path.contains("x-goog-copy-source") => Reply::text(403, &xml("AccessDenied")),
-        ("PUT", Some(_)) => Reply::text(404, &xml("NoSuchKey")),
-        other => panic!("{other:?}"),
-    };
-    let (probed, gcs, fake) = probe(answer).await;
+    let (probed, gcs, fake) = probe(|call, _| documented(call)).await;
     assert_eq!(probed.finding, Finding::Usable);
     assert_eq!((probed.refuses_unsigned, probed.skew), (Some(true), None));
-    assert!(gcs.capabilities().enforced.contains(&Capability::SignedHeadersOnly));
+    let can = gcs.capabilities();
+    assert!(can.enforced.contains(&Capability::SignedHeadersOnly) && can.enforced.contains(&Capability::WriteOnce));
     let methods: Vec<_> = fake.calls().iter().map(|c| c.method.clone()).collect();
-    assert_eq!(methods, ["GET", "PUT", "PUT"]);
-    assert!(fake.calls().iter().all(|c| c.path.starts_with("/media/valet-probe?")));
+    assert_eq!(methods, ["GET", "PUT", "PUT", "PUT", "PUT", "PUT"]);
+    assert!(fake.calls().iter().all(|c| c.path.starts_with("/media/valet-probe")));
+}
+
+/// With a wrong clock, or without rights, the upload is refused without the header, too.
+#[tokio::test]
+async fn a_refusal_counts_only_if_the_upload_is_accepted_without_the_header() {
+    let refuses = |call: &Call, _: usize| match call.method.as_str() {
+        "PUT" => Reply::text(403, &xml("AccessDenied")),
+        _ if is_unsigned(call) => Reply::text(403, &xml("AccessDenied")),
+        _ => Reply::text(403, &xml("AccessDenied")),
+    };
+    let (probed, gcs, _) = probe(refuses).await;
+    assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, None));
+    assert!(!gcs.capabilities().enforced.contains(&Capability::SignedHeadersOnly));
+}
+
+/// A store that does not know the precondition is found out, and so is what it does with headers.
+#[tokio::test]
+async fn a_store_without_preconditions() {
+    let (probed, gcs, _) = probe(|call, _| match call.header("x-goog-if-generation-match") {
+        Some(_) => Reply::text(501, &xml("NotImplemented")),
+        None => documented(call),
+    })
+    .await;
+    assert_eq!(probed.refuses_unsigned, Some(true));
+    assert!(!gcs.capabilities().enforced.contains(&Capability::WriteOnce));
+    assert!(probed.remarks[0].contains("501"), "{:?}", probed.remarks);
 }
 
 /// Whoever may write at the probe's key does not keep it from being found out what the store does with headers.
 #[tokio::test]
 async fn an_object_at_the_probes_key() {
     let answer = |call: &Call, _: usize| match call.method.as_str() {
-        "PUT" if call.path.starts_with("/media/valet-probe?") => Reply::text(412, &xml("PreconditionFailed")),
-        _ => Reply::text(404, &xml("NoSuchKey")),
+        "GET" if call.path.starts_with("/media/valet-probe?") => Reply::text(200, "x"),
+        "PUT" if call.path.starts_with("/media/valet-probe?") => panic!("it must not be overwritten"),
+        "PUT" if call.header("x-goog-copy-source").is_some() => Reply::text(404, &xml("NoSuchKey")),
+        _ => documented(call),
     };
     let (probed, _, _) = probe(answer).await;
     assert_eq!(probed.refuses_unsigned, Some(false));
@@ -176,7 +214,11 @@ async fn an_object_at_the_probes_key() {
 /// One that looks for what the header names obeys it: no keys for PUT.
 #[tokio::test]
 async fn a_store_that_obeys_unsigned_headers() {
-    let (probed, gcs, _) = probe(|_, _| Reply::text(404, &xml("NoSuchKey"))).await;
+    let answer = |call: &Call, _: usize| match call.header("x-goog-copy-source") {
+        Some(_) => Reply::text(404, &xml("NoSuchKey")),
+        None => documented(call),
+    };
+    let (probed, gcs, _) = probe(answer).await;
     assert_eq!(probed.refuses_unsigned, Some(false));
     assert!(!gcs.capabilities().enforced.contains(&Capability::SignedHeadersOnly));
     assert!(
@@ -188,18 +230,53 @@ async fn a_store_that_obeys_unsigned_headers() {
     );
 }
 
-/// One that passes over the header wrote an empty object, which is taken away again.
+/// One that passes over the header, and over the MD5, wrote an object, which is taken away again.
 #[tokio::test]
 async fn a_store_that_passes_over_unsigned_headers() {
     let answer = |call: &Call, _: usize| match call.method.as_str() {
         "GET" => Reply::text(404, "not found"),
+        "PUT" if call.header("x-goog-if-generation-match").is_some() => Reply::text(412, ""),
         "PUT" => Reply::text(200, "{}"),
         "DELETE" => Reply::text(204, ""),
         other => panic!("{other}"),
     };
     let (probed, _, fake) = probe(answer).await;
     assert_eq!(probed.refuses_unsigned, Some(true));
-    assert_eq!(fake.calls().last().unwrap().method, "DELETE");
+    assert!(fake.calls().iter().any(|call| call.method == "DELETE"));
+}
+
+/// To an endpoint that a tenant names only requests that change nothing are sent.
+#[tokio::test]
+async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
+    for may_change in [false, true] {
+        let fake = Fake::start(|call, _| documented(call));
+        let networks: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
+        let settings = json!({"bucket": "media", "endpoint": fake.url()});
+        let gcs = Gcs::new(
+            serde_json::from_value(settings).unwrap(),
+            Source::Key(Arc::new(key())),
+            None,
+            Some(Outward::new(networks).changing(may_change)),
+        );
+        assert_eq!(gcs.probe().await.refuses_unsigned, Some(true));
+        gcs.canary().await;
+        gcs.look(&name()).await;
+        let has_changed = fake
+            .calls()
+            .iter()
+            .any(|c| !["GET", "HEAD"].contains(&c.method.as_str()));
+        assert_eq!(has_changed, may_change);
+        let can_once = gcs.capabilities().enforced.contains(&Capability::WriteOnce);
+        assert_eq!(can_once, may_change);
+    }
+}
+
+/// A HEAD that is refused while the clocks differ says nothing of the credentials.
+#[tokio::test]
+async fn a_head_that_is_refused_while_the_clocks_differ() {
+    let date = http_date(Timestamp::now() + SignedDuration::from_mins(20));
+    let refused = Reply::Answer(403, vec![("Date", date)], String::new());
+    assert!(matches!(look(refused).await, ObjectFact::ClockSkewed(_)));
 }
 
 /// Whether it would refuse the header cannot be told where the account may not write.

@@ -74,7 +74,7 @@ impl World {
     pub fn options(args: &[&str]) -> OperatorOptions {
         OperatorOptions {
             // The namespace's own store is on this machine.
-            args: ["--allow-private-endpoints=127.0.0.0/8"]
+            args: ["--allow-private-endpoints=127.0.0.0/8", "--tenant-store-requests=All"]
                 .iter()
                 .chain(args)
                 .map(|a| (*a).to_owned())

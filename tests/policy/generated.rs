@@ -220,7 +220,7 @@ fn view(dice: &mut Dice) -> StoreView {
         max_expiration_seconds: 604_800,
         max_upload_bytes: 5_368_709_120,
         max_key_bytes: 1024,
-        revocation: "",
+        ..Capabilities::default()
     });
     view
 }

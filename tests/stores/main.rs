@@ -11,6 +11,7 @@ mod inward;
 mod lent;
 mod moving;
 mod parts;
+mod probes;
 mod slow;
 mod unconfined;
 mod versity;

@@ -180,6 +180,7 @@ impl Identity<'_> {
             args: [
                 "--share-credentials-with-namespaces",
                 "--allow-private-endpoints=127.0.0.0/8",
+                "--tenant-store-requests=All",
             ]
             .map(str::to_owned)
             .into(),

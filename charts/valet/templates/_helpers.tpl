@@ -125,6 +125,8 @@ annotations:
   "namespace" "scopedNamespace" "leader-elect" "leaderElect" "watch-secrets" "watchSecrets"
   "share-credentials-with-namespaces" "shareCredentialsWithNamespaces" "allow-private-endpoints" "allowPrivateEndpoints"
   "deny-endpoints" "denyEndpoints" "allow-secret-metadata" "allowSecretMetadata"
+  "allow-secret-metadata" "allowSecretMetadata"
+  "tenant-store-requests" "tenantStoreRequests"
   "notifications-address" "notifications.enabled" "notifications-token-file" "notifications.existingSecret"
   "notifications-sns-topics" "notifications.snsTopics" "notifications-google-accounts" "notifications.google.accounts"
   "notifications-google-audience" "notifications.google.audience" }}

@@ -29,7 +29,10 @@ pub async fn connect(
     let settings = store::settings(store).map_err(|(reason, message)| format!("{reason}: {message}"))?;
     let (account, outward) = match kind_of(store) {
         StoreKind::ObjectStore => {
-            let outward = Outward::new(args.allow_private_endpoints.clone()).denying(args.deny_endpoints.clone());
+            let outward = Outward::new(args.allow_private_endpoints.clone())
+                .denying(args.deny_endpoints.clone())
+                // Who asks for requests gets those that signing takes.
+                .changing(true);
             let checked = if args.online {
                 settings.check_endpoint(&outward).await
             } else {
@@ -55,7 +58,11 @@ pub async fn connect(
         }
     }
     // Whatever a provider would send: offline it has nowhere to send it.
-    let outward = if args.online { outward } else { Some(Outward::nowhere()) };
+    let outward = if args.online {
+        outward
+    } else {
+        Some(Outward::nowhere().changing(true))
+    };
     Ok(account.connect(outward))
 }
 

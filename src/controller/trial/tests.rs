@@ -50,11 +50,7 @@ impl Provider for Store {
         async {
             self.probes.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(self.takes).await;
-            Probed {
-                finding: self.finding.lock().unwrap().clone(),
-                skew: None,
-                refuses_unsigned: None,
-            }
+            Probed::of(self.finding.lock().unwrap().clone())
         }
         .boxed()
     }
@@ -197,11 +193,7 @@ async fn how_often_a_store_is_checked_with_real_keys() {
 fn when_no_key_is_signed() {
     let outcome = |finding, canary: Option<Canary>| Outcome {
         when: Instant::now(),
-        probed: Probed {
-            finding,
-            skew: None,
-            refuses_unsigned: None,
-        },
+        probed: Probed::of(finding),
         canary: canary.map(|found| Tried {
             request: "now".into(),
             when: Timestamp::UNIX_EPOCH,
@@ -247,7 +239,7 @@ async fn a_store_is_untried_until_it_answers() {
         trials.outcome(&id("a", "s"), &trial, &provider, None, AT_ONCE);
         hears.recv().await.unwrap();
         let outcome = trials.outcome(&id("a", "s"), &trial, &provider, None, NEVER).unwrap();
-        outcome.untried(provider.as_ref()).map(str::to_owned)
+        outcome.untried(provider.as_ref()).map(|untried| untried.why)
     };
     assert_eq!(untried().await.as_deref(), Some("away"));
     *store.finding.lock().unwrap() = Finding::Usable;

@@ -12,16 +12,29 @@ use super::{
 };
 use crate::{
     api::Reason,
-    sign::{Finding, Probed, SignError, http::Unanswered},
+    grant::{MOST_SKEW, is_skewed, skewed},
+    sign::{Finding, Probed, SignError, http::Unanswered, probe::UnsignedHeaders},
 };
 
-/// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.
-const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
+/// The MD5 of other bytes than the probe sends.
+const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
+
 impl AzureBlob {
     /// Tries the container with two or three harmless requests for a blob that is not there.
     pub(super) async fn try_out(&self) -> Probed {
         let (mut finding, skew) = self.try_reading(None).await;
-        let mut refuses_unsigned = None;
+        if let (Finding::Usable, Some(skew)) = (&finding, skew) {
+            // A signature's times mean something else to the store then, so nothing that it refuses tells why.
+            return Probed {
+                skew: Some(skew),
+                untold: Some(skewed(skew)),
+                ..Probed::of(match skew.abs() >= MOST_SKEW {
+                    true => Finding::Broken(Reason::ClockSkewed, skewed(skew)),
+                    false => Finding::Usable,
+                })
+            };
+        }
+        let (mut refuses_unsigned, mut untold) = (None, None);
         if finding == Finding::Usable
             && let Some(policy) = &self.store.stored_access_policy
         {
@@ -37,14 +50,17 @@ impl AzureBlob {
         }
         if finding == Finding::Usable {
             match self.refuses_foreign_sources().await {
-                Ok(seen) => refuses_unsigned = seen,
+                Ok(UnsignedHeaders::Refused) => refuses_unsigned = Some(true),
+                Ok(UnsignedHeaders::Obeyed) => refuses_unsigned = Some(false),
+                Ok(UnsignedHeaders::Unknown(why)) => untold = Some(why),
                 Err(why) => finding = Finding::Unreachable(why.to_string()),
             }
         }
         Probed {
-            finding,
             skew,
             refuses_unsigned,
+            untold,
+            ..Probed::of(finding)
         }
     }
 
@@ -73,51 +89,92 @@ impl AzureBlob {
             }
         };
         let skew = date(&answer).map(|theirs| theirs.duration_since(Timestamp::now()));
-        let is_skewed = skew.is_some_and(|skew| skew.abs() >= BACK_DATED.min(OWN));
-        let finding = finding(answer.status, &error_code(&answer), is_skewed, &self.store.container);
-        (finding, skew.filter(|skew| skew.abs() >= TOLERATED_SKEW))
+        let is_dead = skew.is_some_and(|skew| skew.abs() >= BACK_DATED.min(OWN));
+        let finding = finding(answer.status, &error_code(&answer), is_dead, &self.store.container);
+        (finding, skew.filter(|skew| is_skewed(Some(*skew))))
     }
 
     /// Sends a signed PUT that asks to copy a blob which does not exist. Azure takes only sources that the sender may
-    /// read, and so does not even look; a store that copies whatever it has looks for the blob and does not find it.
-    ///
-    /// `None` if the answer tells neither; an error if there was none.
-    async fn refuses_foreign_sources(&self) -> Result<Option<bool>, Unanswered> {
+    /// read, and so does not even look; a store that copies whatever it has looks for the blob and does not find it. The
+    /// refusal counts only if the same PUT is accepted without that header; it has the MD5 of other bytes, so that nothing
+    /// is stored by it.
+    async fn refuses_foreign_sources(&self) -> Result<UnsignedHeaders, Unanswered> {
+        let unknown = |why: &str| Ok(UnsignedHeaders::Unknown(why.to_owned()));
+        if !self.may_change() {
+            return unknown(
+                "only an upload would show it, and the operator sends this store only requests that change nothing",
+            );
+        }
         let base = self.own_base();
         let now = Timestamp::now();
         // At a name of its own: with a blob at one that everybody knows, the answer would be about that.
         let own = format!("{PROBE_BLOB}-{}", now.as_nanosecond());
-        let permit = Permit {
-            ip: None,
-            ..self.permit(&own, "c", now - BACK_DATED, now + OWN, &base)
+        let delegation = match &self.credentials {
+            Credentials::Unusable(_) => return unknown("there are no credentials"),
+            Credentials::Key(_) => None,
+            Credentials::Identity(identity) => match self.delegation(identity).await {
+                Ok(delegation) => Some(delegation),
+                Err(_) => return unknown("there is no delegation key"),
+            },
         };
-        let url = match &self.credentials {
-            Credentials::Unusable(_) => return Ok(None),
-            Credentials::Key(key) => self.signed_url(&base, &permit, Pen::Account(key, None)),
-            Credentials::Identity(identity) => {
-                let Ok(delegation) = self.delegation(identity).await else {
-                    return Ok(None);
-                };
-                let start = permit.start.max(delegation.start);
-                self.signed_url(&base, &Permit { start, ..permit }, Pen::Delegation(&delegation.key))
+        let sign = |blob: &str| {
+            let permit = Permit {
+                ip: None,
+                ..self.permit(blob, "c", now - BACK_DATED, now + OWN, &base)
+            };
+            match (&self.credentials, &delegation) {
+                (Credentials::Key(key), _) => self.signed_url(&base, &permit, Pen::Account(key, None)),
+                (_, Some(delegation)) => {
+                    let start = permit.start.max(delegation.start);
+                    self.signed_url(&base, &Permit { start, ..permit }, Pen::Delegation(&delegation.key))
+                }
+                _ => Ok(String::new()),
             }
+            .unwrap_or_default()
         };
+        // Each at a name of its own: a store that passes over the MD5 has a blob there afterwards.
+        let (before, after) = (format!("{own}-before"), format!("{own}-after"));
+        if !self.is_accepted(&before, &sign(&before)).await? {
+            return unknown(
+                "the store refuses an upload at the name of the probe without a source to copy from, too",
+            );
+        }
         let absent = format!("{PROBE_BLOB}-absent-{}", now.as_nanosecond());
         let source = format!("{base}/{}/{}", self.store.container, encoded(&absent));
-        let request = Request::builder()
-            .method(Method::PUT)
-            .uri(url.unwrap_or_default())
-            .header("x-ms-copy-source", source)
-            .header(header::CONTENT_LENGTH, 0)
-            .body(Full::default())
-            .map_err(|_| Unanswered::Malformed)?;
-        let answer = self.http.send(request).await?;
-        Ok(match (answer.status, error_code(&answer).as_str()) {
-            (_, "CannotVerifyCopySource" | "PublicAccessNotPermitted" | "NoAuthenticationInformation") => Some(true),
-            // It looked for the source. Of Azure's own it is documented that it does not.
-            (404, "BlobNotFound") if !self.is_azures_own() => Some(false),
-            _ => None,
-        })
+        let (status, code) = self.put(&sign(&own), &[("x-ms-copy-source", &source)]).await?;
+        let is_refusal = matches!(
+            code.as_str(),
+            "CannotVerifyCopySource" | "PublicAccessNotPermitted" | "NoAuthenticationInformation"
+        );
+        if is_refusal && self.is_accepted(&after, &sign(&after)).await? {
+            return Ok(UnsignedHeaders::Refused);
+        }
+        // It looked for the source. Of Azure's own it is documented that it does not.
+        if (status, code.as_str()) == (404, "BlobNotFound") && !self.is_azures_own() {
+            return Ok(UnsignedHeaders::Obeyed);
+        }
+        unknown(&format!("the store answered {status} {code} to a source to copy from"))
+    }
+
+    /// Whether the store accepts an upload by this URL that copies nothing.
+    async fn is_accepted(&self, blob: &str, url: &str) -> Result<bool, Unanswered> {
+        let headers = [("x-ms-blob-type", "BlockBlob"), ("content-md5", OTHER_MD5)];
+        let (status, code) = self.put(url, &headers).await?;
+        if status == 201 {
+            let _ = self.own_request(Method::DELETE, blob, "d", None).await;
+        }
+        Ok(status == 201 || status == 400 && matches!(code.as_str(), "Md5Mismatch" | "InvalidMd5"))
+    }
+
+    /// Sends one PUT without a body; returns the status and the code of the error.
+    async fn put(&self, url: &str, headers: &[(&str, &str)]) -> Result<(u16, String), Unanswered> {
+        let mut request = Request::builder().method(Method::PUT).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.header(header::CONTENT_LENGTH, 0).body(Full::default());
+        let answer = self.http.send(request.map_err(|_| Unanswered::Malformed)?).await?;
+        Ok((answer.status, error_code(&answer)))
     }
 }
 

@@ -186,13 +186,22 @@ impl AzureBlob {
         }
     }
 
+    /// Reads the store's clock off an answer.
+    fn timed(&self, answer: Result<Answer, Unanswered>) -> Result<Answer, Trouble> {
+        if let Some(theirs) = answer.as_ref().ok().and_then(date) {
+            self.clock.saw(theirs);
+        }
+        answer.map_err(Trouble::Unanswered)
+    }
+
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, Trouble> {
         match self.http.send(request.clone()).await {
             Ok(answer) if answer.status >= 500 => {}
             Err(Unanswered::Connection) => {}
-            answer => return answer.map_err(Trouble::Unanswered),
+            answer => return self.timed(answer),
         }
-        self.http.send(request).await.map_err(Trouble::Unanswered)
+        let answer = self.http.send(request).await;
+        self.timed(answer)
     }
 }
 

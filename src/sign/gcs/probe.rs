@@ -1,43 +1,59 @@
-//! What a bucket is like: whether the account that signs is taken, whether the bucket is there, whether the clocks agree,
-//! and whether the store obeys headers that are not signed. Nothing is written by a store that behaves.
+//! What a bucket is like: whether the account that signs is taken, whether the bucket is there, whether the clocks agree, what
+//! the store does with headers that are not signed, and whether it knows write-once uploads. Each is tried by itself.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, header};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::Gcs;
+use super::{Gcs, lock};
 use crate::{
     api::Reason,
-    sign::{Finding, Probed, SignError, http::Answer},
+    grant::{MOST_SKEW, is_skewed, skewed},
+    sign::{
+        Finding, Probed, SignError,
+        http::Answer,
+        probe::{
+            Base, Said, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload, remark, write_once,
+        },
+    },
 };
 
-/// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.
-const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
-
-/// Tries the bucket with a few harmless requests at a key that is not there.
+/// Tries the bucket with a few requests, each about one thing.
 pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
-    let mut probed = Probed {
-        finding: Finding::Usable,
-        skew: None,
-        refuses_unsigned: None,
-    };
     let answer = match gcs.send("GET", key, &[], &[]).await {
         Ok(answer) => answer,
-        Err(e) => {
-            probed.finding = unusable(e);
-            return probed;
-        }
+        Err(e) => return Probed::of(unusable(e)),
     };
+    let mut probed = Probed::of(finding(&answer, &gcs.store.bucket));
+    // Of this answer alone: a store that says no time says nothing of its clock.
     probed.skew = date(&answer.headers)
         .map(|theirs| theirs.duration_since(Timestamp::now()))
-        .filter(|skew| skew.abs() >= TOLERATED_SKEW);
-    probed.finding = finding(&answer, &gcs.store.bucket);
+        .filter(|skew| is_skewed(Some(*skew)));
     if probed.finding != Finding::Usable {
         return probed;
     }
-    match refuses_unsigned(gcs, key).await {
-        Ok(seen) => probed.refuses_unsigned = seen,
+    if let Some(skew) = probed.skew {
+        // A signature's times mean something else to the store then, so nothing that it refuses tells why.
+        probed.untold = Some(skewed(skew));
+        if skew.abs() >= MOST_SKEW {
+            probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
+        }
+        return probed;
+    }
+    match try_headers(gcs, key, answer.status == 404).await {
+        Ok(UnsignedHeaders::Refused) => probed.refuses_unsigned = Some(true),
+        Ok(UnsignedHeaders::Obeyed) => probed.refuses_unsigned = Some(false),
+        Ok(UnsignedHeaders::Unknown(why)) => probed.untold = Some(why),
         Err(e) => probed.finding = unusable(e),
     }
+    if probed.finding == Finding::Usable
+        && let Err(e) = try_write_once(gcs, key).await
+    {
+        probed.finding = unusable(e);
+    }
+    probed.remarks.extend(remark(&lock(&gcs.write_once)));
     probed
 }
 
@@ -124,39 +140,122 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
     }
 }
 
-/// Sends a signed PUT with a header that was not signed: it asks to copy an object that does not exist. A store that obeys
-/// the header looks for that object and does not find it; one that refuses the header says so.
-async fn refuses_unsigned(gcs: &Gcs, key: &str) -> Result<Option<bool>, SignError> {
+/// The MD5 of nothing, which is what the probe sends.
+const MD5: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
+/// The MD5 of something else.
+const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
+/// The most write-once uploads that are sent.
+const MOST: usize = 3;
+
+/// Sends the probe's requests, each by a signed URL of a minute.
+struct Probe<'a> {
+    gcs: &'a Gcs,
+    key: String,
+    /// What is to be copied, and is not there.
+    absent: String,
+    has_written: AtomicBool,
+}
+
+impl Sender for Probe<'_> {
+    type Error = SignError;
+
+    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, SignError>> {
+        async move {
+            let (method, signed) = match base {
+                Base::BrokenUpload => ("PUT", &[("content-md5", OTHER_MD5)][..]),
+                Base::Upload => ("PUT", &[("content-md5", MD5)][..]),
+                Base::Download => ("GET", &[][..]),
+            };
+            let unsigned = match variant {
+                Variant::Plain => &[][..],
+                Variant::Copying => &[("x-goog-copy-source", self.absent.as_str())][..],
+                Variant::Marked => &[("x-goog-meta-valet-probe", "1")][..],
+            };
+            let answer = self.gcs.send(method, &self.key, signed, unsigned).await?;
+            if method == "PUT" && answer.status < 300 {
+                self.has_written.store(true, Ordering::Relaxed);
+            }
+            said(&answer)
+        }
+        .boxed()
+    }
+}
+
+/// What an answer says; an error if the store is in trouble.
+fn said(answer: &Answer) -> Result<Said, SignError> {
+    match answer.status {
+        status if status == 429 || status >= 500 && status != 501 => Err(SignError::Credentials {
+            reason: Reason::StoreUnreachable,
+            message: format!("it answered {status}"),
+        }),
+        status => Ok(Said {
+            status,
+            // Not every store that speaks this protocol writes codes.
+            code: match (status, code(answer)) {
+                (404, "") => "NoSuchKey".to_owned(),
+                (_, code) => code.to_owned(),
+            },
+        }),
+    }
+}
+
+/// What the store does with headers that are not signed.
+async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHeaders, SignError> {
     let now = Timestamp::now().as_nanosecond();
-    let absent = format!("{}/{key}-absent-{now}", gcs.store.bucket);
-    let once = [
-        ("x-goog-if-generation-match", "0"),
-        ("x-goog-content-length-range", "0,0"),
-    ];
-    let copy = [("x-goog-copy-source", absent.as_str())];
-    // Somebody may have put an object there, which must not keep this from being found out.
-    let below = format!("{key}/{now}");
-    let (key, answer) = match gcs.send("PUT", key, &once, &copy).await? {
-        answer if answer.status == 412 => (below.as_str(), gcs.send("PUT", &below, &once, &copy).await?),
-        answer => (key, answer),
+    let probe = Probe {
+        gcs,
+        // Somebody may have put an object there, which no store that passes over digests must lose by this.
+        key: match is_absent {
+            true => key.to_owned(),
+            false => format!("{key}/{now}"),
+        },
+        absent: format!("{}/{key}-absent-{now}", gcs.store.bucket),
+        has_written: AtomicBool::new(false),
     };
-    Ok(match (answer.status, code(&answer)) {
-        // It took the header for nothing and wrote an empty object, as the URL permits.
-        (200, _) => {
-            gcs.send("DELETE", key, &[], &[]).await?;
-            Some(true)
+    if !gcs.may_change() {
+        return by_download(&probe).await;
+    }
+    let found = by_upload(&probe).await;
+    if probe.has_written.load(Ordering::Relaxed) {
+        gcs.send("DELETE", &probe.key, &[], &[]).await?;
+    }
+    found
+}
+
+/// Tries once what the store does with write-once uploads. Of Google it is documented ("Request preconditions").
+async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
+    let is_known = matches!(
+        &*lock(&gcs.write_once),
+        Some(WriteOnce::Enforced | WriteOnce::Missing(_))
+    );
+    if is_known || gcs.is_googles_own() {
+        return Ok(());
+    }
+    let found = if gcs.may_change() {
+        let key = format!("{key}/write-once");
+        let mut answers = Vec::new();
+        let mut has_written = false;
+        while answers.len() < MOST {
+            let answer = gcs
+                .send("PUT", &key, &[("x-goog-if-generation-match", "0")], &[])
+                .await?;
+            let said = said(&answer)?;
+            let is_done = said.is_done();
+            has_written |= is_done;
+            answers.push(said);
+            if !is_done {
+                break;
+            }
         }
-        (_, "NoSuchKey") => Some(false),
-        (404, "") => Some(false),
-        (400 | 403, "SignatureDoesNotMatch" | "MalformedSecurityHeader" | "ExcessHeaderValues") => Some(true),
-        (403, _) => {
-            // Refused for the header, or since this account may not do that at all? The same with everything signed.
-            let all = [&copy[..], &once[..1]].concat();
-            let signed = gcs.send("PUT", key, &all, &[]).await?;
-            (signed.status == 404).then_some(true)
+        if has_written {
+            gcs.send("DELETE", &key, &[], &[]).await?;
         }
-        _ => None,
-    })
+        write_once(&answers)
+    } else {
+        WriteOnce::Unknown("the operator sends this store only requests that change nothing".into())
+    };
+    *lock(&gcs.write_once) = Some(found);
+    Ok(())
 }
 
 #[cfg(test)]

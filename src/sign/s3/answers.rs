@@ -3,8 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use aws_sdk_s3::{
-    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeDeserializationInterceptorContextRef},
-    error::SdkError,
+    config::{
+        ConfigBag, Intercept, RuntimeComponents, http::HttpResponse,
+        interceptors::BeforeDeserializationInterceptorContextRef,
+    },
+    error::{ProvideErrorMetadata, SdkError},
     operation::head_object::HeadObjectOutput,
     types::ServerSideEncryption,
 };
@@ -17,6 +20,7 @@ use crate::{
     grant::ObjectFact,
     sign::{
         Inward, SignError,
+        clock::StoreClock,
         http::{Unanswered, untrusted},
         sdk_client::MAX_ANSWER,
     },
@@ -132,6 +136,15 @@ pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFac
     }
 }
 
+/// Whether a refusal is about the request's time, or may be (Amazon S3 API Reference, "Error responses").
+pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    let code = error.as_service_error().and_then(|e| e.code());
+    matches!(
+        code,
+        Some("RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" | "InvalidSignatureException")
+    )
+}
+
 /// Why there was no usable answer, without anything that the request or the answer carried.
 pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
     if let Some(inward) = inward(error) {
@@ -196,13 +209,37 @@ impl Intercept for DateOfAnswer {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), aws_sdk_s3::error::BoxError> {
-        let date = context.response().headers().get("date");
-        let date = date
-            .and_then(|d| jiff::fmt::rfc2822::parse(d).ok())
-            .map(|z| z.timestamp());
-        *lock(&self.0) = date;
+        *lock(&self.0) = date(context.response());
         Ok(())
     }
+}
+
+/// Reads the store's clock off each answer.
+#[derive(Clone, Debug)]
+pub struct DateOfStore(pub StoreClock);
+
+impl Intercept for DateOfStore {
+    fn name(&self) -> &'static str {
+        "DateOfStore"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        if let Some(theirs) = date(context.response()) {
+            self.0.saw(theirs);
+        }
+        Ok(())
+    }
+}
+
+/// The time that an answer says.
+fn date(answer: &HttpResponse) -> Option<Timestamp> {
+    let date = answer.headers().get("date")?;
+    jiff::fmt::rfc2822::parse(date).ok().map(|z| z.timestamp())
 }
 
 #[cfg(test)]

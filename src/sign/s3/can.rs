@@ -1,7 +1,7 @@
 //! What keys of a store that speaks S3 can be held to, as far as it is known without having tried.
 
 use super::{MAX_EXPIRES_SECONDS, MAX_KEY_BYTES, MAX_PUT_BYTES};
-use crate::api::{AssumeRole, Capabilities, Capability};
+use crate::api::{AssumeRole, Capabilities, Capability, Remedies};
 
 /// Of a store with or without sessions for each key.
 pub fn of(role: Option<&AssumeRole>) -> Capabilities {
@@ -44,6 +44,13 @@ pub fn of(role: Option<&AssumeRole>) -> Capabilities {
         ),
         resumable: None,
         max_expiration_seconds: MAX_EXPIRES_SECONDS,
+        only_read: false,
+        wants_checksums: false,
+        remedies: Remedies {
+            credentials: Some("to set spec.s3.credentials.assumeRole"),
+            resumable: None,
+            signed_headers: Some("to set spec.s3.credentials.assumeRole, or spec.s3.unsignedHeaders: Tolerate"),
+        },
         max_upload_bytes: MAX_PUT_BYTES,
         max_key_bytes: MAX_KEY_BYTES,
         revocation: match role {

@@ -82,26 +82,26 @@ fn put(constraints: UploadConstraints) -> Ask {
 
 /// Everything that a presigned PUT can pin down, but for checksums: a store that looks at one of them alone would
 /// refuse a body that is too long, too.
-fn pinned() -> UploadConstraints {
+fn pinned(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         content_type: Some(TYPE.into()),
         content_length: Some(BODY.len() as i64),
-        overwrite: Overwrite::Forbid,
+        overwrite,
         ..UploadConstraints::default()
     }
 }
 
-fn by_sha256() -> UploadConstraints {
+fn by_sha256(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         checksum_sha256: Some(BASE64_STANDARD.encode(digest(&SHA256, BODY))),
-        ..pinned()
+        ..pinned(overwrite)
     }
 }
 
-fn by_md5() -> UploadConstraints {
+fn by_md5(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         checksum_md5: Some(BODY_MD5.into()),
-        ..pinned()
+        ..pinned(overwrite)
     }
 }
 
@@ -121,8 +121,20 @@ fn form(constraints: UploadConstraints) -> Ask {
 }
 
 async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Away> {
-    let (plain, put, summed) = (put(pinned()), put(by_sha256()), put(by_md5()));
-    if let Err(status) = trip.good("put", &put).await? {
+    let mut overwrite = Overwrite::Forbid;
+    let once = Missing::Url(Capability::WriteOnce);
+    let mut refused = trip.good("put", &put(by_sha256(overwrite))).await?.err();
+    if refused.is_some() {
+        // A store that does not know write-once uploads refuses every one of them, and takes others.
+        refused = trip.good("put", &put(by_sha256(Overwrite::Allow))).await?.err();
+        if refused.is_none() {
+            overwrite = Overwrite::Allow;
+            trip.found.missing.push(once);
+        }
+    }
+    let (plain, summed) = (put(pinned(overwrite)), put(by_md5(overwrite)));
+    let put = put(by_sha256(overwrite));
+    if let Some(status) = refused {
         trip.found.untried.push(format!(
             "all of it: a key for PUT below {} was answered {status}; the credentials must be allowed to write there, with the encryption that the bucket asks for",
             trip.folder
@@ -130,8 +142,10 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
         return Ok(());
     }
     let other: Bend = |r| r.body = OTHER.into();
-    let bends: [(&Ask, &str, Bend, Capability); 5] = [
-        (&put, "put", |_| {}, Capability::WriteOnce),
+    if overwrite == Overwrite::Forbid {
+        trip.holds(&put, "put", |_| {}, &[once]).await?;
+    }
+    let bends: [(&Ask, &str, Bend, Capability); 4] = [
         (
             &put,
             "type",
@@ -158,7 +172,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
         trip.found.untried.push(why.into());
     }
 
-    let (plain, form) = (form(pinned()), form(by_sha256()));
+    let (plain, form) = (form(pinned(overwrite)), form(by_sha256(overwrite)));
     if let Err(status) = trip.good("form", &form).await? {
         trip.found.missing.push(Missing::Forms);
         let why = format!("what forms promise, since one that keeps to it was answered {status}");
@@ -308,10 +322,10 @@ fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec
 }
 
 /// Replaces a request of the SDK's by one that was made from a key, with its body.
-struct Raw {
-    method: String,
-    uri: String,
-    headers: Vec<(String, String)>,
+pub(super) struct Raw {
+    pub(super) method: String,
+    pub(super) uri: String,
+    pub(super) headers: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for Raw {

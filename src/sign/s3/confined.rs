@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use aws_sdk_s3::{error::ProvideErrorMetadata, primitives::ByteStream};
+use aws_sdk_s3::{Client, error::ProvideErrorMetadata, primitives::ByteStream};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{S3, Session, answers::is_amazons_sts, below::is_amazons, unreachable};
@@ -17,25 +17,27 @@ const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
 
 /// What the trial of a session has shown.
 pub enum Shown {
-    /// Nothing against it: it was held to its policy, or the answer tells neither, as some stores' never do.
-    Nothing,
+    /// It was held to its policy, or there are no sessions.
+    Confined,
     /// It can do more than its policy says.
     More(String),
-    /// Nothing, since there was no answer, and why.
+    /// Nothing, and why.
     Untried(SignError),
 }
 
-/// Takes a session that may write another key to the probe's own. The request is wrong in another way, too (its MD5 is another
-/// body's), which a store finds out after it has asked whether it is allowed: nothing is written by it. Once it was refused,
-/// it is not tried again.
+/// Takes a session that may write one key to another one, the probe's own. The requests are wrong in another way, too (their MD5
+/// is another body's), which a store finds out after it has asked whether they are allowed: nothing is written by them. That the
+/// other key is refused counts only if the session's own is not: with a wrong clock, or in an outage, both are. Once it was
+/// seen, it is not tried again.
 pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     if s3.role().is_none() || s3.confined.load(Ordering::Relaxed) {
-        return Shown::Nothing;
+        return Shown::Confined;
     }
     let probe = s3.probe_key();
     let now = second(Timestamp::now());
-    let Ok(key) = ObjectKey::parse(&format!("{probe}/session"), usize::MAX) else {
-        return Shown::Nothing;
+    let own_key = format!("{probe}/session");
+    let Ok(key) = ObjectKey::parse(&own_key, usize::MAX) else {
+        return Shown::Untried(unclear("the probe's key is no key"));
     };
     let request = SigningRequest {
         key,
@@ -53,43 +55,67 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     };
     let own = match s3.assume(session, &request).await {
         Ok(Some(own)) => own,
-        Ok(None) => return Shown::Nothing,
+        Ok(None) => return Shown::Confined,
         Err(e) => return Shown::Untried(e),
     };
-    let answer = s3
-        .client(&own, s3.store.endpoint.as_ref())
+    let client = s3.client(&own, s3.store.endpoint.as_ref());
+    let (own, other) = match (write(s3, &client, &own_key).await, write(s3, &client, probe).await) {
+        (Ok(own), Ok(other)) => (own, other),
+        (Err(e), _) | (_, Err(e)) => return Shown::Untried(e),
+    };
+    match (own, other) {
+        (_, Written::Allowed) => Shown::More("the sessions that STS makes for spec.s3.credentials.assumeRole can do more than the policy says that Valet gives them, so they confine no key: use an STS that heeds session policies, or leave assumeRole out".to_owned()),
+        (Written::Allowed, Written::Denied) => {
+            s3.confined.store(true, Ordering::Relaxed);
+            Shown::Confined
+        }
+        (Written::Denied, _) => Shown::Untried(unclear(&format!(
+            "a session may not write its own key {own_key} either; let the role write there"
+        ))),
+        (Written::Unclear(status), _) | (_, Written::Unclear(status)) => Shown::Untried(unclear(&format!(
+            "the store answered {status} to an upload with a session"
+        ))),
+    }
+}
+
+/// What came of an upload by a session.
+enum Written {
+    Allowed,
+    Denied,
+    Unclear(u16),
+}
+
+/// Asks to write a key, with the MD5 of another body.
+async fn write(s3: &S3, client: &Client, key: &str) -> Result<Written, SignError> {
+    let answer = client
         .put_object()
         .bucket(&s3.store.bucket)
-        .key(probe)
+        .key(key)
         .content_md5(TRIAL.1)
         .body(ByteStream::from_static(TRIAL.0))
         .send()
         .await;
-    let is_allowed = match answer {
-        Ok(_) => true,
-        Err(e) => match (e.raw_response().map(|r| r.status().as_u16()), e.code()) {
-            (Some(401 | 403), _) => {
-                s3.confined.store(true, Ordering::Relaxed);
-                false
-            }
-            (Some(400), Some("BadDigest" | "InvalidDigest")) => true,
-            (Some(status), _) if status < 500 || status == 501 => false,
-            _ => {
-                return Shown::Untried(SignError::Credentials {
-                    reason: Reason::StoreUnreachable,
-                    message: format!(
-                        "it is not known yet whether the store holds sessions to their policies, since it does not answer: {}",
-                        unreachable(&e)
-                    ),
-                });
-            }
-        },
+    let Err(e) = answer else {
+        return Ok(Written::Allowed);
     };
-    if is_allowed {
-        Shown::More("the sessions that STS makes for spec.s3.credentials.assumeRole can do more than the policy says that Valet gives them, so they confine no key: use an STS that heeds session policies, or leave assumeRole out".to_owned())
-    } else {
-        s3.sessions_tried.store(true, Ordering::Relaxed);
-        Shown::Nothing
+    match (e.raw_response().map(|r| r.status().as_u16()), e.code()) {
+        (Some(401 | 403), _) => Ok(Written::Denied),
+        (Some(400), Some("BadDigest" | "InvalidDigest")) => Ok(Written::Allowed),
+        (Some(status), _) if status < 500 || status == 501 => Ok(Written::Unclear(status)),
+        _ => Err(SignError::Credentials {
+            reason: Reason::StoreUnreachable,
+            message: format!(
+                "it is not known yet whether the store holds sessions to their policies, since it does not answer: {}",
+                unreachable(&e)
+            ),
+        }),
+    }
+}
+
+fn unclear(why: &str) -> SignError {
+    SignError::Credentials {
+        reason: Reason::KeysNotEnforced,
+        message: format!("it is not known whether the store holds sessions to their policies: {why}"),
     }
 }
 
@@ -103,11 +129,11 @@ pub async fn vouch(s3: &S3, session: &Session, ask: &Ask) -> Result<(), SignErro
     let rests_on_it = ask.is_for_credentials() || ask.operation() == Operation::Upload;
     // Of Amazon it is documented (IAM User Guide, "Session policies").
     let is_documented = is_amazons(&s3.store) && role.endpoint.as_deref().is_none_or(is_amazons_sts);
-    if !rests_on_it || is_documented || s3.sessions_tried.load(Ordering::Relaxed) {
+    if !rests_on_it || is_documented {
         return Ok(());
     }
     match try_session(s3, session).await {
-        Shown::Nothing => Ok(()),
+        Shown::Confined => Ok(()),
         Shown::More(message) => Err(SignError::Credentials {
             reason: Reason::KeysNotEnforced,
             message,

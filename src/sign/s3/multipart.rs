@@ -136,6 +136,7 @@ impl S3 {
         let Ask::Upload { constraints, .. } = &request.ask else {
             return Err(SignError::Refused("a download does not come in parts".into()));
         };
+        self.must_change()?;
         let session = self.session().await?;
         let begun = session
             .talker
@@ -195,6 +196,9 @@ impl S3 {
 
     /// Puts the parts together.
     pub(super) async fn complete_upload(&self, key: &ObjectKey, assembly: &Assembly) -> Completion {
+        if let Err(e) = self.must_change() {
+            return Completion::Refused(e.to_string());
+        }
         let session = match self.session().await {
             Ok(session) => session,
             Err(e) => return Completion::Unreachable(e.to_string()),
@@ -241,6 +245,7 @@ impl S3 {
 
     /// Throws an upload away.
     async fn abort_upload(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
+        self.must_change().map_err(|e| e.to_string())?;
         let session = self.session().await.map_err(|e| e.to_string())?;
         let answer = session
             .talker

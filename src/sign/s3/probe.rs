@@ -1,97 +1,125 @@
-//! What a bucket is like: whether the credentials and the region are right, whether the clocks agree, and whether the
-//! store obeys headers that are not signed. Nothing is written by a store that behaves.
+//! What a bucket is like: whether the credentials and the region are right, whether the clocks agree, what the store does with
+//! headers that are not signed, and whether it knows write-once uploads. Each is tried by itself.
 
-use std::time::Duration;
-
-use aws_sdk_s3::{
-    Client,
-    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextMut},
-    error::{ProvideErrorMetadata, SdkError},
-    presigning::PresigningConfig,
-};
-use jiff::{SignedDuration, Timestamp};
+mod headers;
+mod write_once;
 
 use super::{
-    DateOfAnswer, S3,
+    NO_STS, S3,
     confined::{Shown, try_session},
     lock, unreachable,
 };
 use crate::{
     api::Reason,
-    sign::{Finding, Probed, SignError},
+    grant::{MOST_SKEW, is_skewed, skewed},
+    sign::{
+        Finding, Probed, SignError,
+        probe::{UnsignedHeaders, remark},
+    },
 };
-
-/// Difference of clocks below which nothing is said: half of what the shortest sensible keys live.
-const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
+use aws_sdk_s3::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+};
 
 impl S3 {
     /// Tries the store out with these settings and credentials.
     pub(super) async fn try_out(&self) -> Probed {
-        let unusable = |finding| Probed {
-            finding,
-            skew: None,
-            refuses_unsigned: None,
-        };
         let session = match self.session().await {
             Ok(session) => session,
             Err(SignError::Credentials { reason, message }) => {
-                return unusable(Finding::Broken(reason, message));
+                return Probed::of(Finding::Broken(reason, message));
             }
-            Err(e) => return unusable(Finding::Unreachable(e.to_string())),
+            Err(e) => return Probed::of(Finding::Unreachable(e.to_string())),
         };
-        let mut probed = probe(&session.talker, &self.store.bucket, self.probe_key()).await;
+        let (client, bucket) = (&session.talker, &self.store.bucket);
+        let read = read(client, bucket, self.probe_key()).await;
+        let mut probed = Probed::of(read.finding);
+        probed.skew = self.clock.skew().filter(|skew| is_skewed(Some(*skew)));
+        if let (Some(skew), Finding::Broken(Reason::CredentialsExpired, _)) = (probed.skew, &probed.finding) {
+            probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
+        }
+        if probed.finding != Finding::Usable {
+            return probed;
+        }
+        if self.role().is_some() && !self.may_assume() {
+            probed.finding = Finding::Broken(Reason::EndpointNotAllowed, NO_STS.to_owned());
+            return probed;
+        }
+        if let Some(skew) = probed.skew {
+            // A signature's times mean something else to the store then, so nothing that it refuses tells why.
+            probed.untold = Some(skewed(skew));
+            if skew.abs() >= MOST_SKEW {
+                probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
+            }
+            return probed;
+        }
         // That it could not be tried, every key says that it matters to.
-        if probed.finding == Finding::Usable
-            && let Shown::More(why) = try_session(self, &session).await
-        {
+        if let Shown::More(why) = try_session(self, &session).await {
             probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
+            return probed;
+        }
+        match self.try_headers(client, read.is_absent).await {
+            Ok(UnsignedHeaders::Refused) => probed.refuses_unsigned = Some(true),
+            Ok(UnsignedHeaders::Obeyed) => probed.refuses_unsigned = Some(false),
+            Ok(UnsignedHeaders::Unknown(why)) => probed.untold = Some(why),
+            Err(why) => {
+                probed.finding = Finding::Unreachable(why);
+                return probed;
+            }
+        }
+        if let Err(why) = self.try_write_once(client).await {
+            probed.finding = Finding::Unreachable(why);
+            return probed;
         }
         // What was seen once holds until something else is seen.
         if probed.refuses_unsigned.is_some() {
             *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
         }
+        self.is_tried.store(true, std::sync::atomic::Ordering::Release);
+        probed.remarks = self.remarks();
         probed
+    }
+
+    /// What a person must know of the bucket who makes grants for it.
+    fn remarks(&self) -> Vec<String> {
+        let mut remarks: Vec<_> = remark(&lock(&self.write_once)).into_iter().collect();
+        if self.wants_checksums() {
+            remarks.push(
+                "its bucket has Object Lock with a default retention, so it takes an upload only with a checksum: upload grants need spec.constraints.checksumSHA256 or checksumMD5"
+                    .to_owned(),
+            );
+        }
+        remarks
     }
 }
 
-/// Tries the bucket with two harmless requests at a key that is not there.
-async fn probe(client: &Client, bucket: &str, key: &str) -> Probed {
-    let (mut finding, skew) = read(client, bucket, key).await;
-    let mut refused = None;
-    if finding == Finding::Usable {
-        match refuses_unsigned(client, bucket, key).await {
-            Ok(seen) => refused = seen,
-            Err(why) => finding = Finding::Unreachable(why),
-        }
-    }
-    Probed {
-        finding,
-        skew,
-        refuses_unsigned: refused,
-    }
+/// What reading shows.
+struct Read {
+    finding: Finding,
+    /// Whether the store says that there is no object at the probe's key.
+    is_absent: bool,
 }
 
 /// Reads what is not there: the refusal says what is wrong, if something is.
-async fn read(client: &Client, bucket: &str, key: &str) -> (Finding, Option<SignedDuration>) {
-    let date = DateOfAnswer::default();
+async fn read(client: &Client, bucket: &str, key: &str) -> Read {
     let answer = client
         .get_object()
         .bucket(bucket)
         .key(key)
         .range("bytes=0-0")
-        .customize()
-        .interceptor(date.clone())
         .send()
         .await;
-    let skew = date
-        .seen()
-        .map(|theirs| theirs.duration_since(Timestamp::now()))
-        .filter(|skew| skew.abs() >= TOLERATED_SKEW);
-    let finding = match &answer {
-        Ok(_) => Finding::Usable,
-        Err(e) => finding(e, bucket),
-    };
-    (finding, skew)
+    match &answer {
+        Ok(_) => Read {
+            finding: Finding::Usable,
+            is_absent: false,
+        },
+        Err(e) => Read {
+            finding: finding(e, bucket),
+            is_absent: e.raw_response().map(|r| r.status().as_u16()) == Some(404),
+        },
+    }
 }
 
 /// What an error code means (Amazon S3 API Reference, "Error responses").
@@ -124,118 +152,5 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
         // Not there, or not to be seen: both say that bucket, region and credentials are right.
         (Some(403 | 404 | 416), _) => Finding::Usable,
         _ => Finding::Unreachable(unreachable(error)),
-    }
-}
-
-/// Whether the store refuses headers that are not signed; `None` if it cannot be told; an error if there was no answer.
-async fn refuses_unsigned(client: &Client, bucket: &str, key: &str) -> Result<Option<bool>, String> {
-    match try_copying(client, bucket, key).await? {
-        Copied::Seen(seen) => Ok(seen),
-        // Somebody has put an object there. Whoever may do that must not be able to keep this from being found out.
-        Copied::Occupied => {
-            let below = format!("{key}/{}", Timestamp::now().as_nanosecond());
-            match try_copying(client, bucket, &below).await? {
-                Copied::Seen(seen) => Ok(seen),
-                Copied::Occupied => Ok(None),
-            }
-        }
-    }
-}
-
-/// What came of a request to copy.
-enum Copied {
-    /// Whether the header was refused, if that shows.
-    Seen(Option<bool>),
-    /// There is an object already, and the store looked for that first.
-    Occupied,
-}
-
-/// Sends a presigned PUT with a header that was not signed: it asks to copy an object that does not exist. A store
-/// that obeys the header looks for that object and does not find it; one that refuses the header says so.
-async fn try_copying(client: &Client, bucket: &str, key: &str) -> Result<Copied, String> {
-    let absent = format!("{bucket}/{key}-absent-{}", Timestamp::now().as_nanosecond());
-    let put = || client.put_object().bucket(bucket).key(key);
-    let Ok(presigning) = PresigningConfig::expires_in(Duration::from_secs(60)) else {
-        return Ok(Copied::Seen(None));
-    };
-    let Ok(presigned) = put().if_none_match("*").presigned(presigning).await else {
-        return Ok(Copied::Seen(None));
-    };
-    let sneaky = Sneaky {
-        uri: presigned.uri().to_owned(),
-        source: absent.clone(),
-    };
-    let answer = put().customize().interceptor(sneaky).send().await;
-    let Err(error) = answer else {
-        // It took the header for nothing and wrote an empty object, as the URL permits.
-        let _ = client.delete_object().bucket(bucket).key(key).send().await;
-        return Ok(Copied::Seen(Some(true)));
-    };
-    let Some(status) = error.raw_response().map(|r| r.status().as_u16()) else {
-        return Err(unreachable(&error));
-    };
-    let said = error
-        .as_service_error()
-        .map(|e| format!("{} {}", e.code().unwrap_or_default(), e.message().unwrap_or_default()))
-        .unwrap_or_default();
-    Ok(Copied::Seen(match status {
-        412 => return Ok(Copied::Occupied),
-        403 if said.contains("not signed") => Some(true),
-        403 => {
-            // Refused for the header, or since these credentials may not do that at all? The same with everything signed.
-            let copy = client
-                .copy_object()
-                .bucket(bucket)
-                .key(key)
-                .copy_source(&absent)
-                .send()
-                .await;
-            match copy {
-                Ok(_) => None,
-                Err(e) => match e.raw_response().map(|r| r.status().as_u16()) {
-                    Some(status) => (status == 404).then_some(true),
-                    None => return Err(unreachable(&e)),
-                },
-            }
-        }
-        404 => Some(false),
-        // It knows the header and finds something else wrong with it.
-        400 if said.contains("not signed") => Some(true),
-        _ => None,
-    }))
-}
-
-/// Replaces a request by a presigned one with an unsigned `x-amz-copy-source`.
-#[derive(Debug)]
-struct Sneaky {
-    uri: String,
-    source: String,
-}
-
-impl Intercept for Sneaky {
-    fn name(&self) -> &'static str {
-        "Sneaky"
-    }
-
-    fn modify_before_transmit(
-        &self,
-        context: &mut BeforeTransmitInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), aws_sdk_s3::error::BoxError> {
-        let request = context.request_mut();
-        request.set_uri(self.uri.clone())?;
-        let headers = request.headers_mut();
-        let signed_otherwise: Vec<_> = headers
-            .iter()
-            .map(|(name, _)| name.to_owned())
-            .filter(|name| name == "authorization" || name.starts_with("x-amz-") || name.starts_with("amz-sdk"))
-            .collect();
-        for name in signed_otherwise {
-            headers.remove(name);
-        }
-        headers.insert("if-none-match", "*");
-        headers.insert("x-amz-copy-source", self.source.clone());
-        Ok(())
     }
 }

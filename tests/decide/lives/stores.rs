@@ -2,7 +2,7 @@
 
 use valet::{
     api::Reason,
-    grant::{Owner, RulesView, StoreFact, StoreView},
+    grant::{Owner, RulesView, StoreFact, StoreView, Untried},
 };
 
 use super::{downloading, ends, good_store, overwriting, unusable, uploading, with};
@@ -11,6 +11,14 @@ use crate::{
     play::Life,
     world::World,
 };
+
+fn away() -> Untried {
+    Untried {
+        reason: Reason::StoreUnreachable,
+        why: "it is away".into(),
+        only_write_once: false,
+    }
+}
 
 pub static STRANGERS: &[Life] = &[
     Life {
@@ -269,14 +277,30 @@ pub static STORES: &[Life] = &[
     },
     Life {
         name: "a store that nobody has tried yet",
-        world: || with(overwriting(), |w| w.usable(|s| s.untried = Some("it is away".into()))),
+        world: || with(overwriting(), |w| w.usable(|s| s.untried = Some(away()))),
         events: &[(40.0, |w| w.usable(|s| s.untried = None))],
         until: 200,
         end: ends("Current Issued", &[(40, 340)], [1, 0, 0], &[Reason::StoreUnreachable]),
     },
     Life {
+        name: "a store of which it is not known yet whether it is write-once, and an upload that may replace",
+        world: || {
+            with(overwriting(), |w| {
+                w.usable(|s| {
+                    s.untried = Some(Untried {
+                        only_write_once: true,
+                        ..away()
+                    })
+                })
+            })
+        },
+        events: &[],
+        until: 200,
+        end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
+    },
+    Life {
         name: "a store that nobody has tried yet, and a download",
-        world: || with(downloading(), |w| w.usable(|s| s.untried = Some("it is away".into()))),
+        world: || with(downloading(), |w| w.usable(|s| s.untried = Some(away()))),
         events: &[],
         until: 200,
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
@@ -284,7 +308,7 @@ pub static STORES: &[Life] = &[
     Life {
         name: "a store that nobody has tried since the key was signed",
         world: overwriting,
-        events: &[(50.0, |w| w.usable(|s| s.untried = Some("it is away".into())))],
+        events: &[(50.0, |w| w.usable(|s| s.untried = Some(away())))],
         until: 200,
         end: ends("Current Issued", &[(0, 300)], [1, 0, 0], &[]),
     },

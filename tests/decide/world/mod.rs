@@ -36,6 +36,8 @@ pub enum Bucket {
         says_when: bool,
     },
     Hidden,
+    /// Refuses to be asked, since its clock differs.
+    Skewed,
     Down,
 }
 
@@ -344,6 +346,7 @@ impl World {
         match &self.bucket {
             Bucket::Empty => ObjectFact::Absent,
             Bucket::Hidden => ObjectFact::Hidden,
+            Bucket::Skewed => ObjectFact::ClockSkewed("its clock differs".into()),
             Bucket::Down => ObjectFact::Unreachable("connection refused".into()),
             Bucket::Holds { since, says_when } => ObjectFact::Present {
                 object: ObservedObject {

@@ -1,7 +1,10 @@
 //! Of temporary credentials.
 
 use valet::{
-    api::{AccessRule, Ask, ByteSize, DownloadMode, LengthRange, Overwrite, Permission, Reason, ResponseHeaders},
+    api::{
+        AccessRule, Ask, ByteSize, Capabilities, DownloadMode, LengthRange, Overwrite, Permission, Reason, Remedies,
+        ResponseHeaders,
+    },
     grant::GrantFacts,
 };
 
@@ -92,5 +95,34 @@ pub fn cases() -> Vec<Case> {
     ] {
         cases.push(of_mode(grant, |_| {}, |can| can.credentials = None, message));
     }
+    // On a store that never hands out any, the remedy is one that exists there.
+    let never = |can: &mut Capabilities| {
+        can.credentials = None;
+        can.remedies = Remedies::default();
+    };
+    cases.push(of_mode(
+        by_credentials(upload(), true),
+        |_| {},
+        |can| {
+            never(can);
+            can.post_form = None;
+        },
+        "ClusterObjectStore media hands out no temporary credentials (Credentials); name one object in spec.key, and set \
+         spec.mode to Put, or use another store",
+    ));
+    cases.push(of_mode(
+        by_credentials(upload(), true),
+        |_| {},
+        never,
+        "ClusterObjectStore media hands out no temporary credentials (Credentials); set spec.mode to PostForm, or use another \
+         store",
+    ));
+    cases.push(of_mode(
+        by_credentials(download(), true),
+        |_| {},
+        never,
+        "ClusterObjectStore media hands out no temporary credentials (Credentials); name one object in spec.key, and set \
+         spec.mode to Url, or use another store",
+    ));
     cases
 }

@@ -179,8 +179,52 @@ pub fn cases() -> Vec<Case> {
             resumable(),
             |_| {},
             |can| can.resumable = None,
-            "ClusterObjectStore media takes no resumable uploads (Resumable), which the owner of a store on Google Cloud Storage \
-             can allow with resumableUploads: Tolerate; set spec.mode to Put, or use another store",
+            "ClusterObjectStore media takes no resumable uploads (Resumable); ask the store's owner to set \
+             spec.gcs.resumableUploads: Tolerate, or set spec.mode to Put",
+        ),
+        of_mode(
+            in_parts(),
+            |_| {},
+            |can| {
+                can.multipart = None;
+                can.only_read = true;
+            },
+            "ClusterObjectStore media takes no uploads in parts (Multipart): the operator would begin and complete them, and \
+             to an endpoint that an ObjectStore names it sends only requests that change nothing; ask the platform team to \
+             start it with --tenant-store-requests=All, or set spec.mode to Put",
+        ),
+        of_mode(
+            upload(),
+            |_| {},
+            |can| {
+                can.enforced.remove(&Capability::WriteOnce);
+                can.only_read = true;
+            },
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a presigned PUT (WriteOnce); only \
+             an upload would show whether it does, and to an endpoint that an ObjectStore names the operator sends only \
+             requests that change nothing: set spec.constraints.overwrite to Allow if replacing an object is acceptable, or \
+             ask the platform team to start the operator with --tenant-store-requests=All",
+        ),
+        of_mode(
+            upload(),
+            |_| {},
+            |can| can.wants_checksums = true,
+            "ClusterObjectStore media takes an upload only with a checksum, since its bucket has Object Lock with a default \
+             retention; set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5",
+        ),
+        of_mode(
+            form(),
+            |_| {},
+            |can| can.wants_checksums = true,
+            "ClusterObjectStore media takes an upload only with a checksum, since its bucket has Object Lock with a default \
+             retention; set spec.constraints.checksumSHA256",
+        ),
+        of_mode(
+            in_parts(),
+            |_| {},
+            |can| can.wants_checksums = true,
+            "ClusterObjectStore media takes an upload only with a checksum, since its bucket has Object Lock with a default \
+             retention; set spec.mode to Put with spec.constraints.checksumSHA256 or checksumMD5",
         ),
         Case {
             reason: Reason::InvalidSpec,
@@ -208,9 +252,10 @@ pub fn cases() -> Vec<Case> {
             |can| {
                 can.enforced.remove(&Capability::SignedHeadersOnly);
             },
-            "ClusterObjectStore media obeys headers that nobody signed (it has no SignedHeadersOnly), so the holder of an \
-             upload key could copy whatever its credentials can read; ask the store's owner to set credentials.assumeRole (S3), \
-             or unsignedHeaders: Tolerate. A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow",
+            "ClusterObjectStore media obeys headers that nobody signed, or is not known to refuse them (it has no \
+             SignedHeadersOnly, and its condition UnsignedHeadersRefused says why), so the holder of an upload key could copy \
+             whatever its credentials can read; ask the store's owner to set spec.s3.credentials.assumeRole, or \
+             spec.s3.unsignedHeaders: Tolerate. A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow",
         ),
         Case {
             reason: Reason::ContentLengthNotAllowed,

@@ -2,7 +2,7 @@
 
 use super::{Bucket, pinned, put};
 use crate::{
-    api::{Ask, Capability, Reason, UploadMode},
+    api::{Ask, Capability, Overwrite, Reason, UploadMode},
     grant::{Assembly, UploadFact},
     sign::{
         Canary, Completion, Missing, SignError,
@@ -15,12 +15,16 @@ const NAME: &str = "parts";
 
 /// Promises that a part takes what its URL says and no more, and that parts are not put over an object that is there.
 pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
+    let overwrite = match trip.found.missing.contains(&Missing::Url(Capability::WriteOnce)) {
+        true => Overwrite::Allow,
+        false => Overwrite::Forbid,
+    };
     let ask = Ask::Upload {
         mode: UploadMode::Multipart,
         multipart: Default::default(),
-        constraints: pinned(),
+        constraints: pinned(overwrite),
     };
-    if let Err(status) = trip.good(NAME, &put(pinned())).await? {
+    if let Err(status) = trip.good(NAME, &put(pinned(overwrite))).await? {
         let why = format!("uploads in parts, since a key for PUT was answered {status} where another one was taken");
         trip.found.untried.push(why);
         return Ok(());

@@ -217,6 +217,7 @@ impl Replicas {
                 "--leader-elect".to_owned(),
                 // The S3 server of the tenants' own store is on this machine.
                 "--allow-private-endpoints=127.0.0.1/32".to_owned(),
+                "--tenant-store-requests=All".to_owned(),
             ],
             env: vec![("POD_NAME".to_owned(), pod.clone())],
             ..OperatorOptions::default()

@@ -1,0 +1,203 @@
+use std::sync::Mutex;
+
+use futures::FutureExt;
+
+use super::*;
+
+/// A store that answers each request from a table.
+struct Store<F> {
+    answer: F,
+    sent: Mutex<Vec<(Base, Variant)>>,
+}
+
+impl<F: Fn(Base, Variant, usize) -> (u16, &'static str) + Sync> Sender for Store<F> {
+    type Error = ();
+
+    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, ()>> {
+        let mut sent = self.sent.lock().unwrap();
+        let (status, code) = (self.answer)(base, variant, sent.len());
+        sent.push((base, variant));
+        std::future::ready(Ok(Said {
+            status,
+            code: code.into(),
+        }))
+        .boxed()
+    }
+}
+
+fn upload(answer: impl Fn(Base, Variant, usize) -> (u16, &'static str) + Sync) -> UnsignedHeaders {
+    let store = Store {
+        answer,
+        sent: Mutex::default(),
+    };
+    by_upload(&store).now_or_never().unwrap().unwrap()
+}
+
+fn download(answer: impl Fn(Base, Variant, usize) -> (u16, &'static str) + Sync) -> UnsignedHeaders {
+    let store = Store {
+        answer,
+        sent: Mutex::default(),
+    };
+    let found = by_download(&store).now_or_never().unwrap().unwrap();
+    let sent = store.sent.into_inner().unwrap();
+    assert!(sent.iter().all(|(base, _)| *base == Base::Download), "{sent:?}");
+    found
+}
+
+const BROKEN: (u16, &str) = (400, "BadDigest");
+const DENIED: (u16, &str) = (403, "AccessDenied");
+const NONE: (u16, &str) = (404, "NoSuchKey");
+
+fn is_unknown(found: &UnsignedHeaders) -> bool {
+    matches!(found, UnsignedHeaders::Unknown(_))
+}
+
+#[test]
+fn unsigned_headers_that_the_store_refuses_are_refused() {
+    for refusal in [
+        DENIED,
+        (403, "SignatureDoesNotMatch"),
+        (400, "InvalidRequest"),
+        (401, ""),
+    ] {
+        let found = upload(|_, variant, _| match variant {
+            Variant::Plain => BROKEN,
+            Variant::Copying | Variant::Marked => refusal,
+        });
+        assert_eq!(found, UnsignedHeaders::Refused, "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_copy_of_an_absent_object_shows_that_the_header_is_obeyed() {
+    let found = upload(|_, variant, _| if variant == Variant::Copying { NONE } else { BROKEN });
+    assert_eq!(found, UnsignedHeaders::Obeyed);
+}
+
+/// With a wrong clock, without rights, or in an outage, the request is refused without the header, too.
+#[test]
+fn a_refusal_counts_only_if_the_request_is_accepted_without_the_header() {
+    for always in [
+        (403, "AccessDenied"),
+        (403, "RequestTimeTooSkewed"),
+        (403, "SignatureDoesNotMatch"),
+        (400, "ExpiredToken"),
+        (400, "InvalidRequest"),
+        (401, ""),
+        (404, "NoSuchBucket"),
+        (429, "SlowDown"),
+        (501, "NotImplemented"),
+        (503, "ServiceUnavailable"),
+    ] {
+        let found = upload(|_, _, _| always);
+        assert!(is_unknown(&found), "{always:?}: {found:?}");
+        assert!(is_unknown(&download(|_, _, _| always)), "{always:?}");
+    }
+}
+
+/// The URL expires, or the clock steps, while the probe is on its way.
+#[test]
+fn a_refusal_does_not_count_if_the_request_is_refused_afterwards() {
+    for last_good in 0..4 {
+        let found = upload(|_, variant, n| match variant {
+            _ if n > last_good => DENIED,
+            Variant::Plain => BROKEN,
+            _ => DENIED,
+        });
+        assert_eq!(
+            found == UnsignedHeaders::Refused,
+            last_good == 3,
+            "{last_good}: {found:?}"
+        );
+    }
+}
+
+/// The credentials may not read what is to be copied: that is no refusal of the header.
+#[test]
+fn a_copy_that_is_not_permitted_is_no_refusal_of_the_header() {
+    let found = upload(|_, variant, _| if variant == Variant::Copying { DENIED } else { BROKEN });
+    assert!(is_unknown(&found), "{found:?}");
+}
+
+#[test]
+fn a_store_without_the_feature_is_unknown() {
+    for odd in [
+        (501, "NotImplemented"),
+        (405, ""),
+        (409, ""),
+        (429, "SlowDown"),
+        (500, ""),
+    ] {
+        let found = upload(|_, variant, _| if variant == Variant::Plain { BROKEN } else { odd });
+        assert!(is_unknown(&found), "{odd:?}: {found:?}");
+    }
+}
+
+/// A store that passes over unsigned headers stores the body, as the URL permits.
+#[test]
+fn a_header_that_is_passed_over_does_no_harm() {
+    // Whether or not it looks at digests.
+    assert_eq!(upload(|_, _, _| (200, "")), UnsignedHeaders::Refused);
+    let found = upload(|base, _, _| if base == Base::Upload { (200, "") } else { BROKEN });
+    assert_eq!(found, UnsignedHeaders::Refused);
+    let obeys = upload(|base, variant, _| match (base, variant) {
+        (Base::Upload, Variant::Copying) => NONE,
+        (Base::Upload, _) => (200, ""),
+        _ => BROKEN,
+    });
+    assert_eq!(obeys, UnsignedHeaders::Obeyed);
+}
+
+#[test]
+fn a_download_shows_it_where_uploads_are_not_permitted() {
+    let found = upload(|base, variant, _| match (base, variant) {
+        (Base::Download, Variant::Plain) => NONE,
+        _ => DENIED,
+    });
+    assert_eq!(found, UnsignedHeaders::Refused);
+    let obeys = upload(|base, _, _| if base == Base::Download { NONE } else { DENIED });
+    assert_eq!(obeys, UnsignedHeaders::Obeyed);
+}
+
+#[test]
+fn downloads_that_are_accepted_or_refused() {
+    for control in [NONE, (200, ""), (206, ""), (416, "InvalidRange")] {
+        let refuses = download(|_, variant, _| if variant == Variant::Plain { control } else { DENIED });
+        assert_eq!(refuses, UnsignedHeaders::Refused, "{control:?}");
+        assert_eq!(download(|_, _, _| control), UnsignedHeaders::Obeyed, "{control:?}");
+    }
+    // The store would say that of any key that the credentials may not list.
+    assert!(is_unknown(&download(|_, _, _| DENIED)));
+}
+
+#[test]
+fn write_once_uploads_sent_again_and_again() {
+    let of = |answers: &[(u16, &str)]| {
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|(status, code)| Said {
+                status: *status,
+                code: (*code).into(),
+            })
+            .collect();
+        match write_once(&answers) {
+            WriteOnce::Enforced => "enforced",
+            WriteOnce::Missing(_) => "missing",
+            WriteOnce::Unknown(_) => "unknown",
+        }
+    };
+    for (answers, expected) in [
+        (&[(412, "PreconditionFailed")][..], "enforced"),
+        (&[(200, ""), (412, "PreconditionFailed")], "enforced"),
+        (&[(200, ""), (200, ""), (412, "")], "enforced"),
+        (&[(200, ""), (200, ""), (200, "")], "missing"),
+        (&[(501, "NotImplemented")], "missing"),
+        (&[(400, "InvalidArgument")], "missing"),
+        (&[(200, ""), (409, "ConditionalRequestConflict")], "unknown"),
+        (&[(403, "AccessDenied")], "unknown"),
+        (&[(503, "SlowDown")], "unknown"),
+        (&[], "unknown"),
+    ] {
+        assert_eq!(of(answers), expected, "{answers:?}");
+    }
+}

@@ -1,0 +1,107 @@
+//! Clocks that differ: nothing ends for good by it, nothing is signed that would be good at other times than the grant says, and the
+//! clock is named.
+
+use jiff::SignedDuration;
+use valet::grant::GrantFacts;
+
+use crate::{
+    checks::{condition, ready},
+    common::{at, download, rule, store, upload},
+    world::{Bucket, World},
+};
+
+/// A world in which the key was issued at the start, for 300 s, and reported.
+fn issued(grant: GrantFacts) -> World {
+    let mut world = World::new(grant, store([rule()]));
+    world.reconcile();
+    assert_eq!(ready(world.grant()), "Issued");
+    world
+}
+
+/// The operator's clock is set `ahead` of the store's.
+fn step(world: &mut World, second: i64, ahead: i64) {
+    world.now = at(second + ahead);
+    world.usable(|s| s.skew = Some(SignedDuration::from_secs(-ahead)));
+    world.reconcile();
+}
+
+fn is_finished(world: &World) -> bool {
+    world.grant().status.finished_time.is_some()
+}
+
+#[test]
+fn a_clock_that_steps_forward_ends_no_grant_for_good() {
+    for (grant, bucket) in [
+        (upload(), Bucket::Skewed),
+        (upload(), Bucket::Empty),
+        (upload(), Bucket::Hidden),
+        (download(), Bucket::Empty),
+    ] {
+        for ahead in [300, 960, 1200] {
+            let case = format!("{:?} {bucket:?} {ahead}", grant.ask);
+            let mut world = issued(grant.clone());
+            world.bucket = bucket.clone();
+            for second in [100, 160, 220, 299] {
+                step(&mut world, second, ahead);
+                assert!(!is_finished(&world), "{case}");
+                assert_eq!(ready(world.grant()), "ClockSkewed", "{case}");
+            }
+            // Right again before the end: the same seconds.
+            world.bucket = Bucket::Empty;
+            step(&mut world, 200, 0);
+            assert_eq!(ready(world.grant()), "Issued", "{case}");
+            // And after the end by both clocks it is over.
+            step(&mut world, 301, 0);
+            assert!(is_finished(&world), "{case}");
+        }
+    }
+}
+
+/// However long it lasts.
+#[test]
+fn an_upload_is_never_over_while_the_store_refuses_for_the_clocks_sake() {
+    let mut world = issued(upload());
+    world.bucket = Bucket::Skewed;
+    for second in [301, 5_000, 500_000] {
+        step(&mut world, second, 1200);
+        assert!(!is_finished(&world), "{second}");
+    }
+}
+
+#[test]
+fn a_look_that_is_refused_for_the_clocks_sake_names_the_clock() {
+    let mut world = issued(upload());
+    world.bucket = Bucket::Skewed;
+    step(&mut world, 10, -1200);
+    // Looks are by the operator's clock.
+    step(&mut world, 1300, -1200);
+    assert_eq!(ready(world.grant()), "Issued");
+    let completed = condition(&world.grant().status, "Completed").unwrap();
+    assert_eq!(
+        (completed.status.as_str(), completed.reason.as_str()),
+        ("Unknown", "ClockSkewed")
+    );
+}
+
+#[test]
+fn nothing_is_signed_that_would_be_good_at_other_times() {
+    for grant in [upload(), download()] {
+        // 300 s: a tenth of it is tolerated, and half a minute at least.
+        for (ahead, is_signed) in [
+            (0, true),
+            (29, true),
+            (-30, true),
+            (31, false),
+            (-90, false),
+            (1200, false),
+        ] {
+            let mut world = World::new(grant.clone(), store([rule()]));
+            step(&mut world, 0, ahead);
+            let expected = if is_signed { "Issued" } else { "ClockSkewed" };
+            assert_eq!(ready(world.grant()), expected, "{ahead}");
+            assert_eq!(world.own_secret().is_some(), is_signed, "{ahead}");
+            step(&mut world, 100, 0);
+            assert_eq!(ready(world.grant()), "Issued", "{ahead}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What is concluded about a store by its answers, and what is sent to find out.
+
+use crate::access::access;
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use serde_json::json;
+use valet::{
+    api::{Capability, Reason},
+    grant::ObjectFact,
+    sign::{Finding, Outward, Provider, s3::S3},
+};
+use valet_harness::fake::{Asked, Fake, Reply};
+
+fn s3(fake: &Fake, outward: Option<Outward>) -> S3 {
+    let settings =
+        json!({"bucket": "media", "region": "us-east-1", "endpoint": fake.endpoint(), "addressingStyle": "Path"});
+    let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
+    S3::new(serde_json::from_value(settings).unwrap(), credentials, outward)
+}
+
+fn error(status: u16, code: &str) -> Reply {
+    Reply::Text(
+        status,
+        format!("<Error><Code>{code}</Code><Message>m</Message></Error>"),
+    )
+}
+
+/// The same with the store's time.
+fn error_at(ahead: i64, status: u16, code: &str) -> Reply {
+    let date = (Timestamp::now() + SignedDuration::from_secs(ahead)).to_zoned(TimeZone::UTC);
+    let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let body = format!("<Error><Code>{code}</Code><Message>m</Message></Error>");
+    Reply::With(status, vec![("Date", date)], body)
+}
+
+fn is_upload(asked: &Asked) -> bool {
+    asked.method == "PUT"
+}
+
+/// Whether a header that is not in the signature asks for something.
+fn is_unsigned(asked: &Asked) -> bool {
+    asked.header("x-amz-copy-source").is_some() || asked.header("x-amz-meta-valet-probe").is_some()
+}
+
+fn can(s3: &S3, capability: Capability) -> bool {
+    s3.capabilities().enforced.contains(&capability)
+}
+
+/// A store that refuses unsigned headers and knows write-once uploads, unless `odd` answers.
+fn behaves(odd: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) -> Fake {
+    Fake::start(move |asked: &Asked| {
+        if let Some(reply) = odd(asked) {
+            return reply;
+        }
+        match asked.method.as_str() {
+            _ if is_unsigned(asked) => error(403, "AccessDenied"),
+            "PUT" if asked.header("if-none-match").is_some() => error(412, "PreconditionFailed"),
+            "PUT" => error(400, "BadDigest"),
+            "DELETE" => Reply::Text(204, String::new()),
+            _ => error(404, "NoSuchKey"),
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_unsigned_headers_is_found_to() {
+    let fake = behaves(|_| None);
+    let s3 = s3(&fake, None);
+    let probed = s3.probe().await;
+    assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
+    assert!(probed.remarks.is_empty(), "{:?}", probed.remarks);
+    assert!(can(&s3, Capability::SignedHeadersOnly) && can(&s3, Capability::WriteOnce));
+    // What is tried for is not mixed: no condition where headers are tried, and the other way round.
+    for asked in fake.asked().iter().filter(|a| is_upload(a)) {
+        assert!(
+            asked.header("if-none-match").is_none() || asked.header("content-md5").is_none() && !is_unsigned(asked),
+            "{asked:?}"
+        );
+    }
+    assert!(fake.asked().iter().all(|a| a.method != "DELETE"), "nothing was written");
+}
+
+/// With a wrong clock everything is refused, and nothing of it is about the header.
+#[tokio::test]
+async fn while_the_clocks_differ_nothing_is_concluded() {
+    for (ahead, expected) in [
+        (45, Finding::Usable),
+        (-90, Finding::Usable),
+        (1200, Finding::Broken(Reason::ClockSkewed, String::new())),
+        (-1200, Finding::Broken(Reason::ClockSkewed, String::new())),
+    ] {
+        let fake = Fake::start(move |asked: &Asked| match asked.method.as_str() {
+            "PUT" => error_at(ahead, 403, "AccessDenied"),
+            _ => error_at(ahead, 404, "NoSuchKey"),
+        });
+        let s3 = s3(&fake, None);
+        let probed = s3.probe().await;
+        match (&probed.finding, &expected) {
+            (Finding::Broken(found, why), Finding::Broken(reason, _)) => {
+                assert_eq!(found, reason);
+                assert!(why.contains("clock is about 1200 s"), "{why}");
+            }
+            (found, expected) => assert_eq!(found, expected, "{ahead}"),
+        }
+        assert_eq!(probed.refuses_unsigned, None, "{ahead}");
+        assert!((probed.skew.unwrap().as_secs() - ahead).abs() <= 2, "{:?}", probed.skew);
+        assert!(fake.asked().iter().all(|a| !is_upload(a)), "{ahead}");
+    }
+}
+
+/// A store without a `Date` does not say that the clocks differ; the request without the header does.
+#[tokio::test]
+async fn an_expired_url_is_no_refusal_of_a_header() {
+    let fake = Fake::start(|asked: &Asked| match asked.method.as_str() {
+        "PUT" => error(403, "AccessDenied"),
+        _ if asked.target.contains("X-Amz-Signature") => error(403, "AccessDenied"),
+        _ => error(404, "NoSuchKey"),
+    });
+    let s3 = s3(&fake, None);
+    let probed = s3.probe().await;
+    assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, None));
+    assert!(probed.untold.is_some());
+    assert!(
+        !can(&s3, Capability::SignedHeadersOnly),
+        "what is not known is not there"
+    );
+}
+
+#[tokio::test]
+async fn what_was_seen_stays_while_nothing_can_be_concluded() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+    for obeys in [false, true] {
+        let is_late = Arc::new(AtomicBool::new(false));
+        let late = is_late.clone();
+        let fake = behaves(move |asked| {
+            let is_obeyed = obeys && asked.header("x-amz-copy-source").is_some();
+            match late.load(Ordering::Relaxed) {
+                true => Some(error_at(90, if is_upload(asked) { 403 } else { 404 }, "NoSuchKey")),
+                false => is_obeyed.then(|| error(404, "NoSuchKey")),
+            }
+        });
+        let s3 = s3(&fake, None);
+        assert_eq!(s3.probe().await.refuses_unsigned, Some(!obeys));
+        is_late.store(true, Ordering::Relaxed);
+        assert_eq!(s3.probe().await.refuses_unsigned, None);
+        assert_eq!(can(&s3, Capability::SignedHeadersOnly), !obeys);
+    }
+}
+
+/// A store that answers 501 to conditional writes, and obeys a header that nobody signed.
+#[tokio::test]
+async fn a_store_without_conditional_writes_is_found_to_obey_headers() {
+    let fake = behaves(|asked| match asked.method.as_str() {
+        "PUT" if asked.header("if-none-match").is_some() => Some(error(501, "NotImplemented")),
+        "PUT" if asked.header("x-amz-copy-source").is_some() => Some(error(404, "NoSuchKey")),
+        _ => None,
+    });
+    let s3 = s3(&fake, None);
+    let probed = s3.probe().await;
+    assert_eq!(
+        (probed.finding, probed.refuses_unsigned),
+        (Finding::Usable, Some(false))
+    );
+    assert!(!can(&s3, Capability::SignedHeadersOnly) && !can(&s3, Capability::WriteOnce));
+    assert!(probed.remarks[0].contains("501 NotImplemented"), "{:?}", probed.remarks);
+}
+
+#[tokio::test]
+async fn write_once_uploads_that_a_store_does_not_know_or_ignores() {
+    for (answer, told) in [
+        ((501, "NotImplemented"), "501 NotImplemented"),
+        ((400, "InvalidArgument"), "InvalidArgument"),
+        ((200, ""), "replaces"),
+    ] {
+        let fake = behaves(move |asked| asked.header("if-none-match").map(|_| error(answer.0, answer.1)));
+        let s3 = s3(&fake, None);
+        let probed = s3.probe().await;
+        assert_eq!(probed.refuses_unsigned, Some(true), "{answer:?}");
+        assert!(!can(&s3, Capability::WriteOnce), "{answer:?}");
+        let parts = s3.capabilities().multipart.clone().unwrap();
+        assert!(!parts.contains(&Capability::WriteOnce), "{answer:?}");
+        assert!(probed.remarks[0].contains(told) && probed.remarks[0].contains("overwrite: Allow"));
+        let has_deleted = fake.asked().iter().any(|a| a.method == "DELETE");
+        assert_eq!(has_deleted, answer.0 == 200, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_with_object_lock_wants_checksums() {
+    let fake = behaves(|asked| match asked.method.as_str() {
+        "PUT" if asked.header("content-md5").is_none() => Some(error(400, "InvalidRequest")),
+        _ => None,
+    });
+    let s3 = s3(&fake, None);
+    let probed = s3.probe().await;
+    assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
+    assert!(s3.capabilities().wants_checksums && can(&s3, Capability::WriteOnce));
+    assert!(probed.remarks[0].contains("Object Lock"), "{:?}", probed.remarks);
+}
+
+/// To an endpoint that a tenant names only requests that change nothing are sent, and all is safe that follows.
+#[tokio::test]
+async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
+    let networks: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
+    for may_change in [false, true] {
+        let fake = behaves(|_| None);
+        let s3 = s3(&fake, Some(Outward::new(networks.clone()).changing(may_change)));
+        let probed = s3.probe().await;
+        assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
+        s3.look(&access("a/b")).await;
+        let canary = s3.canary().await;
+        assert!(can(&s3, Capability::SignedHeadersOnly));
+        assert_eq!(can(&s3, Capability::WriteOnce), may_change);
+        let has_changed = fake
+            .asked()
+            .iter()
+            .any(|a| !["GET", "HEAD"].contains(&a.method.as_str()));
+        assert_eq!(has_changed, may_change);
+        if !may_change {
+            let can = s3.capabilities();
+            assert!(can.only_read && can.multipart.is_none());
+            assert!(canary.untried[0].contains("--tenant-store-requests=All"), "{canary:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_refused_while_the_clocks_differ_says_nothing_of_the_credentials() {
+    let key = access("a/b");
+    let look = async |reply: fn(&Asked) -> Reply| {
+        let fake = Fake::start(reply);
+        s3(&fake, None).look(&key).await
+    };
+    assert!(matches!(
+        look(|_| error_at(1200, 403, "RequestTimeTooSkewed")).await,
+        ObjectFact::ClockSkewed(_)
+    ));
+    assert!(matches!(
+        look(|_| error_at(0, 403, "AccessDenied")).await,
+        ObjectFact::Hidden
+    ));
+    // Without a Date a request whose answer has a body tells.
+    assert!(matches!(
+        look(|_| error(403, "RequestTimeTooSkewed")).await,
+        ObjectFact::ClockSkewed(_)
+    ));
+    assert!(matches!(look(|_| error(403, "AccessDenied")).await, ObjectFact::Hidden));
+}
