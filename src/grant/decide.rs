@@ -101,7 +101,9 @@ impl Judge<'_> {
 
     /// Whether the status knows of a later credential: then somebody has put an earlier Secret back.
     fn is_older_than_status(&self, secret: &SecretView) -> bool {
-        secret.renewals.unwrap_or_default().max(0) < self.g.status.renewals.unwrap_or_default()
+        let status = &self.g.status;
+        let knows_one = status.issued_time.is_some() && status.expiration_time.is_some();
+        knows_one && secret.renewals.unwrap_or_default().max(0) < status.renewals.unwrap_or_default()
     }
 
     /// The key that was issued: by the Secret, which is the record, or by the status where the Secret is gone. A Secret that
