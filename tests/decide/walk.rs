@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
-    api::{Ask, GrantStatus, ObservedObject, Overwrite, Reason, RenewalPermission, ShortSessions, UploadMode},
+    api::{Ask, GrantStatus, ObservedObject, Overwrite, Reason, ShortSessions, UploadMode},
     grant::{
         ArrivedPart, Facts, GrantFacts, Limit, ObjectFact, OpenUpload, Owner, PlaceFact, RenewRequest, SecretFact,
         SecretView, Settings, Signer, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
@@ -66,10 +66,6 @@ fn usable(dice: &mut Dice) -> StoreView {
     let mut rule = rule();
     rule.rule.max_live_grants = dice.one_in(3).then_some(2);
     rule.rule.max_expiration_seconds = *dice.pick(&[None, Some(60), Some(3600)]);
-    rule.rule.max_total_seconds = dice.one_in(5).then(|| *dice.pick(&[60, 600, 1000]));
-    if dice.one_in(6) {
-        rule.rule.renewal = RenewalPermission::Forbid;
-    }
     let mut view = store(if dice.one_in(6) { vec![] } else { vec![rule] });
     view.max_live_grants = dice.one_in(4).then_some(7);
     view.credentials_expire = dice.one_in(4).then(|| at(dice.below(3000) as i64));
