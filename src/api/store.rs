@@ -228,8 +228,8 @@ pub struct S3Store {
     #[serde(default)]
     pub unsigned_headers: UnsignedHeaders,
 
-    /// The key below which Valet tries the store out: it must be one that the credentials may write, and nothing is
-    /// written there by a store that behaves. Default: valet-probe
+    /// The key below which Valet tries the store out: it must be one that the credentials may write, and the
+    /// probes leave nothing there. Default: valet-probe
     /// Example: tenants/valet-probe
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]

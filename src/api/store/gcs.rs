@@ -39,8 +39,8 @@ pub struct GcsStore {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<GcsCredentials>,
 
-    /// The key below which Valet tries the store out: it must be one that the account may write, and nothing is
-    /// written there by a store that behaves. Default: valet-probe
+    /// The key below which Valet tries the store out: it must be one that the account may write, and the
+    /// probes leave nothing there. Default: valet-probe
     /// Example: tenants/valet-probe
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
