@@ -167,7 +167,7 @@ async fn sessions_that_could_not_be_tried() {
             false => error(400, "BadDigest", "the Content-MD5 did not match"),
         }
     });
-    assert_eq!(s3.probe().await.finding, Finding::Usable, "as far as is known");
+    assert!(matches!(s3.probe().await.finding, Finding::Unreachable(_)));
     let refused = async |ask: Ask| match s3.sign(&request(ask)).await {
         Err(SignError::Credentials { reason, message }) => (reason, message),
         other => panic!("{other:?}"),
