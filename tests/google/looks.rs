@@ -189,13 +189,13 @@ async fn a_refusal_counts_only_if_the_upload_is_accepted_without_the_header() {
 #[tokio::test]
 async fn a_store_without_preconditions() {
     let (probed, gcs, _) = probe(|call, _| match call.header("x-goog-if-generation-match") {
-        Some(_) => Reply::text(501, &xml("NotImplemented")),
+        Some(_) => Reply::text(400, &xml("InvalidArgument")),
         None => documented(call),
     })
     .await;
     assert_eq!(probed.refuses_unsigned, Some(true));
     assert!(!gcs.capabilities().enforced.contains(&Capability::WriteOnce));
-    assert!(probed.remarks[0].contains("501"), "{:?}", probed.remarks);
+    assert!(probed.remarks[0].contains("400"), "{:?}", probed.remarks);
 }
 
 /// Whoever may write at the probe's key does not keep it from being found out what the store does with headers.
