@@ -36,9 +36,11 @@ pub enum Reason {
     TooManyGrants,
     /// Somebody else deletes or changes the grant's Secret again and again; it is restored after a pause.
     SecretContested,
+    /// The grant is being deleted, and a finalizer of somebody else's holds it; its Secret was deleted.
+    Deleting,
 
     // A grant that needs somebody to change something.
-    /// An upload key's time is over and nothing was uploaded.
+    /// An upload key's time is over and nothing was uploaded; or the deadline of a grant passed that was refused.
     ExpiredUnused,
     /// The object in the store is not what the grant describes.
     ObjectMismatch,
@@ -121,7 +123,7 @@ pub enum Progress {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 47] = [
+    pub const ALL: [Reason; 48] = [
         Self::Issued,
         Self::Completed,
         Self::ObjectExists,
@@ -136,6 +138,7 @@ impl Reason {
         Self::PredecessorSecret,
         Self::SecretNotWritable,
         Self::TooManyGrants,
+        Self::Deleting,
         Self::ExpiredUnused,
         Self::ObjectMismatch,
         Self::UploadAborted,
@@ -188,6 +191,7 @@ impl Reason {
             Self::PredecessorSecret => "PredecessorSecret",
             Self::SecretNotWritable => "SecretNotWritable",
             Self::TooManyGrants => "TooManyGrants",
+            Self::Deleting => "Deleting",
             Self::ExpiredUnused => "ExpiredUnused",
             Self::ObjectMismatch => "ObjectMismatch",
             Self::UploadAborted => "UploadAborted",
@@ -246,6 +250,7 @@ impl Reason {
             | Self::SecretNotWritable
             | Self::TooManyGrants
             | Self::SecretContested
+            | Self::Deleting
             | Self::RegionMismatch
             | Self::BucketNotFound
             | Self::CredentialsRefused

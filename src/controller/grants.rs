@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::Grant,
-    grant::{Access, Facts, ObjectFact, Read, Settings, Step, StoreFact, UploadFact, decide},
+    grant::{Access, Facts, ObjectFact, PlaceFact, Read, Settings, Step, StoreFact, UploadFact, decide},
     sign::Provider,
     telemetry::{Metrics, Progress, warn_once},
 };
@@ -190,6 +190,7 @@ fn waits_for_store(step: &Step) -> bool {
         ),
         Step::Publish(_) | Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_) => true,
         Step::Retouch { .. }
+        | Step::Empty { .. }
         | Step::Withdraw { .. }
         | Step::Report { .. }
         | Step::Hold
@@ -270,6 +271,11 @@ impl<'a, G: Grant> Visit<'a, G> {
     fn rest(&self, until: Option<Timestamp>) -> Action {
         let (uid, status) = (&self.facts.grant.uid, self.grant.grant_status());
         self.context.memory.accept_status(uid, status);
+        let again = match self.facts.place {
+            PlaceFact::Full(_) => self.context.places.ask_again(&self.facts.grant),
+            PlaceFact::Unasked | PlaceFact::Given => None,
+        };
+        let until = until.into_iter().chain(again).min();
         let until = until.map(|t| t.duration_since(Timestamp::now()));
         let pause = until.map(|d| Duration::try_from(d).unwrap_or(Duration::ZERO));
         Action::requeue(pause.map_or(self.context.sweep, |p| p.min(self.context.sweep)))
@@ -291,7 +297,11 @@ impl<'a, G: Grant> Visit<'a, G> {
             Step::Read(Read::Place(most)) => {
                 self.permit = None;
                 let places = &self.context.places;
-                self.facts.place = places.ask(&self.facts.grant, G::OPERATION, most).await;
+                let rules = match &self.facts.store {
+                    StoreFact::Usable(store) => Some(store.rules.clone()),
+                    _ => None,
+                };
+                self.facts.place = places.ask(&self.facts.grant, G::OPERATION, most, rules).await;
                 Ok(())
             }
             Step::Publish(publish) => self.publish(*publish).await,
@@ -311,6 +321,7 @@ impl<'a, G: Grant> Visit<'a, G> {
                 self.repaired(is_repair);
                 Ok(())
             }
+            Step::Empty { uid, resource_version } => self.empty(&uid, &resource_version).await,
             Step::Withdraw { uid, resource_version } => self.withdraw(&uid, &resource_version).await,
             Step::Report { status, notice } => self.report(*status, notice).await,
             Step::Collect | Step::Rest { .. } => unreachable!("the loop ends with these"),
@@ -322,10 +333,7 @@ impl<'a, G: Grant> Visit<'a, G> {
     async fn read_store(&mut self) -> Result<(), Error> {
         self.may_ask_store()?;
         let grant = &self.facts.grant;
-        let found = self
-            .context
-            .stores
-            .fact(&grant.terms.store_ref, &grant.namespace, self.wanted_until());
+        let found = self.context.stores.fact(grant, self.wanted_until());
         let found = self.within(found).await.map_err(|_| Error::Deadline)??;
         self.facts.store = found.fact;
         self.facts.rules = found.rules;

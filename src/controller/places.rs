@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use super::{
     stores::{StoreId, store_id},
 };
 use crate::{
-    api::{Grant, GrantStatus, Operation, Reason},
+    api::{ClusterAccessRule, Grant, GrantStatus, Operation, Reason},
     grant::{self, Candidate, GrantFacts, Most, PlaceFact},
 };
 
@@ -104,8 +104,14 @@ impl Places {
         }
     }
 
-    /// A place for the grant, at most so many having one.
-    pub async fn ask(&self, grant: &GrantFacts, operation: Operation, most: Most) -> PlaceFact {
+    /// A place for the grant, at most so many having one; by these rules of its store, if they are known.
+    pub async fn ask(
+        &self,
+        grant: &GrantFacts,
+        operation: Operation,
+        most: Most,
+        rules: Option<Arc<Vec<ClusterAccessRule>>>,
+    ) -> PlaceFact {
         // It fails only if the sender is gone, which is in `self`.
         let _ = self.listed.subscribe().wait_for(|kinds| *kinds >= KINDS).await;
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
@@ -122,10 +128,21 @@ impl Places {
             operation,
             round: 0,
         });
-        match table.stores.entry(store).or_default().ask(&who, most, Timestamp::now()) {
+        let places = table.stores.entry(store).or_default();
+        if let Some(rules) = rules {
+            places.judged_by(rules);
+        }
+        match places.ask(&who, most, Timestamp::now()) {
             Ok(()) => PlaceFact::Given,
             Err(limit) => PlaceFact::Full(limit),
         }
+    }
+
+    /// When a grant should ask again that has no place: some that come before it count for a while only, and nothing tells when
+    /// that is over.
+    pub fn ask_again(&self, grant: &GrantFacts) -> Option<Timestamp> {
+        let store = store_id(&grant.terms.store_ref, &grant.namespace);
+        self.table().stores.get(&store)?.new_until(Timestamp::now())
     }
 
     fn note<G: Grant>(&self, grant: &G, memory: &Memory<G>, visit_ended: Option<&dyn Fn() -> bool>) {
@@ -169,7 +186,7 @@ impl Places {
                 });
                 table.store(&store, |places| match standing {
                     Standing::Key(until) => places.holds(&who, until),
-                    Standing::New => places.is_new(&who),
+                    Standing::New => places.is_new(&who, Timestamp::now()),
                     Standing::Waits | Standing::Without => places.waits(&who),
                 });
             }
@@ -297,7 +314,7 @@ mod tests {
     }
 
     async fn ask(places: &Places, grant: &UploadGrant) -> PlaceFact {
-        places.ask(&GrantFacts::of(grant), Operation::Upload, ONE).await
+        places.ask(&GrantFacts::of(grant), Operation::Upload, ONE, None).await
     }
 
     /// Whoever goes while it is visited, before it asks for a place or after that, leaves none taken.

@@ -198,6 +198,28 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
+    /// Removes the data and leaves the metadata as it is. What is left is no record any more.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if the Secret is not the one that was judged; otherwise as [`call`].
+    pub async fn empty(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<SecretView, Error> {
+        let requests = NamedSecrets::requests(&grant.namespace);
+        let mut secret = self
+            .api
+            .read(requests.get(grant.secret_name(), &GetParams::default()))
+            .await?;
+        let meta = &mut secret.metadata;
+        if meta.uid.as_deref() != Some(uid) || meta.resource_version.as_deref() != Some(resource_version) {
+            return Err(Error::Conflict("the grant's Secret"));
+        }
+        meta.managed_fields = None;
+        (secret.data, secret.string_data) = (None, None);
+        let params = params();
+        let request = requests.replace(grant.secret_name(), &params, body(&secret));
+        let meta = self.api.metadata("emptying the grant's Secret", request).await?;
+        Ok(self.seen(&meta, Some(SECRET_TYPE), None, grant))
+    }
+
     /// Deletes the Secret that was judged. That it is gone already is as good. Somebody who changes it all the time does not
     /// keep it from being deleted: as long as it is the grant's it is deleted in whatever version it is by then.
     ///
@@ -269,6 +291,8 @@ impl Secrets {
             resource_version: meta.resource_version.clone().unwrap_or_default(),
             owner: owner(meta, type_, grant),
             deleting: meta.deletion_timestamp.is_some(),
+            finalizers: meta.finalizers.clone().unwrap_or_default(),
+            has_data: data.is_some_and(|data| !data.is_empty()),
             is_authentic,
             has_sole_owner: has_sole_owner(meta, grant),
             issued_at: None,

@@ -30,7 +30,7 @@ use crate::{
     api::{
         Capabilities, ClusterAccessRule, Reason, ShortSessions, Store, StoreKind, StoreRef, annotation, printable,
     },
-    grant::{Concern, RulesView, Signer, StoreFact, StoreView, Untried, concern},
+    grant::{Concern, GrantFacts, Refusal, RulesView, Signer, StoreFact, StoreView, Untried, concern, still_allowed},
     sign::{Outward, Probed, Provider, SignError},
     store::Environment,
 };
@@ -206,21 +206,46 @@ impl Stores {
         }
     }
 
-    /// What a grant in `namespace` must know of its store. A key that is signed now is meant to live until `wanted_until`.
+    /// What a grant must know of its store. A key that is signed now is meant to live until `wanted_until`. For a grant that the
+    /// rules refuse nothing is asked of the store or of its STS.
     ///
     /// # Errors
     /// If the apiserver cannot be asked: what is wrong with the store itself is a fact. Or [`Error::NotProbed`].
-    pub async fn fact(&self, store: &StoreRef, namespace: &str, wanted_until: Timestamp) -> Result<Found, Error> {
+    pub async fn fact(&self, grant: &GrantFacts, wanted_until: Timestamp) -> Result<Found, Error> {
+        let (store, namespace) = (&grant.terms.store_ref, grant.namespace.as_str());
         let id = store_id(store, namespace);
-        let (rules, usable) = match self.known(&id).await? {
+        let known = self.known(&id).await?;
+        let rules = match &known {
             Known::Missing => return Ok(Found::of(StoreFact::Missing)),
-            Known::Unusable { reason, message, rules } => (rules, Err((reason, message))),
-            Known::Usable(connection) => (
-                connection.rules.clone(),
-                told(connection.usable(&id, &self.trials, wanted_until).await)?,
-            ),
+            Known::Unusable { rules, .. } => rules.clone(),
+            Known::Usable(connection) => connection.rules.clone(),
         };
         let namespace_labels = self.labels.for_rules(&rules, namespace).await?;
+        let view = RulesView {
+            rules,
+            namespace_labels,
+        };
+        let refused = still_allowed(grant, &view).err();
+        let RulesView {
+            rules,
+            namespace_labels,
+        } = view;
+        let usable = match (known, refused) {
+            // What signs is told all the same: an upload that Valet began for the grant may be aborted.
+            (Known::Usable(connection), Some(Refusal { reason, message })) => {
+                return Ok(Found {
+                    provider: Some(connection.provider),
+                    rules: Some(RulesView {
+                        rules,
+                        namespace_labels,
+                    }),
+                    ..Found::of(StoreFact::Unusable { reason, message })
+                });
+            }
+            (Known::Usable(connection), None) => told(connection.usable(&id, &self.trials, wanted_until).await)?,
+            (Known::Unusable { reason, message, .. }, _) => Err((reason, message)),
+            (Known::Missing, _) => return Ok(Found::of(StoreFact::Missing)),
+        };
         Ok(match usable {
             Ok(usable) => Found {
                 fact: StoreFact::Usable(StoreView {

@@ -64,16 +64,17 @@ impl Judge<'_> {
         if issued_before && matches!(self.f.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);
         }
-        let is_suspended = self.g.terms.is_suspended();
-        if !is_suspended && let Some(step) = self.somebody_elses() {
-            return step;
-        }
+        // Also beside a Secret of somebody else's, which is not touched.
         let key = self.key();
+        let is_suspended = self.g.terms.is_suspended();
         if !is_suspended && let Some(refusal) = self.past_total(key) {
-            return self.refuse(refusal);
+            return self.somebody_elses().unwrap_or_else(|| self.refuse(refusal));
         }
         if self.over_at(key).is_some_and(|end| end <= self.now) {
             return self.over(key);
+        }
+        if !is_suspended && let Some(step) = self.somebody_elses() {
+            return step;
         }
         if is_suspended {
             return self.suspended(key);

@@ -28,8 +28,8 @@ pub struct Facts {
     pub upload: UploadFact,
     /// All uploads in parts of the wanted key.
     pub uploads: UploadsFact,
-    /// The multipart upload that Valet itself began for this very grant, by evidence that nobody else can write: the memory
-    /// of this process. Annotations and the status are no such evidence.
+    /// The multipart upload that Valet itself began for this very grant, as the memory of this process has it.
+    /// What Valet has recorded of it, in a Secret or a status that is as Valet wrote it, is as good.
     pub own_upload: Option<String>,
     /// Why the store did not put the parts together, if that was tried just now. No secrets in the message.
     pub completion_refused: Option<String>,
@@ -44,6 +44,8 @@ pub struct Facts {
     pub repairs: Repairs,
     /// Why the apiserver did not take the Secret, if it was tried just now. No secrets in the message.
     pub secret_refused: Option<String>,
+    /// Why the apiserver did not let the Secret be emptied, if it was tried just now. No secrets in the message.
+    pub emptying_refused: Option<String>,
     /// Why the provider did not sign, if it was tried just now. No secrets in the message.
     pub sign_refused: Option<(Reason, String)>,
     /// What the operator was started with.
@@ -112,6 +114,7 @@ impl Facts {
             look_requested: false,
             repairs: Repairs::default(),
             secret_refused: None,
+            emptying_refused: None,
             sign_refused: None,
             settings,
         }
@@ -300,6 +303,10 @@ pub struct SecretView {
     pub is_authentic: bool,
     /// Whether the grant is its only owner.
     pub has_sole_owner: bool,
+    /// What holds it when it is deleted. Valet sets none on a Secret.
+    pub finalizers: Vec<String>,
+    /// Whether there is anything in its data.
+    pub has_data: bool,
     /// When its key was signed.
     pub issued_at: Option<Timestamp>,
     /// When its key ends.

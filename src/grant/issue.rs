@@ -243,7 +243,7 @@ impl Judge<'_> {
         match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
                 let message = format!(
-                    "Secret {} is being deleted and something holds it; see its finalizers",
+                    "Secret {} is being deleted; a new one is made when it is gone",
                     self.g.secret_name()
                 );
                 Break(self.without_key(Reason::SecretNotWritable, message))

@@ -10,10 +10,10 @@ use super::{
     facts::{ArrivedPart, ObjectFact, OpenUpload, StoreFact, UploadFact, UploadsFact},
     lifetime::{LOOK_PATIENCE, Lifetime, add, retry},
     policy::{AbortAccess, Access, Refusal, abort_own, admit},
-    status::{Arrival, Situation},
+    status::{Arrival, Situation, condition},
     step::{Assembly, Notice, Read, Step},
 };
-use crate::api::{Ask, Parts, Reason, UploadMode, annotation};
+use crate::api::{Ask, Parts, Progress, Reason, UploadMode, annotation};
 
 /// How long the deletion of a grant waits for a store that does not let its upload be thrown away: long enough for a store
 /// that restarts, and short enough for somebody who waits for a namespace to go.
@@ -268,20 +268,50 @@ impl Judge<'_> {
         self.settle(&situation, None)
     }
 
-    /// The grant is being deleted. The garbage collector takes the Secret, whose owner the grant is; but not while we hold
-    /// the grant for the sake of its upload.
+    /// The grant is being deleted. The garbage collector takes the Secret, whose owner the grant is; but not while anybody
+    /// holds the grant, we for the sake of its upload or others for theirs.
     pub(super) fn leave(&self) -> Step {
-        if !self.g.held {
-            return Step::Rest { until: None };
-        }
         if let Some(step) = self.withdraw() {
             return step;
+        }
+        if !self.g.held {
+            return self.deleting();
         }
         match self.clean(self.g.deleted_at.unwrap_or(self.now)) {
             Cleaning::Next(step) => step,
             Cleaning::Wait(again) => Step::Rest { until: Some(again) },
             Cleaning::Done => Step::Rest { until: None },
         }
+    }
+
+    /// Others hold the grant: its status promises no Secret any more.
+    fn deleting(&self) -> Step {
+        let is_said = condition(&self.g.status, "Ready").is_some_and(|c| c.reason == Reason::Deleting.as_str());
+        if self.g.status.binding.is_none() && !is_said {
+            return Step::Rest { until: None };
+        }
+        let key = self.key();
+        let copy = match self.copies_until(key) {
+            Some(end) if end > self.now => format!(", but a copy of it works until {end}"),
+            _ => String::new(),
+        };
+        let message = format!(
+            "the grant is being deleted, and finalizers hold it (metadata.finalizers): its key was withdrawn{copy}"
+        );
+        self.settle(&Situation::of(Reason::Deleting, message, key), None)
+    }
+
+    /// Nothing of a grant that was refused for good after its upload was begun is left in the store, if no key is out.
+    pub(super) fn abandon_upload(&self, reason: Reason) -> Option<Step> {
+        let is_out = self.copies_until(self.key()).is_some_and(|end| end > self.now);
+        let is_begun = matches!(
+            self.f.upload,
+            UploadFact::Unread | UploadFact::Open(_) | UploadFact::Hidden
+        );
+        if is_out || !is_begun || reason.progress() != Progress::Stalled {
+            return None;
+        }
+        self.abort_own().map(Step::Abort)
     }
 
     /// Leaves no upload of this grant in the store, and then no finalizer on the grant. `since` is the grant's end, from
@@ -345,7 +375,7 @@ impl Judge<'_> {
             (_, None) if self.upload().is_none() => Cleaning::Next(Step::Release { notice: None }),
             // The store may come back.
             (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
-                self.wait_or_release(since, &refusal.message)
+                self.wait_or_release(since, "the store was deleted, or cannot be used")
             }
             (_, None) => Cleaning::Next(self.leave_parts(&format!(
                 "the store was not asked, since its rules do not allow it: {}",
@@ -357,7 +387,9 @@ impl Judge<'_> {
     /// The right to abort the upload that Valet began for this very grant, if there is evidence of one that nobody else can
     /// write.
     fn abort_own(&self) -> Option<AbortAccess> {
-        let own = self.f.own_upload.as_deref().filter(|_| self.is_in_parts())?;
+        // What the Secret and the status say is believed only as Valet wrote it.
+        let own = self.f.own_upload.as_deref().filter(|_| self.is_in_parts());
+        let own = own.or_else(|| self.upload())?;
         abort_own(self.g, own)
     }
 

@@ -1,14 +1,23 @@
 //! Where the number of grants with a key is limited: how many may have one, who has, and who is next.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     facts::{GrantFacts, StoreView},
     key::ObjectKey,
-    policy::{chooses, examine},
+    lifetime::add,
+    policy::{chooses, examine, may_choose},
 };
+use crate::api::ClusterAccessRule;
+
+/// For so long a grant that nobody has looked at yet comes before younger ones. It is enough for the first look of an operator
+/// that has just started; a grant that is never looked at holds up nobody for longer.
+const NEW_COUNTS: SignedDuration = SignedDuration::from_secs(15);
 
 /// How many grants may have a key at one time, for one grant to get another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,15 +100,19 @@ type Turn = (Timestamp, String);
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     namespaces: BTreeMap<String, Namespace>,
+    /// The store's access rules, as they were last read for one of them. Grants of namespaces that none of these is for hold
+    /// no place and do not stand in line.
+    rules: Option<Arc<Vec<ClusterAccessRule>>>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Namespace {
     holders: HashMap<String, Holder>,
     waiting: BTreeMap<Turn, Waiting>,
-    /// Those whom nobody has looked at yet. They are before who is younger, until it is known what becomes of them: so
-    /// two operators, and one before and after a crash, give the same places to the same grants.
-    new: BTreeSet<Turn>,
+    /// Those whom nobody has looked at yet, and since when this process knows them. They are before who is younger for a
+    /// while, or until it is known what becomes of them: so two operators, and one before and after a crash, give the same
+    /// places to the same grants.
+    new: BTreeMap<Turn, Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,11 +147,10 @@ impl Namespace {
     }
 
     /// Whoever may be served, the oldest first, with the limits that are known.
-    fn line(&self) -> Vec<(&Turn, Most)> {
+    fn line(&self, now: Timestamp) -> Vec<(&Turn, Most)> {
         let waiting = self.waiting.iter().map(|(turn, w)| (turn, w.most));
-        let mut line: Vec<_> = waiting
-            .chain(self.new.iter().map(|turn| (turn, Most::default())))
-            .collect();
+        let new = self.new.iter().filter(|(_, since)| counts_until(**since) > now);
+        let mut line: Vec<_> = waiting.chain(new.map(|(turn, _)| (turn, Most::default()))).collect();
         line.sort_by_key(|(turn, _)| *turn);
         line
     }
@@ -150,7 +162,31 @@ impl Namespace {
     }
 }
 
+fn counts_until(since: Timestamp) -> Timestamp {
+    add(since, NEW_COUNTS)
+}
+
 impl Places {
+    /// These are the store's rules now.
+    pub fn judged_by(&mut self, rules: Arc<Vec<ClusterAccessRule>>) {
+        self.rules = Some(rules);
+    }
+
+    /// Whether a rule may be for a namespace. By its labels any namespace may be chosen, as far as can be told here.
+    fn is_named(&self, namespace: &str) -> bool {
+        let rules = self.rules.as_ref();
+        rules.is_none_or(|rules| rules.iter().any(|rule| may_choose(&rule.namespaces, namespace)))
+    }
+
+    /// When the last of those whom nobody has looked at yet stops counting, if one counts now.
+    pub fn new_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let named = self.namespaces.iter().filter(|(name, _)| self.is_named(name));
+        let ends = named
+            .flat_map(|(_, n)| n.new.values())
+            .map(|since| counts_until(*since));
+        ends.filter(|end| *end > now).max()
+    }
+
     /// Whether nothing is known of anybody.
     pub fn is_empty(&self) -> bool {
         self.namespaces.is_empty()
@@ -169,10 +205,10 @@ impl Places {
     }
 
     /// Nobody has looked at the grant yet.
-    pub fn is_new(&mut self, who: &Candidate) {
+    pub fn is_new(&mut self, who: &Candidate, now: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         if !there.waiting.contains_key(&who.turn()) {
-            there.new.insert(who.turn());
+            there.new.entry(who.turn()).or_insert(now);
         }
     }
 
@@ -252,7 +288,8 @@ impl Places {
         let mut lines: Vec<_> = self
             .namespaces
             .iter()
-            .map(|(name, n)| (name, n.held(now), n.line().into_iter().peekable()))
+            .filter(|(name, _)| self.is_named(name))
+            .map(|(name, n)| (name, n.held(now), n.line(now).into_iter().peekable()))
             .collect();
         let mut all: i64 = lines.iter().map(|(_, held, _)| held).sum();
         let mut served = vec![];

@@ -305,6 +305,11 @@ pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<Str
     namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
 }
 
+/// Whether a rule may be for a namespace whose labels are not known.
+pub(super) fn may_choose(namespaces: &Namespaces, name: &str) -> bool {
+    namespaces.selector.is_some() || namespaces.names.iter().any(|n| n == name)
+}
+
 /// The rule's prefix with its one variable filled in.
 fn prefix(rule: &AccessRule, namespace: &str) -> String {
     rule.key_prefix

@@ -79,8 +79,8 @@ impl Judge<'_> {
         match key {
             Some(key) if self.g.terms.renews() => deadline.map(|d| self.end(key).max(add(d, -WORTHWHILE))),
             Some(key) => Some(self.end(key)),
-            // What was not signed for has its time when it is; a grant that is held back only loses it.
-            None => deadline.filter(|_| self.g.terms.is_suspended()),
+            // What keeps a grant from its first key does not keep it beyond its deadline.
+            None => deadline,
         }
     }
 

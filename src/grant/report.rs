@@ -21,13 +21,18 @@ impl Judge<'_> {
     pub(super) fn withdraw(&self) -> Option<Step> {
         match &self.f.secret {
             SecretFact::Unread => Some(Step::Read(Read::Secret)),
-            SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => {
-                Some(self.report_evidence().unwrap_or_else(|| Step::Withdraw {
-                    uid: s.uid.clone(),
-                    resource_version: s.resource_version.clone(),
-                }))
+            SecretFact::Present(s) if s.owner == Owner::ThisGrant => {
+                let (uid, resource_version) = (s.uid.clone(), s.resource_version.clone());
+                // A Secret that is held stays readable after its deletion.
+                let is_held = !s.finalizers.is_empty() && s.has_data && self.f.emptying_refused.is_none();
+                match self.report_evidence().filter(|_| !s.deleting) {
+                    Some(report) => Some(report),
+                    None if is_held => Some(Step::Empty { uid, resource_version }),
+                    None if s.deleting => None,
+                    None => Some(Step::Withdraw { uid, resource_version }),
+                }
             }
-            _ => None,
+            SecretFact::Present(_) | SecretFact::Absent => None,
         }
     }
 
@@ -48,6 +53,37 @@ impl Judge<'_> {
             status: Box::new(status),
             notice: None,
         })
+    }
+
+    /// What is to be said of a Secret of this grant's that is being deleted and that somebody's finalizers hold.
+    fn held_secret(&self) -> Option<String> {
+        let SecretFact::Present(secret) = &self.f.secret else {
+            return None;
+        };
+        if secret.owner != Owner::ThisGrant || !secret.deleting || secret.finalizers.is_empty() {
+            return None;
+        }
+        let left = match (&self.f.emptying_refused, secret.has_data) {
+            (_, false) => "Valet has removed its data".to_owned(),
+            (Some(why), true) => format!("its data could not be removed and can still be read ({why})"),
+            (None, true) => "its data can still be read".to_owned(),
+        };
+        Some(format!(
+            "{}{} hold{} it; {left}",
+            self.held_mark(),
+            secret.finalizers.join(" and "),
+            if secret.finalizers.len() == 1 { "s" } else { "" }
+        ))
+    }
+
+    /// With which that begins.
+    fn held_mark(&self) -> String {
+        format!("; Secret {} is being deleted, and finalizer ", self.g.secret_name())
+    }
+
+    /// A message of an earlier report, without what was said of a Secret that was held.
+    pub(super) fn without_held<'m>(&self, message: &'m str) -> &'m str {
+        message.split(&self.held_mark()).next().unwrap_or(message)
     }
 
     pub(super) fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
@@ -86,6 +122,19 @@ impl Judge<'_> {
 
     /// Reports the situation if that says anything new; otherwise rests.
     pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
+        if let Some(held) = self.held_secret().filter(|_| !situation.active) {
+            let said = Situation {
+                message: format!("{}{held}", situation.message),
+                ..situation.clone()
+            };
+            // Nothing tells when it is let go.
+            let again = add(self.now, CONFLICT_PAUSE);
+            return self.report(&said, Some(until.map_or(again, |until| until.min(again))));
+        }
+        self.report(situation, until)
+    }
+
+    fn report(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
         let record = situation.key.map(|key| self.record(key));
         let contested = self.contested().filter(|_| !situation.finished);
         let mut status = project(self.g, situation, record.as_ref(), contested.as_deref(), self.now);

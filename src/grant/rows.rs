@@ -11,7 +11,7 @@ use super::{
     lifetime::{LOOK_PATIENCE, Lifetime, add, late_look, next_look},
     multipart::{Cleaning, Gathered},
     object::mismatch,
-    policy::Refusal,
+    policy::{Refusal, admit},
     status::{Arrival, Situation, condition},
     step::{Read, Step},
 };
@@ -40,7 +40,9 @@ impl Judge<'_> {
             return step;
         }
         let ready = condition(&self.g.status, "Ready");
-        let message = ready.map(|c| c.message.clone()).unwrap_or_default();
+        let message = ready
+            .map(|c| self.without_held(&c.message).to_owned())
+            .unwrap_or_default();
         let situation = Situation {
             finished: true,
             ..Situation::of(reason, message, self.key())
@@ -157,6 +159,11 @@ impl Judge<'_> {
             ),
             None => format!("spec.deadlineTime {deadline} has passed; no key was issued"),
         };
+        if key.is_none()
+            && let Some(step) = self.refused_to_the_end(&said)
+        {
+            return step;
+        }
         let situation = |reason, message, arrival, finished| Situation {
             arrival,
             finished,
@@ -237,6 +244,8 @@ impl Judge<'_> {
                     self.settle(&unknown(refusal.reason, &why), None)
                 }
             },
+            // A grant that was applied again after its time: its object came long ago, by whatever way.
+            ObjectFact::Present { object, .. } if key.is_none() => self.there_anyway(object, &said),
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
             ObjectFact::Absent | ObjectFact::Present { .. } | ObjectFact::Hidden
                 if let Some(step) = self.over_too_early(end, &said, key) =>
@@ -439,8 +448,45 @@ impl Judge<'_> {
         self.settle(&situation, None)
     }
 
+    /// The deadline of a grant has passed that never had a key, and that the store or its rules do not allow. It ends as what
+    /// it is, and nothing is asked that the rules do not allow.
+    fn refused_to_the_end(&self, said: &str) -> Option<Step> {
+        let refusal = match &self.f.store {
+            StoreFact::Unread => return Some(Step::Read(Read::Store)),
+            StoreFact::Usable(store) => admit(self.g, store).err()?,
+            StoreFact::Missing | StoreFact::Unusable { .. } => self.access().err()?,
+        };
+        // Where only the store's abilities are in the way, the object may be there all the same.
+        if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) && self.access().is_ok() {
+            return None;
+        }
+        let why = format!(
+            "the store was not asked, since it does not allow this grant: {}",
+            refusal.message
+        );
+        let situation = Situation {
+            arrival: Arrival::Unknown(refusal.reason, why),
+            finished: true,
+            ..Situation::of(Reason::ExpiredUnused, format!("{said}: {}", refusal.message), None)
+        };
+        Some(self.settle(&situation, None))
+    }
+
     /// A write-once upload onto an object that was there before: nothing to do, and no key that could do it.
     pub(super) fn exists_already(&self, object: &ObservedObject) -> Step {
+        self.exists(object, |since| {
+            format!(
+                "the object is in the store{since}, from before this grant; a write-once upload needs no key for it"
+            )
+        })
+    }
+
+    /// An object that is there although the grant never had a key.
+    fn there_anyway(&self, object: &ObservedObject, said: &str) -> Step {
+        self.exists(object, |since| format!("{said}; the object is in the store{since}"))
+    }
+
+    fn exists(&self, object: &ObservedObject, message: impl FnOnce(String) -> String) -> Step {
         if let Some(why) = self.mismatch(object) {
             return self.another_object(&why);
         }
@@ -448,9 +494,7 @@ impl Judge<'_> {
             .last_modified_time
             .as_ref()
             .map_or(String::new(), |t| format!(" since {}", t.0));
-        let message = format!(
-            "the object is in the store{since}, from before this grant; a write-once upload needs no key for it"
-        );
+        let message = message(since);
         let situation = Situation {
             arrival: Arrival::Seen(object.clone()),
             finished: true,
@@ -488,7 +532,7 @@ impl Judge<'_> {
 
     /// No key may be out: look for one, withdraw it, say why.
     pub(super) fn without_key(&self, reason: Reason, message: String) -> Step {
-        if let Some(step) = self.withdraw() {
+        if let Some(step) = self.withdraw().or_else(|| self.abandon_upload(reason)) {
             return step;
         }
         // Deleting the Secret takes the key away from those who have not read it. The store knows nothing of it.

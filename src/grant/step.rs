@@ -31,6 +31,13 @@ pub enum Step {
         /// Whether somebody else has changed what was right.
         is_repair: bool,
     },
+    /// Remove the data of a Secret that will be held by finalizers after its deletion, and ask again.
+    Empty {
+        /// The Secret that was judged.
+        uid: String,
+        /// And the version of it.
+        resource_version: String,
+    },
     /// Delete the Secret, and ask again.
     Withdraw {
         /// The Secret that was judged.

@@ -32,6 +32,7 @@ mod policy;
 mod proxies;
 mod races;
 mod records;
+mod refused;
 mod renewal;
 mod restart;
 mod rules;

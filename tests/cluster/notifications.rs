@@ -97,7 +97,7 @@ fn notified(operator: &Operator, outcome: &str) -> f64 {
     metric(operator, &format!("valet_notifications_total{{outcome=\"{outcome}\"}}"))
 }
 
-fn looks(t: &Tenant, operator: &Operator) -> f64 {
+pub fn looks(t: &Tenant, operator: &Operator) -> f64 {
     looks_at(operator, "ClusterObjectStore", "", t.name())
 }
 

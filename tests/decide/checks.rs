@@ -55,7 +55,8 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "PredecessorSecret"
         | "SecretNotWritable"
         | "SecretContested"
-        | "TooManyGrants" => ("False", "InProgress", false),
+        | "TooManyGrants"
+        | "Deleting" => ("False", "InProgress", false),
         "ExpiredUnused"
         | "ObjectMismatch"
         | "UploadAborted"
@@ -128,6 +129,17 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
         Step::Withdraw { uid, .. } => {
             ours(facts, uid);
         }
+        Step::Empty { uid, .. } => match &facts.secret {
+            SecretFact::Present(s) => {
+                assert_eq!(
+                    (&s.owner, &s.uid),
+                    (&Owner::ThisGrant, uid),
+                    "I2: empties somebody else's Secret"
+                );
+                assert!(s.has_data && !s.finalizers.is_empty(), "a write without a cause");
+            }
+            other => panic!("I2: empties a Secret that was not seen: {other:?}"),
+        },
         Step::Report { status, .. } => report(world, facts, status),
         Step::Hold => assert!(
             facts.grant.ask.parts().is_some() && !facts.grant.held,
@@ -160,6 +172,7 @@ pub fn reaches_store(step: &Step) -> bool {
         | Step::AbortOrphans(_) => true,
         Step::Read(Read::Store | Read::Secret | Read::Place(_))
         | Step::Retouch { .. }
+        | Step::Empty { .. }
         | Step::Withdraw { .. }
         | Step::Report { .. }
         | Step::Hold
@@ -181,7 +194,17 @@ pub fn asks(facts: &Facts, step: &Step) {
         StoreFact::Missing | StoreFact::Unread => None,
     };
     let is_allowed = rules.is_some_and(|rules| still_allowed(&facts.grant, &rules).is_ok());
-    let is_own = matches!(step, Step::Abort(upload) if Some(upload.upload()) == facts.own_upload.as_deref());
+    let in_secret = match &facts.secret {
+        SecretFact::Present(s) if s.owner == Owner::ThisGrant && s.is_authentic => s.upload_id.as_ref(),
+        _ => None,
+    };
+    // By the memory of the process, or by what is as Valet wrote it: of the status nothing else is a fact.
+    let own = [
+        facts.own_upload.as_ref(),
+        facts.grant.status.upload_id.as_ref(),
+        in_secret,
+    ];
+    let is_own = matches!(step, Step::Abort(upload) if own.iter().flatten().any(|own| *own == upload.upload()));
     assert!(
         is_allowed || is_own || !reaches_store(step),
         "I16: asks the store about a grant that is not allowed: {step:?}"
@@ -416,7 +439,7 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
         status: status.clone(),
         ..grant.clone()
     };
-    assert_eq!(kstatus(&after), verdict);
+    assert_eq!(kstatus(&after), if grant.deleting { "Terminating" } else { verdict });
     let is_active = condition(status, "Active").unwrap().status == "True";
     assert_eq!(is_active, active, "Active");
     assert_eq!(status.binding.is_some(), active, "binding");

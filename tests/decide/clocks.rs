@@ -47,6 +47,7 @@ fn name(step: &Step) -> &'static str {
         Step::Read(Read::Place(_)) => "ask for a place",
         Step::Publish(_) => "publish",
         Step::Retouch { .. } => "retouch",
+        Step::Empty { .. } => "empty",
         Step::Withdraw { .. } => "withdraw",
         Step::Report { .. } => "report",
         Step::Collect => "collect",

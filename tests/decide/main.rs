@@ -8,6 +8,7 @@
 //! - `anew` moves the credentials, and lends some;
 //! - `forged` hands in statuses and annotations that somebody else has written, `records` is the table of what is believed;
 //! - `repairs` has somebody change or delete the Secret again and again;
+//! - `refused` holds what a tenant can write beside a grant that the rules refuse;
 //! - `walk` goes where the dice say.
 
 #[path = "../common/mod.rs"]
@@ -21,6 +22,7 @@ mod lives;
 mod looks;
 mod play;
 mod records;
+mod refused;
 mod renewing;
 mod repairs;
 mod skew;

@@ -340,6 +340,12 @@ fn secret(dice: &mut Dice) -> SecretFact {
             deleting: dice.one_in(5),
             is_authentic: !dice.one_in(4),
             has_sole_owner: !dice.one_in(4),
+            finalizers: if dice.one_in(4) {
+                vec!["example.com/stay".into()]
+            } else {
+                vec![]
+            },
+            has_data: !dice.one_in(8),
             issued_at: maybe(dice, instant),
             expires_at: maybe(dice, instant),
             generation: maybe(dice, |d| *d.pick(&[i64::MIN, 1, 2, i64::MAX])),
@@ -453,6 +459,7 @@ fn no_facts_are_too_odd() {
                 assert_eq!((&s.owner, s.deleting), (&Owner::ThisGrant, false), "{n}");
                 "write"
             }
+            Step::Empty { .. } => "empty",
             Step::Report { status, .. } => {
                 assert!(**status != facts.grant.status || !facts.grant.status_is_own, "{n}");
                 // What was reported is reported: the next step is another.

@@ -169,6 +169,31 @@ impl<G: Grant> Visit<'_, G> {
         }
     }
 
+    /// Removes the Secret's data, since its deletion will not.
+    pub(super) async fn empty(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
+        let grant = &self.facts.grant;
+        match self.context.secrets.empty(grant, uid, resource_version).await {
+            Ok(view) => {
+                info!(
+                    kind = G::OPERATION.kind(),
+                    namespace = grant.namespace,
+                    name = grant.name,
+                    secret = grant.secret_name(),
+                    "data removed from a Secret that finalizers hold"
+                );
+                self.has_secret(view);
+                Ok(())
+            }
+            Err(Error::Conflict(_) | Error::Gone(_)) => self.read_secret().await,
+            // An immutable Secret can only be deleted.
+            Err(Error::Refused(why)) => {
+                self.facts.emptying_refused = Some(why);
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     pub(super) async fn withdraw(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
         let grant = &self.facts.grant;
         match self.context.secrets.withdraw(grant, uid, resource_version).await {
@@ -180,9 +205,15 @@ impl<G: Grant> Visit<'_, G> {
                     secret = grant.secret_name(),
                     "key withdrawn"
                 );
-                self.facts.secret = SecretFact::Absent;
                 self.expects_secret(false);
-                Ok(())
+                match &self.facts.secret {
+                    // It is still there.
+                    SecretFact::Present(held) if !held.finalizers.is_empty() => self.read_secret().await,
+                    _ => {
+                        self.facts.secret = SecretFact::Absent;
+                        Ok(())
+                    }
+                }
             }
             Err(Error::Conflict(_)) => self.read_secret().await,
             Err(e) => Err(e),

@@ -159,7 +159,7 @@ fn who_has_not_been_looked_at_is_before_who_is_younger() {
     let mut places = Places::default();
     let now = at(100);
     for second in 1..=4 {
-        places.is_new(&who("a", second));
+        places.is_new(&who("a", second), now);
     }
     let second_and_third = [3, 2].map(|second| places.ask(&who("a", second), TWO, now).is_ok());
     assert_eq!(second_and_third, [false, true]);
@@ -174,6 +174,58 @@ fn who_has_not_been_looked_at_is_before_who_is_younger() {
     );
     assert_eq!(places.ask(&who("a", 3), TWO, now), Ok(()));
     assert_eq!(places.ask(&who("a", 4), TWO, now), Err(Limit::Namespace(2)));
+}
+
+/// A grant that nobody looks at holds up others for seconds only.
+#[test]
+fn new_grant_counts_for_seconds_only() {
+    let mut places = Places::default();
+    let one = Most {
+        namespace: None,
+        store: Some(1),
+    };
+    places.is_new(&who("a", 1), at(100));
+    // Seen again, it is no newer.
+    places.is_new(&who("a", 1), at(110));
+    for second in [100, 114] {
+        assert_eq!(
+            places.ask(&who("b", 2), one, at(second)),
+            Err(Limit::Store(1)),
+            "{second}"
+        );
+        assert_eq!(places.new_until(at(second)), Some(at(115)));
+    }
+    assert_eq!(places.new_until(at(115)), None);
+    assert_eq!(names(&places.calls(at(115))), ["b-2"]);
+    assert_eq!(places.ask(&who("b", 2), one, at(115)), Ok(()));
+}
+
+/// Whoever is allowed nothing takes no place, with a status that says anything, and does not stand in line.
+#[test]
+fn namespace_without_a_rule_takes_no_place() {
+    let rule = |namespaces: serde_json::Value| {
+        let rule = serde_json::json!({"namespaces": namespaces, "operations": ["Upload"]});
+        vec![serde_json::from_value(rule).unwrap()].into()
+    };
+    let one = Most {
+        namespace: None,
+        store: Some(1),
+    };
+    for is_named in [false, true] {
+        let mut places = Places::default();
+        let now = at(100);
+        places.holds(&who("other", 1), at(1000));
+        places.is_new(&who("other", 2), now);
+        places.waits(&who("other", 3));
+        let names = if is_named { vec!["a", "other"] } else { vec!["a"] };
+        places.judged_by(rule(serde_json::json!({"names": names})));
+        let asked = places.ask(&who("a", 9), one, now);
+        assert_eq!(asked.is_ok(), !is_named, "{asked:?}");
+        // A label may choose any namespace.
+        places.leaves(&who("a", 9));
+        places.judged_by(rule(serde_json::json!({"selector": {"matchLabels": {"team": "a"}}})));
+        assert_eq!(places.ask(&who("a", 9), one, now), Err(Limit::Store(1)));
+    }
 }
 
 /// Against a slow obvious reckoning: never more than may be, nobody waits beside room, the oldest first.

@@ -145,6 +145,6 @@ pub static ORDINARY: &[Life] = &[
         world: uploading,
         events: &[(50.0, |w| w.grant.as_mut().unwrap().deleting = true)],
         until: 1000,
-        end: ends("Terminating Issued", &[(0, 300)], [1, 0, 0], &[]),
+        end: ends("Terminating Deleting", &[(0, 300)], [1, 0, 1], &[]),
     },
 ];

@@ -109,6 +109,10 @@ pub struct World {
     pub room: bool,
     /// Somebody has written what only Valet writes: some promises are then void, the limits of keys are not.
     pub forged: bool,
+    /// The key has more bytes than a Secret holds.
+    pub too_large: bool,
+    /// Sees each step before it is taken.
+    pub watcher: Option<Box<dyn Fn(&Step)>>,
     /// Something may happen to the world after each step, before the next.
     pub meddler: Option<Meddler>,
 
@@ -165,6 +169,8 @@ impl World {
             crash: None,
             room: true,
             forged: false,
+            too_large: false,
+            watcher: None,
             meddler: None,
             remembered: None,
             repairs: Repairs::default(),
@@ -229,6 +235,8 @@ impl World {
             deleting: false,
             is_authentic: false,
             has_sole_owner: true,
+            finalizers: vec![],
+            has_data: true,
             issued_at: None,
             expires_at: None,
             generation: None,

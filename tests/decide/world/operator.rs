@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use valet::{
-    api::annotation,
+    api::{Reason, annotation},
     grant::{
         Facts, Limit, Most, ObjectFact, OpenUpload, Owner, PlaceFact, Publish, PublishMode, Read, SecretFact, Step,
         StoreFact, UploadFact, UploadsFact, decide,
@@ -54,6 +54,9 @@ impl World {
             assert!(trace.len() < MOST_STEPS, "I13: no rest in sight: {trace:#?}");
             trace.push(step.clone());
             checks::step(self, &facts, &step);
+            if let Some(watcher) = &self.watcher {
+                watcher(&step);
+            }
             let n = self.steps;
             self.steps += 1;
             let rest = self.take(step, &mut facts);
@@ -155,10 +158,25 @@ impl World {
                 }
                 facts.secret = self.look_at_secret();
             }
+            Step::Empty { uid, resource_version } => {
+                if self.refuses_replacement {
+                    facts.emptying_refused = Some("field is immutable when `immutable` is set".into());
+                } else if self.is_current(&uid, &resource_version) {
+                    if let Some(secret) = &mut self.secret {
+                        secret.data.clear();
+                    }
+                    self.edit_secret(|view| view.has_data = false);
+                }
+                facts.secret = self.look_at_secret();
+            }
             Step::Withdraw { uid, resource_version } => {
                 if self.is_current(&uid, &resource_version) {
                     self.counts.withdraws += 1;
-                    self.secret = None;
+                    if self.secret.as_ref().is_some_and(|s| !s.view.finalizers.is_empty()) {
+                        self.edit_secret(|view| view.deleting = true);
+                    } else {
+                        self.secret = None;
+                    }
                     self.repairs.is_expected = false;
                     self.may_create_again = self.grant().status.finished_time.is_none();
                 }
@@ -269,6 +287,10 @@ impl World {
             let upload = self.begun.clone().unwrap_or_else(|| self.begin());
             self.begun = Some(upload.clone());
             publish.annotations.insert(annotation::UPLOAD_ID.into(), upload);
+        }
+        if self.too_large {
+            facts.sign_refused = Some((Reason::CapabilityMissing, "the key has too many bytes".into()));
+            return;
         }
         if let Some(why) = &self.refuses {
             facts.secret_refused = Some(why.clone());

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use valet::{
     api::annotation,
-    grant::{ArrivedPart, GrantFacts, Owner, RenewRequest, SecretView, StoreFact, StoreView},
+    grant::{ArrivedPart, GrantFacts, Owner, RenewRequest, SecretView, Step, StoreFact, StoreView},
 };
 
-use super::{Bucket, Secret, World};
+use super::{Bucket, Secret, THEIRS, Upload, World};
 
 impl World {
     /// Changes the spec; the apiserver counts generations.
@@ -108,6 +108,30 @@ impl World {
             }
             _ => self.collected(),
         }
+    }
+
+    /// Deletes a grant that has somebody else's finalizer.
+    pub fn delete_held(&mut self) {
+        let now = self.now;
+        if let Some(grant) = &mut self.grant {
+            grant.deleting = true;
+            grant.deleted_at = Some(now);
+            grant.generation += 1;
+        }
+    }
+
+    /// Somebody else begins an upload of the same key, of which no part has come.
+    pub fn their_upload(&mut self) {
+        self.uploads.push(Upload {
+            id: THEIRS.into(),
+            begun: self.now,
+            parts: vec![],
+        });
+    }
+
+    /// Shows each step that the operator is about to take.
+    pub fn watch_steps(&mut self, watcher: impl Fn(&Step) + 'static) {
+        self.watcher = Some(Box::new(watcher));
     }
 
     /// The grant is gone, and the garbage collector takes its Secret.

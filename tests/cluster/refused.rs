@@ -1,0 +1,226 @@
+//! Grants that the rules refuse, and what a tenant can write beside them: the store is asked nothing, and they have an end.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use valet_harness::{Operator, eventually};
+
+use crate::{
+    abandoned::begin,
+    multipart::open,
+    notifications::looks,
+    world::{SOON, Tenant, condition},
+};
+
+/// Long enough for several reconciles.
+const A_WHILE: Duration = Duration::from_secs(5);
+
+/// Another tenant's object, of which no rule of this one's says anything.
+const VICTIM: &str = "tenants/victim/salaries.csv";
+
+/// A Secret that looks like the grant's own, whose key expired long ago, and that a finalizer holds while it is deleted.
+fn plant(t: &Tenant, grant: &str, issued_at: &str) {
+    let uid = t.get(&format!("ug/{grant}")).unwrap()["metadata"]["uid"].clone();
+    t.apply(&[json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "valetkey.dev/grant",
+        "metadata": {
+            "name": grant, "namespace": t.name(),
+            "labels": {"app.kubernetes.io/managed-by": "valet"},
+            "finalizers": ["example.com/stay"],
+            "annotations": {
+                "valetkey.dev/issued-at": issued_at,
+                "valetkey.dev/expires-at": "1970-01-03T00:00:00Z",
+                "valetkey.dev/grant-uid": uid,
+            },
+            "ownerReferences": [{
+                "apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant", "name": grant, "uid": uid, "controller": true,
+            }],
+        },
+        "stringData": {"url": "https://example.com"},
+    })]);
+    t.kubectl(&["delete", "secret", grant, "--wait=false"]);
+    touch(t, grant);
+}
+
+fn touch(t: &Tenant, grant: &str) {
+    let now = Timestamp::now().as_millisecond().to_string();
+    t.kubectl(&["label", "ug", grant, &format!("touched=at-{now}"), "--overwrite"]);
+}
+
+fn let_go(t: &Tenant, secret: &str) {
+    t.patch(&format!("secret/{secret}"), &json!({"metadata": {"finalizers": null}}));
+}
+
+fn tells_nothing(t: &Tenant, operator: &Operator, grant: &str) {
+    std::thread::sleep(A_WHILE);
+    touch(t, grant);
+    std::thread::sleep(A_WHILE);
+    let grant = t.get(&format!("ug/{grant}")).unwrap();
+    assert!(grant["status"]["object"].is_null(), "{grant:#}");
+    let completed = condition(&grant, "Completed").map(|c| c["status"].clone());
+    assert_ne!(completed, Some(json!("True")), "{grant:#}");
+    let text = grant["status"].to_string();
+    assert!(
+        !text.contains("nothing was uploaded;") && !text.contains("salaries of"),
+        "{text}"
+    );
+    assert_eq!(looks(t, operator), 0.0, "the store was asked");
+}
+
+/// What another tenant's object is like cannot be learned by a planted record of a key: by a Secret, or by the status.
+#[test]
+fn planted_record_of_a_refused_grant_makes_no_request() {
+    let t = Tenant::new("refusedhead");
+    t.put(VICTIM, b"name,salary\nalice,100000\nbob,110000\n");
+    let operator = t.operator();
+    for (name, is_named) in [("by-prefix", true), ("by-rule", false)] {
+        if !is_named {
+            let others = json!([{"namespaces": {"names": ["others"]}, "operations": ["Upload"]}]);
+            t.patch(&format!("costore/{}", t.name()), &json!({"spec": {"access": others}}));
+        }
+        let refused = if is_named {
+            "KeyNotAllowed"
+        } else {
+            "NamespaceNotAllowed"
+        };
+        for (way, key) in [
+            ("secret", VICTIM),
+            ("status", VICTIM),
+            ("absent", "tenants/victim/none"),
+        ] {
+            let name = format!("{name}-{way}");
+            t.apply(&[t.grant("UploadGrant", &name, json!({"key": key}))]);
+            t.reason(&format!("ug/{name}"), refused);
+            if way == "status" {
+                let long_ago = json!({"status": {"issuedTime": "1970-01-02T00:00:00Z", "expirationTime": "1970-01-03T00:00:00Z"}});
+                let patch = long_ago.to_string();
+                t.kubectl(&[
+                    "patch",
+                    "ug",
+                    &name,
+                    "--subresource=status",
+                    "--type=merge",
+                    "--patch",
+                    &patch,
+                ]);
+            } else {
+                plant(&t, &name, "1970-01-02T00:00:00Z");
+            }
+            tells_nothing(&t, &operator, &name);
+            if way != "status" {
+                let_go(&t, &name);
+            }
+        }
+    }
+}
+
+/// Others' multipart uploads are not aborted for the sake of a planted record and a finalizer.
+#[test]
+fn planted_record_of_a_refused_grant_aborts_no_upload() {
+    let t = Tenant::new("refusedabort");
+    let operator = t.operator();
+    let spec = json!({"key": VICTIM, "mode": "Multipart", "constraints": {"contentLength": 3}});
+    let mut grant = t.grant("UploadGrant", "spy", spec);
+    grant["metadata"]["finalizers"] = json!(["valetkey.dev/multipart"]);
+    t.apply(&[grant]);
+    t.reason("ug/spy", "KeyNotAllowed");
+    let theirs = begin(&t, VICTIM);
+    plant(&t, "spy", "2031-01-01T00:00:00Z");
+    tells_nothing(&t, &operator, "spy");
+    assert_eq!(open(&t, VICTIM), [theirs.clone()]);
+    // The finalizer holds nothing up, and nothing goes with it.
+    t.kubectl(&["delete", "ug/spy", "--timeout=30s"]);
+    assert_eq!(open(&t, VICTIM), [theirs]);
+    let_go(&t, "spy");
+}
+
+/// A case of the collection, for this tenant.
+fn case(t: &Tenant, text: &str) -> Value {
+    let mut grant: Value = serde_yaml::from_str(text).expect("the case is YAML");
+    grant["metadata"]["namespace"] = t.name().into();
+    grant["spec"]["storeRef"]["name"] = t.name().into();
+    let key = t.key(grant["spec"]["key"].as_str().expect("a key"));
+    grant["spec"]["key"] = key.into();
+    grant
+}
+
+/// Refused for good, it ends at its deadline and is deleted by its retention.
+#[test]
+fn refused_grant_is_finished_at_its_deadline_and_deleted() {
+    let t = Tenant::new("refusedends");
+    let _operator = t.operator();
+    let mut grant = case(&t, include_str!("../cases/L59-refused-stays.yaml"));
+    let deadline = Timestamp::now() + SignedDuration::from_secs(8);
+    grant["spec"]["deadlineTime"] = deadline.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+    t.apply(&[grant.clone()]);
+    t.reason("ug/refused", "CapabilityMissing");
+    let finished = t.reason("ug/refused", "ExpiredUnused");
+    assert!(!finished["status"]["finishedTime"].is_null(), "{finished:#}");
+    eventually(SOON, "the grant to be deleted", || {
+        t.get("ug/refused").is_none().then_some(())
+    });
+    // As the case has it: the deadline has passed before the grant is made.
+    grant["metadata"]["name"] = "late".into();
+    grant["spec"]["deadlineTime"] = "2026-11-29T15:40:00Z".into();
+    t.apply(&[grant]);
+    eventually(SOON, "the grant to be deleted", || {
+        t.get("ug/late").is_none().then_some(())
+    });
+}
+
+/// Deleted and held by somebody's finalizer, a grant keeps no usable Secret, and gets none again.
+#[test]
+fn grant_that_is_deleted_and_held_keeps_no_secret() {
+    let t = Tenant::new("heldgrant");
+    let _operator = t.operator();
+    t.apply(&[case(&t, include_str!("../cases/L62-grant-with-finalizer.yaml"))]);
+    t.reason("dg/held", "Issued");
+    t.kubectl(&["delete", "dg/held", "--wait=false"]);
+    t.gone("held");
+    let held = t.reason("dg/held", "Deleting");
+    assert!(held["status"]["binding"].is_null(), "{held:#}");
+    std::thread::sleep(A_WHILE);
+    assert!(t.get("secret/held").is_none());
+    t.patch("dg/held", &json!({"metadata": {"finalizers": null}}));
+    eventually(SOON, "the grant to go", || t.get("dg/held").is_none().then_some(()));
+}
+
+/// A Secret that somebody's finalizer holds is emptied before it is deleted, and the status names what holds it.
+#[test]
+fn held_secret_is_emptied() {
+    let t = Tenant::new("heldsecret");
+    let _operator = t.operator();
+    t.apply(&[
+        t.grant("DownloadGrant", "revoked", json!({})),
+        t.grant("DownloadGrant", "suspended", json!({})),
+        t.grant("DownloadGrant", "expired", json!({"expirationSeconds": 12})),
+    ]);
+    let stay = json!({"metadata": {"finalizers": ["example.com/stay"]}});
+    for name in ["expired", "revoked", "suspended"] {
+        t.reason(&format!("dg/{name}"), "Issued");
+        t.patch(&format!("secret/{name}"), &stay);
+    }
+    t.patch("dg/revoked", &json!({"spec": {"revoke": true}}));
+    t.patch("dg/suspended", &json!({"spec": {"suspend": true}}));
+    for (name, reason) in [
+        ("revoked", "Revoked"),
+        ("suspended", "Suspended"),
+        ("expired", "Expired"),
+    ] {
+        let says = |text: &str| {
+            eventually(SOON, &format!("{name} to say {text}"), || {
+                let grant = t.get(&format!("dg/{name}"))?;
+                let ready = condition(&grant, "Ready")?;
+                (ready["reason"] == reason && ready["message"].as_str()?.contains(text)).then_some(())
+            });
+        };
+        says("is being deleted, and finalizer example.com/stay holds it; Valet has removed its data");
+        let secret = t.get(&format!("secret/{name}")).expect("it is held");
+        assert!(secret["data"].is_null(), "{name} still has data");
+        assert_eq!(secret["type"], "valetkey.dev/grant");
+        assert!(!secret["metadata"]["deletionTimestamp"].is_null());
+        let_go(&t, name);
+        t.gone(name);
+    }
+}
