@@ -1,0 +1,17 @@
+//! Inputs from public bug reports of other projects, and the right result of each. Every file of this folder says in its
+//! name what it is about; `offline` signs without a cluster, `cluster` applies to a real one.
+
+mod cluster;
+mod offline;
+
+use std::{fs, path::Path};
+
+const VALET: &str = env!("CARGO_BIN_EXE_valet");
+
+/// The text of an input, with the store's port put in.
+fn input(name: &str, port: u16) -> String {
+    let path = Path::new(env!("VALET_ROOT")).join(format!("tests/cases/{name}.yaml"));
+    fs::read_to_string(&path)
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        .replace("PORT", &port.to_string())
+}
