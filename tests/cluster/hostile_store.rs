@@ -26,10 +26,11 @@ fn store(content_type: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Fak
             ];
             Reply::With(200, headers, String::new())
         }
-        "PUT" if asked.header("x-amz-copy-source").is_some() => {
+        "PUT" if ["x-amz-copy-source", "x-amz-meta-valet-probe"].map(|name| asked.header(name)) != [None, None] => {
             error(403, "AccessDenied", "headers that are not signed")
         }
-        "PUT" => error(403, "AccessDenied", "Access Denied"),
+        "PUT" if asked.header("if-none-match").is_some() => error(412, "PreconditionFailed", "it is there"),
+        "PUT" => Reply::Text(200, String::new()),
         _ => error(404, "NoSuchKey", "there is none"),
     })
 }

@@ -2,8 +2,6 @@
 
 use std::{
     collections::HashMap,
-    io::{Read, Write},
-    net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +11,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use valet_harness::{AuditMark, eventually};
+use valet_harness::{
+    AuditMark, eventually,
+    fake::{Asked, Fake, Reply},
+};
 
 use crate::world::{SOON, Tenant, condition, says, with_reason};
 
@@ -183,39 +184,23 @@ fn crowd(t: &Tenant, mark: AuditMark) -> usize {
     usize::try_from(peak).unwrap()
 }
 
-/// Answers every request with 404 after a while, and counts how many it has in hand at most.
-fn slow_store(delay: Duration) -> (u16, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let port = listener.local_addr().expect("it has an address").port();
+/// A store without objects that keeps to write-once uploads. It answers what concerns a grant after a while, and counts how many
+/// of those requests it has in hand at most.
+fn slow_store(delay: Duration) -> (Fake, Arc<AtomicUsize>) {
     let (now, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let most = peak.clone();
-    thread::spawn(move || {
-        for connection in listener.incoming() {
-            let (now, peak) = (now.clone(), peak.clone());
-            let Ok(mut connection) = connection else { continue };
-            thread::spawn(move || {
-                let mut request = Vec::new();
-                let mut buffer = [0; 4096];
-                loop {
-                    while !request.windows(4).any(|w| w == b"\r\n\r\n") {
-                        match connection.read(&mut buffer) {
-                            Ok(n) if n > 0 => request.extend_from_slice(&buffer[..n]),
-                            _ => return,
-                        }
-                    }
-                    request.clear();
-                    peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    thread::sleep(delay);
-                    now.fetch_sub(1, Ordering::SeqCst);
-                    let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
-                    if connection.write_all(answer).is_err() {
-                        return;
-                    }
-                }
-            });
+    let fake = Fake::start(move |asked: &Asked| {
+        if asked.target.contains("/tenants/") {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::sleep(delay);
+            now.fetch_sub(1, Ordering::SeqCst);
+        }
+        match asked.header("if-none-match") {
+            Some(_) => Reply::Text(412, "<Error><Code>PreconditionFailed</Code></Error>".into()),
+            None => Reply::Text(404, "<Error><Code>NoSuchKey</Code></Error>".into()),
         }
     });
-    (port, most)
+    (fake, most)
 }
 
 /// A store that is slow gets as many requests at a time as its spec says, and everybody is served.
@@ -224,9 +209,9 @@ fn a_slow_store_gets_few_requests_at_a_time() {
     const GRANTS: usize = 24;
     const MOST: usize = 3;
     let t = Tenant::new("slow");
-    let (port, peak) = slow_store(Duration::from_millis(300));
+    let (fake, peak) = slow_store(Duration::from_millis(300));
     let mut store = t.store();
-    store["spec"]["s3"]["endpoint"] = json!(format!("http://127.0.0.1:{port}"));
+    store["spec"]["s3"]["endpoint"] = json!(fake.endpoint());
     store["spec"]["s3"]["unsignedHeaders"] = json!("Tolerate");
     store["spec"]["limits"] = json!({"maxRequestsInFlight": MOST});
     t.apply(&[store]);
@@ -255,9 +240,9 @@ fn a_slow_store_gets_few_requests_at_a_time() {
 #[test]
 fn a_grant_that_goes_while_it_is_visited_keeps_no_place() {
     let t = Tenant::new("gone");
-    let (port, _) = slow_store(Duration::from_secs(2));
+    let (fake, _) = slow_store(Duration::from_secs(2));
     let mut store = limited(&t, Some(1), None);
-    store["spec"]["s3"]["endpoint"] = json!(format!("http://127.0.0.1:{port}"));
+    store["spec"]["s3"]["endpoint"] = json!(fake.endpoint());
     store["spec"]["s3"]["unsignedHeaders"] = json!("Tolerate");
     t.apply(&[store]);
     let _operator = t.operator();
