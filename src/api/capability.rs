@@ -92,6 +92,10 @@ pub struct Remedies {
     pub signed_headers: Option<&'static str>,
 }
 
+/// The name in `status.capabilities` of a store that takes an upload only with a checksum. What it wants of a grant, and nothing
+/// that a grant can ask for.
+const REQUIRES_CHECKSUM: &str = "RequiresChecksum";
+
 impl Capabilities {
     /// What a key for this can pin down; `None` if the store has no keys of that kind.
     pub fn of(&self, ask: &Ask) -> Option<&BTreeSet<Capability>> {
@@ -126,7 +130,7 @@ impl Capabilities {
         }
     }
 
-    /// These as far as the names list them, in the form of [`Capabilities::names`].
+    /// These as far as the names list them, in the form of [`Capabilities::listed`].
     pub fn among(&self, names: &[String]) -> Self {
         let has = |name: &str| names.iter().any(|n| n == name);
         let mode = |mode: UploadMode, can: &Option<BTreeSet<Capability>>| {
@@ -142,8 +146,15 @@ impl Capabilities {
             multipart: mode(UploadMode::Multipart, &self.multipart),
             credentials: mode(UploadMode::Credentials, &self.credentials),
             resumable: mode(UploadMode::Resumable, &self.resumable),
+            wants_checksums: self.wants_checksums || has(REQUIRES_CHECKSUM),
             ..self.clone()
         }
+    }
+
+    /// All that `status.capabilities` lists: the names, and what the store wants of each upload.
+    pub fn listed(&self) -> Vec<String> {
+        let wanted = self.wants_checksums.then(|| REQUIRES_CHECKSUM.to_owned());
+        self.names().into_iter().chain(wanted).collect()
     }
 
     /// The names in `status.capabilities`: what signed URLs can pin down, then the other modes, each

@@ -211,7 +211,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     } = condition;
     let worthless = canary.as_ref().and_then(|c| c.found.worthless.as_ref());
     status.credentials_expiration_time = credentials_expire.map(|end| Time(second(end)));
-    status.capabilities = capabilities.names();
+    status.capabilities = capabilities.listed();
     let generation = status.observed_generation;
     let seen = status.conditions.iter().find(|c| c.type_ == HEADERS);
     let was_seen = seen.is_some_and(|c| c.status != "Unknown");

@@ -5,17 +5,17 @@ use std::{fs, path::Path, process::Command, sync::LazyLock, time::Duration};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::{Value, json};
 use valet_harness::{
-    ControlPlane, ControlPlaneOptions, Operator, OperatorOptions, S3Server, Scratch, Tools, eventually,
-    kubectl::Namespace, operator::crds, process,
+    ControlPlane, ControlPlaneOptions, OddStore, Oddity, Operator, OperatorOptions, S3Server, Scratch, Tools,
+    eventually, kubectl::Namespace, operator::crds, process,
 };
 
 use crate::{VALET, input};
 
-const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
-struct World {
-    plane: ControlPlane,
-    s3: S3Server,
+pub struct World {
+    pub plane: ControlPlane,
+    pub s3: S3Server,
     _operator: Operator,
 }
 
@@ -28,14 +28,20 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     };
     let plane = ControlPlane::start_with(&tools, options).expect("the control plane starts");
     let s3 = S3Server::start(&tools).expect("the S3 server starts");
-    s3.create_bucket("media").expect("a bucket can be made");
+    for bucket in ["media", "media-b2", "media-b2-copies", "media-lock"] {
+        s3.create_bucket(bucket).expect("a bucket can be made");
+    }
+    let odd = |oddity| OddStore::before(&s3, oddity).expect("a port is free").endpoint();
     plane
         .apply_all(&[
             json!({
                 "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": "valet-system"},
                 "stringData": {"AWS_ACCESS_KEY_ID": s3.access_key(), "AWS_SECRET_ACCESS_KEY": s3.secret_key()},
             }),
-            store("store", &s3),
+            store("store", "media", &s3.endpoint()),
+            store("b2", "media-b2", &odd(Oddity::NoConditions)),
+            store("b2-copies", "media-b2-copies", &odd(Oddity::NoConditionsAndCopies)),
+            store("lock", "media-lock", &odd(Oddity::ObjectLock)),
         ])
         .expect("the store can be applied");
     let operator =
@@ -48,12 +54,12 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 });
 
 /// A store that allows every namespace everything.
-fn store(name: &str, s3: &S3Server) -> Value {
+fn store(name: &str, bucket: &str, endpoint: &str) -> Value {
     json!({
         "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": name},
         "spec": {
             "s3": {
-                "bucket": "media", "region": s3.region(), "endpoint": s3.endpoint(), "addressingStyle": "Path",
+                "bucket": bucket, "region": "us-east-1", "endpoint": endpoint, "addressingStyle": "Path",
                 "credentials": {"secretRef": {"name": "keys"}},
             },
             "access": [{"namespaces": {"selector": {}}, "operations": ["Upload", "Download"]}],
@@ -62,14 +68,14 @@ fn store(name: &str, s3: &S3Server) -> Value {
 }
 
 /// A namespace of its own for an input that names `web`.
-struct Case {
-    world: &'static World,
+pub struct Case {
+    pub world: &'static World,
     namespace: Namespace<'static>,
-    scratch: Scratch,
+    pub scratch: Scratch,
 }
 
 impl Case {
-    fn new(test: &str) -> Self {
+    pub fn new(test: &str) -> Self {
         let world = &*WORLD;
         Self {
             world,
@@ -78,18 +84,18 @@ impl Case {
         }
     }
 
-    fn manifest(&self, file: &str) -> String {
+    pub fn manifest(&self, file: &str) -> String {
         input(file, 9).replace("namespace: web", &format!("namespace: {}", self.namespace.name()))
     }
 
-    fn apply(&self, file: &str) {
+    pub fn apply(&self, file: &str) {
         self.world
             .plane
             .apply(&self.manifest(file))
             .expect("the input can be applied");
     }
 
-    fn kubectl(&self, args: &[&str]) -> String {
+    pub fn kubectl(&self, args: &[&str]) -> String {
         let all = [args, &["--namespace", self.namespace.name()]].concat();
         self.world
             .plane
@@ -97,12 +103,12 @@ impl Case {
             .unwrap_or_else(|e| panic!("kubectl {args:?}: {e}\n{}", self.namespace.dump()))
     }
 
-    fn get(&self, what: &str) -> Option<Value> {
+    pub fn get(&self, what: &str) -> Option<Value> {
         let text = self.kubectl(&["get", what, "--ignore-not-found", "--output=json"]);
         (!text.trim().is_empty()).then(|| serde_json::from_str(&text).expect("kubectl prints JSON"))
     }
 
-    fn reason(&self, grant: &str, reason: &str) -> Value {
+    pub fn reason(&self, grant: &str, reason: &str) -> Value {
         eventually(SOON, &format!("{grant} to be {reason}"), || {
             self.get(grant).filter(|g| {
                 let conditions = g["status"]["conditions"].as_array();
@@ -121,7 +127,7 @@ impl Case {
     }
 
     /// Runs a program in a folder with the Secret's files.
-    fn run(&self, secret: &str, program: &str, args: &[&str]) -> String {
+    pub fn run(&self, secret: &str, program: &str, args: &[&str]) -> String {
         let secret: Secret =
             serde_json::from_value(self.get(&format!("secret/{secret}")).expect("it is there")).unwrap();
         for (name, ByteString(value)) in secret.data.unwrap() {

@@ -2,6 +2,7 @@
 //! name what it is about; `offline` signs without a cluster, `cluster` applies to a real one.
 
 mod cluster;
+mod differing;
 mod offline;
 
 use std::{fs, path::Path};

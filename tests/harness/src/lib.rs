@@ -16,6 +16,7 @@
 //! | [`audit`] | who wrote what, from the apiserver's audit log |
 //! | [`fake`] | servers of which there is no emulator, faked at the HTTP level |
 //! | [`mod@azurite`] | Azurite, and Microsoft's own client for it |
+//! | [`odd`] | S3 servers that differ in one respect, as a proxy in front of a real one |
 //! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
 //! | [`google`] | fake-gcs-server, Google's own client and a checker of its signatures |
 //! | [`verify`] | an independent check of signed URLs, by botocore |
@@ -53,6 +54,7 @@ pub mod kstatus;
 pub mod kubectl;
 pub mod net;
 pub mod node;
+pub mod odd;
 pub mod operator;
 pub mod process;
 pub mod program;
@@ -72,6 +74,7 @@ pub use error::{Context, Error, Result};
 pub use google::GcsServer;
 pub use kstatus::kstatus;
 pub use node::Node;
+pub use odd::{OddStore, Oddity};
 pub use operator::{Operator, OperatorOptions};
 pub use process::Process;
 pub use s3::{GARAGE_BUCKET, S3Options, S3Server, Software};

@@ -1,6 +1,9 @@
 //! Whether the store refuses headers that are not signed.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use aws_sdk_s3::{
     Client,
@@ -30,15 +33,25 @@ impl S3 {
     /// operator may only read, with downloads.
     pub(super) async fn try_headers(&self, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
         let key = self.probe_key();
+        let below = || format!("{key}/{}", Timestamp::now().as_nanosecond());
         // Somebody may have put an object there, which no store that passes over digests must lose by this.
-        let own = match is_absent {
-            true => key.to_owned(),
-            false => format!("{key}/{}", Timestamp::now().as_nanosecond()),
-        };
+        let own = if is_absent { key.to_owned() } else { below() };
+        let (found, has_conflict) = self.try_headers_at(client, own).await?;
+        match found {
+            // A store of files has a folder there, while there is an object below it, such as one that is retained.
+            UnsignedHeaders::Unknown(_) if has_conflict && is_absent => {
+                Ok(self.try_headers_at(client, below()).await?.0)
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// The same at a key, and whether the store had a conflict there.
+    async fn try_headers_at(&self, client: &Client, own: String) -> Result<(UnsignedHeaders, bool), String> {
+        let key = self.probe_key();
         let Some(urls) = Urls::new(client, &self.store.bucket, &own).await else {
-            return Ok(UnsignedHeaders::Unknown(
-                "the requests of the probe could not be signed".into(),
-            ));
+            let why = "the requests of the probe could not be signed".into();
+            return Ok((UnsignedHeaders::Unknown(why), false));
         };
         let probe = Probe {
             client,
@@ -50,15 +63,16 @@ impl S3 {
             ),
             urls,
             has_written: false.into(),
+            has_conflict: false.into(),
         };
         if !self.may_change() {
-            return by_download(&probe).await;
+            return Ok((by_download(&probe).await?, false));
         }
         let found = by_upload(&probe).await;
         if probe.has_written.into_inner() {
             let _ = client.delete_object().bucket(&self.store.bucket).key(own).send().await;
         }
-        found
+        Ok((found?, probe.has_conflict.into_inner()))
     }
 }
 
@@ -89,7 +103,9 @@ struct Probe<'a> {
     absent: String,
     urls: Urls,
     /// Whether the store took an upload.
-    has_written: std::sync::atomic::AtomicBool,
+    has_written: AtomicBool,
+    /// Whether it answered 409 to one.
+    has_conflict: AtomicBool,
 }
 
 impl Sender for Probe<'_> {
@@ -126,14 +142,18 @@ impl Sender for Probe<'_> {
                 .await;
             let Err(error) = answer else {
                 if base != Base::Download {
-                    self.has_written.store(true, std::sync::atomic::Ordering::Relaxed);
+                    self.has_written.store(true, Ordering::Relaxed);
                 }
                 return Ok(Said {
                     status: 200,
                     code: String::new(),
                 });
             };
-            match error.raw_response().map(|r| r.status().as_u16()) {
+            let status = error.raw_response().map(|r| r.status().as_u16());
+            if status == Some(409) && base != Base::Download {
+                self.has_conflict.store(true, Ordering::Relaxed);
+            }
+            match status {
                 Some(status) if status != 429 && (status < 500 || status == 501) => Ok(Said {
                     status,
                     code: error.code().and_then(word).unwrap_or_default().to_owned(),

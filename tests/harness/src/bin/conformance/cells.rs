@@ -26,11 +26,11 @@ pub struct Row {
 
 /// What good requests send, and the base64 of its SHA-256 and of its MD5.
 pub const BODY: &[u8] = b"0123456789";
-const DIGEST: &str = "hNiYd/DUBB77a/kaFvAkjy/Vc+avBcGflr7bn4gveII=";
+pub const DIGEST: &str = "hNiYd/DUBB77a/kaFvAkjy/Vc+avBcGflr7bn4gveII=";
 const MD5: &str = "eB5eJF1ptWaXm4bijSPyxw==";
 
 /// Every row of the table.
-pub const ROWS: [Row; 20] = [
+pub const ROWS: [Row; 21] = [
     Row {
         name: "method",
         cells: method,
@@ -82,6 +82,10 @@ pub const ROWS: [Row; 20] = [
     Row {
         name: "`checksumMD5`",
         cells: md5,
+    },
+    Row {
+        name: "an upload without a checksum",
+        cells: no_checksum,
     },
     Row {
         name: "`overwrite: Forbid`",
@@ -158,14 +162,29 @@ pub fn figures(good: u16, refusals: &[u16]) -> String {
 
 /// That Valet refuses to sign this, by this name.
 fn refused(store: &Store, column: Column, name: &str, spec: Value, capability: &str) -> Result<Outcome> {
-    let (as_documented, said) = match store.sign(column, name, spec)? {
-        Err(why) if why.contains("CapabilityMissing") && why.contains(&format!("({capability})")) => {
+    let why = store.sign(column, name, spec)?.err();
+    Ok(told(why, &format!("({capability})")))
+}
+
+/// What a cell says of a refusal with this in its message; `None`: it was signed.
+pub fn told(refusal: Option<String>, because: &str) -> Outcome {
+    let (as_documented, said) = match refusal {
+        Some(why) if why.contains("CapabilityMissing") && why.contains(because) => {
             (true, "refused by Valet".to_owned())
         }
-        Err(why) => (false, format!("refused by Valet, but: {}", why.trim())),
-        Ok(_) => (false, "signed, though the store cannot enforce it".into()),
+        Some(why) => (false, format!("refused by Valet, but: {}", why.trim())),
+        None => (false, "signed, though the store cannot enforce it".into()),
     };
-    Ok(Outcome { said, as_documented })
+    Outcome { said, as_documented }
+}
+
+/// Where the store takes none.
+fn no_checksum(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
+    let run = || {
+        let why = store.refusal(column, name, with(column, json!({})), &["--output", "curl"])?;
+        Ok(told(why, "only with a checksum"))
+    };
+    (store.wants_checksums() && column != Column::Get).then(run)
 }
 
 /// Constraints of a grant in this column: a form may always replace.
@@ -385,7 +404,9 @@ fn write_once(store: &Store, column: Column, name: &str) -> Option<Result<Outcom
     let put = || {
         let signed = store.key(column, name, json!({}))?;
         let good = signed.used(&store.file(BODY)?)?;
-        let again = signed.used(&store.file(b"again")?)?;
+        // Where the checksum is signed, too, it must be the condition that refuses.
+        let other = if store.wants_checksums() { BODY } else { b"again" };
+        let again = signed.used(&store.file(other)?)?;
         let mut without = signed.request();
         without.headers.retain(|(name, _)| name != "if-none-match");
         let without = without.send(&store.file(b"again")?)?;
@@ -405,6 +426,10 @@ fn write_once(store: &Store, column: Column, name: &str) -> Option<Result<Outcom
     };
     match column {
         Column::Get => None,
+        Column::Put if !store.has_conditions() => {
+            let spec = with(column, json!({"overwrite": "Forbid"}));
+            Some(refused(store, column, name, spec, "WriteOnce"))
+        }
         Column::Put => Some(put()),
         Column::Form => Some(refused(store, column, name, json!({}), "WriteOnce")),
     }

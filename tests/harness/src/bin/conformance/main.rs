@@ -5,7 +5,7 @@
 //! conformance [--check] PAGE
 //! ```
 //! Starts versitygw, MinIO, Azurite, fake-gcs-server and, if `VALET_GARAGE` names one, Garage (whose table is otherwise left as it
-//! stands in PAGE), has `valet sign` make the keys and plain curl use them, prints the table and writes it to
+//! stands in PAGE), besides versitygw behind proxies that answer in one respect as other stores do, has `valet sign` make the keys and plain curl use them, prints the table and writes it to
 //! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
 //! page that is there says something else. Ends with the figures in one line.
 
@@ -23,11 +23,11 @@ use std::{env, fs, path::PathBuf, process::ExitCode, thread, time::Instant};
 
 use cells::{Outcome, ROWS};
 use store::{Column, Store};
-use valet_harness::{Context, Error, Result, Software, Tools, operator::find_valet, program};
+use valet_harness::{Context, Error, Oddity, Result, Software, Tools, operator::find_valet, program};
 
 /// A server's part of the table: for each row and column what the cell says, if there is one.
 pub struct Table {
-    software: Software,
+    name: &'static str,
     rows: Vec<(&'static str, [Option<Outcome>; 3])>,
     /// The same of uploads in parts.
     parts: Vec<(&'static str, Outcome)>,
@@ -49,13 +49,19 @@ fn conformance() -> Result<ExitCode> {
     let page = PathBuf::from(page);
     let began = Instant::now();
     let (tools, valet) = (Tools::locate()?, find_valet()?);
-    let of = |software| Store::start(&tools, software, &valet).and_then(|store| table(&store));
-    let mut wanted = vec![Software::Versitygw, Software::Minio];
-    wanted.extend(env::var_os("VALET_GARAGE").map(|_| Software::Garage));
+    let of = |(software, oddity)| Store::start(&tools, software, oddity, &valet).and_then(|store| table(&store));
+    let mut wanted = vec![
+        (Software::Versitygw, None),
+        (Software::Minio, None),
+        (Software::Versitygw, Some(Oddity::NoConditions)),
+        (Software::Versitygw, Some(Oddity::ObjectLock)),
+    ];
+    // The last one: the page keeps its table where it is not tried.
+    wanted.extend(env::var_os("VALET_GARAGE").map(|_| (Software::Garage, None)));
     let tables = thread::scope(|scope| {
         let azure = scope.spawn(|| azure::rows(&valet));
         let google = scope.spawn(|| google::rows(&valet));
-        let tables: Vec<_> = wanted.iter().map(|software| scope.spawn(|| of(*software))).collect();
+        let tables: Vec<_> = wanted.iter().map(|store| scope.spawn(|| of(*store))).collect();
         let done = tables.into_iter().map(|table| {
             let table = table.join().map_err(|_| Error::new("the cells of a store panicked"));
             table.and_then(|table| table)
@@ -103,28 +109,27 @@ fn table(store: &Store<'_>) -> Result<Table> {
         let mut cells = [None, None, None];
         for (column, cell) in Column::ALL.into_iter().zip(&mut cells) {
             let object = format!("tenants/web/{n}-{column:?} \u{fc}+(1)/x.bin");
-            *cell = (row.cells)(store, column, &object).transpose().map_err(|e| {
-                Error::new(format!(
-                    "{} of {column:?} on {}: {e}",
-                    row.name,
-                    page::name(store.software)
-                ))
-            })?;
+            *cell = (row.cells)(store, column, &object)
+                .transpose()
+                .map_err(|e| Error::new(format!("{} of {column:?} on {}: {e}", row.name, store.name())))?;
         }
         rows.push((row.name, cells));
     }
     let mut parts = Vec::new();
-    for (n, row) in parts::ROWS.iter().enumerate() {
+    if store.wants_checksums() {
+        parts.push(("an upload", parts::without_checksum(store)?));
+    }
+    let tried = if store.wants_checksums() { &[] } else { &parts::ROWS[..] };
+    for (n, row) in tried.iter().enumerate() {
         let object = format!("tenants/web/{n}-parts \u{fc}+(1)/x.bin");
         let Some(cell) = (row.cell)(store, &object) else {
             continue;
         };
-        let cell =
-            cell.map_err(|e| Error::new(format!("{} in parts on {}: {e}", row.name, page::name(store.software))))?;
+        let cell = cell.map_err(|e| Error::new(format!("{} in parts on {}: {e}", row.name, store.name())))?;
         parts.push((row.name, cell));
     }
     Ok(Table {
-        software: store.software,
+        name: store.name(),
         rows,
         parts,
     })

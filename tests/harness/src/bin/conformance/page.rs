@@ -38,6 +38,7 @@ What the rows try:
 | `overwrite: Forbid` | a second upload; one without the header that says so |
 | `response` | another type to answer with |
 | `version` | another version; none |
+| an upload without a checksum | none: what `valet sign` says |
 | fields that the form has not | metadata, an ACL, a redirect, a second key |
 | `x-amz-meta-owner`, unsigned | a header that the key does not name |
 | `x-amz-copy-source`, unsigned | a header by which the holder of the key asks the store to copy another object into this one |
@@ -54,6 +55,11 @@ header for anything.
 Garage 2.5 does not know `If-None-Match` and lets a write-once key write again. Ask for [a trial with real keys](stores.md#with-real-keys)
 on such a store: `WriteOnce` is then missing in its capabilities, and grants that need it are refused. `make conformance` tries that, too.
 
+The simulated ones are versitygw behind a proxy that answers as Backblaze B2 does to conditional writes (501 NotImplemented), or as Amazon S3 does to
+uploads without a checksum into a bucket whose Object Lock has a default retention (400 InvalidRequest). Valet finds either out by itself and says it in the
+store's status. `valet sign` had such a status. On the first one the grants of the other rows say `overwrite: Allow`; on the second one they give
+`checksumSHA256`, so that a bad request can be refused for its bytes, too.
+
 versitygw 1.8 keeps objects as files, and follows `..` in a form's key to another object. A policy cannot forbid that, so a form for everything
 below a key is signed for Amazon's own endpoints, where a key is bytes, and for another store only after [a trial with real keys](stores.md#with-real-keys) has
 shown that it keeps to the prefix (`PostForm/KeyPrefix`). Here they were signed all the same.
@@ -66,7 +72,7 @@ A form (`mode: PostForm`) cannot be write-once: a second one replaces the object
 pub fn page(all: &[Table], before: &str) -> String {
     let mut text = HEAD.to_owned() + &tables(all);
     let garage = Software::Garage;
-    if !all.iter().any(|table| table.software == garage)
+    if !all.iter().any(|table| table.name == name(garage))
         && let Some(start) = before.find(&format!("\n## {}\n", name(garage)))
     {
         let rest = &before[start..];
@@ -84,7 +90,7 @@ pub fn tables(all: &[Table]) -> String {
         let _ = writeln!(
             text,
             "## {}\n\n| | presigned PUT | presigned GET | POST form |\n|---|---|---|---|",
-            name(table.software)
+            table.name
         );
         for (row, cells) in &table.rows {
             if cells.iter().all(Option::is_none) {

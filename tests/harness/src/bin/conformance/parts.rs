@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use valet_harness::{Context, Error, Result, Software};
 
 use crate::{
-    cells::{Bend, Outcome, figures},
+    cells::{Bend, Outcome, figures, told},
     key::Request,
-    store::{BUCKET, SECRET, Store},
+    store::{BUCKET, Column, SECRET, Store},
 };
 
 /// One row: its name, and what it does with an object of its own; `None` where the question does not arise.
@@ -242,8 +242,25 @@ fn content_length(store: &Store, key: &str) -> Option<Result<Outcome>> {
     Some(bent(store, key, &bends))
 }
 
+/// What Valet says to an upload in parts of this store.
+fn refused(store: &Store, key: &str, constraints: Value, because: &str) -> Result<Outcome> {
+    let spec = json!({"mode": "Multipart", "constraints": constraints});
+    let why = store.refusal(Column::Put, key, spec, &["--output", "parts", "--upload-id", "none"])?;
+    Ok(told(why, because))
+}
+
+/// No part is signed with a checksum.
+pub fn without_checksum(store: &Store) -> Result<Outcome> {
+    let constraints = json!({"contentLength": PART + LAST.len()});
+    refused(store, "tenants/web/parts/x.bin", constraints, "only with a checksum")
+}
+
 /// An object that came meanwhile.
 fn write_once(store: &Store, key: &str) -> Result<Outcome> {
+    if !store.has_conditions() {
+        let constraints = json!({"contentLength": PART + LAST.len()});
+        return refused(store, key, constraints, "(WriteOnce)");
+    }
     let upload = Upload::begin(store, key)?;
     upload.send(&upload.parts[1])?;
     store.server.put(BUCKET, key, b"faster")?;

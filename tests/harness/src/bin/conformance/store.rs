@@ -10,10 +10,11 @@ use std::{
 
 use serde_json::{Value, json};
 use valet_harness::{
-    Context, Error, GARAGE_BUCKET, Result, S3Options, S3Server, Scratch, Software, Tools, poll, process,
+    Context, Error, GARAGE_BUCKET, OddStore, Oddity, Result, S3Options, S3Server, Scratch, Software, Tools, poll,
+    process,
 };
 
-use crate::key::Key;
+use crate::{cells::DIGEST, key::Key, page};
 
 /// A way in which a key is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,10 @@ impl Column {
 pub struct Store<'a> {
     pub server: S3Server,
     pub software: Software,
+    /// What a proxy in front of it does otherwise.
+    pub oddity: Option<Oddity>,
+    /// Where keys are for: the server's address, or the proxy's.
+    endpoint: String,
     valet: &'a Path,
     scratch: Scratch,
     files: AtomicU32,
@@ -45,12 +50,37 @@ pub const BUCKET: &str = GARAGE_BUCKET;
 /// An object that no key is for, and what is in it.
 pub const SECRET: (&str, &[u8]) = ("secret/salaries", b"everybody's salary");
 
+/// What `status.capabilities` lists of a store that lacks nothing, as after a trial with real keys.
+const CAPABILITIES: [&str; 21] = [
+    "ContentType",
+    "ContentLength",
+    "ChecksumSHA256",
+    "ChecksumMD5",
+    "WriteOnce",
+    "Version",
+    "ResponseHeaders",
+    "SignedHeadersOnly",
+    "PostForm",
+    "PostForm/ContentType",
+    "PostForm/ContentLength",
+    "PostForm/ContentLengthRange",
+    "PostForm/ChecksumSHA256",
+    "PostForm/KeyPrefix",
+    "PostForm/SignedHeadersOnly",
+    "Multipart",
+    "Multipart/ContentType",
+    "Multipart/ContentLength",
+    "Multipart/ContentLengthRange",
+    "Multipart/WriteOnce",
+    "Multipart/SignedHeadersOnly",
+];
+
 impl<'a> Store<'a> {
     /// Starts it.
     ///
     /// # Errors
     /// If it does not start.
-    pub fn start(tools: &Tools, software: Software, valet: &'a Path) -> Result<Self> {
+    pub fn start(tools: &Tools, software: Software, oddity: Option<Oddity>, valet: &'a Path) -> Result<Self> {
         let options = S3Options {
             software,
             ..S3Options::default()
@@ -64,13 +94,70 @@ impl<'a> Store<'a> {
             server.create_versioned_bucket(BUCKET)?;
         }
         server.put(BUCKET, SECRET.0, SECRET.1)?;
+        let endpoint = match oddity {
+            Some(oddity) => OddStore::before(&server, oddity)?.endpoint(),
+            None => server.endpoint(),
+        };
         Ok(Self {
             server,
             software,
+            oddity,
+            endpoint,
             valet,
             scratch: Scratch::new("conformance")?,
             files: AtomicU32::new(0),
         })
+    }
+
+    /// What the table is called.
+    pub fn name(&self) -> &'static str {
+        match self.oddity {
+            Some(Oddity::NoConditions | Oddity::NoConditionsAndCopies) => {
+                "A store without conditional writes (simulated)"
+            }
+            Some(Oddity::ObjectLock) => "A bucket with Object Lock (simulated)",
+            None => page::name(self.software),
+        }
+    }
+
+    /// Whether it answers 501 to conditional writes.
+    pub fn has_conditions(&self) -> bool {
+        self.oddity != Some(Oddity::NoConditions)
+    }
+
+    /// Whether it takes uploads only with a checksum.
+    pub fn wants_checksums(&self) -> bool {
+        self.oddity == Some(Oddity::ObjectLock)
+    }
+
+    /// A grant with what this store's owner tells people to add, where the grant says nothing of it.
+    fn fitted(&self, column: Column, mut spec: Value) -> Value {
+        let constraints = spec.get("constraints").cloned().unwrap_or_else(|| json!({}));
+        let has = |name: &str| constraints.get(name).is_some();
+        match column {
+            Column::Put if !self.has_conditions() && !has("overwrite") => {
+                spec["constraints"]["overwrite"] = "Allow".into();
+            }
+            Column::Put if self.wants_checksums() && !has("checksumSHA256") && !has("checksumMD5") => {
+                spec["constraints"]["checksumSHA256"] = DIGEST.into();
+            }
+            Column::Form if self.wants_checksums() && !has("checksumSHA256") => {
+                spec["constraints"]["checksumSHA256"] = DIGEST.into();
+            }
+            Column::Put | Column::Form | Column::Get => {}
+        }
+        spec
+    }
+
+    /// What the operator would have written into this store's status. Nothing of a store that is like any other.
+    fn status(&self) -> Option<Value> {
+        let lacks = |name: &&&str| !self.has_conditions() && matches!(**name, "WriteOnce" | "Multipart/WriteOnce");
+        let mut capabilities: Vec<_> = CAPABILITIES.iter().filter(|name| !lacks(name)).copied().collect();
+        if self.wants_checksums() {
+            capabilities.push("RequiresChecksum");
+        }
+        self.oddity
+            .map(|_| json!({"observedGeneration": 1, "capabilities": capabilities}))
     }
 
     /// A file with these bytes.
@@ -88,6 +175,14 @@ impl<'a> Store<'a> {
     /// If the store does not answer.
     pub fn stored(&self, key: &str) -> Result<Option<Vec<u8>>> {
         self.server.get(BUCKET, key)
+    }
+
+    /// What `valet sign` says when it refuses a grant, as it is; `None` if it signs.
+    ///
+    /// # Errors
+    /// If the program cannot be run.
+    pub fn refusal(&self, column: Column, key: &str, spec: Value, arguments: &[&str]) -> Result<Option<String>> {
+        Ok(self.run(column, key, spec, json!({}), arguments)?.err())
     }
 
     /// A key for an object, signed by `valet sign`; or what it says when it refuses.
@@ -110,7 +205,7 @@ impl<'a> Store<'a> {
         credentials: Value,
     ) -> Result<std::result::Result<Key, String>> {
         let arguments = ["--output", "curl"];
-        let signed = self.run(column, key, spec, credentials, &arguments)?;
+        let signed = self.run(column, key, self.fitted(column, spec), credentials, &arguments)?;
         let Ok(signed) = signed else {
             return Ok(signed.map(|_| unreachable!("it is an error")));
         };
@@ -126,6 +221,7 @@ impl<'a> Store<'a> {
     /// Also if Valet refuses.
     pub fn sign_parts(&self, key: &str, spec: Value, credentials: Value, upload: &str) -> Result<String> {
         let arguments = ["--output", "parts", "--upload-id", upload];
+        let spec = self.fitted(Column::Put, spec);
         let signed = self.run(Column::Put, key, spec, credentials, &arguments)?;
         let signed = signed.map_err(|said| Error::new(format!("valet sign refused {key}: {said}")))?;
         String::from_utf8(signed).context("valet printed no text")
@@ -144,7 +240,7 @@ impl<'a> Store<'a> {
             "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": "it"},
             "spec": {
                 "s3": {
-                    "bucket": BUCKET, "region": self.server.region(), "endpoint": self.server.endpoint(),
+                    "bucket": BUCKET, "region": self.server.region(), "endpoint": self.endpoint,
                     "addressingStyle": "Path",
                 },
                 "access": [{"namespaces": {"names": ["default"]}, "operations": ["Upload", "Download"], "credentials": "Allow"}],
@@ -154,7 +250,9 @@ impl<'a> Store<'a> {
         if credentials != json!({}) {
             store["spec"]["s3"]["credentials"] = credentials;
         }
-        if key.ends_with('/') {
+        if let Some(status) = self.status() {
+            store["status"] = status;
+        } else if key.ends_with('/') {
             // What a trial with real keys would say, so that the form is made which it tries.
             store["status"] = json!({"capabilities": ["PostForm/KeyPrefix"]});
         }
@@ -164,14 +262,9 @@ impl<'a> Store<'a> {
             .args(["sign", "--filename", "-"])
             .args(arguments)
             .args(
-                asks.then(|| {
-                    [
-                        "--online".to_owned(),
-                        format!("--trust-endpoint={}", self.server.endpoint()),
-                    ]
-                })
-                .into_iter()
-                .flatten(),
+                asks.then(|| ["--online".to_owned(), format!("--trust-endpoint={}", self.endpoint)])
+                    .into_iter()
+                    .flatten(),
             )
             .env("AWS_ACCESS_KEY_ID", self.server.access_key())
             .env("AWS_SECRET_ACCESS_KEY", self.server.secret_key())

@@ -1,0 +1,153 @@
+//! Stores that differ in one respect: they know no conditional writes, obey a header that nobody signed, or want a checksum with
+//! each upload.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use valet_harness::eventually;
+
+use crate::cluster::{Case, SOON};
+
+/// A condition's status and message.
+fn condition(object: &Value, kind: &str) -> Option<(String, String)> {
+    let conditions = object["status"]["conditions"].as_array()?;
+    let found = conditions.iter().find(|c| c["type"] == kind)?;
+    let text = |name: &str| found[name].as_str().map(str::to_owned);
+    Some((text("status")?, text("message")?))
+}
+
+/// Why a store's grants cannot be trusted or can, and the store.
+fn tried(case: &Case, store: &str) -> (Value, String, String) {
+    eventually(SOON, &format!("{store} to be tried"), || {
+        let store = case.get(&format!("clusterobjectstore/{store}"))?;
+        let (ready, message) = condition(&store, "Ready")?;
+        let (headers, _) = condition(&store, "UnsignedHeadersRefused")?;
+        (ready == "True").then_some((store, message, headers))
+    })
+}
+
+fn can(store: &Value, capability: &str) -> bool {
+    let listed = store["status"]["capabilities"].as_array();
+    listed.into_iter().flatten().any(|c| c == capability)
+}
+
+/// That a grant is refused for what the store cannot do, and gets no credentials; the message.
+fn refused(case: &Case, grant: &str) -> String {
+    let found = case.reason(&format!("ug/{grant}"), "CapabilityMissing");
+    assert!(case.get(&format!("secret/{grant}")).is_none(), "{grant} has a Secret");
+    assert_eq!(found["status"]["expirationTime"], Value::Null, "{found}");
+    condition(&found, "Ready").expect("it is refused").1
+}
+
+#[test]
+fn write_once_grant_is_refused_by_a_store_that_answers_501_to_conditions() {
+    let case = Case::new("s12a");
+    case.apply("S12-b2-write-once");
+    let message = refused(&case, "b2-once");
+    assert!(
+        message.contains("(WriteOnce)") && message.contains("set spec.constraints.overwrite to Allow"),
+        "{message}"
+    );
+    let (store, said, headers) = tried(&case, "b2");
+    assert!(
+        !can(&store, "WriteOnce") && !can(&store, "Multipart/WriteOnce"),
+        "{store}"
+    );
+    assert!(said.contains("it has no WriteOnce") && said.contains("501"), "{said}");
+    // What it does with headers is tried without a condition, so it is known.
+    assert_eq!(headers, "True");
+}
+
+#[test]
+fn grant_that_may_replace_is_completed_by_a_store_without_conditions() {
+    let case = Case::new("s12d");
+    case.apply("S12-b2-overwrite-allow");
+    case.reason("ug/b2-allow", "Issued");
+    fs::write(case.scratch.path().join("body"), "a note").unwrap();
+    case.run("b2-allow", "curl", &["--config", "curl.cfg", "--upload-file", "body"]);
+    case.reason("ug/b2-allow", "Completed");
+    let stored = case.world.s3.get("media-b2", "b2/note2.md").unwrap();
+    assert_eq!(stored.as_deref(), Some(&b"a note"[..]));
+}
+
+#[test]
+fn store_that_obeys_a_copy_source_gets_no_put_though_it_answers_501_to_conditions() {
+    let case = Case::new("s12b");
+    let grant = case
+        .manifest("S12-b2-copy-source")
+        .replace("name: b2}", "name: b2-copies}");
+    case.world.plane.apply(&grant).unwrap();
+    let message = refused(&case, "b2-copy");
+    assert!(
+        message.contains("SignedHeadersOnly") && message.contains("copy whatever its credentials can read"),
+        "{message}"
+    );
+    let (store, _, headers) = tried(&case, "b2-copies");
+    assert_eq!(headers, "False");
+    assert!(!can(&store, "SignedHeadersOnly"), "{store}");
+    let (_, why) = condition(&store, "UnsignedHeadersRefused").unwrap();
+    assert!(why.contains("obeys headers that are not signed"), "{why}");
+}
+
+#[test]
+fn upload_without_a_checksum_is_refused_by_a_store_with_object_lock() {
+    let case = Case::new("s22a");
+    case.apply("S22-object-lock");
+    let message = refused(&case, "locked");
+    assert!(
+        message.contains("Object Lock")
+            && message.contains("spec.constraints.checksumSHA256 or spec.constraints.checksumMD5"),
+        "{message}"
+    );
+    let message = refused(&case, "locked-parts");
+    assert!(
+        message.contains("Object Lock") && message.contains("set spec.mode to Put"),
+        "{message}"
+    );
+    let (store, said, headers) = tried(&case, "lock");
+    assert!(
+        said.contains("Object Lock") && said.contains("checksumSHA256"),
+        "{said}"
+    );
+    assert_eq!(headers, "True");
+    assert!(can(&store, "RequiresChecksum"), "{store}");
+    // The credentials may write; nothing says otherwise.
+    let status = store["status"].to_string();
+    assert!(
+        !status.contains("may not write") && !status.contains("be allowed to write"),
+        "{status}"
+    );
+}
+
+/// The object of the first probe is retained, so a store of files has a folder at the probe's key from then on.
+#[test]
+fn store_with_object_lock_is_found_safe_again_after_its_first_probe() {
+    let case = Case::new("s22a-again");
+    let (store, ..) = tried(&case, "lock");
+    let endpoint = &store["spec"]["s3"]["endpoint"];
+    let patch = json!({"spec": {"s3": {"publicEndpoint": endpoint}}}).to_string();
+    case.kubectl(&["patch", "clusterobjectstore", "lock", "--type=merge", "--patch", &patch]);
+    let again = eventually(SOON, "the store to be tried again", || {
+        let store = case.get("clusterobjectstore/lock")?;
+        let conditions = store["status"]["conditions"].as_array()?;
+        let found = conditions.iter().find(|c| c["type"] == "UnsignedHeadersRefused")?;
+        (found["observedGeneration"] == store["metadata"]["generation"]).then(|| found["status"].clone())
+    });
+    assert_eq!(again, "True");
+}
+
+#[test]
+fn upload_with_a_checksum_is_completed_by_a_store_with_object_lock() {
+    let case = Case::new("s22a-md5");
+    let grant = case.manifest("S22-object-lock-md5");
+    let grant = grant
+        .split("---\n")
+        .nth(1)
+        .unwrap()
+        .replace("name: store}", "name: lock}");
+    case.world.plane.apply(&grant).unwrap();
+    case.reason("ug/g", "Issued");
+    fs::write(case.scratch.path().join("body"), "hello").unwrap();
+    case.run("g", "curl", &["--config", "curl.cfg", "--upload-file", "body"]);
+    case.reason("ug/g", "Completed");
+}

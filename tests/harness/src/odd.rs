@@ -1,0 +1,271 @@
+//! Stores that differ in one respect from what Amazon documents, as a reverse proxy in front of a real one. The signature covers
+//! the header `Host`, and the real store believes it: whoever signs, signs for the proxy's address.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use jiff::Timestamp;
+
+use crate::{Context, Result, S3Server};
+
+/// What the store does otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oddity {
+    /// It answers 501 NotImplemented to conditional writes, as Backblaze B2 does.
+    NoConditions,
+    /// The same, and it obeys an `x-amz-copy-source` that nobody signed, as MinIO does.
+    NoConditionsAndCopies,
+    /// Its bucket has Object Lock with a default retention: 400 InvalidRequest to a PUT without Content-MD5 and without
+    /// another checksum.
+    ObjectLock,
+}
+
+/// Such a store, on a loopback port, for as long as the process lives.
+pub struct OddStore {
+    port: u16,
+}
+
+/// The real store.
+struct Behind {
+    port: u16,
+    objects: PathBuf,
+}
+
+impl OddStore {
+    /// Starts one in front of this store, which is a versitygw.
+    ///
+    /// # Errors
+    /// If no port is free.
+    pub fn before(server: &S3Server, oddity: Oddity) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").context("a port for a store")?;
+        let port = listener.local_addr().context("the store's port")?.port();
+        let behind = Arc::new(Behind {
+            port: server.port(),
+            objects: server.scratch().join("objects"),
+        });
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let behind = behind.clone();
+                // Who hangs up, hangs up.
+                thread::spawn(move || behind.serve(client, oddity));
+            }
+        });
+        Ok(Self { port })
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+/// A request as it came.
+struct Request {
+    method: String,
+    target: String,
+    /// Names as they came, and values.
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    /// Reads one; `None` if nobody asks for anything.
+    fn read(client: &TcpStream) -> io::Result<Option<Self>> {
+        let mut reader = BufReader::new(client);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let mut words = line.split_whitespace();
+        let (Some(method), Some(target)) = (words.next(), words.next()) else {
+            return Ok(None);
+        };
+        let mut request = Self {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(':') else {
+                break;
+            };
+            request.headers.push((name.to_owned(), value.trim_start().to_owned()));
+        }
+        if request.header("expect").is_some() {
+            let mut client = client;
+            client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        }
+        let length = request.header("content-length").and_then(|v| v.parse().ok());
+        request.body = vec![0; length.unwrap_or(0)];
+        reader.read_exact(&mut request.body)?;
+        Ok(Some(request))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+    }
+
+    fn is_conditional(&self) -> bool {
+        matches!(self.method.as_str(), "PUT" | "POST")
+            && (self.header("if-none-match").is_some() || self.header("if-match").is_some())
+    }
+
+    fn has_checksum(&self) -> bool {
+        let is_one = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            name == "content-md5" || name.starts_with("x-amz-checksum-")
+        };
+        self.headers.iter().any(|(name, _)| is_one(name))
+    }
+
+    /// The object that an unsigned header asks to copy.
+    fn copies(&self) -> Option<String> {
+        let source = self.header("x-amz-copy-source").filter(|_| self.method == "PUT")?;
+        let signed = self.target.clone() + self.header("authorization").unwrap_or_default();
+        (!signed.to_ascii_lowercase().contains("x-amz-copy-source")).then(|| source.to_owned())
+    }
+}
+
+impl Behind {
+    fn serve(&self, mut client: TcpStream, oddity: Oddity) -> io::Result<()> {
+        let Some(mut request) = Request::read(&client)? else {
+            return Ok(());
+        };
+        match self.refusal(&mut request, oddity) {
+            Some((status, code, message)) => client.write_all(error(status, code, message).as_bytes()),
+            None => self.pass(&request, &mut client),
+        }
+    }
+
+    /// What the store itself answers; `None`: what the real one does with the request as it is afterwards.
+    fn refusal(&self, request: &mut Request, oddity: Oddity) -> Option<(u16, &'static str, &'static str)> {
+        match oddity {
+            Oddity::NoConditions | Oddity::NoConditionsAndCopies if request.is_conditional() => Some((
+                501,
+                "NotImplemented",
+                "A header you provided implies functionality that is not implemented",
+            )),
+            Oddity::NoConditionsAndCopies => {
+                let source = request.copies()?;
+                let Some(bytes) = read(&self.objects, &source) else {
+                    return Some((404, "NoSuchKey", "The specified key does not exist."));
+                };
+                request.remove("x-amz-copy-source");
+                request.remove("content-length");
+                request.headers.push(("Content-Length".into(), bytes.len().to_string()));
+                request.body = bytes;
+                None
+            }
+            Oddity::ObjectLock if request.method == "PUT" && !request.has_checksum() => Some((
+                400,
+                "InvalidRequest",
+                "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters",
+            )),
+            Oddity::NoConditions | Oddity::ObjectLock => None,
+        }
+    }
+
+    fn pass(&self, request: &Request, client: &mut TcpStream) -> io::Result<()> {
+        let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
+        for (name, value) in &request.headers {
+            if !name.eq_ignore_ascii_case("connection") && !name.eq_ignore_ascii_case("expect") {
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+        }
+        head.push_str("Connection: close\r\n\r\n");
+        let mut server = TcpStream::connect(("127.0.0.1", self.port))?;
+        server.write_all(head.as_bytes())?;
+        // One that has seen enough answers before it has read everything.
+        let _ = server.write_all(&request.body);
+        io::copy(&mut server, client)?;
+        Ok(())
+    }
+}
+
+/// The object of a copy's source, `/BUCKET/KEY` with percent-encoding.
+fn read(objects: &Path, source: &str) -> Option<Vec<u8>> {
+    let mut path = Vec::new();
+    let mut bytes = source.trim_start_matches('/').bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            path.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(bytes.next()?).to_digit(16);
+        path.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
+    }
+    let path = String::from_utf8(path).ok()?;
+    let is_within = path.split('/').all(|part| part != "..");
+    is_within.then(|| fs::read(objects.join(path)).ok()).flatten()
+}
+
+fn error(status: u16, code: &str, message: &str) -> String {
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    );
+    let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+    format!(
+        "HTTP/1.1 {status} X\r\nDate: {date}\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, headers: &[(&str, &str)]) -> Request {
+        Request {
+            method: method.into(),
+            target: "/media/a?X-Amz-SignedHeaders=host".into(),
+            headers: headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
+            body: Vec::new(),
+        }
+    }
+
+    fn status(oddity: Oddity, method: &str, headers: &[(&str, &str)]) -> Option<u16> {
+        let behind = Behind {
+            port: 0,
+            objects: "/nonexistent".into(),
+        };
+        let answer = behind.refusal(&mut request(method, headers), oddity);
+        answer.map(|(status, ..)| status)
+    }
+
+    #[test]
+    fn each_store_differs_in_what_it_says_alone() {
+        let (condition, md5) = (("If-None-Match", "*"), ("Content-MD5", "x"));
+        let copy = ("x-amz-copy-source", "/media/none");
+        for (oddity, method, headers, expected) in [
+            (Oddity::NoConditions, "PUT", &[condition][..], Some(501)),
+            (Oddity::NoConditions, "POST", &[condition], Some(501)),
+            (Oddity::NoConditions, "GET", &[condition], None),
+            (Oddity::NoConditions, "PUT", &[copy], None),
+            (Oddity::NoConditionsAndCopies, "PUT", &[condition, copy], Some(501)),
+            (Oddity::NoConditionsAndCopies, "PUT", &[copy], Some(404)),
+            (Oddity::NoConditionsAndCopies, "PUT", &[], None),
+            (Oddity::ObjectLock, "PUT", &[condition], Some(400)),
+            (Oddity::ObjectLock, "PUT", &[md5], None),
+            (Oddity::ObjectLock, "PUT", &[("x-amz-checksum-sha256", "x")], None),
+            (Oddity::ObjectLock, "GET", &[], None),
+        ] {
+            assert_eq!(
+                status(oddity, method, headers),
+                expected,
+                "{oddity:?} {method} {headers:?}"
+            );
+        }
+    }
+}
