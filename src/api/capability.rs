@@ -176,3 +176,21 @@ impl Capabilities {
         plain.chain(others).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_store_wants_checksums_is_listed_and_read_back() {
+        let plain = Capabilities::default();
+        let wants = Capabilities {
+            wants_checksums: true,
+            ..Capabilities::default()
+        };
+        assert_eq!(wants.listed(), [REQUIRES_CHECKSUM]);
+        assert!(wants.names().is_empty(), "it is nothing that a grant asks for");
+        assert_eq!(plain.among(&wants.listed()), wants);
+        assert_eq!(plain.among(&plain.listed()), plain);
+    }
+}

@@ -62,6 +62,19 @@ fn behaves(odd: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) -> Fak
     })
 }
 
+/// A store of files has a folder at the probe's key while there is an object below it.
+#[tokio::test]
+async fn headers_are_tried_below_the_probe_key_where_the_store_has_a_conflict_there() {
+    let fake = behaves(|asked| {
+        let is_there = is_upload(asked) && asked.target.starts_with("/media/valet-probe?");
+        is_there.then(|| error(409, "ExistingObjectIsDirectory"))
+    });
+    let s3 = s3(&fake, None);
+    let probed = s3.probe().await;
+    assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
+    assert!(can(&s3, Capability::SignedHeadersOnly));
+}
+
 #[tokio::test]
 async fn a_store_that_refuses_unsigned_headers_is_found_to() {
     let fake = behaves(|_| None);
