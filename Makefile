@@ -95,6 +95,11 @@ sessions: check-tools ## Sessions of 15 minutes watched for 22, and web identity
 	@export VALET_TOOLS=$$(hack/tools.sh chart stores); \
 	  cargo test --test stores -- --ignored --nocapture sessions_of_15_minutes web_identity_on_versitygw
 
+.PHONY: clocks
+clocks: ## What the operator says and does while its clock is wrong, on two stores (about 10 minutes)
+	@hack/tools.sh --check stores clocks; export VALET_TOOLS=$$(hack/tools.sh stores); \
+	  cargo test --test clocks -- --ignored --nocapture
+
 .PHONY: monitoring
 monitoring: check-tools ## Put every query of dashboard and alerts to a real Prometheus under load, and draw the panels
 	@export VALET_TOOLS=$$(hack/tools.sh chart monitoring); \

@@ -8,6 +8,7 @@
 #   monitoring      prometheus itself
 #   stores          MinIO, the last release of its source: a store that differs from versitygw; to test against only
 #   tests           nothing to build: the programs that the tests run, for --check
+#   clocks          nothing to build: the library that sets the operator's clock in one test, for --check
 #   browser         nothing to build: the browser of one end-to-end story, for --check
 #
 # Prints the folder that holds them on standard output; progress goes to standard error.
@@ -34,8 +35,8 @@ for argument in "$@"; do
   case $argument in
     --check) check=1 ;;
     control-plane) ;;
-    chart | node | monitoring | stores | tests | browser) sets+=("$argument") ;;
-    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring, stores, tests, browser"; exit 2 ;;
+    chart | node | monitoring | stores | tests | clocks | browser) sets+=("$argument") ;;
+    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring, stores, tests, clocks, browser"; exit 2 ;;
   esac
 done
 wanted() { [[ " ${sets[*]} " == *" $1 "* ]]; }
@@ -82,6 +83,9 @@ if wanted tests; then
   if command -v node >/dev/null 2>&1; then
     old node "$(node --print process.versions.node)" 18 "see https://nodejs.org   (18 or newer)"
   fi
+fi
+if wanted clocks && ! compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; then
+  need faketime "sets the operator's clock" "apt-get update && apt-get install --yes --no-install-recommends faketime"
 fi
 if wanted node; then
   node='apt-get update && apt-get install --yes --no-install-recommends containerd runc containernetworking-plugins iptables conntrack iproute2 buildah busybox-static'

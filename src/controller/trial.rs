@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     api::{Reason, StoreKind, annotation},
-    grant::{Untried, skewed},
+    grant::{Untried, is_skewed, skewed},
     sign::{Canary, Finding, Probed, Provider},
 };
 
@@ -192,7 +192,10 @@ impl Trials {
         age: fn(&Outcome) -> Duration,
     ) -> Option<Outcome> {
         let mut state = trial.lock();
-        let is_old = state.last.as_ref().is_none_or(|o| o.when.elapsed() >= age(o));
+        let is_old = state
+            .last
+            .as_ref()
+            .is_none_or(|o| o.when.elapsed() >= age(o) || o.is_of_another_time(provider.as_ref()));
         let is_due = is_old || state.wants_canary(request) && self.may_check(id);
         if is_due && !std::mem::replace(&mut state.under_way, true) {
             let under_way = UnderWay(trial.clone());
@@ -273,6 +276,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Outcome {
+    /// Whether the clocks agreed then and differ now, or the other way round. A step of the operator's clock shows at once, and
+    /// what can be concluded about the store is then something else.
+    fn is_of_another_time(&self, provider: &dyn Provider) -> bool {
+        let is_answer = !matches!(self.probed.finding, Finding::Unreachable(_));
+        let differed = self.probed.skew.is_some();
+        let now = provider.skew();
+        is_answer && now.is_some() && is_skewed(now) != differed && self.when.elapsed() >= FRESHNESS
+    }
+
     /// Why no key is to be signed, whatever it says. `is_to_be_tried`: whether somebody has asked for a round trip with real
     /// keys.
     pub fn forbids(&self, is_to_be_tried: bool) -> Option<Why> {

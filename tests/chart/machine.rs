@@ -63,7 +63,7 @@ fn every_package_that_a_check_asks_for_is_in_the_readme_command() {
     for (check, args, toolchains) in [
         (
             "hack/tools.sh",
-            &["--check", "chart", "stores", "tests", "node", "browser"][..],
+            &["--check", "chart", "stores", "tests", "clocks", "node", "browser"][..],
             3,
         ),
         ("hack/azure.sh", &["--check"], 2),

@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::{FutureExt, future::BoxFuture};
+use jiff::SignedDuration;
 
 use super::*;
 use crate::{
@@ -16,6 +17,7 @@ struct Store {
     probes: AtomicUsize,
     canaries: AtomicUsize,
     is_interrupted: AtomicBool,
+    skew: Mutex<Option<SignedDuration>>,
 }
 
 impl Default for Store {
@@ -26,6 +28,7 @@ impl Default for Store {
             probes: AtomicUsize::default(),
             canaries: AtomicUsize::default(),
             is_interrupted: AtomicBool::default(),
+            skew: Mutex::default(),
         }
     }
 }
@@ -50,9 +53,15 @@ impl Provider for Store {
         async {
             self.probes.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(self.takes).await;
-            Probed::of(self.finding.lock().unwrap().clone())
+            Probed {
+                skew: self.skew().filter(|skew| is_skewed(Some(*skew))),
+                ..Probed::of(self.finding.lock().unwrap().clone())
+            }
         }
         .boxed()
+    }
+    fn skew(&self) -> Option<SignedDuration> {
+        *self.skew.lock().unwrap()
     }
     fn canary(&self) -> BoxFuture<'_, Canary> {
         self.canaries.fetch_add(1, Ordering::Relaxed);
@@ -126,6 +135,47 @@ async fn nobody_waits_for_a_probe_that_is_under_way() {
         other => panic!("it did not answer: {other:?}"),
     }
     assert_eq!(store.probes.load(Ordering::Relaxed), 1, "one at a time");
+}
+
+/// Whatever the age of a result is.
+#[tokio::test(start_paused = true)]
+async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
+    let (trials, _hears) = trials();
+    let (store, trial) = (taking(Duration::ZERO), Arc::new(Trial::default()));
+    let provider: Arc<dyn Provider> = store.clone();
+    for (skew, expected) in [
+        (None, 1),
+        (Some(0), 1),
+        (Some(29), 1),
+        (Some(-90), 2),
+        (Some(1200), 2),
+        (Some(0), 3),
+        (None, 3),
+    ] {
+        *store.skew.lock().unwrap() = skew.map(SignedDuration::from_secs);
+        for _ in 0..20 {
+            trials.outcome(&id("a", "s"), &trial, &provider, None, NEVER);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(store.probes.load(Ordering::Relaxed), expected, "{skew:?}");
+    }
+    // Of a store that does not answer nothing is known.
+    *store.finding.lock().unwrap() = Finding::Unreachable("away".into());
+    *store.skew.lock().unwrap() = Some(SignedDuration::from_secs(90));
+    for _ in 0..20 {
+        trials.outcome(&id("a", "s"), &trial, &provider, None, NEVER);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    *store.skew.lock().unwrap() = Some(SignedDuration::ZERO);
+    for _ in 0..20 {
+        trials.outcome(&id("a", "s"), &trial, &provider, None, NEVER);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(
+        store.probes.load(Ordering::Relaxed),
+        4,
+        "it is asked again by age alone"
+    );
 }
 
 /// Stores of one namespace wait for each other, and nobody else for them.

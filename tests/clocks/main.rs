@@ -1,0 +1,164 @@
+//! What Valet says and does while its clock is wrong: the real program under libfaketime, against a real control plane, a store that
+//! refuses unsigned headers (versitygw) and one that obeys them (MinIO). Prints a table, one row for each store and clock.
+//!
+//! Run by `make clocks`: it takes minutes, and needs Debian's package `faketime`.
+
+mod expected;
+mod world;
+
+use std::{thread, time::Duration};
+
+use expected::{Mode, headers, wrong, wrong_now};
+use serde_json::Value;
+use world::{Place, STORES, Snapshot, says};
+
+/// By how many seconds the operator's clock is ahead of everybody else's.
+const OFFSETS: [i64; 8] = [0, -45, -62, -90, -1200, 300, 960, 1200];
+/// How many operators run side by side: they start at the same time.
+const SIDE_BY_SIDE: usize = 4;
+/// The longest until all is said. A store's status follows within a minute.
+const SETTLED: Duration = Duration::from_secs(120);
+/// For how long nothing may change any more.
+const HOLDS: Duration = Duration::from_secs(15);
+
+/// A grant's three forms, by the first part of their names.
+const FORMS: [&str; 3] = ["put", "once", "get"];
+
+/// What came of one clock: rows of the table, and what is wrong.
+#[derive(Default)]
+struct Findings {
+    rows: Vec<String>,
+    wrong: Vec<String>,
+}
+
+impl Findings {
+    fn add(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+        self.wrong.extend(other.wrong);
+    }
+
+    /// Prints the table and fails if anything is wrong.
+    fn conclude(self, title: &str) {
+        let head = format!(
+            "{:>6} | {:7} | {:9} | {:18} | {:17} | {:21} | put, write-once, download",
+            "offset", "mode", "store", "Ready", "ClockInSync", "UnsignedHeadersRefused"
+        );
+        println!("\n{title}\n{head}\n{}\n", self.rows.join("\n"));
+        assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
+    }
+}
+
+/// One row: what the store and the grants of this group say.
+fn row(seen: &Snapshot, place: &Place, offset: i64, mode: Mode, store: &str, group: &str) -> String {
+    let object = seen.store(&place.store(store));
+    let of = |type_: &str| object.map_or(String::new(), |o| says(o, type_));
+    let reasons = FORMS.map(|form| seen.reason(&format!("{form}-{group}-{store}")));
+    format!(
+        "{offset:>6} | {:7} | {store:9} | {:18} | {:17} | {:21} | {}",
+        mode.name(),
+        of("Ready"),
+        of("ClockInSync"),
+        of(headers()),
+        reasons.join(", ")
+    )
+}
+
+/// Waits until all is as it must be, or the time is over; then whether it stays so. Whatever is wrong at any moment is noted.
+fn settle(place: &Place, offset: i64, mode: Mode, groups: &[&str], holds: Duration) -> Findings {
+    let mut findings = Findings::default();
+    let note = |wrong: &mut Vec<String>, seen: Vec<String>| {
+        for what in seen {
+            let what = format!("offset {offset}, {}: {what}", mode.name());
+            if !wrong.contains(&what) {
+                wrong.push(what);
+            }
+        }
+    };
+    let mut look = || {
+        let seen = place.snapshot();
+        note(&mut findings.wrong, wrong_now(&seen, place));
+        let differs = wrong(&seen, place, offset, mode, groups);
+        (seen, differs)
+    };
+    let end = std::time::Instant::now() + SETTLED;
+    let (mut seen, mut differs) = look();
+    while !differs.is_empty() && std::time::Instant::now() < end {
+        thread::sleep(Duration::from_secs(1));
+        (seen, differs) = look();
+    }
+    if differs.is_empty() && !holds.is_zero() {
+        thread::sleep(holds);
+        (seen, differs) = look();
+    }
+    note(&mut findings.wrong, differs);
+    for store in STORES {
+        for group in groups {
+            findings.rows.push(row(&seen, place, offset, mode, store, group));
+        }
+    }
+    findings
+}
+
+#[test]
+#[ignore = "takes minutes, and needs libfaketime: make clocks"]
+fn operator_whose_clock_is_wrong_from_the_start_concludes_nothing_and_ends_no_grant() {
+    let mut findings = Findings::default();
+    for offsets in OFFSETS.chunks(SIDE_BY_SIDE) {
+        let found = thread::scope(|scope| {
+            let runs: Vec<_> = offsets
+                .iter()
+                .map(|offset| {
+                    scope.spawn(|| {
+                        let place = Place::new("static", *offset);
+                        place.apply(&place.grants("new", 3600));
+                        let _operator = place.operator();
+                        settle(&place, *offset, Mode::Static, &["new"], HOLDS)
+                    })
+                })
+                .collect();
+            runs.into_iter()
+                .map(|run| run.join().expect("a run ends"))
+                .collect::<Vec<_>>()
+        });
+        for one in found {
+            findings.add(one);
+        }
+    }
+    findings.conclude("The operator's clock is wrong from its start:");
+}
+
+#[test]
+#[ignore = "takes minutes, and needs libfaketime: make clocks"]
+fn operator_whose_clock_is_set_wrong_and_right_again_ends_no_grant_and_goes_on() {
+    let place = Place::new("steps", 0);
+    let _operator = place.operator();
+    let mut findings = Findings::default();
+    for offset in OFFSETS {
+        // Ends within the longest step.
+        place.apply(&place.grants("early", 600));
+        let before = settle(&place, 0, Mode::Right, &["early"], Duration::ZERO);
+        if offset == 0 {
+            findings.add(before);
+            continue;
+        }
+        findings.wrong.extend(before.wrong);
+        place.set_clock(offset);
+        findings
+            .wrong
+            .extend(settle(&place, offset, Mode::Stepped, &["early"], Duration::ZERO).wrong);
+        place.apply(&place.grants("late", 3600));
+        findings.add(settle(&place, offset, Mode::Stepped, &["early", "late"], HOLDS));
+        place.set_clock(0);
+        let after = settle(&place, 0, Mode::Right, &["early", "late"], Duration::ZERO);
+        findings
+            .wrong
+            .extend(after.wrong.into_iter().map(|w| format!("after {offset}: {w}")));
+        place.delete_grants();
+    }
+    findings.conclude("The operator's clock is set while it runs (early: grants for 600 s from before; late: for 3600 s from after):");
+}
+
+/// The conditions of an object.
+fn conditions(object: &Value) -> &[Value] {
+    object["status"]["conditions"].as_array().map_or(&[], Vec::as_slice)
+}
