@@ -135,9 +135,12 @@ mod tests {
             .collect()
     }
 
-    fn missed(rounds: &[(&[(&str, u32)], &[(&str, u32)])]) -> Vec<usize> {
+    /// Objects by UID and version.
+    type Objects = &'static [(&'static str, u32)];
+
+    fn missed(rounds: &[(Objects, Objects)]) -> Vec<usize> {
         let mut comparison = Comparison::default();
-        let round = |(listed, watched): &(&[_], &[_])| comparison.missed(versions(listed), versions(watched));
+        let round = |(listed, watched): &(Objects, Objects)| comparison.missed(versions(listed), versions(watched));
         rounds.iter().map(round).collect()
     }
 

@@ -56,12 +56,12 @@ impl Progress {
 
     /// A reconcile was asked for.
     pub fn due(&self) {
-        self.lock().to_do(Instant::now()).is_due = true;
+        self.lock().with_work(Instant::now()).is_due = true;
     }
 
     /// A reconcile begins.
     pub fn begin(self: &Arc<Self>) -> UnderWay {
-        self.lock().to_do(Instant::now()).under_way += 1;
+        self.lock().with_work(Instant::now()).under_way += 1;
         UnderWay(self.clone())
     }
 
@@ -91,7 +91,7 @@ impl State {
     }
 
     /// There is something to do, from now on if there was nothing before.
-    fn to_do(&mut self, now: Instant) -> &mut Self {
+    fn with_work(&mut self, now: Instant) -> &mut Self {
         if !self.has_work() {
             self.since = now;
         }

@@ -176,8 +176,9 @@ fn refused_grant_reaches_no_store() {
             world.watch_steps(move |step| assert!(!checks::reaches_store(step), "{n}: {step:?}"));
             let wake = world.reconcile();
             world.now = wake.unwrap_or(world.now + SignedDuration::from_secs(60));
-            if dice.one_in(3) && world.grant.is_some() && world.known().status.finished_time.is_none() {
-                world.grant.as_mut().unwrap().status = status(&mut dice);
+            let is_forged = dice.one_in(3) && world.grant.is_some() && world.known().status.finished_time.is_none();
+            if let Some(grant) = world.grant.as_mut().filter(|_| is_forged) {
+                grant.status = status(&mut dice);
             }
         }
         withdrawn += world.counts.withdraws;

@@ -43,7 +43,10 @@ fn fight(world: &mut World, seconds: i64, attack: fn(&mut World)) {
     }
 }
 
-const ATTACKS: [(&str, fn(&mut World)); 4] = [
+/// What somebody does to a Secret again and again.
+type Attack = (&'static str, fn(&mut World));
+
+const ATTACKS: [Attack; 4] = [
     ("deletes", World::delete_secret),
     ("changes the data", World::edit_data),
     ("changes annotations", |w| {

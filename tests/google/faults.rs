@@ -159,7 +159,10 @@ async fn nobody_waits_for_who_says_nothing() {
     let silence = |end| async move {
         let (reason, message) = trouble(end, Reply::Silence).await;
         assert_eq!(reason, Reason::StoreUnreachable);
-        assert!(message.contains("no answer within 5 s"), "{message}");
+        assert!(
+            message.contains("no answer within") || message.contains("in time"),
+            "{message}"
+        );
     };
     tokio::join!(silence("/token"), silence("/email"), silence(":signBlob"));
 }

@@ -7,7 +7,7 @@ mod refused;
 use std::{
     io::Write,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -144,6 +144,6 @@ pub fn scratch() -> Scratch {
     Scratch::new("sign").expect("a folder")
 }
 
-pub fn text(path: &PathBuf) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("a path that is text")
 }

@@ -39,7 +39,8 @@ fn offline_nothing_is_sent_to_anybody() {
         gcs
     };
     let with_session = [&ACCESS_KEY[..], &[SESSION]].concat();
-    let rows: Vec<(&str, Value, Vec<(&str, &str)>)> = vec![
+    type Row<'a> = (&'a str, Value, Vec<(&'a str, &'a str)>);
+    let rows: Vec<Row> = vec![
         (
             "assumeRole",
             at_listener(json!({"credentials": {"assumeRole": role}})),

@@ -78,6 +78,9 @@ pub struct Counts {
 /// Whoever else has a hand in it.
 pub type Meddler = Box<dyn FnMut(&mut World)>;
 
+/// Sees each step before it is taken.
+pub type Watcher = Box<dyn Fn(&Step)>;
+
 pub struct World {
     pub now: Timestamp,
     pub grant: Option<GrantFacts>,
@@ -112,7 +115,7 @@ pub struct World {
     /// The key has more bytes than a Secret holds.
     pub too_large: bool,
     /// Sees each step before it is taken.
-    pub watcher: Option<Box<dyn Fn(&Step)>>,
+    pub watcher: Option<Watcher>,
     /// Something may happen to the world after each step, before the next.
     pub meddler: Option<Meddler>,
 

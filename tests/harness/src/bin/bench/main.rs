@@ -160,7 +160,7 @@ impl Bench {
         let tokens = scene
             .plane
             .scratch()
-            .write("tokens", &format!("{} *", promises::TOKEN))?;
+            .write("tokens", format!("{} *", promises::TOKEN))?;
         let operator = scene.operator(&OperatorOptions {
             args: vec![
                 format!("--notifications-address=127.0.0.1:{notifications}"),
