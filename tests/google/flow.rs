@@ -211,7 +211,7 @@ fn resumable() {
 
     // Not unless the store's owner accepts that a session outlives its key.
     let _operator = t.operator();
-    t.apply(&[grant("early", "x/early")]);
+    t.apply(&[grant("early", &t.key("early"))]);
     let refused = t.reason("ug/early", "CapabilityMissing");
     assert!(
         message(&refused).contains("resumableUploads: Tolerate"),
@@ -343,8 +343,16 @@ fn with_workload_identity() {
     };
     let operator = Operator::start(Path::new(VALET), &t.world.plane, &options).unwrap();
     t.apply(&[
-        t.grant("UploadGrant", "up", json!({"expirationSeconds": 43_200})),
-        t.grant("UploadGrant", "long", json!({"expirationSeconds": 43_201})),
+        t.grant(
+            "UploadGrant",
+            "up",
+            json!({"expirationSeconds": 43_200, "constraints": {"overwrite": "Allow"}}),
+        ),
+        t.grant(
+            "UploadGrant",
+            "long",
+            json!({"expirationSeconds": 43_201, "constraints": {"overwrite": "Allow"}}),
+        ),
     ]);
     let issued = t.reason("ug/up", "Issued");
     assert_eq!(says(&issued, "Active"), "True Issued");
