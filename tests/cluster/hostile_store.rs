@@ -76,7 +76,7 @@ fn headers_of_a_hostile_store_take_no_memory() {
         false => format!("image/{}", "x".repeat(15_000)),
     });
     t.apply(&own(&t, &fake.endpoint()));
-    let name = |n: usize| format!("{}-{n}", if n % 2 == 0 { "huge" } else { "large" });
+    let name = |n: usize| format!("{}-{n}", if n.is_multiple_of(2) { "huge" } else { "large" });
     t.apply(&(0..GRANTS).map(|n| upload(&t, &name(n))).collect::<Vec<_>>());
     for start in 0..3 {
         let operator = t.operator_with(OWN_STORES);

@@ -128,7 +128,7 @@ fn planted_record_of_a_refused_grant_aborts_no_upload() {
     let theirs = begin(&t, VICTIM);
     plant(&t, "spy", "2031-01-01T00:00:00Z");
     tells_nothing(&t, &operator, "spy");
-    assert_eq!(open(&t, VICTIM), [theirs.clone()]);
+    assert_eq!(open(&t, VICTIM), std::slice::from_ref(&theirs));
     // The finalizer holds nothing up, and nothing goes with it.
     t.kubectl(&["delete", "ug/spy", "--timeout=30s"]);
     assert_eq!(open(&t, VICTIM), [theirs]);

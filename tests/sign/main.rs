@@ -7,7 +7,7 @@ mod refused;
 use std::{
     io::Write,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
