@@ -245,7 +245,7 @@ fn content_length(store: &Store, key: &str) -> Option<Result<Outcome>> {
 /// What Valet says to an upload in parts of this store.
 fn refused(store: &Store, key: &str, constraints: Value, because: &str) -> Result<Outcome> {
     let spec = json!({"mode": "Multipart", "constraints": constraints});
-    let why = store.refusal(Column::Put, key, spec, &["--output", "parts", "--upload-id", "none"])?;
+    let why = store.refusal(Column::Put, key, spec, &["--output", "parts"])?;
     Ok(told(why, because))
 }
 
