@@ -40,8 +40,8 @@ impl Findings {
     /// Prints the table and fails if anything is wrong.
     fn conclude(self, title: &str) {
         let head = format!(
-            "{:>6} | {:7} | {:9} | {:18} | {:17} | {:21} | put, write-once, download",
-            "offset", "mode", "store", "Ready", "ClockInSync", "UnsignedHeadersRefused"
+            "{:>6} | {:7} | {:9} | {:18} | {:17} | {:22} | {:6} | put, write-once, download",
+            "offset", "mode", "store", "Ready", "ClockInSync", "UnsignedHeadersRefused", "grants"
         );
         println!("\n{title}\n{head}\n{}\n", self.rows.join("\n"));
         assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
@@ -54,7 +54,7 @@ fn row(seen: &Snapshot, place: &Place, offset: i64, mode: Mode, store: &str, gro
     let of = |type_: &str| object.map_or(String::new(), |o| says(o, type_));
     let reasons = FORMS.map(|form| seen.reason(&format!("{form}-{group}-{store}")));
     format!(
-        "{offset:>6} | {:7} | {store:9} | {:18} | {:17} | {:21} | {}",
+        "{offset:>6} | {:7} | {store:9} | {:18} | {:17} | {:22} | {group:6} | {}",
         mode.name(),
         of("Ready"),
         of("ClockInSync"),
