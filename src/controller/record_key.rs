@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::{error::Error, secrets::NamedSecrets};
 use crate::{
-    api::{MANAGED_BY_LABEL, MANAGED_BY_VALUE, RECORD_KEY_NAME, RECORD_KEY_TYPE},
+    api::{RECORD_KEY_NAME, RECORD_KEY_TYPE},
     record::RecordKey,
 };
 
@@ -107,10 +107,7 @@ impl RecordKeyStore {
             metadata: ObjectMeta {
                 name: Some(RECORD_KEY_NAME.to_owned()),
                 namespace: Some(self.namespace.clone()),
-                labels: Some(BTreeMap::from([(
-                    MANAGED_BY_LABEL.to_owned(),
-                    MANAGED_BY_VALUE.to_owned(),
-                )])),
+                // Not the label of grants' Secrets: those are made again, and this one must be backed up.
                 ..ObjectMeta::default()
             },
             type_: Some(RECORD_KEY_TYPE.to_owned()),
