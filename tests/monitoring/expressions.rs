@@ -128,6 +128,7 @@ fn every_reason_to_wait_is_watched() {
         Reason::RenewalRequestInvalid,
         Reason::PartsLeft,
         Reason::Deleting,
+        Reason::ExpirationUnknown,
     ];
     let mut lists: Vec<(String, Vec<String>)> = vec![("ValetGrantsWaiting".to_owned(), Vec::new())];
     for (place, expr) in all() {
