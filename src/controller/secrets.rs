@@ -179,14 +179,8 @@ impl Secrets {
         annotations: BTreeMap<String, String>,
     ) -> Result<SecretView, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
-        let mut secret = self
-            .api
-            .read(requests.get(grant.secret_name(), &GetParams::default()))
-            .await?;
+        let mut secret = self.judged(grant, uid, resource_version).await?;
         let meta = &mut secret.metadata;
-        if meta.uid.as_deref() != Some(uid) || meta.resource_version.as_deref() != Some(resource_version) {
-            return Err(Error::Conflict("the grant's Secret"));
-        }
         meta.labels = Some(labels);
         meta.annotations = Some(annotations);
         meta.owner_references = Some(vec![secret_owner(grant)]);
@@ -198,20 +192,28 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
+    /// The Secret that was judged, whole, to be written again.
+    async fn judged(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<Secret, Error> {
+        let requests = NamedSecrets::requests(&grant.namespace);
+        let secret = self
+            .api
+            .read(requests.get(grant.secret_name(), &GetParams::default()))
+            .await?;
+        let meta = &secret.metadata;
+        if meta.uid.as_deref() != Some(uid) || meta.resource_version.as_deref() != Some(resource_version) {
+            return Err(Error::Conflict("the grant's Secret"));
+        }
+        Ok(secret)
+    }
+
     /// Removes the data and leaves the metadata as it is. What is left is no record any more.
     ///
     /// # Errors
     /// [`Error::Conflict`] if the Secret is not the one that was judged; otherwise as [`call`].
     pub async fn empty(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<SecretView, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
-        let mut secret = self
-            .api
-            .read(requests.get(grant.secret_name(), &GetParams::default()))
-            .await?;
+        let mut secret = self.judged(grant, uid, resource_version).await?;
         let meta = &mut secret.metadata;
-        if meta.uid.as_deref() != Some(uid) || meta.resource_version.as_deref() != Some(resource_version) {
-            return Err(Error::Conflict("the grant's Secret"));
-        }
         meta.managed_fields = None;
         (secret.data, secret.string_data) = (None, None);
         let params = params();
