@@ -28,6 +28,9 @@ pub fn begin(t: &Tenant, key: &str) -> String {
         .to_owned()
 }
 
+/// A short last part: a server that refuses a long one closes before it has read it, and then its answer can be lost.
+const LAST: &[u8] = b"the last part";
+
 /// Whatever ends a grant before its object is whole leaves nothing in the store.
 #[test]
 fn abandoned() {
@@ -40,9 +43,9 @@ fn abandoned() {
         in_parts(&t, name, all)
     };
     t.apply(&[
-        of("expires", json!({"expirationSeconds": 6})),
+        of("expires", json!({"expirationSeconds": 15})),
         of("deleted", json!({})),
-        of("revoked", json!({})),
+        of("revoked", json!({"constraints": {"contentLength": PART + LAST.len()}})),
         of("suspended", json!({})),
     ]);
     for name in ["expires", "deleted", "revoked", "suspended"] {
@@ -59,7 +62,7 @@ fn abandoned() {
     is_released(&t, "revoked");
     assert_eq!(open(&t, &t.key("revoked")), Vec::<String>::new());
     assert_eq!(
-        send(&t, &parts(&uploads["revoked"])[1], &bytes(PART)),
+        send(&t, &parts(&uploads["revoked"])[1], LAST),
         404,
         "a copy of a URL does nothing"
     );
