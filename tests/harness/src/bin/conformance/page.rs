@@ -52,7 +52,7 @@ Which store obeys headers that are not signed, Valet finds out by itself and say
 end at the one object, or if the store's owner says that he accepts it (`unsignedHeaders: Tolerate`). A form takes no such
 header for anything.
 
-Garage 2.5 does not know `If-None-Match` and lets a write-once key write again. Ask for [a trial with real keys](stores.md#with-real-keys)
+Garage 2.5 does not know `If-None-Match` and lets a write-once key write again. Ask for [a trial with real keys](stores.md#conformance-check)
 on such a store: `WriteOnce` is then missing in its capabilities, and grants that need it are refused. `make conformance` tries that, too.
 
 The simulated ones are versitygw behind a proxy that answers as Backblaze B2 does to conditional writes (501 NotImplemented), or as Amazon S3 does to
@@ -61,7 +61,7 @@ store's status. `valet sign` had such a status. On the first one the grants of t
 `checksumSHA256`, so that a bad request can be refused for its bytes, too.
 
 versitygw 1.8 keeps objects as files, and follows `..` in a form's key to another object. A policy cannot forbid that, so a form for everything
-below a key is signed for Amazon's own endpoints, where a key is bytes, and for another store only after [a trial with real keys](stores.md#with-real-keys) has
+below a key is signed for Amazon's own endpoints, where a key is bytes, and for another store only after [a trial with real keys](stores.md#conformance-check) has
 shown that it keeps to the prefix (`PostForm/KeyPrefix`). Here they were signed all the same.
 
 A form (`mode: PostForm`) cannot be write-once: a second one replaces the object. So a grant for a form must say
