@@ -12,7 +12,7 @@ use crate::{
     api::{Grant, Operation, Store, StoreKind, data},
     grant::{
         Facts, GrantFacts, MetadataDomains, ObjectFact, PlaceFact, Publish, Read, SecretFact, Settings, Step,
-        StoreFact, StoreView, decide,
+        StoreFact, StoreView, UploadFact, decide,
     },
     sign::{Provider, secret_object},
 };
@@ -141,10 +141,17 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
                 let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
                 return Err(ready.map_or("refused".into(), |c| format!("{}: {}", c.reason, c.message)));
             }
+            // What has come of the upload is its owner's business: nothing is sent. What is refused is said then.
+            Step::Abort(_) => facts.upload = UploadFact::Gone,
+            Step::Read(Read::Upload(..)) => facts.upload = UploadFact::Open(Vec::new()),
+            Step::Release { .. } => facts.grant.held = false,
             Step::Hold => {
                 return Err("an upload in parts needs the operator, which begins it at the store and puts the parts together; apply the grant, or give the name of an upload that you have begun with --upload-id".into());
             }
-            step => return Err(format!("the operator would not sign this now ({step:?})")),
+            // The rest concerns a Secret, an object or an end that nobody has looked for here.
+            _ => {
+                return Err("there is nothing to sign now: the operator would wait, or the grant has ended; check spec.deadlineTime and the lifetime that the store's rules allow".into());
+            }
         }
     }
 }

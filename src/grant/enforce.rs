@@ -323,12 +323,22 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
         return Err(Refusal::new(
             Reason::ContentLengthNotAllowed,
             format!(
-                "{field} is {length} bytes; {store} takes at most {} in one request; split the object",
-                can.max_upload_bytes
+                "{field} is {length} bytes; {store} takes at most {} in one request; {}",
+                can.max_upload_bytes,
+                instead_of_one(can)
             ),
         ));
     }
     Ok(())
+}
+
+/// What to do with an object that is too long for one request, on this store.
+fn instead_of_one(can: &Capabilities) -> &'static str {
+    match (can.multipart.is_some(), can.resumable.is_some()) {
+        (true, _) => "set spec.mode to Multipart, or split the object",
+        (false, true) => "set spec.mode to Resumable, or split the object",
+        (false, false) => "split the object",
+    }
 }
 
 /// Whether the parts of an upload can be told, and are not too many.

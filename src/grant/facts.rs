@@ -28,8 +28,8 @@ pub struct Facts {
     pub upload: UploadFact,
     /// All uploads in parts of the wanted key.
     pub uploads: UploadsFact,
-    /// The multipart upload that Valet itself began for this very grant, as the memory of this process has it.
-    /// What Valet has recorded of it, in a Secret or a status that is as Valet wrote it, is as good.
+    /// The multipart upload that Valet itself began for this very grant, as the memory of this process has it. The records
+    /// name it, too, in [`SecretFact`] and in the grant's status, which are as Valet wrote them.
     pub own_upload: Option<String>,
     /// Why the store did not put the parts together, if that was tried just now. No secrets in the message.
     pub completion_refused: Option<String>,

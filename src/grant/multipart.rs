@@ -115,7 +115,7 @@ impl Judge<'_> {
     }
 
     /// The store's name for the upload that the key is for: by the Secret, which is the record, or by the status where the
-    /// Secret is gone. Whoever can write these can only name another upload of the same key: stores hold both together.
+    /// Secret is gone. Both are as Valet wrote them: the facts have nothing of a record that somebody else has changed.
     pub(super) fn upload(&self) -> Option<&str> {
         if !self.is_in_parts() {
             return None;

@@ -10,6 +10,9 @@ use futures::future::BoxFuture;
 /// That the platform team has not consented to more, as the beginning of a sentence.
 pub const ONLY_READ: &str = "to an endpoint that an ObjectStore names the operator sends only requests that change nothing, unless the platform team starts it with --tenant-store-requests=All";
 
+/// The MD5 of other bytes than any probe sends.
+pub const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
+
 /// Which request of a pair is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {

@@ -29,6 +29,7 @@ use aws_sdk_s3::{
         BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
         retry::RetryConfig, timeout::TimeoutConfig,
     },
+    error::{ProvideErrorMetadata, SdkError},
     presigning::PresigningConfig,
     types::ChecksumMode,
 };
@@ -152,8 +153,7 @@ impl S3 {
         if !self.may_change() {
             return Some(Canary::untried(format!("{ONLY_READ}, and this check writes"), false));
         }
-        let skew = self.clock.skew().filter(|skew| is_skewed(Some(*skew)))?;
-        Some(Canary::untried(skewed(skew), true))
+        Some(Canary::untried(self.clocks_differ()?, true))
     }
 
     /// The same of requests to STS.
@@ -232,16 +232,28 @@ impl S3 {
     /// Why a HEAD was refused. Its answer has no body, so only the clocks, or another request, tell whether the credentials are at
     /// fault.
     async fn hidden(&self, session: &Session, key: &ObjectKey) -> ObjectFact {
-        if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
-            return ObjectFact::ClockSkewed(skewed(skew));
+        if let Some(why) = self.clocks_differ() {
+            return ObjectFact::ClockSkewed(why);
         }
         let get = session.talker.get_object().bucket(&self.store.bucket).key(key.as_str());
         match get.range("bytes=0-0").send().await {
-            Err(e) if is_of_a_clock(&e) => ObjectFact::ClockSkewed(
-                "the store says that the request's time is wrong; set the clocks right (NTP)".into(),
+            Err(e) => self.clock_trouble(&e).map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
+            // What may be read is not hidden. Something before the store may take no HEAD.
+            Ok(_) => ObjectFact::Unreachable(
+                "it refuses to show the object (HEAD, 403), and lets the same credentials read it (GET); check what stands between the operator and the store".into(),
             ),
-            _ => ObjectFact::Hidden,
         }
+    }
+
+    /// By how much the clocks differ, if that is so much that no refusal says anything else.
+    fn clocks_differ(&self) -> Option<String> {
+        self.clock.skew().filter(|skew| is_skewed(Some(*skew))).map(skewed)
+    }
+
+    /// Why this refusal is about the clocks, or may be.
+    fn clock_trouble<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
+        let said = || "the store says that the request's time is wrong; set the clocks right (NTP)".to_owned();
+        self.clocks_differ().or_else(|| is_of_a_clock(error).then(said))
     }
 
     async fn session(&self) -> Result<Arc<Session>, SignError> {

@@ -10,6 +10,9 @@ use valet_harness::eventually;
 
 use crate::world::{SOON, Tenant, condition, says};
 
+/// The record key is looked at every minute.
+const KEY_IS_LOOKED_AT: Duration = Duration::from_secs(75);
+
 /// Set right without a sweep, which comes after ten minutes.
 const PROMPT: Duration = Duration::from_secs(30);
 
@@ -313,4 +316,61 @@ fn secret_that_is_changed_all_the_time_is_withdrawn() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         suspended.expect("it is withdrawn");
     });
+}
+
+/// A record key that is deleted comes back as it was, and nothing is issued for its sake. One that is replaced ends the
+/// process, whose next one issues each live grant once more, within its rules, and no grant that has finished.
+#[test]
+fn record_key_comes_back_and_another_one_issues_live_grants_once_more() {
+    let t = Tenant::new("recordkey");
+    let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
+    credentials["metadata"]["namespace"] = t.name().into();
+    t.apply(&[credentials]);
+    let own = format!("--operator-namespace={}", t.name());
+    let operator = t.operator_with(&[&own]);
+    t.apply(&[
+        t.grant("DownloadGrant", "live", json!({})),
+        t.grant("DownloadGrant", "over", json!({"expirationSeconds": 2})),
+    ]);
+    t.reason("dg/over", "Expired");
+    let issued = t.reason("dg/live", "Issued");
+    let key = t.get("secret/valet-record-key").expect("the operator makes it");
+
+    let mark = t.mark();
+    t.delete("secret/valet-record-key");
+    let again = eventually(KEY_IS_LOOKED_AT, "the record key to come back", || {
+        t.get("secret/valet-record-key")
+    });
+    assert_eq!(again["data"], key["data"]);
+    assert_eq!(t.secrets_written(mark), (1, 0, 1), "the record key's, and nothing else");
+
+    let mut other = again;
+    other["data"]["key"] = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=".into();
+    t.replace(&other).unwrap();
+    eventually(KEY_IS_LOOKED_AT, "the operator to end", || {
+        (!operator.process().is_running()).then_some(())
+    });
+    let log = operator.log_text();
+    assert!(
+        log.contains("holds another key than at the start of this process") && !log.contains("QUFB"),
+        "{log}"
+    );
+    let mark = t.mark();
+    let _next = t.operator_with(&[&own]);
+    let next = eventually(SOON, "the grant to be issued by the other key", || {
+        t.get("dg/live").filter(|grant| {
+            says(grant, "Ready") == "True Issued"
+                && grant["status"]["recordSignature"] != issued["status"]["recordSignature"]
+        })
+    });
+    assert!(next["status"]["issuedTime"].as_str() >= issued["status"]["issuedTime"].as_str());
+    t.reason("dg/live", "Issued");
+    std::thread::sleep(Duration::from_secs(3));
+    let (created, replaced, deleted) = t.secrets_written(mark);
+    assert_eq!(
+        created + replaced,
+        1,
+        "one more credential for the live one: {created} {replaced} {deleted}"
+    );
+    t.reason("dg/over", "Expired");
 }

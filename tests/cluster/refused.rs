@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use valet_harness::{Operator, eventually};
+use valet_harness::{OddStore, Oddity, Operator, eventually};
 
 use crate::{
     abandoned::begin,
@@ -43,6 +43,27 @@ fn plant(t: &Tenant, grant: &str, issued_at: &str) {
     touch(t, grant);
 }
 
+/// Puts a list of all requests between the operator and the store.
+fn listen(t: &Tenant) -> OddStore {
+    let store = OddStore::before(&t.world.s3, Oddity::None).expect("it starts");
+    t.patch(
+        &format!("costore/{}", t.name()),
+        &json!({"spec": {"s3": {"endpoint": store.endpoint()}}}),
+    );
+    store
+}
+
+/// No request was about the other tenant's object, or asked which uploads there are.
+fn names_no_victim(store: &OddStore) {
+    let requests = store.requests();
+    assert!(!requests.is_empty(), "the store itself is probed");
+    let named: Vec<_> = requests
+        .iter()
+        .filter(|line| line.contains("victim") || line.contains("uploads"))
+        .collect();
+    assert_eq!(named, Vec::<&String>::new());
+}
+
 fn touch(t: &Tenant, grant: &str) {
     let now = Timestamp::now().as_millisecond().to_string();
     t.kubectl(&["label", "ug", grant, &format!("touched=at-{now}"), "--overwrite"]);
@@ -73,6 +94,7 @@ fn tells_nothing(t: &Tenant, operator: &Operator, grant: &str) {
 fn planted_record_of_a_refused_grant_makes_no_request() {
     let t = Tenant::new("refusedhead");
     t.put(VICTIM, b"name,salary\nalice,100000\nbob,110000\n");
+    let store = listen(&t);
     let operator = t.operator();
     for (name, is_named) in [("by-prefix", true), ("by-rule", false)] {
         if !is_named {
@@ -113,12 +135,14 @@ fn planted_record_of_a_refused_grant_makes_no_request() {
             }
         }
     }
+    names_no_victim(&store);
 }
 
 /// Others' multipart uploads are not aborted for the sake of a planted record and a finalizer.
 #[test]
 fn planted_record_of_a_refused_grant_aborts_no_upload() {
     let t = Tenant::new("refusedabort");
+    let store = listen(&t);
     let operator = t.operator();
     let spec = json!({"key": VICTIM, "mode": "Multipart", "constraints": {"contentLength": 3}});
     let mut grant = t.grant("UploadGrant", "spy", spec);
@@ -133,6 +157,58 @@ fn planted_record_of_a_refused_grant_aborts_no_upload() {
     t.kubectl(&["delete", "ug/spy", "--timeout=30s"]);
     assert_eq!(open(&t, VICTIM), [theirs]);
     let_go(&t, "spy");
+    names_no_victim(&store);
+}
+
+/// The upload that Valet began for a grant is aborted also when the rule was narrowed since and the operator was started
+/// again: its own record says which one it is. Nobody else's goes with it.
+#[test]
+fn own_upload_is_aborted_after_a_restart_and_a_narrowed_rule() {
+    let t = Tenant::new("refusedown");
+    let operator = t.operator();
+    let parts = json!({"mode": "Multipart", "constraints": {"contentLength": 3}});
+    t.apply(&[
+        t.grant("UploadGrant", "up", parts.clone()),
+        t.grant("UploadGrant", "forged", parts),
+    ]);
+    t.reason("ug/up", "Issued");
+    t.reason("ug/forged", "Issued");
+    let theirs = [begin(&t, &t.key("up")), begin(&t, &t.key("forged"))];
+    assert_eq!(open(&t, &t.key("up")).len(), 2);
+    let own = t.get("ug/forged").unwrap()["status"]["uploadID"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    operator.kill();
+    let others = json!([{"namespaces": {"names": ["others"]}, "operations": ["Upload"]}]);
+    t.patch(&format!("costore/{}", t.name()), &json!({"spec": {"access": others}}));
+    // Whoever can write both records names somebody else's upload.
+    let patch = json!({"status": {"uploadID": theirs[1]}}).to_string();
+    t.kubectl(&[
+        "patch",
+        "ug",
+        "forged",
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        &patch,
+    ]);
+    t.patch(
+        "secret/forged",
+        &json!({"metadata": {"annotations": {"valetkey.dev/upload-id": theirs[1]}}}),
+    );
+
+    let _next = t.operator();
+    for grant in ["ug/up", "ug/forged"] {
+        t.reason(grant, "NamespaceNotAllowed");
+        t.kubectl(&["delete", grant, "--timeout=30s"]);
+    }
+    assert_eq!(open(&t, &t.key("up")), [theirs[0].clone()]);
+    let mut left = open(&t, &t.key("forged"));
+    left.sort_unstable();
+    let mut expected = vec![theirs[1].clone(), own];
+    expected.sort_unstable();
+    assert_eq!(left, expected, "nobody knows any more which one is Valet's");
 }
 
 /// A case of the collection, for this tenant.

@@ -1,12 +1,12 @@
 //! Grants that the rules refuse, with everything beside them that a tenant can write: the store is asked nothing.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{Binding, GrantStatus, Overwrite, Reason, annotation},
-    grant::{GrantFacts, Owner, Step, StoreFact},
+    grant::{GrantFacts, Owner, Step, StoreFact, Untried},
 };
 
 use crate::{
@@ -227,6 +227,49 @@ fn planted_record_of_an_expired_key_leads_to_no_head() {
         let said: Vec<_> = status.conditions.iter().map(|c| &c.message).collect();
         assert!(said.iter().all(|m| !m.contains("nothing was uploaded;")), "{said:?}");
     }
+}
+
+/// A namespace that no rule names is told that alone, whatever the store is like: what it enforces, whether it answers, and
+/// how its clock goes is learned by nobody else.
+#[test]
+fn namespace_without_a_rule_learns_nothing_of_the_store() {
+    type Change = fn(&mut World);
+    let stores: [(&str, Change); 5] = [
+        ("usable", |_| {}),
+        ("enforces nothing", |w| {
+            w.usable(|s| Arc::make_mut(&mut s.capabilities).enforced.clear());
+        }),
+        ("not tried", |w| {
+            w.usable(|s| {
+                s.untried = Some(Untried {
+                    reason: Reason::StoreUnreachable,
+                    why: "it does not answer".into(),
+                    only_write_once: false,
+                });
+            });
+        }),
+        ("another clock", |w| {
+            w.usable(|s| s.skew = Some(SignedDuration::from_mins(20)))
+        }),
+        ("credentials that end", |w| {
+            w.usable(|s| s.credentials_expire = Some(at(1)))
+        }),
+    ];
+    let mut said = BTreeSet::new();
+    for (case, change) in stores {
+        for grant in [upload(), in_parts(), form_below(), resumable()] {
+            let mut other = rule();
+            other.namespaces.names = vec!["shop".into()];
+            let mut world = World::new(grant, store([other]));
+            change(&mut world);
+            world.reconcile();
+            let ready = checks::condition(&world.grant().status, "Ready").unwrap().clone();
+            assert_eq!(ready.reason, "NamespaceNotAllowed", "{case}: {}", ready.message);
+            said.insert(ready.message);
+            assert!(checks::condition(&world.grant().status, "ClockInSync").is_none());
+        }
+    }
+    assert_eq!(said.len(), 1, "{said:?}");
 }
 
 /// A rule that is narrowed while a key is out ends what is known of the upload.

@@ -88,3 +88,35 @@ fn what_the_operator_refuses_is_refused() {
     assert!(signed.is_signed, "{}", signed.said);
     assert!(sign(&[plain.clone(), download(&plain)], &[], &ACCESS_KEY).is_signed);
 }
+
+/// Why an upload in parts is refused is said as of any other grant, also for an upload that somebody has begun.
+#[test]
+fn upload_in_parts_that_somebody_began_is_refused_with_the_reason() {
+    let mut store = cluster_store(amazons(json!({})));
+    let parts = json!({"mode": "Multipart", "constraints": {"contentLength": 3}});
+    let begun = ["--upload-id=theirs"];
+    let signed = sign(
+        &[store.clone(), grant("UploadGrant", &store, parts.clone())],
+        &begun,
+        &ACCESS_KEY,
+    );
+    assert!(signed.said.contains("--output yaml"), "{}", signed.said);
+    for (field, value, reason) in [
+        ("namespaces", json!({"names": ["others"]}), "NamespaceNotAllowed"),
+        ("keyPrefix", json!("elsewhere/"), "KeyNotAllowed"),
+        ("maxExpirationSeconds", json!(1), "ExpirationTooLong"),
+    ] {
+        let kept = std::mem::replace(&mut store["spec"]["access"][0][field], value);
+        let signed = sign(
+            &[store.clone(), grant("UploadGrant", &store, parts.clone())],
+            &begun,
+            &ACCESS_KEY,
+        );
+        assert!(
+            !signed.is_signed && signed.said.contains(reason) && !signed.said.contains("theirs"),
+            "{reason}: {}",
+            signed.said
+        );
+        store["spec"]["access"][0][field] = kept;
+    }
+}

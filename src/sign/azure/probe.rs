@@ -13,11 +13,12 @@ use super::{
 use crate::{
     api::Reason,
     grant::{MOST_SKEW, is_skewed, skewed},
-    sign::{Finding, Probed, SignError, http::Unanswered, probe::UnsignedHeaders},
+    sign::{
+        Finding, Probed, SignError,
+        http::Unanswered,
+        probe::{OTHER_MD5, UnsignedHeaders},
+    },
 };
-
-/// The MD5 of other bytes than the probe sends.
-const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 
 impl AzureBlob {
     /// Tries the container with two or three harmless requests for a blob that is not there.

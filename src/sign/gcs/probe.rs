@@ -15,7 +15,8 @@ use crate::{
         Finding, Probed, SignError,
         http::Answer,
         probe::{
-            Base, Said, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload, remark, write_once,
+            Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload, remark,
+            write_once,
         },
     },
 };
@@ -142,8 +143,6 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
 
 /// The MD5 of nothing, which is what the probe sends.
 const MD5: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
-/// The MD5 of something else.
-const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 /// The most write-once uploads that are sent.
 const MOST: usize = 3;
 

@@ -146,7 +146,7 @@ impl S3 {
             .set_content_type(constraints.content_type.clone())
             .send()
             .await
-            .map_err(|e| not_begun(&e))?;
+            .map_err(|e| self.by_the_clocks(&e).map_or_else(|| not_begun(&e), not_begun_now))?;
         let named = begun.upload_id.filter(|name| is_name(name));
         named.ok_or_else(|| SignError::Credentials {
             reason: Reason::StoreUnreachable,
@@ -175,7 +175,11 @@ impl S3 {
                 .await;
             let page = match answer {
                 Ok(page) => page,
-                Err(e) => return not_listed(&e),
+                Err(e) => {
+                    return self
+                        .by_the_clocks(&e)
+                        .map_or_else(|| not_listed(&e), UploadFact::Unreachable);
+                }
             };
             arrived.extend(page.parts().iter().filter_map(|part| {
                 Some(ArrivedPart {
@@ -239,7 +243,9 @@ impl S3 {
                 };
                 Completion::Done(object.checked())
             }
-            Err(e) => not_completed(&e),
+            Err(e) => self
+                .by_the_clocks(&e)
+                .map_or_else(|| not_completed(&e), Completion::Unreachable),
         }
     }
 
@@ -258,7 +264,9 @@ impl S3 {
         if let Err(e) = answer
             && code(&e) != Some("NoSuchUpload")
         {
-            return Err(refusal(&e, "s3:AbortMultipartUpload"));
+            return Err(self
+                .by_the_clocks(&e)
+                .unwrap_or_else(|| refusal(&e, "s3:AbortMultipartUpload")));
         }
         Ok(())
     }
@@ -292,10 +300,13 @@ impl S3 {
             .await;
         let listed = match answer {
             Ok(listed) => listed,
-            Err(e) if status(&e).is_some_and(|s| matches!(s, 401 | 403 | 405 | 501)) => {
-                return UploadsFact::Hidden;
+            Err(e) => {
+                return match (self.by_the_clocks(&e), status(&e)) {
+                    (Some(why), _) => UploadsFact::Unreachable(why),
+                    (None, Some(401 | 403 | 405 | 501)) => UploadsFact::Hidden,
+                    (None, _) => UploadsFact::Unreachable(unreachable(&e)),
+                };
             }
-            Err(e) => return UploadsFact::Unreachable(unreachable(&e)),
         };
         let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
         // So many were asked for, whatever was answered.
@@ -318,6 +329,11 @@ impl S3 {
             uploads,
             contested: false,
         }
+    }
+
+    /// Why a refusal says nothing about rights: while the clocks differ it can be about the request's time.
+    fn by_the_clocks<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
+        matches!(status(error), Some(400 | 401 | 403)).then(|| self.clock_trouble(error))?
     }
 
     /// Whether a part of an upload has come; `None` if the upload is gone.
@@ -357,6 +373,13 @@ fn refusal<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
         ),
         (Some(400..=499), Some(code)) => format!("the store refuses it ({code})"),
         _ => unreachable(error),
+    }
+}
+
+fn not_begun_now(why: String) -> SignError {
+    SignError::Credentials {
+        reason: Reason::ClockSkewed,
+        message: format!("the upload in parts could not be begun: {why}"),
     }
 }
 

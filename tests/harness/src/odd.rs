@@ -6,7 +6,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -17,6 +17,8 @@ use crate::{Context, Result, S3Server};
 /// What the store does otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Oddity {
+    /// Nothing: it only keeps a list of the requests.
+    None,
     /// It answers 501 NotImplemented to conditional writes, as Backblaze B2 does.
     NoConditions,
     /// The same, and it obeys an `x-amz-copy-source` that nobody signed, as MinIO does.
@@ -29,12 +31,14 @@ pub enum Oddity {
 /// Such a store, on a loopback port, for as long as the process lives.
 pub struct OddStore {
     port: u16,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 /// The real store.
 struct Behind {
     port: u16,
     objects: PathBuf,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl OddStore {
@@ -45,9 +49,11 @@ impl OddStore {
     pub fn before(server: &S3Server, oddity: Oddity) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("a port for a store")?;
         let port = listener.local_addr().context("the store's port")?.port();
+        let requests = Arc::new(Mutex::new(Vec::new()));
         let behind = Arc::new(Behind {
             port: server.port(),
             objects: server.scratch().join("objects"),
+            requests: requests.clone(),
         });
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -56,7 +62,13 @@ impl OddStore {
                 thread::spawn(move || behind.serve(client, oddity));
             }
         });
-        Ok(Self { port })
+        Ok(Self { port, requests })
+    }
+
+    /// All requests so far, as `METHOD /BUCKET/KEY?QUERY`.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -143,6 +155,8 @@ impl Behind {
         let Some(mut request) = Request::read(&client)? else {
             return Ok(());
         };
+        let line = format!("{} {}", request.method, request.target);
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         match self.refusal(&mut request, oddity) {
             Some((status, code, message)) => client.write_all(error(status, code, message).as_bytes()),
             None => self.pass(&request, &mut client),
@@ -173,7 +187,7 @@ impl Behind {
                 "InvalidRequest",
                 "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters",
             )),
-            Oddity::NoConditions | Oddity::ObjectLock => None,
+            Oddity::None | Oddity::NoConditions | Oddity::ObjectLock => None,
         }
     }
 
@@ -239,6 +253,7 @@ mod tests {
         let behind = Behind {
             port: 0,
             objects: "/nonexistent".into(),
+            requests: Arc::default(),
         };
         let answer = behind.refusal(&mut request(method, headers), oddity);
         answer.map(|(status, ..)| status)
@@ -249,7 +264,8 @@ mod tests {
         let (condition, md5) = (("If-None-Match", "*"), ("Content-MD5", "x"));
         let copy = ("x-amz-copy-source", "/media/none");
         for (oddity, method, headers, expected) in [
-            (Oddity::NoConditions, "PUT", &[condition][..], Some(501)),
+            (Oddity::None, "PUT", &[condition, copy][..], None),
+            (Oddity::NoConditions, "PUT", &[condition], Some(501)),
             (Oddity::NoConditions, "POST", &[condition], Some(501)),
             (Oddity::NoConditions, "GET", &[condition], None),
             (Oddity::NoConditions, "PUT", &[copy], None),

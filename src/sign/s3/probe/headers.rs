@@ -18,13 +18,11 @@ use jiff::Timestamp;
 use super::super::{S3, answers::word, canary::Raw, presigned::headers, unreachable};
 use crate::sign::{
     canary::{BODY, BODY_MD5},
-    probe::{Base, Said, Sender, UnsignedHeaders, Variant, by_download, by_upload},
+    probe::{Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, by_download, by_upload},
 };
 
 /// How long the URLs of the probe are good.
 const WINDOW: Duration = Duration::from_secs(60);
-/// The MD5 of other bytes than [`BODY`].
-const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 /// A header that asks for nothing in particular.
 const MARK: &str = "x-amz-meta-valet-probe";
 

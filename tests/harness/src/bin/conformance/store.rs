@@ -116,7 +116,7 @@ impl<'a> Store<'a> {
                 "A store without conditional writes (simulated)"
             }
             Some(Oddity::ObjectLock) => "A bucket with Object Lock (simulated)",
-            None => page::name(self.software),
+            Some(Oddity::None) | None => page::name(self.software),
         }
     }
 
