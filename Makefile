@@ -46,6 +46,7 @@ lint: check-tools ## Formatting, lints, generated files that are out of date, ve
 	@cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	@hack/generate.sh --check
 	@hack/version.sh --check
+	@hack/layers.py
 	@hack/pinned.sh
 	@hack/deny.sh
 

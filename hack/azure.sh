@@ -9,7 +9,7 @@
 set -euo pipefail
 
 azurite=azurite@3.35.0
-# The last of Microsoft's packages that signs by the version of the service that Valet does (src/sign/azure/sas.rs).
+# The last of Microsoft's packages that signs by the version of the service that Valet does (src/provider/azure/sas.rs).
 package=azure-storage-blob==12.19.1
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,27 +1,28 @@
-//! Valet hands out valet keys: a workload that has to put or get one object in an object store gets a signed,
-//! scoped, time-limited URL for exactly that, in a Secret of its own namespace.
+//! Valet issues signed, time-limited credentials for one object in an object store. Each credential is in a Secret of the namespace of
+//! the workload that needs it.
 //!
-//! The map, in the order in which a grant passes through:
+//! Each module may import the modules above it (`hack/layers.py` checks that):
 //!
-//! | module | is | imports |
-//! |---|---|---|
-//! | [`api`] | the words: kinds, status, reasons, annotation keys | nothing of ours |
-//! | [`record`] | authenticates what Valet wrote about a grant | `api` |
-//! | [`grant`] | the judgement: facts and time in, one step out; no client, no clock | `api` |
-//! | [`sign`] | the pen: one small trait, one file a provider, a URL that cannot be printed | `api`, `grant`'s requests |
-//! | [`store`] | the far side: which provider, whose credentials, until when | `api`, `sign` |
-//! | [`controller`] | the hands: the only part with a Kubernetes client | all of the above |
-//! | [`telemetry`] | the windows: logs, metrics, health | `api` |
-//! | [`cli`] | the verbs: `controller`, `crds`, `sign` | all of the above |
+//! | module | contains |
+//! |---|---|
+//! | [`api`] | the API types: custom resources, conditions, reasons, annotations, validation |
+//! | [`core`] | the decision logic: a pure function of facts and time, without a client or a clock |
+//! | [`telemetry`] | logs, metrics and health |
+//! | [`net`] | HTTP clients, proxies and the egress policy |
+//! | [`conformance`] | the check of what a store enforces |
+//! | [`provider`] | object store back ends, one folder each |
+//! | [`notifications`] | the receiver of object store notifications |
+//! | [`controller`] | the controllers, the only module with a Kubernetes client |
+//! | [`cli`] | the commands `controller`, `crds` and `sign` |
 //!
-//! `docs/architecture.md` draws the way of a grant.
-#![warn(missing_docs)]
+//! `docs/architecture.md` describes how they work together.
 
 pub mod api;
 pub mod cli;
+pub mod conformance;
 pub mod controller;
-pub mod grant;
-pub mod record;
-pub mod sign;
-pub mod store;
+pub mod core;
+pub mod net;
+pub mod notifications;
+pub mod provider;
 pub mod telemetry;

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     controller,
-    grant::MetadataDomains,
+    core::MetadataDomains,
     telemetry::{LogFormat, init_logs},
 };
 

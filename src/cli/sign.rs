@@ -10,11 +10,11 @@ use self::documents::{Documents, only};
 use super::print_text;
 use crate::{
     api::{Grant, Operation, Store, StoreKind, data},
-    grant::{
+    core::{
         Facts, GrantFacts, MetadataDomains, ObjectFact, PlaceFact, Publish, Read, SecretFact, Settings, Step,
-        StoreFact, StoreView, UploadFact, decide,
+        StoreFact, StoreView, UploadFact, decide, secret_object,
     },
-    sign::{Provider, secret_object},
+    provider::Provider,
 };
 
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{cluster, options::Options};
 use crate::{
-    sign::http::user_agent,
+    net::client::user_agent,
     telemetry::{Change, Contact},
 };
 

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::{api::printable, sign::SignError};
+use crate::{api::printable, core::SignError};
 
 /// The longest that one reconcile may take. After that no step of it begins, and what waits for a store is cut off. A call to
 /// the apiserver that is under way then is waited for, so that its answer is not lost.

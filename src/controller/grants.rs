@@ -22,14 +22,14 @@ use super::{
     places::Places,
     requests::{Permit, Requests},
     secrets::{FIELD_MANAGER, Secrets},
-    stores::{Stores, store_id},
+    stores::Stores,
     turns::Turns,
     watch::Caller,
 };
 use crate::{
     api::Grant,
-    grant::{Access, Facts, ObjectFact, PlaceFact, Read, Settings, Step, StoreFact, UploadFact, decide},
-    sign::Provider,
+    core::{Access, Facts, ObjectFact, PlaceFact, Read, Settings, Step, StoreFact, UploadFact, decide, store_id},
+    provider::Provider,
     telemetry::{Metrics, Progress, warn_once},
 };
 

@@ -28,14 +28,14 @@ use super::{
     run::Parts,
     secrets::{FIELD_MANAGER, Secrets},
     store_status::{self, AT_A_TIME},
-    stores::{StoreId, scoped},
+    stores::scoped,
     turns::Turns,
     watch::{Caller, Watched, config, watch_failed, watch_stores},
 };
 use crate::{
     api::{DownloadGrant, Grant, Store, StoreKind, UploadGrant},
-    grant::Settings,
-    record::RecordKey,
+    core::record::RecordKey,
+    core::{Settings, StoreId},
     telemetry::Progress,
 };
 

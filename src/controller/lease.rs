@@ -19,7 +19,8 @@ use kube::{
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{error::Error, error::call, notifications::Leader, secrets::FIELD_MANAGER};
+use super::{error::Error, error::call, secrets::FIELD_MANAGER};
+use crate::notifications::Leader;
 use crate::{api::annotation, telemetry::warn_once};
 
 /// Name of the Lease in the operator's namespace.

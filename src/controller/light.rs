@@ -10,7 +10,7 @@ use kube::{
 
 use crate::{
     api::{Grant, GrantStatus, ObservedObject, Store, StoreStatus, printable},
-    grant::is_read,
+    core::is_read,
 };
 
 /// The most that is kept of the value of one, in bytes. Of times, which Valet's own say, and of marks more means nothing.

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::{
     api::{Grant, GrantStatus},
-    grant::{GrantFacts, Repairs},
-    record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
-    sign::Provider,
+    core::record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
+    core::{GrantFacts, Repairs},
+    provider::Provider,
 };
 
 /// What this process knows of the grants of one kind beyond its watch. All of it can be lost at any moment: it saves reads and

@@ -1,5 +1,5 @@
-//! The hands: the only folder with a Kubernetes client. It reads facts, takes the steps that the judgement names,
-//! and wakes at the instants that it names. It decides nothing.
+//! The controllers. They read facts, execute the steps that [`crate::core::decide`] returns, and wake up at the times that it names.
+//! They decide nothing. This is the only module with a Kubernetes client.
 
 mod apiserver;
 mod clock;
@@ -11,7 +11,6 @@ mod kinds;
 mod lease;
 mod light;
 mod memory;
-mod notifications;
 mod options;
 mod places;
 mod record_key;
@@ -30,6 +29,6 @@ mod verdicts;
 mod voices;
 mod watch;
 
-pub use notifications::{NamedSender, SenderScope};
+pub use crate::notifications::{NamedSender, SenderScope};
 pub use options::{Notifications, Options};
 pub use run::run;

@@ -5,9 +5,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 use tracing::info;
 
-use super::notifications::NamedSender;
+use crate::notifications::NamedSender;
 
-use crate::grant::MetadataDomains;
+use crate::core::MetadataDomains;
 
 /// What the operator is started with.
 #[derive(Clone, Debug)]

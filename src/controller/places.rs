@@ -1,4 +1,4 @@
-//! Places for grants with a key, where their number is limited: what is watched is brought to `grant::Places`, and who has
+//! Places for grants with a key, where their number is limited: what is watched is brought to `core::Places`, and who has
 //! a place there is called.
 
 use std::{
@@ -10,14 +10,10 @@ use jiff::Timestamp;
 use kube::{ResourceExt, core::DeserializeGuard, runtime::watcher};
 use tokio::sync::watch;
 
-use super::{
-    memory::Memory,
-    requests::Call,
-    stores::{StoreId, store_id},
-};
+use super::{memory::Memory, requests::Call};
 use crate::{
     api::{ClusterAccessRule, Grant, GrantStatus, Operation, Reason},
-    grant::{self, Candidate, GrantFacts, Most, PlaceFact},
+    core::{self, Candidate, GrantFacts, Most, PlaceFact, StoreId, store_id},
 };
 
 /// Both kinds of grant hold places, so both must have been listed before one is given away.
@@ -33,7 +29,7 @@ pub struct Places {
 
 #[derive(Default)]
 struct Table {
-    stores: HashMap<StoreId, grant::Places>,
+    stores: HashMap<StoreId, core::Places>,
     /// Those that are in one of them, by UID.
     known: HashMap<String, Known>,
     /// Counts the lists that the watch of each kind began.
@@ -220,7 +216,7 @@ impl Table {
     }
 
     /// Changes a store's places, and keeps nothing of a store that has none.
-    fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut grant::Places)) {
+    fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut core::Places)) {
         let places = self.stores.entry(id.clone()).or_default();
         change(places);
         if places.is_empty() {
@@ -283,7 +279,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{DownloadGrant, UploadGrant},
-        record::RecordKey,
+        core::record::RecordKey,
     };
 
     const ONE: Most = Most {
@@ -338,7 +334,7 @@ mod tests {
             // Who is there keeps it.
             places.visited(&second, &memory, || true);
             let third = grant("c");
-            assert_eq!(ask(&places, &third).await, PlaceFact::Full(grant::Limit::Namespace(1)));
+            assert_eq!(ask(&places, &third).await, PlaceFact::Full(core::Limit::Namespace(1)));
         }
     }
 }

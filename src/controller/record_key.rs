@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::{error::Error, secrets::NamedSecrets};
 use crate::{
     api::{RECORD_KEY_NAME, RECORD_KEY_TYPE},
-    record::RecordKey,
+    core::record::RecordKey,
 };
 
 /// The name of the Secret's one entry.

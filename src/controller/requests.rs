@@ -8,8 +8,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::stores::StoreId;
 use crate::api::{Operation, StoreKind};
+use crate::core::StoreId;
 
 /// One store may have one visit in so many, unless it says otherwise. Four stores have to be slow at once before a fifth
 /// waits for them.

@@ -18,7 +18,6 @@ use super::{
     history::went_back,
     kinds::{Kind, Shelf},
     lease::{Lease, Term},
-    notifications::{Awaited, GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics},
     options::Options,
     places::Places,
     record_key::RecordKeyStore,
@@ -30,7 +29,8 @@ use super::{
 };
 use crate::{
     api::{ClusterObjectStore, DownloadGrant, ObjectStore, Operation, UploadGrant},
-    sign::Outward,
+    net::Outward,
+    notifications::{Awaited, GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics},
     telemetry::{Health, Metrics, Progress, REPEATS, States, serve},
 };
 

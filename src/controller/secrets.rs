@@ -11,9 +11,8 @@ use kube::{
 use super::error::{Error, call};
 use crate::{
     api::{GROUP, MANAGED_BY_LABEL, MANAGED_BY_VALUE, SECRET_TYPE, annotation},
-    grant::{GrantFacts, Owner, PublishMode, SecretView},
-    record::{RecordKey, Subject},
-    sign::secret_owner,
+    core::record::{RecordKey, Subject},
+    core::{GrantFacts, Owner, PublishMode, SecretView, secret_owner},
 };
 
 /// Who wrote, in `managedFields`.

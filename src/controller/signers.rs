@@ -5,8 +5,8 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::stores::StoreId;
-use crate::grant::Signer;
+use crate::core::Signer;
+use crate::core::StoreId;
 
 /// What each store signs with, and since when, as far as this process knows. It outlasts times in which a store cannot be
 /// used, as between the old credentials and the new ones.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{Grant, Reason, Store},
-    grant::{Concern, concern},
+    core::{Concern, concern},
     telemetry::{GrantState, StoreState},
 };
 

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::{
     error::{DEADLINE, Error, call},
     secrets::FIELD_MANAGER,
-    stores::{Condition, StoreId, Stores},
+    stores::{Condition, Stores},
     trial::Tried,
     turns::Turns,
     verdicts, voices,
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     api::{CanaryStatus, Capabilities, Capability, Reason, Store, StoreStatus, set_condition, set_ready},
-    grant::{Concern, second, skewed},
-    sign::Finding,
+    core::{Concern, StoreId, second, skewed},
+    provider::Finding,
     telemetry::warn_once,
 };
 

@@ -27,12 +27,14 @@ use super::{
     trial::{Trial, Trials, Tried, age_for_grants, age_for_status},
 };
 use crate::{
-    api::{
-        Capabilities, ClusterAccessRule, Reason, ShortSessions, Store, StoreKind, StoreRef, annotation, printable,
+    api::{Capabilities, ClusterAccessRule, Reason, ShortSessions, Store, StoreKind, annotation, printable},
+    core::{
+        Concern, GrantFacts, Refusal, RulesView, SignError, Signer, StoreFact, StoreId, StoreView, Untried, concern,
+        still_allowed, store_id,
     },
-    grant::{Concern, GrantFacts, Refusal, RulesView, Signer, StoreFact, StoreView, Untried, concern, still_allowed},
-    sign::{Outward, Probed, Provider, SignError},
-    store::Environment,
+    net::Outward,
+    provider::registry::Environment,
+    provider::{Probed, Provider},
 };
 
 /// Reads stores and keeps them for a moment.
@@ -56,9 +58,6 @@ pub struct Stores {
     /// Tries stores out.
     pub trials: Arc<Trials>,
 }
-
-/// Names a store; the namespace is empty for a ClusterObjectStore.
-pub type StoreId = (StoreKind, String, String);
 
 /// Why a store cannot be used, as conditions say it.
 pub type Why = (Reason, String);
@@ -169,15 +168,6 @@ impl Found {
             rules: None,
         }
     }
-}
-
-/// Names the store that a grant in `namespace` means.
-pub fn store_id(store: &StoreRef, namespace: &str) -> StoreId {
-    let namespace = match store.kind {
-        StoreKind::ObjectStore => namespace.to_owned(),
-        StoreKind::ClusterObjectStore => String::new(),
-    };
-    (store.kind, namespace, store.name.clone())
 }
 
 impl Stores {

@@ -13,14 +13,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{
-    slot::FRESHNESS,
-    stores::{StoreId, Why},
-};
+use super::{slot::FRESHNESS, stores::Why};
 use crate::{
     api::{Reason, StoreKind, annotation},
-    grant::{Untried, is_skewed, skewed},
-    sign::{Canary, Finding, Probed, Provider},
+    conformance::Canary,
+    core::{StoreId, Untried, is_skewed, skewed},
+    provider::{Finding, Probed, Provider},
 };
 
 /// The longest that one probe may take. What needs longer counts as a store that does not answer.

@@ -21,12 +21,13 @@ use tokio::time::sleep;
 use super::{
     light::{lighten_store, lighten_watched},
     memory::Memory,
-    notifications::{Awaited, Call},
-    stores::{StoreId, Stores, canary_request, scoped, store_id},
+    stores::{Stores, canary_request, scoped},
 };
 use crate::{
     api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
-    store::bucket,
+    core::{StoreId, store_id},
+    notifications::{Awaited, Call},
+    provider::registry::bucket,
     telemetry::{Health, Progress, warn_once},
 };
 

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use valet::api::Capability;
-use valet::sign::{
-    Canary, Missing, Provider,
-    azure::{AzureBlob, Credentials, SharedKey},
+use valet::{
+    conformance::{Canary, Missing},
+    provider::Provider,
+    provider::azure::{AzureBlob, Credentials, SharedKey},
 };
 use valet_harness::{
     azurite::ACCOUNT,

@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{Ask, Reason, ResponseHeaders},
-    grant::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
-    sign::{Finding, Provider, azure::Source},
+    core::{Lifetime, ObjectFact, ObjectKey, SigningRequest},
+    provider::{Finding, Provider, azure::Source},
 };
 use valet_harness::fake::{Fake, Reply, granted_as_text};
 

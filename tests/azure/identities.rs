@@ -11,10 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
     api::Reason,
-    sign::{
-        Outward, Provider, SignError,
-        azure::{AzureBlob, Credentials, Identity, Source},
-    },
+    core::SignError,
+    net::Outward,
+    provider::Provider,
+    provider::azure::{AzureBlob, Credentials, Identity, Source},
 };
 use valet_harness::{
     Scratch,

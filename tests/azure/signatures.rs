@@ -4,11 +4,9 @@
 use serde_json::{Value, json};
 use valet::{
     api::{Ask, AzureBlobStore, Multipart, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
-    grant::{Lifetime, ObjectKey, SigningRequest},
-    sign::{
-        Provider, SignError, Signed,
-        azure::{AzureBlob, Credentials, Identity, SharedKey, Source},
-    },
+    core::{Lifetime, ObjectKey, SignError, Signed, SigningRequest},
+    provider::Provider,
+    provider::azure::{AzureBlob, Credentials, Identity, SharedKey, Source},
 };
 use valet_harness::azurite::microsoft;
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use valet::grant::second;
+use valet::core::second;
 use valet_harness::{AuditMark, eventually};
 
 use crate::world::{Mounted, SOON, Tenant, condition, merge, says};

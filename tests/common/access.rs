@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use valet::{
     api::{Ask, UploadGrant},
-    grant::{Access, AllowedRequest, GrantFacts, RulesView, SigningRequest, still_allowed},
+    core::{Access, AllowedRequest, GrantFacts, RulesView, SigningRequest, still_allowed},
 };
 
 /// Access to this object for what is asked.

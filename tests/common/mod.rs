@@ -10,7 +10,7 @@ use valet::{
         Multipart, Namespaces, Operation, Overwrite, Permission, Remedies, Renewal, RenewalPermission, RenewalPolicy,
         ResponseHeaders, ShortSessions, StoreKind, StoreRef, Terms, UploadConstraints, UploadMode,
     },
-    grant::{GrantFacts, RenewRequest, Signer, StoreView},
+    core::{GrantFacts, RenewRequest, Signer, StoreView},
 };
 
 /// 2027-01-15T08:00:00Z: when every story begins.

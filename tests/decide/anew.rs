@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{Reason, ShortSessions, annotation},
-    grant::{ANEW_SPREAD, GrantFacts, Lifetime, Publish, PublishMode, Signer, Step, StoreFact},
+    core::{ANEW_SPREAD, GrantFacts, Lifetime, Publish, PublishMode, Signer, Step, StoreFact},
 };
 
 use crate::{

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Reason, annotation},
-    grant::{
+    core::{
         Assembly, Facts, GrantFacts, Owner, PlaceFact, Publish, PublishMode, Read, RenewRequest, RulesView,
         SecretFact, SecretView, Step, StoreFact, admit, allowance, decide, still_allowed,
     },

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{
     api::{GrantStatus, Reason},
-    grant::{GrantFacts, Owner, Read, Step, StoreFact, StoreView},
+    core::{GrantFacts, Owner, Read, Step, StoreFact, StoreView},
 };
 
 use crate::{

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{Binding, GrantStatus, annotation},
-    grant::{GrantFacts, Owner, Step},
+    core::{GrantFacts, Owner, Step},
 };
 
 use crate::{
@@ -199,7 +199,7 @@ fn claimed_finish_is_set_right_and_the_secret_stays() {
 #[test]
 fn a_claimed_key_is_not_believed_without_its_secret() {
     let mut world = world(download());
-    world.store = valet::grant::StoreFact::Missing;
+    world.store = valet::core::StoreFact::Missing;
     world.grant.as_mut().unwrap().status = GrantStatus {
         observed_generation: Some(1),
         issued_time: Some(Time(at(NOON - 10))),

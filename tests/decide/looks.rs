@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use valet::{
     api::Reason,
-    grant::{LOOK_PATIENCE, Read, Step, StoreFact},
+    core::{LOOK_PATIENCE, Read, Step, StoreFact},
 };
 
 use crate::{

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::Reason,
-    grant::{Lifetime, Owner},
+    core::{Lifetime, Owner},
 };
 
 use crate::{

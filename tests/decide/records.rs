@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{
     api::{GrantStatus, Reason, annotation},
-    grant::GrantFacts,
+    core::GrantFacts,
 };
 
 use crate::{

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{Binding, GrantStatus, Overwrite, Reason, annotation},
-    grant::{GrantFacts, Owner, Step, StoreFact, Untried},
+    core::{GrantFacts, Owner, Step, StoreFact, Untried},
 };
 
 use crate::{

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{
     api::{GrantStatus, Reason, annotation},
-    grant::{GrantFacts, Lifetime, RenewRequest, Step, StoreFact, StoreView, renewal_due},
+    core::{GrantFacts, Lifetime, RenewRequest, Step, StoreFact, StoreView, renewal_due},
 };
 
 use crate::{

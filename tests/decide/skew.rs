@@ -2,7 +2,7 @@
 //! clock is named.
 
 use jiff::SignedDuration;
-use valet::grant::GrantFacts;
+use valet::core::GrantFacts;
 
 use crate::{
     checks::{condition, ready},

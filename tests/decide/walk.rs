@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{Ask, GrantStatus, ObservedObject, Overwrite, Reason, ShortSessions, UploadMode},
-    grant::{
+    core::{
         ArrivedPart, Facts, GrantFacts, Limit, ObjectFact, OpenUpload, Owner, PlaceFact, RenewRequest, SecretFact,
         SecretView, Settings, Signer, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
     },

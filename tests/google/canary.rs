@@ -6,7 +6,9 @@ use std::sync::{Arc, LazyLock};
 use serde_json::json;
 use valet::{
     api::Capability,
-    sign::{Canary, Missing, Provider, gcs::Source},
+    conformance::{Canary, Missing},
+    provider::Provider,
+    provider::gcs::Source,
 };
 use valet_harness::{GcsServer, google};
 

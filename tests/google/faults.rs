@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use valet::{
     api::{Overwrite, Reason, UploadMode},
-    sign::{Provider, SignError},
+    core::SignError,
+    provider::Provider,
 };
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     request, upload,
 };
 
-fn put() -> valet::grant::AllowedRequest {
+fn put() -> valet::core::AllowedRequest {
     request("a", upload(UploadMode::Put, Overwrite::Forbid))
 }
 
@@ -245,9 +246,13 @@ async fn a_key_that_google_does_not_know() {
     let file: Value = serde_json::from_str(crate::KEY).unwrap();
     let mut file = file;
     file["token_uri"] = format!("{}/token", fake.url()).into();
-    let key = valet::sign::gcs::ServiceAccountKey::parse(file.to_string().as_bytes()).unwrap();
+    let key = valet::provider::gcs::ServiceAccountKey::parse(file.to_string().as_bytes()).unwrap();
     let settings = json!({"credentials": {"signAs": "other@p.iam.gserviceaccount.com"}});
-    let gcs = crate::store(settings, valet::sign::gcs::Source::Key(key.into()), Some(&fake.url()));
+    let gcs = crate::store(
+        settings,
+        valet::provider::gcs::Source::Key(key.into()),
+        Some(&fake.url()),
+    );
     match gcs.credentials_expire().await {
         Err(SignError::Credentials { reason, message }) => {
             assert_eq!(reason, Reason::CredentialsRefused);

@@ -4,10 +4,9 @@
 use serde_json::{Value, json};
 use valet::{
     api::{Overwrite, Reason, UploadMode},
-    sign::{
-        Provider, SignError,
-        gcs::{Gcs, from_environment},
-    },
+    core::SignError,
+    provider::Provider,
+    provider::gcs::{Gcs, from_environment},
 };
 use valet_harness::Scratch;
 
@@ -40,7 +39,7 @@ fn by_federation(scratch: &Scratch, fake: &Fake, configuration: &Value, more: Va
     store(more, from_environment(variable), Some(&fake.url()))
 }
 
-fn put() -> valet::grant::AllowedRequest {
+fn put() -> valet::core::AllowedRequest {
     request("a", upload(UploadMode::Put, Overwrite::Forbid))
 }
 

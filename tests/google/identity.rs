@@ -9,7 +9,7 @@ use base64::{
 use serde_json::{Value, json};
 use valet::{
     api::{Overwrite, UploadMode},
-    sign::{
+    provider::{
         Provider,
         gcs::{Gcs, Source, from_environment},
     },
@@ -152,7 +152,7 @@ async fn a_key_asks_for_a_token() {
         _ => good(call),
     });
     let file = KEY.replace("https://oauth2.googleapis.com/token", &format!("{}/token", fake.url()));
-    let key = valet::sign::gcs::ServiceAccountKey::parse(file.as_bytes()).unwrap();
+    let key = valet::provider::gcs::ServiceAccountKey::parse(file.as_bytes()).unwrap();
     let settings = json!({"credentials": {"signAs": "other@p.iam.gserviceaccount.com"}});
     let gcs = store(settings, Source::Key(Arc::new(key)), Some(&fake.url()));
     for _ in 0..2 {

@@ -6,11 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
     api::Capability,
-    grant::{Access, ObjectFact},
-    sign::{
-        Finding, Outward, Probed, Provider,
-        gcs::{Gcs, Source},
-    },
+    core::{Access, ObjectFact},
+    net::Outward,
+    provider::gcs::{Gcs, Source},
+    provider::{Finding, Probed, Provider},
 };
 
 use crate::{

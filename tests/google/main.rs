@@ -21,8 +21,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use valet::{
     api::{Ask, LengthRange, Overwrite, ResponseHeaders, UploadConstraints, UploadMode},
-    grant::{AllowedRequest, Lifetime, ObjectKey, SigningRequest},
-    sign::gcs::{Gcs, ServiceAccountKey, Source},
+    core::{AllowedRequest, Lifetime, ObjectKey, SigningRequest},
+    provider::gcs::{Gcs, ServiceAccountKey, Source},
 };
 
 /// Far longer than anybody may wait for a server that says nothing, on a machine however busy.
@@ -92,10 +92,10 @@ pub fn download(version: Option<&str>) -> Ask {
 
 /// What a request says, whatever shape its key has.
 pub struct Plain {
-    pub url: valet::sign::SignedUrl,
+    pub url: valet::core::SignedUrl,
     pub method: String,
     pub headers: Vec<(String, String)>,
-    pub form: Option<valet::sign::Form>,
+    pub form: Option<valet::core::Form>,
 }
 
 /// Takes a key apart.
@@ -103,22 +103,24 @@ pub trait Flat {
     fn flat(self) -> Plain;
 }
 
-impl Flat for valet::sign::Signed {
+impl Flat for valet::core::Signed {
     fn flat(self) -> Plain {
         match self.key {
-            valet::sign::Key::Request { url, method, headers } => Plain {
+            valet::core::Key::Request { url, method, headers } => Plain {
                 url,
                 method,
                 headers,
                 form: None,
             },
-            valet::sign::Key::Form { url, fields } => Plain {
+            valet::core::Key::Form { url, fields } => Plain {
                 url,
                 method: "POST".into(),
                 headers: Vec::new(),
                 form: Some(fields),
             },
-            valet::sign::Key::Parts(_) | valet::sign::Key::Credentials(_) => panic!("there are no parts here"),
+            valet::core::Key::Parts(_) | valet::core::Key::Credentials(_) => {
+                panic!("there are no parts here")
+            }
         }
     }
 }

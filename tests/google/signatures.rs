@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use valet::{
     api::{Ask, Overwrite, UploadConstraints, UploadMode},
-    sign::{Provider, SignedUrl, gcs::Source},
+    core::SignedUrl,
+    provider::Provider,
+    provider::gcs::Source,
 };
 use valet_harness::google;
 
@@ -14,7 +16,7 @@ use crate::{ACCOUNT, Flat, ISSUED, KEY, download, key, request, store, upload};
 
 const NAME: &str = "tenants/web/ü +(1)~/é%2F$&=?#.bin";
 
-fn valets() -> valet::sign::gcs::Gcs {
+fn valets() -> valet::provider::gcs::Gcs {
     store(json!({}), Source::Key(Arc::new(key())), None)
 }
 

@@ -9,7 +9,7 @@ use valet::{
         Operation, Overwrite, Permission, Renewal, RenewalPermission, RenewalPolicy, ResponseHeaders,
         UploadConstraints, UploadMode,
     },
-    grant::{Allowance, GrantFacts, StoreView, admit, allowance},
+    core::{Allowance, GrantFacts, StoreView, admit, allowance},
 };
 
 use crate::{

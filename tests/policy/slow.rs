@@ -9,7 +9,7 @@ use valet::{
         AccessRule, Ask, ByteSize, Capability, ClusterAccessRule, DownloadMode, Operation, Overwrite, Permission,
         RenewalPermission, RenewalPolicy, UploadConstraints, UploadMode,
     },
-    grant::{GrantFacts, StoreView},
+    core::{GrantFacts, StoreView},
 };
 
 /// Whether the grant may have its key.

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use kube::Resource;
 use valet::{
     api::{ByteSize, ClusterAccessRule, ClusterObjectStore, Namespaces, ObjectStore, Reason, Store},
-    grant::admit,
+    core::admit,
 };
 
 use crate::common::{constrain, download, labels, rule, store, upload};

@@ -8,8 +8,8 @@ use std::{
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use serde_json::json;
 use valet::{
-    grant::{Access, ObjectFact, UploadFact, UploadsFact},
-    sign::{Finding, Provider, s3::S3},
+    core::{Access, ObjectFact, UploadFact, UploadsFact},
+    provider::{Finding, Provider, s3::S3},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 

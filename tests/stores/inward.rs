@@ -6,8 +6,9 @@ use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use serde_json::json;
 use valet::{
     api::{ObjectStore, Reason},
-    sign::{Finding, Outward, Provider, s3::S3},
-    store,
+    net::Outward,
+    provider::s3::S3,
+    provider::{Finding, Provider, registry},
 };
 
 /// With the bucket in the host, `127.100` and `200.100` are an address of this machine, although the endpoint's host is one of
@@ -40,7 +41,7 @@ async fn a_bucket_and_a_host_that_are_an_address() {
             "metadata": {"name": "s", "namespace": "web"}, "spec": {"s3": settings},
         });
         let own: ObjectStore = serde_json::from_value(own).unwrap();
-        let Ok(settings) = store::settings(&own) else {
+        let Ok(settings) = registry::settings(&own) else {
             assert!(half.ends_with('.'), "the schema takes {half}");
             continue;
         };

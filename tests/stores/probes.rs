@@ -6,8 +6,10 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::json;
 use valet::{
     api::{Capability, Reason},
-    grant::ObjectFact,
-    sign::{Finding, Outward, Provider, s3::S3},
+    core::ObjectFact,
+    net::Outward,
+    provider::s3::S3,
+    provider::{Finding, Provider},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 

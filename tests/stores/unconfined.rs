@@ -10,8 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use valet::{
     api::{Ask, DownloadMode, Multipart, Reason, UploadConstraints, UploadMode},
-    grant::{AllowedRequest, Lifetime, ObjectKey, SigningRequest, second},
-    sign::{Finding, Provider, SignError, s3::S3},
+    core::{AllowedRequest, Lifetime, ObjectKey, SignError, SigningRequest, second},
+    provider::s3::S3,
+    provider::{Finding, Provider},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     api::{Store, StoreKind},
-    sign::{Outward, Provider},
-    store::{self, Account, CredentialsSource, NotAtHand, Settings},
+    net::Outward,
+    provider::registry::{Account, CredentialsSource, NotAtHand, Settings},
+    provider::{Provider, registry},
 };
 
 /// The store, ready to sign.
@@ -26,7 +27,7 @@ pub async fn connect(
     documents: &Documents,
     args: &SignArgs,
 ) -> Result<Arc<dyn Provider>, String> {
-    let settings = store::settings(store).map_err(|(reason, message)| format!("{reason}: {message}"))?;
+    let settings = registry::settings(store).map_err(|(reason, message)| format!("{reason}: {message}"))?;
     let (account, outward) = match kind_of(store) {
         StoreKind::ObjectStore => {
             let outward = Outward::new(args.allow_private_endpoints.clone())
@@ -110,7 +111,7 @@ fn from_documents(settings: Settings, store: &impl Store, documents: &Documents)
 
 /// The credentials of a ClusterObjectStore: those of the environment.
 async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Account, String> {
-    let environment = store::Environment::default();
+    let environment = registry::Environment::default();
     if args.online {
         return Ok(settings.with_environment(&environment).await);
     }

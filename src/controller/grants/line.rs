@@ -5,10 +5,7 @@ use std::time::Duration;
 use kube::runtime::controller::Action;
 
 use super::{IN_LINE, LONGEST_PAUSE, Visit};
-use crate::{
-    api::Grant,
-    controller::{error::Error, stores::store_id},
-};
+use crate::{api::Grant, controller::error::Error, core::store_id};
 
 impl<G: Grant> Visit<'_, G> {
     /// The store has no time for this grant now, which is called when it has; if that call is lost, it asks again by

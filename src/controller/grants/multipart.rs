@@ -7,11 +7,14 @@ use kube::{
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::{Error, FIELD_MANAGER, Visit, call, store_id};
+use super::{Error, FIELD_MANAGER, Visit, call};
 use crate::{
     api::{Grant, MULTIPART_FINALIZER, UploadMode, annotation, printable},
-    grant::{AbortAccess, Access, Assembly, Notice, ObjectFact, Publish, SecretFact, UploadFact, UploadsFact},
-    sign::{Completion, Multipart, Provider, SignError},
+    core::{
+        AbortAccess, Access, Assembly, Notice, ObjectFact, Publish, SecretFact, SignError, UploadFact, UploadsFact,
+        store_id,
+    },
+    provider::{Completion, Multipart, Provider},
 };
 
 /// What is said where there is no store to ask.

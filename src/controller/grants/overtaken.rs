@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kube::ResourceExt;
 
 use super::{Error, Visit, call};
-use crate::{api::Grant, controller::light::lighten_grant, grant::StoreFact, sign::Provider};
+use crate::{api::Grant, controller::light::lighten_grant, core::StoreFact, provider::Provider};
 
 impl<G: Grant> Visit<'_, G> {
     /// Whether the key that was just signed is not to be published, since its grant or what allows it has changed meanwhile.

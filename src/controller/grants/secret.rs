@@ -8,8 +8,7 @@ use tracing::info;
 use super::{Error, Visit};
 use crate::{
     api::{Grant, Reason},
-    grant::{Publish, PublishMode, SecretFact, SecretView},
-    sign::{SECRET_CAPACITY, SignError, secret_bytes, secret_object},
+    core::{Publish, PublishMode, SECRET_CAPACITY, SecretFact, SecretView, SignError, secret_bytes, secret_object},
 };
 
 impl<G: Grant> Visit<'_, G> {

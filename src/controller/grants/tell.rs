@@ -12,8 +12,8 @@ use tracing::info;
 use super::{Error, FIELD_MANAGER, Visit, call};
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason, printable},
-    grant::Notice,
-    record::Subject,
+    core::Notice,
+    core::record::Subject,
     telemetry::warn_once,
 };
 

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use kube::{Api, ResourceExt};
 
-use super::{Connection, Known, Stop, StoreId, Stores, canary_request, in_time, told};
+use super::{Connection, Known, Stop, Stores, canary_request, in_time, told};
 use crate::{
     api::{ClusterObjectStore, ObjectStore, Reason, Store, StoreKind},
     controller::error::{Error, call},
-    sign::Outward,
-    store::{self, Account, CredentialsSource},
+    core::StoreId,
+    net::Outward,
+    provider::registry,
+    provider::registry::{Account, CredentialsSource},
 };
 
 impl Stores {
@@ -89,7 +91,7 @@ impl Stores {
         store: &S,
         outward: Option<&Outward>,
     ) -> Result<(Account, String), Stop> {
-        let settings = store::settings(store)?;
+        let settings = registry::settings(store)?;
         if let Some(outward) = outward {
             settings.check_endpoint(outward).await?;
         }

@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Known, Stores, store_id};
-use crate::{api::StoreRef, controller::error::Error, grant::StoreView, sign::Provider};
+use super::{Known, Stores};
+use crate::{
+    api::StoreRef,
+    controller::error::Error,
+    core::{StoreView, store_id},
+    provider::Provider,
+};
 
 impl Stores {
     /// Whether a grant in `namespace` would find the store as `view` says, with the same provider and the same rules. What was

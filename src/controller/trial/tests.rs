@@ -6,8 +6,7 @@ use jiff::SignedDuration;
 use super::*;
 use crate::{
     api::Capabilities,
-    grant::{Access, AllowedRequest, ObjectFact},
-    sign::{SignError, Signed},
+    core::{Access, AllowedRequest, ObjectFact, SignError, Signed},
 };
 
 /// A store that answers what it is told to.

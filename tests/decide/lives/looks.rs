@@ -2,7 +2,7 @@
 
 use valet::{
     api::{Overwrite, Reason},
-    grant::StoreFact,
+    core::StoreFact,
 };
 
 use super::{ends, good_store, unusable};

@@ -15,7 +15,7 @@ mod withheld;
 use jiff::SignedDuration;
 use valet::{
     api::{Overwrite, Reason, Terms},
-    grant::{StoreFact, StoreView},
+    core::{StoreFact, StoreView},
 };
 
 use crate::{

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use valet::{
     api::{DownloadGrant, MULTIPART_FINALIZER, Reason},
-    grant::{GrantFacts, StoreFact},
+    core::{GrantFacts, StoreFact},
 };
 
 use super::{ends, good_store, old_object, terms, unusable, with};
@@ -293,7 +293,7 @@ fn what_a_crash_left_is_found() {
             let upload = world.uploads.last_mut().unwrap();
             upload.begun = at(begun);
             if has_part {
-                upload.parts = vec![valet::grant::ArrivedPart {
+                upload.parts = vec![valet::core::ArrivedPart {
                     number: 1,
                     size: 1,
                     e_tag: id,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{
     api::{ClusterAccessRule, Reason},
-    grant::{Most, Read, Step, StoreFact, decide},
+    core::{Most, Read, Step, StoreFact, decide},
 };
 
 use super::{downloading, ends, good_store, terms, unusable, uploading, with};

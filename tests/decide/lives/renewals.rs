@@ -4,7 +4,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{
     api::Reason,
-    grant::{StoreFact, StoreView},
+    core::{StoreFact, StoreView},
 };
 
 use super::{downloading, ends, good_store, old_object, overwriting, terms, unusable, uploading, with};

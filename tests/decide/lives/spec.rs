@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use valet::{api::Reason, grant::StoreFact};
+use valet::{api::Reason, core::StoreFact};
 
 use super::{downloading, ends, good_store, overwriting, terms, uploading, with};
 use crate::{

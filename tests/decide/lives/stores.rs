@@ -2,7 +2,7 @@
 
 use valet::{
     api::Reason,
-    grant::{Owner, RulesView, StoreFact, StoreView, Untried},
+    core::{Owner, RulesView, StoreFact, StoreView, Untried},
 };
 
 use super::{downloading, ends, good_store, overwriting, unusable, uploading, with};

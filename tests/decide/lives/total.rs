@@ -2,7 +2,7 @@
 
 use valet::{
     api::{AccessRule, Reason, RenewalPermission},
-    grant::StoreFact,
+    core::StoreFact,
 };
 
 use super::{downloading, ends, good_store, renewals::always, with};

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{
     api::{GrantStatus, Reason},
-    grant::{Owner, StoreFact},
+    core::{Owner, StoreFact},
 };
 
 use super::{downloading, ends, good_store, overwriting, terms, uploading, with};

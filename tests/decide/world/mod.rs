@@ -13,11 +13,11 @@ use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use valet::{
     api::{Ask, GrantStatus, ObservedObject, Reason, annotation},
-    grant::{
+    core::record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
+    core::{
         ArrivedPart, Facts, GrantFacts, Lifetime, ObjectFact, Owner, Repairs, RulesView, SecretFact, SecretView,
         Settings, Step, StoreFact, StoreView, decide,
     },
-    record::{KnownStatus, RecordKey, Subject, evidence, is_newer},
 };
 
 /// An upload of the same key that is not Valet's.

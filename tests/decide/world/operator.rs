@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use valet::{
     api::{Reason, annotation},
-    grant::{
+    core::{
         Facts, Limit, Most, ObjectFact, OpenUpload, Owner, PlaceFact, Publish, PublishMode, Read, SecretFact, Step,
         StoreFact, UploadFact, UploadsFact, decide,
     },

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use valet::{
     api::annotation,
-    grant::{ArrivedPart, GrantFacts, Owner, RenewRequest, SecretView, Step, StoreFact, StoreView},
+    core::{ArrivedPart, GrantFacts, Owner, RenewRequest, SecretView, Step, StoreFact, StoreView},
 };
 
 use super::{Bucket, Secret, THEIRS, Upload, World};

@@ -5,7 +5,7 @@ use valet::{
         AccessRule, Ask, ByteSize, Capabilities, DownloadMode, LengthRange, Overwrite, Permission, Reason, Remedies,
         ResponseHeaders,
     },
-    grant::GrantFacts,
+    core::GrantFacts,
 };
 
 use super::{Case, case, modes::of_mode};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use valet::{
     api::{AccessRule, ByteSize, ClusterAccessRule, Namespaces, Operation, Permission, Reason, RenewalPermission},
-    grant::{GrantFacts, StoreView, admit},
+    core::{GrantFacts, StoreView, admit},
 };
 
 use crate::common::{by_credentials, download, form_below, rule, store, upload};

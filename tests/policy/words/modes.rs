@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use valet::{
     api::{ByteSize, Capabilities, Capability, LengthRange, Overwrite, Reason},
-    grant::GrantFacts,
+    core::GrantFacts,
 };
 
 use super::{Case, case, weak::weak};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use valet::{
     api::{Ask, Capability, DownloadMode, LengthRange, Reason, ResponseHeaders},
-    grant::GrantFacts,
+    core::GrantFacts,
 };
 
 use super::Case;

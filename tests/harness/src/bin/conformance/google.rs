@@ -456,7 +456,7 @@ pub fn page(rows: &[Row]) -> String {
 fake-gcs-server looks at no signature, no date, no precondition and no size. So the good request is sent to it, and arrives; and the bad ones are judged by a
 checker, in Python over another library's RSA, that does what Google's documentation says of a request: *refused* is its word, and what
 fake-gcs-server answered to the same request stands in parentheses. Google itself was not asked. That Google's own client signs the same URLs, `version` among
-them, is a test (`tests/google/signatures.rs`), and so are Google's own conformance tests for signatures (`src/sign/gcs/tests.rs`).
+them, is a test (`tests/google/signatures.rs`), and so are Google's own conformance tests for signatures (`src/provider/gcs/tests.rs`).
 
 | row | the bad requests |
 |---|---|

@@ -1,0 +1,331 @@
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::Secret,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+
+use super::{Form, GrantFacts, Key, Lifetime, Publish, Signed, SignedPart};
+use crate::api::{GROUP, SECRET_TYPE, VERSION, data};
+
+/// The most bytes that a Secret's data may have (Kubernetes, `MaxSecretSize`).
+pub const SECRET_CAPACITY: usize = 1 << 20;
+
+/// What uploads a file by `parts.json`.
+const UPLOAD_SCRIPT: &str = include_str!("upload.sh");
+
+/// The data of a grant's Secret. The set of names is the same for every grant of one mode, which cannot change, so that a
+/// mounted Secret never gains or loses files.
+pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
+    let of_the_key = match &signed.key {
+        Key::Request { url, method, headers } => vec![
+            (data::URL, url.expose().to_owned()),
+            (data::METHOD, method.clone()),
+            (data::HEADERS, lines(headers)),
+            (data::CURL_CONFIG, curl_config(&signed.key, lifetime)),
+        ],
+        Key::Form { url, fields } => vec![
+            (data::URL, url.expose().to_owned()),
+            (data::METHOD, "POST".to_owned()),
+            (data::HEADERS, String::new()),
+            (data::FIELDS, fields_json(fields)),
+            (data::CURL_CONFIG, curl_config(&signed.key, lifetime)),
+        ],
+        Key::Parts(parts) => vec![
+            (data::PARTS, parts_json(parts)),
+            (data::UPLOAD_SCRIPT, UPLOAD_SCRIPT.to_owned()),
+        ],
+        Key::Credentials(entries) => entries.expose().to_vec(),
+    };
+    let of_every_key = [
+        (data::EXPIRY, lifetime.expires_at.to_string()),
+        // Service Binding for Kubernetes: the abstract kind of thing, and who provides it.
+        (data::TYPE, "object-store".to_owned()),
+        (data::PROVIDER, signed.provider.to_owned()),
+    ];
+    of_every_key
+        .into_iter()
+        .chain(of_the_key)
+        .map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes())))
+        .collect()
+}
+
+/// The size of a Secret's data, as the apiserver counts it.
+pub fn secret_bytes(secret: &Secret) -> usize {
+    secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum()
+}
+
+fn lines(headers: &[(String, String)]) -> String {
+    headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .collect()
+}
+
+/// The parts as one JSON object, with one part a line, which `upload.sh` reads with sed.
+fn parts_json(parts: &[SignedPart]) -> String {
+    let each: Vec<_> = parts
+        .iter()
+        .map(|SignedPart { part, url, headers }| {
+            let headers: serde_json::Map<_, _> = headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.as_str().into()))
+                .collect();
+            format!(
+                r#"{{"number":{},"offset":{},"size":{},"exact":{},"method":"PUT","url":{},"headers":{}}}"#,
+                part.number,
+                part.offset,
+                part.size.max,
+                part.exactly().is_some(),
+                serde_json::Value::from(url.expose()),
+                serde_json::Value::from(headers),
+            )
+        })
+        .collect();
+    let whole = |size: fn(&SignedPart) -> i64| parts.iter().map(size).sum::<i64>();
+    format!(
+        "{{\"minSize\":{},\"maxSize\":{},\"parts\":[\n{}\n]}}\n",
+        whole(|p| p.part.size.min),
+        whole(|p| p.part.size.max),
+        each.join(",\n")
+    )
+}
+
+/// The fields as one JSON object, in their order: JavaScript, Python and jq keep it.
+fn fields_json(form: &Form) -> String {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let fields: Vec<_> = form
+        .expose()
+        .iter()
+        .map(|(name, value)| format!("  {}: {}", quoted(name), quoted(value)))
+        .collect();
+    format!("{{\n{}\n}}\n", fields.join(",\n"))
+}
+
+/// A configuration file for `curl --config` (curl(1), "-K, --config").
+///
+/// Content-Length is left to curl, which counts the bytes that it sends: had the file another size than the grant
+/// says, a header from here would make curl send a broken request instead of one that the store refuses.
+fn curl_config(key: &Key, lifetime: Lifetime) -> String {
+    let (url, command) = match key {
+        Key::Form { url, .. } => (url, "curl --config curl.cfg --form file=@FILE"),
+        Key::Request { url, method, .. } if method == "GET" => (url, "curl --config curl.cfg --output FILE"),
+        // It starts a session and prints its address, to which the file is then sent.
+        Key::Request { url, method, .. } if method == "POST" => {
+            (url, "curl --fail --upload-file FILE \"$(curl --config curl.cfg)\"")
+        }
+        Key::Request { url, .. } => (url, "curl --config curl.cfg --upload-file FILE"),
+        // One curl is one request.
+        Key::Parts(_) | Key::Credentials(_) => return String::new(),
+    };
+    let mut config = format!("# Works until {}. Use: {command}\n", lifetime.expires_at);
+    let mut line = |option: &str, value: &str| {
+        config.push_str(&format!(
+            "{option} = \"{}\"\n",
+            value.replace('\\', "\\\\").replace('"', "\\\"")
+        ));
+    };
+    line("url", url.expose());
+    match key {
+        // A form makes it a POST. form-string takes the value as it is; form would read '@', '<' and ';' in it.
+        Key::Form { fields, .. } => {
+            for (name, value) in fields.expose() {
+                line("form-string", &format!("{name}={value}"));
+            }
+        }
+        Key::Request { method, headers, .. } => {
+            // curl chooses the method of the others: PUT by --upload-file, else GET. A command that forgot its
+            // --upload-file is then refused by the store, where `request = "PUT"` would upload an empty object.
+            if method == "POST" {
+                line("request", method);
+            }
+            for (name, value) in headers
+                .iter()
+                .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
+            {
+                line("header", &format!("{name}: {value}"));
+            }
+            if method == "POST" {
+                // No body, and no content type of curl's own, which would become the object's.
+                line("header", "content-length: 0");
+                line("output", "/dev/null");
+                line("write-out", "%header{location}");
+            }
+        }
+        Key::Parts(_) | Key::Credentials(_) => {}
+    }
+    // An answer of 400 or more is a failure of the command, not a file with an error message in it. (The newer
+    // fail-with-body would stop curl before 7.76 altogether.)
+    config.push_str("fail\nsilent\nshow-error\ngloboff\n");
+    config
+}
+
+/// The one owner of a grant's Secret: the grant.
+pub fn secret_owner(grant: &GrantFacts) -> OwnerReference {
+    OwnerReference {
+        api_version: format!("{GROUP}/{VERSION}"),
+        kind: grant.ask.operation().kind().to_owned(),
+        name: grant.name.clone(),
+        uid: grant.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
+/// The Secret for a grant, whole: as the operator writes it and as `valet sign` prints it.
+pub fn secret_object(grant: &GrantFacts, publish: &Publish, signed: &Signed) -> Secret {
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(grant.secret_name().to_owned()),
+            namespace: Some(grant.namespace.clone()),
+            labels: Some(publish.labels.clone()),
+            annotations: Some(publish.annotations.clone()),
+            owner_references: Some(vec![secret_owner(grant)]),
+            ..ObjectMeta::default()
+        },
+        type_: Some(SECRET_TYPE.to_owned()),
+        data: Some(secret_data(signed, publish.request.lifetime)),
+        ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::SignedUrl;
+
+    fn lifetime() -> Lifetime {
+        Lifetime {
+            issued_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+            expires_at: "2026-01-02T04:04:05Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_files_of_an_upload() {
+        let signed = Signed {
+            key: Key::Request {
+                url: SignedUrl::new("https://s3.example/b/k?X-Amz-Signature=00".into()),
+                method: "PUT".into(),
+                headers: vec![
+                    ("content-type".into(), "text/plain; charset=\"utf-8\"".into()),
+                    ("content-length".into(), "7".into()),
+                    ("if-none-match".into(), "*".into()),
+                ],
+            },
+            provider: "s3",
+        };
+        let data = secret_data(&signed, lifetime());
+        let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
+        assert_eq!(
+            data.keys().collect::<Vec<_>>(),
+            ["curl.cfg", "expiry", "headers", "method", "provider", "type", "url"]
+        );
+        assert_eq!(
+            text("headers"),
+            "content-type: text/plain; charset=\"utf-8\"\ncontent-length: 7\nif-none-match: *\n"
+        );
+        assert_eq!(text("expiry"), "2026-01-02T04:04:05Z");
+        assert_eq!(
+            text("curl.cfg"),
+            r#"# Works until 2026-01-02T04:04:05Z. Use: curl --config curl.cfg --upload-file FILE
+url = "https://s3.example/b/k?X-Amz-Signature=00"
+header = "content-type: text/plain; charset=\"utf-8\""
+header = "if-none-match: *"
+fail
+silent
+show-error
+globoff
+"#
+        );
+    }
+
+    #[test]
+    fn the_files_of_a_form() {
+        let fields = [
+            ("key", "a/\"b\"\\c;@<é"),
+            ("Content-Type", "text/plain; charset=\"utf-8\""),
+            ("policy", "eyJ9"),
+        ];
+        let signed = Signed {
+            key: Key::Form {
+                url: SignedUrl::new("https://s3.example/b".into()),
+                fields: Form::new(fields.map(|(n, v)| (n.to_owned(), v.to_owned())).into()),
+            },
+            provider: "s3",
+        };
+        let data = secret_data(&signed, lifetime());
+        let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
+        assert_eq!(
+            data.keys().collect::<Vec<_>>(),
+            [
+                "curl.cfg",
+                "expiry",
+                "fields.json",
+                "headers",
+                "method",
+                "provider",
+                "type",
+                "url"
+            ]
+        );
+        assert_eq!((text("headers").as_str(), text("method").as_str()), ("", "POST"));
+        assert_eq!(
+            text("fields.json"),
+            r#"{
+  "key": "a/\"b\"\\c;@<é",
+  "Content-Type": "text/plain; charset=\"utf-8\"",
+  "policy": "eyJ9"
+}
+"#
+        );
+        assert_eq!(
+            text("curl.cfg"),
+            r#"# Works until 2026-01-02T04:04:05Z. Use: curl --config curl.cfg --form file=@FILE
+url = "https://s3.example/b"
+form-string = "key=a/\"b\"\\c;@<é"
+form-string = "Content-Type=text/plain; charset=\"utf-8\""
+form-string = "policy=eyJ9"
+fail
+silent
+show-error
+globoff
+"#
+        );
+    }
+
+    #[test]
+    fn the_files_of_an_upload_in_parts() {
+        use crate::api::{LengthRange, Part};
+        let part = |number: i64, min: i64, max: i64, headers: &[(&str, &str)]| SignedPart {
+            part: Part {
+                number,
+                offset: (number - 1) * 5,
+                size: LengthRange { min, max },
+            },
+            url: SignedUrl::new(format!("https://s3.example/b/k?partNumber={number}&X-Amz-Signature=00")),
+            headers: headers
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+                .collect(),
+        };
+        let signed = Signed {
+            key: Key::Parts(vec![part(1, 5, 5, &[("content-length", "5")]), part(2, 1, 4, &[])]),
+            provider: "s3",
+        };
+        let data = secret_data(&signed, lifetime());
+        assert_eq!(
+            data.keys().collect::<Vec<_>>(),
+            ["expiry", "parts.json", "provider", "type", "upload.sh"]
+        );
+        assert_eq!(
+            String::from_utf8(data["parts.json"].0.clone()).unwrap(),
+            r#"{"minSize":6,"maxSize":9,"parts":[
+{"number":1,"offset":0,"size":5,"exact":true,"method":"PUT","url":"https://s3.example/b/k?partNumber=1&X-Amz-Signature=00","headers":{"content-length":"5"}},
+{"number":2,"offset":5,"size":4,"exact":false,"method":"PUT","url":"https://s3.example/b/k?partNumber=2&X-Amz-Signature=00","headers":{}}
+]}
+"#
+        );
+    }
+}

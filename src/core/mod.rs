@@ -1,0 +1,56 @@
+//! The judgement: what a grant is entitled to and what is to be done next. No client, no clock, no randomness:
+//! [`decide`] is a function of [`Facts`] and of the time that it is handed.
+//!
+//! A decision is one [`Step`]: a read that is missing, one write, or rest until an instant. The caller takes the
+//! step, brings the facts up to date and asks again. So every write is decided on what was true just before it,
+//! and a crash between any two of them is no special case: the next [`decide`] starts from what is there.
+
+mod anew;
+mod concern;
+pub mod credential;
+mod decide;
+mod enforce;
+mod facts;
+mod grant_secret;
+mod issue;
+mod key;
+mod lending;
+mod lifetime;
+mod media_type;
+mod metadata;
+mod multipart;
+mod object;
+mod places;
+mod policy;
+pub mod record;
+mod renewal;
+mod repair;
+mod report;
+mod rows;
+mod selector;
+mod skew;
+mod status;
+mod step;
+mod store_id;
+mod total;
+mod withheld;
+
+pub use anew::ANEW_SPREAD;
+pub use concern::{Concern, concern};
+pub use credential::{Entries, Form, Headers, Key, SignError, Signed, SignedPart, SignedUrl};
+pub use decide::decide;
+pub use facts::{
+    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, RulesView, SecretFact, SecretView,
+    Settings, Signer, StoreFact, StoreView, Untried, UploadFact, UploadsFact, is_read,
+};
+pub use grant_secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object, secret_owner};
+pub use key::{KeyError, ObjectKey};
+pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
+pub use metadata::MetadataDomains;
+pub use places::{Candidate, Limit, Most, Places};
+pub use policy::{AbortAccess, Access, Allowance, AllowedRequest, Refusal, admit, allowance, still_allowed};
+pub use renewal::{RenewRequest, renewal_due};
+pub use repair::Repairs;
+pub use skew::{MOST_SKEW, TOLERATED_SKEW, is_skewed, skewed};
+pub use step::{Assembly, Notice, Publish, PublishMode, Read, SigningRequest, Step};
+pub use store_id::{StoreId, store_id};

@@ -1,0 +1,147 @@
+//! The HTTP client of the AWS SDK: the same connections as [`super::http`], with their limits. The SDK's own client reads
+//! up to 400 KiB of headers, and bodies without an end.
+
+use std::{
+    error::Error as StdError,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use aws_sdk_s3::{config::SharedHttpClient, primitives::SdkBody};
+use aws_smithy_runtime_api::client::{
+    http::{HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector},
+    orchestrator::{HttpRequest, HttpResponse},
+    result::ConnectorError,
+    runtime_components::RuntimeComponents,
+};
+use http_body_util::Limited;
+use hyper_util::client::proxy::matcher::Matcher;
+
+use super::{
+    Outward,
+    client::{Connections, connections, proxy_authorization},
+};
+
+/// The most of an answer's body that is read, in bytes. The SDK keeps it whole, whatever its length, and a tenant may be the
+/// one who answers. The longest that Valet asks for, five hundred parts of an upload, has some hundred kilobytes.
+pub const MAX_ANSWER: usize = 256 << 10;
+
+/// The client for requests that may go anywhere: to the platform's stores, to STS and to metadata services. All of them
+/// share it; it goes through the proxies that the environment names.
+pub fn shared() -> SharedHttpClient {
+    static CLIENT: OnceLock<SharedHttpClient> = OnceLock::new();
+    let make = || {
+        SharedHttpClient::new(Sdk {
+            client: connections(None, Some(Matcher::from_env()), true),
+            outward: None,
+            proxies: Some(Arc::new(Matcher::from_env())),
+            timeout: None,
+        })
+    };
+    CLIENT.get_or_init(make).clone()
+}
+
+/// A client that connects only to where requests may go, whatever the SDK makes of an endpoint and a bucket. It checks names
+/// when they are looked up, and addresses when they are asked: nobody looks those up. All stores share it.
+pub fn guarded(outward: &Outward) -> SharedHttpClient {
+    let make = || {
+        let outward = outward.without_clients();
+        SharedHttpClient::new(Sdk {
+            client: connections(Some(outward.clone()), None, false),
+            outward: Some(outward),
+            proxies: None,
+            timeout: None,
+        })
+    };
+    outward.clients.aws.get_or_init(make).clone()
+}
+
+#[derive(Clone)]
+struct Sdk {
+    /// None, on a machine without certificate authorities.
+    client: Option<Connections<SdkBody>>,
+    outward: Option<Outward>,
+    /// Those that the environment names.
+    proxies: Option<Arc<Matcher>>,
+    /// How long an answer may take, if the SDK says so. Its operations have a timeout of their own.
+    timeout: Option<Duration>,
+}
+
+impl std::fmt::Debug for Sdk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sdk")
+    }
+}
+
+impl HttpClient for Sdk {
+    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        let timeout = match (settings.connect_timeout(), settings.read_timeout()) {
+            (connect, Some(read)) => Some(connect.unwrap_or_default() + read),
+            (_, None) => None,
+        };
+        SharedHttpConnector::new(Self {
+            timeout,
+            ..self.clone()
+        })
+    }
+}
+
+impl HttpConnector for Sdk {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let mut request = match request.try_into_http1x() {
+            Ok(request) => request,
+            Err(e) => return HttpConnectorFuture::ready(Err(ConnectorError::user(e.into()))),
+        };
+        if let Some(outward) = &self.outward
+            && let Err(inward) = outward.check_literal(request.uri().host().unwrap_or_default())
+        {
+            return HttpConnectorFuture::ready(Err(ConnectorError::user(inward.into())));
+        }
+        let Some(client) = self.client.clone() else {
+            let rootless = super::client::Unanswered::Rootless;
+            return HttpConnectorFuture::ready(Err(ConnectorError::other(rootless.into(), None)));
+        };
+        if let Some(proxies) = &self.proxies {
+            proxy_authorization(proxies, &mut request);
+        }
+        let timeout = self.timeout;
+        HttpConnectorFuture::new(async move {
+            let answer = client.request(request);
+            let answer = match timeout {
+                Some(limit) => tokio::time::timeout(limit, answer)
+                    .await
+                    .map_err(|elapsed| ConnectorError::timeout(elapsed.into()))?,
+                None => answer.await,
+            };
+            let answer = answer.map_err(|e| failed(e.into()))?;
+            let answer = answer.map(|whole| SdkBody::from_body_1_x(Limited::new(whole, MAX_ANSWER)));
+            HttpResponse::try_from(answer).map_err(|e| ConnectorError::other(e.into(), None))
+        })
+    }
+}
+
+/// What the SDK is to make of it: whether it was too slow, whether to try once more.
+fn failed(error: Box<dyn StdError + Send + Sync>) -> ConnectorError {
+    let hyper = causes(&*error).find_map(|e| e.downcast_ref::<hyper::Error>());
+    let io = causes(&*error).find_map(|e| e.downcast_ref::<io::Error>());
+    let connects = causes(&*error)
+        .find_map(|e| e.downcast_ref::<hyper_util::client::legacy::Error>())
+        .is_some_and(hyper_util::client::legacy::Error::is_connect);
+    if hyper.is_some_and(hyper::Error::is_timeout) || io.is_some_and(|e| e.kind() == io::ErrorKind::TimedOut) {
+        ConnectorError::timeout(error)
+    } else if hyper.is_some_and(hyper::Error::is_user) {
+        ConnectorError::user(error)
+    } else if hyper.is_some_and(|e| e.is_closed() || e.is_canceled() || e.is_incomplete_message())
+        || io.is_some()
+        || connects
+    {
+        ConnectorError::io(error)
+    } else {
+        ConnectorError::other(error, None)
+    }
+}
+
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&e| e.source())
+}

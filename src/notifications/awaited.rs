@@ -1,0 +1,445 @@
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use kube::{core::DeserializeGuard, runtime::watcher};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::scope::SenderScope;
+use crate::{
+    api::{Grant, Operation},
+    core::{StoreId, store_id},
+    notifications::Arrived,
+};
+
+/// The shortest time between two visits to one grant that notifications cause: so often may somebody who repeats or
+/// forges them have the store asked.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The shortest time between two visits to any grants that notifications cause: 200 a second, each of which is a HEAD
+/// and up to four calls to the apiserver. More wait for their turn, one namespace after the other.
+const TURN: Duration = Duration::from_millis(5);
+
+/// The uploads that are awaited, by what a notification names: bucket and key. Kept from what is watched, so that a
+/// notification costs a look into a table, whatever the number of grants.
+#[derive(Default)]
+pub struct Awaited {
+    table: Mutex<Table>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    /// By UID.
+    uploads: HashMap<Arc<str>, Upload>,
+    /// UIDs by key. Several grants, of several stores, may name the same.
+    keys: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    buckets: HashMap<StoreId, String>,
+    /// Whose turn it is, by namespace; each waits in it once at most.
+    queues: BTreeMap<String, VecDeque<Arc<str>>>,
+    /// The namespace that had its turn last.
+    last: String,
+    /// Counts the lists that the watch began.
+    round: u64,
+}
+
+struct Upload {
+    namespace: String,
+    name: String,
+    store: StoreId,
+    key: Arc<str>,
+    round: u64,
+    /// When it was last called for because of a notification.
+    called: Option<Instant>,
+    /// When the notification came that it has yet to be called for.
+    heard: Option<Instant>,
+}
+
+/// A grant to visit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Call {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    /// When the notification came.
+    pub heard: Instant,
+}
+
+impl Awaited {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the watch of grants saw.
+    pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>) {
+        if G::OPERATION != Operation::Upload {
+            return;
+        }
+        let mut table = self.table();
+        match event {
+            watcher::Event::Init => table.round += 1,
+            watcher::Event::InitDone => {
+                let round = table.round;
+                let gone: Vec<_> = table
+                    .uploads
+                    .iter()
+                    .filter(|(_, u)| u.round != round)
+                    .map(|(uid, _)| uid.clone())
+                    .collect();
+                for uid in gone {
+                    table.remove(&uid);
+                }
+            }
+            watcher::Event::InitApply(guard) | watcher::Event::Apply(guard) => {
+                if let Ok(grant) = &guard.0 {
+                    table.note(grant);
+                }
+            }
+            watcher::Event::Delete(guard) => {
+                table.remove(kube::ResourceExt::uid(guard).unwrap_or_default().as_str());
+            }
+        }
+    }
+
+    /// A store is there, with this bucket, or has gone.
+    pub fn store(&self, id: &StoreId, bucket: Option<String>) {
+        let mut table = self.table();
+        match bucket {
+            Some(bucket) => table.buckets.insert(id.clone(), bucket),
+            None => table.buckets.remove(id),
+        };
+    }
+
+    /// A sender says that this object has come; whether an upload of it is awaited in one of the sender's stores.
+    pub fn hear(self: &Arc<Self>, arrived: &Arrived, sender: &SenderScope) -> bool {
+        let now = Instant::now();
+        let mut table = self.table();
+        let mut found = false;
+        for uid in table.naming(arrived, sender) {
+            found = true;
+            let Some(upload) = table.uploads.get_mut(&uid) else {
+                continue;
+            };
+            // Once is enough: the visit that is due sees what is there then.
+            if upload.heard.is_some() {
+                continue;
+            }
+            upload.heard = Some(now);
+            match upload.called.map(|called| called + PAUSE) {
+                Some(due) if due > now => {
+                    let awaited = self.clone();
+                    tokio::spawn(async move {
+                        sleep_until(due).await;
+                        awaited.table().enqueue(&uid);
+                        awaited.wake.notify_one();
+                    });
+                }
+                _ => table.enqueue(&uid),
+            }
+        }
+        drop(table);
+        if found {
+            self.wake.notify_one();
+        }
+        found
+    }
+
+    /// Calls for visits as their turn comes, for ever.
+    pub async fn serve(&self, mut call: impl FnMut(Call)) {
+        loop {
+            let next = self.table().dequeue();
+            match next {
+                Some(due) => {
+                    call(due);
+                    sleep(TURN).await;
+                }
+                None => self.wake.notified().await,
+            }
+        }
+    }
+}
+
+impl Table {
+    fn note(&mut self, grant: &impl Grant) {
+        let meta = grant.meta();
+        let (Some(uid), Some(namespace), Some(name)) = (&meta.uid, &meta.namespace, &meta.name) else {
+            return;
+        };
+        let finished = grant.grant_status().is_some_and(|s| s.finished_time.is_some());
+        if finished || meta.deletion_timestamp.is_some() {
+            self.remove(uid);
+            return;
+        }
+        let round = self.round;
+        if let Some(known) = self.uploads.get_mut(uid.as_str()) {
+            // Its store and its key cannot change.
+            known.round = round;
+            return;
+        }
+        let uid: Arc<str> = uid.as_str().into();
+        let key: Arc<str> = grant.terms().key.as_str().into();
+        let upload = Upload {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            store: store_id(&grant.terms().store_ref, namespace),
+            key: key.clone(),
+            round,
+            called: None,
+            heard: None,
+        };
+        self.uploads.insert(uid.clone(), upload);
+        self.keys.entry(key).or_default().insert(uid);
+    }
+
+    fn remove(&mut self, uid: &str) {
+        let Some(upload) = self.uploads.remove(uid) else { return };
+        if let Some(uids) = self.keys.get_mut(&upload.key) {
+            uids.remove(uid);
+            if uids.is_empty() {
+                self.keys.remove(&upload.key);
+            }
+        }
+    }
+
+    /// The uploads of that bucket and that key, in stores of which the sender may speak: a bucket's name alone says nothing, since
+    /// an ObjectStore of anybody's may have the same.
+    fn naming(&self, arrived: &Arrived, sender: &SenderScope) -> Vec<Arc<str>> {
+        arrived
+            .keys
+            .iter()
+            .filter_map(|key| self.keys.get(key.as_str()))
+            .flatten()
+            .filter(|uid| {
+                let store = self.uploads.get(*uid).map(|u| &u.store);
+                store.is_some_and(|s| sender.covers(s) && self.buckets.get(s) == Some(&arrived.bucket))
+            })
+            .cloned()
+            .collect()
+    }
+
+    fn enqueue(&mut self, uid: &Arc<str>) {
+        if let Some(upload) = self.uploads.get(uid) {
+            self.queues
+                .entry(upload.namespace.clone())
+                .or_default()
+                .push_back(uid.clone());
+        }
+    }
+
+    /// The next one, of the namespace after the one that was served last.
+    fn dequeue(&mut self) -> Option<Call> {
+        loop {
+            let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
+            let namespace = self
+                .queues
+                .range(after)
+                .chain(self.queues.iter())
+                .map(|(namespace, _)| namespace.clone())
+                .next()?;
+            let queue = self.queues.get_mut(&namespace)?;
+            let uid = queue.pop_front();
+            if queue.is_empty() {
+                self.queues.remove(&namespace);
+            }
+            self.last = namespace;
+            // Gone, or finished, while it waited.
+            let Some((uid, upload)) = uid.and_then(|uid| Some((uid.clone(), self.uploads.get_mut(&uid)?))) else {
+                continue;
+            };
+            let Some(heard) = upload.heard.take() else { continue };
+            upload.called = Some(Instant::now());
+            return Some(Call {
+                uid: uid.to_string(),
+                namespace: upload.namespace.clone(),
+                name: upload.name.clone(),
+                heard,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use watcher::Event;
+
+    use super::*;
+    use crate::api::{StoreKind, UploadGrant};
+
+    fn grant(uid: &str, namespace: &str, key: &str, more: Value) -> DeserializeGuard<UploadGrant> {
+        let mut grant = json!({
+            "apiVersion": "valetkey.dev/v1alpha1", "kind": "UploadGrant",
+            "metadata": {"name": format!("grant-{uid}"), "namespace": namespace, "uid": uid},
+            "spec": {"storeRef": {"kind": "ClusterObjectStore", "name": "media"}, "key": key},
+        });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            grant[field] = value.clone();
+        }
+        serde_json::from_value(grant).unwrap()
+    }
+
+    fn news(bucket: &str, keys: &[&str]) -> Arrived {
+        Arrived {
+            bucket: bucket.into(),
+            keys: keys.iter().map(|k| (*k).to_owned()).collect(),
+        }
+    }
+
+    /// A sender for every store that the tests have.
+    fn anybody() -> SenderScope {
+        scope(&["*", "web/*", "api/*"])
+    }
+
+    fn scope(words: &[&str]) -> SenderScope {
+        SenderScope::read(words.iter().copied()).unwrap()
+    }
+
+    fn media() -> StoreId {
+        (StoreKind::ClusterObjectStore, String::new(), "media".into())
+    }
+
+    /// Whom it calls for, and after how many milliseconds, until nothing has happened for a minute.
+    async fn calls(awaited: &Arc<Awaited>) -> Vec<(String, u128)> {
+        let began = Instant::now();
+        let mut calls = vec![];
+        let serve = awaited.serve(|call| calls.push((call.uid, began.elapsed().as_millis())));
+        let _ = tokio::time::timeout(Duration::from_secs(60), serve).await;
+        calls
+    }
+
+    fn names(calls: &[(String, u128)]) -> Vec<&str> {
+        calls.iter().map(|(uid, _)| uid.as_str()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_awaits_it_is_called() {
+        let awaited = Arc::new(Awaited::default());
+        for (uid, namespace, key) in [("a", "web", "k"), ("b", "api", "k"), ("c", "web", "other")] {
+            awaited.seen(&Event::Apply(grant(uid, namespace, key, json!({}))));
+        }
+        assert!(
+            !awaited.hear(&news("media", &["k"]), &anybody()),
+            "the store is not known yet"
+        );
+        awaited.store(&media(), Some("media".into()));
+        assert!(!awaited.hear(&news("elsewhere", &["k"]), &anybody()));
+        assert!(!awaited.hear(&news("media", &["K", "k/", ""]), &anybody()));
+        assert!(awaited.hear(&news("media", &["x", "k"]), &anybody()));
+        assert_eq!(names(&calls(&awaited).await), ["b", "a"]);
+
+        // Another bucket, and none.
+        awaited.store(&media(), Some("moved".into()));
+        assert!(!awaited.hear(&news("media", &["k"]), &anybody()));
+        assert!(awaited.hear(&news("moved", &["k"]), &anybody()));
+        awaited.store(&media(), None);
+        assert!(!awaited.hear(&news("moved", &["k"]), &anybody()));
+
+        // A namespaced store of the same name is another one.
+        let own = json!({"spec": {"storeRef": {"name": "media"}, "key": "own"}});
+        awaited.seen(&Event::Apply(grant("d", "web", "", own)));
+        awaited.store(&media(), Some("media".into()));
+        assert!(!awaited.hear(&news("media", &["own"]), &anybody()));
+        awaited.store(
+            &(StoreKind::ObjectStore, "api".into(), "media".into()),
+            Some("media".into()),
+        );
+        assert!(!awaited.hear(&news("media", &["own"]), &anybody()));
+        awaited.store(
+            &(StoreKind::ObjectStore, "web".into(), "media".into()),
+            Some("media".into()),
+        );
+        assert!(awaited.hear(&news("media", &["own"]), &anybody()));
+    }
+
+    /// A tenant may give a store of its own the name of anybody's bucket, and await any key: news of that bucket, which come with
+    /// another store's token, are none of theirs.
+    #[tokio::test(start_paused = true)]
+    async fn notification_of_another_stores_sender_is_not_heard() {
+        let awaited = Arc::new(Awaited::default());
+        let spy = json!({"spec": {"storeRef": {"name": "spy"}, "key": "k"}});
+        awaited.seen(&Event::Apply(grant("spy", "team-a", "", spy)));
+        awaited.seen(&Event::Apply(grant("owner", "team-b", "k", json!({}))));
+        let spys = (StoreKind::ObjectStore, "team-a".to_owned(), "spy".to_owned());
+        awaited.store(&spys, Some("media".into()));
+        awaited.store(&media(), Some("media".into()));
+        for (sender, heard) in [
+            (&["backups"][..], &[][..]),
+            (&["team-a/other", "team-b/*"], &[]),
+            (&["media"], &["owner"]),
+            (&["*"], &["owner"]),
+            (&["team-a/spy"], &["spy"]),
+        ] {
+            assert_eq!(awaited.hear(&news("media", &["k"]), &scope(sender)), !heard.is_empty());
+            assert_eq!(names(&calls(&awaited).await), heard, "{sender:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_finished_or_gone_is_not_awaited() {
+        let awaited = Arc::new(Awaited::default());
+        awaited.store(&media(), Some("media".into()));
+        let tell = |key: &str| awaited.hear(&news("media", &[key]), &anybody());
+        awaited.seen(&Event::Apply(grant("a", "web", "a", json!({}))));
+        let finished = json!({"status": {"finishedTime": "2027-01-15T08:00:00Z"}});
+        awaited.seen(&Event::Apply(grant("a", "web", "a", finished)));
+        assert!(!tell("a"));
+        awaited.seen(&Event::Apply(grant("b", "web", "b", json!({}))));
+        awaited.seen(&Event::Delete(grant("b", "web", "b", json!({}))));
+        assert!(!tell("b"));
+        // What is missing from a new list has gone while nobody watched.
+        awaited.seen(&Event::Apply(grant("c", "web", "c", json!({}))));
+        awaited.seen(&Event::Apply(grant("d", "web", "d", json!({}))));
+        awaited.seen(&Event::<DeserializeGuard<UploadGrant>>::Init);
+        awaited.seen(&Event::InitApply(grant("d", "web", "d", json!({}))));
+        assert!(tell("c"));
+        awaited.seen(&Event::<DeserializeGuard<UploadGrant>>::InitDone);
+        assert!(!tell("c"));
+        assert!(tell("d"));
+        assert_eq!(names(&calls(&awaited).await), ["d"], "c went while it waited");
+        let table = awaited.table();
+        assert_eq!((table.uploads.len(), table.keys.len(), table.queues.len()), (1, 1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repetition_costs_a_visit_a_second() {
+        let awaited = Arc::new(Awaited::default());
+        awaited.store(&media(), Some("media".into()));
+        awaited.seen(&Event::Apply(grant("a", "web", "a", json!({}))));
+        let speaker = awaited.clone();
+        tokio::spawn(async move {
+            for _ in 0..4000 {
+                assert!(speaker.hear(&news("media", &["a"]), &anybody()));
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let calls = calls(&awaited).await;
+        let times: Vec<_> = calls.iter().map(|(_, t)| *t).collect();
+        assert!((4..=5).contains(&calls.len()), "{times:?}");
+        assert!(times[0] < 10, "the first is called at once: {times:?}");
+        assert!(times.windows(2).all(|t| t[1] - t[0] >= 1000), "{times:?}");
+        // The last word is never lost: it was spoken when a call for it was due or yet to come.
+        assert!(times.last().is_some_and(|t| *t >= 3999), "{times:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_in_one_namespace_does_not_keep_others_waiting() {
+        let awaited = Arc::new(Awaited::default());
+        awaited.store(&media(), Some("media".into()));
+        for n in 0..1000 {
+            awaited.seen(&Event::Apply(grant(&format!("flood-{n}"), "loud", "same", json!({}))));
+        }
+        awaited.seen(&Event::Apply(grant("calm", "quiet", "mine", json!({}))));
+        assert!(awaited.hear(&news("media", &["same"]), &anybody()));
+        assert!(awaited.hear(&news("media", &["mine"]), &anybody()));
+        let calls = calls(&awaited).await;
+        assert_eq!(calls.len(), 1001);
+        let calm = calls.iter().position(|(uid, _)| uid == "calm");
+        assert!(calm <= Some(1), "{calm:?}");
+        let last = calls.last().map_or(0, |(_, t)| *t);
+        assert!(last >= 1000 * TURN.as_millis(), "all at once: {last} ms");
+    }
+}

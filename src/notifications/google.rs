@@ -1,0 +1,314 @@
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::{HeaderMap, Request, Uri, header::AUTHORIZATION};
+use http_body_util::Full;
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio::{sync::Mutex, time::Instant};
+use tracing::warn;
+
+use super::scope::{NamedSender, SenderScope};
+use crate::net::client::Http;
+
+/// Where Google publishes the keys that sign its identity tokens.
+pub const CERTIFICATES: &str = "https://www.googleapis.com/oauth2/v3/certs";
+/// Who such a token must say that it is from.
+const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
+/// How old the keys may be. Google changes them about once a week and publishes new ones a day before.
+const FRESHNESS: Duration = Duration::from_secs(3600);
+/// How often they are fetched at most, whatever tokens name: a token that is made up names one that there is not.
+const PAUSE: Duration = Duration::from_secs(60);
+/// How far clocks may differ, in seconds.
+const SKEW: i64 = 60;
+/// The longest token that is looked at. Google's have about a kilobyte.
+const LONGEST: usize = 8 * 1024;
+
+/// The identity tokens that Pub/Sub presents (OpenID Connect): made by Google, for this audience, for one of these
+/// accounts.
+pub struct GoogleTokens {
+    accounts: Vec<NamedSender>,
+    audience: String,
+    certificates: Uri,
+    http: Http,
+    keys: Mutex<Keys>,
+}
+
+/// Google's keys, by name: modulus and exponent.
+type Known = Arc<BTreeMap<String, RsaPublicKeyComponents<Vec<u8>>>>;
+
+#[derive(Default)]
+struct Keys {
+    tried: Option<Instant>,
+    read: Option<Instant>,
+    known: Known,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    alg: String,
+    kid: String,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    exp: i64,
+    email: String,
+    #[serde(default)]
+    email_verified: bool,
+}
+
+#[derive(Deserialize)]
+struct Published {
+    keys: Vec<PublishedKey>,
+}
+
+#[derive(Deserialize)]
+struct PublishedKey {
+    kid: String,
+    kty: String,
+    n: String,
+    e: String,
+}
+
+impl GoogleTokens {
+    /// Takes tokens of these accounts for this audience, which are signed by keys that are published there.
+    pub fn new(accounts: Vec<NamedSender>, audience: String, certificates: Uri) -> Self {
+        Self {
+            accounts,
+            audience,
+            certificates,
+            http: Http::new(None),
+            keys: Mutex::default(),
+        }
+    }
+
+    /// The stores of the account whose token the request presents; `None` if it presents none.
+    pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
+        let presented = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let token = presented.and_then(|v| v.split_once(' '));
+        match token {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && token.len() <= LONGEST => {
+                self.sender(token.trim(), Timestamp::now().as_second()).await
+            }
+            _ => None,
+        }
+    }
+
+    async fn sender(&self, token: &str, now: i64) -> Option<SenderScope> {
+        let (signed, signature) = token.rsplit_once('.')?;
+        let (head, claims) = signed.split_once('.')?;
+        let decoded = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part).ok();
+        let head: Head = serde_json::from_slice(&decoded(head)?).ok()?;
+        let claims: Claims = serde_json::from_slice(&decoded(claims)?).ok()?;
+        let scope = NamedSender::scope_of(&self.accounts, &claims.email);
+        // What can be seen without a key is looked at first: keys are fetched for nobody who is not let in anyway.
+        let is_meant = head.alg == "RS256"
+            && ISSUERS.contains(&claims.iss.as_str())
+            && claims.aud == self.audience
+            && claims.email_verified
+            && !scope.is_empty()
+            && claims.exp > now - SKEW;
+        if !is_meant {
+            return None;
+        }
+        let known = self.known(&head.kid).await;
+        let signature = decoded(signature)?;
+        known
+            .get(&head.kid)?
+            .verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &signature)
+            .ok()?;
+        Some(scope)
+    }
+
+    /// Google's keys: fresh ones, if these are old or do not have this one.
+    async fn known(&self, kid: &str) -> Known {
+        let mut keys = self.keys.lock().await;
+        let is_fresh = keys.read.is_some_and(|read| read.elapsed() < FRESHNESS) && keys.known.contains_key(kid);
+        let was_tried = keys.tried.is_some_and(|tried| tried.elapsed() < PAUSE);
+        if !is_fresh && !was_tried {
+            keys.tried = Some(Instant::now());
+            match self.fetch().await {
+                Ok(known) => {
+                    keys.known = Arc::new(known);
+                    keys.read = Some(Instant::now());
+                }
+                // Those that are there serve on.
+                Err(why) => warn!("Google's keys for identity tokens could not be fetched: {why}"),
+            }
+        }
+        keys.known.clone()
+    }
+
+    async fn fetch(&self) -> Result<BTreeMap<String, RsaPublicKeyComponents<Vec<u8>>>, String> {
+        let request = Request::get(self.certificates.clone())
+            .body(Full::default())
+            .map_err(|e| e.to_string())?;
+        let answer = self.http.send(request).await.map_err(|e| e.to_string())?;
+        if answer.status != 200 {
+            return Err(format!("it answered {}", answer.status));
+        }
+        let published: Published =
+            serde_json::from_slice(&answer.body).map_err(|_| "it answered something that are no keys")?;
+        let read = |key: PublishedKey| {
+            let number = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+            let (n, e) = (number(&key.n)?, number(&key.e)?);
+            (key.kty == "RSA").then_some((key.kid, RsaPublicKeyComponents { n, e }))
+        };
+        Ok(published.keys.into_iter().filter_map(read).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        net::TcpListener,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use aws_lc_rs::{
+        rand::SystemRandom,
+        rsa::KeySize,
+        signature::{KeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const AUDIENCE: &str = "https://valet.example.com/notifications";
+    const ACCOUNT: &str = "pubsub@p.iam.gserviceaccount.com";
+
+    fn encoded(value: &Value) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(value.to_string())
+    }
+
+    fn token(pair: &RsaKeyPair, head: &Value, claims: &Value) -> String {
+        let signed = format!("{}.{}", encoded(head), encoded(claims));
+        let mut signature = vec![0; pair.public_modulus_len()];
+        pair.sign(
+            &RSA_PKCS1_SHA256,
+            &SystemRandom::new(),
+            signed.as_bytes(),
+            &mut signature,
+        )
+        .unwrap();
+        format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    /// A server that publishes these keys, and how often it was asked.
+    fn publisher(body: String) -> (Uri, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("http://{}/certs", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::Relaxed);
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
+                    line.clear();
+                }
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+            }
+        });
+        (uri, asked)
+    }
+
+    /// Modulus and exponent, out of the DER of an RSAPublicKey (RFC 8017, A.1.1).
+    fn public(pair: &RsaKeyPair) -> (String, String) {
+        fn value(der: &[u8]) -> (&[u8], &[u8]) {
+            let (length, header) = match der[1] {
+                n @ ..=0x7f => (usize::from(n), 2),
+                0x81 => (usize::from(der[2]), 3),
+                _ => (usize::from(u16::from_be_bytes([der[2], der[3]])), 4),
+            };
+            (&der[header..header + length], &der[header + length..])
+        }
+        let (sequence, _) = value(pair.public_key().as_ref());
+        let (modulus, rest) = value(sequence);
+        let number = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes.strip_prefix(&[0]).unwrap_or(bytes));
+        (number(modulus), number(value(rest).0))
+    }
+
+    #[tokio::test]
+    async fn only_googles_word_for_this_audience_and_account_is_taken() {
+        let (pair, other) = (
+            RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),
+            RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),
+        );
+        let (n, e) = public(&pair);
+        let (uri, asked) = publisher(
+            json!({"keys": [{"kid": "k1", "kty": "RSA", "alg": "RS256", "use": "sig", "n": n, "e": e}]}).to_string(),
+        );
+        let tokens = GoogleTokens::new(vec![format!("{ACCOUNT}=media").parse().unwrap()], AUDIENCE.into(), uri);
+        let now = Timestamp::now().as_second();
+        let head = json!({"alg": "RS256", "kid": "k1", "typ": "JWT"});
+        let claims = json!({
+            "iss": "https://accounts.google.com", "aud": AUDIENCE, "email": ACCOUNT, "email_verified": true,
+            "iat": now, "exp": now + 3600, "sub": "1", "azp": "1",
+        });
+        let admits = async |token: String| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+            let scope = tokens.admit(&headers).await;
+            let of_the_account = SenderScope::read(["media"].into_iter()).ok();
+            assert!(scope.is_none() || scope == of_the_account, "{scope:?}");
+            scope.is_some()
+        };
+        // Nobody is asked on behalf of who is not let in anyway.
+        assert!(tokens.admit(&HeaderMap::new()).await.is_none());
+        for (name, value) in [
+            ("iss", json!("https://accounts.example.com")),
+            ("aud", json!("https://other.example.com/notifications")),
+            ("aud", json!([AUDIENCE])),
+            ("email", json!("someone@p.iam.gserviceaccount.com")),
+            ("email_verified", json!(false)),
+            ("exp", json!(now - 61)),
+            ("exp", json!("never")),
+        ] {
+            let mut bent = claims.clone();
+            bent[name] = value;
+            assert!(!admits(token(&pair, &head, &bent)).await, "{name}");
+        }
+        for bent in ["", ".", "..", "a.b.c", "e30.e30.e30"] {
+            assert!(!admits(bent.into()).await, "{bent}");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+
+        let good = token(&pair, &head, &claims);
+        assert!(admits(good.clone()).await);
+        let mut late = claims.clone();
+        late["exp"] = (now - 30).into();
+        assert!(admits(token(&pair, &head, &late)).await, "clocks may differ");
+        assert!(!admits(token(&other, &head, &claims)).await, "another's signature");
+        let (signed, signature) = good.rsplit_once('.').unwrap();
+        assert!(!admits(format!("{signed}.")).await);
+        let mut claims = claims;
+        claims["sub"] = json!("2");
+        assert!(!admits(format!("{}.{}.{signature}", encoded(&head), encoded(&claims))).await);
+        for head in [
+            json!({"alg": "none", "kid": "k1"}),
+            json!({"alg": "HS256", "kid": "k1"}),
+            json!({"alg": "RS256", "kid": "k2"}),
+            json!({"alg": "RS256"}),
+        ] {
+            assert!(!admits(token(&pair, &head, &claims)).await, "{head}");
+        }
+        assert_eq!(
+            asked.load(Ordering::Relaxed),
+            1,
+            "keys that there are not are not asked for again and again"
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! What Azure Event Grid posts, in its own schema ("Azure Event Grid event schema", "Azure Blob Storage as an Event Grid
+//! source"): a list of events.
+
+use serde::Deserialize;
+
+use super::{Arrived, MAX_OBJECTS, Malformed, Notification, readings};
+
+/// What stands before the container in an event's subject. Of CloudEvents, Microsoft's own example has no '/' before it.
+const SERVICE: &str = "blobServices/default/containers/";
+/// The event that a blob came.
+pub const CREATED: &str = "Microsoft.Storage.BlobCreated";
+/// The longest code that is given back to a subscription which asks for it. Event Grid's are UUIDs.
+const MAX_CODE: usize = 128;
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "eventType")]
+    kind: String,
+    #[serde(default)]
+    subject: String,
+    #[serde(default)]
+    data: Data,
+}
+
+#[derive(Default, Deserialize)]
+struct Data {
+    #[serde(rename = "validationCode")]
+    validation_code: Option<String>,
+}
+
+/// Reads a list of events. A subscription that asks to be validated sends that one event alone.
+///
+/// # Errors
+/// [`Malformed`], if it is no such list.
+pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
+    let events: Vec<Event> = serde_json::from_slice(body).map_err(|_| Malformed)?;
+    if events.is_empty() || events.len() > MAX_OBJECTS {
+        return Err(Malformed);
+    }
+    if let [event] = events.as_slice()
+        && event.kind == "Microsoft.EventGrid.SubscriptionValidationEvent"
+    {
+        let code = event.data.validation_code.clone().ok_or(Malformed)?;
+        let is_code = (1..=MAX_CODE).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_graphic());
+        return is_code.then_some(Notification::Validation(code)).ok_or(Malformed);
+    }
+    let arrived = events.iter().filter(|e| e.kind == CREATED);
+    let arrived = arrived.map(|e| blob(&e.subject)).collect::<Option<_>>();
+    arrived.map(Notification::Arrived).ok_or(Malformed)
+}
+
+/// `/blobServices/default/containers/CONTAINER/blobs/NAME`.
+pub fn blob(subject: &str) -> Option<Arrived> {
+    let path = subject.strip_prefix('/').unwrap_or(subject);
+    let (container, name) = path.strip_prefix(SERVICE)?.split_once("/blobs/")?;
+    Some(Arrived {
+        bucket: container.to_owned(),
+        keys: readings(name.to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::notifications::payload::tests::parse as any;
+
+    fn created(subject: &str) -> Value {
+        // As Microsoft documents it, shortened.
+        json!({
+            "topic": "/subscriptions/s/resourceGroups/Storage/providers/Microsoft.Storage/storageAccounts/mediastore",
+            "subject": subject, "eventType": "Microsoft.Storage.BlobCreated", "eventTime": "2027-01-15T08:00:00.1234567Z",
+            "id": "831e1650-001e-001b-66ab-eeb76e069631",
+            "data": {
+                "api": "PutBlob", "clientRequestId": "6d79dbfb", "requestId": "831e1650", "eTag": "\"0x8D4BCC2E4835CD0\"",
+                "contentType": "text/plain", "contentLength": 524288, "blobType": "BlockBlob", "accessTier": "Default",
+                "url": "https://mediastore.blob.core.windows.net/media/a/b.png",
+                "sequencer": "00000000000004420000000000028963", "storageDiagnostics": {"batchId": "b68529f3"},
+            },
+            "dataVersion": "", "metadataVersion": "1",
+        })
+    }
+
+    fn arrived(events: Value) -> Vec<Arrived> {
+        match any(events.to_string().as_bytes()) {
+            Ok(Notification::Arrived(arrived)) => arrived,
+            other => panic!("{events}: {other:?}"),
+        }
+    }
+
+    fn object(container: &str, keys: &[&str]) -> Arrived {
+        Arrived {
+            bucket: container.into(),
+            keys: keys.iter().map(|k| (*k).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn blobs_that_came() {
+        for (subject, found) in [
+            (
+                "/blobServices/default/containers/media/blobs/a/b.png",
+                object("media", &["a/b.png"]),
+            ),
+            (
+                "/blobServices/default/containers/media/blobs/a/blobs/b%20c",
+                object("media", &["a/blobs/b c", "a/blobs/b%20c"]),
+            ),
+            (
+                "/blobServices/default/containers/media/blobs/ü+d",
+                object("media", &["ü d", "ü+d"]),
+            ),
+        ] {
+            assert_eq!(arrived(json!([created(subject)])), [found]);
+        }
+        let mut deleted = created("/blobServices/default/containers/media/blobs/a");
+        deleted["eventType"] = json!("Microsoft.Storage.BlobDeleted");
+        let two = arrived(json!([
+            deleted,
+            created("/blobServices/default/containers/media/blobs/b")
+        ]));
+        assert_eq!(two, [object("media", &["b"])]);
+    }
+
+    #[test]
+    fn a_subscription_asks() {
+        let ask = |data: Value| {
+            json!([{
+                "id": "2d1781af-3a4c-4d7c-bd0c-e34b19da4e66", "topic": "/subscriptions/s", "subject": "",
+                "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent", "eventTime": "2027-01-15T08:00:00Z",
+                "data": data, "metadataVersion": "1", "dataVersion": "1",
+            }])
+            .to_string()
+        };
+        let good = ask(json!({
+            "validationCode": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6",
+            "validationUrl": "https://rp-eastus2.eventgrid.azure.net:553/eventsubscriptions/x/validate?id=512d38b6",
+        }));
+        let code = "512d38b6-c7b8-40c8-89fe-f46f9e9622b6".to_owned();
+        assert_eq!(any(good.as_bytes()), Ok(Notification::Validation(code)));
+        for bad in [
+            json!({}),
+            json!({"validationCode": ""}),
+            json!({"validationCode": "a\nb"}),
+            json!({"validationCode": "x".repeat(129)}),
+        ] {
+            assert_eq!(any(ask(bad.clone()).as_bytes()), Err(Malformed), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_events_is_refused() {
+        let many: Vec<_> = (0..=MAX_OBJECTS)
+            .map(|_| created("/blobServices/default/containers/m/blobs/a"))
+            .collect();
+        for body in [
+            json!([]),
+            json!([1]),
+            json!([{}]),
+            json!([{"eventType": 1}]),
+            json!([created("")]),
+            json!([created("/blobServices/default/containers/media")]),
+            json!([created("/blobServices/default/containers/media/b")]),
+            json!([created("/x/blobServices/default/containers/media/blobs/b")]),
+            json!(many),
+        ] {
+            let start: String = body.to_string().chars().take(60).collect();
+            assert_eq!(any(body.to_string().as_bytes()), Err(Malformed), "{start}");
+        }
+        assert_eq!(
+            any(b"[{\"eventType\":\"Microsoft.Storage.BlobCreated\""),
+            Err(Malformed)
+        );
+    }
+}

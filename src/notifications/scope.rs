@@ -1,0 +1,206 @@
+//! Which stores a sender of notifications may report objects of.
+
+use std::{collections::BTreeSet, str::FromStr};
+
+use crate::{api::StoreKind, core::StoreId};
+
+/// The stores of which a sender may report objects. A message from anybody else's sender about a bucket of the same name counts
+/// for none of them: an ObjectStore names any bucket that its owner likes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SenderScope(BTreeSet<Stores>);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stores {
+    /// `NAME`
+    Cluster(String),
+    /// `*`
+    AllClusters,
+    /// `NAMESPACE/NAME`
+    Namespaced(String, String),
+    /// `NAMESPACE/*`
+    AllNamespaced(String),
+}
+
+/// How a store is named, for error messages.
+pub const STORE_NAMES: &str = "NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all ClusterObjectStores, NAMESPACE/* for all ObjectStores of a namespace";
+
+impl SenderScope {
+    /// Whether the sender may report objects of this store.
+    pub fn covers(&self, store: &StoreId) -> bool {
+        let (kind, namespace, name) = store;
+        self.0.iter().any(|stores| match (stores, kind) {
+            (Stores::Cluster(own), StoreKind::ClusterObjectStore) => own == name,
+            (Stores::AllClusters, StoreKind::ClusterObjectStore) => true,
+            (Stores::Namespaced(own, one), StoreKind::ObjectStore) => own == namespace && one == name,
+            (Stores::AllNamespaced(own), StoreKind::ObjectStore) => own == namespace,
+            _ => false,
+        })
+    }
+
+    /// Whether every store of this scope is one of the other scope.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.0.iter().all(|stores| {
+            let wider = match stores {
+                Stores::Cluster(_) => Some(Stores::AllClusters),
+                Stores::Namespaced(namespace, _) => Some(Stores::AllNamespaced(namespace.clone())),
+                Stores::AllClusters | Stores::AllNamespaced(_) => None,
+            };
+            other.0.contains(stores) || wider.is_some_and(|wider| other.0.contains(&wider))
+        })
+    }
+
+    /// Whether it names no store.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds the stores of another scope.
+    pub fn extend(&mut self, other: &Self) {
+        self.0.extend(other.0.iter().cloned());
+    }
+
+    /// Reads names of stores, each in one of the forms of [`STORE_NAMES`]. The error is the position of the first word that is
+    /// none, and not the word: somebody may have put a token in its place.
+    pub fn read<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, usize> {
+        words
+            .enumerate()
+            .map(|(at, word)| stores(word).ok_or(at + 1))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+fn stores(word: &str) -> Option<Stores> {
+    let is_name = |name: &str| {
+        (1..=253).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+    };
+    Some(match word.split_once('/') {
+        None if word == "*" => Stores::AllClusters,
+        None if is_name(word) => Stores::Cluster(word.to_owned()),
+        Some((namespace, "*")) if is_name(namespace) => Stores::AllNamespaced(namespace.to_owned()),
+        Some((namespace, name)) if is_name(namespace) && is_name(name) => {
+            Stores::Namespaced(namespace.to_owned(), name.to_owned())
+        }
+        _ => return None,
+    })
+}
+
+/// A sender that is known by a name, an SNS topic or a Google account, and a store that it may report objects of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedSender {
+    /// The topic's ARN, or the account.
+    pub name: String,
+    /// The stores.
+    pub scope: SenderScope,
+}
+
+impl NamedSender {
+    /// The stores of all entries of this name; empty if it has none.
+    pub fn scope_of(senders: &[Self], name: &str) -> SenderScope {
+        let mut scope = SenderScope::default();
+        for sender in senders.iter().filter(|s| s.name == name) {
+            scope.extend(&sender.scope);
+        }
+        scope
+    }
+}
+
+impl FromStr for NamedSender {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = || {
+            format!(
+                "'{text}' does not say which store the sender may report objects of; write SENDER=STORE, where STORE is {STORE_NAMES}; for several stores write the sender again with each"
+            )
+        };
+        let (name, store) = text.split_once('=').ok_or_else(wanted)?;
+        let scope = SenderScope::read(std::iter::once(store)).map_err(|_| wanted())?;
+        if name.is_empty() {
+            return Err(wanted());
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            scope,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(words: &[&str]) -> SenderScope {
+        SenderScope::read(words.iter().copied()).unwrap()
+    }
+
+    fn cluster(name: &str) -> StoreId {
+        (StoreKind::ClusterObjectStore, String::new(), name.into())
+    }
+
+    fn own(namespace: &str, name: &str) -> StoreId {
+        (StoreKind::ObjectStore, namespace.into(), name.into())
+    }
+
+    #[test]
+    fn scope_covers_only_the_stores_that_it_names() {
+        for (words, store, covers) in [
+            (&["media"][..], cluster("media"), true),
+            (&["media"], cluster("backups"), false),
+            (&["media"], own("team-a", "media"), false),
+            (&["*"], cluster("media"), true),
+            (&["*"], own("team-a", "media"), false),
+            (&["team-a/media"], own("team-a", "media"), true),
+            (&["team-a/media"], own("team-b", "media"), false),
+            (&["team-a/media"], own("team-a", "other"), false),
+            (&["team-a/media"], cluster("media"), false),
+            (&["team-a/*"], own("team-a", "other"), true),
+            (&["team-a/*"], own("team-ab", "other"), false),
+            (&["team-a/*"], cluster("other"), false),
+            (&["media", "team-a/*"], own("team-a", "x"), true),
+            (&[], cluster("media"), false),
+        ] {
+            assert_eq!(scope(words).covers(&store), covers, "{words:?} {store:?}");
+        }
+    }
+
+    #[test]
+    fn scope_is_within_a_wider_one_only() {
+        for (narrow, wide, within) in [
+            (&["media"][..], &["media"][..], true),
+            (&["media"], &["*"], true),
+            (&["media"], &["team-a/*"], false),
+            (&["*"], &["media"], false),
+            (&["*"], &["*"], true),
+            (&["team-a/x"], &["team-a/*"], true),
+            (&["team-a/*"], &["team-a/x"], false),
+            (&["media", "team-a/x"], &["media"], false),
+            (&["media", "team-a/x"], &["*", "team-a/*"], true),
+        ] {
+            assert_eq!(scope(narrow).is_within(&scope(wide)), within, "{narrow:?} {wide:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_store_names_are_refused_by_position() {
+        for word in ["", "/", "a/", "/a", "a/b/c", "A", "a b", "**", "*/*", "*/a", "a=b", "é"] {
+            assert_eq!(SenderScope::read(["ok", word].into_iter()), Err(2), "{word}");
+        }
+    }
+
+    #[test]
+    fn named_sender_needs_a_store() {
+        let sender: NamedSender = "arn:aws:sns:eu-west-1:111122223333:uploads=team-a/media"
+            .parse()
+            .unwrap();
+        assert_eq!(sender.name, "arn:aws:sns:eu-west-1:111122223333:uploads");
+        assert!(sender.scope.covers(&own("team-a", "media")));
+        for text in ["arn:aws:sns:eu-west-1:1:t", "=media", "a@b=", "a@b=A"] {
+            let error = text.parse::<NamedSender>().unwrap_err();
+            assert!(error.contains("SENDER=STORE"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What the round trip with real keys tries on Azure Blob Storage, and how.
+
+use std::collections::BTreeSet;
+
+use futures::{FutureExt, future::BoxFuture};
+use http::{Method, Request, header};
+use http_body_util::Full;
+use hyper::body::Bytes;
+
+use super::{AzureBlob, requests::Trouble};
+use crate::{
+    api::{Ask, Capability, Overwrite, UploadConstraints, UploadMode},
+    conformance::{Away, BODY, Bend, Canary, Hands, Missing, Sent, Trip, get, in_time},
+    core::{SignError, Signed, SigningRequest},
+};
+
+impl AzureBlob {
+    /// Makes the round trip below `probe`, with keys for the endpoint that the operator uses.
+    pub(super) async fn round_trip(&self, probe: &str) -> Canary {
+        let mut trip = Trip::new(self, probe);
+        let result = in_time(go(&mut trip)).await;
+        trip.end(result).await
+    }
+}
+
+/// A write-once upload.
+fn put() -> Ask {
+    Ask::Upload {
+        mode: UploadMode::Put,
+        multipart: Default::default(),
+        constraints: UploadConstraints {
+            overwrite: Overwrite::Forbid,
+            ..UploadConstraints::default()
+        },
+    }
+}
+
+async fn go(trip: &mut Trip<'_, AzureBlob>) -> Result<(), Away> {
+    if let Err(status) = trip.good("put", &put()).await? {
+        trip.found.untried.push(format!(
+            "all of it: a key for PUT below {} was answered {status}; the credentials must be allowed to write there",
+            trip.folder
+        ));
+        return Ok(());
+    }
+    trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
+        .await?;
+    let delete: Bend = |r| {
+        r.method = "DELETE".into();
+        r.body.clear();
+    };
+    trip.binds("PUT", "put-x", &put(), Some(delete)).await?;
+
+    if trip.good("put", &get()).await?.is_ok() {
+        let other: Bend = |r| r.url = r.url.replace("rsct=text/plain", "rsct=text/html");
+        trip.holds(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
+            .await?;
+        let write: Bend = |r| {
+            r.method = "PUT".into();
+            r.headers.push(("x-ms-blob-type".into(), "BlockBlob".into()));
+            r.body = BODY.into();
+        };
+        trip.binds("GET", "put", &get(), Some(write)).await?;
+    } else {
+        let why = "keys for GET: the credentials may not read below the probe's blob";
+        trip.found.untried.push(why.into());
+    }
+    Ok(())
+}
+
+impl Hands for AzureBlob {
+    /// From where the operator is, to where it reaches the store.
+    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        async move { self.sign_for(request, &self.own_base(), None).await }.boxed()
+    }
+
+    fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>> {
+        async move {
+            let mut request = Request::builder().method(sent.method.as_str()).uri(sent.url);
+            for (name, value) in sent.headers {
+                request = request.header(name, value);
+            }
+            let request = request
+                .header(header::CONTENT_LENGTH, sent.body.len())
+                .body(Full::new(Bytes::from(sent.body)))
+                .map_err(|_| Away("a request could not be put together".into()))?;
+            match self.http.send(request).await {
+                Ok(answer) if answer.status < 500 || answer.status == 501 => Ok(answer.status),
+                Ok(answer) => Err(Away(format!("it answered {}", answer.status))),
+                Err(e) => Err(Away(e.to_string())),
+            }
+        }
+        .boxed()
+    }
+
+    /// The first character, of which none of the bits is padding.
+    fn forge(sent: &mut Sent) {
+        if let Some(at) = sent.url.find("&sig=").map(|at| at + "&sig=".len()) {
+            let other = if sent.url[at..].starts_with('A') { "B" } else { "A" };
+            let length = if sent.url[at..].starts_with('%') { 3 } else { 1 };
+            sent.url.replace_range(at..at + length, other);
+        }
+    }
+
+    /// What the account keeps of deleted blobs, it keeps.
+    fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
+        async move {
+            let mut is_gone = true;
+            for blob in written {
+                is_gone &= match self.own_request(Method::DELETE, blob, "d", None).await {
+                    Ok(answer) => matches!(answer.status, 202 | 404),
+                    Err(Trouble::Credentials(_) | Trouble::Unanswered(_)) => false,
+                };
+            }
+            (!is_gone).then_some("the identity to delete")
+        }
+        .boxed()
+    }
+}

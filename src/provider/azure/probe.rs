@@ -1,0 +1,268 @@
+//! What a container is like: whether account, container and credentials are right, whether the clocks agree, and whether
+//! the store copies for the holder of a key what he may not read. Nothing is written by a store that behaves.
+
+use http::{Method, Request, header};
+use http_body_util::Full;
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    AzureBlob, BACK_DATED, Credentials, OWN, PROBE_BLOB,
+    requests::{Trouble, date, error_code},
+    sas::{Pen, Permit, encoded},
+};
+use crate::{
+    api::Reason,
+    core::{MOST_SKEW, SignError, is_skewed, skewed},
+    net::client::Unanswered,
+    provider::probe::{OTHER_MD5, UnsignedHeaders},
+    provider::{Finding, Probed},
+};
+
+impl AzureBlob {
+    /// Tries the container with two or three harmless requests for a blob that is not there.
+    pub(super) async fn try_out(&self) -> Probed {
+        let (mut finding, skew) = self.try_reading(None).await;
+        if let (Finding::Usable, Some(skew)) = (&finding, skew) {
+            // A signature's times mean something else to the store then, so nothing that it refuses tells why.
+            return Probed {
+                skew: Some(skew),
+                untold: Some(skewed(skew)),
+                ..Probed::of(match skew.abs() >= MOST_SKEW {
+                    true => Finding::Broken(Reason::ClockSkewed, skewed(skew)),
+                    false => Finding::Usable,
+                })
+            };
+        }
+        let (mut refuses_unsigned, mut untold) = (None, None);
+        if finding == Finding::Usable
+            && let Some(policy) = &self.store.stored_access_policy
+        {
+            finding = match self.try_reading(Some(policy)).await.0 {
+                Finding::Broken(Reason::CredentialsRefused, _) => Finding::Broken(
+                    Reason::CredentialsRefused,
+                    format!(
+                        "the container has no stored access policy {policy}, or one with times or permissions of its own, so no key works: set it, or correct spec.azureBlob.storedAccessPolicy"
+                    ),
+                ),
+                other => other,
+            };
+        }
+        if finding == Finding::Usable {
+            match self.refuses_foreign_sources().await {
+                Ok(UnsignedHeaders::Refused) => refuses_unsigned = Some(true),
+                Ok(UnsignedHeaders::Obeyed) => refuses_unsigned = Some(false),
+                Ok(UnsignedHeaders::Unknown(why)) => untold = Some(why),
+                Err(why) => finding = Finding::Unreachable(why.to_string()),
+            }
+        }
+        Probed {
+            skew,
+            refuses_unsigned,
+            untold,
+            ..Probed::of(finding)
+        }
+    }
+
+    /// Reads what is not there: the refusal says what is wrong, if something is.
+    async fn try_reading(&self, policy: Option<&str>) -> (Finding, Option<SignedDuration>) {
+        // An identity must be able to sign, too.
+        if let Credentials::Identity(identity) = &self.credentials
+            && let Err(e) = self.delegation(identity).await
+        {
+            return (of_credentials(e), None);
+        }
+        let answer = match self.read(Method::GET, PROBE_BLOB, policy).await {
+            Ok(answer) => answer,
+            Err(Trouble::Credentials(e)) => return (of_credentials(e), None),
+            Err(Trouble::Unanswered(Unanswered::Inward(inward))) => {
+                return (Finding::Broken(Reason::EndpointNotAllowed, inward.to_string()), None);
+            }
+            Err(Trouble::Unanswered(why)) => {
+                let account = &self.store.account;
+                return (
+                    Finding::Unreachable(format!(
+                        "{why}; check spec.azureBlob.account ({account}) and its endpoint"
+                    )),
+                    None,
+                );
+            }
+        };
+        let skew = date(&answer).map(|theirs| theirs.duration_since(Timestamp::now()));
+        let is_dead = skew.is_some_and(|skew| skew.abs() >= BACK_DATED.min(OWN));
+        let finding = finding(answer.status, &error_code(&answer), is_dead, &self.store.container);
+        (finding, skew.filter(|skew| is_skewed(Some(*skew))))
+    }
+
+    /// Sends a signed PUT that asks to copy a blob which does not exist. Azure takes only sources that the sender may
+    /// read, and so does not even look; a store that copies whatever it has looks for the blob and does not find it. The
+    /// refusal counts only if the same PUT is accepted without that header; it has the MD5 of other bytes, so that nothing
+    /// is stored by it.
+    async fn refuses_foreign_sources(&self) -> Result<UnsignedHeaders, Unanswered> {
+        let unknown = |why: &str| Ok(UnsignedHeaders::Unknown(why.to_owned()));
+        if !self.may_change() {
+            return unknown(
+                "only an upload would show it, and the operator sends this store only requests that change nothing",
+            );
+        }
+        let base = self.own_base();
+        let now = Timestamp::now();
+        // At a name of its own: with a blob at one that everybody knows, the answer would be about that.
+        let own = format!("{PROBE_BLOB}-{}", now.as_nanosecond());
+        let delegation = match &self.credentials {
+            Credentials::Unusable(_) => return unknown("there are no credentials"),
+            Credentials::Key(_) => None,
+            Credentials::Identity(identity) => match self.delegation(identity).await {
+                Ok(delegation) => Some(delegation),
+                Err(_) => return unknown("there is no delegation key"),
+            },
+        };
+        let sign = |blob: &str| {
+            let permit = Permit {
+                ip: None,
+                ..self.permit(blob, "c", now - BACK_DATED, now + OWN, &base)
+            };
+            match (&self.credentials, &delegation) {
+                (Credentials::Key(key), _) => self.signed_url(&base, &permit, Pen::Account(key, None)),
+                (_, Some(delegation)) => {
+                    let start = permit.start.max(delegation.start);
+                    self.signed_url(&base, &Permit { start, ..permit }, Pen::Delegation(&delegation.key))
+                }
+                _ => Ok(String::new()),
+            }
+            .unwrap_or_default()
+        };
+        // Each at a name of its own: a store that passes over the MD5 has a blob there afterwards.
+        let (before, after) = (format!("{own}-before"), format!("{own}-after"));
+        if let Err(said) = self.accepts(&before, &sign(&before)).await? {
+            return unknown(&format!(
+                "the store answered {said} to an upload at the name of the probe without a source to copy from, too"
+            ));
+        }
+        let absent = format!("{PROBE_BLOB}-absent-{}", now.as_nanosecond());
+        let source = format!("{base}/{}/{}", self.store.container, encoded(&absent));
+        let (status, code) = self.put(&sign(&own), &[("x-ms-copy-source", &source)]).await?;
+        let is_refusal = matches!(
+            code.as_str(),
+            "CannotVerifyCopySource" | "PublicAccessNotPermitted" | "NoAuthenticationInformation"
+        );
+        if is_refusal && self.accepts(&after, &sign(&after)).await?.is_ok() {
+            return Ok(UnsignedHeaders::Refused);
+        }
+        // It looked for the source. Of Azure's own it is documented that it does not.
+        if (status, code.as_str()) == (404, "BlobNotFound") && !self.is_azures_own() {
+            return Ok(UnsignedHeaders::Obeyed);
+        }
+        unknown(&format!("the store answered {status} {code} to a source to copy from"))
+    }
+
+    /// Whether the store accepts an upload by this URL that copies nothing; if not, status and code of its answer. What it
+    /// stores is deleted again.
+    async fn accepts(&self, blob: &str, url: &str) -> Result<Result<(), String>, Unanswered> {
+        const KIND: (&str, &str) = ("x-ms-blob-type", "BlockBlob");
+        let broken = self.put(url, &[KIND, ("content-md5", OTHER_MD5)]).await?;
+        let (status, code) = match broken {
+            // Azurite says so of an MD5 that differs, and of much else: once more, with nothing wrong.
+            (400, code) if code == "InvalidOperation" && !self.is_azures_own() => self.put(url, &[KIND]).await?,
+            said => said,
+        };
+        if status == 201 {
+            let _ = self.own_request(Method::DELETE, blob, "d", None).await;
+        }
+        Ok(match (status, code.as_str()) {
+            (201, _) | (400, "Md5Mismatch" | "InvalidMd5") => Ok(()),
+            _ => Err(format!("{status} {code}").trim_end().to_owned()),
+        })
+    }
+
+    /// Sends one PUT without a body; returns the status and the code of the error.
+    async fn put(&self, url: &str, headers: &[(&str, &str)]) -> Result<(u16, String), Unanswered> {
+        let mut request = Request::builder().method(Method::PUT).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.header(header::CONTENT_LENGTH, 0).body(Full::default());
+        let answer = self.http.send(request.map_err(|_| Unanswered::Malformed)?).await?;
+        Ok((answer.status, error_code(&answer)))
+    }
+}
+
+fn of_credentials(error: SignError) -> Finding {
+    match error {
+        SignError::Credentials {
+            reason: Reason::StoreUnreachable,
+            message,
+        } => Finding::Unreachable(message),
+        SignError::Credentials { reason, message } => Finding::Broken(reason, message),
+        other => Finding::Unreachable(other.to_string()),
+    }
+}
+
+/// What an answer means ("Blob Storage error codes").
+fn finding(status: u16, code: &str, is_skewed: bool, container: &str) -> Finding {
+    let broken = |reason, message: String| Finding::Broken(reason, message);
+    match (status, code) {
+        (401 | 403, _) if is_skewed => broken(
+            Reason::ClockSkewed,
+            "the store's clock and the operator's differ by more than a quarter of an hour; set the clocks right (NTP)"
+                .into(),
+        ),
+        (404, "ContainerNotFound") => broken(
+            Reason::BucketNotFound,
+            format!("the account has no container {container}; create it, or correct spec.azureBlob.container"),
+        ),
+        (404, "ResourceNotFound" | "AccountNotFound") => broken(
+            Reason::BucketNotFound,
+            "the store has no such account; correct spec.azureBlob.account".into(),
+        ),
+        (403, "KeyBasedAuthenticationNotPermitted") => broken(
+            Reason::CredentialsRefused,
+            "the account takes no account keys (KeyBasedAuthenticationNotPermitted); leave credentials out and give the operator an identity".into(),
+        ),
+        (403, "AccountIsDisabled") => broken(
+            Reason::CredentialsRefused,
+            "the storage account is disabled (AccountIsDisabled)".into(),
+        ),
+        // Not there, or not to be seen by this identity or from this network.
+        (200 | 206 | 404 | 416, _) | (403, "AuthorizationPermissionMismatch") => Finding::Usable,
+        (401 | 403, code) => broken(
+            Reason::CredentialsRefused,
+            format!(
+                "the store does not take the credentials ({code}); check the account key or the identity's roles, and the account's firewall"
+            ),
+        ),
+        (status, code) => Finding::Unreachable(format!("it answered {status} {code}").trim_end().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_answers_mean() {
+        let reason = |status, code, is_skewed| match finding(status, code, is_skewed, "media") {
+            Finding::Usable => "usable",
+            Finding::Broken(reason, _) => reason.as_str(),
+            Finding::Unreachable(_) => "unreachable",
+        };
+        for (status, code, means) in [
+            (404, "BlobNotFound", "usable"),
+            (404, "", "usable"),
+            (200, "", "usable"),
+            (403, "AuthorizationPermissionMismatch", "usable"),
+            (404, "ContainerNotFound", "BucketNotFound"),
+            (404, "ResourceNotFound", "BucketNotFound"),
+            (403, "AuthenticationFailed", "CredentialsRefused"),
+            (403, "AuthorizationFailure", "CredentialsRefused"),
+            (403, "KeyBasedAuthenticationNotPermitted", "CredentialsRefused"),
+            (401, "InvalidAuthenticationInfo", "CredentialsRefused"),
+            (400, "InvalidUri", "unreachable"),
+            (503, "ServerBusy", "unreachable"),
+            (302, "", "unreachable"),
+        ] {
+            assert_eq!(reason(status, code, false), means, "{status} {code}");
+        }
+        assert_eq!(reason(403, "AuthenticationFailed", true), "ClockSkewed");
+        assert_eq!(reason(404, "BlobNotFound", true), "usable");
+    }
+}

@@ -1,0 +1,223 @@
+//! What the operator itself asks of the store: delegation keys, and whether blobs are there.
+
+use std::sync::Arc;
+
+use http::{Method, Request, header};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use jiff::Timestamp;
+
+use super::{
+    AzureBlob, BACK_DATED, Credentials, OWN,
+    delegation::{self, Delegation, REPLACE_AFTER},
+    sas::{Pen, Permit, VERSION, encoded},
+    tokens::{self, Identity},
+    unusable,
+};
+use crate::{
+    api::Reason,
+    core::SignError,
+    net::client::{Answer, SOURCE_TIMEOUT, Unanswered, is_private},
+};
+
+/// Why the store did not answer a request of the operator's.
+pub enum Trouble {
+    /// There was nothing to ask with.
+    Credentials(SignError),
+    /// Nobody answered.
+    Unanswered(Unanswered),
+}
+
+impl Trouble {
+    /// In a sentence.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Credentials(e) => e.to_string(),
+            Self::Unanswered(e) => e.to_string(),
+        }
+    }
+}
+
+impl AzureBlob {
+    /// The delegation key that signs now, of an identity.
+    pub(super) async fn delegation(&self, identity: &Identity) -> Result<Arc<Delegation>, SignError> {
+        let mut slot = self.delegation.lock().await;
+        let now = Timestamp::now();
+        if let Some((fetched, delegation)) = slot.as_ref()
+            // One from a future that the clock has left begins too late.
+            && (*fetched..*fetched + REPLACE_AFTER).contains(&now)
+        {
+            return Ok(delegation.clone());
+        }
+        let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.fetch_delegation(identity, now));
+        let fetched = fetched
+            .await
+            .unwrap_or_else(|_| Err(tokens::unreachable("the store gives no delegation key in time".into())));
+        match (fetched, slot.as_ref()) {
+            (Ok(delegation), _) => {
+                let delegation = Arc::new(delegation);
+                *slot = Some((now, delegation.clone()));
+                Ok(delegation)
+            }
+            // The last one is good for days; what the store refuses is over.
+            (Err(SignError::Credentials { reason, .. }), Some((_, last)))
+                if reason == Reason::StoreUnreachable && now < last.expiry =>
+            {
+                Ok(last.clone())
+            }
+            (Err(e), _) => Err(e),
+        }
+    }
+
+    async fn fetch_delegation(&self, identity: &Identity, now: Timestamp) -> Result<Delegation, SignError> {
+        let uri = format!("{}/?restype=service&comp=userdelegationkey", self.own_base());
+        let body = delegation::ask(now, BACK_DATED);
+        let answer = match self.as_identity(identity, Method::POST, &uri, body.into()).await {
+            Ok(answer) => answer,
+            Err(Trouble::Credentials(e)) => return Err(e),
+            Err(Trouble::Unanswered(e)) => {
+                return Err(tokens::unreachable(format!("the store gives no delegation key: {e}")));
+            }
+        };
+        let code = error_code(&answer);
+        let refused = |reason, message: String| Err(SignError::Credentials { reason, message });
+        match answer.status {
+            200 => delegation::read(&answer.body)
+                .ok_or_else(|| tokens::unreachable("the store answered something that is no delegation key".into())),
+            401 | 403 => {
+                if answer.status == 401 {
+                    identity.forget().await;
+                }
+                refused(
+                    Reason::CredentialsRefused,
+                    format!(
+                        "the store gives the operator's identity no delegation key ({} {code}); give it the role Storage Blob Delegator on the account, or set credentials.secretRef",
+                        answer.status
+                    ),
+                )
+            }
+            status if status < 500 && status != 429 => refused(
+                Reason::CredentialsInvalid,
+                format!(
+                    "the store gives no delegation key ({status} {code}); is spec.azureBlob.endpoint one of Azure Blob Storage?"
+                ),
+            ),
+            status => Err(tokens::unreachable(format!(
+                "the store gives no delegation key now ({status} {code})"
+            ))),
+        }
+    }
+
+    /// One request with the identity's token, and one more if the first has no answer.
+    async fn as_identity(
+        &self,
+        identity: &Identity,
+        method: Method,
+        uri: &str,
+        body: Bytes,
+    ) -> Result<Answer, Trouble> {
+        // Whoever has seen it can do what the operator can, and not in this store alone.
+        if self.is_tenants && !self.is_azures_own() {
+            let message = "of an ObjectStore, the token of the operator's identity is sent to Azure itself and to nobody else: leave spec.azureBlob.endpoint out, or set credentials.secretRef";
+            return Err(Trouble::Credentials(SignError::Credentials {
+                reason: Reason::CredentialsInvalid,
+                message: message.into(),
+            }));
+        }
+        let token = identity.token().await.map_err(Trouble::Credentials)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("x-ms-version", VERSION)
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .header(header::CONTENT_LENGTH, body.len())
+            .body(Full::new(body))
+            .map_err(|_| Trouble::Unanswered(Unanswered::Malformed))?;
+        if !is_private(request.uri()) {
+            let message = "an identity's tokens are sent by https only: set spec.azureBlob.endpoint to an https address, or credentials.secretRef";
+            return Err(Trouble::Credentials(SignError::Credentials {
+                reason: Reason::CredentialsInvalid,
+                message: message.into(),
+            }));
+        }
+        self.send(request).await
+    }
+
+    /// Asks for a blob. `policy` ties the signature to the stored access policy.
+    pub(super) async fn read(&self, method: Method, blob: &str, policy: Option<&str>) -> Result<Answer, Trouble> {
+        self.own_request(method, blob, "r", policy).await
+    }
+
+    /// One of the operator's own requests about a blob: with a short signature by the account's key, which permits this, or
+    /// with the identity's token.
+    pub(super) async fn own_request(
+        &self,
+        method: Method,
+        blob: &str,
+        permissions: &str,
+        policy: Option<&str>,
+    ) -> Result<Answer, Trouble> {
+        let base = self.own_base();
+        match &self.credentials {
+            Credentials::Unusable(why) => Err(Trouble::Credentials(unusable(why))),
+            Credentials::Identity(identity) => {
+                let uri = format!("{base}/{}/{}", self.store.container, encoded(blob));
+                self.as_identity(identity, method, &uri, Bytes::new()).await
+            }
+            Credentials::Key(key) => {
+                let now = Timestamp::now();
+                let permit = Permit {
+                    // The operator asks from where it is, which is not where the keys' holders are.
+                    ip: None,
+                    ..self.permit(blob, permissions, now - BACK_DATED, now + OWN, &base)
+                };
+                let url = self
+                    .signed_url(&base, &permit, Pen::Account(key, policy))
+                    .map_err(Trouble::Credentials)?;
+                let request = Request::builder()
+                    .method(method)
+                    .uri(url)
+                    .body(Full::default())
+                    .map_err(|_| Trouble::Unanswered(Unanswered::Malformed))?;
+                self.send(request).await
+            }
+        }
+    }
+
+    /// Reads the store's clock off an answer.
+    fn timed(&self, answer: Result<Answer, Unanswered>) -> Result<Answer, Trouble> {
+        if let Some(theirs) = answer.as_ref().ok().and_then(date) {
+            self.clock.saw(theirs);
+        }
+        answer.map_err(Trouble::Unanswered)
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, Trouble> {
+        match self.http.send(request.clone()).await {
+            Ok(answer) if answer.status >= 500 => {}
+            Err(Unanswered::Connection) => {}
+            answer => return self.timed(answer),
+        }
+        let answer = self.http.send(request).await;
+        self.timed(answer)
+    }
+}
+
+/// The code of an error, if it is one: from its header, or from the document.
+pub fn error_code(answer: &Answer) -> String {
+    let header = answer.headers.get("x-ms-error-code").and_then(|v| v.to_str().ok());
+    let body = std::str::from_utf8(&answer.body).unwrap_or_default();
+    let in_body = || Some(body.split_once("<Code>")?.1.split_once("</Code>")?.0);
+    let code = header.or_else(in_body).unwrap_or_default();
+    let is_code = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    if is_code { code.to_owned() } else { String::new() }
+}
+
+/// The store's own idea of now.
+pub fn date(answer: &Answer) -> Option<Timestamp> {
+    http_date(answer.headers.get(header::DATE)?.to_str().ok()?)
+}
+
+pub fn http_date(text: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::parse(text).ok().map(|z| z.timestamp())
+}

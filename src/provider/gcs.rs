@@ -1,0 +1,560 @@
+//! Google Cloud Storage: V4 signed URLs for PUT and GET, and POST forms, signed with a service account's key or by
+//! Google's IAM; by the XML API, which is the one that signed requests speak.
+
+mod conformance;
+mod form;
+mod key;
+mod pen;
+mod probe;
+mod source;
+mod terms;
+mod tokens;
+mod v4;
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use ::http::Method;
+use aws_lc_rs::digest::{SHA256, digest};
+use futures::{FutureExt, future::BoxFuture};
+use hyper::body::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::sync::OnceCell;
+
+pub use key::ServiceAccountKey;
+pub use source::from_environment;
+pub use tokens::Source;
+
+use self::{
+    pen::{Google, Iam, Pen},
+    terms::{get_query, no_credentials, put_headers, session_headers},
+    tokens::{Tokens, ask, request},
+};
+use super::{
+    Finding, Probed, Provider,
+    clock::StoreClock,
+    probe::{ONLY_READ, WriteOnce},
+};
+use crate::{
+    api::{
+        AddressingStyle, Ask, Capabilities, Capability, DownloadMode, GcsStore, ObservedObject, Remedies,
+        ResumableUploads, UploadConstraints, UploadMode,
+    },
+    conformance::{Canary, Missing},
+    core::{
+        Access, AllowedRequest, Form, Key, Lifetime, ObjectFact, SignError, Signed, SignedUrl, SigningRequest,
+        is_skewed, second, skewed,
+    },
+    net::{
+        Outward,
+        client::{Answer, Http, is_of},
+    },
+};
+
+/// Where the store is, unless it says otherwise.
+const ENDPOINT: &str = "https://storage.googleapis.com";
+/// Google's own hosts.
+const GOOGLES: &[&str] = &[".googleapis.com"];
+/// Where Google signs, unless the operator's environment says otherwise.
+const IAM: &str = "https://iamcredentials.googleapis.com";
+/// The longest that a URL may live: 7 days ("Canonical requests", `X-Goog-Expires`).
+const MAX_EXPIRES_SECONDS: i64 = 604_800;
+/// The longest that one may live which Google's IAM signed: 12 hours. Google changes the keys by which it signs for
+/// accounts, and what was signed with the one before is then worth nothing ("projects.serviceAccounts.signBlob").
+const MAX_EXPIRES_SECONDS_OF_IAM: i64 = 43_200;
+/// The largest object: 5 TiB ("Quotas & limits").
+const MAX_UPLOAD_BYTES: i64 = 5 << 40;
+/// The longest key, in bytes of UTF-8 ("About Cloud Storage objects").
+const MAX_KEY_BYTES: usize = 1024;
+/// Digits of a fingerprint: enough that two never meet.
+const FINGERPRINT_DIGITS: usize = 16;
+/// Where the store is tried out, unless it says otherwise.
+const PROBE_KEY: &str = "valet-probe";
+
+/// A bucket and who signs for it.
+pub struct Gcs {
+    store: GcsStore,
+    http: Http,
+    pen: Pen,
+    capabilities: Arc<Capabilities>,
+    /// What the store's clock shows.
+    clock: StoreClock,
+    /// Whether requests that change something may be sent, also to an endpoint that is not Google's.
+    may_change: bool,
+    /// Whether a probe came to its end.
+    is_tried: AtomicBool,
+    /// Whether the store refuses headers that are not signed, once that was seen.
+    refuses_unsigned: Mutex<Option<bool>>,
+    /// What it does with write-once uploads, once that was tried.
+    write_once: Mutex<Option<WriteOnce>>,
+    /// What came of a round trip with real keys, once that was made.
+    canary: Mutex<Option<Canary>>,
+    /// Whether somebody else found that its forms keep to a prefix.
+    keeps_below: AtomicBool,
+}
+
+/// Whether the store is Google's own, for the operator as for workloads. What is documented of Google is believed of no other.
+fn is_googles(store: &GcsStore) -> bool {
+    [&store.endpoint, &store.public_endpoint]
+        .into_iter()
+        .flatten()
+        .all(|endpoint| is_of(endpoint, &[".googleapis.com"]))
+}
+
+/// The promise that forms for everything below a key keep to that.
+const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
+
+/// Whose address of the store is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// The one that workloads use.
+    Workload,
+    /// The one that the operator uses.
+    Operator,
+}
+
+impl Gcs {
+    /// Takes the settings, a source of credentials, where Google's IAM is and, of a store whose owner may not send the
+    /// operator anywhere, where its requests may go. Nothing is read or sent yet.
+    pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<Outward>) -> Self {
+        let may_change = outward.as_ref().is_none_or(Outward::may_change);
+        let sign_as = store.credentials.as_ref().and_then(|c| c.sign_as.clone());
+        let pen = match (source, sign_as) {
+            (Source::Key(key), None) => Pen::Key(key),
+            (source, account) => {
+                let source = match source {
+                    // A tenant's key file says where its tokens are.
+                    Source::Key(key) if !may_change && !is_of(&key.token_uri.to_string(), GOOGLES) => {
+                        Source::Unusable("the service account's key has a token_uri that is not Google's, and to an address that an ObjectStore names the operator sends only requests that change nothing: leave spec.gcs.credentials.signAs out, or ask the platform team to start the operator with --tenant-store-requests=All".into())
+                    }
+                    source => source,
+                };
+                // The metadata server and the file of a federation are the platform's, and lead inwards; a key may be a
+                // tenant's, and says itself where its tokens are.
+                let tokens = match &source {
+                    Source::Key(_) => Http::new(outward.clone()),
+                    _ => Http::new(None),
+                };
+                Pen::Google(Box::new(Google {
+                    account: OnceCell::new_with(account),
+                    iam: Iam {
+                        endpoint: iam.unwrap_or(IAM).trim_end_matches('/').to_owned(),
+                        http: Http::new(None),
+                    },
+                    tokens: Tokens::new(source, tokens),
+                }))
+            }
+        };
+        Self {
+            capabilities: Arc::new(capabilities(&store, &pen)),
+            store,
+            http: Http::new(outward),
+            pen,
+            clock: StoreClock::default(),
+            may_change,
+            is_tried: AtomicBool::new(false),
+            refuses_unsigned: Mutex::new(None),
+            write_once: Mutex::new(None),
+            canary: Mutex::new(None),
+            keeps_below: AtomicBool::new(false),
+        }
+    }
+
+    fn probe_key(&self) -> &str {
+        self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
+    }
+
+    /// The request of this key, by no method yet.
+    fn request(&self, target: Target, key: &str) -> v4::Request {
+        self.place(target, &format!("/{key}"))
+    }
+
+    /// A place in the bucket.
+    fn place(&self, target: Target, rest: &str) -> v4::Request {
+        let own = self.store.endpoint.as_deref().unwrap_or(ENDPOINT);
+        let endpoint = match target {
+            Target::Operator => own,
+            Target::Workload => self.store.public_endpoint.as_deref().unwrap_or(own),
+        };
+        let endpoint = endpoint.trim_end_matches('/');
+        let (scheme, authority) = endpoint.split_once("://").unwrap_or(("https", endpoint));
+        let bucket = &self.store.bucket;
+        let (authority, path) = match self.store.addressing_style {
+            AddressingStyle::VirtualHost => (format!("{bucket}.{authority}"), rest.to_owned()),
+            AddressingStyle::Path => (authority.to_owned(), format!("/{bucket}{rest}")),
+        };
+        v4::Request {
+            scheme: scheme.to_owned(),
+            authority,
+            path,
+            ..v4::Request::default()
+        }
+    }
+
+    /// The URL of a request, whole.
+    async fn signed(&self, request: &v4::Request, lifetime: Lifetime) -> Result<String, SignError> {
+        let account = self.pen.account().await?;
+        let unsigned = v4::prepare(request, &account, lifetime);
+        let signature = self.pen.sign(unsigned.string_to_sign.as_bytes()).await?;
+        Ok(unsigned.with(&signature))
+    }
+
+    async fn form(
+        &self,
+        target: Target,
+        key: &str,
+        constraints: &UploadConstraints,
+        lifetime: Lifetime,
+    ) -> Result<Signed, SignError> {
+        let (fields, range) = form::conditions(key, constraints)?;
+        let account = self.pen.account().await?;
+        let range = [form::Condition::Range(range)];
+        let unsigned = form::prepare((&self.store.bucket, key), &fields, &range, &account, lifetime);
+        let signature = self.pen.sign(unsigned.policy.as_bytes()).await?;
+        let place = self.place(target, "/");
+        Ok(Signed {
+            key: Key::Form {
+                url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
+                fields: Form::new(unsigned.with(&signature)),
+            },
+            provider: self.name(),
+        })
+    }
+
+    /// The key that is asked for, by the address that this one uses.
+    async fn key_for(&self, target: Target, request: &SigningRequest) -> Result<Signed, SignError> {
+        let lifetime = request.lifetime;
+        let most = self.capabilities.max_expiration_seconds;
+        if !(1..=most).contains(&lifetime.seconds()) {
+            return Err(SignError::Refused(format!("a key lives from 1 to {most} s")));
+        }
+        let key = request.key.as_str();
+        let mut wanted = self.request(target, key);
+        match &request.ask {
+            Ask::Upload { mode, constraints, .. } => match mode {
+                UploadMode::PostForm => return self.form(target, key, constraints, lifetime).await,
+                UploadMode::Put => {
+                    wanted.method = "PUT";
+                    wanted.headers = put_headers(constraints)?;
+                }
+                UploadMode::Resumable => {
+                    wanted.method = "POST";
+                    wanted.headers = session_headers(constraints)?;
+                }
+                UploadMode::Multipart => {
+                    return Err(SignError::Refused("there are no uploads in parts on this store".into()));
+                }
+                UploadMode::Credentials => return Err(no_credentials()),
+            },
+            Ask::Download {
+                mode: DownloadMode::Credentials,
+                ..
+            } => return Err(no_credentials()),
+            Ask::Download { version, response, .. } => {
+                wanted.method = "GET";
+                wanted.query = get_query(version.as_ref(), response)?;
+            }
+        }
+        Ok(Signed {
+            key: Key::Request {
+                url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
+                method: wanted.method.to_owned(),
+                headers: wanted.headers,
+            },
+            provider: self.name(),
+        })
+    }
+
+    /// Sends one request by a signed URL of a minute, with headers that are signed and others that are not. What the
+    /// operator itself asks of the store it asks so, too: a store's endpoint can be a tenant's, and a signature shows it
+    /// nothing that is of use for anything else.
+    async fn send(
+        &self,
+        method: &'static str,
+        key: &str,
+        signed: &[(&str, &str)],
+        unsigned: &[(&str, &str)],
+    ) -> Result<Answer, SignError> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let wanted = v4::Request {
+            method,
+            headers: signed.iter().map(owned).collect(),
+            ..self.request(Target::Operator, key)
+        };
+        let now = second(Timestamp::now());
+        let lifetime = Lifetime {
+            issued_at: now,
+            expires_at: now + SignedDuration::from_mins(1),
+        };
+        let url = self.signed(&wanted, lifetime).await?;
+        let verb = Method::from_bytes(method.as_bytes()).unwrap_or_default();
+        let request = request(verb, &url, &[signed, unsigned].concat(), Bytes::new())?;
+        let answer = ask(&self.http, "the store", request).await?;
+        if let Some(theirs) = probe::date(&answer.headers) {
+            self.clock.saw(theirs);
+        }
+        Ok(answer)
+    }
+
+    /// Whether the store is Google itself.
+    fn is_googles_own(&self) -> bool {
+        self.store.endpoint.as_deref().is_none_or(|e| is_of(e, GOOGLES))
+    }
+
+    /// Whether the operator may send requests that change something: to an endpoint that a tenant chose only with the
+    /// platform team's consent.
+    fn may_change(&self) -> bool {
+        self.may_change || self.is_googles_own()
+    }
+}
+
+fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
+    Capabilities {
+        enforced: [
+            Capability::ContentType,
+            Capability::ContentLength,
+            Capability::ContentLengthRange,
+            Capability::ChecksumMD5,
+            Capability::WriteOnce,
+            Capability::Version,
+            Capability::ResponseHeaders,
+            Capability::SignedHeadersOnly,
+        ]
+        .into(),
+        multipart: None,
+        // Of the session that is started nothing else is checked, whatever is signed with it.
+        resumable: (store.resumable_uploads == ResumableUploads::Tolerate).then(|| {
+            [
+                Capability::ContentType,
+                Capability::WriteOnce,
+                Capability::SignedHeadersOnly,
+            ]
+            .into()
+        }),
+        post_form: Some(
+            [
+                Capability::ContentType,
+                Capability::ContentLength,
+                Capability::ContentLengthRange,
+                // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
+                Capability::SignedHeadersOnly,
+            ]
+            .into(),
+        ),
+        credentials: None,
+        only_read: false,
+        wants_checksums: false,
+        remedies: Remedies {
+            resumable: Some("to set spec.gcs.resumableUploads: Tolerate"),
+            ..Remedies::default()
+        },
+        max_expiration_seconds: match pen {
+            Pen::Key(_) => MAX_EXPIRES_SECONDS,
+            Pen::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
+        },
+        max_upload_bytes: MAX_UPLOAD_BYTES,
+        max_key_bytes: MAX_KEY_BYTES,
+        revocation: match pen {
+            Pen::Key(_) => {
+                "delete the service account's key that signed, which ends every other key that it signed, too"
+            }
+            Pen::Google(_) => {
+                "take the right to the object from the service account that signed, or disable the account, which ends every other key that it signed, too"
+            }
+        },
+    }
+}
+
+impl Provider for Gcs {
+    fn name(&self) -> &'static str {
+        "gcs"
+    }
+
+    fn capabilities(&self) -> Arc<Capabilities> {
+        let is_tried = self.is_tried.load(Ordering::Acquire);
+        // What is not known is not there. Before the first probe nothing is signed that rests on it (`rests_on_trial`).
+        let holds = |seen: Option<bool>| seen.unwrap_or(is_googles(&self.store) || !is_tried);
+        let has_signed_headers_only = holds(*lock(&self.refuses_unsigned));
+        let has_write_once = holds(match &*lock(&self.write_once) {
+            Some(WriteOnce::Enforced) => Some(true),
+            Some(WriteOnce::Missing(_)) => Some(false),
+            Some(WriteOnce::Unknown(_)) | None => None,
+        });
+        let canary = lock(&self.canary).clone().unwrap_or_default();
+        // A key is bytes to Google, and '..' in it a name like others. Of another store that must have been seen.
+        let keeps_below = is_googles(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
+        let is_plain = has_signed_headers_only && has_write_once && self.may_change();
+        if is_plain && canary.missing.is_empty() && !keeps_below {
+            return self.capabilities.clone();
+        }
+        let mut can = (*self.capabilities).clone();
+        if keeps_below && let Some(form) = &mut can.post_form {
+            form.insert(Capability::KeyPrefix);
+        }
+        can.only_read = !self.may_change();
+        for (has, capability) in [
+            (has_signed_headers_only, Capability::SignedHeadersOnly),
+            (has_write_once, Capability::WriteOnce),
+        ] {
+            if !has {
+                can.enforced.remove(&capability);
+                can.resumable.as_mut().map(|sessions| sessions.remove(&capability));
+            }
+        }
+        canary.narrow(&mut can);
+        Arc::new(can)
+    }
+
+    fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        async {
+            self.pen.is_ready().await?;
+            // Neither kind ends by itself. A token does, and what Google signed for it does not end with it.
+            Ok(None)
+        }
+        .boxed()
+    }
+
+    fn signs_remotely(&self) -> bool {
+        // Without a key of its own, IAM signs each URL.
+        matches!(self.pen, Pen::Google(_))
+    }
+
+    fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        self.key_for(Target::Workload, request).boxed()
+    }
+
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        async move {
+            let who = self.pen.print().await?;
+            let v4::Request {
+                scheme,
+                authority,
+                path,
+                ..
+            } = self.place(Target::Workload, "/");
+            let all = format!("{salt}\n{who}\n{scheme}://{authority}{path}");
+            let mut digits = v4::hex(digest(&SHA256, all.as_bytes()).as_ref());
+            digits.truncate(FINGERPRINT_DIGITS);
+            Ok(Some(digits))
+        }
+        .boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Probed> {
+        async {
+            let probed = probe::probe(self, self.probe_key()).await;
+            // What was seen once holds until something else is seen.
+            if probed.refuses_unsigned.is_some() {
+                *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
+            }
+            if probed.finding == Finding::Usable && probed.skew.is_none() {
+                self.is_tried.store(true, Ordering::Release);
+            }
+            probed
+        }
+        .boxed()
+    }
+
+    fn rests_on_trial(&self) -> bool {
+        // Google refuses them ("Canonical requests", required headers).
+        !is_googles(&self.store)
+    }
+
+    fn recall(&self, capabilities: &[String]) {
+        let keeps = capabilities.iter().any(|name| *name == BELOW.name());
+        self.keeps_below.store(keeps, Ordering::Relaxed);
+    }
+
+    fn write_once_rests_on_trial(&self) -> bool {
+        !is_googles(&self.store)
+    }
+
+    fn skew(&self) -> Option<SignedDuration> {
+        self.clock.skew()
+    }
+
+    fn canary(&self) -> BoxFuture<'_, Canary> {
+        async {
+            if !self.may_change() {
+                return Canary::untried(format!("{ONLY_READ}, and this check writes"), false);
+            }
+            if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
+                return Canary::untried(skewed(skew), true);
+            }
+            let found = conformance::canary(self, self.probe_key()).await;
+            *lock(&self.canary) = Some(found.clone());
+            found
+        }
+        .boxed()
+    }
+
+    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
+        async {
+            let answer = match self.send("HEAD", access.key().as_str(), &[], &[]).await {
+                Ok(answer) => answer,
+                Err(SignError::Credentials { message, .. }) => return ObjectFact::Unreachable(message),
+                Err(e) => return ObjectFact::Unreachable(e.to_string()),
+            };
+            match answer.status {
+                200 => present(&answer),
+                404 => ObjectFact::Absent,
+                401 | 403 => match self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
+                    Some(skew) => ObjectFact::ClockSkewed(skewed(skew)),
+                    None => ObjectFact::Hidden,
+                },
+                status => ObjectFact::Unreachable(format!(
+                    "it answered {status}; check the store's endpoint and addressingStyle"
+                )),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// What the headers of an answer say of the object ("HTTP headers and query string parameters for XML API").
+fn present(answer: &Answer) -> ObjectFact {
+    let text = |name: &str| answer.headers.get(name)?.to_str().ok().map(str::to_owned);
+    // The stored length: an object that is stored compressed may be sent otherwise.
+    let size = text("x-goog-stored-content-length").or_else(|| text("content-length"));
+    let modified = text("last-modified")
+        .and_then(|t| jiff::fmt::rfc2822::parse(&t).ok())
+        .map(|z| z.timestamp());
+    let hash = |kind: &str| {
+        let hashes = answer.headers.get_all("x-goog-hash").iter();
+        let hashes = hashes.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        hashes
+            .filter_map(|one| one.trim().split_once('='))
+            .find(|(name, _)| *name == kind)
+            .map(|(_, value)| value.to_owned())
+    };
+    // Without a Date the store's clock has to be believed.
+    let age = modified.map(|m| {
+        probe::date(&answer.headers)
+            .unwrap_or_else(Timestamp::now)
+            .duration_since(m)
+    });
+    ObjectFact::Present {
+        object: ObservedObject {
+            size: size.and_then(|s| s.parse().ok()),
+            e_tag: text("etag"),
+            content_type: text("content-type"),
+            checksum_md5: hash("md5"),
+            checksum_crc32c: hash("crc32c"),
+            version: text("x-goog-generation"),
+            last_modified_time: modified.map(Time),
+            ..ObservedObject::default()
+        }
+        .checked(),
+        modified_at: age.and_then(|age| Timestamp::now().checked_sub(age).ok()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

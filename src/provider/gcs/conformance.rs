@@ -1,0 +1,169 @@
+//! What the round trip with real keys tries on Google Cloud Storage, and how.
+
+use std::collections::BTreeSet;
+
+use futures::{FutureExt, future::BoxFuture};
+use http::Method;
+
+use super::{
+    Gcs, Target, is_googles,
+    tokens::{ask, request},
+};
+use crate::{
+    api::{Ask, Capability, LengthRange, Overwrite, UploadConstraints, UploadMode},
+    conformance::{
+        Away, BODY, BODY_MD5, Bend, Canary, Hands, LONGER, Missing, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last,
+        get, in_time,
+    },
+    core::{SignError, Signed, SigningRequest},
+};
+
+/// Makes the round trip below a key of the bucket. Its keys are for the endpoint that the operator uses.
+pub async fn canary(gcs: &Gcs, probe_key: &str) -> Canary {
+    let mut trip = Trip::new(gcs, probe_key);
+    let result = in_time(go(&mut trip, is_googles(&gcs.store))).await;
+    trip.end(result).await
+}
+
+fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
+    let size = BODY.len() as i64;
+    Ask::Upload {
+        mode,
+        multipart: Default::default(),
+        constraints: UploadConstraints {
+            content_type: Some(TYPE.into()),
+            content_length_range: Some(LengthRange { min: 1, max: size }),
+            overwrite,
+            ..UploadConstraints::default()
+        },
+    }
+}
+
+fn put() -> Ask {
+    upload(UploadMode::Put, Overwrite::Forbid)
+}
+
+/// By itself: other bytes of another size would be refused for either.
+fn summed() -> Ask {
+    Ask::Upload {
+        mode: UploadMode::Put,
+        multipart: Default::default(),
+        constraints: UploadConstraints {
+            checksum_md5: Some(BODY_MD5.into()),
+            ..UploadConstraints::default()
+        },
+    }
+}
+
+fn form() -> Ask {
+    upload(UploadMode::PostForm, Overwrite::Allow)
+}
+
+/// `is_googles`: whether forms are thought to keep to a prefix without having been tried.
+async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
+    if let Err(status) = trip.good("put", &put()).await? {
+        trip.found.untried.push(format!(
+            "all of it: a key for PUT below {} was answered {status}; the account must be allowed to create objects there",
+            trip.folder
+        ));
+        return Ok(());
+    }
+    let by_length: Bend = |r| r.body = LONGER.into();
+    let by_checksum: Bend = |r| r.body = OTHER.into();
+    let by_type: Bend = |r| r.set("content-type", OTHER_TYPE);
+    // One header holds either.
+    let either = [Capability::ContentLengthRange, Capability::ContentLength];
+    trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
+        .await?;
+    trip.holds(&put(), "type", by_type, &[Missing::Url(Capability::ContentType)])
+        .await?;
+    trip.holds(&put(), "length", by_length, &either.map(Missing::Url))
+        .await?;
+    trip.holds(
+        &summed(),
+        "checksum",
+        by_checksum,
+        &[Missing::Url(Capability::ChecksumMD5)],
+    )
+    .await?;
+    trip.binds("PUT", "put-x", &put(), None).await?;
+
+    let reads = trip.good("put", &get()).await?.is_ok();
+    if reads {
+        let other: Bend = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
+        trip.holds(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
+            .await?;
+        trip.binds("GET", "put", &get(), None).await?;
+    } else {
+        let why = "keys for GET: the account may not read below probeKey";
+        trip.found.untried.push(why.into());
+    }
+
+    if let Err(status) = trip.good("form", &form()).await? {
+        trip.found.missing.push(Missing::Forms);
+        let why = format!("what forms promise, since one that keeps to it was answered {status}");
+        trip.found.untried.push(why);
+        return Ok(());
+    }
+    trip.holds(&form(), "form-type", by_type, &[Missing::Form(Capability::ContentType)])
+        .await?;
+    trip.holds(&form(), "form-length", by_length, &either.map(Missing::Form))
+        .await?;
+    trip.binds("POST", "form-x", &form(), None).await?;
+    if reads {
+        trip.below(&form(), is_googles).await?;
+    } else {
+        let why = "forms for a key prefix: keys for GET would show what came where";
+        trip.found.untried.push(why.into());
+    }
+    Ok(())
+}
+
+impl Hands for Gcs {
+    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        self.key_for(Target::Operator, request).boxed()
+    }
+
+    fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>> {
+        async move {
+            let (body, content_type) = sent.content();
+            let headers: Vec<(&str, &str)> = sent
+                .headers
+                .iter()
+                .chain(&content_type)
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            let method = Method::from_bytes(sent.method.as_bytes()).unwrap_or_default();
+            let request = request(method, &sent.url, &headers, body)?;
+            Ok(ask(&self.http, "the store", request).await?.status)
+        }
+        .boxed()
+    }
+
+    /// The signature is the last of a URL.
+    fn forge(sent: &mut Sent) {
+        let signature = match &mut sent.fields {
+            Some(fields) => fields
+                .iter_mut()
+                .find(|(name, _)| name == "x-goog-signature")
+                .map(|(_, value)| value),
+            None => Some(&mut sent.url),
+        };
+        if let Some(text) = signature {
+            forge_last(text);
+        }
+    }
+
+    /// A bucket that keeps versions keeps them.
+    fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
+        async move {
+            let mut is_gone = true;
+            for key in written {
+                let answer = Gcs::send(self, "DELETE", key, &[], &[]).await;
+                is_gone &= answer.is_ok_and(|a| a.status < 300 || a.status == 404);
+            }
+            (!is_gone).then_some("storage.objects.delete")
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,181 @@
+//! A service account's key, as Google Cloud writes it into a JSON file.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    digest::{Digest, SHA256, digest},
+    rand::SystemRandom,
+    signature::{KeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
+};
+use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
+use serde::Deserialize;
+
+use crate::{core::SignError, net::client::is_private};
+
+/// A key with which an account signs. It cannot be printed.
+pub struct ServiceAccountKey {
+    /// The account, as in `valet@project.iam.gserviceaccount.com`.
+    pub email: String,
+    /// The key's own name, by which Google finds it.
+    pub id: Option<String>,
+    /// Where a token can be had for it.
+    pub token_uri: http::Uri,
+    pair: RsaKeyPair,
+}
+
+impl fmt::Debug for ServiceAccountKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceAccountKey")
+            .field("email", &self.email)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    client_email: Option<String>,
+    private_key: Option<String>,
+    private_key_id: Option<String>,
+    token_uri: Option<String>,
+}
+
+/// Where tokens are had unless the file says otherwise.
+const TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
+
+impl ServiceAccountKey {
+    /// Reads the file that `gcloud iam service-accounts keys create` writes.
+    ///
+    /// # Errors
+    /// What is wrong with it, as the end of a sentence that begins with the file; nothing of what is in it.
+    pub fn parse(json: &[u8]) -> Result<Self, &'static str> {
+        // The error's own text would quote what it could not read.
+        let file: File = serde_json::from_slice(json).map_err(|_| "is not the JSON of a service account's key")?;
+        match file.kind.as_deref() {
+            Some("service_account") => {}
+            Some(
+                "external_account"
+                | "external_account_authorized_user"
+                | "authorized_user"
+                | "impersonated_service_account",
+            ) => {
+                return Err(
+                    "is of another type than service_account, and has no key to sign with; make a key with: gcloud iam service-accounts keys create",
+                );
+            }
+            _ => {
+                return Err(
+                    "has no \"type\": \"service_account\"; use what gcloud iam service-accounts keys create writes",
+                );
+            }
+        }
+        let email = file.client_email.unwrap_or_default();
+        if !email.bytes().all(|b| b.is_ascii_graphic() && b != b'/') || !email.contains('@') {
+            return Err("has no client_email that is an account's name");
+        }
+        let pem = file.private_key.ok_or("has no private_key")?;
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
+            .map_err(|_| "has a private_key that is not PKCS #8 in PEM (-----BEGIN PRIVATE KEY-----)")?;
+        let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der())
+            .map_err(|_| "has a private_key that is no RSA key of 2048 bits or more")?;
+        let token_uri: http::Uri = file
+            .token_uri
+            .as_deref()
+            .unwrap_or(TOKEN_URI)
+            .parse()
+            .map_err(|_| "has a token_uri that is no address")?;
+        if !is_private(&token_uri) {
+            return Err("has a token_uri that is not https");
+        }
+        Ok(Self {
+            email,
+            id: file.private_key_id,
+            token_uri,
+            pair,
+        })
+    }
+
+    /// The digest of the public half, by which two keys can be told apart.
+    pub fn print(&self) -> Digest {
+        digest(&SHA256, self.pair.public_key().as_ref())
+    }
+
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    ///
+    /// # Errors
+    /// [`SignError::Refused`], if the machine has no randomness for blinding.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        let mut signature = vec![0; self.pair.public_modulus_len()];
+        self.pair
+            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
+            .map_err(|_| SignError::Refused("the key could not sign".into()))?;
+        Ok(signature)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const KEY: &str = include_str!("../../../tests/fixtures/google/service-account.json");
+
+    fn bent(bend: impl Fn(&mut Value)) -> Result<ServiceAccountKey, &'static str> {
+        let mut file: Value = serde_json::from_str(KEY).unwrap();
+        bend(&mut file);
+        ServiceAccountKey::parse(file.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_key_is_read_and_not_shown() {
+        let key = ServiceAccountKey::parse(KEY.as_bytes()).unwrap();
+        assert_eq!(
+            key.email,
+            "test-iam-credentials@dummy-project-id.iam.gserviceaccount.com"
+        );
+        assert_eq!(key.token_uri, "https://oauth2.googleapis.com/token");
+        assert_eq!(
+            format!("{key:?}"),
+            "ServiceAccountKey { email: \"test-iam-credentials@dummy-project-id.iam.gserviceaccount.com\", .. }"
+        );
+        assert_eq!(bent(|f| f["token_uri"] = Value::Null).unwrap().token_uri, TOKEN_URI);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_what_is_in_it_is_not() {
+        let says = |bend: &dyn Fn(&mut Value)| bent(bend).unwrap_err();
+        for (said, part) in [
+            (says(&|f| f["type"] = json!("authorized_user")), "another type"),
+            (says(&|f| f["type"] = json!("marker")), "\"type\""),
+            (says(&|f| f["client_email"] = json!("")), "no client_email"),
+            (says(&|f| f["client_email"] = json!("a@b/marker")), "client_email"),
+            (says(&|f| f["client_email"] = json!("a@b\nmarker")), "client_email"),
+            (says(&|f| f["private_key"] = Value::Null), "no private_key"),
+            (says(&|f| f["private_key"] = json!("marker")), "PKCS #8"),
+            (
+                says(&|f| {
+                    f["private_key"] = json!("-----BEGIN PRIVATE KEY-----\nbWFya2Vy\n-----END PRIVATE KEY-----\n")
+                }),
+                "no RSA key",
+            ),
+            (
+                says(&|f| f["token_uri"] = json!("http://marker.example/token")),
+                "not https",
+            ),
+            (says(&|f| *f = json!(["marker"])), "not the JSON"),
+        ] {
+            assert!(
+                said.contains(part) && !said.contains("marker") && !said.contains("bWFya2Vy"),
+                "{said}"
+            );
+        }
+        assert!(
+            ServiceAccountKey::parse(b"{\"private_key\": \"marker")
+                .unwrap_err()
+                .contains("not the JSON")
+        );
+        assert!(bent(|f| f["token_uri"] = json!("http://127.0.0.1:1/token")).is_ok());
+    }
+}

@@ -1,0 +1,304 @@
+//! What a bucket is like: whether the account that signs is taken, whether the bucket is there, whether the clocks agree, what
+//! the store does with headers that are not signed, and whether it knows write-once uploads. Each is tried by itself.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::{FutureExt, future::BoxFuture};
+use http::{HeaderMap, header};
+use jiff::Timestamp;
+
+use super::{Gcs, lock};
+use crate::{
+    api::Reason,
+    core::{MOST_SKEW, SignError, is_skewed, skewed},
+    net::client::Answer,
+    provider::probe::{
+        Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, WriteOnce, by_download, by_upload, remark,
+        write_once,
+    },
+    provider::{Finding, Probed},
+};
+
+/// Tries the bucket with a few requests, each about one thing.
+pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
+    let answer = match gcs.send("GET", key, &[], &[]).await {
+        Ok(answer) => answer,
+        Err(e) => return Probed::of(unusable(e)),
+    };
+    let mut probed = Probed::of(finding(&answer, &gcs.store.bucket));
+    // Of this answer alone: a store that says no time says nothing of its clock.
+    probed.skew = date(&answer.headers)
+        .map(|theirs| theirs.duration_since(Timestamp::now()))
+        .filter(|skew| is_skewed(Some(*skew)));
+    if probed.finding != Finding::Usable {
+        return probed;
+    }
+    if let Some(skew) = probed.skew {
+        // A signature's times mean something else to the store then, so nothing that it refuses tells why.
+        probed.untold = Some(skewed(skew));
+        if skew.abs() >= MOST_SKEW {
+            probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
+        }
+        return probed;
+    }
+    match try_headers(gcs, key, answer.status == 404).await {
+        Ok(UnsignedHeaders::Refused) => probed.refuses_unsigned = Some(true),
+        Ok(UnsignedHeaders::Obeyed) => probed.refuses_unsigned = Some(false),
+        Ok(UnsignedHeaders::Unknown(why)) => probed.untold = Some(why),
+        Err(e) => probed.finding = unusable(e),
+    }
+    if probed.finding == Finding::Usable
+        && let Err(e) = try_write_once(gcs, key).await
+    {
+        probed.finding = unusable(e);
+    }
+    probed.remarks.extend(remark(&lock(&gcs.write_once)));
+    probed
+}
+
+fn unusable(error: SignError) -> Finding {
+    match error {
+        SignError::Credentials {
+            reason: Reason::StoreUnreachable,
+            message,
+        } => Finding::Unreachable(message),
+        SignError::Credentials { reason, message } => Finding::Broken(reason, message),
+        e => Finding::Unreachable(e.to_string()),
+    }
+}
+
+/// The `Date` of an answer: the store's own idea of now.
+pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let date = headers.get(header::DATE)?.to_str().ok()?;
+    jiff::fmt::rfc2822::parse(date).ok().map(|z| z.timestamp())
+}
+
+/// The code of an error ("HTTP status and error codes for XML").
+fn code(answer: &Answer) -> &str {
+    let text = std::str::from_utf8(&answer.body).unwrap_or_default();
+    text.split_once("<Code>")
+        .and_then(|(_, rest)| rest.split_once("</Code>"))
+        .map(|(code, _)| code)
+        .filter(|code| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric()))
+        .unwrap_or_default()
+}
+
+/// What an answer to a read of what is not there says of the store.
+fn finding(answer: &Answer, bucket: &str) -> Finding {
+    let refused = |code: &str| {
+        let said = if code.is_empty() {
+            String::new()
+        } else {
+            format!(" ({code})")
+        };
+        Finding::Broken(
+            Reason::CredentialsRefused,
+            format!(
+                "the store does not take what the account signs{said}; is its key deleted or disabled, or the account? put a good key into the Secret of spec.gcs.credentials"
+            ),
+        )
+    };
+    match (answer.status, code(answer)) {
+        (_, "NoSuchBucket") => Finding::Broken(
+            Reason::BucketNotFound,
+            format!("the store has no bucket {bucket}; create it, or correct spec.gcs.bucket"),
+        ),
+        (_, "RequestTimeTooSkewed" | "ExpiredToken") => Finding::Broken(
+            Reason::ClockSkewed,
+            "the store's clock and the operator's differ by more than it tolerates; set the clocks right (NTP)"
+                .into(),
+        ),
+        (
+            _,
+            code @ ("SignatureDoesNotMatch"
+            | "InvalidSecurity"
+            | "InvalidAccessKeyId"
+            | "AuthenticationRequired"
+            | "InvalidAuthentication"),
+        ) => refused(code),
+        (401, code) => refused(code),
+        (
+            _,
+            code @ ("UserProjectMissing"
+            | "UserProjectInvalid"
+            | "UserProjectAccessDenied"
+            | "AccountProblem"
+            | "UserProjectAccountProblem"),
+        ) => Finding::Broken(
+            Reason::CredentialsRefused,
+            format!(
+                "the store wants the project that pays to be set right ({code}); Valet names none: use a bucket whose owner pays"
+            ),
+        ),
+        // Not there, or not to be seen: both say that bucket and credentials are right.
+        (200 | 206 | 403 | 404 | 416, _) => Finding::Usable,
+        (status @ (301 | 302 | 307 | 308), _) => {
+            Finding::Unreachable(format!("it answered {status}; check spec.gcs.endpoint"))
+        }
+        (status, _) => Finding::Unreachable(format!("it answered {status}")),
+    }
+}
+
+/// The MD5 of nothing, which is what the probe sends.
+const MD5: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
+/// The most write-once uploads that are sent.
+const MOST: usize = 3;
+
+/// Sends the probe's requests, each by a signed URL of a minute.
+struct Probe<'a> {
+    gcs: &'a Gcs,
+    key: String,
+    /// What is to be copied, and is not there.
+    absent: String,
+    has_written: AtomicBool,
+}
+
+impl Sender for Probe<'_> {
+    type Error = SignError;
+
+    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, SignError>> {
+        async move {
+            let (method, signed) = match base {
+                Base::BrokenUpload => ("PUT", &[("content-md5", OTHER_MD5)][..]),
+                Base::Upload => ("PUT", &[("content-md5", MD5)][..]),
+                Base::Download => ("GET", &[][..]),
+            };
+            let unsigned = match variant {
+                Variant::Plain => &[][..],
+                Variant::Copying => &[("x-goog-copy-source", self.absent.as_str())][..],
+                Variant::Marked => &[("x-goog-meta-valet-probe", "1")][..],
+            };
+            let answer = self.gcs.send(method, &self.key, signed, unsigned).await?;
+            if method == "PUT" && answer.status < 300 {
+                self.has_written.store(true, Ordering::Relaxed);
+            }
+            said(&answer)
+        }
+        .boxed()
+    }
+}
+
+/// What an answer says; an error if the store is in trouble.
+fn said(answer: &Answer) -> Result<Said, SignError> {
+    match answer.status {
+        status if status == 429 || status >= 500 && status != 501 => Err(SignError::Credentials {
+            reason: Reason::StoreUnreachable,
+            message: format!("it answered {status}"),
+        }),
+        status => Ok(Said {
+            status,
+            // Not every store that speaks this protocol writes codes.
+            code: match (status, code(answer)) {
+                (404, "") => "NoSuchKey".to_owned(),
+                (_, code) => code.to_owned(),
+            },
+        }),
+    }
+}
+
+/// What the store does with headers that are not signed.
+async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHeaders, SignError> {
+    let now = Timestamp::now().as_nanosecond();
+    let probe = Probe {
+        gcs,
+        // Somebody may have put an object there, which no store that passes over digests must lose by this.
+        key: match is_absent {
+            true => key.to_owned(),
+            false => format!("{key}/{now}"),
+        },
+        absent: format!("{}/{key}-absent-{now}", gcs.store.bucket),
+        has_written: AtomicBool::new(false),
+    };
+    if !gcs.may_change() {
+        return by_download(&probe).await;
+    }
+    let found = by_upload(&probe).await;
+    if probe.has_written.load(Ordering::Relaxed) {
+        gcs.send("DELETE", &probe.key, &[], &[]).await?;
+    }
+    found
+}
+
+/// Tries once what the store does with write-once uploads. Of Google it is documented ("Request preconditions").
+async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
+    let is_known = matches!(
+        &*lock(&gcs.write_once),
+        Some(WriteOnce::Enforced | WriteOnce::Missing(_))
+    );
+    if is_known || gcs.is_googles_own() {
+        return Ok(());
+    }
+    let found = if gcs.may_change() {
+        let key = format!("{key}/write-once");
+        let mut answers = Vec::new();
+        let mut has_written = false;
+        while answers.len() < MOST {
+            let answer = gcs
+                .send("PUT", &key, &[("x-goog-if-generation-match", "0")], &[])
+                .await?;
+            let said = said(&answer)?;
+            let is_done = said.is_done();
+            has_written |= is_done;
+            answers.push(said);
+            if !is_done {
+                break;
+            }
+        }
+        if has_written {
+            gcs.send("DELETE", &key, &[], &[]).await?;
+        }
+        write_once(&answers)
+    } else {
+        WriteOnce::Unknown("the operator sends this store only requests that change nothing".into())
+    };
+    *lock(&gcs.write_once) = Some(found);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::body::Bytes;
+
+    use super::*;
+
+    fn of(status: u16, body: &str) -> Finding {
+        let answer = Answer {
+            status,
+            headers: HeaderMap::new(),
+            body: Bytes::from(body.to_owned()),
+        };
+        finding(&answer, "media")
+    }
+
+    #[test]
+    fn what_answers_say_of_a_store() {
+        let xml = |code: &str| {
+            format!("<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>m</Message></Error>")
+        };
+        let reason = |status, code: &str| match of(status, &xml(code)) {
+            Finding::Broken(reason, message) => {
+                assert!(!message.contains("<"), "{message}");
+                reason.as_str()
+            }
+            Finding::Usable => "usable",
+            Finding::Unreachable(_) => "unreachable",
+        };
+        for (status, code, wanted) in [
+            (404, "NoSuchKey", "usable"),
+            (403, "AccessDenied", "usable"),
+            (404, "NoSuchBucket", "BucketNotFound"),
+            (403, "SignatureDoesNotMatch", "CredentialsRefused"),
+            (403, "InvalidSecurity", "CredentialsRefused"),
+            (401, "", "CredentialsRefused"),
+            (403, "RequestTimeTooSkewed", "ClockSkewed"),
+            (400, "ExpiredToken", "ClockSkewed"),
+            (400, "UserProjectMissing", "CredentialsRefused"),
+            (503, "ServiceUnavailable", "unreachable"),
+            (301, "", "unreachable"),
+        ] {
+            assert_eq!(reason(status, code), wanted, "{status} {code}");
+        }
+        assert_eq!(of(200, "<Code>"), Finding::Usable);
+        assert_eq!(of(404, "not found"), Finding::Usable);
+    }
+}

@@ -1,0 +1,117 @@
+//! The operator's own identity (Application Default Credentials).
+
+use std::{path::Path, sync::Arc};
+
+use http::Uri;
+use serde::Deserialize;
+
+use super::{
+    key::ServiceAccountKey,
+    tokens::{External, Source},
+};
+use crate::net::client::is_private;
+
+/// The most bytes that a file may have.
+const MAX_BYTES: usize = 64 * 1024;
+/// The metadata server's own address, which needs no DNS.
+const METADATA_HOST: &str = "169.254.169.254";
+
+/// What the operator's environment gives: the file that `GOOGLE_APPLICATION_CREDENTIALS` names, with a service account's
+/// key or a workload identity federation's configuration; without it the metadata server, at `GCE_METADATA_HOST` if that is set.
+///
+/// What is wrong there is said when a store needs it: [`Source::Unusable`].
+pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Source {
+    read(variable).unwrap_or_else(Source::Unusable)
+}
+
+fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Source, String> {
+    match variable("GOOGLE_APPLICATION_CREDENTIALS").filter(|path| !path.is_empty()) {
+        Some(path) => from_file(Path::new(&path)),
+        None => {
+            let host = variable("GCE_METADATA_HOST").filter(|host| !host.is_empty());
+            let host = host.unwrap_or_else(|| METADATA_HOST.to_owned());
+            match format!("http://{host}/").parse::<Uri>() {
+                Ok(uri) if uri.authority().is_some_and(|a| a.as_str() == host) => Ok(Source::Metadata { host }),
+                _ => Err(
+                    "GCE_METADATA_HOST is no host; set it to a name or an address, with a port if it is not 80"
+                        .into(),
+                ),
+            }
+        }
+    }
+}
+
+fn from_file(path: &Path) -> Result<Source, String> {
+    const FILE: &str = "the file of GOOGLE_APPLICATION_CREDENTIALS";
+    let json = std::fs::read(path).map_err(|e| format!("{FILE} cannot be read ({})", e.kind()))?;
+    if json.len() > MAX_BYTES {
+        return Err(format!("{FILE} is longer than 64 KiB"));
+    }
+    let kind = serde_json::from_slice::<Kind>(&json).ok().map(|k| k.kind);
+    if kind.as_deref() == Some("external_account") {
+        let external = external(&json).map_err(|why| format!("{FILE} {why}"))?;
+        return Ok(Source::External(Arc::new(external)));
+    }
+    let key = ServiceAccountKey::parse(&json).map_err(|why| format!("{FILE} {why}"))?;
+    Ok(Source::Key(Arc::new(key)))
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct Configuration {
+    audience: String,
+    subject_token_type: String,
+    token_url: String,
+    credential_source: CredentialSource,
+    service_account_impersonation_url: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct CredentialSource {
+    file: Option<std::path::PathBuf>,
+    format: Option<Format>,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    subject_token_field_name: Option<String>,
+}
+
+/// What `gcloud iam workload-identity-pools create-cred-config --credential-source-file` writes.
+fn external(json: &[u8]) -> Result<External, String> {
+    let read: Configuration = serde_json::from_slice(json)
+        .map_err(|_| "is no configuration of a workload identity federation; make one with: gcloud iam workload-identity-pools create-cred-config")?;
+    let address = |name: &str, text: &str| -> Result<Uri, String> {
+        let uri = text.parse::<Uri>().ok().filter(is_private);
+        uri.ok_or_else(|| format!("has a {name} that is no https address"))
+    };
+    let source = read.credential_source;
+    let file = source
+        .file
+        .ok_or("takes its token from elsewhere than a file, which Valet does not; use --credential-source-file")?;
+    let field = match source.format {
+        Some(Format {
+            kind: Some(kind),
+            subject_token_field_name,
+        }) if kind == "json" => Some(subject_token_field_name.ok_or("has no subject_token_field_name")?),
+        _ => None,
+    };
+    Ok(External {
+        token_url: address("token_url", &read.token_url)?,
+        impersonation_url: read
+            .service_account_impersonation_url
+            .map(|url| address("service_account_impersonation_url", &url))
+            .transpose()?,
+        audience: read.audience,
+        subject_token_type: read.subject_token_type,
+        file,
+        field,
+    })
+}

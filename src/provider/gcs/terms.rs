@@ -1,0 +1,98 @@
+//! What a grant says, in headers and parameters that are signed.
+
+use crate::{
+    api::{Overwrite, ResponseHeaders, UploadConstraints},
+    core::SignError,
+};
+
+/// The headers that hold an upload in one request to its constraints.
+pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
+    let UploadConstraints {
+        content_type,
+        content_length,
+        content_length_range,
+        checksum_sha256,
+        checksum_md5,
+        overwrite,
+    } = constraints;
+    if checksum_sha256.is_some() {
+        return Err(SignError::Refused("Google Cloud Storage checks no SHA-256".into()));
+    }
+    // A signed Content-Length is not looked at; this header is, for an exact length as for a range.
+    let range = match (content_length, content_length_range) {
+        (None, None) => None,
+        (Some(n), None) => Some((*n, *n)),
+        (None, Some(range)) => Some((range.min, range.max)),
+        (Some(_), Some(_)) => {
+            return Err(SignError::Refused(
+                "contentLength and contentLengthRange exclude each other".into(),
+            ));
+        }
+    };
+    let headers = [
+        content_type.clone().map(|t| ("content-type", t)),
+        checksum_md5.clone().map(|sum| ("content-md5", sum)),
+        range.map(|(min, max)| ("x-goog-content-length-range", format!("{min},{max}"))),
+        (*overwrite == Overwrite::Forbid).then(|| ("x-goog-if-generation-match", "0".to_owned())),
+    ];
+    Ok(headers
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect())
+}
+
+/// Nothing is lent here.
+pub fn no_credentials() -> SignError {
+    SignError::Refused("there are no credentials to lend on this store".into())
+}
+
+/// The headers of the request that starts a resumable upload ("Initiate a resumable upload").
+pub fn session_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
+    if constraints.content_length.is_some() || constraints.content_length_range.is_some() {
+        return Err(SignError::Refused("a resumable upload is held to no size".into()));
+    }
+    if constraints.checksum_md5.is_some() {
+        return Err(SignError::Refused("a resumable upload is held to no checksum".into()));
+    }
+    let mut headers = put_headers(constraints)?;
+    headers.push(("x-goog-resumable".into(), "start".into()));
+    Ok(headers)
+}
+
+/// The parameters that pin a download down.
+pub fn get_query(version: Option<&String>, response: &ResponseHeaders) -> Result<Vec<(String, String)>, SignError> {
+    let ResponseHeaders {
+        content_type,
+        content_disposition,
+        content_encoding,
+        content_language,
+        cache_control,
+    } = response;
+    let unknown = [
+        (content_encoding, "contentEncoding"),
+        (content_language, "contentLanguage"),
+        (cache_control, "cacheControl"),
+    ];
+    if let Some((_, field)) = unknown.iter().find(|(value, _)| value.is_some()) {
+        return Err(SignError::Impossible(format!(
+            "Google Cloud Storage answers with another contentType or contentDisposition, and with no other {field}; leave out spec.response.{field}, or set it on the object itself"
+        )));
+    }
+    if let Some(version) = version
+        && (version.is_empty() || version.len() > 19 || !version.bytes().all(|b| b.is_ascii_digit()))
+    {
+        return Err(SignError::Impossible(
+            "spec.version is no generation: on Google Cloud Storage it is a number, as gcloud storage ls --all-versions shows it after '#'".into(),
+        ));
+    }
+    let parameters = [
+        ("generation", version),
+        ("response-content-type", content_type.as_ref()),
+        ("response-content-disposition", content_disposition.as_ref()),
+    ];
+    Ok(parameters
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.clone())))
+        .collect())
+}

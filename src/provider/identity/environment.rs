@@ -1,0 +1,95 @@
+mod aws;
+
+use std::{env, sync::Arc};
+
+use aws_credential_types::provider::{
+    ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future::ProvideCredentials as Answer,
+};
+use tokio::sync::OnceCell;
+
+pub use self::aws::NotAtHand;
+use self::aws::WithEnd;
+use super::web_identity::WebIdentity;
+use crate::{
+    net::{self, client::app_name},
+    provider::{azure, gcs},
+};
+
+/// The operator's own identities, one for each provider. Each is looked for when a store first needs it, and is shared
+/// by all stores.
+#[derive(Debug, Default)]
+pub struct Environment {
+    aws: OnceCell<SharedCredentialsProvider>,
+    azure: OnceCell<Arc<azure::Identity>>,
+    google: OnceCell<gcs::Source>,
+}
+
+impl Environment {
+    /// The AWS SDK's default chain: environment variables, web identity (IRSA), Pod Identity, instance metadata.
+    pub(in crate::provider) async fn aws(&self) -> SharedCredentialsProvider {
+        let chain = async || {
+            let mut loader =
+                aws_config::defaults(aws_config::BehaviorVersion::latest()).http_client(net::aws::shared());
+            if let Some(name) = app_name() {
+                loader = loader.app_name(name);
+            }
+            let config = loader.load().await;
+            if let Some(identity) = WebIdentity::from_environment(&config) {
+                return SharedCredentialsProvider::new(identity);
+            }
+            match config.credentials_provider() {
+                Some(chain) => WithEnd::of(chain),
+                None => SharedCredentialsProvider::new(NoCredentials),
+            }
+        };
+        self.aws.get_or_init(chain).await.clone()
+    }
+
+    /// The access key that is in the environment or in a profile: of the same chain, what needs no request.
+    pub(in crate::provider) async fn aws_at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
+        aws::at_hand().await
+    }
+
+    /// The account's key, if the environment has one for this account; else workload identity, else the machine's managed
+    /// identity.
+    pub(in crate::provider) async fn azure(&self, account: &str) -> azure::Credentials {
+        let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let is_other = set("AZURE_STORAGE_ACCOUNT").is_some_and(|other| other != account);
+        if let Some(key) = set("AZURE_STORAGE_KEY").filter(|_| !is_other) {
+            return match azure::SharedKey::parse(key.trim()) {
+                Some(key) => azure::Credentials::Key(key),
+                None => azure::Credentials::Unusable(
+                    "AZURE_STORAGE_KEY in the operator's environment is not an account key (base64)".into(),
+                ),
+            };
+        }
+        let identity = async || Arc::new(azure::Identity::new(azure::Source::from_environment()));
+        azure::Credentials::Identity(self.azure.get_or_init(identity).await.clone())
+    }
+
+    /// Google's Application Default Credentials: the file of `GOOGLE_APPLICATION_CREDENTIALS`, or the metadata server.
+    pub(in crate::provider) async fn google(&self) -> gcs::Source {
+        let read = async || gcs::from_environment(|name| std::env::var(name).ok());
+        self.google.get_or_init(read).await.clone()
+    }
+
+    /// Where Google's IAM is, if not where everybody finds it: gcloud's own variable for that. No store says so, since the
+    /// operator's token is shown there.
+    pub(in crate::provider) fn google_iam() -> Option<String> {
+        std::env::var("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS")
+            .ok()
+            .filter(|endpoint| !endpoint.is_empty())
+    }
+}
+
+#[derive(Debug)]
+struct NoCredentials;
+
+impl ProvideCredentials for NoCredentials {
+    fn provide_credentials<'a>(&'a self) -> Answer<'a>
+    where
+        Self: 'a,
+    {
+        Answer::ready(Err(CredentialsError::not_loaded("the default chain is empty")))
+    }
+}

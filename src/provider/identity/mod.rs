@@ -1,0 +1,7 @@
+//! The credentials that sign for a store: from a Secret's data, or the operator's own identity.
+
+mod environment;
+pub mod secret_data;
+mod web_identity;
+
+pub use environment::{Environment, NotAtHand};

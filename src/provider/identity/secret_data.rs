@@ -1,0 +1,236 @@
+mod azure;
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use aws_credential_types::Credentials;
+use jiff::Timestamp;
+use thiserror::Error;
+
+pub(in crate::provider) use azure::azure;
+
+use crate::provider::gcs::ServiceAccountKey;
+
+/// The most bytes that one entry of a credentials Secret may have. Session tokens are the longest, some kilobytes.
+pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+
+/// Why a credentials Secret cannot be used. Names entries, never their values.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CredentialsError {
+    /// An entry is not there.
+    #[error("it has no entry {entry}; the usual names are {usual}")]
+    Missing {
+        /// The entry, by its usual name.
+        entry: &'static str,
+        /// The names that the provider's entries usually have.
+        usual: &'static str,
+    },
+    /// Two entries mean the same.
+    #[error("its entries {0} and {1} mean the same; keep one")]
+    Ambiguous(String, String),
+    /// The entry is empty, too long, or not text.
+    #[error("its entry {0} is {1}")]
+    Unusable(String, &'static str),
+    /// The entry is a file of another kind. The end of the sentence.
+    #[error("its entry {0} {1}")]
+    Unfit(String, &'static str),
+}
+
+/// A Secret's entries by what they mean, however they are spelt.
+pub(super) struct Entries<'a>(BTreeMap<&'static str, (&'a str, &'a [u8])>);
+
+impl<'a> Entries<'a> {
+    /// Reads them; `meaning` tells the usual name of an entry that is one of the provider's, and nothing of others.
+    pub(super) fn read(
+        data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        meaning: fn(&str) -> Option<&'static str>,
+    ) -> Result<Self, CredentialsError> {
+        let mut entries: BTreeMap<&'static str, (&str, &[u8])> = BTreeMap::new();
+        for (name, value) in data {
+            let Some(meaning) = meaning(name) else { continue };
+            if let Some((other, _)) = entries.insert(meaning, (name, value)) {
+                return Err(CredentialsError::Ambiguous(other.to_owned(), name.to_owned()));
+            }
+        }
+        Ok(Self(entries))
+    }
+
+    /// An entry's text; line ends around it are dropped, since editors add them.
+    pub(super) fn text(&self, meaning: &'static str) -> Result<Option<&'a str>, CredentialsError> {
+        let Some((name, value)) = self.0.get(meaning) else {
+            return Ok(None);
+        };
+        let unusable = |why| Err(CredentialsError::Unusable((*name).to_owned(), why));
+        if value.len() > MAX_SECRET_BYTES {
+            return unusable("longer than 64 KiB");
+        }
+        match std::str::from_utf8(value).map(|v| v.trim_matches(['\r', '\n', ' '])) {
+            Ok("") => unusable("empty"),
+            Ok(v) if v.chars().any(|c| c.is_control() || !c.is_ascii()) => unusable("not plain text"),
+            Ok(v) => Ok(Some(v)),
+            Err(_) => unusable("not plain text"),
+        }
+    }
+
+    /// An entry's name and its bytes as they are: a file.
+    pub(super) fn file(&self, meaning: &'static str) -> Result<Option<(&'a str, &'a [u8])>, CredentialsError> {
+        match self.0.get(meaning) {
+            Some((name, value)) if value.len() > MAX_SECRET_BYTES => {
+                Err(CredentialsError::Unusable((*name).to_owned(), "longer than 64 KiB"))
+            }
+            found => Ok(found.copied()),
+        }
+    }
+
+    /// The same of an entry that must be there; `usual` are the names that the provider's entries usually have.
+    pub(super) fn required(&self, meaning: &'static str, usual: &'static str) -> Result<&'a str, CredentialsError> {
+        let missing = CredentialsError::Missing { entry: meaning, usual };
+        self.text(meaning)?.ok_or(missing)
+    }
+}
+
+/// An entry's name without what people write differently: case and separators.
+pub(super) fn plain(name: &str) -> String {
+    name.chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect::<String>()
+        .to_ascii_lowercase()
+}
+
+/// Reads a service account's key out of a Secret's data: the entry `credentials.json`, in any case and with or without
+/// separators, or by the names that other tools write (`key.json`, `service-account.json`).
+///
+/// No other kind of Google's credentials is taken from a Secret: what a workload identity federation's configuration says
+/// would have the operator read its own files for whoever may write the Secret.
+///
+/// # Errors
+/// [`CredentialsError`].
+pub fn gcs<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<ServiceAccountKey, CredentialsError> {
+    let meaning = |name: &str| match plain(name).as_str() {
+        "credentialsjson"
+        | "keyjson"
+        | "serviceaccountjson"
+        | "serviceaccountkeyjson"
+        | "gcpcredentialsjson"
+        | "googleapplicationcredentials"
+        | "googlecredentials" => Some(CREDENTIALS_JSON),
+        _ => None,
+    };
+    let found = Entries::read(data, meaning)?.file(CREDENTIALS_JSON)?;
+    let (name, json) = found.ok_or(CredentialsError::Missing {
+        entry: CREDENTIALS_JSON,
+        usual: "credentials.json and key.json",
+    })?;
+    ServiceAccountKey::parse(json).map_err(|why| CredentialsError::Unfit(name.to_owned(), why))
+}
+
+const CREDENTIALS_JSON: &str = "credentials.json";
+
+/// Reads an access key out of a Secret's data. Entries go by the names of the AWS environment variables, in any
+/// case and with or without separators and the leading `AWS_` (`accessKeyId`, `secret-access-key`), since other
+/// tools write them so.
+///
+/// # Errors
+/// [`CredentialsError`].
+pub fn s3<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Credentials, CredentialsError> {
+    let entries = Entries::read(data, meaning)?;
+    let id = entries.required(ACCESS_KEY_ID, USUAL)?;
+    let secret = entries.required(SECRET_ACCESS_KEY, USUAL)?;
+    let token = entries.text(SESSION_TOKEN)?.map(str::to_owned);
+    let expiry = entries
+        .text(CREDENTIAL_EXPIRATION)?
+        .map(|t| t.parse::<Timestamp>())
+        .transpose()
+        .map_err(|_| CredentialsError::Unusable(CREDENTIAL_EXPIRATION.into(), "not an RFC 3339 time"))?;
+    Ok(Credentials::new(
+        id,
+        secret,
+        token,
+        expiry.map(SystemTime::from),
+        "Secret",
+    ))
+}
+
+const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
+const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
+const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
+const CREDENTIAL_EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
+const USUAL: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+
+fn meaning(name: &str) -> Option<&'static str> {
+    let plain = plain(name);
+    match plain.strip_prefix("aws").unwrap_or(&plain) {
+        "accesskeyid" | "accesskey" => Some(ACCESS_KEY_ID),
+        "secretaccesskey" | "secretkey" | "accesssecretkey" => Some(SECRET_ACCESS_KEY),
+        "sessiontoken" => Some(SESSION_TOKEN),
+        "credentialexpiration" | "expiration" => Some(CREDENTIAL_EXPIRATION),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(entries: &[(&str, &str)]) -> Result<Credentials, CredentialsError> {
+        s3(entries.iter().map(|(n, v)| (*n, v.as_bytes())))
+    }
+
+    #[test]
+    fn spellings() {
+        for (id, secret) in [
+            ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+            ("accessKeyID", "secretAccessKey"),
+            ("access-key-id", "secret-access-key"),
+            ("accesskey", "secretkey"),
+            ("accessKeyID", "accessSecretKey"),
+        ] {
+            let c = of(&[(id, "AKIA\n"), (secret, "wJalr"), ("bucket", "x")]).unwrap();
+            assert_eq!(
+                (c.access_key_id(), c.secret_access_key(), c.session_token()),
+                ("AKIA", "wJalr", None)
+            );
+            assert_eq!(c.expiry(), None);
+        }
+    }
+
+    #[test]
+    fn temporary_credentials_say_when_they_end() {
+        let pair = [
+            ("AWS_ACCESS_KEY_ID", "a"),
+            ("AWS_SECRET_ACCESS_KEY", "b"),
+            ("AWS_SESSION_TOKEN", "t"),
+        ];
+        let c = of(&[&pair[..], &[("AWS_CREDENTIAL_EXPIRATION", "2026-01-02T03:04:05+00:00")]].concat()).unwrap();
+        assert_eq!(c.session_token(), Some("t"));
+        assert_eq!(
+            Timestamp::try_from(c.expiry().unwrap()).unwrap().to_string(),
+            "2026-01-02T03:04:05Z"
+        );
+        let bad = of(&[&pair[..], &[("AWS_CREDENTIAL_EXPIRATION", "tomorrow")]].concat());
+        assert_eq!(
+            bad.unwrap_err().to_string(),
+            "its entry AWS_CREDENTIAL_EXPIRATION is not an RFC 3339 time"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_values_are_not() {
+        let id = ("AWS_ACCESS_KEY_ID", "AKIA");
+        let usual = USUAL;
+        for (entries, entry) in [(&[id][..], SECRET_ACCESS_KEY), (&[], ACCESS_KEY_ID)] {
+            assert_eq!(of(entries).unwrap_err(), CredentialsError::Missing { entry, usual });
+        }
+        let twice = of(&[id, ("accessKeyId", "marker")]).unwrap_err();
+        assert_eq!(
+            twice,
+            CredentialsError::Ambiguous("AWS_ACCESS_KEY_ID".into(), "accessKeyId".into())
+        );
+        for value in ["", " \n", "mar\u{0}ker", "márker"] {
+            let error = of(&[id, ("AWS_SECRET_ACCESS_KEY", value)]).unwrap_err();
+            assert!(matches!(error, CredentialsError::Unusable(..)), "{value:?}");
+            assert!(!error.to_string().contains("rker"));
+        }
+        let long = "x".repeat(MAX_SECRET_BYTES + 1);
+        assert!(of(&[id, ("AWS_SECRET_ACCESS_KEY", &long)]).is_err());
+    }
+}

@@ -1,0 +1,81 @@
+use super::{CredentialsError, Entries, plain};
+use crate::provider::azure::SharedKey;
+
+const ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT";
+const KEY: &str = "AZURE_STORAGE_KEY";
+const USUAL: &str = "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY";
+
+/// Reads an account key out of a Secret's data, for this account. Entries go by the names of the environment variables of
+/// Azure's command line, in any case and with or without separators and what stands before (`accountKey`,
+/// `azurestorageaccountkey`), since other tools write them so.
+///
+/// # Errors
+/// [`CredentialsError`].
+pub fn azure<'a>(
+    data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    account: &str,
+) -> Result<SharedKey, CredentialsError> {
+    let entries = Entries::read(data, meaning)?;
+    if entries.text(ACCOUNT)?.is_some_and(|other| other != account) {
+        return Err(CredentialsError::Unusable(
+            ACCOUNT.into(),
+            "not the store's account, so its key is another's",
+        ));
+    }
+    let key = entries.required(KEY, USUAL)?;
+    SharedKey::parse(key).ok_or_else(|| CredentialsError::Unusable(KEY.into(), "not an account key (base64)"))
+}
+
+fn meaning(name: &str) -> Option<&'static str> {
+    let plain = plain(name);
+    let plain = plain.strip_prefix("azure").unwrap_or(&plain);
+    match plain.strip_prefix("storage").unwrap_or(plain) {
+        "account" | "accountname" => Some(ACCOUNT),
+        "key" | "accountkey" | "accesskey" => Some(KEY),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(entries: &[(&str, &str)]) -> Result<SharedKey, CredentialsError> {
+        azure(entries.iter().map(|(n, v)| (*n, v.as_bytes())), "mediastore")
+    }
+
+    const GOOD: &str = "bWFya2VyLW1hcmtlci1tYXJrZXItbWFya2Vy\n";
+
+    #[test]
+    fn spellings() {
+        for (account, key) in [
+            ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY"),
+            ("accountName", "accountKey"),
+            ("azurestorageaccountname", "azurestorageaccountkey"),
+            ("storage-account", "storage-key"),
+            ("unrelated", "AZURE_STORAGE_ACCESS_KEY"),
+        ] {
+            let key = of(&[(account, "mediastore"), (key, GOOD), ("container", "x")]);
+            assert_eq!(format!("{:?}", key.expect(account)), "<redacted>");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_values_are_not() {
+        let said = |entries: &[(&str, &str)]| of(entries).unwrap_err().to_string();
+        assert_eq!(
+            said(&[]),
+            "it has no entry AZURE_STORAGE_KEY; the usual names are AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY"
+        );
+        let other = said(&[("AZURE_STORAGE_ACCOUNT", "marker"), ("AZURE_STORAGE_KEY", GOOD)]);
+        assert_eq!(
+            other,
+            "its entry AZURE_STORAGE_ACCOUNT is not the store's account, so its key is another's"
+        );
+        for key in ["marker", "bWFya2Vy", "bWFya2VyLW1hcmtlci1tYXJrZXItbWFya2V", "mar ker"] {
+            let said = said(&[("accountKey", key)]);
+            assert!(said.contains("is not an account key"), "{said}");
+        }
+        assert!(said(&[("accountKey", GOOD), ("AZURE_STORAGE_KEY", GOOD)]).contains("keep one"));
+    }
+}

@@ -1,0 +1,600 @@
+//! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string), and POST
+//! forms.
+
+mod answers;
+mod below;
+mod can;
+mod confined;
+mod conformance;
+mod form;
+mod lent;
+mod multipart;
+mod presigned;
+mod probe;
+mod scoped;
+mod session;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+use aws_sdk_s3::{
+    Client,
+    config::{
+        BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
+        retry::RetryConfig, timeout::TimeoutConfig,
+    },
+    error::{ProvideErrorMetadata, SdkError},
+    presigning::PresigningConfig,
+    types::ChecksumMode,
+};
+use futures::{FutureExt, future::BoxFuture};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use answers::{DateOfAnswer, DateOfStore, absence, is_of_a_clock, refused, tag_as_md5, unreachable};
+use below::BELOW;
+use session::{Clients, Session, Sessions};
+
+use super::{
+    Multipart, Probed, Provider,
+    clock::StoreClock,
+    probe::{ONLY_READ, WriteOnce},
+};
+use crate::{
+    api::{
+        AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
+        UploadMode,
+    },
+    conformance::Canary,
+    core::{
+        Access, AllowedRequest, Key, ObjectFact, ObjectKey, SignError, Signed, SignedUrl, SigningRequest, is_skewed,
+        skewed,
+    },
+    net::{Outward, aws, client::app_name},
+};
+
+/// The longest that a presigned URL may live: 7 days (Amazon S3 API, "Authenticating Requests: Using Query
+/// Parameters", `X-Amz-Expires`).
+const MAX_EXPIRES_SECONDS: i64 = 604_800;
+/// The largest object of one PUT: 5 GiB (Amazon S3 User Guide, "Uploading objects").
+const MAX_PUT_BYTES: i64 = 5 << 30;
+/// The longest key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
+const MAX_KEY_BYTES: usize = 1024;
+/// How long one look may take: a store that needs longer is as good as away.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where the store is tried out, unless it says otherwise.
+const PROBE_KEY: &str = "valet-probe";
+/// The longest session that a session may have made, in seconds (IAM User Guide, "Roles terms and concepts": role
+/// chaining).
+const LONGEST_CHAINED: i64 = 3600;
+
+/// Why no role is assumed at an endpoint that a tenant chose.
+const NO_STS: &str = "assumeRole takes requests to STS at an endpoint that this ObjectStore names, and to such endpoints the operator sends only requests that change nothing: ask the platform team to start it with --tenant-store-requests=All, or leave spec.s3.credentials.assumeRole out";
+
+/// A bucket and the credentials that sign for it.
+pub struct S3 {
+    store: S3Store,
+    sessions: Sessions,
+    /// Where requests may go; absent: anywhere.
+    outward: Option<Outward>,
+    capabilities: Arc<Capabilities>,
+    /// What the store's clock shows.
+    clock: StoreClock,
+    /// Whether a probe came to its end.
+    is_tried: AtomicBool,
+    /// Whether the store refuses headers that are not signed, once that was seen.
+    refuses_unsigned: Mutex<Option<bool>>,
+    /// What it does with write-once uploads, once that was tried.
+    write_once: Mutex<Option<WriteOnce>>,
+    /// Whether the bucket takes uploads with a checksum only, as one with a default retention does.
+    wants_checksums: AtomicBool,
+    /// What came of a round trip with real keys, once that was made.
+    canary: Mutex<Option<Canary>>,
+    /// Whether sessions were seen to be held to their policies.
+    confined: AtomicBool,
+    /// Whether somebody else found that its forms keep to a prefix.
+    keeps_below: AtomicBool,
+    /// Whether entity tags are MD5s, as far as that trip saw it.
+    tags_are_md5: Mutex<Option<bool>>,
+}
+
+impl S3 {
+    /// Takes the settings, a source of credentials and, of a store whose owner may not send the operator anywhere, where
+    /// its requests may go. Nothing is read or sent yet.
+    pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
+        let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
+        let capabilities = Arc::new(can::of(role));
+        Self {
+            store,
+            sessions: Sessions::new(credentials),
+            outward,
+            capabilities,
+            clock: StoreClock::default(),
+            is_tried: AtomicBool::new(false),
+            refuses_unsigned: Mutex::new(None),
+            write_once: Mutex::new(None),
+            wants_checksums: AtomicBool::new(false),
+            canary: Mutex::new(None),
+            confined: AtomicBool::new(false),
+            keeps_below: AtomicBool::new(false),
+            tags_are_md5: Mutex::new(None),
+        }
+    }
+
+    fn role(&self) -> Option<&AssumeRole> {
+        self.store.credentials.as_ref()?.assume_role.as_ref()
+    }
+
+    /// Whether headers that are not signed can do no harm, whatever the store does with them.
+    fn is_safe(&self) -> bool {
+        self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate
+    }
+
+    /// Whether the operator may send requests that change something: to an endpoint that a tenant chose only with the
+    /// platform team's consent.
+    fn may_change(&self) -> bool {
+        let is_own = answers::is_amazons(self.store.endpoint.as_deref(), "");
+        is_own || self.outward.as_ref().is_none_or(Outward::may_change)
+    }
+
+    /// Refuses what changes something, where the operator may only read.
+    fn must_change(&self) -> Result<(), SignError> {
+        match self.may_change() {
+            true => Ok(()),
+            false => Err(SignError::Impossible(ONLY_READ.to_owned())),
+        }
+    }
+
+    /// Why keys are not tried out now, if they are not.
+    fn not_to_be_tried(&self) -> Option<Canary> {
+        if !self.may_change() {
+            return Some(Canary::untried(format!("{ONLY_READ}, and this check writes"), false));
+        }
+        Some(Canary::untried(self.clocks_differ()?, true))
+    }
+
+    /// The same of requests to STS.
+    fn may_assume(&self) -> bool {
+        let endpoint = self.role().and_then(|role| role.endpoint.as_ref());
+        let endpoint = endpoint.or(self.store.endpoint.as_ref());
+        endpoint.is_none_or(|e| answers::is_amazons_sts(e)) || self.outward.as_ref().is_none_or(Outward::may_change)
+    }
+
+    fn timeouts() -> TimeoutConfig {
+        TimeoutConfig::builder()
+            .connect_timeout(LOOK_TIMEOUT)
+            .operation_timeout(LOOK_TIMEOUT)
+            .build()
+    }
+
+    /// A client that connects only to where requests may go, if that is limited.
+    fn http(&self) -> SharedHttpClient {
+        self.outward.as_ref().map_or_else(aws::shared, aws::guarded)
+    }
+
+    fn sts(&self, role: &AssumeRole, credentials: &Credentials) -> aws_sdk_sts::Client {
+        let mut config = aws_sdk_sts::Config::builder()
+            .behavior_version(aws_sdk_sts::config::BehaviorVersion::latest())
+            .region(Region::new(self.store.region.clone()))
+            .credentials_provider(credentials.clone())
+            .timeout_config(Self::timeouts());
+        config.set_app_name(app_name());
+        config = config.http_client(self.http());
+        if let Some(endpoint) = role.endpoint.as_ref().or(self.store.endpoint.as_ref()) {
+            config = config.endpoint_url(endpoint.trim_end_matches('/'));
+        }
+        aws_sdk_sts::Client::from_conf(config.build())
+    }
+
+    fn client(&self, credentials: &Credentials, endpoint: Option<&String>) -> Client {
+        let mut config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(self.store.region.clone()))
+            .credentials_provider(credentials.clone())
+            .force_path_style(self.store.addressing_style == AddressingStyle::Path)
+            // Only what the grant says may be in the signature; the SDK would add a checksum of its own.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            // The SDK would ask a directory bucket for a session of its own, and sign with that: it lives five minutes, and
+            // nothing that is signed says so.
+            .disable_s3_express_session_auth(true)
+            .retry_config(RetryConfig::standard().with_max_attempts(2))
+            .interceptor(DateOfStore(self.clock.clone()))
+            .timeout_config(Self::timeouts());
+        config.set_app_name(app_name());
+        config = config.http_client(self.http());
+        if let Some(endpoint) = endpoint {
+            config = config.endpoint_url(endpoint.trim_end_matches('/'));
+        }
+        Client::from_conf(config.build())
+    }
+
+    fn probe_key(&self) -> &str {
+        self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
+    }
+
+    /// Whether the entity tag of an object that came in one request is its MD5: Amazon documents it, of other stores it must
+    /// have been seen.
+    fn tags_are_md5(&self) -> bool {
+        let seen = *lock(&self.tags_are_md5);
+        seen.unwrap_or_else(|| answers::is_amazons(self.store.endpoint.as_deref(), &self.store.bucket))
+    }
+
+    fn public_endpoint(&self) -> Option<&String> {
+        self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref())
+    }
+
+    /// Why a HEAD was refused. Its answer has no body, so only the clocks, or another request, tell whether the credentials are at
+    /// fault.
+    async fn hidden(&self, session: &Session, key: &ObjectKey) -> ObjectFact {
+        if let Some(why) = self.clocks_differ() {
+            return ObjectFact::ClockSkewed(why);
+        }
+        let get = session.talker.get_object().bucket(&self.store.bucket).key(key.as_str());
+        match get.range("bytes=0-0").send().await {
+            Err(e) => self.clock_trouble(&e).map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
+            // What may be read is not hidden. Something before the store may take no HEAD.
+            Ok(_) => ObjectFact::Unreachable(
+                "it refuses to show the object (HEAD, 403), and lets the same credentials read it (GET); check what stands between the operator and the store".into(),
+            ),
+        }
+    }
+
+    /// By how much the clocks differ, if that is so much that no refusal says anything else.
+    fn clocks_differ(&self) -> Option<String> {
+        self.clock.skew().filter(|skew| is_skewed(Some(*skew))).map(skewed)
+    }
+
+    /// Why this refusal is about the clocks, or may be.
+    fn clock_trouble<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
+        let said = || "the store says that the request's time is wrong; set the clocks right (NTP)".to_owned();
+        self.clocks_differ().or_else(|| is_of_a_clock(error).then(said))
+    }
+
+    async fn session(&self) -> Result<Arc<Session>, SignError> {
+        self.session_until(None).await
+    }
+
+    async fn session_until(&self, until: Option<Timestamp>) -> Result<Arc<Session>, SignError> {
+        let clients = |credentials: &Credentials| Clients {
+            signer: self.client(credentials, self.public_endpoint()),
+            talker: self.client(credentials, self.store.endpoint.as_ref()),
+            sts: self.role().map(|role| self.sts(role, credentials)),
+        };
+        self.sessions.current(until, clients).await
+    }
+
+    /// The longest session of a key's own, in seconds.
+    fn longest(role: &AssumeRole, assuming: &Credentials) -> i64 {
+        match assuming.session_token() {
+            Some(_) => role.duration_seconds.min(LONGEST_CHAINED),
+            None => role.duration_seconds,
+        }
+    }
+
+    /// Assumes the role for one key.
+    async fn assume(&self, session: &Session, request: &SigningRequest) -> Result<Option<Credentials>, SignError> {
+        let (Some(sts), Some(role)) = (&session.sts, self.role()) else {
+            return Ok(None);
+        };
+        if !self.may_assume() {
+            return Err(SignError::Credentials {
+                reason: Reason::EndpointNotAllowed,
+                message: NO_STS.to_owned(),
+            });
+        }
+        let longest = Self::longest(role, &session.credentials);
+        scoped::credentials(sts, role, longest, &self.store.bucket, request)
+            .await
+            .map(Some)
+    }
+
+    /// Signs a request of a grant's, or of a check of the store.
+    async fn sign_request(&self, request: &SigningRequest) -> Result<Signed, SignError> {
+        let session = self.session().await?;
+        let lifetime = request.lifetime;
+        let end = session.end(Timestamp::now());
+        if session.sts.is_none() && end.is_some_and(|end| end < lifetime.expires_at) {
+            // The session changed since the decision; the next decision knows its end.
+            return Err(SignError::Refused(
+                "the credentials changed meanwhile and end before the key would".into(),
+            ));
+        }
+        let seconds = u64::try_from(lifetime.seconds()).ok().filter(|s| *s > 0);
+        let seconds = seconds.ok_or_else(|| SignError::Refused("the lifetime is not positive".into()))?;
+        let presigning = PresigningConfig::builder()
+            .start_time(SystemTime::from(lifetime.issued_at))
+            .expires_in(Duration::from_secs(seconds))
+            .build()
+            .map_err(|e| SignError::Refused(e.to_string()))?;
+        let (bucket, key) = (&self.store.bucket, request.key.as_str());
+        confined::vouch(self, &session, &request.ask).await?;
+        let own = self.assume(&session, request).await?;
+        let own = own.map(|credentials| (self.client(&credentials, self.public_endpoint()), credentials));
+        let (signer, credentials) = own
+            .as_ref()
+            .map_or((&session.signer, &session.credentials), |(signer, credentials)| {
+                (signer, credentials)
+            });
+        let given = |key| Signed {
+            key,
+            provider: self.name(),
+        };
+        let presigned = match &request.ask {
+            ask if ask.is_for_credentials() => {
+                if session.sts.is_none() {
+                    // Never the store's own.
+                    let why = "the store has no assumeRole to lend sessions of";
+                    return Err(SignError::Refused(why.into()));
+                }
+                let place = lent::Place {
+                    bucket,
+                    region: &self.store.region,
+                    endpoint: match self.public_endpoint() {
+                        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+                        None => lent::amazons_endpoint(&self.store.region, bucket).await?,
+                    },
+                    style: self.store.addressing_style,
+                };
+                return Ok(given(Key::Credentials(lent::entries(credentials, &place, request))));
+            }
+            Ask::Upload { mode, constraints, .. } => match mode {
+                UploadMode::Put => presigned::put(signer, bucket, key, constraints, presigning).await,
+                UploadMode::Multipart => {
+                    let parts = multipart::parts(signer, bucket, request, presigning).await?;
+                    return Ok(given(Key::Parts(parts)));
+                }
+                UploadMode::PostForm => {
+                    let target = form::Target {
+                        bucket,
+                        region: &self.store.region,
+                        key,
+                    };
+                    return Ok(given(Key::Form {
+                        url: form::action(signer, bucket, presigning).await?,
+                        fields: form::sign(credentials, &target, constraints, lifetime)?,
+                    }));
+                }
+                UploadMode::Resumable | UploadMode::Credentials => {
+                    let why = "there are no such uploads on this store";
+                    return Err(SignError::Refused(why.into()));
+                }
+            },
+            Ask::Download { version, response, .. } => {
+                presigned::get(signer, bucket, key, version.clone(), response, presigning).await
+            }
+        }?;
+        Ok(Signed {
+            key: Key::Request {
+                url: SignedUrl::new(presigned.uri().to_owned()),
+                method: presigned.method().to_owned(),
+                headers: presigned::headers(&presigned),
+            },
+            provider: self.name(),
+        })
+    }
+}
+
+/// The address of a store's STS, if the store has one and it is none of Amazon's.
+pub fn foreign_sts(store: &S3Store) -> Option<String> {
+    let role = store.credentials.as_ref()?.assume_role.as_ref()?;
+    let endpoint = role.endpoint.as_ref().or(store.endpoint.as_ref())?;
+    let is_amazons = answers::is_amazons_sts(endpoint) || answers::is_amazons(Some(endpoint), &store.bucket);
+    (!is_amazons).then(|| endpoint.clone())
+}
+
+impl Provider for S3 {
+    fn name(&self) -> &'static str {
+        "s3"
+    }
+
+    fn capabilities(&self) -> Arc<Capabilities> {
+        let is_tried = self.is_tried.load(Ordering::Acquire);
+        let is_documented = below::is_amazons(&self.store);
+        // What is not known is not there. Before the first probe nothing is signed that rests on it (`rests_on_trial`).
+        let holds = |seen: Option<bool>| seen.unwrap_or(is_documented || !is_tried);
+        let has_signed_headers_only = self.is_safe() || holds(*lock(&self.refuses_unsigned));
+        let has_write_once = holds(match &*lock(&self.write_once) {
+            Some(WriteOnce::Enforced) => Some(true),
+            Some(WriteOnce::Missing(_)) => Some(false),
+            Some(WriteOnce::Unknown(_)) | None => None,
+        });
+        let may_change = self.may_change();
+        let wants_checksums = self.wants_checksums();
+        let canary = lock(&self.canary).clone().unwrap_or_default();
+        let keeps_below = is_documented || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
+        let is_plain = has_signed_headers_only && has_write_once && may_change && !wants_checksums;
+        if is_plain && canary.missing.is_empty() && !keeps_below {
+            return self.capabilities.clone();
+        }
+        let mut can = (*self.capabilities).clone();
+        if keeps_below && let Some(form) = &mut can.post_form {
+            form.insert(Capability::KeyPrefix);
+        }
+        let mut lacks = |has: bool, capability| {
+            if !has {
+                can.enforced.remove(&capability);
+                can.multipart.as_mut().map(|parts| parts.remove(&capability));
+            }
+        };
+        lacks(has_signed_headers_only, Capability::SignedHeadersOnly);
+        lacks(has_write_once, Capability::WriteOnce);
+        if !may_change {
+            // Their beginning, their parts' lists and their end are the operator's own requests.
+            can.multipart = None;
+            can.only_read = true;
+        }
+        can.wants_checksums = wants_checksums;
+        canary.narrow(&mut can);
+        Arc::new(can)
+    }
+
+    fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        async {
+            let session = self.session().await?;
+            // A key with credentials of its own dies with those, whatever becomes of the ones that asked for them.
+            Ok(
+                match self.role().map(|role| Self::longest(role, &session.credentials)) {
+                    Some(own) => Timestamp::now().checked_add(SignedDuration::from_secs(own)).ok(),
+                    None => session.end(Timestamp::now()),
+                },
+            )
+        }
+        .boxed()
+    }
+
+    fn source_expires(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+        async { Ok(self.session().await?.expires) }.boxed()
+    }
+
+    fn end_is_unknown(&self) -> BoxFuture<'_, bool> {
+        // With a role each URL has a session of its own, whose end STS states.
+        async { self.role().is_none() && self.session().await.is_ok_and(|session| session.end_is_unknown()) }.boxed()
+    }
+
+    fn signs_remotely(&self) -> bool {
+        // A key with credentials of its own takes a call of STS.
+        self.role().is_some()
+    }
+
+    fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        self.sign_request(request).boxed()
+    }
+
+    fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
+        async move {
+            // Where each key has a session of its own, those that ask for it need not last.
+            if self.role().is_none() {
+                let _ = self.session_until(Some(until)).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
+        async move {
+            let session = self.session().await?;
+            let S3Store {
+                bucket,
+                region,
+                addressing_style,
+                ..
+            } = &self.store;
+            let role = self.role().map(|role| (&role.role_arn, &role.endpoint));
+            let mut place = format!(
+                "{bucket}\n{region}\n{addressing_style:?}\n{:?}\n{role:?}",
+                self.public_endpoint()
+            );
+            // What was signed without the right to use it does not work. Stores without one keep the print that they had.
+            if let Some(key) = self.role().and_then(|role| role.kms_key_arn.as_ref()) {
+                place.push('\n');
+                place.push_str(key);
+            }
+            Ok(Some(lent::fingerprint(&session.credentials, &place, salt)))
+        }
+        .boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Probed> {
+        self.try_out().boxed()
+    }
+
+    fn skew(&self) -> Option<SignedDuration> {
+        self.clock.skew()
+    }
+
+    fn rests_on_trial(&self) -> bool {
+        // Amazon refuses them ("Authenticating Requests: Using Query Parameters", signed headers).
+        !self.is_safe() && !below::is_amazons(&self.store)
+    }
+
+    fn write_once_rests_on_trial(&self) -> bool {
+        !below::is_amazons(&self.store)
+    }
+
+    fn canary(&self) -> BoxFuture<'_, Canary> {
+        async {
+            if let Some(untried) = self.not_to_be_tried() {
+                return untried;
+            }
+            // Its keys are for the endpoint that the operator reaches, which the public one need not be.
+            let store = S3Store {
+                public_endpoint: None,
+                ..self.store.clone()
+            };
+            let inside = Self::new(store, self.sessions.source(), self.outward.clone());
+            let (found, tags_are_md5) = conformance::canary(&inside, self.probe_key()).await;
+            *lock(&self.canary) = Some(found.clone());
+            *lock(&self.tags_are_md5) = tags_are_md5;
+            found
+        }
+        .boxed()
+    }
+
+    fn recall(&self, capabilities: &[String]) {
+        let keeps = capabilities.iter().any(|name| *name == BELOW.name());
+        self.keeps_below.store(keeps, Ordering::Relaxed);
+    }
+
+    fn multipart(&self) -> Option<&dyn Multipart> {
+        Some(self)
+    }
+
+    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
+        async {
+            let session = match self.session().await {
+                Ok(session) => session,
+                Err(e) => return ObjectFact::Unreachable(e.to_string()),
+            };
+            let date = DateOfAnswer::default();
+            let answer = session
+                .talker
+                .head_object()
+                .bucket(&self.store.bucket)
+                .key(access.key().as_str())
+                .checksum_mode(ChecksumMode::Enabled)
+                .customize()
+                .interceptor(date.clone())
+                .send()
+                .await;
+            let head = match answer {
+                Ok(head) => head,
+                Err(e) => {
+                    return match absence(&e) {
+                        ObjectFact::Hidden => self.hidden(&session, access.key()).await,
+                        fact => fact,
+                    };
+                }
+            };
+            let modified = head.last_modified().and_then(|t| Timestamp::from_second(t.secs()).ok());
+            // Without a Date the store's clock has to be believed.
+            let age = modified.map(|m| date.seen().unwrap_or_else(Timestamp::now).duration_since(m));
+            let modified_at = age.and_then(|age| Timestamp::now().checked_sub(age).ok());
+            ObjectFact::Present {
+                object: ObservedObject {
+                    size: head.content_length(),
+                    e_tag: head.e_tag().map(str::to_owned),
+                    content_type: head.content_type().map(str::to_owned),
+                    checksum_md5: self.tags_are_md5().then(|| tag_as_md5(&head)).flatten(),
+                    checksum_sha256: head.checksum_sha256().map(str::to_owned),
+                    version: head.version_id().filter(|v| *v != "null").map(str::to_owned),
+                    last_modified_time: modified.map(Time),
+                    ..ObservedObject::default()
+                }
+                .checked(),
+                modified_at,
+            }
+        }
+        .boxed()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

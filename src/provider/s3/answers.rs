@@ -1,0 +1,360 @@
+//! What a store's answers say, without anything that a request or an answer carried.
+
+use std::sync::{Arc, Mutex};
+
+use aws_sdk_s3::{
+    config::{
+        ConfigBag, Intercept, RuntimeComponents, http::HttpResponse,
+        interceptors::BeforeDeserializationInterceptorContextRef,
+    },
+    error::{ProvideErrorMetadata, SdkError},
+    operation::head_object::HeadObjectOutput,
+    types::ServerSideEncryption,
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http_body_util::LengthLimitError;
+use jiff::Timestamp;
+
+use super::{LOOK_TIMEOUT, lock};
+use crate::{
+    core::{ObjectFact, SignError},
+    net::Inward,
+    net::aws::MAX_ANSWER,
+    net::client::{Unanswered, untrusted},
+    provider::clock::StoreClock,
+};
+
+/// The longest name that a store may have for something, in bytes: far more than any has.
+const LONGEST_NAME: usize = 1024;
+/// The longest code of an error, in bytes.
+const LONGEST_CODE: usize = 64;
+
+/// An error's code, if it is one word, as all are that are documented: whoever runs the store has written it, and messages repeat
+/// it.
+pub fn word(code: &str) -> Option<&str> {
+    let is_word = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+    ((1..=LONGEST_CODE).contains(&code.len()) && code.bytes().all(is_word)).then_some(code)
+}
+
+/// Whether a store can have this name for something: it is kept, and sent back.
+pub fn is_name(text: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Why nothing was signed.
+pub fn refused<E>(error: &SdkError<E>) -> SignError {
+    // Building a request can only fail for what is missing in it; the debug text would carry the request.
+    SignError::Refused(match error {
+        SdkError::ConstructionFailure(_) => {
+            "the request could not be built (bucket, region or endpoint is unusable)".into()
+        }
+        _ => "the request could not be signed".into(),
+    })
+}
+
+/// An object's entity tag in base64, if it can be its MD5: neither that of an upload in parts, which has a '-', nor that of an
+/// object that is encrypted by other keys than the store's own ("Common Response Headers", `ETag`).
+pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
+    let by_the_store = matches!(head.server_side_encryption(), None | Some(ServerSideEncryption::Aes256));
+    if !by_the_store || head.sse_customer_algorithm().is_some() {
+        return None;
+    }
+    let tag = head.e_tag()?.trim_matches('"');
+    let digit = |at: usize| char::from(*tag.as_bytes().get(at)?).to_digit(16);
+    if tag.len() != 32 {
+        return None;
+    }
+    let bytes: Option<Vec<u8>> = (0..16)
+        .map(|n| u8::try_from(digit(2 * n)? * 16 + digit(2 * n + 1)?).ok())
+        .collect();
+    Some(BASE64_STANDARD.encode(bytes?))
+}
+
+/// Whether it is a bucket of Amazon's whose entity tags are what Amazon documents them to be. Those of directory buckets
+/// (`--x-s3`) are not.
+pub fn is_amazons(endpoint: Option<&str>, bucket: &str) -> bool {
+    endpoint.is_none_or(|e| is_host(e, is_s3s)) && !bucket.ends_with("--x-s3")
+}
+
+/// Whether it is Amazon's own STS (AWS General Reference, "AWS Security Token Service endpoints and quotas").
+pub fn is_amazons_sts(endpoint: &str) -> bool {
+    is_host(endpoint, |labels| match labels {
+        ["sts"] => true,
+        ["sts" | "sts-fips", region] => is_region(region),
+        [endpoint, "sts", region, "vpce"] => endpoint.starts_with("vpce-") && is_region(region),
+        _ => false,
+    })
+}
+
+/// Whether the endpoint's host is below `amazonaws.com`, and what stands before that is such. Most names there are customers'
+/// machines: a MinIO on EC2, or behind a load balancer, has one.
+fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
+    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let host = rest.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
+    let name = host
+        .strip_suffix(".amazonaws.com")
+        .or_else(|| host.strip_suffix(".amazonaws.com.cn"));
+    name.is_some_and(|name| is_such(&name.split('.').collect::<Vec<_>>()))
+}
+
+/// Amazon S3's own hosts (AWS General Reference, "Amazon S3 endpoints and quotas"; AWS PrivateLink for Amazon S3).
+fn is_s3s(labels: &[&str]) -> bool {
+    match labels {
+        ["s3" | "s3-external-1" | "s3-accelerate"] | ["s3-accelerate", "dualstack"] => true,
+        [old] => old.strip_prefix("s3-").is_some_and(is_region),
+        ["s3" | "s3-fips", region] | ["s3" | "s3-fips", "dualstack", region] => is_region(region),
+        ["bucket", endpoint, "s3", region, "vpce"] => endpoint.starts_with("vpce-") && is_region(region),
+        _ => false,
+    }
+}
+
+/// Whether it is written as regions are: `eu-west-1`, `us-gov-east-1`.
+fn is_region(text: &str) -> bool {
+    let parts: Vec<_> = text.split('-').collect();
+    let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
+    match parts.as_slice() {
+        [land, middle @ .., number] => {
+            land.len() == 2
+                && is_word(land)
+                && !middle.is_empty()
+                && middle.iter().all(is_word)
+                && number.len() == 1
+                && number.bytes().all(|b| b.is_ascii_digit())
+        }
+        [] | [_] => false,
+    }
+}
+
+/// What a failed HEAD says. The answer has no body, so only its status speaks.
+pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
+    match error.raw_response().map(|r| r.status().as_u16()) {
+        Some(404) => ObjectFact::Absent,
+        Some(401 | 403) => ObjectFact::Hidden,
+        _ => ObjectFact::Unreachable(unreachable(error)),
+    }
+}
+
+/// Whether a refusal is about the request's time, or may be (Amazon S3 API Reference, "Error responses").
+pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    let code = error.as_service_error().and_then(|e| e.code());
+    matches!(
+        code,
+        Some("RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" | "InvalidSignatureException")
+    )
+}
+
+/// Why there was no usable answer, without anything that the request or the answer carried.
+pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
+    if let Some(inward) = inward(error) {
+        return inward.to_string();
+    }
+    if let Some(why) = untrusted(error) {
+        return why.into();
+    }
+    if causes(error).any(|e| e.is::<LengthLimitError>()) {
+        return format!("its answer has more than {MAX_ANSWER} bytes; is the endpoint a store's?");
+    }
+    let hyper = causes(error).find_map(|e| e.downcast_ref::<hyper::Error>());
+    if hyper.is_some_and(hyper::Error::is_parse_too_large) {
+        return Unanswered::TooLong.to_string();
+    }
+    let seconds = LOOK_TIMEOUT.as_secs();
+    match (error.raw_response().map(|r| r.status().as_u16()), error) {
+        (Some(status @ (301 | 307 | 400)), _) => {
+            format!("it answered {status}; check the store's region, endpoint and addressingStyle")
+        }
+        (Some(status), _) => format!("it answered {status}"),
+        (None, SdkError::TimeoutError(_)) => format!("no answer within {seconds} s"),
+        (None, SdkError::DispatchFailure(f)) if f.is_timeout() => format!("no connection within {seconds} s"),
+        (None, SdkError::DispatchFailure(f)) if f.is_io() => {
+            "the connection failed (refused, reset, or the host is not known)".into()
+        }
+        (None, SdkError::DispatchFailure(_)) => "the request could not be sent (TLS, or the endpoint)".into(),
+        (None, _) => "the answer was not understood".into(),
+    }
+}
+
+/// Whether the request was not sent because it would have gone inwards.
+fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
+    causes(error).find_map(|e| e.downcast_ref())
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |e| e.source())
+}
+
+/// Keeps the `Date` of an answer: the store's own idea of now, against which an object's age is counted.
+#[derive(Clone, Debug, Default)]
+pub struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
+
+impl DateOfAnswer {
+    /// The time, if an answer came and said it.
+    pub fn seen(&self) -> Option<Timestamp> {
+        *lock(&self.0)
+    }
+}
+
+impl Intercept for DateOfAnswer {
+    fn name(&self) -> &'static str {
+        "DateOfAnswer"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        *lock(&self.0) = date(context.response());
+        Ok(())
+    }
+}
+
+/// Reads the store's clock off each answer.
+#[derive(Clone, Debug)]
+pub struct DateOfStore(pub StoreClock);
+
+impl Intercept for DateOfStore {
+    fn name(&self) -> &'static str {
+        "DateOfStore"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        if let Some(theirs) = date(context.response()) {
+            self.0.saw(theirs);
+        }
+        Ok(())
+    }
+}
+
+/// The time that an answer says.
+fn date(answer: &HttpResponse) -> Option<Timestamp> {
+    let date = answer.headers().get("date")?;
+    jiff::fmt::rfc2822::parse(date).ok().map(|z| z.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entity_tags_that_can_be_md5s() {
+        const TAG: &str = "5d41402abc4b2a76b9719d911017c592";
+        let of = |tag: &str, by: Option<&str>, customer: Option<&str>| {
+            let head = HeadObjectOutput::builder()
+                .e_tag(tag)
+                .set_server_side_encryption(by.map(ServerSideEncryption::from))
+                .set_sse_customer_algorithm(customer.map(str::to_owned));
+            tag_as_md5(&head.build())
+        };
+        let md5 = Some("XUFAKrxLKna5cZ2REBfFkg==".to_owned());
+        for (tag, by) in [
+            (format!("\"{TAG}\""), None),
+            (TAG.to_owned(), Some("AES256")),
+            (TAG.to_ascii_uppercase(), None),
+        ] {
+            assert_eq!(of(&tag, by, None), md5, "{tag} {by:?}");
+        }
+        for (tag, by, customer) in [
+            (format!("{TAG}-1"), None, None),
+            (TAG.replace('5', "x"), None, None),
+            (TAG[1..].to_owned(), None, None),
+            (format!("{}é", &TAG[2..]), None, None),
+            (String::new(), None, None),
+            (TAG.to_owned(), Some("aws:kms"), None),
+            (TAG.to_owned(), Some("aws:kms:dsse"), None),
+            (TAG.to_owned(), Some("something new"), None),
+            (TAG.to_owned(), None, Some("AES256")),
+        ] {
+            assert_eq!(of(&tag, by, customer), None, "{tag} {by:?} {customer:?}");
+        }
+        assert_eq!(tag_as_md5(&HeadObjectOutput::builder().build()), None);
+    }
+
+    #[test]
+    fn whose_sessions_are_believed() {
+        for (endpoint, expected) in [
+            ("https://sts.amazonaws.com", true),
+            ("https://sts.eu-west-1.amazonaws.com/", true),
+            ("https://sts-fips.us-gov-east-1.amazonaws.com", true),
+            ("https://vpce-1a.sts.eu-west-1.vpce.amazonaws.com", true),
+            ("https://sts.cn-north-1.amazonaws.com.cn", true),
+            ("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com", false),
+            ("https://sts.eu-west-1.elb.amazonaws.com", false),
+            ("https://sts.example", false),
+        ] {
+            assert_eq!(is_amazons_sts(endpoint), expected, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn what_is_repeated_of_what_a_store_says() {
+        for code in ["NoSuchUpload", "XMinioStorageFull", "x-y.z_1", &"A".repeat(64)] {
+            assert_eq!(word(code), Some(code));
+        }
+        for code in ["", "No such", "A\nERROR forged", "<b>", "Ünknown", &"A".repeat(65)] {
+            assert_eq!(word(code), None, "{code}");
+        }
+        assert!(is_name("2~Zm9v/+=") && is_name(&"A".repeat(1024)));
+        for name in ["", "a b", "a\nb", "\u{e9}", &"A".repeat(1025)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn whose_entity_tags_are_believed() {
+        for (endpoint, bucket, expected) in [
+            (None, "media", true),
+            (Some("https://s3.eu-west-1.amazonaws.com"), "media", true),
+            (Some("https://S3.CN-NORTH-1.AMAZONAWS.COM.CN:443/"), "media", true),
+            (
+                Some("https://bucket.vpce-1a.s3.us-east-1.vpce.amazonaws.com"),
+                "media",
+                true,
+            ),
+            (Some("https://s3.amazonaws.com"), "media", true),
+            (Some("https://s3-eu-west-1.amazonaws.com"), "media", true),
+            (
+                Some("https://s3-fips.dualstack.us-gov-east-1.amazonaws.com"),
+                "media",
+                true,
+            ),
+            (Some("https://s3-accelerate.dualstack.amazonaws.com"), "media", true),
+            (None, "media--use1-az4--x-s3", false),
+            // Customers' machines, whatever they are called.
+            (
+                Some("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com:9000"),
+                "media",
+                false,
+            ),
+            (Some("http://ec2-18-1-2-3.compute-1.amazonaws.com:9000"), "media", false),
+            (
+                Some("https://s3-minio-1234567890.eu-west-1.elb.amazonaws.com"),
+                "media",
+                false,
+            ),
+            (Some("https://s3.eu-west-1.elb.amazonaws.com"), "media", false),
+            (Some("https://abc.execute-api.eu-west-1.amazonaws.com"), "media", false),
+            (
+                Some("https://bucket.vpce-svc.s3.eu-west-1.elb.amazonaws.com"),
+                "media",
+                false,
+            ),
+            (Some("https://minio.s3.eu-west-1.amazonaws.com"), "media", false),
+            (Some("https://s3-.amazonaws.com"), "media", false),
+            (Some("http://127.0.0.1:9000"), "media", false),
+            (Some("https://amazonaws.com.example"), "media", false),
+            (Some("https://s3.example/.amazonaws.com"), "media", false),
+            (Some("https://notamazonaws.com"), "media", false),
+        ] {
+            assert_eq!(is_amazons(endpoint, bucket), expected, "{endpoint:?} {bucket}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Whether forms for everything below a key keep to that.
+//!
+//! A policy says how a key must begin, and `a/../b` begins with `a/`. With Amazon a key is bytes, and `..` in it a name like
+//! others (Amazon S3 User Guide, "Naming Amazon S3 objects"). Other stores keep objects as files, and some of those take such
+//! a key for one of another folder: versitygw does. So of a store that is not Amazon's it is not believed before somebody has
+//! tried.
+
+use super::answers;
+use crate::{
+    api::{Capability, S3Store},
+    conformance::Missing,
+};
+
+/// The promise.
+pub const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
+
+/// Whether the store is Amazon's own, for the operator as for workloads.
+pub fn is_amazons(store: &S3Store) -> bool {
+    [&store.endpoint, &store.public_endpoint]
+        .iter()
+        .all(|endpoint| answers::is_amazons(endpoint.as_deref(), &store.bucket))
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{conformance::Canary, provider::Provider, provider::s3::S3};
+
+    fn store(endpoint: Option<&str>, public: Option<&str>) -> S3Store {
+        let all = json!({"bucket": "media", "region": "eu-west-1", "endpoint": endpoint, "publicEndpoint": public});
+        serde_json::from_value(all).unwrap()
+    }
+
+    fn claims(s3: &S3) -> bool {
+        s3.capabilities()
+            .post_form
+            .as_ref()
+            .unwrap()
+            .contains(&Capability::KeyPrefix)
+    }
+
+    #[test]
+    fn amazons_own_endpoints() {
+        const AMAZONS: &str = "https://bucket.vpce-1.s3.eu-west-1.vpce.amazonaws.com";
+        for (endpoint, public, is_theirs) in [
+            (None, None, true),
+            (Some(AMAZONS), None, true),
+            (Some("https://S3.cn-north-1.AmazonAWS.com.cn:443/"), Some(AMAZONS), true),
+            (Some("https://s3.example"), None, false),
+            (
+                Some("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com:9000"),
+                None,
+                false,
+            ),
+            (None, Some("https://s3.example"), false),
+            (Some(AMAZONS), Some("https://s3.example"), false),
+            (Some("https://notamazonaws.com"), None, false),
+            (Some("https://s3.amazonaws.com.example"), None, false),
+            (Some("https://s3.example/.amazonaws.com"), None, false),
+        ] {
+            assert_eq!(
+                is_amazons(&store(endpoint, public)),
+                is_theirs,
+                "{endpoint:?} {public:?}"
+            );
+        }
+    }
+
+    /// Of another store it takes a trial, or somebody who made one.
+    #[test]
+    fn what_is_believed_of_a_store() {
+        let s3 = |endpoint: Option<&str>| {
+            let nobody = Credentials::new("-", "-", None, None, "test");
+            S3::new(store(endpoint, None), SharedCredentialsProvider::new(nobody), None)
+        };
+        let (amazons, other) = (s3(None), s3(Some("https://s3.example")));
+        assert!(claims(&amazons) && !claims(&other));
+        let found = |held: bool, missing: bool| Canary {
+            held: held.then(|| BELOW.name()).into_iter().collect(),
+            missing: missing.then_some(BELOW).into_iter().collect(),
+            ..Canary::default()
+        };
+        *other.canary.lock().unwrap() = Some(found(false, false));
+        assert!(!claims(&other));
+        *other.canary.lock().unwrap() = Some(found(true, false));
+        assert!(claims(&other));
+        *amazons.canary.lock().unwrap() = Some(found(false, true));
+        assert!(!claims(&amazons));
+
+        let other = s3(Some("https://s3.example"));
+        other.recall(&["PostForm".into(), "KeyPrefix".into()]);
+        assert!(!claims(&other));
+        other.recall(&["PostForm/KeyPrefix".into()]);
+        assert!(claims(&other));
+    }
+}

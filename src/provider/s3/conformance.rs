@@ -1,0 +1,371 @@
+//! What the round trip with real keys tries on a store that speaks S3, and how.
+
+mod lent;
+mod parts;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_sdk_s3::{
+    Client,
+    config::{
+        Config, ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextMut,
+        retry::RetryConfig,
+    },
+    primitives::ByteStream,
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use futures::{FutureExt, future::BoxFuture};
+
+use super::{
+    S3,
+    answers::{is_name, tag_as_md5},
+    below::is_amazons,
+};
+use crate::{
+    api::{Ask, Capability, LengthRange, Multipart, Overwrite, UploadConstraints, UploadMode},
+    conformance::{
+        Away, BODY, BODY_MD5, Bend, Canary, Hands, LONGER, Missing, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last,
+        get, in_time,
+    },
+    core::{SignError, Signed, SigningRequest},
+};
+
+/// A bucket, and who talks to it.
+struct Bucket<'a> {
+    s3: &'a S3,
+    client: Client,
+}
+
+/// Makes the round trip below a key of `s3`'s bucket. Its keys are for the endpoint that the operator uses. Says, too,
+/// whether the entity tags of what it wrote are MD5s, if it could see that.
+pub async fn canary(s3: &S3, probe_key: &str) -> (Canary, Option<bool>) {
+    let client = match s3.session().await {
+        Ok(session) => session.talker.clone(),
+        Err(e) => {
+            let untried = Canary {
+                untried: vec![e.to_string()],
+                ..Canary::default()
+            };
+            return (untried, None);
+        }
+    };
+    let bucket = Bucket { s3, client };
+    let mut trip = Trip::new(&bucket, probe_key);
+    let result = in_time(async {
+        go(&mut trip, is_amazons(&s3.store)).await?;
+        // Where nothing could be tried, these could not either.
+        if !trip.found.held.is_empty() {
+            parts::parts(&bucket, &mut trip).await?;
+            if s3.role().is_some() {
+                lent::lent(&bucket, &mut trip).await?;
+            }
+        }
+        Ok(())
+    })
+    .await;
+    let written = bucket.client.head_object().bucket(&s3.store.bucket);
+    let written = written.key(format!("{}/put", trip.folder)).send().await;
+    let tag = written.ok().and_then(|head| tag_as_md5(&head));
+    (trip.end(result).await, tag.map(|tag| tag == BODY_MD5))
+}
+
+fn put(constraints: UploadConstraints) -> Ask {
+    Ask::Upload {
+        mode: UploadMode::Put,
+        multipart: Multipart::default(),
+        constraints,
+    }
+}
+
+/// Everything that a presigned PUT can pin down, but for checksums: a store that looks at one of them alone would
+/// refuse a body that is too long, too.
+fn pinned(overwrite: Overwrite) -> UploadConstraints {
+    UploadConstraints {
+        content_type: Some(TYPE.into()),
+        content_length: Some(BODY.len() as i64),
+        overwrite,
+        ..UploadConstraints::default()
+    }
+}
+
+fn by_sha256(overwrite: Overwrite) -> UploadConstraints {
+    UploadConstraints {
+        checksum_sha256: Some(BASE64_STANDARD.encode(digest(&SHA256, BODY))),
+        ..pinned(overwrite)
+    }
+}
+
+fn by_md5(overwrite: Overwrite) -> UploadConstraints {
+    UploadConstraints {
+        checksum_md5: Some(BODY_MD5.into()),
+        ..pinned(overwrite)
+    }
+}
+
+/// A form that is held to this, and a range of sizes.
+fn form(constraints: UploadConstraints) -> Ask {
+    let size = BODY.len() as i64;
+    Ask::Upload {
+        mode: UploadMode::PostForm,
+        multipart: Multipart::default(),
+        constraints: UploadConstraints {
+            content_length: None,
+            content_length_range: Some(LengthRange { min: 1, max: size }),
+            overwrite: Overwrite::Allow,
+            ..constraints
+        },
+    }
+}
+
+async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Away> {
+    let mut overwrite = Overwrite::Forbid;
+    let once = Missing::Url(Capability::WriteOnce);
+    let mut refused = trip.good("put", &put(by_sha256(overwrite))).await?.err();
+    if refused.is_some() {
+        // A store that does not know write-once uploads refuses every one of them, and takes others.
+        refused = trip.good("put", &put(by_sha256(Overwrite::Allow))).await?.err();
+        if refused.is_none() {
+            overwrite = Overwrite::Allow;
+            trip.found.missing.push(once);
+        }
+    }
+    let (plain, summed) = (put(pinned(overwrite)), put(by_md5(overwrite)));
+    let put = put(by_sha256(overwrite));
+    if let Some(status) = refused {
+        trip.found.untried.push(format!(
+            "all of it: a key for PUT below {} was answered {status}; the credentials must be allowed to write there, with the encryption that the bucket asks for",
+            trip.folder
+        ));
+        return Ok(());
+    }
+    let other: Bend = |r| r.body = OTHER.into();
+    if overwrite == Overwrite::Forbid {
+        trip.holds(&put, "put", |_| {}, &[once]).await?;
+    }
+    let bends: [(&Ask, &str, Bend, Capability); 4] = [
+        (
+            &put,
+            "type",
+            |r| r.set("content-type", OTHER_TYPE),
+            Capability::ContentType,
+        ),
+        (&plain, "length", |r| r.body = LONGER.into(), Capability::ContentLength),
+        (&put, "checksum", other, Capability::ChecksumSHA256),
+        (&summed, "md5", other, Capability::ChecksumMD5),
+    ];
+    for (ask, name, bend, capability) in bends {
+        trip.holds(ask, name, bend, &[Missing::Url(capability)]).await?;
+    }
+    trip.binds("PUT", "put-x", &put, None).await?;
+
+    let reads = trip.good("put", &get()).await?.is_ok();
+    if reads {
+        let typed: Bend = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
+        trip.holds(&get(), "put", typed, &[Missing::Url(Capability::ResponseHeaders)])
+            .await?;
+        trip.binds("GET", "put", &get(), None).await?;
+    } else {
+        let why = "keys for GET: the credentials may not read below probeKey";
+        trip.found.untried.push(why.into());
+    }
+
+    let (plain, form) = (form(pinned(overwrite)), form(by_sha256(overwrite)));
+    if let Err(status) = trip.good("form", &form).await? {
+        trip.found.missing.push(Missing::Forms);
+        let why = format!("what forms promise, since one that keeps to it was answered {status}");
+        trip.found.untried.push(why);
+        return Ok(());
+    }
+    let bends: [(&Ask, &str, Bend, &[Capability]); 3] = [
+        (
+            &form,
+            "form-type",
+            |r| r.set("Content-Type", OTHER_TYPE),
+            &[Capability::ContentType],
+        ),
+        (
+            &plain,
+            "form-length",
+            |r| r.body = LONGER.into(),
+            // An exact length is a range of one.
+            &[Capability::ContentLengthRange, Capability::ContentLength],
+        ),
+        (&form, "form-checksum", other, &[Capability::ChecksumSHA256]),
+    ];
+    for (ask, name, bend, capabilities) in bends {
+        let promises: Vec<_> = capabilities.iter().copied().map(Missing::Form).collect();
+        trip.holds(ask, name, bend, &promises).await?;
+    }
+    trip.binds("POST", "form-x", &form, None).await?;
+    if reads {
+        trip.below(&form, is_expected).await?;
+    } else {
+        let why = "forms for a key prefix: keys for GET would show what came where";
+        trip.found.untried.push(why.into());
+    }
+    Ok(())
+}
+
+impl Hands for Bucket<'_> {
+    fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
+        self.s3.sign_request(request).boxed()
+    }
+
+    fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>> {
+        async move {
+            let (body, content_type) = sent.content();
+            let raw = Raw {
+                method: sent.method,
+                uri: sent.url,
+                headers: sent.headers.into_iter().chain(content_type).collect(),
+            };
+            let request = self.client.put_object().bucket(&self.s3.store.bucket).key("canary");
+            let answer = request
+                .body(ByteStream::from(body))
+                .customize()
+                // A second try of a write-once upload would be refused for the first one's sake.
+                .config_override(Config::builder().retry_config(RetryConfig::disabled()))
+                .interceptor(raw)
+                .send()
+                .await;
+            match answer {
+                Ok(_) => Ok(200),
+                Err(e) => match e.raw_response().map(|r| r.status().as_u16()) {
+                    Some(status) if status < 500 || status == 501 => Ok(status),
+                    _ => Err(Away(super::unreachable(&e))),
+                },
+            }
+        }
+        .boxed()
+    }
+
+    fn forge(sent: &mut Sent) {
+        const NAME: &str = "X-Amz-Signature=";
+        if let Some(fields) = &mut sent.fields {
+            fields
+                .iter_mut()
+                .filter(|(name, _)| name == "x-amz-signature")
+                .for_each(|(_, value)| forge_last(value));
+        } else if let Some(start) = sent.url.find(NAME).map(|at| at + NAME.len()) {
+            let end = sent.url[start..].find('&').map_or(sent.url.len(), |n| start + n);
+            let mut signature = sent.url[start..end].to_owned();
+            forge_last(&mut signature);
+            sent.url.replace_range(start..end, &signature);
+        }
+    }
+
+    /// In every version, up to [`MAX_VERSIONS`] of each.
+    fn clear_away<'a>(
+        &'a self,
+        folder: &'a str,
+        written: &'a BTreeSet<String>,
+    ) -> BoxFuture<'a, Option<&'static str>> {
+        async move {
+            let bucket = &self.s3.store.bucket;
+            let listed = self
+                .client
+                .list_object_versions()
+                .bucket(bucket)
+                .prefix(format!("{folder}/"))
+                .max_keys(MAX_LISTED)
+                .send()
+                .await;
+            let (versions, mut is_gone) = match listed {
+                Ok(list) => {
+                    let versions = list.versions().iter().map(|v| (v.key(), v.version_id()));
+                    let markers = list.delete_markers().iter().map(|m| (m.key(), m.version_id()));
+                    let named: Vec<_> = versions
+                        .chain(markers)
+                        .filter_map(|(key, version)| Some((key?.to_owned(), version.map(str::to_owned))))
+                        .collect();
+                    let listed = named.len();
+                    let own = own(named, written);
+                    // What else is there is left, and said to be.
+                    let is_all = own.len() == listed;
+                    (own, is_all)
+                }
+                // Not everybody may list, and not every store keeps versions.
+                Err(_) => (written.iter().map(|key| (key.clone(), None)).collect(), true),
+            };
+            for (key, version) in versions {
+                let delete = self.client.delete_object().bucket(bucket).key(key);
+                is_gone &= delete.set_version_id(version).send().await.is_ok();
+            }
+            (!is_gone).then_some("s3:DeleteObject")
+        }
+        .boxed()
+    }
+}
+
+/// The most versions of one object that are deleted. A trip writes each object a few times at most.
+const MAX_VERSIONS: usize = 8;
+/// The most versions that are asked for.
+const MAX_LISTED: i32 = 400;
+
+/// Of what a store lists, or somebody on the way, what the trip itself wrote: nothing else is deleted, and of each object no
+/// more versions than it can have.
+fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    listed
+        .into_iter()
+        .filter(|(key, _)| written.contains(key))
+        .filter(|(_, version)| version.as_deref().is_none_or(is_name))
+        .filter(|(key, _)| {
+            let times = times.entry(key.clone()).or_default();
+            *times += 1;
+            *times <= MAX_VERSIONS
+        })
+        .collect()
+}
+
+/// Replaces a request of the SDK's by one that was made from a key, with its body.
+pub(super) struct Raw {
+    pub(super) method: String,
+    pub(super) uri: String,
+    pub(super) headers: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Raw(<redacted>)")
+    }
+}
+
+impl Intercept for Raw {
+    fn name(&self) -> &'static str {
+        "Raw"
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        let request = context.request_mut();
+        request.set_method(&self.method)?;
+        request.set_uri(self.uri.clone())?;
+        let headers = request.headers_mut();
+        let of_the_sdk: Vec<_> = headers
+            .iter()
+            .map(|(name, _)| name.to_owned())
+            .filter(|name| {
+                name == "authorization"
+                    || name == "content-type"
+                    || name.starts_with("x-amz-")
+                    || name.starts_with("amz-sdk")
+            })
+            .collect();
+        for name in of_the_sdk {
+            headers.remove(name);
+        }
+        for (name, value) in &self.headers {
+            // Both follow from what is really sent.
+            if !name.eq_ignore_ascii_case("content-length") && !name.eq_ignore_ascii_case("host") {
+                headers.insert(name.to_ascii_lowercase(), value.clone());
+            }
+        }
+        Ok(())
+    }
+}

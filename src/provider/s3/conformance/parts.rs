@@ -1,0 +1,126 @@
+//! What uploads in parts promise, tried with the URL of a part, and with the rights of the operator, who begins and completes them.
+
+use super::{Bucket, pinned, put};
+use crate::{
+    api::{Ask, Capability, Overwrite, Reason, UploadMode},
+    conformance::{Away, Canary, LONGER, Missing, Trip},
+    core::{Assembly, SignError, UploadFact},
+    provider::Completion,
+};
+
+/// The object that the parts are for. It is there already.
+const NAME: &str = "parts";
+
+/// Promises that a part takes what its URL says and no more, and that parts are not put over an object that is there.
+pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
+    let overwrite = match trip.found.missing.contains(&Missing::Url(Capability::WriteOnce)) {
+        true => Overwrite::Allow,
+        false => Overwrite::Forbid,
+    };
+    let ask = Ask::Upload {
+        mode: UploadMode::Multipart,
+        multipart: Default::default(),
+        constraints: pinned(overwrite),
+    };
+    if let Err(status) = trip.good(NAME, &put(pinned(overwrite))).await? {
+        let why = format!("uploads in parts, since a key for PUT was answered {status} where another one was taken");
+        trip.found.untried.push(why);
+        return Ok(());
+    }
+    let request = trip.request(NAME, &ask, false)?;
+    let upload = match bucket.s3.begin_upload(&request).await {
+        Ok(upload) => upload,
+        Err(SignError::Impossible(why)) => {
+            trip.found.missing.push(Missing::Parts);
+            trip.found.untried.push(why);
+            return Ok(());
+        }
+        Err(SignError::Credentials { reason, message }) if reason != Reason::StoreUnreachable => {
+            trip.found.untried.push(message);
+            return Ok(());
+        }
+        Err(e) => return Err(e.into()),
+    };
+    trip.upload = Some(upload.clone());
+    let result = tried(bucket, trip, &ask, &upload).await;
+    trip.upload = None;
+    if let Err(why) = bucket.s3.abort_wholly(&request.key, &upload).await {
+        let folder = &trip.folder;
+        trip.found.left = Some(format!("an upload in parts of {folder}/{NAME} was not aborted: {why}"));
+    }
+    result
+}
+
+async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, upload: &str) -> Result<(), Away> {
+    if let Err(status) = trip.good(NAME, ask).await? {
+        let why = format!("what uploads in parts promise, since a part that keeps to its URL was answered {status}");
+        trip.found.missing.push(Missing::Parts);
+        trip.found.untried.push(why);
+        return Ok(());
+    }
+    let length = Missing::Part(Capability::ContentLength);
+    trip.holds(ask, NAME, |r| r.body = LONGER.into(), &[length]).await?;
+    trip.binds("a part", NAME, ask, None).await?;
+
+    let key = trip.request(NAME, ask, false)?.key;
+    let parts = match bucket.s3.list_parts(&key, upload).await {
+        UploadFact::Open(parts) => parts,
+        UploadFact::Unreachable(why) => return Err(Away(why)),
+        _ => Vec::new(),
+    };
+    if parts.is_empty() {
+        let why =
+            "whether parts are put over an object: the credentials may not list them (s3:ListMultipartUploadParts)";
+        trip.found.untried.push(why.into());
+        return Ok(());
+    }
+    let whole = Assembly {
+        upload: upload.to_owned(),
+        parts,
+        write_once: true,
+    };
+    completed(bucket.s3.complete_upload(&key, &whole).await, &mut trip.found)
+}
+
+/// What it shows that parts were to be put over an object that must stay.
+fn completed(completion: Completion, found: &mut Canary) -> Result<(), Away> {
+    let once = Missing::Part(Capability::WriteOnce);
+    match completion {
+        Completion::Exists => found.held.push(once.name()),
+        Completion::Done(_) => found.missing.push(once),
+        Completion::Unreachable(why) => return Err(Away(why)),
+        Completion::Gone => found
+            .untried
+            .push(format!("{}: the store lost the upload", once.name())),
+        Completion::Refused(why) => found.untried.push(format!("{}: {why}", once.name())),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ObservedObject;
+
+    /// Only a refusal for the object's sake shows that it is safe, and only an object shows that it is not.
+    #[test]
+    fn what_a_completion_shows() {
+        let once = Missing::Part(Capability::WriteOnce);
+        for (completion, holds, misses, stays) in [
+            (Completion::Exists, true, false, true),
+            (Completion::Done(ObservedObject::default()), false, true, true),
+            (Completion::Refused("no".into()), false, false, true),
+            (Completion::Gone, false, false, true),
+            (Completion::Unreachable("away".into()), false, false, false),
+        ] {
+            let (case, mut found) = (format!("{completion:?}"), Canary::default());
+            assert_eq!(completed(completion, &mut found).is_ok(), stays, "{case}");
+            assert_eq!(
+                (found.holds(once), found.missing.contains(&once)),
+                (holds, misses),
+                "{case}"
+            );
+            assert_eq!(found.untried.len(), usize::from(!holds && !misses && stays), "{case}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! POST forms ("Browser-Based Uploads Using POST", AWS Signature Version 4): a policy that says what the form may carry,
+//! and a signature over the policy.
+
+use std::time::SystemTime;
+
+use aws_credential_types::Credentials;
+use aws_sdk_s3::{Client, presigning::PresigningConfig};
+use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::Value;
+
+use super::{MAX_PUT_BYTES, refused};
+use crate::{
+    api::{LengthRange, Overwrite, UploadConstraints},
+    core::{Form, Lifetime, SignError, SignedUrl},
+};
+
+/// In a form's key, stores put the name of the file in place of this.
+const FILE_NAME: &str = "${filename}";
+
+/// Where forms for a bucket are sent: the bucket's own URL, as the SDK's rules for regions, endpoints and addressing
+/// styles make it. The SDK tells only objects' URLs, so it is asked for one's and the object is taken off.
+pub async fn action(client: &Client, bucket: &str, presigning: PresigningConfig) -> Result<SignedUrl, SignError> {
+    const OBJECT: &str = "/x";
+    let object = client.head_object().bucket(bucket).key(&OBJECT[1..]);
+    let url = object.presigned(presigning).await.map_err(|e| refused(&e))?;
+    let url = url.uri().split('?').next().and_then(|path| path.strip_suffix(OBJECT));
+    let url = url.ok_or_else(|| SignError::Refused("the bucket's URL is not to be had".into()))?;
+    // With the bucket in the host there is nothing left of the path, and a path there must be.
+    let slash = if url.matches('/').count() == 2 { "/" } else { "" };
+    Ok(SignedUrl::new(format!("{url}{slash}")))
+}
+
+/// What the form is for.
+pub struct Target<'a> {
+    /// The bucket.
+    pub bucket: &'a str,
+    /// Its region.
+    pub region: &'a str,
+    /// The object.
+    pub key: &'a str,
+}
+
+/// Signs a form. Every field is in the policy with its one value, so the store refuses any other value and any other
+/// field; the file itself is held to its size, and to its checksum where there is one. Only a key that ends with '/' is
+/// pinned by its beginning: the form then names the object by its file, and its holder may name it otherwise.
+pub fn sign(
+    credentials: &Credentials,
+    target: &Target<'_>,
+    constraints: &UploadConstraints,
+    lifetime: Lifetime,
+) -> Result<Form, SignError> {
+    let UploadConstraints {
+        content_type,
+        content_length,
+        content_length_range,
+        checksum_sha256,
+        checksum_md5,
+        overwrite,
+    } = constraints;
+    if *overwrite == Overwrite::Forbid {
+        return Err(SignError::Refused("a POST form cannot be write-once".into()));
+    }
+    if checksum_md5.is_some() {
+        // Amazon documents a field for it; versitygw passes it over, and MinIO lets its value be another one.
+        return Err(SignError::Refused("a form is held to a SHA-256, and to no MD5".into()));
+    }
+    if target.key.contains(FILE_NAME) {
+        return Err(SignError::Refused(format!(
+            "a form's key may not contain {FILE_NAME}, which stores replace"
+        )));
+    }
+    let range = match (content_length, content_length_range) {
+        (None, None) => LengthRange {
+            min: 0,
+            max: MAX_PUT_BYTES,
+        },
+        (None, Some(range)) => *range,
+        (Some(n), None) => LengthRange { min: *n, max: *n },
+        (Some(_), Some(_)) => {
+            return Err(SignError::Refused(
+                "contentLength and contentLengthRange exclude each other".into(),
+            ));
+        }
+    };
+    if range.max > MAX_PUT_BYTES {
+        return Err(SignError::Refused(format!(
+            "one form carries at most {MAX_PUT_BYTES} bytes"
+        )));
+    }
+
+    let issued = lifetime.issued_at.to_zoned(TimeZone::UTC);
+    let (day, time) = (issued.strftime("%Y%m%d").to_string(), issued.strftime("%Y%m%dT%H%M%SZ"));
+    let scope = format!("{day}/{}/s3/aws4_request", target.region);
+    let key = if is_prefix(target.key) {
+        target.key.to_owned() + FILE_NAME
+    } else {
+        target.key.to_owned()
+    };
+    let mut fields = vec![("key".to_owned(), key)];
+    let mut field = |name: &str, value: String| fields.push((name.to_owned(), value));
+    if let Some(content_type) = content_type {
+        field("Content-Type", content_type.clone());
+    }
+    if let Some(checksum) = checksum_sha256 {
+        field("x-amz-checksum-algorithm", "SHA256".into());
+        field("x-amz-checksum-sha256", checksum.clone());
+    }
+    field("x-amz-algorithm", "AWS4-HMAC-SHA256".into());
+    field("x-amz-credential", format!("{}/{scope}", credentials.access_key_id()));
+    field("x-amz-date", time.to_string());
+    if let Some(token) = credentials.session_token() {
+        field("x-amz-security-token", token.to_owned());
+    }
+
+    let policy = BASE64_STANDARD.encode(policy(target, &fields, range, lifetime.expires_at));
+    let key = generate_signing_key(
+        credentials.secret_access_key(),
+        SystemTime::from(lifetime.issued_at),
+        target.region,
+        "s3",
+    );
+    let signature = calculate_signature(key, policy.as_bytes());
+    fields.push(("policy".into(), policy));
+    fields.push(("x-amz-signature".into(), signature));
+    Ok(Form::new(fields))
+}
+
+fn is_prefix(key: &str) -> bool {
+    key.ends_with('/')
+}
+
+/// The policy, in JSON. A condition `{name: value}` says that the field must have exactly this value.
+fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, expires_at: Timestamp) -> String {
+    // A dollar sign begins a variable in a policy; in this spelling it never does, and JSON reads it as itself.
+    let quoted = |text: &str| Value::from(text).to_string().replace('$', "\\u0024");
+    let exactly = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
+    let mut conditions = vec![exactly("bucket", target.bucket)];
+    conditions.extend(fields.iter().map(|(name, value)| match name.as_str() {
+        "key" if is_prefix(target.key) => format!("[\"starts-with\",\"$key\",{}]", quoted(target.key)),
+        _ => exactly(name, value),
+    }));
+    conditions.push(format!("[\"content-length-range\",{},{}]", range.min, range.max));
+    // Whole seconds, as everywhere.
+    let expiration = expires_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    format!(
+        "{{\"expiration\":{},\"conditions\":[{}]}}",
+        quoted(&expiration),
+        conditions.join(",")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::provider::SharedCredentialsProvider;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        api::{Ask, Multipart, UploadMode},
+        core::{ObjectKey, SigningRequest},
+        provider::s3::S3,
+    };
+
+    const TARGET: Target<'static> = Target {
+        bucket: "media",
+        region: "us-east-1",
+        key: "a/$b",
+    };
+
+    fn lifetime() -> Lifetime {
+        Lifetime {
+            issued_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+            expires_at: "2026-01-02T04:04:05Z".parse().unwrap(),
+        }
+    }
+
+    fn replaceable() -> UploadConstraints {
+        UploadConstraints {
+            overwrite: Overwrite::Allow,
+            ..UploadConstraints::default()
+        }
+    }
+
+    fn signed(credentials: &Credentials, constraints: &UploadConstraints) -> (Vec<(String, String)>, Value) {
+        let form = sign(credentials, &TARGET, constraints, lifetime()).unwrap();
+        let fields = form.expose().to_vec();
+        let policy = &fields.iter().find(|(name, _)| name == "policy").unwrap().1;
+        let policy = String::from_utf8(BASE64_STANDARD.decode(policy).unwrap()).unwrap();
+        assert!(!policy.contains('$'), "{policy}");
+        (fields, serde_json::from_str(&policy).unwrap())
+    }
+
+    fn credentials(token: Option<&str>) -> Credentials {
+        Credentials::new("AKID", "secret", token.map(str::to_owned), None, "test")
+    }
+
+    /// The example of Amazon's documentation ("Example: Browser-Based Upload using HTTP POST (Using AWS Signature Version
+    /// 4)"): its policy, byte for byte, and its signature.
+    #[test]
+    fn amazons_own_example() {
+        let policy = "{ \"expiration\": \"2015-12-30T12:00:00.000Z\",\r\n  \"conditions\": [\r\n    {\"bucket\": \"sigv4examplebucket\"},\r\n    [\"starts-with\", \"$key\", \"user/user1/\"],\r\n    {\"acl\": \"public-read\"},\r\n    {\"success_action_redirect\": \"http://sigv4examplebucket.s3.amazonaws.com/successful_upload.html\"},\r\n    [\"starts-with\", \"$Content-Type\", \"image/\"],\r\n    {\"x-amz-meta-uuid\": \"14365123651274\"},\r\n    {\"x-amz-server-side-encryption\": \"AES256\"},\r\n    [\"starts-with\", \"$x-amz-meta-tag\", \"\"],\r\n\r\n    {\"x-amz-credential\": \"AKIAIOSFODNN7EXAMPLE/20151229/us-east-1/s3/aws4_request\"},\r\n    {\"x-amz-algorithm\": \"AWS4-HMAC-SHA256\"},\r\n    {\"x-amz-date\": \"20151229T000000Z\" }\r\n  ]\r\n}";
+        let day: Timestamp = "2015-12-29T00:00:00Z".parse().unwrap();
+        let key = generate_signing_key(
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            SystemTime::from(day),
+            "us-east-1",
+            "s3",
+        );
+        assert_eq!(
+            calculate_signature(key, BASE64_STANDARD.encode(policy).as_bytes()),
+            "8afdbf4008c03f22c2cd3cdb72e4afbb1f6a588f3255ac628749a66d7f09699e"
+        );
+    }
+
+    #[test]
+    fn every_field_is_in_the_policy() {
+        let checksum = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";
+        let constraints = UploadConstraints {
+            content_type: Some("image/png".into()),
+            checksum_sha256: Some(checksum.into()),
+            ..replaceable()
+        };
+        let (fields, policy) = signed(&credentials(Some("to/ken")), &constraints);
+        let names: Vec<_> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "key",
+                "Content-Type",
+                "x-amz-checksum-algorithm",
+                "x-amz-checksum-sha256",
+                "x-amz-algorithm",
+                "x-amz-credential",
+                "x-amz-date",
+                "x-amz-security-token",
+                "policy",
+                "x-amz-signature"
+            ]
+        );
+        assert_eq!(
+            policy,
+            json!({
+                "expiration": "2026-01-02T04:04:05Z",
+                "conditions": [
+                    {"bucket": "media"},
+                    {"key": "a/$b"},
+                    {"Content-Type": "image/png"},
+                    {"x-amz-checksum-algorithm": "SHA256"},
+                    {"x-amz-checksum-sha256": checksum},
+                    {"x-amz-algorithm": "AWS4-HMAC-SHA256"},
+                    {"x-amz-credential": "AKID/20260102/us-east-1/s3/aws4_request"},
+                    {"x-amz-date": "20260102T030405Z"},
+                    {"x-amz-security-token": "to/ken"},
+                    ["content-length-range", 0, MAX_PUT_BYTES],
+                ],
+            })
+        );
+    }
+
+    /// By its beginning, which is all that is not exact: a dollar sign in it is none of a variable's.
+    #[test]
+    fn a_prefix_is_in_the_policy_by_its_beginning() {
+        let target = Target { key: "a/$b/", ..TARGET };
+        let form = sign(&credentials(None), &target, &replaceable(), lifetime()).unwrap();
+        let fields = form.expose();
+        assert_eq!(fields[0], ("key".to_owned(), "a/$b/${filename}".to_owned()));
+        let policy = &fields.iter().find(|(name, _)| name == "policy").unwrap().1;
+        let policy = String::from_utf8(BASE64_STANDARD.decode(policy).unwrap()).unwrap();
+        assert_eq!(
+            policy,
+            format!(
+                r#"{{"expiration":"2026-01-02T04:04:05Z","conditions":[{{"bucket":"media"}},["starts-with","$key","a/\u0024b/"],{{"x-amz-algorithm":"AWS4-HMAC-SHA256"}},{{"x-amz-credential":"AKID/20260102/us-east-1/s3/aws4_request"}},{{"x-amz-date":"20260102T030405Z"}},["content-length-range",0,{MAX_PUT_BYTES}]]}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn sizes() {
+        let range = |length: Option<i64>, range: Option<(i64, i64)>| {
+            let constraints = UploadConstraints {
+                content_length: length,
+                content_length_range: range.map(|(min, max)| LengthRange { min, max }),
+                ..replaceable()
+            };
+            let conditions = signed(&credentials(None), &constraints).1["conditions"].clone();
+            conditions.as_array().unwrap().last().cloned().unwrap()
+        };
+        assert_eq!(range(None, None), json!(["content-length-range", 0, 5_368_709_120_i64]));
+        assert_eq!(range(Some(7), None), json!(["content-length-range", 7, 7]));
+        assert_eq!(range(None, Some((3, 9))), json!(["content-length-range", 3, 9]));
+        assert_eq!(range(Some(MAX_PUT_BYTES), None)[2], MAX_PUT_BYTES);
+    }
+
+    /// The bucket's own URL, wherever the bucket is: as botocore has it (`generate_presigned_post`).
+    #[tokio::test]
+    async fn forms_are_sent_to_the_bucket() {
+        for (settings, expected) in [
+            (json!({}), "https://media.s3.eu-west-1.amazonaws.com/"),
+            (
+                json!({"bucket": "media.example"}),
+                "https://s3.eu-west-1.amazonaws.com/media.example",
+            ),
+            (
+                json!({"endpoint": "http://127.0.0.1:9000", "addressingStyle": "Path"}),
+                "http://127.0.0.1:9000/media",
+            ),
+            (
+                json!({"endpoint": "https://inside:9000", "publicEndpoint": "https://s3.example.com/"}),
+                "https://media.s3.example.com/",
+            ),
+        ] {
+            let mut store = json!({"bucket": "media", "region": "eu-west-1"});
+            store
+                .as_object_mut()
+                .unwrap()
+                .extend(settings.as_object().unwrap().clone());
+            let provider = S3::new(
+                serde_json::from_value(store).unwrap(),
+                SharedCredentialsProvider::new(credentials(None)),
+                None,
+            );
+            let request = SigningRequest {
+                key: ObjectKey::parse("a/x", 1024).unwrap(),
+                ask: Ask::Upload {
+                    mode: UploadMode::PostForm,
+                    multipart: Multipart::default(),
+                    constraints: replaceable(),
+                },
+                lifetime: lifetime(),
+                holder: "web.x".into(),
+                upload: None,
+            };
+            let signed = provider.sign_request(&request).await.unwrap();
+            assert_eq!(signed.url().unwrap().expose(), expected);
+        }
+    }
+
+    #[test]
+    fn what_a_form_cannot_say_is_not_signed() {
+        let refused = |key: &'static str, constraints: UploadConstraints| {
+            let target = Target { key, ..TARGET };
+            match sign(&credentials(None), &target, &constraints, lifetime()) {
+                Err(SignError::Refused(why)) => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(refused("a", UploadConstraints::default()).contains("write-once"));
+        assert!(refused("a/${filename}", replaceable()).contains("${filename}"));
+        assert!(refused("a/${filename}/", replaceable()).contains("${filename}"));
+        let range = LengthRange {
+            min: 0,
+            max: MAX_PUT_BYTES + 1,
+        };
+        let large = UploadConstraints {
+            content_length_range: Some(range),
+            ..replaceable()
+        };
+        assert!(refused("a", large.clone()).contains("at most 5368709120"));
+        let summed = UploadConstraints {
+            checksum_md5: Some("XUFAKrxLKna5cZ2REBfFkg==".into()),
+            ..replaceable()
+        };
+        assert!(refused("a", summed).contains("no MD5"));
+        let both = UploadConstraints {
+            content_length: Some(1),
+            ..large
+        };
+        assert!(refused("a", both).contains("exclude"));
+    }
+}

@@ -1,0 +1,191 @@
+//! Temporary credentials as S3 clients take them: by the names of the AWS SDKs' environment variables and files (AWS SDKs and
+//! Tools Reference Guide, "Environment variables list" and "Shared config and credentials files").
+
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_sdk_s3::{
+    Client,
+    config::{BehaviorVersion, Region},
+    presigning::PresigningConfig,
+};
+use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
+
+use super::form;
+use crate::{
+    api::AddressingStyle,
+    core::{Entries, SignError, SigningRequest},
+};
+
+/// Where the objects are.
+pub struct Place<'a> {
+    /// The bucket.
+    pub bucket: &'a str,
+    /// Its region.
+    pub region: &'a str,
+    /// Scheme, host and port for workloads, without the bucket.
+    pub endpoint: String,
+    /// Where the bucket's name goes.
+    pub style: AddressingStyle,
+}
+
+/// Amazon's endpoint for a region, as the SDK knows it, which tells it only with a bucket.
+pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, SignError> {
+    let nobody = Credentials::new("-", "-", None, None, "nobody");
+    let client = Client::from_conf(
+        aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(region.to_owned()))
+            .credentials_provider(nobody)
+            .force_path_style(true)
+            .disable_s3_express_session_auth(true)
+            .build(),
+    );
+    let presigning =
+        PresigningConfig::expires_in(Duration::from_secs(1)).map_err(|e| SignError::Refused(e.to_string()))?;
+    let address = form::action(&client, bucket, presigning).await?;
+    let endpoint = address.expose().strip_suffix(&format!("/{bucket}"));
+    let endpoint = endpoint.ok_or_else(|| SignError::Refused("the region's endpoint is not to be had".into()))?;
+    Ok(endpoint.to_owned())
+}
+
+/// The entries of the Secret. Their names are the same for every grant.
+pub fn entries(credentials: &Credentials, place: &Place<'_>, request: &SigningRequest) -> Entries {
+    let (id, secret) = (credentials.access_key_id(), credentials.secret_access_key());
+    let token = credentials.session_token().unwrap_or_default();
+    let Place {
+        bucket,
+        region,
+        endpoint,
+        style,
+    } = place;
+    let style = match style {
+        AddressingStyle::VirtualHost => "virtual",
+        AddressingStyle::Path => "path",
+    };
+    let config =
+        format!("[default]\nregion = {region}\nendpoint_url = {endpoint}\ns3 =\n    addressing_style = {style}\n");
+    let file = format!(
+        "[default]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\naws_session_token = {token}\n"
+    );
+    Entries::new(vec![
+        ("AWS_ACCESS_KEY_ID", id.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", secret.to_owned()),
+        ("AWS_SESSION_TOKEN", token.to_owned()),
+        ("AWS_CREDENTIAL_EXPIRATION", request.lifetime.expires_at.to_string()),
+        ("AWS_REGION", (*region).to_owned()),
+        // The AWS CLI and boto3 read this one.
+        ("AWS_DEFAULT_REGION", (*region).to_owned()),
+        ("AWS_ENDPOINT_URL_S3", endpoint.clone()),
+        ("bucket", (*bucket).to_owned()),
+        ("key", request.key.as_str().to_owned()),
+        ("config", config),
+        ("credentials", file),
+    ])
+}
+
+/// Digits of a fingerprint: enough that two never meet, too few to prove a guess of the secret by.
+const DIGITS: usize = 16;
+
+/// See [`crate::provider::Provider::fingerprint`]. It is made as a signature is, for a date and a service that there are not: so it
+/// tells whoever sees it no more than any URL does that these credentials sign.
+pub fn fingerprint(credentials: &Credentials, place: &str, salt: &str) -> String {
+    let lasting = credentials.session_token().is_none() && credentials.expiry().is_none();
+    let (id, secret) = match lasting {
+        true => (credentials.access_key_id(), credentials.secret_access_key()),
+        false => ("session", "session"),
+    };
+    let day = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let key = generate_signing_key(secret, day, "nowhere", "valet");
+    let mut digits = calculate_signature(key, format!("{salt}\n{id}\n{place}").as_bytes());
+    digits.truncate(DIGITS);
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        api::{Ask, DownloadMode},
+        core::{Lifetime, ObjectKey},
+    };
+
+    fn lasting(id: &str, secret: &str) -> Credentials {
+        Credentials::new(id, secret, None, None, "test")
+    }
+
+    #[test]
+    fn the_entries() {
+        let end: Timestamp = "2026-01-02T04:04:05Z".parse().unwrap();
+        let request = SigningRequest {
+            key: ObjectKey::parse_scope("a/b/", 1024).unwrap(),
+            ask: Ask::Download {
+                mode: DownloadMode::Credentials,
+                version: None,
+                response: Default::default(),
+            },
+            lifetime: Lifetime {
+                issued_at: end,
+                expires_at: end,
+            },
+            holder: "web.a".into(),
+            upload: None,
+        };
+        let place = Place {
+            bucket: "media",
+            region: "eu-west-1",
+            endpoint: "https://s3.example".into(),
+            style: AddressingStyle::Path,
+        };
+        let session = Credentials::new("ASIA", "s/+=", Some("to=ken".into()), None, "test");
+        let entries = entries(&session, &place, &request);
+        let of = |name: &str| &entries.expose().iter().find(|(n, _)| *n == name).unwrap().1;
+        assert_eq!(
+            of("config"),
+            "[default]\nregion = eu-west-1\nendpoint_url = https://s3.example\ns3 =\n    addressing_style = path\n"
+        );
+        assert_eq!(
+            of("credentials"),
+            "[default]\naws_access_key_id = ASIA\naws_secret_access_key = s/+=\naws_session_token = to=ken\n"
+        );
+        assert_eq!((of("bucket").as_str(), of("key").as_str()), ("media", "a/b/"));
+        assert_eq!(of("AWS_CREDENTIAL_EXPIRATION"), "2026-01-02T04:04:05Z");
+        // Each is a file and an environment variable: the apiserver takes no other names for data, nor shells for variables.
+        assert!(entries.expose().iter().all(|(name, value)| {
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !value.is_empty()
+        }));
+    }
+
+    #[tokio::test]
+    async fn amazons_own_addresses() {
+        for (region, endpoint) in [
+            ("eu-west-1", "https://s3.eu-west-1.amazonaws.com"),
+            ("us-east-1", "https://s3.us-east-1.amazonaws.com"),
+            ("cn-north-1", "https://s3.cn-north-1.amazonaws.com.cn"),
+        ] {
+            assert_eq!(amazons_endpoint(region, "media.example").await.unwrap(), endpoint);
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_changes_with_what_signs_and_with_nothing_else() {
+        let first = fingerprint(&lasting("AKID", "secret"), "place", "salt");
+        assert_eq!(first, fingerprint(&lasting("AKID", "secret"), "place", "salt"));
+        assert!(first.len() == DIGITS && first.bytes().all(|b| b.is_ascii_hexdigit()));
+        for other in [
+            fingerprint(&lasting("AKIE", "secret"), "place", "salt"),
+            fingerprint(&lasting("AKID", "secres"), "place", "salt"),
+            fingerprint(&lasting("AKID", "secret"), "palace", "salt"),
+            fingerprint(&lasting("AKID", "secret"), "place", "pepper"),
+        ] {
+            assert_ne!(first, other);
+        }
+        // Sessions follow one another, and each key knows the end of its own.
+        let session = |n: &str| Credentials::new(n, n, Some(n.into()), None, "test");
+        let one = fingerprint(&session("1"), "place", "salt");
+        assert_eq!(one, fingerprint(&session("2"), "place", "salt"));
+        assert_ne!(one, first);
+    }
+}

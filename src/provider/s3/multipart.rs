@@ -1,0 +1,426 @@
+//! Uploads in parts (Amazon S3 User Guide, "Uploading and copying objects using multipart upload").
+
+use std::time::Duration;
+
+use aws_sdk_s3::{
+    Client,
+    config::timeout::TimeoutConfig,
+    error::{ProvideErrorMetadata, SdkError},
+    presigning::PresigningConfig,
+    types::{CompletedMultipartUpload, CompletedPart},
+};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use jiff::Timestamp;
+
+use super::{
+    S3,
+    answers::{is_name, word},
+    presigned, refused,
+    session::Session,
+    unreachable,
+};
+use crate::{
+    api::{Ask, MAX_PARTS, ObservedObject, Reason, is_entity_tag},
+    core::{
+        AbortAccess, Access, AllowedRequest, ArrivedPart, Assembly, ObjectKey, OpenUpload, SignError, SignedPart,
+        SignedUrl, SigningRequest, UploadFact, UploadsFact,
+    },
+    provider::{Completion, Multipart},
+};
+
+/// How long a store may take to put parts together. Amazon says that it can be minutes; a try that is not waited for is
+/// found out about at the next look, and a visit should not last longer.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The most uploads of one key that are looked into. More of them are not the remains of crashes.
+const MOST_OPEN: i32 = 20;
+/// The most pages of an upload's parts that are read. Stores put up to a thousand parts on one, and an upload of Valet's has 500.
+const MOST_PAGES: usize = 20;
+
+/// How long what takes several requests may take: the lists of parts and of uploads, and an abort with the look after it.
+const SEVERAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Uploads that are looked into at one time.
+const LOOKED_INTO: usize = 5;
+/// The most parts that are asked for on one page.
+const PARTS_A_PAGE: i32 = 500;
+
+/// Cuts off what takes too long, with a sentence that says so.
+async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    tokio::time::timeout(SEVERAL_TIMEOUT, work)
+        .await
+        .map_err(|_| format!("the store is too slow: no end within {} s", SEVERAL_TIMEOUT.as_secs()))
+}
+
+/// Signs a PUT for each part of the upload.
+pub async fn parts(
+    client: &Client,
+    bucket: &str,
+    request: &SigningRequest,
+    presigning: PresigningConfig,
+) -> Result<Vec<SignedPart>, SignError> {
+    let upload = request
+        .upload
+        .as_ref()
+        .ok_or_else(|| SignError::Refused("the upload in parts was not begun".into()))?;
+    let parts = request
+        .ask
+        .parts()
+        .filter(|parts| parts.count() <= MAX_PARTS)
+        .ok_or_else(|| SignError::Refused("the parts of the upload cannot be told, or are too many".into()))?;
+    let mut signed = Vec::new();
+    for part in parts.all() {
+        let presigned = client
+            .upload_part()
+            .bucket(bucket)
+            .key(request.key.as_str())
+            .upload_id(upload)
+            .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+            .set_content_length(part.exactly())
+            .presigned(presigning.clone())
+            .await
+            .map_err(|e| refused(&e))?;
+        signed.push(SignedPart {
+            part,
+            url: SignedUrl::new(presigned.uri().to_owned()),
+            headers: presigned::headers(&presigned),
+        });
+    }
+    Ok(signed)
+}
+
+impl Multipart for S3 {
+    fn begin<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>> {
+        self.begin_upload(request).boxed()
+    }
+
+    fn arrived<'a>(&'a self, access: &'a Access, upload: &'a str) -> BoxFuture<'a, UploadFact> {
+        async move {
+            let listed = self.list_parts(access.key(), upload);
+            in_time(listed).await.unwrap_or_else(UploadFact::Unreachable)
+        }
+        .boxed()
+    }
+
+    fn complete<'a>(&'a self, access: &'a Access, assembly: &'a Assembly) -> BoxFuture<'a, Completion> {
+        self.complete_upload(access.key(), assembly).boxed()
+    }
+
+    fn abort<'a>(&'a self, upload: &'a AbortAccess) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            let (key, id) = (upload.key(), upload.upload());
+            let aborted = async {
+                if upload.may_list() {
+                    self.abort_wholly(key, id).await
+                } else {
+                    self.abort_upload(key, id).await
+                }
+            };
+            in_time(aborted).await.flatten()
+        }
+        .boxed()
+    }
+
+    fn open<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, UploadsFact> {
+        async move {
+            let listed = self.list_uploads(access.key());
+            in_time(listed).await.unwrap_or_else(UploadsFact::Unreachable)
+        }
+        .boxed()
+    }
+}
+
+/// Without the proof that a grant is allowed it: for the methods above, and for checks of the store itself.
+impl S3 {
+    /// Begins an upload for a request of a grant's, or of a check of the store.
+    pub(super) async fn begin_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
+        let Ask::Upload { constraints, .. } = &request.ask else {
+            return Err(SignError::Refused("a download does not come in parts".into()));
+        };
+        self.must_change()?;
+        let session = self.session().await?;
+        let begun = session
+            .talker
+            .create_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(request.key.as_str())
+            .set_content_type(constraints.content_type.clone())
+            .send()
+            .await
+            .map_err(|e| self.by_the_clocks(&e).map_or_else(|| not_begun(&e), not_begun_now))?;
+        let named = begun.upload_id.filter(|name| is_name(name));
+        named.ok_or_else(|| SignError::Credentials {
+            reason: Reason::StoreUnreachable,
+            message: "the store began an upload in parts and did not say how it calls it, or by no such name".into(),
+        })
+    }
+
+    /// The parts of an upload that have come.
+    pub(super) async fn list_parts(&self, key: &ObjectKey, upload: &str) -> UploadFact {
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(e) => return UploadFact::Unreachable(e.to_string()),
+        };
+        let mut arrived = Vec::new();
+        let mut marker: Option<String> = None;
+        for _ in 0..MOST_PAGES {
+            let answer = session
+                .talker
+                .list_parts()
+                .bucket(&self.store.bucket)
+                .key(key.as_str())
+                .upload_id(upload)
+                .max_parts(PARTS_A_PAGE)
+                .set_part_number_marker(marker.take())
+                .send()
+                .await;
+            let page = match answer {
+                Ok(page) => page,
+                Err(e) => {
+                    return self
+                        .by_the_clocks(&e)
+                        .map_or_else(|| not_listed(&e), UploadFact::Unreachable);
+                }
+            };
+            arrived.extend(page.parts().iter().filter_map(|part| {
+                Some(ArrivedPart {
+                    number: part.part_number()?.into(),
+                    size: part.size().filter(|size| *size >= 0)?,
+                    e_tag: part.e_tag().filter(|tag| is_entity_tag(tag))?.to_owned(),
+                })
+            }));
+            // No more than there are URLs for, and a few that somebody else has put there.
+            let is_more = page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
+            match page.next_part_number_marker.filter(|_| is_more) {
+                Some(next) => marker = Some(next),
+                None => return UploadFact::Open(arrived),
+            }
+        }
+        UploadFact::Unreachable("its list of the upload's parts has no end".into())
+    }
+
+    /// Puts the parts together.
+    pub(super) async fn complete_upload(&self, key: &ObjectKey, assembly: &Assembly) -> Completion {
+        if let Err(e) = self.must_change() {
+            return Completion::Refused(e.to_string());
+        }
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(e) => return Completion::Unreachable(e.to_string()),
+        };
+        let part = |part: &ArrivedPart| {
+            CompletedPart::builder()
+                .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+                .e_tag(&part.e_tag)
+                .build()
+        };
+        let parts = CompletedMultipartUpload::builder()
+            .set_parts(Some(assembly.parts.iter().map(part).collect()))
+            .build();
+        let slow = TimeoutConfig::builder()
+            .connect_timeout(super::LOOK_TIMEOUT)
+            .read_timeout(COMPLETE_TIMEOUT)
+            .operation_timeout(COMPLETE_TIMEOUT)
+            .build();
+        let answer = session
+            .talker
+            .complete_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(key.as_str())
+            .upload_id(&assembly.upload)
+            .multipart_upload(parts)
+            .set_if_none_match(assembly.write_once.then(|| "*".to_owned()))
+            .customize()
+            .config_override(aws_sdk_s3::config::Builder::new().timeout_config(slow))
+            .send()
+            .await;
+        match answer {
+            Ok(done) => {
+                let object = ObservedObject {
+                    size: Some(assembly.parts.iter().map(|part| part.size).sum()),
+                    e_tag: done.e_tag,
+                    version: done.version_id.filter(|v| v != "null"),
+                    ..ObservedObject::default()
+                };
+                Completion::Done(object.checked())
+            }
+            Err(e) => self
+                .by_the_clocks(&e)
+                .map_or_else(|| not_completed(&e), Completion::Unreachable),
+        }
+    }
+
+    /// Throws an upload away.
+    async fn abort_upload(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
+        self.must_change().map_err(|e| e.to_string())?;
+        let session = self.session().await.map_err(|e| e.to_string())?;
+        let answer = session
+            .talker
+            .abort_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(key.as_str())
+            .upload_id(upload)
+            .send()
+            .await;
+        if let Err(e) = answer
+            && code(&e) != Some("NoSuchUpload")
+        {
+            return Err(self
+                .by_the_clocks(&e)
+                .unwrap_or_else(|| refusal(&e, "s3:AbortMultipartUpload")));
+        }
+        Ok(())
+    }
+
+    /// Throws an upload away, and asks whether something is left of it.
+    pub(super) async fn abort_wholly(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
+        self.abort_upload(key, upload).await?;
+        // A part that was under way may have come all the same (Amazon S3 API Reference, "AbortMultipartUpload").
+        match self.list_parts(key, upload).await {
+            UploadFact::Open(parts) => Err(format!(
+                "the store still has it after it was aborted, with {} parts",
+                parts.len()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The uploads of exactly this key that go on.
+    pub(super) async fn list_uploads(&self, key: &ObjectKey) -> UploadsFact {
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(e) => return UploadsFact::Unreachable(e.to_string()),
+        };
+        let answer = session
+            .talker
+            .list_multipart_uploads()
+            .bucket(&self.store.bucket)
+            .prefix(key.as_str())
+            .max_uploads(MOST_OPEN)
+            .send()
+            .await;
+        let listed = match answer {
+            Ok(listed) => listed,
+            Err(e) => {
+                return match (self.by_the_clocks(&e), status(&e)) {
+                    (Some(why), _) => UploadsFact::Unreachable(why),
+                    (None, Some(401 | 403 | 405 | 501)) => UploadsFact::Hidden,
+                    (None, _) => UploadsFact::Unreachable(unreachable(&e)),
+                };
+            }
+        };
+        let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
+        // So many were asked for, whatever was answered.
+        let listed: Vec<_> = listed
+            .take(usize::try_from(MOST_OPEN).unwrap_or_default())
+            .filter_map(|upload| {
+                let id = upload.upload_id().filter(|id| is_name(id))?.to_owned();
+                let begun = upload.initiated().and_then(|t| Timestamp::from_second(t.secs()).ok());
+                Some((id, begun))
+            })
+            .collect();
+        let session = &session;
+        let looked_into = listed.into_iter().map(|(id, begun)| async move {
+            let has_parts = self.has_parts(session, key, &id).await?;
+            Some(OpenUpload { id, begun, has_parts })
+        });
+        let uploads = stream::iter(looked_into).buffered(LOOKED_INTO);
+        let uploads = uploads.filter_map(std::future::ready).collect().await;
+        UploadsFact::Listed {
+            uploads,
+            contested: false,
+        }
+    }
+
+    /// Why a refusal says nothing about rights: while the clocks differ it can be about the request's time.
+    fn by_the_clocks<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
+        matches!(status(error), Some(400 | 401 | 403)).then(|| self.clock_trouble(error))?
+    }
+
+    /// Whether a part of an upload has come; `None` if the upload is gone.
+    async fn has_parts(&self, session: &Session, key: &ObjectKey, upload: &str) -> Option<bool> {
+        let first = session
+            .talker
+            .list_parts()
+            .bucket(&self.store.bucket)
+            .key(key.as_str())
+            .upload_id(upload)
+            .max_parts(1)
+            .send()
+            .await;
+        match first {
+            Ok(page) => Some(!page.parts().is_empty()),
+            Err(e) if not_listed(&e) == UploadFact::Gone => None,
+            // What cannot be looked into is left alone.
+            Err(_) => Some(true),
+        }
+    }
+}
+
+fn status<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|r| r.status().as_u16())
+}
+
+fn code<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Option<&str> {
+    error.as_service_error().and_then(|e| e.code()).and_then(word)
+}
+
+/// A refusal in words, with the right that may be missing. The answer's own text is not quoted.
+fn refusal<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, right: &str) -> String {
+    match (status(error), code(error)) {
+        (Some(401 | 403), code) => format!(
+            "the store refuses it to these credentials ({}); they need {right}",
+            code.unwrap_or("403")
+        ),
+        (Some(400..=499), Some(code)) => format!("the store refuses it ({code})"),
+        _ => unreachable(error),
+    }
+}
+
+fn not_begun_now(why: String) -> SignError {
+    SignError::Credentials {
+        reason: Reason::ClockSkewed,
+        message: format!("the upload in parts could not be begun: {why}"),
+    }
+}
+
+fn not_begun<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
+    let why = refusal(error, "s3:PutObject");
+    match status(error) {
+        Some(405 | 501) => SignError::Impossible(format!("the store takes no uploads in parts: {why}")),
+        Some(400..=499) => SignError::Credentials {
+            reason: Reason::CredentialsRefused,
+            message: format!("the upload in parts could not be begun: {why}"),
+        },
+        _ => SignError::Credentials {
+            reason: Reason::StoreUnreachable,
+            message: format!("the upload in parts could not be begun: {why}"),
+        },
+    }
+}
+
+fn not_listed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> UploadFact {
+    match (status(error), code(error)) {
+        (_, Some("NoSuchUpload")) => UploadFact::Gone,
+        (Some(401 | 403), _) => UploadFact::Hidden,
+        _ => UploadFact::Unreachable(unreachable(error)),
+    }
+}
+
+/// Amazon can answer 200 and then say in the body that it did not work; the SDK takes that for the error that it is.
+fn not_completed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> Completion {
+    match (status(error), code(error)) {
+        (_, Some("NoSuchUpload")) => Completion::Gone,
+        (Some(412), _) | (_, Some("PreconditionFailed")) => Completion::Exists,
+        // Somebody writes the same object just now.
+        (Some(409), _) => Completion::Unreachable("it is busy with another request for the same object".into()),
+        (_, Some("InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout" | "OperationAborted")) => {
+            Completion::Unreachable(unreachable(error))
+        }
+        (Some(401 | 403), _) | (Some(400..=499), Some(_)) => Completion::Refused(refusal(error, "s3:PutObject")),
+        (Some(200), Some(code)) => Completion::Refused(format!("the store could not do it ({code})")),
+        _ => Completion::Unreachable(unreachable(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Whether the store refuses headers that are not signed.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use aws_sdk_s3::{
+    Client,
+    config::{Config, retry::RetryConfig},
+    error::ProvideErrorMetadata,
+    presigning::{PresignedRequest, PresigningConfig},
+    primitives::ByteStream,
+};
+use futures::{FutureExt, future::BoxFuture};
+use jiff::Timestamp;
+
+use super::super::{S3, answers::word, conformance::Raw, presigned::headers, unreachable};
+use crate::{
+    conformance::{BODY, BODY_MD5},
+    provider::probe::{Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, by_download, by_upload},
+};
+
+/// How long the URLs of the probe are good.
+const WINDOW: Duration = Duration::from_secs(60);
+/// A header that asks for nothing in particular.
+const MARK: &str = "x-amz-meta-valet-probe";
+
+impl S3 {
+    /// Tries it with presigned requests, as the holders of URLs send them: with uploads that are not stored, or, where the
+    /// operator may only read, with downloads.
+    pub(super) async fn try_headers(&self, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
+        let key = self.probe_key();
+        let below = || format!("{key}/{}", Timestamp::now().as_nanosecond());
+        // Somebody may have put an object there, which no store that passes over digests must lose by this.
+        let own = if is_absent { key.to_owned() } else { below() };
+        let (found, has_conflict) = self.try_headers_at(client, own).await?;
+        match found {
+            // A store of files has a folder there, while there is an object below it, such as one that is retained.
+            UnsignedHeaders::Unknown(_) if has_conflict && is_absent => {
+                Ok(self.try_headers_at(client, below()).await?.0)
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// The same at a key, and whether the store had a conflict there.
+    async fn try_headers_at(&self, client: &Client, own: String) -> Result<(UnsignedHeaders, bool), String> {
+        let key = self.probe_key();
+        let Some(urls) = Urls::new(client, &self.store.bucket, &own).await else {
+            let why = "the requests of the probe could not be signed".into();
+            return Ok((UnsignedHeaders::Unknown(why), false));
+        };
+        let probe = Probe {
+            client,
+            bucket: &self.store.bucket,
+            absent: format!(
+                "{}/{key}-absent-{}",
+                self.store.bucket,
+                Timestamp::now().as_nanosecond()
+            ),
+            urls,
+            has_written: false.into(),
+            has_conflict: false.into(),
+        };
+        if !self.may_change() {
+            return Ok((by_download(&probe).await?, false));
+        }
+        let found = by_upload(&probe).await;
+        if probe.has_written.into_inner() {
+            let _ = client.delete_object().bucket(&self.store.bucket).key(own).send().await;
+        }
+        Ok((found?, probe.has_conflict.into_inner()))
+    }
+}
+
+/// One URL for each kind of request: what is sent with it differs in a header that is not signed, and in nothing else.
+struct Urls {
+    broken: PresignedRequest,
+    upload: PresignedRequest,
+    download: PresignedRequest,
+}
+
+impl Urls {
+    async fn new(client: &Client, bucket: &str, key: &str) -> Option<Self> {
+        let window = || PresigningConfig::expires_in(WINDOW).ok();
+        let put = |md5: &str| client.put_object().bucket(bucket).key(key).content_md5(md5);
+        let get = client.get_object().bucket(bucket).key(key);
+        Some(Self {
+            broken: put(OTHER_MD5).presigned(window()?).await.ok()?,
+            upload: put(BODY_MD5).presigned(window()?).await.ok()?,
+            download: get.presigned(window()?).await.ok()?,
+        })
+    }
+}
+
+struct Probe<'a> {
+    client: &'a Client,
+    bucket: &'a str,
+    /// What is to be copied, and is not there.
+    absent: String,
+    urls: Urls,
+    /// Whether the store took an upload.
+    has_written: AtomicBool,
+    /// Whether it answered 409 to one.
+    has_conflict: AtomicBool,
+}
+
+impl Sender for Probe<'_> {
+    type Error = String;
+
+    fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, String>> {
+        async move {
+            let (url, body) = match base {
+                Base::BrokenUpload => (&self.urls.broken, BODY),
+                Base::Upload => (&self.urls.upload, BODY),
+                Base::Download => (&self.urls.download, &b""[..]),
+            };
+            let mut sent = headers(url);
+            if base == Base::Download {
+                sent.push(("range".into(), "bytes=0-0".into()));
+            }
+            match variant {
+                Variant::Plain => {}
+                Variant::Copying => sent.push(("x-amz-copy-source".into(), self.absent.clone())),
+                Variant::Marked => sent.push((MARK.into(), "1".into())),
+            }
+            let raw = Raw {
+                method: url.method().to_owned(),
+                uri: url.uri().to_owned(),
+                headers: sent,
+            };
+            let request = self.client.put_object().bucket(self.bucket).key("probe");
+            let answer = request
+                .body(ByteStream::from_static(body))
+                .customize()
+                .config_override(Config::builder().retry_config(RetryConfig::disabled()))
+                .interceptor(raw)
+                .send()
+                .await;
+            let Err(error) = answer else {
+                if base != Base::Download {
+                    self.has_written.store(true, Ordering::Relaxed);
+                }
+                return Ok(Said {
+                    status: 200,
+                    code: String::new(),
+                });
+            };
+            let status = error.raw_response().map(|r| r.status().as_u16());
+            if status == Some(409) && base != Base::Download {
+                self.has_conflict.store(true, Ordering::Relaxed);
+            }
+            match status {
+                Some(status) if status != 429 && (status < 500 || status == 501) => Ok(Said {
+                    status,
+                    code: error.code().and_then(word).unwrap_or_default().to_owned(),
+                }),
+                _ => Err(unreachable(&error)),
+            }
+        }
+        .boxed()
+    }
+}

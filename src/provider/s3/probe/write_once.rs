@@ -1,0 +1,133 @@
+//! Whether the store keeps an object that a write-once upload finds (`If-None-Match: *`), and whether it takes uploads without
+//! a checksum.
+
+use std::sync::atomic::Ordering;
+
+use aws_sdk_s3::{
+    Client,
+    config::{Config, retry::RetryConfig},
+    error::ProvideErrorMetadata,
+    primitives::ByteStream,
+};
+
+use super::super::{S3, answers::word, below::is_amazons, lock, unreachable};
+use crate::{
+    conformance::{BODY, BODY_MD5},
+    provider::probe::{Said, WriteOnce, write_once},
+};
+
+/// The most uploads that are sent: an object that another operator deletes between two of them is no object that was replaced.
+const MOST: usize = 3;
+
+impl S3 {
+    /// Whether uploads must carry a checksum.
+    pub(in super::super) fn wants_checksums(&self) -> bool {
+        self.wants_checksums.load(Ordering::Relaxed)
+    }
+
+    /// Tries it once, with the same write-once upload sent twice. Of Amazon it is documented ("How to prevent object overwrites
+    /// with conditional writes"), so there it is only read whether the bucket has a default retention.
+    pub(super) async fn try_write_once(&self, client: &Client) -> Result<(), String> {
+        let is_tried_by_uploads = !is_amazons(&self.store) && self.may_change();
+        let is_known = matches!(
+            &*lock(&self.write_once),
+            Some(WriteOnce::Enforced | WriteOnce::Missing(_))
+        );
+        if is_known && is_tried_by_uploads {
+            return Ok(());
+        }
+        let is_retained = self.has_default_retention(client).await;
+        if let Some(is_retained) = is_retained
+            && !is_tried_by_uploads
+        {
+            // As Amazon documents it; elsewhere an upload shows it.
+            self.wants_checksums.store(is_retained, Ordering::Relaxed);
+        }
+        if is_amazons(&self.store) {
+            return Ok(());
+        }
+        let found = match is_tried_by_uploads {
+            true => self.send_twice(client, is_retained == Some(true)).await?,
+            false => WriteOnce::Unknown("the operator sends this store only requests that change nothing".into()),
+        };
+        *lock(&self.write_once) = Some(found);
+        Ok(())
+    }
+
+    /// Whether the bucket has a default retention (Object Lock). On Amazon such a bucket takes an upload only with its MD5 or
+    /// another checksum (Amazon S3 API Reference, "PutObject", Content-MD5). `None`: the credentials may not read it.
+    async fn has_default_retention(&self, client: &Client) -> Option<bool> {
+        let answer = client
+            .get_object_lock_configuration()
+            .bucket(&self.store.bucket)
+            .send()
+            .await;
+        match answer {
+            Ok(answer) => {
+                let rule = answer.object_lock_configuration().and_then(|lock| lock.rule());
+                Some(rule.is_some_and(|rule| rule.default_retention().is_some()))
+            }
+            Err(e) => (e.code() == Some("ObjectLockConfigurationNotFoundError")).then_some(false),
+        }
+    }
+
+    async fn send_twice(&self, client: &Client, is_retained: bool) -> Result<WriteOnce, String> {
+        let key = format!("{}/write-once", self.probe_key());
+        let mut answers = Vec::new();
+        let mut has_checksum = false;
+        let mut has_written = false;
+        while answers.len() < MOST {
+            let said = self.send_once(client, &key, has_checksum).await?;
+            if said.status == 400 && !has_checksum {
+                // Refused for what it lacks, or for the condition?
+                let with = self.send_once(client, &key, true).await?;
+                if with.is_done() || with.status == 412 {
+                    has_checksum = true;
+                    has_written |= with.is_done();
+                    answers.push(with);
+                    continue;
+                }
+            }
+            let is_done = said.is_done();
+            has_written |= is_done;
+            answers.push(said);
+            if !is_done {
+                break;
+            }
+        }
+        self.wants_checksums.store(has_checksum, Ordering::Relaxed);
+        // What is retained cannot be deleted, and the next try finds it.
+        if has_written && !is_retained && !has_checksum {
+            let _ = client.delete_object().bucket(&self.store.bucket).key(&key).send().await;
+        }
+        Ok(write_once(&answers))
+    }
+
+    async fn send_once(&self, client: &Client, key: &str, has_checksum: bool) -> Result<Said, String> {
+        let answer = client
+            .put_object()
+            .bucket(&self.store.bucket)
+            .key(key)
+            .if_none_match("*")
+            .set_content_md5(has_checksum.then(|| BODY_MD5.to_owned()))
+            .body(ByteStream::from_static(BODY))
+            .customize()
+            // A second try would be refused for the first one's sake.
+            .config_override(Config::builder().retry_config(RetryConfig::disabled()))
+            .send()
+            .await;
+        let Err(error) = answer else {
+            return Ok(Said {
+                status: 200,
+                code: String::new(),
+            });
+        };
+        match error.raw_response().map(|r| r.status().as_u16()) {
+            Some(status) if status != 429 && (status < 500 || status == 501) => Ok(Said {
+                status,
+                code: error.code().and_then(word).unwrap_or_default().to_owned(),
+            }),
+            _ => Err(unreachable(&error)),
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Temporary credentials for one key: a role is assumed with a session policy that permits what the grant says and
+//! nothing else (AWS STS API Reference, "AssumeRole"; IAM User Guide, "Session policies").
+
+use aws_credential_types::Credentials;
+use aws_sdk_sts::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::answers::word;
+use crate::{
+    api::{Ask, AssumeRole, DownloadMode, Reason, UploadMode},
+    core::{SignError, SigningRequest},
+};
+
+/// The shortest session that STS makes, in seconds.
+const SHORTEST: i64 = 900;
+/// A session outlives its key by this much, in seconds: clocks differ, and an upload may begin at the last moment.
+const MARGIN: i64 = 60;
+
+/// The longest session policy, in characters (AWS STS API Reference, "AssumeRole", `Policy`).
+const LONGEST_POLICY: usize = 2048;
+
+/// The longest part of credentials, in bytes. Tokens are the longest, some kilobytes.
+const LONGEST_CREDENTIAL: usize = 16 * 1024;
+
+/// Assumes the role for one key.
+///
+/// # Errors
+/// [`SignError::Impossible`] for a key that a policy cannot name alone; [`SignError::Credentials`] if STS says no.
+pub async fn credentials(
+    client: &Client,
+    role: &AssumeRole,
+    longest: i64,
+    bucket: &str,
+    request: &SigningRequest,
+) -> Result<Credentials, SignError> {
+    let policy = policy(role, bucket, request)?;
+    let left = request.lifetime.expires_at.as_second() - Timestamp::now().as_second() + MARGIN;
+    let seconds = left.max(SHORTEST).min(longest);
+    let answer = client
+        .assume_role()
+        // MinIO wants none, and the protocol one.
+        .role_arn(role.role_arn.as_deref().unwrap_or("arn:minio:iam:::role/valet"))
+        .role_session_name(session_name(&request.holder))
+        .set_external_id(role.external_id.clone())
+        .policy(policy)
+        .duration_seconds(i32::try_from(seconds).unwrap_or(i32::MAX))
+        .send()
+        .await
+        .map_err(|e| denied(&e))?;
+    let given = answer.credentials.ok_or_else(|| SignError::Credentials {
+        reason: Reason::CredentialsInvalid,
+        message: "STS answered without credentials; is spec.s3.credentials.assumeRole.endpoint an STS?".into(),
+    })?;
+    let parts = [&given.access_key_id, &given.secret_access_key, &given.session_token];
+    if !parts.into_iter().all(|part| is_credential(part)) {
+        return Err(SignError::Credentials {
+            reason: Reason::CredentialsInvalid,
+            message: "STS answered with credentials that are none: they are empty, too long, or have blanks or line ends in them; is spec.s3.credentials.assumeRole.endpoint an STS?".into(),
+        });
+    }
+    let end = Timestamp::from_second(given.expiration.secs()).unwrap_or(Timestamp::UNIX_EPOCH);
+    if end < request.lifetime.expires_at {
+        return Err(SignError::Credentials {
+            reason: Reason::CredentialsInvalid,
+            message: format!(
+                "STS gave a session that ends at {end}, before the key would; lower spec.s3.credentials.assumeRole.durationSeconds to what the role allows"
+            ),
+        });
+    }
+    Ok(Credentials::new(
+        given.access_key_id,
+        given.secret_access_key,
+        Some(given.session_token),
+        Some(end.into()),
+        "AssumeRole",
+    ))
+}
+
+/// Whether it is one word, as access keys and tokens are. They are lent in files that are read by the line: with a line of its own in
+/// it, a token could have the workload's client run a program (`credential_process`).
+fn is_credential(text: &str) -> bool {
+    (1..=LONGEST_CREDENTIAL).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// What the session may do: the grant's verb on the grant's object.
+fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<String, SignError> {
+    let key = request.key.as_str();
+    // In a policy these stand for other things than themselves, and not every store knows how to quote them.
+    if let Some(wild) = key.chars().find(|c| matches!(c, '*' | '?' | '$')) {
+        return Err(SignError::Impossible(format!(
+            "spec.key has a '{wild}', which in a session policy would name other objects, too; use a key without it on a store with assumeRole"
+        )));
+    }
+    // arn:PARTITION:iam::...
+    let partition = role
+        .role_arn
+        .as_deref()
+        .and_then(|arn| arn.split(':').nth(1))
+        .unwrap_or("aws");
+    let arn = |resource: &str| format!("arn:{partition}:s3:::{resource}");
+    // Everything below, or the one object.
+    let object = arn(&format!(
+        "{bucket}/{key}{}",
+        if request.key.is_prefix() { "*" } else { "" }
+    ));
+    let allow =
+        |actions: &[&str], resource: &str| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
+    let mut statements = match &request.ask {
+        // Large files go up in parts, without being asked. Nobody can read what is there, nor take it away.
+        Ask::Upload {
+            mode: UploadMode::Credentials,
+            ..
+        } => vec![allow(
+            &["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
+            &object,
+        )],
+        Ask::Upload { .. } => vec![allow(&["s3:PutObject"], &object)],
+        Ask::Download {
+            mode: DownloadMode::Credentials,
+            ..
+        } if request.key.is_prefix() => {
+            let mut list = allow(&["s3:ListBucket"], &arn(bucket));
+            list["Condition"] = json!({"StringLike": {"s3:prefix": [format!("{key}*")]}});
+            vec![allow(&["s3:GetObject"], &object), list]
+        }
+        Ask::Download { version: None, .. } => vec![allow(&["s3:GetObject"], &object)],
+        Ask::Download { version: Some(_), .. } => vec![allow(&["s3:GetObjectVersion"], &object)],
+    };
+    if let Some(key) = &role.kms_key_arn {
+        statements.push(encryption(
+            key,
+            &request.ask,
+            &arn(bucket),
+            &object,
+            request.key.is_prefix(),
+        ));
+    }
+    // A URL has its end in its signature. A session lasts for 15 minutes at the least, and for a minute more than it is
+    // needed: what is lent ends by the policy.
+    if request.ask.is_for_credentials() {
+        for statement in &mut statements {
+            statement["Condition"]["DateLessThan"] =
+                json!({"aws:CurrentTime": request.lifetime.expires_at.to_string()});
+        }
+    }
+    let policy = json!({"Version": "2012-10-17", "Statement": statements}).to_string();
+    let length = policy.chars().count();
+    if length > LONGEST_POLICY {
+        return Err(SignError::Impossible(format!(
+            "spec.key is so long that a session policy that names it has {length} characters, and STS takes {LONGEST_POLICY}; use a shorter key on a store with assumeRole"
+        )));
+    }
+    Ok(policy)
+}
+
+/// What the session may do with the key that the bucket encrypts with (Amazon S3 User Guide, "Using server-side encryption with
+/// AWS KMS keys" and "Multipart upload API and permissions"): to write takes GenerateDataKey, to read Decrypt, and parts take
+/// both, since S3 reads them again. Only through S3 (AWS KMS Developer Guide, "kms:ViaService"), and only for the objects of the
+/// grant: S3 calls KMS with the object's ARN as encryption context or, where the bucket has an S3 Bucket Key, the bucket's.
+fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool) -> Value {
+    let actions: &[&str] = match ask {
+        Ask::Upload {
+            mode: UploadMode::Multipart | UploadMode::Credentials,
+            ..
+        } => &["kms:GenerateDataKey", "kms:Decrypt"],
+        Ask::Upload { .. } => &["kms:GenerateDataKey"],
+        Ask::Download { .. } => &["kms:Decrypt"],
+    };
+    let region = key.split(':').nth(3).unwrap_or_default();
+    let mut services = vec![format!("s3.{region}.amazonaws.com")];
+    if region.starts_with("cn-") {
+        // Where hosts end otherwise; each of the two can only be S3.
+        services.push(format!("s3.{region}.amazonaws.com.cn"));
+    }
+    let mut condition = json!({"StringEquals": {"kms:ViaService": services}});
+    let compare = if is_prefix { "StringLike" } else { "StringEquals" };
+    condition[compare]["kms:EncryptionContext:aws:s3:arn"] = json!([object, bucket]);
+    json!({"Effect": "Allow", "Action": actions, "Resource": [key], "Condition": condition})
+}
+
+/// Who the session is for, as CloudTrail shows it: 2 to 64 of letters, digits and `_=,.@-`.
+fn session_name(holder: &str) -> String {
+    let mut name: String = format!("valet-{holder}")
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "_=,.@-".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    name.truncate(64);
+    name
+}
+
+/// Why there is no session. The answer's own text can name accounts and roles, which tenants need not know.
+fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
+    let code = error.as_service_error().and_then(|e| e.code()).and_then(word);
+    let (reason, message) = match code {
+        Some("ExpiredToken" | "ExpiredTokenException") => (
+            Reason::CredentialsExpired,
+            "the credentials that assume the role have expired; renew them".to_owned(),
+        ),
+        Some(code) => (
+            Reason::CredentialsRefused,
+            format!(
+                "STS did not let the credentials assume the role for this key ({code}); check spec.s3.credentials.assumeRole and the role's trust policy, maximum duration and external id"
+            ),
+        ),
+        None => (
+            Reason::StoreUnreachable,
+            format!("STS does not answer: {}", super::unreachable(error)),
+        ),
+    };
+    SignError::Credentials { reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::UploadConstraints,
+        core::{Lifetime, ObjectKey},
+    };
+
+    fn request(key: &str, ask: Ask) -> SigningRequest {
+        let t = Timestamp::UNIX_EPOCH;
+        SigningRequest {
+            key: ObjectKey::parse_scope(key, 1024).unwrap(),
+            ask,
+            lifetime: Lifetime {
+                issued_at: t,
+                expires_at: t,
+            },
+            holder: "web.avatar".into(),
+            upload: None,
+        }
+    }
+
+    fn upload() -> Ask {
+        Ask::Upload {
+            mode: UploadMode::Put,
+            multipart: Default::default(),
+            constraints: UploadConstraints::default(),
+        }
+    }
+
+    fn role(arn: Option<&str>) -> AssumeRole {
+        AssumeRole {
+            role_arn: arn.map(str::to_owned),
+            external_id: None,
+            duration_seconds: 3600,
+            endpoint: None,
+            kms_key_arn: None,
+        }
+    }
+
+    fn upload_by(mode: UploadMode) -> Ask {
+        Ask::Upload {
+            mode,
+            multipart: Default::default(),
+            constraints: UploadConstraints::default(),
+        }
+    }
+
+    fn download_by(mode: DownloadMode) -> Ask {
+        Ask::Download {
+            mode,
+            version: None,
+            response: Default::default(),
+        }
+    }
+
+    /// A bucket with a key of its own: what S3 needs of it for the grant's request, through S3, for the grant's objects.
+    #[test]
+    fn a_policy_for_an_encrypted_bucket() {
+        let kms = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+        let encrypting = AssumeRole {
+            kms_key_arn: Some(kms.into()),
+            ..role(Some("arn:aws:iam::123456789012:role/valet"))
+        };
+        let of = |key: &str, ask: Ask| -> Vec<Value> {
+            let text = policy(&encrypting, "media", &request(key, ask.clone())).unwrap();
+            let with: Value = serde_json::from_str(&text).unwrap();
+            let mut statements = with["Statement"].as_array().unwrap().clone();
+            let last = statements.pop().unwrap();
+            // The rest is as without the key.
+            let without = policy(
+                &role(Some("arn:aws:iam::123456789012:role/valet")),
+                "media",
+                &request(key, ask),
+            );
+            let without: Value = serde_json::from_str(&without.unwrap()).unwrap();
+            assert_eq!(json!(statements), without["Statement"]);
+            vec![last]
+        };
+        let put = of("a/b", upload_by(UploadMode::Put)).remove(0);
+        assert_eq!(
+            put,
+            json!({
+                "Effect": "Allow", "Action": ["kms:GenerateDataKey"], "Resource": [kms],
+                "Condition": {"StringEquals": {
+                    "kms:ViaService": ["s3.eu-west-1.amazonaws.com"],
+                    "kms:EncryptionContext:aws:s3:arn": ["arn:aws:s3:::media/a/b", "arn:aws:s3:::media"],
+                }},
+            })
+        );
+        for (ask, actions) in [
+            (upload_by(UploadMode::PostForm), json!(["kms:GenerateDataKey"])),
+            (
+                upload_by(UploadMode::Multipart),
+                json!(["kms:GenerateDataKey", "kms:Decrypt"]),
+            ),
+            (
+                upload_by(UploadMode::Credentials),
+                json!(["kms:GenerateDataKey", "kms:Decrypt"]),
+            ),
+            (download_by(DownloadMode::Url), json!(["kms:Decrypt"])),
+            (download_by(DownloadMode::Credentials), json!(["kms:Decrypt"])),
+        ] {
+            let statement = of("a/b", ask.clone()).remove(0);
+            assert_eq!(statement["Action"], actions, "{ask:?}");
+            assert_eq!(
+                statement["Condition"]["StringEquals"], put["Condition"]["StringEquals"],
+                "{ask:?}"
+            );
+            // What is lent ends here, too.
+            assert_eq!(
+                statement["Condition"].get("DateLessThan").is_some(),
+                ask.is_for_credentials(),
+                "{ask:?}"
+            );
+        }
+        // Below a key, and the bucket as a whole where it has a key of its own; nothing beside it.
+        let below = of("a/b/", download_by(DownloadMode::Credentials)).remove(0);
+        assert_eq!(
+            below["Condition"]["StringLike"],
+            json!({"kms:EncryptionContext:aws:s3:arn": ["arn:aws:s3:::media/a/b/*", "arn:aws:s3:::media"]})
+        );
+        assert_eq!(
+            below["Condition"]["StringEquals"],
+            json!({"kms:ViaService": ["s3.eu-west-1.amazonaws.com"]})
+        );
+    }
+
+    #[test]
+    fn a_policy_for_an_encrypted_bucket_in_china() {
+        let china = AssumeRole {
+            kms_key_arn: Some("arn:aws-cn:kms:cn-north-1:123456789012:key/1234".into()),
+            ..role(Some("arn:aws-cn:iam::123456789012:role/valet"))
+        };
+        let policy = policy(&china, "media", &request("k", upload())).unwrap();
+        assert!(
+            policy.contains(r#""kms:ViaService":["s3.cn-north-1.amazonaws.com","s3.cn-north-1.amazonaws.com.cn"]"#)
+        );
+        assert!(
+            policy.contains(r#"["arn:aws-cn:s3:::media/k","arn:aws-cn:s3:::media"]"#),
+            "{policy}"
+        );
+    }
+
+    #[test]
+    fn a_policy_names_one_object_and_one_verb() {
+        let upload = request("a/b \"c\".png", upload());
+        assert_eq!(
+            policy(&role(None), "media", &upload).unwrap(),
+            r#"{"Statement":[{"Action":["s3:PutObject"],"Effect":"Allow","Resource":["arn:aws:s3:::media/a/b \"c\".png"]}],"Version":"2012-10-17"}"#
+        );
+        let download = request(
+            "k",
+            Ask::Download {
+                mode: DownloadMode::Url,
+                version: Some("v".into()),
+                response: Default::default(),
+            },
+        );
+        let china = role(Some("arn:aws-cn:iam::123456789012:role/valet"));
+        let policy = policy(&china, "media", &download).unwrap();
+        assert!(
+            policy.contains("s3:GetObjectVersion\"") && policy.contains("arn:aws-cn:s3:::media/k"),
+            "{policy}"
+        );
+    }
+
+    /// What is lent: the verbs, what lies below the key and nothing beside it, and the end.
+    #[test]
+    fn a_policy_for_credentials() {
+        let of = |key: &str, upload: bool| {
+            let ask = if upload {
+                Ask::Upload {
+                    mode: UploadMode::Credentials,
+                    multipart: Default::default(),
+                    constraints: UploadConstraints::default(),
+                }
+            } else {
+                Ask::Download {
+                    mode: DownloadMode::Credentials,
+                    version: None,
+                    response: Default::default(),
+                }
+            };
+            let policy = policy(&role(None), "media", &request(key, ask)).unwrap();
+            serde_json::from_str::<serde_json::Value>(&policy).unwrap()["Statement"].take()
+        };
+        let end = json!({"DateLessThan": {"aws:CurrentTime": "1970-01-01T00:00:00Z"}});
+        let writes = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"];
+        for (key, resource) in [("a/b", "arn:aws:s3:::media/a/b"), ("a/b/", "arn:aws:s3:::media/a/b/*")] {
+            assert_eq!(
+                of(key, true),
+                json!([{"Effect": "Allow", "Action": writes, "Resource": [resource], "Condition": end}])
+            );
+        }
+        let read = |resource: &str| json!({"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [resource], "Condition": end});
+        assert_eq!(of("a/b", false), json!([read("arn:aws:s3:::media/a/b")]));
+        let mut list = end.clone();
+        list["StringLike"] = json!({"s3:prefix": ["a/b/*"]});
+        assert_eq!(
+            of("a/b/", false),
+            json!([
+                read("arn:aws:s3:::media/a/b/*"),
+                {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": ["arn:aws:s3:::media"], "Condition": list},
+            ])
+        );
+    }
+
+    #[test]
+    fn a_key_that_would_be_a_pattern_is_refused() {
+        for key in ["a*", "a/?", "${aws:username}"] {
+            let upload = request(key, upload());
+            assert!(
+                matches!(policy(&role(None), "media", &upload), Err(SignError::Impossible(_))),
+                "{key}"
+            );
+        }
+    }
+
+    /// The key stands in the policy once for S3, once for KMS, and for a listing once more.
+    #[test]
+    fn a_key_that_is_too_long_for_a_policy_is_refused() {
+        let mut role = role(Some("arn:aws:iam::123456789012:role/valet"));
+        let long = "k".repeat(1000);
+        assert!(policy(&role, "media", &request(&long, upload())).is_ok());
+        role.kms_key_arn = Some("arn:aws:kms:eu-west-1:123456789012:key/1234".into());
+        let refused = policy(&role, "media", &request(&long, upload())).unwrap_err();
+        assert!(matches!(&refused, SignError::Impossible(why) if why.contains("STS takes 2048")));
+        let fits = (0..1000)
+            .rev()
+            .find(|n| policy(&role, "media", &request(&"k".repeat(*n), upload())).is_ok());
+        let text = policy(&role, "media", &request(&"k".repeat(fits.unwrap()), upload())).unwrap();
+        assert!((2047..=2048).contains(&text.len()), "{}", text.len());
+    }
+
+    #[test]
+    fn session_names_are_what_sts_takes() {
+        assert_eq!(session_name("web.avatar-42"), "valet-web.avatar-42");
+        assert_eq!(session_name("a/b c").len(), "valet-a-b-c".len());
+        assert_eq!(session_name(&"x".repeat(300)).len(), 64);
+    }
+}
