@@ -137,7 +137,7 @@ fn the_commands_of_the_notes_run() {
         .filter(|line| {
             !waits.iter().any(|w| line.contains(w))
                 && !line.starts_with(|c: char| c.is_ascii_digit())
-                && !line.starts_with("The key is")
+                && !line.starts_with("The credential is")
         })
         .take_while(|line| !line.starts_with("Metrics are at"))
         .collect();

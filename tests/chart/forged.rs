@@ -9,10 +9,10 @@ use crate::{
     world::{SOON, Tenant, merge},
 };
 
-const MAKES: &str = "Only Valet makes Secrets of type valetkey.dev/grant";
-const ANNOTATES: &str = "Only Valet changes the annotations under valetkey.dev/";
-const LABELS: &str = "Only Valet changes the label app.kubernetes.io/managed-by";
-const OWNS: &str = "Only Valet and the garbage collector change the owners";
+const MAKES: &str = "Only Valet may create Secrets of type valetkey.dev/grant";
+const ANNOTATES: &str = "Only Valet may change the annotations of a grant Secret";
+const LABELS: &str = "Only Valet may change the label app.kubernetes.io/managed-by";
+const OWNS: &str = "Only Valet and the garbage collector may change the owners";
 
 /// Somebody with Kubernetes' role `edit` in the namespace, or another one.
 fn person<'a>(t: &'a Tenant, name: &str, role: &str) -> As<'a> {

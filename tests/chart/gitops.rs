@@ -49,12 +49,15 @@ fn who_would_make_a_grant_again_for_ever_is_warned() {
                 "{meta} {said}"
             );
             assert!(
-                said.contains("to be deleted 60 s after it has finished"),
+                said.contains("delete this grant 60 s after it has finished"),
                 "{meta} {said}"
             );
         }
     }
-    assert!(said("UploadGrant", argo.clone(), json!({"ttlSecondsAfterFinished": 0})).contains("deleted 0 s after"));
+    assert!(
+        said("UploadGrant", argo.clone(), json!({"ttlSecondsAfterFinished": 0}))
+            .contains("delete this grant 0 s after")
+    );
     // No marks, or nothing that deletes it.
     for (meta, spec) in [
         (json!({}), collected.clone()),

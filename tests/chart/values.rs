@@ -30,20 +30,20 @@ fn wrong_values_are_refused_by_name() {
         // What other charts call otherwise.
         (
             "replicas=3",
-            "at '/replicas': value must be 'left out: here it is called replicaCount'",
+            "at '/replicas': value must be 'omitted; use replicaCount instead'",
         ),
-        ("installCRDs=true", "left out: here it is called crds.enabled"),
+        ("installCRDs=true", "omitted; use crds.enabled instead"),
         (
             "image.registry=x",
-            "left out: here it is called image.repository, with the registry before it",
+            "omitted; use image.repository instead, with the registry as a prefix",
         ),
         (
             "serviceAccount.extraLabels.a=b",
-            "left out: here it is called serviceAccount.labels",
+            "omitted; use serviceAccount.labels instead",
         ),
         (
             "https_proxy=http://p:3128",
-            "left out: here it is called extraEnv, with HTTPS_PROXY",
+            "omitted; use extraEnv instead, with the variable HTTPS_PROXY",
         ),
         // A key without a value takes the default away, which must not turn a wall off.
         ("crds.keep=null", "at '/crds': missing property 'keep'"),
@@ -198,19 +198,19 @@ fn values_that_contradict_each_other_are_refused() {
         ),
         (
             &["watchSecrets=true", "rbac.secretsNamespaces={web}"],
-            "watchSecrets needs the right to list the Secrets of all namespaces",
+            "watchSecrets needs the permission to list the Secrets of all namespaces",
         ),
         (
             &["rbac.credentialsSecrets={media}"],
-            "rbac.credentialsSecrets alone narrows nothing",
+            "rbac.credentialsSecrets alone has no effect",
         ),
         (
             &["rbac.credentialsSecrets={media}", "scopedNamespace=default"],
-            "narrows nothing, since the operator serves the release's own namespace default, too",
+            "has no effect, because the operator serves the release's namespace default",
         ),
         (
             &["extraArgs={--context=x,--namespace=web}"],
-            "extraArgs has --namespace=web: say that with scopedNamespace",
+            "extraArgs contains --namespace=web: set scopedNamespace instead",
         ),
         (
             &["notifications.enabled=true"],
@@ -222,22 +222,22 @@ fn values_that_contradict_each_other_are_refused() {
                 "notifications.existingSecret=x",
                 "notifications.port=8080",
             ],
-            "notifications.port and service.port are ports of one Service and must differ",
+            "notifications.port and service.port are ports of the same Service and must be different",
         ),
         (
             &["notifications.google.accounts={a@p.iam.gserviceaccount.com=media}"],
-            "notifications.google.accounts and notifications.google.audience need each other",
+            "notifications.google.accounts and notifications.google.audience must be set together",
         ),
         (
             &["notifications.google.audience=https://valet.example.com"],
-            "notifications.google.accounts and notifications.google.audience need each other",
+            "notifications.google.accounts and notifications.google.audience must be set together",
         ),
         (
             &[
                 "notifications.google.accounts={a@p.iam.gserviceaccount.com=media}",
                 "notifications.google.audience=https://valet.example.com",
             ],
-            "notifications.google.accounts does nothing without notifications.enabled",
+            "notifications.google.accounts has no effect without notifications.enabled",
         ),
     ] {
         let said = refused(&[&["template", "valet", CHART][..], &set(values)].concat());
@@ -299,11 +299,11 @@ fn notes_warn_of_what_is_risky() {
     let plain = notes(&[]);
     assert!(plain.contains("kind: ClusterObjectStore") && plain.contains("rollout status deployment/valet"));
     assert!(!plain.contains("WARNING"), "{plain}");
-    let open = "Every pod of the cluster can read the metrics";
+    let open = "Every pod in the cluster can read the metrics";
     assert!(plain.contains(open) && !notes(&["networkPolicy.enabled=true"]).contains(open));
     let token = notes(&["notifications.enabled=true", "notifications.existingSecret=x"]);
     assert!(
-        token.contains("WARNING: notifications.enabled: stores send their token by plain HTTP"),
+        token.contains("WARNING: notifications.enabled: stores send their tokens over plain HTTP"),
         "{token}"
     );
     assert!(notes(&["scopedNamespace=team-a"]).contains("It serves namespace team-a."));
@@ -315,7 +315,7 @@ fn notes_warn_of_what_is_risky() {
         ("shareCredentialsWithNamespaces=true", "the operator's own identity"),
         ("allowPrivateEndpoints={169.254.0.0/16}", "the cloud's metadata service"),
         ("allowPrivateEndpoints={0.0.0.0/0}", "to every address"),
-        ("rbac.aggregateObjectStores=edit", "everybody with the role edit"),
+        ("rbac.aggregateObjectStores=edit", "every user with the role edit"),
         (
             "admissionPolicy.secrets.enabled=false",
             "WARNING: admissionPolicy.secrets is off",
@@ -328,10 +328,10 @@ fn notes_warn_of_what_is_risky() {
             "admissionPolicy.grants.enabled=false",
             "WARNING: admissionPolicy.grants is off",
         ),
-        ("rbac.create=false", "account valet has its rights"),
-        ("global.priorityClassName=x", "nothing reads global.priorityClassName"),
+        ("rbac.create=false", "service account valet has its permissions"),
+        ("global.priorityClassName=x", "no effect: global.priorityClassName"),
         ("crds.keep=false", "helm uninstall deletes every grant"),
-        ("crds.enabled=false", "does not start before the kinds are installed"),
+        ("crds.enabled=false", "does not start before the CRDs are installed"),
         ("podDisruptionBudget.minAvailable=2", "minAvailable is 2 of 2 replicas"),
         (
             "podDisruptionBudget.minAvailable=100%",

@@ -1,10 +1,10 @@
-{{/* The name of what is installed, without the release's. */}}
+{{/* The application name for labels, without the release name. */}}
 {{- define "valet.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* What objects are called: the release's name, which usually is "valet" itself. At most 52 bytes, which leaves room for endings; and
-     a Service's name has no dots and begins with a letter, while a release's may be otherwise. */}}
+{{/* The name of the chart's objects, from the release name. It has at most 52 bytes, so that suffixes fit. A Service name must
+     begin with a letter and cannot contain dots, but a release name can begin with a digit and contain dots. */}}
 {{- define "valet.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- $full := default (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name)) .Values.fullnameOverride }}
@@ -15,18 +15,18 @@
 {{- $full | trunc 52 | trimSuffix "-" }}
 {{- end }}
 
-{{/* What tells this release's pods from others. Never changes, since a Deployment's selector cannot. */}}
+{{/* Labels that select the pods of this release. They must not change, because the selector of a Deployment is immutable. */}}
 {{- define "valet.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "valet.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Labels of every object. Nobody's take the place of those by which the chart finds its objects. */}}
+{{/* Labels of every object. Labels from the values cannot replace the selector labels of the chart. */}}
 {{- define "valet.labels" -}}
 {{- include "valet.labelsAnd" (list . dict) }}
 {{- end }}
 
-{{/* The same with more for one object: the root, and a map. */}}
+{{/* The labels of valet.labels with additional labels for one object. Argument: a list of the root context and a map of labels. */}}
 {{- define "valet.labelsAnd" -}}
 {{- $root := first . }}
 {{- $own := include "valet.selectorLabels" $root | fromYaml }}
@@ -44,22 +44,23 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 
-{{/* The name behind the account's token. */}}
+{{/* The user name of the operator's service account. */}}
 {{- define "valet.username" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "valet.serviceAccountName" . }}
 {{- end }}
 
-{{/* A list of words as a list in CEL. */}}
+{{/* A list of strings as a CEL list literal. */}}
 {{- define "valet.celList" -}}
 [{{ range $i, $word := . }}{{ if $i }}, {{ end }}'{{ $word }}'{{ end }}]
 {{- end }}
 
-{{/* Whether the operator may set the label or annotation k on a Secret, in CEL: a name without a domain, its own, or one that is allowed. */}}
+{{/* CEL expression: whether the operator may set the label or annotation k on a Secret. Allowed are names without a domain, Valet's
+     own names, and the domains of allowSecretMetadata. */}}
 {{- define "valet.metadataAllowed" -}}
 (!k.contains('/') || k == 'app.kubernetes.io/managed-by' || k.split('/')[0] in {{ include "valet.celList" (concat (list "valetkey.dev") .Values.allowSecretMetadata | uniq) }})
 {{- end }}
 
-{{/* Variables of a policy about Secrets: what the object has, and what it had, with nothing where there is none. */}}
+{{/* CEL variables for the metadata of a Secret before and after the request. A missing field becomes an empty map or list. */}}
 {{- define "valet.metadataVariables" -}}
 {{- range $which, $what := dict "old" "oldObject" "" "object" }}
 {{- range $variable, $field := dict "labels" "labels" "annotations" "annotations" "references" "ownerReferences" "finalizers" "finalizers" }}
@@ -74,14 +75,14 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "valet.serviceAccountN
 {{- if .Values.image.digest }}{{ $image }}@{{ .Values.image.digest }}{{ else }}{{ $image }}{{ end }}
 {{- end }}
 
-{{/* The subject of every binding. */}}
+{{/* The operator's service account, as the subjects of a role binding. */}}
 {{- define "valet.subjects" -}}
 - kind: ServiceAccount
   name: {{ include "valet.serviceAccountName" . }}
   namespace: {{ .Release.Namespace }}
 {{- end }}
 
-{{/* Labels and annotations of a CustomResourceDefinition. */}}
+{{/* Labels and annotations of the CustomResourceDefinitions. */}}
 {{- define "valet.crdMetadata" -}}
 labels:
   {{- include "valet.labels" . | nindent 2 }}
@@ -96,28 +97,28 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* Values that are right each by itself and wrong together. */}}
+{{/* Rejects combinations of values that the schema cannot reject. */}}
 {{- define "valet.validate" -}}
 {{- if and .Values.scopedNamespace .Values.rbac.secretsNamespaces }}
-{{- fail "scopedNamespace and rbac.secretsNamespaces cannot both be set: with scopedNamespace the operator touches no Secrets of other namespaces anyway" }}
+{{- fail "scopedNamespace and rbac.secretsNamespaces cannot both be set: scopedNamespace already restricts the access to Secrets to one namespace; unset rbac.secretsNamespaces" }}
 {{- end }}
 {{- if and .Values.watchSecrets .Values.rbac.secretsNamespaces }}
-{{- fail "watchSecrets needs the right to list the Secrets of all namespaces, which rbac.secretsNamespaces withholds: unset one of them" }}
+{{- fail "watchSecrets needs the permission to list the Secrets of all namespaces, but rbac.secretsNamespaces restricts this permission: unset one of them" }}
 {{- end }}
 {{- if and .Values.rbac.credentialsSecrets (not (or .Values.scopedNamespace .Values.rbac.secretsNamespaces)) }}
-{{- fail "rbac.credentialsSecrets alone narrows nothing, since the operator may read the Secrets of all namespaces: set scopedNamespace or rbac.secretsNamespaces, too" }}
+{{- fail "rbac.credentialsSecrets alone has no effect, because the operator may read the Secrets of all namespaces: also set scopedNamespace or rbac.secretsNamespaces" }}
 {{- end }}
 {{- if and .Values.rbac.credentialsSecrets (or (eq .Values.scopedNamespace .Release.Namespace) (has .Release.Namespace .Values.rbac.secretsNamespaces)) }}
-{{- fail (printf "rbac.credentialsSecrets narrows nothing, since the operator serves the release's own namespace %s, too, and may read all Secrets there" .Release.Namespace) }}
+{{- fail (printf "rbac.credentialsSecrets has no effect, because the operator serves the release's namespace %s and may read all Secrets there: unset rbac.credentialsSecrets" .Release.Namespace) }}
 {{- end }}
 {{- if and .Values.notifications.enabled (not .Values.notifications.existingSecret) }}
-{{- fail "notifications.enabled needs notifications.existingSecret, a Secret with the tokens that stores must present: docs/notifications.md" }}
+{{- fail "notifications.enabled needs notifications.existingSecret, a Secret with the tokens that stores must send: docs/notifications.md" }}
 {{- end }}
 {{- if ne (empty .Values.notifications.google.accounts) (empty .Values.notifications.google.audience) }}
-{{- fail "notifications.google.accounts and notifications.google.audience need each other: docs/notifications.md" }}
+{{- fail "notifications.google.accounts and notifications.google.audience must be set together: docs/notifications.md" }}
 {{- end }}
 {{- if and .Values.notifications.google.accounts (not .Values.notifications.enabled) }}
-{{- fail "notifications.google.accounts does nothing without notifications.enabled" }}
+{{- fail "notifications.google.accounts has no effect without notifications.enabled: set notifications.enabled to true" }}
 {{- end }}
 {{- $flags := dict
   "operator-namespace" "helm's --namespace" "http-address" "listenAddress" "log-level" "log.level" "log-format" "log.format"
@@ -132,18 +133,18 @@ annotations:
   "notifications-google-audience" "notifications.google.audience" }}
 {{- range $arg := .Values.extraArgs }}
 {{- with get $flags (splitList "=" $arg | first | trimPrefix "--") }}
-{{- fail (printf "extraArgs has %s: say that with %s, which sets what belongs to it, too" $arg .) }}
+{{- fail (printf "extraArgs contains %s: set %s instead, which also configures other objects of the chart" $arg .) }}
 {{- end }}
 {{- end }}
 {{- if and .Values.notifications.enabled (eq (int .Values.notifications.port) (int .Values.service.port)) }}
-{{- fail "notifications.port and service.port are ports of one Service and must differ" }}
+{{- fail "notifications.port and service.port are ports of the same Service and must be different" }}
 {{- end }}
 {{- if .Values.leaderElect }}
 {{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items }}
 {{- $labels := default dict .metadata.labels }}
 {{- $instance := get $labels "app.kubernetes.io/instance" }}
 {{- if and (hasPrefix "valet-" (get $labels "helm.sh/chart")) $instance (ne $instance $.Release.Name) }}
-{{- fail (printf "release %s of this chart is in namespace %s already, and two would share one Lease, for which one of them would wait for ever: choose another namespace" $instance $.Release.Namespace) }}
+{{- fail (printf "release %s of this chart is already in namespace %s: both releases would use the same Lease, and one of them would never become the leader; choose another namespace" $instance $.Release.Namespace) }}
 {{- end }}
 {{- end }}
 {{- end }}
