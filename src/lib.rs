@@ -1,5 +1,5 @@
-//! Valet issues signed, time-limited credentials for one object in an object store. Each credential is in a Secret of the namespace of
-//! the workload that needs it.
+//! Valet issues signed, time-limited credentials for one object in an object store. Valet writes each credential into a
+//! Secret in the namespace of the workload that needs it.
 //!
 //! Each module may import the modules above it (`hack/layers.py` checks that):
 //!

@@ -1,9 +1,10 @@
 use serde_json::Value;
 
-/// Holds a value against the bounds of its schema: numbers, lengths in characters, counts. What is absent or null is
-/// within bounds; types and enumerations are the reader's affair, and CEL rules are [`super::rules`]'s.
+/// Checks a value against the limits of its schema: numbers, lengths in characters and counts. Absent and null values
+/// are valid. Types and enumerations are checked when the value is parsed, and CEL rules by [`super::rules`].
 ///
-/// The apiserver does the same for what it is sent. This is for objects that come from a file or from under an older CRD.
+/// The apiserver does the same for requests. This function is for objects from files and objects that an older CRD
+/// accepted.
 pub fn exceeded(schema: &Value, value: &Value, path: &str) -> Vec<String> {
     let mut found = Vec::new();
     walk(schema, value, path, &mut found);
@@ -14,24 +15,29 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
     let limit = |name: &str| schema[name].as_f64();
     let mut hold = |measure: f64, least: &str, most: &str, what: &str| {
         if let Some(least) = limit(least).filter(|least| measure < *least) {
-            found.push(format!("{path}: {what} {measure}, and the least allowed is {least}"));
+            found.push(format!("{path}: {what} {measure}, but the minimum allowed is {least}"));
         }
         if let Some(most) = limit(most).filter(|most| measure > *most) {
-            found.push(format!("{path}: {what} {measure}, and the most allowed is {most}"));
+            found.push(format!("{path}: {what} {measure}, but the maximum allowed is {most}"));
         }
     };
     // Lengths and counts are far below 2^53, where f64 is exact.
     #[allow(clippy::cast_precision_loss)]
     match value {
-        Value::Number(number) => hold(number.as_f64().unwrap_or_default(), "minimum", "maximum", "is"),
+        Value::Number(number) => hold(
+            number.as_f64().unwrap_or_default(),
+            "minimum",
+            "maximum",
+            "the value is",
+        ),
         Value::String(text) => hold(
             text.chars().count() as f64,
             "minLength",
             "maxLength",
-            "its length in characters is",
+            "the length in characters is",
         ),
         Value::Array(items) => {
-            hold(items.len() as f64, "minItems", "maxItems", "its number of items is");
+            hold(items.len() as f64, "minItems", "maxItems", "the number of items is");
             for (n, item) in items.iter().enumerate() {
                 walk(&schema["items"], item, &format!("{path}[{n}]"), found);
             }
@@ -41,7 +47,7 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
                 fields.len() as f64,
                 "minProperties",
                 "maxProperties",
-                "its number of entries is",
+                "the number of entries is",
             );
             for (name, field) in fields {
                 let known = &schema["properties"][name];
@@ -81,28 +87,34 @@ mod tests {
             assert_eq!(says(within), "");
         }
         for (beyond, words) in [
-            (json!({"n": 0}), "spec.n: is 0, and the least allowed is 1"),
-            (json!({"n": 10}), "spec.n: is 10, and the most allowed is 9"),
+            (json!({"n": 0}), "spec.n: the value is 0, but the minimum allowed is 1"),
+            (
+                json!({"n": 10}),
+                "spec.n: the value is 10, but the maximum allowed is 9",
+            ),
             (
                 json!({"s": ""}),
-                "spec.s: its length in characters is 0, and the least allowed is 1",
+                "spec.s: the length in characters is 0, but the minimum allowed is 1",
             ),
             (
                 json!({"s": "ééé"}),
-                "spec.s: its length in characters is 3, and the most allowed is 2",
+                "spec.s: the length in characters is 3, but the maximum allowed is 2",
             ),
             (
                 json!({"l": []}),
-                "spec.l: its number of items is 0, and the least allowed is 1",
+                "spec.l: the number of items is 0, but the minimum allowed is 1",
             ),
-            (json!({"l": [1, 4]}), "spec.l[1]: is 4, and the most allowed is 3"),
+            (
+                json!({"l": [1, 4]}),
+                "spec.l[1]: the value is 4, but the maximum allowed is 3",
+            ),
             (
                 json!({"m": {"a": "b", "c": ""}}),
-                "spec.m: its number of entries is 2, and the most allowed is 1",
+                "spec.m: the number of entries is 2, but the maximum allowed is 1",
             ),
             (
                 json!({"m": {"a": "bc"}}),
-                "spec.m.a: its length in characters is 2, and the most allowed is 1",
+                "spec.m.a: the length in characters is 2, but the maximum allowed is 1",
             ),
         ] {
             assert_eq!(says(beyond), words);

@@ -5,31 +5,32 @@ use serde::{Deserialize, Serialize};
 
 use super::{Ask, DownloadMode, UploadMode};
 
-/// Something that a grant may ask for and that a store must be able to enforce.
+/// A constraint of a grant that a store must be able to enforce.
 ///
-/// A grant that asks for what its store cannot enforce is refused by this name, never weakened.
+/// If the store cannot enforce a constraint, Valet refuses the grant and names the capability. Valet never drops the
+/// constraint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Capability {
-    /// The upload's `Content-Type` is part of the signature.
+    /// The signature covers the `Content-Type` of the upload.
     ContentType,
-    /// The upload's exact `Content-Length` is part of the signature.
+    /// The signature covers the exact `Content-Length` of the upload.
     ContentLength,
-    /// The upload's length must lie in a range.
+    /// The size of the upload must be in a range.
     ContentLengthRange,
-    /// The upload's SHA-256 is part of the signature and the store checks the bytes against it.
+    /// The signature covers the SHA-256 of the upload, and the store checks the content.
     ChecksumSHA256,
-    /// The upload's MD5 is part of the signature and the store checks the bytes against it.
+    /// The signature covers the MD5 of the upload, and the store checks the content.
     ChecksumMD5,
-    /// An upload onto an existing object is refused.
+    /// The store rejects an upload if the object exists.
     WriteOnce,
-    /// A download names one version of the object.
+    /// A download can name one version of the object.
     Version,
-    /// A download's response headers are part of the signature.
+    /// The signature covers the response headers of a download.
     ResponseHeaders,
-    /// An upload that is for everything below a key reaches nothing else, however the object's key is spelled.
+    /// An upload below a prefix cannot write outside the prefix, in any encoding of the object key.
     KeyPrefix,
-    /// An upload can do nothing that was not signed: the store refuses headers that are not part of the signature, or
-    /// the credentials that sign can do nothing else.
+    /// An upload can do only what is signed. Either the store rejects unsigned headers, or the signing credentials
+    /// permit nothing else.
     SignedHeadersOnly,
 }
 
@@ -51,53 +52,55 @@ impl Capability {
     }
 }
 
-/// What a store can enforce.
+/// What a store can enforce, and its limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// What the store's signed URLs (PUT and GET) can pin down.
+    /// What the signed URLs (PUT and GET) of the store can enforce.
     pub enforced: BTreeSet<Capability>,
-    /// What its POST forms can pin down; `None` if it takes no forms.
+    /// What POST forms can enforce; `None` if the store does not support POST forms.
     pub post_form: Option<BTreeSet<Capability>>,
-    /// What temporary credentials of its can be held to, beyond verb, keys and time; `None` if it hands out none.
+    /// What temporary credentials can enforce besides operation, object key and expiry; `None` if the store does not
+    /// support temporary credentials.
     pub credentials: Option<BTreeSet<Capability>>,
-    /// What its uploads in parts can be held to; `None` if it takes none.
+    /// What multipart uploads can enforce; `None` if the store does not support multipart uploads.
     pub multipart: Option<BTreeSet<Capability>>,
-    /// What its resumable uploads can be held to; `None` if it takes none.
+    /// What resumable uploads can enforce; `None` if the store does not support resumable uploads.
     pub resumable: Option<BTreeSet<Capability>>,
-    /// The longest lifetime of one key, in seconds.
+    /// The longest lifetime of one credential, in seconds.
     pub max_expiration_seconds: i64,
-    /// The largest object that one request may carry, in bytes.
+    /// The largest object that one request can upload, in bytes.
     pub max_upload_bytes: i64,
-    /// The longest key, in bytes of UTF-8.
+    /// The longest object key, in bytes of UTF-8.
     pub max_key_bytes: usize,
-    /// Whether the operator sends the store only requests that change nothing, so that uploads which take other ones of its own are
-    /// not offered.
+    /// Whether the operator sends the store only requests that change nothing (GET and HEAD). Upload modes that need
+    /// other requests of the operator are then not available.
     pub only_read: bool,
-    /// Whether the store takes an upload only with a checksum.
+    /// Whether the store accepts uploads only with a checksum.
     pub wants_checksums: bool,
-    /// What can be done about what is missing, in the provider's own terms.
+    /// How the owner of the store can enable what is missing, in the provider's terms.
     pub remedies: Remedies,
-    /// What the store's owner can do to end keys before their time, as the end of a sentence.
+    /// How the owner of the store can end credentials before they expire. The text is the end of a sentence.
     pub revocation: &'static str,
 }
 
-/// What can be done about what a store cannot enforce, in its provider's own terms, each as the rest of "ask the store's owner".
+/// How the owner of the store can enable what the store cannot enforce, in the provider's terms. Each text completes
+/// the sentence "ask the store's owner ...".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remedies {
-    /// So that it hands out temporary credentials; `None`: such a store never does.
+    /// How to enable temporary credentials; `None` if such a store never supports them.
     pub credentials: Option<&'static str>,
-    /// So that it takes resumable uploads; `None`: such a store never does.
+    /// How to enable resumable uploads; `None` if such a store never supports them.
     pub resumable: Option<&'static str>,
-    /// So that an upload does nothing but what is signed.
+    /// How to ensure that an upload can do only what is signed.
     pub signed_headers: Option<&'static str>,
 }
 
-/// The name in `status.capabilities` of a store that takes an upload only with a checksum. What it wants of a grant, and nothing
-/// that a grant can ask for.
+/// The entry of `status.capabilities` for a store that accepts uploads only with a checksum. It is a requirement of
+/// the store. A grant cannot ask for it.
 const REQUIRES_CHECKSUM: &str = "RequiresChecksum";
 
 impl Capabilities {
-    /// What a key for this can pin down; `None` if the store has no keys of that kind.
+    /// What a credential for this grant can enforce; `None` if the store does not support the mode.
     pub fn of(&self, ask: &Ask) -> Option<&BTreeSet<Capability>> {
         match ask {
             Ask::Upload {
@@ -130,7 +133,7 @@ impl Capabilities {
         }
     }
 
-    /// These as far as the names list them, in the form of [`Capabilities::listed`].
+    /// The capabilities that the names list, in the form of [`Capabilities::listed`].
     pub fn among(&self, names: &[String]) -> Self {
         let has = |name: &str| names.iter().any(|n| n == name);
         let mode = |mode: UploadMode, can: &Option<BTreeSet<Capability>>| {
@@ -151,14 +154,14 @@ impl Capabilities {
         }
     }
 
-    /// All that `status.capabilities` lists: the names, and what the store wants of each upload.
+    /// The content of `status.capabilities`: the names, and what the store requires of each upload.
     pub fn listed(&self) -> Vec<String> {
         let wanted = self.wants_checksums.then(|| REQUIRES_CHECKSUM.to_owned());
         self.names().into_iter().chain(wanted).collect()
     }
 
-    /// The names in `status.capabilities`: what signed URLs can pin down, then the other modes, each
-    /// followed by what its keys can pin down, as `PostForm/ContentLengthRange`.
+    /// The names in `status.capabilities`. First come the capabilities of signed URLs. Then come the other modes,
+    /// each followed by its capabilities, for example `PostForm/ContentLengthRange`.
     pub fn names(&self) -> Vec<String> {
         let plain = self.enforced.iter().map(|c| c.as_str().to_owned());
         let modes = [
@@ -189,7 +192,7 @@ mod tests {
             ..Capabilities::default()
         };
         assert_eq!(wants.listed(), [REQUIRES_CHECKSUM]);
-        assert!(wants.names().is_empty(), "it is nothing that a grant asks for");
+        assert!(wants.names().is_empty(), "a grant cannot ask for it");
         assert_eq!(plain.among(&wants.listed()), wants);
         assert_eq!(plain.among(&plain.listed()), plain);
     }

@@ -3,8 +3,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Progress, Reason, printable};
 
-/// Sets one condition among others, which may be somebody else's. Its time moves only when its status does
-/// (Kubernetes API conventions, "Typical status properties"). The message is made [`printable`].
+/// Sets one condition and keeps the others, which other controllers may have written. The transition time changes
+/// only with the status (Kubernetes API conventions, "Typical status properties"). The message becomes [`printable`].
 pub fn set_condition(
     conditions: &mut Vec<Condition>,
     type_: &str,
@@ -16,7 +16,7 @@ pub fn set_condition(
     let old = conditions.iter_mut().find(|c| c.type_ == type_);
     let since = old
         .as_ref()
-        // 1970 is the schema's default, from before anybody looked.
+        // 1970 is the default of the schema, so the object had no status yet.
         .filter(|c| c.status == status && c.last_transition_time.0 > Timestamp::UNIX_EPOCH)
         .map(|c| c.last_transition_time.clone());
     let new = Condition {
@@ -33,8 +33,8 @@ pub fn set_condition(
     }
 }
 
-/// Sets `Ready`, and with it `Reconciling` and `Stalled`, which kstatus reads only while they are True: absent says
-/// as much as False, in less space.
+/// Sets `Ready`, `Reconciling` and `Stalled`. `Reconciling` and `Stalled` are removed instead of set to False:
+/// kstatus treats both the same, and the status stays small.
 pub fn set_ready(
     conditions: &mut Vec<Condition>,
     (reason, message): (Reason, &str),

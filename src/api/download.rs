@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
 
-/// Permission to read one object for a while.
+/// The permission to read one object for a limited time.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -18,24 +18,24 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
     cel,
     status = "GrantStatus",
     derive = "PartialEq",
-    doc = "A DownloadGrant is the permission to read one object of an object store, for a while. Valet checks it against the store's access rules and puts a signed URL for exactly that object into a Secret of the same namespace; a pod that mounts the Secret downloads with: curl --config /grant/curl.cfg --output FILE",
+    doc = "A DownloadGrant is the permission to read one object in an object store for a limited time. Valet checks it against the access rules of the store. Then Valet writes a signed URL for exactly this object into a Secret of the same namespace. A pod that mounts the Secret downloads the object with: curl --config /grant/curl.cfg --output FILE",
     printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
-        description = "True: the key is there, or its time is over."
+        description = "True: the credential is issued, or nothing is left to do."
     ),
     printcolumn(
         name = "Status",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
-        description = "Why it is so, in one word."
+        description = "The reason of the condition Ready, in one word."
     ),
     printcolumn(
         name = "Expires",
         type_ = "string",
         json_path = ".status.binding.expirationTime",
-        description = "When the key in the Secret stops working; empty while there is none."
+        description = "When the credential in the Secret expires. Empty if no credential is issued."
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name", priority = "1"),
@@ -54,43 +54,44 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.version) == has(oldSelf.version)").message("version says what the grant permits and cannot be added or removed; make a new grant"),
-    validation = Rule::new("has(self.response) == has(oldSelf.response)").message("response says what the grant permits and cannot be added or removed; make a new grant"),
-    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode == 'Credentials')").message("key ends with '/', which stands for everything below it: that takes mode: Credentials; name one object as 'folder/file', or set the mode"),
-    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be taken back; make a new grant"),
-    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600: kubelets take a minute or two to carry a new key to its pods; ask for 600 or more"),
-    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, since pods may have the Secret mounted; make a new grant")
+    validation = Rule::new("has(self.version) == has(oldSelf.version)").message("version is immutable and cannot be added or removed; create a new grant"),
+    validation = Rule::new("has(self.response) == has(oldSelf.response)").message("response is immutable and cannot be added or removed; create a new grant"),
+    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode == 'Credentials')").message("key ends with '/', so it is a prefix; set mode to Credentials, or name one object as 'folder/file'"),
+    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be undone; create a new grant"),
+    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600, because the kubelet needs a minute or two to update a mounted Secret; set 600 or more"),
+    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, because pods may have mounted the Secret; create a new grant")
 )]
 pub struct DownloadGrantSpec {
     #[serde(flatten)]
     #[allow(missing_docs)]
     pub terms: Terms,
 
-    /// What the holder gets. Url: a signed URL, as curl takes it. Credentials: temporary credentials for S3 clients, which
-    /// can read this one key, or, if the key ends with '/', list and read every key below it; the store must have
-    /// credentials.assumeRole and an access rule with credentials: Allow. Cannot change. Default: Url.
+    /// What the Secret contains: Url or Credentials. Url: a signed URL, for example for curl. Credentials: temporary
+    /// credentials for S3 clients. They can read this object, or, if key ends with '/', list and read every object
+    /// below this prefix. The store needs credentials.assumeRole and an access rule with credentials: Allow.
+    /// Immutable. Default: Url.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("mode says what the grant permits and cannot change; make a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("mode is immutable; create a new grant"))]
     pub mode: DownloadMode,
 
-    /// The version of the object, as the store names it (S3: the version ID). Default: the newest at the time of
-    /// the download. Cannot change.
+    /// The version of the object, as the store names it (S3: the version ID). Default: the newest version at the time
+    /// of the download. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
-        validation = Rule::new("self == oldSelf").message("version says what the grant permits and cannot change; make a new grant"),
-        validation = Rule::new(r"self.matches('^[\\x21-\\x7e]+$')").message("version has characters that no store puts into one: copy it as the store prints it (printable ASCII, no spaces)")
+        validation = Rule::new("self == oldSelf").message("version is immutable; create a new grant"),
+        validation = Rule::new(r"self.matches('^[\\x21-\\x7e]+$')").message("version has characters that no store uses in a version; copy it exactly as the store prints it (printable ASCII, no spaces)")
     )]
     pub version: Option<String>,
 
-    /// Headers that the store shall answer the download with, in place of those stored with the object. They
-    /// are part of the signature. Cannot change.
+    /// Headers of the response to the download, instead of the headers that are stored with the object. They are part
+    /// of the signature. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("response says what the grant permits and cannot change; make a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("response is immutable; create a new grant"))]
     pub response: Option<ResponseHeaders>,
 }
 
-/// How an object is downloaded.
+/// What the holder of a DownloadGrant gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum DownloadMode {
     #[default]
@@ -100,7 +101,7 @@ pub enum DownloadMode {
     Credentials,
 }
 
-/// Response headers to override on a download.
+/// Response headers that a download overrides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResponseHeaders {
@@ -112,7 +113,7 @@ pub struct ResponseHeaders {
     /// Content-Disposition of the response. Example: attachment; filename="report.csv"
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentDisposition must be printable ASCII; write other characters as RFC 6266 does: filename*=UTF-8''na%C3%AFve.txt"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentDisposition must be printable ASCII; encode other characters as in RFC 6266: filename*=UTF-8''na%C3%AFve.txt"))]
     pub content_disposition: Option<String>,
     /// Content-Encoding of the response. Example: gzip
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,31 +8,27 @@ use super::{
     DownloadMode, GrantStatus, Multipart, Operation, Parts, ResponseHeaders, Terms, UploadConstraints, UploadMode,
 };
 
-/// What the holder of the key may do, beyond the terms that both kinds share.
+/// What the holder of the credential may do. [`Terms`] contains the fields that both kinds of grant share.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     /// Write the object.
     Upload {
-        /// In which way.
         mode: UploadMode,
-        /// How it is cut, if that is in parts.
+        /// The division into parts. Only used with [`UploadMode::Multipart`].
         multipart: Multipart,
-        /// What the object must be.
         constraints: UploadConstraints,
     },
     /// Read the object.
     Download {
-        /// In which way.
         mode: DownloadMode,
-        /// Which version; absent: the newest.
+        /// The version of the object; `None` for the newest version.
         version: Option<String>,
-        /// What to answer with.
         response: ResponseHeaders,
     },
 }
 
 impl Ask {
-    /// The operation that access rules speak of.
+    /// The operation that an access rule must allow.
     pub fn operation(&self) -> Operation {
         match self {
             Self::Upload { .. } => Operation::Upload,
@@ -40,7 +36,7 @@ impl Ask {
         }
     }
 
-    /// Whether the holder gets temporary credentials instead of one signed request.
+    /// Whether the holder gets temporary credentials instead of a signed URL.
     pub fn is_for_credentials(&self) -> bool {
         match self {
             Self::Upload { mode, .. } => *mode == UploadMode::Credentials,
@@ -48,7 +44,7 @@ impl Ask {
         }
     }
 
-    /// Whether the key may end with '/' and stand for everything below it.
+    /// Whether `spec.key` may end with '/' and be a prefix.
     pub fn takes_prefix(&self) -> bool {
         let by_form = matches!(
             self,
@@ -60,7 +56,7 @@ impl Ask {
         by_form || self.is_for_credentials()
     }
 
-    /// The parts in which the object comes, if it does.
+    /// The parts of the object; `None` if this is not a multipart upload.
     pub fn parts(&self) -> Option<Parts> {
         match self {
             Self::Upload {
@@ -73,7 +69,8 @@ impl Ask {
     }
 }
 
-/// Both kinds of grant, as everything past the API sees them: one path for both.
+/// A common interface of UploadGrant and DownloadGrant. All modules except `api` use it, so both kinds share one code
+/// path.
 pub trait Grant:
     kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
     + CustomResourceExt
@@ -85,19 +82,19 @@ pub trait Grant:
     + Sync
     + 'static
 {
-    /// The kind's operation.
+    /// The operation that this kind of grant permits.
     const OPERATION: Operation;
-    /// What both kinds share.
+    /// The fields that both kinds share.
     fn terms(&self) -> &Terms;
-    /// What the kinds differ in.
+    /// The fields that differ between the two kinds.
     fn ask(&self) -> Ask;
-    /// The status as last written, if any.
+    /// The status that was last written, if any.
     fn grant_status(&self) -> Option<&GrantStatus>;
-    /// The same, to shorten what is kept of it.
+    /// The status for in-place changes. The caller removes fields that it does not need to keep in memory.
     fn grant_status_mut(&mut self) -> Option<&mut GrantStatus>;
-    /// Runs the CRD's own CEL rules here.
+    /// Runs the CEL rules of the CRD in this process.
     ///
     /// # Errors
-    /// One sentence per broken rule, with the field's path first.
+    /// One sentence for each broken rule, beginning with the path of the field.
     fn check(&self) -> Result<(), Vec<String>>;
 }

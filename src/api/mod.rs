@@ -1,8 +1,9 @@
-//! The words: kinds, status, reasons, annotation keys. Imports nothing else of Valet's.
+//! The API types: custom resources, status, reasons and annotation names. This module imports no other module of
+//! Valet.
 //!
-//! Doc comments on the fields of the kinds are user documentation: `kubectl explain` prints them.
+//! The doc comments of custom resource fields are user documentation, because `kubectl explain` prints them.
 
-// Every printer column of a kind has a type, and clippy takes the second one for a slip.
+// Each printer column sets `type_`, and clippy reports the repeated attribute as a mistake.
 #![allow(clippy::duplicated_attributes)]
 
 mod bounds;
@@ -47,87 +48,87 @@ use kube::CustomResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The API group of all kinds.
+/// The API group of all custom resources.
 pub const GROUP: &str = "valetkey.dev";
-/// The one served version.
+/// The only served API version.
 pub const VERSION: &str = "v1alpha1";
 
-/// The `type` of every Secret that Valet writes.
+/// The `type` of every grant Secret.
 pub const SECRET_TYPE: &str = "valetkey.dev/grant";
-/// The `type` of the Secret with the operator's record key.
+/// The `type` of the Secret with the operator's HMAC key for record signatures.
 pub const RECORD_KEY_TYPE: &str = "valetkey.dev/record-key";
-/// The name of that Secret, in the operator's namespace.
+/// The name of the Secret with the HMAC key for record signatures, in the operator's namespace.
 pub const RECORD_KEY_NAME: &str = "valet-record-key";
-/// Label that every Secret of Valet's carries, with [`MANAGED_BY_VALUE`].
+/// The label of every grant Secret. Its value is [`MANAGED_BY_VALUE`].
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
-/// Value of [`MANAGED_BY_LABEL`].
+/// The value of [`MANAGED_BY_LABEL`].
 pub const MANAGED_BY_VALUE: &str = "valet";
 
-/// Finalizer of a grant whose object comes in parts: what has come lies in the store until somebody puts it together or
-/// throws it away.
+/// The finalizer of a grant with a multipart upload. It keeps the grant until the multipart upload is completed or
+/// aborted, because uploaded parts stay in the store until then.
 pub const MULTIPART_FINALIZER: &str = "valetkey.dev/multipart";
 
-/// Annotation keys on a grant's Secret.
+/// Names of annotations. Most of them are on grant Secrets.
 pub mod annotation {
-    /// When the key was signed (RFC 3339, whole seconds).
+    /// When Valet issued the credential (RFC 3339, whole seconds).
     pub const ISSUED_AT: &str = "valetkey.dev/issued-at";
-    /// When the key stops working (RFC 3339, whole seconds): the least of what was asked, what the store
-    /// allows and when the signing credentials end.
+    /// When the credential expires (RFC 3339, whole seconds): the earliest of the requested expiry, the limits of the
+    /// store, and the expiry of the signing credentials.
     pub const EXPIRES_AT: &str = "valetkey.dev/expires-at";
-    /// UID of the grant that the key was signed for.
+    /// The UID of the grant.
     pub const GRANT_UID: &str = "valetkey.dev/grant-uid";
-    /// `metadata.generation` of the grant that the Secret was last written for.
+    /// The `metadata.generation` of the grant when Valet last wrote the Secret.
     pub const GRANT_GENERATION: &str = "valetkey.dev/grant-generation";
-    /// The store: `Kind/name`.
+    /// The store, as `Kind/name`.
     pub const STORE: &str = "valetkey.dev/store";
-    /// The lifetime that was asked for, in seconds: a grant that asks for another one gets a new key.
+    /// The requested lifetime in seconds. If the grant then asks for another lifetime, Valet issues a new credential.
     pub const EXPIRATION_SECONDS: &str = "valetkey.dev/expiration-seconds";
-    /// A fingerprint of what the key was signed with: the bucket, its address and the store's lasting credentials. Once
-    /// the store has another one, the key is signed anew.
+    /// A fingerprint of the bucket, its address and the long-lived store credentials that signed the credential. When
+    /// the fingerprint of the store changes, Valet signs the credential again.
     pub const SIGNED_WITH: &str = "valetkey.dev/signed-with";
-    /// How many keys the grant had before this one; absent from the first.
+    /// How many credentials the grant had before this one. Absent for the first credential.
     pub const RENEWALS: &str = "valetkey.dev/renewals";
-    /// When the last of the keys before this one ends; only if that is later than this one's end.
+    /// When the last earlier credential expires. Present only if that is later than the expiry of this one.
     pub const EARLIER_EXPIRES_AT: &str = "valetkey.dev/earlier-expires-at";
-    /// A message authentication code of the Secret's data and of all of these annotations, with a key that only the operator
-    /// has: a Secret that somebody has changed is told by it, and restored.
+    /// An HMAC over the data of the Secret and these annotations. Only the operator has the HMAC key. The operator
+    /// restores a Secret that another client changed.
     pub const RECORD_SIGNATURE: &str = "valetkey.dev/record-signature";
-    /// The store's name for the upload in parts that the URLs are for.
+    /// The upload ID of the multipart upload.
     pub const UPLOAD_ID: &str = "valetkey.dev/upload-id";
-    /// On a grant, not on its Secret: a new key is wanted, at this time (RFC 3339) or as soon as it has passed.
+    /// On a grant: requests a new credential at this time (RFC 3339), or at once if the time has passed.
     pub const RENEW_REQUESTED_AT: &str = "valetkey.dev/renew-requested-at";
-    /// On a store: what it really enforces shall be tried with real keys. Another value asks for it once more.
+    /// On a store: requests a conformance check. A changed value requests another check.
     pub const CANARY_REQUESTED_AT: &str = "valetkey.dev/canary-requested-at";
-    /// On the operator's Lease: where the replica that works takes notifications.
+    /// On the operator's Lease: the address at which the leader receives notifications.
     pub const NOTIFICATIONS_ADDRESS: &str = "valetkey.dev/notifications-address";
 }
 
-/// Names of a grant Secret's data: valid as file names and as environment variables' values' sources alike. With mode:
-/// Credentials the names of the AWS SDKs' environment variables and files come beside `expiry`, `type` and `provider`.
+/// Names of the entries of a grant Secret. They are valid as file names. With `mode: Credentials` a Secret contains
+/// `expiry`, `type`, `provider`, and entries with the names of the AWS SDKs' environment variables and files.
 pub mod data {
     /// The signed URL.
     pub const URL: &str = "url";
     /// The HTTP method that was signed.
     pub const METHOD: &str = "method";
-    /// Headers that the client must send to the letter, one `Name: value` a line.
+    /// Headers that the client must send exactly, one `Name: value` per line.
     pub const HEADERS: &str = "headers";
-    /// When the key stops working, RFC 3339.
+    /// When the credential expires (RFC 3339).
     pub const EXPIRY: &str = "expiry";
-    /// The fields of a form, a JSON object whose order is to be kept; only of keys for a POST form.
+    /// The fields of a POST form, as a JSON object. The client must keep their order. Only with `mode: PostForm`.
     pub const FIELDS: &str = "fields.json";
-    /// The parts of an upload, each with its URL, a JSON object with one part a line; only of keys for mode Multipart.
+    /// The parts of a multipart upload with their URLs, as JSON with one part per line. Only with `mode: Multipart`.
     pub const PARTS: &str = "parts.json";
-    /// A shell script that uploads a file by `parts.json`; only of keys for mode Multipart.
+    /// A shell script that uploads a file with `parts.json`. Only with `mode: Multipart`.
     pub const UPLOAD_SCRIPT: &str = "upload.sh";
-    /// All of it as a configuration file for `curl --config`.
+    /// URL and headers as a configuration file for `curl --config`.
     pub const CURL_CONFIG: &str = "curl.cfg";
-    /// Service Binding: what the binding is.
+    /// The type of the binding (Service Binding specification).
     pub const TYPE: &str = "type";
-    /// Service Binding: who provides it.
+    /// The provider of the binding (Service Binding specification).
     pub const PROVIDER: &str = "provider";
 }
 
-/// What a grant lets its holder do with the object.
+/// What a grant permits its holder to do with the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Operation {
     /// Write one object.
@@ -137,7 +138,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The word in specs and in metric labels.
+    /// The name in specs and in metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Upload => "Upload",
@@ -145,7 +146,7 @@ impl Operation {
         }
     }
 
-    /// The kind that asks for it.
+    /// The kind of grant with this operation.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Upload => "UploadGrant",
@@ -154,7 +155,7 @@ impl Operation {
     }
 }
 
-/// Every custom resource definition, in the order in which `valet crds` prints them.
+/// All CustomResourceDefinitions, in the order in which `valet crds` prints them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     [
         UploadGrant::crd(),
@@ -166,8 +167,8 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     .into()
 }
 
-/// Makes a generated definition read well (texts flow: `kubectl explain` breaks lines itself), and gives an object that
-/// nobody has looked at yet a status that says so.
+/// Removes line breaks from the descriptions of a generated CRD, because `kubectl explain` wraps lines itself. It
+/// also sets the default status of an object that Valet has not reconciled yet.
 fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
@@ -181,13 +182,14 @@ fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     crd
 }
 
-/// The status of an object before the first visit. Without it an object has no conditions, which kstatus, and so Helm
-/// and Flux, take for done. The time is 1970 since nobody was there to read a clock (so does Gateway API).
+/// The status of an object before its first reconcile. kstatus, and therefore Helm and Flux, would treat an object
+/// without conditions as finished. The transition time is 1970, as in Gateway API, because the default of a schema is
+/// constant.
 fn not_looked_at_yet() -> serde_json::Value {
     let condition = |type_: &str, status: &str| {
         serde_json::json!({
             "type": type_, "status": status, "reason": Reason::Pending.as_str(),
-            "message": "Valet has not looked at it yet; if this stays, its operator is not running or does not serve this namespace",
+            "message": "Valet has not reconciled this object yet; if this message stays, check that the operator is running and serves this namespace",
             "lastTransitionTime": "1970-01-01T00:00:00Z",
         })
     };

@@ -3,53 +3,55 @@ use serde::{Deserialize, Serialize};
 
 use super::{LengthRange, UploadConstraints};
 
-/// One MiB: sizes of parts are whole ones, so that `dd` cuts a file at them.
+/// One MiB. Part sizes are whole MiB, so that `dd` can cut a file at them.
 pub const MIB: i64 = 1 << 20;
-/// The smallest part but the last, and the largest (Amazon S3 User Guide, "Multipart upload limits").
+/// The smallest size of a part (except the last part) and the largest (Amazon S3 User Guide, "Multipart upload
+/// limits").
 const PART_BYTES: (i64, i64) = (5 * MIB, 5 << 30);
-/// The most parts of one upload. Each has a URL of its own; with a session's token in it such a URL has some two
-/// kilobytes, and a Secret holds one MiB of them.
+/// The largest number of parts of one upload. Each part has its own signed URL. A URL with a session token has about
+/// two kilobytes, and a Secret can hold one MiB.
 pub const MAX_PARTS: i64 = 500;
-/// What parts have at least, and how many there are at most, where the spec does not say: a part that has to be sent again
-/// is then a hundredth of the whole.
+/// The smallest part size and the largest number of parts if the spec sets no part size. A part that fails is then at
+/// most a hundredth of a large object.
 const DEFAULT_PARTS: (i64, i64) = (16 * MIB, 100);
 
-/// How an upload is cut into parts.
+/// How an object is divided into parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Multipart {
-    /// The size of every part but the last, in bytes: a multiple of 1048576 (1 MiB), from 5242880 (5 MiB) to 5368709120 (5
-    /// GiB). There are at most 500 parts. A part that fails is sent again whole, and upload.sh keeps one on disk at a time.
-    /// Default: 16 MiB, or the whole number of MiB that makes 100 parts, if that is more.
+    /// The size of every part except the last one, in bytes: a multiple of 1048576 (1 MiB), from 5242880 (5 MiB) to
+    /// 5368709120 (5 GiB). An upload has at most 500 parts. If a part fails, the client sends the whole part again.
+    /// upload.sh needs free disk space for one part. Default: 16 MiB, or, if that is larger, the size in whole MiB
+    /// that gives 100 parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    // Not nullable: the apiserver drops a null, and no rule meets one.
+    // Not nullable: the apiserver then drops a null, so CEL rules never see one.
     #[schemars(with = "i64", range(min = 5_242_880_i64, max = 5_368_709_120_i64))]
-    #[x_kube(validation = Rule::new("self % 1048576 == 0").message("multipart.partSizeBytes is no whole number of MiB; make it a multiple of 1048576"))]
+    #[x_kube(validation = Rule::new("self % 1048576 == 0").message("multipart.partSizeBytes is not a whole number of MiB; use a multiple of 1048576"))]
     pub part_size_bytes: Option<i64>,
 }
 
-/// The parts that an upload has or may have: a function of the spec alone, which cannot change.
+/// The parts of an upload. They depend only on immutable fields of the spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
-    /// The size of every part but the last, in bytes.
+    /// The size of every part except the last one, in bytes.
     pub part_bytes: i64,
-    /// What the whole may have, in bytes.
+    /// The allowed size of the whole object, in bytes.
     pub whole: LengthRange,
 }
 
-/// One of them.
+/// One part of a multipart upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// From 1.
+    /// The part number. The first part has number 1.
     pub number: i64,
-    /// Where in the object it begins, in bytes.
+    /// The position of the part in the object, in bytes.
     pub offset: i64,
-    /// What it may have, in bytes. Both ends are the same where the whole's size leaves no choice.
+    /// The allowed size of the part, in bytes. Both limits are equal if the part has one possible size.
     pub size: LengthRange,
 }
 
 impl Multipart {
-    /// The parts of an upload with these constraints; `None` if they do not say how large it may become.
+    /// The parts of an upload with these constraints; `None` if the constraints contain no maximum size.
     pub fn parts(&self, constraints: &UploadConstraints) -> Option<Parts> {
         let exactly = |n| LengthRange { min: n, max: n };
         let whole = constraints
@@ -61,19 +63,19 @@ impl Multipart {
             let even = whole.max.div_euclid(parts * MIB) + i64::from(whole.max % (parts * MIB) > 0);
             even.saturating_mul(MIB).clamp(least, PART_BYTES.1)
         });
-        // A schema that is older than this program may have let anything through.
+        // The installed CRD may be older than this program and may have accepted any value.
         let part_bytes = part_bytes.clamp(1, PART_BYTES.1);
         Some(Parts { part_bytes, whole })
     }
 }
 
 impl Parts {
-    /// How many there are at most; at least one, for an empty object is one empty part.
+    /// The largest possible number of parts. It is at least one, because an empty object is one empty part.
     pub fn count(&self) -> i64 {
         (self.whole.max / self.part_bytes + i64::from(self.whole.max % self.part_bytes > 0)).max(1)
     }
 
-    /// The one of this number, from 1.
+    /// The part with this number. The first part has number 1.
     pub fn part(&self, number: i64) -> Part {
         let offset = (number - 1).saturating_mul(self.part_bytes);
         let of = |whole: i64| whole.saturating_sub(offset).clamp(0, self.part_bytes);
@@ -87,7 +89,7 @@ impl Parts {
         }
     }
 
-    /// All of them, in order; no more than [`MAX_PARTS`] and one, whatever the spec says.
+    /// All parts in order. The iterator ends after [`MAX_PARTS`] + 1 parts, whatever the spec contains.
     pub fn all(&self) -> impl Iterator<Item = Part> + use<> {
         let parts = *self;
         (1..=self.count().min(MAX_PARTS + 1)).map(move |n| parts.part(n))
@@ -95,7 +97,7 @@ impl Parts {
 }
 
 impl Part {
-    /// Its size, where there is only one that it may have.
+    /// The size of the part, if the part has exactly one possible size.
     pub fn exactly(&self) -> Option<i64> {
         (self.size.min == self.size.max).then_some(self.size.max)
     }
@@ -121,7 +123,7 @@ mod tests {
                 .map(|part| (part.offset, part.size.min, part.size.max))
                 .collect::<Vec<_>>()
         };
-        // Of a size that is known, each part's is.
+        // If the size of the object is known, the size of each part is known.
         assert_eq!(
             sizes(parts(Some(five), 12 * MIB, 12 * MIB)),
             [(0, five, five), (five, five, five), (2 * five, 2 * MIB, 2 * MIB)]
@@ -131,7 +133,7 @@ mod tests {
             sizes(parts(Some(five), five + 1, five + 1)),
             [(0, five, five), (five, 1, 1)]
         );
-        // Of a range, those that it certainly fills.
+        // With a size range, only the parts that the smallest object fills have a known size.
         assert_eq!(
             sizes(parts(Some(five), 7 * MIB, 12 * MIB)),
             [(0, five, five), (five, 2 * MIB, five), (2 * five, 0, 2 * MIB)]

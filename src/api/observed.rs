@@ -2,55 +2,55 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The longest media type (RFC 6838, section 4.2, allows 127 characters on each side of the slash).
+/// The longest media type (RFC 6838, section 4.2, allows 127 characters before and after the slash).
 const MAX_TYPE: usize = 255;
-/// The longest entity tag that is kept. Those of stores have some forty characters.
+/// The longest entity tag that is kept. Entity tags of stores have about forty characters.
 const MAX_TAG: usize = 256;
-/// The longest name of a version. Those of S3 stores have up to about a hundred characters.
+/// The longest version name. Version names of S3 stores have at most about a hundred characters.
 const MAX_VERSION: usize = 1024;
 
-/// An object as the store described it.
+/// An object, as the store describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservedObject {
     /// Size in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<i64>,
-    /// The entity tag, as the store gave it.
+    /// The entity tag that the store returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub e_tag: Option<String>,
-    /// The content type, as the store gave it. Empty if what the store gave is not a media type.
+    /// The content type that the store returned. Empty if the returned value is not a media type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub content_type: Option<String>,
-    /// Base64 of the MD5, where the store keeps one: Google Cloud Storage, and Azure Blob Storage for uploads in one PUT; and on S3,
-    /// where the entity tag is known to be one.
+    /// Base64 of the MD5, if the store keeps one. Google Cloud Storage keeps it. Azure Blob Storage keeps it for
+    /// uploads with one PUT. On S3 it comes from the entity tag, if the entity tag is known to be an MD5.
     #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24))]
     pub checksum_md5: Option<String>,
-    /// Base64 of the SHA-256, where the store keeps one.
+    /// Base64 of the SHA-256, if the store keeps one.
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 50))]
     pub checksum_sha256: Option<String>,
-    /// Base64 of the CRC32C in big-endian order, where the store keeps one (Google Cloud Storage).
+    /// Base64 of the CRC32C in big-endian order, if the store keeps one (Google Cloud Storage).
     #[serde(default, rename = "checksumCRC32C", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub checksum_crc32c: Option<String>,
-    /// The version, in a bucket that keeps versions; on Google Cloud Storage the generation.
+    /// The version of the object, if the bucket keeps versions. On Google Cloud Storage the generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub version: Option<String>,
-    /// When the store received the object, by its own clock (whole seconds on S3).
+    /// When the store received the object, according to the clock of the store (whole seconds on S3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified_time: Option<Time>,
 }
 
 impl ObservedObject {
-    /// The same without what does not have the form that it must have. A store may be anybody's, and on a shared store an
-    /// object may be anybody's: its content type is whatever its uploader wrote.
+    /// Returns the object without fields that have an invalid form. A tenant may run the store, and on a shared store
+    /// another tenant may have written the object and chosen its content type.
     ///
-    /// Every provider's answer passes through here before it becomes a fact.
+    /// Every provider passes its result through this function before the decision logic uses it.
     #[must_use]
     pub fn checked(self) -> Self {
         let Self {
@@ -66,11 +66,11 @@ impl ObservedObject {
         Self {
             size: size.filter(|size| *size >= 0),
             e_tag: e_tag.filter(|tag| is_entity_tag(tag)),
-            // That there is one, and that it is none that a grant asks for, is still known.
+            // An invalid content type becomes empty. It still differs from every type that a grant can ask for.
             content_type: content_type.map(|t| if is_media_type(&t) { t } else { String::new() }),
             checksum_md5: checksum_md5.filter(|sum| is_base64_of(sum, 16)),
             checksum_sha256: checksum_sha256.filter(|sum| {
-                // That of an upload in parts has their number behind it.
+                // The checksum of a multipart upload ends with `-` and the number of parts.
                 let (sum, parts) = sum.split_once('-').unwrap_or((sum, "1"));
                 let is_number = (1..=5).contains(&parts.len()) && parts.bytes().all(|b| b.is_ascii_digit());
                 is_number && is_base64_of(sum, 32)
@@ -82,7 +82,7 @@ impl ObservedObject {
     }
 }
 
-/// Whether this can be an entity tag: visible characters without blanks.
+/// Whether a text can be an entity tag: visible ASCII characters without spaces.
 pub fn is_entity_tag(tag: &str) -> bool {
     is_graphic(tag, MAX_TAG)
 }
@@ -91,7 +91,7 @@ fn is_graphic(text: &str, most: usize) -> bool {
     (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Whether a text is a media type: the same form that `spec.constraints.contentType` must have.
+/// Whether a text is a media type. `spec.constraints.contentType` must have the same form.
 pub fn is_media_type(text: &str) -> bool {
     let is_name = |name: &str| {
         let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b);
@@ -110,7 +110,7 @@ pub fn is_media_type(text: &str) -> bool {
         && !text.ends_with(' ')
 }
 
-/// Whether a text is the base64 of so many bytes, with padding, and of nothing else.
+/// Whether a text is the base64 encoding, with padding, of exactly this number of bytes.
 fn is_base64_of(text: &str, bytes: usize) -> bool {
     let padding = (3 - bytes % 3) % 3;
     let Some((digits, end)) = text.split_at_checked(text.len().saturating_sub(padding)) else {
@@ -124,7 +124,7 @@ fn is_base64_of(text: &str, bytes: usize) -> bool {
         b'/' => Some(63),
         _ => None,
     };
-    // The bits of the last digit that stand for no byte are zero.
+    // The unused bits of the last digit must be zero.
     let unused = [0, 0b11, 0b1111][padding];
     text.len() == bytes.div_ceil(3) * 4
         && end.bytes().all(|b| b == b'=')

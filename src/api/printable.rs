@@ -1,20 +1,21 @@
 use std::borrow::Cow;
 
-/// The longest message of a condition and the longest note of an event, in bytes. Events allow no more (events.k8s.io/v1).
+/// The longest message of a condition and the longest note of an event, in bytes. The limit is that of events
+/// (events.k8s.io/v1).
 pub const MAX_MESSAGE_BYTES: usize = 1024;
-/// What stands at the end of a text that was cut.
+/// The end of a shortened text.
 const ELLIPSIS: &str = "…";
 
-/// A text as it may be shown: at most [`MAX_MESSAGE_BYTES`] long, on one line, and without characters that a reader cannot
-/// see or that change how the rest is displayed. Such characters are written as `\u{9b}`.
+/// Makes a text safe to show: at most [`MAX_MESSAGE_BYTES`] long, on one line, and without invisible characters.
+/// Invisible characters, and characters that change how the rest is displayed, are escaped as `\u{9b}`.
 ///
-/// Every message of a condition, every note of an event and every log field with a text from outside passes through here.
-/// A store, another tenant's object or a webhook may have written parts of it.
+/// Use it for every condition message, every event note and every log field that contains text from outside. A store,
+/// another tenant's object or a webhook may have written parts of the text.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_MESSAGE_BYTES && text.chars().all(is_visible) {
         return Cow::Borrowed(text);
     }
-    // Room for the ellipsis is kept free, so that the end is known before the text is read to its end.
+    // Reserve space for the ellipsis, so that the loop can stop before the end of a long text.
     let (mut shown, most) = (String::new(), MAX_MESSAGE_BYTES - ELLIPSIS.len());
     let mut fits_without = None;
     for c in text.chars() {
@@ -35,9 +36,9 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Whether a character is shown as itself and leaves the characters around it as they are. Not so are control characters
-/// (C0, C1), line and paragraph separators, characters for the direction of text, characters without width, other
-/// characters of the Unicode category "format", and code points that are no characters.
+/// Whether a character is visible and does not change how other characters are displayed. These characters are not:
+/// control characters (C0, C1), line and paragraph separators, text direction characters, characters without width,
+/// other characters of the Unicode category "format", and noncharacters.
 fn is_visible(c: char) -> bool {
     !c.is_control()
         && !matches!(c,
@@ -47,7 +48,7 @@ fn is_visible(c: char) -> bool {
             | '\u{fdd0}'..='\u{fdef}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
             | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1345f}' | '\u{1bca0}'..='\u{1bca3}'
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
-        // The last two of each plane.
+        // The last two code points of each plane are noncharacters.
         && u32::from(c) & 0xfffe != 0xfffe
 }
 
@@ -99,10 +100,10 @@ mod tests {
         }
     }
 
-    /// Whatever bytes a store sends: what is shown is short and visible, and shown again it is the same.
+    /// For any input the result is short and visible, and a second call does not change it.
     #[test]
     fn any_bytes_become_a_short_visible_text() {
-        // A generator of its own (SplitMix64): the same numbers each time.
+        // A deterministic random number generator (SplitMix64), so that each run tests the same texts.
         let mut state = 7_u64;
         let mut random = move || {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,123 +1,123 @@
-/// Why a grant or a store is as it is: one closed list, shared by conditions, events and metric labels.
+/// Why a grant or a store is in its state. Conditions, events and metric labels share this closed list.
 ///
-/// [`Reason::progress`] says what kstatus (Helm, Argo CD, Flux) makes of it.
+/// [`Reason::progress`] returns the kstatus result (for Helm, Argo CD and Flux) of a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    // A grant that did what it is for.
-    /// The key is published in the Secret.
+    // The grant has its credential, or is finished or suspended.
+    /// The credential is in the Secret.
     Issued,
-    /// The upload was seen in the store; the key was withdrawn.
+    /// The upload arrived in the store, and Valet deleted the Secret.
     Completed,
-    /// A write-once upload whose object was there before any key was issued.
+    /// The object of a write-once upload existed before a credential was issued.
     ObjectExists,
-    /// A download key's time is over.
+    /// The credential of a download has expired, or Valet cannot find out whether the upload arrived.
     Expired,
-    /// The spec says that no key may be out for now.
+    /// `spec.suspend` is true, and Valet deleted the Secret.
     Suspended,
-    /// The spec says that no key may be out any more.
+    /// `spec.revoke` is true, and the grant is finished.
     Revoked,
 
-    // A grant that is on its way.
-    /// The store that the grant names does not exist (yet).
+    // The grant waits and continues by itself.
+    /// The store that the grant names does not exist.
     StoreNotFound,
     /// The store does not answer.
     StoreUnreachable,
-    /// The store's credentials Secret does not exist (yet).
+    /// The credentials Secret of the store does not exist.
     CredentialsNotFound,
-    /// The store's credentials Secret, or the default chain, holds nothing usable.
+    /// The credentials Secret of the store, or the default chain, contains no usable credentials.
     CredentialsInvalid,
-    /// The store's credentials have come to their own end.
+    /// The temporary credentials of the store have expired.
     CredentialsExpired,
-    /// The Secret of an earlier grant of the same name is still being collected.
+    /// Kubernetes has not yet deleted the Secret of an earlier grant with the same name.
     PredecessorSecret,
-    /// The namespace is being deleted, or the apiserver refuses the Secret for now.
+    /// The apiserver rejects the grant Secret, for example because the namespace is being deleted.
     SecretNotWritable,
-    /// As many grants of the namespace, or of the store, have a key as may have one at a time.
+    /// The namespace or the store has as many live grants as `maxLiveGrants` allows.
     TooManyGrants,
-    /// Somebody else deletes or changes the grant's Secret again and again; it is restored after a pause.
+    /// Another client repeatedly deletes or changes the grant Secret. Valet restores the Secret after a pause.
     SecretContested,
-    /// The grant is being deleted, and a finalizer of somebody else's holds it; its Secret was deleted.
+    /// The grant is being deleted, and a finalizer of another controller keeps it. Valet deleted the Secret.
     Deleting,
 
-    // A grant that needs somebody to change something.
-    /// An upload key's time is over and nothing was uploaded; or the deadline of a grant passed that was refused.
+    // The grant is refused or failed, and a person must change something.
+    /// The credential of an upload expired without an upload, or a refused grant reached its deadline.
     ExpiredUnused,
-    /// The object in the store is not what the grant describes.
+    /// The object in the store does not match the constraints of the grant.
     ObjectMismatch,
-    /// The upload in parts is gone from the store, and no object came of it.
+    /// The multipart upload no longer exists in the store, and the object does not exist.
     UploadAborted,
-    /// The spec breaks a rule of its own schema (a CRD older than the operator lets that through).
+    /// The spec breaks a rule of its schema. The apiserver accepts such a spec if the CRD is older than the operator.
     InvalidSpec,
-    /// The store has no access rule for the grant's namespace.
+    /// The store has no access rule for the namespace of the grant.
     NamespaceNotAllowed,
     /// No rule for the namespace allows the operation.
     OperationNotAllowed,
-    /// The key is outside the prefixes that the rules allow.
+    /// The object key is outside the prefixes that the rules allow.
     KeyNotAllowed,
     /// The lifetime is longer than the rules or the store allow.
     ExpirationTooLong,
-    /// The rules allow no renewal.
+    /// No rule allows renewal.
     RenewalNotAllowed,
-    /// The time is over that the rules allow the grant in total.
+    /// The grant has used the total time that the rules allow (`maxTotalSeconds`).
     TotalTimeReached,
-    /// The content type is missing, or not among those that the rules allow.
+    /// The content type is missing, or the rules do not allow it.
     ContentTypeNotAllowed,
-    /// The size is missing, or larger than the rules allow.
+    /// The size is missing, or is larger than the rules allow.
     ContentLengthNotAllowed,
     /// The store cannot enforce a constraint of the grant.
     CapabilityMissing,
-    /// A Secret of the wanted name belongs to somebody else.
+    /// A Secret with this name exists and does not belong to the grant.
     SecretConflict,
 
-    // Remarks on a grant that has its key.
-    /// The key ends earlier than was asked, because the signing credentials do.
+    // Additional conditions of a grant that has its credential.
+    /// The credential expires earlier than requested, because the signing credentials expire.
     ExpiryTruncated,
-    /// The key ends soon, and no new one could be made.
+    /// The credential expires soon, and its renewal fails.
     RenewalOverdue,
-    /// The annotation that asks for a new key says no time.
+    /// The annotation `valetkey.dev/renew-requested-at` is not a valid time.
     RenewalRequestInvalid,
-    /// Parts of an upload may be left in the store.
+    /// Parts of a multipart upload may remain in the store.
     PartsLeft,
-    /// Nothing to see yet.
+    /// The result is not known yet.
     Pending,
-    /// The store does not let the operator look whether the object is there.
+    /// The operator cannot find out whether the object exists.
     NotObservable,
 
     // Stores.
-    /// The store's settings and credentials are usable.
+    /// The settings and credentials of the store are usable.
     Ready,
-    /// A namespaced store, or a rule, is set up in a way that cannot work.
+    /// The settings or access rules of the store are invalid.
     InvalidStore,
-    /// The store refuses headers that are not part of a signature.
+    /// The store rejects unsigned headers.
     HeadersRefused,
-    /// The store obeys headers that are not part of a signature.
+    /// The store obeys unsigned headers.
     HeadersObeyed,
-    /// What keys promise was tried with real ones, and the store holds them to it.
+    /// The conformance check passed: the store enforces everything that its capabilities list.
     KeysEnforced,
-    /// What keys promise was tried with real ones, and the store does not hold them to all of it.
+    /// The conformance check failed: the store does not enforce something that its capabilities list.
     KeysNotEnforced,
-    /// The bucket is in another region, or the store has another name for its region.
+    /// The bucket is in another region, or the store uses another name for its region.
     RegionMismatch,
     /// The bucket does not exist.
     BucketNotFound,
-    /// The store does not take the credentials.
+    /// The store rejects the credentials.
     CredentialsRefused,
-    /// The store's clock and the operator's differ so much that signatures do not hold.
+    /// The clocks of the store and of the operator differ too much for signatures.
     ClockSkewed,
-    /// A namespaced store's endpoint leads to an address that is not public.
+    /// The endpoint of an ObjectStore has an address that is not allowed, for example a private one.
     EndpointNotAllowed,
-    /// The credentials that sign are temporary, and nothing says when they end.
+    /// The signing credentials are temporary, and their expiry is unknown.
     ExpirationUnknown,
 }
 
-/// What the grant is doing, in kstatus' terms.
+/// The state of a grant in kstatus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing left to do: `Current`.
+    /// Nothing is left to do: `Current`.
     Current,
-    /// Will go on by itself: `InProgress`.
+    /// The grant continues by itself: `InProgress`.
     InProgress,
-    /// Somebody must change something: `Failed`.
+    /// A person must change something: `Failed`.
     Stalled,
 }
 
@@ -174,7 +174,7 @@ impl Reason {
         Self::ExpirationUnknown,
     ];
 
-    /// The CamelCase word in conditions, events and metric labels.
+    /// The CamelCase name in conditions, events and metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Issued => "Issued",
@@ -228,7 +228,7 @@ impl Reason {
         }
     }
 
-    /// What kstatus makes of a grant whose `Ready` condition has this reason.
+    /// The kstatus result of an object whose `Ready` condition has this reason.
     pub fn progress(self) -> Progress {
         match self {
             Self::Issued

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::bounds::exceeded;
 
-/// A kind's CEL rules and bounds: the same that the apiserver holds objects against, for those that come from a file
-/// or from under an older CRD. Compiled once, at the first use; that takes longer than everything else in a visit
-/// together.
+/// The CEL rules and the schema limits of one kind, as the apiserver enforces them. Valet also checks objects from
+/// files and objects that an older CRD accepted. The rules are compiled once, at the first use, because compiling
+/// takes longer than the rest of a reconcile.
 pub struct Rules {
     definition: fn() -> CustomResourceDefinition,
     compiled: OnceLock<Compiled>,
@@ -17,12 +17,12 @@ pub struct Rules {
 
 struct Compiled {
     rules: CompiledSchema,
-    /// Of the spec alone: the status is ours.
+    /// The schema of `spec`. Valet writes the status itself and does not check it.
     spec: Value,
 }
 
 impl Rules {
-    /// The rules of the kind that this definition is of.
+    /// The rules of this CRD.
     pub const fn new(definition: fn() -> CustomResourceDefinition) -> Self {
         Self {
             definition,
@@ -46,10 +46,10 @@ impl Rules {
         })
     }
 
-    /// Holds an object against the bounds of its fields and the rules that speak of one object alone.
+    /// Checks an object against the limits of its fields and the CEL rules that do not need an old object.
     ///
     /// # Errors
-    /// One sentence per broken rule or bound, with the field's path first.
+    /// One sentence for each broken rule or limit, beginning with the path of the field.
     pub fn check(&self, object: &impl Serialize) -> Result<(), Vec<String>> {
         let object = serde_json::to_value(object).map_err(|e| vec![e.to_string()])?;
         let compiled = self.compiled();

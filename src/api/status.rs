@@ -4,76 +4,77 @@ use serde::{Deserialize, Serialize};
 
 use super::{MAX_MESSAGE_BYTES, ObservedObject};
 
-/// What has become of a grant. Output only: Valet writes it, believes only what it has written itself, and sets right what
-/// somebody else has written.
+/// The state of a grant. Only Valet writes the status. Valet ignores a status that another client wrote, and corrects
+/// it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrantStatus {
-    /// The metadata.generation that this status speaks of.
+    /// The metadata.generation of the grant that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready: the summary that kubectl wait, Helm, Argo CD and Flux read. Active: the key can be used now.
-    /// Completed: the upload was seen in the store. Reconciling and Stalled: for kstatus, only while True. Suspended,
+    /// Ready: the summary for kubectl wait, Helm, Argo CD and Flux. Active: the credential can be used now.
+    /// Completed: the upload arrived in the store. Reconciling and Stalled: for kstatus, only while True. Suspended,
     /// Revoked, RenewalFailing and SecretContested: only while True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
-    /// When the key was signed.
+    /// When Valet issued the credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_time: Option<Time>,
-    /// When the key stops working: the least of what was asked, what the store allows and when the signing
-    /// credentials end. It stays when the key was withdrawn, since copies that somebody has read work until then.
+    /// When the credential expires: the earliest of the requested expiry, the limits of the store, and the expiry of
+    /// the signing credentials. The field stays after Valet has deleted the Secret, because copies of the credential
+    /// work until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<Time>,
-    /// The lifetime that was asked for when the key was signed, in seconds. Another one in the spec is a wish for
-    /// another key.
+    /// The lifetime, in seconds, that the grant asked for when the credential was issued. If spec.expirationSeconds
+    /// differs, Valet issues a new credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_seconds: Option<i64>,
-    /// When a new key will take the place of this one: by spec.renewal, or as the annotation
-    /// valetkey.dev/renew-requested-at asks. Absent if none will.
+    /// When Valet will replace the credential, because of spec.renewal or the annotation
+    /// valetkey.dev/renew-requested-at. Absent if Valet will not replace it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_time: Option<Time>,
-    /// How many keys the grant had before this one. Absent: none.
+    /// How many credentials the grant had before the current one. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewals: Option<i64>,
-    /// When the last of the keys before this one stops working. Absent if that is not later than expirationTime.
+    /// When the last of the earlier credentials expires. Absent if that is not later than expirationTime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier_expiration_time: Option<Time>,
-    /// The store's name for the upload in parts that the key is for; only with mode: Multipart. It gives no access.
+    /// The upload ID of the multipart upload; only with mode: Multipart. The upload ID gives no access.
     #[serde(default, rename = "uploadID", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub upload_id: Option<String>,
-    /// When the grant had done its work; it is deleted ttlSecondsAfterFinished later.
+    /// When the grant finished. Valet deletes the grant ttlSecondsAfterFinished seconds later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_time: Option<Time>,
-    /// The Secret that holds the key, and until when; absent while there is none to use (Service Binding's
-    /// status.binding).
+    /// The Secret with the credential, and when the credential expires. Absent if no credential can be used. (The
+    /// field status.binding of the Service Binding specification.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
-    /// The uploaded object, as the store described it.
+    /// The uploaded object, as the store describes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<ObservedObject>,
-    /// A message authentication code of the fields above that Valet's decisions rest on, with a key that only the operator
-    /// has. A status that somebody else has written is not believed, and is written again.
+    /// An HMAC over the fields above that Valet's decisions depend on. Only the operator has the HMAC key. Valet
+    /// ignores a status without a valid HMAC and writes it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub record_signature: Option<String>,
 }
 
-/// Names the Secret that holds a key, as Service Binding's Provisioned Service does.
+/// The name of the Secret with the credential, as in a Provisioned Service of the Service Binding specification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Binding {
     /// Name of the Secret.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// When the key in it stops working: what kubectl get shows as EXPIRES.
+    /// When the credential in the Secret expires. kubectl get shows this time in the column EXPIRES.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<Time>,
 }
 
-/// The schema of conditions: a list that several writers can share, keyed by type. Their texts have the bounds that
-/// `printable` keeps.
+/// The schema of conditions: a list with the map key `type`, so that several writers can share it. The length limits
+/// are those that `printable` keeps.
 pub(super) fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let mut schema = generator.subschema_for::<Vec<Condition>>();
     schema.insert("x-kubernetes-list-type".into(), "map".into());

@@ -23,7 +23,7 @@ pub use status::{CanaryStatus, StoreStatus};
 
 use super::{Operation, StoreKind, StoreLimits, rules::Rules};
 
-/// A store for the grants of its own namespace.
+/// A store that serves the grants of its own namespace.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -37,7 +37,7 @@ use super::{Operation, StoreKind, StoreLimits, rules::Rules};
     cel,
     status = "StoreStatus",
     derive = "PartialEq",
-    doc = "An ObjectStore is an object store (a bucket and the credentials for it) that serves the grants of its own namespace. Its credentials Secret lives in the same namespace.",
+    doc = "An ObjectStore is an object store (a bucket and its credentials) that serves the grants of its own namespace. Its credentials Secret is in the same namespace. Without access rules it allows its namespace everything that the store can do.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -68,11 +68,11 @@ use super::{Operation, StoreKind, StoreLimits, rules::Rules};
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store says nothing about where it is: set one of s3, azureBlob and gcs"),
-    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store is said to be in several places: keep one of s3, azureBlob and gcs, and make another store for another")
+    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store has no provider; set one of s3, azureBlob and gcs"),
+    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store has several providers; keep one of s3, azureBlob and gcs, and create another store for each other provider")
 )]
 pub struct ObjectStoreSpec {
-    /// A store that speaks S3.
+    /// A bucket of Amazon S3 or of an S3-compatible store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Store>,
 
@@ -84,24 +84,25 @@ pub struct ObjectStoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gcs: Option<GcsStore>,
 
-    /// What to do with a grant that asks for a longer life than the credentials that sign have left, sessions as a rule.
-    /// Truncate: its key ends with them, and the grant says so (ExpiryTruncated). Refuse: it gets none
-    /// (ExpirationTooLong), and is told how much it could ask for. Default: Truncate.
+    /// What Valet does with a grant that asks for a longer lifetime than the signing credentials have left. This
+    /// happens with session credentials. Truncate: Valet issues a credential that expires with the signing
+    /// credentials, and the grant has the reason ExpiryTruncated. Refuse: Valet issues no credential. The grant has
+    /// the reason ExpirationTooLong, and the message contains the longest possible lifetime. Default: Truncate.
     #[serde(default)]
     pub short_sessions: ShortSessions,
 
-    /// How much of the operator and of the store's keys may be in use at one time. Default: as many keys as are asked for.
+    /// Limits on live grants and on reconciles that wait for this store. Default: no limit on live grants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<StoreLimits>,
 
-    /// What grants of this namespace may ask for. A grant needs one rule that allows all of it. Without any
-    /// rule, the namespace may do everything that the store can.
+    /// Access rules for the grants of this namespace. One rule must allow everything that a grant asks for. Without
+    /// rules, the namespace may do everything that the store can do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub access: Vec<AccessRule>,
 }
 
-/// A store shared by several namespaces.
+/// A store that several namespaces share.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -114,7 +115,7 @@ pub struct ObjectStoreSpec {
     cel,
     status = "StoreStatus",
     derive = "PartialEq",
-    doc = "A ClusterObjectStore is an object store (a bucket and the credentials for it) that serves the grants of the namespaces that its access rules name. Its credentials Secret lives in the operator's namespace, out of the tenants' reach. Without access rules it grants nothing.",
+    doc = "A ClusterObjectStore is an object store (a bucket and its credentials) that serves the grants of the namespaces in its access rules. Its credentials Secret is in the operator's namespace, where tenants cannot read it. Without access rules it allows nothing.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -145,11 +146,11 @@ pub struct ObjectStoreSpec {
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store says nothing about where it is: set one of s3, azureBlob and gcs"),
-    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store is said to be in several places: keep one of s3, azureBlob and gcs, and make another store for another")
+    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store has no provider; set one of s3, azureBlob and gcs"),
+    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store has several providers; keep one of s3, azureBlob and gcs, and create another store for each other provider")
 )]
 pub struct ClusterObjectStoreSpec {
-    /// A store that speaks S3.
+    /// A bucket of Amazon S3 or of an S3-compatible store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Store>,
 
@@ -161,83 +162,87 @@ pub struct ClusterObjectStoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gcs: Option<GcsStore>,
 
-    /// What to do with a grant that asks for a longer life than the credentials that sign have left, sessions as a rule.
-    /// Truncate: its key ends with them, and the grant says so (ExpiryTruncated). Refuse: it gets none
-    /// (ExpirationTooLong), and is told how much it could ask for. Default: Truncate.
+    /// What Valet does with a grant that asks for a longer lifetime than the signing credentials have left. This
+    /// happens with session credentials. Truncate: Valet issues a credential that expires with the signing
+    /// credentials, and the grant has the reason ExpiryTruncated. Refuse: Valet issues no credential. The grant has
+    /// the reason ExpirationTooLong, and the message contains the longest possible lifetime. Default: Truncate.
     #[serde(default)]
     pub short_sessions: ShortSessions,
 
-    /// How much of the operator and of the store's keys may be in use at one time. Default: as many keys as are asked for.
+    /// Limits on live grants and on reconciles that wait for this store. Default: no limit on live grants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<StoreLimits>,
 
-    /// Who may ask for what. Everything that no rule allows is refused; a grant needs one rule that allows all
-    /// of it.
+    /// Access rules: which namespaces may use the store, and for what. One rule must allow everything that a grant
+    /// asks for. Valet refuses every other grant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub access: Vec<ClusterAccessRule>,
 }
 
-/// A bucket of Amazon S3 or of a store that speaks its protocol.
+/// A bucket of Amazon S3 or of an S3-compatible store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.credentials) || !has(self.credentials.assumeRole) || !has(self.credentials.assumeRole.kmsKeyArn) || self.credentials.assumeRole.kmsKeyArn.contains(':kms:' + self.region + ':')").message("credentials.assumeRole.kmsKeyArn is a key of another region than the bucket's, and S3 takes only keys of the bucket's region"))]
+#[x_kube(validation = Rule::new("!has(self.credentials) || !has(self.credentials.assumeRole) || !has(self.credentials.assumeRole.kmsKeyArn) || self.credentials.assumeRole.kmsKeyArn.contains(':kms:' + self.region + ':')").message("credentials.assumeRole.kmsKeyArn names a KMS key in another region than the bucket's, which S3 does not accept; use a KMS key in the bucket's region"))]
 pub struct S3Store {
     /// Name of the bucket. Example: media
     #[schemars(length(min = 3, max = 63))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$')").message("bucket is not a bucket name: 3 to 63 letters, digits, '.', '_' and '-', starting and ending with a letter or digit"))]
-    #[x_kube(validation = Rule::new("!self.matches('(?i)--xa?-s3$')").message("bucket is a directory bucket (S3 Express One Zone): those take sessions of five minutes in place of signatures that last, so Valet cannot serve them; use a general purpose bucket"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$')").message("bucket is not a valid bucket name: use 3 to 63 letters, digits, '.', '_' and '-', and start and end with a letter or digit"))]
+    #[x_kube(validation = Rule::new("!self.matches('(?i)--xa?-s3$')").message("bucket is a directory bucket (S3 Express One Zone), which Valet does not support, because URLs for it would be valid for five minutes only; use a general purpose bucket"))]
     pub bucket: String,
 
-    /// Region of the bucket; it is part of every signature. Stores that know no regions usually want us-east-1.
+    /// Region of the bucket. The region is part of every signature. Stores without regions usually expect us-east-1.
     /// Example: eu-west-1
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9-]+$')").message("region is not a region's name: letters, digits and '-', as in eu-west-1"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9-]+$')").message("region is not a valid region name: use letters, digits and '-', for example eu-west-1"))]
     pub region: String,
 
-    /// Where the operator reaches the store, and what stands in the signed URLs unless publicEndpoint is set:
-    /// scheme, host and port, no path. Default: Amazon's endpoint for the region.
+    /// The address of the store for the operator: scheme, host and port, no path. The signed URLs also contain it,
+    /// unless publicEndpoint is set. Default: Amazon's endpoint for the region.
     /// Example: https://s3.internal:9000
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must be scheme, host and port only, as in https://s3.internal:9000: no path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must be scheme, host and port only, for example https://s3.internal:9000; remove the path, user or query"))]
     pub endpoint: Option<String>,
 
-    /// Scheme, host and port that go into the signed URLs, where workloads reach the store by another name than
-    /// the operator does. The host is part of the signature, so it must be the one that clients use.
-    /// Default: endpoint. Example: https://s3.example.com
+    /// The address of the store in the signed URLs: scheme, host and port, no path. Set it if workloads reach the
+    /// store at another address than the operator. The host is part of the signature, so clients must use exactly
+    /// this host. Default: endpoint.
+    /// Example: https://s3.example.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must be scheme, host and port only, as in https://s3.example.com: no path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must be scheme, host and port only, for example https://s3.example.com; remove the path, user or query"))]
     pub public_endpoint: Option<String>,
 
-    /// Where the bucket's name goes: into the host (VirtualHost, as Amazon wants it) or into the path (Path, as
-    /// most self-hosted stores want it). Default: VirtualHost.
+    /// The position of the bucket name in URLs. VirtualHost: in the host name, as Amazon S3 requires. Path: in the
+    /// path, as most self-hosted stores require. Default: VirtualHost.
     #[serde(default)]
     pub addressing_style: AddressingStyle,
 
-    /// The credentials that sign. Absent: the AWS SDK's default chain in the operator's own environment (IRSA,
-    /// Pod Identity, environment variables); an ObjectStore may use that only if the operator allows it.
+    /// The credentials that sign. Absent: the AWS SDK's default chain in the operator's environment (IRSA, Pod
+    /// Identity, environment variables). An ObjectStore can use the default chain only if the operator runs with
+    /// --share-credentials-with-namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<S3Credentials>,
 
-    /// What to do if the store obeys x-amz-* headers that are not signed, as MinIO does: with x-amz-copy-source the
-    /// holder of an upload key could copy any object that the credentials can read. Refuse: no keys for PUT, unless
-    /// credentials.assumeRole confines each of them. Tolerate: you have made sure that the credentials can read
-    /// nothing that matters. Amazon S3 refuses such headers. Default: Refuse.
+    /// What Valet does if the store obeys x-amz-* headers that are not signed, as MinIO does. With x-amz-copy-source,
+    /// the holder of an upload URL could then copy any object that the store's credentials can read. Refuse: Valet
+    /// issues no PUT URLs, unless credentials.assumeRole limits each of them. Tolerate: Valet issues them. Use
+    /// Tolerate only if the credentials can read nothing confidential. Amazon S3 rejects unsigned headers. Default:
+    /// Refuse.
     #[serde(default)]
     pub unsigned_headers: UnsignedHeaders,
 
-    /// The key below which Valet tries the store out: it must be one that the credentials may write, and the
-    /// probes leave nothing there. Default: valet-probe
+    /// The object key below which Valet probes the store. The store's credentials must be allowed to write this
+    /// object key. Probes leave no objects. Default: valet-probe
     /// Example: tenants/valet-probe
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')").message("probeKey is not a plain key: letters, digits, '.', '_' and '-', in segments separated by single slashes"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')").message("probeKey is not a plain object key: use letters, digits, '.', '_' and '-', in segments separated by single slashes"))]
     pub probe_key: Option<String>,
 }
 
-/// Where the bucket's name goes in a URL.
+/// The position of the bucket name in a URL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AddressingStyle {
     #[default]
@@ -247,17 +252,17 @@ pub enum AddressingStyle {
     Path,
 }
 
-/// What to do where the store obeys headers that are not signed.
+/// What Valet does if the store obeys headers that are not signed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum UnsignedHeaders {
-    /// Hand out no keys for PUT, unless assumeRole confines each of them.
+    /// Issue no PUT URLs, unless assumeRole limits each of them.
     #[default]
     Refuse,
-    /// Hand them out all the same: the credentials can read nothing that the holder of an upload key may not have.
+    /// Issue PUT URLs, because the credentials can read nothing confidential.
     Tolerate,
 }
 
-/// Names a Secret; the namespace follows from the store's kind and cannot be chosen.
+/// The name of a Secret. The kind of the store determines the namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretRef {
     /// Name of the Secret.
@@ -265,78 +270,82 @@ pub struct SecretRef {
     pub name: String,
 }
 
-/// What a namespaced store allows.
+/// What a rule of an ObjectStore allows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessRule {
-    /// What may be done: Upload, Download. At least one.
+    /// The allowed operations: Upload, Download, or both.
     #[schemars(length(min = 1, max = 2))]
     pub operations: Vec<Operation>,
 
-    /// The keys that may be named: those below this prefix, in whole path segments ('a/b' allows 'a/b/c', not
-    /// 'a/bc'). '{namespace}' stands for the grant's namespace. Default: every key.
+    /// The prefix of the allowed object keys. It consists of whole path segments: 'a/b' allows 'a/b/c', but not
+    /// 'a/bc'. '{namespace}' stands for the namespace of the grant and is the only variable. Default: every object
+    /// key.
     /// Example: tenants/{namespace}/
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
-        validation = Rule::new("!self.startsWith('/') && !self.contains('//')").message("keyPrefix has an empty segment: it may not start with '/' nor contain '//'"),
-        validation = Rule::new(r"!self.matches('(^|/)[.]{1,2}(/|$)')").message("keyPrefix has a '.' or '..' segment, which no grant's key can have; write the resolved prefix"),
-        validation = Rule::new(r"!self.replace('{namespace}', '').matches('[{}]')").message("keyPrefix knows no variable but {namespace}; remove other braces")
+        validation = Rule::new("!self.startsWith('/') && !self.contains('//')").message("keyPrefix has an empty segment: it must not start with '/' or contain '//'; remove the extra slash"),
+        validation = Rule::new(r"!self.matches('(^|/)[.]{1,2}(/|$)')").message("keyPrefix has a '.' or '..' segment, which no object key of a grant can have; write the resolved prefix"),
+        validation = Rule::new(r"!self.replace('{namespace}', '').matches('[{}]')").message("keyPrefix has braces outside {namespace}, which is the only variable; remove them")
     )]
     pub key_prefix: Option<String>,
 
-    /// The longest lifetime that a grant may ask for, in seconds. Default: what the store can do (S3: 604800).
+    /// The longest lifetime (expirationSeconds) that a grant may ask for, in seconds. Default: the maximum of the
+    /// store (S3: 604800).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub max_expiration_seconds: Option<i64>,
 
-    /// The longest time in which a grant may have credentials at all, in seconds from its creation, renewals included. At its end
-    /// the last one ends, and the grant is not renewed any more. A grant may ask for no longer expirationSeconds. Where several
-    /// rules allow a grant, the largest number counts; a rule without one sets no limit. Default: no limit.
+    /// The longest time in which a grant may have credentials, in seconds from its creation, including renewals. The
+    /// last credential expires at the end of this time, and Valet does not renew it. expirationSeconds of a grant
+    /// must not be longer. If several rules allow a grant, the largest number applies. A rule without this field sets
+    /// no limit. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 315_360_000))]
     pub max_total_seconds: Option<i64>,
 
-    /// Whether grants may be renewed: by spec.renewal.policy: Always, or by the annotation valetkey.dev/renew-requested-at. With
-    /// Forbid, another expirationSeconds of a grant that has its URL counts from the moment when that was signed.
-    /// Default: Allow.
+    /// Whether grants may renew their credential, with spec.renewal.policy: Always or with the annotation
+    /// valetkey.dev/renew-requested-at. With Forbid, a changed expirationSeconds counts from the time when the first
+    /// credential was issued. Default: Allow.
     #[serde(default)]
     pub renewal: RenewalPermission,
 
-    /// Whether grants may have temporary credentials (mode: Credentials) instead of a URL. Those work with any S3 client,
-    /// any number of times, for one key or all keys below one; nothing limits how much is uploaded with them, so a
-    /// rule with maxBytes or contentTypes allows none. Default: Forbid; an ObjectStore without any rule allows its
-    /// own namespace what the store can do.
+    /// Whether grants may get temporary credentials (mode: Credentials) instead of a URL. These work with any S3
+    /// client, any number of times, for one object key or for every object key below a prefix. They cannot limit the
+    /// size or type of uploads, so for uploads a rule with maxBytes or contentTypes never allows them. Default:
+    /// Forbid. An ObjectStore without rules allows them.
     #[serde(default)]
     pub credentials: Permission,
 
-    /// The largest upload, in bytes or as a quantity (500k, 64Mi, 5Gi). A grant under such a rule must say the
-    /// size of its upload. Default: no limit.
+    /// The largest upload, in bytes or as a quantity (500k, 64Mi, 5Gi). A grant must then state the size of its
+    /// upload. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("string(self).matches('^[1-9][0-9]{0,17}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')").message("maxBytes is not a size: write a positive number of bytes or a quantity such as 500k, 64Mi or 5Gi"))]
+    #[x_kube(validation = Rule::new("string(self).matches('^[1-9][0-9]{0,17}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')").message("maxBytes is not a size; write a positive number of bytes or a quantity such as 500k, 64Mi or 5Gi"))]
     pub max_bytes: Option<ByteSize>,
 
-    /// The content types that uploads may have: exact ('image/png') or with a wildcard ('image/*'). A grant under
-    /// such a rule must say its content type. Default: any.
+    /// The allowed content types of uploads, exact ('image/png') or with a wildcard ('image/*'). A grant must then
+    /// state its content type. Default: any type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 3, max = 255)))]
-    #[x_kube(validation = Rule::new(r"self.all(t, t.matches('^([*]/[*]|[A-Za-z0-9!#$&^_.+-]+/([*]|[A-Za-z0-9!#$&^_.+-]+))$'))").message("contentTypes takes media types, exact or with a wildcard after the slash: image/png, image/*, */*"))]
+    #[x_kube(validation = Rule::new(r"self.all(t, t.matches('^([*]/[*]|[A-Za-z0-9!#$&^_.+-]+/([*]|[A-Za-z0-9!#$&^_.+-]+))$'))").message("contentTypes has an entry that is not a media type; write exact types or a wildcard after the slash: image/png, image/*, */*"))]
     pub content_types: Vec<String>,
 
-    /// How many grants of one namespace may have a key of this store in their Secrets at one time, of both kinds
-    /// together and whichever rule allowed them. A grant that comes when so many have one waits (TooManyGrants) until one
-    /// of those has ended: the oldest first. Where several rules allow a grant, the largest number counts; a rule without
-    /// one sets no limit. Keys that are out stay when the number is lowered. Default: no limit.
+    /// The largest number of live grants of one namespace on this store. A live grant has a credential in its Secret.
+    /// UploadGrants and DownloadGrants count together, whichever rule allowed them. A grant over the limit waits
+    /// (TooManyGrants) until a live grant ends; the oldest waiting grant is next. If several rules allow a grant, the
+    /// largest number applies. A rule without this field sets no limit. A lower number does not end live grants.
+    /// Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_live_grants: Option<i64>,
 }
 
-/// What a cluster-wide store allows to whom.
+/// What a rule of a ClusterObjectStore allows, and for which namespaces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterAccessRule {
-    /// The namespaces that the rule is for: those that names lists and those whose labels selector matches.
+    /// The namespaces of the rule: those in names, and those whose labels match selector.
     pub namespaces: Namespaces,
 
     #[serde(flatten)]
@@ -344,21 +353,21 @@ pub struct ClusterAccessRule {
     pub rule: AccessRule,
 }
 
-/// Chooses namespaces: by name, by label, or both (a namespace needs to match only one of the two).
+/// Selects namespaces by name, by label or both. A namespace needs to match only one of the two.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("namespaces chooses nobody: set names, selector or both (selector: {} chooses every namespace)"))]
+#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("namespaces selects no namespace; set names, selector or both (selector: {} selects every namespace)"))]
 pub struct Namespaces {
-    /// Names of namespaces, no patterns.
+    /// Full names of namespaces, without patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
-    #[x_kube(validation = Rule::new("self.all(name, !name.contains('*'))").message("names takes namespaces by their whole names, and no '*'; for every namespace write selector: {} in place of names"))]
+    #[x_kube(validation = Rule::new("self.all(name, !name.contains('*'))").message("names must contain full namespace names without '*'; to select every namespace, use selector: {} instead of names"))]
     pub names: Vec<String>,
-    /// Labels of namespaces. An empty selector chooses every namespace.
+    /// A label selector for namespaces. An empty selector ({}) selects every namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 }
 
-/// Both kinds of store, as everything past the API sees them.
+/// A common interface of ObjectStore and ClusterObjectStore. All modules except `api` use it.
 pub trait Store:
     kube::Resource<DynamicType = ()>
     + CustomResourceExt
@@ -370,24 +379,25 @@ pub trait Store:
     + Sync
     + 'static
 {
-    /// Which of the two.
+    /// The kind of the store.
     const KIND: StoreKind;
-    /// The provider's settings; `None` if the spec names no provider, or several.
+    /// The settings of the provider; `None` if the spec has no provider or more than one.
     fn place(&self) -> Option<Place>;
-    /// How much may be in use at one time.
+    /// The limits on the use of the store.
     fn limits(&self) -> StoreLimits;
-    /// The access rules in one form. An [`ObjectStore`] without any allows its own namespace everything.
+    /// The access rules of both kinds in one form. An [`ObjectStore`] without rules allows its own namespace
+    /// everything.
     fn rules(&self) -> Vec<ClusterAccessRule>;
-    /// What to do where its credentials end before a key should.
+    /// What Valet does if the signing credentials expire before the credential of a grant should.
     fn short_sessions(&self) -> ShortSessions;
-    /// The status as last written, if any.
+    /// The status that was last written, if any.
     fn store_status(&self) -> Option<&StoreStatus>;
-    /// The same, to shorten what is kept of it.
+    /// The status for in-place changes. The caller removes fields that it does not need to keep in memory.
     fn store_status_mut(&mut self) -> Option<&mut StoreStatus>;
-    /// Runs the CRD's own CEL rules here.
+    /// Runs the CEL rules of the CRD in this process.
     ///
     /// # Errors
-    /// One sentence per broken rule, with the field's path first.
+    /// One sentence for each broken rule, beginning with the path of the field.
     fn check(&self) -> Result<(), Vec<String>>;
 }
 

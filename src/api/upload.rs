@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Ask, Grant, GrantStatus, Multipart, Operation, Terms, rules::Rules};
 
-/// Permission to write one object for a while, by default once. Valet puts a signed URL for exactly that into a Secret of
-/// the grant's namespace; a pod that mounts the Secret needs nothing but curl.
+/// The permission to write one object for a limited time, by default once. Valet writes a signed URL for exactly this
+/// object into a Secret of the same namespace. A pod that mounts the Secret needs only curl.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -19,24 +19,24 @@ use super::{Ask, Grant, GrantStatus, Multipart, Operation, Terms, rules::Rules};
     cel,
     status = "GrantStatus",
     derive = "PartialEq",
-    doc = "An UploadGrant is the permission to write one object of an object store, for a while. Valet checks it against the store's access rules and puts a signed URL for exactly that object into a Secret of the same namespace; a pod that mounts the Secret uploads with: curl --config /grant/curl.cfg --upload-file FILE",
+    doc = "An UploadGrant is the permission to write one object in an object store for a limited time. Valet checks it against the access rules of the store. Then Valet writes a signed URL for exactly this object into a Secret of the same namespace. A pod that mounts the Secret uploads a file with: curl --config /grant/curl.cfg --upload-file FILE",
     printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
-        description = "True: the key is there, or the upload has arrived."
+        description = "True: the credential is issued, or nothing is left to do."
     ),
     printcolumn(
         name = "Status",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
-        description = "Why it is so, in one word."
+        description = "The reason of the condition Ready, in one word."
     ),
     printcolumn(
         name = "Expires",
         type_ = "string",
         json_path = ".status.binding.expirationTime",
-        description = "When the key in the Secret stops working; empty while there is none."
+        description = "When the credential in the Secret expires. Empty if no credential is issued."
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name", priority = "1"),
@@ -55,99 +55,102 @@ use super::{Ask, Grant, GrantStatus, Multipart, Operation, Terms, rules::Rules};
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("constraints say what the grant permits and cannot be added or removed; make a new grant"),
-    validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("key contains ${filename}, which stores replace by the name of the file when it comes in a form; name the object otherwise, or use mode: Put"),
-    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode in ['PostForm', 'Credentials'])").message("key ends with '/', which stands for everything below it: that takes mode: PostForm or Credentials; name one object as 'folder/file', or set the mode"),
-    validation = Rule::new("has(self.multipart) == has(oldSelf.multipart)").message("multipart says how the object is cut and cannot be added or removed; make a new grant"),
-    validation = Rule::new("!has(self.multipart) || (has(self.mode) && self.mode == 'Multipart')").message("multipart is for mode: Multipart; set that, or leave multipart out"),
-    validation = Rule::new("!(has(self.mode) && self.mode == 'Multipart') || (has(self.constraints) && (has(self.constraints.contentLength) || has(self.constraints.contentLengthRange)))").message("mode: Multipart needs constraints.contentLength or contentLengthRange, which say how many parts there are; set one of them"),
-    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLength)) || self.constraints.contentLength <= 500 * self.multipart.partSizeBytes").message("constraints.contentLength makes more than 500 parts of multipart.partSizeBytes; make the parts larger"),
-    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLengthRange)) || self.constraints.contentLengthRange.max <= 500 * self.multipart.partSizeBytes").message("constraints.contentLengthRange.max makes more than 500 parts of multipart.partSizeBytes; make the parts larger"),
-    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be taken back; make a new grant"),
-    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600: kubelets take a minute or two to carry a new key to its pods; ask for 600 or more"),
-    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, since pods may have the Secret mounted; make a new grant")
+    validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("constraints are immutable and cannot be added or removed; create a new grant"),
+    validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("key contains ${filename}, which stores replace by the name of the uploaded file in a POST form; choose another key, or use mode: Put"),
+    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode in ['PostForm', 'Credentials'])").message("key ends with '/', so it is a prefix; set mode to PostForm or Credentials, or name one object as 'folder/file'"),
+    validation = Rule::new("has(self.multipart) == has(oldSelf.multipart)").message("multipart is immutable and cannot be added or removed; create a new grant"),
+    validation = Rule::new("!has(self.multipart) || (has(self.mode) && self.mode == 'Multipart')").message("multipart is only for mode: Multipart; set this mode, or remove multipart"),
+    validation = Rule::new("!(has(self.mode) && self.mode == 'Multipart') || (has(self.constraints) && (has(self.constraints.contentLength) || has(self.constraints.contentLengthRange)))").message("mode: Multipart needs constraints.contentLength or contentLengthRange, which determine the number of parts; set one of them"),
+    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLength)) || self.constraints.contentLength <= 500 * self.multipart.partSizeBytes").message("constraints.contentLength needs more than 500 parts of multipart.partSizeBytes; increase partSizeBytes"),
+    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLengthRange)) || self.constraints.contentLengthRange.max <= 500 * self.multipart.partSizeBytes").message("constraints.contentLengthRange.max needs more than 500 parts of multipart.partSizeBytes; increase partSizeBytes"),
+    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be undone; create a new grant"),
+    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600, because the kubelet needs a minute or two to update a mounted Secret; set 600 or more"),
+    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, because pods may have mounted the Secret; create a new grant")
 )]
 pub struct UploadGrantSpec {
     #[serde(flatten)]
     #[allow(missing_docs)]
     pub terms: Terms,
 
-    /// How the object is uploaded: Put, PostForm, Multipart, Resumable or Credentials. Put: one PUT request, as curl
-    /// --upload-file sends it; can be write-once. PostForm: an HTML form of a browser, or curl --form; can be held to a
-    /// range of sizes, but cannot be write-once, so it needs constraints.overwrite: Allow; if the key ends with '/', it
-    /// takes any number of objects below it, each held to the constraints. Both take at most 5 GiB.
-    /// Multipart: a large object in parts, each with a URL of its own, sent by upload.sh from the Secret or by any client
-    /// that reads parts.json; up to 2500 GiB; Valet puts the object together when all parts have come. Right from about 100
-    /// MB on, and needed above 5 GiB. Resumable, on Google Cloud Storage if the store's owner allows it: a large object in
-    /// a session that outlives broken connections. The key starts it; the session's address, which the store answers with,
-    /// takes the bytes and works for a week, whatever the key's end. Cannot be held to a size. Credentials, on S3: no URL
-    /// but temporary credentials for S3 clients, which can write this one key, or, if the key ends with '/', every key
-    /// below it, again and again; the store must have credentials.assumeRole and an access rule with credentials: Allow,
-    /// and constraints.overwrite must be Allow. Cannot change. Default: Put.
+    /// How the client uploads the object: Put, PostForm, Multipart, Resumable or Credentials. Put: one PUT request,
+    /// for example curl --upload-file; supports write-once; at most 5 GiB. PostForm: an HTML form in a browser, or
+    /// curl --form; at most 5 GiB. A form enforces a size range, but it cannot be write-once, so it needs
+    /// constraints.overwrite: Allow. If key ends with '/', the form accepts any number of objects below this prefix,
+    /// and the constraints apply to each one. Multipart: a large object in several parts; each part has its own
+    /// signed URL; at most 2500 GiB. The client sends the parts with upload.sh from the Secret, or with any program
+    /// that reads parts.json. Valet completes the multipart upload when all parts have arrived. Use Multipart for
+    /// more than about 100 MB; more than 5 GiB needs it. Resumable: a large object on Google Cloud Storage, in an
+    /// upload session that survives broken connections. The owner of the store must allow it. The signed URL starts
+    /// the session. The store then returns the session's address, which accepts data for a week, also after the
+    /// signed URL has expired. It cannot enforce a size. Credentials: temporary credentials for S3 clients instead of
+    /// a URL. They can write this object any number of times, or, if key ends with '/', every object below this
+    /// prefix. The store needs credentials.assumeRole and an access rule with credentials: Allow, and the grant needs
+    /// constraints.overwrite: Allow. Immutable. Default: Put.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("mode says what the grant permits and cannot change; make a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("mode is immutable; create a new grant"))]
     pub mode: UploadMode,
 
-    /// How the object is cut into parts; only with mode: Multipart. Cannot change.
+    /// How the object is divided into parts. Only with mode: Multipart. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Multipart")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("multipart says how the object is cut and cannot change; make a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("multipart is immutable; create a new grant"))]
     pub multipart: Option<Multipart>,
 
-    /// What the uploaded object must be. Each constraint becomes part of the signature, so that the store
-    /// enforces it; one that the store cannot enforce is refused, with the reason. Cannot change.
+    /// Requirements for the uploaded object. Each constraint becomes part of the signature, and the store enforces
+    /// it. If the store cannot enforce a constraint, Valet refuses the grant (CapabilityMissing). Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("constraints say what the grant permits and cannot change; make a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("constraints are immutable; create a new grant"))]
     pub constraints: Option<UploadConstraints>,
 }
 
-/// What an uploaded object must be.
+/// Requirements for an uploaded object.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.contentLength) && has(self.contentLengthRange))").message("contentLength and contentLengthRange exclude each other; keep the one that you mean"))]
+#[x_kube(validation = Rule::new("!(has(self.contentLength) && has(self.contentLengthRange))").message("contentLength and contentLengthRange exclude each other; remove one of them"))]
 pub struct UploadConstraints {
-    /// The Content-Type that the upload must be sent with, exactly. Example: image/png
+    /// The exact Content-Type header of the upload. Example: image/png
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 255))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[\\x21-\\x7e][\\x20-\\x7e]*)?$') && !self.endsWith(' ')").message("contentType is not a media type: write it as type/subtype, as in image/png or text/plain; charset=utf-8"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[\\x21-\\x7e][\\x20-\\x7e]*)?$') && !self.endsWith(' ')").message("contentType is not a media type; write it as type/subtype, for example image/png or text/plain; charset=utf-8"))]
     pub content_type: Option<String>,
 
-    /// The exact size of the object, in bytes. A single upload to S3 takes at most 5368709120 (5 GiB), one in parts
-    /// 2684354560000 (2500 GiB).
+    /// The exact size of the object in bytes. On S3 a single upload has at most 5368709120 bytes (5 GiB), and a
+    /// multipart upload at most 2684354560000 bytes (2500 GiB).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 5_497_558_138_880_i64))]
     pub content_length: Option<i64>,
 
-    /// The range that the object's size must lie in. Needs mode: PostForm or Multipart, except on Google Cloud Storage, where also
-    /// a PUT enforces it. A presigned S3 PUT cannot: a grant that asks for a range there is refused (CapabilityMissing).
+    /// The range of allowed object sizes. Needs mode: PostForm or Multipart. On Google Cloud Storage mode: Put also
+    /// works. A presigned PUT of S3 cannot enforce a range, so Valet refuses such a grant (CapabilityMissing).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_length_range: Option<LengthRange>,
 
-    /// Base64 of the SHA-256 of the object; the store refuses other bytes. Not with mode: Multipart, where stores keep
-    /// checksums of parts only.
+    /// Base64 of the SHA-256 of the object. The store rejects an object with other content. Not with mode: Multipart,
+    /// because stores then keep only checksums of the parts.
     /// Example: the output of: openssl dgst -sha256 -binary FILE | base64
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')").message("checksumSHA256 is not the base64 of a SHA-256 (44 characters, ending in '='); use the output of: openssl dgst -sha256 -binary FILE | base64"))]
     pub checksum_sha256: Option<String>,
 
-    /// Base64 of the MD5 of the object; the store refuses other bytes. For Google Cloud Storage, which checks no SHA-256; on S3
-    /// checksumSHA256 is better, and both may be given. It holds the key to a file that you have. It does not protect you from who
-    /// gave you that file: two files can be made that have one MD5. Only with mode: Put.
+    /// Base64 of the MD5 of the object. The store rejects an object with other content. Use it for Google Cloud
+    /// Storage, which does not check SHA-256. On S3 checksumSHA256 is better; you can set both. An MD5 protects
+    /// against a wrong file. It does not protect against an author who makes two files with the same MD5. Only with
+    /// mode: Put.
     /// Example: the output of: openssl dgst -md5 -binary FILE | base64
     #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{21}[AQgw]==$')").message("checksumMD5 is not the base64 of an MD5 (24 characters, ending in '=='); use the output of: openssl dgst -md5 -binary FILE | base64"))]
     pub checksum_md5: Option<String>,
 
-    /// Whether the upload may replace an object that is already there. Forbid: the store refuses it, so the key
-    /// works for one successful upload. A form cannot be write-once: with mode: PostForm this must be Allow.
-    /// Default: Forbid.
+    /// Whether the upload may replace an existing object. Forbid: write-once. The store rejects the upload if the
+    /// object exists, so the credential allows one successful upload. A form cannot be write-once, so mode: PostForm
+    /// needs Allow, as does mode: Credentials. Default: Forbid.
     #[serde(default)]
     pub overwrite: Overwrite,
 }
 
-/// A range of sizes in bytes, both ends included.
+/// A range of sizes in bytes. Both limits are included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("self.min <= self.max").message("contentLengthRange.min is larger than contentLengthRange.max; swap them"))]
 pub struct LengthRange {
@@ -160,7 +163,7 @@ pub struct LengthRange {
     pub max: i64,
 }
 
-/// Whether an upload may replace an object.
+/// Whether an upload may replace an existing object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Overwrite {
     #[default]
@@ -170,7 +173,7 @@ pub enum Overwrite {
     Allow,
 }
 
-/// How an object is uploaded.
+/// How the client uploads an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum UploadMode {
     #[default]
@@ -187,7 +190,7 @@ pub enum UploadMode {
 }
 
 impl UploadMode {
-    /// The word in specs and messages.
+    /// The name in specs and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Put => "Put",

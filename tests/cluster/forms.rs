@@ -147,7 +147,7 @@ fn refused() {
     let all = [&patch[..], &["--namespace", t.name()]].concat();
     let said = t.world.plane.kubectl(&all).unwrap_err().to_string();
     assert!(
-        said.contains("mode says what the grant permits and cannot change"),
+        said.contains("mode is immutable"),
         "{said}"
     );
 }

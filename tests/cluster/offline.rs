@@ -153,7 +153,7 @@ fn it_refuses_as_the_operator_does() {
             "out of bounds",
             vec![t.store(), too_long],
             true,
-            "InvalidSpec: spec.expirationSeconds: is 604801, and the most allowed is 604800",
+            "InvalidSpec: spec.expirationSeconds: the value is 604801, but the maximum allowed is 604800",
         ),
         (
             "policy",

@@ -111,7 +111,7 @@ fn revoked() {
         r#"{"spec":{"revoke":false}}"#,
     ]);
     let refused = refused.expect_err("it cannot be taken back").to_string();
-    assert!(refused.contains("revoke cannot be taken back"), "{refused}");
+    assert!(refused.contains("revoke cannot be undone"), "{refused}");
 
     // What was there and what is there: one delete, one patch, and rest.
     let spec = json!({"expirationSeconds": 1234, "suspend": true});

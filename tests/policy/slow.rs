@@ -28,7 +28,7 @@ pub fn allows(grant: &GrantFacts, store: &StoreView) -> bool {
             .any(|r| is_for(r, &grant.namespace, &store.namespace_labels) && rule_allows(&r.rule, grant))
 }
 
-/// "Where several rules allow a grant, the largest number counts; a rule without one sets no limit."
+/// "If several rules allow a grant, the largest number applies. A rule without this field sets no limit."
 pub fn total_seconds(grant: &GrantFacts, store: &StoreView) -> Option<i64> {
     let mut most = 0;
     for rule in store.rules.iter() {
@@ -60,8 +60,8 @@ fn is_form(grant: &GrantFacts) -> bool {
     matches!(&grant.ask, Ask::Upload { mode, .. } if *mode == UploadMode::PostForm)
 }
 
-/// "It may not start or end with '/', nor have an empty, '.' or '..' segment in any spelling, nor control
-/// characters."
+/// "It must not start with '/'. It must not have an empty segment ('//'), or a '.' or '..' segment in any encoding ('%2e'
+/// included). It must not contain control characters."
 fn key_is_plain(key: &str, limit: usize) -> bool {
     if key.is_empty() || key.len() > limit {
         return false;
@@ -89,7 +89,7 @@ fn key_is_plain(key: &str, limit: usize) -> bool {
     text.replace('\\', "/").split('/').all(|s| s != "." && s != "..")
 }
 
-/// "One that the store cannot enforce is refused."
+/// "If the store cannot enforce a constraint, Valet refuses the grant (CapabilityMissing)."
 fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
     // "With mode: PostForm" it is the form that must be able to.
     let capabilities = &store.capabilities;
@@ -164,7 +164,8 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
     }
 }
 
-/// "There are at most 500 parts ... Default: 16 MiB, or the whole number of MiB that makes 100 parts, if that is more."
+/// "An upload has at most 500 parts. ... Default: 16 MiB, or, if that is larger, the size in whole MiB that gives 100
+/// parts."
 fn fits_in_parts(part: Option<i64>, c: &UploadConstraints) -> bool {
     let most = match (c.content_length, c.content_length_range) {
         (Some(exact), _) => exact,
@@ -179,7 +180,7 @@ fn fits_in_parts(part: Option<i64>, c: &UploadConstraints) -> bool {
     i128::from(most) <= 500 * size
 }
 
-/// "Those that names lists and those whose labels selector matches."
+/// "The namespaces of the rule: those in names, and those whose labels match selector."
 fn is_for(rule: &ClusterAccessRule, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
     let mut chosen = false;
     for name in &rule.namespaces.names {
@@ -261,7 +262,7 @@ fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
     }
 }
 
-/// "Those below this prefix, in whole path segments ('a/b' allows 'a/b/c', not 'a/bc')."
+/// "It consists of whole path segments: 'a/b' allows 'a/b/c', but not 'a/bc'."
 fn is_below(key: &str, prefix: &str) -> bool {
     let mut wanted: Vec<_> = prefix.split('/').collect();
     if wanted.last() == Some(&"") {
@@ -271,7 +272,7 @@ fn is_below(key: &str, prefix: &str) -> bool {
     segments.len() > wanted.len() && wanted.iter().zip(&segments).all(|(w, s)| w == s)
 }
 
-/// "The largest upload ... A grant under such a rule must say the size of its upload."
+/// "The largest upload ... A grant must then state the size of its upload."
 fn size_is_allowed(rule: &AccessRule, constraints: &UploadConstraints) -> bool {
     let Some(limit) = &rule.max_bytes else { return true };
     let most = match (constraints.content_length, constraints.content_length_range) {
@@ -307,7 +308,7 @@ fn bytes(size: &ByteSize) -> Option<i128> {
     text.parse::<i64>().ok().map(i128::from)
 }
 
-/// "Exact ('image/png') or with a wildcard ('image/*'). A grant under such a rule must say its content type."
+/// "Exact ('image/png') or with a wildcard ('image/*'). A grant must then state its content type."
 fn type_is_allowed(rule: &AccessRule, constraints: &UploadConstraints) -> bool {
     if rule.content_types.is_empty() {
         return true;

@@ -1,17 +1,17 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What to do where the credentials that sign end before the key should.
+/// What Valet does if the signing credentials expire before the credential of a grant should.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ShortSessions {
-    /// The key ends with them.
+    /// Issue a credential that expires with the signing credentials.
     #[default]
     Truncate,
-    /// There is no key.
+    /// Issue no credential.
     Refuse,
 }
 
-/// Whether something may be had.
+/// Whether an access rule allows something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Permission {
     #[default]
@@ -21,7 +21,7 @@ pub enum Permission {
     Allow,
 }
 
-/// Whether grants may be renewed.
+/// Whether an access rule allows renewal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RenewalPermission {
     #[default]

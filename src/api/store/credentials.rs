@@ -3,63 +3,67 @@ use serde::{Deserialize, Serialize};
 
 use super::SecretRef;
 
-/// Where S3 credentials come from.
+/// The credentials of an S3 bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.assumeRole)").message("credentials says nothing about where they come from: set secretRef, assumeRole or both, or leave credentials out for the operator's own"))]
+#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.assumeRole)").message("credentials is empty; set secretRef, assumeRole or both, or remove credentials to use the operator's own credentials"))]
 pub struct S3Credentials {
-    /// The Secret with the access key: data AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for temporary
-    /// credentials also AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION (RFC 3339). Of a ClusterObjectStore: in
-    /// the operator's namespace; of an ObjectStore: in the store's own. Absent: the AWS SDK's default chain.
+    /// The Secret with the access key. It has the entries AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. For temporary
+    /// credentials it also has AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION (RFC 3339). The Secret of a
+    /// ClusterObjectStore is in the operator's namespace. The Secret of an ObjectStore is in the namespace of the
+    /// ObjectStore. Absent: the AWS SDK's default chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 
-    /// Sign each key with temporary credentials of its own, which can do nothing but what the grant says: the
-    /// credentials above, or the operator's own, assume this role for every key, with a session policy for the one
-    /// object. Takes one call of STS a key. It is what makes keys safe on a store that obeys headers which are not
-    /// signed (see status.conditions, UnsignedHeadersRefused).
+    /// Signs each credential of a grant with its own temporary session, which permits only what the grant allows. The
+    /// credentials above, or the operator's own, assume this role with a session policy for the grant's object. Each
+    /// credential needs one STS call. Use assumeRole for a store that obeys unsigned headers (see the condition
+    /// UnsignedHeadersRefused of the store).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assume_role: Option<AssumeRole>,
 }
 
-/// A role that is assumed for every key.
+/// The role that Valet assumes for each credential.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.kmsKeyArn) || has(self.roleArn)").message("kmsKeyArn goes with roleArn: a store that knows no roles knows no keys of AWS KMS either"))]
+#[x_kube(validation = Rule::new("!has(self.kmsKeyArn) || has(self.roleArn)").message("kmsKeyArn needs roleArn, because a store without roles has no AWS KMS; set roleArn, or remove kmsKeyArn"))]
 pub struct AssumeRole {
-    /// The role. Stores that know no roles (MinIO) want none: there, the access key's own rights are narrowed.
+    /// The role. Leave it out for a store without roles (MinIO): the session then has at most the permissions of the
+    /// access key.
     /// Example: arn:aws:iam::123456789012:role/valet
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 20, max = 2048))]
     #[x_kube(validation = Rule::new(r"self.matches('^arn:[a-z0-9-]+:iam::[0-9]*:role/[!-~]+$')").message("roleArn is not the ARN of a role; write it as arn:aws:iam::123456789012:role/NAME"))]
     pub role_arn: Option<String>,
 
-    /// What the role's trust policy asks for as sts:ExternalId.
+    /// The external ID (sts:ExternalId) that the trust policy of the role requires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 1224))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("externalId has a character that STS does not take: use letters, digits and + = , . @ : / _ -"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("externalId has a character that STS does not accept; use letters, digits and + = , . @ : / _ -"))]
     pub external_id: Option<String>,
 
-    /// The longest session that the role allows, in seconds, and so the longest that a key can live. AWS: 900 to
-    /// 43200, and never more than 3600 where the credentials above are temporary themselves. Default: 3600.
+    /// The longest session of the role, in seconds. It is also the longest lifetime of a credential. AWS: 900 to
+    /// 43200, and at most 3600 if the credentials above are temporary. Default: 3600.
     #[serde(default = "default_session")]
     #[schemars(range(min = 900, max = 43_200))]
     pub duration_seconds: i64,
 
-    /// Where STS is: scheme, host and port, no path. Default: spec.s3.endpoint, or Amazon's endpoint for the region.
+    /// The address of STS: scheme, host and port, no path. Default: spec.s3.endpoint, or Amazon's endpoint for the
+    /// region.
     /// Example: https://sts.eu-west-1.amazonaws.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("assumeRole.endpoint must be scheme, host and port only, as in https://sts.eu-west-1.amazonaws.com: no path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("assumeRole.endpoint must be scheme, host and port only, for example https://sts.eu-west-1.amazonaws.com; remove the path, user or query"))]
     pub endpoint: Option<String>,
 
-    /// The key of AWS KMS with which the bucket encrypts its objects (SSE-KMS), if it is one of your own: no alias. Sessions may
-    /// then use this key, through S3 only, for the objects of the grant only; without it the store refuses their keys
-    /// with 403. The role must be allowed kms:GenerateDataKey and kms:Decrypt on it. Not needed for SSE-S3.
+    /// The ARN of the KMS key that encrypts the bucket (SSE-KMS), if it is a KMS key of your own. Not an alias.
+    /// Sessions may then use this KMS key, but only through S3 and only for the objects of the grant. Without it, the
+    /// store rejects the credentials of grants with 403. The role needs kms:GenerateDataKey and kms:Decrypt on the
+    /// KMS key. Not needed for SSE-S3.
     /// Example: arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 20, max = 2048))]
-    #[x_kube(validation = Rule::new(r"self.matches('^arn:aws[a-z0-9-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$')").message("kmsKeyArn is not the ARN of a KMS key; write it as arn:aws:kms:eu-west-1:123456789012:key/ID, with the key's ID and not an alias"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^arn:aws[a-z0-9-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$')").message("kmsKeyArn is not the ARN of a KMS key; write it as arn:aws:kms:eu-west-1:123456789012:key/ID, with the ID of the KMS key instead of an alias"))]
     pub kms_key_arn: Option<String>,
 }
 

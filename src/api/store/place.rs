@@ -1,9 +1,9 @@
 use super::{AzureBlobStore, GcsStore, S3Store};
 
-/// Where a store is: the settings of its one provider.
+/// The settings of the one provider that a store uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Amazon S3, or a store that speaks its protocol.
+    /// Amazon S3 or an S3-compatible store.
     S3(Box<S3Store>),
     /// Azure Blob Storage.
     AzureBlob(Box<AzureBlobStore>),
@@ -12,7 +12,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// The one that is set; `None` if none is, or several are.
+    /// The provider that is set; `None` if no provider or more than one is set.
     pub(super) fn only(
         s3: Option<&S3Store>,
         azure_blob: Option<&AzureBlobStore>,
@@ -26,7 +26,7 @@ impl Place {
         }
     }
 
-    /// The field of the store's spec that it stands in.
+    /// The field of the store's spec that contains these settings.
     pub fn field(&self) -> &'static str {
         match self {
             Self::S3(_) => "s3",
@@ -35,7 +35,7 @@ impl Place {
         }
     }
 
-    /// The bucket, or what the provider calls so, by whose name its notifications speak of it.
+    /// The name of the bucket (Azure: the container). Notifications of the store contain this name.
     pub fn bucket(&self) -> &str {
         match self {
             Self::S3(s3) => &s3.bucket,

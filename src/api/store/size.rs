@@ -3,13 +3,13 @@ use serde::{Deserialize, Serialize};
 
 /// A number of bytes, written as a number or as a Kubernetes quantity.
 ///
-/// Not `IntOrString`, whose numbers end at 2 GiB.
+/// `IntOrString` is not suitable, because its numbers end at 2 GiB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ByteSize {
     /// A plain number of bytes.
     Number(i64),
-    /// A number with a suffix: k M G T P, Ki Mi Gi Ti Pi.
+    /// A whole number with a suffix: k M G T P, Ki Mi Gi Ti Pi.
     Quantity(String),
 }
 
@@ -26,8 +26,8 @@ impl JsonSchema for ByteSize {
 }
 
 impl ByteSize {
-    /// The bytes that it stands for; `None` if it is no such thing, or not positive. What does not fit is as good
-    /// as no limit: no object is that large.
+    /// The number of bytes; `None` if the text is not a size or the size is not positive. A number above the maximum
+    /// of `i64` becomes that maximum, because no object is that large.
     pub fn bytes(&self) -> Option<i64> {
         let text = match self {
             Self::Number(n) => return (*n > 0).then_some(*n),

@@ -2,37 +2,41 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Whether the store can be used. Written by Valet.
+/// Whether the store can be used. Valet writes the status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreStatus {
-    /// The metadata.generation that this status speaks of.
+    /// The metadata.generation of the store that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready: the settings make sense, the store answers and takes the credentials. UnsignedHeadersRefused, ClockInSync and
-    /// KeysEnforced: what was found when the store was tried out.
+    /// Ready: the settings are valid, the store answers, and it accepts the credentials. UnsignedHeadersRefused and
+    /// ClockInSync: results of the last probe. KeysEnforced: the result of the last conformance check.
+    /// CredentialsExpirationKnown: only while it is False.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::api::status::conditions")]
     pub conditions: Vec<Condition>,
-    /// What grants may ask of this store; a grant that asks for anything else is refused by this name. Those with
-    /// PostForm/ or Credentials/ before them are what grants of that mode may ask.
+    /// The constraints that the store can enforce. Valet refuses a grant with another constraint (CapabilityMissing).
+    /// A name without a slash applies to signed URLs, or is a mode that the store supports. A name such as
+    /// PostForm/ContentLengthRange applies to grants with this mode. RequiresChecksum: the store accepts uploads only
+    /// with a checksum.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), inner(length(max = 64)))]
     pub capabilities: Vec<String>,
-    /// When the credentials with which keys are signed now come to their end, if they do: no key outlives them.
+    /// When the current signing credentials expire. No credential of a grant outlives them. Absent if they do not
+    /// expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_expiration_time: Option<Time>,
-    /// What came of trying the store out with real keys, if the annotation valetkey.dev/canary-requested-at asks for it.
+    /// The last conformance check. The annotation valetkey.dev/canary-requested-at requests a check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryStatus>,
 }
 
-/// When a store was tried out with real keys. What was found is in the condition KeysEnforced.
+/// The last conformance check of a store. The condition KeysEnforced contains the result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CanaryStatus {
-    /// The annotation's value that was answered.
+    /// The value of the annotation that requested the check.
     #[schemars(length(max = 64))]
     pub request: String,
-    /// When.
+    /// The time of the check.
     pub time: Time,
 }

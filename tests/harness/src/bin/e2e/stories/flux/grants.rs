@@ -247,7 +247,7 @@ fn replaced(t: &Tenant<'_>) -> Result<()> {
     t.commit(&grant)?;
     let ready = t.sync()?;
     check(
-        ready.status == "False" && ready.message.contains("make a new grant"),
+        ready.status == "False" && ready.message.contains("create a new grant"),
         format!("a grant that changed: {ready:?}"),
     )?;
     t.play.note(format!("a change of the key: {}", ready.message));
@@ -387,7 +387,7 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     t.play.wait_secret_gone("taken", 20)?;
     let ready = t.sync()?;
     check(
-        ready.status == "False" && ready.message.contains("revoke cannot be taken back"),
+        ready.status == "False" && ready.message.contains("revoke cannot be undone"),
         format!("git and a revocation by hand: {ready:?}"),
     )?;
     check(!t.play.exists("secret/taken")?, "a key that was revoked came back")?;
