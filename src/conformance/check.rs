@@ -1,5 +1,5 @@
-//! A round trip with real keys: objects below the probe key are written and read with keys as grants get them, and every
-//! promise of a key is broken once. What was written is deleted.
+//! The conformance check. It writes and reads objects below the probe's object key, with credentials signed as for a
+//! grant. For each constraint it sends one request that violates it. Afterwards it deletes the objects.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,34 +13,34 @@ use crate::{
     core::{Key, Lifetime, ObjectKey, SignError, Signed, SigningRequest, second},
 };
 
-/// What good requests send.
+/// The body of valid requests.
 pub const BODY: &[u8] = b"valet canary 1\n";
-/// Its MD5, in base64.
+/// The MD5 of [`BODY`], in base64.
 pub const BODY_MD5: &str = "vLvOurp3+zgX/XY+TXusGQ==";
-/// As long, and other bytes.
+/// A body with the same length as [`BODY`] and other bytes.
 pub const OTHER: &[u8] = b"valet canary 2\n";
-/// A byte more.
+/// A body that is one byte longer than [`BODY`].
 pub const LONGER: &[u8] = b"valet canary 10\n";
-/// The content type of good requests.
+/// The content type of valid requests.
 pub const TYPE: &str = "text/plain";
-/// Another one.
+/// A content type that differs from [`TYPE`].
 pub const OTHER_TYPE: &str = "text/html";
-/// How long its keys live, in seconds; those that are to be over, ended as long ago. More than clocks may differ before
-/// the store's condition says so.
+/// The lifetime of the check's credentials, in seconds. Expired ones ended this long ago. It is longer than the clock
+/// skew that the store's condition reports.
 const SECONDS: i64 = 120;
-/// The name of the file in a form.
+/// The file name in a form.
 const FILE: &str = "canary";
-/// In a form's key, stores put that in place of this.
+/// Stores replace this text in a form's object key with the file name.
 const FILE_NAME: &str = "${filename}";
-/// The object that keys for others are bent to.
+/// The object that requests use instead of the signed one.
 const STRAY: &str = "stray";
 
-/// How long a trip may take.
+/// Timeout of the check.
 const TRIP_TIMEOUT: Duration = Duration::from_secs(40);
-/// How long it may take to delete what it wrote.
+/// Timeout of deleting the check's objects.
 const CLEARING_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Cuts a trip off that takes too long.
+/// Runs a check with a timeout.
 pub async fn in_time<T>(trip: impl Future<Output = Result<T, Away>>) -> Result<T, Away> {
     timeout(TRIP_TIMEOUT, trip).await.unwrap_or_else(|_| {
         let seconds = TRIP_TIMEOUT.as_secs();
@@ -48,7 +48,7 @@ pub async fn in_time<T>(trip: impl Future<Output = Result<T, Away>>) -> Result<T
     })
 }
 
-/// The store does not answer any more, and why. No secrets.
+/// The check stopped because the store does not answer. The text says why and contains no secrets.
 pub struct Away(pub String);
 
 impl From<SignError> for Away {
@@ -60,24 +60,24 @@ impl From<SignError> for Away {
     }
 }
 
-/// How a request departs from the key.
+/// A change that makes a request violate its credential.
 pub type Bend = fn(&mut Sent);
 
-/// What a provider does for the trip.
+/// The provider's operations that the check uses.
 pub trait Hands: Sync {
-    /// Signs a key for the endpoint that the operator reaches.
+    /// Signs a credential for the operator's endpoint.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
-    /// Sends a request as it is, once; returns the status that was answered.
+    /// Sends a request unchanged and without a retry. Returns the status of the answer.
     fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>>;
 
-    /// Alters the signature by one character.
+    /// Changes the signature by one character.
     fn forge(sent: &mut Sent)
     where
         Self: Sized;
 
-    /// Deletes these objects, which are in the folder, and nothing else. If not all could be deleted: what
-    /// to allow, as the rest of "to delete it, allow".
+    /// Deletes these objects, which are below the check's prefix, and nothing else. If an object could not be
+    /// deleted, returns what to allow, as the rest of "to delete it, allow".
     fn clear_away<'a>(
         &'a self,
         folder: &'a str,
@@ -85,24 +85,24 @@ pub trait Hands: Sync {
     ) -> BoxFuture<'a, Option<&'static str>>;
 }
 
-/// The trip, and what it has found so far.
+/// A running check and its result so far.
 pub struct Trip<'a, H> {
     hands: &'a H,
-    /// Below the probe key, and its own.
+    /// The prefix of this check, below the probe's object key.
     pub folder: String,
-    /// The upload in parts that its keys are for, while it tries one.
+    /// The upload ID for checks of parts.
     pub upload: Option<String>,
     written: BTreeSet<String>,
-    /// What came of it.
+    /// The result so far.
     pub found: Canary,
 }
 
 impl<'a, H: Hands> Trip<'a, H> {
-    /// Sets out to below this key.
+    /// Starts a check below this object key.
     pub fn new(hands: &'a H, probe_key: &str) -> Self {
         Self {
             hands,
-            // Several operators may be told of one request in the same moment.
+            // The prefix is unique, because several operators may start the check at the same time.
             folder: format!(
                 "{probe_key}/canary-{}-{}",
                 Timestamp::now().as_nanosecond(),
@@ -114,11 +114,11 @@ impl<'a, H: Hands> Trip<'a, H> {
         }
     }
 
-    /// Comes back from wherever it got to, and leaves nothing behind.
+    /// Ends the check and deletes its objects.
     pub async fn end(mut self, result: Result<(), Away>) -> Canary {
         if let Err(Away(why)) = result {
             self.found.interrupted = true;
-            self.found.untried.push(format!("the rest: {why}"));
+            self.found.untried.push(format!("the remaining checks: {why}"));
         }
         self.wrote(STRAY);
         let cleared = timeout(CLEARING_TIMEOUT, self.hands.clear_away(&self.folder, &self.written)).await;
@@ -126,23 +126,23 @@ impl<'a, H: Hands> Trip<'a, H> {
         self.found.left = match cleared {
             Ok(None) => None,
             Ok(Some(remedy)) => Some(format!(
-                "what it wrote below {folder} could not all be deleted: allow {remedy} there, or delete it"
+                "some objects below {folder} could not be deleted; allow {remedy} there, or delete them"
             )),
             Err(_) => Some(format!(
-                "what it wrote below {folder} could not all be deleted within {} s: delete it",
+                "some objects below {folder} could not be deleted within {} s; delete them",
                 CLEARING_TIMEOUT.as_secs()
             )),
         };
         self.found
     }
 
-    /// Whether a request that keeps to the key is taken; otherwise what was answered.
+    /// Sends a valid request. Returns the status if the store refuses it.
     pub async fn good(&mut self, name: &str, ask: &Ask) -> Result<Result<(), u16>, Away> {
         let status = self.try_out(name, ask, false, |_| {}).await?;
         Ok(if is_taken(status) { Ok(()) } else { Err(status) })
     }
 
-    /// Promises that one request breaks: it must be refused.
+    /// Checks constraints with a request that violates them. The store must refuse it.
     pub async fn holds(&mut self, ask: &Ask, name: &str, bend: Bend, promises: &[Missing]) -> Result<(), Away> {
         if is_taken(self.try_out(name, ask, false, bend).await?) {
             self.found.missing.extend(promises);
@@ -152,34 +152,35 @@ impl<'a, H: Hands> Trip<'a, H> {
         Ok(())
     }
 
-    /// What every key promises: its end, its signature, its object; and its verb, if there is a way to try another.
+    /// Checks that a credential is limited to its expiry, signature, object key and method. The method is checked
+    /// only if `other_verb` is set.
     pub async fn binds(&mut self, verb: &str, name: &str, ask: &Ask, other_verb: Option<Bend>) -> Result<(), Away> {
         let all: [(&str, bool, Option<Bend>); 4] = [
-            ("that is over", true, Some(|_| {})),
-            ("with another signature", false, Some(H::forge)),
-            ("for another object", false, Some(Sent::stray)),
-            ("with another verb", false, other_verb),
+            ("that has expired", true, Some(|_| {})),
+            ("with a wrong signature", false, Some(H::forge)),
+            ("for another object key", false, Some(Sent::stray)),
+            ("for another method", false, other_verb),
         ];
         for (what, is_over, bend) in all {
             let Some(bend) = bend else { continue };
             let status = self.try_out(name, ask, is_over, bend).await?;
-            // Of an object that is not there: it would have been looked for.
+            // A 404 means that the store accepted the request and looked for the object.
             if is_taken(status) || status == 404 {
                 let why = format!(
-                    "the store takes a key for {verb} {what} (it answered {status}), so nothing that a key says is worth anything"
+                    "the store accepts a credential for {verb} {what} (it answered {status}), so its credentials have no effective limits"
                 );
                 self.found.worthless.get_or_insert(why);
             }
         }
         self.found.held.push(match other_verb {
-            Some(_) => format!("end, signature, object and verb of {verb}"),
-            None => format!("end, signature and object of {verb}"),
+            Some(_) => format!("expiry, signature, object key and method of {verb}"),
+            None => format!("expiry, signature and object key of {verb}"),
         });
         Ok(())
     }
 
-    /// Promises that a form for everything below a key keeps to that. `is_expected`: whether the store is thought to keep
-    /// it without having been tried.
+    /// Checks that a POST form for a prefix is limited to the prefix. `is_expected`: whether the store is expected to
+    /// enforce this without a check.
     pub async fn below(&mut self, ask: &Ask, is_expected: bool) -> Result<(), Away> {
         let promise = Missing::Form(Capability::KeyPrefix);
         match self.keeps_below(ask).await? {
@@ -194,12 +195,12 @@ impl<'a, H: Hands> Trip<'a, H> {
         Ok(())
     }
 
-    /// Whether a form for everything below a key, which this one becomes, keeps to that: what is named by its file or
-    /// otherwise arrives below, and nothing arrives beside it. Keys for GET must work: they show where something arrived.
-    /// If it does not: why.
+    /// Whether a POST form for a prefix is limited to the prefix. Uploads must be written below the prefix, and none
+    /// outside it. GET must work, because it shows where an object was written. Returns the reason if the form is not
+    /// limited.
     async fn keeps_below(&mut self, ask: &Ask) -> Result<Result<(), String>, Away> {
         let inside = |name: &str| format!("in/{name}");
-        // Where it arrives depends on what the store makes of the file's name.
+        // The object key depends on whether the store replaces the file name.
         self.wrote(&inside(FILE));
         self.wrote(&inside(FILE_NAME));
         if let Err(status) = self.good(&inside(""), ask).await? {
@@ -207,16 +208,16 @@ impl<'a, H: Hands> Trip<'a, H> {
         }
         if !self.exists(&inside(FILE)).await? {
             return Ok(Err(format!(
-                "the store does not put the file's name in place of {FILE_NAME}"
+                "the store does not replace {FILE_NAME} with the file name"
             )));
         }
-        // Beside it, whatever is made of the rest.
+        // Object keys outside the prefix.
         for key in ["in-2/x", "in", "IN/x"] {
             if is_taken(self.try_below(ask, key, FILE).await?) {
-                return Ok(Err(format!("it takes {key} with a form for in/")));
+                return Ok(Err(format!("it accepts object key {key} with a form for in/")));
             }
         }
-        // Below it by the letter. Where such a key is a name like others, it may be taken.
+        // Object keys that begin with the prefix. A store for which '..' has no special meaning may accept them.
         for (n, key) in ["in/../{}", "in/%2e%2e/{}", "in/..%2f{}", "in/..\\{}"]
             .into_iter()
             .enumerate()
@@ -225,7 +226,7 @@ impl<'a, H: Hands> Trip<'a, H> {
             self.try_below(ask, &key.replace("{}", &escaped), FILE).await?;
             if self.exists(&escaped).await? {
                 return Ok(Err(format!(
-                    "it takes {} for an object above in/",
+                    "with object key {} it writes an object outside in/",
                     key.replace("{}", "x")
                 )));
             }
@@ -238,29 +239,29 @@ impl<'a, H: Hands> Trip<'a, H> {
             }
         }
         if self.exists(escaped).await? {
-            return Ok(Err("it takes a file's name ../x for an object above in/".into()));
+            return Ok(Err("with file name ../x it writes an object outside in/".into()));
         }
         Ok(match is_taken(self.try_below(ask, "in/a/b", FILE).await?) {
             true => Ok(()),
-            false => Err("it refuses in/a/b with a form for in/".into()),
+            false => Err("it refuses object key in/a/b with a form for in/".into()),
         })
     }
 
-    /// Sends a form for everything below `in` with this key, in the trip's folder, and this name of the file.
+    /// Sends a form for the prefix `in/` with this object key and file name.
     async fn try_below(&mut self, ask: &Ask, key: &str, file: &str) -> Result<u16, Away> {
         let key = format!("{}/{key}", self.folder);
         let mut sent = self.sent("in/", ask, false).await?;
         sent.set("key", &key);
         file.clone_into(&mut sent.file_name);
         let answer = self.hands.send(sent).await;
-        // Not every store deletes by a name that it would not take.
+        // Some stores cannot delete an object key that they do not accept.
         if answer.as_ref().map_or(true, |status| is_taken(*status)) {
             self.written.insert(key);
         }
         answer
     }
 
-    /// Whether a key for GET finds this object.
+    /// Whether a signed GET finds this object.
     pub async fn exists(&mut self, name: &str) -> Result<bool, Away> {
         let is_there = is_taken(self.try_out(name, &get(), false, |_| {}).await?);
         if is_there {
@@ -269,24 +270,24 @@ impl<'a, H: Hands> Trip<'a, H> {
         Ok(is_there)
     }
 
-    /// Signs a key for an object as a grant's is signed, and sends one request with it. Returns what was answered.
+    /// Signs a credential as for a grant, and sends one request with it. Returns the status.
     async fn try_out(&mut self, name: &str, ask: &Ask, is_over: bool, bend: Bend) -> Result<u16, Away> {
         let mut sent = self.sent(name, ask, is_over).await?;
         bend(&mut sent);
-        // Wherever the request leads, what it may have written is to be cleared away.
+        // The changed request may have written the object, so it is deleted later.
         if sent.method != "GET" && !name.ends_with('/') {
             self.wrote(name);
         }
         self.hands.send(sent).await
     }
 
-    /// The request that keeps to a key for this object, or for what is below it if it ends with '/'.
+    /// A valid request for this object, or for the prefix if the name ends with '/'.
     async fn sent(&self, name: &str, ask: &Ask, is_over: bool) -> Result<Sent, Away> {
         let signed = self.hands.sign(&self.request(name, ask, is_over)?).await?;
-        Sent::good(&signed).ok_or_else(|| Away("the key is no request".into()))
+        Sent::good(&signed).ok_or_else(|| Away("the credential is not a single request".into()))
     }
 
-    /// What is signed for it.
+    /// The request to sign for this object.
     pub fn request(&self, name: &str, ask: &Ask, is_over: bool) -> Result<SigningRequest, Away> {
         let key = format!("{}/{name}", self.folder);
         let ends = if is_over { -SECONDS } else { SECONDS };
@@ -303,7 +304,7 @@ impl<'a, H: Hands> Trip<'a, H> {
         })
     }
 
-    /// An object of this name may have been written.
+    /// Records that an object with this name may exist.
     pub fn wrote(&mut self, name: &str) {
         self.written.insert(format!("{}/{name}", self.folder));
     }
@@ -313,7 +314,7 @@ fn is_taken(status: u16) -> bool {
     status < 300
 }
 
-/// A download that is answered with a content type.
+/// A download with a fixed content type.
 pub fn get() -> Ask {
     Ask::Download {
         mode: DownloadMode::Url,
@@ -325,24 +326,21 @@ pub fn get() -> Ask {
     }
 }
 
-/// A request as it is sent.
+/// A request that the check sends.
 pub struct Sent {
-    /// The HTTP method.
     pub method: String,
-    /// Where.
     pub url: String,
-    /// Its headers, those that the key says.
+    /// The headers that the credential requires.
     pub headers: Vec<(String, String)>,
-    /// Of a form: its fields, in order.
+    /// The fields of a form, in order.
     pub fields: Option<Vec<(String, String)>>,
-    /// The object.
     pub body: Vec<u8>,
-    /// Of a form: the name of its file.
+    /// The file name of a form.
     pub file_name: String,
 }
 
 impl Sent {
-    /// What the holder of the key sends who keeps to it; `None` for a key that is no single request.
+    /// The valid request for a credential. `None` if the credential is not a single request.
     fn good(signed: &Signed) -> Option<Self> {
         let (method, url, headers, fields) = match &signed.key {
             Key::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
@@ -363,7 +361,7 @@ impl Sent {
         })
     }
 
-    /// Sets a header, or a form's field.
+    /// Sets a header, or a field of a form.
     pub fn set(&mut self, name: &str, value: &str) {
         let list = self.fields.as_mut().unwrap_or(&mut self.headers);
         for (_, old) in list.iter_mut().filter(|(n, _)| n.eq_ignore_ascii_case(name)) {
@@ -371,7 +369,7 @@ impl Sent {
         }
     }
 
-    /// Turns to another object beside the key's.
+    /// Changes the request to another object beside the signed one.
     fn stray(&mut self) {
         fn beside(path: &str) -> String {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -389,7 +387,7 @@ impl Sent {
         }
     }
 
-    /// The body, and of a form what says how it is divided.
+    /// The body of the request. For a form it is a multipart body, returned with its Content-Type header.
     pub fn content(&self) -> (Vec<u8>, Option<(String, String)>) {
         let Some(fields) = &self.fields else {
             return (self.body.clone(), None);
@@ -412,7 +410,7 @@ impl Sent {
     }
 }
 
-/// Alters a signature's last character.
+/// Changes the last character of a signature.
 pub fn forge_last(signature: &mut String) {
     let last = signature.pop();
     signature.push(if last == Some('0') { '1' } else { '0' });

@@ -1,4 +1,4 @@
-//! What came of a round trip with real keys, in words that every provider shares.
+//! Results of the conformance check, for all providers.
 
 mod check;
 
@@ -8,39 +8,40 @@ pub use check::{
 
 use crate::api::{Capabilities, Capability, UploadMode};
 
-/// What a store really enforces, tried with keys as grants get them.
+/// What a store enforces according to a conformance check with signed credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Canary {
-    /// What was tried and holds, for a person.
+    /// What the store enforces, as text for users.
     pub held: Vec<String>,
-    /// What the store was thought to enforce and does not.
+    /// What the store was expected to enforce, but does not.
     pub missing: Vec<Missing>,
-    /// Why no key of the store is worth anything: it takes keys that are over, or other ones than were signed.
+    /// Why no credential of the store is limited: the store accepts expired credentials, or credentials for other
+    /// requests.
     pub worthless: Option<String>,
-    /// What could not be tried, and why. No secrets.
+    /// What could not be checked, and why. The text contains no secrets.
     pub untried: Vec<String>,
-    /// What does not hold and can go without saying of a store, and what shows it, for a person.
+    /// Optional capabilities that the store does not have, and why, as text for users.
     pub without: Vec<String>,
-    /// Whether the store went away meanwhile, so that it is worth to try again soon.
+    /// Whether the store stopped answering, so that the check should be repeated soon.
     pub interrupted: bool,
-    /// What was written and could not be deleted again.
+    /// The objects that could not be deleted.
     pub left: Option<String>,
 }
 
-/// Something that the store's keys cannot pin down after all.
+/// A capability that the store does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// Its signed URLs.
+    /// A constraint of signed URLs.
     Url(Capability),
-    /// Its POST forms.
+    /// A constraint of POST forms.
     Form(Capability),
-    /// It takes no POST forms.
+    /// The store does not support POST forms.
     Forms,
-    /// Its uploads in parts.
+    /// A constraint of multipart uploads.
     Part(Capability),
-    /// It takes no uploads in parts.
+    /// The store does not support multipart uploads.
     Parts,
-    /// It lends no credentials that can do only what they are lent for.
+    /// The store does not limit temporary credentials to what was granted.
     Credentials,
 }
 
@@ -60,27 +61,27 @@ impl Missing {
 }
 
 impl Canary {
-    /// Nothing was tried. `is_to_be_repeated`: whether it is worth to try again soon.
+    /// A result without any check. `is_to_be_repeated`: whether the check should be repeated soon.
     pub fn untried(why: String, is_to_be_repeated: bool) -> Self {
         Self {
-            untried: vec![format!("all of it: {why}")],
+            untried: vec![format!("everything: {why}")],
             interrupted: is_to_be_repeated,
             ..Self::default()
         }
     }
 
-    /// Whether this was tried and holds.
+    /// Whether the check confirmed this capability.
     pub fn holds(&self, promise: Missing) -> bool {
         self.held.contains(&promise.name())
     }
 
-    /// Takes away from what a store is thought to enforce what it does not.
+    /// Removes capabilities that the check found missing.
     pub fn narrow(&self, can: &mut Capabilities) {
         for missing in &self.missing {
             match missing {
                 Missing::Url(capability) => {
                     can.enforced.remove(capability);
-                    // What is not held in one request is not held in several.
+                    // If single requests do not enforce a constraint, multipart and resumable uploads do not either.
                     if let Some(parts) = &mut can.multipart {
                         parts.remove(capability);
                     }
@@ -105,8 +106,8 @@ impl Canary {
         }
     }
 
-    /// The names of what the store is thought to enforce and was not tried, a whole mode by its own name. Whether it refuses
-    /// headers that nobody signed is not among them: every trial shows that, and a condition of its own says it.
+    /// The names of capabilities that were not checked. A mode without any check is one name. `SignedHeadersOnly` is
+    /// left out, because every probe checks it and another condition reports it.
     pub fn untried_names(&self, can: &Capabilities) -> Vec<String> {
         let missing = self.missing.iter().map(|m| m.name());
         let tried: Vec<_> = self.held.iter().cloned().chain(missing).collect();
@@ -123,7 +124,7 @@ impl Canary {
         can.names().into_iter().filter(is_untried).collect()
     }
 
-    /// The names of what is missing, for a person.
+    /// The names of the missing capabilities, as text for users.
     pub fn missing_names(&self) -> String {
         let names: Vec<_> = self.missing.iter().map(|m| m.name()).collect();
         names.join(", ")
@@ -134,7 +135,7 @@ impl Canary {
 mod tests {
     use super::*;
 
-    /// What is said to hold is what was tried, and the rest is named.
+    /// Capabilities without a result are listed as not checked.
     #[test]
     fn what_was_not_tried_is_named() {
         let can = Capabilities {
@@ -167,7 +168,7 @@ mod tests {
                 "WriteOnce".into(),
                 "PostForm/ContentType".into(),
                 "Credentials".into(),
-                "end, signature and object of PUT".into(),
+                "expiry, signature and object key of PUT".into(),
             ],
             missing: vec![
                 Missing::Form(Capability::KeyPrefix),

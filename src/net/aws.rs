@@ -1,5 +1,5 @@
-//! The HTTP client of the AWS SDK: the same connections as [`super::http`], with their limits. The SDK's own client reads
-//! up to 400 KiB of headers, and bodies without an end.
+//! The HTTP client of the AWS SDK. It uses the same connections and limits as [`super::client`]. The SDK's own client
+//! reads up to 400 KiB of headers and has no limit for bodies.
 
 use std::{
     error::Error as StdError,
@@ -23,12 +23,12 @@ use super::{
     client::{Connections, connections, proxy_authorization},
 };
 
-/// The most of an answer's body that is read, in bytes. The SDK keeps it whole, whatever its length, and a tenant may be the
-/// one who answers. The longest that Valet asks for, five hundred parts of an upload, has some hundred kilobytes.
+/// The largest body of an answer, in bytes. The SDK keeps the whole body in memory, and the server can belong to a
+/// tenant. The largest expected answer, a list of 500 parts, has some hundred kilobytes.
 pub const MAX_ANSWER: usize = 256 << 10;
 
-/// The client for requests that may go anywhere: to the platform's stores, to STS and to metadata services. All of them
-/// share it; it goes through the proxies that the environment names.
+/// The client for requests without limits: to the platform team's stores, to STS and to metadata servers. It is
+/// shared and uses the proxies from the environment.
 pub fn shared() -> SharedHttpClient {
     static CLIENT: OnceLock<SharedHttpClient> = OnceLock::new();
     let make = || {
@@ -42,8 +42,8 @@ pub fn shared() -> SharedHttpClient {
     CLIENT.get_or_init(make).clone()
 }
 
-/// A client that connects only to where requests may go, whatever the SDK makes of an endpoint and a bucket. It checks names
-/// when they are looked up, and addresses when they are asked: nobody looks those up. All stores share it.
+/// A client that connects only to permitted addresses, also if the SDK builds another host from endpoint and bucket.
+/// It checks names when they are resolved, and IP addresses before the request. All stores share the client.
 pub fn guarded(outward: &Outward) -> SharedHttpClient {
     let make = || {
         let outward = outward.without_clients();
@@ -59,12 +59,12 @@ pub fn guarded(outward: &Outward) -> SharedHttpClient {
 
 #[derive(Clone)]
 struct Sdk {
-    /// None, on a machine without certificate authorities.
+    /// `None` on a machine without certificate authorities.
     client: Option<Connections<SdkBody>>,
     outward: Option<Outward>,
-    /// Those that the environment names.
+    /// The proxies from the environment.
     proxies: Option<Arc<Matcher>>,
-    /// How long an answer may take, if the SDK says so. Its operations have a timeout of their own.
+    /// Timeout of an answer, if the SDK sets one. Operations of the SDK have their own timeout.
     timeout: Option<Duration>,
 }
 
@@ -121,7 +121,7 @@ impl HttpConnector for Sdk {
     }
 }
 
-/// What the SDK is to make of it: whether it was too slow, whether to try once more.
+/// Classifies an error for the SDK: as a timeout, or as an error that allows a retry.
 fn failed(error: Box<dyn StdError + Send + Sync>) -> ConnectorError {
     let hyper = causes(&*error).find_map(|e| e.downcast_ref::<hyper::Error>());
     let io = causes(&*error).find_map(|e| e.downcast_ref::<io::Error>());

@@ -1,4 +1,4 @@
-//! One request and its answer, within a few seconds, to where requests may go and nowhere else.
+//! An HTTP client for single requests with a short timeout, limited to permitted addresses.
 
 use std::{
     fmt,
@@ -40,17 +40,18 @@ use tower_service::Service;
 
 use super::{Inward, Outward, dns};
 
-/// How long one request may take, with all that belongs to it: what needs longer is as good as away.
+/// Timeout of one request, including the connection and the answer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long fresh credentials may take, with all requests that they need. Those at hand go on then, if there are any.
+/// Timeout of fetching credentials, with all requests that this needs. After a timeout, the current credentials are
+/// used if they still work.
 pub const SOURCE_TIMEOUT: Duration = Duration::from_secs(4);
-/// The most of an answer that is read. Tokens are the longest, some kilobytes.
+/// The largest answer, in bytes. Tokens are the largest answers, with some kilobytes.
 const MAX_ANSWER: usize = 64 * 1024;
-/// The most of an answer's headers that is read, all of them together. Amazon S3 allows 2 KB of a user's own metadata, and a
-/// tenant may be the one who answers.
+/// The largest size of all headers of an answer, in bytes. Amazon S3 allows 2 KB of user metadata, and the server can
+/// belong to a tenant.
 pub const MAX_HEADERS: usize = 16 * 1024;
 
-/// What Valet calls itself in requests: program, version and platform, as Kubernetes' own clients do.
+/// The value of the User-Agent header: program, version and platform, as in Kubernetes clients.
 pub fn user_agent() -> String {
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -60,68 +61,68 @@ pub fn user_agent() -> String {
     format!("valet/{} ({}/{arch})", env!("CARGO_PKG_VERSION"), std::env::consts::OS)
 }
 
-/// What the AWS SDK adds to the name that it gives itself.
+/// The application name that the AWS SDK adds to its User-Agent header.
 pub fn app_name() -> Option<AppName> {
     AppName::new(concat!("valet-", env!("CARGO_PKG_VERSION"))).ok()
 }
 
-/// What was answered.
+/// An answer to a request.
 pub struct Answer {
-    /// The HTTP status.
     pub status: u16,
-    /// The headers.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Bytes,
 }
 
-/// Why there is no answer. Nothing of the request or of what came back is in it.
+/// Why there is no answer. The message contains nothing from the request or the answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
-    /// It would have gone inwards.
+    /// The host is in a private or denied network.
     #[error("{0}")]
     Inward(Inward),
-    /// Too slow.
+    /// The timeout passed.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Slow,
-    /// No connection, or one that broke.
-    #[error("the connection failed (refused, reset, no TLS, or the host is not known)")]
+    /// The connection failed or was interrupted.
+    #[error("the connection failed (connection refused or reset, no TLS, or unknown host)")]
     Connection,
-    /// The proxy is away, or does not let it through.
+    /// The proxy does not answer, or refuses the connection.
     #[error(
-        "the proxy that HTTPS_PROXY names is away or refuses the way there; if none is needed for that host, name it in NO_PROXY"
+        "the proxy in HTTPS_PROXY does not answer or refuses the connection; if the host needs no proxy, add it to NO_PROXY"
     )]
     NotByProxy,
-    /// Somebody is there, and does not prove who.
+    /// The server's certificate is not valid for the host, or not trusted.
     #[error("{0}")]
     Untrusted(&'static str),
-    /// Nothing to check certificates with.
-    #[error("this machine has no certificate authorities, so no TLS is possible")]
-    Rootless,
-    /// Not HTTP.
-    #[error("the answer was not understood")]
-    Malformed,
-    /// More than is read.
+    /// There are no certificate authorities to verify certificates with.
     #[error(
-        "the answer is too long (more than {} KiB of headers, or {} KiB in all); is the endpoint a store's?",
+        "this machine has no certificate authorities, so TLS is not possible; install them, or set SSL_CERT_FILE"
+    )]
+    Rootless,
+    /// The answer is not HTTP.
+    #[error("the answer is not valid HTTP")]
+    Malformed,
+    /// The answer is larger than the limits.
+    #[error(
+        "the answer is too long (more than {} KiB of headers, or {} KiB in all); check that the endpoint is an object store",
         MAX_HEADERS / 1024,
         MAX_ANSWER / 1024
     )]
     TooLong,
 }
 
-/// What makes connections and keeps them.
+/// A pool of connections.
 pub(super) type Connections<B = Full<Bytes>> = Client<HttpsConnector<Way>, B>;
 
-/// A client that follows no redirects and keeps connections.
+/// A client that follows no redirects and reuses connections.
 pub struct Http {
     client: Option<Connections>,
     outward: Option<Outward>,
 }
 
 impl Http {
-    /// With `outward`, requests go only there, and straight: a proxy would look names up by itself. Without, those by https
-    /// go through the proxy that the environment names (`HTTPS_PROXY`, `NO_PROXY`), if it names one.
+    /// With `outward`, requests go only to permitted hosts and without a proxy, because a proxy would resolve names
+    /// itself. Without `outward`, https requests use the proxy from the environment (`HTTPS_PROXY`, `NO_PROXY`), if
+    /// there is one.
     pub fn new(outward: Option<Outward>) -> Self {
         let client = match &outward {
             Some(outward) => {
@@ -133,10 +134,10 @@ impl Http {
         Self { client, outward }
     }
 
-    /// Sends a request once.
+    /// Sends a request, without a retry.
     ///
     /// # Errors
-    /// [`Unanswered`].
+    /// [`Unanswered`] if there is no usable answer.
     pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
         if let (Entry::Vacant(name), Ok(own)) = (
             request.headers_mut().entry(USER_AGENT),
@@ -150,7 +151,7 @@ impl Http {
     }
 
     async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
-        // The connector asks no resolver about a host that is an address.
+        // An IP address needs no DNS lookup, so it is checked here.
         if let Some(outward) = &self.outward {
             let host = request.uri().host().unwrap_or_default();
             outward.check(host).await.map_err(Unanswered::Inward)?;
@@ -173,8 +174,7 @@ impl Http {
     }
 }
 
-/// Connections of a kind. `plain_too`: whether what goes by plain HTTP goes through a proxy, too, if the environment names
-/// one for it.
+/// Creates a pool of connections. `plain_too`: whether plain HTTP requests also use a proxy from the environment.
 pub(super) fn connections<B>(
     outward: Option<Outward>,
     proxies: Option<Matcher>,
@@ -188,7 +188,7 @@ where
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(TIMEOUT));
-    // A machine without certificate authorities reaches nothing, and that is said when it is tried.
+    // Without certificate authorities no connection is possible. The request reports this.
     HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
         let way = Way {
             straight: connector,
@@ -223,7 +223,7 @@ fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     }
 }
 
-/// Whether the host of an endpoint is in one of these domains, each of which begins with a dot.
+/// Whether the host of an endpoint is in one of these domains. Each domain begins with a dot.
 pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
     let uri = endpoint.parse::<Uri>().ok();
     let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default();
@@ -231,10 +231,11 @@ pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
     domains.iter().any(|domain| host.ends_with(domain))
 }
 
-/// What is wrong with a server's certificate, if that is why there is no connection. Of what the certificate says nothing is
-/// repeated: a stranger has written it.
+/// What is wrong with a server's certificate, if this is why the connection failed. The message repeats nothing from
+/// the certificate, because its content is not trusted.
 pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    // rustls' words for it; its error types come through two versions of the library, and as text through io::Error.
+    // The texts of rustls are compared, because its error types come from two versions of the library and through
+    // io::Error.
     let said = std::iter::successors(Some(error), |e| e.source()).find_map(|e| {
         let text = e.to_string();
         let (_, why) = text.split_once("invalid peer certificate: ")?;
@@ -242,24 +243,24 @@ pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
     })?;
     Some(match said {
         said if said.starts_with("unknownissuer") => {
-            "its TLS certificate is from an authority that the operator does not know; to trust one of your own, name it in the chart's caBundle, or in SSL_CERT_FILE"
+            "the server's TLS certificate is from an unknown authority; to trust your own authority, add it to the chart's caBundle, or to SSL_CERT_FILE"
         }
-        said if said.contains("expired") => "its TLS certificate is over; renew it",
+        said if said.contains("expired") => "the server's TLS certificate has expired; renew it",
         said if said.contains("not valid for name") || said.starts_with("notvalidforname") => {
-            "its TLS certificate is for another name than that of the endpoint"
+            "the server's TLS certificate is for another name than the endpoint's host"
         }
-        _ => "its TLS certificate is not valid",
+        _ => "the server's TLS certificate is not valid",
     })
 }
 
-/// Whether what is sent there is for nobody else to read: https, or this machine itself.
+/// Whether nobody else can read a request to this address: https, or the machine itself.
 pub fn is_private(uri: &Uri) -> bool {
     let is_here = matches!(uri.host(), Some("127.0.0.1" | "[::1]" | "localhost"));
     uri.authority().is_some() && (uri.scheme_str() == Some("https") || uri.scheme_str() == Some("http") && is_here)
 }
 
-/// Connects straight, or by a tunnel through a proxy (`CONNECT`), which sees the host and nothing of what is said. Only what
-/// goes by https, unless `plain_too`: plain HTTP is for metadata servers, which no proxy reaches.
+/// Connects directly, or through a proxy with a tunnel (`CONNECT`). The proxy sees only the host. Plain HTTP does not
+/// use a proxy unless `plain_too` is set, because it is for metadata servers, which a proxy cannot reach.
 #[derive(Clone)]
 pub(super) struct Way {
     straight: HttpConnector<Resolver>,
@@ -267,7 +268,7 @@ pub(super) struct Way {
     plain_too: bool,
 }
 
-/// A connection, and whether a proxy at its other end is to pass requests on.
+/// A connection, and whether requests on it go to a proxy that forwards them.
 pub(super) struct Stream {
     io: TokioIo<TcpStream>,
     to_proxy: bool,
@@ -315,7 +316,7 @@ impl rt::Write for Stream {
     }
 }
 
-/// Gives a request by plain HTTP what its proxy asks for to let it through, if it goes through one.
+/// Adds the proxy's credentials to a plain HTTP request that goes through a proxy.
 pub(super) fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>) {
     if request.uri().scheme() == Some(&Scheme::HTTP)
         && let Some(proxy) = proxies.intercept(request.uri())
@@ -327,7 +328,7 @@ pub(super) fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>
     }
 }
 
-/// Why there is no tunnel. What the proxy said is not repeated.
+/// Why a tunnel failed. The message does not repeat the proxy's answer.
 #[derive(Debug)]
 struct NotByProxy;
 
@@ -371,7 +372,8 @@ impl Service<Uri> for Way {
     }
 }
 
-/// Looks names up, and refuses addresses that lead inwards: a name may have another one by the time of the connection.
+/// Resolves names and refuses private or denied addresses. The check happens at connection time, because a name can
+/// have another address by then.
 #[derive(Clone)]
 struct Resolver(Option<Outward>);
 
@@ -407,17 +409,14 @@ impl Service<Name> for Resolver {
 mod tests {
     use super::*;
 
-    /// The words of rustls 0.23 (`CertificateError`), as they come through an error of the connection.
+    /// The texts of rustls 0.23 (`CertificateError`), as connection errors contain them.
     #[test]
     fn what_is_wrong_with_a_certificate() {
         for (said, told) in [
-            (
-                "invalid peer certificate: UnknownIssuer",
-                "that the operator does not know",
-            ),
+            ("invalid peer certificate: UnknownIssuer", "from an unknown authority"),
             (
                 "invalid peer certificate: certificate expired: verification time 1795500000 (UNIX), but certificate is not valid after 1795400000 (100000 seconds ago)",
-                "is over",
+                "has expired",
             ),
             (
                 "invalid peer certificate: certificate not valid for name \"s3.internal\"; certificate is only valid for DnsName(\"evil\")",

@@ -1,5 +1,5 @@
-//! Names of tenants' hosts are looked up within a bounded time, by a bounded number of threads, and kept for a moment. Who
-//! makes a store may run the DNS server that answers for its host.
+//! DNS lookups for tenants' hosts, with a timeout, a limited number of threads and a short cache. The owner of a
+//! store may run the DNS server that answers for its host.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,12 @@ use futures::{
 };
 use tokio::{sync::Semaphore, time::Instant};
 
-/// How long one may wait for a name. The system's resolver waits for half a minute and more.
+/// Timeout of a lookup. The system's resolver can take more than half a minute.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
-/// For so long an answer is used again, be it an error. Whether an address may be asked is checked at each use.
+/// How long a result is cached, also an error. Each use checks again whether the address is permitted.
 const FRESH: Duration = Duration::from_secs(5);
-/// Lookups that are under way at one time. Each takes a thread until the system's resolver gives up, whoever still waits.
+/// The most lookups at the same time. Each occupies a thread until the system's resolver ends, also after the
+/// timeout.
 const THREADS: usize = 128;
 
 type Lookup = Shared<BoxFuture<'static, std::result::Result<Vec<IpAddr>, ErrorKind>>>;
@@ -27,14 +28,14 @@ type Lookup = Shared<BoxFuture<'static, std::result::Result<Vec<IpAddr>, ErrorKi
 struct Kept {
     began: Instant,
     lookup: Lookup,
-    /// Somebody has waited for it in vain. Nobody waits for it again.
+    /// A caller waited for this lookup until the timeout. Later callers do not wait for it.
     is_slow: bool,
 }
 
 static KEPT: LazyLock<Mutex<HashMap<String, Kept>>> = LazyLock::new(Mutex::default);
 static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(THREADS)));
 
-/// What the system's resolver says, within [`TIMEOUT`].
+/// Resolves a name with the system's resolver, within [`TIMEOUT`].
 ///
 /// # Errors
 /// [`ErrorKind::TimedOut`], or the resolver's error.
@@ -69,7 +70,7 @@ async fn lookup_by(host: &str, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Resu
     }
 }
 
-/// In a task of its own: it goes on when nobody waits any more, and then its thread is given back.
+/// Starts a lookup in its own task. The task also ends properly if no caller waits, and then frees its thread.
 fn begin(host: String, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Lookup {
     let task = tokio::spawn(async move {
         let permit = PERMITS.clone().acquire_owned().await.map_err(|_| ErrorKind::Other)?;

@@ -13,29 +13,29 @@ use ipnet::IpNet;
 
 use super::{client::Connections, dns::lookup};
 
-/// Where tenants' endpoints may lead: to public addresses, and into the networks that the platform allows; never into those that
-/// it denies.
+/// The addresses that tenants' stores may use: public addresses, and the networks that the platform team allows, but
+/// never networks that it denies.
 ///
-/// Whoever may create an ObjectStore chooses where the operator sends requests. From inside, the operator reaches what
-/// a tenant does not: its own loopback, the metadata service of the machine, other teams' services.
+/// A user who may create an ObjectStore chooses where the operator sends requests. The operator can reach addresses
+/// that a tenant cannot: its loopback, the machine's metadata server, and services of other teams.
 ///
-/// All tenants' stores share the clients that lead there: each has some hundred kilobytes of certificate authorities, and who
-/// may make one store may make thousands.
+/// All tenants' stores share these clients. Each client holds some hundred kilobytes of certificate authorities, and
+/// a tenant can create thousands of stores.
 #[derive(Clone, Debug, Default)]
 pub struct Outward {
     allowed: Arc<[IpNet]>,
     denied: Arc<[IpNet]>,
-    /// Whether requests that change something may be sent, too.
+    /// Whether write requests may also be sent.
     may_change: bool,
     pub(super) clients: Arc<Clients>,
 }
 
-/// The clients that connect only to where requests may go, once they are needed.
+/// The shared clients that connect only to permitted addresses. Each is created at its first use.
 #[derive(Default)]
 pub(super) struct Clients {
-    /// The AWS SDK's.
+    /// The client of the AWS SDK.
     pub aws: OnceLock<SharedHttpClient>,
-    /// That of everything else; none, on a machine without certificate authorities.
+    /// The client for all other requests. `None` on a machine without certificate authorities.
     pub plain: OnceLock<Option<Connections>>,
 }
 
@@ -45,11 +45,11 @@ impl fmt::Debug for Clients {
     }
 }
 
-/// An endpoint that leads inwards.
+/// An endpoint with a private, special or denied address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inward {
     host: String,
-    /// What kind of address the host is, if it is one; of a name nothing is told.
+    /// The kind of the address, if the host is an IP address. For a name the kind is not reported.
     class: Option<&'static str>,
 }
 
@@ -57,18 +57,22 @@ impl fmt::Display for Inward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, class } = self;
         match class {
-            Some(class) => write!(f, "the endpoint {host} is {class}")?,
-            // Neither the address nor what kind of one it is: whoever has no pod here could look internal names up by it.
-            None => write!(f, "the endpoint's host {host} leads to an address")?,
+            Some(class) => write!(f, "the endpoint {host} is {class}, which an ObjectStore may not use")?,
+            // The message contains neither the address nor its kind. Otherwise a tenant could resolve internal names
+            // with it.
+            None => write!(
+                f,
+                "the endpoint's host {host} resolves to an address that an ObjectStore may not use"
+            )?,
         }
-        f.write_str(", where an ObjectStore may not lead; use a public endpoint, or ask the platform team to allow the network (--allow-private-endpoints, --deny-endpoints) or to make a ClusterObjectStore")
+        f.write_str("; use a public endpoint, or ask the platform team to allow the network (--allow-private-endpoints, --deny-endpoints) or to create a ClusterObjectStore")
     }
 }
 
 impl StdError for Inward {}
 
 impl Outward {
-    /// Besides public addresses, those in these networks are allowed.
+    /// Allows these networks in addition to public addresses.
     pub fn new(allowed: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
             allowed: allowed.into(),
@@ -78,7 +82,7 @@ impl Outward {
         }
     }
 
-    /// The same without these networks, whatever else allows them.
+    /// Denies these networks, even if they are allowed or public.
     #[must_use]
     pub fn denying(self, denied: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
@@ -88,24 +92,24 @@ impl Outward {
         }
     }
 
-    /// To no address at all.
+    /// Denies all addresses.
     pub fn nowhere() -> Self {
         let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let all: Vec<_> = all.into_iter().filter_map(|ip| IpNet::new(ip, 0).ok()).collect();
         Self::default().denying(all)
     }
 
-    /// The same, and requests that change something may be sent there, if `may_change`.
+    /// Also allows write requests if `may_change` is true.
     pub fn changing(self, may_change: bool) -> Self {
         Self { may_change, ..self }
     }
 
-    /// Whether requests that change something may be sent to an endpoint that a tenant chose.
+    /// Whether write requests may be sent to an endpoint that a tenant chose.
     pub fn may_change(&self) -> bool {
         self.may_change
     }
 
-    /// The same for the clients themselves, which must not hold each other.
+    /// A copy without the clients. The clients themselves hold such a copy, to avoid a reference cycle.
     pub(super) fn without_clients(&self) -> Self {
         Self {
             clients: Arc::default(),
@@ -113,11 +117,11 @@ impl Outward {
         }
     }
 
-    /// Whether a host, as it stands in an endpoint, may be asked. A name is looked up for that; one that is not known
-    /// now leads nowhere.
+    /// Checks the host of an endpoint. A name is resolved. A name that cannot be resolved is no error, because no
+    /// connection to it is possible.
     ///
     /// # Errors
-    /// [`Inward`], if one of its addresses lies inwards.
+    /// [`Inward`] if one of its addresses is not permitted.
     pub async fn check(&self, host: &str) -> Result<(), Inward> {
         self.check_literal(host)?;
         let bare = bare(host);
@@ -130,11 +134,11 @@ impl Outward {
         }
     }
 
-    /// The same without a lookup: of a host that is an address, or that says by itself where it leads. Any other name is left
-    /// to whoever looks it up.
+    /// Checks a host without a DNS lookup. It checks IP addresses and special names such as `localhost`. Other names
+    /// are checked when they are resolved.
     ///
     /// # Errors
-    /// [`Inward`].
+    /// [`Inward`] if the address is not permitted.
     pub fn check_literal(&self, host: &str) -> Result<(), Inward> {
         let bare = bare(host);
         let inward = |class| {
@@ -145,9 +149,7 @@ impl Outward {
         };
         match bare.parse::<IpAddr>() {
             Ok(address) => self.permit(bare, [address]),
-            Err(_) if ends_in_a_number(bare) => {
-                inward("half an address, which with a bucket's name before it can be a whole one")
-            }
+            Err(_) if ends_in_a_number(bare) => inward("part of an IP address that a bucket name can complete"),
             // "Special-Use Domain Names" (RFC 6761).
             Err(_) if is_local(bare) => {
                 let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -179,7 +181,7 @@ impl Outward {
     }
 }
 
-/// A host without the brackets that it has in an address.
+/// The host without the brackets of an IPv6 address.
 fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
@@ -189,7 +191,7 @@ fn is_local(host: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Looks names up when a connection is made, too: a name may have another address by then.
+/// Also checks names when a connection is made, because a name can have another address by then.
 impl ResolveDns for Outward {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
         DnsFuture::new(async move {
@@ -201,8 +203,8 @@ impl ResolveDns for Outward {
     }
 }
 
-/// Whether a host is read as an address although it is none as it should be written: `127.1`, `0x7f.1`, `2130706433` (URL
-/// Standard, "ends in a number"). No name ends so.
+/// Whether resolvers read the host as an IP address in an unusual form, such as `127.1`, `0x7f.1` or `2130706433`
+/// (URL Standard, "ends in a number"). No DNS name ends with a number.
 fn ends_in_a_number(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let is_decimal = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
@@ -210,8 +212,7 @@ fn ends_in_a_number(host: &str) -> bool {
     is_decimal || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The IPv4 address behind an IPv6 one that stands for it: mapped (RFC 4291), by NAT64 (RFC 6052), by 6to4 (RFC 3056) or by
-/// ISATAP (RFC 5214).
+/// The IPv4 address in an IPv6 address: mapped (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056) or ISATAP (RFC 5214).
 fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let [a, b, c, d, e, f, g, h] = v6.segments();
@@ -227,7 +228,8 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What an address is, if it is not a public one (the IANA registries of special-purpose addresses, RFC 6890).
+/// The kind of an address that is not public (the IANA registries of special-purpose addresses, RFC 6890). `None` for
+/// a public address.
 fn class(address: IpAddr) -> Option<&'static str> {
     match plain(address) {
         IpAddr::V4(v4) => class_v4(v4),
@@ -238,14 +240,14 @@ fn class(address: IpAddr) -> Option<&'static str> {
 fn class_v4(v4: Ipv4Addr) -> Option<&'static str> {
     let [a, b, c, d] = v4.octets();
     match (a, b, c) {
-        // A public one by its number; from a machine in Azure it leads to that machine's host, and to its secrets.
-        (168, 63, 129) if d == 16 => Some("the address at which Azure's machines find their host"),
+        // This is a public address, but on an Azure machine it reaches the machine's host and its secrets.
+        (168, 63, 129) if d == 16 => Some("the address with which Azure machines reach their host"),
         (127, ..) => Some("a loopback address"),
-        (169, 254, _) => Some("a link-local address, where clouds keep their metadata"),
+        (169, 254, _) => Some("a link-local address, where clouds have their metadata servers"),
         (10, ..) | (192, 168, _) | (172, 16..=31, _) => Some("a private address"),
-        (100, 64..=127, _) => Some("a shared address, as carriers and clouds use inside"),
-        (192, 0, 2) | (198, 51, 100) | (203, 0, 113) => Some("an address for documentation"),
-        (0, ..) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) | (224..=255, ..) => Some("no public address"),
+        (100, 64..=127, _) => Some("a shared address, which carriers and clouds use internally"),
+        (192, 0, 2) | (198, 51, 100) | (203, 0, 113) => Some("an address reserved for documentation"),
+        (0, ..) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) | (224..=255, ..) => Some("not a public address"),
         _ => None,
     }
 }
@@ -259,12 +261,13 @@ fn class_v6(v6: Ipv6Addr) -> Option<&'static str> {
         Some("a private address")
     } else {
         match v6.segments() {
-            // An IPv4 address is in it, and whoever runs the relay decides what is behind it.
+            // A Teredo address contains an IPv4 address, and the relay decides which host it reaches.
             [0x2001, 0, ..] => Some("a Teredo address"),
-            [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => Some("an address for documentation"),
-            // Global unicast is 2000::/3, less what is set aside for protocols (2001::/23); all else is special or not given out.
-            [0x2001, 0..=0x01ff, ..] => Some("no public address"),
-            [first, ..] if first & 0xe000 != 0x2000 => Some("no public address"),
+            [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => Some("an address reserved for documentation"),
+            // Global unicast is 2000::/3 without the protocol assignments in 2001::/23. All other addresses are
+            // special or unassigned.
+            [0x2001, 0..=0x01ff, ..] => Some("not a public address"),
+            [first, ..] if first & 0xe000 != 0x2000 => Some("not a public address"),
             _ => None,
         }
     }
@@ -330,19 +333,19 @@ mod tests {
             ("fc00::1", true),
             ("ff02::1", true),
             ("2a05:d018::1", false),
-            // Compatible (deprecated), translated, and NAT64 for one's own network (RFC 8215).
+            // IPv4-compatible (deprecated), IPv4-translated, and local-use NAT64 (RFC 8215).
             ("::127.0.0.1", true),
             ("::52.218.0.1", true),
             ("::ffff:0:127.0.0.1", true),
             ("64:ff9b:1::7f00:1", true),
             ("64:ff9b::1:34da:1", true),
-            // 6to4 and ISATAP, of a private address and of a public one.
+            // 6to4 and ISATAP, with a private and with a public address.
             ("2002:a00:1::1", true),
             ("2002:34da:1::1", false),
             ("2a05:d018::5efe:10.0.0.1", true),
             ("2a05:d018::200:5efe:10.0.0.1", true),
             ("2a05:d018::5efe:52.218.0.1", false),
-            // Teredo, whatever it carries; protocols; documentation; the edges between.
+            // Teredo, protocol assignments, documentation, and the addresses next to them.
             ("2001:0:4136:e378:8000:63bf:3fff:fdd2", true),
             ("2001::1", true),
             ("2001:2::1", true),
@@ -379,12 +382,12 @@ mod tests {
                 "{address}"
             );
         }
-        // One address that leads inwards is enough.
+        // One address that is not permitted is enough for a refusal.
         let both = ["52.218.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
         assert!(outward.permit("s3.example", both).is_err());
     }
 
-    /// What is denied stays denied, in each spelling of the address and whatever allows it.
+    /// A denied network is refused in each form of its addresses, even if it is allowed.
     #[test]
     fn denied_network_is_refused_although_it_is_public_or_allowed() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
@@ -417,11 +420,11 @@ mod tests {
         }
         assert!(
             outward.without_clients().check_literal("52.218.0.1").is_err(),
-            "its clients deny it, too"
+            "the clients also deny it"
         );
     }
 
-    /// A name is not looked up for whoever has no resolver here.
+    /// A tenant cannot use the operator to resolve names.
     #[test]
     fn refusal_of_a_name_tells_nothing_of_its_address() {
         let outward = Outward::default().denying(["52.218.0.0/16".parse::<IpNet>().unwrap()]);
@@ -435,7 +438,7 @@ mod tests {
         assert_eq!(of("10.0.0.1"), of("169.254.169.254"));
         assert_eq!(of("10.0.0.1"), of("52.218.0.1"));
         assert!(!of("10.0.0.1").contains("10.0.0.1"), "{}", of("10.0.0.1"));
-        // Who writes an address knows it.
+        // A user who writes an IP address already knows it.
         assert!(said("10.0.0.1", "10.0.0.1").contains("10.0.0.1 is a private address"));
     }
 
@@ -461,7 +464,7 @@ mod tests {
     #[tokio::test]
     async fn hosts_as_they_stand_in_endpoints() {
         let outward = Outward::default();
-        // Spellings that resolvers take for addresses.
+        // Forms that resolvers read as IP addresses.
         for host in [
             "localhost",
             "127.1",
@@ -477,7 +480,7 @@ mod tests {
         assert_eq!(outward.check("52.218.0.1").await, Ok(()));
     }
 
-    /// What one store's client takes of memory is taken once.
+    /// Two stores share one client and its memory.
     #[test]
     fn stores_share_what_connects() {
         let outward = Outward::default();

@@ -1,4 +1,4 @@
-//! HTTP clients for object stores and identity services, proxies, and the egress policy that protects private networks.
+//! HTTP clients for object stores and identity services, DNS lookups, and the egress policy of tenants' stores.
 
 pub mod aws;
 pub mod client;

@@ -1,4 +1,5 @@
-//! Azure Blob Storage: shared access signatures for one blob, by the account's key or by an identity.
+//! Provider for Azure Blob Storage. It signs shared access signatures (SAS) for one blob, with the account key or
+//! with the operator's identity.
 
 mod conformance;
 mod delegation;
@@ -46,20 +47,21 @@ use crate::{
     },
 };
 
-/// The longest life of a key: what an identity's delegation key allows, and no less for an account's key (Azure Storage
-/// documentation, "Create a user delegation SAS").
+/// The longest lifetime of a SAS, in seconds. It is the limit of a user delegation key, and also used for an account
+/// key (Azure Storage documentation, "Create a user delegation SAS").
 const MAX_EXPIRATION_SECONDS: i64 = 604_800;
-/// The largest blob of one PUT: 5000 MiB ("Put Blob", from version 2019-12-12 on).
+/// The largest blob in one PUT: 5000 MiB ("Put Blob", version 2019-12-12 or later).
 const MAX_PUT_BYTES: i64 = 5000 << 20;
-/// The longest name of a blob: 1024 characters ("Naming and referencing containers, blobs, and metadata"); here bytes.
+/// The longest blob name: 1024 characters ("Naming and referencing containers, blobs, and metadata"). Valet counts
+/// bytes.
 const MAX_KEY_BYTES: usize = 1024;
-/// Keys are good from so long before they were signed: clocks differ, and a key that begins now fails for who is behind
-/// ("Best practices when using SAS").
+/// The start time of a SAS is this much earlier than the time of signing. With a start time of now, requests fail if
+/// a clock is slow ("Best practices when using SAS").
 const BACK_DATED: SignedDuration = SignedDuration::from_mins(15);
-/// How long the operator's own looks are signed for.
+/// Lifetime of the signatures for the operator's own requests.
 const OWN: SignedDuration = SignedDuration::from_mins(15);
 
-/// Azure's own blob endpoints ("Azure Storage endpoints", all clouds).
+/// The domains of Azure's blob endpoints ("Azure Storage endpoints", all clouds).
 const AZURES_OWN: &[&str] = &[
     ".core.windows.net",
     ".core.usgovcloudapi.net",
@@ -67,17 +69,17 @@ const AZURES_OWN: &[&str] = &[
     ".storage.azure.net",
 ];
 
-/// Where the store is tried out.
+/// The name of the blob that probes use.
 const PROBE_BLOB: &str = "valet-probe";
 
-/// What signs.
+/// The credentials that sign.
 #[derive(Clone)]
 pub enum Credentials {
-    /// The account's key.
+    /// The account key.
     Key(SharedKey),
-    /// The operator's own identity, by delegation keys.
+    /// The operator's own identity, which signs with user delegation keys.
     Identity(Arc<Identity>),
-    /// Nothing, for this reason.
+    /// No usable credentials, and the reason.
     Unusable(String),
 }
 
@@ -96,35 +98,37 @@ pub struct AzureBlob {
     store: AzureBlobStore,
     credentials: Credentials,
     http: Http,
-    /// Whether its owner may not send the operator anywhere.
+    /// Whether the store belongs to a tenant, so that its requests are limited.
     is_tenants: bool,
-    /// Whether requests that change something may be sent, also to an endpoint that is not Azure's.
+    /// Whether write requests may be sent to an endpoint that does not belong to Azure.
     may_change: bool,
-    /// What the store's clock shows.
+    /// The store's clock, from the `Date` headers of its answers.
     clock: StoreClock,
-    /// Whether a probe came to its end.
+    /// Whether a probe has finished.
     is_tried: AtomicBool,
     capabilities: Arc<Capabilities>,
-    /// Whether the store refuses a source to copy from that the sender may not read, once that was tried.
+    /// Whether the store refuses a copy source that the sender may not read. `None` before a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
-    /// What a round trip with real keys found, if one was made.
+    /// The result of the last conformance check, if one was made.
     canary: Mutex<Option<Canary>>,
-    /// Of an identity: the delegation key, and when it was fetched.
+    /// For an identity: the user delegation key, and when it was fetched.
     delegation: AsyncMutex<Option<(Timestamp, Arc<Delegation>)>>,
 }
 
 impl AzureBlob {
-    /// Takes the settings, the credentials and, of a store whose owner may not send the operator anywhere, where its
-    /// requests may go. Nothing is read or sent yet.
+    /// Creates the provider from its settings and credentials. `outward` limits where requests go, for a store whose
+    /// owner is a tenant. Nothing is read or sent yet.
     pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<Outward>) -> Self {
         let revocation = match (&credentials, &store.stored_access_policy) {
             (Credentials::Identity(_), _) => {
-                "revoke the account's user delegation keys, or take the identity's role away, which ends every other key of theirs, too"
+                "revoke the account's user delegation keys or remove the identity's role, which also ends all other credentials of the store"
             }
             (_, Some(_)) => {
-                "remove the stored access policy that spec.azureBlob.storedAccessPolicy names, which ends every other key of the store, too"
+                "remove the stored access policy that spec.azureBlob.storedAccessPolicy names, which also ends all other credentials of the store"
             }
-            (_, None) => "regenerate the account key that signed, which ends every other key that it signed, too",
+            (_, None) => {
+                "regenerate the account key that signed, which also ends all other credentials that it signed"
+            }
         };
         let capabilities = Arc::new(Capabilities {
             enforced: [
@@ -159,7 +163,7 @@ impl AzureBlob {
         }
     }
 
-    /// The account's address, without a slash at its end.
+    /// The account's URL, without a slash at its end.
     fn base(&self, endpoint: Option<&String>) -> String {
         let account = &self.store.account;
         let endpoint = match endpoint {
@@ -172,28 +176,28 @@ impl AzureBlob {
         }
     }
 
-    /// Where the operator talks to it.
+    /// The URL of the account that the operator uses.
     fn own_base(&self) -> String {
         self.base(self.store.endpoint.as_ref())
     }
 
-    /// Whether that is Azure itself.
+    /// Whether the operator's endpoint belongs to Azure.
     fn is_azures_own(&self) -> bool {
         is_of(&self.own_base(), AZURES_OWN)
     }
 
-    /// Whether the operator may send requests that change something: to an endpoint that a tenant chose only with the
-    /// platform team's consent.
+    /// Whether the operator may send write requests. An endpoint that a tenant chose needs the platform team's
+    /// consent.
     fn may_change(&self) -> bool {
         self.may_change || self.is_azures_own()
     }
 
-    /// Where workloads talk to it.
+    /// The URL of the account that workloads use.
     fn public_base(&self) -> String {
         self.base(self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref()))
     }
 
-    /// A signed URL of a blob.
+    /// Signs a URL for a blob.
     fn signed_url(&self, base: &str, permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
         let query = sas::query(permit, pen)?;
         Ok(format!(
@@ -225,11 +229,11 @@ impl AzureBlob {
         }
     }
 
-    /// Signs for this address of the account, and for use from these addresses.
+    /// Signs for this URL of the account. `ip` limits the client addresses.
     async fn sign_for(&self, request: &SigningRequest, base: &str, ip: Option<&str>) -> Result<Signed, SignError> {
         let Lifetime { issued_at, expires_at } = request.lifetime;
         if expires_at <= issued_at {
-            return Err(SignError::Refused("the lifetime is not positive".into()));
+            return Err(SignError::Refused("the expiry is not after the start time".into()));
         }
         let blob = readable_alike(&request.key)?;
         let start = issued_at - BACK_DATED;
@@ -240,7 +244,7 @@ impl AzureBlob {
                 ..
             } => {
                 let permissions = permissions(constraints)?;
-                // Without it the store does not know what kind of blob to make. It is not signed.
+                // Put Blob requires this header, which names the type of the blob. The signature does not cover it.
                 let headers = vec![("x-ms-blob-type".to_owned(), "BlockBlob".to_owned())];
                 (self.permit(blob, permissions, start, expires_at, base), "PUT", headers)
             }
@@ -249,7 +253,7 @@ impl AzureBlob {
                 ..
             } => {
                 return Err(SignError::Refused(
-                    "there are no credentials to lend on this store".into(),
+                    "Azure Blob Storage does not support temporary credentials".into(),
                 ));
             }
             Ask::Download { version, response, .. } => {
@@ -262,7 +266,7 @@ impl AzureBlob {
             }
             Ask::Upload { .. } => {
                 return Err(SignError::Refused(
-                    "Azure Blob Storage takes uploads by PUT only".into(),
+                    "Azure Blob Storage supports uploads with mode Put only".into(),
                 ));
             }
         };
@@ -276,9 +280,9 @@ impl AzureBlob {
             Credentials::Identity(identity) => {
                 let delegation = self.delegation(identity).await?;
                 if delegation.expiry < expires_at {
-                    // The key changed since the decision; the next decision knows its end.
+                    // The delegation key changed after the decision to sign. The next reconcile uses the new expiry.
                     return Err(SignError::Refused(
-                        "the delegation key changed meanwhile and ends before the key would".into(),
+                        "the user delegation key changed and now expires before the requested expiry".into(),
                     ));
                 }
                 let permit = Permit {
@@ -307,7 +311,9 @@ impl AzureBlob {
         match (answer.status, code.as_str()) {
             (200, _) => {}
             (404, "ContainerNotFound") => {
-                return ObjectFact::Unreachable("the account has no such container".into());
+                return ObjectFact::Unreachable(
+                    "the account has no container with the name in spec.azureBlob.container".into(),
+                );
             }
             (404, _) => return ObjectFact::Absent,
             (401 | 403, _) => {
@@ -316,11 +322,11 @@ impl AzureBlob {
                     None => ObjectFact::Hidden,
                 };
             }
-            (status, _) => return ObjectFact::Unreachable(format!("it answered {status}")),
+            (status, _) => return ObjectFact::Unreachable(format!("the store answered {status}")),
         }
         let text = |name: &str| Some(answer.headers.get(name)?.to_str().ok()?.to_owned());
         let modified = text("last-modified").and_then(|t| http_date(&t));
-        // Without a Date the store's clock has to be believed.
+        // Without a `Date` header, Valet uses the blob's time as the store reports it.
         let age = modified.map(|m| date(&answer).unwrap_or_else(Timestamp::now).duration_since(m));
         ObjectFact::Present {
             object: ObservedObject {
@@ -347,7 +353,8 @@ static NO_RESPONSE: ResponseHeaders = ResponseHeaders {
     cache_control: None,
 };
 
-/// What an upload's signature permits. Of the constraints the one on overwriting is all that a signature can express.
+/// The permissions that an upload's signature contains. Whether to overwrite is the only constraint that a SAS can
+/// enforce.
 fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignError> {
     let UploadConstraints {
         content_type,
@@ -364,7 +371,7 @@ fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignErro
         || checksum_md5.is_some();
     if has_more {
         return Err(SignError::Refused(
-            "a shared access signature cannot hold an upload to its type, length or checksum".into(),
+            "a shared access signature cannot enforce the type, length or checksum of an upload".into(),
         ));
     }
     Ok(match overwrite {
@@ -373,17 +380,18 @@ fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignErro
     })
 }
 
-/// A blob's name that the service and every client read alike ("Naming and referencing containers, blobs, and metadata").
+/// Checks that the service and its clients read the blob's name in the same way ("Naming and referencing containers,
+/// blobs, and metadata").
 fn readable_alike(key: &ObjectKey) -> Result<&str, SignError> {
     let key = key.as_str();
     if key.contains('\\') {
         return Err(SignError::Impossible(
-            "spec.key has a '\\', which Azure Blob Storage and its clients take for a '/'; name the object without it".into(),
+            "spec.key contains '\\', which Azure Blob Storage and its clients read as '/'; use an object key without it".into(),
         ));
     }
     if key.split('/').any(|segment| segment.ends_with('.')) {
         return Err(SignError::Impossible(
-            "spec.key has a segment that ends with '.', which clients of Azure Blob Storage drop; name the object without it".into(),
+            "spec.key has a segment that ends with '.', which clients of Azure Blob Storage remove; use an object key without it".into(),
         ));
     }
     Ok(key)
@@ -396,7 +404,7 @@ fn unusable(why: &str) -> SignError {
     }
 }
 
-/// The address of a store, if it is none of Azure's own.
+/// The store's endpoint, if it does not belong to Azure.
 pub fn foreign_endpoint(store: &AzureBlobStore) -> Option<String> {
     store.endpoint.clone().filter(|endpoint| !is_of(endpoint, AZURES_OWN))
 }
@@ -410,7 +418,8 @@ impl Provider for AzureBlob {
         let seen = *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner);
         let mut can = (*self.capabilities).clone();
         can.only_read = !self.may_change();
-        // What is not known is not there. Before the first probe nothing is signed that rests on it (`rests_on_trial`).
+        // An unknown capability counts as missing. Before the first probe, nothing is signed that needs a probe
+        // (`rests_on_trial`).
         let is_tried = self.is_tried.load(Ordering::Acquire);
         let has_signed_headers_only = seen.unwrap_or(self.is_azures_own() || !is_tried);
         if !has_signed_headers_only && self.store.unsigned_headers == UnsignedHeaders::Refuse {
@@ -446,7 +455,8 @@ impl Provider for AzureBlob {
         let print = match &self.credentials {
             Credentials::Unusable(_) => None,
             Credentials::Key(key) => Some(key.print(&place)),
-            // Delegation keys come and go, and what they have signed is good until its end.
+            // User delegation keys are replaced often, but what they signed stays valid until its expiry. So the
+            // fingerprint does not contain them.
             Credentials::Identity(_) => Some(SharedKey::nobodys().print(&place)),
         };
         std::future::ready(Ok(print)).boxed()
@@ -463,7 +473,7 @@ impl Provider for AzureBlob {
     fn probe(&self) -> BoxFuture<'_, Probed> {
         async {
             let probed = self.try_out().await;
-            // What was seen once holds until something else is seen.
+            // A result stays valid until a later probe has another result.
             if probed.refuses_unsigned.is_some() {
                 *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner) = probed.refuses_unsigned;
             }
@@ -480,7 +490,7 @@ impl Provider for AzureBlob {
     }
 
     fn rests_on_trial(&self) -> bool {
-        // Workloads' endpoint may be another store than the operator's.
+        // The endpoint for workloads can be another store than the operator's endpoint.
         let is_azures = self.is_azures_own() && is_of(&self.public_base(), AZURES_OWN);
         self.store.unsigned_headers == UnsignedHeaders::Refuse && !is_azures
     }
@@ -488,7 +498,7 @@ impl Provider for AzureBlob {
     fn canary(&self) -> BoxFuture<'_, Canary> {
         async {
             if !self.may_change() {
-                return Canary::untried(format!("{ONLY_READ}, and this check writes"), false);
+                return Canary::untried(format!("{ONLY_READ}; this check sends write requests"), false);
             }
             if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
                 return Canary::untried(skewed(skew), true);

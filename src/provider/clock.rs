@@ -1,4 +1,4 @@
-//! How far a store's clock is from the operator's.
+//! The clock skew between a store and the operator.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,12 +7,12 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-/// What the store's clock showed last, by the `Date` of its answers.
+/// The last time that the store's clock showed, from the `Date` headers of its answers.
 #[derive(Clone, Debug, Default)]
 pub struct StoreClock(Arc<Mutex<Option<Reading>>>);
 
-/// One look at the store's clock. It is remembered by a clock that nobody sets, so that a step of the operator's own shows
-/// before the next answer.
+/// One reading of the store's clock. It is stored relative to a monotonic clock, so a change of the operator's clock
+/// is visible before the next answer.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     when: Instant,
@@ -20,7 +20,7 @@ struct Reading {
 }
 
 impl StoreClock {
-    /// An answer that came now says this time.
+    /// Records the time of an answer that has just arrived.
     pub fn saw(&self, theirs: Timestamp) {
         let reading = Reading {
             when: Instant::now(),
@@ -29,7 +29,7 @@ impl StoreClock {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
     }
 
-    /// How far the store's clock is ahead of the operator's; `None` if the store never said the time.
+    /// How far the store's clock is ahead of the operator's. `None` if no answer contained a time.
     pub fn skew(&self) -> Option<SignedDuration> {
         let reading = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let since = SignedDuration::try_from(reading.when.elapsed()).ok()?;
@@ -51,7 +51,7 @@ mod tests {
             let skew = clock.skew().unwrap().as_secs();
             assert!((skew - ahead).abs() <= 1, "{ahead}: {skew}");
         }
-        // Whatever a store says.
+        // Extreme times from a store must not cause a panic.
         for extreme in [Timestamp::MIN, Timestamp::MAX] {
             clock.saw(extreme);
             clock.skew();

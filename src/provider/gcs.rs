@@ -1,5 +1,5 @@
-//! Google Cloud Storage: V4 signed URLs for PUT and GET, and POST forms, signed with a service account's key or by
-//! Google's IAM; by the XML API, which is the one that signed requests speak.
+//! Provider for Google Cloud Storage. It signs V4 URLs for PUT and GET, and POST forms, with a service account key or
+//! with Google's IAM. It uses the XML API, because signed requests use that API.
 
 mod conformance;
 mod form;
@@ -54,49 +54,50 @@ use crate::{
     },
 };
 
-/// Where the store is, unless it says otherwise.
+/// The endpoint if the store does not set one.
 const ENDPOINT: &str = "https://storage.googleapis.com";
-/// Google's own hosts.
+/// The domains of Google's hosts.
 const GOOGLES: &[&str] = &[".googleapis.com"];
-/// Where Google signs, unless the operator's environment says otherwise.
+/// The address of Google's IAM, if the operator's environment does not set another one.
 const IAM: &str = "https://iamcredentials.googleapis.com";
-/// The longest that a URL may live: 7 days ("Canonical requests", `X-Goog-Expires`).
+/// The longest lifetime of a URL: 7 days ("Canonical requests", `X-Goog-Expires`).
 const MAX_EXPIRES_SECONDS: i64 = 604_800;
-/// The longest that one may live which Google's IAM signed: 12 hours. Google changes the keys by which it signs for
-/// accounts, and what was signed with the one before is then worth nothing ("projects.serviceAccounts.signBlob").
+/// The longest lifetime of a URL that Google's IAM signed: 12 hours. Google replaces the keys with which it signs for
+/// accounts, and the signatures of an old key then become invalid ("projects.serviceAccounts.signBlob").
 const MAX_EXPIRES_SECONDS_OF_IAM: i64 = 43_200;
 /// The largest object: 5 TiB ("Quotas & limits").
 const MAX_UPLOAD_BYTES: i64 = 5 << 40;
-/// The longest key, in bytes of UTF-8 ("About Cloud Storage objects").
+/// The longest object key, in bytes of UTF-8 ("About Cloud Storage objects").
 const MAX_KEY_BYTES: usize = 1024;
-/// Digits of a fingerprint: enough that two never meet.
+/// Length of a fingerprint in digits, enough to avoid collisions.
 const FINGERPRINT_DIGITS: usize = 16;
-/// Where the store is tried out, unless it says otherwise.
+/// The object key that probes use if the store does not set `probeKey`.
 const PROBE_KEY: &str = "valet-probe";
 
-/// A bucket and who signs for it.
+/// A bucket and the account that signs for it.
 pub struct Gcs {
     store: GcsStore,
     http: Http,
     pen: Pen,
     capabilities: Arc<Capabilities>,
-    /// What the store's clock shows.
+    /// The store's clock, from the `Date` headers of its answers.
     clock: StoreClock,
-    /// Whether requests that change something may be sent, also to an endpoint that is not Google's.
+    /// Whether write requests may be sent to an endpoint that does not belong to Google.
     may_change: bool,
-    /// Whether a probe came to its end.
+    /// Whether a probe has finished.
     is_tried: AtomicBool,
-    /// Whether the store refuses headers that are not signed, once that was seen.
+    /// Whether the store refuses unsigned headers. `None` before a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
-    /// What it does with write-once uploads, once that was tried.
+    /// What the store does with write-once uploads. `None` before a probe has found out.
     write_once: Mutex<Option<WriteOnce>>,
-    /// What came of a round trip with real keys, once that was made.
+    /// The result of the last conformance check, if one was made.
     canary: Mutex<Option<Canary>>,
-    /// Whether somebody else found that its forms keep to a prefix.
+    /// Whether another process found that the store's POST forms are limited to a key prefix.
     keeps_below: AtomicBool,
 }
 
-/// Whether the store is Google's own, for the operator as for workloads. What is documented of Google is believed of no other.
+/// Whether both the operator's endpoint and the workloads' endpoint belong to Google. Only then does Valet rely on
+/// Google's documentation.
 fn is_googles(store: &GcsStore) -> bool {
     [&store.endpoint, &store.public_endpoint]
         .into_iter()
@@ -104,21 +105,21 @@ fn is_googles(store: &GcsStore) -> bool {
         .all(|endpoint| is_of(endpoint, &[".googleapis.com"]))
 }
 
-/// The promise that forms for everything below a key keep to that.
+/// The capability that POST forms for a key prefix are limited to that prefix.
 const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
-/// Whose address of the store is meant.
+/// The endpoint of the store that a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
-    /// The one that workloads use.
+    /// The endpoint that workloads use.
     Workload,
-    /// The one that the operator uses.
+    /// The endpoint that the operator uses.
     Operator,
 }
 
 impl Gcs {
-    /// Takes the settings, a source of credentials, where Google's IAM is and, of a store whose owner may not send the
-    /// operator anywhere, where its requests may go. Nothing is read or sent yet.
+    /// Creates the provider from its settings, a source of credentials and the address of Google's IAM. `outward`
+    /// limits where requests go, for a store whose owner is a tenant. Nothing is read or sent yet.
     pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<Outward>) -> Self {
         let may_change = outward.as_ref().is_none_or(Outward::may_change);
         let sign_as = store.credentials.as_ref().and_then(|c| c.sign_as.clone());
@@ -126,14 +127,14 @@ impl Gcs {
             (Source::Key(key), None) => Pen::Key(key),
             (source, account) => {
                 let source = match source {
-                    // A tenant's key file says where its tokens are.
+                    // A tenant's key file contains the address of its token endpoint.
                     Source::Key(key) if !may_change && !is_of(&key.token_uri.to_string(), GOOGLES) => {
-                        Source::Unusable("the service account's key has a token_uri that is not Google's, and to an address that an ObjectStore names the operator sends only requests that change nothing: leave spec.gcs.credentials.signAs out, or ask the platform team to start the operator with --tenant-store-requests=All".into())
+                        Source::Unusable("the service account key has a token_uri that is not Google's, but the operator sends only read requests to an address that an ObjectStore names; remove spec.gcs.credentials.signAs, or ask the platform team to start the operator with --tenant-store-requests=All".into())
                     }
                     source => source,
                 };
-                // The metadata server and the file of a federation are the platform's, and lead inwards; a key may be a
-                // tenant's, and says itself where its tokens are.
+                // The platform team sets the metadata server and the federation file, and their hosts can be private.
+                // A key file can come from a tenant and names its token endpoint, so that host is limited.
                 let tokens = match &source {
                     Source::Key(_) => Http::new(outward.clone()),
                     _ => Http::new(None),
@@ -167,12 +168,12 @@ impl Gcs {
         self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
     }
 
-    /// The request of this key, by no method yet.
+    /// The request for this object key. The method is not set yet.
     fn request(&self, target: Target, key: &str) -> v4::Request {
         self.place(target, &format!("/{key}"))
     }
 
-    /// A place in the bucket.
+    /// The request for a path in the bucket.
     fn place(&self, target: Target, rest: &str) -> v4::Request {
         let own = self.store.endpoint.as_deref().unwrap_or(ENDPOINT);
         let endpoint = match target {
@@ -194,7 +195,7 @@ impl Gcs {
         }
     }
 
-    /// The URL of a request, whole.
+    /// Signs a request and returns its complete URL.
     async fn signed(&self, request: &v4::Request, lifetime: Lifetime) -> Result<String, SignError> {
         let account = self.pen.account().await?;
         let unsigned = v4::prepare(request, &account, lifetime);
@@ -224,12 +225,12 @@ impl Gcs {
         })
     }
 
-    /// The key that is asked for, by the address that this one uses.
+    /// Signs a credential for the endpoint in `target`.
     async fn key_for(&self, target: Target, request: &SigningRequest) -> Result<Signed, SignError> {
         let lifetime = request.lifetime;
         let most = self.capabilities.max_expiration_seconds;
         if !(1..=most).contains(&lifetime.seconds()) {
-            return Err(SignError::Refused(format!("a key lives from 1 to {most} s")));
+            return Err(SignError::Refused(format!("the lifetime must be from 1 to {most} s")));
         }
         let key = request.key.as_str();
         let mut wanted = self.request(target, key);
@@ -245,7 +246,9 @@ impl Gcs {
                     wanted.headers = session_headers(constraints)?;
                 }
                 UploadMode::Multipart => {
-                    return Err(SignError::Refused("there are no uploads in parts on this store".into()));
+                    return Err(SignError::Refused(
+                        "Google Cloud Storage does not support multipart uploads; use mode Resumable".into(),
+                    ));
                 }
                 UploadMode::Credentials => return Err(no_credentials()),
             },
@@ -268,9 +271,9 @@ impl Gcs {
         })
     }
 
-    /// Sends one request by a signed URL of a minute, with headers that are signed and others that are not. What the
-    /// operator itself asks of the store it asks so, too: a store's endpoint can be a tenant's, and a signature shows it
-    /// nothing that is of use for anything else.
+    /// Sends a request with a signed URL that expires after a minute, with signed and unsigned headers. The
+    /// operator's own requests also use signed URLs. The endpoint can belong to a tenant, and a signature is of no
+    /// use for anything else.
     async fn send(
         &self,
         method: &'static str,
@@ -299,13 +302,13 @@ impl Gcs {
         Ok(answer)
     }
 
-    /// Whether the store is Google itself.
+    /// Whether the operator's endpoint belongs to Google.
     fn is_googles_own(&self) -> bool {
         self.store.endpoint.as_deref().is_none_or(|e| is_of(e, GOOGLES))
     }
 
-    /// Whether the operator may send requests that change something: to an endpoint that a tenant chose only with the
-    /// platform team's consent.
+    /// Whether the operator may send write requests. An endpoint that a tenant chose needs the platform team's
+    /// consent.
     fn may_change(&self) -> bool {
         self.may_change || self.is_googles_own()
     }
@@ -325,7 +328,7 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
         ]
         .into(),
         multipart: None,
-        // Of the session that is started nothing else is checked, whatever is signed with it.
+        // In a resumable upload, Google checks no other signed constraint of the session.
         resumable: (store.resumable_uploads == ResumableUploads::Tolerate).then(|| {
             [
                 Capability::ContentType,
@@ -339,7 +342,7 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
-                // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
+                // A form consists of its fields. Unlike a PUT, a POST has no header that changes what the store does.
                 Capability::SignedHeadersOnly,
             ]
             .into(),
@@ -359,10 +362,10 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
         max_key_bytes: MAX_KEY_BYTES,
         revocation: match pen {
             Pen::Key(_) => {
-                "delete the service account's key that signed, which ends every other key that it signed, too"
+                "delete the service account key that signed, which also ends all other credentials that it signed"
             }
             Pen::Google(_) => {
-                "take the right to the object from the service account that signed, or disable the account, which ends every other key that it signed, too"
+                "remove the access to the object from the service account that signed, or disable the account, which also ends all other credentials that it signed"
             }
         },
     }
@@ -375,7 +378,8 @@ impl Provider for Gcs {
 
     fn capabilities(&self) -> Arc<Capabilities> {
         let is_tried = self.is_tried.load(Ordering::Acquire);
-        // What is not known is not there. Before the first probe nothing is signed that rests on it (`rests_on_trial`).
+        // An unknown capability counts as missing. Before the first probe, nothing is signed that needs a probe
+        // (`rests_on_trial`).
         let holds = |seen: Option<bool>| seen.unwrap_or(is_googles(&self.store) || !is_tried);
         let has_signed_headers_only = holds(*lock(&self.refuses_unsigned));
         let has_write_once = holds(match &*lock(&self.write_once) {
@@ -384,7 +388,8 @@ impl Provider for Gcs {
             Some(WriteOnce::Unknown(_)) | None => None,
         });
         let canary = lock(&self.canary).clone().unwrap_or_default();
-        // A key is bytes to Google, and '..' in it a name like others. Of another store that must have been seen.
+        // For Google, an object key is a sequence of bytes and '..' has no special meaning. For another store a
+        // conformance check must confirm the limit.
         let keeps_below = is_googles(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
         let is_plain = has_signed_headers_only && has_write_once && self.may_change();
         if is_plain && canary.missing.is_empty() && !keeps_below {
@@ -411,14 +416,15 @@ impl Provider for Gcs {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             self.pen.is_ready().await?;
-            // Neither kind ends by itself. A token does, and what Google signed for it does not end with it.
+            // A key and an account have no expiry. A token has one, but what Google signed with a token stays valid
+            // after the token expires.
             Ok(None)
         }
         .boxed()
     }
 
     fn signs_remotely(&self) -> bool {
-        // Without a key of its own, IAM signs each URL.
+        // Without a service account key, Google's IAM signs each URL.
         matches!(self.pen, Pen::Google(_))
     }
 
@@ -446,7 +452,7 @@ impl Provider for Gcs {
     fn probe(&self) -> BoxFuture<'_, Probed> {
         async {
             let probed = probe::probe(self, self.probe_key()).await;
-            // What was seen once holds until something else is seen.
+            // A result stays valid until a later probe has another result.
             if probed.refuses_unsigned.is_some() {
                 *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
             }
@@ -459,7 +465,7 @@ impl Provider for Gcs {
     }
 
     fn rests_on_trial(&self) -> bool {
-        // Google refuses them ("Canonical requests", required headers).
+        // Google refuses unsigned headers ("Canonical requests", required headers).
         !is_googles(&self.store)
     }
 
@@ -479,7 +485,7 @@ impl Provider for Gcs {
     fn canary(&self) -> BoxFuture<'_, Canary> {
         async {
             if !self.may_change() {
-                return Canary::untried(format!("{ONLY_READ}, and this check writes"), false);
+                return Canary::untried(format!("{ONLY_READ}; this check sends write requests"), false);
             }
             if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
                 return Canary::untried(skewed(skew), true);
@@ -506,7 +512,7 @@ impl Provider for Gcs {
                     None => ObjectFact::Hidden,
                 },
                 status => ObjectFact::Unreachable(format!(
-                    "it answered {status}; check the store's endpoint and addressingStyle"
+                    "the store answered {status}; check spec.gcs.endpoint and spec.gcs.addressingStyle"
                 )),
             }
         }
@@ -514,10 +520,11 @@ impl Provider for Gcs {
     }
 }
 
-/// What the headers of an answer say of the object ("HTTP headers and query string parameters for XML API").
+/// Reads the object's properties from the headers of an answer ("HTTP headers and query string parameters for XML
+/// API").
 fn present(answer: &Answer) -> ObjectFact {
     let text = |name: &str| answer.headers.get(name)?.to_str().ok().map(str::to_owned);
-    // The stored length: an object that is stored compressed may be sent otherwise.
+    // The stored length is used, because the store may decompress a compressed object when it sends it.
     let size = text("x-goog-stored-content-length").or_else(|| text("content-length"));
     let modified = text("last-modified")
         .and_then(|t| jiff::fmt::rfc2822::parse(&t).ok())
@@ -530,7 +537,7 @@ fn present(answer: &Answer) -> ObjectFact {
             .find(|(name, _)| *name == kind)
             .map(|(_, value)| value.to_owned())
     };
-    // Without a Date the store's clock has to be believed.
+    // Without a `Date` header, Valet uses the object's time as the store reports it.
     let age = modified.map(|m| {
         probe::date(&answer.headers)
             .unwrap_or_else(Timestamp::now)

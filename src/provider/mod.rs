@@ -1,4 +1,4 @@
-//! Object store back ends. The rest of the crate does not know which provider a store has; [`registry`] selects it.
+//! Object store providers. The rest of the crate does not know the provider of a store; [`registry`] selects it.
 
 pub mod azure;
 mod clock;
@@ -22,59 +22,60 @@ use crate::{
     core::{Access, AllowedRequest, ObjectFact, SignError, Signed},
 };
 
-/// One store that can be asked to sign and to look.
+/// A store that can sign credentials and return the state of objects.
 ///
-/// What concerns a grant takes an [`Access`], or what is made from one: the proof that the store's rules allow that grant.
-/// Probes and checks of the store itself use objects of their own.
+/// Methods for a grant take an [`Access`] or a type made from one. It proves that the store's access rules allow the
+/// grant. Probes and conformance checks use their own objects.
 pub trait Provider: Send + Sync {
-    /// The provider's name in a Secret's `provider` entry and in metrics.
+    /// The provider's name, in the entry `provider` of a Secret and in metrics.
     fn name(&self) -> &'static str;
 
-    /// What its keys can enforce.
+    /// The constraints that the store can enforce.
     fn capabilities(&self) -> Arc<Capabilities>;
 
-    /// When the credentials that would sign now end; `None` if they have no end of their own. May fetch fresh
-    /// ones first.
+    /// When the credentials that sign now expire. `None` if they do not expire. May fetch fresh credentials first.
     ///
     /// # Errors
-    /// [`SignError`] if there are none.
+    /// [`SignError`] if there are no credentials.
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>>;
 
-    /// The same of the credentials that the store was given, where keys have others of their own.
+    /// When the store's configured credentials expire. This differs from [`Provider::credentials_expire`] if each
+    /// grant is signed with its own session.
     ///
     /// # Errors
-    /// [`SignError`] if there are none.
+    /// [`SignError`] if there are no credentials.
     fn source_expires(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         self.credentials_expire()
     }
 
-    /// Whether the credentials that the store was given are temporary, and nothing says when they end. What they sign then lives
-    /// for a short time only.
+    /// Whether the store's configured credentials are temporary with an unknown expiry. What they sign then has a
+    /// short lifetime.
     fn end_is_unknown(&self) -> BoxFuture<'_, bool> {
         std::future::ready(false).boxed()
     }
 
-    /// Whether [`Provider::sign`] makes requests of its own, so that a slow far side makes it slow.
+    /// Whether [`Provider::sign`] sends requests, so that it can be slow.
     fn signs_remotely(&self) -> bool {
         false
     }
 
-    /// Signs exactly what is asked, locally unless [`Provider::signs_remotely`].
+    /// Signs exactly this request, without sending requests unless [`Provider::signs_remotely`].
     ///
     /// # Errors
-    /// [`SignError`]; never a key that permits more than the request says.
+    /// [`SignError`] if the request cannot be signed. The provider never returns a credential that allows more than
+    /// the request.
     fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
-    /// Sees to it, as far as possible, that the credentials that sign last until then: fetches fresh ones, if those may
-    /// last longer. What came of it, [`Provider::credentials_expire`] says.
+    /// Fetches fresh credentials if the current ones expire before this time and fresh ones may be valid longer.
+    /// [`Provider::credentials_expire`] returns the result.
     fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
         let _ = until;
         std::future::ready(()).boxed()
     }
 
-    /// A fingerprint of what signs, salted: where the object is, by which address, and with which credentials, if those
-    /// last (sessions come and go, and their end is known). Once it differs, keys that are out are signed anew. It
-    /// tells nobody more than a signature does. `None`: the provider does not tell.
+    /// A salted fingerprint of the object's location, the endpoint and the long-lived credentials that sign. Session
+    /// credentials are not part of it, because their expiry is known. If the fingerprint changes, issued credentials
+    /// are signed again. It reveals no more than a signature does. `None` if the provider has no fingerprint.
     ///
     /// # Errors
     /// [`SignError`] if there are no credentials.
@@ -83,27 +84,27 @@ pub trait Provider: Send + Sync {
         std::future::ready(Ok(None)).boxed()
     }
 
-    /// Tries out what the store is like, with a few requests of at most some seconds. What it finds of the store's
-    /// enforcement is from then on in [`Provider::capabilities`].
+    /// Probes the store with a few requests that take some seconds at most. Afterwards [`Provider::capabilities`]
+    /// contains what the probe found.
     fn probe(&self) -> BoxFuture<'_, Probed>;
 
-    /// Whether it has to be seen what the store does with headers that are not signed, for its keys for uploads to be as
-    /// narrow as they look. Not where each key is confined in itself, where the owner puts up with it, or where the store
-    /// is one of which it is documented.
+    /// Whether a probe must find out what the store does with unsigned headers before Valet signs uploads. It is not
+    /// needed if each credential has its own session, if the owner tolerates unsigned headers, or if the store
+    /// documents that it refuses them.
     fn rests_on_trial(&self) -> bool {
         false
     }
 
-    /// The same of write-once uploads.
+    /// Whether a probe must find out if the store supports write-once uploads.
     fn write_once_rests_on_trial(&self) -> bool {
         false
     }
 
-    /// Tries out with real keys what the store enforces: some three dozen requests, which leave nothing behind. What it finds
-    /// missing is from then on missing in [`Provider::capabilities`], too.
+    /// Runs the conformance check with about 40 requests, and deletes what it wrote. Afterwards
+    /// [`Provider::capabilities`] no longer contains what the store does not enforce.
     fn canary(&self) -> BoxFuture<'_, Canary> {
         let untried = vec![format!(
-            "all of it: Valet cannot do that with a store of this kind ({})",
+            "everything: Valet has no conformance check for this kind of store ({})",
             self.name()
         )];
         Box::pin(std::future::ready(Canary {
@@ -112,43 +113,44 @@ pub trait Provider: Send + Sync {
         }))
     }
 
-    /// What somebody else found the store to enforce, by the names in `status.capabilities`. It is believed of what can only
-    /// be tried.
+    /// Sets capabilities that another process found, by their names in `status.capabilities`. It is used only for
+    /// capabilities that a conformance check must confirm.
     fn recall(&self, capabilities: &[String]) {
         let _ = capabilities;
     }
 
-    /// How far the store's clock is ahead of the operator's, by its last answer; `None` if it never said the time.
+    /// How far the store's clock is ahead of the operator's, according to its last answer. `None` if no answer
+    /// contained a time.
     fn skew(&self) -> Option<SignedDuration> {
         None
     }
 
-    /// Looks whether the object is in the store, with one request of at most some seconds.
+    /// Reads the state of the object with one request that takes some seconds at most.
     fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact>;
 
-    /// What it can do for uploads in parts; `None` if it takes none.
+    /// The operations of multipart uploads. `None` if the store does not support them.
     fn multipart(&self) -> Option<&dyn Multipart> {
         None
     }
 }
 
-/// What a store turned out to be like.
+/// The result of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
-    /// Whether it can be used with these settings and credentials.
+    /// Whether the store can be used with these settings and credentials.
     pub finding: Finding,
-    /// How far the store's clock is ahead of ours, if that is worth a word.
+    /// How far the store's clock is ahead of the operator's, if the difference is relevant.
     pub skew: Option<SignedDuration>,
-    /// Whether it refuses headers that are not part of a signature; `None` if that is not known.
+    /// Whether the store refuses unsigned headers. `None` if this is not known.
     pub refuses_unsigned: Option<bool>,
-    /// Why that is not known, as a clause.
+    /// Why `refuses_unsigned` is not known, as a clause.
     pub untold: Option<String>,
-    /// What else was found that whoever makes grants must know, each a clause.
+    /// What users need to know before they create grants for this store, each as a clause.
     pub remarks: Vec<String>,
 }
 
 impl Probed {
-    /// Nothing is known but this.
+    /// A result with only a finding.
     pub fn of(finding: Finding) -> Self {
         Self {
             finding,
@@ -163,10 +165,11 @@ impl Probed {
 /// Whether a store can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Nothing is wrong, as far as these credentials can see.
+    /// The probe found no problem.
     Usable,
-    /// Something must be changed before any key of it works. No secrets in the message.
+    /// The settings or credentials must be changed before any credential of the store works. The message contains no
+    /// secrets.
     Broken(Reason, String),
-    /// It does not answer. No secrets in the message.
+    /// The store does not answer. The message contains no secrets.
     Unreachable(String),
 }

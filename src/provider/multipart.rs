@@ -1,4 +1,4 @@
-//! Uploads in parts, as far as the operator has a hand in them. What the workload does is in the URLs.
+//! The operator's part of multipart uploads. The workload uploads the parts with signed URLs.
 
 use futures::future::BoxFuture;
 
@@ -7,43 +7,43 @@ use crate::{
     core::{AbortAccess, Access, AllowedRequest, Assembly, SignError, UploadFact, UploadsFact},
 };
 
-/// A store to which objects can be uploaded in parts. Each request takes at most some seconds, but for [`complete`].
+/// A store that supports multipart uploads. Each request takes some seconds at most, except [`complete`].
 ///
 /// [`complete`]: Multipart::complete
 pub trait Multipart: Send + Sync {
-    /// Begins an upload and brings the store's name for it. What is uploaded will have the content type of the request.
+    /// Initiates an upload and returns its upload ID. The object gets the content type of the request.
     ///
     /// # Errors
-    /// [`SignError`].
+    /// [`SignError`] if the upload could not be initiated.
     fn begin<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<String, SignError>>;
 
-    /// The parts of an upload that have come.
+    /// Lists the uploaded parts.
     fn arrived<'a>(&'a self, access: &'a Access, upload: &'a str) -> BoxFuture<'a, UploadFact>;
 
-    /// Puts the parts together. Stores may take minutes for that.
+    /// Completes the upload. Stores may take minutes.
     fn complete<'a>(&'a self, access: &'a Access, assembly: &'a Assembly) -> BoxFuture<'a, Completion>;
 
-    /// Throws an upload away, with what has come of it. That there is none is as good.
+    /// Aborts the upload and deletes its parts. An upload that no longer exists is a success.
     ///
     /// # Errors
-    /// Why it may still be there, without secrets.
+    /// Why the upload may still exist, without secrets.
     fn abort<'a>(&'a self, upload: &'a AbortAccess) -> BoxFuture<'a, Result<(), String>>;
 
-    /// The uploads of exactly this key that go on. Nobody can tell here whose they are.
+    /// Lists the open uploads of exactly this object key. The list does not show who initiated them.
     fn open<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, UploadsFact>;
 }
 
-/// How it went to put parts together.
+/// The result of completing an upload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Completion {
-    /// They are the object, which is like this as far as the store says so.
+    /// The upload is completed. The object has the properties that the store returned.
     Done(ObservedObject),
-    /// An object is there that must not be replaced. It may be the one of an earlier try.
+    /// An object exists and must not be replaced. An earlier attempt may have written it.
     Exists,
-    /// The store does not know the upload: an earlier try went well, or somebody aborted it.
+    /// The store does not know the upload: an earlier attempt succeeded, or somebody aborted it.
     Gone,
-    /// The store says that it cannot be. No secrets in the message.
+    /// The store refuses to complete the upload. The message contains no secrets.
     Refused(String),
-    /// The store did not answer, or answered with an error of its own: it may have happened all the same.
+    /// The store did not answer, or answered with an error of its own. The upload may be completed.
     Unreachable(String),
 }

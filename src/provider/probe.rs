@@ -1,51 +1,49 @@
-//! What the answers to a probe's requests show. Nothing here sends anything: a provider sends, and the rules are the same for
-//! all of them.
+//! Interprets the answers to a probe's requests, with the same rules for all providers. The provider sends the
+//! requests.
 //!
-//! A verdict that makes a credential possible is drawn only from an answer that cannot have another cause. So each header is
-//! tried with a pair of requests that differ in that header alone, and the pair counts only if the request without the header
-//! was accepted, before and after.
+//! A credential depends only on an answer that cannot have another cause. So each unsigned header is tested with two
+//! requests that differ only in this header. The result counts only if the store accepts the request without the
+//! header, before and after.
 
 use futures::future::BoxFuture;
 
-/// That the platform team has not consented to more, as the beginning of a sentence.
-pub const ONLY_READ: &str = "to an endpoint that an ObjectStore names the operator sends only requests that change nothing, unless the platform team starts it with --tenant-store-requests=All";
+/// Why the operator sends only read requests, as the beginning of a sentence.
+pub const ONLY_READ: &str = "the operator sends only read requests to an endpoint that an ObjectStore names, unless the platform team starts it with --tenant-store-requests=All";
 
-/// The MD5 of other bytes than any probe sends.
+/// An MD5 that matches no body of a probe.
 pub const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 
-/// Which request of a pair is sent.
+/// A variant of the signed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// The signed request as it is: the control.
+    /// The signed request without changes, for comparison.
     Plain,
-    /// The same with an unsigned header that asks to copy an object that does not exist.
+    /// The request with an unsigned header that asks to copy an object that does not exist.
     Copying,
-    /// The same with an unsigned header that asks for nothing in particular: user metadata.
+    /// The request with an unsigned header that sets user metadata.
     Marked,
 }
 
-/// The signed request that the variants are made of.
+/// The signed request that the variants are based on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
-    /// An upload whose digest is that of other bytes, so that a store which checks digests stores nothing.
+    /// An upload with the MD5 of other bytes. A store that checks the MD5 writes nothing.
     BrokenUpload,
-    /// An upload that can be stored.
+    /// An upload that the store can accept.
     Upload,
-    /// A download.
     Download,
 }
 
-/// How a store answered a request of a probe.
+/// A store's answer to a request of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
-    /// The HTTP status.
     pub status: u16,
-    /// The code of the error, or nothing.
+    /// The error code, or an empty text.
     pub code: String,
 }
 
 impl Said {
-    /// Whether the store did what it was asked.
+    /// Whether the request succeeded.
     pub fn is_done(&self) -> bool {
         self.status < 300
     }
@@ -54,8 +52,8 @@ impl Said {
         matches!(self.status, 400 | 401 | 403)
     }
 
-    /// Whether the store took the signature and the rights for good: it did what it was asked, or found something wrong
-    /// that it only looks for afterwards.
+    /// Whether the store accepted signature and permissions. Then the request succeeded, or failed with an error that
+    /// the store reports only after authorization.
     fn is_accepted(&self, base: Base) -> bool {
         match base {
             Base::Upload => self.is_done(),
@@ -73,14 +71,14 @@ impl Said {
     }
 }
 
-/// What the store does with headers that are not part of the signature.
+/// What the store does with unsigned headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnsignedHeaders {
-    /// It refuses the request, or passes over the header.
+    /// The store refuses the request, or ignores the header.
     Refused,
-    /// It takes them for part of the request.
+    /// The store treats the header as part of the request.
     Obeyed,
-    /// The answers do not tell. Why, as a clause for the store's owner.
+    /// The answers give no result. The text says why, as a clause for the store's owner.
     Unknown(String),
 }
 
@@ -89,56 +87,58 @@ pub trait Sender: Sync {
     /// Why there was no answer.
     type Error: Send;
 
-    /// Sends one request, once.
+    /// Sends one request, without a retry.
     fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, Self::Error>>;
 }
 
-/// Finds out what the store does with unsigned headers of an upload; where the credentials may not upload, of a download.
+/// Finds out what the store does with unsigned headers of an upload. If the credentials may not upload, it uses a
+/// download.
 ///
 /// # Errors
-/// If there was no answer.
+/// An error if the store did not answer.
 pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Error> {
     for base in [Base::BrokenUpload, Base::Upload] {
         let control = sender.send(base, Variant::Plain).await?;
         if !control.is_accepted(base) {
             return Ok(match by_download(sender).await? {
                 UnsignedHeaders::Unknown(why) => UnsignedHeaders::Unknown(format!(
-                    "the store answered {} to an upload at the key of the probe without such a header, and {why}",
+                    "the store answered {} to an upload to the probe's object without an unsigned header, and {why}",
                     told(&control)
                 )),
                 shown => shown,
             });
         }
         let copying = sender.send(base, Variant::Copying).await?;
-        // It looked for the object that is to be copied.
+        // The store looked for the copy source.
         if copying.status == 404 {
             return Ok(UnsignedHeaders::Obeyed);
         }
         if copying.is_done() {
-            // There was nothing to copy, so it stored the body of the request.
+            // The store ignored the copy source and stored the body of the request.
             return Ok(UnsignedHeaders::Refused);
         }
         if copying != control {
             return refused(sender, base, &control, &copying).await;
         }
-        // Which of the two it looks at first is not known: once more, with nothing wrong but the header.
+        // It is not known which of the two errors the store checks first. The next request contains only the unsigned
+        // header.
     }
     Ok(UnsignedHeaders::Unknown(
-        "the store answered the same with such a header and without".into(),
+        "the store gave the same answer with and without an unsigned header".into(),
     ))
 }
 
-/// The same by requests that change nothing. Stores check signatures in one way for all methods, so what they do with a download
-/// they do with an upload.
+/// Finds out what the store does with unsigned headers, with downloads only. Stores check signatures in the same way
+/// for all methods, so the result also holds for uploads.
 ///
 /// # Errors
-/// If there was no answer.
+/// An error if the store did not answer.
 pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Error> {
     let base = Base::Download;
     let control = sender.send(base, Variant::Plain).await?;
     if !control.is_accepted(base) {
         return Ok(UnsignedHeaders::Unknown(format!(
-            "the store answered {} to a download at the key of the probe without such a header",
+            "the store answered {} to a download of the probe's object without an unsigned header",
             told(&control)
         )));
     }
@@ -149,8 +149,8 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
     refused(sender, base, &control, &marked).await
 }
 
-/// Whether a request was refused for its unsigned header. Two such headers must be refused, since one of them can be refused for
-/// what it asks for, and the request must still be accepted without them.
+/// Whether a request was refused because of its unsigned header. Two different headers must be refused, because one
+/// of them can be refused for what it asks. The request without them must still be accepted.
 async fn refused<S: Sender>(
     sender: &S,
     base: Base,
@@ -159,7 +159,7 @@ async fn refused<S: Sender>(
 ) -> Result<UnsignedHeaders, S::Error> {
     let unclear = |said: &Said| {
         UnsignedHeaders::Unknown(format!(
-            "the store's answer to such a header can have another cause ({})",
+            "the store's answer to an unsigned header can have another cause ({})",
             told(said)
         ))
     };
@@ -177,7 +177,7 @@ async fn refused<S: Sender>(
     Ok(UnsignedHeaders::Refused)
 }
 
-/// An answer in a message.
+/// An answer as text for a message.
 fn told(said: &Said) -> String {
     format!("{} {}", said.status, said.code).trim_end().to_owned()
 }
@@ -185,40 +185,40 @@ fn told(said: &Said) -> String {
 /// What the store does with a write-once upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOnce {
-    /// A second upload was refused because of the first.
+    /// The store refused a second upload because of the first.
     Enforced,
-    /// The store does not know such uploads, or replaces objects all the same. Why, as a clause.
+    /// The store does not support write-once uploads, or replaces the object. The text says why, as a clause.
     Missing(String),
-    /// The answers do not tell. Why, as a clause.
+    /// The answers give no result. The text says why, as a clause.
     Unknown(String),
 }
 
-/// What the answers to the same write-once upload, sent again and again, show.
+/// Interprets the answers to a write-once upload that was sent several times.
 pub fn write_once(answers: &[Said]) -> WriteOnce {
     let Some(last) = answers.last() else {
         return WriteOnce::Unknown("no write-once upload was sent".into());
     };
     match (last.status, answers.len()) {
-        // The object of an earlier request, or of this one's predecessor.
+        // The store refused because of an object of an earlier request.
         (412, _) => WriteOnce::Enforced,
         (501 | 405, _) => WriteOnce::Missing(format!("it answers {} to a write-once upload", told(last))),
         (400, _) => WriteOnce::Missing(format!("it refuses a write-once upload ({})", told(last))),
         (200..=299, 3..) => WriteOnce::Missing("it replaces the object of a write-once upload".into()),
         _ => WriteOnce::Unknown(format!(
-            "the store answered {} to a write-once upload below the key of the probe",
+            "the store answered {} to a write-once upload below the probe's object key",
             told(last)
         )),
     }
 }
 
-/// What a person must know of it who makes grants for the store, as a clause.
+/// What users need to know about write-once uploads before they create grants for the store, as a clause.
 pub fn remark(found: &Option<WriteOnce>) -> Option<String> {
     match found {
         Some(WriteOnce::Missing(why)) => Some(format!(
-            "it has no WriteOnce ({why}): upload grants need spec.constraints.overwrite: Allow"
+            "it has no WriteOnce ({why}), so upload grants need spec.constraints.overwrite: Allow"
         )),
         Some(WriteOnce::Unknown(why)) => Some(format!(
-            "whether it has WriteOnce is not known ({why}): until then upload grants need spec.constraints.overwrite: Allow"
+            "it is not known whether it has WriteOnce ({why}); until then upload grants need spec.constraints.overwrite: Allow"
         )),
         Some(WriteOnce::Enforced) | None => None,
     }

@@ -1,4 +1,4 @@
-//! Selects the provider of a store and finds the credentials that sign for it.
+//! Selects the provider of a store and its credentials.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use crate::{
     provider::{Provider, azure, gcs, s3},
 };
 
-/// The credentials that a store names; which Secret they are in follows from the store's kind.
+/// Where the store's credentials come from. The store's kind decides the namespace of the Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialsSource {
-    /// A Secret of this name.
+    /// A Secret with this name.
     Secret(String),
-    /// The operator's own identity, in the provider's own way.
+    /// The operator's own identity.
     Environment,
 }
 
-/// A store's settings that can be worked with.
+/// The valid settings of a store.
 #[derive(Clone, Debug)]
 pub struct Settings(Place);
 
@@ -42,7 +42,7 @@ enum Kind {
     Gcs(Box<GcsStore>, gcs::Source),
 }
 
-/// Checks a store's own spec, without its credentials.
+/// Validates a store's spec, without its credentials.
 ///
 /// # Errors
 /// The reason and a sentence for the store's owner.
@@ -54,23 +54,23 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
         Some(place) => Ok(Settings(place)),
         None => Err((
             Reason::InvalidStore,
-            "the store must be in one place: set exactly one of s3, azureBlob and gcs".into(),
+            "the store must have exactly one provider: set one of spec.s3, spec.azureBlob and spec.gcs".into(),
         )),
     }
 }
 
-/// The bucket by whose name the store's notifications speak of it.
+/// The bucket or container name that the store's notifications contain.
 pub fn bucket(store: &impl Store) -> Option<String> {
     store.place().map(|place| place.bucket().to_owned())
 }
 
 impl Settings {
-    /// The field of the store's spec with the provider's settings, as messages name it: `spec.s3`.
+    /// The field of the store's spec with the provider's settings, for messages, such as `spec.s3`.
     pub fn field(&self) -> String {
         format!("spec.{}", self.0.field())
     }
 
-    /// Where the credentials are.
+    /// Where the store's credentials come from.
     pub fn credentials(&self) -> CredentialsSource {
         let secret = match &self.0 {
             Place::S3(s3) => s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
@@ -83,7 +83,7 @@ impl Settings {
         }
     }
 
-    /// Whether the endpoints that the store names are where a tenant's store may lead.
+    /// Checks that a tenant's store may use the endpoints that it names.
     ///
     /// # Errors
     /// The reason and a sentence for the store's owner.
@@ -95,7 +95,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The same without a lookup, so that nothing is sent to anybody: a name is not judged.
+    /// Checks the endpoints without DNS lookups. Only IP addresses are checked, so nothing is sent.
     ///
     /// # Errors
     /// The reason and a sentence for the store's owner.
@@ -107,7 +107,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The addresses that the operator itself may ask something.
+    /// The endpoints that the operator itself sends requests to.
     fn endpoints(&self) -> impl Iterator<Item = &String> {
         let endpoints = match &self.0 {
             Place::S3(s3) => {
@@ -120,10 +120,10 @@ impl Settings {
         endpoints.into_iter().flatten()
     }
 
-    /// Takes the credentials out of a Secret's data.
+    /// Reads the credentials from a Secret's data.
     ///
     /// # Errors
-    /// [`CredentialsError`], which names entries and never their values.
+    /// [`CredentialsError`] with the names of entries, but without their values.
     pub fn with_secret<'a>(
         self,
         data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
@@ -144,7 +144,7 @@ impl Settings {
         }
     }
 
-    /// Takes the operator's own identity.
+    /// Uses the operator's own identity.
     pub async fn with_environment(self, environment: &Environment) -> Account {
         match self.0 {
             Place::S3(s3) => Account(Kind::S3(s3, environment.aws().await)),
@@ -156,40 +156,44 @@ impl Settings {
         }
     }
 
-    /// The same, of what needs no request: an access key, an account key, a service account's key.
+    /// Uses an identity from the environment that needs no request: an access key, an account key, or a service
+    /// account key.
     ///
     /// # Errors
-    /// [`NotAtHand`].
+    /// [`NotAtHand`] if there is no such identity.
     pub async fn with_environment_at_hand(self, environment: &Environment) -> Result<Account, NotAtHand> {
         match self.0 {
             Place::S3(s3) => Ok(Account(Kind::S3(s3, Environment::aws_at_hand().await?))),
-            // Nothing is asked for before it is needed, and `Account::asks` says what would be.
+            // These identities send no request before they are used. `Account::asks` describes the request.
             other => Ok(Self(other).with_environment(environment).await),
         }
     }
 
-    /// What to set where the operator's own identity is wanted and there is none, as the end of a sentence.
+    /// What to set if the operator's identity is required but missing, as the end of a sentence.
     pub fn wanted_in_environment(&self) -> &'static str {
         match &self.0 {
             Place::S3(_) => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
             Place::AzureBlob(_) => {
                 "set AZURE_STORAGE_KEY, or AZURE_FEDERATED_TOKEN_FILE, AZURE_TENANT_ID and AZURE_CLIENT_ID"
             }
-            Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account's key",
+            Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account key",
         }
     }
 }
 
-/// The host of an endpoint.
 fn host(endpoint: &str) -> Result<String, (Reason, String)> {
-    let uri = endpoint
-        .parse::<Uri>()
-        .map_err(|e| (Reason::InvalidStore, format!("endpoint {endpoint} is no address: {e}")))?;
+    let uri = endpoint.parse::<Uri>().map_err(|e| {
+        (
+            Reason::InvalidStore,
+            format!("endpoint {endpoint} is not a valid URL: {e}"),
+        )
+    })?;
     Ok(uri.host().unwrap_or_default().to_owned())
 }
 
 impl Account {
-    /// What a signature asks of somebody else, as the beginning of a sentence; `None` if it is made here.
+    /// The request to another service that a signature needs, as the beginning of a sentence. `None` if it needs
+    /// none.
     pub fn asks(&self) -> Option<&'static str> {
         match &self.0 {
             Kind::S3(s3, _) => s3
@@ -197,33 +201,33 @@ impl Account {
                 .as_ref()?
                 .assume_role
                 .as_ref()
-                .map(|_| "the store signs with a session of STS for each grant (spec.s3.credentials.assumeRole)"),
+                .map(|_| "the store signs with an STS session for each grant (spec.s3.credentials.assumeRole)"),
             Kind::AzureBlob(_, azure::Credentials::Identity(_)) => Some(
-                "there is no account key (AZURE_STORAGE_KEY), and an identity signs with a delegation key of Azure Storage",
+                "there is no account key (AZURE_STORAGE_KEY), and an identity signs with a user delegation key from Azure Storage",
             ),
             Kind::AzureBlob(..) | Kind::Gcs(_, gcs::Source::Unusable(_)) => None,
             Kind::Gcs(store, _) if store.credentials.as_ref().is_some_and(|c| c.sign_as.is_some()) => {
-                Some("the store has Google's IAM sign (spec.gcs.credentials.signAs)")
+                Some("the store signs with Google's IAM (spec.gcs.credentials.signAs)")
             }
             Kind::Gcs(_, gcs::Source::Key(_)) => None,
             Kind::Gcs(..) => Some(
-                "there is no service account's key (GOOGLE_APPLICATION_CREDENTIALS), and an identity has Google's IAM sign",
+                "there is no service account key (GOOGLE_APPLICATION_CREDENTIALS), and an identity signs with Google's IAM",
             ),
         }
     }
 
-    /// The address in the store's own settings to which a signature shows the identity of the environment, if that is none of
-    /// the cloud's own hosts.
+    /// The address in the store's settings that receives the identity of the environment for a signature. `None` if
+    /// the address belongs to the cloud itself.
     pub fn shows_identity_to(&self) -> Option<String> {
         match &self.0 {
             Kind::S3(s3, _) => s3::foreign_sts(s3),
             Kind::AzureBlob(store, azure::Credentials::Identity(_)) => azure::foreign_endpoint(store),
-            // Google's token goes to IAM, whose address no store names.
+            // Google's token goes only to IAM, and no store names the address of IAM.
             Kind::AzureBlob(..) | Kind::Gcs(..) => None,
         }
     }
 
-    /// The store, ready to sign. With `outward`, requests to it go only there. Nothing is read or sent yet.
+    /// Creates the provider. With `outward`, its requests go only to permitted hosts. Nothing is read or sent yet.
     pub fn connect(self, outward: Option<Outward>) -> Arc<dyn Provider> {
         match self.0 {
             Kind::S3(s3, credentials) => Arc::new(S3::new(*s3, credentials, outward)),

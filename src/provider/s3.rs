@@ -1,5 +1,5 @@
-//! Amazon S3 and stores that speak its protocol: presigned PUT and GET (AWS Signature Version 4, query string), and POST
-//! forms.
+//! Provider for Amazon S3 and S3-compatible stores. It signs presigned PUT and GET URLs (AWS Signature Version 4,
+//! query string) and POST forms.
 
 mod answers;
 mod below;
@@ -59,54 +59,54 @@ use crate::{
     net::{Outward, aws, client::app_name},
 };
 
-/// The longest that a presigned URL may live: 7 days (Amazon S3 API, "Authenticating Requests: Using Query
-/// Parameters", `X-Amz-Expires`).
+/// The longest lifetime of a presigned URL: 7 days (Amazon S3 API, "Authenticating Requests: Using Query Parameters",
+/// `X-Amz-Expires`).
 const MAX_EXPIRES_SECONDS: i64 = 604_800;
-/// The largest object of one PUT: 5 GiB (Amazon S3 User Guide, "Uploading objects").
+/// The largest object in one PUT: 5 GiB (Amazon S3 User Guide, "Uploading objects").
 const MAX_PUT_BYTES: i64 = 5 << 30;
-/// The longest key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
+/// The longest object key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
 const MAX_KEY_BYTES: usize = 1024;
-/// How long one look may take: a store that needs longer is as good as away.
+/// Timeout of one request to the store. A store that needs longer counts as unreachable.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where the store is tried out, unless it says otherwise.
+/// The object key that probes use if the store does not set `probeKey`.
 const PROBE_KEY: &str = "valet-probe";
-/// The longest session that a session may have made, in seconds (IAM User Guide, "Roles terms and concepts": role
-/// chaining).
+/// The longest session, in seconds, if session credentials assume the role (IAM User Guide, "Roles terms and
+/// concepts": role chaining).
 const LONGEST_CHAINED: i64 = 3600;
 
-/// Why no role is assumed at an endpoint that a tenant chose.
-const NO_STS: &str = "assumeRole takes requests to STS at an endpoint that this ObjectStore names, and to such endpoints the operator sends only requests that change nothing: ask the platform team to start it with --tenant-store-requests=All, or leave spec.s3.credentials.assumeRole out";
+/// Message for a store whose role would be assumed at an endpoint that a tenant chose.
+const NO_STS: &str = "assumeRole sends requests to STS at an endpoint that this ObjectStore names, but the operator sends only read requests to such endpoints; ask the platform team to start the operator with --tenant-store-requests=All, or remove spec.s3.credentials.assumeRole";
 
 /// A bucket and the credentials that sign for it.
 pub struct S3 {
     store: S3Store,
     sessions: Sessions,
-    /// Where requests may go; absent: anywhere.
+    /// The hosts that requests may go to. `None`: any host.
     outward: Option<Outward>,
     capabilities: Arc<Capabilities>,
-    /// What the store's clock shows.
+    /// The store's clock, from the `Date` headers of its answers.
     clock: StoreClock,
-    /// Whether a probe came to its end.
+    /// Whether a probe has finished.
     is_tried: AtomicBool,
-    /// Whether the store refuses headers that are not signed, once that was seen.
+    /// Whether the store refuses unsigned headers. `None` before a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
-    /// What it does with write-once uploads, once that was tried.
+    /// What the store does with write-once uploads. `None` before a probe has found out.
     write_once: Mutex<Option<WriteOnce>>,
-    /// Whether the bucket takes uploads with a checksum only, as one with a default retention does.
+    /// Whether the bucket accepts only uploads with a checksum. This is so with a default retention (Object Lock).
     wants_checksums: AtomicBool,
-    /// What came of a round trip with real keys, once that was made.
+    /// The result of the last conformance check, if one was made.
     canary: Mutex<Option<Canary>>,
-    /// Whether sessions were seen to be held to their policies.
+    /// Whether a probe confirmed that the store enforces session policies.
     confined: AtomicBool,
-    /// Whether somebody else found that its forms keep to a prefix.
+    /// Whether another process found that the store's POST forms are limited to a key prefix.
     keeps_below: AtomicBool,
-    /// Whether entity tags are MD5s, as far as that trip saw it.
+    /// Whether entity tags are MD5 checksums, according to the last conformance check.
     tags_are_md5: Mutex<Option<bool>>,
 }
 
 impl S3 {
-    /// Takes the settings, a source of credentials and, of a store whose owner may not send the operator anywhere, where
-    /// its requests may go. Nothing is read or sent yet.
+    /// Creates the provider from its settings and a source of credentials. `outward` limits where requests go, for a
+    /// store whose owner is a tenant. Nothing is read or sent yet.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
         let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
         let capabilities = Arc::new(can::of(role));
@@ -131,19 +131,19 @@ impl S3 {
         self.store.credentials.as_ref()?.assume_role.as_ref()
     }
 
-    /// Whether headers that are not signed can do no harm, whatever the store does with them.
+    /// Whether unsigned headers can do no harm on this store, even if the store obeys them.
     fn is_safe(&self) -> bool {
         self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate
     }
 
-    /// Whether the operator may send requests that change something: to an endpoint that a tenant chose only with the
-    /// platform team's consent.
+    /// Whether the operator may send write requests. An endpoint that a tenant chose needs the platform team's
+    /// consent.
     fn may_change(&self) -> bool {
         let is_own = answers::is_amazons(self.store.endpoint.as_deref(), "");
         is_own || self.outward.as_ref().is_none_or(Outward::may_change)
     }
 
-    /// Refuses what changes something, where the operator may only read.
+    /// Returns an error if the operator may send only read requests.
     fn must_change(&self) -> Result<(), SignError> {
         match self.may_change() {
             true => Ok(()),
@@ -151,15 +151,19 @@ impl S3 {
         }
     }
 
-    /// Why keys are not tried out now, if they are not.
+    /// The reason why a conformance check cannot run now, or `None` if it can.
     fn not_to_be_tried(&self) -> Option<Canary> {
         if !self.may_change() {
-            return Some(Canary::untried(format!("{ONLY_READ}, and this check writes"), false));
+            return Some(Canary::untried(
+                format!("{ONLY_READ}; this check sends write requests"),
+                false,
+            ));
         }
         Some(Canary::untried(self.clocks_differ()?, true))
     }
 
-    /// The same of requests to STS.
+    /// Whether the operator may send requests to STS. An endpoint that a tenant chose needs the platform team's
+    /// consent.
     fn may_assume(&self) -> bool {
         let endpoint = self.role().and_then(|role| role.endpoint.as_ref());
         let endpoint = endpoint.or(self.store.endpoint.as_ref());
@@ -173,7 +177,7 @@ impl S3 {
             .build()
     }
 
-    /// A client that connects only to where requests may go, if that is limited.
+    /// An HTTP client that connects only to permitted hosts, if the hosts are limited.
     fn http(&self) -> SharedHttpClient {
         self.outward.as_ref().map_or_else(aws::shared, aws::guarded)
     }
@@ -198,11 +202,11 @@ impl S3 {
             .region(Region::new(self.store.region.clone()))
             .credentials_provider(credentials.clone())
             .force_path_style(self.store.addressing_style == AddressingStyle::Path)
-            // Only what the grant says may be in the signature; the SDK would add a checksum of its own.
+            // The signature may contain only what the grant specifies, but by default the SDK adds its own checksum.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            // The SDK would ask a directory bucket for a session of its own, and sign with that: it lives five minutes, and
-            // nothing that is signed says so.
+            // By default the SDK creates a session for a directory bucket and signs with it. Such a session expires
+            // after five minutes, and the signed URL does not show this expiry.
             .disable_s3_express_session_auth(true)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .interceptor(DateOfStore(self.clock.clone()))
@@ -219,8 +223,8 @@ impl S3 {
         self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
     }
 
-    /// Whether the entity tag of an object that came in one request is its MD5: Amazon documents it, of other stores it must
-    /// have been seen.
+    /// Whether the entity tag of an object from a single PUT is its MD5. Amazon documents this. For other stores, a
+    /// conformance check must have confirmed it.
     fn tags_are_md5(&self) -> bool {
         let seen = *lock(&self.tags_are_md5);
         seen.unwrap_or_else(|| answers::is_amazons(self.store.endpoint.as_deref(), &self.store.bucket))
@@ -230,8 +234,8 @@ impl S3 {
         self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref())
     }
 
-    /// Why a HEAD was refused. Its answer has no body, so only the clocks, or another request, tell whether the credentials are at
-    /// fault.
+    /// The reason why the store refused a HEAD request. The answer has no body, so a GET request shows whether the
+    /// credentials are the reason. First the clocks are compared.
     async fn hidden(&self, session: &Session, key: &ObjectKey) -> ObjectFact {
         if let Some(why) = self.clocks_differ() {
             return ObjectFact::ClockSkewed(why);
@@ -239,21 +243,21 @@ impl S3 {
         let get = session.talker.get_object().bucket(&self.store.bucket).key(key.as_str());
         match get.range("bytes=0-0").send().await {
             Err(e) => self.clock_trouble(&e).map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
-            // What may be read is not hidden. Something before the store may take no HEAD.
+            // The same credentials can read the object with GET, so a proxy in front of the store may block HEAD.
             Ok(_) => ObjectFact::Unreachable(
-                "it refuses to show the object (HEAD, 403), and lets the same credentials read it (GET); check what stands between the operator and the store".into(),
+                "the store refused HEAD with 403 but allowed GET with the same credentials; check proxies and firewalls between the operator and the store".into(),
             ),
         }
     }
 
-    /// By how much the clocks differ, if that is so much that no refusal says anything else.
+    /// The clock skew, if it is so large that a refusal by the store can be due to it.
     fn clocks_differ(&self) -> Option<String> {
         self.clock.skew().filter(|skew| is_skewed(Some(*skew))).map(skewed)
     }
 
-    /// Why this refusal is about the clocks, or may be.
+    /// The message for a refusal that is due to clock skew, or can be. `None` for other refusals.
     fn clock_trouble<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
-        let said = || "the store says that the request's time is wrong; set the clocks right (NTP)".to_owned();
+        let said = || "the store says that the request's time is wrong; synchronize the clocks (NTP)".to_owned();
         self.clocks_differ().or_else(|| is_of_a_clock(error).then(said))
     }
 
@@ -270,7 +274,7 @@ impl S3 {
         self.sessions.current(until, clients).await
     }
 
-    /// The longest session of a key's own, in seconds.
+    /// The longest session for a single grant, in seconds.
     fn longest(role: &AssumeRole, assuming: &Credentials) -> i64 {
         match assuming.session_token() {
             Some(_) => role.duration_seconds.min(LONGEST_CHAINED),
@@ -278,7 +282,7 @@ impl S3 {
         }
     }
 
-    /// Assumes the role for one key.
+    /// Assumes the role for one object key or prefix.
     async fn assume(&self, session: &Session, request: &SigningRequest) -> Result<Option<Credentials>, SignError> {
         let (Some(sts), Some(role)) = (&session.sts, self.role()) else {
             return Ok(None);
@@ -295,19 +299,19 @@ impl S3 {
             .map(Some)
     }
 
-    /// Signs a request of a grant's, or of a check of the store.
+    /// Signs a request for a grant or for a conformance check.
     async fn sign_request(&self, request: &SigningRequest) -> Result<Signed, SignError> {
         let session = self.session().await?;
         let lifetime = request.lifetime;
         let end = session.end(Timestamp::now());
         if session.sts.is_none() && end.is_some_and(|end| end < lifetime.expires_at) {
-            // The session changed since the decision; the next decision knows its end.
+            // The session changed after the decision to sign. The next reconcile uses the new expiry.
             return Err(SignError::Refused(
-                "the credentials changed meanwhile and end before the key would".into(),
+                "the store's credentials changed and now expire before the requested expiry".into(),
             ));
         }
         let seconds = u64::try_from(lifetime.seconds()).ok().filter(|s| *s > 0);
-        let seconds = seconds.ok_or_else(|| SignError::Refused("the lifetime is not positive".into()))?;
+        let seconds = seconds.ok_or_else(|| SignError::Refused("the expiry is not after the start time".into()))?;
         let presigning = PresigningConfig::builder()
             .start_time(SystemTime::from(lifetime.issued_at))
             .expires_in(Duration::from_secs(seconds))
@@ -329,8 +333,8 @@ impl S3 {
         let presigned = match &request.ask {
             ask if ask.is_for_credentials() => {
                 if session.sts.is_none() {
-                    // Never the store's own.
-                    let why = "the store has no assumeRole to lend sessions of";
+                    // The store's own credentials are never given to a client.
+                    let why = "the store has no assumeRole, so Valet cannot issue temporary credentials";
                     return Err(SignError::Refused(why.into()));
                 }
                 let place = lent::Place {
@@ -362,7 +366,7 @@ impl S3 {
                     }));
                 }
                 UploadMode::Resumable | UploadMode::Credentials => {
-                    let why = "there are no such uploads on this store";
+                    let why = "S3 stores do not support this upload mode";
                     return Err(SignError::Refused(why.into()));
                 }
             },
@@ -381,7 +385,7 @@ impl S3 {
     }
 }
 
-/// The address of a store's STS, if the store has one and it is none of Amazon's.
+/// The address of the store's STS, if there is one and it does not belong to Amazon.
 pub fn foreign_sts(store: &S3Store) -> Option<String> {
     let role = store.credentials.as_ref()?.assume_role.as_ref()?;
     let endpoint = role.endpoint.as_ref().or(store.endpoint.as_ref())?;
@@ -397,7 +401,8 @@ impl Provider for S3 {
     fn capabilities(&self) -> Arc<Capabilities> {
         let is_tried = self.is_tried.load(Ordering::Acquire);
         let is_documented = below::is_amazons(&self.store);
-        // What is not known is not there. Before the first probe nothing is signed that rests on it (`rests_on_trial`).
+        // An unknown capability counts as missing. Before the first probe, nothing is signed that needs a probe
+        // (`rests_on_trial`).
         let holds = |seen: Option<bool>| seen.unwrap_or(is_documented || !is_tried);
         let has_signed_headers_only = self.is_safe() || holds(*lock(&self.refuses_unsigned));
         let has_write_once = holds(match &*lock(&self.write_once) {
@@ -426,7 +431,7 @@ impl Provider for S3 {
         lacks(has_signed_headers_only, Capability::SignedHeadersOnly);
         lacks(has_write_once, Capability::WriteOnce);
         if !may_change {
-            // Their beginning, their parts' lists and their end are the operator's own requests.
+            // The operator itself initiates, lists and completes multipart uploads, so they need write requests.
             can.multipart = None;
             can.only_read = true;
         }
@@ -438,7 +443,8 @@ impl Provider for S3 {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             let session = self.session().await?;
-            // A key with credentials of its own dies with those, whatever becomes of the ones that asked for them.
+            // A credential with its own session expires with that session. The expiry of the credentials that assumed
+            // the role does not matter.
             Ok(
                 match self.role().map(|role| Self::longest(role, &session.credentials)) {
                     Some(own) => Timestamp::now().checked_add(SignedDuration::from_secs(own)).ok(),
@@ -454,12 +460,12 @@ impl Provider for S3 {
     }
 
     fn end_is_unknown(&self) -> BoxFuture<'_, bool> {
-        // With a role each URL has a session of its own, whose end STS states.
+        // With a role, each credential has its own session, and STS states when the session expires.
         async { self.role().is_none() && self.session().await.is_ok_and(|session| session.end_is_unknown()) }.boxed()
     }
 
     fn signs_remotely(&self) -> bool {
-        // A key with credentials of its own takes a call of STS.
+        // Each credential with its own session needs a request to STS.
         self.role().is_some()
     }
 
@@ -469,7 +475,7 @@ impl Provider for S3 {
 
     fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
         async move {
-            // Where each key has a session of its own, those that ask for it need not last.
+            // The credentials that assume a role do not need to stay valid, because each grant has its own session.
             if self.role().is_none() {
                 let _ = self.session_until(Some(until)).await;
             }
@@ -491,7 +497,8 @@ impl Provider for S3 {
                 "{bucket}\n{region}\n{addressing_style:?}\n{:?}\n{role:?}",
                 self.public_endpoint()
             );
-            // What was signed without the right to use it does not work. Stores without one keep the print that they had.
+            // A session that was created without the right to use the KMS key does not work. The fingerprint of a
+            // store without a KMS key does not change.
             if let Some(key) = self.role().and_then(|role| role.kms_key_arn.as_ref()) {
                 place.push('\n');
                 place.push_str(key);
@@ -510,7 +517,7 @@ impl Provider for S3 {
     }
 
     fn rests_on_trial(&self) -> bool {
-        // Amazon refuses them ("Authenticating Requests: Using Query Parameters", signed headers).
+        // Amazon refuses unsigned headers ("Authenticating Requests: Using Query Parameters", signed headers).
         !self.is_safe() && !below::is_amazons(&self.store)
     }
 
@@ -523,7 +530,8 @@ impl Provider for S3 {
             if let Some(untried) = self.not_to_be_tried() {
                 return untried;
             }
-            // Its keys are for the endpoint that the operator reaches, which the public one need not be.
+            // The check signs URLs for the operator's endpoint, because the operator may be unable to reach the
+            // public endpoint.
             let store = S3Store {
                 public_endpoint: None,
                 ..self.store.clone()
@@ -573,7 +581,7 @@ impl Provider for S3 {
                 }
             };
             let modified = head.last_modified().and_then(|t| Timestamp::from_second(t.secs()).ok());
-            // Without a Date the store's clock has to be believed.
+            // Without a `Date` header, Valet uses the object's time as the store reports it.
             let age = modified.map(|m| date.seen().unwrap_or_else(Timestamp::now).duration_since(m));
             let modified_at = age.and_then(|age| Timestamp::now().checked_sub(age).ok());
             ObjectFact::Present {

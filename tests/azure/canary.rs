@@ -33,9 +33,9 @@ async fn what_azurite_holds_and_what_not() {
     let found = provider(more).canary().await;
     let held = [
         "WriteOnce",
-        "end, signature, object and verb of PUT",
+        "expiry, signature, object key and method of PUT",
         "ResponseHeaders",
-        "end, signature, object and verb of GET",
+        "expiry, signature, object key and method of GET",
     ];
     assert_eq!(
         found,
@@ -54,7 +54,7 @@ async fn what_azurite_holds_and_what_not() {
         found
             .worthless
             .as_ref()
-            .is_some_and(|why| why.contains("a key for PUT that is over")),
+            .is_some_and(|why| why.contains("a credential for PUT that has expired")),
         "{found:?}"
     );
     assert_eq!(found.missing, [Missing::Url(Capability::WriteOnce)]);

@@ -277,7 +277,7 @@ async fn servers_that_misbehave() {
             let (reason, message) = credentials(token.expect_err(name));
             assert_eq!(reason, wanted, "{name}: {message}");
             let says = match name {
-                "slow" => "gives no token in time",
+                "slow" => "did not return a token in time",
                 "refused" => "(401, invalid_client, AADSTS700213)",
                 _ => "",
             };
@@ -315,7 +315,7 @@ async fn a_service_account_without_a_token() {
     for (name, text, says) in [
         ("empty", " \n".to_owned(), "is empty"),
         ("long", "x".repeat(70_000), "longer than 64 KiB"),
-        ("lines", "marker\nmarker".to_owned(), "holds no token"),
+        ("lines", "marker\nmarker".to_owned(), "contains no token"),
     ] {
         cases.push((scratch.write(name, text).unwrap(), says));
     }
@@ -335,7 +335,7 @@ async fn nothing_is_sent_in_the_clear() {
     let identity = Identity::new(workload("http://192.0.2.1", token_file(&scratch)));
     let (reason, message) = credentials(identity.token().await.expect_err("it is not sent"));
     assert_eq!(reason, Reason::CredentialsInvalid);
-    assert!(message.contains("must be https"), "{message}");
+    assert!(message.contains("is not a valid https URL"), "{message}");
 
     let fake = Fake::start(|_| granted_as_text(3600));
     let source = Source::Managed {
@@ -345,5 +345,5 @@ async fn nothing_is_sent_in_the_clear() {
     let provider = provider("http://192.0.2.1", source);
     let (reason, message) = credentials(provider.credentials_expire().await.expect_err("it is not sent"));
     assert_eq!(reason, Reason::CredentialsInvalid);
-    assert!(message.contains("https only"), "{message}");
+    assert!(message.contains("only over https"), "{message}");
 }

@@ -63,7 +63,7 @@ fn an_authority_of_ones_own() {
     let ready = condition(&grant, "Ready").expect("it is there");
     let said = ready["message"].as_str().unwrap_or_default();
     assert!(
-        said.contains("from an authority that the operator does not know") && said.contains("SSL_CERT_FILE"),
+        said.contains("from an unknown authority") && said.contains("SSL_CERT_FILE"),
         "the message names what is wrong, and what to do: {said}"
     );
     assert!(t.get("secret/g").is_none());

@@ -128,8 +128,8 @@ fn a_store_that_behaves() {
         "ChecksumSHA256",
         "ChecksumMD5",
         "PostForm/ContentLengthRange",
-        "end, signature and object of GET",
-        "end, signature and object of a part",
+        "expiry, signature and object key of GET",
+        "expiry, signature and object key of a part",
         "Multipart/ContentLength",
         "Multipart/WriteOnce",
     ] {
@@ -251,7 +251,7 @@ fn a_store_that_takes_keys_that_are_over() {
     assert_eq!(says(&store, "Ready"), "False KeysNotEnforced");
     assert_eq!(t.kstatus(&store), "Failed");
     assert!(
-        message(&store, "Ready").contains("a key for PUT that is over (it answered 200)"),
+        message(&store, "Ready").contains("a credential for PUT that has expired (it answered 200)"),
         "{store:#}"
     );
     let grant = t.reason("dg/g", "KeysNotEnforced");
@@ -289,7 +289,7 @@ fn credentials_with_few_rights() {
         store["status"]
     );
     assert!(
-        message(&store, "KeysEnforced").contains("must be allowed to write there"),
+        message(&store, "KeysEnforced").contains("allow the credentials to write there"),
         "{store:#}"
     );
     t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
@@ -318,7 +318,7 @@ fn credentials_with_few_rights() {
         "{said}"
     );
     assert!(
-        message(&store, "KeysEnforced").contains("could not all be deleted"),
+        message(&store, "KeysEnforced").contains("could not be deleted"),
         "{store:#}"
     );
     thread::sleep(Duration::from_millis(500));

@@ -184,7 +184,7 @@ fn endpoints_that_lead_inwards() {
         ("literal", "127.0.0.1", "a loopback address"),
         ("name", "localhost", "a loopback address"),
         // All of an address to a resolver, and half of one where the bucket's name comes before it.
-        ("number", "2130706433", "half an address"),
+        ("number", "2130706433", "part of an IP address"),
     ] {
         store["metadata"] = json!({"name": name, "namespace": t.name()});
         store["spec"]["s3"]["endpoint"] = json!(format!("http://{host}:{port}"));

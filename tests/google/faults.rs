@@ -145,7 +145,7 @@ async fn refusals() {
     );
     let (reason, message) = trouble("/token", other).await;
     assert_eq!(reason, Reason::CredentialsInvalid);
-    assert!(message.contains("no metadata server"), "{message}");
+    assert!(message.contains("not Google's metadata server"), "{message}");
 
     // GKE without a bound account: an identity, but none that can sign.
     for email in ["project.svc.id.goog", "default", "", "a@b", "@x.gserviceaccount.com"] {

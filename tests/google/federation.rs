@@ -165,9 +165,9 @@ async fn the_operators_own_token() {
     for (configuration, content, part) in [
         (&plain, "", "is empty"),
         (&plain, " \n", "is empty"),
-        (&json_source, "subject-marker", "is not the JSON"),
-        (&json_source, r#"{"other": "marker"}"#, "is not the JSON"),
-        (&json_source, r#"{"token": ["marker"]}"#, "is not the JSON"),
+        (&json_source, "subject-marker", "is not JSON"),
+        (&json_source, r#"{"other": "marker"}"#, "is not JSON"),
+        (&json_source, r#"{"token": ["marker"]}"#, "is not JSON"),
         (&json_source, r#"{"token": ""}"#, "is empty"),
     ] {
         scratch.write("token", content).unwrap();

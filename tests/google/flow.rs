@@ -403,7 +403,10 @@ fn bad_secrets() {
     let cases = [
         (json!({"AWS_ACCESS_KEY_ID": "marker"}), "credentials.json"),
         (json!({"credentials.json": "marker"}), "not the JSON"),
-        (json!({"credentials.json": KEY, "key.json": KEY}), "mean the same"),
+        (
+            json!({"credentials.json": KEY, "key.json": KEY}),
+            "have the same meaning",
+        ),
         (
             json!({"credentials.json": KEY.replace("service_account", "external_account")}),
             "another type",

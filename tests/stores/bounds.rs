@@ -75,7 +75,7 @@ async fn lists_without_an_end() {
     let UploadFact::Unreachable(why) = asked.await.expect("it is given up") else {
         panic!("nothing is known of such an upload")
     };
-    assert!(why.contains("no end"), "{why}");
+    assert!(why.contains("does not end"), "{why}");
     assert!(fake.asked().len() <= 20);
 
     let before = fake.asked().len();

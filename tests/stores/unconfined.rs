@@ -176,10 +176,7 @@ async fn sessions_that_could_not_be_tried() {
     for ask in [upload(), download(DownloadMode::Credentials)] {
         let (reason, why) = refused(ask).await;
         assert_eq!(reason, Reason::StoreUnreachable);
-        assert!(
-            why.contains("whether the store holds sessions to their policies"),
-            "{why}"
-        );
+        assert!(why.contains("whether the store enforces session policies"), "{why}");
     }
     assert!(s3.sign(&request(download(DownloadMode::Url))).await.is_ok());
     away.store(false, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What the round trip with real keys tries on Azure Blob Storage, and how.
+//! The conformance check of an Azure Blob Storage container.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl AzureBlob {
-    /// Makes the round trip below `probe`, with keys for the endpoint that the operator uses.
+    /// Runs the conformance check below `probe`, at the operator's endpoint.
     pub(super) async fn round_trip(&self, probe: &str) -> Canary {
         let mut trip = Trip::new(self, probe);
         let result = in_time(go(&mut trip)).await;
@@ -38,7 +38,7 @@ fn put() -> Ask {
 async fn go(trip: &mut Trip<'_, AzureBlob>) -> Result<(), Away> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
-            "all of it: a key for PUT below {} was answered {status}; the credentials must be allowed to write there",
+            "everything: a signed URL for PUT below {} was answered {status}; allow the credentials to write there",
             trip.folder
         ));
         return Ok(());
@@ -62,14 +62,14 @@ async fn go(trip: &mut Trip<'_, AzureBlob>) -> Result<(), Away> {
         };
         trip.binds("GET", "put", &get(), Some(write)).await?;
     } else {
-        let why = "keys for GET: the credentials may not read below the probe's blob";
+        let why = "signed URLs for GET: the credentials may not read below the blob valet-probe";
         trip.found.untried.push(why.into());
     }
     Ok(())
 }
 
 impl Hands for AzureBlob {
-    /// From where the operator is, to where it reaches the store.
+    /// Signs for the operator's endpoint. `ipRange` is not used, because it is for workloads.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async move { self.sign_for(request, &self.own_base(), None).await }.boxed()
     }
@@ -83,17 +83,17 @@ impl Hands for AzureBlob {
             let request = request
                 .header(header::CONTENT_LENGTH, sent.body.len())
                 .body(Full::new(Bytes::from(sent.body)))
-                .map_err(|_| Away("a request could not be put together".into()))?;
+                .map_err(|_| Away("the request could not be built".into()))?;
             match self.http.send(request).await {
                 Ok(answer) if answer.status < 500 || answer.status == 501 => Ok(answer.status),
-                Ok(answer) => Err(Away(format!("it answered {}", answer.status))),
+                Ok(answer) => Err(Away(format!("the store answered {}", answer.status))),
                 Err(e) => Err(Away(e.to_string())),
             }
         }
         .boxed()
     }
 
-    /// The first character, of which none of the bits is padding.
+    /// Changes the first character of the signature. The last character contains padding bits.
     fn forge(sent: &mut Sent) {
         if let Some(at) = sent.url.find("&sig=").map(|at| at + "&sig=".len()) {
             let other = if sent.url[at..].starts_with('A') { "B" } else { "A" };
@@ -102,7 +102,7 @@ impl Hands for AzureBlob {
         }
     }
 
-    /// What the account keeps of deleted blobs, it keeps.
+    /// Deleted blobs stay recoverable if the account has soft delete or versioning.
     fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let mut is_gone = true;

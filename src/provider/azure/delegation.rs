@@ -1,16 +1,17 @@
-//! User delegation keys: what signs for an identity ("Get User Delegation Key" in the Azure Storage REST API).
+//! User delegation keys, with which an identity signs ("Get User Delegation Key" in the Azure Storage REST API).
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::sas::{DelegationKey, SharedKey, second};
 
-/// How long a key is asked for. The service gives at most seven days from its own now, which may be a little behind ours.
+/// The requested lifetime of a user delegation key. The service allows at most seven days from its own time, which
+/// can be a little behind the operator's.
 pub const LIFETIME: SignedDuration = SignedDuration::from_secs(7 * 86_400 - 15 * 60);
-/// A key is replaced when it is this old: what is signed by it can then live nearly as long as any key. The old one stays
-/// good for what it has signed.
+/// The age at which a user delegation key is replaced. A fresh key allows nearly the longest lifetime. What the old
+/// key signed stays valid.
 pub const REPLACE_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
-/// What to post. The start lies back as far as those of signatures do.
+/// The body of the request. The key starts as early as the signatures that it makes.
 pub fn ask(now: Timestamp, back_dated: SignedDuration) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"utf-8\"?><KeyInfo><Start>{}</Start><Expiry>{}</Expiry></KeyInfo>",
@@ -19,18 +20,15 @@ pub fn ask(now: Timestamp, back_dated: SignedDuration) -> String {
     )
 }
 
-/// A key and the times between which it is good.
+/// A user delegation key and its validity.
 #[derive(Clone, Debug)]
 pub struct Delegation {
-    /// The key.
     pub key: DelegationKey,
-    /// Its beginning.
     pub start: Timestamp,
-    /// Its end.
     pub expiry: Timestamp,
 }
 
-/// Reads the answer; `None` if it is no such key.
+/// Parses the answer. `None` if it is not a user delegation key.
 pub fn read(body: &[u8]) -> Option<Delegation> {
     let text = std::str::from_utf8(body).ok()?;
     let text = element(text, "UserDelegationKey")?;
@@ -55,8 +53,8 @@ pub fn read(body: &[u8]) -> Option<Delegation> {
     })
 }
 
-/// The content of the first element of that name. The answer is seven values in one element, none of which needs more
-/// of XML than this.
+/// The content of the first element with this name. The answer is one element with seven values, so no XML parser is
+/// needed.
 fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner)

@@ -1,5 +1,5 @@
-//! What a container is like: whether account, container and credentials are right, whether the clocks agree, and whether
-//! the store copies for the holder of a key what he may not read. Nothing is written by a store that behaves.
+//! Probes a container. The probe checks account, container, credentials, clock skew, and whether the store copies
+//! data that the holder of a SAS may not read. A store that behaves correctly writes nothing.
 
 use http::{Method, Request, header};
 use http_body_util::Full;
@@ -19,11 +19,12 @@ use crate::{
 };
 
 impl AzureBlob {
-    /// Tries the container with two or three harmless requests for a blob that is not there.
+    /// Probes the container with two or three harmless requests for a blob that does not exist.
     pub(super) async fn try_out(&self) -> Probed {
         let (mut finding, skew) = self.try_reading(None).await;
         if let (Finding::Usable, Some(skew)) = (&finding, skew) {
-            // A signature's times mean something else to the store then, so nothing that it refuses tells why.
+            // With a large clock skew the store interprets signed times differently, so a refusal shows nothing about
+            // the store.
             return Probed {
                 skew: Some(skew),
                 untold: Some(skewed(skew)),
@@ -41,7 +42,7 @@ impl AzureBlob {
                 Finding::Broken(Reason::CredentialsRefused, _) => Finding::Broken(
                     Reason::CredentialsRefused,
                     format!(
-                        "the container has no stored access policy {policy}, or one with times or permissions of its own, so no key works: set it, or correct spec.azureBlob.storedAccessPolicy"
+                        "the container has no stored access policy {policy}, or one with its own times or permissions, so no credential works; create the policy without them, or correct spec.azureBlob.storedAccessPolicy"
                     ),
                 ),
                 other => other,
@@ -63,9 +64,10 @@ impl AzureBlob {
         }
     }
 
-    /// Reads what is not there: the refusal says what is wrong, if something is.
+    /// Reads a blob that usually does not exist. The kind of error shows whether account, container and credentials
+    /// are right.
     async fn try_reading(&self, policy: Option<&str>) -> (Finding, Option<SignedDuration>) {
-        // An identity must be able to sign, too.
+        // An identity must also be able to get a user delegation key.
         if let Credentials::Identity(identity) = &self.credentials
             && let Err(e) = self.delegation(identity).await
         {
@@ -81,7 +83,7 @@ impl AzureBlob {
                 let account = &self.store.account;
                 return (
                     Finding::Unreachable(format!(
-                        "{why}; check spec.azureBlob.account ({account}) and its endpoint"
+                        "{why}; check spec.azureBlob.account ({account}) and spec.azureBlob.endpoint"
                     )),
                     None,
                 );
@@ -93,27 +95,27 @@ impl AzureBlob {
         (finding, skew.filter(|skew| is_skewed(Some(*skew))))
     }
 
-    /// Sends a signed PUT that asks to copy a blob which does not exist. Azure takes only sources that the sender may
-    /// read, and so does not even look; a store that copies whatever it has looks for the blob and does not find it. The
-    /// refusal counts only if the same PUT is accepted without that header; it has the MD5 of other bytes, so that nothing
-    /// is stored by it.
+    /// Sends a signed PUT that asks to copy a blob that does not exist. Azure accepts only a source that the sender
+    /// may read, and refuses the request before it looks for the source. A store that copies anything looks for the
+    /// blob and does not find it.
+    ///
+    /// A refusal counts only if the store accepts the same PUT without the copy header. The PUT has the MD5 of other
+    /// bytes, so a correct store writes nothing.
     async fn refuses_foreign_sources(&self) -> Result<UnsignedHeaders, Unanswered> {
         let unknown = |why: &str| Ok(UnsignedHeaders::Unknown(why.to_owned()));
         if !self.may_change() {
-            return unknown(
-                "only an upload would show it, and the operator sends this store only requests that change nothing",
-            );
+            return unknown("only an upload can show this, but the operator sends only read requests to this store");
         }
         let base = self.own_base();
         let now = Timestamp::now();
-        // At a name of its own: with a blob at one that everybody knows, the answer would be about that.
+        // The name is new for each probe. If a blob with this name existed, the answer could be about that blob.
         let own = format!("{PROBE_BLOB}-{}", now.as_nanosecond());
         let delegation = match &self.credentials {
             Credentials::Unusable(_) => return unknown("there are no credentials"),
             Credentials::Key(_) => None,
             Credentials::Identity(identity) => match self.delegation(identity).await {
                 Ok(delegation) => Some(delegation),
-                Err(_) => return unknown("there is no delegation key"),
+                Err(_) => return unknown("there is no user delegation key"),
             },
         };
         let sign = |blob: &str| {
@@ -131,11 +133,11 @@ impl AzureBlob {
             }
             .unwrap_or_default()
         };
-        // Each at a name of its own: a store that passes over the MD5 has a blob there afterwards.
+        // Each upload has its own name, because a store that ignores the MD5 keeps the blob.
         let (before, after) = (format!("{own}-before"), format!("{own}-after"));
         if let Err(said) = self.accepts(&before, &sign(&before)).await? {
             return unknown(&format!(
-                "the store answered {said} to an upload at the name of the probe without a source to copy from, too"
+                "the store answered {said} to an upload to the probe's blob without a copy source"
             ));
         }
         let absent = format!("{PROBE_BLOB}-absent-{}", now.as_nanosecond());
@@ -148,20 +150,21 @@ impl AzureBlob {
         if is_refusal && self.accepts(&after, &sign(&after)).await?.is_ok() {
             return Ok(UnsignedHeaders::Refused);
         }
-        // It looked for the source. Of Azure's own it is documented that it does not.
+        // The store looked for the copy source. Azure documents that its own stores do not.
         if (status, code.as_str()) == (404, "BlobNotFound") && !self.is_azures_own() {
             return Ok(UnsignedHeaders::Obeyed);
         }
-        unknown(&format!("the store answered {status} {code} to a source to copy from"))
+        unknown(&format!("the store answered {status} {code} to a copy source"))
     }
 
-    /// Whether the store accepts an upload by this URL that copies nothing; if not, status and code of its answer. What it
-    /// stores is deleted again.
+    /// Whether the store accepts an upload with this URL and without a copy source. If not, returns status and code
+    /// of the answer. A blob that was written is deleted.
     async fn accepts(&self, blob: &str, url: &str) -> Result<Result<(), String>, Unanswered> {
         const KIND: (&str, &str) = ("x-ms-blob-type", "BlockBlob");
         let broken = self.put(url, &[KIND, ("content-md5", OTHER_MD5)]).await?;
         let (status, code) = match broken {
-            // Azurite says so of an MD5 that differs, and of much else: once more, with nothing wrong.
+            // Azurite returns this code for a wrong MD5 and for many other errors. A second upload without an error
+            // shows which.
             (400, code) if code == "InvalidOperation" && !self.is_azures_own() => self.put(url, &[KIND]).await?,
             said => said,
         };
@@ -174,7 +177,7 @@ impl AzureBlob {
         })
     }
 
-    /// Sends one PUT without a body; returns the status and the code of the error.
+    /// Sends one PUT without a body. Returns the status and the error code.
     async fn put(&self, url: &str, headers: &[(&str, &str)]) -> Result<(u16, String), Unanswered> {
         let mut request = Request::builder().method(Method::PUT).uri(url);
         for (name, value) in headers {
@@ -197,13 +200,13 @@ fn of_credentials(error: SignError) -> Finding {
     }
 }
 
-/// What an answer means ("Blob Storage error codes").
+/// Interprets an answer ("Blob Storage error codes").
 fn finding(status: u16, code: &str, is_skewed: bool, container: &str) -> Finding {
     let broken = |reason, message: String| Finding::Broken(reason, message);
     match (status, code) {
         (401 | 403, _) if is_skewed => broken(
             Reason::ClockSkewed,
-            "the store's clock and the operator's differ by more than a quarter of an hour; set the clocks right (NTP)"
+            "the store's clock and the operator's clock differ by more than 15 minutes; synchronize the clocks (NTP)"
                 .into(),
         ),
         (404, "ContainerNotFound") => broken(
@@ -216,21 +219,21 @@ fn finding(status: u16, code: &str, is_skewed: bool, container: &str) -> Finding
         ),
         (403, "KeyBasedAuthenticationNotPermitted") => broken(
             Reason::CredentialsRefused,
-            "the account takes no account keys (KeyBasedAuthenticationNotPermitted); leave credentials out and give the operator an identity".into(),
+            "the account does not allow account keys (KeyBasedAuthenticationNotPermitted); remove spec.azureBlob.credentials and give the operator an identity".into(),
         ),
         (403, "AccountIsDisabled") => broken(
             Reason::CredentialsRefused,
             "the storage account is disabled (AccountIsDisabled)".into(),
         ),
-        // Not there, or not to be seen by this identity or from this network.
+        // The blob does not exist, or this identity or network may not read it.
         (200 | 206 | 404 | 416, _) | (403, "AuthorizationPermissionMismatch") => Finding::Usable,
         (401 | 403, code) => broken(
             Reason::CredentialsRefused,
             format!(
-                "the store does not take the credentials ({code}); check the account key or the identity's roles, and the account's firewall"
+                "the store does not accept the credentials ({code}); check the account key or the identity's roles, and the account's firewall"
             ),
         ),
-        (status, code) => Finding::Unreachable(format!("it answered {status} {code}").trim_end().to_owned()),
+        (status, code) => Finding::Unreachable(format!("the store answered {status} {code}").trim_end().to_owned()),
     }
 }
 

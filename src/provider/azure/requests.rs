@@ -1,4 +1,4 @@
-//! What the operator itself asks of the store: delegation keys, and whether blobs are there.
+//! The operator's own requests to the store: user delegation keys, and reads of blobs.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use crate::{
     net::client::{Answer, SOURCE_TIMEOUT, Unanswered, is_private},
 };
 
-/// Why the store did not answer a request of the operator's.
+/// Why a request of the operator to the store failed.
 pub enum Trouble {
-    /// There was nothing to ask with.
+    /// There were no usable credentials.
     Credentials(SignError),
-    /// Nobody answered.
+    /// The store did not answer.
     Unanswered(Unanswered),
 }
 
 impl Trouble {
-    /// In a sentence.
+    /// The error as a sentence.
     pub fn text(&self) -> String {
         match self {
             Self::Credentials(e) => e.to_string(),
@@ -39,27 +39,30 @@ impl Trouble {
 }
 
 impl AzureBlob {
-    /// The delegation key that signs now, of an identity.
+    /// The current user delegation key of an identity.
     pub(super) async fn delegation(&self, identity: &Identity) -> Result<Arc<Delegation>, SignError> {
         let mut slot = self.delegation.lock().await;
         let now = Timestamp::now();
         if let Some((fetched, delegation)) = slot.as_ref()
-            // One from a future that the clock has left begins too late.
+            // A key that was fetched at a future time, before the clock was set back, starts too late.
             && (*fetched..*fetched + REPLACE_AFTER).contains(&now)
         {
             return Ok(delegation.clone());
         }
         let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.fetch_delegation(identity, now));
-        let fetched = fetched
-            .await
-            .unwrap_or_else(|_| Err(tokens::unreachable("the store gives no delegation key in time".into())));
+        let fetched = fetched.await.unwrap_or_else(|_| {
+            Err(tokens::unreachable(
+                "the store did not return a user delegation key in time".into(),
+            ))
+        });
         match (fetched, slot.as_ref()) {
             (Ok(delegation), _) => {
                 let delegation = Arc::new(delegation);
                 *slot = Some((now, delegation.clone()));
                 Ok(delegation)
             }
-            // The last one is good for days; what the store refuses is over.
+            // The last user delegation key is valid for days, so it is used while the store does not answer. It is
+            // not used after a refusal.
             (Err(SignError::Credentials { reason, .. }), Some((_, last)))
                 if reason == Reason::StoreUnreachable && now < last.expiry =>
             {
@@ -76,14 +79,16 @@ impl AzureBlob {
             Ok(answer) => answer,
             Err(Trouble::Credentials(e)) => return Err(e),
             Err(Trouble::Unanswered(e)) => {
-                return Err(tokens::unreachable(format!("the store gives no delegation key: {e}")));
+                return Err(tokens::unreachable(format!(
+                    "the store returned no user delegation key: {e}"
+                )));
             }
         };
         let code = error_code(&answer);
         let refused = |reason, message: String| Err(SignError::Credentials { reason, message });
         match answer.status {
             200 => delegation::read(&answer.body)
-                .ok_or_else(|| tokens::unreachable("the store answered something that is no delegation key".into())),
+                .ok_or_else(|| tokens::unreachable("the store's answer is not a user delegation key".into())),
             401 | 403 => {
                 if answer.status == 401 {
                     identity.forget().await;
@@ -91,7 +96,7 @@ impl AzureBlob {
                 refused(
                     Reason::CredentialsRefused,
                     format!(
-                        "the store gives the operator's identity no delegation key ({} {code}); give it the role Storage Blob Delegator on the account, or set credentials.secretRef",
+                        "the store refused a user delegation key for the operator's identity ({} {code}); give it the role Storage Blob Delegator on the account, or set spec.azureBlob.credentials.secretRef",
                         answer.status
                     ),
                 )
@@ -99,16 +104,16 @@ impl AzureBlob {
             status if status < 500 && status != 429 => refused(
                 Reason::CredentialsInvalid,
                 format!(
-                    "the store gives no delegation key ({status} {code}); is spec.azureBlob.endpoint one of Azure Blob Storage?"
+                    "the store returned no user delegation key ({status} {code}); check that spec.azureBlob.endpoint is an Azure Blob Storage endpoint"
                 ),
             ),
             status => Err(tokens::unreachable(format!(
-                "the store gives no delegation key now ({status} {code})"
+                "the store returned no user delegation key ({status} {code})"
             ))),
         }
     }
 
-    /// One request with the identity's token, and one more if the first has no answer.
+    /// Sends a request with the identity's token, and repeats it once if there is no answer.
     async fn as_identity(
         &self,
         identity: &Identity,
@@ -116,9 +121,10 @@ impl AzureBlob {
         uri: &str,
         body: Bytes,
     ) -> Result<Answer, Trouble> {
-        // Whoever has seen it can do what the operator can, and not in this store alone.
+        // A server that receives the token can act as the operator in other stores, so the token is not sent to a
+        // tenant's endpoint.
         if self.is_tenants && !self.is_azures_own() {
-            let message = "of an ObjectStore, the token of the operator's identity is sent to Azure itself and to nobody else: leave spec.azureBlob.endpoint out, or set credentials.secretRef";
+            let message = "for an ObjectStore, the operator sends the token of its identity only to Azure; remove spec.azureBlob.endpoint, or set spec.azureBlob.credentials.secretRef";
             return Err(Trouble::Credentials(SignError::Credentials {
                 reason: Reason::CredentialsInvalid,
                 message: message.into(),
@@ -134,7 +140,7 @@ impl AzureBlob {
             .body(Full::new(body))
             .map_err(|_| Trouble::Unanswered(Unanswered::Malformed))?;
         if !is_private(request.uri()) {
-            let message = "an identity's tokens are sent by https only: set spec.azureBlob.endpoint to an https address, or credentials.secretRef";
+            let message = "the operator sends its identity's token only over https; set spec.azureBlob.endpoint to an https URL, or set spec.azureBlob.credentials.secretRef";
             return Err(Trouble::Credentials(SignError::Credentials {
                 reason: Reason::CredentialsInvalid,
                 message: message.into(),
@@ -143,13 +149,13 @@ impl AzureBlob {
         self.send(request).await
     }
 
-    /// Asks for a blob. `policy` ties the signature to the stored access policy.
+    /// Requests a blob. With `policy`, the signature refers to the stored access policy.
     pub(super) async fn read(&self, method: Method, blob: &str, policy: Option<&str>) -> Result<Answer, Trouble> {
         self.own_request(method, blob, "r", policy).await
     }
 
-    /// One of the operator's own requests about a blob: with a short signature by the account's key, which permits this, or
-    /// with the identity's token.
+    /// Sends a request of the operator about a blob, with a short-lived SAS from the account key or with the
+    /// identity's token.
     pub(super) async fn own_request(
         &self,
         method: Method,
@@ -167,7 +173,7 @@ impl AzureBlob {
             Credentials::Key(key) => {
                 let now = Timestamp::now();
                 let permit = Permit {
-                    // The operator asks from where it is, which is not where the keys' holders are.
+                    // `ipRange` is for workloads, and the operator may have another address.
                     ip: None,
                     ..self.permit(blob, permissions, now - BACK_DATED, now + OWN, &base)
                 };
@@ -184,7 +190,7 @@ impl AzureBlob {
         }
     }
 
-    /// Reads the store's clock off an answer.
+    /// Reads the store's clock from an answer.
     fn timed(&self, answer: Result<Answer, Unanswered>) -> Result<Answer, Trouble> {
         if let Some(theirs) = answer.as_ref().ok().and_then(date) {
             self.clock.saw(theirs);
@@ -203,7 +209,7 @@ impl AzureBlob {
     }
 }
 
-/// The code of an error, if it is one: from its header, or from the document.
+/// The error code of an answer, from its header or from its body.
 pub fn error_code(answer: &Answer) -> String {
     let header = answer.headers.get("x-ms-error-code").and_then(|v| v.to_str().ok());
     let body = std::str::from_utf8(&answer.body).unwrap_or_default();
@@ -213,7 +219,7 @@ pub fn error_code(answer: &Answer) -> String {
     if is_code { code.to_owned() } else { String::new() }
 }
 
-/// The store's own idea of now.
+/// The store's time, from the `Date` header.
 pub fn date(answer: &Answer) -> Option<Timestamp> {
     http_date(answer.headers.get(header::DATE)?.to_str().ok()?)
 }

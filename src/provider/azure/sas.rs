@@ -1,8 +1,8 @@
-//! Shared access signatures for one blob: what is signed, and what stands in the URL (Azure Storage REST API, "Create a
-//! service SAS" and "Create a user delegation SAS").
+//! Shared access signatures for one blob: the string to sign and the query of the URL (Azure Storage REST API,
+//! "Create a service SAS" and "Create a user delegation SAS").
 //!
-//! The string to sign is lines, so nothing that goes into it may have one of its own. Parameters come in the order and
-//! the spelling of Microsoft's own Python package, so that a test can compare whole signatures.
+//! The string to sign consists of lines, so its values may not contain line breaks. Parameters have the order and
+//! spelling of Microsoft's Python package, so tests can compare complete signatures.
 
 use std::{fmt, sync::Arc};
 
@@ -12,14 +12,14 @@ use jiff::Timestamp;
 
 use crate::{api::ResponseHeaders, core::SignError};
 
-/// The version of the service whose rules the signature follows, and by which requests with it are understood.
+/// The version of the service whose rules apply to the signature and to requests with it.
 ///
-/// From 2020-12-06 to before 2025-07-05 the string to sign is the same. Of those versions this one is in every cloud of
-/// Azure for years, in Azurite 3.35, and in Microsoft's Python package 12.19, against which tests compare. Anything
-/// newer would bring nothing that Valet signs.
+/// The string to sign is the same from version 2020-12-06 until before 2025-07-05. This version has been in every
+/// Azure cloud for years. Azurite 3.35 supports it, and Microsoft's Python package 12.19, against which tests
+/// compare. Valet needs nothing from newer versions.
 pub const VERSION: &str = "2023-11-03";
 
-/// A storage account's key, or the secret of a user delegation key. It cannot be printed by accident.
+/// An account key, or the secret of a user delegation key. Its `Debug` output does not show the secret.
 #[derive(Clone)]
 pub struct SharedKey(Arc<hmac::Key>);
 
@@ -30,19 +30,19 @@ impl fmt::Debug for SharedKey {
 }
 
 impl SharedKey {
-    /// Reads a key as Azure shows it, in base64; `None` if it is no such thing.
+    /// Parses a key in base64, as Azure shows it. `None` if the text is not a key.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = BASE64_STANDARD.decode(text).ok().filter(|b| b.len() >= 16)?;
         Some(Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes))))
     }
 
-    /// One that everybody knows, for digests of what is no secret.
+    /// A public, constant key, for fingerprints of data that is not secret.
     pub fn nobodys() -> Self {
         Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, b"nobody's")))
     }
 
-    /// A digest of a text that only this key makes. It is too short to be a signature, and its text is none of those that are
-    /// signed: they begin with permissions.
+    /// A fingerprint of a text that only this key can create. It is shorter than a signature. Its text differs from
+    /// all strings to sign, because those begin with permissions.
     pub fn print(&self, text: &str) -> String {
         let tag = hmac::sign(&self.0, format!("valet\n{text}").as_bytes());
         tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -56,60 +56,58 @@ impl SharedKey {
 /// A user delegation key ("Get User Delegation Key").
 #[derive(Clone, Debug)]
 pub struct DelegationKey {
-    /// Whose rights it lends: the identity's object.
+    /// The object ID of the identity that the key belongs to.
     pub object: String,
-    /// And tenant.
+    /// The tenant ID of the identity.
     pub tenant: String,
-    /// The first second in which it is good, as the service wrote it.
+    /// The start of the key's validity, as the service wrote it.
     pub start: String,
-    /// Its end, as the service wrote it.
+    /// The expiry of the key, as the service wrote it.
     pub expiry: String,
-    /// The service that it is for: b.
+    /// The service that the key is for: `b` (Blob Storage).
     pub service: String,
-    /// The version of the service that made it.
+    /// The version of the service that created the key.
     pub version: String,
-    /// What signs.
+    /// The secret that signs.
     pub value: SharedKey,
 }
 
-/// Who signs.
+/// The key that signs a SAS.
 #[derive(Clone, Copy, Debug)]
 pub enum Pen<'a> {
-    /// The account's key: a service SAS. May be tied to a stored access policy of the container.
+    /// The account key, for a service SAS. The SAS can refer to a stored access policy of the container.
     Account(&'a SharedKey, Option<&'a str>),
-    /// An identity's delegation key: a user delegation SAS.
+    /// The user delegation key of an identity, for a user delegation SAS.
     Delegation(&'a DelegationKey),
 }
 
-/// What one signature permits.
+/// What one SAS allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Permit<'a> {
-    /// The storage account.
     pub account: &'a str,
-    /// The container.
     pub container: &'a str,
-    /// The blob, as it is called.
+    /// The blob's name, not encoded.
     pub blob: &'a str,
-    /// The one version that may be read.
+    /// The only version of the blob that may be read.
     pub version: Option<&'a str>,
-    /// `r`, `c` or `w`.
+    /// The permissions: `r` (read), `c` (create) or `w` (write).
     pub permissions: &'a str,
-    /// From when; whole seconds count.
+    /// The start time, in whole seconds.
     pub start: Timestamp,
-    /// Until when; whole seconds count.
+    /// The expiry, in whole seconds.
     pub expiry: Timestamp,
-    /// The one address, or range of addresses, from which it works.
+    /// The client address or range of addresses that may use the SAS.
     pub ip: Option<&'a str>,
-    /// Whether plain HTTP will do.
+    /// Whether the SAS also works over plain HTTP.
     pub allow_http: bool,
-    /// What a download answers with.
+    /// The response headers of a download.
     pub response: &'a ResponseHeaders,
 }
 
-/// The query that goes behind the blob's URL.
+/// The query to append to the blob's URL.
 ///
 /// # Errors
-/// [`SignError::Refused`], if something would break the lines of what is signed.
+/// [`SignError::Refused`] if a value contains a control character, which would break the lines of the string to sign.
 pub fn query(permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
     let Permit {
         account,
@@ -159,11 +157,12 @@ pub fn query(permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
                 &key.service,
                 &key.version,
             ]);
-            // Who may use it besides, and a mark for the log: of hierarchical namespaces, and not used.
+            // These lines are for other users and a correlation ID, which only hierarchical namespaces have. Valet
+            // does not use them.
             lines.extend(["", "", ""]);
         }
     }
-    // The last before the overrides is the encryption scope: the container's own.
+    // The line before the response headers is the encryption scope. Empty means the container's own.
     lines.extend([
         ip.unwrap_or_default(),
         protocol,
@@ -174,7 +173,9 @@ pub fn query(permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
     ]);
     lines.extend(overrides.iter().map(|(_, value)| value.as_str()));
     if lines.iter().any(|line| line.chars().any(char::is_control)) {
-        return Err(SignError::Refused("a control character cannot be signed".into()));
+        return Err(SignError::Refused(
+            "a value contains a control character, so it cannot be signed".into(),
+        ));
     }
     let signature = match pen {
         Pen::Account(key, _) => key,
@@ -209,19 +210,19 @@ pub fn query(permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| format!("{name}={}", encoded(value)))
         .collect();
-    // Which version it is stands before the signature, which does not say it in the clear.
+    // The version is in the URL before the signature, because the signature does not contain it in readable form.
     let which = version
         .map(|v| format!("versionid={}&", encoded(v)))
         .unwrap_or_default();
     Ok(format!("{which}{}", parameters.join("&")))
 }
 
-/// A time as it stands in signatures, in whole seconds.
+/// A time in the format of signatures, in whole seconds.
 pub fn second(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Percent-encodes all but what every reader leaves alone (RFC 3986, "unreserved"), and slashes.
+/// Percent-encodes everything except slashes and the unreserved characters of RFC 3986.
 pub fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! Access tokens of the operator's own identity, by workload identity or from the machine's metadata server.
+//! Access tokens of the operator's identity, from workload identity or from the metadata server (IMDS).
 
 use std::{env, fmt, path::PathBuf, time::Duration};
 
@@ -16,46 +16,48 @@ use crate::{
     net::client::{Answer, Http, Unanswered, is_private},
 };
 
-/// A token is fetched anew when less than this is left of it.
+/// A token is renewed when it expires in less than this time.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(5);
-/// How long a token may take, with a second try: less than what is asked for with it.
+/// Timeout for a token, with one retry. It is shorter than the timeout of the request that needs the token.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long to wait before the one second try of what did not answer.
+/// Pause before the only retry.
 const PAUSE: Duration = Duration::from_millis(300);
-/// The longest file with a federated token that is read.
+/// The largest federated token file that is read.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
-/// Microsoft's public cloud.
+/// The authority of Microsoft's public cloud.
 const AUTHORITY: &str = "https://login.microsoftonline.com/";
-/// The metadata server of every machine in Azure ("Azure Instance Metadata Service").
+/// The metadata server of Azure machines ("Azure Instance Metadata Service").
 const METADATA: &str = "http://169.254.169.254";
-/// What the tokens are for: storage, in every cloud.
+/// The resource that the tokens are for: storage, in every cloud.
 const STORAGE: &str = "https://storage.azure.com/";
 
-/// Where tokens come from.
+/// The source of access tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Workload identity: a service account's token, which Microsoft's identity platform takes for the application.
+    /// Workload identity: Microsoft's identity platform exchanges a service account token for a token of the
+    /// application.
     Workload {
-        /// The authority's address, as in `https://login.microsoftonline.com/`.
+        /// The authority's URL, such as `https://login.microsoftonline.com/`.
         authority: String,
-        /// The directory.
+        /// The tenant ID.
         tenant: String,
-        /// The application.
+        /// The client ID of the application.
         client: String,
-        /// The file with the service account's token; the kubelet keeps it fresh.
+        /// The file with the service account token. The kubelet renews it.
         file: PathBuf,
     },
     /// Managed identity: the metadata server of the machine.
     Managed {
-        /// Its address.
+        /// The URL of the metadata server.
         endpoint: String,
-        /// The identity, where the machine has several.
+        /// The client ID of the identity, if the machine has several.
         client: Option<String>,
     },
 }
 
 impl Source {
-    /// What the environment says, by the names of Microsoft's own SDKs, which the webhook of Azure Workload Identity sets.
+    /// Reads the source from the environment variables of Microsoft's SDKs. The webhook of Azure Workload Identity
+    /// sets them.
     pub fn from_environment() -> Self {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         match (
@@ -76,7 +78,7 @@ impl Source {
         }
     }
 
-    /// Who answers, in messages.
+    /// The name of the source in messages.
     fn whom(&self) -> &'static str {
         match self {
             Self::Workload { .. } => "Microsoft's identity platform",
@@ -85,7 +87,7 @@ impl Source {
     }
 }
 
-/// An identity, with the token that it was given last.
+/// An identity with its last token.
 pub struct Identity {
     source: Source,
     http: Http,
@@ -106,20 +108,21 @@ struct Token {
 }
 
 impl Identity {
-    /// Nothing is asked for yet.
+    /// Creates the identity. No token is requested yet.
     pub fn new(source: Source) -> Self {
         Self {
             source,
-            // These addresses are the operator's own, and no store's owner chooses them.
+            // The platform team sets these addresses, not the owner of a store, so they are not limited.
             http: Http::new(None),
             last: Mutex::new(None),
         }
     }
 
-    /// A token that is good for another while.
+    /// Returns a token that stays valid for some time.
     ///
     /// # Errors
-    /// [`SignError::Credentials`]: `StoreUnreachable` for what passes, another reason for what a person must change.
+    /// [`SignError::Credentials`]: `StoreUnreachable` for a temporary failure, another reason if a person must change
+    /// something.
     pub async fn token(&self) -> Result<String, SignError> {
         let mut last = self.last.lock().await;
         let now = Timestamp::now();
@@ -127,15 +130,20 @@ impl Identity {
             return Ok(token.value.clone());
         }
         let fetched = tokio::time::timeout(TOKEN_TIMEOUT, self.fetch()).await;
-        let fetched =
-            fetched.unwrap_or_else(|_| Err(unreachable(format!("{} gives no token in time", self.source.whom()))));
+        let fetched = fetched.unwrap_or_else(|_| {
+            Err(unreachable(format!(
+                "{} did not return a token in time",
+                self.source.whom()
+            )))
+        });
         match (fetched, last.as_ref()) {
             (Ok(token), _) => {
                 let value = token.value.clone();
                 *last = Some(token);
                 Ok(value)
             }
-            // What is left of the last one serves while nobody answers; what is refused is over.
+            // The last token is used until its expiry while the source does not answer. It is not used after a
+            // refusal.
             (Err(SignError::Credentials { reason, .. }), Some(token))
                 if reason == Reason::StoreUnreachable && now < token.expires =>
             {
@@ -145,7 +153,7 @@ impl Identity {
         }
     }
 
-    /// Forgets the last token, which was not taken.
+    /// Discards the last token, because the store did not accept it.
     pub async fn forget(&self) {
         *self.last.lock().await = None;
     }
@@ -157,14 +165,14 @@ impl Identity {
         if answer.status != StatusCode::OK.as_u16() {
             return Err(self.refusal(&answer));
         }
-        // The error's own text would quote what it could not read.
+        // The text of the error would contain the text that it could not parse.
         let granted: Granted = serde_json::from_slice(&answer.body)
-            .map_err(|_| unreachable(format!("{whom} answered something that is no token")))?;
+            .map_err(|_| unreachable(format!("the answer of {whom} is not a token")))?;
         let is_sound = !granted.access_token.is_empty() && granted.access_token.bytes().all(|b| b.is_ascii_graphic());
         if !is_sound || !granted.token_type.eq_ignore_ascii_case("bearer") || granted.expires_in <= 0 {
-            return Err(unreachable(format!("{whom} answered with a token that cannot be used")));
+            return Err(unreachable(format!("{whom} returned a token that cannot be used")));
         }
-        // Whatever it says, a token that is said to live for years is not kept for years.
+        // A token is kept for at most a day, even if the answer says that it is valid for longer.
         let seconds = granted.expires_in.min(24 * 3600);
         Ok(Token {
             value: granted.access_token,
@@ -210,11 +218,9 @@ impl Identity {
                 (uri, None)
             }
         };
-        let unusable = || {
-            SignError::Credentials {
+        let unusable = || SignError::Credentials {
             reason: Reason::CredentialsInvalid,
-            message: "the operator's environment names an address for tokens that is none (AZURE_AUTHORITY_HOST must be https)".into(),
-        }
+            message: "AZURE_AUTHORITY_HOST in the operator's environment is not a valid https URL".into(),
         };
         let builder = match &body {
             Some(_) => Request::builder()
@@ -226,14 +232,14 @@ impl Identity {
             .uri(uri)
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|_| unusable())?;
-        // A service account's token is for nobody on the way. The metadata server is on the machine itself.
+        // The service account token is sent only over https. The metadata server is on the machine itself.
         if matches!(self.source, Source::Workload { .. }) && !is_private(request.uri()) {
             return Err(unusable());
         }
         Ok(request)
     }
 
-    /// Asks once, and once more if that failed quickly.
+    /// Sends the request, and repeats it once if it failed quickly.
     async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
         let whom = self.source.whom();
         let has_trouble = |answer: &Answer| answer.status >= 500 || matches!(answer.status, 408 | 410 | 429);
@@ -249,11 +255,11 @@ impl Identity {
         match answer {
             Ok(answer) if !has_trouble(&answer) => Ok(answer),
             Ok(answer) => Err(unreachable(format!("{whom} answered {}", answer.status))),
-            Err(e) => Err(unreachable(format!("{whom} cannot be asked: {e}"))),
+            Err(e) => Err(unreachable(format!("the request to {whom} failed: {e}"))),
         }
     }
 
-    /// What a refusal says. Of its text only codes are taken: the rest names directories and applications.
+    /// Interprets a refusal. Only codes are taken from its text, because the rest names tenants and applications.
     fn refusal(&self, answer: &Answer) -> SignError {
         let said: Refusal = serde_json::from_slice(&answer.body).unwrap_or_default();
         let error = said
@@ -269,13 +275,13 @@ impl Identity {
                 "check the operator's service account, its annotations, and the federated credential of the application"
             }
             Source::Managed { .. } => {
-                "give the machine or the operator's pod an identity, or set credentials.secretRef"
+                "give the machine or the operator's pod an identity, or set spec.azureBlob.credentials.secretRef"
             }
         };
         SignError::Credentials {
             reason: Reason::CredentialsRefused,
             message: format!(
-                "{} gives the operator no token ({}); {remedy}",
+                "{} refused a token for the operator's identity ({}); {remedy}",
                 self.source.whom(),
                 codes.join(", ")
             ),
@@ -283,14 +289,14 @@ impl Identity {
     }
 }
 
-/// The number of an error, as in "AADSTS700213: No matching federated identity record found ...".
+/// The error number in a text such as "AADSTS700213: No matching federated identity record found ...".
 fn aadsts(text: &str) -> Option<String> {
     let rest = text.strip_prefix("AADSTS")?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).take(12).collect();
     (!digits.is_empty()).then(|| format!("AADSTS{digits}"))
 }
 
-/// A passing trouble.
+/// An error for a temporary failure.
 pub fn unreachable(message: String) -> SignError {
     SignError::Credentials {
         reason: Reason::StoreUnreachable,
@@ -298,11 +304,11 @@ pub fn unreachable(message: String) -> SignError {
     }
 }
 
-/// The service account's token, as it is now: the kubelet replaces it.
+/// Reads the service account token from its file. The kubelet replaces the file.
 async fn read(file: &std::path::Path) -> Result<String, SignError> {
     let unusable = |why: &str| SignError::Credentials {
         reason: Reason::CredentialsInvalid,
-        message: format!("the file that AZURE_FEDERATED_TOKEN_FILE names {why}"),
+        message: format!("the file in AZURE_FEDERATED_TOKEN_FILE {why}"),
     };
     let length = tokio::fs::metadata(file).await.map_or(0, |m| m.len());
     if length > MAX_TOKEN_BYTES {
@@ -314,7 +320,7 @@ async fn read(file: &std::path::Path) -> Result<String, SignError> {
     match text.trim() {
         "" => Err(unusable("is empty")),
         token if token.bytes().all(|b| b.is_ascii_graphic()) => Ok(token.to_owned()),
-        _ => Err(unusable("holds no token")),
+        _ => Err(unusable("contains no token")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the round trip with real keys tries on Google Cloud Storage, and how.
+//! The conformance check of a Google Cloud Storage bucket.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::{
     core::{SignError, Signed, SigningRequest},
 };
 
-/// Makes the round trip below a key of the bucket. Its keys are for the endpoint that the operator uses.
+/// Runs the conformance check below an object key of the bucket, at the operator's endpoint.
 pub async fn canary(gcs: &Gcs, probe_key: &str) -> Canary {
     let mut trip = Trip::new(gcs, probe_key);
     let result = in_time(go(&mut trip, is_googles(&gcs.store))).await;
@@ -43,7 +43,7 @@ fn put() -> Ask {
     upload(UploadMode::Put, Overwrite::Forbid)
 }
 
-/// By itself: other bytes of another size would be refused for either.
+/// An upload with a checksum and no size. Otherwise the store could refuse other bytes because of the size alone.
 fn summed() -> Ask {
     Ask::Upload {
         mode: UploadMode::Put,
@@ -59,11 +59,11 @@ fn form() -> Ask {
     upload(UploadMode::PostForm, Overwrite::Allow)
 }
 
-/// `is_googles`: whether forms are thought to keep to a prefix without having been tried.
+/// `is_googles`: whether POST forms are expected to be limited to a prefix without a check.
 async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
-            "all of it: a key for PUT below {} was answered {status}; the account must be allowed to create objects there",
+            "everything: a signed URL for PUT below {} was answered {status}; allow the account to create objects there",
             trip.folder
         ));
         return Ok(());
@@ -71,7 +71,7 @@ async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
     let by_length: Bend = |r| r.body = LONGER.into();
     let by_checksum: Bend = |r| r.body = OTHER.into();
     let by_type: Bend = |r| r.set("content-type", OTHER_TYPE);
-    // One header holds either.
+    // The same header enforces both constraints.
     let either = [Capability::ContentLengthRange, Capability::ContentLength];
     trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
         .await?;
@@ -95,13 +95,13 @@ async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
             .await?;
         trip.binds("GET", "put", &get(), None).await?;
     } else {
-        let why = "keys for GET: the account may not read below probeKey";
+        let why = "signed URLs for GET: the account may not read below spec.gcs.probeKey";
         trip.found.untried.push(why.into());
     }
 
     if let Err(status) = trip.good("form", &form()).await? {
         trip.found.missing.push(Missing::Forms);
-        let why = format!("what forms promise, since one that keeps to it was answered {status}");
+        let why = format!("POST forms: a valid form was answered {status}");
         trip.found.untried.push(why);
         return Ok(());
     }
@@ -113,7 +113,7 @@ async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
     if reads {
         trip.below(&form(), is_googles).await?;
     } else {
-        let why = "forms for a key prefix: keys for GET would show what came where";
+        let why = "POST forms for a key prefix: without GET the check cannot see which objects were written";
         trip.found.untried.push(why.into());
     }
     Ok(())
@@ -140,7 +140,7 @@ impl Hands for Gcs {
         .boxed()
     }
 
-    /// The signature is the last of a URL.
+    /// The signature is the last parameter of a URL.
     fn forge(sent: &mut Sent) {
         let signature = match &mut sent.fields {
             Some(fields) => fields
@@ -154,7 +154,7 @@ impl Hands for Gcs {
         }
     }
 
-    /// A bucket that keeps versions keeps them.
+    /// Older versions of the objects stay if the bucket has versioning.
     fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let mut is_gone = true;

@@ -1,5 +1,5 @@
-//! POST forms ("Policy document", "Upload an object with HTML forms"): a policy that says what the form may carry, and a
-//! signature over the policy.
+//! POST forms ("Policy document", "Upload an object with HTML forms"). A policy lists the allowed form fields, and
+//! the signature covers the policy.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::{Timestamp, tz::TimeZone};
@@ -13,29 +13,29 @@ use crate::{
     core::{Lifetime, SignError},
 };
 
-/// In a form's key, the store puts the name of the file in place of this.
+/// The store replaces this text in a form's object key with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
 
 /// A condition of a policy.
 #[derive(Clone, Debug)]
 pub enum Condition {
-    /// The file has so many bytes.
+    /// The size of the file is in this range, in bytes.
     Range(LengthRange),
-    /// The field begins with this.
+    /// The field begins with this text.
     StartsWith(String, String),
 }
 
-/// A form that is not signed yet.
+/// A form without its signature.
 pub struct Unsigned {
     fields: Vec<(String, String)>,
-    /// What is signed: the policy in base64.
+    /// The data to sign: the policy in base64.
     pub policy: String,
 }
 
-/// What the form must say for these constraints.
+/// The conditions of a form for these constraints.
 ///
 /// # Errors
-/// [`SignError::Refused`] for what no form can enforce; the judgement does not let such a grant come here.
+/// [`SignError::Refused`] for a constraint that no form can enforce. Valet refuses such a grant before it signs.
 pub fn conditions(
     key: &str,
     constraints: &UploadConstraints,
@@ -53,14 +53,14 @@ pub fn conditions(
         return refused("a POST form cannot be write-once".into());
     }
     if checksum_sha256.is_some() {
-        return refused("Google Cloud Storage checks no SHA-256".into());
+        return refused("Google Cloud Storage does not check SHA-256 checksums".into());
     }
     if checksum_md5.is_some() {
-        return refused("a form of Google Cloud Storage is held to no checksum".into());
+        return refused("a POST form of Google Cloud Storage cannot enforce a checksum".into());
     }
     if key.contains(FILE_NAME) {
         return refused(format!(
-            "a form's key may not contain {FILE_NAME}, which stores replace"
+            "the object key of a POST form may not contain {FILE_NAME}, because the store replaces it"
         ));
     }
     let range = match (content_length, content_length_range) {
@@ -70,18 +70,22 @@ pub fn conditions(
         },
         (None, Some(range)) => *range,
         (Some(n), None) => LengthRange { min: *n, max: *n },
-        (Some(_), Some(_)) => return refused("contentLength and contentLengthRange exclude each other".into()),
+        (Some(_), Some(_)) => {
+            return refused("contentLength and contentLengthRange exclude each other; set only one".into());
+        }
     };
     if range.max > MAX_UPLOAD_BYTES {
-        return refused(format!("one form carries at most {MAX_UPLOAD_BYTES} bytes"));
+        return refused(format!("a POST form can upload at most {MAX_UPLOAD_BYTES} bytes"));
     }
     let content_type = content_type.iter().map(|t| ("Content-Type".to_owned(), t.clone()));
     Ok((content_type.collect(), range))
 }
 
-/// Puts a form together. Every field is in the policy with its one value, so the store refuses any other value and any
-/// other field. Only a key that ends with '/' is pinned by its beginning: the form then names the object by its file, and
-/// its holder may name it otherwise.
+/// Prepares a form. The policy contains each field with its value, so the store refuses other values and other
+/// fields.
+///
+/// If the key ends with '/', the policy requires only this prefix. The object is then named after the file, and the
+/// holder of the form can choose another name below the prefix.
 pub fn prepare(
     (bucket, key): (&str, &str),
     more_fields: &[(String, String)],
@@ -129,7 +133,7 @@ pub fn prepare(
 }
 
 impl Unsigned {
-    /// The form's fields, whole.
+    /// All fields of the form, with the signature.
     pub fn with(self, signature: &[u8]) -> Vec<(String, String)> {
         let mut fields = self.fields;
         fields.push(("policy".into(), self.policy));
@@ -138,13 +142,13 @@ impl Unsigned {
     }
 }
 
-/// Whole seconds, as everywhere.
+/// The expiry in whole seconds, as everywhere in Valet.
 fn end(expires_at: Timestamp) -> String {
     let end = expires_at.to_zoned(TimeZone::UTC);
     end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A JSON string in ASCII alone, as the documentation asks for.
+/// A JSON string in ASCII, as Google's documentation requires.
 fn quoted(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     let mut out = String::with_capacity(json.len());

@@ -1,4 +1,4 @@
-//! A service account's key, as Google Cloud writes it into a JSON file.
+//! A service account key, in the JSON format of Google Cloud.
 
 use std::fmt;
 
@@ -12,13 +12,13 @@ use serde::Deserialize;
 
 use crate::{core::SignError, net::client::is_private};
 
-/// A key with which an account signs. It cannot be printed.
+/// A service account key. Its `Debug` output does not show the private key.
 pub struct ServiceAccountKey {
-    /// The account, as in `valet@project.iam.gserviceaccount.com`.
+    /// The account, such as `valet@project.iam.gserviceaccount.com`.
     pub email: String,
-    /// The key's own name, by which Google finds it.
+    /// The ID of the key.
     pub id: Option<String>,
-    /// Where a token can be had for it.
+    /// The token endpoint for this key.
     pub token_uri: http::Uri,
     pair: RsaKeyPair,
 }
@@ -41,17 +41,18 @@ struct File {
     token_uri: Option<String>,
 }
 
-/// Where tokens are had unless the file says otherwise.
+/// The token endpoint if the file does not set one.
 const TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
 
 impl ServiceAccountKey {
-    /// Reads the file that `gcloud iam service-accounts keys create` writes.
+    /// Parses a file that `gcloud iam service-accounts keys create` writes.
     ///
     /// # Errors
-    /// What is wrong with it, as the end of a sentence that begins with the file; nothing of what is in it.
+    /// What is wrong with the file, as the end of a sentence that begins with the file's name. The text contains
+    /// nothing from the file.
     pub fn parse(json: &[u8]) -> Result<Self, &'static str> {
-        // The error's own text would quote what it could not read.
-        let file: File = serde_json::from_slice(json).map_err(|_| "is not the JSON of a service account's key")?;
+        // The text of the error would contain the text that it could not parse.
+        let file: File = serde_json::from_slice(json).map_err(|_| "is not the JSON of a service account key")?;
         match file.kind.as_deref() {
             Some("service_account") => {}
             Some(
@@ -61,32 +62,32 @@ impl ServiceAccountKey {
                 | "impersonated_service_account",
             ) => {
                 return Err(
-                    "is of another type than service_account, and has no key to sign with; make a key with: gcloud iam service-accounts keys create",
+                    "has another type than service_account and contains no private key; create a key with: gcloud iam service-accounts keys create",
                 );
             }
             _ => {
                 return Err(
-                    "has no \"type\": \"service_account\"; use what gcloud iam service-accounts keys create writes",
+                    "has no \"type\": \"service_account\"; use the file that gcloud iam service-accounts keys create writes",
                 );
             }
         }
         let email = file.client_email.unwrap_or_default();
         if !email.bytes().all(|b| b.is_ascii_graphic() && b != b'/') || !email.contains('@') {
-            return Err("has no client_email that is an account's name");
+            return Err("has no client_email with the name of an account");
         }
         let pem = file.private_key.ok_or("has no private_key")?;
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
             .map_err(|_| "has a private_key that is not PKCS #8 in PEM (-----BEGIN PRIVATE KEY-----)")?;
         let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der())
-            .map_err(|_| "has a private_key that is no RSA key of 2048 bits or more")?;
+            .map_err(|_| "has a private_key that is not an RSA key of 2048 bits or more")?;
         let token_uri: http::Uri = file
             .token_uri
             .as_deref()
             .unwrap_or(TOKEN_URI)
             .parse()
-            .map_err(|_| "has a token_uri that is no address")?;
+            .map_err(|_| "has a token_uri that is not a valid URL")?;
         if !is_private(&token_uri) {
-            return Err("has a token_uri that is not https");
+            return Err("has a token_uri that is not an https URL");
         }
         Ok(Self {
             email,
@@ -96,20 +97,20 @@ impl ServiceAccountKey {
         })
     }
 
-    /// The digest of the public half, by which two keys can be told apart.
+    /// The fingerprint of the public key, which distinguishes two keys.
     pub fn print(&self) -> Digest {
         digest(&SHA256, self.pair.public_key().as_ref())
     }
 
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    /// Signs with RSASSA-PKCS1-v1_5 and SHA-256.
     ///
     /// # Errors
-    /// [`SignError::Refused`], if the machine has no randomness for blinding.
+    /// [`SignError::Refused`] if the machine has no random numbers for blinding.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
-            .map_err(|_| SignError::Refused("the key could not sign".into()))?;
+            .map_err(|_| SignError::Refused("the service account key could not sign".into()))?;
         Ok(signature)
     }
 }
@@ -158,11 +159,11 @@ mod tests {
                 says(&|f| {
                     f["private_key"] = json!("-----BEGIN PRIVATE KEY-----\nbWFya2Vy\n-----END PRIVATE KEY-----\n")
                 }),
-                "no RSA key",
+                "not an RSA key",
             ),
             (
                 says(&|f| f["token_uri"] = json!("http://marker.example/token")),
-                "not https",
+                "not an https URL",
             ),
             (says(&|f| *f = json!(["marker"])), "not the JSON"),
         ] {

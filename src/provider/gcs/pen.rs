@@ -1,5 +1,5 @@
-//! Who signs: a service account's key here, or Google itself with a key of the account's that nobody else has
-//! ("IAM Service Account Credentials API", `signBlob`).
+//! What signs: a service account key, or Google's IAM with an account's key that Google keeps ("IAM Service Account
+//! Credentials API", `signBlob`).
 
 use std::sync::Arc;
 
@@ -18,30 +18,29 @@ use crate::{api::Reason, core::SignError, net::client::Http};
 
 const WHOM: &str = "Google's IAM (signBlob)";
 
-/// Signs.
+/// What signs URLs and forms.
 pub enum Pen {
-    /// With a key that is here.
+    /// A service account key, which signs locally.
     Key(Arc<ServiceAccountKey>),
-    /// By one call of Google's IAM for each signature.
+    /// Google's IAM, with one request per signature.
     Google(Box<Google>),
 }
 
-/// Has Google sign.
+/// Signs with Google's IAM.
 pub struct Google {
-    /// The account, once it is known.
+    /// The account that signs, once it is known.
     pub account: OnceCell<String>,
-    /// Where Google signs.
+    /// The IAM API.
     pub iam: Iam,
-    /// What is presented there.
+    /// The tokens that authorize the requests to IAM.
     pub tokens: Tokens,
 }
 
-/// The IAM Service Account Credentials API. Where it is, the operator's environment says and no store: it is shown the
-/// operator's token.
+/// The IAM Service Account Credentials API. The operator's environment sets its address, not a store, because the
+/// operator sends its token to it.
 pub struct Iam {
-    /// Scheme, host and port.
     pub endpoint: String,
-    /// Leads there.
+    /// The HTTP client for this address.
     pub http: Http,
 }
 
@@ -55,7 +54,7 @@ impl Pen {
     /// The account that signs.
     ///
     /// # Errors
-    /// [`SignError::Credentials`], if it has to be asked for and nobody says.
+    /// [`SignError::Credentials`] if the metadata server must be asked for the account and does not answer.
     pub async fn account(&self) -> Result<String, SignError> {
         match self {
             Self::Key(key) => Ok(key.email.clone()),
@@ -66,10 +65,11 @@ impl Pen {
         }
     }
 
-    /// Who signs, as far as that lasts: the key, or the account for which Google does, whose own keys come and go.
+    /// A fingerprint of what signs: the service account key, or the account for which Google signs. Google replaces
+    /// its keys often, so the fingerprint does not contain them.
     ///
     /// # Errors
-    /// As [`Pen::account`].
+    /// The same errors as [`Pen::account`].
     pub async fn print(&self) -> Result<String, SignError> {
         let account = self.account().await?;
         Ok(match self {
@@ -78,10 +78,10 @@ impl Pen {
         })
     }
 
-    /// Makes sure that it could sign now, as far as that shows without a signature.
+    /// Checks that signing is possible now, without making a signature.
     ///
     /// # Errors
-    /// [`SignError::Credentials`].
+    /// [`SignError::Credentials`] if there is no token or no account.
     pub async fn is_ready(&self) -> Result<(), SignError> {
         if let Self::Google(google) = self {
             google.tokens.bearer().await?;
@@ -93,7 +93,7 @@ impl Pen {
     /// Signs a message.
     ///
     /// # Errors
-    /// [`SignError`].
+    /// [`SignError`] if Google's IAM refuses or does not answer, or if the key cannot sign.
     pub async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let Google { iam, tokens, .. } = match self {
             Self::Key(key) => return key.sign(message),
@@ -112,22 +112,22 @@ impl Pen {
         match answer.status {
             200 => {
                 let signed: Signed = read(WHOM, &answer)?;
-                // Of an RSA key of 2048 bits or more.
+                // The signature of an RSA key has at least 2048 bits.
                 match BASE64_STANDARD.decode(signed.signed_blob) {
                     Ok(signature) if (256..=1024).contains(&signature.len()) => Ok(signature),
-                    _ => Err(unreachable(format!("{WHOM} answered something that is no signature"))),
+                    _ => Err(unreachable(format!("the answer of {WHOM} is not a signature"))),
                 }
             }
             401 => {
                 tokens.forget().await;
                 Err(unreachable(format!(
-                    "{WHOM} did not take the token; a new one is tried next"
+                    "{WHOM} did not accept the token; the next attempt uses a new one"
                 )))
             }
             status => Err(SignError::Credentials {
                 reason: Reason::CredentialsRefused,
                 message: format!(
-                    "{WHOM} does not sign as {account} ({status}); the operator's identity needs roles/iam.serviceAccountTokenCreator on that account, and the project the IAM Service Account Credentials API"
+                    "{WHOM} does not sign as {account} ({status}); give the operator's identity roles/iam.serviceAccountTokenCreator on that account, and enable the IAM Service Account Credentials API in the project"
                 ),
             }),
         }

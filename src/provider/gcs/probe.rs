@@ -1,5 +1,5 @@
-//! What a bucket is like: whether the account that signs is taken, whether the bucket is there, whether the clocks agree, what
-//! the store does with headers that are not signed, and whether it knows write-once uploads. Each is tried by itself.
+//! Probes a bucket. The probe checks the account that signs, the bucket, clock skew, unsigned headers and write-once
+//! uploads, each with its own requests.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,14 +19,14 @@ use crate::{
     provider::{Finding, Probed},
 };
 
-/// Tries the bucket with a few requests, each about one thing.
+/// Probes the bucket with a few requests, one for each question.
 pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
     let answer = match gcs.send("GET", key, &[], &[]).await {
         Ok(answer) => answer,
         Err(e) => return Probed::of(unusable(e)),
     };
     let mut probed = Probed::of(finding(&answer, &gcs.store.bucket));
-    // Of this answer alone: a store that says no time says nothing of its clock.
+    // Only the `Date` of this answer is used. Without it, the store's clock is unknown.
     probed.skew = date(&answer.headers)
         .map(|theirs| theirs.duration_since(Timestamp::now()))
         .filter(|skew| is_skewed(Some(*skew)));
@@ -34,7 +34,8 @@ pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
         return probed;
     }
     if let Some(skew) = probed.skew {
-        // A signature's times mean something else to the store then, so nothing that it refuses tells why.
+        // With a large clock skew the store interprets signed times differently, so a refusal shows nothing about the
+        // store.
         probed.untold = Some(skewed(skew));
         if skew.abs() >= MOST_SKEW {
             probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
@@ -67,13 +68,13 @@ fn unusable(error: SignError) -> Finding {
     }
 }
 
-/// The `Date` of an answer: the store's own idea of now.
+/// The store's time, from the `Date` header.
 pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let date = headers.get(header::DATE)?.to_str().ok()?;
     jiff::fmt::rfc2822::parse(date).ok().map(|z| z.timestamp())
 }
 
-/// The code of an error ("HTTP status and error codes for XML").
+/// The error code of an answer ("HTTP status and error codes for XML").
 fn code(answer: &Answer) -> &str {
     let text = std::str::from_utf8(&answer.body).unwrap_or_default();
     text.split_once("<Code>")
@@ -83,7 +84,7 @@ fn code(answer: &Answer) -> &str {
         .unwrap_or_default()
 }
 
-/// What an answer to a read of what is not there says of the store.
+/// Interprets the answer to a read request for an object that usually does not exist.
 fn finding(answer: &Answer, bucket: &str) -> Finding {
     let refused = |code: &str| {
         let said = if code.is_empty() {
@@ -94,7 +95,7 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
         Finding::Broken(
             Reason::CredentialsRefused,
             format!(
-                "the store does not take what the account signs{said}; is its key deleted or disabled, or the account? put a good key into the Secret of spec.gcs.credentials"
+                "the store does not accept signatures of the account{said}; check that the account and its key are not deleted or disabled, or put another key into the Secret of spec.gcs.credentials"
             ),
         )
     };
@@ -105,7 +106,7 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
         ),
         (_, "RequestTimeTooSkewed" | "ExpiredToken") => Finding::Broken(
             Reason::ClockSkewed,
-            "the store's clock and the operator's differ by more than it tolerates; set the clocks right (NTP)"
+            "the store's clock and the operator's clock differ by more than the store tolerates; synchronize the clocks (NTP)"
                 .into(),
         ),
         (
@@ -127,28 +128,28 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
         ) => Finding::Broken(
             Reason::CredentialsRefused,
             format!(
-                "the store wants the project that pays to be set right ({code}); Valet names none: use a bucket whose owner pays"
+                "the bucket requires a project to bill ({code}), and Valet cannot name one; use a bucket whose owner pays"
             ),
         ),
-        // Not there, or not to be seen: both say that bucket and credentials are right.
+        // The object does not exist, or the account may not read it. In both cases bucket and credentials are right.
         (200 | 206 | 403 | 404 | 416, _) => Finding::Usable,
         (status @ (301 | 302 | 307 | 308), _) => {
-            Finding::Unreachable(format!("it answered {status}; check spec.gcs.endpoint"))
+            Finding::Unreachable(format!("the store answered {status}; check spec.gcs.endpoint"))
         }
-        (status, _) => Finding::Unreachable(format!("it answered {status}")),
+        (status, _) => Finding::Unreachable(format!("the store answered {status}")),
     }
 }
 
-/// The MD5 of nothing, which is what the probe sends.
+/// The MD5 of an empty body, which the probe sends.
 const MD5: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
 /// The most write-once uploads that are sent.
 const MOST: usize = 3;
 
-/// Sends the probe's requests, each by a signed URL of a minute.
+/// Sends the probe's requests, with signed URLs that expire after a minute.
 struct Probe<'a> {
     gcs: &'a Gcs,
     key: String,
-    /// What is to be copied, and is not there.
+    /// The source of the copy, an object that does not exist.
     absent: String,
     has_written: AtomicBool,
 }
@@ -178,16 +179,16 @@ impl Sender for Probe<'_> {
     }
 }
 
-/// What an answer says; an error if the store is in trouble.
+/// Interprets an answer. Returns an error if the store has a temporary failure.
 fn said(answer: &Answer) -> Result<Said, SignError> {
     match answer.status {
         status if status == 429 || status >= 500 && status != 501 => Err(SignError::Credentials {
             reason: Reason::StoreUnreachable,
-            message: format!("it answered {status}"),
+            message: format!("the store answered {status}"),
         }),
         status => Ok(Said {
             status,
-            // Not every store that speaks this protocol writes codes.
+            // Some stores with this API send no error codes.
             code: match (status, code(answer)) {
                 (404, "") => "NoSuchKey".to_owned(),
                 (_, code) => code.to_owned(),
@@ -196,12 +197,12 @@ fn said(answer: &Answer) -> Result<Said, SignError> {
     }
 }
 
-/// What the store does with headers that are not signed.
+/// Probes what the store does with unsigned headers.
 async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHeaders, SignError> {
     let now = Timestamp::now().as_nanosecond();
     let probe = Probe {
         gcs,
-        // Somebody may have put an object there, which no store that passes over digests must lose by this.
+        // An object with this key may exist. A store that ignores checksums must not overwrite it.
         key: match is_absent {
             true => key.to_owned(),
             false => format!("{key}/{now}"),
@@ -219,7 +220,8 @@ async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHe
     found
 }
 
-/// Tries once what the store does with write-once uploads. Of Google it is documented ("Request preconditions").
+/// Probes once what the store does with write-once uploads. Google documents its own behaviour ("Request
+/// preconditions").
 async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
     let is_known = matches!(
         &*lock(&gcs.write_once),
@@ -249,7 +251,7 @@ async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
         }
         write_once(&answers)
     } else {
-        WriteOnce::Unknown("the operator sends this store only requests that change nothing".into())
+        WriteOnce::Unknown("the operator sends only read requests to this store".into())
     };
     *lock(&gcs.write_once) = Some(found);
     Ok(())

@@ -11,15 +11,16 @@ use super::{
 };
 use crate::net::client::is_private;
 
-/// The most bytes that a file may have.
+/// The largest credentials file, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
-/// The metadata server's own address, which needs no DNS.
+/// The address of the metadata server. It is an IP address, so it needs no DNS.
 const METADATA_HOST: &str = "169.254.169.254";
 
-/// What the operator's environment gives: the file that `GOOGLE_APPLICATION_CREDENTIALS` names, with a service account's
-/// key or a workload identity federation's configuration; without it the metadata server, at `GCE_METADATA_HOST` if that is set.
+/// Reads the source from the operator's environment. `GOOGLE_APPLICATION_CREDENTIALS` names a file with a service
+/// account key or with the configuration of a workload identity federation. Without it, the source is the metadata
+/// server, at `GCE_METADATA_HOST` if that is set.
 ///
-/// What is wrong there is said when a store needs it: [`Source::Unusable`].
+/// A problem is reported when a store needs the source: [`Source::Unusable`].
 pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Source {
     read(variable).unwrap_or_else(Source::Unusable)
 }
@@ -33,7 +34,7 @@ fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Source, String> {
             match format!("http://{host}/").parse::<Uri>() {
                 Ok(uri) if uri.authority().is_some_and(|a| a.as_str() == host) => Ok(Source::Metadata { host }),
                 _ => Err(
-                    "GCE_METADATA_HOST is no host; set it to a name or an address, with a port if it is not 80"
+                    "GCE_METADATA_HOST is not a valid host; set it to a name or an address, with a port if it is not 80"
                         .into(),
                 ),
             }
@@ -42,7 +43,7 @@ fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Source, String> {
 }
 
 fn from_file(path: &Path) -> Result<Source, String> {
-    const FILE: &str = "the file of GOOGLE_APPLICATION_CREDENTIALS";
+    const FILE: &str = "the file in GOOGLE_APPLICATION_CREDENTIALS";
     let json = std::fs::read(path).map_err(|e| format!("{FILE} cannot be read ({})", e.kind()))?;
     if json.len() > MAX_BYTES {
         return Err(format!("{FILE} is longer than 64 KiB"));
@@ -84,18 +85,18 @@ struct Format {
     subject_token_field_name: Option<String>,
 }
 
-/// What `gcloud iam workload-identity-pools create-cred-config --credential-source-file` writes.
+/// Parses a file that `gcloud iam workload-identity-pools create-cred-config --credential-source-file` writes.
 fn external(json: &[u8]) -> Result<External, String> {
     let read: Configuration = serde_json::from_slice(json)
-        .map_err(|_| "is no configuration of a workload identity federation; make one with: gcloud iam workload-identity-pools create-cred-config")?;
+        .map_err(|_| "is not the configuration of a workload identity federation; create one with: gcloud iam workload-identity-pools create-cred-config")?;
     let address = |name: &str, text: &str| -> Result<Uri, String> {
         let uri = text.parse::<Uri>().ok().filter(is_private);
-        uri.ok_or_else(|| format!("has a {name} that is no https address"))
+        uri.ok_or_else(|| format!("has a {name} that is not an https URL"))
     };
     let source = read.credential_source;
-    let file = source
-        .file
-        .ok_or("takes its token from elsewhere than a file, which Valet does not; use --credential-source-file")?;
+    let file = source.file.ok_or(
+        "does not read its token from a file, and Valet supports no other source; use --credential-source-file",
+    )?;
     let field = match source.format {
         Some(Format {
             kind: Some(kind),

@@ -1,11 +1,11 @@
-//! What a grant says, in headers and parameters that are signed.
+//! The signed headers and parameters of a grant's constraints.
 
 use crate::{
     api::{Overwrite, ResponseHeaders, UploadConstraints},
     core::SignError,
 };
 
-/// The headers that hold an upload in one request to its constraints.
+/// The headers that enforce the constraints of an upload in one request.
 pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
     let UploadConstraints {
         content_type,
@@ -16,16 +16,18 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
         overwrite,
     } = constraints;
     if checksum_sha256.is_some() {
-        return Err(SignError::Refused("Google Cloud Storage checks no SHA-256".into()));
+        return Err(SignError::Refused(
+            "Google Cloud Storage does not check SHA-256 checksums".into(),
+        ));
     }
-    // A signed Content-Length is not looked at; this header is, for an exact length as for a range.
+    // Google ignores a signed Content-Length. This header enforces an exact length as well as a range.
     let range = match (content_length, content_length_range) {
         (None, None) => None,
         (Some(n), None) => Some((*n, *n)),
         (None, Some(range)) => Some((range.min, range.max)),
         (Some(_), Some(_)) => {
             return Err(SignError::Refused(
-                "contentLength and contentLengthRange exclude each other".into(),
+                "contentLength and contentLengthRange exclude each other; set only one".into(),
             ));
         }
     };
@@ -42,25 +44,27 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
         .collect())
 }
 
-/// Nothing is lent here.
+/// The error for a grant with mode Credentials.
 pub fn no_credentials() -> SignError {
-    SignError::Refused("there are no credentials to lend on this store".into())
+    SignError::Refused("Google Cloud Storage does not support temporary credentials".into())
 }
 
 /// The headers of the request that starts a resumable upload ("Initiate a resumable upload").
 pub fn session_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
     if constraints.content_length.is_some() || constraints.content_length_range.is_some() {
-        return Err(SignError::Refused("a resumable upload is held to no size".into()));
+        return Err(SignError::Refused("a resumable upload cannot enforce a size".into()));
     }
     if constraints.checksum_md5.is_some() {
-        return Err(SignError::Refused("a resumable upload is held to no checksum".into()));
+        return Err(SignError::Refused(
+            "a resumable upload cannot enforce a checksum".into(),
+        ));
     }
     let mut headers = put_headers(constraints)?;
     headers.push(("x-goog-resumable".into(), "start".into()));
     Ok(headers)
 }
 
-/// The parameters that pin a download down.
+/// The parameters that set the version and the response headers of a download.
 pub fn get_query(version: Option<&String>, response: &ResponseHeaders) -> Result<Vec<(String, String)>, SignError> {
     let ResponseHeaders {
         content_type,
@@ -76,14 +80,14 @@ pub fn get_query(version: Option<&String>, response: &ResponseHeaders) -> Result
     ];
     if let Some((_, field)) = unknown.iter().find(|(value, _)| value.is_some()) {
         return Err(SignError::Impossible(format!(
-            "Google Cloud Storage answers with another contentType or contentDisposition, and with no other {field}; leave out spec.response.{field}, or set it on the object itself"
+            "Google Cloud Storage can override only contentType and contentDisposition, not {field}; remove spec.response.{field}, or set it on the object itself"
         )));
     }
     if let Some(version) = version
         && (version.is_empty() || version.len() > 19 || !version.bytes().all(|b| b.is_ascii_digit()))
     {
         return Err(SignError::Impossible(
-            "spec.version is no generation: on Google Cloud Storage it is a number, as gcloud storage ls --all-versions shows it after '#'".into(),
+            "spec.version is not a generation; on Google Cloud Storage it is the number after '#' in the output of gcloud storage ls --all-versions".into(),
         ));
     }
     let parameters = [

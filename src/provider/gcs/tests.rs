@@ -1,4 +1,4 @@
-//! Google's own conformance tests for signatures, byte for byte (tests/fixtures/google).
+//! Google's conformance tests for signatures, compared byte for byte (tests/fixtures/google).
 
 mod requests;
 
@@ -82,8 +82,8 @@ struct Output {
     expected_decoded_policy: String,
 }
 
-/// Which of several addresses a client library is configured with is the one that counts: no signature depends on it, and
-/// Valet has no such choice to make. Here the address is taken as the test says it should come out.
+/// These tests choose between several addresses of a client library. No signature depends on this choice, and Valet
+/// has only one address, so the expected address is used.
 const ROUTING: [&str; 6] = [
     "Simple GET with endpoint on client",
     "Endpoint on client with scheme",
@@ -93,7 +93,8 @@ const ROUTING: [&str; 6] = [
     "Universe domain",
 ];
 
-/// The canonical request of this one is not the one whose digest it signs; the latter, and the URL, are right.
+/// The canonical request of this test does not have the digest that the test signs. The string to sign and the URL
+/// are right.
 const AT_ODDS: &str = "Universe domain with virtual hosted style";
 
 fn vectors() -> Vectors {
@@ -121,7 +122,7 @@ fn googles_signed_urls() {
     let (vectors, key) = (vectors(), key());
     assert_eq!(vectors.urls.len(), 29);
     for test in vectors.urls {
-        // Scheme and authority as the test expects them; everything else is put together here.
+        // Scheme and authority come from the expected URL. Everything else is built here.
         let (scheme, rest) = test.expected_url.split_once("://").unwrap();
         let authority = rest.split(['/', '?']).next().unwrap();
         let object = if test.object.is_empty() {
@@ -153,7 +154,7 @@ fn googles_signed_urls() {
                 aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, test.expected_canonical_request.as_bytes());
             assert!(
                 !test.expected_string_to_sign.ends_with(&v4::hex(digest.as_ref())),
-                "{what} was put right"
+                "{what} was corrected in the fixtures"
             );
         } else {
             assert_eq!(unsigned.canonical_request, test.expected_canonical_request, "{what}");
@@ -164,7 +165,7 @@ fn googles_signed_urls() {
     }
 }
 
-/// Those whose addresses Valet itself puts together out of a store's settings.
+/// The tests whose addresses Valet builds from a store's settings.
 #[tokio::test]
 async fn googles_signed_urls_from_a_stores_settings() {
     let mut tried = 0;
@@ -242,7 +243,7 @@ fn googles_forms() {
         wanted.sort();
         assert_eq!(fields, wanted, "{what}");
 
-        // Where it is sent. A host that is bound to a bucket is no setting of a store's.
+        // The URL of the form. A store cannot set a host that is bound to a bucket.
         if input.bucket_bound_hostname.is_none() {
             let style = if input.url_style.is_some() {
                 "VirtualHost"
@@ -267,8 +268,8 @@ fn googles_forms() {
     }
 }
 
-/// A form below a prefix is believed of Google's own hosts alone; of another store it takes a round trip, or somebody who made
-/// one.
+/// A POST form for a prefix is supported without a check only on Google's hosts. For another store a conformance
+/// check by this process or another one is needed.
 #[test]
 fn form_below_a_prefix_needs_googles_own_endpoints_or_a_trial() {
     let gcs = |endpoint: Option<&str>, public: Option<&str>| {

@@ -1,4 +1,4 @@
-//! Access tokens: what the operator presents to Google's IAM, so that it signs.
+//! Access tokens that authorize the operator's requests to Google's IAM.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,46 +18,46 @@ use crate::{
     net::client::{Answer, Http, SOURCE_TIMEOUT, Unanswered},
 };
 
-/// A token is fetched anew when less than this is left of it. Google's metadata server hands out a new one 4 minutes
-/// before the old one ends; asking sooner would bring the same again.
+/// A token is renewed when it expires in less than this time. Google's metadata server returns a new token only 4
+/// minutes before the old one expires, so an earlier request would return the same token.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_secs(225);
-/// What a token is for. The roles of its identity decide what it really may.
+/// The scope of a token. The roles of its identity decide what it may do.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// How long one that is asked for with a key shall live, in seconds; Google gives no longer one.
+/// The requested lifetime of a token, in seconds. Google allows no longer one.
 const LIFETIME: i64 = 3600;
-/// How long to wait before the one second try.
+/// Pause before the only retry.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Where tokens come from.
+/// The source of access tokens.
 #[derive(Clone)]
 pub enum Source {
-    /// A service account's key (RFC 7523, the JWT bearer grant).
+    /// A service account key (RFC 7523, the JWT bearer grant).
     Key(Arc<ServiceAccountKey>),
     /// The metadata server of a Google Cloud machine or of GKE's workload identity.
     Metadata {
         /// Host, and port if it is not 80.
         host: String,
     },
-    /// Another issuer's token, which Google takes for one of its own (workload identity federation).
+    /// A token of another issuer, which Google exchanges for its own (workload identity federation).
     External(Arc<External>),
-    /// There are none, and why.
+    /// No usable source, and the reason.
     Unusable(String),
 }
 
-/// What the file of a workload identity federation says.
+/// The configuration of a workload identity federation.
 #[derive(Debug)]
 pub struct External {
-    /// The provider that takes the other token.
+    /// The identity provider in Google Cloud that accepts the other issuer's token.
     pub audience: String,
-    /// What kind of token the other one is.
+    /// The type of the other issuer's token.
     pub subject_token_type: String,
-    /// Google's STS.
+    /// The address of Google's STS.
     pub token_url: Uri,
-    /// The file with the other token.
+    /// The file with the other issuer's token.
     pub file: PathBuf,
     /// The field with the token, if the file is JSON.
     pub field: Option<String>,
-    /// Where a service account's token is had for the federated one, if there is an account.
+    /// The address that exchanges the federated token for a service account's token, if there is a service account.
     pub impersonation_url: Option<Uri>,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// A source with the token that it gave last.
+/// A source with its last token.
 pub struct Tokens {
     source: Source,
     http: Http,
@@ -101,7 +101,7 @@ struct ImpersonationAnswer {
 }
 
 impl Tokens {
-    /// Nothing is asked for yet. The client must lead to wherever the source is.
+    /// Creates the tokens. No token is requested yet. The client must be allowed to reach the source.
     pub fn new(source: Source, http: Http) -> Self {
         Self {
             source,
@@ -110,11 +110,12 @@ impl Tokens {
         }
     }
 
-    /// A token that lives for another while, as the value of an Authorization header. It is for Google's IAM alone, and
-    /// for nothing that a store's settings name: whoever sees it can do what the operator can.
+    /// Returns a token that stays valid for some time, as the value of an Authorization header. It may be sent only
+    /// to Google's IAM, and never to an address that a store names: whoever receives the token can act as the
+    /// operator.
     ///
     /// # Errors
-    /// [`SignError::Credentials`], if there is none.
+    /// [`SignError::Credentials`] if there is no token.
     pub async fn bearer(&self) -> Result<String, SignError> {
         let http = &self.http;
         let mut last = self.last.lock().await;
@@ -132,14 +133,15 @@ impl Tokens {
         });
         let fetched = fetched
             .await
-            .unwrap_or_else(|_| Err(unreachable("no token could be had in time".into())));
+            .unwrap_or_else(|_| Err(unreachable("the source did not return a token in time".into())));
         match (fetched, last.as_ref()) {
             (Ok(token), _) => {
                 let value = format!("Bearer {}", token.value);
                 *last = Some(token);
                 Ok(value)
             }
-            // What is left of the last one serves while its source is away; what the source refuses is over.
+            // The last token is used until its expiry while the source does not answer. It is not used after a
+            // refusal.
             (Err(SignError::Credentials { reason, .. }), Some(token))
                 if reason == Reason::StoreUnreachable && now < token.expires =>
             {
@@ -149,14 +151,14 @@ impl Tokens {
         }
     }
 
-    /// The service account that the source is of.
+    /// The service account of the source.
     ///
     /// # Errors
-    /// [`SignError::Credentials`], if it is none's, or nobody says whose.
+    /// [`SignError::Credentials`] if the source has no service account, or if it is unknown.
     pub async fn account(&self) -> Result<String, SignError> {
         let nobody = |what: &str| {
             unusable(&format!(
-                "{what} is no service account, and only service accounts can sign; name one in spec.gcs.credentials.signAs"
+                "{what} is not a service account, and only service accounts can sign; set spec.gcs.credentials.signAs to a service account"
             ))
         };
         match &self.source {
@@ -164,7 +166,7 @@ impl Tokens {
             Source::Metadata { host } => {
                 let answer = metadata(&self.http, host, "email").await?;
                 let email = std::str::from_utf8(&answer.body).unwrap_or_default().trim();
-                // Without a bound account GKE names the workload identity pool instead.
+                // If no account is bound, GKE returns the name of the workload identity pool.
                 match email.split_once('@') {
                     Some((name, domain)) if !name.is_empty() && domain.ends_with(".gserviceaccount.com") => {
                         Ok(email.to_owned())
@@ -183,13 +185,13 @@ impl Tokens {
         }
     }
 
-    /// Forgets the last token, which was not taken.
+    /// Discards the last token, because it was not accepted.
     pub async fn forget(&self) {
         *self.last.lock().await = None;
     }
 }
 
-/// There is nothing to sign with.
+/// The error for missing credentials.
 pub fn unusable(why: &str) -> SignError {
     SignError::Credentials {
         reason: Reason::CredentialsInvalid,
@@ -197,13 +199,13 @@ pub fn unusable(why: &str) -> SignError {
     }
 }
 
-/// Asks once, and once more if the other side had trouble of its own.
+/// Sends a request, and repeats it once after a temporary failure.
 pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
     let again = request.clone();
     let first = http.send(request).await;
     let answer = match first {
         Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
-        // There was time enough.
+        // These errors do not go away after a short pause.
         Err(e @ (Unanswered::Slow | Unanswered::Inward(_) | Unanswered::Untrusted(_) | Unanswered::Rootless)) => {
             Err(e)
         }
@@ -220,11 +222,11 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
             reason: Reason::EndpointNotAllowed,
             message: inward.to_string(),
         }),
-        Err(e) => Err(unreachable(format!("{whom} cannot be asked: {e}"))),
+        Err(e) => Err(unreachable(format!("the request to {whom} failed: {e}"))),
     }
 }
 
-/// A passing trouble.
+/// The error for a temporary failure.
 pub fn unreachable(message: String) -> SignError {
     SignError::Credentials {
         reason: Reason::StoreUnreachable,
@@ -232,13 +234,12 @@ pub fn unreachable(message: String) -> SignError {
     }
 }
 
-/// The answer's JSON. The error's own text would quote what could not be read.
+/// Parses the JSON of an answer. The text of the parser's error would contain the text that it could not parse.
 pub fn read<T: DeserializeOwned>(whom: &str, answer: &Answer) -> Result<T, SignError> {
-    serde_json::from_slice(&answer.body)
-        .map_err(|_| unreachable(format!("{whom} answered something that is no answer")))
+    serde_json::from_slice(&answer.body).map_err(|_| unreachable(format!("the answer of {whom} is not valid")))
 }
 
-/// A request, put together. Its parts are checked when they are read, so that this fails for nothing that a person wrote.
+/// Builds a request. Its parts are validated when they are read, so this does not fail because of a user's settings.
 pub fn request(
     method: Method,
     uri: &str,
@@ -251,16 +252,16 @@ pub fn request(
     }
     request
         .body(Full::new(body.into()))
-        .map_err(|_| SignError::Refused("a request could not be put together".into()))
+        .map_err(|_| SignError::Refused("the request could not be built".into()))
 }
 
 fn taken(whom: &str, answer: TokenAnswer) -> Result<Token, SignError> {
     let is_bearer = answer.token_type.is_none_or(|t| t.eq_ignore_ascii_case("bearer"));
     let is_sound = !answer.access_token.is_empty() && answer.access_token.bytes().all(|b| b.is_ascii_graphic());
-    // Whatever it says, a token that is said to live for years is not kept for years.
+    // A token is kept for at most 12 hours, even if the answer says that it is valid for longer.
     let seconds = answer.expires_in.clamp(0, 12 * LIFETIME);
     if !is_bearer || !is_sound || seconds == 0 {
-        return Err(unreachable(format!("{whom} answered without a token that can be used")));
+        return Err(unreachable(format!("{whom} returned no usable token")));
     }
     Ok(Token {
         value: answer.access_token,
@@ -284,14 +285,14 @@ async fn by_key(http: &Http, key: &ServiceAccountKey, now: Timestamp) -> Result<
         status => Err(SignError::Credentials {
             reason: Reason::CredentialsRefused,
             message: format!(
-                "Google gives no token for the service account's key ({status}{}); is the key deleted or disabled, or its account? put a good one into the Secret of spec.gcs.credentials",
+                "Google refused a token for the service account key ({status}{}); check that the key and its account are not deleted or disabled, or put another key into the Secret of spec.gcs.credentials",
                 code(&answer)
             ),
         }),
     }
 }
 
-/// A JWT by which the account asks for a token.
+/// The JWT with which the account requests a token.
 fn assertion(key: &ServiceAccountKey, now: Timestamp) -> Result<String, SignError> {
     let issued = now.as_second();
     let header = json!({"alg": "RS256", "typ": "JWT", "kid": key.id});
@@ -304,7 +305,7 @@ fn assertion(key: &ServiceAccountKey, now: Timestamp) -> Result<String, SignErro
     Ok(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
 }
 
-/// OAuth's word for what is wrong, if it is one of its words.
+/// The OAuth error code of an answer, if it has the form of one.
 fn code(answer: &Answer) -> String {
     let said: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let word = said
@@ -330,11 +331,11 @@ async fn metadata(http: &Http, host: &str, what: &str) -> Result<Answer, SignErr
     let flavor = [("metadata-flavor", "Google")];
     let answer = ask(http, METADATA, request(Method::GET, &uri, &flavor, Bytes::new())?).await?;
     match answer.status {
-        // Something else may listen where the metadata server is not.
+        // Another server may listen at this address.
         200 if is_google(&answer.headers) => Ok(answer),
         200 => Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
-            message: format!("what answers at {host} is no metadata server of Google's; set spec.gcs.credentials.secretRef, or GCE_METADATA_HOST"),
+            message: format!("the server at {host} is not Google's metadata server; set spec.gcs.credentials.secretRef, or GCE_METADATA_HOST"),
         }),
         404 => Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
@@ -342,7 +343,7 @@ async fn metadata(http: &Http, host: &str, what: &str) -> Result<Answer, SignErr
         }),
         status => Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
-            message: format!("the metadata server gives no token ({status}); may the operator's Kubernetes service account act as its Google one (roles/iam.workloadIdentityUser)?"),
+            message: format!("the metadata server returned no token ({status}); check that the operator's Kubernetes service account may act as its Google service account (roles/iam.workloadIdentityUser)"),
         }),
     }
 }
@@ -351,13 +352,14 @@ fn is_google(headers: &HeaderMap) -> bool {
     headers.get("metadata-flavor").is_some_and(|v| v == "Google")
 }
 
-/// RFC 8693: another issuer's token for one of Google's, and if there is an account, that for one of the account's.
+/// Exchanges another issuer's token for Google's (RFC 8693). If there is a service account, exchanges that token for
+/// one of the service account.
 async fn by_federation(http: &Http, external: &External) -> Result<Token, SignError> {
     const STS: &str = "Google's STS";
     let refused = |who: &str, answer: &Answer| SignError::Credentials {
         reason: Reason::CredentialsRefused,
         message: format!(
-            "{who} gives no token for the operator's identity ({}{}); check the workload identity pool and its provider",
+            "{who} refused a token for the operator's identity ({}{}); check the workload identity pool and its provider",
             answer.status,
             code(answer)
         ),
@@ -406,11 +408,11 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
     taken(IAM, plain)
 }
 
-/// The other issuer's token, read anew each time: whoever puts it there renews it.
+/// Reads the other issuer's token from its file each time, because the issuer renews it.
 async fn subject_token(external: &External) -> Result<String, SignError> {
     let unusable = |why: &str| {
         unusable(&format!(
-            "the operator's own token for workload identity federation {why}; see the file of GOOGLE_APPLICATION_CREDENTIALS"
+            "the operator's token for workload identity federation {why}; check the file in GOOGLE_APPLICATION_CREDENTIALS"
         ))
     };
     let text = tokio::fs::read_to_string(&external.file)
@@ -421,7 +423,7 @@ async fn subject_token(external: &External) -> Result<String, SignError> {
         Some(field) => serde_json::from_str::<Value>(&text)
             .ok()
             .and_then(|v| v[field].as_str().map(str::to_owned))
-            .ok_or_else(|| unusable("is not the JSON that its configuration says"))?,
+            .ok_or_else(|| unusable("is not JSON with the configured field"))?,
     };
     match token.trim() {
         "" => Err(unusable("is empty")),

@@ -1,53 +1,51 @@
-//! Signed URLs ("V4 signing process with your own program", "Canonical requests"): what is signed is a string, and the
-//! string says all of the request but the body.
+//! V4 signed URLs ("V4 signing process with your own program", "Canonical requests"). The string to sign describes
+//! the whole request except its body.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::core::Lifetime;
 
-/// How Google names the algorithm: RSASSA-PKCS1-v1_5 with SHA-256.
+/// Google's name of the algorithm: RSASSA-PKCS1-v1_5 with SHA-256.
 pub const ALGORITHM: &str = "GOOG4-RSA-SHA256";
 
-/// A request for which a URL is to be signed.
+/// A request for which a URL is signed.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The HTTP method.
     pub method: &'static str,
-    /// `http` or `https`.
+    /// The scheme: `http` or `https`.
     pub scheme: String,
     /// Host, and port if there is one.
     pub authority: String,
-    /// The path from its first '/' on, not encoded.
+    /// The path, beginning with '/', not encoded.
     pub path: String,
-    /// Parameters of the query, not encoded.
+    /// The parameters of the query, not encoded.
     pub query: Vec<(String, String)>,
-    /// Headers that the client must send to the letter. `host` is added.
+    /// Headers that the client must send unchanged. `host` is added.
     pub headers: Vec<(String, String)>,
 }
 
-/// A URL without its signature, and what to sign.
+/// A URL without its signature, and the string to sign.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unsigned {
     url: String,
-    /// The request as the store will put it together, too.
+    /// The canonical request, which the store also builds.
     pub canonical_request: String,
-    /// What is signed.
     pub string_to_sign: String,
 }
 
-/// Who signs, and when: the scope of a signature.
+/// The account and time of a signature.
 pub struct Scope {
-    /// `20260102T030405Z`.
+    /// The time, such as `20260102T030405Z`.
     pub time: String,
-    /// `20260102/auto/storage/goog4_request`.
+    /// The scope, such as `20260102/auto/storage/goog4_request`.
     pub scope: String,
     /// The account and the scope.
     pub credential: String,
 }
 
 impl Scope {
-    /// The scope of what this account signs at this moment.
+    /// The scope of a signature by this account at this time.
     pub fn new(account: &str, issued_at: Timestamp) -> Self {
         let issued = issued_at.to_zoned(TimeZone::UTC);
         let scope = format!("{}/auto/storage/goog4_request", issued.strftime("%Y%m%d"));
@@ -59,14 +57,14 @@ impl Scope {
     }
 }
 
-/// Puts together what is to be signed.
+/// Builds the string to sign.
 pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned {
     let Scope {
         time,
         scope,
         credential,
     } = Scope::new(account, lifetime.issued_at);
-    // Signed without the port, as Google's own clients do: clients leave out the usual one and send any other.
+    // The signed host has no port, as in Google's clients. Clients omit the default port and send any other.
     let host = host(&request.authority);
     let mut headers: Vec<(String, String)> = request
         .headers
@@ -94,7 +92,8 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
     let query = query.join("&");
 
     let path = encoded(&request.path, true);
-    // A URL says nothing of the body, unless a header does, which no key of Valet's has: see docs/adr/0035.
+    // The signature does not cover the body, unless a header contains its digest. No credential of Valet has that
+    // header: see docs/adr/0035.
     let payload = headers.iter().find(|(name, _)| name == "x-goog-content-sha256");
     let payload = payload.map_or("UNSIGNED-PAYLOAD", |(_, value)| value);
     let lines: String = headers
@@ -114,13 +113,13 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
 }
 
 impl Unsigned {
-    /// The URL, whole.
+    /// The complete URL, with the signature.
     pub fn with(self, signature: &[u8]) -> String {
         format!("{}&X-Goog-Signature={}", self.url, hex(signature))
     }
 }
 
-/// An authority without its port.
+/// The host of an authority, without its port.
 fn host(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
@@ -128,12 +127,12 @@ fn host(authority: &str) -> &str {
     }
 }
 
-/// A header's value as it is signed: no blanks around it, and one in place of several.
+/// A header's value in the signed form: trimmed, and with single spaces.
 fn collapsed(value: &str) -> String {
     value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Percent-encoded, all but what RFC 3986 leaves alone and, in paths, '/'.
+/// Percent-encodes everything except the unreserved characters of RFC 3986 and, in paths, '/'.
 pub fn encoded(text: &str, is_path: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -146,7 +145,6 @@ pub fn encoded(text: &str, is_path: bool) -> String {
     out
 }
 
-/// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -15,8 +15,8 @@ use crate::{
     provider::{azure, gcs},
 };
 
-/// The operator's own identities, one for each provider. Each is looked for when a store first needs it, and is shared
-/// by all stores.
+/// The operator's own identities, one for each provider. Each is read when a store first needs it, and all stores
+/// share it.
 #[derive(Debug, Default)]
 pub struct Environment {
     aws: OnceCell<SharedCredentialsProvider>,
@@ -45,13 +45,14 @@ impl Environment {
         self.aws.get_or_init(chain).await.clone()
     }
 
-    /// The access key that is in the environment or in a profile: of the same chain, what needs no request.
+    /// The access key from the environment or from a profile, which are the parts of the default chain that need no
+    /// request.
     pub(in crate::provider) async fn aws_at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
         aws::at_hand().await
     }
 
-    /// The account's key, if the environment has one for this account; else workload identity, else the machine's managed
-    /// identity.
+    /// The account key, if the environment has one for this account. Otherwise workload identity, or the machine's
+    /// managed identity.
     pub(in crate::provider) async fn azure(&self, account: &str) -> azure::Credentials {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let is_other = set("AZURE_STORAGE_ACCOUNT").is_some_and(|other| other != account);
@@ -59,7 +60,7 @@ impl Environment {
             return match azure::SharedKey::parse(key.trim()) {
                 Some(key) => azure::Credentials::Key(key),
                 None => azure::Credentials::Unusable(
-                    "AZURE_STORAGE_KEY in the operator's environment is not an account key (base64)".into(),
+                    "AZURE_STORAGE_KEY in the operator's environment is not a valid account key (base64)".into(),
                 ),
             };
         }
@@ -67,14 +68,15 @@ impl Environment {
         azure::Credentials::Identity(self.azure.get_or_init(identity).await.clone())
     }
 
-    /// Google's Application Default Credentials: the file of `GOOGLE_APPLICATION_CREDENTIALS`, or the metadata server.
+    /// Google's Application Default Credentials: the file in `GOOGLE_APPLICATION_CREDENTIALS`, or the metadata
+    /// server.
     pub(in crate::provider) async fn google(&self) -> gcs::Source {
         let read = async || gcs::from_environment(|name| std::env::var(name).ok());
         self.google.get_or_init(read).await.clone()
     }
 
-    /// Where Google's IAM is, if not where everybody finds it: gcloud's own variable for that. No store says so, since the
-    /// operator's token is shown there.
+    /// The address of Google's IAM from gcloud's variable, if it is set. A store cannot set this address, because the
+    /// operator sends its token to it.
     pub(in crate::provider) fn google_iam() -> Option<String> {
         std::env::var("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS")
             .ok()

@@ -10,36 +10,37 @@ pub(in crate::provider) use azure::azure;
 
 use crate::provider::gcs::ServiceAccountKey;
 
-/// The most bytes that one entry of a credentials Secret may have. Session tokens are the longest, some kilobytes.
+/// The largest entry of a credentials Secret, in bytes. Session tokens are the largest, with some kilobytes.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
-/// Why a credentials Secret cannot be used. Names entries, never their values.
+/// Why a credentials Secret cannot be used. The message names entries, but not their values.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CredentialsError {
-    /// An entry is not there.
+    /// A required entry is missing.
     #[error("it has no entry {entry}; the usual names are {usual}")]
     Missing {
-        /// The entry, by its usual name.
+        /// The usual name of the entry.
         entry: &'static str,
-        /// The names that the provider's entries usually have.
+        /// The usual names of the provider's entries.
         usual: &'static str,
     },
-    /// Two entries mean the same.
-    #[error("its entries {0} and {1} mean the same; keep one")]
+    /// Two entries have the same meaning.
+    #[error("its entries {0} and {1} have the same meaning; keep one")]
     Ambiguous(String, String),
     /// The entry is empty, too long, or not text.
     #[error("its entry {0} is {1}")]
     Unusable(String, &'static str),
-    /// The entry is a file of another kind. The end of the sentence.
+    /// The entry is a file of another kind. The second value is the end of the sentence.
     #[error("its entry {0} {1}")]
     Unfit(String, &'static str),
 }
 
-/// A Secret's entries by what they mean, however they are spelt.
+/// The entries of a Secret by their usual names. Other spellings of a name are also accepted.
 pub(super) struct Entries<'a>(BTreeMap<&'static str, (&'a str, &'a [u8])>);
 
 impl<'a> Entries<'a> {
-    /// Reads them; `meaning` tells the usual name of an entry that is one of the provider's, and nothing of others.
+    /// Reads the entries. `meaning` returns the usual name of an entry, or `None` for an entry that the provider does
+    /// not use.
     pub(super) fn read(
         data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
         meaning: fn(&str) -> Option<&'static str>,
@@ -54,7 +55,7 @@ impl<'a> Entries<'a> {
         Ok(Self(entries))
     }
 
-    /// An entry's text; line ends around it are dropped, since editors add them.
+    /// The text of an entry. Line breaks around it are removed, because editors add them.
     pub(super) fn text(&self, meaning: &'static str) -> Result<Option<&'a str>, CredentialsError> {
         let Some((name, value)) = self.0.get(meaning) else {
             return Ok(None);
@@ -71,7 +72,7 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// An entry's name and its bytes as they are: a file.
+    /// The name and the bytes of an entry that is a file.
     pub(super) fn file(&self, meaning: &'static str) -> Result<Option<(&'a str, &'a [u8])>, CredentialsError> {
         match self.0.get(meaning) {
             Some((name, value)) if value.len() > MAX_SECRET_BYTES => {
@@ -81,14 +82,14 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// The same of an entry that must be there; `usual` are the names that the provider's entries usually have.
+    /// The text of a required entry. `usual` has the usual names of the provider's entries.
     pub(super) fn required(&self, meaning: &'static str, usual: &'static str) -> Result<&'a str, CredentialsError> {
         let missing = CredentialsError::Missing { entry: meaning, usual };
         self.text(meaning)?.ok_or(missing)
     }
 }
 
-/// An entry's name without what people write differently: case and separators.
+/// The name of an entry in a form without case and separators.
 pub(super) fn plain(name: &str) -> String {
     name.chars()
         .filter(char::is_ascii_alphanumeric)
@@ -96,14 +97,14 @@ pub(super) fn plain(name: &str) -> String {
         .to_ascii_lowercase()
 }
 
-/// Reads a service account's key out of a Secret's data: the entry `credentials.json`, in any case and with or without
-/// separators, or by the names that other tools write (`key.json`, `service-account.json`).
+/// Reads a service account key from a Secret. The entry is `credentials.json`, in any case and with or without
+/// separators, or a name that other tools use (`key.json`, `service-account.json`).
 ///
-/// No other kind of Google's credentials is taken from a Secret: what a workload identity federation's configuration says
-/// would have the operator read its own files for whoever may write the Secret.
+/// A Secret may contain only this kind of Google credentials. The configuration of a workload identity federation
+/// would let the author of the Secret make the operator read its own files.
 ///
 /// # Errors
-/// [`CredentialsError`].
+/// [`CredentialsError`] if there is no valid key.
 pub fn gcs<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<ServiceAccountKey, CredentialsError> {
     let meaning = |name: &str| match plain(name).as_str() {
         "credentialsjson"
@@ -125,12 +126,12 @@ pub fn gcs<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Se
 
 const CREDENTIALS_JSON: &str = "credentials.json";
 
-/// Reads an access key out of a Secret's data. Entries go by the names of the AWS environment variables, in any
-/// case and with or without separators and the leading `AWS_` (`accessKeyId`, `secret-access-key`), since other
-/// tools write them so.
+/// Reads an access key from a Secret. The entries have the names of the AWS environment variables, in any case and
+/// with or without separators and the prefix `AWS_`. Other tools write such names (`accessKeyId`,
+/// `secret-access-key`).
 ///
 /// # Errors
-/// [`CredentialsError`].
+/// [`CredentialsError`] if there is no valid access key.
 pub fn s3<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Credentials, CredentialsError> {
     let entries = Entries::read(data, meaning)?;
     let id = entries.required(ACCESS_KEY_ID, USUAL)?;

@@ -7,16 +7,16 @@ use aws_credential_types::{
 };
 use aws_sdk_sts::{Client, config::timeout::TimeoutConfig};
 
-/// How long STS may take.
+/// Timeout of a request to STS.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Of sessions, where nobody says otherwise.
+/// The session name if the environment sets none.
 const SESSION_NAME: &str = "valet";
 
-/// The identity of the operator's service account, for which STS gives sessions (IRSA; "AssumeRoleWithWebIdentity" in the AWS
-/// STS API Reference). The token is read from its file each time, since the kubelet replaces it.
+/// The identity of the operator's service account, for which STS creates sessions (IRSA; "AssumeRoleWithWebIdentity"
+/// in the AWS STS API Reference). The token is read from its file each time, because the kubelet replaces it.
 ///
-/// The SDK's own provider does the same, but cannot read the answer of a store with an STS of its own: MinIO names no
-/// assumed user there.
+/// The SDK's provider cannot read the answer of some stores with their own STS. MinIO's answer contains no assumed
+/// user.
 #[derive(Debug)]
 pub struct WebIdentity {
     client: Client,
@@ -26,8 +26,8 @@ pub struct WebIdentity {
 }
 
 impl WebIdentity {
-    /// Takes it from the variables that Amazon's webhook sets, `AWS_ENDPOINT_URL_STS` included; `None` where they are not
-    /// set, or others are that come before them in the SDK's default chain.
+    /// Reads the identity from the variables that Amazon's webhook sets, including `AWS_ENDPOINT_URL_STS`. `None` if
+    /// they are not set, or if variables are set that have precedence in the SDK's default chain.
     pub fn from_environment(config: &SdkConfig) -> Option<Self> {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let others = [
@@ -67,7 +67,7 @@ impl WebIdentity {
             .map_err(CredentialsError::provider_error)?;
         let given = answer
             .credentials
-            .ok_or_else(|| CredentialsError::unhandled("an answer without credentials"))?;
+            .ok_or_else(|| CredentialsError::unhandled("STS answered without credentials"))?;
         let end = given.expiration.try_into().map_err(CredentialsError::unhandled)?;
         Ok(Credentials::new(
             given.access_key_id,

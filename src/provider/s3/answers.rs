@@ -1,4 +1,4 @@
-//! What a store's answers say, without anything that a request or an answer carried.
+//! Interprets S3 answers and errors without repeating content of the request or the answer.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,36 +24,37 @@ use crate::{
     provider::clock::StoreClock,
 };
 
-/// The longest name that a store may have for something, in bytes: far more than any has.
+/// The longest identifier that Valet accepts from a store, in bytes. Known stores use much shorter ones.
 const LONGEST_NAME: usize = 1024;
-/// The longest code of an error, in bytes.
+/// The longest error code that Valet accepts, in bytes.
 const LONGEST_CODE: usize = 64;
 
-/// An error's code, if it is one word, as all are that are documented: whoever runs the store has written it, and messages repeat
-/// it.
+/// Returns an error code if it is a single word, as all documented codes are. Messages repeat the code, and the owner
+/// of the store can choose its text.
 pub fn word(code: &str) -> Option<&str> {
     let is_word = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
     ((1..=LONGEST_CODE).contains(&code.len()) && code.bytes().all(is_word)).then_some(code)
 }
 
-/// Whether a store can have this name for something: it is kept, and sent back.
+/// Whether Valet accepts a store's identifier, such as an upload ID. Valet keeps it and sends it back to the store.
 pub fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Why nothing was signed.
+/// Converts an SDK error into a [`SignError`].
 pub fn refused<E>(error: &SdkError<E>) -> SignError {
-    // Building a request can only fail for what is missing in it; the debug text would carry the request.
+    // Building a request fails only if a part is missing. The debug text of the error would contain the request.
     SignError::Refused(match error {
         SdkError::ConstructionFailure(_) => {
-            "the request could not be built (bucket, region or endpoint is unusable)".into()
+            "the request could not be built; check the store's bucket, region and endpoint".into()
         }
         _ => "the request could not be signed".into(),
     })
 }
 
-/// An object's entity tag in base64, if it can be its MD5: neither that of an upload in parts, which has a '-', nor that of an
-/// object that is encrypted by other keys than the store's own ("Common Response Headers", `ETag`).
+/// Returns an object's entity tag in base64 if it can be the object's MD5. The entity tag of a multipart upload
+/// contains '-' and is no MD5. Neither is the tag of an object encrypted with SSE-KMS or SSE-C ("Common Response
+/// Headers", `ETag`).
 pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
     let by_the_store = matches!(head.server_side_encryption(), None | Some(ServerSideEncryption::Aes256));
     if !by_the_store || head.sse_customer_algorithm().is_some() {
@@ -70,13 +71,14 @@ pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
     Some(BASE64_STANDARD.encode(bytes?))
 }
 
-/// Whether it is a bucket of Amazon's whose entity tags are what Amazon documents them to be. Those of directory buckets
-/// (`--x-s3`) are not.
+/// Whether the bucket is an Amazon S3 bucket with the documented entity tags. Directory buckets (`--x-s3`) have other
+/// tags.
 pub fn is_amazons(endpoint: Option<&str>, bucket: &str) -> bool {
     endpoint.is_none_or(|e| is_host(e, is_s3s)) && !bucket.ends_with("--x-s3")
 }
 
-/// Whether it is Amazon's own STS (AWS General Reference, "AWS Security Token Service endpoints and quotas").
+/// Whether the endpoint is Amazon's own STS (AWS General Reference, "AWS Security Token Service endpoints and
+/// quotas").
 pub fn is_amazons_sts(endpoint: &str) -> bool {
     is_host(endpoint, |labels| match labels {
         ["sts"] => true,
@@ -86,8 +88,8 @@ pub fn is_amazons_sts(endpoint: &str) -> bool {
     })
 }
 
-/// Whether the endpoint's host is below `amazonaws.com`, and what stands before that is such. Most names there are customers'
-/// machines: a MinIO on EC2, or behind a load balancer, has one.
+/// Whether the endpoint's host is below `amazonaws.com` and `is_such` accepts the labels in front of that suffix.
+/// Many such names belong to customers' machines, for example a MinIO on EC2 or behind a load balancer.
 fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
     let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     let host = rest.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
@@ -97,7 +99,8 @@ fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
     name.is_some_and(|name| is_such(&name.split('.').collect::<Vec<_>>()))
 }
 
-/// Amazon S3's own hosts (AWS General Reference, "Amazon S3 endpoints and quotas"; AWS PrivateLink for Amazon S3).
+/// Whether the labels name a host of Amazon S3 (AWS General Reference, "Amazon S3 endpoints and quotas"; AWS
+/// PrivateLink for Amazon S3).
 fn is_s3s(labels: &[&str]) -> bool {
     match labels {
         ["s3" | "s3-external-1" | "s3-accelerate"] | ["s3-accelerate", "dualstack"] => true,
@@ -108,7 +111,7 @@ fn is_s3s(labels: &[&str]) -> bool {
     }
 }
 
-/// Whether it is written as regions are: `eu-west-1`, `us-gov-east-1`.
+/// Whether the text has the form of an AWS region, such as `eu-west-1` or `us-gov-east-1`.
 fn is_region(text: &str) -> bool {
     let parts: Vec<_> = text.split('-').collect();
     let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
@@ -125,7 +128,7 @@ fn is_region(text: &str) -> bool {
     }
 }
 
-/// What a failed HEAD says. The answer has no body, so only its status speaks.
+/// Interprets a failed HEAD request. The answer has no body, so only the status is used.
 pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
     match error.raw_response().map(|r| r.status().as_u16()) {
         Some(404) => ObjectFact::Absent,
@@ -134,7 +137,7 @@ pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFac
     }
 }
 
-/// Whether a refusal is about the request's time, or may be (Amazon S3 API Reference, "Error responses").
+/// Whether a refusal is due to the request's time, or can be (Amazon S3 API Reference, "Error responses").
 pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     let code = error.as_service_error().and_then(|e| e.code());
     matches!(
@@ -143,7 +146,7 @@ pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     )
 }
 
-/// Why there was no usable answer, without anything that the request or the answer carried.
+/// Describes why there was no usable answer, without content of the request or the answer.
 pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
     if let Some(inward) = inward(error) {
         return inward.to_string();
@@ -152,7 +155,7 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
         return why.into();
     }
     if causes(error).any(|e| e.is::<LengthLimitError>()) {
-        return format!("its answer has more than {MAX_ANSWER} bytes; is the endpoint a store's?");
+        return format!("the answer has more than {MAX_ANSWER} bytes; check that the endpoint is an object store");
     }
     let hyper = causes(error).find_map(|e| e.downcast_ref::<hyper::Error>());
     if hyper.is_some_and(hyper::Error::is_parse_too_large) {
@@ -161,20 +164,22 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     let seconds = LOOK_TIMEOUT.as_secs();
     match (error.raw_response().map(|r| r.status().as_u16()), error) {
         (Some(status @ (301 | 307 | 400)), _) => {
-            format!("it answered {status}; check the store's region, endpoint and addressingStyle")
+            format!("the store answered {status}; check the store's region, endpoint and addressingStyle")
         }
-        (Some(status), _) => format!("it answered {status}"),
+        (Some(status), _) => format!("the store answered {status}"),
         (None, SdkError::TimeoutError(_)) => format!("no answer within {seconds} s"),
         (None, SdkError::DispatchFailure(f)) if f.is_timeout() => format!("no connection within {seconds} s"),
         (None, SdkError::DispatchFailure(f)) if f.is_io() => {
-            "the connection failed (refused, reset, or the host is not known)".into()
+            "the connection failed (connection refused or reset, or unknown host)".into()
         }
-        (None, SdkError::DispatchFailure(_)) => "the request could not be sent (TLS, or the endpoint)".into(),
-        (None, _) => "the answer was not understood".into(),
+        (None, SdkError::DispatchFailure(_)) => {
+            "the request could not be sent; check the endpoint and its TLS certificate".into()
+        }
+        (None, _) => "the answer is not a valid S3 answer".into(),
     }
 }
 
-/// Whether the request was not sent because it would have gone inwards.
+/// Finds the error of a request that was not sent because its host is in a private network.
 fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
     causes(error).find_map(|e| e.downcast_ref())
 }
@@ -185,12 +190,12 @@ fn causes<'a>(
     std::iter::successors(Some(error), |e| e.source())
 }
 
-/// Keeps the `Date` of an answer: the store's own idea of now, against which an object's age is counted.
+/// Stores the `Date` header of an answer. The age of an object is relative to this time.
 #[derive(Clone, Debug, Default)]
 pub struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
 
 impl DateOfAnswer {
-    /// The time, if an answer came and said it.
+    /// The time in the `Date` header, if an answer contained one.
     pub fn seen(&self) -> Option<Timestamp> {
         *lock(&self.0)
     }
@@ -212,7 +217,7 @@ impl Intercept for DateOfAnswer {
     }
 }
 
-/// Reads the store's clock off each answer.
+/// Reads the store's clock from each answer.
 #[derive(Clone, Debug)]
 pub struct DateOfStore(pub StoreClock);
 
@@ -234,7 +239,7 @@ impl Intercept for DateOfStore {
     }
 }
 
-/// The time that an answer says.
+/// The time in the `Date` header of an answer.
 fn date(answer: &HttpResponse) -> Option<Timestamp> {
     let date = answer.headers().get("date")?;
     jiff::fmt::rfc2822::parse(date).ok().map(|z| z.timestamp())
@@ -328,7 +333,7 @@ mod tests {
             ),
             (Some("https://s3-accelerate.dualstack.amazonaws.com"), "media", true),
             (None, "media--use1-az4--x-s3", false),
-            // Customers' machines, whatever they are called.
+            // Hosts of customers' machines, with different names.
             (
                 Some("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com:9000"),
                 "media",

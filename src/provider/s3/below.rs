@@ -1,9 +1,9 @@
-//! Whether forms for everything below a key keep to that.
+//! Whether a POST form for a key prefix is really limited to that prefix.
 //!
-//! A policy says how a key must begin, and `a/../b` begins with `a/`. With Amazon a key is bytes, and `..` in it a name like
-//! others (Amazon S3 User Guide, "Naming Amazon S3 objects"). Other stores keep objects as files, and some of those take such
-//! a key for one of another folder: versitygw does. So of a store that is not Amazon's it is not believed before somebody has
-//! tried.
+//! The form's policy says how the object key must begin, and `a/../b` begins with `a/`. In Amazon S3 an object key is
+//! a sequence of bytes, and `..` has no special meaning (Amazon S3 User Guide, "Naming Amazon S3 objects"). Other
+//! stores keep objects as files, and some of them, such as versitygw, write this object outside `a/`. For a store
+//! that is not Amazon's, a conformance check must confirm the limit.
 
 use super::answers;
 use crate::{
@@ -11,10 +11,10 @@ use crate::{
     conformance::Missing,
 };
 
-/// The promise.
+/// The capability that this module is about.
 pub const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
-/// Whether the store is Amazon's own, for the operator as for workloads.
+/// Whether both the operator's endpoint and the workloads' endpoint belong to Amazon.
 pub fn is_amazons(store: &S3Store) -> bool {
     [&store.endpoint, &store.public_endpoint]
         .iter()
@@ -69,7 +69,7 @@ mod tests {
         }
     }
 
-    /// Of another store it takes a trial, or somebody who made one.
+    /// For another store, a conformance check by this process or another one is needed.
     #[test]
     fn what_is_believed_of_a_store() {
         let s3 = |endpoint: Option<&str>| {

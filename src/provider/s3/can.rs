@@ -1,9 +1,9 @@
-//! What keys of a store that speaks S3 can be held to, as far as it is known without having tried.
+//! The constraints that an S3 store can enforce, before any probe.
 
 use super::{MAX_EXPIRES_SECONDS, MAX_KEY_BYTES, MAX_PUT_BYTES};
 use crate::api::{AssumeRole, Capabilities, Capability, Remedies};
 
-/// Of a store with or without sessions for each key.
+/// The capabilities of a store, with or without `assumeRole`.
 pub fn of(role: Option<&AssumeRole>) -> Capabilities {
     Capabilities {
         enforced: [
@@ -23,15 +23,15 @@ pub fn of(role: Option<&AssumeRole>) -> Capabilities {
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
                 Capability::ChecksumSHA256,
-                // A form is its fields. No header of a POST asks for anything, as one of a PUT does.
+                // A form consists of its fields. Unlike a PUT, a POST has no header that changes what the store does.
                 Capability::SignedHeadersOnly,
             ]
             .into(),
         ),
-        // What a session policy says: which verb on which keys, until when.
+        // A session policy limits operations, object keys and time.
         credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
-        // The store holds each part to its size where that is known, and Valet the whole before it puts it together. The
-        // checksum of an object in parts is one of its parts' checksums.
+        // The store checks the size of each part if the size is known. Valet checks the total size before it
+        // completes the upload. The checksum of the object is a checksum over its parts' checksums.
         multipart: Some(
             [
                 Capability::ContentType,
@@ -55,10 +55,12 @@ pub fn of(role: Option<&AssumeRole>) -> Capabilities {
         max_key_bytes: MAX_KEY_BYTES,
         revocation: match role {
             Some(AssumeRole { role_arn: Some(_), .. }) => {
-                "revoke the active sessions of the role that signed, which ends every other key of theirs, too"
+                "revoke the active sessions of the role that signed, which also ends all other credentials from these sessions"
             }
-            Some(_) => "disable the access key that asks for the sessions, which ends every other key of theirs, too",
-            None => "disable the access key that signed, which ends every other key that it signed, too",
+            Some(_) => {
+                "disable the access key that assumes the role, which also ends all other credentials from its sessions"
+            }
+            None => "disable the access key that signed, which also ends all other credentials that it signed",
         },
     }
 }

@@ -1,4 +1,4 @@
-//! Whether sessions are held to their policies: not every store that has an STS heeds them.
+//! Probes whether the store enforces session policies. Some stores with an STS ignore them.
 
 use std::sync::atomic::Ordering;
 
@@ -11,23 +11,25 @@ use crate::{
     core::{Lifetime, ObjectKey, SignError, SigningRequest, second},
 };
 
-/// What a session is tried with, and the MD5 of something else.
+/// The body of the probe's upload, and the MD5 of another body.
 const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
 
-/// What the trial of a session has shown.
+/// The result of probing a session.
 pub enum Shown {
-    /// It was held to its policy, or there are no sessions.
+    /// The store enforced the session policy, or there are no sessions.
     Confined,
-    /// It can do more than its policy says.
+    /// The session can do more than its policy allows.
     More(String),
-    /// Nothing, and why.
+    /// The probe gave no result.
     Untried(SignError),
 }
 
-/// Takes a session that may write one key to another one, the probe's own. The requests are wrong in another way, too (their MD5
-/// is another body's), which a store finds out after it has asked whether they are allowed: nothing is written by them. That the
-/// other key is refused counts only if the session's own is not: with a wrong clock, or in an outage, both are. Once it was
-/// seen, it is not tried again.
+/// Probes with a session that may write only one object key. The probe tries to write another object key, and its
+/// own.
+///
+/// Both uploads have the MD5 of another body. A store checks the MD5 after it has authorized the request, so nothing
+/// is written. The refusal of the other object key counts only if the session's own key is authorized. A wrong clock
+/// or an outage makes the store refuse both. After a success the probe is not repeated.
 pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     if s3.role().is_none() || s3.confined.load(Ordering::Relaxed) {
         return Shown::Confined;
@@ -36,7 +38,7 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     let now = second(Timestamp::now());
     let own_key = format!("{probe}/session");
     let Ok(key) = ObjectKey::parse(&own_key, usize::MAX) else {
-        return Shown::Untried(unclear("the probe's key is no key"));
+        return Shown::Untried(unclear("spec.s3.probeKey is not a valid object key"));
     };
     let request = SigningRequest {
         key,
@@ -63,13 +65,13 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
         (Err(e), _) | (_, Err(e)) => return Shown::Untried(e),
     };
     match (own, other) {
-        (_, Written::Allowed) => Shown::More("the sessions that STS makes for spec.s3.credentials.assumeRole can do more than the policy says that Valet gives them, so they confine no key: use an STS that heeds session policies, or leave assumeRole out".to_owned()),
+        (_, Written::Allowed) => Shown::More("the sessions from spec.s3.credentials.assumeRole can do more than their session policy allows, so their credentials are not limited to a grant; use an STS that enforces session policies, or remove assumeRole".to_owned()),
         (Written::Allowed, Written::Denied) => {
             s3.confined.store(true, Ordering::Relaxed);
             Shown::Confined
         }
         (Written::Denied, _) => Shown::Untried(unclear(&format!(
-            "a session may not write its own key {own_key} either; let the role write there"
+            "the session may not write object key {own_key}, which its policy allows; allow the role to write there"
         ))),
         (Written::Unclear(status), _) | (_, Written::Unclear(status)) => Shown::Untried(unclear(&format!(
             "the store answered {status} to an upload with a session"
@@ -77,14 +79,14 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     }
 }
 
-/// What came of an upload by a session.
+/// The result of an upload with a session.
 enum Written {
     Allowed,
     Denied,
     Unclear(u16),
 }
 
-/// Asks to write a key, with the MD5 of another body.
+/// Tries to upload an object with the MD5 of another body.
 async fn write(s3: &S3, client: &Client, key: &str) -> Result<Written, SignError> {
     let answer = client
         .put_object()
@@ -104,7 +106,7 @@ async fn write(s3: &S3, client: &Client, key: &str) -> Result<Written, SignError
         _ => Err(SignError::Credentials {
             reason: Reason::StoreUnreachable,
             message: format!(
-                "it is not known yet whether the store holds sessions to their policies, since it does not answer: {}",
+                "it is not known whether the store enforces session policies, because the store does not answer: {}",
                 unreachable(&e)
             ),
         }),
@@ -114,19 +116,19 @@ async fn write(s3: &S3, client: &Client, key: &str) -> Result<Written, SignError
 fn unclear(why: &str) -> SignError {
     SignError::Credentials {
         reason: Reason::KeysNotEnforced,
-        message: format!("it is not known whether the store holds sessions to their policies: {why}"),
+        message: format!("it is not known whether the store enforces session policies: {why}"),
     }
 }
 
-/// Makes sure that a session was tried before one signs what is only as narrow as the session is: an upload, or what is lent. A
-/// trial with the store's probe may have had no answer.
+/// Makes sure that the store enforces session policies before Valet signs an upload or temporary credentials with a
+/// session. The store's probe may have had no answer.
 ///
 /// # Errors
-/// [`SignError::Credentials`], if sessions can do more than they should, or it cannot be tried.
+/// [`SignError::Credentials`] if the store does not enforce session policies, or if the probe gives no result.
 pub async fn vouch(s3: &S3, session: &Session, ask: &Ask) -> Result<(), SignError> {
     let Some(role) = s3.role() else { return Ok(()) };
     let rests_on_it = ask.is_for_credentials() || ask.operation() == Operation::Upload;
-    // Of Amazon it is documented (IAM User Guide, "Session policies").
+    // Amazon documents that it enforces session policies (IAM User Guide, "Session policies").
     let is_documented = is_amazons(&s3.store) && role.endpoint.as_deref().is_none_or(is_amazons_sts);
     if !rests_on_it || is_documented {
         return Ok(());

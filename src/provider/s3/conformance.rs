@@ -1,4 +1,4 @@
-//! What the round trip with real keys tries on a store that speaks S3, and how.
+//! The conformance check of an S3 store.
 
 mod lent;
 mod parts;
@@ -31,14 +31,14 @@ use crate::{
     core::{SignError, Signed, SigningRequest},
 };
 
-/// A bucket, and who talks to it.
+/// The store that is checked and the client that sends the requests.
 struct Bucket<'a> {
     s3: &'a S3,
     client: Client,
 }
 
-/// Makes the round trip below a key of `s3`'s bucket. Its keys are for the endpoint that the operator uses. Says, too,
-/// whether the entity tags of what it wrote are MD5s, if it could see that.
+/// Runs the conformance check below `probe_key` in the store's bucket, at the operator's endpoint. Also returns
+/// whether entity tags are MD5 checksums, if the check could find out.
 pub async fn canary(s3: &S3, probe_key: &str) -> (Canary, Option<bool>) {
     let client = match s3.session().await {
         Ok(session) => session.talker.clone(),
@@ -54,7 +54,7 @@ pub async fn canary(s3: &S3, probe_key: &str) -> (Canary, Option<bool>) {
     let mut trip = Trip::new(&bucket, probe_key);
     let result = in_time(async {
         go(&mut trip, is_amazons(&s3.store)).await?;
-        // Where nothing could be tried, these could not either.
+        // If no other check had a result, these checks cannot have one.
         if !trip.found.held.is_empty() {
             parts::parts(&bucket, &mut trip).await?;
             if s3.role().is_some() {
@@ -78,8 +78,8 @@ fn put(constraints: UploadConstraints) -> Ask {
     }
 }
 
-/// Everything that a presigned PUT can pin down, but for checksums: a store that looks at one of them alone would
-/// refuse a body that is too long, too.
+/// All constraints that a presigned PUT can enforce, except checksums. With a checksum, a store could refuse a body
+/// that is too long because of the checksum alone.
 fn pinned(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         content_type: Some(TYPE.into()),
@@ -103,7 +103,7 @@ fn by_md5(overwrite: Overwrite) -> UploadConstraints {
     }
 }
 
-/// A form that is held to this, and a range of sizes.
+/// A POST form with these constraints and a size range.
 fn form(constraints: UploadConstraints) -> Ask {
     let size = BODY.len() as i64;
     Ask::Upload {
@@ -123,7 +123,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
     let once = Missing::Url(Capability::WriteOnce);
     let mut refused = trip.good("put", &put(by_sha256(overwrite))).await?.err();
     if refused.is_some() {
-        // A store that does not know write-once uploads refuses every one of them, and takes others.
+        // A store without write-once uploads can refuse all of them and still accept other uploads.
         refused = trip.good("put", &put(by_sha256(Overwrite::Allow))).await?.err();
         if refused.is_none() {
             overwrite = Overwrite::Allow;
@@ -134,7 +134,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
     let put = put(by_sha256(overwrite));
     if let Some(status) = refused {
         trip.found.untried.push(format!(
-            "all of it: a key for PUT below {} was answered {status}; the credentials must be allowed to write there, with the encryption that the bucket asks for",
+            "everything: a signed URL for PUT below {} was answered {status}; allow the credentials to write there, with the encryption that the bucket requires",
             trip.folder
         ));
         return Ok(());
@@ -166,14 +166,14 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
             .await?;
         trip.binds("GET", "put", &get(), None).await?;
     } else {
-        let why = "keys for GET: the credentials may not read below probeKey";
+        let why = "signed URLs for GET: the credentials may not read below spec.s3.probeKey";
         trip.found.untried.push(why.into());
     }
 
     let (plain, form) = (form(pinned(overwrite)), form(by_sha256(overwrite)));
     if let Err(status) = trip.good("form", &form).await? {
         trip.found.missing.push(Missing::Forms);
-        let why = format!("what forms promise, since one that keeps to it was answered {status}");
+        let why = format!("POST forms: a valid form was answered {status}");
         trip.found.untried.push(why);
         return Ok(());
     }
@@ -188,7 +188,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
             &plain,
             "form-length",
             |r| r.body = LONGER.into(),
-            // An exact length is a range of one.
+            // An exact length is a range with equal bounds.
             &[Capability::ContentLengthRange, Capability::ContentLength],
         ),
         (&form, "form-checksum", other, &[Capability::ChecksumSHA256]),
@@ -201,7 +201,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
     if reads {
         trip.below(&form, is_expected).await?;
     } else {
-        let why = "forms for a key prefix: keys for GET would show what came where";
+        let why = "POST forms for a key prefix: without GET the check cannot see which objects were written";
         trip.found.untried.push(why.into());
     }
     Ok(())
@@ -224,7 +224,7 @@ impl Hands for Bucket<'_> {
             let answer = request
                 .body(ByteStream::from(body))
                 .customize()
-                // A second try of a write-once upload would be refused for the first one's sake.
+                // A retry of a write-once upload would fail because of the first attempt.
                 .config_override(Config::builder().retry_config(RetryConfig::disabled()))
                 .interceptor(raw)
                 .send()
@@ -255,7 +255,7 @@ impl Hands for Bucket<'_> {
         }
     }
 
-    /// In every version, up to [`MAX_VERSIONS`] of each.
+    /// Deletes all versions, up to [`MAX_VERSIONS`] per object.
     fn clear_away<'a>(
         &'a self,
         folder: &'a str,
@@ -281,11 +281,11 @@ impl Hands for Bucket<'_> {
                         .collect();
                     let listed = named.len();
                     let own = own(named, written);
-                    // What else is there is left, and said to be.
+                    // Other objects are not deleted, and the result mentions them.
                     let is_all = own.len() == listed;
                     (own, is_all)
                 }
-                // Not everybody may list, and not every store keeps versions.
+                // The credentials may not be allowed to list, and some stores keep no versions.
                 Err(_) => (written.iter().map(|key| (key.clone(), None)).collect(), true),
             };
             for (key, version) in versions {
@@ -298,13 +298,13 @@ impl Hands for Bucket<'_> {
     }
 }
 
-/// The most versions of one object that are deleted. A trip writes each object a few times at most.
+/// The most versions of one object that are deleted. The check writes each object a few times at most.
 const MAX_VERSIONS: usize = 8;
-/// The most versions that are asked for.
+/// The most versions that one listing returns.
 const MAX_LISTED: i32 = 400;
 
-/// Of what a store lists, or somebody on the way, what the trip itself wrote: nothing else is deleted, and of each object no
-/// more versions than it can have.
+/// Selects the objects that this check wrote from a listing. Nothing else is deleted, and no more versions of an
+/// object than the check can have written.
 fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     listed
@@ -319,7 +319,7 @@ fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec
         .collect()
 }
 
-/// Replaces a request of the SDK's by one that was made from a key, with its body.
+/// Replaces an SDK request with a request that was made from a signed URL or form.
 pub(super) struct Raw {
     pub(super) method: String,
     pub(super) uri: String,
@@ -361,7 +361,7 @@ impl Intercept for Raw {
             headers.remove(name);
         }
         for (name, value) in &self.headers {
-            // Both follow from what is really sent.
+            // The SDK sets these two headers from the request that is sent.
             if !name.eq_ignore_ascii_case("content-length") && !name.eq_ignore_ascii_case("host") {
                 headers.insert(name.to_ascii_lowercase(), value.clone());
             }

@@ -1,5 +1,5 @@
-//! POST forms ("Browser-Based Uploads Using POST", AWS Signature Version 4): a policy that says what the form may carry,
-//! and a signature over the policy.
+//! POST forms ("Browser-Based Uploads Using POST", AWS Signature Version 4). A policy lists the allowed form fields,
+//! and the signature covers the policy.
 
 use std::time::SystemTime;
 
@@ -16,35 +16,40 @@ use crate::{
     core::{Form, Lifetime, SignError, SignedUrl},
 };
 
-/// In a form's key, stores put the name of the file in place of this.
+/// Stores replace this text in a form's object key with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
 
-/// Where forms for a bucket are sent: the bucket's own URL, as the SDK's rules for regions, endpoints and addressing
-/// styles make it. The SDK tells only objects' URLs, so it is asked for one's and the object is taken off.
+/// The URL that forms for a bucket are sent to. The SDK knows the rules for regions, endpoints and addressing styles,
+/// but returns only URLs of objects. So this function asks for an object's URL and removes the object key.
 pub async fn action(client: &Client, bucket: &str, presigning: PresigningConfig) -> Result<SignedUrl, SignError> {
     const OBJECT: &str = "/x";
     let object = client.head_object().bucket(bucket).key(&OBJECT[1..]);
     let url = object.presigned(presigning).await.map_err(|e| refused(&e))?;
     let url = url.uri().split('?').next().and_then(|path| path.strip_suffix(OBJECT));
-    let url = url.ok_or_else(|| SignError::Refused("the bucket's URL is not to be had".into()))?;
-    // With the bucket in the host there is nothing left of the path, and a path there must be.
+    let url = url.ok_or_else(|| {
+        SignError::Refused(
+            "the bucket's URL could not be built; check the store's bucket, region and endpoint".into(),
+        )
+    })?;
+    // If the bucket is in the host name, the path is empty, but a URL needs a path.
     let slash = if url.matches('/').count() == 2 { "/" } else { "" };
     Ok(SignedUrl::new(format!("{url}{slash}")))
 }
 
-/// What the form is for.
+/// The object that a form uploads.
 pub struct Target<'a> {
-    /// The bucket.
     pub bucket: &'a str,
-    /// Its region.
+    /// The bucket's region.
     pub region: &'a str,
-    /// The object.
+    /// The object key. A key that ends with '/' is a prefix.
     pub key: &'a str,
 }
 
-/// Signs a form. Every field is in the policy with its one value, so the store refuses any other value and any other
-/// field; the file itself is held to its size, and to its checksum where there is one. Only a key that ends with '/' is
-/// pinned by its beginning: the form then names the object by its file, and its holder may name it otherwise.
+/// Signs a form. The policy contains each field with its value, so the store refuses other values and other fields.
+/// The store also checks the size of the file and, if there is one, its checksum.
+///
+/// If the key ends with '/', the policy requires only this prefix. The object is then named after the file, and the
+/// holder of the form can choose another name below the prefix.
 pub fn sign(
     credentials: &Credentials,
     target: &Target<'_>,
@@ -63,12 +68,14 @@ pub fn sign(
         return Err(SignError::Refused("a POST form cannot be write-once".into()));
     }
     if checksum_md5.is_some() {
-        // Amazon documents a field for it; versitygw passes it over, and MinIO lets its value be another one.
-        return Err(SignError::Refused("a form is held to a SHA-256, and to no MD5".into()));
+        // Amazon documents a form field for the MD5, but versitygw ignores it, and MinIO accepts other values for it.
+        return Err(SignError::Refused(
+            "a POST form can enforce a SHA-256 checksum, but not an MD5 checksum".into(),
+        ));
     }
     if target.key.contains(FILE_NAME) {
         return Err(SignError::Refused(format!(
-            "a form's key may not contain {FILE_NAME}, which stores replace"
+            "the object key of a POST form may not contain {FILE_NAME}, because stores replace it"
         )));
     }
     let range = match (content_length, content_length_range) {
@@ -80,13 +87,13 @@ pub fn sign(
         (Some(n), None) => LengthRange { min: *n, max: *n },
         (Some(_), Some(_)) => {
             return Err(SignError::Refused(
-                "contentLength and contentLengthRange exclude each other".into(),
+                "contentLength and contentLengthRange exclude each other; set only one".into(),
             ));
         }
     };
     if range.max > MAX_PUT_BYTES {
         return Err(SignError::Refused(format!(
-            "one form carries at most {MAX_PUT_BYTES} bytes"
+            "a POST form can upload at most {MAX_PUT_BYTES} bytes"
         )));
     }
 
@@ -131,9 +138,9 @@ fn is_prefix(key: &str) -> bool {
     key.ends_with('/')
 }
 
-/// The policy, in JSON. A condition `{name: value}` says that the field must have exactly this value.
+/// The policy in JSON. The condition `{name: value}` requires exactly this value of the field.
 fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, expires_at: Timestamp) -> String {
-    // A dollar sign begins a variable in a policy; in this spelling it never does, and JSON reads it as itself.
+    // A dollar sign begins a variable in a policy. The escaped form does not, and JSON decodes it to a dollar sign.
     let quoted = |text: &str| Value::from(text).to_string().replace('$', "\\u0024");
     let exactly = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
     let mut conditions = vec![exactly("bucket", target.bucket)];
@@ -142,7 +149,7 @@ fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, 
         _ => exactly(name, value),
     }));
     conditions.push(format!("[\"content-length-range\",{},{}]", range.min, range.max));
-    // Whole seconds, as everywhere.
+    // The expiry has whole seconds, as everywhere in Valet.
     let expiration = expires_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     format!(
         "{{\"expiration\":{},\"conditions\":[{}]}}",
@@ -196,8 +203,8 @@ mod tests {
         Credentials::new("AKID", "secret", token.map(str::to_owned), None, "test")
     }
 
-    /// The example of Amazon's documentation ("Example: Browser-Based Upload using HTTP POST (Using AWS Signature Version
-    /// 4)"): its policy, byte for byte, and its signature.
+    /// The example from Amazon's documentation ("Example: Browser-Based Upload using HTTP POST (Using AWS Signature
+    /// Version 4)"): its policy, byte for byte, and its signature.
     #[test]
     fn amazons_own_example() {
         let policy = "{ \"expiration\": \"2015-12-30T12:00:00.000Z\",\r\n  \"conditions\": [\r\n    {\"bucket\": \"sigv4examplebucket\"},\r\n    [\"starts-with\", \"$key\", \"user/user1/\"],\r\n    {\"acl\": \"public-read\"},\r\n    {\"success_action_redirect\": \"http://sigv4examplebucket.s3.amazonaws.com/successful_upload.html\"},\r\n    [\"starts-with\", \"$Content-Type\", \"image/\"],\r\n    {\"x-amz-meta-uuid\": \"14365123651274\"},\r\n    {\"x-amz-server-side-encryption\": \"AES256\"},\r\n    [\"starts-with\", \"$x-amz-meta-tag\", \"\"],\r\n\r\n    {\"x-amz-credential\": \"AKIAIOSFODNN7EXAMPLE/20151229/us-east-1/s3/aws4_request\"},\r\n    {\"x-amz-algorithm\": \"AWS4-HMAC-SHA256\"},\r\n    {\"x-amz-date\": \"20151229T000000Z\" }\r\n  ]\r\n}";
@@ -259,7 +266,7 @@ mod tests {
         );
     }
 
-    /// By its beginning, which is all that is not exact: a dollar sign in it is none of a variable's.
+    /// The policy requires only the prefix. A dollar sign in the prefix does not begin a variable.
     #[test]
     fn a_prefix_is_in_the_policy_by_its_beginning() {
         let target = Target { key: "a/$b/", ..TARGET };
@@ -293,7 +300,7 @@ mod tests {
         assert_eq!(range(Some(MAX_PUT_BYTES), None)[2], MAX_PUT_BYTES);
     }
 
-    /// The bucket's own URL, wherever the bucket is: as botocore has it (`generate_presigned_post`).
+    /// The bucket's URL for each addressing style, equal to what botocore returns (`generate_presigned_post`).
     #[tokio::test]
     async fn forms_are_sent_to_the_bucket() {
         for (settings, expected) in [
@@ -362,7 +369,7 @@ mod tests {
             checksum_md5: Some("XUFAKrxLKna5cZ2REBfFkg==".into()),
             ..replaceable()
         };
-        assert!(refused("a", summed).contains("no MD5"));
+        assert!(refused("a", summed).contains("not an MD5 checksum"));
         let both = UploadConstraints {
             content_length: Some(1),
             ..large

@@ -1,4 +1,4 @@
-//! Temporary credentials as S3 clients take them: by the names of the AWS SDKs' environment variables and files (AWS SDKs and
+//! Temporary credentials in the formats of S3 clients: the AWS SDKs' environment variables and files (AWS SDKs and
 //! Tools Reference Guide, "Environment variables list" and "Shared config and credentials files").
 
 use std::time::{Duration, SystemTime};
@@ -17,19 +17,18 @@ use crate::{
     core::{Entries, SignError, SigningRequest},
 };
 
-/// Where the objects are.
+/// The location of the objects.
 pub struct Place<'a> {
-    /// The bucket.
     pub bucket: &'a str,
-    /// Its region.
+    /// The bucket's region.
     pub region: &'a str,
     /// Scheme, host and port for workloads, without the bucket.
     pub endpoint: String,
-    /// Where the bucket's name goes.
+    /// Where the bucket's name is in the URL.
     pub style: AddressingStyle,
 }
 
-/// Amazon's endpoint for a region, as the SDK knows it, which tells it only with a bucket.
+/// Amazon's endpoint for a region. The SDK knows it, but returns it only together with a bucket.
 pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, SignError> {
     let nobody = Credentials::new("-", "-", None, None, "nobody");
     let client = Client::from_conf(
@@ -45,11 +44,13 @@ pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, Sign
         PresigningConfig::expires_in(Duration::from_secs(1)).map_err(|e| SignError::Refused(e.to_string()))?;
     let address = form::action(&client, bucket, presigning).await?;
     let endpoint = address.expose().strip_suffix(&format!("/{bucket}"));
-    let endpoint = endpoint.ok_or_else(|| SignError::Refused("the region's endpoint is not to be had".into()))?;
+    let endpoint = endpoint.ok_or_else(|| {
+        SignError::Refused("the region's endpoint could not be determined; check spec.s3.region".into())
+    })?;
     Ok(endpoint.to_owned())
 }
 
-/// The entries of the Secret. Their names are the same for every grant.
+/// The entries of the grant Secret. Their names are the same for every grant.
 pub fn entries(credentials: &Credentials, place: &Place<'_>, request: &SigningRequest) -> Entries {
     let (id, secret) = (credentials.access_key_id(), credentials.secret_access_key());
     let token = credentials.session_token().unwrap_or_default();
@@ -74,7 +75,7 @@ pub fn entries(credentials: &Credentials, place: &Place<'_>, request: &SigningRe
         ("AWS_SESSION_TOKEN", token.to_owned()),
         ("AWS_CREDENTIAL_EXPIRATION", request.lifetime.expires_at.to_string()),
         ("AWS_REGION", (*region).to_owned()),
-        // The AWS CLI and boto3 read this one.
+        // The AWS CLI and boto3 read this variable.
         ("AWS_DEFAULT_REGION", (*region).to_owned()),
         ("AWS_ENDPOINT_URL_S3", endpoint.clone()),
         ("bucket", (*bucket).to_owned()),
@@ -84,11 +85,12 @@ pub fn entries(credentials: &Credentials, place: &Place<'_>, request: &SigningRe
     ])
 }
 
-/// Digits of a fingerprint: enough that two never meet, too few to prove a guess of the secret by.
+/// Length of a fingerprint in digits. It is long enough to avoid collisions and too short to confirm a guessed
+/// secret.
 const DIGITS: usize = 16;
 
-/// See [`crate::provider::Provider::fingerprint`]. It is made as a signature is, for a date and a service that there are not: so it
-/// tells whoever sees it no more than any URL does that these credentials sign.
+/// See [`crate::provider::Provider::fingerprint`]. The fingerprint is a signature for a date and a service that do
+/// not exist. So it reveals no more about the credentials than any signed URL.
 pub fn fingerprint(credentials: &Credentials, place: &str, salt: &str) -> String {
     let lasting = credentials.session_token().is_none() && credentials.expiry().is_none();
     let (id, secret) = match lasting {
@@ -152,7 +154,7 @@ mod tests {
         );
         assert_eq!((of("bucket").as_str(), of("key").as_str()), ("media", "a/b/"));
         assert_eq!(of("AWS_CREDENTIAL_EXPIRATION"), "2026-01-02T04:04:05Z");
-        // Each is a file and an environment variable: the apiserver takes no other names for data, nor shells for variables.
+        // Each entry is a file and an environment variable, so its name must be valid for a Secret and for a shell.
         assert!(entries.expose().iter().all(|(name, value)| {
             name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !value.is_empty()
         }));
@@ -182,7 +184,7 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
-        // Sessions follow one another, and each key knows the end of its own.
+        // Sessions are replaced often, and each credential records its own expiry.
         let session = |n: &str| Credentials::new(n, n, Some(n.into()), None, "test");
         let one = fingerprint(&session("1"), "place", "salt");
         assert_eq!(one, fingerprint(&session("2"), "place", "salt"));

@@ -1,4 +1,4 @@
-//! Uploads in parts (Amazon S3 User Guide, "Uploading and copying objects using multipart upload").
+//! Multipart uploads (Amazon S3 User Guide, "Uploading and copying objects using multipart upload").
 
 use std::time::Duration;
 
@@ -28,27 +28,32 @@ use crate::{
     provider::{Completion, Multipart},
 };
 
-/// How long a store may take to put parts together. Amazon says that it can be minutes; a try that is not waited for is
-/// found out about at the next look, and a visit should not last longer.
+/// Timeout of CompleteMultipartUpload. Amazon says that it can take minutes. If this time is not enough, the next
+/// reconcile finds out whether the upload was completed.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The most uploads of one key that are looked into. More of them are not the remains of crashes.
+/// The most open uploads of one object key that are examined. A larger number cannot come from crashes of the
+/// operator.
 const MOST_OPEN: i32 = 20;
-/// The most pages of an upload's parts that are read. Stores put up to a thousand parts on one, and an upload of Valet's has 500.
+/// The most pages of ListParts that are read. Stores return up to 1000 parts per page, and an upload of Valet has at
+/// most 500 parts.
 const MOST_PAGES: usize = 20;
 
-/// How long what takes several requests may take: the lists of parts and of uploads, and an abort with the look after it.
+/// Timeout of operations with several requests: ListParts, ListMultipartUploads, and an abort with its confirmation.
 const SEVERAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Uploads that are looked into at one time.
+/// The number of open uploads that are examined at the same time.
 const LOOKED_INTO: usize = 5;
-/// The most parts that are asked for on one page.
+/// The most parts that one page of ListParts may have.
 const PARTS_A_PAGE: i32 = 500;
 
-/// Cuts off what takes too long, with a sentence that says so.
+/// Runs the future with a timeout. The error is a message for a condition.
 async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
-    tokio::time::timeout(SEVERAL_TIMEOUT, work)
-        .await
-        .map_err(|_| format!("the store is too slow: no end within {} s", SEVERAL_TIMEOUT.as_secs()))
+    tokio::time::timeout(SEVERAL_TIMEOUT, work).await.map_err(|_| {
+        format!(
+            "the store is too slow: the operation did not finish within {} s",
+            SEVERAL_TIMEOUT.as_secs()
+        )
+    })
 }
 
 /// Signs a PUT for each part of the upload.
@@ -61,12 +66,12 @@ pub async fn parts(
     let upload = request
         .upload
         .as_ref()
-        .ok_or_else(|| SignError::Refused("the upload in parts was not begun".into()))?;
+        .ok_or_else(|| SignError::Refused("the multipart upload was not initiated".into()))?;
     let parts = request
         .ask
         .parts()
         .filter(|parts| parts.count() <= MAX_PARTS)
-        .ok_or_else(|| SignError::Refused("the parts of the upload cannot be told, or are too many".into()))?;
+        .ok_or_else(|| SignError::Refused("the upload has too many parts, or their number is unknown".into()))?;
     let mut signed = Vec::new();
     for part in parts.all() {
         let presigned = client
@@ -129,12 +134,12 @@ impl Multipart for S3 {
     }
 }
 
-/// Without the proof that a grant is allowed it: for the methods above, and for checks of the store itself.
+/// These methods need no proof that a grant is allowed. The trait methods and the conformance check call them.
 impl S3 {
-    /// Begins an upload for a request of a grant's, or of a check of the store.
+    /// Initiates a multipart upload for a grant or for a conformance check.
     pub(super) async fn begin_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
         let Ask::Upload { constraints, .. } = &request.ask else {
-            return Err(SignError::Refused("a download does not come in parts".into()));
+            return Err(SignError::Refused("a download cannot be a multipart upload".into()));
         };
         self.must_change()?;
         let session = self.session().await?;
@@ -150,11 +155,11 @@ impl S3 {
         let named = begun.upload_id.filter(|name| is_name(name));
         named.ok_or_else(|| SignError::Credentials {
             reason: Reason::StoreUnreachable,
-            message: "the store began an upload in parts and did not say how it calls it, or by no such name".into(),
+            message: "the store initiated a multipart upload but returned no valid upload ID".into(),
         })
     }
 
-    /// The parts of an upload that have come.
+    /// Lists the uploaded parts of a multipart upload.
     pub(super) async fn list_parts(&self, key: &ObjectKey, upload: &str) -> UploadFact {
         let session = match self.session().await {
             Ok(session) => session,
@@ -188,17 +193,18 @@ impl S3 {
                     e_tag: part.e_tag().filter(|tag| is_entity_tag(tag))?.to_owned(),
                 })
             }));
-            // No more than there are URLs for, and a few that somebody else has put there.
+            // The limit is twice the largest number of parts, because another client can have uploaded parts with
+            // other numbers.
             let is_more = page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
             match page.next_part_number_marker.filter(|_| is_more) {
                 Some(next) => marker = Some(next),
                 None => return UploadFact::Open(arrived),
             }
         }
-        UploadFact::Unreachable("its list of the upload's parts has no end".into())
+        UploadFact::Unreachable("the store's list of the uploaded parts does not end".into())
     }
 
-    /// Puts the parts together.
+    /// Completes a multipart upload.
     pub(super) async fn complete_upload(&self, key: &ObjectKey, assembly: &Assembly) -> Completion {
         if let Err(e) = self.must_change() {
             return Completion::Refused(e.to_string());
@@ -249,7 +255,7 @@ impl S3 {
         }
     }
 
-    /// Throws an upload away.
+    /// Aborts a multipart upload.
     async fn abort_upload(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
         self.must_change().map_err(|e| e.to_string())?;
         let session = self.session().await.map_err(|e| e.to_string())?;
@@ -271,20 +277,21 @@ impl S3 {
         Ok(())
     }
 
-    /// Throws an upload away, and asks whether something is left of it.
+    /// Aborts a multipart upload, and then checks whether parts are left.
     pub(super) async fn abort_wholly(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
         self.abort_upload(key, upload).await?;
-        // A part that was under way may have come all the same (Amazon S3 API Reference, "AbortMultipartUpload").
+        // A part that was being uploaded can be stored after the abort (Amazon S3 API Reference,
+        // "AbortMultipartUpload").
         match self.list_parts(key, upload).await {
             UploadFact::Open(parts) => Err(format!(
-                "the store still has it after it was aborted, with {} parts",
+                "the store still has the multipart upload after the abort, with {} parts",
                 parts.len()
             )),
             _ => Ok(()),
         }
     }
 
-    /// The uploads of exactly this key that go on.
+    /// Lists the open multipart uploads of exactly this object key.
     pub(super) async fn list_uploads(&self, key: &ObjectKey) -> UploadsFact {
         let session = match self.session().await {
             Ok(session) => session,
@@ -309,7 +316,7 @@ impl S3 {
             }
         };
         let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
-        // So many were asked for, whatever was answered.
+        // A store can return more uploads than requested.
         let listed: Vec<_> = listed
             .take(usize::try_from(MOST_OPEN).unwrap_or_default())
             .filter_map(|upload| {
@@ -331,12 +338,13 @@ impl S3 {
         }
     }
 
-    /// Why a refusal says nothing about rights: while the clocks differ it can be about the request's time.
+    /// The clock problem behind a refusal, if there is one. While the clocks differ, a refusal does not show that a
+    /// permission is missing.
     fn by_the_clocks<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
         matches!(status(error), Some(400 | 401 | 403)).then(|| self.clock_trouble(error))?
     }
 
-    /// Whether a part of an upload has come; `None` if the upload is gone.
+    /// Whether a multipart upload has any part. `None` if the upload no longer exists.
     async fn has_parts(&self, session: &Session, key: &ObjectKey, upload: &str) -> Option<bool> {
         let first = session
             .talker
@@ -350,7 +358,7 @@ impl S3 {
         match first {
             Ok(page) => Some(!page.parts().is_empty()),
             Err(e) if not_listed(&e) == UploadFact::Gone => None,
-            // What cannot be looked into is left alone.
+            // If the parts cannot be listed, the upload counts as used and is not aborted.
             Err(_) => Some(true),
         }
     }
@@ -364,14 +372,14 @@ fn code<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Option<&str> {
     error.as_service_error().and_then(|e| e.code()).and_then(word)
 }
 
-/// A refusal in words, with the right that may be missing. The answer's own text is not quoted.
+/// Describes a refusal and names the permission that may be missing. It does not repeat the text of the answer.
 fn refusal<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, right: &str) -> String {
     match (status(error), code(error)) {
         (Some(401 | 403), code) => format!(
-            "the store refuses it to these credentials ({}); they need {right}",
+            "the store refuses the request with these credentials ({}); they need {right}",
             code.unwrap_or("403")
         ),
-        (Some(400..=499), Some(code)) => format!("the store refuses it ({code})"),
+        (Some(400..=499), Some(code)) => format!("the store refuses the request ({code})"),
         _ => unreachable(error),
     }
 }
@@ -379,21 +387,21 @@ fn refusal<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
 fn not_begun_now(why: String) -> SignError {
     SignError::Credentials {
         reason: Reason::ClockSkewed,
-        message: format!("the upload in parts could not be begun: {why}"),
+        message: format!("the multipart upload could not be initiated: {why}"),
     }
 }
 
 fn not_begun<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
     let why = refusal(error, "s3:PutObject");
     match status(error) {
-        Some(405 | 501) => SignError::Impossible(format!("the store takes no uploads in parts: {why}")),
+        Some(405 | 501) => SignError::Impossible(format!("the store does not support multipart uploads: {why}")),
         Some(400..=499) => SignError::Credentials {
             reason: Reason::CredentialsRefused,
-            message: format!("the upload in parts could not be begun: {why}"),
+            message: format!("the multipart upload could not be initiated: {why}"),
         },
         _ => SignError::Credentials {
             reason: Reason::StoreUnreachable,
-            message: format!("the upload in parts could not be begun: {why}"),
+            message: format!("the multipart upload could not be initiated: {why}"),
         },
     }
 }
@@ -406,18 +414,20 @@ fn not_listed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &Sdk
     }
 }
 
-/// Amazon can answer 200 and then say in the body that it did not work; the SDK takes that for the error that it is.
+/// Amazon can answer 200 and report an error in the body. The SDK returns this as an error.
 fn not_completed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> Completion {
     match (status(error), code(error)) {
         (_, Some("NoSuchUpload")) => Completion::Gone,
         (Some(412), _) | (_, Some("PreconditionFailed")) => Completion::Exists,
-        // Somebody writes the same object just now.
-        (Some(409), _) => Completion::Unreachable("it is busy with another request for the same object".into()),
+        // Another client is writing the same object.
+        (Some(409), _) => {
+            Completion::Unreachable("the store is busy with another request for the same object".into())
+        }
         (_, Some("InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout" | "OperationAborted")) => {
             Completion::Unreachable(unreachable(error))
         }
         (Some(401 | 403), _) | (Some(400..=499), Some(_)) => Completion::Refused(refusal(error, "s3:PutObject")),
-        (Some(200), Some(code)) => Completion::Refused(format!("the store could not do it ({code})")),
+        (Some(200), Some(code)) => Completion::Refused(format!("the store could not complete the upload ({code})")),
         _ => Completion::Unreachable(unreachable(error)),
     }
 }

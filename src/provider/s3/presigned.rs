@@ -1,4 +1,5 @@
-//! Presigned requests (AWS Signature Version 4, query string): what is set on the SDK's builder is what is signed.
+//! Presigned requests (AWS Signature Version 4, query string). The signature covers everything that is set on the
+//! SDK's request builder.
 
 use aws_sdk_s3::{
     Client,
@@ -11,12 +12,12 @@ use crate::{
     core::SignError,
 };
 
-/// The headers that are part of the signature.
+/// The headers that the signature covers.
 pub fn headers(presigned: &PresignedRequest) -> Vec<(String, String)> {
     presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
 }
 
-/// An upload in one request.
+/// Presigns an upload in one request.
 pub async fn put(
     client: &Client,
     bucket: &str,
@@ -51,7 +52,7 @@ pub async fn put(
         .map_err(|e| refused(&e))
 }
 
-/// A download.
+/// Presigns a download.
 pub async fn get(
     client: &Client,
     bucket: &str,

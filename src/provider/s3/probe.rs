@@ -1,5 +1,5 @@
-//! What a bucket is like: whether the credentials and the region are right, whether the clocks agree, what the store does with
-//! headers that are not signed, and whether it knows write-once uploads. Each is tried by itself.
+//! Probes an S3 bucket. The probe checks credentials, region, clock skew, unsigned headers and write-once uploads,
+//! each with its own requests.
 
 mod headers;
 mod write_once;
@@ -21,7 +21,7 @@ use aws_sdk_s3::{
 };
 
 impl S3 {
-    /// Tries the store out with these settings and credentials.
+    /// Probes the store with these settings and credentials.
     pub(super) async fn try_out(&self) -> Probed {
         let session = match self.session().await {
             Ok(session) => session,
@@ -33,7 +33,7 @@ impl S3 {
         let (client, bucket) = (&session.talker, &self.store.bucket);
         let mut read = try_reading(client, bucket, self.probe_key()).await;
         if matches!(read.finding, Finding::Broken(Reason::ClockSkewed, _)) && !is_skewed(self.clock.skew()) {
-            // The client signed by the difference that it had seen before the operator's clock was set right; now it knows.
+            // The SDK client corrected its time by an old clock skew. The first answer gave it the new one.
             read = try_reading(client, bucket, self.probe_key()).await;
         }
         let mut probed = Probed::of(read.finding);
@@ -49,14 +49,16 @@ impl S3 {
             return probed;
         }
         if let Some(skew) = probed.skew {
-            // A signature's times mean something else to the store then, so nothing that it refuses tells why.
+            // With a large clock skew the store interprets signed times differently, so a refusal shows nothing about
+            // the store.
             probed.untold = Some(skewed(skew));
             if skew.abs() >= MOST_SKEW {
                 probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
             }
             return probed;
         }
-        // That it could not be tried, every key says that it matters to.
+        // A session that could not be probed is not an error here. It is reported when Valet signs a credential that
+        // depends on it.
         if let Shown::More(why) = try_session(self, &session).await {
             probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
             return probed;
@@ -74,7 +76,7 @@ impl S3 {
             probed.finding = Finding::Unreachable(why);
             return probed;
         }
-        // What was seen once holds until something else is seen.
+        // A result stays valid until a later probe has another result.
         if probed.refuses_unsigned.is_some() {
             *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
         }
@@ -83,12 +85,12 @@ impl S3 {
         probed
     }
 
-    /// What a person must know of the bucket who makes grants for it.
+    /// What users need to know before they create grants for this store.
     fn remarks(&self) -> Vec<String> {
         let mut remarks: Vec<_> = remark(&lock(&self.write_once)).into_iter().collect();
         if self.wants_checksums() {
             remarks.push(
-                "its bucket has Object Lock with a default retention, so it takes an upload only with a checksum: upload grants need spec.constraints.checksumSHA256 or checksumMD5"
+                "its bucket has Object Lock with a default retention and accepts only uploads with a checksum, so upload grants need spec.constraints.checksumSHA256 or checksumMD5"
                     .to_owned(),
             );
         }
@@ -96,14 +98,15 @@ impl S3 {
     }
 }
 
-/// What reading shows.
+/// The result of the read request.
 struct Read {
     finding: Finding,
-    /// Whether the store says that there is no object at the probe's key.
+    /// Whether the store says that the probe's object does not exist.
     is_absent: bool,
 }
 
-/// Reads what is not there: the refusal says what is wrong, if something is.
+/// Reads an object that usually does not exist. The kind of error shows whether bucket, region and credentials are
+/// right.
 async fn try_reading(client: &Client, bucket: &str, key: &str) -> Read {
     let answer = client
         .get_object()
@@ -124,7 +127,7 @@ async fn try_reading(client: &Client, bucket: &str, key: &str) -> Read {
     }
 }
 
-/// What an error code means (Amazon S3 API Reference, "Error responses").
+/// Interprets an error code (Amazon S3 API Reference, "Error responses").
 fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, bucket: &str) -> Finding {
     let status = error.raw_response().map(|r| r.status().as_u16());
     let code = error.as_service_error().and_then(|e| e.code()).unwrap_or_default();
@@ -136,7 +139,7 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
         ),
         (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "InvalidClientTokenId") => broken(
             Reason::CredentialsRefused,
-            format!("the store does not take the credentials ({code}); put the right ones into the Secret of spec.s3.credentials"),
+            format!("the store does not accept the credentials ({code}); correct the Secret that spec.s3.credentials names"),
         ),
         (_, "ExpiredToken" | "ExpiredTokenException") => broken(
             Reason::CredentialsExpired,
@@ -144,14 +147,15 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
         ),
         (_, "RequestTimeTooSkewed") => broken(
             Reason::ClockSkewed,
-            "the store's clock and the operator's differ by more than it tolerates; set the clocks right (NTP)".into(),
+            "the store's clock and the operator's clock differ by more than the store tolerates; synchronize the clocks (NTP)".into(),
         ),
         (_, "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException")
         | (Some(301 | 307), _) => broken(
             Reason::RegionMismatch,
-            "the bucket is not in spec.s3.region, or not at spec.s3.endpoint; set the bucket's own region and its endpoint".into(),
+            "the bucket is not in spec.s3.region or not at spec.s3.endpoint; correct these fields".into(),
         ),
-        // Not there, or not to be seen: both say that bucket, region and credentials are right.
+        // The object does not exist, or the credentials may not read it. In both cases bucket, region and credentials
+        // are right.
         (Some(403 | 404 | 416), _) => Finding::Usable,
         _ => Finding::Unreachable(unreachable(error)),
     }

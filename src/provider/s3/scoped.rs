@@ -1,5 +1,5 @@
-//! Temporary credentials for one key: a role is assumed with a session policy that permits what the grant says and
-//! nothing else (AWS STS API Reference, "AssumeRole"; IAM User Guide, "Session policies").
+//! Temporary credentials for one object key or prefix. Valet assumes a role with a session policy that allows only
+//! what the grant allows (AWS STS API Reference, "AssumeRole"; IAM User Guide, "Session policies").
 
 use aws_credential_types::Credentials;
 use aws_sdk_sts::{
@@ -15,21 +15,23 @@ use crate::{
     core::{SignError, SigningRequest},
 };
 
-/// The shortest session that STS makes, in seconds.
+/// The shortest session of STS, in seconds.
 const SHORTEST: i64 = 900;
-/// A session outlives its key by this much, in seconds: clocks differ, and an upload may begin at the last moment.
+/// The session stays valid longer than the credential, in seconds. Clocks differ, and an upload can begin at the last
+/// moment.
 const MARGIN: i64 = 60;
 
 /// The longest session policy, in characters (AWS STS API Reference, "AssumeRole", `Policy`).
 const LONGEST_POLICY: usize = 2048;
 
-/// The longest part of credentials, in bytes. Tokens are the longest, some kilobytes.
+/// The longest value in the answer of STS, in bytes. Session tokens are the longest values, with some kilobytes.
 const LONGEST_CREDENTIAL: usize = 16 * 1024;
 
-/// Assumes the role for one key.
+/// Assumes the role for one object key or prefix.
 ///
 /// # Errors
-/// [`SignError::Impossible`] for a key that a policy cannot name alone; [`SignError::Credentials`] if STS says no.
+/// [`SignError::Impossible`] if a policy cannot be limited to this object key; [`SignError::Credentials`] if STS
+/// refuses.
 pub async fn credentials(
     client: &Client,
     role: &AssumeRole,
@@ -42,7 +44,7 @@ pub async fn credentials(
     let seconds = left.max(SHORTEST).min(longest);
     let answer = client
         .assume_role()
-        // MinIO wants none, and the protocol one.
+        // MinIO ignores the role ARN, but the protocol requires one.
         .role_arn(role.role_arn.as_deref().unwrap_or("arn:minio:iam:::role/valet"))
         .role_session_name(session_name(&request.holder))
         .set_external_id(role.external_id.clone())
@@ -53,13 +55,14 @@ pub async fn credentials(
         .map_err(|e| denied(&e))?;
     let given = answer.credentials.ok_or_else(|| SignError::Credentials {
         reason: Reason::CredentialsInvalid,
-        message: "STS answered without credentials; is spec.s3.credentials.assumeRole.endpoint an STS?".into(),
+        message: "STS answered without credentials; check that spec.s3.credentials.assumeRole.endpoint is an STS"
+            .into(),
     })?;
     let parts = [&given.access_key_id, &given.secret_access_key, &given.session_token];
     if !parts.into_iter().all(|part| is_credential(part)) {
         return Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
-            message: "STS answered with credentials that are none: they are empty, too long, or have blanks or line ends in them; is spec.s3.credentials.assumeRole.endpoint an STS?".into(),
+            message: "STS answered with invalid credentials: a value is empty, too long, or contains blanks or line breaks; check that spec.s3.credentials.assumeRole.endpoint is an STS".into(),
         });
     }
     let end = Timestamp::from_second(given.expiration.secs()).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -67,7 +70,7 @@ pub async fn credentials(
         return Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
             message: format!(
-                "STS gave a session that ends at {end}, before the key would; lower spec.s3.credentials.assumeRole.durationSeconds to what the role allows"
+                "STS created a session that expires at {end}, before the requested expiry; lower spec.s3.credentials.assumeRole.durationSeconds to a value that the role allows"
             ),
         });
     }
@@ -80,29 +83,30 @@ pub async fn credentials(
     ))
 }
 
-/// Whether it is one word, as access keys and tokens are. They are lent in files that are read by the line: with a line of its own in
-/// it, a token could have the workload's client run a program (`credential_process`).
+/// Whether the value has no blanks and no line breaks, as in access keys and tokens. Clients read credentials files
+/// line by line. A token with a line break could add a `credential_process`, and the workload's client would run that
+/// program.
 fn is_credential(text: &str) -> bool {
     (1..=LONGEST_CREDENTIAL).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// What the session may do: the grant's verb on the grant's object.
+/// The session policy: the grant's operation on the grant's object key or prefix.
 fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<String, SignError> {
     let key = request.key.as_str();
-    // In a policy these stand for other things than themselves, and not every store knows how to quote them.
+    // These characters are wildcards or variables in a policy, and not every store supports escaping them.
     if let Some(wild) = key.chars().find(|c| matches!(c, '*' | '?' | '$')) {
         return Err(SignError::Impossible(format!(
-            "spec.key has a '{wild}', which in a session policy would name other objects, too; use a key without it on a store with assumeRole"
+            "spec.key contains '{wild}', which in a session policy would also match other object keys; use an object key without it on a store with assumeRole"
         )));
     }
-    // arn:PARTITION:iam::...
+    // The ARN has the form arn:PARTITION:iam::...
     let partition = role
         .role_arn
         .as_deref()
         .and_then(|arn| arn.split(':').nth(1))
         .unwrap_or("aws");
     let arn = |resource: &str| format!("arn:{partition}:s3:::{resource}");
-    // Everything below, or the one object.
+    // The resource is one object, or everything below a prefix.
     let object = arn(&format!(
         "{bucket}/{key}{}",
         if request.key.is_prefix() { "*" } else { "" }
@@ -110,7 +114,7 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     let allow =
         |actions: &[&str], resource: &str| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
     let mut statements = match &request.ask {
-        // Large files go up in parts, without being asked. Nobody can read what is there, nor take it away.
+        // S3 clients upload large files as multipart uploads by default. The policy does not allow reads or deletes.
         Ask::Upload {
             mode: UploadMode::Credentials,
             ..
@@ -139,8 +143,8 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
             request.key.is_prefix(),
         ));
     }
-    // A URL has its end in its signature. A session lasts for 15 minutes at the least, and for a minute more than it is
-    // needed: what is lent ends by the policy.
+    // A URL has its expiry in the signature. A session lasts at least 15 minutes, and one minute longer than needed.
+    // Temporary credentials therefore get their exact expiry from the policy.
     if request.ask.is_for_credentials() {
         for statement in &mut statements {
             statement["Condition"]["DateLessThan"] =
@@ -151,16 +155,21 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     let length = policy.chars().count();
     if length > LONGEST_POLICY {
         return Err(SignError::Impossible(format!(
-            "spec.key is so long that a session policy that names it has {length} characters, and STS takes {LONGEST_POLICY}; use a shorter key on a store with assumeRole"
+            "spec.key is too long: its session policy has {length} characters, but STS accepts at most {LONGEST_POLICY}; use a shorter object key on a store with assumeRole"
         )));
     }
     Ok(policy)
 }
 
-/// What the session may do with the key that the bucket encrypts with (Amazon S3 User Guide, "Using server-side encryption with
-/// AWS KMS keys" and "Multipart upload API and permissions"): to write takes GenerateDataKey, to read Decrypt, and parts take
-/// both, since S3 reads them again. Only through S3 (AWS KMS Developer Guide, "kms:ViaService"), and only for the objects of the
-/// grant: S3 calls KMS with the object's ARN as encryption context or, where the bucket has an S3 Bucket Key, the bucket's.
+/// The policy statement for the KMS key that the bucket encrypts with (Amazon S3 User Guide, "Using server-side
+/// encryption with AWS KMS keys" and "Multipart upload API and permissions").
+///
+/// Writing needs GenerateDataKey and reading needs Decrypt. A multipart upload needs both, because S3 reads the parts
+/// again.
+///
+/// The key can be used only through S3 (AWS KMS Developer Guide, "kms:ViaService") and only for the objects of the
+/// grant. S3 calls KMS with the object's ARN as encryption context, or with the bucket's ARN if the bucket has an S3
+/// Bucket Key.
 fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool) -> Value {
     let actions: &[&str] = match ask {
         Ask::Upload {
@@ -173,7 +182,7 @@ fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool)
     let region = key.split(':').nth(3).unwrap_or_default();
     let mut services = vec![format!("s3.{region}.amazonaws.com")];
     if region.starts_with("cn-") {
-        // Where hosts end otherwise; each of the two can only be S3.
+        // In China, hosts can have another suffix. Both host names can only belong to S3.
         services.push(format!("s3.{region}.amazonaws.com.cn"));
     }
     let mut condition = json!({"StringEquals": {"kms:ViaService": services}});
@@ -182,7 +191,7 @@ fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool)
     json!({"Effect": "Allow", "Action": actions, "Resource": [key], "Condition": condition})
 }
 
-/// Who the session is for, as CloudTrail shows it: 2 to 64 of letters, digits and `_=,.@-`.
+/// The session name, which CloudTrail shows. It has 2 to 64 characters: letters, digits and `_=,.@-`.
 fn session_name(holder: &str) -> String {
     let mut name: String = format!("valet-{holder}")
         .chars()
@@ -198,7 +207,7 @@ fn session_name(holder: &str) -> String {
     name
 }
 
-/// Why there is no session. The answer's own text can name accounts and roles, which tenants need not know.
+/// Interprets an error of STS. The text of the answer can name accounts and roles, which tenants do not need to know.
 fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
     let code = error.as_service_error().and_then(|e| e.code()).and_then(word);
     let (reason, message) = match code {
@@ -209,7 +218,7 @@ fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErro
         Some(code) => (
             Reason::CredentialsRefused,
             format!(
-                "STS did not let the credentials assume the role for this key ({code}); check spec.s3.credentials.assumeRole and the role's trust policy, maximum duration and external id"
+                "STS did not allow the credentials to assume the role ({code}); check spec.s3.credentials.assumeRole and the role's trust policy, maximum session duration and external ID"
             ),
         ),
         None => (
@@ -276,7 +285,7 @@ mod tests {
         }
     }
 
-    /// A bucket with a key of its own: what S3 needs of it for the grant's request, through S3, for the grant's objects.
+    /// For a bucket with a KMS key, the policy allows KMS only through S3 and only for the grant's objects.
     #[test]
     fn a_policy_for_an_encrypted_bucket() {
         let kms = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
@@ -289,7 +298,7 @@ mod tests {
             let with: Value = serde_json::from_str(&text).unwrap();
             let mut statements = with["Statement"].as_array().unwrap().clone();
             let last = statements.pop().unwrap();
-            // The rest is as without the key.
+            // The other statements are the same as without a KMS key.
             let without = policy(
                 &role(Some("arn:aws:iam::123456789012:role/valet")),
                 "media",
@@ -329,14 +338,14 @@ mod tests {
                 statement["Condition"]["StringEquals"], put["Condition"]["StringEquals"],
                 "{ask:?}"
             );
-            // What is lent ends here, too.
+            // Temporary credentials also get their expiry in this statement.
             assert_eq!(
                 statement["Condition"].get("DateLessThan").is_some(),
                 ask.is_for_credentials(),
                 "{ask:?}"
             );
         }
-        // Below a key, and the bucket as a whole where it has a key of its own; nothing beside it.
+        // A prefix covers the objects below it, and the bucket if the bucket has an S3 Bucket Key.
         let below = of("a/b/", download_by(DownloadMode::Credentials)).remove(0);
         assert_eq!(
             below["Condition"]["StringLike"],
@@ -387,7 +396,7 @@ mod tests {
         );
     }
 
-    /// What is lent: the verbs, what lies below the key and nothing beside it, and the end.
+    /// The policy of temporary credentials has the operations, the object keys and the expiry.
     #[test]
     fn a_policy_for_credentials() {
         let of = |key: &str, upload: bool| {
@@ -439,7 +448,8 @@ mod tests {
         }
     }
 
-    /// The key stands in the policy once for S3, once for KMS, and for a listing once more.
+    /// The policy contains the object key once for S3 and once for KMS. A policy that allows listing contains it once
+    /// more.
     #[test]
     fn a_key_that_is_too_long_for_a_policy_is_refused() {
         let mut role = role(Some("arn:aws:iam::123456789012:role/valet"));

@@ -1,4 +1,4 @@
-//! The credentials that sign now, what is made of them, and when fresh ones are fetched.
+//! The credentials that sign now, the clients that use them, and the renewal of temporary credentials.
 
 use std::sync::Arc;
 
@@ -12,45 +12,47 @@ use tokio::sync::RwLock;
 
 use crate::{api::Reason, core::SignError, net::client::SOURCE_TIMEOUT};
 
-/// Temporary credentials are fetched anew when a third of their life is left, but no more than this: keys are not cut
-/// short by a session that is about to end anyway, and a session of 15 minutes, the shortest that STS makes, lasts for
-/// ten.
+/// Temporary credentials are renewed when a third of their lifetime is left, but at most this long before their
+/// expiry. So URLs do not expire early because of a session that is about to expire. A session of 15 minutes, the
+/// shortest of STS, is used for ten minutes.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(15);
-/// Pause between two attempts to get fresh ones while those at hand still work.
+/// Pause between two attempts to renew credentials that still work.
 const PAUSE: SignedDuration = SignedDuration::from_secs(30);
-/// The same for the sake of one grant that asks for a longer life than they have left: a store with many such grants
-/// asks STS once a minute.
+/// Pause between two attempts to renew for a grant that needs a longer lifetime than the credentials have left. A
+/// store with many such grants sends one request per minute to STS.
 const PAUSE_ON_DEMAND: SignedDuration = SignedDuration::from_secs(60);
-/// With less than this left, credentials sign nothing any more.
+/// Credentials that expire in less than this time do not sign.
 const LAST: SignedDuration = SignedDuration::from_secs(5);
-/// How long what temporary credentials sign may live if nothing says when they end: the shortest session that STS makes.
+/// The longest lifetime of what temporary credentials sign if their expiry is unknown. It is the shortest session of
+/// STS.
 const UNKNOWN_END: SignedDuration = SignedDuration::from_mins(15);
-/// For so long, everybody is told of the last failure instead of waiting for another one.
+/// During this time after a failed attempt, other callers get the same error and no new attempt is made.
 const FAILURE_HOLDS: SignedDuration = SignedDuration::from_secs(2);
 
-/// One set of credentials and what is made of it. A URL dies with the session that signed it, so both go together.
+/// One set of credentials and the clients that use it. A URL expires with the session that signed it, so both are
+/// kept together.
 pub struct Session {
-    /// Signs forms, which the SDK does not.
+    /// The credentials. They sign POST forms, which the SDK does not support.
     pub credentials: Credentials,
-    /// When they end, if they do.
+    /// When the credentials expire, if they do.
     pub expires: Option<Timestamp>,
-    /// When they were fetched.
+    /// When the credentials were fetched.
     fetched: Timestamp,
-    /// Signs for the host that workloads use.
+    /// Signs URLs for the endpoint that workloads use.
     pub signer: Client,
-    /// Talks to the host that the operator uses.
+    /// Sends requests to the endpoint that the operator uses.
     pub talker: Client,
-    /// Asks for the credentials of single keys, where each has its own.
+    /// Requests a session from STS for each credential, if the store has `assumeRole`.
     pub sts: Option<aws_sdk_sts::Client>,
 }
 
 impl Session {
-    /// Whether the credentials are temporary, and nothing says when they end.
+    /// Whether the credentials are temporary and their expiry is unknown.
     pub fn end_is_unknown(&self) -> bool {
         self.expires.is_none() && self.credentials.session_token().is_some()
     }
 
-    /// The latest end of what is signed with them at `now`; `None` if there is none.
+    /// The latest expiry of what these credentials sign at `now`. `None` if there is no limit.
     pub fn end(&self, now: Timestamp) -> Option<Timestamp> {
         match self.expires {
             None if self.end_is_unknown() => Some(now + UNKNOWN_END),
@@ -59,7 +61,7 @@ impl Session {
     }
 }
 
-/// What is made of credentials, beside themselves.
+/// The clients of one set of credentials.
 pub struct Clients {
     /// See [`Session::signer`].
     pub signer: Client,
@@ -69,7 +71,7 @@ pub struct Clients {
     pub sts: Option<aws_sdk_sts::Client>,
 }
 
-/// A source of credentials and the session that is at hand.
+/// A source of credentials and the current session.
 pub struct Sessions {
     source: SharedCredentialsProvider,
     slot: RwLock<Slot>,
@@ -78,23 +80,24 @@ pub struct Sessions {
 #[derive(Default)]
 struct Slot {
     session: Option<Arc<Session>>,
-    /// When fresh credentials were last asked for.
+    /// When fresh credentials were last requested.
     tried: Option<Timestamp>,
-    /// Why there are none, since then.
+    /// The error of the last attempt.
     failed: Option<SignError>,
 }
 
 impl Slot {
-    /// What is to be used, if nothing is to be fetched now.
+    /// The session or the error to return if nothing is to be fetched now.
     fn settled(&self, now: Timestamp, until: Option<Timestamp>) -> Option<Result<Arc<Session>, SignError>> {
-        // A clock that was set back since makes no failure, and no attempt, last until it has caught up.
+        // If the clock was set back after the attempt, the pause and the failure do not last until the clock has
+        // caught up.
         let since = |tried: Timestamp| Some(now.duration_since(tried)).filter(|d| !d.is_negative());
         let tried = self.tried.and_then(since).unwrap_or(SignedDuration::MAX);
         match &self.session {
             Some(session) if session.expires.is_none_or(|end| now + LAST < end) => {
                 let life = Life {
                     fetched: session.fetched,
-                    // Whoever renews those of an unknown end says nothing: they are fetched again as if they were short.
+                    // If the expiry is unknown, the credentials are fetched again as if they were short-lived.
                     expires: session.end(session.fetched),
                 };
                 (!life.is_due(now, until, tried)).then(|| Ok(session.clone()))
@@ -104,7 +107,7 @@ impl Slot {
     }
 }
 
-/// The time of credentials.
+/// When credentials were fetched and when they expire.
 #[derive(Clone, Copy)]
 struct Life {
     fetched: Timestamp,
@@ -112,7 +115,7 @@ struct Life {
 }
 
 impl Life {
-    /// Whether fresh credentials are to be fetched in place of these, which work; the last attempt was so long ago.
+    /// Whether working credentials are due for renewal. `tried` is the time since the last attempt.
     fn is_due(self, now: Timestamp, until: Option<Timestamp>, tried: SignedDuration) -> bool {
         let Some(end) = self.expires else { return false };
         let lead = RENEW_BEFORE.min(end.duration_since(self.fetched) / 3);
@@ -122,7 +125,7 @@ impl Life {
 }
 
 impl Sessions {
-    /// Takes a source. Nothing is fetched yet.
+    /// Creates the sessions from a source of credentials. Nothing is fetched yet.
     pub fn new(source: SharedCredentialsProvider) -> Self {
         Self {
             source,
@@ -130,13 +133,13 @@ impl Sessions {
         }
     }
 
-    /// The source, for sessions of somebody else's.
+    /// The source of credentials, for another instance of the provider.
     pub fn source(&self) -> SharedCredentialsProvider {
         self.source.clone()
     }
 
-    /// The session to sign with. Fetches fresh credentials if it is time for that, or if those at hand end before
-    /// `until`; when that fails, those at hand go on as long as they work.
+    /// Returns the session to sign with. Fetches fresh credentials if renewal is due, or if the current ones expire
+    /// before `until`. If that fails, the current credentials are used as long as they work.
     pub async fn current(
         &self,
         until: Option<Timestamp>,
@@ -153,14 +156,14 @@ impl Sessions {
         let alive = at_hand.filter(|s| s.expires.is_none_or(|end| now + LAST < end));
         let mut slot = match (&alive, self.slot.try_write()) {
             (_, Ok(slot)) => slot,
-            // Somebody is fetching; nobody need wait for it.
+            // Another task is fetching, and the current session works.
             (Some(alive), Err(_)) => return Ok(alive.clone()),
             (None, Err(_)) => self.slot.write().await,
         };
         if let Some(settled) = slot.settled(Timestamp::now(), until) {
             return settled;
         }
-        // The default chain has no bound of its own: it may start a process that prints them.
+        // The AWS default chain has no timeout of its own. It may start a process that prints credentials.
         let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.source.provide_credentials())
             .await
             .unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(SOURCE_TIMEOUT)));
@@ -169,7 +172,7 @@ impl Sessions {
         match (fetched, alive) {
             (Ok(credentials), _) => {
                 let expires = credentials.expiry().and_then(|t| Timestamp::try_from(t).ok());
-                // The same ones again are no new session.
+                // The same credentials again are not a new session.
                 let is_same = |s: &Arc<Session>| {
                     s.expires == expires && s.credentials.access_key_id() == credentials.access_key_id()
                 };
@@ -189,16 +192,19 @@ impl Sessions {
                 Ok(session)
             }
             (Err(e), Some(alive)) => {
-                tracing::warn!("fresh credentials cannot be had ({}); those at hand go on", kind_of(&e));
+                tracing::warn!(
+                    "could not fetch fresh credentials ({}); continuing with the current ones",
+                    kind_of(&e)
+                );
                 Ok(alive)
             }
-            // The error's own text can name files and endpoints of the operator's environment, which tenants do not
-            // need to know; its kind says enough for the condition.
+            // The text of the error can name files and endpoints of the operator's environment, which tenants do not
+            // need to know. The kind of error is enough for the condition.
             (Err(e), None) => {
                 let failure = SignError::Credentials {
                     reason: Reason::CredentialsInvalid,
                     message: format!(
-                        "the operator's default credentials chain gave none ({}); set spec.s3.credentials.secretRef, or give the operator's service account a role",
+                        "the operator's default credentials chain returned no credentials ({}); set spec.s3.credentials.secretRef, or give the operator's service account a role",
                         kind_of(&e)
                     ),
                 };
@@ -212,11 +218,11 @@ impl Sessions {
 fn kind_of(error: &CredentialsError) -> &'static str {
     use CredentialsError as E;
     match error {
-        E::CredentialsNotLoaded(_) => "no provider has any",
+        E::CredentialsNotLoaded(_) => "no provider has credentials",
         E::ProviderTimedOut(_) => "the provider did not answer in time",
         E::InvalidConfiguration(_) => "the provider's configuration is invalid",
         E::ProviderError(_) => "the provider answered with an error",
-        _ => "unknown trouble",
+        _ => "unknown error",
     }
 }
 
@@ -244,14 +250,15 @@ mod tests {
             };
             session.is_due(at(now), until.map(at), SignedDuration::from_secs(tried))
         };
-        // An hour's session lasts for 45 minutes, one of 15 minutes for ten, one of six hours but for 15 minutes.
+        // A session of one hour is used for 45 minutes, a session of 15 minutes for ten. A session of six hours is
+        // renewed 15 minutes before its expiry.
         for (life, renewal) in [(3600, 2700), (900, 600), (21_600, 20_700), (30, 20)] {
             assert!(!of(life, renewal - 1, None, 3600), "{life}");
             assert!(of(life, renewal, None, 3600), "{life}");
-            assert!(!of(life, renewal, None, 29), "{life}: twice in a row");
+            assert!(!of(life, renewal, None, 29), "{life}: two renewals without a pause");
             assert!(of(life, renewal, None, 30), "{life}");
         }
-        // For a grant that asks for more than is left, at most once a minute.
+        // A grant that needs a longer lifetime causes at most one attempt per minute.
         assert!(!of(3600, 60, Some(3600), 3600));
         assert!(of(3600, 60, Some(3601), 60));
         assert!(!of(3600, 60, Some(3601), 59));
@@ -262,7 +269,7 @@ mod tests {
         assert!(!lasting.is_due(at(1_000_000), Some(at(2_000_000)), SignedDuration::MAX));
     }
 
-    /// Gives what `answer` says to the n-th question.
+    /// Returns the result of `answer` for the n-th call.
     struct Source<F> {
         asked: Arc<AtomicUsize>,
         answer: F,
@@ -316,7 +323,7 @@ mod tests {
         (Sessions::new(SharedCredentialsProvider::new(source)), asked)
     }
 
-    /// What may be signed with each kind of credentials, from the moment of signing on.
+    /// The longest signed lifetime for each kind of credentials.
     #[tokio::test]
     async fn end_of_a_session_token_without_an_end_is_15_minutes_away() {
         #[derive(Debug)]
@@ -355,7 +362,7 @@ mod tests {
             let session = sessions.current(None, clients).await.unwrap();
             assert_eq!(session.credentials.access_key_id(), "AKID0");
         }
-        // A grant that asks for more than it has: one attempt a minute, whatever comes of it.
+        // A grant that needs a longer lifetime causes one attempt per minute, also if the attempt fails.
         let until = Some(Timestamp::now() + SignedDuration::from_hours(1));
         for _ in 0..100 {
             sessions.current(until, clients).await.unwrap();
@@ -374,7 +381,7 @@ mod tests {
 
     #[tokio::test]
     async fn trouble_with_fresh_ones_does_not_end_those_at_hand() {
-        // Of a life of eight seconds five are too little to sign with; it is due from the third before its end on.
+        // With eight seconds of lifetime, five are too few to sign with. Renewal is due in the last third.
         let (sessions, asked) = sessions(|n| (n == 0).then_some(Duration::from_millis(7_500)));
         let first = sessions.current(None, clients).await.unwrap();
         {
@@ -392,7 +399,7 @@ mod tests {
         assert_eq!(
             asked.load(Ordering::SeqCst),
             3,
-            "a failure is told, not repeated at once"
+            "a failure is reported again without a new attempt"
         );
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     core::ObjectKey,
 };
 
-/// What a request says, whatever shape its key has.
+/// A signed request without secrets, for a URL or a form.
 struct Plain {
     url: SignedUrl,
     method: String,
@@ -16,7 +16,7 @@ struct Plain {
     form: Option<Form>,
 }
 
-/// Takes a key apart.
+/// Splits a credential into its parts.
 trait Flat {
     fn flat(self) -> Plain;
 }
@@ -36,7 +36,7 @@ impl Flat for Signed {
                 headers: Vec::new(),
                 form: Some(fields),
             },
-            Key::Parts(_) | Key::Credentials(_) => panic!("there are none here"),
+            Key::Parts(_) | Key::Credentials(_) => panic!("Google Cloud Storage has no such credentials"),
         }
     }
 }
@@ -203,7 +203,10 @@ async fn what_the_store_cannot_do_is_not_signed() {
         ..UploadConstraints::default()
     };
     for mode in [UploadMode::PostForm, UploadMode::Resumable] {
-        assert!(refused(mode, by_md5()).await.contains("no checksum"), "{mode:?}");
+        assert!(
+            refused(mode, by_md5()).await.contains("cannot enforce a checksum"),
+            "{mode:?}"
+        );
     }
     let signed = sign("a", upload(UploadMode::Put, by_md5())).await.unwrap();
     assert_eq!(
@@ -269,7 +272,7 @@ async fn a_forms_fields_are_all_in_its_policy() {
     );
 }
 
-/// The request that starts a session: what is held is what Google checks of it, and no size.
+/// The request that starts a session contains the constraints that Google checks, and no size.
 #[tokio::test]
 async fn a_resumable_upload_is_started_by_a_signed_post() {
     let constraints = UploadConstraints {
@@ -300,7 +303,7 @@ async fn a_resumable_upload_is_started_by_a_signed_post() {
         let refused = sign("a", upload(UploadMode::Resumable, sized)).await.err();
         assert!(matches!(refused, Some(SignError::Refused(_))), "{refused:?}");
     }
-    // Only where the store's owner accepts that a session outlives its key.
+    // Only if the store's owner accepts that a session stays valid after the signed URL expires.
     assert_eq!(gcs(serde_json::json!({})).capabilities().resumable, None);
     let can = gcs(serde_json::json!({"resumableUploads": "Tolerate"})).capabilities();
     let held = can.resumable.clone().unwrap();
@@ -338,7 +341,7 @@ async fn addresses() {
     }
 }
 
-/// 7 days with a key; 12 hours where Google signs.
+/// The longest lifetime is 7 days with a service account key, and 12 hours with Google's IAM.
 #[tokio::test]
 async fn ceilings() {
     let most = |gcs: &Gcs| gcs.capabilities().max_expiration_seconds;
@@ -365,7 +368,7 @@ async fn ceilings() {
     }
 }
 
-/// Another key, or another place, is another fingerprint; what does not change a URL is none.
+/// Another key or another endpoint changes the fingerprint. Settings that do not change a URL do not.
 #[tokio::test]
 async fn fingerprints() {
     let of = async |settings: Value, salt: &str| gcs(settings).fingerprint(salt).await.unwrap().unwrap();

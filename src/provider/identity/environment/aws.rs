@@ -1,4 +1,4 @@
-//! AWS credentials in the process's own environment: when they end, and which of them are there without a request.
+//! AWS credentials from the process environment: their expiry, and which of them need no request.
 
 use std::{collections::BTreeMap, env, time::SystemTime};
 
@@ -13,18 +13,19 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_types::os_shim_internal::{Env, Fs};
 use jiff::Timestamp;
 
-/// The variable with the end of the credentials in the environment, as `aws configure export-credentials --format env`
-/// writes it.
+/// The variable with the expiry of the credentials in the environment. `aws configure export-credentials --format
+/// env` writes it.
 const EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
-/// The settings of a profile with the end of its session token, by the names that tools write: there is no standard one.
+/// The settings of a profile with the expiry of its session token. There is no standard name, so these are the names
+/// that tools write.
 const PROFILE_EXPIRATIONS: [&str; 4] = [
     "aws_credential_expiration",
     "aws_expiration",
     "x_security_token_expires",
     "expiration",
 ];
-/// The settings of a profile by which somebody else is asked for its credentials (AWS SDKs and Tools Reference Guide,
-/// "Settings reference").
+/// The settings of a profile whose credentials come from another service or program (AWS SDKs and Tools Reference
+/// Guide, "Settings reference").
 const PROFILE_ASKS: [&str; 8] = [
     "role_arn",
     "credential_source",
@@ -35,20 +36,20 @@ const PROFILE_ASKS: [&str; 8] = [
     "sso_account_id",
     "login_session",
 ];
-/// The variables by which somebody else is asked for credentials.
+/// The environment variables for credentials from another service.
 const VARIABLES_ASK: [&str; 3] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 ];
 
-/// A source of credentials that also knows the end which the environment or the profile states beside an access key. The AWS
-/// SDK reads neither.
+/// A source of credentials that also returns the expiry from the environment or the profile. The AWS SDK does not
+/// read this expiry.
 #[derive(Debug)]
 pub struct WithEnd(SharedCredentialsProvider);
 
 impl WithEnd {
-    /// Takes the source.
+    /// Adds the expiry to a source of credentials.
     pub fn of(source: impl ProvideCredentials + 'static) -> SharedCredentialsProvider {
         SharedCredentialsProvider::new(Self(SharedCredentialsProvider::new(source)))
     }
@@ -83,7 +84,7 @@ async fn profiles() -> Option<ProfileSet> {
         .ok()
 }
 
-/// The end that the environment states for this access key.
+/// The expiry from the environment variables for this access key.
 fn in_variables(variable: impl Fn(&str) -> Option<String>, id: &str) -> Result<Option<SystemTime>, CredentialsError> {
     match (variable("AWS_ACCESS_KEY_ID"), variable(EXPIRATION)) {
         (Some(own), Some(text)) if own == id => time(&text).map(Some),
@@ -91,7 +92,7 @@ fn in_variables(variable: impl Fn(&str) -> Option<String>, id: &str) -> Result<O
     }
 }
 
-/// The end that the selected profile states for this access key.
+/// The expiry from the selected profile for this access key.
 fn in_profile(profiles: &ProfileSet, id: &str) -> Result<Option<SystemTime>, CredentialsError> {
     let profile = profiles.get_profile(profiles.selected_profile());
     let profile = profile.filter(|p| p.get("aws_access_key_id") == Some(id));
@@ -99,30 +100,29 @@ fn in_profile(profiles: &ProfileSet, id: &str) -> Result<Option<SystemTime>, Cre
     stated.map(time).transpose()
 }
 
-/// A time that cannot be read is no reason to take credentials for lasting ones.
+/// Parses an expiry. An invalid expiry is an error, because otherwise temporary credentials would count as permanent.
 fn time(text: &str) -> Result<SystemTime, CredentialsError> {
     let time = text.trim().parse::<Timestamp>();
-    time.map(SystemTime::from).map_err(|_| {
-        CredentialsError::invalid_configuration("the stated end of the credentials is not an RFC 3339 time")
-    })
+    time.map(SystemTime::from)
+        .map_err(|_| CredentialsError::invalid_configuration("the expiry of the credentials is not an RFC 3339 time"))
 }
 
-/// Why the environment has no access key that can be used without asking somebody.
+/// Why the environment has no access key that works without a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAtHand {
-    /// Nothing is set.
+    /// Nothing is configured.
     Nothing,
-    /// Somebody would have to be asked. Says who, as the beginning of a sentence.
+    /// The credentials come from another service or program. The text names it, as the beginning of a sentence.
     Elsewhere(String),
-    /// What is set cannot be used. The end of a sentence.
+    /// The configured credentials cannot be used. The text is the end of a sentence.
     Unusable(&'static str),
 }
 
-/// The access key in the environment or in the selected profile of the shared files, in the order of the SDK's default chain.
-/// Nobody is asked for anything, and no program is run.
+/// The access key from the environment or from the selected profile of the shared files, in the order of the SDK's
+/// default chain. It sends no request and runs no program.
 ///
 /// # Errors
-/// [`NotAtHand`].
+/// [`NotAtHand`] if there is no such access key.
 pub async fn at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
     let profiles = profiles().await;
     let variables = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
@@ -142,15 +142,17 @@ fn choose(variables: &BTreeMap<&str, String>, profiles: Option<&ProfileSet>) -> 
     if of("AWS_ACCESS_KEY_ID").is_some() {
         let (id, secret) = (of("AWS_ACCESS_KEY_ID"), of("AWS_SECRET_ACCESS_KEY"));
         return access_key(id, secret, of("AWS_SESSION_TOKEN"), "EnvironmentVariable").ok_or(NotAtHand::Unusable(
-            "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not",
+            "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not",
         ));
     }
-    let profiles = profiles.ok_or(NotAtHand::Unusable("the shared files of AWS cannot be read"))?;
+    let profiles = profiles.ok_or(NotAtHand::Unusable(
+        "the shared config and credentials files of AWS cannot be read",
+    ))?;
     let name = profiles.selected_profile();
     if let Some(profile) = profiles.get_profile(name) {
         if let Some(setting) = PROFILE_ASKS.iter().find(|setting| profile.get(setting).is_some()) {
             return Err(NotAtHand::Elsewhere(format!(
-                "the AWS profile {name} takes its credentials from elsewhere ({setting})"
+                "the AWS profile {name} gets its credentials from another source ({setting})"
             )));
         }
         if let Some(found) = of_profile(profile) {
@@ -159,7 +161,7 @@ fn choose(variables: &BTreeMap<&str, String>, profiles: Option<&ProfileSet>) -> 
     }
     match VARIABLES_ASK.iter().find(|name| variables.contains_key(*name)) {
         Some(name) => Err(NotAtHand::Elsewhere(format!(
-            "the environment takes its credentials from elsewhere ({name})"
+            "the environment gets its credentials from another source ({name})"
         ))),
         None => Err(NotAtHand::Nothing),
     }
@@ -190,7 +192,7 @@ mod tests {
         load(&fs, &env, &files, None).await.unwrap()
     }
 
-    /// What the environment states for an access key, for that one and for no other.
+    /// The expiry belongs to the access key in the environment and to no other.
     #[test]
     fn end_in_variables_is_read_for_its_own_access_key_only() {
         let of = |end: Option<&str>, id: &str| {
@@ -210,7 +212,7 @@ mod tests {
             assert_eq!(of(end, id).unwrap().as_deref(), expected, "{end:?} {id}");
         }
         for bad in ["tomorrow", "2026-01-02", "1767323045"] {
-            assert!(of(Some(bad), "ASIA").is_err(), "{bad} is taken for no end at all");
+            assert!(of(Some(bad), "ASIA").is_err(), "{bad} must not count as no expiry");
         }
     }
 
@@ -259,7 +261,7 @@ mod tests {
         assert_eq!(choose(&variables(&[]), Some(&empty)).unwrap_err(), NotAtHand::Nothing);
         let file = set("[default]\naws_access_key_id = F\naws_secret_access_key = s\n").await;
         assert_eq!(choose(&variables(&[]), Some(&file)).unwrap().access_key_id(), "F");
-        // The environment comes first, and files come before whoever could be asked.
+        // The environment has precedence over files, and files over other services.
         assert_eq!(choose(&key, Some(&file)).unwrap().access_key_id(), "A");
         for name in VARIABLES_ASK {
             let asks = variables(&[(name, "x")]);

@@ -5,12 +5,12 @@ const ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT";
 const KEY: &str = "AZURE_STORAGE_KEY";
 const USUAL: &str = "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY";
 
-/// Reads an account key out of a Secret's data, for this account. Entries go by the names of the environment variables of
-/// Azure's command line, in any case and with or without separators and what stands before (`accountKey`,
-/// `azurestorageaccountkey`), since other tools write them so.
+/// Reads the key of this account from a Secret. The entries have the names of the Azure CLI's environment variables,
+/// in any case and with or without separators and prefixes. Other tools write such names (`accountKey`,
+/// `azurestorageaccountkey`).
 ///
 /// # Errors
-/// [`CredentialsError`].
+/// [`CredentialsError`] if there is no valid account key.
 pub fn azure<'a>(
     data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     account: &str,
@@ -19,7 +19,7 @@ pub fn azure<'a>(
     if entries.text(ACCOUNT)?.is_some_and(|other| other != account) {
         return Err(CredentialsError::Unusable(
             ACCOUNT.into(),
-            "not the store's account, so its key is another's",
+            "not the store's account, so its key belongs to another account",
         ));
     }
     let key = entries.required(KEY, USUAL)?;
@@ -70,7 +70,7 @@ mod tests {
         let other = said(&[("AZURE_STORAGE_ACCOUNT", "marker"), ("AZURE_STORAGE_KEY", GOOD)]);
         assert_eq!(
             other,
-            "its entry AZURE_STORAGE_ACCOUNT is not the store's account, so its key is another's"
+            "its entry AZURE_STORAGE_ACCOUNT is not the store's account, so its key belongs to another account"
         );
         for key in ["marker", "bWFya2Vy", "bWFya2VyLW1hcmtlci1tYXJrZXItbWFya2V", "mar ker"] {
             let said = said(&[("accountKey", key)]);

@@ -1,4 +1,5 @@
-//! What lent credentials can do beyond what they are lent for, tried with an S3 client, as their holder has one.
+//! Checks that temporary credentials can do only what the grant allows. The check uses an S3 client, as the holder of
+//! the credentials would.
 
 use aws_sdk_s3::{Client, config::http::HttpResponse, error::SdkError, primitives::ByteStream};
 
@@ -8,7 +9,7 @@ use crate::{
     conformance::{Away, BODY, Missing, Trip},
 };
 
-/// What a client can ask for.
+/// The operations that the check tries.
 #[derive(Clone, Copy)]
 enum Deed {
     Put,
@@ -17,7 +18,7 @@ enum Deed {
     List,
 }
 
-/// Somebody to whom credentials were lent, for what is below `lent`.
+/// A holder of temporary credentials for the objects below `lent`.
 struct Holder<'a> {
     client: Client,
     bucket: &'a str,
@@ -29,7 +30,7 @@ impl<'a> Holder<'a> {
         let s3 = bucket.s3;
         let session = s3.session().await?;
         let own = s3.assume(&session, &trip.request("lent/", ask, is_over)?).await?;
-        let own = own.ok_or_else(|| Away("there is no STS".into()))?;
+        let own = own.ok_or_else(|| Away("the store has no STS".into()))?;
         Ok(Self {
             client: s3.client(&own, s3.store.endpoint.as_ref()),
             bucket: &s3.store.bucket,
@@ -37,7 +38,7 @@ impl<'a> Holder<'a> {
         })
     }
 
-    /// Whether the store lets him.
+    /// Whether the store allows the operation with these credentials.
     async fn may(&self, deed: Deed, name: &str) -> Result<bool, Away> {
         let (client, bucket, key) = (&self.client, self.bucket, format!("{}/{name}", self.folder));
         match deed {
@@ -62,7 +63,7 @@ fn taken<T, E: std::error::Error + 'static>(answer: Result<T, SdkError<E, HttpRe
     }
 }
 
-/// Promises that what is lent for the objects below a key, until a time, does nothing else.
+/// Checks that temporary credentials for a prefix allow nothing else, and that they expire.
 pub async fn lent(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
     match beyond(bucket, trip).await? {
         None => trip.found.held.push(Missing::Credentials.name()),
@@ -76,7 +77,7 @@ pub async fn lent(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Resul
     Ok(())
 }
 
-/// What they can do beyond that, or cannot do of it.
+/// What the credentials allow in addition, or what they wrongly refuse. `None` if neither is found.
 async fn beyond(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<Option<String>, Away> {
     for name in ["lent/a", "lent/b", "stray-lent"] {
         trip.wrote(name);
@@ -91,13 +92,13 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<
     };
     let writer = Holder::new(bucket, trip, &upload, false).await?;
     if !writer.may(Deed::Put, "lent/a").await? {
-        return Ok(Some("lent for uploads, they cannot write".into()));
+        return Ok(Some("credentials for uploads cannot write".into()));
     }
     for (deed, name, what) in [
-        (Deed::Put, "stray-lent", "write beside what they are lent for"),
-        (Deed::Get, "lent/a", "read, lent for uploads"),
-        (Deed::List, "lent/", "list, lent for uploads"),
-        (Deed::Delete, "lent/a", "delete, lent for uploads"),
+        (Deed::Put, "stray-lent", "write outside their prefix"),
+        (Deed::Get, "lent/a", "read, although they are for uploads"),
+        (Deed::List, "lent/", "list, although they are for uploads"),
+        (Deed::Delete, "lent/a", "delete, although they are for uploads"),
     ] {
         if writer.may(deed, name).await? {
             return Ok(Some(format!("they can {what}")));
@@ -105,14 +106,15 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<
     }
     let late = Holder::new(bucket, trip, &upload, true).await?;
     if late.may(Deed::Put, "lent/b").await? {
-        return Ok(Some("they can write after their end".into()));
+        return Ok(Some("they can write after their expiry".into()));
     }
     if !trip.exists("put").await? {
-        let why = "lent credentials for downloads: the store's own may not read below probeKey";
+        let why =
+            "temporary credentials for downloads: the store's own credentials may not read below spec.s3.probeKey";
         trip.found.untried.push(why.into());
         return Ok(None);
     }
-    // Where '..' is a name like others, the object is below.
+    // If '..' has no special meaning in the store, the object is below the prefix.
     for (dots, escaped) in [
         ("lent/../out-lent-0", "out-lent-0"),
         ("lent/%2e%2e/out-lent-1", "out-lent-1"),
@@ -121,7 +123,9 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<
             trip.wrote(dots);
         }
         if trip.exists(escaped).await? {
-            return Ok(Some("they can write to another folder by a key with '..'".into()));
+            return Ok(Some(
+                "they can write outside their prefix with an object key that contains '..'".into(),
+            ));
         }
     }
     let download = Ask::Download {
@@ -131,13 +135,13 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<
     };
     let reader = Holder::new(bucket, trip, &download, false).await?;
     if !reader.may(Deed::Get, "lent/a").await? {
-        return Ok(Some("lent for downloads, they cannot read".into()));
+        return Ok(Some("credentials for downloads cannot read".into()));
     }
     for (deed, name, what) in [
-        (Deed::Get, "put", "read beside what they are lent for"),
-        (Deed::List, "", "list beside what they are lent for"),
-        (Deed::Put, "lent/b", "write, lent for downloads"),
-        (Deed::Delete, "lent/a", "delete, lent for downloads"),
+        (Deed::Get, "put", "read outside their prefix"),
+        (Deed::List, "", "list outside their prefix"),
+        (Deed::Put, "lent/b", "write, although they are for downloads"),
+        (Deed::Delete, "lent/a", "delete, although they are for downloads"),
     ] {
         if reader.may(deed, name).await? {
             return Ok(Some(format!("they can {what}")));

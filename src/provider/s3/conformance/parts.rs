@@ -1,4 +1,5 @@
-//! What uploads in parts promise, tried with the URL of a part, and with the rights of the operator, who begins and completes them.
+//! Checks multipart uploads: the signed URL of a part, and the requests with which the operator initiates and
+//! completes an upload.
 
 use super::{Bucket, pinned, put};
 use crate::{
@@ -8,10 +9,11 @@ use crate::{
     provider::Completion,
 };
 
-/// The object that the parts are for. It is there already.
+/// The object that the multipart uploads are for. It exists already.
 const NAME: &str = "parts";
 
-/// Promises that a part takes what its URL says and no more, and that parts are not put over an object that is there.
+/// Checks that a part is limited to what its URL allows, and that completing a write-once upload does not replace an
+/// existing object.
 pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
     let overwrite = match trip.found.missing.contains(&Missing::Url(Capability::WriteOnce)) {
         true => Overwrite::Allow,
@@ -23,7 +25,9 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Resu
         constraints: pinned(overwrite),
     };
     if let Err(status) = trip.good(NAME, &put(pinned(overwrite))).await? {
-        let why = format!("uploads in parts, since a key for PUT was answered {status} where another one was taken");
+        let why = format!(
+            "multipart uploads: a signed URL for PUT was answered {status}, although another one was accepted"
+        );
         trip.found.untried.push(why);
         return Ok(());
     }
@@ -46,14 +50,16 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Resu
     trip.upload = None;
     if let Err(why) = bucket.s3.abort_wholly(&request.key, &upload).await {
         let folder = &trip.folder;
-        trip.found.left = Some(format!("an upload in parts of {folder}/{NAME} was not aborted: {why}"));
+        trip.found.left = Some(format!(
+            "the multipart upload of {folder}/{NAME} was not aborted: {why}"
+        ));
     }
     result
 }
 
 async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, upload: &str) -> Result<(), Away> {
     if let Err(status) = trip.good(NAME, ask).await? {
-        let why = format!("what uploads in parts promise, since a part that keeps to its URL was answered {status}");
+        let why = format!("multipart uploads: a valid part was answered {status}");
         trip.found.missing.push(Missing::Parts);
         trip.found.untried.push(why);
         return Ok(());
@@ -69,8 +75,7 @@ async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, 
         _ => Vec::new(),
     };
     if parts.is_empty() {
-        let why =
-            "whether parts are put over an object: the credentials may not list them (s3:ListMultipartUploadParts)";
+        let why = "write-once multipart uploads: the credentials may not list parts (s3:ListMultipartUploadParts)";
         trip.found.untried.push(why.into());
         return Ok(());
     }
@@ -82,7 +87,7 @@ async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, 
     completed(bucket.s3.complete_upload(&key, &whole).await, &mut trip.found)
 }
 
-/// What it shows that parts were to be put over an object that must stay.
+/// Records what completing the upload shows. The object existed already and must stay.
 fn completed(completion: Completion, found: &mut Canary) -> Result<(), Away> {
     let once = Missing::Part(Capability::WriteOnce);
     match completion {
@@ -102,7 +107,8 @@ mod tests {
     use super::*;
     use crate::api::ObservedObject;
 
-    /// Only a refusal for the object's sake shows that it is safe, and only an object shows that it is not.
+    /// Only a refusal because of the existing object shows that write-once works. Only a completed object shows that
+    /// it does not.
     #[test]
     fn what_a_completion_shows() {
         let once = Missing::Part(Capability::WriteOnce);

@@ -1,4 +1,4 @@
-//! Whether the store refuses headers that are not signed.
+//! Probes whether the store refuses unsigned headers.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -21,22 +21,22 @@ use crate::{
     provider::probe::{Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, by_download, by_upload},
 };
 
-/// How long the URLs of the probe are good.
+/// Lifetime of the probe's URLs.
 const WINDOW: Duration = Duration::from_secs(60);
-/// A header that asks for nothing in particular.
+/// A header that has no effect on the request except for user metadata.
 const MARK: &str = "x-amz-meta-valet-probe";
 
 impl S3 {
-    /// Tries it with presigned requests, as the holders of URLs send them: with uploads that are not stored, or, where the
-    /// operator may only read, with downloads.
+    /// Sends presigned requests with and without an unsigned header, as the holder of a URL could. The requests are
+    /// uploads that are not stored, or downloads if the operator may send only read requests.
     pub(super) async fn try_headers(&self, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
         let key = self.probe_key();
         let below = || format!("{key}/{}", Timestamp::now().as_nanosecond());
-        // Somebody may have put an object there, which no store that passes over digests must lose by this.
+        // An object with this key may exist. A store that ignores checksums must not overwrite it.
         let own = if is_absent { key.to_owned() } else { below() };
         let (found, has_conflict) = self.try_headers_at(client, own).await?;
         match found {
-            // A store of files has a folder there, while there is an object below it, such as one that is retained.
+            // A store that keeps objects as files has a directory with this name while there is an object below it.
             UnsignedHeaders::Unknown(_) if has_conflict && is_absent => {
                 Ok(self.try_headers_at(client, below()).await?.0)
             }
@@ -44,7 +44,7 @@ impl S3 {
         }
     }
 
-    /// The same at a key, and whether the store had a conflict there.
+    /// Probes at one object key. Also returns whether the store reported a conflict (409).
     async fn try_headers_at(&self, client: &Client, own: String) -> Result<(UnsignedHeaders, bool), String> {
         let key = self.probe_key();
         let Some(urls) = Urls::new(client, &self.store.bucket, &own).await else {
@@ -74,7 +74,7 @@ impl S3 {
     }
 }
 
-/// One URL for each kind of request: what is sent with it differs in a header that is not signed, and in nothing else.
+/// One URL for each kind of request. Two requests with the same URL differ only in an unsigned header.
 struct Urls {
     broken: PresignedRequest,
     upload: PresignedRequest,
@@ -97,12 +97,12 @@ impl Urls {
 struct Probe<'a> {
     client: &'a Client,
     bucket: &'a str,
-    /// What is to be copied, and is not there.
+    /// The source of the copy, an object that does not exist.
     absent: String,
     urls: Urls,
-    /// Whether the store took an upload.
+    /// Whether the store accepted an upload.
     has_written: AtomicBool,
-    /// Whether it answered 409 to one.
+    /// Whether the store answered 409 to an upload.
     has_conflict: AtomicBool,
 }
 

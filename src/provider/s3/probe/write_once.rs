@@ -1,5 +1,5 @@
-//! Whether the store keeps an object that a write-once upload finds (`If-None-Match: *`), and whether it takes uploads without
-//! a checksum.
+//! Probes whether a write-once upload (`If-None-Match: *`) leaves an existing object unchanged, and whether the store
+//! accepts uploads without a checksum.
 
 use std::sync::atomic::Ordering;
 
@@ -16,17 +16,19 @@ use crate::{
     provider::probe::{Said, WriteOnce, write_once},
 };
 
-/// The most uploads that are sent: an object that another operator deletes between two of them is no object that was replaced.
+/// The most uploads that are sent. Another operator can delete the object between two of them, so one successful
+/// repetition does not prove that the object was replaced.
 const MOST: usize = 3;
 
 impl S3 {
-    /// Whether uploads must carry a checksum.
+    /// Whether uploads must have a checksum.
     pub(in super::super) fn wants_checksums(&self) -> bool {
         self.wants_checksums.load(Ordering::Relaxed)
     }
 
-    /// Tries it once, with the same write-once upload sent twice. Of Amazon it is documented ("How to prevent object overwrites
-    /// with conditional writes"), so there it is only read whether the bucket has a default retention.
+    /// Probes once, with the same write-once upload sent twice. Amazon documents write-once uploads ("How to prevent
+    /// object overwrites with conditional writes"), so there the probe only reads whether the bucket has a default
+    /// retention.
     pub(super) async fn try_write_once(&self, client: &Client) -> Result<(), String> {
         let is_tried_by_uploads = !is_amazons(&self.store) && self.may_change();
         let is_known = matches!(
@@ -40,7 +42,7 @@ impl S3 {
         if let Some(is_retained) = is_retained
             && !is_tried_by_uploads
         {
-            // As Amazon documents it; elsewhere an upload shows it.
+            // Amazon documents that a default retention requires checksums. For other stores an upload shows it.
             self.wants_checksums.store(is_retained, Ordering::Relaxed);
         }
         if is_amazons(&self.store) {
@@ -48,14 +50,15 @@ impl S3 {
         }
         let found = match is_tried_by_uploads {
             true => self.send_twice(client, is_retained == Some(true)).await?,
-            false => WriteOnce::Unknown("the operator sends this store only requests that change nothing".into()),
+            false => WriteOnce::Unknown("the operator sends only read requests to this store".into()),
         };
         *lock(&self.write_once) = Some(found);
         Ok(())
     }
 
-    /// Whether the bucket has a default retention (Object Lock). On Amazon such a bucket takes an upload only with its MD5 or
-    /// another checksum (Amazon S3 API Reference, "PutObject", Content-MD5). `None`: the credentials may not read it.
+    /// Whether the bucket has a default retention (Object Lock). Such a bucket on Amazon accepts an upload only with
+    /// its MD5 or another checksum (Amazon S3 API Reference, "PutObject", Content-MD5). `None` if the credentials may
+    /// not read this.
     async fn has_default_retention(&self, client: &Client) -> Option<bool> {
         let answer = client
             .get_object_lock_configuration()
@@ -79,7 +82,8 @@ impl S3 {
         while answers.len() < MOST {
             let said = self.send_once(client, &key, has_checksum).await?;
             if said.status == 400 && !has_checksum {
-                // Refused for what it lacks, or for the condition?
+                // The store may have refused the missing checksum or the condition. A second upload with a checksum
+                // shows which.
                 let with = self.send_once(client, &key, true).await?;
                 if with.is_done() || with.status == 412 {
                     has_checksum = true;
@@ -96,7 +100,7 @@ impl S3 {
             }
         }
         self.wants_checksums.store(has_checksum, Ordering::Relaxed);
-        // What is retained cannot be deleted, and the next try finds it.
+        // A retained object cannot be deleted, and the next probe finds it.
         if has_written && !is_retained && !has_checksum {
             let _ = client.delete_object().bucket(&self.store.bucket).key(&key).send().await;
         }
@@ -112,7 +116,7 @@ impl S3 {
             .set_content_md5(has_checksum.then(|| BODY_MD5.to_owned()))
             .body(ByteStream::from_static(BODY))
             .customize()
-            // A second try would be refused for the first one's sake.
+            // A retry would fail because of the first attempt.
             .config_override(Config::builder().retry_config(RetryConfig::disabled()))
             .send()
             .await;
