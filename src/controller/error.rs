@@ -4,55 +4,56 @@ use thiserror::Error;
 
 use crate::{api::printable, core::SignError};
 
-/// The longest that one reconcile may take. After that no step of it begins, and what waits for a store is cut off. A call to
-/// the apiserver that is under way then is waited for, so that its answer is not lost.
+/// The time limit of one reconcile. After the limit no step starts, and requests to the store are cancelled. A call
+/// to the apiserver that is already running is not cancelled, so that its result is not lost.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
-/// The longest that one call to the apiserver may take. The client itself would wait for ever.
+/// The time limit of one call to the apiserver. The client itself has no limit.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a step was not taken. Messages carry no Secret's data.
+/// Why a step of a reconcile failed. Messages contain no data of Secrets.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// What was judged is not what is there any more: read again and judge again.
-    #[error("{0} changed meanwhile")]
+    /// An object has changed since it was read. The reconcile must read it again and decide again.
+    #[error("{0}: the object has changed in the meantime")]
     Conflict(&'static str),
-    /// What was to be changed is gone.
-    #[error("{0} is gone")]
+    /// The object that a step changes no longer exists.
+    #[error("{0}: the object no longer exists")]
     Gone(&'static str),
-    /// The apiserver refuses for a reason that a person must remove (quota, admission, a namespace that ends).
+    /// The apiserver refused the request for a reason that a person must remove: a quota, an admission policy, or a
+    /// namespace that is being deleted.
     #[error("the apiserver refused: {0}")]
     Refused(String),
-    /// The apiserver could not be asked.
+    /// The call to the apiserver failed.
     #[error("{call}: {why}")]
     Api {
-        /// What was tried.
         call: &'static str,
-        /// What went wrong.
+        /// The cause of the failure.
         why: String,
     },
-    /// As many visits as may wait for the store do so: this one stands in line.
-    #[error("the store has as many requests as it may; {0} rounds of them come before")]
+    /// The store's request limit is reached, so the reconcile waits in the store's queue. The number counts the
+    /// rounds of other reconciles before it.
+    #[error("the limit of concurrent requests to the store is reached; {0} rounds of other requests come first")]
     InLine(usize),
-    /// The store is probed for the first time: whoever waits for the result is called when it is there.
+    /// The first probe of the store is running. The grant is enqueued when the result is known.
     #[error("the store is being probed")]
     NotProbed,
-    /// It took too long, and gives its turn to others.
+    /// The reconcile exceeded the time limit and stopped, so that other reconciles can run.
     #[error(
-        "the reconcile took longer than {} s and was ended; a store, its STS or the apiserver is slow",
+        "the reconcile took longer than {} s and was stopped; a store, its STS or the apiserver is slow",
         DEADLINE.as_secs()
     )]
     Deadline,
-    /// The signer did not sign.
+    /// Signing failed.
     #[error(transparent)]
     Sign(#[from] SignError),
-    /// A decision that does not come to rest: a mistake of ours, kept from doing harm.
-    #[error("no rest after {0} steps")]
+    /// The decision logic requested too many steps. This is a bug; the limit prevents an endless loop.
+    #[error("the reconcile did not finish after {0} steps; please report this bug")]
     Restless(usize),
 }
 
 impl Error {
-    /// What failures have in common that have the same cause: the message without what is quoted in it, as names of objects are.
+    /// The message without quoted text, such as object names. Failures with the same cause have the same result.
     pub fn cause(&self) -> String {
         let message = self.to_string();
         let parts = message.split('"').enumerate();
@@ -64,7 +65,7 @@ impl Error {
 /// Makes one call to the apiserver, within [`CALL_TIMEOUT`].
 ///
 /// # Errors
-/// [`Error::Api`], [`Error::Conflict`], [`Error::Gone`] or [`Error::Refused`], as the answer says.
+/// [`Error::Api`], [`Error::Conflict`], [`Error::Gone`] or [`Error::Refused`], depending on the answer.
 pub async fn call<T>(what: &'static str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
     match tokio::time::timeout(CALL_TIMEOUT, request).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -81,7 +82,7 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
         kube::Error::Api(status) => match status.code {
             404 => Error::Gone(call),
             409 => Error::Conflict(call),
-            // An admission webhook's message may quote the object that it refused.
+            // The message of an admission webhook may quote the object that it refused.
             403 | 422 if may_quote(&status.message) => Error::Refused(format!("{} {}", status.code, status.reason)),
             403 | 422 => Error::Refused(printable(&status.message).into_owned()),
             code => Error::Api {
@@ -89,20 +90,21 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
                 why: format!("{code} {}", printable(&status.reason)),
             },
         },
-        // The text of a parse error quotes what it could not parse.
+        // The text of a parse error quotes its input, so the message contains only the column.
         kube::Error::SerdeError(e) => Error::Api {
             call,
-            why: format!("the answer is not what it should be (column {})", e.column()),
+            why: format!("the answer cannot be parsed (column {})", e.column()),
         },
         other => Error::Api { call, why: root(other) },
     }
 }
 
-/// The shortest part of a Secret's data that is taken for one: base64 of 18 bytes.
+/// The minimum length of a word that may be part of a Secret's data: base64 of 18 bytes.
 const QUOTED: usize = 24;
 
-/// Whether a text may quote a URL or something of a Secret, as it is or in base64, in which the apiserver hands Secrets to
-/// webhooks. Names and sentences have no such long words of capitals, small letters and digits.
+/// Whether a text may quote a URL or a part of a Secret, either directly or in base64. (The apiserver sends Secrets
+/// to webhooks in base64.) Names and sentences do not contain such long words of uppercase letters, lowercase letters
+/// and digits.
 fn may_quote(text: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
     let is_quoted = |word: &str| {
@@ -114,7 +116,7 @@ fn may_quote(text: &str) -> bool {
         || text.split(|c| !is_plain(c)).any(is_quoted)
 }
 
-/// The innermost cause: the part of a chain that says something.
+/// The innermost cause of an error, which is the most specific part of the chain.
 fn root(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
@@ -165,7 +167,7 @@ mod tests {
         for quoted in [
             "denied: url is https://store.example/b/k?X-Amz-Signature=abc",
             "denied: https%3A%2F%2Fstore.example",
-            // The beginning of a URL, as the data of a Secret has it.
+            // The beginning of a URL in base64, as in the data of a Secret.
             "admission webhook \"policy.example\" denied the request: {\"data\":{\"url\":\"aHR0cHM6Ly9zdG9yZS5leGFtcGxlL2I\"}}",
             // A secret access key.
             "denied: found wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",

@@ -33,59 +33,59 @@ use crate::{
     telemetry::{Metrics, Progress, warn_once},
 };
 
-/// The most steps that one visit may take. A whole life, seen at once, takes nine.
+/// The maximum number of steps in one reconcile. A complete life of a grant in one reconcile takes nine steps.
 const MAX_STEPS: usize = 16;
 
-/// The longest pause before an attempt that failed is made again.
+/// The longest pause before a failed reconcile is repeated.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A grant that is said to be gone, and is still watched, is visited again after this long.
+/// The pause before a grant is reconciled again if the apiserver says that it no longer exists, but the watch still
+/// has it.
 const GONE: Duration = Duration::from_secs(10);
 
-/// So many failures in a row make others not wait any longer for the place that is kept for a grant.
+/// After this many consecutive failures the grant loses its reserved quota, so that other grants need not wait.
 const PATIENCE: u32 = 4;
 
-/// A grant whose namespace has too many visits under way is called when one of them ends. It asks again by itself after
-/// this long, since the one that is called may have gone, and then nobody calls the next.
+/// The pause before a queued grant tries again by itself. Normally a queued grant is enqueued when another reconcile
+/// of its namespace ends. That wake-up is lost if the grant that should pass it on no longer exists.
 const IN_LINE: Duration = Duration::from_secs(5);
 
-/// A grant whose store is being probed is called when the result is there. It asks again by itself after this long.
+/// The pause before a grant tries again by itself while its store is being probed. Normally the grant is enqueued
+/// when the probe has a result.
 const PROBED: Duration = Duration::from_secs(15);
 
-/// Everything that visits share.
+/// The state that all reconciles of one kind of grant share.
 pub struct Context<G: Grant> {
-    /// The apiserver.
     pub client: Client,
-    /// Stores, kept fresh.
+    /// The cached stores and their connections.
     pub stores: Arc<Stores>,
-    /// The one way to Secrets.
+    /// All access to grant Secrets.
     pub secrets: Secrets,
-    /// What this process knows beyond its watch.
+    /// What this process knows in addition to its watch cache.
     pub memory: Arc<Memory<G>>,
-    /// Events for people.
+    /// Writes Kubernetes Events.
     pub recorder: Recorder,
-    /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Whose turn it is when many wait.
+    /// Distributes reconciles fairly among namespaces.
     pub turns: Turns,
-    /// Whether reconciles come to their end.
+    /// Records whether reconciles finish, for the liveness probe.
     pub progress: Arc<Progress>,
-    /// Places for grants with a key, where their number is limited.
+    /// Quotas: the number of live grants where an access rule limits it.
     pub places: Arc<Places>,
-    /// How many visits wait for one store.
+    /// Limits how many reconciles may wait for one store at the same time.
     pub requests: Arc<Requests>,
-    /// Calls for those that had to wait.
+    /// Enqueues grants that had to wait.
     pub caller: Caller<G>,
     /// Defaults from the command line.
     pub settings: Settings,
-    /// A grant is looked at again after this long even if nothing seems to have happened, in case a watch missed it.
+    /// The resync period: a grant is reconciled again after this time, in case the watch missed a change.
     pub sweep: Duration,
 }
 
-/// Visits one grant: reads what is missing, takes step after step, and says when to come again.
+/// Reconciles one grant: reads what is missing, executes step after step, and returns when to reconcile again.
 ///
 /// # Errors
-/// [`Error`]; what was done before it is done, and the next visit goes on from there.
+/// [`Error`]. Completed steps stay done, and the next reconcile continues from there.
 pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<Context<G>>) -> Result<Action, Error> {
     let watched = match &grant.0 {
         Ok(watched) => Arc::new(watched.clone()),
@@ -94,7 +94,7 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
                 kind = G::OPERATION.kind(),
                 namespace = invalid.metadata.namespace,
                 name = invalid.metadata.name,
-                "the grant cannot be read and is left alone: {}",
+                "the grant cannot be parsed and is ignored: {}",
                 invalid.error
             );
             context.progress.ended(std::time::Instant::now());
@@ -112,8 +112,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     let grant = context.memory.newest(&watched);
     let uid = grant.uid().unwrap_or_default();
     let terms = grant.terms().clone();
-    // No step begins after the deadline, so what is cut off here is a call to the apiserver without an end. Whatever is cut off,
-    // the next visit goes on from what is there.
+    // No step starts after the deadline, so this timeout cancels only a call to the apiserver that does not end. The
+    // next reconcile continues from the state that it finds.
     let visit = Visit::new(&context, grant).run();
     let result = match tokio::time::timeout(DEADLINE + CALL_TIMEOUT, visit).await {
         Ok(result) => result,
@@ -124,7 +124,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
     if result.is_ok() {
         context.memory.succeeded(&uid);
-        // A visit that failed may have published all the same; its place is kept until the next one knows.
+        // A reconcile that failed may still have written a Secret. Its quota reservation stays until the next
+        // reconcile knows.
         let is_there = || context.caller.is_there(watched.as_ref());
         context
             .places
@@ -135,7 +136,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
 }
 
 impl<G: Grant> Context<G> {
-    /// Whether a grant has gone while it was visited: then nothing of it is kept, and nobody comes again.
+    /// Whether the grant was deleted during its reconcile. If so, all memory of the grant is dropped and no further
+    /// reconcile is scheduled.
     fn forget_if_gone(&self, grant: &impl ResourceExt) -> bool {
         let is_gone = !self.caller.is_there(grant);
         if is_gone {
@@ -147,7 +149,7 @@ impl<G: Grant> Context<G> {
     }
 }
 
-/// When to try again after an error.
+/// The pause before the next reconcile after an error.
 pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, context: Arc<Context<G>>) -> Action {
     let uid = grant.uid().unwrap_or_default();
     context.metrics.reconcile_failed(G::OPERATION);
@@ -161,13 +163,13 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     let pause = Duration::from_millis(500)
         .saturating_mul(1 << failures.min(10))
         .min(LONGEST_PAUSE);
-    // Somebody was faster than we: that is how it should be, and no news.
+    // A conflict is a normal event: another client changed the object first. It is not worth a warning.
     if matches!(error, Error::Conflict(_) | Error::Gone(_)) {
         debug!(
             kind = G::OPERATION.kind(),
             namespace = grant.namespace(),
             name = grant.name_any(),
-            "{error}; looking again"
+            "{error}; reconciling again"
         );
     } else {
         warn_once!(
@@ -181,7 +183,7 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     Action::requeue(pause)
 }
 
-/// Whether a step waits for somebody else than the apiserver.
+/// Whether a step waits for a store rather than for the apiserver.
 fn waits_for_store(step: &Step) -> bool {
     match step {
         Step::Read(read) => matches!(
@@ -205,13 +207,13 @@ struct Visit<'a, G: Grant> {
     grant: Arc<G>,
     facts: Facts,
     provider: Option<Arc<dyn Provider>>,
-    /// The right to make requests to the store, while it is used.
+    /// The permit to send requests to the store, while a step holds it.
     permit: Option<Permit>,
-    /// When the notification came that this visit answers.
+    /// When the notification arrived that this reconcile answers.
     heard: Option<Instant>,
-    /// When nothing is begun any more that waits for a store.
+    /// After this time no step starts that waits for a store.
     deadline: Instant,
-    /// The clock is read once a visit, so that all of its decisions speak of one moment.
+    /// The time of the whole reconcile. The clock is read once, so that all decisions use the same time.
     now: Timestamp,
 }
 
@@ -242,8 +244,9 @@ impl<'a, G: Grant> Visit<'a, G> {
                 Step::Collect => return self.collect().await,
                 step if self.is_late() && waits_for_store(&step) => return Err(Error::Deadline),
                 step => match self.take(step).await {
-                    // The grant itself is gone, and the garbage collector has the Secret. But an apiserver that has just
-                    // started may say so of what there is.
+                    // The grant no longer exists, and the garbage collector deletes its Secret. An apiserver that has
+                    // just started may also wrongly answer that an object does not exist, so the grant is reconciled
+                    // again.
                     Err(Error::Gone(_)) => return Ok(Action::requeue(GONE)),
                     Err(Error::InLine(rounds)) => return Ok(self.wait_in_line(rounds)),
                     Err(Error::NotProbed) => return Ok(Action::requeue(PROBED)),
@@ -258,11 +261,11 @@ impl<'a, G: Grant> Visit<'a, G> {
         Instant::now() >= self.deadline
     }
 
-    /// Waits for a store, until the deadline at most; or says that it took too long.
+    /// Waits for a store until the deadline, and returns a message if the deadline passes.
     async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
         tokio::time::timeout_at(self.deadline, work).await.map_err(|_| {
             format!(
-                "no answer within the {} s that a reconcile may take",
+                "no answer within {} s, the time limit of a reconcile",
                 DEADLINE.as_secs()
             )
         })
@@ -324,7 +327,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             Step::Empty { uid, resource_version } => self.empty(&uid, &resource_version).await,
             Step::Withdraw { uid, resource_version } => self.withdraw(&uid, &resource_version).await,
             Step::Report { status, notice } => self.report(*status, notice).await,
-            Step::Collect | Step::Rest { .. } => unreachable!("the loop ends with these"),
+            Step::Collect | Step::Rest { .. } => unreachable!("the caller handles these steps"),
         }
     }
 
@@ -342,7 +345,7 @@ impl<'a, G: Grant> Visit<'a, G> {
         Ok(())
     }
 
-    /// Until when a key that is signed now is meant to live.
+    /// The wanted expiry of a credential that is signed now.
     fn wanted_until(&self) -> Timestamp {
         let seconds = SignedDuration::from_secs(self.facts.grant.terms.expiration_seconds);
         self.now.checked_add(seconds).unwrap_or(Timestamp::MAX)
@@ -350,7 +353,7 @@ impl<'a, G: Grant> Visit<'a, G> {
 
     async fn look(&mut self, access: &Access) -> Result<(), Error> {
         let Some(provider) = &self.provider else {
-            self.facts.object = ObjectFact::Unreachable("the store is not usable".into());
+            self.facts.object = ObjectFact::Unreachable("the store cannot be used".into());
             return Ok(());
         };
         let provider = provider.clone();
@@ -368,7 +371,7 @@ impl<'a, G: Grant> Visit<'a, G> {
         self.context.metrics.looked((kind, &namespace, &name), outcome);
         self.facts.object = found;
         if let StoreFact::Usable(store) = &mut self.facts.store {
-            // By the very answer that tells of the object.
+            // The HEAD response also gives the current clock skew of the store.
             store.skew = provider.skew();
         }
         if matches!(self.facts.upload, UploadFact::Open(_)) {

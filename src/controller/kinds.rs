@@ -1,4 +1,4 @@
-//! What is done for each kind of grant and of store: one path a kind, from the watch to the visits.
+//! The controllers of grants and stores. Both kinds of grant share one implementation, and so do both kinds of store.
 
 use std::sync::Arc;
 
@@ -39,18 +39,18 @@ use crate::{
     telemetry::Progress,
 };
 
-/// One kind of grant: the one path that both take.
+/// The controller of one kind of grant, from the watch to the reconciles.
 pub struct Kind<G: Grant> {
     reader: reflector::Store<Watched<G>>,
     writer: reflector::store::Writer<Watched<G>>,
     memory: Arc<Memory<G>>,
-    /// Calls for visits to them.
+    /// Enqueues grants of this kind.
     pub caller: Caller<G>,
     calls: BoxStream<'static, ObjectRef<Watched<G>>>,
 }
 
 impl<G: Grant> Kind<G> {
-    /// Nothing is watched yet. `records` tells what Valet wrote from what others wrote.
+    /// Creates the controller without a watch. `records` verifies which records Valet wrote itself.
     pub fn new(records: RecordKey, progress: Arc<Progress>) -> Self {
         let (reader, writer) = reflector::store();
         let memory = Arc::new(Memory::new(records));
@@ -64,7 +64,7 @@ impl<G: Grant> Kind<G> {
         }
     }
 
-    /// Watches the grants and visits them until the operator is to stop and the visits in hand are done.
+    /// Watches and reconciles grants until the operator stops and running reconciles have finished.
     pub fn work(self, parts: &Parts) -> impl Future<Output = ()> + use<G> {
         let Self {
             reader,
@@ -106,7 +106,8 @@ impl<G: Grant> Kind<G> {
                 }
             })
             .reflect(writer)
-            // After that: who sees a grant that is visited go must find it gone.
+            // This must follow the reflector: if a grant is deleted during its reconcile, the cache must already
+            // reflect the deletion.
             .inspect({
                 let memory = memory.clone();
                 move |event| {
@@ -132,8 +133,8 @@ impl<G: Grant> Kind<G> {
                 Err(error) => watch_failed(G::OPERATION.kind(), error),
                 Ok(_) => {}
             });
-        // A status that Valet wrote is no news; one that somebody else wrote is set right (`status_seen`). Marks of GitOps
-        // tools are labels and annotations.
+        // A status update by Valet needs no reconcile. A status update by another client is corrected through
+        // `status_seen`. Labels and annotations matter because GitOps tools use them for tracking.
         let news = predicates::generation
             .combine(predicates::finalizers)
             .combine(predicates::labels)
@@ -148,7 +149,7 @@ impl<G: Grant> Kind<G> {
     }
 }
 
-/// Writes events in this operator's name.
+/// Writes Events in the name of this operator.
 fn recorder(parts: &Parts) -> Recorder {
     let reporter = Reporter {
         controller: FIELD_MANAGER.into(),
@@ -157,21 +158,21 @@ fn recorder(parts: &Parts) -> Recorder {
     Recorder::new(parts.client.clone(), reporter)
 }
 
-/// One kind of store.
+/// The controller of one kind of store.
 pub struct Shelf<S: Store> {
-    /// Those that are known.
+    /// The cache of watched stores.
     pub reader: reflector::Store<DeserializeGuard<S>>,
     writer: reflector::store::Writer<DeserializeGuard<S>>,
 }
 
 impl<S: Store> Shelf<S> {
-    /// Nothing is watched yet.
+    /// Creates the controller without a watch.
     pub fn new() -> Self {
         let (reader, writer) = reflector::store();
         Self { reader, writer }
     }
 
-    /// Watches the stores: calls for the grants of those that change, and keeps their statuses true.
+    /// Watches the stores, updates their statuses, and enqueues the grants of stores that change.
     pub async fn keep(
         self,
         parts: &Parts,
@@ -182,14 +183,14 @@ impl<S: Store> Shelf<S> {
         let (changed, changes) = mpsc::unbounded();
         let turns = Turns::new(AT_A_TIME, parts.options.namespace.is_some());
         let concurrency = turns.concurrency();
-        // What trying a store out has shown, its status says, and its grants are judged by.
+        // A probe result changes the store's status and the decisions about its grants.
         parts.stores.trials.listen(
             S::KIND,
             Arc::new({
                 let ((uploads, downloads), changed) = (callers.clone(), changed.clone());
                 move |id: &StoreId, is_news| {
                     let reference = reference::<S>(&id.1, &id.2);
-                    // The receiver is gone only when the operator stops.
+                    // Sending fails only while the operator stops.
                     let _ = changed.unbounded_send(reference);
                     if is_news {
                         uploads.store_changed(id);
@@ -241,7 +242,7 @@ impl<S: Store> Shelf<S> {
     }
 }
 
-/// Names a store to its controller. The platform's own have no namespace.
+/// The object reference of a store. A ClusterObjectStore has no namespace.
 fn reference<S: Store>(namespace: &str, name: &str) -> ObjectRef<DeserializeGuard<S>> {
     let reference = ObjectRef::new(name);
     match S::KIND {

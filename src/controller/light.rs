@@ -1,4 +1,5 @@
-//! What is kept of the objects that are watched: all of them are in memory, and who may make one chooses what it carries.
+//! Reduces watched objects before they are cached. All of them stay in memory, and whoever creates an object decides
+//! what it contains.
 
 use std::borrow::Cow;
 
@@ -13,15 +14,16 @@ use crate::{
     core::is_read,
 };
 
-/// The most that is kept of the value of one, in bytes. Of times, which Valet's own say, and of marks more means nothing.
+/// The maximum length in bytes of a cached annotation value or status field. Valet's own annotations contain times,
+/// and longer values have no meaning.
 const LONGEST: usize = 256;
 
-/// The most conditions that are kept of one object. Valet has ten at most; others may add theirs.
+/// The maximum number of cached conditions of one object. Valet writes at most ten; other clients may add theirs.
 const MOST_CONDITIONS: usize = 64;
-/// The longest name of a Secret, of an upload and of a capability that is kept.
+/// The maximum length in bytes of a cached upload ID or record signature.
 const LONGEST_NAME: usize = 1024;
 
-/// Lightens an object as it comes from a watch; one that cannot be read, too.
+/// Removes unneeded data from an object that a watch delivers, also if the object cannot be parsed.
 pub fn lighten_watched<K: Resource<DynamicType = ()>>(object: &mut DeserializeGuard<K>, lighten_read: fn(&mut K)) {
     match &mut object.0 {
         Ok(read) => lighten_read(read),
@@ -32,7 +34,7 @@ pub fn lighten_watched<K: Resource<DynamicType = ()>>(object: &mut DeserializeGu
     }
 }
 
-/// Drops what nobody reads of a grant, and shortens its status.
+/// Removes the data of a grant that Valet does not read, and shortens its status.
 pub fn lighten_grant<G: Grant>(grant: &mut G) {
     lighten(grant.meta_mut());
     if let Some(status) = grant.grant_status_mut() {
@@ -40,7 +42,7 @@ pub fn lighten_grant<G: Grant>(grant: &mut G) {
     }
 }
 
-/// The same of a store.
+/// Removes the data of a store that Valet does not read, and shortens its status.
 pub fn lighten_store<S: Store>(store: &mut S) {
     lighten(store.meta_mut());
     if let Some(StoreStatus {
@@ -59,8 +61,8 @@ pub fn lighten_store<S: Store>(store: &mut S) {
     }
 }
 
-/// A status is this operator's own word, or an older version's, or that of whoever may write statuses: none of it has to be
-/// as long as it is.
+/// Shortens a grant's status. This operator, an older version, or any client that may write statuses can have written
+/// it, so its size cannot be trusted.
 fn shorten(status: &mut GrantStatus) {
     shorten_conditions(&mut status.conditions);
     status.upload_id.take_if(|id| id.len() > LONGEST_NAME);
@@ -90,8 +92,8 @@ fn cut(text: &mut String, most: usize) {
     text.shrink_to_fit();
 }
 
-/// Drops what nobody reads: who wrote which field, and annotations of others, `kubectl apply`'s copy of the whole object for one.
-/// An object can carry 256 KiB of them.
+/// Removes metadata that Valet does not read: the managed fields, and annotations of other tools, such as the copy of
+/// the object that `kubectl apply` writes. One object can have 256 KiB of annotations.
 fn lighten(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
     let Some(annotations) = &mut meta.annotations else {
@@ -113,7 +115,7 @@ mod tests {
     use super::*;
     use crate::api::{ClusterObjectStore, UploadGrant};
 
-    /// A status with texts of 400 kB each, as an older version wrote them from a store's answer.
+    /// The status contains texts of 400 kB each, which an older version copied from a store's answer.
     #[test]
     fn a_huge_status_is_shortened_when_it_is_read() {
         let long = "é".repeat(200_000);
@@ -147,7 +149,7 @@ mod tests {
         let kept = serde_json::to_string(&store.0.unwrap()).unwrap();
         assert!(kept.len() < 50_000, "{} bytes", kept.len());
 
-        // What cannot be read is quoted by the error.
+        // The parse error quotes its input, so it is also shortened.
         let unreadable = json!({"metadata": metadata, "spec": long});
         let mut unreadable: DeserializeGuard<UploadGrant> = serde_json::from_value(unreadable).unwrap();
         lighten_watched(&mut unreadable, lighten_grant);

@@ -16,58 +16,61 @@ use crate::{
     provider::Provider,
 };
 
-/// What this process knows of the grants of one kind beyond its watch. All of it can be lost at any moment: it saves reads and
-/// writes, and is a brake on whoever destroys Valet's records. No credential is signed because of it alone.
+/// What this process knows about the grants of one kind in addition to its watch cache. All of it can be lost at any
+/// moment: it only saves reads and writes, and slows down a client that destroys Valet's records. No credential is
+/// signed because of this data alone.
 pub struct Memory<G> {
     grants: Mutex<HashMap<String, Recollection<G>>>,
-    /// Tells what Valet wrote from what others wrote.
+    /// Verifies which records Valet wrote itself.
     records: RecordKey,
 }
 
 struct Recollection<G> {
-    /// The grant as our own last write left it, until the watch has caught up. Without it, the event of our own
-    /// Secret, which arrives first, would find a grant that looks as if nobody had seen it.
+    /// The grant in the version of our own last write, until the watch delivers it. The event of our own Secret
+    /// arrives earlier, and would otherwise find a grant without a status.
     written: Option<Arc<G>>,
-    /// When the store was last asked for the grant's object.
+    /// When Valet last polled the store for the grant's object.
     last_look: Option<Timestamp>,
-    /// When a notification came after which nobody has looked yet.
+    /// When the notification arrived that no poll has answered yet.
     heard: Option<Instant>,
-    /// The version of the Secret that we wrote last; its event needs no visit.
+    /// The version of the Secret that we wrote last. Its event needs no reconcile.
     secret_version: Option<String>,
-    /// The upload in parts that we began.
+    /// The multipart upload that this process initiated.
     begun: Option<Begun>,
-    /// The store at which the grant's upload was last seen to: so that it can be ended when the store's own object is gone.
+    /// The connection to the store of the grant's multipart upload. It is needed to abort the upload when the store
+    /// resource has been deleted.
     provider: Option<Arc<dyn Provider>>,
-    /// Failures in a row.
+    /// The number of consecutive failures.
     failures: u32,
-    /// The evidence of the last status that was known to be Valet's own. It takes the place of a status that somebody else
-    /// has written.
+    /// The record of the last status that was verified as Valet's own. It replaces a status that another client has
+    /// written.
     evidence: Option<Box<GrantStatus>>,
-    /// A hash of the status that a visit found right or wrote: an event with another one is news.
+    /// A hash of the status that the last reconcile confirmed or wrote. An event with another status needs a
+    /// reconcile.
     status: Option<u64>,
-    /// A hash of the status that this process wrote last, if the apiserver did not keep its signature, since its CRD is older
-    /// than this program.
+    /// A hash of the status that this process wrote last, if the apiserver dropped its signature because the CRD is
+    /// older than this program.
     unsigned: Option<u64>,
-    /// What is known of somebody else who writes the status.
+    /// Writes to the status by other clients.
     disturbed: Option<Disturbance>,
-    /// What is known of restorations of the Secret.
+    /// How often the Secret was restored.
     repairs: Repairs,
 }
 
-/// Somebody else writes a grant's status.
+/// Counts writes to a grant's status by other clients.
 struct Disturbance {
-    /// How often, without [`QUIET`] between.
+    /// The number of such writes without a gap of [`QUIET`].
     count: u32,
     last: Timestamp,
-    /// Whether a visit is to come that sets it right.
+    /// Whether a reconcile is enqueued that corrects the status.
     is_pending: bool,
 }
 
-/// An upload in parts that this process began.
+/// A multipart upload that this process initiated.
 #[derive(Clone)]
 struct Begun {
     upload: String,
-    /// Whether a Secret of the grant's names it.
+    /// Whether the grant Secret contains the ID of the upload.
     is_recorded: bool,
 }
 
@@ -90,14 +93,14 @@ impl<G> Default for Recollection<G> {
     }
 }
 
-/// After this long without a foreign write to a status the earlier ones are forgotten.
+/// After this time without a status write by another client, earlier ones are forgotten.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
 
-/// The longest pause before a visit because of a foreign write to a status.
+/// The longest delay before a reconcile that corrects a status.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 impl<G: Grant> Memory<G> {
-    /// Nothing is known yet.
+    /// Creates an empty memory.
     pub fn new(records: RecordKey) -> Self {
         Self {
             grants: Mutex::default(),
@@ -105,7 +108,7 @@ impl<G: Grant> Memory<G> {
         }
     }
 
-    /// The key that tells Valet's own records from others.
+    /// The key that signs Valet's own records.
     pub fn records(&self) -> &RecordKey {
         &self.records
     }
@@ -118,8 +121,8 @@ impl<G: Grant> Memory<G> {
         change(self.lock().entry(uid.to_owned()).or_default())
     }
 
-    /// The newer of what the watch has and what we wrote. What we wrote is kept until a visit sees that the watch has
-    /// it: dropping it earlier would let a visit that was called before that judge the grant from before our write.
+    /// The newer of the watched grant and the grant that we wrote. Our version stays until a reconcile finds it in
+    /// the watch cache. Otherwise a reconcile that was enqueued earlier could use the grant from before our write.
     pub fn newest(&self, watched: &Arc<G>) -> Arc<G> {
         let uid = watched.uid().unwrap_or_default();
         let mut lock = self.lock();
@@ -135,19 +138,19 @@ impl<G: Grant> Memory<G> {
         }
     }
 
-    /// What we wrote last, if the watch has yet to bring it.
+    /// The grant that we wrote last, if the watch has not delivered it yet.
     pub fn written(&self, watched: &G) -> Option<Arc<G>> {
         let lock = self.lock();
         let written = lock.get(&watched.uid().unwrap_or_default())?.written.as_ref()?;
         (version(written.as_ref()) > version(watched)).then(|| written.clone())
     }
 
-    /// Keeps what our own write came back with.
+    /// Records the grant that our own write returned.
     pub fn wrote(&self, grant: &Arc<G>) {
         self.of(&grant.uid().unwrap_or_default(), |r| r.written = Some(grant.clone()));
     }
 
-    /// What may be believed of a grant's status.
+    /// The part of a grant's status that can be trusted.
     pub fn known_status(&self, grant: &G) -> KnownStatus {
         let uid = grant.uid().unwrap_or_default();
         let subject = Subject {
@@ -168,13 +171,13 @@ impl<G: Grant> Memory<G> {
         }
     }
 
-    /// This process wrote this status, and the apiserver did not keep its signature.
+    /// Records that this process wrote this status and the apiserver dropped its signature.
     pub fn lost_signature(&self, uid: &str, status: &GrantStatus) {
         let hash = fingerprint(Some(status));
         self.of(uid, |r| r.unsigned = Some(hash));
     }
 
-    /// The facts about a grant, with what may be believed of its status; that is remembered.
+    /// The facts about a grant, with the trusted part of its status. The trusted part is remembered.
     pub fn facts(&self, grant: &G) -> GrantFacts {
         let known = self.known_status(grant);
         if known.is_own {
@@ -183,7 +186,7 @@ impl<G: Grant> Memory<G> {
         GrantFacts::of(grant).with_status(known)
     }
 
-    /// This status is Valet's own.
+    /// Remembers a status that Valet wrote itself.
     fn remember(&self, uid: &str, status: &GrantStatus) {
         let Some(evidence) = evidence(status) else { return };
         self.of(uid, |r| {
@@ -193,7 +196,8 @@ impl<G: Grant> Memory<G> {
         });
     }
 
-    /// A visit found this status right, or is about to write it: its event needs no visit.
+    /// Records that a reconcile confirmed this status or is about to write it. The event of this status needs no
+    /// reconcile.
     pub fn accept_status(&self, uid: &str, status: Option<&GrantStatus>) {
         let hash = fingerprint(status);
         self.of(uid, |r| {
@@ -204,8 +208,8 @@ impl<G: Grant> Memory<G> {
         });
     }
 
-    /// Whether the status of a grant as watched is another one than the last visit left; and how long to wait until a visit
-    /// sets it right, since somebody may write it without end.
+    /// Whether the watched status differs from the status of the last reconcile. If so, returns the delay before a
+    /// reconcile corrects it; the delay grows because another client may write the status in a loop.
     pub fn foreign_status(&self, grant: &G, now: Timestamp) -> Option<Duration> {
         let hash = fingerprint(grant.grant_status());
         let mut lock = self.lock();
@@ -237,12 +241,12 @@ impl<G: Grant> Memory<G> {
         })
     }
 
-    /// What is known of restorations of the grant's Secret.
+    /// How often the grant Secret was restored.
     pub fn repairs(&self, uid: &str) -> Repairs {
         self.lock().get(uid).map(|r| r.repairs).unwrap_or_default()
     }
 
-    /// Changes what is known of them.
+    /// Updates the record of restorations and returns it.
     pub fn keep_repairs(&self, uid: &str, change: impl FnOnce(&mut Repairs)) -> Repairs {
         self.of(uid, |r| {
             change(&mut r.repairs);
@@ -250,23 +254,22 @@ impl<G: Grant> Memory<G> {
         })
     }
 
-    /// The grant is gone.
+    /// Drops all memory of a deleted grant.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(uid);
     }
 
-    /// These are the grants that there are: of others, which went while nobody watched, nothing is kept.
+    /// Drops the memory of all grants that are not in this list, because they were deleted while nothing was watched.
     pub fn keep_only(&self, uids: &HashSet<String>) {
         self.lock().retain(|uid, _| uids.contains(uid));
     }
 
-    /// When the store was last asked for the object.
+    /// When Valet last polled the store for the object.
     pub fn last_look(&self, uid: &str) -> Option<Timestamp> {
         self.lock().get(uid).and_then(|r| r.last_look)
     }
 
-    /// The store was asked for the object, by somebody who knew of this notification. A later one is still to be
-    /// answered.
+    /// Records a poll that answers notifications up to `heard`. A later notification still needs a poll.
     pub fn looked(&self, uid: &str, at: Timestamp, heard: Option<Instant>) {
         self.of(uid, |r| {
             r.last_look = Some(at);
@@ -276,40 +279,41 @@ impl<G: Grant> Memory<G> {
         });
     }
 
-    /// A notification of the grant's object came.
+    /// Records that a notification of the grant's object has arrived.
     pub fn hear(&self, uid: &str, at: Instant) {
         self.of(uid, |r| r.heard = Some(at));
     }
 
-    /// When the notification came after which nobody has looked yet.
+    /// When the notification arrived that no poll has answered yet.
     pub fn heard(&self, uid: &str) -> Option<Instant> {
         self.lock().get(uid).and_then(|r| r.heard)
     }
 
-    /// We wrote this version of the grant's Secret.
+    /// Records the version of the grant Secret that this process wrote.
     pub fn wrote_secret(&self, uid: &str, resource_version: &str) {
         self.of(uid, |r| r.secret_version = Some(resource_version.to_owned()));
     }
 
-    /// Whether a version of the grant's Secret is our own last write.
+    /// Whether a version of the grant Secret is our own last write.
     pub fn is_own_secret(&self, uid: &str, resource_version: &str) -> bool {
         self.lock()
             .get(uid)
             .is_some_and(|r| r.secret_version.as_deref() == Some(resource_version))
     }
 
-    /// The upload in parts that was begun for this grant and is not recorded yet.
+    /// The multipart upload that was initiated for this grant and is not recorded in a Secret.
     pub fn begun(&self, uid: &str) -> Option<String> {
         let begun = self.lock().get(uid)?.begun.clone();
         begun.filter(|b| !b.is_recorded).map(|b| b.upload)
     }
 
-    /// The upload in parts that this process began for this grant, recorded or not: nobody else can write this.
+    /// The multipart upload that this process initiated for this grant, recorded or not. Unlike the annotation and
+    /// the status, no other client can change this value.
     pub fn own_upload(&self, uid: &str) -> Option<String> {
         Some(self.lock().get(uid)?.begun.as_ref()?.upload.clone())
     }
 
-    /// An upload in parts was begun for this grant.
+    /// Records that a multipart upload was initiated for this grant.
     pub fn keep_begun(&self, uid: &str, upload: String) {
         let begun = Begun {
             upload,
@@ -318,31 +322,31 @@ impl<G: Grant> Memory<G> {
         self.of(uid, |r| r.begun = Some(begun));
     }
 
-    /// The upload that was begun stands in a Secret of the grant's.
+    /// Records that the grant Secret contains the ID of the initiated upload.
     pub fn recorded(&self, uid: &str) {
         if let Some(begun) = self.lock().get_mut(uid).and_then(|r| r.begun.as_mut()) {
             begun.is_recorded = true;
         }
     }
 
-    /// This upload was aborted.
+    /// Removes an aborted upload from the memory.
     pub fn aborted(&self, uid: &str, upload: &str) {
         if let Some(r) = self.lock().get_mut(uid) {
             r.begun.take_if(|begun| begun.upload == upload);
         }
     }
 
-    /// The store at which the grant's upload was last seen to.
+    /// The remembered connection to the store of the grant's multipart upload.
     pub fn provider(&self, uid: &str) -> Option<Arc<dyn Provider>> {
         self.lock().get(uid).and_then(|r| r.provider.clone())
     }
 
-    /// The grant's upload is seen to at this store; or nothing of it is left there.
+    /// Remembers the connection to the store of the grant's multipart upload, or removes it.
     pub fn keep_provider(&self, uid: &str, provider: Option<Arc<dyn Provider>>) {
         self.of(uid, |r| r.provider = provider);
     }
 
-    /// One more failure; how many in a row that makes.
+    /// Records a failure, and returns the number of consecutive failures.
     pub fn failed(&self, uid: &str) -> u32 {
         self.of(uid, |r| {
             r.failures = r.failures.saturating_add(1);
@@ -350,7 +354,7 @@ impl<G: Grant> Memory<G> {
         })
     }
 
-    /// A visit went well.
+    /// Resets the number of consecutive failures after a successful reconcile.
     pub fn succeeded(&self, uid: &str) {
         if let Some(r) = self.lock().get_mut(uid) {
             r.failures = 0;
@@ -358,7 +362,7 @@ impl<G: Grant> Memory<G> {
     }
 }
 
-/// The same for the same status, before and after the apiserver has stored it.
+/// A hash that is the same before and after the apiserver has stored the status.
 fn fingerprint(status: Option<&GrantStatus>) -> u64 {
     let mut hasher = DefaultHasher::new();
     status
@@ -367,8 +371,8 @@ fn fingerprint(status: Option<&GrantStatus>) -> u64 {
     hasher.finish()
 }
 
-/// A resource version as a number (KEP-5504: comparable within one kind). One that is none counts as the oldest,
-/// so that the watch wins.
+/// A resource version as a number (KEP-5504: comparable within one kind). A value that is not a number counts as the
+/// oldest version, so that the watched object wins.
 fn version<G: Grant>(grant: &G) -> u128 {
     grant.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
@@ -389,18 +393,18 @@ mod tests {
         };
         let memory = Memory::<UploadGrant>::new(RecordKey::new([0; 32]));
         let now = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
-        assert_eq!(
-            memory.foreign_status(&grant(1), now(0)),
-            None,
-            "no visit has been there"
-        );
+        assert_eq!(memory.foreign_status(&grant(1), now(0)), None, "no reconcile has run");
         let accept = |n| memory.accept_status("u", grant(n).status.as_ref());
         accept(1);
         assert_eq!(memory.foreign_status(&grant(1), now(0)), None);
         let mut pauses = vec![];
         for _ in 0..12 {
             pauses.push(memory.foreign_status(&grant(2), now(0)).unwrap().as_millis());
-            assert_eq!(memory.foreign_status(&grant(3), now(0)), None, "a visit is to come");
+            assert_eq!(
+                memory.foreign_status(&grant(3), now(0)),
+                None,
+                "a reconcile is already enqueued"
+            );
             accept(1);
         }
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Places for grants with a key, where their number is limited: what is watched is brought to `core::Places`, and who has
-//! a place there is called.
+//! Quotas: limits on the number of live grants of a store. This module feeds watched grants into `core::Places`, and
+//! enqueues the grants that receive quota.
 
 use std::{
     collections::HashMap,
@@ -16,13 +16,13 @@ use crate::{
     core::{self, Candidate, GrantFacts, Most, PlaceFact, StoreId, store_id},
 };
 
-/// Both kinds of grant hold places, so both must have been listed before one is given away.
+/// Both kinds of grant use the same quotas, so both must have been listed before quota is given.
 const KINDS: usize = 2;
 
-/// Who has a key of which store, and who waits for a place.
+/// Which grants of each store have a credential, and which wait for quota.
 pub struct Places {
     table: Mutex<Table>,
-    /// How many kinds have been listed.
+    /// The number of kinds of grant that have been listed.
     listed: watch::Sender<usize>,
     call: Call,
 }
@@ -30,9 +30,9 @@ pub struct Places {
 #[derive(Default)]
 struct Table {
     stores: HashMap<StoreId, core::Places>,
-    /// Those that are in one of them, by UID.
+    /// The grants that use or wait for quota, by UID.
     known: HashMap<String, Known>,
-    /// Counts the lists that the watch of each kind began.
+    /// Counts how often the watch of each kind has started a new list.
     rounds: HashMap<Operation, u64>,
 }
 
@@ -45,8 +45,8 @@ struct Known {
 }
 
 impl Places {
-    /// Nobody has one yet, and none is given away before both kinds were listed. `call` is called for each whose turn
-    /// has come.
+    /// Creates the quotas without reservations. No quota is given before both kinds of grant have been listed. `call`
+    /// enqueues a grant that receives quota.
     pub fn new(call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             table: Mutex::default(),
@@ -59,7 +59,8 @@ impl Places {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the watch of one kind saw. Our own writes, which it may not have seen yet, count before it.
+    /// Processes a watch event. Our own newer write, which the watch may not have delivered, has precedence over the
+    /// event.
     pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>, memory: &Memory<G>) {
         match event {
             watcher::Event::Init => *self.table().rounds.entry(G::OPERATION).or_default() += 1,
@@ -68,7 +69,8 @@ impl Places {
                 for store in stores {
                     self.call_next(&store);
                 }
-                // A list that is made anew counts for nothing more: it is the number of kinds that matters.
+                // Only the first list of each kind counts. A repeated list does not change the number of listed
+                // kinds.
                 let first = self.table().rounds.get(&G::OPERATION) == Some(&1);
                 self.listed.send_modify(|kinds| *kinds += usize::from(first));
             }
@@ -84,13 +86,13 @@ impl Places {
         }
     }
 
-    /// A visit to the grant has ended: what it has come to is in its status. But it may have gone meanwhile; whoever can tell
-    /// must have seen it go before [`Places::seen`] does.
+    /// Records the result of a reconcile from the grant's status. The grant may have been deleted in the meantime, so
+    /// `is_there` must be updated before [`Places::seen`] receives the deletion.
     pub fn visited<G: Grant>(&self, grant: &G, memory: &Memory<G>, is_there: impl Fn() -> bool) {
         self.note(grant, memory, Some(&is_there));
     }
 
-    /// The grant is gone, or keeps failing: others need not wait for it.
+    /// Releases the quota of a grant that was deleted or fails repeatedly.
     pub fn gone(&self, uid: &str) {
         let mut table = self.table();
         if let Some(known) = table.known.remove(uid) {
@@ -100,7 +102,7 @@ impl Places {
         }
     }
 
-    /// A place for the grant, at most so many having one; by these rules of its store, if they are known.
+    /// Requests quota for the grant under the limit `most`. `rules` are the store's access rules, if they are known.
     pub async fn ask(
         &self,
         grant: &GrantFacts,
@@ -108,7 +110,7 @@ impl Places {
         most: Most,
         rules: Option<Arc<Vec<ClusterAccessRule>>>,
     ) -> PlaceFact {
-        // It fails only if the sender is gone, which is in `self`.
+        // Waiting fails only if the sender was dropped, and `self` owns the sender.
         let _ = self.listed.subscribe().wait_for(|kinds| *kinds >= KINDS).await;
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
         let who = Candidate {
@@ -134,8 +136,8 @@ impl Places {
         }
     }
 
-    /// When a grant should ask again that has no place: some that come before it count for a while only, and nothing tells when
-    /// that is over.
+    /// When a grant without quota should ask again. New grants ahead of it count only for a limited time, and no
+    /// event reports the end of that time.
     pub fn ask_again(&self, grant: &GrantFacts) -> Option<Timestamp> {
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
         self.table().stores.get(&store)?.new_until(Timestamp::now())
@@ -155,10 +157,10 @@ impl Places {
         let mut table = self.table();
         let places = table.stores.get(&store);
         if visit_ended.is_none() && places.is_some_and(|p| p.is_reserved(&who)) {
-            // A visit is about to change it.
+            // A running reconcile is about to change the grant's state.
             return;
         }
-        // Asked with the table in hand: if it goes after this, that is seen after this.
+        // The check holds the lock of the table, so a later deletion is processed after this change.
         let is_gone = visit_ended.is_some_and(|is_there| !is_there());
         let standing = if is_gone {
             Standing::Without
@@ -191,7 +193,7 @@ impl Places {
         self.call_next(&store);
     }
 
-    /// Calls for those for whom there is a place now.
+    /// Enqueues the waiting grants that can receive quota now.
     fn call_next(&self, store: &StoreId) {
         let mut table = self.table();
         let Some(places) = table.stores.get_mut(store).filter(|p| p.has_waiting()) else {
@@ -215,7 +217,7 @@ impl Table {
         self.known.insert(known.who.uid.clone(), Known { round, ..known });
     }
 
-    /// Changes a store's places, and keeps nothing of a store that has none.
+    /// Changes the quotas of a store, and removes the entry when it is empty.
     fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut core::Places)) {
         let places = self.stores.entry(id.clone()).or_default();
         change(places);
@@ -224,7 +226,7 @@ impl Table {
         }
     }
 
-    /// Those of a kind that its last list did not have are gone. Returns their stores.
+    /// Removes the grants of a kind that are missing from its newest list. Returns their stores.
     fn forget_unlisted(&mut self, operation: Operation) -> Vec<StoreId> {
         let round = self.rounds.get(&operation).copied().unwrap_or_default();
         let gone: Vec<_> = self
@@ -243,7 +245,7 @@ impl Table {
     }
 }
 
-/// What a status says of a grant's place.
+/// How a grant counts against the quota, according to its status.
 enum Standing {
     Key(Timestamp),
     New,
@@ -298,7 +300,7 @@ mod tests {
         serde_json::from_value(grant).unwrap()
     }
 
-    /// Places of which both kinds were listed.
+    /// Quotas for which both kinds of grant have been listed.
     fn listed() -> (Places, Memory<UploadGrant>) {
         let records = RecordKey::new([0; 32]);
         let (places, memory) = (Places::new(|_, _, _| true), Memory::new(records.clone()));
@@ -313,7 +315,7 @@ mod tests {
         places.ask(&GrantFacts::of(grant), Operation::Upload, ONE, None).await
     }
 
-    /// Whoever goes while it is visited, before it asks for a place or after that, leaves none taken.
+    /// A grant that is deleted during its reconcile, before or after it asks for quota, does not keep a reservation.
     #[tokio::test]
     async fn nobody_who_is_gone_keeps_a_place() {
         for goes_before_it_asks in [true, false] {
@@ -331,7 +333,7 @@ mod tests {
             places.visited(&first, &memory, || false);
             places.seen(&Event::Apply(DeserializeGuard(Ok(second.clone()))), &memory);
             assert_eq!(ask(&places, &second).await, PlaceFact::Given, "{goes_before_it_asks}");
-            // Who is there keeps it.
+            // An existing grant keeps its quota.
             places.visited(&second, &memory, || true);
             let third = grant("c");
             assert_eq!(ask(&places, &third).await, PlaceFact::Full(core::Limit::Namespace(1)));

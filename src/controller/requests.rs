@@ -1,4 +1,5 @@
-//! How many visits wait for one store at a time: a store that is slow takes its part of the operator, and no more.
+//! Limits how many reconciles may wait for one store at the same time, so that a slow store blocks only a part of the
+//! operator.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -11,25 +12,25 @@ use tokio::time::Instant;
 use crate::api::{Operation, StoreKind};
 use crate::core::StoreId;
 
-/// One store may have one visit in so many, unless it says otherwise. Four stores have to be slow at once before a fifth
-/// waits for them.
+/// By default one store may use a quarter of the concurrent reconciles. Stores can block each other only if four of
+/// them are slow at the same time.
 const SHARE: usize = 4;
-/// A tenant's own store may have one in so many, whatever it says: half of what its namespace has of turns, so that its other
-/// stores are not held up.
+/// An ObjectStore may use at most one sixteenth of the concurrent reconciles, whatever its spec says. This is half of
+/// the share of its namespace, so that the other stores of the namespace can make progress.
 const OWN_SHARE: usize = 16;
-/// For so long a permit is kept for the one that was called; it may be gone.
+/// How long a permit is reserved for a grant that was enqueued. The grant may no longer exist.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// A grant: its kind, its namespace, its name.
+/// A grant: its operation, namespace and name.
 type Who = (Operation, String, String);
 
-/// Calls for a visit to a grant of this kind, by namespace and name; whether there is such a one.
+/// Enqueues a grant by operation, namespace and name. Returns whether the grant exists.
 pub type Call = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
 
-/// The visits that wait for a store now, by store.
+/// The reconciles that currently use or wait for a store, by store.
 pub struct Requests {
     most: usize,
-    /// Of a tenant's own store.
+    /// The limit for an ObjectStore.
     most_of_own: usize,
     stores: Mutex<HashMap<StoreId, Store>>,
     call: Call,
@@ -37,26 +38,26 @@ pub struct Requests {
 
 #[derive(Debug, Default)]
 struct Store {
-    /// By its own spec.
+    /// The limit from the store's spec.
     most: Option<usize>,
     under_way: usize,
-    /// The namespaces with somebody in line, in the order of their turns, each once.
+    /// The namespaces with waiting grants, each once, in the order in which they are served.
     turns: VecDeque<String>,
-    /// Those that were turned away, in the order in which they came.
+    /// The waiting grants of each namespace, in order of arrival.
     lines: HashMap<String, VecDeque<Who>>,
     known: HashSet<Who>,
-    /// Those that were called and have yet to come. Nobody else takes their permits meanwhile.
+    /// The grants that were enqueued and have not asked again. Their permits are reserved.
     called: HashMap<Who, Instant>,
 }
 
-/// The right to make requests to a store; it ends when this is dropped.
+/// The permit to send requests to a store. Dropping it returns the permit.
 pub struct Permit {
     requests: Arc<Requests>,
     store: StoreId,
 }
 
 impl Requests {
-    /// Of so many visits of a kind at a time. `call` is called for each whose turn has come.
+    /// Creates limiters for `concurrency` reconciles of each kind. `call` enqueues a grant that can receive a permit.
     pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             most: usize::from(concurrency).div_ceil(SHARE),
@@ -70,7 +71,7 @@ impl Requests {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store's own limit, or none.
+    /// Sets the store's own limit; `None` removes it.
     pub fn limit(&self, id: &StoreId, most: Option<i64>) {
         let most = most.and_then(|n| usize::try_from(n).ok());
         let mut stores = self.lock();
@@ -92,11 +93,11 @@ impl Requests {
         }
     }
 
-    /// A permit for this grant, if its store has one left. Otherwise it stands in line and is called when one is given
-    /// back.
+    /// Takes a permit for this grant if its store has a free one. Otherwise the grant joins the queue and is enqueued
+    /// when a permit is free.
     ///
     /// # Errors
-    /// How many rounds of permits go to others before, if each of them is used once.
+    /// The number of rounds in which all permits of the store go to other grants first.
     pub fn take(
         self: &Arc<Self>,
         id: &StoreId,
@@ -128,8 +129,8 @@ impl Requests {
         Err(store.known.len().div_ceil(most))
     }
 
-    /// A visit to this grant has ended. If it was called for and has not asked the store, for it was suspended meanwhile or had to
-    /// wait for its namespace's turn, nobody else waits for it.
+    /// Records that a reconcile of this grant has ended. If the grant had a reserved permit and did not use it, the
+    /// permit goes to the next grant. This happens if the grant was suspended or waited for its namespace's limit.
     pub fn visited(&self, id: &StoreId, (operation, namespace, name): (Operation, &str, &str)) {
         let who = (operation, namespace.to_owned(), name.to_owned());
         let was_called = self.lock().get_mut(id).is_some_and(|s| s.called.remove(&who).is_some());
@@ -138,7 +139,7 @@ impl Requests {
         }
     }
 
-    /// Calls for who is next: the first of the line that is still there.
+    /// Enqueues the next waiting grant that still exists.
     fn call_next(&self, id: &StoreId) {
         while let Some(who) = self.next(id) {
             if (self.call)(who.0, &who.1, &who.2) {
@@ -150,7 +151,7 @@ impl Requests {
         }
     }
 
-    /// Takes who is next out of the line and keeps a permit for him.
+    /// Takes the next grant from the queue and reserves a permit for it.
     fn next(&self, id: &StoreId) -> Option<Who> {
         let mut stores = self.lock();
         let store = stores.get_mut(id)?;
@@ -169,12 +170,12 @@ impl Requests {
 }
 
 impl Store {
-    /// Whether there is nothing to be remembered of it.
+    /// Whether the entry contains no information and can be removed.
     fn is_idle(&self) -> bool {
         self.most.is_none() && self.under_way == 0 && self.known.is_empty() && self.called.is_empty()
     }
 
-    /// The first in the line of the namespace whose turn it is.
+    /// Removes and returns the first waiting grant of the next namespace.
     fn next(&mut self) -> Option<Who> {
         let namespace = self.turns.pop_front()?;
         let line = self.lines.get_mut(&namespace)?;
@@ -223,10 +224,10 @@ mod tests {
         assert!(take("b", "1").is_err());
         assert!(
             requests.take(&store("quick"), (Operation::Upload, "a", "9")).is_ok(),
-            "another store"
+            "another store has its own limit"
         );
         drop((first, second));
-        assert!(take("c", "1").is_err(), "a permit is kept for who was called");
+        assert!(take("c", "1").is_err(), "the permit is reserved for the enqueued grant");
         for (namespace, name) in [("a", "3"), ("b", "1"), ("a", "4"), ("c", "1"), ("a", "5")] {
             let permit = take(namespace, name);
             assert!(permit.is_ok(), "{namespace}/{name}");
@@ -234,12 +235,12 @@ mod tests {
         assert_eq!(
             *called.lock().unwrap(),
             ["a/3", "b/1", "a/4", "c/1", "a/5"],
-            "one namespace after the other, each once"
+            "the namespaces alternate"
         );
-        assert!(requests.lock().is_empty(), "nothing is kept of who has gone");
+        assert!(requests.lock().is_empty(), "entries without reconciles are removed");
     }
 
-    /// A namespace that makes many grants and takes them back holds up nobody else's.
+    /// A namespace that creates and deletes many grants does not delay other namespaces.
     #[test]
     fn nobody_waits_for_who_does_not_come() {
         let called = Arc::new(Mutex::new(vec![]));
@@ -256,19 +257,23 @@ mod tests {
             assert!(take(namespace, name).is_err());
         }
         drop(first);
-        assert_eq!(*called.lock().unwrap(), ["a/gone", "b/1"], "who is gone is passed over");
-        assert!(take("c", "1").is_err(), "the permit is kept for who is there");
+        assert_eq!(*called.lock().unwrap(), ["a/gone", "b/1"], "a deleted grant is skipped");
+        assert!(take("c", "1").is_err(), "the permit is reserved for an existing grant");
         let second = take("b", "1");
         assert!(second.is_ok());
         drop(second);
         assert_eq!(called.lock().unwrap().last().unwrap(), "a/held back");
         requests.visited(&id, (Operation::Upload, "b", "1"));
-        assert_eq!(called.lock().unwrap().len(), 3, "his own visit, and no other's");
+        assert_eq!(
+            called.lock().unwrap().len(),
+            3,
+            "the end of an ordinary reconcile enqueues no other grant"
+        );
         requests.visited(&id, (Operation::Upload, "a", "held back"));
         assert_eq!(
             called.lock().unwrap().last().unwrap(),
             "b/2",
-            "who came and asked for nothing is"
+            "an unused permit goes to the next grant"
         );
     }
 
@@ -298,14 +303,14 @@ mod tests {
         requests.limit(&id, None);
         assert!(
             requests.take(&id, (Operation::Download, "a", "1")).is_ok(),
-            "a quarter of 32 again"
+            "the default limit, a quarter of 32, applies again"
         );
         let gone = store("gone");
         requests.limit(&gone, Some(1));
         requests.limit(&gone, None);
         assert!(
             !requests.lock().contains_key(&gone),
-            "nothing is kept of a store that is gone"
+            "the entry of a deleted store is removed"
         );
     }
 }

@@ -7,13 +7,13 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::error::Error;
 
-/// How old a read of a store, its credentials or a namespace's labels may be when a key is signed by it. One read
-/// serves every grant of the store within that time.
+/// The maximum age of a read of a store, its credentials or a namespace's labels when a credential is signed with it.
+/// One read serves all grants of the store within this time.
 pub const FRESHNESS: Duration = Duration::from_secs(2);
 
-/// One thing that is read by one reader at a time and kept for [`FRESHNESS`], or until it changes.
+/// A cached value with one reader at a time. The value is valid for [`FRESHNESS`], or until it changes.
 pub struct Slot<T> {
-    /// Counts the changes that were noticed: what was read before the last one is no longer good.
+    /// Counts noticed changes. A value that was read before the last change is stale.
     changes: AtomicU64,
     content: AsyncMutex<Option<Content<T>>>,
 }
@@ -34,18 +34,19 @@ impl<T> Default for Slot<T> {
 }
 
 impl<T: Clone> Slot<T> {
-    /// It has changed: what was read before is no longer good.
+    /// Marks the cached value as stale.
     pub fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// What is kept, if it is fresh; otherwise what `read` brings, which is handed what was kept.
+    /// The cached value if it is fresh; otherwise the result of `read`, which receives the old value.
     pub async fn get<F>(&self, read: impl FnOnce(Option<T>) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let mut content = self.content.lock().await;
-        // Both are taken before the read: a change that happens during it makes its result stale.
+        // The start time and the change counter are read first, so that a change during the read makes its result
+        // stale.
         let (began, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
         if let Some(c) = content
             .as_ref()

@@ -1,4 +1,4 @@
-//! What a scrape shows of what is watched.
+//! The states of grants and stores that the metrics endpoint exports at each scrape.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::{
     telemetry::{GrantState, StoreState},
 };
 
-/// The grants of one kind.
+/// The states of all grants of one kind.
 pub fn grants<G: Grant>(caller: &Caller<G>) -> Vec<GrantState> {
     let state = |grant: &G| {
         let status = grant.grant_status().cloned().unwrap_or_default();
@@ -39,7 +39,8 @@ pub fn grants<G: Grant>(caller: &Caller<G>) -> Vec<GrantState> {
         .collect()
 }
 
-/// The stores of one kind; for an operator that serves one namespace, those that open to it, as it sees them itself.
+/// The states of all stores of one kind. An operator that serves one namespace returns only the stores that allow
+/// this namespace, with its own conditions.
 pub fn stores<S: Store>(
     known: &reflector::Store<DeserializeGuard<S>>,
     stores: &Stores,
@@ -49,12 +50,13 @@ pub fn stores<S: Store>(
         let mut status = store.store_status().cloned().unwrap_or_default();
         let (namespace, name) = (store.meta().namespace.clone(), store.meta().name.clone());
         let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
-        // Those that choose by label are known by what was said of them.
+        // Access rules that select namespaces by label cannot be evaluated here. The store's status shows whether
+        // this operator serves the store.
         let shared = scope.filter(|scope| concern(&store.rules(), scope, &BTreeMap::new()) != Concern::Alone);
         if let Some(scope) = shared {
             condition(&status.conditions, &voices::of(scope, "Ready"))?;
             status = voices::own(&status, scope);
-            // What only one can say stands in nobody's status.
+            // The expiry of this operator's own credentials is not in the shared status.
             let end = stores.credentials_end(&(S::KIND, namespace.clone(), name.clone()));
             status.credentials_expiration_time = end.map(Time);
         }
@@ -86,7 +88,7 @@ fn condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Conditi
     conditions.iter().find(|c| c.type_ == type_)
 }
 
-/// The reason of the `Ready` condition; an object from before the CRD gave it one has `Pending`, too.
+/// The reason of the `Ready` condition. An object from before the CRD had a default condition also has `Pending`.
 fn reason(conditions: &[Condition]) -> String {
     condition(conditions, "Ready").map_or(Reason::Pending.as_str().to_owned(), |c| c.reason.clone())
 }

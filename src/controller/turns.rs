@@ -1,6 +1,6 @@
-//! Who is reconciled when many wait: a namespace may have a part of all turns at one time, and its others wait without
-//! holding up anybody else's. Grants and statuses of ObjectStores, which are tenants' own, have turns of their own: nobody
-//! else waits for a store that a tenant made.
+//! Limits concurrent reconciles fairly: each namespace may use a share, and its other objects wait without delaying
+//! other namespaces. Grants of ObjectStores, and statuses of ObjectStores, have a separate pool, so that stores
+//! created by tenants delay nobody else.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -9,28 +9,27 @@ use std::{
 
 use crate::api::StoreKind;
 
-/// Of the platform's stores one namespace may have one turn in so many.
+/// One namespace may use one quarter of the reconciles for ClusterObjectStores.
 const SHARE: usize = 4;
-/// Of tenants' own stores one namespace may have one turn in so many, out of so many times as many turns. Thirty-two
-/// namespaces with stores that do not answer have to be busy at once before the next one with a store of its own waits for
-/// them.
+/// The pool for ObjectStores is four times as large, and one namespace may use one thirty-second of it. Thirty-two
+/// namespaces must have stores that do not answer before another namespace with an ObjectStore has to wait.
 const OWN_SHARE: usize = 8;
 const OWN_TIMES: usize = 4;
 
-/// The reconciles of one kind that are under way.
+/// The running reconciles of one kind.
 #[derive(Debug)]
 pub struct Turns {
-    /// For the platform's stores.
+    /// The pool for ClusterObjectStores.
     shared: Pool,
-    /// For tenants' own.
+    /// The pool for ObjectStores.
     own: Pool,
 }
 
 #[derive(Debug)]
 struct Pool {
-    /// At one time in all.
+    /// The limit for the whole pool.
     most: usize,
-    /// And of one namespace.
+    /// The limit for one namespace.
     each: usize,
     state: Mutex<State>,
 }
@@ -39,20 +38,20 @@ struct Pool {
 struct State {
     under_way: usize,
     namespaces: HashMap<String, Line>,
-    /// The namespaces with somebody in line, each once, in the order in which they come next.
+    /// The namespaces with waiting objects, each once, in the order in which they are served.
     round: VecDeque<String>,
 }
 
-/// One namespace's.
+/// The state of one namespace.
 #[derive(Debug, Default)]
 struct Line {
     under_way: usize,
-    /// Names of those that were turned away, in the order in which they came, each once.
+    /// The names of the waiting objects, each once, in order of arrival.
     waiting: VecDeque<String>,
     known: HashSet<String>,
 }
 
-/// The right to a reconcile; it ends when this is dropped.
+/// The permit for one reconcile. Dropping it returns the permit.
 pub struct Turn<'a, F: FnMut(&str, &str) -> bool> {
     pool: &'a Pool,
     namespace: &'a str,
@@ -60,7 +59,8 @@ pub struct Turn<'a, F: FnMut(&str, &str) -> bool> {
 }
 
 impl Turns {
-    /// Of so many reconciles at a time for the platform's stores. Where there is one namespace only, it has them all.
+    /// Creates pools for `concurrency` reconciles of grants of ClusterObjectStores. With `one_namespace` that
+    /// namespace may use all of them.
     pub fn new(concurrency: u16, one_namespace: bool) -> Self {
         let all = usize::from(concurrency);
         let pool = |most: usize, share: usize| Pool {
@@ -74,15 +74,15 @@ impl Turns {
         }
     }
 
-    /// How many reconciles of a kind there can be at one time: that many must be able to run, for none of the pools to wait
-    /// for the other.
+    /// The maximum number of concurrent reconciles of one kind. The controller must allow this many, so that neither
+    /// pool waits for the other.
     pub fn concurrency(&self) -> u16 {
         u16::try_from(self.shared.most + self.own.most).unwrap_or(u16::MAX)
     }
 
-    /// A turn for this object, if its namespace has one left. Otherwise it stands in line, and `call` is called for it (or for
-    /// another one, by namespace and name) when a reconcile ends. It tells whether there is such a one; who has gone is passed
-    /// over.
+    /// Takes a permit for this object if its namespace has a free one. Otherwise the object joins the queue. When a
+    /// reconcile ends, `call` enqueues the next waiting object and returns whether it exists; an object that no
+    /// longer exists is skipped.
     pub fn take<'a, F: FnMut(&str, &str) -> bool>(
         &'a self,
         kind: StoreKind,
@@ -103,7 +103,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is a turn, which is then taken.
+    /// Takes a permit if one is free. Otherwise adds the object to the queue.
     fn take(&self, namespace: &str, name: &str) -> bool {
         let mut state = self.lock();
         let State {
@@ -126,7 +126,7 @@ impl Pool {
         false
     }
 
-    /// A reconcile has ended.
+    /// Returns the permit of a finished reconcile.
     fn end(&self, namespace: &str) {
         let mut state = self.lock();
         state.under_way = state.under_way.saturating_sub(1);
@@ -138,7 +138,7 @@ impl Pool {
         }
     }
 
-    /// Who is next: the first of the next namespace that has a turn left.
+    /// Removes and returns the next waiting object: the first object of the next namespace below its limit.
     fn next(&self) -> Option<(String, String)> {
         let mut state = self.lock();
         for _ in 0..state.round.len() {
@@ -200,7 +200,7 @@ mod tests {
         for name in ["3", "gone", "4", "3"] {
             assert!(take("loud", name).is_none(), "a quarter of 8 is 2");
         }
-        assert!(take("quiet", "1").is_some(), "another namespace is not concerned");
+        assert!(take("quiet", "1").is_some(), "another namespace has its own share");
         drop(first);
         assert_eq!(*called.lock().unwrap(), ["3"]);
         let third = take("loud", "3");
@@ -209,15 +209,15 @@ mod tests {
         assert_eq!(
             *called.lock().unwrap(),
             ["3", "gone", "4"],
-            "each is called once, and nobody waits for who is gone"
+            "each object is enqueued once, and a deleted object is skipped"
         );
         assert!(
             turns.shared.lock().namespaces.is_empty(),
-            "nothing is kept of who has gone"
+            "entries without reconciles are removed"
         );
     }
 
-    /// However many namespaces have stores of their own that do not answer.
+    /// The shared pool is not affected, however many namespaces have stores that do not answer.
     #[test]
     fn tenants_own_stores_take_no_turn_of_the_platforms() {
         let turns = Turns::new(32, false);
@@ -229,22 +229,18 @@ mod tests {
                 held.extend(turns.take(OWN, namespace, name, no_call));
             }
         }
-        assert_eq!(held.len(), 128, "all that there are");
+        assert_eq!(held.len(), 128, "the whole pool is in use");
         let quiet: Vec<_> = (0..8)
             .filter_map(|n| turns.take(SHARED, "quiet", &n.to_string(), no_call))
             .collect();
-        assert_eq!(quiet.len(), 8, "its share of the others");
+        assert_eq!(quiet.len(), 8, "its share of the shared pool");
         let loud: Vec<_> = (0..9)
             .filter_map(|n| turns.take(SHARED, "loud-0", &n.to_string(), no_call))
             .collect();
-        assert_eq!(
-            loud.len(),
-            8,
-            "nor is the namespace's own grant for a shared store held up"
-        );
+        assert_eq!(loud.len(), 8, "the namespace also keeps its share of the shared pool");
     }
 
-    /// When all turns are taken, the next one is another namespace's.
+    /// When the whole pool is in use, the waiting namespaces are served in turn.
     #[test]
     fn namespaces_come_one_after_the_other() {
         let turns = Turns::new(1, false);

@@ -31,10 +31,10 @@ use crate::{
     telemetry::{Health, Progress, warn_once},
 };
 
-/// A grant as watched: one that cannot be read does not keep the others from being seen.
+/// A watched grant. A grant that cannot be parsed does not stop the watch of the others.
 pub type Watched<G> = DeserializeGuard<G>;
 
-/// Asks for visits to grants of one kind.
+/// Enqueues grants of one kind for a reconcile.
 pub struct Caller<G: Grant> {
     known: reflector::Store<Watched<G>>,
     memory: Arc<Memory<G>>,
@@ -54,7 +54,7 @@ impl<G: Grant> Clone for Caller<G> {
 }
 
 impl<G: Grant> Caller<G> {
-    /// A caller, and the calls that it makes.
+    /// Creates the caller, and the stream of grants that it enqueues.
     pub fn new(
         known: reflector::Store<Watched<G>>,
         memory: Arc<Memory<G>>,
@@ -70,30 +70,31 @@ impl<G: Grant> Caller<G> {
         (caller, receiver)
     }
 
-    /// Asks for a visit to one grant, and says whether the watch has one of that name.
+    /// Enqueues one grant. Returns whether the watch cache has a grant with this name.
     pub fn call(&self, name: &str, namespace: &str) -> bool {
         let reference = ObjectRef::new(name).within(namespace);
         let is_there = self.known.get(&reference).is_some();
         if is_there {
             self.progress.due();
         }
-        // The receiver is gone only when the operator stops.
+        // Sending fails only while the operator stops.
         let _ = self.calls.unbounded_send(reference);
         is_there
     }
 
-    /// Whether the watch has this very grant, by its UID: it may have gone while it was visited.
+    /// Whether the watch cache has this grant, compared by UID. The grant may have been deleted during its reconcile.
     pub fn is_there(&self, grant: &impl ResourceExt) -> bool {
         self.watched(grant).is_some()
     }
 
-    /// This very grant as the watch has it now.
+    /// This grant, compared by UID, in its version from the watch cache.
     pub fn watched(&self, grant: &impl ResourceExt) -> Option<Arc<Watched<G>>> {
         let reference = ObjectRef::new(&grant.name_any()).within(&grant.namespace().unwrap_or_default());
         self.known.get(&reference).filter(|known| known.uid() == grant.uid())
     }
 
-    /// The watch has this status of a grant. If somebody else wrote it, a visit sets it right.
+    /// Processes a status that the watch delivered. If another client wrote the status, a reconcile is enqueued to
+    /// correct it.
     pub fn status_seen(&self, grant: &G) {
         let Some(pause) = self.memory.foreign_status(grant, Timestamp::now()) else {
             return;
@@ -110,20 +111,20 @@ impl<G: Grant> Caller<G> {
         });
     }
 
-    /// The clock was set, so timers that count from before may come late: all grants are looked at again.
+    /// Enqueues all grants, because timers that started before a step of the clock may fire late.
     pub fn clock_stepped(&self) {
         for grant in self.known.state() {
             self.call(&grant.name_any(), &grant.namespace().unwrap_or_default());
         }
     }
 
-    /// A notification came for one grant: its object is worth a look.
+    /// Enqueues the grant whose object a notification reports, so that Valet polls for the object.
     pub fn heard(&self, call: &Call) {
         self.memory.hear(&call.uid, call.heard);
         self.call(&call.name, &call.namespace);
     }
 
-    /// A store changed: everything that names it must be judged anew.
+    /// Enqueues all grants of a store that changed.
     pub fn store_changed(&self, id: &StoreId) {
         for grant in self.known.state() {
             if let Ok(g) = &grant.0 {
@@ -135,7 +136,7 @@ impl<G: Grant> Caller<G> {
         }
     }
 
-    /// A namespace's labels changed: rules that choose by label may mean it now, or no longer.
+    /// Enqueues the grants of a namespace whose labels changed, because access rules can select namespaces by label.
     fn namespace_changed(&self, namespace: &str) {
         for grant in self.known.state() {
             if let Ok(g) = &grant.0
@@ -147,33 +148,33 @@ impl<G: Grant> Caller<G> {
         }
     }
 
-    /// A grant's Secret changed or went.
+    /// Enqueues the grant of a Secret that was changed or deleted.
     fn secret_changed(&self, owner_name: &str, owner_uid: &str, namespace: &str, version: Option<&str>) {
         if !version.is_some_and(|v| self.memory.is_own_secret(owner_uid, v)) {
             self.call(owner_name, namespace);
         }
     }
 
-    /// Every grant that is known.
+    /// All grants in the watch cache.
     pub fn known(&self) -> Vec<Arc<Watched<G>>> {
         self.known.state()
     }
 }
 
-/// Objects on one page of a list. A page is in memory whole, as text and as objects, before anything of it is dropped; and
-/// an object can have 1.5 MB, which is the most that etcd takes.
+/// The page size of lists. A whole page is in memory, as text and as objects, before it is reduced, and an object can
+/// have 1.5 MB, the limit of etcd.
 const PAGE: u32 = 20;
 
-/// How to watch: in pages that fit into memory also where each object is as large as may be; and the server ends each watch
-/// before the client would call it silent.
+/// The configuration of watches. Pages fit into memory even if every object has the maximum size. The server ends
+/// each watch before the client would consider it dead.
 pub fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE).timeout(240)
 }
 
-/// UID and generation of a store when it was last seen, and what it asks for by annotation.
+/// The UID and generation of a store when it was last seen, and its check request.
 type Seen = (Option<String>, Option<i64>, Option<String>);
 
-/// Watches the stores of one kind, and calls for the grants of those that change.
+/// Watches the stores of one kind, and enqueues the grants of stores that change.
 pub async fn watch_stores<S, U, D>(
     api: Api<DeserializeGuard<S>>,
     stores: Arc<Stores>,
@@ -191,7 +192,7 @@ pub async fn watch_stores<S, U, D>(
     let stores_seen = watcher(api, config()).default_backoff();
     let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| lighten_watched(store, lighten_store));
     let mut events = std::pin::pin!(light.reflect(writer));
-    // What a store's status says is nobody's permission: only a new generation is news, or a request.
+    // A store's status grants no permissions, so only a new generation or a new check request counts as a change.
     let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();
     while let Some(event) = events.next().await {
         let Some((store, gone)) = change(S::KIND.as_str(), event, &mut health) else {
@@ -222,7 +223,7 @@ pub async fn watch_stores<S, U, D>(
     }
 }
 
-/// Watches the labels of namespaces, and calls for the grants in those whose labels change.
+/// Watches the labels of namespaces, and enqueues the grants of namespaces whose labels change.
 pub async fn watch_namespaces<U: Grant, D: Grant>(
     client: Client,
     namespace: Option<String>,
@@ -232,7 +233,7 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
 ) {
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
     let config = match namespace {
-        // An account that serves one namespace need not see the others.
+        // An operator that serves one namespace needs no permission for other namespaces.
         Some(name) => config().fields(&format!("metadata.name={name}")),
         None => config(),
     };
@@ -258,7 +259,7 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
     }
 }
 
-/// Watches the metadata of grants' Secrets. An event only leads to a visit; what is true is read there.
+/// Watches the metadata of grant Secrets. An event only enqueues the grant; the reconcile reads the Secret.
 pub async fn watch_secrets<U: Grant, D: Grant>(
     client: Client,
     namespace: Option<String>,
@@ -292,8 +293,8 @@ pub async fn watch_secrets<U: Grant, D: Grant>(
     }
 }
 
-/// What an event of a watch tells of one object, and whether that is that it has gone. Notes the end of the first list;
-/// a watch that failed starts again by itself.
+/// The object of a watch event, and whether it was deleted. Reports the end of the first list to `health`. The
+/// watcher restarts a failed watch by itself.
 fn change<K>(
     kind: &str,
     event: Result<watcher::Event<K>, watcher::Error>,
@@ -316,25 +317,25 @@ fn change<K>(
     }
 }
 
-/// Logs that a watch failed, once for all tries with this cause.
+/// Logs a failed watch, once for all attempts with the same cause.
 pub fn watch_failed(kind: &str, error: &watcher::Error) {
     let why = brief(error);
-    // Behind that are numbers, other ones each time.
+    // The rest of the text contains version numbers that differ each time.
     let cause = why.split_once(" version").map_or(why.as_str(), |(cause, _)| cause);
     warn_once!(
         &format!("watching {kind}: {cause}"),
         kind,
-        "the watch failed and is started again: {why}"
+        "the watch failed and is restarted: {why}"
     );
 }
 
-/// A watch error without the reply that it may quote.
+/// A short description of a watch error, without the answer that it may quote.
 fn brief(error: &watcher::Error) -> String {
     let kind = match error {
         watcher::Error::InitialListFailed(_) => "listing failed",
         watcher::Error::WatchStartFailed(_) => "starting the watch failed",
-        watcher::Error::WatchError(_) => "the apiserver ended it",
-        watcher::Error::WatchFailed(_) => "the stream broke",
+        watcher::Error::WatchError(_) => "the apiserver ended the watch",
+        watcher::Error::WatchFailed(_) => "the watch stream failed",
         _ => "unexpected",
     };
     let mut cause: &dyn std::error::Error = error;
@@ -344,5 +345,5 @@ fn brief(error: &watcher::Error) -> String {
     format!("{kind} ({cause})")
 }
 
-/// How often stores' own statuses are looked at without a change: credentials change without one.
+/// How often a store is reconciled without a change, because credentials can change without an event.
 pub const STORE_SWEEP: Duration = Duration::from_secs(60);

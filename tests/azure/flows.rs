@@ -111,7 +111,7 @@ fn from_the_grant_to_the_blob_and_back() {
 
     // Neither key nor signature in the log, at any level.
     let log = operator.log_text();
-    assert!(log.contains("key issued") && log.contains("\"TRACE\""));
+    assert!(log.contains("credential issued") && log.contains("\"TRACE\""));
     for marker in [&on.azurite.key()[..12], "sig=", &end] {
         assert!(!log.contains(marker), "the log shows {marker}");
     }

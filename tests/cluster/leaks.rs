@@ -57,7 +57,7 @@ fn markers_are_found_nowhere() {
 
     let log = operator.log_text();
     assert!(
-        log.contains("key issued") && log.contains("\"TRACE\""),
+        log.contains("credential issued") && log.contains("\"TRACE\""),
         "the log is there, at TRACE"
     );
     let signature = key.files["url"].split("X-Amz-Signature=").nth(1).unwrap().to_owned();

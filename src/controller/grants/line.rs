@@ -1,4 +1,4 @@
-//! Standing in line for a store that has as many requests as it may.
+//! What a reconcile does while the request limit of its store is reached.
 
 use std::time::Duration;
 
@@ -8,8 +8,9 @@ use super::{IN_LINE, LONGEST_PAUSE, Visit};
 use crate::{api::Grant, controller::error::Error, core::store_id};
 
 impl<G: Grant> Visit<'_, G> {
-    /// The store has no time for this grant now, which is called when it has; if that call is lost, it asks again by
-    /// itself after as many rounds as come before it. Whatever else is to be done with its key is done in time.
+    /// Schedules the next reconcile of a grant that waits in the queue of its store. Normally the store's limiter
+    /// enqueues the grant. If that wake-up is lost, the grant tries again after a pause for each round before it. The
+    /// pause ends at the expiry of the grant's credential, so that the credential is deleted in time.
     pub(super) fn wait_in_line(&self, rounds: usize) -> Action {
         let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
         let pause = IN_LINE.saturating_mul(rounds).min(LONGEST_PAUSE);
@@ -20,7 +21,7 @@ impl<G: Grant> Visit<'_, G> {
         Action::requeue(next.map_or(pause, |next| next.min(pause)))
     }
 
-    /// The right to make requests to the store, which is kept until the visit turns to the apiserver with a write.
+    /// Takes a permit for requests to the store. The reconcile keeps the permit until it writes to the apiserver.
     pub(super) fn may_ask_store(&mut self) -> Result<(), Error> {
         if self.permit.is_none() {
             let grant = &self.facts.grant;

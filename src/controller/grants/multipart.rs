@@ -1,4 +1,4 @@
-//! The steps of uploads in parts.
+//! The steps of multipart uploads.
 
 use kube::{
     ResourceExt,
@@ -17,12 +17,12 @@ use crate::{
     provider::{Completion, Multipart, Provider},
 };
 
-/// What is said where there is no store to ask.
+/// The message if no connection to the store exists.
 const NO_STORE: &str = "the store was deleted, or cannot be used";
 
 impl<G: Grant> Visit<'_, G> {
-    /// Keeps the store of a grant that is held, or takes the one that was kept if it cannot be used by its name any more:
-    /// what has come of an upload lies there all the same.
+    /// Remembers the connection to the store of a grant with the multipart upload finalizer. If the store cannot be
+    /// used any more, restores the remembered connection, because the uploaded parts are still in the bucket.
     pub(super) fn remember_store(&mut self) {
         let grant = &self.facts.grant;
         if !grant.held {
@@ -53,7 +53,7 @@ impl<G: Grant> Visit<'_, G> {
             UploadFact::Open(_) => Some("absent"),
             UploadFact::Hidden => Some("forbidden"),
             UploadFact::Unreachable(_) => Some("error"),
-            // The look at the object, which follows, is counted.
+            // The HEAD request that follows counts this poll.
             UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Unread => None,
         };
         let grant = &self.facts.grant;
@@ -73,7 +73,7 @@ impl<G: Grant> Visit<'_, G> {
 
     pub(super) async fn read_uploads(&mut self, access: &Access) -> Result<(), Error> {
         self.may_ask_store()?;
-        // What this process began and nobody has recorded needs no list.
+        // This process initiated an upload that is not recorded, so its ID is known without a list request.
         let uid = &self.facts.grant.uid;
         if let (Some(begun), Some(store)) = (self.context.memory.begun(uid), self.multipart())
             && self
@@ -97,8 +97,8 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    /// Whether another grant that is not at its end has an upload of the same key. Its store may be another one: two can
-    /// stand for one bucket.
+    /// Whether another unfinished grant has a multipart upload of the same object key. The store of the other grant
+    /// is not compared, because two stores can name the same bucket.
     fn is_contested(&self) -> bool {
         let grant = &self.facts.grant;
         self.context
@@ -120,7 +120,7 @@ impl<G: Grant> Visit<'_, G> {
     pub(super) async fn hold(&mut self) -> Result<(), Error> {
         let mut finalizers = self.grant.finalizers().to_vec();
         finalizers.push(MULTIPART_FINALIZER.to_owned());
-        self.write_finalizers("giving the grant its finalizer", finalizers)
+        self.write_finalizers("adding the grant's finalizer", finalizers)
             .await?;
         self.remember_store();
         Ok(())
@@ -128,7 +128,7 @@ impl<G: Grant> Visit<'_, G> {
 
     pub(super) async fn release(&mut self, notice: Option<Notice>) -> Result<(), Error> {
         if let Some(notice) = notice {
-            // In a namespace that is being deleted nobody can write an event.
+            // Events cannot be written in a namespace that is being deleted, so the message is also logged.
             warn!(
                 namespace = self.facts.grant.namespace,
                 name = self.facts.grant.name,
@@ -140,7 +140,7 @@ impl<G: Grant> Visit<'_, G> {
         }
         let finalizers = self.grant.finalizers().iter().filter(|f| *f != MULTIPART_FINALIZER);
         let finalizers = finalizers.cloned().collect();
-        self.write_finalizers("taking the finalizer off the grant", finalizers)
+        self.write_finalizers("removing the grant's finalizer", finalizers)
             .await?;
         self.context.memory.keep_provider(&self.facts.grant.uid, None);
         Ok(())
@@ -148,7 +148,7 @@ impl<G: Grant> Visit<'_, G> {
 
     async fn write_finalizers(&mut self, what: &'static str, finalizers: Vec<String>) -> Result<(), Error> {
         let patch = json!({"metadata": {
-            // Of exactly this grant in exactly this version, so that nobody else's finalizer is lost.
+            // The UID and the resource version make the patch fail if another client changed the finalizers.
             "uid": self.facts.grant.uid,
             "resourceVersion": self.grant.resource_version(),
             "finalizers": finalizers,
@@ -170,8 +170,8 @@ impl<G: Grant> Visit<'_, G> {
 
     // --- the upload --------------------------------------------------------------------------------------------
 
-    /// Begins the upload that the URLs will be for, unless there is one. Until its Secret is written nobody but this
-    /// process knows of it; a second try takes the same one.
+    /// Initiates the multipart upload for the part URLs, unless the grant has one. Until the Secret is written, only
+    /// this process knows the upload ID, so a second attempt uses the same upload.
     pub(super) async fn begin(&self, provider: &dyn Provider, publish: &mut Publish) -> Result<(), SignError> {
         if publish.request.ask.parts().is_none() || publish.request.upload.is_some() {
             return Ok(());
@@ -192,8 +192,8 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    /// After a Secret was written, by us or by somebody who was faster: an upload that we began and that is not the
-    /// recorded one is nobody's.
+    /// Aborts the upload that this process initiated if the Secret records another upload. Another replica may have
+    /// written the Secret first, and then nobody uses this upload.
     pub(super) async fn drop_loser(&mut self, access: &Access) {
         let uid = self.facts.grant.uid.clone();
         let SecretFact::Present(secret) = &self.facts.secret else {
@@ -210,11 +210,11 @@ impl<G: Grant> Visit<'_, G> {
         if let Some(store) = self.multipart()
             && let Err(why) = self.within(store.abort(&access.to_abort(&begun))).await.flatten()
         {
-            // It is found again when the grant is at its end.
+            // The upload is found again and aborted when the grant ends.
             warn!(
                 namespace = self.facts.grant.namespace,
                 name = self.facts.grant.name,
-                "an upload in parts that lost a race was not aborted: {why}"
+                "a multipart upload that is not in use could not be aborted: {why}"
             );
         }
         self.context.memory.aborted(&uid, &begun);
@@ -225,8 +225,8 @@ impl<G: Grant> Visit<'_, G> {
         let completion = match self.provider.clone() {
             Some(provider) => {
                 let (access, assembly) = (access.clone(), assembly.clone());
-                // In a task of its own, which goes on for a minute at most: a store that takes long to put parts together goes
-                // on better if its client does not hang up. What came of it shows at the next look.
+                // A separate task continues for up to one minute after the deadline, because closing the connection
+                // could interrupt a store that assembles many parts. The next poll finds the result.
                 let task = tokio::spawn(async move {
                     match provider.multipart() {
                         Some(store) => store.complete(&access, &assembly).await,
@@ -234,7 +234,7 @@ impl<G: Grant> Visit<'_, G> {
                     }
                 });
                 let ended = self.within(task).await;
-                let ended = ended.and_then(|joined| joined.map_err(|_| "it was cut off".into()));
+                let ended = ended.and_then(|joined| joined.map_err(|_| "the request was interrupted".into()));
                 ended.unwrap_or_else(Completion::Unreachable)
             }
             None => Completion::Unreachable(NO_STORE.into()),
@@ -247,13 +247,14 @@ impl<G: Grant> Visit<'_, G> {
                     namespace = grant.namespace,
                     name = grant.name,
                     parts = assembly.parts.len(),
-                    "upload in parts completed"
+                    "multipart upload completed"
                 );
                 self.context.metrics.upload_in_parts("completed");
                 self.facts.upload = UploadFact::Gone;
                 self.look(access).await?;
                 if !matches!(self.facts.object, ObjectFact::Present { .. }) {
-                    // Who may write need not be allowed to look; the store has just said that it is there.
+                    // The account may write but not read. The store has just confirmed the upload, so the object
+                    // exists.
                     self.facts.object = ObjectFact::Present {
                         object,
                         modified_at: Some(self.now),
@@ -263,7 +264,7 @@ impl<G: Grant> Visit<'_, G> {
             Completion::Exists => {
                 self.facts.upload = UploadFact::Unread;
                 self.facts.object = ObjectFact::Unread;
-                self.facts.completion_refused = Some("an object came there meanwhile".into());
+                self.facts.completion_refused = Some("another object was written in the meantime".into());
             }
             Completion::Gone => {
                 self.facts.upload = UploadFact::Gone;
@@ -275,7 +276,7 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    /// Aborts the upload that the grant's URLs are for.
+    /// Aborts the multipart upload that the grant's part URLs belong to.
     pub(super) async fn abort(&mut self, upload: &AbortAccess) -> Result<(), Error> {
         self.may_ask_store()?;
         let parts = match &self.facts.upload {
@@ -290,7 +291,7 @@ impl<G: Grant> Visit<'_, G> {
                     namespace = self.facts.grant.namespace,
                     name = self.facts.grant.name,
                     parts,
-                    "upload in parts aborted"
+                    "multipart upload aborted"
                 );
                 UploadFact::Aborted { parts }
             }
@@ -299,7 +300,7 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    /// Aborts uploads that no Secret was written for.
+    /// Aborts multipart uploads that no Secret records.
     pub(super) async fn abort_orphans(&mut self, uploads: &[AbortAccess]) -> Result<(), Error> {
         self.may_ask_store()?;
         self.facts.uploads = UploadsFact::Unread;
@@ -324,5 +325,5 @@ fn multipart(provider: &dyn Provider) -> Result<&dyn Multipart, SignError> {
     let mode = UploadMode::Multipart.as_str();
     provider
         .multipart()
-        .ok_or_else(|| SignError::Impossible(format!("the store takes no uploads in parts ({mode})")))
+        .ok_or_else(|| SignError::Impossible(format!("the store does not support multipart uploads ({mode})")))
 }

@@ -1,4 +1,5 @@
-//! What changes while a key is made: with a slow store that takes seconds, and the key is the one that was allowed before.
+//! Detects changes that happen while a credential is being signed. Signing takes seconds with a slow store, and the
+//! credential may no longer be allowed afterwards.
 
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use super::{Error, Visit, call};
 use crate::{api::Grant, controller::light::lighten_grant, core::StoreFact, provider::Provider};
 
 impl<G: Grant> Visit<'_, G> {
-    /// Whether the key that was just signed is not to be published, since its grant or what allows it has changed meanwhile.
-    /// What was judged before is forgotten then.
+    /// Whether the grant or its store has changed since the decision to sign. If so, the new credential must not be
+    /// published, and the outdated facts are dropped.
     pub(super) async fn is_overtaken(&mut self, provider: &Arc<dyn Provider>) -> Result<bool, Error> {
         let Some(watched) = self.context.caller.watched(self.grant.as_ref()) else {
             return Err(Error::Gone("the grant"));
@@ -34,13 +35,13 @@ impl<G: Grant> Visit<'_, G> {
             kind = G::OPERATION.kind(),
             namespace = self.grant.namespace(),
             name = self.grant.name_any(),
-            "the store has changed while the key was signed; judging again"
+            "the store changed while the credential was signed; deciding again"
         );
         self.facts.store = StoreFact::Unread;
         self.provider = None;
         Ok(true)
     }
-    /// The grant was changed under us: take it as it is now and judge again, unless it is another one.
+    /// Reads the grant from the apiserver after a conflict. Fails if another grant now has the same name.
     pub(super) async fn read_grant(&mut self) -> Result<(), Error> {
         let now = call("reading the grant", self.api().get(&self.facts.grant.name)).await?;
         if now.uid().as_deref() != Some(self.facts.grant.uid.as_str()) {
@@ -50,7 +51,7 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    /// This is the grant now, as the apiserver says.
+    /// Replaces the grant of this reconcile with the version that the apiserver returned.
     pub(super) fn has_grant(&mut self, mut now: G) {
         lighten_grant(&mut now);
         self.grant = Arc::new(now);

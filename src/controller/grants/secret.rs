@@ -1,4 +1,4 @@
-//! The steps that concern the grant's Secret: it is read, written with a key that is signed for it, changed, and taken back.
+//! The steps for the grant Secret: read, write with a new credential, update, and delete.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use crate::{
 impl<G: Grant> Visit<'_, G> {
     pub(super) async fn read_secret(&mut self) -> Result<(), Error> {
         let found = match self.context.secrets.view(&self.facts.grant).await {
-            // An account that may neither write nor read Secrets here: there is none that it has made, and the refused
-            // write is what a person must hear of.
+            // The account may neither write nor read Secrets here, so Valet has created no Secret. The status must
+            // report the refused write, not this read.
             Err(Error::Refused(_)) if self.facts.secret_refused.is_some() => None,
             found => found?,
         };
@@ -26,9 +26,9 @@ impl<G: Grant> Visit<'_, G> {
             self.expects_secret(true);
         }
         self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
-        // That a key is out and its Secret gone may mean that another operator has withdrawn it, since the upload has come or
-        // the grant was revoked, and our watch is late. Its status, or the spec, was written before: one read tells, and
-        // the key of a grant that is over is not put there again.
+        // The status says that a credential is issued, but the Secret is missing. Another operator may have deleted
+        // it because the grant is finished, and the watch is late. One read of the grant shows the current state, so
+        // the credential of a finished grant is not restored.
         if matches!(self.facts.secret, SecretFact::Absent) && self.facts.grant.status.binding.is_some() {
             self.read_grant().await?;
         }
@@ -39,7 +39,7 @@ impl<G: Grant> Visit<'_, G> {
         let Some(provider) = self.provider.clone() else {
             return Err(Error::Api {
                 call: "signing",
-                why: "the store is not usable any more".into(),
+                why: "the store can no longer be used".into(),
             });
         };
         if provider.signs_remotely() || (publish.request.ask.parts().is_some() && publish.request.upload.is_none()) {
@@ -76,7 +76,7 @@ impl<G: Grant> Visit<'_, G> {
         let bytes = secret_bytes(&secret);
         if bytes > SECRET_CAPACITY {
             let message = format!(
-                "the key has {bytes} bytes with all its URLs, and a Secret holds {SECRET_CAPACITY}; make the parts larger (spec.multipart.partSizeBytes)"
+                "the Secret would have {bytes} bytes with all URLs, and {SECRET_CAPACITY} are allowed; increase spec.multipart.partSizeBytes"
             );
             self.facts.sign_refused = Some((Reason::CapabilityMissing, message));
             return Ok(());
@@ -88,7 +88,8 @@ impl<G: Grant> Visit<'_, G> {
                 self.facts.secret_refused = Some(why);
                 return Ok(());
             }
-            // Another one by that name, or it changed, or went: what is there decides.
+            // Another Secret has this name, or the Secret was changed or deleted. The next decision uses the current
+            // Secret.
             Err(Error::Conflict(_) | Error::Gone(_)) => {
                 let read = self.read_secret_or_stop(&publish.mode).await;
                 self.drop_loser(publish.request.access()).await;
@@ -99,7 +100,7 @@ impl<G: Grant> Visit<'_, G> {
         let lifetime = publish.request.lifetime;
         info!(
             kind = G::OPERATION.kind(), namespace = grant.namespace, name = grant.name,
-            secret = grant.secret_name(), expires = %lifetime.expires_at, "key issued"
+            secret = grant.secret_name(), expires = %lifetime.expires_at, "credential issued"
         );
         let age = grant
             .created
@@ -112,7 +113,7 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    /// After a create or replace was turned down. A namespace that is not there answers a create with 404, too.
+    /// Reads the Secret after a refused create or replace. A create in a missing namespace also returns 404.
     async fn read_secret_or_stop(&mut self, mode: &PublishMode) -> Result<(), Error> {
         self.read_secret().await?;
         match (&self.facts.secret, mode) {
@@ -129,14 +130,14 @@ impl<G: Grant> Visit<'_, G> {
         self.expects_secret(true);
     }
 
-    /// Whether the Secret is there as it was issued, as far as this process knows.
+    /// Records whether the Secret should exist in the form in which it was issued.
     fn expects_secret(&mut self, is_expected: bool) {
         let uid = &self.facts.grant.uid;
         let memory = &self.context.memory;
         self.facts.repairs = memory.keep_repairs(uid, |repairs| repairs.is_expected = is_expected);
     }
 
-    /// The Secret is as it was again after somebody else had deleted or changed it, if that is so.
+    /// Records that this reconcile restored the Secret after another client had deleted or changed it.
     pub(super) fn repaired(&mut self, is_repair: bool) {
         if is_repair {
             let uid = &self.facts.grant.uid;
@@ -168,7 +169,7 @@ impl<G: Grant> Visit<'_, G> {
         }
     }
 
-    /// Removes the Secret's data, since its deletion will not.
+    /// Removes the Secret's data, because finalizers of other clients delay its deletion.
     pub(super) async fn empty(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
         let grant = &self.facts.grant;
         match self.context.secrets.empty(grant, uid, resource_version).await {
@@ -178,13 +179,13 @@ impl<G: Grant> Visit<'_, G> {
                     namespace = grant.namespace,
                     name = grant.name,
                     secret = grant.secret_name(),
-                    "data removed from a Secret that finalizers hold"
+                    "data removed from a Secret that cannot be deleted because of its finalizers"
                 );
                 self.has_secret(view);
                 Ok(())
             }
             Err(Error::Conflict(_) | Error::Gone(_)) => self.read_secret().await,
-            // An immutable Secret can only be deleted.
+            // An immutable Secret cannot be emptied, only deleted.
             Err(Error::Refused(why)) => {
                 self.facts.emptying_refused = Some(why);
                 Ok(())
@@ -202,11 +203,11 @@ impl<G: Grant> Visit<'_, G> {
                     namespace = grant.namespace,
                     name = grant.name,
                     secret = grant.secret_name(),
-                    "key withdrawn"
+                    "Secret deleted"
                 );
                 self.expects_secret(false);
                 match &self.facts.secret {
-                    // It is still there.
+                    // The Secret still exists until its finalizers are removed.
                     SecretFact::Present(held) if !held.finalizers.is_empty() => self.read_secret().await,
                     _ => {
                         self.facts.secret = SecretFact::Absent;

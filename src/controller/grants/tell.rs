@@ -1,4 +1,4 @@
-//! What is told of a visit: the grant's status, counters, and events for people.
+//! The results of a reconcile: the grant's status, metrics and Events.
 
 use futures::future::BoxFuture;
 use kube::{
@@ -27,11 +27,11 @@ impl<G: Grant> Visit<'_, G> {
         };
         status.record_signature = Some(self.context.memory.records().sign_status(subject, &status));
         self.context.memory.accept_status(&uid, Some(&status));
-        // What somebody else has written goes, too.
+        // The patch also removes fields that other clients have written.
         let written = self.grant.grant_status().cloned().unwrap_or_default();
         let patch = json!({
-            // Of exactly this grant in exactly this version: another grant of its name, or a change that was not
-            // looked at, makes this a conflict.
+            // The UID and the resource version make the patch fail if the grant was replaced or changed since it was
+            // read.
             "metadata": {"uid": self.facts.grant.uid, "resourceVersion": self.grant.resource_version()},
             "status": merge(&written, &status),
         });
@@ -56,7 +56,7 @@ impl<G: Grant> Visit<'_, G> {
             static TOLD: std::sync::Once = std::sync::Once::new();
             TOLD.call_once(|| {
                 tracing::error!(
-                    "the CRDs are older than this operator and drop status.recordSignature; upgrade them (helm upgrade, or valet crds | kubectl apply -f -): until then finished grants begin anew at each restart"
+                    "the CRDs are older than this operator and drop status.recordSignature; upgrade them (helm upgrade, or valet crds | kubectl apply -f -): until then Valet restarts finished grants at each start of the operator"
                 );
             });
         }
@@ -116,7 +116,7 @@ impl<G: Grant> Visit<'_, G> {
         let publish: BoxFuture<'_, _> =
             Box::pin(async { self.context.recorder.publish(&event, &self.grant.object_ref(&())).await });
         if let Err(error) = call("writing an event", publish).await {
-            // The status says the same; an event is a courtesy.
+            // An event repeats what the status says, so a failure is only logged.
             warn_once!(
                 &error.cause(),
                 namespace = self.facts.grant.namespace,
@@ -127,7 +127,7 @@ impl<G: Grant> Visit<'_, G> {
     }
 }
 
-/// A merge patch (RFC 7396) that makes `new` out of `old`: what is gone has to be said to be null.
+/// A JSON merge patch (RFC 7396) that turns `old` into `new`. Fields that `new` does not have are set to null.
 fn merge(old: &GrantStatus, new: &GrantStatus) -> Value {
     let object = |status: &GrantStatus| match serde_json::to_value(status) {
         Ok(Value::Object(fields)) => fields,

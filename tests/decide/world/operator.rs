@@ -90,7 +90,7 @@ impl World {
             }
             Step::Complete(_, assembly) => {
                 if assembly.write_once && matches!(self.bucket, Bucket::Holds { .. }) {
-                    facts.completion_refused = Some("an object came there".into());
+                    facts.completion_refused = Some("another object was written".into());
                     facts.upload = UploadFact::Unread;
                     facts.object = ObjectFact::Unread;
                 } else if let Some(n) = self.uploads.iter().position(|u| u.id == assembly.upload) {
