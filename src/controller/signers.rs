@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use crate::core::Signer;
 use crate::core::StoreId;
 
-/// What each store signs with, and since when, as far as this process knows. It outlasts times in which a store cannot be
-/// used, as between the old credentials and the new ones.
+/// The signer that each store uses, and the time when this process first saw it. The entry stays while a store cannot
+/// be used, for example between old and new credentials.
 #[derive(Default)]
 pub struct Signers(Mutex<HashMap<StoreId, Known>>);
 
 struct Known {
     signer: Signer,
-    /// Whether the store's grants must hear of it.
+    /// Whether the store's grants have not yet been enqueued because of this change.
     is_news: bool,
 }
 
@@ -24,7 +24,7 @@ impl Signers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store signs with what has this fingerprint.
+    /// Records the fingerprint of the store's current signer.
     pub fn seen(&self, id: &StoreId, fingerprint: String) -> Signer {
         let mut all = self.lock();
         let known = all.get(id);
@@ -35,7 +35,7 @@ impl Signers {
             fingerprint,
             since: Timestamp::now(),
         };
-        // Of the first one there is no news: at the start every grant is visited anyway.
+        // The first signer of a store is not a change, because every grant is reconciled at startup anyway.
         let is_news = known.is_some();
         all.insert(
             id.clone(),
@@ -47,12 +47,12 @@ impl Signers {
         signer
     }
 
-    /// The store is gone.
+    /// Removes the entry of a deleted store.
     pub fn forget(&self, id: &StoreId) {
         self.lock().remove(id);
     }
 
-    /// Whether the store signs with something else since this was last asked.
+    /// Whether the store's signer has changed since the last call.
     pub fn changed(&self, id: &StoreId) -> bool {
         let mut all = self.lock();
         all.get_mut(id).is_some_and(|known| std::mem::take(&mut known.is_news))
@@ -70,7 +70,11 @@ mod tests {
         let id = |name: &str| (StoreKind::ClusterObjectStore, String::new(), name.to_owned());
         let first = signers.seen(&id("a"), "one".into());
         assert!(!signers.changed(&id("a")) && !signers.changed(&id("b")));
-        assert_eq!(signers.seen(&id("a"), "one".into()), first, "since the first time");
+        assert_eq!(
+            signers.seen(&id("a"), "one".into()),
+            first,
+            "the start time stays the same"
+        );
         assert!(!signers.changed(&id("a")));
         assert_ne!(signers.seen(&id("a"), "two".into()), first);
         signers.seen(&id("b"), "two".into());

@@ -27,51 +27,50 @@ use crate::{
     telemetry::warn_once,
 };
 
-/// Calls for a visit to a store, by namespace and name.
+/// Enqueues a store by namespace and name.
 type Call = Box<dyn Fn(&str, &str) + Send + Sync>;
 
-/// What visits to stores share.
+/// The state that all reconciles of one kind of store share.
 pub struct Context<S> {
-    /// The apiserver.
     pub client: Client,
-    /// Stores, kept fresh.
+    /// The cached stores and their connections.
     pub stores: Arc<Stores>,
-    /// The namespace whose grants are served, if it is one only.
+    /// The only namespace whose grants are served, or `None` for all namespaces.
     pub scope: Option<String>,
-    /// The `Api` of one namespace, or of the cluster.
+    /// Creates the `Api` for a namespaced or a cluster-scoped kind.
     pub api: fn(Client, &str) -> Api<S>,
-    /// Calls for a visit to every grant of the store.
+    /// Enqueues every grant of the store.
     pub judge_anew: Box<dyn Fn(&StoreId) + Send + Sync>,
-    /// Events for people.
+    /// Writes Kubernetes Events.
     pub recorder: Recorder,
-    /// Whose turn it is when many wait.
+    /// Distributes reconciles fairly among namespaces.
     pub turns: Turns,
-    /// Calls for a visit to one that had to wait, by namespace and name.
+    /// Enqueues a store that had to wait, by namespace and name.
     pub call: Call,
 }
 
-/// Stores of one kind that are reconciled at one time, before they are shared out between namespaces: credentials and names of
-/// hosts can take some seconds, and whoever may make one store may make many.
+/// The maximum number of concurrent reconciles for each kind of store, before the limits of the namespaces apply.
+/// Reading credentials and resolving host names can take seconds, and one tenant can create many stores.
 pub const AT_A_TIME: u16 = 16;
 
-/// One that had to wait for its turn and was not called asks again after this long.
+/// The pause before a store that waits for its namespace's limit tries again by itself.
 const IN_LINE: Duration = Duration::from_secs(5);
 
-/// Whether the store refuses headers that are not signed.
+/// Whether the store rejects unsigned headers.
 pub const HEADERS: &str = "UnsignedHeadersRefused";
-/// Whether the store holds keys to what they promise, if somebody asked for it to be tried.
+/// Whether the store enforces the constraints of credentials, if a conformance check was requested.
 pub const KEYS: &str = "KeysEnforced";
-/// Whether the store's clock and the operator's agree.
+/// Whether the clocks of the store and the operator agree.
 pub const CLOCK: &str = "ClockInSync";
 
-/// Whether it is known when the credentials end. Only while it is not.
+/// Whether the expiry of the credentials is known. The condition exists only while the expiry is unknown.
 pub const EXPIRATION: &str = "CredentialsExpirationKnown";
 
-/// Says in a store's status whether it can be used, and comes again after a while: credentials come and go without
-/// an event.
+/// Updates a store's status and returns when to reconcile again. The interval is fixed, because credentials can
+/// change without an event.
 ///
 /// # Errors
-/// [`Error`], if the apiserver cannot be asked.
+/// [`Error`], if a call to the apiserver fails.
 pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<Context<S>>) -> Result<Action, Error> {
     let store = match &store.0 {
         Ok(store) => store,
@@ -80,14 +79,14 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
                 kind = S::KIND.as_str(),
                 namespace = invalid.metadata.namespace,
                 name = invalid.metadata.name,
-                "the store cannot be read and is left alone: {}",
+                "the store cannot be parsed and is ignored: {}",
                 invalid.error
             );
             return Ok(Action::await_change());
         }
     };
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
-    // Stores of the cluster are the platform's own, in no namespace: each is its own share.
+    // ClusterObjectStores have no namespace, so each of them counts as a namespace of its own.
     let is_shared = namespace.is_empty();
     let share = if is_shared { &name } else { &namespace };
     let call = |share: &str, next: &str| {
@@ -103,7 +102,7 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
     }
 }
 
-/// Looks at the store and says so in its status.
+/// Checks the store and writes the result to its status.
 async fn describe_now<S: Store>(
     store: &S,
     context: &Context<S>,
@@ -112,12 +111,13 @@ async fn describe_now<S: Store>(
     let id = (S::KIND, namespace.to_owned(), name.to_owned());
     let api = (context.api)(context.client.clone(), namespace);
     let previous = store.store_status().cloned().unwrap_or_default();
-    // Of what several operators serve each has its own part, and each says so.
+    // Several operators can serve one store. Each of them writes only its own conditions.
     let shared = match context.stores.concern(store, context.scope.as_deref()).await? {
         Concern::Alone => None,
         Concern::Shared => context.scope.as_deref(),
         Concern::None => {
-            // Not even asked: it is none of ours. What was said of it when it was, is taken back.
+            // This operator does not serve the store, so the store is not checked. Conditions from an earlier time
+            // are removed.
             if let Some(scope) = &context.scope {
                 write(&api, store, &previous, voices::without(&previous, scope)).await?;
             }
@@ -127,11 +127,11 @@ async fn describe_now<S: Store>(
     let found = match context.stores.condition(&id).await {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(Action::await_change()),
-        // It comes again when the result is there.
+        // The store is enqueued again when the probe has a result.
         Err(Error::NotProbed) => return Ok(Action::requeue(STORE_SWEEP)),
         Err(e) => return Err(e),
     };
-    // What is reported must speak of the generation that was judged, which is not always the one that was watched.
+    // The conditions must describe the generation that was checked, which may differ from the watched one.
     let mut status = match (shared, &context.scope) {
         (Some(scope), _) => voices::own(&previous, scope),
         (None, Some(scope)) => voices::without(&previous, scope),
@@ -167,7 +167,7 @@ async fn describe_now<S: Store>(
     Ok(Action::requeue(STORE_SWEEP))
 }
 
-/// Writes a status that says something new, unless the store has changed since it was seen.
+/// Writes the status if it has changed. Fails if the store has changed since it was read.
 async fn write<S: Store>(api: &Api<S>, store: &S, previous: &StoreStatus, status: StoreStatus) -> Result<(), Error> {
     if status == *previous {
         return Ok(());
@@ -199,7 +199,7 @@ async fn write<S: Store>(api: &Api<S>, store: &S, previous: &StoreStatus, status
     Ok(())
 }
 
-/// What trying the store out has shown.
+/// Converts the result of the probe into status fields and conditions.
 fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let Condition {
         capabilities,
@@ -219,14 +219,14 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let (reason, message) = match &probed.finding {
         Finding::Usable if let Some(why) = worthless => (Reason::KeysNotEnforced, why.clone()),
         Finding::Usable => {
-            let known = ["the store answers and takes the credentials"].into_iter();
+            let known = ["the store answers and accepts the credentials"].into_iter();
             let all: Vec<_> = known.chain(probed.remarks.iter().map(String::as_str)).collect();
             (Reason::Ready, all.join("; "))
         }
         Finding::Broken(reason, why) => (*reason, why.clone()),
         Finding::Unreachable(why) => (
             Reason::StoreUnreachable,
-            format!("the store does not answer as it should: {why}"),
+            format!("the store does not answer correctly: {why}"),
         ),
     };
     set_ready(&mut status.conditions, (reason, &message), generation, now);
@@ -238,7 +238,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             EXPIRATION,
             "False",
             Reason::ExpirationUnknown,
-            "the credentials are temporary (they have a session token) and nothing says when they end, so no URL of this store lives longer than 15 minutes: set AWS_CREDENTIAL_EXPIRATION beside AWS_SESSION_TOKEN",
+            "the store's credentials have a session token and their expiry is unknown, so no signed URL is valid for more than 15 minutes; set AWS_CREDENTIAL_EXPIRATION next to AWS_SESSION_TOKEN",
         );
     }
     let is_safe = capabilities.enforced.contains(&Capability::SignedHeadersOnly);
@@ -247,48 +247,47 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             HEADERS,
             "True",
             Reason::HeadersRefused,
-            "the store refuses headers that are not signed and would do more than the key says",
+            "the store rejects unsigned headers that would extend what a signed URL allows",
         ),
         (Some(false), true) => set(
             HEADERS,
             "False",
             Reason::HeadersObeyed,
-            "the store obeys headers that are not signed; URLs for PUT are issued, since assumeRole confines each of them, or unsignedHeaders is Tolerate",
+            "the store obeys unsigned headers; Valet still issues PUT URLs, because assumeRole restricts each URL or unsignedHeaders is Tolerate",
         ),
         (Some(false), false) => {
             let remedy = remedy(capabilities);
             let message = format!(
-                "the store obeys headers that are not signed, so the holder of a URL for PUT could copy whatever the credentials can read; no URLs for PUT are issued{remedy}"
+                "the store obeys unsigned headers, so the holder of a PUT URL could copy any object that the credentials can read; Valet issues no PUT URLs{remedy}"
             );
             set(HEADERS, "False", Reason::HeadersObeyed, &message);
         }
-        // What was seen before still holds while the store is away, or nothing can be concluded.
+        // An earlier result stays valid while the store does not answer or the probe has no conclusion.
         (None, _) if probed.finding != Finding::Usable || probed.skew.is_some() && was_seen => {}
-        // That a store is unsafe holds until the opposite was seen.
+        // A store that was found unsafe stays unsafe until a probe shows the opposite.
         (None, _) if was_unsafe => {}
         (None, _) => {
-            let why = probed.untold.as_deref().unwrap_or("it was not tried");
+            let why = probed.untold.as_deref().unwrap_or("it was not tested");
             let then = match is_safe {
-                true => "URLs for PUT are issued all the same: it is documented of this store, assumeRole confines each of them, or unsignedHeaders is Tolerate".to_owned(),
-                false => format!("until it is known, no URLs for PUT are issued{}", remedy(capabilities)),
+                true => "Valet still issues PUT URLs, because the store is documented to reject them, assumeRole restricts each URL, or unsignedHeaders is Tolerate".to_owned(),
+                false => format!("until it is known, Valet issues no PUT URLs{}", remedy(capabilities)),
             };
-            let message =
-                format!("whether the store refuses headers that are not signed is not known: {why}; {then}");
+            let message = format!("it is not known whether the store rejects unsigned headers: {why}; {then}");
             set(HEADERS, "Unknown", Reason::NotObservable, &message);
         }
     }
     match probed.skew {
-        // Of a store that does not answer nothing is known.
+        // Without an answer from the store its clock is unknown.
         None if probed.finding != Finding::Usable => {}
         None => set(
             CLOCK,
             "True",
             Reason::Ready,
-            "the store's clock and the operator's agree to half a minute",
+            "the clocks of the store and the operator differ by less than 30 seconds",
         ),
         Some(skew) => {
             let message = format!(
-                "{}; URLs begin and end by the store's clock, and nothing is concluded about the store until the clocks agree",
+                "{}; signed URLs are valid according to the store's clock, and probe results are ignored until the clocks agree",
                 skewed(skew)
             );
             set(CLOCK, "False", Reason::ClockSkewed, &message);
@@ -299,7 +298,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     }
 }
 
-/// What the store's owner can do about headers that are not signed, as the end of a sentence.
+/// What the store's owner can do about unsigned headers, as the end of a sentence.
 fn remedy(capabilities: &Capabilities) -> String {
     let remedy = capabilities.remedies.signed_headers;
     remedy.map_or(String::new(), |remedy| {
@@ -307,7 +306,7 @@ fn remedy(capabilities: &Capabilities) -> String {
     })
 }
 
-/// What the round trip with real keys has shown, if somebody asked for one.
+/// Converts the result of the conformance check into the status, if a check was requested.
 fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let canary = condition.canary.as_ref();
     status.canary = canary.map(|tried| CanaryStatus {
@@ -323,15 +322,20 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
         None if !found.missing.is_empty() => {
             let names = found.missing_names();
             let message = format!(
-                "tried with real keys, the store does not enforce {names}: grants that need it are refused (CapabilityMissing)"
+                "the conformance check found that the store does not enforce {names}; grants that need one of these are refused (CapabilityMissing)"
             );
             ("False", Reason::KeysNotEnforced, message)
         }
-        None if found.held.is_empty() || found.interrupted => {
-            ("Unknown", Reason::NotObservable, "not tried with real keys".to_owned())
-        }
+        None if found.held.is_empty() || found.interrupted => (
+            "Unknown",
+            Reason::NotObservable,
+            "the conformance check has no result".to_owned(),
+        ),
         None => {
-            let message = format!("tried with real keys, the store enforces {}", found.held.join(", "));
+            let message = format!(
+                "the conformance check found that the store enforces {}",
+                found.held.join(", ")
+            );
             ("True", Reason::KeysEnforced, message)
         }
     };
@@ -339,11 +343,11 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
         message += &format!("; without {lacking}");
     }
     for untried in &found.untried {
-        message += &format!("; not tried: {untried}");
+        message += &format!("; not tested: {untried}");
     }
     let untried = found.untried_names(&condition.capabilities);
     if found.worthless.is_none() && !found.held.is_empty() && !found.interrupted && !untried.is_empty() {
-        message += &format!("; not tried: {}", untried.join(", "));
+        message += &format!("; not tested: {}", untried.join(", "));
     }
     if let Some(left) = &found.left {
         message += &format!("; {left}");
@@ -352,14 +356,14 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
     set_condition(&mut status.conditions, KEYS, value, (reason, &message), generation, now);
 }
 
-/// When to try again after an error.
+/// The pause before the next reconcile after an error.
 pub fn on_error<S: Store>(store: Arc<DeserializeGuard<S>>, error: &Error, _: Arc<Context<S>>) -> Action {
     if matches!(error, Error::Conflict(_) | Error::Gone(_)) {
-        // The watch has not brought the store's newest state yet.
+        // The watch has not delivered the newest version of the store yet.
         debug!(
             kind = S::KIND.as_str(),
             name = store.name_any(),
-            "{error}; looking again"
+            "{error}; reconciling again"
         );
         return Action::requeue(Duration::from_secs(1));
     }

@@ -1,4 +1,5 @@
-//! Stores as grants and their own statuses need to know them: read, connected to and tried out, and kept for a moment.
+//! The cache of stores for grants and for store statuses: each store is read, connected and probed, and kept for a
+//! short time.
 
 mod connect;
 mod current;
@@ -37,32 +38,32 @@ use crate::{
     provider::{Probed, Provider},
 };
 
-/// Reads stores and keeps them for a moment.
+/// Reads and caches stores.
 pub struct Stores {
     client: Client,
     secrets: NamedSecrets,
     operator_namespace: String,
-    /// Whether an ObjectStore may sign with the operator's own identity.
+    /// Whether an ObjectStore may use the operator's own credentials.
     share_environment: bool,
-    /// Where an ObjectStore's endpoint may lead.
+    /// Which endpoints an ObjectStore may have.
     outward: Outward,
-    /// Is told how many visits may wait for a store.
+    /// Limits how many reconciles may wait for one store.
     requests: Arc<Requests>,
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: NamespaceLabels,
-    /// Outlasts times in which the store cannot be used, as between the old credentials and the new ones.
+    /// Keeps its entries while a store cannot be used, for example between old and new credentials.
     signers: Signers,
-    /// When the credentials end that were found last.
+    /// The expiry of each store's credentials, as last seen.
     ends: Mutex<HashMap<StoreId, Timestamp>>,
-    /// Tries stores out.
+    /// Runs probes and conformance checks.
     pub trials: Arc<Trials>,
 }
 
-/// Why a store cannot be used, as conditions say it.
+/// The reason and the message that a condition shows for a store that cannot be used.
 pub type Why = (Reason, String);
 
-/// What keeps a store from being used: its own state, which is a fact, or that the apiserver could not be asked.
+/// Why a store cannot be used: a problem of the store itself, or a failed call to the apiserver.
 enum Stop {
     Unusable(Why),
     Failed(Error),
@@ -89,7 +90,7 @@ impl From<SignError> for Stop {
     }
 }
 
-/// The fact apart from the failure.
+/// Separates a problem of the store, which is a fact, from a failed call.
 fn told<T>(result: Result<T, Stop>) -> Result<Result<T, Why>, Error> {
     match result {
         Ok(found) => Ok(Ok(found)),
@@ -104,7 +105,7 @@ enum Known {
     Unusable {
         reason: Reason,
         message: String,
-        /// They bind all the same.
+        /// The access rules apply even if the store cannot be used.
         rules: Arc<Vec<ClusterAccessRule>>,
     },
     Usable(Connection),
@@ -112,51 +113,52 @@ enum Known {
 
 #[derive(Clone)]
 struct Connection {
-    /// What it was made from: while this stays, so does the provider with its session.
+    /// Identifies the store, its credentials and its settings. While the fingerprint stays the same, the provider and
+    /// its session are reused.
     fingerprint: String,
     max_live_grants: Option<i64>,
     rules: Arc<Vec<ClusterAccessRule>>,
     short_sessions: ShortSessions,
-    /// What it signs with; `None` while that is not known.
+    /// The signer in use; `None` while it is unknown.
     signer: Option<Signer>,
     provider: Arc<dyn Provider>,
     trial: Arc<Trial>,
-    /// What asks for a round trip with real keys.
+    /// The value of the annotation that requests a conformance check.
     canary_request: Option<String>,
 }
 
-/// The longest request that is repeated in a status: far more than a time.
+/// The maximum length in bytes of a check request in a status. A timestamp is much shorter.
 const LONGEST_REQUEST: usize = 64;
 
-/// What asks for a round trip with real keys, if something does.
+/// The value of the annotation that requests a conformance check, if it is set.
 pub fn canary_request(store: &ObjectMeta) -> Option<String> {
     let value = printable(store.annotations.as_ref()?.get(annotation::CANARY_REQUESTED_AT)?);
     Some(value[..value.floor_char_boundary(LONGEST_REQUEST)].to_owned())
 }
 
-/// What a store's own status says.
+/// What a store's status reports.
 pub struct Condition {
-    /// What grants may ask of it.
+    /// The capabilities that grants may use.
     pub capabilities: Arc<Capabilities>,
-    /// When the credentials end that sign now.
+    /// When the current credentials expire.
     pub credentials_expire: Option<Timestamp>,
-    /// Whether they are temporary, and nothing says when they end.
+    /// Whether the credentials are temporary and their expiry is unknown.
     pub end_is_unknown: bool,
-    /// What came of trying it out.
+    /// The result of the probe.
     pub probed: Probed,
-    /// And of doing so with real keys, if somebody asked for it.
+    /// The result of the conformance check, if one was requested.
     pub canary: Option<Tried>,
-    /// Whether the store signs with something else than last time: its grants must be judged anew.
+    /// Whether the store's signer has changed since the last time, so that its grants must be reconciled.
     pub is_news: bool,
 }
 
-/// What a grant must know of its store.
+/// What a grant needs to know about its store.
 pub struct Found {
-    /// Whether it can be used, and how.
+    /// Whether the store can be used, and its settings.
     pub fact: StoreFact,
-    /// What signs and looks, if it can be used.
+    /// The connection that signs and sends requests, if the store can be used.
     pub provider: Option<Arc<dyn Provider>>,
-    /// Its rules, if it cannot.
+    /// The store's access rules, if the store cannot be used.
     pub rules: Option<RulesView>,
 }
 
@@ -171,8 +173,8 @@ impl Found {
 }
 
 impl Stores {
-    /// Reads with this client. Credentials of ClusterObjectStores are in `operator_namespace`; the endpoints of
-    /// ObjectStores must lead outwards.
+    /// Creates the cache. `operator_namespace` contains the credentials of ClusterObjectStores; `outward` limits the
+    /// endpoints of ObjectStores.
     pub fn new(
         client: Client,
         operator_namespace: String,
@@ -196,11 +198,11 @@ impl Stores {
         }
     }
 
-    /// What a grant must know of its store. A key that is signed now is meant to live until `wanted_until`. For a grant that the
-    /// rules refuse nothing is asked of the store or of its STS.
+    /// What a grant needs to know about its store, for a credential that expires at `wanted_until`. If the access
+    /// rules refuse the grant, no request is sent to the store or its STS.
     ///
     /// # Errors
-    /// If the apiserver cannot be asked: what is wrong with the store itself is a fact. Or [`Error::NotProbed`].
+    /// If a call to the apiserver fails; a problem of the store itself is a fact. Or [`Error::NotProbed`].
     pub async fn fact(&self, grant: &GrantFacts, wanted_until: Timestamp) -> Result<Found, Error> {
         let (store, namespace) = (&grant.terms.store_ref, grant.namespace.as_str());
         let id = store_id(store, namespace);
@@ -221,7 +223,8 @@ impl Stores {
             namespace_labels,
         } = view;
         let usable = match (known, refused) {
-            // What signs is told all the same: an upload that Valet began for the grant may be aborted.
+            // The provider is returned although the rules refuse the grant, because an upload that Valet initiated
+            // for the grant may be aborted.
             (Known::Usable(connection), Some(Refusal { reason, message })) => {
                 return Ok(Found {
                     provider: Some(connection.provider),
@@ -252,7 +255,7 @@ impl Stores {
                 provider: Some(usable.connection.provider),
                 rules: None,
             },
-            // Keys that are out stay while it is so, if the rules still allow them.
+            // Issued credentials stay while the store cannot be used, if the access rules still allow them.
             Err((reason, message)) => Found {
                 rules: Some(RulesView {
                     rules,
@@ -263,10 +266,10 @@ impl Stores {
         })
     }
 
-    /// What is known of a store for its own status, or why it cannot be used; `None` if it is gone.
+    /// What a store's status reports, or why the store cannot be used; `None` if it does not exist.
     ///
     /// # Errors
-    /// If the apiserver cannot be asked; or [`Error::NotProbed`].
+    /// If a call to the apiserver fails, or [`Error::NotProbed`].
     pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, Why>>, Error> {
         Ok(match self.known(id).await? {
             Known::Missing => None,
@@ -282,7 +285,7 @@ impl Stores {
             None => lock(&self.ends).remove(id),
         };
         if let Some(end) = credentials_expire.filter(|end| *end <= Timestamp::now()) {
-            let message = format!("the credentials ended at {end}; renew them");
+            let message = format!("the store's credentials expired at {end}; renew them");
             return Err((Reason::CredentialsExpired, message).into());
         }
         let request = connection.canary_request.as_ref();
@@ -299,15 +302,15 @@ impl Stores {
         })
     }
 
-    /// When the credentials end that this operator was last seen to sign with for the store, if they do.
+    /// The expiry of the credentials that this operator last used for the store, if they expire.
     pub fn credentials_end(&self, id: &StoreId) -> Option<Timestamp> {
         lock(&self.ends).get(id).copied()
     }
 
-    /// What a store is to an operator that serves one namespace, if it does so.
+    /// Whether an operator that serves one namespace serves this store, alone or together with other operators.
     ///
     /// # Errors
-    /// If the namespace's labels cannot be read, where rules choose by label.
+    /// If the rules select namespaces by label and the labels cannot be read.
     pub async fn concern<S: Store>(&self, store: &S, scope: Option<&str>) -> Result<Concern, Error> {
         let Some(namespace) = scope.filter(|_| S::KIND == StoreKind::ClusterObjectStore) else {
             return Ok(Concern::Alone);
@@ -317,13 +320,13 @@ impl Stores {
         Ok(concern(&rules, namespace, &labels))
     }
 
-    /// Forgets a store that has changed, so that the next reader reads it.
+    /// Marks a changed store as stale, so that the next access reads it again.
     pub fn changed(&self, id: &StoreId) {
-        // What was read is kept to compare with: the provider and its session stay if the change did not concern them.
+        // The old value stays for comparison. Its provider and session are reused if the change does not affect them.
         lock(&self.known).entry(id.clone()).or_default().changed();
     }
 
-    /// Forgets a store that is gone, and everything that was known of it: what signed for it, and with what.
+    /// Removes everything about a deleted store, including its connection and its signer.
     pub fn gone(&self, id: &StoreId) {
         if let Some(slot) = lock(&self.known).remove(id) {
             slot.changed();
@@ -332,20 +335,20 @@ impl Stores {
         self.requests.limit(id, None);
     }
 
-    /// Forgets a namespace's labels, which have changed.
+    /// Marks the cached labels of a namespace as stale.
     pub fn relabelled(&self, namespace: &str) {
         self.labels.changed(namespace);
     }
 
-    /// Forgets a namespace that is gone.
+    /// Removes the cached labels of a deleted namespace.
     pub fn namespace_gone(&self, namespace: &str) {
         self.labels.gone(namespace);
     }
 
-    /// Keeps nothing of a store that is not there: grants can name any number of such.
+    /// Removes the cache entry of a store that does not exist, because grants can name any number of such stores.
     fn forget(&self, id: &StoreId, slot: &Arc<Slot<Known>>) {
         let mut known = lock(&self.known);
-        // In the map and here: nobody else waits for it.
+        // Two references, in the map and in this function, mean that no other reader waits for the entry.
         if Arc::strong_count(slot) <= 2 && known.get(id).is_some_and(|kept| Arc::ptr_eq(kept, slot)) {
             known.remove(id);
         }
@@ -368,7 +371,7 @@ impl Stores {
     }
 }
 
-/// A store that can be used for a key that is signed now.
+/// A store that can sign a credential now.
 struct Usable {
     connection: Connection,
     credentials_expire: Option<Timestamp>,
@@ -376,7 +379,7 @@ struct Usable {
 }
 
 impl Connection {
-    /// Whether a key that is signed now, and is meant to live until `wanted_until`, is worth what it says.
+    /// Whether the store can sign a credential that expires at `wanted_until` and enforces its constraints.
     async fn usable(self, id: &StoreId, trials: &Arc<Trials>, wanted_until: Timestamp) -> Result<Usable, Stop> {
         let provider = self.provider.as_ref();
         let credentials_expire = in_time(async {
@@ -400,7 +403,7 @@ impl Connection {
     }
 }
 
-/// How long a store's credentials may take: with STS, an identity's token, or a process that prints them.
+/// The time limit for obtaining a store's credentials from STS, an identity token or an external process.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn in_time<T>(work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
@@ -408,7 +411,7 @@ async fn in_time<T>(work: impl Future<Output = Result<T, SignError>>) -> Result<
         .await
         .unwrap_or_else(|_| {
             let message = format!(
-                "the store's credentials could not be had within {} s",
+                "the store's credentials could not be obtained within {} s",
                 CREDENTIALS_TIMEOUT.as_secs()
             );
             Err(SignError::Credentials {
@@ -422,7 +425,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The `Api` of a namespaced kind, of one namespace or of all.
+/// The `Api` of a namespaced kind, for one namespace or for all namespaces.
 pub fn scoped<K>(client: Client, namespace: Option<&str>) -> Api<K>
 where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -477,7 +480,7 @@ mod tests {
         }
     }
 
-    /// A store that is deleted leaves nothing behind: neither what signs for it with its connections, nor what it signed with.
+    /// Deleting a store removes its connection and its signer.
     #[tokio::test]
     async fn nothing_is_kept_of_a_store_that_is_gone() {
         let requests = Arc::new(Requests::new(8, |_, _, _| true));
@@ -485,16 +488,19 @@ mod tests {
         let stores = Stores::new(client, "valet-system".into(), false, Outward::new(Vec::new()), requests);
         let id = (StoreKind::ClusterObjectStore, String::new(), "media".to_owned());
         let Known::Usable(connection) = stores.known(&id).await.unwrap() else {
-            panic!("it can be used");
+            panic!("the store can be used");
         };
         let provider = Arc::downgrade(&connection.provider);
         drop(connection);
         stores.changed(&id);
-        assert!(provider.upgrade().is_some(), "a change need not concern it");
+        assert!(
+            provider.upgrade().is_some(),
+            "a change that does not affect the provider keeps it"
+        );
         stores.gone(&id);
-        assert!(provider.upgrade().is_none(), "it is kept");
+        assert!(provider.upgrade().is_none(), "the provider is still referenced");
         assert!(lock(&stores.known).is_empty());
-        // Another one of its name is another one: what it signs with is no news.
+        // A new store with the same name is not the old one, so its first signer is not a change.
         stores.signers.seen(&id, "another".into());
         assert!(!stores.signers.changed(&id));
     }

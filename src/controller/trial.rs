@@ -1,5 +1,5 @@
-//! What a store turned out to be like, and who has yet to hear of it. Stores are probed and checked in tasks of their own:
-//! who wants to know reads the last result, and hears of the next one.
+//! Runs probes and conformance checks of stores in background tasks. Readers get the last result at once, and are
+//! notified of the next one.
 
 use std::{
     collections::HashMap,
@@ -21,54 +21,56 @@ use crate::{
     provider::{Finding, Probed, Provider},
 };
 
-/// The longest that one probe may take. What needs longer counts as a store that does not answer.
+/// The time limit of one probe. A slower store counts as not answering.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that one check with real keys may take, with clearing away what it wrote. It ends by itself before.
+/// The time limit of one conformance check, including the cleanup of its objects. A check normally stops by itself
+/// earlier.
 const CANARY_TIMEOUT: Duration = Duration::from_secs(70);
-/// Between the beginnings of two checks of one store, whatever asks for them.
+/// The minimum time between the starts of two conformance checks of one store.
 const CANARY_PAUSE: Duration = Duration::from_secs(60);
-/// How often a check is begun again that was cut short, since the store went away meanwhile.
+/// How often a conformance check is started in total if it is interrupted because the store stops answering.
 const MAX_CANARIES: u32 = 3;
-/// Stores of one namespace that are probed or checked at one time. Whoever may make one may make many.
+/// The maximum number of ObjectStores of one namespace that are probed at the same time. One tenant can create many
+/// stores.
 const AT_A_TIME: usize = 4;
-/// The platform's own.
+/// The maximum number of ClusterObjectStores that are probed at the same time.
 const SHARED_AT_A_TIME: usize = 16;
-/// A grant waits for so long for a probe that was never made, without a word. Then its condition says so.
+/// How long a grant waits for the first probe without a condition. After this time its condition says why it waits.
 const SILENCE: Duration = Duration::from_secs(12);
 
-/// What came of trying one store out, with these settings and credentials. One trial serves every grant of the store.
+/// The last result for one store with its current settings and credentials. All grants of the store share it.
 pub struct Trial(Mutex<State>);
 
 struct State {
     last: Option<Outcome>,
-    /// Whether a task tries the store out now, or waits to do so.
+    /// Whether a background task probes the store now, or waits for a permit to do so.
     under_way: bool,
-    /// Since when it is known that the store is to be tried out.
+    /// When the first probe became necessary.
     since: Instant,
-    /// The request that the last checks answered, and how many of them there were.
+    /// The last check request, and the number of checks that were made for it.
     canaries: (String, u32),
 }
 
-/// What a store turned out to be like.
+/// The last result of a store's probe and conformance check.
 #[derive(Clone)]
 pub struct Outcome {
     when: Instant,
-    /// What the last trial showed.
+    /// The result of the last probe.
     pub probed: Probed,
-    /// And a round trip with real keys, if somebody asked for it.
+    /// The result of the last conformance check, if one was requested.
     pub canary: Option<Tried>,
-    /// Whether the store has answered in any trial.
+    /// Whether the store has answered any probe.
     has_answered: bool,
 }
 
-/// A round trip with real keys.
+/// A completed conformance check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tried {
-    /// What asked for it.
+    /// The value of the annotation that requested the check.
     pub request: String,
-    /// When it was made.
+    /// When the check was made.
     pub when: Timestamp,
-    /// What it found.
+    /// The result of the check.
     pub found: Canary,
 }
 
@@ -88,25 +90,25 @@ impl Trial {
         lock(&self.0)
     }
 
-    /// Why nothing is known of the store although it is some time since somebody wanted to know.
+    /// Why the first probe of the store has no result yet, if it is overdue.
     pub fn overdue(&self) -> Option<Why> {
         let state = self.lock();
         let is_overdue = state.last.is_none() && state.since.elapsed() > SILENCE;
         is_overdue.then(|| {
             let message =
-                "the store has not been probed yet, since other stores of its namespace take long; it goes on by itself";
+                "the store has not been probed yet, because probes of other stores take long; Valet probes it automatically";
             (Reason::Pending, message.to_owned())
         })
     }
 
-    /// Takes what a probe showed; whether that is something else than before.
+    /// Records the result of a probe. Returns whether it differs from the last result.
     fn probed(&self, probed: Probed) -> bool {
         let mut state = self.lock();
         let before = state.last.take();
         let is_news = before.as_ref().is_none_or(|before| before.probed != probed);
         state.last = Some(Outcome {
             when: Instant::now(),
-            // While the clocks differ, nothing is concluded from an answer.
+            // While the clocks differ, an answer proves nothing.
             has_answered: probed.finding == Finding::Usable && probed.skew.is_none()
                 || before.as_ref().is_some_and(|o| o.has_answered),
             canary: before.and_then(|o| o.canary),
@@ -115,7 +117,7 @@ impl Trial {
         is_news
     }
 
-    /// Takes what a check found; whether that is something else than before.
+    /// Records the result of a conformance check. Returns whether it differs from the last result.
     fn checked(&self, request: &str, found: Canary) -> bool {
         let mut state = self.lock();
         state.canaries = match &state.canaries {
@@ -136,7 +138,7 @@ impl Trial {
 }
 
 impl State {
-    /// Whether a check is to be made that this asks for, apart from how often one may be.
+    /// Whether this request needs a check, apart from the minimum time between checks.
     fn wants_canary(&self, request: Option<&String>) -> bool {
         let (Some(request), Some(outcome)) = (request, &self.last) else {
             return false;
@@ -151,20 +153,21 @@ impl State {
     }
 }
 
-/// Is told that a store was tried out, and whether something else came of it than before.
+/// A callback for a new result. The second argument says whether the result differs from the last one.
 pub type Listener = Arc<dyn Fn(&StoreId, bool) + Send + Sync>;
 
-/// Tries stores out, and says so to whom it concerns.
+/// Runs probes and conformance checks, and calls the listeners.
 #[derive(Default)]
 pub struct Trials {
-    /// How many more may be tried out now, by namespace; the platform's own under the empty one.
+    /// The free permits for probes, by namespace. ClusterObjectStores use the empty namespace.
     permits: Mutex<HashMap<String, Arc<Semaphore>>>,
-    /// When a store was last checked with real keys. It outlasts the store's object: made again it is not checked sooner.
+    /// When the last conformance check of each store started. The entry outlives the store object, so deleting and
+    /// recreating a store does not allow an earlier check.
     canaries: Mutex<HashMap<StoreId, Instant>>,
     listeners: Mutex<HashMap<StoreKind, Listener>>,
 }
 
-/// A task that tries a store out; it has ended when this is dropped.
+/// Marks a running background task. Dropping it marks the task as ended.
 struct UnderWay(Arc<Trial>);
 
 impl Drop for UnderWay {
@@ -174,13 +177,13 @@ impl Drop for UnderWay {
 }
 
 impl Trials {
-    /// Who is told of the stores of this kind.
+    /// Sets the listener for stores of this kind.
     pub fn listen(&self, kind: StoreKind, listener: Listener) {
         lock(&self.listeners).insert(kind, listener);
     }
 
-    /// The last result, if there is one. If it is older than its kind may be, or something asks for a check with real keys
-    /// that was not made, the store is tried out meanwhile. Nobody waits for that here.
+    /// Returns the last result, if there is one. Starts a background task if the result is older than `age` or if
+    /// `request` needs a conformance check. Does not wait for the task.
     pub fn outcome(
         self: &Arc<Self>,
         id: &StoreId,
@@ -205,21 +208,21 @@ impl Trials {
         state.last.clone()
     }
 
-    /// Whether the last check of the store was long enough ago.
+    /// Whether the last check of the store started long enough ago.
     fn may_check(&self, id: &StoreId) -> bool {
         let mut canaries = lock(&self.canaries);
         canaries.retain(|_, began| began.elapsed() < CANARY_PAUSE);
         !canaries.contains_key(id)
     }
 
-    /// How many more stores may be tried out now, of those that share that with this one.
+    /// The semaphore for probes that this store shares with other stores.
     fn permits(&self, id: &StoreId) -> Arc<Semaphore> {
         let most = match id.0 {
             StoreKind::ObjectStore => AT_A_TIME,
             StoreKind::ClusterObjectStore => SHARED_AT_A_TIME,
         };
         let mut all = lock(&self.permits);
-        // Of namespaces in which nothing is under way nothing is kept.
+        // Entries of namespaces without running probes are removed.
         all.retain(|_, permits| Arc::strong_count(permits) > 1);
         all.entry(id.1.clone())
             .or_insert_with(|| Arc::new(Semaphore::new(most)))
@@ -235,7 +238,7 @@ impl Trials {
     ) {
         let trial = under_way.0.clone();
         let permits = self.permits(&id);
-        // The semaphore is never closed.
+        // Acquiring fails only if the semaphore is closed, which never happens.
         let Ok(_permit) = permits.acquire().await else { return };
         let probed = timeout(PROBE_TIMEOUT, provider.probe()).await.unwrap_or_else(|_| {
             let why = format!("the probe took longer than {} s", PROBE_TIMEOUT.as_secs());
@@ -252,7 +255,10 @@ impl Trials {
         let found = timeout(CANARY_TIMEOUT, provider.canary())
             .await
             .unwrap_or_else(|_| Canary {
-                untried: vec![format!("all of it: it took longer than {} s", CANARY_TIMEOUT.as_secs())],
+                untried: vec![format!(
+                    "all tests: the check took longer than {} s",
+                    CANARY_TIMEOUT.as_secs()
+                )],
                 interrupted: true,
                 ..Canary::default()
             });
@@ -274,8 +280,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Outcome {
-    /// Whether the clocks agreed then and differ now, or the other way round. A step of the operator's clock shows at once, and
-    /// what can be concluded about the store is then something else.
+    /// Whether the clocks agreed at the time of the result and differ now, or the reverse. A step of the operator's
+    /// clock is visible at once and changes what the result means.
     fn is_of_another_time(&self, provider: &dyn Provider) -> bool {
         let is_answer = !matches!(self.probed.finding, Finding::Unreachable(_));
         let differed = self.probed.skew.is_some();
@@ -283,22 +289,22 @@ impl Outcome {
         is_answer && now.is_some() && is_skewed(now) != differed && self.when.elapsed() >= FRESHNESS
     }
 
-    /// Why no key is to be signed, whatever it says. `is_to_be_tried`: whether somebody has asked for a round trip with real
-    /// keys.
+    /// Why no credential may be signed, whatever it allows. `is_to_be_tried`: whether a conformance check is
+    /// requested.
     pub fn forbids(&self, is_to_be_tried: bool) -> Option<Why> {
         let worthless = self.canary.as_ref().and_then(|tried| tried.found.worthless.as_ref());
         match &self.probed.finding {
             Finding::Broken(reason, message) => Some((*reason, message.clone())),
-            // Whoever wants a store tried out wants no keys before: some would be weaker than their grants, and some that are
-            // out would be withdrawn since nobody has tried yet.
+            // An owner who requests a check does not want credentials before its result. Some credentials would be
+            // weaker than their grants, and issued ones would be deleted without a result.
             Finding::Unreachable(why) if is_to_be_tried && self.canary.is_none() => Some((
                 Reason::StoreUnreachable,
-                format!("it is to be tried out with real keys first, and does not answer: {why}"),
+                format!("a conformance check must run first, but the store does not answer: {why}"),
             )),
             Finding::Usable if is_to_be_tried && self.canary.is_none() => Some((
                 Reason::Pending,
                 format!(
-                    "the store is being tried out with real keys first, as its annotation {} asks; this takes up to a minute, and no key is signed before",
+                    "a conformance check of the store is running, as annotation {} requests; it takes up to one minute, and no credential is signed before it ends",
                     annotation::CANARY_REQUESTED_AT
                 ),
             )),
@@ -308,8 +314,8 @@ impl Outcome {
         }
     }
 
-    /// Why it is not known yet what the store holds keys to, where that has to be seen: it has not answered, neither now
-    /// nor before.
+    /// Why it is not yet known which constraints the store enforces: the store has never answered, and this must be
+    /// observed.
     pub fn untried(&self, provider: &dyn Provider) -> Option<Untried> {
         let only_write_once = !provider.rests_on_trial();
         if self.has_answered || only_write_once && !provider.write_once_rests_on_trial() {
@@ -328,8 +334,9 @@ impl Outcome {
     }
 }
 
-/// How old a result may be by which a key is signed: what a store enforces does not change by itself, and what is broken
-/// is looked at again by the store's own sweep. One that did not answer is asked again, though not by every grant.
+/// The maximum age of a result that a credential may be signed with. What a store enforces does not change by itself,
+/// and the store's own reconcile repeats a failed probe. A store that did not answer is probed again, but not for
+/// every grant.
 pub fn age_for_grants(outcome: &Outcome) -> Duration {
     match outcome.probed.finding {
         Finding::Usable | Finding::Broken(..) => Duration::MAX,
@@ -337,7 +344,7 @@ pub fn age_for_grants(outcome: &Outcome) -> Duration {
     }
 }
 
-/// How old a result may be in a store's status: a minute for what should change soon.
+/// The maximum age of a result in a store's status: 50 seconds if the result should change soon, otherwise 5 minutes.
 pub fn age_for_status(outcome: &Outcome) -> Duration {
     let is_interrupted = outcome.canary.as_ref().is_some_and(|c| c.found.interrupted);
     match outcome.probed.finding {

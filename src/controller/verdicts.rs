@@ -1,5 +1,5 @@
-//! What has changed in the operator's opinion of a store, for the log and as events: what a store was found to do decides which
-//! credentials are issued, so that somebody must be able to see later when that changed.
+//! Reports changes of a store's conditions in the log and as Events. These conditions decide which credentials Valet
+//! issues, so it must be possible to see later when they changed.
 
 use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -18,17 +18,18 @@ use crate::{
     telemetry::warn_once,
 };
 
-/// The conditions that are opinions. Reconciling and Stalled repeat Ready.
+/// The conditions whose changes are reported. Reconciling and Stalled repeat Ready.
 const VERDICTS: [&str; 4] = ["Ready", HEADERS, CLOCK, KEYS];
 
-/// A condition that is another one than before.
+/// A condition that differs from the previous status.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     before: Option<String>,
     now: Condition,
 }
 
-/// The opinions that have changed: their status or their reason. Another message is no change, since it may name a time.
+/// The conditions whose status or reason has changed. A new message alone is not a change, because it may contain a
+/// time.
 pub fn changes(before: &[Condition], now: &[Condition]) -> Vec<Change> {
     let find = |conditions: &[Condition], type_: &str| conditions.iter().find(|c| c.type_ == type_).cloned();
     let changed = |type_: &&str| {
@@ -44,8 +45,8 @@ pub fn changes(before: &[Condition], now: &[Condition]) -> Vec<Change> {
     VERDICTS.iter().filter_map(changed).collect()
 }
 
-/// Logs the changes and writes an event for each. An operator for one namespace writes none about ClusterObjectStores: their events are
-/// in the namespace `default`, where it may not write.
+/// Logs the changes and writes an Event for each of them. An operator for one namespace writes no Events about
+/// ClusterObjectStores, because these Events belong to the namespace `default`, where it has no permission.
 pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>, changes: Vec<Change>) {
     for Change { before, now } in changes {
         info!(
@@ -55,7 +56,7 @@ pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>,
             condition = now.type_,
             before = before.as_deref().unwrap_or("none"),
             now = format!("{} {}", now.status, now.reason),
-            "the store was found to be different: {}",
+            "a condition of the store changed: {}",
             now.message
         );
         if scope.is_some() && S::KIND == StoreKind::ClusterObjectStore {
@@ -74,7 +75,7 @@ pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>,
         };
         let publish: BoxFuture<'_, _> = Box::pin(async { recorder.publish(&event, &store.object_ref(&())).await });
         if let Err(error) = call("writing an event about a store", publish).await {
-            // The status says the same; an event is a courtesy.
+            // An Event repeats what the status says, so a failure is only logged.
             warn_once!(
                 &error.cause(),
                 namespace = store.namespace(),
@@ -153,9 +154,9 @@ mod tests {
                 of(CLOCK, Some("True Ready"), "False", "ClockSkewed"),
             ]
         );
-        // The other way, and another reason of the same status.
+        // The reverse change, and another reason with the same status.
         let after = conditions.clone();
-        assert_eq!(seen(&after, &before).len(), 2, "what is gone is not told");
+        assert_eq!(seen(&after, &before).len(), 2, "a removed condition is not a change");
         set_ready(&mut conditions, (Reason::StoreUnreachable, "no"), Some(2), now);
         assert_eq!(
             seen(&after, &conditions),

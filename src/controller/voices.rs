@@ -1,6 +1,6 @@
-//! The status of a store that several operators serve, each for its own namespace and with credentials of its own. None
-//! writes what another one says, and what they say together follows from that alone: so two of them that disagree do not
-//! write in turns.
+//! Merges the conditions of several operators in the status of one store. Each operator serves its own namespace with
+//! its own credentials and writes only its own conditions. The summary is computed only from these conditions, so
+//! operators that disagree do not overwrite each other in a loop.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -8,20 +8,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::store_status::{CLOCK, EXPIRATION, HEADERS, KEYS};
 use crate::api::{Reason, StoreStatus, set_ready};
 
-/// What each operator says for itself, as `NAMESPACE/TYPE`.
+/// The conditions that each operator writes for itself, as `NAMESPACE/TYPE`.
 const OWN: [&str; 5] = [READY, HEADERS, CLOCK, KEYS, EXPIRATION];
-/// The summary, for kstatus.
+/// The summary conditions, for kstatus.
 const SUMMARY: [&str; 3] = [READY, "Reconciling", "Stalled"];
 const READY: &str = "Ready";
-/// What the summary says where several have looked.
-const ALL_CAN: &str = "each operator that has looked at the store can use it";
+/// The message of the summary if several operators can use the store.
+const ALL_CAN: &str = "every operator that has checked the store can use it";
 
-/// The type under which the operator of a namespace has its condition.
+/// The condition type that the operator of a namespace uses for its own condition.
 pub fn of(namespace: &str, type_: &str) -> String {
     format!("{namespace}/{type_}")
 }
 
-/// What the operator of `namespace` has said so far, as if it were the only one.
+/// The conditions of the operator of `namespace`, as if it were the only operator.
 pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
     let mut conditions: Vec<_> = status
         .conditions
@@ -35,7 +35,7 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
         })
         .collect();
     if is_alone(status, namespace) {
-        // Then the rest of it stands there without the name.
+        // The other conditions of a single operator have no namespace in their type.
         let rest = status
             .conditions
             .iter()
@@ -48,7 +48,7 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
     }
 }
 
-/// Whether no other operator has said anything.
+/// Whether no other operator has written a condition.
 fn is_alone(status: &StoreStatus, namespace: &str) -> bool {
     !status
         .conditions
@@ -56,9 +56,10 @@ fn is_alone(status: &StoreStatus, namespace: &str) -> bool {
         .any(|c| is_ready(c).is_some_and(|n| n != namespace))
 }
 
-/// The status with what the operator of `namespace` says now. The summary `Ready` is True when all say so that have seen the
-/// present generation; otherwise it is the first one's word that does not, by name. What only one can say (capabilities, the
-/// credentials' end, the canary) is left out as soon as there are two; the end then stands in each one's own word.
+/// Merges the new conditions of the operator of `namespace` into the status. The summary `Ready` is True if all
+/// operators that checked the current generation report True; otherwise it repeats one failing condition with its
+/// namespace. With several operators, fields for one operator (capabilities, credentials expiry, conformance check)
+/// are empty, and the expiry is in each operator's message.
 pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: Timestamp) -> StoreStatus {
     let generation = own.observed_generation;
     let mut status = without(previous, namespace);
@@ -74,11 +75,11 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
             .iter_mut()
             .find(|c| c.type_ == READY && c.status == "True")
     {
-        ready.message += &format!("; the credentials end at {}", end.0);
+        ready.message += &format!("; the credentials expire at {}", end.0);
     }
     for condition in &own.conditions {
         if alone && condition.type_ != READY {
-            // The one voice that there is need not say it twice.
+            // A single operator needs no conditions with its namespace in the type.
             status.conditions.push(condition.clone());
             continue;
         }
@@ -98,14 +99,14 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
         status.canary = None;
     }
     let word = word(&status.conditions, generation, alone);
-    // With the times that it had.
+    // The old summary conditions keep their transition times.
     status
         .conditions
         .extend(summary.into_iter().filter(|c| SUMMARY.contains(&c.type_.as_str())));
     if let Some((reason, message)) = word {
         set_ready(&mut status.conditions, (reason, &message), generation, now);
     }
-    // One order, whoever writes.
+    // The order is the same whichever operator writes.
     status.conditions.sort_by(|a, b| {
         let is_another = |c: &Condition| c.type_.contains('/');
         (is_another(a), &a.type_).cmp(&(is_another(b), &b.type_))
@@ -113,7 +114,7 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     status
 }
 
-/// The status without what the operator of `namespace` said.
+/// The status without the conditions of the operator of `namespace`.
 pub fn without(status: &StoreStatus, namespace: &str) -> StoreStatus {
     let mut status = status.clone();
     status.conditions.retain(|c| {
@@ -123,8 +124,8 @@ pub fn without(status: &StoreStatus, namespace: &str) -> StoreStatus {
     status
 }
 
-/// What all say together. Whoever writes it writes the same, so where there are several it has nothing that only one of them
-/// says of itself, unless that is what is wrong.
+/// The reason and message of the summary. Every operator computes the same text, so with several operators it
+/// contains no details of one operator, except a failure.
 fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Option<(Reason, String)> {
     let mut voices: Vec<_> = conditions
         .iter()
@@ -142,7 +143,7 @@ fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Optio
     Some((reason, message))
 }
 
-/// The namespace whose operator has this condition as its `Ready`.
+/// The namespace of a condition that is an operator's own `Ready`.
 fn is_ready(condition: &Condition) -> Option<&str> {
     condition.type_.strip_suffix(READY)?.strip_suffix('/')
 }
@@ -158,11 +159,11 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    /// What an operator says for itself.
+    /// The status after one operator has written its conditions.
     fn says(previous: &StoreStatus, namespace: &str, reason: Reason, generation: i64, now: i64) -> StoreStatus {
         let mut status = own(previous, namespace);
         status.observed_generation = Some(generation);
-        let message = format!("as {namespace} sees it");
+        let message = format!("checked by {namespace}");
         set_ready(&mut status.conditions, (reason, &message), Some(generation), at(now));
         set_condition(
             &mut status.conditions,
@@ -190,7 +191,7 @@ mod tests {
         format!("{} {}: {}", c.status, c.reason, c.message)
     }
 
-    /// As the schema's default has it.
+    /// The default conditions of the CRD schema.
     fn fresh() -> StoreStatus {
         let mut status = StoreStatus::default();
         let pending = (Reason::Pending, "nobody yet");
@@ -203,7 +204,7 @@ mod tests {
     fn one_alone_says_all_that_there_is() {
         let status = says(&fresh(), "a", Reason::Ready, 1, 1);
         assert_eq!(types(&status), [READY, HEADERS, "a/Ready"]);
-        assert_eq!(ready(&status), "True Ready: as a sees it");
+        assert_eq!(ready(&status), "True Ready: checked by a");
         assert!(!status.capabilities.is_empty() && status.canary.is_some());
         assert_eq!(status.credentials_expiration_time, Some(Time(at(1000))));
         assert_eq!(says(&status, "a", Reason::Ready, 1, 9).conditions, status.conditions);
@@ -227,10 +228,10 @@ mod tests {
         );
         assert_eq!(
             ready(&settled),
-            "False CredentialsNotFound: for namespace b: as b sees it"
+            "False CredentialsNotFound: for namespace b: checked by b"
         );
         assert!(settled.capabilities.is_empty() && settled.canary.is_none());
-        // The end stands in the word of the one who can use the store, and in no summary.
+        // The expiry is in the message of the operator that can use the store, and not in the summary.
         assert_eq!(settled.credentials_expiration_time, None);
         let message = |type_: &str| {
             let c = settled.conditions.iter().find(|c| c.type_ == type_).unwrap();
@@ -238,10 +239,10 @@ mod tests {
         };
         assert_eq!(
             message("a/Ready"),
-            "as a sees it; the credentials end at 2027-01-15T08:16:40Z"
+            "checked by a; the credentials expire at 2027-01-15T08:16:40Z"
         );
-        assert_eq!(message("b/Ready"), "as b sees it");
-        // From now on neither has anything to write.
+        assert_eq!(message("b/Ready"), "checked by b");
+        // From now on neither operator has anything to write.
         for now in [4, 5, 6] {
             assert_eq!(says(&settled, "a", Reason::Ready, 1, now), settled);
             assert_eq!(says(&settled, "b", Reason::CredentialsNotFound, 1, now), settled);
@@ -274,7 +275,7 @@ mod tests {
         assert!(left.conditions.contains(&somebodys) && types(&left).contains(&"gone/Ready"));
     }
 
-    /// A namespace whose name begins another one's.
+    /// One namespace name is a prefix of another namespace name.
     #[test]
     fn names_are_whole() {
         let status = says(

@@ -135,7 +135,7 @@ fn a_store_that_behaves() {
     ] {
         assert!(said.contains(promise), "{promise}: {said}");
     }
-    let untried: Vec<_> = said.split("; not tried: ").skip(1).collect();
+    let untried: Vec<_> = said.split("; not tested: ").skip(1).collect();
     assert_eq!(
         untried,
         ["Version, Multipart/ContentType, Multipart/ContentLengthRange"],

@@ -168,7 +168,7 @@ fn one_store_and_two_operators() {
     // What only one can say stands in its own word.
     let own = format!("{name}/Ready");
     let said = condition(&settled, &own).unwrap()["message"].as_str().unwrap();
-    assert!(said.ends_with(&format!("; the credentials end at {END}")), "{said}");
+    assert!(said.ends_with(&format!("; the credentials expire at {END}")), "{said}");
     let mark = a.world.plane.audit_mark().unwrap();
     let operators = restart();
     // A request shows that both work: it is news to one of them only.

@@ -41,9 +41,7 @@ fn change_of_a_stores_verdict_is_an_event_and_a_log_line() {
         eventually(SOON, &format!("a line about {reason}"), || {
             let log = operator.log_text();
             let about = |line: &&str| {
-                line.contains("the store was found to be different")
-                    && line.contains("\"own\"")
-                    && line.contains(reason)
+                line.contains("a condition of the store changed") && line.contains("\"own\"") && line.contains(reason)
             };
             log.lines()
                 .find(about)

@@ -133,7 +133,7 @@ fn a_form_below_a_key_while_the_store_is_away() {
     t.apply(&[grant("later"), t.grant("DownloadGrant", "down", json!({}))]);
     let waits = t.reason("ug/later", "StoreUnreachable");
     let message = condition(&waits, "Ready").unwrap()["message"].as_str().unwrap();
-    assert!(message.contains("to be tried out with real keys first"), "{message}");
+    assert!(message.contains("a conformance check must run first"), "{message}");
     t.reason("dg/down", "StoreUnreachable");
     assert_eq!(says(&t.get("ug/first").unwrap(), "Ready"), "True Issued");
     minio.start_again().unwrap();

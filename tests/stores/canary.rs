@@ -33,7 +33,7 @@ fn real_keys_on_minio() {
     for promise in [" PostForm/KeyPrefix", " Credentials", " Multipart/WriteOnce"] {
         assert!(message.contains(promise), "{message}");
     }
-    let untried: Vec<_> = message.split("; not tried: ").skip(1).collect();
+    let untried: Vec<_> = message.split("; not tested: ").skip(1).collect();
     assert_eq!(
         untried,
         ["Version, Multipart/ContentType, Multipart/ContentLengthRange"],

@@ -1,4 +1,4 @@
-//! From a store's name to what signs for it: its spec, its credentials, its provider.
+//! Connects a store: reads its spec and credentials, and creates its provider.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Stores {
-    /// Reads a store anew. What was known of it stays in use if the change did not concern it.
+    /// Reads a store again. The previous connection is reused if the change does not affect it.
     pub(super) async fn read(&self, id: &StoreId, previous: Option<Known>) -> Result<Known, Error> {
         let previous = match previous {
             Some(Known::Usable(connection)) => Some(connection),
@@ -50,15 +50,15 @@ impl Stores {
         let limits = store.limits();
         self.requests.limit(id, limits.max_requests_in_flight);
         let rules = Arc::new(store.rules());
-        // A ClusterObjectStore is the platform's own, and leads where the platform says.
+        // A ClusterObjectStore belongs to the platform team, so its endpoint is not restricted.
         let outward = (id.0 == StoreKind::ObjectStore).then(|| self.outward.clone());
         let (account, version) = match told(self.account(id, &store, outward.as_ref()).await)? {
             Ok(account) => account,
             Err((reason, message)) => return Ok(Known::Unusable { reason, message, rules }),
         };
         let canary_request = canary_request(store.meta());
-        // Another request for a check is one more check of the same store; the first one, or that nobody asks any more,
-        // begins from the start.
+        // Another value of the annotation runs another check of the same connection. Adding or removing the
+        // annotation creates a new connection.
         let fingerprint = format!(
             "{:?} {:?} {version} {}",
             store.uid(),
@@ -69,7 +69,8 @@ impl Stores {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
             _ => (account.connect(outward), Arc::default()),
         };
-        // Of a store without credentials, or that does not tell, nothing is known; keys stay as they are then.
+        // If the store has no credentials or the fingerprint is unavailable, the signer is unknown and issued
+        // credentials stay as they are.
         let salt = store.uid().unwrap_or_default();
         let signs = in_time(provider.fingerprint(&salt)).await.ok().flatten();
         Ok(Known::Usable(Connection {
@@ -84,7 +85,7 @@ impl Stores {
         }))
     }
 
-    /// The store with its credentials, and what names their version.
+    /// The store's settings with its credentials, and a text that identifies the version of the credentials.
     async fn account<S: Store>(
         &self,
         id: &StoreId,
@@ -109,7 +110,7 @@ impl Stores {
             }
             CredentialsSource::Secret(name) => name,
         };
-        // A tenant need not learn how the operator's namespace is called.
+        // The message hides the name of the operator's namespace from tenants.
         let (namespace, missing) = match id.0 {
             StoreKind::ObjectStore => (&id.1, format!("namespace {}; create it", id.1)),
             StoreKind::ClusterObjectStore => (

@@ -1,4 +1,4 @@
-//! Whether what was read of a store is still so.
+//! Checks whether the cached data of a store is still current.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::{
 };
 
 impl Stores {
-    /// Whether a grant in `namespace` would find the store as `view` says, with the same provider and the same rules. What was
-    /// read within [`FRESHNESS`](crate::controller::slot::FRESHNESS) counts, so this takes a read only where more time has passed.
+    /// Whether a grant in `namespace` would find the same provider, access rules and labels as in `view`. Data that
+    /// is younger than [`FRESHNESS`](crate::controller::slot::FRESHNESS) is not read again.
     ///
     /// # Errors
-    /// Only if the apiserver cannot be asked.
+    /// If a call to the apiserver fails.
     pub async fn is_current(
         &self,
         store: &StoreRef,

@@ -1,4 +1,4 @@
-//! Namespaces' labels, by which rules may choose.
+//! Caches the labels of namespaces, which access rules can select by.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,17 +17,17 @@ use crate::{
     },
 };
 
-/// Labels of one namespace.
+/// The labels of one namespace.
 pub type Labels = Arc<BTreeMap<String, String>>;
 
-/// The labels of namespaces, kept for a moment.
+/// A cache of namespace labels, each kept for a short time.
 pub struct NamespaceLabels {
     client: Client,
     known: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
 }
 
 impl NamespaceLabels {
-    /// Reads with this client.
+    /// Uses the given client.
     pub fn new(client: Client) -> Self {
         Self {
             client,
@@ -35,10 +35,10 @@ impl NamespaceLabels {
         }
     }
 
-    /// The namespace's labels, if one of the rules chooses by them; otherwise none, and nothing is read.
+    /// The namespace's labels if one of the access rules has a selector; otherwise an empty map without a request.
     ///
     /// # Errors
-    /// If they cannot be read.
+    /// If the labels cannot be read.
     pub async fn for_rules(&self, rules: &[ClusterAccessRule], namespace: &str) -> Result<Labels, Error> {
         if rules.iter().all(|r| r.namespaces.selector.is_none()) {
             return Ok(Arc::default());
@@ -53,14 +53,14 @@ impl NamespaceLabels {
         .await
     }
 
-    /// They have changed: the next reader reads them.
+    /// Marks the cached labels as stale.
     pub fn changed(&self, namespace: &str) {
         if let Some(slot) = lock(&self.known).get(namespace) {
             slot.changed();
         }
     }
 
-    /// The namespace is gone: another one of its name is another one.
+    /// Removes the entry of a deleted namespace. A new namespace with the same name starts without cached labels.
     pub fn gone(&self, namespace: &str) {
         if let Some(slot) = lock(&self.known).remove(namespace) {
             slot.changed();

@@ -9,7 +9,7 @@ use crate::{
     core::{Access, AllowedRequest, ObjectFact, SignError, Signed},
 };
 
-/// A store that answers what it is told to.
+/// A store with a configurable answer.
 struct Store {
     finding: Mutex<Finding>,
     takes: Duration,
@@ -82,7 +82,7 @@ fn id(namespace: &str, name: &str) -> StoreId {
     (StoreKind::ObjectStore, namespace.into(), name.into())
 }
 
-/// Trials, and what they tell.
+/// Trials, and a channel with the notifications of their listener.
 fn trials() -> (Arc<Trials>, tokio::sync::mpsc::UnboundedReceiver<bool>) {
     let (told, hears) = tokio::sync::mpsc::unbounded_channel();
     let trials = Arc::new(Trials::default());
@@ -109,13 +109,13 @@ async fn a_result_is_news_if_it_is_another_one_than_before() {
         trials.outcome(&id("a", "s"), &trial, &provider, None, age);
         hears.recv().await.unwrap()
     };
-    assert!(look(NEVER).await, "grants wait for the first one");
-    assert!(!look(AT_ONCE).await, "the same again");
+    assert!(look(NEVER).await, "the first result is news");
+    assert!(!look(AT_ONCE).await, "the same result is not news");
     *store.finding.lock().unwrap() = Finding::Unreachable("away".into());
     assert!(look(AT_ONCE).await);
 }
 
-/// Whoever wants to know has the last result at once, however long the next one takes.
+/// A reader gets the last result at once, however long the next probe takes.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_probe_that_is_under_way() {
     let (trials, mut hears) = trials();
@@ -131,12 +131,12 @@ async fn nobody_waits_for_a_probe_that_is_under_way() {
     assert!(began.elapsed() < PROBE_TIMEOUT + Duration::from_secs(1));
     match look(NEVER).map(|outcome| outcome.probed.finding) {
         Some(Finding::Unreachable(why)) => assert!(why.contains("10 s"), "{why}"),
-        other => panic!("it did not answer: {other:?}"),
+        other => panic!("the store counts as not answering: {other:?}"),
     }
-    assert_eq!(store.probes.load(Ordering::Relaxed), 1, "one at a time");
+    assert_eq!(store.probes.load(Ordering::Relaxed), 1, "only one probe runs at a time");
 }
 
-/// Whatever the age of a result is.
+/// The store is probed again whatever the age of the last result is.
 #[tokio::test(start_paused = true)]
 async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
     let (trials, _hears) = trials();
@@ -158,7 +158,7 @@ async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
         }
         assert_eq!(store.probes.load(Ordering::Relaxed), expected, "{skew:?}");
     }
-    // Of a store that does not answer nothing is known.
+    // A store that does not answer has no known clock skew.
     *store.finding.lock().unwrap() = Finding::Unreachable("away".into());
     *store.skew.lock().unwrap() = Some(SignedDuration::from_secs(90));
     for _ in 0..20 {
@@ -173,11 +173,11 @@ async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
     assert_eq!(
         store.probes.load(Ordering::Relaxed),
         4,
-        "it is asked again by age alone"
+        "only the age of the result causes another probe"
     );
 }
 
-/// Stores of one namespace wait for each other, and nobody else for them.
+/// Slow stores of one namespace delay each other, but no store of another namespace.
 #[tokio::test(start_paused = true)]
 async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
     let (trials, mut hears) = trials();
@@ -193,10 +193,10 @@ async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
     hears.recv().await.unwrap();
     assert!(look().is_some() && began.elapsed() < Duration::from_secs(1));
     tokio::time::sleep(SILENCE + Duration::from_secs(1)).await;
-    assert!(all[39].overdue().is_some(), "who waits for long is told why");
+    assert!(all[39].overdue().is_some(), "a long wait has a message");
 }
 
-/// One annotation makes a bounded number of checks, and other values of it do not make them more often than once a minute.
+/// One annotation value causes a limited number of checks, and other values cause at most one check per minute.
 #[tokio::test(start_paused = true)]
 async fn how_often_a_store_is_checked_with_real_keys() {
     let (trials, _hears) = trials();
@@ -211,7 +211,7 @@ async fn how_often_a_store_is_checked_with_real_keys() {
         look(&trial, "one".into());
         second().await;
     }
-    assert_eq!(checks(), 1, "a request is answered once");
+    assert_eq!(checks(), 1, "one check per request");
     for n in 0..600 {
         look(&trial, n.to_string());
         second().await;
@@ -226,9 +226,9 @@ async fn how_often_a_store_is_checked_with_real_keys() {
     assert_eq!(
         checks() - before,
         MAX_CANARIES as usize,
-        "what was cut short is made again"
+        "an interrupted check is repeated"
     );
-    // The store is deleted and made again, again and again.
+    // The store is deleted and recreated repeatedly.
     let before = checks();
     for n in 0..60 {
         look(&Arc::new(Trial::default()), n.to_string());
@@ -237,7 +237,7 @@ async fn how_often_a_store_is_checked_with_real_keys() {
     assert!(checks() - before <= 2, "{}", checks() - before);
 }
 
-/// On both sides of each line: what a store is like, whether it is to be tried with real keys and was, and what of it.
+/// All combinations of the probe result, the check request and the check result.
 #[test]
 fn when_no_key_is_signed() {
     let outcome = |finding, canary: Option<Canary>| Outcome {
@@ -293,7 +293,7 @@ async fn a_store_is_untried_until_it_answers() {
     assert_eq!(untried().await.as_deref(), Some("away"));
     *store.finding.lock().unwrap() = Finding::Usable;
     assert_eq!(untried().await, None);
-    // What was seen once holds while it is away.
+    // A result stays valid while the store does not answer.
     *store.finding.lock().unwrap() = away();
     assert_eq!(untried().await, None);
 }
