@@ -1,5 +1,6 @@
-//! The connection to the apiserver. It names the program in each request, notes when the apiserver answered last, and is made
-//! again when the files change that it was made from: a certificate authority is replaced while the operator runs.
+//! The connection to the apiserver. It sets the User-Agent of each request and records when the apiserver answered
+//! last. It reconnects when the files that it was built from change, because a certificate authority can be replaced
+//! while the operator runs.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,18 +22,19 @@ use crate::{
     telemetry::{Change, Contact},
 };
 
-/// How often the files are read. A change counts once two reads in a row have found the same: files are not replaced in one step.
+/// How often the files are read. A change counts only if two consecutive reads return the same content, because a
+/// file can be read while it is being replaced.
 const PERIOD: Duration = Duration::from_secs(5);
-/// The longest file that is read: a kubeconfig with the certificates of many clusters.
+/// The size limit of a file, in bytes. A kubeconfig with the certificates of many clusters is smaller.
 const LONGEST_FILE: u64 = 4 * 1024 * 1024;
-/// Where a pod has the certificate authority of its cluster.
+/// The path of the cluster's certificate authority inside a pod.
 const SERVICE_ACCOUNT_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
-/// The connection, and what it was made from.
+/// The connection to the apiserver, and the data that it was built from.
 pub struct Apiserver {
-    /// Everybody's client. It lasts; what is behind it is replaced.
+    /// The client that all modules share. It stays valid when the connection behind it is replaced.
     pub client: Client,
-    /// When the apiserver answered last.
+    /// Records when the apiserver answered last.
     pub contact: Contact,
     current: Arc<RwLock<Client>>,
     url: Uri,
@@ -43,9 +45,9 @@ impl Apiserver {
     /// Connects to the cluster that the options name.
     ///
     /// # Errors
-    /// A sentence, if there is none.
+    /// A message, if the operator cannot connect.
     pub async fn connect(options: &Options) -> Result<Self, String> {
-        // Before the files are used: what changes meanwhile is noticed.
+        // The fingerprint is taken before the files are used, so a change in between is noticed.
         let made_from = fingerprint(options).await;
         let (client, url) = connection(options).await?;
         let contact = Contact::new(Instant::now());
@@ -64,15 +66,15 @@ impl Apiserver {
         })
     }
 
-    /// Follows changes of the files, and reports in the log when the apiserver falls silent. It ends only where the operator must
-    /// be started again, with the reason.
+    /// Watches the files and reconnects when they change. Logs when the apiserver stops answering. Returns only if
+    /// the operator must be restarted, with the reason.
     pub async fn keep(mut self, options: Options) -> String {
         let mut seen = self.made_from;
         let mut reported = None;
         loop {
             tokio::time::sleep(PERIOD).await;
             match self.contact.change(Instant::now()) {
-                Some(Change::Lost) => warn!("the apiserver has not answered for a minute: the operator is not ready"),
+                Some(Change::Lost) => warn!("the apiserver has not answered for a minute; the operator is not ready"),
                 Some(Change::Back(silence)) => info!("the apiserver answers again, after {} s", silence.as_secs()),
                 None => {}
             }
@@ -86,19 +88,17 @@ impl Apiserver {
             }
             let trouble = match connection(&options).await {
                 Ok((_, url)) if url != self.url => {
-                    // Another cluster, perhaps: what is known here is not true there.
-                    let why = format!("the settings now name the apiserver {url} in place of {}", self.url);
+                    // The settings may name another cluster, and the operator's data is not valid there.
+                    let why = format!("the settings now name the apiserver {url} instead of {}", self.url);
                     if self.contact.silence(Instant::now()).is_some() {
-                        return format!("{why}, which does not answer any more");
+                        return format!("{why}, which no longer answers");
                     }
-                    format!("{why}, which still answers and is kept; restart the operator to change it")
+                    format!("{why}, which still answers and stays in use; restart the operator to change it")
                 }
                 Ok((client, _)) => {
                     *self.current.write().unwrap_or_else(PoisonError::into_inner) = client;
                     self.made_from = now;
-                    info!(
-                        "the certificates or credentials for the apiserver have changed, and new connections use them"
-                    );
+                    info!("the certificates or credentials for the apiserver have changed; new connections use them");
                     continue;
                 }
                 Err(why) => format!("the files for the apiserver have changed and cannot be used: {why}"),
@@ -117,11 +117,12 @@ async fn connection(options: &Options) -> Result<(Client, Uri), String> {
         config.headers.push((USER_AGENT, name));
     }
     let url = config.cluster_url.clone();
-    let client = Client::try_from(config).map_err(|e| format!("the cluster's settings cannot be used: {e}"))?;
+    let client = Client::try_from(config)
+        .map_err(|e| format!("the settings of the cluster connection cannot be used: {e}"))?;
     Ok((client, url))
 }
 
-/// Passes each request to the connection that is the current one.
+/// Sends each request through the current connection.
 struct Current {
     client: Arc<RwLock<Client>>,
     contact: Contact,
@@ -133,7 +134,7 @@ impl Service<Request<Body>> for Current {
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Each request waits for the client's own queue.
+        // The inner client's own queue applies backpressure to each request.
         Poll::Ready(Ok(()))
     }
 
@@ -141,7 +142,7 @@ impl Service<Request<Body>> for Current {
         let (client, contact) = (lock(&self.client), self.contact.clone());
         Box::pin(async move {
             let answer = client.send(request).await?;
-            // A load balancer in front of an apiserver that is away answers, too.
+            // A load balancer also answers when the apiserver behind it is down, with a 5xx status.
             if !answer.status().is_server_error() {
                 contact.answered(Instant::now());
             }
@@ -158,8 +159,9 @@ fn same(a: &Digest, b: &Digest) -> bool {
     a.as_ref() == b.as_ref()
 }
 
-/// A digest of all files that the connection is made from: kubeconfigs, and the certificates and keys that they name; in a pod its
-/// cluster's certificate authority. Tokens in files are read again by the client itself.
+/// A digest of all files that the connection is built from: the kubeconfigs, the certificates and private keys that
+/// they name, and the cluster's certificate authority in a pod. Token files are excluded, because the client reads
+/// them again by itself.
 async fn fingerprint(options: &Options) -> Digest {
     let mut context = digest::Context::new(&digest::SHA256);
     for file in kubeconfigs(options) {
@@ -172,7 +174,7 @@ async fn fingerprint(options: &Options) -> Digest {
     context.finish()
 }
 
-/// The kubeconfig files, as [`cluster::config`] chooses them.
+/// The kubeconfig files, chosen as in [`cluster::config`].
 fn kubeconfigs(options: &Options) -> Vec<PathBuf> {
     if let Some(file) = &options.kubeconfig {
         return vec![file.clone()];
@@ -186,7 +188,7 @@ fn kubeconfigs(options: &Options) -> Vec<PathBuf> {
     }
 }
 
-/// The files that a kubeconfig names.
+/// The certificate and private key files that a kubeconfig names.
 fn named(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
     let clusters = kubeconfig.clusters.iter().filter_map(|c| c.cluster.as_ref());
     let users = kubeconfig.auth_infos.iter().filter_map(|u| u.auth_info.as_ref());

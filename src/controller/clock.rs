@@ -1,5 +1,5 @@
-//! Timers count seconds that pass, and credentials end by the clock on the wall. When that clock is set forward, or the machine
-//! slept, timers come late by as much: so the step is noticed, and every grant is looked at again.
+//! Detects steps of the wall clock. Timers measure elapsed time, but credentials expire by the wall clock. If the
+//! wall clock is set forward or the machine sleeps, timers fire late, so every grant is reconciled after a step.
 
 use std::time::{Duration, Instant};
 
@@ -7,25 +7,26 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 use tracing::warn;
 
-/// How often both clocks are compared.
+/// How often the wall clock is compared with the monotonic clock.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// A difference that is no step: a clock that is slewed, and a process that did not get the processor between two readings.
+/// A smaller difference is not a step. It can come from a slewed clock, or from a process that was not scheduled
+/// between the two readings.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
-/// Notices that the wall clock was set.
+/// Detects that the wall clock was set.
 pub struct StepDetector {
     wall: Timestamp,
     passed: Instant,
 }
 
 impl StepDetector {
-    /// Both clocks as they are now.
+    /// Starts with the current readings of both clocks.
     pub fn new(wall: Timestamp, passed: Instant) -> Self {
         Self { wall, passed }
     }
 
-    /// By how much the wall clock was set since the last call, if it was.
+    /// The amount by which the wall clock was set since the last call, or `None`.
     pub fn step(&mut self, wall: Timestamp, passed: Instant) -> Option<SignedDuration> {
         let by_wall = wall.duration_since(self.wall);
         let elapsed = passed.saturating_duration_since(self.passed);
@@ -36,7 +37,7 @@ impl StepDetector {
     }
 }
 
-/// Calls `stepped` whenever the wall clock was set. Never ends.
+/// Calls `stepped` whenever the wall clock was set. Never returns.
 pub async fn watch_clock(stepped: impl Fn()) {
     let mut detector = StepDetector::new(Timestamp::now(), Instant::now());
     loop {
@@ -44,7 +45,7 @@ pub async fn watch_clock(stepped: impl Fn()) {
         if let Some(step) = detector.step(Timestamp::now(), Instant::now()) {
             warn!(
                 seconds = step.as_secs_f64(),
-                "the clock was set; every grant is looked at again"
+                "the clock was set; every grant is reconciled again"
             );
             stepped();
         }
@@ -68,11 +69,11 @@ mod tests {
                 .map(|step| step.as_millis())
         };
         assert_eq!(at(5000, 5000), None);
-        assert_eq!(at(11_000, 10_000), None, "a second is tolerated");
+        assert_eq!(at(11_000, 10_000), None, "a difference of one second is tolerated");
         assert_eq!(at(46_001, 15_000), Some(30_001), "set forward");
-        assert_eq!(at(51_001, 20_000), None, "told once");
+        assert_eq!(at(51_001, 20_000), None, "a step is reported once");
         assert_eq!(at(6001, 25_000), Some(-50_000), "set back");
-        // The machine slept: no time has passed for the process.
+        // The machine slept: the monotonic clock stood still.
         assert_eq!(at(3_606_001, 25_000), Some(3_600_000));
     }
 }

@@ -1,4 +1,4 @@
-//! The way to the cluster, and whether Valet's kinds are there.
+//! The connection settings of the cluster, and a check that Valet's CRDs are installed.
 
 use kube::{
     Api, Client, Config, CustomResourceExt,
@@ -10,10 +10,10 @@ use kube::{
 use super::{error::CALL_TIMEOUT, options::Options, stores::scoped};
 use crate::api::{ClusterObjectStore, DownloadGrant, ObjectStore, UploadGrant};
 
-/// How to connect to the cluster that the options name.
+/// The connection settings of the cluster that the options name.
 ///
 /// # Errors
-/// A sentence, if there is none.
+/// A message, if no cluster is configured or the kubeconfig cannot be read.
 pub async fn config(options: &Options) -> Result<Config, String> {
     let wanted = KubeConfigOptions {
         context: options.context.clone(),
@@ -26,12 +26,12 @@ pub async fn config(options: &Options) -> Result<Config, String> {
         }
         (None, Some(context)) => Config::from_kubeconfig(&wanted).await.map_err(|e| format!("--context {context}: {e}")),
         (None, None) => Config::infer().await.map_err(|e| {
-            format!("no cluster to work with: {e}; give --kubeconfig, set KUBECONFIG, or run in a pod with a service account")
+            format!("no cluster is configured: {e}; use --kubeconfig, set KUBECONFIG, or run in a pod with a service account")
         }),
     }
 }
 
-/// Fails at once, and in plain words, where the kinds are not installed or may not be read.
+/// Fails at startup with a clear message if the CRDs are not installed or the operator may not list their objects.
 pub async fn check_crds(client: &Client, namespace: Option<&str>) -> Result<(), String> {
     async fn check<K>(api: Api<DeserializeGuard<K>>) -> Result<(), String>
     where
@@ -50,7 +50,7 @@ pub async fn check_crds(client: &Client, namespace: Option<&str>) -> Result<(), 
             Ok(Err(kube::Error::Api(s))) if s.code == 403 => {
                 Err(format!("the operator's account may not list {name}: {}", s.message))
             }
-            Ok(Err(e)) => Err(format!("the apiserver cannot be asked for {name}: {e}")),
+            Ok(Err(e)) => Err(format!("listing {name} failed: {e}")),
             Err(_) => Err(format!(
                 "the apiserver did not answer within {} s",
                 CALL_TIMEOUT.as_secs()

@@ -1,5 +1,6 @@
-//! Notices that the cluster was set back to an earlier state, as when etcd is restored from a backup. Watches then wait for
-//! versions that were there before, and say nothing, perhaps for hours; all that is remembered is of a history that did not happen.
+//! Detects that the cluster was reset to an earlier state, for example by an etcd restore. Watches would then wait
+//! for resource versions from before the reset and deliver no events, perhaps for hours. The operator's memory would
+//! describe changes that no longer exist.
 
 use std::time::Duration;
 
@@ -12,17 +13,18 @@ use super::{
 };
 use crate::{api::UploadGrant, telemetry::warn_once};
 
-/// How often the cluster's version is read: one list of at most one object, as it is in etcd at that moment.
+/// How often the cluster's resource version is read: one consistent list with a limit of one object.
 const PERIOD: Duration = Duration::from_secs(15);
-/// A version that went back is read again after this long before anybody believes it.
+/// The pause before a lower version is read again for confirmation.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// The newest version of the cluster that was seen. Versions of one kind can be compared, and only grow (KEP-5504).
+/// The highest resource version of the cluster so far. Resource versions of one kind are comparable and only increase
+/// (KEP-5504).
 #[derive(Debug, Default)]
 struct Newest(Option<u128>);
 
 impl Newest {
-    /// Notes a version; the newer one that was seen before, if there was one.
+    /// Records a version. Returns the highest earlier version if it is higher than this one.
     fn note(&mut self, version: u128) -> Option<u128> {
         let newer = self.0.filter(|newest| *newest > version);
         self.0 = self.0.max(Some(version));
@@ -30,7 +32,7 @@ impl Newest {
     }
 }
 
-/// Waits until the cluster is found in an earlier state than before, and says so.
+/// Waits until the cluster has been reset to an earlier state, and returns a message.
 pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
     let api: Api<DeserializeGuard<UploadGrant>> = scoped(client, namespace);
     let mut newest = Newest::default();
@@ -39,7 +41,7 @@ pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
             sleep(AGAIN).await;
             if look(&api, &mut newest).await.is_some() {
                 return format!(
-                    "the cluster was at version {before} and is at version {now}: it was set back to an earlier state, as when etcd is restored; the operator must start again, since what it knows is of a later time"
+                    "the cluster's resource version fell from {before} to {now}: the cluster was set back to an earlier state, for example by an etcd restore; the operator restarts, because its data describes the later state"
                 );
             }
         }
@@ -47,22 +49,22 @@ pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
     }
 }
 
-/// The version that was seen before, and the one that is there now, if that is an earlier one.
+/// The highest earlier version and the current version, if the current version is lower.
 async fn look(api: &Api<DeserializeGuard<UploadGrant>>, newest: &mut Newest) -> Option<(u128, u128)> {
     match version(api).await {
         Ok(version) => Some((newest.note(version?)?, version?)),
         Err(error) => {
-            warn_once!(&error.cause(), "the cluster's version cannot be read: {error}");
+            warn_once!(&error.cause(), "the cluster's resource version cannot be read: {error}");
             None
         }
     }
 }
 
-/// The version of the collection, read without any cache. `None` if it is no number.
+/// The resource version of the collection, read without a cache. `None` if it is not a number.
 async fn version(api: &Api<DeserializeGuard<UploadGrant>>) -> Result<Option<u128>, Error> {
-    // Without a version the apiserver must answer with what is there now; the caches of HA apiservers would not do.
+    // Without a resource version in the request, the apiserver must answer with the newest state, not from its cache.
     let list = call(
-        "reading the cluster's version",
+        "reading the cluster's resource version",
         api.list_metadata(&ListParams::default().limit(1)),
     )
     .await?;

@@ -1,5 +1,5 @@
-//! One replica works, the others wait (a Lease of coordination.k8s.io/v1). The lease saves work and events; nothing
-//! rests on it: two replicas that both think they hold it do no harm.
+//! Leader election with a Lease (coordination.k8s.io/v1): one replica works, and the others wait. The Lease only
+//! avoids duplicate work and Events. Two replicas that both act as leader do no harm.
 
 use std::{
     net::SocketAddr,
@@ -23,29 +23,29 @@ use super::{error::Error, error::call, secrets::FIELD_MANAGER};
 use crate::notifications::Leader;
 use crate::{api::annotation, telemetry::warn_once};
 
-/// Name of the Lease in the operator's namespace.
+/// The name of the Lease in the operator's namespace.
 const NAME: &str = "valet";
-/// A holder that has not renewed for this long is taken for dead: short enough for a hand-over within seconds, long
-/// enough for an apiserver that restarts.
+/// A leader that has not renewed for this time is considered dead. The time is short enough for a failover within
+/// seconds, and long enough for a restart of the apiserver.
 const DURATION: Duration = Duration::from_secs(10);
-/// A holder that could not renew for this long stops by itself, before anybody else may take over.
+/// A leader that could not renew for this time stops by itself, before another replica may take over.
 const RENEW_DEADLINE: Duration = Duration::from_secs(7);
-/// Pause between two renewals, and between two looks of those that wait.
+/// The pause between two renewals, and between two attempts of a waiting replica to acquire the Lease.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Whether this replica works, at any moment and by its own clock: one that was frozen, or does not reach the apiserver, does
-/// not know at once that another one has taken over, and must not tell of grants and stores meanwhile.
+/// Whether this replica is the leader, by its own clock. A replica that was frozen or cannot reach the apiserver must
+/// not report grants and stores as leader, because another replica may have taken over.
 #[derive(Debug, Default)]
 pub struct Term(Mutex<Until>);
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Until {
-    /// Somebody else's, as far as is known.
+    /// Another replica may be the leader.
     #[default]
     NotYet,
-    /// By the lease, unless it is renewed.
+    /// This replica is the leader until this time, unless it renews the Lease.
     Then(Instant),
-    /// There is no lease to wait for.
+    /// Leader election is off, so this replica always works.
     TheEnd,
 }
 
@@ -54,17 +54,17 @@ impl Term {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
-    /// It works from now on, without a lease.
+    /// Marks this replica as leader for its whole life, without a Lease.
     pub fn for_ever(&self) {
         self.set(Until::TheEnd);
     }
 
-    /// It has the lease since `renewed`.
+    /// Records that the Lease was renewed at `renewed`.
     fn renewed(&self, renewed: Instant) {
         self.set(Until::Then(renewed + RENEW_DEADLINE));
     }
 
-    /// Whether it works at this moment.
+    /// Whether this replica is the leader at `now`.
     pub fn is_on(&self, now: Instant) -> bool {
         match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Until::NotYet => false,
@@ -74,33 +74,33 @@ impl Term {
     }
 }
 
-/// A candidate for the lease.
+/// A replica that takes part in the leader election.
 pub struct Lease {
     api: Api<LeaseObject>,
     identity: String,
-    /// Where others reach our receiver of notifications.
+    /// The address at which other replicas reach the notification receiver of this replica.
     address: Option<SocketAddr>,
-    /// Where the holder's is.
+    /// The address of the leader's notification receiver.
     leader: Arc<Leader>,
-    /// Is told while the lease is ours.
+    /// Is informed when this replica becomes or stops being the leader.
     term: Arc<Term>,
 }
 
-/// The lease as this process wrote it last.
+/// The Lease in the version that this process wrote last.
 pub struct Held {
     lease: LeaseObject,
     renewed: Instant,
 }
 
-/// The lease as somebody else wrote it, and since when that has not changed. Only our own clock counts: what stands
-/// in the lease was written by another one.
+/// The version of another replica's Lease, and when this version was first seen. Only the local clock counts, because the
+/// times in the Lease come from another machine's clock.
 struct Seen {
     version: Option<String>,
     since: Instant,
 }
 
 impl Seen {
-    /// Whether the holder has had its time.
+    /// Whether the leader has exceeded the lease duration without a renewal.
     fn is_stale(&self, lease: &LeaseObject, now: Instant) -> bool {
         let seconds = lease.spec.as_ref().and_then(|s| s.lease_duration_seconds).unwrap_or(0);
         let theirs = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
@@ -109,8 +109,9 @@ impl Seen {
 }
 
 impl Lease {
-    /// A candidate in the operator's namespace. `identity` must be this process' alone. A holder says at which `address`
-    /// it takes notifications; who waits learns in `leader` what the holder says. `term` is on while the lease is ours.
+    /// Creates a candidate in the operator's namespace. `identity` must be unique to this process. The leader
+    /// advertises the `address` of its notification receiver, and the other replicas store it in `leader`. `term` is
+    /// on while this replica holds the Lease.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -128,7 +129,7 @@ impl Lease {
         }
     }
 
-    /// Waits until the lease is ours.
+    /// Waits until this replica holds the Lease.
     pub async fn acquire(&self) -> Held {
         let mut seen = Seen {
             version: None,
@@ -142,7 +143,7 @@ impl Lease {
                     return held;
                 }
                 Ok(None) | Err(Error::Conflict(_)) => {}
-                Err(error) => warn_once!(&error.cause(), "the lease cannot be had for now: {error}"),
+                Err(error) => warn_once!(&error.cause(), "the Lease cannot be acquired; trying again: {error}"),
             }
             sleep(PERIOD).await;
         }
@@ -154,7 +155,7 @@ impl Lease {
             field_manager: Some(FIELD_MANAGER.into()),
             ..PostParams::default()
         };
-        let lease = match call("reading the lease", self.api.get_opt(NAME)).await? {
+        let lease = match call("reading the Lease", self.api.get_opt(NAME)).await? {
             None => {
                 let metadata = ObjectMeta {
                     name: Some(NAME.into()),
@@ -165,7 +166,7 @@ impl Lease {
                     spec: Some(self.spec(None)),
                 };
                 self.advertise(&mut lease);
-                let lease = call("creating the lease", self.api.create(&params, &lease)).await?;
+                let lease = call("creating the Lease", self.api.create(&params, &lease)).await?;
                 return Ok(Some(Held { lease, renewed: began }));
             }
             Some(lease) => lease,
@@ -185,15 +186,16 @@ impl Lease {
             self.leader.is_at(advertised(&lease));
             return Ok(None);
         }
-        // The version that was read goes along: of several that see the lease free, one gets it.
+        // The request contains the resource version that was read, so only one of several candidates succeeds.
         let mut ours = lease.clone();
         ours.spec = Some(self.spec(lease.spec.as_ref()));
         self.advertise(&mut ours);
-        let lease = call("taking the lease", self.api.replace(NAME, &params, &ours)).await?;
+        let lease = call("acquiring the Lease", self.api.replace(NAME, &params, &ours)).await?;
         Ok(Some(Held { lease, renewed: began }))
     }
 
-    /// Renews for as long as it can; returns why it cannot any longer. Whoever called must stop working then.
+    /// Renews the Lease as long as possible, and returns why it was lost. The caller must stop working when this
+    /// function returns.
     pub async fn keep(&self, held: &mut Held) -> String {
         let why = self.renew(held).await;
         self.term.set(Until::NotYet);
@@ -207,7 +209,7 @@ impl Lease {
         };
         loop {
             sleep(PERIOD).await;
-            // Also after this process was frozen for a while: the clock went on.
+            // The clock also counts the time in which this process was frozen.
             let Some(left) = RENEW_DEADLINE.checked_sub(held.renewed.elapsed()) else {
                 return format!("it could not be renewed for {} s", held.renewed.elapsed().as_secs());
             };
@@ -216,41 +218,41 @@ impl Lease {
             if let Some(spec) = &mut ours.spec {
                 spec.renew_time = Some(MicroTime(Timestamp::now()));
             }
-            match timeout(left, call("renewing the lease", self.api.replace(NAME, &params, &ours))).await {
+            match timeout(left, call("renewing the Lease", self.api.replace(NAME, &params, &ours))).await {
                 Ok(Ok(lease)) => {
                     self.term.renewed(began);
                     *held = Held { lease, renewed: began };
                 }
                 Ok(Err(Error::Conflict(_) | Error::Gone(_))) => {
-                    // Perhaps our own write, whose answer was lost.
-                    match call("reading the lease", self.api.get_opt(NAME)).await {
+                    // The conflict may come from our own write whose answer was lost.
+                    match call("reading the Lease", self.api.get_opt(NAME)).await {
                         Ok(Some(lease)) if version(&lease) < version(&held.lease) => {
-                            return "its version went back: the cluster was set back to an earlier state, as when etcd is restored".into();
+                            return "its resource version fell: the cluster was set back to an earlier state, for example by an etcd restore".into();
                         }
                         Ok(Some(lease)) if holder(&lease) == Some(&self.identity) => held.lease = lease,
-                        Ok(_) => return "somebody else has taken it".into(),
-                        Err(error) => warn_once!(&error.cause(), "the lease cannot be read: {error}"),
+                        Ok(_) => return "another replica has acquired it".into(),
+                        Err(error) => warn_once!(&error.cause(), "the Lease cannot be read: {error}"),
                     }
                 }
-                Ok(Err(error)) => warn_once!(&error.cause(), "the lease cannot be renewed for now: {error}"),
+                Ok(Err(error)) => warn_once!(&error.cause(), "the Lease cannot be renewed; trying again: {error}"),
                 Err(_) => {}
             }
         }
     }
 
-    /// Gives the lease up, so that a waiting replica need not wait for its end.
+    /// Releases the Lease, so that a waiting replica need not wait until it expires.
     pub async fn release(&self, held: Held) {
         let mut free = held.lease;
         if let Some(spec) = &mut free.spec {
             spec.holder_identity = Some(String::new());
         }
         if let Err(error) = call(
-            "giving the lease up",
+            "releasing the Lease",
             self.api.replace(NAME, &PostParams::default(), &free),
         )
         .await
         {
-            warn!("the lease was not given up and will run out: {error}");
+            warn!("the Lease could not be released and will expire: {error}");
         }
     }
 
@@ -279,7 +281,7 @@ impl Lease {
     }
 }
 
-/// Where the holder takes notifications.
+/// The advertised address of the leader's notification receiver.
 fn advertised(lease: &LeaseObject) -> Option<SocketAddr> {
     lease.annotations().get(annotation::NOTIFICATIONS_ADDRESS)?.parse().ok()
 }
@@ -288,8 +290,8 @@ fn holder(lease: &LeaseObject) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref()
 }
 
-/// The lease's version as a number; of one kind of object they can be compared (KEP-5504). `None`, which is less than any, if it is
-/// no number.
+/// The resource version of the Lease as a number; versions of one kind are comparable (KEP-5504). `None`, which is
+/// less than any number, if it is not a number.
 fn version(lease: &LeaseObject) -> Option<u128> {
     lease.resource_version()?.parse().ok()
 }
@@ -298,18 +300,19 @@ fn version(lease: &LeaseObject) -> Option<u128> {
 mod tests {
     use super::*;
 
-    /// To the instant: another one may take over three seconds later, whether this one has noticed anything or not.
+    /// The term must end exactly on time: another replica may take over three seconds later, even if this replica has
+    /// noticed nothing.
     #[test]
     fn a_term_ends_by_the_clock() {
         let (term, begin) = (Term::default(), Instant::now());
         let after = |millis| begin + Duration::from_millis(millis);
-        assert!(!term.is_on(begin), "it waits");
+        assert!(!term.is_on(begin), "not acquired yet");
         term.renewed(begin);
         assert!(term.is_on(after(6999)) && !term.is_on(after(7000)));
         term.renewed(after(2000));
         assert!(term.is_on(after(8999)) && !term.is_on(after(9000)));
         term.set(Until::NotYet);
-        assert!(!term.is_on(after(2000)), "somebody else has taken it");
+        assert!(!term.is_on(after(2000)), "another replica has acquired it");
         term.for_ever();
         assert!(term.is_on(after(86_400_000)));
     }

@@ -1,4 +1,4 @@
-//! What the operator is started with, as the command line says it.
+//! The settings of the operator from the command line.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -9,46 +9,46 @@ use crate::notifications::NamedSender;
 
 use crate::core::MetadataDomains;
 
-/// What the operator is started with.
+/// The settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A kubeconfig file; absent: `KUBECONFIG`, the default file, or the pod's service account.
+    /// The path of a kubeconfig file. Default: `KUBECONFIG`, then the default file, then the pod's service account.
     pub kubeconfig: Option<PathBuf>,
-    /// A context in it.
+    /// The context of the kubeconfig to use.
     pub context: Option<String>,
-    /// Serve the grants of this namespace only.
+    /// If set, the operator serves only the grants of this namespace.
     pub namespace: Option<String>,
-    /// Where ClusterObjectStores' credentials are.
+    /// The namespace with the credentials of ClusterObjectStores.
     pub operator_namespace: String,
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    /// The address that serves `/livez`, `/readyz` and `/metrics`.
     pub http_address: SocketAddr,
     /// Seconds until a finished grant is deleted; `None` keeps it.
     pub ttl_seconds_after_finished: Option<i64>,
-    /// Grants visited at the same time, of each kind.
+    /// The maximum number of concurrent reconciles of each kind of grant.
     pub concurrency: u16,
-    /// A grant is looked at again after this long at the latest.
+    /// The resync period: the maximum time between two reconciles of a grant.
     pub sweep: Duration,
-    /// Whether an ObjectStore without credentials may sign with the operator's own.
+    /// Whether an ObjectStore without credentials may use the operator's own credentials.
     pub share_environment: bool,
-    /// Networks in which ObjectStores' endpoints may be although they are not public.
+    /// The networks that are not public and may contain endpoints of ObjectStores.
     pub private_endpoints: Vec<IpNet>,
-    /// Networks in which they may not be, whatever else allows them.
+    /// The networks that must not contain endpoints of ObjectStores, even if another setting allows them.
     pub denied_endpoints: Vec<IpNet>,
-    /// The domains of labels and annotations that grants may put on their Secrets.
+    /// The domains of the labels and annotations that grants may set on their Secrets.
     pub secret_metadata: MetadataDomains,
-    /// Whether requests that change something may go to endpoints that ObjectStores name.
+    /// Whether Valet may send requests that change data to endpoints of ObjectStores.
     pub tenants_change: bool,
-    /// Whether to watch grants' Secrets, which takes the right to list every Secret; otherwise what happens to one is
-    /// seen at the next visit, `sweep` later at the latest.
+    /// Whether to watch grant Secrets, which needs the permission to list all Secrets. Without the watch, changes to
+    /// a Secret are noticed at the next reconcile, after `sweep` at the latest.
     pub watch_secrets: bool,
-    /// Where stores say that objects have come, if they do.
+    /// The notification receiver; `None` if it is disabled.
     pub notifications: Option<Notifications>,
-    /// Whether to wait for a Lease in the operator's namespace before working, and to stop when it is lost.
+    /// Whether to acquire a Lease in the operator's namespace before working, and to stop when the Lease is lost.
     pub leader_elect: bool,
 }
 
 impl Options {
-    /// Logs what is in force, once at the start. There is nothing secret in it.
+    /// Logs the effective settings once at startup. They contain no secrets.
     pub fn log(&self) {
         let Self {
             kubeconfig,
@@ -97,17 +97,17 @@ impl Options {
     }
 }
 
-/// How notifications of stores are taken.
+/// The settings of the notification receiver.
 #[derive(Clone, Debug)]
 pub struct Notifications {
-    /// Where.
+    /// The address that the receiver listens on.
     pub address: SocketAddr,
-    /// The file with the tokens that may be presented, one a line, each with its stores.
+    /// The path of the token file. Each line has one token and the stores that it is valid for.
     pub token_file: PathBuf,
-    /// The SNS topics that may send, by ARN.
+    /// The ARNs of the accepted SNS topics.
     pub sns_topics: Vec<NamedSender>,
-    /// Google's accounts whose identity tokens are taken for this audience.
+    /// The Google accounts whose identity tokens are accepted, and the audience that the tokens must have.
     pub google: Option<(Vec<NamedSender>, String)>,
-    /// Where other replicas reach this one, if they do.
+    /// The address at which other replicas reach this receiver.
     pub advertise: Option<SocketAddr>,
 }

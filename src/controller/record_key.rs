@@ -1,4 +1,5 @@
-//! The operator's record key: in a Secret of the operator's own namespace, made by the operator itself at its first start.
+//! Stores the operator's record key in a Secret of the operator's namespace. The operator creates the key at its
+//! first start.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,20 +14,20 @@ use crate::{
     core::record::RecordKey,
 };
 
-/// The name of the Secret's one entry.
+/// The name of the only entry in the Secret.
 const ENTRY: &str = "key";
 
-/// How often it is looked at whether the Secret is still there.
+/// How often the operator checks that the Secret still exists.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Where the record key is kept.
+/// Reads and creates the Secret with the record key.
 pub struct RecordKeyStore {
     secrets: NamedSecrets,
     namespace: String,
 }
 
 impl RecordKeyStore {
-    /// In the operator's namespace.
+    /// Uses the given namespace of the operator.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
             secrets: NamedSecrets::new(client),
@@ -34,12 +35,12 @@ impl RecordKeyStore {
         }
     }
 
-    /// The key that all replicas share: as it is kept, or a new one, which is kept from now on.
+    /// Reads the record key that all replicas share. Creates the key and its Secret if they do not exist.
     ///
     /// # Errors
-    /// A sentence that names the Secret and what to do.
+    /// A message that names the Secret and what to do.
     pub async fn open(&self) -> Result<RecordKey, String> {
-        // Two replicas that start at one time may both find none; one of them creates it.
+        // Two replicas that start at the same time may both find no Secret. Only one of them can create it.
         for _ in 0..3 {
             if let Some(key) = self.read().await? {
                 return Ok(key);
@@ -49,28 +50,31 @@ impl RecordKeyStore {
                 info!(
                     namespace = self.namespace,
                     secret = RECORD_KEY_NAME,
-                    "record key created; credentials that were issued with another one are issued again"
+                    "record key created; Valet reissues credentials that were recorded with another record key"
                 );
                 return Ok(key);
             }
         }
-        Err(format!("{}: it is created and deleted all the time", self.name()))
+        Err(format!("{}: the Secret is repeatedly created and deleted", self.name()))
     }
 
-    /// Sees to it that the Secret stays: makes it again if somebody deletes it. Ends with a sentence if another key has taken
-    /// its place: one process works with one key, and the next start of the operator takes the other one.
+    /// Recreates the Secret if it is deleted. Returns a message if the Secret contains another key. One process uses
+    /// one key, so the operator must restart to use the new key.
     pub async fn keep(&self, key: &RecordKey) -> String {
         loop {
             match self.read().await {
                 Ok(Some(found)) if found.expose() == key.expose() => {}
                 Ok(Some(_)) => {
-                    return format!("{} holds another key than at the start of this process", self.name());
+                    return format!(
+                        "{} has another record key than at the start of this process",
+                        self.name()
+                    );
                 }
                 Ok(None) => match self.create(key).await {
                     Ok(_) => warn!(
                         namespace = self.namespace,
                         secret = RECORD_KEY_NAME,
-                        "the Secret with the record key was deleted, and is made again"
+                        "the Secret with the record key was deleted and has been created again"
                     ),
                     Err(why) => error!("{why}"),
                 },
@@ -88,26 +92,32 @@ impl RecordKeyStore {
         let secret = match self.secrets.get(&self.namespace, RECORD_KEY_NAME).await {
             Ok(secret) => secret,
             Err(Error::Gone(_)) => return Ok(None),
-            Err(e) => return Err(format!("{}: {e}; the operator's account needs get for it", self.name())),
+            Err(e) => {
+                return Err(format!(
+                    "{}: {e}; allow the operator's account to get this Secret",
+                    self.name()
+                ));
+            }
         };
         let entry = secret.data.as_ref().and_then(|data| data.get(ENTRY));
         let bytes = entry.and_then(|ByteString(bytes)| <[u8; 32]>::try_from(bytes.as_slice()).ok());
         match bytes {
             Some(bytes) if secret.type_.as_deref() == Some(RECORD_KEY_TYPE) => Ok(Some(RecordKey::new(bytes))),
             _ => Err(format!(
-                "{}: it must have the type {RECORD_KEY_TYPE} and 32 bytes under '{ENTRY}'; delete it, and a new one is made",
+                "{}: the Secret must have the type {RECORD_KEY_TYPE} and 32 bytes in the entry '{ENTRY}'; delete it, and the operator creates a new one",
                 self.name()
             )),
         }
     }
 
-    /// Whether it was created; not if there is one already.
+    /// Creates the Secret. Returns false if it already exists.
     async fn create(&self, key: &RecordKey) -> Result<bool, String> {
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(RECORD_KEY_NAME.to_owned()),
                 namespace: Some(self.namespace.clone()),
-                // Not the label of grants' Secrets: those are made again, and this one must be backed up.
+                // The Secret does not have the label of grant Secrets, because grant Secrets can be recreated, and
+                // this Secret must be backed up.
                 ..ObjectMeta::default()
             },
             type_: Some(RECORD_KEY_TYPE.to_owned()),
@@ -118,12 +128,12 @@ impl RecordKeyStore {
             Ok(()) => Ok(true),
             Err(Error::Conflict(_)) => Ok(false),
             Err(Error::Gone(_)) => Err(format!(
-                "{}: namespace {} does not exist; create it, or name another one with --operator-namespace",
+                "{}: namespace {} does not exist; create it, or set --operator-namespace to another namespace",
                 self.name(),
                 self.namespace
             )),
             Err(e) => Err(format!(
-                "{}: {e}; the operator's account needs create for Secrets there",
+                "{}: {e}; allow the operator's account to create Secrets in this namespace",
                 self.name()
             )),
         }

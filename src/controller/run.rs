@@ -34,44 +34,42 @@ use crate::{
     telemetry::{Health, Metrics, Progress, REPEATS, States, serve},
 };
 
-/// How often what was counted for things that are gone is looked through.
+/// How often metric series of deleted objects are removed.
 const FORGETTING: Duration = Duration::from_secs(60);
 
-/// Resolves for everybody at once.
+/// A future that resolves for all of its clones when the operator is told to stop.
 pub type Stop = Shared<BoxFuture<'static, ()>>;
 
-/// What all parts share.
+/// The state that all controllers share.
 pub struct Parts {
-    /// The apiserver.
     pub client: Client,
-    /// Stores, kept fresh.
+    /// The cached stores and their connections.
     pub stores: Arc<Stores>,
-    /// Places for grants with a key, where their number is limited.
+    /// Quotas: the number of live grants where an access rule limits it.
     pub places: Arc<Places>,
-    /// How many visits wait for one store.
+    /// Limits how many reconciles may wait for one store at the same time.
     pub requests: Arc<Requests>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Whether reconciles come to their end.
+    /// Records whether reconciles finish, for the liveness probe.
     pub progress: Arc<Progress>,
-    /// What the probes say.
+    /// The state behind `/livez` and `/readyz`.
     pub health: Health,
-    /// The uploads of which stores are to tell, if they do.
+    /// The index of expected uploads that notifications are matched with; `None` without a notification receiver.
     pub awaited: Option<Arc<Awaited>>,
-    /// What the operator was started with.
+    /// The settings from the command line.
     pub options: Options,
-    /// Resolves when it is to end.
+    /// Resolves when the operator is told to stop.
     pub stop: Stop,
 }
 
-/// The parts that must have listed what there is before the operator counts as ready: two kinds of grant, two of
-/// store, and the namespaces; with [`Options::watch_secrets`] also the Secrets.
+/// The number of watches that must have completed their first list before the operator is ready: two kinds of grant,
+/// two kinds of store, and namespaces. [`Options::watch_secrets`] adds the watch of Secrets.
 const WATCHES: usize = 5;
 
-/// Runs the operator until `stop` resolves and the work in hand is done.
+/// Runs the operator until `stop` resolves and running reconciles have finished.
 ///
 /// # Errors
-/// A sentence, if it cannot start: no cluster, no CRDs, no address.
+/// A message, if the operator cannot start: no connection to the cluster, no CRDs, or an address in use.
 pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), String> {
     let apiserver = Apiserver::connect(&options).await?;
     let (client, contact) = (apiserver.client.clone(), apiserver.contact.clone());
@@ -143,7 +141,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         parts.metrics.clone(),
         parts.stop.clone(),
     );
-    // The server ends with the others, unless it could not start.
+    // The server must not end the operator when it stops normally, only when it could not start.
     let http = async { http.await.and(std::future::pending().await) };
     let leader = Arc::new(Leader::default());
     let receiver = receive(&parts, leader.clone()).await?;
@@ -165,7 +163,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let repeats = tokio::spawn(log_repeats());
     let _ends = AbortOnDrop(repeats);
     if parts.options.leader_elect {
-        info!("waiting for the lease");
+        info!("waiting for the Lease");
         tokio::select! {
             result = &mut http => return result,
             why = &mut connection => {
@@ -243,9 +241,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         () = forgets => None,
         why = kept.keep(&records) => Some(why),
         () = clock => None,
-        _ = watches => return Err("a watch ended, which none should".into()),
-        why = lost => return Err(format!("the lease was lost: {why}; another replica goes on")),
-        // The visits in hand are seen to their end.
+        _ = watches => return Err("a watch ended unexpectedly".into()),
+        why = lost => return Err(format!("the Lease was lost: {why}; another replica takes over")),
+        // Running reconciles finish first.
         _ = work => None,
     };
     if let Some(held) = held {
@@ -255,11 +253,13 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         error!("{why}");
         return Err(why);
     }
-    info!("valet has stopped; published keys stay valid, and the next start takes everything up again");
+    info!(
+        "valet has stopped; issued credentials stay valid until they expire, and the next start continues all work"
+    );
     Ok(())
 }
 
-/// Ends a task with its owner.
+/// Aborts a task when the owner of this value is dropped.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -268,7 +268,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Logs the numbers of failures that were not logged one by one.
+/// Logs summaries of repeated failures that were not logged individually.
 async fn log_repeats() {
     loop {
         sleep(Duration::from_secs(1)).await;
@@ -278,7 +278,7 @@ async fn log_repeats() {
     }
 }
 
-/// The receiver of notifications, if there is to be one; it ends only if it cannot work.
+/// The notification receiver, if it is configured. Its future ends only with an error.
 async fn receive(
     parts: &Parts,
     leader: Arc<Leader>,
@@ -309,7 +309,7 @@ async fn receive(
     })
 }
 
-/// A name for this process alone: the pod's, and when it started.
+/// An identity that is unique to this process: the name of the pod, the process ID and the start time.
 fn identity() -> String {
     let host = std::env::var("POD_NAME")
         .or_else(|_| std::env::var("HOSTNAME"))

@@ -15,21 +15,21 @@ use crate::{
     core::{GrantFacts, Owner, PublishMode, SecretView, secret_owner},
 };
 
-/// Who wrote, in `managedFields`.
+/// The field manager in `managedFields`.
 pub const FIELD_MANAGER: &str = "valet";
 
-/// Replies with the metadata alone: the apiserver would send the data back, and a reply that is cut short would be
-/// quoted in an error.
+/// Requests only the metadata of an object. The apiserver would otherwise return the Secret's data, and a parse error
+/// of a truncated answer would quote it.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// The one way to Secrets that are known by name: stores' credentials, and the operator's own record key.
+/// Access to Secrets by name: the credentials of stores, and the operator's record key.
 #[derive(Clone)]
 pub struct NamedSecrets {
     client: Client,
 }
 
 impl NamedSecrets {
-    /// Works with this client.
+    /// Uses the given client.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
@@ -38,7 +38,7 @@ impl NamedSecrets {
         kube::core::Request::new(Secret::url_path(&(), Some(namespace)))
     }
 
-    /// Sends a request and takes the metadata of the answer. The text never reaches a log.
+    /// Sends a request and returns the metadata of the answer. The text of the answer never reaches a log.
     async fn metadata(
         &self,
         what: &'static str,
@@ -54,7 +54,7 @@ impl NamedSecrets {
         let text = call(what, self.client.request_text(request)).await?;
         let answer: PartialObjectMeta<Secret> = serde_json::from_str(&text).map_err(|e| Error::Api {
             call: what,
-            why: format!("the answer is not what it should be (column {})", e.column()),
+            why: format!("the answer cannot be parsed (column {})", e.column()),
         })?;
         Ok(answer.metadata)
     }
@@ -68,23 +68,23 @@ impl NamedSecrets {
         let text = call(WHAT, self.client.request_text(request)).await?;
         serde_json::from_str(&text).map_err(|e| Error::Api {
             call: WHAT,
-            why: format!("the answer is not what it should be (column {})", e.column()),
+            why: format!("the answer cannot be parsed (column {})", e.column()),
         })
     }
 
-    /// A Secret, whole.
+    /// Reads a whole Secret.
     ///
     /// # Errors
-    /// As [`call`].
+    /// The errors of [`call`].
     pub async fn get(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
         self.read(Self::requests(namespace).get(name, &GetParams::default()))
             .await
     }
 
-    /// Creates a Secret in its namespace.
+    /// Creates a Secret in the given namespace.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if there is one by that name; otherwise as [`call`].
+    /// [`Error::Conflict`] if a Secret with this name exists; otherwise the errors of [`call`].
     pub async fn create(&self, namespace: &str, secret: &Secret) -> Result<(), Error> {
         let request = Self::requests(namespace).create(&params(), body(secret));
         self.metadata("creating a Secret", request).await.map(|_| ())
@@ -98,31 +98,33 @@ fn params() -> PostParams {
     }
 }
 
-/// The one way to grants' Secrets. Every write is a create, or carries the identity and the version of what was judged.
+/// All access to grant Secrets. Every write is a create, or has the UID and the resource version of the Secret that
+/// was read as preconditions.
 #[derive(Clone)]
 pub struct Secrets {
     api: NamedSecrets,
-    /// Tells what Valet wrote from what others wrote.
+    /// Signs and verifies Valet's own records.
     records: RecordKey,
 }
 
-/// So often the deletion of a Secret that somebody keeps changing is tried with its version as a precondition. After that its
-/// UID is enough, if it was still the grant's a moment ago.
+/// The number of attempts to delete a Secret with its resource version as a precondition. If another client keeps
+/// changing the Secret, later attempts use only its UID, provided that the Secret still belongs to the grant.
 const DELETIONS_BY_VERSION: usize = 3;
 
 impl Secrets {
-    /// Works with this client and this key.
+    /// Uses the given client and record key.
     pub fn new(client: Client, records: RecordKey) -> Self {
         let api = NamedSecrets::new(client);
         Self { api, records }
     }
 
-    /// What is there by the wanted name; `None` if nothing.
+    /// Reads the Secret with the grant's Secret name; `None` if it does not exist.
     ///
     /// # Errors
-    /// As [`call`].
+    /// The errors of [`call`].
     pub async fn view(&self, grant: &GrantFacts) -> Result<Option<SecretView>, Error> {
-        // The type is not metadata, and a Secret of another type is not ours; so this one reads it all.
+        // The metadata does not contain the type, and a Secret of another type is not Valet's. This request therefore
+        // reads the whole Secret.
         let request = NamedSecrets::requests(&grant.namespace).get(grant.secret_name(), &GetParams::default());
         match self.api.read(request).await {
             Ok(secret) => Ok(Some(self.seen(
@@ -136,10 +138,10 @@ impl Secrets {
         }
     }
 
-    /// Writes a grant's Secret: creates it, or replaces exactly the one that was judged.
+    /// Writes a grant Secret: creates it, or replaces exactly the Secret that was read.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if there is another by that name; otherwise as [`call`].
+    /// [`Error::Conflict`] if another Secret has this name; otherwise the errors of [`call`].
     pub async fn publish(
         &self,
         grant: &GrantFacts,
@@ -165,10 +167,10 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
-    /// Brings labels, annotations and the owner up to date and leaves the data as it is.
+    /// Updates labels, annotations and the owner reference, and keeps the data.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the Secret is not the one that was judged; otherwise as [`call`].
+    /// [`Error::Conflict`] if the Secret has changed since it was read; otherwise the errors of [`call`].
     pub async fn retouch(
         &self,
         grant: &GrantFacts,
@@ -191,7 +193,7 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
-    /// The Secret that was judged, whole, to be written again.
+    /// Reads the whole Secret again for an update, and fails if it has changed since the decision.
     async fn judged(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<Secret, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
         let secret = self
@@ -205,10 +207,10 @@ impl Secrets {
         Ok(secret)
     }
 
-    /// Removes the data and leaves the metadata as it is. What is left is no record any more.
+    /// Removes the data and keeps the metadata. The result is no longer a valid record.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the Secret is not the one that was judged; otherwise as [`call`].
+    /// [`Error::Conflict`] if the Secret has changed since it was read; otherwise the errors of [`call`].
     pub async fn empty(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<SecretView, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
         let mut secret = self.judged(grant, uid, resource_version).await?;
@@ -221,11 +223,12 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), None, grant))
     }
 
-    /// Deletes the Secret that was judged. That it is gone already is as good. Somebody who changes it all the time does not
-    /// keep it from being deleted: as long as it is the grant's it is deleted in whatever version it is by then.
+    /// Deletes the Secret that was read. A Secret that no longer exists is not an error. If another client keeps
+    /// changing the Secret, it is deleted in its current version, as long as it belongs to the grant.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if it is not the grant's any more, or another one; otherwise as [`call`].
+    /// [`Error::Conflict`] if the Secret no longer belongs to the grant or was replaced; otherwise the errors of
+    /// [`call`].
     pub async fn withdraw(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
         let mut version = resource_version.to_owned();
         for attempt in 1.. {
@@ -264,7 +267,7 @@ impl Secrets {
         }
     }
 
-    /// Puts the signature of its record on a Secret that is about to be written.
+    /// Adds the record signature to a Secret before it is written.
     fn authenticate(&self, grant: &GrantFacts, secret: &mut Secret) {
         let annotations = secret.metadata.annotations.get_or_insert_default();
         let data = secret.data.get_or_insert_default();
@@ -274,7 +277,8 @@ impl Secrets {
         annotations.insert(annotation::RECORD_SIGNATURE.into(), signature);
     }
 
-    /// Reads a Secret as facts about this grant. Of its data only that it is as Valet wrote it becomes a fact.
+    /// Converts a Secret into facts about this grant. The facts do not contain the data, only whether it is
+    /// unchanged.
     fn seen(
         &self,
         meta: &ObjectMeta,
@@ -319,7 +323,7 @@ fn subject(grant: &GrantFacts) -> Subject<'_> {
     }
 }
 
-/// Whether the grant owns the Secret alone. What has another owner, too, would outlive the grant.
+/// Whether the grant is the only owner of the Secret. With another owner the Secret would outlive the grant.
 fn has_sole_owner(meta: &ObjectMeta, grant: &GrantFacts) -> bool {
     let wanted = secret_owner(grant);
     let is_wanted = |owner: &OwnerReference| {
@@ -333,11 +337,11 @@ fn has_sole_owner(meta: &ObjectMeta, grant: &GrantFacts) -> bool {
 }
 
 fn body(secret: &Secret) -> Vec<u8> {
-    serde_json::to_vec(secret).unwrap_or_else(|_| unreachable!("a Secret is maps of strings, which JSON can say"))
+    serde_json::to_vec(secret).unwrap_or_else(|_| unreachable!("a Secret can always be serialized to JSON"))
 }
 
-/// Whose Secret it is. Only type, label, controller reference and UID together make it this grant's: anybody can
-/// write one of them.
+/// Whose Secret this is. It belongs to the grant only if type, label, controller reference and UID all match, because
+/// any client can set one of them.
 fn owner(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> Owner {
     if type_ != Some(SECRET_TYPE) {
         return Owner::Foreign("its type is not valetkey.dev/grant");
@@ -348,7 +352,7 @@ fn owner(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> Owner {
         .and_then(|l| l.get(MANAGED_BY_LABEL))
         .is_some_and(|v| v == MANAGED_BY_VALUE);
     if !labelled {
-        return Owner::Foreign("it has not the label app.kubernetes.io/managed-by=valet");
+        return Owner::Foreign("it does not have the label app.kubernetes.io/managed-by=valet");
     }
     let controller = meta
         .owner_references

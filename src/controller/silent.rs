@@ -1,4 +1,5 @@
-//! Notices that a watch has gone silent: objects that have been the same for minutes, and that the operator knows otherwise.
+//! Detects a watch that no longer delivers events: objects that have not changed for minutes, but differ from the
+//! watch cache.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,15 +16,15 @@ use crate::{
     telemetry::{Health, warn_once},
 };
 
-/// How often all grants are listed, metadata only. A difference counts when it has lasted for a whole period.
+/// How often all grants are listed, metadata only. A difference counts only if it exists in two consecutive lists.
 const PERIOD: Duration = Duration::from_secs(300);
-/// Objects of one page: all of them fit into memory, also where each is as large as may be.
+/// The page size of the lists. One page fits into memory even if every object has the maximum size.
 const PAGE: u32 = 100;
 
-/// Versions of objects, by UID.
+/// Resource versions of objects by UID.
 type Versions = HashMap<String, String>;
 
-/// Compares what is there with what a watch has brought.
+/// Compares the objects of a list with the objects in the watch cache.
 #[derive(Debug, Default)]
 struct Comparison {
     listed: Versions,
@@ -31,8 +32,9 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// How many objects the watch has missed since the last time: those that are as they were then, and are not known in this version;
-    /// and those that are known, and were not there, neither then nor now.
+    /// The number of objects that the watch has missed since the last comparison. An object counts if its listed
+    /// version is the same as in the last list and the cache has another version. A cached object counts if it was in
+    /// neither list.
     fn missed(&mut self, listed: Versions, watched: Versions) -> usize {
         let unchanged = |(uid, version): &(&String, &String)| self.listed.get(*uid) == Some(version);
         let otherwise = listed
@@ -50,7 +52,7 @@ impl Comparison {
     }
 }
 
-/// Waits until the watch of a kind of grant is found to have missed changes for minutes, and says so.
+/// Waits until the watch of a kind of grant has missed changes for minutes, and returns a message.
 pub async fn went_silent(
     client: Client,
     namespace: Option<&str>,
@@ -77,7 +79,7 @@ pub async fn went_silent(
             if number > 0 {
                 let (kind, minutes) = (operation.kind(), PERIOD.as_secs() / 60);
                 return format!(
-                    "the watch of {kind} has missed changes of {number} objects for {minutes} minutes, as after etcd was restored; the operator must start again"
+                    "the watch of {kind} has missed changes of {number} objects for {minutes} minutes, for example because etcd was restored; the operator restarts"
                 );
             }
         }
@@ -91,7 +93,7 @@ async fn compare<G: Grant>(
     caller: &Caller<G>,
 ) -> usize {
     match listed::<G>(client, namespace).await {
-        // What is watched is read after the list: it must be at least as new.
+        // The cache is read after the list, so that it is at least as new as the list.
         Ok(listed) => {
             let known = caller.known();
             let watched = known.iter().filter_map(|grant| version(grant.as_ref())).collect();
@@ -100,7 +102,7 @@ async fn compare<G: Grant>(
         Err(error) => {
             warn_once!(
                 &error.cause(),
-                "grants cannot be compared with what is watched: {error}"
+                "the listed grants cannot be compared with the watch cache: {error}"
             );
             *comparison = Comparison::default();
             0
@@ -135,7 +137,7 @@ mod tests {
             .collect()
     }
 
-    /// Objects by UID and version.
+    /// UIDs and versions of objects.
     type Objects = &'static [(&'static str, u32)];
 
     fn missed(rounds: &[(Objects, Objects)]) -> Vec<usize> {
@@ -150,7 +152,7 @@ mod tests {
             missed(&[(&[("a", 1)], &[("a", 1)]), (&[("a", 1)], &[("a", 1)])]),
             [0, 0]
         );
-        // A change, a new object and a deletion that are under way each time.
+        // A change, a new object and a deletion are in progress at each comparison.
         assert_eq!(
             missed(&[
                 (&[("a", 2), ("b", 3)], &[("a", 1), ("c", 1)]),
@@ -158,7 +160,7 @@ mod tests {
             ]),
             [0, 0]
         );
-        // The watch is ahead of the list.
+        // The watch cache is newer than the list.
         assert_eq!(
             missed(&[(&[("a", 1)], &[("a", 2)]), (&[("a", 2)], &[("a", 3), ("b", 4)])]),
             [0, 0]
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn watch_that_is_silent_has_missed_what_lasts() {
-        // Changed, new, or set back to an older version, for a whole period.
+        // The object was changed, created or reset to an older version, and the difference lasts for a whole period.
         assert_eq!(
             missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 1)])]),
             [0, 1]
@@ -177,12 +179,12 @@ mod tests {
             missed(&[(&[("a", 2)], &[("a", 9)]), (&[("a", 2)], &[("a", 9)])]),
             [0, 1]
         );
-        // Gone for a whole period.
+        // The object was deleted, and the difference lasts for a whole period.
         assert_eq!(
             missed(&[(&[], &[("a", 1), ("b", 1)]), (&[], &[("a", 1), ("b", 1)])]),
             [0, 2]
         );
-        // It came back to life in between.
+        // The watch recovered between the two comparisons.
         assert_eq!(
             missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 2)])]),
             [0, 0]

@@ -352,7 +352,7 @@ fn deleted_record_key_comes_back_and_a_replaced_one_issues_each_grant_once_more(
     });
     let log = operator.log_text();
     assert!(
-        log.contains("holds another key than at the start of this process") && !log.contains("QUFB"),
+        log.contains("has another record key than at the start of this process") && !log.contains("QUFB"),
         "{log}"
     );
     let mark = t.mark();

@@ -59,7 +59,7 @@ fn operator_restarts_itself_when_the_cluster_was_set_back() {
         assert_eq!(status.code(), Some(1), "{log}");
         // On a slow machine the apiserver is away for so long that the one that leads loses its lease before.
         assert!(
-            log.contains("was set back to an earlier state") || log.contains("the lease was lost"),
+            log.contains("was set back to an earlier state") || log.contains("the Lease was lost"),
             "{log}"
         );
     }
