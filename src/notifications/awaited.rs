@@ -17,15 +17,16 @@ use crate::{
     notifications::Arrived,
 };
 
-/// The shortest time between two visits to one grant that notifications cause: so often may somebody who repeats or
-/// forges them have the store asked.
+/// The minimum time between two reconciles of one grant because of notifications. It limits how often a sender of
+/// repeated or forged notifications can make Valet poll the store.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The shortest time between two visits to any grants that notifications cause: 200 a second, each of which is a HEAD
-/// and up to four calls to the apiserver. More wait for their turn, one namespace after the other.
+/// The minimum time between two reconciles of any grants because of notifications: 200 per second, each with one HEAD
+/// request and up to four calls to the apiserver. Further grants wait in queues, and the namespaces are served in
+/// turn.
 const TURN: Duration = Duration::from_millis(5);
 
-/// The uploads that are awaited, by what a notification names: bucket and key. Kept from what is watched, so that a
-/// notification costs a look into a table, whatever the number of grants.
+/// An index of the expected uploads by bucket and object key, kept up to date from the watches. Looking up a
+/// notification takes constant time, whatever the number of grants.
 #[derive(Default)]
 pub struct Awaited {
     table: Mutex<Table>,
@@ -34,16 +35,16 @@ pub struct Awaited {
 
 #[derive(Default)]
 struct Table {
-    /// By UID.
+    /// The expected uploads by UID.
     uploads: HashMap<Arc<str>, Upload>,
-    /// UIDs by key. Several grants, of several stores, may name the same.
+    /// UIDs by object key. Several grants, of several stores, can name the same object key.
     keys: HashMap<Arc<str>, HashSet<Arc<str>>>,
     buckets: HashMap<StoreId, String>,
-    /// Whose turn it is, by namespace; each waits in it once at most.
+    /// The waiting grants, by namespace. Each grant waits at most once.
     queues: BTreeMap<String, VecDeque<Arc<str>>>,
-    /// The namespace that had its turn last.
+    /// The namespace that was served last.
     last: String,
-    /// Counts the lists that the watch began.
+    /// Counts how often the watch has started a new list.
     round: u64,
 }
 
@@ -53,19 +54,19 @@ struct Upload {
     store: StoreId,
     key: Arc<str>,
     round: u64,
-    /// When it was last called for because of a notification.
+    /// When the grant was last enqueued because of a notification.
     called: Option<Instant>,
-    /// When the notification came that it has yet to be called for.
+    /// When the notification arrived for which the grant must still be enqueued.
     heard: Option<Instant>,
 }
 
-/// A grant to visit.
+/// A grant to reconcile because of a notification.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Call {
     pub uid: String,
     pub namespace: String,
     pub name: String,
-    /// When the notification came.
+    /// When the notification arrived.
     pub heard: Instant,
 }
 
@@ -74,7 +75,7 @@ impl Awaited {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the watch of grants saw.
+    /// Processes an event of the grant watch.
     pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>) {
         if G::OPERATION != Operation::Upload {
             return;
@@ -105,7 +106,7 @@ impl Awaited {
         }
     }
 
-    /// A store is there, with this bucket, or has gone.
+    /// Records the bucket of a store, or that the store was deleted.
     pub fn store(&self, id: &StoreId, bucket: Option<String>) {
         let mut table = self.table();
         match bucket {
@@ -114,7 +115,8 @@ impl Awaited {
         };
     }
 
-    /// A sender says that this object has come; whether an upload of it is awaited in one of the sender's stores.
+    /// Processes a sender's report that an object was created. Returns whether a grant of one of the sender's stores
+    /// expects this object.
     pub fn hear(self: &Arc<Self>, arrived: &Arrived, sender: &SenderScope) -> bool {
         let now = Instant::now();
         let mut table = self.table();
@@ -124,7 +126,7 @@ impl Awaited {
             let Some(upload) = table.uploads.get_mut(&uid) else {
                 continue;
             };
-            // Once is enough: the visit that is due sees what is there then.
+            // One pending reconcile is enough: it sees the object's state at that time.
             if upload.heard.is_some() {
                 continue;
             }
@@ -148,7 +150,7 @@ impl Awaited {
         found
     }
 
-    /// Calls for visits as their turn comes, for ever.
+    /// Enqueues waiting grants, one per interval. Never returns.
     pub async fn serve(&self, mut call: impl FnMut(Call)) {
         loop {
             let next = self.table().dequeue();
@@ -176,7 +178,7 @@ impl Table {
         }
         let round = self.round;
         if let Some(known) = self.uploads.get_mut(uid.as_str()) {
-            // Its store and its key cannot change.
+            // A grant's store and object key are immutable.
             known.round = round;
             return;
         }
@@ -205,8 +207,8 @@ impl Table {
         }
     }
 
-    /// The uploads of that bucket and that key, in stores of which the sender may speak: a bucket's name alone says nothing, since
-    /// an ObjectStore of anybody's may have the same.
+    /// The expected uploads with this bucket and object key, limited to the sender's stores. The bucket name alone is
+    /// not enough, because any ObjectStore can name the same bucket.
     fn naming(&self, arrived: &Arrived, sender: &SenderScope) -> Vec<Arc<str>> {
         arrived
             .keys
@@ -230,7 +232,7 @@ impl Table {
         }
     }
 
-    /// The next one, of the namespace after the one that was served last.
+    /// Removes and returns the next waiting grant, from the namespace after the one that was served last.
     fn dequeue(&mut self) -> Option<Call> {
         loop {
             let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
@@ -246,7 +248,7 @@ impl Table {
                 self.queues.remove(&namespace);
             }
             self.last = namespace;
-            // Gone, or finished, while it waited.
+            // The grant was deleted or finished while it waited.
             let Some((uid, upload)) = uid.and_then(|uid| Some((uid.clone(), self.uploads.get_mut(&uid)?))) else {
                 continue;
             };
@@ -289,7 +291,7 @@ mod tests {
         }
     }
 
-    /// A sender for every store that the tests have.
+    /// A sender that may report objects of every store in the tests.
     fn anybody() -> SenderScope {
         scope(&["*", "web/*", "api/*"])
     }
@@ -302,7 +304,7 @@ mod tests {
         (StoreKind::ClusterObjectStore, String::new(), "media".into())
     }
 
-    /// Whom it calls for, and after how many milliseconds, until nothing has happened for a minute.
+    /// The enqueued grants and their times in milliseconds, until nothing has happened for a minute.
     async fn calls(awaited: &Arc<Awaited>) -> Vec<(String, u128)> {
         let began = Instant::now();
         let mut calls = vec![];
@@ -331,14 +333,14 @@ mod tests {
         assert!(awaited.hear(&news("media", &["x", "k"]), &anybody()));
         assert_eq!(names(&calls(&awaited).await), ["b", "a"]);
 
-        // Another bucket, and none.
+        // The store's bucket changes, then the store is deleted.
         awaited.store(&media(), Some("moved".into()));
         assert!(!awaited.hear(&news("media", &["k"]), &anybody()));
         assert!(awaited.hear(&news("moved", &["k"]), &anybody()));
         awaited.store(&media(), None);
         assert!(!awaited.hear(&news("moved", &["k"]), &anybody()));
 
-        // A namespaced store of the same name is another one.
+        // An ObjectStore with the same name is a different store.
         let own = json!({"spec": {"storeRef": {"name": "media"}, "key": "own"}});
         awaited.seen(&Event::Apply(grant("d", "web", "", own)));
         awaited.store(&media(), Some("media".into()));
@@ -355,8 +357,8 @@ mod tests {
         assert!(awaited.hear(&news("media", &["own"]), &anybody()));
     }
 
-    /// A tenant may give a store of its own the name of anybody's bucket, and await any key: news of that bucket, which come with
-    /// another store's token, are none of theirs.
+    /// A tenant can create an ObjectStore for any bucket and expect any object key. Notifications from the sender of
+    /// another store must not reach it.
     #[tokio::test(start_paused = true)]
     async fn notification_of_another_stores_sender_is_not_heard() {
         let awaited = Arc::new(Awaited::default());
@@ -390,7 +392,7 @@ mod tests {
         awaited.seen(&Event::Apply(grant("b", "web", "b", json!({}))));
         awaited.seen(&Event::Delete(grant("b", "web", "b", json!({}))));
         assert!(!tell("b"));
-        // What is missing from a new list has gone while nobody watched.
+        // A grant that is missing from a new list was deleted while nothing was watched.
         awaited.seen(&Event::Apply(grant("c", "web", "c", json!({}))));
         awaited.seen(&Event::Apply(grant("d", "web", "d", json!({}))));
         awaited.seen(&Event::<DeserializeGuard<UploadGrant>>::Init);
@@ -399,7 +401,7 @@ mod tests {
         awaited.seen(&Event::<DeserializeGuard<UploadGrant>>::InitDone);
         assert!(!tell("c"));
         assert!(tell("d"));
-        assert_eq!(names(&calls(&awaited).await), ["d"], "c went while it waited");
+        assert_eq!(names(&calls(&awaited).await), ["d"], "c was deleted while it waited");
         let table = awaited.table();
         assert_eq!((table.uploads.len(), table.keys.len(), table.queues.len()), (1, 1, 0));
     }
@@ -419,9 +421,9 @@ mod tests {
         let calls = calls(&awaited).await;
         let times: Vec<_> = calls.iter().map(|(_, t)| *t).collect();
         assert!((4..=5).contains(&calls.len()), "{times:?}");
-        assert!(times[0] < 10, "the first is called at once: {times:?}");
+        assert!(times[0] < 10, "the first reconcile is immediate: {times:?}");
         assert!(times.windows(2).all(|t| t[1] - t[0] >= 1000), "{times:?}");
-        // The last word is never lost: it was spoken when a call for it was due or yet to come.
+        // The last notification is never lost: it arrives while a reconcile is pending, or causes another one.
         assert!(times.last().is_some_and(|t| *t >= 3999), "{times:?}");
     }
 
@@ -440,6 +442,9 @@ mod tests {
         let calm = calls.iter().position(|(uid, _)| uid == "calm");
         assert!(calm <= Some(1), "{calm:?}");
         let last = calls.last().map_or(0, |(_, t)| *t);
-        assert!(last >= 1000 * TURN.as_millis(), "all at once: {last} ms");
+        assert!(
+            last >= 1000 * TURN.as_millis(),
+            "the grants were not spread over time: {last} ms"
+        );
     }
 }

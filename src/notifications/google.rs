@@ -12,21 +12,23 @@ use tracing::warn;
 use super::scope::{NamedSender, SenderScope};
 use crate::net::client::Http;
 
-/// Where Google publishes the keys that sign its identity tokens.
+/// The address of the public keys that verify Google's identity tokens.
 pub const CERTIFICATES: &str = "https://www.googleapis.com/oauth2/v3/certs";
-/// Who such a token must say that it is from.
+/// The accepted issuers of identity tokens.
 const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
-/// How old the keys may be. Google changes them about once a week and publishes new ones a day before.
+/// The maximum age of the cached public keys. Google changes them about once a week and publishes new ones a day
+/// before.
 const FRESHNESS: Duration = Duration::from_secs(3600);
-/// How often they are fetched at most, whatever tokens name: a token that is made up names one that there is not.
+/// The minimum time between two downloads of the public keys. A forged token can name a key that does not exist, and
+/// must not cause more downloads.
 const PAUSE: Duration = Duration::from_secs(60);
-/// How far clocks may differ, in seconds.
+/// The tolerated clock difference, in seconds.
 const SKEW: i64 = 60;
-/// The longest token that is looked at. Google's have about a kilobyte.
+/// The maximum length of a token in bytes. Google's tokens have about 1 KiB.
 const LONGEST: usize = 8 * 1024;
 
-/// The identity tokens that Pub/Sub presents (OpenID Connect): made by Google, for this audience, for one of these
-/// accounts.
+/// Verifies the identity tokens of Pub/Sub (OpenID Connect). A token must be signed by Google, for the configured
+/// audience and for one of the configured accounts.
 pub struct GoogleTokens {
     accounts: Vec<NamedSender>,
     audience: String,
@@ -35,7 +37,7 @@ pub struct GoogleTokens {
     keys: Mutex<Keys>,
 }
 
-/// Google's keys, by name: modulus and exponent.
+/// Google's public keys (modulus and exponent), by key ID.
 type Known = Arc<BTreeMap<String, RsaPublicKeyComponents<Vec<u8>>>>;
 
 #[derive(Default)]
@@ -75,7 +77,7 @@ struct PublishedKey {
 }
 
 impl GoogleTokens {
-    /// Takes tokens of these accounts for this audience, which are signed by keys that are published there.
+    /// Accepts tokens of these accounts for this audience. `certificates` is the address of the public keys.
     pub fn new(accounts: Vec<NamedSender>, audience: String, certificates: Uri) -> Self {
         Self {
             accounts,
@@ -86,7 +88,7 @@ impl GoogleTokens {
         }
     }
 
-    /// The stores of the account whose token the request presents; `None` if it presents none.
+    /// The stores that the account of the presented token may report; `None` without a valid token.
     pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let presented = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let token = presented.and_then(|v| v.split_once(' '));
@@ -105,7 +107,7 @@ impl GoogleTokens {
         let head: Head = serde_json::from_slice(&decoded(head)?).ok()?;
         let claims: Claims = serde_json::from_slice(&decoded(claims)?).ok()?;
         let scope = NamedSender::scope_of(&self.accounts, &claims.email);
-        // What can be seen without a key is looked at first: keys are fetched for nobody who is not let in anyway.
+        // The cheap checks come first, so that keys are not downloaded for a token that is rejected anyway.
         let is_meant = head.alg == "RS256"
             && ISSUERS.contains(&claims.iss.as_str())
             && claims.aud == self.audience
@@ -124,7 +126,7 @@ impl GoogleTokens {
         Some(scope)
     }
 
-    /// Google's keys: fresh ones, if these are old or do not have this one.
+    /// Google's public keys. Downloads them again if they are old or do not contain this key ID.
     async fn known(&self, kid: &str) -> Known {
         let mut keys = self.keys.lock().await;
         let is_fresh = keys.read.is_some_and(|read| read.elapsed() < FRESHNESS) && keys.known.contains_key(kid);
@@ -136,8 +138,8 @@ impl GoogleTokens {
                     keys.known = Arc::new(known);
                     keys.read = Some(Instant::now());
                 }
-                // Those that are there serve on.
-                Err(why) => warn!("Google's keys for identity tokens could not be fetched: {why}"),
+                // The cached keys stay in use.
+                Err(why) => warn!("Google's public keys for identity tokens could not be downloaded: {why}"),
             }
         }
         keys.known.clone()
@@ -149,10 +151,9 @@ impl GoogleTokens {
             .map_err(|e| e.to_string())?;
         let answer = self.http.send(request).await.map_err(|e| e.to_string())?;
         if answer.status != 200 {
-            return Err(format!("it answered {}", answer.status));
+            return Err(format!("the server answered {}", answer.status));
         }
-        let published: Published =
-            serde_json::from_slice(&answer.body).map_err(|_| "it answered something that are no keys")?;
+        let published: Published = serde_json::from_slice(&answer.body).map_err(|_| "the answer contains no keys")?;
         let read = |key: PublishedKey| {
             let number = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).ok();
             let (n, e) = (number(&key.n)?, number(&key.e)?);
@@ -199,7 +200,7 @@ mod tests {
         format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// A server that publishes these keys, and how often it was asked.
+    /// A server that publishes these keys, and the number of requests that it received.
     fn publisher(body: String) -> (Uri, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let uri = format!("http://{}/certs", listener.local_addr().unwrap())
@@ -225,7 +226,7 @@ mod tests {
         (uri, asked)
     }
 
-    /// Modulus and exponent, out of the DER of an RSAPublicKey (RFC 8017, A.1.1).
+    /// The modulus and the exponent from the DER encoding of an RSAPublicKey (RFC 8017, A.1.1).
     fn public(pair: &RsaKeyPair) -> (String, String) {
         fn value(der: &[u8]) -> (&[u8], &[u8]) {
             let (length, header) = match der[1] {
@@ -266,7 +267,7 @@ mod tests {
             assert!(scope.is_none() || scope == of_the_account, "{scope:?}");
             scope.is_some()
         };
-        // Nobody is asked on behalf of who is not let in anyway.
+        // No keys are downloaded for a request that is rejected anyway.
         assert!(tokens.admit(&HeaderMap::new()).await.is_none());
         for (name, value) in [
             ("iss", json!("https://accounts.example.com")),
@@ -290,8 +291,14 @@ mod tests {
         assert!(admits(good.clone()).await);
         let mut late = claims.clone();
         late["exp"] = (now - 30).into();
-        assert!(admits(token(&pair, &head, &late)).await, "clocks may differ");
-        assert!(!admits(token(&other, &head, &claims)).await, "another's signature");
+        assert!(
+            admits(token(&pair, &head, &late)).await,
+            "a small clock difference is tolerated"
+        );
+        assert!(
+            !admits(token(&other, &head, &claims)).await,
+            "a signature of another key is rejected"
+        );
         let (signed, signature) = good.rsplit_once('.').unwrap();
         assert!(!admits(format!("{signed}.")).await);
         let mut claims = claims;
@@ -308,7 +315,7 @@ mod tests {
         assert_eq!(
             asked.load(Ordering::Relaxed),
             1,
-            "keys that there are not are not asked for again and again"
+            "an unknown key ID causes no further download"
         );
     }
 }

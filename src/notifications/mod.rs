@@ -1,6 +1,5 @@
-//! Where stores say that an object has come. What they say is a hint and nothing more: it makes a visit to the grants
-//! that await that object due, and the visit asks the store. So repeated, late, forged and foreign messages are
-//! harmless.
+//! Receives notifications that an object was created. A notification is only a hint: Valet reconciles the grants that
+//! expect the object and polls the store. Repeated, late or forged notifications therefore do no harm.
 
 mod awaited;
 mod google;

@@ -1,5 +1,5 @@
-//! What stores post when an object has come. Each provider has a shape of its own; all say a bucket and a key, and
-//! nothing else of them is read, since nothing else of them is believed.
+//! Parses the notifications of the supported stores. Each provider has its own format. Valet reads only the bucket
+//! and the object key, because it trusts nothing else in a notification.
 
 mod cloud_events;
 mod event_grid;
@@ -17,34 +17,35 @@ use keys::readings;
 use pub_sub::Pushed;
 pub use sns::Subscription;
 
-/// The longest message that is read. SNS and EventBridge send at most 256 KiB of text, and SNS quotes it once.
+/// The maximum size of a message in bytes. SNS and EventBridge send at most 256 KiB of text, and SNS escapes it once.
 pub const MAX_BYTES: usize = 512 * 1024;
 
-/// The most objects of one message. Stores send one each; a message with more than this is no store's.
+/// The maximum number of objects in one message. Stores send one object per message, so a message with more than 100
+/// is not from a store.
 pub const MAX_OBJECTS: usize = 100;
 
-/// What a message says.
+/// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notification {
-    /// These objects came. Empty: a test, or news of something else.
+    /// Objects were created. Empty for a test message or another kind of event.
     Arrived(Vec<Arrived>),
-    /// A topic asks whether it may send.
+    /// An SNS topic requests the confirmation of its subscription.
     Subscription(Subscription),
-    /// Event Grid asks whether somebody is here who expects it: it wants this code back.
+    /// Event Grid validates a subscription and expects this code in the answer.
     Validation(String),
 }
 
-/// An object that is said to have come.
+/// An object that was created, according to a notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrived {
-    /// The bucket.
     pub bucket: String,
-    /// What the key may be. S3 encodes keys as forms do, EventBridge does not, others encode as in paths: the same text
-    /// can mean several keys, and asking for one too many does no harm.
+    /// The possible object keys. S3 encodes object keys as form data, EventBridge does not encode them, and others
+    /// use percent-encoding for paths. The same text can mean several keys, and polling for one key too many does no
+    /// harm.
     pub keys: Vec<String>,
 }
 
-/// Not a notification. It says nothing of what was sent.
+/// The message is not a notification. The error contains nothing of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not a notification of S3, MinIO, versitygw, EventBridge, SNS, Event Grid or Google Cloud Storage")]
 pub struct Malformed;
@@ -53,7 +54,7 @@ pub struct Malformed;
 struct Message {
     #[serde(rename = "Records")]
     records: Option<Vec<Record>>,
-    /// `s3:TestEvent`, which names no object.
+    /// The test message `s3:TestEvent`, which names no object.
     #[serde(rename = "Event")]
     test: Option<String>,
     #[serde(rename = "detail-type")]
@@ -67,10 +68,10 @@ struct Message {
     topic: Option<String>,
     #[serde(rename = "SubscribeURL")]
     subscribe: Option<String>,
-    /// What Pub/Sub pushes.
+    /// The message of a Pub/Sub push.
     #[serde(rename = "message")]
     pushed: Option<Pushed>,
-    /// A CloudEvent says so.
+    /// Present in every CloudEvent.
     specversion: Option<String>,
 }
 
@@ -97,15 +98,15 @@ struct Object {
     key: String,
 }
 
-/// Reads a message. Of the headers only those are looked at that say what a CloudEvent is about.
+/// Parses a message. Only the headers that describe a CloudEvent are read.
 ///
 /// # Errors
-/// [`Malformed`], if it is none.
+/// [`Malformed`], if the message is not a notification.
 pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Notification, Malformed> {
     if cloud_events::is_in_headers(headers) {
         return cloud_events::in_headers(headers);
     }
-    // Only Event Grid sends lists.
+    // Only Event Grid sends a JSON array.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return event_grid::parse(body).or_else(|_| cloud_events::list(body));
     }
@@ -126,7 +127,7 @@ pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Notification, Malformed
 }
 
 fn read(text: &[u8]) -> Result<Message, Malformed> {
-    // The error would quote what it could not read.
+    // The error of serde is dropped, because it quotes its input.
     serde_json::from_slice(text).map_err(|_| Malformed)
 }
 
@@ -155,7 +156,8 @@ fn objects(message: Message) -> Result<Notification, Malformed> {
     Ok(Notification::Arrived(arrived))
 }
 
-/// `ObjectCreated:Put` of AWS, `s3:ObjectCreated:Put` of MinIO and versitygw.
+/// Whether the event name means that an object was created: `ObjectCreated:Put` on AWS, `s3:ObjectCreated:Put` on
+/// MinIO and versitygw.
 fn is_arrival(event: &str) -> bool {
     event.strip_prefix("s3:").unwrap_or(event).starts_with("ObjectCreated:")
 }

@@ -6,13 +6,13 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// How long the replica that works may take to answer. versitygw waits 3 s for the whole.
+/// The time limit for the answer of the leader. versitygw waits 3 s for the whole request.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Marks a message that another replica has passed on, so that it is not passed on again.
+/// The header of a forwarded message, which must not be forwarded again.
 pub const RELAYED: &str = "valet-relayed";
 
-/// What another replica needs of the headers: who sends, and what a CloudEvent in them is about.
+/// The headers that are forwarded to the leader: the sender's token and the description of a CloudEvent.
 const PASSED: [&str; 6] = [
     "authorization",
     "x-api-key",
@@ -22,23 +22,23 @@ const PASSED: [&str; 6] = [
     "ce-subject",
 ];
 
-/// Where the replica that works takes notifications, as the Lease says.
+/// The address of the leader's notification receiver, from the Lease.
 #[derive(Debug, Default)]
 pub struct Leader(Mutex<Option<SocketAddr>>);
 
 impl Leader {
-    /// What the Lease says now.
+    /// Sets the address from the current Lease.
     pub fn is_at(&self, address: Option<SocketAddr>) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = address;
     }
 
-    /// Where it was last seen.
+    /// The last known address.
     pub fn address(&self) -> Option<SocketAddr> {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-/// Hands a message on as it came, and returns what became of it; `None` if nobody answered.
+/// Forwards a message unchanged and returns the leader's status; `None` without an answer.
 pub async fn pass_on(to: SocketAddr, path: &str, headers: &HeaderMap, body: Bytes) -> Option<StatusCode> {
     tokio::time::timeout(TIMEOUT, send(to, path, headers, body))
         .await

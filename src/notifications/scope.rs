@@ -1,11 +1,11 @@
-//! Which stores a sender of notifications may report objects of.
+//! Defines for which stores a sender may send notifications.
 
 use std::{collections::BTreeSet, str::FromStr};
 
 use crate::{api::StoreKind, core::StoreId};
 
-/// The stores of which a sender may report objects. A message from anybody else's sender about a bucket of the same name counts
-/// for none of them: an ObjectStore names any bucket that its owner likes.
+/// The stores for which a sender may send notifications. The bucket name in a message is not enough, because the
+/// owner of an ObjectStore can name any bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SenderScope(BTreeSet<Stores>);
 
@@ -21,11 +21,11 @@ enum Stores {
     AllNamespaced(String),
 }
 
-/// How a store is named, for error messages.
+/// The formats of store names, for error messages.
 pub const STORE_NAMES: &str = "NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all ClusterObjectStores, NAMESPACE/* for all ObjectStores of a namespace";
 
 impl SenderScope {
-    /// Whether the sender may report objects of this store.
+    /// Whether the sender may send notifications for this store.
     pub fn covers(&self, store: &StoreId) -> bool {
         let (kind, namespace, name) = store;
         self.0.iter().any(|stores| match (stores, kind) {
@@ -37,7 +37,7 @@ impl SenderScope {
         })
     }
 
-    /// Whether every store of this scope is one of the other scope.
+    /// Whether every store of this scope is also in the other scope.
     pub fn is_within(&self, other: &Self) -> bool {
         self.0.iter().all(|stores| {
             let wider = match stores {
@@ -49,18 +49,17 @@ impl SenderScope {
         })
     }
 
-    /// Whether it names no store.
+    /// Whether the scope contains no store.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds the stores of another scope.
     pub fn extend(&mut self, other: &Self) {
         self.0.extend(other.0.iter().cloned());
     }
 
-    /// Reads names of stores, each in one of the forms of [`STORE_NAMES`]. The error is the position of the first word that is
-    /// none, and not the word: somebody may have put a token in its place.
+    /// Parses names of stores in the formats of [`STORE_NAMES`]. The error is the position of the first invalid word.
+    /// It does not contain the word, because the word may be a token in the wrong place.
     pub fn read<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, usize> {
         words
             .enumerate()
@@ -88,17 +87,16 @@ fn stores(word: &str) -> Option<Stores> {
     })
 }
 
-/// A sender that is known by a name, an SNS topic or a Google account, and a store that it may report objects of.
+/// A sender with a name (an SNS topic or a Google account) and the store for which it may send notifications.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedSender {
-    /// The topic's ARN, or the account.
+    /// The ARN of the topic, or the name of the account.
     pub name: String,
-    /// The stores.
     pub scope: SenderScope,
 }
 
 impl NamedSender {
-    /// The stores of all entries of this name; empty if it has none.
+    /// The stores of all entries with this name; empty without such an entry.
     pub fn scope_of(senders: &[Self], name: &str) -> SenderScope {
         let mut scope = SenderScope::default();
         for sender in senders.iter().filter(|s| s.name == name) {
@@ -114,7 +112,7 @@ impl FromStr for NamedSender {
     fn from_str(text: &str) -> Result<Self, String> {
         let wanted = || {
             format!(
-                "'{text}' does not say which store the sender may report objects of; write SENDER=STORE, where STORE is {STORE_NAMES}; for several stores write the sender again with each"
+                "'{text}' does not name the store for which the sender may send notifications; use SENDER=STORE, where STORE is {STORE_NAMES}; repeat SENDER=STORE for each store"
             )
         };
         let (name, store) = text.split_once('=').ok_or_else(wanted)?;

@@ -24,64 +24,65 @@ use crate::{
     telemetry::{Bounds, Health, Metrics, answer},
 };
 
-/// Where messages are taken.
+/// The path of the notification receiver.
 pub const PATH: &str = "/notifications";
 
-/// The headers by which a sender of CloudEvents asks, and is answered.
+/// The headers of a CloudEvents validation request and its answer.
 const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
 const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
 const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
-/// How Event Grid calls itself ("Endpoint validation with CloudEvents schema").
+/// The origin that Event Grid sends ("Endpoint validation with CloudEvents schema").
 const EVENT_GRID: &str = "eventgrid.azure.net";
-/// The longest name in the DNS.
+/// The maximum length of a DNS name.
 const MAX_ORIGIN: usize = 253;
 
-/// Stores are machines with one short message. Each connection may hold one of half a megabyte: 32 MiB in all.
+/// The connection limits of the receiver. Stores send one short message per connection. Each connection may hold a
+/// message of 512 KiB, so all of them use at most 32 MiB.
 const BOUNDS: Bounds = Bounds {
     connections: 64,
     headers: Duration::from_secs(5),
     whole: Duration::from_secs(10),
 };
-/// When to try again, for stores that do: a replica starts, or takes the work over, within seconds.
+/// The `Retry-After` header in seconds. A replica starts or becomes leader within seconds.
 const RETRY_AFTER: &str = "2";
 
-/// Takes what stores post.
+/// The notification receiver.
 pub struct Receiver {
-    /// Who may post.
+    /// The accepted tokens.
     pub tokens: Tokens,
-    /// Whose identity tokens are taken besides.
+    /// The accepted Google identity tokens, if they are configured.
     pub google: Option<GoogleTokens>,
-    /// Who awaits what.
+    /// The index of expected uploads.
     pub awaited: Arc<Awaited>,
-    /// SNS topics that may send.
+    /// The accepted SNS topics.
     pub topics: Topics,
-    /// Whether this replica works.
+    /// Whether this replica is the leader and ready.
     pub health: Health,
-    /// The one that does, if not.
+    /// The address of the leader, for replicas that are not the leader.
     pub leader: Arc<Leader>,
-    /// Counters.
     pub metrics: Arc<Metrics>,
 }
 
 impl Receiver {
-    /// Serves until the operator ends.
+    /// Serves notifications until the operator stops.
     ///
     /// # Errors
-    /// A sentence if the address cannot be listened on.
+    /// A message, if the receiver cannot listen on the address.
     pub async fn serve(self, address: SocketAddr) -> Result<(), String> {
         let listener = TcpListener::bind(address)
             .await
-            .map_err(|e| format!("--notifications-address {address} cannot be listened on: {e}"))?;
-        info!(%address, "notifications are taken");
+            .map_err(|e| format!("cannot listen on --notifications-address {address}: {e}"))?;
+        info!(%address, "the notification receiver is ready");
         let app = Router::new()
             .route(PATH, post(take).options(permit))
             .with_state(Arc::new(self));
-        // Clients that never close their connections would have all places before long, and versitygw is one.
+        // The limits close idle connections. Otherwise clients that never close their connections, such as versitygw,
+        // would use all of them.
         answer(listener, app, BOUNDS, "a notification").await;
         Ok(())
     }
 
-    /// The stores that whoever sends this may report objects of; `None` if nobody known sends it.
+    /// The stores for which the sender of this request may send notifications; `None` for an unknown sender.
     async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         match (self.tokens.admit(headers).await, &self.google) {
             (Some(scope), _) => Some(scope),
@@ -92,7 +93,7 @@ impl Receiver {
 
     async fn take(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
-        // First of all, before any of the body is read.
+        // The sender is checked before the body is read.
         let Some(sender) = self.admit(&head.headers).await else {
             return self.unknown();
         };
@@ -101,10 +102,10 @@ impl Receiver {
             Err(_) => return self.malformed(StatusCode::PAYLOAD_TOO_LARGE),
         };
         let said = parse_notification(&head.headers, &body);
-        // This needs no grants, so every replica can answer, and only the one that was asked can: nothing but a status comes
-        // back from another one.
+        // Every replica can answer a validation, because it needs no grants. The request is not forwarded, because a
+        // forwarded request returns only a status.
         if let Ok(Notification::Validation(code)) = &said {
-            info!("a subscription of Event Grid was validated");
+            info!("an Event Grid subscription was validated");
             let answer = serde_json::json!({"validationResponse": code}).to_string();
             return ([(header::CONTENT_TYPE, "application/json")], answer).into_response();
         }
@@ -119,20 +120,21 @@ impl Receiver {
                 self.metrics.notified("unknown", arrived.len() - known);
                 StatusCode::NO_CONTENT.into_response()
             }
-            // SNS tries again later if it is not confirmed.
+            // SNS repeats the request later if it is not confirmed.
             Ok(Notification::Subscription(subscription)) => match self.topics.confirm(&subscription, &sender).await {
                 true => StatusCode::NO_CONTENT.into_response(),
                 false => {
                     self.metrics.notified("refused", 1);
-                    (StatusCode::FORBIDDEN, "the topic was not confirmed\n").into_response()
+                    (StatusCode::FORBIDDEN, "the topic subscription was not confirmed\n").into_response()
                 }
             },
             Err(_) => self.malformed(StatusCode::BAD_REQUEST),
         }
     }
 
-    /// Whether a sender of CloudEvents may send ("HTTP 1.1 Web Hooks for Event Delivery", "Abuse Protection"). It is a courtesy
-    /// towards those whom somebody registers without their knowing, and no proof: each event needs its token all the same.
+    /// Answers whether a sender of CloudEvents may send ("HTTP 1.1 Web Hooks for Event Delivery", "Abuse
+    /// Protection"). The answer protects endpoints that somebody registers without permission. It does not replace
+    /// authentication: each event still needs a token.
     async fn permit(&self, headers: &HeaderMap) -> Response {
         let origin = headers.get(REQUEST_ORIGIN).and_then(|v| v.to_str().ok());
         let origin = origin.filter(|name| {
@@ -142,17 +144,17 @@ impl Receiver {
         let Some(origin) = origin else {
             return self.malformed(StatusCode::BAD_REQUEST);
         };
-        // It is nowhere said that Event Grid sends its subscription's headers with this question, and somebody who knows the
-        // address can have it asked anyway.
+        // It is not documented that Event Grid sends the headers of the subscription with its validation request.
+        // Event Grid is therefore accepted without a token; anybody can trigger its validation request anyway.
         if !origin.eq_ignore_ascii_case(EVENT_GRID) && self.admit(headers).await.is_none() {
             return self.unknown();
         }
-        // Not louder: anybody can ask as often as he likes.
+        // Logged only at DEBUG, because anybody can send this request at any rate.
         debug!("a sender of CloudEvents was permitted to send");
         let permission = [
             (header::ALLOW, "POST, OPTIONS"),
             (ALLOWED_ORIGIN, origin),
-            // What one who knows no token sends costs nothing, and the others are the owner's own.
+            // Messages without a valid token are cheap to reject, and the others come from the owner's own senders.
             (ALLOWED_RATE, "*"),
         ];
         (StatusCode::OK, permission).into_response()
@@ -160,23 +162,18 @@ impl Receiver {
 
     fn unknown(&self) -> Response {
         self.metrics.notified("refused", 1);
-        // SNS sends its password only to who asks for it.
+        // SNS sends its password only after a challenge.
         let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];
-        (
-            StatusCode::UNAUTHORIZED,
-            challenge,
-            "no token, or not one that is known\n",
-        )
-            .into_response()
+        (StatusCode::UNAUTHORIZED, challenge, "the request has no valid token\n").into_response()
     }
 
     fn malformed(&self, status: StatusCode) -> Response {
         self.metrics.notified("malformed", 1);
-        (status, "this is no notification of an object store\n").into_response()
+        (status, "the message is not a notification of an object store\n").into_response()
     }
 
-    /// This replica does not know the grants. A Service does not know which one does, and some stores say things once
-    /// only, so the message is handed on.
+    /// Forwards the message to the leader, because this replica does not watch grants. The Service does not know the
+    /// leader, and some stores send each notification only once.
     async fn elsewhere(&self, path: &str, headers: &HeaderMap, body: Bytes) -> Response {
         if !headers.contains_key(RELAYED)
             && let Some(leader) = self.leader.address().filter(|_| self.health.stands_by())
@@ -191,7 +188,7 @@ impl Receiver {
         (
             StatusCode::SERVICE_UNAVAILABLE,
             retry,
-            "this replica does not work yet; try again\n",
+            "this replica is not ready; try again\n",
         )
             .into_response()
     }

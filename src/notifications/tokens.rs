@@ -8,15 +8,16 @@ use tracing::{info, warn};
 
 use super::scope::{STORE_NAMES, SenderScope};
 
-/// A token that is shorter can be guessed: 16 characters of base64 are 96 bits.
+/// The minimum length of a token, because a shorter one can be guessed: 16 characters of base64 are 96 bits.
 const SHORTEST: usize = 16;
-/// The longest file that is read: room for a thousand tokens.
+/// The maximum size of the token file in bytes, enough for a thousand tokens.
 const LONGEST_FILE: u64 = 64 * 1024;
-/// How old what was read may be. A mounted Secret changes a minute after the Secret itself, so a second is nothing.
+/// The maximum age of the cached file. A mounted Secret changes about a minute after the Secret, so one second adds
+/// little.
 const FRESHNESS: Duration = Duration::from_secs(1);
 
-/// The tokens that may be presented, from a file with one a line and behind it the stores that its sender may report objects of.
-/// Only the tokens' digests are kept.
+/// The accepted tokens, from a file with one token per line, followed by the stores for which its sender may send
+/// notifications. Only digests of the tokens are kept in memory.
 pub struct Tokens {
     file: PathBuf,
     read: Mutex<Read>,
@@ -25,21 +26,22 @@ pub struct Tokens {
 struct Read {
     at: Instant,
     known: Arc<Vec<Known>>,
-    /// What is wrong with the file, as it was said last.
+    /// The last reported problem of the file.
     trouble: Option<String>,
 }
 
-/// One line of the file.
+/// One line of the token file.
 struct Known {
     digest: digest::Digest,
     scope: SenderScope,
 }
 
 impl Tokens {
-    /// Reads the file for the first time.
+    /// Reads the token file for the first time.
     ///
     /// # Errors
-    /// A sentence, if it cannot be used: better no start than a receiver that nobody can reach.
+    /// A message, if the file cannot be used. The operator then does not start, because the receiver would reject all
+    /// notifications.
     pub async fn open(file: PathBuf) -> Result<Self, String> {
         let known = read(&file).await?;
         Ok(Self {
@@ -52,12 +54,12 @@ impl Tokens {
         })
     }
 
-    /// The stores that the presented tokens stand for; `None` if none of them is known.
+    /// The stores of the presented tokens; `None` without a valid token.
     pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let known = self.known().await;
         let mut admitted = SenderScope::default();
-        // Every known token is compared, whichever it is, and digests are compared in constant time: how long it takes
-        // tells neither a token's length nor its beginning.
+        // All known tokens are compared, and digests are compared in constant time. The duration therefore reveals
+        // nothing about a token's length or content.
         for token in presented(headers) {
             let presented = digest::digest(&digest::SHA256, &token);
             for known in known.iter() {
@@ -74,15 +76,15 @@ impl Tokens {
         let mut last = self.read.lock().await;
         if last.at.elapsed() >= FRESHNESS {
             last.at = Instant::now();
-            // With a file that cannot be read nobody is let in: its tokens may have been withdrawn.
+            // If the file cannot be read, all tokens are rejected, because they may have been revoked.
             let (known, trouble) = match read(&self.file).await {
                 Ok(known) => (known, None),
                 Err(why) => (Vec::new(), Some(why)),
             };
             if trouble != last.trouble {
                 match &trouble {
-                    Some(why) => warn!("no notification is taken: {why}"),
-                    None => info!("the file with tokens for notifications can be read again"),
+                    Some(why) => warn!("all notifications are rejected: {why}"),
+                    None => info!("the token file for notifications can be read again"),
                 }
             }
             last.known = Arc::new(known);
@@ -99,7 +101,9 @@ async fn read(file: &std::path::Path) -> Result<Vec<Known>, String> {
         .map_err(|e| format!("{name}: {e}"))?
         .len();
     if length > LONGEST_FILE {
-        return Err(format!("{name} has {length} bytes; at most {LONGEST_FILE} are read"));
+        return Err(format!(
+            "{name} has {length} bytes, and at most {LONGEST_FILE} are allowed; remove unused tokens"
+        ));
     }
     let text = tokio::fs::read_to_string(file)
         .await
@@ -111,25 +115,27 @@ async fn read(file: &std::path::Path) -> Result<Vec<Known>, String> {
         .collect::<Result<Vec<_>, _>>()?;
     if known.is_empty() {
         return Err(format!(
-            "{name} has no token; write one a line, and behind it the stores that its sender may report objects of"
+            "{name} has no token; write one token per line, followed by the stores for which its sender may send notifications"
         ));
     }
     Ok(known)
 }
 
-/// One line of the file. The error repeats nothing of it.
+/// Parses one line of the file. The error contains nothing of the line.
 fn one(line: &str) -> Result<Known, String> {
     let mut words = line.split_ascii_whitespace();
     let token = words.next().unwrap_or_default();
     if token.len() < SHORTEST || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(format!(
-            "has fewer than {SHORTEST} characters, or others than printable ASCII; use the output of: openssl rand -hex 32"
+            "has fewer than {SHORTEST} characters, or characters other than printable ASCII; use the output of: openssl rand -hex 32"
         ));
     }
     let scope = SenderScope::read(words)
-        .map_err(|word| format!("names a store in word {word} behind it that is none; write {STORE_NAMES}"))?;
+        .map_err(|word| format!("is followed by an invalid store name (word {word}); use {STORE_NAMES}"))?;
     if scope.is_empty() {
-        return Err(format!("names no store; write behind it, after a space: {STORE_NAMES}"));
+        return Err(format!(
+            "names no store; add after the token and a space: {STORE_NAMES}"
+        ));
     }
     Ok(Known {
         digest: digest::digest(&digest::SHA256, token.as_bytes()),
@@ -137,9 +143,9 @@ fn one(line: &str) -> Result<Known, String> {
     })
 }
 
-/// The tokens that a request presents, in any of the ways in which stores can: `Authorization: Bearer TOKEN` (MinIO),
-/// `Authorization: Basic` with the token as the password (versitygw and SNS, from `http://user:TOKEN@...`), the bare
-/// token in `Authorization` or in `X-Api-Key` (EventBridge).
+/// The tokens of a request, in all forms that stores can send: `Authorization: Bearer TOKEN` (MinIO), `Authorization:
+/// Basic` with the token as the password (versitygw and SNS, from `http://user:TOKEN@...`), or only the token in
+/// `Authorization` or in `X-Api-Key` (EventBridge).
 fn presented(headers: &HeaderMap) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     for value in headers.get_all(AUTHORIZATION) {
@@ -157,7 +163,7 @@ fn presented(headers: &HeaderMap) -> Vec<Vec<u8>> {
         }
     }
     found.extend(headers.get_all("x-api-key").iter().map(|v| v.as_bytes().to_vec()));
-    // Nobody has more than one or two.
+    // Senders present one or two tokens, so more are ignored.
     found.truncate(4);
     found
 }
@@ -216,7 +222,7 @@ mod tests {
         std::fs::remove_file(path).unwrap();
     }
 
-    /// Who presents a token speaks for its stores and for no others; a token that stands on two lines for those of both.
+    /// A token is valid for its own stores only. A token on two lines is valid for the stores of both lines.
     #[tokio::test]
     async fn token_stands_for_its_own_stores() {
         let other = "another-token-of-some-length";
@@ -252,7 +258,10 @@ mod tests {
         assert!(admits(&tokens, "authorization", new).await);
         std::fs::remove_file(&path).unwrap();
         tokio::time::advance(FRESHNESS).await;
-        assert!(!admits(&tokens, "authorization", new).await, "gone means withdrawn");
+        assert!(
+            !admits(&tokens, "authorization", new).await,
+            "without the file all tokens are revoked"
+        );
         std::fs::write(&path, format!("{TOKEN} media")).unwrap();
         tokio::time::advance(FRESHNESS).await;
         assert!(admits(&tokens, "authorization", &old).await);
@@ -266,12 +275,12 @@ mod tests {
             ("\n \n", "has no token"),
             ("0123456789abcde media", "token 1 has fewer than 16 characters"),
             ("0123456789abcdef media\nshort media", "token 2 has fewer"),
-            ("0123456789\u{e9}abcdef media", "others than printable ASCII"),
-            // For all stores, as one could think: nobody says which, and a tenant's store may name any bucket.
+            ("0123456789\u{e9}abcdef media", "characters other than printable ASCII"),
+            // A token without stores is not valid for all stores, because a tenant's store can name any bucket.
             ("0123456789abcdef", "token 1 names no store"),
             (
                 "0123456789abcdef media Team-A/x",
-                "token 1 names a store in word 2 behind it that is none",
+                "token 1 is followed by an invalid store name (word 2)",
             ),
         ] {
             let path = file(content);

@@ -8,15 +8,17 @@ use crate::{
     notifications::Subscription,
 };
 
-/// The SNS topics that may send. A topic asks first, and what it asks is to fetch an address.
+/// The accepted SNS topics. A topic first requests a confirmation, and Valet confirms it with a request to a URL from
+/// the message.
 pub struct Topics {
     topics: Vec<NamedSender>,
-    /// One at a time: nobody needs more, and somebody with a token could ask for many.
+    /// Limits confirmations to one at a time, because a sender with a token could request many.
     busy: Semaphore,
 }
 
 impl Topics {
-    /// Topics by ARN, and the stores that each may report objects of; none: nothing is ever fetched.
+    /// Creates the list of accepted topics, with the stores for which each may send notifications. With an empty
+    /// list, no subscription is confirmed.
     pub fn new(topics: Vec<NamedSender>) -> Self {
         Self {
             topics,
@@ -24,9 +26,9 @@ impl Topics {
         }
     }
 
-    /// Confirms the subscription, if it is of one of the topics and leads to SNS itself. Says whether it did. The messages
-    /// will come with the token that came now: it must stand for no store that is not the topic's, or whoever has a token for a
-    /// store of their own could subscribe it to news of everybody's.
+    /// Confirms a subscription of an accepted topic if its URL belongs to SNS, and returns whether it was confirmed.
+    /// The token of the request must be limited to stores of the topic. Otherwise the owner of one store could use
+    /// their token to subscribe to the notifications of other stores.
     pub async fn confirm(&self, subscription: &Subscription, sender: &SenderScope) -> bool {
         let scope = NamedSender::scope_of(&self.topics, &subscription.topic);
         let named: &[_] = match scope.is_empty() {
@@ -35,14 +37,14 @@ impl Topics {
         };
         let Some(address) = subscription.to_fetch(named) else {
             warn!(
-                "an SNS topic asked to be confirmed that --notifications-sns-topics does not name, or not by SNS' own address"
+                "an SNS subscription was not confirmed: --notifications-sns-topics does not name the topic, or the confirmation URL does not belong to SNS"
             );
             return false;
         };
         if !sender.is_within(&scope) {
             warn!(
                 topic = subscription.topic,
-                "an SNS topic asked to be confirmed with a token that stands for other stores than the topic; name them with --notifications-sns-topics TOPIC=STORE"
+                "an SNS subscription was not confirmed: its token is valid for stores that the topic is not configured for; add them with --notifications-sns-topics TOPIC=STORE"
             );
             return false;
         }
@@ -51,23 +53,29 @@ impl Topics {
         };
         match fetch(address).await {
             Ok(200..300) => {
-                info!(topic = subscription.topic, "subscription confirmed");
+                info!(topic = subscription.topic, "SNS subscription confirmed");
                 true
             }
-            // No word of the address: it has a token in it.
+            // The address is not logged, because it contains a token.
             Ok(status) => {
-                warn!(topic = subscription.topic, "SNS answered {status} to the confirmation");
+                warn!(
+                    topic = subscription.topic,
+                    "SNS answered the confirmation request with status {status}"
+                );
                 false
             }
             Err(why) => {
-                warn!(topic = subscription.topic, "SNS could not be asked to confirm: {why}");
+                warn!(
+                    topic = subscription.topic,
+                    "the confirmation request to SNS failed: {why}"
+                );
                 false
             }
         }
     }
 }
 
-/// Redirects are not followed.
+/// Sends a GET request without following redirects.
 async fn fetch(address: Uri) -> Result<u16, Unanswered> {
     let request = Request::get(address)
         .body(Default::default())
@@ -79,7 +87,7 @@ async fn fetch(address: Uri) -> Result<u16, Unanswered> {
 mod tests {
     use super::*;
 
-    /// Nothing is fetched: both refusals come before that.
+    /// Both refusals come before any request to SNS.
     #[tokio::test]
     async fn topic_is_confirmed_only_with_a_token_of_its_own_stores() {
         let topic = "arn:aws:sns:eu-west-1:111122223333:uploads";

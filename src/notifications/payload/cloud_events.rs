@@ -1,18 +1,18 @@
-//! What Azure Event Grid posts in the schema of CloudEvents 1.0 ("CloudEvents v1.0 schema with Azure Event Grid"), in each of the
-//! modes that HTTP has for it ("HTTP Protocol Binding for CloudEvents"): an event in the body, a list of them, or one in the
-//! headers.
+//! Parses CloudEvents 1.0 from Azure Event Grid ("CloudEvents v1.0 schema with Azure Event Grid"). All HTTP modes are
+//! supported ("HTTP Protocol Binding for CloudEvents"): one event in the body, a list of events in the body, or one
+//! event in the headers.
 
 use http::{HeaderMap, header::CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::{MAX_OBJECTS, Malformed, Notification, event_grid, keys::decoded};
 
-/// The one version. (1.0.1 and 1.0.2 are texts about it, and say "1.0", too.)
+/// The only supported version. The documents 1.0.1 and 1.0.2 describe the same version, "1.0".
 const VERSION: &str = "1.0";
-/// How the media types of events in a body begin.
+/// The prefix of the media types of events in a body.
 const IN_BODY: &[u8] = b"application/cloudevents";
 
-/// An event. What it has besides is not read.
+/// The fields of an event that are read.
 #[derive(Deserialize)]
 struct Event {
     specversion: String,
@@ -21,19 +21,19 @@ struct Event {
     subject: Option<String>,
 }
 
-/// Reads one event.
+/// Parses one event from a body.
 pub fn one(body: &[u8]) -> Result<Notification, Malformed> {
     let event: Event = serde_json::from_slice(body).map_err(|_| Malformed)?;
     arrived(&[event])
 }
 
-/// Reads a list of events.
+/// Parses a list of events from a body.
 pub fn list(body: &[u8]) -> Result<Notification, Malformed> {
     let events: Vec<Event> = serde_json::from_slice(body).map_err(|_| Malformed)?;
     arrived(&events)
 }
 
-/// Whether the event is in the headers. Those may be there beside one in the body, which then counts.
+/// Whether the event is in the headers. If an event is also in the body, the body has precedence.
 pub fn is_in_headers(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(|v| v.as_bytes()).unwrap_or_default();
     let is_in_body = content_type
@@ -42,12 +42,12 @@ pub fn is_in_headers(headers: &HeaderMap) -> bool {
     headers.contains_key("ce-specversion") && !is_in_body
 }
 
-/// Reads the event in the headers. What stands there is percent-encoded, so that it can stand there.
+/// Parses the event in the headers. Header values are percent-encoded.
 pub fn in_headers(headers: &HeaderMap) -> Result<Notification, Malformed> {
     let value = |name: &str| {
         let mut values = headers.get_all(name).iter();
         let text = values.next()?.to_str().ok()?;
-        // Two are one too many: nobody knows which one counts.
+        // A repeated header is rejected, because it is not defined which value counts.
         values.next().is_none().then(|| decoded(text, false)).flatten()
     };
     arrived(&[Event {
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn created(subject: &str) -> Value {
-        // As Microsoft documents it, shortened.
+        // The example of Microsoft's documentation, shortened.
         json!({
             "specversion": "1.0", "type": "Microsoft.Storage.BlobCreated", "id": "9aeb0fdf-c01e-0131-0922-9eb54906e209",
             "source": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/mediastore",
@@ -120,7 +120,7 @@ mod tests {
         let mut deleted = created(SUBJECT);
         deleted["type"] = json!("Microsoft.Storage.BlobDeleted");
         assert_eq!(told(&plain, &deleted.to_string()), []);
-        // Of another kind, and about nothing.
+        // An event of another type and without a subject.
         let other =
             json!({"specversion": "1.0", "type": "org.example.x", "id": "1", "source": "/", "data": [[["deep"]]]});
         assert_eq!(told(&plain, &other.to_string()), []);
@@ -151,12 +151,12 @@ mod tests {
                 &["ü A", "ü %41"],
             ),
         ] {
-            // The body is the event's data, and not read.
+            // The body is the data of the event and is not read.
             for body in ["", "{}", r#"{"Records": 1}"#, "\u{0}"] {
                 assert_eq!(told(&event(subject), body), [object("media", keys)], "{subject}");
             }
         }
-        // Where both have one, the media type says which of them counts.
+        // If both the headers and the body have an event, the media type decides.
         let mut both = event("blobServices/default/containers/other/blobs/x");
         both.insert(CONTENT_TYPE, "Application/CloudEvents+JSON".parse().unwrap());
         assert_eq!(

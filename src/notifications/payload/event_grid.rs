@@ -1,15 +1,16 @@
-//! What Azure Event Grid posts, in its own schema ("Azure Event Grid event schema", "Azure Blob Storage as an Event Grid
-//! source"): a list of events.
+//! Parses events from Azure Event Grid in its own schema ("Azure Event Grid event schema", "Azure Blob Storage as an
+//! Event Grid source"): a list of events.
 
 use serde::Deserialize;
 
 use super::{Arrived, MAX_OBJECTS, Malformed, Notification, readings};
 
-/// What stands before the container in an event's subject. Of CloudEvents, Microsoft's own example has no '/' before it.
+/// The part before the container name in the subject of an event. In CloudEvents it may have no leading '/', as in
+/// Microsoft's example.
 const SERVICE: &str = "blobServices/default/containers/";
-/// The event that a blob came.
+/// The type of the event that a blob was created.
 pub const CREATED: &str = "Microsoft.Storage.BlobCreated";
-/// The longest code that is given back to a subscription which asks for it. Event Grid's are UUIDs.
+/// The maximum length of a validation code. The codes of Event Grid are UUIDs.
 const MAX_CODE: usize = 128;
 
 #[derive(Deserialize)]
@@ -28,10 +29,10 @@ struct Data {
     validation_code: Option<String>,
 }
 
-/// Reads a list of events. A subscription that asks to be validated sends that one event alone.
+/// Parses a list of events. A subscription validation event must be the only event in its list.
 ///
 /// # Errors
-/// [`Malformed`], if it is no such list.
+/// [`Malformed`], if the body is not such a list.
 pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
     let events: Vec<Event> = serde_json::from_slice(body).map_err(|_| Malformed)?;
     if events.is_empty() || events.len() > MAX_OBJECTS {
@@ -49,7 +50,7 @@ pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
     arrived.map(Notification::Arrived).ok_or(Malformed)
 }
 
-/// `/blobServices/default/containers/CONTAINER/blobs/NAME`.
+/// The container and the blob from a subject `/blobServices/default/containers/CONTAINER/blobs/NAME`.
 pub fn blob(subject: &str) -> Option<Arrived> {
     let path = subject.strip_prefix('/').unwrap_or(subject);
     let (container, name) = path.strip_prefix(SERVICE)?.split_once("/blobs/")?;
@@ -67,7 +68,7 @@ mod tests {
     use crate::notifications::payload::tests::parse as any;
 
     fn created(subject: &str) -> Value {
-        // As Microsoft documents it, shortened.
+        // The example of Microsoft's documentation, shortened.
         json!({
             "topic": "/subscriptions/s/resourceGroups/Storage/providers/Microsoft.Storage/storageAccounts/mediastore",
             "subject": subject, "eventType": "Microsoft.Storage.BlobCreated", "eventTime": "2027-01-15T08:00:00.1234567Z",

@@ -1,6 +1,6 @@
-//! What keys are in messages.
+//! Decodes object keys in notifications.
 
-/// What a key may be, as it stands in a message: in each way in which it can be encoded, and as it is.
+/// All object keys that a text can mean: decoded in each supported encoding, and unchanged.
 pub fn readings(key: String) -> Vec<String> {
     let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)]
         .into_iter()
@@ -11,7 +11,7 @@ pub fn readings(key: String) -> Vec<String> {
     keys
 }
 
-/// Takes percent-encoding away once; `None` if what it stands for is no text.
+/// Removes percent-encoding once; `None` if the result is not UTF-8.
 pub fn decoded(key: &str, plus_is_space: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(key.len());
     let mut rest = key.bytes();

@@ -1,17 +1,18 @@
-//! What Pub/Sub pushes of Google Cloud Storage.
+//! Parses Pub/Sub push messages of Google Cloud Storage.
 
 use serde::Deserialize;
 
 use super::{Arrived, Malformed};
 
-/// A message of Pub/Sub. Its data, the object's description, is passed over: the attributes name the object.
+/// A Pub/Sub message. Its data is ignored, because the attributes name the object.
 #[derive(Deserialize)]
 pub struct Pushed {
     #[serde(default)]
     attributes: Attributes,
 }
 
-/// Of Google Cloud Storage ("Pub/Sub notifications for Cloud Storage", attributes). Other publishers have others.
+/// The attributes of Google Cloud Storage ("Pub/Sub notifications for Cloud Storage", attributes). Messages of other
+/// publishers have other attributes.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Attributes {
@@ -21,8 +22,8 @@ struct Attributes {
 }
 
 impl Pushed {
-    /// The object that came, if one did. What went, what was described anew and what somebody else publishes is passed over:
-    /// Pub/Sub sends again what is not taken.
+    /// The created object, if the message reports one. Deletions, metadata updates and messages of other publishers
+    /// give an empty list and not an error, because Pub/Sub repeats messages that are rejected.
     pub fn arrived(self) -> Result<Vec<Arrived>, Malformed> {
         match self.attributes {
             Attributes {
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     fn pushed(attributes: Value) -> Value {
-        // As Google documents it, shortened: the data is the object's description in base64.
+        // The example of Google's documentation, shortened. The data is the object's description in base64.
         json!({
             "message": {
                 "attributes": attributes,
@@ -71,7 +72,7 @@ mod tests {
                 "eventTime": "2027-01-15T08:00:00.519Z",
             })
         };
-        // The name stands as it is: nothing in it is encoded.
+        // Object names in attributes are not encoded.
         for name in ["a/b.png", "a+b %41.png", "ä"] {
             let found = arrived(&pushed(attributes("OBJECT_FINALIZE", name)));
             assert_eq!(found, [object("media", &[name])]);

@@ -1,11 +1,11 @@
-//! Topics that ask to be confirmed.
+//! Confirmation of SNS subscriptions.
 
-/// An SNS topic's request to be confirmed.
+/// A confirmation request of an SNS topic.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// The topic.
+    /// The ARN of the topic.
     pub topic: String,
-    /// What it wants to be fetched. It has a token in it.
+    /// The confirmation URL, which contains a token.
     pub url: String,
 }
 
@@ -18,8 +18,8 @@ impl std::fmt::Debug for Subscription {
 }
 
 impl Subscription {
-    /// What may be fetched to confirm it: an address of SNS itself, for a topic of this list. `None` for anything else,
-    /// since whoever has a token could otherwise send the operator anywhere.
+    /// The URL to request for the confirmation, if it belongs to SNS and to a topic of this list. `None` otherwise,
+    /// because a sender with a token could make the operator request any URL.
     pub fn to_fetch(&self, topics: &[String]) -> Option<http::Uri> {
         if !topics.contains(&self.topic) {
             return None;

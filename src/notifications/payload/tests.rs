@@ -1,10 +1,10 @@
-//! Messages of S3 and its like, and such as are none.
+//! Tests with messages of S3 and compatible stores, and with invalid messages.
 
 use serde_json::{Value, json};
 
 use super::*;
 
-/// Of a message without headers that matter.
+/// Parses a message without relevant headers.
 pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
     super::parse(&HeaderMap::new(), body)
 }
@@ -24,7 +24,7 @@ pub fn object(bucket: &str, keys: &[&str]) -> Arrived {
 }
 
 pub fn record(event: &str, key: &str) -> Value {
-    // As AWS documents it (event message structure 2.3), shortened.
+    // The example of the AWS documentation (event message structure 2.3), shortened.
     json!({
         "eventVersion": "2.3", "eventSource": "aws:s3", "awsRegion": "eu-west-1",
         "eventTime": "2027-01-15T08:00:00.000Z", "eventName": event,
@@ -48,7 +48,7 @@ fn s3_minio_and_versitygw() {
         "Records": [record("s3:ObjectCreated:Put", "a%2Fb.png")],
     });
     assert_eq!(arrived(&minio), [object("media", &["a/b.png", "a%2Fb.png"])]);
-    // What went, and what is only being restored, has not come.
+    // Deletions and restores do not create an object.
     for event in ["ObjectRemoved:Delete", "s3:ObjectRestore:Post", "ObjectCreatedNot", ""] {
         assert_eq!(arrived(&json!({"Records": [record(event, "a")]})), []);
     }
@@ -79,7 +79,7 @@ fn event_bridge_and_sns() {
         "Message": told.to_string(), "Signature": "x", "UnsubscribeURL": "https://sns.eu-west-1.amazonaws.com/?Action=Unsubscribe",
     });
     assert_eq!(arrived(&sns), [object("media", &["a b", "a+b"])]);
-    // One letter in another is not opened twice.
+    // An SNS message inside another SNS message is not unpacked.
     let twice = json!({"Type": "Notification", "Message": sns.to_string()});
     assert_eq!(parse(twice.to_string().as_bytes()), Err(Malformed));
 }
@@ -115,12 +115,12 @@ fn what_is_no_notification_is_refused() {
     }
     assert_eq!(parse(b"\xff\xfe{\"Records\":[]}"), Err(Malformed));
     assert_eq!(parse(b"{\"Event\":\"\xff\"}"), Err(Malformed));
-    // Depth in what is passed over is no matter.
+    // The depth of ignored fields does not matter.
     let passed = format!("{{\"Records\":[],\"x\":{}}}", deep(100_000));
     assert!(parse(passed.as_bytes()).is_ok());
 }
 
-/// Cut, flipped and doubled messages: nothing panics, and an object is only ever named by a whole one.
+/// Truncated, corrupted and duplicated messages do not cause a panic.
 #[test]
 fn damaged_messages_do_no_harm() {
     let seed = json!({"Records": [record("ObjectCreated:Put", "a%2Fb+c"), record("s3:ObjectCreated:Post", "d")]});
@@ -154,6 +154,6 @@ fn damaged_messages_do_no_harm() {
     }
     assert!(
         read > 1000,
-        "only {read} could be read: the damage is too great to say anything"
+        "only {read} messages could be parsed; the test damages them too much"
     );
 }
