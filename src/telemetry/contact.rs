@@ -1,35 +1,36 @@
-//! When the apiserver answered last.
+//! Records when the apiserver answered last.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// An operator whose apiserver has been silent for this long is not ready. Healthy, the operator asks it something every 15 s.
+/// An operator is not ready after this time without an answer from the apiserver. A healthy operator sends a request
+/// at least every 15 s.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 
-/// When the apiserver answered last, and whether its silence was reported.
+/// When the apiserver answered last, and whether an outage was reported.
 #[derive(Clone, Debug)]
 pub struct Contact(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     answered: Instant,
-    /// When the silence began that was reported.
+    /// When the reported outage began.
     silent_since: Option<Instant>,
 }
 
-/// What is to be reported about the apiserver.
+/// A change of the connection to the apiserver that must be logged.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It has been silent for a minute.
+    /// The apiserver has not answered for a minute.
     Lost,
-    /// It answers again after this silence.
+    /// The apiserver answers again after an outage of this length.
     Back(Duration),
 }
 
 impl Contact {
-    /// The apiserver counts as answering now.
+    /// Starts as if the apiserver had answered at `now`.
     pub fn new(now: Instant) -> Self {
         Self(Arc::new(Mutex::new(State {
             answered: now,
@@ -41,18 +42,18 @@ impl Contact {
         read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The apiserver has answered.
+    /// Records an answer of the apiserver.
     pub fn answered(&self, now: Instant) {
         self.with(|state| state.answered = state.answered.max(now));
     }
 
-    /// How long it has been silent, if that is too long for an operator that is ready.
+    /// How long the apiserver has not answered, if this is too long for a ready operator.
     pub fn silence(&self, now: Instant) -> Option<Duration> {
         let silence = self.with(|state| now.saturating_duration_since(state.answered));
         (silence >= LONGEST_SILENCE).then_some(silence)
     }
 
-    /// What has changed since the last call: each change is returned once.
+    /// Returns each change once.
     pub fn change(&self, now: Instant) -> Option<Change> {
         let is_silent = self.silence(now).is_some();
         self.with(|state| match (is_silent, state.silent_since) {

@@ -25,7 +25,7 @@ use super::{
     progress::{Progress, STALLED_AFTER},
 };
 
-/// What the probes say.
+/// The state behind `/livez` and `/readyz`.
 #[derive(Clone, Debug)]
 pub struct Health {
     waiting_for: Arc<AtomicUsize>,
@@ -34,7 +34,8 @@ pub struct Health {
 }
 
 impl Health {
-    /// Not ready until [`Health::done`] was called this many times, nor while the apiserver is silent.
+    /// Creates a state that is not ready until [`Health::done`] was called `parts` times, and while the apiserver
+    /// does not answer.
     pub fn waiting_for(parts: usize, contact: Contact) -> Self {
         Self {
             waiting_for: Arc::new(AtomicUsize::new(parts)),
@@ -43,34 +44,34 @@ impl Health {
         }
     }
 
-    /// One part is ready to work.
+    /// Records that one watch has completed its first list.
     pub fn done(&self) {
         if self.waiting_for.fetch_sub(1, Ordering::Relaxed) == 1 {
-            info!("everything is listed: the operator is ready");
+            info!("all watches have completed their first list; the operator is ready");
         }
     }
 
-    /// Whether another replica works and this one waits for its turn: that is all that a replica can be asked for, so
-    /// it counts as ready.
+    /// Sets whether this replica waits for the Lease while another replica is the leader. A waiting replica counts as
+    /// ready.
     pub fn standing_by(&self, so: bool) {
         self.standing_by.store(so, Ordering::Relaxed);
     }
 
-    /// Whether another replica works.
+    /// Whether this replica waits while another replica is the leader.
     pub fn stands_by(&self) -> bool {
         self.standing_by.load(Ordering::Relaxed)
     }
 
-    /// Whether this replica works, and knows everything that there is.
+    /// Whether this replica is the leader and all watches have completed their first list.
     pub fn works(&self) -> bool {
         !self.stands_by() && self.waiting_for.load(Ordering::Relaxed) == 0
     }
 
-    /// A replica that waits for its turn, or has yet to list what there is, has nothing to end.
+    /// A replica that waits for the Lease or is still listing has no reconciles, so it is alive.
     fn liveness(&self, progress: &Progress, now: Instant) -> (StatusCode, String) {
         if self.works() && progress.is_stalled(now) {
             let seconds = STALLED_AFTER.as_secs();
-            let said = format!("no reconcile has ended for {seconds} s, although some are due or under way\n");
+            let said = format!("no reconcile has ended for {seconds} s, although some are due or running\n");
             return (StatusCode::SERVICE_UNAVAILABLE, said);
         }
         (StatusCode::OK, "ok\n".to_owned())
@@ -86,12 +87,12 @@ impl Health {
         }
         match self.waiting_for.load(Ordering::Relaxed) {
             _ if self.standing_by.load(Ordering::Relaxed) => {
-                (StatusCode::OK, "ok, another replica leads\n".to_owned())
+                (StatusCode::OK, "ok, another replica is the leader\n".to_owned())
             }
             0 => (StatusCode::OK, "ok\n".to_owned()),
             n => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("{n} watches have not been listed yet\n"),
+                format!("{n} watches have not completed their first list\n"),
             ),
         }
     }
@@ -100,7 +101,7 @@ impl Health {
 /// Serves `/livez`, `/readyz` and `/metrics` until `shutdown` resolves.
 ///
 /// # Errors
-/// A sentence if the address cannot be listened on.
+/// A message, if the server cannot listen on the address.
 pub async fn serve(
     address: SocketAddr,
     health: Health,
@@ -110,7 +111,7 @@ pub async fn serve(
 ) -> Result<(), String> {
     let listener = TcpListener::bind(address)
         .await
-        .map_err(|e| format!("--http-address {address} cannot be listened on: {e}"))?;
+        .map_err(|e| format!("cannot listen on --http-address {address}: {e}"))?;
     let app = Router::new()
         .route(
             "/livez",
@@ -134,39 +135,39 @@ pub async fn serve(
     Ok(())
 }
 
-/// What clients may take of a server.
+/// The limits of an HTTP server for its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Connections at one time; more wait to be accepted.
+    /// The maximum number of concurrent connections. Further connections wait to be accepted.
     pub connections: usize,
-    /// How long a client may take for its headers.
+    /// The time limit for a request's headers.
     pub headers: Duration,
-    /// And how long for the whole.
+    /// The time limit for a whole request.
     pub whole: Duration,
 }
 
-/// Of kubelets and scrapers. A thousand grants make some hundred kilobytes.
+/// The limits for kubelets and Prometheus. The metrics of a thousand grants have some hundred kilobytes.
 const PROBES: Bounds = Bounds {
     connections: 64,
     headers: Duration::from_secs(5),
     whole: Duration::from_secs(30),
 };
 
-/// Answers one request a connection, for ever: who connects and says nothing, or never closes what he has opened, keeps nobody
-/// out for longer than these bounds, and takes no more of the operator's memory.
+/// Answers one request per connection, and never returns. The limits prevent clients with slow or idle connections
+/// from blocking other clients or using more memory.
 pub async fn answer(listener: TcpListener, app: Router, bounds: Bounds, what: &'static str) {
     let service = TowerToHyperService::new(app);
     let places = Arc::new(Semaphore::new(bounds.connections));
     loop {
-        // The semaphore is never closed.
+        // Acquiring fails only if the semaphore is closed, which never happens.
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of file descriptors, for instance: it passes, and meanwhile it should not fill the log.
-                warn!("a connection for {what} was not accepted: {error}");
+                // The cause can be a lack of file descriptors, which is temporary. The pause keeps the log small.
+                warn!("a connection for {what} could not be accepted: {error}");
                 sleep(Duration::from_secs(1)).await;
                 continue;
             }
@@ -178,7 +179,7 @@ pub async fn answer(listener: TcpListener, app: Router, bounds: Bounds, what: &'
                 .header_read_timeout(bounds.headers)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            // What a client does wrong here is its own affair.
+            // Errors of the client's connection are ignored.
             let _ = timeout(bounds.whole, connection).await;
             drop(place);
         });
@@ -203,15 +204,19 @@ mod tests {
         assert_eq!(status(&health), StatusCode::OK);
         let under_way = progress.begin();
         assert_eq!(status(&health), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(status(&waiting_for(1)), StatusCode::OK, "it lists what there is");
+        assert_eq!(
+            status(&waiting_for(1)),
+            StatusCode::OK,
+            "the first lists are not complete"
+        );
         health.standing_by(true);
-        assert_eq!(status(&health), StatusCode::OK, "another replica works");
+        assert_eq!(status(&health), StatusCode::OK, "another replica is the leader");
         health.standing_by(false);
         drop(under_way);
         assert_eq!(status(&health), StatusCode::OK);
     }
 
-    /// Whoever connects and says nothing is put out, and others have their turn.
+    /// Idle connections are closed, and other clients are served.
     #[tokio::test]
     async fn the_silent_keep_nobody_out() {
         let bounds = Bounds {
@@ -241,7 +246,7 @@ mod tests {
         );
         assert!(
             began.elapsed() >= Duration::from_millis(1900),
-            "eight wait in two rounds"
+            "eight idle connections take two rounds of timeouts"
         );
         for mut connection in silent {
             let mut buffer = [0; 64];

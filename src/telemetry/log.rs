@@ -4,22 +4,22 @@ use clap::ValueEnum;
 use tracing::{Level, Metadata};
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Human,
-    /// One JSON object a line, for collectors.
+    /// One JSON object per line, for log collectors.
     Json,
 }
 
-/// Starts logging to standard error. `filter` is a level, or directives as tracing's `EnvFilter` takes them.
+/// Starts logging to standard error. `filter` is a level, or directives of tracing's `EnvFilter`.
 ///
 /// # Errors
-/// A sentence if the filter cannot be read.
+/// A message, if the filter is invalid.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| {
-        format!("--log-level '{filter}' is not a level (error, warn, info, debug, trace) nor a filter: {e}")
+        format!("--log-level '{filter}' is neither a level (error, warn, info, debug, trace) nor a filter: {e}")
     })?;
     let discreet = filter_fn(is_discreet);
     let registry = tracing_subscriber::registry().with(filter);
@@ -33,11 +33,11 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a line can be let out whatever level was asked for.
+/// Whether a line is safe to log, whatever level is configured.
 ///
-/// The AWS SDK prints strings to sign and, at WARN, whole answers of credential services; HTTP libraries print
-/// headers and bodies, and the Kubernetes client prints a whole reply that it cannot parse. What went wrong there is
-/// said by our own lines and by conditions, so only our own code and the watch machinery may speak in detail.
+/// The AWS SDK logs strings to sign and, at WARN, whole answers of credential services. HTTP libraries log headers
+/// and bodies, and the Kubernetes client logs a whole answer that it cannot parse. Valet's own log lines and
+/// conditions report these failures, so only Valet and kube_runtime may log details.
 fn is_discreet(meta: &Metadata<'_>) -> bool {
     may_speak(meta.target(), *meta.level())
 }

@@ -22,7 +22,7 @@ use prometheus_client::{
 use super::{passing::Passing, progress::Progress};
 use crate::api::{Operation, Reason, StoreKind};
 
-/// What the operator counts. No label carries a URL, a key or a UID.
+/// The metrics of the operator. No label contains a URL, an object key or a UID.
 pub struct Metrics {
     registry: Registry,
     keys_issued: Family<KindLabel, Counter>,
@@ -72,57 +72,53 @@ struct BuildLabel {
     version: &'static str,
 }
 
-/// What a scrape shows of one grant.
+/// The state of one grant in a scrape.
 #[derive(Clone, Debug)]
 pub struct GrantState {
-    /// Its kind.
     pub kind: &'static str,
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
-    /// The reason of its `Ready` condition; empty before the first visit.
+    /// The reason of the `Ready` condition; `Pending` before the first reconcile.
     pub reason: String,
-    /// When its key ends (seconds since 1970), while it has one.
+    /// When the credential expires, in seconds since 1970; `None` without a credential.
     pub expires: Option<i64>,
-    /// When another key takes its place, if one will.
+    /// When Valet renews the credential, in seconds since 1970; `None` without renewal.
     pub renewal: Option<i64>,
 }
 
-/// What a scrape shows of one store.
+/// The state of one store in a scrape.
 #[derive(Clone, Debug)]
 pub struct StoreState {
-    /// Its kind.
     pub kind: &'static str,
-    /// Its namespace; empty for a cluster-wide one.
+    /// The namespace; empty for a ClusterObjectStore.
     pub namespace: String,
-    /// Its name.
     pub name: String,
-    /// The one namespace for which this is said, of a store that other operators serve, too; otherwise empty.
+    /// The namespace of the operator that reports this state, if other operators also serve the store; otherwise
+    /// empty.
     pub scope: String,
-    /// Whether its `Ready` condition is True.
+    /// Whether the `Ready` condition is True.
     pub ready: bool,
-    /// The reason of that condition.
+    /// The reason of the `Ready` condition.
     pub reason: String,
-    /// When the credentials that sign now end (seconds since 1970), if they do.
+    /// When the current credentials expire, in seconds since 1970; `None` if they do not expire.
     pub credentials_expire: Option<i64>,
-    /// Type and status of the other conditions.
+    /// The type and status of the other conditions.
     pub conditions: Vec<(String, String)>,
 }
 
-/// What a scrape shows of everything that is watched: taken anew each time, so that nothing can drift.
+/// The state of all watched objects in a scrape. It is computed at each scrape, so it always matches the watch cache.
 #[derive(Clone, Debug, Default)]
 pub struct States {
-    /// Whether this replica works. One that waits for the Lease, or may have lost it, tells of nothing else.
+    /// Whether this replica is the leader. A replica that waits for the Lease, or may have lost it, exports no other
+    /// state.
     pub leads: bool,
-    /// All grants.
     pub grants: Vec<GrantState>,
-    /// All stores.
     pub stores: Vec<StoreState>,
 }
 
 impl Metrics {
-    /// All metrics; `states` tells at each scrape whether this replica works, and the state of every grant and store.
+    /// Registers all metrics. `states` returns at each scrape whether this replica is the leader, and the state of
+    /// every grant and store.
     pub fn new(progress: Arc<Progress>, states: impl Fn() -> States + Send + Sync + 'static) -> Self {
         let mut registry = Registry::with_prefix("valet");
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.005, 2.0, 14));
@@ -143,7 +139,11 @@ impl Metrics {
             }),
             registry: Registry::default(),
         };
-        registry.register("keys_issued", "Keys written into Secrets", metrics.keys_issued.clone());
+        registry.register(
+            "keys_issued",
+            "Credentials written to grant Secrets",
+            metrics.keys_issued.clone(),
+        );
         registry.register(
             "grants_finished",
             "Grants that finished, by reason",
@@ -151,46 +151,50 @@ impl Metrics {
         );
         registry.register_with_unit(
             "grant_to_key",
-            "Time from a grant's creation (whole seconds, by the apiserver's clock) to its key",
+            "Time from the creation of a grant (whole seconds, by the apiserver's clock) to its first credential",
             Unit::Seconds,
             metrics.grant_to_key.clone(),
         );
         registry.register_with_unit(
             "reconcile_duration",
-            "Time of one reconciliation",
+            "Duration of one reconcile of a grant",
             Unit::Seconds,
             metrics.reconcile.clone(),
         );
         registry.register(
             "reconcile_errors",
-            "Reconciliations that failed and are tried again",
+            "Reconciles that failed and are repeated",
             metrics.reconcile_errors.clone(),
         );
         registry.register(
             "multipart_uploads",
-            "Uploads in parts, by what became of them",
+            "Multipart uploads, by outcome",
             metrics.uploads_in_parts.clone(),
         );
         registry.register(
             "notifications",
-            "Notifications that objects came, by outcome",
+            "Notifications of created objects, by outcome",
             metrics.notifications.clone(),
         );
         registry.register_with_unit(
             "notification_to_completed",
-            "Time from a notification to the status that says Completed",
+            "Time from a notification to the Completed status",
             Unit::Seconds,
             metrics.notification_to_completed.clone(),
         );
         let build = Family::<BuildLabel, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
         build.get_or_create(&BuildLabel { version }).set(1);
-        registry.register("build_info", "1, labelled with the version of this replica", build);
+        registry.register(
+            "build_info",
+            "Always 1; the label is the version of this replica",
+            build,
+        );
         registry.register_collector(Box::new(metrics.watched.clone()));
         Self { registry, ..metrics }
     }
 
-    /// A key was written into a Secret, `seconds` after its grant was created.
+    /// Counts a credential that was written to a Secret, `seconds` after its grant was created.
     pub fn key_issued(&self, operation: Operation, seconds: Option<f64>) {
         let label = KindLabel { kind: operation.kind() };
         self.keys_issued.get_or_create(&label).inc();
@@ -199,7 +203,7 @@ impl Metrics {
         }
     }
 
-    /// A grant was refused.
+    /// Counts a grant that became refused.
     pub fn refused(&self, operation: Operation, namespace: &str, reason: Reason) {
         let labels = RefusalLabel {
             kind: operation.kind(),
@@ -209,7 +213,7 @@ impl Metrics {
         self.watched.refusals.count(labels, Instant::now());
     }
 
-    /// A grant finished.
+    /// Counts a grant that finished.
     pub fn finished(&self, operation: Operation, reason: Reason) {
         self.finished
             .get_or_create(&ReasonLabel {
@@ -219,21 +223,21 @@ impl Metrics {
             .inc();
     }
 
-    /// A reconciliation took that long.
+    /// Records the duration of a reconcile.
     pub fn reconciled(&self, operation: Operation, seconds: f64) {
         self.reconcile
             .get_or_create(&KindLabel { kind: operation.kind() })
             .observe(seconds);
     }
 
-    /// A reconciliation failed.
+    /// Counts a failed reconcile.
     pub fn reconcile_failed(&self, operation: Operation) {
         self.reconcile_errors
             .get_or_create(&KindLabel { kind: operation.kind() })
             .inc();
     }
 
-    /// A store, in a namespace or in none, was asked for an object.
+    /// Counts a poll of a store. A ClusterObjectStore has no namespace.
     pub fn looked(&self, (kind, namespace, name): (StoreKind, &str, &str), outcome: &'static str) {
         let labels = LookLabel {
             store_kind: kind.as_str(),
@@ -244,12 +248,13 @@ impl Metrics {
         self.watched.looks.count(labels, Instant::now());
     }
 
-    /// An upload in parts was begun, completed, aborted, or given up with its parts in the store.
+    /// Counts a multipart upload with its outcome: begun, completed, aborted, or abandoned with its parts in the
+    /// store.
     pub fn upload_in_parts(&self, outcome: &'static str) {
         self.uploads_in_parts.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// So many objects, or messages, of notifications had that outcome.
+    /// Counts objects or messages of notifications with their outcome.
     pub fn notified(&self, outcome: &'static str, number: usize) {
         if number > 0 {
             self.notifications
@@ -258,13 +263,13 @@ impl Metrics {
         }
     }
 
-    /// An upload was reported as complete, that long after the notification that led there.
+    /// Records the time from a notification to the completed upload.
     pub fn completed_after_notification(&self, seconds: f64) {
         self.notification_to_completed.observe(seconds);
     }
 
-    /// Forgets what was counted for namespaces without grants, and for stores, that have been gone for an hour. To be called
-    /// every minute or so.
+    /// Removes the counters of namespaces without grants and of deleted stores after one hour. Must be called about
+    /// once a minute.
     pub fn forget_gone(&self, now: Instant) {
         let States { grants, stores, .. } = (self.watched.states)();
         let namespaces: HashSet<_> = grants.iter().map(|g| g.namespace.as_str()).collect();
@@ -286,7 +291,7 @@ impl Metrics {
         self.watched.looks.forget_gone(is_there, now);
     }
 
-    /// The text that a scrape gets (OpenMetrics 1.0).
+    /// The text of a scrape (OpenMetrics 1.0).
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -301,7 +306,7 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// What is told of things that come and go.
+/// The metrics of objects that can be deleted.
 struct Watched {
     progress: Arc<Progress>,
     states: Box<dyn Fn() -> States + Send + Sync>,
@@ -317,15 +322,15 @@ impl fmt::Debug for Watched {
 
 impl Collector for Watched {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Grants that were refused, by reason";
+        let help = "How often a grant became refused, by reason";
         counters(&mut encoder, "grants_refused", help, &self.refusals)?;
-        let help = "Looks for uploads, by outcome: HEAD requests, and lists of parts";
+        let help = "Polls for uploads (HEAD requests and lists of parts), by outcome";
         counters(&mut encoder, "store_looks", help, &self.looks)?;
         let States { leads, grants, stores } = (self.states)();
-        let help = "1 on the replica that works, 0 on those that wait";
+        let help = "1 on the leader, 0 on replicas that wait for the Lease";
         let leader = encoder.encode_descriptor("leader", help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::from(leads)).encode(leader)?;
-        let help = "1 if no reconcile has ended for a minute although some are due or under way";
+        let help = "1 if no reconcile has ended for a minute although some are due or running";
         let stalled = encoder.encode_descriptor("reconciles_stalled", help, None, MetricType::Gauge)?;
         let is_stalled = leads && self.progress.is_stalled(Instant::now());
         ConstGauge::new(i64::from(is_stalled)).encode(stalled)?;
@@ -353,21 +358,21 @@ impl Collector for Watched {
                 (vec![("kind", kind), ("namespace", namespace), ("reason", reason)], n)
             })
             .collect();
-        let help = "Grants that exist, by the reason of their Ready condition";
+        let help = "Existing grants, by the reason of their Ready condition";
         gauge("grants", help, None, &samples)?;
 
         let samples: Vec<_> = grants
             .iter()
             .filter_map(|g| Some((identity(g.kind, &g.namespace, &g.name), g.expires?)))
             .collect();
-        let help = "When a live key ends";
+        let help = "When the credential of a live grant expires";
         gauge("key_expiration_timestamp", help, Some(&Unit::Seconds), &samples)?;
 
         let samples: Vec<_> = grants
             .iter()
             .filter_map(|g| Some((identity(g.kind, &g.namespace, &g.name), g.renewal?)))
             .collect();
-        let help = "When a live key is to be replaced by a new one; in the past while that does not come about";
+        let help = "When Valet will renew the credential of a grant; in the past while the renewal is overdue";
         gauge("key_renewal_timestamp", help, Some(&Unit::Seconds), &samples)?;
 
         let samples: Vec<_> = stores
@@ -378,7 +383,7 @@ impl Collector for Watched {
                 (labels, i64::from(s.ready))
             })
             .collect();
-        let help = "1 if the store can be used, by its Ready condition; 0 if not, with the condition's reason";
+        let help = "1 if the Ready condition of the store is True, otherwise 0, with the reason of the condition";
         gauge("store_ready", help, None, &samples)?;
 
         let samples: Vec<_> = stores
@@ -390,14 +395,14 @@ impl Collector for Watched {
                 (labels, 1)
             })
             .collect();
-        let help = "Always 1; what was found when the store was tried out, by condition and its status";
+        let help = "Always 1; the conditions that probes of the store found, by type and status";
         gauge("store_condition", help, None, &samples)?;
 
         let samples: Vec<_> = stores
             .iter()
             .filter_map(|s| Some((whose(s), s.credentials_expire?)))
             .collect();
-        let help = "When the credentials with which a store's keys are signed end";
+        let help = "When the store credentials that sign expire";
         gauge(
             "store_credentials_expiration_timestamp",
             help,
@@ -411,7 +416,7 @@ fn identity<'a>(kind: &'a str, namespace: &'a str, name: &'a str) -> Vec<(&'a st
     vec![("kind", kind), ("namespace", namespace), ("name", name)]
 }
 
-/// A store, and for whom something is said of it.
+/// The labels of a store, with the namespace of the operator that reports its state.
 fn whose(store: &StoreState) -> Vec<(&str, &str)> {
     let mut labels = identity(store.kind, &store.namespace, &store.name);
     labels.push(("scope", &store.scope));

@@ -1,4 +1,4 @@
-//! The windows: logs, metrics, health.
+//! Logs, metrics and health probes.
 
 mod contact;
 mod http;

@@ -1,4 +1,4 @@
-//! Counters about things that come and go.
+//! Counters of objects that can be deleted.
 
 use std::{
     collections::BTreeMap,
@@ -6,19 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For so long a counter is told after what it counts for is gone: longer than any scrape takes to come, and than any query of
-/// it in the alerts and docs looks back, so that nothing is lost with it.
+/// How long a counter is exported after its object was deleted. The time is longer than any scrape interval and than
+/// the range of any query in the alerts and documents, so no count is lost.
 pub const KEPT: Duration = Duration::from_secs(3600);
 
-/// A counter for each label set, until what that speaks of is gone: where each preview environment is a namespace of its own,
-/// a process that lives for months would otherwise tell of every one that there ever was.
+/// A counter for each label set, until its object is deleted. In a cluster where each preview environment has its own
+/// namespace, a process that runs for months would otherwise export all former namespaces.
 #[derive(Debug)]
 pub struct Passing<L>(Mutex<BTreeMap<L, Count>>);
 
 #[derive(Debug)]
 struct Count {
     number: u64,
-    /// When what it counts for was last seen, or counted.
+    /// When the object was last seen or counted.
     seen: Instant,
 }
 
@@ -33,7 +33,7 @@ impl<L: Ord + Clone> Passing<L> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more.
+    /// Increments the counter of these labels.
     pub fn count(&self, labels: L, now: Instant) {
         let mut counts = self.lock();
         let count = counts.entry(labels).or_insert(Count { number: 0, seen: now });
@@ -41,7 +41,7 @@ impl<L: Ord + Clone> Passing<L> {
         count.seen = now;
     }
 
-    /// Forgets the counters of what has been gone for [`KEPT`].
+    /// Removes the counters of objects that were deleted at least [`KEPT`] ago.
     pub fn forget_gone(&self, is_there: impl Fn(&L) -> bool, now: Instant) {
         self.lock().retain(|labels, count| {
             if is_there(labels) {
@@ -51,7 +51,7 @@ impl<L: Ord + Clone> Passing<L> {
         });
     }
 
-    /// Every counter, in the order of its labels.
+    /// All counters in the order of their labels.
     pub fn all(&self) -> Vec<(L, u64)> {
         let counts = self.lock();
         counts
@@ -72,19 +72,19 @@ mod tests {
         let (there, gone) = (|_: &&str| true, |_: &&str| false);
         counts.count("web", at(0));
         counts.count("web", at(10));
-        // While it is there, however long nothing is counted.
+        // The counter stays while its object exists, even if nothing is counted.
         counts.forget_gone(there, at(9000));
         counts.forget_gone(gone, at(9060));
         counts.forget_gone(gone, at(9000 + 3599));
         assert_eq!(counts.all(), [("web", 2)]);
         counts.forget_gone(gone, at(9000 + 3600));
         assert_eq!(counts.all(), []);
-        // It begins anew.
+        // The counter starts at 1 again.
         counts.count("web", at(20_000));
         assert_eq!(counts.all(), [("web", 1)]);
     }
 
-    /// The last word on something can come after it: a visit that was under way.
+    /// A reconcile that runs during the deletion of its object can still increment the counter.
     #[test]
     fn what_is_counted_is_told_for_an_hour_whether_it_is_there_or_not() {
         let (counts, begin) = (Passing::default(), Instant::now());
@@ -95,14 +95,14 @@ mod tests {
         assert_eq!(counts.all(), [("shop", 1)]);
     }
 
-    /// Of ten thousand preview namespaces a month those of the last hour are told.
+    /// Ten thousand preview namespaces exist in a month, and only those of the last hour are exported.
     #[test]
     fn a_month_of_preview_environments() {
         let (counts, begin) = (Passing::default(), Instant::now());
         let mut most = 0;
         for minute in 0..30 * 24 * 60_u64 {
             let now = begin + Duration::from_secs(minute * 60);
-            // A new one every four minutes, each of them there for half an hour.
+            // A new namespace appears every four minutes and exists for half an hour.
             if minute % 4 == 0 {
                 counts.count(minute, now);
             }

@@ -1,4 +1,4 @@
-//! Whether reconciles come to their end.
+//! Records whether reconciles finish.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -7,25 +7,25 @@ use std::{
 
 use jiff::Timestamp;
 
-/// When no reconcile has ended for so long although some are due or under way, the operator is stalled. Each ends within 25
-/// seconds.
+/// The operator is stalled if no reconcile has ended for this time although some are due or running. Each reconcile
+/// ends within 25 seconds.
 pub const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// How many reconciles are under way, and when the last one ended.
+/// The number of running reconciles, and when the last one ended.
 #[derive(Debug)]
 pub struct Progress(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     under_way: usize,
-    /// Whether one was asked for, and none has ended since.
+    /// Whether a reconcile was enqueued and none has ended since then.
     is_due: bool,
-    /// Since when there is something to do and nothing ends.
+    /// Since when work is waiting and no reconcile has ended.
     since: Instant,
     last: Option<Timestamp>,
 }
 
-/// A reconcile; it has ended when this is dropped.
+/// A running reconcile. Dropping it marks the reconcile as ended.
 #[derive(Debug)]
 pub struct UnderWay(Arc<Progress>);
 
@@ -54,18 +54,18 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A reconcile was asked for.
+    /// Records that a reconcile was enqueued.
     pub fn due(&self) {
         self.lock().with_work(Instant::now()).is_due = true;
     }
 
-    /// A reconcile begins.
+    /// Records the start of a reconcile.
     pub fn begin(self: &Arc<Self>) -> UnderWay {
         self.lock().with_work(Instant::now()).under_way += 1;
         UnderWay(self.clone())
     }
 
-    /// One has ended, or there was nothing to do.
+    /// Records that a reconcile has ended or was not necessary.
     pub fn ended(&self, now: Instant) {
         let mut state = self.lock();
         state.is_due = false;
@@ -73,13 +73,13 @@ impl Progress {
         state.last = Some(Timestamp::now());
     }
 
-    /// Whether none has ended for [`STALLED_AFTER`] although there is something to do.
+    /// Whether no reconcile has ended for [`STALLED_AFTER`] although work is waiting.
     pub fn is_stalled(&self, now: Instant) -> bool {
         let state = self.lock();
         state.has_work() && now.saturating_duration_since(state.since) > STALLED_AFTER
     }
 
-    /// When the last one ended.
+    /// When the last reconcile ended.
     pub fn last_ended(&self) -> Option<Timestamp> {
         self.lock().last
     }
@@ -90,7 +90,7 @@ impl State {
         self.is_due || self.under_way > 0
     }
 
-    /// There is something to do, from now on if there was nothing before.
+    /// Marks the start of waiting work, if no work was waiting before.
     fn with_work(&mut self, now: Instant) -> &mut Self {
         if !self.has_work() {
             self.since = now;
@@ -107,10 +107,10 @@ mod tests {
     fn an_operator_is_stalled_when_nothing_ends_for_a_minute() {
         let progress = Arc::new(Progress::default());
         let stalled_in = |seconds: u64| progress.is_stalled(Instant::now() + Duration::from_secs(seconds));
-        assert!(!stalled_in(3600), "who has nothing to do is not stalled");
+        assert!(!stalled_in(3600), "an idle operator is not stalled");
         let (first, second) = (progress.begin(), progress.begin());
         assert!(!stalled_in(59) && stalled_in(61));
-        // One ends: the other one has another minute.
+        // One reconcile ends, and the other has another minute.
         progress.ended(Instant::now() + Duration::from_secs(40));
         assert!(!stalled_in(99) && stalled_in(101));
         drop((first, second));

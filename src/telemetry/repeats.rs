@@ -1,4 +1,4 @@
-//! One log line for a cause, and not for each grant that it concerns.
+//! Logs one line for each cause of failures instead of one line for each failed grant.
 
 use std::{
     collections::BTreeMap,
@@ -6,34 +6,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long failures of a cause are counted before their number is logged.
+/// The period in which failures of a cause are counted before a summary is logged.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// The most causes that are told apart; more share one line.
+/// The maximum number of separate causes. Further causes share one entry.
 const MOST_CAUSES: usize = 64;
 
-/// What more causes than [`MOST_CAUSES`] are counted as.
+/// The name of the shared entry for causes beyond [`MOST_CAUSES`].
 const OTHERS: &str = "other causes";
 
-/// The most causes that one line names.
+/// The maximum number of causes in one summary.
 const MOST_NAMED: usize = 10;
 
-/// Counts failures by their cause, so that an outage that concerns a thousand grants is not a thousand lines.
+/// Counts failures by cause, so that an outage of a thousand grants does not write a thousand log lines.
 #[derive(Debug, Default)]
 pub struct Repeats(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
-    /// When it began; `None` while nothing fails.
+    /// The start of the period; `None` without failures.
     began: Option<Instant>,
     causes: BTreeMap<String, Count>,
 }
 
 #[derive(Debug)]
 struct Count {
-    /// Failures that were not logged.
+    /// The number of failures that were not logged individually.
     more: u64,
-    /// Whether its first failure was in this window.
+    /// Whether the first failure of this cause was in this period.
     is_new: bool,
 }
 
@@ -45,7 +45,7 @@ impl Repeats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a failure, and says whether it is the first of its cause: log it then, and not otherwise.
+    /// Counts a failure and returns whether it is the first of its cause. Only the first one is logged individually.
     pub fn is_first(&self, cause: &str, now: Instant) -> bool {
         let mut window = self.lock();
         window.began.get_or_insert(now);
@@ -62,8 +62,8 @@ impl Repeats {
         true
     }
 
-    /// One line about the failures that were not logged, when the window has ended and there were some. A cause without any in a whole
-    /// window is forgotten.
+    /// The summary of the failures that were not logged, if the period has ended and there are any. A cause without
+    /// failures in a whole period is removed.
     pub fn take_due(&self, now: Instant) -> Option<String> {
         let mut window = self.lock();
         if now.saturating_duration_since(window.began?) < WINDOW {
@@ -95,8 +95,9 @@ impl Repeats {
     }
 }
 
-/// Logs a failure at WARN, if it is the first of its cause in the current window. The other failures of the window are counted, and
-/// their number is logged when it ends. The first argument is the cause; the others are those of [`tracing::warn!`].
+/// Logs a failure at WARN if it is the first with its cause in the current period. The other failures are counted,
+/// and a summary is logged at the end of the period. The first argument is the cause; the others are those of
+/// [`tracing::warn!`].
 macro_rules! warn_once {
     ($cause:expr, $($line:tt)+) => {
         if $crate::telemetry::REPEATS.is_first($cause, std::time::Instant::now()) {
@@ -114,7 +115,7 @@ mod tests {
     fn outage_of_five_hundred_grants_is_a_line_per_cause_and_one_per_window() {
         let (repeats, begin) = (Repeats::default(), Instant::now());
         let mut lines = 0;
-        // Two minutes; each grant fails with one of three causes, every two seconds.
+        // Two minutes pass. Each grant fails every two seconds with one of three causes.
         for second in 0..120 {
             let now = begin + Duration::from_secs(second);
             for grant in 0..500 {
@@ -141,7 +142,7 @@ mod tests {
         assert!(repeats.is_first("b", at(29)));
         assert_eq!(due(29), None);
         assert_eq!(due(30).unwrap(), "2 more failures within 30 s: a (2)");
-        assert!(!repeats.is_first("b", at(31)), "it was logged 2 s ago");
+        assert!(!repeats.is_first("b", at(31)), "the cause was logged 2 s ago");
         assert!(!repeats.is_first("a", at(32)));
         assert!(!repeats.is_first("a", at(33)));
         assert_eq!(due(60).unwrap(), "3 more failures within 30 s: a (2); b (1)");
@@ -151,7 +152,7 @@ mod tests {
         assert_eq!(due(150), None);
         assert_eq!(due(180), None);
         assert!(repeats.is_first("a", at(200)));
-        assert_eq!(due(229), None, "a window begins with a failure");
+        assert_eq!(due(229), None, "a period begins with a failure");
     }
 
     #[test]
