@@ -1,4 +1,4 @@
-//! The verbs of the program: `valet controller`, `valet crds`, `valet sign`.
+//! The subcommands of the program: `valet controller`, `valet crds` and `valet sign`.
 
 mod sign;
 
@@ -17,7 +17,7 @@ use crate::{
     telemetry::{LogFormat, init_logs},
 };
 
-/// Hands out valet keys: signed, scoped, time-limited URLs for one object in an object store.
+/// Issues signed, time-limited credentials for one object in an object store.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -27,16 +27,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the operator: watch grants, sign keys, keep their time.
+    /// Run the operator: watch grants, issue credentials and end them on time.
     Controller(Box<ControllerArgs>),
-    /// Print the custom resource definitions, for: valet crds | kubectl apply -f -
+    /// Print the CustomResourceDefinitions, for: valet crds | kubectl apply -f -
     Crds,
-    /// Do offline what the operator would do with a grant, and print the Secret.
+    /// Check a grant offline, as the operator does, and print the grant Secret.
     ///
-    /// Judges the grant by the store's access rules and signs it by the operator's own code: for a ClusterObjectStore with the
-    /// credentials in the environment (AWS_ACCESS_KEY_ID and so on, or a profile), for an ObjectStore with its Secret, which
-    /// must be among the files. Nothing is sent to anybody, unless --online is given. What the operator would refuse is
-    /// refused, with the same message and exit code 1.
+    /// Checks the grant against the store's access rules and signs it, with the code of the operator. For a
+    /// ClusterObjectStore it uses the credentials in the environment (AWS_ACCESS_KEY_ID and so on, or a profile). For
+    /// an ObjectStore it uses the ObjectStore's Secret, which must be in the files. Without --online it sends no
+    /// requests. If the operator would refuse the grant, it prints the same message and exits with status 1.
     Sign(sign::SignArgs),
 }
 
@@ -47,15 +47,15 @@ struct ControllerArgs {
     #[arg(long, env = "VALET_KUBECONFIG", value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
-    /// Context in the kubeconfig. Without it: its current context.
+    /// Context in the kubeconfig. Without it: the current context.
     #[arg(long, env = "VALET_CONTEXT", value_name = "NAME")]
     context: Option<String>,
 
-    /// Serve the grants of this namespace only. Without it: all namespaces.
+    /// Serve only the grants of this namespace. Without it: all namespaces.
     #[arg(long, env = "VALET_NAMESPACE", value_name = "NAMESPACE")]
     namespace: Option<String>,
 
-    /// Namespace in which the credentials Secrets of ClusterObjectStores are.
+    /// Namespace of the credentials Secrets of ClusterObjectStores.
     #[arg(
         long,
         env = "VALET_OPERATOR_NAMESPACE",
@@ -64,7 +64,7 @@ struct ControllerArgs {
     )]
     operator_namespace: String,
 
-    /// Address on which /livez, /readyz and /metrics are served.
+    /// Address of /livez, /readyz and /metrics.
     #[arg(
         long,
         env = "VALET_HTTP_ADDRESS",
@@ -73,12 +73,12 @@ struct ControllerArgs {
     )]
     http_address: SocketAddr,
 
-    /// How log lines look: human for people, json for collectors.
+    /// Format of log lines: human (text) or json (one JSON object per line).
     #[arg(long, env = "VALET_LOG_FORMAT", value_enum, default_value = "human")]
     log_format: LogFormat,
 
-    /// How much is logged: error, warn, info, debug or trace, or a filter such as info,valet=debug. URLs and
-    /// credentials are logged at no level.
+    /// Log level: error, warn, info, debug or trace, or a filter such as info,valet=debug. No level logs URLs or
+    /// credentials.
     #[arg(
         long,
         env = "VALET_LOG_LEVEL",
@@ -87,34 +87,34 @@ struct ControllerArgs {
     )]
     log_level: String,
 
-    /// Seconds after which a finished grant is deleted, unless its spec says otherwise; "never" keeps it.
+    /// Seconds after which a finished grant is deleted, unless its spec sets another time. "never" keeps finished
+    /// grants.
     #[arg(long, env = "VALET_TTL_SECONDS_AFTER_FINISHED", value_name = "SECONDS", default_value = "3600", value_parser = ttl)]
     ttl_seconds_after_finished: Ttl,
 
-    /// Grants of each kind for ClusterObjectStores that are reconciled at the same time; one namespace has a quarter of that,
-    /// unless --namespace is given. Grants for ObjectStores are reconciled besides: four times as many, and an eighth for one
-    /// namespace.
+    /// How many grants of each kind are reconciled at the same time, for ClusterObjectStores. One namespace gets at
+    /// most a quarter of this number, unless --namespace is set. Grants for ObjectStores have a separate limit: four
+    /// times this number, and an eighth of this number for one namespace.
     #[arg(long, env = "VALET_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
 
-    /// Seconds after which a grant is looked at again even if nothing seems to have happened, in case a watch missed
-    /// it.
+    /// Resync interval in seconds. Each grant is reconciled at least this often, in case a watch missed a change.
     #[arg(long, env = "VALET_SWEEP_SECONDS", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
     sweep_seconds: u64,
 
-    /// Watch grants' Secrets, so that one that is deleted or edited is restored at once. Takes the right to list and
-    /// watch Secrets, and with it to read all of them. Without it that is seen when the grant is looked at next, at
-    /// the latest after --sweep-seconds.
+    /// Watch grant Secrets, and restore a deleted or changed Secret at once. This needs the permissions to list and
+    /// watch Secrets, which allow the operator to read all of them. Without it, the operator finds the change at the
+    /// next reconcile of the grant, after --sweep-seconds at the latest.
     #[arg(long, env = "VALET_WATCH_SECRETS")]
     watch_secrets: bool,
 
-    /// Let ObjectStores without credentials of their own sign with the operator's: whoever may create one can then
-    /// reach whatever the operator's identity can.
+    /// Allow ObjectStores without their own credentials to sign with the operator's. A user who can create an
+    /// ObjectStore can then reach everything that the operator's identity can reach.
     #[arg(long, env = "VALET_SHARE_CREDENTIALS_WITH_NAMESPACES")]
     share_credentials_with_namespaces: bool,
 
-    /// Networks, as CIDRs separated by commas, in which the endpoints of ObjectStores may be although their addresses
-    /// are not public. ClusterObjectStores are the platform's own and may lead anywhere.
+    /// Networks (CIDRs, separated by commas) with non-public addresses that the endpoints of ObjectStores can use.
+    /// ClusterObjectStores belong to the platform team and can use any address.
     #[arg(
         long,
         env = "VALET_ALLOW_PRIVATE_ENDPOINTS",
@@ -123,15 +123,15 @@ struct ControllerArgs {
     )]
     allow_private_endpoints: Vec<ipnet::IpNet>,
 
-    /// Networks, as CIDRs separated by commas, in which the endpoints of ObjectStores may not be: public addresses that lead
-    /// inwards, such as those of the nodes, of the apiserver and of NAT64 prefixes of your own. It wins over
-    /// --allow-private-endpoints.
+    /// Networks (CIDRs, separated by commas) that the endpoints of ObjectStores cannot use. Name public addresses
+    /// that lead into your network here, such as those of the nodes, the apiserver, and your own NAT64 prefixes.
+    /// Overrides --allow-private-endpoints.
     #[arg(long, env = "VALET_DENY_ENDPOINTS", value_name = "CIDR", value_delimiter = ',')]
     deny_endpoints: Vec<ipnet::IpNet>,
 
-    /// Domains, separated by commas, whose labels and annotations grants may put on their Secrets (spec.secretTemplate), beside
-    /// names without a domain. Other systems act on Secrets by labels of their own: allow a domain only if every tenant may
-    /// do what they make of it.
+    /// Domains (separated by commas) of the labels and annotations that grants can set on their Secrets
+    /// (spec.secretTemplate). Names without a domain are always allowed. Other systems react to labels of Secrets, so
+    /// allow a domain only if every tenant may trigger these reactions.
     #[arg(
         long,
         env = "VALET_ALLOW_SECRET_METADATA",
@@ -140,9 +140,9 @@ struct ControllerArgs {
         default_value = MetadataDomains::DEFAULT
     )]
     allow_secret_metadata: Vec<String>,
-    /// What the operator may send to an endpoint that an ObjectStore names: ReadOnly (GET and HEAD, which change nothing), or All,
-    /// which adds multipart uploads, assumeRole, and probes and conformance checks that write. Amazon's, Azure's and Google's own
-    /// hosts, and ClusterObjectStores, are not concerned.
+    /// Requests that the operator sends to an endpoint that an ObjectStore names. ReadOnly: GET and HEAD, which
+    /// change nothing. All: also multipart uploads, assumeRole, and probes and conformance checks that write. Does
+    /// not apply to Amazon's, Azure's and Google's own hosts, or to ClusterObjectStores.
     #[arg(
         long,
         env = "VALET_TENANT_STORE_REQUESTS",
@@ -153,9 +153,9 @@ struct ControllerArgs {
     )]
     tenant_store_requests: TenantStoreRequests,
 
-    /// Address on which stores may say that objects have come (POST /notifications); off unless it is given. Takes
-    /// --notifications-token-file, too. Without it uploads are seen by asking the store, after 2 s and then less and less
-    /// often, a minute apart at most.
+    /// Address of the receiver for notifications of stores about new objects (POST /notifications). Off by default.
+    /// It also needs --notifications-token-file. Without notifications, Valet polls for uploads: first after 2 s,
+    /// then less often, at least once a minute.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_ADDRESS",
@@ -164,14 +164,16 @@ struct ControllerArgs {
     )]
     notifications_address: Option<SocketAddr>,
 
-    /// File with the tokens that notifications must present: one a line, each of at least 16 characters, and behind it the
-    /// stores that its sender may report objects of: NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all
-    /// ClusterObjectStores, NAMESPACE/* for all ObjectStores of a namespace. The file is read again when it changes.
+    /// File with the tokens of notification senders, one per line, each with at least 16 characters. The sender's
+    /// stores follow each token: NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all
+    /// ClusterObjectStores, NAMESPACE/* for all ObjectStores of a namespace. The operator reads the file again when
+    /// it changes.
     #[arg(long, env = "VALET_NOTIFICATIONS_TOKEN_FILE", value_name = "FILE")]
     notifications_token_file: Option<PathBuf>,
 
-    /// SNS topics whose subscriptions are confirmed when they ask, separated by commas, each with a store that it may report
-    /// objects of, named as in --notifications-token-file. For several stores, write the topic again with each.
+    /// SNS topics (separated by commas) whose subscriptions the operator confirms, each with a store that it can
+    /// report objects of. Stores are named as in --notifications-token-file. For several stores, repeat the topic
+    /// with each store.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_SNS_TOPICS",
@@ -180,9 +182,9 @@ struct ControllerArgs {
     )]
     notifications_sns_topics: Vec<controller::NamedSender>,
 
-    /// Google service accounts as whom Pub/Sub may send notifications, separated by commas, each with a store that it may
-    /// report objects of, named as in --notifications-token-file: their identity tokens are taken in place of a token of that
-    /// file. For several stores, write the account again with each.
+    /// Google service accounts (separated by commas) that Pub/Sub uses to send notifications, each with a store that
+    /// it can report objects of. Stores are named as in --notifications-token-file. The operator accepts their
+    /// identity tokens instead of a token of that file. For several stores, repeat the account with each store.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_GOOGLE_ACCOUNTS",
@@ -192,8 +194,8 @@ struct ControllerArgs {
     )]
     notifications_google_accounts: Vec<controller::NamedSender>,
 
-    /// The audience that those identity tokens must be for: what the subscription has as its audience, by default its
-    /// push endpoint.
+    /// Audience that the identity tokens of Pub/Sub must have: the audience of the subscription, by default its push
+    /// endpoint.
     #[arg(
         long,
         env = "VALET_NOTIFICATIONS_GOOGLE_AUDIENCE",
@@ -202,29 +204,29 @@ struct ControllerArgs {
     )]
     notifications_google_audience: Option<String>,
 
-    /// IP address at which other replicas reach this one, in a pod its own: one that waits for the Lease passes
-    /// notifications on to the one that works.
+    /// IP address at which other replicas reach this one; in a pod, the pod's IP. A replica that is not the leader
+    /// forwards notifications to the leader.
     #[arg(long, env = "VALET_POD_IP", value_name = "IP")]
     pod_ip: Option<IpAddr>,
 
-    /// Work only while holding the Lease "valet" in the operator's namespace, and let other replicas wait. Without it
-    /// several replicas do no harm, but the same work several times.
+    /// Work only while this replica holds the Lease "valet" in the operator's namespace; the other replicas wait.
+    /// Without it, several replicas do the same work several times, which does no harm.
     #[arg(long, env = "VALET_LEADER_ELECT")]
     leader_elect: bool,
 }
 
-/// What is sent to endpoints that tenants name.
+/// Which requests the operator sends to endpoints that tenants name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum TenantStoreRequests {
     /// Only requests that change nothing.
     #[value(name = "ReadOnly")]
     ReadOnly,
-    /// Also those that write, delete or assume a role.
+    /// Also requests that write, delete or assume a role.
     #[value(name = "All")]
     All,
 }
 
-/// Seconds, or never.
+/// A number of seconds; `None` stands for "never".
 #[derive(Clone, Copy, Debug)]
 struct Ttl(Option<i64>);
 
@@ -233,12 +235,12 @@ fn ttl(text: &str) -> Result<Ttl, String> {
         "never" => Ok(Ttl(None)),
         _ => match text.parse::<i64>() {
             Ok(seconds) if seconds >= 0 => Ok(Ttl(Some(seconds))),
-            _ => Err("give a number of seconds, 0 or more, or the word never".into()),
+            _ => Err("write a number of seconds, 0 or more, or the word never".into()),
         },
     }
 }
 
-/// Runs the verb that the command line names.
+/// Runs the subcommand of the command line.
 pub async fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Controller(args) => run_controller(*args).await,
@@ -289,7 +291,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
     controller::run(options, stop_signal()).await
 }
 
-/// Resolves at SIGTERM (the kubelet's word) or at Ctrl-C.
+/// Resolves at SIGTERM, which the kubelet sends, or at Ctrl-C.
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {
@@ -306,19 +308,19 @@ async fn stop_signal() {
 fn print_crds() -> Result<(), String> {
     let mut text = String::from("# Generated by `valet crds`; do not edit.\n");
     for crd in crate::api::crds() {
-        let yaml = serde_yaml::to_string(&crd).map_err(|e| format!("a CRD cannot be written as YAML: {e}"))?;
+        let yaml = serde_yaml::to_string(&crd).map_err(|e| format!("cannot write a CRD as YAML: {e}"))?;
         text.push_str("---\n");
         text.push_str(&yaml);
     }
     print_text(&text)
 }
 
-/// Prints, and takes a reader that has gone away (as in `valet crds | head`) for satisfied.
+/// Prints a text. A reader that closes the pipe early, as in `valet crds | head`, is not an error.
 fn print_text(text: &str) -> Result<(), String> {
     use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("standard output: {e}")),
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(format!("cannot write to standard output: {e}")),
         _ => Ok(()),
     }
 }

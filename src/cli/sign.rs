@@ -19,8 +19,8 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct SignArgs {
-    /// YAML or JSON files with the grant and its store, in any order, several documents a file if you like; '-' is
-    /// standard input. A Namespace with its labels may be among them, if the store's rules choose by label.
+    /// YAML or JSON files with one grant and its store, in any order, with one or more documents per file. '-' is
+    /// standard input. If the store's rules select namespaces by label, add the Namespace with its labels.
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     filename: Vec<PathBuf>,
 
@@ -34,35 +34,38 @@ pub struct SignArgs {
     )]
     namespace: String,
 
-    /// What to print: the Secret as yaml or json, the bare url, a curl configuration file, or the parts of an upload.
+    /// What to print: the Secret as yaml or json, only the url, a configuration file for curl, or the parts of a
+    /// multipart upload (parts.json).
     #[arg(short, long, value_enum, default_value = "yaml")]
     output: Output,
 
-    /// Of a grant with mode: Multipart: the store's name for the upload whose parts are signed. The operator begins one
-    /// itself, and puts it together; here both are left to you.
+    /// For a grant with mode: Multipart: the ID of a multipart upload that you have initiated. Its parts are signed.
+    /// You must complete the upload yourself. For grants in a cluster, the operator initiates and completes uploads.
     #[arg(long, value_name = "ID")]
     upload_id: Option<String>,
 
-    /// Ask whoever must be asked: STS (assumeRole, web identity), Azure and Google for an identity's signatures, the machine's
-    /// metadata service, a profile's credential_process. Without it nothing is sent to anybody, and what needs it is refused.
+    /// Allow requests to other systems: STS (assumeRole, web identity), Azure and Google for the signatures of an
+    /// identity, the metadata service of the machine, and a profile's credential_process. Without it no request is
+    /// sent, and a grant that needs one is refused.
     #[arg(long)]
     online: bool,
 
-    /// With --online: an address in a ClusterObjectStore to which the identity in the environment may be shown, although it
-    /// is not one of the cloud's own hosts. Can be given several times.
+    /// With --online: an address in a ClusterObjectStore that can receive the identity of the environment although it
+    /// is not a public host of a cloud provider. Can be repeated.
     #[arg(long, value_name = "URL", requires = "online")]
     trust_endpoint: Vec<String>,
 
-    /// Networks, as CIDRs separated by commas, in which the endpoints of ObjectStores may be although their addresses are not
-    /// public, as for the operator.
+    /// Networks (CIDRs, separated by commas) with non-public addresses that the endpoints of ObjectStores can use, as
+    /// for the operator.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     allow_private_endpoints: Vec<ipnet::IpNet>,
 
-    /// Networks, as CIDRs separated by commas, in which the endpoints of ObjectStores may not be, as for the operator.
+    /// Networks (CIDRs, separated by commas) that the endpoints of ObjectStores cannot use, as for the operator.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     deny_endpoints: Vec<ipnet::IpNet>,
 
-    /// Domains, separated by commas, whose labels and annotations grants may put on their Secrets, as for the operator.
+    /// Domains (separated by commas) of the labels and annotations that grants can set on their Secrets, as for the
+    /// operator.
     #[arg(long, value_name = "DOMAIN", value_delimiter = ',', default_value = MetadataDomains::DEFAULT)]
     allow_secret_metadata: Vec<String>,
 }
@@ -81,8 +84,8 @@ pub async fn run(args: SignArgs) -> Result<(), String> {
     match (documents.uploads.as_slice(), documents.downloads.as_slice()) {
         ([grant], []) => sign(grant, &documents, &args).await,
         ([], [grant]) => sign(grant, &documents, &args).await,
-        ([], []) => Err("there is no UploadGrant or DownloadGrant in the files; give one with -f".into()),
-        _ => Err("there is more than one grant in the files; sign them one by one".into()),
+        ([], []) => Err("there is no UploadGrant or DownloadGrant in the files; add one with -f".into()),
+        _ => Err("there is more than one grant in the files; sign each grant with a separate command".into()),
     }
 }
 
@@ -98,13 +101,13 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     if g.namespace.is_empty() {
         g.namespace.clone_from(&args.namespace);
     }
-    // The status of a grant that was printed from a cluster is no evidence here.
+    // The file may contain the status from a cluster. Ignore it, because it cannot be verified here.
     g.status = Default::default();
     if let Some(upload) = &args.upload_id {
         if g.ask.parts().is_none() {
-            return Err("--upload-id is for a grant with mode: Multipart; leave it out".into());
+            return Err("--upload-id is only for a grant with mode: Multipart; remove it".into());
         }
-        // As the operator finds it that has begun the upload before.
+        // Set the state that the operator has after it initiated the multipart upload.
         g.held = true;
         g.status.upload_id = Some(upload.clone());
     }
@@ -114,49 +117,51 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
         is_tried,
     } = store_of(g, documents, args).await?;
     facts.store = fact;
-    // Offline nobody looks: neither for a Secret nor whether the object is there.
+    // Without a cluster, assume that no Secret exists and that the object cannot be seen.
     facts.secret = SecretFact::Absent;
     let now = Timestamp::now();
     loop {
         match decide(&facts, now) {
             Step::Read(Read::Object(_)) => facts.object = ObjectFact::Hidden,
-            // And nobody knows of other grants.
+            // Other grants are unknown here, so the quota is not checked.
             Step::Read(Read::Place(_)) => facts.place = PlaceFact::Given,
             Step::Publish(publish) => {
                 if !is_tried && facts.grant.ask.operation() == Operation::Upload {
                     eprintln!(
-                        "valet: nobody has tried here what the store does with headers that are not signed; the operator does before it signs an upload"
+                        "valet: note: valet sign did not test whether the store obeys unsigned headers; the operator tests this before it signs an upload"
                     );
                 }
                 say_of_end(&publish, &facts.grant, provider.as_ref()).await;
                 let signed = provider.sign(&publish.request).await.map_err(|e| e.to_string())?;
                 let mut secret = secret_object(&facts.grant, &publish, &signed);
                 if facts.grant.uid.is_empty() {
-                    // A grant that is in no cluster owns nothing.
+                    // Without a UID the grant cannot own the Secret.
                     secret.metadata.owner_references = None;
                 }
                 return print(args.output, &secret);
             }
             Step::Report { status, .. } => {
                 let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
-                return Err(ready.map_or("refused".into(), |c| format!("{}: {}", c.reason, c.message)));
+                return Err(ready.map_or("the grant is refused".into(), |c| {
+                    format!("{}: {}", c.reason, c.message)
+                }));
             }
-            // What has come of the upload is its owner's business: nothing is sent. What is refused is said then.
+            // Send no requests for the multipart upload. The next step reports why the grant is refused.
             Step::Abort(_) => facts.upload = UploadFact::Gone,
             Step::Read(Read::Upload(..)) => facts.upload = UploadFact::Open(Vec::new()),
             Step::Release { .. } => facts.grant.held = false,
             Step::Hold => {
-                return Err("an upload in parts needs the operator, which begins it at the store and puts the parts together; apply the grant, or give the name of an upload that you have begun with --upload-id".into());
+                return Err("a multipart upload needs the operator, which initiates and completes it; apply the grant in a cluster, or initiate the upload yourself and set --upload-id".into());
             }
-            // The rest concerns a Secret, an object or an end that nobody has looked for here.
+            // The other steps concern a Secret, an object or an expiry, which are not known here.
             _ => {
-                return Err("there is nothing to sign now: the operator would wait, or the grant has ended; check spec.deadlineTime and the lifetime that the store's rules allow".into());
+                return Err("there is nothing to sign now, because the grant has expired or the operator would wait; check spec.deadlineTime and the lifetime that the store's access rules allow".into());
             }
         }
     }
 }
 
-/// What the caller should know of an end that comes earlier than asked.
+/// Prints a note if the credential expires earlier than requested.
 async fn say_of_end(publish: &Publish, grant: &GrantFacts, provider: &dyn Provider) {
     let lifetime = publish.request.lifetime;
     let deadline = grant.terms.deadline_time.as_ref().map(|t| t.0);
@@ -164,28 +169,28 @@ async fn say_of_end(publish: &Publish, grant: &GrantFacts, provider: &dyn Provid
         return;
     }
     let why = if provider.end_is_unknown().await {
-        "the credentials are temporary and nothing says when they end (AWS_CREDENTIAL_EXPIRATION)"
+        "the store's credentials are temporary and their expiry is unknown; set AWS_CREDENTIAL_EXPIRATION"
     } else {
-        "the credentials end then, or the store's rules allow no longer time"
+        "the store's credentials expire then, or the store's access rules do not allow a longer time"
     };
     eprintln!(
-        "valet: what is signed ends at {}, earlier than asked: {why}",
+        "valet: note: the credential expires at {}, earlier than requested: {why}",
         lifetime.expires_at
     );
 }
 
-/// A store that is in the files.
+/// A store from the files.
 struct Known {
     fact: StoreFact,
     provider: Arc<dyn Provider>,
-    /// Whether it is known what it does with headers that are not signed.
+    /// Whether it is known that the store rejects unsigned headers, or that it obeys them.
     is_tried: bool,
 }
 
 async fn store_of(grant: &GrantFacts, documents: &Documents, args: &SignArgs) -> Result<Known, String> {
     let wanted = &grant.terms.store_ref;
     let named = |meta: &kube::core::ObjectMeta| meta.name.as_deref() == Some(wanted.name.as_str());
-    let missing = || format!("the grant names {wanted}, which is not in the files; give it with -f");
+    let missing = || format!("the grant names {wanted}, which is not in the files; add it with -f");
     match wanted.kind {
         StoreKind::ClusterObjectStore => {
             let store = only(&documents.cluster_stores, &wanted.to_string(), |s| named(&s.metadata))?;
@@ -205,7 +210,7 @@ async fn store_of(grant: &GrantFacts, documents: &Documents, args: &SignArgs) ->
             }
             match stores.iter().find(|s| named(&s.metadata)) {
                 Some(elsewhere) => Err(format!(
-                    "{wanted} is in namespace {}; it serves only grants of that namespace, and this one is in {}",
+                    "{wanted} is in namespace {} and serves only grants of that namespace, but the grant is in namespace {}",
                     elsewhere.metadata.namespace.as_deref().unwrap_or_default(),
                     grant.namespace
                 )),
@@ -224,7 +229,7 @@ async fn usable(
     let provider = account::connect(store, documents, args).await?;
     let mut capabilities = provider.capabilities();
     let mut is_tried = !provider.rests_on_trial();
-    // As the operator found it that the document comes from.
+    // Use the capabilities that the operator recorded in the status of the store.
     if let Some(status) = store.store_status() {
         provider.recall(&status.capabilities);
         capabilities = provider.capabilities();
@@ -261,7 +266,8 @@ async fn usable(
 fn print(output: Output, secret: &k8s_openapi::api::core::v1::Secret) -> Result<(), String> {
     let entry = |name: &str| {
         let bytes = secret.data.as_ref().and_then(|d| d.get(name)).map(|b| b.0.clone());
-        let bytes = bytes.ok_or_else(|| format!("a key of this mode has no {name}; use --output yaml or json"))?;
+        let bytes = bytes
+            .ok_or_else(|| format!("the Secret of this grant has no entry {name}; use --output yaml or json"))?;
         String::from_utf8(bytes).map_err(|e| e.to_string())
     };
     print_text(&match output {

@@ -146,10 +146,7 @@ fn refused() {
     ];
     let all = [&patch[..], &["--namespace", t.name()]].concat();
     let said = t.world.plane.kubectl(&all).unwrap_err().to_string();
-    assert!(
-        said.contains("mode is immutable"),
-        "{said}"
-    );
+    assert!(said.contains("mode is immutable"), "{said}");
 }
 
 /// Everything below a key, of Amazon's own store, which takes keys as they are: signed offline, since nobody here is Amazon.

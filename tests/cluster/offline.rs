@@ -213,7 +213,7 @@ fn it_refuses_as_the_operator_does() {
             "another version",
             vec![t.store(), elder],
             true,
-            "apiVersion is valetkey.dev/v1; write valetkey.dev/v1alpha1",
+            "apiVersion is valetkey.dev/v1; set it to valetkey.dev/v1alpha1",
         ),
         (
             "nothing",

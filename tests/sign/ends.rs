@@ -42,7 +42,7 @@ fn url_does_not_outlive_a_session_of_the_environment() {
     let session = ("AWS_SESSION_TOKEN", "t");
     let (cut, said) = with(&[session, ("AWS_CREDENTIAL_EXPIRATION", &end)]).unwrap();
     assert!(
-        within(cut, 20 * 60) && said.contains("earlier than asked"),
+        within(cut, 20 * 60) && said.contains("earlier than requested"),
         "{cut}: {said}"
     );
     // Some write it for keys without a token, too.
@@ -50,7 +50,7 @@ fn url_does_not_outlive_a_session_of_the_environment() {
     assert!(within(cut, 20 * 60), "{cut}");
     let (cut, said) = with(&[session]).unwrap();
     assert!(
-        within(cut, UNKNOWN) && said.contains("nothing says when they end"),
+        within(cut, UNKNOWN) && said.contains("their expiry is unknown"),
         "{cut}: {said}"
     );
     assert_eq!(with(&[]).unwrap().0, WEEK, "an access key that lasts");

@@ -1,7 +1,8 @@
-//! Whose credentials sign, and who may be asked for what.
+//! Chooses the credentials that `valet sign` signs with, and limits the requests that signing may send.
 //!
-//! The documents are somebody else's, the environment is the caller's own. So an ObjectStore signs with a Secret that stands in
-//! the documents, as in a cluster; and what the environment holds goes to no address that only a document names.
+//! Other people may have written the documents, but the credentials in the environment belong to the caller. So an
+//! ObjectStore signs only with a Secret in the documents, as in a cluster. The environment's identity is never sent
+//! to an address that only a document names.
 
 use std::sync::Arc;
 
@@ -18,10 +19,10 @@ use crate::{
     provider::{Provider, registry},
 };
 
-/// The store, ready to sign.
+/// Connects to the store with its credentials.
 ///
 /// # Errors
-/// A sentence: what the operator says where it would refuse the store, or what would have to be asked of somebody.
+/// A sentence: the reason why the operator would refuse the store, or the request that signing needs.
 pub async fn connect(
     store: &impl Store,
     documents: &Documents,
@@ -32,7 +33,7 @@ pub async fn connect(
         StoreKind::ObjectStore => {
             let outward = Outward::new(args.allow_private_endpoints.clone())
                 .denying(args.deny_endpoints.clone())
-                // Who asks for requests gets those that signing takes.
+                // With `--online`, signing may send requests that change something, for example to STS.
                 .changing(true);
             let checked = if args.online {
                 settings.check_endpoint(&outward).await
@@ -54,11 +55,11 @@ pub async fn connect(
         });
         if let Some(address) = untrusted {
             return Err(format!(
-                "the document's store would be shown the environment's own identity at {address}, which is none of the cloud's own hosts; if that is what you want, add --trust-endpoint {address}"
+                "signing would send the environment's identity to {address}, which is not a public host of the cloud provider; to allow this, add --trust-endpoint {address}"
             ));
         }
     }
-    // Whatever a provider would send: offline it has nowhere to send it.
+    // Without `--online`, the egress policy rejects every request.
     let outward = if args.online {
         outward
     } else {
@@ -72,16 +73,16 @@ fn kind_of<S: Store>(_: &S) -> StoreKind {
 }
 
 fn offline(asks: &str) -> String {
-    format!("{asks}; valet sign sends nothing to anybody unless --online is given")
+    format!("{asks}; to allow valet sign to send requests, add --online")
 }
 
-/// The credentials of an ObjectStore: the Secret that it names, which must be in the documents.
+/// The credentials of an ObjectStore: the Secret that the ObjectStore names. The Secret must be in the documents.
 fn from_documents(settings: Settings, store: &impl Store, documents: &Documents) -> Result<Account, String> {
     let name = match settings.credentials() {
         CredentialsSource::Secret(name) => name,
         CredentialsSource::Environment => {
             return Err(format!(
-                "CredentialsInvalid: an ObjectStore may not use the operator's own credentials, nor those of the environment here; set {}.credentials.secretRef and give the Secret with -f",
+                "CredentialsInvalid: an ObjectStore may not use the operator's own credentials, and valet sign does not use the environment's credentials for it; set {}.credentials.secretRef and add the Secret with -f",
                 settings.field()
             ));
         }
@@ -94,11 +95,11 @@ fn from_documents(settings: Settings, store: &impl Store, documents: &Documents)
     };
     let secret = only(&documents.secrets, &format!("Secret {name}"), is_it)?.ok_or_else(|| {
         format!(
-            "CredentialsNotFound: Secret {name} with the store's credentials is not in the files, at least not in namespace {}; give it with -f",
+            "CredentialsNotFound: Secret {name} with the store's credentials is not in the files for namespace {}; add it with -f",
             namespace.unwrap_or_default()
         )
     })?;
-    // As the apiserver merges the two.
+    // `stringData` overrides `data`, as in the apiserver.
     let mut data = secret.data.clone().unwrap_or_default();
     for (name, value) in secret.string_data.iter().flatten() {
         data.insert(name.clone(), k8s_openapi::ByteString(value.clone().into_bytes()));
@@ -109,7 +110,7 @@ fn from_documents(settings: Settings, store: &impl Store, documents: &Documents)
         .map_err(|e| format!("CredentialsInvalid: Secret {name} with the store's credentials cannot be used: {e}"))
 }
 
-/// The credentials of a ClusterObjectStore: those of the environment.
+/// The credentials of a ClusterObjectStore: the credentials in the environment.
 async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Account, String> {
     let environment = registry::Environment::default();
     if args.online {
@@ -121,7 +122,7 @@ async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Account
         .await
         .map_err(|why| match why {
             NotAtHand::Nothing => format!(
-                "there are no credentials in the environment; {wanted} (or add --online, if the machine or a role gives them)"
+                "there are no credentials in the environment; {wanted} (or add --online if they come from the machine or a role)"
             ),
             NotAtHand::Elsewhere(who) => offline(&who),
             NotAtHand::Unusable(why) => format!("the credentials in the environment cannot be used: {why}; {wanted}"),

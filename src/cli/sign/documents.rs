@@ -1,4 +1,4 @@
-//! The documents that `valet sign` reads. What the apiserver would refuse is refused.
+//! Reads the documents for `valet sign`. A document that the apiserver would reject is an error.
 
 use std::{fmt::Display, fs, io::Read, path::PathBuf};
 
@@ -8,23 +8,19 @@ use serde_yaml::Value;
 
 use crate::api::{ClusterObjectStore, DownloadGrant, GROUP, ObjectStore, UploadGrant, VERSION};
 
-/// The largest input that is read.
+/// The largest size of one input, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// What was found in the files.
+/// The documents in the files, in the order of the files.
 #[derive(Default)]
 pub struct Documents {
-    /// Of each kind, in the order of the files.
     pub uploads: Vec<UploadGrant>,
-    /// As above.
     pub downloads: Vec<DownloadGrant>,
-    /// As above.
     pub stores: Vec<ObjectStore>,
-    /// As above.
     pub cluster_stores: Vec<ClusterObjectStore>,
-    /// With their labels.
+    /// Namespaces, for access rules that select namespaces by label.
     pub namespaces: Vec<Namespace>,
-    /// With the credentials of ObjectStores.
+    /// Secrets with the credentials of ObjectStores.
     pub secrets: Vec<Secret>,
 }
 
@@ -32,7 +28,7 @@ impl Documents {
     /// Reads all files; `-` is standard input.
     ///
     /// # Errors
-    /// A sentence that names the file.
+    /// A sentence that begins with the file name.
     pub fn read(files: &[PathBuf]) -> Result<Self, String> {
         let mut found = Self::default();
         for path in files {
@@ -61,20 +57,20 @@ impl Documents {
                 "ClusterObjectStore" => self.cluster_stores.push(strict(file, &kind, value)?),
                 "Namespace" => self.namespaces.push(typed(file, &kind, value)?),
                 "Secret" => self.secrets.push(typed(file, &kind, value)?),
-                _ => eprintln!("valet: {file}: a {kind} is not needed for signing and was skipped"),
+                _ => eprintln!("valet: {file}: a {kind} is not needed for signing; it is ignored"),
             }
         }
         Ok(())
     }
 }
 
-/// All of the input, or none of it: what was cut off might have been a constraint.
+/// Reads the whole input. Input above the limit is an error, because a shortened document could miss a constraint.
 fn whole(input: impl Read) -> Result<String, String> {
     let mut text = String::new();
     let read = input.take(MAX_BYTES + 1).read_to_string(&mut text);
     match read {
         Ok(bytes) if bytes as u64 > MAX_BYTES => Err(format!(
-            "the input is longer than {} MiB, the most that is read; give only the grant and its store",
+            "the input is longer than {} MiB, which is the limit; pass only the grant and its store",
             MAX_BYTES >> 20
         )),
         Ok(_) => Ok(text),
@@ -82,35 +78,37 @@ fn whole(input: impl Read) -> Result<String, String> {
     }
 }
 
-/// The only one that fits; several would be a choice that nobody made.
+/// The only element that matches. Several matches are an error, because the choice would be arbitrary.
 ///
 /// # Errors
-/// A sentence, if there are several.
+/// A sentence, if more than one element matches.
 pub fn only<'a, T>(all: &'a [T], what: &str, fits: impl Fn(&T) -> bool) -> Result<Option<&'a T>, String> {
     let mut fitting = all.iter().filter(|one| fits(one));
     match (fitting.next(), fitting.next()) {
         (first, None) => Ok(first),
-        _ => Err(format!("{what} is in the files more than once; give it once")),
+        _ => Err(format!("{what} is in the files more than once; remove the duplicates")),
     }
 }
 
 fn typed<T: DeserializeOwned>(file: &impl Display, kind: &str, value: Value) -> Result<T, String> {
     serde_yaml::from_value(value).map_err(|e| match kind {
-        // The error's own text would quote a value that cannot be read.
-        "Secret" => format!("{file}: Secret: not a Secret of Kubernetes; check data (base64) and stringData"),
+        // The error text of the parser could contain a secret value.
+        "Secret" => {
+            format!("{file}: Secret: not a Secret that Kubernetes accepts; check data (base64) and stringData")
+        }
         _ => format!("{file}: {kind}: {e}"),
     })
 }
 
-/// The same for Valet's own kinds, where an unknown field is a mistake, as it is for the apiserver: with a constraint
-/// that is misspelt, the credential would permit more than was meant.
+/// Parses a document of a Valet kind and rejects unknown fields, as the apiserver does. If a misspelled constraint were
+/// ignored, the credential would permit more than intended.
 fn strict<T: DeserializeOwned + Serialize>(file: &impl Display, kind: &str, value: Value) -> Result<T, String> {
     let wanted = format!("{GROUP}/{VERSION}");
     match value.get("apiVersion").and_then(Value::as_str) {
         Some(version) if version == wanted => {}
         other => {
             let found = other.unwrap_or("missing");
-            return Err(format!("{file}: {kind}: apiVersion is {found}; write {wanted}"));
+            return Err(format!("{file}: {kind}: apiVersion is {found}; set it to {wanted}"));
         }
     }
     let object: T = typed(file, kind, value.clone())?;
@@ -123,7 +121,7 @@ fn strict<T: DeserializeOwned + Serialize>(file: &impl Display, kind: &str, valu
     }
 }
 
-/// The first field that was written and not read. An empty value states nothing and may be left out.
+/// The path of the first field that the document contains and the parsed object does not. Empty values are ignored.
 fn unknown_field(written: &Value, read: &Value, path: &str) -> Option<String> {
     match (written, read) {
         (Value::Mapping(written), read) => written.iter().find_map(|(key, value)| {
@@ -159,7 +157,7 @@ mod tests {
         assert!(refused.contains("longer than 4 MiB"), "{refused}");
     }
 
-    /// A value of a Secret is never in a message.
+    /// Error messages never contain a value of a Secret.
     #[test]
     fn unreadable_secret_is_named_without_its_values() {
         let text = "kind: Secret\ndata: {AWS_SECRET_ACCESS_KEY: 'mark:er'}\n";
