@@ -1,5 +1,5 @@
-//! Credentials that move: keys are signed anew when what signed them is replaced, and what happens where sessions are
-//! shorter than what a grant asks for.
+//! Signs credentials again when the store's signing credentials change, and handles store sessions that are shorter
+//! than the requested lifetime.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,12 +12,12 @@ use super::{
 };
 use crate::api::{Reason, ShortSessions};
 
-/// Keys whose store signs with something else now are signed anew over this time, by their grants' UIDs: a thousand of
-/// them eight a second.
+/// When a store gets new signing credentials, its grants are signed again over this time, spread by the grants' UIDs.
+/// For 1000 grants this is 8 per second.
 pub const ANEW_SPREAD: SignedDuration = SignedDuration::from_secs(120);
 
 impl Judge<'_> {
-    /// What the store signs with now, if that is known.
+    /// The store's current signing credentials, if known.
     pub(super) fn signer(&self) -> Option<&Signer> {
         match &self.f.store {
             StoreFact::Usable(store) => store.signer.as_ref(),
@@ -25,8 +25,8 @@ impl Judge<'_> {
         }
     }
 
-    /// When a key that is out is to be signed anew since its store signs with something else now, if it is. A Secret that
-    /// does not say with what it was signed, from before Valet wrote that down, stays as it is.
+    /// When an issued credential must be signed again, because the store has new signing credentials. A Secret
+    /// without the annotation `signed-with` stays unchanged.
     pub(super) fn anew_at(&self, secret: &SecretView, key: Lifetime) -> Option<Timestamp> {
         let signer = self.signer()?;
         let recorded = secret.signed_with.as_ref()?;
@@ -38,7 +38,8 @@ impl Judge<'_> {
         Some(due).filter(|due| *due < self.end(key))
     }
 
-    /// Whether that is why there is none now: then nobody need change anything, since sessions are renewed without a word.
+    /// Whether the store's session is too short for a credential now. No change of a resource is needed then, because
+    /// the store's sessions are renewed automatically.
     pub(super) fn is_cut_short(&self) -> bool {
         let StoreFact::Usable(store) = &self.f.store else {
             return false;
@@ -48,7 +49,7 @@ impl Judge<'_> {
         self.cut_short(fresh, store).is_some()
     }
 
-    /// Why there is no new key, where the store's owner wants none that its credentials cut short.
+    /// The refusal of a credential that the store's session would shorten, if the store's owner does not allow that.
     pub(super) fn cut_short(&self, fresh: Result<Lifetime, NoTime>, store: &StoreView) -> Option<Refusal> {
         let (asked, fresh) = (self.g.terms.expiration_seconds, fresh.ok()?);
         if store.short_sessions == ShortSessions::Truncate || !fresh.is_truncated(asked, self.deadline()) {
@@ -56,7 +57,7 @@ impl Judge<'_> {
         }
         let end = store.credentials_expire.map_or(String::new(), |t| format!(" at {t}"));
         let message = format!(
-            "spec.expirationSeconds is {asked}; the credentials of {} end{end}, and its owner wants no key that they cut short (shortSessions: Refuse): ask for at most {}, or ask the owner for longer sessions",
+            "spec.expirationSeconds is {asked}; the credentials of {} expire{end}, and its owner does not allow a shorter lifetime (shortSessions: Refuse); ask for at most {}, or ask the owner for longer sessions",
             self.g.terms.store_ref,
             fresh.seconds()
         );

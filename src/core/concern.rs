@@ -1,23 +1,24 @@
-//! Whether a store is any business of an operator that serves one namespace.
+//! Whether a store is relevant for an operator that serves one namespace.
 
 use std::collections::BTreeMap;
 
 use super::policy::chooses;
 use crate::api::ClusterAccessRule;
 
-/// What a store is to an operator.
+/// How relevant a store is for an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// No rule opens to the operator's namespace.
+    /// No access rule applies to the operator's namespace.
     None,
-    /// Every rule opens to that namespace and to no other, or the operator serves all of them: what it says of the store
-    /// is all that there is to say.
+    /// All access rules apply only to the operator's namespace, or the operator serves all namespaces. No other
+    /// operator reports the store's status.
     Alone,
-    /// Some rules open to other namespaces, too, which may have operators of their own, with other credentials.
+    /// Some access rules also apply to other namespaces, which may have operators with other credentials.
     Shared,
 }
 
-/// What a store with these rules is to an operator that serves `namespace` only, which has these labels.
+/// Returns how relevant a store with these access rules is for an operator that serves only `namespace`. `labels` are
+/// the labels of that namespace.
 pub fn concern(rules: &[ClusterAccessRule], namespace: &str, labels: &BTreeMap<String, String>) -> Concern {
     if !rules.iter().any(|r| chooses(&r.namespaces, namespace, labels)) {
         return Concern::None;
@@ -44,7 +45,7 @@ mod tests {
             (json!([{"names": ["b"]}]), Concern::None),
             (json!([{"names": ["a", "b"]}]), Concern::Shared),
             (json!([{"names": ["a"]}, {"names": ["b"]}]), Concern::Shared),
-            // A label can be another namespace's tomorrow.
+            // Another namespace can get the same label later.
             (json!([{"selector": {"matchLabels": {"team": "web"}}}]), Concern::Shared),
             (json!([{"selector": {}}]), Concern::Shared),
             (json!([{"selector": {"matchLabels": {"team": "films"}}}]), Concern::None),

@@ -1,5 +1,5 @@
-//! What a grant receives: a signed URL, a form, the URLs of a multipart upload, or temporary credentials. No value of these types
-//! can be printed, logged or serialised by accident.
+//! What a grant receives: a signed URL, a form, the URLs of a multipart upload, or temporary credentials. These types
+//! cannot be printed, logged or serialised by accident.
 
 use std::fmt;
 
@@ -7,17 +7,17 @@ use thiserror::Error;
 
 use crate::api::{Part, Reason};
 
-/// A signed URL: whoever reads it holds the key. It cannot be printed, logged or serialised by accident; its one
-/// way out is [`SignedUrl::expose`], for the Secret's data.
+/// A signed URL. Anyone who reads it can use it, so it cannot be printed, logged or serialised by accident. Only
+/// [`SignedUrl::expose`] returns the text, for the Secret's data.
 pub struct SignedUrl(String);
 
 impl SignedUrl {
-    /// Takes a URL out of sight.
+    /// Wraps a URL.
     pub fn new(url: String) -> Self {
         Self(url)
     }
 
-    /// The URL itself. Only what goes into a Secret's data may call this.
+    /// Returns the URL. Only code that writes the Secret's data may call this.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -29,17 +29,17 @@ impl fmt::Debug for SignedUrl {
     }
 }
 
-/// The fields of a signed form, names and values, the signature among them: as much a key as a URL is, and kept out of
-/// sight in the same way.
+/// The fields of a signed form, as names and values. They include the signature, so they cannot be printed by
+/// accident.
 pub struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// Takes fields out of sight.
+    /// Wraps form fields.
     pub fn new(fields: Vec<(String, String)>) -> Self {
         Self(fields)
     }
 
-    /// The fields themselves. Only what goes into a Secret's data may call this.
+    /// Returns the fields. Only code that writes the Secret's data may call this.
     pub fn expose(&self) -> &[(String, String)] {
         &self.0
     }
@@ -51,16 +51,16 @@ impl fmt::Debug for Form {
     }
 }
 
-/// Entries of a Secret's data, names and values, credentials among them: kept out of sight in the same way.
+/// Entries of a Secret's data, as names and values. They contain credentials, so they cannot be printed by accident.
 pub struct Entries(Vec<(&'static str, String)>);
 
 impl Entries {
-    /// Takes entries out of sight.
+    /// Wraps data entries.
     pub fn new(entries: Vec<(&'static str, String)>) -> Self {
         Self(entries)
     }
 
-    /// The entries themselves. Only what goes into a Secret's data may call this.
+    /// Returns the entries. Only code that writes the Secret's data may call this.
     pub fn expose(&self) -> &[(&'static str, String)] {
         &self.0
     }
@@ -72,20 +72,20 @@ impl fmt::Debug for Entries {
     }
 }
 
-/// Names and values of headers, in the order in which they are to be told.
+/// Names and values of headers, in the order in which they are written to the Secret.
 pub type Headers = Vec<(String, String)>;
 
-/// What a workload is handed: everything but the bytes.
+/// A signed credential and its provider.
 #[derive(Debug)]
 pub struct Signed {
-    /// The key itself.
+    /// The credential.
     pub key: Key,
-    /// The provider's name.
+    /// The provider's name, for the Secret entry `provider`.
     pub provider: &'static str,
 }
 
 impl Signed {
-    /// The one URL of a key that has one.
+    /// The URL, if the credential has exactly one.
     pub fn url(&self) -> Option<&SignedUrl> {
         match &self.key {
             Key::Request { url, .. } | Key::Form { url, .. } => Some(url),
@@ -93,7 +93,7 @@ impl Signed {
         }
     }
 
-    /// The headers that have to be sent to it.
+    /// The headers that must be sent to the URL.
     pub fn headers(&self) -> &[(String, String)] {
         match &self.key {
             Key::Request { headers, .. } => headers,
@@ -101,7 +101,7 @@ impl Signed {
         }
     }
 
-    /// The fields of a key that is a form.
+    /// The form fields, if the credential is a POST form.
     pub fn form(&self) -> Option<&Form> {
         match &self.key {
             Key::Form { fields, .. } => Some(fields),
@@ -110,58 +110,59 @@ impl Signed {
     }
 }
 
-/// A key, in one of the shapes that it can have.
+/// A credential in one of its forms.
 #[derive(Debug)]
 pub enum Key {
     /// One request.
     Request {
-        /// Where.
+        /// The signed URL.
         url: SignedUrl,
         /// The HTTP method.
         method: String,
-        /// Headers to be sent to the letter: those that are part of the signature, and what the provider wants besides.
+        /// Headers that must be sent exactly as given: the signed ones, and those that the provider requires.
         headers: Headers,
     },
     /// A POST form.
     Form {
-        /// Where it is sent.
+        /// The address that the form is sent to.
         url: SignedUrl,
-        /// Its fields, to be sent in this order and before the file.
+        /// The fields. They must be sent in this order, before the file.
         fields: Form,
     },
-    /// The parts of an upload, in order, each with a PUT of its own.
+    /// The parts of a multipart upload in order, each with its own PUT URL.
     Parts(Vec<SignedPart>),
-    /// Temporary credentials: entries of the Secret's data, by name, with what clients need besides.
+    /// Temporary credentials, as entries of the Secret's data, with the region, endpoint and bucket that clients
+    /// need.
     Credentials(Entries),
 }
 
-/// Why nothing was signed. Messages carry no URL and no credential.
+/// Why nothing was signed. The messages contain no URL and no credential.
 #[derive(Clone, Debug, Error)]
 pub enum SignError {
     /// No usable credentials.
     #[error("{message}")]
     Credentials {
-        /// From the one list.
+        /// The reason for the condition.
         reason: Reason,
-        /// For the store's owner.
+        /// The message for the store's owner.
         message: String,
     },
-    /// This store can never sign this, whatever the credentials: for the tenant.
+    /// The store can never sign this request, with any credentials. The message is for the tenant.
     #[error("{0}")]
     Impossible(String),
-    /// The request cannot be expressed as a signed URL of this provider.
+    /// The provider cannot express the request as a signed URL.
     #[error("the signer refused: {0}")]
     Refused(String),
 }
 
-/// A part and where to send it.
+/// A part of a multipart upload and its signed URL.
 #[derive(Debug)]
 pub struct SignedPart {
-    /// Which one, and of what size.
+    /// The part's number and size.
     pub part: Part,
-    /// Where.
+    /// The signed URL.
     pub url: SignedUrl,
-    /// Headers that are part of the signature: to be sent to the letter.
+    /// Signed headers. They must be sent exactly as given.
     pub headers: Headers,
 }
 

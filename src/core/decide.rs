@@ -11,10 +11,10 @@ use super::{
 };
 use crate::api::{Ask, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Overwrite, Reason, UploadConstraints, annotation};
 
-/// Says what to do next for one grant.
+/// Returns the next step for one grant.
 ///
-/// It reads as a grant lives: finished, over, refused, on its way, published. Each part either names the step
-/// that is missing for its situation or leaves the judgement to the next.
+/// The checks follow the life of a grant: finished, expired, refused, waiting, published. Each check returns its
+/// missing step or continues with the next check.
 pub fn decide(facts: &Facts, now: Timestamp) -> Step {
     let judge = Judge {
         f: facts,
@@ -28,25 +28,25 @@ pub fn decide(facts: &Facts, now: Timestamp) -> Step {
     judge.next()
 }
 
-/// What is recorded of a key that is out.
+/// The record of an issued credential.
 pub(super) struct Record {
     pub(super) key: Lifetime,
-    /// The lifetime that it was asked for with, if that is known.
+    /// The lifetime that the grant asked for, if known.
     pub(super) expiration_seconds: Option<i64>,
-    /// How many keys the grant had before it.
+    /// How many credentials the grant had before this one.
     pub(super) renewals: i64,
-    /// The fingerprint of what it was signed with, if that is known.
+    /// The fingerprint of the signing credentials, if known.
     pub(super) signed_with: Option<String>,
-    /// When the last of those ends, if it outlives this one.
+    /// When the last earlier credential expires, if it expires later than this one.
     pub(super) earlier: Option<Timestamp>,
 }
 
-/// The facts, the grant among them, and the moment that the decision speaks of.
+/// Evaluates the facts about one grant at one time.
 pub(super) struct Judge<'a> {
     pub(super) f: &'a Facts,
     pub(super) g: &'a GrantFacts,
     pub(super) now: Timestamp,
-    /// What the access rules allow beyond one credential, once that was asked for.
+    /// What the access rules allow beyond one credential. Computed at first use.
     pub(super) allowance: OnceCell<Allowance>,
 }
 
@@ -58,13 +58,13 @@ impl Judge<'_> {
         if self.g.terms.is_revoked() {
             return self.revoked();
         }
-        // A grant that never had a key needs no look at its Secret before the first attempt to create it: the
-        // apiserver says so if there is one. All other situations rest on what is really there.
+        // The first attempt to create the Secret does not need a read: the API server reports an existing Secret. All
+        // other states depend on the actual Secret.
         let issued_before = self.g.status.issued_time.is_some();
         if issued_before && matches!(self.f.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);
         }
-        // Also beside a Secret of somebody else's, which is not touched.
+        // This also applies if the Secret belongs to another owner and Valet does not change it.
         let key = self.key();
         let is_suspended = self.g.terms.is_suspended();
         if !is_suspended && let Some(refusal) = self.past_total(key) {
@@ -88,9 +88,9 @@ impl Judge<'_> {
         self.issue(key)
     }
 
-    // --- what there is ---------------------------------------------------------------------------------------
+    // --- records ---------------------------------------------------------------------------------------------
 
-    /// The Secret, if it is this grant's and as Valet wrote it last.
+    /// The Secret, if it belongs to this grant and is as Valet last wrote it.
     pub(super) fn own_secret(&self) -> Option<&SecretView> {
         match &self.f.secret {
             SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => {
@@ -100,15 +100,15 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the status knows of a later credential: then somebody has put an earlier Secret back.
+    /// Whether the status records a later credential. Then another client has restored an old Secret.
     fn is_older_than_status(&self, secret: &SecretView) -> bool {
         let status = &self.g.status;
         let knows_one = status.issued_time.is_some() && status.expiration_time.is_some();
         knows_one && secret.renewals.unwrap_or_default().max(0) < status.renewals.unwrap_or_default()
     }
 
-    /// The key that was issued: by the Secret, which is the record, or by the status where the Secret is gone. A Secret that
-    /// is being deleted is no record: anybody who may create Secrets can make one that looks like this grant's and delete it.
+    /// The lifetime of the issued credential, from the Secret, or from the status if the Secret is gone. A Secret
+    /// that is being deleted does not count, because any user who may create Secrets can imitate one.
     pub(super) fn key(&self) -> Option<Lifetime> {
         let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
         let status = &self.g.status;
@@ -120,14 +120,14 @@ impl Judge<'_> {
         })
     }
 
-    /// The lifetime that the key was asked for with: by the Secret, or by the status where the Secret is gone.
+    /// The lifetime that the grant asked for, from the Secret, or from the status if the Secret is gone.
     pub(super) fn asked(&self) -> Option<i64> {
         self.own_secret()
             .and_then(|s| s.expiration_seconds)
             .or(self.g.status.expiration_seconds)
     }
 
-    /// How many keys the grant had before the one that is recorded, by the same records.
+    /// How many credentials the grant had before the recorded one, from the Secret or from the status.
     pub(super) fn renewals(&self) -> i64 {
         self.own_secret()
             .map_or(self.g.status.renewals, |s| s.renewals)
@@ -135,19 +135,19 @@ impl Judge<'_> {
             .max(0)
     }
 
-    /// When the last of the keys before the recorded one ends, if it outlives that.
+    /// When the last earlier credential expires, if it expires later than the recorded one.
     pub(super) fn earlier(&self) -> Option<Timestamp> {
         let status = self.g.status.earlier_expiration_time.as_ref().map(|t| second(t.0));
         let recorded = self.own_secret().map_or(status, |s| s.earlier_expires_at.map(second));
         recorded.filter(|end| self.key().is_some_and(|key| *end > key.expires_at))
     }
 
-    /// Until when some copy of some key of this grant's may work.
+    /// Until when a copy of any credential of this grant may work.
     pub(super) fn copies_until(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         key.map(|key| key.expires_at).max(self.earlier())
     }
 
-    /// What is recorded of this key, the one that was issued.
+    /// The record of the issued credential.
     pub(super) fn record(&self, key: Lifetime) -> Record {
         Record {
             key,
@@ -158,28 +158,28 @@ impl Judge<'_> {
         }
     }
 
-    /// The moment after which no credential may work: the grant's own deadline, or the end of the time that the rules allow in
-    /// total.
+    /// The latest time at which a credential may be valid: the grant's deadline, or the end of the total time that
+    /// the access rules allow, whichever is earlier.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         self.own_deadline().into_iter().chain(self.total_end()).min()
     }
 
-    /// The grant's own deadline.
+    /// The grant's `deadlineTime`.
     pub(super) fn own_deadline(&self) -> Option<Timestamp> {
         self.g.terms.deadline_time.as_ref().map(|t| second(t.0))
     }
 
-    /// When the key may be out no longer: at its own end, or at a deadline that was set since.
+    /// When the credential ends: at its expiry, or at an earlier deadline that was set later.
     pub(super) fn end(&self, key: Lifetime) -> Timestamp {
         self.deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
     }
 
-    /// The same by the grant alone, whatever the rules say by now.
+    /// When the credential ends by the grant alone, without the access rules.
     pub(super) fn own_end(&self, key: Lifetime) -> Timestamp {
         self.own_deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
     }
 
-    /// The reason and the moment with which the grant finished, if it has.
+    /// The reason and the time with which the grant finished, if it has finished.
     pub(super) fn finished(&self) -> Option<(Reason, Timestamp)> {
         let since = self.g.status.finished_time.as_ref()?.0;
         let ready = condition(&self.g.status, "Ready")?;
@@ -214,19 +214,19 @@ impl Judge<'_> {
         matches!(self.g.ask, Ask::Upload { .. })
     }
 
-    /// Whether there is one object whose arrival the grant waits for. An upload of whatever lies below a key has none.
+    /// Whether the grant waits for one object. An upload to a prefix has no single object.
     pub(super) fn awaits_object(&self) -> bool {
         self.is_upload() && !self.g.terms.is_prefix()
     }
 
-    /// Whether the key stays out after an upload was seen: it is renewed, and may be used again.
+    /// Whether the credential stays valid after an upload, because it is renewed and may be used again.
     pub(super) fn is_standing(&self) -> bool {
-        // An upload in parts ends with its object.
+        // A multipart upload ends with its object.
         self.g.terms.renews() && self.is_upload() && !self.write_once() && !self.is_in_parts()
     }
 
-    /// Whether the spec now asks for another lifetime than the published key has. The generation that the Secret
-    /// was written for says nothing of it: its labels may have followed a spec whose key had to wait for the store.
+    /// Whether the spec asks for another lifetime than the published credential has. The generation in the Secret's
+    /// annotation is no evidence: Valet can update the metadata while the credential waits for the store.
     pub(super) fn asks_for_another(&self, secret: &SecretView, key: Lifetime) -> bool {
         secret
             .expiration_seconds
@@ -234,7 +234,7 @@ impl Judge<'_> {
             || self.own_end(key) < key.expires_at
     }
 
-    /// The labels and annotations that the Secret shall have: the tenant's, and ours over them.
+    /// The labels and annotations that the Secret must have. Valet's own override those of the tenant.
     pub(super) fn metadata(&self, record: &Record) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
         let key = record.key;
         let template = self.g.template();

@@ -1,4 +1,5 @@
-//! Whether a store can enforce what a grant says. What it cannot is refused, never weakened.
+//! Checks whether a store can enforce the constraints of a grant. A constraint that the store cannot enforce is
+//! refused, never weakened.
 
 use super::{facts::GrantFacts, policy::Refusal};
 use crate::api::{
@@ -6,7 +7,7 @@ use crate::api::{
     UploadConstraints, UploadMode, annotation,
 };
 
-/// What the key and the constraints need of the store.
+/// The capabilities that the grant needs from the store, each with the field that needs it.
 fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
     let all: &[(bool, Capability, &'static str)] = match &grant.ask {
         Ask::Upload {
@@ -23,7 +24,7 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
             ..
         } => &[
             (
-                // What is lent says which keys it is for in its own way.
+                // Temporary credentials have their own capability for prefixes.
                 *mode == UploadMode::PostForm && grant.terms.is_prefix(),
                 Capability::KeyPrefix,
                 "a spec.key that ends with '/'",
@@ -58,11 +59,7 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
                 Capability::WriteOnce,
                 "spec.constraints.overwrite: Forbid",
             ),
-            (
-                true,
-                Capability::SignedHeadersOnly,
-                "that an upload does nothing but what is signed",
-            ),
+            (true, Capability::SignedHeadersOnly, "the signed headers"),
         ],
         Ask::Download { version, response, .. } => &[
             (version.is_some(), Capability::Version, "spec.version"),
@@ -78,13 +75,13 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
         .collect()
 }
 
-/// The request that a key is for, in messages.
+/// The kind of request that the credential is for, as text for messages.
 fn request(ask: &Ask) -> &'static str {
     match ask {
         Ask::Upload { mode, .. } => match mode {
             UploadMode::Put => "a presigned PUT",
             UploadMode::PostForm => "a POST form",
-            UploadMode::Multipart => "an upload in parts",
+            UploadMode::Multipart => "a multipart upload",
             UploadMode::Resumable => "a resumable upload",
             UploadMode::Credentials => "temporary credentials",
         },
@@ -95,7 +92,7 @@ fn request(ask: &Ask) -> &'static str {
     }
 }
 
-/// What to do about a constraint that the store's keys of this kind cannot enforce.
+/// What to do about a constraint that the store cannot enforce in the grant's mode.
 fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
     let (mode, write_once) = match ask {
         Ask::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
@@ -109,7 +106,7 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
         && let Some((other, field)) = other_checksum(missing, constraints)
         && can.of(ask).is_some_and(|keys| keys.contains(&other))
     {
-        return format!("give {field} instead, or leave it out");
+        return format!("set {field} instead, or leave it out");
     }
     let form = can.post_form.as_ref();
     let form_can = form.is_some_and(|f| f.contains(&missing));
@@ -123,7 +120,7 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             format!("set spec.constraints.overwrite to Allow if replacing an object is acceptable{put}")
         }
         (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) if can.only_read => {
-            "only an upload would show whether it does, and to an endpoint that an ObjectStore names the operator sends only requests that change nothing: set spec.constraints.overwrite to Allow if replacing an object is acceptable, or ask the platform team to start the operator with --tenant-store-requests=All"
+            "the operator can test this only with an upload, and it sends only read requests to the endpoint of an ObjectStore; set spec.constraints.overwrite to Allow if replacing an object is acceptable, or ask the platform team to start the operator with --tenant-store-requests=All"
                 .into()
         }
         (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) => {
@@ -131,7 +128,8 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
                 .into()
         }
         (_, UploadMode::Put) if form_can => {
-            // Said at once, so that nobody is refused a second time for what a form lacks.
+            // The message names all changes at once, so that the next attempt is not refused for a constraint that a
+            // form cannot enforce.
             let also = if write_once && form.is_some_and(|f| !f.contains(&Capability::WriteOnce)) {
                 " and spec.constraints.overwrite to Allow (a form cannot be write-once)"
             } else {
@@ -140,9 +138,9 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             let parts_can = can.multipart.as_ref().is_some_and(|parts| parts.contains(&missing));
             let or = match missing {
                 Capability::ContentLengthRange if parts_can => {
-                    ", or spec.mode to Multipart, or give the exact size in spec.constraints.contentLength"
+                    ", or spec.mode to Multipart, or set the exact size in spec.constraints.contentLength"
                 }
-                Capability::ContentLengthRange => ", or give the exact size in spec.constraints.contentLength",
+                Capability::ContentLengthRange => ", or set the exact size in spec.constraints.contentLength",
                 _ => ", or leave it out",
             };
             format!("set spec.mode to PostForm{also}{or}")
@@ -151,7 +149,7 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
             "set spec.mode to PostForm, or leave it out".into()
         }
         (Capability::ContentLengthRange, _) if can.enforced.contains(&Capability::ContentLength) => {
-            "give the exact size in spec.constraints.contentLength instead".into()
+            "set the exact size in spec.constraints.contentLength instead".into()
         }
         (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Resumable | UploadMode::Credentials)
             if can.enforced.contains(&missing) =>
@@ -162,7 +160,7 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
     }
 }
 
-/// The other checksum, unless the grant has that, too.
+/// The other checksum, unless the grant also sets it.
 fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Option<(Capability, &'static str)> {
     match missing {
         Capability::ChecksumSHA256 if constraints.checksum_md5.is_none() => {
@@ -175,16 +173,17 @@ fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Optio
     }
 }
 
-/// What a store lacks that has no keys of the grant's mode, and what to do, as the rest of a sentence that begins with the store.
+/// What to say if the store does not support the grant's mode: what is missing and what to do. The text continues a
+/// sentence that begins with the store.
 fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
     let is_prefix = grant.terms.is_prefix();
     let is_upload = grant.ask.operation() == Operation::Upload;
-    // A URL is for one object, a form can be for all below a key.
+    // A URL is for one object. A form can be for all object keys below a prefix.
     let form = can.post_form.as_ref().filter(|_| is_prefix && is_upload);
     let other = match (is_upload, is_prefix) {
         _ if form.is_some_and(|form| form.contains(&Capability::KeyPrefix)) => "set spec.mode to PostForm",
-        (true, true) => "name one object in spec.key, and set spec.mode to Put",
-        (false, true) => "name one object in spec.key, and set spec.mode to Url",
+        (true, true) => "name one object in spec.key and set spec.mode to Put",
+        (false, true) => "name one object in spec.key and set spec.mode to Url",
         (true, false) => "set spec.mode to Put",
         (false, false) => "set spec.mode to Url",
     };
@@ -194,31 +193,34 @@ fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
     };
     if grant.ask.is_for_credentials() {
         let remedy = owners(can.remedies.credentials);
-        return format!("hands out no temporary credentials (Credentials); {remedy}");
+        return format!("does not issue temporary credentials (Credentials); {remedy}");
     }
     match &grant.ask {
         Ask::Upload {
             mode: UploadMode::Multipart,
             ..
         } if can.only_read => format!(
-            "takes no uploads in parts (Multipart): the operator would begin and complete them, and to an endpoint that an ObjectStore names it sends only requests that change nothing; ask the platform team to start it with --tenant-store-requests=All, or {other}"
+            "does not support multipart uploads (Multipart): the operator would have to initiate and complete them, and it sends only read requests to the endpoint of an ObjectStore; ask the platform team to start the operator with --tenant-store-requests=All, or {other}"
         ),
         Ask::Upload {
             mode: UploadMode::Multipart,
             ..
-        } => format!("takes no uploads in parts (Multipart); {}", owners(None)),
+        } => format!("does not support multipart uploads (Multipart); {}", owners(None)),
         Ask::Upload {
             mode: UploadMode::Resumable,
             ..
         } => format!(
-            "takes no resumable uploads (Resumable); {}",
+            "does not support resumable uploads (Resumable); {}",
             owners(can.remedies.resumable)
         ),
-        Ask::Upload { .. } | Ask::Download { .. } => format!("takes no POST forms (PostForm); {}", owners(None)),
+        Ask::Upload { .. } | Ask::Download { .. } => {
+            format!("does not support POST forms (PostForm); {}", owners(None))
+        }
     }
 }
 
-/// What to do about an upload without a checksum, where a store wants one; `None` if it has one, or its client brings one.
+/// What to do about an upload without a checksum, if the store requires one. `None` if the grant sets a checksum or
+/// the client sends one.
 fn without_checksum(ask: &Ask) -> Option<&'static str> {
     let Ask::Upload { mode, constraints, .. } = ask else {
         return None;
@@ -228,21 +230,22 @@ fn without_checksum(ask: &Ask) -> Option<&'static str> {
         UploadMode::Put => {
             (!has_any).then_some("set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5")
         }
-        // A form has no field for an MD5 that is checked.
+        // A POST form has no field for an MD5 that the store checks.
         UploadMode::PostForm => constraints
             .checksum_sha256
             .is_none()
             .then_some("set spec.constraints.checksumSHA256"),
         UploadMode::Multipart => Some("set spec.mode to Put with spec.constraints.checksumSHA256 or checksumMD5"),
-        // Clients of Amazon's SDKs send a checksum by themselves.
+        // Clients that use Amazon's SDKs send a checksum automatically.
         UploadMode::Credentials | UploadMode::Resumable => None,
     }
 }
 
-/// Whether the store can hold the key to everything that the grant says.
+/// Checks whether the store can enforce everything that the grant asks for.
 ///
 /// # Errors
-/// The [`Refusal`], with what to ask for instead.
+///
+/// The [`Refusal`], with a change of the grant that avoids it.
 pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.ask) else {
@@ -253,7 +256,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
         && let Some(remedy) = without_checksum(&grant.ask)
     {
         let message = format!(
-            "{store} takes an upload only with a checksum, since its bucket has Object Lock with a default retention; {remedy}"
+            "{store} accepts an upload only with a checksum, because its bucket has Object Lock with a default retention; {remedy}"
         );
         return Err(Refusal::new(Reason::CapabilityMissing, message));
     }
@@ -263,19 +266,19 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
                 String::new()
             } else {
                 format!(
-                    ", or ask the store's owner, who can have that tried with real keys (annotation {}) and reads the result in the store's condition KeysEnforced",
+                    ", or ask the store's owner to start a conformance check (annotation {}), which shows the result in the store's condition KeysEnforced",
                     annotation::CANARY_REQUESTED_AT
                 )
             };
             let message = format!(
-                "{store} is not known to keep a POST form to what is below spec.key (KeyPrefix); name one object{owner}"
+                "{store} is not known to limit a POST form to object keys below spec.key (KeyPrefix); name one object{owner}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }
         if capability == Capability::SignedHeadersOnly {
             let form = can.post_form.as_ref().is_some_and(|f| f.contains(&capability));
             let or_form = if form {
-                ". A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow"
+                ", or use a POST form, which does not have this problem (spec.mode: PostForm with spec.constraints.overwrite: Allow)"
             } else {
                 ""
             };
@@ -284,7 +287,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
                 None => "use another store".to_owned(),
             };
             let message = format!(
-                "{store} obeys headers that nobody signed, or is not known to refuse them (it has no SignedHeadersOnly, and its condition UnsignedHeadersRefused says why), so the holder of an upload key could copy whatever its credentials can read; {owner}{or_form}"
+                "{store} obeys unsigned headers, or is not known to refuse them (it has no SignedHeadersOnly, and its condition UnsignedHeadersRefused gives the reason), so the holder of an upload URL could copy whatever its credentials can read; {owner}{or_form}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }
@@ -323,7 +326,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
         return Err(Refusal::new(
             Reason::ContentLengthNotAllowed,
             format!(
-                "{field} is {length} bytes; {store} takes at most {} in one request; {}",
+                "{field} is {length} bytes; {store} accepts at most {} bytes in one request; {}",
                 can.max_upload_bytes,
                 instead_of_one(can)
             ),
@@ -332,7 +335,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
     Ok(())
 }
 
-/// What to do with an object that is too long for one request, on this store.
+/// What to do if an object is too large for one request to this store.
 fn instead_of_one(can: &Capabilities) -> &'static str {
     match (can.multipart.is_some(), can.resumable.is_some()) {
         (true, _) => "set spec.mode to Multipart, or split the object",
@@ -341,12 +344,12 @@ fn instead_of_one(can: &Capabilities) -> &'static str {
     }
 }
 
-/// Whether the parts of an upload can be told, and are not too many.
+/// Checks whether the number of parts is known and not over the limit.
 fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
     let (Some(parts), Some((field, length))) = (grant.ask.parts(), largest(constraints)) else {
         return Err(Refusal::new(
             Reason::InvalidSpec,
-            "spec.mode is Multipart and nothing says how many parts there are; set spec.constraints.contentLength or contentLengthRange",
+            "spec.mode is Multipart, but without a size the number of parts is unknown; set spec.constraints.contentLength or contentLengthRange",
         ));
     };
     if parts.count() <= MAX_PARTS {
@@ -355,14 +358,14 @@ fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), R
     Err(Refusal::new(
         Reason::ContentLengthNotAllowed,
         format!(
-            "{field} is {length} bytes, which makes {} parts of {} bytes, and {MAX_PARTS} is the most; make the parts larger (spec.multipart.partSizeBytes), or split the object",
+            "{field} is {length} bytes, which makes {} parts of {} bytes, but at most {MAX_PARTS} parts are allowed; make the parts larger (spec.multipart.partSizeBytes), or split the object",
             parts.count(),
             parts.part_bytes
         ),
     ))
 }
 
-/// The most bytes that an upload may have by its own constraints, and the field that says so.
+/// The maximum size of an upload in bytes by its own constraints, and the field that sets it.
 pub(super) fn largest(constraints: &UploadConstraints) -> Option<(&'static str, i64)> {
     let exact = constraints
         .content_length

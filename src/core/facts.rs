@@ -11,64 +11,63 @@ use crate::{
     core::record::KnownStatus,
 };
 
-/// Everything that a decision rests on. What has not been read yet is a fact, too.
+/// All facts that a decision is based on. A fact that was not read yet is marked as unread.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The grant itself.
+    /// The grant.
     pub grant: GrantFacts,
-    /// The store that it names.
+    /// The grant's store.
     pub store: StoreFact,
-    /// The rules of a store that cannot be used now, if they are known.
+    /// The access rules of a store that is unusable now, if known.
     pub rules: Option<RulesView>,
-    /// The Secret of the wanted name.
+    /// The Secret with the wanted name.
     pub secret: SecretFact,
-    /// The object of the wanted key.
+    /// The object with the grant's object key.
     pub object: ObjectFact,
-    /// The upload in parts that the key is for.
+    /// The grant's multipart upload.
     pub upload: UploadFact,
-    /// All uploads in parts of the wanted key.
+    /// All multipart uploads of the grant's object key.
     pub uploads: UploadsFact,
-    /// The multipart upload that Valet itself began for this very grant, as the memory of this process has it. The records
-    /// name it, too, in [`SecretFact`] and in the grant's status, which are as Valet wrote them.
+    /// The multipart upload that Valet initiated for this grant, from the memory of this process. The authenticated
+    /// records in [`SecretFact`] and in the grant's status also contain its ID.
     pub own_upload: Option<String>,
-    /// Why the store did not put the parts together, if that was tried just now. No secrets in the message.
+    /// Why the store did not complete the multipart upload in this reconcile. The message contains no secrets.
     pub completion_refused: Option<String>,
-    /// Whether there is room for one more grant with a key.
+    /// Whether the quota allows one more live grant.
     pub place: PlaceFact,
-    /// When this process last looked for the object.
+    /// When this process last polled for the object.
     pub last_look: Option<Timestamp>,
-    /// Whether somebody says that the object has come, and this process has not looked since. Nothing is believed but
-    /// that now is a good time to look.
+    /// Whether a notification says that the object was created, and this process has not polled since. The
+    /// notification only makes Valet poll early.
     pub look_requested: bool,
-    /// What this process knows of restorations of the Secret.
+    /// How often this process restored the Secret.
     pub repairs: Repairs,
-    /// Why the apiserver did not take the Secret, if it was tried just now. No secrets in the message.
+    /// Why the API server refused the Secret in this reconcile. The message contains no secrets.
     pub secret_refused: Option<String>,
-    /// Why the apiserver did not let the Secret be emptied, if it was tried just now. No secrets in the message.
+    /// Why the API server refused to empty the Secret in this reconcile. The message contains no secrets.
     pub emptying_refused: Option<String>,
-    /// Why the provider did not sign, if it was tried just now. No secrets in the message.
+    /// Why the provider did not sign in this reconcile. The message contains no secrets.
     pub sign_refused: Option<(Reason, String)>,
-    /// What the operator was started with.
+    /// The operator's settings.
     pub settings: Settings,
 }
 
-/// Defaults that the operator was started with.
+/// Settings from the operator's flags.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Seconds until a finished grant is deleted, unless its spec says otherwise; `None` keeps it.
+    /// Seconds until a finished grant is deleted, unless its spec sets another value. `None`: never.
     pub ttl_seconds_after_finished: Option<i64>,
-    /// The domains of labels and annotations that grants may put on their Secrets.
+    /// The domains of labels and annotations that grants may set on their Secrets.
     pub secret_metadata: MetadataDomains,
 }
 
-/// What one reads off the grant.
+/// Facts from the grant object.
 #[derive(Clone, Debug)]
 pub struct GrantFacts {
-    /// Namespace of the grant and of its Secret.
+    /// Namespace of the grant and its Secret.
     pub namespace: String,
-    /// The grant's name.
     pub name: String,
-    /// The grant's UID; never the same for two grants of one name.
+    /// The grant's UID. Two grants with the same name have different UIDs.
     pub uid: String,
     /// `metadata.generation`.
     pub generation: i64,
@@ -76,28 +75,28 @@ pub struct GrantFacts {
     pub created: Option<Timestamp>,
     /// Whether the grant is being deleted.
     pub deleting: bool,
-    /// Since when.
+    /// `metadata.deletionTimestamp`.
     pub deleted_at: Option<Timestamp>,
-    /// Whether its deletion waits for us: it has the finalizer of uploads in parts.
+    /// Whether the grant has the multipart upload finalizer.
     pub held: bool,
-    /// The spec's shared part.
+    /// The fields of the spec that uploads and downloads share.
     pub terms: Terms,
-    /// The spec's own part.
+    /// The fields of the spec that are specific to the kind of grant.
     pub ask: Ask,
-    /// The status as Valet wrote it last. Of a status that somebody else has written nothing is a fact.
+    /// The status as Valet last wrote it. Changes by other clients are ignored.
     pub status: GrantStatus,
-    /// Whether that is what stands in the cluster. If not, it has to be written again.
+    /// Whether the cluster contains exactly this status. If not, Valet must write it again.
     pub status_is_own: bool,
-    /// The GitOps tool that would make the grant again if it were deleted.
+    /// The GitOps tool that would create the grant again after a deletion.
     pub tracked_by: Option<&'static str>,
-    /// Whether and when somebody wants a new key.
+    /// The request for a new credential, from the annotation.
     pub renew_requested: RenewRequest,
-    /// Schema rules that the spec breaks: empty unless the installed CRD is older than this program.
+    /// Schema rules that the spec violates. It is empty unless the installed CRD is older than this program.
     pub broken_rules: Vec<String>,
 }
 
 impl Facts {
-    /// Only the grant is known.
+    /// Creates facts in which only the grant is known.
     pub fn new(grant: GrantFacts, settings: Settings) -> Self {
         Self {
             grant,
@@ -122,7 +121,7 @@ impl Facts {
 }
 
 impl GrantFacts {
-    /// Reads a grant. Of its status nothing is known yet: see [`GrantFacts::with_status`].
+    /// Reads a grant without its status. [`GrantFacts::with_status`] adds the status.
     pub fn of(grant: &impl Grant) -> Self {
         let meta = grant.meta();
         let ask = grant.ask();
@@ -134,7 +133,7 @@ impl GrantFacts {
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             deleting: meta.deletion_timestamp.is_some(),
             deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
-            // On a download it is somebody else's, whatever it is called, and not Valet's to take off.
+            // On a DownloadGrant another client added the finalizer, so Valet does not remove it.
             held: ask.operation() == Operation::Upload
                 && meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
@@ -152,7 +151,7 @@ impl GrantFacts {
         }
     }
 
-    /// Adds what may be believed of the grant's status.
+    /// Adds the authenticated part of the grant's status.
     #[must_use]
     pub fn with_status(self, known: KnownStatus) -> Self {
         Self {
@@ -162,26 +161,26 @@ impl GrantFacts {
         }
     }
 
-    /// Name of the Secret that receives the key.
+    /// Name of the Secret that receives the credential.
     pub fn secret_name(&self) -> &str {
         self.terms.secret_name.as_deref().unwrap_or(&self.name)
     }
 
-    /// The tenant's labels and annotations for the Secret.
+    /// The labels and annotations from `spec.secretTemplate`.
     pub fn template(&self) -> SecretTemplate {
         self.terms.secret_template.clone().unwrap_or_default()
     }
 }
 
-/// The annotation by which Argo CD does.
+/// The annotation that Argo CD sets on its resources.
 const TRACKING_ID: &str = "argocd.argoproj.io/tracking-id";
 
-/// Whether an annotation of a grant or a store is one that Valet reads: its own, and that of a GitOps tool.
+/// Whether Valet reads this annotation of a grant or store: its own annotations and that of a GitOps tool.
 pub fn is_read(annotation: &str) -> bool {
     annotation == TRACKING_ID || annotation.split('/').next() == Some(GROUP)
 }
 
-/// Labels and annotations by which GitOps tools recognise what they have made.
+/// Finds the GitOps tool that manages the resource, by labels and annotations.
 fn tracked_by(
     labels: Option<&BTreeMap<String, String>>,
     annotations: Option<&BTreeMap<String, String>>,
@@ -190,7 +189,8 @@ fn tracked_by(
         ("kustomize.toolkit.fluxcd.io/name", "Flux"),
         ("helm.toolkit.fluxcd.io/name", "Flux"),
         ("argocd.argoproj.io/instance", "Argo CD"),
-        // Argo CD's own default before version 3; Helm charts set it, too, and keeping their grants harms nobody.
+        // The default label of Argo CD before version 3. Helm charts also set it. A false match only keeps a finished
+        // grant.
         ("app.kubernetes.io/instance", "Argo CD or Helm"),
     ];
     const ANNOTATIONS: [(&str, &str); 1] = [(TRACKING_ID, "Argo CD")];
@@ -203,99 +203,98 @@ fn tracked_by(
     find(&ANNOTATIONS, annotations).or_else(|| find(&LABELS, labels))
 }
 
-/// What is known of the store.
+/// What is known about the store.
 #[derive(Clone, Debug)]
 pub enum StoreFact {
-    /// Nobody has looked.
+    /// The store was not read yet.
     Unread,
-    /// There is no such store.
+    /// The store does not exist.
     Missing,
-    /// There is one, and it cannot be used now.
+    /// The store exists, but it is unusable now.
     Unusable {
-        /// Why.
+        /// The reason of the condition.
         reason: Reason,
-        /// Why, in a sentence for the person who owns the store. No secrets.
+        /// The explanation for the store's owner. It contains no secrets.
         message: String,
     },
-    /// It can be used.
+    /// The store is usable.
     Usable(StoreView),
 }
 
-/// A store that can be used.
+/// A usable store.
 #[derive(Clone, Debug)]
 pub struct StoreView {
-    /// How many grants may have a key at one time, in all namespaces together.
+    /// The maximum number of live grants in all namespaces together.
     pub max_live_grants: Option<i64>,
     /// The access rules.
     pub rules: Arc<Vec<ClusterAccessRule>>,
-    /// Labels of the grant's namespace, for the rules' selectors.
+    /// Labels of the grant's namespace, for the selectors of the rules.
     pub namespace_labels: Arc<BTreeMap<String, String>>,
     /// What the store can enforce.
     pub capabilities: Arc<Capabilities>,
-    /// When the signing credentials end.
+    /// When the store's signing credentials expire.
     pub credentials_expire: Option<Timestamp>,
-    /// What to do if that is before a key should end.
+    /// What to do if the signing credentials expire before the requested end of a credential.
     pub short_sessions: ShortSessions,
-    /// What it signs with now, if its provider tells that apart.
+    /// The store's current signing credentials, if the provider can identify them.
     pub signer: Option<Signer>,
-    /// Why it is not known yet what the store holds keys for uploads to, where that has to be seen: it does not answer, or its clock
-    /// differs.
+    /// Why Valet has not yet tested what the store enforces: the store does not answer, or its clock differs. `None`
+    /// if no test is needed.
     pub untried: Option<Untried>,
-    /// How far its clock is ahead of the operator's, if it ever said the time.
+    /// How far the store's clock is ahead of the operator's, if known.
     pub skew: Option<SignedDuration>,
 }
 
-/// Why it is not known yet what a store enforces, where that has to be seen.
+/// Why Valet has not yet tested what a store enforces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untried {
-    /// From the one list.
+    /// The reason of the condition.
     pub reason: Reason,
-    /// Why, as a clause.
+    /// The explanation as a clause.
     pub why: String,
-    /// Whether it matters to write-once uploads alone.
+    /// Whether only write-once uploads need the test.
     pub only_write_once: bool,
 }
 
-/// The access rules of a store, and whom they may choose.
+/// The access rules of a store.
 #[derive(Clone, Debug)]
 pub struct RulesView {
-    /// The rules.
     pub rules: Arc<Vec<ClusterAccessRule>>,
-    /// Labels of the grant's namespace, for the rules' selectors.
+    /// Labels of the grant's namespace, for the selectors of the rules.
     pub namespace_labels: Arc<BTreeMap<String, String>>,
 }
 
-/// What a store signs with: its bucket, the address, and credentials that last.
+/// What a store signs with: its bucket, address and long-term credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signer {
-    /// The same for the same, and another for anything else; it cannot be read backwards.
+    /// A one-way hash: equal for equal settings and credentials, different for any other.
     pub fingerprint: String,
-    /// When this process first saw it.
+    /// When this process first saw the fingerprint.
     pub since: Timestamp,
 }
 
-/// What is known of the Secret of the wanted name.
+/// What is known about the Secret with the wanted name.
 #[derive(Clone, Debug)]
-// There is one of these a visit; a box would save nothing.
+// One value exists per reconcile, so boxing the large variant would save nothing.
 #[allow(clippy::large_enum_variant)]
 pub enum SecretFact {
-    /// Nobody has looked.
+    /// The Secret was not read yet.
     Unread,
-    /// There is none.
+    /// The Secret does not exist.
     Absent,
-    /// There is one.
+    /// The Secret exists.
     Present(SecretView),
 }
 
-/// A Secret's metadata; its data is never a fact. The times and numbers are evidence, and absent from a Secret that is not
-/// as Valet wrote it.
+/// The metadata of a Secret, without its data. The times and numbers are evidence. They are absent if the Secret is
+/// not as Valet wrote it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SecretView {
     /// `metadata.uid`, for preconditions.
     pub uid: String,
     /// `metadata.resourceVersion`, for preconditions.
     pub resource_version: String,
-    /// Whose it is.
+    /// The owner of the Secret.
     pub owner: Owner,
     /// Whether it is being deleted.
     pub deleting: bool,
@@ -303,34 +302,32 @@ pub struct SecretView {
     pub is_authentic: bool,
     /// Whether the grant is its only owner.
     pub has_sole_owner: bool,
-    /// What holds it when it is deleted. Valet sets none on a Secret.
+    /// Its finalizers. Valet sets none on a Secret.
     pub finalizers: Vec<String>,
-    /// Whether there is anything in its data.
+    /// Whether the Secret has any data.
     pub has_data: bool,
-    /// When its key was signed.
+    /// When its credential was signed.
     pub issued_at: Option<Timestamp>,
-    /// When its key ends.
+    /// When its credential expires.
     pub expires_at: Option<Timestamp>,
-    /// The grant's generation that it was last written for.
+    /// The generation of the grant for which the Secret was last written.
     pub generation: Option<i64>,
-    /// The lifetime that was asked for when its key was signed.
+    /// The lifetime that the grant asked for when the credential was signed.
     pub expiration_seconds: Option<i64>,
-    /// The fingerprint of what its key was signed with.
+    /// The fingerprint of the credentials that signed it.
     pub signed_with: Option<String>,
-    /// How many keys the grant had before this one.
+    /// How many credentials the grant had before this one.
     pub renewals: Option<i64>,
-    /// When the last of those ends, if that is later than this one's end.
+    /// When the last earlier credential expires, if it expires later than this one.
     pub earlier_expires_at: Option<Timestamp>,
-    /// The store's name for the upload in parts that its URLs are for.
+    /// The store's ID of the multipart upload that its URLs are for.
     pub upload_id: Option<String>,
-    /// All its labels.
     pub labels: BTreeMap<String, String>,
-    /// All its annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
 impl SecretView {
-    /// Reads the evidence off the annotations, if the Secret is as Valet wrote it.
+    /// Reads the evidence from the annotations, if the Secret is as Valet wrote it.
     pub fn read_evidence(&mut self, is_authentic: bool) {
         let none = BTreeMap::new();
         let annotations = if is_authentic { &self.annotations } else { &none };
@@ -349,109 +346,108 @@ impl SecretView {
     }
 }
 
-/// Whose Secret it is.
+/// The owner of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// This grant's: type, label, controller reference and UID all say so.
+    /// This grant. The type, the label, the controller reference and the UID all match.
     ThisGrant,
-    /// A deleted grant's of the same kind and name; the garbage collector will take it.
+    /// A deleted grant with the same kind and name. The garbage collector deletes the Secret.
     Predecessor,
-    /// Somebody else's. Says what shows it.
+    /// Another owner. The text gives the evidence.
     Foreign(&'static str),
 }
 
-/// What is known of the object.
+/// What is known about the object.
 #[derive(Clone, Debug)]
 pub enum ObjectFact {
-    /// Nobody has looked.
+    /// The object was not read yet.
     Unread,
-    /// The store says there is none.
+    /// The store has no such object.
     Absent,
-    /// The store described it.
+    /// The object exists.
     Present {
-        /// As the store described it.
+        /// The store's description of the object.
         object: ObservedObject,
-        /// When the object was last modified, by our clock: the moment of the store's answer less the object's age,
-        /// which is counted by the store's clock alone. `None` if the store does not say.
+        /// When the object was last modified, by the operator's clock: the time of the response minus the object's
+        /// age by the store's clock. `None` if the store does not return a time.
         modified_at: Option<Timestamp>,
     },
-    /// The store's credentials do not permit looking.
+    /// The store's credentials may not read the object.
     Hidden,
-    /// The store refused to be asked, and its clock differs from the operator's: nothing is known of the credentials or the object.
-    /// Why, as a clause.
+    /// The store rejected the request and its clock differs from the operator's, so neither the credentials nor the
+    /// object can be judged. The text is a clause with the difference.
     ClockSkewed(String),
-    /// The store did not answer, or answered with an error of its own. No secrets in the message.
+    /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),
 }
 
-/// What is known of an upload in parts.
+/// What is known about a multipart upload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UploadFact {
-    /// Nobody has looked.
+    /// The upload was not read yet.
     Unread,
-    /// It goes on; these parts have come.
+    /// The upload is in progress and has these parts.
     Open(Vec<ArrivedPart>),
-    /// The store does not know it: it was put together or thrown away.
+    /// The store does not have the upload. It was completed or aborted.
     Gone,
-    /// It was thrown away just now, when so many parts had come.
+    /// Valet aborted the upload in this reconcile.
     Aborted {
-        /// Their number.
+        /// The number of parts that had arrived.
         parts: usize,
     },
-    /// The store's credentials do not permit looking.
+    /// The store's credentials may not list the parts.
     Hidden,
-    /// The store did not answer, or answered with an error of its own. No secrets in the message.
+    /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),
 }
 
-/// A part that is in the store.
+/// An uploaded part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArrivedPart {
-    /// From 1.
+    /// The part number, from 1.
     pub number: i64,
-    /// In bytes.
+    /// The size in bytes.
     pub size: i64,
-    /// By which the store knows it.
+    /// The part's ETag, which completes the upload.
     pub e_tag: String,
 }
 
-/// What is known of all uploads in parts of one key.
+/// What is known about all multipart uploads of one object key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UploadsFact {
-    /// Nobody has looked.
+    /// The uploads were not listed yet.
     Unread,
-    /// These go on.
+    /// These uploads are in progress.
     Listed {
-        /// Each of them.
         uploads: Vec<OpenUpload>,
-        /// Whether another grant of this cluster that has not finished is for the same object in parts: then one of
-        /// them may be its.
+        /// Whether another unfinished grant of this cluster has a multipart upload for the same object. Then an
+        /// upload may belong to that grant.
         contested: bool,
     },
-    /// The store's credentials do not permit looking.
+    /// The store's credentials may not list the uploads.
     Hidden,
-    /// The store did not answer, or answered with an error of its own. No secrets in the message.
+    /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),
 }
 
-/// An upload in parts that goes on.
+/// A multipart upload that is in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenUpload {
-    /// The store's name for it.
+    /// The store's ID of the upload.
     pub id: String,
-    /// When it was begun, by the store's clock.
+    /// When the upload was initiated, by the store's clock.
     pub begun: Option<Timestamp>,
-    /// Whether a part of it has come.
+    /// Whether the upload has at least one part.
     pub has_parts: bool,
 }
 
-/// Whether there is room for one more grant with a key, where their number is limited.
+/// Whether the quota allows one more live grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaceFact {
-    /// Nobody has asked.
+    /// The quota was not checked yet.
     Unasked,
-    /// There is, and it is kept for this grant.
+    /// The quota allows it, and a place is reserved for this grant.
     Given,
-    /// There is none before another grant's key ends.
+    /// The quota is used up until another grant's credential expires.
     Full(Limit),
 }

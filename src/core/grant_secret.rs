@@ -9,14 +9,14 @@ use k8s_openapi::{
 use super::{Form, GrantFacts, Key, Lifetime, Publish, Signed, SignedPart};
 use crate::api::{GROUP, SECRET_TYPE, VERSION, data};
 
-/// The most bytes that a Secret's data may have (Kubernetes, `MaxSecretSize`).
+/// The maximum size of a Secret's data in bytes (Kubernetes, `MaxSecretSize`).
 pub const SECRET_CAPACITY: usize = 1 << 20;
 
-/// What uploads a file by `parts.json`.
+/// The script that uploads a file with `parts.json`.
 const UPLOAD_SCRIPT: &str = include_str!("upload.sh");
 
-/// The data of a grant's Secret. The set of names is the same for every grant of one mode, which cannot change, so that a
-/// mounted Secret never gains or loses files.
+/// The data of a grant Secret. All grants with the same mode have the same entry names, and the mode cannot change. A
+/// mounted Secret therefore never gains or loses files.
 pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
     let of_the_key = match &signed.key {
         Key::Request { url, method, headers } => vec![
@@ -40,7 +40,7 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
     };
     let of_every_key = [
         (data::EXPIRY, lifetime.expires_at.to_string()),
-        // Service Binding for Kubernetes: the abstract kind of thing, and who provides it.
+        // Entries of the Service Binding specification for Kubernetes: the type of the service and its provider.
         (data::TYPE, "object-store".to_owned()),
         (data::PROVIDER, signed.provider.to_owned()),
     ];
@@ -51,7 +51,7 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
         .collect()
 }
 
-/// The size of a Secret's data, as the apiserver counts it.
+/// The size of a Secret's data in bytes, as the API server counts it.
 pub fn secret_bytes(secret: &Secret) -> usize {
     secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum()
 }
@@ -63,7 +63,7 @@ fn lines(headers: &[(String, String)]) -> String {
         .collect()
 }
 
-/// The parts as one JSON object, with one part a line, which `upload.sh` reads with sed.
+/// The parts as one JSON object with one part per line, so that `upload.sh` can read it with sed.
 fn parts_json(parts: &[SignedPart]) -> String {
     let each: Vec<_> = parts
         .iter()
@@ -92,7 +92,7 @@ fn parts_json(parts: &[SignedPart]) -> String {
     )
 }
 
-/// The fields as one JSON object, in their order: JavaScript, Python and jq keep it.
+/// The form fields as one JSON object, in their order. JavaScript, Python and jq keep the order.
 fn fields_json(form: &Form) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let fields: Vec<_> = form
@@ -105,18 +105,19 @@ fn fields_json(form: &Form) -> String {
 
 /// A configuration file for `curl --config` (curl(1), "-K, --config").
 ///
-/// Content-Length is left to curl, which counts the bytes that it sends: had the file another size than the grant
-/// says, a header from here would make curl send a broken request instead of one that the store refuses.
+/// It contains no Content-Length, because curl sets that header from the bytes that it sends. If the file had another
+/// size than the grant allows, a header in this file would make curl send a broken request. Without the header the
+/// store rejects the request with a clear error.
 fn curl_config(key: &Key, lifetime: Lifetime) -> String {
     let (url, command) = match key {
         Key::Form { url, .. } => (url, "curl --config curl.cfg --form file=@FILE"),
         Key::Request { url, method, .. } if method == "GET" => (url, "curl --config curl.cfg --output FILE"),
-        // It starts a session and prints its address, to which the file is then sent.
+        // The request starts an upload session and prints its address. The file is then sent to that address.
         Key::Request { url, method, .. } if method == "POST" => {
             (url, "curl --fail --upload-file FILE \"$(curl --config curl.cfg)\"")
         }
         Key::Request { url, .. } => (url, "curl --config curl.cfg --upload-file FILE"),
-        // One curl is one request.
+        // One curl configuration describes one request, so these modes have none.
         Key::Parts(_) | Key::Credentials(_) => return String::new(),
     };
     let mut config = format!("# Works until {}. Use: {command}\n", lifetime.expires_at);
@@ -128,15 +129,16 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
     };
     line("url", url.expose());
     match key {
-        // A form makes it a POST. form-string takes the value as it is; form would read '@', '<' and ';' in it.
+        // A form makes curl send a POST. `form-string` takes the value literally; `form` would interpret '@', '<' and
+        // ';'.
         Key::Form { fields, .. } => {
             for (name, value) in fields.expose() {
                 line("form-string", &format!("{name}={value}"));
             }
         }
         Key::Request { method, headers, .. } => {
-            // curl chooses the method of the others: PUT by --upload-file, else GET. A command that forgot its
-            // --upload-file is then refused by the store, where `request = "PUT"` would upload an empty object.
+            // curl chooses the method of other requests: PUT with --upload-file, otherwise GET. The store rejects a
+            // command without --upload-file. With `request = "PUT"` such a command would upload an empty object.
             if method == "POST" {
                 line("request", method);
             }
@@ -147,7 +149,8 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
                 line("header", &format!("{name}: {value}"));
             }
             if method == "POST" {
-                // No body, and no content type of curl's own, which would become the object's.
+                // The request has no body and no content type from curl, because the store would use curl's type for
+                // the object.
                 line("header", "content-length: 0");
                 line("output", "/dev/null");
                 line("write-out", "%header{location}");
@@ -155,13 +158,13 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
         }
         Key::Parts(_) | Key::Credentials(_) => {}
     }
-    // An answer of 400 or more is a failure of the command, not a file with an error message in it. (The newer
-    // fail-with-body would stop curl before 7.76 altogether.)
+    // A response of 400 or more makes curl fail instead of writing an error message to the file. The newer option
+    // fail-with-body stops curl before 7.76 with an error.
     config.push_str("fail\nsilent\nshow-error\ngloboff\n");
     config
 }
 
-/// The one owner of a grant's Secret: the grant.
+/// The owner reference of a grant Secret: the grant is the only owner.
 pub fn secret_owner(grant: &GrantFacts) -> OwnerReference {
     OwnerReference {
         api_version: format!("{GROUP}/{VERSION}"),
@@ -173,7 +176,7 @@ pub fn secret_owner(grant: &GrantFacts) -> OwnerReference {
     }
 }
 
-/// The Secret for a grant, whole: as the operator writes it and as `valet sign` prints it.
+/// The complete Secret of a grant, as the operator writes it and `valet sign` prints it.
 pub fn secret_object(grant: &GrantFacts, publish: &Publish, signed: &Signed) -> Secret {
     Secret {
         metadata: ObjectMeta {

@@ -1,5 +1,5 @@
-//! The way of a key: whether the store can be used and allows it, for how long it is to be good, and what must be known
-//! before it is signed.
+//! Decides whether a credential is issued now, and for how long. Checks first that the store is usable and that its
+//! access rules allow the grant.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
@@ -13,28 +13,29 @@ use super::{
 };
 use crate::api::{Reason, StoreKind};
 
-/// The key that was issued last, as it is at this moment.
+/// The last issued credential, as it is now.
 #[derive(Clone, Copy)]
 struct Last {
-    /// The key, whatever has become of it.
+    /// The lifetime of the credential, also if it has expired.
     key: Option<Lifetime>,
-    /// The same, if it still works and may.
+    /// The same lifetime, if the credential is still valid.
     live: Option<Lifetime>,
-    /// Whether it should give way to another one by now.
+    /// Whether the credential is due for replacement.
     is_due: bool,
 }
 
-/// The key that is to be signed now.
+/// The credential to sign now.
 #[derive(Clone, Copy)]
 struct Next {
     lifetime: Lifetime,
-    /// Whether it follows one that had its time, as against the same seconds signed again, or a wish that changed.
+    /// Whether it replaces an old credential. It is false if Valet signs the same times again or if the spec has
+    /// changed.
     is_renewal: bool,
 }
 
 impl Judge<'_> {
-    /// What a grant needs next that nobody holds back and whose time is not over. Each part leaves with the step that is
-    /// missing for its situation, or lets the next one judge.
+    /// The next step for a grant that is not suspended and has not expired. Each check returns its missing step or
+    /// continues with the next check.
     pub(super) fn issue(&self, key: Option<Lifetime>) -> Step {
         let live = self.live(key);
         let due = live.and_then(|key| self.renewal_at(key));
@@ -78,16 +79,17 @@ impl Judge<'_> {
         })
     }
 
-    /// The store, if it can be used.
     fn usable_store(&self, last: Last) -> ControlFlow<Step, &StoreView> {
         Break(match &self.f.store {
             StoreFact::Usable(store) => return Continue(store),
             StoreFact::Unread => Step::Read(Read::Store),
             StoreFact::Missing => {
                 let store = &self.g.terms.store_ref;
-                // Who leaves the kind out means the other one, more often than not.
+                // Users who omit `kind` usually mean a ClusterObjectStore.
                 let other = match store.kind {
-                    StoreKind::ObjectStore => ", as with kind: ClusterObjectStore for one that namespaces share",
+                    StoreKind::ObjectStore => {
+                        ", for example with kind: ClusterObjectStore for a store that several namespaces share"
+                    }
                     StoreKind::ClusterObjectStore => "",
                 };
                 let message =
@@ -95,11 +97,11 @@ impl Judge<'_> {
                 self.without_key(Reason::StoreNotFound, message)
             }
             StoreFact::Unusable { reason, message } => {
-                // Its rules bind all the same.
+                // The access rules of an unusable store still apply.
                 if let Some(refusal) = self.forbidden() {
                     self.refuse(refusal)
-                // A key that is out does not depend on the store's present state otherwise, unless no key is worth anything there:
-                // its holder could do more than the grant says.
+                // An issued credential stays valid while the store has a problem. Exception: a store that does not
+                // enforce its credentials, because a holder could do more than the grant allows.
                 } else if *reason != Reason::KeysNotEnforced
                     && self.own_secret().is_some()
                     && (last.live.is_some() || last.key.is_none())
@@ -112,7 +114,7 @@ impl Judge<'_> {
         })
     }
 
-    /// From when to when a key is to be good that is signed now, if one is to be signed.
+    /// The lifetime of a credential that is signed now, if a new credential is needed.
     fn lifetime(&self, store: &StoreView, last: Last) -> ControlFlow<Step, Next> {
         let Last { key, live, is_due } = last;
         let terms = &self.g.terms;
@@ -122,21 +124,21 @@ impl Judge<'_> {
             key.is_some_and(|key| live.is_none() || is_due && fresh.is_ok_and(|fresh| self.is_gain(key, fresh)));
         let end_soon = || {
             let end = store.credentials_expire.map_or(String::new(), |t| format!(" at {t}"));
-            format!("the credentials of {} end{end}; renew them", terms.store_ref)
+            format!("the credentials of {} expire{end}; renew them", terms.store_ref)
         };
         let lifetime = match (self.own_secret(), live) {
             (Some(secret), Some(key)) if !is_renewal && !self.asks_for_another(secret, key) => {
                 if self.anew_at(secret, key).is_none_or(|due| due > self.now) {
                     return Break(self.published(Some(key), is_due.then(end_soon).as_deref()));
                 }
-                // What it was signed with is no longer what the store signs with: the same seconds, by that.
+                // The store now signs with other credentials, so Valet signs the same times again with these.
                 match fresh {
                     Ok(fresh) => Ok(key.again(fresh, asked)),
                     Err(_) => return Break(self.published(Some(key), Some(&end_soon()))),
                 }
             }
-            // The Secret was deleted under a key that is still good for what the grant asks: signing the same
-            // seconds again gives the same URL, and nobody gains a second of life by deleting Secrets.
+            // The Secret was deleted while its credential is still valid and matches the spec. Valet signs the same
+            // times again, so that deleting a Secret never extends a lifetime.
             (None, Some(key)) if !is_renewal && self.is_as_asked(key) => fresh.map(|fresh| key.again(fresh, asked)),
             (secret, live) => {
                 if let Some(refusal) = self.cut_short(fresh, store) {
@@ -155,14 +157,14 @@ impl Judge<'_> {
             Ok(lifetime) => Continue(Next { lifetime, is_renewal }),
             Err(NoTime::DeadlinePassed) => Break(self.over(None)),
             Err(NoTime::CredentialsExpired(end)) => {
-                let message = format!("the credentials of {} ended at {end}; renew them", terms.store_ref);
+                let message = format!("the credentials of {} expired at {end}; renew them", terms.store_ref);
                 Break(self.without_key(Reason::CredentialsExpired, message))
             }
         }
     }
 
-    /// Room among the grants that have a key, where their number is limited. Before anything is asked of the store: a
-    /// grant that waits for its turn costs nothing.
+    /// Reserves a place in the quota, if the number of live grants is limited. This happens before any request to the
+    /// store, so that a waiting grant causes no requests.
     fn ask_for_place(&self, store: &StoreView, access: &Access, last: Last) -> ControlFlow<Step> {
         if self.own_secret().is_some() && last.live.is_some() {
             return Continue(());
@@ -177,7 +179,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the object is there already: before the first key of a write-once upload, and before an upload's next key.
+    /// Checks whether the object already exists: before the first credential of a write-once upload, and before a
+    /// renewal of an upload credential.
     fn ask_for_object(&self, access: &Access, last: Last, next: Next) -> ControlFlow<Step> {
         let key = last.key;
         let matters = (key.is_none() && self.write_once()) || (next.is_renewal && self.awaits_object());
@@ -186,7 +189,7 @@ impl Judge<'_> {
         }
         match &self.f.object {
             ObjectFact::Unread => Break(Step::Read(Read::Object(access.clone()))),
-            // It may have come by a key whose publisher died before he could report it.
+            // The object may come from a credential that an operator published before it crashed.
             ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
                 Break(Step::Read(Read::Secret))
             }
@@ -195,7 +198,7 @@ impl Judge<'_> {
                     None if self.is_standing() => Continue(()),
                     None => Break(self.completed(key, object)),
                     Some(why) if self.write_once() => Break(self.another_object(&why)),
-                    // The next key can still write the object that is meant.
+                    // The next credential can still write the intended object.
                     Some(_) => Continue(()),
                 }
             }
@@ -206,7 +209,7 @@ impl Judge<'_> {
             ObjectFact::ClockSkewed(why) if key.is_none() => {
                 Break(self.without_key(Reason::ClockSkewed, why.clone()))
             }
-            // The store itself refuses what would replace an object, by the new key as by the old one.
+            // The store itself refuses to replace an object, for the old credential and the new one.
             ObjectFact::Unreachable(_)
             | ObjectFact::ClockSkewed(_)
             | ObjectFact::Absent
@@ -215,10 +218,10 @@ impl Judge<'_> {
         }
     }
 
-    /// What has kept this visit from signing or publishing, or should.
+    /// Checks for errors of this reconcile that prevent signing or writing the Secret.
     fn heed_troubles(&self, store: &StoreView, last: Last, next: Next) -> ControlFlow<Step> {
         let not_taken = self.f.secret_refused.as_ref().map(|why| {
-            let message = format!("the apiserver did not take Secret {}: {why}", self.g.secret_name());
+            let message = format!("the API server refused Secret {}: {why}", self.g.secret_name());
             (Reason::SecretNotWritable, message)
         });
         let not_signed = || {
@@ -228,8 +231,8 @@ impl Judge<'_> {
         let Some((reason, message)) = not_taken.or_else(not_signed) else {
             return Continue(());
         };
-        // A key that should be replaced and cannot be is not the one that the grant asks for; one that is to be
-        // renewed, or signed anew, is, until its end.
+        // If the spec asks for another lifetime, the old credential must not stay. If the credential only needs a
+        // renewal or a new signature, it stays until it expires.
         Break(match (self.own_secret(), last.live) {
             (Some(secret), Some(key)) if next.is_renewal || !self.asks_for_another(secret, key) => {
                 self.published(Some(key), Some(&message))
@@ -238,12 +241,12 @@ impl Judge<'_> {
         })
     }
 
-    /// How the Secret comes to be there.
+    /// Whether to create or replace the Secret.
     fn publish_mode(&self) -> ControlFlow<Step, PublishMode> {
         match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
                 let message = format!(
-                    "Secret {} is being deleted; a new one is made when it is gone",
+                    "Secret {} is being deleted; Valet creates a new one when it is gone",
                     self.g.secret_name()
                 );
                 Break(self.without_key(Reason::SecretNotWritable, message))
@@ -256,7 +259,7 @@ impl Judge<'_> {
         }
     }
 
-    /// What is to be recorded of a key that is about to be published: the one that was issued already, or one after it.
+    /// The record of a credential that is about to be published. A new issue time counts as a renewal.
     fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> Record {
         let is_another = self.key().is_some_and(|before| before.issued_at != key.issued_at);
         Record {
@@ -268,8 +271,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether a key that is out of its Secret is the one that the grant asks for now. That it has fewer seconds, since
-    /// its credentials ended first, does not make it another one.
+    /// Whether a credential without a Secret matches the spec. It also matches if it is shorter only because the
+    /// store's credentials expire earlier.
     fn is_as_asked(&self, key: Lifetime) -> bool {
         let seconds = self.g.terms.expiration_seconds;
         let same_wish = self.asked() == Some(seconds) && self.own_end(key) == key.expires_at;

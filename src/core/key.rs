@@ -1,46 +1,47 @@
 use thiserror::Error;
 
-/// An object's key that every store, client and proxy reads the same way.
+/// An object key that every store, client and proxy interprets in the same way.
 ///
-/// Stores differ in what they make of `.`, `..` and empty segments, clients fold them, and some proxies decode
-/// twice. What is signed must be what is stored, so such keys are refused before they reach a signer. The bytes of
-/// an accepted key are never changed. One that ends with '/' stands for every key below it, where that was asked for.
+/// Stores interpret `.`, `..` and empty segments differently, clients resolve them, and some proxies decode twice.
+/// The signed key must be the stored key, so such keys are refused before signing. An accepted key is never changed.
+/// If a mode supports prefixes, a key that ends with '/' stands for every object key below it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectKey(String);
 
-/// Why a key is refused; each names the remedy.
+/// Why an object key is refused. Each message says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// No bytes at all.
-    #[error("spec.key is empty; name the object")]
+    /// The key is empty.
+    #[error("spec.key is empty; enter an object key")]
     Empty,
-    /// Longer than the store takes.
-    #[error("spec.key is {length} bytes long in UTF-8; the store takes at most {limit}; shorten it")]
+    /// The key is longer than the store allows.
+    #[error("spec.key is {length} bytes long in UTF-8; the store accepts at most {limit}; shorten it")]
     TooLong {
-        /// Bytes of the key.
+        /// Length of the key in bytes.
         length: usize,
-        /// Bytes that the store takes.
+        /// Maximum length in bytes.
         limit: usize,
     },
-    /// `//`, or a slash at either end.
+    /// The key contains `//`, or a slash at its start or end.
     #[error(
-        "spec.key has an empty segment: it may not start or end with '/' nor contain '//'; name the object as 'folder/file'"
+        "spec.key has an empty segment: it must not start or end with '/' or contain '//'; write it as 'folder/file'"
     )]
     EmptySegment,
-    /// `.` or `..`, in any spelling.
+    /// The key has a `.` or `..` segment, also percent-encoded.
     #[error(
         "spec.key has a '.' or '..' segment (or a percent-encoded spelling of one), which clients and stores resolve differently; write the resolved key"
     )]
     DotSegment,
-    /// A character that breaks lines, hides or reverses text, or that XML cannot carry.
+    /// The key has a character that breaks lines, hides or reverses text, or that XML does not allow.
     #[error("spec.key has the character U+{0:04X}, a control, line separator or text direction character; remove it")]
     Control(u32),
 }
 
 impl ObjectKey {
-    /// Takes a key, unchanged, or says what is wrong with it. `limit` is the store's longest key in bytes.
+    /// Accepts an object key unchanged, or returns what is wrong with it. `limit` is the maximum length in bytes.
     ///
     /// # Errors
+    ///
     /// See [`KeyError`].
     pub fn parse(key: &str, limit: usize) -> Result<Self, KeyError> {
         if key.is_empty() {
@@ -58,7 +59,7 @@ impl ObjectKey {
         if key.split('/').any(str::is_empty) {
             return Err(KeyError::EmptySegment);
         }
-        // Whoever decodes once more than he should must find no dot segment either.
+        // A client that decodes the key once too often must not find a dot segment either.
         let mut spelling = key.to_owned();
         loop {
             if spelling
@@ -75,9 +76,10 @@ impl ObjectKey {
         }
     }
 
-    /// The same for a grant that may be for everything below a key: then it ends with '/', which stays.
+    /// Accepts an object key, or a prefix that ends with '/'. The slash stays in the key.
     ///
     /// # Errors
+    ///
     /// See [`KeyError`].
     pub fn parse_scope(key: &str, limit: usize) -> Result<Self, KeyError> {
         let Some(folder) = key.strip_suffix('/') else {
@@ -86,7 +88,7 @@ impl ObjectKey {
         Self::parse(folder, limit.saturating_sub(1)).map(|folder| Self(folder.0 + "/"))
     }
 
-    /// Whether it stands for everything below it.
+    /// Whether the key is a prefix that stands for every object key below it.
     pub fn is_prefix(&self) -> bool {
         self.0.ends_with('/')
     }
@@ -96,9 +98,9 @@ impl ObjectKey {
         &self.0
     }
 
-    /// Whether the key lies below `prefix`, in whole segments: `a/b` contains `a/b/c` and not `a/bc`, nor `a/b`
-    /// itself. An empty prefix contains every key. Of a key that stands for what is below it: whether all of that does,
-    /// as everything below `a/b/` lies below `a/b`.
+    /// Whether the key is below `prefix`, in whole segments: `a/b/c` is below `a/b`, but `a/bc` and `a/b` are not.
+    /// Every key is below an empty prefix. If the key is a prefix itself, everything below it must be below `prefix`,
+    /// as `a/b/` is below `a/b`.
     pub fn is_below(&self, prefix: &str) -> bool {
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         prefix.is_empty() || self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
@@ -110,7 +112,7 @@ fn is_forbidden(c: char) -> bool {
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}' | '\u{FFFE}' | '\u{FFFF}')
 }
 
-/// One round of percent-decoding, of the characters that can make a dot segment: `.`, `/`, `\` and `%` itself.
+/// Decodes one level of percent-encoding, only for the characters that can form a dot segment: `.`, `/`, `\` and `%`.
 fn decode_separators(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -191,7 +193,7 @@ mod tests {
         }
         assert!(ObjectKey::parse_scope(&("a".repeat(1023) + "/"), 1024).is_ok());
         assert!(ObjectKey::parse_scope(&("a".repeat(1024) + "/"), 1024).is_err());
-        // A grant for one object never becomes one for more.
+        // A grant for one object never becomes a grant for a prefix.
         assert_eq!(ObjectKey::parse("a/", 1024), Err(KeyError::EmptySegment));
     }
 
@@ -203,7 +205,7 @@ mod tests {
             let slash = format!("a/..%{}2fb", "25".repeat(depth));
             assert_eq!(ObjectKey::parse(&slash, 1024), Err(KeyError::DotSegment), "{slash}");
         }
-        // A percent sign at the end, or before a character of several bytes, is an ordinary one.
+        // A percent sign at the end, or before a multi-byte character, is an ordinary character.
         for fine in ["100%", "100%2", "%é", "a%2Fb", "dt=2024%2F01", "..a/b..", "...", "a/.b"] {
             assert_eq!(ObjectKey::parse(fine, 1024).unwrap().as_str(), fine);
         }

@@ -1,12 +1,12 @@
 use super::{facts::GrantFacts, policy::Refusal};
 use crate::api::{AccessRule, Capability, Operation, Permission, Reason};
 
-/// Whether a rule that allows all else allows temporary credentials, which nothing holds to a size or a type.
+/// Checks whether an access rule allows temporary credentials. No store can enforce a size or a content type on them.
 pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
     let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
     if rule.credentials == Permission::Forbid {
         let message = format!(
-            "{store} does not allow namespace {namespace} temporary credentials (spec.mode: Credentials); use a signed URL, or ask the store's owner for a rule with credentials: Allow"
+            "{store} does not allow temporary credentials for namespace {namespace} (spec.mode: Credentials); use a signed URL, or ask the store's owner for a rule with credentials: Allow"
         );
         return Err(Refusal::new(Reason::OperationNotAllowed, message));
     }
@@ -22,7 +22,7 @@ pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
         Some((_, capability, field)) => Err(Refusal::new(
             Reason::CapabilityMissing,
             format!(
-                "{store} cannot hold temporary credentials to the {field} that it allows namespace {namespace} ({}); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
+                "{store} cannot enforce the {field} of its access rule for namespace {namespace} on temporary credentials ({}); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
                 capability.as_str()
             ),
         )),

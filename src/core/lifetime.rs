@@ -1,50 +1,51 @@
 use jiff::{SignedDuration, Timestamp};
 
-/// How long the last look after an upload key's end is repeated while the store does not answer. An hour outlasts
-/// most outages; after it the grant is reported as it is known.
+/// How long Valet repeats the last poll after an upload credential expired, if the store does not answer. One hour is
+/// longer than most outages. After it, the grant finishes with what is known.
 pub const LOOK_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
 
-/// A key is given up this long before its credentials end, since store and operator may disagree on the time.
+/// A credential expires this long before the store's credentials that signed it, because the clocks can differ.
 const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// First look for an upload after its key was issued, and the longest pause between two.
+/// The time of the first poll after a credential was issued, and the longest pause between two polls.
 const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
-/// How long after a grant ended without an upload the store is asked again, in seconds: an upload that began before the key's
-/// end goes on beyond it. A minute is enough for most, a quarter of an hour for 5 GiB at 6 MB/s.
+/// How long after a grant ended without an upload Valet polls again, in seconds. An upload that started before the
+/// expiry can finish later. One minute is enough for most uploads, and 15 minutes for 5 GiB at 6 MB/s.
 const LATE_LOOKS: [i64; 3] = [60, 300, 900];
 
-/// The time in which a key works, in whole seconds as signatures count them.
+/// The time in which a credential is valid, in whole seconds like the times of signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
-    /// The first second.
+    /// The first second of the validity.
     pub issued_at: Timestamp,
-    /// The moment at which it is over.
+    /// The first moment at which the credential no longer works.
     pub expires_at: Timestamp,
 }
 
-/// Why no lifetime is left.
+/// Why a lifetime has no second left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoTime {
-    /// The grant's own deadline has passed.
+    /// The grant's deadline has passed.
     DeadlinePassed,
-    /// The signing credentials end too soon.
+    /// The store's signing credentials expire too soon.
     CredentialsExpired(Timestamp),
 }
 
-/// The second that an instant lies in.
+/// Rounds a time down to the whole second.
 pub fn second(t: Timestamp) -> Timestamp {
-    // An instant before 1970 rounds towards it, which no deadline of a grant depends on.
+    // A time before 1970 is rounded up, which does not matter for the deadline of a grant.
     Timestamp::from_second(t.as_second()).unwrap_or(t)
 }
 
 impl Lifetime {
-    /// The longest lifetime that all of these allow, from `now` on: what was asked, the deadline, and the signing
-    /// credentials' own end (less a margin of 5 s).
+    /// Computes the longest lifetime from `now` that respects the requested lifetime, the deadline, and the expiry of
+    /// the signing credentials minus 5 s.
     ///
     /// # Errors
-    /// [`NoTime`] when not even one second is left.
+    ///
+    /// [`NoTime`] if less than one second is left.
     pub fn new(
         now: Timestamp,
         expiration_seconds: i64,
@@ -70,8 +71,8 @@ impl Lifetime {
         Ok(Self { issued_at, expires_at })
     }
 
-    /// The same key signed once more, where `fresh` is what could be signed now: the seconds that stand in the
-    /// record, but never more than a fresh key would have, since not only Valet can write records.
+    /// The lifetime for signing the same credential again. `fresh` is the lifetime of a credential that would be
+    /// signed now. The result never ends later than `fresh`, because other clients can also write records.
     pub fn again(self, fresh: Self, expiration_seconds: i64) -> Self {
         let is_credible = self.issued_at <= fresh.issued_at && self.seconds() <= expiration_seconds;
         Self {
@@ -80,29 +81,29 @@ impl Lifetime {
         }
     }
 
-    /// Length in seconds.
+    /// The length in seconds.
     pub fn seconds(&self) -> i64 {
         self.expires_at.as_second() - self.issued_at.as_second()
     }
 
-    /// Whether the key is over at `now`. At the instant of its expiry it is.
+    /// Whether the credential has expired at `now`. It has expired at the exact time of its expiry.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.expires_at <= now
     }
 
-    /// When a key issued at the same moment should end by what the grant asks, the deadline included.
+    /// When a credential that was issued at the same time should expire, by the requested lifetime and the deadline.
     pub fn end_asked(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> Timestamp {
         let asked = add(self.issued_at, SignedDuration::from_secs(expiration_seconds));
         deadline.map_or(asked, |d| asked.min(second(d)))
     }
 
-    /// Whether it ends earlier than that: then it was the credentials.
+    /// Whether it expires earlier than requested. The cause is the expiry of the signing credentials.
     pub fn is_truncated(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> bool {
         self.expires_at < self.end_asked(expiration_seconds, deadline)
     }
 }
 
-/// Adds, and stays at the end of time instead of failing there.
+/// Adds a duration. Stops at the largest or smallest timestamp instead of failing.
 pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
     t.checked_add(d).unwrap_or(if d.is_negative() {
         Timestamp::MIN
@@ -111,8 +112,8 @@ pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
     })
 }
 
-/// When to look for an upload next, after a look at `last`: 2 s after the key was issued, then at pauses that
-/// double up to a minute. A function of the moment of issue, so that nothing needs to be remembered in the API.
+/// When to poll for an upload after a poll at `last`: first 2 s after the credential was issued, then with pauses
+/// that double up to one minute. The time depends only on the issue time, so that nothing must be stored in the API.
 pub fn next_look(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     let mut pause = FIRST_LOOK;
     let mut look = add(issued_at, pause);
@@ -128,8 +129,8 @@ pub fn next_look(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     look
 }
 
-/// When to look for an upload next that was still on its way when its grant `finished` without one; `None` when that has been
-/// done, or so much time has passed that nobody waits any more.
+/// When to poll again for an upload that was in progress when its grant finished without one. `None` after the last
+/// of these polls, or when too much time has passed.
 pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     if add(finished, LOOK_PATIENCE) <= now {
         return None;
@@ -140,7 +141,7 @@ pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -
     looks.find(|look| last.is_none_or(|last| last < *look))
 }
 
-/// When to try again after trouble that began at `since`: as long after now as the trouble is old, from 1 s to a
+/// When to retry after a problem that started at `since`. The pause equals the age of the problem, from 1 s to one
 /// minute, so that pauses double.
 pub fn retry(since: Option<Timestamp>, now: Timestamp) -> Timestamp {
     let age = since.map_or(SignedDuration::ZERO, |s| now.duration_since(s));
@@ -199,7 +200,7 @@ mod tests {
         }
         let seconds: Vec<_> = looks.iter().map(|t| t.as_second() - 1_700_000_000).collect();
         assert_eq!(seconds, [2, 6, 14, 30, 62, 122, 182, 242, 302, 362]);
-        // A look that came late does not bring the next ones down on one another.
+        // A late poll does not cause several polls in short order.
         assert_eq!(next_look(at(0, 0), Some(at(10_000, 500))), at(10_022, 0));
         assert_eq!(next_look(at(0, 0), Some(at(61, 999))), at(62, 0));
         assert_eq!(next_look(at(0, 0), Some(at(62, 0))), at(122, 0));
@@ -214,7 +215,7 @@ mod tests {
         assert_eq!(of(Some(310), 310), Some(at(900, 0)));
         assert_eq!(of(Some(899), 899), Some(at(900, 0)));
         assert_eq!(of(Some(900), 900), None);
-        // After a start of the operator: one look, for all that were missed.
+        // After a restart of the operator, one poll replaces all polls that were missed.
         assert_eq!(of(None, 2000), Some(at(60, 0)));
         assert_eq!(of(Some(2000), 2000), None);
         assert_eq!(of(None, 3599), Some(at(60, 0)));

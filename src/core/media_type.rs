@@ -1,8 +1,8 @@
-//! Media types, as access rules choose them.
+//! Media types in access rules.
 
-/// Whether a media type matches a pattern such as `image/*`. Types are compared without their parameters and without regard to
-/// case (RFC 9110, section 8.3.1). What is more than one type matches nothing but `*/*`: of a list browsers take the last
-/// (Fetch Standard, "extract a MIME type"), so `image/png;a,text/html` would be a page.
+/// Whether a media type matches a pattern such as `image/*`. Parameters and letter case are ignored (RFC 9110,
+/// section 8.3.1). A list of media types matches only `*/*`. Browsers use the last type of a list (Fetch Standard,
+/// "extract a MIME type"), so they would show `image/png;a,text/html` as a page.
 pub fn matches_type(pattern: &str, media_type: &str) -> bool {
     let essence = media_type
         .split(';')
@@ -18,8 +18,8 @@ pub fn matches_type(pattern: &str, media_type: &str) -> bool {
     }
 }
 
-/// Whether no comma stands outside of a quoted string, where it would begin another type. A string that does not end is
-/// read in different ways.
+/// Whether the value is a single media type: no comma outside a quoted string. A quoted string without an end is
+/// refused, because clients parse it in different ways.
 fn is_one(media_type: &str) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for c in media_type.chars() {
@@ -51,7 +51,7 @@ mod tests {
             ("text/plain", "text/plainer", false),
             ("text/plain", "text/plain;charset=utf-8", true),
             ("image/*", "text/html; image/png", false),
-            // Browsers take the last of a list.
+            // Browsers use the last type of a list.
             ("image/*", "image/png;a,text/html", false),
             ("image/png", "image/png; a=\"b\", text/html", false),
             ("image/png", "image/png; a=\"b\\\"\",text/html", false),

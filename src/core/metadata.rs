@@ -1,22 +1,23 @@
-//! Labels and annotations that a grant may put on its Secret.
+//! Labels and annotations that a grant may set on its Secret.
 
 use std::{fmt, sync::Arc};
 
 use super::policy::Refusal;
 use crate::api::{Reason, SecretTemplate};
 
-/// The domains of labels and annotations that grants may set, beside names without a domain.
+/// The domains of labels and annotations that grants may set. Names without a domain are always allowed.
 ///
-/// Controllers find Secrets by the labels and annotations of their own domain: with one of them a Secret that Valet writes becomes
-/// another system's repository, cluster or source of copies. So a domain is the platform team's to allow.
+/// Controllers select Secrets by labels and annotations of their own domain. With such a label, a Secret from a
+/// tenant could become another system's repository or cluster configuration. The platform team therefore decides
+/// which domains are allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataDomains(Arc<[String]>);
 
 impl MetadataDomains {
-    /// What is allowed unless the platform team says otherwise: the recommended labels of Kubernetes.
+    /// The default domain: the recommended labels of Kubernetes.
     pub const DEFAULT: &str = "app.kubernetes.io";
 
-    /// Takes the domains, each as it stands before the slash.
+    /// Creates the list from domains, each written as the part before the slash.
     pub fn new(domains: impl IntoIterator<Item = String>) -> Self {
         let domains = domains.into_iter().map(|domain| domain.trim().to_ascii_lowercase());
         Self(domains.filter(|domain| !domain.is_empty()).collect())
@@ -27,7 +28,7 @@ impl MetadataDomains {
         domain.is_none_or(|domain| self.0.contains(&domain))
     }
 
-    /// What of a template is not allowed.
+    /// The refusal of the first label or annotation that is not allowed.
     pub(super) fn refusal(&self, template: &SecretTemplate) -> Option<Refusal> {
         let of = |field: &'static str, name: &String| (!self.allows(name)).then(|| (field, name.clone()));
         let (field, name) = None
@@ -37,7 +38,7 @@ impl MetadataDomains {
         Some(Refusal {
             reason: Reason::InvalidSpec,
             message: format!(
-                "spec.secretTemplate.{field}: '{name}' belongs to the domain {domain}, by which another system may act on the Secret; remove it, or ask the platform team to allow the domain (--allow-secret-metadata {domain})"
+                "spec.secretTemplate.{field}: '{name}' belongs to the domain {domain}, and another system may act on a Secret with it; remove it, or ask the platform team to allow the domain (--allow-secret-metadata {domain})"
             ),
         })
     }

@@ -1,9 +1,9 @@
-//! The judgement: what a grant is entitled to and what is to be done next. No client, no clock, no randomness:
-//! [`decide`] is a function of [`Facts`] and of the time that it is handed.
+//! Decision logic: what a grant may have, and what to do next. [`decide`] is a function of [`Facts`] and the current
+//! time. It uses no API client, no clock and no random numbers.
 //!
-//! A decision is one [`Step`]: a read that is missing, one write, or rest until an instant. The caller takes the
-//! step, brings the facts up to date and asks again. So every write is decided on what was true just before it,
-//! and a crash between any two of them is no special case: the next [`decide`] starts from what is there.
+//! A decision is one [`Step`]: a missing read, one write, or rest until a time. The controller takes the step,
+//! updates the facts and calls [`decide`] again. Each write is therefore based on current facts. After a crash, the
+//! next call continues from the recorded state.
 
 mod anew;
 mod concern;

@@ -1,7 +1,8 @@
-//! Uploads in parts: when the parts that have come are the object, and what becomes of those that never will be one.
+//! Multipart uploads: when the uploaded parts are complete, and how unfinished uploads are cleaned up.
 //!
-//! The store keeps what has come until somebody puts it together or throws it away, and bills for it. So a grant for such
-//! an upload has a finalizer from before the upload is begun until it is over, and an end at which Valet stops trying.
+//! The store keeps uploaded parts, and bills them, until the upload is completed or aborted. A grant with a multipart
+//! upload therefore has a finalizer from before the initiation until the end of the upload. Valet tries the cleanup
+//! for a limited time.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,52 +16,52 @@ use super::{
 };
 use crate::api::{Ask, Parts, Progress, Reason, UploadMode, annotation};
 
-/// How long the deletion of a grant waits for a store that does not let its upload be thrown away: long enough for a store
-/// that restarts, and short enough for somebody who waits for a namespace to go.
+/// How long the deletion of a grant waits if the store does not abort the upload. It is long enough for a restart of
+/// the store, and short enough for a user who waits for a namespace to be deleted.
 const DELETION_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// How long a store may show both an upload and the object that it has become.
+/// How long a store may show both an upload and the object that it was completed to.
 const SETTLING: SignedDuration = SignedDuration::from_secs(10);
 
-/// How far the store's clock and ours may be apart when it is judged whether an upload is one that we began. What is missed
-/// for its sake stays; what would be taken for ours by more of it could be somebody's.
+/// The tolerated difference between the store's clock and the operator's, when Valet decides whether it initiated an
+/// upload. With a larger tolerance Valet could abort another client's upload.
 const SKEW: SignedDuration = SignedDuration::from_mins(1);
 
-/// What the parts that have come amount to.
+/// The result of comparing the uploaded parts with the expected parts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Assembled {
-    /// There are more to come.
+    /// Parts are missing.
     Waiting,
-    /// They cannot become the object: why, and what to do.
+    /// The parts cannot form the object. The text gives the reason and what to do.
     Flawed(String),
-    /// They are the object.
+    /// The parts form the object.
     Whole(Vec<ArrivedPart>),
 }
 
-/// What is to be done about an upload while its key is out.
+/// What to do about an upload whose credential is valid.
 pub(super) enum Gathered {
-    /// This.
+    /// Take this step.
     Next(Step),
-    /// Nothing for now.
+    /// Nothing to do now.
     Waiting(Arrival),
-    /// It is over, and the object says how it ended.
+    /// The upload has ended. The object shows whether it was completed.
     Over,
 }
 
-/// What is to be done about an upload when its grant is at its end.
-// There is one of these a reconcile; a box would save nothing.
+/// What to do about an upload when its grant has ended.
+// One value exists per reconcile, so boxing the large variant would save nothing.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Cleaning {
-    /// This.
+    /// Take this step.
     Next(Step),
-    /// Nothing before then.
+    /// Nothing to do before this time.
     Wait(Timestamp),
-    /// Nothing.
+    /// Nothing to do.
     Done,
 }
 
-/// Holds what has come against what is to come. The object ends with its last part, or with the first that is shorter than
-/// a part is: then nobody needs to know its size beforehand.
+/// Compares the uploaded parts with the expected parts. The object ends with its last part, or with the first part
+/// that is shorter than the part size, so its size need not be known before.
 pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
     let (mut whole, mut bytes) = (Vec::new(), 0_i64);
     for part in parts.all() {
@@ -70,7 +71,7 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
         };
         if came.size > part.size.max {
             let why = format!(
-                "part {number} has {} bytes instead of at most {}; send it again",
+                "part {number} has {} bytes instead of at most {}; upload it again",
                 came.size, part.size.max
             );
             return Assembled::Flawed(why);
@@ -81,18 +82,18 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
         if number < parts.count() && !is_short {
             continue;
         }
-        // Of parts that come side by side, the last may be there before the others.
+        // Clients upload parts in parallel, so the last part can arrive before the others.
         let beyond = arrived
             .iter()
             .any(|other| other.number > number && other.number <= parts.count());
         return if beyond {
             Assembled::Flawed(format!(
-                "part {number} has {} bytes instead of {}, and there are parts behind it; send it again, or make a new grant",
+                "part {number} has {} bytes instead of {}, but later parts exist; upload it again, or create a new grant",
                 came.size, parts.part_bytes
             ))
         } else if bytes < parts.whole.min {
             Assembled::Flawed(format!(
-                "part {number} has {} bytes, which would end the object at {bytes} of at least {} bytes; send it again",
+                "part {number} has {} bytes, so the object would have only {bytes} of at least {} bytes; upload it again",
                 came.size, parts.whole.min
             ))
         } else {
@@ -103,7 +104,7 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
 }
 
 impl Judge<'_> {
-    /// Whether the object comes in parts.
+    /// Whether the grant uses a multipart upload.
     pub(super) fn is_in_parts(&self) -> bool {
         matches!(
             self.g.ask,
@@ -114,8 +115,8 @@ impl Judge<'_> {
         )
     }
 
-    /// The store's name for the upload that the key is for: by the Secret, which is the record, or by the status where the
-    /// Secret is gone. Both are as Valet wrote them: the facts have nothing of a record that somebody else has changed.
+    /// The store's ID of the grant's multipart upload, from the Secret, or from the status if the Secret is gone.
+    /// Both are authenticated: the facts contain no record that another client has changed.
     pub(super) fn upload(&self) -> Option<&str> {
         if !self.is_in_parts() {
             return None;
@@ -124,11 +125,12 @@ impl Judge<'_> {
         recorded.or(self.g.status.upload_id.as_ref()).map(String::as_str)
     }
 
-    /// While the key is out: looks which parts have come, if it is time, and has them put together when they are all there.
+    /// Checks an upload whose credential is valid: lists the parts when a poll is due, and completes the upload when
+    /// all parts have arrived.
     pub(super) fn gather(&self, access: &Access, is_time: bool) -> Gathered {
         let Some(upload) = self.upload() else {
             return Gathered::Waiting(Arrival::Flawed(format!(
-                "Secret {} has lost its {} annotation, so nobody knows where its parts are; delete it, and a new key is made",
+                "Secret {} has lost its {} annotation, so Valet cannot find the uploaded parts; delete the Secret, and Valet issues a new credential",
                 self.g.secret_name(),
                 annotation::UPLOAD_ID
             )));
@@ -139,7 +141,7 @@ impl Judge<'_> {
             {
                 Gathered::Next(Step::Read(Read::Upload(access.clone(), upload.to_owned())))
             }
-            // A look that failed says nothing; the next one comes by itself.
+            // A failed poll gives no information. The next poll follows at the usual interval.
             UploadFact::Unread | UploadFact::Unreachable(_) => Gathered::Waiting(Arrival::Unchanged),
             UploadFact::Open(arrived) => match self.assembled(arrived) {
                 Assembled::Waiting => Gathered::Waiting(Arrival::NotYet),
@@ -151,7 +153,7 @@ impl Judge<'_> {
             }
             UploadFact::Gone | UploadFact::Aborted { .. } => Gathered::Over,
             UploadFact::Hidden => {
-                let why = "the store does not let these credentials list the parts of an upload (s3:ListMultipartUploadParts), so nobody can put them together";
+                let why = "the store's credentials may not list the parts of an upload (s3:ListMultipartUploadParts), so Valet cannot complete it";
                 Gathered::Waiting(Arrival::Unknown(Reason::NotObservable, why.to_owned()))
             }
         }
@@ -164,8 +166,9 @@ impl Judge<'_> {
         }
     }
 
-    /// All parts are there. A write-once object is looked for first, since not every store knows the condition. If there is
-    /// one, the parts were seen once more since: another operator may have put them together a moment ago.
+    /// All parts have arrived. For a write-once grant Valet first checks the object, because not every store supports
+    /// the condition. If the object exists, Valet lists the parts again, because another operator may have just
+    /// completed the upload.
     fn complete(&self, access: &Access, upload: &str, parts: Vec<ArrivedPart>) -> Gathered {
         if self.write_once() {
             match &self.f.object {
@@ -180,7 +183,7 @@ impl Judge<'_> {
         }
         match &self.f.completion_refused {
             Some(why) => Gathered::Waiting(Arrival::Flawed(format!(
-                "all parts have come, and the store does not put them together: {why}"
+                "all parts have arrived, but the store does not complete the upload: {why}"
             ))),
             None => Gathered::Next(Step::Complete(
                 access.clone(),
@@ -193,14 +196,15 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether an object came so lately that the store may still be putting it together of this very upload, for another
-    /// operator: not every store does both at once. With the key's time over, nobody waits for that.
+    /// Whether the object is so new that the store may still be completing this upload for another operator. Not
+    /// every store does this atomically. After the credential has expired, Valet does not wait.
     fn is_settling(&self, modified_at: Option<Timestamp>) -> bool {
         let is_fresh = modified_at.is_some_and(|t| self.now < add(t, SETTLING));
         is_fresh && self.key().is_some_and(|key| self.end(key) > self.now)
     }
 
-    /// The key's time is over: what has come by now is the object, if the rules and the spec still allow it, or nothing.
+    /// Handles an expired credential: completes the upload if all parts have arrived and the rules and the spec still
+    /// allow it, otherwise aborts it.
     pub(super) fn last_parts(&self, key: Option<Lifetime>, said: &str) -> Option<Step> {
         let upload = self.upload()?;
         match (&self.f.upload, &self.f.store) {
@@ -230,36 +234,38 @@ impl Judge<'_> {
                     return None;
                 }
                 let message = format!(
-                    "{said}; waiting for a last look at the parts of the upload: {}",
+                    "{said}; waiting for a last poll of the uploaded parts: {}",
                     self.unreachable(why)
                 );
                 let situation = Situation::of(Reason::StoreUnreachable, message, key);
                 Some(self.settle(&situation, Some(self.retry())))
             }
-            // How it ended, the object says; or that nobody knows it, the store.
+            // The object shows how the upload ended, or the store does not allow Valet to find out.
             (UploadFact::Unread | UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Hidden, _) => None,
         }
     }
 
-    /// What was uploaded by a key whose time is over, if that is no object.
+    /// What was uploaded with an expired credential, if it is no object.
     pub(super) fn what_came(&self) -> String {
         let (UploadFact::Aborted { parts }, Some(all)) = (&self.f.upload, self.g.ask.parts()) else {
             return "nothing was uploaded".to_owned();
         };
         match (&self.f.completion_refused, parts) {
-            (Some(why), _) => format!("its parts were thrown away, since the store did not put them together: {why}"),
+            (Some(why), _) => {
+                format!("the multipart upload was aborted, because the store did not complete it: {why}")
+            }
             (None, 0) => "nothing was uploaded".to_owned(),
             (None, parts) => format!(
-                "the {parts} of at most {} parts that had come were thrown away: the object was not whole",
+                "the multipart upload was aborted, because its parts ({parts} of at most {}) did not form a complete object",
                 all.count()
             ),
         }
     }
 
-    /// The upload is gone and nothing came of it: its URLs are of no use.
+    /// The upload no longer exists and no object was created, so its URLs are useless.
     pub(super) fn aborted(&self) -> Step {
         let message = format!(
-            "{} does not know the upload any more, and no object came of it: somebody aborted it, or a lifecycle rule of the bucket did; make a new grant",
+            "{} no longer has the multipart upload, and no object was created: another client or a lifecycle rule of the bucket aborted it; create a new grant",
             self.g.terms.store_ref
         );
         let situation = Situation {
@@ -270,8 +276,8 @@ impl Judge<'_> {
         self.settle(&situation, None)
     }
 
-    /// The grant is being deleted. The garbage collector takes the Secret, whose owner the grant is; but not while anybody
-    /// holds the grant, we for the sake of its upload or others for theirs.
+    /// Handles a grant that is being deleted. The garbage collector deletes the Secret, but only after all finalizers
+    /// of the grant are removed, Valet's own and those of other controllers.
     pub(super) fn leave(&self) -> Step {
         if let Some(step) = self.withdraw() {
             return step;
@@ -286,7 +292,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Others hold the grant: its status promises no Secret any more.
+    /// Other controllers' finalizers keep the grant, so its status must no longer name a Secret.
     fn deleting(&self) -> Step {
         let is_said = condition(&self.g.status, "Ready").is_some_and(|c| c.reason == Reason::Deleting.as_str());
         if self.g.status.binding.is_none() && !is_said {
@@ -294,16 +300,16 @@ impl Judge<'_> {
         }
         let key = self.key();
         let copy = match self.copies_until(key) {
-            Some(end) if end > self.now => format!(", but a copy of it works until {end}"),
+            Some(end) if end > self.now => format!(", but copies of the credential work until {end}"),
             _ => String::new(),
         };
         let message = format!(
-            "the grant is being deleted, and finalizers hold it (metadata.finalizers): its key was withdrawn{copy}"
+            "the grant is being deleted, but finalizers keep it (metadata.finalizers): the Secret was deleted{copy}"
         );
         self.settle(&Situation::of(Reason::Deleting, message, key), None)
     }
 
-    /// Nothing of a grant that was refused for good after its upload was begun is left in the store, if no key is out.
+    /// Aborts the upload of a grant that was refused permanently, if no copy of a credential is valid.
     pub(super) fn abandon_upload(&self, reason: Reason) -> Option<Step> {
         let is_out = self.copies_until(self.key()).is_some_and(|end| end > self.now);
         let is_begun = matches!(
@@ -316,13 +322,13 @@ impl Judge<'_> {
         self.abort_own().map(Step::Abort)
     }
 
-    /// Leaves no upload of this grant in the store, and then no finalizer on the grant. `since` is the grant's end, from
-    /// which the patience with a store in trouble is counted.
+    /// Aborts the grant's uploads in the store, then removes the grant's finalizer. `since` is the end of the grant.
+    /// Retries for an unavailable store are limited from that time.
     pub(super) fn clean(&self, since: Timestamp) -> Cleaning {
         if !self.g.held {
             return Cleaning::Done;
         }
-        // The finalizer is no evidence: anybody can write one, on a grant of any mode.
+        // The finalizer is no evidence, because any user can add it to a grant of any mode.
         if !self.is_in_parts() {
             return Cleaning::Next(Step::Release { notice: None });
         }
@@ -337,7 +343,7 @@ impl Judge<'_> {
             (Some(upload), UploadFact::Unread) => {
                 return Cleaning::Next(Step::Read(Read::Upload(access, upload.to_owned())));
             }
-            // Who may not see it may perhaps abort it all the same.
+            // Credentials that may not list the parts may still be allowed to abort the upload.
             (Some(upload), UploadFact::Open(_) | UploadFact::Hidden) => {
                 return Cleaning::Next(Step::Abort(access.to_abort(upload)));
             }
@@ -364,8 +370,8 @@ impl Judge<'_> {
         self.wait_or_release(since, trouble)
     }
 
-    /// The rules do not allow the grant, or are not known since the store is gone: then nothing is asked of the store. Only
-    /// the upload that Valet itself began for the grant is aborted.
+    /// Cleans up if the access rules do not allow the grant, or are unknown because the store is deleted. Valet sends
+    /// no requests except to abort the upload that it initiated for this grant.
     fn clean_without_access(&self, since: Timestamp, refusal: &Refusal) -> Cleaning {
         match (&self.f.upload, self.abort_own()) {
             (UploadFact::Unread | UploadFact::Open(_) | UploadFact::Hidden, Some(own)) => {
@@ -373,36 +379,37 @@ impl Judge<'_> {
             }
             (UploadFact::Unreachable(why), Some(_)) => self.wait_or_release(since, why),
             (UploadFact::Gone | UploadFact::Aborted { .. }, _) => Cleaning::Next(Step::Release { notice: None }),
-            // Nothing is recorded that could be left there.
+            // No record of an upload exists, so nothing can be left in the store.
             (_, None) if self.upload().is_none() => Cleaning::Next(Step::Release { notice: None }),
-            // The store may come back.
+            // The store may become usable again.
             (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
                 self.wait_or_release(since, "the store was deleted, or cannot be used")
             }
             (_, None) => Cleaning::Next(self.leave_parts(&format!(
-                "the store was not asked, since its rules do not allow it: {}",
+                "the store was not asked, because its access rules do not allow it: {}",
                 refusal.message
             ))),
         }
     }
 
-    /// The right to abort the upload that Valet began for this very grant, if there is evidence of one that nobody else can
-    /// write.
+    /// The permission to abort the upload that Valet initiated for this grant, if evidence exists that no other
+    /// client can write.
     fn abort_own(&self) -> Option<AbortAccess> {
-        // What the Secret and the status say is believed only as Valet wrote it.
+        // Records in the Secret and the status count only if they are authentic.
         let own = self.f.own_upload.as_deref().filter(|_| self.is_in_parts());
         let own = own.or_else(|| self.upload())?;
         abort_own(self.g, own)
     }
 
-    /// The store does not let the upload be aborted: tries again for a while, and then leaves it there.
+    /// The store did not abort the upload. Retries for a limited time, then leaves the parts and removes the
+    /// finalizer.
     fn wait_or_release(&self, since: Timestamp, trouble: &str) -> Cleaning {
         let patience = if self.g.deleting {
             DELETION_PATIENCE
         } else {
             LOOK_PATIENCE
         };
-        // Of a store that is gone nobody can ask anything.
+        // A deleted store does not come back, so waiting is useless.
         let is_hopeless = self.g.deleting && matches!(self.f.store, StoreFact::Missing);
         if !is_hopeless && self.now < add(since, patience) {
             return Cleaning::Wait(retry(Some(since), self.now));
@@ -412,7 +419,7 @@ impl Judge<'_> {
 
     fn leave_parts(&self, why: &str) -> Step {
         let message = format!(
-            "the upload in parts of {} in {} could not be aborted, and Valet does not try any more: {why}; parts that have come stay in the bucket, and are billed, until somebody aborts the upload or a lifecycle rule does",
+            "the multipart upload of {} in {} could not be aborted, and Valet does not try again: {why}; uploaded parts stay in the bucket, and are billed, until another client or a lifecycle rule aborts the upload",
             self.g.terms.key, self.g.terms.store_ref
         );
         Step::Release {
@@ -423,8 +430,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether an upload of the same key is one that we began and could not record, since we died just then. Nobody was
-    /// told of it, so no part of it can ever have come; and it began between the grant's creation and its first key.
+    /// Whether Valet initiated this upload and crashed before it recorded the upload ID. No client received the ID,
+    /// so the upload has no parts. It was initiated between the grant's creation and its first credential.
     fn is_stray(&self, upload: &OpenUpload) -> bool {
         let first = self.g.created.map(|created| add(created, -SKEW));
         let last = add(self.key().map_or(self.now, |key| key.issued_at), SKEW);
@@ -477,7 +484,7 @@ mod tests {
             assert_eq!(assembled(exact, some), Assembled::Waiting, "{some:?}");
         }
         assert_eq!(assembled(exact, &all), Assembled::Whole(came(&all)));
-        // In whatever order they are told, and whatever else somebody has put there.
+        // The parts can be in any order, and additional part numbers are ignored.
         let others = [(4, 9), (3, 2 * MIB), (2, 5 * MIB), (1, 5 * MIB)];
         assert_eq!(assembled(exact, &others), Assembled::Whole(came(&all)));
         assert_eq!(
@@ -517,7 +524,7 @@ mod tests {
         let range = (6 * MIB, 12 * MIB);
         let whole =
             |sizes: &[(i64, i64)]| assert_eq!(assembled(range, sizes), Assembled::Whole(came(sizes)), "{sizes:?}");
-        // The last is shorter than the others, if only by being empty; or it is the last that there can be.
+        // The last part is shorter than the others, possibly empty, or it is the last possible part.
         whole(&[(1, 5 * MIB), (2, MIB)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 0)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB)]);

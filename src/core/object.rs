@@ -1,12 +1,13 @@
 use crate::api::{ObservedObject, UploadConstraints, is_media_type};
 
-/// Length of the base64 of a SHA-256. A longer value is the checksum of a multipart upload's parts, not of the object.
+/// Length of a SHA-256 in base64. A longer value is a checksum of a multipart upload's parts, not of the object.
 const CHECKSUM_LENGTH: usize = 44;
 
-/// Says in what an object is not what the grant describes; `None` if it is, as far as the store tells.
+/// Describes how an object differs from the constraints of a grant. `None` if it matches, as far as the store returns
+/// its properties.
 ///
-/// The signature keeps the key's holder to the constraints. So an object that breaks one did not come by the key: somebody
-/// with other rights to the bucket wrote it.
+/// The signature forces the holder to keep the constraints. An object that violates a constraint was therefore
+/// written by another client with access to the bucket.
 pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Option<String> {
     let mut differs = Vec::new();
     if let Some(size) = object.size {
@@ -22,7 +23,8 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
     if let (Some(wanted), Some(has)) = (&constraints.content_type, &object.content_type)
         && plain(wanted) != plain(has)
     {
-        // What is not a media type is not repeated: an uploader can write anything there.
+        // A value that is not a media type is not repeated in the message, because an uploader can write any text
+        // there.
         differs.push(if is_media_type(has) {
             format!("its content type is {has} instead of {wanted}")
         } else {
@@ -43,7 +45,7 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
     (!differs.is_empty()).then(|| differs.join("; "))
 }
 
-/// A media type without what stores and clients write in different ways: letters' case, and blanks around ';'.
+/// Normalises a media type: lower case, and no blanks around ';', because stores and clients write these differently.
 fn plain(media_type: &str) -> String {
     let parts: Vec<_> = media_type.split(';').map(str::trim).collect();
     parts.join(";").to_ascii_lowercase()

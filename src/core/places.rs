@@ -1,4 +1,4 @@
-//! Where the number of grants with a key is limited: how many may have one, who has, and who is next.
+//! Quotas: limits on the number of live grants (`maxLiveGrants`), and the queue of the grants that wait.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,52 +15,52 @@ use super::{
 };
 use crate::api::ClusterAccessRule;
 
-/// For so long a grant that nobody has looked at yet comes before younger ones. It is enough for the first look of an operator
-/// that has just started; a grant that is never looked at holds up nobody for longer.
+/// How long a grant that was not reconciled yet counts before younger grants in the queue. The time is enough for the
+/// first reconcile after a start of the operator. A grant that is never reconciled blocks others no longer than this.
 const NEW_COUNTS: SignedDuration = SignedDuration::from_secs(15);
 
-/// How many grants may have a key at one time, for one grant to get another one.
+/// The limits that apply to a grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Most {
-    /// Of the grant's namespace.
+    /// The limit for live grants of the grant's namespace.
     pub namespace: Option<i64>,
-    /// Of all namespaces together.
+    /// The limit for live grants of all namespaces together.
     pub store: Option<i64>,
 }
 
 impl Most {
-    /// Whether there is a limit at all.
+    /// Whether there is any limit.
     pub fn is_limited(self) -> bool {
         self.namespace.is_some() || self.store.is_some()
     }
 }
 
-/// The limit that leaves no room.
+/// The limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// That of the grant's namespace.
+    /// The limit of the grant's namespace.
     Namespace(i64),
-    /// That of the whole store.
+    /// The limit of the whole store.
     Store(i64),
 }
 
 impl Limit {
-    /// What the tenant is told. It says nothing that changes while the grant waits: that would be a write for each who
-    /// waits whenever one is served.
+    /// The message for the tenant. It contains nothing that changes while the grant waits, because every change would
+    /// cause a write for each waiting grant.
     pub(super) fn message(self, grant: &GrantFacts) -> String {
         let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
         match self {
             Self::Namespace(n) => format!(
-                "{store} allows namespace {namespace} at most {n} grants with a key at one time, and as many have one; this one gets its key when one of those ends, the oldest first: wait, or revoke or delete grants that are not needed any more"
+                "{store} allows namespace {namespace} at most {n} live grants, and the limit is reached; this grant waits in a queue, oldest first, until a live grant ends: wait, or revoke or delete grants that you no longer need"
             ),
             Self::Store(n) => format!(
-                "{store} allows at most {n} grants with a key at one time in all namespaces together, and as many have one; this one gets its key when one of those ends, the oldest of the namespace with the fewest first"
+                "{store} allows at most {n} live grants in all namespaces together, and the limit is reached; this grant waits in a queue until a live grant ends; the namespace with the fewest live grants is first, and its oldest grant"
             ),
         }
     }
 }
 
-/// How many grants may have a key for this one to get one. Of several rules that allow it, the most generous counts.
+/// The limits that apply to a grant. If several access rules allow the grant, the most generous limit counts.
 pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Most {
     let mine: Vec<_> = store
         .rules
@@ -76,14 +76,12 @@ pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Mo
     }
 }
 
-/// A grant that may want a place.
+/// A grant that counts for a quota or waits in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its namespace.
     pub namespace: String,
-    /// Its UID.
     pub uid: String,
-    /// When it was made: its place in the line.
+    /// When the grant was created. This decides its position in the queue.
     pub since: Timestamp,
 }
 
@@ -93,15 +91,16 @@ impl Candidate {
     }
 }
 
-/// One's place in the line of one's namespace. The same for everybody who reckons it, after a restart, too.
+/// The position in the queue of a namespace. It is the same for every operator and after a restart.
 type Turn = (Timestamp, String);
 
-/// Who has a key of one store, and who waits for a place. Kept from what is watched: statuses say who has one.
+/// The live grants and waiting grants of one store. The state comes from the watch: the status of a grant shows
+/// whether it is live.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     namespaces: BTreeMap<String, Namespace>,
-    /// The store's access rules, as they were last read for one of them. Grants of namespaces that none of these is for hold
-    /// no place and do not stand in line.
+    /// The store's access rules, as last read. Grants in namespaces without an access rule do not count and do not
+    /// wait in the queue.
     rules: Option<Arc<Vec<ClusterAccessRule>>>,
 }
 
@@ -109,17 +108,17 @@ pub struct Places {
 struct Namespace {
     holders: HashMap<String, Holder>,
     waiting: BTreeMap<Turn, Waiting>,
-    /// Those whom nobody has looked at yet, and since when this process knows them. They are before who is younger for a
-    /// while, or until it is known what becomes of them: so two operators, and one before and after a crash, give the same
-    /// places to the same grants.
+    /// Grants that were not reconciled yet, and since when this process knows them. They come before younger grants
+    /// for a limited time, or until their first reconcile. Two operators, or one operator before and after a crash,
+    /// therefore choose the same grants.
     new: BTreeMap<Turn, Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
-    /// The key ends then.
+    /// The grant is live until this time.
     Key(Timestamp),
-    /// A key is about to be published, or has been and nobody has said so yet.
+    /// A place is reserved: the credential is about to be published, or its status is not written yet.
     Reserved,
 }
 
@@ -134,9 +133,9 @@ impl Holder {
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    /// By what it was judged last; no limits, if that was before this process.
+    /// The limits at the last evaluation. Without limits if this process has not evaluated the grant.
     most: Most,
-    /// Whether it was called for since.
+    /// Whether the grant was enqueued since then.
     called: bool,
 }
 
@@ -146,7 +145,7 @@ impl Namespace {
         i64::try_from(held).unwrap_or(i64::MAX)
     }
 
-    /// Whoever may be served, the oldest first, with the limits that are known.
+    /// The queue of grants that may get a place, oldest first, with their known limits.
     fn line(&self, now: Timestamp) -> Vec<(&Turn, Most)> {
         let waiting = self.waiting.iter().map(|(turn, w)| (turn, w.most));
         let new = self.new.iter().filter(|(_, since)| counts_until(**since) > now);
@@ -167,18 +166,18 @@ fn counts_until(since: Timestamp) -> Timestamp {
 }
 
 impl Places {
-    /// These are the store's rules now.
+    /// Sets the store's current access rules.
     pub fn judged_by(&mut self, rules: Arc<Vec<ClusterAccessRule>>) {
         self.rules = Some(rules);
     }
 
-    /// Whether a rule may be for a namespace. By its labels any namespace may be chosen, as far as can be told here.
+    /// Whether an access rule may apply to a namespace. A rule with a label selector may apply to any namespace.
     fn is_named(&self, namespace: &str) -> bool {
         let rules = self.rules.as_ref();
         rules.is_none_or(|rules| rules.iter().any(|rule| may_choose(&rule.namespaces, namespace)))
     }
 
-    /// When the last of those whom nobody has looked at yet stops counting, if one counts now.
+    /// When the last grant without a reconcile stops counting, if any counts now.
     pub fn new_until(&self, now: Timestamp) -> Option<Timestamp> {
         let named = self.namespaces.iter().filter(|(name, _)| self.is_named(name));
         let ends = named
@@ -187,24 +186,24 @@ impl Places {
         ends.filter(|end| *end > now).max()
     }
 
-    /// Whether nothing is known of anybody.
+    /// Whether no grants are known.
     pub fn is_empty(&self) -> bool {
         self.namespaces.is_empty()
     }
 
-    /// Whether somebody waits.
+    /// Whether any grant waits.
     pub fn has_waiting(&self) -> bool {
         self.namespaces.values().any(|n| !n.waiting.is_empty())
     }
 
-    /// The grant has a key until then.
+    /// Records that the grant is live until this time.
     pub fn holds(&mut self, who: &Candidate, until: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.remove(who);
         there.holders.insert(who.uid.clone(), Holder::Key(until));
     }
 
-    /// Nobody has looked at the grant yet.
+    /// Records a grant that was not reconciled yet.
     pub fn is_new(&mut self, who: &Candidate, now: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         if !there.waiting.contains_key(&who.turn()) {
@@ -212,7 +211,7 @@ impl Places {
         }
     }
 
-    /// The grant waits, as its status says.
+    /// Records a grant that waits, according to its status.
     pub fn waits(&mut self, who: &Candidate) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.holders.remove(&who.uid);
@@ -223,7 +222,7 @@ impl Places {
         });
     }
 
-    /// The grant has no key and wants none, or has gone.
+    /// Removes a grant that is not live and does not wait, or that was deleted.
     pub fn leaves(&mut self, who: &Candidate) {
         let Some(there) = self.namespaces.get_mut(&who.namespace) else {
             return;
@@ -234,16 +233,18 @@ impl Places {
         }
     }
 
-    /// Whether a place is kept for the grant whose key nobody has reported yet.
+    /// Whether a place is reserved for the grant and its credential is not reported yet.
     pub fn is_reserved(&self, who: &Candidate) -> bool {
         let there = self.namespaces.get(&who.namespace);
         there.and_then(|n| n.holders.get(&who.uid)) == Some(&Holder::Reserved)
     }
 
-    /// A place for the grant, which is kept until somebody says that it holds a key, waits or leaves.
+    /// Reserves a place for the grant. The place stays reserved until [`Self::holds`], [`Self::waits`] or
+    /// [`Self::leaves`] is called for the grant.
     ///
     /// # Errors
-    /// The limit, if it must wait; it then stands in line.
+    ///
+    /// The limit that is reached. The grant then waits in the queue.
     pub fn ask(&mut self, who: &Candidate, most: Most, now: Timestamp) -> Result<(), Limit> {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         if there.holders.get(&who.uid).is_some_and(|h| h.holds(now)) {
@@ -266,7 +267,7 @@ impl Places {
         Ok(())
     }
 
-    /// The UIDs of those for whom there is a place now and who have not been called for yet: namespace and UID.
+    /// The grants that have a place now and were not enqueued yet, as pairs of namespace and UID.
     pub fn calls(&mut self, now: Timestamp) -> Vec<(String, String)> {
         let served = self.served(now, None);
         let mut calls = vec![];
@@ -282,8 +283,8 @@ impl Places {
         calls
     }
 
-    /// Those for whom there is a place, in the order in which they get it: the oldest of the namespace that has the
-    /// fewest, until the limits leave no room. Ends with `last`, if that one is served.
+    /// The grants that get a place, in order: the oldest grant of the namespace with the fewest live grants, until a
+    /// limit is reached. The list ends with `last`, if that grant gets a place.
     fn served(&self, now: Timestamp, last: Option<&Turn>) -> Vec<(String, Turn)> {
         let mut lines: Vec<_> = self
             .namespaces
@@ -294,7 +295,7 @@ impl Places {
         let mut all: i64 = lines.iter().map(|(_, held, _)| held).sum();
         let mut served = vec![];
         loop {
-            // Room only becomes less, so who has none now is passed over for good.
+            // Free places only decrease in this loop, so a grant without a place now gets none later.
             for (_, held, line) in &mut lines {
                 let has_room =
                     |most: &Most| most.namespace.is_none_or(|n| *held < n) && most.store.is_none_or(|n| all < n);

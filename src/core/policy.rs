@@ -14,10 +14,10 @@ use crate::api::{
     AccessRule, Ask, ClusterAccessRule, Namespaces, Operation, Reason, RenewalPermission, StoreRef, UploadMode,
 };
 
-/// The proof that the access rules of a store allow a grant what it asks for, on the object of its key.
+/// Proof that the access rules of a store allow a grant's operation on its object.
 ///
-/// Every method of a provider that sends a request about a grant, or signs for it, takes one. Only [`admit`] and
-/// [`still_allowed`] make one, so the compiler refuses a request that nobody has judged:
+/// Every provider method that sends a request about a grant, or signs for it, takes an `Access`. Only [`admit`] and
+/// [`still_allowed`] create one, so the compiler rejects a request that was not checked:
 ///
 /// ```compile_fail,E0451
 /// # fn forge(allowed: valet::core::Access, key: valet::core::ObjectKey) -> valet::core::Access {
@@ -25,7 +25,7 @@ use crate::api::{
 /// # }
 /// ```
 ///
-/// It speaks of the moment at which the rules were read. It is made again for each decision and never stored.
+/// The proof is valid for the time when the rules were read. Each decision creates a new one and never stores it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Access {
     ask: Ask,
@@ -46,27 +46,27 @@ impl Access {
         }
     }
 
-    /// What the rules allow the grant to do.
+    /// The operation that the rules allow.
     pub fn operation(&self) -> Operation {
         self.ask.operation()
     }
 
-    /// The object that it is for.
+    /// The object key that the rules allow.
     pub fn key(&self) -> &ObjectKey {
         &self.key
     }
 
-    /// The store whose rules allow it, as a grant in [`Access::namespace`] names it.
+    /// The store whose rules allow the operation, as referenced from [`Access::namespace`].
     pub fn store(&self) -> &StoreRef {
         &self.store
     }
 
-    /// The namespace that the rules allow it.
+    /// The namespace of the grant.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The request to sign what is allowed, for this time. `upload` is the store's name for a multipart upload.
+    /// Creates the signing request for this lifetime. `upload` is the store's ID of a multipart upload.
     pub fn to_sign(&self, lifetime: Lifetime, upload: Option<String>) -> AllowedRequest {
         AllowedRequest {
             access: self.clone(),
@@ -80,7 +80,7 @@ impl Access {
         }
     }
 
-    /// The right to abort a multipart upload of the object.
+    /// The permission to abort a multipart upload of the object.
     pub fn to_abort(&self, upload: &str) -> AbortAccess {
         AbortAccess {
             key: self.key.clone(),
@@ -90,7 +90,8 @@ impl Access {
     }
 }
 
-/// A signing request that the access rules allow: key, operation and constraints are those that were judged.
+/// A signing request that the access rules allow. Its object key, operation and constraints are those that were
+/// checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AllowedRequest {
     access: Access,
@@ -98,12 +99,12 @@ pub struct AllowedRequest {
 }
 
 impl AllowedRequest {
-    /// What it rests on.
+    /// The proof that the access rules allow the request.
     pub fn access(&self) -> &Access {
         &self.access
     }
 
-    /// Says which multipart upload its URLs are for.
+    /// Sets the multipart upload that the URLs are for.
     pub fn set_upload(&mut self, upload: String) {
         self.request.upload = Some(upload);
     }
@@ -117,8 +118,7 @@ impl Deref for AllowedRequest {
     }
 }
 
-/// The right to abort one multipart upload, and to do nothing else: from [`Access::to_abort`], or from
-/// [`abort_own`].
+/// The permission to abort one multipart upload, and nothing else. [`Access::to_abort`] and [`abort_own`] create it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AbortAccess {
     key: ObjectKey,
@@ -127,24 +127,25 @@ pub struct AbortAccess {
 }
 
 impl AbortAccess {
-    /// The object that the upload is for.
+    /// The object key of the upload.
     pub fn key(&self) -> &ObjectKey {
         &self.key
     }
 
-    /// The store's name for the upload.
+    /// The store's ID of the upload.
     pub fn upload(&self) -> &str {
         &self.upload
     }
 
-    /// Whether the rules allow it to ask afterwards what is left of the upload.
+    /// Whether the access rules allow Valet to list the rest of the upload afterwards.
     pub fn may_list(&self) -> bool {
         self.may_list
     }
 }
 
-/// The right to abort the upload that Valet itself began for this very grant, whatever the rules say by now: to abort it
-/// enforces a narrowed rule. It takes evidence that nobody else can write, see [`Facts::own_upload`].
+/// The permission to abort a multipart upload that Valet itself initiated for this grant. The access rules do not
+/// matter, because the abort enforces a rule that became stricter. It requires evidence that no other client can
+/// write, see [`Facts::own_upload`].
 ///
 /// [`Facts::own_upload`]: super::Facts::own_upload
 pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAccess> {
@@ -155,12 +156,12 @@ pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAcc
     })
 }
 
-/// Why a grant gets no key, for conditions and events.
+/// Why a grant gets no credential, for conditions and events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// From the one list.
+    /// The reason of the condition.
     pub reason: Reason,
-    /// The field, what is wrong with its value and the remedy.
+    /// The field, what is wrong with its value, and what to do.
     pub message: String,
 }
 
@@ -173,12 +174,13 @@ impl Refusal {
     }
 }
 
-/// Decides whether the grant may have what it asks for: a rule must be for its namespace, the key must be one that
-/// everybody reads alike, the store must be able to enforce every constraint, and one access rule must allow all of it.
+/// Decides whether the grant may have a credential. A rule must be for its namespace, its object key must be
+/// unambiguous, the store must be able to enforce every constraint, and one access rule must allow the whole grant.
 ///
 /// # Errors
-/// The [`Refusal`]. It speaks only of rules that are for the grant's own namespace, and of what the store can do only
-/// if there is one.
+///
+/// The [`Refusal`]. Its message mentions only rules for the grant's own namespace. It mentions capabilities of the
+/// store only if such a rule exists.
 pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<Access, Refusal> {
     named(grant, &store.rules, &store.namespace_labels)?;
     let key = object_key(grant, store.capabilities.max_key_bytes)?;
@@ -187,11 +189,12 @@ pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<Access, Refusal> {
     Ok(Access::new(grant, key))
 }
 
-/// Whether the rules alone allow what the grant asks for, whatever the store can enforce. It is enough to ask the store
-/// about the grant, and not to sign for it.
+/// Checks only the access rules, not the capabilities of the store. The result allows requests about the grant to the
+/// store, but no signing.
 ///
 /// # Errors
-/// The [`Refusal`], as [`admit`]'s.
+///
+/// The [`Refusal`], as for [`admit`].
 pub fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<Access, Refusal> {
     named(grant, &view.rules, &view.namespace_labels)?;
     let key = object_key(grant, usize::MAX)?;
@@ -199,24 +202,25 @@ pub fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<Access, Ref
     Ok(Access::new(grant, key))
 }
 
-/// What the rules allow a grant beyond one credential. Of several that allow it, the most generous counts.
+/// What the access rules allow beyond one credential. If several rules allow the grant, the most generous values
+/// count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// Whether another credential may follow one that was issued.
+    /// Whether a new credential may follow an earlier one.
     pub renewal: bool,
-    /// In how many seconds from the grant's creation all of them end; `None`: no limit.
+    /// Within how many seconds after the grant's creation all credentials must expire. `None`: no limit.
     pub total_seconds: Option<i64>,
 }
 
 impl Allowance {
-    /// Where no rules are known, and where none allows the grant, so that it is refused anyway.
+    /// The value if no rules are known, or if no rule allows the grant, so that it is refused anyway.
     pub const ALL: Self = Self {
         renewal: true,
         total_seconds: None,
     };
 }
 
-/// See [`Allowance`].
+/// Returns the [`Allowance`] of a grant.
 pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Allowance {
     let Ok(key) = object_key(grant, usize::MAX) else {
         return Allowance::ALL;
@@ -248,7 +252,7 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
         ObjectKey::parse
     };
     let key = parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
-    // What the schema does not let through is not judged, and nothing is asked or signed for it.
+    // A spec that the current schema rejects is refused here. Nothing is requested or signed for it.
     if grant.broken_rules.is_empty() {
         Ok(key)
     } else {
@@ -256,7 +260,7 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
     }
 }
 
-/// Whether any rule is for the grant's namespace.
+/// Checks whether any rule applies to the grant's namespace.
 fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
     let (name, namespace) = (&grant.terms.store_ref, &grant.namespace);
     if rules.iter().any(|r| chooses(&r.namespaces, namespace, labels)) {
@@ -270,8 +274,8 @@ fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<Stri
     ))
 }
 
-/// Holds the grant against every rule for its namespace; of those that refuse it, the one that it came furthest
-/// with has the most to say.
+/// Checks the grant against every rule for its namespace. If all refuse it, the result is the refusal of the rule
+/// that failed at the latest check, because that rule is the closest match.
 fn allowed(
     grant: &GrantFacts,
     key: &ObjectKey,
@@ -296,7 +300,7 @@ fn allowed(
         }
     }
     Err(closest.map_or_else(
-        || unreachable!("there is at least one rule, and it refused"),
+        || unreachable!("at least one rule exists, and it refused the grant"),
         |(_, refusal)| refusal,
     ))
 }
@@ -305,12 +309,12 @@ pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<Str
     namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
 }
 
-/// Whether a rule may be for a namespace whose labels are not known.
+/// Whether a rule could apply to a namespace whose labels are unknown.
 pub(super) fn may_choose(namespaces: &Namespaces, name: &str) -> bool {
     namespaces.selector.is_some() || namespaces.names.iter().any(|n| n == name)
 }
 
-/// The rule's prefix with its one variable filled in.
+/// The rule's `keyPrefix` with `{namespace}` filled in.
 fn prefix(rule: &AccessRule, namespace: &str) -> String {
     rule.key_prefix
         .as_deref()
@@ -318,7 +322,7 @@ fn prefix(rule: &AccessRule, namespace: &str) -> String {
         .replace("{namespace}", namespace)
 }
 
-/// Holds the grant against one rule: how many of its clauses it satisfied, and what the next one says.
+/// Checks the grant against one rule. A refusal contains the number of checks that passed before it.
 pub(super) fn examine(
     grant: &GrantFacts,
     key: &ObjectKey,
@@ -343,7 +347,7 @@ pub(super) fn examine(
             .map(|r| format!("'{}/'", prefix(r, namespace).trim_end_matches('/')))
             .collect();
         let message = format!(
-            "spec.key '{}' is outside what {store} allows namespace {namespace}: keys below {}",
+            "spec.key '{}' is outside the prefixes that {store} allows namespace {namespace}; choose a key below {}",
             key.as_str(),
             prefixes.join(" or ")
         );
@@ -362,14 +366,14 @@ pub(super) fn examine(
         && terms.expiration_seconds > total
     {
         let message = format!(
-            "spec.expirationSeconds is {}; {store} allows namespace {namespace} at most {total} in total, renewals included; ask for less",
+            "spec.expirationSeconds is {}; {store} allows namespace {namespace} at most {total} in total, including renewals; ask for less",
             terms.expiration_seconds
         );
         return refuse(3, Reason::ExpirationTooLong, message);
     }
     if rule.renewal == RenewalPermission::Forbid && terms.renews() {
         let message = format!(
-            "spec.renewal.policy is Always; {store} allows namespace {namespace} no renewal; leave spec.renewal out, or ask the store's owner for a rule with renewal: Allow"
+            "spec.renewal.policy is Always; {store} does not allow renewal for namespace {namespace}; leave spec.renewal out, or ask the store's owner for a rule with renewal: Allow"
         );
         return refuse(4, Reason::RenewalNotAllowed, message);
     }
@@ -380,28 +384,29 @@ pub(super) fn examine(
         return Ok(());
     };
     if let Some(limit) = &rule.max_bytes {
-        // A limit that is no size allows nothing but what is empty: the schema refuses it, an older one may
-        // not have.
+        // An invalid limit allows only empty objects. The current schema rejects such a limit, but an older schema
+        // may have accepted it.
         let max = limit.bytes().unwrap_or(0);
         let say = match mode {
             UploadMode::Put | UploadMode::Multipart => "spec.constraints.contentLength",
             UploadMode::PostForm | UploadMode::Credentials => "spec.constraints.contentLengthRange or contentLength",
             UploadMode::Resumable => {
-                "spec.mode to another than Resumable, which is held to no size, and spec.constraints.contentLength"
+                "spec.mode to another mode than Resumable, which cannot enforce a size, and spec.constraints.contentLength"
             }
         };
-        // Of a range the store does not hold every part to its size: more than that could lie there until the end.
+        // With a size range the store does not enforce the size of every part, so more bytes than the limit could be
+        // stored until the upload ends.
         let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();
         let message = match largest(constraints).map(|(_, size)| size) {
             Some(size) if size <= max && is_loose => Some(format!(
-                "{store} allows namespace {namespace} uploads of at most {limit}, and the store cannot hold every part of a contentLengthRange to that; set {say} instead"
+                "{store} allows namespace {namespace} uploads of at most {limit}, and with contentLengthRange the store cannot limit every part; set {say} instead"
             )),
             Some(size) if size <= max => None,
             Some(size) => Some(format!(
-                "the upload may have {size} bytes; {store} allows namespace {namespace} at most {limit}; make it smaller"
+                "spec.constraints allows an upload of {size} bytes; {store} allows namespace {namespace} at most {limit}; set a smaller size"
             )),
             None => Some(format!(
-                "{store} allows namespace {namespace} uploads of at most {limit}, so the grant must say its size: set {say}"
+                "{store} allows namespace {namespace} uploads of at most {limit}, so the grant must limit its size; set {say}"
             )),
         };
         if let Some(message) = message {
@@ -413,10 +418,10 @@ pub(super) fn examine(
         let message = match &constraints.content_type {
             Some(t) if rule.content_types.iter().any(|pattern| matches_type(pattern, t)) => None,
             Some(t) => Some(format!(
-                "spec.constraints.contentType is {t}; {store} allows namespace {namespace} only {types}"
+                "spec.constraints.contentType is {t}; {store} allows namespace {namespace} only {types}; set one of these types"
             )),
             None => Some(format!(
-                "{store} allows namespace {namespace} only uploads of {types}, so the grant must say its type: set spec.constraints.contentType"
+                "{store} allows namespace {namespace} only uploads of {types}, so the grant must name its type; set spec.constraints.contentType"
             )),
         };
         if let Some(message) = message {

@@ -1,8 +1,8 @@
-//! Authenticates what Valet wrote about a grant: the annotations and the data of its Secret, and the fields of its status on
-//! which later decisions rest.
+//! Authenticates what Valet wrote about a grant: the data and annotations of its Secret, and the status fields that
+//! later decisions use.
 //!
-//! Whoever may patch Secrets or a grant's status can write anything there. A message authentication code (HMAC-SHA256) with
-//! a key that only the operator has tells Valet's own records from theirs.
+//! Any client that may patch Secrets or a grant's status can write any value there. A message authentication code
+//! (HMAC-SHA256) with a key that only the operator has identifies Valet's own records.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +19,10 @@ use serde::Serialize;
 
 use crate::api::{Binding, GROUP, GrantStatus, ObservedObject, Operation, Reason, annotation};
 
-/// The length of a record key.
+/// The length of an HMAC key for records, in bytes.
 pub const RECORD_KEY_BYTES: usize = 32;
 
-/// The key that authenticates records. It cannot be printed.
+/// The HMAC key that authenticates records. It cannot be printed.
 #[derive(Clone)]
 pub struct RecordKey {
     bytes: [u8; RECORD_KEY_BYTES],
@@ -35,30 +35,30 @@ impl std::fmt::Debug for RecordKey {
     }
 }
 
-/// The grant that a record is about.
+/// The grant that a record belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// Its UID: a record of one grant is none of another one's, of whatever name.
+    /// The grant's UID. It prevents the use of one grant's record for another grant, also with the same name.
     pub uid: &'a str,
-    /// What it permits.
+    /// The operation of the grant.
     pub operation: Operation,
 }
 
-/// What may be believed of a grant's status.
+/// The part of a grant's status that can be trusted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KnownStatus {
-    /// The status as Valet wrote it last. Of a status that somebody else has written only conditions on which nothing rests but
-    /// their own times: those of other systems, and the summary, which is written again.
+    /// The status as Valet last wrote it. If another client changed the status, only conditions that no decision uses
+    /// are taken from it: those of other controllers, and `Ready`, which Valet writes again.
     pub status: GrantStatus,
-    /// Whether the status in the cluster is this one. If not, it has to be written again.
+    /// Whether the cluster contains exactly this status. If not, Valet must write it again.
     pub is_own: bool,
 }
 
-/// Conditions that are evidence, whatever else the status says. Of a grant that has finished `Ready` is, too.
+/// The condition types that are always evidence. If the grant is finished, `Ready` is also evidence.
 const EVIDENCE: [&str; 2] = ["Completed", "Active"];
 
-/// The fields of a status that are evidence, in the order in which they are authenticated. Times have whole seconds in JSON,
-/// so this is the same before and after the apiserver has stored the status.
+/// The status fields that are evidence, in the order in which they are authenticated. Times have whole seconds in
+/// JSON, so the API server does not change the bytes when it stores the status.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StatusRecord<'a> {
@@ -73,10 +73,10 @@ struct StatusRecord<'a> {
     upload_id: &'a Option<String>,
     binding: &'a Option<Binding>,
     finished_time: &'a Option<Time>,
-    /// Why the grant finished: reason and message.
+    /// Reason and message with which the grant finished.
     finished: Option<(&'a str, &'a str)>,
     object: &'a Option<ObservedObject>,
-    /// Status, reason and message.
+    /// Status, reason and message of the condition `Completed`.
     completed: Option<(&'a str, &'a str, &'a str)>,
     is_truncated: bool,
 }
@@ -88,14 +88,14 @@ struct SecretRecord<'a> {
     uid: &'a str,
     kind: &'static str,
     name: &'a str,
-    /// All of Valet's own.
+    /// All annotations of Valet's own domain, except the signature.
     annotations: BTreeMap<&'a str, &'a str>,
-    /// The digest of each entry.
+    /// The SHA-256 digest of each data entry.
     data: BTreeMap<&'a str, String>,
 }
 
 impl RecordKey {
-    /// A key of these bytes.
+    /// Creates a key from these bytes.
     pub fn new(bytes: [u8; RECORD_KEY_BYTES]) -> Self {
         Self {
             hmac: hmac::Key::new(hmac::HMAC_SHA256, &bytes),
@@ -103,24 +103,25 @@ impl RecordKey {
         }
     }
 
-    /// A new key, by the system's random numbers.
+    /// Creates a random key.
     ///
     /// # Errors
-    /// A sentence, if the system gives none.
+    ///
+    /// A message, if the system returns no random numbers.
     pub fn random() -> Result<Self, String> {
         let mut bytes = [0; RECORD_KEY_BYTES];
         SystemRandom::new()
             .fill(&mut bytes)
-            .map_err(|_| "the system gives no random numbers for a record key".to_owned())?;
+            .map_err(|_| "the system returned no random numbers for the record key".to_owned())?;
         Ok(Self::new(bytes))
     }
 
-    /// The bytes, to be kept in the operator's own Secret and nowhere else.
+    /// The key's bytes. They may be stored only in the operator's own Secret.
     pub fn expose(&self) -> &[u8; RECORD_KEY_BYTES] {
         &self.bytes
     }
 
-    /// The signature of a status.
+    /// The record signature of a status.
     pub fn sign_status(&self, subject: Subject, status: &GrantStatus) -> String {
         self.sign(&status_record(subject, status))
     }
@@ -131,8 +132,8 @@ impl RecordKey {
         self.is_own(signature, &status_record(subject, status))
     }
 
-    /// What may be believed of a status. `remembered` is the evidence of a status that was known to be Valet's own: it takes
-    /// the place of one that somebody else has written, and of an older one that somebody has put back.
+    /// The part of a status that can be trusted. `remembered` is the evidence of an earlier authentic status. It
+    /// replaces a status that another client wrote, and an old status that another client restored.
     pub fn known_status(
         &self,
         subject: Subject,
@@ -152,7 +153,8 @@ impl RecordKey {
             _ => {
                 let mut status = remembered.cloned().unwrap_or_default();
                 let mut known = std::mem::take(&mut status.conditions);
-                // In the order in which they stand there, so that a change of one does not look like a change of all.
+                // Keeps the order of the written conditions, so that the change of one condition does not look like a
+                // change of all.
                 for there in written.into_iter().flat_map(|status| &status.conditions) {
                     if let Some(n) = known.iter().position(|c| c.type_ == there.type_) {
                         status.conditions.push(known.remove(n));
@@ -166,7 +168,7 @@ impl RecordKey {
         }
     }
 
-    /// The signature of a Secret.
+    /// The record signature of a Secret.
     pub fn sign_secret(
         &self,
         subject: Subject,
@@ -199,7 +201,7 @@ impl RecordKey {
     }
 }
 
-/// The part of a status that is evidence: what is worth remembering of it. `None` if it has none.
+/// The part of a status that is evidence and must be remembered. `None` if the status has no evidence.
 pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
     if status.issued_time.is_none() && status.finished_time.is_none() && status.upload_id.is_none() {
         return None;
@@ -215,7 +217,8 @@ pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
     })
 }
 
-/// Whether evidence is of a later time than a status: of a grant that has finished since, or of a later credential.
+/// Whether the evidence is newer than the status: the grant has finished since then, or the credential is a later
+/// one.
 pub fn is_newer(evidence: &GrantStatus, status: &GrantStatus) -> bool {
     let has_finished = |s: &GrantStatus| s.finished_time.is_some();
     match (has_finished(evidence), has_finished(status)) {
@@ -272,10 +275,11 @@ fn secret_record(
     })
 }
 
-/// JSON of a fixed structure: the same record is always the same bytes, and no two records are.
+/// JSON with a fixed structure: equal records have equal bytes, and different records have different bytes.
 fn encode(record: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(record)
-        .unwrap_or_else(|_| unreachable!("a record is texts, numbers and times, which JSON can say"))
+    serde_json::to_vec(record).unwrap_or_else(|_| {
+        unreachable!("a record contains only strings, numbers and times, which JSON can represent")
+    })
 }
 
 #[cfg(test)]
@@ -349,7 +353,7 @@ mod tests {
             *forged.pointer_mut(path).unwrap() = value;
             assert!(!is_own(&forged), "{path}");
         }
-        // What follows from the evidence may be wrong without making the evidence worthless.
+        // A change of other fields does not invalidate the evidence.
         for (path, value) in [
             ("/observedGeneration", json!(9)),
             ("/renewalTime", Value::Null),
@@ -450,7 +454,7 @@ mod tests {
         assert!(!nothing.is_own && nothing.status.issued_time.is_none() && nothing.status.finished_time.is_none());
         let types: Vec<_> = nothing.status.conditions.iter().map(|c| c.type_.as_str()).collect();
         assert_eq!(types, ["Ready", "example.com/Approved"], "nothing rests on these");
-        // Forged or put back from before: what this process knows counts.
+        // If the status is forged or an old one was restored, the evidence in memory counts.
         let remembered = evidence(&own).unwrap();
         let mut older = GrantStatus {
             finished_time: None,

@@ -1,4 +1,4 @@
-//! When a key gives way to a new one: instants that follow from the key, the spec and the grant's UID alone.
+//! Decides when a credential is renewed. The times depend only on the credential, the spec and the grant's UID.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -8,35 +8,34 @@ use super::{
 };
 use crate::api::{Reason, annotation};
 
-/// Kubelets take 60 to 90 s to bring a changed Secret to its pods; twice that, for one that is busy. A key with less
-/// time left than this and no successor is in danger.
+/// Time that a new credential needs to reach the pods. Kubelets update a mounted Secret after 60 to 90 s; a busy
+/// kubelet may need twice as long. If a credential has less time left and no successor, the renewal is overdue.
 const CARRY: SignedDuration = SignedDuration::from_secs(180);
 
-/// A renewal that ends the key no later than this after the old one's end is not worth a write: the pods have just had
-/// the time to notice.
+/// A renewal must extend the expiry by more than this time. A shorter extension is not worth a write.
 const WORTHWHILE: SignedDuration = SignedDuration::from_secs(60);
 
-/// A renewal comes up to a twelfth of the key's life early, but no more than this: it takes a thousand grants that were
-/// made in one second apart to three a second.
+/// The maximum by which a renewal is moved earlier; the normal limit is a twelfth of the lifetime. The spread lets
+/// 1000 grants that were created in the same second renew at about 3 per second.
 const WIDEST_SPREAD: i64 = 300;
 
-/// The longest value of the annotation that is quoted when it is no time.
+/// The maximum number of characters that a message quotes from an invalid annotation.
 const LONGEST_QUOTE: usize = 40;
 
-/// What the grant's annotation asks for.
+/// The request in the annotation `renew-requested-at`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RenewRequest {
-    /// Nothing.
+    /// No request.
     #[default]
     None,
-    /// A new key at that time, in whole seconds, if the one that is out was signed before it.
+    /// A request to replace the credential at this time, in whole seconds, if it was signed earlier.
     At(Timestamp),
-    /// Something that is no time.
+    /// The annotation is not a valid time.
     Invalid(String),
 }
 
 impl RenewRequest {
-    /// Reads the annotation. A fraction of a second counts as the next whole one, as keys are signed by the second.
+    /// Parses the annotation. A fraction of a second is rounded up, because signatures have whole seconds.
     pub fn parse(annotation: Option<&str>) -> Self {
         let Some(text) = annotation else {
             return Self::None;
@@ -49,9 +48,9 @@ impl RenewRequest {
     }
 }
 
-/// When a key is to be replaced: when a third of its time is left, or [`CARRY`] if that is more, but not before half of
-/// it is over (a life that short is the credentials' doing); and up to a twelfth of its time earlier, by the grant's
-/// UID.
+/// When a credential is renewed: when a third of its lifetime is left, or [`CARRY`] if that is longer, but not before
+/// half of the lifetime has passed. The UID moves the time earlier by up to a twelfth of the lifetime. A very short
+/// lifetime results from store credentials that expire soon.
 pub fn renewal_due(key: Lifetime, uid: &str) -> Timestamp {
     let life = key.seconds().max(0);
     let lead = (life / 3).max(CARRY.as_secs()).min(life / 2);
@@ -64,7 +63,8 @@ pub fn renewal_due(key: Lifetime, uid: &str) -> Timestamp {
     add(key.expires_at, SignedDuration::from_secs(-lead - early))
 }
 
-/// FNV-1a: the same number for a UID in every version of this program, so that an upgrade moves no renewal.
+/// FNV-1a hash. Every version of this program must return the same number for a UID, so that an upgrade does not move
+/// renewals.
 pub(super) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -72,24 +72,24 @@ pub(super) fn hash(text: &str) -> u64 {
 }
 
 impl Judge<'_> {
-    /// When the grant is over, if nothing changes before: at its key's end; with renewal at the deadline, or so shortly
-    /// before it that another key would not be worth it. `None`: it has no end.
+    /// When the grant ends without further changes: at the expiry of its credential, or with renewal at the deadline.
+    /// It ends shortly before the deadline if another renewal would not be worthwhile. `None`: it does not end.
     pub(super) fn over_at(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         let deadline = self.deadline();
         match key {
             Some(key) if self.g.terms.renews() => deadline.map(|d| self.end(key).max(add(d, -WORTHWHILE))),
             Some(key) => Some(self.end(key)),
-            // What keeps a grant from its first key does not keep it beyond its deadline.
+            // A grant without a credential also ends at its deadline.
             None => deadline,
         }
     }
 
-    /// The key, if it still works and may.
+    /// The credential, if it is still valid.
     pub(super) fn live(&self, key: Option<Lifetime>) -> Option<Lifetime> {
         key.filter(|k| self.end(*k) > self.now)
     }
 
-    /// When this key gives way to another one, if it does.
+    /// When this credential is replaced by a new one, if it is replaced.
     pub(super) fn renewal_at(&self, key: Lifetime) -> Option<Timestamp> {
         let worthwhile = self.deadline().is_none_or(|d| d > add(key.expires_at, WORTHWHILE));
         let automatic = (self.g.terms.renews() && worthwhile).then(|| renewal_due(key, &self.g.uid));
@@ -100,7 +100,8 @@ impl Judge<'_> {
             .filter(|t| *t < self.end(key))
     }
 
-    /// When somebody wants this key replaced. A request is answered by any key that was signed at its time or later.
+    /// When a user wants this credential to be replaced. A credential that was signed at that time or later fulfils
+    /// the request.
     fn requested(&self, key: Lifetime) -> Option<Timestamp> {
         match self.g.renew_requested {
             RenewRequest::At(t) if t > key.issued_at && self.allowance().renewal => Some(t),
@@ -108,15 +109,15 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether `fresh` is a gain over the key that is out: by its end, or since somebody wants another one.
+    /// Whether `fresh` should replace the issued credential: it expires later, or a user requests a new one.
     pub(super) fn is_gain(&self, key: Lifetime, fresh: Lifetime) -> bool {
         let is_wanted = self.requested(key).is_some_and(|t| t <= self.now);
         let is_long_enough = fresh.expires_at >= key.expires_at.min(add(self.now, WORTHWHILE));
         fresh.expires_at > add(key.expires_at, WORTHWHILE) || (is_wanted && is_long_enough)
     }
 
-    /// When to try a renewal again that did not come about: sooner as the end comes nearer, since nothing tells that
-    /// the trouble is over.
+    /// When to retry a failed renewal. The retries come more often near the expiry, because no event reports that the
+    /// problem is solved.
     pub(super) fn retry_renewal(&self, key: Lifetime) -> Timestamp {
         let left = self.end(key).duration_since(self.now);
         let pause = (left / 10).clamp(SignedDuration::from_secs(5), SignedDuration::from_secs(600));
@@ -125,21 +126,21 @@ impl Judge<'_> {
         if danger > self.now { next.min(danger) } else { next }
     }
 
-    /// What a person must know of the renewal of a key that is out.
+    /// The reason and message of the condition `RenewalFailing`, if it applies.
     pub(super) fn renewal_failing(&self, key: Lifetime, trouble: Option<&str>) -> Option<(Reason, String)> {
         let end = self.end(key);
         if let Some(why) = trouble
             && self.g.terms.renews()
             && add(end, -CARRY) <= self.now
         {
-            let message = format!("the key ends at {end}, and no new one could be made: {why}");
+            let message = format!("the credential expires at {end}, and it could not be renewed: {why}");
             return Some((Reason::RenewalOverdue, message));
         }
         let value = match &self.g.renew_requested {
             RenewRequest::Invalid(value) => value,
             RenewRequest::At(t) if *t > key.issued_at && !self.allowance().renewal => {
                 let message = format!(
-                    "the annotation {} asks for a new credential, and {} allows namespace {} no renewal; remove the annotation, or ask the store's owner for a rule with renewal: Allow",
+                    "the annotation {} asks for a new credential, but {} does not allow renewal for namespace {}; remove the annotation, or ask the store's owner for a rule with renewal: Allow",
                     annotation::RENEW_REQUESTED_AT,
                     self.g.terms.store_ref,
                     self.g.namespace
@@ -149,7 +150,7 @@ impl Judge<'_> {
             RenewRequest::At(_) | RenewRequest::None => return None,
         };
         let message = format!(
-            "the annotation {} is {value:?}, which is no RFC 3339 time with its zone, and asks for nothing; write it as 2027-01-31T18:00:00Z",
+            "the annotation {} is {value:?}, which is not an RFC 3339 time with a time zone, so it is ignored; write it as 2027-01-31T18:00:00Z",
             annotation::RENEW_REQUESTED_AT
         );
         Some((Reason::RenewalRequestInvalid, message))
@@ -166,7 +167,8 @@ mod tests {
         renewal_due(Lifetime { issued_at, expires_at }, uid).as_second() - 1_700_000_000
     }
 
-    /// For every life that the schema lets renew, and every UID: after half of it, and with time to carry the new one.
+    /// For every lifetime that the schema allows to renew, and every UID: not before half of it, and early enough for
+    /// the pods to receive the new credential.
     #[test]
     fn a_renewal_is_neither_early_nor_late() {
         for life in (600..4000).chain([86_400, 604_800]) {
@@ -179,7 +181,8 @@ mod tests {
         }
     }
 
-    /// A key that its credentials cut short is replaced at half of its time, and never before it was signed.
+    /// A credential that the store's credentials cut short is replaced after half of its lifetime, and never before
+    /// it was signed.
     #[test]
     fn short_lives() {
         for life in -1..600 {

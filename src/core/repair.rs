@@ -1,4 +1,4 @@
-//! A Secret that somebody else deletes or changes again and again: it is restored each time, after growing pauses.
+//! Restores a Secret that other clients delete or change repeatedly. The pause before each restoration grows.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,29 +9,30 @@ use super::{
 };
 use crate::api::Reason;
 
-/// The pause before the second restoration, and the longest one.
+/// The pause after the first restoration, and the longest pause.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 
-/// After this long without a restoration the earlier ones are forgotten.
+/// After this time without a restoration, earlier restorations are forgotten.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
 
-/// So many restorations without [`QUIET`] between them are reported: one deletion by hand is no contest.
+/// The number of restorations, without [`QUIET`] between them, from which on they are reported. A single manual
+/// deletion is not reported.
 const CONTEST: u32 = 3;
 
-/// What this process knows of restorations of a grant's Secret. It is lost with the process.
+/// Counts the restorations of a grant's Secret by this process. The count is lost when the process ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repairs {
-    /// Whether this process left or saw the Secret as issued: what is different later was somebody else's doing.
+    /// Whether this process wrote or saw the correct Secret. A later difference is then a change by another client.
     pub is_expected: bool,
-    /// How many there were since `first`.
+    /// The number of restorations since `first`.
     count: u32,
     first: Option<Timestamp>,
     last: Option<Timestamp>,
 }
 
 impl Repairs {
-    /// The Secret was restored.
+    /// Records a restoration of the Secret.
     pub fn restored(&mut self, now: Timestamp) {
         if self.is_forgotten(now) {
             (self.count, self.first) = (0, Some(now));
@@ -41,11 +42,11 @@ impl Repairs {
     }
 
     fn is_forgotten(&self, now: Timestamp) -> bool {
-        // A restoration that is still to come was before the clock was set back.
+        // A restoration in the future means that the clock was set back.
         self.last.is_none_or(|last| last > now || add(last, QUIET) <= now)
     }
 
-    /// When the Secret may be restored next; `None`: at once.
+    /// When the Secret may be restored next. `None`: at once.
     pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
         let last = self.last.filter(|_| !self.is_forgotten(now))?;
         let doublings = self.count.saturating_sub(1).min(16);
@@ -53,7 +54,7 @@ impl Repairs {
         Some(add(last, pause)).filter(|due| *due > now)
     }
 
-    /// When the contest will be forgotten, if there is one.
+    /// When the repeated restorations are forgotten, if they are reported now.
     pub fn contested_until(&self, now: Timestamp) -> Option<Timestamp> {
         let last = self.last.filter(|_| !self.is_forgotten(now) && self.count >= CONTEST)?;
         Some(add(last, QUIET))
@@ -61,29 +62,29 @@ impl Repairs {
 }
 
 impl Judge<'_> {
-    /// Whether a credential that is about to be published takes the place of the same one, which somebody else has deleted or
-    /// changed.
+    /// Whether the credential that is about to be published replaces the same credential, because another client
+    /// deleted or changed the Secret.
     pub(super) fn is_repair(&self, live: Option<Lifetime>, next: Lifetime) -> bool {
         let is_same = live.is_some_and(|live| live.issued_at == next.issued_at);
         is_same && self.f.repairs.is_expected && self.own_secret().is_none()
     }
 
-    /// The Secret has to wait for its restoration.
+    /// Waits until the pause before the next restoration has passed.
     pub(super) fn await_repair(&self, due: Timestamp) -> Step {
         let message = format!(
-            "Secret {} is not as it was issued; since somebody keeps deleting or changing it, it is restored at {due}",
+            "Secret {} was deleted or changed by another client; because this happens repeatedly, Valet restores it at {due}",
             self.g.secret_name()
         );
         self.situation_until(Reason::SecretContested, message, Some(due))
     }
 
-    /// What a person must know of a Secret that somebody keeps deleting or changing.
+    /// The message about a Secret that other clients delete or change repeatedly.
     pub(super) fn contested(&self) -> Option<String> {
         let repairs = &self.f.repairs;
         repairs.contested_until(self.now)?;
         let (first, last) = repairs.first.zip(repairs.last)?;
         Some(format!(
-            "Secret {} was deleted or changed by somebody else and restored {} times since {first}, last at {last}, with growing pauses; find out who writes it (kubectl get secret {} -n {} --show-managed-fields -o jsonpath='{{.metadata.managedFields[*].manager}}', or the audit log) and keep it from that",
+            "Secret {} was deleted or changed by another client and restored {} times since {first}, last at {last}, with growing pauses; find out which client writes it (kubectl get secret {} -n {} --show-managed-fields -o jsonpath='{{.metadata.managedFields[*].manager}}', or the audit log) and stop it",
             self.g.secret_name(),
             repairs.count,
             self.g.secret_name(),
@@ -125,7 +126,7 @@ mod tests {
         assert_eq!((repairs.contested_until(at(602)), repairs.due(at(602))), (None, None));
         repairs.restored(at(602));
         assert_eq!(repairs.due(at(602)), Some(at(603)), "the first one again");
-        // A clock that was set back keeps nobody waiting.
+        // A clock that was set back does not delay a restoration.
         assert_eq!(repairs.due(at(-1000)), None);
     }
 

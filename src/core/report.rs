@@ -1,4 +1,4 @@
-//! What the rows of the table of states end with: a status, perhaps an event, and rest until the next instant.
+//! The end of a decision: a new status, an event if a user must act, and rest until the next time.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,18 +12,18 @@ use super::{
 };
 use crate::api::{Progress, Reason};
 
-/// How often a Secret that stands in the way is looked at again: nothing tells when somebody has removed it, since it
-/// bears no mark of ours that could be watched for.
+/// How often Valet checks a Secret with the wanted name that belongs to another owner. Valet's watch selects Secrets
+/// by label, so it does not report when such a Secret is deleted.
 const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Judge<'_> {
-    /// The step that leaves no Secret of this grant's, if one is needed.
+    /// The step that deletes the grant's Secret, if the Secret exists.
     pub(super) fn withdraw(&self) -> Option<Step> {
         match &self.f.secret {
             SecretFact::Unread => Some(Step::Read(Read::Secret)),
             SecretFact::Present(s) if s.owner == Owner::ThisGrant => {
                 let (uid, resource_version) = (s.uid.clone(), s.resource_version.clone());
-                // A Secret that is held stays readable after its deletion.
+                // A Secret with finalizers stays readable after its deletion.
                 let is_held = !s.finalizers.is_empty() && s.has_data && self.f.emptying_refused.is_none();
                 match self.report_evidence().filter(|_| !s.deleting) {
                     Some(report) => Some(report),
@@ -36,8 +36,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Puts into the status what only the Secret or this process knows, if that is so: with the Secret gone nobody would know
-    /// of the credential and of its upload, and the grant would count as new.
+    /// Copies into the status what only the Secret or this process knows, if the status does not contain it.
+    /// Otherwise, after the Secret is deleted, the grant would look like a new one.
     fn report_evidence(&self) -> Option<Step> {
         let (key, upload) = (self.key(), self.upload());
         let is_known = key.is_none_or(|key| self.is_reported(key)) && self.g.status.upload_id.as_deref() == upload;
@@ -55,7 +55,7 @@ impl Judge<'_> {
         })
     }
 
-    /// What is to be said of a Secret of this grant's that is being deleted and that somebody's finalizers hold.
+    /// The message about a Secret of this grant that is being deleted and that finalizers of other controllers keep.
     fn held_secret(&self) -> Option<String> {
         let SecretFact::Present(secret) = &self.f.secret else {
             return None;
@@ -76,22 +76,23 @@ impl Judge<'_> {
         ))
     }
 
-    /// With which that begins.
+    /// The beginning of that message.
     fn held_mark(&self) -> String {
         format!("; Secret {} is being deleted, and finalizer ", self.g.secret_name())
     }
 
-    /// A message of an earlier report, without what was said of a Secret that was held.
+    /// The message of an earlier report, without the text about a Secret with finalizers.
     pub(super) fn without_held<'m>(&self, message: &'m str) -> &'m str {
         message.split(&self.held_mark()).next().unwrap_or(message)
     }
 
     pub(super) fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
-        // What waits asks again by itself; what is refused waits for a change, or for the end of a key that it had.
+        // A waiting grant retries on a timer. A refused grant waits for a change, or for the expiry of its earlier
+        // credential.
         let retry = match reason {
             Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
             Reason::ExpirationTooLong if self.is_cut_short() => Some(add(self.now, CONFLICT_PAUSE)),
-            // Called when its turn comes.
+            // The quota enqueues the grant when it is the next in the queue.
             Reason::TooManyGrants => None,
             _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),
         };
@@ -102,17 +103,17 @@ impl Judge<'_> {
         self.settle(&situation, retry.into_iter().chain(self.next_end(self.key())).min())
     }
 
-    /// The same for a grant that goes on at `until` by itself.
+    /// Reports a grant that continues at `until` without a change.
     pub(super) fn situation_until(&self, reason: Reason, message: String, until: Option<Timestamp>) -> Step {
         let situation = Situation::of(reason, message, self.key());
         self.settle(&situation, until.into_iter().chain(self.next_end(self.key())).min())
     }
 
-    /// The next instant at which a key that was withdrawn comes to an end, in one sense or another.
+    /// The next time at which the state of a deleted credential changes, for example when its copies expire.
     pub(super) fn next_end(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         let ends = [
             key.map(|key| self.end(key)),
-            // With the rules' own end over, the grant's deadline is still to come.
+            // After the end that the access rules set, the grant's deadline can still follow.
             key.map(|key| self.own_end(key)),
             self.copies_until(key),
             self.over_at(key),
@@ -120,14 +121,14 @@ impl Judge<'_> {
         ends.into_iter().flatten().filter(|end| *end > self.now).min()
     }
 
-    /// Reports the situation if that says anything new; otherwise rests.
+    /// Reports the state if the status changes. Otherwise rests.
     pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
         if let Some(held) = self.held_secret().filter(|_| !situation.active) {
             let said = Situation {
                 message: format!("{}{held}", situation.message),
                 ..situation.clone()
             };
-            // Nothing tells when it is let go.
+            // No watch reports when the finalizer is removed.
             let again = add(self.now, CONFLICT_PAUSE);
             return self.report(&said, Some(until.map_or(again, |until| until.min(again))));
         }
@@ -151,7 +152,7 @@ impl Judge<'_> {
         }
     }
 
-    /// An event, where a person must act and has not been told.
+    /// An event, if a user must act and no event was sent yet.
     fn notice(&self, s: &Situation, contested: Option<&str>) -> Option<Notice> {
         let said = |type_: &str, reason: Reason| {
             condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
@@ -195,7 +196,7 @@ impl Judge<'_> {
             return Some(Notice {
                 reason: Reason::ExpiryTruncated,
                 message: format!(
-                    "the key ends at {end}, earlier than asked, since the credentials that signed it end then"
+                    "the credential expires at {end}, earlier than the grant asks, because the store's credentials that signed it expire then"
                 ),
             });
         }
@@ -212,19 +213,20 @@ impl Judge<'_> {
     }
 
     pub(super) fn unreachable(&self, why: &str) -> String {
-        format!("{} does not answer as it should: {why}", self.g.terms.store_ref)
+        format!("{} does not answer correctly: {why}", self.g.terms.store_ref)
     }
 
-    /// What the rules of a store that cannot be used now say against the grant, if they are known and do.
+    /// The refusal of the grant by the access rules of a store that is unusable now, if the rules are known.
     pub(super) fn forbidden(&self) -> Option<Refusal> {
         let rules = self.f.rules.as_ref()?;
         still_allowed(self.g, rules).err()
     }
 
-    /// Whether the store may be asked about the grant: whether its rules, as they were just read, allow it.
+    /// Whether Valet may send requests about the grant to the store, according to the current access rules.
     ///
     /// # Errors
-    /// Why not. Of a store that was not read or does not exist no rules are known, and so nothing is allowed.
+    ///
+    /// The reason why not. If the store is unread or missing, no rules are known and nothing is allowed.
     pub(super) fn access(&self) -> Result<Access, Refusal> {
         match (&self.f.store, &self.f.rules) {
             (StoreFact::Usable(store), _) => {
@@ -243,7 +245,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Why no key for an upload is signed now: what its holder could do with it, if the store is careless, is not known yet.
+    /// Why no upload credential is signed now: Valet has not yet tested what the store enforces.
     pub(super) fn untried(&self, store: &StoreView) -> Option<(Reason, String)> {
         let untried = store.untried.as_ref();
         let untried = untried.filter(|u| self.is_upload() && (!u.only_write_once || self.write_once()))?;
@@ -251,22 +253,21 @@ impl Judge<'_> {
             Reason::ClockSkewed => untried.why.clone(),
             _ => self.unreachable(&untried.why),
         };
-        let message = format!(
-            "{why}; until it was tried out, it is not known yet what the store enforces, and no key for this upload is signed"
-        );
+        let message =
+            format!("{why}; it is not known yet what the store enforces, so no credential for this upload is signed");
         Some((untried.reason, message))
     }
 
-    /// Since when there may be uploads by the grant's keys: since this one was signed, or, of one that follows others,
-    /// since the grant was made.
+    /// The earliest time of an upload with the grant's credentials: when the credential was signed, or, after a
+    /// renewal, when the grant was created.
     pub(super) fn began(&self, key: Lifetime) -> Timestamp {
-        // An object that came in parts has the time at which its upload was begun (Amazon S3 User Guide, "Working with
-        // object metadata").
+        // The object of a multipart upload has the time at which the upload was initiated (Amazon S3 User Guide,
+        // "Working with object metadata").
         let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_in_parts());
         created.map_or(key.issued_at, |created| created.min(key.issued_at))
     }
 
-    /// Whether a look has yet to be taken, and can.
+    /// Whether Valet has not read the object yet and may read it.
     pub(super) fn can_look(&self, object: &ObjectFact) -> bool {
         let can_ask = match &self.f.store {
             StoreFact::Unread => true,
@@ -276,12 +277,12 @@ impl Judge<'_> {
         matches!(object, ObjectFact::Unread) && can_ask
     }
 
-    /// Whether an object of that time came after the key was issued. Stores keep whole seconds, so the second that
-    /// both lie in is given to the upload.
+    /// Whether an object with this modification time was written after the credential was issued. Stores keep whole
+    /// seconds, so an object of the same second counts as an upload.
     pub(super) fn is_newer(&self, key: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
         match (key, modified_at) {
             (Some(key), Some(t)) => add(t, SignedDuration::from_secs(1)) >= self.began(key),
-            // A store that does not say when: write-once says that there was none before.
+            // If the store returns no time, write-once guarantees that the object did not exist before.
             (Some(_), None) => self.write_once(),
             (None, _) => false,
         }

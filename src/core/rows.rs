@@ -1,5 +1,5 @@
-//! The rows of the table of states: each method is one situation, and names the step that is missing for it or, if
-//! none is, reports it and rests.
+//! The states that a grant can be in. Each method handles one state: it returns the missing step, or it reports the
+//! state and rests.
 
 use std::collections::BTreeMap;
 
@@ -17,24 +17,26 @@ use super::{
 };
 use crate::api::{Ask, ObservedObject, Reason, annotation};
 
-/// How long the Secret of a deleted grant of the same name may take to be collected before it counts as a conflict.
+/// How long the garbage collector may take to delete the Secret of a deleted grant of the same name. After this time
+/// the Secret is reported as a conflict.
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
-/// Why an upload of whatever lies below a key is never seen to be complete.
-const NO_ONE_OBJECT: &str = "the grant is for everything below its key, so there is no one object to look for";
+/// Why Valet cannot detect the end of an upload to a prefix.
+const NO_ONE_OBJECT: &str = "spec.key is a prefix, so there is no single object to look for";
 
-/// What is to be done about an upload that may still be on its way.
+/// What to do about an upload that may still be in progress after the credential has expired.
 enum Late {
-    /// This.
+    /// Take this step.
     Next(Box<Step>),
-    /// A look at that time.
+    /// Poll the store at this time.
     At(Timestamp),
-    /// Nothing any more.
+    /// Nothing more to do.
     Never,
 }
 
 impl Judge<'_> {
-    /// Done: no Secret, a true observedGeneration, and collection when its time has come.
+    /// Handles a finished grant: the Secret is deleted, `observedGeneration` is current, and the grant is deleted
+    /// after its TTL.
     pub(super) fn finish(&self, reason: Reason, finished: Timestamp) -> Step {
         if let Some(step) = self.withdraw() {
             return step;
@@ -73,10 +75,10 @@ impl Judge<'_> {
         self.settle(&situation, until.into_iter().chain(again).chain(late).min())
     }
 
-    /// Looks for an upload that was on its way when the key ended: stores hold the beginning of a request against that end. What
-    /// is seen so is no other key and no other right, only the truth about the one that there was.
+    /// Polls for an upload that was still in progress when the credential expired, because stores check the expiry
+    /// only when a request starts. A late object changes the status. It does not lead to a new credential.
     fn late(&self, finished: Timestamp) -> Late {
-        // Of an upload in parts nothing can come any more: it is aborted.
+        // After the expiry Valet aborts the multipart upload, so no object can arrive later.
         if self.is_in_parts() || !self.awaits_object() || self.key().is_none() {
             return Late::Never;
         }
@@ -84,7 +86,7 @@ impl Judge<'_> {
             ObjectFact::Present { object, modified_at }
                 if self.is_newer(self.key(), *modified_at) && self.mismatch(object).is_none() =>
             {
-                let message = "the upload is in the store; it was complete only after the key's end".to_owned();
+                let message = "the upload is in the store; it finished after the credential had expired".to_owned();
                 let situation = Situation {
                     arrival: Arrival::Seen(object.clone()),
                     finished: true,
@@ -104,12 +106,12 @@ impl Judge<'_> {
                 Ok(access) => Late::Next(Box::new(Step::Read(Read::Object(access)))),
                 Err(_) => Late::Never,
             },
-            // A store in trouble is asked again when the next look is due.
+            // Valet asks an unavailable store again at the next poll.
             _ => late_look(finished, Some(self.now), self.now).map_or(Late::Never, Late::At),
         }
     }
 
-    /// A Secret of the wanted name that is not this grant's: never touched, only reported.
+    /// A Secret with the wanted name that does not belong to this grant. Valet never changes it and only reports it.
     pub(super) fn somebody_elses(&self) -> Option<Step> {
         let SecretFact::Present(secret) = &self.f.secret else {
             return None;
@@ -120,23 +122,23 @@ impl Judge<'_> {
             Owner::Predecessor
                 if self.g.created.is_some_and(|c| self.now < add(c, PREDECESSOR_PATIENCE)) =>
             {
-                let message = format!("Secret {name} belongs to a deleted grant of this name and is being collected");
+                let message = format!("Secret {name} belongs to a deleted grant with the same name; waiting until Kubernetes deletes it");
                 Some(self.situation(Reason::PredecessorSecret, message, false))
             }
             Owner::Predecessor => Some(self.situation(
                 Reason::SecretConflict,
-                format!("Secret {name} belongs to a deleted grant of this name and was not collected; delete it, or make a grant with another spec.secretName"),
+                format!("Secret {name} belongs to a deleted grant with the same name, and Kubernetes has not deleted it; delete it, or create a grant with another spec.secretName"),
                 false,
             )),
             Owner::Foreign(why) => Some(self.situation(
                 Reason::SecretConflict,
-                format!("Secret {name} exists and is not this grant's ({why}); Valet does not touch it: delete it, or make a grant with another spec.secretName"),
+                format!("Secret {name} exists and does not belong to this grant ({why}); Valet does not change it; delete it, or create a grant with another spec.secretName"),
                 false,
             )),
         }
     }
 
-    /// The key's time is over, or the deadline passed before there was one.
+    /// Handles a grant whose credential has expired, or whose deadline passed before a credential was issued.
     pub(super) fn over(&self, key: Option<Lifetime>) -> Step {
         if let Some(step) = self.withdraw() {
             return step;
@@ -144,20 +146,20 @@ impl Judge<'_> {
         let deadline = self.deadline().unwrap_or(self.now);
         let end = self.over_at(key).unwrap_or(deadline);
         let said = match key {
-            // The next one would not have been worth it, or would not have been allowed.
+            // A renewal would have been too short to be useful, or the access rules did not allow it.
             Some(key)
                 if key.is_over(self.now)
                     && self.total_end().is_some_and(|end| end <= deadline)
                     && self.g.terms.renews() =>
             {
-                format!("the key expired at {}; {}", key.expires_at, self.said_of_total())
+                format!("the credential expired at {}; {}", key.expires_at, self.said_of_total())
             }
-            Some(key) if key.is_over(self.now) => format!("the key expired at {}", key.expires_at),
+            Some(key) if key.is_over(self.now) => format!("the credential expired at {}", key.expires_at),
             Some(key) => format!(
-                "spec.deadlineTime {deadline} has passed; the key was withdrawn, but a copy of it works until {}",
+                "spec.deadlineTime {deadline} has passed; the Secret was deleted, but copies of the credential work until {}",
                 key.expires_at
             ),
-            None => format!("spec.deadlineTime {deadline} has passed; no key was issued"),
+            None => format!("spec.deadlineTime {deadline} has passed; no credential was issued"),
         };
         if key.is_none()
             && let Some(step) = self.refused_to_the_end(&said)
@@ -171,7 +173,8 @@ impl Judge<'_> {
         };
         if !self.is_upload() {
             match &self.f.store {
-                // Whether it is over by the store's clock, too: nothing is asked of the store itself.
+                // Valet reads the store for its clock: the credential may still be valid by that clock. Valet sends
+                // no request to the store itself.
                 StoreFact::Unread if key.is_some() => return Step::Read(Read::Store),
                 StoreFact::Unusable {
                     reason: Reason::ClockSkewed,
@@ -192,7 +195,7 @@ impl Judge<'_> {
             let arrival = Arrival::Unknown(reason, why.to_owned());
             situation(
                 Reason::Expired,
-                format!("{said}; whether something was uploaded is not known: {why}"),
+                format!("{said}; Valet does not know whether an object was uploaded: {why}"),
                 arrival,
                 true,
             )
@@ -212,9 +215,9 @@ impl Judge<'_> {
                     None => self.completed(key, object),
                 }
             }
-            // Of a key that could be used again and again: the last look has no news, or does not come about.
+            // A credential that allows several uploads: the last poll found nothing new, or was not possible.
             object if self.was_seen() && !self.can_look(object) => {
-                let message = format!("{said}; status.object is the last upload that was seen");
+                let message = format!("{said}; status.object describes the last upload that Valet saw");
                 self.settle(&situation(Reason::Completed, message, Arrival::Unchanged, true), None)
             }
             ObjectFact::Unread => match (&self.f.store, self.access()) {
@@ -228,23 +231,23 @@ impl Judge<'_> {
                 {
                     let s = situation(
                         *reason,
-                        format!("{said}; waiting for a last look at the store: {message}"),
+                        format!("{said}; waiting for a last poll of the store: {message}"),
                         Arrival::Unchanged,
                         false,
                     );
                     self.settle(&s, Some(self.retry()))
                 }
                 (StoreFact::Unusable { reason, message }, Ok(_)) => self.settle(&unknown(*reason, message), None),
-                // What the rules do not allow is not asked.
+                // Valet asks the store only what its access rules allow.
                 (StoreFact::Usable(_) | StoreFact::Unusable { .. }, Err(refusal)) => {
                     let why = format!(
-                        "the store was not asked, since its rules do not allow it: {}",
+                        "the store was not asked, because its access rules do not allow it: {}",
                         refusal.message
                     );
                     self.settle(&unknown(refusal.reason, &why), None)
                 }
             },
-            // A grant that was applied again after its time: its object came long ago, by whatever way.
+            // The grant was applied again after its deadline. Its object is already in the store.
             ObjectFact::Present { object, .. } if key.is_none() => self.there_anyway(object, &said),
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
             ObjectFact::Absent | ObjectFact::Present { .. } | ObjectFact::Hidden
@@ -253,26 +256,26 @@ impl Judge<'_> {
                 step
             }
             ObjectFact::ClockSkewed(why) => {
-                let message = format!("{said}; waiting for a last look whether the upload arrived: {why}");
+                let message = format!("{said}; waiting for a last poll whether the upload has arrived: {why}");
                 self.settle(
                     &situation(Reason::ClockSkewed, message, Arrival::Unchanged, false),
                     Some(self.retry()),
                 )
             }
             ObjectFact::Absent | ObjectFact::Present { .. } => {
-                let message = format!("{said} and {}; make a new grant", self.what_came());
+                let message = format!("{said} and {}; create a new grant", self.what_came());
                 self.settle(&situation(Reason::ExpiredUnused, message, Arrival::NotYet, true), None)
             }
             ObjectFact::Hidden => self.settle(
                 &unknown(
                     Reason::NotObservable,
-                    "the store's credentials do not permit to look (HEAD was refused)",
+                    "the store's credentials may not read the object (HEAD was refused)",
                 ),
                 None,
             ),
             ObjectFact::Unreachable(why) if self.now < add(end, LOOK_PATIENCE) => {
                 let message = format!(
-                    "{said}; waiting for a last look whether the upload arrived: {}",
+                    "{said}; waiting for a last poll whether the upload has arrived: {}",
                     self.unreachable(why)
                 );
                 self.settle(
@@ -286,7 +289,7 @@ impl Judge<'_> {
         }
     }
 
-    /// By the store's clock it is not over yet: what would be said for good may be wrong.
+    /// The credential has not expired by the store's clock. A final status could therefore be wrong.
     fn over_too_early(&self, end: Timestamp, said: &str, key: Option<Lifetime>) -> Option<Step> {
         let (until, why) = self.ends_later_at_store(end)?;
         let message = format!("{said} by the operator's clock; {why}");
@@ -294,18 +297,19 @@ impl Judge<'_> {
         Some(self.settle(&situation, Some(until.min(self.retry()))))
     }
 
-    /// A key that is out: keep the Secret's metadata true, look for the upload, wake at the next instant.
+    /// Handles a published credential: corrects the Secret's metadata, polls for the upload, and rests until the next
+    /// event.
     ///
-    /// `trouble` is why a key that is to be replaced is not, if so.
+    /// `trouble` is the reason why a due replacement of the credential is not possible.
     pub(super) fn published(&self, key: Option<Lifetime>, trouble: Option<&str>) -> Step {
         let access = match &self.f.store {
             StoreFact::Usable(_) => self.access().ok(),
             StoreFact::Missing | StoreFact::Unusable { .. } | StoreFact::Unread => None,
         };
         let (Some(secret), Some(key)) = (self.own_secret(), key) else {
-            // Ours by every mark, yet without the annotations that say until when its key works.
+            // The Secret has Valet's marks, but not the annotations with the expiry time.
             let message = format!(
-                "Secret {} has lost its {} and {} annotations, so nobody knows when its key ends; delete it and a new key is made",
+                "Secret {} has lost its {} and {} annotations, so Valet does not know when its credential expires; delete the Secret, and Valet issues a new credential",
                 self.g.secret_name(),
                 annotation::ISSUED_AT,
                 annotation::EXPIRES_AT
@@ -323,7 +327,7 @@ impl Judge<'_> {
         let differs = template_gone(&secret.labels, &labels)
             || template_gone(&secret.annotations, &annotations)
             || !secret.has_sole_owner;
-        // All of it was right when it was last written for this spec.
+        // Valet already wrote the correct metadata for this spec, so another client has changed it.
         let is_repair = secret.generation == Some(self.g.generation);
         let repair_due = self.f.repairs.due(self.now).filter(|_| differs && is_repair);
         if differs && repair_due.is_none() {
@@ -338,8 +342,8 @@ impl Judge<'_> {
                 is_repair,
             };
         }
-        // A key that follows another one goes on in the rhythm of the first.
-        // A look that is still to come was before the clock was set back.
+        // The poll interval counts from the first credential. A last poll in the future means that the clock was set
+        // back, so it is ignored.
         let last_look = self.f.last_look.filter(|last| *last <= self.now);
         let look = next_look(self.began(key), last_look);
         let mut arrival = Arrival::Unchanged;
@@ -363,16 +367,17 @@ impl Judge<'_> {
                 }
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
                     match self.mismatch(object) {
-                        // A key that goes on stays for the next upload.
+                        // A credential that is renewed stays valid for the next upload.
                         None if self.is_standing() => arrival = Arrival::Seen(object.clone()),
                         None => return self.completed(Some(key), object),
                         Some(why) if self.write_once() => return self.another_object(&why),
-                        // What was seen before was an upload, whatever has taken its place.
+                        // The earlier object was an upload of this grant, although another client has replaced it
+                        // since.
                         Some(_) if self.was_seen() => {}
-                        // The key can still write the object that is meant.
+                        // The credential can still write the intended object.
                         Some(why) => {
                             arrival = Arrival::Differs(format!(
-                                "an object came that is not what the grant describes, so not by its key: {why}"
+                                "an object has arrived that does not match the grant, so it was not uploaded with this credential: {why}"
                             ));
                         }
                     }
@@ -380,27 +385,27 @@ impl Judge<'_> {
                 ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
                 _ if self.was_seen() => {}
                 ObjectFact::Hidden => {
-                    let why = "the store refuses HEAD with these credentials: either they may not look, or they are wrong and the key fails, too";
+                    let why = "the store refuses HEAD with its credentials: either they may not read the object, or they are wrong and uploads also fail";
                     arrival = Arrival::Unknown(Reason::NotObservable, why.to_owned());
                 }
                 ObjectFact::ClockSkewed(why) => arrival = Arrival::Unknown(Reason::ClockSkewed, why.clone()),
                 ObjectFact::Absent | ObjectFact::Present { .. } if self.is_in_parts() => return self.aborted(),
                 ObjectFact::Absent | ObjectFact::Present { .. } => arrival = Arrival::NotYet,
-                // A look that failed says nothing; the next one comes by itself.
+                // A failed poll gives no information. The next poll follows at the usual interval.
                 ObjectFact::Unread | ObjectFact::Unreachable(_) => {}
             }
         }
-        // That the credentials cut the key short shows when it is new; a deadline that is put off later would look
-        // the same.
+        // The check for credentials that end too early uses only a new credential. A deadline that is moved later
+        // would look the same.
         let truncated = if self.is_reported(key) {
             condition(&self.g.status, "Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
         } else {
             key.is_truncated(asked.unwrap_or_default(), self.deadline())
         };
-        let verb = if self.is_upload() { "uploading" } else { "downloading" };
+        let verb = if self.is_upload() { "upload" } else { "download" };
         let name = self.g.secret_name();
         let so_often = if self.is_upload() && !self.awaits_object() {
-            "; it writes any number of objects below spec.key"
+            "; it allows any number of objects below spec.key"
         } else {
             ""
         };
@@ -414,7 +419,7 @@ impl Judge<'_> {
             ..Situation::of(
                 Reason::Issued,
                 format!(
-                    "the key for {verb} is in Secret {name} until {}{so_often}",
+                    "the {verb} credential is in Secret {name} until {}{so_often}",
                     key.expires_at
                 ),
                 Some(key),
@@ -435,33 +440,34 @@ impl Judge<'_> {
 
     pub(super) fn completed(&self, key: Option<Lifetime>, object: &ObservedObject) -> Step {
         let message = match object.size {
-            Some(0) => "the upload is empty: the object in the store has 0 bytes; the key was withdrawn. If that was not meant, make a new grant and upload again".to_owned(),
-            Some(size) => format!("the upload of {size} bytes is in the store; the key was withdrawn"),
-            None => "the upload is in the store; the key was withdrawn".to_owned(),
+            Some(0) => "the upload is empty: the object in the store has 0 bytes; the Secret was deleted; if the object should not be empty, create a new grant and upload again".to_owned(),
+            Some(size) => format!("the upload of {size} bytes is in the store; the Secret was deleted"),
+            None => "the upload is in the store; the Secret was deleted".to_owned(),
         };
         let situation = Situation {
             arrival: Arrival::Seen(object.clone()),
             finished: true,
             ..Situation::of(Reason::Completed, message, key)
         };
-        // The status first: with the Secret gone and nothing said, the next pass would publish again.
+        // Valet writes the status before it deletes the Secret. Without the status, the next reconcile would issue
+        // the credential again.
         self.settle(&situation, None)
     }
 
-    /// The deadline of a grant has passed that never had a key, and that the store or its rules do not allow. It ends as what
-    /// it is, and nothing is asked that the rules do not allow.
+    /// The deadline passed, the grant never had a credential, and the store or its access rules do not allow the
+    /// grant. The grant finishes with that reason, and Valet asks the store nothing that the rules forbid.
     fn refused_to_the_end(&self, said: &str) -> Option<Step> {
         let refusal = match &self.f.store {
             StoreFact::Unread => return Some(Step::Read(Read::Store)),
             StoreFact::Usable(store) => admit(self.g, store).err()?,
             StoreFact::Missing | StoreFact::Unusable { .. } => self.access().err()?,
         };
-        // Where only the store's abilities are in the way, the object may be there all the same.
+        // If only a missing capability of the store prevents the grant, the object may exist anyway.
         if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) && self.access().is_ok() {
             return None;
         }
         let why = format!(
-            "the store was not asked, since it does not allow this grant: {}",
+            "the store was not asked, because it does not allow this grant: {}",
             refusal.message
         );
         let situation = Situation {
@@ -472,18 +478,20 @@ impl Judge<'_> {
         Some(self.settle(&situation, None))
     }
 
-    /// A write-once upload onto an object that was there before: nothing to do, and no key that could do it.
+    /// The object of a write-once upload existed before the grant. The grant needs no credential.
     pub(super) fn exists_already(&self, object: &ObservedObject) -> Step {
         self.exists(object, |since| {
             format!(
-                "the object is in the store{since}, from before this grant; a write-once upload needs no key for it"
+                "the object is already in the store{since}, from before this grant; a write-once upload cannot replace it, so no credential is issued"
             )
         })
     }
 
-    /// An object that is there although the grant never had a key.
+    /// The object exists although the grant never had a credential.
     fn there_anyway(&self, object: &ObservedObject, said: &str) -> Step {
-        self.exists(object, |since| format!("{said}; the object is in the store{since}"))
+        self.exists(object, |since| {
+            format!("{said}; the object is already in the store{since}")
+        })
     }
 
     fn exists(&self, object: &ObservedObject, message: impl FnOnce(String) -> String) -> Step {
@@ -503,11 +511,11 @@ impl Judge<'_> {
         self.settle(&situation, None)
     }
 
-    /// An object that is not what the grant describes, and no key that could put the right one there: the store lets a
-    /// write-once key write nothing any more, or the key's time is over.
+    /// The object does not match the grant, and no credential can correct it: the store refuses a second write with a
+    /// write-once credential, or the credential has expired.
     pub(super) fn another_object(&self, why: &str) -> Step {
         let message = format!(
-            "the object in the store is not what the grant describes: {why}; it was not written with this grant's key: find out who wrote it, and make a new grant"
+            "the object in the store does not match the grant: {why}; it was not written with this grant's credential; find out who wrote it, and create a new grant"
         );
         let situation = Situation {
             arrival: Arrival::Differs(message.clone()),
@@ -517,7 +525,7 @@ impl Judge<'_> {
         self.settle(&situation, None)
     }
 
-    /// In what the object differs from what the grant describes, if it does.
+    /// How the object differs from the grant's constraints, if it differs.
     pub(super) fn mismatch(&self, object: &ObservedObject) -> Option<String> {
         match &self.g.ask {
             Ask::Upload { constraints, .. } => mismatch(constraints, object),
@@ -525,22 +533,22 @@ impl Judge<'_> {
         }
     }
 
-    /// What the store or its rules do not allow: no key may be out.
+    /// The store or its access rules do not allow the grant, so no credential may exist.
     pub(super) fn refuse(&self, refusal: Refusal) -> Step {
         self.without_key(refusal.reason, refusal.message)
     }
 
-    /// No key may be out: look for one, withdraw it, say why.
+    /// Deletes an existing Secret and reports the reason, because no credential may exist.
     pub(super) fn without_key(&self, reason: Reason, message: String) -> Step {
         if let Some(step) = self.withdraw().or_else(|| self.abandon_upload(reason)) {
             return step;
         }
-        // Deleting the Secret takes the key away from those who have not read it. The store knows nothing of it.
+        // A user who has already read the Secret keeps a copy of the credential, and the store accepts the copy.
         let message = match self.copies_until(self.key()) {
             Some(end) if end > self.now => {
-                format!("{message}; its key was withdrawn, but a copy of it works until {end}")
+                format!("{message}; the Secret was deleted, but copies of the credential work until {end}")
             }
-            Some(end) => format!("{message}; its last key ended at {end}"),
+            Some(end) => format!("{message}; the last credential expired at {end}"),
             None => message,
         };
         self.situation(reason, message, false)

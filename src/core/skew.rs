@@ -1,5 +1,5 @@
-//! What follows from a store's clock that differs from the operator's. A signature's times are read by the store's clock: a URL
-//! can be dead when it is issued, or outlive what the grant says.
+//! Handles a store whose clock differs from the operator's. The store checks a signature's times by its own clock. A
+//! URL can therefore be expired when it is issued, or work longer than the grant says.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,26 +10,27 @@ use super::{
 };
 use crate::api::Reason;
 
-/// The largest difference at which nothing is said: half of what the shortest sensible URLs live.
+/// The largest clock difference that is ignored: half of the shortest useful lifetime of a URL.
 pub const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
-/// From this difference on nothing is signed.
+/// From this clock difference on, Valet signs nothing.
 pub const MOST_SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// A URL is signed if the difference is at most this part of its lifetime.
+/// A URL is signed only if the clock difference is at most one tenth of its lifetime.
 const PART_OF_LIFETIME: i64 = 10;
 
-/// Whether the clocks differ so much that nothing is concluded about the store.
+/// Whether the clocks differ so much that Valet draws no conclusions about the store.
 pub fn is_skewed(skew: Option<SignedDuration>) -> bool {
     skew.is_some_and(|skew| skew.abs() >= TOLERATED_SKEW)
 }
 
-/// By how much the clocks differ, as a clause. In steps, so that a clock that drifts is not a new message each minute.
+/// The clock difference as a clause. It is rounded to 10 s, so that a slowly drifting clock does not change the
+/// message every minute.
 pub fn skewed(skew: SignedDuration) -> String {
     let seconds = skew.as_secs().saturating_abs().saturating_add(5) / 10 * 10;
     let way = if skew.is_negative() { "behind" } else { "ahead of" };
     format!("the store's clock is about {seconds} s {way} the operator's; set the clocks right (NTP)")
 }
 
-/// Whether a URL of this lifetime would be good for a time that differs too much from what the grant says.
+/// Whether the clock difference is too large for a URL with this lifetime.
 fn is_too_much(skew: SignedDuration, lifetime: Lifetime) -> bool {
     let seconds = skew.as_secs().saturating_abs();
     skew.abs() >= MOST_SKEW
@@ -37,18 +38,18 @@ fn is_too_much(skew: SignedDuration, lifetime: Lifetime) -> bool {
 }
 
 impl Judge<'_> {
-    /// Why no URL of this lifetime is signed while the clocks differ as they do.
+    /// Why no URL with this lifetime is signed while the clocks differ.
     pub(super) fn clock_trouble(&self, store: &StoreView, lifetime: Lifetime) -> Option<(Reason, String)> {
         let skew = store.skew.filter(|skew| is_too_much(*skew, lifetime))?;
         let message = format!(
-            "{}; a URL signed now would begin and end at other times than the grant says",
+            "{}; a URL signed now would start and expire at other times than the grant says",
             skewed(skew)
         );
         Some((Reason::ClockSkewed, message))
     }
 
-    /// When, by the operator's clock, the store's clock reaches this end, if the operator's is past it already and the store's is
-    /// not. One of the two is wrong, and what ended stays ended.
+    /// When the store's clock reaches `end`, by the operator's clock, if only the operator's clock has passed it. One
+    /// of the clocks is wrong, and a final status cannot be undone.
     pub(super) fn ends_later_at_store(&self, end: Timestamp) -> Option<(Timestamp, String)> {
         let StoreFact::Usable(store) = &self.f.store else {
             return None;

@@ -4,48 +4,48 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{decide::Record, facts::GrantFacts, lifetime::Lifetime};
 use crate::api::{Binding, GrantStatus, ObservedObject, Operation, Reason, set_condition, set_ready};
 
-/// What `Completed` should say.
+/// What the condition `Completed` must report.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arrival {
-    /// Nothing new: leave it as it stands.
+    /// No news. The condition stays as it is.
     Unchanged,
     /// The store has no such object.
     NotYet,
-    /// Parts are there of which the object cannot be made: why, and what to do.
+    /// The uploaded parts cannot form the object. The text gives the reason and what to do.
     Flawed(String),
-    /// The object, as the store described it.
+    /// The object, as described by the store.
     Seen(ObservedObject),
-    /// There is an object, and it is not what the grant describes: in what it differs.
+    /// The object does not match the grant. The text gives the differences.
     Differs(String),
-    /// There is no way to know, and why.
+    /// Valet cannot find out. The text gives the reason.
     Unknown(Reason, String),
 }
 
-/// The situation that a status is to describe: one row of the table of states.
+/// The state of a grant that the status describes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Situation {
-    /// Why `Ready` is what it is.
+    /// The reason of the condition `Ready`.
     pub reason: Reason,
-    /// The same for a person.
+    /// The message of the condition `Ready`.
     pub message: String,
-    /// The key, if one was issued.
+    /// The lifetime of the issued credential, if any.
     pub key: Option<Lifetime>,
-    /// Whether that key can be used now.
+    /// Whether the credential can be used now.
     pub active: bool,
-    /// Whether it ends earlier than was asked, for its credentials' sake.
+    /// Whether the credential expires earlier than requested, because the store's credentials expire.
     pub truncated: bool,
-    /// What is known of the upload.
+    /// What is known about the upload.
     pub arrival: Arrival,
-    /// When another key will take the place of this one.
+    /// When a new credential will replace this one.
     pub renewal: Option<Timestamp>,
-    /// What keeps it from doing so, and the same for a person.
+    /// The reason and message if the renewal fails.
     pub renewal_failing: Option<(Reason, String)>,
-    /// Whether the grant has done its work.
+    /// Whether the grant is finished.
     pub finished: bool,
 }
 
 impl Situation {
-    /// No key is out, of the upload there is no news, and the grant goes on.
+    /// Creates the state of an unfinished grant without a usable credential and without news about the upload.
     pub fn of(reason: Reason, message: String, key: Option<Lifetime>) -> Self {
         Self {
             reason,
@@ -61,9 +61,9 @@ impl Situation {
     }
 }
 
-/// Describes the situation, changing as little of the previous status as it can: conditions of others stay, and a
-/// condition's time moves only with its status. `record` is of the situation's key; `contested` is what is known of somebody
-/// who keeps changing the Secret.
+/// Computes the new status with as few changes as possible. Conditions of other controllers stay, and a condition's
+/// transition time changes only with its status. `record` describes the credential. `contested` is the message about
+/// a Secret that other clients change repeatedly.
 pub(super) fn project(
     grant: &GrantFacts,
     s: &Situation,
@@ -98,14 +98,14 @@ pub(super) fn project(
         set_condition(&mut status.conditions, type_, value, (reason, message), generation, now);
     };
     match (s.active, s.truncated) {
-        (true, false) => set("Active", "True", Reason::Issued, "the key can be used"),
+        (true, false) => set("Active", "True", Reason::Issued, "the credential can be used"),
         (true, true) => set(
             "Active",
             "True",
             Reason::ExpiryTruncated,
-            "the key can be used, but ends earlier than asked: the credentials that signed it end then",
+            "the credential can be used, but expires earlier than the grant asks, because the store's credentials that signed it expire then",
         ),
-        (false, _) => set("Active", "False", s.reason, "there is no key to use"),
+        (false, _) => set("Active", "False", s.reason, "there is no credential to use"),
     }
     if let Some((reason, message)) = &s.renewal_failing {
         set("RenewalFailing", "True", *reason, message);
@@ -129,7 +129,7 @@ pub(super) fn project(
             }
             Arrival::Flawed(message) => set("Completed", "False", Reason::Pending, message),
             Arrival::Seen(object) if s.active => {
-                let message = "an upload is in the store; the key stays for the next one";
+                let message = "an upload is in the store; the credential stays valid for the next upload";
                 set("Completed", "True", Reason::Completed, message);
                 status.object = Some(object.clone());
             }
@@ -141,7 +141,7 @@ pub(super) fn project(
             Arrival::Unknown(reason, message) => set("Completed", "Unknown", *reason, message),
         }
     }
-    // These stand there only while they are True.
+    // These conditions exist only while they are True.
     status.conditions.retain(|c| match c.type_.as_str() {
         "RenewalFailing" => s.renewal_failing.is_some(),
         "SecretContested" => contested.is_some(),
@@ -155,7 +155,7 @@ pub(super) fn project(
     status
 }
 
-/// Says what is recorded of a credential.
+/// Writes the record of a credential to the status.
 pub(super) fn describe(status: &mut GrantStatus, record: &Record) {
     status.issued_time = Some(Time(record.key.issued_at));
     status.expiration_time = Some(Time(record.key.expires_at));
@@ -164,7 +164,7 @@ pub(super) fn describe(status: &mut GrantStatus, record: &Record) {
     status.earlier_expiration_time = record.earlier.map(Time);
 }
 
-/// A condition of a status, by type.
+/// Returns the condition of this type.
 pub fn condition<'a>(status: &'a GrantStatus, type_: &str) -> Option<&'a Condition> {
     status.conditions.iter().find(|c| c.type_ == type_)
 }

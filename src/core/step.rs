@@ -11,149 +11,149 @@ use super::{
 };
 use crate::api::{Ask, GrantStatus, Reason};
 
-/// The one thing to do next.
+/// The next step for a grant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Read what is missing and ask again.
+    /// Read the missing fact, then decide again.
     Read(Read),
-    /// Sign, write the Secret, and ask again.
+    /// Sign, write the Secret, then decide again.
     Publish(Box<Publish>),
-    /// Bring the Secret's labels, annotations and owner up to date, leave its key as it is, and ask again.
+    /// Update the Secret's labels, annotations and owner without changing the credential, then decide again.
     Retouch {
-        /// The Secret that was judged.
+        /// UID of the Secret that the decision is based on.
         uid: String,
-        /// And the version of it.
+        /// Resource version of that Secret.
         resource_version: String,
-        /// The labels that it shall have.
+        /// The labels that the Secret must have.
         labels: BTreeMap<String, String>,
-        /// The annotations that it shall have.
+        /// The annotations that the Secret must have.
         annotations: BTreeMap<String, String>,
-        /// Whether somebody else has changed what was right.
+        /// Whether another client changed correct metadata.
         is_repair: bool,
     },
-    /// Remove the data of a Secret that will be held by finalizers after its deletion, and ask again.
+    /// Remove the data of a Secret that finalizers keep after its deletion, then decide again.
     Empty {
-        /// The Secret that was judged.
+        /// UID of the Secret that the decision is based on.
         uid: String,
-        /// And the version of it.
+        /// Resource version of that Secret.
         resource_version: String,
     },
-    /// Delete the Secret, and ask again.
+    /// Delete the Secret, then decide again.
     Withdraw {
-        /// The Secret that was judged.
+        /// UID of the Secret that the decision is based on.
         uid: String,
-        /// And the version of it.
+        /// Resource version of that Secret.
         resource_version: String,
     },
-    /// Write the status, tell whom it concerns, and ask again.
+    /// Write the status and an event, then decide again.
     Report {
-        /// The whole of it.
+        /// The complete new status.
         status: Box<GrantStatus>,
-        /// An event for a person, if one must act.
+        /// The event, if a user must act.
         notice: Option<Notice>,
     },
-    /// Give the grant the finalizer of uploads in parts, and ask again.
+    /// Add the multipart upload finalizer to the grant, then decide again.
     Hold,
-    /// Have the store put the parts together, and ask again.
+    /// Complete the multipart upload in the store, then decide again.
     Complete(Access, Assembly),
-    /// Have the store abort the multipart upload that the grant's Secret or status names, and ask again.
+    /// Abort the multipart upload that the grant's Secret or status records, then decide again.
     Abort(AbortAccess),
-    /// Have the store abort these multipart uploads of the grant's key, which no Secret was ever written for, and ask
-    /// again.
+    /// Abort multipart uploads of the grant's object key that were never recorded in a Secret, then decide again.
     AbortOrphans(Vec<AbortAccess>),
-    /// Take the finalizer off again, tell whom it concerns, and ask again.
+    /// Remove the finalizer, write an event, then decide again.
     Release {
-        /// An event for a person, if something is left over.
+        /// The event, if parts stay in the store.
         notice: Option<Notice>,
     },
-    /// Delete the grant itself: it has finished and its time is over.
+    /// Delete the grant: it has finished and its TTL has passed.
     Collect,
-    /// Nothing to do before this instant, or before something changes.
+    /// Nothing to do before this time, unless something changes.
     Rest {
-        /// When to ask again.
+        /// When to decide again.
         until: Option<Timestamp>,
     },
 }
 
-/// What a decision needs to know first. What is asked of the store comes with the proof that its rules allow it.
+/// A fact that a decision needs first. Reads from the store carry the proof that the access rules allow them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Read {
-    /// The store that the grant names, with its rules and its credentials' end.
+    /// The grant's store, with its access rules and the expiry of its credentials.
     Store,
-    /// The Secret of the wanted name: its metadata.
+    /// The metadata of the grant Secret.
     Secret,
-    /// Whether the object is in the store. What was known of an upload in parts that goes on is not known any more then:
-    /// it may have become the object meanwhile.
+    /// Whether the object is in the store. The fact about a multipart upload becomes unknown, because the upload may
+    /// have become the object meanwhile.
     Object(Access),
-    /// Whether there is room for one more grant with a key, at most so many having one. The room is then kept for this
-    /// grant until its visit has ended.
+    /// Whether the quota allows one more live grant. The place stays reserved for this grant until its reconcile
+    /// ends.
     Place(Most),
-    /// Which parts of this upload are in the store. If it is gone, what was known of the object is not known any more.
+    /// Which parts of this multipart upload are in the store. If the upload is gone, the fact about the object
+    /// becomes unknown.
     Upload(Access, String),
-    /// Which uploads in parts of the wanted key go on.
+    /// Which multipart uploads of the grant's object key are in progress.
     Uploads(Access),
 }
 
-/// Parts to put together.
+/// The parts with which a multipart upload is completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assembly {
-    /// The store's name for the upload.
+    /// The store's ID of the multipart upload.
     pub upload: String,
     /// All parts of the object, in order.
     pub parts: Vec<ArrivedPart>,
-    /// Whether an object that is there already must stay as it is.
+    /// Whether an existing object must not be replaced.
     pub write_once: bool,
 }
 
-/// A key to sign and the Secret to put it into.
+/// A credential to sign and the Secret to write it into.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Publish {
-    /// Create or replace.
+    /// Whether to create or replace the Secret.
     pub mode: PublishMode,
-    /// What to sign.
+    /// The request to sign.
     pub request: AllowedRequest,
     /// The Secret's labels.
     pub labels: BTreeMap<String, String>,
     /// The Secret's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// Whether this is the credential that was there before somebody else has deleted or changed it.
+    /// Whether this restores a credential that another client deleted or changed.
     pub is_repair: bool,
 }
 
-/// How the Secret is to be written. Never an upsert: two operators, or two tries, must not both win.
+/// How to write the Secret. It is never an upsert, so that of two concurrent writers only one succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishMode {
-    /// There is none: POST.
+    /// The Secret does not exist: POST.
     Create,
-    /// Replace this one: PUT with its resourceVersion.
+    /// Replace this Secret: PUT with its `resourceVersion`.
     Replace {
-        /// The Secret that was judged.
+        /// UID of the Secret that the decision is based on.
         uid: String,
-        /// And the version of it.
+        /// Resource version of that Secret.
         resource_version: String,
     },
 }
 
-/// What a signer is asked for. It says everything that the key permits; the URL is not known here. What is signed for a
-/// grant comes as an [`AllowedRequest`]; checks of a store make their own requests, for objects of their own.
+/// What a provider signs: everything that the credential permits. A grant's request is an [`AllowedRequest`]. Checks
+/// of a store make their own requests, for objects of their own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SigningRequest {
-    /// The object.
+    /// The object key.
     pub key: ObjectKey,
-    /// The operation, with all its constraints.
+    /// The operation with all its constraints.
     pub ask: Ask,
-    /// From when to when; whole seconds.
+    /// Start and end of the validity, in whole seconds.
     pub lifetime: Lifetime,
-    /// Who it is for, where a provider keeps record of that: the grant's namespace and name, with a dot between.
+    /// The holder as `namespace.name` of the grant, for providers that log it.
     pub holder: String,
-    /// Of an upload in parts: the store's name for it, if it has begun.
+    /// The store's ID of the multipart upload, if one was initiated.
     pub upload: Option<String>,
 }
 
-/// An event for a person.
+/// An event on a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// From the one list.
+    /// The reason of the event.
     pub reason: Reason,
     /// What happened and what to do.
     pub message: String,

@@ -1,11 +1,11 @@
-//! Names a store within the cluster.
+//! Identifies a store within the cluster.
 
 use crate::api::{StoreKind, StoreRef};
 
-/// Names a store; the namespace is empty for a ClusterObjectStore.
+/// Kind, namespace and name of a store. The namespace is empty for a ClusterObjectStore.
 pub type StoreId = (StoreKind, String, String);
 
-/// Names the store that a grant in `namespace` means.
+/// The store that a grant in `namespace` refers to.
 pub fn store_id(store: &StoreRef, namespace: &str) -> StoreId {
     let namespace = match store.kind {
         StoreKind::ObjectStore => namespace.to_owned(),

@@ -1,4 +1,5 @@
-//! What the access rules say of a grant's whole time: until when it may have credentials, and whether one may follow another.
+//! Applies the limits of the access rules for all credentials of a grant: the total time, and whether renewal is
+//! allowed.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,7 +12,7 @@ use super::{
 use crate::api::Reason;
 
 impl Judge<'_> {
-    /// What the rules allow, as far as they are known.
+    /// What the access rules allow, if they are known.
     pub(super) fn allowance(&self) -> Allowance {
         *self.allowance.get_or_init(|| match (&self.f.store, &self.f.rules) {
             (StoreFact::Usable(store), _) => allowance(self.g, &store.rules, &store.namespace_labels),
@@ -20,16 +21,16 @@ impl Judge<'_> {
         })
     }
 
-    /// When the time ends that the rules allow the grant in total. It counts from the grant's creation, which the apiserver
-    /// writes down and nobody can change.
+    /// The end of the total time that the access rules allow. The time counts from the grant's creation timestamp,
+    /// which no user can change.
     pub(super) fn total_end(&self) -> Option<Timestamp> {
         let seconds = self.allowance().total_seconds?;
         let since = second(self.g.created.unwrap_or(self.now));
         Some(add(since, SignedDuration::from_secs(seconds)))
     }
 
-    /// That the time is over which the rules allow, while the grant has not ended by itself: its credential would work on, or
-    /// it never had one. A rule that is widened again brings it back.
+    /// The refusal if the total time has passed, but the grant has not ended by itself: its credential is still
+    /// valid, or it never had one. A larger `maxTotalSeconds` allows the grant again.
     pub(super) fn past_total(&self, key: Option<Lifetime>) -> Option<Refusal> {
         self.total_end().filter(|end| *end <= self.now)?;
         let has_ended =
@@ -40,18 +41,18 @@ impl Judge<'_> {
         })
     }
 
-    /// The limit in a sentence.
+    /// The message about the total time.
     pub(super) fn said_of_total(&self) -> String {
         let seconds = self.allowance().total_seconds.unwrap_or_default();
         let end = self.total_end().unwrap_or(self.now);
         format!(
-            "{} allows namespace {} {seconds} s in total for one grant, renewals included, and they end at {end}; make a new grant, or ask the store's owner for a larger maxTotalSeconds",
+            "{} allows namespace {} a total of {seconds} s for one grant, including renewals, which ends at {end}; create a new grant, or ask the store's owner for a larger maxTotalSeconds",
             self.g.terms.store_ref, self.g.namespace
         )
     }
 
-    /// The lifetime of a credential that takes the place of a live one since the spec asks for another length. Where the rules
-    /// allow no renewal, it counts from the moment when the live one was signed.
+    /// The lifetime of a credential that replaces a valid one because the spec asks for another length. If the access
+    /// rules do not allow renewal, it counts from the time when the valid one was signed.
     pub(super) fn another_length(
         &self,
         live: Option<Lifetime>,
@@ -69,7 +70,7 @@ impl Judge<'_> {
         Err(Refusal {
             reason: Reason::RenewalNotAllowed,
             message: format!(
-                "spec.expirationSeconds is {}, which counts from {issued_at} and ended at {asked}, since {} allows namespace {} no renewal; ask for more, or make a new grant",
+                "spec.expirationSeconds is {}, which counts from {issued_at} and ended at {asked}, because {} does not allow renewal for namespace {}; set a larger value, or create a new grant",
                 self.g.terms.expiration_seconds, self.g.terms.store_ref, self.g.namespace
             ),
         })

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Uploads FILE in the parts that parts.json beside this script has URLs for:
+# Uploads FILE in parts, with the URLs from parts.json in the same folder:
 #
 #   sh upload.sh FILE [PART...]
 #
-# With numbers of parts, only those. Needs sh, sed, dd, wc and curl, and room for one part in ${TMPDIR:-/tmp}. Each part is
-# tried six times; after a failure run it again, all of it or the parts that it names. The object is there, and the grant
-# Completed, when Valet has seen that every part has come, which takes it up to a minute.
+# With part numbers, uploads only those parts. Needs sh, sed, dd, wc and curl, and free space for one part in
+# ${TMPDIR:-/tmp}. Each part is tried six times. After a failure, run the script again for the whole file, or only for
+# the part that it names. The object exists, and the grant is Completed, when Valet has completed the multipart
+# upload. This takes up to a minute.
 set -eu
 
 fail() {
@@ -19,9 +20,9 @@ shift
 [ -r "$file" ] || fail "$file cannot be read"
 parts=$(dirname "$0")/parts.json
 
-# A number in the line of a part, or in the first one of the file. URLs have no quotes in them.
+# Prints a number from the line of a part, or from the first line of the file. URLs contain no quotes.
 number() { printf '%s\n' "$1" | sed -n "s/.*\"$2\":\([0-9]*\).*/\1/p"; }
-# Read anew for every try: a key that is renewed has other URLs for the same parts.
+# Reads the file again for every try, because a renewed grant has new URLs for the same parts.
 entry() { sed -n "/^{\"number\":$1,/p" "$parts"; }
 
 first=$(sed -n 1p "$parts")
@@ -30,7 +31,7 @@ most=$(number "$first" maxSize)
 size=$(wc -c < "$file")
 size=$((size))
 [ "$size" -ge "$least" ] && [ "$size" -le "$most" ] ||
-    fail "$file has $size bytes; the grant is for $least to $most"
+    fail "$file has $size bytes; the grant allows $least to $most bytes"
 
 umask 077
 piece=$(mktemp "${TMPDIR:-/tmp}/part.XXXXXX")
@@ -38,17 +39,18 @@ trap 'rm -f "$piece"' EXIT
 trap 'exit 1' HUP INT TERM
 
 send() {
-    # Of the last part dd finds less, and of what follows the end of the file nothing.
+    # For the last part dd finds fewer bytes, and after the end of the file none.
     dd if="$file" of="$piece" bs=1048576 skip=$(($2 / 1048576)) count=$((($3 + 1048575) / 1048576)) 2> /dev/null ||
-        fail "part $1 cannot be copied to $piece; is there room for $3 bytes?"
+        fail "part $1 cannot be copied to $piece; is there free space for $3 bytes?"
     pause=1
     while :; do
         url=$(entry "$1" | sed 's/.*"url":"\([^"]*\)".*/\1/')
-        # By a file, for others can see arguments. PUT takes the size from the piece, as the signature wants it.
+        # Passes the URL on standard input, because other users can see arguments. curl sends the size of the piece,
+        # as the signature requires.
         printf 'url = "%s"\n' "$url" |
             curl --config - --upload-file "$piece" --fail --silent --show-error --globoff --output /dev/null && return
-        [ "$pause" -le 16 ] || fail "part $1 did not get through; its URL works until $(cat "$(dirname "$0")/expiry")"
-        echo "upload.sh: part $1 failed; again in $pause s" >&2
+        [ "$pause" -le 16 ] || fail "part $1 could not be uploaded; its URL works until $(cat "$(dirname "$0")/expiry")"
+        echo "upload.sh: part $1 failed; next try in $pause s" >&2
         sleep "$pause"
         pause=$((pause * 2))
     done
@@ -57,7 +59,7 @@ send() {
 if [ $# -eq 0 ]; then
     part=1
     while found=$(entry "$part") && [ -n "$found" ]; do
-        # A file that ends with a full part is ended by an empty one, where its size was not fixed beforehand.
+        # If the size was not fixed and the file ends with a full part, an empty part ends the upload.
         offset=$(number "$found" offset)
         [ "$offset" -le "$size" ] || break
         set -- "$@" "$part"
@@ -66,7 +68,7 @@ if [ $# -eq 0 ]; then
 fi
 for part in "$@"; do
     found=$(entry "$part")
-    [ -n "$found" ] || fail "there is no part $part"
+    [ -n "$found" ] || fail "parts.json has no part $part"
     send "$part" "$(number "$found" offset)" "$(number "$found" size)"
     echo "upload.sh: part $part is in the store" >&2
 done

@@ -1,4 +1,4 @@
-//! Grants whose owner wants no key out: for now, or for good.
+//! Suspended and revoked grants.
 
 use super::{
     decide::Judge,
@@ -10,34 +10,35 @@ use super::{
 use crate::api::Reason;
 
 impl Judge<'_> {
-    /// `spec.suspend`: the key is withdrawn and none is signed. Its time runs on, and so does the grant's.
+    /// Handles `spec.suspend`: the Secret is deleted and nothing is signed. The credential's lifetime and the grant's
+    /// deadline are not extended.
     pub(super) fn suspended(&self, key: Option<Lifetime>) -> Step {
         let message = match self.copies_until(key) {
             Some(end) if end > self.now => {
-                format!("spec.suspend is true: the key was withdrawn, but a copy of it works until {end}")
+                format!("spec.suspend is true: the Secret was deleted, but copies of the credential work until {end}")
             }
-            Some(end) => format!("spec.suspend is true: no key is signed; the last one ended at {end}"),
-            None => "spec.suspend is true: no key is signed".to_owned(),
+            Some(end) => format!("spec.suspend is true: no credential is issued; the last one expired at {end}"),
+            None => "spec.suspend is true: no credential is issued".to_owned(),
         };
         let situation = Situation::of(Reason::Suspended, message, key);
         self.withhold(&situation, || None)
             .unwrap_or_else(|| self.settle(&situation, self.next_end(key)))
     }
 
-    /// `spec.revoke`: the key is withdrawn, and the grant has finished.
+    /// Handles `spec.revoke`: the Secret is deleted and the grant is finished.
     pub(super) fn revoked(&self) -> Step {
         let key = self.key();
         let mut store = None;
         let message = match self.copies_until(key) {
             Some(end) if end > self.now && self.upload().is_some() => format!(
-                "spec.revoke is true: the key was withdrawn from Secret {}, and its upload is aborted, after which copies of its URLs do nothing",
+                "spec.revoke is true: Secret {} was deleted and the multipart upload is aborted; after that, copies of its URLs have no effect",
                 self.g.secret_name()
             ),
             Some(end) if end > self.now => {
                 let remedy = match &self.f.store {
                     StoreFact::Usable(store) if self.access().is_ok() => store.capabilities.revocation,
                     StoreFact::Usable(_) | StoreFact::Missing | StoreFact::Unusable { .. } => {
-                        "withdraw the credentials that signed it"
+                        "revoke the credentials that signed it"
                     }
                     StoreFact::Unread => {
                         store = Some(Step::Read(Read::Store));
@@ -45,23 +46,25 @@ impl Judge<'_> {
                     }
                 };
                 let what = if self.g.ask.is_for_credentials() {
-                    "it"
+                    "the credentials"
                 } else {
-                    "its URL"
+                    "the URL"
                 };
                 format!(
-                    "spec.revoke is true: the key was withdrawn from Secret {}, but a copy of {what} works until {end}; only the owner of {} can end it sooner: {remedy}",
+                    "spec.revoke is true: Secret {} was deleted, but copies of {what} work until {end}; only the owner of {} can invalidate them sooner: {remedy}",
                     self.g.secret_name(),
                     self.g.terms.store_ref
                 )
             }
-            Some(end) => format!("spec.revoke is true: no key is signed any more; the last one ended at {end}"),
-            None => "spec.revoke is true: no key is signed any more; none was".to_owned(),
+            Some(end) => {
+                format!("spec.revoke is true: no more credentials are issued; the last one expired at {end}")
+            }
+            None => "spec.revoke is true: no credential was issued, and none will be".to_owned(),
         };
         let arrival = if self.was_seen() {
             Arrival::Unchanged
         } else {
-            let why = "the grant was revoked before an upload was seen, and nobody looks any more";
+            let why = "the grant was revoked before Valet saw an upload, and Valet no longer polls";
             Arrival::Unknown(Reason::Revoked, why.to_owned())
         };
         let situation = Situation {
@@ -73,8 +76,8 @@ impl Judge<'_> {
             .unwrap_or_else(|| self.settle(&situation, None))
     }
 
-    /// The step that is missing until no key is out: the Secret is withdrawn first, and then it is said so. But a key
-    /// that its publisher had no time to report is reported before: with its Secret gone nobody would know of it.
+    /// The steps until the Secret is deleted and the status reports it. If a credential was published but not yet
+    /// reported, the status comes first, because after the deletion no record of the credential would exist.
     fn withhold(&self, situation: &Situation, first: impl FnOnce() -> Option<Step>) -> Option<Step> {
         if matches!(self.f.secret, SecretFact::Unread) {
             return Some(Step::Read(Read::Secret));
@@ -87,21 +90,21 @@ impl Judge<'_> {
             return Some(step);
         }
         match self.settle(situation, None) {
-            // Nothing new to say, whatever the key was.
+            // The status is already complete.
             Step::Rest { .. } => withdraw,
             report if withdraw.is_some() => Some(report),
             _ => None,
         }
     }
 
-    /// Whether the status speaks of this very key.
+    /// Whether the status records exactly this credential.
     pub(super) fn is_reported(&self, key: Lifetime) -> bool {
         let status = &self.g.status;
         status.issued_time.as_ref().map(|t| t.0) == Some(key.issued_at)
             && status.expiration_time.as_ref().map(|t| t.0) == Some(key.expires_at)
     }
 
-    /// Whether an upload was seen by an earlier visit.
+    /// Whether an earlier reconcile saw an upload.
     pub(super) fn was_seen(&self) -> bool {
         condition(&self.g.status, "Completed").is_some_and(|c| c.status == "True")
     }

@@ -80,7 +80,7 @@ fn abandoned() {
     let expired = t.reason("ug/expires", "ExpiredUnused");
     let message = condition(&expired, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(
-        message.contains("the 1 of at most 2 parts that had come were thrown away"),
+        message.contains("its parts (1 of at most 2) did not form a complete object"),
         "{message}"
     );
     is_released(&t, "expires");

@@ -65,7 +65,7 @@ fn foreign_secrets_are_never_touched() {
         assert_eq!(t.kstatus(&grant), "Failed", "{name}");
         let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
         assert!(
-            message.contains(&format!("Secret {name} exists and is not this grant's")),
+            message.contains(&format!("Secret {name} exists and does not belong to this grant")),
             "{message}"
         );
         assert!(message.contains("spec.secretName"), "the remedy: {message}");

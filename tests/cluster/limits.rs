@@ -54,7 +54,7 @@ fn who_is_too_many_waits_for_his_turn() {
     assert_eq!(t.kstatus(&waiting), "InProgress");
     let message = condition(&waiting, "Ready").unwrap()["message"].as_str().unwrap();
     let want = format!(
-        "ClusterObjectStore {} allows namespace {} at most 2 grants with a key",
+        "ClusterObjectStore {} allows namespace {} at most 2 live grants",
         t.name(),
         t.name()
     );

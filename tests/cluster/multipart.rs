@@ -185,7 +185,7 @@ fn upload() {
     }
     let (well, said) = run(&t, &mounted, &["sh"], &[t.file("short", b"123").to_str().unwrap()]);
     assert!(
-        !well && said.contains(&format!("has 3 bytes; the grant is for {size} to {size}")),
+        !well && said.contains(&format!("has 3 bytes; the grant allows {size} to {size} bytes")),
         "{said}"
     );
 
@@ -193,7 +193,7 @@ fn upload() {
     let file = t.file("dump", &body);
     let (well, said) = run(&t, &mounted, &["sh"], &[file.to_str().unwrap()]);
     assert!(well, "{said}");
-    assert_eq!(said.matches("failed; again in 1 s").count(), 3, "{said}");
+    assert_eq!(said.matches("failed; next try in 1 s").count(), 3, "{said}");
     assert!(!said.contains("X-Amz"), "{said}");
     let done = t.reason_within("ug/parts", "Completed", A_LOOK);
     assert_eq!(done["status"]["object"]["size"], size);
@@ -270,7 +270,7 @@ fn a_part_that_does_not_fit() {
             .as_str()
             .unwrap()
             .to_owned();
-        (message == "part 2 has 11 bytes instead of at most 10; send it again").then_some(())
+        (message == "part 2 has 11 bytes instead of at most 10; upload it again").then_some(())
     });
     assert_eq!(t.stored(&t.key("g")), None);
     assert_eq!(send(&t, &all[1], b"1234567890"), 200);
@@ -358,12 +358,12 @@ fn refused() {
         (
             "sum",
             "CapabilityMissing",
-            "cannot enforce spec.constraints.checksumSHA256 on an upload in parts",
+            "cannot enforce spec.constraints.checksumSHA256 on a multipart upload",
         ),
         (
             "loose",
             "ContentLengthNotAllowed",
-            "cannot hold every part of a contentLengthRange to that",
+            "with contentLengthRange the store cannot limit every part",
         ),
     ] {
         let grant = t.reason(&format!("ug/{name}"), reason);

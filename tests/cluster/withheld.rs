@@ -23,7 +23,10 @@ fn suspended() {
     t.reason("dg/report", "Issued");
     let waiting = t.reason("ug/waiting", "Suspended");
     assert_eq!(t.kstatus(&waiting), "Current");
-    assert_eq!(message(&waiting, "Suspended"), "spec.suspend is true: no key is signed");
+    assert_eq!(
+        message(&waiting, "Suspended"),
+        "spec.suspend is true: no credential is issued"
+    );
     assert!(t.get("secret/waiting").is_none());
 
     let copy = t.mount("report");
@@ -35,7 +38,7 @@ fn suspended() {
     assert_eq!(says(&held, "Suspended"), "True Suspended");
     assert_eq!(says(&held, "Active"), "False Suspended");
     assert_eq!(held["status"]["binding"], json!(null));
-    let until = format!("a copy of it works until {}", copy.files["expiry"]);
+    let until = format!("copies of the credential work until {}", copy.files["expiry"]);
     assert!(
         message(&held, "Suspended").ends_with(&until),
         "{}",
@@ -91,8 +94,8 @@ fn revoked() {
     );
     let said = message(&ended, "Revoked");
     for part in [
-        "the key was withdrawn from Secret leaked",
-        &format!("a copy of its URL works until {}", copy.files["expiry"]),
+        "Secret leaked was deleted",
+        &format!("copies of the URL work until {}", copy.files["expiry"]),
         "disable the access key that signed",
     ] {
         assert!(said.contains(part), "{said}");

@@ -208,9 +208,9 @@ fn a_store_may_refuse_to_cut_keys_short() {
         }
         assert_eq!(
             message(&world, "Ready"),
-            "ExpirationTooLong spec.expirationSeconds is 300; the credentials of ClusterObjectStore media end at \
-             2027-01-15T08:05:04Z, and its owner wants no key that they cut short (shortSessions: Refuse): ask for at \
-             most 299, or ask the owner for longer sessions"
+            "ExpirationTooLong spec.expirationSeconds is 300; the credentials of ClusterObjectStore media expire at \
+             2027-01-15T08:05:04Z, and its owner does not allow a shorter lifetime (shortSessions: Refuse); ask for \
+             at most 299, or ask the owner for longer sessions"
         );
         assert_eq!(world.notices, [Reason::ExpirationTooLong]);
         // Sessions are renewed without a word.
@@ -285,8 +285,8 @@ fn an_upload_below_a_key_is_never_completed() {
 
 fn never_completed(grant: GrantFacts) {
     let mut world = issued(grant.clone());
-    assert!(message(&world, "Ready").ends_with("; it writes any number of objects below spec.key"));
-    assert!(message(&world, "Completed").starts_with("NotObservable the grant is for everything below its key"));
+    assert!(message(&world, "Ready").ends_with("; it allows any number of objects below spec.key"));
+    assert!(message(&world, "Completed").starts_with("NotObservable spec.key is a prefix"));
     world.put_object();
     world.hear();
     for second in [0, 2, 60, 299] {
@@ -335,5 +335,8 @@ fn revoked_credentials_are_no_url() {
     world.edit(|g| g.terms.revoke = Some(true));
     world.reconcile();
     let said = message(&world, "Revoked");
-    assert!(said.contains("a copy of it works until 2027-01-15T08:05:00Z"), "{said}");
+    assert!(
+        said.contains("copies of the credentials work until 2027-01-15T08:05:00Z"),
+        "{said}"
+    );
 }

@@ -43,25 +43,28 @@ fn completed_says_what_is_known() {
             "an upload that arrives",
             "True",
             "Completed",
-            "the upload of 48213 bytes is in the store; the key was withdrawn",
+            "the upload of 48213 bytes is in the store; the Secret was deleted",
         ),
         (
             "a write-once upload of what is there already",
             "True",
             "ObjectExists",
-            "the object is in the store, from before this grant; a write-once upload needs no key for it",
+            "the object is already in the store, from before this grant; a write-once upload cannot replace it, so \
+             no credential is issued",
         ),
         (
             "another object than the grant describes, write-once",
             "False",
             "ObjectMismatch",
-            "the object in the store is not what the grant describes: it has 48213 bytes instead of 48212; it was not written with this grant's key: find out who wrote it, and make a new grant",
+            "the object in the store does not match the grant: it has 48213 bytes instead of 48212; it was not \
+             written with this grant's credential; find out who wrote it, and create a new grant",
         ),
         (
             "another object than the grant describes, which the key may still overwrite",
             "False",
             "ObjectMismatch",
-            "an object came that is not what the grant describes, so not by its key: it has 48213 bytes instead of 48212",
+            "an object has arrived that does not match the grant, so it was not uploaded with this credential: it \
+             has 48213 bytes instead of 48212",
         ),
         (
             "another object than the grant describes, which is gone at the end",
@@ -73,13 +76,13 @@ fn completed_says_what_is_known() {
             "a store that hides the object",
             "Unknown",
             "NotObservable",
-            "the store's credentials do not permit to look (HEAD was refused)",
+            "the store's credentials may not read the object (HEAD was refused)",
         ),
         (
             "a store that does not answer at the end, nor an hour later",
             "Unknown",
             "StoreUnreachable",
-            "ClusterObjectStore media does not answer as it should: connection refused",
+            "ClusterObjectStore media does not answer correctly: connection refused",
         ),
         (
             "a store that is deleted under a key, for good",

@@ -143,7 +143,7 @@ fn a_key_is_in_danger_three_minutes_before_its_end() {
     let failing = condition(&world.grant().status, "RenewalFailing").unwrap();
     assert_eq!(
         failing.message,
-        "the key ends at 2027-01-15T08:10:00Z, and no new one could be made: they are gone"
+        "the credential expires at 2027-01-15T08:10:00Z, and it could not be renewed: they are gone"
     );
     assert_eq!(world.notices, [Reason::RenewalOverdue]);
     assert_eq!(ready(world.grant()), "Issued");

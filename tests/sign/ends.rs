@@ -54,7 +54,7 @@ fn url_does_not_outlive_a_session_of_the_environment() {
         "{cut}: {said}"
     );
     assert_eq!(with(&[]).unwrap().0, WEEK, "an access key that lasts");
-    for (end, part) in [("tomorrow", "invalid"), ("2026-01-02T03:04:05Z", "ended at")] {
+    for (end, part) in [("tomorrow", "invalid"), ("2026-01-02T03:04:05Z", "expired at")] {
         let said = with(&[session, ("AWS_CREDENTIAL_EXPIRATION", end)]).unwrap_err();
         assert!(said.contains(part), "{end}: {said}");
     }

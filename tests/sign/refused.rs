@@ -89,7 +89,7 @@ fn what_the_operator_refuses_is_refused() {
     assert!(sign(&[plain.clone(), download(&plain)], &[], &ACCESS_KEY).is_signed);
 }
 
-/// Why an upload in parts is refused is said as of any other grant, also for an upload that somebody has begun.
+/// Why a multipart upload is refused is said as of any other grant, also for an upload that somebody has begun.
 #[test]
 fn upload_in_parts_that_somebody_began_is_refused_with_the_reason() {
     let mut store = cluster_store(amazons(json!({})));

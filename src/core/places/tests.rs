@@ -35,8 +35,12 @@ fn the_oldest_is_next_and_each_is_called_once() {
     let now = at(100);
     assert_eq!(places.ask(&who("a", 3), TWO, now), Ok(()));
     assert_eq!(places.ask(&who("a", 4), TWO, now), Ok(()));
-    assert_eq!(places.ask(&who("a", 4), TWO, now), Ok(()), "it has its place");
-    // Who comes later waits, whatever his age; another namespace is not concerned.
+    assert_eq!(
+        places.ask(&who("a", 4), TWO, now),
+        Ok(()),
+        "its place is already reserved"
+    );
+    // A later grant waits even if it is older. Other namespaces are not affected.
     for second in [2, 5, 1] {
         assert_eq!(places.ask(&who("a", second), TWO, now), Err(Limit::Namespace(2)));
     }
@@ -44,17 +48,17 @@ fn the_oldest_is_next_and_each_is_called_once() {
     assert!(places.calls(now).is_empty());
     places.holds(&who("a", 3), at(200));
     places.holds(&who("a", 4), at(300));
-    assert!(places.calls(now).is_empty(), "a place that is used is no free one");
+    assert!(places.calls(now).is_empty(), "a used place is not free");
     places.leaves(&who("a", 4));
     assert_eq!(names(&places.calls(now)), ["a-1"]);
     assert!(places.calls(now).is_empty(), "once");
-    // Nobody gets in before the one that was called.
+    // No grant gets a place before the one that was enqueued.
     assert_eq!(places.ask(&who("a", 2), TWO, now), Err(Limit::Namespace(2)));
-    // It does not want it any more: the next one.
+    // The enqueued grant no longer wants the place, so the next one gets it.
     places.leaves(&who("a", 1));
     assert_eq!(names(&places.calls(now)), ["a-2"]);
     assert_eq!(places.ask(&who("a", 2), TWO, now), Ok(()));
-    // A key that is over holds no place, whoever has yet to say so.
+    // An expired credential uses no place, even if the status is not updated yet.
     assert!(places.calls(at(199)).is_empty());
     assert_eq!(names(&places.calls(at(200))), ["a-5"]);
     assert_eq!(places.ask(&who("a", 5), TWO, at(200)), Ok(()));
@@ -62,7 +66,7 @@ fn the_oldest_is_next_and_each_is_called_once() {
         places.leaves(&who("a", second));
     }
     places.leaves(&who("b", 9));
-    assert!(places.is_empty(), "nothing is kept of who has gone");
+    assert!(places.is_empty(), "no state remains of deleted grants");
 }
 
 #[test]
@@ -98,7 +102,7 @@ fn a_whole_stores_places_go_to_the_namespace_with_the_fewest() {
         places.holds(&who(namespace, second), at(1000));
         order.push(uid.clone());
     }
-    // None has any: the oldest. Then each namespace in its turn.
+    // No namespace has a live grant: the oldest grant is first. Then the namespaces alternate.
     assert_eq!(order, ["late-50", "last-60", "loud-4", "late-51"]);
 }
 
@@ -119,15 +123,18 @@ fn rules_of_one_namespace_with_different_numbers_do_not_block_each_other() {
     assert_eq!(
         places.ask(&who("a", 3), generous, now),
         Ok(()),
-        "the older one has no claim to it"
+        "the older grant's lower limit does not reserve the place"
     );
     places.leaves(&who("a", 1));
-    assert!(places.calls(now).is_empty(), "one has a key, and one is what it may");
+    assert!(
+        places.calls(now).is_empty(),
+        "one grant is live, which is the lower limit"
+    );
     places.leaves(&who("a", 3));
     assert_eq!(names(&places.calls(now)), ["a-2"]);
 }
 
-/// After a restart nothing is known but statuses. Who waits goes before who is younger, whatever the order of visits.
+/// After a restart only statuses are known. Waiting grants come before younger ones, in any order of reconciles.
 #[test]
 fn a_restart_keeps_the_order() {
     let mut places = Places::default();
@@ -138,7 +145,7 @@ fn a_restart_keeps_the_order() {
     }
     let one_left = [5, 4, 3].map(|second| places.ask(&who("a", second), TWO, now).is_ok());
     assert_eq!(one_left, [false, false, true]);
-    // A number that was lowered takes nothing from those who have their keys.
+    // A lower limit does not remove the credentials of live grants.
     let mut full = Places::default();
     for second in 1..=5 {
         full.holds(&who("a", second), at(200));
@@ -152,8 +159,8 @@ fn a_restart_keeps_the_order() {
     assert_eq!(names(&full.calls(now)), ["a-0"]);
 }
 
-/// A grant whose key was published by somebody who died before he could say so has its place, and so has one that
-/// another operator is about to visit.
+/// A grant keeps its place if its operator crashed after publishing the credential and before writing the status. A
+/// grant that another operator is about to reconcile also keeps its place.
 #[test]
 fn who_has_not_been_looked_at_is_before_who_is_younger() {
     let mut places = Places::default();
@@ -165,18 +172,18 @@ fn who_has_not_been_looked_at_is_before_who_is_younger() {
     assert_eq!(second_and_third, [false, true]);
     places.holds(&who("a", 2), at(200));
     assert!(places.calls(now).is_empty());
-    // Nothing comes of the first: it was for another rule's reason that it got no key.
+    // The first grant gets no credential, for another reason than the quota.
     places.leaves(&who("a", 1));
     assert_eq!(
         names(&places.calls(now)),
         ["a-3"],
-        "who is visited in any case is not called"
+        "a grant that is reconciled anyway is not enqueued"
     );
     assert_eq!(places.ask(&who("a", 3), TWO, now), Ok(()));
     assert_eq!(places.ask(&who("a", 4), TWO, now), Err(Limit::Namespace(2)));
 }
 
-/// A grant that nobody looks at holds up others for seconds only.
+/// A grant that is never reconciled blocks others only for some seconds.
 #[test]
 fn new_grant_counts_for_seconds_only() {
     let mut places = Places::default();
@@ -185,7 +192,7 @@ fn new_grant_counts_for_seconds_only() {
         store: Some(1),
     };
     places.is_new(&who("a", 1), at(100));
-    // Seen again, it is no newer.
+    // A second sighting does not restart the time.
     places.is_new(&who("a", 1), at(110));
     for second in [100, 114] {
         assert_eq!(
@@ -200,7 +207,8 @@ fn new_grant_counts_for_seconds_only() {
     assert_eq!(places.ask(&who("b", 2), one, at(115)), Ok(()));
 }
 
-/// Whoever is allowed nothing takes no place, with a status that says anything, and does not stand in line.
+/// A grant in a namespace without an access rule takes no place and does not wait in the queue, whatever its status
+/// says.
 #[test]
 fn namespace_without_a_rule_takes_no_place() {
     let rule = |namespaces: serde_json::Value| {
@@ -221,14 +229,15 @@ fn namespace_without_a_rule_takes_no_place() {
         places.judged_by(rule(serde_json::json!({"names": names})));
         let asked = places.ask(&who("a", 9), one, now);
         assert_eq!(asked.is_ok(), !is_named, "{asked:?}");
-        // A label may choose any namespace.
+        // A label selector may match any namespace.
         places.leaves(&who("a", 9));
         places.judged_by(rule(serde_json::json!({"selector": {"matchLabels": {"team": "a"}}})));
         assert_eq!(places.ask(&who("a", 9), one, now), Err(Limit::Store(1)));
     }
 }
 
-/// Against a slow obvious reckoning: never more than may be, nobody waits beside room, the oldest first.
+/// Compares the result with a simple slow calculation: never more than the limit, no waiting grant next to a free
+/// place, oldest first.
 #[test]
 fn whatever_happens_the_numbers_hold() {
     let mut seed = 7_u64;
@@ -265,21 +274,24 @@ fn whatever_happens_the_numbers_hold() {
                 places.leaves(&gone);
             }
             for (namespace, uid) in places.calls(now) {
-                let called = waits.remove(&uid).expect("who is called waits");
+                let called = waits.remove(&uid).expect("an enqueued grant was waiting");
                 let older = waits
                     .values()
                     .any(|w| w.namespace == namespace && w.turn() < called.turn());
                 assert!(!older, "the oldest of a namespace first");
-                assert_eq!(places.ask(&called, most, now), Ok(()), "who is called is served");
+                assert_eq!(places.ask(&called, most, now), Ok(()), "an enqueued grant gets a place");
                 has.insert(uid, called);
                 given += 1;
             }
             let of = |n: &str| has.values().filter(|c| c.namespace == n).count();
             assert!(has.len() <= 7 && (0..4).all(|n| of(&format!("n{n}")) <= 3));
             for w in waits.values() {
-                assert!(has.len() == 7 || of(&w.namespace) == 3, "somebody waits beside room");
+                assert!(
+                    has.len() == 7 || of(&w.namespace) == 3,
+                    "a grant waits although a place is free"
+                );
             }
         }
     }
-    assert!(given > 1000, "{given} were called");
+    assert!(given > 1000, "{given} were enqueued");
 }

@@ -437,13 +437,14 @@ fn words() {
     world.reconcile();
     assert_eq!(
         says(&world, "Completed"),
-        "part 3 has 8214 bytes instead of at most 8213; send it again"
+        "part 3 has 8214 bytes instead of at most 8213; upload it again"
     );
     world.now = at(300);
     world.reconcile();
     assert_eq!(
         says(&world, "Ready"),
-        "the key expired at 2027-01-15T08:05:00Z and the 3 of at most 3 parts that had come were thrown away: the object was not whole; make a new grant"
+        "the credential expired at 2027-01-15T08:05:00Z and the multipart upload was aborted, because its parts (3 \
+         of at most 3) did not form a complete object; create a new grant"
     );
 
     let revoked = Life {
@@ -454,6 +455,9 @@ fn words() {
         end: ends("Current Revoked", &[(0, 300)], [1, 0, 1], &[]),
     };
     let world = play(&revoked, Memory::Grant, None, SignedDuration::ZERO);
-    assert!(says(&world, "Ready").contains("its upload is aborted, after which copies of its URLs do nothing"));
+    assert!(
+        says(&world, "Ready")
+            .contains("the multipart upload is aborted; after that, copies of its URLs have no effect")
+    );
     assert_eq!(end(&world).left, 0);
 }

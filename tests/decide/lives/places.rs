@@ -135,7 +135,7 @@ fn who_waits_costs_nothing() {
     assert_eq!(world.reconcile(), None, "it would wake by itself");
     let message = &condition(&world.grant().status, "Ready").unwrap().message;
     assert!(
-        message.contains("at most 2 grants with a key at one time in all namespaces together"),
+        message.contains("at most 2 live grants in all namespaces together"),
         "{message}"
     );
     world.bucket = Bucket::Down;

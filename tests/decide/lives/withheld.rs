@@ -195,28 +195,29 @@ fn what_is_withheld_says_until_when_copies_work() {
     let world = played("held back");
     assert_eq!(
         says(&world, "Suspended"),
-        "spec.suspend is true: the key was withdrawn, but a copy of it works until 2027-01-15T08:05:00Z"
+        "spec.suspend is true: the Secret was deleted, but copies of the credential work until 2027-01-15T08:05:00Z"
     );
     assert_eq!(says(&world, "Ready"), says(&world, "Suspended"));
-    assert_eq!(says(&world, "Active"), "there is no key to use");
+    assert_eq!(says(&world, "Active"), "there is no credential to use");
     assert_eq!(says(&world, "Completed"), "nothing has been uploaded yet");
 
     let world = played("revoked");
     assert_eq!(
         says(&world, "Revoked"),
-        "spec.revoke is true: the key was withdrawn from Secret avatar-42, but a copy of its URL works until 2027-01-15T08:05:00Z; only the owner of ClusterObjectStore media can end it sooner: break the lock"
+        "spec.revoke is true: Secret avatar-42 was deleted, but copies of the URL work until 2027-01-15T08:05:00Z; \
+         only the owner of ClusterObjectStore media can invalidate them sooner: break the lock"
     );
     assert_eq!(
         says(&world, "Completed"),
-        "the grant was revoked before an upload was seen, and nobody looks any more"
+        "the grant was revoked before Valet saw an upload, and Valet no longer polls"
     );
     assert!(
         says(&played("revoked while the store is away"), "Revoked")
-            .ends_with("withdraw the credentials that signed it")
+            .ends_with("revoke the credentials that signed it")
     );
     assert_eq!(
         says(&played("revoked from the beginning"), "Revoked"),
-        "spec.revoke is true: no key is signed any more; none was"
+        "spec.revoke is true: no credential was issued, and none will be"
     );
 }
 

@@ -23,30 +23,35 @@ pub fn cases() -> Vec<Case> {
         lends(
             &|_, rule| rule.credentials = Permission::Forbid,
             Reason::OperationNotAllowed,
-            "ClusterObjectStore media does not allow namespace web temporary credentials (spec.mode: Credentials); use a \
-             signed URL, or ask the store's owner for a rule with credentials: Allow",
+            "ClusterObjectStore media does not allow temporary credentials for namespace web (spec.mode: \
+             Credentials); use \
+             a signed URL, or ask the store's owner for a rule with credentials: Allow",
         ),
         lends(
             &|_, rule| rule.max_bytes = Some(ByteSize::Quantity("5Gi".into())),
             Reason::CapabilityMissing,
-            "ClusterObjectStore media cannot hold temporary credentials to the maxBytes that it allows namespace web \
-             (ContentLengthRange); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
+            "ClusterObjectStore media cannot enforce the maxBytes of its access rule for namespace web on temporary \
+             credentials (ContentLengthRange); set spec.mode to Put or PostForm, or ask the store's owner for a \
+             rule without it",
         ),
         lends(
             &|_, rule| rule.content_types = vec!["image/*".into()],
             Reason::CapabilityMissing,
-            "ClusterObjectStore media cannot hold temporary credentials to the contentTypes that it allows namespace web \
-             (ContentType); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
+            "ClusterObjectStore media cannot enforce the contentTypes of its access rule for namespace web on \
+             temporary \
+             credentials (ContentType); set spec.mode to Put or PostForm, or ask the store's owner for a rule \
+             without it",
         ),
         lends(
             &|grant, _| grant.terms.key = "tenants/".into(),
             Reason::KeyNotAllowed,
-            "spec.key 'tenants/' is outside what ClusterObjectStore media allows namespace web: keys below 'tenants/web/'",
+            "spec.key 'tenants/' is outside the prefixes that ClusterObjectStore media allows namespace web; choose \
+             a key below 'tenants/web/'",
         ),
         lends(
             &|grant, _| grant.terms.key = "tenants/web//".into(),
             Reason::InvalidSpec,
-            "spec.key has an empty segment: it may not start or end with '/' nor contain '//'; name the object as \
+            "spec.key has an empty segment: it must not start or end with '/' or contain '//'; write it as \
              'folder/file'",
         ),
         lends(
@@ -59,7 +64,8 @@ pub fn cases() -> Vec<Case> {
         lends(
             &|grant, _| constrain(grant, |c| c.content_type = Some("image/png".into())),
             Reason::CapabilityMissing,
-            "ClusterObjectStore media cannot enforce spec.constraints.contentType on temporary credentials (ContentType); \
+            "ClusterObjectStore media cannot enforce spec.constraints.contentType on temporary credentials \
+             (ContentType); \
              set spec.mode to Put, or leave it out",
         ),
         lends(
@@ -77,19 +83,22 @@ pub fn cases() -> Vec<Case> {
                 };
             },
             Reason::CapabilityMissing,
-            "ClusterObjectStore media cannot enforce spec.version on temporary credentials (Version); leave it out, or \
+            "ClusterObjectStore media cannot enforce spec.version on temporary credentials (Version); leave it out, \
+             or \
              set spec.mode to Url",
         ),
     ];
     for (grant, message) in [
         (
             by_credentials(upload(), false),
-            "ClusterObjectStore media hands out no temporary credentials (Credentials); ask the store's owner to set \
+            "ClusterObjectStore media does not issue temporary credentials (Credentials); ask the store's owner to \
+             set \
              spec.s3.credentials.assumeRole, or set spec.mode to Put",
         ),
         (
             by_credentials(download(), false),
-            "ClusterObjectStore media hands out no temporary credentials (Credentials); ask the store's owner to set \
+            "ClusterObjectStore media does not issue temporary credentials (Credentials); ask the store's owner to \
+             set \
              spec.s3.credentials.assumeRole, or set spec.mode to Url",
         ),
     ] {
@@ -107,21 +116,24 @@ pub fn cases() -> Vec<Case> {
             never(can);
             can.post_form = None;
         },
-        "ClusterObjectStore media hands out no temporary credentials (Credentials); name one object in spec.key, and set \
+        "ClusterObjectStore media does not issue temporary credentials (Credentials); name one object in spec.key \
+         and set \
          spec.mode to Put, or use another store",
     ));
     cases.push(of_mode(
         by_credentials(upload(), true),
         |_| {},
         never,
-        "ClusterObjectStore media hands out no temporary credentials (Credentials); set spec.mode to PostForm, or use another \
+        "ClusterObjectStore media does not issue temporary credentials (Credentials); set spec.mode to PostForm, or \
+         use another \
          store",
     ));
     cases.push(of_mode(
         by_credentials(download(), true),
         |_| {},
         never,
-        "ClusterObjectStore media hands out no temporary credentials (Credentials); name one object in spec.key, and set \
+        "ClusterObjectStore media does not issue temporary credentials (Credentials); name one object in spec.key \
+         and set \
          spec.mode to Url, or use another store",
     ));
     cases

@@ -132,7 +132,9 @@ fn the_closest_rule_speaks() {
     downloads.rule.key_prefix = Some("only-downloads".into());
     let refusal = admit(&grant, &store([rule(), far, downloads])).unwrap_err();
     assert!(
-        refusal.message.ends_with("keys below 'tenants/web/' or 'public/'"),
+        refusal
+            .message
+            .ends_with("choose a key below 'tenants/web/' or 'public/'"),
         "{}",
         refusal.message
     );

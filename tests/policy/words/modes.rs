@@ -33,7 +33,7 @@ pub fn cases() -> Vec<Case> {
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
              (ContentLengthRange); set spec.mode to PostForm and spec.constraints.overwrite to Allow (a form cannot be \
-             write-once), or spec.mode to Multipart, or give the exact size in spec.constraints.contentLength",
+             write-once), or spec.mode to Multipart, or set the exact size in spec.constraints.contentLength",
         ),
         of_mode(
             upload(),
@@ -45,7 +45,7 @@ pub fn cases() -> Vec<Case> {
             },
             |can| can.multipart = None,
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
-             (ContentLengthRange); set spec.mode to PostForm, or give the exact size in spec.constraints.contentLength",
+             (ContentLengthRange); set spec.mode to PostForm, or set the exact size in spec.constraints.contentLength",
         ),
         of_mode(
             upload(),
@@ -71,7 +71,7 @@ pub fn cases() -> Vec<Case> {
                 can.post_form = None;
             },
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
-             (ChecksumSHA256); give spec.constraints.checksumMD5 instead, or leave it out",
+             (ChecksumSHA256); set spec.constraints.checksumMD5 instead, or leave it out",
         ),
         of_mode(
             upload(),
@@ -98,13 +98,13 @@ pub fn cases() -> Vec<Case> {
             },
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a POST form \
-             (ChecksumMD5); give spec.constraints.checksumSHA256 instead, or leave it out",
+             (ChecksumMD5); set spec.constraints.checksumSHA256 instead, or leave it out",
         ),
         of_mode(
             in_parts(),
             |g| constrain(g, |c| c.checksum_md5 = Some("A".repeat(22) + "==")),
             |_| {},
-            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on an upload in parts \
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a multipart upload \
              (ChecksumMD5); set spec.mode to Put, or leave it out",
         ),
         of_mode(
@@ -113,22 +113,24 @@ pub fn cases() -> Vec<Case> {
             |can| {
                 can.post_form.as_mut().unwrap().remove(&Capability::KeyPrefix);
             },
-            "ClusterObjectStore media is not known to keep a POST form to what is below spec.key (KeyPrefix); name one \
-             object, or ask the store's owner, who can have that tried with real keys (annotation \
-             valetkey.dev/canary-requested-at) and reads the result in the store's condition KeysEnforced",
+            "ClusterObjectStore media is not known to limit a POST form to object keys below spec.key (KeyPrefix); \
+             name one object, or ask the store's owner to start a conformance check (annotation \
+             valetkey.dev/canary-requested-at), which shows the result in the store's condition KeysEnforced",
         ),
         of_mode(
             form_below(),
             |g| constrain(g, |c| c.overwrite = Overwrite::Forbid),
             |_| {},
-            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); set \
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); \
+             set \
              spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to Put",
         ),
         of_mode(
             form(),
             |g| constrain(g, |c| c.overwrite = Overwrite::Forbid),
             |_| {},
-            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); set \
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); \
+             set \
              spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to Put",
         ),
         of_mode(
@@ -144,13 +146,14 @@ pub fn cases() -> Vec<Case> {
             form(),
             |_| {},
             |can| can.post_form = None,
-            "ClusterObjectStore media takes no POST forms (PostForm); set spec.mode to Put, or use another store",
+            "ClusterObjectStore media does not support POST forms (PostForm); set spec.mode to Put, or use another \
+             store",
         ),
         of_mode(
             in_parts(),
             |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
             |_| {},
-            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on an upload in parts \
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a multipart upload \
              (ChecksumSHA256); set spec.mode to Put, or leave it out",
         ),
         of_mode(
@@ -159,27 +162,30 @@ pub fn cases() -> Vec<Case> {
             |can| {
                 can.multipart.as_mut().unwrap().remove(&Capability::WriteOnce);
             },
-            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on an upload in parts (WriteOnce); \
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a multipart upload \
+             (WriteOnce); \
              set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store",
         ),
         of_mode(
             in_parts(),
             |_| {},
             |can| can.multipart = None,
-            "ClusterObjectStore media takes no uploads in parts (Multipart); set spec.mode to Put, or use another store",
+            "ClusterObjectStore media does not support multipart uploads (Multipart); set spec.mode to Put, or use \
+             another store",
         ),
         of_mode(
             resumable(),
             |g| constrain(g, |c| c.content_length = Some(1)),
             |_| {},
-            "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a resumable upload (ContentLength); set \
+            "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a resumable upload \
+             (ContentLength); set \
              spec.mode to Put, or leave it out",
         ),
         of_mode(
             resumable(),
             |_| {},
             |can| can.resumable = None,
-            "ClusterObjectStore media takes no resumable uploads (Resumable); ask the store's owner to set \
+            "ClusterObjectStore media does not support resumable uploads (Resumable); ask the store's owner to set \
              spec.gcs.resumableUploads: Tolerate, or set spec.mode to Put",
         ),
         of_mode(
@@ -189,9 +195,9 @@ pub fn cases() -> Vec<Case> {
                 can.multipart = None;
                 can.only_read = true;
             },
-            "ClusterObjectStore media takes no uploads in parts (Multipart): the operator would begin and complete them, and \
-             to an endpoint that an ObjectStore names it sends only requests that change nothing; ask the platform team to \
-             start it with --tenant-store-requests=All, or set spec.mode to Put",
+            "ClusterObjectStore media does not support multipart uploads (Multipart): the operator would have to \
+             initiate and complete them, and it sends only read requests to the endpoint of an ObjectStore; ask the \
+             platform team to start the operator with --tenant-store-requests=All, or set spec.mode to Put",
         ),
         of_mode(
             upload(),
@@ -200,31 +206,30 @@ pub fn cases() -> Vec<Case> {
                 can.enforced.remove(&Capability::WriteOnce);
                 can.only_read = true;
             },
-            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a presigned PUT (WriteOnce); only \
-             an upload would show whether it does, and to an endpoint that an ObjectStore names the operator sends only \
-             requests that change nothing: set spec.constraints.overwrite to Allow if replacing an object is acceptable, or \
+            "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a presigned PUT \
+             (WriteOnce); the operator can test this only with an upload, and it sends only read requests to the endpoint of an ObjectStore; set spec.constraints.overwrite to Allow if replacing an object is acceptable, or \
              ask the platform team to start the operator with --tenant-store-requests=All",
         ),
         of_mode(
             upload(),
             |_| {},
             |can| can.wants_checksums = true,
-            "ClusterObjectStore media takes an upload only with a checksum, since its bucket has Object Lock with a default \
-             retention; set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5",
+            "ClusterObjectStore media accepts an upload only with a checksum, because its bucket has Object Lock \
+             with a default retention; set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5",
         ),
         of_mode(
             form(),
             |_| {},
             |can| can.wants_checksums = true,
-            "ClusterObjectStore media takes an upload only with a checksum, since its bucket has Object Lock with a default \
-             retention; set spec.constraints.checksumSHA256",
+            "ClusterObjectStore media accepts an upload only with a checksum, because its bucket has Object Lock \
+             with a default retention; set spec.constraints.checksumSHA256",
         ),
         of_mode(
             in_parts(),
             |_| {},
             |can| can.wants_checksums = true,
-            "ClusterObjectStore media takes an upload only with a checksum, since its bucket has Object Lock with a default \
-             retention; set spec.mode to Put with spec.constraints.checksumSHA256 or checksumMD5",
+            "ClusterObjectStore media accepts an upload only with a checksum, because its bucket has Object Lock \
+             with a default retention; set spec.mode to Put with spec.constraints.checksumSHA256 or checksumMD5",
         ),
         Case {
             reason: Reason::InvalidSpec,
@@ -232,7 +237,8 @@ pub fn cases() -> Vec<Case> {
                 in_parts(),
                 |g| constrain(g, |c| c.content_length = None),
                 |_| {},
-                "spec.mode is Multipart and nothing says how many parts there are; set spec.constraints.contentLength or \
+                "spec.mode is Multipart, but without a size the number of parts is unknown; set \
+                 spec.constraints.contentLength or \
                  contentLengthRange",
             )
         },
@@ -242,8 +248,8 @@ pub fn cases() -> Vec<Case> {
                 in_parts(),
                 |g| constrain(g, |c| c.content_length = Some(500 * 20_000 + 1)),
                 |_| {},
-                "spec.constraints.contentLength is 10000001 bytes, which makes 501 parts of 20000 bytes, and 500 is the \
-                 most; make the parts larger (spec.multipart.partSizeBytes), or split the object",
+                "spec.constraints.contentLength is 10000001 bytes, which makes 501 parts of 20000 bytes, but at most \
+                 500 parts are allowed; make the parts larger (spec.multipart.partSizeBytes), or split the object",
             )
         },
         of_mode(
@@ -252,10 +258,12 @@ pub fn cases() -> Vec<Case> {
             |can| {
                 can.enforced.remove(&Capability::SignedHeadersOnly);
             },
-            "ClusterObjectStore media obeys headers that nobody signed, or is not known to refuse them (it has no \
-             SignedHeadersOnly, and its condition UnsignedHeadersRefused says why), so the holder of an upload key could copy \
-             whatever its credentials can read; ask the store's owner to set spec.s3.credentials.assumeRole, or \
-             spec.s3.unsignedHeaders: Tolerate. A form is not concerned: spec.mode PostForm with spec.constraints.overwrite Allow",
+            "ClusterObjectStore media obeys unsigned headers, or is not known to refuse them (it has no \
+             SignedHeadersOnly, and its condition UnsignedHeadersRefused gives the reason), so the holder of an \
+             upload URL could copy whatever its credentials can read; ask the store's owner to set \
+             spec.s3.credentials.assumeRole, or \
+             spec.s3.unsignedHeaders: Tolerate, or use a POST form, which does not have this problem (spec.mode: \
+             PostForm with spec.constraints.overwrite: Allow)",
         ),
         Case {
             reason: Reason::ContentLengthNotAllowed,
@@ -270,8 +278,8 @@ pub fn cases() -> Vec<Case> {
                     })
                 },
                 |_| {},
-                "spec.constraints.contentLengthRange.max is 5368709121 bytes; ClusterObjectStore media takes at most \
-                 5368709120 in one request; split the object",
+                "spec.constraints.contentLengthRange.max is 5368709121 bytes; ClusterObjectStore media accepts at \
+                 most 5368709120 bytes in one request; split the object",
             )
         },
         Case {
@@ -279,16 +287,16 @@ pub fn cases() -> Vec<Case> {
             ..case(
                 |_, r| r.max_bytes = Some(ByteSize::Number(999_999)),
                 Reason::ContentLengthNotAllowed,
-                "the upload may have 1000000 bytes; ClusterObjectStore media allows namespace web at most 999999; make it \
-                 smaller",
+                "spec.constraints allows an upload of 1000000 bytes; ClusterObjectStore media allows namespace web \
+                 at most 999999; set a smaller size",
             )
         },
         {
             let mut of_any_size = case(
                 |_, r| r.max_bytes = Some(ByteSize::Number(5)),
                 Reason::ContentLengthNotAllowed,
-                "ClusterObjectStore media allows namespace web uploads of at most 5, so the grant must say its size: set \
-                 spec.constraints.contentLengthRange or contentLength",
+                "ClusterObjectStore media allows namespace web uploads of at most 5, so the grant must limit its \
+                 size; set spec.constraints.contentLengthRange or contentLength",
             );
             of_any_size.grant = form();
             constrain(&mut of_any_size.grant, |c| c.content_length_range = None);

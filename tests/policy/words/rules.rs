@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
         case(
             |g, _| g.terms.key = "tenants//x".into(),
             Reason::InvalidSpec,
-            "spec.key has an empty segment: it may not start or end with '/' nor contain '//'; name the object as \
+            "spec.key has an empty segment: it must not start or end with '/' or contain '//'; write it as \
              'folder/file'",
         ),
         case(
@@ -27,12 +27,12 @@ pub fn cases() -> Vec<Case> {
         case(
             |g, _| g.terms.key = "é".repeat(600),
             Reason::InvalidSpec,
-            "spec.key is 1200 bytes long in UTF-8; the store takes at most 1024; shorten it",
+            "spec.key is 1200 bytes long in UTF-8; the store accepts at most 1024; shorten it",
         ),
         case(
             |g, _| g.terms.key.clear(),
             Reason::InvalidSpec,
-            "spec.key is empty; name the object",
+            "spec.key is empty; enter an object key",
         ),
         case(
             |g, r| {
@@ -40,8 +40,8 @@ pub fn cases() -> Vec<Case> {
                 r.max_total_seconds = Some(300);
             },
             Reason::ExpirationTooLong,
-            "spec.expirationSeconds is 301; ClusterObjectStore media allows namespace web at most 300 in total, renewals \
-             included; ask for less",
+            "spec.expirationSeconds is 301; ClusterObjectStore media allows namespace web at most 300 in total, \
+             including renewals; ask for less",
         ),
         case(
             |g, r| {
@@ -49,7 +49,8 @@ pub fn cases() -> Vec<Case> {
                 r.renewal = RenewalPermission::Forbid;
             },
             Reason::RenewalNotAllowed,
-            "spec.renewal.policy is Always; ClusterObjectStore media allows namespace web no renewal; leave spec.renewal \
+            "spec.renewal.policy is Always; ClusterObjectStore media does not allow renewal for namespace web; \
+             leave spec.renewal \
              out, or ask the store's owner for a rule with renewal: Allow",
         ),
         case(
@@ -60,8 +61,8 @@ pub fn cases() -> Vec<Case> {
         case(
             |g, _| constrain(g, |c| c.content_length = Some(5_368_709_121)),
             Reason::ContentLengthNotAllowed,
-            "spec.constraints.contentLength is 5368709121 bytes; ClusterObjectStore media takes at most 5368709120 \
-             in one request; split the object",
+            "spec.constraints.contentLength is 5368709121 bytes; ClusterObjectStore media accepts at most \
+             5368709120 bytes in one request; split the object",
         ),
         case(
             |g, _| g.namespace = "shop".into(),
@@ -78,13 +79,14 @@ pub fn cases() -> Vec<Case> {
         case(
             |g, _| g.terms.key = "tenants/shop/x".into(),
             Reason::KeyNotAllowed,
-            "spec.key 'tenants/shop/x' is outside what ClusterObjectStore media allows namespace web: keys below \
-             'tenants/web/'",
+            "spec.key 'tenants/shop/x' is outside the prefixes that ClusterObjectStore media allows namespace web; \
+             choose a key below 'tenants/web/'",
         ),
         case(
             |g, _| g.terms.expiration_seconds = 3601,
             Reason::ExpirationTooLong,
-            "spec.expirationSeconds is 3601; ClusterObjectStore media allows namespace web at most 3600; ask for less",
+            "spec.expirationSeconds is 3601; ClusterObjectStore media allows namespace web at most 3600; ask for \
+             less",
         ),
         case(
             |g, r| {
@@ -92,20 +94,20 @@ pub fn cases() -> Vec<Case> {
                 r.max_bytes = Some(ByteSize::Quantity("65M".into()));
             },
             Reason::ContentLengthNotAllowed,
-            "the upload may have 65000001 bytes; ClusterObjectStore media allows namespace web at most 65M; make it \
-             smaller",
+            "spec.constraints allows an upload of 65000001 bytes; ClusterObjectStore media allows namespace web at \
+             most 65M; set a smaller size",
         ),
         case(
             |_, r| r.max_bytes = Some(ByteSize::Number(5)),
             Reason::ContentLengthNotAllowed,
-            "ClusterObjectStore media allows namespace web uploads of at most 5, so the grant must say its size: set \
-             spec.constraints.contentLength",
+            "ClusterObjectStore media allows namespace web uploads of at most 5, so the grant must limit its size; \
+             set spec.constraints.contentLength",
         ),
         case(
             |_, r| r.content_types = vec!["image/png".into(), "text/*".into()],
             Reason::ContentTypeNotAllowed,
-            "ClusterObjectStore media allows namespace web only uploads of image/png, text/*, so the grant must say \
-             its type: set spec.constraints.contentType",
+            "ClusterObjectStore media allows namespace web only uploads of image/png, text/*, so the grant must \
+             name its type; set spec.constraints.contentType",
         ),
         case(
             |g, r| {

@@ -79,7 +79,7 @@ pub fn multipart_job(play: &Play) -> Result<()> {
 
     let log = play.kubectl(&["logs", "job/dump"])?;
     check(
-        log.contains("part 17 failed; again in 1 s") && log.contains("part 64 is in the store"),
+        log.contains("part 17 failed; next try in 1 s") && log.contains("part 64 is in the store"),
         format!("the script said {log}"),
     )?;
     check(!log.contains("X-Amz-Signature"), "the script printed a URL")?;
