@@ -115,7 +115,8 @@ pub fn cases() -> Vec<Case> {
                 r.content_types = vec!["image/png".into()];
             },
             Reason::ContentTypeNotAllowed,
-            "spec.constraints.contentType is image/gif; ClusterObjectStore media allows namespace web only image/png",
+            "spec.constraints.contentType is image/gif; ClusterObjectStore media allows namespace web only image/png; set one \
+             of these types",
         ),
     ]
 }
