@@ -1,5 +1,5 @@
 #!/bin/sh
-# Uploads FILE in parts, with the URLs from parts.json in the same folder:
+# Uploads the parts of FILE to the URLs from parts.json in the same folder:
 #
 #   sh upload.sh FILE [PART...]
 #
