@@ -13,10 +13,10 @@ pub struct StoreLimits {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_live_grants: Option<i64>,
 
-    /// The largest number of reconciles that wait for this store at the same time, for example for a HEAD request,
-    /// for credentials from STS or for the first probe. The limit prevents that a slow store uses the whole operator.
-    /// Further reconciles wait in a queue that serves the namespaces in turn. Default: a quarter of the operator's
-    /// --concurrency.
+    /// The largest number of reconciles that wait for this store at the same time. A reconcile waits, for example,
+    /// for a HEAD request, for credentials from STS, or for the first probe. The limit prevents a slow store from
+    /// blocking the whole operator. Further reconciles wait in a queue that serves the namespaces in turn. Default: a
+    /// quarter of the operator's --concurrency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_requests_in_flight: Option<i64>,

@@ -69,7 +69,7 @@ pub enum Reason {
     /// A Secret with this name exists and does not belong to the grant.
     SecretConflict,
 
-    // Additional conditions of a grant that has its credential.
+    // Reasons of additional conditions and events of a grant.
     /// The credential expires earlier than requested, because the signing credentials expire.
     ExpiryTruncated,
     /// The credential expires soon, and its renewal fails.
@@ -83,7 +83,7 @@ pub enum Reason {
     /// The operator cannot find out whether the object exists.
     NotObservable,
 
-    // Stores.
+    // Reasons of a store.
     /// The settings and credentials of the store are usable.
     Ready,
     /// The settings or access rules of the store are invalid.

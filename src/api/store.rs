@@ -197,8 +197,8 @@ pub struct S3Store {
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9-]+$')").message("region is not a valid region name: use letters, digits and '-', for example eu-west-1"))]
     pub region: String,
 
-    /// The address of the store for the operator: scheme, host and port, no path. The signed URLs also contain it,
-    /// unless publicEndpoint is set. Default: Amazon's endpoint for the region.
+    /// The address at which the operator reaches the store: scheme, host and port, no path. The signed URLs also
+    /// contain this address, unless publicEndpoint is set. Default: Amazon's endpoint for the region.
     /// Example: https://s3.internal:9000
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
@@ -219,9 +219,9 @@ pub struct S3Store {
     #[serde(default)]
     pub addressing_style: AddressingStyle,
 
-    /// The credentials that sign. Absent: the AWS SDK's default chain in the operator's environment (IRSA, Pod
-    /// Identity, environment variables). An ObjectStore can use the default chain only if the operator runs with
-    /// --share-credentials-with-namespaces.
+    /// The credentials with which Valet signs. Absent: the AWS SDK's default chain in the operator's environment
+    /// (IRSA, Pod Identity, environment variables). An ObjectStore can use the default chain only if the operator
+    /// runs with --share-credentials-with-namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<S3Credentials>,
 
@@ -258,7 +258,7 @@ pub enum UnsignedHeaders {
     /// Issue no PUT URLs, unless assumeRole limits each of them.
     #[default]
     Refuse,
-    /// Issue PUT URLs, because the credentials can read nothing confidential.
+    /// Issue PUT URLs. The owner of the store has ensured that the credentials can read nothing confidential.
     Tolerate,
 }
 

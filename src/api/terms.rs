@@ -32,8 +32,9 @@ pub struct Terms {
 
     /// The lifetime of the credential in seconds, from the moment when Valet issues it. From 1 to 604800 (7 days, the
     /// maximum of S3 signatures). If the access rules allow less, Valet refuses the grant, and the condition Ready
-    /// contains the allowed maximum. With less than 120 seconds, differences between clocks can use up the lifetime.
-    /// If you change this field after the credential was issued, Valet replaces the credential. Default: 3600.
+    /// contains the allowed maximum. This also applies to the default. With less than 120 seconds, differences
+    /// between clocks can use up the lifetime. If you change this field after the credential was issued, Valet
+    /// replaces the credential. Default: 3600.
     #[serde(default = "default_expiration")]
     #[schemars(range(min = 1, max = 604_800))]
     pub expiration_seconds: i64,
@@ -69,7 +70,8 @@ pub struct Terms {
     pub revoke: Option<bool>,
 
     /// Name of the Secret for the credential, in the grant's namespace. The Secret must not exist: Valet only writes
-    /// Secrets that it created for this grant. Immutable. Default: the name of the grant.
+    /// Secrets that it created for this grant. An UploadGrant and a DownloadGrant with the same name need different
+    /// Secret names. Immutable. Default: the name of the grant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(

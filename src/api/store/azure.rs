@@ -19,8 +19,9 @@ pub struct AzureBlobStore {
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]+(-[a-z0-9]+)*$')").message("container is not a valid container name: use 3 to 63 lower-case letters, digits and single '-', and start and end with a letter or digit"))]
     pub container: String,
 
-    /// The address of the account's blob service for the operator: scheme, host and port, no path. The signed URLs
-    /// also contain it, unless publicEndpoint is set. Default: https://ACCOUNT.blob.core.windows.net
+    /// The address at which the operator reaches the account's blob service: scheme, host and port, no path. The
+    /// signed URLs also contain this address, unless publicEndpoint is set. Default:
+    /// https://ACCOUNT.blob.core.windows.net
     /// Example: https://mediastore.blob.core.usgovcloudapi.net
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
@@ -40,8 +41,8 @@ pub struct AzureBlobStore {
     #[serde(default)]
     pub addressing_style: AddressingStyle,
 
-    /// The credentials that sign. Absent: the operator's own identity (workload identity, or the managed identity of
-    /// the machine). An ObjectStore can use the operator's identity only if the operator runs with
+    /// The credentials with which Valet signs. Absent: the operator's own identity (workload identity, or the managed
+    /// identity of the machine). An ObjectStore can use the operator's identity only if the operator runs with
     /// --share-credentials-with-namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<AzureBlobCredentials>,

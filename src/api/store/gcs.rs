@@ -13,8 +13,8 @@ pub struct GcsStore {
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9][a-z0-9._-]*[a-z0-9]$')").message("bucket is not a valid bucket name: use 3 to 222 lower-case letters, digits, '.', '_' and '-', and start and end with a letter or digit"))]
     pub bucket: String,
 
-    /// The address of the store for the operator: scheme, host and port, no path. The signed URLs also contain it,
-    /// unless publicEndpoint is set. Default: https://storage.googleapis.com
+    /// The address at which the operator reaches the store: scheme, host and port, no path. The signed URLs also
+    /// contain this address, unless publicEndpoint is set. Default: https://storage.googleapis.com
     /// Example: https://storage.googleapis.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
@@ -35,9 +35,9 @@ pub struct GcsStore {
     #[serde(default = "path")]
     pub addressing_style: AddressingStyle,
 
-    /// The credentials that sign. Absent: the operator's own identity (workload identity, the service account of the
-    /// machine, or the file of GOOGLE_APPLICATION_CREDENTIALS). An ObjectStore can use the operator's identity only
-    /// if the operator runs with --share-credentials-with-namespaces.
+    /// The credentials with which Valet signs. Absent: the operator's own identity (workload identity, the service
+    /// account of the machine, or the file of GOOGLE_APPLICATION_CREDENTIALS). An ObjectStore can use the operator's
+    /// identity only if the operator runs with --share-credentials-with-namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<GcsCredentials>,
 

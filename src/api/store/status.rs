@@ -11,7 +11,8 @@ pub struct StoreStatus {
     pub observed_generation: Option<i64>,
     /// Ready: the settings are valid, the store answers, and it accepts the credentials. UnsignedHeadersRefused and
     /// ClockInSync: results of the last probe. KeysEnforced: the result of the last conformance check.
-    /// CredentialsExpirationKnown: only while it is False.
+    /// CredentialsExpirationKnown: only while it is False. An operator for one namespace writes its own conditions as
+    /// NAMESPACE/TYPE, for example team-a/Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::api::status::conditions")]
     pub conditions: Vec<Condition>,
