@@ -142,7 +142,7 @@ impl Judge<'_> {
         recorded.filter(|end| self.key().is_some_and(|key| *end > key.expires_at))
     }
 
-    /// Until when a copy of any credential of this grant may work.
+    /// The latest time at which a copy of any credential of this grant may work.
     pub(super) fn copies_until(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         key.map(|key| key.expires_at).max(self.earlier())
     }

@@ -234,7 +234,7 @@ impl Judge<'_> {
                     return None;
                 }
                 let message = format!(
-                    "{said}; waiting for a last poll of the uploaded parts: {}",
+                    "{said}; waiting for a last check of the uploaded parts: {}",
                     self.unreachable(why)
                 );
                 let situation = Situation::of(Reason::StoreUnreachable, message, key);
@@ -245,7 +245,7 @@ impl Judge<'_> {
         }
     }
 
-    /// What was uploaded with an expired credential, if it is no object.
+    /// What happened to the upload of an expired credential that did not become an object, for messages.
     pub(super) fn what_came(&self) -> String {
         let (UploadFact::Aborted { parts }, Some(all)) = (&self.f.upload, self.g.ask.parts()) else {
             return "nothing was uploaded".to_owned();
@@ -499,11 +499,11 @@ mod tests {
             ),
             (
                 &[(1, 5 * MIB - 1)],
-                "part 1 has 5242879 bytes, which would end the object at 5242879",
+                "part 1 has 5242879 bytes, so the object would have only 5242879",
             ),
             (
                 &[(1, 5 * MIB - 1), (2, 5 * MIB)],
-                "part 1 has 5242879 bytes instead of 5242880, and there are parts behind it",
+                "part 1 has 5242879 bytes instead of 5242880, but later parts exist",
             ),
             (
                 &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB + 1)],
@@ -511,7 +511,7 @@ mod tests {
             ),
             (
                 &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB - 1)],
-                "part 3 has 2097151 bytes, which would end the object at",
+                "part 3 has 2097151 bytes, so the object would have only",
             ),
         ] {
             let why = flaw(exact, sizes);
@@ -529,8 +529,8 @@ mod tests {
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 0)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB)]);
         assert_eq!(assembled(range, &[(1, 5 * MIB), (2, 5 * MIB)]), Assembled::Waiting);
-        assert!(flaw(range, &[(1, 5 * MIB), (2, MIB - 1)]).contains("at 6291455 of at least 6291456 bytes"));
+        assert!(flaw(range, &[(1, 5 * MIB), (2, MIB - 1)]).contains("only 6291455 of at least 6291456 bytes"));
         assert!(flaw(range, &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB + 1)]).contains("at most 2097152"));
-        assert!(flaw(range, &[(1, 5 * MIB), (2, MIB), (3, 0)]).contains("there are parts behind it"));
+        assert!(flaw(range, &[(1, 5 * MIB), (2, MIB), (3, 0)]).contains("later parts exist"));
     }
 }

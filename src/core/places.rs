@@ -109,8 +109,8 @@ struct Namespace {
     holders: HashMap<String, Holder>,
     waiting: BTreeMap<Turn, Waiting>,
     /// Grants that were not reconciled yet, each with the time at which this process first saw it. They come before
-    /// younger grants for a limited time, or until their first reconcile. Two operators, or one operator before and after a crash,
-    /// therefore choose the same grants.
+    /// younger grants for a limited time, or until their first reconcile. Two operators, or one operator before and
+    /// after a crash, therefore choose the same grants.
     new: BTreeMap<Turn, Timestamp>,
 }
 

@@ -453,7 +453,11 @@ mod tests {
         let nothing = known(&unsigned, None);
         assert!(!nothing.is_own && nothing.status.issued_time.is_none() && nothing.status.finished_time.is_none());
         let types: Vec<_> = nothing.status.conditions.iter().map(|c| c.type_.as_str()).collect();
-        assert_eq!(types, ["Ready", "example.com/Approved"], "nothing rests on these");
+        assert_eq!(
+            types,
+            ["Ready", "example.com/Approved"],
+            "no decision uses these conditions"
+        );
         // If the status is forged or an old one was restored, the evidence in memory counts.
         let remembered = evidence(&own).unwrap();
         let mut older = GrantStatus {

@@ -222,7 +222,7 @@ mod tests {
         }
         assert_eq!(RenewRequest::parse(None), RenewRequest::None);
         let RenewRequest::Invalid(quoted) = RenewRequest::parse(Some(&"ü".repeat(9999))) else {
-            panic!("that is no time");
+            panic!("the value is not a time");
         };
         assert_eq!(quoted.chars().count(), LONGEST_QUOTE);
     }

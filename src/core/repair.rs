@@ -121,11 +121,11 @@ mod tests {
         }
         assert_eq!(repairs.contested_until(at(2)), Some(at(602)));
         assert_eq!(repairs.due(at(5)), Some(at(6)));
-        assert_eq!(repairs.due(at(6)), None, "it is time");
+        assert_eq!(repairs.due(at(6)), None, "the pause has passed");
         assert_eq!(repairs.contested_until(at(601)), Some(at(602)));
         assert_eq!((repairs.contested_until(at(602)), repairs.due(at(602))), (None, None));
         repairs.restored(at(602));
-        assert_eq!(repairs.due(at(602)), Some(at(603)), "the first one again");
+        assert_eq!(repairs.due(at(602)), Some(at(603)), "the first pause again");
         // A clock that was set back does not delay a restoration.
         assert_eq!(repairs.due(at(-1000)), None);
     }

@@ -231,7 +231,7 @@ impl Judge<'_> {
                 {
                     let s = situation(
                         *reason,
-                        format!("{said}; waiting for a last poll of the store: {message}"),
+                        format!("{said}; waiting for a last check of the store: {message}"),
                         Arrival::Unchanged,
                         false,
                     );
@@ -256,7 +256,7 @@ impl Judge<'_> {
                 step
             }
             ObjectFact::ClockSkewed(why) => {
-                let message = format!("{said}; waiting for a last poll whether the upload has arrived: {why}");
+                let message = format!("{said}; waiting for a last check whether the upload has arrived: {why}");
                 self.settle(
                     &situation(Reason::ClockSkewed, message, Arrival::Unchanged, false),
                     Some(self.retry()),
@@ -275,7 +275,7 @@ impl Judge<'_> {
             ),
             ObjectFact::Unreachable(why) if self.now < add(end, LOOK_PATIENCE) => {
                 let message = format!(
-                    "{said}; waiting for a last poll whether the upload has arrived: {}",
+                    "{said}; waiting for a last check whether the upload has arrived: {}",
                     self.unreachable(why)
                 );
                 self.settle(

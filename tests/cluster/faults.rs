@@ -40,7 +40,7 @@ fn a_store_that_is_away() {
     );
     assert_eq!(says(&grant, "Ready"), "False StoreUnreachable");
     let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
-    assert!(message.contains("last poll"), "{message}");
+    assert!(message.contains("last check"), "{message}");
 
     store.start_again().unwrap();
     t.reason_within("ug/during", "Issued", Duration::from_secs(90));
