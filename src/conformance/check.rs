@@ -13,7 +13,7 @@ use crate::{
     core::{Key, Lifetime, ObjectKey, SignError, Signed, SigningRequest, second},
 };
 
-/// The body of valid requests.
+/// The body of the conformance check's valid uploads.
 pub const BODY: &[u8] = b"valet canary 1\n";
 /// The MD5 of [`BODY`], in base64.
 pub const BODY_MD5: &str = "vLvOurp3+zgX/XY+TXusGQ==";
@@ -21,7 +21,7 @@ pub const BODY_MD5: &str = "vLvOurp3+zgX/XY+TXusGQ==";
 pub const OTHER: &[u8] = b"valet canary 2\n";
 /// A body that is one byte longer than [`BODY`].
 pub const LONGER: &[u8] = b"valet canary 10\n";
-/// The content type of valid requests.
+/// The content type of the conformance check's valid uploads.
 pub const TYPE: &str = "text/plain";
 /// A content type that differs from [`TYPE`].
 pub const OTHER_TYPE: &str = "text/html";
@@ -35,16 +35,18 @@ const FILE_NAME: &str = "${filename}";
 /// The object that requests use instead of the signed one.
 const STRAY: &str = "stray";
 
-/// Timeout of the check.
+/// The timeout of the conformance check.
 const TRIP_TIMEOUT: Duration = Duration::from_secs(40);
-/// Timeout of deleting the check's objects.
+/// The timeout for deleting the objects that the conformance check wrote.
 const CLEARING_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Runs a check with a timeout.
+/// Runs a conformance check with a timeout.
 pub async fn in_time<T>(trip: impl Future<Output = Result<T, Away>>) -> Result<T, Away> {
     timeout(TRIP_TIMEOUT, trip).await.unwrap_or_else(|_| {
         let seconds = TRIP_TIMEOUT.as_secs();
-        Err(Away(format!("the store is too slow: it took longer than {seconds} s")))
+        Err(Away(format!(
+            "the store is too slow: the conformance check took longer than {seconds} s"
+        )))
     })
 }
 
@@ -63,7 +65,7 @@ impl From<SignError> for Away {
 /// A change that makes a request violate its credential.
 pub type Bend = fn(&mut Sent);
 
-/// The provider's operations that the check uses.
+/// The operations that a provider implements for the conformance check.
 pub trait Hands: Sync {
     /// Signs a credential for the operator's endpoint.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
@@ -85,20 +87,20 @@ pub trait Hands: Sync {
     ) -> BoxFuture<'a, Option<&'static str>>;
 }
 
-/// A running check and its result so far.
+/// A running conformance check and its result so far.
 pub struct Trip<'a, H> {
     hands: &'a H,
     /// The prefix of this check, below the probe's object key.
     pub folder: String,
-    /// The upload ID for checks of parts.
+    /// The upload ID of the multipart upload that the check signs parts for.
     pub upload: Option<String>,
     written: BTreeSet<String>,
-    /// The result so far.
+    /// The result of the checks so far.
     pub found: Canary,
 }
 
 impl<'a, H: Hands> Trip<'a, H> {
-    /// Starts a check below this object key.
+    /// Prepares a conformance check below this object key.
     pub fn new(hands: &'a H, probe_key: &str) -> Self {
         Self {
             hands,
@@ -114,7 +116,7 @@ impl<'a, H: Hands> Trip<'a, H> {
         }
     }
 
-    /// Ends the check and deletes its objects.
+    /// Ends the conformance check and deletes its objects.
     pub async fn end(mut self, result: Result<(), Away>) -> Canary {
         if let Err(Away(why)) = result {
             self.found.interrupted = true;
@@ -200,24 +202,25 @@ impl<'a, H: Hands> Trip<'a, H> {
     /// limited.
     async fn keeps_below(&mut self, ask: &Ask) -> Result<Result<(), String>, Away> {
         let inside = |name: &str| format!("in/{name}");
-        // The object key depends on whether the store replaces the file name.
+        // Whether the object key contains the file name depends on the store, so both object keys are deleted later.
         self.wrote(&inside(FILE));
         self.wrote(&inside(FILE_NAME));
         if let Err(status) = self.good(&inside(""), ask).await? {
-            return Ok(Err(format!("a form for a key prefix was answered {status}")));
+            return Ok(Err(format!("the store answered {status} to a form for a key prefix")));
         }
         if !self.exists(&inside(FILE)).await? {
             return Ok(Err(format!(
                 "the store does not replace {FILE_NAME} with the file name"
             )));
         }
-        // Object keys outside the prefix.
+        // These object keys are outside the prefix, so the store must refuse them.
         for key in ["in-2/x", "in", "IN/x"] {
             if is_taken(self.try_below(ask, key, FILE).await?) {
-                return Ok(Err(format!("it accepts object key {key} with a form for in/")));
+                return Ok(Err(format!("the store accepts object key {key} with a form for in/")));
             }
         }
-        // Object keys that begin with the prefix. A store for which '..' has no special meaning may accept them.
+        // These object keys begin with the prefix. A store for which '..' has no special meaning may accept them, but
+        // must not write an object outside the prefix.
         for (n, key) in ["in/../{}", "in/%2e%2e/{}", "in/..%2f{}", "in/..\\{}"]
             .into_iter()
             .enumerate()
@@ -226,7 +229,7 @@ impl<'a, H: Hands> Trip<'a, H> {
             self.try_below(ask, &key.replace("{}", &escaped), FILE).await?;
             if self.exists(&escaped).await? {
                 return Ok(Err(format!(
-                    "with object key {} it writes an object outside in/",
+                    "with object key {} the store writes an object outside in/",
                     key.replace("{}", "x")
                 )));
             }
@@ -239,11 +242,11 @@ impl<'a, H: Hands> Trip<'a, H> {
             }
         }
         if self.exists(escaped).await? {
-            return Ok(Err("with file name ../x it writes an object outside in/".into()));
+            return Ok(Err("with file name ../x the store writes an object outside in/".into()));
         }
         Ok(match is_taken(self.try_below(ask, "in/a/b", FILE).await?) {
             true => Ok(()),
-            false => Err("it refuses object key in/a/b with a form for in/".into()),
+            false => Err("the store refuses object key in/a/b with a form for in/".into()),
         })
     }
 
@@ -274,20 +277,20 @@ impl<'a, H: Hands> Trip<'a, H> {
     async fn try_out(&mut self, name: &str, ask: &Ask, is_over: bool, bend: Bend) -> Result<u16, Away> {
         let mut sent = self.sent(name, ask, is_over).await?;
         bend(&mut sent);
-        // The changed request may have written the object, so it is deleted later.
+        // A changed request may also write the signed object, so the check deletes that object later.
         if sent.method != "GET" && !name.ends_with('/') {
             self.wrote(name);
         }
         self.hands.send(sent).await
     }
 
-    /// A valid request for this object, or for the prefix if the name ends with '/'.
+    /// Builds a valid request for this object, or for the prefix if the name ends with '/'.
     async fn sent(&self, name: &str, ask: &Ask, is_over: bool) -> Result<Sent, Away> {
         let signed = self.hands.sign(&self.request(name, ask, is_over)?).await?;
         Sent::good(&signed).ok_or_else(|| Away("the credential is not a single request".into()))
     }
 
-    /// The request to sign for this object.
+    /// The signing request for this object.
     pub fn request(&self, name: &str, ask: &Ask, is_over: bool) -> Result<SigningRequest, Away> {
         let key = format!("{}/{name}", self.folder);
         let ends = if is_over { -SECONDS } else { SECONDS };

@@ -110,7 +110,7 @@ pub enum Unanswered {
     TooLong,
 }
 
-/// A pool of connections.
+/// An HTTP client with its pool of connections.
 pub(super) type Connections<B = Full<Bytes>> = Client<HttpsConnector<Way>, B>;
 
 /// A client that follows no redirects and reuses connections.

@@ -480,7 +480,7 @@ mod tests {
         assert_eq!(outward.check("52.218.0.1").await, Ok(()));
     }
 
-    /// Two stores share one client and its memory.
+    /// Two stores share one client, so they do not need the memory of two.
     #[test]
     fn stores_share_what_connects() {
         let outward = Outward::default();

@@ -38,7 +38,7 @@ pub enum Base {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
     pub status: u16,
-    /// The error code, or an empty text.
+    /// The error code in the answer, or an empty text.
     pub code: String,
 }
 
@@ -95,7 +95,7 @@ pub trait Sender: Sync {
 /// download.
 ///
 /// # Errors
-/// An error if the store did not answer.
+/// Returns an error if the store did not answer.
 pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Error> {
     for base in [Base::BrokenUpload, Base::Upload] {
         let control = sender.send(base, Variant::Plain).await?;
@@ -132,7 +132,7 @@ pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Erro
 /// for all methods, so the result also holds for uploads.
 ///
 /// # Errors
-/// An error if the store did not answer.
+/// Returns an error if the store did not answer.
 pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Error> {
     let base = Base::Download;
     let control = sender.send(base, Variant::Plain).await?;
@@ -201,9 +201,9 @@ pub fn write_once(answers: &[Said]) -> WriteOnce {
     match (last.status, answers.len()) {
         // The store refused because of an object of an earlier request.
         (412, _) => WriteOnce::Enforced,
-        (501 | 405, _) => WriteOnce::Missing(format!("it answers {} to a write-once upload", told(last))),
-        (400, _) => WriteOnce::Missing(format!("it refuses a write-once upload ({})", told(last))),
-        (200..=299, 3..) => WriteOnce::Missing("it replaces the object of a write-once upload".into()),
+        (501 | 405, _) => WriteOnce::Missing(format!("the store answers {} to a write-once upload", told(last))),
+        (400, _) => WriteOnce::Missing(format!("the store refuses a write-once upload ({})", told(last))),
+        (200..=299, 3..) => WriteOnce::Missing("the store replaces an existing object in a write-once upload".into()),
         _ => WriteOnce::Unknown(format!(
             "the store answered {} to a write-once upload below the probe's object key",
             told(last)
@@ -215,10 +215,10 @@ pub fn write_once(answers: &[Said]) -> WriteOnce {
 pub fn remark(found: &Option<WriteOnce>) -> Option<String> {
     match found {
         Some(WriteOnce::Missing(why)) => Some(format!(
-            "it has no WriteOnce ({why}), so upload grants need spec.constraints.overwrite: Allow"
+            "the store has no WriteOnce ({why}), so upload grants need spec.constraints.overwrite: Allow"
         )),
         Some(WriteOnce::Unknown(why)) => Some(format!(
-            "it is not known whether it has WriteOnce ({why}); until then upload grants need spec.constraints.overwrite: Allow"
+            "it is not known whether the store has WriteOnce ({why}); until then upload grants need spec.constraints.overwrite: Allow"
         )),
         Some(WriteOnce::Enforced) | None => None,
     }

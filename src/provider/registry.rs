@@ -45,7 +45,7 @@ enum Kind {
 /// Validates a store's spec, without its credentials.
 ///
 /// # Errors
-/// The reason and a sentence for the store's owner.
+/// Returns the reason and a sentence for the store's owner.
 pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
     store
         .check()
@@ -86,7 +86,7 @@ impl Settings {
     /// Checks that a tenant's store may use the endpoints that it names.
     ///
     /// # Errors
-    /// The reason and a sentence for the store's owner.
+    /// Returns the reason and a sentence for the store's owner.
     pub async fn check_endpoint(&self, outward: &Outward) -> Result<(), (Reason, String)> {
         for endpoint in self.endpoints() {
             let inward = outward.check(&host(endpoint)?).await;
@@ -98,7 +98,7 @@ impl Settings {
     /// Checks the endpoints without DNS lookups. Only IP addresses are checked, so nothing is sent.
     ///
     /// # Errors
-    /// The reason and a sentence for the store's owner.
+    /// Returns the reason and a sentence for the store's owner.
     pub fn check_endpoint_literal(&self, outward: &Outward) -> Result<(), (Reason, String)> {
         for endpoint in self.endpoints() {
             let checked = outward.check_literal(&host(endpoint)?);

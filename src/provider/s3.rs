@@ -431,7 +431,7 @@ impl Provider for S3 {
         lacks(has_signed_headers_only, Capability::SignedHeadersOnly);
         lacks(has_write_once, Capability::WriteOnce);
         if !may_change {
-            // The operator itself initiates, lists and completes multipart uploads, so they need write requests.
+            // Without write requests, the operator cannot initiate and complete multipart uploads.
             can.multipart = None;
             can.only_read = true;
         }

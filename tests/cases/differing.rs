@@ -53,7 +53,10 @@ fn write_once_grant_is_refused_by_a_store_that_answers_501_to_conditions() {
         !can(&store, "WriteOnce") && !can(&store, "Multipart/WriteOnce"),
         "{store}"
     );
-    assert!(said.contains("it has no WriteOnce") && said.contains("501"), "{said}");
+    assert!(
+        said.contains("the store has no WriteOnce") && said.contains("501"),
+        "{said}"
+    );
     // What it does with headers is tried without a condition, so it is known.
     assert_eq!(headers, "True");
 }

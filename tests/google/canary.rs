@@ -198,7 +198,7 @@ async fn a_store_that_passes_over_something() {
     // Of a store that is not Google's it was not thought before, so nothing is missing.
     assert_eq!(made.missing, []);
     assert!(
-        made.without[0].contains("in/../x it writes an object outside in/"),
+        made.without[0].contains("in/../x the store writes an object outside in/"),
         "{made:?}"
     );
     assert!(!can.post_form.as_ref().unwrap().contains(&Capability::KeyPrefix));

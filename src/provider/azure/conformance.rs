@@ -38,7 +38,7 @@ fn put() -> Ask {
 async fn go(trip: &mut Trip<'_, AzureBlob>) -> Result<(), Away> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
-            "everything: a signed URL for PUT below {} was answered {status}; allow the credentials to write there",
+            "everything: the store answered {status} to a PUT below {}; allow the credentials to write there",
             trip.folder
         ));
         return Ok(());
@@ -102,7 +102,7 @@ impl Hands for AzureBlob {
         }
     }
 
-    /// Deleted blobs stay recoverable if the account has soft delete or versioning.
+    /// Deletes the check's blobs. If the account has soft delete or versioning, they stay recoverable.
     fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let mut is_gone = true;

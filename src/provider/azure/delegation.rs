@@ -11,7 +11,7 @@ pub const LIFETIME: SignedDuration = SignedDuration::from_secs(7 * 86_400 - 15 *
 /// key signed stays valid.
 pub const REPLACE_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
-/// The body of the request. The key starts as early as the signatures that it makes.
+/// The body of the request for a user delegation key. The key starts as early as the signatures that it makes.
 pub fn ask(now: Timestamp, back_dated: SignedDuration) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"utf-8\"?><KeyInfo><Start>{}</Start><Expiry>{}</Expiry></KeyInfo>",

@@ -22,7 +22,7 @@ use crate::{
 
 /// Why a request of the operator to the store failed.
 pub enum Trouble {
-    /// There were no usable credentials.
+    /// The operator has no usable credentials for the request.
     Credentials(SignError),
     /// The store did not answer.
     Unanswered(Unanswered),

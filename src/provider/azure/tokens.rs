@@ -142,8 +142,8 @@ impl Identity {
                 *last = Some(token);
                 Ok(value)
             }
-            // The last token is used until its expiry while the source does not answer. It is not used after a
-            // refusal.
+            // While the source does not answer, the last token is used until its expiry. After a refusal it is not
+            // used.
             (Err(SignError::Credentials { reason, .. }), Some(token))
                 if reason == Reason::StoreUnreachable && now < token.expires =>
             {

@@ -63,7 +63,7 @@ fn form() -> Ask {
 async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
-            "everything: a signed URL for PUT below {} was answered {status}; allow the account to create objects there",
+            "everything: the store answered {status} to a PUT below {}; allow the account to create objects there",
             trip.folder
         ));
         return Ok(());
@@ -101,7 +101,7 @@ async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
 
     if let Err(status) = trip.good("form", &form()).await? {
         trip.found.missing.push(Missing::Forms);
-        let why = format!("POST forms: a valid form was answered {status}");
+        let why = format!("POST forms: the store answered {status} to a valid form");
         trip.found.untried.push(why);
         return Ok(());
     }
@@ -154,7 +154,7 @@ impl Hands for Gcs {
         }
     }
 
-    /// Older versions of the objects stay if the bucket has versioning.
+    /// Deletes the check's objects. If the bucket has versioning, older versions stay.
     fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let mut is_gone = true;

@@ -142,7 +142,7 @@ impl Unsigned {
     }
 }
 
-/// The expiry in whole seconds, as everywhere in Valet.
+/// The expiry in the format of a policy, in whole seconds.
 fn end(expires_at: Timestamp) -> String {
     let end = expires_at.to_zoned(TimeZone::UTC);
     end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

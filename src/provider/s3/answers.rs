@@ -128,7 +128,7 @@ fn is_region(text: &str) -> bool {
     }
 }
 
-/// Interprets a failed HEAD request. The answer has no body, so only the status is used.
+/// Interprets a failed HEAD request. A HEAD answer has no body, so only its status is used.
 pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
     match error.raw_response().map(|r| r.status().as_u16()) {
         Some(404) => ObjectFact::Absent,
@@ -179,7 +179,7 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     }
 }
 
-/// Finds the error of a request that was not sent because its host is in a private network.
+/// The [`Inward`] error behind a request that was not sent because its address is not permitted.
 fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
     causes(error).find_map(|e| e.downcast_ref())
 }
@@ -333,7 +333,7 @@ mod tests {
             ),
             (Some("https://s3-accelerate.dualstack.amazonaws.com"), "media", true),
             (None, "media--use1-az4--x-s3", false),
-            // Hosts of customers' machines, with different names.
+            // These hosts are customers' machines, not Amazon S3.
             (
                 Some("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com:9000"),
                 "media",

@@ -11,7 +11,7 @@ use crate::{
     conformance::Missing,
 };
 
-/// The capability that this module is about.
+/// The capability that a POST form for a key prefix is limited to that prefix.
 pub const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
 /// Whether both the operator's endpoint and the workloads' endpoint belong to Amazon.

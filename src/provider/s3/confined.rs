@@ -18,9 +18,9 @@ const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
 pub enum Shown {
     /// The store enforced the session policy, or there are no sessions.
     Confined,
-    /// The session can do more than its policy allows.
+    /// The session can do more than its policy allows. The text is a message for the store's owner.
     More(String),
-    /// The probe gave no result.
+    /// The probe gave no result, for this reason.
     Untried(SignError),
 }
 
@@ -79,7 +79,7 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     }
 }
 
-/// The result of an upload with a session.
+/// The store's answer to an upload with a session.
 enum Written {
     Allowed,
     Denied,

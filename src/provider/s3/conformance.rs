@@ -134,7 +134,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
     let put = put(by_sha256(overwrite));
     if let Some(status) = refused {
         trip.found.untried.push(format!(
-            "everything: a signed URL for PUT below {} was answered {status}; allow the credentials to write there, with the encryption that the bucket requires",
+            "everything: the store answered {status} to a PUT below {}; allow the credentials to write there, with the encryption that the bucket requires",
             trip.folder
         ));
         return Ok(());
@@ -173,7 +173,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
     let (plain, form) = (form(pinned(overwrite)), form(by_sha256(overwrite)));
     if let Err(status) = trip.good("form", &form).await? {
         trip.found.missing.push(Missing::Forms);
-        let why = format!("POST forms: a valid form was answered {status}");
+        let why = format!("POST forms: the store answered {status} to a valid form");
         trip.found.untried.push(why);
         return Ok(());
     }

@@ -149,7 +149,7 @@ fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, 
         _ => exactly(name, value),
     }));
     conditions.push(format!("[\"content-length-range\",{},{}]", range.min, range.max));
-    // The expiry has whole seconds, as everywhere in Valet.
+    // Valet uses whole seconds for every expiry.
     let expiration = expires_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     format!(
         "{{\"expiration\":{},\"conditions\":[{}]}}",

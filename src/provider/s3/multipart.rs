@@ -56,7 +56,7 @@ async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
     })
 }
 
-/// Signs a PUT for each part of the upload.
+/// Presigns one PUT request for each part of a multipart upload.
 pub async fn parts(
     client: &Client,
     bucket: &str,
@@ -316,7 +316,7 @@ impl S3 {
             }
         };
         let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
-        // A store can return more uploads than requested.
+        // The limit is applied again, because a store can return more uploads than requested.
         let listed: Vec<_> = listed
             .take(usize::try_from(MOST_OPEN).unwrap_or_default())
             .filter_map(|upload| {

@@ -33,7 +33,8 @@ impl S3 {
         let (client, bucket) = (&session.talker, &self.store.bucket);
         let mut read = try_reading(client, bucket, self.probe_key()).await;
         if matches!(read.finding, Finding::Broken(Reason::ClockSkewed, _)) && !is_skewed(self.clock.skew()) {
-            // The SDK client corrected its time by an old clock skew. The first answer gave it the new one.
+            // The SDK corrects its signing time by the skew that it last saw. If the operator's clock was set
+            // meanwhile, only the second request has the right time.
             read = try_reading(client, bucket, self.probe_key()).await;
         }
         let mut probed = Probed::of(read.finding);
@@ -57,8 +58,8 @@ impl S3 {
             }
             return probed;
         }
-        // A session that could not be probed is not an error here. It is reported when Valet signs a credential that
-        // depends on it.
+        // It is no error here if the session policy could not be probed. Valet reports it when it signs a credential
+        // that depends on the policy.
         if let Shown::More(why) = try_session(self, &session).await {
             probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
             return probed;
@@ -90,7 +91,7 @@ impl S3 {
         let mut remarks: Vec<_> = remark(&lock(&self.write_once)).into_iter().collect();
         if self.wants_checksums() {
             remarks.push(
-                "its bucket has Object Lock with a default retention and accepts only uploads with a checksum, so upload grants need spec.constraints.checksumSHA256 or checksumMD5"
+                "the bucket has Object Lock with a default retention and accepts only uploads with a checksum, so upload grants need spec.constraints.checksumSHA256 or checksumMD5"
                     .to_owned(),
             );
         }
@@ -98,7 +99,7 @@ impl S3 {
     }
 }
 
-/// The result of the read request.
+/// The result of the probe's read request.
 struct Read {
     finding: Finding,
     /// Whether the store says that the probe's object does not exist.

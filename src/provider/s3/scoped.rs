@@ -338,7 +338,7 @@ mod tests {
                 statement["Condition"]["StringEquals"], put["Condition"]["StringEquals"],
                 "{ask:?}"
             );
-            // Temporary credentials also get their expiry in this statement.
+            // The KMS statement of temporary credentials also contains their expiry.
             assert_eq!(
                 statement["Condition"].get("DateLessThan").is_some(),
                 ask.is_for_credentials(),

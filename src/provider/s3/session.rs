@@ -63,11 +63,11 @@ impl Session {
 
 /// The clients of one set of credentials.
 pub struct Clients {
-    /// See [`Session::signer`].
+    /// The same client as [`Session::signer`].
     pub signer: Client,
-    /// See [`Session::talker`].
+    /// The same client as [`Session::talker`].
     pub talker: Client,
-    /// See [`Session::sts`].
+    /// The same client as [`Session::sts`].
     pub sts: Option<aws_sdk_sts::Client>,
 }
 
@@ -156,7 +156,7 @@ impl Sessions {
         let alive = at_hand.filter(|s| s.expires.is_none_or(|end| now + LAST < end));
         let mut slot = match (&alive, self.slot.try_write()) {
             (_, Ok(slot)) => slot,
-            // Another task is fetching, and the current session works.
+            // Another task is fetching fresh credentials, and the current session still works.
             (Some(alive), Err(_)) => return Ok(alive.clone()),
             (None, Err(_)) => self.slot.write().await,
         };

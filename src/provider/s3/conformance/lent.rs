@@ -9,7 +9,7 @@ use crate::{
     conformance::{Away, BODY, Missing, Trip},
 };
 
-/// The operations that the check tries.
+/// The operations that the check tries with temporary credentials.
 #[derive(Clone, Copy)]
 enum Deed {
     Put,

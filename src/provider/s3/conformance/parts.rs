@@ -25,9 +25,7 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Resu
         constraints: pinned(overwrite),
     };
     if let Err(status) = trip.good(NAME, &put(pinned(overwrite))).await? {
-        let why = format!(
-            "multipart uploads: a signed URL for PUT was answered {status}, although another one was accepted"
-        );
+        let why = format!("multipart uploads: the store answered {status} to a PUT, but accepted another one");
         trip.found.untried.push(why);
         return Ok(());
     }
@@ -59,7 +57,7 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Resu
 
 async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, upload: &str) -> Result<(), Away> {
     if let Err(status) = trip.good(NAME, ask).await? {
-        let why = format!("multipart uploads: a valid part was answered {status}");
+        let why = format!("multipart uploads: the store answered {status} to a valid part");
         trip.found.missing.push(Missing::Parts);
         trip.found.untried.push(why);
         return Ok(());
@@ -87,7 +85,7 @@ async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, 
     completed(bucket.s3.complete_upload(&key, &whole).await, &mut trip.found)
 }
 
-/// Records what completing the upload shows. The object existed already and must stay.
+/// Records the result of completing a write-once multipart upload whose object already exists.
 fn completed(completion: Completion, found: &mut Canary) -> Result<(), Away> {
     let once = Missing::Part(Capability::WriteOnce);
     match completion {

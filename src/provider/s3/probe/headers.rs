@@ -21,9 +21,9 @@ use crate::{
     provider::probe::{Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, by_download, by_upload},
 };
 
-/// Lifetime of the probe's URLs.
+/// The lifetime of the URLs that the probe signs.
 const WINDOW: Duration = Duration::from_secs(60);
-/// A header that has no effect on the request except for user metadata.
+/// An unsigned header that the probe adds. It only sets user metadata.
 const MARK: &str = "x-amz-meta-valet-probe";
 
 impl S3 {
