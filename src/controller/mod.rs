@@ -1,5 +1,5 @@
-//! The controllers. They read facts, execute the steps that [`crate::core::decide`] returns, and wake up at the times that it names.
-//! They decide nothing. This is the only module with a Kubernetes client.
+//! The controllers. They read facts, execute the steps that [`crate::core::decide`] returns, and reconcile again at
+//! the times that it returns. All decisions are in `core`. No other module has a Kubernetes client.
 
 mod apiserver;
 mod clock;

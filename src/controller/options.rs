@@ -22,7 +22,7 @@ pub struct Options {
     pub operator_namespace: String,
     /// The address that serves `/livez`, `/readyz` and `/metrics`.
     pub http_address: SocketAddr,
-    /// Seconds until a finished grant is deleted; `None` keeps it.
+    /// Seconds until a finished grant is deleted; `None` means never.
     pub ttl_seconds_after_finished: Option<i64>,
     /// The maximum number of concurrent reconciles of each kind of grant.
     pub concurrency: u16,

@@ -11,8 +11,8 @@ use crate::api::StoreKind;
 
 /// One namespace may use one quarter of the reconciles for ClusterObjectStores.
 const SHARE: usize = 4;
-/// The pool for ObjectStores is four times as large, and one namespace may use one thirty-second of it. Thirty-two
-/// namespaces must have stores that do not answer before another namespace with an ObjectStore has to wait.
+/// Limits for ObjectStores: the pool is four times the configured concurrency, and one namespace may use an eighth of
+/// that concurrency. Another namespace has to wait only if 32 namespaces are busy with stores that do not answer.
 const OWN_SHARE: usize = 8;
 const OWN_TIMES: usize = 4;
 

@@ -37,7 +37,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
 ///
 /// The AWS SDK logs strings to sign and, at WARN, whole answers of credential services. HTTP libraries log headers
 /// and bodies, and the Kubernetes client logs a whole answer that it cannot parse. Valet's own log lines and
-/// conditions report these failures, so only Valet and kube_runtime may log details.
+/// conditions report these failures, so only Valet and `kube_runtime` may log details.
 fn is_discreet(meta: &Metadata<'_>) -> bool {
     may_speak(meta.target(), *meta.level())
 }
