@@ -1,4 +1,4 @@
-# The operator's image, for people with Docker; hack/images.sh makes the same one without an engine.
+# The operator's image. hack/images.sh builds an image with the same content without a container engine.
 #
 #   docker build --tag ghcr.io/valetkey/valet:VERSION .
 
@@ -16,6 +16,6 @@ EXPOSE 8080
 ENTRYPOINT ["/valet"]
 CMD ["controller"]
 LABEL org.opencontainers.image.title="valet" \
-      org.opencontainers.image.description="Hands out valet keys: signed, scoped, time-limited URLs for one object in an object store" \
+      org.opencontainers.image.description="Kubernetes operator that issues signed URLs and other short-lived credentials for single objects in object stores" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.source="https://github.com/valetkey/valet"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the reference of the custom resources: CRDs on standard input, Markdown on standard output.
+"""Generates the reference of the custom resources: reads CRDs from standard input, writes Markdown to standard output.
 
     valet crds | hack/api-reference.py > docs/reference/api.md
 
-Needs nothing but Python's standard library.
+The script needs only Python's standard library.
 """
 
 import json
@@ -15,8 +15,8 @@ import sys
 
 
 class Yaml:
-    """Reads the small part of YAML that `valet crds` writes: block mappings and sequences, scalars on one line,
-    and literal blocks. Whatever else it meets is an error, never a guess."""
+    """Reads the subset of YAML that `valet crds` writes: block mappings and sequences, scalars on one line, and literal blocks.
+    Any other YAML is an error."""
 
     def __init__(self, text):
         self.lines = text.split("\n")
@@ -30,7 +30,7 @@ class Yaml:
             value = part.value(0)
             part.skip()
             if part.at != len(part.lines):
-                part.fail("not understood")
+                part.fail("unexpected indentation or syntax")
             yield value
 
     def fail(self, why):
@@ -58,7 +58,7 @@ class Yaml:
             line = self.lines[self.at]
             rest = line[indent + 2 :]
             if re.match(r"[A-Za-z][\w-]*:( |$)", rest):
-                # A mapping that begins on the dash's own line.
+                # A mapping that begins on the line of the dash.
                 self.lines[self.at] = " " * (indent + 2) + rest
                 items.append(self.mapping(indent + 2))
             else:
@@ -72,19 +72,19 @@ class Yaml:
             if not found:
                 if self.lines[self.at].startswith("- ", indent):
                     break
-                self.fail("no 'key: value'")
+                self.fail("expected 'key: value'")
             key, rest = found.groups()
             if key in result:
-                self.fail("twice the same key")
+                self.fail("duplicate key")
             if rest:
                 result[key] = self.scalar(rest, indent)
                 continue
             self.at += 1
             self.skip()
-            # A sequence may stand as far left as its key.
+            # A sequence may have the same indentation as its key.
             deeper = self.indent()
             if deeper < indent or (deeper == indent and not self.lines[self.at].startswith("- ", indent)):
-                self.fail("no value")
+                self.fail("the key has no value")
             result[key] = self.value(deeper)
         return result
 
@@ -99,20 +99,20 @@ class Yaml:
         if text.startswith("'"):
             if not re.fullmatch(r"'([^']|'')*'", text):
                 self.at -= 1
-                self.fail("a quoted text that goes on")
+                self.fail("a quoted string over several lines is not supported")
             return text[1:-1].replace("''", "'")
         if text.startswith('"'):
             return json.loads(text)
         if text[0] in "{[&*!|>%@`" or ": " in text or " #" in text:
             self.at -= 1
-            self.fail("a scalar that is not plain")
+            self.fail("only plain scalars are supported here")
         return text
 
     def literal(self, indent, keep_end):
         self.at += 1
         deeper, lines = self.indent(), []
         if deeper <= indent:
-            self.fail("an empty literal")
+            self.fail("the literal block is empty")
         while self.at < len(self.lines) and (self.indent() >= deeper or not self.lines[self.at].strip()):
             lines.append(self.lines[self.at][deeper:])
             self.at += 1
@@ -123,12 +123,12 @@ class Yaml:
 
 
 def escape(text):
-    """Text as Markdown that shows it as it is."""
+    """Escapes the characters that have a meaning in Markdown."""
     return re.sub(r"([*_<>\\`|])", r"\\\1", text)
 
 
 def described(schema):
-    """The description, with its example as code."""
+    """Returns the description as Markdown, with its example as code."""
     text, _, example = schema.get("description", "").partition("\nExample: ")
     if not example:
         found = re.search(r" Example: (\S.*)$", text)
@@ -136,7 +136,7 @@ def described(schema):
             text, example = text[: found.start()], found.group(1)
     if not example:
         return escape(text)
-    # A command says more than the words that introduce it.
+    # In "words: command" only the command is code.
     words, colon, command = example.rpartition(": ")
     return f"{escape(text)} Example: {escape(words)}{colon}`{command}`"
 
@@ -173,7 +173,7 @@ def number(value):
 
 
 def limits(schema):
-    """What the schema says besides the type, as short phrases."""
+    """Returns the default and the limits in the schema as short phrases."""
     said = []
     if "default" in schema:
         said.append(f"default `{json.dumps(schema['default']).strip(chr(34))}`")
@@ -208,7 +208,7 @@ def field(kind, path, schema, required):
         return
     inner, suffix = (schema["items"], "[]") if schema.get("type") == "array" else (schema, "")
     required = inner.get("required", [])
-    # What must be there first, then by name.
+    # Required fields first, then by name.
     for name in sorted(inner.get("properties", {}), key=lambda n: (n not in required, n)):
         yield from field(kind, f"{path}{suffix}.{name}", inner["properties"][name], name in required)
 
@@ -244,8 +244,8 @@ def main():
         "<!-- Generated from the CRDs by hack/api-reference.py; do not edit. -->",
         "# API reference",
         "",
-        "Every field of every kind, with the limits that the apiserver checks and the messages with which it refuses.",
-        "The same texts are in `kubectl explain`, for instance `kubectl explain ug.spec.constraints`.",
+        "This page lists every field of every kind, with the limits that the apiserver checks and the messages of its validation rules.",
+        "`kubectl explain` shows the same texts, for example `kubectl explain ug.spec.constraints`.",
         "",
     ]
     lines += [f"- [{crd['spec']['names']['kind']}](#{crd['spec']['names']['kind'].lower()})" for crd in crds]

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Draws a Grafana dashboard as one SVG, from its JSON and from what Prometheus answered (see `make monitoring`).
+"""Draws a Grafana dashboard as one SVG image, from the dashboard's JSON and from responses of Prometheus (see `make monitoring`).
 
     hack/draw-dashboard.py DASHBOARD.json RESULTS.json IMAGE.svg
 
-Not Grafana, but its layout, titles, units, legends and colours, so that the docs show the panels with real data.
+The image has the layout, titles, units, legends and colours of the dashboard, so that the documentation shows the panels with
+real data. The script does not use Grafana.
 """
 
 import json
@@ -42,7 +43,7 @@ def human(value, unit):
 
 
 def ticks(top):
-    """Round numbers from 0 to at least `top`, some four of them."""
+    """Returns about four round numbers from 0 to at least `top`."""
     if top <= 0:
         return [0, 1]
     raw = top / 4
@@ -98,7 +99,7 @@ class Panel:
         body = getattr(self, self.spec["type"].replace("-", "_"))()
         return f"<g>{card}{title}{body}</g>"
 
-    # --- kinds of panel ------------------------------------------------------------------------------------------
+    # --- panel types ---------------------------------------------------------------------------------------------
 
     def stat(self):
         series = self.series[0]

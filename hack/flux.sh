@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# Builds, once a machine, Flux's own controllers from the Go modules that Flux publishes (tests/e2e/flux/go.mod says which), and
-# lays their manifests beside them as they are in those modules. In a folder of its own, since nothing else needs them.
+# Builds Flux's controllers once per machine, from the Go modules in tests/e2e/flux/go.mod, and copies their manifests from the
+# same modules.
 #
-# Prints that folder on standard output; progress goes to standard error.
+# Prints the folder with the result on standard output, and progress on standard error.
 #
-#   bin/                 source-controller, helm-controller, kustomize-controller: static, as Flux's images have them
-#   manifests/crds/      Flux's kinds, and those of the Prometheus operator that the chart has objects of
-#   manifests/manager/   a Deployment each, and Services
-#   manifests/rbac/      what `flux install` lets the controllers do
+#   bin/                 source-controller, helm-controller, kustomize-controller: static binaries, as in Flux's images
+#   manifests/crds/      CRDs of Flux, and the CRDs of the Prometheus operator that the chart uses
+#   manifests/manager/   a Deployment for each controller, and Services
+#   manifests/rbac/      the permissions that `flux install` gives to the controllers
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/once.sh" # sets $cache
 module="$here/../tests/e2e/flux"
 controllers=(source-controller helm-controller kustomize-controller)
-# Only their manifests are used: the rights that Flux gives its controllers, and kinds that the chart has objects of.
+# The script uses only manifests of these two modules: RBAC manifests of Flux, and CRDs that the chart uses.
 flux=github.com/fluxcd/flux2/v2@v2.9.5
 prometheus=github.com/prometheus-operator/prometheus-operator@v0.85.0
 
 need go "builds Flux's controllers" "see https://go.dev/doc/install   (1.26.7 or newer)"
-need flock "lets two runs share one cache" "apt-get update && apt-get install --yes util-linux"
+need flock "locks the cache while a run uses it" "apt-get update && apt-get install --yes util-linux"
 needed "$@"
 
 open_cache flux < <(cat "$module/go.mod" "$module/go.sum" "${BASH_SOURCE[0]}" - <<<"$(go env GOVERSION)")
 mkdir -p "$cache/manifests"/{crds,manager,rbac}
 if [ ! -e "$cache/complete" ]; then
-  say "Building Flux's controllers (once a machine; ten minutes or so on two cores) into $cache"
+  say "Building Flux's controllers (once per machine; about ten minutes on two cores) into $cache"
   cd "$module"
-  folder() { # of a module, unpacked
+  folder() { # prints the folder of a module after the download
     step go mod download "$1"
     go list -m -f '{{.Dir}}' "$1"
   }
@@ -35,7 +35,7 @@ if [ ! -e "$cache/complete" ]; then
     began=$SECONDS
     CGO_ENABLED=0 step go build -trimpath -ldflags "-s -w" -o "$cache/bin/$controller" "github.com/fluxcd/$controller"
     from=$(folder "github.com/fluxcd/$controller")
-    # What comes out of Go's module cache cannot be written to.
+    # Files in Go's module cache are read-only, so set the mode of the copies.
     install --mode 0644 -t "$cache/manifests/crds" "$from"/config/crd/bases/*.yaml
     for kind in deployment service; do
       [ ! -e "$from/config/manager/$kind.yaml" ] ||

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds, once a machine, the third store of `make conformance`: Garage, from its published crate. It is AGPL: a peer to test
-# against, never shipped and no part of anything that is. Nothing else needs it.
+# Builds the S3 server Garage from its published crate, once per machine. Only `make conformance` uses Garage. Garage has the AGPL
+# licence; it is only a server for tests, and no part of any release.
 #
-# Prints the program's path on standard output; progress goes to standard error.
+# Prints the path of the program on standard output, and progress on standard error.
 set -euo pipefail
 version=2.5.0
-# Without optimisation it is built in a quarter of the time, and a few hundred requests do not mind.
+# A debug build takes a quarter of the time, and its speed is sufficient for a few hundred requests.
 export CARGO_PROFILE_DEV_DEBUG=0
 
 if ! { command -v cargo && command -v cc && command -v make; } >/dev/null; then
@@ -18,12 +18,12 @@ mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock --nonblock 9 || { echo "another run is building Garage; waiting for it ..." >&2; flock 9; }
 if [ ! -x "$program" ]; then
-  echo "Building Garage $version into $cache (once a machine; ten minutes or more on two cores) ..." >&2
+  echo "Building Garage $version into $cache (once per machine; ten minutes or more on two cores) ..." >&2
   began=$SECONDS
-  # Not this repository's folder for builds: the crates have nothing in common.
+  # A separate build folder, because this repository and Garage share no crates.
   CARGO_TARGET_DIR="$cache/target" cargo install --locked --debug --quiet --root "$cache" \
     --no-default-features --features bundled-libs,sqlite "garage@$version" >"$cache/build.log" 2>&1 || {
-    echo "building Garage failed; cargo said:" >&2
+    echo "building Garage failed. The output of cargo:" >&2
     tail -n 20 "$cache/build.log" >&2
     exit 1
   }

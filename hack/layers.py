@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
 """Checks the direction of dependencies between the modules of src/.
 
-    hack/layers.py            prints nothing if all is well; otherwise each wrong import, and exit status 1
+    hack/layers.py            prints each wrong import (exit status 1), or nothing
     hack/layers.py --circles  also reports files that import each other in a circle
     hack/layers.py --graph    prints the modules and what each of them imports
 
-A module may import the modules that stand above it in ORDER. Test code (`#[cfg(test)]` modules and files named tests.rs) is not
-looked at. An import of a name that a parent module re-exports counts as an import of the file that defines the name.
+A module may import the modules above it in ORDER. The script ignores test code (`#[cfg(test)]` modules and files named
+tests.rs). An import of a name that a parent module re-exports counts as an import of the file that defines the name.
 """
 import re
 import sys
 from collections import defaultdict
 from pathlib import Path
 
-# Each line may import from the lines above it, and modules of one line may not import each other.
+# Modules may import modules of the lines above. Modules of the same line may not import each other.
 ORDER = [
     ["api"],
     ["core", "telemetry"],
@@ -24,7 +24,7 @@ ORDER = [
     ["cli"],
     ["lib", "main"],
 ]
-# What one line says is too wide: these are the only modules that a module imports, where that is narrower than the order.
+# For these modules ORDER allows too much. Each may import only the listed modules.
 ONLY = {
     "api": set(),
     "telemetry": {"api"},
@@ -38,7 +38,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 
 
 def modules():
-    """Maps a module's path, a tuple of names, to its file."""
+    """Maps the path of each module (a tuple of names) to its file."""
     found = {}
     for file in sorted(SRC.rglob("*.rs")):
         parts = list(file.relative_to(SRC).with_suffix("").parts)
@@ -52,7 +52,7 @@ def modules():
 
 
 def code(text):
-    """The text without comments and without test modules."""
+    """Returns the text without comments and test modules."""
     text = re.sub(r"//[^\n]*", "", text)
     text = re.sub(r"#\[cfg\(test\)\]\s*mod \w+;", "", text)
     found = re.search(r"#\[cfg\(test\)\]\s*(pub(\([a-z]+\))? )?mod \w+ \{", text)
@@ -72,7 +72,7 @@ def split(body):
 
 
 def flatten(tree, prefix=()):
-    """The paths of a use tree."""
+    """Returns the paths of a use tree, each with its local name."""
     tree = tree.strip()
     head, brace, rest = tree.partition("{")
     if not brace:
@@ -86,7 +86,7 @@ def flatten(tree, prefix=()):
 
 
 def absolute(path, module, known):
-    """A path from the root of the crate, or None if it leads out of it."""
+    """Returns the path from the root of the crate, or None for a path into another crate."""
     module, path = list(module), list(path)
     if module in (["lib"], ["main"]):
         module = []
@@ -124,14 +124,14 @@ class Crate:
                 target = absolute(found[0].split("::"), module, self.files)
                 if target:
                     self.uses[module].append(target)
-            # `child::function()` in a parent.
+            # A parent module can call `child::function()` without an import.
             for found in re.finditer(r"(?<![:\w])([a-z_]\w*)::\w+", rest):
                 child = module + (found[1],) if module not in (("lib",), ("main",)) else (found[1],)
                 if child in self.files:
                     self.uses[module].append(child)
 
     def resolve(self, path, depth=0):
-        """The module that defines what a path names."""
+        """Returns the module that defines the item with this path, or None."""
         for length in range(len(path), 0, -1):
             module = path[:length]
             if module in self.files:
@@ -154,7 +154,7 @@ class Crate:
 
 
 def circles(graph):
-    """The strongly connected components of more than one file (Tarjan)."""
+    """Returns the strongly connected components with more than one file (Tarjan's algorithm)."""
     index, low, on, stack, found = {}, {}, set(), [], []
 
     def visit(node):
@@ -198,7 +198,7 @@ def main():
             between[here].add(there)
             allowed = ONLY.get(here)
             if here not in rank or there not in rank:
-                wrong.append(f"{crate.files[module].relative_to(SRC.parent)}: hack/layers.py does not know the module {here if here not in rank else there}; add it to ORDER")
+                wrong.append(f"{crate.files[module].relative_to(SRC.parent)}: unknown module {here if here not in rank else there}; add it to ORDER in hack/layers.py")
             elif there in ("lib", "main"):
                 continue
             elif rank[there] >= rank[here] or (allowed is not None and there not in allowed):
@@ -209,7 +209,7 @@ def main():
         wrong.append(f"these files import each other in a circle: {files}")
     if "--graph" in sys.argv:
         for name in sorted(rank, key=rank.get):
-            print(f"{name:14} -> {', '.join(sorted(between[name] - {'lib', 'main'}, key=lambda n: rank.get(n, 99))) or '(nothing of ours)'}")
+            print(f"{name:14} -> {', '.join(sorted(between[name] - {'lib', 'main'}, key=lambda n: rank.get(n, 99))) or '(no module of this crate)'}")
         if "--edges" in sys.argv:
             for module, targets in sorted(graph.items()):
                 print("::".join(module), "->", " ".join(sorted("::".join(t) for t in targets)))

@@ -1,4 +1,4 @@
-# What the scripts have in common that build or install something once a machine; they source it.
+# Functions for scripts that build or install something once per machine. The scripts source this file.
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -10,13 +10,13 @@ need() { # program, what it is for, how to install it
   say "         install it:  $3"
 }
 
-# The end, if something is missing, or if the script was only to look for that.
-needed() { # the script's first argument, if it has one
+# Exits if a program is missing, or if the script runs with --check.
+needed() { # the first argument of the script, if any
   [ "$lacking" = 0 ] || exit 1
   [ "${1:-}" != --check ] || exit 0
 }
 
-# Makes $cache the folder for what has the key on standard input, and waits until nobody else works in it.
+# Sets $cache to the cache folder for the input on standard input, creates the folder, and locks it. Waits for another run.
 open_cache() { # name
   cache="${VALET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valet}/$1-$(sha256sum | cut -c1-12)"
   mkdir -p "$cache/bin"
@@ -24,16 +24,16 @@ open_cache() { # name
   flock 9
 }
 
-# Runs a step whose words nobody needs unless it fails.
+# Runs a command, and prints its output only if the command fails.
 step() { # command and its arguments
-  "$@" >>"$cache/build.log" 2>&1 || { say "$* failed; it said:"; tail -n 20 "$cache/build.log" >&2; exit 1; }
+  "$@" >>"$cache/build.log" 2>&1 || { say "$* failed:"; tail -n 20 "$cache/build.log" >&2; exit 1; }
 }
 
-# Makes $cache/bin/python3 a Python with this package.
+# Creates $cache/bin/python3, a Python with the given package.
 python_with() { # package
   step python3 -m venv "$cache/venv"
   step "$cache/venv/bin/pip" install --quiet --disable-pip-version-check "$1"
-  # A wrapper and not a link: Python finds its virtual environment by the path it was started with.
+  # A wrapper script and not a link, because Python finds its virtual environment by the path that started it.
   printf '#!/bin/sh\nexec "%s" "$@"\n' "$cache/venv/bin/python3" >"$cache/bin/python3"
   chmod +x "$cache/bin/python3"
 }

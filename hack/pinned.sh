@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Says what of the build could change without a commit here (exit 1): an action of a workflow that is not named by a commit, with
-# its version beside it, and an image that is not named by a digest.
+# Checks that the build can change only with a commit in this repository. Each action in a workflow must name a commit and, in a
+# comment, its version. Each image must name a digest. Prints every violation (exit 1).
 #
 #   hack/pinned.sh [FOLDER]    default: this repository
 set -euo pipefail
@@ -22,11 +22,11 @@ while IFS= read -r file; do
   stages=' '
   while read -r _ image _ name _; do
     [ "$image" = scratch ] || [[ $stages == *" $image "* ]] || [[ $image =~ $digest$ ]] ||
-      say "$file" "FROM $image is neither scratch nor a stage nor named by a digest; write FROM IMAGE:TAG@sha256:DIGEST"
+      say "$file" "FROM $image is neither scratch, nor a stage, nor an image with a digest; write FROM IMAGE:TAG@sha256:DIGEST"
     stages+="${name:-} "
   done < <(grep -iE '^FROM ' "$file")
 done < <(find . -name Dockerfile -not -path './target/*' -not -path './.git/*')
-# One tag, one digest: what is built with Docker and what a release builds come from the same image.
+# All files must use the same digest for a tag, so that Docker builds and releases use the same base image.
 twice=$(grep -rhoE "[a-z]+:[^ @]+$digest" .github/workflows Dockerfile tests/e2e/images/Dockerfile 2>/dev/null | sort -u | cut -d@ -f1 | uniq -d)
 [ -z "$twice" ] || say "$twice" "has more than one digest"
 [ -z "$wrong" ]

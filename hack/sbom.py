@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Prints what the operator's image is made of, as a CycloneDX 1.5 document.
+"""Prints the SBOM of the operator's image as a CycloneDX 1.5 document.
 
-    hack/sbom.py [TARGET]       default: this machine's processor, gnu
+    hack/sbom.py [TARGET]       default: ARCH-unknown-linux-gnu with the architecture of this machine
 
-The crates are those that cargo resolves for the target and links into the program: no build scripts' and no tests'
-dependencies. What is in the image besides, glibc and the CA bundle, comes from the machine that builds; their versions are
-those of its Debian packages. The same Cargo.lock on the same packages gives the same document.
+The document contains the crates that cargo links into the program for the target, without dependencies of build scripts and tests.
+It also contains glibc and the CA bundle of the build machine, with the versions of their Debian packages. The same Cargo.lock and
+the same Debian packages give the same document.
 """
 import json
 import platform
@@ -19,10 +19,10 @@ def run(*command):
 
 
 def linked(metadata, target):
-    """The ids of all packages that `valet` links, and what each of them links."""
+    """Maps the ID of each package that `valet` links to the IDs of the packages that this package links."""
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
-    # The metadata has whatever any feature of the workspace could ask for; the tree has what this program gets. Macros
-    # run in the compiler and are not linked.
+    # The metadata contains the packages of all features in the workspace. `cargo tree` lists only the packages of this program.
+    # Procedural macros run in the compiler and are not linked.
     tree = run(
         *"cargo tree --locked --package valet --edges normal,no-proc-macro --prefix none --no-dedupe --target".split(), target
     )
@@ -33,7 +33,7 @@ def linked(metadata, target):
         package = todo.pop()
         if package in edges:
             continue
-        # kind null is a normal dependency.
+        # The kind null marks a normal dependency, not a build or dev dependency.
         edges[package] = sorted(
             dependency["pkg"]
             for dependency in nodes[package]["deps"]
@@ -53,7 +53,7 @@ def crate(package, checksums):
         "purl": f"pkg:cargo/{name}@{version}",
     }
     if package.get("license"):
-        # Old crates write A/B for "A or B".
+        # Old crates use "A/B" for the licence expression "A OR B".
         component["licenses"] = [{"expression": package["license"].replace("/", " OR ")}]
     if checksum := checksums.get((name, version)):
         component["hashes"] = [{"alg": "SHA-256", "content": checksum}]
@@ -61,7 +61,7 @@ def crate(package, checksums):
 
 
 def lock_checksums():
-    """Cargo.lock's own words: the hash of each crate as it was downloaded."""
+    """The SHA-256 checksum of each downloaded crate, from Cargo.lock."""
     checksums, name, version = {}, None, None
     with open("Cargo.lock", encoding="utf-8") as lock:
         for line in lock:
@@ -117,7 +117,7 @@ def main():
             key=lambda entry: entry["ref"],
         ),
     }
-    # Named by what it says, not by chance.
+    # The serial number is a hash of the content, so that the document is reproducible.
     number = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(document, sort_keys=True))
     document["serialNumber"] = f"urn:uuid:{number}"
     json.dump(document, sys.stdout, indent=2)

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Builds the operator as one static binary, the same bytes from the same sources wherever they lie, and prints its path.
+# Builds the operator as one static binary and prints its path. The build is reproducible: the same sources give the same bytes,
+# in any folder.
 #
-#   hack/static.sh                              for this machine's processor
-#   TARGET=aarch64-unknown-linux-gnu hack/static.sh   for another one
+#   hack/static.sh                                    for the architecture of this machine
+#   TARGET=aarch64-unknown-linux-gnu hack/static.sh   for another architecture
 #
-# Another one needs `rustup target add $TARGET` and a C compiler for it, on Debian gcc-aarch64-linux-gnu and
+# Another architecture needs `rustup target add $TARGET` and a C cross compiler, on Debian gcc-aarch64-linux-gnu and
 # libc6-dev-arm64-cross.
 #
-# The gnu target with crt-static and not musl: since glibc 2.34 a static binary resolves names by itself, and glibc's
-# allocator is the faster one with many threads.
+# The script uses the gnu target with crt-static, not musl. Since glibc 2.34 a static binary can resolve DNS names without shared
+# libraries, and glibc's allocator is faster with many threads.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 target="${TARGET:-$(uname -m)-unknown-linux-gnu}"
@@ -17,8 +18,8 @@ mkdir -p "$folder"
 folder=$(cd "$folder" && pwd -P)
 home="${CARGO_HOME:-$HOME/.cargo}"
 
-# Panics and C code name the files that they come from. With the folders of this machine in them, two machines would make
-# two binaries. Cargo itself names our own files relative to the repository.
+# Panic messages and C code contain the paths of source files. Absolute paths would make the binary different on each machine, so
+# the flags replace them. Cargo already uses relative paths for the files of this repository.
 export CARGO_ENCODED_RUSTFLAGS
 CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f' -Ctarget-feature=+crt-static "--remap-path-prefix=$home=/cargo")
 CARGO_ENCODED_RUSTFLAGS+="--remap-path-prefix=$folder=/target"
@@ -29,12 +30,12 @@ if [ "${target%%-*}" != "$(uname -m)" ]; then
   name=${target//-/_}
   export "CC_$name=${cross}" "CARGO_TARGET_${name^^}_LINKER=${cross}"
 fi
-# An explicit target keeps these flags away from build scripts and macros, which cannot be static.
+# With an explicit target, cargo does not use these flags for build scripts and procedural macros, which cannot be static.
 cargo build --release --locked --quiet --bin valet --target "$target" >&2
 binary="$folder/$target/release/valet"
-# Without an interpreter in it, it needs nothing of the system that it runs on.
+# A static binary has no ELF interpreter (dynamic loader).
 if LC_ALL=C grep -q '/ld-linux' <(head --bytes 4096 "$binary"); then
-  echo "hack/static.sh: $binary is not static" >&2
+  echo "hack/static.sh: $binary is not static: it contains a dynamic loader" >&2
   exit 1
 fi
 printf '%s\n' "$binary"

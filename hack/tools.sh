@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Builds, once a machine, the programs that tests and demo run against, in sets:
+# Builds the programs for the tests and the demo, once per machine. The programs form sets:
 #
-#   control-plane   a real kube-apiserver, kube-controller-manager, etcd and kubectl, kstatus, the S3 server versitygw,
-#                   and a Python with botocore; always there
-#   chart           helm and promtool: what the chart's tests need
-#   node            kubelet, kube-proxy, kube-scheduler: with containerd, a node with real pods
-#   monitoring      prometheus itself
-#   stores          MinIO, the last release of its source: a store that differs from versitygw; to test against only
-#   tests           nothing to build: the programs that the tests run, for --check
-#   clocks          nothing to build: the library that sets the operator's clock in one test, for --check
-#   browser         nothing to build: the browser of one end-to-end story, for --check
+#   control-plane   kube-apiserver, kube-controller-manager, etcd, kubectl, kstatus, the S3 server versitygw, and a Python with
+#                   botocore; always included
+#   chart           helm and promtool, for the tests of the chart
+#   node            kubelet, kube-proxy and kube-scheduler; with containerd they form a node with real pods
+#   monitoring      prometheus
+#   stores          MinIO, built from its last source release, as a second S3 server for tests
+#   tests           only for --check: programs that the tests run
+#   clocks          only for --check: the library that sets the operator's clock in one test
+#   browser         only for --check: the browser of one end-to-end test
 #
-# Prints the folder that holds them on standard output; progress goes to standard error.
+# Prints the folder with the programs on standard output, and progress on standard error.
 #
-#   hack/tools.sh [SET...]            build what is missing, print the folder
-#   hack/tools.sh --check [SET...]    only say what this machine lacks (exit 1) and how to install it
+#   hack/tools.sh [SET...]            build missing programs, print the folder
+#   hack/tools.sh --check [SET...]    only print which programs this machine needs and how to install them (exit 1)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 module="$here/../tests/harness/tools"
@@ -36,21 +36,21 @@ for argument in "$@"; do
     --check) check=1 ;;
     control-plane) ;;
     chart | node | monitoring | stores | tests | clocks | browser) sets+=("$argument") ;;
-    *) say "hack/tools.sh: '$argument' is none of --check, control-plane, chart, node, monitoring, stores, tests, clocks, browser"; exit 2 ;;
+    *) say "hack/tools.sh: unknown argument '$argument'; use --check, control-plane, chart, node, monitoring, stores, tests, clocks or browser"; exit 2 ;;
   esac
 done
 wanted() { [[ " ${sets[*]} " == *" $1 "* ]]; }
 
-# --- what the machine must have -------------------------------------------------------------------
+# --- programs that the machine needs ------------------------------------------------------------------
 lacking=0
-need() { # program, what it is for, how to install it
+need() { # program, purpose, how to install it
   command -v "$1" >/dev/null 2>&1 && return
   lacking=1
   say "${red}missing${off}  ${bold}$1${off} ($2)"
   say "         install it:  $3"
 }
-# What is there, but too old: README.md names the same versions.
-old() { # program, its version, the least that will do, how to install it
+# Reports an installed program that is too old. README.md names the same minimum versions.
+old() { # program, its version, minimum version, how to install it
   [ "$(printf '%s\n' "$3" "$2" | sort --version-sort | head -n 1)" = "$3" ] && return
   lacking=1
   say "too old  ${bold}$1 $2${off} ($3 or newer)"
@@ -60,26 +60,26 @@ need cargo "builds Valet" "see https://rustup.rs   (1.95 or newer)"
 need cc "links Rust programs" "apt-get update && apt-get install --yes gcc libc6-dev"
 need go "builds kube-apiserver, etcd and the S3 server" "see https://go.dev/doc/install   (1.26.7 or newer)"
 need python3 "runs the independent verifier of signed URLs" "apt-get update && apt-get install --yes python3 python3-venv"
-need curl "is what a workload uses" "apt-get update && apt-get install --yes curl"
-need openssl "makes the control plane's keys" "apt-get update && apt-get install --yes openssl"
-need flock "lets two runs share one cache" "apt-get update && apt-get install --yes util-linux"
+need curl "uploads and downloads as a workload does" "apt-get update && apt-get install --yes curl"
+need openssl "creates the certificates of the control plane" "apt-get update && apt-get install --yes openssl"
+need flock "locks the cache while a run uses it" "apt-get update && apt-get install --yes util-linux"
 if command -v python3 >/dev/null 2>&1 && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
   lacking=1
-  say "${red}missing${off}  ${bold}python3-venv${off} (holds the verifier's packages apart)"
+  say "${red}missing${off}  ${bold}python3-venv${off} (installs the verifier's packages in a separate environment)"
   say "         install it:  apt-get update && apt-get install --yes python3-venv"
 fi
 if command -v cargo >/dev/null 2>&1; then
   old cargo "$(cargo --version | cut -d' ' -f2)" 1.95 "rustup update stable"
 fi
-# Since 1.21 Go fetches a newer one where a module asks for it, unless it is told not to.
+# Since 1.21, Go downloads a newer toolchain if a module requires it, unless GOTOOLCHAIN is local.
 if command -v go >/dev/null 2>&1; then
   least=1.21
   [ "$(go env GOTOOLCHAIN)" != local ] || least=1.26.7
   old go "$(go env GOVERSION | sed 's/^go//')" "$least" "see https://go.dev/doc/install   (1.26.7 or newer)"
 fi
 if wanted tests; then
-  need busybox "is a shell that the upload script must run in" "apt-get update && apt-get install --yes busybox-static"
-  need node "runs a client of the documentation" "see https://nodejs.org   (18 or newer)"
+  need busybox "is a shell in which the upload script must work" "apt-get update && apt-get install --yes busybox-static"
+  need node "runs an example client of the documentation" "see https://nodejs.org   (18 or newer)"
   if command -v node >/dev/null 2>&1; then
     old node "$(node --print process.versions.node)" 18 "see https://nodejs.org   (18 or newer)"
   fi
@@ -90,34 +90,34 @@ fi
 if wanted node; then
   node='apt-get update && apt-get install --yes --no-install-recommends containerd runc containernetworking-plugins iptables conntrack iproute2 buildah busybox-static'
   for program in containerd ctr runc iptables conntrack ip buildah busybox; do
-    need "$program" "makes this machine a node with pods" "$node"
+    need "$program" "runs pods on this machine" "$node"
   done
-  # Together they are what the story of lent credentials runs on.
+  # The end-to-end test of temporary credentials needs both sets, and rclone.
   if wanted stores; then
-    need rclone "is a stock S3 client" "apt-get update && apt-get install --yes --no-install-recommends rclone"
+    need rclone "is a standard S3 client" "apt-get update && apt-get install --yes --no-install-recommends rclone"
   fi
   if [ ! -x /usr/lib/cni/bridge ]; then
     lacking=1
-    say "${red}missing${off}  ${bold}/usr/lib/cni/bridge${off} (gives pods their addresses)"
+    say "${red}missing${off}  ${bold}/usr/lib/cni/bridge${off} (assigns addresses to pods)"
     say "         install it:  $node"
   fi
   if [ "$(id -u)" != 0 ]; then
     lacking=1
-    say "${red}missing${off}  ${bold}root${off} (a node makes namespaces, mounts and a bridge); or use a cluster that you have: E2E_CONTEXT"
+    say "${red}missing${off}  ${bold}root${off} (a node creates namespaces, mounts and a bridge); or use an existing cluster: E2E_CONTEXT"
   fi
 fi
 if wanted browser && ! command -v chromium >/dev/null 2>&1; then
-  need chromium-headless-shell "is a browser that posts a form" "apt-get update && apt-get install --yes --no-install-recommends chromium-headless-shell"
+  need chromium-headless-shell "is a browser that sends a form" "apt-get update && apt-get install --yes --no-install-recommends chromium-headless-shell"
 fi
 if [ "$lacking" != 0 ]; then
-  say "All packages of Debian at once, for demo, tests and end-to-end tests:"
+  say "To install all Debian packages for the demo, the tests and the end-to-end tests:"
   say "         $("$here/debian.sh")"
   exit 1
 fi
 [ -z "$check" ] || exit 0
 
 # --- the cache -------------------------------------------------------------------------------------
-# Keyed by everything that goes into the large programs, so that a change of version is a new folder.
+# The folder name is a hash of all versions of the large programs, so that another version uses a new folder.
 key=$(cat "$module/go.mod" "$module/go.sum" - <<<"$versitygw $botocore $minio $helm $promtool $prometheus $(go env GOVERSION)" | sha256sum | cut -c1-12)
 cache="${VALET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valet}/tools-$key"
 bin="$cache/bin"
@@ -128,15 +128,15 @@ wanted chart && steps=$((steps + 2))
 wanted node && steps=$((steps + 3))
 wanted monitoring && steps=$((steps + 1))
 wanted stores && steps=$((steps + 1))
-# Go names each package as it compiles it; against the number of packages that is a percentage.
-# Packages that an earlier step has compiled are not named, so the count can end below the total.
-build() { # program, package of the tools' module or package@version, extra arguments to go build
+# Go prints each package that it compiles, so the number of printed packages gives the progress in percent. Go does not print
+# packages that an earlier step has compiled, so the progress can end below 100 %.
+build() { # program, package in the module of the tools or package@version, additional arguments for go build
   local program=$1 package=$2; shift 2
   step=$((step + 1))
   [ -x "$bin/$program" ] && return
   local total=0 count=0 began=$SECONDS
   case $package in
-    # go install makes a module of its own for it, and names the program after the package.
+    # go install uses a separate module, and names the program after the package.
     *@*) compile() { GOBIN="$bin/.$program.new" go install -v -trimpath "$@" "$package"; } ;;
     *)
       total=$(cd "$module" && go list -deps "$package" 2>/dev/null | wc -l)
@@ -153,7 +153,7 @@ build() { # program, package of the tools' module or package@version, extra argu
       "$([ "$total" = 0 ] || printf '%3d%%' $((count * 100 / (total + 1))))" $((SECONDS - began)) "$dim" "$line" "$off" >&2
   done; }; then
     say ""
-    say "${red}building $program failed${off}; the compiler said:"
+    say "${red}building $program failed${off}. The output of the compiler:"
     tail -n 20 "$cache/build.log" >&2 || true
     exit 1
   fi
@@ -165,11 +165,11 @@ build() { # program, package of the tools' module or package@version, extra argu
 
 exec 9>"$cache/lock"
 if ! flock --nonblock 9; then
-  say "another run is building the tools; waiting for it ..."
+  say "another run builds the tools; waiting until it is done ..."
   flock 9
 fi
-# Our own small programs: built anew whenever their text has changed, which takes seconds.
-small() { # folder of the tools' module
+# Builds a small program of this repository again if its source has changed. This takes seconds.
+small() { # folder in the module of the tools
   local sum; sum=$(sha256sum <"$module/$1/main.go")
   [ "$(cat "$bin/.$1.sum" 2>/dev/null)" = "$sum" ] && return
   (cd "$module" && go build -trimpath -ldflags "-s -w" -o "$bin/$1" "./$1") >&2
@@ -184,10 +184,10 @@ for set in "${sets[@]}"; do
   [ -e "$cache/complete-$set" ] || missing=1
 done
 if [ -n "$missing" ]; then
-  say "${bold}Building what the tests run against${off} (${sets[*]}; once a machine; ten minutes or more on two cores) into $cache"
+  say "${bold}Building the programs for the tests${off} (${sets[*]}; once per machine; ten minutes or more on two cores) into $cache"
   : >"$cache/build.log"
   k8s="-X k8s.io/component-base/version.gitVersion=v$kubernetes -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(cut -d. -f2 <<<"$kubernetes")"
-  # Without symbol tables the programs take half the disk.
+  # Without symbol tables, the programs need half the disk space.
   build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver -ldflags "-s -w $k8s"
   build kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager -ldflags "-s -w $k8s"
   build kubectl k8s.io/kubernetes/cmd/kubectl -ldflags "-s -w $k8s"
@@ -199,7 +199,7 @@ if [ -n "$missing" ]; then
     python3 -m venv "$cache/venv"
     "$cache/venv/bin/pip" install --quiet --disable-pip-version-check "$botocore" >>"$cache/build.log" 2>&1 || {
       say "${red}installing $botocore failed${off}:"; tail -n 20 "$cache/build.log" >&2; exit 1; }
-    # A wrapper and not a link: Python finds its virtual environment by the path it was started with.
+    # A wrapper script and not a link, because Python finds its virtual environment by the path that started it.
     printf '#!/bin/sh\nexec "%s" "$@"\n' "$cache/venv/bin/python3" >"$bin/python3"
     chmod +x "$bin/python3"
   fi

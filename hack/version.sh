@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# One version for all that is released: the crate, the chart and, by the chart's appVersion, the image; and for the tag in the
-# examples of docs/install.md.
+# Prints, sets or checks the version of the release. The crate, the chart, the image (the chart's appVersion) and the tags in the
+# examples of docs/install.md have the same version.
 #
-#   hack/version.sh            print it
-#   hack/version.sh X.Y.Z      set it everywhere
-#   hack/version.sh --check    say where it differs (exit 1)
+#   hack/version.sh            print the version
+#   hack/version.sh X.Y.Z      set the version everywhere
+#   hack/version.sh --check    print each place with another version (exit 1)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 crate() { sed -n '/^\[package\]/,/^\[/s/^version = "\(.*\)"$/\1/p' "$1"; }
@@ -17,8 +17,8 @@ case ${1:-} in
   '') echo "$version" ;;
   --check)
     wrong=''
-    is() { # where, what stands there
-      [ "$2" = "$version" ] || { echo "$1 says version '$2', and Cargo.toml $version; run: hack/version.sh $version" >&2; wrong=1; }
+    is() { # place, version at that place
+      [ "$2" = "$version" ] || { echo "$1 has version '$2', but Cargo.toml has $version; run: hack/version.sh $version" >&2; wrong=1; }
     }
     is Cargo.lock "$(locked valet)"
     is "charts/valet/Chart.yaml, version," "$(chart version)"
@@ -30,13 +30,13 @@ case ${1:-} in
     ;;
   *)
     if [[ ! $1 =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$ ]]; then
-      echo "hack/version.sh: '$1' is no version; give one such as 0.2.0 or 0.2.0-rc.1" >&2
+      echo "hack/version.sh: '$1' is not a version; use for example 0.2.0 or 0.2.0-rc.1" >&2
       exit 2
     fi
     sed -i "/^\[package\]/,/^\[/s/^version = \".*\"$/version = \"$1\"/" Cargo.toml
     sed -i "/^name = \"valet\"$/{n;s/^version = .*$/version = \"$1\"/}" Cargo.lock
     sed -i -e "s/^version: .*$/version: $1/" -e "s/^appVersion: .*$/appVersion: \"$1\"/" charts/valet/Chart.yaml
     sed -i -E "s/(targetRevision|tag): v[0-9][0-9A-Za-z.-]*/\1: v$1/" docs/install.md
-    echo "version $1: Cargo.toml, Cargo.lock, charts/valet/Chart.yaml, docs/install.md; CHANGELOG.md is yours to write"
+    echo "version $1: Cargo.toml, Cargo.lock, charts/valet/Chart.yaml, docs/install.md. Update CHANGELOG.md yourself."
     ;;
 esac
