@@ -25,8 +25,8 @@ pub const LONGER: &[u8] = b"valet canary 10\n";
 pub const TYPE: &str = "text/plain";
 /// A content type that differs from [`TYPE`].
 pub const OTHER_TYPE: &str = "text/html";
-/// The lifetime of the check's credentials, in seconds. Expired ones ended this long ago. It is longer than the clock
-/// skew that the store's condition reports.
+/// The lifetime of the check's credentials, in seconds. The check's expired credentials expired this long ago. This
+/// is longer than the clock skew that the store's condition reports.
 const SECONDS: i64 = 120;
 /// The file name in a form.
 const FILE: &str = "canary";
@@ -390,7 +390,7 @@ impl Sent {
         }
     }
 
-    /// The body of the request. For a form it is a multipart body, returned with its Content-Type header.
+    /// The body of the request. A form has a multipart body, which is returned with its Content-Type header.
     pub fn content(&self) -> (Vec<u8>, Option<(String, String)>) {
         let Some(fields) = &self.fields else {
             return (self.body.clone(), None);

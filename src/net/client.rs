@@ -101,7 +101,7 @@ pub enum Unanswered {
     /// The answer is not HTTP.
     #[error("the answer is not valid HTTP")]
     Malformed,
-    /// The answer is larger than the limits.
+    /// The answer is larger than [`MAX_ANSWER`] or its headers are larger than [`MAX_HEADERS`].
     #[error(
         "the answer is too long (more than {} KiB of headers, or {} KiB in all); check that the endpoint is an object store",
         MAX_HEADERS / 1024,
@@ -328,7 +328,7 @@ pub(super) fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>
     }
 }
 
-/// Why a tunnel failed. The message does not repeat the proxy's answer.
+/// The error of a proxy tunnel that could not be opened. It does not contain the proxy's answer.
 #[derive(Debug)]
 struct NotByProxy;
 

@@ -102,7 +102,7 @@ pub struct AzureBlob {
     is_tenants: bool,
     /// Whether write requests may be sent to an endpoint that does not belong to Azure.
     may_change: bool,
-    /// The store's clock, from the `Date` headers of its answers.
+    /// The store's clock, as read from the `Date` headers of its answers.
     clock: StoreClock,
     /// Whether a probe has finished.
     is_tried: AtomicBool,

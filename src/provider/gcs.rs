@@ -80,7 +80,7 @@ pub struct Gcs {
     http: Http,
     pen: Pen,
     capabilities: Arc<Capabilities>,
-    /// The store's clock, from the `Date` headers of its answers.
+    /// The store's clock, as read from the `Date` headers of its answers.
     clock: StoreClock,
     /// Whether write requests may be sent to an endpoint that does not belong to Google.
     may_change: bool,

@@ -1,9 +1,9 @@
 //! Interprets the answers to a probe's requests, with the same rules for all providers. The provider sends the
 //! requests.
 //!
-//! A credential depends only on an answer that cannot have another cause. So each unsigned header is tested with two
-//! requests that differ only in this header. The result counts only if the store accepts the request without the
-//! header, before and after.
+//! Valet must not issue a credential because of an answer that can have another cause. So each unsigned header is
+//! tested with two requests that differ only in this header. The result counts only if the store accepts the request
+//! without the header, before and after.
 
 use futures::future::BoxFuture;
 
@@ -43,7 +43,7 @@ pub struct Said {
 }
 
 impl Said {
-    /// Whether the request succeeded.
+    /// Whether the store did what the request asked for.
     pub fn is_done(&self) -> bool {
         self.status < 300
     }
@@ -182,7 +182,7 @@ fn told(said: &Said) -> String {
     format!("{} {}", said.status, said.code).trim_end().to_owned()
 }
 
-/// What the store does with a write-once upload.
+/// Whether the store supports write-once uploads, according to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOnce {
     /// The store refused a second upload because of the first.

@@ -84,7 +84,7 @@ pub struct S3 {
     /// The hosts that requests may go to. `None`: any host.
     outward: Option<Outward>,
     capabilities: Arc<Capabilities>,
-    /// The store's clock, from the `Date` headers of its answers.
+    /// The store's clock, as read from the `Date` headers of its answers.
     clock: StoreClock,
     /// Whether a probe has finished.
     is_tried: AtomicBool,

@@ -19,7 +19,7 @@ pub enum CredentialsError {
     /// A required entry is missing.
     #[error("it has no entry {entry}; the usual names are {usual}")]
     Missing {
-        /// The usual name of the entry.
+        /// The usual name of the missing entry.
         entry: &'static str,
         /// The usual names of the provider's entries.
         usual: &'static str,
