@@ -101,7 +101,7 @@ pub enum Unanswered {
     /// The answer is not HTTP.
     #[error("the answer is not valid HTTP")]
     Malformed,
-    /// The answer is larger than [`MAX_ANSWER`] or its headers are larger than [`MAX_HEADERS`].
+    /// The answer is larger than `MAX_ANSWER`, or its headers are larger than `MAX_HEADERS`.
     #[error(
         "the answer is too long (more than {} KiB of headers, or {} KiB in all); check that the endpoint is an object store",
         MAX_HEADERS / 1024,
