@@ -256,7 +256,7 @@ impl Trials {
             .await
             .unwrap_or_else(|_| Canary {
                 untried: vec![format!(
-                    "all tests: the check took longer than {} s",
+                    "everything: the check took longer than {} s",
                     CANARY_TIMEOUT.as_secs()
                 )],
                 interrupted: true,
