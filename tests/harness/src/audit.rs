@@ -1,4 +1,4 @@
-//! Who read and wrote what, from the apiserver's audit log.
+//! Reads the apiserver's audit log: which user read or wrote which resource.
 
 use std::{
     fs::File,
@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::{Context, Result};
 
-/// What the apiserver logs: the metadata of every request for a resource once it is answered, and of a watch also
-/// when it starts. Not the reads of Kubernetes' own components, which are thousands and say nothing about Valet.
+/// The apiserver logs the metadata of every request for a resource after the response, and of a watch also when it
+/// starts. The policy leaves out the reads of Kubernetes' own components: there are thousands of them, and Valet does
+/// not cause them.
 pub(crate) const POLICY: &str = r#"{
   "apiVersion": "audit.k8s.io/v1",
   "kind": "Policy",
@@ -23,7 +24,7 @@ pub(crate) const POLICY: &str = r#"{
   ]
 }"#;
 
-/// A place in the audit log, to count from.
+/// A position in the audit log from which a test counts events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditMark(u64);
 
@@ -39,7 +40,7 @@ impl AuditEvent {
         self.json.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// get, list, watch, create, update, patch, delete, deletecollection.
+    /// The verb of the request: get, list, watch, create, update, patch, delete or deletecollection.
     pub fn verb(&self) -> &str {
         self.text("/verb")
     }
@@ -49,27 +50,27 @@ impl AuditEvent {
         !matches!(self.verb(), "get" | "list" | "watch")
     }
 
-    /// ResponseComplete, or for a watch that has just begun ResponseStarted.
+    /// The stage of the event: `ResponseComplete`, or `ResponseStarted` for a watch that has just started.
     pub fn stage(&self) -> &str {
         self.text("/stage")
     }
 
-    /// Who asked.
+    /// The user who sent the request.
     pub fn user(&self) -> &str {
         self.text("/user/username")
     }
 
-    /// The plural of the resource, as in `secrets`; empty for a request about none.
+    /// The plural name of the resource, for example `secrets`. Empty for a request that is not about a resource.
     pub fn resource(&self) -> &str {
         self.text("/objectRef/resource")
     }
 
-    /// As in `status`; mostly empty.
+    /// The subresource, for example `status`. Usually empty.
     pub fn subresource(&self) -> &str {
         self.text("/objectRef/subresource")
     }
 
-    /// Empty for what has none, and for requests across all namespaces.
+    /// The namespace of the request. Empty for cluster-wide resources and for requests across all namespaces.
     pub fn namespace(&self) -> &str {
         self.text("/objectRef/namespace")
     }
@@ -89,7 +90,7 @@ impl AuditEvent {
         self.text("/userAgent")
     }
 
-    /// The HTTP status that was answered; 0 if none was.
+    /// The HTTP status of the response, or 0 if there was no response.
     pub fn code(&self) -> u64 {
         self.json
             .pointer("/responseStatus/code")
@@ -99,7 +100,7 @@ impl AuditEvent {
 }
 
 impl std::fmt::Display for AuditEvent {
-    /// One line, as in: `valet-operator create secrets web/avatar-42 201`.
+    /// Formats the event in one line, for example: `valet-operator create secrets web/avatar-42 201`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} {}", self.user(), self.verb(), self.resource())?;
         if !self.subresource().is_empty() {
@@ -109,7 +110,7 @@ impl std::fmt::Display for AuditEvent {
     }
 }
 
-/// The events after `mark`, and where the log ends now. A line that is still being written is left for next time.
+/// Returns the events after `mark`, and the current end of the log. An incomplete last line is read by the next call.
 pub(crate) fn read(log: &Path, mark: AuditMark) -> Result<(Vec<AuditEvent>, AuditMark)> {
     let what = format!("cannot read {}", log.display());
     let mut file = File::open(log).context(&what)?;

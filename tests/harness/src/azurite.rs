@@ -1,4 +1,4 @@
-//! Azurite, Microsoft's emulator of Azure Blob Storage, and Microsoft's own client for it.
+//! Runs Azurite (Microsoft's emulator of Azure Blob Storage) and Microsoft's own client library.
 
 use std::{net::Ipv4Addr, path::PathBuf, process::Command, sync::OnceLock, time::Duration};
 
@@ -15,11 +15,11 @@ use crate::{
 
 const START: Duration = Duration::from_secs(60);
 
-/// The storage account.
+/// The name of the storage account.
 pub const ACCOUNT: &str = "mediastore";
 
-/// A running Azurite, with one account, on a port of loopback or of another address of this machine. Dropping it, or the end of the process, ends it and deletes
-/// what it holds.
+/// A running Azurite with one account, on a port of loopback or of another address of this machine. When the value is
+/// dropped or the process ends, the server is stopped and its data is deleted.
 pub struct Azurite {
     _process: Process,
     scratch: Scratch,
@@ -30,10 +30,10 @@ pub struct Azurite {
     helper: Helper,
 }
 
-/// What Azure is tested against, installed once a machine by `hack/azure.sh`.
+/// Returns the folder with the programs for the Azure tests. `hack/azure.sh` installs them once per machine.
 ///
 /// # Errors
-/// If the script fails.
+/// Returns an error if the script fails.
 pub fn tools() -> Result<PathBuf> {
     static FOUND: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     FOUND
@@ -42,24 +42,25 @@ pub fn tools() -> Result<PathBuf> {
         .map_err(Error::new)
 }
 
-/// Microsoft's own package, without a server.
+/// Starts a Python process with Microsoft's client library, without a server.
 ///
 /// # Errors
-/// If it cannot be started.
+/// Returns an error if the process cannot be started.
 pub fn microsoft() -> Result<Microsoft> {
     let python = process::clean(Command::new(tools()?.join("python3")));
     Helper::start_script(python, "azure.py").map(Microsoft)
 }
 
-/// Microsoft's own package.
+/// A Python process with Microsoft's client library.
 pub struct Microsoft(Helper);
 
 impl Microsoft {
-    /// The query of a signed URL by Microsoft's package, and the version of the service that it signs for. `options` are
-    /// those of its `generate_blob_sas`; `delegation` the properties of a user delegation key, or null.
+    /// Signs a URL with Microsoft's library. Returns the query of the URL and the service version that it is signed
+    /// for. `options` are the arguments of `generate_blob_sas`; `delegation` contains the properties of a user
+    /// delegation key, or is null.
     ///
     /// # Errors
-    /// If the package refuses.
+    /// Returns an error if the library rejects the arguments.
     pub fn sas(
         &self,
         place: [&str; 3],
@@ -79,15 +80,15 @@ impl Microsoft {
 }
 
 impl Azurite {
-    /// Starts one that speaks plain HTTP and takes signatures by the account's key.
+    /// Starts an Azurite that uses plain HTTP and accepts signatures with the account key.
     ///
     /// # Errors
-    /// If it ends or does not answer in time, with its last words.
+    /// Returns an error with the last log lines if the server exits or does not answer in time.
     pub fn start() -> Result<Self> {
         Self::start_at(Ipv4Addr::LOCALHOST)
     }
 
-    /// The same at another address of this machine, for those who do not reach its loopback.
+    /// As [`Azurite::start`], at another address of this machine, for clients that cannot reach its loopback address.
     ///
     /// # Errors
     /// As [`Azurite::start`].
@@ -95,8 +96,8 @@ impl Azurite {
         Self::launch(address, false)
     }
 
-    /// Starts one that speaks HTTPS and takes identities' tokens, too; it believes them without looking at their
-    /// signatures.
+    /// Starts an Azurite that uses HTTPS and also accepts tokens of Azure identities. Azurite does not check the
+    /// signatures of these tokens.
     ///
     /// # Errors
     /// As [`Azurite::start`].
@@ -141,23 +142,23 @@ impl Azurite {
         })
     }
 
-    /// `http://ADDRESS:PORT`, or with `https`. The account stands in the path.
+    /// The endpoint, `http://ADDRESS:PORT` or `https://ADDRESS:PORT`. The path of a URL contains the account.
     pub fn endpoint(&self) -> String {
         let scheme = if self.with_tls { "https" } else { "http" };
         format!("{scheme}://{}:{}", self.address, self.port)
     }
 
-    /// The account's key.
+    /// The account key.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// The certificate that its own is signed by.
+    /// The CA certificate that signed the server's certificate.
     pub fn ca(&self) -> PathBuf {
         self.scratch.join("ca.crt")
     }
 
-    /// Makes a container.
+    /// Creates a container.
     ///
     /// # Errors
     /// If Azurite refuses.
@@ -184,7 +185,7 @@ impl Azurite {
         Ok((answer["found"] == true).then_some(body))
     }
 
-    /// The names of all blobs that begin so.
+    /// The names of all blobs that begin with `prefix`.
     ///
     /// # Errors
     /// If Azurite refuses.
@@ -194,7 +195,8 @@ impl Azurite {
         Ok(names.filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
-    /// Sets the container's stored access policies: names, each with its permissions or null.
+    /// Sets the stored access policies of the container. Each policy has a name and permissions, or null instead of
+    /// permissions.
     ///
     /// # Errors
     /// If Azurite refuses.

@@ -1,12 +1,12 @@
-//! The control plane's keys and certificates, made with openssl.
+//! Creates the keys and certificates of the control plane with openssl.
 
 use std::{net::Ipv4Addr, process::Command, time::Duration};
 
 use crate::{Result, Scratch, process};
 
-/// A certificate authority, the certificate of an apiserver at `address`, a client certificate with which the apiserver
-/// asks kubelets, and the key that signs service account tokens. With elliptic curves: RSA keys take openssl, and later
-/// every handshake, many times longer.
+/// Creates a CA, the certificate of an apiserver at `address`, a client certificate for requests of the apiserver to
+/// kubelets, and the key that signs service account tokens. The keys are elliptic curve keys, because RSA keys make
+/// openssl and every handshake much slower.
 pub(crate) fn make(scratch: &Scratch, address: Ipv4Addr) -> Result<()> {
     openssl(
         scratch,
@@ -15,9 +15,9 @@ pub(crate) fn make(scratch: &Scratch, address: Ipv4Addr) -> Result<()> {
     make_authority(scratch, address)
 }
 
-/// All of it but the key of service accounts, in place of what is there.
+/// Replaces all keys and certificates except the key of service account tokens.
 pub(crate) fn make_authority(scratch: &Scratch, address: Ipv4Addr) -> Result<()> {
-    // 10.96.0.1 is the Service `kubernetes`, by which pods know the apiserver.
+    // 10.96.0.1 is the address of the Service `kubernetes`, which pods use for the apiserver.
     scratch.write(
         "tls.ext",
         format!(

@@ -1,8 +1,8 @@
-//! A Kubernetes control plane of one's own: etcd, kube-apiserver and kube-controller-manager as plain processes.
+//! A Kubernetes control plane for tests: etcd, kube-apiserver and kube-controller-manager as plain processes.
 //!
-//! There are no nodes, unless a [`crate::Node`] joins: pods can be created and stay pending. What works as in any cluster: the API with CRDs and
-//! their rules, RBAC, service account tokens, admission policies, owner references (garbage collection), deletion of
-//! namespaces (which takes Kubernetes 5 s at the least), quotas.
+//! There are no nodes unless a [`crate::Node`] joins, so pods stay pending. These features work as in any cluster:
+//! the API with CRDs and their validation rules, RBAC, service account tokens, admission policies, owner references
+//! (garbage collection), deletion of namespaces (which takes at least 5 s), and quotas.
 
 use std::{
     fs,
@@ -21,47 +21,47 @@ use crate::{AuditEvent, AuditMark, Error, Process, Result, Scratch, Tools, audit
 mod access;
 mod restore;
 
-/// Name of the one context in every kubeconfig that the harness writes.
+/// Name of the only context in every kubeconfig that the harness writes.
 pub const CONTEXT: &str = "valet-test";
 
-/// The user behind [`ControlPlane::kubeconfig`], in the group system:masters.
+/// The user of [`ControlPlane::kubeconfig`], in the group system:masters.
 pub const ADMIN: &str = "valet-test-admin";
 
-/// The user behind [`ControlPlane::operator_kubeconfig`], in the group system:masters. Apart from the admin, so
-/// that the audit log tells the operator's requests from the test's.
+/// The user of [`ControlPlane::operator_kubeconfig`], in the group system:masters. It is a separate user, so that the
+/// audit log distinguishes requests of the operator from requests of the test.
 pub const OPERATOR: &str = "valet-operator";
 
-/// The controllers that Valet's users notice. The others wait for nodes, load balancers and volumes.
+/// The controllers that matter for Valet. All others manage nodes, load balancers and volumes.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
     clusterrole-aggregation-controller,resourcequota-controller,validatingadmissionpolicy-status-controller";
 
-/// Long enough for a busy machine of two cores; an idle one needs 4 s.
+/// Timeout for a busy machine with two cores. An idle machine needs 4 s.
 const START: Duration = Duration::from_secs(90);
 
-/// What to start a control plane with.
+/// Options of a control plane.
 #[derive(Clone, Debug, Default)]
 pub struct ControlPlaneOptions {
-    /// YAML or JSON to apply before the controller manager starts, CRDs above all. Its garbage collector looks for
-    /// new kinds only every 30 s: what is owned by an object of a kind that comes later can stay for 40 s (measured)
-    /// after its owner is gone. See also [`ControlPlane::restart_controller_manager`].
+    /// YAML or JSON, usually CRDs, that is applied before the controller manager starts. The garbage collector looks
+    /// for new kinds only every 30 s. If a CRD is created later, dependents of its objects can stay for 40 s
+    /// (measured) after their owner is deleted. See also [`ControlPlane::restart_controller_manager`].
     pub manifests: Vec<String>,
-    /// More arguments for kube-apiserver.
+    /// Additional arguments for kube-apiserver.
     pub apiserver_args: Vec<String>,
-    /// Be ready for a node: listen on its address, with all of Kubernetes' controllers. See [`crate::Node`].
+    /// Prepares the control plane for a node: it listens on the node's address and runs all controllers. See
+    /// [`crate::Node`].
     pub node: Option<NodeAddress>,
 }
 
-/// Under which name and address a node is to join.
+/// The name and the address of a node that joins.
 #[derive(Clone, Debug)]
 pub struct NodeAddress {
-    /// The node's name.
     pub name: String,
-    /// Its address, on this machine and none of loopback's.
+    /// The address of the node, on this machine but not on loopback.
     pub address: Ipv4Addr,
 }
 
 impl ControlPlaneOptions {
-    /// Where the apiserver listens.
+    /// The address that the apiserver listens on.
     fn address(&self) -> Ipv4Addr {
         self.node.as_ref().map_or(Ipv4Addr::LOCALHOST, |node| node.address)
     }
@@ -71,9 +71,9 @@ impl ControlPlaneOptions {
     }
 }
 
-/// A running control plane. Dropping it, or the end of the process, ends it.
+/// A running control plane. It stops when the value is dropped or the process ends.
 pub struct ControlPlane {
-    // Dropped in this order: processes first, then what they write into.
+    // The fields are dropped in this order: processes first, then the folders that they write to.
     controller_manager: Mutex<Option<Process>>,
     apiserver: Mutex<Option<Process>>,
     etcd: Mutex<Arc<Process>>,
@@ -97,7 +97,7 @@ impl ControlPlane {
     /// Starts a control plane and waits until it is ready (about 4 s on an idle machine with two cores).
     ///
     /// # Errors
-    /// If one of its processes ends or is not ready in time, with that process' last words.
+    /// Returns an error with the last log lines if a process exits or is not ready in time.
     pub fn start(tools: &Tools) -> Result<Self> {
         Self::start_with(tools, ControlPlaneOptions::default())
     }
@@ -105,7 +105,7 @@ impl ControlPlane {
     /// As [`ControlPlane::start`], with options.
     ///
     /// # Errors
-    /// As [`ControlPlane::start`], and if the manifests cannot be applied or a CRD in them is not established.
+    /// As [`ControlPlane::start`], and if the manifests cannot be applied or a CRD is not established.
     pub fn start_with(tools: &Tools, options: ControlPlaneOptions) -> Result<Self> {
         retry_on_lost_port(|| Self::start_once(tools, options.clone()))
     }
@@ -113,7 +113,7 @@ impl ControlPlane {
     fn start_once(tools: &Tools, options: ControlPlaneOptions) -> Result<Self> {
         let began = Instant::now();
         let scratch = Scratch::new("cluster")?;
-        // The log that etcd writes ahead is 64 MB long from the start, twice.
+        // etcd preallocates its write-ahead log with twice 64 MB, so the folder is not kept after a failed test.
         let data = Scratch::disposable("etcd")?;
         let (etcd_port, peer_port, port) = (net::free_port()?, net::free_port()?, net::free_port()?);
 
@@ -122,7 +122,7 @@ impl ControlPlane {
         certificates::make(&scratch, options.address())?;
         let admin_token = net::random_hex(16)?;
         scratch.write("audit-policy.json", audit::POLICY)?;
-        // kubectl's and, in tests of the operator, everybody's home: empty.
+        // An empty home folder for kubectl and, in tests of the operator, for all programs.
         scratch.folder("home")?;
 
         let ca = scratch.join("ca.crt");
@@ -159,7 +159,7 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    /// An apiserver that cannot start often says only that it cannot reach etcd.
+    /// If the apiserver cannot start, its error often only says that it cannot reach etcd. This adds the log of etcd.
     fn blame_etcd(&self, error: Error) -> Error {
         let etcd = self.etcd();
         match etcd.exit_status() {
@@ -168,49 +168,49 @@ impl ControlPlane {
         }
     }
 
-    /// How long the start took.
+    /// The duration of the start.
     pub fn started_in(&self) -> Duration {
         self.started_in
     }
 
-    /// The folder with logs and kubeconfigs. Kept when a test has failed.
+    /// The folder with logs and kubeconfigs. It is kept after a failed test.
     pub fn scratch(&self) -> &Scratch {
         &self.scratch
     }
 
-    /// The programs that the control plane was started from.
+    /// The programs of the control plane.
     pub fn tools(&self) -> &Tools {
         &self.tools
     }
 
-    /// The apiserver's loopback port, the same for all its life, also across restarts.
+    /// The loopback port of the apiserver. It does not change, also across restarts.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The apiserver's address: `https://127.0.0.1:PORT`, or that of the node.
+    /// The URL of the apiserver: `https://127.0.0.1:PORT`, or with the address of the node.
     pub fn url(&self) -> String {
         format!("https://{}:{}", self.options.address(), self.port)
     }
 
-    /// The certificate authority behind the apiserver's certificate, as a PEM file.
+    /// The CA certificate of the apiserver as a PEM file.
     pub fn ca_file(&self) -> &Path {
         &self.ca
     }
 
-    /// etcd's address for clients: `http://127.0.0.1:PORT`. Its history is never compacted.
+    /// The client URL of etcd: `http://127.0.0.1:PORT`. Its history is never compacted.
     pub fn etcd_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.etcd_port)
     }
 
-    /// The etcd process, to be paused for instance.
+    /// The etcd process, for example to freeze it.
     pub fn etcd(&self) -> Arc<Process> {
         self.etcd.lock().unwrap_or_else(|poison| poison.into_inner()).clone()
     }
 
     // --- access -----------------------------------------------------------------------------------------------
 
-    /// A kubeconfig file for [`ADMIN`], with the one context [`CONTEXT`].
+    /// A kubeconfig file for [`ADMIN`] with the context [`CONTEXT`].
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
@@ -220,10 +220,10 @@ impl ControlPlane {
         &self.operator_kubeconfig
     }
 
-    /// `GET` on the apiserver as [`ADMIN`], as in `/api/v1/namespaces`: the body.
+    /// Sends a GET request to the apiserver as [`ADMIN`], for example for `/api/v1/namespaces`, and returns the body.
     ///
     /// # Errors
-    /// If it does not answer within 10 s, or with a status of 400 or more.
+    /// Returns an error if the apiserver does not answer within 10 s, or answers with a status of 400 or more.
     pub fn get(&self, path: &str) -> Result<String> {
         let output = process::run_ok(self.curl(path), &[], Duration::from_secs(15))?;
         Ok(output.text())
@@ -257,8 +257,8 @@ impl ControlPlane {
 
     // --- the audit log ----------------------------------------------------------------------------------------
 
-    /// Everything that was asked of the apiserver since it started. A request's event is written a moment after
-    /// its answer: a test that counts waits a little, or until the count is reached.
+    /// Returns all audit events since the apiserver started. An event is written shortly after the response, so a
+    /// test that counts events must wait a little or until the count is reached.
     ///
     /// # Errors
     /// If the log cannot be read.
@@ -266,7 +266,7 @@ impl ControlPlane {
         self.audit_since(AuditMark::default())
     }
 
-    /// Where the audit log ends now.
+    /// Returns the current end of the audit log.
     ///
     /// # Errors
     /// If the log cannot be read.
@@ -274,7 +274,7 @@ impl ControlPlane {
         Ok(audit::read(&self.audit_log(), AuditMark::default())?.1)
     }
 
-    /// What was asked of the apiserver after `mark`.
+    /// Returns the audit events after `mark`.
     ///
     /// # Errors
     /// If the log cannot be read.
@@ -282,36 +282,36 @@ impl ControlPlane {
         Ok(audit::read(&self.audit_log(), mark)?.0)
     }
 
-    /// The audit log: one JSON event a line.
+    /// The file of the audit log, with one JSON event per line.
     pub fn audit_log(&self) -> PathBuf {
         self.scratch.join("audit.log")
     }
 
     // --- outages ----------------------------------------------------------------------------------------------
 
-    /// Ends the apiserver at once, as a power cut would. etcd and the controller manager stay.
+    /// Kills the apiserver without a graceful shutdown. etcd and the controller manager continue to run.
     pub fn stop_apiserver(&self) {
         lock(&self.apiserver).take();
     }
 
-    /// Freezes the apiserver: connections to it stay open, and nobody answers.
+    /// Freezes the apiserver: its connections stay open, but it does not answer.
     pub fn pause_apiserver(&self) {
         if let Some(apiserver) = &*lock(&self.apiserver) {
             apiserver.pause();
         }
     }
 
-    /// Ends what [`ControlPlane::pause_apiserver`] began.
+    /// Continues the apiserver after [`ControlPlane::pause_apiserver`].
     pub fn resume_apiserver(&self) {
         if let Some(apiserver) = &*lock(&self.apiserver) {
             apiserver.resume();
         }
     }
 
-    /// Starts the apiserver on the port that it always had and waits until it is ready.
+    /// Starts the apiserver again on the same port and waits until it is ready.
     ///
     /// # Errors
-    /// If it ends or is not ready in time, with its last words.
+    /// Returns an error with the last log lines if the apiserver exits or is not ready in time.
     pub fn start_apiserver(&self) -> Result<()> {
         let mut apiserver = lock(&self.apiserver);
         if apiserver.is_some() {
@@ -321,7 +321,7 @@ impl ControlPlane {
         let mut command = self.tools.command("kube-apiserver");
         command
             .arg(format!("--etcd-servers={}", self.etcd_url()))
-            // Tests may look at the whole history of an object.
+            // Tests can read the whole history of an object.
             .arg("--etcd-compaction-interval=0")
             .arg(format!("--bind-address={}", self.options.address()))
             .arg(format!("--advertise-address={}", self.options.address()))
@@ -341,9 +341,11 @@ impl ControlPlane {
             .arg("--allow-privileged=true")
             .arg(format!("--audit-policy-file={}", file("audit-policy.json")))
             .arg(format!("--audit-log-path={}", self.audit_log().display()))
-            // In MB. The default is to start a new file after 100, and nobody reads the old one.
+            // The size limit in MB. By default, the apiserver starts a new file after 100 MB, and the harness reads
+            // only one file.
             .arg("--audit-log-maxsize=1000000")
-            // How it asks kubelets, for logs and the like, and by which of their addresses.
+            // The certificate and the address types that the apiserver uses for requests to kubelets, for example for
+            // logs.
             .arg(format!("--kubelet-client-certificate={}", file("client.crt")))
             .arg(format!("--kubelet-client-key={}", file("client.key")))
             .arg("--kubelet-preferred-address-types=InternalIP")
@@ -367,15 +369,16 @@ impl ControlPlane {
         self.start_apiserver()
     }
 
-    /// Ends the controller manager: owner references and the deletion of namespaces do nothing until it is back.
+    /// Stops the controller manager. Until it runs again, owner references and deletions of namespaces have no
+    /// effect.
     pub fn stop_controller_manager(&self) {
         lock(&self.controller_manager).take();
     }
 
-    /// Starts the controller manager and waits until its garbage collector works (about 1 s).
+    /// Starts the controller manager and waits until its garbage collector is ready (about 1 s).
     ///
     /// # Errors
-    /// If it ends or is not ready in time, with its last words.
+    /// Returns an error with the last log lines if the controller manager exits or is not ready in time.
     pub fn start_controller_manager(&self) -> Result<()> {
         let mut manager = lock(&self.controller_manager);
         if manager.is_some() {
@@ -392,7 +395,7 @@ impl ControlPlane {
                 file("service-account.key")
             ))
             .args(["--leader-elect=false", "--secure-port=0"])
-            // The default of 20 a second makes the deletion of a namespace slow.
+            // The default of 20 requests per second makes the deletion of a namespace slow.
             .args(["--kube-api-qps=300", "--kube-api-burst=600"]);
         let log = self.scratch.join("kube-controller-manager.log");
         let before = fs::metadata(&log).map_or(0, |log| log.len());
@@ -406,7 +409,7 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Stops and starts the controller manager, so that its garbage collector knows the kinds that have come since.
+    /// Stops and starts the controller manager, so that its garbage collector knows kinds that were added later.
     ///
     /// # Errors
     /// As [`ControlPlane::start_controller_manager`].
@@ -415,7 +418,7 @@ impl ControlPlane {
         self.start_controller_manager()
     }
 
-    /// A number that no other namespace of this control plane has got.
+    /// A number that is unique for each namespace of this control plane.
     pub(crate) fn next_namespace(&self) -> u32 {
         self.namespaces.fetch_add(1, Ordering::Relaxed)
     }
@@ -425,7 +428,7 @@ fn lock(slot: &Mutex<Option<Process>>) -> MutexGuard<'_, Option<Process>> {
     slot.lock().unwrap_or_else(|poison| poison.into_inner())
 }
 
-/// Starts something that needs free ports again if somebody else was quicker to take one.
+/// Calls `start` again if another process took one of its free ports first.
 pub(crate) fn retry_on_lost_port<T>(start: impl Fn() -> Result<T>) -> Result<T> {
     for _ in 0..3 {
         match start() {

@@ -1,23 +1,22 @@
-//! What a Grafana dashboard asks of Prometheus.
+//! Reads the queries of a Grafana dashboard.
 
 use serde_json::Value;
 
 /// One query of one panel.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// The panel's number, unique in the dashboard.
+    /// The ID of the panel, which is unique in the dashboard.
     pub panel: u64,
-    /// The panel's title.
     pub title: String,
-    /// The expression, with everything chosen in the variables and `rate_interval` put in.
+    /// The expression with values for all dashboard variables and for `rate_interval`.
     pub expr: String,
-    /// How Grafana names a series of the answer, as in `p99 {{kind}}`.
+    /// The template for the names of the series, for example `p99 {{kind}}`.
     pub legend: String,
-    /// Whether only the last value is asked for.
+    /// Whether the query returns only the last value.
     pub instant: bool,
 }
 
-/// Every query of a dashboard, in the order of its panels. Rows have none.
+/// Returns all queries of a dashboard in the order of its panels. Rows have no queries.
 pub fn queries(dashboard: &Value, rate_interval: &str) -> Vec<Query> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -1,16 +1,16 @@
 use std::fmt;
 
-/// What went wrong, in a sentence or two for the person who reads the test's output.
+/// An error message for the person who reads the output of a test.
 ///
-/// There is nothing to match on: a test that starts a server and cannot has nothing better to do than to say why.
-/// `Debug` prints the same as `Display`, so that `unwrap()` stays readable.
+/// The error has no variants, because a test that cannot start a server can only report the reason. `Debug` prints
+/// the same text as `Display`, so that the output of `unwrap()` is readable.
 pub struct Error(String);
 
-/// The harness' result.
+/// The result type of the harness.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error with this message.
+    /// Creates an error with this message.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
@@ -30,12 +30,12 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {}
 
-/// Says what was being done when something failed.
+/// Adds the failed action to an error.
 pub trait Context<T> {
     /// Puts `what` and a colon before the error.
     ///
     /// # Errors
-    /// The error that was there, with more words.
+    /// Adds text to the existing error.
     fn context(self, what: impl fmt::Display) -> Result<T>;
 }
 

@@ -1,5 +1,5 @@
-//! Servers of which there is no emulator: token endpoints, metadata servers, and stores that misbehave. Faked at the HTTP
-//! level.
+//! Fake servers for which no emulator exists: token endpoints, metadata servers, and stores with wrong behaviour.
+//! They work at the HTTP level.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -15,44 +15,44 @@ use serde_json::{Value, json};
 
 use crate::certificates::base64;
 
-/// What was asked.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// The HTTP method.
     pub method: String,
     /// Path and query.
     pub target: String,
-    /// Names in lower case, and values.
+    /// The headers, with names in lower case.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: String,
 }
 
 impl Asked {
-    /// A header, by its name in lower case.
+    /// The value of a header. The name must be in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(n, _)| n == name);
         found.map(|(_, value)| value.as_str())
     }
 }
 
-/// What is answered.
+/// The response of a fake server.
 pub enum Reply {
     /// A status and a body.
     Text(u16, String),
-    /// The same with more headers.
+    /// A status, additional headers and a body.
     With(u16, Vec<(&'static str, String)>, String),
-    /// Nothing, while the connection stays open.
+    /// No response. The connection stays open.
     Silence,
     /// The connection is closed.
     HangUp,
-    /// These bytes, whatever they are.
+    /// These raw bytes instead of an HTTP response.
     Raw(&'static str),
-    /// This status, and a body without an end, for as long as somebody reads it.
+    /// A status, and an endless body for as long as the client reads.
     Endless(u16),
 }
 
-/// A server on a loopback port, for as long as the process lives.
+/// A fake server on a loopback port. It runs until the process ends.
 pub struct Fake {
     port: u16,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -60,7 +60,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Starts one that answers each request by this.
+    /// Starts a server that answers each request with the result of `reply`.
     pub fn start(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let port = listener.local_addr().expect("it has an address").port();
@@ -86,12 +86,12 @@ impl Fake {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// How many bytes of endless bodies were taken so far.
+    /// The number of bytes of endless bodies that clients have read.
     pub fn poured(&self) -> u64 {
         self.poured.load(Ordering::Relaxed)
     }
 
-    /// What was asked so far.
+    /// The requests that the server has received.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("no thread panics").clone()
     }
@@ -129,7 +129,7 @@ fn answer(mut stream: TcpStream, reply: Reply, poured: &AtomicU64) {
         Reply::Text(status, body) => (status, vec![], body),
         Reply::With(status, headers, body) => (status, headers, body),
         Reply::Silence => {
-            // Until whoever asks gives up: one who never does hangs, and is seen to.
+            // Blocks until the client closes the connection.
             let _ = stream.read(&mut [0]);
             return;
         }
@@ -157,7 +157,8 @@ fn answer(mut stream: TcpStream, reply: Reply, poured: &AtomicU64) {
     let _ = stream.write_all(format!("{text}\r\n{body}").as_bytes());
 }
 
-/// A token as Microsoft's endpoints give it, good for so many seconds. Azurite looks at everything in it but its signature.
+/// A token like those of Microsoft's endpoints, valid for this number of seconds. Azurite checks everything in the
+/// token except its signature.
 pub fn token(expires_in: i64) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.map_or(0, |d| d.as_secs().cast_signed());
@@ -176,13 +177,13 @@ pub fn token(expires_in: i64) -> String {
     )
 }
 
-/// What Microsoft's identity platform answers.
+/// A response of Microsoft's identity platform with a token.
 pub fn granted(expires_in: i64) -> Reply {
     let answer = json!({"token_type": "Bearer", "expires_in": expires_in, "access_token": token(expires_in)});
     Reply::Text(200, answer.to_string())
 }
 
-/// What the metadata server of a machine in Azure answers: numbers as text.
+/// A response of Azure's instance metadata server with a token. Numbers are strings.
 pub fn granted_as_text(expires_in: i64) -> Reply {
     let answer = json!({
         "access_token": token(expires_in), "client_id": "c", "expires_in": expires_in.to_string(),
@@ -191,7 +192,7 @@ pub fn granted_as_text(expires_in: i64) -> Reply {
     Reply::Text(200, answer.to_string())
 }
 
-/// What Azure Blob Storage answers to "Get User Delegation Key".
+/// The response of Azure Blob Storage to "Get User Delegation Key".
 pub fn delegation_key(start: &str, expiry: &str) -> Reply {
     let element = |name: &str, value: &str| format!("<{name}>{value}</{name}>");
     let key: String = [
@@ -210,7 +211,7 @@ pub fn delegation_key(start: &str, expiry: &str) -> Reply {
     Reply::Text(200, format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>{document}"))
 }
 
-/// The identity's object and tenant.
+/// The object ID and the tenant ID of the identity.
 const OBJECT: &str = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6";
 const TENANT: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
 

@@ -1,5 +1,5 @@
-//! fake-gcs-server, which keeps objects as Google Cloud Storage does and looks at no signature; and Google's own client with
-//! a checker of signatures, in Python.
+//! Runs fake-gcs-server, and Google's client library with a checker of signatures, in Python. fake-gcs-server stores
+//! objects like Google Cloud Storage, but does not check signatures.
 
 use std::{env, net::Ipv4Addr, path::PathBuf, process::Command, sync::OnceLock, time::Duration};
 
@@ -11,11 +11,11 @@ use crate::{
 
 const START: Duration = Duration::from_secs(30);
 
-/// The folder with the programs: the environment variable `VALET_GOOGLE`, or else what `hack/google.sh` prints, which builds
-/// them the first time.
+/// Returns the folder with the programs: the value of `VALET_GOOGLE`, or otherwise the output of `hack/google.sh`,
+/// which builds the programs at the first call.
 ///
 /// # Errors
-/// If the script fails.
+/// Returns an error if the script fails.
 pub fn programs() -> Result<PathBuf> {
     static FOUND: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     let look = || match env::var_os("VALET_GOOGLE") {
@@ -28,10 +28,10 @@ pub fn programs() -> Result<PathBuf> {
         .map_err(Error::new)
 }
 
-/// Puts a question to `python/google.py`, whose operations say what they take and give.
+/// Sends a request to `python/google.py`. The operations in that file describe their arguments and results.
 ///
 /// # Errors
-/// If it cannot be run, or answers with an error.
+/// Returns an error if the script cannot be run or answers with an error.
 pub fn ask(question: Value, body: &[u8]) -> Result<(Value, Vec<u8>)> {
     static HELPER: OnceLock<std::result::Result<Helper, String>> = OnceLock::new();
     let start = || {
@@ -45,8 +45,8 @@ pub fn ask(question: Value, body: &[u8]) -> Result<(Value, Vec<u8>)> {
         .ask(question, body)
 }
 
-/// A running fake-gcs-server, which speaks plain HTTP on loopback or another address of this machine and holds its objects in memory. Dropping it, or the end
-/// of the process, ends it.
+/// A running fake-gcs-server. It uses plain HTTP on loopback or on another address of this machine, and keeps its
+/// objects in memory. The server stops when the value is dropped or the process ends.
 pub struct GcsServer {
     process: Process,
     _scratch: Scratch,
@@ -55,15 +55,16 @@ pub struct GcsServer {
 }
 
 impl GcsServer {
-    /// Starts one and waits until it answers.
+    /// Starts a server and waits until it answers.
     ///
     /// # Errors
-    /// If it ends or does not answer in time, with its last words.
+    /// Returns an error with the last log lines if the server exits or does not answer in time.
     pub fn start() -> Result<Self> {
         Self::start_at(Ipv4Addr::LOCALHOST)
     }
 
-    /// The same at another address of this machine, for those who do not reach its loopback.
+    /// As [`GcsServer::start`], at another address of this machine, for clients that cannot reach its loopback
+    /// address.
     ///
     /// # Errors
     /// As [`GcsServer::start`].
@@ -76,7 +77,7 @@ impl GcsServer {
                 .args(["-scheme", "http", "-backend", "memory", "-host"])
                 .arg(address.to_string())
                 .args(["-port", &port.to_string()])
-                // The name by which its XML API is spoken to.
+                // The host name of the server's XML API.
                 .args(["-public-host", &format!("{address}:{port}")])
                 .args(["-external-url", &format!("http://{address}:{port}")]);
             let process = Process::start("fake-gcs-server", command, scratch.join("fake-gcs-server.log"))?;
@@ -97,7 +98,7 @@ impl GcsServer {
         format!("http://{}:{}", self.address, self.port)
     }
 
-    /// The process, to be paused for instance.
+    /// The process, for example to freeze it.
     pub fn process(&self) -> &Process {
         &self.process
     }
@@ -112,7 +113,7 @@ impl GcsServer {
         Ok((status.context("the store gave no status")?, body))
     }
 
-    /// Makes a bucket.
+    /// Creates a bucket.
     ///
     /// # Errors
     /// If the server refuses.
@@ -163,7 +164,7 @@ impl GcsServer {
         }
     }
 
-    /// An object's description; `None` if it does not exist.
+    /// Returns the metadata of an object; `None` if it does not exist.
     ///
     /// # Errors
     /// If the server refuses.

@@ -1,4 +1,5 @@
-//! Conversations with the scripts in `python/`, which stay up: Python with botocore takes 0.3 s to start.
+//! Communicates with the scripts in `python/`. The processes keep running, because a start of Python with botocore
+//! takes 0.3 s.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use crate::{Context, Error, Result, Tools, process};
 
-/// A running helper. Requests wait for one another.
+/// A running helper process. It handles one request at a time.
 pub(crate) struct Helper(Mutex<Pipes>);
 
 struct Pipes {
@@ -21,16 +22,16 @@ struct Pipes {
 }
 
 impl Helper {
-    /// Starts one.
+    /// Starts the helper process.
     pub(crate) fn start(tools: &Tools) -> Result<Self> {
         Self::start_script(tools.command("python3"), "helper.py")
     }
 
-    /// Starts another one of the folder `python`, with this Python.
+    /// Starts another script of the folder `python` with the given Python.
     pub(crate) fn start_script(mut command: Command, script: &str) -> Result<Self> {
         let folder = Path::new(env!("VALET_ROOT")).join("tests/harness/python");
         command
-            // -I: no settings and no modules of the person at the keyboard. -B: no files beside the script.
+            // -I: ignore settings and modules of the user. -B: write no bytecode files.
             .args(["-I", "-B"])
             .arg(folder.join("conversation.py"))
             .arg(folder.join(script))
@@ -43,7 +44,7 @@ impl Helper {
         Ok(Self(Mutex::new(Pipes { child, input, output })))
     }
 
-    /// Sends a request and its body; returns the answer and its body.
+    /// Sends a request with a body; returns the response with its body.
     pub(crate) fn ask(&self, mut request: Value, body: &[u8]) -> Result<(Value, Vec<u8>)> {
         let mut pipes = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
         request["body_length"] = body.len().into();

@@ -1,4 +1,4 @@
-//! What Helm (`--wait`), Argo CD, Flux and kpt would make of an object.
+//! Computes how Helm (`--wait`), Argo CD, Flux and kpt interpret the status of an object.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{Context, Result, Tools, process};
 /// Unknown) and its message.
 ///
 /// # Errors
-/// If the program fails: kstatus cannot read the object.
+/// Returns an error if the program fails because kstatus cannot read the object.
 pub fn kstatus(tools: &Tools, object: &Value) -> Result<(String, String)> {
     let output = process::run_ok(
         tools.command("kstatus"),

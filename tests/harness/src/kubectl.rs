@@ -1,4 +1,4 @@
-//! kubectl, never with the current context by accident, and namespaces for tests.
+//! Runs kubectl with an explicit context, and creates namespaces for tests.
 
 use std::{path::Path, process::Command, thread, time::Duration};
 
@@ -6,19 +6,19 @@ use serde_json::{Value, json};
 
 use crate::{Context, ControlPlane, Result, control_plane::CONTEXT, process};
 
-/// Longer than any `kubectl wait` in a test should be told to wait.
+/// Longer than any `kubectl wait` in a test.
 const LONGEST: Duration = Duration::from_secs(120);
 
 impl ControlPlane {
-    /// Runs kubectl as the admin and returns what it prints.
+    /// Runs kubectl as the admin user and returns its output.
     ///
     /// # Errors
-    /// If it fails or has not ended after 120 s; with what it said.
+    /// Returns an error with the output of kubectl if it fails or does not end within 120 s.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         self.kubectl_in("", args)
     }
 
-    /// As [`ControlPlane::kubectl`], with `stdin` on standard input, as in `apply -f -`.
+    /// As [`ControlPlane::kubectl`], with `stdin` on standard input, for example for `apply -f -`.
     ///
     /// # Errors
     /// As [`ControlPlane::kubectl`].
@@ -28,24 +28,24 @@ impl ControlPlane {
         Ok(process::run_ok(command, stdin.as_bytes(), LONGEST)?.text())
     }
 
-    /// As [`ControlPlane::kubectl`] with `--output json`, parsed.
+    /// As [`ControlPlane::kubectl`] with `--output json`, and parses the output.
     ///
     /// # Errors
-    /// As [`ControlPlane::kubectl`], and if what it prints is not JSON.
+    /// As [`ControlPlane::kubectl`], and if the output is not JSON.
     pub fn kubectl_json(&self, args: &[&str]) -> Result<Value> {
         let text = self.kubectl(&[args, &["--output", "json"]].concat())?;
         serde_json::from_str(&text).context(format_args!("kubectl {} did not print JSON", args.join(" ")))
     }
 
-    /// `kubectl apply -f -` with this YAML or JSON.
+    /// Runs `kubectl apply -f -` with this YAML or JSON.
     ///
     /// # Errors
-    /// As [`ControlPlane::kubectl`]; a refusal by the apiserver is in the message.
+    /// As [`ControlPlane::kubectl`]. If the apiserver rejects the request, the error contains its message.
     pub fn apply(&self, manifest: &str) -> Result<String> {
         self.kubectl_in(manifest, &["apply", "--filename", "-"])
     }
 
-    /// As [`ControlPlane::apply`], of several objects at once.
+    /// As [`ControlPlane::apply`], for several objects at once.
     ///
     /// # Errors
     /// As [`ControlPlane::apply`].
@@ -54,8 +54,8 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// A kubectl command to be completed and run by the caller, for whoever the kubeconfig file is for. It has the
-    /// harness' context, a cache and a home of its own, and nothing of the person at the keyboard.
+    /// A kubectl command for the user of the kubeconfig file. The caller adds arguments and runs it. It uses the
+    /// context of the harness, and a separate cache and home folder, and no settings of the user at the terminal.
     pub fn kubectl_command(&self, kubeconfig: &Path) -> Command {
         let mut command = self.tools().command("kubectl");
         command
@@ -70,8 +70,8 @@ impl ControlPlane {
         command
     }
 
-    /// What is in a namespace, for a person to read: Valet's objects in full, the names of Secrets (never what is in
-    /// them), and events.
+    /// Prints the content of a namespace for a person: Valet's objects in full, the names of Secrets without their
+    /// content, and events.
     pub fn dump(&self, namespace: &str) -> String {
         let mut text = String::new();
         for args in [
@@ -93,11 +93,11 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Makes a namespace for one test, called `PREFIX-N`. It stays when the test is over, for the control plane
-    /// does not last either; if the test has failed, what is in it is printed.
+    /// Creates a namespace `PREFIX-N` for one test. The namespace is not deleted after the test, because the control
+    /// plane is temporary. If the test fails, the content of the namespace is printed.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// Returns an error if the namespace cannot be created.
     pub fn namespace(&self, prefix: &str) -> Result<Namespace<'_>> {
         let name = format!("{prefix}-{}", self.next_namespace());
         self.kubectl(&["create", "namespace", &name])?;

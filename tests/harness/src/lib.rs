@@ -1,8 +1,8 @@
 //! Starts and stops a real Kubernetes control plane and a real S3 server, for Valet's tests and its demo.
 //!
-//! Everything is a plain process on a loopback port of this machine, made for one run and gone after it: no
-//! container engine, no cluster of yours, nothing left behind. The library is blocking and knows nothing of
-//! Valet's Rust types; it looks at Valet as a user does, from outside.
+//! All servers are plain processes on loopback ports of this machine. They run for one test run and leave nothing
+//! behind. No container engine and no existing cluster is needed. The library is blocking. It does not use Valet's
+//! Rust types, but tests Valet from outside, as a user does.
 //!
 //! | module | is |
 //! |---|---|

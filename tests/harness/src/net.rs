@@ -1,4 +1,4 @@
-//! Free loopback ports, and just enough HTTP to ask a server on this machine how it is.
+//! Free loopback ports, and a minimal HTTP client for servers on this machine.
 
 use std::{
     collections::BTreeSet,
@@ -11,19 +11,19 @@ use std::{
 
 use crate::{Context, Error, Result};
 
-/// Ports that this process has given out.
+/// Ports that this process has already used.
 static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
-/// A loopback port that nobody listens on, and that this process has not given out before.
+/// Returns a loopback port on which nothing listens, and which this process has not used before.
 ///
-/// It lies outside the range from which the kernel takes ports for outgoing connections. Within it, a client that
-/// keeps trying to reach a stopped server is sooner or later given that very port and connects to itself, and the
-/// server cannot come back.
+/// The port is outside the range that the kernel uses for outgoing connections. Inside this range, a client that
+/// repeatedly connects to a stopped server can get this port as its own source port and connect to itself. Then the
+/// server cannot start again.
 ///
-/// Another process can still take the port before its new owner listens: whoever starts a server tries again.
+/// Another process can still take the port before the server listens, so code that starts a server must retry.
 ///
 /// # Errors
-/// If there is none left.
+/// Returns an error if there is no free port.
 pub fn free_port() -> Result<u16> {
     let mut taken = TAKEN.lock().unwrap_or_else(|poison| poison.into_inner());
     let outgoing = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
@@ -35,11 +35,11 @@ pub fn free_port() -> Result<u16> {
     let range = if first_outgoing > 21_000 {
         20_000..first_outgoing
     } else {
-        // Somebody has widened the kernel's range; then there is no better place than any other.
+        // The kernel's range is larger than usual, so any port can conflict.
         20_000..60_000
     };
     let width = u32::from(range.end - range.start);
-    // Runs at the same time start looking in different places.
+    // Parallel runs start their search at different ports.
     let start = random_u32()? % width;
     for offset in 0..width {
         let port = range.start + u16::try_from((start + offset) % width).expect("below the width of a range of u16");
@@ -63,17 +63,17 @@ fn random(bytes: &mut [u8]) -> Result<()> {
         .context("cannot read /dev/urandom")
 }
 
-/// `bytes` random bytes in hexadecimal, for passwords that live as long as a test.
+/// Returns `bytes` random bytes in hexadecimal, for passwords in a test.
 ///
 /// # Errors
-/// If the system has no random numbers.
+/// Returns an error if the system has no source of random numbers.
 pub fn random_hex(bytes: usize) -> Result<String> {
     let mut buffer = vec![0; bytes];
     random(&mut buffer)?;
     Ok(buffer.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Whether somebody accepts connections on a loopback port.
+/// Whether a server accepts connections on a loopback port.
 pub fn listens(port: u16) -> bool {
     listens_at(Ipv4Addr::LOCALHOST, port)
 }
@@ -83,15 +83,16 @@ pub fn listens_at(address: Ipv4Addr, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::from((address, port)), Duration::from_secs(1)).is_ok()
 }
 
-/// `GET http://127.0.0.1:PORT/PATH`: the status code and the body. Gives up after 10 s without a byte.
+/// Sends `GET http://127.0.0.1:PORT/PATH` and returns the status code and the body. The timeout is 10 s without a
+/// byte.
 ///
 /// # Errors
-/// If nobody answers, or not in HTTP.
+/// Returns an error if there is no response, or no HTTP response.
 pub fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
     http_get_at(Ipv4Addr::LOCALHOST, port, path)
 }
 
-/// As [`http_get`], of an address of this machine.
+/// As [`http_get`], for an address of this machine.
 ///
 /// # Errors
 /// As [`http_get`].
@@ -102,7 +103,7 @@ pub fn http_get_at(address: Ipv4Addr, port: u16, path: &str) -> Result<(u16, Str
     let silence = Some(Duration::from_secs(10));
     stream.set_read_timeout(silence).context(&what)?;
     stream.set_write_timeout(silence).context(&what)?;
-    // HTTP/1.0 has no chunked bodies: the answer ends when the connection does.
+    // HTTP/1.0 has no chunked bodies, so the response ends when the connection is closed.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {at}\r\n\r\n").context(&what)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).context(&what)?;

@@ -1,5 +1,6 @@
-//! Stores that differ in one respect from what Amazon documents, as a reverse proxy in front of a real one. The signature covers
-//! the header `Host`, and the real store believes it: whoever signs, signs for the proxy's address.
+//! A reverse proxy in front of a real store that behaves differently from Amazon's documentation in one respect. The
+//! signature covers the header `Host`, and the real store accepts any host. So clients can sign for the address of
+//! the proxy.
 
 use std::{
     fs,
@@ -14,27 +15,27 @@ use jiff::Timestamp;
 
 use crate::{Context, Result, S3Server};
 
-/// What the store does otherwise.
+/// How the store differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Oddity {
-    /// Nothing: it only keeps a list of the requests.
+    /// No difference. The proxy only records the requests.
     None,
-    /// It answers 501 NotImplemented to conditional writes, as Backblaze B2 does.
+    /// Answers 501 NotImplemented to conditional writes, as Backblaze B2 does.
     NoConditions,
-    /// The same, and it obeys an `x-amz-copy-source` that nobody signed, as MinIO does.
+    /// As `NoConditions`, and obeys an unsigned header `x-amz-copy-source`, as MinIO does.
     NoConditionsAndCopies,
-    /// Its bucket has Object Lock with a default retention: 400 InvalidRequest to a PUT without Content-MD5 and without
-    /// another checksum.
+    /// The bucket has Object Lock with a default retention: a PUT without Content-MD5 or another checksum gets 400
+    /// InvalidRequest.
     ObjectLock,
 }
 
-/// Such a store, on a loopback port, for as long as the process lives.
+/// Such a store on a loopback port. It runs until the process ends.
 pub struct OddStore {
     port: u16,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// The real store.
+/// The real store behind the proxy.
 struct Behind {
     port: u16,
     objects: PathBuf,
@@ -42,10 +43,10 @@ struct Behind {
 }
 
 impl OddStore {
-    /// Starts one in front of this store, which is a versitygw.
+    /// Starts a proxy in front of this versitygw.
     ///
     /// # Errors
-    /// If no port is free.
+    /// Returns an error if there is no free port.
     pub fn before(server: &S3Server, oddity: Oddity) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("a port for a store")?;
         let port = listener.local_addr().context("the store's port")?.port();
@@ -58,7 +59,7 @@ impl OddStore {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let behind = behind.clone();
-                // Who hangs up, hangs up.
+                // Errors of a connection only end this connection.
                 thread::spawn(move || behind.serve(client, oddity));
             }
         });
@@ -77,17 +78,17 @@ impl OddStore {
     }
 }
 
-/// A request as it came.
+/// A received request.
 struct Request {
     method: String,
     target: String,
-    /// Names as they came, and values.
+    /// Names and values of the headers, unchanged.
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
 
 impl Request {
-    /// Reads one; `None` if nobody asks for anything.
+    /// Reads a request. `None` if the client closed the connection.
     fn read(client: &TcpStream) -> io::Result<Option<Self>> {
         let mut reader = BufReader::new(client);
         let mut line = String::new();
@@ -163,7 +164,7 @@ impl Behind {
         }
     }
 
-    /// What the store itself answers; `None`: what the real one does with the request as it is afterwards.
+    /// The response of the proxy itself. `None` means that the proxy forwards the request, which it may have changed.
     fn refusal(&self, request: &mut Request, oddity: Oddity) -> Option<(u16, &'static str, &'static str)> {
         match oddity {
             Oddity::NoConditions | Oddity::NoConditionsAndCopies if request.is_conditional() => Some((
@@ -201,14 +202,14 @@ impl Behind {
         head.push_str("Connection: close\r\n\r\n");
         let mut server = TcpStream::connect(("127.0.0.1", self.port))?;
         server.write_all(head.as_bytes())?;
-        // One that has seen enough answers before it has read everything.
+        // A server can answer before it has read the whole body, so a write error is ignored.
         let _ = server.write_all(&request.body);
         io::copy(&mut server, client)?;
         Ok(())
     }
 }
 
-/// The object of a copy's source, `/BUCKET/KEY` with percent-encoding.
+/// Reads the object of a copy source `/BUCKET/KEY`, which is percent-encoded.
 fn read(objects: &Path, source: &str) -> Option<Vec<u8>> {
     let mut path = Vec::new();
     let mut bytes = source.trim_start_matches('/').bytes();

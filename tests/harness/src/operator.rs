@@ -1,4 +1,4 @@
-//! Valet itself, as a subprocess.
+//! Runs the operator as a child process.
 
 use std::{
     env,
@@ -10,13 +10,13 @@ use std::{
 
 use crate::{Context, ControlPlane, Process, Result, control_plane, net, process};
 
-/// Far longer than a start takes, also of an unoptimised build on a busy machine.
+/// Much longer than a start takes, even with a debug build on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
-/// The program: what `VALET_BIN` names, else the `valet` next to the program that asks.
+/// Returns the path of the program: the value of `VALET_BIN`, or otherwise the `valet` next to the current program.
 ///
 /// # Errors
-/// If there is none.
+/// Returns an error if there is no such program.
 pub fn find_valet() -> Result<PathBuf> {
     let path = match env::var_os("VALET_BIN") {
         Some(path) => PathBuf::from(path),
@@ -30,45 +30,47 @@ pub fn find_valet() -> Result<PathBuf> {
     ))
 }
 
-/// What `valet crds` prints: Valet's kinds, to be applied.
+/// Returns the output of `valet crds`: the manifests of Valet's CRDs.
 ///
 /// # Errors
-/// If the program fails.
+/// Returns an error if the program fails.
 pub fn crds(valet: &Path) -> Result<String> {
     let mut command = process::clean(Command::new(valet));
     command.arg("crds");
     Ok(process::run_ok(command, &[], START)?.text())
 }
 
-/// What to start the operator with.
+/// Options of the operator.
 #[derive(Clone, Debug, Default)]
 pub struct OperatorOptions {
-    /// Watch this namespace only. Absent: all of them.
+    /// The only namespace that the operator serves. Default: all namespaces.
     pub namespace: Option<String>,
-    /// Whose rights it has. Absent: those of [`control_plane::OPERATOR`], who may do everything. A service
-    /// account's token (see [`ControlPlane::service_account_token`]) shows whether its role suffices.
+    /// The token that the operator authenticates with. Default: the user [`control_plane::OPERATOR`] with all
+    /// permissions. With the token of a service account (see [`ControlPlane::service_account_token`]), a test checks
+    /// that its role is sufficient.
     pub token: Option<String>,
-    /// Its kubeconfig file, in place of one that the harness writes.
+    /// The kubeconfig file of the operator. By default, the harness writes one.
     pub kubeconfig: Option<PathBuf>,
-    /// More arguments for `valet controller`.
+    /// Additional arguments for `valet controller`.
     pub args: Vec<String>,
-    /// Environment variables.
+    /// Additional environment variables.
     pub env: Vec<(String, String)>,
 }
 
-/// A running operator. Dropping it, or the end of the process, ends it.
+/// A running operator. It stops when the value is dropped or the process ends.
 pub struct Operator {
     process: Process,
     port: u16,
 }
 
 impl Operator {
-    /// Starts `BINARY controller` against a control plane and waits until its `/readyz` says 200. Its log goes to
-    /// `operator-N.log` in the control plane's scratch folder. It logs JSON at level `info` unless `args` or `env` say
-    /// otherwise, and finds no AWS credentials on this machine, neither in the environment nor at home.
+    /// Starts `BINARY controller` for a control plane and waits until `/readyz` returns 200. The log is
+    /// `operator-N.log` in the scratch folder of the control plane. The operator logs JSON at level `info` unless
+    /// `args` or `env` change this. It finds no AWS credentials of this machine, neither in the environment nor in
+    /// the home folder.
     ///
     /// # Errors
-    /// If it ends or is not ready in time, with its last words.
+    /// Returns an error with the last log lines if the operator exits or is not ready in time.
     pub fn start(binary: &Path, plane: &ControlPlane, options: &OperatorOptions) -> Result<Self> {
         control_plane::retry_on_lost_port(|| {
             let operator = Self::launch(binary, plane, options)?;
@@ -77,10 +79,10 @@ impl Operator {
         })
     }
 
-    /// As [`Operator::start`], without waiting: for an operator that is expected to have a hard time.
+    /// As [`Operator::start`], but does not wait, for an operator that may not become ready.
     ///
     /// # Errors
-    /// If the program cannot be started.
+    /// Returns an error if the program cannot be started.
     pub fn launch(binary: &Path, plane: &ControlPlane, options: &OperatorOptions) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -93,7 +95,8 @@ impl Operator {
         let mut command = process::clean(Command::new(binary));
         command
             .env("HOME", plane.scratch().join("home"))
-            // Off AWS the SDK's default chain asks a link-local address and waits for an answer.
+            // Outside AWS, the SDK's default credential chain sends a request to a link-local address and waits for
+            // the response.
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("VALET_LOG_FORMAT", "json")
             .envs(options.env.iter().map(|(name, value)| (name, value)))
@@ -111,10 +114,10 @@ impl Operator {
         Ok(Self { process, port })
     }
 
-    /// Waits until `/readyz` says 200.
+    /// Waits until `/readyz` returns 200.
     ///
     /// # Errors
-    /// If the operator ends, or `timeout` is over; with its last words.
+    /// Returns an error with the last log lines if the operator exits, or is not ready within `timeout`.
     pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
         self.process.wait_until(timeout, "it was ready", || {
             matches!(self.http_get("/readyz"), Ok((200, _)))
@@ -126,10 +129,11 @@ impl Operator {
         self.port
     }
 
-    /// `GET` on the operator's own HTTP port, as in `/livez`: status code and body.
+    /// Sends a GET request to the operator's HTTP port, for example for `/livez`. Returns the status code and the
+    /// body.
     ///
     /// # Errors
-    /// If it does not answer.
+    /// Returns an error if the operator does not answer.
     pub fn http_get(&self, path: &str) -> Result<(u16, String)> {
         net::http_get(self.port, path)
     }
@@ -137,31 +141,31 @@ impl Operator {
     /// The operator's metrics, in Prometheus' text format.
     ///
     /// # Errors
-    /// If it does not answer.
+    /// Returns an error if the operator does not answer.
     pub fn metrics(&self) -> Result<String> {
         Ok(self.http_get("/metrics")?.1)
     }
 
-    /// Whether it is the replica that works, by its own word.
+    /// Whether the operator's metrics say that it is the leader.
     pub fn leads(&self) -> bool {
         self.metrics()
             .is_ok_and(|text| text.lines().any(|line| line == "valet_leader 1"))
     }
 
-    /// Ends it at once (SIGKILL): a crash.
+    /// Kills the operator (SIGKILL), as in a crash.
     pub fn kill(&self) {
         self.process.kill();
     }
 
-    /// Asks it to end (SIGTERM) and returns how it did.
+    /// Stops the operator (SIGTERM) and returns its exit status.
     ///
     /// # Errors
-    /// If it is still running after 30 s, the grace that Kubernetes gives a pod.
+    /// Returns an error if the operator is still running after 30 s, the default grace period of Kubernetes.
     pub fn terminate(&self) -> Result<ExitStatus> {
         self.process.terminate(Duration::from_secs(30))
     }
 
-    /// The process, to be paused for instance.
+    /// The process, for example to freeze it.
     pub fn process(&self) -> &Process {
         &self.process
     }

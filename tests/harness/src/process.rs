@@ -1,4 +1,4 @@
-//! Child processes that cannot outlive this one.
+//! Child processes that end with this process at the latest.
 #![allow(
     unsafe_code,
     reason = "what runs between fork and exec, and signals, have no safe interface"
@@ -21,11 +21,11 @@ use std::{
 
 use crate::{Context, Error, Result, poll, scratch};
 
-/// How many lines of a log an error shows.
+/// Number of log lines in an error.
 const TAIL: usize = 15;
 
-/// A long-running child whose output goes to a log file. Killed when dropped; killed by the kernel when this
-/// process ends in any other way, destructors or not.
+/// A long-running child process that writes its output to a log file. It is killed when the value is dropped. If this
+/// process ends without running destructors, the kernel kills the child.
 pub struct Process {
     name: String,
     log: PathBuf,
@@ -34,10 +34,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with nothing on standard input, and both outputs appended to `log`.
+    /// Starts `command` without standard input, and appends standard output and standard error to `log`.
     ///
     /// # Errors
-    /// If the program cannot be started or the log not be opened.
+    /// Returns an error if the program cannot be started or the log cannot be opened.
     pub fn start(name: &str, mut command: Command, log: impl Into<PathBuf>) -> Result<Self> {
         let log = log.into();
         let file = File::options()
@@ -58,45 +58,46 @@ impl Process {
         })
     }
 
-    /// What the process is called in messages.
+    /// The name of the process in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The process' id.
+    /// The process ID.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The file with everything that the process has said.
+    /// The log file with the output of the process.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Everything that the process has said, as far as it is UTF-8.
+    /// The output of the process, as far as it is UTF-8.
     pub fn log_text(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// The log's place and last lines, for a message.
+    /// The path and the last lines of the log, for a message.
     pub fn log_tail(&self) -> String {
         tail(&self.log)
     }
 
-    /// Sends a signal, such as `libc::SIGSTOP`; to a process that has ended, none.
+    /// Sends a signal, for example `libc::SIGSTOP`. Does nothing if the process has ended.
     pub fn signal(&self, signal: i32) {
         let mut child = self.child();
-        // While the child is not reaped its number cannot belong to anybody else.
+        // Until the child is reaped, its process ID cannot belong to another process.
         if reap(&mut child).is_none() {
             // SAFETY: kill takes two integers and touches no memory of ours.
             unsafe { libc::kill(self.pid.cast_signed(), signal) };
         }
     }
 
-    /// Freezes the process (SIGSTOP): connections to it stay open, and nobody answers. Returns when it is frozen.
+    /// Freezes the process (SIGSTOP): its connections stay open, but it does not answer. Returns when the process is
+    /// frozen.
     pub fn pause(&self) {
         self.signal(libc::SIGSTOP);
-        // Until then it may still answer, and a SIGTERM that is sent after this signal can be handled before it.
+        // Before it is frozen, the process can still answer, and can handle a later SIGTERM before the SIGSTOP.
         let stat = format!("/proc/{}/stat", self.pid);
         poll(Duration::from_secs(5), || {
             let frozen = fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") T "));
@@ -104,7 +105,7 @@ impl Process {
         });
     }
 
-    /// Lets a paused process go on (SIGCONT).
+    /// Continues a frozen process (SIGCONT).
     pub fn resume(&self) {
         self.signal(libc::SIGCONT);
     }
@@ -114,12 +115,12 @@ impl Process {
         self.exit_status().is_none()
     }
 
-    /// How the process ended, if it has.
+    /// The exit status of the process, or `None` while it is running.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         reap(&mut self.child())
     }
 
-    /// Waits for the process to end; `None` if it is still running after `timeout`.
+    /// Waits until the process ends. Returns `None` if it is still running after `timeout`.
     pub fn wait(&self, timeout: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + timeout;
         let mut pause = Duration::from_millis(1);
@@ -135,15 +136,16 @@ impl Process {
         }
     }
 
-    /// Ends the process at once (SIGKILL) and waits until it is gone.
+    /// Kills the process (SIGKILL) and waits until it has ended.
     pub fn kill(&self) {
         end(&mut self.child());
     }
 
-    /// Asks the process to end (SIGTERM) and returns how it did.
+    /// Stops the process (SIGTERM) and returns its exit status.
     ///
     /// # Errors
-    /// If it is still running after `grace`; then it is killed, and the error shows its last lines.
+    /// Returns an error with the last log lines if the process is still running after `grace`. The process is then
+    /// killed.
     pub fn terminate(&self, grace: Duration) -> Result<ExitStatus> {
         self.signal(libc::SIGTERM);
         self.wait(grace).ok_or_else(|| {
@@ -157,10 +159,10 @@ impl Process {
         })
     }
 
-    /// Looks every 20 ms until `ready` says yes.
+    /// Calls `ready` every 20 ms until it returns true.
     ///
     /// # Errors
-    /// When the process ends first, or `timeout` is over; with the log's last lines.
+    /// Returns an error with the last log lines if the process ends first, or if `timeout` has passed.
     pub fn wait_until(&self, timeout: Duration, what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
         let end = Instant::now() + timeout;
         loop {
@@ -191,7 +193,7 @@ impl Process {
     }
 }
 
-/// Kills a child and waits until it is gone.
+/// Kills a child process and waits until it has ended.
 pub(crate) fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
@@ -207,7 +209,7 @@ fn reap(child: &mut Child) -> Option<ExitStatus> {
 }
 
 impl Drop for Process {
-    /// Without asking first: nothing that a server of ours could save at its end is of any use to anybody.
+    /// Without a graceful stop, because nobody needs what a test server would save when it stops.
     fn drop(&mut self) {
         self.kill();
     }
@@ -221,10 +223,10 @@ pub(crate) fn tail(log: &Path) -> String {
     format!("the last lines of {}:\n    {last}", log.display())
 }
 
-/// What a short command printed.
+/// The result of a short command.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// Standard output.
     pub stdout: Vec<u8>,
@@ -239,11 +241,10 @@ impl Output {
     }
 }
 
-/// Runs a short command to its end and collects what it prints. A command that fails is not an error here: its
-/// status says so.
+/// Runs a short command and collects its output. A command that fails is not an error here; check its status.
 ///
 /// # Errors
-/// If the program cannot be started, or has not ended after `timeout` (then it is killed).
+/// Returns an error if the program cannot be started, or has not ended after `timeout`. The program is then killed.
 pub fn run(mut command: Command, stdin: &[u8], timeout: Duration) -> Result<Output> {
     let line = describe(&command);
     command
@@ -263,11 +264,12 @@ pub fn run(mut command: Command, stdin: &[u8], timeout: Duration) -> Result<Outp
         child: Mutex::new(child),
     };
     let (status, stdout, stderr) = thread::scope(|scope| {
-        // A pipe holds 64 KiB: whoever writes first and reads later can wait for ever.
+        // A pipe can hold 64 KiB. Without a separate thread for standard input, this process and the command could
+        // block each other.
         if let Some(input) = input.take() {
             scope.spawn(move || {
                 let mut input = input;
-                // A program may end without having read all of it.
+                // A program can end before it has read all of its input.
                 let _ = input.write_all(stdin);
             });
         }
@@ -299,10 +301,10 @@ pub fn run(mut command: Command, stdin: &[u8], timeout: Duration) -> Result<Outp
     }
 }
 
-/// As [`run`], where failing is an error.
+/// As [`run`], but a command that fails is an error.
 ///
 /// # Errors
-/// As [`run`], and if the command's status is not zero; with what it said.
+/// As [`run`], and if the status of the command is not zero. The error contains the output.
 pub fn run_ok(command: Command, stdin: &[u8], timeout: Duration) -> Result<Output> {
     let line = describe(&command);
     let output = run(command, stdin, timeout)?;
@@ -321,7 +323,7 @@ pub fn run_ok(command: Command, stdin: &[u8], timeout: Duration) -> Result<Outpu
     )))
 }
 
-/// The program's name and its arguments, for messages. Arguments may be long, and messages should not be.
+/// The name and the arguments of a command for messages, shortened.
 fn describe(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut line = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -332,8 +334,8 @@ fn describe(command: &Command) -> String {
     line
 }
 
-/// Takes out of a command's environment what would lead it astray: proxies (everything here is on loopback),
-/// clusters and credentials of the person at the keyboard, and Valet's own settings.
+/// Removes environment variables that would influence a command: proxies (all servers are on loopback), clusters and
+/// credentials of the user, and settings of Valet.
 pub fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -352,10 +354,11 @@ pub fn clean(mut command: Command) -> Command {
 
 type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
 
-/// Starts a child from the one thread that starts them all, in a process group of its own.
+/// Starts a child in a separate process group, from a single thread that starts all children.
 ///
-/// PR_SET_PDEATHSIG means 'when the thread that forked me ends', and tests' threads end early; this one ends with
-/// the process. The group keeps a Ctrl-C in the terminal for this process, which then ends the children in order.
+/// The signal of PR_SET_PDEATHSIG is sent when the thread that forked the child ends. Threads of tests end early, but
+/// this thread ends with the process. Because of the separate group, a Ctrl-C in the terminal reaches only this
+/// process, which then stops the children in the correct order.
 pub(crate) fn spawn(command: Command) -> std::io::Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
     at_exit();
@@ -394,12 +397,12 @@ fn tie_to_this_process(mut command: Command) -> Command {
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                     return Err(std::io::Error::last_os_error());
                 }
-                // The parent may have died before the line above.
+                // The parent process can end before `prctl` runs.
                 if libc::getppid() != parent {
                     return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
                 }
             }
-            // exit_on_interrupt blocks signals, and a blocked signal stays blocked in a child.
+            // `exit_on_interrupt` blocks signals, and a child process inherits blocked signals.
             let mut none = std::mem::MaybeUninit::uninit();
             libc::sigemptyset(none.as_mut_ptr());
             libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
@@ -409,7 +412,7 @@ fn tie_to_this_process(mut command: Command) -> Command {
     command
 }
 
-/// Children that may still be running.
+/// The process IDs of children that may still be running.
 static LIVE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 fn remember(pid: u32) {
@@ -422,7 +425,7 @@ pub(crate) fn forget(pid: u32) {
         .retain(|&other| other != pid);
 }
 
-/// Makes sure, once, that an orderly exit of this process kills the children and deletes the scratch folders.
+/// Registers, once, an exit handler that kills the children and deletes the scratch folders.
 pub(crate) fn at_exit() {
     static ONCE: Once = Once::new();
     extern "C" fn tidy_up() {
@@ -445,12 +448,12 @@ pub(crate) fn at_exit() {
     });
 }
 
-/// Whether Ctrl-C is how a program is meant to end.
+/// Whether Ctrl-C is the normal end of the program.
 static INTERRUPT_IS_THE_END: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C (SIGINT) and SIGTERM end this process in order, with status 130 or 143: children are killed
-/// and scratch folders deleted. For programs; call it first thing in `main`, since only threads that start later
-/// inherit what it sets.
+/// After this call, Ctrl-C (SIGINT) and SIGTERM end this process in an orderly way, with status 130 or 143: children
+/// are killed and scratch folders are deleted. Programs must call it first in `main`, because only threads that start
+/// later inherit the blocked signals.
 pub fn exit_on_interrupt() {
     let mut set = std::mem::MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set that the other calls read; all of them only touch that set.
@@ -471,7 +474,7 @@ pub fn exit_on_interrupt() {
     });
 }
 
-/// From now on an interrupt is no failure: the status is 0. See [`exit_on_interrupt`].
+/// After this call, an interrupt is not a failure, and the exit status is 0. See [`exit_on_interrupt`].
 pub fn interrupt_is_the_end() {
     INTERRUPT_IS_THE_END.store(true, Ordering::Relaxed);
 }

@@ -1,4 +1,4 @@
-//! What the programs of the harness have in common: how they begin and end, and how they are told numbers.
+//! Common functions of the programs in the harness: the main function, and numbers in environment variables.
 
 use std::{
     env,
@@ -9,7 +9,8 @@ use std::{
 
 use crate::{Context, Result, process::exit_on_interrupt};
 
-/// The `main` of a program: Ctrl-C ends it in order, an error is printed behind the program's name and makes the status 1.
+/// The main function of a program: Ctrl-C stops it in an orderly way. An error is printed with the name of the
+/// program, and the exit status is 1.
 pub fn run<T: Termination>(name: &str, work: impl FnOnce() -> Result<T>) -> ExitCode {
     exit_on_interrupt();
     match work() {
@@ -21,10 +22,10 @@ pub fn run<T: Termination>(name: &str, work: impl FnOnce() -> Result<T>) -> Exit
     }
 }
 
-/// The number in an environment variable, `default` if there is no such variable.
+/// Returns the number in an environment variable, or `default` if the variable is not set.
 ///
 /// # Errors
-/// If something else is in it.
+/// Returns an error if the variable does not contain a number.
 pub fn number<T: FromStr<Err: Display>>(variable: &str, default: T) -> Result<T> {
     match env::var(variable) {
         Ok(text) => text.parse().context(format_args!("{variable} must be a number")),

@@ -1,4 +1,4 @@
-//! A proxy as companies have it: `CONNECT` and nothing else.
+//! An HTTP proxy as in a company network. It supports only `CONNECT`.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -9,27 +9,27 @@ use std::{
 
 use crate::{Context, Result};
 
-/// What the proxy was asked for.
+/// A CONNECT request that the proxy received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connect {
-    /// `HOST:PORT`.
+    /// The requested address, `HOST:PORT`.
     pub to: String,
-    /// The header `Proxy-Authorization`.
+    /// The value of the header `Proxy-Authorization`.
     pub authorization: Option<String>,
 }
 
-/// A proxy on a loopback port, for as long as the process lives.
+/// A proxy on a loopback port. It runs until the process ends.
 pub struct Proxy {
     port: u16,
     asked: Arc<Mutex<Vec<Connect>>>,
 }
 
 impl Proxy {
-    /// Starts one. Who asks for one of these is led to the other, so that a place can be had by the proxy that is not to be had
-    /// without; all else is led to where it asks for.
+    /// Starts a proxy. A request for the first address of a detour is connected to the second address, so that a host
+    /// is reachable only through the proxy. All other requests are connected to the requested address.
     ///
     /// # Errors
-    /// If no port is free.
+    /// Returns an error if there is no free port.
     pub fn start(detours: Vec<(String, String)>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("a port for a proxy")?;
         let port = listener.local_addr().context("the proxy's port")?.port();
@@ -38,7 +38,7 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (seen, detours) = (seen.clone(), detours.clone());
-                // Who hangs up, hangs up.
+                // Errors of a connection only end this connection.
                 thread::spawn(move || tunnel(client, &detours, &seen));
             }
         });
@@ -50,7 +50,7 @@ impl Proxy {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// What was asked so far.
+    /// The requests that the proxy has received.
     pub fn asked(&self) -> Vec<Connect> {
         self.asked.lock().expect("no thread panics").clone()
     }

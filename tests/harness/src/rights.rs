@@ -1,9 +1,9 @@
-//! What a chart's accounts may do to Secrets: what `kubectl auth can-i --list` says of each, and what becomes of it when
-//! kubectl tries to.
+//! Finds the permissions for Secrets of the accounts in a chart: the output of `kubectl auth can-i --list`, and the
+//! results of real attempts with kubectl.
 //!
-//! helm renders a chart, as for an install; what gives and bounds rights is applied, and nothing else: no pod runs. Then
-//! each service account is asked for, namespace by namespace, and tries itself (`--dry-run=server`) on Secrets that are
-//! somebody else's.
+//! helm renders the chart as for an install. Only objects that grant or restrict permissions are applied, so no pod
+//! runs. Then the permissions of each service account are listed for each namespace, and each account tries actions
+//! on Secrets of others (`--dry-run=server`).
 
 use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{Context, ControlPlane, Result, Scratch, poll, process};
 
-/// The kinds that give and bound rights, and the accounts themselves.
+/// The kinds that grant or restrict permissions, and service accounts.
 pub const KINDS: [&str; 7] = [
     "ServiceAccount",
     "ClusterRole",
@@ -21,7 +21,7 @@ pub const KINDS: [&str; 7] = [
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
 ];
-/// As roles list them, and as a table should.
+/// The verbs in the order of the table.
 const VERBS: [&str; 8] = [
     "get",
     "list",
@@ -32,47 +32,48 @@ const VERBS: [&str; 8] = [
     "delete",
     "deletecollection",
 ];
-/// The Secret that is somebody else's.
+/// The Secret of another owner.
 const PRECIOUS: &str = "precious";
-/// helm and kubectl take seconds, on a busy machine many.
+/// helm and kubectl need seconds, or much longer on a busy machine.
 const LONGEST: Duration = Duration::from_secs(60);
-/// How long an apiserver may take to obey a policy that is new.
+/// Time limit until the apiserver enforces a new policy.
 const POLICY_SEEN: Duration = Duration::from_secs(30);
 
-/// A chart, and how it is installed.
+/// A chart and its installation.
 pub struct Chart<'a> {
-    /// What the table calls it.
+    /// The title in the table.
     pub title: String,
-    /// Its folder, or the archive that `helm package` makes.
+    /// The folder of the chart, or the archive from `helm package`.
     pub path: &'a Path,
     /// The release's name.
     pub release: &'a str,
-    /// The release's namespace, which must be there.
+    /// The namespace of the release, which must exist.
     pub namespace: &'a str,
-    /// Values, as `--set` takes them.
+    /// Values in the format of `--set`.
     pub values: Vec<String>,
-    /// A namespace that the values speak of, if there is one.
+    /// A namespace that the values name, if any.
     pub served: Option<&'a str>,
-    /// A namespace of which neither the chart nor its values know anything.
+    /// A namespace that neither the chart nor its values name.
     pub other: &'a str,
 }
 
-/// What an account may do in one place, and could do when it tried.
+/// The permissions of an account in one namespace, and the results of its attempts.
 #[derive(Clone, PartialEq, Eq)]
 struct Reach {
     verbs: String,
-    /// Lists all Secrets there; changes, deletes somebody else's; makes a token of another account.
+    /// Whether these attempts succeed: list all Secrets, change a Secret of another owner, delete it, and create a
+    /// token of another account.
     tried: [bool; 4],
 }
 
-/// The head of the table whose rows [`rows`] gives.
+/// The head of the table for the rows of [`rows`].
 pub const HEAD: &str = "| chart | account | where | verbs on `secrets` | lists them | changes another's | deletes another's | makes a token of another account |
 |---|---|---|---|---|---|---|---|";
 
-/// Rows of a table in Markdown: one for each account and place where it may do anything to Secrets.
+/// Returns rows of a Markdown table: one for each account and namespace in which it has permissions for Secrets.
 ///
 /// # Errors
-/// If the chart cannot be rendered or applied, or kubectl not be asked.
+/// Returns an error if the chart cannot be rendered or applied, or if kubectl fails.
 pub fn rows(plane: &ControlPlane, chart: &Chart<'_>) -> Result<Vec<String>> {
     let rendered = render(plane, chart)?;
     let mut parts = Vec::new();
@@ -108,7 +109,7 @@ pub fn rows(plane: &ControlPlane, chart: &Chart<'_>) -> Result<Vec<String>> {
     ])?;
     let mut rows = Vec::new();
     for account in accounts.lines().filter_map(|line| line.strip_prefix("serviceaccount/")) {
-        // Every namespace has this one.
+        // Every namespace has the account `default`.
         if account == "default" {
             continue;
         }
@@ -130,7 +131,7 @@ pub fn rows(plane: &ControlPlane, chart: &Chart<'_>) -> Result<Vec<String>> {
     Ok(rows)
 }
 
-/// Places where it is the same become one.
+/// Merges namespaces with equal permissions.
 fn told(reach: &[(&'static str, Reach)]) -> Vec<(String, Reach)> {
     if reach.iter().all(|(_, one)| *one == reach[0].1) {
         return match &reach[0].1 {
@@ -158,7 +159,8 @@ fn render(plane: &ControlPlane, chart: &Chart<'_>) -> Result<String> {
     Ok(process::run_ok(helm, b"", LONGEST)?.text())
 }
 
-/// `kubectl auth can-i --list`: what the account may do to Secrets in a namespace, those that are named apart.
+/// Runs `kubectl auth can-i --list`: returns the verbs for Secrets in a namespace, with separate verbs for named
+/// Secrets.
 fn verbs(plane: &ControlPlane, user: &str, namespace: &str) -> Result<String> {
     let text = plane.kubectl(&[
         "auth",
@@ -170,7 +172,7 @@ fn verbs(plane: &ControlPlane, user: &str, namespace: &str) -> Result<String> {
         namespace,
         "--no-headers",
     ])?;
-    // Names, and the verbs that hold for them; no names are all.
+    // Verbs by the names that they are limited to. An empty list of names means all Secrets.
     let mut all = BTreeMap::<String, Vec<String>>::new();
     for line in text.lines() {
         let columns: Vec<_> = line
@@ -208,7 +210,7 @@ fn verbs(plane: &ControlPlane, user: &str, namespace: &str) -> Result<String> {
     Ok(said.collect::<Vec<_>>().join("; "))
 }
 
-/// What comes of it when the account tries: nothing is done, since the server is told to try only.
+/// Runs the attempts of the account with `--dry-run=server`, so that nothing changes.
 fn tries(plane: &ControlPlane, user: &str, namespace: &str) -> Result<[bool; 4]> {
     let place = ["--namespace", namespace, "--as", user];
     let works = |stdin: &str, args: &[&str]| -> Result<bool> {
@@ -246,7 +248,7 @@ fn tries(plane: &ControlPlane, user: &str, namespace: &str) -> Result<[bool; 4]>
     ])
 }
 
-/// A policy is obeyed a moment after it was made.
+/// The apiserver enforces a new policy only after a short time.
 fn wait_for_policy(plane: &ControlPlane, user: &str, namespace: &str) -> Result<()> {
     let args = [
         "create",

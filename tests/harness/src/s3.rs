@@ -1,5 +1,5 @@
-//! A real S3 server (versitygw, which keeps objects as files; MinIO and Garage, which differ), and an S3 client that is not
-//! Valet's.
+//! Real S3 servers (versitygw, which stores objects as files, and also MinIO and Garage), and an S3 client that does
+//! not use Valet's code.
 
 use std::{
     path::PathBuf,
@@ -17,23 +17,24 @@ pub use software::{GARAGE_BUCKET, Software};
 
 const START: Duration = Duration::from_secs(30);
 
-/// What to start a server with.
+/// Options of an S3 server.
 #[derive(Clone, Debug, Default)]
 pub struct S3Options {
-    /// Which server; versitygw unless said otherwise.
+    /// The server software. Default: versitygw.
     pub software: Software,
-    /// Where versitygw sends an event for every object that comes or goes. Somebody must listen there already.
+    /// The URL to which versitygw sends an event for each created or deleted object. A server must already listen
+    /// there.
     pub event_webhook_url: Option<String>,
-    /// More arguments for versitygw itself, before its `posix`.
+    /// Additional arguments of versitygw before `posix`.
     pub args: Vec<String>,
-    /// Environment variables of the server, as in `MINIO_NOTIFY_WEBHOOK_...`.
+    /// Environment variables of the server, for example `MINIO_NOTIFY_WEBHOOK_...`.
     pub env: Vec<(String, String)>,
-    /// A file with a certificate authority whose servers MinIO may ask, an apiserver's for instance.
+    /// A file with a CA certificate that MinIO trusts for its own requests, for example to an apiserver.
     pub trusted_ca: Option<PathBuf>,
 }
 
-/// A running S3 server, which speaks plain HTTP on loopback and has buckets in its paths. Dropping it, or the end
-/// of the process, ends it and deletes what it holds.
+/// A running S3 server. It uses plain HTTP on loopback and path-style addressing. When the value is dropped or the
+/// process ends, the server is stopped and its objects are deleted.
 pub struct S3Server {
     process: Mutex<Option<Process>>,
     scratch: Scratch,
@@ -50,7 +51,7 @@ impl S3Server {
     /// Starts a server and waits until it answers (about 0.2 s).
     ///
     /// # Errors
-    /// If it ends or does not answer in time, with its last words.
+    /// Returns an error with the last log lines if the server exits or does not answer in time.
     pub fn start(tools: &Tools) -> Result<Self> {
         Self::start_with(tools, S3Options::default())
     }
@@ -72,12 +73,13 @@ impl S3Server {
                     Software::Garage => format!("GK{}", net::random_hex(12)?),
                     _ => format!("VALETTEST{}", net::random_hex(4)?.to_ascii_uppercase()),
                 },
-                // Garage wants 32 bytes, the others do not mind.
+                // Garage needs 32 bytes. The other servers accept any length.
                 secret_key: net::random_hex(32)?,
                 helper: OnceLock::new(),
                 started_in: Duration::ZERO,
             };
-            // No name may be the beginning of another one: versitygw takes that for one folder within the other.
+            // No folder name may be a prefix of another one, because versitygw would treat one folder as a part of
+            // the other.
             for folder in ["objects", "versions", "users", "users/.minio/certs/CAs"] {
                 server.scratch.folder(folder)?;
             }
@@ -91,7 +93,7 @@ impl S3Server {
         })
     }
 
-    /// How long the start took.
+    /// The duration of the start.
     pub fn started_in(&self) -> Duration {
         self.started_in
     }
@@ -101,12 +103,12 @@ impl S3Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The loopback port, the same for all its life, also across restarts.
+    /// The loopback port. It does not change, also across restarts.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// us-east-1.
+    /// The region, us-east-1.
     pub fn region(&self) -> &'static str {
         "us-east-1"
     }
@@ -121,36 +123,36 @@ impl S3Server {
         &self.secret_key
     }
 
-    /// The folder with its log, its objects as files, and its users.
+    /// The folder with the log, the objects as files, and the users of the server.
     pub fn scratch(&self) -> &Scratch {
         &self.scratch
     }
 
     // --- outages ----------------------------------------------------------------------------------------------
 
-    /// Ends the server at once; its objects stay.
+    /// Kills the server. Its objects are kept.
     pub fn stop(&self) {
         self.slot().take();
     }
 
-    /// Freezes the server: connections to it stay open, and nobody answers.
+    /// Freezes the server: its connections stay open, but it does not answer.
     pub fn pause(&self) {
         if let Some(process) = &*self.slot() {
             process.pause();
         }
     }
 
-    /// Ends what [`S3Server::pause`] began.
+    /// Continues the server after [`S3Server::pause`].
     pub fn resume(&self) {
         if let Some(process) = &*self.slot() {
             process.resume();
         }
     }
 
-    /// Starts the server again after [`S3Server::stop`], on the port that it always had.
+    /// Starts the server again on the same port after [`S3Server::stop`].
     ///
     /// # Errors
-    /// If it ends or does not answer in time, with its last words.
+    /// Returns an error with the last log lines if the server exits or does not answer in time.
     pub fn start_again(&self) -> Result<()> {
         let mut slot = self.slot();
         if slot.is_some() {

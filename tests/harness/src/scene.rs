@@ -1,4 +1,4 @@
-//! Where a program that watches operators at work begins: the servers, Valet's kinds, and a store for one namespace of
+//! The common setup of programs that observe operators: the servers, the CRDs, and a store for one namespace of
 //! tenants.
 
 use std::path::PathBuf;
@@ -10,10 +10,11 @@ use crate::{
     operator::{crds, find_valet},
 };
 
-/// A control plane and an S3 server, with one name for the tenants' namespace, their bucket and their ClusterObjectStore.
+/// A control plane and an S3 server. The namespace of the tenants, their bucket and their ClusterObjectStore have the
+/// same name.
 pub struct Scene {
-    // Dropped in this order: clients before servers.
-    /// Kubernetes.
+    // The fields are dropped in this order: clients before servers.
+    /// The Kubernetes control plane.
     pub plane: ControlPlane,
     /// The object store.
     pub store: S3Server,
@@ -22,11 +23,11 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Starts the servers. The store has one access rule, which is for the namespace; `rule` says what it may do, as in
-    /// `{"operations": ["Download"]}`. No operator yet.
+    /// Starts the servers. The store has one access rule for the namespace; `rule` contains the other fields of the
+    /// rule, for example `{"operations": ["Download"]}`. No operator is started.
     ///
     /// # Errors
-    /// If there is no Valet (see [`find_valet`]), or a server does not start.
+    /// Returns an error if the `valet` program is missing (see [`find_valet`]), or if a server does not start.
     pub fn set(name: &'static str, rule: Value) -> Result<Self> {
         let valet = find_valet()?;
         let tools = Tools::locate()?;
@@ -54,7 +55,7 @@ impl Scene {
         Operator::start(&self.valet, &self.plane, options)
     }
 
-    /// A grant of the tenants' for the object `tenants/NAMESPACE/NAME`.
+    /// Builds a grant of a tenant for the object `tenants/NAMESPACE/NAME`.
     pub fn grant(&self, kind: &str, name: &str, seconds: u64) -> Value {
         json!({
             "apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": self.name},
@@ -66,7 +67,7 @@ impl Scene {
     }
 }
 
-/// Namespaces, and the store with its credentials.
+/// The namespaces, and the store with its credentials.
 fn setting(name: &str, mut rule: Value, store: &S3Server) -> Vec<Value> {
     rule["namespaces"] = json!({"names": [name]});
     let namespace = |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});

@@ -1,4 +1,4 @@
-//! A folder of one's own that goes when its owner goes.
+//! Temporary folders that are deleted with their owner.
 
 use std::{
     env, fs,
@@ -14,29 +14,30 @@ use std::{
 
 use crate::{Context, Result, process};
 
-/// A temporary folder, readable by this user only, deleted when dropped or, at the latest, when the process exits:
-/// Rust never drops a `static`, and a test's control plane usually is one.
+/// A temporary folder that only this user can read. It is deleted when the value is dropped, or when the process
+/// exits. The second case is needed because Rust never drops a `static`, and the control plane of a test is usually
+/// one.
 ///
-/// It stays, and its place is printed, after [`Scratch::keep`], if `VALET_KEEP=1` is set, or if any thread of this
-/// process has panicked (a test has failed, and the logs in here say why).
+/// The folder is kept, and its path is printed, in these cases: after [`Scratch::keep`], with `VALET_KEEP=1`, or if a
+/// thread of this process has panicked, because then a test has failed and the logs in the folder can explain it.
 ///
-/// A run that was killed cannot tidy up after itself. The next run does it: whoever holds no lock on the mark in
-/// its folder any more is dead.
+/// A killed process cannot delete its folders. The next run deletes them. A folder is in use as long as a process
+/// holds a lock on the marker file in the folder.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
     keep: AtomicBool,
-    /// Held for as long as the folder is in use.
+    /// The lock, which is held while the folder is in use.
     mark: File,
 }
 
-/// The locked file that tells a live folder from one left behind. A folder without it is to be kept.
+/// The locked marker file of a folder in use. A folder without a marker file is kept.
 const MARK: &str = ".in-use";
 const PREFIX: &str = "valet-";
 
 /// Whether a thread of this process has panicked.
 static PANICKED: AtomicBool = AtomicBool::new(false);
-/// Folders to delete when the process exits.
+/// The folders to delete when the process exits.
 static LIVE: Mutex<Vec<Folder>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
@@ -46,18 +47,19 @@ struct Folder {
 }
 
 impl Scratch {
-    /// Makes `TMPDIR/valet-PURPOSE-PID-N`.
+    /// Creates the folder `TMPDIR/valet-PURPOSE-PID-N`.
     ///
     /// # Errors
-    /// If the folder cannot be made.
+    /// Returns an error if the folder cannot be created.
     pub fn new(purpose: &str) -> Result<Self> {
         Self::make(purpose, true)
     }
 
-    /// One for bulky data that helps nobody to find out why a test has failed: deleted also then.
+    /// Creates a folder for large data that does not help to explain a failed test. It is also deleted after a
+    /// failure.
     ///
     /// # Errors
-    /// If the folder cannot be made.
+    /// Returns an error if the folder cannot be created.
     pub fn disposable(purpose: &str) -> Result<Self> {
         Self::make(purpose, false)
     }
@@ -79,14 +81,14 @@ impl Scratch {
             let path = env::temp_dir().join(format!("{PREFIX}{purpose}-{}-{n}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {}
-                // Left by a process that had this number before.
+                // The folder of an earlier process with the same process ID.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error).context(format_args!("cannot make {}", path.display())),
             }
             let mark = File::create(path.join(MARK)).context(format_args!("cannot write into {}", path.display()))?;
             mark.lock()
                 .context(format_args!("cannot lock {}/{MARK}", path.display()))?;
-            // Another run's sweep can come between the two lines above; then the folder is gone.
+            // Another run can delete the folder between its creation and the lock. In that case, try again.
             if path.join(MARK).exists() {
                 break (path, mark);
             }
@@ -99,12 +101,12 @@ impl Scratch {
         Ok(Self { path, keep, mark })
     }
 
-    /// The folder.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A path in the folder.
+    /// The path of a file in the folder.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path.join(name)
     }
@@ -112,27 +114,27 @@ impl Scratch {
     /// Writes a file into the folder and returns its path.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<PathBuf> {
         let path = self.join(name);
         fs::write(&path, contents).context(format_args!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
-    /// Makes a folder in the folder and returns its path.
+    /// Creates a subfolder and returns its path.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// Returns an error if the folder cannot be created.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.join(name);
         fs::create_dir_all(&path).context(format_args!("cannot make {}", path.display()))?;
         Ok(path)
     }
 
-    /// From now on the folder stays, whatever happens.
+    /// Keeps the folder after the end of the process.
     pub fn keep(&self) {
         self.keep.store(true, Ordering::Relaxed);
-        // Without its mark no later run sweeps it away.
+        // Without the marker file, no later run deletes the folder.
         let _ = fs::remove_file(self.join(MARK));
     }
 }
@@ -161,11 +163,11 @@ fn remove_or_keep(path: &Path, keep: bool) {
     }
 }
 
-/// What is left to delete when the process exits. The processes that write into the folders are dead by then.
+/// Deletes the remaining folders when the process exits. The processes that write to the folders have ended before.
 pub(crate) fn remove_all_at_exit() {
     let failed = PANICKED.load(Ordering::Relaxed) || env::var_os("VALET_KEEP").is_some_and(|v| v == "1");
-    // A thread that is still running may hold the lock and never let go of it: better a folder too many than a
-    // process that hangs at its end.
+    // A running thread can hold this lock and never release it. It is better to keep a folder than to block the exit
+    // of the process.
     let Ok(mut live) = LIVE.try_lock() else { return };
     for folder in live.drain(..) {
         let keep = (failed && folder.worth_keeping) || !folder.path.join(MARK).exists();
@@ -182,7 +184,8 @@ pub(crate) fn sweep() {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        // No mark: kept on purpose, or none of ours. Locked: in use. Not ours to open: somebody else's.
+        // Without a marker file: a kept folder or the folder of another program. With a locked marker file: a folder
+        // in use. Without permission: the folder of another user.
         if let Ok(mark) = File::options().write(true).open(entry.path().join(MARK))
             && mark.try_lock().is_ok()
         {

@@ -1,4 +1,4 @@
-//! The programs that the tests and the demo run against.
+//! The programs for the tests and the demo.
 
 use std::{
     env,
@@ -27,12 +27,11 @@ const PROGRAMS: [&str; 7] = [
 ];
 
 impl Tools {
-    /// Finds the folder: the environment variable `VALET_TOOLS`, or else what `hack/tools.sh` prints. That script
-    /// builds the programs the first time (some ten minutes on two cores), with its progress on standard error;
-    /// later runs take a moment.
+    /// Finds the folder: the value of `VALET_TOOLS`, or otherwise the output of `hack/tools.sh`. The script builds
+    /// the programs at the first call (about ten minutes on two cores) and prints its progress on standard error.
     ///
     /// # Errors
-    /// If the script fails, or a program is not in the folder.
+    /// Returns an error if the script fails, or if a program is missing in the folder.
     pub fn locate() -> Result<Self> {
         static FOUND: OnceLock<std::result::Result<Tools, String>> = OnceLock::new();
         FOUND
@@ -57,12 +56,12 @@ impl Tools {
         Ok(Self { folder })
     }
 
-    /// Where they all are.
+    /// The folder with the programs.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Path of one program.
+    /// The path of one program.
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -73,11 +72,11 @@ impl Tools {
     }
 }
 
-/// What a script in `hack` prints last: the folder in which it has put programs, once a machine. Its progress is on standard
-/// error.
+/// Returns the last line of output of a script in `hack`: the folder in which it installed programs once per machine.
+/// The progress is on standard error.
 ///
 /// # Errors
-/// If it fails, or prints nothing.
+/// Returns an error if the script fails or prints nothing.
 pub(crate) fn folder_of(script: &str) -> Result<PathBuf> {
     let script = Path::new(env!("VALET_ROOT")).join("hack").join(script);
     let output = Command::new(&script)

@@ -1,4 +1,4 @@
-//! An independent check of signed URLs: botocore computes what the signature should be.
+//! An independent check of signed URLs: botocore computes the expected signature.
 
 use std::sync::OnceLock;
 
@@ -6,64 +6,64 @@ use serde_json::{Value, json};
 
 use crate::{Context, Error, Result, Tools, helper::Helper};
 
-/// A signed URL, and what a client would send with it.
+/// A signed URL, and the request of a client that uses it.
 #[derive(Clone, Debug, Default)]
 pub struct UrlCheck {
-    /// The URL, as it stands in the Secret.
+    /// The URL from the Secret.
     pub url: String,
     /// The HTTP method.
     pub method: String,
-    /// The headers that the client was told to send.
+    /// The headers from the Secret.
     pub headers: Vec<(String, String)>,
-    /// Who should have signed.
+    /// The access key that must have signed the URL.
     pub access_key: String,
-    /// With what.
+    /// The secret key of the access key.
     pub secret_key: String,
     /// The session's token, for temporary credentials.
     pub session_token: Option<String>,
-    /// For which region.
+    /// The region of the signature.
     pub region: String,
 }
 
-/// What a server would make of a signed URL, its clock apart; and what the URL says.
+/// The result of the check of a signed URL without its expiry, and the content of the URL.
 ///
-/// What it says is filled in as far as the URL could be read, whether it is valid or not.
+/// The fields with the content are set as far as the URL can be parsed, also if it is not valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether the signature is right, and made for the method, headers, key and region that were asked about.
+    /// Whether the signature is correct for the given method, headers, object key and region.
     pub valid: bool,
-    /// If not: why.
+    /// The reason why the URL is not valid.
     pub why: String,
-    /// Whether path and query are spelled as in the signature. If not, servers that sign what they see, without
-    /// decoding and encoding it, say no.
+    /// Whether the path and the query have the same encoding as in the signature. If not, servers that check the
+    /// signature without decoding reject the URL.
     pub canonical: bool,
-    /// http or https.
+    /// The scheme, http or https.
     pub scheme: String,
-    /// Host, and port if it stands in the URL.
+    /// The host, with the port if the URL contains it.
     pub host: String,
-    /// The path, percent-decoded exactly once, from its first '/' on.
+    /// The path, percent-decoded once, beginning with the first '/'.
     pub path: Vec<u8>,
-    /// When it was signed, in seconds since 1970.
+    /// When the URL was signed, in seconds since 1970.
     pub issued_at: i64,
-    /// When it stops working, in seconds since 1970.
+    /// When the URL expires, in seconds since 1970.
     pub expires_at: i64,
     /// The access key that signed.
     pub access_key: String,
-    /// Names of the signed headers, in lower case, sorted.
+    /// The names of the signed headers, in lower case and sorted.
     pub signed_headers: Vec<String>,
-    /// Names of headers that would be sent without being signed, in lower case.
+    /// The names of headers that the client would send without a signature, in lower case.
     pub unsigned_headers: Vec<String>,
-    /// Name and value of every other parameter of the query (`versionId`, `x-id`, ...), decoded.
+    /// Names and values of all other query parameters (`versionId`, `x-id`, ...), decoded.
     pub query: Vec<(String, String)>,
 }
 
 impl Verdict {
-    /// The object's key, if the URL has the bucket in its path (and the bucket is this one).
+    /// The object key, if the URL has the bucket in its path and the bucket is this one.
     pub fn key_in(&self, bucket: &str) -> Option<&[u8]> {
         self.path.strip_prefix(format!("/{bucket}/").as_bytes())
     }
 
-    /// The object's key, if the URL has the bucket in its host.
+    /// The object key, if the URL has the bucket in its host.
     pub fn key(&self) -> Option<&[u8]> {
         self.path.strip_prefix(b"/")
     }
@@ -72,16 +72,16 @@ impl Verdict {
 /// Checks one URL.
 ///
 /// # Errors
-/// If the checker cannot be run. A URL that is not valid is no error: the verdict says so.
+/// Returns an error if the checker cannot be run. An invalid URL is not an error; see [`Verdict::valid`].
 pub fn verify_url(tools: &Tools, check: &UrlCheck) -> Result<Verdict> {
     let mut verdicts = verify_urls(tools, std::slice::from_ref(check))?;
     verdicts.pop().context("the checker gave no verdict")
 }
 
-/// Checks several URLs; the verdicts come in the same order.
+/// Checks several URLs and returns the results in the same order.
 ///
 /// # Errors
-/// If the checker cannot be run.
+/// Returns an error if the checker cannot be run.
 pub fn verify_urls(tools: &Tools, checks: &[UrlCheck]) -> Result<Vec<Verdict>> {
     let checks: Vec<Value> = checks
         .iter()
@@ -106,12 +106,12 @@ pub fn verify_urls(tools: &Tools, checks: &[UrlCheck]) -> Result<Vec<Verdict>> {
         .collect()
 }
 
-/// A URL that botocore's own client signs: `operation` is the client's method (`put_object`), `params` are its
-/// arguments, `expires` is in seconds. Signed for the credentials and the region in `check`, whose other fields
-/// are not looked at. To check the checker with, and to compare with Valet's.
+/// Signs a URL with botocore's own client: `operation` is the client's method (`put_object`), `params` are its
+/// arguments, and `expires` is in seconds. `check` contains the credentials and the region; its other fields are
+/// ignored. Tests use such URLs to check the checker and to compare them with Valet's URLs.
 ///
 /// # Errors
-/// If botocore refuses.
+/// Returns an error if botocore rejects the arguments.
 pub fn presign(
     tools: &Tools,
     endpoint: &str,
@@ -134,45 +134,45 @@ pub fn presign(
     Ok(text(&answer, "url"))
 }
 
-/// A POST form, and who should have signed it.
+/// A POST form, and the credentials that must have signed it.
 #[derive(Clone, Debug, Default)]
 pub struct FormCheck {
-    /// Names and values, as they stand in the Secret.
+    /// Names and values of the form fields in the Secret.
     pub fields: Vec<(String, String)>,
-    /// The bucket that it is posted to.
+    /// The bucket of the form.
     pub bucket: String,
-    /// Who should have signed.
+    /// The access key that must have signed the form.
     pub access_key: String,
-    /// With what.
+    /// The secret key of the access key.
     pub secret_key: String,
     /// The session's token, for temporary credentials.
     pub session_token: Option<String>,
-    /// For which region.
+    /// The region of the signature.
     pub region: String,
 }
 
-/// What a server would make of a POST form, its clock and the file apart; and what the form says, as far as it could be
-/// read.
+/// The result of the check of a POST form without its expiry and its file, and the content of the form as far as it
+/// can be parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FormVerdict {
-    /// Whether the signature is right, and every field as the policy says.
+    /// Whether the signature is correct and every field matches the policy.
     pub valid: bool,
-    /// If not: why.
+    /// The reason why the form is not valid.
     pub why: String,
-    /// The policy.
+    /// The policy document.
     pub policy: Value,
-    /// When it was signed, in seconds since 1970.
+    /// When the form was signed, in seconds since 1970.
     pub issued_at: i64,
-    /// When it stops working, in seconds since 1970.
+    /// When the form expires, in seconds since 1970.
     pub expires_at: i64,
-    /// The least and the most bytes that the file may have, if the policy says so.
+    /// The minimum and maximum size of the file in bytes, if the policy contains them.
     pub range: Option<(i64, i64)>,
 }
 
 /// Checks a POST form.
 ///
 /// # Errors
-/// If the checker cannot be run. A form that is not valid is no error: the verdict says so.
+/// Returns an error if the checker cannot be run. An invalid form is not an error; see [`FormVerdict::valid`].
 pub fn verify_form(tools: &Tools, check: &FormCheck) -> Result<FormVerdict> {
     let request = json!({
         "op": "verify_form",
@@ -194,11 +194,11 @@ pub fn verify_form(tools: &Tools, check: &FormCheck) -> Result<FormVerdict> {
     })
 }
 
-/// A form that botocore's own client signs, as [`presign`] does for URLs: its URL and its fields. `conditions` are those
-/// of `generate_presigned_post`, and `fields` the fields that they speak of.
+/// Signs a form with botocore's own client, as [`presign`] does for URLs. Returns its URL and its fields.
+/// `conditions` are the arguments of `generate_presigned_post`, and `fields` are the fields in these conditions.
 ///
 /// # Errors
-/// If botocore refuses.
+/// Returns an error if botocore rejects the arguments.
 pub fn presign_post(
     tools: &Tools,
     endpoint: &str,
@@ -228,7 +228,7 @@ pub fn presign_post(
     Ok((text(&answer, "url"), fields.iter().map(pair).collect()))
 }
 
-/// One checker for all tests of the process.
+/// A checker process that all tests of this process share.
 fn helper(tools: &Tools) -> Result<&'static Helper> {
     static HELPER: OnceLock<std::result::Result<Helper, String>> = OnceLock::new();
     HELPER

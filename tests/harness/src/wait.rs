@@ -1,15 +1,15 @@
-//! Waiting for something, with an end.
+//! Functions that wait for a result with a timeout.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// Between two looks. Short against anything a person would notice, long against the cost of a look.
+/// The time between two calls. It is too short for a person to notice, and long compared with the cost of a call.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Looks every 50 ms until `look` has something to show, and returns that; `None` when `timeout` is over.
-/// Looks at least once, and once more when the time is over.
+/// Calls `look` every 50 ms until it returns a value, and returns this value. Returns `None` after `timeout`. Calls
+/// `look` at least once, and once more after the timeout.
 pub fn poll<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + timeout;
     loop {
@@ -27,7 +27,7 @@ pub fn poll<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option
 /// As [`poll`], for tests.
 ///
 /// # Panics
-/// When `timeout` is over, naming `what` was waited for and how long.
+/// Panics after `timeout`, with `what` and the duration in the message.
 #[track_caller]
 pub fn eventually<T>(timeout: Duration, what: &str, look: impl FnMut() -> Option<T>) -> T {
     match poll(timeout, look) {

@@ -1,4 +1,4 @@
-//! Who may ask a control plane, and by which kubeconfig file.
+//! Users of a control plane, each with a kubeconfig file.
 
 use std::{fs, path::PathBuf, sync::atomic::Ordering};
 
@@ -8,31 +8,32 @@ use super::{ADMIN, CONTEXT, ControlPlane, OPERATOR};
 use crate::{Context, Result, certificates, net};
 
 impl ControlPlane {
-    /// A new kubeconfig file for whoever `token` belongs to, a service account for instance.
+    /// Writes a kubeconfig file for the user of a token, for example a service account.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn kubeconfig_for_token(&self, token: &str) -> Result<PathBuf> {
         let n = self.kubeconfigs.fetch_add(1, Ordering::Relaxed);
         self.write_kubeconfig(&format!("kubeconfig-{n}"), "token", token)
     }
 
-    /// A token for a service account that exists, good for an hour.
+    /// Creates a token for an existing service account. It is valid for an hour.
     ///
     /// # Errors
-    /// If kubectl cannot make one.
+    /// Returns an error if kubectl cannot create the token.
     pub fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
         let token = self.kubectl(&["create", "token", name, "--namespace", namespace])?;
         Ok(token.trim().to_owned())
     }
 
-    /// Everybody who may ask the apiserver anything, each with a kubeconfig file.
+    /// Writes a kubeconfig file for each user of the apiserver.
     pub(super) fn write_users(&self) -> Result<()> {
         const MASTERS: &str = "system:masters";
         let mut users = vec![
             ("kubeconfig", ADMIN.to_owned(), MASTERS),
             ("operator.kubeconfig", OPERATOR.to_owned(), MASTERS),
-            // The names that their audit events have in real clusters; the group spares them the long lists of roles.
+            // These users have the same names as in real clusters. The group gives them all permissions, so that no
+            // roles are needed.
             (
                 "controller-manager.kubeconfig",
                 "system:kube-controller-manager".to_owned(),
@@ -42,7 +43,7 @@ impl ControlPlane {
         if let Some(node) = &self.options.node {
             users.push(("scheduler.kubeconfig", "system:kube-scheduler".to_owned(), MASTERS));
             users.push(("proxy.kubeconfig", "system:kube-proxy".to_owned(), MASTERS));
-            // The apiserver itself knows what a node may do.
+            // The apiserver itself knows the permissions of nodes.
             users.push((
                 "kubelet.kubeconfig",
                 format!("system:node:{}", node.name),
@@ -65,7 +66,7 @@ impl ControlPlane {
 
     fn write_kubeconfig(&self, file: &str, user: &str, token: &str) -> Result<PathBuf> {
         let ca = fs::read(&self.ca).context(format_args!("cannot read {}", self.ca.display()))?;
-        // JSON is YAML too.
+        // YAML parsers also accept JSON.
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",

@@ -1,11 +1,11 @@
-//! What happens to a cluster once in years: etcd is restored from a backup, and the certificate authority is replaced.
+//! Rare operations on a cluster: etcd is restored from a backup, and the CA is replaced.
 
 use std::{fs, process::Command, sync::Arc, time::Duration};
 
 use super::ControlPlane;
 use crate::{Context, Process, Result, Scratch, Tools, certificates, process};
 
-/// Starts etcd on these ports, with its files in `data`.
+/// Starts etcd on these ports with the data folder `data`.
 pub(super) fn start_etcd(
     tools: &Tools,
     scratch: &Scratch,
@@ -22,34 +22,34 @@ pub(super) fn start_etcd(
         .arg(format!("--listen-peer-urls={}", url(peer_port)))
         .arg(format!("--initial-advertise-peer-urls={}", url(peer_port)))
         .arg(format!("--initial-cluster=default={}", url(peer_port)))
-        // A machine that loses power loses the test with it.
+        // If the machine loses power, the test is lost anyway.
         .arg("--unsafe-no-fsync")
-        // Nobody else is there to vote: no reason to wait the usual second.
+        // There is only one member, so the leader election needs no long timeout.
         .args(["--heartbeat-interval=20", "--election-timeout=200"])
         .arg("--log-level=warn");
     Process::start("etcd", command, scratch.join("etcd.log"))
 }
 
 impl ControlPlane {
-    /// A copy of etcd's files as they are now.
+    /// Copies the current files of etcd.
     ///
     /// # Errors
-    /// If they cannot be copied.
+    /// Returns an error if the files cannot be copied.
     pub fn back_up(&self) -> Result<Scratch> {
         let backup = Scratch::disposable("etcd-backup")?;
         let etcd = self.etcd();
-        // Nothing is written while it is copied.
+        // etcd is frozen, so that it writes nothing during the copy.
         etcd.pause();
         let copied = copy(&self.data, &backup);
         etcd.resume();
         copied.map(|()| backup)
     }
 
-    /// Sets the cluster back to a backup: everything is stopped, etcd's files are replaced, everything is started again. The
-    /// revision is not raised, as it is not by who copies files, or by `etcdutl snapshot restore` without `--bump-revision`.
+    /// Restores a backup: stops everything, replaces the files of etcd, and starts everything again. The revision is
+    /// not increased, as with a copy of the files, or with `etcdutl snapshot restore` without `--bump-revision`.
     ///
     /// # Errors
-    /// If a file cannot be copied, or a process does not start.
+    /// Returns an error if a file cannot be copied or a process does not start.
     pub fn restore(&self, backup: &Scratch) -> Result<()> {
         self.stop_controller_manager();
         self.stop_apiserver();
@@ -63,11 +63,11 @@ impl ControlPlane {
         self.start_controller_manager()
     }
 
-    /// Replaces the certificate authority and the apiserver's certificate, and starts the apiserver with them. The kubeconfig files
-    /// of the harness trust the new one.
+    /// Replaces the CA and the apiserver's certificate, and starts the apiserver with them. The kubeconfig files of
+    /// the harness trust the new CA.
     ///
     /// # Errors
-    /// If a file cannot be written, or the apiserver does not start.
+    /// Returns an error if a file cannot be written or the apiserver does not start.
     pub fn replace_authority(&self) -> Result<()> {
         let what = "cannot replace the certificate authority";
         self.stop_apiserver();

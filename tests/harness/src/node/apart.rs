@@ -1,12 +1,14 @@
-//! A world apart: network, mounts and process numbers of one's own, which the kernel takes away with the last process.
+//! Runs the program in separate Linux namespaces (network, mounts and process IDs). The kernel removes them with the
+//! last process.
 //!
-//! A node makes bridges, packet filter rules, mounts, and containers that are nobody's children. Undoing each of them is
-//! a list that is never complete, least of all after a crash. So the program that wants a node starts itself once more
-//! in namespaces of its own (`unshare`), and there everything is made as on a machine of its own. When the program
-//! ends, in order or not, the kernel ends every process in there, unmounts, and forgets network and rules. What it cannot
-//! forget are the control groups, which [`enter`] deletes itself, and those of a run that was killed the next run.
+//! A node creates bridges, packet filter rules, mounts, and containers that are not child processes of the node. It
+//! is hard to undo all of this, in particular after a crash. So the program that needs a node starts itself again in
+//! new namespaces (`unshare`). When the program ends or is killed, the kernel stops all processes in the namespaces,
+//! and removes the mounts, the network and the rules. The kernel does not remove control groups. [`enter`] deletes
+//! those of its own run, and the next run deletes those of a killed run.
 //!
-//! Two of them can live side by side: neither sees the other, and none has a way to the network of the machine.
+//! Two such programs can run at the same time. They do not see each other, and have no access to the network of the
+//! machine.
 #![allow(
     unsafe_code,
     reason = "namespaces, signals and children of the kernel have no safe interface"
@@ -24,26 +26,26 @@ use std::{
 
 use crate::{Context, Error, Result, Scratch, process, scratch};
 
-/// Tells the program that it is in there, and where its data is to go.
+/// The environment variable that marks the process in the namespaces. Its value is the folder for data.
 const FOLDER: &str = "VALET_APART";
-/// And which control group is its own.
+/// The environment variable with the control group of the process.
 const GROUP: &str = "VALET_APART_GROUP";
 
-/// What control groups of runs are called, before their process' number.
+/// The prefix of the control groups of runs. The process ID follows.
 const GROUPS: &str = "valet-node-";
 
-/// Where the machine has its control groups.
+/// The mount point of the control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Where a program goes on after [`enter`].
+/// Where the program continues after [`enter`].
 pub enum Place {
-    /// Outside. The program has run in there, and this is how it ended.
+    /// The process outside the namespaces. The program has run inside; this is its exit status.
     Outside(ExitCode),
-    /// In there.
+    /// The process inside the namespaces.
     Inside(Apart),
 }
 
-/// A world apart, from inside.
+/// The namespaces of the program, seen from inside.
 #[derive(Clone, Debug)]
 pub struct Apart {
     folder: PathBuf,
@@ -51,28 +53,28 @@ pub struct Apart {
 }
 
 impl Apart {
-    /// A folder for what is bulky, or mounted. It goes when all in here is over.
+    /// A folder for large files and mounts. It is deleted when the run ends.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// How to run a command in here from another terminal: what to put before it.
+    /// A command prefix that runs a command in these namespaces from another terminal.
     pub fn way_in(&self) -> String {
         let outside = self.group.rsplit('-').next().unwrap_or_default();
         format!("nsenter --mount --net --target $(pgrep --parent {outside}) ")
     }
 
-    /// The control group that everything in here belongs into, as in `/valet-node-1`.
+    /// The control group of all processes in the namespaces, for example `/valet-node-1`.
     pub fn group(&self) -> &str {
         &self.group
     }
 }
 
-/// Starts this program once more, with the same arguments, in a world apart, and waits for it; in there, returns what
-/// there is to know about it. The first thing to call in `main`, after [`process::exit_on_interrupt`].
+/// Starts this program again with the same arguments in new namespaces, and waits for it. In the new process, returns
+/// the description of the namespaces. Call it first in `main`, after [`process::exit_on_interrupt`].
 ///
 /// # Errors
-/// If this machine or this user cannot do it.
+/// Returns an error if this machine or this user cannot create the namespaces.
 pub fn enter() -> Result<Place> {
     match (env::var_os(FOLDER), env::var(GROUP)) {
         (Some(_), Ok(_)) if std::process::id() == 1 => first_process().map(Place::Outside),
@@ -104,7 +106,8 @@ fn from_outside() -> Result<ExitCode> {
     }
     remove_groups_of_the_dead();
     let group = format!("{GROUPS}{}", std::process::id());
-    // Before the first Scratch, so that it comes after the end of the processes, which the Scratch's handler sees to.
+    // Must run before the first Scratch is created. Then it runs after the handler of Scratch, which stops the
+    // processes.
     tidy_up_at_exit();
     let scratch = Scratch::disposable("node")?;
     *OURS.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(Ours {
@@ -117,7 +120,7 @@ fn from_outside() -> Result<ExitCode> {
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--net", "--pid", "--ipc", "--uts", "--mount-proc"])
-        // If unshare dies, so does the first process in there, and with it all others.
+        // If `unshare` is killed, the kernel also kills the first process in the namespaces, and with it all others.
         .args(["--fork", "--kill-child", "--"])
         .arg(program.get_program())
         .args(program.get_args())
@@ -134,7 +137,8 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-/// The first process in there inherits orphans: every container's shim. It does nothing but bury them.
+/// Process 1 in the namespaces inherits orphaned processes, for example the shim of each container. It only waits for
+/// them.
 fn first_process() -> Result<ExitCode> {
     let child = this_program()?.spawn().context("cannot start this program again")?;
     let own = child.id().cast_signed();
@@ -151,8 +155,8 @@ fn first_process() -> Result<ExitCode> {
     }
 }
 
-/// Folders that containerd, kubelet and the network plugins write into whatever their settings say. In here they get
-/// their own: changes to `/var/lib` and `/var/log` go into our folder, and `/run` is empty.
+/// Prepares the folders that containerd, the kubelet and the network plugins always write to. `/var/lib` and
+/// `/var/log` become overlays on a folder of this run, and `/run` is empty.
 fn furnish(apart: &Apart) -> Result<()> {
     run(&["ip", "link", "set", "lo", "up"])?;
     run(&["mount", "-t", "tmpfs", "tmpfs", "/run"])?;
@@ -173,7 +177,7 @@ fn furnish(apart: &Apart) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command of the system.
+/// Runs a command of the operating system.
 pub(crate) fn run(line: &[&str]) -> Result<()> {
     let mut command = process::clean(Command::new(line[0]));
     command.args(&line[1..]);
@@ -182,7 +186,8 @@ pub(crate) fn run(line: &[&str]) -> Result<()> {
 
 // --- control groups -----------------------------------------------------------------------------------------------
 
-/// The folders in which a group has to be made: one a controller with version 1, one in all with version 2.
+/// The folders in which a control group must be created: one for each controller in version 1, and a single one in
+/// version 2.
 fn hierarchies() -> Vec<PathBuf> {
     let root = PathBuf::from(CGROUPS);
     if root.join("cgroup.controllers").exists() {
@@ -190,13 +195,13 @@ fn hierarchies() -> Vec<PathBuf> {
     }
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     let folders = entries.map(|entry| entry.path());
-    // `unified` is version 2 beside version 1, and has no controllers.
+    // `unified` is version 2 next to version 1. It has no controllers.
     folders
         .filter(|path| path.join("cgroup.procs").exists() && !path.join("cgroup.controllers").exists())
         .collect()
 }
 
-/// Wherever a group may be: containerd also makes those of version 2 beside version 1.
+/// All folders that can contain control groups. containerd also creates groups of version 2 next to version 1.
 fn groups_roots() -> Vec<PathBuf> {
     let mut roots = hierarchies();
     roots.push(PathBuf::from(CGROUPS).join("unified"));
@@ -207,14 +212,14 @@ fn make_group(group: &str) -> Result<()> {
     for hierarchy in hierarchies() {
         let folder = hierarchy.join(group);
         fs::create_dir_all(&folder).context(format_args!("cannot make the control group {}", folder.display()))?;
-        // Version 1: nothing may run on no processors.
+        // Version 1: a group must have CPUs and memory nodes before a process can join it.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if let Ok(all) = fs::read(hierarchy.join(file)) {
                 fs::write(folder.join(file), all)
                     .context(format_args!("cannot write {}/{file}", folder.display()))?;
             }
         }
-        // Version 2: hand every controller down.
+        // Version 2: enable all controllers for child groups.
         if let Ok(controllers) = fs::read_to_string(hierarchy.join("cgroup.controllers")) {
             for controller in controllers.split_whitespace() {
                 let _ = fs::write(hierarchy.join("cgroup.subtree_control"), format!("+{controller}"));
@@ -225,7 +230,7 @@ fn make_group(group: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a group and those in it. False while something still runs in one of them.
+/// Deletes a control group and its child groups. Returns false while a process still runs in one of them.
 fn remove_group(group: &str) -> bool {
     fn remove(folder: &Path) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -253,7 +258,7 @@ fn remove_groups_of_the_dead() {
     }
 }
 
-/// What is to go when this process exits.
+/// The folder and control group to delete when this process exits.
 static OURS: Mutex<Option<Ours>> = Mutex::new(None);
 
 struct Ours {
@@ -261,7 +266,7 @@ struct Ours {
     folder: PathBuf,
 }
 
-/// Registers what deletes [`OURS`].
+/// Registers an exit handler that deletes [`OURS`].
 fn tidy_up_at_exit() {
     static ONCE: Once = Once::new();
     extern "C" fn tidy_up() {
@@ -269,14 +274,14 @@ fn tidy_up_at_exit() {
         let Some(Ours { group, folder }) = ours.take() else {
             return;
         };
-        // The kernel needs a moment to end all that runs in it.
+        // The kernel needs some time to stop all processes in the group.
         let end = Instant::now() + Duration::from_secs(10);
         while !remove_group(&group) && Instant::now() < end {
             thread::sleep(Duration::from_millis(50));
         }
-        // Until then somebody may have written into it.
+        // Delete the folder only now, because the processes could still write to it before.
         let _ = fs::remove_dir_all(folder);
-        // And what those in there could not tidy up, if they were killed.
+        // Delete the folders that killed processes in the namespaces have left.
         scratch::sweep();
     }
     // SAFETY: the function unwinds nowhere and stays where it is for as long as the process lives.

@@ -1,4 +1,4 @@
-//! The settings of containerd, the network plugins and the kubelet.
+//! Configuration of containerd, the network plugins and the kubelet.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{ADDRESS, BRIDGE, SUBNET};
 
-/// containerd's settings: everything in `folder`.
+/// The configuration of containerd. All files are in `folder`.
 pub(super) fn containerd(folder: &Path, pause: &str) -> String {
     let folder = folder.display();
     format!(
@@ -34,16 +34,16 @@ state = "{folder}/containerd-state"
     )
 }
 
-/// Where Debian has the network plugins.
+/// The folder of the network plugins on Debian.
 const PLUGINS: &str = "/usr/lib/cni";
 
-/// The pods' network: a bridge that is there already, and addresses from its subnet. The bridge is also the way out.
+/// The network of the pods: an existing bridge with addresses of its subnet. The bridge is also the default gateway.
 pub(super) fn network(folder: &Path) -> Value {
     json!({
         "cniVersion": "0.4.0", "name": "valet",
         "plugins": [{
             "type": "bridge", "bridge": BRIDGE,
-            // A pod may reach itself by its Service.
+            // A pod can reach itself through its Service.
             "hairpinMode": true,
             "ipam": {
                 "type": "host-local", "dataDir": folder.join("addresses"),
@@ -54,28 +54,29 @@ pub(super) fn network(folder: &Path) -> Value {
     })
 }
 
-/// The kubelet's settings.
+/// The configuration of the kubelet.
 pub(super) fn kubelet(folder: &Path, group: &str, client_ca: &Path) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": format!("unix://{}/containerd.sock", folder.display()),
         "cgroupDriver": "cgroupfs", "cgroupRoot": group,
-        // Machines with control groups of version 1 are still many.
+        // Many machines still use control groups of version 1.
         "failCgroupV1": false,
         "enforceNodeAllocatable": [], "failSwapOn": false,
         "address": ADDRESS.to_string(), "port": 10250, "healthzPort": 0,
-        // There is no DNS: no pod inherits the machine's.
+        // There is no cluster DNS, and pods do not inherit the DNS settings of the machine.
         "resolvConf": "",
         "authentication": {
             "anonymous": {"enabled": false}, "webhook": {"enabled": true}, "x509": {"clientCAFile": client_ca},
         },
         "authorization": {"mode": "Webhook"},
-        // The machine's disk is none of the tests' business until it is as good as full.
+        // The kubelet must not evict pods because of a full disk of the machine, unless the disk is almost completely
+        // full.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
         "imageGCHighThresholdPercent": 100,
         "podLogsDir": folder.join("pod-logs"),
         "volumePluginDir": folder.join("volume-plugins"),
-        // The default of 5 a second makes thirty pods slow.
+        // The default of 5 requests per second makes the start of thirty pods slow.
         "kubeAPIQPS": 100, "kubeAPIBurst": 200, "registryPullQPS": 0, "eventRecordQPS": 0,
         "serializeImagePulls": false,
     })

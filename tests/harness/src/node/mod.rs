@@ -1,9 +1,9 @@
-//! A Kubernetes node of one's own, with real pods: containerd, kubelet, kube-proxy and kube-scheduler beside a
-//! [`ControlPlane`], in a world [`apart`] from the machine's network and mounts.
+//! A Kubernetes node with real pods for tests: containerd, kubelet, kube-proxy and kube-scheduler next to a
+//! [`ControlPlane`], in separate namespaces (see [`apart`]).
 //!
-//! What works as in any cluster: Deployments, Jobs, Secrets in volumes, Service addresses, service account tokens, Pod
-//! Security, probes, `kubectl logs`, `exec` and `drain`. What there is not: cluster DNS, and images from anywhere else
-//! than from archives ([`Node::start`]). NetworkPolicies are accepted and do nothing.
+//! These features work as in any cluster: Deployments, Jobs, Secrets in volumes, Service addresses, service account
+//! tokens, Pod Security, probes, `kubectl logs`, `exec` and `drain`. There is no cluster DNS, and images come only
+//! from archives ([`Node::start`]). NetworkPolicies are accepted, but have no effect.
 
 use std::{
     fs,
@@ -27,32 +27,32 @@ pub use apart::{Apart, Place};
 /// The node's name.
 pub const NAME: &str = "valet-node";
 
-/// The node's address, and the pods' way out: what listens there, pods reach.
+/// The address of the node, and the gateway of the pods. Pods can reach servers that listen on this address.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 const BRIDGE: &str = "valet0";
 const SUBNET: &str = "10.244.0.0/24";
 
-/// Far longer than a start takes, on a busy machine too.
+/// Much longer than a start takes, even on a busy machine.
 const START: Duration = Duration::from_secs(90);
-/// An image of a hundred megabytes takes a second.
+/// Much longer than the import of an image takes. An image of 100 MB takes a second.
 const IMPORT: Duration = Duration::from_secs(120);
 
-/// An image in an archive that `hack/images.sh` has made.
+/// An image in an archive that `hack/images.sh` built.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Its name with its tag.
+    /// The name with the tag.
     pub name: String,
-    /// The archive.
+    /// The path of the archive.
     pub archive: PathBuf,
-    /// What the archive's bytes hash to in the registry's sense, as in `sha256:...`.
+    /// The digest of the image in a registry, for example `sha256:...`.
     pub digest: String,
 }
 
 impl Image {
-    /// Reads what `hack/images.sh` has left about the image `short` in `folder`.
+    /// Reads the name and the digest that `hack/images.sh` wrote for the image `short` in `folder`.
     ///
     /// # Errors
-    /// If it is not there.
+    /// Returns an error if the image does not exist.
     pub fn read(folder: &Path, short: &str) -> Result<Self> {
         let file = |end: &str| folder.join(format!("{short}.{end}"));
         let text = |end: &str| {
@@ -71,9 +71,10 @@ impl Image {
     }
 }
 
-/// A control plane with one node. Dropping it ends its programs; its containers end with the world that they are in.
+/// A control plane with one node. When the value is dropped, its programs stop. The containers stop when the
+/// namespaces end.
 pub struct Node {
-    // Dropped in this order.
+    // The fields are dropped in this order.
     _proxy: Process,
     _kubelet: Process,
     _scheduler: Process,
@@ -85,16 +86,16 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts it and waits until it is ready (about 10 s). `images` can be used by their names and come from nowhere
-    /// else; the first one is the pause image.
+    /// Starts a node and waits until it is ready (about 10 s). Pods can use only the images in `images`. The first
+    /// image must be the pause image.
     ///
     /// # Errors
-    /// If one of its programs ends or is not ready in time, with that program's last words.
+    /// Returns an error with the last log lines if a program exits or is not ready in time.
     pub fn start(tools: &Tools, apart: &Apart, images: &[Image]) -> Result<Self> {
         let began = Instant::now();
         let logs = Scratch::new("node-logs")?;
         make_bridge()?;
-        // The images are unpacked while the control plane starts.
+        // containerd imports the images while the control plane starts.
         let (containerd, plane) = thread::scope(|scope| {
             let containerd = scope.spawn(|| start_containerd(apart, &logs, images));
             let options = ControlPlaneOptions {
@@ -139,7 +140,7 @@ impl Node {
                 format!("--cluster-cidr={SUBNET}"),
             ])
             .arg("--proxy-mode=iptables")
-            // These are the whole machine's, and not for a network of one's own to set.
+            // These settings apply to the whole machine, so kube-proxy cannot set them in a network namespace.
             .args(["--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0"])
             .arg("--conntrack-tcp-timeout-close-wait=0");
         let proxy = Process::start("kube-proxy", command, logs.join("kube-proxy.log"))?;
@@ -163,10 +164,10 @@ impl Node {
         })
     }
 
-    /// Unpacks another image, which can be used by its name from then on. One that is there already costs a second.
+    /// Imports another image, which pods can use afterwards. An image that already exists takes a second.
     ///
     /// # Errors
-    /// If the archive is not there, or there is no room for it.
+    /// Returns an error if the archive does not exist, or if there is not enough disk space.
     pub fn import(&self, image: &Image) -> Result<()> {
         import(&self.socket, image)
     }
@@ -176,27 +177,27 @@ impl Node {
         &self.plane
     }
 
-    /// From now on the logs stay, whatever happens.
+    /// Keeps the logs after the end of the run.
     pub fn keep(&self) {
         self.plane.scratch().keep();
         self.logs.keep();
     }
 
-    /// How long the start took.
+    /// The duration of the start.
     pub fn started_in(&self) -> Duration {
         self.started_in
     }
 }
 
-/// Ready, and no longer tainted as not being so.
+/// Whether the node is ready and has no not-ready taint.
 fn is_ready(node: &serde_json::Value) -> bool {
     let conditions = node["status"]["conditions"].as_array();
     let ready = |condition: &serde_json::Value| condition["type"] == "Ready" && condition["status"] == "True";
     conditions.is_some_and(|all| all.iter().any(ready)) && node["spec"]["taints"].is_null()
 }
 
-/// The bridge between node and pods. Packets from pods are passed on, and the packet filter sees those between pods,
-/// which makes Service addresses work.
+/// Creates the bridge between the node and the pods. Packets from pods are forwarded. The packet filter also sees
+/// packets between pods, which Service addresses need.
 fn make_bridge() -> Result<()> {
     for line in [
         format!("ip link add {BRIDGE} type bridge"),
@@ -241,7 +242,7 @@ fn start_containerd(apart: &Apart, logs: &Scratch, images: &[Image]) -> Result<P
     Ok(containerd)
 }
 
-/// Where containerd listens.
+/// The socket of containerd.
 fn socket(apart: &Apart) -> PathBuf {
     apart.folder().join("containerd.sock")
 }

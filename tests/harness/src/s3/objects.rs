@@ -1,4 +1,4 @@
-//! Buckets, objects and users, as root.
+//! Operations on buckets, objects and users with root permissions.
 
 use std::time::Duration;
 
@@ -9,28 +9,28 @@ use crate::{Context, Error, Result, helper::Helper, process};
 
 const ADMIN: Duration = Duration::from_secs(30);
 
-/// What S3 answered.
+/// A response of the S3 server.
 #[derive(Clone, Debug)]
 pub struct S3Response {
     /// The HTTP status.
     pub status: u16,
-    /// Names and values as they came.
+    /// Names and values of the headers, unchanged.
     pub headers: Vec<(String, String)>,
-    /// The body; of an error, S3's XML.
+    /// The body. For an error, the XML of S3.
     pub body: Vec<u8>,
 }
 
 impl S3Response {
-    /// The value of a header, whatever the case of its name.
+    /// The value of a header. The name is not case-sensitive.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Itself, if the status is below 300.
+    /// Returns the response if its status is below 300.
     ///
     /// # Errors
-    /// If not, with what the server said.
+    /// Returns an error with the server's message otherwise.
     pub fn ok(self) -> Result<Self> {
         if self.status < 300 {
             return Ok(self);
@@ -40,10 +40,10 @@ impl S3Response {
     }
 }
 
-/// A version of an object, or a mark that it was deleted.
+/// A version of an object, or a delete marker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectVersion {
-    /// The object's key.
+    /// The object key.
     pub key: String,
     /// The version's ID.
     pub version: String,
@@ -56,11 +56,12 @@ pub struct ObjectVersion {
 }
 
 impl S3Server {
-    /// One request to S3, signed as root. `bucket` and `key` may be empty. The key is sent as it is, byte for byte,
+    /// Sends one S3 request signed as root. `bucket` and `key` may be empty. The object key is sent byte for byte and
     /// percent-encoded once.
     ///
     /// # Errors
-    /// If the server does not answer within 30 s. Whatever it answers is no error: see [`S3Response::ok`].
+    /// Returns an error if the server does not answer within 30 s. A response with an error status is not an error
+    /// here: see [`S3Response::ok`].
     pub fn request(
         &self,
         method: &str,
@@ -77,7 +78,7 @@ impl S3Server {
         response(&answer, body)
     }
 
-    /// Makes a bucket (3 to 63 lower-case letters, digits, '.' and '-').
+    /// Creates a bucket. The name has 3 to 63 lower-case letters, digits, '.' and '-'.
     ///
     /// # Errors
     /// If the server refuses.
@@ -86,7 +87,7 @@ impl S3Server {
         Ok(())
     }
 
-    /// Makes a bucket that keeps the versions of its objects.
+    /// Creates a bucket with versioning.
     ///
     /// # Errors
     /// If the server refuses.
@@ -119,7 +120,7 @@ impl S3Server {
         }
     }
 
-    /// Asks for an object's metadata, in headers; `None` if it does not exist.
+    /// Reads the metadata of an object from headers (HEAD); `None` if it does not exist.
     ///
     /// # Errors
     /// If the server refuses.
@@ -132,7 +133,7 @@ impl S3Server {
         }
     }
 
-    /// Deletes an object (in a versioned bucket: puts a delete marker over it).
+    /// Deletes an object. In a bucket with versioning, adds a delete marker.
     ///
     /// # Errors
     /// If the server refuses.
@@ -141,8 +142,8 @@ impl S3Server {
         Ok(())
     }
 
-    /// Every version of every object whose key starts with `prefix`, newest first per key. In a bucket that keeps
-    /// no versions, every object.
+    /// Returns all versions of all objects whose key begins with `prefix`, newest first for each key. Without
+    /// versioning, returns all objects.
     ///
     /// # Errors
     /// If the server refuses.
@@ -164,7 +165,7 @@ impl S3Server {
             .collect())
     }
 
-    /// Sets a bucket's policy (JSON), which says what other users may do.
+    /// Sets the policy of a bucket (JSON), which grants permissions to other users.
     ///
     /// # Errors
     /// If the server refuses.
@@ -175,7 +176,7 @@ impl S3Server {
         Ok(())
     }
 
-    /// Makes a user, who may do nothing until a bucket's policy says otherwise.
+    /// Creates a user without permissions. A bucket policy can grant permissions to the user.
     ///
     /// # Errors
     /// If the server refuses.
@@ -191,7 +192,7 @@ impl S3Server {
         ])
     }
 
-    /// Deletes a user: from now on nothing that they have signed is worth anything.
+    /// Deletes a user. URLs that this user signed stop working at once.
     ///
     /// # Errors
     /// If the server refuses.

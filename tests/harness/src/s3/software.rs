@@ -1,4 +1,4 @@
-//! The programs: what they are called, and how each is started.
+//! The S3 server programs, and the commands that start them.
 
 use std::process::Command;
 
@@ -11,14 +11,14 @@ pub enum Software {
     /// Behaves as Amazon documents.
     #[default]
     Versitygw,
-    /// Obeys headers that are not signed, and has STS. Of the tools' set `stores`.
+    /// Obeys unsigned headers, and has an STS. It is in the set `stores` of the tools.
     Minio,
-    /// Knows neither versions nor conditions. Its program is named in `VALET_GARAGE`, as `hack/garage.sh` prints it; its one
-    /// bucket is the one of [`GARAGE_BUCKET`].
+    /// Supports neither versioning nor conditional writes. `VALET_GARAGE` contains the path of the program, which
+    /// `hack/garage.sh` prints. It has only the bucket [`GARAGE_BUCKET`].
     Garage,
 }
 
-/// The bucket that a Garage has from its start.
+/// The bucket that Garage creates at its start.
 pub const GARAGE_BUCKET: &str = "conformance";
 
 impl Software {
@@ -30,19 +30,19 @@ impl Software {
         }
     }
 
-    /// Where the server says that it is up, and how.
+    /// The path of the health check, and the expected status.
     pub(super) fn health(self) -> (&'static str, u16) {
         match self {
             Self::Versitygw => ("/health", 200),
             Self::Minio => ("/minio/health/ready", 200),
-            // It lets nobody in without a signature.
+            // Garage rejects all requests without a signature.
             Self::Garage => ("/", 403),
         }
     }
 }
 
 impl S3Server {
-    /// What starts the server.
+    /// The command that starts the server.
     pub(super) fn command(&self) -> Result<Command> {
         match self.options.software {
             Software::Versitygw => Ok(self.versitygw()),
@@ -60,9 +60,9 @@ impl S3Server {
             .arg(format!("--region={}", self.region()))
             .arg(format!("--health={}", Software::Versitygw.health().0))
             .arg(format!("--iam-dir={}", self.scratch.join("users").display()))
-            // A user who is gone must be gone now and not in two minutes.
+            // A deleted user must lose access at once, not after the two minutes of the cache.
             .arg("--iam-cache-disable")
-            // As real stores do.
+            // Real stores also use keep-alive.
             .arg("--keep-alive");
         if let Some(url) = &self.options.event_webhook_url {
             command.arg(format!("--event-webhook-url={url}"));
@@ -83,7 +83,7 @@ impl S3Server {
             .env("MINIO_REGION", self.region())
             .env("MINIO_BROWSER", "off")
             .env("MINIO_UPDATE", "off")
-            // Its settings, of which there are none, and the certificates that it trusts.
+            // The folder for MinIO's settings (none) and for the certificates that it trusts.
             .env("HOME", self.scratch.join("users"))
             .args(["server", "--quiet", "--address"])
             .arg(format!("127.0.0.1:{}", self.port))

@@ -1,7 +1,8 @@
-//! A client that measures: one kept connection for requests, and a watch on one of its own.
+//! A client that measures times. It uses one persistent connection for requests, and a separate connection for each
+//! watch.
 //!
-//! It speaks plain HTTP to a `kubectl proxy`, which does the TLS. Every request that is timed goes that way, those of
-//! grants as well as those that they are compared with.
+//! The client speaks plain HTTP to a `kubectl proxy`, which adds TLS. All measured requests use the same path, for
+//! grants and for the plain Secrets that they are compared with.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +18,10 @@ use valet_harness::{Context, ControlPlane, Error as HarnessError, Process, Resul
 
 use crate::counts::{Counts, call};
 
-/// Longer than any answer takes.
+/// Longer than any response takes.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Starts a `kubectl proxy` for the admin and returns it with its port.
+/// Starts a `kubectl proxy` for the admin user, and returns the process and its port.
 pub fn proxy(plane: &ControlPlane) -> Result<(Process, u16)> {
     let port = net::free_port()?;
     let mut command = plane.kubectl_command(plane.kubeconfig());
@@ -34,11 +35,10 @@ pub fn proxy(plane: &ControlPlane) -> Result<(Process, u16)> {
 /// A resource in a namespace.
 #[derive(Clone, Copy)]
 pub struct Resource {
-    /// As in `valetkey.dev`; empty for the core.
+    /// The API group, for example `valetkey.dev`. Empty for the core group.
     pub group: &'static str,
-    /// The plural.
+    /// The plural name of the resource.
     pub plural: &'static str,
-    /// The namespace.
     pub namespace: &'static str,
 }
 
@@ -52,24 +52,24 @@ impl Resource {
     }
 }
 
-/// When a request was sent, and how long its answer took.
+/// The time when a request was sent, and the time until its response.
 #[derive(Clone, Copy)]
 pub struct Posted {
-    /// Just before the first byte was sent.
+    /// Just before the client sends the first byte.
     pub sent: Instant,
-    /// From then until the whole answer was there.
+    /// The time until the complete response has arrived.
     pub reply: Duration,
 }
 
-/// One connection, kept.
+/// A client with one persistent connection.
 pub struct Client {
     stream: BufReader<TcpStream>,
-    /// What it has written, for the account.
+    /// The writes of this client, which are subtracted from the metrics.
     pub writes: Counts,
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to a proxy on this port.
     pub fn connect(port: u16) -> Result<Self> {
         let stream = connect(port).context("cannot connect to kubectl proxy")?;
         stream.set_read_timeout(Some(SILENCE)).context("cannot set a timeout")?;
@@ -79,7 +79,7 @@ impl Client {
         })
     }
 
-    /// Every object of a resource.
+    /// Lists all objects of a resource.
     pub fn list(&mut self, resource: Resource) -> Result<Vec<Value>> {
         let what = format!("GET {}", resource.path());
         let answer = self.send(&request("GET", &resource.path(), "")).context(&what)?;
@@ -116,7 +116,7 @@ impl Client {
     }
 }
 
-/// What a watch has seen of Secrets.
+/// The Secret events that a watch has received.
 #[derive(Default)]
 struct Sights {
     came: BTreeMap<String, Instant>,
@@ -124,12 +124,12 @@ struct Sights {
     end: Option<String>,
 }
 
-/// A watch on a resource, which notes when an object's event arrived.
+/// A watch on a resource. It records when the event of each object arrives.
 #[derive(Clone, Default)]
 pub struct Watch(Arc<Mutex<Sights>>);
 
 impl Watch {
-    /// Starts to watch, on a connection and a thread of its own, for as long as this process lives.
+    /// Starts a watch on a separate connection and thread. The watch runs until the process ends.
     pub fn start(port: u16, resource: Resource) -> Result<Self> {
         let what = "cannot start a watch";
         let mut stream = BufReader::new(connect(port).context(what)?);
@@ -178,27 +178,27 @@ impl Watch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When an object's creation was seen.
+    /// The time when the creation of an object was seen.
     pub fn came(&self, name: &str) -> Option<Instant> {
         self.lock().came.get(name).copied()
     }
 
-    /// When an object's deletion was seen.
+    /// The time when the deletion of an object was seen.
     pub fn went(&self, name: &str) -> Option<SystemTime> {
         self.lock().went.get(name).copied()
     }
 
-    /// Objects that were seen to come and not to go.
+    /// The objects whose creation was seen, but not their deletion.
     pub fn present(&self) -> Vec<String> {
         let sights = self.lock();
         let there = sights.came.keys().filter(|name| !sights.went.contains_key(*name));
         there.cloned().collect()
     }
 
-    /// Why nothing more will be seen.
+    /// Checks that the watch is still running.
     ///
     /// # Errors
-    /// If that is so.
+    /// Returns an error with the reason if the watch has stopped.
     pub fn alive(&self) -> Result<()> {
         self.lock()
             .end
@@ -229,7 +229,7 @@ fn parse((status, body): &(u16, Vec<u8>)) -> Result<Value> {
     serde_json::from_slice(body).context("the answer is not JSON")
 }
 
-/// How a body's end is known.
+/// How the end of a response body is found.
 enum Framing {
     Length(u64),
     Chunked,
@@ -260,10 +260,10 @@ fn head(stream: &mut impl BufRead) -> IoResult<(u16, Framing)> {
     }
 }
 
-/// A body, which ends where it should. Bytes are handed on as they come.
+/// A response body. Reads return bytes as they arrive, and end at the end of the body.
 struct Body<'a, S> {
     stream: &'a mut S,
-    /// What is left of the body, or of the chunk.
+    /// The remaining bytes of the body, or of the current chunk.
     left: u64,
     chunked: bool,
 }
@@ -283,7 +283,7 @@ impl<S: BufRead> Read for Body<'_, S> {
         if self.left == 0 && self.chunked {
             self.left = u64::from_str_radix(&line(self.stream)?, 16).map_err(Error::other)?;
             if self.left == 0 {
-                // The last chunk is empty; so is the line after it, unless there are trailers, of which there are none.
+                // The last chunk is empty. The line after it is also empty, because the apiserver sends no trailers.
                 self.chunked = false;
                 line(self.stream)?;
             }

@@ -1,4 +1,5 @@
-//! Who wrote how often, by the apiserver's metrics and by its audit log; and what the operator costs its machine.
+//! Counts API requests with the apiserver's metrics and with its audit log, and measures the CPU time and memory of
+//! the operator.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,10 +8,11 @@ use std::{
 
 use valet_harness::{AuditEvent, AuditMark, Context, ControlPlane, Operator, Result, control_plane::OPERATOR};
 
-/// How often each call was made, by [`call`].
+/// The number of requests by kind of request, as [`call`] names it.
 pub type Counts = BTreeMap<String, u64>;
 
-/// A kind of request as one word of both worlds: `PATCH uploadgrants.valetkey.dev/status`.
+/// Names a kind of request in the same way for metrics and audit events, for example `PATCH
+/// uploadgrants.valetkey.dev/status`.
 pub fn call(verb: &str, group: &str, resource: &str, subresource: &str) -> String {
     let mut text = format!("{verb} {resource}");
     for (mark, part) in [('.', group), ('/', subresource)] {
@@ -27,7 +29,8 @@ pub fn total(counts: &Counts) -> u64 {
     counts.values().sum()
 }
 
-/// `300 POST secrets, 300 PATCH downloadgrants.valetkey.dev/status`, or `none`.
+/// Formats counts, for example `300 POST secrets, 300 PATCH downloadgrants.valetkey.dev/status`. Returns `none` if
+/// there are no counts.
 pub fn list(counts: &Counts) -> String {
     let parts: Vec<_> = counts.iter().map(|(call, n)| format!("{n} {call}")).collect();
     if parts.is_empty() {
@@ -37,34 +40,34 @@ pub fn list(counts: &Counts) -> String {
     }
 }
 
-/// A place in time to count from.
+/// A point in time from which requests are counted.
 pub struct Mark {
     writes: Counts,
     log: AuditMark,
 }
 
-/// What happened since a [`Mark`].
+/// The requests since a [`Mark`].
 pub struct Account {
-    /// The operator's writes by the apiserver's metrics: of all that Valet's objects, Secrets and events got, what
-    /// neither the measuring client nor, by the audit log, another component wrote.
+    /// The operator's writes according to the apiserver's metrics: all writes to Valet's objects, Secrets and events,
+    /// minus the writes of the measuring client and of other components.
     pub by_metrics: Counts,
-    /// The operator's writes by its name in the audit log, to whatever it was.
+    /// The operator's writes according to the audit log, to any resource.
     pub by_audit: Counts,
-    /// The operator's reads, by the audit log.
+    /// The operator's reads according to the audit log.
     pub reads: Counts,
-    /// The writes of Kubernetes' own components, by the audit log.
+    /// The writes of Kubernetes' own components, according to the audit log.
     pub others: Counts,
-    /// The operator's writes themselves, each with its kind of request.
+    /// The audit events of the operator's writes, each with its kind of request.
     writes: Vec<(String, AuditEvent)>,
 }
 
 impl Account {
-    /// Whether metrics and audit log say the same, and it is `expected`.
+    /// Whether the metrics and the audit log both show the `expected` writes.
     pub fn agrees(&self, expected: &Counts) -> bool {
         self.by_metrics == *expected && self.by_audit == *expected
     }
 
-    /// The operator's writes that no expected one is like, or that were turned down, or made before.
+    /// The operator's writes that are not expected, that were rejected, or that repeat an earlier write.
     pub fn surprises(&self, expected: &Counts) -> Vec<String> {
         let mut made = BTreeSet::new();
         let surprising = self.writes.iter().filter(|(call, event)| {
@@ -76,7 +79,7 @@ impl Account {
 }
 
 impl Mark {
-    /// Now.
+    /// Creates a mark at the current time.
     pub fn now(plane: &ControlPlane) -> Result<Self> {
         Ok(Self {
             log: plane.audit_mark()?,
@@ -84,7 +87,7 @@ impl Mark {
         })
     }
 
-    /// What has happened since, where the measuring client has written `own`.
+    /// Returns the requests since the mark. `own` are the writes of the measuring client.
     pub fn account(&self, plane: &ControlPlane, own: &Counts) -> Result<Account> {
         let after = writes(plane)?;
         let mut account = Account {
@@ -98,7 +101,7 @@ impl Mark {
             let text = |pointer| event.json.pointer(pointer).and_then(serde_json::Value::as_str);
             let group = text("/objectRef/apiGroup").unwrap_or_default();
             let call = call(verb(&event), group, event.resource(), event.subresource());
-            // A watch is logged when it starts and again when it ends; what has not ended counts, too.
+            // The audit log contains a watch when it starts and when it ends. A watch that has not ended also counts.
             if (event.verb() == "watch") != (event.stage() == "ResponseStarted") {
                 continue;
             }
@@ -117,7 +120,7 @@ impl Mark {
             let known = [&self.writes, own, &account.others];
             let known: u64 = known.iter().filter_map(|counts| counts.get(&call)).sum();
             if n != known {
-                // Fewer than were made is as wrong as more; it must not look like none.
+                // Too few writes are as wrong as too many, so the difference is counted as a positive number.
                 account.by_metrics.insert(call, n.abs_diff(known));
             }
         }
@@ -125,7 +128,7 @@ impl Mark {
     }
 }
 
-/// The verb that the metrics know.
+/// The verb that the metrics use for an audit event.
 fn verb(event: &AuditEvent) -> &'static str {
     match event.verb() {
         "create" => "POST",
@@ -140,13 +143,13 @@ fn verb(event: &AuditEvent) -> &'static str {
     }
 }
 
-/// Valet's own objects, and all else that it ever writes.
+/// Whether a request is for a kind of object that Valet writes.
 fn concerns_valet(call: &str) -> bool {
     let resource = call.split_once(' ').map_or(call, |(_, resource)| resource);
     resource.contains(".valetkey.dev") || resource == "secrets" || resource.starts_with("events")
 }
 
-/// Every write that the apiserver has answered since it started.
+/// The number of all writes that the apiserver has answered since it started.
 fn writes(plane: &ControlPlane) -> Result<Counts> {
     let mut counts = Counts::new();
     for (labels, value) in samples(&plane.metrics()?, "apiserver_request_total") {
@@ -159,7 +162,7 @@ fn writes(plane: &ControlPlane) -> Result<Counts> {
     Ok(counts)
 }
 
-/// One metric's samples in Prometheus' text format. None of the labels that are read here holds a comma.
+/// The samples of one metric in Prometheus' text format. The labels that are read here contain no commas.
 fn samples<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (BTreeMap<&'a str, &'a str>, f64)> {
     text.lines().filter_map(move |line| {
         let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
@@ -169,26 +172,27 @@ fn samples<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (BTreeMap<&
     })
 }
 
-/// How often the operator asked the store for an object, whatever the answer.
+/// How often the operator polled the store for an object, with any result.
 pub fn looks(operator: &Operator) -> Result<u64> {
     let text = operator.metrics()?;
     Ok(samples(&text, "valet_store_looks_total").map(|(_, n)| n as u64).sum())
 }
 
-/// What a process has used.
+/// The CPU time and memory of a process.
 #[derive(Clone, Copy)]
 pub struct Usage {
-    /// Seconds of CPU time, in user and kernel mode, since it started.
+    /// CPU time in seconds since the process started, in user and kernel mode.
     pub cpu: f64,
-    /// Resident memory now, in MiB.
+    /// Current resident memory, in MiB.
     pub resident: f64,
 }
 
 impl Usage {
-    /// Of a running process.
+    /// Reads the usage of a running process.
     pub fn of(pid: u32) -> Result<Self> {
         let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).context("cannot read /proc");
-        // The name in brackets may hold anything, spaces too; the 12th and 13th fields after it are utime and stime.
+        // The process name in parentheses can contain any characters. The 12th and 13th fields after it are utime and
+        // stime.
         let stat = read("stat")?;
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok());

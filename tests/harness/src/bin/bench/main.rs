@@ -1,14 +1,15 @@
-//! What a grant costs: how long until its Secret is there, beside a bare client's create of such a Secret; how many
-//! writes the apiserver sees for it, alive and at rest; how late its Secret goes; and how fast what is promised within a time
-//! is done: Completed after a notification, and no Secret after a rule was narrowed.
+//! Benchmark of grants. It measures the time from a grant to its Secret compared with a plain create of a Secret, the
+//! number of API writes per grant, the delay of the Secret's deletion after the expiry, the time from a notification
+//! to Completed, and the time from a narrower access rule to the deletion of the Secrets.
 //!
 //! ```text
 //! bench
 //! ```
-//! Starts a control plane, an S3 server and one operator for all namespaces, and ends with the figures in one line.
-//! Counts must be right, or the status is 1; timings are only reported. The operator is the program that VALET_BIN
-//! names, else the `valet` next to this one. BENCH_IDLE_SECONDS (300) says how long to watch it do nothing; BENCH_GRANTS,
-//! as in "1000 6000", that so many grants are made in the end, to see what memory they take.
+//! The benchmark starts a control plane, an S3 server and one operator for all namespaces. The last line of the
+//! output contains the results. Wrong counts make the exit status 1; times are only reported. VALET_BIN names the
+//! operator program; the default is the `valet` next to this program. BENCH_IDLE_SECONDS (300) is the time for which
+//! an idle operator is observed. BENCH_GRANTS, for example "1000 6000", creates these numbers of grants at the end
+//! and measures the memory.
 
 mod client;
 mod counts;
@@ -34,19 +35,20 @@ use valet_harness::{
     verify_urls,
 };
 
-/// Grants of each kind that are timed, and bare Secrets beside them.
+/// Number of measured grants of each kind, and of plain Secrets for comparison.
 const GRANTS: usize = 300;
-/// Before anything is timed: caches fill, connections open.
+/// Number of grants before the measurement, so that caches are filled and connections are open.
 const WARM_UP: usize = 5;
-/// From one grant to the next. The bare Secrets come halfway between.
+/// Time between two grants. A plain Secret is created halfway between them.
 const PACE: Duration = Duration::from_millis(100);
-/// Grants that end at the same second, half of each kind.
+/// Number of grants that expire in the same second, half of each kind.
 const ENDING: usize = 200;
-/// Within this the ending grants must have been made and read.
+/// Time in which the expiring grants must be created and read.
 const UNTIL_THE_END: Duration = Duration::from_secs(30);
-/// For what has no timer of its own.
+/// Time limit for everything that has no time limit of its own.
 const SOON: Duration = Duration::from_secs(60);
-/// The audit log and the metrics come a moment after the answer; and so would writes that nobody needs.
+/// The audit log and the metrics are written shortly after a response. Unnecessary writes would also happen in this
+/// time.
 const SETTLE: Duration = Duration::from_secs(3);
 
 const NAMESPACE: &str = "bench";
@@ -121,7 +123,7 @@ fn bench() -> Result<()> {
     }
 }
 
-/// The numbers in a variable, none if there is none.
+/// The numbers in an environment variable. Empty if the variable is not set.
 fn numbers(variable: &str) -> Result<Vec<usize>> {
     let text = env::var(variable).unwrap_or_default();
     let all = text
@@ -132,21 +134,21 @@ fn numbers(variable: &str) -> Result<Vec<usize>> {
 }
 
 struct Bench {
-    // Dropped in this order: clients before servers.
+    // The fields are dropped in this order: clients before servers.
     client: Client,
     watch: Watch,
     _proxy: Process,
     operator: Operator,
-    /// The port at which the operator is told what has come.
+    /// The port of the operator's receiver of notifications.
     notifications: u16,
     scene: Scene,
-    /// A Secret as the operator made it, of each kind.
+    /// One Secret of the operator for each kind of grant, as a template for the plain Secrets.
     models: Vec<Value>,
-    /// Grants whose keys are out, as many of each kind.
+    /// Number of grants of each kind with issued credentials.
     live: usize,
-    /// The operator's writes for the grants that were timed.
+    /// The operator's writes for the measured grants.
     writes: u64,
-    /// What must make the run fail, once everything is measured.
+    /// Errors that make the benchmark fail after all measurements.
     wrong: Vec<String>,
 }
 
@@ -196,7 +198,7 @@ impl Bench {
         );
     }
 
-    /// A few grants of each kind that are not counted; their Secrets are what the bare ones are made like.
+    /// Creates a few grants of each kind that are not measured. Their Secrets are the templates of the plain Secrets.
     fn warm_up(&mut self) -> Result<()> {
         for (at, (kind, resource)) in KINDS.into_iter().enumerate() {
             let names = names(&format!("warm-{at}"), WARM_UP);
@@ -217,7 +219,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A grant for two hours.
+    /// Builds a grant with a lifetime of two hours.
     fn grant(&self, kind: &str, name: &str) -> Value {
         self.scene.grant(kind, name, 7200)
     }
@@ -228,7 +230,8 @@ impl Bench {
         secret
     }
 
-    /// Times grants of one kind, and as many bare Secrets between them; from the request to the Secret's event.
+    /// Measures grants of one kind and the same number of plain Secrets in between, from the request to the event of
+    /// the Secret.
     fn latency(&mut self, at: usize) -> Result<(Vec<Duration>, Vec<Duration>)> {
         let (kind, resource) = KINDS[at];
         let names = names(&format!("g{at}"), GRANTS);
@@ -297,7 +300,7 @@ impl Bench {
         Ok((seen_grants, seen_bare))
     }
 
-    /// Nothing happens, and nothing must be written.
+    /// Checks that the operator writes nothing while nothing happens.
     fn idle(&mut self, time: Duration) -> Result<u64> {
         println!("\nIdle for {} s with {} live grants", time.as_secs(), self.live);
         let (looked, cpu) = (looks(&self.operator)?, self.usage()?.cpu);
@@ -319,7 +322,7 @@ impl Bench {
         Ok(total(&account.by_metrics).max(total(&account.by_audit)))
     }
 
-    /// Many keys end at one second: how late each Secret is gone.
+    /// Measures how late the Secrets are deleted when many credentials expire in the same second.
     fn expiry(&mut self) -> Result<()> {
         let names = names("end", ENDING);
         self.client.writes.clear();
@@ -356,7 +359,7 @@ impl Bench {
             "  Secret gone after its URL's end: p50 {:.1}, p99 {:.1}, max {:.1}; before it: {early}",
             times.p50, times.p99, times.max
         );
-        // An event tells of each upload that did not come; nothing waits for those.
+        // The operator writes an event for each upload that did not arrive. Nothing waits for these events.
         thread::sleep(SETTLE);
         let account = mark.account(&self.scene.plane, &self.client.writes)?;
         self.print_writes(&account, ENDING);
@@ -369,7 +372,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Makes download grants until there are so many grants in all, and says what the operator takes then.
+    /// Creates download grants until there are `many` grants in total, and measures the operator's memory.
     fn grow(&mut self, many: usize) -> Result<Usage> {
         let (kind, resource) = KINDS[0];
         let there = self.live + ENDING + promises::TOLD;
@@ -384,7 +387,7 @@ impl Bench {
         self.usage()
     }
 
-    /// When the URLs in these Secrets end, read out of the URLs by a reader that is not Valet's.
+    /// Reads the expiry times from the URLs in these Secrets, with a parser that is independent of Valet.
     fn ends(&self, names: &[String]) -> Result<Vec<i64>> {
         let template = r#"{{range .items}}{{.metadata.name}} {{.data.url | base64decode}}{{"\n"}}{{end}}"#;
         let output = format!("--output=go-template={template}");
@@ -421,7 +424,7 @@ impl Bench {
         all.context("a grant got no Secret within a minute")
     }
 
-    /// Waits until that many grants say that they were issued.
+    /// Waits until `n` grants have the reason Issued.
     fn wait_for_statuses(&mut self, resource: Resource, n: usize) -> Result<()> {
         let issued = |grant: &Value| {
             let conditions = grant["status"]["conditions"].as_array().into_iter().flatten();

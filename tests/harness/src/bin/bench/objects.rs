@@ -1,14 +1,14 @@
-//! The objects that the bench makes.
+//! The objects that the benchmark creates.
 
 use serde_json::Value;
 
-/// `PREFIX-000` and so on.
+/// The names `PREFIX-000`, `PREFIX-001` and so on.
 pub fn names(prefix: &str, n: usize) -> Vec<String> {
     (0..n).map(|n| format!("{prefix}-{n:03}")).collect()
 }
 
-/// The same Secret without what the apiserver has put in, and of the same size, yet no business of the operator's:
-/// that watches by this label.
+/// A copy of a grant Secret without the fields that the apiserver sets. It has the same size, but not the label that
+/// the operator watches.
 pub fn bare(mut secret: Value) -> Value {
     let metadata = &mut secret["metadata"];
     let kept = ["annotations", "labels", "namespace", "ownerReferences"];

@@ -1,4 +1,4 @@
-//! How fast Valet does what its documentation promises to do within a time.
+//! Measures how fast Valet does what its documentation promises to do within a time.
 
 use std::{
     process::Command,
@@ -10,18 +10,19 @@ use valet_harness::{Context, Result, poll, process};
 
 use crate::{Bench, KINDS, NAMESPACE, SETTLE, SOON, objects::names, times::Times};
 
-/// Uploads that are told of, one after the other.
+/// Number of uploads for which a notification is sent, one after the other.
 pub const TOLD: usize = 50;
-/// What a sender of notifications has to know.
+/// The token that a sender of notifications needs.
 pub const TOKEN: &str = "6f2d1c9ad0b84f7e-bench";
-/// docs/notifications.md: Completed within a second of the notification, most often within a tenth of one.
+/// docs/notifications.md: a grant is Completed within a second after the notification, usually within a tenth of a
+/// second.
 const NOTIFIED: &str = "promised: 1000, most often 100";
-/// docs/reference/access-rules.md: so many keys within so many seconds.
+/// docs/reference/access-rules.md: the number of Secrets that Valet deletes, and the time in seconds for it.
 const WITHDRAWN: (usize, u64) = (200, 30);
 
 impl Bench {
-    /// Objects come, and somebody says so at once: how long until their grants are Completed, by the operator's own histogram
-    /// and as a client sees it.
+    /// Uploads objects and sends a notification for each. Measures the time until the grants are Completed, with the
+    /// operator's histogram and with a client.
     pub fn notified(&mut self) -> Result<()> {
         let (kind, resource) = KINDS[1];
         let count = |bench: &Self| bench.metric("valet_notification_to_completed_seconds_count");
@@ -56,7 +57,8 @@ impl Bench {
         Ok(())
     }
 
-    /// A rule is narrowed on which all live keys hang: how long until the last Secret is gone. Nothing can be measured after it.
+    /// Narrows an access rule that all live grants need, and measures the time until the last Secret is deleted. No
+    /// other measurement is possible after it.
     pub fn narrowed(&mut self) -> Result<()> {
         let live: Vec<_> = (self.watch.present().into_iter())
             .filter(|name| !name.starts_with("bare-"))
@@ -91,7 +93,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Posts what a store would.
+    /// Sends the notification that a store would send.
     fn post_news(&self, key: &str) -> Result<()> {
         let body = format!(
             r#"{{"Records": [{{"eventName": "s3:ObjectCreated:Put", "s3": {{"bucket": {{"name": "{NAMESPACE}"}}, "object": {{"key": "{key}"}}}}}}]}}"#
@@ -105,7 +107,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A sample of the operator's metrics, 0 if there is none.
+    /// The value of a sample of the operator's metrics. 0 if there is no such sample.
     fn metric(&self, sample: &str) -> Result<f64> {
         let text = self.operator.metrics()?;
         let value = text

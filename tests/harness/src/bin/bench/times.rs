@@ -1,32 +1,33 @@
-//! Points in time, and durations in short.
+//! Points in time, and statistics of durations.
 
 use std::{
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Seconds since 1970, with their fraction.
+/// Seconds since 1970, with a fraction.
 pub fn since_1970(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Returns at that moment, or at once if it has passed.
+/// Sleeps until the given time. Returns at once if the time has passed.
 pub fn sleep_until(at: Instant) {
     thread::sleep(at.saturating_duration_since(Instant::now()));
 }
 
-/// Some durations in short, in ms. A percentile is the value that so many of a hundred do not exceed.
+/// Statistics of durations in ms. A percentile is the value that the given percentage of the durations does not
+/// exceed.
 pub struct Times {
     /// The median.
     pub p50: f64,
-    /// What one of a hundred exceeds.
+    /// The 99th percentile.
     pub p99: f64,
-    /// The longest.
+    /// The longest duration.
     pub max: f64,
 }
 
 impl Times {
-    /// Of at least one.
+    /// Computes the statistics of at least one duration.
     pub fn of(times: &[Duration]) -> Self {
         let mut times: Vec<_> = times.iter().map(|t| t.as_secs_f64() * 1000.0).collect();
         times.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! What a key says nothing about: fields and headers that the store should not obey.
+//! Attacks with form fields and headers that a credential does not mention. The store should not obey them.
 
 use serde_json::json;
 use valet_harness::{Error, Result, Software};
@@ -23,7 +23,7 @@ pub fn more_fields(store: &Store, column: Column, name: &str) -> Option<Result<O
         );
         let bends: [Bend<'_>; 4] = [(&meta, BODY), (&acl, BODY), (&redirect, BODY), (&second, BODY)];
         let mut outcome = held(store, column, name, with(column, json!({})), &bends)?;
-        // Of two keys the one that is looked at must be the one that is written.
+        // If a form has a field twice, the store must check the value that it uses.
         let mut first = store.key(column, name, with(column, json!({})))?.request();
         first.fields.insert(0, ("key".into(), another.clone()));
         first.send(&store.file(BODY)?)?;
@@ -36,7 +36,7 @@ pub fn more_fields(store: &Store, column: Column, name: &str) -> Option<Result<O
     (column == Column::Form).then(run)
 }
 
-/// A header that asks for something harmless.
+/// Adds an unsigned header with a harmless effect.
 pub fn other_header(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let run = || {
         if column == Column::Get {
@@ -63,7 +63,8 @@ fn effect(obeyed: bool, status: u16) -> String {
     }
 }
 
-/// The copy-source attack: the key is for writing one object, the header asks to fill it with another one.
+/// The copy-source attack: the credential allows writing one object, and an unsigned header asks the store to copy
+/// another object into it.
 fn attack(store: &Store, name: &str, signed: &Key) -> Result<(u16, bool)> {
     let mut request = signed.request();
     let source = format!("/{BUCKET}/{}", SECRET.0);
@@ -79,14 +80,15 @@ pub fn copy_source(store: &Store, column: Column, name: &str) -> Option<Result<O
         let (status, obeyed) = attack(store, name, &signed)?;
         Ok(Outcome {
             said: effect(obeyed, status),
-            // That MinIO obeys is what Valet says of it, and finds out by itself: no keys for PUT without a session.
+            // MinIO obeys the header. Valet detects this itself, and refuses PUT URLs for MinIO without a session.
             as_documented: obeyed == (store.software == Software::Minio && column == Column::Put),
         })
     };
     (column != Column::Get).then(run)
 }
 
-/// The same where each key has credentials of its own, confined to its object.
+/// The copy-source attack with STS session credentials for each grant, which allow access only to the object of the
+/// grant.
 pub fn copy_source_in_session(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let run = || {
         let session = json!({"assumeRole": {"durationSeconds": 900}});
@@ -100,6 +102,6 @@ pub fn copy_source_in_session(store: &Store, column: Column, name: &str) -> Opti
             as_documented: good.status < 300 && arrived && !obeyed && status >= 400,
         })
     };
-    // versitygw has no AssumeRole; a form takes no header for anything.
+    // versitygw has no AssumeRole, and forms have no headers.
     (store.software == Software::Minio && column == Column::Put).then(run)
 }

@@ -1,4 +1,4 @@
-//! The part of Azure Blob Storage: the same questions to Azurite, with keys of each kind.
+//! The conformance tests of Azure Blob Storage: the same attacks on Azurite, with credentials of each kind.
 
 mod servers;
 
@@ -14,7 +14,7 @@ use crate::{
     page,
 };
 
-/// A blob that no key is for, and what is in it.
+/// A blob that no credential allows, and its content.
 const SECRET: (&str, &[u8]) = ("secret/salaries", b"everybody's salary");
 
 const HEAD: &str = "
@@ -44,7 +44,7 @@ them are (`tests/azure/signatures.rs`).
 /// The rows of the table.
 pub type Rows = Vec<(&'static str, Vec<Option<Outcome>>)>;
 
-/// A change of the request.
+/// A change of a request.
 type Bend<'a> = &'a dyn Fn(&mut Request);
 
 type Cell = fn(&Servers<'_>, Column, &str) -> Option<Result<Outcome>>;
@@ -107,10 +107,10 @@ const ROWS: [(&str, Cell); 20] = [
     ("`x-ms-copy-source`, unsigned", copy_source),
 ];
 
-/// Asks everything.
+/// Runs all tests and returns the rows.
 ///
 /// # Errors
-/// If a server does not start or answer.
+/// Returns an error if a server does not start or does not answer.
 pub fn rows(valet: &Path) -> Result<Rows> {
     let servers = Servers::start(valet)?;
     for server in [&servers.by_key, &servers.by_identity] {
@@ -130,7 +130,7 @@ pub fn rows(valet: &Path) -> Result<Rows> {
     Ok(rows)
 }
 
-/// The part of the page.
+/// The section of the page about Azure.
 pub fn page(rows: &Rows) -> String {
     let mut text = HEAD.to_owned();
     for (name, cells) in rows {
@@ -140,7 +140,7 @@ pub fn page(rows: &Rows) -> String {
     text + TAIL
 }
 
-/// Requests that break the key, then one that keeps it. Nothing of the former may get through.
+/// Sends requests that violate the grant, then a request that conforms to it. The store must reject all violations.
 fn held(
     servers: &Servers<'_>,
     column: Column,
@@ -175,7 +175,7 @@ fn held(
     })
 }
 
-/// What Azurite lets through; should it ever refuse it, the page must change.
+/// Azurite accepts this request. If a newer version rejects it, the page must change.
 fn lax(status: u16) -> Outcome {
     Outcome {
         said: format!("**not by Azurite**: {status}"),
@@ -196,7 +196,7 @@ fn method(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Ou
     Some(held(servers, column, blob, &none(), &none(), &[&delete]))
 }
 
-/// Reading by a key for writing, and the other way round.
+/// Reads with an upload credential, and writes with a download credential.
 fn other_verb(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<Outcome>> {
     let run = || {
         servers.server(column).put(CONTAINER, blob, BODY)?;
@@ -303,7 +303,7 @@ fn write_once(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Resul
     (!column.1).then(run)
 }
 
-/// One more operation on a blob that came, with the key that it came by.
+/// Tries one more operation on an uploaded blob, with the credential of the upload.
 fn operated(servers: &Servers<'_>, column: Column, blob: &str, operations: &[&str]) -> Result<Vec<u16>> {
     let key = servers.key(column, blob, &none(), &none())?;
     key.used(&servers.file(BODY)?)?;
@@ -378,7 +378,7 @@ fn https_only(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Resul
             as_documented: answer.status == 403 && request.url.contains("&spr=https&"),
         })
     };
-    // The one that takes identities speaks nothing but https.
+    // The server that accepts identities supports only HTTPS.
     (column.0 != By::Identity).then(run)
 }
 
@@ -410,7 +410,7 @@ fn removed(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Result<O
     (column.0 == By::Policy).then(run)
 }
 
-/// That Valet refuses to sign this, by this name.
+/// Checks that Valet refuses to sign this grant because of this capability.
 fn refused(servers: &Servers<'_>, column: Column, blob: &str, spec: Value, name: &str) -> Option<Result<Outcome>> {
     let run = || {
         let said = servers.sign(column, blob, &spec, &none())?;
@@ -433,7 +433,7 @@ fn copy_source(servers: &Servers<'_>, column: Column, blob: &str) -> Option<Resu
             servers.server(column).endpoint(),
             SECRET.0
         );
-        // A copy, and not a block blob from a URL, which Azurite does not know.
+        // Sends a copy and not `Put Blob From URL`, which Azurite does not support.
         request.headers = vec![("x-ms-copy-source".into(), source)];
         let answer = request.send(&servers.file(b"")?)?;
         let obeyed = servers.stored(column, blob)?.as_deref() == Some(SECRET.1);

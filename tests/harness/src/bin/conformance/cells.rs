@@ -1,4 +1,5 @@
-//! The cells: each tries one thing with a request that keeps to the grant and at least one that does not.
+//! The cells of the table. Each cell tests one constraint with a conforming request and with at least one violating
+//! request.
 
 use std::{thread, time::Duration};
 
@@ -12,24 +13,24 @@ use crate::{
     store::{BUCKET, Column, Store},
 };
 
-/// What a cell says in the table, and whether that is what Valet says of it.
+/// The text of a cell in the table, and whether Valet's documentation says the same.
 pub struct Outcome {
     pub said: String,
     pub as_documented: bool,
 }
 
-/// One row: its name, and what it does in each column that it has.
+/// One row: its name, and its test for each column.
 pub struct Row {
     pub name: &'static str,
     pub cells: fn(&Store, Column, &str) -> Option<Result<Outcome>>,
 }
 
-/// What good requests send, and the base64 of its SHA-256 and of its MD5.
+/// The body of conforming requests, and the base64 of its SHA-256 and MD5.
 pub const BODY: &[u8] = b"0123456789";
 pub const DIGEST: &str = "hNiYd/DUBB77a/kaFvAkjy/Vc+avBcGflr7bn4gveII=";
 const MD5: &str = "eB5eJF1ptWaXm4bijSPyxw==";
 
-/// Every row of the table.
+/// All rows of the table.
 pub const ROWS: [Row; 21] = [
     Row {
         name: "method",
@@ -117,10 +118,11 @@ pub const ROWS: [Row; 21] = [
     },
 ];
 
-/// A way to break a grant.
+/// A change that makes a request violate its grant, and the body to send.
 pub type Bend<'a> = (&'a dyn Fn(&mut Request), &'a [u8]);
 
-/// Tries requests that break the grant, then one that keeps it. Nothing of the former may arrive.
+/// Sends requests that violate the grant, then a request that conforms to it. No object may be stored before the
+/// conforming request.
 pub fn held(store: &Store, column: Column, name: &str, spec: Value, bends: &[Bend<'_>]) -> Result<Outcome> {
     if column == Column::Get {
         store.server.put(BUCKET, name, BODY)?;
@@ -152,7 +154,7 @@ pub fn held(store: &Store, column: Column, name: &str, spec: Value, bends: &[Ben
     Ok(Outcome { said, as_documented })
 }
 
-/// The status of the good request, and those of the others.
+/// Formats the status of the conforming request and those of the violating requests.
 pub fn figures(good: u16, refusals: &[u16]) -> String {
     let mut each = refusals.to_vec();
     each.dedup();
@@ -160,13 +162,13 @@ pub fn figures(good: u16, refusals: &[u16]) -> String {
     format!("{good} / {}", each.join(", "))
 }
 
-/// That Valet refuses to sign this, by this name.
+/// Checks that Valet refuses to sign this grant because of this capability.
 fn refused(store: &Store, column: Column, name: &str, spec: Value, capability: &str) -> Result<Outcome> {
     let why = store.sign(column, name, spec)?.err();
     Ok(told(why, &format!("({capability})")))
 }
 
-/// What a cell says of a refusal with this in its message; `None`: it was signed.
+/// The outcome of a refusal that contains this text. `None` means that Valet signed the grant.
 pub fn told(refusal: Option<String>, because: &str) -> Outcome {
     let (as_documented, said) = match refusal {
         Some(why) if why.contains("CapabilityMissing") && why.contains(because) => {
@@ -178,7 +180,7 @@ pub fn told(refusal: Option<String>, because: &str) -> Outcome {
     Outcome { said, as_documented }
 }
 
-/// Where the store takes none.
+/// The outcome for a store that accepts no checksum of this kind.
 fn no_checksum(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let run = || {
         let why = store.refusal(column, name, with(column, json!({})), &["--output", "curl"])?;
@@ -187,7 +189,7 @@ fn no_checksum(store: &Store, column: Column, name: &str) -> Option<Result<Outco
     (store.wants_checksums() && column != Column::Get).then(run)
 }
 
-/// Constraints of a grant in this column: a form may always replace.
+/// The constraints of a grant in this column. A form always needs `overwrite: Allow`.
 pub fn with(column: Column, mut constraints: Value) -> Value {
     match column {
         Column::Get => json!({}),
@@ -210,7 +212,7 @@ fn method(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> 
 
 fn key(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let another = format!("{name}-2");
-    // There must be something to find.
+    // A download needs an existing object.
     if column == Column::Get
         && let Err(e) = store.server.put(BUCKET, &another, BODY)
     {
@@ -231,7 +233,7 @@ fn key(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     )
 }
 
-/// After its end, and with a later end written into it.
+/// Uses a credential after its expiry, and with a changed, later expiry.
 fn expiry(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let run = || {
         let mut spec = with(column, json!({"overwrite": "Allow"}));
@@ -263,7 +265,7 @@ fn expiry(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> 
     Some(run())
 }
 
-/// Another signature; of a form also another policy, one that was signed for something else.
+/// Uses another signature. For a form, also uses another policy with its valid signature.
 fn signature(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let forge = |r: &mut Request| r.forge();
     let none = |r: &mut Request| match column {
@@ -310,7 +312,7 @@ fn content_type(store: &Store, column: Column, name: &str) -> Option<Result<Outc
 }
 
 fn content_length(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
-    // curl counts for itself.
+    // curl sets Content-Length itself.
     let same = |r: &mut Request| {
         r.headers
             .retain(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
@@ -327,7 +329,7 @@ fn content_length_range(store: &Store, column: Column, name: &str) -> Option<Res
         Column::Get => None,
         Column::Put => Some(refused(store, column, name, range(1, 10), "ContentLengthRange")),
         Column::Form => {
-            // The good request is as large as may be, then as small.
+            // The conforming request has first the largest and then the smallest allowed size.
             let low = held(
                 store,
                 column,
@@ -358,7 +360,7 @@ fn content_length_range(store: &Store, column: Column, name: &str) -> Option<Res
 
 fn checksum(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let same = |_: &mut Request| {};
-    // Of other bytes, so that the store would find nothing wrong with them.
+    // The checksum of other bytes, so that the store could accept them.
     let other = |r: &mut Request| {
         *match column {
             Column::Form => r.field("x-amz-checksum-sha256"),
@@ -380,7 +382,7 @@ fn checksum(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>
 
 fn md5(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let same = |_: &mut Request| {};
-    // Of other bytes, so that the store would find nothing wrong with them.
+    // The checksum of other bytes, so that the store could accept them.
     let other = |r: &mut Request| {
         *r.header("content-md5") = "nkbQJIkNPGxZeaIg7Pu4zQ==".into();
     };
@@ -404,7 +406,7 @@ fn write_once(store: &Store, column: Column, name: &str) -> Option<Result<Outcom
     let put = || {
         let signed = store.key(column, name, json!({}))?;
         let good = signed.used(&store.file(BODY)?)?;
-        // Where the checksum is signed, too, it must be the condition that refuses.
+        // If the checksum is signed, the condition and not the checksum must cause the rejection.
         let other = if store.wants_checksums() { BODY } else { b"again" };
         let again = signed.used(&store.file(other)?)?;
         let mut without = signed.request();
@@ -412,7 +414,7 @@ fn write_once(store: &Store, column: Column, name: &str) -> Option<Result<Outcom
         let without = without.send(&store.file(b"again")?)?;
         let refusals = [again.status, without.status];
         let holds = refusals.iter().all(|s| (400..500).contains(s)) && store.stored(name)?.as_deref() == Some(BODY);
-        // That Garage does not know the condition is what the page says of it, and what a canary finds.
+        // Garage does not support the condition. The page documents this, and a conformance check detects it.
         let is_known = store.software == Software::Garage;
         let figures = figures(good.status, &refusals);
         Ok(Outcome {

@@ -1,5 +1,5 @@
-//! Google Cloud Storage, of which there is no server here that looks at signatures: what fake-gcs-server takes by plain curl,
-//! and what a checker says that does as Google documents.
+//! Tests of Google Cloud Storage. No local server checks Google's signatures. So the tests send requests to
+//! fake-gcs-server with curl, and a separate checker applies Google's documented rules.
 
 use std::{
     path::Path,
@@ -24,33 +24,33 @@ const DIGEST: &str = "hNiYd/DUBB77a/kaFvAkjy/Vc+avBcGflr7bn4gveII=";
 const KEY: &str = include_str!("../../../../fixtures/google/service-account.json");
 const ACCOUNT: &str = "test-iam-credentials@dummy-project-id.iam.gserviceaccount.com";
 
-/// A row's name, and what it says in each column.
+/// The name of a row, and the result in each column.
 pub type Row = (&'static str, [Option<Outcome>; 3]);
 
-/// A request that breaks the grant.
+/// A request that violates the grant.
 struct Bent {
     request: Request,
     body: &'static [u8],
-    /// How many seconds after now the checker is asked about.
+    /// How many seconds after the current time the checker evaluates the request.
     later: i64,
-    /// Whether the object is there already.
+    /// Whether the object already exists.
     exists: bool,
 }
 
 type Bend = fn(&mut Bent);
 
-/// A row's name, and what it tries in each column.
+/// The name of a row, and the test for each column.
 type Tries = (&'static str, fn(Column) -> Try);
 
-/// What a cell tries.
+/// The test of a cell.
 enum Try {
-    /// The grant, and requests that break it.
+    /// A grant, and requests that violate it.
     Bends(Value, &'static [Bend]),
-    /// The same of a form for everything below the object's key, by which the object is sent.
+    /// The same for a form with a prefix: the object is sent with a key under the prefix.
     Below(Value, &'static [Bend]),
-    /// A grant that Valet refuses, for lack of this.
+    /// A grant that Valet refuses because of this missing capability.
     Refused(Value, &'static str),
-    /// The question does not arise.
+    /// The test does not apply to this column.
     Nothing,
 }
 
@@ -60,10 +60,10 @@ struct Store<'a> {
     scratch: Scratch,
 }
 
-/// Tries everything.
+/// Runs all tests.
 ///
 /// # Errors
-/// If a server or a program cannot be run.
+/// Returns an error if a server or a program cannot be run.
 pub fn rows(valet: &Path) -> Result<Vec<Row>> {
     let store = Store {
         server: GcsServer::start()?,
@@ -94,7 +94,7 @@ pub fn rows(valet: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Every row of the table.
+/// All rows of the table.
 const ROWS: [Tries; 17] = [
     ("method", |column| {
         Try::Bends(
@@ -224,7 +224,7 @@ const ROWS: [Tries; 17] = [
             with(column, json!({"checksumMD5": "eB5eJF1ptWaXm4bijSPyxw=="})),
             &[
                 |b| b.body = b"0123456780",
-                // Of other bytes, so that the store would find nothing wrong with them.
+                // The checksum of other bytes, so that the store could accept them.
                 |b| {
                     b.body = b"0123456780";
                     *b.request.header("content-md5") = "nkbQJIkNPGxZeaIg7Pu4zQ==".into();
@@ -332,7 +332,7 @@ impl Store<'_> {
             },
         });
         if key.ends_with('/') {
-            // What a trial with real keys would say, so that the form is made which it tries.
+            // The result that a conformance check would have, so that Valet signs the form.
             store["status"] = json!({"capabilities": ["PostForm/KeyPrefix"]});
         }
         let grant = grant(column, key, &spec);
@@ -361,7 +361,7 @@ impl Store<'_> {
         Ok(Outcome { said, as_documented })
     }
 
-    /// Tries a key that was signed for `granted`, with the object at `key`.
+    /// Tests a credential that was signed for the object key `granted`, with the object at `key`.
     fn held(&self, column: Column, granted: &str, key: &str, spec: Value, bends: &[Bend]) -> Result<Outcome> {
         let signed = self.sign(column, granted, spec)?;
         let signed = signed.map_err(|said| Error::new(format!("valet sign refused: {said}")))?;
@@ -403,18 +403,18 @@ impl Store<'_> {
         })
     }
 
-    /// What fake-gcs-server answers.
+    /// Sends the request to fake-gcs-server and returns its status.
     fn send(&self, bent: &Bent) -> Result<(u16, String)> {
         let mut request = bent.request.clone();
         if !request.fields.is_empty() {
-            // It knows a bucket's own URL without the slash only.
+            // fake-gcs-server accepts the URL of a bucket only without the trailing slash.
             request.url = request.url.trim_end_matches('/').to_owned();
         }
         let answer = request.send(&self.scratch.write("file", bent.body)?)?;
         Ok((answer.status, answer.text))
     }
 
-    /// Why the checker says no, if it does.
+    /// The reason why the checker rejects the request, or `None`.
     fn checked(&self, bent: &Bent) -> Result<Option<String>> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -437,7 +437,7 @@ impl Store<'_> {
     }
 }
 
-/// The part of the page about them.
+/// The section of the page about Google Cloud Storage.
 pub fn page(rows: &[Row]) -> String {
     let mut text = String::from(
         "

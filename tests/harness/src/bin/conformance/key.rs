@@ -1,4 +1,4 @@
-//! A key that Valet signed, used as it was meant to be and in every other way, by plain curl.
+//! A credential signed by Valet, used with curl in correct and in changed form.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,42 +10,42 @@ use valet_harness::{Context, Error, Result, process};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What `valet sign -o curl` printed.
+/// The output of `valet sign -o curl`.
 #[derive(Clone, Debug)]
 pub struct Key {
     config: PathBuf,
     request: Request,
 }
 
-/// The same as single parts, which can be bent.
+/// The parts of the request, which tests can change.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The HTTP method.
     pub method: String,
-    /// The signed URL, or where the form is sent.
+    /// The signed URL, or the URL of the form.
     pub url: String,
-    /// Names and values.
+    /// Names and values of the headers.
     pub headers: Vec<(String, String)>,
-    /// Of a form: names and values, in order.
+    /// Names and values of the form fields, in order.
     pub fields: Vec<(String, String)>,
-    /// The certificate authority that the store's certificate is of, if it has one.
+    /// The CA certificate of the store's TLS certificate, if the store uses TLS.
     pub ca: Option<PathBuf>,
 }
 
-/// What the store answered.
+/// The response of the store.
 #[derive(Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// Headers and body.
+    /// Headers and body of the response.
     pub text: String,
 }
 
 impl Key {
-    /// Takes a configuration file apart.
+    /// Parses a `curl.cfg`.
     ///
     /// # Errors
-    /// If it is none of Valet's.
+    /// Returns an error if the file is not a `curl.cfg` from Valet.
     pub fn read(config: PathBuf) -> Result<Self> {
         let text = std::fs::read_to_string(&config).context("the configuration cannot be read")?;
         let mut request = Request {
@@ -72,7 +72,7 @@ impl Key {
                 other => return Err(Error::new(format!("curl.cfg has an option {other}"))),
             }
         }
-        // The first line is the command, by which curl knows the method.
+        // The first line contains the curl command, which determines the method.
         if request.method.is_empty() {
             let command = text.lines().next().unwrap_or_default();
             request.method = match command {
@@ -85,21 +85,21 @@ impl Key {
         Ok(Self { config, request })
     }
 
-    /// The same for a store with a certificate of this authority.
+    /// Sets the CA certificate of the store.
     pub fn trusting(mut self, ca: PathBuf) -> Self {
         self.request.ca = Some(ca);
         self
     }
 
-    /// Its parts.
+    /// Returns the parts of the request.
     pub fn request(&self) -> Request {
         self.request.clone()
     }
 
-    /// Uses the key as a workload does: with its configuration file and a file.
+    /// Uses the credential as a workload does: with its `curl.cfg` and a file.
     ///
     /// # Errors
-    /// If curl cannot be run.
+    /// Returns an error if curl cannot be run.
     pub fn used(&self, file: &Path) -> Result<Answer> {
         let mut command = curl();
         command.arg("--config").arg(&self.config).arg("--no-fail");
@@ -120,10 +120,10 @@ impl Request {
         }
     }
 
-    /// Sends it, bent as it may be, with this file.
+    /// Sends the request, with all changes, and this file.
     ///
     /// # Errors
-    /// If curl cannot be run.
+    /// Returns an error if curl cannot be run.
     pub fn send(&self, file: &Path) -> Result<Answer> {
         let mut command = curl();
         command.args(["--silent", "--show-error", "--globoff", "--request", &self.method]);
@@ -138,7 +138,7 @@ impl Request {
         answer(command)
     }
 
-    /// A field of the form.
+    /// Returns a form field to change.
     pub fn field(&mut self, name: &str) -> &mut String {
         let found = self
             .fields
@@ -147,7 +147,7 @@ impl Request {
         &mut found.unwrap_or_else(|| panic!("the form has no {name}")).1
     }
 
-    /// A header.
+    /// Returns a header to change.
     pub fn header(&mut self, name: &str) -> &mut String {
         let found = self
             .headers
@@ -156,13 +156,13 @@ impl Request {
         &mut found.unwrap_or_else(|| panic!("there is no header {name}")).1
     }
 
-    /// Replaces a part of the URL, which must be there.
+    /// Replaces a part of the URL. The part must exist.
     pub fn in_url(&mut self, what: &str, by: &str) {
         assert!(self.url.contains(what), "the URL has no {what}");
         self.url = self.url.replacen(what, by, 1);
     }
 
-    /// Makes the signature another one.
+    /// Changes the signature.
     pub fn forge(&mut self) {
         let signature = if self.fields.is_empty() {
             &mut self.url
@@ -185,7 +185,7 @@ fn answer(command: Command) -> Result<Answer> {
     let output = process::run(command, &[], PATIENCE)?;
     let text = output.text();
     let (text, status) = text.rsplit_once('\n').unwrap_or(("", &text));
-    // 000: the store closed the connection; that is no answer that a refusal may rest on.
+    // 000 means that the store closed the connection without a response. This does not count as a rejection.
     let status = status
         .trim()
         .parse()
@@ -196,7 +196,7 @@ fn answer(command: Command) -> Result<Answer> {
     })
 }
 
-/// What stands between quotes, as curl(1) reads it.
+/// Removes the quotes of a value, with the rules of curl(1).
 fn unquoted(value: &str) -> Result<String> {
     let inner = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
     let mut characters = inner.context("a value without quotes")?.chars();

@@ -1,13 +1,14 @@
-//! What stores really enforce: every promise of a key, tried on real servers with requests that keep to the grant and
-//! requests that do not.
+//! Tests what stores enforce. Each test sends conforming and violating requests with real credentials to real
+//! servers.
 //!
 //! ```text
 //! conformance [--check] PAGE
 //! ```
-//! Starts versitygw, MinIO, Azurite, fake-gcs-server and, if `VALET_GARAGE` names one, Garage (whose table is otherwise left as it
-//! stands in PAGE), besides versitygw behind proxies that answer in one respect as other stores do, has `valet sign` make the keys and plain curl use them, prints the table and writes it to
-//! PAGE; with --check it only compares. The status is 1 if a store behaves otherwise than Valet says it does, or if the
-//! page that is there says something else. Ends with the figures in one line.
+//! The program starts versitygw, MinIO, Azurite, fake-gcs-server and, if `VALET_GARAGE` is set, Garage. It also
+//! starts versitygw behind proxies that behave like other stores in one respect. `valet sign` signs the credentials,
+//! and curl uses them. The program prints the tables and writes them to PAGE; with --check it only compares them.
+//! Without Garage, its table in PAGE stays unchanged. The exit status is 1 if a store behaves differently than
+//! documented, or if PAGE differs. The last line of the output contains the results.
 
 mod attacks;
 mod azure;
@@ -25,11 +26,11 @@ use cells::{Outcome, ROWS};
 use store::{Column, Store};
 use valet_harness::{Context, Error, Oddity, Result, Software, Tools, operator::find_valet, program};
 
-/// A server's part of the table: for each row and column what the cell says, if there is one.
+/// The table of one server: the result for each row and column, if there is one.
 pub struct Table {
     name: &'static str,
     rows: Vec<(&'static str, [Option<Outcome>; 3])>,
-    /// The same of uploads in parts.
+    /// The results for multipart uploads.
     parts: Vec<(&'static str, Outcome)>,
 }
 
@@ -56,7 +57,7 @@ fn conformance() -> Result<ExitCode> {
         (Software::Versitygw, Some(Oddity::NoConditions)),
         (Software::Versitygw, Some(Oddity::ObjectLock)),
     ];
-    // The last one: the page keeps its table where it is not tried.
+    // Garage is last. If it is not tested, the page keeps its table.
     wanted.extend(env::var_os("VALET_GARAGE").map(|_| (Software::Garage, None)));
     let tables = thread::scope(|scope| {
         let azure = scope.spawn(|| azure::rows(&valet));

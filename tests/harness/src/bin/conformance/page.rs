@@ -1,4 +1,4 @@
-//! The page with the tables.
+//! Writes the page with the tables.
 
 use std::fmt::Write;
 
@@ -68,7 +68,7 @@ A form (`mode: PostForm`) cannot be write-once: a second one replaces the object
 `overwrite: Allow`.
 ";
 
-/// The whole page; of a server that was not tried, what the page said `before`.
+/// Builds the page. For a server that was not tested, the page keeps the section of `before`.
 pub fn page(all: &[Table], before: &str) -> String {
     let mut text = HEAD.to_owned() + &tables(all);
     let garage = Software::Garage;
@@ -83,7 +83,7 @@ pub fn page(all: &[Table], before: &str) -> String {
     text + TAIL
 }
 
-/// One table a server.
+/// Formats one table for each server.
 pub fn tables(all: &[Table]) -> String {
     let mut text = String::new();
     for table in all {
@@ -110,7 +110,7 @@ pub fn tables(all: &[Table]) -> String {
     text
 }
 
-/// What a cell says.
+/// Formats a cell.
 pub fn cell(cell: &Option<Outcome>) -> String {
     match cell {
         None => "–".into(),

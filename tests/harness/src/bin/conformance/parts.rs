@@ -1,5 +1,5 @@
-//! Uploads in parts: what the store makes of a part's URL in other hands, and of the parts. The operator's share, to begin an
-//! upload and to complete it, is done here as root, as the operator would.
+//! Tests of multipart uploads: attacks with the URLs of parts, and changed parts. The tests initiate and complete the
+//! upload as root, which the operator does otherwise.
 
 use std::{thread, time::Duration};
 
@@ -12,17 +12,18 @@ use crate::{
     store::{BUCKET, Column, SECRET, Store},
 };
 
-/// One row: its name, and what it does with an object of its own; `None` where the question does not arise.
+/// One row: its name, and its test, which uses a separate object. `None` means that the test does not apply to the
+/// store.
 pub struct Row {
     pub name: &'static str,
     pub cell: fn(&Store, &str) -> Option<Result<Outcome>>,
 }
 
-/// The size of the parts, and what the last one has.
+/// The size of the first part. The last part is smaller.
 const PART: usize = 5 << 20;
 const LAST: &[u8] = b"0123456789";
 
-/// Every row.
+/// All rows of the table.
 pub const ROWS: [Row; 10] = [
     Row {
         name: "method",
@@ -72,7 +73,7 @@ pub const ROWS: [Row; 10] = [
     },
 ];
 
-/// An upload that was begun, with the requests for its two parts.
+/// An initiated upload, with the requests for its two parts.
 struct Upload<'a> {
     store: &'a Store<'a>,
     key: &'a str,
@@ -80,7 +81,7 @@ struct Upload<'a> {
     parts: Vec<Request>,
 }
 
-/// What stands between a tag's ends.
+/// Returns the text between the start and the end of an XML element.
 fn within<'t>(text: &'t str, tag: &str) -> Option<&'t str> {
     text.split_once(&format!("<{tag}>"))?
         .1
@@ -109,7 +110,7 @@ impl<'a> Upload<'a> {
         let parts = listed["parts"].as_array().into_iter().flatten().map(|part| Request {
             method: "PUT".into(),
             url: part["url"].as_str().unwrap_or_default().to_owned(),
-            // curl counts the length for itself.
+            // curl sets Content-Length itself.
             headers: Vec::new(),
             fields: Vec::new(),
             ca: None,
@@ -121,7 +122,7 @@ impl<'a> Upload<'a> {
         Ok(Self { store, key, id, parts })
     }
 
-    /// Numbers, sizes and tags of the parts that have come; `None` if there is no such upload.
+    /// The numbers, sizes and ETags of the uploaded parts. `None` if the upload does not exist.
     fn came(&self) -> Result<Option<Vec<(String, String, String)>>> {
         let query = [("uploadId", self.id.as_str())];
         let answer = self.store.server.request("GET", BUCKET, self.key, &query, &[], &[])?;
@@ -138,7 +139,7 @@ impl<'a> Upload<'a> {
         ))
     }
 
-    /// Sends the first part, and the second as `request` says.
+    /// Sends the first part, and the second part with `request`.
     fn send(&self, request: &Request) -> Result<u16> {
         let first = self.parts[0].send(&self.store.file(&vec![b'a'; PART])?)?;
         if first.status != 200 {
@@ -147,7 +148,7 @@ impl<'a> Upload<'a> {
         Ok(request.send(&self.store.file(LAST)?)?.status)
     }
 
-    /// Puts the parts together.
+    /// Completes the upload.
     fn complete(&self, headers: &[(&str, &str)]) -> Result<u16> {
         let parts = self.came()?.unwrap_or_default();
         let listed: String = parts
@@ -171,7 +172,7 @@ impl<'a> Upload<'a> {
         )
     }
 
-    /// Whether the object is what was sent.
+    /// Whether the stored object equals the sent parts.
     fn arrived(&self) -> Result<bool> {
         Ok(self
             .store
@@ -180,7 +181,7 @@ impl<'a> Upload<'a> {
     }
 }
 
-/// Tries to send the last part otherwise than the key says, then as it says, and puts the object together.
+/// Sends the last part with violating requests, then with a conforming request, and completes the upload.
 fn bent(store: &Store, key: &str, bends: &[Bend<'_>]) -> Result<Outcome> {
     let upload = Upload::begin(store, key)?;
     tried(&upload, bends)
@@ -202,7 +203,7 @@ fn tried(upload: &Upload<'_>, bends: &[Bend<'_>]) -> Result<Outcome> {
     })
 }
 
-/// Another upload of the same object; and this one, when it is aborted.
+/// Uses the URL of a part with another upload of the same object, and after its own upload was aborted.
 fn another_upload(store: &Store, key: &str) -> Option<Result<Outcome>> {
     let run = || {
         let (upload, other) = (Upload::begin(store, key)?, Upload::begin(store, key)?);
@@ -227,7 +228,7 @@ fn expiry(store: &Store, key: &str) -> Result<Outcome> {
     let mut longer = upload.parts[1].clone();
     longer.in_url("X-Amz-Expires=3", "X-Amz-Expires=3600");
     let longer = longer.send(&store.file(b"too late!!")?)?.status;
-    // What came in time can be put together later.
+    // Parts that arrived before the expiry can still be combined later.
     let arrived = upload.complete(&[])? == 200 && upload.arrived()?;
     let refusals = [late, longer];
     Ok(Outcome {
@@ -242,20 +243,20 @@ fn content_length(store: &Store, key: &str) -> Option<Result<Outcome>> {
     Some(bent(store, key, &bends))
 }
 
-/// What Valet says to an upload in parts of this store.
+/// Checks that Valet refuses a multipart upload to this store.
 fn refused(store: &Store, key: &str, constraints: Value, because: &str) -> Result<Outcome> {
     let spec = json!({"mode": "Multipart", "constraints": constraints});
     let why = store.refusal(Column::Put, key, spec, &["--output", "parts"])?;
     Ok(told(why, because))
 }
 
-/// No part is signed with a checksum.
+/// Checks that a part is signed without a checksum.
 pub fn without_checksum(store: &Store) -> Result<Outcome> {
     let constraints = json!({"contentLength": PART + LAST.len()});
     refused(store, "tenants/web/parts/x.bin", constraints, "only with a checksum")
 }
 
-/// An object that came meanwhile.
+/// Completes an upload after another client has created the object.
 fn write_once(store: &Store, key: &str) -> Result<Outcome> {
     if !store.has_conditions() {
         let constraints = json!({"contentLength": PART + LAST.len()});
@@ -265,7 +266,7 @@ fn write_once(store: &Store, key: &str) -> Result<Outcome> {
     upload.send(&upload.parts[1])?;
     store.server.put(BUCKET, key, b"faster")?;
     let refused = upload.complete(&[("if-none-match", "*")])?;
-    // To Garage the upload is gone by then (404); the others know the condition (412).
+    // Garage has already deleted the upload (404). The other stores reject the condition (412).
     let holds = (400..500).contains(&refused) && store.stored(key)?.as_deref() == Some(b"faster");
     let free = format!("{key}-free");
     let upload = Upload::begin(store, &free)?;
@@ -282,7 +283,8 @@ fn write_once(store: &Store, key: &str) -> Result<Outcome> {
     })
 }
 
-/// Asks the store to copy an object of the same size into the part; the status, and whether it did.
+/// Asks the store to copy an object of the same size into the part. Returns the status, and whether the copy
+/// succeeded.
 fn attack(upload: &Upload<'_>) -> Result<(u16, bool)> {
     let secret = format!("{}-ten-bytes", SECRET.0);
     upload.store.server.put(BUCKET, &secret, b"a secret!!")?;

@@ -1,4 +1,4 @@
-//! Forms for everything below a key.
+//! Tests of forms for a prefix.
 
 use serde_json::json;
 use valet_harness::{Result, Software};
@@ -9,7 +9,7 @@ use crate::{
     store::{Column, Store},
 };
 
-/// The prefix of a cell's form.
+/// The prefix of the form in this cell.
 fn prefix(name: &str) -> String {
     format!("{name}/in/")
 }
@@ -19,7 +19,7 @@ fn form(store: &Store, name: &str) -> Result<Key> {
     store.key(Column::Form, &prefix(name), with(Column::Form, constraints))
 }
 
-/// Keys that begin otherwise, by the letter.
+/// Object keys outside the prefix.
 pub fn other_keys(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let run = || {
         let (signed, prefix) = (form(store, name)?, prefix(name));
@@ -38,7 +38,7 @@ pub fn other_keys(store: &Store, column: Column, name: &str) -> Option<Result<Ou
             format!("/{prefix}x"),
         ] {
             refusals.push(sent(&key)?.status);
-            // Not every store can be asked for a key that begins with a slash.
+            // Some stores cannot be asked for an object key that begins with a slash.
             kept_out &= key.starts_with('/') || store.stored(&key)?.is_none();
         }
         let mut second = signed.request();
@@ -57,7 +57,7 @@ pub fn other_keys(store: &Store, column: Column, name: &str) -> Option<Result<Ou
     (column == Column::Form).then(run)
 }
 
-/// What each object is held to.
+/// Constraints that each object must meet.
 pub fn constraints(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let run = || {
         let (signed, key) = (form(store, name)?, prefix(name) + "x");
@@ -86,7 +86,7 @@ pub fn constraints(store: &Store, column: Column, name: &str) -> Option<Result<O
     (column == Column::Form).then(run)
 }
 
-/// The form as it is handed out, which leaves the name to the file.
+/// The form as Valet issues it. The file name determines the object key.
 pub fn by_file(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let run = || {
         let file = store.file(BODY)?;
@@ -94,7 +94,8 @@ pub fn by_file(store: &Store, column: Column, name: &str) -> Option<Result<Outco
         let named = file.file_name().unwrap_or_default().to_string_lossy();
         let at = |last: &str| store.stored(&(prefix(name) + last));
         let (by_file, by_letter) = (at(&named)?.is_some(), at("${filename}")?.is_some());
-        // That versitygw does not know the variable is what the page says of it, and one reason why it gets no such forms.
+        // versitygw does not replace the variable `${filename}`. The page documents this, and it is one reason why Valet
+        // refuses such forms for versitygw.
         let is_known = store.software == Software::Versitygw;
         Ok(Outcome {
             said: match by_file {
@@ -107,7 +108,7 @@ pub fn by_file(store: &Store, column: Column, name: &str) -> Option<Result<Outco
     (column == Column::Form).then(run)
 }
 
-/// Keys that begin as they must, and lead elsewhere where somebody follows them.
+/// Object keys that begin with the prefix, but contain path segments that lead out of it.
 pub fn leading_out(store: &Store, column: Column, name: &str) -> Option<Result<Outcome>> {
     let run = || {
         let (signed, prefix) = (form(store, name)?, prefix(name));
@@ -121,7 +122,7 @@ pub fn leading_out(store: &Store, column: Column, name: &str) -> Option<Result<O
         answers.dedup();
         let answers: Vec<_> = answers.iter().map(u16::to_string).collect();
         let answers = answers.join(", ");
-        // That versitygw follows them is the reason why it gets no such forms.
+        // versitygw resolves these segments. So Valet refuses such forms for versitygw.
         let is_known = store.software == Software::Versitygw;
         Ok(Outcome {
             said: match escaped {

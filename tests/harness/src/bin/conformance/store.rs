@@ -1,4 +1,4 @@
-//! A store under test, and grants for it signed by Valet's own signer.
+//! A store under test, and grants for it that `valet sign` signs.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use valet_harness::{
 
 use crate::{cells::DIGEST, key::Key, page};
 
-/// A way in which a key is used.
+/// A kind of credential, which is a column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Column {
     /// A presigned PUT: an UploadGrant with mode Put.
@@ -28,29 +28,30 @@ pub enum Column {
 }
 
 impl Column {
-    /// All of them, in the table's order.
+    /// All columns in the order of the table.
     pub const ALL: [Self; 3] = [Self::Put, Self::Get, Self::Form];
 }
 
-/// One server with what the cells need of it.
+/// A server, with everything that the tests need.
 pub struct Store<'a> {
     pub server: S3Server,
     pub software: Software,
-    /// What a proxy in front of it does otherwise.
+    /// How the proxy in front of the server differs from other stores.
     pub oddity: Option<Oddity>,
-    /// Where keys are for: the server's address, or the proxy's.
+    /// The endpoint of the server or of the proxy.
     endpoint: String,
     valet: &'a Path,
     scratch: Scratch,
     files: AtomicU32,
 }
 
-/// The bucket of all cells; it keeps versions.
+/// The bucket for all tests. It has versioning.
 pub const BUCKET: &str = GARAGE_BUCKET;
-/// An object that no key is for, and what is in it.
+/// An object that no credential allows, and its content.
 pub const SECRET: (&str, &[u8]) = ("secret/salaries", b"everybody's salary");
 
-/// What `status.capabilities` lists of a store that lacks nothing, as after a trial with real keys.
+/// The capabilities that `status.capabilities` of a store without missing capabilities lists after a conformance
+/// check.
 const CAPABILITIES: [&str; 21] = [
     "ContentType",
     "ContentLength",
@@ -76,10 +77,10 @@ const CAPABILITIES: [&str; 21] = [
 ];
 
 impl<'a> Store<'a> {
-    /// Starts it.
+    /// Starts the server.
     ///
     /// # Errors
-    /// If it does not start.
+    /// Returns an error if the server does not start.
     pub fn start(tools: &Tools, software: Software, oddity: Option<Oddity>, valet: &'a Path) -> Result<Self> {
         let options = S3Options {
             software,
@@ -87,7 +88,7 @@ impl<'a> Store<'a> {
         };
         let server = S3Server::start_with(tools, options)?;
         if software == Software::Garage {
-            // It has its bucket, soon after it answers, and none that keeps versions.
+            // Garage creates its bucket shortly after it starts to answer, and supports no versioning.
             poll(Duration::from_secs(30), || server.head(BUCKET, "").ok().flatten())
                 .context("Garage has no bucket")?;
         } else {
@@ -109,7 +110,7 @@ impl<'a> Store<'a> {
         })
     }
 
-    /// What the table is called.
+    /// The title of the table.
     pub fn name(&self) -> &'static str {
         match self.oddity {
             Some(Oddity::NoConditions | Oddity::NoConditionsAndCopies) => {
@@ -120,17 +121,17 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Whether it answers 501 to conditional writes.
+    /// Whether the store supports conditional writes. A store without them answers 501.
     pub fn has_conditions(&self) -> bool {
         self.oddity != Some(Oddity::NoConditions)
     }
 
-    /// Whether it takes uploads only with a checksum.
+    /// Whether the store accepts uploads only with a checksum.
     pub fn wants_checksums(&self) -> bool {
         self.oddity == Some(Oddity::ObjectLock)
     }
 
-    /// A grant with what this store's owner tells people to add, where the grant says nothing of it.
+    /// Adds the constraints that the store needs to a grant, unless the grant sets them.
     fn fitted(&self, column: Column, mut spec: Value) -> Value {
         let constraints = spec.get("constraints").cloned().unwrap_or_else(|| json!({}));
         let has = |name: &str| constraints.get(name).is_some();
@@ -149,7 +150,7 @@ impl<'a> Store<'a> {
         spec
     }
 
-    /// What the operator would have written into this store's status. Nothing of a store that is like any other.
+    /// The status that the operator would write for this store. `None` for a store that is not special.
     fn status(&self) -> Option<Value> {
         let lacks = |name: &&&str| !self.has_conditions() && matches!(**name, "WriteOnce" | "Multipart/WriteOnce");
         let mut capabilities: Vec<_> = CAPABILITIES.iter().filter(|name| !lacks(name)).copied().collect();
@@ -160,40 +161,40 @@ impl<'a> Store<'a> {
             .map(|_| json!({"observedGeneration": 1, "capabilities": capabilities}))
     }
 
-    /// A file with these bytes.
+    /// Creates a file with these bytes.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn file(&self, bytes: &[u8]) -> Result<PathBuf> {
         let n = self.files.fetch_add(1, Ordering::Relaxed);
         self.scratch.write(&format!("file-{n}"), bytes)
     }
 
-    /// The object of this key, as the store's root reads it.
+    /// Reads an object as root.
     ///
     /// # Errors
-    /// If the store does not answer.
+    /// Returns an error if the store does not answer.
     pub fn stored(&self, key: &str) -> Result<Option<Vec<u8>>> {
         self.server.get(BUCKET, key)
     }
 
-    /// What `valet sign` says when it refuses a grant, as it is; `None` if it signs.
+    /// The message with which `valet sign` refuses a grant. `None` if it signs the grant.
     ///
     /// # Errors
-    /// If the program cannot be run.
+    /// Returns an error if the program cannot be run.
     pub fn refusal(&self, column: Column, key: &str, spec: Value, arguments: &[&str]) -> Result<Option<String>> {
         Ok(self.run(column, key, spec, json!({}), arguments)?.err())
     }
 
-    /// A key for an object, signed by `valet sign`; or what it says when it refuses.
+    /// Signs a grant for an object with `valet sign`, or returns the message of a refusal.
     ///
     /// # Errors
-    /// If the program cannot be run.
+    /// Returns an error if the program cannot be run.
     pub fn sign(&self, column: Column, key: &str, spec: Value) -> Result<std::result::Result<Key, String>> {
         self.sign_with(column, key, spec, json!({}))
     }
 
-    /// The same with more settings of the store's credentials.
+    /// As [`Store::sign`], with additional settings of the store's credentials.
     ///
     /// # Errors
     /// As [`Store::sign`].
@@ -215,10 +216,10 @@ impl<'a> Store<'a> {
         Key::read(config).map(Ok)
     }
 
-    /// The `parts.json` of an upload in parts that was begun.
+    /// Returns the `parts.json` of an initiated multipart upload.
     ///
     /// # Errors
-    /// Also if Valet refuses.
+    /// Returns an error if the program cannot be run, or if Valet refuses the grant.
     pub fn sign_parts(&self, key: &str, spec: Value, credentials: Value, upload: &str) -> Result<String> {
         let arguments = ["--output", "parts", "--upload-id", upload];
         let spec = self.fitted(Column::Put, spec);
@@ -227,7 +228,7 @@ impl<'a> Store<'a> {
         String::from_utf8(signed).context("valet printed no text")
     }
 
-    /// Runs `valet sign`: what it prints, or what it says when it refuses.
+    /// Runs `valet sign`. Returns its output, or the message of a refusal.
     fn run(
         &self,
         column: Column,
@@ -253,7 +254,7 @@ impl<'a> Store<'a> {
         if let Some(status) = self.status() {
             store["status"] = status;
         } else if key.ends_with('/') {
-            // What a trial with real keys would say, so that the form is made which it tries.
+            // The result that a conformance check would have, so that Valet signs the form.
             store["status"] = json!({"capabilities": ["PostForm/KeyPrefix"]});
         }
         let grant = grant(column, key, &spec);
@@ -278,17 +279,17 @@ impl<'a> Store<'a> {
         })
     }
 
-    /// The same where a refusal is a mistake.
+    /// As [`Store::sign`], but a refusal is an error.
     ///
     /// # Errors
-    /// Also if Valet refuses.
+    /// Returns an error if the program cannot be run, or if Valet refuses the grant.
     pub fn key(&self, column: Column, key: &str, spec: Value) -> Result<Key> {
         self.sign(column, key, spec)?
             .map_err(|said| Error::new(format!("valet sign refused {key}: {said}")))
     }
 }
 
-/// A grant of the store `it` for an object, by which of the kinds and modes the column says.
+/// Builds a grant for an object in the store `it`. The column determines the kind and the mode.
 pub fn grant(column: Column, key: &str, spec: &Value) -> Value {
     let kind = if column == Column::Get {
         "DownloadGrant"

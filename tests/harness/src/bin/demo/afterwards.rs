@@ -1,4 +1,5 @@
-//! What comes after the use of keys: who sees what, the end of a key, a refusal, and what it has cost the cluster.
+//! The last part of the demo: which users can read the Secrets, the expiry of a credential, a refusal, and the API requests
+//! of the operator.
 
 use std::{
     fs,
@@ -69,7 +70,7 @@ spec:
             if self.secret_exists("quick-look") {
                 return None;
             }
-            // After the look: one that began before the end may have seen what was there after it.
+            // The time is read after the check. A check that began before the expiry could see the state after it.
             let now = SystemTime::now();
             early |= now < end;
             Some(now)

@@ -1,4 +1,4 @@
-//! Before any tenant comes: the servers, Valet's kinds, the operator, and the platform team with its store.
+//! The first part of the demo: the servers, the CRDs, the operator, and the platform team with its store.
 
 use std::thread;
 
@@ -61,7 +61,7 @@ impl Show {
         };
         let (valet, cluster) = (&self.valet, &self.cluster);
         let operator = thread::scope(|scope| {
-            // Its garbage collector looks for new kinds only every half minute, unless it is new itself.
+            // The garbage collector looks for new kinds only every 30 s, so the controller manager is restarted.
             let restart = scope.spawn(|| cluster.restart_controller_manager());
             let operator = Operator::start(valet, cluster, &options)?;
             restart.join().map_err(|_| Error::new("the restart panicked"))??;

@@ -1,11 +1,11 @@
-//! Valet's story, from an empty machine to an upload, a download and a key that is over, on a real control plane and
-//! a real S3 server. Every command that is shown is run as it is shown, and every step is checked.
+//! Demo of Valet on a real control plane and a real S3 server: from the installation to an upload, a download and an
+//! expired credential. The demo runs each command exactly as it shows it, and checks each step.
 //!
 //! ```text
 //! demo [--keep]
 //! ```
-//! `--keep`, or the environment variable KEEP with anything in it, leaves everything running until Ctrl-C. The
-//! operator is the program that VALET_BIN names, else the `valet` next to this one.
+//! With `--keep`, or if the environment variable KEEP is not empty, everything keeps running until Ctrl-C. VALET_BIN
+//! names the operator program; the default is the `valet` next to this program.
 
 mod afterwards;
 mod install;
@@ -42,7 +42,7 @@ fn demo() -> Result<ExitCode> {
     })
 }
 
-/// Whether everything went as it should.
+/// Runs the demo. Returns whether all checks succeeded.
 fn play(keep: bool) -> Result<bool> {
     let valet = find_valet()?;
     let tools = Tools::locate()?;
@@ -58,7 +58,7 @@ fn play(keep: bool) -> Result<bool> {
     let (cluster, store) = start_servers(&tools)?;
     store.create_versioned_bucket("media")?;
     stage.set("KUBECONFIG", cluster.kubeconfig().display().to_string());
-    // What kubectl caches, and what it might find at home.
+    // kubectl writes its cache into the home folder, and could read other settings there.
     stage.set("HOME", cluster.scratch().join("home").display().to_string());
     stage.set("S3_ENDPOINT", store.endpoint());
     stage.set("S3_ACCESS_KEY", store.access_key());
@@ -99,7 +99,7 @@ fn start_servers(tools: &Tools) -> Result<(ControlPlane, S3Server)> {
     })
 }
 
-/// The cast. What it plays is in the modules `install`, `tenant` and `afterwards`.
+/// The servers and users of the demo. The steps are in the modules `install`, `tenant` and `afterwards`.
 struct Show {
     stage: Stage,
     cluster: ControlPlane,
@@ -125,13 +125,13 @@ impl Show {
     }
 
     fn secret_exists(&self, name: &str) -> bool {
-        // Not by kubectl, which takes as long to start as the audience would notice.
+        // A direct request is faster: the start of kubectl would take noticeable time.
         self.cluster
             .get(&format!("/api/v1/namespaces/web/secrets/{name}"))
             .is_ok()
     }
 
-    /// Where everything is, for whoever wants to go on.
+    /// Prints where everything is, for users who want to continue.
     fn invite(&self) {
         println!("\nEverything is still running. In another terminal:\n");
         for (name, value) in self.stage.env() {

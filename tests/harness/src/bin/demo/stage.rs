@@ -1,4 +1,4 @@
-//! What the audience sees: steps, the commands as a person types them, what they print, and ticks.
+//! The output of the demo: steps, commands as a user types them, their output, and results of checks.
 
 use std::{
     cell::RefCell,
@@ -11,13 +11,14 @@ use std::{
 
 use valet_harness::{Context, Error, Result, Scratch, process};
 
-/// Longer than any command of the story waits.
+/// Longer than any command of the demo waits.
 const LONGEST: Duration = Duration::from_secs(120);
-/// What a command prints is cut here: in columns, since one line of XML can fill a screen, and in lines.
+/// The output of a command is limited to this number of columns and lines, because one line of XML can fill the
+/// screen.
 const COLUMNS: usize = 150;
 const LINES: usize = 40;
 
-/// Prints the story and runs its commands, each by `sh -c` exactly as it is printed.
+/// Prints the demo and runs its commands with `sh -c`, exactly as they are printed.
 pub struct Stage {
     scratch: Scratch,
     env: Vec<(String, String)>,
@@ -31,7 +32,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// `programs` are folders to find commands in, before those that everybody has.
+    /// Creates the output. `programs` are folders that are searched for commands before the usual folders.
     pub fn new(programs: &[&Path]) -> Result<Self> {
         let scratch = Scratch::new("demo")?;
         let old = env::var_os("PATH").unwrap_or_default();
@@ -52,17 +53,17 @@ impl Stage {
         })
     }
 
-    /// Sets a variable for the commands.
+    /// Sets an environment variable for the commands.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.env.push((name.to_owned(), value.into()));
     }
 
-    /// The commands' environment, beyond what everybody has.
+    /// The additional environment variables of the commands.
     pub fn env(&self) -> &[(String, String)] {
         &self.env
     }
 
-    /// The folder that the commands run in.
+    /// The working folder of the commands.
     pub fn folder(&self) -> &Path {
         self.scratch.path()
     }
@@ -75,12 +76,12 @@ impl Stage {
         }
     }
 
-    /// The first line of all.
+    /// Prints the title.
     pub fn title(&self, text: &str) {
         println!("{}", self.paint("1", text));
     }
 
-    /// Begins a step.
+    /// Prints the title of a step and its explanation.
     pub fn step(&mut self, title: &str, explanation: &str) {
         self.steps += 1;
         println!(
@@ -91,15 +92,15 @@ impl Stage {
         println!("   {explanation}");
     }
 
-    /// A remark within a step.
+    /// Prints a remark within a step.
     pub fn note(&self, text: &str) {
         println!("   {text}");
     }
 
-    /// Shows `line` and runs it.
+    /// Prints `line` and runs it.
     ///
     /// # Errors
-    /// If it fails.
+    /// Returns an error if the command fails.
     pub fn run(&self, line: &str) -> Result<String> {
         let (status, text) = self.attempt(line)?;
         if status == 0 {
@@ -108,12 +109,12 @@ impl Stage {
         Err(Error::new(format!("the command above ended with status {status}")))
     }
 
-    /// Shows `line`, runs it, and returns its exit status and everything that it printed.
+    /// Prints `line`, runs it, and returns its exit status and its output.
     ///
     /// # Errors
-    /// If it cannot be run at all.
+    /// Returns an error if the command cannot be run.
     pub fn attempt(&self, line: &str) -> Result<(i32, String)> {
-        // A long command goes on in the next line, as one would type it.
+        // A long command continues in the next line, as a user would type it.
         println!(
             "   {} {}",
             self.paint("36", "$"),
@@ -124,10 +125,10 @@ impl Stage {
         Ok((status, text))
     }
 
-    /// Runs `line` without a word.
+    /// Runs `line` without printing it.
     ///
     /// # Errors
-    /// If it cannot be run at all.
+    /// Returns an error if the command cannot be run.
     pub fn quietly(&self, line: &str) -> Result<(i32, String)> {
         let mut command = process::clean(Command::new("sh"));
         command
@@ -139,10 +140,10 @@ impl Stage {
         Ok((output.status.code().unwrap_or(-1), text))
     }
 
-    /// Writes a file into the folder and shows it.
+    /// Writes a file into the working folder and prints it.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn file(&self, name: &str, contents: &str) -> Result<()> {
         self.scratch.write(name, contents)?;
         println!("   {}", self.paint("33", name));
@@ -169,9 +170,9 @@ impl Stage {
         }
     }
 
-    /// A line that counts down, on a terminal; elsewhere nothing.
+    /// Prints a line that changes, for example a countdown. Without a terminal, prints nothing.
     pub fn live(&self, text: &str) {
-        // Only what is new: recordings of the terminal stay readable.
+        // Only changed text is printed, so that recordings of the terminal stay readable.
         if self.live && *self.shown.borrow() != text {
             text.clone_into(&mut self.shown.borrow_mut());
             print!("\r\x1b[K     {text}");
@@ -179,14 +180,14 @@ impl Stage {
         }
     }
 
-    /// Takes the line of [`Stage::live`] away.
+    /// Removes the line of [`Stage::live`].
     pub fn live_end(&self) {
         if self.live {
             print!("\r\x1b[K");
         }
     }
 
-    /// What the step promised, and whether it is so.
+    /// Prints what a step promised, and whether it is true.
     pub fn check(&mut self, holds: bool, promise: &str) {
         if holds {
             self.kept += 1;
@@ -197,13 +198,13 @@ impl Stage {
         }
     }
 
-    /// A step that could not be played to its end.
+    /// Reports a step that failed with an error.
     pub fn fail(&mut self, error: &Error) {
         self.live_end();
         self.check(false, &error.to_string());
     }
 
-    /// The last lines: how it went. Whether every promise was kept.
+    /// Prints the summary. Returns whether all checks succeeded.
     pub fn end(&self) -> bool {
         println!();
         let took = format!("{:.0} s", self.began.elapsed().as_secs_f64());

@@ -1,4 +1,4 @@
-//! What tenants and their workloads do: an upload by a key that writes once, and a download.
+//! Tenants and their workloads: a write-once upload and a download.
 
 use std::{fs, time::Duration};
 
@@ -6,10 +6,10 @@ use valet_harness::{Context, Result, poll};
 
 use crate::Show;
 
-/// The tenant's file: any bytes do.
+/// The size of the tenant's file, which has any content.
 const SIZE: u64 = 48_213;
 
-/// What the kubelet does when a pod mounts a Secret: one file for each entry.
+/// Simulates how the kubelet mounts a Secret: one file for each entry.
 const MOUNT: &str = r#"# usage: sh mount.sh SECRET FOLDER
 mkdir "$2"
 kubectl get secret "$1" -n web -o go-template='{{range $name, $value := .data}}{{$name}} {{$value}}{{"\n"}}{{end}}' |

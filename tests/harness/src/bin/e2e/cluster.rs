@@ -1,4 +1,4 @@
-//! The cluster that the suite runs against: a node of its own, or one that was named.
+//! The cluster of the end-to-end tests: a separate node on this machine, or an existing cluster.
 
 use std::{
     env,
@@ -11,12 +11,12 @@ use std::{
 use serde_json::Value;
 use valet_harness::{Context, Error, Node, Result, Scratch, Tools, node, process};
 
-/// Longer than any command of the suite is told to wait.
+/// Longer than any command of the tests waits.
 const LONGEST: Duration = Duration::from_secs(240);
 
-/// A cluster, by kubectl and helm, never by a current context.
+/// A cluster, used through kubectl and helm with an explicit kubeconfig and context.
 pub struct Cluster {
-    // Dropped first: it holds what the kubeconfig leads to.
+    // Dropped first, because the kubeconfig belongs to this node.
     node: Option<Node>,
     tools: Tools,
     kubeconfig: PathBuf,
@@ -26,7 +26,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A node of one's own, in the world that this program is in.
+    /// Starts a separate node in the namespaces of this program.
     pub fn own(tools: &Tools, apart: &node::Apart, images: &[node::Image]) -> Result<Self> {
         let node = Node::start(tools, apart, images)?;
         Ok(Self {
@@ -39,7 +39,7 @@ impl Cluster {
         })
     }
 
-    /// The cluster behind a context of the person at the keyboard.
+    /// Uses the existing cluster of a context in the kubeconfig.
     pub fn named(tools: &Tools, context: &str) -> Result<Self> {
         let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
         let kubeconfig = env::var_os("E2E_KUBECONFIG")
@@ -59,17 +59,17 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The node of one's own, if it is one.
+    /// The separate node, or `None` for an existing cluster.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
 
-    /// A folder for the suite's files. Kept when a story fails.
+    /// The folder for files of the tests. It is kept when a test fails.
     pub fn scratch(&self) -> &Scratch {
         &self.scratch
     }
 
-    /// What to type in another terminal to ask this cluster something.
+    /// A command with which a user can query this cluster in another terminal.
     pub fn how_to_ask(&self) -> String {
         format!(
             "{}{} --kubeconfig {} --context {}",
@@ -80,7 +80,7 @@ impl Cluster {
         )
     }
 
-    /// kubectl, to be completed and run by the caller.
+    /// A kubectl command to which the caller adds arguments.
     pub fn kubectl_command(&self) -> Command {
         let mut command = self.command("kubectl", "--context");
         command.arg(format!("--cache-dir={}", self.scratch.join("kubectl-cache").display()));
@@ -95,7 +95,7 @@ impl Cluster {
             .arg(context)
             .arg(&self.context);
         if self.node.is_some() {
-            // Elsewhere the kubeconfig may name programs that log in, which need a home.
+            // The kubeconfig of an existing cluster can contain login programs, which need a home folder.
             command.env("HOME", self.scratch.path());
         }
         for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
@@ -104,15 +104,15 @@ impl Cluster {
         command
     }
 
-    /// Runs kubectl and returns what it prints.
+    /// Runs kubectl and returns its output.
     ///
     /// # Errors
-    /// If it fails, with what it said.
+    /// Returns an error with the output of kubectl if it fails.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         self.kubectl_in("", args)
     }
 
-    /// As [`Cluster::kubectl`], with something on standard input.
+    /// As [`Cluster::kubectl`], with text on standard input.
     ///
     /// # Errors
     /// As [`Cluster::kubectl`].
@@ -122,10 +122,10 @@ impl Cluster {
         Ok(process::run_ok(command, stdin.as_bytes(), LONGEST)?.text())
     }
 
-    /// What kubectl says when it is expected to fail.
+    /// Runs a kubectl command that must fail, and returns its error output.
     ///
     /// # Errors
-    /// If it does not fail.
+    /// Returns an error if the command succeeds.
     pub fn kubectl_refused(&self, args: &[&str]) -> Result<String> {
         let mut command = self.kubectl_command();
         command.args(args);
@@ -136,7 +136,7 @@ impl Cluster {
         Ok(output.stderr)
     }
 
-    /// As [`Cluster::kubectl`] with `--output json`, parsed.
+    /// As [`Cluster::kubectl`] with `--output json`, and parses the output.
     ///
     /// # Errors
     /// As [`Cluster::kubectl`].
@@ -145,7 +145,7 @@ impl Cluster {
         serde_json::from_str(&text).context(format_args!("kubectl {} did not print JSON", args.join(" ")))
     }
 
-    /// One field of one object by JSONPath; empty if it is not set.
+    /// Reads one field of one object with JSONPath. Empty if the field is not set.
     ///
     /// # Errors
     /// As [`Cluster::kubectl`].
@@ -153,7 +153,7 @@ impl Cluster {
         self.kubectl(&[&["get"], args, &["--output", &format!("jsonpath={{{path}}}")]].concat())
     }
 
-    /// Whether an object is there.
+    /// Whether an object exists.
     ///
     /// # Errors
     /// As [`Cluster::kubectl`].
@@ -162,7 +162,7 @@ impl Cluster {
         Ok(!name.trim().is_empty())
     }
 
-    /// `kubectl apply` of some objects.
+    /// Runs `kubectl apply` with some objects.
     ///
     /// # Errors
     /// As [`Cluster::kubectl`].
@@ -172,20 +172,20 @@ impl Cluster {
             .map(|_| ())
     }
 
-    /// Runs helm and returns what it prints.
+    /// Runs helm and returns its output.
     ///
     /// # Errors
-    /// If it fails, with what it said.
+    /// Returns an error with the output of helm if it fails.
     pub fn helm(&self, args: &[&str]) -> Result<String> {
         let mut command = self.command("helm", "--kube-context");
         command.args(args);
         Ok(process::run_ok(command, &[], LONGEST)?.text())
     }
 
-    /// Looks twice a second until `look` has something to show. Errors on the way count as nothing to show.
+    /// Calls `look` twice a second until it returns a value. Errors of `look` count as no value.
     ///
     /// # Errors
-    /// When `seconds` are over, naming `what` was waited for.
+    /// Returns an error with `what` if there is no value after `seconds`.
     pub fn wait<T>(&self, seconds: u64, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
         let end = Instant::now() + Duration::from_secs(seconds);
         loop {
@@ -202,14 +202,14 @@ impl Cluster {
         }
     }
 
-    /// What is in a namespace, for a person to read. Never what is in Secrets.
+    /// Lists the objects of a namespace for a person to read, without the content of Secrets.
     pub fn dump(&self, namespace: &str) -> String {
         let mut text = String::new();
         let mut show = |args: &[&str]| {
             let said = self
                 .kubectl(&[args, &["--namespace", namespace]].concat())
                 .unwrap_or_else(|error| error.to_string());
-            // A line of JSON can fill a screen.
+            // Lines are shortened, because a line of JSON can fill a screen.
             let lines: Vec<&str> = said.lines().collect();
             let last = &lines[lines.len().saturating_sub(30)..];
             let said: Vec<String> = last.iter().map(|line| line.chars().take(400).collect()).collect();

@@ -1,5 +1,5 @@
-//! Flux: its own controllers with their own manifests, as `flux install` has them, but for the DNS that this cluster has not,
-//! and for the controller of notifications.
+//! Runs Flux's controllers with their own manifests, as `flux install` creates them. Cluster DNS and the notification
+//! controller are missing.
 
 use std::{env, fs, path::PathBuf};
 
@@ -12,31 +12,31 @@ use crate::{
     suite::{LABEL, Suite},
 };
 
-/// Where Flux is, and its objects.
+/// The namespace of Flux and of its objects.
 pub const NAMESPACE: &str = "flux-system";
 const CONTROLLERS: [&str; 3] = ["source-controller", "kustomize-controller", "helm-controller"];
 
-/// See the module.
+/// An installation of Flux.
 pub struct Flux<'a> {
     cluster: &'a Cluster,
-    /// The image of its controllers, which has git, too.
+    /// The image of Flux's controllers, which also contains git.
     pub image: String,
     folder: PathBuf,
 }
 
-/// What an object says of itself.
+/// The Ready condition of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// In one word.
+    /// The reason of the condition.
     pub reason: String,
-    /// And in more.
+    /// The message of the condition.
     pub message: String,
 }
 
 impl<'a> Flux<'a> {
-    /// Installs it, or brings it back to what it was, and waits until it is up.
+    /// Installs Flux or restores its installation, and waits until it is ready.
     pub fn install(play: &'a Play<'a>) -> Result<Self> {
         let (suite, cluster) = (play.suite, &play.suite.cluster);
         check(
@@ -55,7 +55,7 @@ impl<'a> Flux<'a> {
         })])?;
         cluster.apply(&CONTROLLERS.iter().map(account).collect::<Vec<_>>())?;
         let manifests = |what: &str| flux.folder.join("manifests").join(what).display().to_string();
-        // Too large for the annotation that kubectl would leave.
+        // These manifests are too large for the annotation of a client-side apply.
         cluster.kubectl(&[
             "apply",
             "--server-side",
@@ -111,14 +111,14 @@ impl<'a> Flux<'a> {
         self.cluster.apply(&[deployment])
     }
 
-    /// Which Flux it is, for the report.
+    /// The versions of Flux, for the report.
     pub fn versions(&self) -> String {
         let text = fs::read_to_string(self.folder.join("versions")).unwrap_or_default();
         let names = text.lines().map(|line| line.trim_start_matches("github.com/fluxcd/"));
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// What an object of Flux' says of itself.
+    /// Returns the Ready condition of a Flux object.
     pub fn ready(&self, what: &str) -> Result<Ready> {
         let object = self.cluster.json(&["get", what, "--namespace", NAMESPACE])?;
         let conditions = object["status"]["conditions"].as_array();
@@ -132,7 +132,7 @@ impl<'a> Flux<'a> {
         })
     }
 
-    /// Waits until an object is Ready.
+    /// Waits until a Flux object is Ready.
     pub fn wait_ready(&self, what: &str, seconds: u64) -> Result<Ready> {
         self.cluster.wait(seconds, &format!("{what} to be Ready"), || {
             let object = self.cluster.json(&["get", what, "--namespace", NAMESPACE])?;
@@ -145,8 +145,8 @@ impl<'a> Flux<'a> {
         })
     }
 
-    /// Has an object do its work once more, now, as `flux reconcile` does, and says what it says when it has. Within two
-    /// minutes, the longest that any of them waits for what it has applied.
+    /// Requests a reconcile of a Flux object, as `flux reconcile` does, and returns its Ready condition afterwards.
+    /// Waits at most two minutes, which is the longest timeout of these objects.
     pub fn reconcile(&self, what: &str) -> Result<Ready> {
         let token = net::random_hex(4)?;
         let annotation = format!("reconcile.fluxcd.io/requestedAt={token}");
@@ -161,7 +161,7 @@ impl<'a> Flux<'a> {
         })
     }
 
-    /// What has happened to an object since Flux was installed: the reasons of its events.
+    /// The reasons of all events about an object since Flux was installed.
     pub fn events(&self, name: &str) -> Result<Vec<String>> {
         let field = format!("involvedObject.name={name}");
         let reasons = self.cluster.kubectl(&[
@@ -178,7 +178,7 @@ impl<'a> Flux<'a> {
     }
 }
 
-/// What kubectl reads in YAML, object by object. Their kinds must be there.
+/// Parses YAML with kubectl into single objects. The CRDs of the objects must exist.
 pub fn from_yaml(cluster: &Cluster, text: &str) -> Result<Vec<Value>> {
     let args = [
         "create",
@@ -199,7 +199,7 @@ pub fn from_yaml(cluster: &Cluster, text: &str) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// The objects of the first block of YAML below a heading of a document.
+/// The objects in the first YAML block below a heading of a document.
 pub fn documented(suite: &Suite, document: &str, heading: &str) -> Result<Vec<Value>> {
     let text = fs::read_to_string(suite.root.join(document)).context(format_args!("cannot read {document}"))?;
     let below = text.split_once(&format!("\n## {heading}\n"));

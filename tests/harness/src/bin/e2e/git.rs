@@ -1,4 +1,4 @@
-//! A git server, a pod in a story's namespace: git's own server behind busybox' httpd, read over HTTP as any forge is.
+//! A git server in a pod in the namespace of a test: git's HTTP backend behind busybox httpd.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -7,9 +7,9 @@ use valet_harness::{Context, Result, process};
 
 use crate::{play::Play, pods};
 
-/// What the server and the Service in front of it are called.
+/// The name of the pod and of its Service.
 const NAME: &str = "git";
-/// Every repository is a folder below `/work/git`, and is committed to where it lies.
+/// Every repository is a folder in `/work/git`. Commits are made directly in this folder.
 const SCRIPT: &str = r#"
 mkdir -p /work/www/cgi-bin /work/git
 printf '#!/bin/sh\nexec git-http-backend\n' > /work/www/cgi-bin/git
@@ -17,17 +17,17 @@ chmod +x /work/www/cgi-bin/git
 export GIT_PROJECT_ROOT=/work/git GIT_HTTP_EXPORT_ALL=1 HOME=/work
 exec httpd -f -p 8000 -h /work/www
 "#;
-/// Who commits.
+/// A git command with an author.
 const COMMIT: &str = "git -c user.name=team -c user.email=team@example.com commit --quiet --message change";
 
-/// See the module.
+/// A git server in a pod.
 pub struct Git<'a> {
     play: &'a Play<'a>,
     address: String,
 }
 
 impl<'a> Git<'a> {
-    /// Starts it and waits until it is up.
+    /// Starts the server and waits until it is ready.
     pub fn start(play: &'a Play<'a>, image: &str) -> Result<Self> {
         let mut spec = pods::spec(image, SCRIPT, &[]);
         spec["containers"][0]["env"] = json!([{"name": "HOME", "value": "/work"}]);
@@ -48,12 +48,12 @@ impl<'a> Git<'a> {
         Ok(Self { play, address })
     }
 
-    /// Where a repository is cloned from.
+    /// The clone URL of a repository.
     pub fn url(&self, repository: &str) -> String {
         format!("http://{}:8000/cgi-bin/git/{repository}", self.address.trim())
     }
 
-    /// Makes a repository without anything in it, on the branch `main`.
+    /// Creates an empty repository with the branch `main`.
     pub fn make(&self, repository: &str) -> Result<()> {
         self.run(
             "",
@@ -61,7 +61,7 @@ impl<'a> Git<'a> {
         )
     }
 
-    /// Commits a file with this text; without any text, that it is gone.
+    /// Commits a file with this text, or its deletion if there is no text.
     pub fn commit(&self, repository: &str, file: &str, text: &str) -> Result<()> {
         let change = if text.is_empty() {
             format!("git rm --quiet {file}")
@@ -71,13 +71,13 @@ impl<'a> Git<'a> {
         self.run(text, &format!("cd /work/git/{repository}; {change}; {COMMIT}"))
     }
 
-    /// Commits what a line of shell makes of the repository's files, and gives it a tag.
+    /// Changes the files of a repository with a shell command, commits the change, and tags the commit.
     pub fn release(&self, repository: &str, change: &str, tag: &str) -> Result<()> {
         let line = format!("cd /work/git/{repository}; {change}; git add --all; {COMMIT}; git tag {tag}");
         self.run("", &line)
     }
 
-    /// Puts a folder of this machine into a repository's, uncommitted. Its files are text.
+    /// Copies a folder of this machine into a repository without a commit. All files must be text.
     pub fn copy(&self, repository: &str, root: &Path, folder: &str) -> Result<()> {
         let mut command = process::clean(Command::new("tar"));
         command
@@ -85,7 +85,7 @@ impl<'a> Git<'a> {
             .arg(root)
             .args(["--create", "--file", "-", folder]);
         let archive = process::run_ok(command, &[], Duration::from_secs(20))?.stdout;
-        // Headers and padding are text, too: kubectl's standard input takes them.
+        // kubectl's standard input accepts text only. Headers and padding of the archive are also text.
         let archive = String::from_utf8(archive).context(format_args!("{folder} has files that are no text"))?;
         self.run(&archive, &format!("tar -x -C /work/git/{repository}"))
     }

@@ -1,15 +1,15 @@
-//! Hands on the nodes: a privileged pod on each, to kill and freeze processes, and to see what the kernel says of them.
-//! The same way works on every cluster that lets its owner run such a pod.
+//! Privileged pods, one on each node, that can kill and freeze processes and read kernel information about them. This
+//! works on every cluster that allows such pods.
 
 use serde_json::json;
 use valet_harness::{Context, Result};
 
 use crate::cluster::Cluster;
 
-/// The namespace of the pods, the only one in the suite that is not restricted.
+/// The namespace of these pods. It is the only namespace of the tests without the restricted Pod Security level.
 const NAMESPACE: &str = "valet-e2e-hands";
 
-/// A pod that a story does something to.
+/// A pod on whose processes a test acts.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The pod's name.
@@ -18,11 +18,11 @@ pub struct Target {
     node: String,
 }
 
-/// See the module.
+/// The privileged pods on all nodes.
 pub struct Hands;
 
 impl Hands {
-    /// Makes the pods and waits for them.
+    /// Creates the pods and waits for them.
     pub fn install(cluster: &Cluster, image: &str) -> Result<Self> {
         cluster.apply(&[
             json!({
@@ -72,7 +72,7 @@ impl Hands {
         })
     }
 
-    /// Runs a line of shell for each process called `program` in the pods, whose number is `$p`.
+    /// Runs a shell command for each process `program` in the pods. `$p` is the process ID.
     pub fn each(&self, cluster: &Cluster, pods: &[Target], program: &str, line: &str) -> Result<String> {
         let mut said = String::new();
         let mut nodes: Vec<&str> = pods.iter().map(|pod| pod.node.as_str()).collect();
@@ -89,7 +89,8 @@ impl Hands {
                 ],
                 ".items[0].metadata.name",
             )?;
-            // A control group's name has the pod's UID, with one of two drivers in another spelling.
+            // The name of the control group contains the UID of the pod. Some cgroup drivers spell it with
+            // underscores.
             let here = pods.iter().filter(|pod| pod.node == node);
             let uids: Vec<String> = here
                 .map(|pod| format!("{}|{}", pod.uid, pod.uid.replace('-', "_")))
@@ -104,7 +105,7 @@ impl Hands {
         Ok(said)
     }
 
-    /// Sends a signal to the operator in these pods, and says how many processes got it.
+    /// Sends a signal to the operator processes in these pods. Returns the number of processes.
     pub fn signal(&self, cluster: &Cluster, pods: &[Target], signal: &str) -> Result<usize> {
         let said = self.each(cluster, pods, "valet", &format!("kill -{signal} $p && echo hit"))?;
         Ok(said.matches("hit").count())

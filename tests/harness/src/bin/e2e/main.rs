@@ -1,8 +1,10 @@
-//! The end-to-end suite: Valet, installed by its chart, on a cluster with real pods. See docs/testing-e2e.md.
+//! End-to-end tests: Valet, installed with its chart, on a cluster with real pods. See docs/testing-e2e.md.
 //!
-//!   e2e [WORD...]     the stories with one of these words in their name; `fast` are those that run side by side
+//!   e2e [WORD...]     runs the tests with one of these words in their name; `fast` selects the tests that run in
+//!   parallel
 //!
-//! With E2E_CONTEXT it runs against that context of E2E_KUBECONFIG; else against a node of its own, on this machine.
+//! With E2E_CONTEXT, the tests use that context of E2E_KUBECONFIG. Otherwise they start a separate node on this
+//! machine.
 
 use std::{
     env,
@@ -33,7 +35,7 @@ use play::Play;
 use stories::{STORIES, Stage, Story};
 use suite::Suite;
 
-/// How many stories play at a time, of those that leave the operator alone. They mostly wait.
+/// How many tests that do not change the operator run at the same time. These tests mostly wait.
 const SIDE_BY_SIDE: usize = 4;
 
 fn main() -> ExitCode {
@@ -158,7 +160,7 @@ impl Report {
     }
 }
 
-/// First those that leave the operator alone, side by side; then the others, one by one.
+/// First the tests that do not change the operator, in parallel; then all other tests, one after the other.
 fn play_all(suite: &Suite, chosen: &[&Story], report: &Report) {
     let is_gentle = |story: &&Story| matches!(story.stage, Stage::Fast | Stage::Beside);
     let (gentle, rough): (Vec<_>, Vec<_>) = chosen.iter().copied().partition(is_gentle);
@@ -210,7 +212,8 @@ fn play(suite: &Suite, story: &Story, report: &Report) {
     for note in notes {
         println!("      {note}");
     }
-    // What a story leaves costs the next ones time; what failed stays to be looked at with KEEP=1.
+    // The namespace of a passed test is deleted, because it would slow down later tests. KEEP=1 keeps the namespace
+    // of a failed test.
     if dump.is_empty() && !namespace.is_empty() {
         let _ = suite
             .cluster

@@ -1,4 +1,4 @@
-//! One story at a time: what it may use, and how it went.
+//! The environment and the result of one test.
 
 use std::{
     cell::RefCell,
@@ -12,33 +12,33 @@ use valet_harness::{Error, Result};
 
 use crate::suite::{LABEL, STORE, Suite};
 
-/// A story that is being played, in a namespace of its own.
+/// A running test with a separate namespace.
 pub struct Play<'a> {
-    /// What all stories share.
+    /// The environment that all tests share.
     pub suite: &'a Suite,
-    /// The story's namespace, under the restricted Pod Security level.
+    /// The namespace of the test, with the restricted Pod Security level.
     pub namespace: String,
     notes: RefCell<Vec<String>>,
 }
 
-/// What was in a grant's Secret, without the key itself.
+/// Properties of a grant Secret, without the credential itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// The Secret's UID.
     pub uid: String,
-    /// A hash of its data.
+    /// A hash of the Secret's data.
     data: u64,
 }
 
 impl Published {
-    /// Whether it is the same key, be it in another Secret.
+    /// Whether both Secrets contain the same credential, even if the Secret was created again.
     pub fn same_data(&self, other: &Self) -> bool {
         self.data == other.data
     }
 }
 
 impl<'a> Play<'a> {
-    /// Makes the namespace.
+    /// Creates the namespace of the test.
     pub fn begin(suite: &'a Suite, name: &str) -> Result<Self> {
         let namespace = format!("e2e-{name}-{}", suite.run);
         suite.cluster.apply(&[json!({
@@ -53,36 +53,36 @@ impl<'a> Play<'a> {
         })
     }
 
-    /// Something worth a line in the report.
+    /// Adds a line to the report.
     pub fn note(&self, text: impl Into<String>) {
         self.notes.borrow_mut().push(text.into());
     }
 
-    /// What was noted.
+    /// The lines for the report.
     pub fn notes(&self) -> Vec<String> {
         self.notes.take()
     }
 
-    /// kubectl in the story's namespace.
+    /// Runs kubectl in the namespace of the test.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         self.suite
             .cluster
             .kubectl(&[args, &["--namespace", &self.namespace]].concat())
     }
 
-    /// One field of an object in the story's namespace, as in `("ug/x", ".status")`.
+    /// Reads one field of an object in the namespace of the test, for example `("ug/x", ".status")`.
     pub fn field(&self, object: &str, path: &str) -> Result<String> {
         self.suite
             .cluster
             .field(&[object, "--namespace", &self.namespace], path)
     }
 
-    /// Whether an object is there.
+    /// Whether an object exists.
     pub fn exists(&self, object: &str) -> Result<bool> {
         self.suite.cluster.exists(&[object, "--namespace", &self.namespace])
     }
 
-    /// `kubectl wait --for=WHAT OBJECT`.
+    /// Runs `kubectl wait --for=WHAT OBJECT`.
     pub fn wait_for(&self, what: &str, object: &str, seconds: u64) -> Result<()> {
         let (what, timeout) = (format!("--for={what}"), format!("--timeout={seconds}s"));
         self.kubectl(&["wait", &what, object, &timeout]).map(|_| ())
@@ -109,7 +109,7 @@ impl<'a> Play<'a> {
         self.wait_for("delete", &format!("secret/{name}"), seconds)
     }
 
-    /// Waits until the kubelet has said that a pod's Secret is missing.
+    /// Waits until the kubelet has reported that the Secret of a pod is missing.
     pub fn wait_for_missing(&self, secret: &str) -> Result<()> {
         let selector = ["--field-selector", "reason=FailedMount"];
         let output = ["--output", "jsonpath={.items[*].message}"];
@@ -121,14 +121,14 @@ impl<'a> Play<'a> {
             })
     }
 
-    /// Runs something in a pod.
+    /// Runs a shell command in a pod.
     pub fn exec(&self, pod: &str, line: &str) -> Result<String> {
         self.suite
             .cluster
             .kubectl(&["exec", pod, "--namespace", &self.namespace, "--", "sh", "-c", line])
     }
 
-    /// Whether a pod has run all the time without a restart.
+    /// Checks that a pod is running and has not restarted.
     pub fn runs_on(&self, pod: &str) -> Result<()> {
         let pod = format!("pod/{pod}");
         let restarts = self.field(&pod, ".status.containerStatuses[0].restartCount")?;
@@ -139,7 +139,7 @@ impl<'a> Play<'a> {
         )
     }
 
-    /// What of a grant's Secret must not change.
+    /// The properties of a grant Secret that must not change.
     pub fn published(&self, name: &str) -> Result<Published> {
         let secret = self
             .suite
@@ -153,7 +153,7 @@ impl<'a> Play<'a> {
         })
     }
 
-    /// Makes a grant for an upload, and says how long its key took.
+    /// Creates an upload grant, and returns the time until its credential is issued.
     pub fn time_to_key(&self, name: &str, seconds: u64) -> Result<Duration> {
         let began = Instant::now();
         self.suite
@@ -164,7 +164,7 @@ impl<'a> Play<'a> {
     }
 }
 
-/// An error unless something holds.
+/// Returns an error with this message if the condition is false.
 pub fn check(holds: bool, promise: impl Into<String>) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::new(promise)) }
 }

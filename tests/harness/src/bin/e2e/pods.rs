@@ -1,11 +1,12 @@
-//! Objects as tenants write them: pods under the restricted Pod Security level, grants, stores.
+//! Objects as tenants write them: pods with the restricted Pod Security level, grants and stores.
 
 use serde_json::{Value, json};
 
-/// The seconds of a key that a story does not wait for.
+/// Lifetime in seconds of a credential that does not expire during a test.
 pub const LONG: u64 = 900;
 
-/// A pod's spec under the restricted level: `script` by `sh`, with the Secrets `mounts` at `/NAME` and `/work` to write to.
+/// A pod spec for the restricted level: runs `script` with `sh`, mounts the Secrets `mounts` at `/NAME`, and has a
+/// writable folder `/work`.
 pub fn spec(image: &str, script: &str, mounts: &[&str]) -> Value {
     let secrets = mounts.iter().map(|name| {
         (
@@ -18,7 +19,7 @@ pub fn spec(image: &str, script: &str, mounts: &[&str]) -> Value {
     volumes.push(json!({"name": "work", "emptyDir": {}}));
     json!({
         "automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": 1,
-        // No cluster DNS is needed: stores are known by their addresses.
+        // The pods need no cluster DNS, because the endpoints of the stores are IP addresses.
         "dnsPolicy": "Default",
         "securityContext": {
             "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
@@ -44,7 +45,7 @@ pub fn pod(namespace: &str, name: &str, image: &str, script: &str, mounts: &[&st
     })
 }
 
-/// A Job that runs one pod of this spec, once.
+/// A Job that runs one pod with this spec once.
 pub fn job(namespace: &str, name: &str, mut spec: Value) -> Value {
     spec["restartPolicy"] = json!("Never");
     json!({
@@ -65,7 +66,7 @@ pub fn upload(namespace: &str, name: &str, store: &str, seconds: u64) -> Value {
     )
 }
 
-/// A download grant for a key.
+/// A download grant for an object key.
 pub fn download(namespace: &str, name: &str, store: &str, key: &str, seconds: u64) -> Value {
     grant("DownloadGrant", namespace, name, store, key, seconds)
 }
@@ -79,7 +80,7 @@ fn grant(kind: &str, namespace: &str, name: &str, store: &str, key: &str, second
     })
 }
 
-/// An access rule for namespaces with the suite's label, below `tenants/NAMESPACE/`.
+/// An access rule for all namespaces with the label of the tests. It allows object keys under `tenants/NAMESPACE/`.
 pub fn rule_for_all(label: &str) -> Value {
     json!({
         "namespaces": {"selector": {"matchLabels": {label: "tenant"}}}, "operations": ["Upload", "Download"],

@@ -1,4 +1,4 @@
-//! The S3 servers, pods in the cluster with Services whose addresses are the endpoints: no DNS is needed.
+//! S3 servers in pods. The endpoints of the stores are the IP addresses of their Services, so no DNS is needed.
 
 use serde_json::{Value, json};
 use valet_harness::{Result, net};
@@ -6,26 +6,27 @@ use valet_harness::{Result, net};
 use crate::{cluster::Cluster, pods};
 
 const NAMESPACE: &str = "valet-e2e-s3";
-/// The server that most stories use, and its Service.
+/// The server that most tests use, and its Service.
 const MAIN: &str = "s3";
 const BUCKET: &str = "media";
 const REGION: &str = "us-east-1";
 /// The Secret with the store's credentials, in the operator's namespace.
 const KEYS: &str = "e2e-keys";
 
-/// What a server's pod runs.
+/// The server software in a pod.
 enum Server<'a> {
-    /// versitygw, with more options.
+    /// versitygw with additional arguments.
     Versitygw(&'a str),
     /// MinIO, which has an STS.
     Minio,
-    /// A gateway before the server at this address, which looks at no signature: see [`GATEWAY`].
+    /// A gateway in front of the server at this address. It does not check signatures: see [`GATEWAY`].
     Gateway(&'a str),
 }
 
-/// What people put before a store to be rid of credentials: it signs by itself whatever comes, whoever has signed it for how
-/// long and for what, and passes on method, path, type and body, and no other header. Only objects are reached through it.
-/// One request on standard input, its answer on standard output.
+/// A gateway that some users put in front of a store so that clients need no credentials. It does not check the
+/// signature, the expiry or the object key of a request. It signs each request itself, and forwards only the method,
+/// the path, the type and the body. It supports only requests for objects. The script reads one request from standard
+/// input and writes the response to standard output.
 const GATEWAY: &str = r#"
 end=$(printf '\r')
 read -r method target version
@@ -59,7 +60,7 @@ impl Server<'_> {
     fn script(&self) -> String {
         match self {
             Self::Versitygw(options) => format!(
-                // An access key that is deleted is worth nothing from that moment on, and not in two minutes.
+                // A deleted access key must stop working at once, not after the two minutes of the cache.
                 "mkdir -p /work/objects /work/versions /work/users
                  exec versitygw --port 0.0.0.0:9000 --health /health --iam-dir /work/users --iam-cache-disable {options} \
                    posix --versioning-dir /work/versions /work/objects"
@@ -99,13 +100,13 @@ impl AccessKey {
         })
     }
 
-    /// The same with another secret, as when somebody has copied the wrong line.
+    /// The same access key with a wrong secret, as after a copy error.
     pub fn with_wrong_secret(&self) -> Result<Self> {
         let id = self.id.clone();
         Ok(Self { id, ..Self::random()? })
     }
 
-    /// The Secret of which a store takes it.
+    /// A Secret with this access key for a store.
     pub fn in_secret(&self, namespace: &str, name: &str) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace},
@@ -114,13 +115,13 @@ impl AccessKey {
     }
 }
 
-/// See the module.
+/// The S3 servers of the tests.
 pub struct S3 {
     root: AccessKey,
 }
 
 impl S3 {
-    /// Starts it and makes the bucket.
+    /// Starts the server and creates the bucket.
     pub fn install(cluster: &Cluster, image: &str) -> Result<Self> {
         let s3 = Self {
             root: AccessKey::random()?,
@@ -134,7 +135,7 @@ impl S3 {
         Ok(s3)
     }
 
-    /// Starts a server with its Service and makes its bucket.
+    /// Starts a server with its Service and creates its bucket.
     fn start_with_bucket(&self, cluster: &Cluster, image: &str, name: &str, server: &Server<'_>) -> Result<()> {
         self.start(cluster, image, name, server)?;
         self.ask_at(cluster, name, &["--request", "PUT"], "", "").map(|_| ())
@@ -171,8 +172,8 @@ impl S3 {
         if name == MAIN {
             return Ok(());
         }
-        // The pod is ready before the nodes know the way to it, and a store that did not answer once is tried again after a
-        // minute.
+        // The nodes can reach the Service only some time after the pod is ready. Valet probes a store that does not
+        // answer again only after a minute, so wait here.
         let url = format!("{}{}", endpoint(cluster, name)?, server.health());
         let main = format!("deployment/{MAIN}");
         let ask = [
@@ -193,14 +194,15 @@ impl S3 {
         })
     }
 
-    /// Starts another server, with the same credentials, that announces what comes to `url`; the store that leads to it.
+    /// Starts another server with the same credentials that sends notifications to `url`. Returns a store for this
+    /// server.
     pub fn notifying(&self, cluster: &Cluster, image: &str, url: &str, name: &str, access: &Value) -> Result<Value> {
         let options = format!("--event-webhook-url \"{url}\"");
         self.start_with_bucket(cluster, image, name, &Server::Versitygw(&options))?;
         self.store(cluster, name, name, access)
     }
 
-    /// Starts a MinIO, with the same credentials; the store that leads to it and makes a session for each key.
+    /// Starts a MinIO with the same credentials. Returns a store that uses an STS session for each grant.
     pub fn with_sessions(&self, cluster: &Cluster, image: &str, name: &str, access: &Value) -> Result<Value> {
         self.start_with_bucket(cluster, image, name, &Server::Minio)?;
         let mut store = self.store(cluster, name, name, access)?;
@@ -208,19 +210,19 @@ impl S3 {
         Ok(store)
     }
 
-    /// Starts a gateway before the server, which holds no request to its signature; the store that leads to it.
+    /// Starts a gateway in front of the server that checks no signatures. Returns a store for the gateway.
     pub fn behind_gateway(&self, cluster: &Cluster, image: &str, name: &str, access: &Value) -> Result<Value> {
         let server = endpoint(cluster, MAIN)?;
         self.start(cluster, image, name, &Server::Gateway(&server))?;
         self.store(cluster, name, name, access)
     }
 
-    /// The Secret with which Valet signs.
+    /// The Secret with the credentials that Valet signs with.
     pub fn credentials(&self, namespace: &str) -> Value {
         self.root.in_secret(namespace, KEYS)
     }
 
-    /// Makes another access key at the server, which may do everything.
+    /// Creates another access key with all permissions on the server.
     pub fn add_access_key(&self, cluster: &Cluster) -> Result<AccessKey> {
         let key = AccessKey::random()?;
         let line = r#"read -r secret; admin create-user --access "$1" --secret "$secret" --role admin"#;
@@ -228,12 +230,12 @@ impl S3 {
         Ok(key)
     }
 
-    /// Deletes an access key: from now on nothing that was signed by it is worth anything.
+    /// Deletes an access key. URLs that it signed stop working at once.
     pub fn delete_access_key(&self, cluster: &Cluster, key: &AccessKey) -> Result<()> {
         self.admin(cluster, r#"admin delete-user --access "$1""#, &key.id, "")
     }
 
-    /// The server's administrator, within its pod.
+    /// Runs an administration command in the pod of the server.
     fn admin(&self, cluster: &Cluster, line: &str, id: &str, stdin: &str) -> Result<()> {
         let script = format!(
             "admin() {{ ADMIN_ACCESS_KEY_ID=$ROOT_ACCESS_KEY ADMIN_SECRET_ACCESS_KEY=$ROOT_SECRET_KEY ADMIN_REGION={REGION} \
@@ -246,7 +248,7 @@ impl S3 {
             .map(|_| ())
     }
 
-    /// A ClusterObjectStore that reaches the server by the Service `service`.
+    /// A ClusterObjectStore that uses the Service `service`.
     pub fn store(&self, cluster: &Cluster, name: &str, service: &str, access: &Value) -> Result<Value> {
         Ok(json!({
             "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": name},
@@ -260,31 +262,31 @@ impl S3 {
         }))
     }
 
-    /// Where pods reach the server.
+    /// The endpoint of the server for pods.
     pub fn endpoint(&self, cluster: &Cluster) -> Result<String> {
         endpoint(cluster, MAIN)
     }
 
-    /// Where the server's pod itself is, for who is on the node: Services' addresses are for pods.
+    /// The endpoint of the server's pod, for clients on the node. Service addresses work only for pods.
     pub fn address_of_pod(&self, cluster: &Cluster) -> Result<String> {
         let pods = ["pods", "--namespace", NAMESPACE, "--selector", "app=s3"];
         let address = cluster.field(&pods, ".items[0].status.podIP")?;
         Ok(format!("http://{}:9000", address.trim()))
     }
 
-    /// Another Service in front of the same server, which a story can close and open: closed, it has an address at
-    /// which nobody answers.
+    /// Another Service for the same server, which a test can close and open. A closed Service has an address that
+    /// does not answer.
     pub fn door(&self, cluster: &Cluster, name: &str, open: bool) -> Result<()> {
         cluster.apply(&[service(name, if open { "s3" } else { "nobody" })])
     }
 
-    /// A request signed by curl, sent from within the server's pod: none of Valet's code is in it. The pod knows the
-    /// credentials; they stand on no command line of ours.
+    /// Sends a request that curl signs, from the pod of the server. It uses no code of Valet. The pod contains the
+    /// credentials, so they are on no command line.
     fn ask(&self, cluster: &Cluster, args: &[&str], key: &str, body: &str) -> Result<String> {
         self.ask_at(cluster, MAIN, args, key, body)
     }
 
-    /// The same of the server of this name, in its words.
+    /// As `ask`, for the server with this name.
     pub fn ask_at(&self, cluster: &Cluster, server: &str, args: &[&str], key: &str, body: &str) -> Result<String> {
         let server = format!("deployment/{server}");
         let line = format!(
@@ -321,7 +323,7 @@ impl S3 {
         self.ask(cluster, &[], key, "")
     }
 
-    /// The SHA-256 of an object, of which nothing leaves the server's pod.
+    /// The SHA-256 of an object, computed in the pod of the server.
     pub fn digest(&self, cluster: &Cluster, key: &str) -> Result<String> {
         let file = format!("/work/objects/{BUCKET}/{key}");
         cluster.kubectl(&[
@@ -335,14 +337,14 @@ impl S3 {
         ])
     }
 
-    /// An object's headers.
+    /// The headers of an object.
     pub fn head(&self, cluster: &Cluster, key: &str) -> Result<String> {
         self.ask(cluster, &["--head"], key, "")
             .map(|text| text.to_ascii_lowercase())
     }
 }
 
-/// Where pods reach the server that is called so.
+/// The endpoint of this Service for pods.
 fn endpoint(cluster: &Cluster, service: &str) -> Result<String> {
     let address = cluster.field(&["service", service, "--namespace", NAMESPACE], ".spec.clusterIP")?;
     Ok(format!("http://{}:9000", address.trim()))

@@ -1,4 +1,4 @@
-//! What all stories share: the cluster, Valet installed in it, the S3 server, and hands on the nodes.
+//! The environment of all tests: the cluster, Valet, the S3 server, and privileged pods on the nodes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,39 +18,38 @@ use crate::{
 
 /// The release's namespace.
 pub const SYSTEM: &str = "valet-system";
-/// The release's name, and that of what it installs.
+/// The name of the release and of its objects.
 pub const RELEASE: &str = "valet";
-/// The label of everything that the suite makes, and of the tenants' namespaces.
+/// The label of all objects of the tests and of the tenants' namespaces.
 pub const LABEL: &str = "valetkey.dev/e2e";
-/// The store that most stories use: whoever has [`LABEL`] may do everything below a prefix of its own.
+/// The store that most tests use. Namespaces with [`LABEL`] have full access under a separate prefix.
 pub const STORE: &str = "e2e-media";
-/// The Secret with the tokens of stores that announce uploads.
+/// The Secret with the tokens of stores that send notifications.
 const TOKENS: &str = "e2e-tokens";
-/// The chooser of the operator's pods.
+/// The label selector of the operator's pods.
 const PODS: &str = "app.kubernetes.io/instance=valet,app.kubernetes.io/name=valet";
 
-/// See the module.
+/// The environment of all tests.
 pub struct Suite {
-    /// The cluster.
     pub cluster: Cluster,
-    /// The S3 server in it.
+    /// The S3 server in the cluster.
     pub s3: S3,
-    /// Hands on its nodes.
+    /// The privileged pods on the nodes.
     pub hands: Hands,
     /// The operator's image.
     pub valet_image: String,
     /// The workloads' image.
     pub image: String,
-    /// The repository.
+    /// The root folder of the repository.
     pub root: PathBuf,
-    /// Tells this run's namespaces from another's.
+    /// A suffix that distinguishes the namespaces of this run from those of other runs.
     pub run: String,
-    /// What stores present that announce uploads.
+    /// The token that stores send with notifications.
     pub token: String,
 }
 
 impl Suite {
-    /// Makes sure that nobody else's Valet is there, and sets everything up but Valet itself.
+    /// Checks that the cluster has no other Valet installation, and creates everything except Valet itself.
     pub fn prepare(cluster: Cluster, valet_image: &str, image: &str) -> Result<Self> {
         refuse_somebody_elses(&cluster)?;
         clean(&cluster)?;
@@ -71,7 +70,8 @@ impl Suite {
         Ok(suite)
     }
 
-    /// The release's namespace and what the platform team has put there: the store's credentials, and stores' tokens.
+    /// Creates the namespace of the release with the Secrets of the platform team: the store's credentials and the
+    /// tokens of stores.
     pub fn furnish(&self) -> Result<()> {
         self.cluster.apply(&[
             json!({
@@ -87,17 +87,17 @@ impl Suite {
         ])
     }
 
-    /// The chart of this repository.
+    /// The path of the chart in this repository.
     pub fn chart(&self) -> String {
         self.root.join("charts/valet").display().to_string()
     }
 
-    /// `helm upgrade --install` and the wait for it. `set` are values beyond the image's.
+    /// Runs `helm upgrade --install` and waits. `set` contains values in addition to the image.
     pub fn install(&self, chart: &str, set: &[&str]) -> Result<()> {
         self.install_with(chart, set, &[])
     }
 
-    /// The same with more of Helm's options.
+    /// As [`Suite::install`], with additional Helm options.
     pub fn install_with(&self, chart: &str, set: &[&str], options: &[&str]) -> Result<()> {
         let (repository, tag) = self
             .valet_image
@@ -115,7 +115,7 @@ impl Suite {
             "--timeout",
             "120s",
         ];
-        // The previous chart knows nothing of them.
+        // The previous chart does not have these values.
         let notifications = format!("notifications.enabled=true,notifications.existingSecret={TOKENS}");
         let ours = (chart == self.chart()).then_some(notifications.as_str());
         for value in [image.as_str()].iter().chain(&ours).chain(set) {
@@ -128,20 +128,20 @@ impl Suite {
             .map_err(|error| Error::new(format!("{error}\n{}", self.cluster.dump(SYSTEM))))
     }
 
-    /// The store that stories share; it needs Valet's kinds.
+    /// Creates the shared store. The CRDs must exist.
     pub fn make_store(&self) -> Result<()> {
         self.make_store_at(STORE, "s3", json!([pods::rule_for_all(LABEL)]))
     }
 
-    /// A store of a story's own.
+    /// Creates a separate store for a test.
     pub fn make_store_at(&self, name: &str, service: &str, access: Value) -> Result<()> {
         let store = self.s3.store(&self.cluster, name, service, &access)?;
         self.cluster.apply(&[store])?;
         Ok(())
     }
 
-    /// The image with MinIO and an S3 client, for who needs more than [`Suite::image`]. On a node of one's own it is unpacked
-    /// now, so that it costs the other stories nothing.
+    /// The image with MinIO and an S3 client. A separate node imports it only now, so that it does not slow down
+    /// other tests.
     pub fn stores_image(&self) -> Result<String> {
         match self.cluster.node() {
             Some(node) => Self::unpacked(node, "stores"),
@@ -151,7 +151,7 @@ impl Suite {
         }
     }
 
-    /// The image with Flux and git, the same way; on a node of one's own only.
+    /// The image with Flux and git, imported in the same way. Only for a separate node.
     pub fn flux_image(&self) -> Result<String> {
         let node = self.cluster.node().context("there is no node of the suite's own")?;
         Self::unpacked(node, "flux")
@@ -164,7 +164,7 @@ impl Suite {
         Ok(image.name)
     }
 
-    /// The operator's pods that are not on their way out.
+    /// The operator's pods that are not being deleted.
     pub fn operators(&self) -> Result<Vec<Target>> {
         let pods = self
             .cluster
@@ -191,7 +191,7 @@ impl Suite {
         })
     }
 
-    /// Scales the operator and waits until that is so.
+    /// Scales the operator and waits for the replicas.
     pub fn scale(&self, replicas: u32) -> Result<()> {
         let count = format!("--replicas={replicas}");
         self.cluster
@@ -226,7 +226,7 @@ impl Suite {
         Ok(())
     }
 
-    /// Watches what happens to a namespace's Secrets, from now on.
+    /// Starts to watch the events of the Secrets in a namespace.
     pub fn watch_secrets(&self, namespace: &str) -> Result<SecretWatch> {
         let mut command = self.cluster.kubectl_command();
         command.args([
@@ -250,12 +250,12 @@ impl Suite {
     }
 }
 
-/// What has happened to Secrets, by the apiserver's own word.
+/// The changes of Secrets, from a watch.
 pub struct SecretWatch(Process);
 
 impl SecretWatch {
-    /// How many keys were published in each Secret since, by name. Another Secret of the same name is another key, and
-    /// so is another time of issue.
+    /// How many credentials each Secret has had since the watch started, by name. A new Secret with the same name is
+    /// a new credential, and so is a new time of issue.
     pub fn keys(&self) -> Vec<(String, usize)> {
         let text = self.0.log_text();
         let mut keys: BTreeMap<&str, BTreeSet<(&str, &str)>> = BTreeMap::new();
@@ -271,7 +271,7 @@ impl SecretWatch {
     }
 }
 
-/// A cluster in which somebody works with Valet is not for this suite: it installs, kills and uninstalls Valet.
+/// Refuses a cluster in which another person uses Valet, because the tests install, kill and uninstall Valet.
 fn refuse_somebody_elses(cluster: &Cluster) -> Result<()> {
     let ours = cluster
         .kubectl(&["get", "namespace", SYSTEM, "--ignore-not-found", "--show-labels"])?
@@ -285,11 +285,11 @@ fn refuse_somebody_elses(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Takes away what the suite makes, also what a run that was killed has left.
+/// Deletes everything that the tests created, including the remains of a killed run.
 pub fn clean(cluster: &Cluster) -> Result<()> {
     let marked = cluster.kubectl(&["get", "namespaces", "--selector", LABEL, "--output", "name"])?;
     if marked.contains(&format!("namespace/{SYSTEM}")) {
-        // Without its operator nothing holds the kinds' objects.
+        // Uninstall the operator first, so that it adds no finalizers while the grants are deleted.
         let _ = cluster.helm(&[
             "uninstall",
             RELEASE,
@@ -307,7 +307,7 @@ pub fn clean(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Deletes Valet's kinds and with them all grants and stores.
+/// Deletes Valet's CRDs, and with them all grants and stores.
 pub fn remove_kinds(cluster: &Cluster) -> Result<()> {
     let kinds = ["uploadgrants", "downloadgrants", "objectstores", "clusterobjectstores"];
     let kinds: Vec<String> = kinds.iter().map(|kind| format!("crd/{kind}.valetkey.dev")).collect();

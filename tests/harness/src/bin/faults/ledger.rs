@@ -1,4 +1,4 @@
-//! What was promised, and whether it was kept.
+//! The guarantees of the fault tests, and the checks of these guarantees.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,21 +15,21 @@ use crate::{
     trouble::Trouble,
 };
 
-/// After a fault everything must be as if it had not been, within this: an operator tries again after a minute at most, and a
-/// looked-for upload is seen within another.
+/// Time limit for the recovery from a fault. The operator retries after at most a minute, and an expected upload is
+/// detected within another minute.
 const PATIENCE: Duration = Duration::from_secs(150);
 
-/// What there is of one grant.
+/// The expected result and the state of one grant.
 struct Entry {
-    /// How it must end: the reason of Ready.
+    /// The expected final reason of the Ready condition.
     end: &'static str,
-    /// The key that was first read.
+    /// The URL that was read first.
     url: String,
-    /// Whether somebody has deleted its Secret once.
+    /// Whether a client has deleted the Secret once.
     taken: bool,
 }
 
-/// All grants, as kubectl names them.
+/// All grants of the test, by their kubectl names.
 #[derive(Default)]
 pub struct Ledger {
     entries: BTreeMap<String, Entry>,
@@ -37,13 +37,13 @@ pub struct Ledger {
     checked: usize,
 }
 
-/// How it all ended.
+/// The result of the fault tests.
 pub struct Verdict {
-    /// Grants that were asked for.
+    /// Number of grants that were created.
     pub grants: usize,
-    /// Promises that were looked into.
+    /// Number of checked guarantees.
     pub checked: usize,
-    /// Those that were not kept.
+    /// The guarantees that were violated.
     pub wrong: Vec<String>,
 }
 
@@ -55,7 +55,8 @@ impl Ledger {
         }
     }
 
-    /// Waits for every key, uses those for uploads, and says how long the last one took.
+    /// Waits for every credential, uses the upload credentials, and returns the time until the last credential was
+    /// issued.
     pub fn use_keys(&mut self, stage: &Stage, asked: &Asked, trouble: Trouble) -> Result<Duration> {
         let began = Instant::now();
         let folder = Scratch::disposable("faults")?;
@@ -72,7 +73,7 @@ impl Ledger {
                     self.check(first == "200", || {
                         format!("{name}: the store answered {first} to its upload")
                     });
-                    // Nobody has two uploads for one grant.
+                    // A second upload with the same credential must be rejected.
                     self.check(second == "412", || {
                         format!("{name}: the store answered {second} to a second upload")
                     });
@@ -92,7 +93,7 @@ impl Ledger {
         Ok(took)
     }
 
-    /// Waits until every grant is at its end, and looks at all that must be true then.
+    /// Waits until every grant has its final state, and checks all guarantees.
     pub fn close(mut self, stage: &Stage) -> Result<Verdict> {
         let mut last = BTreeMap::new();
         let ends: BTreeMap<_, _> = self
@@ -111,7 +112,7 @@ impl Ledger {
             self.check(is == *end, || format!("{grant} is {is:?} and not {end}"));
         }
 
-        // Exactly those that live on have a Secret, with the very key that was there first.
+        // Exactly the live grants have a Secret, and it contains the first credential.
         let secrets: BTreeMap<String, Value> = stage
             .list("secrets")?
             .into_iter()
@@ -155,7 +156,8 @@ impl Ledger {
         })
     }
 
-    /// By the apiserver's word: each grant's Secret was made once, or twice if somebody took the first, and never replaced.
+    /// Checks with the audit log that each grant Secret was created once (twice if a client deleted the first one)
+    /// and never replaced.
     fn count_keys(&mut self, stage: &Stage, entries: &BTreeMap<String, Entry>) -> Result<()> {
         let mut made: BTreeMap<String, usize> = BTreeMap::new();
         let mut replaced = Vec::new();
@@ -185,7 +187,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Neither signatures nor the store's credentials are in logs, events or grants.
+    /// Checks that logs, events and grants contain no signatures and no store credentials.
     fn look_for_leaks(&mut self, stage: &Stage, entries: &BTreeMap<String, Entry>) -> Result<()> {
         let mut places: Vec<(String, String)> = Vec::new();
         for log in &stage.logs {
@@ -237,7 +239,7 @@ fn data(secret: &Value, name: &str) -> Option<String> {
     )
 }
 
-/// Sends a file twice, and says how the store answered.
+/// Uploads a file twice, and returns the statuses of the store.
 fn upload(folder: &Scratch, name: &str, config: &str) -> Result<(String, String)> {
     let config = folder.write(&format!("{name}.cfg"), config)?;
     let file = folder.write(name, name)?;

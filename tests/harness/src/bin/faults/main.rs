@@ -1,15 +1,16 @@
-//! Faults while tenants work: each kind of trouble that docs/architecture.md promises to survive, again and again, at
-//! moments that differ from run to run; and whether every promise was kept.
+//! Fault tests: the program causes each fault that docs/architecture.md lists, repeatedly and at random times, while
+//! tenants use Valet. It then checks all guarantees.
 //!
 //! ```text
 //! faults
 //! ```
-//! Starts a control plane, an S3 server and two operators that know nothing of each other (no Lease). In each round tenants ask for
-//! keys, a fault comes while those are being made and goes again, every key must be there, and uploads are made with it. In the end
-//! everything that was asked for must have come to its right end, and nothing else have happened. The last line is the
-//! figure; a promise that was not kept makes the status 1. FAULTS_ROUNDS (3) says how often each fault comes, FAULTS_SEED at which
-//! moments (the seed of a run stands in its first line). The operator is the program that VALET_BIN names, else the `valet`
-//! next to this one.
+//! The program starts a control plane, an S3 server and two independent operators without a Lease. In each round,
+//! tenants create grants, a fault occurs at the same time and ends, and every credential must be issued. Then the
+//! program uploads with these credentials. At the end, every grant must have its expected state, and nothing else may
+//! have changed. The last line of the output contains the results; a violated guarantee makes the exit status 1.
+//! FAULTS_ROUNDS (3) is the number of rounds for each fault. FAULTS_SEED is the seed of the random times; the first
+//! line of the output contains it. VALET_BIN names the operator program; the default is the `valet` next to this
+//! program.
 
 mod ledger;
 mod stage;
@@ -52,7 +53,7 @@ fn faults() -> Result<()> {
     for round in 0..rounds {
         for trouble in Trouble::ALL {
             let asked = stage.ask(&format!("r{round}-{}", trouble.word()))?;
-            // From before the first visit to after the last write.
+            // The fault occurs between a time before the first reconcile and a time after the last write.
             let wait = Duration::from_millis(dice.below(250));
             thread::sleep(wait);
             trouble
@@ -88,7 +89,7 @@ fn faults() -> Result<()> {
     )))
 }
 
-/// Numbers that look random, the same ones for a seed (xorshift64*).
+/// A pseudorandom number generator (xorshift64*). The same seed gives the same numbers.
 struct Dice(u64);
 
 impl Dice {

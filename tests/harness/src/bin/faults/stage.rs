@@ -1,42 +1,42 @@
-//! The servers, the operators and what tenants ask for.
+//! The servers, the operators and the grants of the tenants.
 
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use valet_harness::{Operator, OperatorOptions, Result, Scene};
 
-/// The tenants' namespace, and the bucket and store of that name.
+/// The namespace of the tenants. The bucket and the store have the same name.
 pub const NAMESPACE: &str = "faults";
-/// A Secret that is nobody's business here.
+/// A Secret that Valet must not change.
 pub const PRECIOUS: &str = "precious";
-/// Seconds of a key that runs out before the end of the run.
+/// Lifetime in seconds of a credential that expires during the run.
 const SHORT: u64 = 20;
-/// Seconds of a key that outlives it.
+/// Lifetime in seconds of a credential that does not expire during the run.
 const LONG: u64 = 7000;
 
-/// See the module.
+/// The servers and operators of the fault tests.
 pub struct Stage {
-    // Dropped in this order: clients before servers.
-    /// Those that work at present.
+    // The fields are dropped in this order: clients before servers.
+    /// The operators that currently run.
     pub operators: Vec<Operator>,
-    /// Everything that operators which are gone have logged.
+    /// The log files of operators that have ended.
     pub logs: Vec<PathBuf>,
     /// The servers.
     pub scene: Scene,
 }
 
-/// What was asked for in one round: names of grants, each with a Secret of that name.
+/// The grants of one round. Each grant Secret has the name of its grant.
 pub struct Asked {
-    /// Uploads, to be made as soon as their keys are there.
+    /// Upload grants, which are used as soon as their credentials are issued.
     pub uploads: Vec<String>,
-    /// Downloads that are to live on.
+    /// Download grants that stay live.
     pub live: Vec<String>,
-    /// Downloads that run out.
+    /// Download grants that expire.
     pub short: Vec<String>,
 }
 
 impl Asked {
-    /// All of them, as kubectl names grants.
+    /// The kubectl names of all grants.
     pub fn grants(&self) -> Vec<String> {
         let of = |kind: &'static str, names: &[String]| {
             names.iter().map(move |n| format!("{kind}/{n}")).collect::<Vec<_>>()
@@ -46,7 +46,7 @@ impl Asked {
 }
 
 impl Stage {
-    /// Starts everything.
+    /// Starts the servers and the operators.
     pub fn set() -> Result<Self> {
         let scene = Scene::set(NAMESPACE, json!({"operations": ["Upload", "Download"]}))?;
         scene.plane.apply_all(&[json!({
@@ -62,10 +62,11 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Starts operators until there are two again.
+    /// Starts operators until two are running.
     pub fn complete(&mut self) -> Result<()> {
         while self.operators.len() < 2 {
-            // A sweep sees what no watch tells. In production it is ten minutes.
+            // A short resync interval, because a resync finds changes that a watch missed. The default is ten
+            // minutes.
             let options = OperatorOptions {
                 namespace: Some(NAMESPACE.into()),
                 args: vec!["--sweep-seconds=10".into()],
@@ -78,7 +79,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Tenants apply six grants at once.
+    /// Creates the six grants of a round at once.
     pub fn ask(&self, round: &str) -> Result<Asked> {
         let names = |what: &str, n: usize| (0..n).map(|n| format!("{round}-{what}-{n}")).collect::<Vec<_>>();
         let asked = Asked {
@@ -98,12 +99,12 @@ impl Stage {
         Ok(asked)
     }
 
-    /// kubectl in the tenants' namespace.
+    /// Runs kubectl in the namespace of the tenants.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         self.scene.plane.kubectl(&[args, &["--namespace", NAMESPACE]].concat())
     }
 
-    /// All objects of a kind in the tenants' namespace.
+    /// Lists all objects of a kind in the namespace of the tenants.
     pub fn list(&self, kind: &str) -> Result<Vec<Value>> {
         let list = self
             .scene

@@ -1,4 +1,4 @@
-//! What goes wrong, and comes right again.
+//! The faults, and how they end.
 
 use std::{thread, time::Duration};
 
@@ -6,44 +6,44 @@ use valet_harness::{Result, poll};
 
 use crate::stage::{Asked, Stage};
 
-/// Longer than a visit, shorter than the operator's patience with a call (10 s).
+/// Longer than a reconcile, shorter than the operator's timeout for a request (10 s).
 const SHORT_FREEZE: Duration = Duration::from_secs(3);
-/// Longer than the operator waits for a store (5 s).
+/// Longer than the operator's timeout for a store (5 s).
 const LONG_FREEZE: Duration = Duration::from_secs(7);
-/// What somebody can only do once it is there must come within this.
+/// Time limit for objects that must exist before the fault.
 const THERE: Duration = Duration::from_secs(60);
 
-/// One kind of it.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// One of two operators gets a SIGKILL.
+    /// One of the two operators is killed with SIGKILL.
     OperatorKilled,
-    /// Both of them.
+    /// Both operators are killed with SIGKILL.
     OperatorsKilled,
-    /// One stands still for a while, its connections open, and goes on with what it knew.
+    /// One operator is frozen for a while with open connections, and then continues with its old state.
     OperatorFrozen,
-    /// The apiserver gets a SIGKILL and starts again.
+    /// The apiserver is killed with SIGKILL and started again.
     ApiserverKilled,
-    /// The apiserver takes requests and does not answer.
+    /// The apiserver accepts requests and does not answer.
     ApiserverFrozen,
-    /// The apiserver's database does not answer.
+    /// etcd does not answer.
     EtcdFrozen,
-    /// Nobody listens at the store's address.
+    /// Nothing listens at the address of the store.
     StoreDown,
-    /// The store takes requests and does not answer.
+    /// The store accepts requests and does not answer.
     StoreFrozen,
-    /// The garbage collector is away, and an operator is killed besides.
+    /// The garbage collector is stopped, and an operator is killed.
     CollectorAway,
-    /// Somebody deletes the Secrets.
+    /// A client deletes the grant Secrets.
     SecretsDeleted,
-    /// Somebody wipes the grants' statuses.
+    /// A client clears the status of the grants.
     StatusesWiped,
-    /// Somebody deletes the Secrets while no operator is there.
+    /// A client deletes the grant Secrets while no operator runs.
     SecretsDeletedUnseen,
 }
 
 impl Trouble {
-    /// All of it.
+    /// All faults.
     pub const ALL: &[Self] = &[
         Self::OperatorKilled,
         Self::OperatorsKilled,
@@ -59,7 +59,7 @@ impl Trouble {
         Self::SecretsDeletedUnseen,
     ];
 
-    /// For names and lines.
+    /// A short name for grant names and output.
     pub fn word(self) -> &'static str {
         match self {
             Self::OperatorKilled => "operator-killed",
@@ -77,12 +77,12 @@ impl Trouble {
         }
     }
 
-    /// Whether somebody has deleted Secrets of this round: they are made a second time.
+    /// Whether the fault deletes the Secrets of its round, so that Valet creates them a second time.
     pub fn takes_secrets(self) -> bool {
         matches!(self, Self::SecretsDeleted | Self::SecretsDeletedUnseen)
     }
 
-    /// Lets it happen, and pass.
+    /// Causes the fault and ends it.
     pub fn strike(self, stage: &mut Stage, asked: &Asked) -> Result<()> {
         match self {
             Self::OperatorKilled => kill(stage, 1),
@@ -157,11 +157,11 @@ fn wait_for_secrets(stage: &Stage, asked: &Asked) {
             .chain(&asked.live)
             .try_for_each(|name| stage.kubectl(&["get", "secret", name]).map(|_| ()))
     };
-    // If they do not come, who uses them says so.
+    // If the Secrets are not created, a later check reports it.
     poll(THERE, || all().ok());
 }
 
-/// Those of uploads and of downloads that live on; one that runs out may have gone by itself.
+/// Deletes the Secrets of uploads and of live downloads. Secrets of expired credentials may already be deleted.
 fn delete_secrets(stage: &Stage, asked: &Asked) -> Result<()> {
     wait_for_secrets(stage, asked);
     let names: Vec<_> = asked.uploads.iter().chain(&asked.live).map(String::as_str).collect();

@@ -1,12 +1,13 @@
-//! How long nobody works when the replica that leads goes: killed, frozen, or asked to stop; ten times each.
+//! Measures how long there is no leader after the leader is killed, frozen or stopped, ten times each.
 //!
 //! ```text
 //! handover
 //! ```
-//! Starts a control plane, an S3 server and two replicas with a Lease. In each round the leader goes, a grant is
-//! created at that moment, and its Secret is waited for; a new replica takes the place of the one that went. Grants
-//! that have their keys live on through all rounds. Ends with the figures in one line. A key that is lost, or a Secret
-//! that is made twice, makes the status 1; timings are only reported. HANDOVER_ROUNDS (10) says how many of each.
+//! The program starts a control plane, an S3 server and two replicas with a Lease. In each round the leader is lost,
+//! a grant is created at the same time, and the program waits for its Secret. A new replica replaces the lost one.
+//! Live grants stay live during all rounds. The last line of the output contains the results. A lost credential, or a
+//! Secret that is created twice, makes the exit status 1; times are only reported. HANDOVER_ROUNDS (10) is the number
+//! of rounds of each kind.
 
 use std::{
     process::ExitCode,
@@ -21,12 +22,12 @@ use valet_harness::{
 };
 
 const NAMESPACE: &str = "handover";
-/// Grants that have their keys before the first round.
+/// Number of live grants before the first round.
 const LIVE: usize = 20;
-/// Far longer than the Lease's 10 s.
+/// Much longer than the Lease duration of 10 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How a leader goes.
+/// How the leader is lost.
 #[derive(Clone, Copy)]
 enum Going {
     Killed,
@@ -102,13 +103,13 @@ impl Stage {
         self.scene.grant("DownloadGrant", name, 7200)
     }
 
-    /// The leader goes; how long until a grant made then has its Secret.
+    /// Loses the leader, and measures the time until a grant that is created at the same time has its Secret.
     fn round(&mut self, going: Going, name: &str) -> Result<Duration> {
         let began = Instant::now();
         match going {
             Going::Killed => self.leader.kill(),
             Going::Frozen => self.leader.process().pause(),
-            // It gives the Lease up when its work in hand is done.
+            // After SIGTERM, the leader finishes its running work and releases the Lease.
             Going::Asked => drop(self.leader.terminate()?),
         }
         self.scene.plane.apply_all(&[self.grant(name)])?;
@@ -116,7 +117,7 @@ impl Stage {
         let took = began.elapsed();
         wait_to_lead(&self.waiting)?;
         if matches!(going, Going::Frozen) {
-            // It wakes up, finds that it is late, and ends by itself.
+            // The frozen process continues, detects that it has lost the Lease, and exits.
             self.leader.process().resume();
             if self.leader.process().wait(PATIENCE).is_none() {
                 return Err(Error::new("a replica that lost the Lease while it was frozen goes on"));
@@ -124,7 +125,7 @@ impl Stage {
         }
         let next = replica(&self.scene)?;
         self.leader = std::mem::replace(&mut self.waiting, next);
-        // The new one has looked at the Lease before the next round begins, and not only just now.
+        // The new standby must have observed the Lease for some time before the next round.
         thread::sleep(Duration::from_secs(3));
         Ok(took)
     }
@@ -135,7 +136,7 @@ impl Stage {
         Ok(())
     }
 
-    /// UID and URL of each Secret.
+    /// The UID and the URL of each Secret.
     fn keys(&self, names: &[String]) -> Result<Vec<(Value, Value)>> {
         let secrets = self
             .scene
@@ -154,7 +155,7 @@ impl Stage {
             .collect()
     }
 
-    /// Grants for which the audit log has more than one Secret that was made, or one that was replaced or deleted.
+    /// Grants for which the audit log contains more than one created Secret, or a replaced or deleted one.
     fn made_twice(&self) -> Result<Vec<String>> {
         let mut writes: Vec<_> = self
             .scene

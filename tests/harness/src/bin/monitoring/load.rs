@@ -1,4 +1,5 @@
-//! Tenants at work: uploads that come and some that do not, downloads, refusals, and stores in trouble.
+//! The load for the monitoring test: uploads that arrive, uploads that do not arrive, downloads, refusals, and stores
+//! with problems.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -8,22 +9,22 @@ use valet_harness::{
     process::{clean, run_ok},
 };
 
-/// Namespaces of tenants.
+/// The namespaces of the tenants.
 const NAMESPACES: [&str; 3] = ["web", "shop", "batch"];
-/// For kubectl and curl, on a busy machine.
+/// Timeout for kubectl and curl on a busy machine.
 const LONGEST: Duration = Duration::from_secs(30);
 
 pub struct Load<'a> {
     plane: &'a ControlPlane,
     s3: &'a S3Server,
     scratch: Scratch,
-    /// Upload grants in `web` whose workload has yet to run.
+    /// Upload grants in `web` whose workload has not run yet.
     due: Vec<String>,
 }
 
 impl<'a> Load<'a> {
-    /// Namespaces, buckets and stores: `media` is good, `archive` has credentials with an end, `locked` does not let
-    /// anybody look, `broken` is down, and `shop/own` has no credentials.
+    /// Creates namespaces, buckets and stores. `media` works, the credentials of `archive` expire, `locked` forbids
+    /// HEAD requests, `broken` does not answer, and `shop/own` has no credentials.
     pub fn prepare(plane: &'a ControlPlane, s3: &'a S3Server) -> Result<Self> {
         s3.create_bucket("media")?;
         s3.create_bucket("locked")?;
@@ -51,7 +52,7 @@ impl<'a> Load<'a> {
             key("archive-keys", s3.access_key(), s3.secret_key(), Some(end)),
             key("locked-keys", "locked", "locked-secret-key", None),
         ]);
-        // Nobody listens there: a port that was just given back.
+        // Nothing listens on this port, because it was just released.
         let nobody = format!("http://127.0.0.1:{}", net::free_port()?);
         for (name, bucket, endpoint, keys) in [
             ("media", "media", s3.endpoint(), "media-keys"),
@@ -83,7 +84,7 @@ impl<'a> Load<'a> {
         })
     }
 
-    /// What is asked for once and waits.
+    /// Creates grants that wait during the whole test.
     pub fn waiting(&self) -> Result<()> {
         let mut own = grant("DownloadGrant", "shop", "waits", "own", 600);
         own["spec"]["storeRef"] = json!({"kind": "ObjectStore", "name": "own"});
@@ -95,7 +96,7 @@ impl<'a> Load<'a> {
         ])
     }
 
-    /// One round, the `n`th: grants are made, and the workloads of the last round run.
+    /// Runs round `n`: creates grants, and runs the workloads of the last round.
     pub fn round(&mut self, n: usize) -> Result<()> {
         for name in std::mem::take(&mut self.due) {
             self.upload(&name)?;
@@ -124,7 +125,7 @@ impl<'a> Load<'a> {
         if n == 12 {
             grants.extend((0..25).map(|i| grant("DownloadGrant", "batch", &format!("report-{i}"), "media", 40)));
         }
-        // A rollout that went wrong.
+        // A rollout with wrong grants.
         if (15..25).contains(&n) {
             for i in 0..3 {
                 let mut wrong = of("UploadGrant", "shop", &format!("wrong-{i}"), "media", 60);
@@ -135,7 +136,7 @@ impl<'a> Load<'a> {
         self.create(&grants)
     }
 
-    /// How many keys are in Secrets, as Kubernetes knows it.
+    /// The number of credentials in Secrets, according to Kubernetes.
     pub fn keys(&self) -> Result<usize> {
         let args = [
             "get",
@@ -154,14 +155,14 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// What a pod with the Secret does.
+    /// Uploads as a pod with the Secret does.
     fn upload(&self, name: &str) -> Result<()> {
         let template = r#"--output=go-template={{index .data "curl.cfg" | base64decode}}"#;
         let Ok(config) = self
             .plane
             .kubectl(&["get", "secret", name, "--namespace=web", template])
         else {
-            // During a hand-over the key is not there yet: its pod waits.
+            // While the leader changes, the credential does not exist yet, so the pod waits.
             return Ok(());
         };
         let file = self.scratch.write("curl.cfg", config)?;

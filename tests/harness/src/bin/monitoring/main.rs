@@ -1,14 +1,14 @@
-//! Whether dashboard and alerts work: every query of theirs is put to a real Prometheus that scrapes the real operator
-//! under load.
+//! Tests the dashboard and the alerts: a real Prometheus scrapes the real operator under load and evaluates every
+//! query.
 //!
 //! ```text
 //! monitoring [IMAGE.svg]
 //! ```
-//! Starts a control plane, an S3 server, two replicas of Valet with a Lease, and Prometheus with the chart's alert rules;
-//! lets tenants work for MONITORING_SECONDS (120), kills the replica at work halfway; then asks everything that
-//! `charts/valet/files/dashboard.json` asks, and every rule. A query that fails, or has no answer where there must be
-//! one, ends it with status 1. With IMAGE.svg the answers are drawn. The operator is the program that VALET_BIN names,
-//! else the `valet` next to this one.
+//! The program starts a control plane, an S3 server, two replicas of Valet with a Lease, and Prometheus with the
+//! chart's alert rules. Tenants use Valet for MONITORING_SECONDS (120); halfway, the program kills the leader. Then
+//! it evaluates every query of `charts/valet/files/dashboard.json` and every rule. A query that fails, or has no
+//! result although it must have one, makes the exit status 1. With IMAGE.svg, the program draws the results.
+//! VALET_BIN names the operator program; the default is the `valet` next to this program.
 
 mod load;
 mod prometheus;
@@ -33,9 +33,9 @@ use valet_harness::{
     program::{self, number},
 };
 
-/// From one round of the tenants to the next.
+/// Time between two rounds of the tenants.
 const ROUND: Duration = Duration::from_millis(1500);
-/// What `$__rate_interval` is: four scrapes at the least, or there is nothing to take a rate of.
+/// The value of `$__rate_interval`. It must contain at least four scrapes, so that a rate can be computed.
 const RATE_INTERVAL: &str = "20s";
 const ROOT: &str = env!("VALET_ROOT");
 
@@ -111,7 +111,7 @@ fn monitoring() -> Result<()> {
     Err(Error::new(wrong.join("\n")))
 }
 
-/// Every rule was evaluated without an error, and the tenant whose rollout went wrong is told of.
+/// Checks that Prometheus evaluated every rule without an error, and that the alert about the wrong rollout fires.
 fn check_rules(prometheus: &Prometheus) -> Result<Vec<String>> {
     let rules = prometheus.rules()?;
     let mut wrong = Vec::new();
@@ -146,13 +146,13 @@ fn check_rules(prometheus: &Prometheus) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Asks what the dashboard asks. Returns the answers, by panel, and what was wrong.
+/// Evaluates the queries of the dashboard. Returns the results by panel, and the errors.
 fn check_dashboard(prometheus: &Prometheus, board: &Value, began: u64) -> Result<(Value, Vec<String>)> {
     let until = now();
     let (mut answers, mut wrong) = (Vec::new(), Vec::new());
     let queries = dashboard::queries(board, RATE_INTERVAL);
     for query in &queries {
-        // A panel of single values has a graph behind them.
+        // A panel with a single value also shows a graph of the value.
         let range = (!query.instant).then_some((began, until));
         match prometheus.ask(&query.expr, range) {
             Ok(series) if series.is_empty() => {
@@ -190,7 +190,7 @@ fn draw(tools: &Tools, results: &Value, image: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Two replicas, one of which works.
+/// Two replicas, of which one is the leader.
 struct Replicas {
     valet: PathBuf,
     running: Vec<(String, Operator)>,
@@ -226,7 +226,7 @@ impl Replicas {
         Ok(())
     }
 
-    /// Kills the replica that works, as a node's loss would, and starts another one as a Deployment would.
+    /// Kills the leader, as a lost node would, and starts another replica, as a Deployment would.
     fn replace_leader(&mut self, plane: &ControlPlane) -> Result<()> {
         let at = self.running.iter().position(|(_, operator)| operator.leads());
         let (_, leader) = self.running.remove(at.context("no replica works")?);

@@ -1,11 +1,11 @@
-//! A real Prometheus with Valet's alert rules, and its HTTP API.
+//! A real Prometheus with Valet's alert rules, and a client of its HTTP API.
 
 use std::{fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use valet_harness::{Context, Error, Process, Result, Scratch, Tools, net};
 
-/// From one scrape to the next, and from one evaluation of the rules to the next.
+/// Time in seconds between two scrapes, and between two evaluations of the rules.
 pub const INTERVAL_SECONDS: u64 = 2;
 
 pub struct Prometheus {
@@ -18,7 +18,7 @@ impl Prometheus {
     pub fn start(tools: &Tools, rules: &Path) -> Result<Self> {
         let scratch = Scratch::disposable("prometheus")?;
         let port = net::free_port()?;
-        // JSON is YAML, too.
+        // YAML parsers also accept JSON.
         let config = json!({
             "global": {
                 "scrape_interval": format!("{INTERVAL_SECONDS}s"), "scrape_timeout": "2s",
@@ -27,7 +27,8 @@ impl Prometheus {
             "rule_files": [rules],
             "scrape_configs": [{
                 "job_name": "valet",
-                // As the chart's ServiceMonitor does: `namespace` in Valet's own series is the grant's.
+                // As in the chart's ServiceMonitor, so that `namespace` in Valet's metrics is the namespace of the
+                // grant.
                 "honor_labels": true,
                 "file_sd_configs": [{"files": [scratch.join("targets.json")], "refresh_interval": "1s"}],
             }],
@@ -55,7 +56,7 @@ impl Prometheus {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Scrapes these pods, by name and port, from now on.
+    /// Sets the pods (name and port) that Prometheus scrapes.
     pub fn scrape(&self, pods: &[(String, u16)]) -> Result<()> {
         let targets: Vec<Value> = pods
             .iter()
@@ -66,12 +67,13 @@ impl Prometheus {
                 })
             })
             .collect();
-        // Renamed into place, so that it is never read half.
+        // The file is replaced by a rename, so that Prometheus never reads an incomplete file.
         let new = self.scratch.write("targets.new", Value::from(targets).to_string())?;
         fs::rename(&new, self.scratch.join("targets.json")).context("cannot name the targets")
     }
 
-    /// The series that an expression has now, or every `INTERVAL_SECONDS` from `start` to `end` (seconds since 1970).
+    /// Evaluates an expression at the current time, or every `INTERVAL_SECONDS` from `start` to `end` (seconds since
+    /// 1970).
     pub fn ask(&self, expr: &str, range: Option<(u64, u64)>) -> Result<Vec<Value>> {
         let query = encoded(expr);
         let data = match range {
@@ -86,14 +88,14 @@ impl Prometheus {
             .context(format_args!("{expr}: no series"))
     }
 
-    /// The value of an expression that has one series.
+    /// The value of an expression that returns one series.
     pub fn value(&self, expr: &str) -> Result<f64> {
         let series = self.ask(expr, None)?;
         let value = series.first().and_then(|s| s["value"][1].as_str()?.parse().ok());
         value.context(format_args!("{expr}: no value"))
     }
 
-    /// Every rule that it has loaded.
+    /// Returns all rules that Prometheus has loaded.
     pub fn rules(&self) -> Result<Vec<Value>> {
         let data = self.api("rules")?;
         let groups = data["groups"].as_array().into_iter().flatten();

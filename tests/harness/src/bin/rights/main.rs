@@ -1,12 +1,12 @@
-//! What the accounts of Valet's chart may do to Secrets, beside those of cert-manager's and external-secrets' charts.
+//! Compares the permissions for Secrets of the accounts in the charts of Valet, cert-manager and external-secrets.
 //!
 //! ```text
 //! rights [--check PAGE]
 //! ```
-//! Starts a control plane, renders the charts with helm, applies what gives and bounds rights, asks `kubectl auth can-i
-//! --list`, lets each account try itself on Secrets of others, and prints a table in Markdown. CERT_MANAGER and
-//! EXTERNAL_SECRETS name a folder or an archive with each of their charts; without them their rows are left out. With
-//! `--check` a row that is not on the page makes the status 1.
+//! The program starts a control plane, renders the charts with helm, and applies the objects that grant or restrict
+//! permissions. It runs `kubectl auth can-i --list`, tries actions of each account on Secrets of others, and prints a
+//! Markdown table. CERT_MANAGER and EXTERNAL_SECRETS name a folder or an archive of these charts; without them, their
+//! rows are left out. With `--check`, a row that is missing on the page makes the exit status 1.
 
 use std::{
     env, fs,
@@ -20,7 +20,7 @@ use valet_harness::{
 };
 
 const ROOT: &str = env!("VALET_ROOT");
-/// A namespace that values speak of, and one of which no chart knows.
+/// A namespace that the values name, and a namespace that no chart knows.
 const SERVED: &str = "team-a";
 const OTHER: &str = "web";
 
@@ -59,7 +59,7 @@ fn table() -> Result<()> {
             eprintln!("rights: no chart for {namespace}: give it as CERT_MANAGER or EXTERNAL_SECRETS");
             continue;
         };
-        // Each on a cluster of its own, so that none has what another one was given.
+        // Each chart gets a separate cluster, so that no account has permissions of another chart.
         let plane = ControlPlane::start(&tools)?;
         for name in [namespace, SERVED, OTHER] {
             plane.kubectl(&["create", "namespace", name])?;
@@ -89,7 +89,8 @@ fn table() -> Result<()> {
     Ok(())
 }
 
-/// The chart's name and version, and what was set; of our own, whose version moves with each release, the name.
+/// The name and version of the chart and the values that were set. For Valet's chart only the name, because its
+/// version changes with each release.
 fn title(tools: &Tools, path: &Path, values: &[&str]) -> Result<String> {
     let mut helm = tools.command("helm");
     helm.args(["show", "chart"]).arg(path);

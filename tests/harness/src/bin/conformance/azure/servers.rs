@@ -1,4 +1,4 @@
-//! Azurite twice, and keys for it.
+//! Starts two Azurite servers and signs credentials for them.
 
 use std::{
     fs,
@@ -18,12 +18,12 @@ use valet_harness::{
 
 use crate::{cells::BODY, key::Key};
 
-/// The container of all cells.
+/// The container for all tests.
 pub const CONTAINER: &str = "conformance";
-/// The stored access policy. Azurite takes permissions from it alone, so it must have some here.
+/// The stored access policy. Azurite takes the permissions only from this policy, so the policy needs some.
 const POLICY: &str = "valet-1";
 
-/// A kind of key.
+/// The kind of signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     Key,
@@ -31,11 +31,11 @@ pub enum By {
     Identity,
 }
 
-/// A column: whose key it is, and whether it is for a download.
+/// A column of the table: the kind of signature, and whether it is for a download.
 #[derive(Clone, Copy, Debug)]
 pub struct Column(pub By, pub bool);
 
-/// All of them, in the table's order.
+/// All columns in the order of the table.
 pub const COLUMNS: [Column; 6] = [
     Column(By::Key, false),
     Column(By::Key, true),
@@ -45,7 +45,7 @@ pub const COLUMNS: [Column; 6] = [
     Column(By::Identity, true),
 ];
 
-/// The servers, and what signs for them.
+/// The servers, and the programs that sign for them.
 pub struct Servers<'a> {
     pub by_key: Azurite,
     pub by_identity: Azurite,
@@ -56,10 +56,10 @@ pub struct Servers<'a> {
 }
 
 impl<'a> Servers<'a> {
-    /// Starts them.
+    /// Starts the servers.
     ///
     /// # Errors
-    /// If one does not start.
+    /// Returns an error if a server does not start.
     pub fn start(valet: &'a Path) -> Result<Self> {
         Ok(Self {
             by_key: Azurite::start()?,
@@ -91,7 +91,8 @@ impl<'a> Servers<'a> {
         self.scratch.write(&format!("file-{n}"), bytes)
     }
 
-    /// A key signed by `valet sign`, or what it says when it refuses. `more` are settings of the store.
+    /// Signs a credential with `valet sign`. Returns the message if Valet refuses. `more` contains additional
+    /// settings of the store.
     pub fn sign(
         &self,
         column: Column,
@@ -152,7 +153,7 @@ impl<'a> Servers<'a> {
         }))
     }
 
-    /// The same where a refusal is a mistake. For a download there is something to read.
+    /// As `sign`, but a refusal is an error. For a download, the blob is created first.
     pub fn key(&self, column: Column, blob: &str, spec: &Value, more: &Value) -> Result<Key> {
         if column.1 {
             self.server(column).put(CONTAINER, blob, BODY)?;

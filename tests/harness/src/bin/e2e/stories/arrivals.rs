@@ -1,4 +1,4 @@
-//! Uploads as they come: announced by the store, and from a browser.
+//! Tests of uploads: with notifications from the store, and from a browser.
 
 use std::{
     process::Command,
@@ -14,8 +14,8 @@ use crate::{
     suite::{LABEL, RELEASE, SYSTEM},
 };
 
-/// A pod uploads between two looks; the store says so by the operator's Service, and the grant is Completed long before the
-/// next look. The looks are counted.
+/// A pod uploads between two polls. The store sends a notification, and the grant is Completed long before the next
+/// poll. The test counts the polls.
 pub fn notified(play: &Play) -> Result<()> {
     let (suite, cluster) = (play.suite, &play.suite.cluster);
     let address = cluster.field(&["service", RELEASE, "--namespace", SYSTEM], ".spec.clusterIP")?;
@@ -34,7 +34,7 @@ pub fn notified(play: &Play) -> Result<()> {
     let rules = json!([pods::rule_for_all(LABEL)]);
     let object = suite.s3.notifying(cluster, &suite.image, &url, &store, &rules)?;
     let script = "until [ -s /note/curl.cfg ]; do sleep 1; done; echo news > /work/news; sleep 100000";
-    // A look at a store that is not up yet would be counted, too.
+    // A failed poll of a store that is not ready yet would also be counted.
     cluster.apply(&[object])?;
     let ready = format!("clusterobjectstore/{store}");
     cluster.kubectl(&["wait", "--for=condition=Ready", &ready, "--timeout=60s"])?;
@@ -46,7 +46,8 @@ pub fn notified(play: &Play) -> Result<()> {
     let issued = Instant::now();
     play.wait_for("condition=Ready", "pod/sender", 60)?;
 
-    // Looks come 2, 6, 14 and 30 s after the key was signed. Long after the third, and long before the next.
+    // Polls follow 2, 6, 14 and 30 s after the credential was issued. Upload long after the third poll and long
+    // before the fourth.
     std::thread::sleep(Duration::from_secs(17).saturating_sub(issued.elapsed()));
     play.exec("sender", "curl --config /note/curl.cfg --upload-file /work/news")?;
     let arrived = Instant::now();
@@ -58,7 +59,7 @@ pub fn notified(play: &Play) -> Result<()> {
         format!("it took {since_issued:?} since the key, when a look finds it anyway"),
     )?;
 
-    // What the replica that works counted. Any of the pods may be asked, whichever the Service chooses.
+    // The metrics of the leader. The Service can select any pod, so ask all pods.
     let metrics = cluster.field(&["service", RELEASE, "--namespace", SYSTEM], ".spec.ports[0].port")?;
     let ours = format!("store=\"{store}\"");
     let scrape = format!("curl --fail -sS http://{}:{}/metrics", address.trim(), metrics.trim());
@@ -71,7 +72,7 @@ pub fn notified(play: &Play) -> Result<()> {
         .filter(|line| line.starts_with("valet_store_looks_total") && line.contains(&ours))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
         .sum();
-    // One before the first key, three by the schedule, and the one that the notification brought.
+    // One poll before the credential was issued, three regular polls, and one poll because of the notification.
     check(
         (2..=5).contains(&looks),
         format!("{looks} looks, where five are enough"),
@@ -95,7 +96,8 @@ pub fn notified(play: &Play) -> Result<()> {
     Ok(())
 }
 
-/// The page that a pod serves beside the files of its grant's Secret: it makes a form of them, and sends it with a file.
+/// A page that a pod serves together with the files of its grant Secret. The page builds the form from these files
+/// and sends it with a file.
 const PAGE: &str = r#"<!doctype html><title>avatar</title><body><script>
 (async () => {
   const fields = await (await fetch('fields.json')).json();
@@ -119,7 +121,8 @@ const PAGE: &str = r#"<!doctype html><title>avatar</title><body><script>
 })();
 </script>"#;
 
-/// A page that a pod serves, in a real browser on the node: it posts the form with a file, first one that is too large.
+/// A real browser on the node loads the page and sends the form: first with a file that is too large, then with a
+/// valid file.
 pub fn browser_form(play: &Play) -> Result<()> {
     let (suite, cluster) = (play.suite, &play.suite.cluster);
     let browser = ["chromium-headless-shell", "chromium"]
@@ -131,7 +134,7 @@ pub fn browser_form(play: &Play) -> Result<()> {
                 .is_ok_and(|o| o.status.success())
         })
         .context("there is no browser: apt-get install --yes --no-install-recommends chromium-headless-shell")?;
-    // Browsers are outside and reach the store by another address than the operator does.
+    // The browser is outside the cluster, and reaches the store at another address than the operator.
     let store = format!("e2e-public-{}", suite.run);
     let mut object = suite
         .s3
@@ -175,7 +178,7 @@ pub fn browser_form(play: &Play) -> Result<()> {
                 "--user-data-dir={}",
                 cluster.scratch().join("browser").display()
             ))
-            // It stays until the page has come to rest, and prints what is there then.
+            // The browser waits until the page has finished, and prints its content.
             .args(["--timeout=10000", "--virtual-time-budget=10000", "--dump-dom"])
             .arg(format!("http://{site}:8000/{name}.html"));
         Ok(process::run(command, b"", Duration::from_secs(90))?.text())

@@ -1,4 +1,4 @@
-//! A store that is put to the test.
+//! Tests of the conformance check of a store.
 
 use std::time::Instant;
 
@@ -11,8 +11,9 @@ use crate::{
     suite::LABEL,
 };
 
-/// A gateway that signs by itself whatever comes stands before the store: a tenant's key reads everybody's objects. The
-/// owner has the store tried out with real keys; it gets none any more, and grants say why. Without the gateway it passes.
+/// A gateway in front of the store signs every request itself, so a credential of one tenant can read all objects.
+/// The store's owner requests a conformance check. Then Valet issues no credentials for the store, and the conditions
+/// of grants give the reason. Without the gateway, the check passes.
 pub fn canary(play: &Play) -> Result<()> {
     let (suite, cluster, namespace) = (play.suite, &play.suite.cluster, play.namespace.as_str());
     let store = format!("e2e-canary-{}", suite.run);
@@ -27,7 +28,7 @@ pub fn canary(play: &Play) -> Result<()> {
     let holder = |name: &str| pods::pod(namespace, name, &suite.image, "sleep 100000", &[name]);
     cluster.apply(&[object.clone(), grant("first"), holder("first")])?;
     play.wait_for("condition=Ready", "pod/first", 60)?;
-    // The key as it is, and with another's name in it.
+    // Uses the signed URL unchanged, and with another object key.
     let read = |name: &str| {
         let bend = format!("sed 's#/{own}?#/{others}?#' /{name}/curl.cfg >/work/bent.cfg");
         let bent = "curl --config /work/bent.cfg --no-fail --output /work/bent --write-out '%{http_code} '";
@@ -42,7 +43,7 @@ pub fn canary(play: &Play) -> Result<()> {
         format!("the gateway is not what this story needs: {found}"),
     )?;
 
-    // Valet cannot know, until it is asked to try.
+    // Valet cannot detect the problem before a conformance check is requested.
     play.wait_condition(&status, "Ready", "True", "Ready", 10)?;
     let began = Instant::now();
     cluster.kubectl(&["annotate", &status, "valetkey.dev/canary-requested-at=now"])?;
@@ -58,7 +59,7 @@ pub fn canary(play: &Play) -> Result<()> {
     check(!play.exists("secret/second")?, "a store that checks nothing gets keys")?;
     play.wait_for_missing("second")?;
 
-    // The owner takes the gateway away. The annotation stays, so what comes now is tried, too.
+    // The owner removes the gateway. The annotation stays, so Valet also checks the changed store.
     object["spec"]["s3"]["endpoint"] = json!(suite.s3.endpoint(cluster)?);
     let began = Instant::now();
     cluster.apply(&[object])?;

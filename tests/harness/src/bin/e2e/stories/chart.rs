@@ -1,4 +1,4 @@
-//! What the platform team does with the chart.
+//! Tests of the chart by the platform team: install, upgrade and uninstall.
 
 use std::{fs, path::PathBuf};
 
@@ -10,7 +10,7 @@ use crate::{
     suite::{self, RELEASE, STORE, SYSTEM, SecretWatch},
 };
 
-/// A pod with live keys, one to write and one to read, while something is done to the operator.
+/// A pod with a live upload credential and a live download credential while the operator is changed.
 struct Holder {
     secrets: SecretWatch,
     before: (Published, Published),
@@ -34,7 +34,8 @@ impl Holder {
         })
     }
 
-    /// The keys have stayed as they were and work, a new grant gets its own, and each grant had one key.
+    /// Checks that the credentials are unchanged and work, that a new grant gets a credential, and that each grant
+    /// had only one credential.
     fn lives_on(&self, play: &Play) -> Result<()> {
         play.time_to_key("new", 40)?;
         check(
@@ -54,7 +55,7 @@ impl Holder {
     }
 }
 
-/// Away and back, with a pod that holds a live key all the time.
+/// Uninstalls and installs the chart while a pod uses live credentials.
 pub fn reinstall(play: &Play) -> Result<()> {
     let suite = play.suite;
     let holder = Holder::begin(play)?;
@@ -87,7 +88,7 @@ pub fn reinstall(play: &Play) -> Result<()> {
     holder.lives_on(play)
 }
 
-/// The chart that was there before this one: tests/e2e/previous has it, with the kinds of its time.
+/// The previous version of the chart with its CRDs, from tests/e2e/previous.
 fn previous(play: &Play) -> Result<PathBuf> {
     let folder = play.suite.root.join("tests/e2e/previous");
     let entries = fs::read_dir(&folder).context(format_args!("cannot read {}", folder.display()))?;
@@ -100,14 +101,14 @@ fn previous(play: &Play) -> Result<PathBuf> {
         .context(format_args!("there is no chart in {}", folder.display()))
 }
 
-/// From the previous chart to this one.
+/// Upgrades from the previous chart to the current one.
 pub fn upgrade(play: &Play) -> Result<()> {
     let suite = play.suite;
     suite
         .cluster
         .helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"])?;
     suite::remove_kinds(&suite.cluster)?;
-    // The operator is today's in both, and needs a right that the previous chart did not give.
+    // Both releases use the current operator, which needs a permission that the previous chart did not give.
     let (right, who) = ("e2e-namespaces", format!("--serviceaccount={SYSTEM}:{RELEASE}"));
     let _ = suite
         .cluster
@@ -126,7 +127,7 @@ pub fn upgrade(play: &Play) -> Result<()> {
         &format!("--clusterrole={right}"),
         &who,
     ])?;
-    // Nor does its admission policy let the operator make its record key.
+    // The admission policy of the previous chart does not let the operator create its record key.
     let key = "valet-record-key";
     let _ = suite
         .cluster

@@ -1,4 +1,4 @@
-//! Stores of other clouds, by emulators on the node. Pods have curl and nothing else, whoever keeps the bytes.
+//! Tests of Azure and Google stores with emulators on the node. The workloads use only curl, as for S3.
 
 use std::{fs, time::SystemTime};
 
@@ -11,25 +11,26 @@ use crate::{
     suite::{LABEL, SYSTEM},
 };
 
-/// The container, or the bucket.
+/// The container or bucket.
 const BUCKET: &str = "media";
 
-/// What goes there and comes back.
+/// The content of the uploaded file.
 const REPORT: &str = "day,orders\n2027-01-31,42\n";
 
-/// `answer CONFIG`: the status by which the store answers to another file.
+/// A shell function `answer CONFIG`: prints the status with which the store answers to the upload of another file.
 const ANSWER: &str = r#"
 answer() { curl --config "$1" --no-fail --output /work/said --write-out '%{http_code}\n' --upload-file /work/other; }
 echo other > /work/other
 "#;
 
-/// Alters a key that may create a blob so that it says that it may replace one.
+/// Changes a SAS that may only create a blob into one that may also overwrite it. The signature no longer matches.
 const ALTERED: &str = r"
 sed 's/&sp=c&/\&sp=cw\&/' /report/curl.cfg > /work/altered.cfg
 answer /work/altered.cfg
 ";
 
-/// A store of the story's own: `place` is `spec.azureBlob` or the like, `entries` those of its credentials' Secret.
+/// Creates a store for the test. `place` is the value of `spec.azureBlob` or `spec.gcs`, and `entries` are the
+/// entries of its credentials Secret.
 fn store(play: &Play, field: &str, mut place: Value, entries: Value) -> Result<String> {
     let name = format!("e2e-{field}-{}", play.suite.run).to_ascii_lowercase();
     place["credentials"] = json!({"secretRef": {"name": name}});
@@ -46,7 +47,7 @@ fn store(play: &Play, field: &str, mut place: Value, entries: Value) -> Result<S
     Ok(name)
 }
 
-/// Grants an upload with these constraints; returns the object's name.
+/// Creates an upload grant with these constraints. Returns the object key.
 fn grant(play: &Play, store: &str, constraints: Value) -> Result<String> {
     let mut grant = pods::upload(&play.namespace, "report", store, LONG);
     grant["spec"]["constraints"] = constraints;
@@ -55,7 +56,8 @@ fn grant(play: &Play, store: &str, constraints: Value) -> Result<String> {
     Ok(format!("tenants/{}/report", play.namespace))
 }
 
-/// A Job uploads, and Valet sees that it came; what the Job said. It does `before` and `after` besides.
+/// Runs a Job that uploads, with additional commands `before` and `after`. Waits until Valet detects the upload, and
+/// returns the output of the Job.
 fn send(play: &Play, before: &str, after: &str) -> Result<String> {
     let report = REPORT.replace('\n', "\\n");
     let upload = "curl --config /report/curl.cfg --upload-file /work/report.csv --output /work/said";
@@ -74,7 +76,7 @@ fn send(play: &Play, before: &str, after: &str) -> Result<String> {
     play.kubectl(&["logs", "job/sender"])
 }
 
-/// An init container downloads the object before the main container starts, which has no grant.
+/// Downloads the object in an init container. The main container has no credential.
 fn fetch(play: &Play, store: &str, key: &str) -> Result<()> {
     let grant = pods::download(&play.namespace, "back", store, key, LONG);
     let mut pod = pods::pod(&play.namespace, "reader", &play.suite.image, "sleep 100000", &["back"]);
@@ -95,13 +97,13 @@ fn is_report(stored: Option<Vec<u8>>) -> Result<()> {
     check(stored.as_deref() == Some(REPORT), format!("the store has {stored:?}"))
 }
 
-/// Azure Blob Storage, by Azurite: it holds keys to their signatures.
+/// Azure Blob Storage with Azurite, which checks signatures.
 pub fn azure(play: &Play) -> Result<()> {
     let azurite = Azurite::start_at(node::ADDRESS)?;
     azurite.create_container(BUCKET)?;
     let place = json!({
         "account": ACCOUNT, "container": BUCKET, "endpoint": azurite.endpoint(), "addressingStyle": "Path",
-        // Azurite obeys x-ms-copy-source, which Azure does not without a signature for the source.
+        // Azurite obeys an unsigned header `x-ms-copy-source`. Azure obeys it only with a signature for the source.
         "unsignedHeaders": "Tolerate",
     });
     let entries = json!({"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_KEY": azurite.key()});
@@ -120,8 +122,9 @@ pub fn azure(play: &Play) -> Result<()> {
         .map(|_| ())
 }
 
-/// Google Cloud Storage, by fake-gcs-server, which keeps objects, looks at no signature and lets a write-once key write
-/// again, so the upload may replace: whether the keys are right is said by a checker of Google's rules, in which there is none of Valet's code.
+/// Google Cloud Storage with fake-gcs-server. The server stores objects, but checks no signatures, and lets a
+/// write-once URL overwrite an object. So the grant allows overwriting, and a checker of Google's documented rules
+/// verifies the URLs. The checker uses no code of Valet.
 pub fn google(play: &Play) -> Result<()> {
     let file = play.suite.root.join("tests/fixtures/google/service-account.json");
     let account = fs::read_to_string(&file).context(format_args!("cannot read {}", file.display()))?;
@@ -129,7 +132,7 @@ pub fn google(play: &Play) -> Result<()> {
     server.create_bucket(BUCKET)?;
     let place = json!({"bucket": BUCKET, "endpoint": server.endpoint()});
     let store = store(play, "gcs", place, json!({"credentials.json": account}))?;
-    // Where write-once uploads are not kept apart, Valet refuses them.
+    // Valet refuses write-once uploads to a store that does not enforce write-once.
     let key = grant(play, &store, json!({"overwrite": "Allow"}))?;
     is_signed(play, &account, "report", "PUT")?;
     send(play, "", "")?;
@@ -143,8 +146,8 @@ pub fn google(play: &Play) -> Result<()> {
         .map(|_| ())
 }
 
-/// Whether Google would take the key in a grant's Secret, by the rules for signed URLs that it has published, and would not
-/// take it for another object.
+/// Checks the signed URL in a grant Secret with Google's published rules: it is valid for its own object, and not for
+/// another object.
 fn is_signed(play: &Play, account: &str, secret: &str, method: &str) -> Result<()> {
     let data = |name: &str| {
         let template = format!("go-template={{{{.data.{name} | base64decode}}}}");

@@ -1,4 +1,4 @@
-//! Temporary credentials that are lent to a Job.
+//! Tests of temporary credentials in a Job.
 
 use std::time::Instant;
 
@@ -11,15 +11,16 @@ use crate::{
     suite::LABEL,
 };
 
-/// What rclone must be told, as docs/reference/secret.md has it; the credentials themselves are variables by the SDKs' names.
+/// The settings of rclone from docs/reference/secret.md. The credentials are environment variables with the names
+/// that SDKs use.
 const RCLONE: &str = r#"
 export HOME=/work RCLONE_S3_ENV_AUTH=true RCLONE_S3_PROVIDER=Other RCLONE_S3_ENDPOINT="$AWS_ENDPOINT_URL_S3"
 export RCLONE_RETRIES=1 RCLONE_LOW_LEVEL_RETRIES=1
 "#;
 
-/// A folder with files, one of them in a folder of its own and one that goes up in two parts, written below the key; then
-/// everything that must be refused, by rclone and, since that looks before it does anything, by curl. What was not refused
-/// is named, and ends the Job.
+/// Uploads a folder with a subfolder and a file in two parts under the prefix. Then tries requests that the store
+/// must reject, with rclone and also with curl, because rclone reads before it writes. A request that is not rejected
+/// is printed and makes the Job fail.
 const WRITER: &str = r#"
 mkdir -p /work/results/logs
 for n in 1 2 3; do echo "step $n" > /work/results/step-$n.txt; done
@@ -63,10 +64,10 @@ no 'another bucket' signed PUT "$AWS_ENDPOINT_URL_S3/mine"
 echo "done"
 "#;
 
-/// How many refusals [`WRITER`] prints.
+/// The number of rejected requests that [`WRITER`] prints.
 const REFUSALS: usize = 16;
 
-/// Reads what is below the key with rclone as it comes, and cannot write there.
+/// Reads the objects under the prefix with rclone, and checks that writes are rejected.
 const READER: &str = r#"
 rclone copy ":s3:$bucket/$key" /work/back
 cd /work/back
@@ -79,7 +80,7 @@ if rclone lsf ":s3:$bucket" > /work/said 2>&1; then exit 1; fi
 grep -q AccessDenied /work/said
 "#;
 
-/// A pod's spec with all entries of a grant's Secret as variables.
+/// A pod spec with all entries of a grant Secret as environment variables.
 fn spec(image: &str, script: &str, secret: &str) -> Value {
     let mut spec = pods::spec(image, &format!("{RCLONE}{script}"), &[]);
     spec["restartPolicy"] = json!("Never");
@@ -96,8 +97,8 @@ fn lent(mut grant: Value, key: &str) -> Value {
     grant
 }
 
-/// A Job waits for temporary credentials, and its S3 client writes a folder with them below one key; it can do nothing
-/// else. Another grant's credentials read it back, and can do nothing else.
+/// A Job waits for temporary credentials and uploads a folder under one prefix with an S3 client. Everything else is
+/// rejected. The credentials of a download grant can read the folder and nothing else.
 pub fn s3_client(play: &Play) -> Result<()> {
     let (suite, cluster) = (play.suite, &play.suite.cluster);
     let began = Instant::now();
@@ -121,7 +122,7 @@ pub fn s3_client(play: &Play) -> Result<()> {
     let key = format!("{tenant}/run-42/");
     ask(&["--request", "PUT", "--data-binary", "@-"], &others, "theirs")?;
 
-    // The Job is there before its grant, and the grant before the rule that lends.
+    // The Job is created before its grant, and the grant before the access rule that allows temporary credentials.
     let began = Instant::now();
     let writer = spec(&image, &WRITER.replace("OTHERS", &others), "run-42");
     cluster.apply(&[
@@ -145,7 +146,7 @@ pub fn s3_client(play: &Play) -> Result<()> {
         format!("the Job said {log}"),
     )?;
 
-    // What is in the store, by its own administrator.
+    // Check the store with its administrator credentials.
     let numbers: String = (1..=900_000).map(|n| format!("{n}\n")).collect();
     let files = [
         ("step-1.txt", "step 1\n"),
@@ -175,7 +176,7 @@ pub fn s3_client(play: &Play) -> Result<()> {
     )?;
     check(get(&others)? == "theirs", "somebody else's object is another one")?;
 
-    // And back.
+    // Download the folder again.
     cluster.apply(&[
         lent(pods::download(&play.namespace, "back", &store, &key, LONG), &key),
         json!({

@@ -1,4 +1,4 @@
-//! The stories. A new capability adds its own here.
+//! The list of all end-to-end tests. Add the tests of a new capability here.
 
 use valet_harness::Result;
 
@@ -19,43 +19,43 @@ mod rights;
 mod rotation;
 mod tenants;
 
-/// What somebody does with Valet, from the beginning to the end.
+/// An end-to-end test: what a user does with Valet, from the beginning to the end.
 pub struct Story {
-    /// What it is called on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What it shows.
+    /// What the test checks.
     pub about: &'static str,
-    /// Where it plays.
+    /// When the test runs.
     pub stage: Stage,
-    /// What happens.
+    /// The function that runs the test.
     pub play: fn(&Play) -> Result<()>,
 }
 
-/// Beside which others a story plays.
+/// Which tests can run at the same time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It leaves the operator and the shared store alone, so others play at the same time; one of the fast ones.
+    /// The test does not change the operator or the shared store, and is fast. Such tests run in parallel.
     Fast,
-    /// It leaves them alone, too, and takes minutes.
+    /// As `Fast`, but the test takes minutes.
     Beside,
-    /// It leaves them alone, and needs programs of this machine on a node of the suite's own. One at a time, since they
-    /// take much of the machine.
+    /// The test does not change the operator or the shared store. It needs programs of this machine and a separate
+    /// node, and much CPU time. Such tests run one at a time.
     OnNode,
-    /// The operator is killed, moved or taken away, or it needs much of the machine. One at a time.
+    /// The test kills, moves or removes the operator, or needs much CPU time. Such tests run one at a time.
     Alone,
 }
 
 impl Story {
-    /// Whether one of the words chooses it; no words choose all.
+    /// Whether one of the words selects the test. Without words, all tests are selected.
     pub fn is_called(&self, words: &[String]) -> bool {
         let by = |word: &String| self.name.contains(word.as_str()) || (word == "fast" && self.stage == Stage::Fast);
         words.is_empty() || words.iter().any(by)
     }
 }
 
-/// All of them, in the order in which they begin. Those that take Valet away come last.
+/// All tests in the order in which they start. Tests that uninstall Valet are last.
 pub const STORIES: &[Story] = &[
-    // The longest first: the others play meanwhile.
+    // The longest test is first, so that others run at the same time.
     Story {
         name: "rotation",
         about: "a store's access key is replaced under running pods, with a slip of the hand; then the old one is deleted",
@@ -149,7 +149,7 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "s3-client",
         about: "a Job's rclone writes a folder with lent credentials and can do nothing else; a pod's reads it back",
-        // It leaves the operator alone, but it needs a server and a client that nobody else needs.
+        // The test does not change the operator, but it needs a server and a client that no other test needs.
         stage: Stage::Alone,
         play: lent::s3_client,
     },

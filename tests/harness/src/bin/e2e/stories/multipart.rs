@@ -1,4 +1,4 @@
-//! A large file in parts.
+//! Tests of multipart uploads.
 
 use std::time::Instant;
 
@@ -14,10 +14,10 @@ use crate::{
 /// 1 GiB, in 64 parts of 16 MiB.
 const SIZE: u64 = 1 << 30;
 
-/// What may come and go in an operator's memory by itself, in MiB: less than a part of the file.
+/// Normal changes of the operator's memory in MiB. This is less than the size of one part.
 const NOISE: f64 = 15.0;
 
-/// Makes the file, and sends it with a curl that breaks once, at part 17.
+/// Creates the file and uploads it with a curl wrapper that fails once, at part 17.
 const SCRIPT: &str = r#"
 mkdir /work/bin
 cat > /work/bin/curl <<'END'
@@ -39,7 +39,7 @@ fn grant(play: &Play, name: &str, size: u64) -> Value {
     grant
 }
 
-/// The memory of each replica, in MiB: what is resident now, and the most that ever was.
+/// The memory of each replica in MiB: the current and the maximum resident size.
 fn memory(play: &Play) -> Result<Vec<(f64, f64)>> {
     let suite = play.suite;
     let line = "awk '/^VmHWM|^VmRSS/ {print $2}' /proc/$p/status | xargs echo";
@@ -55,14 +55,14 @@ fn memory(play: &Play) -> Result<Vec<(f64, f64)>> {
         .context("the kernel said nothing of the operator's memory")
 }
 
-/// The uploads in parts that go on in the story's part of the bucket.
+/// The number of incomplete multipart uploads under the prefix of the test.
 fn open(play: &Play) -> Result<usize> {
     let query = format!("?prefix=tenants%2F{}%2F&uploads=", play.namespace);
     let listed = play.suite.s3.get(&play.suite.cluster, &query)?;
     Ok(listed.matches("<UploadId>").count())
 }
 
-/// A Job sends 1 GiB in parts, one of them twice; and of an upload that is given up nothing stays.
+/// A Job uploads 1 GiB as a multipart upload, and sends one part twice. An aborted upload leaves no parts.
 pub fn multipart_job(play: &Play) -> Result<()> {
     let (suite, cluster) = (play.suite, &play.suite.cluster);
     let before = memory(play)?;
@@ -113,7 +113,7 @@ pub fn multipart_job(play: &Play) -> Result<()> {
         (seen - sent).as_secs_f64()
     ));
 
-    // Given up halfway.
+    // The second upload is aborted halfway.
     let script = "head -c 33554432 /dev/zero > /work/f; TMPDIR=/work sh /left/upload.sh /work/f 1; sleep 1000";
     cluster.apply(&[
         grant(play, "left", 32 << 20),

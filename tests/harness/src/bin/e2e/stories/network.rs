@@ -1,4 +1,4 @@
-//! The chart's NetworkPolicy, on a network that enforces it: kube-router, which does nothing else here.
+//! Tests of the chart's NetworkPolicy on a network that enforces it with kube-router.
 
 use std::{
     env,
@@ -16,7 +16,7 @@ use crate::{
     suite::{LABEL, RELEASE, STORE, SYSTEM},
 };
 
-/// The apiserver here has a port of its own, which stands in the values; so has the store, and at first it does not.
+/// The apiserver has a port that is set in the values. The port of the store is not set at first.
 pub fn network_policy(play: &Play) -> Result<()> {
     let (suite, cluster) = (play.suite, &play.suite.cluster);
     let node = cluster
@@ -34,7 +34,7 @@ pub fn network_policy(play: &Play) -> Result<()> {
     let values = ["networkPolicy.enabled=true", &apiserver, &monitoring];
     suite.install(&suite.chart(), &values)?;
     suite.ready()?;
-    // Two who would read metrics: one may, one may not. Without anybody who enforces it, both can.
+    // Only one of two clients may read the metrics. Without enforcement, both can.
     let stranger = format!("{}-stranger", play.namespace);
     cluster.apply(&[
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": stranger, "labels": {LABEL: "tenant"}}}),
@@ -79,12 +79,13 @@ pub fn network_policy(play: &Play) -> Result<()> {
     ));
     check(reads(&play.namespace), "who may read metrics cannot")?;
 
-    // The store's port is not among those of the default: whoever asks for a new store waits, and it is said why.
+    // The port of the store is not in the default values. A new store is not ready, and its condition gives the
+    // reason.
     let store = format!("e2e-network-{}", suite.run);
     suite.make_store_at(&store, "s3", json!([pods::rule_for_all(LABEL)]))?;
     cluster.apply(&[pods::upload(&play.namespace, "shut", &store, LONG)])?;
     play.wait_condition("ug/shut", "Ready", "False", "StoreUnreachable", 60)?;
-    // With its port all goes on, and with nothing else opened.
+    // After the port is added, the store works, and no other traffic is allowed.
     suite.install(
         &suite.chart(),
         &[&values[..], &["networkPolicy.egress.stores.ports={443,9000}"]].concat(),

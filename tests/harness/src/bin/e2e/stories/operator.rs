@@ -1,4 +1,4 @@
-//! What happens to the operator while tenants work.
+//! Tests of failures of the operator while tenants use Valet.
 
 use std::{
     env, thread,
@@ -14,7 +14,7 @@ use crate::{
     suite::{STORE, SYSTEM},
 };
 
-/// Nobody is there at each stage of a grant.
+/// The operator is stopped at each stage of a grant.
 pub fn away(play: &Play) -> Result<()> {
     const SHORT: u64 = 20;
     let (suite, namespace, image) = (play.suite, play.namespace.as_str(), play.suite.image.as_str());
@@ -30,18 +30,18 @@ pub fn away(play: &Play) -> Result<()> {
     play.wait_for("condition=Ready", "pod/sender", 30)?;
 
     suite.scale(0)?;
-    // Before the Secret.
+    // Stage 1: before the Secret is created.
     let script = "echo new >/work/file; curl --config /new/curl.cfg --upload-file /work/file";
     suite.cluster.apply(&[
         pods::upload(namespace, "new", STORE, LONG),
         pods::pod(namespace, "newcomer", image, script, &["new"]),
     ])?;
-    // Before completion: a live key needs no operator.
+    // Stage 2: before completion. A live credential works without the operator.
     play.exec(
         "sender",
         "echo sent >/work/file; curl --config /sent/curl.cfg --upload-file /work/file",
     )?;
-    // At the end of a key.
+    // Stage 3: at the expiry of a credential.
     thread::sleep(ends.saturating_duration_since(Instant::now()) + Duration::from_secs(2));
     check(
         play.exists("secret/over")?,
@@ -67,7 +67,7 @@ pub fn away(play: &Play) -> Result<()> {
     )
 }
 
-/// The leader goes, in three ways.
+/// The leader is lost in three ways: killed, frozen or stopped.
 pub fn handover(play: &Play) -> Result<()> {
     let suite = play.suite;
     let rounds: u32 = env::var("E2E_ROUNDS")
@@ -116,7 +116,8 @@ pub fn handover(play: &Play) -> Result<()> {
             )?;
             names.push((name, 1));
             if way == "frozen" {
-                // It wakes up as one who has lost the Lease, and must not go on as if nothing had happened.
+                // The frozen leader continues after it has lost the Lease. It must not continue to work as the
+                // leader.
                 suite.hands.signal(&suite.cluster, this, "CONT")?;
                 let path = ".status.containerStatuses[0].restartCount";
                 suite.cluster.wait(30, "the frozen replica to end", || {
@@ -134,7 +135,7 @@ pub fn handover(play: &Play) -> Result<()> {
     check(keys == names, format!("not one key a grant: {keys:?}"))
 }
 
-/// kubectl drain of the leader's node.
+/// The node of the leader is drained with kubectl.
 pub fn drain(play: &Play) -> Result<()> {
     let suite = play.suite;
     suite.ready()?;
@@ -154,7 +155,7 @@ pub fn drain(play: &Play) -> Result<()> {
         "--delete-emptydir-data",
         "--timeout=90s",
     ]);
-    // Only Valet's: elsewhere on the node is the S3 server, and perhaps somebody's work.
+    // Only the pods of Valet are drained. The S3 server and pods of other users can be on the same node.
     command.args(["--pod-selector=app.kubernetes.io/name=valet"]);
     let log = suite.cluster.scratch().join("drain.log");
     let drain = Process::start("kubectl drain", command, log)?;
@@ -178,14 +179,15 @@ pub fn drain(play: &Play) -> Result<()> {
     Ok(())
 }
 
-/// While the drain goes on: one replica goes, one stays.
+/// During the drain: one replica is evicted, and one stays.
 fn drained(play: &Play, drain: &Process, before: &[String], node: &str) -> Result<()> {
     let suite = play.suite;
     suite.cluster.wait(40, "the first replica to be evicted", || {
         let now: Vec<String> = suite.operators()?.into_iter().map(|pod| pod.name).collect();
         Ok(before.iter().any(|name| !now.contains(name)).then_some(()))
     })?;
-    // On a cluster of one node the next replica has no place until this is over: the other one must not go.
+    // On a cluster with one node, the new replica is not scheduled until the drain has finished. The other replica must
+    // stay.
     let nodes = suite.cluster.json(&["get", "nodes"])?["items"]
         .as_array()
         .map_or(0, Vec::len);
@@ -205,7 +207,7 @@ fn drained(play: &Play, drain: &Process, before: &[String], node: &str) -> Resul
     Ok(())
 }
 
-/// Grants while both replicas work at the same time, and are killed at any moment.
+/// Grants while both replicas work at the same time and are killed at random times.
 pub fn crashes(play: &Play) -> Result<()> {
     const ROUNDS: usize = 6;
     const EACH: usize = 5;
@@ -216,7 +218,7 @@ pub fn crashes(play: &Play) -> Result<()> {
     let mut killed = 0;
     for round in 0..ROUNDS {
         let operators = suite.operators()?;
-        // Somewhere between before the first grant and after the last status.
+        // A time between the first grant and the last status.
         let pause = Duration::from_millis([0, 60, 120, 200, 300, 450][round % 6]);
         let grants: Vec<Value> = (0..EACH)
             .map(|n| pods::upload(&play.namespace, &format!("g-{:02}", round * EACH + n), STORE, LONG))
@@ -228,7 +230,8 @@ pub fn crashes(play: &Play) -> Result<()> {
             applied.join().map_err(|_| Error::new("kubectl's thread panicked"))??;
             Ok(killed)
         })?;
-        // A container that ends again and again is started later and later; new pods are not.
+        // Kubernetes delays the restart of a container that exits repeatedly. It does not delay new pods, so the pods
+        // are deleted.
         let names: Vec<&str> = operators.iter().map(|pod| pod.name.as_str()).collect();
         let delete = [
             "delete",
@@ -257,7 +260,7 @@ pub fn crashes(play: &Play) -> Result<()> {
         "--timeout=60s",
     ])?;
 
-    // One pod uses each key once, and each must work.
+    // One pod uses each credential once. Each must work.
     let sources: Vec<Value> = all
         .iter()
         .map(|name| json!({"secret": {"name": name, "items": [{"key": "curl.cfg", "path": format!("{name}.cfg")}]}}))

@@ -1,4 +1,4 @@
-//! What those who own grants and stores do to keys that are out, or wanted.
+//! Tests of changes by owners of grants and stores: suspend, revoke and quotas.
 
 use serde_json::{Value, json};
 use valet_harness::{Error, Result};
@@ -9,7 +9,7 @@ use crate::{
     suite::{LABEL, STORE},
 };
 
-/// A key is held back and given back, then revoked, while pods want it.
+/// A grant is suspended, resumed and revoked while pods use it.
 pub fn withheld(play: &Play) -> Result<()> {
     let key = format!("tenants/{}/film", play.namespace);
     play.suite.s3.put(&play.suite.cluster, &key, "frames")?;
@@ -28,7 +28,8 @@ pub fn withheld(play: &Play) -> Result<()> {
     play.wait_condition("dg/film", "Suspended", "True", "Suspended", 30)?;
     play.wait_secret_gone("film", 10)?;
     shows_no_end(play)?;
-    // Who comes now waits; who has read the key has it until its end, and the grant says so.
+    // A new pod waits for the Secret. A pod that has read the URL can use it until the expiry, and the grant's
+    // message says so.
     let late = pods::pod(
         &play.namespace,
         "late",
@@ -67,7 +68,7 @@ pub fn withheld(play: &Play) -> Result<()> {
     )
 }
 
-/// `kubectl get` shows no end where there is no key: NAME, READY, STATUS and AGE are all.
+/// Checks that `kubectl get` shows no expiry for a grant without a credential, only NAME, READY, STATUS and AGE.
 fn shows_no_end(play: &Play) -> Result<()> {
     let row = play.kubectl(&["get", "dg/film", "--no-headers"])?;
     check(
@@ -76,7 +77,7 @@ fn shows_no_end(play: &Play) -> Result<()> {
     )
 }
 
-/// One key at a time: the second Job waits for the first one's upload, and goes on by itself.
+/// With a quota of one live grant, the second Job waits for the upload of the first, and then continues.
 pub fn limits(play: &Play) -> Result<()> {
     let store = format!("e2e-narrow-{}", play.suite.run);
     let mut rule = pods::rule_for_all(LABEL);

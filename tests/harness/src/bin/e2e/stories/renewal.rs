@@ -1,4 +1,4 @@
-//! A pod that lives longer than its key.
+//! Tests of renewal: a pod that runs longer than the lifetime of its credential.
 
 use std::time::Instant;
 
@@ -10,14 +10,14 @@ use crate::{
     suite::STORE,
 };
 
-/// A key is replaced under a running pod: the kubelet brings the new one, the same command goes on, and the old one works
-/// until its own end.
+/// The credential in a running pod is renewed: the kubelet updates the files, the same command works with the new
+/// URL, and the old URL works until its expiry.
 pub fn renewal(play: &Play) -> Result<()> {
     let key = format!("tenants/{}/prices", play.namespace);
     play.suite.s3.put(&play.suite.cluster, &key, "apples 3")?;
     let mut grant = pods::download(&play.namespace, "prices", STORE, &key, LONG);
     grant["spec"]["renewal"] = serde_json::json!({"policy": "Always"});
-    // It reads curl.cfg anew each time, as a long-lived program should, and ends if that fails.
+    // The program reads curl.cfg for each transfer, as documented, and exits if a transfer fails.
     let script = "while curl --config /prices/curl.cfg --output /work/prices; do sleep 1; done; exit 1";
     let pod = pods::pod(&play.namespace, "shop", &play.suite.image, script, &["prices"]);
     play.suite.cluster.apply(&[grant, pod])?;
@@ -31,7 +31,7 @@ pub fn renewal(play: &Play) -> Result<()> {
     let first = in_pod()?;
     let files = play.exec("shop", "ls /prices; cp /prices/curl.cfg /work/first.cfg")?;
 
-    // What would come after ten minutes comes now: by the same write.
+    // A renewal would follow after ten minutes. An annotation requests it now, and the operator does the same write.
     let now = play.exec("shop", "date -u +%FT%TZ")?;
     let annotation = format!("valetkey.dev/renew-requested-at={}", now.trim());
     let began = Instant::now();
@@ -40,7 +40,7 @@ pub fn renewal(play: &Play) -> Result<()> {
         Ok((play.field("dg/prices", ".status.renewals")? == "1").then_some(()))
     })?;
     let published = began.elapsed();
-    // Kubelets take 60 to 90 s; Valet counts on no more than 180.
+    // The kubelet needs 60 to 90 s to update the files. Valet assumes at most 180 s.
     let second = play.suite.cluster.wait(180, "the second key in the pod", || {
         let now = in_pod()?;
         Ok((now != first).then_some(now))

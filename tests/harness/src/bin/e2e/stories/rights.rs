@@ -1,4 +1,4 @@
-//! What the operator may, and what it shows of itself.
+//! Tests of the operator's permissions and metrics.
 
 use serde_json::json;
 use valet_harness::{Context, Result};
@@ -9,7 +9,7 @@ use crate::{
     suite::{RELEASE, STORE, SYSTEM},
 };
 
-/// Metrics, scraped by a tenant's pod as Prometheus would do it.
+/// A pod of a tenant reads the metrics as Prometheus does.
 pub fn metrics(play: &Play) -> Result<()> {
     let cluster = &play.suite.cluster;
     cluster.apply(&[
@@ -25,7 +25,7 @@ pub fn metrics(play: &Play) -> Result<()> {
     play.wait_for("condition=Ready", "pod/scraper", 60)?;
     let address = cluster.field(&["service", RELEASE, "--namespace", SYSTEM], ".spec.clusterIP")?;
     let port = cluster.field(&["service", RELEASE, "--namespace", SYSTEM], ".spec.ports[0].port")?;
-    // One replica works and the other waits; a Service asks either.
+    // One replica is the leader and the other a standby. The Service can select either.
     let ours = format!("namespace=\"{}\"", play.namespace);
     let text = cluster.wait(30, "a scrape that the leader answered", || {
         let text = play.exec("scraper", &format!("curl --fail -sS http://{address}:{port}/metrics"))?;
@@ -51,7 +51,7 @@ pub fn metrics(play: &Play) -> Result<()> {
     Ok(())
 }
 
-/// The kernel's word on the operator's processes, seen from the node.
+/// Checks the security settings of the operator's processes on the node.
 pub fn posture(play: &Play) -> Result<()> {
     let suite = play.suite;
     let level = suite.cluster.field(
@@ -107,7 +107,7 @@ pub fn posture(play: &Play) -> Result<()> {
     Ok(())
 }
 
-/// The operator's account in somebody else's hands.
+/// Tries actions with the token of the operator's service account.
 pub fn account(play: &Play) -> Result<()> {
     let cluster = &play.suite.cluster;
     let who = format!("--as=system:serviceaccount:{SYSTEM}:{RELEASE}");
@@ -150,7 +150,7 @@ pub fn account(play: &Play) -> Result<()> {
     }
     let precious = play.field("secret/precious", ".data.password")?;
     check(precious == "dGVsbC1ub2JvZHk=", "the Secret has changed")?;
-    // What it is for, it may.
+    // Actions that the operator needs are allowed.
     cluster
         .kubectl(&[&["delete", "secret", "proper"], &namespace[..], &[&who]].concat())
         .map(|_| ())

@@ -1,4 +1,4 @@
-//! A store's credentials that change while pods use keys.
+//! Tests of the rotation of a store's credentials while pods use signed URLs.
 
 use std::{thread, time::Duration, time::Instant};
 
@@ -12,20 +12,21 @@ use crate::{
     suite::{LABEL, SYSTEM},
 };
 
-/// A store's credentials are read at least this often, in seconds, and it takes a moment.
+/// Maximum time in seconds until the operator has read changed store credentials.
 const SEEN: u64 = 75;
-/// From then on its keys are signed anew within this long, in seconds: docs/reference/stores.md.
+/// Maximum time in seconds until the URLs are re-signed after that: docs/reference/stores.md.
 const ANEW: u64 = 120;
-/// Kubelets bring what is new in a Secret within this long, in seconds; they take 60 to 90.
+/// Maximum time in seconds until the kubelet has updated a mounted Secret. It usually needs 60 to 90 s.
 const KUBELET: u64 = 180;
 
-/// The platform team moves a store to another access key while pods hold keys: first with a slip of the hand, then rightly.
-/// Keys are signed anew, the kubelet brings them, and when the old access key is deleted only copies of old keys notice.
+/// The platform team changes the access key of a store while pods use signed URLs: first with a wrong secret, then
+/// correctly. The URLs are re-signed and the kubelet updates the files. When the old access key is deleted, only
+/// copies of old URLs stop working.
 pub fn rotation(play: &Play) -> Result<()> {
     let (suite, cluster, namespace) = (play.suite, &play.suite.cluster, play.namespace.as_str());
     let store = format!("e2e-rotation-{}", suite.run);
     let status = format!("clusterobjectstore/{store}");
-    // What the platform team does: the Secret of the store's credentials is its only place.
+    // The platform team changes only the Secret with the store's credentials.
     let put_in = |key: &AccessKey| cluster.apply(&[key.in_secret(SYSTEM, &store)]);
     let old = suite.s3.add_access_key(cluster)?;
     put_in(&old)?;
@@ -35,7 +36,7 @@ pub fn rotation(play: &Play) -> Result<()> {
     object["spec"]["s3"]["credentials"]["secretRef"]["name"] = json!(store);
     let key = format!("tenants/{namespace}/film");
     suite.s3.put(cluster, &key, "frames")?;
-    // It reads curl.cfg anew each time, as a long-lived program should, and ends if that fails.
+    // The program reads curl.cfg for each transfer, as documented, and exits if a transfer fails.
     let script = "while curl --config /film/curl.cfg --output /work/film; do sleep 1; done; exit 1";
     cluster.apply(&[
         object,
@@ -59,7 +60,7 @@ pub fn rotation(play: &Play) -> Result<()> {
         "a Secret does not say with what its key was signed",
     )?;
 
-    // The second access key is there, and what is put in is not it.
+    // The second access key exists, but the Secret gets a wrong secret key.
     let new = suite.s3.add_access_key(cluster)?;
     put_in(&new.with_wrong_secret()?)?;
     let began = Instant::now();
@@ -70,7 +71,7 @@ pub fn rotation(play: &Play) -> Result<()> {
         said.contains("SignatureDoesNotMatch"),
         format!("it does not say what is wrong: {said}"),
     )?;
-    // Who wants a key now is told; who has one keeps it.
+    // A new grant waits, and its condition gives the reason. Issued credentials are kept.
     cluster.apply(&[pods::upload(namespace, "late", &store, LONG)])?;
     play.wait_condition("ug/late", "Ready", "False", "CredentialsRefused", 10)?;
     check(
@@ -98,7 +99,7 @@ pub fn rotation(play: &Play) -> Result<()> {
         play.exec("player", "cat /film/expiry")? == end,
         "the key has another end than before",
     )?;
-    // Both access keys are good until the owner deletes one.
+    // Both access keys are valid until the owner deletes one.
     check(
         play.exec("player", "curl --config /work/film.cfg")? == "frames",
         "a copy of the old key is worth nothing already",
@@ -120,7 +121,7 @@ pub fn rotation(play: &Play) -> Result<()> {
         "echo done >/work/report; curl --config /report/curl.cfg --upload-file /work/report",
     )?;
     play.wait_for("condition=Completed", "ug/report", 90)?;
-    // The pod has not missed anything all the time.
+    // No transfer of the pod has failed.
     thread::sleep(Duration::from_secs(3));
     play.runs_on("player")?;
     play.note(format!(

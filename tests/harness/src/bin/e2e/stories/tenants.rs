@@ -1,4 +1,4 @@
-//! What tenants do.
+//! Tests of uploads and downloads by tenants.
 
 use std::{fs, thread, time::Duration};
 
@@ -11,7 +11,8 @@ use crate::{
     suite::{LABEL, STORE},
 };
 
-/// A file of `examples/`, with the story's namespace, store and image in place of the example's: its documents.
+/// Reads a file of `examples/`, replaces its namespace, store and image with those of the test, and returns the
+/// documents.
 fn example(play: &Play, file: &str) -> Result<Vec<String>> {
     let path = play.suite.root.join("examples").join(file);
     let text = fs::read_to_string(&path).context(format_args!("cannot read {}", path.display()))?;
@@ -20,7 +21,7 @@ fn example(play: &Play, file: &str) -> Result<Vec<String>> {
         .replace("tenants/web/", &format!("tenants/{}/", play.namespace))
         .replace("    name: media\n", &format!("    name: {STORE}\n"))
         .replace("curlimages/curl:8.11.1", &play.suite.image);
-    // The first document is the namespace, which is there.
+    // The first document is the namespace, which already exists.
     Ok(text.split("\n---\n").skip(1).map(str::to_owned).collect())
 }
 
@@ -35,7 +36,7 @@ fn phase(play: &Play, pod: &str) -> Result<String> {
     play.field(&format!("pod/{pod}"), ".status.phase")
 }
 
-/// examples/03-upload-job.yaml, the Job before its grant.
+/// Runs examples/03-upload-job.yaml, with the Job before its grant.
 pub fn upload_job(play: &Play) -> Result<()> {
     let documents = example(play, "03-upload-job.yaml")?;
     let [grant, job] = &documents[..] else {
@@ -70,7 +71,7 @@ pub fn upload_job(play: &Play) -> Result<()> {
     check(ready == "Completed", format!("Ready has the reason {ready}"))
 }
 
-/// examples/05-download-init-container.yaml.
+/// Runs examples/05-download-init-container.yaml.
 pub fn download(play: &Play) -> Result<()> {
     let model = "0123456789abcdef".repeat(4096);
     let key = format!("tenants/{}/models/small.bin", play.namespace);
@@ -79,11 +80,11 @@ pub fn download(play: &Play) -> Result<()> {
     play.wait_for("condition=Ready", "pod/inference", 60)?;
     let found = play.exec("inference", "cat /models/small.bin")?;
     check(found == model, "the main container has another file than the store")?;
-    // What the init container had is not the main container's.
+    // The main container does not have the grant of the init container.
     play.exec("inference", "! ls /grant 2>/dev/null").map(|_| ())
 }
 
-/// A store whose rules name somebody else.
+/// A grant for a store whose access rules name another namespace is refused.
 pub fn refused(play: &Play) -> Result<()> {
     let store = format!("e2e-closed-{}", play.suite.run);
     let rule = |name: &str| json!([{"namespaces": {"names": [name]}, "operations": ["Upload"], "keyPrefix": "tenants/{namespace}/", "maxExpirationSeconds": 3600}]);
@@ -116,7 +117,7 @@ pub fn refused(play: &Play) -> Result<()> {
 
     play.suite.make_store_at(&store, "s3", rule(&play.namespace))?;
     play.wait_condition("ug/mine", "Ready", "True", "Issued", 30)?;
-    // The kubelet tries again after pauses that double: the longer a pod has waited, the later it notices.
+    // The kubelet retries with increasing pauses. The longer a pod has waited, the later it sees the Secret.
     play.wait_for("jsonpath={.status.phase}=Succeeded", "pod/uploader", 120)?;
     play.suite
         .cluster
@@ -124,7 +125,7 @@ pub fn refused(play: &Play) -> Result<()> {
         .map(|_| ())
 }
 
-/// A door to the store that is closed, then opened.
+/// The store does not answer at first, and answers later.
 pub fn store_down(play: &Play) -> Result<()> {
     let (cluster, door) = (&play.suite.cluster, format!("door-{}", play.suite.run));
     play.suite.s3.door(cluster, &door, false)?;
@@ -151,7 +152,7 @@ pub fn store_down(play: &Play) -> Result<()> {
     cluster.kubectl(&["delete", "clusterobjectstore", &store]).map(|_| ())
 }
 
-/// A key of some seconds, in a pod that lives longer.
+/// A credential expires after some seconds in a pod that runs longer.
 pub fn expiry(play: &Play) -> Result<()> {
     const SECONDS: u64 = 25;
     let key = format!("tenants/{}/film", play.namespace);
@@ -168,7 +169,7 @@ pub fn expiry(play: &Play) -> Result<()> {
 
     play.wait_condition("dg/film", "Ready", "True", "Expired", SECONDS + 20)?;
     play.wait_secret_gone("film", 5)?;
-    // What the pod has copied is a key no more.
+    // The copy of the URL in the pod no longer works.
     let answer = play.exec(
         "player",
         "curl --config /work/kept.cfg --no-fail --write-out '\\n%{http_code}'",

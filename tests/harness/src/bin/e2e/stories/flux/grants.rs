@@ -1,4 +1,4 @@
-//! The tenants' side: stores and grants in git, applied by Kustomizations, as docs/gitops.md has it.
+//! Tests of Flux by tenants: stores and grants in git, applied with Kustomizations as in docs/gitops.md.
 
 use std::{
     fs,
@@ -20,12 +20,12 @@ use crate::{
 
 /// The Kustomization of examples/gitops/flux-kustomization.yaml.
 const UPLOADS: &str = "kustomization/uploads";
-/// That on which it depends.
+/// The Kustomization that UPLOADS depends on.
 const STORES: &str = "kustomization/object-stores";
 const SOURCE: &str = "gitrepository/web";
 const REPOSITORY: &str = "web";
 
-/// A tenant's repository and what Flux makes of it.
+/// The repository of a tenant, and the Flux objects for it.
 struct Tenant<'a> {
     play: &'a Play<'a>,
     flux: Flux<'a>,
@@ -41,12 +41,12 @@ impl Tenant<'_> {
             .commit(REPOSITORY, &format!("uploads/{name}.yaml"), &format!("{grant:#}\n"))
     }
 
-    /// Commits that a grant is gone.
+    /// Commits the deletion of a grant.
     fn remove(&self, name: &str) -> Result<()> {
         self.git.commit(REPOSITORY, &format!("uploads/{name}.yaml"), "")
     }
 
-    /// Has Flux fetch what is in git and apply it, and says what came of it.
+    /// Lets Flux fetch and apply the repository, and returns the Ready condition of the Kustomization.
     fn sync(&self) -> Result<Ready> {
         for what in [SOURCE, STORES] {
             let ready = self.flux.reconcile(what)?;
@@ -55,7 +55,7 @@ impl Tenant<'_> {
         self.flux.reconcile(UPLOADS)
     }
 
-    /// The same, when nothing may be wrong.
+    /// As `sync`, but a failure is an error.
     fn sync_well(&self) -> Result<()> {
         let ready = self.sync()?;
         check(ready.status == "True", format!("{UPLOADS}: {ready:?}"))
@@ -70,16 +70,17 @@ impl Tenant<'_> {
         pods::download(&self.play.namespace, name, &self.store, &key, seconds)
     }
 
-    /// What tells an object from another of its name, and one version of it from the next.
+    /// The UID and the resource version of an object.
     fn version(&self, object: &str) -> Result<String> {
         self.play.field(object, ".metadata['uid', 'resourceVersion']")
     }
 }
 
-/// Applied in order, Ready with their keys, left alone, refused, pruned, replaced, over; and what is done by hand beside.
+/// Grants are applied in order, become Ready, stay unchanged, are refused, pruned, replaced and expired. Manual
+/// changes are also tested.
 pub fn grants(play: &Play) -> Result<()> {
     let (suite, cluster) = (play.suite, &play.suite.cluster);
-    // What has finished is deleted at once, unless it is in git.
+    // Finished grants are deleted at once, except grants in git.
     suite.install(&suite.chart(), &["ttlSecondsAfterFinished=1"])?;
     let flux = Flux::install(play)?;
     let git = Git::start(play, &flux.image)?;
@@ -102,7 +103,7 @@ pub fn grants(play: &Play) -> Result<()> {
     by_hand(&t)?;
     by_helm(&t)?;
 
-    // A Kustomization that goes takes along what it has applied.
+    // When a Kustomization is deleted, Flux deletes the objects that it applied.
     cluster.kubectl(&[
         "delete",
         UPLOADS,
@@ -116,8 +117,8 @@ pub fn grants(play: &Play) -> Result<()> {
         let gone = left.trim().is_empty() && !cluster.exists(&["clusterobjectstore", &t.store])?;
         Ok((gone && !play.exists("secret/avatar")? && !play.exists("secret/read")?).then_some(()))
     })?;
-    // `again` is what docs/gitops.md warns of: collected, made again, with a new key each time. `avatar` was replaced once, and
-    // its Secret made again twice, with the same key; `read` was renewed.
+    // docs/gitops.md warns of `again`: it is deleted and created again, each time with a new credential. `avatar` was
+    // replaced once, and its Secret was created again twice with the same credential. `read` was renewed.
     let keys = secrets.keys();
     let expected = [
         ("again", 3),
@@ -137,7 +138,7 @@ pub fn grants(play: &Play) -> Result<()> {
     suite.ready()
 }
 
-/// Stores first, grants after; a grant's Kustomization is Ready when its key is there.
+/// Stores are applied first, then grants. The Kustomization of the grants is Ready when their credentials are issued.
 fn applied(t: &Tenant<'_>) -> Result<()> {
     let (suite, cluster) = (t.play.suite, &t.play.suite.cluster);
     t.git.make(REPOSITORY)?;
@@ -188,7 +189,7 @@ fn applied(t: &Tenant<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Reconciliations with nothing new in git write nothing: each grant's and Secret's version stays.
+/// Reconciles without a new commit write nothing: the versions of grants and Secrets do not change.
 fn left_alone(t: &Tenant<'_>) -> Result<()> {
     let store = || -> Result<String> {
         let store = ["clusterobjectstore", &t.store];
@@ -213,8 +214,8 @@ fn left_alone(t: &Tenant<'_>) -> Result<()> {
     )
 }
 
-/// A grant that is refused makes the Kustomization fail at once, by name, and takes nothing from the others; out of git it
-/// is pruned.
+/// A refused grant makes the Kustomization fail at once with the name of the grant, and does not affect other grants.
+/// When it is removed from git, Flux prunes it.
 fn refused(t: &Tenant<'_>) -> Result<()> {
     let before = t.play.published("avatar")?;
     let mut grant = t.upload("elsewhere");
@@ -239,7 +240,8 @@ fn refused(t: &Tenant<'_>) -> Result<()> {
     t.play.wait_for("delete", "ug/elsewhere", 20)
 }
 
-/// What a grant permits does not change: the sync fails, and the key stays. Who asks for it gets another grant, once.
+/// The fields that determine the access of a grant are immutable: the sync fails and the credential stays. With the
+/// annotation kustomize.toolkit.fluxcd.io/force, Flux replaces the grant once.
 fn replaced(t: &Tenant<'_>) -> Result<()> {
     let before = (t.play.published("avatar")?, t.version("ug/avatar")?);
     let mut grant = t.upload("avatar");
@@ -268,8 +270,8 @@ fn replaced(t: &Tenant<'_>) -> Result<()> {
     )
 }
 
-/// Grants whose time is over: Valet keeps those that are in git; one that is to be collected all the same comes back with a
-/// new key, unless a deadline says that it is over for good.
+/// Finished grants: Valet keeps grants in git. A grant with a TTL is deleted and comes back with a new credential,
+/// unless its deadline has passed.
 fn over(t: &Tenant<'_>) -> Result<()> {
     const SHORT: u64 = 10;
     let began = Instant::now();
@@ -292,13 +294,13 @@ fn over(t: &Tenant<'_>) -> Result<()> {
         t.play.wait_for("delete", "dg/again", 30)?;
         t.play.wait_for("delete", "dg/late", 30)?;
         if round == 0 {
-            // What is made again after its deadline gets no key.
+            // A grant that is created again after its deadline gets no credential.
             thread::sleep(Duration::from_secs(41).saturating_sub(began.elapsed()));
         }
         t.sync_well()?;
     }
     t.play.wait_for("delete", "dg/again", 30)?;
-    // Nothing comes back by itself, only with Flux' next look.
+    // A deleted grant comes back only at Flux's next reconcile.
     thread::sleep(Duration::from_secs(3));
     check(
         !t.play.exists("dg/again")?,
@@ -314,7 +316,7 @@ fn over(t: &Tenant<'_>) -> Result<()> {
     t.sync_well()
 }
 
-/// Flux undoes what kubectl changes in what it has applied, and leaves alone what others have changed.
+/// Flux reverts manual changes of fields that it applied, and leaves fields of other clients unchanged.
 fn by_hand(t: &Tenant<'_>) -> Result<()> {
     let suspend = |flag: &str| {
         let args = [
@@ -355,7 +357,7 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     t.play.kubectl(&args)?;
     t.play.wait_for("jsonpath={.data.url}", "secret/avatar", 20)?;
 
-    // A new key on request: once, whether Flux takes the annotation away or not.
+    // A renewal request takes effect once, even if Flux removes the annotation.
     let before = t.play.published("read")?;
     let now = format!("valetkey.dev/renew-requested-at={}", in_seconds(0)?);
     t.play.kubectl(&["annotate", "dg/read", &now])?;
@@ -372,7 +374,7 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     )?;
     check(renewed == t.play.published("read")?, "the key was renewed again")?;
 
-    // Revoked: what cannot be taken back is said at every reconciliation, until git has it, too.
+    // Revoked grants: spec.revoke cannot be set back, so every reconcile fails until git also has the field.
     let mut taken = t.upload("taken");
     t.commit(&taken)?;
     t.sync_well()?;
@@ -398,7 +400,8 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     t.sync_well()
 }
 
-/// Grants in a chart: a HelmRelease, too, is Ready when they have their keys, and fails when one is refused.
+/// Grants in a Helm chart: the HelmRelease is Ready when their credentials are issued, and fails when a grant is
+/// refused.
 fn by_helm(t: &Tenant<'_>) -> Result<()> {
     const RELEASE: &str = "helmrelease/backup";
     let commit = |name: &str, key: &str| -> Result<()> {
@@ -449,7 +452,7 @@ fn by_helm(t: &Tenant<'_>) -> Result<()> {
     t.play.wait_secret_gone("charted", 20)
 }
 
-/// A moment from now, as objects have it.
+/// A time in the near future in RFC 3339.
 fn in_seconds(seconds: u32) -> Result<String> {
     let mut command = process::clean(Command::new("date"));
     command.args(["--utc", &format!("--date={seconds} seconds"), "+%Y-%m-%dT%H:%M:%SZ"]);

@@ -1,4 +1,4 @@
-//! What a team has that keeps everything in git, and Flux to carry it out.
+//! Tests of teams that keep all objects in git and use Flux.
 
 mod grants;
 mod release;

@@ -1,4 +1,4 @@
-//! The platform team's side: Valet by a HelmRelease, as docs/install.md has it.
+//! Tests of Flux by the platform team: Valet in a HelmRelease as in docs/install.md.
 
 use std::{
     collections::BTreeMap,
@@ -21,14 +21,15 @@ const HELM_RELEASE: &str = "helmrelease/valet";
 const SOURCE: &str = "gitrepository/valet";
 const KINDS: [&str; 4] = ["uploadgrants", "downloadgrants", "objectstores", "clusterobjectstores"];
 
-/// Installed, left alone, changed, upgraded with its kinds, uninstalled and installed again, with live keys all the time.
+/// The HelmRelease is installed, reconciled without changes, changed, upgraded with its CRDs, uninstalled and
+/// installed again. Live credentials work all the time.
 pub fn release(play: &Play) -> Result<()> {
     let (suite, cluster) = (play.suite, &play.suite.cluster);
     let flux = Flux::install(play)?;
     play.note(flux.versions());
     let git = Git::start(play, &flux.image)?;
 
-    // As on a cluster on which nobody has heard of Valet, not even of its namespace.
+    // Start with a cluster without Valet and without its namespace.
     cluster.helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"])?;
     suite::remove_kinds(cluster)?;
     cluster.kubectl(&["delete", "namespace", SYSTEM, "--timeout=60s"])?;
@@ -38,7 +39,7 @@ pub fn release(play: &Play) -> Result<()> {
     git.make("valet")?;
     git.copy("valet", &suite.root, "charts/valet")?;
     git.release("valet", "true", &tag)?;
-    // Where git and the image are, and nothing else, is this cluster's.
+    // Only the locations of the repository and of the image are specific to this cluster.
     let (repository, image) = suite.valet_image.rsplit_once(':').context("an image without a tag")?;
     objects[0]["spec"]["url"] = json!(git.url("valet"));
     objects[1]["spec"]["values"]["image"] = json!({"repository": repository, "tag": image});
@@ -53,7 +54,7 @@ pub fn release(play: &Play) -> Result<()> {
     ));
     suite.ready()?;
 
-    // What the platform team puts there; and keys, one of them in a pod.
+    // The Secrets of the platform team, and grants with credentials, one of them mounted in a pod.
     suite.furnish()?;
     suite.make_store()?;
     let secrets = suite.watch_secrets(&play.namespace)?;
@@ -78,7 +79,7 @@ pub fn release(play: &Play) -> Result<()> {
     left_alone(play, &flux)?;
     same("a reconciliation")?;
 
-    // A value.
+    // Change a chart value.
     change(play, &json!({"values": {"log": {"level": "debug"}}}))?;
     flux.wait_ready(HELM_RELEASE, 120)?;
     suite.ready()?;
@@ -92,7 +93,7 @@ pub fn release(play: &Play) -> Result<()> {
     )?;
     same("a value")?;
 
-    // The next version, whose kinds differ: another tag.
+    // Upgrade to the next version with changed CRDs: another git tag.
     let next = "sed -i 's/^version: .*/version: 99.0.0/' charts/valet/Chart.yaml
         sed -i 's/description: The reason of the condition Ready, in one word[.]/description: The reason of the condition Ready, in one or two words./' charts/valet/templates/crds.yaml";
     git.release("valet", next, "v99.0.0")?;
@@ -124,7 +125,7 @@ pub fn release(play: &Play) -> Result<()> {
     same("the upgrade")?;
     play.time_to_key("upgraded", 40)?;
 
-    // Away, and back.
+    // Uninstall, and install again.
     cluster.kubectl(&["delete", HELM_RELEASE, "--namespace", flux::NAMESPACE, "--timeout=90s"])?;
     check(
         !cluster.exists(&["deployment", RELEASE, "--namespace", SYSTEM])?,
@@ -164,7 +165,7 @@ pub fn release(play: &Play) -> Result<()> {
     from_flux_to_helm_and_back(play, &flux, &release)
 }
 
-/// A change of the HelmRelease, by git as it were.
+/// Changes the HelmRelease as a commit would.
 fn change(play: &Play, spec: &Value) -> Result<()> {
     let patch = json!({"spec": spec}).to_string();
     let args = [
@@ -178,8 +179,7 @@ fn change(play: &Play, spec: &Value) -> Result<()> {
     play.suite.cluster.kubectl(&[&args[..], &[&patch]].concat()).map(|_| ())
 }
 
-/// With drift detection on, three reconciliations change nothing; and what somebody changes by hand is put right, so that
-/// it is on.
+/// With drift detection, three reconciles change nothing, and a manual change is reverted.
 fn left_alone(play: &Play, flux: &Flux<'_>) -> Result<()> {
     let cluster = &play.suite.cluster;
     change(play, &json!({"driftDetection": {"mode": "enabled"}}))?;
@@ -221,7 +221,7 @@ fn left_alone(play: &Play, flux: &Flux<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The version of everything that the release has made.
+/// The resource versions of all objects of the release.
 fn installed(play: &Play) -> Result<BTreeMap<String, String>> {
     let kinds = "deployments,services,serviceaccounts,configmaps,poddisruptionbudgets,roles,rolebindings,clusterroles,\
                  clusterrolebindings,customresourcedefinitions,validatingadmissionpolicies,\
@@ -242,13 +242,13 @@ fn installed(play: &Play) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// Somebody installs by hand over what Flux has left, and Flux takes over what somebody has installed by hand.
+/// Helm takes over an installation by Flux, and Flux takes over an installation by Helm.
 fn from_flux_to_helm_and_back(play: &Play, flux: &Flux<'_>, release: &Value) -> Result<()> {
     let (suite, cluster) = (play.suite, &play.suite.cluster);
     let before = play.published("read")?;
     let delete = ["delete", HELM_RELEASE, "--namespace", flux::NAMESPACE, "--timeout=90s"];
     cluster.kubectl(&delete)?;
-    // The kinds that are left are Flux' as far as the apiserver knows, and of another version.
+    // The remaining CRDs have Flux as their field manager, and are of another version.
     suite.install_with(&suite.chart(), &[], &["--force-conflicts"])?;
     suite.ready()?;
 
@@ -267,7 +267,7 @@ fn from_flux_to_helm_and_back(play: &Play, flux: &Flux<'_>, release: &Value) -> 
         "a live key has changed with who installs",
     )?;
 
-    // The suite's own release takes its place.
+    // Install the release of the tests again.
     cluster.kubectl(&delete)?;
     cluster.kubectl(&["delete", SOURCE, "--namespace", flux::NAMESPACE, "--timeout=30s"])?;
     suite.install_with(&suite.chart(), &[], &["--force-conflicts"])?;
