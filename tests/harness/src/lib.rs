@@ -4,29 +4,29 @@
 //! behind. No container engine and no existing cluster is needed. The library is blocking. It does not use Valet's
 //! Rust types, but tests Valet from outside, as a user does.
 //!
-//! | module | is |
+//! | module | content |
 //! |---|---|
-//! | [`tools`] | the programs, built once a machine by `hack/tools.sh` |
-//! | [`scratch`] | a folder of one's own that goes when its owner goes |
-//! | [`process`] | child processes that cannot outlive this one |
-//! | [`net`] | free loopback ports, and just enough HTTP |
+//! | [`tools`] | the programs that `hack/tools.sh` builds once per machine |
+//! | [`scratch`] | temporary folders that are deleted with their owner |
+//! | [`process`] | child processes that end with this process at the latest |
+//! | [`net`] | free loopback ports, and a minimal HTTP client |
 //! | [`control_plane`] | etcd, kube-apiserver, kube-controller-manager |
 //! | [`node`] | a node with real pods: containerd, kubelet, kube-proxy, kube-scheduler |
-//! | [`kubectl`] | kubectl, never with the current context by accident |
-//! | [`audit`] | who wrote what, from the apiserver's audit log |
-//! | [`fake`] | servers of which there is no emulator, faked at the HTTP level |
-//! | [`mod@azurite`] | Azurite, and Microsoft's own client for it |
-//! | [`odd`] | S3 servers that differ in one respect, as a proxy in front of a real one |
-//! | [`s3`] | the S3 server, and an S3 client that is not Valet's |
-//! | [`google`] | fake-gcs-server, Google's own client and a checker of its signatures |
-//! | [`verify`] | an independent check of signed URLs, by botocore |
-//! | [`mod@kstatus`] | what Helm, Argo CD and Flux would make of an object |
-//! | [`operator`] | Valet itself, as a subprocess |
-//! | [`scene`] | all of these and a store for one namespace, for programs that watch operators at work |
-//! | [`program`] | what those programs have in common |
-//! | [`rights`] | what a chart's accounts may do to Secrets |
-//! | [`dashboard`] | what a Grafana dashboard asks of Prometheus |
-//! | [`wait`] | waiting for something, with an end |
+//! | [`kubectl`] | kubectl with an explicit context |
+//! | [`audit`] | requests in the apiserver's audit log |
+//! | [`fake`] | fake HTTP servers for services without an emulator |
+//! | [`mod@azurite`] | Azurite, and Microsoft's client library |
+//! | [`odd`] | S3 servers with different behaviour, as proxies in front of a real one |
+//! | [`s3`] | S3 servers, and an S3 client that does not use Valet's code |
+//! | [`google`] | fake-gcs-server, Google's client library, and a checker of Google's signatures |
+//! | [`verify`] | an independent check of signed URLs with botocore |
+//! | [`mod@kstatus`] | the status of an object as Helm, Argo CD and Flux compute it |
+//! | [`operator`] | the operator as a child process |
+//! | [`scene`] | the common setup of programs that observe operators: servers, CRDs, and a store for one namespace |
+//! | [`program`] | common functions of these programs |
+//! | [`rights`] | permissions for Secrets of the accounts in a chart |
+//! | [`dashboard`] | the queries of a Grafana dashboard |
+//! | [`wait`] | functions that wait with a timeout |
 //!
 //! ```no_run
 //! use valet_harness::{ControlPlane, S3Server, Tools};

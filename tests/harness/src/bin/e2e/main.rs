@@ -1,7 +1,6 @@
 //! End-to-end tests: Valet, installed with its chart, on a cluster with real pods. See docs/testing-e2e.md.
 //!
-//!   e2e [WORD...]     runs the tests with one of these words in their name; `fast` selects the tests that run in
-//!   parallel
+//!   e2e [WORD...]     runs the tests with one of these words in their name; `fast` selects the parallel tests
 //!
 //! With E2E_CONTEXT, the tests use that context of E2E_KUBECONFIG. Otherwise they start a separate node on this
 //! machine.

@@ -28,8 +28,8 @@ pub fn withheld(play: &Play) -> Result<()> {
     play.wait_condition("dg/film", "Suspended", "True", "Suspended", 30)?;
     play.wait_secret_gone("film", 10)?;
     shows_no_end(play)?;
-    // A new pod waits for the Secret. A pod that has read the URL can use it until the expiry, and the grant's
-    // message says so.
+    // A new pod waits for the Secret. A pod that has read the URL can use it until the expiry, which a condition of
+    // the grant names.
     let late = pods::pod(
         &play.namespace,
         "late",
