@@ -53,7 +53,7 @@ fn faults() -> Result<()> {
     for round in 0..rounds {
         for trouble in Trouble::ALL {
             let asked = stage.ask(&format!("r{round}-{}", trouble.word()))?;
-            // The fault occurs between a time before the first reconcile and a time after the last write.
+            // The fault starts at a random time, from before the first reconcile to after the last write.
             let wait = Duration::from_millis(dice.below(250));
             thread::sleep(wait);
             trouble

@@ -79,7 +79,7 @@ pub fn network_policy(play: &Play) -> Result<()> {
     ));
     check(reads(&play.namespace), "who may read metrics cannot")?;
 
-    // The port of the store is not in the default values. A new store is not ready, and its condition gives the
+    // The port of the store is not in the default values. A grant of a new store waits, and its condition gives the
     // reason.
     let store = format!("e2e-network-{}", suite.run);
     suite.make_store_at(&store, "s3", json!([pods::rule_for_all(LABEL)]))?;
