@@ -35,8 +35,8 @@ pub use status::{Binding, GrantStatus};
 pub use store::{
     AccessRule, AddressingStyle, AssumeRole, AzureBlobCredentials, AzureBlobStore, ByteSize, CanaryStatus,
     ClusterAccessRule, ClusterObjectStore, ClusterObjectStoreSpec, GcsCredentials, GcsStore, Namespaces, ObjectStore,
-    ObjectStoreSpec, Permission, Place, RenewalPermission, ResumableUploads, S3Credentials, S3Store, SecretRef,
-    ShortSessions, Store, StoreStatus, UnsignedHeaders,
+    ObjectStoreSpec, Permission, ProviderConfig, RenewalPermission, ResumableUploads, S3Credentials, S3Store,
+    SecretRef, ShortSessions, Store, StoreStatus, UnsignedHeaders,
 };
 pub use terms::{Renewal, RenewalPolicy, SecretTemplate, StoreKind, StoreRef, Terms};
 pub use upload::{LengthRange, Overwrite, UploadConstraints, UploadGrant, UploadGrantSpec, UploadMode};

@@ -9,7 +9,7 @@ mod azure;
 mod choices;
 mod credentials;
 mod gcs;
-mod place;
+mod provider_config;
 mod size;
 mod status;
 
@@ -17,7 +17,7 @@ pub use azure::{AzureBlobCredentials, AzureBlobStore};
 pub use choices::{Permission, RenewalPermission, ShortSessions};
 pub use credentials::{AssumeRole, S3Credentials};
 pub use gcs::{GcsCredentials, GcsStore, ResumableUploads};
-pub use place::Place;
+pub use provider_config::ProviderConfig;
 pub use size::ByteSize;
 pub use status::{CanaryStatus, StoreStatus};
 
@@ -382,7 +382,7 @@ pub trait Store:
     /// The kind of the store.
     const KIND: StoreKind;
     /// The settings of the provider; `None` if the spec has no provider or more than one.
-    fn place(&self) -> Option<Place>;
+    fn place(&self) -> Option<ProviderConfig>;
     /// The limits on the use of the store.
     fn limits(&self) -> StoreLimits;
     /// The access rules of both kinds in one form. An [`ObjectStore`] without rules allows its own namespace
@@ -403,9 +403,9 @@ pub trait Store:
 
 impl Store for ObjectStore {
     const KIND: StoreKind = StoreKind::ObjectStore;
-    fn place(&self) -> Option<Place> {
+    fn place(&self) -> Option<ProviderConfig> {
         let spec = &self.spec;
-        Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
+        ProviderConfig::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
     }
     fn limits(&self) -> StoreLimits {
         self.spec.limits.unwrap_or_default()
@@ -450,9 +450,9 @@ impl Store for ObjectStore {
 
 impl Store for ClusterObjectStore {
     const KIND: StoreKind = StoreKind::ClusterObjectStore;
-    fn place(&self) -> Option<Place> {
+    fn place(&self) -> Option<ProviderConfig> {
         let spec = &self.spec;
-        Place::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
+        ProviderConfig::only(spec.s3.as_ref(), spec.azure_blob.as_ref(), spec.gcs.as_ref())
     }
     fn limits(&self) -> StoreLimits {
         self.spec.limits.unwrap_or_default()

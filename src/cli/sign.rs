@@ -11,7 +11,7 @@ use super::print_text;
 use crate::{
     api::{Grant, Operation, Store, StoreKind, data},
     core::{
-        Facts, GrantFacts, MetadataDomains, ObjectFact, PlaceFact, Publish, Read, SecretFact, Settings, Step,
+        Facts, GrantFacts, MetadataDomains, ObjectFact, Publish, QuotaFact, Read, SecretFact, Settings, Step,
         StoreFact, StoreView, UploadFact, decide, secret_object,
     },
     provider::Provider,
@@ -124,7 +124,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
         match decide(&facts, now) {
             Step::Read(Read::Object(_)) => facts.object = ObjectFact::Hidden,
             // Other grants are unknown here, so the quota is not checked.
-            Step::Read(Read::Place(_)) => facts.place = PlaceFact::Given,
+            Step::Read(Read::Quota(_)) => facts.place = QuotaFact::Given,
             Step::Publish(publish) => {
                 if !is_tried && facts.grant.ask.operation() == Operation::Upload {
                     eprintln!(
@@ -149,8 +149,8 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
             // Send no requests for the multipart upload. The next step reports why the grant is refused.
             Step::Abort(_) => facts.upload = UploadFact::Gone,
             Step::Read(Read::Upload(..)) => facts.upload = UploadFact::Open(Vec::new()),
-            Step::Release { .. } => facts.grant.held = false,
-            Step::Hold => {
+            Step::RemoveFinalizer { .. } => facts.grant.held = false,
+            Step::AddFinalizer => {
                 return Err("a multipart upload needs the operator, which initiates and completes it; apply the grant in a cluster, or initiate the upload yourself and set --upload-id".into());
             }
             // The other steps concern a Secret, an object or an expiry, which are not known here.
@@ -168,7 +168,7 @@ async fn say_of_end(publish: &Publish, grant: &GrantFacts, provider: &dyn Provid
     if !lifetime.is_truncated(grant.terms.expiration_seconds, deadline) {
         return;
     }
-    let why = if provider.end_is_unknown().await {
+    let why = if provider.expiry_is_unknown().await {
         "the store's credentials are temporary and their expiry is unknown; set AWS_CREDENTIAL_EXPIRATION"
     } else {
         "the store's credentials expire then, or the store's access rules do not allow a longer time"
@@ -228,10 +228,10 @@ async fn usable(
 ) -> Result<Known, String> {
     let provider = account::connect(store, documents, args).await?;
     let mut capabilities = provider.capabilities();
-    let mut is_tried = !provider.rests_on_trial();
+    let mut is_tried = !provider.requires_probe();
     // Use the capabilities that the operator recorded in the status of the store.
     if let Some(status) = store.store_status() {
-        provider.recall(&status.capabilities);
+        provider.seed_capabilities(&status.capabilities);
         capabilities = provider.capabilities();
         if status.observed_generation.is_some() {
             capabilities = Arc::new(capabilities.among(&status.capabilities));

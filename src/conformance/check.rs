@@ -7,10 +7,10 @@ use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::timeout;
 
-use super::{Canary, Missing};
+use super::{ConformanceReport, Missing};
 use crate::{
     api::{Ask, Capability, DownloadMode, ResponseHeaders},
-    core::{Key, Lifetime, ObjectKey, SignError, Signed, SigningRequest, second},
+    core::{Credential, Lifetime, ObjectKey, SignError, Signed, SigningRequest, second},
 };
 
 /// The body of the conformance check's valid uploads.
@@ -41,19 +41,19 @@ const TRIP_TIMEOUT: Duration = Duration::from_secs(40);
 const CLEARING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs a conformance check with a timeout.
-pub async fn in_time<T>(trip: impl Future<Output = Result<T, Away>>) -> Result<T, Away> {
+pub async fn in_time<T>(trip: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
     timeout(TRIP_TIMEOUT, trip).await.unwrap_or_else(|_| {
         let seconds = TRIP_TIMEOUT.as_secs();
-        Err(Away(format!(
+        Err(Unavailable(format!(
             "the store is too slow: the conformance check took longer than {seconds} s"
         )))
     })
 }
 
 /// The check stopped because the store does not answer. The text says why and contains no secrets.
-pub struct Away(pub String);
+pub struct Unavailable(pub String);
 
-impl From<SignError> for Away {
+impl From<SignError> for Unavailable {
     fn from(error: SignError) -> Self {
         Self(match error {
             SignError::Credentials { message, .. } => message,
@@ -63,18 +63,18 @@ impl From<SignError> for Away {
 }
 
 /// A change that makes a request violate its credential.
-pub type Bend = fn(&mut Sent);
+pub type Tamper = fn(&mut PreparedRequest);
 
 /// The operations that a provider implements for the conformance check.
-pub trait Hands: Sync {
+pub trait Transport: Sync {
     /// Signs a credential for the operator's endpoint.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
     /// Sends a request unchanged and without a retry. Returns the status of the answer.
-    fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>>;
+    fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>>;
 
     /// Changes the signature by one character.
-    fn forge(sent: &mut Sent)
+    fn forge(sent: &mut PreparedRequest)
     where
         Self: Sized;
 
@@ -88,7 +88,7 @@ pub trait Hands: Sync {
 }
 
 /// A running conformance check and its result so far.
-pub struct Trip<'a, H> {
+pub struct Checker<'a, H> {
     hands: &'a H,
     /// The prefix of this check, below the probe's object key.
     pub folder: String,
@@ -96,10 +96,10 @@ pub struct Trip<'a, H> {
     pub upload: Option<String>,
     written: BTreeSet<String>,
     /// The result of the checks so far.
-    pub found: Canary,
+    pub found: ConformanceReport,
 }
 
-impl<'a, H: Hands> Trip<'a, H> {
+impl<'a, H: Transport> Checker<'a, H> {
     /// Prepares a conformance check below this object key.
     pub fn new(hands: &'a H, probe_key: &str) -> Self {
         Self {
@@ -112,13 +112,13 @@ impl<'a, H: Hands> Trip<'a, H> {
             ),
             upload: None,
             written: BTreeSet::new(),
-            found: Canary::default(),
+            found: ConformanceReport::default(),
         }
     }
 
     /// Ends the conformance check and deletes its objects.
-    pub async fn end(mut self, result: Result<(), Away>) -> Canary {
-        if let Err(Away(why)) = result {
+    pub async fn end(mut self, result: Result<(), Unavailable>) -> ConformanceReport {
+        if let Err(Unavailable(why)) = result {
             self.found.interrupted = true;
             self.found.untried.push(format!("the remaining checks: {why}"));
         }
@@ -139,13 +139,19 @@ impl<'a, H: Hands> Trip<'a, H> {
     }
 
     /// Sends a valid request. Returns the status if the store refuses it.
-    pub async fn good(&mut self, name: &str, ask: &Ask) -> Result<Result<(), u16>, Away> {
+    pub async fn good(&mut self, name: &str, ask: &Ask) -> Result<Result<(), u16>, Unavailable> {
         let status = self.try_out(name, ask, false, |_| {}).await?;
         Ok(if is_taken(status) { Ok(()) } else { Err(status) })
     }
 
     /// Checks constraints with a request that violates them. The store must refuse it.
-    pub async fn holds(&mut self, ask: &Ask, name: &str, bend: Bend, promises: &[Missing]) -> Result<(), Away> {
+    pub async fn holds(
+        &mut self,
+        ask: &Ask,
+        name: &str,
+        bend: Tamper,
+        promises: &[Missing],
+    ) -> Result<(), Unavailable> {
         if is_taken(self.try_out(name, ask, false, bend).await?) {
             self.found.missing.extend(promises);
         } else {
@@ -156,11 +162,17 @@ impl<'a, H: Hands> Trip<'a, H> {
 
     /// Checks that a credential is limited to its expiry, signature, object key and method. The method is checked
     /// only if `other_verb` is set.
-    pub async fn binds(&mut self, verb: &str, name: &str, ask: &Ask, other_verb: Option<Bend>) -> Result<(), Away> {
-        let all: [(&str, bool, Option<Bend>); 4] = [
+    pub async fn binds(
+        &mut self,
+        verb: &str,
+        name: &str,
+        ask: &Ask,
+        other_verb: Option<Tamper>,
+    ) -> Result<(), Unavailable> {
+        let all: [(&str, bool, Option<Tamper>); 4] = [
             ("that has expired", true, Some(|_| {})),
             ("with a wrong signature", false, Some(H::forge)),
-            ("for another object key", false, Some(Sent::stray)),
+            ("for another object key", false, Some(PreparedRequest::stray)),
             ("for another method", false, other_verb),
         ];
         for (what, is_over, bend) in all {
@@ -183,7 +195,7 @@ impl<'a, H: Hands> Trip<'a, H> {
 
     /// Checks that a POST form for a prefix is limited to the prefix. `is_expected`: whether the store is expected to
     /// enforce this without a check.
-    pub async fn below(&mut self, ask: &Ask, is_expected: bool) -> Result<(), Away> {
+    pub async fn below(&mut self, ask: &Ask, is_expected: bool) -> Result<(), Unavailable> {
         let promise = Missing::Form(Capability::KeyPrefix);
         match self.keeps_below(ask).await? {
             Ok(()) => self.found.held.push(promise.name()),
@@ -200,7 +212,7 @@ impl<'a, H: Hands> Trip<'a, H> {
     /// Whether a POST form for a prefix is limited to the prefix. Uploads must be written below the prefix, and none
     /// outside it. GET must work, because it shows where an object was written. Returns the reason if the form is not
     /// limited.
-    async fn keeps_below(&mut self, ask: &Ask) -> Result<Result<(), String>, Away> {
+    async fn keeps_below(&mut self, ask: &Ask) -> Result<Result<(), String>, Unavailable> {
         let inside = |name: &str| format!("in/{name}");
         // Whether the object key contains the file name depends on the store, so both object keys are deleted later.
         self.wrote(&inside(FILE));
@@ -251,7 +263,7 @@ impl<'a, H: Hands> Trip<'a, H> {
     }
 
     /// Sends a form for the prefix `in/` with this object key and file name.
-    async fn try_below(&mut self, ask: &Ask, key: &str, file: &str) -> Result<u16, Away> {
+    async fn try_below(&mut self, ask: &Ask, key: &str, file: &str) -> Result<u16, Unavailable> {
         let key = format!("{}/{key}", self.folder);
         let mut sent = self.sent("in/", ask, false).await?;
         sent.set("key", &key);
@@ -265,7 +277,7 @@ impl<'a, H: Hands> Trip<'a, H> {
     }
 
     /// Whether a signed GET finds this object.
-    pub async fn exists(&mut self, name: &str) -> Result<bool, Away> {
+    pub async fn exists(&mut self, name: &str) -> Result<bool, Unavailable> {
         let is_there = is_taken(self.try_out(name, &get(), false, |_| {}).await?);
         if is_there {
             self.wrote(name);
@@ -274,7 +286,7 @@ impl<'a, H: Hands> Trip<'a, H> {
     }
 
     /// Signs a credential as for a grant, and sends one request with it. Returns the status.
-    async fn try_out(&mut self, name: &str, ask: &Ask, is_over: bool, bend: Bend) -> Result<u16, Away> {
+    async fn try_out(&mut self, name: &str, ask: &Ask, is_over: bool, bend: Tamper) -> Result<u16, Unavailable> {
         let mut sent = self.sent(name, ask, is_over).await?;
         bend(&mut sent);
         // A changed request may also write the signed object, so the check deletes that object later.
@@ -285,18 +297,18 @@ impl<'a, H: Hands> Trip<'a, H> {
     }
 
     /// Builds a valid request for this object, or for the prefix if the name ends with '/'.
-    async fn sent(&self, name: &str, ask: &Ask, is_over: bool) -> Result<Sent, Away> {
+    async fn sent(&self, name: &str, ask: &Ask, is_over: bool) -> Result<PreparedRequest, Unavailable> {
         let signed = self.hands.sign(&self.request(name, ask, is_over)?).await?;
-        Sent::good(&signed).ok_or_else(|| Away("the credential is not a single request".into()))
+        PreparedRequest::good(&signed).ok_or_else(|| Unavailable("the credential is not a single request".into()))
     }
 
     /// The signing request for this object.
-    pub fn request(&self, name: &str, ask: &Ask, is_over: bool) -> Result<SigningRequest, Away> {
+    pub fn request(&self, name: &str, ask: &Ask, is_over: bool) -> Result<SigningRequest, Unavailable> {
         let key = format!("{}/{name}", self.folder);
         let ends = if is_over { -SECONDS } else { SECONDS };
         let expires_at = second(Timestamp::now()) + SignedDuration::from_secs(ends);
         Ok(SigningRequest {
-            key: ObjectKey::parse_scope(&key, usize::MAX).map_err(|e| Away(e.to_string()))?,
+            key: ObjectKey::parse_scope(&key, usize::MAX).map_err(|e| Unavailable(e.to_string()))?,
             ask: ask.clone(),
             lifetime: Lifetime {
                 issued_at: expires_at - SignedDuration::from_secs(SECONDS),
@@ -330,7 +342,7 @@ pub fn get() -> Ask {
 }
 
 /// A request that the check sends.
-pub struct Sent {
+pub struct PreparedRequest {
     pub method: String,
     pub url: String,
     /// The headers that the credential requires.
@@ -342,17 +354,17 @@ pub struct Sent {
     pub file_name: String,
 }
 
-impl Sent {
+impl PreparedRequest {
     /// The valid request for a credential. `None` if the credential is not a single request.
     fn good(signed: &Signed) -> Option<Self> {
-        let (method, url, headers, fields) = match &signed.key {
-            Key::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
-            Key::Form { url, fields } => ("POST".to_owned(), url, Vec::new(), Some(fields.expose().to_vec())),
-            Key::Parts(parts) => match parts.as_slice() {
+        let (method, url, headers, fields) = match &signed.credential {
+            Credential::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
+            Credential::Form { url, fields } => ("POST".to_owned(), url, Vec::new(), Some(fields.expose().to_vec())),
+            Credential::Parts(parts) => match parts.as_slice() {
                 [part] => ("PUT".to_owned(), &part.url, part.headers.clone(), None),
                 _ => return None,
             },
-            Key::Credentials(_) => return None,
+            Credential::Credentials(_) => return None,
         };
         Some(Self {
             body: if method == "GET" { Vec::new() } else { BODY.into() },

@@ -3,14 +3,15 @@
 mod check;
 
 pub use check::{
-    Away, BODY, BODY_MD5, Bend, Hands, LONGER, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last, get, in_time,
+    BODY, BODY_MD5, Checker, LONGER, OTHER, OTHER_TYPE, PreparedRequest, TYPE, Tamper, Transport, Unavailable,
+    forge_last, get, in_time,
 };
 
 use crate::api::{Capabilities, Capability, UploadMode};
 
 /// What a store enforces according to a conformance check with signed credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Canary {
+pub struct ConformanceReport {
     /// What the store enforces, as text for users.
     pub held: Vec<String>,
     /// What the store was expected to enforce, but does not.
@@ -60,7 +61,7 @@ impl Missing {
     }
 }
 
-impl Canary {
+impl ConformanceReport {
     /// A result without any check. `is_to_be_repeated`: whether the check should be repeated soon.
     pub fn untried(why: String, is_to_be_repeated: bool) -> Self {
         Self {
@@ -151,7 +152,7 @@ mod tests {
             credentials: Some([Capability::SignedHeadersOnly].into()),
             ..Capabilities::default()
         };
-        let nothing = Canary::default().untried_names(&can);
+        let nothing = ConformanceReport::default().untried_names(&can);
         assert_eq!(
             nothing,
             [
@@ -163,7 +164,7 @@ mod tests {
                 "Resumable"
             ]
         );
-        let some = Canary {
+        let some = ConformanceReport {
             held: vec![
                 "WriteOnce".into(),
                 "PostForm/ContentType".into(),
@@ -174,7 +175,7 @@ mod tests {
                 Missing::Form(Capability::KeyPrefix),
                 Missing::Part(Capability::ContentLength),
             ],
-            ..Canary::default()
+            ..ConformanceReport::default()
         };
         assert_eq!(
             some.untried_names(&can),
@@ -188,9 +189,9 @@ mod tests {
             multipart: Some([Capability::ContentLength, Capability::WriteOnce].into()),
             ..Capabilities::default()
         };
-        let missing = |missing| Canary {
+        let missing = |missing| ConformanceReport {
             missing: vec![missing],
-            ..Canary::default()
+            ..ConformanceReport::default()
         };
         missing(Missing::Part(Capability::WriteOnce)).narrow(&mut can);
         assert_eq!(can.multipart, Some([Capability::ContentLength].into()));

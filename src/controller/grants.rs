@@ -1,8 +1,8 @@
-mod line;
+mod events;
+mod freshness;
 mod multipart;
-mod overtaken;
+mod queued;
 mod secret;
-mod tell;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,17 +18,17 @@ use tracing::{debug, info, warn};
 
 use super::{
     error::{CALL_TIMEOUT, DEADLINE, Error, call},
-    memory::Memory,
-    places::Places,
-    requests::{Permit, Requests},
+    local_state::LocalState,
+    namespace_limiter::NamespaceLimiter,
+    quota::Quotas,
     secrets::{FIELD_MANAGER, Secrets},
+    store_limiter::{StoreLimiter, StorePermit},
     stores::Stores,
-    turns::Turns,
-    watch::Caller,
+    watch::Requeuer,
 };
 use crate::{
     api::Grant,
-    core::{Access, Facts, ObjectFact, PlaceFact, Read, Settings, Step, StoreFact, UploadFact, decide, store_id},
+    core::{Access, Facts, ObjectFact, QuotaFact, Read, Settings, Step, StoreFact, UploadFact, decide, store_id},
     provider::Provider,
     telemetry::{Metrics, Progress, warn_once},
 };
@@ -62,20 +62,20 @@ pub struct Context<G: Grant> {
     /// All access to grant Secrets.
     pub secrets: Secrets,
     /// What this process knows in addition to its watch cache.
-    pub memory: Arc<Memory<G>>,
+    pub memory: Arc<LocalState<G>>,
     /// Writes Kubernetes Events.
     pub recorder: Recorder,
     pub metrics: Arc<Metrics>,
     /// Distributes reconciles fairly among namespaces.
-    pub turns: Turns,
+    pub turns: NamespaceLimiter,
     /// Records whether reconciles finish, for the liveness probe.
     pub progress: Arc<Progress>,
     /// Quotas: the number of live grants where an access rule limits it.
-    pub places: Arc<Places>,
+    pub places: Arc<Quotas>,
     /// Limits how many reconciles may wait for one store at the same time.
-    pub requests: Arc<Requests>,
+    pub requests: Arc<StoreLimiter>,
     /// Enqueues grants that had to wait.
-    pub caller: Caller<G>,
+    pub caller: Requeuer<G>,
     /// Defaults from the command line.
     pub settings: Settings,
     /// The resync period: a grant is reconciled again after this time, in case the watch missed a change.
@@ -114,7 +114,7 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     let terms = grant.terms().clone();
     // No step starts after the deadline, so this timeout cancels only a call to the apiserver that does not end. The
     // next reconcile continues from the state that it finds.
-    let visit = Visit::new(&context, grant).run();
+    let visit = Reconciliation::new(&context, grant).run();
     let result = match tokio::time::timeout(DEADLINE + CALL_TIMEOUT, visit).await {
         Ok(result) => result,
         Err(_) => Err(Error::Deadline),
@@ -188,27 +188,27 @@ fn waits_for_store(step: &Step) -> bool {
     match step {
         Step::Read(read) => matches!(
             read,
-            Read::Store | Read::Object(_) | Read::Upload(..) | Read::Uploads(_) | Read::Place(_)
+            Read::Store | Read::Object(_) | Read::Upload(..) | Read::Uploads(_) | Read::Quota(_)
         ),
         Step::Publish(_) | Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_) => true,
-        Step::Retouch { .. }
+        Step::UpdateMetadata { .. }
         | Step::Empty { .. }
-        | Step::Withdraw { .. }
+        | Step::DeleteSecret { .. }
         | Step::Report { .. }
-        | Step::Hold
-        | Step::Release { .. }
-        | Step::Collect
+        | Step::AddFinalizer
+        | Step::RemoveFinalizer { .. }
+        | Step::DeleteGrant
         | Step::Rest { .. } => false,
     }
 }
 
-struct Visit<'a, G: Grant> {
+struct Reconciliation<'a, G: Grant> {
     context: &'a Context<G>,
     grant: Arc<G>,
     facts: Facts,
     provider: Option<Arc<dyn Provider>>,
     /// The permit to send requests to the store, while a step holds it.
-    permit: Option<Permit>,
+    permit: Option<StorePermit>,
     /// When the notification arrived that this reconcile answers.
     heard: Option<Instant>,
     /// After this time no step starts that waits for a store.
@@ -217,13 +217,13 @@ struct Visit<'a, G: Grant> {
     now: Timestamp,
 }
 
-impl<'a, G: Grant> Visit<'a, G> {
+impl<'a, G: Grant> Reconciliation<'a, G> {
     fn new(context: &'a Context<G>, grant: Arc<G>) -> Self {
         let mut facts = Facts::new(context.memory.facts(grant.as_ref()), context.settings.clone());
         facts.repairs = context.memory.repairs(&facts.grant.uid);
-        facts.last_look = context.memory.last_look(&facts.grant.uid);
+        facts.last_poll = context.memory.last_poll(&facts.grant.uid);
         let heard = context.memory.heard(&facts.grant.uid);
-        facts.look_requested = heard.is_some();
+        facts.poll_requested = heard.is_some();
         Self {
             context,
             grant,
@@ -241,7 +241,7 @@ impl<'a, G: Grant> Visit<'a, G> {
             self.facts.own_upload = self.context.memory.own_upload(&self.facts.grant.uid);
             match decide(&self.facts, self.now) {
                 Step::Rest { until } => return Ok(self.rest(until)),
-                Step::Collect => return self.collect().await,
+                Step::DeleteGrant => return self.collect().await,
                 step if self.is_late() && waits_for_store(&step) => return Err(Error::Deadline),
                 step => match self.take(step).await {
                     // The grant no longer exists, and the garbage collector deletes its Secret. An apiserver that has
@@ -275,8 +275,8 @@ impl<'a, G: Grant> Visit<'a, G> {
         let (uid, status) = (&self.facts.grant.uid, self.grant.grant_status());
         self.context.memory.accept_status(uid, status);
         let again = match self.facts.place {
-            PlaceFact::Full(_) => self.context.places.ask_again(&self.facts.grant),
-            PlaceFact::Unasked | PlaceFact::Given => None,
+            QuotaFact::Full(_) => self.context.places.ask_again(&self.facts.grant),
+            QuotaFact::Unasked | QuotaFact::Given => None,
         };
         let until = until.into_iter().chain(again).min();
         let until = until.map(|t| t.duration_since(Timestamp::now()));
@@ -294,10 +294,10 @@ impl<'a, G: Grant> Visit<'a, G> {
         match step {
             Step::Read(Read::Store) => self.read_store().await,
             Step::Read(Read::Secret) => self.read_secret().await,
-            Step::Read(Read::Object(access)) => self.look(&access).await,
+            Step::Read(Read::Object(access)) => self.head(&access).await,
             Step::Read(Read::Upload(access, upload)) => self.read_upload(&access, &upload).await,
             Step::Read(Read::Uploads(access)) => self.read_uploads(&access).await,
-            Step::Read(Read::Place(most)) => {
+            Step::Read(Read::Quota(most)) => {
                 self.permit = None;
                 let places = &self.context.places;
                 let rules = match &self.facts.store {
@@ -308,12 +308,12 @@ impl<'a, G: Grant> Visit<'a, G> {
                 Ok(())
             }
             Step::Publish(publish) => self.publish(*publish).await,
-            Step::Hold => self.hold().await,
+            Step::AddFinalizer => self.hold().await,
             Step::Complete(access, assembly) => self.complete(&access, assembly).await,
             Step::Abort(upload) => self.abort(&upload).await,
             Step::AbortOrphans(uploads) => self.abort_orphans(&uploads).await,
-            Step::Release { notice } => self.release(notice).await,
-            Step::Retouch {
+            Step::RemoveFinalizer { notice } => self.release(notice).await,
+            Step::UpdateMetadata {
                 uid,
                 resource_version,
                 labels,
@@ -325,9 +325,9 @@ impl<'a, G: Grant> Visit<'a, G> {
                 Ok(())
             }
             Step::Empty { uid, resource_version } => self.empty(&uid, &resource_version).await,
-            Step::Withdraw { uid, resource_version } => self.withdraw(&uid, &resource_version).await,
+            Step::DeleteSecret { uid, resource_version } => self.withdraw(&uid, &resource_version).await,
             Step::Report { status, notice } => self.report(*status, notice).await,
-            Step::Collect | Step::Rest { .. } => unreachable!("the caller handles these steps"),
+            Step::DeleteGrant | Step::Rest { .. } => unreachable!("the caller handles these steps"),
         }
     }
 
@@ -351,7 +351,7 @@ impl<'a, G: Grant> Visit<'a, G> {
         self.now.checked_add(seconds).unwrap_or(Timestamp::MAX)
     }
 
-    async fn look(&mut self, access: &Access) -> Result<(), Error> {
+    async fn head(&mut self, access: &Access) -> Result<(), Error> {
         let Some(provider) = &self.provider else {
             self.facts.object = ObjectFact::Unreachable("the store cannot be used".into());
             return Ok(());
@@ -359,7 +359,7 @@ impl<'a, G: Grant> Visit<'a, G> {
         let provider = provider.clone();
         self.may_ask_store()?;
         let grant = &self.facts.grant;
-        let found = self.within(provider.look(access)).await;
+        let found = self.within(provider.head(access)).await;
         let found = found.unwrap_or_else(ObjectFact::Unreachable);
         let outcome = match found {
             ObjectFact::Present { .. } => "present",
@@ -377,8 +377,8 @@ impl<'a, G: Grant> Visit<'a, G> {
         if matches!(self.facts.upload, UploadFact::Open(_)) {
             self.facts.upload = UploadFact::Unread;
         }
-        self.facts.last_look = Some(self.now);
-        self.facts.look_requested = false;
+        self.facts.last_poll = Some(self.now);
+        self.facts.poll_requested = false;
         self.context.memory.looked(&grant.uid, self.now, self.heard);
         Ok(())
     }

@@ -15,22 +15,22 @@ use super::{
     apiserver::Apiserver,
     clock::watch_clock,
     cluster::check_crds,
+    controllers::{GrantController, StoreController},
     history::went_back,
-    kinds::{Kind, Shelf},
-    lease::{Lease, Term},
+    leader_election::{Leadership, Lease},
+    metrics_snapshot,
     options::Options,
-    places::Places,
+    quota::Quotas,
     record_key::RecordKeyStore,
-    requests::Requests,
     silent::went_silent,
-    states,
+    store_limiter::StoreLimiter,
     stores::{Stores, scoped},
     watch::{watch_namespaces, watch_secrets},
 };
 use crate::{
     api::{ClusterObjectStore, DownloadGrant, ObjectStore, Operation, UploadGrant},
-    net::Outward,
-    notifications::{Awaited, GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics},
+    net::EgressPolicy,
+    notifications::{GOOGLE_CERTIFICATES, GoogleTokens, Leader, Receiver, Tokens, Topics, UploadIndex},
     telemetry::{Health, Metrics, Progress, REPEATS, States, serve},
 };
 
@@ -38,28 +38,28 @@ use crate::{
 const FORGETTING: Duration = Duration::from_secs(60);
 
 /// A future that resolves for all of its clones when the operator is told to stop.
-pub type Stop = Shared<BoxFuture<'static, ()>>;
+pub type ConnectError = Shared<BoxFuture<'static, ()>>;
 
 /// The state that all controllers share.
-pub struct Parts {
+pub struct SharedContext {
     pub client: Client,
     /// The cached stores and their connections.
     pub stores: Arc<Stores>,
     /// Quotas: the number of live grants where an access rule limits it.
-    pub places: Arc<Places>,
+    pub places: Arc<Quotas>,
     /// Limits how many reconciles may wait for one store at the same time.
-    pub requests: Arc<Requests>,
+    pub requests: Arc<StoreLimiter>,
     pub metrics: Arc<Metrics>,
     /// Records whether reconciles finish, for the liveness probe.
     pub progress: Arc<Progress>,
     /// The state behind `/livez` and `/readyz`.
     pub health: Health,
     /// The index of expected uploads that notifications are matched with; `None` without a notification receiver.
-    pub awaited: Option<Arc<Awaited>>,
+    pub awaited: Option<Arc<UploadIndex>>,
     /// The settings from the command line.
     pub options: Options,
     /// Resolves when the operator is told to stop.
-    pub stop: Stop,
+    pub stop: ConnectError,
 }
 
 /// The number of watches that must have completed their first list before the operator is ready: two kinds of grant,
@@ -79,10 +79,13 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     let progress = Arc::new(Progress::default());
     let kept = RecordKeyStore::new(client.clone(), &options.operator_namespace);
     let records = kept.open().await?;
-    let uploads = Kind::<UploadGrant>::new(records.clone(), progress.clone());
-    let downloads = Kind::<DownloadGrant>::new(records.clone(), progress.clone());
+    let uploads = GrantController::<UploadGrant>::new(records.clone(), progress.clone());
+    let downloads = GrantController::<DownloadGrant>::new(records.clone(), progress.clone());
     let callers = (uploads.caller.clone(), downloads.caller.clone());
-    let (own, shared) = (Shelf::<ObjectStore>::new(), Shelf::<ClusterObjectStore>::new());
+    let (own, shared) = (
+        StoreController::<ObjectStore>::new(),
+        StoreController::<ClusterObjectStore>::new(),
+    );
     let call = {
         let (uploads, downloads) = callers.clone();
         move |operation, namespace: &str, name: &str| match operation {
@@ -90,17 +93,17 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             Operation::Download => downloads.call(name, namespace),
         }
     };
-    let requests = Arc::new(Requests::new(options.concurrency, call.clone()));
+    let requests = Arc::new(StoreLimiter::new(options.concurrency, call.clone()));
     let stores = Arc::new(Stores::new(
         client.clone(),
         options.operator_namespace.clone(),
         options.share_environment,
-        Outward::new(options.private_endpoints.clone())
+        EgressPolicy::new(options.private_endpoints.clone())
             .denying(options.denied_endpoints.clone())
             .changing(options.tenants_change),
         requests.clone(),
     ));
-    let term = Arc::new(Term::default());
+    let term = Arc::new(Leadership::default());
     let metrics = Metrics::new(progress.clone(), {
         let (term, stores) = (term.clone(), stores.clone());
         let ((uploads, downloads), own, shared) = (callers.clone(), own.reader.clone(), shared.reader.clone());
@@ -109,18 +112,18 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
             false => States::default(),
             true => States {
                 leads: true,
-                grants: [states::grants(&uploads), states::grants(&downloads)].concat(),
+                grants: [metrics_snapshot::grants(&uploads), metrics_snapshot::grants(&downloads)].concat(),
                 stores: [
-                    states::stores(&own, &stores, None),
-                    states::stores(&shared, &stores, scope.as_deref()),
+                    metrics_snapshot::stores(&own, &stores, None),
+                    metrics_snapshot::stores(&shared, &stores, scope.as_deref()),
                 ]
                 .concat(),
             },
         }
     });
-    let parts = Parts {
+    let parts = SharedContext {
         stores,
-        places: Arc::new(Places::new(call)),
+        places: Arc::new(Quotas::new(call)),
         requests,
         client: client.clone(),
         metrics: Arc::new(metrics),
@@ -280,7 +283,7 @@ async fn log_repeats() {
 
 /// The notification receiver, if it is configured. Its future ends only with an error.
 async fn receive(
-    parts: &Parts,
+    parts: &SharedContext,
     leader: Arc<Leader>,
 ) -> Result<impl Future<Output = Result<(), String>> + use<>, String> {
     let wanted = match (&parts.options.notifications, &parts.awaited) {

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{
     error::{Error, call},
     stores::scoped,
-    watch::Caller,
+    watch::Requeuer,
 };
 use crate::{
     api::{DownloadGrant, Grant, UploadGrant},
@@ -56,7 +56,7 @@ impl Comparison {
 pub async fn went_silent(
     client: Client,
     namespace: Option<&str>,
-    (uploads, downloads): (Caller<UploadGrant>, Caller<DownloadGrant>),
+    (uploads, downloads): (Requeuer<UploadGrant>, Requeuer<DownloadGrant>),
     health: Health,
 ) -> String {
     let (mut of_uploads, mut of_downloads) = (Comparison::default(), Comparison::default());
@@ -90,7 +90,7 @@ async fn compare<G: Grant>(
     comparison: &mut Comparison,
     client: &Client,
     namespace: Option<&str>,
-    caller: &Caller<G>,
+    caller: &Requeuer<G>,
 ) -> usize {
     match listed::<G>(client, namespace).await {
         // The cache is read after the list, so that it is at least as new as the list.

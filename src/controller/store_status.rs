@@ -13,11 +13,12 @@ use tracing::{debug, warn};
 
 use super::{
     error::{DEADLINE, Error, call},
+    merged_conditions,
+    namespace_limiter::NamespaceLimiter,
+    probe_cache::ProbeResult,
     secrets::FIELD_MANAGER,
     stores::{Condition, Stores},
-    trial::Tried,
-    turns::Turns,
-    verdicts, voices,
+    verdicts,
     watch::STORE_SWEEP,
 };
 use crate::{
@@ -44,7 +45,7 @@ pub struct Context<S> {
     /// Writes Kubernetes Events.
     pub recorder: Recorder,
     /// Distributes reconciles fairly among namespaces.
-    pub turns: Turns,
+    pub turns: NamespaceLimiter,
     /// Enqueues a store that had to wait, by namespace and name.
     pub call: Call,
 }
@@ -119,7 +120,7 @@ async fn describe_now<S: Store>(
             // This operator does not serve the store, so the store is not checked. Conditions from an earlier time
             // are removed.
             if let Some(scope) = &context.scope {
-                write(&api, store, &previous, voices::without(&previous, scope)).await?;
+                write(&api, store, &previous, merged_conditions::without(&previous, scope)).await?;
             }
             return Ok(Action::requeue(STORE_SWEEP));
         }
@@ -133,8 +134,8 @@ async fn describe_now<S: Store>(
     };
     // The conditions must describe the generation that was checked, which may differ from the watched one.
     let mut status = match (shared, &context.scope) {
-        (Some(scope), _) => voices::own(&previous, scope),
-        (None, Some(scope)) => voices::without(&previous, scope),
+        (Some(scope), _) => merged_conditions::own(&previous, scope),
+        (None, Some(scope)) => merged_conditions::without(&previous, scope),
         (None, None) => previous.clone(),
     };
     status.observed_generation = store.meta().generation;
@@ -160,7 +161,7 @@ async fn describe_now<S: Store>(
     }
     let changes = verdicts::changes(&before, &status.conditions);
     if let Some(scope) = shared {
-        status = voices::join(&previous, scope, status, Timestamp::now());
+        status = merged_conditions::join(&previous, scope, status, Timestamp::now());
     }
     write(&api, store, &previous, status).await?;
     verdicts::tell(&context.recorder, store, context.scope.as_deref(), changes).await;
@@ -204,7 +205,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let Condition {
         capabilities,
         credentials_expire,
-        end_is_unknown,
+        expiry_is_unknown,
         probed,
         canary,
         ..
@@ -233,7 +234,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let mut set = |type_: &str, value: &str, reason: Reason, message: &str| {
         set_condition(&mut status.conditions, type_, value, (reason, message), generation, now);
     };
-    if *end_is_unknown {
+    if *expiry_is_unknown {
         set(
             EXPIRATION,
             "False",
@@ -293,7 +294,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             set(CLOCK, "False", Reason::ClockSkewed, &message);
         }
     }
-    if !end_is_unknown {
+    if !expiry_is_unknown {
         status.conditions.retain(|c| c.type_ != EXPIRATION);
     }
 }
@@ -313,7 +314,7 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
         request: tried.request.clone(),
         time: Time(second(tried.when)),
     });
-    let Some(Tried { found, .. }) = canary else {
+    let Some(ProbeResult { found, .. }) = canary else {
         status.conditions.retain(|c| c.type_ != KEYS);
         return;
     };

@@ -21,11 +21,11 @@ use labels::NamespaceLabels;
 
 use super::{
     error::Error,
-    requests::Requests,
+    probe_cache::{ProbeCache, ProbeResult, StoreProbe, age_for_grants, age_for_status},
     secrets::NamedSecrets,
     signers::Signers,
     slot::Slot,
-    trial::{Trial, Trials, Tried, age_for_grants, age_for_status},
+    store_limiter::StoreLimiter,
 };
 use crate::{
     api::{Capabilities, ClusterAccessRule, Reason, ShortSessions, Store, StoreKind, annotation, printable},
@@ -33,7 +33,7 @@ use crate::{
         Concern, GrantFacts, Refusal, RulesView, SignError, Signer, StoreFact, StoreId, StoreView, Untried, concern,
         still_allowed, store_id,
     },
-    net::Outward,
+    net::EgressPolicy,
     provider::registry::Environment,
     provider::{Probed, Provider},
 };
@@ -46,9 +46,9 @@ pub struct Stores {
     /// Whether an ObjectStore may use the operator's own credentials.
     share_environment: bool,
     /// Which endpoints an ObjectStore may have.
-    outward: Outward,
+    outward: EgressPolicy,
     /// Limits how many reconciles may wait for one store.
-    requests: Arc<Requests>,
+    requests: Arc<StoreLimiter>,
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: NamespaceLabels,
@@ -57,31 +57,31 @@ pub struct Stores {
     /// The expiry of each store's credentials, as last seen.
     ends: Mutex<HashMap<StoreId, Timestamp>>,
     /// Runs probes and conformance checks.
-    pub trials: Arc<Trials>,
+    pub trials: Arc<ProbeCache>,
 }
 
 /// The reason and the message that a condition shows for a store that cannot be used.
-pub type Why = (Reason, String);
+pub type Problem = (Reason, String);
 
 /// Why a store cannot be used: a problem of the store itself, or a failed call to the apiserver.
-enum Stop {
-    Unusable(Why),
+enum ConnectError {
+    Unusable(Problem),
     Failed(Error),
 }
 
-impl From<Why> for Stop {
-    fn from(why: Why) -> Self {
+impl From<Problem> for ConnectError {
+    fn from(why: Problem) -> Self {
         Self::Unusable(why)
     }
 }
 
-impl From<Error> for Stop {
+impl From<Error> for ConnectError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<SignError> for Stop {
+impl From<SignError> for ConnectError {
     fn from(error: SignError) -> Self {
         match error {
             SignError::Credentials { reason, message } => Self::Unusable((reason, message)),
@@ -91,11 +91,11 @@ impl From<SignError> for Stop {
 }
 
 /// Separates a problem of the store, which is a fact, from a failed call.
-fn told<T>(result: Result<T, Stop>) -> Result<Result<T, Why>, Error> {
+fn told<T>(result: Result<T, ConnectError>) -> Result<Result<T, Problem>, Error> {
     match result {
         Ok(found) => Ok(Ok(found)),
-        Err(Stop::Unusable(why)) => Ok(Err(why)),
-        Err(Stop::Failed(error)) => Err(error),
+        Err(ConnectError::Unusable(why)) => Ok(Err(why)),
+        Err(ConnectError::Failed(error)) => Err(error),
     }
 }
 
@@ -122,7 +122,7 @@ struct Connection {
     /// The signer in use; `None` while it is unknown.
     signer: Option<Signer>,
     provider: Arc<dyn Provider>,
-    trial: Arc<Trial>,
+    trial: Arc<StoreProbe>,
     /// The value of the annotation that requests a conformance check.
     canary_request: Option<String>,
 }
@@ -143,17 +143,17 @@ pub struct Condition {
     /// When the current credentials expire.
     pub credentials_expire: Option<Timestamp>,
     /// Whether the credentials are temporary and their expiry is unknown.
-    pub end_is_unknown: bool,
+    pub expiry_is_unknown: bool,
     /// The result of the probe.
     pub probed: Probed,
     /// The result of the conformance check, if one was requested.
-    pub canary: Option<Tried>,
+    pub canary: Option<ProbeResult>,
     /// Whether the store's signer has changed since the last time, so that its grants must be reconciled.
     pub is_news: bool,
 }
 
 /// What a grant needs to know about its store.
-pub struct Found {
+pub struct ResolvedStore {
     /// Whether the store can be used, and its settings.
     pub fact: StoreFact,
     /// The connection that signs and sends requests, if the store can be used.
@@ -162,7 +162,7 @@ pub struct Found {
     pub rules: Option<RulesView>,
 }
 
-impl Found {
+impl ResolvedStore {
     fn of(fact: StoreFact) -> Self {
         Self {
             fact,
@@ -179,8 +179,8 @@ impl Stores {
         client: Client,
         operator_namespace: String,
         share_environment: bool,
-        outward: Outward,
-        requests: Arc<Requests>,
+        outward: EgressPolicy,
+        requests: Arc<StoreLimiter>,
     ) -> Self {
         Self {
             secrets: NamedSecrets::new(client.clone()),
@@ -203,12 +203,12 @@ impl Stores {
     ///
     /// # Errors
     /// If a call to the apiserver fails; a problem of the store itself is a fact. Or [`Error::NotProbed`].
-    pub async fn fact(&self, grant: &GrantFacts, wanted_until: Timestamp) -> Result<Found, Error> {
+    pub async fn fact(&self, grant: &GrantFacts, wanted_until: Timestamp) -> Result<ResolvedStore, Error> {
         let (store, namespace) = (&grant.terms.store_ref, grant.namespace.as_str());
         let id = store_id(store, namespace);
         let known = self.known(&id).await?;
         let rules = match &known {
-            Known::Missing => return Ok(Found::of(StoreFact::Missing)),
+            Known::Missing => return Ok(ResolvedStore::of(StoreFact::Missing)),
             Known::Unusable { rules, .. } => rules.clone(),
             Known::Usable(connection) => connection.rules.clone(),
         };
@@ -226,21 +226,21 @@ impl Stores {
             // The provider is returned although the rules refuse the grant, because an upload that Valet initiated
             // for the grant may be aborted.
             (Known::Usable(connection), Some(Refusal { reason, message })) => {
-                return Ok(Found {
+                return Ok(ResolvedStore {
                     provider: Some(connection.provider),
                     rules: Some(RulesView {
                         rules,
                         namespace_labels,
                     }),
-                    ..Found::of(StoreFact::Unusable { reason, message })
+                    ..ResolvedStore::of(StoreFact::Unusable { reason, message })
                 });
             }
             (Known::Usable(connection), None) => told(connection.usable(&id, &self.trials, wanted_until).await)?,
             (Known::Unusable { reason, message, .. }, _) => Err((reason, message)),
-            (Known::Missing, _) => return Ok(Found::of(StoreFact::Missing)),
+            (Known::Missing, _) => return Ok(ResolvedStore::of(StoreFact::Missing)),
         };
         Ok(match usable {
-            Ok(usable) => Found {
+            Ok(usable) => ResolvedStore {
                 fact: StoreFact::Usable(StoreView {
                     max_live_grants: usable.connection.max_live_grants,
                     namespace_labels,
@@ -256,12 +256,12 @@ impl Stores {
                 rules: None,
             },
             // Issued credentials stay while the store cannot be used, if the access rules still allow them.
-            Err((reason, message)) => Found {
+            Err((reason, message)) => ResolvedStore {
                 rules: Some(RulesView {
                     rules,
                     namespace_labels,
                 }),
-                ..Found::of(StoreFact::Unusable { reason, message })
+                ..ResolvedStore::of(StoreFact::Unusable { reason, message })
             },
         })
     }
@@ -270,7 +270,7 @@ impl Stores {
     ///
     /// # Errors
     /// If a call to the apiserver fails, or [`Error::NotProbed`].
-    pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, Why>>, Error> {
+    pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, Problem>>, Error> {
         Ok(match self.known(id).await? {
             Known::Missing => None,
             Known::Unusable { reason, message, .. } => Some(Err((reason, message))),
@@ -278,8 +278,8 @@ impl Stores {
         })
     }
 
-    async fn try_out(&self, id: &StoreId, connection: &Connection) -> Result<Condition, Stop> {
-        let credentials_expire = in_time(connection.provider.source_expires()).await?;
+    async fn try_out(&self, id: &StoreId, connection: &Connection) -> Result<Condition, ConnectError> {
+        let credentials_expire = in_time(connection.provider.source_expiry()).await?;
         match credentials_expire {
             Some(end) => lock(&self.ends).insert(id.clone(), end),
             None => lock(&self.ends).remove(id),
@@ -295,7 +295,7 @@ impl Stores {
         Ok(Condition {
             capabilities: connection.provider.capabilities(),
             credentials_expire,
-            end_is_unknown: connection.provider.end_is_unknown().await,
+            expiry_is_unknown: connection.provider.expiry_is_unknown().await,
             probed: outcome.probed,
             canary: outcome.canary,
             is_news: self.signers.changed(id),
@@ -380,7 +380,12 @@ struct Usable {
 
 impl Connection {
     /// Whether the store can sign a credential that expires at `wanted_until` and enforces its constraints.
-    async fn usable(self, id: &StoreId, trials: &Arc<Trials>, wanted_until: Timestamp) -> Result<Usable, Stop> {
+    async fn usable(
+        self,
+        id: &StoreId,
+        trials: &Arc<ProbeCache>,
+        wanted_until: Timestamp,
+    ) -> Result<Usable, ConnectError> {
         let provider = self.provider.as_ref();
         let credentials_expire = in_time(async {
             provider.prepare(wanted_until).await;
@@ -389,7 +394,10 @@ impl Connection {
         .await?;
         let request = self.canary_request.as_ref();
         let Some(outcome) = trials.outcome(id, &self.trial, &self.provider, request, age_for_grants) else {
-            return Err(self.trial.overdue().map_or(Error::NotProbed.into(), Stop::Unusable));
+            return Err(self
+                .trial
+                .overdue()
+                .map_or(Error::NotProbed.into(), ConnectError::Unusable));
         };
         if let Some(why) = outcome.forbids(request.is_some()) {
             return Err(why.into());
@@ -483,9 +491,15 @@ mod tests {
     /// Deleting a store removes its connection and its signer.
     #[tokio::test]
     async fn nothing_is_kept_of_a_store_that_is_gone() {
-        let requests = Arc::new(Requests::new(8, |_, _, _| true));
+        let requests = Arc::new(StoreLimiter::new(8, |_, _, _| true));
         let client = Client::new(Server, "default");
-        let stores = Stores::new(client, "valet-system".into(), false, Outward::new(Vec::new()), requests);
+        let stores = Stores::new(
+            client,
+            "valet-system".into(),
+            false,
+            EgressPolicy::new(Vec::new()),
+            requests,
+        );
         let id = (StoreKind::ClusterObjectStore, String::new(), "media".to_owned());
         let Known::Usable(connection) = stores.known(&id).await.unwrap() else {
             panic!("the store can be used");

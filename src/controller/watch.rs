@@ -19,14 +19,14 @@ use kube::{
 use tokio::time::sleep;
 
 use super::{
-    light::{lighten_store, lighten_watched},
-    memory::Memory,
+    local_state::LocalState,
     stores::{Stores, canary_request, scoped},
+    strip_metadata::{lighten_store, lighten_watched},
 };
 use crate::{
     api::{GROUP, Grant, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Store, StoreKind},
     core::{StoreId, store_id},
-    notifications::{Awaited, Call},
+    notifications::{Call, UploadIndex},
     provider::registry::bucket,
     telemetry::{Health, Progress, warn_once},
 };
@@ -35,14 +35,14 @@ use crate::{
 pub type Watched<G> = DeserializeGuard<G>;
 
 /// Enqueues grants of one kind for a reconcile.
-pub struct Caller<G: Grant> {
+pub struct Requeuer<G: Grant> {
     known: reflector::Store<Watched<G>>,
-    memory: Arc<Memory<G>>,
+    memory: Arc<LocalState<G>>,
     progress: Arc<Progress>,
     calls: mpsc::UnboundedSender<ObjectRef<Watched<G>>>,
 }
 
-impl<G: Grant> Clone for Caller<G> {
+impl<G: Grant> Clone for Requeuer<G> {
     fn clone(&self) -> Self {
         Self {
             known: self.known.clone(),
@@ -53,11 +53,11 @@ impl<G: Grant> Clone for Caller<G> {
     }
 }
 
-impl<G: Grant> Caller<G> {
+impl<G: Grant> Requeuer<G> {
     /// Creates the caller, and the stream of grants that it enqueues.
     pub fn new(
         known: reflector::Store<Watched<G>>,
-        memory: Arc<Memory<G>>,
+        memory: Arc<LocalState<G>>,
         progress: Arc<Progress>,
     ) -> (Self, impl Stream<Item = ObjectRef<Watched<G>>> + Send + 'static) {
         let (calls, receiver) = mpsc::unbounded();
@@ -180,8 +180,8 @@ pub async fn watch_stores<S, U, D>(
     stores: Arc<Stores>,
     changed: mpsc::UnboundedSender<ObjectRef<DeserializeGuard<S>>>,
     writer: reflector::store::Writer<DeserializeGuard<S>>,
-    callers: (Caller<U>, Caller<D>),
-    awaited: Option<Arc<Awaited>>,
+    callers: (Requeuer<U>, Requeuer<D>),
+    awaited: Option<Arc<UploadIndex>>,
     health: Health,
 ) where
     S: Store,
@@ -228,7 +228,7 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
     client: Client,
     namespace: Option<String>,
     stores: Arc<Stores>,
-    callers: (Caller<U>, Caller<D>),
+    callers: (Requeuer<U>, Requeuer<D>),
     health: Health,
 ) {
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
@@ -263,7 +263,7 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
 pub async fn watch_secrets<U: Grant, D: Grant>(
     client: Client,
     namespace: Option<String>,
-    callers: (Caller<U>, Caller<D>),
+    callers: (Requeuer<U>, Requeuer<D>),
     health: Health,
 ) {
     let api: Api<PartialObjectMeta<Secret>> = scoped(client, namespace.as_deref());

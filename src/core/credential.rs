@@ -79,7 +79,7 @@ pub type Headers = Vec<(String, String)>;
 #[derive(Debug)]
 pub struct Signed {
     /// The credential.
-    pub key: Key,
+    pub credential: Credential,
     /// The provider's name, for the Secret entry `provider`.
     pub provider: &'static str,
 }
@@ -87,32 +87,32 @@ pub struct Signed {
 impl Signed {
     /// The URL, if the credential has exactly one.
     pub fn url(&self) -> Option<&SignedUrl> {
-        match &self.key {
-            Key::Request { url, .. } | Key::Form { url, .. } => Some(url),
-            Key::Parts(_) | Key::Credentials(_) => None,
+        match &self.credential {
+            Credential::Request { url, .. } | Credential::Form { url, .. } => Some(url),
+            Credential::Parts(_) | Credential::Credentials(_) => None,
         }
     }
 
     /// The headers that must be sent to the URL.
     pub fn headers(&self) -> &[(String, String)] {
-        match &self.key {
-            Key::Request { headers, .. } => headers,
-            Key::Form { .. } | Key::Parts(_) | Key::Credentials(_) => &[],
+        match &self.credential {
+            Credential::Request { headers, .. } => headers,
+            Credential::Form { .. } | Credential::Parts(_) | Credential::Credentials(_) => &[],
         }
     }
 
     /// The form fields, if the credential is a POST form.
     pub fn form(&self) -> Option<&Form> {
-        match &self.key {
-            Key::Form { fields, .. } => Some(fields),
-            Key::Request { .. } | Key::Parts(_) | Key::Credentials(_) => None,
+        match &self.credential {
+            Credential::Form { fields, .. } => Some(fields),
+            Credential::Request { .. } | Credential::Parts(_) | Credential::Credentials(_) => None,
         }
     }
 }
 
 /// A credential in one of its forms.
 #[derive(Debug)]
-pub enum Key {
+pub enum Credential {
     /// One request.
     Request {
         /// The signed URL.

@@ -16,7 +16,7 @@ use crate::api::{Ask, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Overwrite, Reason, Upl
 /// The checks follow the life of a grant: finished, expired, refused, waiting, published. Each check returns its
 /// missing step or continues with the next check.
 pub fn decide(facts: &Facts, now: Timestamp) -> Step {
-    let judge = Judge {
+    let judge = Evaluator {
         f: facts,
         g: &facts.grant,
         now,
@@ -42,7 +42,7 @@ pub(super) struct Record {
 }
 
 /// Evaluates the facts about one grant at one time.
-pub(super) struct Judge<'a> {
+pub(super) struct Evaluator<'a> {
     pub(super) f: &'a Facts,
     pub(super) g: &'a GrantFacts,
     pub(super) now: Timestamp,
@@ -50,7 +50,7 @@ pub(super) struct Judge<'a> {
     pub(super) allowance: OnceCell<Allowance>,
 }
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     fn next(&self) -> Step {
         if let Some((reason, finished)) = self.finished() {
             return self.finish(reason, finished);

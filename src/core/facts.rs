@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{metadata::MetadataDomains, places::Limit, renewal::RenewRequest, repair::Repairs};
+use super::{metadata::MetadataDomains, quota::QuotaLimit, renewal::RenewRequest, repair::Repairs};
 use crate::{
     api::{
         Ask, Capabilities, ClusterAccessRule, GROUP, Grant, GrantStatus, MULTIPART_FINALIZER, ObservedObject,
@@ -34,12 +34,12 @@ pub struct Facts {
     /// Why the store did not complete the multipart upload in this reconcile. The message contains no secrets.
     pub completion_refused: Option<String>,
     /// Whether the quota allows one more live grant.
-    pub place: PlaceFact,
+    pub place: QuotaFact,
     /// When this process last polled for the object.
-    pub last_look: Option<Timestamp>,
+    pub last_poll: Option<Timestamp>,
     /// Whether a notification says that the object was created, and this process has not polled since. The
     /// notification only makes Valet poll early.
-    pub look_requested: bool,
+    pub poll_requested: bool,
     /// How often this process restored the Secret.
     pub repairs: Repairs,
     /// Why the API server refused the Secret in this reconcile. The message contains no secrets.
@@ -108,9 +108,9 @@ impl Facts {
             uploads: UploadsFact::Unread,
             own_upload: None,
             completion_refused: None,
-            place: PlaceFact::Unasked,
-            last_look: None,
-            look_requested: false,
+            place: QuotaFact::Unasked,
+            last_poll: None,
+            poll_requested: false,
             repairs: Repairs::default(),
             secret_refused: None,
             emptying_refused: None,
@@ -443,11 +443,11 @@ pub struct OpenUpload {
 
 /// Whether the quota allows one more live grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlaceFact {
+pub enum QuotaFact {
     /// The quota was not checked yet.
     Unasked,
     /// The quota allows it, and a place is reserved for this grant.
     Given,
     /// The quota is used up until another grant's credential expires.
-    Full(Limit),
+    Full(QuotaLimit),
 }

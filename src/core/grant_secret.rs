@@ -6,7 +6,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-use super::{Form, GrantFacts, Key, Lifetime, Publish, Signed, SignedPart};
+use super::{Credential, Form, GrantFacts, Lifetime, Publish, Signed, SignedPart};
 use crate::api::{GROUP, SECRET_TYPE, VERSION, data};
 
 /// The maximum size of a Secret's data in bytes (Kubernetes, `MaxSecretSize`).
@@ -18,25 +18,25 @@ const UPLOAD_SCRIPT: &str = include_str!("upload.sh");
 /// The data of a grant Secret. All grants with the same mode have the same entry names, and the mode cannot change. A
 /// mounted Secret therefore never gains or loses files.
 pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
-    let of_the_key = match &signed.key {
-        Key::Request { url, method, headers } => vec![
+    let of_the_key = match &signed.credential {
+        Credential::Request { url, method, headers } => vec![
             (data::URL, url.expose().to_owned()),
             (data::METHOD, method.clone()),
             (data::HEADERS, lines(headers)),
-            (data::CURL_CONFIG, curl_config(&signed.key, lifetime)),
+            (data::CURL_CONFIG, curl_config(&signed.credential, lifetime)),
         ],
-        Key::Form { url, fields } => vec![
+        Credential::Form { url, fields } => vec![
             (data::URL, url.expose().to_owned()),
             (data::METHOD, "POST".to_owned()),
             (data::HEADERS, String::new()),
             (data::FIELDS, fields_json(fields)),
-            (data::CURL_CONFIG, curl_config(&signed.key, lifetime)),
+            (data::CURL_CONFIG, curl_config(&signed.credential, lifetime)),
         ],
-        Key::Parts(parts) => vec![
+        Credential::Parts(parts) => vec![
             (data::PARTS, parts_json(parts)),
             (data::UPLOAD_SCRIPT, UPLOAD_SCRIPT.to_owned()),
         ],
-        Key::Credentials(entries) => entries.expose().to_vec(),
+        Credential::Credentials(entries) => entries.expose().to_vec(),
     };
     let of_every_key = [
         (data::EXPIRY, lifetime.expires_at.to_string()),
@@ -108,17 +108,17 @@ fn fields_json(form: &Form) -> String {
 /// It contains no Content-Length, because curl sets that header from the bytes that it sends. If the file had another
 /// size than the grant allows, a header in this file would make curl send a broken request. Without the header the
 /// store rejects the request with a clear error.
-fn curl_config(key: &Key, lifetime: Lifetime) -> String {
+fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
     let (url, command) = match key {
-        Key::Form { url, .. } => (url, "curl --config curl.cfg --form file=@FILE"),
-        Key::Request { url, method, .. } if method == "GET" => (url, "curl --config curl.cfg --output FILE"),
+        Credential::Form { url, .. } => (url, "curl --config curl.cfg --form file=@FILE"),
+        Credential::Request { url, method, .. } if method == "GET" => (url, "curl --config curl.cfg --output FILE"),
         // The request starts an upload session and prints its address. The file is then sent to that address.
-        Key::Request { url, method, .. } if method == "POST" => {
+        Credential::Request { url, method, .. } if method == "POST" => {
             (url, "curl --fail --upload-file FILE \"$(curl --config curl.cfg)\"")
         }
-        Key::Request { url, .. } => (url, "curl --config curl.cfg --upload-file FILE"),
+        Credential::Request { url, .. } => (url, "curl --config curl.cfg --upload-file FILE"),
         // One curl configuration describes one request, so these modes have none.
-        Key::Parts(_) | Key::Credentials(_) => return String::new(),
+        Credential::Parts(_) | Credential::Credentials(_) => return String::new(),
     };
     let mut config = format!("# Works until {}. Use: {command}\n", lifetime.expires_at);
     let mut line = |option: &str, value: &str| {
@@ -131,12 +131,12 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
     match key {
         // A form makes curl send a POST. `form-string` takes the value literally; `form` would interpret '@', '<' and
         // ';'.
-        Key::Form { fields, .. } => {
+        Credential::Form { fields, .. } => {
             for (name, value) in fields.expose() {
                 line("form-string", &format!("{name}={value}"));
             }
         }
-        Key::Request { method, headers, .. } => {
+        Credential::Request { method, headers, .. } => {
             // curl chooses the method of other requests: PUT with --upload-file, otherwise GET. The store rejects a
             // command without --upload-file. With `request = "PUT"` such a command would upload an empty object.
             if method == "POST" {
@@ -156,7 +156,7 @@ fn curl_config(key: &Key, lifetime: Lifetime) -> String {
                 line("write-out", "%header{location}");
             }
         }
-        Key::Parts(_) | Key::Credentials(_) => {}
+        Credential::Parts(_) | Credential::Credentials(_) => {}
     }
     // A response of 400 or more makes curl fail instead of writing an error message to the file. The newer option
     // fail-with-body stops curl before 7.76 with an error.
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn the_files_of_an_upload() {
         let signed = Signed {
-            key: Key::Request {
+            credential: Credential::Request {
                 url: SignedUrl::new("https://s3.example/b/k?X-Amz-Signature=00".into()),
                 method: "PUT".into(),
                 headers: vec![
@@ -252,7 +252,7 @@ globoff
             ("policy", "eyJ9"),
         ];
         let signed = Signed {
-            key: Key::Form {
+            credential: Credential::Form {
                 url: SignedUrl::new("https://s3.example/b".into()),
                 fields: Form::new(fields.map(|(n, v)| (n.to_owned(), v.to_owned())).into()),
             },
@@ -314,7 +314,7 @@ globoff
                 .collect(),
         };
         let signed = Signed {
-            key: Key::Parts(vec![part(1, 5, 5, &[("content-length", "5")]), part(2, 1, 4, &[])]),
+            credential: Credential::Parts(vec![part(1, 5, 5, &[("content-length", "5")]), part(2, 1, 4, &[])]),
             provider: "s3",
         };
         let data = secret_data(&signed, lifetime());

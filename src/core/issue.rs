@@ -4,11 +4,11 @@
 use std::ops::ControlFlow::{self, Break, Continue};
 
 use super::{
-    decide::{Judge, Record},
-    facts::{ObjectFact, PlaceFact, SecretFact, StoreFact, StoreView},
+    decide::{Evaluator, Record},
+    facts::{ObjectFact, QuotaFact, SecretFact, StoreFact, StoreView},
     lifetime::{Lifetime, NoTime},
-    places::most,
     policy::{Access, admit},
+    quota::most,
     step::{Publish, PublishMode, Read, Step},
 };
 use crate::api::{Reason, StoreKind};
@@ -33,7 +33,7 @@ struct Next {
     is_renewal: bool,
 }
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// The next step for a grant that is not suspended and has not expired. Each check returns its missing step or
     /// continues with the next check.
     pub(super) fn issue(&self, key: Option<Lifetime>) -> Step {
@@ -65,7 +65,7 @@ impl Judge<'_> {
         self.ask_for_object(&access, last, next)?;
         self.heed_troubles(store, last, next)?;
         if self.is_in_parts() && !self.g.held {
-            return Break(Step::Hold);
+            return Break(Step::AddFinalizer);
         }
         let mode = self.publish_mode()?;
         let asked = self.g.terms.expiration_seconds;
@@ -171,11 +171,11 @@ impl Judge<'_> {
         }
         let most = most(self.g, access.key(), store);
         match self.f.place {
-            PlaceFact::Unasked if most.is_limited() => Break(Step::Read(Read::Place(most))),
-            PlaceFact::Full(limit) if most.is_limited() => {
+            QuotaFact::Unasked if most.is_limited() => Break(Step::Read(Read::Quota(most))),
+            QuotaFact::Full(limit) if most.is_limited() => {
                 Break(self.without_key(Reason::TooManyGrants, limit.message(self.g)))
             }
-            PlaceFact::Unasked | PlaceFact::Given | PlaceFact::Full(_) => Continue(()),
+            QuotaFact::Unasked | QuotaFact::Given | QuotaFact::Full(_) => Continue(()),
         }
     }
 

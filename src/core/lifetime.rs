@@ -2,7 +2,7 @@ use jiff::{SignedDuration, Timestamp};
 
 /// How long Valet repeats the last poll after an upload credential expired, if the store does not answer. One hour is
 /// longer than most outages. After it, the grant finishes with what is known.
-pub const LOOK_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
+pub const POLL_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
 
 /// A credential expires this long before the store's credentials that signed it, because the clocks can differ.
 const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
@@ -114,7 +114,7 @@ pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
 
 /// When to poll for an upload after a poll at `last`: first 2 s after the credential was issued, then with pauses
 /// that double up to one minute. The time depends only on the issue time, so that nothing must be stored in the API.
-pub fn next_look(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
+pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     let mut pause = FIRST_LOOK;
     let mut look = add(issued_at, pause);
     let Some(last) = last else { return look };
@@ -132,7 +132,7 @@ pub fn next_look(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
 /// When to poll again for an upload that was in progress when its grant finished without one. `None` after the last
 /// of these polls, or when too much time has passed.
 pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
-    if add(finished, LOOK_PATIENCE) <= now {
+    if add(finished, POLL_PATIENCE) <= now {
         return None;
     }
     let mut looks = LATE_LOOKS
@@ -194,16 +194,16 @@ mod tests {
 
     #[test]
     fn looks_grow_apart_to_a_minute() {
-        let mut looks = vec![next_look(at(0, 0), None)];
+        let mut looks = vec![next_poll(at(0, 0), None)];
         for _ in 0..9 {
-            looks.push(next_look(at(0, 0), looks.last().copied()));
+            looks.push(next_poll(at(0, 0), looks.last().copied()));
         }
         let seconds: Vec<_> = looks.iter().map(|t| t.as_second() - 1_700_000_000).collect();
         assert_eq!(seconds, [2, 6, 14, 30, 62, 122, 182, 242, 302, 362]);
         // A late poll does not cause several polls in short order.
-        assert_eq!(next_look(at(0, 0), Some(at(10_000, 500))), at(10_022, 0));
-        assert_eq!(next_look(at(0, 0), Some(at(61, 999))), at(62, 0));
-        assert_eq!(next_look(at(0, 0), Some(at(62, 0))), at(122, 0));
+        assert_eq!(next_poll(at(0, 0), Some(at(10_000, 500))), at(10_022, 0));
+        assert_eq!(next_poll(at(0, 0), Some(at(61, 999))), at(62, 0));
+        assert_eq!(next_poll(at(0, 0), Some(at(62, 0))), at(122, 0));
     }
 
     #[test]

@@ -5,8 +5,6 @@
 //! updates the facts and calls [`decide`] again. Each write is therefore based on current facts. After a crash, the
 //! next call continues from the recorded state.
 
-mod anew;
-mod concern;
 pub mod credential;
 mod decide;
 mod enforce;
@@ -20,37 +18,39 @@ mod media_type;
 mod metadata;
 mod multipart;
 mod object;
-mod places;
 mod policy;
+mod quota;
 pub mod record;
 mod renewal;
 mod repair;
-mod report;
-mod rows;
+mod rotation;
+mod scope;
 mod selector;
 mod skew;
+mod states;
 mod status;
 mod step;
 mod store_id;
+mod suspend;
 mod total;
-mod withheld;
+mod transition;
 
-pub use anew::ANEW_SPREAD;
-pub use concern::{Concern, concern};
-pub use credential::{Entries, Form, Headers, Key, SignError, Signed, SignedPart, SignedUrl};
+pub use credential::{Credential, Entries, Form, Headers, SignError, Signed, SignedPart, SignedUrl};
 pub use decide::decide;
 pub use facts::{
-    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, PlaceFact, RulesView, SecretFact, SecretView,
+    ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, QuotaFact, RulesView, SecretFact, SecretView,
     Settings, Signer, StoreFact, StoreView, Untried, UploadFact, UploadsFact, is_read,
 };
 pub use grant_secret::{SECRET_CAPACITY, secret_bytes, secret_data, secret_object, secret_owner};
 pub use key::{KeyError, ObjectKey};
-pub use lifetime::{LOOK_PATIENCE, Lifetime, next_look, second};
+pub use lifetime::{Lifetime, POLL_PATIENCE, next_poll, second};
 pub use metadata::MetadataDomains;
-pub use places::{Candidate, Limit, Most, Places};
 pub use policy::{AbortAccess, Access, Allowance, AllowedRequest, Refusal, admit, allowance, still_allowed};
+pub use quota::{QuotaCandidate, QuotaLedger, QuotaLimit, QuotaLimits};
 pub use renewal::{RenewRequest, renewal_due};
 pub use repair::Repairs;
+pub use rotation::RESIGN_SPREAD;
+pub use scope::{Concern, concern};
 pub use skew::{MOST_SKEW, TOLERATED_SKEW, is_skewed, skewed};
-pub use step::{Assembly, Notice, Publish, PublishMode, Read, SigningRequest, Step};
+pub use step::{Assembly, GrantEvent, Publish, PublishMode, Read, SigningRequest, Step};
 pub use store_id::{StoreId, store_id};

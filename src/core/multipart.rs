@@ -7,12 +7,12 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::Judge,
+    decide::Evaluator,
     facts::{ArrivedPart, ObjectFact, OpenUpload, StoreFact, UploadFact, UploadsFact},
-    lifetime::{LOOK_PATIENCE, Lifetime, add, retry},
+    lifetime::{Lifetime, POLL_PATIENCE, add, retry},
     policy::{AbortAccess, Access, Refusal, abort_own, admit},
     status::{Arrival, Situation, condition},
-    step::{Assembly, Notice, Read, Step},
+    step::{Assembly, GrantEvent, Read, Step},
 };
 use crate::api::{Ask, Parts, Progress, Reason, UploadMode, annotation};
 
@@ -103,7 +103,7 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
     Assembled::Waiting
 }
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// Whether the grant uses a multipart upload.
     pub(super) fn is_in_parts(&self) -> bool {
         matches!(
@@ -230,7 +230,7 @@ impl Judge<'_> {
             }
             (UploadFact::Unreachable(why), _) => {
                 let end = self.over_at(key).unwrap_or(self.now);
-                if self.now >= add(end, LOOK_PATIENCE) {
+                if self.now >= add(end, POLL_PATIENCE) {
                     return None;
                 }
                 let message = format!(
@@ -330,7 +330,7 @@ impl Judge<'_> {
         }
         // The finalizer is no evidence, because any user can add it to a grant of any mode.
         if !self.is_in_parts() {
-            return Cleaning::Next(Step::Release { notice: None });
+            return Cleaning::Next(Step::RemoveFinalizer { notice: None });
         }
         if matches!(self.f.store, StoreFact::Unread) {
             return Cleaning::Next(Step::Read(Read::Store));
@@ -360,12 +360,12 @@ impl Judge<'_> {
                     .map(|upload| access.to_abort(&upload.id))
                     .collect();
                 return Cleaning::Next(if orphans.is_empty() {
-                    Step::Release { notice: None }
+                    Step::RemoveFinalizer { notice: None }
                 } else {
                     Step::AbortOrphans(orphans)
                 });
             }
-            (None, UploadsFact::Hidden) => return Cleaning::Next(Step::Release { notice: None }),
+            (None, UploadsFact::Hidden) => return Cleaning::Next(Step::RemoveFinalizer { notice: None }),
         };
         self.wait_or_release(since, trouble)
     }
@@ -378,9 +378,11 @@ impl Judge<'_> {
                 Cleaning::Next(Step::Abort(own))
             }
             (UploadFact::Unreachable(why), Some(_)) => self.wait_or_release(since, why),
-            (UploadFact::Gone | UploadFact::Aborted { .. }, _) => Cleaning::Next(Step::Release { notice: None }),
+            (UploadFact::Gone | UploadFact::Aborted { .. }, _) => {
+                Cleaning::Next(Step::RemoveFinalizer { notice: None })
+            }
             // No record of an upload exists, so nothing can be left in the store.
-            (_, None) if self.upload().is_none() => Cleaning::Next(Step::Release { notice: None }),
+            (_, None) if self.upload().is_none() => Cleaning::Next(Step::RemoveFinalizer { notice: None }),
             // The store may become usable again.
             (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
                 self.wait_or_release(since, "the store was deleted, or cannot be used")
@@ -407,7 +409,7 @@ impl Judge<'_> {
         let patience = if self.g.deleting {
             DELETION_PATIENCE
         } else {
-            LOOK_PATIENCE
+            POLL_PATIENCE
         };
         // A deleted store does not come back, so waiting is useless.
         let is_hopeless = self.g.deleting && matches!(self.f.store, StoreFact::Missing);
@@ -422,8 +424,8 @@ impl Judge<'_> {
             "the multipart upload of {} in {} could not be aborted, and Valet does not try again: {why}; uploaded parts stay in the bucket, and are billed, until another client or a lifecycle rule aborts the upload",
             self.g.terms.key, self.g.terms.store_ref
         );
-        Step::Release {
-            notice: Some(Notice {
+        Step::RemoveFinalizer {
+            notice: Some(GrantEvent {
                 reason: Reason::PartsLeft,
                 message,
             }),

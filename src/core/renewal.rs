@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::Judge,
+    decide::Evaluator,
     lifetime::{Lifetime, add, second},
 };
 use crate::api::{Reason, annotation};
@@ -71,7 +71,7 @@ pub(super) fn hash(text: &str) -> u64 {
     })
 }
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// When the grant ends without further changes: at the expiry of its credential, or with renewal at the deadline.
     /// It ends shortly before the deadline if another renewal would not be worthwhile. `None`: it does not end.
     pub(super) fn over_at(&self, key: Option<Lifetime>) -> Option<Timestamp> {

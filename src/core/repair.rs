@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::Judge,
+    decide::Evaluator,
     lifetime::{Lifetime, add},
     step::Step,
 };
@@ -61,7 +61,7 @@ impl Repairs {
     }
 }
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// Whether the credential that is about to be published replaces the same credential, because another client
     /// deleted or changed the Secret.
     pub(super) fn is_repair(&self, live: Option<Lifetime>, next: Lifetime) -> bool {

@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::Judge,
+    decide::Evaluator,
     facts::{StoreFact, StoreView},
     lifetime::{Lifetime, add},
 };
@@ -37,7 +37,7 @@ fn is_too_much(skew: SignedDuration, lifetime: Lifetime) -> bool {
         || skew.abs() >= TOLERATED_SKEW && seconds.saturating_mul(PART_OF_LIFETIME) > lifetime.seconds()
 }
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// Why no URL with this lifetime is signed while the clocks differ.
     pub(super) fn clock_trouble(&self, store: &StoreView, lifetime: Lifetime) -> Option<(Reason, String)> {
         let skew = store.skew.filter(|skew| is_too_much(*skew, lifetime))?;

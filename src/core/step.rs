@@ -6,8 +6,8 @@ use super::{
     facts::ArrivedPart,
     key::ObjectKey,
     lifetime::Lifetime,
-    places::Most,
     policy::{AbortAccess, Access, AllowedRequest},
+    quota::QuotaLimits,
 };
 use crate::api::{Ask, GrantStatus, Reason};
 
@@ -19,7 +19,7 @@ pub enum Step {
     /// Sign, write the Secret, then decide again.
     Publish(Box<Publish>),
     /// Update the Secret's labels, annotations and owner without changing the credential, then decide again.
-    Retouch {
+    UpdateMetadata {
         /// UID of the Secret that the decision is based on.
         uid: String,
         /// Resource version of that Secret.
@@ -39,7 +39,7 @@ pub enum Step {
         resource_version: String,
     },
     /// Delete the Secret, then decide again.
-    Withdraw {
+    DeleteSecret {
         /// UID of the Secret that the decision is based on.
         uid: String,
         /// Resource version of that Secret.
@@ -50,10 +50,10 @@ pub enum Step {
         /// The complete new status.
         status: Box<GrantStatus>,
         /// The event, if a user must act.
-        notice: Option<Notice>,
+        notice: Option<GrantEvent>,
     },
     /// Add the multipart upload finalizer to the grant, then decide again.
-    Hold,
+    AddFinalizer,
     /// Complete the multipart upload in the store, then decide again.
     Complete(Access, Assembly),
     /// Abort the multipart upload that the grant's Secret or status records, then decide again.
@@ -61,12 +61,12 @@ pub enum Step {
     /// Abort multipart uploads of the grant's object key that were never recorded in a Secret, then decide again.
     AbortOrphans(Vec<AbortAccess>),
     /// Remove the finalizer, write an event, then decide again.
-    Release {
+    RemoveFinalizer {
         /// The event, if parts stay in the store.
-        notice: Option<Notice>,
+        notice: Option<GrantEvent>,
     },
     /// Delete the grant: it has finished and its TTL has passed.
-    Collect,
+    DeleteGrant,
     /// Nothing to do before this time, unless something changes.
     Rest {
         /// When to decide again.
@@ -86,7 +86,7 @@ pub enum Read {
     Object(Access),
     /// Whether the quota allows one more live grant. The place stays reserved for this grant until its reconcile
     /// ends.
-    Place(Most),
+    Quota(QuotaLimits),
     /// Which parts of this multipart upload are in the store. If the upload is gone, the fact about the object
     /// becomes unknown.
     Upload(Access, String),
@@ -152,7 +152,7 @@ pub struct SigningRequest {
 
 /// An event on a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct GrantEvent {
     /// The reason of the event.
     pub reason: Reason,
     /// What happened and what to do.

@@ -4,14 +4,14 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::Judge,
+    decide::Evaluator,
     facts::StoreFact,
     lifetime::{Lifetime, NoTime, add, second},
     policy::{Allowance, Refusal, allowance},
 };
 use crate::api::Reason;
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// What the access rules allow, if they are known.
     pub(super) fn allowance(&self) -> Allowance {
         *self.allowance.get_or_init(|| match (&self.f.store, &self.f.rules) {

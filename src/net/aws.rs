@@ -19,7 +19,7 @@ use http_body_util::Limited;
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::{
-    Outward,
+    EgressPolicy,
     client::{Connections, connections, proxy_authorization},
 };
 
@@ -44,7 +44,7 @@ pub fn shared() -> SharedHttpClient {
 
 /// A client that connects only to permitted addresses, also if the SDK builds another host from endpoint and bucket.
 /// It checks names when they are resolved, and IP addresses before the request. All stores share the client.
-pub fn guarded(outward: &Outward) -> SharedHttpClient {
+pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
     let make = || {
         let outward = outward.without_clients();
         SharedHttpClient::new(Sdk {
@@ -61,7 +61,7 @@ pub fn guarded(outward: &Outward) -> SharedHttpClient {
 struct Sdk {
     /// `None` on a machine without certificate authorities.
     client: Option<Connections<SdkBody>>,
-    outward: Option<Outward>,
+    outward: Option<EgressPolicy>,
     /// The proxies from the environment.
     proxies: Option<Arc<Matcher>>,
     /// Timeout of an answer, if the SDK sets one. Operations of the SDK have their own timeout.
@@ -99,7 +99,7 @@ impl HttpConnector for Sdk {
             return HttpConnectorFuture::ready(Err(ConnectorError::user(inward.into())));
         }
         let Some(client) = self.client.clone() else {
-            let rootless = super::client::Unanswered::Rootless;
+            let rootless = super::client::Unanswered::NoTrustRoots;
             return HttpConnectorFuture::ready(Err(ConnectorError::other(rootless.into(), None)));
         };
         if let Some(proxies) = &self.proxies {

@@ -38,7 +38,7 @@ use hyper_util::{
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::{Inward, Outward, dns};
+use super::{EgressDenied, EgressPolicy, dns};
 
 /// Timeout of one request, including the connection and the answer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,7 +78,7 @@ pub struct Answer {
 pub enum Unanswered {
     /// The host is in a private or denied network.
     #[error("{0}")]
-    Inward(Inward),
+    EgressDenied(EgressDenied),
     /// The timeout passed.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Slow,
@@ -89,7 +89,7 @@ pub enum Unanswered {
     #[error(
         "the proxy in HTTPS_PROXY does not answer or refuses the connection; if the host needs no proxy, add it to NO_PROXY"
     )]
-    NotByProxy,
+    ProxyUnsupported,
     /// The server's certificate is not valid for the host, or not trusted.
     #[error("{0}")]
     Untrusted(&'static str),
@@ -97,7 +97,7 @@ pub enum Unanswered {
     #[error(
         "this machine has no certificate authorities, so TLS is not possible; install them, or set SSL_CERT_FILE"
     )]
-    Rootless,
+    NoTrustRoots,
     /// The answer is not HTTP.
     #[error("the answer is not valid HTTP")]
     Malformed,
@@ -116,14 +116,14 @@ pub(super) type Connections<B = Full<Bytes>> = Client<HttpsConnector<Way>, B>;
 /// A client that follows no redirects and reuses connections.
 pub struct Http {
     client: Option<Connections>,
-    outward: Option<Outward>,
+    outward: Option<EgressPolicy>,
 }
 
 impl Http {
     /// With `outward`, requests go only to permitted hosts and without a proxy, because a proxy would resolve names
     /// itself. Without `outward`, https requests use the proxy from the environment (`HTTPS_PROXY`, `NO_PROXY`), if
     /// there is one.
-    pub fn new(outward: Option<Outward>) -> Self {
+    pub fn new(outward: Option<EgressPolicy>) -> Self {
         let client = match &outward {
             Some(outward) => {
                 let make = || connections(Some(outward.without_clients()), None, false);
@@ -154,9 +154,9 @@ impl Http {
         // An IP address needs no DNS lookup, so it is checked here.
         if let Some(outward) = &self.outward {
             let host = request.uri().host().unwrap_or_default();
-            outward.check(host).await.map_err(Unanswered::Inward)?;
+            outward.check(host).await.map_err(Unanswered::EgressDenied)?;
         }
-        let client = self.client.as_ref().ok_or(Unanswered::Rootless)?;
+        let client = self.client.as_ref().ok_or(Unanswered::NoTrustRoots)?;
         let answer = client.request(request).await.map_err(|e| unanswered(&e))?;
         let (parts, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER)
@@ -176,7 +176,7 @@ impl Http {
 
 /// Creates a pool of connections. `plain_too`: whether plain HTTP requests also use a proxy from the environment.
 pub(super) fn connections<B>(
-    outward: Option<Outward>,
+    outward: Option<EgressPolicy>,
     proxies: Option<Matcher>,
     plain_too: bool,
 ) -> Option<Connections<B>>
@@ -206,14 +206,14 @@ where
 
 fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     let causes = || std::iter::successors(Some(error), |e| e.source());
-    if let Some(inward) = causes().find_map(|e| e.downcast_ref::<Inward>()) {
-        return Unanswered::Inward(inward.clone());
+    if let Some(inward) = causes().find_map(|e| e.downcast_ref::<EgressDenied>()) {
+        return Unanswered::EgressDenied(inward.clone());
     }
     if let Some(why) = untrusted(error) {
         return Unanswered::Untrusted(why);
     }
-    if causes().any(|e| e.is::<NotByProxy>()) {
-        return Unanswered::NotByProxy;
+    if causes().any(|e| e.is::<ProxyUnsupported>()) {
+        return Unanswered::ProxyUnsupported;
     }
     let hyper = causes().find_map(|e| e.downcast_ref::<hyper::Error>());
     match hyper {
@@ -330,15 +330,15 @@ pub(super) fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>
 
 /// The error of a proxy tunnel that could not be opened. It does not contain the proxy's answer.
 #[derive(Debug)]
-struct NotByProxy;
+struct ProxyUnsupported;
 
-impl fmt::Display for NotByProxy {
+impl fmt::Display for ProxyUnsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("no tunnel through the proxy")
     }
 }
 
-impl std::error::Error for NotByProxy {}
+impl std::error::Error for ProxyUnsupported {}
 
 impl Service<Uri> for Way {
     type Response = Stream;
@@ -358,7 +358,10 @@ impl Service<Uri> for Way {
         };
         if !is_tunnel {
             let connected = self.straight.call(proxy.uri().clone());
-            return connected.map_ok(stream(true)).map_err(|_| NotByProxy.into()).boxed();
+            return connected
+                .map_ok(stream(true))
+                .map_err(|_| ProxyUnsupported.into())
+                .boxed();
         }
         let mut tunnel = Tunnel::new(proxy.uri().clone(), self.straight.clone());
         if let Some(who) = proxy.basic_auth() {
@@ -367,7 +370,7 @@ impl Service<Uri> for Way {
         tunnel
             .call(to)
             .map_ok(stream(false))
-            .map_err(|_| NotByProxy.into())
+            .map_err(|_| ProxyUnsupported.into())
             .boxed()
     }
 }
@@ -375,7 +378,7 @@ impl Service<Uri> for Way {
 /// Resolves names and refuses private or denied addresses. The check happens at connection time, because a name can
 /// have another address by then.
 #[derive(Clone)]
-struct Resolver(Option<Outward>);
+struct Resolver(Option<EgressPolicy>);
 
 impl Service<Name> for Resolver {
     type Response = std::vec::IntoIter<SocketAddr>;

@@ -22,7 +22,7 @@ use super::{client::Connections, dns::lookup};
 /// All tenants' stores share these clients. Each client holds some hundred kilobytes of certificate authorities, and
 /// a tenant can create thousands of stores.
 #[derive(Clone, Debug, Default)]
-pub struct Outward {
+pub struct EgressPolicy {
     allowed: Arc<[IpNet]>,
     denied: Arc<[IpNet]>,
     /// Whether write requests may also be sent.
@@ -47,13 +47,13 @@ impl fmt::Debug for Clients {
 
 /// An endpoint with a private, special or denied address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inward {
+pub struct EgressDenied {
     host: String,
     /// The kind of the address, if the host is an IP address. For a name the kind is not reported.
     class: Option<&'static str>,
 }
 
-impl fmt::Display for Inward {
+impl fmt::Display for EgressDenied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, class } = self;
         match class {
@@ -69,9 +69,9 @@ impl fmt::Display for Inward {
     }
 }
 
-impl StdError for Inward {}
+impl StdError for EgressDenied {}
 
-impl Outward {
+impl EgressPolicy {
     /// Allows these networks in addition to public addresses.
     pub fn new(allowed: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
@@ -121,8 +121,8 @@ impl Outward {
     /// connection to it is possible.
     ///
     /// # Errors
-    /// [`Inward`] if one of its addresses is not permitted.
-    pub async fn check(&self, host: &str) -> Result<(), Inward> {
+    /// [`EgressDenied`] if one of its addresses is not permitted.
+    pub async fn check(&self, host: &str) -> Result<(), EgressDenied> {
         self.check_literal(host)?;
         let bare = bare(host);
         if bare.parse::<IpAddr>().is_ok() {
@@ -138,11 +138,11 @@ impl Outward {
     /// are checked when they are resolved.
     ///
     /// # Errors
-    /// [`Inward`] if the address is not permitted.
-    pub fn check_literal(&self, host: &str) -> Result<(), Inward> {
+    /// [`EgressDenied`] if the address is not permitted.
+    pub fn check_literal(&self, host: &str) -> Result<(), EgressDenied> {
         let bare = bare(host);
         let inward = |class| {
-            Err(Inward {
+            Err(EgressDenied {
                 host: bare.to_owned(),
                 class: Some(class),
             })
@@ -162,7 +162,7 @@ impl Outward {
         }
     }
 
-    fn permit(&self, host: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), Inward> {
+    fn permit(&self, host: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), EgressDenied> {
         for address in addresses {
             let is_in = |nets: &[IpNet], address| nets.iter().any(|net| net.contains(&address));
             let class = if is_in(&self.denied, address) || is_in(&self.denied, plain(address)) {
@@ -171,7 +171,7 @@ impl Outward {
                 class(address).filter(|_| !is_in(&self.allowed, plain(address)))
             };
             if let Some(class) = class {
-                return Err(Inward {
+                return Err(EgressDenied {
                     host: host.to_owned(),
                     class: host.parse::<IpAddr>().is_ok().then_some(class),
                 });
@@ -192,7 +192,7 @@ fn is_local(host: &str) -> bool {
 }
 
 /// Also checks names when a connection is made, because a name can have another address by then.
-impl ResolveDns for Outward {
+impl ResolveDns for EgressPolicy {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
         DnsFuture::new(async move {
             let addresses = lookup(name).await.map_err(ResolveDnsError::new)?;
@@ -361,14 +361,14 @@ mod tests {
             ("5f00::1", true),
             ("100::1", true),
         ] {
-            let found = Outward::default().permit(address, [address.parse().unwrap()]);
+            let found = EgressPolicy::default().permit(address, [address.parse().unwrap()]);
             assert_eq!(found.is_err(), inward, "{address}");
         }
     }
 
     #[test]
     fn what_the_platform_allows() {
-        let outward = Outward::new(["10.20.0.0/16".parse().unwrap(), "::1/128".parse().unwrap()]);
+        let outward = EgressPolicy::new(["10.20.0.0/16".parse().unwrap(), "::1/128".parse().unwrap()]);
         for (address, allowed) in [
             ("10.20.0.1", true),
             ("::ffff:10.20.255.255", true),
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn denied_network_is_refused_although_it_is_public_or_allowed() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
-        let outward = Outward::new([net("10.20.0.0/16")]).denying([
+        let outward = EgressPolicy::new([net("10.20.0.0/16")]).denying([
             net("52.218.0.0/17"),
             net("10.20.30.0/24"),
             net("2a05:d018:64::/96"),
@@ -414,7 +414,9 @@ mod tests {
         }
         for address in ["52.218.128.0", "2a05:d018::1", "127.0.0.1"] {
             assert!(
-                Outward::nowhere().permit(address, [address.parse().unwrap()]).is_err(),
+                EgressPolicy::nowhere()
+                    .permit(address, [address.parse().unwrap()])
+                    .is_err(),
                 "{address}"
             );
         }
@@ -427,7 +429,7 @@ mod tests {
     /// A tenant cannot use the operator to resolve names.
     #[test]
     fn refusal_of_a_name_tells_nothing_of_its_address() {
-        let outward = Outward::default().denying(["52.218.0.0/16".parse::<IpNet>().unwrap()]);
+        let outward = EgressPolicy::default().denying(["52.218.0.0/16".parse::<IpNet>().unwrap()]);
         let said = |host: &str, address: &str| {
             outward
                 .permit(host, [address.parse().unwrap()])
@@ -455,15 +457,19 @@ mod tests {
             ("s3.example.com", false),
             ("52.218.0.1", false),
         ] {
-            assert_eq!(Outward::default().check_literal(host).is_err(), is_refused, "{host}");
+            assert_eq!(
+                EgressPolicy::default().check_literal(host).is_err(),
+                is_refused,
+                "{host}"
+            );
         }
         let allowed = ["127.0.0.0/8".parse::<IpNet>().unwrap(), "::1/128".parse().unwrap()];
-        assert!(Outward::new(allowed).check_literal("localhost").is_ok());
+        assert!(EgressPolicy::new(allowed).check_literal("localhost").is_ok());
     }
 
     #[tokio::test]
     async fn hosts_as_they_stand_in_endpoints() {
-        let outward = Outward::default();
+        let outward = EgressPolicy::default();
         // Forms that resolvers read as IP addresses.
         for host in [
             "localhost",
@@ -483,17 +489,17 @@ mod tests {
     /// Two stores share one client, so they do not need the memory of two.
     #[test]
     fn stores_share_what_connects() {
-        let outward = Outward::default();
+        let outward = EgressPolicy::default();
         let _first = crate::net::client::Http::new(Some(outward.clone()));
         assert!(outward.clients.plain.get().is_some());
-        let of_another = Outward::new(["10.0.0.0/8".parse().unwrap()]);
+        let of_another = EgressPolicy::new(["10.0.0.0/8".parse().unwrap()]);
         assert!(of_another.clients.plain.get().is_none(), "which leads elsewhere");
     }
 
     #[tokio::test]
     async fn a_connection_is_checked_again() {
-        let error = Outward::default().resolve_dns("localhost").await.unwrap_err();
-        let inward = StdError::source(&error).and_then(|e| e.downcast_ref::<Inward>());
+        let error = EgressPolicy::default().resolve_dns("localhost").await.unwrap_err();
+        let inward = StdError::source(&error).and_then(|e| e.downcast_ref::<EgressDenied>());
         assert!(inward.is_some(), "{error:?}");
     }
 }

@@ -5,4 +5,4 @@ pub mod client;
 mod dns;
 mod egress;
 
-pub use egress::{Inward, Outward};
+pub use egress::{EgressDenied, EgressPolicy};

@@ -1,7 +1,6 @@
 //! Receives notifications that an object was created. A notification is only a hint: Valet reconciles the grants that
 //! expect the object and polls the store. Repeated, late or forged notifications therefore do no harm.
 
-mod awaited;
 mod google;
 pub mod payload;
 mod relay;
@@ -9,14 +8,15 @@ mod scope;
 mod server;
 mod tokens;
 mod topics;
+mod upload_index;
 
-pub use awaited::{Awaited, Call};
 pub use google::{CERTIFICATES as GOOGLE_CERTIFICATES, GoogleTokens};
 pub use payload::{
-    Arrived, MAX_BYTES as MAX_NOTIFICATION_BYTES, Notification, Subscription, parse as parse_notification,
+    MAX_BYTES as MAX_NOTIFICATION_BYTES, Notification, ObjectCreated, Subscription, parse as parse_notification,
 };
 pub use relay::Leader;
 pub use scope::{NamedSender, SenderScope};
 pub use server::Receiver;
 pub use tokens::Tokens;
 pub use topics::Topics;
+pub use upload_index::{Call, UploadIndex};

@@ -28,7 +28,7 @@ pub const MAX_OBJECTS: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notification {
     /// Objects were created. Empty for a test message or another kind of event.
-    Arrived(Vec<Arrived>),
+    Arrived(Vec<ObjectCreated>),
     /// An SNS topic requests the confirmation of its subscription.
     Subscription(Subscription),
     /// Event Grid validates a subscription and expects this code in the answer.
@@ -37,7 +37,7 @@ pub enum Notification {
 
 /// An object that was created, according to a notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrived {
+pub struct ObjectCreated {
     pub bucket: String,
     /// The possible object keys. S3 encodes object keys as form data, EventBridge does not encode them, and others
     /// use percent-encoding for paths. The same text can mean several keys, and polling for one key too many does no
@@ -59,7 +59,7 @@ struct Message {
     test: Option<String>,
     #[serde(rename = "detail-type")]
     detail_type: Option<String>,
-    detail: Option<Place>,
+    detail: Option<EventObject>,
     #[serde(rename = "Type")]
     kind: Option<String>,
     #[serde(rename = "Message")]
@@ -79,11 +79,11 @@ struct Message {
 struct Record {
     #[serde(rename = "eventName")]
     event: Option<String>,
-    s3: Place,
+    s3: EventObject,
 }
 
 #[derive(Deserialize)]
-struct Place {
+struct EventObject {
     bucket: Bucket,
     object: Object,
 }
@@ -162,8 +162,8 @@ fn is_arrival(event: &str) -> bool {
     event.strip_prefix("s3:").unwrap_or(event).starts_with("ObjectCreated:")
 }
 
-impl From<Place> for Arrived {
-    fn from(place: Place) -> Self {
+impl From<EventObject> for ObjectCreated {
+    fn from(place: EventObject) -> Self {
         Self {
             bucket: place.bucket.name,
             keys: readings(place.object.key),

@@ -12,12 +12,12 @@ use tokio::net::TcpListener;
 use tracing::{debug, info};
 
 use super::{
-    awaited::Awaited,
     google::GoogleTokens,
     relay::{Leader, RELAYED, pass_on},
     scope::SenderScope,
     tokens::Tokens,
     topics::Topics,
+    upload_index::UploadIndex,
 };
 use crate::{
     notifications::{MAX_NOTIFICATION_BYTES, Notification, parse_notification},
@@ -53,7 +53,7 @@ pub struct Receiver {
     /// The accepted Google identity tokens, if they are configured.
     pub google: Option<GoogleTokens>,
     /// The index of expected uploads.
-    pub awaited: Arc<Awaited>,
+    pub awaited: Arc<UploadIndex>,
     /// The accepted SNS topics.
     pub topics: Topics,
     /// Whether this replica is the leader and ready.

@@ -28,7 +28,7 @@ pub use tokens::{Identity, Source};
 use self::{
     delegation::Delegation,
     requests::{date, error_code, http_date},
-    sas::{Pen, Permit, encoded},
+    sas::{SasParams, SasSigner, encoded},
 };
 use super::{Finding, Probed, Provider, clock::StoreClock, probe::ONLY_READ};
 use crate::{
@@ -36,13 +36,13 @@ use crate::{
         AddressingStyle, Ask, AzureBlobStore, Capabilities, Capability, DownloadMode, ObservedObject, Overwrite,
         Reason, Remedies, ResponseHeaders, UnsignedHeaders, UploadConstraints, UploadMode,
     },
-    conformance::Canary,
+    conformance::ConformanceReport,
     core::{
-        Access, AllowedRequest, Key, Lifetime, ObjectFact, ObjectKey, SignError, Signed, SignedUrl, SigningRequest,
-        is_skewed, skewed,
+        Access, AllowedRequest, Credential, Lifetime, ObjectFact, ObjectKey, SignError, Signed, SignedUrl,
+        SigningRequest, is_skewed, skewed,
     },
     net::{
-        Outward,
+        EgressPolicy,
         client::{Http, is_of},
     },
 };
@@ -110,7 +110,7 @@ pub struct AzureBlob {
     /// Whether the store refuses a copy source that the sender may not read. `None` before a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
     /// The result of the last conformance check, if one was made.
-    canary: Mutex<Option<Canary>>,
+    canary: Mutex<Option<ConformanceReport>>,
     /// For an identity: the user delegation key, and when it was fetched.
     delegation: AsyncMutex<Option<(Timestamp, Arc<Delegation>)>>,
 }
@@ -118,7 +118,7 @@ pub struct AzureBlob {
 impl AzureBlob {
     /// Creates the provider from its settings and credentials. `outward` limits where requests go, for a store whose
     /// owner is a tenant. Nothing is read or sent yet.
-    pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<Outward>) -> Self {
+    pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<EgressPolicy>) -> Self {
         let revocation = match (&credentials, &store.stored_access_policy) {
             (Credentials::Identity(_), _) => {
                 "revoke the account's user delegation keys or remove the identity's role, which also ends all other credentials of the store"
@@ -152,7 +152,7 @@ impl AzureBlob {
             store,
             credentials,
             is_tenants: outward.is_some(),
-            may_change: outward.as_ref().is_none_or(Outward::may_change),
+            may_change: outward.as_ref().is_none_or(EgressPolicy::may_change),
             clock: StoreClock::default(),
             is_tried: AtomicBool::new(false),
             http: Http::new(outward),
@@ -198,7 +198,7 @@ impl AzureBlob {
     }
 
     /// Signs a URL for a blob.
-    fn signed_url(&self, base: &str, permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
+    fn signed_url(&self, base: &str, permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignError> {
         let query = sas::query(permit, pen)?;
         Ok(format!(
             "{base}/{}/{}?{query}",
@@ -214,8 +214,8 @@ impl AzureBlob {
         start: Timestamp,
         expiry: Timestamp,
         base: &str,
-    ) -> Permit<'a> {
-        Permit {
+    ) -> SasParams<'a> {
+        SasParams {
             account: &self.store.account,
             container: &self.store.container,
             blob,
@@ -257,7 +257,7 @@ impl AzureBlob {
                 ));
             }
             Ask::Download { version, response, .. } => {
-                let permit = Permit {
+                let permit = SasParams {
                     version: version.as_deref(),
                     response,
                     ..self.permit(blob, "r", start, expires_at, base)
@@ -270,11 +270,11 @@ impl AzureBlob {
                 ));
             }
         };
-        let permit = Permit { ip, ..permit };
+        let permit = SasParams { ip, ..permit };
         let url = match &self.credentials {
             Credentials::Unusable(why) => return Err(unusable(why)),
             Credentials::Key(key) => {
-                let pen = Pen::Account(key, self.store.stored_access_policy.as_deref());
+                let pen = SasSigner::Account(key, self.store.stored_access_policy.as_deref());
                 self.signed_url(base, &permit, pen)?
             }
             Credentials::Identity(identity) => {
@@ -285,15 +285,15 @@ impl AzureBlob {
                         "the user delegation key changed and now expires before the requested expiry".into(),
                     ));
                 }
-                let permit = Permit {
+                let permit = SasParams {
                     start: start.max(delegation.start),
                     ..permit
                 };
-                self.signed_url(base, &permit, Pen::Delegation(&delegation.key))?
+                self.signed_url(base, &permit, SasSigner::Delegation(&delegation.key))?
             }
         };
         Ok(Signed {
-            key: Key::Request {
+            credential: Credential::Request {
                 url: SignedUrl::new(url),
                 method: method.into(),
                 headers,
@@ -489,19 +489,19 @@ impl Provider for AzureBlob {
         self.clock.skew()
     }
 
-    fn rests_on_trial(&self) -> bool {
+    fn requires_probe(&self) -> bool {
         // The endpoint for workloads can be another store than the operator's endpoint.
         let is_azures = self.is_azures_own() && is_of(&self.public_base(), AZURES_OWN);
         self.store.unsigned_headers == UnsignedHeaders::Refuse && !is_azures
     }
 
-    fn canary(&self) -> BoxFuture<'_, Canary> {
+    fn canary(&self) -> BoxFuture<'_, ConformanceReport> {
         async {
             if !self.may_change() {
-                return Canary::untried(format!("{ONLY_READ}; this check sends write requests"), false);
+                return ConformanceReport::untried(format!("{ONLY_READ}; this check sends write requests"), false);
             }
             if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
-                return Canary::untried(skewed(skew), true);
+                return ConformanceReport::untried(skewed(skew), true);
             }
             let found = self.round_trip(PROBE_BLOB).await;
             *self.canary.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
@@ -510,7 +510,7 @@ impl Provider for AzureBlob {
         .boxed()
     }
 
-    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
+    fn head<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
         self.look_at(access.key()).boxed()
     }
 }

@@ -3,11 +3,11 @@
 
 mod conformance;
 mod form;
+mod headers;
 mod key;
-mod pen;
 mod probe;
+mod signer;
 mod source;
-mod terms;
 mod tokens;
 mod v4;
 
@@ -29,8 +29,8 @@ pub use source::from_environment;
 pub use tokens::Source;
 
 use self::{
-    pen::{Google, Iam, Pen},
-    terms::{get_query, no_credentials, put_headers, session_headers},
+    headers::{get_query, no_credentials, put_headers, session_headers},
+    signer::{GcsSigner, Google, Iam},
     tokens::{Tokens, ask, request},
 };
 use super::{
@@ -43,13 +43,13 @@ use crate::{
         AddressingStyle, Ask, Capabilities, Capability, DownloadMode, GcsStore, ObservedObject, Remedies,
         ResumableUploads, UploadConstraints, UploadMode,
     },
-    conformance::{Canary, Missing},
+    conformance::{ConformanceReport, Missing},
     core::{
-        Access, AllowedRequest, Form, Key, Lifetime, ObjectFact, SignError, Signed, SignedUrl, SigningRequest,
+        Access, AllowedRequest, Credential, Form, Lifetime, ObjectFact, SignError, Signed, SignedUrl, SigningRequest,
         is_skewed, second, skewed,
     },
     net::{
-        Outward,
+        EgressPolicy,
         client::{Answer, Http, is_of},
     },
 };
@@ -78,7 +78,7 @@ const PROBE_KEY: &str = "valet-probe";
 pub struct Gcs {
     store: GcsStore,
     http: Http,
-    pen: Pen,
+    pen: GcsSigner,
     capabilities: Arc<Capabilities>,
     /// The store's clock, as read from the `Date` headers of its answers.
     clock: StoreClock,
@@ -91,7 +91,7 @@ pub struct Gcs {
     /// What the store does with write-once uploads. `None` before a probe has found out.
     write_once: Mutex<Option<WriteOnce>>,
     /// The result of the last conformance check, if one was made.
-    canary: Mutex<Option<Canary>>,
+    canary: Mutex<Option<ConformanceReport>>,
     /// Whether another process found that the store's POST forms are limited to a key prefix.
     keeps_below: AtomicBool,
 }
@@ -120,11 +120,11 @@ enum Target {
 impl Gcs {
     /// Creates the provider from its settings, a source of credentials and the address of Google's IAM. `outward`
     /// limits where requests go, for a store whose owner is a tenant. Nothing is read or sent yet.
-    pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<Outward>) -> Self {
-        let may_change = outward.as_ref().is_none_or(Outward::may_change);
+    pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<EgressPolicy>) -> Self {
+        let may_change = outward.as_ref().is_none_or(EgressPolicy::may_change);
         let sign_as = store.credentials.as_ref().and_then(|c| c.sign_as.clone());
         let pen = match (source, sign_as) {
-            (Source::Key(key), None) => Pen::Key(key),
+            (Source::Key(key), None) => GcsSigner::Key(key),
             (source, account) => {
                 let source = match source {
                     // A tenant's key file contains the address of its token endpoint.
@@ -139,7 +139,7 @@ impl Gcs {
                     Source::Key(_) => Http::new(outward.clone()),
                     _ => Http::new(None),
                 };
-                Pen::Google(Box::new(Google {
+                GcsSigner::Google(Box::new(Google {
                     account: OnceCell::new_with(account),
                     iam: Iam {
                         endpoint: iam.unwrap_or(IAM).trim_end_matches('/').to_owned(),
@@ -217,7 +217,7 @@ impl Gcs {
         let signature = self.pen.sign(unsigned.policy.as_bytes()).await?;
         let place = self.place(target, "/");
         Ok(Signed {
-            key: Key::Form {
+            credential: Credential::Form {
                 url: SignedUrl::new(format!("{}://{}{}", place.scheme, place.authority, place.path)),
                 fields: Form::new(unsigned.with(&signature)),
             },
@@ -262,7 +262,7 @@ impl Gcs {
             }
         }
         Ok(Signed {
-            key: Key::Request {
+            credential: Credential::Request {
                 url: SignedUrl::new(self.signed(&wanted, lifetime).await?),
                 method: wanted.method.to_owned(),
                 headers: wanted.headers,
@@ -314,7 +314,7 @@ impl Gcs {
     }
 }
 
-fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
+fn capabilities(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
     Capabilities {
         enforced: [
             Capability::ContentType,
@@ -355,16 +355,16 @@ fn capabilities(store: &GcsStore, pen: &Pen) -> Capabilities {
             ..Remedies::default()
         },
         max_expiration_seconds: match pen {
-            Pen::Key(_) => MAX_EXPIRES_SECONDS,
-            Pen::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
+            GcsSigner::Key(_) => MAX_EXPIRES_SECONDS,
+            GcsSigner::Google(_) => MAX_EXPIRES_SECONDS_OF_IAM,
         },
         max_upload_bytes: MAX_UPLOAD_BYTES,
         max_key_bytes: MAX_KEY_BYTES,
         revocation: match pen {
-            Pen::Key(_) => {
+            GcsSigner::Key(_) => {
                 "delete the service account key that signed, which also ends all other credentials that it signed"
             }
-            Pen::Google(_) => {
+            GcsSigner::Google(_) => {
                 "remove the access to the object from the service account that signed, or disable the account, which also ends all other credentials that it signed"
             }
         },
@@ -423,9 +423,9 @@ impl Provider for Gcs {
         .boxed()
     }
 
-    fn signs_remotely(&self) -> bool {
+    fn requires_remote_signing(&self) -> bool {
         // Without a service account key, Google's IAM signs each URL.
-        matches!(self.pen, Pen::Google(_))
+        matches!(self.pen, GcsSigner::Google(_))
     }
 
     fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
@@ -464,17 +464,17 @@ impl Provider for Gcs {
         .boxed()
     }
 
-    fn rests_on_trial(&self) -> bool {
+    fn requires_probe(&self) -> bool {
         // Google refuses unsigned headers ("Canonical requests", required headers).
         !is_googles(&self.store)
     }
 
-    fn recall(&self, capabilities: &[String]) {
+    fn seed_capabilities(&self, capabilities: &[String]) {
         let keeps = capabilities.iter().any(|name| *name == BELOW.name());
         self.keeps_below.store(keeps, Ordering::Relaxed);
     }
 
-    fn write_once_rests_on_trial(&self) -> bool {
+    fn write_once_requires_probe(&self) -> bool {
         !is_googles(&self.store)
     }
 
@@ -482,13 +482,13 @@ impl Provider for Gcs {
         self.clock.skew()
     }
 
-    fn canary(&self) -> BoxFuture<'_, Canary> {
+    fn canary(&self) -> BoxFuture<'_, ConformanceReport> {
         async {
             if !self.may_change() {
-                return Canary::untried(format!("{ONLY_READ}; this check sends write requests"), false);
+                return ConformanceReport::untried(format!("{ONLY_READ}; this check sends write requests"), false);
             }
             if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
-                return Canary::untried(skewed(skew), true);
+                return ConformanceReport::untried(skewed(skew), true);
             }
             let found = conformance::canary(self, self.probe_key()).await;
             *lock(&self.canary) = Some(found.clone());
@@ -497,7 +497,7 @@ impl Provider for Gcs {
         .boxed()
     }
 
-    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
+    fn head<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
         async {
             let answer = match self.send("HEAD", access.key().as_str(), &[], &[]).await {
                 Ok(answer) => answer,

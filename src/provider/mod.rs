@@ -18,7 +18,7 @@ pub use multipart::{Completion, Multipart};
 
 use crate::{
     api::{Capabilities, Reason},
-    conformance::Canary,
+    conformance::ConformanceReport,
     core::{Access, AllowedRequest, ObjectFact, SignError, Signed},
 };
 
@@ -44,22 +44,22 @@ pub trait Provider: Send + Sync {
     ///
     /// # Errors
     /// [`SignError`] if there are no credentials.
-    fn source_expires(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+    fn source_expiry(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         self.credentials_expire()
     }
 
     /// Whether the store's configured credentials are temporary with an unknown expiry. What they sign then has a
     /// short lifetime.
-    fn end_is_unknown(&self) -> BoxFuture<'_, bool> {
+    fn expiry_is_unknown(&self) -> BoxFuture<'_, bool> {
         std::future::ready(false).boxed()
     }
 
     /// Whether [`Provider::sign`] sends requests, so that it can be slow.
-    fn signs_remotely(&self) -> bool {
+    fn requires_remote_signing(&self) -> bool {
         false
     }
 
-    /// Signs exactly this request, without sending requests unless [`Provider::signs_remotely`].
+    /// Signs exactly this request, without sending requests unless [`Provider::requires_remote_signing`].
     ///
     /// # Errors
     /// [`SignError`] if the request cannot be signed. The provider never returns a credential that allows more than
@@ -91,31 +91,31 @@ pub trait Provider: Send + Sync {
     /// Whether a probe must find out what the store does with unsigned headers before Valet signs uploads. It is not
     /// needed if each credential has its own session, if the owner tolerates unsigned headers, or if the store
     /// documents that it refuses them.
-    fn rests_on_trial(&self) -> bool {
+    fn requires_probe(&self) -> bool {
         false
     }
 
     /// Whether a probe must find out if the store supports write-once uploads.
-    fn write_once_rests_on_trial(&self) -> bool {
+    fn write_once_requires_probe(&self) -> bool {
         false
     }
 
     /// Runs the conformance check with about 40 requests, and deletes what it wrote. Afterwards
     /// [`Provider::capabilities`] no longer contains what the store does not enforce.
-    fn canary(&self) -> BoxFuture<'_, Canary> {
+    fn canary(&self) -> BoxFuture<'_, ConformanceReport> {
         let untried = vec![format!(
             "everything: Valet has no conformance check for this kind of store ({})",
             self.name()
         )];
-        Box::pin(std::future::ready(Canary {
+        Box::pin(std::future::ready(ConformanceReport {
             untried,
-            ..Canary::default()
+            ..ConformanceReport::default()
         }))
     }
 
     /// Sets capabilities that another process found, by their names in `status.capabilities`. It is used only for
     /// capabilities that a conformance check must confirm.
-    fn recall(&self, capabilities: &[String]) {
+    fn seed_capabilities(&self, capabilities: &[String]) {
         let _ = capabilities;
     }
 
@@ -126,7 +126,7 @@ pub trait Provider: Send + Sync {
     }
 
     /// Reads the state of the object with one request that takes some seconds at most.
-    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact>;
+    fn head<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact>;
 
     /// The operations of multipart uploads. `None` if the store does not support them.
     fn multipart(&self) -> Option<&dyn Multipart> {

@@ -12,8 +12,8 @@ pub use super::identity::{
 };
 
 use crate::{
-    api::{AzureBlobStore, GcsStore, Place, Reason, S3Store, Store},
-    net::Outward,
+    api::{AzureBlobStore, GcsStore, ProviderConfig, Reason, S3Store, Store},
+    net::EgressPolicy,
     provider::azure::AzureBlob,
     provider::gcs::Gcs,
     provider::s3::S3,
@@ -31,7 +31,7 @@ pub enum CredentialsSource {
 
 /// The valid settings of a store.
 #[derive(Clone, Debug)]
-pub struct Settings(Place);
+pub struct Settings(ProviderConfig);
 
 /// A store and the credentials that sign for it.
 pub struct Account(Kind);
@@ -73,9 +73,9 @@ impl Settings {
     /// Where the store's credentials come from.
     pub fn credentials(&self) -> CredentialsSource {
         let secret = match &self.0 {
-            Place::S3(s3) => s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
-            Place::AzureBlob(azure) => azure.credentials.as_ref().map(|c| &c.secret_ref),
-            Place::Gcs(gcs) => gcs.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
+            ProviderConfig::S3(s3) => s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
+            ProviderConfig::AzureBlob(azure) => azure.credentials.as_ref().map(|c| &c.secret_ref),
+            ProviderConfig::Gcs(gcs) => gcs.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
         };
         match secret {
             Some(secret) => CredentialsSource::Secret(secret.name.clone()),
@@ -87,7 +87,7 @@ impl Settings {
     ///
     /// # Errors
     /// Returns the reason and a sentence for the store's owner.
-    pub async fn check_endpoint(&self, outward: &Outward) -> Result<(), (Reason, String)> {
+    pub async fn check_endpoint(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
         for endpoint in self.endpoints() {
             let inward = outward.check(&host(endpoint)?).await;
             inward.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
@@ -99,7 +99,7 @@ impl Settings {
     ///
     /// # Errors
     /// Returns the reason and a sentence for the store's owner.
-    pub fn check_endpoint_literal(&self, outward: &Outward) -> Result<(), (Reason, String)> {
+    pub fn check_endpoint_literal(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
         for endpoint in self.endpoints() {
             let checked = outward.check_literal(&host(endpoint)?);
             checked.map_err(|e| (Reason::EndpointNotAllowed, e.to_string()))?;
@@ -110,12 +110,12 @@ impl Settings {
     /// The endpoints that the operator itself sends requests to.
     fn endpoints(&self) -> impl Iterator<Item = &String> {
         let endpoints = match &self.0 {
-            Place::S3(s3) => {
+            ProviderConfig::S3(s3) => {
                 let role = s3.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
                 [s3.endpoint.as_ref(), role.and_then(|r| r.endpoint.as_ref())]
             }
-            Place::AzureBlob(azure) => [azure.endpoint.as_ref(), None],
-            Place::Gcs(gcs) => [gcs.endpoint.as_ref(), None],
+            ProviderConfig::AzureBlob(azure) => [azure.endpoint.as_ref(), None],
+            ProviderConfig::Gcs(gcs) => [gcs.endpoint.as_ref(), None],
         };
         endpoints.into_iter().flatten()
     }
@@ -129,15 +129,15 @@ impl Settings {
         data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Result<Account, CredentialsError> {
         match self.0 {
-            Place::S3(s3) => {
+            ProviderConfig::S3(s3) => {
                 let credentials = SharedCredentialsProvider::new(credentials::s3(data)?);
                 Ok(Account(Kind::S3(s3, credentials)))
             }
-            Place::AzureBlob(store) => {
+            ProviderConfig::AzureBlob(store) => {
                 let key = credentials::azure(data, &store.account)?;
                 Ok(Account(Kind::AzureBlob(store, azure::Credentials::Key(key))))
             }
-            Place::Gcs(store) => {
+            ProviderConfig::Gcs(store) => {
                 let key = credentials::gcs(data)?;
                 Ok(Account(Kind::Gcs(store, gcs::Source::Key(Arc::new(key)))))
             }
@@ -147,12 +147,12 @@ impl Settings {
     /// Uses the operator's own identity.
     pub async fn with_environment(self, environment: &Environment) -> Account {
         match self.0 {
-            Place::S3(s3) => Account(Kind::S3(s3, environment.aws().await)),
-            Place::AzureBlob(store) => {
+            ProviderConfig::S3(s3) => Account(Kind::S3(s3, environment.aws().await)),
+            ProviderConfig::AzureBlob(store) => {
                 let credentials = environment.azure(&store.account).await;
                 Account(Kind::AzureBlob(store, credentials))
             }
-            Place::Gcs(store) => Account(Kind::Gcs(store, environment.google().await)),
+            ProviderConfig::Gcs(store) => Account(Kind::Gcs(store, environment.google().await)),
         }
     }
 
@@ -163,7 +163,7 @@ impl Settings {
     /// [`NotAtHand`] if there is no such identity.
     pub async fn with_environment_at_hand(self, environment: &Environment) -> Result<Account, NotAtHand> {
         match self.0 {
-            Place::S3(s3) => Ok(Account(Kind::S3(s3, Environment::aws_at_hand().await?))),
+            ProviderConfig::S3(s3) => Ok(Account(Kind::S3(s3, Environment::aws_at_hand().await?))),
             // These identities send no request before they are used. `Account::asks` describes the request.
             other => Ok(Self(other).with_environment(environment).await),
         }
@@ -172,11 +172,11 @@ impl Settings {
     /// What to set if the operator's identity is required but missing, as the end of a sentence.
     pub fn wanted_in_environment(&self) -> &'static str {
         match &self.0 {
-            Place::S3(_) => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-            Place::AzureBlob(_) => {
+            ProviderConfig::S3(_) => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+            ProviderConfig::AzureBlob(_) => {
                 "set AZURE_STORAGE_KEY, or AZURE_FEDERATED_TOKEN_FILE, AZURE_TENANT_ID and AZURE_CLIENT_ID"
             }
-            Place::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account key",
+            ProviderConfig::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account key",
         }
     }
 }
@@ -228,7 +228,7 @@ impl Account {
     }
 
     /// Creates the provider. With `outward`, its requests go only to permitted hosts. Nothing is read or sent yet.
-    pub fn connect(self, outward: Option<Outward>) -> Arc<dyn Provider> {
+    pub fn connect(self, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {
         match self.0 {
             Kind::S3(s3, credentials) => Arc::new(S3::new(*s3, credentials, outward)),
             Kind::AzureBlob(store, credentials) => Arc::new(AzureBlob::new(*store, credentials, outward)),

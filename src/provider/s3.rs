@@ -1,18 +1,18 @@
 //! Provider for Amazon S3 and S3-compatible stores. It signs presigned PUT and GET URLs (AWS Signature Version 4,
 //! query string) and POST forms.
 
-mod answers;
-mod below;
-mod can;
-mod confined;
+mod assume_role;
+mod capabilities;
 mod conformance;
+mod credentials_cache;
 mod form;
-mod lent;
 mod multipart;
+mod prefix;
 mod presigned;
 mod probe;
-mod scoped;
-mod session;
+mod responses;
+mod session_credentials;
+mod session_policy_check;
 
 use std::{
     sync::{
@@ -37,9 +37,9 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use answers::{DateOfAnswer, DateOfStore, absence, is_of_a_clock, refused, tag_as_md5, unreachable};
-use below::BELOW;
-use session::{Clients, Session, Sessions};
+use credentials_cache::{Clients, Session, Sessions};
+use prefix::BELOW;
+use responses::{DateOfAnswer, DateOfStore, absence, is_of_a_clock, refused, tag_as_md5, unreachable};
 
 use super::{
     Multipart, Probed, Provider,
@@ -51,12 +51,12 @@ use crate::{
         AddressingStyle, Ask, AssumeRole, Capabilities, Capability, ObservedObject, Reason, S3Store, UnsignedHeaders,
         UploadMode,
     },
-    conformance::Canary,
+    conformance::ConformanceReport,
     core::{
-        Access, AllowedRequest, Key, ObjectFact, ObjectKey, SignError, Signed, SignedUrl, SigningRequest, is_skewed,
-        skewed,
+        Access, AllowedRequest, Credential, ObjectFact, ObjectKey, SignError, Signed, SignedUrl, SigningRequest,
+        is_skewed, skewed,
     },
-    net::{Outward, aws, client::app_name},
+    net::{EgressPolicy, aws, client::app_name},
 };
 
 /// The longest lifetime of a presigned URL: 7 days (Amazon S3 API, "Authenticating Requests: Using Query Parameters",
@@ -82,7 +82,7 @@ pub struct S3 {
     store: S3Store,
     sessions: Sessions,
     /// The hosts that requests may go to. `None`: any host.
-    outward: Option<Outward>,
+    outward: Option<EgressPolicy>,
     capabilities: Arc<Capabilities>,
     /// The store's clock, as read from the `Date` headers of its answers.
     clock: StoreClock,
@@ -95,7 +95,7 @@ pub struct S3 {
     /// Whether the bucket accepts only uploads with a checksum. This is so with a default retention (Object Lock).
     wants_checksums: AtomicBool,
     /// The result of the last conformance check, if one was made.
-    canary: Mutex<Option<Canary>>,
+    canary: Mutex<Option<ConformanceReport>>,
     /// Whether a probe confirmed that the store enforces session policies.
     confined: AtomicBool,
     /// Whether another process found that the store's POST forms are limited to a key prefix.
@@ -107,9 +107,9 @@ pub struct S3 {
 impl S3 {
     /// Creates the provider from its settings and a source of credentials. `outward` limits where requests go, for a
     /// store whose owner is a tenant. Nothing is read or sent yet.
-    pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<Outward>) -> Self {
+    pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<EgressPolicy>) -> Self {
         let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
-        let capabilities = Arc::new(can::of(role));
+        let capabilities = Arc::new(capabilities::of(role));
         Self {
             store,
             sessions: Sessions::new(credentials),
@@ -139,8 +139,8 @@ impl S3 {
     /// Whether the operator may send write requests. An endpoint that a tenant chose needs the platform team's
     /// consent.
     fn may_change(&self) -> bool {
-        let is_own = answers::is_amazons(self.store.endpoint.as_deref(), "");
-        is_own || self.outward.as_ref().is_none_or(Outward::may_change)
+        let is_own = responses::is_amazons(self.store.endpoint.as_deref(), "");
+        is_own || self.outward.as_ref().is_none_or(EgressPolicy::may_change)
     }
 
     /// Returns an error if the operator may send only read requests.
@@ -152,14 +152,14 @@ impl S3 {
     }
 
     /// The reason why a conformance check cannot run now, or `None` if it can.
-    fn not_to_be_tried(&self) -> Option<Canary> {
+    fn not_to_be_tried(&self) -> Option<ConformanceReport> {
         if !self.may_change() {
-            return Some(Canary::untried(
+            return Some(ConformanceReport::untried(
                 format!("{ONLY_READ}; this check sends write requests"),
                 false,
             ));
         }
-        Some(Canary::untried(self.clocks_differ()?, true))
+        Some(ConformanceReport::untried(self.clocks_differ()?, true))
     }
 
     /// Whether the operator may send requests to STS. An endpoint that a tenant chose needs the platform team's
@@ -167,7 +167,8 @@ impl S3 {
     fn may_assume(&self) -> bool {
         let endpoint = self.role().and_then(|role| role.endpoint.as_ref());
         let endpoint = endpoint.or(self.store.endpoint.as_ref());
-        endpoint.is_none_or(|e| answers::is_amazons_sts(e)) || self.outward.as_ref().is_none_or(Outward::may_change)
+        endpoint.is_none_or(|e| responses::is_amazons_sts(e))
+            || self.outward.as_ref().is_none_or(EgressPolicy::may_change)
     }
 
     fn timeouts() -> TimeoutConfig {
@@ -227,7 +228,7 @@ impl S3 {
     /// conformance check must have confirmed it.
     fn tags_are_md5(&self) -> bool {
         let seen = *lock(&self.tags_are_md5);
-        seen.unwrap_or_else(|| answers::is_amazons(self.store.endpoint.as_deref(), &self.store.bucket))
+        seen.unwrap_or_else(|| responses::is_amazons(self.store.endpoint.as_deref(), &self.store.bucket))
     }
 
     fn public_endpoint(&self) -> Option<&String> {
@@ -294,7 +295,7 @@ impl S3 {
             });
         }
         let longest = Self::longest(role, &session.credentials);
-        scoped::credentials(sts, role, longest, &self.store.bucket, request)
+        assume_role::credentials(sts, role, longest, &self.store.bucket, request)
             .await
             .map(Some)
     }
@@ -318,7 +319,7 @@ impl S3 {
             .build()
             .map_err(|e| SignError::Refused(e.to_string()))?;
         let (bucket, key) = (&self.store.bucket, request.key.as_str());
-        confined::vouch(self, &session, &request.ask).await?;
+        session_policy_check::vouch(self, &session, &request.ask).await?;
         let own = self.assume(&session, request).await?;
         let own = own.map(|credentials| (self.client(&credentials, self.public_endpoint()), credentials));
         let (signer, credentials) = own
@@ -326,8 +327,8 @@ impl S3 {
             .map_or((&session.signer, &session.credentials), |(signer, credentials)| {
                 (signer, credentials)
             });
-        let given = |key| Signed {
-            key,
+        let given = |credential| Signed {
+            credential,
             provider: self.name(),
         };
         let presigned = match &request.ask {
@@ -337,22 +338,26 @@ impl S3 {
                     let why = "the store has no assumeRole, so Valet cannot issue temporary credentials";
                     return Err(SignError::Refused(why.into()));
                 }
-                let place = lent::Place {
+                let place = session_credentials::BucketLocation {
                     bucket,
                     region: &self.store.region,
                     endpoint: match self.public_endpoint() {
                         Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-                        None => lent::amazons_endpoint(&self.store.region, bucket).await?,
+                        None => session_credentials::amazons_endpoint(&self.store.region, bucket).await?,
                     },
                     style: self.store.addressing_style,
                 };
-                return Ok(given(Key::Credentials(lent::entries(credentials, &place, request))));
+                return Ok(given(Credential::Credentials(session_credentials::entries(
+                    credentials,
+                    &place,
+                    request,
+                ))));
             }
             Ask::Upload { mode, constraints, .. } => match mode {
                 UploadMode::Put => presigned::put(signer, bucket, key, constraints, presigning).await,
                 UploadMode::Multipart => {
                     let parts = multipart::parts(signer, bucket, request, presigning).await?;
-                    return Ok(given(Key::Parts(parts)));
+                    return Ok(given(Credential::Parts(parts)));
                 }
                 UploadMode::PostForm => {
                     let target = form::Target {
@@ -360,7 +365,7 @@ impl S3 {
                         region: &self.store.region,
                         key,
                     };
-                    return Ok(given(Key::Form {
+                    return Ok(given(Credential::Form {
                         url: form::action(signer, bucket, presigning).await?,
                         fields: form::sign(credentials, &target, constraints, lifetime)?,
                     }));
@@ -375,7 +380,7 @@ impl S3 {
             }
         }?;
         Ok(Signed {
-            key: Key::Request {
+            credential: Credential::Request {
                 url: SignedUrl::new(presigned.uri().to_owned()),
                 method: presigned.method().to_owned(),
                 headers: presigned::headers(&presigned),
@@ -389,7 +394,7 @@ impl S3 {
 pub fn foreign_sts(store: &S3Store) -> Option<String> {
     let role = store.credentials.as_ref()?.assume_role.as_ref()?;
     let endpoint = role.endpoint.as_ref().or(store.endpoint.as_ref())?;
-    let is_amazons = answers::is_amazons_sts(endpoint) || answers::is_amazons(Some(endpoint), &store.bucket);
+    let is_amazons = responses::is_amazons_sts(endpoint) || responses::is_amazons(Some(endpoint), &store.bucket);
     (!is_amazons).then(|| endpoint.clone())
 }
 
@@ -400,7 +405,7 @@ impl Provider for S3 {
 
     fn capabilities(&self) -> Arc<Capabilities> {
         let is_tried = self.is_tried.load(Ordering::Acquire);
-        let is_documented = below::is_amazons(&self.store);
+        let is_documented = prefix::is_amazons(&self.store);
         // An unknown capability counts as missing. Before the first probe, nothing is signed that needs a probe
         // (`rests_on_trial`).
         let holds = |seen: Option<bool>| seen.unwrap_or(is_documented || !is_tried);
@@ -455,16 +460,17 @@ impl Provider for S3 {
         .boxed()
     }
 
-    fn source_expires(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
+    fn source_expiry(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async { Ok(self.session().await?.expires) }.boxed()
     }
 
-    fn end_is_unknown(&self) -> BoxFuture<'_, bool> {
+    fn expiry_is_unknown(&self) -> BoxFuture<'_, bool> {
         // With a role, each credential has its own session, and STS states when the session expires.
-        async { self.role().is_none() && self.session().await.is_ok_and(|session| session.end_is_unknown()) }.boxed()
+        async { self.role().is_none() && self.session().await.is_ok_and(|session| session.expiry_is_unknown()) }
+            .boxed()
     }
 
-    fn signs_remotely(&self) -> bool {
+    fn requires_remote_signing(&self) -> bool {
         // Each credential with its own session needs a request to STS.
         self.role().is_some()
     }
@@ -503,7 +509,11 @@ impl Provider for S3 {
                 place.push('\n');
                 place.push_str(key);
             }
-            Ok(Some(lent::fingerprint(&session.credentials, &place, salt)))
+            Ok(Some(session_credentials::fingerprint(
+                &session.credentials,
+                &place,
+                salt,
+            )))
         }
         .boxed()
     }
@@ -516,16 +526,16 @@ impl Provider for S3 {
         self.clock.skew()
     }
 
-    fn rests_on_trial(&self) -> bool {
+    fn requires_probe(&self) -> bool {
         // Amazon refuses unsigned headers ("Authenticating Requests: Using Query Parameters", signed headers).
-        !self.is_safe() && !below::is_amazons(&self.store)
+        !self.is_safe() && !prefix::is_amazons(&self.store)
     }
 
-    fn write_once_rests_on_trial(&self) -> bool {
-        !below::is_amazons(&self.store)
+    fn write_once_requires_probe(&self) -> bool {
+        !prefix::is_amazons(&self.store)
     }
 
-    fn canary(&self) -> BoxFuture<'_, Canary> {
+    fn canary(&self) -> BoxFuture<'_, ConformanceReport> {
         async {
             if let Some(untried) = self.not_to_be_tried() {
                 return untried;
@@ -545,7 +555,7 @@ impl Provider for S3 {
         .boxed()
     }
 
-    fn recall(&self, capabilities: &[String]) {
+    fn seed_capabilities(&self, capabilities: &[String]) {
         let keeps = capabilities.iter().any(|name| *name == BELOW.name());
         self.keeps_below.store(keeps, Ordering::Relaxed);
     }
@@ -554,7 +564,7 @@ impl Provider for S3 {
         Some(self)
     }
 
-    fn look<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
+    fn head<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact> {
         async {
             let session = match self.session().await {
                 Ok(session) => session,

@@ -19,7 +19,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{passing::Passing, progress::Progress};
+use super::{expiring_counters::ExpiringCounters, progress::Progress};
 use crate::api::{Operation, Reason, StoreKind};
 
 /// The metrics of the operator. No label contains a URL, an object key or a UID.
@@ -134,8 +134,8 @@ impl Metrics {
             watched: Arc::new(Watched {
                 progress,
                 states: Box::new(states),
-                refusals: Passing::default(),
-                looks: Passing::default(),
+                refusals: ExpiringCounters::default(),
+                looks: ExpiringCounters::default(),
             }),
             registry: Registry::default(),
         };
@@ -310,8 +310,8 @@ impl fmt::Debug for Metrics {
 struct Watched {
     progress: Arc<Progress>,
     states: Box<dyn Fn() -> States + Send + Sync>,
-    refusals: Passing<RefusalLabel>,
-    looks: Passing<LookLabel>,
+    refusals: ExpiringCounters<RefusalLabel>,
+    looks: ExpiringCounters<LookLabel>,
 }
 
 impl fmt::Debug for Watched {
@@ -427,7 +427,7 @@ fn counters<L: EncodeLabelSet + Ord + Clone>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    counts: &Passing<L>,
+    counts: &ExpiringCounters<L>,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (labels, number) in counts.all() {

@@ -1,10 +1,10 @@
 //! Logs, metrics and health probes.
 
 mod contact;
+mod expiring_counters;
 mod http;
 mod log;
 mod metrics;
-mod passing;
 mod progress;
 mod repeats;
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use valet::api::Capability;
 use valet::{
-    conformance::{Canary, Missing},
+    conformance::{ConformanceReport, Missing},
     provider::Provider,
     provider::azure::{AzureBlob, Credentials, SharedKey},
 };
@@ -39,9 +39,9 @@ async fn what_azurite_holds_and_what_not() {
     ];
     assert_eq!(
         found,
-        Canary {
+        ConformanceReport {
             held: held.map(str::to_owned).into(),
-            ..Canary::default()
+            ..ConformanceReport::default()
         }
     );
 

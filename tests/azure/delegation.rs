@@ -147,7 +147,7 @@ async fn what_a_look_finds() {
             ("date", ahead(0)),
         ],
     );
-    let ObjectFact::Present { object, modified_at } = provider.look(&key).await else {
+    let ObjectFact::Present { object, modified_at } = provider.head(&key).await else {
         panic!("it is there");
     };
     assert_eq!(object.size, Some(0));
@@ -173,7 +173,7 @@ async fn what_a_look_finds() {
         (400, "", "Unreachable"),
     ] {
         let (provider, _fake) = head(status, vec![text("x-ms-error-code", code)]);
-        let found = format!("{:?}", provider.look(&key).await);
+        let found = format!("{:?}", provider.head(&key).await);
         assert!(found.starts_with(wanted), "{status} {code}: {found}");
     }
 }

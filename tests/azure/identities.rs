@@ -12,7 +12,7 @@ use serde_json::json;
 use valet::{
     api::Reason,
     core::SignError,
-    net::Outward,
+    net::EgressPolicy,
     provider::Provider,
     provider::azure::{AzureBlob, Credentials, Identity, Source},
 };
@@ -111,7 +111,7 @@ async fn no_token_for_where_a_tenant_leads() {
     });
     let store = json!({"account": "mediastore", "container": "media", "endpoint": fake.endpoint()});
     let identity = Identity::new(workload(&fake.endpoint(), token_file(&scratch)));
-    let allowed = Outward::new(["127.0.0.0/8".parse().unwrap()]);
+    let allowed = EgressPolicy::new(["127.0.0.0/8".parse().unwrap()]);
     let provider = AzureBlob::new(
         serde_json::from_value(store).unwrap(),
         Credentials::Identity(identity.into()),
@@ -121,7 +121,7 @@ async fn no_token_for_where_a_tenant_leads() {
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(message.contains("spec.azureBlob.endpoint"), "{message}");
     provider.probe().await;
-    provider.look(&access("a")).await;
+    provider.head(&access("a")).await;
     assert!(fake.asked().iter().all(|a| a.header("authorization").is_none()));
 }
 

@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use valet::{
     api::{Reason, ShortSessions, annotation},
-    core::{ANEW_SPREAD, GrantFacts, Lifetime, Publish, PublishMode, Signer, Step, StoreFact},
+    core::{GrantFacts, Lifetime, Publish, PublishMode, RESIGN_SPREAD, Signer, Step, StoreFact},
 };
 
 use crate::{
@@ -51,7 +51,7 @@ fn a_key_is_signed_anew_at_its_instant() {
     world.now = at(10);
     rotate(&mut world, at(10));
     let due = until(&world).unwrap();
-    assert!(due >= at(10) && due < at(10) + ANEW_SPREAD, "{due}");
+    assert!(due >= at(10) && due < at(10) + RESIGN_SPREAD, "{due}");
     assert_eq!(steps(&mut world, around(due)), ["rest", "publish", "publish"]);
 
     world.now = due;
@@ -87,7 +87,7 @@ fn a_thousand_keys_are_signed_anew_over_two_minutes() {
             Step::Rest { until } => until.unwrap(),
             other => panic!("{other:?}"),
         };
-        assert!(due < at(0) + ANEW_SPREAD);
+        assert!(due < at(0) + RESIGN_SPREAD);
         *dues.entry(due).or_default() += 1;
     }
     assert!(dues.len() > 110, "{} different seconds", dues.len());
@@ -135,7 +135,7 @@ fn no_key_is_signed_anew_at_its_end() {
 #[test]
 fn credentials_that_end_sooner_shorten_the_key() {
     let mut world = issued(download());
-    rotate(&mut world, at(0) - ANEW_SPREAD);
+    rotate(&mut world, at(0) - RESIGN_SPREAD);
     world.usable(|store| store.credentials_expire = Some(at(105)));
     world.now = at(50);
     assert_eq!(
@@ -156,7 +156,7 @@ fn credentials_that_end_sooner_shorten_the_key() {
 fn trouble_with_the_new_credentials_leaves_the_old_key() {
     for trouble in [true, false] {
         let mut world = issued(download());
-        rotate(&mut world, at(0) - ANEW_SPREAD);
+        rotate(&mut world, at(0) - RESIGN_SPREAD);
         if trouble {
             world.unsigned = Some((Reason::StoreUnreachable, "STS does not answer".into()));
         } else {
@@ -184,7 +184,7 @@ fn a_restart_signs_nothing_anew_by_itself() {
     assert_eq!(until(&world), Some(at(300)));
     // Changed while nobody was there.
     rotate(&mut world, at(100));
-    assert!(until(&world).is_some_and(|due| due >= at(100) && due < at(100) + ANEW_SPREAD));
+    assert!(until(&world).is_some_and(|due| due >= at(100) && due < at(100) + RESIGN_SPREAD));
 }
 
 // --- sessions that are shorter than what is asked for ----------------------------------------------------------------
@@ -294,7 +294,7 @@ fn never_completed(grant: GrantFacts) {
         assert_eq!(until(&world), Some(at(300)));
         world.reconcile();
     }
-    assert_eq!(world.last_look, None);
+    assert_eq!(world.last_poll, None);
     world.now = at(300);
     world.reconcile();
     assert_eq!(ready(world.grant()), "Expired");
@@ -303,7 +303,7 @@ fn never_completed(grant: GrantFacts) {
         (completed.status.as_str(), completed.reason.as_str()),
         ("Unknown", "NotObservable")
     );
-    assert_eq!(world.last_look, None);
+    assert_eq!(world.last_poll, None);
     assert!(world.notices.is_empty());
 
     // Also where the store is gone by then.
@@ -324,7 +324,7 @@ fn an_upload_below_a_key_is_renewed() {
         world.put_object();
         world.now = until(&world).unwrap();
         world.reconcile();
-        assert_eq!((world.keys.len(), world.last_look), (2, None));
+        assert_eq!((world.keys.len(), world.last_poll), (2, None));
         assert_eq!(ready(world.grant()), "Issued");
     }
 }

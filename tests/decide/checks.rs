@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{GrantStatus, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Reason, annotation},
     core::{
-        Assembly, Facts, GrantFacts, Owner, PlaceFact, Publish, PublishMode, Read, RenewRequest, RulesView,
+        Assembly, Facts, GrantFacts, Owner, Publish, PublishMode, QuotaFact, Read, RenewRequest, RulesView,
         SecretFact, SecretView, Step, StoreFact, admit, allowance, decide, still_allowed,
     },
 };
@@ -104,13 +104,13 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
                 && store.max_live_grants.is_some()
                 && publish.mode == PublishMode::Create
             {
-                assert_eq!(facts.place, PlaceFact::Given, "a key without a place");
+                assert_eq!(facts.place, QuotaFact::Given, "a key without a place");
             }
             if let PublishMode::Replace { uid, .. } = &publish.mode {
                 ours(facts, uid);
             }
         }
-        Step::Retouch {
+        Step::UpdateMetadata {
             uid,
             labels,
             annotations,
@@ -126,7 +126,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
             );
             marks(&facts.grant, labels, annotations);
         }
-        Step::Withdraw { uid, .. } => {
+        Step::DeleteSecret { uid, .. } => {
             ours(facts, uid);
         }
         Step::Empty { uid, .. } => match &facts.secret {
@@ -141,7 +141,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
             other => panic!("I2: empties a Secret that was not seen: {other:?}"),
         },
         Step::Report { status, .. } => report(world, facts, status),
-        Step::Hold => assert!(
+        Step::AddFinalizer => assert!(
             facts.grant.ask.parts().is_some() && !facts.grant.held,
             "a finalizer without a cause"
         ),
@@ -156,8 +156,8 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
                 assert_ne!(upload.upload(), THEIRS, "aborts somebody else's upload");
             }
         }
-        Step::Release { notice } => release(world, notice.is_some()),
-        Step::Collect => collect(world),
+        Step::RemoveFinalizer { notice } => release(world, notice.is_some()),
+        Step::DeleteGrant => collect(world),
         Step::Rest { until } => rest(world, facts, *until),
     }
 }
@@ -170,14 +170,14 @@ pub fn reaches_store(step: &Step) -> bool {
         | Step::Complete(..)
         | Step::Abort(_)
         | Step::AbortOrphans(_) => true,
-        Step::Read(Read::Store | Read::Secret | Read::Place(_))
-        | Step::Retouch { .. }
+        Step::Read(Read::Store | Read::Secret | Read::Quota(_))
+        | Step::UpdateMetadata { .. }
         | Step::Empty { .. }
-        | Step::Withdraw { .. }
+        | Step::DeleteSecret { .. }
         | Step::Report { .. }
-        | Step::Hold
-        | Step::Release { .. }
-        | Step::Collect
+        | Step::AddFinalizer
+        | Step::RemoveFinalizer { .. }
+        | Step::DeleteGrant
         | Step::Rest { .. } => false,
     }
 }

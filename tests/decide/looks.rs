@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use valet::{
     api::Reason,
-    core::{LOOK_PATIENCE, Read, Step, StoreFact},
+    core::{POLL_PATIENCE, Read, Step, StoreFact},
 };
 
 use crate::{
@@ -26,7 +26,7 @@ fn a_look_that_is_still_to_come() {
     let mut world = World::new(upload(), store([rule()]));
     world.reconcile();
     world.now = at(20);
-    world.last_look = Some(at(3600));
+    world.last_poll = Some(at(3600));
     assert!(matches!(world.next(), Step::Read(Read::Object(_))));
 }
 
@@ -129,11 +129,11 @@ fn looks_are_few() {
     let mut world = World::new(upload(), store([rule()]));
     let mut looks = vec![];
     let mut wake = world.reconcile();
-    looks.extend(world.last_look);
+    looks.extend(world.last_poll);
     while let Some(next) = wake.filter(|t| *t <= at(300)) {
         world.now = next;
         wake = world.reconcile();
-        looks.extend(world.last_look.filter(|l| looks.last() != Some(l)));
+        looks.extend(world.last_poll.filter(|l| looks.last() != Some(l)));
     }
     let seconds: Vec<_> = looks.iter().map(|t| t.duration_since(at(0)).as_secs()).collect();
     assert_eq!(seconds, [0, 2, 6, 14, 30, 62, 122, 182, 242, 300]);
@@ -159,7 +159,7 @@ fn an_announcement_brings_one_look() {
             world.now = if is_due { announced } else { timer };
             world.heard = is_due;
             wake = world.reconcile();
-            looks.extend(world.last_look);
+            looks.extend(world.last_poll);
         }
         let seconds: Vec<_> = looks.iter().map(|t| t.duration_since(at(0)).as_secs()).collect();
         assert_eq!(seconds, expected);
@@ -173,17 +173,17 @@ fn an_announcement_that_concerns_nobody_costs_nothing() {
     world.reconcile();
     world.hear();
     world.reconcile();
-    assert_eq!(world.last_look, None);
+    assert_eq!(world.last_poll, None);
     let mut world = play(
         life("an upload that arrives"),
         Memory::Grant,
         None,
         SignedDuration::ZERO,
     );
-    let before = (world.counts, world.last_look);
+    let before = (world.counts, world.last_poll);
     world.hear();
     world.reconcile();
-    assert_eq!((world.counts, world.last_look), before);
+    assert_eq!((world.counts, world.last_poll), before);
 }
 
 /// It is complete when it was announced, not at the next look of the schedule (30 s).
@@ -208,7 +208,7 @@ fn patience_with_a_silent_store_ends_after_an_hour() {
     world.now = at(300);
     world.reconcile();
     assert_eq!(ready(world.grant()), "StoreUnreachable");
-    let over = at(300) + LOOK_PATIENCE;
+    let over = at(300) + POLL_PATIENCE;
     for (now, reason) in around(over).into_iter().zip(["StoreUnreachable", "Expired", "Expired"]) {
         world.now = now;
         world.reconcile();
@@ -227,7 +227,7 @@ fn patience_with_an_unusable_store_ends_after_an_hour() {
     };
     world.now = at(300);
     world.reconcile();
-    let over = at(300) + LOOK_PATIENCE;
+    let over = at(300) + POLL_PATIENCE;
     for (now, reason) in around(over)
         .into_iter()
         .zip(["CredentialsNotFound", "Expired", "Expired"])

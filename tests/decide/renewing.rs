@@ -48,7 +48,7 @@ fn a_key_is_replaced_at_its_instant() {
     // Whether the upload is there is asked first.
     let mut world = issued(renewing(upload()));
     world.now = at(DUE - 1);
-    world.last_look = Some(world.now);
+    world.last_poll = Some(world.now);
     assert_eq!(until(&world), Some(at(DUE)));
     assert_eq!(steps(&mut world, around(at(DUE))), ["rest", "look", "look"]);
 }

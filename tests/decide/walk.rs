@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use valet::{
     api::{Ask, GrantStatus, ObservedObject, Overwrite, Reason, ShortSessions, UploadMode},
     core::{
-        ArrivedPart, Facts, GrantFacts, Limit, ObjectFact, OpenUpload, Owner, PlaceFact, RenewRequest, SecretFact,
-        SecretView, Settings, Signer, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
+        ArrivedPart, Facts, GrantFacts, ObjectFact, OpenUpload, Owner, QuotaFact, QuotaLimit, RenewRequest,
+        SecretFact, SecretView, Settings, Signer, Step, StoreFact, StoreView, UploadFact, UploadsFact, decide,
     },
 };
 
@@ -212,7 +212,7 @@ fn every_walk_keeps_to_the_rules() {
                 happen(&mut world, &mut dice);
             }
             if dice.one_in(10) {
-                world.last_look = None;
+                world.last_poll = None;
             }
             wake = world.reconcile();
         }
@@ -433,12 +433,12 @@ fn no_facts_are_too_odd() {
         };
         facts.completion_refused = dice.one_in(6).then(|| "no".into());
         facts.place = *dice.pick(&[
-            PlaceFact::Unasked,
-            PlaceFact::Given,
-            PlaceFact::Full(Limit::Namespace(2)),
+            QuotaFact::Unasked,
+            QuotaFact::Given,
+            QuotaFact::Full(QuotaLimit::Namespace(2)),
         ]);
-        facts.last_look = maybe(&mut dice, instant);
-        facts.look_requested = dice.one_in(4);
+        facts.last_poll = maybe(&mut dice, instant);
+        facts.poll_requested = dice.one_in(4);
         facts.secret_refused = dice.one_in(10).then(|| "quota".into());
         // Of all the odd times, now is none.
         let now = at(dice.below(2000) as i64) + SignedDuration::from_nanos(dice.below(1_000_000_000) as i64);
@@ -452,7 +452,7 @@ fn no_facts_are_too_odd() {
                 checks::signs(&facts.grant, &facts.store, now, publish);
                 "publish"
             }
-            Step::Retouch { .. } | Step::Withdraw { .. } => {
+            Step::UpdateMetadata { .. } | Step::DeleteSecret { .. } => {
                 let SecretFact::Present(s) = &facts.secret else {
                     panic!("{n}: a write to a Secret that nobody has seen");
                 };
@@ -472,12 +472,12 @@ fn no_facts_are_too_odd() {
                 );
                 "report"
             }
-            Step::Collect => "collect",
-            Step::Hold => {
+            Step::DeleteGrant => "collect",
+            Step::AddFinalizer => {
                 assert!(!facts.grant.held, "{n}");
                 "hold"
             }
-            Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_) | Step::Release { .. } => {
+            Step::Complete(..) | Step::Abort(_) | Step::AbortOrphans(_) | Step::RemoveFinalizer { .. } => {
                 assert!(facts.grant.held || facts.grant.ask.parts().is_some(), "{n}");
                 "parts"
             }

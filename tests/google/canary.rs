@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::json;
 use valet::{
     api::Capability,
-    conformance::{Canary, Missing},
+    conformance::{ConformanceReport, Missing},
     provider::Provider,
     provider::gcs::Source,
 };
@@ -139,7 +139,7 @@ fn front(bucket: &'static str, lax: &'static str) -> Fake {
     })
 }
 
-async fn made_at(endpoint: String, bucket: &str) -> (Canary, Arc<valet::api::Capabilities>) {
+async fn made_at(endpoint: String, bucket: &str) -> (ConformanceReport, Arc<valet::api::Capabilities>) {
     // What is signed for workloads is of no interest here.
     let settings = json!({"bucket": bucket, "endpoint": endpoint, "publicEndpoint": "http://127.0.0.1:9"});
     let gcs = store(settings, Source::Key(Arc::new(key())), None);

@@ -7,7 +7,7 @@ use serde_json::json;
 use valet::{
     api::Capability,
     core::{Access, ObjectFact},
-    net::Outward,
+    net::EgressPolicy,
     provider::gcs::{Gcs, Source},
     provider::{Finding, Probed, Provider},
 };
@@ -27,9 +27,9 @@ fn name() -> Access {
     access("a/ü")
 }
 
-async fn look(reply: Reply) -> ObjectFact {
+async fn head(reply: Reply) -> ObjectFact {
     let fake = Fake::start(move |_, _| reply.clone());
-    at(&fake).look(&name()).await
+    at(&fake).head(&name()).await
 }
 
 fn http_date(t: Timestamp) -> String {
@@ -54,7 +54,7 @@ async fn an_object_is_described() {
         ("Date", http_date(theirs)),
     ];
     let fake = Fake::start(move |_, _| Reply::Answer(200, headers.clone(), String::new()));
-    let ObjectFact::Present { object, modified_at } = at(&fake).look(&name()).await else {
+    let ObjectFact::Present { object, modified_at } = at(&fake).head(&name()).await else {
         panic!("it is there");
     };
     assert_eq!(object.size, Some(5));
@@ -83,9 +83,9 @@ async fn an_object_is_described() {
 
 #[tokio::test]
 async fn other_answers() {
-    assert!(matches!(look(Reply::text(404, "")).await, ObjectFact::Absent));
+    assert!(matches!(head(Reply::text(404, "")).await, ObjectFact::Absent));
     for status in [401, 403] {
-        assert!(matches!(look(Reply::text(status, "")).await, ObjectFact::Hidden));
+        assert!(matches!(head(Reply::text(status, "")).await, ObjectFact::Hidden));
     }
     for reply in [
         Reply::text(500, "marker"),
@@ -94,19 +94,19 @@ async fn other_answers() {
         Reply::Bytes(b"marker"),
         Reply::Bytes(b""),
     ] {
-        match look(reply.clone()).await {
+        match head(reply.clone()).await {
             ObjectFact::Unreachable(why) => assert!(!why.contains("marker"), "{why}"),
             other => panic!("{reply:?}: {other:?}"),
         }
     }
     // Nothing is said of it, and nothing is made up.
     let ObjectFact::Present { object, modified_at } =
-        look(Reply::Answer(200, vec![("x-goog-hash", "=,md5".into())], String::new())).await
+        head(Reply::Answer(200, vec![("x-goog-hash", "=,md5".into())], String::new())).await
     else {
         panic!("it is there");
     };
     assert_eq!((object.version, object.checksum_md5, modified_at), (None, None, None));
-    match tokio::time::timeout(HANG, look(Reply::Silence)).await {
+    match tokio::time::timeout(HANG, head(Reply::Silence)).await {
         Ok(ObjectFact::Unreachable(why)) => assert!(why.contains("no answer within 5 s"), "{why}"),
         other => panic!("{other:?}"),
     }
@@ -123,9 +123,9 @@ async fn a_tenants_store_does_not_lead_inwards() {
             serde_json::from_value(settings).unwrap(),
             Source::Key(Arc::new(key())),
             None,
-            Some(Outward::default()),
+            Some(EgressPolicy::default()),
         );
-        match gcs.look(&name()).await {
+        match gcs.head(&name()).await {
             ObjectFact::Unreachable(why) => assert!(why.contains("loopback"), "{why}"),
             other => panic!("{other:?}"),
         }
@@ -255,11 +255,11 @@ async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
             serde_json::from_value(settings).unwrap(),
             Source::Key(Arc::new(key())),
             None,
-            Some(Outward::new(networks).changing(may_change)),
+            Some(EgressPolicy::new(networks).changing(may_change)),
         );
         assert_eq!(gcs.probe().await.refuses_unsigned, Some(true));
         gcs.canary().await;
-        gcs.look(&name()).await;
+        gcs.head(&name()).await;
         let has_changed = fake
             .calls()
             .iter()
@@ -275,7 +275,7 @@ async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
 async fn a_head_that_is_refused_while_the_clocks_differ() {
     let date = http_date(Timestamp::now() + SignedDuration::from_mins(20));
     let refused = Reply::Answer(403, vec![("Date", date)], String::new());
-    assert!(matches!(look(refused).await, ObjectFact::ClockSkewed(_)));
+    assert!(matches!(head(refused).await, ObjectFact::ClockSkewed(_)));
 }
 
 /// Whether it would refuse the header cannot be told where the account may not write.

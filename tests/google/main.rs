@@ -105,20 +105,20 @@ pub trait Flat {
 
 impl Flat for valet::core::Signed {
     fn flat(self) -> Plain {
-        match self.key {
-            valet::core::Key::Request { url, method, headers } => Plain {
+        match self.credential {
+            valet::core::Credential::Request { url, method, headers } => Plain {
                 url,
                 method,
                 headers,
                 form: None,
             },
-            valet::core::Key::Form { url, fields } => Plain {
+            valet::core::Credential::Form { url, fields } => Plain {
                 url,
                 method: "POST".into(),
                 headers: Vec::new(),
                 form: Some(fields),
             },
-            valet::core::Key::Parts(_) | valet::core::Key::Credentials(_) => {
+            valet::core::Credential::Parts(_) | valet::core::Credential::Credentials(_) => {
                 panic!("there are no parts here")
             }
         }

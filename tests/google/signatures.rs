@@ -115,8 +115,8 @@ async fn googles_own_client_signs_the_same_checksum() {
     let mut good = check(&put.url, "PUT", &put.headers);
     good["content"] = "hello".into();
     assert_eq!(why(&good), None);
-    type Bend = fn(&mut Value);
-    let bends: &[(&str, Bend)] = &[
+    type Tamper = fn(&mut Value);
+    let bends: &[(&str, Tamper)] = &[
         ("other bytes", |c| c["content"] = "hellp".into()),
         ("no bytes", |c| c["content"] = "".into()),
         ("other bytes and their own checksum", |c| {
@@ -162,8 +162,8 @@ async fn googles_own_client_starts_the_same_sessions() {
     assert_eq!(session.url.expose(), by_google("RESUMABLE", NAME, &own, json!([])));
     let good = check(&session.url, "POST", &session.headers);
     assert_eq!(why(&good), None);
-    type Bend = fn(&mut Value);
-    let bends: &[(&str, Bend)] = &[
+    type Tamper = fn(&mut Value);
+    let bends: &[(&str, Tamper)] = &[
         ("a plain upload", |c| c["method"] = "PUT".into()),
         ("no session", |c| header(c, "x-goog-resumable", None)),
         ("another content type", |c| header(c, "content-type", Some("text/html"))),
@@ -262,8 +262,8 @@ async fn a_bent_url_is_refused() {
         assert_eq!(why(&other), None, "{later}");
     }
 
-    type Bend = fn(&mut Value);
-    let bends: &[(&str, Bend)] = &[
+    type Tamper = fn(&mut Value);
+    let bends: &[(&str, Tamper)] = &[
         ("another method", |c| c["method"] = "DELETE".into()),
         ("another key", |c| swap(c, "tenants/web/", "tenants/web2/")),
         ("another spelling of the key", |c| swap(c, "%252F", "%2F")),
@@ -337,7 +337,7 @@ async fn a_bent_url_is_refused() {
         .flat();
     let good = check(&get.url, "GET", &get.headers);
     assert_eq!(why(&good), None);
-    let bends: &[(&str, Bend)] = &[
+    let bends: &[(&str, Tamper)] = &[
         ("another version", |c| {
             swap(c, "generation=1700000000000000", "generation=1700000000000001")
         }),
@@ -414,8 +414,8 @@ async fn a_bent_form_is_refused() {
     let others = |name: &str| others.expose().iter().find(|(n, _)| n == name).unwrap().1.clone();
     let (policy, signature) = (others("policy"), others("x-goog-signature"));
 
-    type Bend<'a> = Box<dyn Fn(&mut Value) + 'a>;
-    let bends: Vec<(&str, Bend<'_>)> = vec![
+    type Tamper<'a> = Box<dyn Fn(&mut Value) + 'a>;
+    let bends: Vec<(&str, Tamper<'_>)> = vec![
         ("another key", Box::new(|c| field(c, "key", Some("another")))),
         ("another bucket", Box::new(|c| c["bucket"] = "other".into())),
         (

@@ -159,7 +159,7 @@ async fn headers_without_an_end() {
         "HEAD" => huge(),
         _ => Reply::Text(404, "<Error><Code>NoSuchKey</Code></Error>".into()),
     });
-    let ObjectFact::Unreachable(why) = s3.look(&key()).await else {
+    let ObjectFact::Unreachable(why) = s3.head(&key()).await else {
         panic!("its headers are not read");
     };
     assert!(why.contains("16 KiB of headers"), "{why}");

@@ -6,7 +6,7 @@ use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use serde_json::json;
 use valet::{
     api::{ObjectStore, Reason},
-    net::Outward,
+    net::EgressPolicy,
     provider::s3::S3,
     provider::{Finding, Provider, registry},
 };
@@ -23,7 +23,7 @@ async fn a_bucket_and_a_host_that_are_an_address() {
     let s3 = S3::new(
         serde_json::from_value(settings.clone()).unwrap(),
         credentials,
-        Some(Outward::default()),
+        Some(EgressPolicy::default()),
     );
     let probed = tokio::time::timeout(Duration::from_secs(30), s3.probe()).await.unwrap();
     assert!(listener.accept().is_err(), "it was asked: {:?}", probed.finding);
@@ -45,7 +45,7 @@ async fn a_bucket_and_a_host_that_are_an_address() {
             assert!(half.ends_with('.'), "the schema takes {half}");
             continue;
         };
-        let (reason, why) = settings.check_endpoint(&Outward::default()).await.unwrap_err();
+        let (reason, why) = settings.check_endpoint(&EgressPolicy::default()).await.unwrap_err();
         assert_eq!(reason, Reason::EndpointNotAllowed);
         assert!(why.contains("part of an IP address"), "{why}");
     }

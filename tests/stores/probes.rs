@@ -7,13 +7,13 @@ use serde_json::json;
 use valet::{
     api::{Capability, Reason},
     core::ObjectFact,
-    net::Outward,
+    net::EgressPolicy,
     provider::s3::S3,
     provider::{Finding, Provider},
 };
 use valet_harness::fake::{Asked, Fake, Reply};
 
-fn s3(fake: &Fake, outward: Option<Outward>) -> S3 {
+fn s3(fake: &Fake, outward: Option<EgressPolicy>) -> S3 {
     let settings =
         json!({"bucket": "media", "region": "us-east-1", "endpoint": fake.endpoint(), "addressingStyle": "Path"});
     let credentials = SharedCredentialsProvider::new(Credentials::new("AKID", "secret", None, None, "test"));
@@ -222,10 +222,10 @@ async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
     let networks: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
     for may_change in [false, true] {
         let fake = behaves(|_| None);
-        let s3 = s3(&fake, Some(Outward::new(networks.clone()).changing(may_change)));
+        let s3 = s3(&fake, Some(EgressPolicy::new(networks.clone()).changing(may_change)));
         let probed = s3.probe().await;
         assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
-        s3.look(&access("a/b")).await;
+        s3.head(&access("a/b")).await;
         let canary = s3.canary().await;
         assert!(can(&s3, Capability::SignedHeadersOnly));
         assert_eq!(can(&s3, Capability::WriteOnce), may_change);
@@ -247,7 +247,7 @@ async fn a_head_that_is_refused_while_the_clocks_differ_says_nothing_of_the_cred
     let key = access("a/b");
     let look = async |reply: fn(&Asked) -> Reply| {
         let fake = Fake::start(reply);
-        s3(&fake, None).look(&key).await
+        s3(&fake, None).head(&key).await
     };
     assert!(matches!(
         look(|_| error_at(1200, 403, "RequestTimeTooSkewed")).await,

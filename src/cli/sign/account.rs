@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{Store, StoreKind},
-    net::Outward,
+    net::EgressPolicy,
     provider::registry::{Account, CredentialsSource, NotAtHand, Settings},
     provider::{Provider, registry},
 };
@@ -31,7 +31,7 @@ pub async fn connect(
     let settings = registry::settings(store).map_err(|(reason, message)| format!("{reason}: {message}"))?;
     let (account, outward) = match kind_of(store) {
         StoreKind::ObjectStore => {
-            let outward = Outward::new(args.allow_private_endpoints.clone())
+            let outward = EgressPolicy::new(args.allow_private_endpoints.clone())
                 .denying(args.deny_endpoints.clone())
                 // With `--online`, signing may send requests that change something, for example to STS.
                 .changing(true);
@@ -63,7 +63,7 @@ pub async fn connect(
     let outward = if args.online {
         outward
     } else {
-        Some(Outward::nowhere().changing(true))
+        Some(EgressPolicy::nowhere().changing(true))
     };
     Ok(account.connect(outward))
 }

@@ -7,12 +7,12 @@ use kube::{
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::{Error, FIELD_MANAGER, Visit, call};
+use super::{Error, FIELD_MANAGER, Reconciliation, call};
 use crate::{
     api::{Grant, MULTIPART_FINALIZER, UploadMode, annotation, printable},
     core::{
-        AbortAccess, Access, Assembly, Notice, ObjectFact, Publish, SecretFact, SignError, UploadFact, UploadsFact,
-        store_id,
+        AbortAccess, Access, Assembly, GrantEvent, ObjectFact, Publish, SecretFact, SignError, UploadFact,
+        UploadsFact, store_id,
     },
     provider::{Completion, Multipart, Provider},
 };
@@ -20,7 +20,7 @@ use crate::{
 /// The message if no connection to the store exists.
 const NO_STORE: &str = "the store was deleted, or cannot be used";
 
-impl<G: Grant> Visit<'_, G> {
+impl<G: Grant> Reconciliation<'_, G> {
     /// Remembers the connection to the store of a grant with the multipart upload finalizer. If the store cannot be
     /// used any more, restores the remembered connection, because the uploaded parts are still in the bucket.
     pub(super) fn remember_store(&mut self) {
@@ -65,8 +65,8 @@ impl<G: Grant> Visit<'_, G> {
             self.facts.object = ObjectFact::Unread;
         }
         self.facts.upload = fact;
-        self.facts.last_look = Some(self.now);
-        self.facts.look_requested = false;
+        self.facts.last_poll = Some(self.now);
+        self.facts.poll_requested = false;
         self.context.memory.looked(&grant.uid, self.now, self.heard);
         Ok(())
     }
@@ -126,7 +126,7 @@ impl<G: Grant> Visit<'_, G> {
         Ok(())
     }
 
-    pub(super) async fn release(&mut self, notice: Option<Notice>) -> Result<(), Error> {
+    pub(super) async fn release(&mut self, notice: Option<GrantEvent>) -> Result<(), Error> {
         if let Some(notice) = notice {
             // Events cannot be written in a namespace that is being deleted, so the message is also logged.
             warn!(
@@ -251,7 +251,7 @@ impl<G: Grant> Visit<'_, G> {
                 );
                 self.context.metrics.upload_in_parts("completed");
                 self.facts.upload = UploadFact::Gone;
-                self.look(access).await?;
+                self.head(access).await?;
                 if !matches!(self.facts.object, ObjectFact::Present { .. }) {
                     // The account may write but not read. The store has just confirmed the upload, so the object
                     // exists.

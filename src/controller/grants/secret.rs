@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use tracing::info;
 
-use super::{Error, Visit};
+use super::{Error, Reconciliation};
 use crate::{
     api::{Grant, Reason},
     core::{Publish, PublishMode, SECRET_CAPACITY, SecretFact, SecretView, SignError, secret_bytes, secret_object},
 };
 
-impl<G: Grant> Visit<'_, G> {
+impl<G: Grant> Reconciliation<'_, G> {
     pub(super) async fn read_secret(&mut self) -> Result<(), Error> {
         let found = match self.context.secrets.view(&self.facts.grant).await {
             // The account may neither write nor read Secrets here, so Valet has created no Secret. The status must
@@ -42,7 +42,9 @@ impl<G: Grant> Visit<'_, G> {
                 why: "the store can no longer be used".into(),
             });
         };
-        if provider.signs_remotely() || (publish.request.ask.parts().is_some() && publish.request.upload.is_none()) {
+        if provider.requires_remote_signing()
+            || (publish.request.ask.parts().is_some() && publish.request.upload.is_none())
+        {
             self.may_ask_store()?;
         }
         let signed = self

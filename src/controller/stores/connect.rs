@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use kube::{Api, ResourceExt};
 
-use super::{Connection, Known, Stop, Stores, canary_request, in_time, told};
+use super::{ConnectError, Connection, Known, Stores, canary_request, in_time, told};
 use crate::{
     api::{ClusterObjectStore, ObjectStore, Reason, Store, StoreKind},
     controller::error::{Error, call},
     core::StoreId,
-    net::Outward,
+    net::EgressPolicy,
     provider::registry,
     provider::registry::{Account, CredentialsSource},
 };
@@ -90,8 +90,8 @@ impl Stores {
         &self,
         id: &StoreId,
         store: &S,
-        outward: Option<&Outward>,
-    ) -> Result<(Account, String), Stop> {
+        outward: Option<&EgressPolicy>,
+    ) -> Result<(Account, String), ConnectError> {
         let settings = registry::settings(store)?;
         if let Some(outward) = outward {
             settings.check_endpoint(outward).await?;

@@ -71,7 +71,7 @@ fn arrived(events: &[Event]) -> Result<Notification, Malformed> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::{Arrived, parse, tests::object};
+    use super::super::{ObjectCreated, parse, tests::object};
     use super::*;
 
     fn created(subject: &str) -> Value {
@@ -98,7 +98,7 @@ mod tests {
         map
     }
 
-    fn told(headers: &HeaderMap, body: &str) -> Vec<Arrived> {
+    fn told(headers: &HeaderMap, body: &str) -> Vec<ObjectCreated> {
         match parse(headers, body.as_bytes()) {
             Ok(Notification::Arrived(arrived)) => arrived,
             other => panic!("{body}: {other:?}"),

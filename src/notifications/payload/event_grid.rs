@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Arrived, MAX_OBJECTS, Malformed, Notification, readings};
+use super::{MAX_OBJECTS, Malformed, Notification, ObjectCreated, readings};
 
 /// The part before the container name in the subject of an event. In CloudEvents it may have no leading '/', as in
 /// Microsoft's example.
@@ -51,10 +51,10 @@ pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
 }
 
 /// The container and the blob from a subject `/blobServices/default/containers/CONTAINER/blobs/NAME`.
-pub fn blob(subject: &str) -> Option<Arrived> {
+pub fn blob(subject: &str) -> Option<ObjectCreated> {
     let path = subject.strip_prefix('/').unwrap_or(subject);
     let (container, name) = path.strip_prefix(SERVICE)?.split_once("/blobs/")?;
-    Some(Arrived {
+    Some(ObjectCreated {
         bucket: container.to_owned(),
         keys: readings(name.to_owned()),
     })
@@ -83,15 +83,15 @@ mod tests {
         })
     }
 
-    fn arrived(events: Value) -> Vec<Arrived> {
+    fn arrived(events: Value) -> Vec<ObjectCreated> {
         match any(events.to_string().as_bytes()) {
             Ok(Notification::Arrived(arrived)) => arrived,
             other => panic!("{events}: {other:?}"),
         }
     }
 
-    fn object(container: &str, keys: &[&str]) -> Arrived {
-        Arrived {
+    fn object(container: &str, keys: &[&str]) -> ObjectCreated {
+        ObjectCreated {
             bucket: container.into(),
             keys: keys.iter().map(|k| (*k).to_owned()).collect(),
         }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Arrived, Malformed};
+use super::{Malformed, ObjectCreated};
 
 /// A Pub/Sub message. Its data is ignored, because the attributes name the object.
 #[derive(Deserialize)]
@@ -24,13 +24,13 @@ struct Attributes {
 impl Pushed {
     /// The created object, if the message reports one. Deletions, metadata updates and messages of other publishers
     /// give an empty list and not an error, because Pub/Sub repeats messages that are rejected.
-    pub fn arrived(self) -> Result<Vec<Arrived>, Malformed> {
+    pub fn arrived(self) -> Result<Vec<ObjectCreated>, Malformed> {
         match self.attributes {
             Attributes {
                 event_type: Some(event),
                 bucket_id: Some(bucket),
                 object_id: Some(object),
-            } if event == "OBJECT_FINALIZE" => Ok(vec![Arrived {
+            } if event == "OBJECT_FINALIZE" => Ok(vec![ObjectCreated {
                 bucket,
                 keys: vec![object],
             }]),

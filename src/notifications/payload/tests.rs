@@ -9,15 +9,15 @@ pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
     super::parse(&HeaderMap::new(), body)
 }
 
-pub fn arrived(body: &Value) -> Vec<Arrived> {
+pub fn arrived(body: &Value) -> Vec<ObjectCreated> {
     match parse(body.to_string().as_bytes()) {
         Ok(Notification::Arrived(arrived)) => arrived,
         other => panic!("{body}: {other:?}"),
     }
 }
 
-pub fn object(bucket: &str, keys: &[&str]) -> Arrived {
-    Arrived {
+pub fn object(bucket: &str, keys: &[&str]) -> ObjectCreated {
+    ObjectCreated {
         bucket: bucket.into(),
         keys: keys.iter().map(|k| (*k).to_owned()).collect(),
     }

@@ -10,14 +10,16 @@ use hyper::body::Bytes;
 use super::{AzureBlob, requests::Trouble};
 use crate::{
     api::{Ask, Capability, Overwrite, UploadConstraints, UploadMode},
-    conformance::{Away, BODY, Bend, Canary, Hands, Missing, Sent, Trip, get, in_time},
+    conformance::{
+        BODY, Checker, ConformanceReport, Missing, PreparedRequest, Tamper, Transport, Unavailable, get, in_time,
+    },
     core::{SignError, Signed, SigningRequest},
 };
 
 impl AzureBlob {
     /// Runs the conformance check below `probe`, at the operator's endpoint.
-    pub(super) async fn round_trip(&self, probe: &str) -> Canary {
-        let mut trip = Trip::new(self, probe);
+    pub(super) async fn round_trip(&self, probe: &str) -> ConformanceReport {
+        let mut trip = Checker::new(self, probe);
         let result = in_time(go(&mut trip)).await;
         trip.end(result).await
     }
@@ -35,7 +37,7 @@ fn put() -> Ask {
     }
 }
 
-async fn go(trip: &mut Trip<'_, AzureBlob>) -> Result<(), Away> {
+async fn go(trip: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
             "everything: the store answered {status} to a PUT below {}; allow the credentials to write there",
@@ -45,17 +47,17 @@ async fn go(trip: &mut Trip<'_, AzureBlob>) -> Result<(), Away> {
     }
     trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
         .await?;
-    let delete: Bend = |r| {
+    let delete: Tamper = |r| {
         r.method = "DELETE".into();
         r.body.clear();
     };
     trip.binds("PUT", "put-x", &put(), Some(delete)).await?;
 
     if trip.good("put", &get()).await?.is_ok() {
-        let other: Bend = |r| r.url = r.url.replace("rsct=text/plain", "rsct=text/html");
+        let other: Tamper = |r| r.url = r.url.replace("rsct=text/plain", "rsct=text/html");
         trip.holds(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
-        let write: Bend = |r| {
+        let write: Tamper = |r| {
             r.method = "PUT".into();
             r.headers.push(("x-ms-blob-type".into(), "BlockBlob".into()));
             r.body = BODY.into();
@@ -68,13 +70,13 @@ async fn go(trip: &mut Trip<'_, AzureBlob>) -> Result<(), Away> {
     Ok(())
 }
 
-impl Hands for AzureBlob {
+impl Transport for AzureBlob {
     /// Signs for the operator's endpoint. `ipRange` is not used, because it is for workloads.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async move { self.sign_for(request, &self.own_base(), None).await }.boxed()
     }
 
-    fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>> {
+    fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>> {
         async move {
             let mut request = Request::builder().method(sent.method.as_str()).uri(sent.url);
             for (name, value) in sent.headers {
@@ -83,18 +85,18 @@ impl Hands for AzureBlob {
             let request = request
                 .header(header::CONTENT_LENGTH, sent.body.len())
                 .body(Full::new(Bytes::from(sent.body)))
-                .map_err(|_| Away("the request could not be built".into()))?;
+                .map_err(|_| Unavailable("the request could not be built".into()))?;
             match self.http.send(request).await {
                 Ok(answer) if answer.status < 500 || answer.status == 501 => Ok(answer.status),
-                Ok(answer) => Err(Away(format!("the store answered {}", answer.status))),
-                Err(e) => Err(Away(e.to_string())),
+                Ok(answer) => Err(Unavailable(format!("the store answered {}", answer.status))),
+                Err(e) => Err(Unavailable(e.to_string())),
             }
         }
         .boxed()
     }
 
     /// Changes the first character of the signature. The last character contains padding bits.
-    fn forge(sent: &mut Sent) {
+    fn forge(sent: &mut PreparedRequest) {
         if let Some(at) = sent.url.find("&sig=").map(|at| at + "&sig=".len()) {
             let other = if sent.url[at..].starts_with('A') { "B" } else { "A" };
             let length = if sent.url[at..].starts_with('%') { 3 } else { 1 };

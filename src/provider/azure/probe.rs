@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     AzureBlob, BACK_DATED, Credentials, OWN, PROBE_BLOB,
     requests::{Trouble, date, error_code},
-    sas::{Pen, Permit, encoded},
+    sas::{SasParams, SasSigner, encoded},
 };
 use crate::{
     api::Reason,
@@ -76,7 +76,7 @@ impl AzureBlob {
         let answer = match self.read(Method::GET, PROBE_BLOB, policy).await {
             Ok(answer) => answer,
             Err(Trouble::Credentials(e)) => return (of_credentials(e), None),
-            Err(Trouble::Unanswered(Unanswered::Inward(inward))) => {
+            Err(Trouble::Unanswered(Unanswered::EgressDenied(inward))) => {
                 return (Finding::Broken(Reason::EndpointNotAllowed, inward.to_string()), None);
             }
             Err(Trouble::Unanswered(why)) => {
@@ -119,15 +119,19 @@ impl AzureBlob {
             },
         };
         let sign = |blob: &str| {
-            let permit = Permit {
+            let permit = SasParams {
                 ip: None,
                 ..self.permit(blob, "c", now - BACK_DATED, now + OWN, &base)
             };
             match (&self.credentials, &delegation) {
-                (Credentials::Key(key), _) => self.signed_url(&base, &permit, Pen::Account(key, None)),
+                (Credentials::Key(key), _) => self.signed_url(&base, &permit, SasSigner::Account(key, None)),
                 (_, Some(delegation)) => {
                     let start = permit.start.max(delegation.start);
-                    self.signed_url(&base, &Permit { start, ..permit }, Pen::Delegation(&delegation.key))
+                    self.signed_url(
+                        &base,
+                        &SasParams { start, ..permit },
+                        SasSigner::Delegation(&delegation.key),
+                    )
                 }
                 _ => Ok(String::new()),
             }

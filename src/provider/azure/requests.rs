@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{
     AzureBlob, BACK_DATED, Credentials, OWN,
     delegation::{self, Delegation, REPLACE_AFTER},
-    sas::{Pen, Permit, VERSION, encoded},
+    sas::{SasParams, SasSigner, VERSION, encoded},
     tokens::{self, Identity},
     unusable,
 };
@@ -172,13 +172,13 @@ impl AzureBlob {
             }
             Credentials::Key(key) => {
                 let now = Timestamp::now();
-                let permit = Permit {
+                let permit = SasParams {
                     // `ipRange` is for workloads, and the operator may have another address.
                     ip: None,
                     ..self.permit(blob, permissions, now - BACK_DATED, now + OWN, &base)
                 };
                 let url = self
-                    .signed_url(&base, &permit, Pen::Account(key, policy))
+                    .signed_url(&base, &permit, SasSigner::Account(key, policy))
                     .map_err(Trouble::Credentials)?;
                 let request = Request::builder()
                     .method(method)

@@ -74,7 +74,7 @@ pub struct DelegationKey {
 
 /// The key that signs a SAS.
 #[derive(Clone, Copy, Debug)]
-pub enum Pen<'a> {
+pub enum SasSigner<'a> {
     /// The account key, for a service SAS. The SAS can refer to a stored access policy of the container.
     Account(&'a SharedKey, Option<&'a str>),
     /// The user delegation key of an identity, for a user delegation SAS.
@@ -83,7 +83,7 @@ pub enum Pen<'a> {
 
 /// What one SAS allows.
 #[derive(Clone, Copy, Debug)]
-pub struct Permit<'a> {
+pub struct SasParams<'a> {
     pub account: &'a str,
     pub container: &'a str,
     /// The blob's name, not encoded.
@@ -108,8 +108,8 @@ pub struct Permit<'a> {
 ///
 /// # Errors
 /// [`SignError::Refused`] if a value contains a control character, which would break the lines of the string to sign.
-pub fn query(permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
-    let Permit {
+pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignError> {
+    let SasParams {
         account,
         container,
         blob,
@@ -133,8 +133,8 @@ pub fn query(permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
     let protocol = if allow_http { "" } else { "https" };
     let kind = if version.is_some() { "bv" } else { "b" };
     let policy = match pen {
-        Pen::Account(_, policy) => policy.unwrap_or_default(),
-        Pen::Delegation(_) => "",
+        SasSigner::Account(_, policy) => policy.unwrap_or_default(),
+        SasSigner::Delegation(_) => "",
     };
     let or_empty = |text: &'_ Option<String>| text.clone().unwrap_or_default();
     let overrides = [
@@ -147,8 +147,8 @@ pub fn query(permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
 
     let mut lines = vec![permissions, &start, &expiry, &resource];
     match pen {
-        Pen::Account(..) => lines.push(policy),
-        Pen::Delegation(key) => {
+        SasSigner::Account(..) => lines.push(policy),
+        SasSigner::Delegation(key) => {
             lines.extend([
                 key.object.as_str(),
                 &key.tenant,
@@ -178,8 +178,8 @@ pub fn query(permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
         ));
     }
     let signature = match pen {
-        Pen::Account(key, _) => key,
-        Pen::Delegation(delegation) => &delegation.value,
+        SasSigner::Account(key, _) => key,
+        SasSigner::Delegation(delegation) => &delegation.value,
     }
     .sign(&lines.join("\n"));
 
@@ -194,7 +194,7 @@ pub fn query(permit: &Permit<'_>, pen: Pen<'_>) -> Result<String, SignError> {
         ("sr", kind),
     ];
     parameters.extend(overrides.iter().map(|(name, value)| (*name, value.as_str())));
-    if let Pen::Delegation(key) = pen {
+    if let SasSigner::Delegation(key) = pen {
         parameters.extend([
             ("skoid", key.object.as_str()),
             ("sktid", &key.tenant),

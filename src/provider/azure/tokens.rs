@@ -246,7 +246,7 @@ impl Identity {
         let first = self.http.send(request.clone()).await;
         let answer = match first {
             Ok(answer) if !has_trouble(&answer) => return Ok(answer),
-            Err(e @ (Unanswered::Slow | Unanswered::Untrusted(_) | Unanswered::Rootless)) => Err(e),
+            Err(e @ (Unanswered::Slow | Unanswered::Untrusted(_) | Unanswered::NoTrustRoots)) => Err(e),
             _ => {
                 tokio::time::sleep(PAUSE).await;
                 self.http.send(request).await

@@ -12,15 +12,15 @@ use super::{
 use crate::{
     api::{Ask, Capability, LengthRange, Overwrite, UploadConstraints, UploadMode},
     conformance::{
-        Away, BODY, BODY_MD5, Bend, Canary, Hands, LONGER, Missing, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last,
-        get, in_time,
+        BODY, BODY_MD5, Checker, ConformanceReport, LONGER, Missing, OTHER, OTHER_TYPE, PreparedRequest, TYPE,
+        Tamper, Transport, Unavailable, forge_last, get, in_time,
     },
     core::{SignError, Signed, SigningRequest},
 };
 
 /// Runs the conformance check below an object key of the bucket, at the operator's endpoint.
-pub async fn canary(gcs: &Gcs, probe_key: &str) -> Canary {
-    let mut trip = Trip::new(gcs, probe_key);
+pub async fn canary(gcs: &Gcs, probe_key: &str) -> ConformanceReport {
+    let mut trip = Checker::new(gcs, probe_key);
     let result = in_time(go(&mut trip, is_googles(&gcs.store))).await;
     trip.end(result).await
 }
@@ -60,7 +60,7 @@ fn form() -> Ask {
 }
 
 /// `is_googles`: whether POST forms are expected to be limited to a prefix without a check.
-async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
+async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavailable> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
             "everything: the store answered {status} to a PUT below {}; allow the account to create objects there",
@@ -68,9 +68,9 @@ async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
         ));
         return Ok(());
     }
-    let by_length: Bend = |r| r.body = LONGER.into();
-    let by_checksum: Bend = |r| r.body = OTHER.into();
-    let by_type: Bend = |r| r.set("content-type", OTHER_TYPE);
+    let by_length: Tamper = |r| r.body = LONGER.into();
+    let by_checksum: Tamper = |r| r.body = OTHER.into();
+    let by_type: Tamper = |r| r.set("content-type", OTHER_TYPE);
     // The same header enforces both constraints.
     let either = [Capability::ContentLengthRange, Capability::ContentLength];
     trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
@@ -90,7 +90,7 @@ async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
 
     let reads = trip.good("put", &get()).await?.is_ok();
     if reads {
-        let other: Bend = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
+        let other: Tamper = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
         trip.holds(&get(), "put", other, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
         trip.binds("GET", "put", &get(), None).await?;
@@ -119,12 +119,12 @@ async fn go(trip: &mut Trip<'_, Gcs>, is_googles: bool) -> Result<(), Away> {
     Ok(())
 }
 
-impl Hands for Gcs {
+impl Transport for Gcs {
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         self.key_for(Target::Operator, request).boxed()
     }
 
-    fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>> {
+    fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>> {
         async move {
             let (body, content_type) = sent.content();
             let headers: Vec<(&str, &str)> = sent
@@ -141,7 +141,7 @@ impl Hands for Gcs {
     }
 
     /// The signature is the last parameter of a URL.
-    fn forge(sent: &mut Sent) {
+    fn forge(sent: &mut PreparedRequest) {
         let signature = match &mut sent.fields {
             Some(fields) => fields
                 .iter_mut()

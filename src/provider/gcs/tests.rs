@@ -298,13 +298,13 @@ fn form_below_a_prefix_needs_googles_own_endpoints_or_a_trial() {
     ] {
         let gcs = gcs(endpoint, public);
         assert_eq!(claims(&gcs), is_theirs, "{endpoint:?} {public:?}");
-        assert_eq!(gcs.rests_on_trial(), !is_theirs, "{endpoint:?} {public:?}");
+        assert_eq!(gcs.requires_probe(), !is_theirs, "{endpoint:?} {public:?}");
     }
     let other = gcs(Some("https://gcs.example"), None);
-    let found = |held: bool, missing: bool| Canary {
+    let found = |held: bool, missing: bool| ConformanceReport {
         held: held.then(|| BELOW.name()).into_iter().collect(),
         missing: missing.then_some(BELOW).into_iter().collect(),
-        ..Canary::default()
+        ..ConformanceReport::default()
     };
     *lock(&other.canary) = Some(found(false, false));
     assert!(!claims(&other));
@@ -314,8 +314,8 @@ fn form_below_a_prefix_needs_googles_own_endpoints_or_a_trial() {
     *lock(&googles.canary) = Some(found(false, true));
     assert!(!claims(&googles));
     let recalling = gcs(Some("https://gcs.example"), None);
-    recalling.recall(&["PostForm".into(), "KeyPrefix".into()]);
+    recalling.seed_capabilities(&["PostForm".into(), "KeyPrefix".into()]);
     assert!(!claims(&recalling));
-    recalling.recall(&["PostForm/KeyPrefix".into()]);
+    recalling.seed_capabilities(&["PostForm/KeyPrefix".into()]);
     assert!(claims(&recalling));
 }

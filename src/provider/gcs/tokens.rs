@@ -206,11 +206,12 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
     let answer = match first {
         Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
         // These errors do not go away after a short pause.
-        Err(e @ (Unanswered::Slow | Unanswered::Inward(_) | Unanswered::Untrusted(_) | Unanswered::Rootless)) => {
-            Err(e)
-        }
+        Err(
+            e
+            @ (Unanswered::Slow | Unanswered::EgressDenied(_) | Unanswered::Untrusted(_) | Unanswered::NoTrustRoots),
+        ) => Err(e),
         Ok(_)
-        | Err(Unanswered::Connection | Unanswered::NotByProxy | Unanswered::Malformed | Unanswered::TooLong) => {
+        | Err(Unanswered::Connection | Unanswered::ProxyUnsupported | Unanswered::Malformed | Unanswered::TooLong) => {
             tokio::time::sleep(PAUSE).await;
             http.send(again).await
         }
@@ -218,7 +219,7 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
     match answer {
         Ok(answer) if answer.status < 500 && answer.status != 429 => Ok(answer),
         Ok(answer) => Err(unreachable(format!("{whom} answered {}", answer.status))),
-        Err(Unanswered::Inward(inward)) => Err(SignError::Credentials {
+        Err(Unanswered::EgressDenied(inward)) => Err(SignError::Credentials {
             reason: Reason::EndpointNotAllowed,
             message: inward.to_string(),
         }),

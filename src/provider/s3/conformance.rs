@@ -1,7 +1,7 @@
 //! The conformance check of an S3 store.
 
-mod lent;
 mod parts;
+mod session_credentials;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,14 +19,14 @@ use futures::{FutureExt, future::BoxFuture};
 
 use super::{
     S3,
-    answers::{is_name, tag_as_md5},
-    below::is_amazons,
+    prefix::is_amazons,
+    responses::{is_name, tag_as_md5},
 };
 use crate::{
     api::{Ask, Capability, LengthRange, Multipart, Overwrite, UploadConstraints, UploadMode},
     conformance::{
-        Away, BODY, BODY_MD5, Bend, Canary, Hands, LONGER, Missing, OTHER, OTHER_TYPE, Sent, TYPE, Trip, forge_last,
-        get, in_time,
+        BODY, BODY_MD5, Checker, ConformanceReport, LONGER, Missing, OTHER, OTHER_TYPE, PreparedRequest, TYPE,
+        Tamper, Transport, Unavailable, forge_last, get, in_time,
     },
     core::{SignError, Signed, SigningRequest},
 };
@@ -39,26 +39,26 @@ struct Bucket<'a> {
 
 /// Runs the conformance check below `probe_key` in the store's bucket, at the operator's endpoint. Also returns
 /// whether entity tags are MD5 checksums, if the check could find out.
-pub async fn canary(s3: &S3, probe_key: &str) -> (Canary, Option<bool>) {
+pub async fn canary(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool>) {
     let client = match s3.session().await {
         Ok(session) => session.talker.clone(),
         Err(e) => {
-            let untried = Canary {
+            let untried = ConformanceReport {
                 untried: vec![e.to_string()],
-                ..Canary::default()
+                ..ConformanceReport::default()
             };
             return (untried, None);
         }
     };
     let bucket = Bucket { s3, client };
-    let mut trip = Trip::new(&bucket, probe_key);
+    let mut trip = Checker::new(&bucket, probe_key);
     let result = in_time(async {
         go(&mut trip, is_amazons(&s3.store)).await?;
         // If no other check had a result, these checks cannot have one.
         if !trip.found.held.is_empty() {
             parts::parts(&bucket, &mut trip).await?;
             if s3.role().is_some() {
-                lent::lent(&bucket, &mut trip).await?;
+                session_credentials::lent(&bucket, &mut trip).await?;
             }
         }
         Ok(())
@@ -118,7 +118,7 @@ fn form(constraints: UploadConstraints) -> Ask {
     }
 }
 
-async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Away> {
+async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Unavailable> {
     let mut overwrite = Overwrite::Forbid;
     let once = Missing::Url(Capability::WriteOnce);
     let mut refused = trip.good("put", &put(by_sha256(overwrite))).await?.err();
@@ -139,11 +139,11 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
         ));
         return Ok(());
     }
-    let other: Bend = |r| r.body = OTHER.into();
+    let other: Tamper = |r| r.body = OTHER.into();
     if overwrite == Overwrite::Forbid {
         trip.holds(&put, "put", |_| {}, &[once]).await?;
     }
-    let bends: [(&Ask, &str, Bend, Capability); 4] = [
+    let bends: [(&Ask, &str, Tamper, Capability); 4] = [
         (
             &put,
             "type",
@@ -161,7 +161,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
 
     let reads = trip.good("put", &get()).await?.is_ok();
     if reads {
-        let typed: Bend = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
+        let typed: Tamper = |r| r.url = r.url.replace("text%2Fplain", "text%2Fhtml");
         trip.holds(&get(), "put", typed, &[Missing::Url(Capability::ResponseHeaders)])
             .await?;
         trip.binds("GET", "put", &get(), None).await?;
@@ -177,7 +177,7 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
         trip.found.untried.push(why);
         return Ok(());
     }
-    let bends: [(&Ask, &str, Bend, &[Capability]); 3] = [
+    let bends: [(&Ask, &str, Tamper, &[Capability]); 3] = [
         (
             &form,
             "form-type",
@@ -207,12 +207,12 @@ async fn go(trip: &mut Trip<'_, Bucket<'_>>, is_expected: bool) -> Result<(), Aw
     Ok(())
 }
 
-impl Hands for Bucket<'_> {
+impl Transport for Bucket<'_> {
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         self.s3.sign_request(request).boxed()
     }
 
-    fn send(&self, sent: Sent) -> BoxFuture<'_, Result<u16, Away>> {
+    fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>> {
         async move {
             let (body, content_type) = sent.content();
             let raw = Raw {
@@ -233,14 +233,14 @@ impl Hands for Bucket<'_> {
                 Ok(_) => Ok(200),
                 Err(e) => match e.raw_response().map(|r| r.status().as_u16()) {
                     Some(status) if status < 500 || status == 501 => Ok(status),
-                    _ => Err(Away(super::unreachable(&e))),
+                    _ => Err(Unavailable(super::unreachable(&e))),
                 },
             }
         }
         .boxed()
     }
 
-    fn forge(sent: &mut Sent) {
+    fn forge(sent: &mut PreparedRequest) {
         const NAME: &str = "X-Amz-Signature=";
         if let Some(fields) = &mut sent.fields {
             fields

@@ -14,9 +14,9 @@ use jiff::Timestamp;
 
 use super::{
     S3,
-    answers::{is_name, word},
+    credentials_cache::Session,
     presigned, refused,
-    session::Session,
+    responses::{is_name, word},
     unreachable,
 };
 use crate::{

@@ -5,9 +5,9 @@ mod headers;
 mod write_once;
 
 use super::{
-    NO_STS, S3,
-    confined::{Shown, try_session},
-    lock, unreachable,
+    NO_STS, S3, lock,
+    session_policy_check::{Shown, try_session},
+    unreachable,
 };
 use crate::{
     api::Reason,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{
     api::{ClusterAccessRule, Reason},
-    core::{Most, Read, Step, StoreFact, decide},
+    core::{QuotaLimits, Read, Step, StoreFact, decide},
 };
 
 use super::{downloading, ends, good_store, terms, unusable, uploading, with};
@@ -131,7 +131,7 @@ pub static PLACES: &[Life] = &[
 fn who_waits_costs_nothing() {
     let life = super::life("waits for its turn, and nobody ends");
     let mut world = play(life, Memory::Grant, None, jiff::SignedDuration::ZERO);
-    assert_eq!((world.counts.reports, world.last_look), (1, None));
+    assert_eq!((world.counts.reports, world.last_poll), (1, None));
     assert_eq!(world.reconcile(), None, "it would wake by itself");
     let message = &condition(&world.grant().status, "Ready").unwrap().message;
     assert!(
@@ -179,7 +179,7 @@ fn the_most_generous_rule_counts() {
         let step = decide(&world.facts(), world.now);
         match most {
             None => assert!(matches!(step, Step::Publish(_)), "{step:?}"),
-            Some((namespace, store)) => assert_eq!(step, Step::Read(Read::Place(Most { namespace, store }))),
+            Some((namespace, store)) => assert_eq!(step, Step::Read(Read::Quota(QuotaLimits { namespace, store }))),
         }
     }
 }

@@ -277,6 +277,6 @@ fn what_is_held_back_is_not_looked_for() {
         world.now = at(second);
         let wake = world.reconcile();
         assert_eq!(wake, Some(at(300)));
-        assert_eq!(world.last_look, Some(at(0)), "the one before the first key");
+        assert_eq!(world.last_poll, Some(at(0)), "the one before the first key");
     }
 }

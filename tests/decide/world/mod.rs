@@ -123,7 +123,7 @@ pub struct World {
     pub remembered: Option<GrantStatus>,
     /// What the process knows of restorations of the Secret.
     pub repairs: Repairs,
-    pub last_look: Option<Timestamp>,
+    pub last_poll: Option<Timestamp>,
     /// Somebody has said that the object came, and nobody has looked since.
     pub heard: bool,
     pub steps: usize,
@@ -177,7 +177,7 @@ impl World {
             meddler: None,
             remembered: None,
             repairs: Repairs::default(),
-            last_look: None,
+            last_poll: None,
             heard: false,
             steps: 0,
             counts: Counts::default(),
@@ -219,7 +219,7 @@ impl World {
         facts.repairs = self.repairs;
         facts.secret = self.see_secret();
         self.see_store(&mut facts);
-        facts.last_look = self.last_look;
+        facts.last_poll = self.last_poll;
         facts.own_upload = self.begun.clone().or_else(|| self.own_upload.clone());
         facts
     }
@@ -285,7 +285,7 @@ impl World {
 
     /// A process of the operator ends, and with it what it remembers.
     pub fn forget(&mut self) {
-        (self.last_look, self.heard) = (None, false);
+        (self.last_poll, self.heard) = (None, false);
         (self.begun, self.own_upload) = (None, None);
         (self.remembered, self.repairs) = (None, Repairs::default());
     }

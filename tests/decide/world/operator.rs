@@ -7,8 +7,8 @@ use k8s_openapi::ByteString;
 use valet::{
     api::{Reason, annotation},
     core::{
-        Facts, Limit, Most, ObjectFact, OpenUpload, Owner, PlaceFact, Publish, PublishMode, Read, SecretFact, Step,
-        StoreFact, UploadFact, UploadsFact, decide,
+        Facts, ObjectFact, OpenUpload, Owner, Publish, PublishMode, QuotaFact, QuotaLimit, QuotaLimits, Read,
+        SecretFact, Step, StoreFact, UploadFact, UploadsFact, decide,
     },
 };
 
@@ -41,8 +41,8 @@ impl World {
         }
         let mut facts = Facts::new(self.learn(), self.settings.clone());
         facts.repairs = self.repairs;
-        facts.last_look = self.last_look;
-        facts.look_requested = self.heard;
+        facts.last_poll = self.last_poll;
+        facts.poll_requested = self.heard;
         if self.memory == Memory::Caches {
             facts.secret = self.see_secret();
             self.see_store(&mut facts);
@@ -83,7 +83,7 @@ impl World {
     fn take(&mut self, step: Step, facts: &mut Facts) -> Option<Option<Timestamp>> {
         match step {
             Step::Read(read) => self.read(read, facts),
-            Step::Hold => {
+            Step::AddFinalizer => {
                 if let Some(grant) = &mut self.grant {
                     grant.held = true;
                 }
@@ -126,7 +126,7 @@ impl World {
                     }
                 }
             }
-            Step::Release { notice } => {
+            Step::RemoveFinalizer { notice } => {
                 self.blind |= matches!(self.bucket, Bucket::Hidden);
                 self.notices.extend(notice.map(|n| n.reason));
                 if let Some(grant) = &mut self.grant {
@@ -138,7 +138,7 @@ impl World {
                 }
             }
             Step::Publish(publish) => self.publish(*publish, facts),
-            Step::Retouch {
+            Step::UpdateMetadata {
                 uid,
                 resource_version,
                 labels,
@@ -169,7 +169,7 @@ impl World {
                 }
                 facts.secret = self.look_at_secret();
             }
-            Step::Withdraw { uid, resource_version } => {
+            Step::DeleteSecret { uid, resource_version } => {
                 if self.is_current(&uid, &resource_version) {
                     self.counts.withdraws += 1;
                     if self.secret.as_ref().is_some_and(|s| !s.view.finalizers.is_empty()) {
@@ -192,7 +192,7 @@ impl World {
                 }
                 self.sign_status();
             }
-            Step::Collect => {
+            Step::DeleteGrant => {
                 self.delete();
                 if self.grant.is_none() {
                     return Some(None);
@@ -257,24 +257,27 @@ impl World {
                     _ => UploadsFact::Unreachable("nobody knows where".into()),
                 };
             }
-            Read::Place(most) => facts.place = self.place(most),
+            Read::Quota(most) => facts.place = self.place(most),
         }
     }
 
     fn looked(&mut self, facts: &mut Facts) {
-        facts.last_look = Some(self.now);
-        self.last_look = Some(self.now);
-        (facts.look_requested, self.heard) = (false, false);
+        facts.last_poll = Some(self.now);
+        self.last_poll = Some(self.now);
+        (facts.poll_requested, self.heard) = (false, false);
     }
 
     /// Of others there are as many as leave room, or none. Who has a key has his place.
-    fn place(&self, most: Most) -> PlaceFact {
+    fn place(&self, most: QuotaLimits) -> QuotaFact {
         let status = &self.grant().status;
         let end = status.expiration_time.as_ref().filter(|_| status.binding.is_some());
-        let limit = most.namespace.map(Limit::Namespace).or(most.store.map(Limit::Store));
+        let limit = most
+            .namespace
+            .map(QuotaLimit::Namespace)
+            .or(most.store.map(QuotaLimit::Store));
         match limit.expect("nobody asks without a limit") {
-            _ if self.room || end.is_some_and(|end| end.0 > self.now) => PlaceFact::Given,
-            limit => PlaceFact::Full(limit),
+            _ if self.room || end.is_some_and(|end| end.0 > self.now) => QuotaFact::Given,
+            limit => QuotaFact::Full(limit),
         }
     }
 

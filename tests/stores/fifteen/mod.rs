@@ -195,7 +195,7 @@ fn sessions_of_15_minutes() {
             }
         }
         if next == 0 || elapsed / PAUSE > (next - 1) / PAUSE {
-            watch.look();
+            watch.head();
             watch.lasting();
             for name in watch
                 .out

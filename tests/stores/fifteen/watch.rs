@@ -95,7 +95,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Looks at everything once.
-    pub fn look(&mut self) {
+    pub fn head(&mut self) {
         let text = self.t.kubectl(&["get", "ostore,dg,ug,secrets", "--output", "json"]);
         let list: Value = serde_json::from_str(&text).unwrap();
         let mut present = BTreeSet::new();

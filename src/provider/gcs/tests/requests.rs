@@ -23,20 +23,22 @@ trait Flat {
 
 impl Flat for Signed {
     fn flat(self) -> Plain {
-        match self.key {
-            Key::Request { url, method, headers } => Plain {
+        match self.credential {
+            Credential::Request { url, method, headers } => Plain {
                 url,
                 method,
                 headers,
                 form: None,
             },
-            Key::Form { url, fields } => Plain {
+            Credential::Form { url, fields } => Plain {
                 url,
                 method: "POST".into(),
                 headers: Vec::new(),
                 form: Some(fields),
             },
-            Key::Parts(_) | Key::Credentials(_) => panic!("Google Cloud Storage has no such credentials"),
+            Credential::Parts(_) | Credential::Credentials(_) => {
+                panic!("Google Cloud Storage has no such credentials")
+            }
         }
     }
 }

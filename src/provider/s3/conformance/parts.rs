@@ -4,7 +4,7 @@
 use super::{Bucket, pinned, put};
 use crate::{
     api::{Ask, Capability, Overwrite, Reason, UploadMode},
-    conformance::{Away, Canary, LONGER, Missing, Trip},
+    conformance::{Checker, ConformanceReport, LONGER, Missing, Unavailable},
     core::{Assembly, SignError, UploadFact},
     provider::Completion,
 };
@@ -14,7 +14,7 @@ const NAME: &str = "parts";
 
 /// Checks that a part is limited to what its URL allows, and that completing a write-once upload does not replace an
 /// existing object.
-pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
+pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
     let overwrite = match trip.found.missing.contains(&Missing::Url(Capability::WriteOnce)) {
         true => Overwrite::Allow,
         false => Overwrite::Forbid,
@@ -55,7 +55,12 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Resu
     result
 }
 
-async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, upload: &str) -> Result<(), Away> {
+async fn tried(
+    bucket: &Bucket<'_>,
+    trip: &mut Checker<'_, Bucket<'_>>,
+    ask: &Ask,
+    upload: &str,
+) -> Result<(), Unavailable> {
     if let Err(status) = trip.good(NAME, ask).await? {
         let why = format!("multipart uploads: the store answered {status} to a valid part");
         trip.found.missing.push(Missing::Parts);
@@ -69,7 +74,7 @@ async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, 
     let key = trip.request(NAME, ask, false)?.key;
     let parts = match bucket.s3.list_parts(&key, upload).await {
         UploadFact::Open(parts) => parts,
-        UploadFact::Unreachable(why) => return Err(Away(why)),
+        UploadFact::Unreachable(why) => return Err(Unavailable(why)),
         _ => Vec::new(),
     };
     if parts.is_empty() {
@@ -86,12 +91,12 @@ async fn tried(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>, ask: &Ask, 
 }
 
 /// Records the result of completing a write-once multipart upload whose object already exists.
-fn completed(completion: Completion, found: &mut Canary) -> Result<(), Away> {
+fn completed(completion: Completion, found: &mut ConformanceReport) -> Result<(), Unavailable> {
     let once = Missing::Part(Capability::WriteOnce);
     match completion {
         Completion::Exists => found.held.push(once.name()),
         Completion::Done(_) => found.missing.push(once),
-        Completion::Unreachable(why) => return Err(Away(why)),
+        Completion::Unreachable(why) => return Err(Unavailable(why)),
         Completion::Gone => found
             .untried
             .push(format!("{}: the store lost the upload", once.name())),
@@ -117,7 +122,7 @@ mod tests {
             (Completion::Gone, false, false, true),
             (Completion::Unreachable("away".into()), false, false, false),
         ] {
-            let (case, mut found) = (format!("{completion:?}"), Canary::default());
+            let (case, mut found) = (format!("{completion:?}"), ConformanceReport::default());
             assert_eq!(completed(completion, &mut found).is_ok(), stays, "{case}");
             assert_eq!(
                 (found.holds(once), found.missing.contains(&once)),

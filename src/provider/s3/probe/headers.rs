@@ -15,7 +15,7 @@ use aws_sdk_s3::{
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 
-use super::super::{S3, answers::word, conformance::Raw, presigned::headers, unreachable};
+use super::super::{S3, conformance::Raw, presigned::headers, responses::word, unreachable};
 use crate::{
     conformance::{BODY, BODY_MD5},
     provider::probe::{Base, OTHER_MD5, Said, Sender, UnsignedHeaders, Variant, by_download, by_upload},

@@ -10,7 +10,7 @@ use aws_sdk_s3::{
     primitives::ByteStream,
 };
 
-use super::super::{S3, answers::word, below::is_amazons, lock, unreachable};
+use super::super::{S3, lock, prefix::is_amazons, responses::word, unreachable};
 use crate::{
     conformance::{BODY, BODY_MD5},
     provider::probe::{Said, WriteOnce, write_once},

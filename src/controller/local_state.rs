@@ -19,18 +19,18 @@ use crate::{
 /// What this process knows about the grants of one kind in addition to its watch cache. All of it can be lost at any
 /// moment: it only saves reads and writes, and slows down a client that destroys Valet's records. No credential is
 /// signed because of this data alone.
-pub struct Memory<G> {
-    grants: Mutex<HashMap<String, Recollection<G>>>,
+pub struct LocalState<G> {
+    grants: Mutex<HashMap<String, GrantState<G>>>,
     /// Verifies which records Valet wrote itself.
     records: RecordKey,
 }
 
-struct Recollection<G> {
+struct GrantState<G> {
     /// The grant in the version of our own last write, until the watch delivers it. The event of our own Secret
     /// arrives earlier, and would otherwise find a grant without a status.
     written: Option<Arc<G>>,
     /// When Valet last polled the store for the grant's object.
-    last_look: Option<Timestamp>,
+    last_poll: Option<Timestamp>,
     /// When the notification arrived that no poll has answered yet.
     heard: Option<Instant>,
     /// The version of the Secret that we wrote last. Its event needs no reconcile.
@@ -74,11 +74,11 @@ struct Begun {
     is_recorded: bool,
 }
 
-impl<G> Default for Recollection<G> {
+impl<G> Default for GrantState<G> {
     fn default() -> Self {
         Self {
             written: None,
-            last_look: None,
+            last_poll: None,
             heard: None,
             secret_version: None,
             begun: None,
@@ -99,7 +99,7 @@ const QUIET: SignedDuration = SignedDuration::from_mins(10);
 /// The longest delay before a reconcile that corrects a status.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-impl<G: Grant> Memory<G> {
+impl<G: Grant> LocalState<G> {
     /// Creates an empty memory.
     pub fn new(records: RecordKey) -> Self {
         Self {
@@ -113,11 +113,11 @@ impl<G: Grant> Memory<G> {
         &self.records
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Recollection<G>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, GrantState<G>>> {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn of<T>(&self, uid: &str, change: impl FnOnce(&mut Recollection<G>) -> T) -> T {
+    fn of<T>(&self, uid: &str, change: impl FnOnce(&mut GrantState<G>) -> T) -> T {
         change(self.lock().entry(uid.to_owned()).or_default())
     }
 
@@ -265,14 +265,14 @@ impl<G: Grant> Memory<G> {
     }
 
     /// When Valet last polled the store for the object.
-    pub fn last_look(&self, uid: &str) -> Option<Timestamp> {
-        self.lock().get(uid).and_then(|r| r.last_look)
+    pub fn last_poll(&self, uid: &str) -> Option<Timestamp> {
+        self.lock().get(uid).and_then(|r| r.last_poll)
     }
 
     /// Records a poll that answers notifications up to `heard`. A later notification still needs a poll.
     pub fn looked(&self, uid: &str, at: Timestamp, heard: Option<Instant>) {
         self.of(uid, |r| {
-            r.last_look = Some(at);
+            r.last_poll = Some(at);
             if r.heard <= heard {
                 r.heard = None;
             }
@@ -391,7 +391,7 @@ mod tests {
             }))
             .unwrap()
         };
-        let memory = Memory::<UploadGrant>::new(RecordKey::new([0; 32]));
+        let memory = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
         let now = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
         assert_eq!(memory.foreign_status(&grant(1), now(0)), None, "no reconcile has run");
         let accept = |n| memory.accept_status("u", grant(n).status.as_ref());
@@ -422,7 +422,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_who_is_not_listed() {
-        let memory = Memory::<UploadGrant>::new(RecordKey::new([0; 32]));
+        let memory = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
         for uid in ["a", "b"] {
             memory.failed(uid);
         }

@@ -18,7 +18,7 @@ const OWN_TIMES: usize = 4;
 
 /// The running reconciles of one kind.
 #[derive(Debug)]
-pub struct Turns {
+pub struct NamespaceLimiter {
     /// The pool for ClusterObjectStores.
     shared: Pool,
     /// The pool for ObjectStores.
@@ -52,13 +52,13 @@ struct Line {
 }
 
 /// The permit for one reconcile. Dropping it returns the permit.
-pub struct Turn<'a, F: FnMut(&str, &str) -> bool> {
+pub struct NamespacePermit<'a, F: FnMut(&str, &str) -> bool> {
     pool: &'a Pool,
     namespace: &'a str,
     call: F,
 }
 
-impl Turns {
+impl NamespaceLimiter {
     /// Creates pools for `concurrency` reconciles of grants of ClusterObjectStores. With `one_namespace` that
     /// namespace may use all of them.
     pub fn new(concurrency: u16, one_namespace: bool) -> Self {
@@ -89,12 +89,13 @@ impl Turns {
         namespace: &'a str,
         name: &str,
         call: F,
-    ) -> Option<Turn<'a, F>> {
+    ) -> Option<NamespacePermit<'a, F>> {
         let pool = match kind {
             StoreKind::ClusterObjectStore => &self.shared,
             StoreKind::ObjectStore => &self.own,
         };
-        pool.take(namespace, name).then(|| Turn { pool, namespace, call })
+        pool.take(namespace, name)
+            .then(|| NamespacePermit { pool, namespace, call })
     }
 }
 
@@ -167,7 +168,7 @@ impl Pool {
     }
 }
 
-impl<F: FnMut(&str, &str) -> bool> Drop for Turn<'_, F> {
+impl<F: FnMut(&str, &str) -> bool> Drop for NamespacePermit<'_, F> {
     fn drop(&mut self) {
         self.pool.end(self.namespace);
         while let Some((namespace, name)) = self.pool.next() {
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_namespace_has_its_share_and_its_others_stand_in_line() {
-        let turns = Turns::new(8, false);
+        let turns = NamespaceLimiter::new(8, false);
         let called = Mutex::new(vec![]);
         let take = |namespace: &'static str, name: &str| {
             turns.take(SHARED, namespace, name, |_: &str, next: &str| {
@@ -220,7 +221,7 @@ mod tests {
     /// The shared pool is not affected, however many namespaces have stores that do not answer.
     #[test]
     fn tenants_own_stores_take_no_turn_of_the_platforms() {
-        let turns = Turns::new(32, false);
+        let turns = NamespaceLimiter::new(32, false);
         let namespaces: Vec<_> = (0..100).map(|n| format!("loud-{n}")).collect();
         let no_call = |_: &str, _: &str| true;
         let mut held = Vec::new();
@@ -243,7 +244,7 @@ mod tests {
     /// When the whole pool is in use, the waiting namespaces are served in turn.
     #[test]
     fn namespaces_come_one_after_the_other() {
-        let turns = Turns::new(1, false);
+        let turns = NamespaceLimiter::new(1, false);
         let called = Mutex::new(vec![]);
         let call = |namespace: &str, name: &str| {
             called.lock().unwrap().push(format!("{namespace}/{name}"));
@@ -271,7 +272,7 @@ mod tests {
             (5, false, 2, 1),
             (1, true, 1, 4),
         ] {
-            let turns = Turns::new(concurrency, one);
+            let turns = NamespaceLimiter::new(concurrency, one);
             assert_eq!((turns.shared.each, turns.own.each), (shared, own));
         }
     }

@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::Judge,
+    decide::Evaluator,
     facts::{SecretView, Signer, StoreFact, StoreView},
     lifetime::{Lifetime, NoTime, add},
     policy::Refusal,
@@ -14,9 +14,9 @@ use crate::api::{Reason, ShortSessions};
 
 /// When a store gets new signing credentials, its grants are signed again over this time, spread by the grants' UIDs.
 /// For 1000 grants this is 8 per second.
-pub const ANEW_SPREAD: SignedDuration = SignedDuration::from_secs(120);
+pub const RESIGN_SPREAD: SignedDuration = SignedDuration::from_secs(120);
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// The store's current signing credentials, if known.
     pub(super) fn signer(&self) -> Option<&Signer> {
         match &self.f.store {
@@ -33,7 +33,7 @@ impl Judge<'_> {
         if *recorded == signer.fingerprint {
             return None;
         }
-        let spread = hash(&self.g.uid) % ANEW_SPREAD.as_secs().unsigned_abs();
+        let spread = hash(&self.g.uid) % RESIGN_SPREAD.as_secs().unsigned_abs();
         let due = add(signer.since, SignedDuration::from_secs(spread.cast_signed()));
         Some(due).filter(|due| *due < self.end(key))
     }

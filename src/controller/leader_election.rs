@@ -36,7 +36,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 /// Whether this replica is the leader, by its own clock. A replica that was frozen or cannot reach the apiserver must
 /// not report grants and stores as leader, because another replica may have taken over.
 #[derive(Debug, Default)]
-pub struct Term(Mutex<Until>);
+pub struct Leadership(Mutex<Until>);
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Until {
@@ -49,7 +49,7 @@ enum Until {
     TheEnd,
 }
 
-impl Term {
+impl Leadership {
     fn set(&self, until: Until) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
@@ -83,7 +83,7 @@ pub struct Lease {
     /// The address of the leader's notification receiver.
     leader: Arc<Leader>,
     /// Is informed when this replica becomes or stops being the leader.
-    term: Arc<Term>,
+    term: Arc<Leadership>,
 }
 
 /// The Lease in the version that this process wrote last.
@@ -118,7 +118,7 @@ impl Lease {
         identity: String,
         address: Option<SocketAddr>,
         leader: Arc<Leader>,
-        term: Arc<Term>,
+        term: Arc<Leadership>,
     ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
@@ -304,7 +304,7 @@ mod tests {
     /// noticed nothing.
     #[test]
     fn a_term_ends_by_the_clock() {
-        let (term, begin) = (Term::default(), Instant::now());
+        let (term, begin) = (Leadership::default(), Instant::now());
         let after = |millis| begin + Duration::from_millis(millis);
         assert!(!term.is_on(begin), "not acquired yet");
         term.renewed(begin);

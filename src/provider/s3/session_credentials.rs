@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The location of the objects.
-pub struct Place<'a> {
+pub struct BucketLocation<'a> {
     pub bucket: &'a str,
     /// The bucket's region.
     pub region: &'a str,
@@ -51,10 +51,10 @@ pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, Sign
 }
 
 /// The entries of the grant Secret. Their names are the same for every grant.
-pub fn entries(credentials: &Credentials, place: &Place<'_>, request: &SigningRequest) -> Entries {
+pub fn entries(credentials: &Credentials, place: &BucketLocation<'_>, request: &SigningRequest) -> Entries {
     let (id, secret) = (credentials.access_key_id(), credentials.secret_access_key());
     let token = credentials.session_token().unwrap_or_default();
-    let Place {
+    let BucketLocation {
         bucket,
         region,
         endpoint,
@@ -135,7 +135,7 @@ mod tests {
             holder: "web.a".into(),
             upload: None,
         };
-        let place = Place {
+        let place = BucketLocation {
             bucket: "media",
             region: "eu-west-1",
             endpoint: "https://s3.example".into(),

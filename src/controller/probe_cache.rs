@@ -13,10 +13,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{slot::FRESHNESS, stores::Why};
+use super::{slot::FRESHNESS, stores::Problem};
 use crate::{
     api::{Reason, StoreKind, annotation},
-    conformance::Canary,
+    conformance::ConformanceReport,
     core::{StoreId, Untried, is_skewed, skewed},
     provider::{Finding, Probed, Provider},
 };
@@ -39,7 +39,7 @@ const SHARED_AT_A_TIME: usize = 16;
 const SILENCE: Duration = Duration::from_secs(12);
 
 /// The last result for one store with its current settings and credentials. All grants of the store share it.
-pub struct Trial(Mutex<State>);
+pub struct StoreProbe(Mutex<State>);
 
 struct State {
     last: Option<Outcome>,
@@ -58,23 +58,23 @@ pub struct Outcome {
     /// The result of the last probe.
     pub probed: Probed,
     /// The result of the last conformance check, if one was requested.
-    pub canary: Option<Tried>,
+    pub canary: Option<ProbeResult>,
     /// Whether the store has answered any probe.
     has_answered: bool,
 }
 
 /// A completed conformance check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tried {
+pub struct ProbeResult {
     /// The value of the annotation that requested the check.
     pub request: String,
     /// When the check was made.
     pub when: Timestamp,
     /// The result of the check.
-    pub found: Canary,
+    pub found: ConformanceReport,
 }
 
-impl Default for Trial {
+impl Default for StoreProbe {
     fn default() -> Self {
         Self(Mutex::new(State {
             last: None,
@@ -85,13 +85,13 @@ impl Default for Trial {
     }
 }
 
-impl Trial {
+impl StoreProbe {
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0)
     }
 
     /// Why the first probe of the store has no result yet, if it is overdue.
-    pub fn overdue(&self) -> Option<Why> {
+    pub fn overdue(&self) -> Option<Problem> {
         let state = self.lock();
         let is_overdue = state.last.is_none() && state.since.elapsed() > SILENCE;
         is_overdue.then(|| {
@@ -118,7 +118,7 @@ impl Trial {
     }
 
     /// Records the result of a conformance check. Returns whether it differs from the last result.
-    fn checked(&self, request: &str, found: Canary) -> bool {
+    fn checked(&self, request: &str, found: ConformanceReport) -> bool {
         let mut state = self.lock();
         state.canaries = match &state.canaries {
             (last, times) if last == request => (request.to_owned(), times + 1),
@@ -128,7 +128,7 @@ impl Trial {
             return false;
         };
         let is_news = outcome.canary.as_ref().is_none_or(|before| before.found != found);
-        outcome.canary = Some(Tried {
+        outcome.canary = Some(ProbeResult {
             request: request.to_owned(),
             when: Timestamp::now(),
             found,
@@ -158,7 +158,7 @@ pub type Listener = Arc<dyn Fn(&StoreId, bool) + Send + Sync>;
 
 /// Runs probes and conformance checks, and calls the listeners.
 #[derive(Default)]
-pub struct Trials {
+pub struct ProbeCache {
     /// The free permits for probes, by namespace. ClusterObjectStores use the empty namespace.
     permits: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// When the last conformance check of each store started. The entry outlives the store object, so deleting and
@@ -168,7 +168,7 @@ pub struct Trials {
 }
 
 /// Marks a running background task. Dropping it marks the task as ended.
-struct UnderWay(Arc<Trial>);
+struct UnderWay(Arc<StoreProbe>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -176,7 +176,7 @@ impl Drop for UnderWay {
     }
 }
 
-impl Trials {
+impl ProbeCache {
     /// Sets the listener for stores of this kind.
     pub fn listen(&self, kind: StoreKind, listener: Listener) {
         lock(&self.listeners).insert(kind, listener);
@@ -187,7 +187,7 @@ impl Trials {
     pub fn outcome(
         self: &Arc<Self>,
         id: &StoreId,
-        trial: &Arc<Trial>,
+        trial: &Arc<StoreProbe>,
         provider: &Arc<dyn Provider>,
         request: Option<&String>,
         age: fn(&Outcome) -> Duration,
@@ -254,13 +254,13 @@ impl Trials {
         lock(&self.canaries).insert(id.clone(), Instant::now());
         let found = timeout(CANARY_TIMEOUT, provider.canary())
             .await
-            .unwrap_or_else(|_| Canary {
+            .unwrap_or_else(|_| ConformanceReport {
                 untried: vec![format!(
                     "everything: the check took longer than {} s",
                     CANARY_TIMEOUT.as_secs()
                 )],
                 interrupted: true,
-                ..Canary::default()
+                ..ConformanceReport::default()
             });
         let is_news = trial.checked(&request, found);
         drop(under_way);
@@ -291,7 +291,7 @@ impl Outcome {
 
     /// Why no credential may be signed, whatever it allows. `is_to_be_tried`: whether a conformance check is
     /// requested.
-    pub fn forbids(&self, is_to_be_tried: bool) -> Option<Why> {
+    pub fn forbids(&self, is_to_be_tried: bool) -> Option<Problem> {
         let worthless = self.canary.as_ref().and_then(|tried| tried.found.worthless.as_ref());
         match &self.probed.finding {
             Finding::Broken(reason, message) => Some((*reason, message.clone())),
@@ -317,8 +317,8 @@ impl Outcome {
     /// Why it is not yet known which constraints the store enforces: the store has never answered, and this must be
     /// observed.
     pub fn untried(&self, provider: &dyn Provider) -> Option<Untried> {
-        let only_write_once = !provider.rests_on_trial();
-        if self.has_answered || only_write_once && !provider.write_once_rests_on_trial() {
+        let only_write_once = !provider.requires_probe();
+        if self.has_answered || only_write_once && !provider.write_once_requires_probe() {
             return None;
         }
         let (reason, why) = match (&self.probed.finding, self.probed.skew) {

@@ -2,7 +2,7 @@ use super::{AzureBlobStore, GcsStore, S3Store};
 
 /// The settings of the one provider that a store uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ProviderConfig {
     /// Amazon S3 or an S3-compatible store.
     S3(Box<S3Store>),
     /// Azure Blob Storage.
@@ -11,7 +11,7 @@ pub enum Place {
     Gcs(Box<GcsStore>),
 }
 
-impl Place {
+impl ProviderConfig {
     /// The provider that is set; `None` if no provider or more than one is set.
     pub(super) fn only(
         s3: Option<&S3Store>,

@@ -6,7 +6,7 @@ use aws_sdk_s3::{Client, config::http::HttpResponse, error::SdkError, primitives
 use super::Bucket;
 use crate::{
     api::{Ask, DownloadMode, Overwrite, UploadConstraints, UploadMode},
-    conformance::{Away, BODY, Missing, Trip},
+    conformance::{BODY, Checker, Missing, Unavailable},
 };
 
 /// The operations that the check tries with temporary credentials.
@@ -26,11 +26,16 @@ struct Holder<'a> {
 }
 
 impl<'a> Holder<'a> {
-    async fn new(bucket: &Bucket<'a>, trip: &Trip<'_, Bucket<'_>>, ask: &Ask, is_over: bool) -> Result<Self, Away> {
+    async fn new(
+        bucket: &Bucket<'a>,
+        trip: &Checker<'_, Bucket<'_>>,
+        ask: &Ask,
+        is_over: bool,
+    ) -> Result<Self, Unavailable> {
         let s3 = bucket.s3;
         let session = s3.session().await?;
         let own = s3.assume(&session, &trip.request("lent/", ask, is_over)?).await?;
-        let own = own.ok_or_else(|| Away("the store has no STS".into()))?;
+        let own = own.ok_or_else(|| Unavailable("the store has no STS".into()))?;
         Ok(Self {
             client: s3.client(&own, s3.store.endpoint.as_ref()),
             bucket: &s3.store.bucket,
@@ -39,7 +44,7 @@ impl<'a> Holder<'a> {
     }
 
     /// Whether the store allows the operation with these credentials.
-    async fn may(&self, deed: Deed, name: &str) -> Result<bool, Away> {
+    async fn may(&self, deed: Deed, name: &str) -> Result<bool, Unavailable> {
         let (client, bucket, key) = (&self.client, self.bucket, format!("{}/{name}", self.folder));
         match deed {
             Deed::Put => {
@@ -53,18 +58,20 @@ impl<'a> Holder<'a> {
     }
 }
 
-fn taken<T, E: std::error::Error + 'static>(answer: Result<T, SdkError<E, HttpResponse>>) -> Result<bool, Away> {
+fn taken<T, E: std::error::Error + 'static>(
+    answer: Result<T, SdkError<E, HttpResponse>>,
+) -> Result<bool, Unavailable> {
     match answer {
         Ok(_) => Ok(true),
         Err(e) => match e.raw_response().map(|r| r.status().as_u16()) {
             Some(status) if status < 500 || status == 501 => Ok(false),
-            _ => Err(Away(super::super::unreachable(&e))),
+            _ => Err(Unavailable(super::super::unreachable(&e))),
         },
     }
 }
 
 /// Checks that temporary credentials for a prefix allow nothing else, and that they expire.
-pub async fn lent(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<(), Away> {
+pub async fn lent(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
     match beyond(bucket, trip).await? {
         None => trip.found.held.push(Missing::Credentials.name()),
         Some(why) => {
@@ -78,7 +85,7 @@ pub async fn lent(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Resul
 }
 
 /// What the credentials allow in addition, or what they wrongly refuse. `None` if neither is found.
-async fn beyond(bucket: &Bucket<'_>, trip: &mut Trip<'_, Bucket<'_>>) -> Result<Option<String>, Away> {
+async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<Option<String>, Unavailable> {
     for name in ["lent/a", "lent/b", "stray-lent"] {
         trip.wrote(name);
     }

@@ -5,7 +5,7 @@
 //! stores keep objects as files, and some of them, such as versitygw, write this object outside `a/`. For a store
 //! that is not Amazon's, a conformance check must confirm the limit.
 
-use super::answers;
+use super::responses;
 use crate::{
     api::{Capability, S3Store},
     conformance::Missing,
@@ -18,7 +18,7 @@ pub const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 pub fn is_amazons(store: &S3Store) -> bool {
     [&store.endpoint, &store.public_endpoint]
         .iter()
-        .all(|endpoint| answers::is_amazons(endpoint.as_deref(), &store.bucket))
+        .all(|endpoint| responses::is_amazons(endpoint.as_deref(), &store.bucket))
 }
 
 #[cfg(test)]
@@ -27,7 +27,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{conformance::Canary, provider::Provider, provider::s3::S3};
+    use crate::{conformance::ConformanceReport, provider::Provider, provider::s3::S3};
 
     fn store(endpoint: Option<&str>, public: Option<&str>) -> S3Store {
         let all = json!({"bucket": "media", "region": "eu-west-1", "endpoint": endpoint, "publicEndpoint": public});
@@ -78,10 +78,10 @@ mod tests {
         };
         let (amazons, other) = (s3(None), s3(Some("https://s3.example")));
         assert!(claims(&amazons) && !claims(&other));
-        let found = |held: bool, missing: bool| Canary {
+        let found = |held: bool, missing: bool| ConformanceReport {
             held: held.then(|| BELOW.name()).into_iter().collect(),
             missing: missing.then_some(BELOW).into_iter().collect(),
-            ..Canary::default()
+            ..ConformanceReport::default()
         };
         *other.canary.lock().unwrap() = Some(found(false, false));
         assert!(!claims(&other));
@@ -91,9 +91,9 @@ mod tests {
         assert!(!claims(&amazons));
 
         let other = s3(Some("https://s3.example"));
-        other.recall(&["PostForm".into(), "KeyPrefix".into()]);
+        other.seed_capabilities(&["PostForm".into(), "KeyPrefix".into()]);
         assert!(!claims(&other));
-        other.recall(&["PostForm/KeyPrefix".into()]);
+        other.seed_capabilities(&["PostForm/KeyPrefix".into()]);
         assert!(claims(&other));
     }
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use kube::runtime::controller::Action;
 
-use super::{IN_LINE, LONGEST_PAUSE, Visit};
+use super::{IN_LINE, LONGEST_PAUSE, Reconciliation};
 use crate::{api::Grant, controller::error::Error, core::store_id};
 
-impl<G: Grant> Visit<'_, G> {
+impl<G: Grant> Reconciliation<'_, G> {
     /// Schedules the next reconcile of a grant that waits in the queue of its store. Normally the store's limiter
     /// enqueues the grant. If that wake-up is lost, the grant tries again after a pause for each round before it. The
     /// pause ends at the expiry of the grant's credential, so that the credential is deleted in time.

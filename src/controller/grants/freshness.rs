@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::{Error, Visit, call};
-use crate::{api::Grant, controller::light::lighten_grant, core::StoreFact, provider::Provider};
+use super::{Error, Reconciliation, call};
+use crate::{api::Grant, controller::strip_metadata::lighten_grant, core::StoreFact, provider::Provider};
 
-impl<G: Grant> Visit<'_, G> {
+impl<G: Grant> Reconciliation<'_, G> {
     /// Whether the grant or its store has changed since the decision to sign. If so, the new credential must not be
     /// published, and the outdated facts are dropped.
     pub(super) async fn is_overtaken(&mut self, provider: &Arc<dyn Provider>) -> Result<bool, Error> {

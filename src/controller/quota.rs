@@ -10,17 +10,17 @@ use jiff::Timestamp;
 use kube::{ResourceExt, core::DeserializeGuard, runtime::watcher};
 use tokio::sync::watch;
 
-use super::{memory::Memory, requests::Call};
+use super::{local_state::LocalState, store_limiter::Call};
 use crate::{
     api::{ClusterAccessRule, Grant, GrantStatus, Operation, Reason},
-    core::{self, Candidate, GrantFacts, Most, PlaceFact, StoreId, store_id},
+    core::{self, GrantFacts, QuotaCandidate, QuotaFact, QuotaLimits, StoreId, store_id},
 };
 
 /// Both kinds of grant use the same quotas, so both must have been listed before quota is given.
 const KINDS: usize = 2;
 
 /// Which grants of each store have a credential, and which wait for quota.
-pub struct Places {
+pub struct Quotas {
     table: Mutex<Table>,
     /// The number of kinds of grant that have been listed.
     listed: watch::Sender<usize>,
@@ -29,7 +29,7 @@ pub struct Places {
 
 #[derive(Default)]
 struct Table {
-    stores: HashMap<StoreId, core::Places>,
+    stores: HashMap<StoreId, core::QuotaLedger>,
     /// The grants that use or wait for quota, by UID.
     known: HashMap<String, Known>,
     /// Counts how often the watch of each kind has started a new list.
@@ -38,13 +38,13 @@ struct Table {
 
 struct Known {
     store: StoreId,
-    who: Candidate,
+    who: QuotaCandidate,
     name: String,
     operation: Operation,
     round: u64,
 }
 
-impl Places {
+impl Quotas {
     /// Creates the quotas without reservations. No quota is given before both kinds of grant have been listed. `call`
     /// enqueues a grant that receives quota.
     pub fn new(call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
@@ -61,7 +61,7 @@ impl Places {
 
     /// Processes a watch event. Our own newer write, which the watch may not have delivered, has precedence over the
     /// event.
-    pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>, memory: &Memory<G>) {
+    pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>, memory: &LocalState<G>) {
         match event {
             watcher::Event::Init => *self.table().rounds.entry(G::OPERATION).or_default() += 1,
             watcher::Event::InitDone => {
@@ -87,8 +87,8 @@ impl Places {
     }
 
     /// Records the result of a reconcile from the grant's status. The grant may have been deleted in the meantime, so
-    /// `is_there` must be updated before [`Places::seen`] receives the deletion.
-    pub fn visited<G: Grant>(&self, grant: &G, memory: &Memory<G>, is_there: impl Fn() -> bool) {
+    /// `is_there` must be updated before [`Quotas::seen`] receives the deletion.
+    pub fn visited<G: Grant>(&self, grant: &G, memory: &LocalState<G>, is_there: impl Fn() -> bool) {
         self.note(grant, memory, Some(&is_there));
     }
 
@@ -107,13 +107,13 @@ impl Places {
         &self,
         grant: &GrantFacts,
         operation: Operation,
-        most: Most,
+        most: QuotaLimits,
         rules: Option<Arc<Vec<ClusterAccessRule>>>,
-    ) -> PlaceFact {
+    ) -> QuotaFact {
         // Waiting fails only if the sender was dropped, and `self` owns the sender.
         let _ = self.listed.subscribe().wait_for(|kinds| *kinds >= KINDS).await;
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
-        let who = Candidate {
+        let who = QuotaCandidate {
             namespace: grant.namespace.clone(),
             uid: grant.uid.clone(),
             since: grant.created.unwrap_or_default(),
@@ -131,8 +131,8 @@ impl Places {
             places.judged_by(rules);
         }
         match places.ask(&who, most, Timestamp::now()) {
-            Ok(()) => PlaceFact::Given,
-            Err(limit) => PlaceFact::Full(limit),
+            Ok(()) => QuotaFact::Given,
+            Err(limit) => QuotaFact::Full(limit),
         }
     }
 
@@ -143,13 +143,13 @@ impl Places {
         self.table().stores.get(&store)?.new_until(Timestamp::now())
     }
 
-    fn note<G: Grant>(&self, grant: &G, memory: &Memory<G>, visit_ended: Option<&dyn Fn() -> bool>) {
+    fn note<G: Grant>(&self, grant: &G, memory: &LocalState<G>, visit_ended: Option<&dyn Fn() -> bool>) {
         let meta = grant.meta();
         let (Some(uid), Some(namespace), Some(name)) = (&meta.uid, &meta.namespace, &meta.name) else {
             return;
         };
         let store = store_id(&grant.terms().store_ref, namespace);
-        let who = Candidate {
+        let who = QuotaCandidate {
             namespace: namespace.clone(),
             uid: uid.clone(),
             since: meta.creation_timestamp.as_ref().map(|t| t.0).unwrap_or_default(),
@@ -218,7 +218,7 @@ impl Table {
     }
 
     /// Changes the quotas of a store, and removes the entry when it is empty.
-    fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut core::Places)) {
+    fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut core::QuotaLedger)) {
         let places = self.stores.entry(id.clone()).or_default();
         change(places);
         if places.is_empty() {
@@ -284,7 +284,7 @@ mod tests {
         core::record::RecordKey,
     };
 
-    const ONE: Most = Most {
+    const ONE: QuotaLimits = QuotaLimits {
         namespace: Some(1),
         store: None,
     };
@@ -301,17 +301,17 @@ mod tests {
     }
 
     /// Quotas for which both kinds of grant have been listed.
-    fn listed() -> (Places, Memory<UploadGrant>) {
+    fn listed() -> (Quotas, LocalState<UploadGrant>) {
         let records = RecordKey::new([0; 32]);
-        let (places, memory) = (Places::new(|_, _, _| true), Memory::new(records.clone()));
+        let (places, memory) = (Quotas::new(|_, _, _| true), LocalState::new(records.clone()));
         places.seen::<UploadGrant>(&Event::Init, &memory);
         places.seen::<UploadGrant>(&Event::InitDone, &memory);
-        places.seen::<DownloadGrant>(&Event::Init, &Memory::new(records.clone()));
-        places.seen::<DownloadGrant>(&Event::InitDone, &Memory::new(records));
+        places.seen::<DownloadGrant>(&Event::Init, &LocalState::new(records.clone()));
+        places.seen::<DownloadGrant>(&Event::InitDone, &LocalState::new(records));
         (places, memory)
     }
 
-    async fn ask(places: &Places, grant: &UploadGrant) -> PlaceFact {
+    async fn ask(places: &Quotas, grant: &UploadGrant) -> QuotaFact {
         places.ask(&GrantFacts::of(grant), Operation::Upload, ONE, None).await
     }
 
@@ -326,17 +326,20 @@ mod tests {
             if goes_before_it_asks {
                 gone();
             }
-            assert_eq!(ask(&places, &first).await, PlaceFact::Given);
+            assert_eq!(ask(&places, &first).await, QuotaFact::Given);
             if !goes_before_it_asks {
                 gone();
             }
             places.visited(&first, &memory, || false);
             places.seen(&Event::Apply(DeserializeGuard(Ok(second.clone()))), &memory);
-            assert_eq!(ask(&places, &second).await, PlaceFact::Given, "{goes_before_it_asks}");
+            assert_eq!(ask(&places, &second).await, QuotaFact::Given, "{goes_before_it_asks}");
             // An existing grant keeps its quota.
             places.visited(&second, &memory, || true);
             let third = grant("c");
-            assert_eq!(ask(&places, &third).await, PlaceFact::Full(core::Limit::Namespace(1)));
+            assert_eq!(
+                ask(&places, &third).await,
+                QuotaFact::Full(core::QuotaLimit::Namespace(1))
+            );
         }
     }
 }

@@ -2,14 +2,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Candidate, Limit, Most, Places};
+use super::{QuotaCandidate, QuotaLedger, QuotaLimit, QuotaLimits};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn who(namespace: &str, second: i64) -> Candidate {
-    Candidate {
+fn who(namespace: &str, second: i64) -> QuotaCandidate {
+    QuotaCandidate {
         namespace: namespace.into(),
         uid: format!("{namespace}-{second}"),
         since: at(second),
@@ -20,18 +20,18 @@ fn names(calls: &[(String, String)]) -> Vec<&str> {
     calls.iter().map(|(_, uid)| uid.as_str()).collect()
 }
 
-const TWO: Most = Most {
+const TWO: QuotaLimits = QuotaLimits {
     namespace: Some(2),
     store: None,
 };
-const THREE_IN_ALL: Most = Most {
+const THREE_IN_ALL: QuotaLimits = QuotaLimits {
     namespace: None,
     store: Some(3),
 };
 
 #[test]
 fn the_oldest_is_next_and_each_is_called_once() {
-    let mut places = Places::default();
+    let mut places = QuotaLedger::default();
     let now = at(100);
     assert_eq!(places.ask(&who("a", 3), TWO, now), Ok(()));
     assert_eq!(places.ask(&who("a", 4), TWO, now), Ok(()));
@@ -42,7 +42,7 @@ fn the_oldest_is_next_and_each_is_called_once() {
     );
     // A later grant waits even if it is older. Other namespaces are not affected.
     for second in [2, 5, 1] {
-        assert_eq!(places.ask(&who("a", second), TWO, now), Err(Limit::Namespace(2)));
+        assert_eq!(places.ask(&who("a", second), TWO, now), Err(QuotaLimit::Namespace(2)));
     }
     assert_eq!(places.ask(&who("b", 9), TWO, now), Ok(()));
     assert!(places.calls(now).is_empty());
@@ -53,7 +53,7 @@ fn the_oldest_is_next_and_each_is_called_once() {
     assert_eq!(names(&places.calls(now)), ["a-1"]);
     assert!(places.calls(now).is_empty(), "once");
     // No grant gets a place before the one that was enqueued.
-    assert_eq!(places.ask(&who("a", 2), TWO, now), Err(Limit::Namespace(2)));
+    assert_eq!(places.ask(&who("a", 2), TWO, now), Err(QuotaLimit::Namespace(2)));
     // The enqueued grant no longer wants the place, so the next one gets it.
     places.leaves(&who("a", 1));
     assert_eq!(names(&places.calls(now)), ["a-2"]);
@@ -71,7 +71,7 @@ fn the_oldest_is_next_and_each_is_called_once() {
 
 #[test]
 fn a_whole_stores_places_go_to_the_namespace_with_the_fewest() {
-    let mut places = Places::default();
+    let mut places = QuotaLedger::default();
     let now = at(100);
     for second in 1..=3 {
         assert_eq!(places.ask(&who("loud", second), THREE_IN_ALL, now), Ok(()));
@@ -80,16 +80,19 @@ fn a_whole_stores_places_go_to_the_namespace_with_the_fewest() {
     for second in 4..=9 {
         assert_eq!(
             places.ask(&who("loud", second), THREE_IN_ALL, now),
-            Err(Limit::Store(3))
+            Err(QuotaLimit::Store(3))
         );
     }
     for second in 50..=52 {
         assert_eq!(
             places.ask(&who("late", second), THREE_IN_ALL, now),
-            Err(Limit::Store(3))
+            Err(QuotaLimit::Store(3))
         );
     }
-    assert_eq!(places.ask(&who("last", 60), THREE_IN_ALL, now), Err(Limit::Store(3)));
+    assert_eq!(
+        places.ask(&who("last", 60), THREE_IN_ALL, now),
+        Err(QuotaLimit::Store(3))
+    );
     let mut order = vec![];
     for (free, second) in [("loud", 1), ("loud", 2), ("loud", 3), ("late", 50)] {
         places.leaves(&who(free, second));
@@ -108,18 +111,18 @@ fn a_whole_stores_places_go_to_the_namespace_with_the_fewest() {
 
 #[test]
 fn rules_of_one_namespace_with_different_numbers_do_not_block_each_other() {
-    let mut places = Places::default();
+    let mut places = QuotaLedger::default();
     let now = at(100);
-    let generous = Most {
+    let generous = QuotaLimits {
         namespace: Some(3),
         store: None,
     };
-    let narrow = Most {
+    let narrow = QuotaLimits {
         namespace: Some(1),
         store: None,
     };
     assert_eq!(places.ask(&who("a", 1), generous, now), Ok(()));
-    assert_eq!(places.ask(&who("a", 2), narrow, now), Err(Limit::Namespace(1)));
+    assert_eq!(places.ask(&who("a", 2), narrow, now), Err(QuotaLimit::Namespace(1)));
     assert_eq!(
         places.ask(&who("a", 3), generous, now),
         Ok(()),
@@ -137,7 +140,7 @@ fn rules_of_one_namespace_with_different_numbers_do_not_block_each_other() {
 /// After a restart only statuses are known. Waiting grants come before younger ones, in any order of reconciles.
 #[test]
 fn a_restart_keeps_the_order() {
-    let mut places = Places::default();
+    let mut places = QuotaLedger::default();
     let now = at(100);
     places.holds(&who("a", 1), at(200));
     for second in [5, 3, 4] {
@@ -146,11 +149,11 @@ fn a_restart_keeps_the_order() {
     let one_left = [5, 4, 3].map(|second| places.ask(&who("a", second), TWO, now).is_ok());
     assert_eq!(one_left, [false, false, true]);
     // A lower limit does not remove the credentials of live grants.
-    let mut full = Places::default();
+    let mut full = QuotaLedger::default();
     for second in 1..=5 {
         full.holds(&who("a", second), at(200));
     }
-    assert_eq!(full.ask(&who("a", 0), TWO, now), Err(Limit::Namespace(2)));
+    assert_eq!(full.ask(&who("a", 0), TWO, now), Err(QuotaLimit::Namespace(2)));
     for second in 1..=3 {
         full.leaves(&who("a", second));
         assert!(full.calls(now).is_empty());
@@ -163,7 +166,7 @@ fn a_restart_keeps_the_order() {
 /// grant that another operator is about to reconcile also keeps its place.
 #[test]
 fn who_has_not_been_looked_at_is_before_who_is_younger() {
-    let mut places = Places::default();
+    let mut places = QuotaLedger::default();
     let now = at(100);
     for second in 1..=4 {
         places.is_new(&who("a", second), now);
@@ -180,14 +183,14 @@ fn who_has_not_been_looked_at_is_before_who_is_younger() {
         "a grant that is reconciled anyway is not enqueued"
     );
     assert_eq!(places.ask(&who("a", 3), TWO, now), Ok(()));
-    assert_eq!(places.ask(&who("a", 4), TWO, now), Err(Limit::Namespace(2)));
+    assert_eq!(places.ask(&who("a", 4), TWO, now), Err(QuotaLimit::Namespace(2)));
 }
 
 /// A grant that is never reconciled blocks others only for some seconds.
 #[test]
 fn new_grant_counts_for_seconds_only() {
-    let mut places = Places::default();
-    let one = Most {
+    let mut places = QuotaLedger::default();
+    let one = QuotaLimits {
         namespace: None,
         store: Some(1),
     };
@@ -197,7 +200,7 @@ fn new_grant_counts_for_seconds_only() {
     for second in [100, 114] {
         assert_eq!(
             places.ask(&who("b", 2), one, at(second)),
-            Err(Limit::Store(1)),
+            Err(QuotaLimit::Store(1)),
             "{second}"
         );
         assert_eq!(places.new_until(at(second)), Some(at(115)));
@@ -215,12 +218,12 @@ fn namespace_without_a_rule_takes_no_place() {
         let rule = serde_json::json!({"namespaces": namespaces, "operations": ["Upload"]});
         vec![serde_json::from_value(rule).unwrap()].into()
     };
-    let one = Most {
+    let one = QuotaLimits {
         namespace: None,
         store: Some(1),
     };
     for is_named in [false, true] {
-        let mut places = Places::default();
+        let mut places = QuotaLedger::default();
         let now = at(100);
         places.holds(&who("other", 1), at(1000));
         places.is_new(&who("other", 2), now);
@@ -232,7 +235,7 @@ fn namespace_without_a_rule_takes_no_place() {
         // A label selector may match any namespace.
         places.leaves(&who("a", 9));
         places.judged_by(rule(serde_json::json!({"selector": {"matchLabels": {"team": "a"}}})));
-        assert_eq!(places.ask(&who("a", 9), one, now), Err(Limit::Store(1)));
+        assert_eq!(places.ask(&who("a", 9), one, now), Err(QuotaLimit::Store(1)));
     }
 }
 
@@ -247,15 +250,15 @@ fn whatever_happens_the_numbers_hold() {
             .wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % n
     };
-    let most = Most {
+    let most = QuotaLimits {
         namespace: Some(3),
         store: Some(7),
     };
     let mut given = 0;
     for _ in 0..200 {
-        let (mut places, now) = (Places::default(), at(100));
-        let mut has: BTreeMap<String, Candidate> = BTreeMap::new();
-        let mut waits: BTreeMap<String, Candidate> = BTreeMap::new();
+        let (mut places, now) = (QuotaLedger::default(), at(100));
+        let mut has: BTreeMap<String, QuotaCandidate> = BTreeMap::new();
+        let mut waits: BTreeMap<String, QuotaCandidate> = BTreeMap::new();
         for step in 0..200 {
             let uid = if dice(3) > 0 || has.is_empty() {
                 let new = who(&format!("n{}", dice(4)), step);

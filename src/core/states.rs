@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::{Judge, Record},
+    decide::{Evaluator, Record},
     facts::{ObjectFact, Owner, SecretFact, StoreFact},
-    lifetime::{LOOK_PATIENCE, Lifetime, add, late_look, next_look},
+    lifetime::{Lifetime, POLL_PATIENCE, add, late_look, next_poll},
     multipart::{Cleaning, Gathered},
     object::mismatch,
     policy::{Refusal, admit},
@@ -34,7 +34,7 @@ enum Late {
     Never,
 }
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// Handles a finished grant: the Secret is deleted, `observedGeneration` is current, and the grant is deleted
     /// after its TTL.
     pub(super) fn finish(&self, reason: Reason, finished: Timestamp) -> Step {
@@ -70,7 +70,7 @@ impl Judge<'_> {
             Cleaning::Done => None,
         };
         if until.is_some_and(|t| t <= self.now) {
-            return Step::Collect;
+            return Step::DeleteGrant;
         }
         self.settle(&situation, until.into_iter().chain(again).chain(late).min())
     }
@@ -96,7 +96,7 @@ impl Judge<'_> {
             }
             _ => {}
         }
-        let Some(look) = late_look(finished, self.f.last_look, self.now) else {
+        let Some(look) = late_look(finished, self.f.last_poll, self.now) else {
             return Late::Never;
         };
         match (&self.f.object, &self.f.store) {
@@ -227,7 +227,7 @@ impl Judge<'_> {
                     self.settle(&unknown(Reason::StoreNotFound, "the store was deleted"), None)
                 }
                 (StoreFact::Unusable { reason, message }, Ok(_))
-                    if *reason == Reason::ClockSkewed || self.now < add(end, LOOK_PATIENCE) =>
+                    if *reason == Reason::ClockSkewed || self.now < add(end, POLL_PATIENCE) =>
                 {
                     let s = situation(
                         *reason,
@@ -273,7 +273,7 @@ impl Judge<'_> {
                 ),
                 None,
             ),
-            ObjectFact::Unreachable(why) if self.now < add(end, LOOK_PATIENCE) => {
+            ObjectFact::Unreachable(why) if self.now < add(end, POLL_PATIENCE) => {
                 let message = format!(
                     "{said}; waiting for a last check whether the upload has arrived: {}",
                     self.unreachable(why)
@@ -334,7 +334,7 @@ impl Judge<'_> {
             let (mut all_labels, mut all_annotations) = (secret.labels.clone(), secret.annotations.clone());
             all_labels.extend(labels);
             all_annotations.extend(annotations);
-            return Step::Retouch {
+            return Step::UpdateMetadata {
                 uid: secret.uid.clone(),
                 resource_version: secret.resource_version.clone(),
                 labels: all_labels,
@@ -344,11 +344,11 @@ impl Judge<'_> {
         }
         // The poll interval counts from the first credential. A last poll in the future means that the clock was set
         // back, so it is ignored.
-        let last_look = self.f.last_look.filter(|last| *last <= self.now);
-        let look = next_look(self.began(key), last_look);
+        let last_poll = self.f.last_poll.filter(|last| *last <= self.now);
+        let look = next_poll(self.began(key), last_poll);
         let mut arrival = Arrival::Unchanged;
         let gathered = match &access {
-            Some(access) if self.is_in_parts() => self.gather(access, self.f.look_requested || look <= self.now),
+            Some(access) if self.is_in_parts() => self.gather(access, self.f.poll_requested || look <= self.now),
             _ => Gathered::Over,
         };
         if let Gathered::Next(step) = gathered {
@@ -362,7 +362,7 @@ impl Judge<'_> {
             && let Some(access) = access
         {
             match &self.f.object {
-                ObjectFact::Unread if self.f.look_requested || look <= self.now => {
+                ObjectFact::Unread if self.f.poll_requested || look <= self.now => {
                     return Step::Read(Read::Object(access));
                 }
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {

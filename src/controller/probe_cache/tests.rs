@@ -45,7 +45,7 @@ impl Provider for Store {
     fn sign<'a>(&'a self, _: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         std::future::ready(Err(SignError::Refused("a test".into()))).boxed()
     }
-    fn rests_on_trial(&self) -> bool {
+    fn requires_probe(&self) -> bool {
         true
     }
     fn probe(&self) -> BoxFuture<'_, Probed> {
@@ -62,15 +62,15 @@ impl Provider for Store {
     fn skew(&self) -> Option<SignedDuration> {
         *self.skew.lock().unwrap()
     }
-    fn canary(&self) -> BoxFuture<'_, Canary> {
+    fn canary(&self) -> BoxFuture<'_, ConformanceReport> {
         self.canaries.fetch_add(1, Ordering::Relaxed);
-        let found = Canary {
+        let found = ConformanceReport {
             interrupted: self.is_interrupted.load(Ordering::Relaxed),
-            ..Canary::default()
+            ..ConformanceReport::default()
         };
         std::future::ready(found).boxed()
     }
-    fn look<'a>(&'a self, _: &'a Access) -> BoxFuture<'a, ObjectFact> {
+    fn head<'a>(&'a self, _: &'a Access) -> BoxFuture<'a, ObjectFact> {
         std::future::ready(ObjectFact::Absent).boxed()
     }
 }
@@ -83,9 +83,9 @@ fn id(namespace: &str, name: &str) -> StoreId {
 }
 
 /// Trials, and a channel with the notifications of their listener.
-fn trials() -> (Arc<Trials>, tokio::sync::mpsc::UnboundedReceiver<bool>) {
+fn trials() -> (Arc<ProbeCache>, tokio::sync::mpsc::UnboundedReceiver<bool>) {
     let (told, hears) = tokio::sync::mpsc::unbounded_channel();
-    let trials = Arc::new(Trials::default());
+    let trials = Arc::new(ProbeCache::default());
     let listener: Listener = Arc::new(move |_, is_news| told.send(is_news).unwrap_or_default());
     trials.listen(StoreKind::ObjectStore, listener);
     (trials, hears)
@@ -103,7 +103,7 @@ const FOR_EVER: Duration = Duration::from_secs(36_000);
 #[tokio::test(start_paused = true)]
 async fn a_result_is_news_if_it_is_another_one_than_before() {
     let (trials, mut hears) = trials();
-    let (store, trial) = (taking(Duration::ZERO), Arc::new(Trial::default()));
+    let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
     let mut look = async |age| {
         trials.outcome(&id("a", "s"), &trial, &provider, None, age);
@@ -119,7 +119,7 @@ async fn a_result_is_news_if_it_is_another_one_than_before() {
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_probe_that_is_under_way() {
     let (trials, mut hears) = trials();
-    let (store, trial) = (taking(FOR_EVER), Arc::new(Trial::default()));
+    let (store, trial) = (taking(FOR_EVER), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
     let began = Instant::now();
     let look = |age| trials.outcome(&id("a", "s"), &trial, &provider, None, age);
@@ -140,7 +140,7 @@ async fn nobody_waits_for_a_probe_that_is_under_way() {
 #[tokio::test(start_paused = true)]
 async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
     let (trials, _hears) = trials();
-    let (store, trial) = (taking(Duration::ZERO), Arc::new(Trial::default()));
+    let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
     for (skew, expected) in [
         (None, 1),
@@ -182,12 +182,12 @@ async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
 async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
     let (trials, mut hears) = trials();
     let slow: Arc<dyn Provider> = taking(FOR_EVER);
-    let all: Vec<_> = (0..40).map(|_| Arc::new(Trial::default())).collect();
+    let all: Vec<_> = (0..40).map(|_| Arc::new(StoreProbe::default())).collect();
     for (n, trial) in all.iter().enumerate() {
         trials.outcome(&id("loud", &n.to_string()), trial, &slow, None, NEVER);
     }
     let quick: Arc<dyn Provider> = taking(Duration::ZERO);
-    let (trial, began) = (Arc::new(Trial::default()), Instant::now());
+    let (trial, began) = (Arc::new(StoreProbe::default()), Instant::now());
     let look = || trials.outcome(&id("quiet", "s"), &trial, &quick, None, NEVER);
     look();
     hears.recv().await.unwrap();
@@ -200,10 +200,10 @@ async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
 #[tokio::test(start_paused = true)]
 async fn how_often_a_store_is_checked_with_real_keys() {
     let (trials, _hears) = trials();
-    let (store, trial) = (taking(Duration::ZERO), Arc::new(Trial::default()));
+    let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
     let checks = || store.canaries.load(Ordering::Relaxed);
-    let look = |trial: &Arc<Trial>, request: String| {
+    let look = |trial: &Arc<StoreProbe>, request: String| {
         trials.outcome(&id("a", "s"), trial, &provider, Some(&request), age_for_status);
     };
     let second = || tokio::time::sleep(Duration::from_secs(1));
@@ -231,7 +231,7 @@ async fn how_often_a_store_is_checked_with_real_keys() {
     // The store is deleted and recreated repeatedly.
     let before = checks();
     for n in 0..60 {
-        look(&Arc::new(Trial::default()), n.to_string());
+        look(&Arc::new(StoreProbe::default()), n.to_string());
         second().await;
     }
     assert!(checks() - before <= 2, "{}", checks() - before);
@@ -240,10 +240,10 @@ async fn how_often_a_store_is_checked_with_real_keys() {
 /// All combinations of the probe result, the check request and the check result.
 #[test]
 fn when_no_key_is_signed() {
-    let outcome = |finding, canary: Option<Canary>| Outcome {
+    let outcome = |finding, canary: Option<ConformanceReport>| Outcome {
         when: Instant::now(),
         probed: Probed::of(finding),
-        canary: canary.map(|found| Tried {
+        canary: canary.map(|found| ProbeResult {
             request: "now".into(),
             when: Timestamp::UNIX_EPOCH,
             found,
@@ -252,11 +252,11 @@ fn when_no_key_is_signed() {
     };
     let away = || Finding::Unreachable("away".into());
     let broken = || Finding::Broken(Reason::BucketNotFound, "none".into());
-    let good = || Some(Canary::default());
+    let good = || Some(ConformanceReport::default());
     let bad = || {
-        Some(Canary {
+        Some(ConformanceReport {
             worthless: Some("bad".into()),
-            ..Canary::default()
+            ..ConformanceReport::default()
         })
     };
     for (finding, canary, is_to_be_tried, expected) in [
@@ -281,7 +281,7 @@ fn when_no_key_is_signed() {
 async fn a_store_is_untried_until_it_answers() {
     let away = || Finding::Unreachable("away".into());
     let (trials, mut hears) = trials();
-    let (store, trial) = (taking(Duration::ZERO), Arc::new(Trial::default()));
+    let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     *store.finding.lock().unwrap() = away();
     let provider: Arc<dyn Provider> = store.clone();
     let mut untried = async || {

@@ -21,14 +21,14 @@ const NEW_COUNTS: SignedDuration = SignedDuration::from_secs(15);
 
 /// The limits that apply to a grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Most {
+pub struct QuotaLimits {
     /// The limit for live grants of the grant's namespace.
     pub namespace: Option<i64>,
     /// The limit for live grants of all namespaces together.
     pub store: Option<i64>,
 }
 
-impl Most {
+impl QuotaLimits {
     /// Whether there is any limit.
     pub fn is_limited(self) -> bool {
         self.namespace.is_some() || self.store.is_some()
@@ -37,14 +37,14 @@ impl Most {
 
 /// The limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub enum QuotaLimit {
     /// The limit of the grant's namespace.
     Namespace(i64),
     /// The limit of the whole store.
     Store(i64),
 }
 
-impl Limit {
+impl QuotaLimit {
     /// The message for the tenant. It contains nothing that changes while the grant waits, because every change would
     /// cause a write for each waiting grant.
     pub(super) fn message(self, grant: &GrantFacts) -> String {
@@ -61,7 +61,7 @@ impl Limit {
 }
 
 /// The limits that apply to a grant. If several access rules allow the grant, the most generous limit counts.
-pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Most {
+pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> QuotaLimits {
     let mine: Vec<_> = store
         .rules
         .iter()
@@ -70,7 +70,7 @@ pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Mo
         .collect();
     let allowing = mine.iter().filter(|rule| examine(grant, key, rule, &mine).is_ok());
     let limits: Option<Vec<i64>> = allowing.map(|rule| rule.max_live_grants).collect();
-    Most {
+    QuotaLimits {
         namespace: limits.and_then(|all| all.into_iter().max()),
         store: store.max_live_grants,
     }
@@ -78,14 +78,14 @@ pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Mo
 
 /// A grant that counts for a quota or waits in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct QuotaCandidate {
     pub namespace: String,
     pub uid: String,
     /// When the grant was created. This decides its position in the queue.
     pub since: Timestamp,
 }
 
-impl Candidate {
+impl QuotaCandidate {
     fn turn(&self) -> Turn {
         (self.since, self.uid.clone())
     }
@@ -97,7 +97,7 @@ type Turn = (Timestamp, String);
 /// The live grants and waiting grants of one store. The state comes from the watch: the status of a grant shows
 /// whether it is live.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
+pub struct QuotaLedger {
     namespaces: BTreeMap<String, Namespace>,
     /// The store's access rules, as last read. Grants in namespaces without an access rule do not count and do not
     /// wait in the queue.
@@ -134,7 +134,7 @@ impl Holder {
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     /// The limits at the last evaluation. Without limits if this process has not evaluated the grant.
-    most: Most,
+    most: QuotaLimits,
     /// Whether the grant was enqueued since then.
     called: bool,
 }
@@ -146,15 +146,17 @@ impl Namespace {
     }
 
     /// The queue of grants that may get a place, oldest first, with their known limits.
-    fn line(&self, now: Timestamp) -> Vec<(&Turn, Most)> {
+    fn line(&self, now: Timestamp) -> Vec<(&Turn, QuotaLimits)> {
         let waiting = self.waiting.iter().map(|(turn, w)| (turn, w.most));
         let new = self.new.iter().filter(|(_, since)| counts_until(**since) > now);
-        let mut line: Vec<_> = waiting.chain(new.map(|(turn, _)| (turn, Most::default()))).collect();
+        let mut line: Vec<_> = waiting
+            .chain(new.map(|(turn, _)| (turn, QuotaLimits::default())))
+            .collect();
         line.sort_by_key(|(turn, _)| *turn);
         line
     }
 
-    fn remove(&mut self, who: &Candidate) {
+    fn remove(&mut self, who: &QuotaCandidate) {
         self.holders.remove(&who.uid);
         self.waiting.remove(&who.turn());
         self.new.remove(&who.turn());
@@ -165,7 +167,7 @@ fn counts_until(since: Timestamp) -> Timestamp {
     add(since, NEW_COUNTS)
 }
 
-impl Places {
+impl QuotaLedger {
     /// Sets the store's current access rules.
     pub fn judged_by(&mut self, rules: Arc<Vec<ClusterAccessRule>>) {
         self.rules = Some(rules);
@@ -197,14 +199,14 @@ impl Places {
     }
 
     /// Records that the grant is live until this time.
-    pub fn holds(&mut self, who: &Candidate, until: Timestamp) {
+    pub fn holds(&mut self, who: &QuotaCandidate, until: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.remove(who);
         there.holders.insert(who.uid.clone(), Holder::Key(until));
     }
 
     /// Records a grant that was not reconciled yet.
-    pub fn is_new(&mut self, who: &Candidate, now: Timestamp) {
+    pub fn is_new(&mut self, who: &QuotaCandidate, now: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         if !there.waiting.contains_key(&who.turn()) {
             there.new.entry(who.turn()).or_insert(now);
@@ -212,18 +214,18 @@ impl Places {
     }
 
     /// Records a grant that waits, according to its status.
-    pub fn waits(&mut self, who: &Candidate) {
+    pub fn waits(&mut self, who: &QuotaCandidate) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.holders.remove(&who.uid);
         there.new.remove(&who.turn());
         there.waiting.entry(who.turn()).or_insert(Waiting {
-            most: Most::default(),
+            most: QuotaLimits::default(),
             called: false,
         });
     }
 
     /// Removes a grant that is not live and does not wait, or that was deleted.
-    pub fn leaves(&mut self, who: &Candidate) {
+    pub fn leaves(&mut self, who: &QuotaCandidate) {
         let Some(there) = self.namespaces.get_mut(&who.namespace) else {
             return;
         };
@@ -234,7 +236,7 @@ impl Places {
     }
 
     /// Whether a place is reserved for the grant and its credential is not reported yet.
-    pub fn is_reserved(&self, who: &Candidate) -> bool {
+    pub fn is_reserved(&self, who: &QuotaCandidate) -> bool {
         let there = self.namespaces.get(&who.namespace);
         there.and_then(|n| n.holders.get(&who.uid)) == Some(&Holder::Reserved)
     }
@@ -245,7 +247,7 @@ impl Places {
     /// # Errors
     ///
     /// The limit that is reached. The grant then waits in the queue.
-    pub fn ask(&mut self, who: &Candidate, most: Most, now: Timestamp) -> Result<(), Limit> {
+    pub fn ask(&mut self, who: &QuotaCandidate, most: QuotaLimits, now: Timestamp) -> Result<(), QuotaLimit> {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         if there.holders.get(&who.uid).is_some_and(|h| h.holds(now)) {
             return Ok(());
@@ -256,9 +258,9 @@ impl Places {
         if !self.served(now, Some(&turn)).iter().any(|(_, served)| *served == turn) {
             let held = self.namespaces.get(&who.namespace).map_or(0, |n| n.held(now));
             return Err(match (most.namespace, most.store) {
-                (Some(n), Some(store)) if held < n => Limit::Store(store),
-                (None, Some(store)) => Limit::Store(store),
-                (n, _) => Limit::Namespace(n.unwrap_or_default()),
+                (Some(n), Some(store)) if held < n => QuotaLimit::Store(store),
+                (None, Some(store)) => QuotaLimit::Store(store),
+                (n, _) => QuotaLimit::Namespace(n.unwrap_or_default()),
             });
         }
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
@@ -297,8 +299,9 @@ impl Places {
         loop {
             // Free places only decrease in this loop, so a grant without a place now gets none later.
             for (_, held, line) in &mut lines {
-                let has_room =
-                    |most: &Most| most.namespace.is_none_or(|n| *held < n) && most.store.is_none_or(|n| all < n);
+                let has_room = |most: &QuotaLimits| {
+                    most.namespace.is_none_or(|n| *held < n) && most.store.is_none_or(|n| all < n)
+                };
                 while line.next_if(|(_, most)| !has_room(most)).is_some() {}
             }
             let next = lines

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use super::{LOOK_TIMEOUT, lock};
 use crate::{
     core::{ObjectFact, SignError},
-    net::Inward,
+    net::EgressDenied,
     net::aws::MAX_ANSWER,
     net::client::{Unanswered, untrusted},
     provider::clock::StoreClock,
@@ -179,8 +179,8 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     }
 }
 
-/// The [`Inward`] error behind a request that was not sent because its address is not permitted.
-fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Inward> {
+/// The [`EgressDenied`] error behind a request that was not sent because its address is not permitted.
+fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a EgressDenied> {
     causes(error).find_map(|e| e.downcast_ref())
 }
 

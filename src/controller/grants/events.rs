@@ -9,16 +9,16 @@ use kube::{
 use serde_json::{Map, Value, json};
 use tracing::info;
 
-use super::{Error, FIELD_MANAGER, Visit, call};
+use super::{Error, FIELD_MANAGER, Reconciliation, call};
 use crate::{
     api::{Grant, GrantStatus, Operation, Progress, Reason, printable},
-    core::Notice,
+    core::GrantEvent,
     core::record::Subject,
     telemetry::warn_once,
 };
 
-impl<G: Grant> Visit<'_, G> {
-    pub(super) async fn report(&mut self, mut status: GrantStatus, notice: Option<Notice>) -> Result<(), Error> {
+impl<G: Grant> Reconciliation<'_, G> {
+    pub(super) async fn report(&mut self, mut status: GrantStatus, notice: Option<GrantEvent>) -> Result<(), Error> {
         let api = self.api();
         let uid = self.facts.grant.uid.clone();
         let subject = Subject {
@@ -101,7 +101,7 @@ impl<G: Grant> Visit<'_, G> {
         }
     }
 
-    pub(super) async fn tell(&self, notice: Notice) {
+    pub(super) async fn tell(&self, notice: GrantEvent) {
         let event = Event {
             type_: EventType::Warning,
             reason: notice.reason.as_str().into(),

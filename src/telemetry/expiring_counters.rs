@@ -13,7 +13,7 @@ pub const KEPT: Duration = Duration::from_secs(3600);
 /// A counter for each label set, until its object is deleted. In a cluster where each preview environment has its own
 /// namespace, a process that runs for months would otherwise export all former namespaces.
 #[derive(Debug)]
-pub struct Passing<L>(Mutex<BTreeMap<L, Count>>);
+pub struct ExpiringCounters<L>(Mutex<BTreeMap<L, Count>>);
 
 #[derive(Debug)]
 struct Count {
@@ -22,13 +22,13 @@ struct Count {
     seen: Instant,
 }
 
-impl<L> Default for Passing<L> {
+impl<L> Default for ExpiringCounters<L> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<L: Ord + Clone> Passing<L> {
+impl<L: Ord + Clone> ExpiringCounters<L> {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<L, Count>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_counter_outlives_what_it_counts_for_by_an_hour() {
-        let (counts, begin) = (Passing::default(), Instant::now());
+        let (counts, begin) = (ExpiringCounters::default(), Instant::now());
         let at = |seconds: u64| begin + Duration::from_secs(seconds);
         let (there, gone) = (|_: &&str| true, |_: &&str| false);
         counts.count("web", at(0));
@@ -87,7 +87,7 @@ mod tests {
     /// A reconcile that runs during the deletion of its object can still increment the counter.
     #[test]
     fn what_is_counted_is_told_for_an_hour_whether_it_is_there_or_not() {
-        let (counts, begin) = (Passing::default(), Instant::now());
+        let (counts, begin) = (ExpiringCounters::default(), Instant::now());
         counts.count("web", begin);
         counts.count("shop", begin + Duration::from_secs(60));
         let gone = |_: &&str| false;
@@ -98,7 +98,7 @@ mod tests {
     /// Ten thousand preview namespaces exist in a month, and only those of the last hour are exported.
     #[test]
     fn a_month_of_preview_environments() {
-        let (counts, begin) = (Passing::default(), Instant::now());
+        let (counts, begin) = (ExpiringCounters::default(), Instant::now());
         let mut most = 0;
         for minute in 0..30 * 24 * 60_u64 {
             let now = begin + Duration::from_secs(minute * 60);

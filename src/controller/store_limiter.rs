@@ -28,7 +28,7 @@ type Who = (Operation, String, String);
 pub type Call = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
 
 /// The reconciles that currently use or wait for a store, by store.
-pub struct Requests {
+pub struct StoreLimiter {
     most: usize,
     /// The limit for an ObjectStore.
     most_of_own: usize,
@@ -51,12 +51,12 @@ struct Store {
 }
 
 /// The permit to send requests to a store. Dropping it returns the permit.
-pub struct Permit {
-    requests: Arc<Requests>,
+pub struct StorePermit {
+    requests: Arc<StoreLimiter>,
     store: StoreId,
 }
 
-impl Requests {
+impl StoreLimiter {
     /// Creates limiters for `concurrency` reconciles of each kind. `call` enqueues a grant that can receive a permit.
     pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
@@ -102,7 +102,7 @@ impl Requests {
         self: &Arc<Self>,
         id: &StoreId,
         (operation, namespace, name): (Operation, &str, &str),
-    ) -> Result<Permit, usize> {
+    ) -> Result<StorePermit, usize> {
         let mut stores = self.lock();
         let store = stores.entry(id.clone()).or_default();
         let most = match id.0 {
@@ -114,7 +114,7 @@ impl Requests {
         store.called.remove(&who);
         if store.under_way + store.called.len() < most {
             store.under_way += 1;
-            return Ok(Permit {
+            return Ok(StorePermit {
                 requests: self.clone(),
                 store: id.clone(),
             });
@@ -190,7 +190,7 @@ impl Store {
     }
 }
 
-impl Drop for Permit {
+impl Drop for StorePermit {
     fn drop(&mut self) {
         if let Some(store) = self.requests.lock().get_mut(&self.store) {
             store.under_way = store.under_way.saturating_sub(1);
@@ -211,7 +211,7 @@ mod tests {
     fn a_store_has_its_part_and_namespaces_take_turns() {
         let called = Arc::new(Mutex::new(vec![]));
         let log = called.clone();
-        let requests = Arc::new(Requests::new(8, move |_, namespace, name| {
+        let requests = Arc::new(StoreLimiter::new(8, move |_, namespace, name| {
             log.lock().unwrap().push(format!("{namespace}/{name}"));
             true
         }));
@@ -245,7 +245,7 @@ mod tests {
     fn nobody_waits_for_who_does_not_come() {
         let called = Arc::new(Mutex::new(vec![]));
         let log = called.clone();
-        let requests = Arc::new(Requests::new(4, move |_, namespace, name| {
+        let requests = Arc::new(StoreLimiter::new(4, move |_, namespace, name| {
             log.lock().unwrap().push(format!("{namespace}/{name}"));
             name != "gone"
         }));
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_tenants_store_may_not_say_more_than_it_has() {
-        let requests = Arc::new(Requests::new(32, |_, _, _| true));
+        let requests = Arc::new(StoreLimiter::new(32, |_, _, _| true));
         let id = (StoreKind::ObjectStore, "a".to_owned(), "own".to_owned());
         let held = |limit| {
             requests.limit(&id, limit);
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_store_may_say_how_many() {
-        let requests = Arc::new(Requests::new(32, |_, _, _| true));
+        let requests = Arc::new(StoreLimiter::new(32, |_, _, _| true));
         let id = store("slow");
         requests.limit(&id, Some(1));
         let one = requests.take(&id, (Operation::Upload, "a", "1"));

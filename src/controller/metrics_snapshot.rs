@@ -6,10 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{core::DeserializeGuard, runtime::reflector};
 
 use super::{
+    merged_conditions,
     store_status::{CLOCK, EXPIRATION, HEADERS, KEYS},
     stores::Stores,
-    voices,
-    watch::Caller,
+    watch::Requeuer,
 };
 use crate::{
     api::{Grant, Reason, Store},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The states of all grants of one kind.
-pub fn grants<G: Grant>(caller: &Caller<G>) -> Vec<GrantState> {
+pub fn grants<G: Grant>(caller: &Requeuer<G>) -> Vec<GrantState> {
     let state = |grant: &G| {
         let status = grant.grant_status().cloned().unwrap_or_default();
         let live = condition(&status.conditions, "Active").is_some_and(|c| c.status == "True");
@@ -54,8 +54,8 @@ pub fn stores<S: Store>(
         // this operator serves the store.
         let shared = scope.filter(|scope| concern(&store.rules(), scope, &BTreeMap::new()) != Concern::Alone);
         if let Some(scope) = shared {
-            condition(&status.conditions, &voices::of(scope, "Ready"))?;
-            status = voices::own(&status, scope);
+            condition(&status.conditions, &merged_conditions::of(scope, "Ready"))?;
+            status = merged_conditions::own(&status, scope);
             // The expiry of this operator's own credentials is not in the shared status.
             let end = stores.credentials_end(&(S::KIND, namespace.clone(), name.clone()));
             status.credentials_expiration_time = end.map(Time);

@@ -23,14 +23,14 @@ use kube::{
 
 use super::{
     grants,
-    light::{lighten_grant, lighten_watched},
-    memory::Memory,
-    run::Parts,
+    local_state::LocalState,
+    namespace_limiter::NamespaceLimiter,
+    run::SharedContext,
     secrets::{FIELD_MANAGER, Secrets},
     store_status::{self, AT_A_TIME},
     stores::scoped,
-    turns::Turns,
-    watch::{Caller, Watched, config, watch_failed, watch_stores},
+    strip_metadata::{lighten_grant, lighten_watched},
+    watch::{Requeuer, Watched, config, watch_failed, watch_stores},
 };
 use crate::{
     api::{DownloadGrant, Grant, Store, StoreKind, UploadGrant},
@@ -40,21 +40,21 @@ use crate::{
 };
 
 /// The controller of one kind of grant, from the watch to the reconciles.
-pub struct Kind<G: Grant> {
+pub struct GrantController<G: Grant> {
     reader: reflector::Store<Watched<G>>,
     writer: reflector::store::Writer<Watched<G>>,
-    memory: Arc<Memory<G>>,
+    memory: Arc<LocalState<G>>,
     /// Enqueues grants of this kind.
-    pub caller: Caller<G>,
+    pub caller: Requeuer<G>,
     calls: BoxStream<'static, ObjectRef<Watched<G>>>,
 }
 
-impl<G: Grant> Kind<G> {
+impl<G: Grant> GrantController<G> {
     /// Creates the controller without a watch. `records` verifies which records Valet wrote itself.
     pub fn new(records: RecordKey, progress: Arc<Progress>) -> Self {
         let (reader, writer) = reflector::store();
-        let memory = Arc::new(Memory::new(records));
-        let (caller, calls) = Caller::new(reader.clone(), memory.clone(), progress);
+        let memory = Arc::new(LocalState::new(records));
+        let (caller, calls) = Requeuer::new(reader.clone(), memory.clone(), progress);
         Self {
             reader,
             writer,
@@ -65,7 +65,7 @@ impl<G: Grant> Kind<G> {
     }
 
     /// Watches and reconciles grants until the operator stops and running reconciles have finished.
-    pub fn work(self, parts: &Parts) -> impl Future<Output = ()> + use<G> {
+    pub fn work(self, parts: &SharedContext) -> impl Future<Output = ()> + use<G> {
         let Self {
             reader,
             writer,
@@ -73,7 +73,7 @@ impl<G: Grant> Kind<G> {
             calls,
             caller,
         } = self;
-        let turns = Turns::new(parts.options.concurrency, parts.options.namespace.is_some());
+        let turns = NamespaceLimiter::new(parts.options.concurrency, parts.options.namespace.is_some());
         let concurrency = turns.concurrency();
         let context = Arc::new(grants::Context {
             client: parts.client.clone(),
@@ -150,7 +150,7 @@ impl<G: Grant> Kind<G> {
 }
 
 /// Writes Events in the name of this operator.
-fn recorder(parts: &Parts) -> Recorder {
+fn recorder(parts: &SharedContext) -> Recorder {
     let reporter = Reporter {
         controller: FIELD_MANAGER.into(),
         instance: std::env::var("HOSTNAME").ok(),
@@ -159,13 +159,13 @@ fn recorder(parts: &Parts) -> Recorder {
 }
 
 /// The controller of one kind of store.
-pub struct Shelf<S: Store> {
+pub struct StoreController<S: Store> {
     /// The cache of watched stores.
     pub reader: reflector::Store<DeserializeGuard<S>>,
     writer: reflector::store::Writer<DeserializeGuard<S>>,
 }
 
-impl<S: Store> Shelf<S> {
+impl<S: Store> StoreController<S> {
     /// Creates the controller without a watch.
     pub fn new() -> Self {
         let (reader, writer) = reflector::store();
@@ -175,13 +175,13 @@ impl<S: Store> Shelf<S> {
     /// Watches the stores, updates their statuses, and enqueues the grants of stores that change.
     pub async fn keep(
         self,
-        parts: &Parts,
+        parts: &SharedContext,
         api: Api<DeserializeGuard<S>>,
         api_of: fn(Client, &str) -> Api<S>,
-        callers: (Caller<UploadGrant>, Caller<DownloadGrant>),
+        callers: (Requeuer<UploadGrant>, Requeuer<DownloadGrant>),
     ) {
         let (changed, changes) = mpsc::unbounded();
-        let turns = Turns::new(AT_A_TIME, parts.options.namespace.is_some());
+        let turns = NamespaceLimiter::new(AT_A_TIME, parts.options.namespace.is_some());
         let concurrency = turns.concurrency();
         // A probe result changes the store's status and the decisions about its grants.
         parts.stores.trials.listen(

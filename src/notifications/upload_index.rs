@@ -14,7 +14,7 @@ use super::scope::SenderScope;
 use crate::{
     api::{Grant, Operation},
     core::{StoreId, store_id},
-    notifications::Arrived,
+    notifications::ObjectCreated,
 };
 
 /// The minimum time between two reconciles of one grant because of notifications. It limits how often a sender of
@@ -28,7 +28,7 @@ const TURN: Duration = Duration::from_millis(5);
 /// An index of the expected uploads by bucket and object key, kept up to date from the watches. Looking up a
 /// notification takes constant time, whatever the number of grants.
 #[derive(Default)]
-pub struct Awaited {
+pub struct UploadIndex {
     table: Mutex<Table>,
     wake: Notify,
 }
@@ -70,7 +70,7 @@ pub struct Call {
     pub heard: Instant,
 }
 
-impl Awaited {
+impl UploadIndex {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,7 +117,7 @@ impl Awaited {
 
     /// Processes a sender's report that an object was created. Returns whether a grant of one of the sender's stores
     /// expects this object.
-    pub fn hear(self: &Arc<Self>, arrived: &Arrived, sender: &SenderScope) -> bool {
+    pub fn hear(self: &Arc<Self>, arrived: &ObjectCreated, sender: &SenderScope) -> bool {
         let now = Instant::now();
         let mut table = self.table();
         let mut found = false;
@@ -209,7 +209,7 @@ impl Table {
 
     /// The expected uploads with this bucket and object key, limited to the sender's stores. The bucket name alone is
     /// not enough, because any ObjectStore can name the same bucket.
-    fn naming(&self, arrived: &Arrived, sender: &SenderScope) -> Vec<Arc<str>> {
+    fn naming(&self, arrived: &ObjectCreated, sender: &SenderScope) -> Vec<Arc<str>> {
         arrived
             .keys
             .iter()
@@ -284,8 +284,8 @@ mod tests {
         serde_json::from_value(grant).unwrap()
     }
 
-    fn news(bucket: &str, keys: &[&str]) -> Arrived {
-        Arrived {
+    fn news(bucket: &str, keys: &[&str]) -> ObjectCreated {
+        ObjectCreated {
             bucket: bucket.into(),
             keys: keys.iter().map(|k| (*k).to_owned()).collect(),
         }
@@ -305,7 +305,7 @@ mod tests {
     }
 
     /// The enqueued grants and their times in milliseconds, until nothing has happened for a minute.
-    async fn calls(awaited: &Arc<Awaited>) -> Vec<(String, u128)> {
+    async fn calls(awaited: &Arc<UploadIndex>) -> Vec<(String, u128)> {
         let began = Instant::now();
         let mut calls = vec![];
         let serve = awaited.serve(|call| calls.push((call.uid, began.elapsed().as_millis())));
@@ -319,7 +319,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_awaits_it_is_called() {
-        let awaited = Arc::new(Awaited::default());
+        let awaited = Arc::new(UploadIndex::default());
         for (uid, namespace, key) in [("a", "web", "k"), ("b", "api", "k"), ("c", "web", "other")] {
             awaited.seen(&Event::Apply(grant(uid, namespace, key, json!({}))));
         }
@@ -361,7 +361,7 @@ mod tests {
     /// another store must not reach it.
     #[tokio::test(start_paused = true)]
     async fn notification_of_another_stores_sender_is_not_heard() {
-        let awaited = Arc::new(Awaited::default());
+        let awaited = Arc::new(UploadIndex::default());
         let spy = json!({"spec": {"storeRef": {"name": "spy"}, "key": "k"}});
         awaited.seen(&Event::Apply(grant("spy", "team-a", "", spy)));
         awaited.seen(&Event::Apply(grant("owner", "team-b", "k", json!({}))));
@@ -382,7 +382,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_has_finished_or_gone_is_not_awaited() {
-        let awaited = Arc::new(Awaited::default());
+        let awaited = Arc::new(UploadIndex::default());
         awaited.store(&media(), Some("media".into()));
         let tell = |key: &str| awaited.hear(&news("media", &[key]), &anybody());
         awaited.seen(&Event::Apply(grant("a", "web", "a", json!({}))));
@@ -408,7 +408,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn repetition_costs_a_visit_a_second() {
-        let awaited = Arc::new(Awaited::default());
+        let awaited = Arc::new(UploadIndex::default());
         awaited.store(&media(), Some("media".into()));
         awaited.seen(&Event::Apply(grant("a", "web", "a", json!({}))));
         let speaker = awaited.clone();
@@ -429,7 +429,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_in_one_namespace_does_not_keep_others_waiting() {
-        let awaited = Arc::new(Awaited::default());
+        let awaited = Arc::new(UploadIndex::default());
         awaited.store(&media(), Some("media".into()));
         for n in 0..1000 {
             awaited.seen(&Event::Apply(grant(&format!("flood-{n}"), "loud", "same", json!({}))));

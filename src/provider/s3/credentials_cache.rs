@@ -48,14 +48,14 @@ pub struct Session {
 
 impl Session {
     /// Whether the credentials are temporary and their expiry is unknown.
-    pub fn end_is_unknown(&self) -> bool {
+    pub fn expiry_is_unknown(&self) -> bool {
         self.expires.is_none() && self.credentials.session_token().is_some()
     }
 
     /// The latest expiry of what these credentials sign at `now`. `None` if there is no limit.
     pub fn end(&self, now: Timestamp) -> Option<Timestamp> {
         match self.expires {
-            None if self.end_is_unknown() => Some(now + UNKNOWN_END),
+            None if self.expiry_is_unknown() => Some(now + UNKNOWN_END),
             end => end,
         }
     }
@@ -348,7 +348,7 @@ mod tests {
             let sessions = Sessions::new(SharedCredentialsProvider::new(source));
             let session = sessions.current(None, clients).await.unwrap();
             assert_eq!(
-                (session.end_is_unknown(), session.end(later)),
+                (session.expiry_is_unknown(), session.end(later)),
                 (unknown, end),
                 "{token:?} {expiry:?}"
             );

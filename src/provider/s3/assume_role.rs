@@ -9,7 +9,7 @@ use aws_sdk_sts::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::answers::word;
+use super::responses::word;
 use crate::{
     api::{Ask, AssumeRole, DownloadMode, Reason, UploadMode},
     core::{SignError, SigningRequest},

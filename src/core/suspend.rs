@@ -1,7 +1,7 @@
 //! Suspended and revoked grants.
 
 use super::{
-    decide::Judge,
+    decide::Evaluator,
     facts::{SecretFact, StoreFact},
     lifetime::Lifetime,
     status::{Arrival, Situation, condition},
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::api::Reason;
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// Handles `spec.suspend`: the Secret is deleted and nothing is signed. The credential's lifetime and the grant's
     /// deadline are not extended.
     pub(super) fn suspended(&self, key: Option<Lifetime>) -> Step {

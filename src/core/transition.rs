@@ -3,12 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    decide::Judge,
+    decide::Evaluator,
     facts::{ObjectFact, Owner, RulesView, SecretFact, StoreFact, StoreView},
     lifetime::{Lifetime, add, retry},
     policy::{Access, Refusal, still_allowed},
     status::{Situation, condition, describe, project},
-    step::{Notice, Read, Step},
+    step::{GrantEvent, Read, Step},
 };
 use crate::api::{Progress, Reason};
 
@@ -16,7 +16,7 @@ use crate::api::{Progress, Reason};
 /// by label, so it does not report when such a Secret is deleted.
 const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// The step that deletes the grant's Secret, if the Secret exists.
     pub(super) fn withdraw(&self) -> Option<Step> {
         match &self.f.secret {
@@ -29,7 +29,7 @@ impl Judge<'_> {
                     Some(report) => Some(report),
                     None if is_held => Some(Step::Empty { uid, resource_version }),
                     None if s.deleting => None,
-                    None => Some(Step::Withdraw { uid, resource_version }),
+                    None => Some(Step::DeleteSecret { uid, resource_version }),
                 }
             }
             SecretFact::Present(_) | SecretFact::Absent => None,
@@ -153,7 +153,7 @@ impl Judge<'_> {
     }
 
     /// An event, if a user must act and no event was sent yet.
-    fn notice(&self, s: &Situation, contested: Option<&str>) -> Option<Notice> {
+    fn notice(&self, s: &Situation, contested: Option<&str>) -> Option<GrantEvent> {
         let said = |type_: &str, reason: Reason| {
             condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
         };
@@ -170,7 +170,7 @@ impl Judge<'_> {
                     | Reason::ClockSkewed
             );
         if needs_a_person && !said("Ready", s.reason) {
-            return Some(Notice {
+            return Some(GrantEvent {
                 reason: s.reason,
                 message: s.message.clone(),
             });
@@ -178,7 +178,7 @@ impl Judge<'_> {
         if let Some(message) = contested
             && !said("SecretContested", Reason::SecretContested)
         {
-            return Some(Notice {
+            return Some(GrantEvent {
                 reason: Reason::SecretContested,
                 message: message.to_owned(),
             });
@@ -186,14 +186,14 @@ impl Judge<'_> {
         if let Some((reason, message)) = &s.renewal_failing
             && !said("RenewalFailing", *reason)
         {
-            return Some(Notice {
+            return Some(GrantEvent {
                 reason: *reason,
                 message: message.clone(),
             });
         }
         if s.truncated && !said("Active", Reason::ExpiryTruncated) {
             let end = s.key.map_or(self.now, |k| k.expires_at);
-            return Some(Notice {
+            return Some(GrantEvent {
                 reason: Reason::ExpiryTruncated,
                 message: format!(
                     "the credential expires at {end}, earlier than the grant asks, because the store's credentials that signed it expire then"

@@ -19,7 +19,7 @@ use crate::{api::Reason, core::SignError, net::client::Http};
 const WHOM: &str = "Google's IAM (signBlob)";
 
 /// What signs URLs and forms.
-pub enum Pen {
+pub enum GcsSigner {
     /// A service account key, which signs locally.
     Key(Arc<ServiceAccountKey>),
     /// Google's IAM, with one request per signature.
@@ -50,7 +50,7 @@ struct Signed {
     signed_blob: String,
 }
 
-impl Pen {
+impl GcsSigner {
     /// The account that signs.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Pen {
     /// its keys often, so the fingerprint does not contain them.
     ///
     /// # Errors
-    /// The same errors as [`Pen::account`].
+    /// The same errors as [`GcsSigner::account`].
     pub async fn print(&self) -> Result<String, SignError> {
         let account = self.account().await?;
         Ok(match self {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use aws_sdk_s3::{Client, error::ProvideErrorMetadata, primitives::ByteStream};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{S3, Session, answers::is_amazons_sts, below::is_amazons, unreachable};
+use super::{S3, Session, prefix::is_amazons, responses::is_amazons_sts, unreachable};
 use crate::{
     api::{Ask, Multipart, Operation, Reason, UploadConstraints, UploadMode},
     core::{Lifetime, ObjectKey, SignError, SigningRequest, second},
