@@ -310,7 +310,7 @@ fn what_the_store_cannot_enforce_is_refused() {
         t.grant("DownloadGrant", "version", json!({"version": "3/L4kqtJlcpXroDTDmJ"})),
     ]);
     for (grant, part) in [
-        ("ug/sum", "give spec.constraints.checksumMD5 instead"),
+        ("ug/sum", "set spec.constraints.checksumMD5 instead"),
         ("ug/form-md5", "checksumMD5"),
         ("ug/form-sum", "checksumSHA256"),
         ("ug/form-once", "overwrite"),

@@ -457,7 +457,7 @@ mod tests {
         assert!(policy(&role, "media", &request(&long, upload())).is_ok());
         role.kms_key_arn = Some("arn:aws:kms:eu-west-1:123456789012:key/1234".into());
         let refused = policy(&role, "media", &request(&long, upload())).unwrap_err();
-        assert!(matches!(&refused, SignError::Impossible(why) if why.contains("STS takes 2048")));
+        assert!(matches!(&refused, SignError::Impossible(why) if why.contains("STS accepts at most 2048")));
         let fits = (0..1000)
             .rev()
             .find(|n| policy(&role, "media", &request(&"k".repeat(*n), upload())).is_ok());

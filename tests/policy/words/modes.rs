@@ -279,7 +279,7 @@ pub fn cases() -> Vec<Case> {
                 },
                 |_| {},
                 "spec.constraints.contentLengthRange.max is 5368709121 bytes; ClusterObjectStore media accepts at \
-                 most 5368709120 bytes in one request; split the object",
+                 most 5368709120 bytes in one request; set spec.mode to Multipart, or split the object",
             )
         },
         Case {

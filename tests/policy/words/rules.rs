@@ -62,7 +62,8 @@ pub fn cases() -> Vec<Case> {
             |g, _| constrain(g, |c| c.content_length = Some(5_368_709_121)),
             Reason::ContentLengthNotAllowed,
             "spec.constraints.contentLength is 5368709121 bytes; ClusterObjectStore media accepts at most \
-             5368709120 bytes in one request; split the object",
+             5368709120 bytes in one request; set spec.mode to Multipart, or split the \
+             object",
         ),
         case(
             |g, _| g.namespace = "shop".into(),
