@@ -239,7 +239,7 @@ fn an_earlier_key_that_lives_longer_is_not_forgotten() {
         let world = play(&life, Memory::Grant, crash, SignedDuration::ZERO);
         life.expect(&world, true);
         assert!(
-            says(&world, "Revoked").contains("works until 2027-01-15T08:05:00Z"),
+            says(&world, "Revoked").contains("work until 2027-01-15T08:05:00Z"),
             "{}",
             says(&world, "Revoked")
         );
@@ -259,7 +259,7 @@ fn a_key_that_was_never_reported_is_not_forgotten() {
         world.reconcile();
         assert!(world.secret.is_none(), "{reason}");
         assert!(
-            says(&world, reason).contains("works until 2027-01-15T08:05:00Z"),
+            says(&world, reason).contains("work until 2027-01-15T08:05:00Z"),
             "{}",
             says(&world, reason)
         );
