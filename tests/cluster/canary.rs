@@ -207,7 +207,7 @@ fn a_store_that_lets_everything_be_overwritten() {
     let store = t.answered("now");
     assert_eq!(says(&store, "KeysEnforced"), "False KeysNotEnforced");
     assert!(
-        message(&store, "KeysEnforced").contains("does not enforce WriteOnce, ChecksumMD5, Multipart/ContentLength:"),
+        message(&store, "KeysEnforced").contains("does not enforce WriteOnce, ChecksumMD5, Multipart/ContentLength;"),
         "{store:#}"
     );
     assert_eq!(says(&store, "Ready"), "True Ready");
@@ -314,7 +314,7 @@ fn credentials_with_few_rights() {
     );
     let said = message(&store, "KeysEnforced");
     assert!(
-        said.contains("does not enforce PostForm:") && said.contains("answered 403"),
+        said.contains("does not enforce PostForm;") && said.contains("answered 403"),
         "{said}"
     );
     assert!(
