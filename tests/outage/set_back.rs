@@ -68,9 +68,11 @@ fn operator_restarts_itself_when_the_cluster_was_set_back() {
     let again = world.operator(&[]);
     ready(plane, "stays", "Issued");
     assert!(has_secret(plane, "stays"));
-    assert!(
-        has_secret(plane, "revoked"),
-        "what was revoked after the backup is live again: docs/backup-and-restore.md"
+    // An operator that has not noticed the restore yet may delete this Secret once more; the next one makes it again.
+    eventually(
+        SOON,
+        "what was revoked after the backup to be live again, as docs/backup-and-restore.md says",
+        || has_secret(plane, "revoked").then_some(()),
     );
     let gone = plane.kubectl(&["get", "dg/later", "secret/later", "--ignore-not-found", "--output=name"]);
     assert_eq!(gone.unwrap().trim(), "");
