@@ -13,8 +13,8 @@ use crate::api::{Ask, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Overwrite, Reason, Upl
 
 /// Returns the next step for one grant.
 ///
-/// The checks follow the life of a grant: finished, expired, refused, waiting, published. Each check returns its
-/// missing step or continues with the next check.
+/// The checks follow the life of a grant: finished, expired, refused, waiting, published. Each check either returns
+/// the step that it needs, or passes to the next check.
 pub fn decide(facts: &Facts, now: Timestamp) -> Step {
     let judge = Evaluator {
         f: facts,
@@ -31,13 +31,13 @@ pub fn decide(facts: &Facts, now: Timestamp) -> Step {
 /// The record of an issued credential.
 pub(super) struct Record {
     pub(super) key: Lifetime,
-    /// The lifetime that the grant asked for, if known.
+    /// The lifetime in seconds that the grant asked for, if it is known.
     pub(super) expiration_seconds: Option<i64>,
-    /// How many credentials the grant had before this one.
+    /// The number of credentials that the grant had before this credential.
     pub(super) renewals: i64,
-    /// The fingerprint of the signing credentials, if known.
+    /// The fingerprint of the signing credentials, if it is known.
     pub(super) signed_with: Option<String>,
-    /// When the last earlier credential expires, if it expires later than this one.
+    /// The latest expiry of all earlier credentials, if it is later than the expiry of this credential.
     pub(super) earlier: Option<Timestamp>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Evaluator<'a> {
     pub(super) f: &'a Facts,
     pub(super) g: &'a GrantFacts,
     pub(super) now: Timestamp,
-    /// What the access rules allow beyond one credential. Computed at first use.
+    /// The limits of the access rules for renewal and total time. They are computed at first use.
     pub(super) allowance: OnceCell<Allowance>,
 }
 
@@ -58,13 +58,14 @@ impl Evaluator<'_> {
         if self.g.terms.is_revoked() {
             return self.revoked();
         }
-        // The first attempt to create the Secret does not need a read: the API server reports an existing Secret. All
-        // other states depend on the actual Secret.
+        // Valet creates the first Secret of a grant without a read, because the API server reports a Secret that
+        // already exists. In every other state Valet needs to know the actual Secret.
         let issued_before = self.g.status.issued_time.is_some();
         if issued_before && matches!(self.f.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);
         }
-        // This also applies if the Secret belongs to another owner and Valet does not change it.
+        // Suspending and revoking work even if the Secret belongs to another owner. Valet does not change such a
+        // Secret.
         let key = self.key();
         let is_suspended = self.g.terms.is_suspended();
         if !is_suspended && let Some(refusal) = self.past_total(key) {
@@ -90,7 +91,7 @@ impl Evaluator<'_> {
 
     // --- records ---------------------------------------------------------------------------------------------
 
-    /// The Secret, if it belongs to this grant and is as Valet last wrote it.
+    /// Returns the Secret, if it belongs to this grant and is as Valet last wrote it.
     pub(super) fn own_secret(&self) -> Option<&SecretView> {
         match &self.f.secret {
             SecretFact::Present(s) if s.owner == Owner::ThisGrant && !s.deleting => {
@@ -100,15 +101,17 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Whether the status records a later credential. Then another client has restored an old Secret.
+    /// Returns true if the status records a later credential than the Secret. In this case another client has
+    /// restored an old Secret.
     fn is_older_than_status(&self, secret: &SecretView) -> bool {
         let status = &self.g.status;
         let knows_one = status.issued_time.is_some() && status.expiration_time.is_some();
         knows_one && secret.renewals.unwrap_or_default().max(0) < status.renewals.unwrap_or_default()
     }
 
-    /// The lifetime of the issued credential, from the Secret, or from the status if the Secret is gone. A Secret
-    /// that is being deleted does not count, because any user who may create Secrets can imitate one.
+    /// Returns the lifetime of the issued credential. It comes from the Secret, or from the status if the Secret is
+    /// gone. A Secret that is being deleted does not count, because any user with permission to create Secrets can
+    /// imitate one.
     pub(super) fn key(&self) -> Option<Lifetime> {
         let recorded = self.own_secret().and_then(|s| s.issued_at.zip(s.expires_at));
         let status = &self.g.status;
@@ -120,14 +123,16 @@ impl Evaluator<'_> {
         })
     }
 
-    /// The lifetime that the grant asked for, from the Secret, or from the status if the Secret is gone.
+    /// Returns the lifetime in seconds that the grant asked for. It comes from the Secret, or from the status if the
+    /// Secret is gone.
     pub(super) fn asked(&self) -> Option<i64> {
         self.own_secret()
             .and_then(|s| s.expiration_seconds)
             .or(self.g.status.expiration_seconds)
     }
 
-    /// How many credentials the grant had before the recorded one, from the Secret or from the status.
+    /// Returns the number of credentials before the current one. It comes from the Secret, or from the status if the
+    /// Secret is gone.
     pub(super) fn renewals(&self) -> i64 {
         self.own_secret()
             .map_or(self.g.status.renewals, |s| s.renewals)
@@ -135,19 +140,20 @@ impl Evaluator<'_> {
             .max(0)
     }
 
-    /// When the last earlier credential expires, if it expires later than the recorded one.
+    /// Returns the latest expiry of all earlier credentials, if it is later than the expiry of the current
+    /// credential.
     pub(super) fn earlier(&self) -> Option<Timestamp> {
         let status = self.g.status.earlier_expiration_time.as_ref().map(|t| second(t.0));
         let recorded = self.own_secret().map_or(status, |s| s.earlier_expires_at.map(second));
         recorded.filter(|end| self.key().is_some_and(|key| *end > key.expires_at))
     }
 
-    /// The latest time at which a copy of any credential of this grant may work.
+    /// Returns the latest time at which a copy of any credential of this grant still works.
     pub(super) fn copies_until(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         key.map(|key| key.expires_at).max(self.earlier())
     }
 
-    /// The record of the issued credential.
+    /// Returns the record of the issued credential.
     pub(super) fn record(&self, key: Lifetime) -> Record {
         Record {
             key,
@@ -158,28 +164,29 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The latest time at which a credential may be valid: the grant's deadline, or the end of the total time that
-    /// the access rules allow, whichever is earlier.
+    /// Returns the latest time at which a credential of this grant is allowed to be valid. This is the grant's
+    /// deadline or the end of the total time of the access rules, whichever is earlier.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         self.own_deadline().into_iter().chain(self.total_end()).min()
     }
 
-    /// The grant's `deadlineTime`.
+    /// Returns the grant's `deadlineTime` in whole seconds.
     pub(super) fn own_deadline(&self) -> Option<Timestamp> {
         self.g.terms.deadline_time.as_ref().map(|t| second(t.0))
     }
 
-    /// When the credential ends: at its expiry, or at an earlier deadline that was set later.
+    /// Returns the end of the credential. This is its expiry, or the deadline if a user has set an earlier deadline
+    /// since.
     pub(super) fn end(&self, key: Lifetime) -> Timestamp {
         self.deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
     }
 
-    /// When the credential ends by the grant alone, without the access rules.
+    /// Returns the end of the credential according to the grant alone. The total time of the access rules is ignored.
     pub(super) fn own_end(&self, key: Lifetime) -> Timestamp {
         self.own_deadline().map_or(key.expires_at, |d| d.min(key.expires_at))
     }
 
-    /// The reason and the time with which the grant finished, if it has finished.
+    /// Returns the reason and the time of the grant's end, if the grant has finished.
     pub(super) fn finished(&self) -> Option<(Reason, Timestamp)> {
         let since = self.g.status.finished_time.as_ref()?.0;
         let ready = condition(&self.g.status, "Ready")?;
@@ -214,19 +221,20 @@ impl Evaluator<'_> {
         matches!(self.g.ask, Ask::Upload { .. })
     }
 
-    /// Whether the grant waits for one object. An upload to a prefix has no single object.
+    /// Returns true if the grant waits for one object. An upload to a prefix has no single object.
     pub(super) fn awaits_object(&self) -> bool {
         self.is_upload() && !self.g.terms.is_prefix()
     }
 
-    /// Whether the credential stays valid after an upload, because it is renewed and may be used again.
+    /// Returns true if the credential stays valid after an upload, because the grant renews it and allows more
+    /// uploads.
     pub(super) fn is_standing(&self) -> bool {
-        // A multipart upload ends with its object.
+        // A multipart upload is excluded, because its credential is useless once the object exists.
         self.g.terms.renews() && self.is_upload() && !self.write_once() && !self.is_in_parts()
     }
 
-    /// Whether the spec asks for another lifetime than the published credential has. The generation in the Secret's
-    /// annotation is no evidence: Valet can update the metadata while the credential waits for the store.
+    /// Returns true if the spec asks for a different lifetime than the published credential has. The generation in
+    /// the Secret's annotation does not show this, because Valet also updates it when only the metadata changes.
     pub(super) fn asks_for_another(&self, secret: &SecretView, key: Lifetime) -> bool {
         secret
             .expiration_seconds
@@ -234,7 +242,8 @@ impl Evaluator<'_> {
             || self.own_end(key) < key.expires_at
     }
 
-    /// The labels and annotations that the Secret must have. Valet's own override those of the tenant.
+    /// Returns the labels and annotations that the Secret must have. Valet's own labels and annotations override
+    /// those of the tenant.
     pub(super) fn metadata(&self, record: &Record) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
         let key = record.key;
         let template = self.g.template();

@@ -1,5 +1,5 @@
-//! Checks whether a store can enforce the constraints of a grant. A constraint that the store cannot enforce is
-//! refused, never weakened.
+//! Checks that a store can enforce the constraints of a grant. Valet refuses a grant with a constraint that the store
+//! cannot enforce. It never signs a credential with weaker constraints.
 
 use super::{facts::GrantFacts, policy::Refusal};
 use crate::api::{
@@ -7,7 +7,8 @@ use crate::api::{
     UploadConstraints, UploadMode, annotation,
 };
 
-/// The capabilities that the grant needs from the store, each with the field that needs it.
+/// Returns the capabilities that a grant needs from its store. Each capability comes with the field of the spec that
+/// needs it.
 fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
     let all: &[(bool, Capability, &'static str)] = match &grant.ask {
         Ask::Upload {
@@ -24,7 +25,8 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
             ..
         } => &[
             (
-                // Temporary credentials have their own capability for prefixes.
+                // This check covers only POST forms, because temporary credentials have their own capability for
+                // prefixes.
                 *mode == UploadMode::PostForm && grant.terms.is_prefix(),
                 Capability::KeyPrefix,
                 "a spec.key that ends with '/'",
@@ -75,7 +77,7 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
         .collect()
 }
 
-/// The kind of request that the credential is for, as text for messages.
+/// Returns the name of the request type that the credential is for, as text for messages.
 fn request(ask: &Ask) -> &'static str {
     match ask {
         Ask::Upload { mode, .. } => match mode {
@@ -92,7 +94,7 @@ fn request(ask: &Ask) -> &'static str {
     }
 }
 
-/// What to do about a constraint that the store cannot enforce in the grant's mode.
+/// Returns advice for the user if the store cannot enforce a constraint in the grant's mode.
 fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
     let (mode, write_once) = match ask {
         Ask::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
@@ -128,8 +130,8 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
                 .into()
         }
         (_, UploadMode::Put) if form_can => {
-            // The message names all changes at once, so that the next attempt is not refused for a constraint that a
-            // form cannot enforce.
+            // The message lists all changes to the spec at once. Otherwise the user could switch to a POST form and
+            // then be refused for a constraint that forms cannot enforce.
             let also = if write_once && form.is_some_and(|f| !f.contains(&Capability::WriteOnce)) {
                 " and spec.constraints.overwrite to Allow (a form cannot be write-once)"
             } else {
@@ -160,7 +162,8 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
     }
 }
 
-/// The other checksum, unless the grant also sets it.
+/// Returns the checksum that the user can set instead: MD5 instead of SHA-256, or SHA-256 instead of MD5. Returns
+/// `None` if the grant already sets it.
 fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Option<(Capability, &'static str)> {
     match missing {
         Capability::ChecksumSHA256 if constraints.checksum_md5.is_none() => {
@@ -173,12 +176,12 @@ fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Optio
     }
 }
 
-/// What to say if the store does not support the grant's mode: what is missing and what to do. The text continues a
-/// sentence that begins with the store.
+/// Returns a message for a store that does not support the grant's mode. The message says what the store lacks and
+/// what the user can do. It continues a sentence whose subject is the store.
 fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
     let is_prefix = grant.terms.is_prefix();
     let is_upload = grant.ask.operation() == Operation::Upload;
-    // A URL is for one object. A form can be for all object keys below a prefix.
+    // A signed URL is for one object. A POST form can be for all object keys with one prefix.
     let form = can.post_form.as_ref().filter(|_| is_prefix && is_upload);
     let other = match (is_upload, is_prefix) {
         _ if form.is_some_and(|form| form.contains(&Capability::KeyPrefix)) => "set spec.mode to PostForm",
@@ -219,8 +222,8 @@ fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
     }
 }
 
-/// What to do about an upload without a checksum, if the store requires one. `None` if the grant sets a checksum or
-/// the client sends one.
+/// Returns advice for the user if the store requires a checksum and the upload has none. Returns `None` if the grant
+/// sets a checksum or the client sends one.
 fn without_checksum(ask: &Ask) -> Option<&'static str> {
     let Ask::Upload { mode, constraints, .. } = ask else {
         return None;
@@ -230,22 +233,24 @@ fn without_checksum(ask: &Ask) -> Option<&'static str> {
         UploadMode::Put => {
             (!has_any).then_some("set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5")
         }
-        // A POST form has no field for an MD5 that the store checks.
+        // Of the two checksums, a POST form supports only SHA-256. A form has no field for an MD5 that the store
+        // checks.
         UploadMode::PostForm => constraints
             .checksum_sha256
             .is_none()
             .then_some("set spec.constraints.checksumSHA256"),
         UploadMode::Multipart => Some("set spec.mode to Put with spec.constraints.checksumSHA256 or checksumMD5"),
-        // Clients that use Amazon's SDKs send a checksum automatically.
+        // In these modes clients use Amazon's SDKs, which send a checksum automatically.
         UploadMode::Credentials | UploadMode::Resumable => None,
     }
 }
 
-/// Checks whether the store can enforce everything that the grant asks for.
+/// Checks that the store can enforce everything that the grant asks for.
 ///
 /// # Errors
 ///
-/// The [`Refusal`], with a change of the grant that avoids it.
+/// Returns a [`Refusal`] if the store cannot enforce a constraint. Its message names a change of the grant that
+/// avoids the problem.
 pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.ask) else {
@@ -335,7 +340,7 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
     Ok(())
 }
 
-/// What to do if an object is too large for one request to this store.
+/// Returns advice for the user if an object is too large for one request to this store.
 fn instead_of_one(can: &Capabilities) -> &'static str {
     match (can.multipart.is_some(), can.resumable.is_some()) {
         (true, _) => "set spec.mode to Multipart, or split the object",
@@ -344,7 +349,7 @@ fn instead_of_one(can: &Capabilities) -> &'static str {
     }
 }
 
-/// Checks whether the number of parts is known and not over the limit.
+/// Checks that the number of parts can be computed from the spec, and that it is not over the limit.
 fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), Refusal> {
     let (Some(parts), Some((field, length))) = (grant.ask.parts(), largest(constraints)) else {
         return Err(Refusal::new(
@@ -365,7 +370,7 @@ fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), R
     ))
 }
 
-/// The maximum size of an upload in bytes by its own constraints, and the field that sets it.
+/// Returns the maximum size of an upload in bytes, and the constraint that sets it.
 pub(super) fn largest(constraints: &UploadConstraints) -> Option<(&'static str, i64)> {
     let exact = constraints
         .content_length

@@ -1,5 +1,5 @@
-//! Decides whether a credential is issued now, and for how long. Checks first that the store is usable and that its
-//! access rules allow the grant.
+//! Decides whether Valet issues a credential now, and for how long the credential is valid. Before that, it checks
+//! that the store is usable and that the access rules allow the grant.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
@@ -13,29 +13,29 @@ use super::{
 };
 use crate::api::{Reason, StoreKind};
 
-/// The last issued credential, as it is now.
+/// The credential that Valet issued last for this grant.
 #[derive(Clone, Copy)]
 struct Last {
-    /// The lifetime of the credential, also if it has expired.
+    /// The lifetime of the last credential, even if the credential has expired.
     key: Option<Lifetime>,
-    /// The same lifetime, if the credential is still valid.
+    /// The lifetime of the last credential, or `None` if the credential has expired.
     live: Option<Lifetime>,
-    /// Whether the credential is due for replacement.
+    /// True if the last credential must be replaced by a new one.
     is_due: bool,
 }
 
-/// The credential to sign now.
+/// The credential that Valet signs next.
 #[derive(Clone, Copy)]
 struct Next {
     lifetime: Lifetime,
-    /// Whether it replaces an old credential. It is false if Valet signs the same times again or if the spec has
+    /// True if the new credential is a renewal. It is false if Valet signs the old lifetime again, or if the spec has
     /// changed.
     is_renewal: bool,
 }
 
 impl Evaluator<'_> {
-    /// The next step for a grant that is not suspended and has not expired. Each check returns its missing step or
-    /// continues with the next check.
+    /// Returns the next step for a grant that is not suspended and has not expired. Each check either returns the
+    /// step that it needs, or passes to the next check.
     pub(super) fn issue(&self, key: Option<Lifetime>) -> Step {
         let live = self.live(key);
         let due = live.and_then(|key| self.renewal_at(key));
@@ -97,11 +97,11 @@ impl Evaluator<'_> {
                 self.without_key(Reason::StoreNotFound, message)
             }
             StoreFact::Unusable { reason, message } => {
-                // The access rules of an unusable store still apply.
+                // The access rules of a store apply even while the store cannot be used.
                 if let Some(refusal) = self.forbidden() {
                     self.refuse(refusal)
-                // An issued credential stays valid while the store has a problem. Exception: a store that does not
-                // enforce its credentials, because a holder could do more than the grant allows.
+                // An issued credential stays valid while the store has a problem. This is different if the store does
+                // not enforce its credentials. The holder of a credential could then do more than the grant allows.
                 } else if *reason != Reason::KeysNotEnforced
                     && self.own_secret().is_some()
                     && (last.live.is_some() || last.key.is_none())
@@ -114,7 +114,7 @@ impl Evaluator<'_> {
         })
     }
 
-    /// The lifetime of a credential that is signed now, if a new credential is needed.
+    /// Decides if a new credential is needed, and returns its lifetime.
     fn lifetime(&self, store: &StoreView, last: Last) -> ControlFlow<Step, Next> {
         let Last { key, live, is_due } = last;
         let terms = &self.g.terms;
@@ -131,14 +131,15 @@ impl Evaluator<'_> {
                 if self.anew_at(secret, key).is_none_or(|due| due > self.now) {
                     return Break(self.published(Some(key), is_due.then(end_soon).as_deref()));
                 }
-                // The store now signs with other credentials, so Valet signs the same times again with these.
+                // The store has new signing credentials. Valet therefore signs a credential with the same lifetime
+                // again.
                 match fresh {
                     Ok(fresh) => Ok(key.again(fresh, asked)),
                     Err(_) => return Break(self.published(Some(key), Some(&end_soon()))),
                 }
             }
-            // The Secret was deleted while its credential is still valid and matches the spec. Valet signs the same
-            // times again, so that deleting a Secret never extends a lifetime.
+            // The Secret was deleted, but its credential is still valid and matches the spec. Valet signs the same
+            // lifetime again, so that the deletion of a Secret never extends a lifetime.
             (None, Some(key)) if !is_renewal && self.is_as_asked(key) => fresh.map(|fresh| key.again(fresh, asked)),
             (secret, live) => {
                 if let Some(refusal) = self.cut_short(fresh, store) {
@@ -163,8 +164,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Reserves a place in the quota, if the number of live grants is limited. This happens before any request to the
-    /// store, so that a waiting grant causes no requests.
+    /// Reserves quota for the grant if the number of live grants is limited. This comes before any request to the
+    /// store. A waiting grant therefore causes no requests to the store.
     fn ask_for_place(&self, store: &StoreView, access: &Access, last: Last) -> ControlFlow<Step> {
         if self.own_secret().is_some() && last.live.is_some() {
             return Continue(());
@@ -179,8 +180,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Checks whether the object already exists: before the first credential of a write-once upload, and before a
-    /// renewal of an upload credential.
+    /// Checks if the object already exists. Valet does this before the first credential of a write-once upload, and
+    /// before it renews an upload credential.
     fn ask_for_object(&self, access: &Access, last: Last, next: Next) -> ControlFlow<Step> {
         let key = last.key;
         let matters = (key.is_none() && self.write_once()) || (next.is_renewal && self.awaits_object());
@@ -189,7 +190,8 @@ impl Evaluator<'_> {
         }
         match &self.f.object {
             ObjectFact::Unread => Break(Step::Read(Read::Object(access.clone()))),
-            // The object may come from a credential that an operator published before it crashed.
+            // An operator may have published a credential before it crashed, and a client may have uploaded the
+            // object with it. Valet therefore reads the Secret before it decides.
             ObjectFact::Present { .. } if matches!(self.f.secret, SecretFact::Unread) => {
                 Break(Step::Read(Read::Secret))
             }
@@ -198,7 +200,7 @@ impl Evaluator<'_> {
                     None if self.is_standing() => Continue(()),
                     None => Break(self.completed(key, object)),
                     Some(why) if self.write_once() => Break(self.another_object(&why)),
-                    // The next credential can still write the intended object.
+                    // The object does not match the grant, but the holder can replace it with the next credential.
                     Some(_) => Continue(()),
                 }
             }
@@ -209,7 +211,8 @@ impl Evaluator<'_> {
             ObjectFact::ClockSkewed(why) if key.is_none() => {
                 Break(self.without_key(Reason::ClockSkewed, why.clone()))
             }
-            // The store itself refuses to replace an object, for the old credential and the new one.
+            // The object cannot be checked. Valet signs anyway, because the store itself refuses to replace an object
+            // with a write-once credential.
             ObjectFact::Unreachable(_)
             | ObjectFact::ClockSkewed(_)
             | ObjectFact::Absent
@@ -218,7 +221,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Checks for errors of this reconcile that prevent signing or writing the Secret.
+    /// Stops if an error in this reconcile, or a problem of the store, prevents Valet from signing or from writing
+    /// the Secret.
     fn heed_troubles(&self, store: &StoreView, last: Last, next: Next) -> ControlFlow<Step> {
         let not_taken = self.f.secret_refused.as_ref().map(|why| {
             let message = format!("the API server refused Secret {}: {why}", self.g.secret_name());
@@ -231,8 +235,8 @@ impl Evaluator<'_> {
         let Some((reason, message)) = not_taken.or_else(not_signed) else {
             return Continue(());
         };
-        // If the spec asks for another lifetime, the old credential must not stay. If the credential only needs a
-        // renewal or a new signature, it stays until it expires.
+        // If the spec asks for a different lifetime, Valet must not keep the old credential. If the credential only
+        // needs a renewal or a new signature, Valet keeps it until it expires.
         Break(match (self.own_secret(), last.live) {
             (Some(secret), Some(key)) if next.is_renewal || !self.asks_for_another(secret, key) => {
                 self.published(Some(key), Some(&message))
@@ -241,7 +245,7 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Whether to create or replace the Secret.
+    /// Decides if Valet creates the Secret or replaces an existing Secret.
     fn publish_mode(&self) -> ControlFlow<Step, PublishMode> {
         match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
@@ -259,7 +263,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The record of a credential that is about to be published. A new issue time counts as a renewal.
+    /// Returns the record of a credential that is about to be published. A credential with a new issue time counts as
+    /// a renewal.
     fn next_record(&self, key: Lifetime, expiration_seconds: i64) -> Record {
         let is_another = self.key().is_some_and(|before| before.issued_at != key.issued_at);
         Record {
@@ -271,8 +276,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Whether a credential without a Secret matches the spec. It also matches if it is shorter only because the
-    /// store's credentials expire earlier.
+    /// Returns true if a credential whose Secret was deleted has the lifetime that the spec asks for. A shorter
+    /// lifetime also counts, if the only cause is the expiry of the store's credentials.
     fn is_as_asked(&self, key: Lifetime) -> bool {
         let seconds = self.g.terms.expiration_seconds;
         let same_wish = self.asked() == Some(seconds) && self.own_end(key) == key.expires_at;

@@ -2,13 +2,14 @@ use thiserror::Error;
 
 /// An object key that every store, client and proxy interprets in the same way.
 ///
-/// Stores interpret `.`, `..` and empty segments differently, clients resolve them, and some proxies decode twice.
-/// The signed key must be the stored key, so such keys are refused before signing. An accepted key is never changed.
-/// If a mode supports prefixes, a key that ends with '/' stands for every object key below it.
+/// Stores interpret `.`, `..` and empty segments differently, HTTP clients resolve them, and some proxies decode a
+/// URL twice. The signed key must be the stored key. Valet therefore refuses such keys before it signs, and never
+/// changes a key that it accepts. In modes that support prefixes, a key that ends with '/' is a prefix: it stands for
+/// every object key that starts with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectKey(String);
 
-/// Why an object key is refused. Each message says what to do.
+/// The reason why Valet refuses an object key. Each message says what the user can do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
     /// The key is empty.
@@ -32,17 +33,18 @@ pub enum KeyError {
         "spec.key has a '.' or '..' segment (or a percent-encoded spelling of one), which clients and stores resolve differently; write the resolved key"
     )]
     DotSegment,
-    /// The key has a character that breaks lines, hides or reverses text, or that XML does not allow.
+    /// The key has a control character, a line separator, a text direction character, or a character that XML does
+    /// not allow.
     #[error("spec.key has the character U+{0:04X}, a control, line separator or text direction character; remove it")]
     Control(u32),
 }
 
 impl ObjectKey {
-    /// Accepts an object key unchanged, or returns what is wrong with it. `limit` is the maximum length in bytes.
+    /// Accepts an object key without changes. `limit` is the maximum length of the key in bytes.
     ///
     /// # Errors
     ///
-    /// See [`KeyError`].
+    /// Returns a [`KeyError`] that says what is wrong with the key.
     pub fn parse(key: &str, limit: usize) -> Result<Self, KeyError> {
         if key.is_empty() {
             return Err(KeyError::Empty);
@@ -59,7 +61,7 @@ impl ObjectKey {
         if key.split('/').any(str::is_empty) {
             return Err(KeyError::EmptySegment);
         }
-        // A client that decodes the key once too often must not find a dot segment either.
+        // The loop decodes the key repeatedly, because a client that decodes too often must not find a dot segment.
         let mut spelling = key.to_owned();
         loop {
             if spelling
@@ -80,7 +82,7 @@ impl ObjectKey {
     ///
     /// # Errors
     ///
-    /// See [`KeyError`].
+    /// Returns a [`KeyError`] that says what is wrong with the key.
     pub fn parse_scope(key: &str, limit: usize) -> Result<Self, KeyError> {
         let Some(folder) = key.strip_suffix('/') else {
             return Self::parse(key, limit);
@@ -88,19 +90,19 @@ impl ObjectKey {
         Self::parse(folder, limit.saturating_sub(1)).map(|folder| Self(folder.0 + "/"))
     }
 
-    /// Whether the key is a prefix that stands for every object key below it.
+    /// Returns true if the key is a prefix, which stands for every object key that starts with it.
     pub fn is_prefix(&self) -> bool {
         self.0.ends_with('/')
     }
 
-    /// The key, byte for byte as in the grant's spec.
+    /// Returns the key, byte for byte as in the grant's spec.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the key is below `prefix`, in whole segments: `a/b/c` is below `a/b`, but `a/bc` and `a/b` are not.
-    /// Every key is below an empty prefix. If the key is a prefix itself, everything below it must be below `prefix`,
-    /// as `a/b/` is below `a/b`.
+    /// Returns true if the key is under `prefix`. Whole segments are compared: `a/b/c` is under `a/b`, but `a/bc` and
+    /// `a/b` are not. Every key is under an empty prefix. A key that is a prefix itself, such as `a/b/`, is under
+    /// `a/b`, because every object key that starts with `a/b/` is under `a/b`.
     pub fn is_below(&self, prefix: &str) -> bool {
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         prefix.is_empty() || self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
@@ -112,7 +114,8 @@ fn is_forbidden(c: char) -> bool {
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}' | '\u{FFFE}' | '\u{FFFF}')
 }
 
-/// Decodes one level of percent-encoding, only for the characters that can form a dot segment: `.`, `/`, `\` and `%`.
+/// Decodes one level of percent-encoding. Decodes only the characters that can form a dot segment: `.`, `/`, `\` and
+/// `%`.
 fn decode_separators(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

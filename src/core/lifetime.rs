@@ -1,30 +1,32 @@
 use jiff::{SignedDuration, Timestamp};
 
-/// How long Valet repeats the last poll after an upload credential expired, if the store does not answer. One hour is
-/// longer than most outages. After it, the grant finishes with what is known.
+/// The time for which Valet repeats the last poll after an upload credential expired, if the store does not answer.
+/// One hour is longer than most outages. After one hour, the grant finishes with the facts that Valet knows.
 pub const POLL_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
 
-/// A credential expires this long before the store's credentials that signed it, because the clocks can differ.
+/// A credential expires this long before the store's own credentials that signed it, because clocks can differ.
 const CREDENTIALS_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// The time of the first poll after a credential was issued, and the longest pause between two polls.
+/// `FIRST_LOOK` is the time between the issue of an upload credential and the first poll for the object.
+/// `LONGEST_PAUSE` is the maximum pause between two polls.
 const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
-/// How long after a grant ended without an upload Valet polls again, in seconds. An upload that started before the
-/// expiry can finish later. One minute is enough for most uploads, and 15 minutes for 5 GiB at 6 MB/s.
+/// The times of the additional polls after a grant finished without an upload, in seconds after its end. An upload
+/// that started before the credential expired can finish later. One minute is enough for most uploads. In 15 minutes
+/// a client can upload 5 GiB at 6 MB/s.
 const LATE_LOOKS: [i64; 3] = [60, 300, 900];
 
-/// The time in which a credential is valid, in whole seconds like the times of signatures.
+/// The time in which a credential is valid. It has whole seconds, because signatures have whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
-    /// The first second of the validity.
+    /// The first second in which the credential works.
     pub issued_at: Timestamp,
-    /// The first moment at which the credential no longer works.
+    /// The first second in which the credential no longer works.
     pub expires_at: Timestamp,
 }
 
-/// Why a lifetime has no second left.
+/// The reason why a new credential would be valid for less than one second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoTime {
     /// The grant's deadline has passed.
@@ -35,17 +37,17 @@ pub enum NoTime {
 
 /// Rounds a time down to the whole second.
 pub fn second(t: Timestamp) -> Timestamp {
-    // A time before 1970 is rounded up, which does not matter for the deadline of a grant.
+    // The function rounds a time before 1970 up. This does not matter, because no grant has a deadline before 1970.
     Timestamp::from_second(t.as_second()).unwrap_or(t)
 }
 
 impl Lifetime {
-    /// Computes the longest lifetime from `now` that respects the requested lifetime, the deadline, and the expiry of
-    /// the signing credentials minus 5 s.
+    /// Computes the longest possible lifetime from `now`. It ends at the requested lifetime, at the deadline, or 5 s
+    /// before the signing credentials expire, whichever is earliest.
     ///
     /// # Errors
     ///
-    /// [`NoTime`] if less than one second is left.
+    /// Returns [`NoTime`] if less than one second is left.
     pub fn new(
         now: Timestamp,
         expiration_seconds: i64,
@@ -71,8 +73,9 @@ impl Lifetime {
         Ok(Self { issued_at, expires_at })
     }
 
-    /// The lifetime for signing the same credential again. `fresh` is the lifetime of a credential that would be
-    /// signed now. The result never ends later than `fresh`, because other clients can also write records.
+    /// Returns the lifetime that Valet uses to sign the same credential again. `fresh` is the lifetime of a new
+    /// credential that would be signed now. The result never ends later than `fresh`, because another client may have
+    /// forged the record of the first lifetime.
     pub fn again(self, fresh: Self, expiration_seconds: i64) -> Self {
         let is_credible = self.issued_at <= fresh.issued_at && self.seconds() <= expiration_seconds;
         Self {
@@ -81,29 +84,30 @@ impl Lifetime {
         }
     }
 
-    /// The length in seconds.
+    /// Returns the length of the lifetime in seconds.
     pub fn seconds(&self) -> i64 {
         self.expires_at.as_second() - self.issued_at.as_second()
     }
 
-    /// Whether the credential has expired at `now`. It has expired at the exact time of its expiry.
+    /// Returns true if the credential has expired at `now`. A credential has expired when its expiry time is reached.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.expires_at <= now
     }
 
-    /// When a credential that was issued at the same time should expire, by the requested lifetime and the deadline.
+    /// Returns the requested end of a credential with this issue time, according to the requested lifetime and the
+    /// deadline.
     pub fn end_asked(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> Timestamp {
         let asked = add(self.issued_at, SignedDuration::from_secs(expiration_seconds));
         deadline.map_or(asked, |d| asked.min(second(d)))
     }
 
-    /// Whether it expires earlier than requested. The cause is the expiry of the signing credentials.
+    /// Returns true if the credential expires earlier than requested, because the signing credentials expire.
     pub fn is_truncated(&self, expiration_seconds: i64, deadline: Option<Timestamp>) -> bool {
         self.expires_at < self.end_asked(expiration_seconds, deadline)
     }
 }
 
-/// Adds a duration. Stops at the largest or smallest timestamp instead of failing.
+/// Adds a duration to a timestamp. If the result is out of range, returns the largest or smallest timestamp.
 pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
     t.checked_add(d).unwrap_or(if d.is_negative() {
         Timestamp::MIN
@@ -112,8 +116,9 @@ pub fn add(t: Timestamp, d: SignedDuration) -> Timestamp {
     })
 }
 
-/// When to poll for an upload after a poll at `last`: first 2 s after the credential was issued, then with pauses
-/// that double up to one minute. The time depends only on the issue time, so that nothing must be stored in the API.
+/// Returns the time of the next poll for an upload. `last` is the time of the last poll. The first poll follows 2 s
+/// after the credential was issued, and then the pauses double up to one minute. The result depends only on the issue
+/// time and the last poll. Therefore no poll times are stored in the API.
 pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     let mut pause = FIRST_LOOK;
     let mut look = add(issued_at, pause);
@@ -129,8 +134,8 @@ pub fn next_poll(issued_at: Timestamp, last: Option<Timestamp>) -> Timestamp {
     look
 }
 
-/// When to poll again for an upload that was in progress when its grant finished without one. `None` after the last
-/// of these polls, or when too much time has passed.
+/// Returns the time of the next additional poll, for an upload that was in progress when its grant finished. Returns
+/// `None` after the last additional poll, or when too much time has passed.
 pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     if add(finished, POLL_PATIENCE) <= now {
         return None;
@@ -141,8 +146,8 @@ pub fn late_look(finished: Timestamp, last: Option<Timestamp>, now: Timestamp) -
     looks.find(|look| last.is_none_or(|last| last < *look))
 }
 
-/// When to retry after a problem that started at `since`. The pause equals the age of the problem, from 1 s to one
-/// minute, so that pauses double.
+/// Returns the time of the next retry after a problem that started at `since`. The pause equals the age of the
+/// problem, but is at least 1 s and at most one minute. The pauses therefore double.
 pub fn retry(since: Option<Timestamp>, now: Timestamp) -> Timestamp {
     let age = since.map_or(SignedDuration::ZERO, |s| now.duration_since(s));
     add(now, age.clamp(SignedDuration::from_secs(1), LONGEST_PAUSE))
@@ -200,7 +205,7 @@ mod tests {
         }
         let seconds: Vec<_> = looks.iter().map(|t| t.as_second() - 1_700_000_000).collect();
         assert_eq!(seconds, [2, 6, 14, 30, 62, 122, 182, 242, 302, 362]);
-        // A late poll does not cause several polls in short order.
+        // A late poll is followed by one poll after the usual pause, and not by several polls in a short time.
         assert_eq!(next_poll(at(0, 0), Some(at(10_000, 500))), at(10_022, 0));
         assert_eq!(next_poll(at(0, 0), Some(at(61, 999))), at(62, 0));
         assert_eq!(next_poll(at(0, 0), Some(at(62, 0))), at(122, 0));

@@ -5,19 +5,20 @@ use std::{fmt, sync::Arc};
 use super::policy::Refusal;
 use crate::api::{Reason, SecretTemplate};
 
-/// The domains of labels and annotations that grants may set. Names without a domain are always allowed.
+/// The domains of labels and annotations that grants may set on their Secrets. Names without a domain are always
+/// allowed.
 ///
-/// Controllers select Secrets by labels and annotations of their own domain. With such a label, a Secret from a
-/// tenant could become another system's repository or cluster configuration. The platform team therefore decides
-/// which domains are allowed.
+/// Many controllers select Secrets by labels and annotations with their own domain. With the label of another system,
+/// a tenant's Secret could become a repository or cluster configuration of that system. The platform team therefore
+/// decides which domains are allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataDomains(Arc<[String]>);
 
 impl MetadataDomains {
-    /// The default domain: the recommended labels of Kubernetes.
+    /// The default list has only the domain of the labels that Kubernetes recommends.
     pub const DEFAULT: &str = "app.kubernetes.io";
 
-    /// Creates the list from domains, each written as the part before the slash.
+    /// Creates the list of domains. A domain is the part of a label name before the slash.
     pub fn new(domains: impl IntoIterator<Item = String>) -> Self {
         let domains = domains.into_iter().map(|domain| domain.trim().to_ascii_lowercase());
         Self(domains.filter(|domain| !domain.is_empty()).collect())
@@ -28,7 +29,7 @@ impl MetadataDomains {
         domain.is_none_or(|domain| self.0.contains(&domain))
     }
 
-    /// The refusal of the first label or annotation that is not allowed.
+    /// Returns a refusal for the first label or annotation of the template that is not allowed.
     pub(super) fn refusal(&self, template: &SecretTemplate) -> Option<Refusal> {
         let of = |field: &'static str, name: &String| (!self.allows(name)).then(|| (field, name.clone()));
         let (field, name) = None

@@ -1,13 +1,14 @@
 use crate::api::{ObservedObject, UploadConstraints, is_media_type};
 
-/// Length of a SHA-256 in base64. A longer value is a checksum of a multipart upload's parts, not of the object.
+/// The length of a SHA-256 checksum in base64. For a multipart upload, a store returns a longer value. That value is
+/// computed from the parts and says nothing about the whole object.
 const CHECKSUM_LENGTH: usize = 44;
 
-/// Describes how an object differs from the constraints of a grant. `None` if it matches, as far as the store returns
-/// its properties.
+/// Describes how an object differs from the constraints of a grant. Returns `None` if the object meets every
+/// constraint that the store returns a property for.
 ///
-/// The signature forces the holder to keep the constraints. An object that violates a constraint was therefore
-/// written by another client with access to the bucket.
+/// A signature forces the holder of the credential to keep the constraints. Therefore, if an object violates a
+/// constraint, another client with access to the bucket has written the object.
 pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Option<String> {
     let mut differs = Vec::new();
     if let Some(size) = object.size {
@@ -23,7 +24,7 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
     if let (Some(wanted), Some(has)) = (&constraints.content_type, &object.content_type)
         && plain(wanted) != plain(has)
     {
-        // A value that is not a media type is not repeated in the message, because an uploader can write any text
+        // The message does not repeat a content type that is not a valid media type. An uploader can write any text
         // there.
         differs.push(if is_media_type(has) {
             format!("its content type is {has} instead of {wanted}")
@@ -45,7 +46,8 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
     (!differs.is_empty()).then(|| differs.join("; "))
 }
 
-/// Normalises a media type: lower case, and no blanks around ';', because stores and clients write these differently.
+/// Normalises a media type to lower case without spaces around ';', because stores and clients use different
+/// spellings.
 fn plain(media_type: &str) -> String {
     let parts: Vec<_> = media_type.split(';').map(str::trim).collect();
     parts.join(";").to_ascii_lowercase()

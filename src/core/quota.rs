@@ -1,4 +1,4 @@
-//! Quotas: limits on the number of live grants (`maxLiveGrants`), and the queue of the grants that wait.
+//! Quotas limit the number of live grants (`maxLiveGrants`). Grants over the limit wait in a queue.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,27 +15,28 @@ use super::{
 };
 use crate::api::ClusterAccessRule;
 
-/// How long a grant that was not reconciled yet counts before younger grants in the queue. The time is enough for the
-/// first reconcile after a start of the operator. A grant that is never reconciled blocks others no longer than this.
+/// A grant that has not been reconciled yet is served before younger grants only for this time. The time is enough
+/// for the first reconcile after the operator starts. A grant that is never reconciled therefore blocks other grants
+/// only for this time.
 const NEW_COUNTS: SignedDuration = SignedDuration::from_secs(15);
 
 /// The limits that apply to a grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QuotaLimits {
-    /// The limit for live grants of the grant's namespace.
+    /// The maximum number of live grants in the grant's namespace.
     pub namespace: Option<i64>,
-    /// The limit for live grants of all namespaces together.
+    /// The maximum number of live grants of the store in all namespaces together.
     pub store: Option<i64>,
 }
 
 impl QuotaLimits {
-    /// Whether there is any limit.
+    /// Returns true if the namespace or the store has a limit.
     pub fn is_limited(self) -> bool {
         self.namespace.is_some() || self.store.is_some()
     }
 }
 
-/// The limit that is reached.
+/// The limit because of which a grant must wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaLimit {
     /// The limit of the grant's namespace.
@@ -45,8 +46,8 @@ pub enum QuotaLimit {
 }
 
 impl QuotaLimit {
-    /// The message for the tenant. It contains nothing that changes while the grant waits, because every change would
-    /// cause a write for each waiting grant.
+    /// Returns the message for the tenant. The message contains nothing that changes while the grant waits. Otherwise
+    /// every change would cause a write for each waiting grant.
     pub(super) fn message(self, grant: &GrantFacts) -> String {
         let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
         match self {
@@ -60,7 +61,7 @@ impl QuotaLimit {
     }
 }
 
-/// The limits that apply to a grant. If several access rules allow the grant, the most generous limit counts.
+/// Returns the limits that apply to a grant. If several access rules allow the grant, the highest limit applies.
 pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> QuotaLimits {
     let mine: Vec<_> = store
         .rules
@@ -76,12 +77,12 @@ pub(super) fn most(grant: &GrantFacts, key: &ObjectKey, store: &StoreView) -> Qu
     }
 }
 
-/// A grant that counts for a quota or waits in the queue.
+/// A grant that uses quota or waits for quota.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuotaCandidate {
     pub namespace: String,
     pub uid: String,
-    /// When the grant was created. This decides its position in the queue.
+    /// The creation time of the grant. Older grants are served first.
     pub since: Timestamp,
 }
 
@@ -91,16 +92,17 @@ impl QuotaCandidate {
     }
 }
 
-/// The position in the queue of a namespace. It is the same for every operator and after a restart.
+/// The position of a grant in the queue of its namespace. Every operator computes the same position, also after a
+/// restart.
 type Turn = (Timestamp, String);
 
-/// The live grants and waiting grants of one store. The state comes from the watch: the status of a grant shows
-/// whether it is live.
+/// The live grants and waiting grants of one store. Valet learns from watch events, because the status of a grant
+/// shows if it is live.
 #[derive(Clone, Debug, Default)]
 pub struct QuotaLedger {
     namespaces: BTreeMap<String, Namespace>,
-    /// The store's access rules, as last read. Grants in namespaces without an access rule do not count and do not
-    /// wait in the queue.
+    /// The store's access rules, as Valet last read them. A grant in a namespace without an access rule uses no quota
+    /// and does not wait in the queue.
     rules: Option<Arc<Vec<ClusterAccessRule>>>,
 }
 
@@ -108,17 +110,17 @@ pub struct QuotaLedger {
 struct Namespace {
     holders: HashMap<String, Holder>,
     waiting: BTreeMap<Turn, Waiting>,
-    /// Grants that were not reconciled yet, each with the time at which this process first saw it. They come before
-    /// younger grants for a limited time, or until their first reconcile. Two operators, or one operator before and
-    /// after a crash, therefore choose the same grants.
+    /// Grants that have not been reconciled yet, each with the time at which this process first saw it. Such a grant
+    /// is served before younger grants, until its first reconcile or for a limited time. Two operators therefore
+    /// choose the same grants, and so does one operator before and after a crash.
     new: BTreeMap<Turn, Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
-    /// The grant is live until this time.
+    /// The grant has a credential that expires at this time.
     Key(Timestamp),
-    /// A place is reserved: the credential is about to be published, or its status is not written yet.
+    /// Quota is reserved for the grant: its credential is about to be published, or the status is not written yet.
     Reserved,
 }
 
@@ -133,9 +135,10 @@ impl Holder {
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    /// The limits at the last evaluation. Without limits if this process has not evaluated the grant.
+    /// The limits of the grant when it was last evaluated. There are no limits if this process has not evaluated the
+    /// grant.
     most: QuotaLimits,
-    /// Whether the grant was enqueued since then.
+    /// True if Valet has enqueued the grant since its last evaluation.
     called: bool,
 }
 
@@ -145,7 +148,7 @@ impl Namespace {
         i64::try_from(held).unwrap_or(i64::MAX)
     }
 
-    /// The queue of grants that may get a place, oldest first, with their known limits.
+    /// Returns the grants of the namespace that wait for quota, oldest first, with the limits that are known.
     fn line(&self, now: Timestamp) -> Vec<(&Turn, QuotaLimits)> {
         let waiting = self.waiting.iter().map(|(turn, w)| (turn, w.most));
         let new = self.new.iter().filter(|(_, since)| counts_until(**since) > now);
@@ -168,18 +171,20 @@ fn counts_until(since: Timestamp) -> Timestamp {
 }
 
 impl QuotaLedger {
-    /// Sets the store's current access rules.
+    /// Stores the current access rules of the store.
     pub fn judged_by(&mut self, rules: Arc<Vec<ClusterAccessRule>>) {
         self.rules = Some(rules);
     }
 
-    /// Whether an access rule may apply to a namespace. A rule with a label selector may apply to any namespace.
+    /// Returns true if an access rule may apply to the namespace. A rule with a label selector may apply to any
+    /// namespace.
     fn is_named(&self, namespace: &str) -> bool {
         let rules = self.rules.as_ref();
         rules.is_none_or(|rules| rules.iter().any(|rule| may_choose(&rule.namespaces, namespace)))
     }
 
-    /// When the last grant without a reconcile stops counting, if any counts now.
+    /// Returns the time after which grants without a reconcile are no longer served first. Returns `None` if there
+    /// are no such grants.
     pub fn new_until(&self, now: Timestamp) -> Option<Timestamp> {
         let named = self.namespaces.iter().filter(|(name, _)| self.is_named(name));
         let ends = named
@@ -188,24 +193,24 @@ impl QuotaLedger {
         ends.filter(|end| *end > now).max()
     }
 
-    /// Whether no grants are known.
+    /// Returns true if the store has no live grants and no waiting grants.
     pub fn is_empty(&self) -> bool {
         self.namespaces.is_empty()
     }
 
-    /// Whether any grant waits.
+    /// Returns true if at least one grant waits for quota.
     pub fn has_waiting(&self) -> bool {
         self.namespaces.values().any(|n| !n.waiting.is_empty())
     }
 
-    /// Records that the grant is live until this time.
+    /// Records that the grant has a credential that expires at `until`.
     pub fn holds(&mut self, who: &QuotaCandidate, until: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.remove(who);
         there.holders.insert(who.uid.clone(), Holder::Key(until));
     }
 
-    /// Records a grant that was not reconciled yet.
+    /// Records a grant that has not been reconciled yet.
     pub fn is_new(&mut self, who: &QuotaCandidate, now: Timestamp) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         if !there.waiting.contains_key(&who.turn()) {
@@ -213,7 +218,7 @@ impl QuotaLedger {
         }
     }
 
-    /// Records a grant that waits, according to its status.
+    /// Records a grant that waits for quota according to its status.
     pub fn waits(&mut self, who: &QuotaCandidate) {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         there.holders.remove(&who.uid);
@@ -224,7 +229,7 @@ impl QuotaLedger {
         });
     }
 
-    /// Removes a grant that is not live and does not wait, or that was deleted.
+    /// Removes a grant that is neither live nor waiting, or that was deleted.
     pub fn leaves(&mut self, who: &QuotaCandidate) {
         let Some(there) = self.namespaces.get_mut(&who.namespace) else {
             return;
@@ -235,18 +240,18 @@ impl QuotaLedger {
         }
     }
 
-    /// Whether a place is reserved for the grant and its credential is not reported yet.
+    /// Returns true if quota is reserved for the grant, but its status does not report a credential yet.
     pub fn is_reserved(&self, who: &QuotaCandidate) -> bool {
         let there = self.namespaces.get(&who.namespace);
         there.and_then(|n| n.holders.get(&who.uid)) == Some(&Holder::Reserved)
     }
 
-    /// Reserves a place for the grant. The place stays reserved until [`Self::holds`], [`Self::waits`] or
-    /// [`Self::leaves`] is called for the grant.
+    /// Reserves quota for the grant. The reservation lasts until [`Self::holds`], [`Self::waits`] or [`Self::leaves`]
+    /// is called for the grant.
     ///
     /// # Errors
     ///
-    /// The limit that is reached. The grant then waits in the queue.
+    /// Returns the [`QuotaLimit`] that is reached. The grant then waits in the queue.
     pub fn ask(&mut self, who: &QuotaCandidate, most: QuotaLimits, now: Timestamp) -> Result<(), QuotaLimit> {
         let there = self.namespaces.entry(who.namespace.clone()).or_default();
         if there.holders.get(&who.uid).is_some_and(|h| h.holds(now)) {
@@ -269,7 +274,8 @@ impl QuotaLedger {
         Ok(())
     }
 
-    /// The grants that have a place now and were not enqueued yet, as pairs of namespace and UID.
+    /// Returns the waiting grants that can receive quota now and were not enqueued yet, as pairs of namespace and
+    /// UID.
     pub fn calls(&mut self, now: Timestamp) -> Vec<(String, String)> {
         let served = self.served(now, None);
         let mut calls = vec![];
@@ -285,8 +291,8 @@ impl QuotaLedger {
         calls
     }
 
-    /// The grants that get a place, in order: the oldest grant of the namespace with the fewest live grants, until a
-    /// limit is reached. The list ends with `last`, if that grant gets a place.
+    /// Returns the waiting grants that can receive quota, in order. The next grant is always the oldest grant of the
+    /// namespace with the fewest live grants. The list ends when a limit is reached, or after the grant `last`.
     fn served(&self, now: Timestamp, last: Option<&Turn>) -> Vec<(String, Turn)> {
         let mut lines: Vec<_> = self
             .namespaces
@@ -297,7 +303,8 @@ impl QuotaLedger {
         let mut all: i64 = lines.iter().map(|(_, held, _)| held).sum();
         let mut served = vec![];
         loop {
-            // Free places only decrease in this loop, so a grant without a place now gets none later.
+            // The number of free reservations only decreases in this loop. A grant that gets no quota now therefore
+            // gets none later.
             for (_, held, line) in &mut lines {
                 let has_room = |most: &QuotaLimits| {
                     most.namespace.is_none_or(|n| *held < n) && most.store.is_none_or(|n| all < n)

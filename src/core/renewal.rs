@@ -1,4 +1,5 @@
-//! Decides when a credential is renewed. The times depend only on the credential, the spec and the grant's UID.
+//! Decides when a credential is renewed. The times depend only on the credential, the grant's spec and the grant's
+//! UID.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -8,34 +9,36 @@ use super::{
 };
 use crate::api::{Reason, annotation};
 
-/// Time that a new credential needs to reach the pods. Kubelets update a mounted Secret after 60 to 90 s; a busy
-/// kubelet may need twice as long. If a credential has less time left and no successor, the renewal is overdue.
+/// The time that a new credential needs to reach the pods. Kubelets update a mounted Secret after 60 to 90 s, and a
+/// busy kubelet may need twice as long. A renewal is overdue if the credential expires sooner than this.
 const CARRY: SignedDuration = SignedDuration::from_secs(180);
 
-/// A renewal must extend the expiry by more than this time. A shorter extension is not worth a write.
+/// Valet renews a credential only if the new expiry is later by more than this time. A smaller gain is not worth a
+/// write.
 const WORTHWHILE: SignedDuration = SignedDuration::from_secs(60);
 
-/// The maximum by which a renewal is moved earlier; the normal limit is a twelfth of the lifetime. The spread lets
-/// 1000 grants that were created in the same second renew at about 3 per second.
+/// The maximum number of seconds by which Valet moves a renewal earlier. For short lifetimes the maximum is a twelfth
+/// of the lifetime. This spreads the renewals of 1000 grants that were created in one second to about 3 per second.
 const WIDEST_SPREAD: i64 = 300;
 
 /// The maximum number of characters that a message quotes from an invalid annotation.
 const LONGEST_QUOTE: usize = 40;
 
-/// The request in the annotation `renew-requested-at`.
+/// The value of the annotation `renew-requested-at`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RenewRequest {
-    /// No request.
+    /// The annotation is not set.
     #[default]
     None,
-    /// A request to replace the credential at this time, in whole seconds, if it was signed earlier.
+    /// A user requests a new credential. Valet replaces every credential that was signed before this time.
     At(Timestamp),
-    /// The annotation is not a valid time.
+    /// The annotation is set, but its value is not a valid time.
     Invalid(String),
 }
 
 impl RenewRequest {
-    /// Parses the annotation. A fraction of a second is rounded up, because signatures have whole seconds.
+    /// Parses the annotation `renew-requested-at`. A fraction of a second is rounded up, because signatures have
+    /// whole seconds.
     pub fn parse(annotation: Option<&str>) -> Self {
         let Some(text) = annotation else {
             return Self::None;
@@ -48,9 +51,10 @@ impl RenewRequest {
     }
 }
 
-/// When a credential is renewed: when a third of its lifetime is left, or [`CARRY`] if that is longer, but not before
-/// half of the lifetime has passed. The UID moves the time earlier by up to a twelfth of the lifetime. A very short
-/// lifetime results from store credentials that expire soon.
+/// Returns the time at which a credential is renewed. A third of its lifetime is then left, or [`CARRY`] if that is
+/// more. A hash of the UID moves the time earlier by up to a twelfth of the lifetime. The renewal never comes before
+/// half of the lifetime has passed. The lifetime can be very short, because the store's own credentials can expire
+/// soon.
 pub fn renewal_due(key: Lifetime, uid: &str) -> Timestamp {
     let life = key.seconds().max(0);
     let lead = (life / 3).max(CARRY.as_secs()).min(life / 2);
@@ -63,8 +67,8 @@ pub fn renewal_due(key: Lifetime, uid: &str) -> Timestamp {
     add(key.expires_at, SignedDuration::from_secs(-lead - early))
 }
 
-/// FNV-1a hash. Every version of this program must return the same number for a UID, so that an upgrade does not move
-/// renewals.
+/// Computes an FNV-1a hash. Every version of Valet must return the same number for a UID. Otherwise an upgrade would
+/// move the times of renewals.
 pub(super) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -72,24 +76,25 @@ pub(super) fn hash(text: &str) -> u64 {
 }
 
 impl Evaluator<'_> {
-    /// When the grant ends without further changes: at the expiry of its credential, or with renewal at the deadline.
-    /// It ends shortly before the deadline if another renewal would not be worthwhile. `None`: it does not end.
+    /// Returns the time at which the grant ends if nothing changes. Without renewal, the grant ends when its
+    /// credential expires. With renewal, it ends at the deadline, or shortly before if another renewal is not
+    /// worthwhile. `None` means that the grant does not end.
     pub(super) fn over_at(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         let deadline = self.deadline();
         match key {
             Some(key) if self.g.terms.renews() => deadline.map(|d| self.end(key).max(add(d, -WORTHWHILE))),
             Some(key) => Some(self.end(key)),
-            // A grant without a credential also ends at its deadline.
+            // A grant without a credential ends at its deadline.
             None => deadline,
         }
     }
 
-    /// The credential, if it is still valid.
+    /// Returns the credential's lifetime if the credential is still valid.
     pub(super) fn live(&self, key: Option<Lifetime>) -> Option<Lifetime> {
         key.filter(|k| self.end(*k) > self.now)
     }
 
-    /// When this credential is replaced by a new one, if it is replaced.
+    /// Returns the time at which a new credential replaces this one. Returns `None` if the credential is not renewed.
     pub(super) fn renewal_at(&self, key: Lifetime) -> Option<Timestamp> {
         let worthwhile = self.deadline().is_none_or(|d| d > add(key.expires_at, WORTHWHILE));
         let automatic = (self.g.terms.renews() && worthwhile).then(|| renewal_due(key, &self.g.uid));
@@ -100,8 +105,8 @@ impl Evaluator<'_> {
             .filter(|t| *t < self.end(key))
     }
 
-    /// When a user wants this credential to be replaced. A credential that was signed at that time or later fulfils
-    /// the request.
+    /// Returns the time for which a user requested a new credential. Returns `None` if this credential was signed at
+    /// the requested time or later, because it then fulfils the request.
     fn requested(&self, key: Lifetime) -> Option<Timestamp> {
         match self.g.renew_requested {
             RenewRequest::At(t) if t > key.issued_at && self.allowance().renewal => Some(t),
@@ -109,15 +114,15 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Whether `fresh` should replace the issued credential: it expires later, or a user requests a new one.
+    /// Returns true if the new credential `fresh` is worth a write: it expires later, or a user requested it.
     pub(super) fn is_gain(&self, key: Lifetime, fresh: Lifetime) -> bool {
         let is_wanted = self.requested(key).is_some_and(|t| t <= self.now);
         let is_long_enough = fresh.expires_at >= key.expires_at.min(add(self.now, WORTHWHILE));
         fresh.expires_at > add(key.expires_at, WORTHWHILE) || (is_wanted && is_long_enough)
     }
 
-    /// When to retry a failed renewal. The retries come more often near the expiry, because no event reports that the
-    /// problem is solved.
+    /// Returns the time at which Valet retries a failed renewal. Retries become more frequent near the expiry,
+    /// because no event tells Valet that the problem is solved.
     pub(super) fn retry_renewal(&self, key: Lifetime) -> Timestamp {
         let left = self.end(key).duration_since(self.now);
         let pause = (left / 10).clamp(SignedDuration::from_secs(5), SignedDuration::from_secs(600));
@@ -126,7 +131,8 @@ impl Evaluator<'_> {
         if danger > self.now { next.min(danger) } else { next }
     }
 
-    /// The reason and message of the condition `RenewalFailing`, if it applies.
+    /// Returns the reason and message of the condition `RenewalFailing`. Returns `None` if the renewal is not
+    /// overdue.
     pub(super) fn renewal_failing(&self, key: Lifetime, trouble: Option<&str>) -> Option<(Reason, String)> {
         let end = self.end(key);
         if let Some(why) = trouble
@@ -167,8 +173,8 @@ mod tests {
         renewal_due(Lifetime { issued_at, expires_at }, uid).as_second() - 1_700_000_000
     }
 
-    /// For every lifetime that the schema allows to renew, and every UID: not before half of it, and early enough for
-    /// the pods to receive the new credential.
+    /// A renewal never comes before half of the lifetime, and always leaves enough time for the pods to receive the
+    /// new credential. The test covers the lifetimes that the schema allows for renewal.
     #[test]
     fn a_renewal_is_neither_early_nor_late() {
         for life in (600..4000).chain([86_400, 604_800]) {
@@ -181,8 +187,8 @@ mod tests {
         }
     }
 
-    /// A credential that the store's credentials cut short is replaced after half of its lifetime, and never before
-    /// it was signed.
+    /// If the store's own credentials shorten a credential, Valet replaces it after half of its lifetime. The
+    /// replacement never comes before the credential was signed.
     #[test]
     fn short_lives() {
         for life in -1..600 {

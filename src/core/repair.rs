@@ -1,4 +1,5 @@
-//! Restores a Secret that other clients delete or change repeatedly. The pause before each restoration grows.
+//! Restores a Secret that other clients delete or change. If this happens repeatedly, the pause before each
+//! restoration grows.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,23 +10,25 @@ use super::{
 };
 use crate::api::Reason;
 
-/// The pause after the first restoration, and the longest pause.
+/// `FIRST_PAUSE` is the minimum pause after Valet restored a Secret for the first time. Later pauses double up to
+/// `LONGEST_PAUSE`.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 
-/// After this time without a restoration, earlier restorations are forgotten.
+/// If no restoration is needed for this time, Valet forgets earlier restorations of the Secret.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
 
-/// The number of restorations, without [`QUIET`] between them, from which on they are reported. A single manual
-/// deletion is not reported.
+/// Valet reports repeated restorations in the status when this number is reached. A single manual deletion of a
+/// Secret is therefore not reported.
 const CONTEST: u32 = 3;
 
 /// Counts the restorations of a grant's Secret by this process. The count is lost when the process ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repairs {
-    /// Whether this process wrote or saw the correct Secret. A later difference is then a change by another client.
+    /// True if this process wrote or saw the correct Secret. If the Secret differs later, another client has changed
+    /// it.
     pub is_expected: bool,
-    /// The number of restorations since `first`.
+    /// The number of restorations since the time `first`.
     count: u32,
     first: Option<Timestamp>,
     last: Option<Timestamp>,
@@ -42,11 +45,11 @@ impl Repairs {
     }
 
     fn is_forgotten(&self, now: Timestamp) -> bool {
-        // A restoration in the future means that the clock was set back.
+        // If the last restoration is in the future, the clock was set back.
         self.last.is_none_or(|last| last > now || add(last, QUIET) <= now)
     }
 
-    /// When the Secret may be restored next. `None`: at once.
+    /// Returns the time from which Valet is allowed to restore the Secret again. `None` means now.
     pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
         let last = self.last.filter(|_| !self.is_forgotten(now))?;
         let doublings = self.count.saturating_sub(1).min(16);
@@ -54,7 +57,8 @@ impl Repairs {
         Some(add(last, pause)).filter(|due| *due > now)
     }
 
-    /// When the repeated restorations are forgotten, if they are reported now.
+    /// Returns the time at which Valet forgets the repeated restorations. Returns `None` if it does not report any
+    /// now.
     pub fn contested_until(&self, now: Timestamp) -> Option<Timestamp> {
         let last = self.last.filter(|_| !self.is_forgotten(now) && self.count >= CONTEST)?;
         Some(add(last, QUIET))
@@ -62,14 +66,14 @@ impl Repairs {
 }
 
 impl Evaluator<'_> {
-    /// Whether the credential that is about to be published replaces the same credential, because another client
-    /// deleted or changed the Secret.
+    /// Returns true if Valet is about to publish the same credential again, because another client deleted or changed
+    /// the Secret.
     pub(super) fn is_repair(&self, live: Option<Lifetime>, next: Lifetime) -> bool {
         let is_same = live.is_some_and(|live| live.issued_at == next.issued_at);
         is_same && self.f.repairs.is_expected && self.own_secret().is_none()
     }
 
-    /// Waits until the pause before the next restoration has passed.
+    /// Reports a state that waits until the pause before the next restoration has passed.
     pub(super) fn await_repair(&self, due: Timestamp) -> Step {
         let message = format!(
             "Secret {} was deleted or changed by another client; because this happens repeatedly, Valet restores it at {due}",
@@ -78,7 +82,7 @@ impl Evaluator<'_> {
         self.situation_until(Reason::SecretContested, message, Some(due))
     }
 
-    /// The message about a Secret that other clients delete or change repeatedly.
+    /// Returns a message if other clients repeatedly delete or change the Secret.
     pub(super) fn contested(&self) -> Option<String> {
         let repairs = &self.f.repairs;
         repairs.contested_until(self.now)?;
@@ -126,7 +130,7 @@ mod tests {
         assert_eq!((repairs.contested_until(at(602)), repairs.due(at(602))), (None, None));
         repairs.restored(at(602));
         assert_eq!(repairs.due(at(602)), Some(at(603)), "the first pause again");
-        // A clock that was set back does not delay a restoration.
+        // If the clock was set back, Valet restores the Secret without a delay.
         assert_eq!(repairs.due(at(-1000)), None);
     }
 

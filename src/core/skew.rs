@@ -1,5 +1,5 @@
-//! Handles a store whose clock differs from the operator's. The store checks a signature's times by its own clock. A
-//! URL can therefore be expired when it is issued, or work longer than the grant says.
+//! Handles a store whose clock differs from the operator's clock. A store checks the times in a signature against its
+//! own clock. A signed URL can therefore be expired when Valet issues it, or it can work longer than the grant says.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,27 +10,27 @@ use super::{
 };
 use crate::api::Reason;
 
-/// The largest clock difference that is ignored: half of the shortest useful lifetime of a URL.
+/// Valet ignores a smaller clock difference than this. The value is half of the shortest useful lifetime of a URL.
 pub const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
-/// From this clock difference on, Valet signs nothing.
+/// Valet signs nothing if the clock difference is this large or larger.
 pub const MOST_SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// A URL is signed only if the clock difference is at most one tenth of its lifetime.
+/// Valet signs a URL only if the clock difference is at most one tenth of the URL's lifetime.
 const PART_OF_LIFETIME: i64 = 10;
 
-/// Whether the clocks differ so much that Valet draws no conclusions about the store.
+/// Returns true if the clocks differ so much that Valet cannot trust what it observes about the store.
 pub fn is_skewed(skew: Option<SignedDuration>) -> bool {
     skew.is_some_and(|skew| skew.abs() >= TOLERATED_SKEW)
 }
 
-/// The clock difference as a clause. It is rounded to 10 s, so that a slowly drifting clock does not change the
-/// message every minute.
+/// Describes the clock difference as a clause. The difference is rounded to 10 s. Otherwise a slowly drifting clock
+/// would change the message every minute.
 pub fn skewed(skew: SignedDuration) -> String {
     let seconds = skew.as_secs().saturating_abs().saturating_add(5) / 10 * 10;
     let way = if skew.is_negative() { "behind" } else { "ahead of" };
     format!("the store's clock is about {seconds} s {way} the operator's; set the clocks right (NTP)")
 }
 
-/// Whether the clock difference is too large for a URL with this lifetime.
+/// Returns true if the clock difference is too large for a URL with this lifetime.
 fn is_too_much(skew: SignedDuration, lifetime: Lifetime) -> bool {
     let seconds = skew.as_secs().saturating_abs();
     skew.abs() >= MOST_SKEW
@@ -38,7 +38,7 @@ fn is_too_much(skew: SignedDuration, lifetime: Lifetime) -> bool {
 }
 
 impl Evaluator<'_> {
-    /// Why no URL with this lifetime is signed while the clocks differ.
+    /// Returns a reason and a message if the clocks differ too much to sign a URL with this lifetime.
     pub(super) fn clock_trouble(&self, store: &StoreView, lifetime: Lifetime) -> Option<(Reason, String)> {
         let skew = store.skew.filter(|skew| is_too_much(*skew, lifetime))?;
         let message = format!(
@@ -48,8 +48,8 @@ impl Evaluator<'_> {
         Some((Reason::ClockSkewed, message))
     }
 
-    /// When the store's clock reaches `end`, by the operator's clock, if only the operator's clock has passed it. One
-    /// of the clocks is wrong, and a final status cannot be undone.
+    /// Returns the time at which the store's clock reaches `end`, if only the operator's clock has already passed
+    /// `end`. Valet waits in this case, because one of the clocks is wrong and a final status cannot be undone.
     pub(super) fn ends_later_at_store(&self, end: Timestamp) -> Option<(Timestamp, String)> {
         let StoreFact::Usable(store) = &self.f.store else {
             return None;

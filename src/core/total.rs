@@ -1,5 +1,5 @@
-//! Applies the limits of the access rules for all credentials of a grant: the total time, and whether renewal is
-//! allowed.
+//! Applies two limits of the access rules to all credentials of a grant together: the total time in which credentials
+//! are valid, and the permission to renew them.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,7 +12,7 @@ use super::{
 use crate::api::Reason;
 
 impl Evaluator<'_> {
-    /// What the access rules allow, if they are known.
+    /// Returns the limits of the access rules for renewal and total time. If no rules are known, there are no limits.
     pub(super) fn allowance(&self) -> Allowance {
         *self.allowance.get_or_init(|| match (&self.f.store, &self.f.rules) {
             (StoreFact::Usable(store), _) => allowance(self.g, &store.rules, &store.namespace_labels),
@@ -21,16 +21,16 @@ impl Evaluator<'_> {
         })
     }
 
-    /// The end of the total time that the access rules allow. The time counts from the grant's creation timestamp,
-    /// which no user can change.
+    /// Returns the end of the total time that the access rules allow. The total time starts at the grant's creation
+    /// timestamp, because no user can change that timestamp.
     pub(super) fn total_end(&self) -> Option<Timestamp> {
         let seconds = self.allowance().total_seconds?;
         let since = second(self.g.created.unwrap_or(self.now));
         Some(add(since, SignedDuration::from_secs(seconds)))
     }
 
-    /// The refusal if the total time has passed, but the grant has not ended by itself: its credential is still
-    /// valid, or it never had one. A larger `maxTotalSeconds` allows the grant again.
+    /// Returns a refusal if the total time of the access rules has passed while the grant still needs a credential. A
+    /// larger `maxTotalSeconds` allows the grant again.
     pub(super) fn past_total(&self, key: Option<Lifetime>) -> Option<Refusal> {
         self.total_end().filter(|end| *end <= self.now)?;
         let has_ended =
@@ -41,7 +41,7 @@ impl Evaluator<'_> {
         })
     }
 
-    /// The message about the total time.
+    /// Returns the message that the total time of the access rules has passed.
     pub(super) fn said_of_total(&self) -> String {
         let seconds = self.allowance().total_seconds.unwrap_or_default();
         let end = self.total_end().unwrap_or(self.now);
@@ -51,8 +51,9 @@ impl Evaluator<'_> {
         )
     }
 
-    /// The lifetime of a credential that replaces a valid one because the spec asks for another length. If the access
-    /// rules do not allow renewal, it counts from the time when the valid one was signed.
+    /// Returns the lifetime of a credential that replaces a valid one, because the spec now asks for a different
+    /// lifetime. If the access rules do not allow renewal, the new lifetime starts at the issue time of the old
+    /// credential.
     pub(super) fn another_length(
         &self,
         live: Option<Lifetime>,
