@@ -7,17 +7,17 @@ use thiserror::Error;
 
 use crate::api::{Part, Reason};
 
-/// A signed URL. Anyone who reads it can use it, so it cannot be printed, logged or serialised by accident. Only
-/// [`SignedUrl::expose`] returns the text, for the Secret's data.
+/// A signed URL. Anyone who reads it can use it, so the type cannot be printed, logged or serialised by accident.
+/// Only [`SignedUrl::expose`] returns the URL as text.
 pub struct SignedUrl(String);
 
 impl SignedUrl {
-    /// Wraps a URL.
+    /// Wraps the text of a signed URL.
     pub fn new(url: String) -> Self {
         Self(url)
     }
 
-    /// Returns the URL. Only code that writes the Secret's data may call this.
+    /// Returns the text of the URL. Only code that writes the Secret's data should call this method.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -29,17 +29,17 @@ impl fmt::Debug for SignedUrl {
     }
 }
 
-/// The fields of a signed form, as names and values. They include the signature, so they cannot be printed by
-/// accident.
+/// The fields of a signed POST form, as names and values. They contain the signature, so the type cannot be printed
+/// by accident.
 pub struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// Wraps form fields.
+    /// Wraps the fields of a signed form.
     pub fn new(fields: Vec<(String, String)>) -> Self {
         Self(fields)
     }
 
-    /// Returns the fields. Only code that writes the Secret's data may call this.
+    /// Returns the form fields. Only code that writes the Secret's data should call this method.
     pub fn expose(&self) -> &[(String, String)] {
         &self.0
     }
@@ -51,16 +51,17 @@ impl fmt::Debug for Form {
     }
 }
 
-/// Entries of a Secret's data, as names and values. They contain credentials, so they cannot be printed by accident.
+/// Entries of a Secret's data, as names and values. They contain credentials, so the type cannot be printed by
+/// accident.
 pub struct Entries(Vec<(&'static str, String)>);
 
 impl Entries {
-    /// Wraps data entries.
+    /// Wraps entries of a Secret's data.
     pub fn new(entries: Vec<(&'static str, String)>) -> Self {
         Self(entries)
     }
 
-    /// Returns the entries. Only code that writes the Secret's data may call this.
+    /// Returns the data entries. Only code that writes the Secret's data should call this method.
     pub fn expose(&self) -> &[(&'static str, String)] {
         &self.0
     }
@@ -72,20 +73,19 @@ impl fmt::Debug for Entries {
     }
 }
 
-/// Names and values of headers, in the order in which they are written to the Secret.
+/// The names and values of HTTP headers, in the order in which Valet writes them to the Secret.
 pub type Headers = Vec<(String, String)>;
 
-/// A signed credential and its provider.
+/// A signed credential and the name of the provider that signed it.
 #[derive(Debug)]
 pub struct Signed {
-    /// The credential.
     pub credential: Credential,
-    /// The provider's name, for the Secret entry `provider`.
+    /// The provider's name. Valet writes it to the Secret entry `provider`.
     pub provider: &'static str,
 }
 
 impl Signed {
-    /// The URL, if the credential has exactly one.
+    /// Returns the URL, if the credential has exactly one URL.
     pub fn url(&self) -> Option<&SignedUrl> {
         match &self.credential {
             Credential::Request { url, .. } | Credential::Form { url, .. } => Some(url),
@@ -93,7 +93,7 @@ impl Signed {
         }
     }
 
-    /// The headers that must be sent to the URL.
+    /// Returns the headers that a client must send to the URL.
     pub fn headers(&self) -> &[(String, String)] {
         match &self.credential {
             Credential::Request { headers, .. } => headers,
@@ -101,7 +101,7 @@ impl Signed {
         }
     }
 
-    /// The form fields, if the credential is a POST form.
+    /// Returns the form fields, if the credential is a POST form.
     pub fn form(&self) -> Option<&Form> {
         match &self.credential {
             Credential::Form { fields, .. } => Some(fields),
@@ -110,44 +110,45 @@ impl Signed {
     }
 }
 
-/// A credential in one of its forms.
+/// A credential, with one variant for each way to access an object.
 #[derive(Debug)]
 pub enum Credential {
-    /// One request.
+    /// A signed URL for one request.
     Request {
         /// The signed URL.
         url: SignedUrl,
         /// The HTTP method.
         method: String,
-        /// Headers that must be sent exactly as given: the signed ones, and those that the provider requires.
+        /// The headers that a client must send exactly as given: the signed headers, and headers that the provider
+        /// requires.
         headers: Headers,
     },
-    /// A POST form.
+    /// A signed POST form.
     Form {
-        /// The address that the form is sent to.
+        /// The address to which a client sends the form.
         url: SignedUrl,
-        /// The fields. They must be sent in this order, before the file.
+        /// The form fields. A client must send them in this order, before the file.
         fields: Form,
     },
-    /// The parts of a multipart upload in order, each with its own PUT URL.
+    /// The parts of a multipart upload in order. Each part has its own URL for a PUT request.
     Parts(Vec<SignedPart>),
-    /// Temporary credentials, as entries of the Secret's data, with the region, endpoint and bucket that clients
-    /// need.
+    /// Temporary credentials, as entries of the Secret's data. The entries include the region, endpoint and bucket,
+    /// because clients need them.
     Credentials(Entries),
 }
 
-/// Why nothing was signed. The messages contain no URL and no credential.
+/// The reason why Valet did not sign a credential. The messages contain no URL and no credential.
 #[derive(Clone, Debug, Error)]
 pub enum SignError {
-    /// No usable credentials.
+    /// The store has no credentials that Valet can sign with.
     #[error("{message}")]
     Credentials {
-        /// The reason for the condition.
+        /// The reason for the condition in the status.
         reason: Reason,
         /// The message for the store's owner.
         message: String,
     },
-    /// The store can never sign this request, with any credentials. The message is for the tenant.
+    /// The store cannot sign this request with any credentials. The message is for the tenant.
     #[error("{0}")]
     Impossible(String),
     /// The provider cannot express the request as a signed URL.
@@ -158,11 +159,10 @@ pub enum SignError {
 /// A part of a multipart upload and its signed URL.
 #[derive(Debug)]
 pub struct SignedPart {
-    /// The part's number and size.
     pub part: Part,
-    /// The signed URL.
+    /// The signed URL for a PUT request with the bytes of the part.
     pub url: SignedUrl,
-    /// Signed headers. They must be sent exactly as given.
+    /// The signed headers. A client must send them exactly as given.
     pub headers: Headers,
 }
 

@@ -11,16 +11,17 @@ use crate::{
     core::record::KnownStatus,
 };
 
-/// All facts that a decision is based on. A fact that was not read yet is marked as unread.
+/// All facts on which a decision about a grant is based. A fact that Valet has not read yet has a value such as
+/// `Unread`.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The grant.
     pub grant: GrantFacts,
     /// The grant's store.
     pub store: StoreFact,
-    /// The access rules of a store that is unusable now, if known.
+    /// The access rules of the store, if the store cannot be used now and its rules are known.
     pub rules: Option<RulesView>,
-    /// The Secret with the wanted name.
+    /// The Secret that has the name from the grant's spec.
     pub secret: SecretFact,
     /// The object with the grant's object key.
     pub object: ObjectFact,
@@ -28,25 +29,27 @@ pub struct Facts {
     pub upload: UploadFact,
     /// All multipart uploads of the grant's object key.
     pub uploads: UploadsFact,
-    /// The multipart upload that Valet initiated for this grant, from the memory of this process. The authenticated
-    /// records in [`SecretFact`] and in the grant's status also contain its ID.
+    /// The ID of the multipart upload that Valet initiated for this grant, from the memory of this process.
+    /// Authenticated records in the Secret and in the grant's status also contain the ID.
     pub own_upload: Option<String>,
-    /// Why the store did not complete the multipart upload in this reconcile. The message contains no secrets.
+    /// The reason why the store did not complete the multipart upload in this reconcile. The text contains no
+    /// secrets.
     pub completion_refused: Option<String>,
-    /// Whether the quota allows one more live grant.
+    /// Says if the quota allows one more live grant.
     pub place: QuotaFact,
-    /// When this process last polled for the object.
+    /// The time at which this process last polled the store for the object.
     pub last_poll: Option<Timestamp>,
-    /// Whether a notification says that the object was created, and this process has not polled since. The
-    /// notification only makes Valet poll early.
+    /// True if a notification reported the object and this process has not polled since. A notification is not
+    /// evidence: it only makes Valet poll early.
     pub poll_requested: bool,
-    /// How often this process restored the Secret.
+    /// The number and the times of the restorations of the Secret by this process.
     pub repairs: Repairs,
-    /// Why the API server refused the Secret in this reconcile. The message contains no secrets.
+    /// The reason why the API server refused to write the Secret in this reconcile. The text contains no secrets.
     pub secret_refused: Option<String>,
-    /// Why the API server refused to empty the Secret in this reconcile. The message contains no secrets.
+    /// The reason why the API server refused to remove the Secret's data in this reconcile. The text contains no
+    /// secrets.
     pub emptying_refused: Option<String>,
-    /// Why the provider did not sign in this reconcile. The message contains no secrets.
+    /// The reason why the provider did not sign in this reconcile. The text contains no secrets.
     pub sign_refused: Option<(Reason, String)>,
     /// The operator's settings.
     pub settings: Settings,
@@ -55,7 +58,8 @@ pub struct Facts {
 /// Settings from the operator's flags.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Seconds until a finished grant is deleted, unless its spec sets another value. `None`: never.
+    /// The number of seconds after which Valet deletes a finished grant, if the grant's spec does not set it. `None`
+    /// means that Valet does not delete finished grants.
     pub ttl_seconds_after_finished: Option<i64>,
     /// The domains of labels and annotations that grants may set on their Secrets.
     pub secret_metadata: MetadataDomains,
@@ -67,36 +71,37 @@ pub struct GrantFacts {
     /// Namespace of the grant and its Secret.
     pub namespace: String,
     pub name: String,
-    /// The grant's UID. Two grants with the same name have different UIDs.
+    /// The grant's UID. It distinguishes grants that had the same name one after the other.
     pub uid: String,
     /// `metadata.generation`.
     pub generation: i64,
     /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
-    /// Whether the grant is being deleted.
+    /// True if the grant is being deleted.
     pub deleting: bool,
     /// `metadata.deletionTimestamp`.
     pub deleted_at: Option<Timestamp>,
-    /// Whether the grant has the multipart upload finalizer.
+    /// True if the grant has the finalizer for multipart uploads.
     pub held: bool,
     /// The fields of the spec that uploads and downloads share.
     pub terms: Terms,
     /// The fields of the spec that are specific to the kind of grant.
     pub ask: Ask,
-    /// The status as Valet last wrote it. Changes by other clients are ignored.
+    /// The status as Valet last wrote it. Changes by other clients are not included.
     pub status: GrantStatus,
-    /// Whether the cluster contains exactly this status. If not, Valet must write it again.
+    /// True if the status in the cluster is exactly this status. Otherwise Valet must write the status again.
     pub status_is_own: bool,
-    /// The GitOps tool that would create the grant again after a deletion.
+    /// The GitOps tool that would create the grant again if Valet deleted it.
     pub tracked_by: Option<&'static str>,
-    /// The request for a new credential, from the annotation.
+    /// The request for a new credential, from the annotation `renew-requested-at`.
     pub renew_requested: RenewRequest,
-    /// Schema rules that the spec violates. It is empty unless the installed CRD is older than this program.
+    /// The schema rules that the spec violates. The list can have entries only if the installed CRD is older than
+    /// this version of Valet.
     pub broken_rules: Vec<String>,
 }
 
 impl Facts {
-    /// Creates facts in which only the grant is known.
+    /// Creates facts in which only the grant and the settings are known.
     pub fn new(grant: GrantFacts, settings: Settings) -> Self {
         Self {
             grant,
@@ -121,7 +126,7 @@ impl Facts {
 }
 
 impl GrantFacts {
-    /// Reads a grant without its status. [`GrantFacts::with_status`] adds the status.
+    /// Reads all facts about a grant except its status. [`GrantFacts::with_status`] adds the status.
     pub fn of(grant: &impl Grant) -> Self {
         let meta = grant.meta();
         let ask = grant.ask();
@@ -133,7 +138,7 @@ impl GrantFacts {
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             deleting: meta.deletion_timestamp.is_some(),
             deleted_at: meta.deletion_timestamp.as_ref().map(|t| t.0),
-            // On a DownloadGrant another client added the finalizer, so Valet does not remove it.
+            // On a DownloadGrant, the finalizer comes from another client. Valet does not remove it.
             held: ask.operation() == Operation::Upload
                 && meta.finalizers.iter().flatten().any(|f| f == MULTIPART_FINALIZER),
             terms: grant.terms().clone(),
@@ -161,12 +166,12 @@ impl GrantFacts {
         }
     }
 
-    /// Name of the Secret that receives the credential.
+    /// Returns the name of the Secret that receives the credential.
     pub fn secret_name(&self) -> &str {
         self.terms.secret_name.as_deref().unwrap_or(&self.name)
     }
 
-    /// The labels and annotations from `spec.secretTemplate`.
+    /// Returns the labels and annotations from `spec.secretTemplate`.
     pub fn template(&self) -> SecretTemplate {
         self.terms.secret_template.clone().unwrap_or_default()
     }
@@ -175,12 +180,13 @@ impl GrantFacts {
 /// The annotation that Argo CD sets on its resources.
 const TRACKING_ID: &str = "argocd.argoproj.io/tracking-id";
 
-/// Whether Valet reads this annotation of a grant or store: its own annotations and that of a GitOps tool.
+/// Returns true if Valet reads this annotation of a grant or store. Valet reads its own annotations and the tracking
+/// annotation of Argo CD.
 pub fn is_read(annotation: &str) -> bool {
     annotation == TRACKING_ID || annotation.split('/').next() == Some(GROUP)
 }
 
-/// Finds the GitOps tool that manages the resource, by labels and annotations.
+/// Returns the name of the GitOps tool that manages the resource, according to its labels and annotations.
 fn tracked_by(
     labels: Option<&BTreeMap<String, String>>,
     annotations: Option<&BTreeMap<String, String>>,
@@ -189,8 +195,8 @@ fn tracked_by(
         ("kustomize.toolkit.fluxcd.io/name", "Flux"),
         ("helm.toolkit.fluxcd.io/name", "Flux"),
         ("argocd.argoproj.io/instance", "Argo CD"),
-        // The default label of Argo CD before version 3. Helm charts also set it. A false match only keeps a finished
-        // grant.
+        // Before version 3, Argo CD sets this label by default. Helm charts also set it. If Valet mistakes a chart
+        // for Argo CD, it only keeps a finished grant.
         ("app.kubernetes.io/instance", "Argo CD or Helm"),
     ];
     const ANNOTATIONS: [(&str, &str); 1] = [(TRACKING_ID, "Argo CD")];
@@ -203,56 +209,57 @@ fn tracked_by(
     find(&ANNOTATIONS, annotations).or_else(|| find(&LABELS, labels))
 }
 
-/// What is known about the store.
+/// The facts about the store of a grant.
 #[derive(Clone, Debug)]
 pub enum StoreFact {
     /// The store was not read yet.
     Unread,
     /// The store does not exist.
     Missing,
-    /// The store exists, but it is unusable now.
+    /// The store exists, but it cannot be used now.
     Unusable {
         /// The reason of the condition.
         reason: Reason,
-        /// The explanation for the store's owner. It contains no secrets.
+        /// The message for the store's owner. It contains no secrets.
         message: String,
     },
-    /// The store is usable.
+    /// The store can be used.
     Usable(StoreView),
 }
 
-/// A usable store.
+/// The facts about a store that can be used.
 #[derive(Clone, Debug)]
 pub struct StoreView {
     /// The maximum number of live grants in all namespaces together.
     pub max_live_grants: Option<i64>,
-    /// The access rules.
+    /// The store's access rules.
     pub rules: Arc<Vec<ClusterAccessRule>>,
-    /// Labels of the grant's namespace, for the selectors of the rules.
+    /// The labels of the grant's namespace. Access rules can select namespaces by label.
     pub namespace_labels: Arc<BTreeMap<String, String>>,
-    /// What the store can enforce.
+    /// The constraints and modes that the store supports.
     pub capabilities: Arc<Capabilities>,
-    /// When the store's signing credentials expire.
+    /// The time at which the store's signing credentials expire.
     pub credentials_expire: Option<Timestamp>,
-    /// What to do if the signing credentials expire before the requested end of a credential.
+    /// The setting for signing credentials that expire before the requested end of a credential. Valet then issues
+    /// either a shorter credential or none.
     pub short_sessions: ShortSessions,
     /// The store's current signing credentials, if the provider can identify them.
     pub signer: Option<Signer>,
-    /// Why Valet has not yet tested what the store enforces: the store does not answer, or its clock differs. `None`
-    /// if no test is needed.
+    /// The reason why Valet does not know yet which constraints the store enforces. For example, the store does not
+    /// answer, or its clock is wrong. `None` if Valet knows, or if no test is needed.
     pub untried: Option<Untried>,
-    /// How far the store's clock is ahead of the operator's, if known.
+    /// The time by which the store's clock is ahead of the operator's clock, if it is known.
     pub skew: Option<SignedDuration>,
 }
 
-/// Why Valet has not yet tested what a store enforces.
+/// The reason why Valet does not know yet which constraints a store enforces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untried {
     /// The reason of the condition.
     pub reason: Reason,
-    /// The explanation as a clause.
+    /// The explanation, as a clause of a message.
     pub why: String,
-    /// Whether only write-once uploads need the test.
+    /// True if only write-once uploads must wait for the test.
     pub only_write_once: bool,
 }
 
@@ -260,22 +267,22 @@ pub struct Untried {
 #[derive(Clone, Debug)]
 pub struct RulesView {
     pub rules: Arc<Vec<ClusterAccessRule>>,
-    /// Labels of the grant's namespace, for the selectors of the rules.
+    /// The labels of the grant's namespace. Access rules can select namespaces by label.
     pub namespace_labels: Arc<BTreeMap<String, String>>,
 }
 
-/// What a store signs with: its bucket, address and long-term credentials.
+/// The identity with which a store signs: its bucket, its address and its long-term credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signer {
-    /// A one-way hash: equal for equal settings and credentials, different for any other.
+    /// A one-way hash of the settings and credentials. It changes whenever a setting or a credential changes.
     pub fingerprint: String,
     /// When this process first saw the fingerprint.
     pub since: Timestamp,
 }
 
-/// What is known about the Secret with the wanted name.
+/// The facts about the Secret that has the name from the grant's spec.
 #[derive(Clone, Debug)]
-// One value exists per reconcile, so boxing the large variant would save nothing.
+// Boxing the large variant saves nothing, because only one value exists per reconcile.
 #[allow(clippy::large_enum_variant)]
 pub enum SecretFact {
     /// The Secret was not read yet.
@@ -286,48 +293,49 @@ pub enum SecretFact {
     Present(SecretView),
 }
 
-/// The metadata of a Secret, without its data. The times and numbers are evidence. They are absent if the Secret is
-/// not as Valet wrote it.
+/// The facts about a Secret, without its data. Times and numbers come from Valet's annotations. They are absent if
+/// another client has changed the Secret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SecretView {
-    /// `metadata.uid`, for preconditions.
+    /// The `metadata.uid` of the Secret, which is a precondition of later writes.
     pub uid: String,
-    /// `metadata.resourceVersion`, for preconditions.
+    /// The `metadata.resourceVersion` of the Secret, which is a precondition of later writes.
     pub resource_version: String,
     /// The owner of the Secret.
     pub owner: Owner,
-    /// Whether it is being deleted.
+    /// True if the Secret is being deleted.
     pub deleting: bool,
-    /// Whether its data and Valet's annotations are as Valet wrote them.
+    /// True if the Secret's data and Valet's annotations are as Valet wrote them.
     pub is_authentic: bool,
-    /// Whether the grant is its only owner.
+    /// True if the grant is the only owner of the Secret.
     pub has_sole_owner: bool,
-    /// Its finalizers. Valet sets none on a Secret.
+    /// The finalizers of the Secret. Valet itself adds no finalizer to a Secret.
     pub finalizers: Vec<String>,
-    /// Whether the Secret has any data.
+    /// True if the Secret has any data.
     pub has_data: bool,
-    /// When its credential was signed.
+    /// The time at which the credential in the Secret was signed.
     pub issued_at: Option<Timestamp>,
-    /// When its credential expires.
+    /// The time at which the credential in the Secret expires.
     pub expires_at: Option<Timestamp>,
-    /// The generation of the grant for which the Secret was last written.
+    /// The generation of the grant when Valet last wrote the Secret.
     pub generation: Option<i64>,
-    /// The lifetime that the grant asked for when the credential was signed.
+    /// The lifetime in seconds that the grant asked for when the credential was signed.
     pub expiration_seconds: Option<i64>,
-    /// The fingerprint of the credentials that signed it.
+    /// The fingerprint of the store's credentials that signed the credential in the Secret.
     pub signed_with: Option<String>,
-    /// How many credentials the grant had before this one.
+    /// The number of credentials that the grant had before the credential in the Secret.
     pub renewals: Option<i64>,
-    /// When the last earlier credential expires, if it expires later than this one.
+    /// The latest expiry of all earlier credentials, if it is later than `expires_at`.
     pub earlier_expires_at: Option<Timestamp>,
-    /// The store's ID of the multipart upload that its URLs are for.
+    /// The store's ID of the multipart upload that the part URLs in the Secret are for.
     pub upload_id: Option<String>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
 }
 
 impl SecretView {
-    /// Reads the evidence from the annotations, if the Secret is as Valet wrote it.
+    /// Reads times and numbers from Valet's annotations. Does nothing if the Secret is not authentic, because another
+    /// client may have changed the annotations.
     pub fn read_evidence(&mut self, is_authentic: bool) {
         let none = BTreeMap::new();
         let annotations = if is_authentic { &self.annotations } else { &none };
@@ -349,15 +357,15 @@ impl SecretView {
 /// The owner of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// This grant. The type, the label, the controller reference and the UID all match.
+    /// The Secret belongs to this grant: the type, the label, the controller reference and the UID all match.
     ThisGrant,
-    /// A deleted grant with the same kind and name. The garbage collector deletes the Secret.
+    /// The Secret belongs to a deleted grant with the same kind and name. The garbage collector deletes this Secret.
     Predecessor,
-    /// Another owner. The text gives the evidence.
+    /// The Secret belongs to another owner. The text says how Valet knows.
     Foreign(&'static str),
 }
 
-/// What is known about the object.
+/// The facts about the object in the store.
 #[derive(Clone, Debug)]
 pub enum ObjectFact {
     /// The object was not read yet.
@@ -368,20 +376,21 @@ pub enum ObjectFact {
     Present {
         /// The store's description of the object.
         object: ObservedObject,
-        /// When the object was last modified, by the operator's clock: the time of the response minus the object's
-        /// age by the store's clock. `None` if the store does not return a time.
+        /// The time at which the object was last modified, by the operator's clock. It is the time of the response
+        /// minus the age of the object, which the store computes with its own clock. `None` if the store does not
+        /// return a time.
         modified_at: Option<Timestamp>,
     },
-    /// The store's credentials may not read the object.
+    /// The store's credentials do not have permission to read the object.
     Hidden,
-    /// The store rejected the request and its clock differs from the operator's, so neither the credentials nor the
-    /// object can be judged. The text is a clause with the difference.
+    /// The store rejected the request, and its clock differs from the operator's clock. Valet therefore knows nothing
+    /// about the credentials and the object. The text is a clause that states the difference.
     ClockSkewed(String),
     /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),
 }
 
-/// What is known about a multipart upload.
+/// The facts about a multipart upload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UploadFact {
     /// The upload was not read yet.
@@ -390,29 +399,29 @@ pub enum UploadFact {
     Open(Vec<ArrivedPart>),
     /// The store does not have the upload. It was completed or aborted.
     Gone,
-    /// Valet aborted the upload in this reconcile.
+    /// Valet has aborted the upload in this reconcile.
     Aborted {
-        /// The number of parts that had arrived.
+        /// The number of parts that clients had uploaded.
         parts: usize,
     },
-    /// The store's credentials may not list the parts.
+    /// The store's credentials do not have permission to list the parts.
     Hidden,
     /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),
 }
 
-/// An uploaded part.
+/// A part that a client has uploaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArrivedPart {
-    /// The part number, from 1.
+    /// The part number. The first part has number 1.
     pub number: i64,
     /// The size in bytes.
     pub size: i64,
-    /// The part's ETag, which completes the upload.
+    /// The ETag of the part. The request that completes the upload contains it.
     pub e_tag: String,
 }
 
-/// What is known about all multipart uploads of one object key.
+/// The facts about all multipart uploads with one object key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UploadsFact {
     /// The uploads were not listed yet.
@@ -420,11 +429,11 @@ pub enum UploadsFact {
     /// These uploads are in progress.
     Listed {
         uploads: Vec<OpenUpload>,
-        /// Whether another unfinished grant of this cluster has a multipart upload for the same object. Then an
-        /// upload may belong to that grant.
+        /// True if another unfinished grant of this cluster has a multipart upload for the same object. An upload in
+        /// the list may then belong to the other grant.
         contested: bool,
     },
-    /// The store's credentials may not list the uploads.
+    /// The store's credentials do not have permission to list the uploads.
     Hidden,
     /// The store did not answer, or answered with a server error. The message contains no secrets.
     Unreachable(String),
@@ -435,19 +444,19 @@ pub enum UploadsFact {
 pub struct OpenUpload {
     /// The store's ID of the upload.
     pub id: String,
-    /// When the upload was initiated, by the store's clock.
+    /// The time at which the upload was initiated, by the store's clock.
     pub begun: Option<Timestamp>,
-    /// Whether the upload has at least one part.
+    /// True if the upload has at least one part.
     pub has_parts: bool,
 }
 
-/// Whether the quota allows one more live grant.
+/// The answer of the quota for a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaFact {
-    /// The quota was not checked yet.
+    /// The quota has not been checked yet.
     Unasked,
-    /// The quota allows it, and a place is reserved for this grant.
+    /// The quota allows one more live grant, and Valet has reserved it for this grant.
     Given,
-    /// The quota is used up until another grant's credential expires.
+    /// The quota is used up. The grant waits until the credential of another grant expires.
     Full(QuotaLimit),
 }

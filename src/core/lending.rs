@@ -1,7 +1,8 @@
 use super::{facts::GrantFacts, policy::Refusal};
 use crate::api::{AccessRule, Capability, Operation, Permission, Reason};
 
-/// Checks whether an access rule allows temporary credentials. No store can enforce a size or a content type on them.
+/// Checks that an access rule allows temporary credentials for the grant. No store can enforce a limit for the size
+/// or the content type on temporary credentials.
 pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
     let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
     if rule.credentials == Permission::Forbid {

@@ -1,9 +1,9 @@
-//! Decision logic: what a grant may have, and what to do next. [`decide`] is a function of [`Facts`] and the current
-//! time. It uses no API client, no clock and no random numbers.
+//! The decision logic: it decides what a grant is allowed to have, and what Valet does next. [`decide`] is a function
+//! of [`Facts`] and the current time. It uses no API client, no clock and no random numbers.
 //!
-//! A decision is one [`Step`]: a missing read, one write, or rest until a time. The controller takes the step,
-//! updates the facts and calls [`decide`] again. Each write is therefore based on current facts. After a crash, the
-//! next call continues from the recorded state.
+//! A decision is one [`Step`]: to read a missing fact, to write once, or to wait until a time. The controller
+//! executes the step, updates the facts and calls [`decide`] again. Each write is therefore based on current facts.
+//! After a crash, the next call of [`decide`] continues from the state in the cluster.
 
 pub mod credential;
 mod decide;

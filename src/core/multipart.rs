@@ -1,8 +1,9 @@
-//! Multipart uploads: when the uploaded parts are complete, and how unfinished uploads are cleaned up.
+//! Multipart uploads: this module decides when the uploaded parts are complete, and how Valet cleans up unfinished
+//! uploads.
 //!
-//! The store keeps uploaded parts, and bills them, until the upload is completed or aborted. A grant with a multipart
-//! upload therefore has a finalizer from before the initiation until the end of the upload. Valet tries the cleanup
-//! for a limited time.
+//! The store keeps and bills uploaded parts until the upload is completed or aborted. A grant with a multipart upload
+//! therefore has a finalizer, which Valet adds before it initiates the upload. The finalizer stays until the upload
+//! has ended, or until Valet gives up the cleanup after a limited time.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -16,52 +17,52 @@ use super::{
 };
 use crate::api::{Ask, Parts, Progress, Reason, UploadMode, annotation};
 
-/// How long the deletion of a grant waits if the store does not abort the upload. It is long enough for a restart of
-/// the store, and short enough for a user who waits for a namespace to be deleted.
+/// If the store does not abort the upload, the deletion of a grant waits for this time at most. The time is long
+/// enough for a restart of the store. It is short enough for a user who waits until a namespace is deleted.
 const DELETION_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// How long a store may show both an upload and the object that it was completed to.
+/// For this time after an upload is completed, a store may show both the upload and the new object.
 const SETTLING: SignedDuration = SignedDuration::from_secs(10);
 
-/// The tolerated difference between the store's clock and the operator's, when Valet decides whether it initiated an
-/// upload. With a larger tolerance Valet could abort another client's upload.
+/// The tolerated difference between the clocks of the store and the operator. Valet compares times of both clocks to
+/// decide if it initiated an upload itself. With a larger tolerance Valet could abort the upload of another client.
 const SKEW: SignedDuration = SignedDuration::from_mins(1);
 
 /// The result of comparing the uploaded parts with the expected parts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Assembled {
-    /// Parts are missing.
+    /// At least one expected part is missing.
     Waiting,
-    /// The parts cannot form the object. The text gives the reason and what to do.
+    /// The parts cannot form the object. The text says why and what the user can do.
     Flawed(String),
-    /// The parts form the object.
+    /// The parts form the complete object.
     Whole(Vec<ArrivedPart>),
 }
 
-/// What to do about an upload whose credential is valid.
+/// The result of checking an upload while its credential is valid.
 pub(super) enum Gathered {
-    /// Take this step.
+    /// Valet must take this step.
     Next(Step),
-    /// Nothing to do now.
+    /// Valet has nothing to do now. The value is what the condition `Completed` reports.
     Waiting(Arrival),
-    /// The upload has ended. The object shows whether it was completed.
+    /// The upload no longer exists. The object in the store shows if the upload was completed.
     Over,
 }
 
-/// What to do about an upload when its grant has ended.
-// One value exists per reconcile, so boxing the large variant would save nothing.
+/// The result of checking an upload after its grant has ended.
+// Boxing the large variant saves nothing, because only one value exists per reconcile.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Cleaning {
-    /// Take this step.
+    /// Valet must take this step.
     Next(Step),
-    /// Nothing to do before this time.
+    /// Valet has nothing to do before this time.
     Wait(Timestamp),
-    /// Nothing to do.
+    /// The cleanup is complete.
     Done,
 }
 
-/// Compares the uploaded parts with the expected parts. The object ends with its last part, or with the first part
-/// that is shorter than the part size, so its size need not be known before.
+/// Compares the uploaded parts with the expected parts. The object ends with the last expected part, or with the
+/// first part that is shorter than the part size. Valet therefore does not need to know the object's size in advance.
 pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
     let (mut whole, mut bytes) = (Vec::new(), 0_i64);
     for part in parts.all() {
@@ -82,7 +83,7 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
         if number < parts.count() && !is_short {
             continue;
         }
-        // Clients upload parts in parallel, so the last part can arrive before the others.
+        // Clients upload parts in parallel, so the last part can arrive before other parts.
         let beyond = arrived
             .iter()
             .any(|other| other.number > number && other.number <= parts.count());
@@ -104,7 +105,7 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
 }
 
 impl Evaluator<'_> {
-    /// Whether the grant uses a multipart upload.
+    /// Returns true if the grant uses a multipart upload.
     pub(super) fn is_in_parts(&self) -> bool {
         matches!(
             self.g.ask,
@@ -115,8 +116,8 @@ impl Evaluator<'_> {
         )
     }
 
-    /// The store's ID of the grant's multipart upload, from the Secret, or from the status if the Secret is gone.
-    /// Both are authenticated: the facts contain no record that another client has changed.
+    /// Returns the store's ID of the grant's multipart upload. It comes from the Secret, or from the status if the
+    /// Secret is gone. Both are authenticated, so another client cannot change the ID.
     pub(super) fn upload(&self) -> Option<&str> {
         if !self.is_in_parts() {
             return None;
@@ -125,8 +126,8 @@ impl Evaluator<'_> {
         recorded.or(self.g.status.upload_id.as_ref()).map(String::as_str)
     }
 
-    /// Checks an upload whose credential is valid: lists the parts when a poll is due, and completes the upload when
-    /// all parts have arrived.
+    /// Checks an upload while its credential is valid. Valet lists the parts when a poll is due, and completes the
+    /// upload when all parts have arrived.
     pub(super) fn gather(&self, access: &Access, is_time: bool) -> Gathered {
         let Some(upload) = self.upload() else {
             return Gathered::Waiting(Arrival::Flawed(format!(
@@ -141,7 +142,7 @@ impl Evaluator<'_> {
             {
                 Gathered::Next(Step::Read(Read::Upload(access.clone(), upload.to_owned())))
             }
-            // A failed poll gives no information. The next poll follows at the usual interval.
+            // A failed poll gives no information. Valet polls again after the usual pause.
             UploadFact::Unread | UploadFact::Unreachable(_) => Gathered::Waiting(Arrival::Unchanged),
             UploadFact::Open(arrived) => match self.assembled(arrived) {
                 Assembled::Waiting => Gathered::Waiting(Arrival::NotYet),
@@ -166,9 +167,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// All parts have arrived. For a write-once grant Valet first checks the object, because not every store supports
-    /// the condition. If the object exists, Valet lists the parts again, because another operator may have just
-    /// completed the upload.
+    /// Completes the upload after all parts have arrived. For a write-once grant, Valet first checks if the object
+    /// exists. This is necessary because not every store supports the condition in the request. If the object exists,
+    /// Valet lists the parts again, because another operator may have just completed this upload.
     fn complete(&self, access: &Access, upload: &str, parts: Vec<ArrivedPart>) -> Gathered {
         if self.write_once() {
             match &self.f.object {
@@ -196,15 +197,15 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Whether the object is so new that the store may still be completing this upload for another operator. Not
-    /// every store does this atomically. After the credential has expired, Valet does not wait.
+    /// Returns true if another operator may be completing this upload, because the object is only some seconds old.
+    /// Not every store completes an upload atomically. Valet does not wait if the credential has expired.
     fn is_settling(&self, modified_at: Option<Timestamp>) -> bool {
         let is_fresh = modified_at.is_some_and(|t| self.now < add(t, SETTLING));
         is_fresh && self.key().is_some_and(|key| self.end(key) > self.now)
     }
 
-    /// Handles an expired credential: completes the upload if all parts have arrived and the rules and the spec still
-    /// allow it, otherwise aborts it.
+    /// Handles an upload whose credential has expired. Valet completes the upload if all parts have arrived and the
+    /// access rules and the spec still allow it. Otherwise Valet aborts the upload.
     pub(super) fn last_parts(&self, key: Option<Lifetime>, said: &str) -> Option<Step> {
         let upload = self.upload()?;
         match (&self.f.upload, &self.f.store) {
@@ -240,12 +241,13 @@ impl Evaluator<'_> {
                 let situation = Situation::of(Reason::StoreUnreachable, message, key);
                 Some(self.settle(&situation, Some(self.retry())))
             }
-            // The object shows how the upload ended, or the store does not allow Valet to find out.
+            // Either the object shows how the upload ended, or the store's credentials do not have permission to list
+            // the parts.
             (UploadFact::Unread | UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Hidden, _) => None,
         }
     }
 
-    /// What happened to the upload of an expired credential that did not become an object, for messages.
+    /// Describes what happened to an upload that did not become an object, as text for messages.
     pub(super) fn what_came(&self) -> String {
         let (UploadFact::Aborted { parts }, Some(all)) = (&self.f.upload, self.g.ask.parts()) else {
             return "nothing was uploaded".to_owned();
@@ -262,7 +264,7 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The upload no longer exists and no object was created, so its URLs are useless.
+    /// Reports that the upload no longer exists and no object was created. The part URLs are therefore useless.
     pub(super) fn aborted(&self) -> Step {
         let message = format!(
             "{} no longer has the multipart upload, and no object was created: another client or a lifecycle rule of the bucket aborted it; create a new grant",
@@ -276,8 +278,8 @@ impl Evaluator<'_> {
         self.settle(&situation, None)
     }
 
-    /// Handles a grant that is being deleted. The garbage collector deletes the Secret, but only after all finalizers
-    /// of the grant are removed, Valet's own and those of other controllers.
+    /// Handles a grant that is being deleted. The garbage collector deletes the Secret only after all finalizers of
+    /// the grant are removed. This includes the finalizers of other controllers.
     pub(super) fn leave(&self) -> Step {
         if let Some(step) = self.withdraw() {
             return step;
@@ -292,7 +294,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Other controllers' finalizers keep the grant, so its status must no longer name a Secret.
+    /// Reports a grant that is being deleted but still has finalizers of other controllers. Its status must no longer
+    /// name a Secret.
     fn deleting(&self) -> Step {
         let is_said = condition(&self.g.status, "Ready").is_some_and(|c| c.reason == Reason::Deleting.as_str());
         if self.g.status.binding.is_none() && !is_said {
@@ -309,7 +312,7 @@ impl Evaluator<'_> {
         self.settle(&Situation::of(Reason::Deleting, message, key), None)
     }
 
-    /// Aborts the upload of a grant that was refused permanently, if no copy of a credential is valid.
+    /// Aborts the upload of a grant that was refused permanently, if no copy of its credentials still works.
     pub(super) fn abandon_upload(&self, reason: Reason) -> Option<Step> {
         let is_out = self.copies_until(self.key()).is_some_and(|end| end > self.now);
         let is_begun = matches!(
@@ -322,13 +325,13 @@ impl Evaluator<'_> {
         self.abort_own().map(Step::Abort)
     }
 
-    /// Aborts the grant's uploads in the store, then removes the grant's finalizer. `since` is the end of the grant.
-    /// Retries for an unavailable store are limited from that time.
+    /// Aborts the grant's uploads in the store, and then removes the grant's finalizer. `since` is the end of the
+    /// grant. If the store cannot be used, Valet retries for a limited time after `since`.
     pub(super) fn clean(&self, since: Timestamp) -> Cleaning {
         if !self.g.held {
             return Cleaning::Done;
         }
-        // The finalizer is no evidence, because any user can add it to a grant of any mode.
+        // The finalizer does not prove that an upload exists, because any user can add the finalizer to any grant.
         if !self.is_in_parts() {
             return Cleaning::Next(Step::RemoveFinalizer { notice: None });
         }
@@ -343,7 +346,7 @@ impl Evaluator<'_> {
             (Some(upload), UploadFact::Unread) => {
                 return Cleaning::Next(Step::Read(Read::Upload(access, upload.to_owned())));
             }
-            // Credentials that may not list the parts may still be allowed to abort the upload.
+            // Credentials without permission to list the parts may still have permission to abort the upload.
             (Some(upload), UploadFact::Open(_) | UploadFact::Hidden) => {
                 return Cleaning::Next(Step::Abort(access.to_abort(upload)));
             }
@@ -370,8 +373,8 @@ impl Evaluator<'_> {
         self.wait_or_release(since, trouble)
     }
 
-    /// Cleans up if the access rules do not allow the grant, or are unknown because the store is deleted. Valet sends
-    /// no requests except to abort the upload that it initiated for this grant.
+    /// Cleans up a grant that the access rules do not allow, or whose store was deleted. Valet sends only one kind of
+    /// request to the store: it aborts the upload that it initiated for this grant.
     fn clean_without_access(&self, since: Timestamp, refusal: &Refusal) -> Cleaning {
         match (&self.f.upload, self.abort_own()) {
             (UploadFact::Unread | UploadFact::Open(_) | UploadFact::Hidden, Some(own)) => {
@@ -381,9 +384,9 @@ impl Evaluator<'_> {
             (UploadFact::Gone | UploadFact::Aborted { .. }, _) => {
                 Cleaning::Next(Step::RemoveFinalizer { notice: None })
             }
-            // No record of an upload exists, so nothing can be left in the store.
+            // No upload is recorded, so no parts can be left in the store.
             (_, None) if self.upload().is_none() => Cleaning::Next(Step::RemoveFinalizer { notice: None }),
-            // The store may become usable again.
+            // Valet waits for a limited time, because the store may become usable again.
             (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
                 self.wait_or_release(since, "the store was deleted, or cannot be used")
             }
@@ -394,24 +397,24 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The permission to abort the upload that Valet initiated for this grant, if evidence exists that no other
-    /// client can write.
+    /// Returns the permission to abort the upload that Valet initiated for this grant. Returns `None` without
+    /// evidence that no other client can have written.
     fn abort_own(&self) -> Option<AbortAccess> {
-        // Records in the Secret and the status count only if they are authentic.
+        // Records in the Secret and in the status count only if they are authentic.
         let own = self.f.own_upload.as_deref().filter(|_| self.is_in_parts());
         let own = own.or_else(|| self.upload())?;
         abort_own(self.g, own)
     }
 
-    /// The store did not abort the upload. Retries for a limited time, then leaves the parts and removes the
-    /// finalizer.
+    /// Handles a store that did not abort the upload. Valet retries for a limited time. After that it leaves the
+    /// parts in the store and removes the finalizer.
     fn wait_or_release(&self, since: Timestamp, trouble: &str) -> Cleaning {
         let patience = if self.g.deleting {
             DELETION_PATIENCE
         } else {
             POLL_PATIENCE
         };
-        // A deleted store does not come back, so waiting is useless.
+        // Waiting is useless if the store was deleted.
         let is_hopeless = self.g.deleting && matches!(self.f.store, StoreFact::Missing);
         if !is_hopeless && self.now < add(since, patience) {
             return Cleaning::Wait(retry(Some(since), self.now));
@@ -432,8 +435,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Whether Valet initiated this upload and crashed before it recorded the upload ID. No client received the ID,
-    /// so the upload has no parts. It was initiated between the grant's creation and its first credential.
+    /// Returns true if Valet initiated this upload and crashed before it recorded the upload ID. Such an upload has
+    /// no parts, because no client received the ID. It was initiated after the grant was created and before the first
+    /// credential.
     fn is_stray(&self, upload: &OpenUpload) -> bool {
         let first = self.g.created.map(|created| add(created, -SKEW));
         let last = add(self.key().map_or(self.now, |key| key.issued_at), SKEW);
@@ -486,7 +490,7 @@ mod tests {
             assert_eq!(assembled(exact, some), Assembled::Waiting, "{some:?}");
         }
         assert_eq!(assembled(exact, &all), Assembled::Whole(came(&all)));
-        // The parts can be in any order, and additional part numbers are ignored.
+        // The parts can arrive in any order. Parts with additional numbers are ignored.
         let others = [(4, 9), (3, 2 * MIB), (2, 5 * MIB), (1, 5 * MIB)];
         assert_eq!(assembled(exact, &others), Assembled::Whole(came(&all)));
         assert_eq!(
@@ -526,7 +530,7 @@ mod tests {
         let range = (6 * MIB, 12 * MIB);
         let whole =
             |sizes: &[(i64, i64)]| assert_eq!(assembled(range, sizes), Assembled::Whole(came(sizes)), "{sizes:?}");
-        // The last part is shorter than the others, possibly empty, or it is the last possible part.
+        // The last part can be shorter than the part size, it can be empty, or it can have the last possible number.
         whole(&[(1, 5 * MIB), (2, MIB)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 0)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB)]);

@@ -1,8 +1,8 @@
 //! Authenticates what Valet wrote about a grant: the data and annotations of its Secret, and the status fields that
 //! later decisions use.
 //!
-//! Any client that may patch Secrets or a grant's status can write any value there. A message authentication code
-//! (HMAC-SHA256) with a key that only the operator has identifies Valet's own records.
+//! Any client with permission to patch Secrets or the status of grants can write any value there. Valet therefore
+//! signs its own records with HMAC-SHA256 and a key that only the operator has.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +19,10 @@ use serde::Serialize;
 
 use crate::api::{Binding, GROUP, GrantStatus, ObservedObject, Operation, Reason, annotation};
 
-/// The length of an HMAC key for records, in bytes.
+/// The length in bytes of the HMAC key that authenticates records.
 pub const RECORD_KEY_BYTES: usize = 32;
 
-/// The HMAC key that authenticates records. It cannot be printed.
+/// The HMAC key that authenticates records. The type has no text form, so that the key is not printed by accident.
 #[derive(Clone)]
 pub struct RecordKey {
     bytes: [u8; RECORD_KEY_BYTES],
@@ -35,30 +35,32 @@ impl std::fmt::Debug for RecordKey {
     }
 }
 
-/// The grant that a record belongs to.
+/// The grant that a record is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// The grant's UID. It prevents the use of one grant's record for another grant, also with the same name.
+    /// The grant's UID. A record is valid only for the grant with this UID, so that another grant with the same name
+    /// cannot use it.
     pub uid: &'a str,
-    /// The operation of the grant.
+    /// The operation of the grant: upload or download.
     pub operation: Operation,
 }
 
-/// The part of a grant's status that can be trusted.
+/// The status of a grant as far as Valet can trust it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KnownStatus {
-    /// The status as Valet last wrote it. If another client changed the status, only conditions that no decision uses
-    /// are taken from it: those of other controllers, and `Ready`, which Valet writes again.
+    /// The status as Valet last wrote it. If another client changed the status, Valet takes only conditions from it
+    /// that no decision uses. These are the conditions of other controllers, and `Ready`, which Valet writes again.
     pub status: GrantStatus,
-    /// Whether the cluster contains exactly this status. If not, Valet must write it again.
+    /// True if the status in the cluster is exactly this status. Otherwise Valet must write the status again.
     pub is_own: bool,
 }
 
-/// The condition types that are always evidence. If the grant is finished, `Ready` is also evidence.
+/// The types of conditions that are always part of the signed record. `Ready` is also part of the record if the grant
+/// is finished.
 const EVIDENCE: [&str; 2] = ["Completed", "Active"];
 
-/// The status fields that are evidence, in the order in which they are authenticated. Times have whole seconds in
-/// JSON, so the API server does not change the bytes when it stores the status.
+/// The status fields that Valet signs, in this order. Times have whole seconds in JSON. The API server therefore
+/// stores exactly the bytes that Valet signed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StatusRecord<'a> {
@@ -73,10 +75,10 @@ struct StatusRecord<'a> {
     upload_id: &'a Option<String>,
     binding: &'a Option<Binding>,
     finished_time: &'a Option<Time>,
-    /// Reason and message with which the grant finished.
+    /// The reason and message with which the grant finished.
     finished: Option<(&'a str, &'a str)>,
     object: &'a Option<ObservedObject>,
-    /// Status, reason and message of the condition `Completed`.
+    /// The status, reason and message of the condition `Completed`.
     completed: Option<(&'a str, &'a str, &'a str)>,
     is_truncated: bool,
 }
@@ -88,14 +90,14 @@ struct SecretRecord<'a> {
     uid: &'a str,
     kind: &'static str,
     name: &'a str,
-    /// All annotations of Valet's own domain, except the signature.
+    /// All annotations with Valet's own domain, except the signature.
     annotations: BTreeMap<&'a str, &'a str>,
-    /// The SHA-256 digest of each data entry.
+    /// The SHA-256 digest of each entry in the Secret's data.
     data: BTreeMap<&'a str, String>,
 }
 
 impl RecordKey {
-    /// Creates a key from these bytes.
+    /// Creates an HMAC key from the given bytes.
     pub fn new(bytes: [u8; RECORD_KEY_BYTES]) -> Self {
         Self {
             hmac: hmac::Key::new(hmac::HMAC_SHA256, &bytes),
@@ -103,11 +105,11 @@ impl RecordKey {
         }
     }
 
-    /// Creates a random key.
+    /// Creates a random HMAC key.
     ///
     /// # Errors
     ///
-    /// A message, if the system returns no random numbers.
+    /// Returns a message if the system returns no random numbers.
     pub fn random() -> Result<Self, String> {
         let mut bytes = [0; RECORD_KEY_BYTES];
         SystemRandom::new()
@@ -116,24 +118,24 @@ impl RecordKey {
         Ok(Self::new(bytes))
     }
 
-    /// The key's bytes. They may be stored only in the operator's own Secret.
+    /// Returns the bytes of the HMAC key. They must be stored only in the operator's own Secret.
     pub fn expose(&self) -> &[u8; RECORD_KEY_BYTES] {
         &self.bytes
     }
 
-    /// The record signature of a status.
+    /// Returns the signature of the status fields that later decisions use.
     pub fn sign_status(&self, subject: Subject, status: &GrantStatus) -> String {
         self.sign(&status_record(subject, status))
     }
 
-    /// Whether Valet wrote the evidence in this status.
+    /// Returns true if Valet wrote the signed fields of this status.
     pub fn is_own_status(&self, subject: Subject, status: &GrantStatus) -> bool {
         let signature = status.record_signature.as_deref();
         self.is_own(signature, &status_record(subject, status))
     }
 
-    /// The part of a status that can be trusted. `remembered` is the evidence of an earlier authentic status. It
-    /// replaces a status that another client wrote, and an old status that another client restored.
+    /// Returns the part of a status that Valet can trust. `remembered` is the record of an earlier authentic status.
+    /// If another client wrote the status, or restored an old one, Valet uses `remembered` instead.
     pub fn known_status(
         &self,
         subject: Subject,
@@ -153,8 +155,8 @@ impl RecordKey {
             _ => {
                 let mut status = remembered.cloned().unwrap_or_default();
                 let mut known = std::mem::take(&mut status.conditions);
-                // Keeps the order of the written conditions, so that the change of one condition does not look like a
-                // change of all.
+                // The conditions stay in the order in which they were written. Otherwise a change of one condition
+                // would look like a change of all conditions.
                 for there in written.into_iter().flat_map(|status| &status.conditions) {
                     if let Some(n) = known.iter().position(|c| c.type_ == there.type_) {
                         status.conditions.push(known.remove(n));
@@ -168,7 +170,7 @@ impl RecordKey {
         }
     }
 
-    /// The record signature of a Secret.
+    /// Returns the signature of a Secret's data and of Valet's annotations.
     pub fn sign_secret(
         &self,
         subject: Subject,
@@ -179,7 +181,7 @@ impl RecordKey {
         self.sign(&secret_record(subject, name, annotations, data))
     }
 
-    /// Whether Valet wrote these annotations and this data.
+    /// Returns true if Valet wrote these annotations and this data.
     pub fn is_own_secret(
         &self,
         subject: Subject,
@@ -201,7 +203,8 @@ impl RecordKey {
     }
 }
 
-/// The part of a status that is evidence and must be remembered. `None` if the status has no evidence.
+/// Returns the part of a status that must be remembered, because later decisions use it. Returns `None` if the status
+/// has no such part.
 pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
     if status.issued_time.is_none() && status.finished_time.is_none() && status.upload_id.is_none() {
         return None;
@@ -217,8 +220,8 @@ pub fn evidence(status: &GrantStatus) -> Option<GrantStatus> {
     })
 }
 
-/// Whether the evidence is newer than the status: the grant has finished since then, or the credential is a later
-/// one.
+/// Returns true if the remembered record is newer than the status: it says that the grant has finished, or it
+/// describes a later credential.
 pub fn is_newer(evidence: &GrantStatus, status: &GrantStatus) -> bool {
     let has_finished = |s: &GrantStatus| s.finished_time.is_some();
     match (has_finished(evidence), has_finished(status)) {
@@ -275,7 +278,8 @@ fn secret_record(
     })
 }
 
-/// JSON with a fixed structure: equal records have equal bytes, and different records have different bytes.
+/// Encodes a record as JSON with a fixed structure. Equal records have equal bytes, and different records have
+/// different bytes.
 fn encode(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_else(|_| {
         unreachable!("a record contains only strings, numbers and times, which JSON can represent")
@@ -353,7 +357,7 @@ mod tests {
             *forged.pointer_mut(path).unwrap() = value;
             assert!(!is_own(&forged), "{path}");
         }
-        // A change of other fields does not invalidate the evidence.
+        // The signature stays valid if another client changes fields that are not signed.
         for (path, value) in [
             ("/observedGeneration", json!(9)),
             ("/renewalTime", Value::Null),
@@ -458,7 +462,7 @@ mod tests {
             ["Ready", "example.com/Approved"],
             "no decision uses these conditions"
         );
-        // If the status is forged or an old one was restored, the evidence in memory counts.
+        // If another client forged the status or restored an old one, Valet uses the record in its memory.
         let remembered = evidence(&own).unwrap();
         let mut older = GrantStatus {
             finished_time: None,

@@ -1,24 +1,25 @@
-//! Whether a store is relevant for an operator that serves one namespace.
+//! Decides if a store is relevant for an operator that serves only one namespace.
 
 use std::collections::BTreeMap;
 
 use super::policy::chooses;
 use crate::api::ClusterAccessRule;
 
-/// How relevant a store is for an operator.
+/// The relevance of a store for an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// No access rule applies to the operator's namespace.
+    /// The store is not relevant: no access rule applies to the operator's namespace.
     None,
-    /// All access rules apply only to the operator's namespace, or the operator serves all namespaces. No other
-    /// operator reports the store's status.
+    /// Only this operator reports the store's status. Either all access rules apply only to the operator's namespace,
+    /// or the operator serves all namespaces.
     Alone,
-    /// Some access rules also apply to other namespaces, which may have operators with other credentials.
+    /// Several operators can report the store's status. Some access rules also apply to other namespaces, where
+    /// operators with other credentials may run.
     Shared,
 }
 
-/// Returns how relevant a store with these access rules is for an operator that serves only `namespace`. `labels` are
-/// the labels of that namespace.
+/// Returns the relevance of a store for an operator that serves only `namespace`. `rules` are the store's access
+/// rules, and `labels` are the labels of `namespace`.
 pub fn concern(rules: &[ClusterAccessRule], namespace: &str, labels: &BTreeMap<String, String>) -> Concern {
     if !rules.iter().any(|r| chooses(&r.namespaces, namespace, labels)) {
         return Concern::None;
@@ -45,7 +46,7 @@ mod tests {
             (json!([{"names": ["b"]}]), Concern::None),
             (json!([{"names": ["a", "b"]}]), Concern::Shared),
             (json!([{"names": ["a"]}, {"names": ["b"]}]), Concern::Shared),
-            // Another namespace can get the same label later.
+            // The store is shared, because another namespace can get the selected label later.
             (json!([{"selector": {"matchLabels": {"team": "web"}}}]), Concern::Shared),
             (json!([{"selector": {}}]), Concern::Shared),
             (json!([{"selector": {"matchLabels": {"team": "films"}}}]), Concern::None),

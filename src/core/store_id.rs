@@ -2,10 +2,10 @@
 
 use crate::api::{StoreKind, StoreRef};
 
-/// Kind, namespace and name of a store. The namespace is empty for a ClusterObjectStore.
+/// The kind, namespace and name of a store. The namespace is empty for a ClusterObjectStore.
 pub type StoreId = (StoreKind, String, String);
 
-/// The store that a grant in `namespace` refers to.
+/// Returns the identity of the store that a grant in `namespace` refers to.
 pub fn store_id(store: &StoreRef, namespace: &str) -> StoreId {
     let namespace = match store.kind {
         StoreKind::ObjectStore => namespace.to_owned(),

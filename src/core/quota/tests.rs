@@ -40,7 +40,8 @@ fn the_oldest_is_next_and_each_is_called_once() {
         Ok(()),
         "its place is already reserved"
     );
-    // A later grant waits even if it is older. Other namespaces are not affected.
+    // The quota of namespace `a` is used up, so every later request waits, even that of an older grant. Namespace `b`
+    // is not affected.
     for second in [2, 5, 1] {
         assert_eq!(places.ask(&who("a", second), TWO, now), Err(QuotaLimit::Namespace(2)));
     }
@@ -52,13 +53,13 @@ fn the_oldest_is_next_and_each_is_called_once() {
     places.leaves(&who("a", 4));
     assert_eq!(names(&places.calls(now)), ["a-1"]);
     assert!(places.calls(now).is_empty(), "once");
-    // No grant gets a place before the one that was enqueued.
+    // Quota is reserved for the grant that was enqueued, so no other grant receives it.
     assert_eq!(places.ask(&who("a", 2), TWO, now), Err(QuotaLimit::Namespace(2)));
-    // The enqueued grant no longer wants the place, so the next one gets it.
+    // The enqueued grant no longer needs quota, so the next grant receives it.
     places.leaves(&who("a", 1));
     assert_eq!(names(&places.calls(now)), ["a-2"]);
     assert_eq!(places.ask(&who("a", 2), TWO, now), Ok(()));
-    // An expired credential uses no place, even if the status is not updated yet.
+    // A grant with an expired credential uses no quota, even if its status is not updated yet.
     assert!(places.calls(at(199)).is_empty());
     assert_eq!(names(&places.calls(at(200))), ["a-5"]);
     assert_eq!(places.ask(&who("a", 5), TWO, at(200)), Ok(()));
@@ -105,7 +106,7 @@ fn a_whole_stores_places_go_to_the_namespace_with_the_fewest() {
         places.holds(&who(namespace, second), at(1000));
         order.push(uid.clone());
     }
-    // No namespace has a live grant: the oldest grant is first. Then the namespaces alternate.
+    // If no namespace has a live grant, the oldest grant is served first. After that the namespaces alternate.
     assert_eq!(order, ["late-50", "last-60", "loud-4", "late-51"]);
 }
 
@@ -137,7 +138,8 @@ fn rules_of_one_namespace_with_different_numbers_do_not_block_each_other() {
     assert_eq!(names(&places.calls(now)), ["a-2"]);
 }
 
-/// After a restart only statuses are known. Waiting grants come before younger ones, in any order of reconciles.
+/// After a restart, Valet knows only the statuses of grants. Waiting grants are served before younger grants,
+/// whatever the order of reconciles is.
 #[test]
 fn a_restart_keeps_the_order() {
     let mut places = QuotaLedger::default();
@@ -148,7 +150,7 @@ fn a_restart_keeps_the_order() {
     }
     let one_left = [5, 4, 3].map(|second| places.ask(&who("a", second), TWO, now).is_ok());
     assert_eq!(one_left, [false, false, true]);
-    // A lower limit does not remove the credentials of live grants.
+    // If the limit is lowered, live grants keep their credentials.
     let mut full = QuotaLedger::default();
     for second in 1..=5 {
         full.holds(&who("a", second), at(200));
@@ -162,8 +164,8 @@ fn a_restart_keeps_the_order() {
     assert_eq!(names(&full.calls(now)), ["a-0"]);
 }
 
-/// A grant keeps its place if its operator crashed after publishing the credential and before writing the status. A
-/// grant that another operator is about to reconcile also keeps its place.
+/// A grant keeps its quota if the operator crashed after it published the credential and before it wrote the status.
+/// It also keeps its quota if another operator is about to reconcile it.
 #[test]
 fn who_has_not_been_looked_at_is_before_who_is_younger() {
     let mut places = QuotaLedger::default();
@@ -175,7 +177,7 @@ fn who_has_not_been_looked_at_is_before_who_is_younger() {
     assert_eq!(second_and_third, [false, true]);
     places.holds(&who("a", 2), at(200));
     assert!(places.calls(now).is_empty());
-    // The first grant gets no credential, for another reason than the quota.
+    // The first grant receives no credential, and the reason is not the quota.
     places.leaves(&who("a", 1));
     assert_eq!(
         names(&places.calls(now)),
@@ -186,7 +188,7 @@ fn who_has_not_been_looked_at_is_before_who_is_younger() {
     assert_eq!(places.ask(&who("a", 4), TWO, now), Err(QuotaLimit::Namespace(2)));
 }
 
-/// A grant that is never reconciled blocks others only for some seconds.
+/// A grant that is never reconciled blocks other grants only for some seconds.
 #[test]
 fn new_grant_counts_for_seconds_only() {
     let mut places = QuotaLedger::default();
@@ -195,7 +197,7 @@ fn new_grant_counts_for_seconds_only() {
         store: Some(1),
     };
     places.is_new(&who("a", 1), at(100));
-    // A second sighting does not restart the time.
+    // The time starts when the grant is first seen. Seeing the grant again does not restart it.
     places.is_new(&who("a", 1), at(110));
     for second in [100, 114] {
         assert_eq!(
@@ -210,8 +212,8 @@ fn new_grant_counts_for_seconds_only() {
     assert_eq!(places.ask(&who("b", 2), one, at(115)), Ok(()));
 }
 
-/// A grant in a namespace without an access rule takes no place and does not wait in the queue, whatever its status
-/// says.
+/// A grant in a namespace without an access rule uses no quota and does not wait in the queue. Its status does not
+/// matter.
 #[test]
 fn namespace_without_a_rule_takes_no_place() {
     let rule = |namespaces: serde_json::Value| {
@@ -232,15 +234,15 @@ fn namespace_without_a_rule_takes_no_place() {
         places.judged_by(rule(serde_json::json!({"names": names})));
         let asked = places.ask(&who("a", 9), one, now);
         assert_eq!(asked.is_ok(), !is_named, "{asked:?}");
-        // A label selector may match any namespace.
+        // A label selector can match any namespace, so the grant uses quota.
         places.leaves(&who("a", 9));
         places.judged_by(rule(serde_json::json!({"selector": {"matchLabels": {"team": "a"}}})));
         assert_eq!(places.ask(&who("a", 9), one, now), Err(QuotaLimit::Store(1)));
     }
 }
 
-/// Compares the result with a simple slow calculation: never more than the limit, no waiting grant next to a free
-/// place, oldest first.
+/// Compares the queue with a simple, slow calculation. There are never more live grants than the limit. No grant
+/// waits while quota is free, and the oldest grants are served first.
 #[test]
 fn whatever_happens_the_numbers_hold() {
     let mut seed = 7_u64;
