@@ -9,14 +9,14 @@ use k8s_openapi::{
 use super::{Credential, Form, GrantFacts, Lifetime, Publish, Signed, SignedPart};
 use crate::api::{GROUP, SECRET_TYPE, VERSION, data};
 
-/// The maximum size of a Secret's data in bytes (Kubernetes, `MaxSecretSize`).
+/// The maximum size of a Secret's data in bytes. It equals the constant `MaxSecretSize` of Kubernetes.
 pub const SECRET_CAPACITY: usize = 1 << 20;
 
-/// The script that uploads a file with `parts.json`.
+/// A shell script that uploads a file in parts. It reads the part URLs from `parts.json`.
 const UPLOAD_SCRIPT: &str = include_str!("upload.sh");
 
-/// The data of a grant Secret. All grants with the same mode have the same entry names, and the mode cannot change. A
-/// mounted Secret therefore never gains or loses files.
+/// Returns the data of a grant Secret. All grants with the same mode have the same entries, and the mode of a grant
+/// cannot change. A mounted Secret therefore never gains or loses files.
 pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, ByteString> {
     let of_the_key = match &signed.credential {
         Credential::Request { url, method, headers } => vec![
@@ -40,7 +40,8 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
     };
     let of_every_key = [
         (data::EXPIRY, lifetime.expires_at.to_string()),
-        // Entries of the Service Binding specification for Kubernetes: the type of the service and its provider.
+        // The Service Binding specification for Kubernetes defines these two entries: the type of the service and its
+        // provider.
         (data::TYPE, "object-store".to_owned()),
         (data::PROVIDER, signed.provider.to_owned()),
     ];
@@ -51,7 +52,7 @@ pub fn secret_data(signed: &Signed, lifetime: Lifetime) -> BTreeMap<String, Byte
         .collect()
 }
 
-/// The size of a Secret's data in bytes, as the API server counts it.
+/// Returns the size of a Secret's data in bytes. The API server computes the size in the same way.
 pub fn secret_bytes(secret: &Secret) -> usize {
     secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum()
 }
@@ -63,7 +64,7 @@ fn lines(headers: &[(String, String)]) -> String {
         .collect()
 }
 
-/// The parts as one JSON object with one part per line, so that `upload.sh` can read it with sed.
+/// Returns the parts as one JSON object. Each part has its own line, so that `upload.sh` can read the parts with sed.
 fn parts_json(parts: &[SignedPart]) -> String {
     let each: Vec<_> = parts
         .iter()
@@ -92,7 +93,7 @@ fn parts_json(parts: &[SignedPart]) -> String {
     )
 }
 
-/// The form fields as one JSON object, in their order. JavaScript, Python and jq keep the order.
+/// Returns the form fields as one JSON object. JavaScript, Python and jq keep the order of the fields.
 fn fields_json(form: &Form) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let fields: Vec<_> = form
@@ -103,21 +104,23 @@ fn fields_json(form: &Form) -> String {
     format!("{{\n{}\n}}\n", fields.join(",\n"))
 }
 
-/// A configuration file for `curl --config` (curl(1), "-K, --config").
+/// Returns a configuration file for `curl --config` (curl(1), "-K, --config").
 ///
-/// It contains no Content-Length, because curl sets that header from the bytes that it sends. If the file had another
-/// size than the grant allows, a header in this file would make curl send a broken request. Without the header the
-/// store rejects the request with a clear error.
+/// The file does not set Content-Length, because curl computes that header from the bytes that it sends. A fixed
+/// Content-Length would make curl send a broken request if the file had a wrong size. With the computed header, the
+/// store rejects a file of a wrong size with a clear error.
 fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
     let (url, command) = match key {
         Credential::Form { url, .. } => (url, "curl --config curl.cfg --form file=@FILE"),
         Credential::Request { url, method, .. } if method == "GET" => (url, "curl --config curl.cfg --output FILE"),
-        // The request starts an upload session and prints its address. The file is then sent to that address.
+        // The request starts an upload session and prints the address of the session. A second curl command sends the
+        // file to that address.
         Credential::Request { url, method, .. } if method == "POST" => {
             (url, "curl --fail --upload-file FILE \"$(curl --config curl.cfg)\"")
         }
         Credential::Request { url, .. } => (url, "curl --config curl.cfg --upload-file FILE"),
-        // One curl configuration describes one request, so these modes have none.
+        // A curl configuration describes one request. These modes need several requests, so they have no
+        // configuration.
         Credential::Parts(_) | Credential::Credentials(_) => return String::new(),
     };
     let mut config = format!("# Works until {}. Use: {command}\n", lifetime.expires_at);
@@ -129,16 +132,17 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
     };
     line("url", url.expose());
     match key {
-        // A form makes curl send a POST. `form-string` takes the value literally; `form` would interpret '@', '<' and
-        // ';'.
+        // A form field makes curl send a POST request. The option `form-string` takes the value literally, while
+        // `form` would interpret '@', '<' and ';'.
         Credential::Form { fields, .. } => {
             for (name, value) in fields.expose() {
                 line("form-string", &format!("{name}={value}"));
             }
         }
         Credential::Request { method, headers, .. } => {
-            // curl chooses the method of other requests: PUT with --upload-file, otherwise GET. The store rejects a
-            // command without --upload-file. With `request = "PUT"` such a command would upload an empty object.
+            // For other requests curl chooses the method: PUT with --upload-file, otherwise GET. If a user forgets
+            // --upload-file, the store rejects the GET request. With `request = "PUT"`, the same command would upload
+            // an empty object.
             if method == "POST" {
                 line("request", method);
             }
@@ -149,8 +153,8 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
                 line("header", &format!("{name}: {value}"));
             }
             if method == "POST" {
-                // The request has no body and no content type from curl, because the store would use curl's type for
-                // the object.
+                // The request must have no body. Otherwise curl would add a content type, and the store would use it
+                // for the object.
                 line("header", "content-length: 0");
                 line("output", "/dev/null");
                 line("write-out", "%header{location}");
@@ -158,13 +162,13 @@ fn curl_config(key: &Credential, lifetime: Lifetime) -> String {
         }
         Credential::Parts(_) | Credential::Credentials(_) => {}
     }
-    // A response of 400 or more makes curl fail instead of writing an error message to the file. The newer option
-    // fail-with-body stops curl before 7.76 with an error.
+    // With `fail`, curl fails at a response of 400 or more instead of writing the error message to the file. The
+    // newer option `fail-with-body` is unknown before curl 7.76, which would stop with an error.
     config.push_str("fail\nsilent\nshow-error\ngloboff\n");
     config
 }
 
-/// The owner reference of a grant Secret: the grant is the only owner.
+/// Returns the owner reference of a grant Secret. The grant is the only owner.
 pub fn secret_owner(grant: &GrantFacts) -> OwnerReference {
     OwnerReference {
         api_version: format!("{GROUP}/{VERSION}"),
@@ -176,7 +180,7 @@ pub fn secret_owner(grant: &GrantFacts) -> OwnerReference {
     }
 }
 
-/// The complete Secret of a grant, as the operator writes it and `valet sign` prints it.
+/// Returns the complete Secret of a grant. The operator writes this Secret, and the command `valet sign` prints it.
 pub fn secret_object(grant: &GrantFacts, publish: &Publish, signed: &Signed) -> Secret {
     Secret {
         metadata: ObjectMeta {

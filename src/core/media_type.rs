@@ -1,8 +1,9 @@
-//! Media types in access rules.
+//! Matches media types with the patterns in access rules.
 
-/// Whether a media type matches a pattern such as `image/*`. Parameters and letter case are ignored (RFC 9110,
-/// section 8.3.1). A list of media types matches only `*/*`. Browsers use the last type of a list (Fetch Standard,
-/// "extract a MIME type"), so they would show `image/png;a,text/html` as a page.
+/// Returns true if a media type matches a pattern such as `image/*`. Parameters and letter case are ignored (RFC
+/// 9110, section 8.3.1). A list of media types matches only `*/*`, because browsers use the last type of a list
+/// (Fetch Standard, "extract a MIME type"). For example, browsers would show an object with the type
+/// `image/png;a,text/html` as a page.
 pub fn matches_type(pattern: &str, media_type: &str) -> bool {
     let essence = media_type
         .split(';')
@@ -18,8 +19,8 @@ pub fn matches_type(pattern: &str, media_type: &str) -> bool {
     }
 }
 
-/// Whether the value is a single media type: no comma outside a quoted string. A quoted string without an end is
-/// refused, because clients parse it in different ways.
+/// Returns true if the value is a single media type, without a comma outside of quoted strings. A quoted string
+/// without an end is refused, because clients parse it in different ways.
 fn is_one(media_type: &str) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for c in media_type.chars() {
@@ -51,7 +52,7 @@ mod tests {
             ("text/plain", "text/plainer", false),
             ("text/plain", "text/plain;charset=utf-8", true),
             ("image/*", "text/html; image/png", false),
-            // Browsers use the last type of a list.
+            // Browsers use the last media type of a list.
             ("image/*", "image/png;a,text/html", false),
             ("image/png", "image/png; a=\"b\", text/html", false),
             ("image/png", "image/png; a=\"b\\\"\",text/html", false),

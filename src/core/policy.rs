@@ -14,10 +14,10 @@ use crate::api::{
     AccessRule, Ask, ClusterAccessRule, Namespaces, Operation, Reason, RenewalPermission, StoreRef, UploadMode,
 };
 
-/// Proof that the access rules of a store allow a grant's operation on its object.
+/// An `Access` proves that the access rules of a store allow a grant's operation on its object.
 ///
-/// Every provider method that sends a request about a grant, or signs for it, takes an `Access`. Only [`admit`] and
-/// [`still_allowed`] create one, so the compiler rejects a request that was not checked:
+/// Every provider method that sends a request about a grant, or signs for a grant, needs an `Access`. Only [`admit`]
+/// and [`still_allowed`] create a value of this type. The compiler therefore rejects code that skips the check:
 ///
 /// ```compile_fail,E0451
 /// # fn forge(allowed: valet::core::Access, key: valet::core::ObjectKey) -> valet::core::Access {
@@ -25,7 +25,8 @@ use crate::api::{
 /// # }
 /// ```
 ///
-/// The proof is valid for the time when the rules were read. Each decision creates a new one and never stores it.
+/// The proof is valid only for the access rules that were read. Each decision therefore creates a new `Access`, and
+/// Valet never stores one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Access {
     ask: Ask,
@@ -46,27 +47,28 @@ impl Access {
         }
     }
 
-    /// The operation that the rules allow.
+    /// Returns the operation that the access rules allow.
     pub fn operation(&self) -> Operation {
         self.ask.operation()
     }
 
-    /// The object key that the rules allow.
+    /// Returns the object key that the access rules allow.
     pub fn key(&self) -> &ObjectKey {
         &self.key
     }
 
-    /// The store whose rules allow the operation, as referenced from [`Access::namespace`].
+    /// Returns the store whose access rules allow the operation. The reference is relative to [`Access::namespace`].
     pub fn store(&self) -> &StoreRef {
         &self.store
     }
 
-    /// The namespace of the grant.
+    /// Returns the namespace of the grant.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Creates the signing request for this lifetime. `upload` is the store's ID of a multipart upload.
+    /// Creates a request to sign a credential with this lifetime. `upload` is the store's ID of the multipart upload,
+    /// if there is one.
     pub fn to_sign(&self, lifetime: Lifetime, upload: Option<String>) -> AllowedRequest {
         AllowedRequest {
             access: self.clone(),
@@ -80,7 +82,7 @@ impl Access {
         }
     }
 
-    /// The permission to abort a multipart upload of the object.
+    /// Returns the permission to abort a multipart upload of the object.
     pub fn to_abort(&self, upload: &str) -> AbortAccess {
         AbortAccess {
             key: self.key.clone(),
@@ -90,8 +92,8 @@ impl Access {
     }
 }
 
-/// A signing request that the access rules allow. Its object key, operation and constraints are those that were
-/// checked.
+/// A request to sign a credential that the access rules allow. Its object key, operation and constraints are exactly
+/// those that Valet checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AllowedRequest {
     access: Access,
@@ -99,12 +101,12 @@ pub struct AllowedRequest {
 }
 
 impl AllowedRequest {
-    /// The proof that the access rules allow the request.
+    /// Returns the proof that the access rules allow the request.
     pub fn access(&self) -> &Access {
         &self.access
     }
 
-    /// Sets the multipart upload that the URLs are for.
+    /// Sets the ID of the multipart upload that the part URLs are for.
     pub fn set_upload(&mut self, upload: String) {
         self.request.upload = Some(upload);
     }
@@ -127,25 +129,26 @@ pub struct AbortAccess {
 }
 
 impl AbortAccess {
-    /// The object key of the upload.
+    /// Returns the object key of the multipart upload.
     pub fn key(&self) -> &ObjectKey {
         &self.key
     }
 
-    /// The store's ID of the upload.
+    /// Returns the store's ID of the multipart upload.
     pub fn upload(&self) -> &str {
         &self.upload
     }
 
-    /// Whether the access rules allow Valet to list the rest of the upload afterwards.
+    /// Returns true if the access rules allow Valet to list the parts after the abort. Valet then checks that no
+    /// parts are left.
     pub fn may_list(&self) -> bool {
         self.may_list
     }
 }
 
-/// The permission to abort a multipart upload that Valet itself initiated for this grant. The access rules do not
-/// matter, because the abort enforces a rule that became stricter. It requires evidence that no other client can
-/// write, see [`Facts::own_upload`].
+/// Returns the permission to abort a multipart upload that Valet itself initiated for this grant. The access rules do
+/// not matter, because the abort may be needed when a rule becomes stricter. The caller must have evidence that no
+/// other client can write, see [`Facts::own_upload`].
 ///
 /// [`Facts::own_upload`]: super::Facts::own_upload
 pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAccess> {
@@ -156,12 +159,12 @@ pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAcc
     })
 }
 
-/// Why a grant gets no credential, for conditions and events.
+/// The reason why a grant receives no credential, for conditions and Events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The reason of the condition.
     pub reason: Reason,
-    /// The field, what is wrong with its value, and what to do.
+    /// Names the field, says what is wrong with its value, and says what the user can do.
     pub message: String,
 }
 
@@ -174,13 +177,14 @@ impl Refusal {
     }
 }
 
-/// Decides whether the grant may have a credential. A rule must be for its namespace, its object key must be
-/// unambiguous, the store must be able to enforce every constraint, and one access rule must allow the whole grant.
+/// Decides if the grant is allowed to have a credential. At least one access rule must be for the grant's namespace,
+/// and the object key must be unambiguous. The store must be able to enforce every constraint. Finally, one single
+/// access rule must allow the whole grant.
 ///
 /// # Errors
 ///
-/// The [`Refusal`]. Its message mentions only rules for the grant's own namespace. It mentions capabilities of the
-/// store only if such a rule exists.
+/// Returns a [`Refusal`] with the first problem. Its message mentions only access rules for the grant's own
+/// namespace. It mentions capabilities of the store only if the grant's namespace has such a rule.
 pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<Access, Refusal> {
     named(grant, &store.rules, &store.namespace_labels)?;
     let key = object_key(grant, store.capabilities.max_key_bytes)?;
@@ -189,12 +193,12 @@ pub fn admit(grant: &GrantFacts, store: &StoreView) -> Result<Access, Refusal> {
     Ok(Access::new(grant, key))
 }
 
-/// Checks only the access rules, not the capabilities of the store. The result allows requests about the grant to the
-/// store, but no signing.
+/// Checks only the access rules, and not the capabilities of the store. The result allows Valet to send requests
+/// about the grant to the store, but not to sign a credential.
 ///
 /// # Errors
 ///
-/// The [`Refusal`], as for [`admit`].
+/// Returns a [`Refusal`] with the first problem, like [`admit`].
 pub fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<Access, Refusal> {
     named(grant, &view.rules, &view.namespace_labels)?;
     let key = object_key(grant, usize::MAX)?;
@@ -202,25 +206,27 @@ pub fn still_allowed(grant: &GrantFacts, view: &RulesView) -> Result<Access, Ref
     Ok(Access::new(grant, key))
 }
 
-/// What the access rules allow beyond one credential. If several rules allow the grant, the most generous values
-/// count.
+/// The limits of the access rules for all credentials of a grant together. If several rules allow the grant, the most
+/// generous values apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// Whether a new credential may follow an earlier one.
+    /// True if Valet is allowed to renew the credential.
     pub renewal: bool,
-    /// Within how many seconds after the grant's creation all credentials must expire. `None`: no limit.
+    /// All credentials of the grant must expire within this number of seconds after the grant's creation. `None`
+    /// means no limit.
     pub total_seconds: Option<i64>,
 }
 
 impl Allowance {
-    /// The value if no rules are known, or if no rule allows the grant, so that it is refused anyway.
+    /// This value is used if no rules are known. It is also used if no rule allows the grant, because the grant is
+    /// then refused anyway.
     pub const ALL: Self = Self {
         renewal: true,
         total_seconds: None,
     };
 }
 
-/// Returns the [`Allowance`] of a grant.
+/// Returns the limits of the access rules for all credentials of a grant together.
 pub fn allowance(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Allowance {
     let Ok(key) = object_key(grant, usize::MAX) else {
         return Allowance::ALL;
@@ -252,7 +258,7 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
         ObjectKey::parse
     };
     let key = parse(&grant.terms.key, limit).map_err(|e| Refusal::new(Reason::InvalidSpec, e.to_string()))?;
-    // A spec that the current schema rejects is refused here. Nothing is requested or signed for it.
+    // Valet refuses a spec that the current schema rejects. It sends no request and signs nothing for such a grant.
     if grant.broken_rules.is_empty() {
         Ok(key)
     } else {
@@ -260,7 +266,7 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
     }
 }
 
-/// Checks whether any rule applies to the grant's namespace.
+/// Checks that at least one access rule applies to the grant's namespace.
 fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
     let (name, namespace) = (&grant.terms.store_ref, &grant.namespace);
     if rules.iter().any(|r| chooses(&r.namespaces, namespace, labels)) {
@@ -274,8 +280,8 @@ fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<Stri
     ))
 }
 
-/// Checks the grant against every rule for its namespace. If all refuse it, the result is the refusal of the rule
-/// that failed at the latest check, because that rule is the closest match.
+/// Checks the grant against every access rule for its namespace. If all rules refuse the grant, returns the refusal
+/// of the rule that passed the most checks, because that rule is the closest match.
 fn allowed(
     grant: &GrantFacts,
     key: &ObjectKey,
@@ -309,12 +315,12 @@ pub(super) fn chooses(namespaces: &Namespaces, name: &str, labels: &BTreeMap<Str
     namespaces.names.iter().any(|n| n == name) || namespaces.selector.as_ref().is_some_and(|s| selects(s, labels))
 }
 
-/// Whether a rule could apply to a namespace whose labels are unknown.
+/// Returns true if a rule could apply to a namespace whose labels are unknown.
 pub(super) fn may_choose(namespaces: &Namespaces, name: &str) -> bool {
     namespaces.selector.is_some() || namespaces.names.iter().any(|n| n == name)
 }
 
-/// The rule's `keyPrefix` with `{namespace}` filled in.
+/// Returns the rule's `keyPrefix`, in which `{namespace}` is replaced by the namespace.
 fn prefix(rule: &AccessRule, namespace: &str) -> String {
     rule.key_prefix
         .as_deref()
@@ -322,7 +328,7 @@ fn prefix(rule: &AccessRule, namespace: &str) -> String {
         .replace("{namespace}", namespace)
 }
 
-/// Checks the grant against one rule. A refusal contains the number of checks that passed before it.
+/// Checks the grant against one access rule. A refusal contains the number of checks that passed before it.
 pub(super) fn examine(
     grant: &GrantFacts,
     key: &ObjectKey,
@@ -384,8 +390,8 @@ pub(super) fn examine(
         return Ok(());
     };
     if let Some(limit) = &rule.max_bytes {
-        // An invalid limit allows only empty objects. The current schema rejects such a limit, but an older schema
-        // may have accepted it.
+        // An invalid limit allows only empty objects. The current schema rejects an invalid limit, but an older
+        // schema may have accepted it.
         let max = limit.bytes().unwrap_or(0);
         let say = match mode {
             UploadMode::Put | UploadMode::Multipart => "spec.constraints.contentLength",
@@ -394,8 +400,8 @@ pub(super) fn examine(
                 "spec.mode to another mode than Resumable, which cannot enforce a size, and spec.constraints.contentLength"
             }
         };
-        // With a size range the store does not enforce the size of every part, so more bytes than the limit could be
-        // stored until the upload ends.
+        // With a range of sizes, the store does not enforce the size of every part. The store could then hold more
+        // bytes than the limit until the upload ends.
         let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();
         let message = match largest(constraints).map(|(_, size)| size) {
             Some(size) if size <= max && is_loose => Some(format!(

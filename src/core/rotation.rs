@@ -1,5 +1,5 @@
-//! Signs credentials again when the store's signing credentials change, and handles store sessions that are shorter
-//! than the requested lifetime.
+//! Signs credentials again when the store's signing credentials change. Also handles signing credentials that expire
+//! before the requested end of a grant's credential.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,12 +12,12 @@ use super::{
 };
 use crate::api::{Reason, ShortSessions};
 
-/// When a store gets new signing credentials, its grants are signed again over this time, spread by the grants' UIDs.
-/// For 1000 grants this is 8 per second.
+/// When a store gets new signing credentials, Valet signs the credentials of its grants again. The UIDs of the grants
+/// spread this work over this time. For 1000 grants, Valet signs about 8 credentials per second.
 pub const RESIGN_SPREAD: SignedDuration = SignedDuration::from_secs(120);
 
 impl Evaluator<'_> {
-    /// The store's current signing credentials, if known.
+    /// Returns the store's current signing credentials, if they are known.
     pub(super) fn signer(&self) -> Option<&Signer> {
         match &self.f.store {
             StoreFact::Usable(store) => store.signer.as_ref(),
@@ -25,8 +25,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// When an issued credential must be signed again, because the store has new signing credentials. A Secret
-    /// without the annotation `signed-with` stays unchanged.
+    /// Returns the time at which Valet must sign an issued credential again, because the store has new signing
+    /// credentials. A Secret without the annotation `signed-with` is not signed again.
     pub(super) fn anew_at(&self, secret: &SecretView, key: Lifetime) -> Option<Timestamp> {
         let signer = self.signer()?;
         let recorded = secret.signed_with.as_ref()?;
@@ -38,8 +38,8 @@ impl Evaluator<'_> {
         Some(due).filter(|due| *due < self.end(key))
     }
 
-    /// Whether the store's session is too short for a credential now. No change of a resource is needed then, because
-    /// the store's sessions are renewed automatically.
+    /// Returns true if the store's signing credentials expire too soon to sign a credential now. Nobody needs to
+    /// change a resource then, because these signing credentials are renewed automatically.
     pub(super) fn is_cut_short(&self) -> bool {
         let StoreFact::Usable(store) = &self.f.store else {
             return false;
@@ -49,7 +49,8 @@ impl Evaluator<'_> {
         self.cut_short(fresh, store).is_some()
     }
 
-    /// The refusal of a credential that the store's session would shorten, if the store's owner does not allow that.
+    /// Returns a refusal if the signing credentials expire before the requested end, and the store's owner does not
+    /// allow a shorter credential.
     pub(super) fn cut_short(&self, fresh: Result<Lifetime, NoTime>, store: &StoreView) -> Option<Refusal> {
         let (asked, fresh) = (self.g.terms.expiration_seconds, fresh.ok()?);
         if store.short_sessions == ShortSessions::Truncate || !fresh.is_truncated(asked, self.deadline()) {

@@ -1,5 +1,5 @@
-//! The states that a grant can be in. Each method handles one state: it returns the missing step, or it reports the
-//! state and rests.
+//! The states that a grant can be in. Each method handles one state. It returns the step that is needed next, or it
+//! reports the state and waits.
 
 use std::collections::BTreeMap;
 
@@ -17,25 +17,25 @@ use super::{
 };
 use crate::api::{Ask, ObservedObject, Reason, annotation};
 
-/// How long the garbage collector may take to delete the Secret of a deleted grant of the same name. After this time
-/// the Secret is reported as a conflict.
+/// The time that the garbage collector has to delete the Secret of a deleted grant with the same name. After this
+/// time Valet reports the Secret as a conflict.
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
-/// Why Valet cannot detect the end of an upload to a prefix.
+/// The reason why Valet cannot detect the end of an upload to a prefix.
 const NO_ONE_OBJECT: &str = "spec.key is a prefix, so there is no single object to look for";
 
-/// What to do about an upload that may still be in progress after the credential has expired.
+/// The result of checking for an upload that may still be in progress after the credential has expired.
 enum Late {
-    /// Take this step.
+    /// Valet must take this step.
     Next(Box<Step>),
-    /// Poll the store at this time.
+    /// Valet polls the store at this time.
     At(Timestamp),
-    /// Nothing more to do.
+    /// Valet does not poll again.
     Never,
 }
 
 impl Evaluator<'_> {
-    /// Handles a finished grant: the Secret is deleted, `observedGeneration` is current, and the grant is deleted
+    /// Handles a finished grant. Valet deletes the Secret, keeps `observedGeneration` current, and deletes the grant
     /// after its TTL.
     pub(super) fn finish(&self, reason: Reason, finished: Timestamp) -> Step {
         if let Some(step) = self.withdraw() {
@@ -75,10 +75,11 @@ impl Evaluator<'_> {
         self.settle(&situation, until.into_iter().chain(again).chain(late).min())
     }
 
-    /// Polls for an upload that was still in progress when the credential expired, because stores check the expiry
-    /// only when a request starts. A late object changes the status. It does not lead to a new credential.
+    /// Polls for an upload that was still in progress when the credential expired. Such an upload can succeed,
+    /// because stores check the expiry only when a request starts. If Valet finds the object, it updates the status.
+    /// The grant receives no new credential.
     fn late(&self, finished: Timestamp) -> Late {
-        // After the expiry Valet aborts the multipart upload, so no object can arrive later.
+        // Valet aborts a multipart upload after the credential expired, so its object cannot be created later.
         if self.is_in_parts() || !self.awaits_object() || self.key().is_none() {
             return Late::Never;
         }
@@ -106,12 +107,13 @@ impl Evaluator<'_> {
                 Ok(access) => Late::Next(Box::new(Step::Read(Read::Object(access)))),
                 Err(_) => Late::Never,
             },
-            // Valet asks an unavailable store again at the next poll.
+            // If the store does not answer, Valet asks again at the next poll.
             _ => late_look(finished, Some(self.now), self.now).map_or(Late::Never, Late::At),
         }
     }
 
-    /// A Secret with the wanted name that does not belong to this grant. Valet never changes it and only reports it.
+    /// Reports a Secret that has the name from the grant's spec but belongs to another owner. Valet never changes
+    /// such a Secret.
     pub(super) fn somebody_elses(&self) -> Option<Step> {
         let SecretFact::Present(secret) = &self.f.secret else {
             return None;
@@ -138,7 +140,7 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Handles a grant whose credential has expired, or whose deadline passed before a credential was issued.
+    /// Handles a grant whose credential has expired, or whose deadline passed before Valet issued a credential.
     pub(super) fn over(&self, key: Option<Lifetime>) -> Step {
         if let Some(step) = self.withdraw() {
             return step;
@@ -146,7 +148,8 @@ impl Evaluator<'_> {
         let deadline = self.deadline().unwrap_or(self.now);
         let end = self.over_at(key).unwrap_or(deadline);
         let said = match key {
-            // A renewal would have been too short to be useful, or the access rules did not allow it.
+            // Valet did not renew the credential. Either the access rules do not allow it, or a renewal would have been too
+            // short to be useful.
             Some(key)
                 if key.is_over(self.now)
                     && self.total_end().is_some_and(|end| end <= deadline)
@@ -173,8 +176,8 @@ impl Evaluator<'_> {
         };
         if !self.is_upload() {
             match &self.f.store {
-                // Valet reads the store for its clock: the credential may still be valid by that clock. Valet sends
-                // no request to the store itself.
+                // Valet needs the store's clock, because the credential may still be valid by the store's clock.
+                // Valet sends no request to the store here.
                 StoreFact::Unread if key.is_some() => return Step::Read(Read::Store),
                 StoreFact::Unusable {
                     reason: Reason::ClockSkewed,
@@ -215,7 +218,8 @@ impl Evaluator<'_> {
                     None => self.completed(key, object),
                 }
             }
-            // A credential that allows several uploads: the last poll found nothing new, or was not possible.
+            // Valet saw an upload earlier, and the credential allows several uploads. The last poll found nothing
+            // new, or it was not possible.
             object if self.was_seen() && !self.can_look(object) => {
                 let message = format!("{said}; status.object describes the last upload that Valet saw");
                 self.settle(&situation(Reason::Completed, message, Arrival::Unchanged, true), None)
@@ -238,7 +242,7 @@ impl Evaluator<'_> {
                     self.settle(&s, Some(self.retry()))
                 }
                 (StoreFact::Unusable { reason, message }, Ok(_)) => self.settle(&unknown(*reason, message), None),
-                // Valet asks the store only what its access rules allow.
+                // Valet sends no request to the store if the access rules do not allow the grant.
                 (StoreFact::Usable(_) | StoreFact::Unusable { .. }, Err(refusal)) => {
                     let why = format!(
                         "the store was not asked, because its access rules do not allow it: {}",
@@ -247,7 +251,7 @@ impl Evaluator<'_> {
                     self.settle(&unknown(refusal.reason, &why), None)
                 }
             },
-            // The grant was applied again after its deadline. Its object is already in the store.
+            // A user applied the grant again after its deadline, and the object is already in the store.
             ObjectFact::Present { object, .. } if key.is_none() => self.there_anyway(object, &said),
             ObjectFact::Present { object, .. } if self.write_once() => self.exists_already(object),
             ObjectFact::Absent | ObjectFact::Present { .. } | ObjectFact::Hidden
@@ -289,7 +293,7 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The credential has not expired by the store's clock. A final status could therefore be wrong.
+    /// Waits if the credential has not expired by the store's clock. A final status could be wrong in this case.
     fn over_too_early(&self, end: Timestamp, said: &str, key: Option<Lifetime>) -> Option<Step> {
         let (until, why) = self.ends_later_at_store(end)?;
         let message = format!("{said} by the operator's clock; {why}");
@@ -297,17 +301,17 @@ impl Evaluator<'_> {
         Some(self.settle(&situation, Some(until.min(self.retry()))))
     }
 
-    /// Handles a published credential: corrects the Secret's metadata, polls for the upload, and rests until the next
-    /// event.
+    /// Handles a published credential: corrects the Secret's metadata, polls for the upload, and then waits for the
+    /// next event.
     ///
-    /// `trouble` is the reason why a due replacement of the credential is not possible.
+    /// If a replacement of the credential is due but not possible, `trouble` is the reason.
     pub(super) fn published(&self, key: Option<Lifetime>, trouble: Option<&str>) -> Step {
         let access = match &self.f.store {
             StoreFact::Usable(_) => self.access().ok(),
             StoreFact::Missing | StoreFact::Unusable { .. } | StoreFact::Unread => None,
         };
         let (Some(secret), Some(key)) = (self.own_secret(), key) else {
-            // The Secret has Valet's marks, but not the annotations with the expiry time.
+            // The Secret belongs to this grant, but the annotations with the times of its credential are missing.
             let message = format!(
                 "Secret {} has lost its {} and {} annotations, so Valet does not know when its credential expires; delete the Secret, and Valet issues a new credential",
                 self.g.secret_name(),
@@ -327,7 +331,8 @@ impl Evaluator<'_> {
         let differs = template_gone(&secret.labels, &labels)
             || template_gone(&secret.annotations, &annotations)
             || !secret.has_sole_owner;
-        // Valet already wrote the correct metadata for this spec, so another client has changed it.
+        // Valet has already written the correct metadata for this generation of the spec. Therefore another client
+        // has changed it.
         let is_repair = secret.generation == Some(self.g.generation);
         let repair_due = self.f.repairs.due(self.now).filter(|_| differs && is_repair);
         if differs && repair_due.is_none() {
@@ -342,8 +347,8 @@ impl Evaluator<'_> {
                 is_repair,
             };
         }
-        // The poll interval counts from the first credential. A last poll in the future means that the clock was set
-        // back, so it is ignored.
+        // The pauses between polls start with the first credential of the grant. If the last poll is in the future,
+        // the clock was set back, and Valet ignores that poll.
         let last_poll = self.f.last_poll.filter(|last| *last <= self.now);
         let look = next_poll(self.began(key), last_poll);
         let mut arrival = Arrival::Unchanged;
@@ -367,14 +372,14 @@ impl Evaluator<'_> {
                 }
                 ObjectFact::Present { object, modified_at } if self.is_newer(Some(key), *modified_at) => {
                     match self.mismatch(object) {
-                        // A credential that is renewed stays valid for the next upload.
+                        // The grant renews its credential, so the holder can use the credential for another upload.
                         None if self.is_standing() => arrival = Arrival::Seen(object.clone()),
                         None => return self.completed(Some(key), object),
                         Some(why) if self.write_once() => return self.another_object(&why),
-                        // The earlier object was an upload of this grant, although another client has replaced it
-                        // since.
+                        // Valet already saw an upload of this grant. Another client has replaced that object since.
                         Some(_) if self.was_seen() => {}
-                        // The credential can still write the intended object.
+                        // The object does not match, but the holder of the credential can still upload the correct
+                        // object.
                         Some(why) => {
                             arrival = Arrival::Differs(format!(
                                 "an object has arrived that does not match the grant, so it was not uploaded with this credential: {why}"
@@ -391,12 +396,12 @@ impl Evaluator<'_> {
                 ObjectFact::ClockSkewed(why) => arrival = Arrival::Unknown(Reason::ClockSkewed, why.clone()),
                 ObjectFact::Absent | ObjectFact::Present { .. } if self.is_in_parts() => return self.aborted(),
                 ObjectFact::Absent | ObjectFact::Present { .. } => arrival = Arrival::NotYet,
-                // A failed poll gives no information. The next poll follows at the usual interval.
+                // A failed poll gives no information. Valet polls again after the usual pause.
                 ObjectFact::Unread | ObjectFact::Unreachable(_) => {}
             }
         }
-        // The check for credentials that end too early uses only a new credential. A deadline that is moved later
-        // would look the same.
+        // Valet checks only for a new credential if its expiry was truncated. For an old credential the check could
+        // be wrong, because a deadline that was moved later looks like a truncated expiry.
         let truncated = if self.is_reported(key) {
             condition(&self.g.status, "Active").is_some_and(|c| c.reason == Reason::ExpiryTruncated.as_str())
         } else {
@@ -449,20 +454,21 @@ impl Evaluator<'_> {
             finished: true,
             ..Situation::of(Reason::Completed, message, key)
         };
-        // Valet writes the status before it deletes the Secret. Without the status, the next reconcile would issue
+        // Valet writes the status before it deletes the Secret. Without this status, the next reconcile would issue
         // the credential again.
         self.settle(&situation, None)
     }
 
-    /// The deadline passed, the grant never had a credential, and the store or its access rules do not allow the
-    /// grant. The grant finishes with that reason, and Valet asks the store nothing that the rules forbid.
+    /// Handles a grant that passed its deadline without a credential, because the store or its access rules do not
+    /// allow it. The grant finishes with the refusal as its reason. Valet sends no request that the access rules
+    /// forbid.
     fn refused_to_the_end(&self, said: &str) -> Option<Step> {
         let refusal = match &self.f.store {
             StoreFact::Unread => return Some(Step::Read(Read::Store)),
             StoreFact::Usable(store) => admit(self.g, store).err()?,
             StoreFact::Missing | StoreFact::Unusable { .. } => self.access().err()?,
         };
-        // If only a missing capability of the store prevents the grant, the object may exist anyway.
+        // If the store only lacks a capability, the object may exist anyway. Valet can look for it.
         if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) && self.access().is_ok() {
             return None;
         }
@@ -478,7 +484,8 @@ impl Evaluator<'_> {
         Some(self.settle(&situation, None))
     }
 
-    /// The object of a write-once upload existed before the grant. The grant needs no credential.
+    /// Finishes a write-once upload whose object existed before the first credential. Such a grant needs no
+    /// credential.
     pub(super) fn exists_already(&self, object: &ObservedObject) -> Step {
         self.exists(object, |since| {
             format!(
@@ -487,7 +494,7 @@ impl Evaluator<'_> {
         })
     }
 
-    /// The object exists although the grant never had a credential.
+    /// Finishes a grant whose object exists although the grant never had a credential.
     fn there_anyway(&self, object: &ObservedObject, said: &str) -> Step {
         self.exists(object, |since| {
             format!("{said}; the object is already in the store{since}")
@@ -511,8 +518,8 @@ impl Evaluator<'_> {
         self.settle(&situation, None)
     }
 
-    /// The object does not match the grant, and no credential can correct it: the store refuses a second write with a
-    /// write-once credential, or the credential has expired.
+    /// Finishes a grant whose object does not match the grant and can no longer be corrected. Either the credential
+    /// has expired, or the store refuses a second write with a write-once credential.
     pub(super) fn another_object(&self, why: &str) -> Step {
         let message = format!(
             "the object in the store does not match the grant: {why}; it was not written with this grant's credential; find out who wrote it, and create a new grant"
@@ -525,7 +532,7 @@ impl Evaluator<'_> {
         self.settle(&situation, None)
     }
 
-    /// How the object differs from the grant's constraints, if it differs.
+    /// Describes how the object differs from the grant's constraints. Returns `None` if the object matches.
     pub(super) fn mismatch(&self, object: &ObservedObject) -> Option<String> {
         match &self.g.ask {
             Ask::Upload { constraints, .. } => mismatch(constraints, object),
@@ -533,17 +540,18 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The store or its access rules do not allow the grant, so no credential may exist.
+    /// Reports that the store or its access rules do not allow the grant. Deletes the Secret if it exists.
     pub(super) fn refuse(&self, refusal: Refusal) -> Step {
         self.without_key(refusal.reason, refusal.message)
     }
 
-    /// Deletes an existing Secret and reports the reason, because no credential may exist.
+    /// Reports why the grant must have no credential. Deletes the Secret if it exists.
     pub(super) fn without_key(&self, reason: Reason, message: String) -> Step {
         if let Some(step) = self.withdraw().or_else(|| self.abandon_upload(reason)) {
             return step;
         }
-        // A user who has already read the Secret keeps a copy of the credential, and the store accepts the copy.
+        // A user who read the Secret before its deletion still has a copy of the credential. The store accepts the
+        // copy until the credential expires.
         let message = match self.copies_until(self.key()) {
             Some(end) if end > self.now => {
                 format!("{message}; the Secret was deleted, but copies of the credential work until {end}")

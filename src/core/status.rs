@@ -4,20 +4,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{decide::Record, facts::GrantFacts, lifetime::Lifetime};
 use crate::api::{Binding, GrantStatus, ObservedObject, Operation, Reason, set_condition, set_ready};
 
-/// What the condition `Completed` must report.
+/// What Valet reports about the upload in the condition `Completed`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arrival {
-    /// No news. The condition stays as it is.
+    /// Nothing new is known. The condition does not change.
     Unchanged,
-    /// The store has no such object.
+    /// The object is not in the store yet.
     NotYet,
-    /// The uploaded parts cannot form the object. The text gives the reason and what to do.
+    /// The uploaded parts cannot form the object. The text says why and what the user can do.
     Flawed(String),
-    /// The object, as described by the store.
+    /// The object is in the store. The value is the store's description of the object.
     Seen(ObservedObject),
-    /// The object does not match the grant. The text gives the differences.
+    /// The object in the store does not match the grant. The text lists the differences.
     Differs(String),
-    /// Valet cannot find out. The text gives the reason.
+    /// Valet cannot find out if the object was uploaded. The text says why.
     Unknown(Reason, String),
 }
 
@@ -28,24 +28,25 @@ pub struct Situation {
     pub reason: Reason,
     /// The message of the condition `Ready`.
     pub message: String,
-    /// The lifetime of the issued credential, if any.
+    /// The lifetime of the issued credential, if there is one.
     pub key: Option<Lifetime>,
-    /// Whether the credential can be used now.
+    /// True if the credential can be used now.
     pub active: bool,
-    /// Whether the credential expires earlier than requested, because the store's credentials expire.
+    /// True if the credential expires earlier than requested, because the store's signing credentials expire.
     pub truncated: bool,
-    /// What is known about the upload.
+    /// What the condition `Completed` reports about the upload.
     pub arrival: Arrival,
-    /// When a new credential will replace this one.
+    /// The time at which a new credential will replace the current credential.
     pub renewal: Option<Timestamp>,
-    /// The reason and message if the renewal fails.
+    /// The reason and message of the condition `RenewalFailing`, if the renewal fails.
     pub renewal_failing: Option<(Reason, String)>,
-    /// Whether the grant is finished.
+    /// True if the grant is finished.
     pub finished: bool,
 }
 
 impl Situation {
-    /// Creates the state of an unfinished grant without a usable credential and without news about the upload.
+    /// Creates the state of an unfinished grant that has no usable credential. The condition `Completed` does not
+    /// change.
     pub fn of(reason: Reason, message: String, key: Option<Lifetime>) -> Self {
         Self {
             reason,
@@ -61,9 +62,9 @@ impl Situation {
     }
 }
 
-/// Computes the new status with as few changes as possible. Conditions of other controllers stay, and a condition's
-/// transition time changes only with its status. `record` describes the credential. `contested` is the message about
-/// a Secret that other clients change repeatedly.
+/// Computes the new status with as few changes as possible. Conditions of other controllers stay, and the transition
+/// time of a condition changes only with its status. `record` describes the credential. If other clients repeatedly
+/// change the Secret, `contested` is the message about this.
 pub(super) fn project(
     grant: &GrantFacts,
     s: &Situation,
@@ -141,7 +142,7 @@ pub(super) fn project(
             Arrival::Unknown(reason, message) => set("Completed", "Unknown", *reason, message),
         }
     }
-    // These conditions exist only while they are True.
+    // The conditions in this list exist only while they are True.
     status.conditions.retain(|c| match c.type_.as_str() {
         "RenewalFailing" => s.renewal_failing.is_some(),
         "SecretContested" => contested.is_some(),
@@ -155,7 +156,7 @@ pub(super) fn project(
     status
 }
 
-/// Writes the record of a credential to the status.
+/// Copies the record of a credential into the status.
 pub(super) fn describe(status: &mut GrantStatus, record: &Record) {
     status.issued_time = Some(Time(record.key.issued_at));
     status.expiration_time = Some(Time(record.key.expires_at));
@@ -164,7 +165,7 @@ pub(super) fn describe(status: &mut GrantStatus, record: &Record) {
     status.earlier_expiration_time = record.earlier.map(Time);
 }
 
-/// Returns the condition of this type.
+/// Returns the condition of the given type.
 pub fn condition<'a>(status: &'a GrantStatus, type_: &str) -> Option<&'a Condition> {
     status.conditions.iter().find(|c| c.type_ == type_)
 }

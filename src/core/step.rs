@@ -11,104 +11,105 @@ use super::{
 };
 use crate::api::{Ask, GrantStatus, Reason};
 
-/// The next step for a grant.
+/// The next step that the controller executes for a grant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Read the missing fact, then decide again.
+    /// Read the missing fact, and then decide again.
     Read(Read),
-    /// Sign, write the Secret, then decide again.
+    /// Sign a credential, write it to the Secret, and then decide again.
     Publish(Box<Publish>),
-    /// Update the Secret's labels, annotations and owner without changing the credential, then decide again.
+    /// Update the Secret's labels, annotations and owner without changing the credential, and then decide again.
     UpdateMetadata {
-        /// UID of the Secret that the decision is based on.
+        /// The UID of the Secret on which the decision is based.
         uid: String,
-        /// Resource version of that Secret.
+        /// The resource version of the Secret on which the decision is based.
         resource_version: String,
         /// The labels that the Secret must have.
         labels: BTreeMap<String, String>,
         /// The annotations that the Secret must have.
         annotations: BTreeMap<String, String>,
-        /// Whether another client changed correct metadata.
+        /// True if another client changed metadata that was correct before.
         is_repair: bool,
     },
-    /// Remove the data of a Secret that finalizers keep after its deletion, then decide again.
+    /// Remove the data of a Secret that finalizers keep after its deletion, and then decide again.
     Empty {
-        /// UID of the Secret that the decision is based on.
+        /// The UID of the Secret on which the decision is based.
         uid: String,
-        /// Resource version of that Secret.
+        /// The resource version of the Secret on which the decision is based.
         resource_version: String,
     },
-    /// Delete the Secret, then decide again.
+    /// Delete the Secret, and then decide again.
     DeleteSecret {
-        /// UID of the Secret that the decision is based on.
+        /// The UID of the Secret on which the decision is based.
         uid: String,
-        /// Resource version of that Secret.
+        /// The resource version of the Secret on which the decision is based.
         resource_version: String,
     },
-    /// Write the status and an event, then decide again.
+    /// Write the status and an Event, and then decide again.
     Report {
         /// The complete new status.
         status: Box<GrantStatus>,
-        /// The event, if a user must act.
+        /// The Event, if a user must do something.
         notice: Option<GrantEvent>,
     },
-    /// Add the multipart upload finalizer to the grant, then decide again.
+    /// Add the finalizer for multipart uploads to the grant, and then decide again.
     AddFinalizer,
-    /// Complete the multipart upload in the store, then decide again.
+    /// Complete the multipart upload in the store, and then decide again.
     Complete(Access, Assembly),
-    /// Abort the multipart upload that the grant's Secret or status records, then decide again.
+    /// Abort the multipart upload that the grant's Secret or status records, and then decide again.
     Abort(AbortAccess),
-    /// Abort multipart uploads of the grant's object key that were never recorded in a Secret, then decide again.
+    /// Abort multipart uploads of the grant's object key that no Secret has ever recorded, and then decide again.
     AbortOrphans(Vec<AbortAccess>),
-    /// Remove the finalizer, write an event, then decide again.
+    /// Remove the finalizer for multipart uploads, write an Event, and then decide again.
     RemoveFinalizer {
-        /// The event, if parts stay in the store.
+        /// The Event, if uploaded parts stay in the store.
         notice: Option<GrantEvent>,
     },
-    /// Delete the grant: it has finished and its TTL has passed.
+    /// Delete the grant, because it has finished and its TTL has passed.
     DeleteGrant,
-    /// Nothing to do before this time, unless something changes.
+    /// Do nothing before this time, unless the grant, its Secret or its store changes.
     Rest {
-        /// When to decide again.
+        /// The time of the next decision. `None` means that only a change causes the next decision.
         until: Option<Timestamp>,
     },
 }
 
-/// A fact that a decision needs first. Reads from the store carry the proof that the access rules allow them.
+/// A fact that Valet must read before it can decide. A read from the store contains an [`Access`], which proves that
+/// the access rules allow the read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Read {
-    /// The grant's store, with its access rules and the expiry of its credentials.
+    /// Read the grant's store, with its access rules and the expiry of its credentials.
     Store,
-    /// The metadata of the grant Secret.
+    /// Read the Secret of the grant.
     Secret,
-    /// Whether the object is in the store. The fact about a multipart upload becomes unknown, because the upload may
-    /// have become the object meanwhile.
+    /// Find out if the object is in the store. Valet then drops its facts about the multipart upload, because the
+    /// upload may have become the object in the meantime.
     Object(Access),
-    /// Whether the quota allows one more live grant. The place stays reserved for this grant until its reconcile
-    /// ends.
+    /// Find out if the quota allows one more live grant. If so, quota stays reserved for this grant until its
+    /// reconcile ends.
     Quota(QuotaLimits),
-    /// Which parts of this multipart upload are in the store. If the upload is gone, the fact about the object
-    /// becomes unknown.
+    /// List the parts of this multipart upload. If the upload no longer exists, Valet drops its facts about the
+    /// object.
     Upload(Access, String),
-    /// Which multipart uploads of the grant's object key are in progress.
+    /// List the multipart uploads that are in progress for the grant's object key.
     Uploads(Access),
 }
 
-/// The parts with which a multipart upload is completed.
+/// The parts from which the store assembles the object of a multipart upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assembly {
     /// The store's ID of the multipart upload.
     pub upload: String,
     /// All parts of the object, in order.
     pub parts: Vec<ArrivedPart>,
-    /// Whether an existing object must not be replaced.
+    /// True if the store must not replace an existing object.
     pub write_once: bool,
 }
 
-/// A credential to sign and the Secret to write it into.
+/// A credential to sign, and the Secret into which it is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Publish {
-    /// Whether to create or replace the Secret.
+    /// Says if Valet creates or replaces the Secret.
     pub mode: PublishMode,
     /// The request to sign.
     pub request: AllowedRequest,
@@ -116,45 +117,45 @@ pub struct Publish {
     pub labels: BTreeMap<String, String>,
     /// The Secret's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// Whether this restores a credential that another client deleted or changed.
+    /// True if Valet restores a credential that another client deleted or changed.
     pub is_repair: bool,
 }
 
-/// How to write the Secret. It is never an upsert, so that of two concurrent writers only one succeeds.
+/// The way to write the Secret. Valet never uses an upsert. Therefore only one of two concurrent writers succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishMode {
-    /// The Secret does not exist: POST.
+    /// Create the Secret with a POST request, because it does not exist.
     Create,
-    /// Replace this Secret: PUT with its `resourceVersion`.
+    /// Replace the Secret with a PUT request that contains its `resourceVersion`.
     Replace {
-        /// UID of the Secret that the decision is based on.
+        /// The UID of the Secret on which the decision is based.
         uid: String,
-        /// Resource version of that Secret.
+        /// The resource version of the Secret on which the decision is based.
         resource_version: String,
     },
 }
 
-/// What a provider signs: everything that the credential permits. A grant's request is an [`AllowedRequest`]. Checks
-/// of a store make their own requests, for objects of their own.
+/// What a provider signs: everything that a credential permits. The request of a grant is wrapped in an
+/// [`AllowedRequest`]. Probes and conformance checks of a store create requests for their own objects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SigningRequest {
     /// The object key.
     pub key: ObjectKey,
     /// The operation with all its constraints.
     pub ask: Ask,
-    /// Start and end of the validity, in whole seconds.
+    /// The start and end of the credential's validity, in whole seconds.
     pub lifetime: Lifetime,
-    /// The holder as `namespace.name` of the grant, for providers that log it.
+    /// The holder of the credential as `namespace.name` of the grant, for providers that log it.
     pub holder: String,
-    /// The store's ID of the multipart upload, if one was initiated.
+    /// The store's ID of the multipart upload, if Valet has initiated one.
     pub upload: Option<String>,
 }
 
-/// An event on a grant.
+/// An Event about a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantEvent {
     /// The reason of the event.
     pub reason: Reason,
-    /// What happened and what to do.
+    /// Says what happened and what the user can do.
     pub message: String,
 }

@@ -10,8 +10,8 @@ use super::{
 use crate::api::Reason;
 
 impl Evaluator<'_> {
-    /// Handles `spec.suspend`: the Secret is deleted and nothing is signed. The credential's lifetime and the grant's
-    /// deadline are not extended.
+    /// Handles `spec.suspend`: Valet deletes the Secret and signs nothing. Suspending a grant extends neither the
+    /// lifetime of its credential nor its deadline.
     pub(super) fn suspended(&self, key: Option<Lifetime>) -> Step {
         let message = match self.copies_until(key) {
             Some(end) if end > self.now => {
@@ -25,7 +25,7 @@ impl Evaluator<'_> {
             .unwrap_or_else(|| self.settle(&situation, self.next_end(key)))
     }
 
-    /// Handles `spec.revoke`: the Secret is deleted and the grant is finished.
+    /// Handles `spec.revoke`: Valet deletes the Secret and finishes the grant.
     pub(super) fn revoked(&self) -> Step {
         let key = self.key();
         let mut store = None;
@@ -76,8 +76,9 @@ impl Evaluator<'_> {
             .unwrap_or_else(|| self.settle(&situation, None))
     }
 
-    /// The steps until the Secret is deleted and the status reports it. If a credential was published but not yet
-    /// reported, the status comes first, because after the deletion no record of the credential would exist.
+    /// Returns the next step until the Secret is deleted and the status reports this. If the status does not describe
+    /// the credential yet, Valet writes the status first. Otherwise no record of the credential would exist after the
+    /// deletion.
     fn withhold(&self, situation: &Situation, first: impl FnOnce() -> Option<Step>) -> Option<Step> {
         if matches!(self.f.secret, SecretFact::Unread) {
             return Some(Step::Read(Read::Secret));
@@ -90,21 +91,21 @@ impl Evaluator<'_> {
             return Some(step);
         }
         match self.settle(situation, None) {
-            // The status is already complete.
+            // The status already reports the credential.
             Step::Rest { .. } => withdraw,
             report if withdraw.is_some() => Some(report),
             _ => None,
         }
     }
 
-    /// Whether the status records exactly this credential.
+    /// Returns true if the status records exactly this credential.
     pub(super) fn is_reported(&self, key: Lifetime) -> bool {
         let status = &self.g.status;
         status.issued_time.as_ref().map(|t| t.0) == Some(key.issued_at)
             && status.expiration_time.as_ref().map(|t| t.0) == Some(key.expires_at)
     }
 
-    /// Whether an earlier reconcile saw an upload.
+    /// Returns true if an earlier reconcile saw an upload.
     pub(super) fn was_seen(&self) -> bool {
         condition(&self.g.status, "Completed").is_some_and(|c| c.status == "True")
     }

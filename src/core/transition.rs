@@ -1,4 +1,5 @@
-//! The end of a decision: a new status, an event if a user must act, and rest until the next time.
+//! The end of a decision: Valet writes a new status, writes an Event if a user must do something, and waits until the
+//! next time.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,18 +13,18 @@ use super::{
 };
 use crate::api::{Progress, Reason};
 
-/// How often Valet checks a Secret with the wanted name that belongs to another owner. Valet's watch selects Secrets
-/// by label, so it does not report when such a Secret is deleted.
+/// Valet checks this often if a Secret that belongs to another owner still has the name from the grant's spec.
+/// Valet's watch selects Secrets by label, so it does not report the deletion of such a Secret.
 const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Evaluator<'_> {
-    /// The step that deletes the grant's Secret, if the Secret exists.
+    /// Returns the next step for the deletion of the grant's Secret, if the Secret exists.
     pub(super) fn withdraw(&self) -> Option<Step> {
         match &self.f.secret {
             SecretFact::Unread => Some(Step::Read(Read::Secret)),
             SecretFact::Present(s) if s.owner == Owner::ThisGrant => {
                 let (uid, resource_version) = (s.uid.clone(), s.resource_version.clone());
-                // A Secret with finalizers stays readable after its deletion.
+                // A Secret with finalizers can still be read after its deletion. Valet therefore removes the data.
                 let is_held = !s.finalizers.is_empty() && s.has_data && self.f.emptying_refused.is_none();
                 match self.report_evidence().filter(|_| !s.deleting) {
                     Some(report) => Some(report),
@@ -36,8 +37,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Copies into the status what only the Secret or this process knows, if the status does not contain it.
-    /// Otherwise, after the Secret is deleted, the grant would look like a new one.
+    /// Copies facts into the status that only the Secret or this process knows, if the status lacks them. Otherwise
+    /// the grant would look like a new grant after the Secret is deleted.
     fn report_evidence(&self) -> Option<Step> {
         let (key, upload) = (self.key(), self.upload());
         let is_known = key.is_none_or(|key| self.is_reported(key)) && self.g.status.upload_id.as_deref() == upload;
@@ -55,7 +56,7 @@ impl Evaluator<'_> {
         })
     }
 
-    /// The message about a Secret of this grant that is being deleted and that finalizers of other controllers keep.
+    /// Returns a message if the Secret of this grant is being deleted, but finalizers of other controllers keep it.
     fn held_secret(&self) -> Option<String> {
         let SecretFact::Present(secret) = &self.f.secret else {
             return None;
@@ -76,23 +77,23 @@ impl Evaluator<'_> {
         ))
     }
 
-    /// The beginning of that message.
+    /// Returns the text with which the message about a Secret with finalizers begins.
     fn held_mark(&self) -> String {
         format!("; Secret {} is being deleted, and finalizer ", self.g.secret_name())
     }
 
-    /// The message of an earlier report, without the text about a Secret with finalizers.
+    /// Returns the message of an earlier report, without the text about a Secret with finalizers.
     pub(super) fn without_held<'m>(&self, message: &'m str) -> &'m str {
         message.split(&self.held_mark()).next().unwrap_or(message)
     }
 
     pub(super) fn situation(&self, reason: Reason, message: String, finished: bool) -> Step {
-        // A waiting grant retries on a timer. A refused grant waits for a change, or for the expiry of its earlier
+        // A waiting grant retries after a pause. A refused grant waits for a change, or for the expiry of its earlier
         // credential.
         let retry = match reason {
             Reason::SecretConflict => Some(add(self.now, CONFLICT_PAUSE)),
             Reason::ExpirationTooLong if self.is_cut_short() => Some(add(self.now, CONFLICT_PAUSE)),
-            // The quota enqueues the grant when it is the next in the queue.
+            // The quota enqueues the grant when the grant is the next in the queue.
             Reason::TooManyGrants => None,
             _ => (reason.progress() == Progress::InProgress).then(|| self.retry()),
         };
@@ -103,17 +104,18 @@ impl Evaluator<'_> {
         self.settle(&situation, retry.into_iter().chain(self.next_end(self.key())).min())
     }
 
-    /// Reports a grant that continues at `until` without a change.
+    /// Reports the state of a grant that continues at the time `until`, even without a change.
     pub(super) fn situation_until(&self, reason: Reason, message: String, until: Option<Timestamp>) -> Step {
         let situation = Situation::of(reason, message, self.key());
         self.settle(&situation, until.into_iter().chain(self.next_end(self.key())).min())
     }
 
-    /// The next time at which the state of a deleted credential changes, for example when its copies expire.
+    /// Returns the next time at which the state of a deleted credential changes. An example is the time at which its
+    /// copies expire.
     pub(super) fn next_end(&self, key: Option<Lifetime>) -> Option<Timestamp> {
         let ends = [
             key.map(|key| self.end(key)),
-            // After the end that the access rules set, the grant's deadline can still follow.
+            // The total time of the access rules can end before the grant's own deadline.
             key.map(|key| self.own_end(key)),
             self.copies_until(key),
             self.over_at(key),
@@ -121,14 +123,14 @@ impl Evaluator<'_> {
         ends.into_iter().flatten().filter(|end| *end > self.now).min()
     }
 
-    /// Reports the state if the status changes. Otherwise rests.
+    /// Reports the state if the status changes. Otherwise Valet waits.
     pub(super) fn settle(&self, situation: &Situation, until: Option<Timestamp>) -> Step {
         if let Some(held) = self.held_secret().filter(|_| !situation.active) {
             let said = Situation {
                 message: format!("{}{held}", situation.message),
                 ..situation.clone()
             };
-            // No watch reports when the finalizer is removed.
+            // Valet checks again after a pause, because no watch reports that the finalizer was removed.
             let again = add(self.now, CONFLICT_PAUSE);
             return self.report(&said, Some(until.map_or(again, |until| until.min(again))));
         }
@@ -152,7 +154,7 @@ impl Evaluator<'_> {
         }
     }
 
-    /// An event, if a user must act and no event was sent yet.
+    /// Returns an Event if a user must do something and Valet has not written the Event yet.
     fn notice(&self, s: &Situation, contested: Option<&str>) -> Option<GrantEvent> {
         let said = |type_: &str, reason: Reason| {
             condition(&self.g.status, type_).is_some_and(|c| c.reason == reason.as_str())
@@ -216,17 +218,18 @@ impl Evaluator<'_> {
         format!("{} does not answer correctly: {why}", self.g.terms.store_ref)
     }
 
-    /// The refusal of the grant by the access rules of a store that is unusable now, if the rules are known.
+    /// Returns a refusal if the access rules of a store that cannot be used now refuse the grant.
     pub(super) fn forbidden(&self) -> Option<Refusal> {
         let rules = self.f.rules.as_ref()?;
         still_allowed(self.g, rules).err()
     }
 
-    /// Whether Valet may send requests about the grant to the store, according to the current access rules.
+    /// Returns the permission to send requests about the grant to the store, according to the current access rules.
     ///
     /// # Errors
     ///
-    /// The reason why not. If the store is unread or missing, no rules are known and nothing is allowed.
+    /// Returns a [`Refusal`] if the access rules refuse the grant. If the store was not read yet or does not exist,
+    /// no access rules are known, and Valet sends no requests.
     pub(super) fn access(&self) -> Result<Access, Refusal> {
         match (&self.f.store, &self.f.rules) {
             (StoreFact::Usable(store), _) => {
@@ -245,7 +248,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Why no upload credential is signed now: Valet has not yet tested what the store enforces.
+    /// Returns a reason and a message if no upload credential can be signed yet, because Valet does not know which
+    /// constraints the store enforces.
     pub(super) fn untried(&self, store: &StoreView) -> Option<(Reason, String)> {
         let untried = store.untried.as_ref();
         let untried = untried.filter(|u| self.is_upload() && (!u.only_write_once || self.write_once()))?;
@@ -258,16 +262,16 @@ impl Evaluator<'_> {
         Some((untried.reason, message))
     }
 
-    /// The earliest time of an upload with the grant's credentials: when the credential was signed, or, after a
-    /// renewal, when the grant was created.
+    /// Returns the earliest time of an upload with the grant's credentials. This is the time at which the credential
+    /// was signed. After a renewal it is the time at which the grant was created.
     pub(super) fn began(&self, key: Lifetime) -> Timestamp {
-        // The object of a multipart upload has the time at which the upload was initiated (Amazon S3 User Guide,
-        // "Working with object metadata").
+        // A multipart upload also uses the creation time of the grant. Its object has the time at which the upload
+        // was initiated (Amazon S3 User Guide, "Working with object metadata").
         let created = self.g.created.filter(|_| self.renewals() > 0 || self.is_in_parts());
         created.map_or(key.issued_at, |created| created.min(key.issued_at))
     }
 
-    /// Whether Valet has not read the object yet and may read it.
+    /// Returns true if Valet has not read the object yet and the access rules allow reading it.
     pub(super) fn can_look(&self, object: &ObjectFact) -> bool {
         let can_ask = match &self.f.store {
             StoreFact::Unread => true,
@@ -277,12 +281,14 @@ impl Evaluator<'_> {
         matches!(object, ObjectFact::Unread) && can_ask
     }
 
-    /// Whether an object with this modification time was written after the credential was issued. Stores keep whole
-    /// seconds, so an object of the same second counts as an upload.
+    /// Returns true if an object with this modification time was written after the credential was issued. Stores keep
+    /// only whole seconds. An object from the second in which the credential was issued therefore counts as an
+    /// upload.
     pub(super) fn is_newer(&self, key: Option<Lifetime>, modified_at: Option<Timestamp>) -> bool {
         match (key, modified_at) {
             (Some(key), Some(t)) => add(t, SignedDuration::from_secs(1)) >= self.began(key),
-            // If the store returns no time, write-once guarantees that the object did not exist before.
+            // If the store returns no modification time, only a write-once grant proves that the object did not exist
+            // before.
             (Some(_), None) => self.write_once(),
             (None, _) => false,
         }
