@@ -1,6 +1,6 @@
-//! The connection to the apiserver. It sets the User-Agent of each request and records when the apiserver answered
-//! last. It reconnects when the files that it was built from change, because a certificate authority can be replaced
-//! while the operator runs.
+//! The connection to the apiserver. It sets the User-Agent of each request, and records when the apiserver last
+//! answered. The connection is built from files such as kubeconfigs and certificates. Valet connects again when these
+//! files change, because a certificate authority can be replaced while the operator runs.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,19 +22,20 @@ use crate::{
     telemetry::{Change, Contact},
 };
 
-/// How often the files are read. A change counts only if two consecutive reads return the same content, because a
-/// file can be read while it is being replaced.
+/// Valet reads the connection files this often. A change counts only if two consecutive reads return the same
+/// content, because a file can be read while it is being replaced.
 const PERIOD: Duration = Duration::from_secs(5);
-/// The size limit of a file, in bytes. A kubeconfig with the certificates of many clusters is smaller.
+/// The maximum size of a connection file in bytes. Even a kubeconfig with the certificates of many clusters is
+/// smaller.
 const LONGEST_FILE: u64 = 4 * 1024 * 1024;
 /// The path of the cluster's certificate authority inside a pod.
 const SERVICE_ACCOUNT_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
-/// The connection to the apiserver, and the data that it was built from.
+/// The connection to the apiserver, and a digest of the files from which it was built.
 pub struct Apiserver {
-    /// The client that all modules share. It stays valid when the connection behind it is replaced.
+    /// The client that all modules share. It stays valid when the connection is replaced.
     pub client: Client,
-    /// Records when the apiserver answered last.
+    /// Records when the apiserver last answered.
     pub contact: Contact,
     current: Arc<RwLock<Client>>,
     url: Uri,
@@ -45,9 +46,11 @@ impl Apiserver {
     /// Connects to the cluster that the options name.
     ///
     /// # Errors
-    /// A message, if the operator cannot connect.
+    ///
+    /// Returns a message if the operator cannot connect.
     pub async fn connect(options: &Options) -> Result<Self, String> {
-        // The fingerprint is taken before the files are used, so a change in between is noticed.
+        // Valet computes the fingerprint before it uses the files. It therefore notices a change that happens between
+        // these two reads.
         let made_from = fingerprint(options).await;
         let (client, url) = connection(options).await?;
         let contact = Contact::new(Instant::now());
@@ -66,8 +69,8 @@ impl Apiserver {
         })
     }
 
-    /// Watches the files and reconnects when they change. Logs when the apiserver stops answering. Returns only if
-    /// the operator must be restarted, with the reason.
+    /// Watches the connection files and connects again when they change. Logs when the apiserver stops answering.
+    /// Returns a message only if the operator must restart.
     pub async fn keep(mut self, options: Options) -> String {
         let mut seen = self.made_from;
         let mut reported = None;
@@ -88,7 +91,8 @@ impl Apiserver {
             }
             let trouble = match connection(&options).await {
                 Ok((_, url)) if url != self.url => {
-                    // The settings may name another cluster, and the operator's data is not valid there.
+                    // The new settings may name another cluster. The operator must then restart, because its cached
+                    // data comes from the old cluster.
                     let why = format!("the settings now name the apiserver {url} instead of {}", self.url);
                     if self.contact.silence(Instant::now()).is_some() {
                         return format!("{why}, which no longer answers");
@@ -122,7 +126,7 @@ async fn connection(options: &Options) -> Result<(Client, Uri), String> {
     Ok((client, url))
 }
 
-/// Sends each request through the current connection.
+/// A service that sends each request through the current connection.
 struct Current {
     client: Arc<RwLock<Client>>,
     contact: Contact,
@@ -134,7 +138,7 @@ impl Service<Request<Body>> for Current {
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // The inner client's own queue applies backpressure to each request.
+        // This service is always ready, because the inner client queues each request itself.
         Poll::Ready(Ok(()))
     }
 
@@ -142,7 +146,8 @@ impl Service<Request<Body>> for Current {
         let (client, contact) = (lock(&self.client), self.contact.clone());
         Box::pin(async move {
             let answer = client.send(request).await?;
-            // A load balancer also answers when the apiserver behind it is down, with a 5xx status.
+            // An answer with a 5xx status does not count. A load balancer sends such answers while the apiserver is
+            // down.
             if !answer.status().is_server_error() {
                 contact.answered(Instant::now());
             }
@@ -159,9 +164,9 @@ fn same(a: &Digest, b: &Digest) -> bool {
     a.as_ref() == b.as_ref()
 }
 
-/// A digest of all files that the connection is built from: the kubeconfigs, the certificates and private keys that
-/// they name, and the cluster's certificate authority in a pod. Token files are excluded, because the client reads
-/// them again by itself.
+/// Computes a digest of all files from which the connection is built. These are the kubeconfigs, the certificates and
+/// private keys that a kubeconfig names, and the cluster's certificate authority in a pod. Token files are not
+/// included, because the client reads them again by itself.
 async fn fingerprint(options: &Options) -> Digest {
     let mut context = digest::Context::new(&digest::SHA256);
     for file in kubeconfigs(options) {
@@ -174,7 +179,7 @@ async fn fingerprint(options: &Options) -> Digest {
     context.finish()
 }
 
-/// The kubeconfig files, chosen as in [`cluster::config`].
+/// Returns the paths of the kubeconfig files. The choice is the same as in [`cluster::config`].
 fn kubeconfigs(options: &Options) -> Vec<PathBuf> {
     if let Some(file) = &options.kubeconfig {
         return vec![file.clone()];
@@ -188,7 +193,7 @@ fn kubeconfigs(options: &Options) -> Vec<PathBuf> {
     }
 }
 
-/// The certificate and private key files that a kubeconfig names.
+/// Returns the paths of the certificate and private key files that a kubeconfig names.
 fn named(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
     let clusters = kubeconfig.clusters.iter().filter_map(|c| c.cluster.as_ref());
     let users = kubeconfig.auth_infos.iter().filter_map(|u| u.auth_info.as_ref());

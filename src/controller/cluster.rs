@@ -1,4 +1,4 @@
-//! The connection settings of the cluster, and a check that Valet's CRDs are installed.
+//! Loads the connection settings of the cluster, and checks that Valet's CRDs are installed.
 
 use kube::{
     Api, Client, Config, CustomResourceExt,
@@ -10,10 +10,11 @@ use kube::{
 use super::{error::CALL_TIMEOUT, options::Options, stores::scoped};
 use crate::api::{ClusterObjectStore, DownloadGrant, ObjectStore, UploadGrant};
 
-/// The connection settings of the cluster that the options name.
+/// Returns the connection settings of the cluster that the options name.
 ///
 /// # Errors
-/// A message, if no cluster is configured or the kubeconfig cannot be read.
+///
+/// Returns a message if no cluster is configured or if the kubeconfig cannot be read.
 pub async fn config(options: &Options) -> Result<Config, String> {
     let wanted = KubeConfigOptions {
         context: options.context.clone(),
@@ -31,7 +32,8 @@ pub async fn config(options: &Options) -> Result<Config, String> {
     }
 }
 
-/// Fails at startup with a clear message if the CRDs are not installed or the operator may not list their objects.
+/// Checks at startup that the CRDs are installed and that the operator has permission to list their objects. Returns
+/// a clear message otherwise.
 pub async fn check_crds(client: &Client, namespace: Option<&str>) -> Result<(), String> {
     async fn check<K>(api: Api<DeserializeGuard<K>>) -> Result<(), String>
     where

@@ -1,4 +1,5 @@
-//! The controllers of grants and stores. Both kinds of grant share one implementation, and so do both kinds of store.
+//! The controllers of grants and stores. UploadGrants and DownloadGrants share one implementation. ObjectStores and
+//! ClusterObjectStores share another one.
 
 use std::sync::Arc;
 
@@ -39,18 +40,18 @@ use crate::{
     telemetry::Progress,
 };
 
-/// The controller of one kind of grant, from the watch to the reconciles.
+/// The controller of one kind of grant. It watches the grants and reconciles them.
 pub struct GrantController<G: Grant> {
     reader: reflector::Store<Watched<G>>,
     writer: reflector::store::Writer<Watched<G>>,
     memory: Arc<LocalState<G>>,
-    /// Enqueues grants of this kind.
     pub caller: Requeuer<G>,
     calls: BoxStream<'static, ObjectRef<Watched<G>>>,
 }
 
 impl<G: Grant> GrantController<G> {
-    /// Creates the controller without a watch. `records` verifies which records Valet wrote itself.
+    /// Creates the controller, but does not start its watch. The HMAC key `records` verifies which records Valet
+    /// wrote itself.
     pub fn new(records: RecordKey, progress: Arc<Progress>) -> Self {
         let (reader, writer) = reflector::store();
         let memory = Arc::new(LocalState::new(records));
@@ -64,7 +65,8 @@ impl<G: Grant> GrantController<G> {
         }
     }
 
-    /// Watches and reconciles grants until the operator stops and running reconciles have finished.
+    /// Watches and reconciles grants until the operator stops. The future resolves after running reconciles have
+    /// finished.
     pub fn work(self, parts: &SharedContext) -> impl Future<Output = ()> + use<G> {
         let Self {
             reader,
@@ -106,8 +108,8 @@ impl<G: Grant> GrantController<G> {
                 }
             })
             .reflect(writer)
-            // This must follow the reflector: if a grant is deleted during its reconcile, the cache must already
-            // reflect the deletion.
+            // This must come after the reflector has updated the cache. If a grant is deleted during its reconcile,
+            // the cache must already show the deletion.
             .inspect({
                 let memory = memory.clone();
                 move |event| {
@@ -133,8 +135,8 @@ impl<G: Grant> GrantController<G> {
                 Err(error) => watch_failed(G::OPERATION.kind(), error),
                 Ok(_) => {}
             });
-        // A status update by Valet needs no reconcile. A status update by another client is corrected through
-        // `status_seen`. Labels and annotations matter because GitOps tools use them for tracking.
+        // A status update by Valet needs no reconcile. If another client updates the status, `status_seen` enqueues
+        // the grant. Labels and annotations cause a reconcile, because GitOps tools use them for tracking.
         let news = predicates::generation
             .combine(predicates::finalizers)
             .combine(predicates::labels)
@@ -149,7 +151,7 @@ impl<G: Grant> GrantController<G> {
     }
 }
 
-/// Writes Events in the name of this operator.
+/// Creates a recorder that writes Events in the name of this operator.
 fn recorder(parts: &SharedContext) -> Recorder {
     let reporter = Reporter {
         controller: FIELD_MANAGER.into(),
@@ -158,7 +160,7 @@ fn recorder(parts: &SharedContext) -> Recorder {
     Recorder::new(parts.client.clone(), reporter)
 }
 
-/// The controller of one kind of store.
+/// The controller of one kind of store. It watches the stores and reconciles them.
 pub struct StoreController<S: Store> {
     /// The cache of watched stores.
     pub reader: reflector::Store<DeserializeGuard<S>>,
@@ -166,7 +168,7 @@ pub struct StoreController<S: Store> {
 }
 
 impl<S: Store> StoreController<S> {
-    /// Creates the controller without a watch.
+    /// Creates the controller, but does not start its watch.
     pub fn new() -> Self {
         let (reader, writer) = reflector::store();
         Self { reader, writer }
@@ -183,7 +185,7 @@ impl<S: Store> StoreController<S> {
         let (changed, changes) = mpsc::unbounded();
         let turns = NamespaceLimiter::new(AT_A_TIME, parts.options.namespace.is_some());
         let concurrency = turns.concurrency();
-        // A probe result changes the store's status and the decisions about its grants.
+        // A new probe result changes the store's status and the decisions about the store's grants.
         parts.stores.trials.listen(
             S::KIND,
             Arc::new({
@@ -242,7 +244,7 @@ impl<S: Store> StoreController<S> {
     }
 }
 
-/// The object reference of a store. A ClusterObjectStore has no namespace.
+/// Returns the object reference of a store. A ClusterObjectStore has no namespace.
 fn reference<S: Store>(namespace: &str, name: &str) -> ObjectRef<DeserializeGuard<S>> {
     let reference = ObjectRef::new(name);
     match S::KIND {

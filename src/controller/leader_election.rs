@@ -1,5 +1,5 @@
-//! Leader election with a Lease (coordination.k8s.io/v1): one replica works, and the others wait. The Lease only
-//! avoids duplicate work and Events. Two replicas that both act as leader do no harm.
+//! Leader election with a Lease (coordination.k8s.io/v1). One replica works, and the other replicas wait. The Lease
+//! only avoids duplicate work and duplicate Events. Two replicas that both act as leader do no harm.
 
 use std::{
     net::SocketAddr,
@@ -25,22 +25,24 @@ use crate::{api::annotation, telemetry::warn_once};
 
 /// The name of the Lease in the operator's namespace.
 const NAME: &str = "valet";
-/// A leader that has not renewed for this time is considered dead. The time is short enough for a failover within
-/// seconds, and long enough for a restart of the apiserver.
+/// Other replicas consider a leader dead if it has not renewed the Lease for this time. The time is short enough for
+/// a failover within seconds. It is long enough for a restart of the apiserver.
 const DURATION: Duration = Duration::from_secs(10);
-/// A leader that could not renew for this time stops by itself, before another replica may take over.
+/// A leader stops by itself if it could not renew the Lease for this time. This is before another replica is allowed
+/// to take over.
 const RENEW_DEADLINE: Duration = Duration::from_secs(7);
-/// The pause between two renewals, and between two attempts of a waiting replica to acquire the Lease.
+/// The pause between two renewals of the Lease. A waiting replica also pauses for this time between two attempts to
+/// acquire the Lease.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Whether this replica is the leader, by its own clock. A replica that was frozen or cannot reach the apiserver must
-/// not report grants and stores as leader, because another replica may have taken over.
+/// Tells if this replica is the leader, by its own clock. A replica that was frozen or cannot reach the apiserver
+/// must not report grants and stores as the leader. Another replica may have become the leader in the meantime.
 #[derive(Debug, Default)]
 pub struct Leadership(Mutex<Until>);
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Until {
-    /// Another replica may be the leader.
+    /// This replica is not the leader. Another replica may be the leader.
     #[default]
     NotYet,
     /// This replica is the leader until this time, unless it renews the Lease.
@@ -54,17 +56,17 @@ impl Leadership {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
-    /// Marks this replica as leader for its whole life, without a Lease.
+    /// Marks this replica as the leader until the process ends, without a Lease.
     pub fn for_ever(&self) {
         self.set(Until::TheEnd);
     }
 
-    /// Records that the Lease was renewed at `renewed`.
+    /// Records that the Lease was renewed at the time `renewed`.
     fn renewed(&self, renewed: Instant) {
         self.set(Until::Then(renewed + RENEW_DEADLINE));
     }
 
-    /// Whether this replica is the leader at `now`.
+    /// Returns true if this replica is the leader at the time `now`.
     pub fn is_on(&self, now: Instant) -> bool {
         match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Until::NotYet => false,
@@ -82,25 +84,25 @@ pub struct Lease {
     address: Option<SocketAddr>,
     /// The address of the leader's notification receiver.
     leader: Arc<Leader>,
-    /// Is informed when this replica becomes or stops being the leader.
+    /// Records the times in which this replica is the leader.
     term: Arc<Leadership>,
 }
 
-/// The Lease in the version that this process wrote last.
+/// The version of the Lease that this process wrote last.
 pub struct Held {
     lease: LeaseObject,
     renewed: Instant,
 }
 
-/// The version of another replica's Lease, and when this version was first seen. Only the local clock counts, because the
-/// times in the Lease come from another machine's clock.
+/// The version of another replica's Lease, and the time at which this replica first saw that version. Only the local
+/// clock counts, because the times in the Lease come from the clock of another machine.
 struct Seen {
     version: Option<String>,
     since: Instant,
 }
 
 impl Seen {
-    /// Whether the leader has exceeded the lease duration without a renewal.
+    /// Returns true if the leader has not renewed the Lease for longer than the lease duration.
     fn is_stale(&self, lease: &LeaseObject, now: Instant) -> bool {
         let seconds = lease.spec.as_ref().and_then(|s| s.lease_duration_seconds).unwrap_or(0);
         let theirs = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
@@ -109,9 +111,9 @@ impl Seen {
 }
 
 impl Lease {
-    /// Creates a candidate in the operator's namespace. `identity` must be unique to this process. The leader
-    /// advertises the `address` of its notification receiver, and the other replicas store it in `leader`. `term` is
-    /// on while this replica holds the Lease.
+    /// Creates a candidate in the operator's namespace. `identity` must be unique to this process. A leader
+    /// advertises the `address` of its notification receiver in the Lease, and the other replicas store that address
+    /// in `leader`. `term` says that this replica is the leader while the replica holds the Lease.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -186,7 +188,7 @@ impl Lease {
             self.leader.is_at(advertised(&lease));
             return Ok(None);
         }
-        // The request contains the resource version that was read, so only one of several candidates succeeds.
+        // The request contains the resource version that was read. Therefore only one of several candidates succeeds.
         let mut ours = lease.clone();
         ours.spec = Some(self.spec(lease.spec.as_ref()));
         self.advertise(&mut ours);
@@ -194,8 +196,8 @@ impl Lease {
         Ok(Some(Held { lease, renewed: began }))
     }
 
-    /// Renews the Lease as long as possible, and returns why it was lost. The caller must stop working when this
-    /// function returns.
+    /// Renews the Lease as long as possible, and returns the reason why it was lost. The caller must stop all work
+    /// when this function returns.
     pub async fn keep(&self, held: &mut Held) -> String {
         let why = self.renew(held).await;
         self.term.set(Until::NotYet);
@@ -209,7 +211,7 @@ impl Lease {
         };
         loop {
             sleep(PERIOD).await;
-            // The clock also counts the time in which this process was frozen.
+            // The elapsed time also includes the time in which this process was frozen.
             let Some(left) = RENEW_DEADLINE.checked_sub(held.renewed.elapsed()) else {
                 return format!("it could not be renewed for {} s", held.renewed.elapsed().as_secs());
             };
@@ -224,7 +226,7 @@ impl Lease {
                     *held = Held { lease, renewed: began };
                 }
                 Ok(Err(Error::Conflict(_) | Error::Gone(_))) => {
-                    // The conflict may come from our own write whose answer was lost.
+                    // The cause of the conflict may be an earlier write of this process whose response was lost.
                     match call("reading the Lease", self.api.get_opt(NAME)).await {
                         Ok(Some(lease)) if version(&lease) < version(&held.lease) => {
                             return "its resource version fell: the cluster was set back to an earlier state, for example by an etcd restore".into();
@@ -240,7 +242,7 @@ impl Lease {
         }
     }
 
-    /// Releases the Lease, so that a waiting replica need not wait until it expires.
+    /// Releases the Lease. A waiting replica can then acquire the Lease without waiting until it expires.
     pub async fn release(&self, held: Held) {
         let mut free = held.lease;
         if let Some(spec) = &mut free.spec {
@@ -281,7 +283,7 @@ impl Lease {
     }
 }
 
-/// The advertised address of the leader's notification receiver.
+/// Returns the address of the leader's notification receiver, which the leader advertises in the Lease.
 fn advertised(lease: &LeaseObject) -> Option<SocketAddr> {
     lease.annotations().get(annotation::NOTIFICATIONS_ADDRESS)?.parse().ok()
 }
@@ -290,8 +292,8 @@ fn holder(lease: &LeaseObject) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref()
 }
 
-/// The resource version of the Lease as a number; versions of one kind are comparable (KEP-5504). `None`, which is
-/// less than any number, if it is not a number.
+/// Returns the resource version of the Lease as a number. Resource versions of one kind can be compared (KEP-5504).
+/// Returns `None` if the resource version is not a number. `None` is less than any number.
 fn version(lease: &LeaseObject) -> Option<u128> {
     lease.resource_version()?.parse().ok()
 }
@@ -300,8 +302,8 @@ fn version(lease: &LeaseObject) -> Option<u128> {
 mod tests {
     use super::*;
 
-    /// The term must end exactly on time: another replica may take over three seconds later, even if this replica has
-    /// noticed nothing.
+    /// The leadership must end exactly on time, even if this replica has noticed nothing. Another replica is allowed
+    /// to take over three seconds later.
     #[test]
     fn a_term_ends_by_the_clock() {
         let (term, begin) = (Leadership::default(), Instant::now());

@@ -1,6 +1,6 @@
 //! Merges the conditions of several operators in the status of one store. Each operator serves its own namespace with
-//! its own credentials and writes only its own conditions. The summary is computed only from these conditions, so
-//! operators that disagree do not overwrite each other in a loop.
+//! its own credentials, and it writes only its own conditions. The summary conditions are computed from the
+//! conditions of all operators. Therefore operators that disagree do not overwrite each other in a loop.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -8,20 +8,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::store_status::{CLOCK, EXPIRATION, HEADERS, KEYS};
 use crate::api::{Reason, StoreStatus, set_ready};
 
-/// The conditions that each operator writes for itself, as `NAMESPACE/TYPE`.
+/// The types of conditions that each operator writes with its namespace, as `NAMESPACE/TYPE`.
 const OWN: [&str; 5] = [READY, HEADERS, CLOCK, KEYS, EXPIRATION];
-/// The summary conditions, for kstatus.
+/// The types of the summary conditions, which kstatus evaluates.
 const SUMMARY: [&str; 3] = [READY, "Reconciling", "Stalled"];
 const READY: &str = "Ready";
 /// The message of the summary if several operators can use the store.
 const ALL_CAN: &str = "every operator that has checked the store can use it";
 
-/// The condition type that the operator of a namespace uses for its own condition.
+/// Returns the type of a condition that belongs to the operator of one namespace.
 pub fn of(namespace: &str, type_: &str) -> String {
     format!("{namespace}/{type_}")
 }
 
-/// The conditions of the operator of `namespace`, as if it were the only operator.
+/// Returns the store's status as if the operator of `namespace` were the only operator.
 pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
     let mut conditions: Vec<_> = status
         .conditions
@@ -35,7 +35,7 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
         })
         .collect();
     if is_alone(status, namespace) {
-        // The other conditions of a single operator have no namespace in their type.
+        // A single operator writes its other conditions without a namespace in the type.
         let rest = status
             .conditions
             .iter()
@@ -48,7 +48,7 @@ pub fn own(status: &StoreStatus, namespace: &str) -> StoreStatus {
     }
 }
 
-/// Whether no other operator has written a condition.
+/// Returns true if no other operator has written a condition.
 fn is_alone(status: &StoreStatus, namespace: &str) -> bool {
     !status
         .conditions
@@ -56,10 +56,12 @@ fn is_alone(status: &StoreStatus, namespace: &str) -> bool {
         .any(|c| is_ready(c).is_some_and(|n| n != namespace))
 }
 
-/// Merges the new conditions of the operator of `namespace` into the status. The summary `Ready` is True if all
-/// operators that checked the current generation report True; otherwise it repeats one failing condition with its
-/// namespace. With several operators, fields for one operator (capabilities, credentials expiry, conformance check)
-/// are empty, and the expiry is in each operator's message.
+/// Merges the new conditions of the operator of `namespace` into the status. The summary `Ready` is True if every
+/// operator that checked the current generation reports True. Otherwise it repeats one failing condition with the
+/// namespace of its operator.
+///
+/// If several operators serve the store, the fields that describe one operator are empty: capabilities, credentials
+/// expiry and conformance check. The credentials expiry is then in the message of each operator's condition.
 pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: Timestamp) -> StoreStatus {
     let generation = own.observed_generation;
     let mut status = without(previous, namespace);
@@ -79,7 +81,7 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     }
     for condition in &own.conditions {
         if alone && condition.type_ != READY {
-            // A single operator needs no conditions with its namespace in the type.
+            // A single operator needs no conditions with a namespace in their type.
             status.conditions.push(condition.clone());
             continue;
         }
@@ -99,14 +101,14 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
         status.canary = None;
     }
     let word = word(&status.conditions, generation, alone);
-    // The old summary conditions keep their transition times.
+    // The summary conditions keep their transition times if their status does not change.
     status
         .conditions
         .extend(summary.into_iter().filter(|c| SUMMARY.contains(&c.type_.as_str())));
     if let Some((reason, message)) = word {
         set_ready(&mut status.conditions, (reason, &message), generation, now);
     }
-    // The order is the same whichever operator writes.
+    // The sort order makes the result independent of the operator that writes it.
     status.conditions.sort_by(|a, b| {
         let is_another = |c: &Condition| c.type_.contains('/');
         (is_another(a), &a.type_).cmp(&(is_another(b), &b.type_))
@@ -114,7 +116,7 @@ pub fn join(previous: &StoreStatus, namespace: &str, mut own: StoreStatus, now: 
     status
 }
 
-/// The status without the conditions of the operator of `namespace`.
+/// Returns the status without the conditions of the operator of `namespace`.
 pub fn without(status: &StoreStatus, namespace: &str) -> StoreStatus {
     let mut status = status.clone();
     status.conditions.retain(|c| {
@@ -124,8 +126,8 @@ pub fn without(status: &StoreStatus, namespace: &str) -> StoreStatus {
     status
 }
 
-/// The reason and message of the summary. Every operator computes the same text, so with several operators it
-/// contains no details of one operator, except a failure.
+/// Returns the reason and message of the summary condition. Every operator must compute the same text. If several
+/// operators serve the store, the text therefore contains no details of one operator, except a failure.
 fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Option<(Reason, String)> {
     let mut voices: Vec<_> = conditions
         .iter()
@@ -143,7 +145,7 @@ fn word(conditions: &[Condition], generation: Option<i64>, alone: bool) -> Optio
     Some((reason, message))
 }
 
-/// The namespace of a condition that is an operator's own `Ready`.
+/// Returns the namespace from the type `NAMESPACE/Ready`. Returns `None` for any other type of condition.
 fn is_ready(condition: &Condition) -> Option<&str> {
     condition.type_.strip_suffix(READY)?.strip_suffix('/')
 }
@@ -159,7 +161,7 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    /// The status after one operator has written its conditions.
+    /// Returns the status after one operator has written its conditions.
     fn says(previous: &StoreStatus, namespace: &str, reason: Reason, generation: i64, now: i64) -> StoreStatus {
         let mut status = own(previous, namespace);
         status.observed_generation = Some(generation);
@@ -191,7 +193,7 @@ mod tests {
         format!("{} {}: {}", c.status, c.reason, c.message)
     }
 
-    /// The default conditions of the CRD schema.
+    /// Returns a status with the default conditions of the CRD schema.
     fn fresh() -> StoreStatus {
         let mut status = StoreStatus::default();
         let pending = (Reason::Pending, "nobody yet");
@@ -231,7 +233,7 @@ mod tests {
             "False CredentialsNotFound: for namespace b: checked by b"
         );
         assert!(settled.capabilities.is_empty() && settled.canary.is_none());
-        // The expiry is in the message of the operator that can use the store, and not in the summary.
+        // The credentials expiry is in the condition of the operator that can use the store, and not in the summary.
         assert_eq!(settled.credentials_expiration_time, None);
         let message = |type_: &str| {
             let c = settled.conditions.iter().find(|c| c.type_ == type_).unwrap();
@@ -242,7 +244,7 @@ mod tests {
             "checked by a; the credentials expire at 2027-01-15T08:16:40Z"
         );
         assert_eq!(message("b/Ready"), "checked by b");
-        // From now on neither operator has anything to write.
+        // Both operators have written all their conditions, so the status no longer changes.
         for now in [4, 5, 6] {
             assert_eq!(says(&settled, "a", Reason::Ready, 1, now), settled);
             assert_eq!(says(&settled, "b", Reason::CredentialsNotFound, 1, now), settled);
@@ -275,7 +277,7 @@ mod tests {
         assert!(left.conditions.contains(&somebodys) && types(&left).contains(&"gone/Ready"));
     }
 
-    /// One namespace name is a prefix of another namespace name.
+    /// The name of one namespace is a prefix of the name of the other namespace.
     #[test]
     fn names_are_whole() {
         let status = says(

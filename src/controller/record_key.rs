@@ -1,5 +1,5 @@
-//! Stores the operator's record key in a Secret of the operator's namespace. The operator creates the key at its
-//! first start.
+//! Stores the operator's record key in a Secret in the operator's namespace. The record key is the HMAC key with
+//! which Valet signs its own records. The operator creates the key at its first start.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::{
     core::record::RecordKey,
 };
 
-/// The name of the only entry in the Secret.
+/// The name of the only entry in the Secret with the record key.
 const ENTRY: &str = "key";
 
-/// How often the operator checks that the Secret still exists.
+/// The operator checks this often that the Secret with the record key still exists.
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Reads and creates the Secret with the record key.
@@ -27,7 +27,7 @@ pub struct RecordKeyStore {
 }
 
 impl RecordKeyStore {
-    /// Uses the given namespace of the operator.
+    /// Uses the Secret in the given namespace, which is the operator's own namespace.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
             secrets: NamedSecrets::new(client),
@@ -38,9 +38,11 @@ impl RecordKeyStore {
     /// Reads the record key that all replicas share. Creates the key and its Secret if they do not exist.
     ///
     /// # Errors
-    /// A message that names the Secret and what to do.
+    ///
+    /// Returns a message with the name of the Secret and advice for the user.
     pub async fn open(&self) -> Result<RecordKey, String> {
-        // Two replicas that start at the same time may both find no Secret. Only one of them can create it.
+        // If two replicas start at the same time, both may find no Secret. Only one of them can create the Secret,
+        // and the other replica then reads it.
         for _ in 0..3 {
             if let Some(key) = self.read().await? {
                 return Ok(key);
@@ -58,8 +60,8 @@ impl RecordKeyStore {
         Err(format!("{}: the Secret is repeatedly created and deleted", self.name()))
     }
 
-    /// Recreates the Secret if it is deleted. Returns a message if the Secret contains another key. One process uses
-    /// one key, so the operator must restart to use the new key.
+    /// Creates the Secret with the record key again if it is deleted. Returns a message if the Secret contains a
+    /// different key. The operator must then restart, because a process uses only one key.
     pub async fn keep(&self, key: &RecordKey) -> String {
         loop {
             match self.read().await {
@@ -110,14 +112,14 @@ impl RecordKeyStore {
         }
     }
 
-    /// Creates the Secret. Returns false if it already exists.
+    /// Creates the Secret with the record key. Returns false if the Secret already exists.
     async fn create(&self, key: &RecordKey) -> Result<bool, String> {
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(RECORD_KEY_NAME.to_owned()),
                 namespace: Some(self.namespace.clone()),
-                // The Secret does not have the label of grant Secrets, because grant Secrets can be recreated, and
-                // this Secret must be backed up.
+                // This Secret does not have the label of grant Secrets. Grant Secrets can be created again, but this
+                // Secret must be backed up.
                 ..ObjectMeta::default()
             },
             type_: Some(RECORD_KEY_TYPE.to_owned()),

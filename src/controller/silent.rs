@@ -1,5 +1,5 @@
-//! Detects a watch that no longer delivers events: objects that have not changed for minutes, but differ from the
-//! watch cache.
+//! Detects a watch that no longer delivers events. The sign is an object that has not changed for minutes but differs
+//! from the object in the watch cache.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,15 +16,16 @@ use crate::{
     telemetry::{Health, warn_once},
 };
 
-/// How often all grants are listed, metadata only. A difference counts only if it exists in two consecutive lists.
+/// Valet lists the metadata of all grants this often. A difference from the watch cache counts only if it exists in
+/// two consecutive lists.
 const PERIOD: Duration = Duration::from_secs(300);
-/// The page size of the lists. One page fits into memory even if every object has the maximum size.
+/// The page size of these lists. One page fits into memory even if every object has the maximum size.
 const PAGE: u32 = 100;
 
-/// Resource versions of objects by UID.
+/// The resource version of each object, by UID.
 type Versions = HashMap<String, String>;
 
-/// Compares the objects of a list with the objects in the watch cache.
+/// Compares the objects in a list with the objects in the watch cache.
 #[derive(Debug, Default)]
 struct Comparison {
     listed: Versions,
@@ -32,9 +33,9 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// The number of objects that the watch has missed since the last comparison. An object counts if its listed
-    /// version is the same as in the last list and the cache has another version. A cached object counts if it was in
-    /// neither list.
+    /// Returns the number of objects whose changes the watch has missed. A listed object counts if its version is the
+    /// same as in the last list, but the watch cache has a different version. A cached object counts if it was in
+    /// neither of the last two lists.
     fn missed(&mut self, listed: Versions, watched: Versions) -> usize {
         let unchanged = |(uid, version): &(&String, &String)| self.listed.get(*uid) == Some(version);
         let otherwise = listed
@@ -52,7 +53,7 @@ impl Comparison {
     }
 }
 
-/// Waits until the watch of a kind of grant has missed changes for minutes, and returns a message.
+/// Waits until the watch of one kind of grant has missed changes for minutes. Then returns a message.
 pub async fn went_silent(
     client: Client,
     namespace: Option<&str>,
@@ -93,7 +94,7 @@ async fn compare<G: Grant>(
     caller: &Requeuer<G>,
 ) -> usize {
     match listed::<G>(client, namespace).await {
-        // The cache is read after the list, so that it is at least as new as the list.
+        // The watch cache is read after the list, so that it is at least as new as the list.
         Ok(listed) => {
             let known = caller.known();
             let watched = known.iter().filter_map(|grant| version(grant.as_ref())).collect();
@@ -137,7 +138,7 @@ mod tests {
             .collect()
     }
 
-    /// UIDs and versions of objects.
+    /// The UIDs and versions of several objects.
     type Objects = &'static [(&'static str, u32)];
 
     fn missed(rounds: &[(Objects, Objects)]) -> Vec<usize> {
@@ -152,7 +153,7 @@ mod tests {
             missed(&[(&[("a", 1)], &[("a", 1)]), (&[("a", 1)], &[("a", 1)])]),
             [0, 0]
         );
-        // A change, a new object and a deletion are in progress at each comparison.
+        // At each comparison, one object has just changed, one was just created and one was just deleted.
         assert_eq!(
             missed(&[
                 (&[("a", 2), ("b", 3)], &[("a", 1), ("c", 1)]),
@@ -169,7 +170,8 @@ mod tests {
 
     #[test]
     fn watch_that_is_silent_has_missed_what_lasts() {
-        // The object was changed, created or reset to an older version, and the difference lasts for a whole period.
+        // The watch cache has missed a change, a new object or a reset to an older version. The difference lasts for
+        // a whole period.
         assert_eq!(
             missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 1)])]),
             [0, 1]
@@ -179,12 +181,12 @@ mod tests {
             missed(&[(&[("a", 2)], &[("a", 9)]), (&[("a", 2)], &[("a", 9)])]),
             [0, 1]
         );
-        // The object was deleted, and the difference lasts for a whole period.
+        // The objects were deleted, but the watch cache still has them for a whole period.
         assert_eq!(
             missed(&[(&[], &[("a", 1), ("b", 1)]), (&[], &[("a", 1), ("b", 1)])]),
             [0, 2]
         );
-        // The watch recovered between the two comparisons.
+        // The watch delivered the missing change between the two comparisons.
         assert_eq!(
             missed(&[(&[("a", 2)], &[("a", 1)]), (&[("a", 2)], &[("a", 2)])]),
             [0, 0]

@@ -7,13 +7,14 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::error::Error;
 
-/// The maximum age of a read of a store, its credentials or a namespace's labels when a credential is signed with it.
-/// One read serves all grants of the store within this time.
+/// The maximum age of cached data with which a credential is signed. This applies to a store, its credentials, and
+/// the labels of a namespace. One read within this time serves all grants of the store.
 pub const FRESHNESS: Duration = Duration::from_secs(2);
 
-/// A cached value with one reader at a time. The value is valid for [`FRESHNESS`], or until it changes.
+/// A cached value that only one task reads at a time. The value is valid for [`FRESHNESS`], or until a change is
+/// noticed.
 pub struct Slot<T> {
-    /// Counts noticed changes. A value that was read before the last change is stale.
+    /// The number of noticed changes. A value that was read before the last change is stale.
     changes: AtomicU64,
     content: AsyncMutex<Option<Content<T>>>,
 }
@@ -39,14 +40,14 @@ impl<T: Clone> Slot<T> {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The cached value if it is fresh; otherwise the result of `read`, which receives the old value.
+    /// Returns the cached value if it is fresh. Otherwise calls `read` with the old value and returns the result.
     pub async fn get<F>(&self, read: impl FnOnce(Option<T>) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let mut content = self.content.lock().await;
-        // The start time and the change counter are read first, so that a change during the read makes its result
-        // stale.
+        // The start time and the change counter are stored before the read. A change that happens during the read
+        // therefore makes the result stale.
         let (began, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
         if let Some(c) = content
             .as_ref()

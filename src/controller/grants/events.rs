@@ -1,4 +1,4 @@
-//! The results of a reconcile: the grant's status, metrics and Events.
+//! Reports the results of a reconcile: writes the grant's status, counts metrics and writes Events.
 
 use futures::future::BoxFuture;
 use kube::{
@@ -27,11 +27,11 @@ impl<G: Grant> Reconciliation<'_, G> {
         };
         status.record_signature = Some(self.context.memory.records().sign_status(subject, &status));
         self.context.memory.accept_status(&uid, Some(&status));
-        // The patch also removes fields that other clients have written.
+        // The patch also removes status fields that other clients have written.
         let written = self.grant.grant_status().cloned().unwrap_or_default();
         let patch = json!({
-            // The UID and the resource version make the patch fail if the grant was replaced or changed since it was
-            // read.
+            // The UID and the resource version are preconditions. The patch fails if the grant was replaced or
+            // changed after it was read.
             "metadata": {"uid": self.facts.grant.uid, "resourceVersion": self.grant.resource_version()},
             "status": merge(&written, &status),
         });
@@ -116,7 +116,7 @@ impl<G: Grant> Reconciliation<'_, G> {
         let publish: BoxFuture<'_, _> =
             Box::pin(async { self.context.recorder.publish(&event, &self.grant.object_ref(&())).await });
         if let Err(error) = call("writing an event", publish).await {
-            // An event repeats what the status says, so a failure is only logged.
+            // A failure to write the Event is only logged, because the status contains the same information.
             warn_once!(
                 &error.cause(),
                 namespace = self.facts.grant.namespace,
@@ -127,7 +127,8 @@ impl<G: Grant> Reconciliation<'_, G> {
     }
 }
 
-/// A JSON merge patch (RFC 7396) that turns `old` into `new`. Fields that `new` does not have are set to null.
+/// Returns a JSON merge patch (RFC 7396) that turns the status `old` into the status `new`. The patch sets fields
+/// that are missing in `new` to null.
 fn merge(old: &GrantStatus, new: &GrantStatus) -> Value {
     let object = |status: &GrantStatus| match serde_json::to_value(status) {
         Ok(Value::Object(fields)) => fields,

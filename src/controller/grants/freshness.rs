@@ -1,4 +1,4 @@
-//! Detects changes that happen while a credential is being signed. Signing takes seconds with a slow store, and the
+//! Detects changes that happen while Valet signs a credential. Signing can take seconds with a slow store, and the
 //! credential may no longer be allowed afterwards.
 
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use super::{Error, Reconciliation, call};
 use crate::{api::Grant, controller::strip_metadata::lighten_grant, core::StoreFact, provider::Provider};
 
 impl<G: Grant> Reconciliation<'_, G> {
-    /// Whether the grant or its store has changed since the decision to sign. If so, the new credential must not be
-    /// published, and the outdated facts are dropped.
+    /// Returns true if the grant or its store has changed since the decision to sign. The caller must then not
+    /// publish the new credential. The outdated facts are dropped.
     pub(super) async fn is_overtaken(&mut self, provider: &Arc<dyn Provider>) -> Result<bool, Error> {
         let Some(watched) = self.context.caller.watched(self.grant.as_ref()) else {
             return Err(Error::Gone("the grant"));
@@ -41,7 +41,8 @@ impl<G: Grant> Reconciliation<'_, G> {
         self.provider = None;
         Ok(true)
     }
-    /// Reads the grant from the apiserver after a conflict. Fails if another grant now has the same name.
+    /// Reads the grant from the apiserver after a conflict. Returns an error if the name now belongs to another
+    /// grant.
     pub(super) async fn read_grant(&mut self) -> Result<(), Error> {
         let now = call("reading the grant", self.api().get(&self.facts.grant.name)).await?;
         if now.uid().as_deref() != Some(self.facts.grant.uid.as_str()) {
@@ -51,7 +52,7 @@ impl<G: Grant> Reconciliation<'_, G> {
         Ok(())
     }
 
-    /// Replaces the grant of this reconcile with the version that the apiserver returned.
+    /// Replaces the grant of this reconcile with a version that the apiserver returned.
     pub(super) fn has_grant(&mut self, mut now: G) {
         lighten_grant(&mut now);
         self.grant = Arc::new(now);

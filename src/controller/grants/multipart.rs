@@ -1,4 +1,4 @@
-//! The steps of multipart uploads.
+//! Executes the steps of a decision that concern multipart uploads.
 
 use kube::{
     ResourceExt,
@@ -17,12 +17,13 @@ use crate::{
     provider::{Completion, Multipart, Provider},
 };
 
-/// The message if no connection to the store exists.
+/// The message if there is no connection to the store.
 const NO_STORE: &str = "the store was deleted, or cannot be used";
 
 impl<G: Grant> Reconciliation<'_, G> {
-    /// Remembers the connection to the store of a grant with the multipart upload finalizer. If the store cannot be
-    /// used any more, restores the remembered connection, because the uploaded parts are still in the bucket.
+    /// Remembers the connection to the store of a grant that has the finalizer for multipart uploads. If the store
+    /// can no longer be used, this method restores the remembered connection. Valet needs it because the uploaded
+    /// parts are still in the bucket.
     pub(super) fn remember_store(&mut self) {
         let grant = &self.facts.grant;
         if !grant.held {
@@ -53,7 +54,7 @@ impl<G: Grant> Reconciliation<'_, G> {
             UploadFact::Open(_) => Some("absent"),
             UploadFact::Hidden => Some("forbidden"),
             UploadFact::Unreachable(_) => Some("error"),
-            // The HEAD request that follows counts this poll.
+            // The metrics count this poll when the HEAD request follows.
             UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Unread => None,
         };
         let grant = &self.facts.grant;
@@ -73,7 +74,8 @@ impl<G: Grant> Reconciliation<'_, G> {
 
     pub(super) async fn read_uploads(&mut self, access: &Access) -> Result<(), Error> {
         self.may_ask_store()?;
-        // This process initiated an upload that is not recorded, so its ID is known without a list request.
+        // This process has initiated an upload that no Secret records. Its ID is known, so Valet aborts the upload
+        // without a list request.
         let uid = &self.facts.grant.uid;
         if let (Some(begun), Some(store)) = (self.context.memory.begun(uid), self.multipart())
             && self
@@ -97,8 +99,8 @@ impl<G: Grant> Reconciliation<'_, G> {
         Ok(())
     }
 
-    /// Whether another unfinished grant has a multipart upload of the same object key. The store of the other grant
-    /// is not compared, because two stores can name the same bucket.
+    /// Returns true if another unfinished grant has a multipart upload for the same object key. The grants may refer
+    /// to different stores, because two stores can use the same bucket.
     fn is_contested(&self) -> bool {
         let grant = &self.facts.grant;
         self.context
@@ -128,7 +130,7 @@ impl<G: Grant> Reconciliation<'_, G> {
 
     pub(super) async fn release(&mut self, notice: Option<GrantEvent>) -> Result<(), Error> {
         if let Some(notice) = notice {
-            // Events cannot be written in a namespace that is being deleted, so the message is also logged.
+            // The message is also logged, because Events cannot be written in a namespace that is being deleted.
             warn!(
                 namespace = self.facts.grant.namespace,
                 name = self.facts.grant.name,
@@ -148,7 +150,8 @@ impl<G: Grant> Reconciliation<'_, G> {
 
     async fn write_finalizers(&mut self, what: &'static str, finalizers: Vec<String>) -> Result<(), Error> {
         let patch = json!({"metadata": {
-            // The UID and the resource version make the patch fail if another client changed the finalizers.
+            // The UID and the resource version are preconditions. The patch fails if another client has changed the
+            // finalizers.
             "uid": self.facts.grant.uid,
             "resourceVersion": self.grant.resource_version(),
             "finalizers": finalizers,
@@ -170,8 +173,9 @@ impl<G: Grant> Reconciliation<'_, G> {
 
     // --- the upload --------------------------------------------------------------------------------------------
 
-    /// Initiates the multipart upload for the part URLs, unless the grant has one. Until the Secret is written, only
-    /// this process knows the upload ID, so a second attempt uses the same upload.
+    /// Initiates the multipart upload for which the part URLs are signed, unless the grant already has an upload.
+    /// Only this process knows the upload ID until the Secret is written. A second attempt in this process therefore
+    /// uses the same upload.
     pub(super) async fn begin(&self, provider: &dyn Provider, publish: &mut Publish) -> Result<(), SignError> {
         if publish.request.ask.parts().is_none() || publish.request.upload.is_some() {
             return Ok(());
@@ -192,8 +196,8 @@ impl<G: Grant> Reconciliation<'_, G> {
         Ok(())
     }
 
-    /// Aborts the upload that this process initiated if the Secret records another upload. Another replica may have
-    /// written the Secret first, and then nobody uses this upload.
+    /// Aborts the upload that this process initiated, if the Secret records a different upload. This happens if
+    /// another replica wrote the Secret first, so that no client uses the upload of this process.
     pub(super) async fn drop_loser(&mut self, access: &Access) {
         let uid = self.facts.grant.uid.clone();
         let SecretFact::Present(secret) = &self.facts.secret else {
@@ -210,7 +214,7 @@ impl<G: Grant> Reconciliation<'_, G> {
         if let Some(store) = self.multipart()
             && let Err(why) = self.within(store.abort(&access.to_abort(&begun))).await.flatten()
         {
-            // The upload is found again and aborted when the grant ends.
+            // Valet finds the upload again and aborts it when the grant ends.
             warn!(
                 namespace = self.facts.grant.namespace,
                 name = self.facts.grant.name,
@@ -225,8 +229,9 @@ impl<G: Grant> Reconciliation<'_, G> {
         let completion = match self.provider.clone() {
             Some(provider) => {
                 let (access, assembly) = (access.clone(), assembly.clone());
-                // A separate task continues for up to one minute after the deadline, because closing the connection
-                // could interrupt a store that assembles many parts. The next poll finds the result.
+                // If the reconcile reaches its deadline, the task continues for up to one minute. A store may need
+                // this time to assemble many parts, and closing the connection could interrupt it. The next poll
+                // finds the result.
                 let task = tokio::spawn(async move {
                     match provider.multipart() {
                         Some(store) => store.complete(&access, &assembly).await,
@@ -253,8 +258,8 @@ impl<G: Grant> Reconciliation<'_, G> {
                 self.facts.upload = UploadFact::Gone;
                 self.head(access).await?;
                 if !matches!(self.facts.object, ObjectFact::Present { .. }) {
-                    // The account may write but not read. The store has just confirmed the upload, so the object
-                    // exists.
+                    // The store's credentials have permission to write the object but not to read it. The object
+                    // exists, because the store has just confirmed the upload.
                     self.facts.object = ObjectFact::Present {
                         object,
                         modified_at: Some(self.now),
@@ -276,7 +281,7 @@ impl<G: Grant> Reconciliation<'_, G> {
         Ok(())
     }
 
-    /// Aborts the multipart upload that the grant's part URLs belong to.
+    /// Aborts the multipart upload for which the grant's part URLs were signed.
     pub(super) async fn abort(&mut self, upload: &AbortAccess) -> Result<(), Error> {
         self.may_ask_store()?;
         let parts = match &self.facts.upload {

@@ -1,4 +1,4 @@
-//! What a reconcile does while the request limit of its store is reached.
+//! Schedules a grant that must wait because the request limit of its store is reached.
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use super::{IN_LINE, LONGEST_PAUSE, Reconciliation};
 use crate::{api::Grant, controller::error::Error, core::store_id};
 
 impl<G: Grant> Reconciliation<'_, G> {
-    /// Schedules the next reconcile of a grant that waits in the queue of its store. Normally the store's limiter
-    /// enqueues the grant. If that wake-up is lost, the grant tries again after a pause for each round before it. The
-    /// pause ends at the expiry of the grant's credential, so that the credential is deleted in time.
+    /// Returns when to reconcile a grant that waits in the queue of its store. Normally the limiter of the store
+    /// enqueues the grant earlier. If this does not happen, the grant tries again after a pause. The pause grows with
+    /// the number of rounds that come before the grant. It ends when the grant's credential expires, so that the
+    /// credential is deleted in time.
     pub(super) fn wait_in_line(&self, rounds: usize) -> Action {
         let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
         let pause = IN_LINE.saturating_mul(rounds).min(LONGEST_PAUSE);

@@ -1,4 +1,4 @@
-//! The steps for the grant Secret: read, write with a new credential, update, and delete.
+//! Executes the steps for the grant Secret: reads, writes, updates and deletes it.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use crate::{
 impl<G: Grant> Reconciliation<'_, G> {
     pub(super) async fn read_secret(&mut self) -> Result<(), Error> {
         let found = match self.context.secrets.view(&self.facts.grant).await {
-            // The account may neither write nor read Secrets here, so Valet has created no Secret. The status must
-            // report the refused write, not this read.
+            // The apiserver refused a write and now also this read, so Valet has created no Secret. The status must
+            // report the refused write, and not the refused read.
             Err(Error::Refused(_)) if self.facts.secret_refused.is_some() => None,
             found => found?,
         };
@@ -27,8 +27,8 @@ impl<G: Grant> Reconciliation<'_, G> {
         }
         self.facts.secret = found.map_or(SecretFact::Absent, SecretFact::Present);
         // The status says that a credential is issued, but the Secret is missing. Another operator may have deleted
-        // it because the grant is finished, and the watch is late. One read of the grant shows the current state, so
-        // the credential of a finished grant is not restored.
+        // the Secret because the grant is finished, while the watch of this operator is late. One read of the grant
+        // shows its current state. Valet therefore does not restore the credential of a finished grant.
         if matches!(self.facts.secret, SecretFact::Absent) && self.facts.grant.status.binding.is_some() {
             self.read_grant().await?;
         }
@@ -90,8 +90,8 @@ impl<G: Grant> Reconciliation<'_, G> {
                 self.facts.secret_refused = Some(why);
                 return Ok(());
             }
-            // Another Secret has this name, or the Secret was changed or deleted. The next decision uses the current
-            // Secret.
+            // Another Secret has the same name, or another client changed or deleted the Secret. Valet reads the
+            // Secret, so that the next decision uses its current state.
             Err(Error::Conflict(_) | Error::Gone(_)) => {
                 let read = self.read_secret_or_stop(&publish.mode).await;
                 self.drop_loser(publish.request.access()).await;
@@ -115,7 +115,8 @@ impl<G: Grant> Reconciliation<'_, G> {
         Ok(())
     }
 
-    /// Reads the Secret after a refused create or replace. A create in a missing namespace also returns 404.
+    /// Reads the Secret after the apiserver refused to create or replace it. If the namespace does not exist, a
+    /// create request also returns 404.
     async fn read_secret_or_stop(&mut self, mode: &PublishMode) -> Result<(), Error> {
         self.read_secret().await?;
         match (&self.facts.secret, mode) {
@@ -132,14 +133,14 @@ impl<G: Grant> Reconciliation<'_, G> {
         self.expects_secret(true);
     }
 
-    /// Records whether the Secret should exist in the form in which it was issued.
+    /// Records if Valet expects the Secret to exist as it was issued.
     fn expects_secret(&mut self, is_expected: bool) {
         let uid = &self.facts.grant.uid;
         let memory = &self.context.memory;
         self.facts.repairs = memory.keep_repairs(uid, |repairs| repairs.is_expected = is_expected);
     }
 
-    /// Records that this reconcile restored the Secret after another client had deleted or changed it.
+    /// Records that this reconcile restored the Secret, because another client had deleted or changed it.
     pub(super) fn repaired(&mut self, is_repair: bool) {
         if is_repair {
             let uid = &self.facts.grant.uid;
@@ -171,7 +172,7 @@ impl<G: Grant> Reconciliation<'_, G> {
         }
     }
 
-    /// Removes the Secret's data, because finalizers of other clients delay its deletion.
+    /// Removes the Secret's data, because finalizers of other clients delay the deletion of the Secret.
     pub(super) async fn empty(&mut self, uid: &str, resource_version: &str) -> Result<(), Error> {
         let grant = &self.facts.grant;
         match self.context.secrets.empty(grant, uid, resource_version).await {
@@ -187,7 +188,7 @@ impl<G: Grant> Reconciliation<'_, G> {
                 Ok(())
             }
             Err(Error::Conflict(_) | Error::Gone(_)) => self.read_secret().await,
-            // An immutable Secret cannot be emptied, only deleted.
+            // Data of an immutable Secret cannot be removed. Such a Secret can only be deleted.
             Err(Error::Refused(why)) => {
                 self.facts.emptying_refused = Some(why);
                 Ok(())
@@ -209,7 +210,7 @@ impl<G: Grant> Reconciliation<'_, G> {
                 );
                 self.expects_secret(false);
                 match &self.facts.secret {
-                    // The Secret still exists until its finalizers are removed.
+                    // The Secret still exists until other clients remove its finalizers.
                     SecretFact::Present(held) if !held.finalizers.is_empty() => self.read_secret().await,
                     _ => {
                         self.facts.secret = SecretFact::Absent;

@@ -1,4 +1,4 @@
-//! Connects a store: reads its spec and credentials, and creates its provider.
+//! Connects a store: reads its spec and its credentials, and creates its provider.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::{
 };
 
 impl Stores {
-    /// Reads a store again. The previous connection is reused if the change does not affect it.
+    /// Reads a store again. If the change does not affect the connection, the result reuses the connection from
+    /// `previous`.
     pub(super) async fn read(&self, id: &StoreId, previous: Option<Known>) -> Result<Known, Error> {
         let previous = match previous {
             Some(Known::Usable(connection)) => Some(connection),
@@ -50,15 +51,15 @@ impl Stores {
         let limits = store.limits();
         self.requests.limit(id, limits.max_requests_in_flight);
         let rules = Arc::new(store.rules());
-        // A ClusterObjectStore belongs to the platform team, so its endpoint is not restricted.
+        // The endpoint of a ClusterObjectStore is not restricted, because the resource belongs to the platform team.
         let outward = (id.0 == StoreKind::ObjectStore).then(|| self.outward.clone());
         let (account, version) = match told(self.account(id, &store, outward.as_ref()).await)? {
             Ok(account) => account,
             Err((reason, message)) => return Ok(Known::Unusable { reason, message, rules }),
         };
         let canary_request = canary_request(store.meta());
-        // Another value of the annotation runs another check of the same connection. Adding or removing the
-        // annotation creates a new connection.
+        // A new value of this annotation requests a new conformance check with the same connection. If the annotation
+        // is added or removed, Valet creates a new connection.
         let fingerprint = format!(
             "{:?} {:?} {version} {}",
             store.uid(),
@@ -69,8 +70,8 @@ impl Stores {
             Some(previous) if previous.fingerprint == fingerprint => (previous.provider, previous.trial),
             _ => (account.connect(outward), Arc::default()),
         };
-        // If the store has no credentials or the fingerprint is unavailable, the signer is unknown and issued
-        // credentials stay as they are.
+        // The signer is unknown if the store has no credentials or if its fingerprint cannot be computed. Issued
+        // credentials are then not signed again.
         let salt = store.uid().unwrap_or_default();
         let signs = in_time(provider.fingerprint(&salt)).await.ok().flatten();
         Ok(Known::Usable(Connection {
@@ -85,7 +86,7 @@ impl Stores {
         }))
     }
 
-    /// The store's settings with its credentials, and a text that identifies the version of the credentials.
+    /// Returns the store's settings with its credentials, and a text that identifies the version of the credentials.
     async fn account<S: Store>(
         &self,
         id: &StoreId,
@@ -110,7 +111,7 @@ impl Stores {
             }
             CredentialsSource::Secret(name) => name,
         };
-        // The message hides the name of the operator's namespace from tenants.
+        // The message does not contain the name of the operator's namespace, because tenants can read it.
         let (namespace, missing) = match id.0 {
             StoreKind::ObjectStore => (&id.1, format!("namespace {}; create it", id.1)),
             StoreKind::ClusterObjectStore => (

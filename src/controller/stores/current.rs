@@ -1,4 +1,4 @@
-//! Checks whether the cached data of a store is still current.
+//! Checks if the cached data of a store is still current.
 
 use std::sync::Arc;
 
@@ -11,11 +11,13 @@ use crate::{
 };
 
 impl Stores {
-    /// Whether a grant in `namespace` would find the same provider, access rules and labels as in `view`. Data that
-    /// is younger than [`FRESHNESS`](crate::controller::slot::FRESHNESS) is not read again.
+    /// Returns true if the provider, access rules and namespace labels of the store are still those in `view`.
+    /// `namespace` is the namespace of the grant. Data that is younger than
+    /// [`FRESHNESS`](crate::controller::slot::FRESHNESS) is not read again.
     ///
     /// # Errors
-    /// If a call to the apiserver fails.
+    ///
+    /// Returns an error if a call to the apiserver fails.
     pub async fn is_current(
         &self,
         store: &StoreRef,

@@ -1,4 +1,4 @@
-//! Caches the labels of namespaces, which access rules can select by.
+//! Caches the labels of namespaces, because access rules can select namespaces by label.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,17 +17,16 @@ use crate::{
     },
 };
 
-/// The labels of one namespace.
 pub type Labels = Arc<BTreeMap<String, String>>;
 
-/// A cache of namespace labels, each kept for a short time.
+/// A cache of namespace labels. An entry is valid for a short time.
 pub struct NamespaceLabels {
     client: Client,
     known: Mutex<HashMap<String, Arc<Slot<Labels>>>>,
 }
 
 impl NamespaceLabels {
-    /// Uses the given client.
+    /// Creates an empty cache that reads labels with the given client.
     pub fn new(client: Client) -> Self {
         Self {
             client,
@@ -35,10 +34,12 @@ impl NamespaceLabels {
         }
     }
 
-    /// The namespace's labels if one of the access rules has a selector; otherwise an empty map without a request.
+    /// Returns the namespace's labels if an access rule selects namespaces by label. Otherwise returns an empty map
+    /// without a request.
     ///
     /// # Errors
-    /// If the labels cannot be read.
+    ///
+    /// Returns an error if the labels cannot be read.
     pub async fn for_rules(&self, rules: &[ClusterAccessRule], namespace: &str) -> Result<Labels, Error> {
         if rules.iter().all(|r| r.namespaces.selector.is_none()) {
             return Ok(Arc::default());
@@ -53,14 +54,15 @@ impl NamespaceLabels {
         .await
     }
 
-    /// Marks the cached labels as stale.
+    /// Marks the cached labels of the namespace as stale.
     pub fn changed(&self, namespace: &str) {
         if let Some(slot) = lock(&self.known).get(namespace) {
             slot.changed();
         }
     }
 
-    /// Removes the entry of a deleted namespace. A new namespace with the same name starts without cached labels.
+    /// Removes the cached labels of a deleted namespace. A new namespace with the same name therefore starts without
+    /// cached labels.
     pub fn gone(&self, namespace: &str) {
         if let Some(slot) = lock(&self.known).remove(namespace) {
             slot.changed();
