@@ -1,5 +1,6 @@
-//! Detects steps of the wall clock. Timers measure elapsed time, but credentials expire by the wall clock. If the
-//! wall clock is set forward or the machine sleeps, timers fire late, so every grant is reconciled after a step.
+//! Detects steps of the wall clock. Timers measure elapsed time, but credentials expire according to the wall clock.
+//! If the wall clock is set forward or the machine sleeps, timers fire too late. Valet therefore reconciles every
+//! grant after a step.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 use tracing::warn;
 
-/// How often the wall clock is compared with the monotonic clock.
+/// Valet compares the wall clock with the monotonic clock this often.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// A smaller difference is not a step. It can come from a slewed clock, or from a process that was not scheduled
-/// between the two readings.
+/// A difference that is smaller than this does not count as a step. A clock that is slewed can cause it, or a process
+/// that was not scheduled between reading the two clocks.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// Detects that the wall clock was set.
@@ -21,12 +22,12 @@ pub struct StepDetector {
 }
 
 impl StepDetector {
-    /// Starts with the current readings of both clocks.
+    /// Starts with the current readings of the wall clock and the monotonic clock.
     pub fn new(wall: Timestamp, passed: Instant) -> Self {
         Self { wall, passed }
     }
 
-    /// The amount by which the wall clock was set since the last call, or `None`.
+    /// Returns the amount by which the wall clock was set since the last call. Returns `None` if it was not set.
     pub fn step(&mut self, wall: Timestamp, passed: Instant) -> Option<SignedDuration> {
         let by_wall = wall.duration_since(self.wall);
         let elapsed = passed.saturating_duration_since(self.passed);
@@ -37,7 +38,7 @@ impl StepDetector {
     }
 }
 
-/// Calls `stepped` whenever the wall clock was set. Never returns.
+/// Calls `stepped` whenever the wall clock was set. This function never returns.
 pub async fn watch_clock(stepped: impl Fn()) {
     let mut detector = StepDetector::new(Timestamp::now(), Instant::now());
     loop {
@@ -73,7 +74,7 @@ mod tests {
         assert_eq!(at(46_001, 15_000), Some(30_001), "set forward");
         assert_eq!(at(51_001, 20_000), None, "a step is reported once");
         assert_eq!(at(6001, 25_000), Some(-50_000), "set back");
-        // The machine slept: the monotonic clock stood still.
+        // The machine slept, so the monotonic clock stood still.
         assert_eq!(at(3_606_001, 25_000), Some(3_600_000));
     }
 }

@@ -33,24 +33,26 @@ use crate::{
     telemetry::{Metrics, Progress, warn_once},
 };
 
-/// The maximum number of steps in one reconcile. A complete life of a grant in one reconcile takes nine steps.
+/// The maximum number of steps in one reconcile. If one reconcile handles a grant from its creation to its end, it
+/// needs nine steps.
 const MAX_STEPS: usize = 16;
 
-/// The longest pause before a failed reconcile is repeated.
+/// The maximum pause before a failed reconcile is repeated.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The pause before a grant is reconciled again if the apiserver says that it no longer exists, but the watch still
-/// has it.
+/// The pause before a grant is reconciled again if the apiserver says that it does not exist. The watch cache may
+/// still have the grant.
 const GONE: Duration = Duration::from_secs(10);
 
-/// After this many consecutive failures the grant loses its reserved quota, so that other grants need not wait.
+/// After this number of consecutive failures, a grant loses its reserved quota, so that other grants do not have to
+/// wait.
 const PATIENCE: u32 = 4;
 
-/// The pause before a queued grant tries again by itself. Normally a queued grant is enqueued when another reconcile
-/// of its namespace ends. That wake-up is lost if the grant that should pass it on no longer exists.
+/// The pause before a queued grant tries again by itself. Normally Valet enqueues the grant when another reconcile of
+/// its namespace ends. This does not happen if the other grant was deleted in the meantime.
 const IN_LINE: Duration = Duration::from_secs(5);
 
-/// The pause before a grant tries again by itself while its store is being probed. Normally the grant is enqueued
+/// The pause before a grant tries again by itself while its store is being probed. Normally Valet enqueues the grant
 /// when the probe has a result.
 const PROBED: Duration = Duration::from_secs(15);
 
@@ -61,7 +63,7 @@ pub struct Context<G: Grant> {
     pub stores: Arc<Stores>,
     /// All access to grant Secrets.
     pub secrets: Secrets,
-    /// What this process knows in addition to its watch cache.
+    /// Facts about grants that this process knows in addition to its watch cache.
     pub memory: Arc<LocalState<G>>,
     /// Writes Kubernetes Events.
     pub recorder: Recorder,
@@ -70,7 +72,7 @@ pub struct Context<G: Grant> {
     pub turns: NamespaceLimiter,
     /// Records whether reconciles finish, for the liveness probe.
     pub progress: Arc<Progress>,
-    /// Quotas: the number of live grants where an access rule limits it.
+    /// Limits the number of live grants, if an access rule sets a limit.
     pub places: Arc<Quotas>,
     /// Limits how many reconciles may wait for one store at the same time.
     pub requests: Arc<StoreLimiter>,
@@ -78,14 +80,17 @@ pub struct Context<G: Grant> {
     pub caller: Requeuer<G>,
     /// Defaults from the command line.
     pub settings: Settings,
-    /// The resync period: a grant is reconciled again after this time, in case the watch missed a change.
+    /// The resync period. A grant is reconciled again after this time, because the watch may have missed a change.
     pub sweep: Duration,
 }
 
-/// Reconciles one grant: reads what is missing, executes step after step, and returns when to reconcile again.
+/// Reconciles one grant. Reads missing facts, executes one step after the other, and returns when to reconcile the
+/// grant again.
 ///
 /// # Errors
-/// [`Error`]. Completed steps stay done, and the next reconcile continues from there.
+///
+/// Returns an [`Error`] if a step fails. Steps that completed earlier are not undone, and the next reconcile
+/// continues from the new state.
 pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<Context<G>>) -> Result<Action, Error> {
     let watched = match &grant.0 {
         Ok(watched) => Arc::new(watched.clone()),
@@ -112,8 +117,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     let grant = context.memory.newest(&watched);
     let uid = grant.uid().unwrap_or_default();
     let terms = grant.terms().clone();
-    // No step starts after the deadline, so this timeout cancels only a call to the apiserver that does not end. The
-    // next reconcile continues from the state that it finds.
+    // No step for a store starts after the deadline. This timeout therefore cancels only a call to the apiserver that
+    // takes too long. The next reconcile continues from the state in the cluster.
     let visit = Reconciliation::new(&context, grant).run();
     let result = match tokio::time::timeout(DEADLINE + CALL_TIMEOUT, visit).await {
         Ok(result) => result,
@@ -124,8 +129,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
     if result.is_ok() {
         context.memory.succeeded(&uid);
-        // A reconcile that failed may still have written a Secret. Its quota reservation stays until the next
-        // reconcile knows.
+        // Only a successful reconcile updates the quota. A failed reconcile may have written a Secret
+        // anyway, and the next reconcile finds out.
         let is_there = || context.caller.is_there(watched.as_ref());
         context
             .places
@@ -136,8 +141,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
 }
 
 impl<G: Grant> Context<G> {
-    /// Whether the grant was deleted during its reconcile. If so, all memory of the grant is dropped and no further
-    /// reconcile is scheduled.
+    /// Returns true if the grant was deleted during its reconcile. In this case all memory of the grant is dropped,
+    /// and no further reconcile is scheduled.
     fn forget_if_gone(&self, grant: &impl ResourceExt) -> bool {
         let is_gone = !self.caller.is_there(grant);
         if is_gone {
@@ -149,7 +154,7 @@ impl<G: Grant> Context<G> {
     }
 }
 
-/// The pause before the next reconcile after an error.
+/// Returns when to reconcile a grant again after an error.
 pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, context: Arc<Context<G>>) -> Action {
     let uid = grant.uid().unwrap_or_default();
     context.metrics.reconcile_failed(G::OPERATION);
@@ -163,7 +168,7 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     let pause = Duration::from_millis(500)
         .saturating_mul(1 << failures.min(10))
         .min(LONGEST_PAUSE);
-    // A conflict is a normal event: another client changed the object first. It is not worth a warning.
+    // A conflict is not logged as a warning, because it only means that another client changed the object first.
     if matches!(error, Error::Conflict(_) | Error::Gone(_)) {
         debug!(
             kind = G::OPERATION.kind(),
@@ -183,7 +188,7 @@ pub fn on_error<G: Grant>(grant: Arc<DeserializeGuard<G>>, error: &Error, contex
     Action::requeue(pause)
 }
 
-/// Whether a step waits for a store rather than for the apiserver.
+/// Returns true if a step waits for a store rather than for the apiserver.
 fn waits_for_store(step: &Step) -> bool {
     match step {
         Step::Read(read) => matches!(
@@ -207,13 +212,14 @@ struct Reconciliation<'a, G: Grant> {
     grant: Arc<G>,
     facts: Facts,
     provider: Option<Arc<dyn Provider>>,
-    /// The permit to send requests to the store, while a step holds it.
+    /// The permit to send requests to the store, if this reconcile has one.
     permit: Option<StorePermit>,
-    /// When the notification arrived that this reconcile answers.
+    /// The arrival time of the notification to which this reconcile responds, if there is one.
     heard: Option<Instant>,
-    /// After this time no step starts that waits for a store.
+    /// After this time, no step starts that waits for a store.
     deadline: Instant,
-    /// The time of the whole reconcile. The clock is read once, so that all decisions use the same time.
+    /// The start time of the reconcile. The clock is read only once, so that all decisions of the reconcile use the
+    /// same time.
     now: Timestamp,
 }
 
@@ -244,9 +250,9 @@ impl<'a, G: Grant> Reconciliation<'a, G> {
                 Step::DeleteGrant => return self.collect().await,
                 step if self.is_late() && waits_for_store(&step) => return Err(Error::Deadline),
                 step => match self.take(step).await {
-                    // The grant no longer exists, and the garbage collector deletes its Secret. An apiserver that has
-                    // just started may also wrongly answer that an object does not exist, so the grant is reconciled
-                    // again.
+                    // Normally the grant was deleted, and the garbage collector deletes its Secret. However, an
+                    // apiserver that has just started may wrongly answer that an object does not exist. The grant is
+                    // therefore reconciled again.
                     Err(Error::Gone(_)) => return Ok(Action::requeue(GONE)),
                     Err(Error::InLine(rounds)) => return Ok(self.wait_in_line(rounds)),
                     Err(Error::NotProbed) => return Ok(Action::requeue(PROBED)),
@@ -261,7 +267,7 @@ impl<'a, G: Grant> Reconciliation<'a, G> {
         Instant::now() >= self.deadline
     }
 
-    /// Waits for a store until the deadline, and returns a message if the deadline passes.
+    /// Waits for a request to the store until the deadline. Returns a message if the deadline passes first.
     async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
         tokio::time::timeout_at(self.deadline, work).await.map_err(|_| {
             format!(
@@ -345,7 +351,7 @@ impl<'a, G: Grant> Reconciliation<'a, G> {
         Ok(())
     }
 
-    /// The wanted expiry of a credential that is signed now.
+    /// Returns the requested expiry of a credential that is signed now.
     fn wanted_until(&self) -> Timestamp {
         let seconds = SignedDuration::from_secs(self.facts.grant.terms.expiration_seconds);
         self.now.checked_add(seconds).unwrap_or(Timestamp::MAX)
@@ -371,7 +377,7 @@ impl<'a, G: Grant> Reconciliation<'a, G> {
         self.context.metrics.looked((kind, &namespace, &name), outcome);
         self.facts.object = found;
         if let StoreFact::Usable(store) = &mut self.facts.store {
-            // The HEAD response also gives the current clock skew of the store.
+            // The response to the HEAD request also gives the current difference between the clocks.
             store.skew = provider.skew();
         }
         if matches!(self.facts.upload, UploadFact::Open(_)) {

@@ -1,6 +1,6 @@
-//! Detects that the cluster was reset to an earlier state, for example by an etcd restore. Watches would then wait
-//! for resource versions from before the reset and deliver no events, perhaps for hours. The operator's memory would
-//! describe changes that no longer exist.
+//! Detects that the cluster was reset to an earlier state, for example by an etcd restore. After a reset, watches
+//! wait for resource versions from before the reset. They deliver no events, perhaps for hours. The operator's memory
+//! also describes changes that no longer exist.
 
 use std::time::Duration;
 
@@ -13,18 +13,19 @@ use super::{
 };
 use crate::{api::UploadGrant, telemetry::warn_once};
 
-/// How often the cluster's resource version is read: one consistent list with a limit of one object.
+/// Valet reads the cluster's resource version this often. Each read is one consistent list with a limit of one
+/// object.
 const PERIOD: Duration = Duration::from_secs(15);
-/// The pause before a lower version is read again for confirmation.
+/// If Valet reads a lower resource version, it reads the version again after this pause to confirm it.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// The highest resource version of the cluster so far. Resource versions of one kind are comparable and only increase
-/// (KEP-5504).
+/// The highest resource version that Valet has read from the cluster. Resource versions of one kind can be compared,
+/// and they only increase (KEP-5504).
 #[derive(Debug, Default)]
 struct Newest(Option<u128>);
 
 impl Newest {
-    /// Records a version. Returns the highest earlier version if it is higher than this one.
+    /// Records a resource version. If an earlier version was higher, returns the highest earlier version.
     fn note(&mut self, version: u128) -> Option<u128> {
         let newer = self.0.filter(|newest| *newest > version);
         self.0 = self.0.max(Some(version));
@@ -32,7 +33,7 @@ impl Newest {
     }
 }
 
-/// Waits until the cluster has been reset to an earlier state, and returns a message.
+/// Waits until the cluster has been reset to an earlier state. Then returns a message.
 pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
     let api: Api<DeserializeGuard<UploadGrant>> = scoped(client, namespace);
     let mut newest = Newest::default();
@@ -49,7 +50,8 @@ pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
     }
 }
 
-/// The highest earlier version and the current version, if the current version is lower.
+/// Reads the current resource version. If it is lower than an earlier one, returns the highest earlier version and
+/// the current version.
 async fn look(api: &Api<DeserializeGuard<UploadGrant>>, newest: &mut Newest) -> Option<(u128, u128)> {
     match version(api).await {
         Ok(version) => Some((newest.note(version?)?, version?)),
@@ -60,9 +62,10 @@ async fn look(api: &Api<DeserializeGuard<UploadGrant>>, newest: &mut Newest) -> 
     }
 }
 
-/// The resource version of the collection, read without a cache. `None` if it is not a number.
+/// Reads the resource version of the list of grants without a cache. Returns `None` if the version is not a number.
 async fn version(api: &Api<DeserializeGuard<UploadGrant>>) -> Result<Option<u128>, Error> {
-    // Without a resource version in the request, the apiserver must answer with the newest state, not from its cache.
+    // The request contains no resource version. The apiserver must therefore answer with the newest state, and not
+    // from its cache.
     let list = call(
         "reading the cluster's resource version",
         api.list_metadata(&ListParams::default().limit(1)),

@@ -16,9 +16,9 @@ use crate::{
     provider::Provider,
 };
 
-/// What this process knows about the grants of one kind in addition to its watch cache. All of it can be lost at any
-/// moment: it only saves reads and writes, and slows down a client that destroys Valet's records. No credential is
-/// signed because of this data alone.
+/// Facts that this process knows about the grants of one kind in addition to its watch cache. All of them can be lost
+/// at any moment. They only save reads and writes, and slow down a client that destroys Valet's records. Valet never
+/// signs a credential because of these facts alone.
 pub struct LocalState<G> {
     grants: Mutex<HashMap<String, GrantState<G>>>,
     /// Verifies which records Valet wrote itself.
@@ -26,43 +26,43 @@ pub struct LocalState<G> {
 }
 
 struct GrantState<G> {
-    /// The grant in the version of our own last write, until the watch delivers it. The event of our own Secret
-    /// arrives earlier, and would otherwise find a grant without a status.
+    /// The version of the grant that this process wrote last, until the watch delivers it. The event of the grant's
+    /// Secret can arrive earlier. Without this version, the next reconcile would see a grant without a status.
     written: Option<Arc<G>>,
-    /// When Valet last polled the store for the grant's object.
+    /// The time at which Valet last polled the store for the grant's object.
     last_poll: Option<Timestamp>,
-    /// When the notification arrived that no poll has answered yet.
+    /// The arrival time of a notification after which Valet has not polled the store yet.
     heard: Option<Instant>,
-    /// The version of the Secret that we wrote last. Its event needs no reconcile.
+    /// The version of the Secret that this process wrote last. The watch event for this version needs no reconcile.
     secret_version: Option<String>,
-    /// The multipart upload that this process initiated.
+    /// The multipart upload that this process initiated for the grant.
     begun: Option<Begun>,
-    /// The connection to the store of the grant's multipart upload. It is needed to abort the upload when the store
-    /// resource has been deleted.
+    /// The connection to the store of the grant's multipart upload. Valet needs it to abort the upload after the
+    /// store resource was deleted.
     provider: Option<Arc<dyn Provider>>,
-    /// The number of consecutive failures.
+    /// The number of consecutive failures of the grant's reconcile.
     failures: u32,
-    /// The record of the last status that was verified as Valet's own. It replaces a status that another client has
-    /// written.
+    /// The record from the last status that Valet wrote itself. Valet uses it instead of a status that another client
+    /// has written.
     evidence: Option<Box<GrantStatus>>,
-    /// A hash of the status that the last reconcile confirmed or wrote. An event with another status needs a
+    /// A hash of the status that the last reconcile confirmed or wrote. A watch event with a different status needs a
     /// reconcile.
     status: Option<u64>,
-    /// A hash of the status that this process wrote last, if the apiserver dropped its signature because the CRD is
-    /// older than this program.
+    /// A hash of the status that this process wrote last, if the apiserver dropped the signature of that status. This
+    /// happens if the installed CRD is older than this version of Valet.
     unsigned: Option<u64>,
-    /// Writes to the status by other clients.
+    /// The status writes of other clients.
     disturbed: Option<Disturbance>,
-    /// How often the Secret was restored.
+    /// The number and the times of the restorations of the Secret.
     repairs: Repairs,
 }
 
-/// Counts writes to a grant's status by other clients.
+/// Counts how often other clients write to the status of one grant.
 struct Disturbance {
-    /// The number of such writes without a gap of [`QUIET`].
+    /// The number of writes by other clients. The count restarts if there is no such write for the time [`QUIET`].
     count: u32,
     last: Timestamp,
-    /// Whether a reconcile is enqueued that corrects the status.
+    /// True if a reconcile that corrects the status is already enqueued.
     is_pending: bool,
 }
 
@@ -70,7 +70,7 @@ struct Disturbance {
 #[derive(Clone)]
 struct Begun {
     upload: String,
-    /// Whether the grant Secret contains the ID of the upload.
+    /// True if the grant Secret contains the ID of the upload.
     is_recorded: bool,
 }
 
@@ -93,14 +93,14 @@ impl<G> Default for GrantState<G> {
     }
 }
 
-/// After this time without a status write by another client, earlier ones are forgotten.
+/// If no other client writes the status of a grant for this time, Valet forgets earlier writes.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
 
-/// The longest delay before a reconcile that corrects a status.
+/// The maximum delay before a reconcile that corrects a status.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 impl<G: Grant> LocalState<G> {
-    /// Creates an empty memory.
+    /// Creates a state without any grants.
     pub fn new(records: RecordKey) -> Self {
         Self {
             grants: Mutex::default(),
@@ -108,7 +108,7 @@ impl<G: Grant> LocalState<G> {
         }
     }
 
-    /// The key that signs Valet's own records.
+    /// Returns the HMAC key with which Valet signs its own records.
     pub fn records(&self) -> &RecordKey {
         &self.records
     }
@@ -121,8 +121,9 @@ impl<G: Grant> LocalState<G> {
         change(self.lock().entry(uid.to_owned()).or_default())
     }
 
-    /// The newer of the watched grant and the grant that we wrote. Our version stays until a reconcile finds it in
-    /// the watch cache. Otherwise a reconcile that was enqueued earlier could use the grant from before our write.
+    /// Returns the newer of two versions of a grant: the version from the watch, or the version that this process
+    /// wrote last. The written version is kept until a reconcile finds it in the watch cache. Otherwise a reconcile
+    /// that was enqueued earlier could use the grant from before the write.
     pub fn newest(&self, watched: &Arc<G>) -> Arc<G> {
         let uid = watched.uid().unwrap_or_default();
         let mut lock = self.lock();
@@ -138,19 +139,19 @@ impl<G: Grant> LocalState<G> {
         }
     }
 
-    /// The grant that we wrote last, if the watch has not delivered it yet.
+    /// Returns the version of the grant that this process wrote last, if the watch has not delivered it yet.
     pub fn written(&self, watched: &G) -> Option<Arc<G>> {
         let lock = self.lock();
         let written = lock.get(&watched.uid().unwrap_or_default())?.written.as_ref()?;
         (version(written.as_ref()) > version(watched)).then(|| written.clone())
     }
 
-    /// Records the grant that our own write returned.
+    /// Records the version of a grant that the apiserver returned after a write of this process.
     pub fn wrote(&self, grant: &Arc<G>) {
         self.of(&grant.uid().unwrap_or_default(), |r| r.written = Some(grant.clone()));
     }
 
-    /// The part of a grant's status that can be trusted.
+    /// Returns the part of a grant's status that Valet can trust.
     pub fn known_status(&self, grant: &G) -> KnownStatus {
         let uid = grant.uid().unwrap_or_default();
         let subject = Subject {
@@ -171,13 +172,14 @@ impl<G: Grant> LocalState<G> {
         }
     }
 
-    /// Records that this process wrote this status and the apiserver dropped its signature.
+    /// Records that the apiserver dropped the signature of a status that this process wrote.
     pub fn lost_signature(&self, uid: &str, status: &GrantStatus) {
         let hash = fingerprint(Some(status));
         self.of(uid, |r| r.unsigned = Some(hash));
     }
 
-    /// The facts about a grant, with the trusted part of its status. The trusted part is remembered.
+    /// Returns the facts about a grant, with the part of its status that Valet can trust. This part is remembered for
+    /// later reconciles.
     pub fn facts(&self, grant: &G) -> GrantFacts {
         let known = self.known_status(grant);
         if known.is_own {
@@ -196,8 +198,8 @@ impl<G: Grant> LocalState<G> {
         });
     }
 
-    /// Records that a reconcile confirmed this status or is about to write it. The event of this status needs no
-    /// reconcile.
+    /// Records that a reconcile confirmed this status or is about to write it. The watch event with this status then
+    /// needs no reconcile.
     pub fn accept_status(&self, uid: &str, status: Option<&GrantStatus>) {
         let hash = fingerprint(status);
         self.of(uid, |r| {
@@ -208,8 +210,9 @@ impl<G: Grant> LocalState<G> {
         });
     }
 
-    /// Whether the watched status differs from the status of the last reconcile. If so, returns the delay before a
-    /// reconcile corrects it; the delay grows because another client may write the status in a loop.
+    /// Returns a delay if another client has changed the status since the last reconcile. After this delay, a
+    /// reconcile must correct the status. The delay grows with each change, because another client may write the
+    /// status in a loop. Returns `None` if no new reconcile is needed.
     pub fn foreign_status(&self, grant: &G, now: Timestamp) -> Option<Duration> {
         let hash = fingerprint(grant.grant_status());
         let mut lock = self.lock();
@@ -241,12 +244,12 @@ impl<G: Grant> LocalState<G> {
         })
     }
 
-    /// How often the grant Secret was restored.
+    /// Returns the number and the times of the restorations of the grant Secret.
     pub fn repairs(&self, uid: &str) -> Repairs {
         self.lock().get(uid).map(|r| r.repairs).unwrap_or_default()
     }
 
-    /// Updates the record of restorations and returns it.
+    /// Changes the record of the Secret's restorations, and returns the new record.
     pub fn keep_repairs(&self, uid: &str, change: impl FnOnce(&mut Repairs)) -> Repairs {
         self.of(uid, |r| {
             change(&mut r.repairs);
@@ -254,22 +257,24 @@ impl<G: Grant> LocalState<G> {
         })
     }
 
-    /// Drops all memory of a deleted grant.
+    /// Drops all facts about a deleted grant.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(uid);
     }
 
-    /// Drops the memory of all grants that are not in this list, because they were deleted while nothing was watched.
+    /// Drops the facts about all grants that are not in this list. They were deleted while this process did not watch
+    /// them.
     pub fn keep_only(&self, uids: &HashSet<String>) {
         self.lock().retain(|uid, _| uids.contains(uid));
     }
 
-    /// When Valet last polled the store for the object.
+    /// Returns the time at which Valet last polled the store for the object.
     pub fn last_poll(&self, uid: &str) -> Option<Timestamp> {
         self.lock().get(uid).and_then(|r| r.last_poll)
     }
 
-    /// Records a poll that answers notifications up to `heard`. A later notification still needs a poll.
+    /// Records the time of a poll. The poll answers all notifications that arrived until `heard`. A notification that
+    /// arrives later needs another poll.
     pub fn looked(&self, uid: &str, at: Timestamp, heard: Option<Instant>) {
         self.of(uid, |r| {
             r.last_poll = Some(at);
@@ -279,12 +284,12 @@ impl<G: Grant> LocalState<G> {
         });
     }
 
-    /// Records that a notification of the grant's object has arrived.
+    /// Records the arrival time of a notification about the grant's object.
     pub fn hear(&self, uid: &str, at: Instant) {
         self.of(uid, |r| r.heard = Some(at));
     }
 
-    /// When the notification arrived that no poll has answered yet.
+    /// Returns the arrival time of a notification after which Valet has not polled the store yet.
     pub fn heard(&self, uid: &str) -> Option<Instant> {
         self.lock().get(uid).and_then(|r| r.heard)
     }
@@ -294,26 +299,27 @@ impl<G: Grant> LocalState<G> {
         self.of(uid, |r| r.secret_version = Some(resource_version.to_owned()));
     }
 
-    /// Whether a version of the grant Secret is our own last write.
+    /// Returns true if this version of the grant Secret is the last write of this process.
     pub fn is_own_secret(&self, uid: &str, resource_version: &str) -> bool {
         self.lock()
             .get(uid)
             .is_some_and(|r| r.secret_version.as_deref() == Some(resource_version))
     }
 
-    /// The multipart upload that was initiated for this grant and is not recorded in a Secret.
+    /// Returns the ID of the multipart upload that this process initiated for the grant, if no Secret records the ID
+    /// yet.
     pub fn begun(&self, uid: &str) -> Option<String> {
         let begun = self.lock().get(uid)?.begun.clone();
         begun.filter(|b| !b.is_recorded).map(|b| b.upload)
     }
 
-    /// The multipart upload that this process initiated for this grant, recorded or not. Unlike the annotation and
-    /// the status, no other client can change this value.
+    /// Returns the ID of the multipart upload that this process initiated for the grant. It does not matter if a
+    /// Secret records the ID. No other client can change this value, unlike the annotation and the status.
     pub fn own_upload(&self, uid: &str) -> Option<String> {
         Some(self.lock().get(uid)?.begun.as_ref()?.upload.clone())
     }
 
-    /// Records that a multipart upload was initiated for this grant.
+    /// Records that this process initiated a multipart upload for this grant.
     pub fn keep_begun(&self, uid: &str, upload: String) {
         let begun = Begun {
             upload,
@@ -329,24 +335,24 @@ impl<G: Grant> LocalState<G> {
         }
     }
 
-    /// Removes an aborted upload from the memory.
+    /// Removes an aborted multipart upload from the state.
     pub fn aborted(&self, uid: &str, upload: &str) {
         if let Some(r) = self.lock().get_mut(uid) {
             r.begun.take_if(|begun| begun.upload == upload);
         }
     }
 
-    /// The remembered connection to the store of the grant's multipart upload.
+    /// Returns the remembered connection to the store of the grant's multipart upload.
     pub fn provider(&self, uid: &str) -> Option<Arc<dyn Provider>> {
         self.lock().get(uid).and_then(|r| r.provider.clone())
     }
 
-    /// Remembers the connection to the store of the grant's multipart upload, or removes it.
+    /// Remembers the connection to the store of the grant's multipart upload. `None` removes the connection.
     pub fn keep_provider(&self, uid: &str, provider: Option<Arc<dyn Provider>>) {
         self.of(uid, |r| r.provider = provider);
     }
 
-    /// Records a failure, and returns the number of consecutive failures.
+    /// Records a failed reconcile, and returns the number of consecutive failures.
     pub fn failed(&self, uid: &str) -> u32 {
         self.of(uid, |r| {
             r.failures = r.failures.saturating_add(1);
@@ -354,7 +360,7 @@ impl<G: Grant> LocalState<G> {
         })
     }
 
-    /// Resets the number of consecutive failures after a successful reconcile.
+    /// Sets the number of consecutive failures to zero after a successful reconcile.
     pub fn succeeded(&self, uid: &str) {
         if let Some(r) = self.lock().get_mut(uid) {
             r.failures = 0;
@@ -362,7 +368,7 @@ impl<G: Grant> LocalState<G> {
     }
 }
 
-/// A hash that is the same before and after the apiserver has stored the status.
+/// Computes a hash of a status. The hash is the same before and after the apiserver has stored the status.
 fn fingerprint(status: Option<&GrantStatus>) -> u64 {
     let mut hasher = DefaultHasher::new();
     status
@@ -371,8 +377,8 @@ fn fingerprint(status: Option<&GrantStatus>) -> u64 {
     hasher.finish()
 }
 
-/// A resource version as a number (KEP-5504: comparable within one kind). A value that is not a number counts as the
-/// oldest version, so that the watched object wins.
+/// Returns the resource version of a grant as a number. Resource versions of one kind can be compared (KEP-5504). A
+/// version that is not a number counts as the oldest version. The grant from the watch is then used.
 fn version<G: Grant>(grant: &G) -> u128 {
     grant.resource_version().and_then(|v| v.parse().ok()).unwrap_or(0)
 }

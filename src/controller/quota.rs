@@ -1,4 +1,4 @@
-//! Quotas: limits on the number of live grants of a store. This module feeds watched grants into `core::Places`, and
+//! Quotas limit the number of live grants of a store. This module passes watched grants to `core::QuotaLedger`, and
 //! enqueues the grants that receive quota.
 
 use std::{
@@ -16,13 +16,14 @@ use crate::{
     core::{self, GrantFacts, QuotaCandidate, QuotaFact, QuotaLimits, StoreId, store_id},
 };
 
-/// Both kinds of grant use the same quotas, so both must have been listed before quota is given.
+/// UploadGrants and DownloadGrants share the same quotas. Valet must therefore list both kinds before it gives quota
+/// to a grant.
 const KINDS: usize = 2;
 
-/// Which grants of each store have a credential, and which wait for quota.
+/// Records for each store which grants have a credential and which grants wait for quota.
 pub struct Quotas {
     table: Mutex<Table>,
-    /// The number of kinds of grant that have been listed.
+    /// The number of kinds of grant that have been listed so far.
     listed: watch::Sender<usize>,
     call: Call,
 }
@@ -30,9 +31,9 @@ pub struct Quotas {
 #[derive(Default)]
 struct Table {
     stores: HashMap<StoreId, core::QuotaLedger>,
-    /// The grants that use or wait for quota, by UID.
+    /// The grants that use quota or wait for quota, by UID.
     known: HashMap<String, Known>,
-    /// Counts how often the watch of each kind has started a new list.
+    /// The number of lists that the watch has started, for each kind of grant.
     rounds: HashMap<Operation, u64>,
 }
 
@@ -45,8 +46,8 @@ struct Known {
 }
 
 impl Quotas {
-    /// Creates the quotas without reservations. No quota is given before both kinds of grant have been listed. `call`
-    /// enqueues a grant that receives quota.
+    /// Creates quotas without reservations. No grant receives quota before both kinds of grant have been listed. The
+    /// function `call` enqueues a grant that receives quota.
     pub fn new(call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             table: Mutex::default(),
@@ -59,8 +60,8 @@ impl Quotas {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Processes a watch event. Our own newer write, which the watch may not have delivered, has precedence over the
-    /// event.
+    /// Processes a watch event. If this process has written a newer version of the grant than the watch has
+    /// delivered, the newer version counts.
     pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>, memory: &LocalState<G>) {
         match event {
             watcher::Event::Init => *self.table().rounds.entry(G::OPERATION).or_default() += 1,
@@ -69,8 +70,8 @@ impl Quotas {
                 for store in stores {
                     self.call_next(&store);
                 }
-                // Only the first list of each kind counts. A repeated list does not change the number of listed
-                // kinds.
+                // Only the first list of each kind counts. If a watch restarts, it lists the kind again, but the
+                // number of listed kinds stays the same.
                 let first = self.table().rounds.get(&G::OPERATION) == Some(&1);
                 self.listed.send_modify(|kinds| *kinds += usize::from(first));
             }
@@ -86,13 +87,13 @@ impl Quotas {
         }
     }
 
-    /// Records the result of a reconcile from the grant's status. The grant may have been deleted in the meantime, so
-    /// `is_there` must be updated before [`Quotas::seen`] receives the deletion.
+    /// Records the result of a reconcile according to the grant's status. The grant may have been deleted in the
+    /// meantime. Therefore `is_there` must already know about a deletion when [`Quotas::seen`] receives it.
     pub fn visited<G: Grant>(&self, grant: &G, memory: &LocalState<G>, is_there: impl Fn() -> bool) {
         self.note(grant, memory, Some(&is_there));
     }
 
-    /// Releases the quota of a grant that was deleted or fails repeatedly.
+    /// Releases the quota of a grant that was deleted or that fails repeatedly.
     pub fn gone(&self, uid: &str) {
         let mut table = self.table();
         if let Some(known) = table.known.remove(uid) {
@@ -102,7 +103,7 @@ impl Quotas {
         }
     }
 
-    /// Requests quota for the grant under the limit `most`. `rules` are the store's access rules, if they are known.
+    /// Requests quota for the grant, with the limits `most`. `rules` are the store's access rules, if they are known.
     pub async fn ask(
         &self,
         grant: &GrantFacts,
@@ -136,8 +137,8 @@ impl Quotas {
         }
     }
 
-    /// When a grant without quota should ask again. New grants ahead of it count only for a limited time, and no
-    /// event reports the end of that time.
+    /// Returns the time at which a grant without quota should ask again. Grants that were not reconciled yet come
+    /// first only for a limited time, and no event reports the end of that time.
     pub fn ask_again(&self, grant: &GrantFacts) -> Option<Timestamp> {
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
         self.table().stores.get(&store)?.new_until(Timestamp::now())
@@ -157,10 +158,11 @@ impl Quotas {
         let mut table = self.table();
         let places = table.stores.get(&store);
         if visit_ended.is_none() && places.is_some_and(|p| p.is_reserved(&who)) {
-            // A running reconcile is about to change the grant's state.
+            // A running reconcile of this grant has reserved quota, and records the result when it ends.
             return;
         }
-        // The check holds the lock of the table, so a later deletion is processed after this change.
+        // This check runs while the table is locked. A deletion that comes later is therefore processed after this
+        // change.
         let is_gone = visit_ended.is_some_and(|is_there| !is_there());
         let standing = if is_gone {
             Standing::Without
@@ -217,7 +219,7 @@ impl Table {
         self.known.insert(known.who.uid.clone(), Known { round, ..known });
     }
 
-    /// Changes the quotas of a store, and removes the entry when it is empty.
+    /// Changes the quotas of a store. Removes the entry of the store if it becomes empty.
     fn store(&mut self, id: &StoreId, change: impl FnOnce(&mut core::QuotaLedger)) {
         let places = self.stores.entry(id.clone()).or_default();
         change(places);
@@ -226,7 +228,8 @@ impl Table {
         }
     }
 
-    /// Removes the grants of a kind that are missing from its newest list. Returns their stores.
+    /// Removes all grants of one kind that are missing from the newest list of this kind. Returns the stores of the
+    /// removed grants.
     fn forget_unlisted(&mut self, operation: Operation) -> Vec<StoreId> {
         let round = self.rounds.get(&operation).copied().unwrap_or_default();
         let gone: Vec<_> = self
@@ -245,7 +248,7 @@ impl Table {
     }
 }
 
-/// How a grant counts against the quota, according to its status.
+/// Says how a grant counts for the quota, according to its status.
 enum Standing {
     Key(Timestamp),
     New,
@@ -300,7 +303,7 @@ mod tests {
         serde_json::from_value(grant).unwrap()
     }
 
-    /// Quotas for which both kinds of grant have been listed.
+    /// Returns quotas for which both kinds of grant have been listed.
     fn listed() -> (Quotas, LocalState<UploadGrant>) {
         let records = RecordKey::new([0; 32]);
         let (places, memory) = (Quotas::new(|_, _, _| true), LocalState::new(records.clone()));
@@ -315,7 +318,8 @@ mod tests {
         places.ask(&GrantFacts::of(grant), Operation::Upload, ONE, None).await
     }
 
-    /// A grant that is deleted during its reconcile, before or after it asks for quota, does not keep a reservation.
+    /// A grant that is deleted during its reconcile keeps no reservation. It does not matter if it is deleted before
+    /// or after it requests quota.
     #[tokio::test]
     async fn nobody_who_is_gone_keeps_a_place() {
         for goes_before_it_asks in [true, false] {
@@ -333,7 +337,7 @@ mod tests {
             places.visited(&first, &memory, || false);
             places.seen(&Event::Apply(DeserializeGuard(Ok(second.clone()))), &memory);
             assert_eq!(ask(&places, &second).await, QuotaFact::Given, "{goes_before_it_asks}");
-            // An existing grant keeps its quota.
+            // A grant that already has quota keeps it.
             places.visited(&second, &memory, || true);
             let third = grant("c");
             assert_eq!(

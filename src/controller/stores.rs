@@ -1,5 +1,5 @@
-//! The cache of stores for grants and for store statuses: each store is read, connected and probed, and kept for a
-//! short time.
+//! The cache of stores. Valet reads, connects and probes each store, and keeps the result for a short time. The
+//! reconciles of grants and of stores use this cache.
 
 mod connect;
 mod current;
@@ -43,18 +43,19 @@ pub struct Stores {
     client: Client,
     secrets: NamedSecrets,
     operator_namespace: String,
-    /// Whether an ObjectStore may use the operator's own credentials.
+    /// True if an ObjectStore is allowed to use the operator's own credentials.
     share_environment: bool,
-    /// Which endpoints an ObjectStore may have.
+    /// Decides which endpoints an ObjectStore is allowed to have.
     outward: EgressPolicy,
-    /// Limits how many reconciles may wait for one store.
+    /// Limits how many reconciles may wait for one store at the same time.
     requests: Arc<StoreLimiter>,
     environment: Environment,
     known: Mutex<HashMap<StoreId, Arc<Slot<Known>>>>,
     labels: NamespaceLabels,
-    /// Keeps its entries while a store cannot be used, for example between old and new credentials.
+    /// The signer of each store. An entry stays while a store cannot be used, for example while its credentials are
+    /// replaced.
     signers: Signers,
-    /// The expiry of each store's credentials, as last seen.
+    /// The time at which each store's credentials expire, as this operator last saw it.
     ends: Mutex<HashMap<StoreId, Timestamp>>,
     /// Runs probes and conformance checks.
     pub trials: Arc<ProbeCache>,
@@ -63,7 +64,8 @@ pub struct Stores {
 /// The reason and the message that a condition shows for a store that cannot be used.
 pub type Problem = (Reason, String);
 
-/// Why a store cannot be used: a problem of the store itself, or a failed call to the apiserver.
+/// The reason why Valet cannot connect a store. Either the store itself has a problem, or a call to the apiserver
+/// failed.
 enum ConnectError {
     Unusable(Problem),
     Failed(Error),
@@ -90,7 +92,8 @@ impl From<SignError> for ConnectError {
     }
 }
 
-/// Separates a problem of the store, which is a fact, from a failed call.
+/// Separates the two kinds of errors. A problem of the store itself is a normal result, while a failed call to the
+/// apiserver is an error.
 fn told<T>(result: Result<T, ConnectError>) -> Result<Result<T, Problem>, Error> {
     match result {
         Ok(found) => Ok(Ok(found)),
@@ -105,7 +108,7 @@ enum Known {
     Unusable {
         reason: Reason,
         message: String,
-        /// The access rules apply even if the store cannot be used.
+        /// The access rules of the store. They apply even while the store cannot be used.
         rules: Arc<Vec<ClusterAccessRule>>,
     },
     Usable(Connection),
@@ -113,13 +116,13 @@ enum Known {
 
 #[derive(Clone)]
 struct Connection {
-    /// Identifies the store, its credentials and its settings. While the fingerprint stays the same, the provider and
-    /// its session are reused.
+    /// A text that identifies the store, its credentials and its settings. Valet reuses the provider and its session
+    /// until this text changes.
     fingerprint: String,
     max_live_grants: Option<i64>,
     rules: Arc<Vec<ClusterAccessRule>>,
     short_sessions: ShortSessions,
-    /// The signer in use; `None` while it is unknown.
+    /// The signer that the store uses now. `None` if it is unknown.
     signer: Option<Signer>,
     provider: Arc<dyn Provider>,
     trial: Arc<StoreProbe>,
@@ -127,34 +130,36 @@ struct Connection {
     canary_request: Option<String>,
 }
 
-/// The maximum length in bytes of a check request in a status. A timestamp is much shorter.
+/// The maximum length in bytes of a check request in a status. A typical request is a timestamp, which is much
+/// shorter.
 const LONGEST_REQUEST: usize = 64;
 
-/// The value of the annotation that requests a conformance check, if it is set.
+/// Returns the value of the annotation that requests a conformance check, if the annotation is set.
 pub fn canary_request(store: &ObjectMeta) -> Option<String> {
     let value = printable(store.annotations.as_ref()?.get(annotation::CANARY_REQUESTED_AT)?);
     Some(value[..value.floor_char_boundary(LONGEST_REQUEST)].to_owned())
 }
 
-/// What a store's status reports.
+/// The facts about a store that can be used, for its status.
 pub struct Condition {
     /// The capabilities that grants may use.
     pub capabilities: Arc<Capabilities>,
-    /// When the current credentials expire.
+    /// The time at which the store's current credentials expire.
     pub credentials_expire: Option<Timestamp>,
-    /// Whether the credentials are temporary and their expiry is unknown.
+    /// True if the store's credentials are temporary and Valet does not know when they expire.
     pub expiry_is_unknown: bool,
     /// The result of the probe.
     pub probed: Probed,
     /// The result of the conformance check, if one was requested.
     pub canary: Option<ProbeResult>,
-    /// Whether the store's signer has changed since the last time, so that its grants must be reconciled.
+    /// True if the store's signer has changed since the last reconcile of the store. The store's grants must then be
+    /// reconciled.
     pub is_news: bool,
 }
 
-/// What a grant needs to know about its store.
+/// The facts about a store that the reconcile of a grant needs.
 pub struct ResolvedStore {
-    /// Whether the store can be used, and its settings.
+    /// Says if the store can be used. If so, it also contains the store's settings.
     pub fact: StoreFact,
     /// The connection that signs and sends requests, if the store can be used.
     pub provider: Option<Arc<dyn Provider>>,
@@ -173,8 +178,8 @@ impl ResolvedStore {
 }
 
 impl Stores {
-    /// Creates the cache. `operator_namespace` contains the credentials of ClusterObjectStores; `outward` limits the
-    /// endpoints of ObjectStores.
+    /// Creates an empty cache. The namespace `operator_namespace` contains the credentials of ClusterObjectStores.
+    /// `outward` limits the endpoints of ObjectStores.
     pub fn new(
         client: Client,
         operator_namespace: String,
@@ -198,11 +203,13 @@ impl Stores {
         }
     }
 
-    /// What a grant needs to know about its store, for a credential that expires at `wanted_until`. If the access
-    /// rules refuse the grant, no request is sent to the store or its STS.
+    /// Returns the facts about the grant's store, for a credential that expires at `wanted_until`. If the access
+    /// rules refuse the grant, this method sends no request to the store or its STS.
     ///
     /// # Errors
-    /// If a call to the apiserver fails; a problem of the store itself is a fact. Or [`Error::NotProbed`].
+    ///
+    /// Returns an error if a call to the apiserver fails, or [`Error::NotProbed`] if the first probe is still
+    /// running. A problem of the store itself is not an error, but part of the facts.
     pub async fn fact(&self, grant: &GrantFacts, wanted_until: Timestamp) -> Result<ResolvedStore, Error> {
         let (store, namespace) = (&grant.terms.store_ref, grant.namespace.as_str());
         let id = store_id(store, namespace);
@@ -223,8 +230,8 @@ impl Stores {
             namespace_labels,
         } = view;
         let usable = match (known, refused) {
-            // The provider is returned although the rules refuse the grant, because an upload that Valet initiated
-            // for the grant may be aborted.
+            // The access rules refuse the grant, but the result contains the provider. Valet needs it to abort a
+            // multipart upload that Valet initiated for the grant.
             (Known::Usable(connection), Some(Refusal { reason, message })) => {
                 return Ok(ResolvedStore {
                     provider: Some(connection.provider),
@@ -255,7 +262,7 @@ impl Stores {
                 provider: Some(usable.connection.provider),
                 rules: None,
             },
-            // Issued credentials stay while the store cannot be used, if the access rules still allow them.
+            // While the store cannot be used, issued credentials stay valid if the access rules still allow them.
             Err((reason, message)) => ResolvedStore {
                 rules: Some(RulesView {
                     rules,
@@ -266,10 +273,13 @@ impl Stores {
         })
     }
 
-    /// What a store's status reports, or why the store cannot be used; `None` if it does not exist.
+    /// Returns the facts for a store's status, or the reason why the store cannot be used. Returns `None` if the
+    /// store does not exist.
     ///
     /// # Errors
-    /// If a call to the apiserver fails, or [`Error::NotProbed`].
+    ///
+    /// Returns an error if a call to the apiserver fails, or [`Error::NotProbed`] if the first probe is still
+    /// running.
     pub async fn condition(&self, id: &StoreId) -> Result<Option<Result<Condition, Problem>>, Error> {
         Ok(match self.known(id).await? {
             Known::Missing => None,
@@ -302,15 +312,18 @@ impl Stores {
         })
     }
 
-    /// The expiry of the credentials that this operator last used for the store, if they expire.
+    /// Returns the time at which the credentials that this operator last used for the store expire. Returns `None` if
+    /// they do not expire.
     pub fn credentials_end(&self, id: &StoreId) -> Option<Timestamp> {
         lock(&self.ends).get(id).copied()
     }
 
-    /// Whether an operator that serves one namespace serves this store, alone or together with other operators.
+    /// Decides if an operator with the scope `scope` serves this store, alone or together with other operators. The
+    /// scope is the only namespace that the operator serves.
     ///
     /// # Errors
-    /// If the rules select namespaces by label and the labels cannot be read.
+    ///
+    /// Returns an error if the access rules select namespaces by label and the labels cannot be read.
     pub async fn concern<S: Store>(&self, store: &S, scope: Option<&str>) -> Result<Concern, Error> {
         let Some(namespace) = scope.filter(|_| S::KIND == StoreKind::ClusterObjectStore) else {
             return Ok(Concern::Alone);
@@ -320,13 +333,14 @@ impl Stores {
         Ok(concern(&rules, namespace, &labels))
     }
 
-    /// Marks a changed store as stale, so that the next access reads it again.
+    /// Marks a changed store as stale. The next access reads the store again.
     pub fn changed(&self, id: &StoreId) {
-        // The old value stays for comparison. Its provider and session are reused if the change does not affect them.
+        // The old value stays in the cache for comparison. If the change does not affect its provider and session,
+        // they are reused.
         lock(&self.known).entry(id.clone()).or_default().changed();
     }
 
-    /// Removes everything about a deleted store, including its connection and its signer.
+    /// Removes all cached data of a deleted store, including its connection and its signer.
     pub fn gone(&self, id: &StoreId) {
         if let Some(slot) = lock(&self.known).remove(id) {
             slot.changed();
@@ -345,10 +359,11 @@ impl Stores {
         self.labels.gone(namespace);
     }
 
-    /// Removes the cache entry of a store that does not exist, because grants can name any number of such stores.
+    /// Removes the cache entry of a store that does not exist. Without this, the cache could grow without limit,
+    /// because grants can name any number of such stores.
     fn forget(&self, id: &StoreId, slot: &Arc<Slot<Known>>) {
         let mut known = lock(&self.known);
-        // Two references, in the map and in this function, mean that no other reader waits for the entry.
+        // If only the map and this function refer to the entry, no other task waits for the entry.
         if Arc::strong_count(slot) <= 2 && known.get(id).is_some_and(|kept| Arc::ptr_eq(kept, slot)) {
             known.remove(id);
         }
@@ -371,7 +386,7 @@ impl Stores {
     }
 }
 
-/// A store that can sign a credential now.
+/// The facts about a store that can sign a credential now.
 struct Usable {
     connection: Connection,
     credentials_expire: Option<Timestamp>,
@@ -379,7 +394,8 @@ struct Usable {
 }
 
 impl Connection {
-    /// Whether the store can sign a credential that expires at `wanted_until` and enforces its constraints.
+    /// Returns the facts about a store that can sign a credential which expires at `wanted_until`. Otherwise returns
+    /// the reason why it cannot.
     async fn usable(
         self,
         id: &StoreId,
@@ -411,7 +427,7 @@ impl Connection {
     }
 }
 
-/// The time limit for obtaining a store's credentials from STS, an identity token or an external process.
+/// The maximum time to obtain a store's credentials from STS, from an identity token or from an external process.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn in_time<T>(work: impl Future<Output = Result<T, SignError>>) -> Result<T, SignError> {
@@ -433,7 +449,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The `Api` of a namespaced kind, for one namespace or for all namespaces.
+/// Returns the `Api` of a namespaced kind, for one namespace or for all namespaces.
 pub fn scoped<K>(client: Client, namespace: Option<&str>) -> Api<K>
 where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -455,7 +471,7 @@ mod tests {
 
     use super::*;
 
-    /// An apiserver with one store and its credentials.
+    /// A mock apiserver with one store and the Secret with its credentials.
     #[derive(Clone)]
     struct Server;
 
@@ -488,7 +504,7 @@ mod tests {
         }
     }
 
-    /// Deleting a store removes its connection and its signer.
+    /// If a store is deleted, its connection and its signer are removed from the cache.
     #[tokio::test]
     async fn nothing_is_kept_of_a_store_that_is_gone() {
         let requests = Arc::new(StoreLimiter::new(8, |_, _, _| true));
@@ -514,7 +530,7 @@ mod tests {
         stores.gone(&id);
         assert!(provider.upgrade().is_none(), "the provider is still referenced");
         assert!(lock(&stores.known).is_empty());
-        // A new store with the same name is not the old one, so its first signer is not a change.
+        // A new store with the same name has its own first signer. The first signer does not count as a change.
         stores.signers.seen(&id, "another".into());
         assert!(!stores.signers.changed(&id));
     }

@@ -1,5 +1,5 @@
-//! Reduces watched objects before they are cached. All of them stay in memory, and whoever creates an object decides
-//! what it contains.
+//! Reduces watched objects before they are cached. All watched objects stay in memory, and the users who create them
+//! decide how large they are.
 
 use std::borrow::Cow;
 
@@ -14,16 +14,18 @@ use crate::{
     core::is_read,
 };
 
-/// The maximum length in bytes of a cached annotation value or status field. Valet's own annotations contain times,
-/// and longer values have no meaning.
+/// The maximum length in bytes of a cached annotation value or status field. Valet's own annotations contain only
+/// times. A longer value therefore has no meaning for Valet.
 const LONGEST: usize = 256;
 
-/// The maximum number of cached conditions of one object. Valet writes at most ten; other clients may add theirs.
+/// The maximum number of cached conditions of one object. Valet writes at most ten conditions, and other clients may
+/// add more.
 const MOST_CONDITIONS: usize = 64;
 /// The maximum length in bytes of a cached upload ID or record signature.
 const LONGEST_NAME: usize = 1024;
 
-/// Removes unneeded data from an object that a watch delivers, also if the object cannot be parsed.
+/// Removes data that Valet does not need from an object of a watch. This also works for an object that cannot be
+/// parsed.
 pub fn lighten_watched<K: Resource<DynamicType = ()>>(object: &mut DeserializeGuard<K>, lighten_read: fn(&mut K)) {
     match &mut object.0 {
         Ok(read) => lighten_read(read),
@@ -34,7 +36,7 @@ pub fn lighten_watched<K: Resource<DynamicType = ()>>(object: &mut DeserializeGu
     }
 }
 
-/// Removes the data of a grant that Valet does not read, and shortens its status.
+/// Removes data that Valet does not read from a grant, and shortens the grant's status.
 pub fn lighten_grant<G: Grant>(grant: &mut G) {
     lighten(grant.meta_mut());
     if let Some(status) = grant.grant_status_mut() {
@@ -42,7 +44,7 @@ pub fn lighten_grant<G: Grant>(grant: &mut G) {
     }
 }
 
-/// Removes the data of a store that Valet does not read, and shortens its status.
+/// Removes data that Valet does not read from a store, and shortens the store's status.
 pub fn lighten_store<S: Store>(store: &mut S) {
     lighten(store.meta_mut());
     if let Some(StoreStatus {
@@ -61,8 +63,8 @@ pub fn lighten_store<S: Store>(store: &mut S) {
     }
 }
 
-/// Shortens a grant's status. This operator, an older version, or any client that may write statuses can have written
-/// it, so its size cannot be trusted.
+/// Shortens a grant's status. Its size cannot be trusted, because any client with permission to write the status may
+/// have written it.
 fn shorten(status: &mut GrantStatus) {
     shorten_conditions(&mut status.conditions);
     status.upload_id.take_if(|id| id.len() > LONGEST_NAME);
@@ -92,8 +94,8 @@ fn cut(text: &mut String, most: usize) {
     text.shrink_to_fit();
 }
 
-/// Removes metadata that Valet does not read: the managed fields, and annotations of other tools, such as the copy of
-/// the object that `kubectl apply` writes. One object can have 256 KiB of annotations.
+/// Removes metadata that Valet does not read. This includes the managed fields, and annotations of other tools, such
+/// as the copy of the object that `kubectl apply` writes. The annotations of one object can have a size of 256 KiB.
 fn lighten(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
     let Some(annotations) = &mut meta.annotations else {
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
     use crate::api::{ClusterObjectStore, UploadGrant};
 
-    /// The status contains texts of 400 kB each, which an older version copied from a store's answer.
+    /// An older version of Valet copied texts of 400 kB from a store's answer into the status.
     #[test]
     fn a_huge_status_is_shortened_when_it_is_read() {
         let long = "é".repeat(200_000);
@@ -149,7 +151,7 @@ mod tests {
         let kept = serde_json::to_string(&store.0.unwrap()).unwrap();
         assert!(kept.len() < 50_000, "{} bytes", kept.len());
 
-        // The parse error quotes its input, so it is also shortened.
+        // The parse error quotes the object, so the error is also shortened.
         let unreadable = json!({"metadata": metadata, "spec": long});
         let mut unreadable: DeserializeGuard<UploadGrant> = serde_json::from_value(unreadable).unwrap();
         lighten_watched(&mut unreadable, lighten_grant);
