@@ -4,56 +4,58 @@ use thiserror::Error;
 
 use crate::{api::printable, core::SignError};
 
-/// The time limit of one reconcile. After the limit no step starts, and requests to the store are cancelled. A call
-/// to the apiserver that is already running is not cancelled, so that its result is not lost.
+/// The time limit of one reconcile. After this time, no step for a store starts, and requests to the store are
+/// cancelled. A call to the apiserver that is already running is not cancelled. Otherwise its result would be lost.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
-/// The time limit of one call to the apiserver. The client itself has no limit.
+/// The time limit of one call to the apiserver. The client itself has no time limit.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a step of a reconcile failed. Messages contain no data of Secrets.
+/// The reason why a step of a reconcile failed. The messages contain no data of Secrets.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// An object has changed since it was read. The reconcile must read it again and decide again.
+    /// The object has changed since it was read. The next attempt must read the object and decide again.
     #[error("{0}: the object has changed in the meantime")]
     Conflict(&'static str),
-    /// The object that a step changes no longer exists.
+    /// The object that the step must change no longer exists.
     #[error("{0}: the object no longer exists")]
     Gone(&'static str),
-    /// The apiserver refused the request for a reason that a person must remove: a quota, an admission policy, or a
-    /// namespace that is being deleted.
+    /// The apiserver refused the request, and somebody must remove the cause. For example, the cause is a
+    /// ResourceQuota, an admission policy, or a namespace that is being deleted.
     #[error("the apiserver refused: {0}")]
     Refused(String),
-    /// The call to the apiserver failed.
+    /// The call to the apiserver failed, for example because of its time limit.
     #[error("{call}: {why}")]
     Api {
         call: &'static str,
-        /// The cause of the failure.
+        /// The cause of the failed call.
         why: String,
     },
-    /// The store's request limit is reached, so the reconcile waits in the store's queue. The number counts the
-    /// rounds of other reconciles before it.
+    /// The reconcile waits in the store's queue, because the request limit of the store is reached. The number says
+    /// how many rounds of other reconciles come first.
     #[error("the limit of concurrent requests to the store is reached; {0} rounds of other requests come first")]
     InLine(usize),
-    /// The first probe of the store is running. The grant is enqueued when the result is known.
+    /// The first probe of the store is still running. Valet enqueues the grant when the probe has a result.
     #[error("the store is being probed")]
     NotProbed,
-    /// The reconcile exceeded the time limit and stopped, so that other reconciles can run.
+    /// The reconcile took longer than the time limit. It stopped, so that other reconciles can run.
     #[error(
         "the reconcile took longer than {} s and was stopped; a store, its STS or the apiserver is slow",
         DEADLINE.as_secs()
     )]
     Deadline,
-    /// Signing failed.
+    /// The provider could not sign the credential.
     #[error(transparent)]
     Sign(#[from] SignError),
-    /// The decision logic requested too many steps. This is a bug; the limit prevents an endless loop.
+    /// The decision logic returned too many steps for one reconcile. This is a bug, and the limit prevents an endless
+    /// loop.
     #[error("the reconcile did not finish after {0} steps; please report this bug")]
     Restless(usize),
 }
 
 impl Error {
-    /// The message without quoted text, such as object names. Failures with the same cause have the same result.
+    /// Returns the message without quoted texts, such as object names. Two failures with the same cause have the same
+    /// result.
     pub fn cause(&self) -> String {
         let message = self.to_string();
         let parts = message.split('"').enumerate();
@@ -62,10 +64,12 @@ impl Error {
     }
 }
 
-/// Makes one call to the apiserver, within [`CALL_TIMEOUT`].
+/// Makes one call to the apiserver, with the time limit [`CALL_TIMEOUT`].
 ///
 /// # Errors
-/// [`Error::Api`], [`Error::Conflict`], [`Error::Gone`] or [`Error::Refused`], depending on the answer.
+///
+/// Returns [`Error::Conflict`], [`Error::Gone`] or [`Error::Refused`] for the answers that these errors describe.
+/// Otherwise returns [`Error::Api`].
 pub async fn call<T>(what: &'static str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
     match tokio::time::timeout(CALL_TIMEOUT, request).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -82,7 +86,7 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
         kube::Error::Api(status) => match status.code {
             404 => Error::Gone(call),
             409 => Error::Conflict(call),
-            // The message of an admission webhook may quote the object that it refused.
+            // The message of an admission webhook may quote the Secret that the webhook refused.
             403 | 422 if may_quote(&status.message) => Error::Refused(format!("{} {}", status.code, status.reason)),
             403 | 422 => Error::Refused(printable(&status.message).into_owned()),
             code => Error::Api {
@@ -90,7 +94,7 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
                 why: format!("{code} {}", printable(&status.reason)),
             },
         },
-        // The text of a parse error quotes its input, so the message contains only the column.
+        // The message contains only the column, because the text of a parse error quotes the input.
         kube::Error::SerdeError(e) => Error::Api {
             call,
             why: format!("the answer cannot be parsed (column {})", e.column()),
@@ -99,12 +103,12 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
     }
 }
 
-/// The minimum length of a word that may be part of a Secret's data: base64 of 18 bytes.
+/// Words of at least this length may be part of a Secret's data. The length equals 18 bytes in base64.
 const QUOTED: usize = 24;
 
-/// Whether a text may quote a URL or a part of a Secret, either directly or in base64. (The apiserver sends Secrets
-/// to webhooks in base64.) Names and sentences do not contain such long words of uppercase letters, lowercase letters
-/// and digits.
+/// Returns true if a text may quote a URL or a part of a Secret. The quote can also be in base64, because the
+/// apiserver sends Secrets to webhooks in base64. Names and sentences do not contain such long words with uppercase
+/// letters, lowercase letters and digits.
 fn may_quote(text: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
     let is_quoted = |word: &str| {
@@ -116,7 +120,7 @@ fn may_quote(text: &str) -> bool {
         || text.split(|c| !is_plain(c)).any(is_quoted)
 }
 
-/// The innermost cause of an error, which is the most specific part of the chain.
+/// Returns the innermost cause of an error, because it is the most specific error of the chain.
 fn root(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
@@ -167,9 +171,9 @@ mod tests {
         for quoted in [
             "denied: url is https://store.example/b/k?X-Amz-Signature=abc",
             "denied: https%3A%2F%2Fstore.example",
-            // The beginning of a URL in base64, as in the data of a Secret.
+            // The message contains the beginning of a URL in base64, as it is stored in a Secret.
             "admission webhook \"policy.example\" denied the request: {\"data\":{\"url\":\"aHR0cHM6Ly9zdG9yZS5leGFtcGxlL2I\"}}",
-            // A secret access key.
+            // The message contains a secret access key.
             "denied: found wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         ] {
             assert_eq!(said(quoted), "the apiserver refused: 403 Forbidden", "{quoted}");

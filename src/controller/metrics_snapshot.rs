@@ -1,4 +1,4 @@
-//! The states of grants and stores that the metrics endpoint exports at each scrape.
+//! Collects the states of grants and stores for each scrape of the metrics endpoint.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::{
     telemetry::{GrantState, StoreState},
 };
 
-/// The states of all grants of one kind.
+/// Returns the states of all grants of one kind.
 pub fn grants<G: Grant>(caller: &Requeuer<G>) -> Vec<GrantState> {
     let state = |grant: &G| {
         let status = grant.grant_status().cloned().unwrap_or_default();
@@ -39,8 +39,8 @@ pub fn grants<G: Grant>(caller: &Requeuer<G>) -> Vec<GrantState> {
         .collect()
 }
 
-/// The states of all stores of one kind. An operator that serves one namespace returns only the stores that allow
-/// this namespace, with its own conditions.
+/// Returns the states of all stores of one kind. If the operator serves only one namespace, the result contains only
+/// the stores that allow this namespace. It shows this operator's own conditions.
 pub fn stores<S: Store>(
     known: &reflector::Store<DeserializeGuard<S>>,
     stores: &Stores,
@@ -50,13 +50,14 @@ pub fn stores<S: Store>(
         let mut status = store.store_status().cloned().unwrap_or_default();
         let (namespace, name) = (store.meta().namespace.clone(), store.meta().name.clone());
         let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
-        // Access rules that select namespaces by label cannot be evaluated here. The store's status shows whether
-        // this operator serves the store.
+        // Access rules that select namespaces by label cannot be evaluated here, because the labels are not known.
+        // The store's status shows if this operator serves the store.
         let shared = scope.filter(|scope| concern(&store.rules(), scope, &BTreeMap::new()) != Concern::Alone);
         if let Some(scope) = shared {
             condition(&status.conditions, &merged_conditions::of(scope, "Ready"))?;
             status = merged_conditions::own(&status, scope);
-            // The expiry of this operator's own credentials is not in the shared status.
+            // If several operators serve the store, its status does not contain the expiry of this operator's
+            // credentials.
             let end = stores.credentials_end(&(S::KIND, namespace.clone(), name.clone()));
             status.credentials_expiration_time = end.map(Time);
         }
@@ -88,7 +89,8 @@ fn condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Conditi
     conditions.iter().find(|c| c.type_ == type_)
 }
 
-/// The reason of the `Ready` condition. An object from before the CRD had a default condition also has `Pending`.
+/// Returns the reason of the condition `Ready`. Returns `Pending` if the object has no such condition, because it is
+/// older than the CRD version with default conditions.
 fn reason(conditions: &[Condition]) -> String {
     condition(conditions, "Ready").map_or(Reason::Pending.as_str().to_owned(), |c| c.reason.clone())
 }

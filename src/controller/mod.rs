@@ -1,5 +1,6 @@
-//! The controllers. They read facts, execute the steps that [`crate::core::decide`] returns, and reconcile again at
-//! the times that it returns. All decisions are in `core`. No other module has a Kubernetes client.
+//! The controllers. They read facts, execute the steps that [`crate::core::decide`] returns, and reconcile a grant
+//! again at the time that `decide` returns. All decisions are made in `core`. Only this module has a Kubernetes
+//! client.
 
 mod apiserver;
 mod clock;

@@ -1,6 +1,8 @@
-//! Limits concurrent reconciles fairly: each namespace may use a share, and its other objects wait without delaying
-//! other namespaces. Grants of ObjectStores, and statuses of ObjectStores, have a separate pool, so that stores
-//! created by tenants delay nobody else.
+//! Limits concurrent reconciles fairly. Each namespace may use a share of them. Further objects of the namespace wait
+//! in a queue and do not delay other namespaces.
+//!
+//! ObjectStores and their grants have a separate pool. Stores that tenants create therefore do not delay
+//! ClusterObjectStores and their grants.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -9,27 +11,28 @@ use std::{
 
 use crate::api::StoreKind;
 
-/// One namespace may use one quarter of the reconciles for ClusterObjectStores.
+/// In the pool for ClusterObjectStores, one namespace may use one quarter of the concurrent reconciles.
 const SHARE: usize = 4;
-/// Limits for ObjectStores: the pool is four times the configured concurrency, and one namespace may use an eighth of
-/// that concurrency. Another namespace has to wait only if 32 namespaces are busy with stores that do not answer.
+/// In the pool for ObjectStores, one namespace may use one eighth of the configured concurrency (`OWN_SHARE`). The
+/// whole pool has four times the configured concurrency (`OWN_TIMES`). Stores that do not answer in up to 31
+/// namespaces therefore do not delay another namespace.
 const OWN_SHARE: usize = 8;
 const OWN_TIMES: usize = 4;
 
-/// The running reconciles of one kind.
+/// The running reconciles of one kind of resource.
 #[derive(Debug)]
 pub struct NamespaceLimiter {
-    /// The pool for ClusterObjectStores.
+    /// The pool for ClusterObjectStores and their grants.
     shared: Pool,
-    /// The pool for ObjectStores.
+    /// The pool for ObjectStores and their grants.
     own: Pool,
 }
 
 #[derive(Debug)]
 struct Pool {
-    /// The limit for the whole pool.
+    /// The maximum number of concurrent reconciles in the whole pool.
     most: usize,
-    /// The limit for one namespace.
+    /// The maximum number of concurrent reconciles for one namespace.
     each: usize,
     state: Mutex<State>,
 }
@@ -38,20 +41,21 @@ struct Pool {
 struct State {
     under_way: usize,
     namespaces: HashMap<String, Line>,
-    /// The namespaces with waiting objects, each once, in the order in which they are served.
+    /// The namespaces that have waiting objects, in the order in which they are served. Each namespace is in the list
+    /// once.
     round: VecDeque<String>,
 }
 
-/// The state of one namespace.
+/// The running reconciles and the waiting objects of one namespace.
 #[derive(Debug, Default)]
 struct Line {
     under_way: usize,
-    /// The names of the waiting objects, each once, in order of arrival.
+    /// The names of the waiting objects, in order of arrival. Each name is in the list once.
     waiting: VecDeque<String>,
     known: HashSet<String>,
 }
 
-/// The permit for one reconcile. Dropping it returns the permit.
+/// A permit for one reconcile. When the value is dropped, the permit is free again.
 pub struct NamespacePermit<'a, F: FnMut(&str, &str) -> bool> {
     pool: &'a Pool,
     namespace: &'a str,
@@ -59,8 +63,8 @@ pub struct NamespacePermit<'a, F: FnMut(&str, &str) -> bool> {
 }
 
 impl NamespaceLimiter {
-    /// Creates pools for `concurrency` reconciles of grants of ClusterObjectStores. With `one_namespace` that
-    /// namespace may use all of them.
+    /// Creates the two pools. The pool for ClusterObjectStores has `concurrency` permits. If the operator serves only
+    /// one namespace (`one_namespace`), that namespace may use all permits.
     pub fn new(concurrency: u16, one_namespace: bool) -> Self {
         let all = usize::from(concurrency);
         let pool = |most: usize, share: usize| Pool {
@@ -74,15 +78,16 @@ impl NamespaceLimiter {
         }
     }
 
-    /// The maximum number of concurrent reconciles of one kind. The controller must allow this many, so that neither
-    /// pool waits for the other.
+    /// Returns the maximum number of concurrent reconciles of one kind of resource. The controller must allow this
+    /// number. Otherwise one pool would have to wait for the other pool.
     pub fn concurrency(&self) -> u16 {
         u16::try_from(self.shared.most + self.own.most).unwrap_or(u16::MAX)
     }
 
-    /// Takes a permit for this object if its namespace has a free one. Otherwise the object joins the queue. When a
-    /// reconcile ends, `call` enqueues the next waiting object and returns whether it exists; an object that no
-    /// longer exists is skipped.
+    /// Takes a permit for this object if its namespace has a free permit. Otherwise the object joins the queue.
+    ///
+    /// When a reconcile ends, `call` enqueues the next waiting object and returns true if that object exists. An
+    /// object that no longer exists is skipped.
     pub fn take<'a, F: FnMut(&str, &str) -> bool>(
         &'a self,
         kind: StoreKind,
@@ -104,7 +109,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a permit if one is free. Otherwise adds the object to the queue.
+    /// Takes a permit if the pool has a free permit for the namespace. Otherwise adds the object to the queue.
     fn take(&self, namespace: &str, name: &str) -> bool {
         let mut state = self.lock();
         let State {
@@ -127,7 +132,7 @@ impl Pool {
         false
     }
 
-    /// Returns the permit of a finished reconcile.
+    /// Makes the permit of a finished reconcile free again.
     fn end(&self, namespace: &str) {
         let mut state = self.lock();
         state.under_way = state.under_way.saturating_sub(1);
@@ -139,7 +144,8 @@ impl Pool {
         }
     }
 
-    /// Removes and returns the next waiting object: the first object of the next namespace below its limit.
+    /// Removes and returns the next waiting object. It is the first object of the next namespace that has not reached
+    /// its limit.
     fn next(&self) -> Option<(String, String)> {
         let mut state = self.lock();
         for _ in 0..state.round.len() {
@@ -218,7 +224,8 @@ mod tests {
         );
     }
 
-    /// The shared pool is not affected, however many namespaces have stores that do not answer.
+    /// Stores of tenants that do not answer do not affect the pool for ClusterObjectStores. The number of namespaces
+    /// with such stores does not matter.
     #[test]
     fn tenants_own_stores_take_no_turn_of_the_platforms() {
         let turns = NamespaceLimiter::new(32, false);
@@ -241,7 +248,7 @@ mod tests {
         assert_eq!(loud.len(), 8, "the namespace also keeps its share of the shared pool");
     }
 
-    /// When the whole pool is in use, the waiting namespaces are served in turn.
+    /// If all permits of a pool are in use, the waiting namespaces are served one after the other.
     #[test]
     fn namespaces_come_one_after_the_other() {
         let turns = NamespaceLimiter::new(1, false);

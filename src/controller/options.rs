@@ -1,4 +1,4 @@
-//! The settings of the operator from the command line.
+//! The settings of the operator, which come from the command line.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -12,43 +12,46 @@ use crate::core::MetadataDomains;
 /// The settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The path of a kubeconfig file. Default: `KUBECONFIG`, then the default file, then the pod's service account.
+    /// The path of a kubeconfig file. Without it, Valet tries `KUBECONFIG`, then the default file, and then the pod's
+    /// service account.
     pub kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig to use.
+    /// The context of the kubeconfig that Valet uses.
     pub context: Option<String>,
-    /// If set, the operator serves only the grants of this namespace.
+    /// The namespace that the operator serves. `None` means all namespaces.
     pub namespace: Option<String>,
-    /// The namespace with the credentials of ClusterObjectStores.
+    /// The namespace in which the credentials of ClusterObjectStores are stored.
     pub operator_namespace: String,
     /// The address that serves `/livez`, `/readyz` and `/metrics`.
     pub http_address: SocketAddr,
-    /// Seconds until a finished grant is deleted; `None` means never.
+    /// The number of seconds after which Valet deletes a finished grant. `None` means that Valet does not delete
+    /// finished grants.
     pub ttl_seconds_after_finished: Option<i64>,
     /// The maximum number of concurrent reconciles of each kind of grant.
     pub concurrency: u16,
     /// The resync period: the maximum time between two reconciles of a grant.
     pub sweep: Duration,
-    /// Whether an ObjectStore without credentials may use the operator's own credentials.
+    /// True if an ObjectStore without credentials is allowed to use the operator's own credentials.
     pub share_environment: bool,
-    /// The networks that are not public and may contain endpoints of ObjectStores.
+    /// Networks that are not public, but in which endpoints of ObjectStores are allowed.
     pub private_endpoints: Vec<IpNet>,
-    /// The networks that must not contain endpoints of ObjectStores, even if another setting allows them.
+    /// Networks in which endpoints of ObjectStores are forbidden, even if another setting allows them.
     pub denied_endpoints: Vec<IpNet>,
     /// The domains of the labels and annotations that grants may set on their Secrets.
     pub secret_metadata: MetadataDomains,
-    /// Whether Valet may send requests that change data to endpoints of ObjectStores.
+    /// True if Valet is allowed to send requests that change data to the endpoints of ObjectStores.
     pub tenants_change: bool,
-    /// Whether to watch grant Secrets, which needs the permission to list all Secrets. Without the watch, changes to
-    /// a Secret are noticed at the next reconcile, after `sweep` at the latest.
+    /// True if Valet watches grant Secrets, which needs the permission to list all Secrets. Without this watch, Valet
+    /// notices changes of a Secret at the next reconcile. This takes at most the time `sweep`.
     pub watch_secrets: bool,
-    /// The notification receiver; `None` if it is disabled.
+    /// The settings of the notification receiver. `None` disables it.
     pub notifications: Option<Notifications>,
-    /// Whether to acquire a Lease in the operator's namespace before working, and to stop when the Lease is lost.
+    /// True if leader election is on. The operator then works only while it holds a Lease in its namespace. It stops
+    /// when it loses the Lease.
     pub leader_elect: bool,
 }
 
 impl Options {
-    /// Logs the effective settings once at startup. They contain no secrets.
+    /// Logs the effective settings once at startup. The settings contain no secrets.
     pub fn log(&self) {
         let Self {
             kubeconfig,
@@ -102,12 +105,12 @@ impl Options {
 pub struct Notifications {
     /// The address that the receiver listens on.
     pub address: SocketAddr,
-    /// The path of the token file. Each line has one token and the stores that it is valid for.
+    /// The path of the token file. Each line contains a token and the stores for which the token is valid.
     pub token_file: PathBuf,
     /// The ARNs of the accepted SNS topics.
     pub sns_topics: Vec<NamedSender>,
-    /// The Google accounts whose identity tokens are accepted, and the audience that the tokens must have.
+    /// The Google accounts whose identity tokens are accepted, and the audience that these tokens must have.
     pub google: Option<(Vec<NamedSender>, String)>,
-    /// The address at which other replicas reach this receiver.
+    /// The address at which other replicas reach the notification receiver of this replica.
     pub advertise: Option<SocketAddr>,
 }

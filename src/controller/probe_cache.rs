@@ -1,5 +1,5 @@
-//! Runs probes and conformance checks of stores in background tasks. Readers get the last result at once, and are
-//! notified of the next one.
+//! Runs probes and conformance checks of stores in background tasks. Readers receive the last result at once, and
+//! they are notified when there is a new result.
 
 use std::{
     collections::HashMap,
@@ -21,33 +21,35 @@ use crate::{
     provider::{Finding, Probed, Provider},
 };
 
-/// The time limit of one probe. A slower store counts as not answering.
+/// The time limit of one probe. If a probe takes longer, Valet treats the store as unreachable.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time limit of one conformance check, including the cleanup of its objects. A check normally stops by itself
-/// earlier.
+/// The time limit of one conformance check, including the deletion of its test objects. Normally a check ends earlier
+/// by itself.
 const CANARY_TIMEOUT: Duration = Duration::from_secs(70);
 /// The minimum time between the starts of two conformance checks of one store.
 const CANARY_PAUSE: Duration = Duration::from_secs(60);
-/// How often a conformance check is started in total if it is interrupted because the store stops answering.
+/// The maximum number of attempts for one conformance check. An attempt is interrupted if the store stops answering.
 const MAX_CANARIES: u32 = 3;
-/// The maximum number of ObjectStores of one namespace that are probed at the same time. One tenant can create many
-/// stores.
+/// The maximum number of ObjectStores of one namespace that are probed at the same time. The limit exists because one
+/// tenant can create many stores.
 const AT_A_TIME: usize = 4;
 /// The maximum number of ClusterObjectStores that are probed at the same time.
 const SHARED_AT_A_TIME: usize = 16;
-/// How long a grant waits for the first probe without a condition. After this time its condition says why it waits.
+/// A grant can wait this long for the first probe of its store before its condition reports the wait.
 const SILENCE: Duration = Duration::from_secs(12);
 
-/// The last result for one store with its current settings and credentials. All grants of the store share it.
+/// The last result for one store, with the store's current settings and credentials. All grants of the store share
+/// this result.
 pub struct StoreProbe(Mutex<State>);
 
 struct State {
     last: Option<Outcome>,
-    /// Whether a background task probes the store now, or waits for a permit to do so.
+    /// True if a background task probes the store now, or waits for a permit to probe it.
     under_way: bool,
-    /// When the first probe became necessary.
+    /// The time at which the first probe became necessary.
     since: Instant,
-    /// The last check request, and the number of checks that were made for it.
+    /// The last value of the annotation that requests a conformance check, and the number of checks that were made
+    /// for this value.
     canaries: (String, u32),
 }
 
@@ -59,18 +61,18 @@ pub struct Outcome {
     pub probed: Probed,
     /// The result of the last conformance check, if one was requested.
     pub canary: Option<ProbeResult>,
-    /// Whether the store has answered any probe.
+    /// True if a probe has shown that the store can be used, while the clocks agreed.
     has_answered: bool,
 }
 
-/// A completed conformance check.
+/// The result of a completed conformance check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeResult {
     /// The value of the annotation that requested the check.
     pub request: String,
-    /// When the check was made.
+    /// The time at which the check was made.
     pub when: Timestamp,
-    /// The result of the check.
+    /// The findings of the check.
     pub found: ConformanceReport,
 }
 
@@ -90,7 +92,7 @@ impl StoreProbe {
         lock(&self.0)
     }
 
-    /// Why the first probe of the store has no result yet, if it is overdue.
+    /// Returns a reason and a message if the first probe of the store is overdue. Returns `None` otherwise.
     pub fn overdue(&self) -> Option<Problem> {
         let state = self.lock();
         let is_overdue = state.last.is_none() && state.since.elapsed() > SILENCE;
@@ -101,14 +103,15 @@ impl StoreProbe {
         })
     }
 
-    /// Records the result of a probe. Returns whether it differs from the last result.
+    /// Records the result of a probe. Returns true if it differs from the last result.
     fn probed(&self, probed: Probed) -> bool {
         let mut state = self.lock();
         let before = state.last.take();
         let is_news = before.as_ref().is_none_or(|before| before.probed != probed);
         state.last = Some(Outcome {
             when: Instant::now(),
-            // While the clocks differ, an answer proves nothing.
+            // An answer does not count while the clocks differ, because the store may have rejected the probe only
+            // for that reason.
             has_answered: probed.finding == Finding::Usable && probed.skew.is_none()
                 || before.as_ref().is_some_and(|o| o.has_answered),
             canary: before.and_then(|o| o.canary),
@@ -117,7 +120,7 @@ impl StoreProbe {
         is_news
     }
 
-    /// Records the result of a conformance check. Returns whether it differs from the last result.
+    /// Records the result of a conformance check. Returns true if it differs from the last result.
     fn checked(&self, request: &str, found: ConformanceReport) -> bool {
         let mut state = self.lock();
         state.canaries = match &state.canaries {
@@ -138,7 +141,8 @@ impl StoreProbe {
 }
 
 impl State {
-    /// Whether this request needs a check, apart from the minimum time between checks.
+    /// Returns true if this request needs a conformance check. The minimum time between two checks is not considered
+    /// here.
     fn wants_canary(&self, request: Option<&String>) -> bool {
         let (Some(request), Some(outcome)) = (request, &self.last) else {
             return false;
@@ -153,21 +157,21 @@ impl State {
     }
 }
 
-/// A callback for a new result. The second argument says whether the result differs from the last one.
+/// A callback for a new result. The second argument is true if the result differs from the last result.
 pub type Listener = Arc<dyn Fn(&StoreId, bool) + Send + Sync>;
 
-/// Runs probes and conformance checks, and calls the listeners.
+/// Runs probes and conformance checks, and calls the listeners when there is a new result.
 #[derive(Default)]
 pub struct ProbeCache {
-    /// The free permits for probes, by namespace. ClusterObjectStores use the empty namespace.
+    /// Limits the concurrent probes of each namespace. ClusterObjectStores use the empty namespace.
     permits: Mutex<HashMap<String, Arc<Semaphore>>>,
-    /// When the last conformance check of each store started. The entry outlives the store object, so deleting and
-    /// recreating a store does not allow an earlier check.
+    /// The start time of the last conformance check of each store. The entry stays when the store is deleted.
+    /// Deleting and recreating a store therefore does not allow an earlier check.
     canaries: Mutex<HashMap<StoreId, Instant>>,
     listeners: Mutex<HashMap<StoreKind, Listener>>,
 }
 
-/// Marks a running background task. Dropping it marks the task as ended.
+/// Marks that a background task is running. When the value is dropped, the task counts as ended.
 struct UnderWay(Arc<StoreProbe>);
 
 impl Drop for UnderWay {
@@ -182,8 +186,8 @@ impl ProbeCache {
         lock(&self.listeners).insert(kind, listener);
     }
 
-    /// Returns the last result, if there is one. Starts a background task if the result is older than `age` or if
-    /// `request` needs a conformance check. Does not wait for the task.
+    /// Returns the last result, if there is one. This method also starts a background task if the result is older
+    /// than `age` or if `request` needs a conformance check. It does not wait for the task.
     pub fn outcome(
         self: &Arc<Self>,
         id: &StoreId,
@@ -208,14 +212,14 @@ impl ProbeCache {
         state.last.clone()
     }
 
-    /// Whether the last check of the store started long enough ago.
+    /// Returns true if the last conformance check of the store started long enough ago.
     fn may_check(&self, id: &StoreId) -> bool {
         let mut canaries = lock(&self.canaries);
         canaries.retain(|_, began| began.elapsed() < CANARY_PAUSE);
         !canaries.contains_key(id)
     }
 
-    /// The semaphore for probes that this store shares with other stores.
+    /// Returns the semaphore that limits concurrent probes for this store and the other stores of its namespace.
     fn permits(&self, id: &StoreId) -> Arc<Semaphore> {
         let most = match id.0 {
             StoreKind::ObjectStore => AT_A_TIME,
@@ -280,8 +284,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Outcome {
-    /// Whether the clocks agreed at the time of the result and differ now, or the reverse. A step of the operator's
-    /// clock is visible at once and changes what the result means.
+    /// Returns true if the clocks agreed at the time of the result and differ now, or the other way round. Valet must
+    /// then probe the store again, because a clock difference changes what a result means.
     fn is_of_another_time(&self, provider: &dyn Provider) -> bool {
         let is_answer = !matches!(self.probed.finding, Finding::Unreachable(_));
         let differed = self.probed.skew.is_some();
@@ -289,14 +293,14 @@ impl Outcome {
         is_answer && now.is_some() && is_skewed(now) != differed && self.when.elapsed() >= FRESHNESS
     }
 
-    /// Why no credential may be signed, whatever it allows. `is_to_be_tried`: whether a conformance check is
-    /// requested.
+    /// Returns a reason and a message if no credential of the store may be signed. `is_to_be_tried` is true if a
+    /// conformance check is requested.
     pub fn forbids(&self, is_to_be_tried: bool) -> Option<Problem> {
         let worthless = self.canary.as_ref().and_then(|tried| tried.found.worthless.as_ref());
         match &self.probed.finding {
             Finding::Broken(reason, message) => Some((*reason, message.clone())),
-            // An owner who requests a check does not want credentials before its result. Some credentials would be
-            // weaker than their grants, and issued ones would be deleted without a result.
+            // A user who requests a conformance check does not want credentials before the check has a result. Some
+            // credentials could be weaker than their grants.
             Finding::Unreachable(why) if is_to_be_tried && self.canary.is_none() => Some((
                 Reason::StoreUnreachable,
                 format!("a conformance check must run first, but the store does not answer: {why}"),
@@ -314,8 +318,8 @@ impl Outcome {
         }
     }
 
-    /// Why it is not yet known which constraints the store enforces: the store has never answered, and this must be
-    /// observed.
+    /// Returns the reason why Valet does not know yet which constraints the store enforces. Returns `None` if a probe
+    /// has already answered this, or if the provider needs no probe.
     pub fn untried(&self, provider: &dyn Provider) -> Option<Untried> {
         let only_write_once = !provider.requires_probe();
         if self.has_answered || only_write_once && !provider.write_once_requires_probe() {
@@ -334,9 +338,9 @@ impl Outcome {
     }
 }
 
-/// The maximum age of a result that a credential may be signed with. What a store enforces does not change by itself,
-/// and the store's own reconcile repeats a failed probe. A store that did not answer is probed again, but not for
-/// every grant.
+/// Returns the maximum age of a result that is used for signing a credential. What a store enforces does not change
+/// by itself, so the age of a result is normally not limited. A store that did not answer is probed again, but not
+/// for every grant.
 pub fn age_for_grants(outcome: &Outcome) -> Duration {
     match outcome.probed.finding {
         Finding::Usable | Finding::Broken(..) => Duration::MAX,
@@ -344,7 +348,8 @@ pub fn age_for_grants(outcome: &Outcome) -> Duration {
     }
 }
 
-/// The maximum age of a result in a store's status: 50 seconds if the result should change soon, otherwise 5 minutes.
+/// Returns the maximum age of a result that is used for a store's status. The age is 50 seconds if the result may
+/// change soon, and 5 minutes otherwise.
 pub fn age_for_status(outcome: &Outcome) -> Duration {
     let is_interrupted = outcome.canary.as_ref().is_some_and(|c| c.found.interrupted);
     match outcome.probed.finding {

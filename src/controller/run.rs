@@ -34,10 +34,10 @@ use crate::{
     telemetry::{Health, Metrics, Progress, REPEATS, States, serve},
 };
 
-/// How often metric series of deleted objects are removed.
+/// Valet removes the metric series of deleted objects this often.
 const FORGETTING: Duration = Duration::from_secs(60);
 
-/// A future that resolves for all of its clones when the operator is told to stop.
+/// A future that resolves when the operator is told to stop. All clones of the future resolve.
 pub type ConnectError = Shared<BoxFuture<'static, ()>>;
 
 /// The state that all controllers share.
@@ -45,7 +45,7 @@ pub struct SharedContext {
     pub client: Client,
     /// The cached stores and their connections.
     pub stores: Arc<Stores>,
-    /// Quotas: the number of live grants where an access rule limits it.
+    /// Limits the number of live grants, if an access rule sets a limit.
     pub places: Arc<Quotas>,
     /// Limits how many reconciles may wait for one store at the same time.
     pub requests: Arc<StoreLimiter>,
@@ -54,7 +54,8 @@ pub struct SharedContext {
     pub progress: Arc<Progress>,
     /// The state behind `/livez` and `/readyz`.
     pub health: Health,
-    /// The index of expected uploads that notifications are matched with; `None` without a notification receiver.
+    /// The index of expected uploads, with which Valet finds the grant for a notification. `None` if there is no
+    /// notification receiver.
     pub awaited: Option<Arc<UploadIndex>>,
     /// The settings from the command line.
     pub options: Options,
@@ -62,14 +63,17 @@ pub struct SharedContext {
     pub stop: ConnectError,
 }
 
-/// The number of watches that must have completed their first list before the operator is ready: two kinds of grant,
-/// two kinds of store, and namespaces. [`Options::watch_secrets`] adds the watch of Secrets.
+/// The number of watches that must complete their first list before the operator is ready. These are the watches of
+/// two kinds of grant, two kinds of store, and namespaces. If [`Options::watch_secrets`] is set, the watch of Secrets
+/// is added.
 const WATCHES: usize = 5;
 
 /// Runs the operator until `stop` resolves and running reconciles have finished.
 ///
 /// # Errors
-/// A message, if the operator cannot start: no connection to the cluster, no CRDs, or an address in use.
+///
+/// Returns a message if the operator cannot start. For example, it cannot connect to the cluster, the CRDs are not
+/// installed, or an address is in use.
 pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), String> {
     let apiserver = Apiserver::connect(&options).await?;
     let (client, contact) = (apiserver.client.clone(), apiserver.contact.clone());
@@ -144,7 +148,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         parts.metrics.clone(),
         parts.stop.clone(),
     );
-    // The server must not end the operator when it stops normally, only when it could not start.
+    // An error of the HTTP server at startup ends the operator. A normal stop of the server does not.
     let http = async { http.await.and(std::future::pending().await) };
     let leader = Arc::new(Leader::default());
     let receiver = receive(&parts, leader.clone()).await?;
@@ -246,7 +250,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         () = clock => None,
         _ = watches => return Err("a watch ended unexpectedly".into()),
         why = lost => return Err(format!("the Lease was lost: {why}; another replica takes over")),
-        // Running reconciles finish first.
+        // Running reconciles finish before the operator stops.
         _ = work => None,
     };
     if let Some(held) = held {
@@ -262,7 +266,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     Ok(())
 }
 
-/// Aborts a task when the owner of this value is dropped.
+/// Aborts a task when the value that owns the task is dropped.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -271,7 +275,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Logs summaries of repeated failures that were not logged individually.
+/// Logs summaries of repeated failures. Such failures are not logged one by one.
 async fn log_repeats() {
     loop {
         sleep(Duration::from_secs(1)).await;
@@ -281,7 +285,7 @@ async fn log_repeats() {
     }
 }
 
-/// The notification receiver, if it is configured. Its future ends only with an error.
+/// Runs the notification receiver if it is configured. The future ends only if an error occurs.
 async fn receive(
     parts: &SharedContext,
     leader: Arc<Leader>,
@@ -312,7 +316,8 @@ async fn receive(
     })
 }
 
-/// An identity that is unique to this process: the name of the pod, the process ID and the start time.
+/// Returns an identity that is unique to this process. It consists of the name of the pod, the process ID and the
+/// start time.
 fn identity() -> String {
     let host = std::env::var("POD_NAME")
         .or_else(|_| std::env::var("HOSTNAME"))

@@ -15,21 +15,21 @@ use crate::{
     core::{GrantFacts, Owner, PublishMode, SecretView, secret_owner},
 };
 
-/// The field manager in `managedFields`.
+/// The name under which the apiserver lists Valet's fields in `managedFields`.
 pub const FIELD_MANAGER: &str = "valet";
 
-/// Requests only the metadata of an object. The apiserver would otherwise return the Secret's data, and a parse error
-/// of a truncated answer would quote it.
+/// The value of the Accept header for metadata only. Without it, the apiserver would return the Secret's data. If the
+/// answer is truncated, a parse error would quote the data.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// Access to Secrets by name: the credentials of stores, and the operator's record key.
+/// Access to Secrets by name. Valet uses it for the credentials of stores and for the operator's record key.
 #[derive(Clone)]
 pub struct NamedSecrets {
     client: Client,
 }
 
 impl NamedSecrets {
-    /// Uses the given client.
+    /// Uses the given client for all requests.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
@@ -38,7 +38,7 @@ impl NamedSecrets {
         kube::core::Request::new(Secret::url_path(&(), Some(namespace)))
     }
 
-    /// Sends a request and returns the metadata of the answer. The text of the answer never reaches a log.
+    /// Sends a request and returns the metadata from the answer. The text of the answer is never logged.
     async fn metadata(
         &self,
         what: &'static str,
@@ -72,10 +72,11 @@ impl NamedSecrets {
         })
     }
 
-    /// Reads a whole Secret.
+    /// Reads a whole Secret, including its data.
     ///
     /// # Errors
-    /// The errors of [`call`].
+    ///
+    /// Returns the same errors as [`call`].
     pub async fn get(&self, namespace: &str, name: &str) -> Result<Secret, Error> {
         self.read(Self::requests(namespace).get(name, &GetParams::default()))
             .await
@@ -84,7 +85,8 @@ impl NamedSecrets {
     /// Creates a Secret in the given namespace.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if a Secret with this name exists; otherwise the errors of [`call`].
+    ///
+    /// Returns [`Error::Conflict`] if a Secret with this name exists. Otherwise returns the same errors as [`call`].
     pub async fn create(&self, namespace: &str, secret: &Secret) -> Result<(), Error> {
         let request = Self::requests(namespace).create(&params(), body(secret));
         self.metadata("creating a Secret", request).await.map(|_| ())
@@ -98,33 +100,35 @@ fn params() -> PostParams {
     }
 }
 
-/// All access to grant Secrets. Every write is a create, or has the UID and the resource version of the Secret that
-/// was read as preconditions.
+/// All access to grant Secrets. Every write either creates a Secret or has preconditions. The preconditions are the
+/// UID and the resource version of the Secret that was read.
 #[derive(Clone)]
 pub struct Secrets {
     api: NamedSecrets,
-    /// Signs and verifies Valet's own records.
+    /// The HMAC key that signs and verifies Valet's own records.
     records: RecordKey,
 }
 
-/// The number of attempts to delete a Secret with its resource version as a precondition. If another client keeps
-/// changing the Secret, later attempts use only its UID, provided that the Secret still belongs to the grant.
+/// Valet tries this many times to delete a Secret with its resource version as a precondition. If another client
+/// keeps changing the Secret, later attempts have only the UID as a precondition. Before that, Valet checks that the
+/// Secret still belongs to the grant.
 const DELETIONS_BY_VERSION: usize = 3;
 
 impl Secrets {
-    /// Uses the given client and record key.
+    /// Uses the given client and the HMAC key for records.
     pub fn new(client: Client, records: RecordKey) -> Self {
         let api = NamedSecrets::new(client);
         Self { api, records }
     }
 
-    /// Reads the Secret with the grant's Secret name; `None` if it does not exist.
+    /// Reads the Secret that has the name from the grant's spec. Returns `None` if the Secret does not exist.
     ///
     /// # Errors
-    /// The errors of [`call`].
+    ///
+    /// Returns the same errors as [`call`].
     pub async fn view(&self, grant: &GrantFacts) -> Result<Option<SecretView>, Error> {
-        // The metadata does not contain the type, and a Secret of another type is not Valet's. This request therefore
-        // reads the whole Secret.
+        // This request reads the whole Secret, because its metadata does not contain the type. Valet needs the type:
+        // a Secret of another type does not belong to Valet.
         let request = NamedSecrets::requests(&grant.namespace).get(grant.secret_name(), &GetParams::default());
         match self.api.read(request).await {
             Ok(secret) => Ok(Some(self.seen(
@@ -138,10 +142,11 @@ impl Secrets {
         }
     }
 
-    /// Writes a grant Secret: creates it, or replaces exactly the Secret that was read.
+    /// Writes a grant Secret. Either creates the Secret, or replaces exactly the Secret that was read.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if another Secret has this name; otherwise the errors of [`call`].
+    ///
+    /// Returns [`Error::Conflict`] if another Secret has this name. Otherwise returns the same errors as [`call`].
     pub async fn publish(
         &self,
         grant: &GrantFacts,
@@ -167,10 +172,12 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
-    /// Updates labels, annotations and the owner reference, and keeps the data.
+    /// Updates the labels, annotations and owner reference of a Secret. The data does not change.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the Secret has changed since it was read; otherwise the errors of [`call`].
+    ///
+    /// Returns [`Error::Conflict`] if the Secret has changed since it was read. Otherwise returns the same errors as
+    /// [`call`].
     pub async fn retouch(
         &self,
         grant: &GrantFacts,
@@ -193,7 +200,8 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), secret.data.as_ref(), grant))
     }
 
-    /// Reads the whole Secret again for an update, and fails if it has changed since the decision.
+    /// Reads the whole Secret before an update. Returns an error if the Secret has changed since the decision to
+    /// update it.
     async fn judged(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<Secret, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
         let secret = self
@@ -207,10 +215,12 @@ impl Secrets {
         Ok(secret)
     }
 
-    /// Removes the data and keeps the metadata. The result is no longer a valid record.
+    /// Removes the data of a Secret and keeps its metadata. The resulting Secret no longer counts as authentic.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the Secret has changed since it was read; otherwise the errors of [`call`].
+    ///
+    /// Returns [`Error::Conflict`] if the Secret has changed since it was read. Otherwise returns the same errors as
+    /// [`call`].
     pub async fn empty(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<SecretView, Error> {
         let requests = NamedSecrets::requests(&grant.namespace);
         let mut secret = self.judged(grant, uid, resource_version).await?;
@@ -223,12 +233,13 @@ impl Secrets {
         Ok(self.seen(&meta, Some(SECRET_TYPE), None, grant))
     }
 
-    /// Deletes the Secret that was read. A Secret that no longer exists is not an error. If another client keeps
-    /// changing the Secret, it is deleted in its current version, as long as it belongs to the grant.
+    /// Deletes the Secret that was read. It is not an error if the Secret no longer exists. If another client keeps
+    /// changing the Secret, Valet deletes its current version, provided that it still belongs to the grant.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the Secret no longer belongs to the grant or was replaced; otherwise the errors of
-    /// [`call`].
+    ///
+    /// Returns [`Error::Conflict`] if the Secret was replaced or no longer belongs to the grant. Otherwise returns
+    /// the same errors as [`call`].
     pub async fn withdraw(&self, grant: &GrantFacts, uid: &str, resource_version: &str) -> Result<(), Error> {
         let mut version = resource_version.to_owned();
         for attempt in 1.. {
@@ -267,7 +278,7 @@ impl Secrets {
         }
     }
 
-    /// Adds the record signature to a Secret before it is written.
+    /// Adds Valet's signature to a Secret before the Secret is written.
     fn authenticate(&self, grant: &GrantFacts, secret: &mut Secret) {
         let annotations = secret.metadata.annotations.get_or_insert_default();
         let data = secret.data.get_or_insert_default();
@@ -277,8 +288,8 @@ impl Secrets {
         annotations.insert(annotation::RECORD_SIGNATURE.into(), signature);
     }
 
-    /// Converts a Secret into facts about this grant. The facts do not contain the data, only whether it is
-    /// unchanged.
+    /// Converts a Secret into facts for the decision about this grant. The facts do not contain the data. They only
+    /// say if the data is as Valet wrote it.
     fn seen(
         &self,
         meta: &ObjectMeta,
@@ -323,7 +334,8 @@ fn subject(grant: &GrantFacts) -> Subject<'_> {
     }
 }
 
-/// Whether the grant is the only owner of the Secret. With another owner the Secret would outlive the grant.
+/// Returns true if the grant is the only owner of the Secret. If the Secret has another owner, the garbage collector
+/// does not delete it together with the grant.
 fn has_sole_owner(meta: &ObjectMeta, grant: &GrantFacts) -> bool {
     let wanted = secret_owner(grant);
     let is_wanted = |owner: &OwnerReference| {
@@ -340,8 +352,8 @@ fn body(secret: &Secret) -> Vec<u8> {
     serde_json::to_vec(secret).unwrap_or_else(|_| unreachable!("a Secret can always be serialized to JSON"))
 }
 
-/// Whose Secret this is. It belongs to the grant only if type, label, controller reference and UID all match, because
-/// any client can set one of them.
+/// Returns the owner of the Secret. The Secret belongs to the grant only if the type, the label, the controller
+/// reference and the UID all match. One of them alone proves nothing, because any client can set it.
 fn owner(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> Owner {
     if type_ != Some(SECRET_TYPE) {
         return Owner::Foreign("its type is not valetkey.dev/grant");

@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use crate::core::Signer;
 use crate::core::StoreId;
 
-/// The signer that each store uses, and the time when this process first saw it. The entry stays while a store cannot
-/// be used, for example between old and new credentials.
+/// The signer of each store, and the time at which this process first saw the signer. The entry of a store stays
+/// while the store cannot be used, for example while its credentials are replaced.
 #[derive(Default)]
 pub struct Signers(Mutex<HashMap<StoreId, Known>>);
 
 struct Known {
     signer: Signer,
-    /// Whether the store's grants have not yet been enqueued because of this change.
+    /// True if the signer has changed and the store's grants were not enqueued yet.
     is_news: bool,
 }
 
@@ -24,7 +24,7 @@ impl Signers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records the fingerprint of the store's current signer.
+    /// Records the fingerprint of the store's current signer, and returns the signer.
     pub fn seen(&self, id: &StoreId, fingerprint: String) -> Signer {
         let mut all = self.lock();
         let known = all.get(id);
@@ -35,7 +35,8 @@ impl Signers {
             fingerprint,
             since: Timestamp::now(),
         };
-        // The first signer of a store is not a change, because every grant is reconciled at startup anyway.
+        // The first signer of a store does not count as a change, because every grant is reconciled at startup
+        // anyway.
         let is_news = known.is_some();
         all.insert(
             id.clone(),
@@ -52,7 +53,7 @@ impl Signers {
         self.lock().remove(id);
     }
 
-    /// Whether the store's signer has changed since the last call.
+    /// Returns true if the store's signer has changed since the last call of this method.
     pub fn changed(&self, id: &StoreId) -> bool {
         let mut all = self.lock();
         all.get_mut(id).is_some_and(|known| std::mem::take(&mut known.is_news))

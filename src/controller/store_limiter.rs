@@ -1,5 +1,5 @@
-//! Limits how many reconciles may wait for one store at the same time, so that a slow store blocks only a part of the
-//! operator.
+//! Limits how many reconciles may wait for one store at the same time. A slow store therefore blocks only a part of
+//! the operator.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,25 +12,26 @@ use tokio::time::Instant;
 use crate::api::{Operation, StoreKind};
 use crate::core::StoreId;
 
-/// By default one store may use a quarter of the concurrent reconciles. Stores can block each other only if four of
-/// them are slow at the same time.
+/// By default, one store may use one quarter of the concurrent reconciles. Stores can therefore block other stores
+/// only if four stores are slow at the same time.
 const SHARE: usize = 4;
-/// An ObjectStore may use at most one sixteenth of the concurrent reconciles, whatever its spec says. This is half of
-/// the share of its namespace, so that the other stores of the namespace can make progress.
+/// An ObjectStore may use at most one sixteenth of the concurrent reconciles. Its spec cannot raise this limit. The
+/// limit is half of the share of a namespace, so that the namespace's other stores can make progress.
 const OWN_SHARE: usize = 16;
-/// How long a permit is reserved for a grant that was enqueued. The grant may no longer exist.
+/// A permit stays reserved for this time after its grant was enqueued. After this time the permit is free again,
+/// because the grant may no longer exist.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// A grant: its operation, namespace and name.
+/// The operation, namespace and name of a grant.
 type Who = (Operation, String, String);
 
-/// Enqueues a grant by operation, namespace and name. Returns whether the grant exists.
+/// A function that enqueues the grant with this operation, namespace and name. It returns true if the grant exists.
 pub type Call = Box<dyn Fn(Operation, &str, &str) -> bool + Send + Sync>;
 
-/// The reconciles that currently use or wait for a store, by store.
+/// The reconciles that use a store or wait for a store, for each store.
 pub struct StoreLimiter {
     most: usize,
-    /// The limit for an ObjectStore.
+    /// The maximum number of concurrent reconciles for an ObjectStore.
     most_of_own: usize,
     stores: Mutex<HashMap<StoreId, Store>>,
     call: Call,
@@ -38,26 +39,28 @@ pub struct StoreLimiter {
 
 #[derive(Debug, Default)]
 struct Store {
-    /// The limit from the store's spec.
+    /// The maximum number of concurrent reconciles from the store's spec.
     most: Option<usize>,
     under_way: usize,
-    /// The namespaces with waiting grants, each once, in the order in which they are served.
+    /// The namespaces that have waiting grants, in the order in which they are served. Each namespace is in the list
+    /// once.
     turns: VecDeque<String>,
     /// The waiting grants of each namespace, in order of arrival.
     lines: HashMap<String, VecDeque<Who>>,
     known: HashSet<Who>,
-    /// The grants that were enqueued and have not asked again. Their permits are reserved.
+    /// Grants that were enqueued and have not requested a permit since. A permit is reserved for each of them.
     called: HashMap<Who, Instant>,
 }
 
-/// The permit to send requests to a store. Dropping it returns the permit.
+/// A permit to send requests to a store. When the value is dropped, the permit is free again.
 pub struct StorePermit {
     requests: Arc<StoreLimiter>,
     store: StoreId,
 }
 
 impl StoreLimiter {
-    /// Creates limiters for `concurrency` reconciles of each kind. `call` enqueues a grant that can receive a permit.
+    /// Creates a limiter for `concurrency` reconciles of each kind. The function `call` enqueues a grant that can
+    /// receive a permit.
     pub fn new(concurrency: u16, call: impl Fn(Operation, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             most: usize::from(concurrency).div_ceil(SHARE),
@@ -71,7 +74,7 @@ impl StoreLimiter {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the store's own limit; `None` removes it.
+    /// Sets the limit from the store's spec. `None` removes the limit.
     pub fn limit(&self, id: &StoreId, most: Option<i64>) {
         let most = most.and_then(|n| usize::try_from(n).ok());
         let mut stores = self.lock();
@@ -93,11 +96,13 @@ impl StoreLimiter {
         }
     }
 
-    /// Takes a permit for this grant if its store has a free one. Otherwise the grant joins the queue and is enqueued
-    /// when a permit is free.
+    /// Takes a permit for this grant if the store has a free permit. Otherwise the grant joins the queue, and Valet
+    /// enqueues it when a permit is free.
     ///
     /// # Errors
-    /// The number of rounds in which all permits of the store go to other grants first.
+    ///
+    /// Returns the number of rounds for which the grant must wait. In each round, other grants use all permits of the
+    /// store.
     pub fn take(
         self: &Arc<Self>,
         id: &StoreId,
@@ -129,8 +134,9 @@ impl StoreLimiter {
         Err(store.known.len().div_ceil(most))
     }
 
-    /// Records that a reconcile of this grant has ended. If the grant had a reserved permit and did not use it, the
-    /// permit goes to the next grant. This happens if the grant was suspended or waited for its namespace's limit.
+    /// Records that a reconcile of this grant has ended. If a permit was reserved for the grant and the reconcile did
+    /// not use it, the next grant receives the permit. For example, the grant was suspended, or it waited for the
+    /// limit of its namespace.
     pub fn visited(&self, id: &StoreId, (operation, namespace, name): (Operation, &str, &str)) {
         let who = (operation, namespace.to_owned(), name.to_owned());
         let was_called = self.lock().get_mut(id).is_some_and(|s| s.called.remove(&who).is_some());
@@ -151,7 +157,7 @@ impl StoreLimiter {
         }
     }
 
-    /// Takes the next grant from the queue and reserves a permit for it.
+    /// Removes the next grant from the queue, and reserves a permit for it.
     fn next(&self, id: &StoreId) -> Option<Who> {
         let mut stores = self.lock();
         let store = stores.get_mut(id)?;
@@ -170,7 +176,7 @@ impl StoreLimiter {
 }
 
 impl Store {
-    /// Whether the entry contains no information and can be removed.
+    /// Returns true if the entry of the store contains no information and can be removed.
     fn is_idle(&self) -> bool {
         self.most.is_none() && self.under_way == 0 && self.known.is_empty() && self.called.is_empty()
     }
@@ -240,7 +246,7 @@ mod tests {
         assert!(requests.lock().is_empty(), "entries without reconciles are removed");
     }
 
-    /// A namespace that creates and deletes many grants does not delay other namespaces.
+    /// A namespace that creates and deletes many grants does not delay grants in other namespaces.
     #[test]
     fn nobody_waits_for_who_does_not_come() {
         let called = Arc::new(Mutex::new(vec![]));

@@ -28,7 +28,7 @@ use crate::{
     telemetry::warn_once,
 };
 
-/// Enqueues a store by namespace and name.
+/// A function that enqueues the store with this namespace and name.
 type Call = Box<dyn Fn(&str, &str) + Send + Sync>;
 
 /// The state that all reconciles of one kind of store share.
@@ -36,42 +36,46 @@ pub struct Context<S> {
     pub client: Client,
     /// The cached stores and their connections.
     pub stores: Arc<Stores>,
-    /// The only namespace whose grants are served, or `None` for all namespaces.
+    /// The namespace that the operator serves. `None` means all namespaces.
     pub scope: Option<String>,
-    /// Creates the `Api` for a namespaced or a cluster-scoped kind.
+    /// Creates the `Api` for a namespaced kind or for a cluster-scoped kind.
     pub api: fn(Client, &str) -> Api<S>,
-    /// Enqueues every grant of the store.
+    /// Enqueues every grant of the given store.
     pub judge_anew: Box<dyn Fn(&StoreId) + Send + Sync>,
     /// Writes Kubernetes Events.
     pub recorder: Recorder,
     /// Distributes reconciles fairly among namespaces.
     pub turns: NamespaceLimiter,
-    /// Enqueues a store that had to wait, by namespace and name.
+    /// Enqueues a store that had to wait.
     pub call: Call,
 }
 
-/// The maximum number of concurrent reconciles for each kind of store, before the limits of the namespaces apply.
-/// Reading credentials and resolving host names can take seconds, and one tenant can create many stores.
+/// The maximum number of concurrent reconciles for each kind of store. Each namespace has an additional, smaller
+/// limit. Limits are needed because reading credentials and resolving host names can take seconds, and one tenant can
+/// create many stores.
 pub const AT_A_TIME: u16 = 16;
 
-/// The pause before a store that waits for its namespace's limit tries again by itself.
+/// The pause before a store tries again by itself, if it waits because of the limit of its namespace.
 const IN_LINE: Duration = Duration::from_secs(5);
 
-/// Whether the store rejects unsigned headers.
+/// The type of a condition that is True if the store rejects unsigned headers.
 pub const HEADERS: &str = "UnsignedHeadersRefused";
-/// Whether the store enforces the constraints of credentials, if a conformance check was requested.
+/// The type of a condition that is True if the store enforces the constraints of credentials. The condition exists
+/// only if a conformance check was requested.
 pub const KEYS: &str = "KeysEnforced";
-/// Whether the clocks of the store and the operator agree.
+/// The type of a condition that is True if the clocks of the store and the operator agree.
 pub const CLOCK: &str = "ClockInSync";
 
-/// Whether the expiry of the credentials is known. The condition exists only while the expiry is unknown.
+/// The type of a condition that is False while Valet does not know when the store's credentials expire. The condition
+/// does not exist otherwise.
 pub const EXPIRATION: &str = "CredentialsExpirationKnown";
 
-/// Updates a store's status and returns when to reconcile again. The interval is fixed, because credentials can
-/// change without an event.
+/// Updates a store's status, and returns when to reconcile the store again. The store is reconciled at a fixed
+/// interval, because credentials can change without an event.
 ///
 /// # Errors
-/// [`Error`], if a call to the apiserver fails.
+///
+/// Returns an [`Error`] if a call to the apiserver fails.
 pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<Context<S>>) -> Result<Action, Error> {
     let store = match &store.0 {
         Ok(store) => store,
@@ -87,7 +91,8 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
         }
     };
     let (namespace, name) = (store.namespace().unwrap_or_default(), store.name_any());
-    // ClusterObjectStores have no namespace, so each of them counts as a namespace of its own.
+    // A ClusterObjectStore has no namespace. For the limiter, each ClusterObjectStore therefore counts as a namespace
+    // of its own.
     let is_shared = namespace.is_empty();
     let share = if is_shared { &name } else { &namespace };
     let call = |share: &str, next: &str| {
@@ -112,13 +117,13 @@ async fn describe_now<S: Store>(
     let id = (S::KIND, namespace.to_owned(), name.to_owned());
     let api = (context.api)(context.client.clone(), namespace);
     let previous = store.store_status().cloned().unwrap_or_default();
-    // Several operators can serve one store. Each of them writes only its own conditions.
+    // Several operators can serve one store. Each operator writes only its own conditions.
     let shared = match context.stores.concern(store, context.scope.as_deref()).await? {
         Concern::Alone => None,
         Concern::Shared => context.scope.as_deref(),
         Concern::None => {
-            // This operator does not serve the store, so the store is not checked. Conditions from an earlier time
-            // are removed.
+            // The access rules of this store do not apply to the namespace of this operator. The operator does not
+            // check the store, and removes the conditions that it wrote earlier.
             if let Some(scope) = &context.scope {
                 write(&api, store, &previous, merged_conditions::without(&previous, scope)).await?;
             }
@@ -128,11 +133,12 @@ async fn describe_now<S: Store>(
     let found = match context.stores.condition(&id).await {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(Action::await_change()),
-        // The store is enqueued again when the probe has a result.
+        // Valet enqueues the store again when the probe has a result.
         Err(Error::NotProbed) => return Ok(Action::requeue(STORE_SWEEP)),
         Err(e) => return Err(e),
     };
-    // The conditions must describe the generation that was checked, which may differ from the watched one.
+    // The conditions must describe the generation of the store that was checked. It may differ from the generation in
+    // the watch cache.
     let mut status = match (shared, &context.scope) {
         (Some(scope), _) => merged_conditions::own(&previous, scope),
         (None, Some(scope)) => merged_conditions::without(&previous, scope),
@@ -168,7 +174,7 @@ async fn describe_now<S: Store>(
     Ok(Action::requeue(STORE_SWEEP))
 }
 
-/// Writes the status if it has changed. Fails if the store has changed since it was read.
+/// Writes the status if it has changed. Returns an error if the store has changed since it was read.
 async fn write<S: Store>(api: &Api<S>, store: &S, previous: &StoreStatus, status: StoreStatus) -> Result<(), Error> {
     if status == *previous {
         return Ok(());
@@ -200,7 +206,7 @@ async fn write<S: Store>(api: &Api<S>, store: &S, previous: &StoreStatus, status
     Ok(())
 }
 
-/// Converts the result of the probe into status fields and conditions.
+/// Writes the result of the probe to the status fields and conditions.
 fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let Condition {
         capabilities,
@@ -263,9 +269,10 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             );
             set(HEADERS, "False", Reason::HeadersObeyed, &message);
         }
-        // An earlier result stays valid while the store does not answer or the probe has no conclusion.
+        // The earlier result stays valid while the store does not answer. This also applies while the clocks differ.
         (None, _) if probed.finding != Finding::Usable || probed.skew.is_some() && was_seen => {}
-        // A store that was found unsafe stays unsafe until a probe shows the opposite.
+        // If a probe has shown that the store is unsafe, the store counts as unsafe until a later probe shows the
+        // opposite.
         (None, _) if was_unsafe => {}
         (None, _) => {
             let why = probed.untold.as_deref().unwrap_or("it was not tested");
@@ -278,7 +285,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         }
     }
     match probed.skew {
-        // Without an answer from the store its clock is unknown.
+        // If the store does not answer, Valet does not know the store's clock and leaves the condition unchanged.
         None if probed.finding != Finding::Usable => {}
         None => set(
             CLOCK,
@@ -299,7 +306,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     }
 }
 
-/// What the store's owner can do about unsigned headers, as the end of a sentence.
+/// Returns what the store's owner can do about unsigned headers. The text is the end of a sentence.
 fn remedy(capabilities: &Capabilities) -> String {
     let remedy = capabilities.remedies.signed_headers;
     remedy.map_or(String::new(), |remedy| {
@@ -307,7 +314,7 @@ fn remedy(capabilities: &Capabilities) -> String {
     })
 }
 
-/// Converts the result of the conformance check into the status, if a check was requested.
+/// Writes the result of the conformance check to the status, if a check was requested.
 fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     let canary = condition.canary.as_ref();
     status.canary = canary.map(|tried| CanaryStatus {
@@ -357,7 +364,7 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
     set_condition(&mut status.conditions, KEYS, value, (reason, &message), generation, now);
 }
 
-/// The pause before the next reconcile after an error.
+/// Returns when to reconcile a store again after an error.
 pub fn on_error<S: Store>(store: Arc<DeserializeGuard<S>>, error: &Error, _: Arc<Context<S>>) -> Action {
     if matches!(error, Error::Conflict(_) | Error::Gone(_)) {
         // The watch has not delivered the newest version of the store yet.

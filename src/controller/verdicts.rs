@@ -1,5 +1,5 @@
-//! Reports changes of a store's conditions in the log and as Events. These conditions decide which credentials Valet
-//! issues, so it must be possible to see later when they changed.
+//! Reports changes of a store's conditions in the log and as Events. The conditions decide which credentials Valet
+//! issues. Administrators must therefore be able to see later when a condition changed.
 
 use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -18,18 +18,19 @@ use crate::{
     telemetry::warn_once,
 };
 
-/// The conditions whose changes are reported. Reconciling and Stalled repeat Ready.
+/// The types of conditions whose changes are reported. `Reconciling` and `Stalled` are not in the list, because they
+/// only repeat `Ready`.
 const VERDICTS: [&str; 4] = ["Ready", HEADERS, CLOCK, KEYS];
 
-/// A condition that differs from the previous status.
+/// A change of a condition: the old condition and the new condition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     before: Option<String>,
     now: Condition,
 }
 
-/// The conditions whose status or reason has changed. A new message alone is not a change, because it may contain a
-/// time.
+/// Returns the conditions whose status or reason has changed. A new message alone does not count as a change, because
+/// a message may contain a time.
 pub fn changes(before: &[Condition], now: &[Condition]) -> Vec<Change> {
     let find = |conditions: &[Condition], type_: &str| conditions.iter().find(|c| c.type_ == type_).cloned();
     let changed = |type_: &&str| {
@@ -45,8 +46,8 @@ pub fn changes(before: &[Condition], now: &[Condition]) -> Vec<Change> {
     VERDICTS.iter().filter_map(changed).collect()
 }
 
-/// Logs the changes and writes an Event for each of them. An operator for one namespace writes no Events about
-/// ClusterObjectStores, because these Events belong to the namespace `default`, where it has no permission.
+/// Logs the changes and writes an Event for each change. An operator that serves one namespace writes no Events about
+/// ClusterObjectStores. Such Events belong to the namespace `default`, where this operator has no permissions.
 pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>, changes: Vec<Change>) {
     for Change { before, now } in changes {
         info!(
@@ -75,7 +76,7 @@ pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>,
         };
         let publish: BoxFuture<'_, _> = Box::pin(async { recorder.publish(&event, &store.object_ref(&())).await });
         if let Err(error) = call("writing an event about a store", publish).await {
-            // An Event repeats what the status says, so a failure is only logged.
+            // A failure to write the Event is only logged, because the status contains the same information.
             warn_once!(
                 &error.cause(),
                 namespace = store.namespace(),
@@ -154,7 +155,7 @@ mod tests {
                 of(CLOCK, Some("True Ready"), "False", "ClockSkewed"),
             ]
         );
-        // The reverse change, and another reason with the same status.
+        // The reverse change also counts, and so does a new reason with the same status.
         let after = conditions.clone();
         assert_eq!(seen(&after, &before).len(), 2, "a removed condition is not a change");
         set_ready(&mut conditions, (Reason::StoreUnreachable, "no"), Some(2), now);

@@ -31,10 +31,10 @@ use crate::{
     telemetry::{Health, Progress, warn_once},
 };
 
-/// A watched grant. A grant that cannot be parsed does not stop the watch of the others.
+/// A grant from a watch. If one grant cannot be parsed, the watch continues with the other grants.
 pub type Watched<G> = DeserializeGuard<G>;
 
-/// Enqueues grants of one kind for a reconcile.
+/// Enqueues grants of one kind. An enqueued grant is reconciled soon.
 pub struct Requeuer<G: Grant> {
     known: reflector::Store<Watched<G>>,
     memory: Arc<LocalState<G>>,
@@ -54,7 +54,7 @@ impl<G: Grant> Clone for Requeuer<G> {
 }
 
 impl<G: Grant> Requeuer<G> {
-    /// Creates the caller, and the stream of grants that it enqueues.
+    /// Creates the `Requeuer`, and the stream of grants that it enqueues.
     pub fn new(
         known: reflector::Store<Watched<G>>,
         memory: Arc<LocalState<G>>,
@@ -70,7 +70,7 @@ impl<G: Grant> Requeuer<G> {
         (caller, receiver)
     }
 
-    /// Enqueues one grant. Returns whether the watch cache has a grant with this name.
+    /// Enqueues one grant. Returns true if the watch cache has a grant with this name.
     pub fn call(&self, name: &str, namespace: &str) -> bool {
         let reference = ObjectRef::new(name).within(namespace);
         let is_there = self.known.get(&reference).is_some();
@@ -82,19 +82,20 @@ impl<G: Grant> Requeuer<G> {
         is_there
     }
 
-    /// Whether the watch cache has this grant, compared by UID. The grant may have been deleted during its reconcile.
+    /// Returns true if the watch cache has a grant with the same UID. The grant may have been deleted during its
+    /// reconcile.
     pub fn is_there(&self, grant: &impl ResourceExt) -> bool {
         self.watched(grant).is_some()
     }
 
-    /// This grant, compared by UID, in its version from the watch cache.
+    /// Returns the version of this grant from the watch cache. The UIDs must be equal.
     pub fn watched(&self, grant: &impl ResourceExt) -> Option<Arc<Watched<G>>> {
         let reference = ObjectRef::new(&grant.name_any()).within(&grant.namespace().unwrap_or_default());
         self.known.get(&reference).filter(|known| known.uid() == grant.uid())
     }
 
-    /// Processes a status that the watch delivered. If another client wrote the status, a reconcile is enqueued to
-    /// correct it.
+    /// Processes a grant from the watch. If another client has changed its status, this method enqueues a reconcile
+    /// that corrects the status.
     pub fn status_seen(&self, grant: &G) {
         let Some(pause) = self.memory.foreign_status(grant, Timestamp::now()) else {
             return;
@@ -111,20 +112,20 @@ impl<G: Grant> Requeuer<G> {
         });
     }
 
-    /// Enqueues all grants, because timers that started before a step of the clock may fire late.
+    /// Enqueues all grants after a step of the clock. Timers that started before the step may fire too late.
     pub fn clock_stepped(&self) {
         for grant in self.known.state() {
             self.call(&grant.name_any(), &grant.namespace().unwrap_or_default());
         }
     }
 
-    /// Enqueues the grant whose object a notification reports, so that Valet polls for the object.
+    /// Enqueues the grant whose object a notification reports. Valet then polls the store for the object.
     pub fn heard(&self, call: &Call) {
         self.memory.hear(&call.uid, call.heard);
         self.call(&call.name, &call.namespace);
     }
 
-    /// Enqueues all grants of a store that changed.
+    /// Enqueues all grants of a store that has changed.
     pub fn store_changed(&self, id: &StoreId) {
         for grant in self.known.state() {
             if let Ok(g) = &grant.0 {
@@ -136,7 +137,8 @@ impl<G: Grant> Requeuer<G> {
         }
     }
 
-    /// Enqueues the grants of a namespace whose labels changed, because access rules can select namespaces by label.
+    /// Enqueues the grants of a namespace whose labels have changed, because access rules can select namespaces by
+    /// label.
     fn namespace_changed(&self, namespace: &str) {
         for grant in self.known.state() {
             if let Ok(g) = &grant.0
@@ -148,30 +150,30 @@ impl<G: Grant> Requeuer<G> {
         }
     }
 
-    /// Enqueues the grant of a Secret that was changed or deleted.
+    /// Enqueues the grant of a Secret that another client has changed or deleted.
     fn secret_changed(&self, owner_name: &str, owner_uid: &str, namespace: &str, version: Option<&str>) {
         if !version.is_some_and(|v| self.memory.is_own_secret(owner_uid, v)) {
             self.call(owner_name, namespace);
         }
     }
 
-    /// All grants in the watch cache.
+    /// Returns all grants in the watch cache.
     pub fn known(&self) -> Vec<Arc<Watched<G>>> {
         self.known.state()
     }
 }
 
-/// The page size of lists. A whole page is in memory, as text and as objects, before it is reduced, and an object can
-/// have 1.5 MB, the limit of etcd.
+/// The page size of lists. Valet keeps a whole page in memory before it reduces the objects. One object can have 1.5
+/// MB, which is the limit of etcd.
 const PAGE: u32 = 20;
 
-/// The configuration of watches. Pages fit into memory even if every object has the maximum size. The server ends
-/// each watch before the client would consider it dead.
+/// Returns the configuration of watches. One page of a list fits into memory even if every object has the maximum
+/// size. The server ends each watch before the client would treat the watch as dead.
 pub fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE).timeout(240)
 }
 
-/// The UID and generation of a store when it was last seen, and its check request.
+/// The UID, the generation and the check request of a store when Valet last saw the store.
 type Seen = (Option<String>, Option<i64>, Option<String>);
 
 /// Watches the stores of one kind, and enqueues the grants of stores that change.
@@ -192,7 +194,8 @@ pub async fn watch_stores<S, U, D>(
     let stores_seen = watcher(api, config()).default_backoff();
     let light = stores_seen.modify(|store: &mut DeserializeGuard<S>| lighten_watched(store, lighten_store));
     let mut events = std::pin::pin!(light.reflect(writer));
-    // A store's status grants no permissions, so only a new generation or a new check request counts as a change.
+    // A store counts as changed only if it has a new generation or a new check request. Its status gives no
+    // permissions to grants.
     let mut generations: HashMap<ObjectRef<DeserializeGuard<S>>, Seen> = HashMap::new();
     while let Some(event) = events.next().await {
         let Some((store, gone)) = change(S::KIND.as_str(), event, &mut health) else {
@@ -223,7 +226,7 @@ pub async fn watch_stores<S, U, D>(
     }
 }
 
-/// Watches the labels of namespaces, and enqueues the grants of namespaces whose labels change.
+/// Watches the labels of namespaces, and enqueues the grants of a namespace whose labels change.
 pub async fn watch_namespaces<U: Grant, D: Grant>(
     client: Client,
     namespace: Option<String>,
@@ -233,7 +236,7 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
 ) {
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
     let config = match namespace {
-        // An operator that serves one namespace needs no permission for other namespaces.
+        // An operator that serves only one namespace does not need permission to watch other namespaces.
         Some(name) => config().fields(&format!("metadata.name={name}")),
         None => config(),
     };
@@ -259,7 +262,8 @@ pub async fn watch_namespaces<U: Grant, D: Grant>(
     }
 }
 
-/// Watches the metadata of grant Secrets. An event only enqueues the grant; the reconcile reads the Secret.
+/// Watches the metadata of grant Secrets. A watch event only enqueues the grant, and the reconcile then reads the
+/// Secret.
 pub async fn watch_secrets<U: Grant, D: Grant>(
     client: Client,
     namespace: Option<String>,
@@ -293,8 +297,8 @@ pub async fn watch_secrets<U: Grant, D: Grant>(
     }
 }
 
-/// The object of a watch event, and whether it was deleted. Reports the end of the first list to `health`. The
-/// watcher restarts a failed watch by itself.
+/// Returns the object of a watch event, and whether the object was deleted. This function also reports to `health`
+/// when the first list is complete. If a watch fails, the watcher restarts it.
 fn change<K>(
     kind: &str,
     event: Result<watcher::Event<K>, watcher::Error>,
@@ -317,10 +321,10 @@ fn change<K>(
     }
 }
 
-/// Logs a failed watch, once for all attempts with the same cause.
+/// Logs a failed watch. Several failures with the same cause are logged only once.
 pub fn watch_failed(kind: &str, error: &watcher::Error) {
     let why = brief(error);
-    // The rest of the text contains version numbers that differ each time.
+    // The rest of the text contains version numbers, which are different for each failure.
     let cause = why.split_once(" version").map_or(why.as_str(), |(cause, _)| cause);
     warn_once!(
         &format!("watching {kind}: {cause}"),
@@ -329,7 +333,8 @@ pub fn watch_failed(kind: &str, error: &watcher::Error) {
     );
 }
 
-/// A short description of a watch error, without the answer that it may quote.
+/// Returns a short description of a watch error. The description does not contain the apiserver's answer, which the
+/// error may quote.
 fn brief(error: &watcher::Error) -> String {
     let kind = match error {
         watcher::Error::InitialListFailed(_) => "listing failed",
@@ -345,5 +350,5 @@ fn brief(error: &watcher::Error) -> String {
     format!("{kind} ({cause})")
 }
 
-/// How often a store is reconciled without a change, because credentials can change without an event.
+/// A store is reconciled this often even without a change, because credentials can change without an event.
 pub const STORE_SWEEP: Duration = Duration::from_secs(60);

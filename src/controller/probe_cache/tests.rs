@@ -9,7 +9,7 @@ use crate::{
     core::{Access, AllowedRequest, ObjectFact, SignError, Signed},
 };
 
-/// A store with a configurable answer.
+/// A mock store whose answer the test can set.
 struct Store {
     finding: Mutex<Finding>,
     takes: Duration,
@@ -82,7 +82,7 @@ fn id(namespace: &str, name: &str) -> StoreId {
     (StoreKind::ObjectStore, namespace.into(), name.into())
 }
 
-/// Trials, and a channel with the notifications of their listener.
+/// Returns a probe cache, and a channel that receives the notifications of its listener.
 fn trials() -> (Arc<ProbeCache>, tokio::sync::mpsc::UnboundedReceiver<bool>) {
     let (told, hears) = tokio::sync::mpsc::unbounded_channel();
     let trials = Arc::new(ProbeCache::default());
@@ -115,7 +115,7 @@ async fn a_result_is_news_if_it_is_another_one_than_before() {
     assert!(look(AT_ONCE).await);
 }
 
-/// A reader gets the last result at once, however long the next probe takes.
+/// A reader receives the last result at once, even if the next probe takes long.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_probe_that_is_under_way() {
     let (trials, mut hears) = trials();
@@ -136,7 +136,7 @@ async fn nobody_waits_for_a_probe_that_is_under_way() {
     assert_eq!(store.probes.load(Ordering::Relaxed), 1, "only one probe runs at a time");
 }
 
-/// The store is probed again whatever the age of the last result is.
+/// If the clocks start or stop to differ, the store is probed again. The age of the last result does not matter.
 #[tokio::test(start_paused = true)]
 async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
     let (trials, _hears) = trials();
@@ -158,7 +158,7 @@ async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
         }
         assert_eq!(store.probes.load(Ordering::Relaxed), expected, "{skew:?}");
     }
-    // A store that does not answer has no known clock skew.
+    // Valet cannot measure the clock difference of a store that does not answer.
     *store.finding.lock().unwrap() = Finding::Unreachable("away".into());
     *store.skew.lock().unwrap() = Some(SignedDuration::from_secs(90));
     for _ in 0..20 {
@@ -177,7 +177,7 @@ async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
     );
 }
 
-/// Slow stores of one namespace delay each other, but no store of another namespace.
+/// Slow stores of one namespace delay each other, but they do not delay stores of other namespaces.
 #[tokio::test(start_paused = true)]
 async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
     let (trials, mut hears) = trials();
@@ -196,7 +196,8 @@ async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
     assert!(all[39].overdue().is_some(), "a long wait has a message");
 }
 
-/// One annotation value causes a limited number of checks, and other values cause at most one check per minute.
+/// Each value of the annotation causes only a limited number of conformance checks. If the value changes often, one
+/// check per minute is started at most.
 #[tokio::test(start_paused = true)]
 async fn how_often_a_store_is_checked_with_real_keys() {
     let (trials, _hears) = trials();
@@ -228,7 +229,7 @@ async fn how_often_a_store_is_checked_with_real_keys() {
         MAX_CANARIES as usize,
         "an interrupted check is repeated"
     );
-    // The store is deleted and recreated repeatedly.
+    // Deleting and recreating a store does not allow additional checks.
     let before = checks();
     for n in 0..60 {
         look(&Arc::new(StoreProbe::default()), n.to_string());
@@ -237,7 +238,7 @@ async fn how_often_a_store_is_checked_with_real_keys() {
     assert!(checks() - before <= 2, "{}", checks() - before);
 }
 
-/// All combinations of the probe result, the check request and the check result.
+/// The test covers all combinations of probe result, check request and check result.
 #[test]
 fn when_no_key_is_signed() {
     let outcome = |finding, canary: Option<ConformanceReport>| Outcome {
@@ -293,7 +294,7 @@ async fn a_store_is_untried_until_it_answers() {
     assert_eq!(untried().await.as_deref(), Some("away"));
     *store.finding.lock().unwrap() = Finding::Usable;
     assert_eq!(untried().await, None);
-    // A result stays valid while the store does not answer.
+    // An earlier result stays valid while the store does not answer.
     *store.finding.lock().unwrap() = away();
     assert_eq!(untried().await, None);
 }
