@@ -22,8 +22,8 @@ use crate::{
     telemetry::{Change, Contact},
 };
 
-/// Valet reads the connection files this often. A change counts only if two consecutive reads return the same
-/// content, because a file can be read while it is being replaced.
+/// Valet reads the connection files this often. A file can be read while it is being replaced. A change therefore
+/// counts only if two consecutive reads return the same content.
 const PERIOD: Duration = Duration::from_secs(5);
 /// The maximum size of a connection file in bytes. Even a kubeconfig with the certificates of many clusters is
 /// smaller.
@@ -49,8 +49,8 @@ impl Apiserver {
     ///
     /// Returns a message if the operator cannot connect.
     pub async fn connect(options: &Options) -> Result<Self, String> {
-        // Valet computes the fingerprint before it uses the files. It therefore notices a change that happens between
-        // these two reads.
+        // Valet computes the fingerprint of the files before it uses them. It therefore notices a change of the files
+        // that happens in between.
         let made_from = fingerprint(options).await;
         let (client, url) = connection(options).await?;
         let contact = Contact::new(Instant::now());

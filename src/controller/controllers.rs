@@ -1,5 +1,5 @@
 //! The controllers of grants and stores. UploadGrants and DownloadGrants share one implementation. ObjectStores and
-//! ClusterObjectStores share another one.
+//! ClusterObjectStores also share one implementation.
 
 use std::sync::Arc;
 

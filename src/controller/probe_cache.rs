@@ -48,7 +48,7 @@ struct State {
     under_way: bool,
     /// The time at which the first probe became necessary.
     since: Instant,
-    /// The last value of the annotation that requests a conformance check, and the number of checks that were made
+    /// The last value of the annotation that requests a conformance check. The number says how many checks were made
     /// for this value.
     canaries: (String, u32),
 }

@@ -138,7 +138,7 @@ impl Quotas {
     }
 
     /// Returns the time at which a grant without quota should ask again. Grants that were not reconciled yet come
-    /// first only for a limited time, and no event reports the end of that time.
+    /// first only for a limited time. No event reports the end of that limited time.
     pub fn ask_again(&self, grant: &GrantFacts) -> Option<Timestamp> {
         let store = store_id(&grant.terms.store_ref, &grant.namespace);
         self.table().stores.get(&store)?.new_until(Timestamp::now())

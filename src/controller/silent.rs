@@ -34,8 +34,8 @@ struct Comparison {
 
 impl Comparison {
     /// Returns the number of objects whose changes the watch has missed. A listed object counts if its version is the
-    /// same as in the last list, but the watch cache has a different version. A cached object counts if it was in
-    /// neither of the last two lists.
+    /// same as in the last list and the watch cache has another version. A cached object counts if it was in neither
+    /// of the last two lists.
     fn missed(&mut self, listed: Versions, watched: Versions) -> usize {
         let unchanged = |(uid, version): &(&String, &String)| self.listed.get(*uid) == Some(version);
         let otherwise = listed

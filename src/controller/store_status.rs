@@ -271,7 +271,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         }
         // The earlier result stays valid while the store does not answer. This also applies while the clocks differ.
         (None, _) if probed.finding != Finding::Usable || probed.skew.is_some() && was_seen => {}
-        // If a probe has shown that the store is unsafe, the store counts as unsafe until a later probe shows the
+        // If a probe has shown that the store obeys unsigned headers, this result stays until a later probe shows the
         // opposite.
         (None, _) if was_unsafe => {}
         (None, _) => {

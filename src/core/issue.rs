@@ -221,8 +221,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Stops if an error in this reconcile, or a problem of the store, prevents Valet from signing or from writing
-    /// the Secret.
+    /// Stops if Valet cannot sign or cannot write the Secret. The cause is an error in this reconcile or a problem of
+    /// the store.
     fn heed_troubles(&self, store: &StoreView, last: Last, next: Next) -> ControlFlow<Step> {
         let not_taken = self.f.secret_refused.as_ref().map(|why| {
             let message = format!("the API server refused Secret {}: {why}", self.g.secret_name());

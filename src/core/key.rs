@@ -101,8 +101,8 @@ impl ObjectKey {
     }
 
     /// Returns true if the key is under `prefix`. Whole segments are compared: `a/b/c` is under `a/b`, but `a/bc` and
-    /// `a/b` are not. Every key is under an empty prefix. A key that is a prefix itself, such as `a/b/`, is under
-    /// `a/b`, because every object key that starts with `a/b/` is under `a/b`.
+    /// `a/b` are not. Every key is under an empty prefix. A key that is a prefix, such as `a/b/`, is under `a/b`,
+    /// because every key that starts with `a/b/` is.
     pub fn is_below(&self, prefix: &str) -> bool {
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         prefix.is_empty() || self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))

@@ -1,8 +1,8 @@
 use super::{facts::GrantFacts, policy::Refusal};
 use crate::api::{AccessRule, Capability, Operation, Permission, Reason};
 
-/// Checks that an access rule allows temporary credentials for the grant. A rule that limits the size or content type
-/// of uploads refuses them, because no store can enforce such limits on temporary credentials.
+/// Checks that an access rule allows temporary credentials for the grant. No store can enforce a size or a content
+/// type on temporary credentials. Therefore a rule that limits the size or the content type refuses them for uploads.
 pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
     let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
     if rule.credentials == Permission::Forbid {

@@ -1,8 +1,8 @@
 //! Matches media types with the patterns in access rules.
 
 /// Returns true if a media type matches a pattern such as `image/*`. Parameters and letter case are ignored (RFC
-/// 9110, section 8.3.1). A list of media types matches only `*/*`, because browsers use the last type of a list
-/// (Fetch Standard, "extract a MIME type"). For example, browsers would show an object with the type
+/// 9110, section 8.3.1). A list of media types matches only `*/*`. The reason is that browsers use the last type of a
+/// list (Fetch Standard, "extract a MIME type"). For example, browsers would show an object with the type
 /// `image/png;a,text/html` as a page.
 pub fn matches_type(pattern: &str, media_type: &str) -> bool {
     let essence = media_type

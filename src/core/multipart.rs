@@ -530,7 +530,7 @@ mod tests {
         let range = (6 * MIB, 12 * MIB);
         let whole =
             |sizes: &[(i64, i64)]| assert_eq!(assembled(range, sizes), Assembled::Whole(came(sizes)), "{sizes:?}");
-        // The last part can be shorter than the part size, it can be empty, or it can have the last possible number.
+        // The last part can be empty, or shorter than the part size. It can also have the last possible number.
         whole(&[(1, 5 * MIB), (2, MIB)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 0)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB)]);

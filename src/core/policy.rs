@@ -280,8 +280,8 @@ fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<Stri
     ))
 }
 
-/// Checks the grant against every access rule for its namespace. If all rules refuse the grant, returns the refusal
-/// of the rule that passed the most checks, because that rule is the closest match.
+/// Checks the grant against every access rule for its namespace. If all rules refuse the grant, the result is the
+/// refusal of the rule that passed the most checks. That rule is the closest match.
 fn allowed(
     grant: &GrantFacts,
     key: &ObjectKey,

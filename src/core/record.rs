@@ -38,8 +38,8 @@ impl std::fmt::Debug for RecordKey {
 /// The grant that a record is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// The grant's UID. A record is valid only for the grant with this UID, so that another grant with the same name
-    /// cannot use it.
+    /// The grant's UID. A record is valid only for the grant with this UID. Another grant with the same name cannot
+    /// use the record.
     pub uid: &'a str,
     /// The operation of the grant: upload or download.
     pub operation: Operation,

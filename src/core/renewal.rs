@@ -10,7 +10,7 @@ use super::{
 use crate::api::{Reason, annotation};
 
 /// The time that a new credential needs to reach the pods. Kubelets update a mounted Secret after 60 to 90 s, and a
-/// busy kubelet may need twice as long. A renewal is overdue if the credential expires sooner than this.
+/// busy kubelet may need up to 180 s. A renewal is overdue if the credential expires sooner than this.
 const CARRY: SignedDuration = SignedDuration::from_secs(180);
 
 /// Valet renews a credential only if the new expiry is later by more than this time. A smaller gain is not worth a
@@ -173,7 +173,7 @@ mod tests {
         renewal_due(Lifetime { issued_at, expires_at }, uid).as_second() - 1_700_000_000
     }
 
-    /// A renewal never comes before half of the lifetime, and always leaves enough time for the pods to receive the
+    /// A renewal never comes before half of the lifetime. It always leaves enough time for the pods to receive the
     /// new credential. The test covers the lifetimes that the schema allows for renewal.
     #[test]
     fn a_renewal_is_neither_early_nor_late() {

@@ -49,8 +49,8 @@ impl Evaluator<'_> {
         self.cut_short(fresh, store).is_some()
     }
 
-    /// Returns a refusal if the signing credentials expire before the requested end, and the store's owner does not
-    /// allow a shorter credential.
+    /// Returns a refusal if the signing credentials expire before the requested end of a credential. This applies
+    /// only if the store's owner does not allow a shorter credential.
     pub(super) fn cut_short(&self, fresh: Result<Lifetime, NoTime>, store: &StoreView) -> Option<Refusal> {
         let (asked, fresh) = (self.g.terms.expiration_seconds, fresh.ok()?);
         if store.short_sessions == ShortSessions::Truncate || !fresh.is_truncated(asked, self.deadline()) {

@@ -248,8 +248,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns a reason and a message if no upload credential can be signed yet, because Valet does not know which
-    /// constraints the store enforces.
+    /// Returns a reason and a message if no upload credential can be signed yet. This is the case while Valet does
+    /// not know which constraints the store enforces.
     pub(super) fn untried(&self, store: &StoreView) -> Option<(Reason, String)> {
         let untried = store.untried.as_ref();
         let untried = untried.filter(|u| self.is_upload() && (!u.only_write_once || self.write_once()))?;
