@@ -22,8 +22,8 @@ use crate::{
     telemetry::{Change, Contact},
 };
 
-/// Valet reads the connection files this often. A file can be read while it is being replaced. A change therefore
-/// counts only if two consecutive reads return the same content.
+/// The pause between two reads of the connection files. A file can be read while it is being replaced. A change
+/// therefore counts only if two consecutive reads return the same content.
 const PERIOD: Duration = Duration::from_secs(5);
 /// The maximum size of a connection file in bytes. Even a kubeconfig with the certificates of many clusters is
 /// smaller.

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 use tracing::warn;
 
-/// Valet compares the wall clock with the monotonic clock this often.
+/// The pause between two comparisons of the wall clock with the monotonic clock.
 const PERIOD: Duration = Duration::from_secs(5);
 
 /// A difference that is smaller than this does not count as a step. A clock that is slewed can cause it, or a process

@@ -192,7 +192,7 @@ impl<S: Store> StoreController<S> {
                 let ((uploads, downloads), changed) = (callers.clone(), changed.clone());
                 move |id: &StoreId, is_news| {
                     let reference = reference::<S>(&id.1, &id.2);
-                    // Sending fails only while the operator stops.
+                    // Sending fails only while the operator stops. The update is then no longer needed.
                     let _ = changed.unbounded_send(reference);
                     if is_news {
                         uploads.store_changed(id);

@@ -78,7 +78,7 @@ pub struct Context<G: Grant> {
     pub requests: Arc<StoreLimiter>,
     /// Enqueues grants that had to wait.
     pub caller: Requeuer<G>,
-    /// Defaults from the command line.
+    /// The default values from the command line.
     pub settings: Settings,
     /// The resync period. A grant is reconciled again after this time, because the watch may have missed a change.
     pub sweep: Duration,
@@ -337,8 +337,6 @@ impl<'a, G: Grant> Reconciliation<'a, G> {
         }
     }
 
-    // --- the store --------------------------------------------------------------------------------------------
-
     async fn read_store(&mut self) -> Result<(), Error> {
         self.may_ask_store()?;
         let grant = &self.facts.grant;
@@ -388,8 +386,6 @@ impl<'a, G: Grant> Reconciliation<'a, G> {
         self.context.memory.looked(&grant.uid, self.now, self.heard);
         Ok(())
     }
-
-    // --- the grant itself -------------------------------------------------------------------------------------
 
     async fn collect(&self) -> Result<Action, Error> {
         let grant = &self.facts.grant;

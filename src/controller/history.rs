@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{api::UploadGrant, telemetry::warn_once};
 
-/// Valet reads the cluster's resource version this often. Each read is one consistent list with a limit of one
-/// object.
+/// The pause between two reads of the cluster's resource version. Each read is one consistent list with a limit of
+/// one object.
 const PERIOD: Duration = Duration::from_secs(15);
 /// If Valet reads a lower resource version, it reads the version again after this pause to confirm it.
 const AGAIN: Duration = Duration::from_secs(2);

@@ -51,7 +51,7 @@ struct GrantState<G> {
     /// A hash of the status that this process wrote last, if the apiserver dropped the signature of that status. This
     /// happens if the installed CRD is older than this version of Valet.
     unsigned: Option<u64>,
-    /// The status writes of other clients.
+    /// The number of times that other clients wrote the status.
     disturbed: Option<Disturbance>,
     /// The number and the times of the restorations of the Secret.
     repairs: Repairs,

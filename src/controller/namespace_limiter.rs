@@ -224,8 +224,8 @@ mod tests {
         );
     }
 
-    /// Stores of tenants that do not answer do not affect the pool for ClusterObjectStores. The number of namespaces
-    /// with such stores does not matter.
+    /// Stores of tenants that do not answer do not affect the pool for ClusterObjectStores, even if many namespaces
+    /// have such stores.
     #[test]
     fn tenants_own_stores_take_no_turn_of_the_platforms() {
         let turns = NamespaceLimiter::new(32, false);

@@ -17,7 +17,7 @@ use crate::{
 /// The name of the only entry in the Secret with the record key.
 const ENTRY: &str = "key";
 
-/// The operator checks this often that the Secret with the record key still exists.
+/// The pause between two checks that the Secret with the record key still exists.
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Reads and creates the Secret with the record key.

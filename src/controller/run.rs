@@ -34,7 +34,7 @@ use crate::{
     telemetry::{Health, Metrics, Progress, REPEATS, States, serve},
 };
 
-/// Valet removes the metric series of deleted objects this often.
+/// The pause between two cleanups that remove the metric series of deleted objects.
 const FORGETTING: Duration = Duration::from_secs(60);
 
 /// A future that resolves when the operator is told to stop. All clones of the future resolve.

@@ -16,10 +16,10 @@ use crate::{
     telemetry::{Health, warn_once},
 };
 
-/// Valet lists the metadata of all grants this often. A difference from the watch cache counts only if it exists in
-/// two consecutive lists.
+/// The pause between two lists of all grants, which contain only metadata. A difference from the watch cache counts
+/// only if it exists in two consecutive lists.
 const PERIOD: Duration = Duration::from_secs(300);
-/// The page size of these lists. One page fits into memory even if every object has the maximum size.
+/// The page size of the lists of grants. One page fits into memory even if every object has the maximum size.
 const PAGE: u32 = 100;
 
 /// The resource version of each object, by UID.

@@ -38,7 +38,7 @@ use crate::{
     provider::{Probed, Provider},
 };
 
-/// Reads and caches stores.
+/// Reads, connects, probes and caches stores.
 pub struct Stores {
     client: Client,
     secrets: NamedSecrets,
@@ -359,8 +359,8 @@ impl Stores {
         self.labels.gone(namespace);
     }
 
-    /// Removes the cache entry of a store that does not exist. Without this, the cache could grow without limit,
-    /// because grants can name any number of such stores.
+    /// Removes the cache entry of a store that does not exist. Otherwise the cache could grow without limit, because
+    /// grants can name any number of stores that do not exist.
     fn forget(&self, id: &StoreId, slot: &Arc<Slot<Known>>) {
         let mut known = lock(&self.known);
         // If only the map and this function refer to the entry, no other task waits for the entry.

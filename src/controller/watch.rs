@@ -77,7 +77,7 @@ impl<G: Grant> Requeuer<G> {
         if is_there {
             self.progress.due();
         }
-        // Sending fails only while the operator stops.
+        // Sending fails only while the operator stops. The reconcile is then no longer needed.
         let _ = self.calls.unbounded_send(reference);
         is_there
     }
@@ -350,5 +350,6 @@ fn brief(error: &watcher::Error) -> String {
     format!("{kind} ({cause})")
 }
 
-/// A store is reconciled this often even without a change, because credentials can change without an event.
+/// The maximum time between two reconciles of a store. A store is reconciled even without a change, because
+/// credentials can change without an event.
 pub const STORE_SWEEP: Duration = Duration::from_secs(60);

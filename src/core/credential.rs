@@ -115,9 +115,7 @@ impl Signed {
 pub enum Credential {
     /// A signed URL for one request.
     Request {
-        /// The signed URL.
         url: SignedUrl,
-        /// The HTTP method.
         method: String,
         /// The headers that a client must send exactly as given: the signed headers, and headers that the provider
         /// requires.

@@ -89,8 +89,6 @@ impl Evaluator<'_> {
         self.issue(key)
     }
 
-    // --- records ---------------------------------------------------------------------------------------------
-
     /// Returns the Secret, if it belongs to this grant and is as Valet last wrote it.
     pub(super) fn own_secret(&self) -> Option<&SecretView> {
         match &self.f.secret {

@@ -15,7 +15,6 @@ use crate::{
 /// `Unread`.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The grant.
     pub grant: GrantFacts,
     /// The grant's store.
     pub store: StoreFact,
@@ -23,7 +22,7 @@ pub struct Facts {
     pub rules: Option<RulesView>,
     /// The Secret that has the name from the grant's spec.
     pub secret: SecretFact,
-    /// The object with the grant's object key.
+    /// The object in the store that has the grant's object key.
     pub object: ObjectFact,
     /// The grant's multipart upload.
     pub upload: UploadFact,
@@ -68,18 +67,18 @@ pub struct Settings {
 /// Facts from the grant object.
 #[derive(Clone, Debug)]
 pub struct GrantFacts {
-    /// Namespace of the grant and its Secret.
+    /// The namespace of the grant and of its Secret.
     pub namespace: String,
     pub name: String,
     /// The grant's UID. It distinguishes grants that had the same name one after the other.
     pub uid: String,
-    /// `metadata.generation`.
+    /// The `metadata.generation` of the grant.
     pub generation: i64,
-    /// `metadata.creationTimestamp`.
+    /// The `metadata.creationTimestamp` of the grant.
     pub created: Option<Timestamp>,
     /// True if the grant is being deleted.
     pub deleting: bool,
-    /// `metadata.deletionTimestamp`.
+    /// The `metadata.deletionTimestamp` of the grant.
     pub deleted_at: Option<Timestamp>,
     /// True if the grant has the finalizer for multipart uploads.
     pub held: bool,
@@ -218,7 +217,6 @@ pub enum StoreFact {
     Missing,
     /// The store exists, but it cannot be used now.
     Unusable {
-        /// The reason of the condition.
         reason: Reason,
         /// The message for the store's owner. It contains no secrets.
         message: String,
@@ -255,7 +253,6 @@ pub struct StoreView {
 /// The reason why Valet does not know yet which constraints a store enforces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untried {
-    /// The reason of the condition.
     pub reason: Reason,
     /// The explanation, as a clause of a message.
     pub why: String,
@@ -263,7 +260,7 @@ pub struct Untried {
     pub only_write_once: bool,
 }
 
-/// The access rules of a store.
+/// The access rules of a store, with the labels that are needed to evaluate them.
 #[derive(Clone, Debug)]
 pub struct RulesView {
     pub rules: Arc<Vec<ClusterAccessRule>>,
@@ -276,7 +273,7 @@ pub struct RulesView {
 pub struct Signer {
     /// A one-way hash of the settings and credentials. It changes whenever a setting or a credential changes.
     pub fingerprint: String,
-    /// When this process first saw the fingerprint.
+    /// The time at which this process first saw the fingerprint.
     pub since: Timestamp,
 }
 
@@ -289,7 +286,6 @@ pub enum SecretFact {
     Unread,
     /// The Secret does not exist.
     Absent,
-    /// The Secret exists.
     Present(SecretView),
 }
 
@@ -301,7 +297,6 @@ pub struct SecretView {
     pub uid: String,
     /// The `metadata.resourceVersion` of the Secret, which is a precondition of later writes.
     pub resource_version: String,
-    /// The owner of the Secret.
     pub owner: Owner,
     /// True if the Secret is being deleted.
     pub deleting: bool,
@@ -354,7 +349,6 @@ impl SecretView {
     }
 }
 
-/// The owner of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The Secret belongs to this grant: the type, the label, the controller reference and the UID all match.
@@ -370,9 +364,8 @@ pub enum Owner {
 pub enum ObjectFact {
     /// The object was not read yet.
     Unread,
-    /// The store has no such object.
+    /// The store has no object with the grant's object key.
     Absent,
-    /// The object exists.
     Present {
         /// The store's description of the object.
         object: ObservedObject,
@@ -397,7 +390,7 @@ pub enum UploadFact {
     Unread,
     /// The upload is in progress and has these parts.
     Open(Vec<ArrivedPart>),
-    /// The store does not have the upload. It was completed or aborted.
+    /// The store no longer has the upload, because it was completed or aborted.
     Gone,
     /// Valet has aborted the upload in this reconcile.
     Aborted {
@@ -426,7 +419,7 @@ pub struct ArrivedPart {
 pub enum UploadsFact {
     /// The uploads were not listed yet.
     Unread,
-    /// These uploads are in progress.
+    /// The store listed the uploads that are in progress.
     Listed {
         uploads: Vec<OpenUpload>,
         /// True if another unfinished grant of this cluster has a multipart upload for the same object. An upload in

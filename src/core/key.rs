@@ -12,15 +12,14 @@ pub struct ObjectKey(String);
 /// The reason why Valet refuses an object key. Each message says what the user can do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// The key is empty.
     #[error("spec.key is empty; enter an object key")]
     Empty,
     /// The key is longer than the store allows.
     #[error("spec.key is {length} bytes long in UTF-8; the store accepts at most {limit}; shorten it")]
     TooLong {
-        /// Length of the key in bytes.
+        /// The length of the refused key in bytes.
         length: usize,
-        /// Maximum length in bytes.
+        /// The maximum length in bytes that the store accepts.
         limit: usize,
     },
     /// The key contains `//`, or a slash at its start or end.

@@ -397,8 +397,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns the permission to abort the upload that Valet initiated for this grant. Returns `None` without
-    /// evidence that no other client can have written.
+    /// Returns the permission to abort the upload that Valet initiated for this grant. Returns `None` if Valet cannot
+    /// prove that it initiated an upload.
     fn abort_own(&self) -> Option<AbortAccess> {
         // Records in the Secret and in the status count only if they are authentic.
         let own = self.f.own_upload.as_deref().filter(|_| self.is_in_parts());

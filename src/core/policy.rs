@@ -146,9 +146,9 @@ impl AbortAccess {
     }
 }
 
-/// Returns the permission to abort a multipart upload that Valet itself initiated for this grant. The access rules do
-/// not matter, because the abort may be needed when a rule becomes stricter. The caller must have evidence that no
-/// other client can write, see [`Facts::own_upload`].
+/// Returns the permission to abort a multipart upload that Valet itself initiated for this grant. The access rules
+/// are not checked, because an abort is also needed after a rule became stricter. The caller must prove that Valet
+/// initiated the upload. No other client must be able to write this evidence, see [`Facts::own_upload`].
 ///
 /// [`Facts::own_upload`]: super::Facts::own_upload
 pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAccess> {
@@ -162,7 +162,6 @@ pub(super) fn abort_own(grant: &GrantFacts, own_upload: &str) -> Option<AbortAcc
 /// The reason why a grant receives no credential, for conditions and Events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The reason of the condition.
     pub reason: Reason,
     /// Names the field, says what is wrong with its value, and says what the user can do.
     pub message: String,

@@ -45,7 +45,8 @@ impl Repairs {
     }
 
     fn is_forgotten(&self, now: Timestamp) -> bool {
-        // If the last restoration is in the future, the clock was set back.
+        // If the time of the last restoration is in the future, the clock was set back. Earlier restorations then do
+        // not count.
         self.last.is_none_or(|last| last > now || add(last, QUIET) <= now)
     }
 

@@ -468,7 +468,7 @@ impl Evaluator<'_> {
             StoreFact::Usable(store) => admit(self.g, store).err()?,
             StoreFact::Missing | StoreFact::Unusable { .. } => self.access().err()?,
         };
-        // If the store only lacks a capability, the object may exist anyway. Valet can look for it.
+        // If the store only lacks a capability, the object may exist anyway. Valet therefore looks for it.
         if self.awaits_object() && matches!(self.f.store, StoreFact::Usable(_)) && self.access().is_ok() {
             return None;
         }

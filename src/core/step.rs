@@ -111,11 +111,8 @@ pub struct Assembly {
 pub struct Publish {
     /// Says if Valet creates or replaces the Secret.
     pub mode: PublishMode,
-    /// The request to sign.
     pub request: AllowedRequest,
-    /// The Secret's labels.
     pub labels: BTreeMap<String, String>,
-    /// The Secret's annotations.
     pub annotations: BTreeMap<String, String>,
     /// True if Valet restores a credential that another client deleted or changed.
     pub is_repair: bool,
@@ -139,7 +136,6 @@ pub enum PublishMode {
 /// [`AllowedRequest`]. Probes and conformance checks of a store create requests for their own objects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SigningRequest {
-    /// The object key.
     pub key: ObjectKey,
     /// The operation with all its constraints.
     pub ask: Ask,
@@ -154,7 +150,6 @@ pub struct SigningRequest {
 /// An Event about a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantEvent {
-    /// The reason of the event.
     pub reason: Reason,
     /// Says what happened and what the user can do.
     pub message: String,

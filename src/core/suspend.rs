@@ -1,4 +1,4 @@
-//! Suspended and revoked grants.
+//! Handles suspended and revoked grants.
 
 use super::{
     decide::Evaluator,

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::api::{Progress, Reason};
 
-/// Valet checks this often if a Secret that belongs to another owner still has the name from the grant's spec.
-/// Valet's watch selects Secrets by label, so it does not report the deletion of such a Secret.
+/// The pause between two checks of a Secret that has the name from the grant's spec, but belongs to another owner.
+/// The checks are needed because Valet's watch selects Secrets by label. The watch does not report the deletion of
+/// such a Secret.
 const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Evaluator<'_> {

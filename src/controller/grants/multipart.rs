@@ -39,8 +39,6 @@ impl<G: Grant> Reconciliation<'_, G> {
         self.provider.as_deref().and_then(Provider::multipart)
     }
 
-    // --- reads -------------------------------------------------------------------------------------------------
-
     pub(super) async fn read_upload(&mut self, access: &Access, upload: &str) -> Result<(), Error> {
         self.may_ask_store()?;
         let fact = match self.multipart() {
@@ -117,8 +115,6 @@ impl<G: Grant> Reconciliation<'_, G> {
             })
     }
 
-    // --- the grant's finalizer ---------------------------------------------------------------------------------
-
     pub(super) async fn hold(&mut self) -> Result<(), Error> {
         let mut finalizers = self.grant.finalizers().to_vec();
         finalizers.push(MULTIPART_FINALIZER.to_owned());
@@ -171,8 +167,6 @@ impl<G: Grant> Reconciliation<'_, G> {
         }
     }
 
-    // --- the upload --------------------------------------------------------------------------------------------
-
     /// Initiates the multipart upload for which the part URLs are signed, unless the grant already has an upload.
     /// Only this process knows the upload ID until the Secret is written. A second attempt in this process therefore
     /// uses the same upload.
@@ -196,8 +190,8 @@ impl<G: Grant> Reconciliation<'_, G> {
         Ok(())
     }
 
-    /// Aborts the upload that this process initiated, if the Secret records a different upload. This happens if
-    /// another replica wrote the Secret first, so that no client uses the upload of this process.
+    /// Aborts the upload that this process initiated, if the Secret records a different upload. In this case another
+    /// replica wrote the Secret first, and no client uses the upload of this process.
     pub(super) async fn drop_loser(&mut self, access: &Access) {
         let uid = self.facts.grant.uid.clone();
         let SecretFact::Present(secret) = &self.facts.secret else {
