@@ -11,8 +11,8 @@ use tracing::warn;
 /// The pause between two comparisons of the wall clock with the monotonic clock.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// A difference that is smaller than this does not count as a step. A clock that is slewed can cause it, or a process
-/// that was not scheduled between reading the two clocks.
+/// The minimum difference between the clocks that counts as a step. A smaller difference can come from a clock that
+/// is slewed. It can also come from a process that was not scheduled between reading the two clocks.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// Detects that the wall clock was set.

@@ -129,8 +129,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     context.metrics.reconciled(G::OPERATION, began.elapsed().as_secs_f64());
     if result.is_ok() {
         context.memory.succeeded(&uid);
-        // Only a successful reconcile updates the quota. A failed reconcile may have written a Secret
-        // anyway, and the next reconcile finds out.
+        // Only a successful reconcile updates the quota. A failed reconcile may have written a Secret anyway, so its
+        // quota stays reserved until the next reconcile.
         let is_there = || context.caller.is_there(watched.as_ref());
         context
             .places

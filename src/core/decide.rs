@@ -64,8 +64,8 @@ impl Evaluator<'_> {
         if issued_before && matches!(self.f.secret, SecretFact::Unread) {
             return Step::Read(Read::Secret);
         }
-        // Suspending and revoking work even if the Secret belongs to another owner. Valet does not change such a
-        // Secret.
+        // Suspending or revoking a grant works even if the Secret belongs to another owner. Valet does not change
+        // such a Secret.
         let key = self.key();
         let is_suspended = self.g.terms.is_suspended();
         if !is_suspended && let Some(refusal) = self.past_total(key) {

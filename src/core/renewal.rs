@@ -13,8 +13,7 @@ use crate::api::{Reason, annotation};
 /// busy kubelet may need up to 180 s. A renewal is overdue if the credential expires sooner than this.
 const CARRY: SignedDuration = SignedDuration::from_secs(180);
 
-/// Valet renews a credential only if the new expiry is later by more than this time. A smaller gain is not worth a
-/// write.
+/// The minimum time by which a renewal must extend the expiry. A smaller extension is not worth a write.
 const WORTHWHILE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The maximum number of seconds by which Valet moves a renewal earlier. For short lifetimes the maximum is a twelfth

@@ -18,8 +18,8 @@ const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 /// If no restoration is needed for this time, Valet forgets earlier restorations of the Secret.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
 
-/// Valet reports repeated restorations in the status when this number is reached. A single manual deletion of a
-/// Secret is therefore not reported.
+/// The minimum number of restorations that Valet reports in the status. A single manual deletion of a Secret is
+/// therefore not reported.
 const CONTEST: u32 = 3;
 
 /// Counts the restorations of a grant's Secret by this process. The count is lost when the process ends.

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::api::Reason;
 
-/// Valet ignores a smaller clock difference than this. The value is half of the shortest useful lifetime of a URL.
+/// The minimum clock difference that has an effect. Valet ignores a smaller difference. The value is half of the
+/// shortest useful lifetime of a URL.
 pub const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(30);
-/// Valet signs nothing if the clock difference is this large or larger.
+/// The maximum clock difference. If the difference reaches this value, Valet signs nothing.
 pub const MOST_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Valet signs a URL only if the clock difference is at most one tenth of the URL's lifetime.
 const PART_OF_LIFETIME: i64 = 10;
