@@ -138,7 +138,7 @@ impl Service<Request<Body>> for Current {
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // This service is always ready, because the inner client queues each request itself.
+        // The service that wraps the client is always ready, because the client itself queues each request.
         Poll::Ready(Ok(()))
     }
 

@@ -108,8 +108,8 @@ impl<G: Grant> GrantController<G> {
                 }
             })
             .reflect(writer)
-            // This must come after the reflector has updated the cache. If a grant is deleted during its reconcile,
-            // the cache must already show the deletion.
+            // The quota and the grants' state are updated after the reflector has updated the cache. If a grant is
+            // deleted during its reconcile, the cache must already show the deletion.
             .inspect({
                 let memory = memory.clone();
                 move |event| {

@@ -161,8 +161,8 @@ impl Quotas {
             // A running reconcile of this grant has reserved quota, and records the result when it ends.
             return;
         }
-        // This check runs while the table is locked. A deletion that comes later is therefore processed after this
-        // change.
+        // The check runs while the table is locked. If the grant is deleted after the check, the deletion is
+        // processed later and removes the entry.
         let is_gone = visit_ended.is_some_and(|is_there| !is_there());
         let standing = if is_gone {
             Standing::Without

@@ -118,8 +118,8 @@ impl RecordKeyStore {
             metadata: ObjectMeta {
                 name: Some(RECORD_KEY_NAME.to_owned()),
                 namespace: Some(self.namespace.clone()),
-                // This Secret does not have the label of grant Secrets. Grant Secrets can be created again, but this
-                // Secret must be backed up.
+                // The Secret with the record key does not have the label of grant Secrets. Grant Secrets can be
+                // created again, but the Secret with the record key must be backed up.
                 ..ObjectMeta::default()
             },
             type_: Some(RECORD_KEY_TYPE.to_owned()),

@@ -127,8 +127,8 @@ impl Secrets {
     ///
     /// Returns the same errors as [`call`].
     pub async fn view(&self, grant: &GrantFacts) -> Result<Option<SecretView>, Error> {
-        // This request reads the whole Secret, because its metadata does not contain the type. Valet needs the type:
-        // a Secret of another type does not belong to Valet.
+        // The request reads the whole Secret, because the metadata does not contain the type. A Secret of another
+        // type does not belong to Valet.
         let request = NamedSecrets::requests(&grant.namespace).get(grant.secret_name(), &GetParams::default());
         match self.api.read(request).await {
             Ok(secret) => Ok(Some(self.seen(

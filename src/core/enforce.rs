@@ -25,7 +25,7 @@ fn needs(grant: &GrantFacts) -> Vec<(Capability, &'static str)> {
             ..
         } => &[
             (
-                // This check covers only POST forms, because temporary credentials have their own capability for
+                // Only POST forms are checked for `KeyPrefix`. Temporary credentials have their own capability for
                 // prefixes.
                 *mode == UploadMode::PostForm && grant.terms.is_prefix(),
                 Capability::KeyPrefix,
@@ -233,8 +233,7 @@ fn without_checksum(ask: &Ask) -> Option<&'static str> {
         UploadMode::Put => {
             (!has_any).then_some("set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5")
         }
-        // Of the two checksums, a POST form supports only SHA-256. A form has no field for an MD5 that the store
-        // checks.
+        // A POST form supports only SHA-256. It has no field for an MD5 that the store checks.
         UploadMode::PostForm => constraints
             .checksum_sha256
             .is_none()

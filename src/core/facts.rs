@@ -70,7 +70,8 @@ pub struct GrantFacts {
     /// The namespace of the grant and of its Secret.
     pub namespace: String,
     pub name: String,
-    /// The grant's UID. It distinguishes grants that had the same name one after the other.
+    /// The grant's UID. If a grant is deleted and created again with the same name, the two grants have different
+    /// UIDs.
     pub uid: String,
     /// The `metadata.generation` of the grant.
     pub generation: i64,

@@ -12,7 +12,7 @@ use crate::api::{GROUP, SECRET_TYPE, VERSION, data};
 /// The maximum size of a Secret's data in bytes. It equals the constant `MaxSecretSize` of Kubernetes.
 pub const SECRET_CAPACITY: usize = 1 << 20;
 
-/// A shell script that uploads a file in parts. It reads the part URLs from `parts.json`.
+/// A shell script for multipart uploads. It reads the part URLs from `parts.json` and uploads a file.
 const UPLOAD_SCRIPT: &str = include_str!("upload.sh");
 
 /// Returns the data of a grant Secret. All grants with the same mode have the same entries, and the mode of a grant

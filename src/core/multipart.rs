@@ -241,8 +241,8 @@ impl Evaluator<'_> {
                 let situation = Situation::of(Reason::StoreUnreachable, message, key);
                 Some(self.settle(&situation, Some(self.retry())))
             }
-            // Either the object shows how the upload ended, or the store's credentials do not have permission to list
-            // the parts.
+            // If the upload is gone, the object shows how the upload ended. If Valet cannot list the parts, it cannot
+            // complete the upload.
             (UploadFact::Unread | UploadFact::Gone | UploadFact::Aborted { .. } | UploadFact::Hidden, _) => None,
         }
     }

@@ -217,8 +217,8 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// This value is used if no rules are known. It is also used if no rule allows the grant, because the grant is
-    /// then refused anyway.
+    /// The value without limits is used if no rules are known. It is also used if no rule allows the grant, because
+    /// the grant is then refused anyway.
     pub const ALL: Self = Self {
         renewal: true,
         total_seconds: None,

@@ -176,8 +176,8 @@ impl Evaluator<'_> {
         };
         if !self.is_upload() {
             match &self.f.store {
-                // Valet needs the store's clock, because the credential may still be valid by the store's clock.
-                // Valet sends no request to the store here.
+                // The credential may still be valid by the store's clock, so Valet needs the difference between the
+                // clocks. This step sends no request to the store.
                 StoreFact::Unread if key.is_some() => return Step::Read(Read::Store),
                 StoreFact::Unusable {
                     reason: Reason::ClockSkewed,

@@ -72,8 +72,8 @@ impl<G: Grant> Reconciliation<'_, G> {
 
     pub(super) async fn read_uploads(&mut self, access: &Access) -> Result<(), Error> {
         self.may_ask_store()?;
-        // This process has initiated an upload that no Secret records. Its ID is known, so Valet aborts the upload
-        // without a list request.
+        // If this process initiated an upload that no Secret records, it knows the upload ID. It therefore aborts the
+        // upload without a list request.
         let uid = &self.facts.grant.uid;
         if let (Some(begun), Some(store)) = (self.context.memory.begun(uid), self.multipart())
             && self
