@@ -211,8 +211,8 @@ impl Evaluator<'_> {
             ObjectFact::ClockSkewed(why) if key.is_none() => {
                 Break(self.without_key(Reason::ClockSkewed, why.clone()))
             }
-            // The object cannot be checked. Valet signs anyway, because the store itself refuses to replace an object
-            // with a write-once credential.
+            // Valet continues even if it cannot check the object, because the store itself refuses to replace an
+            // object with a write-once credential.
             ObjectFact::Unreachable(_)
             | ObjectFact::ClockSkewed(_)
             | ObjectFact::Absent

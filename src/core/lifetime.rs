@@ -74,8 +74,8 @@ impl Lifetime {
     }
 
     /// Returns the lifetime that Valet uses to sign the same credential again. `fresh` is the lifetime of a new
-    /// credential that would be signed now. The result never ends later than `fresh`, because another client may have
-    /// forged the record of the first lifetime.
+    /// credential that would be signed now. The result never ends later than `fresh`, because other clients can also
+    /// write to the record of the first lifetime.
     pub fn again(self, fresh: Self, expiration_seconds: i64) -> Self {
         let is_credible = self.issued_at <= fresh.issued_at && self.seconds() <= expiration_seconds;
         Self {

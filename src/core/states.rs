@@ -107,7 +107,7 @@ impl Evaluator<'_> {
                 Ok(access) => Late::Next(Box::new(Step::Read(Read::Object(access)))),
                 Err(_) => Late::Never,
             },
-            // If the store does not answer, Valet asks again at the next poll.
+            // The object is not in the store, or Valet could not read it. Valet asks again at the next poll.
             _ => late_look(finished, Some(self.now), self.now).map_or(Late::Never, Late::At),
         }
     }
@@ -148,8 +148,8 @@ impl Evaluator<'_> {
         let deadline = self.deadline().unwrap_or(self.now);
         let end = self.over_at(key).unwrap_or(deadline);
         let said = match key {
-            // Valet did not renew the credential. Either the access rules do not allow it, or a renewal would have been too
-            // short to be useful.
+            // Valet did not renew the credential. Either the access rules do not allow it, or a renewal would have
+            // been too short to be useful.
             Some(key)
                 if key.is_over(self.now)
                     && self.total_end().is_some_and(|end| end <= deadline)
