@@ -47,18 +47,19 @@ use crate::{
     },
 };
 
-/// The longest lifetime of a SAS, in seconds. It is the limit of a user delegation key, and also used for an account
-/// key (Azure Storage documentation, "Create a user delegation SAS").
+/// The maximum lifetime of a SAS is 7 days, in seconds. Azure sets this limit for user delegation keys ("Create a
+/// user delegation SAS"). Valet applies it to account keys as well.
 const MAX_EXPIRATION_SECONDS: i64 = 604_800;
-/// The largest blob in one PUT: 5000 MiB ("Put Blob", version 2019-12-12 or later).
+/// The maximum size of a blob that is uploaded with one PUT request is 5000 MiB (Azure Storage documentation, "Put
+/// Blob", version 2019-12-12 or later).
 const MAX_PUT_BYTES: i64 = 5000 << 20;
-/// The longest blob name: 1024 characters ("Naming and referencing containers, blobs, and metadata"). Valet counts
-/// bytes.
+/// The maximum length of a blob name is 1024 characters ("Naming and referencing containers, blobs, and metadata").
+/// Valet counts bytes, which is the stricter limit.
 const MAX_KEY_BYTES: usize = 1024;
-/// The start time of a SAS is this much earlier than the time of signing. With a start time of now, requests fail if
-/// a clock is slow ("Best practices when using SAS").
+/// Valet sets the start time of a SAS 15 minutes before the time of signing. Otherwise requests would fail while a
+/// clock is slow ("Best practices when using SAS").
 const BACK_DATED: SignedDuration = SignedDuration::from_mins(15);
-/// Lifetime of the signatures for the operator's own requests.
+/// The lifetime of the signatures that Valet makes for the operator's own requests.
 const OWN: SignedDuration = SignedDuration::from_mins(15);
 
 /// The domains of Azure's blob endpoints ("Azure Storage endpoints", all clouds).
@@ -72,14 +73,14 @@ const AZURES_OWN: &[&str] = &[
 /// The name of the blob that probes use.
 const PROBE_BLOB: &str = "valet-probe";
 
-/// The credentials that sign.
+/// The credentials that sign URLs for an Azure container.
 #[derive(Clone)]
 pub enum Credentials {
-    /// The account key.
+    /// Signatures are made with the storage account key.
     Key(SharedKey),
-    /// The operator's own identity, which signs with user delegation keys.
+    /// Signatures are made with user delegation keys of the operator's own identity.
     Identity(Arc<Identity>),
-    /// No usable credentials, and the reason.
+    /// There are no usable credentials. The text gives the reason.
     Unusable(String),
 }
 
@@ -93,31 +94,32 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A container and the credentials that sign for it.
+/// An Azure container and the credentials that sign for it.
 pub struct AzureBlob {
     store: AzureBlobStore,
     credentials: Credentials,
     http: Http,
-    /// Whether the store belongs to a tenant, so that its requests are limited.
+    /// This is true if the store belongs to a tenant. Valet then limits the hosts that receive its requests.
     is_tenants: bool,
-    /// Whether write requests may be sent to an endpoint that does not belong to Azure.
+    /// This is true if Valet is allowed to send write requests to an endpoint that does not belong to Azure.
     may_change: bool,
-    /// The store's clock, as read from the `Date` headers of its answers.
+    /// The store's clock. Valet reads it from the `Date` headers of the store's answers.
     clock: StoreClock,
-    /// Whether a probe has finished.
+    /// This is true after a probe of the store has finished.
     is_tried: AtomicBool,
     capabilities: Arc<Capabilities>,
-    /// Whether the store refuses a copy source that the sender may not read. `None` before a probe has found out.
+    /// This is true if the store refuses to copy from a source that the sender is not allowed to read. It is `None`
+    /// until a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
-    /// The result of the last conformance check, if one was made.
+    /// The result of the last conformance check. It is `None` before the first check.
     canary: Mutex<Option<ConformanceReport>>,
-    /// For an identity: the user delegation key, and when it was fetched.
+    /// The user delegation key of the operator's identity, and the time when Valet fetched it.
     delegation: AsyncMutex<Option<(Timestamp, Arc<Delegation>)>>,
 }
 
 impl AzureBlob {
-    /// Creates the provider from its settings and credentials. `outward` limits where requests go, for a store whose
-    /// owner is a tenant. Nothing is read or sent yet.
+    /// Creates the provider from the store's settings and credentials. `outward` limits the hosts that receive
+    /// requests if a tenant owns the store. This function reads nothing and sends no request.
     pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<EgressPolicy>) -> Self {
         let revocation = match (&credentials, &store.stored_access_policy) {
             (Credentials::Identity(_), _) => {
@@ -163,7 +165,7 @@ impl AzureBlob {
         }
     }
 
-    /// The account's URL, without a slash at its end.
+    /// Returns the account's URL without a slash at its end.
     fn base(&self, endpoint: Option<&String>) -> String {
         let account = &self.store.account;
         let endpoint = match endpoint {
@@ -176,28 +178,27 @@ impl AzureBlob {
         }
     }
 
-    /// The URL of the account that the operator uses.
+    /// Returns the URL of the account that the operator sends its own requests to.
     fn own_base(&self) -> String {
         self.base(self.store.endpoint.as_ref())
     }
 
-    /// Whether the operator's endpoint belongs to Azure.
+    /// Returns true if the operator's endpoint belongs to Azure.
     fn is_azures_own(&self) -> bool {
         is_of(&self.own_base(), AZURES_OWN)
     }
 
-    /// Whether the operator may send write requests. An endpoint that a tenant chose needs the platform team's
-    /// consent.
+    /// Returns true if the operator is allowed to send write requests. A tenant can choose the endpoint, and the
+    /// operator then needs the consent of the platform team.
     fn may_change(&self) -> bool {
         self.may_change || self.is_azures_own()
     }
 
-    /// The URL of the account that workloads use.
+    /// Returns the URL of the account that workloads use.
     fn public_base(&self) -> String {
         self.base(self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref()))
     }
 
-    /// Signs a URL for a blob.
     fn signed_url(&self, base: &str, permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignError> {
         let query = sas::query(permit, pen)?;
         Ok(format!(
@@ -229,7 +230,8 @@ impl AzureBlob {
         }
     }
 
-    /// Signs for this URL of the account. `ip` limits the client addresses.
+    /// Signs a request with the account's URL in `base`. `ip` limits the client addresses that can use the
+    /// signature.
     async fn sign_for(&self, request: &SigningRequest, base: &str, ip: Option<&str>) -> Result<Signed, SignError> {
         let Lifetime { issued_at, expires_at } = request.lifetime;
         if expires_at <= issued_at {
@@ -244,7 +246,8 @@ impl AzureBlob {
                 ..
             } => {
                 let permissions = permissions(constraints)?;
-                // Put Blob requires this header, which names the type of the blob. The signature does not cover it.
+                // Azure requires this header in Put Blob requests. It sets the type of the blob. The signature does
+                // not cover it.
                 let headers = vec![("x-ms-blob-type".to_owned(), "BlockBlob".to_owned())];
                 (self.permit(blob, permissions, start, expires_at, base), "PUT", headers)
             }
@@ -280,7 +283,8 @@ impl AzureBlob {
             Credentials::Identity(identity) => {
                 let delegation = self.delegation(identity).await?;
                 if delegation.expiry < expires_at {
-                    // The delegation key changed after the decision to sign. The next reconcile uses the new expiry.
+                    // The user delegation key changed after Valet decided to sign. The next reconcile uses the
+                    // expiry of the new key.
                     return Err(SignError::Refused(
                         "the user delegation key changed and now expires before the requested expiry".into(),
                     ));
@@ -326,7 +330,8 @@ impl AzureBlob {
         }
         let text = |name: &str| Some(answer.headers.get(name)?.to_str().ok()?.to_owned());
         let modified = text("last-modified").and_then(|t| http_date(&t));
-        // Without a `Date` header, Valet uses the blob's time as the store reports it.
+        // Valet compares the blob's time with the `Date` header. If the answer has no such header, Valet uses the
+        // operator's clock.
         let age = modified.map(|m| date(&answer).unwrap_or_else(Timestamp::now).duration_since(m));
         ObjectFact::Present {
             object: ObservedObject {
@@ -353,8 +358,8 @@ static NO_RESPONSE: ResponseHeaders = ResponseHeaders {
     cache_control: None,
 };
 
-/// The permissions that an upload's signature contains. Whether to overwrite is the only constraint that a SAS can
-/// enforce.
+/// Returns the permissions for the SAS of an upload. A SAS can enforce only one constraint: whether the upload is
+/// allowed to overwrite a blob.
 fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignError> {
     let UploadConstraints {
         content_type,
@@ -380,8 +385,8 @@ fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignErro
     })
 }
 
-/// Checks that the service and its clients read the blob's name in the same way ("Naming and referencing containers,
-/// blobs, and metadata").
+/// Returns an error if Azure and its clients could read the blob's name in different ways ("Naming and referencing
+/// containers, blobs, and metadata").
 fn readable_alike(key: &ObjectKey) -> Result<&str, SignError> {
     let key = key.as_str();
     if key.contains('\\') {
@@ -404,7 +409,7 @@ fn unusable(why: &str) -> SignError {
     }
 }
 
-/// The store's endpoint, if it does not belong to Azure.
+/// Returns the store's endpoint if it does not belong to Azure.
 pub fn foreign_endpoint(store: &AzureBlobStore) -> Option<String> {
     store.endpoint.clone().filter(|endpoint| !is_of(endpoint, AZURES_OWN))
 }
@@ -418,8 +423,8 @@ impl Provider for AzureBlob {
         let seen = *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner);
         let mut can = (*self.capabilities).clone();
         can.only_read = !self.may_change();
-        // An unknown capability counts as missing. Before the first probe, nothing is signed that needs a probe
-        // (`rests_on_trial`).
+        // After a probe, a capability that is still unknown counts as missing. Before the first probe it counts as
+        // present, because Valet signs nothing that depends on the probe's result.
         let is_tried = self.is_tried.load(Ordering::Acquire);
         let has_signed_headers_only = seen.unwrap_or(self.is_azures_own() || !is_tried);
         if !has_signed_headers_only && self.store.unsigned_headers == UnsignedHeaders::Refuse {
@@ -455,8 +460,8 @@ impl Provider for AzureBlob {
         let print = match &self.credentials {
             Credentials::Unusable(_) => None,
             Credentials::Key(key) => Some(key.print(&place)),
-            // User delegation keys are replaced often, but what they signed stays valid until its expiry. So the
-            // fingerprint does not contain them.
+            // Valet replaces user delegation keys often, but signatures of an old key stay valid until they expire.
+            // Therefore the fingerprint does not depend on the user delegation key.
             Credentials::Identity(_) => Some(SharedKey::nobodys().print(&place)),
         };
         std::future::ready(Ok(print)).boxed()
@@ -473,7 +478,7 @@ impl Provider for AzureBlob {
     fn probe(&self) -> BoxFuture<'_, Probed> {
         async {
             let probed = self.try_out().await;
-            // A result stays valid until a later probe has another result.
+            // Valet keeps the result of a probe until a later probe has a different result.
             if probed.refuses_unsigned.is_some() {
                 *self.refuses_unsigned.lock().unwrap_or_else(PoisonError::into_inner) = probed.refuses_unsigned;
             }
@@ -490,7 +495,8 @@ impl Provider for AzureBlob {
     }
 
     fn requires_probe(&self) -> bool {
-        // The endpoint for workloads can be another store than the operator's endpoint.
+        // The endpoint for workloads and the operator's endpoint can belong to different stores, so Valet checks
+        // both.
         let is_azures = self.is_azures_own() && is_of(&self.public_base(), AZURES_OWN);
         self.store.unsigned_headers == UnsignedHeaders::Refuse && !is_azures
     }

@@ -1,4 +1,4 @@
-//! The clock skew between a store and the operator.
+//! Measures the clock skew between a store and the operator.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,12 +7,12 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The last time that the store's clock showed, from the `Date` headers of its answers.
+/// The store's time in the last answer that had a `Date` header.
 #[derive(Clone, Debug, Default)]
 pub struct StoreClock(Arc<Mutex<Option<Reading>>>);
 
-/// One reading of the store's clock. It is stored relative to a monotonic clock, so a change of the operator's clock
-/// is visible before the next answer.
+/// One reading of the store's clock. It is stored relative to a monotonic clock. Therefore a change of the
+/// operator's clock changes the computed skew at once, even before the store answers again.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     when: Instant,
@@ -20,7 +20,7 @@ struct Reading {
 }
 
 impl StoreClock {
-    /// Records the time of an answer that has just arrived.
+    /// Records the store's time from an answer that has just arrived.
     pub fn saw(&self, theirs: Timestamp) {
         let reading = Reading {
             when: Instant::now(),
@@ -29,7 +29,8 @@ impl StoreClock {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
     }
 
-    /// How far the store's clock is ahead of the operator's. `None` if no answer contained a time.
+    /// Returns how far the store's clock is ahead of the operator's clock. Returns `None` if no answer of the store
+    /// contained a time.
     pub fn skew(&self) -> Option<SignedDuration> {
         let reading = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let since = SignedDuration::try_from(reading.when.elapsed()).ok()?;
@@ -51,7 +52,7 @@ mod tests {
             let skew = clock.skew().unwrap().as_secs();
             assert!((skew - ahead).abs() <= 1, "{ahead}: {skew}");
         }
-        // Extreme times from a store must not cause a panic.
+        // The `Date` header of a store can contain an extreme time, which must not cause a panic.
         for extreme in [Timestamp::MIN, Timestamp::MAX] {
             clock.saw(extreme);
             clock.skew();

@@ -1,5 +1,6 @@
-//! Provider for Google Cloud Storage. It signs V4 URLs for PUT and GET, and POST forms, with a service account key or
-//! with Google's IAM. It uses the XML API, because signed requests use that API.
+//! Provider for Google Cloud Storage. It signs V4 URLs for PUT and GET requests, and POST forms. Either a service
+//! account key or Google's IAM makes the signature. The provider uses Google's XML API, because signed URLs are
+//! requests to the XML API.
 
 mod conformance;
 mod form;
@@ -54,50 +55,50 @@ use crate::{
     },
 };
 
-/// The endpoint if the store does not set one.
+/// The endpoint of a store that does not set an endpoint.
 const ENDPOINT: &str = "https://storage.googleapis.com";
-/// The domains of Google's hosts.
 const GOOGLES: &[&str] = &[".googleapis.com"];
-/// The address of Google's IAM, if the operator's environment does not set another one.
+/// The default address of Google's IAM. The operator's environment can set a different address.
 const IAM: &str = "https://iamcredentials.googleapis.com";
-/// The longest lifetime of a URL: 7 days ("Canonical requests", `X-Goog-Expires`).
+/// The maximum lifetime of a signed URL is 7 days, in seconds (Google documentation, "Canonical requests",
+/// `X-Goog-Expires`).
 const MAX_EXPIRES_SECONDS: i64 = 604_800;
-/// The longest lifetime of a URL that Google's IAM signed: 12 hours. Google replaces the keys with which it signs for
-/// accounts, and the signatures of an old key then become invalid ("projects.serviceAccounts.signBlob").
+/// The maximum lifetime of a URL that Google's IAM signed is 12 hours, in seconds. Google replaces the keys that IAM
+/// signs with, and signatures of an old key then become invalid ("projects.serviceAccounts.signBlob").
 const MAX_EXPIRES_SECONDS_OF_IAM: i64 = 43_200;
-/// The largest object: 5 TiB ("Quotas & limits").
+/// The maximum size of an object is 5 TiB (Google Cloud Storage documentation, "Quotas & limits").
 const MAX_UPLOAD_BYTES: i64 = 5 << 40;
-/// The longest object key, in bytes of UTF-8 ("About Cloud Storage objects").
+/// The maximum length of an object key, in bytes of UTF-8 ("About Cloud Storage objects").
 const MAX_KEY_BYTES: usize = 1024;
-/// Length of a fingerprint in digits, enough to avoid collisions.
+/// The length of a fingerprint in hexadecimal digits. It is large enough to avoid collisions.
 const FINGERPRINT_DIGITS: usize = 16;
 /// The object key that probes use if the store does not set `probeKey`.
 const PROBE_KEY: &str = "valet-probe";
 
-/// A bucket and the account that signs for it.
+/// A Google Cloud Storage bucket and the account that signs for it.
 pub struct Gcs {
     store: GcsStore,
     http: Http,
     pen: GcsSigner,
     capabilities: Arc<Capabilities>,
-    /// The store's clock, as read from the `Date` headers of its answers.
+    /// The store's clock. Valet reads it from the `Date` headers of the store's answers.
     clock: StoreClock,
-    /// Whether write requests may be sent to an endpoint that does not belong to Google.
+    /// This is true if Valet is allowed to send write requests to an endpoint that does not belong to Google.
     may_change: bool,
-    /// Whether a probe has finished.
+    /// This is true after a probe of the store has finished.
     is_tried: AtomicBool,
-    /// Whether the store refuses unsigned headers. `None` before a probe has found out.
+    /// This is true if the store refuses unsigned headers. It is `None` until a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
-    /// What the store does with write-once uploads. `None` before a probe has found out.
+    /// The behavior of the store for write-once uploads. It is `None` until a probe has found out.
     write_once: Mutex<Option<WriteOnce>>,
-    /// The result of the last conformance check, if one was made.
+    /// The result of the last conformance check. It is `None` before the first check.
     canary: Mutex<Option<ConformanceReport>>,
-    /// Whether another process found that the store's POST forms are limited to a key prefix.
+    /// This is true if another process found that the store limits POST forms for a key prefix to that prefix.
     keeps_below: AtomicBool,
 }
 
-/// Whether both the operator's endpoint and the workloads' endpoint belong to Google. Only then does Valet rely on
-/// Google's documentation.
+/// Returns true if the operator's endpoint and the workloads' endpoint both belong to Google. Only in this case does
+/// Valet trust Google's documentation instead of its own checks.
 fn is_googles(store: &GcsStore) -> bool {
     [&store.endpoint, &store.public_endpoint]
         .into_iter()
@@ -105,21 +106,20 @@ fn is_googles(store: &GcsStore) -> bool {
         .all(|endpoint| is_of(endpoint, &[".googleapis.com"]))
 }
 
-/// The capability that POST forms for a key prefix are limited to that prefix.
+/// The capability that the store limits a POST form for a key prefix to that prefix.
 const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
-/// The endpoint of the store that a request is for.
+/// The endpoint of the store that a request is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
-    /// The endpoint that workloads use.
     Workload,
-    /// The endpoint that the operator uses.
     Operator,
 }
 
 impl Gcs {
-    /// Creates the provider from its settings, a source of credentials and the address of Google's IAM. `outward`
-    /// limits where requests go, for a store whose owner is a tenant. Nothing is read or sent yet.
+    /// Creates the provider from the store's settings, a source of credentials and the address of Google's IAM.
+    /// `outward` limits the hosts that receive requests if a tenant owns the store. This function reads nothing and
+    /// sends no request.
     pub fn new(store: GcsStore, source: Source, iam: Option<&str>, outward: Option<EgressPolicy>) -> Self {
         let may_change = outward.as_ref().is_none_or(EgressPolicy::may_change);
         let sign_as = store.credentials.as_ref().and_then(|c| c.sign_as.clone());
@@ -127,14 +127,16 @@ impl Gcs {
             (Source::Key(key), None) => GcsSigner::Key(key),
             (source, account) => {
                 let source = match source {
-                    // A tenant's key file contains the address of its token endpoint.
+                    // A service account key file names its own token endpoint. A tenant can write such a file, so
+                    // Valet checks that the token endpoint belongs to Google.
                     Source::Key(key) if !may_change && !is_of(&key.token_uri.to_string(), GOOGLES) => {
                         Source::Unusable("the service account key has a token_uri that is not Google's, but the operator sends only read requests to an address that an ObjectStore names; remove spec.gcs.credentials.signAs, or ask the platform team to start the operator with --tenant-store-requests=All".into())
                     }
                     source => source,
                 };
-                // The platform team sets the metadata server and the federation file, and their hosts can be private.
-                // A key file can come from a tenant and names its token endpoint, so that host is limited.
+                // The platform team sets the metadata server and the federation file, so their hosts can be private.
+                // A tenant can provide a service account key file, which names its token endpoint. Therefore the
+                // egress policy applies only to the token endpoint of a key file.
                 let tokens = match &source {
                     Source::Key(_) => Http::new(outward.clone()),
                     _ => Http::new(None),
@@ -168,12 +170,12 @@ impl Gcs {
         self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
     }
 
-    /// The request for this object key. The method is not set yet.
+    /// Builds a request for this object key. The caller must still set the HTTP method.
     fn request(&self, target: Target, key: &str) -> v4::Request {
         self.place(target, &format!("/{key}"))
     }
 
-    /// The request for a path in the bucket.
+    /// Builds a request for a path in the bucket.
     fn place(&self, target: Target, rest: &str) -> v4::Request {
         let own = self.store.endpoint.as_deref().unwrap_or(ENDPOINT);
         let endpoint = match target {
@@ -195,7 +197,7 @@ impl Gcs {
         }
     }
 
-    /// Signs a request and returns its complete URL.
+    /// Signs a request and returns the complete signed URL.
     async fn signed(&self, request: &v4::Request, lifetime: Lifetime) -> Result<String, SignError> {
         let account = self.pen.account().await?;
         let unsigned = v4::prepare(request, &account, lifetime);
@@ -225,7 +227,7 @@ impl Gcs {
         })
     }
 
-    /// Signs a credential for the endpoint in `target`.
+    /// Signs a credential for the operator's endpoint or for the workloads' endpoint, as `target` says.
     async fn key_for(&self, target: Target, request: &SigningRequest) -> Result<Signed, SignError> {
         let lifetime = request.lifetime;
         let most = self.capabilities.max_expiration_seconds;
@@ -271,9 +273,9 @@ impl Gcs {
         })
     }
 
-    /// Sends a request with a signed URL that expires after a minute, with signed and unsigned headers. The
-    /// operator's own requests also use signed URLs. The endpoint can belong to a tenant, and a signature is of no
-    /// use for anything else.
+    /// Sends a request with a signed URL that expires after one minute. The caller can add unsigned headers to the
+    /// signed ones. The operator uses signed URLs for its own requests, because a tenant can own the endpoint. A
+    /// tenant cannot use such a signature for anything else.
     async fn send(
         &self,
         method: &'static str,
@@ -302,13 +304,13 @@ impl Gcs {
         Ok(answer)
     }
 
-    /// Whether the operator's endpoint belongs to Google.
+    /// Returns true if the operator's endpoint belongs to Google.
     fn is_googles_own(&self) -> bool {
         self.store.endpoint.as_deref().is_none_or(|e| is_of(e, GOOGLES))
     }
 
-    /// Whether the operator may send write requests. An endpoint that a tenant chose needs the platform team's
-    /// consent.
+    /// Returns true if the operator is allowed to send write requests. A tenant can choose the endpoint, and the
+    /// operator then needs the consent of the platform team.
     fn may_change(&self) -> bool {
         self.may_change || self.is_googles_own()
     }
@@ -328,7 +330,8 @@ fn capabilities(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
         ]
         .into(),
         multipart: None,
-        // In a resumable upload, Google checks no other signed constraint of the session.
+        // In a resumable upload, Google enforces only these constraints. It does not check any other signed header
+        // of the session.
         resumable: (store.resumable_uploads == ResumableUploads::Tolerate).then(|| {
             [
                 Capability::ContentType,
@@ -342,7 +345,8 @@ fn capabilities(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
                 Capability::ContentType,
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
-                // A form consists of its fields. Unlike a PUT, a POST has no header that changes what the store does.
+                // A POST form has no headers that change what the store does, because all settings are form fields.
+                // In a PUT request, such headers exist.
                 Capability::SignedHeadersOnly,
             ]
             .into(),
@@ -378,8 +382,8 @@ impl Provider for Gcs {
 
     fn capabilities(&self) -> Arc<Capabilities> {
         let is_tried = self.is_tried.load(Ordering::Acquire);
-        // An unknown capability counts as missing. Before the first probe, nothing is signed that needs a probe
-        // (`rests_on_trial`).
+        // After a probe, a capability that is still unknown counts as missing. Before the first probe it counts as
+        // present, because Valet signs nothing that depends on the probe's result.
         let holds = |seen: Option<bool>| seen.unwrap_or(is_googles(&self.store) || !is_tried);
         let has_signed_headers_only = holds(*lock(&self.refuses_unsigned));
         let has_write_once = holds(match &*lock(&self.write_once) {
@@ -388,8 +392,8 @@ impl Provider for Gcs {
             Some(WriteOnce::Unknown(_)) | None => None,
         });
         let canary = lock(&self.canary).clone().unwrap_or_default();
-        // For Google, an object key is a sequence of bytes and '..' has no special meaning. For another store a
-        // conformance check must confirm the limit.
+        // In Google Cloud Storage an object key is a sequence of bytes, and `..` has no special meaning. For any
+        // other store, a conformance check must confirm that a form is limited to its prefix.
         let keeps_below = is_googles(&self.store) || canary.holds(BELOW) || self.keeps_below.load(Ordering::Relaxed);
         let is_plain = has_signed_headers_only && has_write_once && self.may_change();
         if is_plain && canary.missing.is_empty() && !keeps_below {
@@ -416,15 +420,15 @@ impl Provider for Gcs {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             self.pen.is_ready().await?;
-            // A key and an account have no expiry. A token has one, but what Google signed with a token stays valid
-            // after the token expires.
+            // A service account key and an account have no expiry. A token expires, but a URL that Google signed
+            // with a token stays valid after the token has expired.
             Ok(None)
         }
         .boxed()
     }
 
     fn requires_remote_signing(&self) -> bool {
-        // Without a service account key, Google's IAM signs each URL.
+        // If there is no service account key, Valet sends a request to Google's IAM for each signature.
         matches!(self.pen, GcsSigner::Google(_))
     }
 
@@ -452,7 +456,7 @@ impl Provider for Gcs {
     fn probe(&self) -> BoxFuture<'_, Probed> {
         async {
             let probed = probe::probe(self, self.probe_key()).await;
-            // A result stays valid until a later probe has another result.
+            // Valet keeps the result of a probe until a later probe has a different result.
             if probed.refuses_unsigned.is_some() {
                 *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
             }
@@ -465,7 +469,8 @@ impl Provider for Gcs {
     }
 
     fn requires_probe(&self) -> bool {
-        // Google refuses unsigned headers ("Canonical requests", required headers).
+        // A probe is not needed for Google's own hosts, because Google documents that it refuses unsigned headers
+        // ("Canonical requests", required headers).
         !is_googles(&self.store)
     }
 
@@ -524,7 +529,8 @@ impl Provider for Gcs {
 /// API").
 fn present(answer: &Answer) -> ObjectFact {
     let text = |name: &str| answer.headers.get(name)?.to_str().ok().map(str::to_owned);
-    // The stored length is used, because the store may decompress a compressed object when it sends it.
+    // Valet uses the stored length. The `Content-Length` header can differ, because Google can decompress an object
+    // when it sends the object.
     let size = text("x-goog-stored-content-length").or_else(|| text("content-length"));
     let modified = text("last-modified")
         .and_then(|t| jiff::fmt::rfc2822::parse(&t).ok())
@@ -537,7 +543,8 @@ fn present(answer: &Answer) -> ObjectFact {
             .find(|(name, _)| *name == kind)
             .map(|(_, value)| value.to_owned())
     };
-    // Without a `Date` header, Valet uses the object's time as the store reports it.
+    // Valet compares the object's time with the `Date` header. If the answer has no such header, Valet uses the
+    // operator's clock.
     let age = modified.map(|m| {
         probe::date(&answer.headers)
             .unwrap_or_else(Timestamp::now)

@@ -1,4 +1,5 @@
-//! Object store providers. The rest of the crate does not know the provider of a store; [`registry`] selects it.
+//! Providers for object stores. Other modules use a store only through the [`Provider`] trait. The module
+//! [`registry`] selects the provider of a store.
 
 pub mod azure;
 mod clock;
@@ -22,86 +23,91 @@ use crate::{
     core::{Access, AllowedRequest, ObjectFact, SignError, Signed},
 };
 
-/// A store that can sign credentials and return the state of objects.
+/// An object store that can sign credentials and return the state of objects.
 ///
-/// Methods for a grant take an [`Access`] or a type made from one. It proves that the store's access rules allow the
-/// grant. Probes and conformance checks use their own objects.
+/// Methods that act for a grant take an [`Access`] or a type that was made from an [`Access`]. Such a value proves
+/// that the store's access rules allow the grant. Probes and conformance checks need no grant, because they use
+/// their own objects.
 pub trait Provider: Send + Sync {
-    /// The provider's name, in the entry `provider` of a Secret and in metrics.
+    /// Returns the provider's name. The name appears in the entry `provider` of a grant Secret and in metrics.
     fn name(&self) -> &'static str;
 
-    /// The constraints that the store can enforce.
+    /// Returns the constraints that the store can enforce.
     fn capabilities(&self) -> Arc<Capabilities>;
 
-    /// When the credentials that sign now expire. `None` if they do not expire. May fetch fresh credentials first.
+    /// Returns the time when the credentials that sign now expire, or `None` if they do not expire. The method can
+    /// fetch fresh credentials first.
     ///
     /// # Errors
-    /// [`SignError`] if there are no credentials.
+    /// Returns [`SignError`] if there are no credentials.
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>>;
 
-    /// When the store's configured credentials expire. This differs from [`Provider::credentials_expire`] if each
-    /// grant is signed with its own session.
+    /// Returns the time when the store's configured credentials expire. It differs from
+    /// [`Provider::credentials_expire`] if Valet signs each grant with a session of its own.
     ///
     /// # Errors
-    /// [`SignError`] if there are no credentials.
+    /// Returns [`SignError`] if there are no credentials.
     fn source_expiry(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         self.credentials_expire()
     }
 
-    /// Whether the store's configured credentials are temporary with an unknown expiry. What they sign then has a
-    /// short lifetime.
+    /// Returns true if the store's configured credentials are temporary and their expiry is unknown. Valet then
+    /// signs only credentials with a short lifetime.
     fn expiry_is_unknown(&self) -> BoxFuture<'_, bool> {
         std::future::ready(false).boxed()
     }
 
-    /// Whether [`Provider::sign`] sends requests, so that it can be slow.
+    /// Returns true if [`Provider::sign`] sends requests and can therefore be slow.
     fn requires_remote_signing(&self) -> bool {
         false
     }
 
-    /// Signs exactly this request, without sending requests unless [`Provider::requires_remote_signing`].
+    /// Signs exactly this request. The method sends requests only if [`Provider::requires_remote_signing`] returns
+    /// true.
     ///
     /// # Errors
-    /// [`SignError`] if the request cannot be signed. The provider never returns a credential that allows more than
-    /// the request.
+    /// Returns [`SignError`] if the request cannot be signed. The provider never returns a credential that allows
+    /// more than the request.
     fn sign<'a>(&'a self, request: &'a AllowedRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
-    /// Fetches fresh credentials if the current ones expire before this time and fresh ones may be valid longer.
-    /// [`Provider::credentials_expire`] returns the result.
+    /// Fetches fresh credentials if the current ones expire before `until` and fresh ones can have a longer
+    /// lifetime. Afterwards, [`Provider::credentials_expire`] returns the new expiry.
     fn prepare(&self, until: Timestamp) -> BoxFuture<'_, ()> {
         let _ = until;
         std::future::ready(()).boxed()
     }
 
-    /// A salted fingerprint of the object's location, the endpoint and the long-lived credentials that sign. Session
-    /// credentials are not part of it, because their expiry is known. If the fingerprint changes, issued credentials
-    /// are signed again. It reveals no more than a signature does. `None` if the provider has no fingerprint.
+    /// Returns a salted fingerprint of the object's location, the endpoint and the long-lived credentials that sign.
+    /// When the fingerprint changes, Valet signs all issued credentials again.
+    ///
+    /// The fingerprint does not depend on session credentials, because Valet knows their expiry. It reveals no more
+    /// than a signature does. The result is `None` if the provider has no fingerprint.
     ///
     /// # Errors
-    /// [`SignError`] if there are no credentials.
+    /// Returns [`SignError`] if there are no credentials.
     fn fingerprint<'a>(&'a self, salt: &'a str) -> BoxFuture<'a, Result<Option<String>, SignError>> {
         let _ = salt;
         std::future::ready(Ok(None)).boxed()
     }
 
-    /// Probes the store with a few requests that take some seconds at most. Afterwards [`Provider::capabilities`]
-    /// contains what the probe found.
+    /// Probes the store with a few requests, which take at most some seconds. Afterwards, [`Provider::capabilities`]
+    /// takes the result of the probe into account.
     fn probe(&self) -> BoxFuture<'_, Probed>;
 
-    /// Whether a probe must find out what the store does with unsigned headers before Valet signs uploads. It is not
-    /// needed if each credential has its own session, if the owner tolerates unsigned headers, or if the store
-    /// documents that it refuses them.
+    /// Returns true if a probe must find out what the store does with unsigned headers before Valet signs uploads.
+    /// No probe is needed if each credential has its own session, or if the owner tolerates unsigned headers. It is
+    /// also not needed if the vendor documents that the store refuses unsigned headers.
     fn requires_probe(&self) -> bool {
         false
     }
 
-    /// Whether a probe must find out if the store supports write-once uploads.
+    /// Returns true if a probe must find out whether the store supports write-once uploads.
     fn write_once_requires_probe(&self) -> bool {
         false
     }
 
-    /// Runs the conformance check with about 40 requests, and deletes what it wrote. Afterwards
-    /// [`Provider::capabilities`] no longer contains what the store does not enforce.
+    /// Runs the conformance check with about 40 requests, and deletes the objects that the check wrote. Afterwards,
+    /// [`Provider::capabilities`] no longer contains a capability that the store failed to enforce.
     fn canary(&self) -> BoxFuture<'_, ConformanceReport> {
         let untried = vec![format!(
             "everything: Valet has no conformance check for this kind of store ({})",
@@ -113,44 +119,44 @@ pub trait Provider: Send + Sync {
         }))
     }
 
-    /// Sets capabilities that another process found, by their names in `status.capabilities`. It is used only for
-    /// capabilities that a conformance check must confirm.
+    /// Sets capabilities that another process found, by their names in `status.capabilities`. Only capabilities that
+    /// need a conformance check are set.
     fn seed_capabilities(&self, capabilities: &[String]) {
         let _ = capabilities;
     }
 
-    /// How far the store's clock is ahead of the operator's, according to its last answer. `None` if no answer
-    /// contained a time.
+    /// Returns how far the store's clock is ahead of the operator's clock, according to the store's last answer.
+    /// Returns `None` if no answer contained a time.
     fn skew(&self) -> Option<SignedDuration> {
         None
     }
 
-    /// Reads the state of the object with one request that takes some seconds at most.
+    /// Reads the state of the object with one request, which takes at most some seconds.
     fn head<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, ObjectFact>;
 
-    /// The operations of multipart uploads. `None` if the store does not support them.
+    /// Returns the operations for multipart uploads, or `None` if the store does not support multipart uploads.
     fn multipart(&self) -> Option<&dyn Multipart> {
         None
     }
 }
 
-/// The result of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
-    /// Whether the store can be used with these settings and credentials.
+    /// The result says if the store can be used with these settings and credentials.
     pub finding: Finding,
-    /// How far the store's clock is ahead of the operator's, if the difference is relevant.
+    /// How far the store's clock is ahead of the operator's clock. It is `None` if the difference is too small to
+    /// matter.
     pub skew: Option<SignedDuration>,
-    /// Whether the store refuses unsigned headers. `None` if this is not known.
+    /// This is true if the store refuses unsigned headers. It is `None` if the probe could not find out.
     pub refuses_unsigned: Option<bool>,
-    /// Why `refuses_unsigned` is not known, as a clause.
+    /// The reason why `refuses_unsigned` is `None`, as a clause.
     pub untold: Option<String>,
-    /// What users need to know before they create grants for this store, each as a clause.
+    /// Facts about the store that users need to know before they create grants. Each fact is a clause.
     pub remarks: Vec<String>,
 }
 
 impl Probed {
-    /// A result with only a finding.
+    /// Creates a result that contains only this finding.
     pub fn of(finding: Finding) -> Self {
         Self {
             finding,
@@ -162,13 +168,13 @@ impl Probed {
     }
 }
 
-/// Whether a store can be used.
+/// The finding of a probe: it says if the store can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// The probe found no problem.
+    /// The probe found no problem with the store.
     Usable,
-    /// The settings or credentials must be changed before any credential of the store works. The message contains no
-    /// secrets.
+    /// No credential of the store works until somebody changes the settings or the store's credentials. The message
+    /// contains no secrets.
     Broken(Reason, String),
     /// The store does not answer. The message contains no secrets.
     Unreachable(String),

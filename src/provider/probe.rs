@@ -1,49 +1,50 @@
-//! Interprets the answers to a probe's requests, with the same rules for all providers. The provider sends the
-//! requests.
+//! Interprets a store's answers to the requests of a probe. The rules are the same for all providers. The provider
+//! sends the requests.
 //!
-//! Valet must not issue a credential because of an answer that can have another cause. So each unsigned header is
-//! tested with two requests that differ only in this header. The result counts only if the store accepts the request
-//! without the header, before and after.
+//! A wrong result could make Valet issue an unsafe credential. Therefore Valet ignores an answer that can have more
+//! than one cause. It tests each unsigned header with two requests that differ only in this header. The result
+//! counts only if the store accepts the request without the header, both before and after the test.
 
 use futures::future::BoxFuture;
 
-/// Why the operator sends only read requests, as the beginning of a sentence.
+/// The reason why the operator sends only read requests, as the beginning of a sentence.
 pub const ONLY_READ: &str = "the operator sends only read requests to an endpoint that an ObjectStore names, unless the platform team starts it with --tenant-store-requests=All";
 
-/// An MD5 that matches no body of a probe.
+/// An MD5 in base64 that does not match the body of any probe request.
 pub const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 
-/// A variant of the signed request.
+/// A variant of a signed probe request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// The signed request without changes, for comparison.
+    /// The signed request without changes. It is sent for comparison.
     Plain,
-    /// The request with an unsigned header that asks to copy an object that does not exist.
+    /// The signed request with an additional, unsigned header. The header asks the store to copy an object that does
+    /// not exist.
     Copying,
-    /// The request with an unsigned header that sets user metadata.
+    /// The signed request with an additional, unsigned header that sets user metadata.
     Marked,
 }
 
-/// The signed request that the variants are based on.
+/// The kind of signed request that the variants of a probe are based on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
-    /// An upload with the MD5 of other bytes. A store that checks the MD5 writes nothing.
+    /// An upload with a wrong MD5. A store that checks the MD5 writes nothing.
     BrokenUpload,
-    /// An upload that the store can accept.
+    /// An upload that the store can accept and store.
     Upload,
     Download,
 }
 
-/// A store's answer to a request of a probe.
+/// A store's answer to a probe request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
     pub status: u16,
-    /// The error code in the answer, or an empty text.
+    /// The error code in the answer. It is empty if the answer contains no error code.
     pub code: String,
 }
 
 impl Said {
-    /// Whether the store did what the request asked for.
+    /// Returns true if the store carried out the request.
     pub fn is_done(&self) -> bool {
         self.status < 300
     }
@@ -52,8 +53,8 @@ impl Said {
         matches!(self.status, 400 | 401 | 403)
     }
 
-    /// Whether the store accepted signature and permissions. Then the request succeeded, or failed with an error that
-    /// the store reports only after authorization.
+    /// Returns true if the store accepted the signature and the permissions of the request. In this case the request
+    /// succeeded, or it failed with an error that the store reports only after authorization.
     fn is_accepted(&self, base: Base) -> bool {
         match base {
             Base::Upload => self.is_done(),
@@ -71,28 +72,28 @@ impl Said {
     }
 }
 
-/// What the store does with unsigned headers.
+/// The result of a probe for unsigned headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnsignedHeaders {
-    /// The store refuses the request, or ignores the header.
+    /// The store refuses a request with an unsigned header, or ignores the header.
     Refused,
-    /// The store treats the header as part of the request.
+    /// The store does what the unsigned header asks for.
     Obeyed,
-    /// The answers give no result. The text says why, as a clause for the store's owner.
+    /// The answers do not show what the store does. The text gives the reason as a clause for the store's owner.
     Unknown(String),
 }
 
-/// Sends the requests of a probe.
+/// Sends the requests of a probe. Each provider implements this trait.
 pub trait Sender: Sync {
-    /// Why there was no answer.
+    /// The reason why the store did not answer.
     type Error: Send;
 
     /// Sends one request, without a retry.
     fn send(&self, base: Base, variant: Variant) -> BoxFuture<'_, Result<Said, Self::Error>>;
 }
 
-/// Finds out what the store does with unsigned headers of an upload. If the credentials may not upload, it uses a
-/// download.
+/// Finds out what the store does with an unsigned header in an upload. If the credentials are not allowed to upload,
+/// the function uses a download instead.
 ///
 /// # Errors
 /// Returns an error if the store did not answer.
@@ -109,27 +110,27 @@ pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Erro
             });
         }
         let copying = sender.send(base, Variant::Copying).await?;
-        // The store looked for the copy source.
+        // The status 404 shows that the store obeyed the unsigned header and looked for the copy source.
         if copying.status == 404 {
             return Ok(UnsignedHeaders::Obeyed);
         }
         if copying.is_done() {
-            // The store ignored the copy source and stored the body of the request.
+            // The store ignored the unsigned header, because it stored the body of the request instead of a copy.
             return Ok(UnsignedHeaders::Refused);
         }
         if copying != control {
             return refused(sender, base, &control, &copying).await;
         }
-        // It is not known which of the two errors the store checks first. The next request contains only the unsigned
-        // header.
+        // A store can check the MD5 before or after the copy header, so this refusal shows nothing. The next request
+        // has no wrong MD5, so only the unsigned header can cause an error.
     }
     Ok(UnsignedHeaders::Unknown(
         "the store gave the same answer with and without an unsigned header".into(),
     ))
 }
 
-/// Finds out what the store does with unsigned headers, with downloads only. Stores check signatures in the same way
-/// for all methods, so the result also holds for uploads.
+/// Finds out what the store does with unsigned headers, and sends only downloads. Stores check signatures in the
+/// same way for all methods. Therefore the result is also valid for uploads.
 ///
 /// # Errors
 /// Returns an error if the store did not answer.
@@ -149,8 +150,9 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
     refused(sender, base, &control, &marked).await
 }
 
-/// Whether a request was refused because of its unsigned header. Two different headers must be refused, because one
-/// of them can be refused for what it asks. The request without them must still be accepted.
+/// Returns true if the store refuses a request because the request has an unsigned header. A store can also refuse
+/// one header because of what this header asks for. Therefore the store must refuse two different headers, and must
+/// still accept the request without them.
 async fn refused<S: Sender>(
     sender: &S,
     base: Base,
@@ -177,29 +179,31 @@ async fn refused<S: Sender>(
     Ok(UnsignedHeaders::Refused)
 }
 
-/// An answer as text for a message.
+/// Returns a store's answer as text for a message.
 fn told(said: &Said) -> String {
     format!("{} {}", said.status, said.code).trim_end().to_owned()
 }
 
-/// Whether the store supports write-once uploads, according to a probe.
+/// The result of a probe for write-once uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOnce {
-    /// The store refused a second upload because of the first.
+    /// The store supports write-once uploads: it refused a second upload of an object that exists.
     Enforced,
-    /// The store does not support write-once uploads, or replaces the object. The text says why, as a clause.
+    /// The store does not support write-once uploads, or it replaced the existing object. The text gives details as
+    /// a clause.
     Missing(String),
-    /// The answers give no result. The text says why, as a clause.
+    /// The answers do not show if the store supports write-once uploads. The text gives the reason as a clause.
     Unknown(String),
 }
 
-/// Interprets the answers to a write-once upload that was sent several times.
+/// Derives the result from the answers to a write-once upload that the probe sent several times.
 pub fn write_once(answers: &[Said]) -> WriteOnce {
     let Some(last) = answers.last() else {
         return WriteOnce::Unknown("no write-once upload was sent".into());
     };
     match (last.status, answers.len()) {
-        // The store refused because of an object of an earlier request.
+        // The status 412 means that the store refused the upload, because an earlier upload of the probe had written
+        // the object.
         (412, _) => WriteOnce::Enforced,
         (501 | 405, _) => WriteOnce::Missing(format!("the store answers {} to a write-once upload", told(last))),
         (400, _) => WriteOnce::Missing(format!("the store refuses a write-once upload ({})", told(last))),
@@ -211,7 +215,7 @@ pub fn write_once(answers: &[Said]) -> WriteOnce {
     }
 }
 
-/// What users need to know about write-once uploads before they create grants for the store, as a clause.
+/// Returns a clause about write-once uploads that users need to know before they create grants for the store.
 pub fn remark(found: &Option<WriteOnce>) -> Option<String> {
     match found {
         Some(WriteOnce::Missing(why)) => Some(format!(

@@ -1,4 +1,4 @@
-//! Selects the provider of a store and its credentials.
+//! Selects the provider of a store and the store's credentials.
 
 use std::sync::Arc;
 
@@ -20,16 +20,17 @@ use crate::{
     provider::{Provider, azure, gcs, s3},
 };
 
-/// Where the store's credentials come from. The store's kind decides the namespace of the Secret.
+/// The source of a store's credentials. The kind of the store (ObjectStore or ClusterObjectStore) decides which
+/// namespace contains the Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialsSource {
-    /// A Secret with this name.
+    /// The credentials are in the Secret with this name.
     Secret(String),
-    /// The operator's own identity.
+    /// The credentials are the operator's own identity.
     Environment,
 }
 
-/// The valid settings of a store.
+/// The validated settings of a store.
 #[derive(Clone, Debug)]
 pub struct Settings(ProviderConfig);
 
@@ -45,7 +46,7 @@ enum Kind {
 /// Validates a store's spec, without its credentials.
 ///
 /// # Errors
-/// Returns the reason and a sentence for the store's owner.
+/// Returns the reason for the store's condition and a sentence for the store's owner.
 pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
     store
         .check()
@@ -59,18 +60,19 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
     }
 }
 
-/// The bucket or container name that the store's notifications contain.
+/// Returns the name of the bucket or container that the store's notifications contain.
 pub fn bucket(store: &impl Store) -> Option<String> {
     store.place().map(|place| place.bucket().to_owned())
 }
 
 impl Settings {
-    /// The field of the store's spec with the provider's settings, for messages, such as `spec.s3`.
+    /// Returns the field of the store's spec that contains the provider's settings, for example `spec.s3`. Messages
+    /// use it.
     pub fn field(&self) -> String {
         format!("spec.{}", self.0.field())
     }
 
-    /// Where the store's credentials come from.
+    /// Returns the source of the store's credentials.
     pub fn credentials(&self) -> CredentialsSource {
         let secret = match &self.0 {
             ProviderConfig::S3(s3) => s3.credentials.as_ref().and_then(|c| c.secret_ref.as_ref()),
@@ -83,10 +85,10 @@ impl Settings {
         }
     }
 
-    /// Checks that a tenant's store may use the endpoints that it names.
+    /// Checks that the egress policy permits the endpoints in a tenant's store.
     ///
     /// # Errors
-    /// Returns the reason and a sentence for the store's owner.
+    /// Returns the reason for the store's condition and a sentence for the store's owner.
     pub async fn check_endpoint(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
         for endpoint in self.endpoints() {
             let inward = outward.check(&host(endpoint)?).await;
@@ -95,10 +97,11 @@ impl Settings {
         Ok(())
     }
 
-    /// Checks the endpoints without DNS lookups. Only IP addresses are checked, so nothing is sent.
+    /// Checks the endpoints without sending any DNS lookups. Therefore it checks only IP addresses and reserved
+    /// names such as `localhost`.
     ///
     /// # Errors
-    /// Returns the reason and a sentence for the store's owner.
+    /// Returns the reason for the store's condition and a sentence for the store's owner.
     pub fn check_endpoint_literal(&self, outward: &EgressPolicy) -> Result<(), (Reason, String)> {
         for endpoint in self.endpoints() {
             let checked = outward.check_literal(&host(endpoint)?);
@@ -107,7 +110,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The endpoints that the operator itself sends requests to.
+    /// Returns the endpoints that receive requests from the operator itself.
     fn endpoints(&self) -> impl Iterator<Item = &String> {
         let endpoints = match &self.0 {
             ProviderConfig::S3(s3) => {
@@ -120,10 +123,10 @@ impl Settings {
         endpoints.into_iter().flatten()
     }
 
-    /// Reads the credentials from a Secret's data.
+    /// Reads the store's credentials from the data of a Secret.
     ///
     /// # Errors
-    /// [`CredentialsError`] with the names of entries, but without their values.
+    /// Returns [`CredentialsError`]. It contains the names of the Secret's entries, but no values.
     pub fn with_secret<'a>(
         self,
         data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
@@ -144,7 +147,7 @@ impl Settings {
         }
     }
 
-    /// Uses the operator's own identity.
+    /// Uses the operator's own identity as the store's credentials.
     pub async fn with_environment(self, environment: &Environment) -> Account {
         match self.0 {
             ProviderConfig::S3(s3) => Account(Kind::S3(s3, environment.aws().await)),
@@ -156,20 +159,22 @@ impl Settings {
         }
     }
 
-    /// Uses an identity from the environment that needs no request: an access key, an account key, or a service
-    /// account key.
+    /// Uses an identity from the environment that signs without a request. It can be an access key, an account key
+    /// or a service account key.
     ///
     /// # Errors
-    /// [`NotAtHand`] if there is no such identity.
+    /// Returns [`NotAtHand`] if the environment contains no such identity.
     pub async fn with_environment_at_hand(self, environment: &Environment) -> Result<Account, NotAtHand> {
         match self.0 {
             ProviderConfig::S3(s3) => Ok(Account(Kind::S3(s3, Environment::aws_at_hand().await?))),
-            // These identities send no request before they are used. `Account::asks` describes the request.
+            // Valet creates these identities without a request. If they send a request later, `Account::asks`
+            // describes it.
             other => Ok(Self(other).with_environment(environment).await),
         }
     }
 
-    /// What to set if the operator's identity is required but missing, as the end of a sentence.
+    /// Returns what somebody must set if the operator's identity is required but missing. The text is the end of a
+    /// sentence.
     pub fn wanted_in_environment(&self) -> &'static str {
         match &self.0 {
             ProviderConfig::S3(_) => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -192,8 +197,8 @@ fn host(endpoint: &str) -> Result<String, (Reason, String)> {
 }
 
 impl Account {
-    /// The request to another service that a signature needs, as the beginning of a sentence. `None` if it needs
-    /// none.
+    /// Describes the request to another service that is needed for a signature. The text is the beginning of a
+    /// sentence. Returns `None` if a signature needs no request.
     pub fn asks(&self) -> Option<&'static str> {
         match &self.0 {
             Kind::S3(s3, _) => s3
@@ -216,18 +221,19 @@ impl Account {
         }
     }
 
-    /// The address in the store's settings that receives the identity of the environment for a signature. `None` if
-    /// the address belongs to the cloud itself.
+    /// Returns the address in the store's settings that receives the operator's identity when Valet signs. Returns
+    /// `None` if the address belongs to the cloud provider.
     pub fn shows_identity_to(&self) -> Option<String> {
         match &self.0 {
             Kind::S3(s3, _) => s3::foreign_sts(s3),
             Kind::AzureBlob(store, azure::Credentials::Identity(_)) => azure::foreign_endpoint(store),
-            // Google's token goes only to IAM, and no store names the address of IAM.
+            // Google's access token is sent only to IAM, and a store cannot set the address of IAM.
             Kind::AzureBlob(..) | Kind::Gcs(..) => None,
         }
     }
 
-    /// Creates the provider. With `outward`, its requests go only to permitted hosts. Nothing is read or sent yet.
+    /// Creates the provider of the store. If `outward` is set, the provider sends requests only to permitted hosts.
+    /// This function reads nothing and sends no request.
     pub fn connect(self, outward: Option<EgressPolicy>) -> Arc<dyn Provider> {
         match self.0 {
             Kind::S3(s3, credentials) => Arc::new(S3::new(*s3, credentials, outward)),

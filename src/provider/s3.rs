@@ -1,5 +1,5 @@
-//! Provider for Amazon S3 and S3-compatible stores. It signs presigned PUT and GET URLs (AWS Signature Version 4,
-//! query string) and POST forms.
+//! Provider for Amazon S3 and S3-compatible stores. It signs POST forms and presigned URLs for PUT and GET requests
+//! (AWS Signature Version 4, query string).
 
 mod assume_role;
 mod capabilities;
@@ -59,54 +59,57 @@ use crate::{
     net::{EgressPolicy, aws, client::app_name},
 };
 
-/// The longest lifetime of a presigned URL: 7 days (Amazon S3 API, "Authenticating Requests: Using Query Parameters",
-/// `X-Amz-Expires`).
+/// The maximum lifetime of a presigned URL is 7 days, in seconds (Amazon S3 API, "Authenticating Requests: Using
+/// Query Parameters", `X-Amz-Expires`).
 const MAX_EXPIRES_SECONDS: i64 = 604_800;
-/// The largest object in one PUT: 5 GiB (Amazon S3 User Guide, "Uploading objects").
+/// The maximum size of an object that is uploaded with one PUT request is 5 GiB (Amazon S3 User Guide, "Uploading
+/// objects").
 const MAX_PUT_BYTES: i64 = 5 << 30;
-/// The longest object key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
+/// The maximum length of an object key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
 const MAX_KEY_BYTES: usize = 1024;
-/// Timeout of one request to the store. A store that needs longer counts as unreachable.
+/// The timeout of one request to the store. If a request takes longer, the store counts as unreachable.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The object key that probes use if the store does not set `probeKey`.
 const PROBE_KEY: &str = "valet-probe";
-/// The longest session, in seconds, if session credentials assume the role (IAM User Guide, "Roles terms and
-/// concepts": role chaining).
+/// The maximum lifetime of a session, in seconds, if session credentials assume the role (IAM User Guide, "Roles
+/// terms and concepts": role chaining).
 const LONGEST_CHAINED: i64 = 3600;
 
-/// Message for a store whose role would be assumed at an endpoint that a tenant chose.
+/// The message for a store with `assumeRole` whose STS endpoint was chosen by a tenant.
 const NO_STS: &str = "assumeRole sends requests to STS at an endpoint that this ObjectStore names, but the operator sends only read requests to such endpoints; ask the platform team to start the operator with --tenant-store-requests=All, or remove spec.s3.credentials.assumeRole";
 
-/// A bucket and the credentials that sign for it.
+/// An S3 bucket and the credentials that sign for it.
 pub struct S3 {
     store: S3Store,
     sessions: Sessions,
-    /// The hosts that requests may go to. `None`: any host.
+    /// The hosts that the provider is allowed to send requests to. `None` means any host.
     outward: Option<EgressPolicy>,
     capabilities: Arc<Capabilities>,
-    /// The store's clock, as read from the `Date` headers of its answers.
+    /// The store's clock. Valet reads it from the `Date` headers of the store's answers.
     clock: StoreClock,
-    /// Whether a probe has finished.
+    /// This is true after a probe of the store has finished.
     is_tried: AtomicBool,
-    /// Whether the store refuses unsigned headers. `None` before a probe has found out.
+    /// This is true if the store refuses unsigned headers. It is `None` until a probe has found out.
     refuses_unsigned: Mutex<Option<bool>>,
-    /// What the store does with write-once uploads. `None` before a probe has found out.
+    /// The behavior of the store for write-once uploads. It is `None` until a probe has found out.
     write_once: Mutex<Option<WriteOnce>>,
-    /// Whether the bucket accepts only uploads with a checksum. This is so with a default retention (Object Lock).
+    /// This is true if the bucket accepts only uploads with a checksum, for example because of a default retention
+    /// (Object Lock).
     wants_checksums: AtomicBool,
-    /// The result of the last conformance check, if one was made.
+    /// The result of the last conformance check. It is `None` before the first check.
     canary: Mutex<Option<ConformanceReport>>,
-    /// Whether a probe confirmed that the store enforces session policies.
+    /// This is true if a probe confirmed that the store enforces session policies.
     confined: AtomicBool,
-    /// Whether another process found that the store's POST forms are limited to a key prefix.
+    /// This is true if another process found that the store limits POST forms for a key prefix to that prefix.
     keeps_below: AtomicBool,
-    /// Whether entity tags are MD5 checksums, according to the last conformance check.
+    /// This is true if the last conformance check found that the store's entity tags are MD5 checksums. It is `None`
+    /// if no check found out.
     tags_are_md5: Mutex<Option<bool>>,
 }
 
 impl S3 {
-    /// Creates the provider from its settings and a source of credentials. `outward` limits where requests go, for a
-    /// store whose owner is a tenant. Nothing is read or sent yet.
+    /// Creates the provider from the store's settings and a source of credentials. `outward` limits the hosts that
+    /// receive requests if a tenant owns the store. This function reads nothing and sends no request.
     pub fn new(store: S3Store, credentials: SharedCredentialsProvider, outward: Option<EgressPolicy>) -> Self {
         let role = store.credentials.as_ref().and_then(|c| c.assume_role.as_ref());
         let capabilities = Arc::new(capabilities::of(role));
@@ -131,19 +134,19 @@ impl S3 {
         self.store.credentials.as_ref()?.assume_role.as_ref()
     }
 
-    /// Whether unsigned headers can do no harm on this store, even if the store obeys them.
+    /// Returns true if unsigned headers are harmless for this store, even if the store obeys them.
     fn is_safe(&self) -> bool {
         self.role().is_some() || self.store.unsigned_headers == UnsignedHeaders::Tolerate
     }
 
-    /// Whether the operator may send write requests. An endpoint that a tenant chose needs the platform team's
-    /// consent.
+    /// Returns true if the operator is allowed to send write requests. A tenant can choose the endpoint, and the
+    /// operator then needs the consent of the platform team.
     fn may_change(&self) -> bool {
         let is_own = responses::is_amazons(self.store.endpoint.as_deref(), "");
         is_own || self.outward.as_ref().is_none_or(EgressPolicy::may_change)
     }
 
-    /// Returns an error if the operator may send only read requests.
+    /// Returns an error if the operator is allowed to send only read requests.
     fn must_change(&self) -> Result<(), SignError> {
         match self.may_change() {
             true => Ok(()),
@@ -151,7 +154,7 @@ impl S3 {
         }
     }
 
-    /// The reason why a conformance check cannot run now, or `None` if it can.
+    /// Returns the reason why a conformance check cannot run now. Returns `None` if it can run.
     fn not_to_be_tried(&self) -> Option<ConformanceReport> {
         if !self.may_change() {
             return Some(ConformanceReport::untried(
@@ -162,8 +165,8 @@ impl S3 {
         Some(ConformanceReport::untried(self.clocks_differ()?, true))
     }
 
-    /// Whether the operator may send requests to STS. An endpoint that a tenant chose needs the platform team's
-    /// consent.
+    /// Returns true if the operator is allowed to send requests to STS. A tenant can choose the STS endpoint, and
+    /// the operator then needs the consent of the platform team.
     fn may_assume(&self) -> bool {
         let endpoint = self.role().and_then(|role| role.endpoint.as_ref());
         let endpoint = endpoint.or(self.store.endpoint.as_ref());
@@ -178,7 +181,7 @@ impl S3 {
             .build()
     }
 
-    /// An HTTP client that connects only to permitted hosts, if the hosts are limited.
+    /// Returns an HTTP client. If the store's hosts are limited, the client connects only to permitted hosts.
     fn http(&self) -> SharedHttpClient {
         self.outward.as_ref().map_or_else(aws::shared, aws::guarded)
     }
@@ -203,11 +206,13 @@ impl S3 {
             .region(Region::new(self.store.region.clone()))
             .credentials_provider(credentials.clone())
             .force_path_style(self.store.addressing_style == AddressingStyle::Path)
-            // The signature may contain only what the grant specifies, but by default the SDK adds its own checksum.
+            // By default, the AWS SDK adds a checksum of its own to a request. Valet turns this off, because a
+            // signature must contain only what the grant specifies.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            // By default the SDK creates a session for a directory bucket and signs with it. Such a session expires
-            // after five minutes, and the signed URL does not show this expiry.
+            // By default, the AWS SDK creates a session for a directory bucket and signs with this session. Valet
+            // turns this off, because the session expires after five minutes and the signed URL does not show this
+            // expiry.
             .disable_s3_express_session_auth(true)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .interceptor(DateOfStore(self.clock.clone()))
@@ -224,8 +229,8 @@ impl S3 {
         self.store.probe_key.as_deref().unwrap_or(PROBE_KEY)
     }
 
-    /// Whether the entity tag of an object from a single PUT is its MD5. Amazon documents this. For other stores, a
-    /// conformance check must have confirmed it.
+    /// Returns true if the entity tag of an object is its MD5 after an upload with one PUT request. Amazon documents
+    /// this behavior. For any other store, a conformance check must have confirmed it.
     fn tags_are_md5(&self) -> bool {
         let seen = *lock(&self.tags_are_md5);
         seen.unwrap_or_else(|| responses::is_amazons(self.store.endpoint.as_deref(), &self.store.bucket))
@@ -235,8 +240,9 @@ impl S3 {
         self.store.public_endpoint.as_ref().or(self.store.endpoint.as_ref())
     }
 
-    /// The reason why the store refused a HEAD request. The answer has no body, so a GET request shows whether the
-    /// credentials are the reason. First the clocks are compared.
+    /// Returns the reason why the store refused a HEAD request. The function first compares the clocks. The answer
+    /// to HEAD has no body, so the function then sends a GET request. Its answer shows if the credentials are the
+    /// reason.
     async fn hidden(&self, session: &Session, key: &ObjectKey) -> ObjectFact {
         if let Some(why) = self.clocks_differ() {
             return ObjectFact::ClockSkewed(why);
@@ -244,19 +250,20 @@ impl S3 {
         let get = session.talker.get_object().bucket(&self.store.bucket).key(key.as_str());
         match get.range("bytes=0-0").send().await {
             Err(e) => self.clock_trouble(&e).map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
-            // The same credentials can read the object with GET, so a proxy in front of the store may block HEAD.
+            // The same credentials can read the object with GET. The likely reason is a proxy in front of the store
+            // that blocks HEAD requests.
             Ok(_) => ObjectFact::Unreachable(
                 "the store refused HEAD with 403 but allowed GET with the same credentials; check proxies and firewalls between the operator and the store".into(),
             ),
         }
     }
 
-    /// The clock skew, if it is so large that a refusal by the store can be due to it.
+    /// Returns the clock skew if it is large enough to make the store refuse requests.
     fn clocks_differ(&self) -> Option<String> {
         self.clock.skew().filter(|skew| is_skewed(Some(*skew))).map(skewed)
     }
 
-    /// The message for a refusal that is due to clock skew, or can be. `None` for other refusals.
+    /// Returns the message for a refusal that clock skew causes or can cause. Returns `None` for other refusals.
     fn clock_trouble<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
         let said = || "the store says that the request's time is wrong; synchronize the clocks (NTP)".to_owned();
         self.clocks_differ().or_else(|| is_of_a_clock(error).then(said))
@@ -275,7 +282,7 @@ impl S3 {
         self.sessions.current(until, clients).await
     }
 
-    /// The longest session for a single grant, in seconds.
+    /// Returns the maximum lifetime of a session for one grant, in seconds.
     fn longest(role: &AssumeRole, assuming: &Credentials) -> i64 {
         match assuming.session_token() {
             Some(_) => role.duration_seconds.min(LONGEST_CHAINED),
@@ -283,7 +290,7 @@ impl S3 {
         }
     }
 
-    /// Assumes the role for one object key or prefix.
+    /// Assumes the role with a session policy for one object key or prefix.
     async fn assume(&self, session: &Session, request: &SigningRequest) -> Result<Option<Credentials>, SignError> {
         let (Some(sts), Some(role)) = (&session.sts, self.role()) else {
             return Ok(None);
@@ -306,7 +313,8 @@ impl S3 {
         let lifetime = request.lifetime;
         let end = session.end(Timestamp::now());
         if session.sts.is_none() && end.is_some_and(|end| end < lifetime.expires_at) {
-            // The session changed after the decision to sign. The next reconcile uses the new expiry.
+            // The session changed after Valet decided to sign. The next reconcile uses the expiry of the new
+            // session.
             return Err(SignError::Refused(
                 "the store's credentials changed and now expire before the requested expiry".into(),
             ));
@@ -334,7 +342,7 @@ impl S3 {
         let presigned = match &request.ask {
             ask if ask.is_for_credentials() => {
                 if session.sts.is_none() {
-                    // The store's own credentials are never given to a client.
+                    // Valet never gives the store's own credentials to a client.
                     let why = "the store has no assumeRole, so Valet cannot issue temporary credentials";
                     return Err(SignError::Refused(why.into()));
                 }
@@ -390,7 +398,7 @@ impl S3 {
     }
 }
 
-/// The address of the store's STS, if there is one and it does not belong to Amazon.
+/// Returns the address of the store's STS if the STS does not belong to Amazon.
 pub fn foreign_sts(store: &S3Store) -> Option<String> {
     let role = store.credentials.as_ref()?.assume_role.as_ref()?;
     let endpoint = role.endpoint.as_ref().or(store.endpoint.as_ref())?;
@@ -406,8 +414,8 @@ impl Provider for S3 {
     fn capabilities(&self) -> Arc<Capabilities> {
         let is_tried = self.is_tried.load(Ordering::Acquire);
         let is_documented = prefix::is_amazons(&self.store);
-        // An unknown capability counts as missing. Before the first probe, nothing is signed that needs a probe
-        // (`rests_on_trial`).
+        // After a probe, a capability that is still unknown counts as missing. Before the first probe it counts as
+        // present, because Valet signs nothing that depends on the probe's result.
         let holds = |seen: Option<bool>| seen.unwrap_or(is_documented || !is_tried);
         let has_signed_headers_only = self.is_safe() || holds(*lock(&self.refuses_unsigned));
         let has_write_once = holds(match &*lock(&self.write_once) {
@@ -436,7 +444,8 @@ impl Provider for S3 {
         lacks(has_signed_headers_only, Capability::SignedHeadersOnly);
         lacks(has_write_once, Capability::WriteOnce);
         if !may_change {
-            // Without write requests, the operator cannot initiate and complete multipart uploads.
+            // The operator must send write requests to initiate and complete multipart uploads, so the store has no
+            // multipart uploads without them.
             can.multipart = None;
             can.only_read = true;
         }
@@ -448,8 +457,8 @@ impl Provider for S3 {
     fn credentials_expire(&self) -> BoxFuture<'_, Result<Option<Timestamp>, SignError>> {
         async {
             let session = self.session().await?;
-            // A credential with its own session expires with that session. The expiry of the credentials that assumed
-            // the role does not matter.
+            // If Valet assumes a role for each credential, the credential expires with its session. It stays valid
+            // when the credentials that assumed the role expire.
             Ok(
                 match self.role().map(|role| Self::longest(role, &session.credentials)) {
                     Some(own) => Timestamp::now().checked_add(SignedDuration::from_secs(own)).ok(),
@@ -465,13 +474,14 @@ impl Provider for S3 {
     }
 
     fn expiry_is_unknown(&self) -> BoxFuture<'_, bool> {
-        // With a role, each credential has its own session, and STS states when the session expires.
+        // If Valet assumes a role for each credential, STS returns the expiry of the session. So the expiry is
+        // unknown only without a role.
         async { self.role().is_none() && self.session().await.is_ok_and(|session| session.expiry_is_unknown()) }
             .boxed()
     }
 
     fn requires_remote_signing(&self) -> bool {
-        // Each credential with its own session needs a request to STS.
+        // Valet must send a request to STS for each credential if the store assumes a role.
         self.role().is_some()
     }
 
@@ -503,8 +513,8 @@ impl Provider for S3 {
                 "{bucket}\n{region}\n{addressing_style:?}\n{:?}\n{role:?}",
                 self.public_endpoint()
             );
-            // A session that was created without the right to use the KMS key does not work. The fingerprint of a
-            // store without a KMS key does not change.
+            // The KMS key is part of the fingerprint, because a session without the permission to use the KMS key
+            // does not work. If the store has no KMS key, Valet adds nothing to the fingerprint.
             if let Some(key) = self.role().and_then(|role| role.kms_key_arn.as_ref()) {
                 place.push('\n');
                 place.push_str(key);
@@ -527,7 +537,8 @@ impl Provider for S3 {
     }
 
     fn requires_probe(&self) -> bool {
-        // Amazon refuses unsigned headers ("Authenticating Requests: Using Query Parameters", signed headers).
+        // A probe is not needed for Amazon's own hosts, because Amazon documents that it refuses unsigned headers
+        // ("Authenticating Requests: Using Query Parameters", signed headers).
         !self.is_safe() && !prefix::is_amazons(&self.store)
     }
 
@@ -540,8 +551,8 @@ impl Provider for S3 {
             if let Some(untried) = self.not_to_be_tried() {
                 return untried;
             }
-            // The check signs URLs for the operator's endpoint, because the operator may be unable to reach the
-            // public endpoint.
+            // The conformance check signs URLs for the operator's endpoint, because the operator can be unable to
+            // reach the public endpoint.
             let store = S3Store {
                 public_endpoint: None,
                 ..self.store.clone()
@@ -591,7 +602,8 @@ impl Provider for S3 {
                 }
             };
             let modified = head.last_modified().and_then(|t| Timestamp::from_second(t.secs()).ok());
-            // Without a `Date` header, Valet uses the object's time as the store reports it.
+            // Valet compares the object's time with the `Date` header. If the answer has no such header, Valet uses
+            // the operator's clock.
             let age = modified.map(|m| date.seen().unwrap_or_else(Timestamp::now).duration_since(m));
             let modified_at = age.and_then(|age| Timestamp::now().checked_sub(age).ok());
             ObjectFact::Present {

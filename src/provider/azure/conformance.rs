@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl AzureBlob {
-    /// Runs the conformance check below `probe`, at the operator's endpoint.
+    /// Runs the conformance check with blobs under the prefix `probe`, at the operator's endpoint.
     pub(super) async fn round_trip(&self, probe: &str) -> ConformanceReport {
         let mut trip = Checker::new(self, probe);
         let result = in_time(go(&mut trip)).await;
@@ -25,7 +25,7 @@ impl AzureBlob {
     }
 }
 
-/// A write-once upload.
+/// Returns a write-once upload, which must not overwrite an existing blob.
 fn put() -> Ask {
     Ask::Upload {
         mode: UploadMode::Put,
@@ -71,7 +71,8 @@ async fn go(trip: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
 }
 
 impl Transport for AzureBlob {
-    /// Signs for the operator's endpoint. `ipRange` is not used, because it is for workloads.
+    /// Signs for the operator's endpoint. The store's `ipRange` limits workloads only, so this signature does not
+    /// use it.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>> {
         async move { self.sign_for(request, &self.own_base(), None).await }.boxed()
     }
@@ -95,7 +96,8 @@ impl Transport for AzureBlob {
         .boxed()
     }
 
-    /// Changes the first character of the signature. The last character contains padding bits.
+    /// Makes the signature invalid by changing its first character. A change to the last character could have no
+    /// effect, because that character contains padding bits.
     fn forge(sent: &mut PreparedRequest) {
         if let Some(at) = sent.url.find("&sig=").map(|at| at + "&sig=".len()) {
             let other = if sent.url[at..].starts_with('A') { "B" } else { "A" };
@@ -104,7 +106,8 @@ impl Transport for AzureBlob {
         }
     }
 
-    /// Deletes the check's blobs. If the account has soft delete or versioning, they stay recoverable.
+    /// Deletes the blobs that the conformance check wrote. If the account has soft delete or versioning, Azure keeps
+    /// the deleted blobs recoverable.
     fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let mut is_gone = true;

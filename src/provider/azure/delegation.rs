@@ -1,17 +1,19 @@
-//! User delegation keys, with which an identity signs ("Get User Delegation Key" in the Azure Storage REST API).
+//! User delegation keys. The operator's identity signs with such a key instead of the account key ("Get User
+//! Delegation Key" in the Azure Storage REST API).
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::sas::{DelegationKey, SharedKey, second};
 
-/// The requested lifetime of a user delegation key. The service allows at most seven days from its own time, which
-/// can be a little behind the operator's.
+/// The lifetime that Valet requests for a user delegation key. Azure allows at most seven days from its own time.
+/// Azure's clock can be a little behind the operator's, so Valet requests 15 minutes less.
 pub const LIFETIME: SignedDuration = SignedDuration::from_secs(7 * 86_400 - 15 * 60);
-/// The age at which a user delegation key is replaced. A fresh key allows nearly the longest lifetime. What the old
-/// key signed stays valid.
+/// Valet replaces a user delegation key one hour after it was fetched, because a fresh key allows a SAS with nearly
+/// the maximum lifetime. URLs that the old key signed stay valid.
 pub const REPLACE_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
-/// The body of the request for a user delegation key. The key starts as early as the signatures that it makes.
+/// Builds the request body for a user delegation key. The key's validity starts as early as the start time of the
+/// signatures.
 pub fn ask(now: Timestamp, back_dated: SignedDuration) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"utf-8\"?><KeyInfo><Start>{}</Start><Expiry>{}</Expiry></KeyInfo>",
@@ -20,7 +22,7 @@ pub fn ask(now: Timestamp, back_dated: SignedDuration) -> String {
     )
 }
 
-/// A user delegation key and its validity.
+/// A user delegation key and the time range in which it is valid.
 #[derive(Clone, Debug)]
 pub struct Delegation {
     pub key: DelegationKey,
@@ -28,7 +30,8 @@ pub struct Delegation {
     pub expiry: Timestamp,
 }
 
-/// Parses the answer. `None` if it is not a user delegation key.
+/// Parses Azure's answer to the request for a user delegation key. Returns `None` if the answer contains no such
+/// key.
 pub fn read(body: &[u8]) -> Option<Delegation> {
     let text = std::str::from_utf8(body).ok()?;
     let text = element(text, "UserDelegationKey")?;
@@ -53,8 +56,8 @@ pub fn read(body: &[u8]) -> Option<Delegation> {
     })
 }
 
-/// The content of the first element with this name. The answer is one element with seven values, so no XML parser is
-/// needed.
+/// Returns the content of the first XML element with this name. The function uses no XML parser, because Azure's
+/// answer is a single element with seven values.
 fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner)

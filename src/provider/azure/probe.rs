@@ -1,5 +1,6 @@
-//! Probes a container. The probe checks account, container, credentials, clock skew, and whether the store copies
-//! data that the holder of a SAS may not read. A store that behaves correctly writes nothing.
+//! Probes an Azure container. The probe checks the account, the container, the credentials and the clock skew. It
+//! also checks that the store does not copy data that the holder of a SAS is not allowed to read. A store that
+//! behaves correctly writes nothing during the probe.
 
 use http::{Method, Request, header};
 use http_body_util::Full;
@@ -23,8 +24,8 @@ impl AzureBlob {
     pub(super) async fn try_out(&self) -> Probed {
         let (mut finding, skew) = self.try_reading(None).await;
         if let (Finding::Usable, Some(skew)) = (&finding, skew) {
-            // With a large clock skew the store interprets signed times differently, so a refusal shows nothing about
-            // the store.
+            // If the clock skew is large, the store can refuse a signature only because of its times. A refusal then
+            // shows nothing about the store's behavior.
             return Probed {
                 skew: Some(skew),
                 untold: Some(skewed(skew)),
@@ -64,10 +65,10 @@ impl AzureBlob {
         }
     }
 
-    /// Reads a blob that usually does not exist. The kind of error shows whether account, container and credentials
-    /// are right.
+    /// Sends a read request for a blob that usually does not exist. The error in the answer shows whether the
+    /// account, the container and the credentials are correct.
     async fn try_reading(&self, policy: Option<&str>) -> (Finding, Option<SignedDuration>) {
-        // An identity must also be able to get a user delegation key.
+        // The operator's identity can sign only if it can also get a user delegation key.
         if let Credentials::Identity(identity) = &self.credentials
             && let Err(e) = self.delegation(identity).await
         {
@@ -95,12 +96,12 @@ impl AzureBlob {
         (finding, skew.filter(|skew| is_skewed(Some(*skew))))
     }
 
-    /// Sends a signed PUT that asks to copy a blob that does not exist. Azure accepts only a source that the sender
-    /// may read, and refuses the request before it looks for the source. A store that copies anything looks for the
-    /// blob and does not find it.
+    /// Sends a signed PUT request with a header that asks the store to copy a blob. The blob does not exist. Azure
+    /// copies only from a source that the sender is allowed to read, and refuses the request before it looks for the
+    /// source. A store that would copy any source looks for the blob and does not find it.
     ///
-    /// A refusal counts only if the store accepts the same PUT without the copy header. The PUT has the MD5 of other
-    /// bytes, so a correct store writes nothing.
+    /// The refusal counts only if the store accepts the same PUT without the copy header. The PUT contains a wrong
+    /// MD5, so a correct store writes nothing.
     async fn refuses_foreign_sources(&self) -> Result<UnsignedHeaders, Unanswered> {
         let unknown = |why: &str| Ok(UnsignedHeaders::Unknown(why.to_owned()));
         if !self.may_change() {
@@ -108,7 +109,7 @@ impl AzureBlob {
         }
         let base = self.own_base();
         let now = Timestamp::now();
-        // The name is new for each probe. If a blob with this name existed, the answer could be about that blob.
+        // Each probe uses a new blob name. If a blob with this name existed, the answer could be about that blob.
         let own = format!("{PROBE_BLOB}-{}", now.as_nanosecond());
         let delegation = match &self.credentials {
             Credentials::Unusable(_) => return unknown("there are no credentials"),
@@ -137,7 +138,7 @@ impl AzureBlob {
             }
             .unwrap_or_default()
         };
-        // Each upload has its own name, because a store that ignores the MD5 keeps the blob.
+        // Each upload uses its own name, because a store that ignores the MD5 keeps the blob of the first upload.
         let (before, after) = (format!("{own}-before"), format!("{own}-after"));
         if let Err(said) = self.accepts(&before, &sign(&before)).await? {
             return unknown(&format!(
@@ -154,21 +155,22 @@ impl AzureBlob {
         if is_refusal && self.accepts(&after, &sign(&after)).await?.is_ok() {
             return Ok(UnsignedHeaders::Refused);
         }
-        // The store looked for the copy source. Azure documents that its own stores do not.
+        // The store looked for the copy source, so it does not refuse unsigned headers. Azure documents that it does
+        // not behave in this way, so this test applies only to other stores.
         if (status, code.as_str()) == (404, "BlobNotFound") && !self.is_azures_own() {
             return Ok(UnsignedHeaders::Obeyed);
         }
         unknown(&format!("the store answered {status} {code} to a copy source"))
     }
 
-    /// Whether the store accepts an upload with this URL and without a copy source. If not, returns status and code
-    /// of the answer. A blob that was written is deleted.
+    /// Returns true if the store accepts an upload with this URL and without a copy source. Otherwise it returns the
+    /// status and the error code of the answer. If the store wrote a blob, the function deletes it.
     async fn accepts(&self, blob: &str, url: &str) -> Result<Result<(), String>, Unanswered> {
         const KIND: (&str, &str) = ("x-ms-blob-type", "BlockBlob");
         let broken = self.put(url, &[KIND, ("content-md5", OTHER_MD5)]).await?;
         let (status, code) = match broken {
-            // Azurite returns this code for a wrong MD5 and for many other errors. A second upload without an error
-            // shows which.
+            // Azurite returns this code for a wrong MD5, but also for many other errors. A second upload without an
+            // MD5 shows whether the MD5 was the cause.
             (400, code) if code == "InvalidOperation" && !self.is_azures_own() => self.put(url, &[KIND]).await?,
             said => said,
         };
@@ -181,7 +183,7 @@ impl AzureBlob {
         })
     }
 
-    /// Sends one PUT without a body. Returns the status and the error code.
+    /// Sends one PUT request without a body. Returns the status and the error code of the answer.
     async fn put(&self, url: &str, headers: &[(&str, &str)]) -> Result<(u16, String), Unanswered> {
         let mut request = Request::builder().method(Method::PUT).uri(url);
         for (name, value) in headers {
@@ -204,7 +206,8 @@ fn of_credentials(error: SignError) -> Finding {
     }
 }
 
-/// Interprets an answer ("Blob Storage error codes").
+/// Converts the store's answer to a read request into the result of the probe (Azure Storage documentation, "Blob
+/// Storage error codes").
 fn finding(status: u16, code: &str, is_skewed: bool, container: &str) -> Finding {
     let broken = |reason, message: String| Finding::Broken(reason, message);
     match (status, code) {
@@ -229,7 +232,8 @@ fn finding(status: u16, code: &str, is_skewed: bool, container: &str) -> Finding
             Reason::CredentialsRefused,
             "the storage account is disabled (AccountIsDisabled)".into(),
         ),
-        // The blob does not exist, or this identity or network may not read it.
+        // Either the blob does not exist, or this identity or network is not allowed to read it. The store is usable
+        // in both cases.
         (200 | 206 | 404 | 416, _) | (403, "AuthorizationPermissionMismatch") => Finding::Usable,
         (401 | 403, code) => broken(
             Reason::CredentialsRefused,

@@ -1,4 +1,4 @@
-//! The operator's own requests to the store: user delegation keys, and reads of blobs.
+//! Requests that the operator sends to Azure for itself: it fetches user delegation keys and reads blobs.
 
 use std::sync::Arc;
 
@@ -20,16 +20,14 @@ use crate::{
     net::client::{Answer, SOURCE_TIMEOUT, Unanswered, is_private},
 };
 
-/// Why a request of the operator to the store failed.
+/// The reason why a request of the operator to the store failed.
 pub enum Trouble {
-    /// The operator has no usable credentials for the request.
     Credentials(SignError),
-    /// The store did not answer.
     Unanswered(Unanswered),
 }
 
 impl Trouble {
-    /// The error as a sentence.
+    /// Returns the error as a sentence for people.
     pub fn text(&self) -> String {
         match self {
             Self::Credentials(e) => e.to_string(),
@@ -39,12 +37,14 @@ impl Trouble {
 }
 
 impl AzureBlob {
-    /// The current user delegation key of an identity.
+    /// Returns the current user delegation key of the operator's identity. It fetches a new key if the current one
+    /// is too old.
     pub(super) async fn delegation(&self, identity: &Identity) -> Result<Arc<Delegation>, SignError> {
         let mut slot = self.delegation.lock().await;
         let now = Timestamp::now();
         if let Some((fetched, delegation)) = slot.as_ref()
-            // A key that was fetched at a future time, before the clock was set back, starts too late.
+            // The comparison also excludes a fetch time in the future. Such a key was fetched before somebody set
+            // the clock back, and its validity starts too late.
             && (*fetched..*fetched + REPLACE_AFTER).contains(&now)
         {
             return Ok(delegation.clone());
@@ -61,8 +61,8 @@ impl AzureBlob {
                 *slot = Some((now, delegation.clone()));
                 Ok(delegation)
             }
-            // The last user delegation key is valid for days, so it is used while the store does not answer. It is
-            // not used after a refusal.
+            // The last user delegation key is valid for days, so Valet uses it while Azure does not answer. Valet
+            // does not use the key after Azure refused to issue a new one.
             (Err(SignError::Credentials { reason, .. }), Some((_, last)))
                 if reason == Reason::StoreUnreachable && now < last.expiry =>
             {
@@ -113,7 +113,8 @@ impl AzureBlob {
         }
     }
 
-    /// Sends a request with the identity's token, and repeats it once if there is no answer.
+    /// Sends a request with the access token of the operator's identity. It repeats the request once if there is no
+    /// answer.
     async fn as_identity(
         &self,
         identity: &Identity,
@@ -121,8 +122,8 @@ impl AzureBlob {
         uri: &str,
         body: Bytes,
     ) -> Result<Answer, Trouble> {
-        // A server that receives the token can act as the operator in other stores, so the token is not sent to a
-        // tenant's endpoint.
+        // A server that receives the operator's token can act as the operator in other stores. Therefore Valet does
+        // not send the token to an endpoint that a tenant chose.
         if self.is_tenants && !self.is_azures_own() {
             let message = "for an ObjectStore, the operator sends the token of its identity only to Azure; remove spec.azureBlob.endpoint, or set spec.azureBlob.credentials.secretRef";
             return Err(Trouble::Credentials(SignError::Credentials {
@@ -149,13 +150,13 @@ impl AzureBlob {
         self.send(request).await
     }
 
-    /// Requests a blob. With `policy`, the signature refers to the stored access policy.
+    /// Sends a read request for a blob. If `policy` is set, the signature refers to this stored access policy.
     pub(super) async fn read(&self, method: Method, blob: &str, policy: Option<&str>) -> Result<Answer, Trouble> {
         self.own_request(method, blob, "r", policy).await
     }
 
-    /// Sends a request of the operator about a blob, with a short-lived SAS from the account key or with the
-    /// identity's token.
+    /// Sends a request of the operator for a blob. The request is authorized by a short-lived SAS of the account
+    /// key, or by the access token of the operator's identity.
     pub(super) async fn own_request(
         &self,
         method: Method,
@@ -173,7 +174,8 @@ impl AzureBlob {
             Credentials::Key(key) => {
                 let now = Timestamp::now();
                 let permit = SasParams {
-                    // `ipRange` is for workloads, and the operator may have another address.
+                    // The store's `ipRange` limits workloads only. The operator can have an address outside this
+                    // range.
                     ip: None,
                     ..self.permit(blob, permissions, now - BACK_DATED, now + OWN, &base)
                 };
@@ -190,7 +192,7 @@ impl AzureBlob {
         }
     }
 
-    /// Reads the store's clock from an answer.
+    /// Records the store's time from the answer and returns the answer unchanged.
     fn timed(&self, answer: Result<Answer, Unanswered>) -> Result<Answer, Trouble> {
         if let Some(theirs) = answer.as_ref().ok().and_then(date) {
             self.clock.saw(theirs);
@@ -209,7 +211,7 @@ impl AzureBlob {
     }
 }
 
-/// The error code of an answer, from its header or from its body.
+/// Returns the error code of an answer. The code is in a header or in the body.
 pub fn error_code(answer: &Answer) -> String {
     let header = answer.headers.get("x-ms-error-code").and_then(|v| v.to_str().ok());
     let body = std::str::from_utf8(&answer.body).unwrap_or_default();
@@ -219,7 +221,7 @@ pub fn error_code(answer: &Answer) -> String {
     if is_code { code.to_owned() } else { String::new() }
 }
 
-/// The store's time, from the `Date` header.
+/// Returns the store's time from the `Date` header of an answer.
 pub fn date(answer: &Answer) -> Option<Timestamp> {
     http_date(answer.headers.get(header::DATE)?.to_str().ok()?)
 }

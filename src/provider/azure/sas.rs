@@ -1,8 +1,9 @@
-//! Shared access signatures for one blob: the string to sign and the query of the URL (Azure Storage REST API,
-//! "Create a service SAS" and "Create a user delegation SAS").
+//! Shared access signatures (SAS) for one blob. This module builds the string to sign and the query of the URL
+//! (Azure Storage REST API, "Create a service SAS" and "Create a user delegation SAS").
 //!
-//! The string to sign consists of lines, so its values may not contain line breaks. Parameters have the order and
-//! spelling of Microsoft's Python package, so tests can compare complete signatures.
+//! The string to sign has one value per line, so a value must not contain a line break. The parameters have the same
+//! order and spelling as in Microsoft's Python package. Therefore tests can compare complete signatures with those
+//! of the package.
 
 use std::{fmt, sync::Arc};
 
@@ -12,14 +13,15 @@ use jiff::Timestamp;
 
 use crate::{api::ResponseHeaders, core::SignError};
 
-/// The version of the service whose rules apply to the signature and to requests with it.
+/// The version of the Azure Storage API that defines the format of the signature.
 ///
-/// The string to sign is the same from version 2020-12-06 until before 2025-07-05. This version has been in every
-/// Azure cloud for years. Azurite 3.35 supports it, and Microsoft's Python package 12.19, against which tests
-/// compare. Valet needs nothing from newer versions.
+/// The format of the string to sign is the same for all versions from 2020-12-06 up to, but not including,
+/// 2025-07-05. Every Azure cloud has supported this version for years. Azurite 3.35 and Microsoft's Python package
+/// 12.19, which the tests compare with, also support it. Valet uses no feature of a newer version.
 pub const VERSION: &str = "2023-11-03";
 
-/// An account key, or the secret of a user delegation key. Its `Debug` output does not show the secret.
+/// An account key, or the secret of a user delegation key. The `Debug` output of this type does not contain the
+/// secret.
 #[derive(Clone)]
 pub struct SharedKey(Arc<hmac::Key>);
 
@@ -30,19 +32,20 @@ impl fmt::Debug for SharedKey {
 }
 
 impl SharedKey {
-    /// Parses a key in base64, as Azure shows it. `None` if the text is not a key.
+    /// Parses a base64 key in the format that Azure shows to users. Returns `None` if the text is not a valid key.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = BASE64_STANDARD.decode(text).ok().filter(|b| b.len() >= 16)?;
         Some(Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes))))
     }
 
-    /// A public, constant key, for fingerprints of data that is not secret.
+    /// Returns a constant key that is public. It is used for fingerprints of data that is not secret.
     pub fn nobodys() -> Self {
         Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, b"nobody's")))
     }
 
-    /// A fingerprint of a text that only this key can create. It is shorter than a signature. Its text differs from
-    /// all strings to sign, because those begin with permissions.
+    /// Returns a fingerprint of a text that only the owner of this key can compute. The fingerprint cannot be used
+    /// as a signature, because it is shorter than a signature. In addition, a string to sign begins with
+    /// permissions, and the text of a fingerprint does not.
     pub fn print(&self, text: &str) -> String {
         let tag = hmac::sign(&self.0, format!("valet\n{text}").as_bytes());
         tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -53,61 +56,62 @@ impl SharedKey {
     }
 }
 
-/// A user delegation key ("Get User Delegation Key").
+/// A user delegation key of Azure (Azure Storage REST API, "Get User Delegation Key").
 #[derive(Clone, Debug)]
 pub struct DelegationKey {
-    /// The object ID of the identity that the key belongs to.
+    /// The object ID of the identity that this user delegation key belongs to.
     pub object: String,
-    /// The tenant ID of the identity.
+    /// The tenant ID of the identity that this user delegation key belongs to.
     pub tenant: String,
-    /// The start of the key's validity, as the service wrote it.
+    /// The time from which the user delegation key is valid, in the format that Azure returned.
     pub start: String,
-    /// The expiry of the key, as the service wrote it.
+    /// The time when the user delegation key expires, in the format that Azure returned.
     pub expiry: String,
-    /// The service that the key is for: `b` (Blob Storage).
+    /// The Azure service that the user delegation key is for. The value `b` means Blob Storage.
     pub service: String,
-    /// The version of the service that created the key.
+    /// The version of the Azure Storage API that created the user delegation key.
     pub version: String,
-    /// The secret that signs.
+    /// The secret value of the user delegation key, which signs a SAS.
     pub value: SharedKey,
 }
 
-/// The key that signs a SAS.
+/// The key that signs a SAS: an account key or a user delegation key.
 #[derive(Clone, Copy, Debug)]
 pub enum SasSigner<'a> {
-    /// The account key, for a service SAS. The SAS can refer to a stored access policy of the container.
+    /// The account key signs a service SAS. The optional text names a stored access policy of the container.
     Account(&'a SharedKey, Option<&'a str>),
-    /// The user delegation key of an identity, for a user delegation SAS.
+    /// The user delegation key of an identity signs a user delegation SAS.
     Delegation(&'a DelegationKey),
 }
 
-/// What one SAS allows.
+/// The values that define what one SAS allows.
 #[derive(Clone, Copy, Debug)]
 pub struct SasParams<'a> {
     pub account: &'a str,
     pub container: &'a str,
-    /// The blob's name, not encoded.
+    /// The blob's name, without percent-encoding.
     pub blob: &'a str,
-    /// The only version of the blob that may be read.
+    /// If this is set, the SAS allows reads of this version of the blob only.
     pub version: Option<&'a str>,
-    /// The permissions: `r` (read), `c` (create) or `w` (write).
+    /// The permissions of the SAS: `r` (read), `c` (create) or `w` (write).
     pub permissions: &'a str,
-    /// The start time, in whole seconds.
+    /// The time from which the SAS is valid, in whole seconds.
     pub start: Timestamp,
-    /// The expiry, in whole seconds.
+    /// The time when the SAS expires, in whole seconds.
     pub expiry: Timestamp,
-    /// The client address or range of addresses that may use the SAS.
+    /// The client address, or the range of addresses, that is allowed to use the SAS.
     pub ip: Option<&'a str>,
-    /// Whether the SAS also works over plain HTTP.
+    /// This is true if the SAS also works over plain HTTP.
     pub allow_http: bool,
-    /// The response headers of a download.
+    /// The response headers that Azure returns when a client downloads the blob.
     pub response: &'a ResponseHeaders,
 }
 
-/// The query to append to the blob's URL.
+/// Builds and signs the query that must be appended to the blob's URL.
 ///
 /// # Errors
-/// [`SignError::Refused`] if a value contains a control character, which would break the lines of the string to sign.
+/// Returns [`SignError::Refused`] if a value contains a control character, because the string to sign has one value
+/// per line.
 pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignError> {
     let SasParams {
         account,
@@ -157,12 +161,13 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
                 &key.service,
                 &key.version,
             ]);
-            // These lines are for other users and a correlation ID, which only hierarchical namespaces have. Valet
-            // does not use them.
+            // These lines are for another user's identity and for a correlation ID. Only accounts with a
+            // hierarchical namespace support them, and Valet does not use them.
             lines.extend(["", "", ""]);
         }
     }
-    // The line before the response headers is the encryption scope. Empty means the container's own.
+    // The line before the response headers sets the encryption scope. If it is empty, Azure uses the encryption
+    // scope of the container.
     lines.extend([
         ip.unwrap_or_default(),
         protocol,
@@ -210,19 +215,19 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| format!("{name}={}", encoded(value)))
         .collect();
-    // The version is in the URL before the signature, because the signature does not contain it in readable form.
+    // The URL must contain the blob's version as a parameter, because the signature does not reveal the version.
     let which = version
         .map(|v| format!("versionid={}&", encoded(v)))
         .unwrap_or_default();
     Ok(format!("{which}{}", parameters.join("&")))
 }
 
-/// A time in the format of signatures, in whole seconds.
+/// Formats a time in whole seconds, as a SAS requires.
 pub fn second(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Percent-encodes everything except slashes and the unreserved characters of RFC 3986.
+/// Percent-encodes all characters except slashes and the unreserved characters of RFC 3986.
 pub fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,4 +1,5 @@
-//! Access tokens of the operator's identity, from workload identity or from the metadata server (IMDS).
+//! Access tokens of the operator's Azure identity. They come from workload identity or from the metadata server
+//! (IMDS).
 
 use std::{env, fmt, path::PathBuf, time::Duration};
 
@@ -16,48 +17,46 @@ use crate::{
     net::client::{Answer, Http, Unanswered, is_private},
 };
 
-/// A token is renewed when it expires in less than this time.
+/// Valet renews an access token if it expires in less than 5 minutes.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(5);
-/// Timeout for a token, with one retry. It is shorter than the timeout of the request that needs the token.
+/// The timeout for fetching an access token, including one retry. It is shorter than the timeout of the request to
+/// the store that needs the token.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Pause before the only retry.
+/// The pause before Valet repeats a failed token request. There is only one retry.
 const PAUSE: Duration = Duration::from_millis(300);
-/// The largest federated token file that is read.
+/// The maximum size of a federated token file, in bytes.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
-/// The authority of Microsoft's public cloud.
+/// The login endpoint of Microsoft's public cloud.
 const AUTHORITY: &str = "https://login.microsoftonline.com/";
-/// The metadata server of Azure machines ("Azure Instance Metadata Service").
+/// The address of the metadata server on Azure machines ("Azure Instance Metadata Service").
 const METADATA: &str = "http://169.254.169.254";
-/// The resource that the tokens are for: storage, in every cloud.
+/// The resource that Valet requests tokens for. The same value is valid for storage in every Azure cloud.
 const STORAGE: &str = "https://storage.azure.com/";
 
-/// The source of access tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Workload identity: Microsoft's identity platform exchanges a service account token for a token of the
-    /// application.
+    /// The token comes from workload identity. Microsoft's identity platform exchanges a Kubernetes service account
+    /// token for an access token of the application.
     Workload {
-        /// The authority's URL, such as `https://login.microsoftonline.com/`.
+        /// The URL of the identity platform, for example `https://login.microsoftonline.com/`.
         authority: String,
-        /// The tenant ID.
         tenant: String,
-        /// The client ID of the application.
+        /// The client ID of the Azure application.
         client: String,
-        /// The file with the service account token. The kubelet renews it.
+        /// The file with the Kubernetes service account token. The kubelet renews this file.
         file: PathBuf,
     },
-    /// Managed identity: the metadata server of the machine.
+    /// The token comes from a managed identity. The metadata server of the machine returns it.
     Managed {
-        /// The URL of the metadata server.
         endpoint: String,
-        /// The client ID of the identity, if the machine has several.
+        /// The client ID of the managed identity. It is needed only if the machine has several identities.
         client: Option<String>,
     },
 }
 
 impl Source {
-    /// Reads the source from the environment variables of Microsoft's SDKs. The webhook of Azure Workload Identity
-    /// sets them.
+    /// Reads the token source from the same environment variables as Microsoft's SDKs. The webhook of Azure Workload
+    /// Identity sets these variables.
     pub fn from_environment() -> Self {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         match (
@@ -78,7 +77,7 @@ impl Source {
         }
     }
 
-    /// The name of the source in messages.
+    /// Returns the name of the token source for messages.
     fn whom(&self) -> &'static str {
         match self {
             Self::Workload { .. } => "Microsoft's identity platform",
@@ -87,7 +86,7 @@ impl Source {
     }
 }
 
-/// An identity with its last token.
+/// An Azure identity and the last access token that Valet fetched for it.
 pub struct Identity {
     source: Source,
     http: Http,
@@ -108,21 +107,22 @@ struct Token {
 }
 
 impl Identity {
-    /// Creates the identity. No token is requested yet.
+    /// Creates the identity without requesting a token.
     pub fn new(source: Source) -> Self {
         Self {
             source,
-            // The platform team sets these addresses, not the owner of a store, so they are not limited.
+            // The platform team sets the addresses of the token source. A tenant cannot change them, so the egress
+            // policy does not apply.
             http: Http::new(None),
             last: Mutex::new(None),
         }
     }
 
-    /// Returns a token that stays valid for some time.
+    /// Returns an access token that stays valid for at least some minutes.
     ///
     /// # Errors
-    /// [`SignError::Credentials`]: `StoreUnreachable` for a temporary failure, another reason if a person must change
-    /// something.
+    /// Returns [`SignError::Credentials`]. Its reason is `StoreUnreachable` if a retry can help. Any other reason
+    /// means that somebody must change the configuration.
     pub async fn token(&self) -> Result<String, SignError> {
         let mut last = self.last.lock().await;
         let now = Timestamp::now();
@@ -142,8 +142,8 @@ impl Identity {
                 *last = Some(token);
                 Ok(value)
             }
-            // While the source does not answer, the last token is used until its expiry. After a refusal it is not
-            // used.
+            // While the token source does not answer, Valet uses the last token until the token expires. Valet does
+            // not use the last token after the source refused to issue a new one.
             (Err(SignError::Credentials { reason, .. }), Some(token))
                 if reason == Reason::StoreUnreachable && now < token.expires =>
             {
@@ -153,7 +153,7 @@ impl Identity {
         }
     }
 
-    /// Discards the last token, because the store did not accept it.
+    /// Discards the last access token. Valet calls this after the store did not accept the token.
     pub async fn forget(&self) {
         *self.last.lock().await = None;
     }
@@ -165,14 +165,14 @@ impl Identity {
         if answer.status != StatusCode::OK.as_u16() {
             return Err(self.refusal(&answer));
         }
-        // The text of the error would contain the text that it could not parse.
+        // The parser's error is dropped, because it can contain parts of the token.
         let granted: Granted = serde_json::from_slice(&answer.body)
             .map_err(|_| unreachable(format!("the answer of {whom} is not a token")))?;
         let is_sound = !granted.access_token.is_empty() && granted.access_token.bytes().all(|b| b.is_ascii_graphic());
         if !is_sound || !granted.token_type.eq_ignore_ascii_case("bearer") || granted.expires_in <= 0 {
             return Err(unreachable(format!("{whom} returned a token that cannot be used")));
         }
-        // A token is kept for at most a day, even if the answer says that it is valid for longer.
+        // Valet keeps a token for at most one day, even if the answer states a longer lifetime.
         let seconds = granted.expires_in.min(24 * 3600);
         Ok(Token {
             value: granted.access_token,
@@ -232,14 +232,15 @@ impl Identity {
             .uri(uri)
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|_| unusable())?;
-        // The service account token is sent only over https. The metadata server is on the machine itself.
+        // Valet sends the service account token only over HTTPS. The metadata server is exempt, because it runs on
+        // the machine itself.
         if matches!(self.source, Source::Workload { .. }) && !is_private(request.uri()) {
             return Err(unusable());
         }
         Ok(request)
     }
 
-    /// Sends the request, and repeats it once if it failed quickly.
+    /// Sends a request to the token source, and repeats it once if it failed quickly.
     async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
         let whom = self.source.whom();
         let has_trouble = |answer: &Answer| answer.status >= 500 || matches!(answer.status, 408 | 410 | 429);
@@ -259,7 +260,8 @@ impl Identity {
         }
     }
 
-    /// Interprets a refusal. Only codes are taken from its text, because the rest names tenants and applications.
+    /// Converts a refusal into an error. The error contains only codes from the answer, because the rest of the
+    /// answer names tenants and applications.
     fn refusal(&self, answer: &Answer) -> SignError {
         let said: Refusal = serde_json::from_slice(&answer.body).unwrap_or_default();
         let error = said
@@ -289,14 +291,14 @@ impl Identity {
     }
 }
 
-/// The error number in a text such as "AADSTS700213: No matching federated identity record found ...".
+/// Returns the error number from a text such as "AADSTS700213: No matching federated identity record found ...".
 fn aadsts(text: &str) -> Option<String> {
     let rest = text.strip_prefix("AADSTS")?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).take(12).collect();
     (!digits.is_empty()).then(|| format!("AADSTS{digits}"))
 }
 
-/// An error for a temporary failure.
+/// Returns an error that means that a retry can help.
 pub fn unreachable(message: String) -> SignError {
     SignError::Credentials {
         reason: Reason::StoreUnreachable,
@@ -304,7 +306,7 @@ pub fn unreachable(message: String) -> SignError {
     }
 }
 
-/// Reads the service account token from its file. The kubelet replaces the file.
+/// Reads the service account token from its file. The file is read each time, because the kubelet replaces it.
 async fn read(file: &std::path::Path) -> Result<String, SignError> {
     let unusable = |why: &str| SignError::Credentials {
         reason: Reason::CredentialsInvalid,
@@ -338,7 +340,7 @@ struct Refusal {
     error_description: Option<String>,
 }
 
-/// The metadata server writes numbers as text.
+/// Parses a number that the metadata server wrote as text.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

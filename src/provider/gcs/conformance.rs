@@ -18,7 +18,7 @@ use crate::{
     core::{SignError, Signed, SigningRequest},
 };
 
-/// Runs the conformance check below an object key of the bucket, at the operator's endpoint.
+/// Runs the conformance check with objects under the prefix `probe_key`, at the operator's endpoint.
 pub async fn canary(gcs: &Gcs, probe_key: &str) -> ConformanceReport {
     let mut trip = Checker::new(gcs, probe_key);
     let result = in_time(go(&mut trip, is_googles(&gcs.store))).await;
@@ -43,7 +43,8 @@ fn put() -> Ask {
     upload(UploadMode::Put, Overwrite::Forbid)
 }
 
-/// An upload with a checksum and no size. Otherwise the store could refuse other bytes because of the size alone.
+/// Returns an upload with a checksum constraint but without a size constraint. With a size constraint, the store
+/// could refuse a wrong body only because of its size. The checksum would then not be tested.
 fn summed() -> Ask {
     Ask::Upload {
         mode: UploadMode::Put,
@@ -59,7 +60,8 @@ fn form() -> Ask {
     upload(UploadMode::PostForm, Overwrite::Allow)
 }
 
-/// `is_googles`: whether POST forms are expected to be limited to a prefix without a check.
+/// Sends the requests of the conformance check. `is_googles` is true for Google's own hosts, which are expected to
+/// limit POST forms to a prefix.
 async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavailable> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
@@ -71,7 +73,7 @@ async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavail
     let by_length: Tamper = |r| r.body = LONGER.into();
     let by_checksum: Tamper = |r| r.body = OTHER.into();
     let by_type: Tamper = |r| r.set("content-type", OTHER_TYPE);
-    // The same header enforces both constraints.
+    // Google enforces both capabilities with the same header, so one check covers both.
     let either = [Capability::ContentLengthRange, Capability::ContentLength];
     trip.holds(&put(), "put", |_| {}, &[Missing::Url(Capability::WriteOnce)])
         .await?;
@@ -140,7 +142,7 @@ impl Transport for Gcs {
         .boxed()
     }
 
-    /// The signature is the last parameter of a URL.
+    /// Makes the URL's signature invalid. The signature is the last parameter of the URL.
     fn forge(sent: &mut PreparedRequest) {
         let signature = match &mut sent.fields {
             Some(fields) => fields
@@ -154,7 +156,8 @@ impl Transport for Gcs {
         }
     }
 
-    /// Deletes the check's objects. If the bucket has versioning, older versions stay.
+    /// Deletes the objects that the conformance check wrote. If the bucket has versioning, older versions of the
+    /// objects remain.
     fn clear_away<'a>(&'a self, _: &'a str, written: &'a BTreeSet<String>) -> BoxFuture<'a, Option<&'static str>> {
         async move {
             let mut is_gone = true;

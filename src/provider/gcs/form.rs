@@ -1,5 +1,5 @@
-//! POST forms ("Policy document", "Upload an object with HTML forms"). A policy lists the allowed form fields, and
-//! the signature covers the policy.
+//! POST forms of Google Cloud Storage ("Policy document", "Upload an object with HTML forms"). A policy lists the
+//! allowed form fields, and the signature covers the policy.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::{Timestamp, tz::TimeZone};
@@ -13,29 +13,30 @@ use crate::{
     core::{Lifetime, SignError},
 };
 
-/// The store replaces this text in a form's object key with the name of the uploaded file.
+/// In the object key of a form, the store replaces this text with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
 
-/// A condition of a policy.
+/// A condition in the policy of a POST form.
 #[derive(Clone, Debug)]
 pub enum Condition {
-    /// The size of the file is in this range, in bytes.
+    /// The size of the uploaded file must be in this range, in bytes.
     Range(LengthRange),
-    /// The field begins with this text.
+    /// The value of the form field (first text) must begin with the second text.
     StartsWith(String, String),
 }
 
-/// A form without its signature.
+/// A POST form that is not signed yet.
 pub struct Unsigned {
     fields: Vec<(String, String)>,
-    /// The data to sign: the policy in base64.
+    /// The policy in base64. This is the text that must be signed.
     pub policy: String,
 }
 
-/// The conditions of a form for these constraints.
+/// Converts the constraints of an upload into the conditions of a POST form.
 ///
 /// # Errors
-/// [`SignError::Refused`] for a constraint that no form can enforce. Valet refuses such a grant before it signs.
+/// Returns [`SignError::Refused`] for a constraint that a form cannot enforce. Valet normally refuses a grant with
+/// such a constraint before it signs.
 pub fn conditions(
     key: &str,
     constraints: &UploadConstraints,
@@ -81,11 +82,11 @@ pub fn conditions(
     Ok((content_type.collect(), range))
 }
 
-/// Prepares a form. The policy contains each field with its value, so the store refuses other values and other
-/// fields.
+/// Prepares a POST form for signing. The policy contains each field with its value, so the store refuses other
+/// values and other fields.
 ///
-/// If the key ends with '/', the policy requires only this prefix. The object is then named after the file, and the
-/// holder of the form can choose another name below the prefix.
+/// If the object key ends with `/`, it is a prefix, and the policy requires only that the key begins with it. The
+/// store then names the object after the uploaded file. The holder of the form can choose any name under the prefix.
 pub fn prepare(
     (bucket, key): (&str, &str),
     more_fields: &[(String, String)],
@@ -133,7 +134,7 @@ pub fn prepare(
 }
 
 impl Unsigned {
-    /// All fields of the form, with the signature.
+    /// Adds the signature and returns all fields of the form.
     pub fn with(self, signature: &[u8]) -> Vec<(String, String)> {
         let mut fields = self.fields;
         fields.push(("policy".into(), self.policy));
@@ -142,13 +143,13 @@ impl Unsigned {
     }
 }
 
-/// The expiry in the format of a policy, in whole seconds.
+/// Formats the expiry of a form as its policy requires, in whole seconds.
 fn end(expires_at: Timestamp) -> String {
     let end = expires_at.to_zoned(TimeZone::UTC);
     end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A JSON string in ASCII, as Google's documentation requires.
+/// Returns a JSON string that contains only ASCII characters, as Google's documentation requires.
 fn quoted(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     let mut out = String::with_capacity(json.len());

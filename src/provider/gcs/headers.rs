@@ -1,11 +1,11 @@
-//! The signed headers and parameters of a grant's constraints.
+//! Builds the signed headers and query parameters that enforce the constraints of a grant.
 
 use crate::{
     api::{Overwrite, ResponseHeaders, UploadConstraints},
     core::SignError,
 };
 
-/// The headers that enforce the constraints of an upload in one request.
+/// Returns the headers that enforce the constraints of an upload with one PUT request.
 pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
     let UploadConstraints {
         content_type,
@@ -20,7 +20,8 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
             "Google Cloud Storage does not check SHA-256 checksums".into(),
         ));
     }
-    // Google ignores a signed Content-Length. This header enforces an exact length as well as a range.
+    // Valet uses the range header for an exact length as well, because Google ignores a signed Content-Length
+    // header.
     let range = match (content_length, content_length_range) {
         (None, None) => None,
         (Some(n), None) => Some((*n, *n)),
@@ -44,12 +45,12 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
         .collect())
 }
 
-/// The error for a grant with mode Credentials.
+/// Returns the error for a grant with mode Credentials, which this provider does not support.
 pub fn no_credentials() -> SignError {
     SignError::Refused("Google Cloud Storage does not support temporary credentials".into())
 }
 
-/// The headers of the request that starts a resumable upload ("Initiate a resumable upload").
+/// Returns the headers of the request that starts a resumable upload ("Initiate a resumable upload").
 pub fn session_headers(constraints: &UploadConstraints) -> Result<Vec<(String, String)>, SignError> {
     if constraints.content_length.is_some() || constraints.content_length_range.is_some() {
         return Err(SignError::Refused("a resumable upload cannot enforce a size".into()));
@@ -64,7 +65,7 @@ pub fn session_headers(constraints: &UploadConstraints) -> Result<Vec<(String, S
     Ok(headers)
 }
 
-/// The parameters that set the version and the response headers of a download.
+/// Returns the query parameters that select the object's version and the response headers of a download.
 pub fn get_query(version: Option<&String>, response: &ResponseHeaders) -> Result<Vec<(String, String)>, SignError> {
     let ResponseHeaders {
         content_type,

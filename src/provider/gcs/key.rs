@@ -1,4 +1,4 @@
-//! A service account key, in the JSON format of Google Cloud.
+//! Parses a service account key in the JSON format of Google Cloud, and signs with it.
 
 use std::fmt;
 
@@ -12,13 +12,12 @@ use serde::Deserialize;
 
 use crate::{core::SignError, net::client::is_private};
 
-/// A service account key. Its `Debug` output does not show the private key.
+/// A service account key. The `Debug` output of this type does not contain the private key.
 pub struct ServiceAccountKey {
-    /// The account, such as `valet@project.iam.gserviceaccount.com`.
+    /// The email address of the account, for example `valet@project.iam.gserviceaccount.com`.
     pub email: String,
-    /// The ID of the key.
     pub id: Option<String>,
-    /// The token endpoint for this key.
+    /// The URL of the endpoint that issues access tokens for this key.
     pub token_uri: http::Uri,
     pair: RsaKeyPair,
 }
@@ -41,17 +40,17 @@ struct File {
     token_uri: Option<String>,
 }
 
-/// The token endpoint if the file does not set one.
+/// The token endpoint of a key file that does not name a token endpoint.
 const TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
 
 impl ServiceAccountKey {
-    /// Parses a file that `gcloud iam service-accounts keys create` writes.
+    /// Parses a key file that `gcloud iam service-accounts keys create` writes.
     ///
     /// # Errors
-    /// What is wrong with the file, as the end of a sentence that begins with the file's name. The text contains
-    /// nothing from the file.
+    /// Returns what is wrong with the file. The text continues a sentence that begins with the file's name. The text
+    /// contains no content of the file.
     pub fn parse(json: &[u8]) -> Result<Self, &'static str> {
-        // The text of the error would contain the text that it could not parse.
+        // The parser's error is dropped, because it can contain parts of the private key.
         let file: File = serde_json::from_slice(json).map_err(|_| "is not the JSON of a service account key")?;
         match file.kind.as_deref() {
             Some("service_account") => {}
@@ -97,15 +96,15 @@ impl ServiceAccountKey {
         })
     }
 
-    /// The fingerprint of the public key, which distinguishes two keys.
+    /// Returns a fingerprint of the public key. Valet uses the fingerprint to detect that the key was replaced.
     pub fn print(&self) -> Digest {
         digest(&SHA256, self.pair.public_key().as_ref())
     }
 
-    /// Signs with RSASSA-PKCS1-v1_5 and SHA-256.
+    /// Signs a message with RSASSA-PKCS1-v1_5 and SHA-256.
     ///
     /// # Errors
-    /// [`SignError::Refused`] if the machine has no random numbers for blinding.
+    /// Returns [`SignError::Refused`] if the machine cannot provide random numbers, which RSA blinding needs.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair

@@ -1,5 +1,5 @@
-//! Probes a bucket. The probe checks the account that signs, the bucket, clock skew, unsigned headers and write-once
-//! uploads, each with its own requests.
+//! Probes a Google Cloud Storage bucket. The probe checks the account that signs, the bucket, the clock skew,
+//! unsigned headers and write-once uploads. Each check sends its own requests.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,14 +19,15 @@ use crate::{
     provider::{Finding, Probed},
 };
 
-/// Probes the bucket with a few requests, one for each question.
+/// Probes the bucket with a few requests.
 pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
     let answer = match gcs.send("GET", key, &[], &[]).await {
         Ok(answer) => answer,
         Err(e) => return Probed::of(unusable(e)),
     };
     let mut probed = Probed::of(finding(&answer, &gcs.store.bucket));
-    // Only the `Date` of this answer is used. Without it, the store's clock is unknown.
+    // This request only reads the store's time from the `Date` header. If the header is missing, the clock skew
+    // stays unknown.
     probed.skew = date(&answer.headers)
         .map(|theirs| theirs.duration_since(Timestamp::now()))
         .filter(|skew| is_skewed(Some(*skew)));
@@ -34,8 +35,8 @@ pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
         return probed;
     }
     if let Some(skew) = probed.skew {
-        // With a large clock skew the store interprets signed times differently, so a refusal shows nothing about the
-        // store.
+        // If the clock skew is large, the store can refuse a signature only because of its times. A refusal then
+        // shows nothing about the store's behavior.
         probed.untold = Some(skewed(skew));
         if skew.abs() >= MOST_SKEW {
             probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
@@ -68,13 +69,13 @@ fn unusable(error: SignError) -> Finding {
     }
 }
 
-/// The store's time, from the `Date` header.
+/// Returns the store's time from the `Date` header of an answer.
 pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let date = headers.get(header::DATE)?.to_str().ok()?;
     jiff::fmt::rfc2822::parse(date).ok().map(|z| z.timestamp())
 }
 
-/// The error code of an answer ("HTTP status and error codes for XML").
+/// Returns the error code of an answer ("HTTP status and error codes for XML").
 fn code(answer: &Answer) -> &str {
     let text = std::str::from_utf8(&answer.body).unwrap_or_default();
     text.split_once("<Code>")
@@ -84,7 +85,8 @@ fn code(answer: &Answer) -> &str {
         .unwrap_or_default()
 }
 
-/// Interprets the answer to a read request for an object that usually does not exist.
+/// Converts the store's answer to a read request into the result of the probe. The requested object usually does not
+/// exist.
 fn finding(answer: &Answer, bucket: &str) -> Finding {
     let refused = |code: &str| {
         let said = if code.is_empty() {
@@ -131,7 +133,8 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
                 "the bucket requires a project to bill ({code}), and Valet cannot name one; use a bucket whose owner pays"
             ),
         ),
-        // The object does not exist, or the account may not read it. In both cases bucket and credentials are right.
+        // Either the object does not exist, or the account is not allowed to read it. In both cases the bucket and
+        // the credentials are correct.
         (200 | 206 | 403 | 404 | 416, _) => Finding::Usable,
         (status @ (301 | 302 | 307 | 308), _) => {
             Finding::Unreachable(format!("the store answered {status}; check spec.gcs.endpoint"))
@@ -140,16 +143,16 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
     }
 }
 
-/// The MD5 of an empty body, which the probe sends.
+/// The MD5 of an empty body, in base64. The uploads of the probe have an empty body.
 const MD5: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
-/// The most write-once uploads that are sent.
+/// The maximum number of write-once uploads that the probe sends.
 const MOST: usize = 3;
 
-/// Sends the probe's requests, with signed URLs that expire after a minute.
+/// Sends the requests of a probe. Each request uses a signed URL that expires after one minute.
 struct Probe<'a> {
     gcs: &'a Gcs,
     key: String,
-    /// The source of the copy, an object that does not exist.
+    /// The copy source in the probe's requests. It names an object that does not exist.
     absent: String,
     has_written: AtomicBool,
 }
@@ -179,7 +182,7 @@ impl Sender for Probe<'_> {
     }
 }
 
-/// Interprets an answer. Returns an error if the store has a temporary failure.
+/// Converts a store's answer for the probe. Returns an error if the store has a temporary failure.
 fn said(answer: &Answer) -> Result<Said, SignError> {
     match answer.status {
         status if status == 429 || status >= 500 && status != 501 => Err(SignError::Credentials {
@@ -188,7 +191,7 @@ fn said(answer: &Answer) -> Result<Said, SignError> {
         }),
         status => Ok(Said {
             status,
-            // Some stores with this API send no error codes.
+            // Some stores that implement Google's XML API send no error codes, so the status is used instead.
             code: match (status, code(answer)) {
                 (404, "") => "NoSuchKey".to_owned(),
                 (_, code) => code.to_owned(),
@@ -197,12 +200,13 @@ fn said(answer: &Answer) -> Result<Said, SignError> {
     }
 }
 
-/// Probes what the store does with unsigned headers.
+/// Finds out whether the store refuses or obeys unsigned headers.
 async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHeaders, SignError> {
     let now = Timestamp::now().as_nanosecond();
     let probe = Probe {
         gcs,
-        // An object with this key may exist. A store that ignores checksums must not overwrite it.
+        // If an object with this key exists, the probe uses a different key. A store that ignores checksums could
+        // otherwise overwrite the object.
         key: match is_absent {
             true => key.to_owned(),
             false => format!("{key}/{now}"),
@@ -220,8 +224,8 @@ async fn try_headers(gcs: &Gcs, key: &str, is_absent: bool) -> Result<UnsignedHe
     found
 }
 
-/// Probes once what the store does with write-once uploads. Google documents its own behaviour ("Request
-/// preconditions").
+/// Finds out once whether the store supports write-once uploads. Google's own hosts need no requests, because Google
+/// documents their behavior ("Request preconditions").
 async fn try_write_once(gcs: &Gcs, key: &str) -> Result<(), SignError> {
     let is_known = matches!(
         &*lock(&gcs.write_once),

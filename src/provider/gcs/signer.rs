@@ -1,5 +1,5 @@
-//! What signs: a service account key, or Google's IAM with an account's key that Google keeps ("IAM Service Account
-//! Credentials API", `signBlob`).
+//! Signs with a service account key, or with Google's IAM. With IAM, Google keeps the account's private key and
+//! signs in its own service ("IAM Service Account Credentials API", `signBlob`).
 
 use std::sync::Arc;
 
@@ -18,29 +18,28 @@ use crate::{api::Reason, core::SignError, net::client::Http};
 
 const WHOM: &str = "Google's IAM (signBlob)";
 
-/// What signs URLs and forms.
+/// The signer of URLs and POST forms.
 pub enum GcsSigner {
-    /// A service account key, which signs locally.
+    /// A service account key signs locally, without a request.
     Key(Arc<ServiceAccountKey>),
-    /// Google's IAM, with one request per signature.
+    /// Google's IAM signs. Each signature needs one request.
     Google(Box<Google>),
 }
 
-/// Signs with Google's IAM.
+/// Signs with Google's IAM, in the name of one service account.
 pub struct Google {
-    /// The account that signs, once it is known.
+    /// The service account that IAM signs for. It is set after the metadata server has returned it.
     pub account: OnceCell<String>,
-    /// The IAM API.
     pub iam: Iam,
-    /// The tokens that authorize the requests to IAM.
+    /// The access tokens that authorize requests to Google's IAM.
     pub tokens: Tokens,
 }
 
-/// The IAM Service Account Credentials API. The operator's environment sets its address, not a store, because the
-/// operator sends its token to it.
+/// The address of the IAM Service Account Credentials API. The operator's environment sets it. A store must not set
+/// it, because the operator sends its access token to this address.
 pub struct Iam {
     pub endpoint: String,
-    /// The HTTP client for this address.
+    /// The HTTP client that sends requests to Google's IAM.
     pub http: Http,
 }
 
@@ -51,10 +50,11 @@ struct Signed {
 }
 
 impl GcsSigner {
-    /// The account that signs.
+    /// Returns the service account that signs.
     ///
     /// # Errors
-    /// [`SignError::Credentials`] if the metadata server must be asked for the account and does not answer.
+    /// Returns [`SignError::Credentials`] if Valet must ask the metadata server for the account, and the metadata
+    /// server does not answer.
     pub async fn account(&self) -> Result<String, SignError> {
         match self {
             Self::Key(key) => Ok(key.email.clone()),
@@ -65,11 +65,11 @@ impl GcsSigner {
         }
     }
 
-    /// A fingerprint of what signs: the service account key, or the account for which Google signs. Google replaces
-    /// its keys often, so the fingerprint does not contain them.
+    /// Returns a fingerprint of the service account key, or of the account that Google's IAM signs for. Google
+    /// replaces the keys of IAM often, so the fingerprint does not depend on them.
     ///
     /// # Errors
-    /// The same errors as [`GcsSigner::account`].
+    /// Returns the same errors as [`GcsSigner::account`].
     pub async fn print(&self) -> Result<String, SignError> {
         let account = self.account().await?;
         Ok(match self {
@@ -81,7 +81,7 @@ impl GcsSigner {
     /// Checks that signing is possible now, without making a signature.
     ///
     /// # Errors
-    /// [`SignError::Credentials`] if there is no token or no account.
+    /// Returns [`SignError::Credentials`] if there is no access token or no account.
     pub async fn is_ready(&self) -> Result<(), SignError> {
         if let Self::Google(google) = self {
             google.tokens.bearer().await?;
@@ -90,10 +90,11 @@ impl GcsSigner {
         Ok(())
     }
 
-    /// Signs a message.
+    /// Signs a message with the service account key or with Google's IAM.
     ///
     /// # Errors
-    /// [`SignError`] if Google's IAM refuses or does not answer, or if the key cannot sign.
+    /// Returns [`SignError`] if Google's IAM refuses the request or does not answer, or if the service account key
+    /// cannot sign.
     pub async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let Google { iam, tokens, .. } = match self {
             Self::Key(key) => return key.sign(message),
@@ -112,7 +113,8 @@ impl GcsSigner {
         match answer.status {
             200 => {
                 let signed: Signed = read(WHOM, &answer)?;
-                // The signature of an RSA key has at least 2048 bits.
+                // A shorter answer is not a valid signature, because the signature of an RSA key has at least 2048
+                // bits.
                 match BASE64_STANDARD.decode(signed.signed_blob) {
                     Ok(signature) if (256..=1024).contains(&signature.len()) => Ok(signature),
                     _ => Err(unreachable(format!("the answer of {WHOM} is not a signature"))),

@@ -1,4 +1,4 @@
-//! The operator's own identity (Application Default Credentials).
+//! Reads the operator's own Google identity (Application Default Credentials).
 
 use std::{path::Path, sync::Arc};
 
@@ -11,16 +11,18 @@ use super::{
 };
 use crate::net::client::is_private;
 
-/// The largest credentials file, in bytes.
+/// The maximum size of a credentials file, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
-/// The address of the metadata server. It is an IP address, so it needs no DNS.
+/// The address of Google's metadata server. It is an IP address, so the operator needs no DNS lookup.
 const METADATA_HOST: &str = "169.254.169.254";
 
-/// Reads the source from the operator's environment. `GOOGLE_APPLICATION_CREDENTIALS` names a file with a service
-/// account key or with the configuration of a workload identity federation. Without it, the source is the metadata
-/// server, at `GCE_METADATA_HOST` if that is set.
+/// Reads the source of Google credentials from the operator's environment. The variable
+/// `GOOGLE_APPLICATION_CREDENTIALS` can name a file. The file contains a service account key or the configuration of
+/// a workload identity federation. If the variable is not set, the source is the metadata server.
+/// `GCE_METADATA_HOST` can change the address of the metadata server.
 ///
-/// A problem is reported when a store needs the source: [`Source::Unusable`].
+/// If the file cannot be used, this function returns [`Source::Unusable`]. Valet reports the problem when a store
+/// needs the source.
 pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Source {
     read(variable).unwrap_or_else(Source::Unusable)
 }

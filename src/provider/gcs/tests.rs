@@ -1,4 +1,4 @@
-//! Google's conformance tests for signatures, compared byte for byte (tests/fixtures/google).
+//! Compares Valet's signatures with Google's conformance tests, byte for byte (tests/fixtures/google).
 
 mod requests;
 
@@ -82,8 +82,8 @@ struct Output {
     expected_decoded_policy: String,
 }
 
-/// These tests choose between several addresses of a client library. No signature depends on this choice, and Valet
-/// has only one address, so the expected address is used.
+/// In these tests, a client library must choose between several addresses of the same bucket. No signature depends
+/// on this choice. Valet does not choose between addresses, so the test passes the expected address to Valet.
 const ROUTING: [&str; 6] = [
     "Simple GET with endpoint on client",
     "Endpoint on client with scheme",
@@ -93,8 +93,8 @@ const ROUTING: [&str; 6] = [
     "Universe domain",
 ];
 
-/// The canonical request of this test does not have the digest that the test signs. The string to sign and the URL
-/// are right.
+/// The canonical request in this conformance test does not match the digest that the test signs. The string to sign
+/// and the URL in the test are correct.
 const AT_ODDS: &str = "Universe domain with virtual hosted style";
 
 fn vectors() -> Vectors {
@@ -122,7 +122,7 @@ fn googles_signed_urls() {
     let (vectors, key) = (vectors(), key());
     assert_eq!(vectors.urls.len(), 29);
     for test in vectors.urls {
-        // Scheme and authority come from the expected URL. Everything else is built here.
+        // The scheme and the host come from the expected URL. Valet builds all other parts of the URL.
         let (scheme, rest) = test.expected_url.split_once("://").unwrap();
         let authority = rest.split(['/', '?']).next().unwrap();
         let object = if test.object.is_empty() {
@@ -165,7 +165,7 @@ fn googles_signed_urls() {
     }
 }
 
-/// The tests whose addresses Valet builds from a store's settings.
+/// Compares the URLs of the conformance tests in which Valet builds the address from a store's settings.
 #[tokio::test]
 async fn googles_signed_urls_from_a_stores_settings() {
     let mut tried = 0;
@@ -243,7 +243,8 @@ fn googles_forms() {
         wanted.sort();
         assert_eq!(fields, wanted, "{what}");
 
-        // The URL of the form. A store cannot set a host that is bound to a bucket.
+        // Checks the URL of the form. The check skips tests with a host that is bound to a bucket, because a store
+        // cannot set such a host.
         if input.bucket_bound_hostname.is_none() {
             let style = if input.url_style.is_some() {
                 "VirtualHost"
@@ -268,8 +269,8 @@ fn googles_forms() {
     }
 }
 
-/// A POST form for a prefix is supported without a check only on Google's hosts. For another store a conformance
-/// check by this process or another one is needed.
+/// On Google's hosts, POST forms for a prefix are supported without a check. For any other store, a conformance
+/// check of any process must first confirm them.
 #[test]
 fn form_below_a_prefix_needs_googles_own_endpoints_or_a_trial() {
     let gcs = |endpoint: Option<&str>, public: Option<&str>| {

@@ -18,46 +18,46 @@ use crate::{
     net::client::{Answer, Http, SOURCE_TIMEOUT, Unanswered},
 };
 
-/// A token is renewed when it expires in less than this time. Google's metadata server returns a new token only 4
-/// minutes before the old one expires, so an earlier request would return the same token.
+/// Valet renews an access token if it expires in less than 225 seconds. Google's metadata server returns a new token
+/// only during the last 4 minutes of the old one. An earlier request would return the old token.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_secs(225);
-/// The scope of a token. The roles of its identity decide what it may do.
+/// The scope of the requested access tokens. The IAM roles of the identity decide what a token allows.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// The requested lifetime of a token, in seconds. Google allows no longer one.
+/// The lifetime that Valet requests for an access token, in seconds. Google allows at most this value.
 const LIFETIME: i64 = 3600;
-/// Pause before the only retry.
+/// The pause before Valet repeats a failed token request. There is only one retry.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The source of access tokens.
 #[derive(Clone)]
 pub enum Source {
-    /// A service account key (RFC 7523, the JWT bearer grant).
+    /// The token comes from a service account key (RFC 7523, the JWT bearer grant).
     Key(Arc<ServiceAccountKey>),
-    /// The metadata server of a Google Cloud machine or of GKE's workload identity.
+    /// The token comes from the metadata server of a Google Cloud machine or of GKE's workload identity.
     Metadata {
-        /// Host, and port if it is not 80.
+        /// The host of the metadata server, with a port if it is not 80.
         host: String,
     },
-    /// A token of another issuer, which Google exchanges for its own (workload identity federation).
+    /// Google exchanges a token of another identity provider for its own token (workload identity federation).
     External(Arc<External>),
-    /// No usable source, and the reason.
+    /// There is no usable source of tokens. The text gives the reason.
     Unusable(String),
 }
 
 /// The configuration of a workload identity federation.
 #[derive(Debug)]
 pub struct External {
-    /// The identity provider in Google Cloud that accepts the other issuer's token.
+    /// The workload identity provider in Google Cloud that accepts the external token.
     pub audience: String,
-    /// The type of the other issuer's token.
+    /// The type of the external token that Google exchanges.
     pub subject_token_type: String,
-    /// The address of Google's STS.
+    /// The URL of Google's Security Token Service (STS).
     pub token_url: Uri,
-    /// The file with the other issuer's token.
+    /// The file with the external token.
     pub file: PathBuf,
-    /// The field with the token, if the file is JSON.
+    /// The name of the JSON field with the token. It is `None` if the file contains only the token.
     pub field: Option<String>,
-    /// The address that exchanges the federated token for a service account's token, if there is a service account.
+    /// The URL that exchanges the federated token for the token of a service account. It is `None` if no service
+    /// account is used.
     pub impersonation_url: Option<Uri>,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// A source with its last token.
+/// A source of access tokens, and the last token from it.
 pub struct Tokens {
     source: Source,
     http: Http,
@@ -101,7 +101,8 @@ struct ImpersonationAnswer {
 }
 
 impl Tokens {
-    /// Creates the tokens. No token is requested yet. The client must be allowed to reach the source.
+    /// Creates the token cache without requesting a token. The HTTP client must be allowed to reach the token
+    /// source.
     pub fn new(source: Source, http: Http) -> Self {
         Self {
             source,
@@ -110,12 +111,12 @@ impl Tokens {
         }
     }
 
-    /// Returns a token that stays valid for some time, as the value of an Authorization header. It may be sent only
-    /// to Google's IAM, and never to an address that a store names: whoever receives the token can act as the
-    /// operator.
+    /// Returns an access token as the value of an Authorization header. The token stays valid for at least some
+    /// minutes. Valet must send the token only to Google's IAM. It must never send the token to an address that a
+    /// store names, because the receiver can act as the operator.
     ///
     /// # Errors
-    /// [`SignError::Credentials`] if there is no token.
+    /// Returns [`SignError::Credentials`] if no token is available.
     pub async fn bearer(&self) -> Result<String, SignError> {
         let http = &self.http;
         let mut last = self.last.lock().await;
@@ -140,8 +141,8 @@ impl Tokens {
                 *last = Some(token);
                 Ok(value)
             }
-            // While the source does not answer, the last token is used until its expiry. After a refusal it is not
-            // used.
+            // While the token source does not answer, Valet uses the last token until the token expires. Valet does
+            // not use the last token after the source refused to issue a new one.
             (Err(SignError::Credentials { reason, .. }), Some(token))
                 if reason == Reason::StoreUnreachable && now < token.expires =>
             {
@@ -151,10 +152,11 @@ impl Tokens {
         }
     }
 
-    /// The service account of the source.
+    /// Returns the service account of the token source.
     ///
     /// # Errors
-    /// [`SignError::Credentials`] if the source has no service account, or if it is unknown.
+    /// Returns [`SignError::Credentials`] if the source has no service account, or if the account cannot be found
+    /// out.
     pub async fn account(&self) -> Result<String, SignError> {
         let nobody = |what: &str| {
             unusable(&format!(
@@ -166,7 +168,8 @@ impl Tokens {
             Source::Metadata { host } => {
                 let answer = metadata(&self.http, host, "email").await?;
                 let email = std::str::from_utf8(&answer.body).unwrap_or_default().trim();
-                // If no account is bound, GKE returns the name of the workload identity pool.
+                // If no service account is bound to the pod's identity, GKE returns no email address. It returns the
+                // name of the workload identity pool.
                 match email.split_once('@') {
                     Some((name, domain)) if !name.is_empty() && domain.ends_with(".gserviceaccount.com") => {
                         Ok(email.to_owned())
@@ -185,13 +188,13 @@ impl Tokens {
         }
     }
 
-    /// Discards the last token, because it was not accepted.
+    /// Discards the last access token. Valet calls this after a service did not accept the token.
     pub async fn forget(&self) {
         *self.last.lock().await = None;
     }
 }
 
-/// The error for missing credentials.
+/// Returns the error for missing credentials.
 pub fn unusable(why: &str) -> SignError {
     SignError::Credentials {
         reason: Reason::CredentialsInvalid,
@@ -199,13 +202,13 @@ pub fn unusable(why: &str) -> SignError {
     }
 }
 
-/// Sends a request, and repeats it once after a temporary failure.
+/// Sends a request to the token source, and repeats it once after a temporary failure.
 pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Result<Answer, SignError> {
     let again = request.clone();
     let first = http.send(request).await;
     let answer = match first {
         Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
-        // These errors do not go away after a short pause.
+        // A retry does not help for these errors, because their causes last longer than the pause.
         Err(
             e
             @ (Unanswered::Slow | Unanswered::EgressDenied(_) | Unanswered::Untrusted(_) | Unanswered::NoTrustRoots),
@@ -227,7 +230,7 @@ pub async fn ask(http: &Http, whom: &str, request: Request<Full<Bytes>>) -> Resu
     }
 }
 
-/// The error for a temporary failure.
+/// Returns an error that means that a retry can help.
 pub fn unreachable(message: String) -> SignError {
     SignError::Credentials {
         reason: Reason::StoreUnreachable,
@@ -235,12 +238,13 @@ pub fn unreachable(message: String) -> SignError {
     }
 }
 
-/// Parses the JSON of an answer. The text of the parser's error would contain the text that it could not parse.
+/// Parses a JSON answer of the token source. The parser's error is dropped, because it can contain parts of a token.
 pub fn read<T: DeserializeOwned>(whom: &str, answer: &Answer) -> Result<T, SignError> {
     serde_json::from_slice(&answer.body).map_err(|_| unreachable(format!("the answer of {whom} is not valid")))
 }
 
-/// Builds a request. Its parts are validated when they are read, so this does not fail because of a user's settings.
+/// Builds a request to the token source. It does not fail because of a user's settings, because Valet validates the
+/// settings when it reads them.
 pub fn request(
     method: Method,
     uri: &str,
@@ -259,7 +263,7 @@ pub fn request(
 fn taken(whom: &str, answer: TokenAnswer) -> Result<Token, SignError> {
     let is_bearer = answer.token_type.is_none_or(|t| t.eq_ignore_ascii_case("bearer"));
     let is_sound = !answer.access_token.is_empty() && answer.access_token.bytes().all(|b| b.is_ascii_graphic());
-    // A token is kept for at most 12 hours, even if the answer says that it is valid for longer.
+    // Valet keeps a token for at most 12 hours, even if the answer states a longer lifetime.
     let seconds = answer.expires_in.clamp(0, 12 * LIFETIME);
     if !is_bearer || !is_sound || seconds == 0 {
         return Err(unreachable(format!("{whom} returned no usable token")));
@@ -293,7 +297,7 @@ async fn by_key(http: &Http, key: &ServiceAccountKey, now: Timestamp) -> Result<
     }
 }
 
-/// The JWT with which the account requests a token.
+/// Builds the signed JWT that a service account uses to request an access token.
 fn assertion(key: &ServiceAccountKey, now: Timestamp) -> Result<String, SignError> {
     let issued = now.as_second();
     let header = json!({"alg": "RS256", "typ": "JWT", "kid": key.id});
@@ -306,7 +310,7 @@ fn assertion(key: &ServiceAccountKey, now: Timestamp) -> Result<String, SignErro
     Ok(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
 }
 
-/// The OAuth error code of an answer, if it has the form of one.
+/// Returns the OAuth error code of an answer. The text is used only if it has the form of such a code.
 fn code(answer: &Answer) -> String {
     let said: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let word = said
@@ -332,7 +336,7 @@ async fn metadata(http: &Http, host: &str, what: &str) -> Result<Answer, SignErr
     let flavor = [("metadata-flavor", "Google")];
     let answer = ask(http, METADATA, request(Method::GET, &uri, &flavor, Bytes::new())?).await?;
     match answer.status {
-        // Another server may listen at this address.
+        // The answer must come from Google's metadata server, because a different server can listen at this address.
         200 if is_google(&answer.headers) => Ok(answer),
         200 => Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
@@ -353,8 +357,8 @@ fn is_google(headers: &HeaderMap) -> bool {
     headers.get("metadata-flavor").is_some_and(|v| v == "Google")
 }
 
-/// Exchanges another issuer's token for Google's (RFC 8693). If there is a service account, exchanges that token for
-/// one of the service account.
+/// Exchanges an external token for a Google token (RFC 8693). If a service account is configured, the function then
+/// exchanges the Google token for a token of the service account.
 async fn by_federation(http: &Http, external: &External) -> Result<Token, SignError> {
     const STS: &str = "Google's STS";
     let refused = |who: &str, answer: &Answer| SignError::Credentials {
@@ -409,7 +413,8 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
     taken(IAM, plain)
 }
 
-/// Reads the other issuer's token from its file each time, because the issuer renews it.
+/// Reads the external token from its file. The file is read each time, because the identity provider renews the
+/// token.
 async fn subject_token(external: &External) -> Result<String, SignError> {
     let unusable = |why: &str| {
         unusable(&format!(

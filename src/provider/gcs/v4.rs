@@ -1,27 +1,27 @@
-//! V4 signed URLs ("V4 signing process with your own program", "Canonical requests"). The string to sign describes
-//! the whole request except its body.
+//! V4 signed URLs of Google ("V4 signing process with your own program", "Canonical requests"). The string to sign
+//! describes the whole HTTP request except its body.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::core::Lifetime;
 
-/// Google's name of the algorithm: RSASSA-PKCS1-v1_5 with SHA-256.
+/// Google's name for the algorithm RSASSA-PKCS1-v1_5 with SHA-256.
 pub const ALGORITHM: &str = "GOOG4-RSA-SHA256";
 
-/// A request for which a URL is signed.
+/// An HTTP request that Valet signs as a URL.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub method: &'static str,
-    /// The scheme: `http` or `https`.
+    /// The URL scheme, `http` or `https`.
     pub scheme: String,
-    /// Host, and port if there is one.
+    /// The host of the URL, with a port if there is one.
     pub authority: String,
-    /// The path, beginning with '/', not encoded.
+    /// The path of the URL. It begins with `/` and has no percent-encoding.
     pub path: String,
-    /// The parameters of the query, not encoded.
+    /// The query parameters of the URL, without percent-encoding.
     pub query: Vec<(String, String)>,
-    /// Headers that the client must send unchanged. `host` is added.
+    /// The headers that the client must send with exactly these values. Valet adds the `host` header.
     pub headers: Vec<(String, String)>,
 }
 
@@ -29,23 +29,23 @@ pub struct Request {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unsigned {
     url: String,
-    /// The canonical request, which the store also builds.
+    /// The canonical request. The store builds the same text to verify the signature.
     pub canonical_request: String,
     pub string_to_sign: String,
 }
 
-/// The account and time of a signature.
+/// The account and the time of a signature.
 pub struct Scope {
-    /// The time, such as `20260102T030405Z`.
+    /// The time of the signature, for example `20260102T030405Z`.
     pub time: String,
-    /// The scope, such as `20260102/auto/storage/goog4_request`.
+    /// The credential scope of the signature, for example `20260102/auto/storage/goog4_request`.
     pub scope: String,
-    /// The account and the scope.
+    /// The account and the credential scope, as the URL contains them.
     pub credential: String,
 }
 
 impl Scope {
-    /// The scope of a signature by this account at this time.
+    /// Creates the credential scope for a signature by this account at this time.
     pub fn new(account: &str, issued_at: Timestamp) -> Self {
         let issued = issued_at.to_zoned(TimeZone::UTC);
         let scope = format!("{}/auto/storage/goog4_request", issued.strftime("%Y%m%d"));
@@ -57,14 +57,15 @@ impl Scope {
     }
 }
 
-/// Builds the string to sign.
+/// Builds the unsigned URL and the string to sign for a request.
 pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned {
     let Scope {
         time,
         scope,
         credential,
     } = Scope::new(account, lifetime.issued_at);
-    // The signed host has no port, as in Google's clients. Clients omit the default port and send any other.
+    // The signed host has no port, as in Google's client libraries. HTTP clients omit the default port from the Host
+    // header but send any other port.
     let host = host(&request.authority);
     let mut headers: Vec<(String, String)> = request
         .headers
@@ -92,8 +93,8 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
     let query = query.join("&");
 
     let path = encoded(&request.path, true);
-    // The signature does not cover the body, unless a header contains its digest. No credential of Valet has that
-    // header: see docs/adr/0035.
+    // The signature covers the body only if this header contains the body's digest. Valet never issues a credential
+    // with this header, as docs/adr/0035 explains.
     let payload = headers.iter().find(|(name, _)| name == "x-goog-content-sha256");
     let payload = payload.map_or("UNSIGNED-PAYLOAD", |(_, value)| value);
     let lines: String = headers
@@ -113,13 +114,13 @@ pub fn prepare(request: &Request, account: &str, lifetime: Lifetime) -> Unsigned
 }
 
 impl Unsigned {
-    /// The complete URL, with the signature.
+    /// Adds the signature and returns the complete URL.
     pub fn with(self, signature: &[u8]) -> String {
         format!("{}&X-Goog-Signature={}", self.url, hex(signature))
     }
 }
 
-/// The host of an authority, without its port.
+/// Returns the host of a URL authority, without the port.
 fn host(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
@@ -127,12 +128,12 @@ fn host(authority: &str) -> &str {
     }
 }
 
-/// A header's value in the signed form: trimmed, and with single spaces.
+/// Converts a header's value into the form that is signed. It removes spaces at both ends and joins repeated spaces.
 fn collapsed(value: &str) -> String {
     value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Percent-encodes everything except the unreserved characters of RFC 3986 and, in paths, '/'.
+/// Percent-encodes all characters except the unreserved characters of RFC 3986. In paths it also keeps `/`.
 pub fn encoded(text: &str, is_path: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -15,8 +15,8 @@ use crate::{
     provider::{azure, gcs},
 };
 
-/// The operator's own identities, one for each provider. Each is read when a store first needs it, and all stores
-/// share it.
+/// The operator's own identities, one for each provider. Valet reads an identity when a store first needs it. All
+/// stores share the identities.
 #[derive(Debug, Default)]
 pub struct Environment {
     aws: OnceCell<SharedCredentialsProvider>,
@@ -25,7 +25,8 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The AWS SDK's default chain: environment variables, web identity (IRSA), Pod Identity, instance metadata.
+    /// Returns credentials from the AWS SDK's default chain. The chain reads environment variables, web identity
+    /// (IRSA), Pod Identity and instance metadata.
     pub(in crate::provider) async fn aws(&self) -> SharedCredentialsProvider {
         let chain = async || {
             let mut loader =
@@ -45,14 +46,14 @@ impl Environment {
         self.aws.get_or_init(chain).await.clone()
     }
 
-    /// The access key from the environment or from a profile, which are the parts of the default chain that need no
-    /// request.
+    /// Returns the access key from the environment or from a profile. Only these sources of the AWS default chain
+    /// need no request.
     pub(in crate::provider) async fn aws_at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
         aws::at_hand().await
     }
 
-    /// The account key, if the environment has one for this account. Otherwise workload identity, or the machine's
-    /// managed identity.
+    /// Returns the account key from the environment, if the environment contains a key for this account. Otherwise
+    /// it returns workload identity or the managed identity of the machine.
     pub(in crate::provider) async fn azure(&self, account: &str) -> azure::Credentials {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let is_other = set("AZURE_STORAGE_ACCOUNT").is_some_and(|other| other != account);
@@ -68,15 +69,15 @@ impl Environment {
         azure::Credentials::Identity(self.azure.get_or_init(identity).await.clone())
     }
 
-    /// Google's Application Default Credentials: the file in `GOOGLE_APPLICATION_CREDENTIALS`, or the metadata
-    /// server.
+    /// Returns Google's Application Default Credentials. They come from the file in
+    /// `GOOGLE_APPLICATION_CREDENTIALS`, or from the metadata server.
     pub(in crate::provider) async fn google(&self) -> gcs::Source {
         let read = async || gcs::from_environment(|name| std::env::var(name).ok());
         self.google.get_or_init(read).await.clone()
     }
 
-    /// The address of Google's IAM from gcloud's variable, if it is set. A store cannot set this address, because the
-    /// operator sends its token to it.
+    /// Returns the address of Google's IAM if gcloud's environment variable sets one. A store must not set this
+    /// address, because the operator sends its access token to it.
     pub(in crate::provider) fn google_iam() -> Option<String> {
         std::env::var("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS")
             .ok()

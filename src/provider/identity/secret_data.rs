@@ -10,37 +10,37 @@ pub(in crate::provider) use azure::azure;
 
 use crate::provider::gcs::ServiceAccountKey;
 
-/// The largest entry of a credentials Secret, in bytes. Session tokens are the largest, with some kilobytes.
+/// The maximum size of an entry in a credentials Secret, in bytes. Session tokens are the largest entries and have a
+/// few kilobytes.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
-/// Why a credentials Secret cannot be used. The message names entries, but not their values.
+/// The reason why a credentials Secret cannot be used. The message contains names of entries, but no values.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CredentialsError {
-    /// A required entry is missing.
     #[error("it has no entry {entry}; the usual names are {usual}")]
     Missing {
-        /// The usual name of the missing entry.
         entry: &'static str,
-        /// The usual names of the provider's entries.
+        /// The usual names of all entries that the provider needs.
         usual: &'static str,
     },
-    /// Two entries have the same meaning.
+    /// Two entries of the Secret have different spellings of the same name.
     #[error("its entries {0} and {1} have the same meaning; keep one")]
     Ambiguous(String, String),
-    /// The entry is empty, too long, or not text.
     #[error("its entry {0} is {1}")]
     Unusable(String, &'static str),
-    /// The entry is a file of another kind. The second value is the end of the sentence.
+    /// The entry contains the wrong kind of file. The second value describes the problem and is the end of a
+    /// sentence.
     #[error("its entry {0} {1}")]
     Unfit(String, &'static str),
 }
 
-/// The entries of a Secret by their usual names. Other spellings of a name are also accepted.
+/// The entries of a credentials Secret, sorted by their usual names. Valet also accepts other spellings of the
+/// names.
 pub(super) struct Entries<'a>(BTreeMap<&'static str, (&'a str, &'a [u8])>);
 
 impl<'a> Entries<'a> {
-    /// Reads the entries. `meaning` returns the usual name of an entry, or `None` for an entry that the provider does
-    /// not use.
+    /// Reads the entries of a credentials Secret. `meaning` returns the usual name of an entry. It returns `None`
+    /// for an entry that the provider does not use.
     pub(super) fn read(
         data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
         meaning: fn(&str) -> Option<&'static str>,
@@ -55,7 +55,7 @@ impl<'a> Entries<'a> {
         Ok(Self(entries))
     }
 
-    /// The text of an entry. Line breaks around it are removed, because editors add them.
+    /// Returns the text of an entry. Line breaks at both ends are removed, because editors add them.
     pub(super) fn text(&self, meaning: &'static str) -> Result<Option<&'a str>, CredentialsError> {
         let Some((name, value)) = self.0.get(meaning) else {
             return Ok(None);
@@ -72,7 +72,7 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// The name and the bytes of an entry that is a file.
+    /// Returns the name and the content of an entry that contains a file.
     pub(super) fn file(&self, meaning: &'static str) -> Result<Option<(&'a str, &'a [u8])>, CredentialsError> {
         match self.0.get(meaning) {
             Some((name, value)) if value.len() > MAX_SECRET_BYTES => {
@@ -82,14 +82,15 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// The text of a required entry. `usual` has the usual names of the provider's entries.
+    /// Returns the text of a required entry. `usual` lists the usual names of the provider's entries for the error
+    /// message.
     pub(super) fn required(&self, meaning: &'static str, usual: &'static str) -> Result<&'a str, CredentialsError> {
         let missing = CredentialsError::Missing { entry: meaning, usual };
         self.text(meaning)?.ok_or(missing)
     }
 }
 
-/// The name of an entry in a form without case and separators.
+/// Converts the name of an entry to lower case and removes separators.
 pub(super) fn plain(name: &str) -> String {
     name.chars()
         .filter(char::is_ascii_alphanumeric)
@@ -98,13 +99,14 @@ pub(super) fn plain(name: &str) -> String {
 }
 
 /// Reads a service account key from a Secret. The entry is `credentials.json`, in any case and with or without
-/// separators, or a name that other tools use (`key.json`, `service-account.json`).
+/// separators. Names that other tools use are also accepted (`key.json`, `service-account.json`).
 ///
-/// A Secret may contain only this kind of Google credentials. The configuration of a workload identity federation
-/// would let the author of the Secret make the operator read its own files.
+/// Valet accepts no other kind of Google credentials in a Secret. For example, the configuration of a workload
+/// identity federation names a file. The author of such a Secret could make the operator read any file in its own
+/// pod.
 ///
 /// # Errors
-/// [`CredentialsError`] if there is no valid key.
+/// Returns [`CredentialsError`] if the Secret contains no valid key.
 pub fn gcs<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<ServiceAccountKey, CredentialsError> {
     let meaning = |name: &str| match plain(name).as_str() {
         "credentialsjson"
@@ -126,12 +128,12 @@ pub fn gcs<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Se
 
 const CREDENTIALS_JSON: &str = "credentials.json";
 
-/// Reads an access key from a Secret. The entries have the names of the AWS environment variables, in any case and
-/// with or without separators and the prefix `AWS_`. Other tools write such names (`accessKeyId`,
-/// `secret-access-key`).
+/// Reads an access key from a Secret. The entries have the names of the AWS environment variables. Valet accepts any
+/// case, and names without separators or without the prefix `AWS_`, because other tools write such names
+/// (`accessKeyId`, `secret-access-key`).
 ///
 /// # Errors
-/// [`CredentialsError`] if there is no valid access key.
+/// Returns [`CredentialsError`] if the Secret contains no valid access key.
 pub fn s3<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Credentials, CredentialsError> {
     let entries = Entries::read(data, meaning)?;
     let id = entries.required(ACCESS_KEY_ID, USUAL)?;

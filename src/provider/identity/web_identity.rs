@@ -7,16 +7,17 @@ use aws_credential_types::{
 };
 use aws_sdk_sts::{Client, config::timeout::TimeoutConfig};
 
-/// Timeout of a request to STS.
+/// The timeout of a request to STS.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The session name if the environment sets none.
+/// The session name that Valet uses if the environment does not set a session name.
 const SESSION_NAME: &str = "valet";
 
-/// The identity of the operator's service account, for which STS creates sessions (IRSA; "AssumeRoleWithWebIdentity"
-/// in the AWS STS API Reference). The token is read from its file each time, because the kubelet replaces it.
+/// The identity of the operator's service account. STS creates sessions for this identity (IRSA; AWS STS API
+/// Reference, "AssumeRoleWithWebIdentity"). Valet reads the service account token from its file each time, because
+/// the kubelet replaces the file.
 ///
-/// The SDK's provider cannot read the answer of some stores with their own STS. MinIO's answer contains no assumed
-/// user.
+/// Valet does not use the AWS SDK's provider, because it cannot read the answers of some stores with an STS of their
+/// own. For example, MinIO's answer contains no assumed user.
 #[derive(Debug)]
 pub struct WebIdentity {
     client: Client,
@@ -26,8 +27,9 @@ pub struct WebIdentity {
 }
 
 impl WebIdentity {
-    /// Reads the identity from the variables that Amazon's webhook sets, including `AWS_ENDPOINT_URL_STS`. `None` if
-    /// they are not set, or if variables are set that have precedence in the SDK's default chain.
+    /// Reads the identity from the environment variables that Amazon's webhook sets, including
+    /// `AWS_ENDPOINT_URL_STS`. Returns `None` if these variables are not set. It also returns `None` if variables
+    /// with higher precedence in the AWS default chain are set.
     pub fn from_environment(config: &SdkConfig) -> Option<Self> {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let others = [

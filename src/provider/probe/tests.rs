@@ -4,7 +4,7 @@ use futures::FutureExt;
 
 use super::*;
 
-/// A store that answers requests from a table.
+/// A simulated store that answers requests from a table.
 struct Store<F> {
     answer: F,
     sent: Mutex<Vec<(Base, Variant)>>,
@@ -74,7 +74,8 @@ fn a_copy_of_an_absent_object_shows_that_the_header_is_obeyed() {
     assert_eq!(found, UnsignedHeaders::Obeyed);
 }
 
-/// With a wrong clock, without permissions, or in an outage, the store also refuses the request without the header.
+/// A store can refuse every request, for example because of a wrong clock, missing permissions or an outage. It then
+/// also refuses the request without the unsigned header.
 #[test]
 fn a_refusal_counts_only_if_the_request_is_accepted_without_the_header() {
     for always in [
@@ -95,7 +96,7 @@ fn a_refusal_counts_only_if_the_request_is_accepted_without_the_header() {
     }
 }
 
-/// The URL expires, or the clock changes, during the probe.
+/// The signed URL expires, or the clock changes, while the probe runs.
 #[test]
 fn a_refusal_does_not_count_if_the_request_is_refused_afterwards() {
     for last_good in 0..4 {
@@ -112,7 +113,8 @@ fn a_refusal_does_not_count_if_the_request_is_refused_afterwards() {
     }
 }
 
-/// The credentials may not read the copy source. This is not a refusal of the header.
+/// The credentials are not allowed to read the copy source. The probe must not take this for a refusal of the
+/// unsigned header.
 #[test]
 fn a_copy_that_is_not_permitted_is_no_refusal_of_the_header() {
     let found = upload(|_, variant, _| if variant == Variant::Copying { DENIED } else { BROKEN });
@@ -133,10 +135,10 @@ fn a_store_without_the_feature_is_unknown() {
     }
 }
 
-/// A store that ignores unsigned headers stores the body, as the URL allows.
+/// A store that ignores unsigned headers stores the body of the request, as the URL allows.
 #[test]
 fn a_header_that_is_passed_over_does_no_harm() {
-    // The result is the same whether or not the store checks the MD5.
+    // A store that checks the MD5 and a store that does not check it have the same result.
     assert_eq!(upload(|_, _, _| (200, "")), UnsignedHeaders::Refused);
     let found = upload(|base, _, _| if base == Base::Upload { (200, "") } else { BROKEN });
     assert_eq!(found, UnsignedHeaders::Refused);
@@ -166,7 +168,7 @@ fn downloads_that_are_accepted_or_refused() {
         assert_eq!(refuses, UnsignedHeaders::Refused, "{control:?}");
         assert_eq!(download(|_, _, _| control), UnsignedHeaders::Obeyed, "{control:?}");
     }
-    // The store would give this answer for any object key that the credentials may not list.
+    // The store gives this answer for every object key that the credentials are not allowed to list.
     assert!(is_unknown(&download(|_, _, _| DENIED)));
 }
 

@@ -1,4 +1,4 @@
-//! Temporary credentials for one object key or prefix. Valet assumes a role with a session policy that allows only
+//! Temporary credentials for one object key or prefix. Valet assumes a role with a session policy, which allows only
 //! what the grant allows (AWS STS API Reference, "AssumeRole"; IAM User Guide, "Session policies").
 
 use aws_credential_types::Credentials;
@@ -15,23 +15,24 @@ use crate::{
     core::{SignError, SigningRequest},
 };
 
-/// The shortest session of STS, in seconds.
+/// The minimum lifetime of an STS session, in seconds.
 const SHORTEST: i64 = 900;
-/// The session stays valid longer than the credential, in seconds. Clocks differ, and an upload can begin at the last
-/// moment.
+/// A session stays valid for 60 seconds after its credential has expired. The margin is needed because clocks differ
+/// and because an upload can begin at the last moment.
 const MARGIN: i64 = 60;
 
-/// The longest session policy, in characters (AWS STS API Reference, "AssumeRole", `Policy`).
+/// The maximum length of a session policy, in characters (AWS STS API Reference, "AssumeRole", `Policy`).
 const LONGEST_POLICY: usize = 2048;
 
-/// The longest value in the answer of STS, in bytes. Session tokens are the longest values, with some kilobytes.
+/// The maximum length of a value in an answer of STS, in bytes. Session tokens are the longest values and have a few
+/// kilobytes.
 const LONGEST_CREDENTIAL: usize = 16 * 1024;
 
-/// Assumes the role for one object key or prefix.
+/// Assumes the role with a session policy for one object key or prefix.
 ///
 /// # Errors
-/// [`SignError::Impossible`] if a policy cannot be limited to this object key; [`SignError::Credentials`] if STS
-/// refuses.
+/// Returns [`SignError::Impossible`] if a session policy cannot be limited to this object key. Returns
+/// [`SignError::Credentials`] if STS refuses the request.
 pub async fn credentials(
     client: &Client,
     role: &AssumeRole,
@@ -44,7 +45,7 @@ pub async fn credentials(
     let seconds = left.max(SHORTEST).min(longest);
     let answer = client
         .assume_role()
-        // MinIO ignores the role ARN, but the protocol requires one.
+        // MinIO ignores the role ARN, but the STS protocol requires one.
         .role_arn(role.role_arn.as_deref().unwrap_or("arn:minio:iam:::role/valet"))
         .role_session_name(session_name(&request.holder))
         .set_external_id(role.external_id.clone())
@@ -83,30 +84,31 @@ pub async fn credentials(
     ))
 }
 
-/// Whether the value has no blanks and no line breaks, as in access keys and tokens. Clients read credentials files
-/// line by line. A token with a line break could add a `credential_process`, and the workload's client would run that
-/// program.
+/// Returns true if the value contains no spaces and no line breaks, as in valid access keys and tokens. S3 clients
+/// read a credentials file line by line. A token with a line break could therefore add the setting
+/// `credential_process`, and the workload's client would run that program.
 fn is_credential(text: &str) -> bool {
     (1..=LONGEST_CREDENTIAL).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// The session policy: the grant's operation on the grant's object key or prefix.
+/// Builds the session policy. It allows the grant's operation on the grant's object key or prefix.
 fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<String, SignError> {
     let key = request.key.as_str();
-    // These characters are wildcards or variables in a policy, and not every store supports escaping them.
+    // In a session policy, these characters are wildcards or begin variables. Some stores do not support an escaped
+    // form of them.
     if let Some(wild) = key.chars().find(|c| matches!(c, '*' | '?' | '$')) {
         return Err(SignError::Impossible(format!(
             "spec.key contains '{wild}', which in a session policy would also match other object keys; use an object key without it on a store with assumeRole"
         )));
     }
-    // The ARN has the form arn:PARTITION:iam::...
+    // A role ARN has the form `arn:PARTITION:iam::...`.
     let partition = role
         .role_arn
         .as_deref()
         .and_then(|arn| arn.split(':').nth(1))
         .unwrap_or("aws");
     let arn = |resource: &str| format!("arn:{partition}:s3:::{resource}");
-    // The resource is one object, or everything below a prefix.
+    // The resource in the policy is one object, or all objects with the prefix.
     let object = arn(&format!(
         "{bucket}/{key}{}",
         if request.key.is_prefix() { "*" } else { "" }
@@ -114,7 +116,8 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     let allow =
         |actions: &[&str], resource: &str| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
     let mut statements = match &request.ask {
-        // S3 clients upload large files as multipart uploads by default. The policy does not allow reads or deletes.
+        // By default, S3 clients upload large files as multipart uploads, so the policy allows them. The policy does
+        // not allow reads or deletes.
         Ask::Upload {
             mode: UploadMode::Credentials,
             ..
@@ -143,8 +146,9 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
             request.key.is_prefix(),
         ));
     }
-    // A URL has its expiry in the signature. A session lasts at least 15 minutes, and one minute longer than needed.
-    // Temporary credentials therefore get their exact expiry from the policy.
+    // A session lasts at least 15 minutes, and one minute longer than its credential. Therefore the session policy
+    // contains the exact expiry of temporary credentials. A signed URL does not need this, because its signature
+    // contains the expiry.
     if request.ask.is_for_credentials() {
         for statement in &mut statements {
             statement["Condition"]["DateLessThan"] =
@@ -161,15 +165,15 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     Ok(policy)
 }
 
-/// The policy statement for the KMS key that the bucket encrypts with (Amazon S3 User Guide, "Using server-side
-/// encryption with AWS KMS keys" and "Multipart upload API and permissions").
+/// Builds the policy statement for the KMS key that encrypts the bucket's objects (Amazon S3 User Guide, "Using
+/// server-side encryption with AWS KMS keys" and "Multipart upload API and permissions").
 ///
-/// Writing needs GenerateDataKey and reading needs Decrypt. A multipart upload needs both, because S3 reads the parts
-/// again.
+/// To write an object, S3 needs the KMS permission GenerateDataKey. To read an object, it needs Decrypt. A multipart
+/// upload needs both, because S3 reads the uploaded parts again.
 ///
-/// The key can be used only through S3 (AWS KMS Developer Guide, "kms:ViaService") and only for the objects of the
-/// grant. S3 calls KMS with the object's ARN as encryption context, or with the bucket's ARN if the bucket has an S3
-/// Bucket Key.
+/// The statement allows the KMS key only through S3 (AWS KMS Developer Guide, "kms:ViaService") and only for the
+/// objects of the grant. S3 sends the object's ARN to KMS as the encryption context. If the bucket has an S3 Bucket
+/// Key, S3 sends the bucket's ARN instead.
 fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool) -> Value {
     let actions: &[&str] = match ask {
         Ask::Upload {
@@ -182,7 +186,7 @@ fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool)
     let region = key.split(':').nth(3).unwrap_or_default();
     let mut services = vec![format!("s3.{region}.amazonaws.com")];
     if region.starts_with("cn-") {
-        // In China, hosts can have another suffix. Both host names can only belong to S3.
+        // In the China regions, S3 hosts can have a second suffix. Both host names can belong only to S3.
         services.push(format!("s3.{region}.amazonaws.com.cn"));
     }
     let mut condition = json!({"StringEquals": {"kms:ViaService": services}});
@@ -191,7 +195,8 @@ fn encryption(key: &str, ask: &Ask, bucket: &str, object: &str, is_prefix: bool)
     json!({"Effect": "Allow", "Action": actions, "Resource": [key], "Condition": condition})
 }
 
-/// The session name, which CloudTrail shows. It has 2 to 64 characters: letters, digits and `_=,.@-`.
+/// Returns the session name, which CloudTrail shows. A session name has 2 to 64 characters: letters, digits and
+/// `_=,.@-`.
 fn session_name(holder: &str) -> String {
     let mut name: String = format!("valet-{holder}")
         .chars()
@@ -207,7 +212,8 @@ fn session_name(holder: &str) -> String {
     name
 }
 
-/// Interprets an error of STS. The text of the answer can name accounts and roles, which tenants do not need to know.
+/// Converts an error of STS. The text of the answer is dropped, because it can name accounts and roles that tenants
+/// do not need to know.
 fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> SignError {
     let code = error.as_service_error().and_then(|e| e.code()).and_then(word);
     let (reason, message) = match code {
@@ -285,7 +291,8 @@ mod tests {
         }
     }
 
-    /// For a bucket with a KMS key, the policy allows KMS only through S3 and only for the grant's objects.
+    /// For a bucket with a KMS key, the session policy allows the KMS key only through S3 and only for the grant's
+    /// objects.
     #[test]
     fn a_policy_for_an_encrypted_bucket() {
         let kms = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
@@ -298,7 +305,7 @@ mod tests {
             let with: Value = serde_json::from_str(&text).unwrap();
             let mut statements = with["Statement"].as_array().unwrap().clone();
             let last = statements.pop().unwrap();
-            // The other statements are the same as without a KMS key.
+            // All other statements are the same as in a policy without a KMS key.
             let without = policy(
                 &role(Some("arn:aws:iam::123456789012:role/valet")),
                 "media",
@@ -338,14 +345,15 @@ mod tests {
                 statement["Condition"]["StringEquals"], put["Condition"]["StringEquals"],
                 "{ask:?}"
             );
-            // The KMS statement of temporary credentials also contains their expiry.
+            // The KMS statement of temporary credentials also contains the expiry of the credentials.
             assert_eq!(
                 statement["Condition"].get("DateLessThan").is_some(),
                 ask.is_for_credentials(),
                 "{ask:?}"
             );
         }
-        // A prefix covers the objects below it, and the bucket if the bucket has an S3 Bucket Key.
+        // For a prefix, the KMS statement covers the objects with the prefix. It also covers the bucket, for buckets
+        // with an S3 Bucket Key.
         let below = of("a/b/", download_by(DownloadMode::Credentials)).remove(0);
         assert_eq!(
             below["Condition"]["StringLike"],
@@ -396,7 +404,7 @@ mod tests {
         );
     }
 
-    /// The policy of temporary credentials has the operations, the object keys and the expiry.
+    /// The session policy of temporary credentials contains the operations, the object keys and the expiry.
     #[test]
     fn a_policy_for_credentials() {
         let of = |key: &str, upload: bool| {
@@ -448,8 +456,8 @@ mod tests {
         }
     }
 
-    /// The policy contains the object key once for S3 and once for KMS. A policy that allows listing contains it once
-    /// more.
+    /// The session policy contains the object key once for S3 and once for KMS. A policy that allows listing
+    /// contains the object key a third time.
     #[test]
     fn a_key_that_is_too_long_for_a_policy_is_refused() {
         let mut role = role(Some("arn:aws:iam::123456789012:role/valet"));

@@ -1,9 +1,9 @@
-//! The constraints that an S3 store can enforce, before any probe.
+//! The constraints that an S3 store can enforce, as Valet assumes them before any probe.
 
 use super::{MAX_EXPIRES_SECONDS, MAX_KEY_BYTES, MAX_PUT_BYTES};
 use crate::api::{AssumeRole, Capabilities, Capability, Remedies};
 
-/// The capabilities of a store, with or without `assumeRole`.
+/// Returns the capabilities of a store with or without `assumeRole`.
 pub fn of(role: Option<&AssumeRole>) -> Capabilities {
     Capabilities {
         enforced: [
@@ -23,15 +23,16 @@ pub fn of(role: Option<&AssumeRole>) -> Capabilities {
                 Capability::ContentLength,
                 Capability::ContentLengthRange,
                 Capability::ChecksumSHA256,
-                // A form consists of its fields. Unlike a PUT, a POST has no header that changes what the store does.
+                // A POST form has no headers that change what the store does, because all settings are form fields.
+                // In a PUT request, such headers exist.
                 Capability::SignedHeadersOnly,
             ]
             .into(),
         ),
-        // A session policy limits operations, object keys and time.
+        // A session policy limits the operations, the object keys and the time of temporary credentials.
         credentials: role.map(|_| [Capability::SignedHeadersOnly].into()),
         // The store checks the size of each part if the size is known. Valet checks the total size before it
-        // completes the upload. The checksum of the object is a checksum over its parts' checksums.
+        // completes the upload. The object's checksum is computed from the checksums of its parts.
         multipart: Some(
             [
                 Capability::ContentType,

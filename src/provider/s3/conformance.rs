@@ -31,14 +31,14 @@ use crate::{
     core::{SignError, Signed, SigningRequest},
 };
 
-/// The store that is checked and the client that sends the requests.
+/// The S3 store that the conformance check tests, and the client that sends the requests.
 struct Bucket<'a> {
     s3: &'a S3,
     client: Client,
 }
 
-/// Runs the conformance check below `probe_key` in the store's bucket, at the operator's endpoint. Also returns
-/// whether entity tags are MD5 checksums, if the check could find out.
+/// Runs the conformance check with objects under the prefix `probe_key`, at the operator's endpoint. The second
+/// result is true if the store's entity tags are MD5 checksums. It is `None` if the check could not find out.
 pub async fn canary(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool>) {
     let client = match s3.session().await {
         Ok(session) => session.talker.clone(),
@@ -54,7 +54,7 @@ pub async fn canary(s3: &S3, probe_key: &str) -> (ConformanceReport, Option<bool
     let mut trip = Checker::new(&bucket, probe_key);
     let result = in_time(async {
         go(&mut trip, is_amazons(&s3.store)).await?;
-        // If no other check had a result, these checks cannot have one.
+        // If the earlier checks had no result at all, these checks cannot have a result either.
         if !trip.found.held.is_empty() {
             parts::parts(&bucket, &mut trip).await?;
             if s3.role().is_some() {
@@ -78,8 +78,8 @@ fn put(constraints: UploadConstraints) -> Ask {
     }
 }
 
-/// All constraints that a presigned PUT can enforce, except checksums. With a checksum, a store could refuse a body
-/// that is too long because of the checksum alone.
+/// Returns all constraints that a presigned PUT request can enforce, except checksums. With a checksum, a store
+/// could refuse a body that is too long only because of its checksum.
 fn pinned(overwrite: Overwrite) -> UploadConstraints {
     UploadConstraints {
         content_type: Some(TYPE.into()),
@@ -103,7 +103,7 @@ fn by_md5(overwrite: Overwrite) -> UploadConstraints {
     }
 }
 
-/// A POST form with these constraints and a size range.
+/// Returns a POST form with these constraints and a size range.
 fn form(constraints: UploadConstraints) -> Ask {
     let size = BODY.len() as i64;
     Ask::Upload {
@@ -123,7 +123,8 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
     let once = Missing::Url(Capability::WriteOnce);
     let mut refused = trip.good("put", &put(by_sha256(overwrite))).await?.err();
     if refused.is_some() {
-        // A store without write-once uploads can refuse all of them and still accept other uploads.
+        // A store that does not support write-once uploads can refuse all of them. The check then tries an upload
+        // that allows overwriting.
         refused = trip.good("put", &put(by_sha256(Overwrite::Allow))).await?.err();
         if refused.is_none() {
             overwrite = Overwrite::Allow;
@@ -188,7 +189,8 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
             &plain,
             "form-length",
             |r| r.body = LONGER.into(),
-            // An exact length is a range with equal bounds.
+            // A POST form expresses an exact length as a range with equal bounds, so one check covers both
+            // capabilities.
             &[Capability::ContentLengthRange, Capability::ContentLength],
         ),
         (&form, "form-checksum", other, &[Capability::ChecksumSHA256]),
@@ -224,7 +226,8 @@ impl Transport for Bucket<'_> {
             let answer = request
                 .body(ByteStream::from(body))
                 .customize()
-                // A retry of a write-once upload would fail because of the first attempt.
+                // The client must not retry a write-once upload. If the first attempt wrote the object, the retry
+                // would fail.
                 .config_override(Config::builder().retry_config(RetryConfig::disabled()))
                 .interceptor(raw)
                 .send()
@@ -255,7 +258,7 @@ impl Transport for Bucket<'_> {
         }
     }
 
-    /// Deletes all versions, up to [`MAX_VERSIONS`] per object.
+    /// Deletes the check's objects with all their versions, up to [`MAX_VERSIONS`] versions of each object.
     fn clear_away<'a>(
         &'a self,
         folder: &'a str,
@@ -281,11 +284,13 @@ impl Transport for Bucket<'_> {
                         .collect();
                     let listed = named.len();
                     let own = own(named, written);
-                    // Other objects are not deleted, and the result mentions them.
+                    // If there are other objects or more versions, the check does not delete them, and its result
+                    // mentions them.
                     let is_all = own.len() == listed;
                     (own, is_all)
                 }
-                // The credentials may not be allowed to list, and some stores keep no versions.
+                // The listing can fail because the credentials are not allowed to list. Some stores also keep no
+                // versions. The check then deletes each object without a version ID.
                 Err(_) => (written.iter().map(|key| (key.clone(), None)).collect(), true),
             };
             for (key, version) in versions {
@@ -298,13 +303,14 @@ impl Transport for Bucket<'_> {
     }
 }
 
-/// The most versions of one object that are deleted. The check writes each object a few times at most.
+/// The maximum number of versions of one object that the conformance check deletes. The check itself writes each
+/// object only a few times.
 const MAX_VERSIONS: usize = 8;
-/// The most versions that one listing returns.
+/// The maximum number of versions that one listing returns.
 const MAX_LISTED: i32 = 400;
 
-/// Selects the objects that this check wrote from a listing. Nothing else is deleted, and no more versions of an
-/// object than the check can have written.
+/// Selects the objects that this conformance check wrote from a listing. The check deletes nothing else, and no more
+/// versions of an object than it can have written.
 fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     listed
@@ -319,7 +325,7 @@ fn own(listed: Vec<(String, Option<String>)>, written: &BTreeSet<String>) -> Vec
         .collect()
 }
 
-/// Replaces an SDK request with a request that was made from a signed URL or form.
+/// Replaces the HTTP request of an SDK call with a request that was built from a signed URL or form.
 pub(super) struct Raw {
     pub(super) method: String,
     pub(super) uri: String,
@@ -361,7 +367,7 @@ impl Intercept for Raw {
             headers.remove(name);
         }
         for (name, value) in &self.headers {
-            // The SDK sets these two headers from the request that is sent.
+            // The AWS SDK sets these two headers itself.
             if !name.eq_ignore_ascii_case("content-length") && !name.eq_ignore_ascii_case("host") {
                 headers.insert(name.to_ascii_lowercase(), value.clone());
             }

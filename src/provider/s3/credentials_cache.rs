@@ -1,4 +1,4 @@
-//! The credentials that sign now, the clients that use them, and the renewal of temporary credentials.
+//! Keeps the credentials that sign now and the clients that use them. It also renews temporary credentials.
 
 use std::sync::Arc;
 
@@ -12,47 +12,48 @@ use tokio::sync::RwLock;
 
 use crate::{api::Reason, core::SignError, net::client::SOURCE_TIMEOUT};
 
-/// Temporary credentials are renewed when a third of their lifetime is left, but at most this long before their
-/// expiry. So URLs do not expire early because of a session that is about to expire. A session of 15 minutes, the
-/// shortest of STS, is used for ten minutes.
+/// Valet renews temporary credentials when a third of their lifetime is left, and never earlier than 15 minutes
+/// before their expiry. Otherwise many signed URLs would expire early, together with an old session. For example,
+/// Valet uses a session of 15 minutes, the minimum of STS, for ten minutes.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(15);
-/// Pause between two attempts to renew credentials that still work.
+/// Valet waits 30 seconds between two attempts to renew credentials that still work.
 const PAUSE: SignedDuration = SignedDuration::from_secs(30);
-/// Pause between two attempts to renew for a grant that needs a longer lifetime than the credentials have left. A
-/// store with many such grants sends one request per minute to STS.
+/// Valet waits 60 seconds between two renewals for grants that need a longer lifetime than the current credentials
+/// have left. A store with many such grants therefore sends at most one request per minute to STS.
 const PAUSE_ON_DEMAND: SignedDuration = SignedDuration::from_secs(60);
-/// Credentials that expire in less than this time do not sign.
+/// Valet does not sign with credentials that expire in less than 5 seconds.
 const LAST: SignedDuration = SignedDuration::from_secs(5);
-/// The longest lifetime of what temporary credentials sign if their expiry is unknown. It is the shortest session of
-/// STS.
+/// If the expiry of temporary credentials is unknown, their signatures are valid for at most 15 minutes. This equals
+/// the minimum lifetime of an STS session.
 const UNKNOWN_END: SignedDuration = SignedDuration::from_mins(15);
-/// During this time after a failed attempt, other callers get the same error and no new attempt is made.
+/// After a failed attempt to fetch credentials, Valet makes no new attempt for 2 seconds. During this time, callers
+/// get the error of the failed attempt.
 const FAILURE_HOLDS: SignedDuration = SignedDuration::from_secs(2);
 
-/// One set of credentials and the clients that use it. A URL expires with the session that signed it, so both are
-/// kept together.
+/// A set of credentials and the clients that use it. They are kept together, because a URL expires with the session
+/// that signed it.
 pub struct Session {
-    /// The credentials. They sign POST forms, which the SDK does not support.
+    /// The credentials. They are needed to sign POST forms, which the AWS SDK does not support.
     pub credentials: Credentials,
-    /// When the credentials expire, if they do.
+    /// The time when the credentials expire. It is `None` if they do not expire.
     pub expires: Option<Timestamp>,
-    /// When the credentials were fetched.
     fetched: Timestamp,
-    /// Signs URLs for the endpoint that workloads use.
+    /// The client that signs URLs for the endpoint of workloads.
     pub signer: Client,
-    /// Sends requests to the endpoint that the operator uses.
+    /// The client that sends requests to the endpoint of the operator.
     pub talker: Client,
-    /// Requests a session from STS for each credential, if the store has `assumeRole`.
+    /// The STS client. It requests a session for each credential if the store has `assumeRole`.
     pub sts: Option<aws_sdk_sts::Client>,
 }
 
 impl Session {
-    /// Whether the credentials are temporary and their expiry is unknown.
+    /// Returns true if the credentials are temporary and their expiry is unknown.
     pub fn expiry_is_unknown(&self) -> bool {
         self.expires.is_none() && self.credentials.session_token().is_some()
     }
 
-    /// The latest expiry of what these credentials sign at `now`. `None` if there is no limit.
+    /// Returns the latest possible expiry of URLs that these credentials sign at `now`. Returns `None` if there is
+    /// no limit.
     pub fn end(&self, now: Timestamp) -> Option<Timestamp> {
         match self.expires {
             None if self.expiry_is_unknown() => Some(now + UNKNOWN_END),
@@ -61,17 +62,14 @@ impl Session {
     }
 }
 
-/// The clients of one set of credentials.
+/// The clients that use one set of credentials.
 pub struct Clients {
-    /// The same client as [`Session::signer`].
     pub signer: Client,
-    /// The same client as [`Session::talker`].
     pub talker: Client,
-    /// The same client as [`Session::sts`].
     pub sts: Option<aws_sdk_sts::Client>,
 }
 
-/// A source of credentials and the current session.
+/// A source of credentials and the session that signs now.
 pub struct Sessions {
     source: SharedCredentialsProvider,
     slot: RwLock<Slot>,
@@ -80,24 +78,25 @@ pub struct Sessions {
 #[derive(Default)]
 struct Slot {
     session: Option<Arc<Session>>,
-    /// When fresh credentials were last requested.
+    /// The time when Valet last requested fresh credentials.
     tried: Option<Timestamp>,
-    /// The error of the last attempt.
+    /// The error of the last attempt to fetch credentials.
     failed: Option<SignError>,
 }
 
 impl Slot {
-    /// The session or the error to return if nothing is to be fetched now.
+    /// Returns the current session or the last error if Valet must not fetch credentials now. Otherwise it returns
+    /// `None`.
     fn settled(&self, now: Timestamp, until: Option<Timestamp>) -> Option<Result<Arc<Session>, SignError>> {
-        // If the clock was set back after the attempt, the pause and the failure do not last until the clock has
-        // caught up.
+        // If somebody set the clock back after the attempt, its time is in the future. Valet ignores such a time,
+        // because the pause would otherwise last until the clock reaches that time again.
         let since = |tried: Timestamp| Some(now.duration_since(tried)).filter(|d| !d.is_negative());
         let tried = self.tried.and_then(since).unwrap_or(SignedDuration::MAX);
         match &self.session {
             Some(session) if session.expires.is_none_or(|end| now + LAST < end) => {
                 let life = Life {
                     fetched: session.fetched,
-                    // If the expiry is unknown, the credentials are fetched again as if they were short-lived.
+                    // Valet renews credentials with an unknown expiry as often as credentials with a short lifetime.
                     expires: session.end(session.fetched),
                 };
                 (!life.is_due(now, until, tried)).then(|| Ok(session.clone()))
@@ -107,7 +106,7 @@ impl Slot {
     }
 }
 
-/// When credentials were fetched and when they expire.
+/// The time when credentials were fetched, and the time when they expire.
 #[derive(Clone, Copy)]
 struct Life {
     fetched: Timestamp,
@@ -115,7 +114,7 @@ struct Life {
 }
 
 impl Life {
-    /// Whether working credentials are due for renewal. `tried` is the time since the last attempt.
+    /// Returns true if Valet should renew credentials that still work. `tried` is the time since the last attempt.
     fn is_due(self, now: Timestamp, until: Option<Timestamp>, tried: SignedDuration) -> bool {
         let Some(end) = self.expires else { return false };
         let lead = RENEW_BEFORE.min(end.duration_since(self.fetched) / 3);
@@ -125,7 +124,7 @@ impl Life {
 }
 
 impl Sessions {
-    /// Creates the sessions from a source of credentials. Nothing is fetched yet.
+    /// Creates the credentials cache without fetching credentials.
     pub fn new(source: SharedCredentialsProvider) -> Self {
         Self {
             source,
@@ -133,13 +132,13 @@ impl Sessions {
         }
     }
 
-    /// The source of credentials, for another instance of the provider.
+    /// Returns the source of credentials, so that another instance of the provider can use it.
     pub fn source(&self) -> SharedCredentialsProvider {
         self.source.clone()
     }
 
-    /// Returns the session to sign with. Fetches fresh credentials if renewal is due, or if the current ones expire
-    /// before `until`. If that fails, the current credentials are used as long as they work.
+    /// Returns the session to sign with. It fetches fresh credentials if renewal is due, or if the current ones
+    /// expire before `until`. If that fails, Valet uses the current credentials until they expire.
     pub async fn current(
         &self,
         until: Option<Timestamp>,
@@ -156,14 +155,16 @@ impl Sessions {
         let alive = at_hand.filter(|s| s.expires.is_none_or(|end| now + LAST < end));
         let mut slot = match (&alive, self.slot.try_write()) {
             (_, Ok(slot)) => slot,
-            // Another task is fetching fresh credentials, and the current session still works.
+            // A different task is fetching fresh credentials. This call returns the current session, because it
+            // still works.
             (Some(alive), Err(_)) => return Ok(alive.clone()),
             (None, Err(_)) => self.slot.write().await,
         };
         if let Some(settled) = slot.settled(Timestamp::now(), until) {
             return settled;
         }
-        // The AWS default chain has no timeout of its own. It may start a process that prints credentials.
+        // Valet sets a timeout, because the AWS default chain has none and can start a process that prints
+        // credentials.
         let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.source.provide_credentials())
             .await
             .unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(SOURCE_TIMEOUT)));
@@ -172,7 +173,7 @@ impl Sessions {
         match (fetched, alive) {
             (Ok(credentials), _) => {
                 let expires = credentials.expiry().and_then(|t| Timestamp::try_from(t).ok());
-                // The same credentials again are not a new session.
+                // If the source returns the same credentials again, Valet keeps the session.
                 let is_same = |s: &Arc<Session>| {
                     s.expires == expires && s.credentials.access_key_id() == credentials.access_key_id()
                 };
@@ -198,8 +199,8 @@ impl Sessions {
                 );
                 Ok(alive)
             }
-            // The text of the error can name files and endpoints of the operator's environment, which tenants do not
-            // need to know. The kind of error is enough for the condition.
+            // The error text is dropped, because it can name files and endpoints of the operator's environment.
+            // Tenants do not need to know them. The kind of error is enough for the store's condition.
             (Err(e), None) => {
                 let failure = SignError::Credentials {
                     reason: Reason::CredentialsInvalid,
@@ -250,8 +251,8 @@ mod tests {
             };
             session.is_due(at(now), until.map(at), SignedDuration::from_secs(tried))
         };
-        // A session of one hour is used for 45 minutes, a session of 15 minutes for ten. A session of six hours is
-        // renewed 15 minutes before its expiry.
+        // Valet uses a session of one hour for 45 minutes, and a session of 15 minutes for ten. It renews a session
+        // of six hours 15 minutes before the expiry.
         for (life, renewal) in [(3600, 2700), (900, 600), (21_600, 20_700), (30, 20)] {
             assert!(!of(life, renewal - 1, None, 3600), "{life}");
             assert!(of(life, renewal, None, 3600), "{life}");
@@ -269,7 +270,7 @@ mod tests {
         assert!(!lasting.is_due(at(1_000_000), Some(at(2_000_000)), SignedDuration::MAX));
     }
 
-    /// Returns the result of `answer` for the n-th call.
+    /// A source of credentials that returns the result of `answer` for the n-th call.
     struct Source<F> {
         asked: Arc<AtomicUsize>,
         answer: F,
@@ -323,7 +324,7 @@ mod tests {
         (Sessions::new(SharedCredentialsProvider::new(source)), asked)
     }
 
-    /// The longest signed lifetime for each kind of credentials.
+    /// Checks the maximum lifetime of signatures for each kind of credentials.
     #[tokio::test]
     async fn end_of_a_session_token_without_an_end_is_15_minutes_away() {
         #[derive(Debug)]
@@ -362,7 +363,7 @@ mod tests {
             let session = sessions.current(None, clients).await.unwrap();
             assert_eq!(session.credentials.access_key_id(), "AKID0");
         }
-        // A grant that needs a longer lifetime causes one attempt per minute, also if the attempt fails.
+        // A grant that needs a longer lifetime causes at most one attempt per minute, even if the attempt fails.
         let until = Some(Timestamp::now() + SignedDuration::from_hours(1));
         for _ in 0..100 {
             sessions.current(until, clients).await.unwrap();
@@ -381,7 +382,8 @@ mod tests {
 
     #[tokio::test]
     async fn trouble_with_fresh_ones_does_not_end_those_at_hand() {
-        // With eight seconds of lifetime, five are too few to sign with. Renewal is due in the last third.
+        // Credentials with eight seconds of lifetime still sign, but credentials with five seconds do not. Renewal
+        // is due in the last third of the lifetime.
         let (sessions, asked) = sessions(|n| (n == 0).then_some(Duration::from_millis(7_500)));
         let first = sessions.current(None, clients).await.unwrap();
         {

@@ -1,5 +1,5 @@
-//! POST forms ("Browser-Based Uploads Using POST", AWS Signature Version 4). A policy lists the allowed form fields,
-//! and the signature covers the policy.
+//! POST forms of Amazon S3 ("Browser-Based Uploads Using POST", AWS Signature Version 4). A policy lists the allowed
+//! form fields, and the signature covers the policy.
 
 use std::time::SystemTime;
 
@@ -16,11 +16,12 @@ use crate::{
     core::{Form, Lifetime, SignError, SignedUrl},
 };
 
-/// Stores replace this text in a form's object key with the name of the uploaded file.
+/// In the object key of a form, stores replace this text with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
 
-/// The URL that forms for a bucket are sent to. The SDK knows the rules for regions, endpoints and addressing styles,
-/// but returns only URLs of objects. So this function asks for an object's URL and removes the object key.
+/// Returns the URL that receives the forms of a bucket. The AWS SDK knows the rules for regions, endpoints and
+/// addressing styles, but it returns only URLs of objects. Therefore this function requests an object's URL and
+/// removes the object key.
 pub async fn action(client: &Client, bucket: &str, presigning: PresigningConfig) -> Result<SignedUrl, SignError> {
     const OBJECT: &str = "/x";
     let object = client.head_object().bucket(bucket).key(&OBJECT[1..]);
@@ -31,25 +32,25 @@ pub async fn action(client: &Client, bucket: &str, presigning: PresigningConfig)
             "the bucket's URL could not be built; check the store's bucket, region and endpoint".into(),
         )
     })?;
-    // If the bucket is in the host name, the path is empty, but a URL needs a path.
+    // If the bucket name is part of the host name, the URL has no path. The function then adds `/`, because a URL
+    // needs a path.
     let slash = if url.matches('/').count() == 2 { "/" } else { "" };
     Ok(SignedUrl::new(format!("{url}{slash}")))
 }
 
-/// The object that a form uploads.
+/// The object that a form uploads, with its bucket.
 pub struct Target<'a> {
     pub bucket: &'a str,
-    /// The bucket's region.
     pub region: &'a str,
-    /// The object key. A key that ends with '/' is a prefix.
+    /// The object key. If it ends with `/`, it is a prefix.
     pub key: &'a str,
 }
 
-/// Signs a form. The policy contains each field with its value, so the store refuses other values and other fields.
-/// The store also checks the size of the file and, if there is one, its checksum.
+/// Signs a POST form. The policy contains each field with its value, so the store refuses other values and other
+/// fields. The store also checks the size of the uploaded file, and its checksum if the form contains one.
 ///
-/// If the key ends with '/', the policy requires only this prefix. The object is then named after the file, and the
-/// holder of the form can choose another name below the prefix.
+/// If the object key ends with `/`, it is a prefix, and the policy requires only that the key begins with it. The
+/// store then names the object after the uploaded file. The holder of the form can choose any name under the prefix.
 pub fn sign(
     credentials: &Credentials,
     target: &Target<'_>,
@@ -68,7 +69,8 @@ pub fn sign(
         return Err(SignError::Refused("a POST form cannot be write-once".into()));
     }
     if checksum_md5.is_some() {
-        // Amazon documents a form field for the MD5, but versitygw ignores it, and MinIO accepts other values for it.
+        // Valet does not support an MD5 in a form. Amazon documents a form field for the MD5, but versitygw ignores
+        // this field and MinIO accepts wrong values in it.
         return Err(SignError::Refused(
             "a POST form can enforce a SHA-256 checksum, but not an MD5 checksum".into(),
         ));
@@ -138,9 +140,10 @@ fn is_prefix(key: &str) -> bool {
     key.ends_with('/')
 }
 
-/// The policy in JSON. The condition `{name: value}` requires exactly this value of the field.
+/// Builds the policy in JSON. The condition `{name: value}` means that the field must have exactly this value.
 fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, expires_at: Timestamp) -> String {
-    // A dollar sign begins a variable in a policy. The escaped form does not, and JSON decodes it to a dollar sign.
+    // In a policy, a dollar sign begins a variable. The JSON escape `\u0024` does not begin a variable, and a JSON
+    // parser decodes it to a dollar sign.
     let quoted = |text: &str| Value::from(text).to_string().replace('$', "\\u0024");
     let exactly = |name: &str, value: &str| format!("{{{}:{}}}", quoted(name), quoted(value));
     let mut conditions = vec![exactly("bucket", target.bucket)];
@@ -149,7 +152,7 @@ fn policy(target: &Target<'_>, fields: &[(String, String)], range: LengthRange, 
         _ => exactly(name, value),
     }));
     conditions.push(format!("[\"content-length-range\",{},{}]", range.min, range.max));
-    // Valet uses whole seconds for every expiry.
+    // The policy contains the expiry in whole seconds, as all credentials of Valet do.
     let expiration = expires_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     format!(
         "{{\"expiration\":{},\"conditions\":[{}]}}",
@@ -203,8 +206,8 @@ mod tests {
         Credentials::new("AKID", "secret", token.map(str::to_owned), None, "test")
     }
 
-    /// The example from Amazon's documentation ("Example: Browser-Based Upload using HTTP POST (Using AWS Signature
-    /// Version 4)"): its policy, byte for byte, and its signature.
+    /// Compares with an example from Amazon's documentation ("Example: Browser-Based Upload using HTTP POST (Using
+    /// AWS Signature Version 4)"). The policy must be equal byte for byte, and the signature must also be equal.
     #[test]
     fn amazons_own_example() {
         let policy = "{ \"expiration\": \"2015-12-30T12:00:00.000Z\",\r\n  \"conditions\": [\r\n    {\"bucket\": \"sigv4examplebucket\"},\r\n    [\"starts-with\", \"$key\", \"user/user1/\"],\r\n    {\"acl\": \"public-read\"},\r\n    {\"success_action_redirect\": \"http://sigv4examplebucket.s3.amazonaws.com/successful_upload.html\"},\r\n    [\"starts-with\", \"$Content-Type\", \"image/\"],\r\n    {\"x-amz-meta-uuid\": \"14365123651274\"},\r\n    {\"x-amz-server-side-encryption\": \"AES256\"},\r\n    [\"starts-with\", \"$x-amz-meta-tag\", \"\"],\r\n\r\n    {\"x-amz-credential\": \"AKIAIOSFODNN7EXAMPLE/20151229/us-east-1/s3/aws4_request\"},\r\n    {\"x-amz-algorithm\": \"AWS4-HMAC-SHA256\"},\r\n    {\"x-amz-date\": \"20151229T000000Z\" }\r\n  ]\r\n}";
@@ -266,7 +269,8 @@ mod tests {
         );
     }
 
-    /// The policy requires only the prefix. A dollar sign in the prefix does not begin a variable.
+    /// For a prefix, the policy requires only that the object key begins with it. A dollar sign in the prefix must
+    /// not begin a variable.
     #[test]
     fn a_prefix_is_in_the_policy_by_its_beginning() {
         let target = Target { key: "a/$b/", ..TARGET };
@@ -300,7 +304,8 @@ mod tests {
         assert_eq!(range(Some(MAX_PUT_BYTES), None)[2], MAX_PUT_BYTES);
     }
 
-    /// The bucket's URL for each addressing style, equal to what botocore returns (`generate_presigned_post`).
+    /// Checks the bucket's URL for each addressing style. The expected URLs come from botocore
+    /// (`generate_presigned_post`).
     #[tokio::test]
     async fn forms_are_sent_to_the_bucket() {
         for (settings, expected) in [

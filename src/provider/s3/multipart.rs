@@ -1,4 +1,4 @@
-//! Multipart uploads (Amazon S3 User Guide, "Uploading and copying objects using multipart upload").
+//! Multipart uploads in S3 (Amazon S3 User Guide, "Uploading and copying objects using multipart upload").
 
 use std::time::Duration;
 
@@ -28,25 +28,26 @@ use crate::{
     provider::{Completion, Multipart},
 };
 
-/// Timeout of CompleteMultipartUpload. Amazon says that it can take minutes. If this time is not enough, the next
-/// reconcile finds out whether the upload was completed.
+/// The timeout of the request CompleteMultipartUpload. Amazon documents that the request can take minutes. After a
+/// timeout, the next reconcile finds out whether the store completed the upload.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The most open uploads of one object key that are examined. A larger number cannot come from crashes of the
-/// operator.
+/// The maximum number of open uploads of one object key that Valet examines. Crashes of the operator cannot leave
+/// more open uploads than this.
 const MOST_OPEN: i32 = 20;
-/// The most pages of ListParts that are read. Stores return up to 1000 parts per page, and an upload of Valet has at
-/// most 500 parts.
+/// The maximum number of ListParts pages that Valet reads. A store returns up to 1000 parts per page, and an upload
+/// of Valet has at most 500 parts.
 const MOST_PAGES: usize = 20;
 
-/// Timeout of operations with several requests: ListParts, ListMultipartUploads, and an abort with its confirmation.
+/// The timeout of operations that send several requests: ListParts, ListMultipartUploads, and an abort with its
+/// confirmation.
 const SEVERAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// The number of open uploads that are examined at the same time.
+/// The number of open uploads that Valet examines at the same time.
 const LOOKED_INTO: usize = 5;
-/// The most parts that one page of ListParts may have.
+/// The maximum number of parts in one page of ListParts.
 const PARTS_A_PAGE: i32 = 500;
 
-/// Runs the future with a timeout. The error is a message for a condition.
+/// Runs a future with a timeout. The error is a message for a condition.
 async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
     tokio::time::timeout(SEVERAL_TIMEOUT, work).await.map_err(|_| {
         format!(
@@ -134,7 +135,8 @@ impl Multipart for S3 {
     }
 }
 
-/// These methods need no proof that a grant is allowed. The trait methods and the conformance check call them.
+/// The trait methods and the conformance check call these methods. The methods themselves do not check that a grant
+/// is allowed.
 impl S3 {
     /// Initiates a multipart upload for a grant or for a conformance check.
     pub(super) async fn begin_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
@@ -159,7 +161,7 @@ impl S3 {
         })
     }
 
-    /// Lists the uploaded parts of a multipart upload.
+    /// Lists the parts of a multipart upload that the store has received.
     pub(super) async fn list_parts(&self, key: &ObjectKey, upload: &str) -> UploadFact {
         let session = match self.session().await {
             Ok(session) => session,
@@ -193,8 +195,8 @@ impl S3 {
                     e_tag: part.e_tag().filter(|tag| is_entity_tag(tag))?.to_owned(),
                 })
             }));
-            // The limit is twice the largest number of parts, because another client can have uploaded parts with
-            // other numbers.
+            // Valet stops after twice the maximum number of parts of its own uploads. Another client with access to
+            // the bucket can have uploaded parts with other numbers.
             let is_more = page.is_truncated() == Some(true) && arrived.len() < 2 * MAX_PARTS.unsigned_abs() as usize;
             match page.next_part_number_marker.filter(|_| is_more) {
                 Some(next) => marker = Some(next),
@@ -204,7 +206,6 @@ impl S3 {
         UploadFact::Unreachable("the store's list of the uploaded parts does not end".into())
     }
 
-    /// Completes a multipart upload.
     pub(super) async fn complete_upload(&self, key: &ObjectKey, assembly: &Assembly) -> Completion {
         if let Err(e) = self.must_change() {
             return Completion::Refused(e.to_string());
@@ -255,7 +256,6 @@ impl S3 {
         }
     }
 
-    /// Aborts a multipart upload.
     async fn abort_upload(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
         self.must_change().map_err(|e| e.to_string())?;
         let session = self.session().await.map_err(|e| e.to_string())?;
@@ -277,11 +277,11 @@ impl S3 {
         Ok(())
     }
 
-    /// Aborts a multipart upload, and then checks whether parts are left.
+    /// Aborts a multipart upload, and then checks that the store has no parts left.
     pub(super) async fn abort_wholly(&self, key: &ObjectKey, upload: &str) -> Result<(), String> {
         self.abort_upload(key, upload).await?;
-        // A part that was being uploaded can be stored after the abort (Amazon S3 API Reference,
-        // "AbortMultipartUpload").
+        // The store can keep a part whose upload was still running during the abort (Amazon S3 API Reference,
+        // "AbortMultipartUpload"). Therefore Valet lists the parts after the abort.
         match self.list_parts(key, upload).await {
             UploadFact::Open(parts) => Err(format!(
                 "the store still has the multipart upload after the abort, with {} parts",
@@ -316,7 +316,7 @@ impl S3 {
             }
         };
         let listed = listed.uploads().iter().filter(|u| u.key() == Some(key.as_str()));
-        // The limit is applied again, because a store can return more uploads than requested.
+        // Valet applies the limit to the answer, because a store can return more uploads than Valet requested.
         let listed: Vec<_> = listed
             .take(usize::try_from(MOST_OPEN).unwrap_or_default())
             .filter_map(|upload| {
@@ -338,13 +338,13 @@ impl S3 {
         }
     }
 
-    /// The clock problem behind a refusal, if there is one. While the clocks differ, a refusal does not show that a
-    /// permission is missing.
+    /// Returns the clock problem that can have caused a refusal, or `None`. While the clocks differ, a refusal does
+    /// not show that a permission is missing.
     fn by_the_clocks<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
         matches!(status(error), Some(400 | 401 | 403)).then(|| self.clock_trouble(error))?
     }
 
-    /// Whether a multipart upload has any part. `None` if the upload no longer exists.
+    /// Returns true if a multipart upload has at least one part. Returns `None` if the upload no longer exists.
     async fn has_parts(&self, session: &Session, key: &ObjectKey, upload: &str) -> Option<bool> {
         let first = session
             .talker
@@ -358,7 +358,7 @@ impl S3 {
         match first {
             Ok(page) => Some(!page.parts().is_empty()),
             Err(e) if not_listed(&e) == UploadFact::Gone => None,
-            // If the parts cannot be listed, the upload counts as used and is not aborted.
+            // If the parts cannot be listed, Valet assumes that the upload is in use and does not abort it.
             Err(_) => Some(true),
         }
     }
@@ -372,7 +372,8 @@ fn code<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Option<&str> {
     error.as_service_error().and_then(|e| e.code()).and_then(word)
 }
 
-/// Describes a refusal and names the permission that may be missing. It does not repeat the text of the answer.
+/// Describes a refusal and names the permission that can be missing. The description contains no text from the
+/// store's answer.
 fn refusal<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, right: &str) -> String {
     match (status(error), code(error)) {
         (Some(401 | 403), code) => format!(
@@ -414,12 +415,13 @@ fn not_listed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &Sdk
     }
 }
 
-/// Amazon can answer 200 and report an error in the body. The SDK returns this as an error.
+/// Describes why the store did not complete an upload. Amazon can answer with status 200 and report an error in the
+/// body, which the AWS SDK returns as an error.
 fn not_completed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> Completion {
     match (status(error), code(error)) {
         (_, Some("NoSuchUpload")) => Completion::Gone,
         (Some(412), _) | (_, Some("PreconditionFailed")) => Completion::Exists,
-        // Another client is writing the same object.
+        // The status 409 means that a different client is writing the same object.
         (Some(409), _) => {
             Completion::Unreachable("the store is busy with another request for the same object".into())
         }

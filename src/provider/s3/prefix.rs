@@ -1,9 +1,10 @@
-//! Whether a POST form for a key prefix is really limited to that prefix.
+//! Decides if a POST form for a key prefix is really limited to that prefix.
 //!
-//! The form's policy says how the object key must begin, and `a/../b` begins with `a/`. In Amazon S3 an object key is
-//! a sequence of bytes, and `..` has no special meaning (Amazon S3 User Guide, "Naming Amazon S3 objects"). Other
-//! stores keep objects as files, and some of them, such as versitygw, write this object outside `a/`. For a store
-//! that is not Amazon's, a conformance check must confirm the limit.
+//! The form's policy says how the object key must begin. For example, the key `a/../b` begins with `a/` as the
+//! policy requires. In Amazon S3 an object key is a sequence of bytes, and `..` has no special meaning (Amazon S3
+//! User Guide, "Naming Amazon S3 objects"). Other stores keep objects as files. Some of them, such as versitygw,
+//! write the object `a/../b` outside `a/`. For a store that does not belong to Amazon, a conformance check must
+//! therefore confirm the limit.
 
 use super::responses;
 use crate::{
@@ -11,10 +12,10 @@ use crate::{
     conformance::Missing,
 };
 
-/// The capability that a POST form for a key prefix is limited to that prefix.
+/// The capability that the store limits a POST form for a key prefix to that prefix.
 pub const BELOW: Missing = Missing::Form(Capability::KeyPrefix);
 
-/// Whether both the operator's endpoint and the workloads' endpoint belong to Amazon.
+/// Returns true if the operator's endpoint and the workloads' endpoint both belong to Amazon.
 pub fn is_amazons(store: &S3Store) -> bool {
     [&store.endpoint, &store.public_endpoint]
         .iter()
@@ -69,7 +70,7 @@ mod tests {
         }
     }
 
-    /// For another store, a conformance check by this process or another one is needed.
+    /// For a store that does not belong to Amazon, a conformance check of any process must first confirm the limit.
     #[test]
     fn what_is_believed_of_a_store() {
         let s3 = |endpoint: Option<&str>| {

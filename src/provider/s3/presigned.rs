@@ -1,5 +1,5 @@
-//! Presigned requests (AWS Signature Version 4, query string). The signature covers everything that is set on the
-//! SDK's request builder.
+//! Presigned requests (AWS Signature Version 4, query string). The signature covers all values that are set on the
+//! request builder of the AWS SDK.
 
 use aws_sdk_s3::{
     Client,
@@ -12,12 +12,12 @@ use crate::{
     core::SignError,
 };
 
-/// The headers that the signature covers.
+/// Returns the headers that the signature covers. The client must send them unchanged.
 pub fn headers(presigned: &PresignedRequest) -> Vec<(String, String)> {
     presigned.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
 }
 
-/// Presigns an upload in one request.
+/// Presigns an upload with one PUT request.
 pub async fn put(
     client: &Client,
     bucket: &str,

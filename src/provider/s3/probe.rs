@@ -1,5 +1,5 @@
-//! Probes an S3 bucket. The probe checks credentials, region, clock skew, unsigned headers and write-once uploads,
-//! each with its own requests.
+//! Probes an S3 bucket. The probe checks the credentials, the region, the clock skew, unsigned headers and
+//! write-once uploads. Each check sends its own requests.
 
 mod headers;
 mod write_once;
@@ -21,7 +21,7 @@ use aws_sdk_s3::{
 };
 
 impl S3 {
-    /// Probes the store with these settings and credentials.
+    /// Probes the store with its settings and its current credentials.
     pub(super) async fn try_out(&self) -> Probed {
         let session = match self.session().await {
             Ok(session) => session,
@@ -33,8 +33,8 @@ impl S3 {
         let (client, bucket) = (&session.talker, &self.store.bucket);
         let mut read = try_reading(client, bucket, self.probe_key()).await;
         if matches!(read.finding, Finding::Broken(Reason::ClockSkewed, _)) && !is_skewed(self.clock.skew()) {
-            // The SDK corrects its signing time by the skew that it last saw. If the operator's clock was set
-            // meanwhile, only the second request has the right time.
+            // The AWS SDK corrects the time in its signatures by the clock skew that it last saw. If somebody set
+            // the operator's clock in the meantime, only the second request has the correct time.
             read = try_reading(client, bucket, self.probe_key()).await;
         }
         let mut probed = Probed::of(read.finding);
@@ -50,16 +50,16 @@ impl S3 {
             return probed;
         }
         if let Some(skew) = probed.skew {
-            // With a large clock skew the store interprets signed times differently, so a refusal shows nothing about
-            // the store.
+            // If the clock skew is large, the store can refuse a signature only because of its times. A refusal then
+            // shows nothing about the store's behavior.
             probed.untold = Some(skewed(skew));
             if skew.abs() >= MOST_SKEW {
                 probed.finding = Finding::Broken(Reason::ClockSkewed, skewed(skew));
             }
             return probed;
         }
-        // It is no error here if the session policy could not be probed. Valet reports it when it signs a credential
-        // that depends on the policy.
+        // Here it is no error if Valet could not probe the session policy. Valet reports the problem later, when it
+        // signs a credential that depends on the session policy.
         if let Shown::More(why) = try_session(self, &session).await {
             probed.finding = Finding::Broken(Reason::KeysNotEnforced, why);
             return probed;
@@ -77,7 +77,7 @@ impl S3 {
             probed.finding = Finding::Unreachable(why);
             return probed;
         }
-        // A result stays valid until a later probe has another result.
+        // Valet keeps the result of a probe until a later probe has a different result.
         if probed.refuses_unsigned.is_some() {
             *lock(&self.refuses_unsigned) = probed.refuses_unsigned;
         }
@@ -86,7 +86,7 @@ impl S3 {
         probed
     }
 
-    /// What users need to know before they create grants for this store.
+    /// Returns what users need to know before they create grants for this store.
     fn remarks(&self) -> Vec<String> {
         let mut remarks: Vec<_> = remark(&lock(&self.write_once)).into_iter().collect();
         if self.wants_checksums() {
@@ -99,15 +99,15 @@ impl S3 {
     }
 }
 
-/// The result of the probe's read request.
+/// The result of the read request that a probe sends.
 struct Read {
     finding: Finding,
-    /// Whether the store says that the probe's object does not exist.
+    /// This is true if the store reports that the requested object does not exist.
     is_absent: bool,
 }
 
-/// Reads an object that usually does not exist. The kind of error shows whether bucket, region and credentials are
-/// right.
+/// Sends a read request for an object that usually does not exist. The error in the answer shows whether the bucket,
+/// the region and the credentials are correct.
 async fn try_reading(client: &Client, bucket: &str, key: &str) -> Read {
     let answer = client
         .get_object()
@@ -128,7 +128,7 @@ async fn try_reading(client: &Client, bucket: &str, key: &str) -> Read {
     }
 }
 
-/// Interprets an error code (Amazon S3 API Reference, "Error responses").
+/// Converts an error code into the result of the probe (Amazon S3 API Reference, "Error responses").
 fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, bucket: &str) -> Finding {
     let status = error.raw_response().map(|r| r.status().as_u16());
     let code = error.as_service_error().and_then(|e| e.code()).unwrap_or_default();
@@ -155,8 +155,8 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
             Reason::RegionMismatch,
             "the bucket is not in spec.s3.region or not at spec.s3.endpoint; correct these fields".into(),
         ),
-        // The object does not exist, or the credentials may not read it. In both cases bucket, region and credentials
-        // are right.
+        // Either the object does not exist, or the credentials are not allowed to read it. In both cases the bucket,
+        // the region and the credentials are correct.
         (Some(403 | 404 | 416), _) => Finding::Usable,
         _ => Finding::Unreachable(unreachable(error)),
     }

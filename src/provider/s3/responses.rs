@@ -1,4 +1,4 @@
-//! Interprets S3 answers and errors without repeating content of the request or the answer.
+//! Interprets answers and errors of S3 stores. The resulting messages contain no text of a request or an answer.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,26 +24,29 @@ use crate::{
     provider::clock::StoreClock,
 };
 
-/// The longest identifier that Valet accepts from a store, in bytes. Known stores use much shorter ones.
+/// The maximum length of an identifier that Valet accepts from a store, in bytes. Known stores use much shorter
+/// identifiers.
 const LONGEST_NAME: usize = 1024;
-/// The longest error code that Valet accepts, in bytes.
+/// The maximum length of an error code that Valet accepts from a store, in bytes.
 const LONGEST_CODE: usize = 64;
 
-/// Returns an error code if it is a single word, as all documented codes are. Messages repeat the code, and the owner
-/// of the store can choose its text.
+/// Returns an error code if it is a single word, as all documented error codes are. This check is needed because
+/// messages repeat the code, and the owner of a store can choose its text.
 pub fn word(code: &str) -> Option<&str> {
     let is_word = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
     ((1..=LONGEST_CODE).contains(&code.len()) && code.bytes().all(is_word)).then_some(code)
 }
 
-/// Whether Valet accepts a store's identifier, such as an upload ID. Valet keeps it and sends it back to the store.
+/// Returns true if Valet accepts an identifier of the store, such as an upload ID. Valet keeps the identifier and
+/// sends it back to the store.
 pub fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Converts an SDK error into a [`SignError`].
 pub fn refused<E>(error: &SdkError<E>) -> SignError {
-    // Building a request fails only if a part is missing. The debug text of the error would contain the request.
+    // The AWS SDK cannot build a request if a required value is missing. The error's debug text is dropped, because
+    // it would contain the request.
     SignError::Refused(match error {
         SdkError::ConstructionFailure(_) => {
             "the request could not be built; check the store's bucket, region and endpoint".into()
@@ -53,8 +56,8 @@ pub fn refused<E>(error: &SdkError<E>) -> SignError {
 }
 
 /// Returns an object's entity tag in base64 if it can be the object's MD5. The entity tag of a multipart upload
-/// contains '-' and is no MD5. Neither is the tag of an object encrypted with SSE-KMS or SSE-C ("Common Response
-/// Headers", `ETag`).
+/// contains `-` and is not an MD5. The entity tag of an object that is encrypted with SSE-KMS or SSE-C is not an MD5
+/// either ("Common Response Headers", `ETag`).
 pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
     let by_the_store = matches!(head.server_side_encryption(), None | Some(ServerSideEncryption::Aes256));
     if !by_the_store || head.sse_customer_algorithm().is_some() {
@@ -71,14 +74,14 @@ pub fn tag_as_md5(head: &HeadObjectOutput) -> Option<String> {
     Some(BASE64_STANDARD.encode(bytes?))
 }
 
-/// Whether the bucket is an Amazon S3 bucket with the documented entity tags. Directory buckets (`--x-s3`) have other
-/// tags.
+/// Returns true for an Amazon S3 bucket whose entity tags have the documented format. Directory buckets (`--x-s3`)
+/// have entity tags of another format.
 pub fn is_amazons(endpoint: Option<&str>, bucket: &str) -> bool {
     endpoint.is_none_or(|e| is_host(e, is_s3s)) && !bucket.ends_with("--x-s3")
 }
 
-/// Whether the endpoint is Amazon's own STS (AWS General Reference, "AWS Security Token Service endpoints and
-/// quotas").
+/// Returns true if the endpoint is Amazon's own STS (AWS General Reference, "AWS Security Token Service endpoints
+/// and quotas").
 pub fn is_amazons_sts(endpoint: &str) -> bool {
     is_host(endpoint, |labels| match labels {
         ["sts"] => true,
@@ -88,8 +91,9 @@ pub fn is_amazons_sts(endpoint: &str) -> bool {
     })
 }
 
-/// Whether the endpoint's host is below `amazonaws.com` and `is_such` accepts the labels in front of that suffix.
-/// Many such names belong to customers' machines, for example a MinIO on EC2 or behind a load balancer.
+/// Returns true if the endpoint's host ends with `amazonaws.com` and `is_such` accepts the labels before this
+/// suffix. The suffix alone is not enough, because many hosts with this suffix are customers' machines. An example
+/// is a MinIO on EC2 or behind a load balancer.
 fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
     let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     let host = rest.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
@@ -99,7 +103,7 @@ fn is_host(endpoint: &str, is_such: fn(&[&str]) -> bool) -> bool {
     name.is_some_and(|name| is_such(&name.split('.').collect::<Vec<_>>()))
 }
 
-/// Whether the labels name a host of Amazon S3 (AWS General Reference, "Amazon S3 endpoints and quotas"; AWS
+/// Returns true if the labels name a host of Amazon S3 (AWS General Reference, "Amazon S3 endpoints and quotas"; AWS
 /// PrivateLink for Amazon S3).
 fn is_s3s(labels: &[&str]) -> bool {
     match labels {
@@ -111,7 +115,7 @@ fn is_s3s(labels: &[&str]) -> bool {
     }
 }
 
-/// Whether the text has the form of an AWS region, such as `eu-west-1` or `us-gov-east-1`.
+/// Returns true if the text has the form of an AWS region, such as `eu-west-1` or `us-gov-east-1`.
 fn is_region(text: &str) -> bool {
     let parts: Vec<_> = text.split('-').collect();
     let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
@@ -128,7 +132,7 @@ fn is_region(text: &str) -> bool {
     }
 }
 
-/// Interprets a failed HEAD request. A HEAD answer has no body, so only its status is used.
+/// Converts a failed HEAD request. The answer to HEAD has no body, so Valet uses only its status.
 pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFact {
     match error.raw_response().map(|r| r.status().as_u16()) {
         Some(404) => ObjectFact::Absent,
@@ -137,7 +141,8 @@ pub fn absence<E: std::error::Error + 'static>(error: &SdkError<E>) -> ObjectFac
     }
 }
 
-/// Whether a refusal is due to the request's time, or can be (Amazon S3 API Reference, "Error responses").
+/// Returns true if the store refused the request because of its time, or can have done so (Amazon S3 API Reference,
+/// "Error responses").
 pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     let code = error.as_service_error().and_then(|e| e.code());
     matches!(
@@ -146,7 +151,7 @@ pub fn is_of_a_clock<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     )
 }
 
-/// Describes why there was no usable answer, without content of the request or the answer.
+/// Describes why there was no usable answer. The description contains no text of the request or the answer.
 pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> String {
     if let Some(inward) = inward(error) {
         return inward.to_string();
@@ -179,7 +184,7 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     }
 }
 
-/// The [`EgressDenied`] error behind a request that was not sent because its address is not permitted.
+/// Returns the [`EgressDenied`] error if Valet did not send the request because its address is not permitted.
 fn inward<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a EgressDenied> {
     causes(error).find_map(|e| e.downcast_ref())
 }
@@ -190,12 +195,12 @@ fn causes<'a>(
     std::iter::successors(Some(error), |e| e.source())
 }
 
-/// Stores the `Date` header of an answer. The age of an object is relative to this time.
+/// Stores the `Date` header of an answer. Valet computes the age of an object relative to this time.
 #[derive(Clone, Debug, Default)]
 pub struct DateOfAnswer(Arc<Mutex<Option<Timestamp>>>);
 
 impl DateOfAnswer {
-    /// The time in the `Date` header, if an answer contained one.
+    /// Returns the time in the `Date` header, if an answer contained one.
     pub fn seen(&self) -> Option<Timestamp> {
         *lock(&self.0)
     }
@@ -239,7 +244,7 @@ impl Intercept for DateOfStore {
     }
 }
 
-/// The time in the `Date` header of an answer.
+/// Returns the time in the `Date` header of an answer.
 fn date(answer: &HttpResponse) -> Option<Timestamp> {
     let date = answer.headers().get("date")?;
     jiff::fmt::rfc2822::parse(date).ok().map(|z| z.timestamp())
@@ -333,7 +338,7 @@ mod tests {
             ),
             (Some("https://s3-accelerate.dualstack.amazonaws.com"), "media", true),
             (None, "media--use1-az4--x-s3", false),
-            // These hosts are customers' machines, not Amazon S3.
+            // These hosts are customers' machines and do not belong to Amazon S3.
             (
                 Some("http://ec2-18-1-2-3.eu-west-1.compute.amazonaws.com:9000"),
                 "media",

@@ -1,5 +1,5 @@
-//! Temporary credentials in the formats of S3 clients: the AWS SDKs' environment variables and files (AWS SDKs and
-//! Tools Reference Guide, "Environment variables list" and "Shared config and credentials files").
+//! Formats temporary credentials for S3 clients. The formats are the environment variables and files of the AWS SDKs
+//! (AWS SDKs and Tools Reference Guide, "Environment variables list" and "Shared config and credentials files").
 
 use std::time::{Duration, SystemTime};
 
@@ -17,18 +17,18 @@ use crate::{
     core::{Entries, SignError, SigningRequest},
 };
 
-/// The location of the objects.
+/// The location of the objects that the credentials are for.
 pub struct BucketLocation<'a> {
     pub bucket: &'a str,
-    /// The bucket's region.
     pub region: &'a str,
-    /// Scheme, host and port for workloads, without the bucket.
+    /// The scheme, host and port that workloads use, without the bucket.
     pub endpoint: String,
-    /// Where the bucket's name is in the URL.
+    /// The part of the URL that contains the bucket's name: the host or the path.
     pub style: AddressingStyle,
 }
 
-/// Amazon's endpoint for a region. The SDK knows it, but returns it only together with a bucket.
+/// Returns Amazon's endpoint for a region. The function removes the bucket's name, because the AWS SDK returns an
+/// endpoint only together with a bucket.
 pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, SignError> {
     let nobody = Credentials::new("-", "-", None, None, "nobody");
     let client = Client::from_conf(
@@ -50,7 +50,7 @@ pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, Sign
     Ok(endpoint.to_owned())
 }
 
-/// The entries of the grant Secret. Their names are the same for every grant.
+/// Returns the entries of the grant Secret. The entry names are the same for every grant.
 pub fn entries(credentials: &Credentials, place: &BucketLocation<'_>, request: &SigningRequest) -> Entries {
     let (id, secret) = (credentials.access_key_id(), credentials.secret_access_key());
     let token = credentials.session_token().unwrap_or_default();
@@ -75,7 +75,7 @@ pub fn entries(credentials: &Credentials, place: &BucketLocation<'_>, request: &
         ("AWS_SESSION_TOKEN", token.to_owned()),
         ("AWS_CREDENTIAL_EXPIRATION", request.lifetime.expires_at.to_string()),
         ("AWS_REGION", (*region).to_owned()),
-        // The AWS CLI and boto3 read this variable.
+        // The AWS CLI and boto3 read the region from this variable.
         ("AWS_DEFAULT_REGION", (*region).to_owned()),
         ("AWS_ENDPOINT_URL_S3", endpoint.clone()),
         ("bucket", (*bucket).to_owned()),
@@ -85,12 +85,12 @@ pub fn entries(credentials: &Credentials, place: &BucketLocation<'_>, request: &
     ])
 }
 
-/// Length of a fingerprint in digits. It is long enough to avoid collisions and too short to confirm a guessed
-/// secret.
+/// The length of a fingerprint in hexadecimal digits. The fingerprint is long enough to avoid collisions, and too
+/// short for an attacker to confirm a guessed secret.
 const DIGITS: usize = 16;
 
-/// See [`crate::provider::Provider::fingerprint`]. The fingerprint is a signature for a date and a service that do
-/// not exist. So it reveals no more about the credentials than any signed URL.
+/// Returns the fingerprint for [`crate::provider::Provider::fingerprint`]. The fingerprint is a signature for a date
+/// and a service that do not exist. Therefore it reveals no more about the credentials than a signed URL does.
 pub fn fingerprint(credentials: &Credentials, place: &str, salt: &str) -> String {
     let lasting = credentials.session_token().is_none() && credentials.expiry().is_none();
     let (id, secret) = match lasting {
@@ -154,7 +154,8 @@ mod tests {
         );
         assert_eq!((of("bucket").as_str(), of("key").as_str()), ("media", "a/b/"));
         assert_eq!(of("AWS_CREDENTIAL_EXPIRATION"), "2026-01-02T04:04:05Z");
-        // Each entry is a file and an environment variable, so its name must be valid for a Secret and for a shell.
+        // A workload can use each entry as a file or as an environment variable. Therefore the entry's name must be
+        // valid for a Secret and for a shell.
         assert!(entries.expose().iter().all(|(name, value)| {
             name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !value.is_empty()
         }));
@@ -184,7 +185,8 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
-        // Sessions are replaced often, and each credential records its own expiry.
+        // The fingerprint does not depend on a session, because Valet replaces sessions often and records the expiry
+        // of each credential.
         let session = |n: &str| Credentials::new(n, n, Some(n.into()), None, "test");
         let one = fingerprint(&session("1"), "place", "salt");
         assert_eq!(one, fingerprint(&session("2"), "place", "salt"));

@@ -1,4 +1,4 @@
-//! Probes whether the store enforces session policies. Some stores with an STS ignore them.
+//! Probes whether a store enforces session policies. Some stores with an STS ignore session policies.
 
 use std::sync::atomic::Ordering;
 
@@ -11,25 +11,26 @@ use crate::{
     core::{Lifetime, ObjectKey, SignError, SigningRequest, second},
 };
 
-/// The body of the probe's upload, and the MD5 of another body.
+/// The body of the probe's upload, and an MD5 that does not match this body.
 const TRIAL: (&[u8], &str) = (b"valet", "AAAAAAAAAAAAAAAAAAAAAA==");
 
-/// The result of probing a session.
+/// The result of a probe for session policies.
 pub enum Shown {
-    /// The store enforced the session policy, or there are no sessions.
+    /// The store enforces the session policy, or the store uses no sessions.
     Confined,
-    /// The session can do more than its policy allows. The text is a message for the store's owner.
+    /// The session allows more than its policy. The text is a message for the store's owner.
     More(String),
-    /// The probe gave no result, for this reason.
+    /// The probe gave no result. The error contains the reason.
     Untried(SignError),
 }
 
-/// Probes with a session that may write only one object key. The probe tries to write another object key, and its
-/// own.
+/// Probes with a session whose policy allows writes to one object key only. The probe tries to write a different
+/// object key and the allowed one.
 ///
-/// Both uploads have the MD5 of another body. A store checks the MD5 after it has authorized the request, so nothing
-/// is written. The refusal of the other object key counts only if the session's own key is authorized. A wrong clock
-/// or an outage makes the store refuse both. After a success the probe is not repeated.
+/// Both uploads have a wrong MD5. A store checks the MD5 only after it has authorized the request, so a correct
+/// store writes nothing. The refusal of the different object key counts only if the store authorizes the allowed
+/// one. Otherwise a wrong clock or an outage could be the reason, because the store then refuses both. Valet does
+/// not repeat the probe after a success.
 pub async fn try_session(s3: &S3, session: &Session) -> Shown {
     if s3.role().is_none() || s3.confined.load(Ordering::Relaxed) {
         return Shown::Confined;
@@ -86,7 +87,7 @@ enum Written {
     Unclear(u16),
 }
 
-/// Tries to upload an object with the MD5 of another body.
+/// Tries to upload an object with a wrong MD5.
 async fn write(s3: &S3, client: &Client, key: &str) -> Result<Written, SignError> {
     let answer = client
         .put_object()
@@ -120,15 +121,17 @@ fn unclear(why: &str) -> SignError {
     }
 }
 
-/// Makes sure that the store enforces session policies before Valet signs an upload or temporary credentials with a
-/// session. The store's probe may have had no answer.
+/// Checks that the store enforces session policies before Valet signs an upload or temporary credentials with a
+/// session. The check is repeated here, because the store's probe can have had no result.
 ///
 /// # Errors
-/// [`SignError::Credentials`] if the store does not enforce session policies, or if the probe gives no result.
+/// Returns [`SignError::Credentials`] if the store does not enforce session policies, or if the probe gives no
+/// result.
 pub async fn vouch(s3: &S3, session: &Session, ask: &Ask) -> Result<(), SignError> {
     let Some(role) = s3.role() else { return Ok(()) };
     let rests_on_it = ask.is_for_credentials() || ask.operation() == Operation::Upload;
-    // Amazon documents that it enforces session policies (IAM User Guide, "Session policies").
+    // No probe is needed, because Amazon documents that it enforces session policies (IAM User Guide, "Session
+    // policies").
     let is_documented = is_amazons(&s3.store) && role.endpoint.as_deref().is_none_or(is_amazons_sts);
     if !rests_on_it || is_documented {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What is signed for each grant.
+//! Tests what Valet signs for each kind of grant.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::{
     core::ObjectKey,
 };
 
-/// A signed request without secrets, for a URL or a form.
+/// A signed request for a URL or a form, with its values in plain text.
 struct Plain {
     url: SignedUrl,
     method: String,
@@ -16,7 +16,7 @@ struct Plain {
     form: Option<Form>,
 }
 
-/// Splits a credential into its parts.
+/// Splits a signed URL or form into its parts.
 trait Flat {
     fn flat(self) -> Plain;
 }
@@ -274,7 +274,7 @@ async fn a_forms_fields_are_all_in_its_policy() {
     );
 }
 
-/// The request that starts a session contains the constraints that Google checks, and no size.
+/// The request that starts a resumable upload contains the constraints that Google enforces, but not the size.
 #[tokio::test]
 async fn a_resumable_upload_is_started_by_a_signed_post() {
     let constraints = UploadConstraints {
@@ -305,7 +305,8 @@ async fn a_resumable_upload_is_started_by_a_signed_post() {
         let refused = sign("a", upload(UploadMode::Resumable, sized)).await.err();
         assert!(matches!(refused, Some(SignError::Refused(_))), "{refused:?}");
     }
-    // Only if the store's owner accepts that a session stays valid after the signed URL expires.
+    // Resumable uploads are off by default. A session stays valid after the signed URL has expired, so the store's
+    // owner must accept this first.
     assert_eq!(gcs(serde_json::json!({})).capabilities().resumable, None);
     let can = gcs(serde_json::json!({"resumableUploads": "Tolerate"})).capabilities();
     let held = can.resumable.clone().unwrap();
@@ -343,7 +344,7 @@ async fn addresses() {
     }
 }
 
-/// The longest lifetime is 7 days with a service account key, and 12 hours with Google's IAM.
+/// The maximum lifetime is 7 days with a service account key, and 12 hours with Google's IAM.
 #[tokio::test]
 async fn ceilings() {
     let most = |gcs: &Gcs| gcs.capabilities().max_expiration_seconds;
@@ -370,7 +371,8 @@ async fn ceilings() {
     }
 }
 
-/// Another key or another endpoint changes the fingerprint. Settings that do not change a URL do not.
+/// The fingerprint changes if the service account key or the endpoint changes. Settings that do not change a URL do
+/// not change the fingerprint.
 #[tokio::test]
 async fn fingerprints() {
     let of = async |settings: Value, salt: &str| gcs(settings).fingerprint(salt).await.unwrap().unwrap();

@@ -1,4 +1,5 @@
-//! AWS credentials from the process environment: their expiry, and which of them need no request.
+//! Reads AWS credentials from the process environment. It also reads their expiry, and finds out which credentials
+//! need no request.
 
 use std::{collections::BTreeMap, env, time::SystemTime};
 
@@ -13,19 +14,19 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_types::os_shim_internal::{Env, Fs};
 use jiff::Timestamp;
 
-/// The variable with the expiry of the credentials in the environment. `aws configure export-credentials --format
-/// env` writes it.
+/// The environment variable with the expiry of the AWS credentials. The command `aws configure export-credentials
+/// --format env` writes it.
 const EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
-/// The settings of a profile with the expiry of its session token. There is no standard name, so these are the names
-/// that tools write.
+/// The profile settings that can contain the expiry of a session token. There is no standard name, so the list
+/// contains the names that common tools write.
 const PROFILE_EXPIRATIONS: [&str; 4] = [
     "aws_credential_expiration",
     "aws_expiration",
     "x_security_token_expires",
     "expiration",
 ];
-/// The settings of a profile whose credentials come from another service or program (AWS SDKs and Tools Reference
-/// Guide, "Settings reference").
+/// If a profile has one of these settings, its credentials come from a different service or program (AWS SDKs and
+/// Tools Reference Guide, "Settings reference").
 const PROFILE_ASKS: [&str; 8] = [
     "role_arn",
     "credential_source",
@@ -36,20 +37,19 @@ const PROFILE_ASKS: [&str; 8] = [
     "sso_account_id",
     "login_session",
 ];
-/// The environment variables for credentials from another service.
+/// If one of these environment variables is set, the AWS credentials come from a different service.
 const VARIABLES_ASK: [&str; 3] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 ];
 
-/// A source of credentials that also returns the expiry from the environment or the profile. The AWS SDK does not
-/// read this expiry.
+/// Adds the expiry from the environment or the profile to credentials. The AWS SDK does not read this expiry.
 #[derive(Debug)]
 pub struct WithEnd(SharedCredentialsProvider);
 
 impl WithEnd {
-    /// Adds the expiry to a source of credentials.
+    /// Wraps a source of credentials and adds the expiry.
     pub fn of(source: impl ProvideCredentials + 'static) -> SharedCredentialsProvider {
         SharedCredentialsProvider::new(Self(SharedCredentialsProvider::new(source)))
     }
@@ -84,7 +84,7 @@ async fn profiles() -> Option<ProfileSet> {
         .ok()
 }
 
-/// The expiry from the environment variables for this access key.
+/// Returns the expiry from the environment variables if they contain this access key.
 fn in_variables(variable: impl Fn(&str) -> Option<String>, id: &str) -> Result<Option<SystemTime>, CredentialsError> {
     match (variable("AWS_ACCESS_KEY_ID"), variable(EXPIRATION)) {
         (Some(own), Some(text)) if own == id => time(&text).map(Some),
@@ -92,7 +92,7 @@ fn in_variables(variable: impl Fn(&str) -> Option<String>, id: &str) -> Result<O
     }
 }
 
-/// The expiry from the selected profile for this access key.
+/// Returns the expiry from the selected profile if the profile contains this access key.
 fn in_profile(profiles: &ProfileSet, id: &str) -> Result<Option<SystemTime>, CredentialsError> {
     let profile = profiles.get_profile(profiles.selected_profile());
     let profile = profile.filter(|p| p.get("aws_access_key_id") == Some(id));
@@ -100,29 +100,31 @@ fn in_profile(profiles: &ProfileSet, id: &str) -> Result<Option<SystemTime>, Cre
     stated.map(time).transpose()
 }
 
-/// Parses an expiry. An invalid expiry is an error, because otherwise temporary credentials would count as permanent.
+/// Parses an expiry. An invalid expiry is an error, because temporary credentials would otherwise count as
+/// permanent.
 fn time(text: &str) -> Result<SystemTime, CredentialsError> {
     let time = text.trim().parse::<Timestamp>();
     time.map(SystemTime::from)
         .map_err(|_| CredentialsError::invalid_configuration("the expiry of the credentials is not an RFC 3339 time"))
 }
 
-/// Why the environment has no access key that works without a request.
+/// The reason why the environment has no access key that works without a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAtHand {
-    /// Nothing is configured.
+    /// The environment contains no AWS credentials.
     Nothing,
-    /// The credentials come from another service or program. The text names it, as the beginning of a sentence.
+    /// The credentials come from a different service or program. The text names it and is the beginning of a
+    /// sentence.
     Elsewhere(String),
-    /// The configured credentials cannot be used. The text is the end of a sentence.
+    /// The configured credentials cannot be used. The text gives the reason and is the end of a sentence.
     Unusable(&'static str),
 }
 
-/// The access key from the environment or from the selected profile of the shared files, in the order of the SDK's
-/// default chain. It sends no request and runs no program.
+/// Returns the access key from the environment or from the selected profile of the shared AWS files. The order is
+/// the same as in the AWS SDK's default chain. The function sends no request and runs no program.
 ///
 /// # Errors
-/// [`NotAtHand`] if there is no such access key.
+/// Returns [`NotAtHand`] if no access key is available without a request.
 pub async fn at_hand() -> Result<SharedCredentialsProvider, NotAtHand> {
     let profiles = profiles().await;
     let variables = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
@@ -192,7 +194,7 @@ mod tests {
         load(&fs, &env, &files, None).await.unwrap()
     }
 
-    /// The expiry belongs to the access key in the environment and to no other.
+    /// The expiry in the environment belongs only to the access key in the environment.
     #[test]
     fn end_in_variables_is_read_for_its_own_access_key_only() {
         let of = |end: Option<&str>, id: &str| {
@@ -261,7 +263,7 @@ mod tests {
         assert_eq!(choose(&variables(&[]), Some(&empty)).unwrap_err(), NotAtHand::Nothing);
         let file = set("[default]\naws_access_key_id = F\naws_secret_access_key = s\n").await;
         assert_eq!(choose(&variables(&[]), Some(&file)).unwrap().access_key_id(), "F");
-        // The environment has precedence over files, and files over other services.
+        // The environment has precedence over the shared AWS files. The files have precedence over other services.
         assert_eq!(choose(&key, Some(&file)).unwrap().access_key_id(), "A");
         for name in VARIABLES_ASK {
             let asks = variables(&[(name, "x")]);

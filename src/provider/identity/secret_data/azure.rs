@@ -5,12 +5,12 @@ const ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT";
 const KEY: &str = "AZURE_STORAGE_KEY";
 const USUAL: &str = "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY";
 
-/// Reads the key of this account from a Secret. The entries have the names of the Azure CLI's environment variables,
-/// in any case and with or without separators and prefixes. Other tools write such names (`accountKey`,
-/// `azurestorageaccountkey`).
+/// Reads the key of an Azure storage account from a Secret. The entries have the names of the Azure CLI's
+/// environment variables. Valet accepts any case, and names without separators or prefixes, because other tools
+/// write such names (`accountKey`, `azurestorageaccountkey`).
 ///
 /// # Errors
-/// [`CredentialsError`] if there is no valid account key.
+/// Returns [`CredentialsError`] if the Secret contains no valid account key.
 pub fn azure<'a>(
     data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     account: &str,

@@ -1,5 +1,5 @@
-//! Checks multipart uploads: the signed URL of a part, and the requests with which the operator initiates and
-//! completes an upload.
+//! Checks multipart uploads. It checks the signed URL of a part, and the operator's requests that initiate and
+//! complete an upload.
 
 use super::{Bucket, pinned, put};
 use crate::{
@@ -9,11 +9,11 @@ use crate::{
     provider::Completion,
 };
 
-/// The object that the multipart uploads are for. It exists already.
+/// The name of the object for the check's multipart uploads. The object exists before the uploads begin.
 const NAME: &str = "parts";
 
-/// Checks that a part is limited to what its URL allows, and that completing a write-once upload does not replace an
-/// existing object.
+/// Checks two properties of multipart uploads. The signed URL of a part must allow only this part. Completing a
+/// write-once upload must not replace an existing object.
 pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
     let overwrite = match trip.found.missing.contains(&Missing::Url(Capability::WriteOnce)) {
         true => Overwrite::Allow,
@@ -90,7 +90,7 @@ async fn tried(
     completed(bucket.s3.complete_upload(&key, &whole).await, &mut trip.found)
 }
 
-/// Records the result of completing a write-once multipart upload whose object already exists.
+/// Records what the store did when the check completed a write-once multipart upload for an object that exists.
 fn completed(completion: Completion, found: &mut ConformanceReport) -> Result<(), Unavailable> {
     let once = Missing::Part(Capability::WriteOnce);
     match completion {
@@ -110,8 +110,8 @@ mod tests {
     use super::*;
     use crate::api::ObservedObject;
 
-    /// Only a refusal because of the existing object shows that write-once works. Only a completed object shows that
-    /// it does not.
+    /// Write-once counts as enforced only if the store refused the upload because the object exists. It counts as
+    /// missing only if the store completed the upload.
     #[test]
     fn what_a_completion_shows() {
         let once = Missing::Part(Capability::WriteOnce);

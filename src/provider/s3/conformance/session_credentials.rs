@@ -1,5 +1,5 @@
-//! Checks that temporary credentials can do only what the grant allows. The check uses an S3 client, as the holder of
-//! the credentials would.
+//! Checks that temporary credentials allow only what the grant allows. The check uses an S3 client in the same way
+//! as the holder of the credentials.
 
 use aws_sdk_s3::{Client, config::http::HttpResponse, error::SdkError, primitives::ByteStream};
 
@@ -18,7 +18,7 @@ enum Deed {
     List,
 }
 
-/// A holder of temporary credentials for the objects below `lent`.
+/// A holder of temporary credentials for the objects with the prefix `lent`.
 struct Holder<'a> {
     client: Client,
     bucket: &'a str,
@@ -43,7 +43,7 @@ impl<'a> Holder<'a> {
         })
     }
 
-    /// Whether the store allows the operation with these credentials.
+    /// Returns true if the store allows the operation with these temporary credentials.
     async fn may(&self, deed: Deed, name: &str) -> Result<bool, Unavailable> {
         let (client, bucket, key) = (&self.client, self.bucket, format!("{}/{name}", self.folder));
         match deed {
@@ -70,7 +70,7 @@ fn taken<T, E: std::error::Error + 'static>(
     }
 }
 
-/// Checks that temporary credentials for a prefix allow nothing else, and that they expire.
+/// Checks that temporary credentials for a prefix allow no other operations and objects, and that they expire.
 pub async fn lent(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<(), Unavailable> {
     match beyond(bucket, trip).await? {
         None => trip.found.held.push(Missing::Credentials.name()),
@@ -84,7 +84,8 @@ pub async fn lent(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Re
     Ok(())
 }
 
-/// What the credentials allow in addition, or what they wrongly refuse. `None` if neither is found.
+/// Returns what the temporary credentials wrongly allow or wrongly refuse. Returns `None` if the check found no such
+/// error.
 async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Result<Option<String>, Unavailable> {
     for name in ["lent/a", "lent/b", "stray-lent"] {
         trip.wrote(name);
@@ -121,7 +122,8 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
         trip.found.untried.push(why.into());
         return Ok(None);
     }
-    // If '..' has no special meaning in the store, the object is below the prefix.
+    // If `..` has no special meaning in the store, this object key has the prefix, so the credentials correctly
+    // allow it.
     for (dots, escaped) in [
         ("lent/../out-lent-0", "out-lent-0"),
         ("lent/%2e%2e/out-lent-1", "out-lent-1"),

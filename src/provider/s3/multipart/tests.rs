@@ -9,7 +9,7 @@ use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use super::*;
 use crate::api::S3Store;
 
-/// A store that gives the same answer to every request.
+/// Returns a provider for a simulated store that gives the same answer to every request.
 fn answering(status: &'static str, body: &'static str) -> S3 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -18,7 +18,7 @@ fn answering(status: &'static str, body: &'static str) -> S3 {
             let mut stream = stream.unwrap();
             let mut request = Vec::new();
             let mut buffer = [0; 4096];
-            // The bodies of these requests are short, and arrive together with the headers or right after them.
+            // The bodies of these requests are short. They arrive together with the headers or directly after them.
             while !String::from_utf8_lossy(&request).contains("\r\n\r\n") {
                 match stream.read(&mut buffer) {
                     Ok(0) | Err(_) => break,
@@ -110,7 +110,7 @@ async fn what_is_seen_of_an_upload() {
     assert_eq!(of("200 OK", listed).await, UploadFact::Open(vec![part]));
     assert_eq!(of("404 Not Found", error("NoSuchUpload")).await, UploadFact::Gone);
     assert_eq!(of("403 Forbidden", error("AccessDenied")).await, UploadFact::Hidden);
-    // An error about the bucket is not an error about the upload.
+    // An error about the bucket must not count as an error about the upload.
     for (status, code) in [
         ("404 Not Found", "NoSuchBucket"),
         ("500 Internal Server Error", "InternalError"),
@@ -120,7 +120,7 @@ async fn what_is_seen_of_an_upload() {
     }
 }
 
-/// An upload that no longer exists counts as aborted. A part that was being sent can arrive after the abort.
+/// An upload that no longer exists counts as aborted. A part whose upload was running can arrive after the abort.
 #[tokio::test]
 async fn an_upload_that_stays_after_it_was_aborted() {
     let of = async |status, body| answering(status, body).abort_wholly(&key(), "u").await;
@@ -138,12 +138,12 @@ async fn an_upload_that_stays_after_it_was_aborted() {
     );
 }
 
-/// Only the uploads of exactly this object key are returned, with their parts.
+/// Valet returns only the uploads of exactly this object key, with their parts.
 #[tokio::test]
 async fn uploads_of_one_key() {
     let listed = "<ListMultipartUploadsResult><Upload><Key>a/bc</Key><UploadId>1</UploadId></Upload>\
                   <Upload><Key>a/b</Key><UploadId>2</UploadId><Initiated>2026-01-02T03:04:05Z</Initiated></Upload></ListMultipartUploadsResult>";
-    // This answer is not valid for ListParts. An upload whose parts cannot be listed is not aborted.
+    // This answer is not valid for ListParts. Valet does not abort an upload whose parts it cannot list.
     let UploadsFact::Listed { uploads, .. } = answering("200 OK", listed).list_uploads(&key()).await else {
         panic!("it answered");
     };

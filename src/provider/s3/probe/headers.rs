@@ -1,4 +1,4 @@
-//! Probes whether the store refuses unsigned headers.
+//! Probes whether an S3 store refuses unsigned headers.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -23,20 +23,23 @@ use crate::{
 
 /// The lifetime of the URLs that the probe signs.
 const WINDOW: Duration = Duration::from_secs(60);
-/// An unsigned header that the probe adds. It only sets user metadata.
+/// The unsigned header that the probe adds to a request. The header only sets user metadata.
 const MARK: &str = "x-amz-meta-valet-probe";
 
 impl S3 {
-    /// Sends presigned requests with and without an unsigned header, as the holder of a URL could. The requests are
-    /// uploads that are not stored, or downloads if the operator may send only read requests.
+    /// Sends presigned requests with and without an unsigned header, as the holder of a URL could do. The requests
+    /// are uploads that a correct store does not keep. If the operator is allowed to send only read requests, they
+    /// are downloads.
     pub(super) async fn try_headers(&self, client: &Client, is_absent: bool) -> Result<UnsignedHeaders, String> {
         let key = self.probe_key();
         let below = || format!("{key}/{}", Timestamp::now().as_nanosecond());
-        // An object with this key may exist. A store that ignores checksums must not overwrite it.
+        // If an object with this key exists, the probe uses a different key. A store that ignores checksums could
+        // otherwise overwrite the object.
         let own = if is_absent { key.to_owned() } else { below() };
         let (found, has_conflict) = self.try_headers_at(client, own).await?;
         match found {
-            // A store that keeps objects as files has a directory with this name while there is an object below it.
+            // Some stores keep objects as files. If the store has an object under `KEY/`, then `KEY` is a directory,
+            // and an upload to `KEY` fails.
             UnsignedHeaders::Unknown(_) if has_conflict && is_absent => {
                 Ok(self.try_headers_at(client, below()).await?.0)
             }
@@ -44,7 +47,7 @@ impl S3 {
         }
     }
 
-    /// Probes at one object key. Also returns whether the store reported a conflict (409).
+    /// Probes with one object key. It also returns true if the store reported a conflict (status 409).
     async fn try_headers_at(&self, client: &Client, own: String) -> Result<(UnsignedHeaders, bool), String> {
         let key = self.probe_key();
         let Some(urls) = Urls::new(client, &self.store.bucket, &own).await else {
@@ -74,7 +77,8 @@ impl S3 {
     }
 }
 
-/// One URL for each kind of request. Two requests with the same URL differ only in an unsigned header.
+/// The signed URLs of the probe, one for each kind of request. Two requests with the same URL differ only in an
+/// unsigned header.
 struct Urls {
     broken: PresignedRequest,
     upload: PresignedRequest,
@@ -97,12 +101,12 @@ impl Urls {
 struct Probe<'a> {
     client: &'a Client,
     bucket: &'a str,
-    /// The source of the copy, an object that does not exist.
+    /// The copy source in the probe's requests. It names an object that does not exist.
     absent: String,
     urls: Urls,
-    /// Whether the store accepted an upload.
+    /// This is true after the store has accepted an upload.
     has_written: AtomicBool,
-    /// Whether the store answered 409 to an upload.
+    /// This is true after the store has answered an upload with status 409.
     has_conflict: AtomicBool,
 }
 

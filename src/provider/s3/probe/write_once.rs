@@ -1,5 +1,5 @@
-//! Probes whether a write-once upload (`If-None-Match: *`) leaves an existing object unchanged, and whether the store
-//! accepts uploads without a checksum.
+//! Probes an S3 store for write-once uploads (`If-None-Match: *`), which must leave an existing object unchanged. It
+//! also finds out if the store accepts uploads without a checksum.
 
 use std::sync::atomic::Ordering;
 
@@ -16,19 +16,20 @@ use crate::{
     provider::probe::{Said, WriteOnce, write_once},
 };
 
-/// The most uploads that are sent. Another operator can delete the object between two of them, so one successful
-/// repetition does not prove that the object was replaced.
+/// The maximum number of uploads that the probe sends. If the second upload succeeds, the store has not necessarily
+/// replaced the object, because another operator can have deleted it between the uploads. So the probe repeats the
+/// upload.
 const MOST: usize = 3;
 
 impl S3 {
-    /// Whether uploads must have a checksum.
+    /// Returns true if the store accepts only uploads with a checksum.
     pub(in super::super) fn wants_checksums(&self) -> bool {
         self.wants_checksums.load(Ordering::Relaxed)
     }
 
-    /// Probes once, with the same write-once upload sent twice. Amazon documents write-once uploads ("How to prevent
-    /// object overwrites with conditional writes"), so there the probe only reads whether the bucket has a default
-    /// retention.
+    /// Probes once, and sends the same write-once upload twice. Amazon documents that it supports write-once uploads
+    /// ("How to prevent object overwrites with conditional writes"). On Amazon, the probe therefore only reads
+    /// whether the bucket has a default retention.
     pub(super) async fn try_write_once(&self, client: &Client) -> Result<(), String> {
         let is_tried_by_uploads = !is_amazons(&self.store) && self.may_change();
         let is_known = matches!(
@@ -42,7 +43,8 @@ impl S3 {
         if let Some(is_retained) = is_retained
             && !is_tried_by_uploads
         {
-            // Amazon documents that a default retention requires checksums. For other stores an upload shows it.
+            // Amazon documents that a bucket with a default retention requires checksums. For any other store, the
+            // probe finds this out with an upload.
             self.wants_checksums.store(is_retained, Ordering::Relaxed);
         }
         if is_amazons(&self.store) {
@@ -56,9 +58,9 @@ impl S3 {
         Ok(())
     }
 
-    /// Whether the bucket has a default retention (Object Lock). Such a bucket on Amazon accepts an upload only with
-    /// its MD5 or another checksum (Amazon S3 API Reference, "PutObject", Content-MD5). `None` if the credentials may
-    /// not read this.
+    /// Returns true if the bucket has a default retention (Object Lock). On Amazon, such a bucket accepts an upload
+    /// only with its MD5 or another checksum (Amazon S3 API Reference, "PutObject", Content-MD5). Returns `None` if
+    /// the credentials are not allowed to read this setting.
     async fn has_default_retention(&self, client: &Client) -> Option<bool> {
         let answer = client
             .get_object_lock_configuration()
@@ -82,8 +84,8 @@ impl S3 {
         while answers.len() < MOST {
             let said = self.send_once(client, &key, has_checksum).await?;
             if said.status == 400 && !has_checksum {
-                // The store may have refused the missing checksum or the condition. A second upload with a checksum
-                // shows which.
+                // The store can have refused the upload because of the missing checksum or because of the write-once
+                // condition. A second upload with a checksum shows which of the two was the reason.
                 let with = self.send_once(client, &key, true).await?;
                 if with.is_done() || with.status == 412 {
                     has_checksum = true;
@@ -100,7 +102,8 @@ impl S3 {
             }
         }
         self.wants_checksums.store(has_checksum, Ordering::Relaxed);
-        // A retained object cannot be deleted, and the next probe finds it.
+        // A retention prevents the deletion of the object. Valet does not try to delete it, and the next probe finds
+        // it.
         if has_written && !is_retained && !has_checksum {
             let _ = client.delete_object().bucket(&self.store.bucket).key(&key).send().await;
         }
@@ -116,7 +119,8 @@ impl S3 {
             .set_content_md5(has_checksum.then(|| BODY_MD5.to_owned()))
             .body(ByteStream::from_static(BODY))
             .customize()
-            // A retry would fail because of the first attempt.
+            // The client must not retry a write-once upload. If the first attempt wrote the object, the retry would
+            // fail.
             .config_override(Config::builder().retry_config(RetryConfig::disabled()))
             .send()
             .await;
