@@ -226,7 +226,7 @@ enum TenantStoreRequests {
     All,
 }
 
-/// A number of seconds; `None` stands for "never".
+/// A number of seconds. `None` means "never".
 #[derive(Clone, Copy, Debug)]
 struct Ttl(Option<i64>);
 
@@ -240,7 +240,7 @@ fn ttl(text: &str) -> Result<Ttl, String> {
     }
 }
 
-/// Runs the subcommand of the command line.
+/// Runs the subcommand that the user chose.
 pub async fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Controller(args) => run_controller(*args).await,
@@ -291,7 +291,7 @@ async fn run_controller(args: ControllerArgs) -> Result<(), String> {
     controller::run(options, stop_signal()).await
 }
 
-/// Resolves at SIGTERM, which the kubelet sends, or at Ctrl-C.
+/// Resolves when the process receives SIGTERM, which the kubelet sends, or Ctrl-C.
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {
@@ -315,7 +315,7 @@ fn print_crds() -> Result<(), String> {
     print_text(&text)
 }
 
-/// Prints a text. A reader that closes the pipe early, as in `valet crds | head`, is not an error.
+/// Prints a text. If the reader closes the pipe early, as in `valet crds | head`, this is not an error.
 fn print_text(text: &str) -> Result<(), String> {
     use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout().lock();

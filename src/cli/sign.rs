@@ -101,13 +101,14 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     if g.namespace.is_empty() {
         g.namespace.clone_from(&args.namespace);
     }
-    // The file may contain the status from a cluster. Ignore it, because it cannot be verified here.
+    // The file can contain a status that was copied from a cluster. The status is ignored, because it cannot be
+    // verified here.
     g.status = Default::default();
     if let Some(upload) = &args.upload_id {
         if g.ask.parts().is_none() {
             return Err("--upload-id is only for a grant with mode: Multipart; remove it".into());
         }
-        // Set the state that the operator has after it initiated the multipart upload.
+        // This code sets the state that the operator has after it initiated the multipart upload.
         g.held = true;
         g.status.upload_id = Some(upload.clone());
     }
@@ -117,7 +118,8 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
         is_tried,
     } = store_of(g, documents, args).await?;
     facts.store = fact;
-    // Without a cluster, assume that no Secret exists and that the object cannot be seen.
+    // There is no cluster, so `valet sign` assumes that no Secret exists. It also assumes that the object's state is
+    // unknown.
     facts.secret = SecretFact::Absent;
     let now = Timestamp::now();
     loop {
@@ -135,7 +137,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
                 let signed = provider.sign(&publish.request).await.map_err(|e| e.to_string())?;
                 let mut secret = secret_object(&facts.grant, &publish, &signed);
                 if facts.grant.uid.is_empty() {
-                    // Without a UID the grant cannot own the Secret.
+                    // Without a UID, the grant cannot be the owner of the Secret.
                     secret.metadata.owner_references = None;
                 }
                 return print(args.output, &secret);
@@ -146,14 +148,15 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
                     format!("{}: {}", c.reason, c.message)
                 }));
             }
-            // Send no requests for the multipart upload. The next step reports why the grant is refused.
+            // `valet sign` sends no requests for the multipart upload. The next step reports why the grant is
+            // refused.
             Step::Abort(_) => facts.upload = UploadFact::Gone,
             Step::Read(Read::Upload(..)) => facts.upload = UploadFact::Open(Vec::new()),
             Step::RemoveFinalizer { .. } => facts.grant.held = false,
             Step::AddFinalizer => {
                 return Err("a multipart upload needs the operator, which initiates and completes it; apply the grant in a cluster, or initiate the upload yourself and set --upload-id".into());
             }
-            // The other steps concern a Secret, an object or an expiry, which are not known here.
+            // All other steps concern a Secret, an object or an expiry, which are unknown here.
             _ => {
                 return Err("there is nothing to sign now, because the grant has expired or the operator would wait; check spec.deadlineTime and the lifetime that the store's access rules allow".into());
             }
@@ -161,7 +164,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     }
 }
 
-/// Prints a note if the credential expires earlier than requested.
+/// Prints a note if the credential expires earlier than the user requested.
 async fn say_of_end(publish: &Publish, grant: &GrantFacts, provider: &dyn Provider) {
     let lifetime = publish.request.lifetime;
     let deadline = grant.terms.deadline_time.as_ref().map(|t| t.0);
@@ -179,11 +182,11 @@ async fn say_of_end(publish: &Publish, grant: &GrantFacts, provider: &dyn Provid
     );
 }
 
-/// A store from the files.
+/// A store from the files that the user passed.
 struct Known {
     fact: StoreFact,
     provider: Arc<dyn Provider>,
-    /// Whether it is known that the store rejects unsigned headers, or that it obeys them.
+    /// This is true if it is known what the store does with unsigned headers: it rejects them or obeys them.
     is_tried: bool,
 }
 
@@ -229,7 +232,8 @@ async fn usable(
     let provider = account::connect(store, documents, args).await?;
     let mut capabilities = provider.capabilities();
     let mut is_tried = !provider.requires_probe();
-    // Use the capabilities that the operator recorded in the status of the store.
+    // The status of the store contains the capabilities that the operator found. `valet sign` uses them, because it
+    // does not probe the store.
     if let Some(status) = store.store_status() {
         provider.seed_capabilities(&status.capabilities);
         capabilities = provider.capabilities();

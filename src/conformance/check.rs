@@ -1,5 +1,6 @@
-//! The conformance check. It writes and reads objects below the probe's object key, with credentials signed as for a
-//! grant. For each constraint it sends one request that violates it. Afterwards it deletes the objects.
+//! Runs the conformance check of a store. The check writes and reads objects under the prefix of the probe's object
+//! key. It signs credentials in the same way as for a grant. For each constraint, it sends one request that violates
+//! the constraint. At the end it deletes its objects.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,26 +14,27 @@ use crate::{
     core::{Credential, Lifetime, ObjectKey, SignError, Signed, SigningRequest, second},
 };
 
-/// The body of the conformance check's valid uploads.
+/// The body of valid uploads in the conformance check.
 pub const BODY: &[u8] = b"valet canary 1\n";
-/// The MD5 of [`BODY`], in base64.
 pub const BODY_MD5: &str = "vLvOurp3+zgX/XY+TXusGQ==";
-/// A body with the same length as [`BODY`] and other bytes.
+/// A body that has the same length as [`BODY`] but different bytes. It violates a checksum constraint.
 pub const OTHER: &[u8] = b"valet canary 2\n";
-/// A body that is one byte longer than [`BODY`].
+/// A body that is one byte longer than [`BODY`]. It violates a size constraint.
 pub const LONGER: &[u8] = b"valet canary 10\n";
-/// The content type of the conformance check's valid uploads.
+/// The content type of valid uploads in the conformance check.
 pub const TYPE: &str = "text/plain";
-/// A content type that differs from [`TYPE`].
+/// A content type that differs from [`TYPE`]. It violates a content type constraint.
 pub const OTHER_TYPE: &str = "text/html";
-/// The lifetime of the check's credentials, in seconds. The check's expired credentials expired this long ago. This
-/// is longer than the clock skew that the store's condition reports.
+/// The lifetime of the credentials in the conformance check, in seconds. To test an expired credential, the check
+/// uses one that expired 120 seconds ago. This value is larger than the clock skew at which a store's condition
+/// reports a problem.
 const SECONDS: i64 = 120;
-/// The file name in a form.
+/// The file name in the POST forms of the conformance check.
 const FILE: &str = "canary";
-/// Stores replace this text in a form's object key with the file name.
+/// In the object key of a form, stores replace this text with the name of the uploaded file.
 const FILE_NAME: &str = "${filename}";
-/// The object that requests use instead of the signed one.
+/// The name of an object that the signed credential does not allow. Tampered requests use it instead of the signed
+/// object.
 const STRAY: &str = "stray";
 
 /// The timeout of the conformance check.
@@ -50,7 +52,8 @@ pub async fn in_time<T>(trip: impl Future<Output = Result<T, Unavailable>>) -> R
     })
 }
 
-/// The check stopped because the store does not answer. The text says why and contains no secrets.
+/// The conformance check stopped because the store does not answer. The text gives the reason and contains no
+/// secrets.
 pub struct Unavailable(pub String);
 
 impl From<SignError> for Unavailable {
@@ -62,24 +65,25 @@ impl From<SignError> for Unavailable {
     }
 }
 
-/// A change that makes a request violate its credential.
+/// A function that changes a valid request so that the request violates its credential.
 pub type Tamper = fn(&mut PreparedRequest);
 
-/// The operations that a provider implements for the conformance check.
+/// The operations that each provider implements for the conformance check.
 pub trait Transport: Sync {
     /// Signs a credential for the operator's endpoint.
     fn sign<'a>(&'a self, request: &'a SigningRequest) -> BoxFuture<'a, Result<Signed, SignError>>;
 
-    /// Sends a request unchanged and without a retry. Returns the status of the answer.
+    /// Sends a request unchanged, without a retry. Returns the status of the answer.
     fn send(&self, sent: PreparedRequest) -> BoxFuture<'_, Result<u16, Unavailable>>;
 
-    /// Changes the signature by one character.
+    /// Makes the signature invalid by changing one character.
     fn forge(sent: &mut PreparedRequest)
     where
         Self: Sized;
 
-    /// Deletes these objects, which are below the check's prefix, and nothing else. If an object could not be
-    /// deleted, returns what to allow, as the rest of "to delete it, allow".
+    /// Deletes these objects, which all have the prefix of the conformance check, and nothing else. If an object
+    /// could not be deleted, the method returns the missing permission. The text completes the sentence "to delete
+    /// it, allow".
     fn clear_away<'a>(
         &'a self,
         folder: &'a str,
@@ -90,21 +94,20 @@ pub trait Transport: Sync {
 /// A running conformance check and its result so far.
 pub struct Checker<'a, H> {
     hands: &'a H,
-    /// The prefix of this check, below the probe's object key.
+    /// The prefix of all objects in this conformance check. It begins with the probe's object key.
     pub folder: String,
-    /// The upload ID of the multipart upload that the check signs parts for.
+    /// The upload ID of the multipart upload whose parts the check signs.
     pub upload: Option<String>,
     written: BTreeSet<String>,
-    /// The result of the checks so far.
     pub found: ConformanceReport,
 }
 
 impl<'a, H: Transport> Checker<'a, H> {
-    /// Prepares a conformance check below this object key.
+    /// Prepares a conformance check with objects under the prefix `probe_key`.
     pub fn new(hands: &'a H, probe_key: &str) -> Self {
         Self {
             hands,
-            // The prefix is unique, because several operators may start the check at the same time.
+            // Each check uses a unique prefix, because several operators can run the check at the same time.
             folder: format!(
                 "{probe_key}/canary-{}-{}",
                 Timestamp::now().as_nanosecond(),
@@ -138,13 +141,14 @@ impl<'a, H: Transport> Checker<'a, H> {
         self.found
     }
 
-    /// Sends a valid request. Returns the status if the store refuses it.
+    /// Sends a valid request. If the store refuses it, the method returns the status of the answer.
     pub async fn good(&mut self, name: &str, ask: &Ask) -> Result<Result<(), u16>, Unavailable> {
         let status = self.try_out(name, ask, false, |_| {}).await?;
         Ok(if is_taken(status) { Ok(()) } else { Err(status) })
     }
 
-    /// Checks constraints with a request that violates them. The store must refuse it.
+    /// Checks constraints with a request that violates them. The constraints count as enforced only if the store
+    /// refuses the request.
     pub async fn holds(
         &mut self,
         ask: &Ask,
@@ -160,8 +164,8 @@ impl<'a, H: Transport> Checker<'a, H> {
         Ok(())
     }
 
-    /// Checks that a credential is limited to its expiry, signature, object key and method. The method is checked
-    /// only if `other_verb` is set.
+    /// Checks that the store enforces the expiry, the signature, the object key and the method of a credential. It
+    /// checks the method only if `other_verb` is set.
     pub async fn binds(
         &mut self,
         verb: &str,
@@ -178,7 +182,8 @@ impl<'a, H: Transport> Checker<'a, H> {
         for (what, is_over, bend) in all {
             let Some(bend) = bend else { continue };
             let status = self.try_out(name, ask, is_over, bend).await?;
-            // A 404 means that the store accepted the request and looked for the object.
+            // The status 404 also means that the store accepted the request, because the store looked for the
+            // object.
             if is_taken(status) || status == 404 {
                 let why = format!(
                     "the store accepts a credential for {verb} {what} (it answered {status}), so its credentials have no effective limits"
@@ -193,8 +198,8 @@ impl<'a, H: Transport> Checker<'a, H> {
         Ok(())
     }
 
-    /// Checks that a POST form for a prefix is limited to the prefix. `is_expected`: whether the store is expected to
-    /// enforce this without a check.
+    /// Checks that the store limits a POST form for a prefix to this prefix. If `is_expected` is true, the store is
+    /// expected to do so without a check.
     pub async fn below(&mut self, ask: &Ask, is_expected: bool) -> Result<(), Unavailable> {
         let promise = Missing::Form(Capability::KeyPrefix);
         match self.keeps_below(ask).await? {
@@ -209,12 +214,13 @@ impl<'a, H: Transport> Checker<'a, H> {
         Ok(())
     }
 
-    /// Whether a POST form for a prefix is limited to the prefix. Uploads must be written below the prefix, and none
-    /// outside it. GET must work, because it shows where an object was written. Returns the reason if the form is not
-    /// limited.
+    /// Checks that the store limits a POST form for a prefix to this prefix. The store must write all uploads under
+    /// the prefix, and none outside it. The check needs a working GET, because GET shows where the store wrote an
+    /// object. If the form is not limited, the method returns the reason.
     async fn keeps_below(&mut self, ask: &Ask) -> Result<Result<(), String>, Unavailable> {
         let inside = |name: &str| format!("in/{name}");
-        // Whether the object key contains the file name depends on the store, so both object keys are deleted later.
+        // The object is named after the file if the store replaces `${filename}`. Otherwise its key contains this
+        // text unchanged. The check later deletes both object keys.
         self.wrote(&inside(FILE));
         self.wrote(&inside(FILE_NAME));
         if let Err(status) = self.good(&inside(""), ask).await? {
@@ -225,14 +231,14 @@ impl<'a, H: Transport> Checker<'a, H> {
                 "the store does not replace {FILE_NAME} with the file name"
             )));
         }
-        // These object keys are outside the prefix, so the store must refuse them.
+        // These object keys do not have the prefix `in/`, so the store must refuse them.
         for key in ["in-2/x", "in", "IN/x"] {
             if is_taken(self.try_below(ask, key, FILE).await?) {
                 return Ok(Err(format!("the store accepts object key {key} with a form for in/")));
             }
         }
-        // These object keys begin with the prefix. A store for which '..' has no special meaning may accept them, but
-        // must not write an object outside the prefix.
+        // These object keys begin with the prefix. If `..` has no special meaning in the store, the store can accept
+        // them. A store must never write an object outside the prefix.
         for (n, key) in ["in/../{}", "in/%2e%2e/{}", "in/..%2f{}", "in/..\\{}"]
             .into_iter()
             .enumerate()
@@ -262,21 +268,22 @@ impl<'a, H: Transport> Checker<'a, H> {
         })
     }
 
-    /// Sends a form for the prefix `in/` with this object key and file name.
+    /// Sends a form for the prefix `in/` with this object key and this file name.
     async fn try_below(&mut self, ask: &Ask, key: &str, file: &str) -> Result<u16, Unavailable> {
         let key = format!("{}/{key}", self.folder);
         let mut sent = self.sent("in/", ask, false).await?;
         sent.set("key", &key);
         file.clone_into(&mut sent.file_name);
         let answer = self.hands.send(sent).await;
-        // Some stores cannot delete an object key that they do not accept.
+        // Only object keys that the store accepted are recorded, because some stores cannot delete an invalid object
+        // key.
         if answer.as_ref().map_or(true, |status| is_taken(*status)) {
             self.written.insert(key);
         }
         answer
     }
 
-    /// Whether a signed GET finds this object.
+    /// Returns true if a signed GET request finds this object.
     pub async fn exists(&mut self, name: &str) -> Result<bool, Unavailable> {
         let is_there = is_taken(self.try_out(name, &get(), false, |_| {}).await?);
         if is_there {
@@ -285,24 +292,25 @@ impl<'a, H: Transport> Checker<'a, H> {
         Ok(is_there)
     }
 
-    /// Signs a credential as for a grant, and sends one request with it. Returns the status.
+    /// Signs a credential in the same way as for a grant, and sends one request with it. Returns the status of the
+    /// answer.
     async fn try_out(&mut self, name: &str, ask: &Ask, is_over: bool, bend: Tamper) -> Result<u16, Unavailable> {
         let mut sent = self.sent(name, ask, is_over).await?;
         bend(&mut sent);
-        // A changed request may also write the signed object, so the check deletes that object later.
+        // A tampered request can also write the signed object. Therefore the check later deletes the signed object.
         if sent.method != "GET" && !name.ends_with('/') {
             self.wrote(name);
         }
         self.hands.send(sent).await
     }
 
-    /// Builds a valid request for this object, or for the prefix if the name ends with '/'.
+    /// Builds a valid request for this object. If the name ends with `/`, the request is for a prefix.
     async fn sent(&self, name: &str, ask: &Ask, is_over: bool) -> Result<PreparedRequest, Unavailable> {
         let signed = self.hands.sign(&self.request(name, ask, is_over)?).await?;
         PreparedRequest::good(&signed).ok_or_else(|| Unavailable("the credential is not a single request".into()))
     }
 
-    /// The signing request for this object.
+    /// Returns the signing request for this object.
     pub fn request(&self, name: &str, ask: &Ask, is_over: bool) -> Result<SigningRequest, Unavailable> {
         let key = format!("{}/{name}", self.folder);
         let ends = if is_over { -SECONDS } else { SECONDS };
@@ -319,7 +327,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         })
     }
 
-    /// Records that an object with this name may exist.
+    /// Records that the check can have written an object with this name, so that the check deletes it at the end.
     pub fn wrote(&mut self, name: &str) {
         self.written.insert(format!("{}/{name}", self.folder));
     }
@@ -329,7 +337,7 @@ fn is_taken(status: u16) -> bool {
     status < 300
 }
 
-/// A download with a fixed content type.
+/// Returns a download with a fixed content type.
 pub fn get() -> Ask {
     Ask::Download {
         mode: DownloadMode::Url,
@@ -341,21 +349,21 @@ pub fn get() -> Ask {
     }
 }
 
-/// A request that the check sends.
+/// A request that the conformance check sends.
 pub struct PreparedRequest {
     pub method: String,
     pub url: String,
     /// The headers that the credential requires.
     pub headers: Vec<(String, String)>,
-    /// The fields of a form, in order.
+    /// The fields of a POST form, in order. It is `None` for a URL.
     pub fields: Option<Vec<(String, String)>>,
     pub body: Vec<u8>,
-    /// The file name of a form.
+    /// The file name of a POST form.
     pub file_name: String,
 }
 
 impl PreparedRequest {
-    /// The valid request for a credential. `None` if the credential is not a single request.
+    /// Builds the valid request for a credential. Returns `None` if the credential is not for a single request.
     fn good(signed: &Signed) -> Option<Self> {
         let (method, url, headers, fields) = match &signed.credential {
             Credential::Request { url, method, headers } => (method.clone(), url, headers.clone(), None),
@@ -376,7 +384,7 @@ impl PreparedRequest {
         })
     }
 
-    /// Sets a header, or a field of a form.
+    /// Sets a header of the request. If the request is a POST form, it sets a form field.
     pub fn set(&mut self, name: &str, value: &str) {
         let list = self.fields.as_mut().unwrap_or(&mut self.headers);
         for (_, old) in list.iter_mut().filter(|(n, _)| n.eq_ignore_ascii_case(name)) {
@@ -384,7 +392,7 @@ impl PreparedRequest {
         }
     }
 
-    /// Changes the request to another object beside the signed one.
+    /// Changes the request so that it names a different object than the signed one.
     fn stray(&mut self) {
         fn beside(path: &str) -> String {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -402,7 +410,8 @@ impl PreparedRequest {
         }
     }
 
-    /// The body of the request. A form has a multipart body, which is returned with its Content-Type header.
+    /// Returns the body of the request. A POST form has a multipart body, and the method also returns its
+    /// Content-Type header.
     pub fn content(&self) -> (Vec<u8>, Option<(String, String)>) {
         let Some(fields) = &self.fields else {
             return (self.body.clone(), None);
@@ -425,7 +434,7 @@ impl PreparedRequest {
     }
 }
 
-/// Changes the last character of a signature.
+/// Makes a signature invalid by changing its last character.
 pub fn forge_last(signature: &mut String) {
     let last = signature.pop();
     signature.push(if last == Some('0') { '1' } else { '0' });

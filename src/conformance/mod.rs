@@ -9,45 +9,41 @@ pub use check::{
 
 use crate::api::{Capabilities, Capability, UploadMode};
 
-/// What a store enforces according to a conformance check with signed credentials.
+/// The result of a conformance check. It says which constraints the store enforces, according to requests with
+/// signed credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConformanceReport {
-    /// What the store enforces, as text for users.
+    /// The constraints that the store enforces, as text for users.
     pub held: Vec<String>,
-    /// What the store was expected to enforce, but does not.
+    /// The constraints that the store was expected to enforce, but does not enforce.
     pub missing: Vec<Missing>,
-    /// Why no credential of the store is limited: the store accepts expired credentials, or credentials for other
-    /// requests.
+    /// The reason why the store limits no credential at all. For example, the store accepts expired credentials, or
+    /// credentials that were signed for other requests.
     pub worthless: Option<String>,
-    /// What could not be checked, and why. The text contains no secrets.
+    /// The constraints that could not be checked, with reasons. The text contains no secrets.
     pub untried: Vec<String>,
-    /// Optional capabilities that the store does not have, and why, as text for users.
+    /// The optional capabilities that the store does not have, with reasons, as text for users.
     pub without: Vec<String>,
-    /// Whether the store stopped answering, so that the check should be repeated soon.
+    /// This is true if the store stopped answering during the check. Valet then repeats the check soon.
     pub interrupted: bool,
-    /// The objects that could not be deleted.
+    /// The objects that the conformance check could not delete.
     pub left: Option<String>,
 }
 
-/// A capability that the store does not have.
+/// A capability that the conformance check found missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// A constraint of signed URLs.
     Url(Capability),
-    /// A constraint of POST forms.
     Form(Capability),
-    /// The store does not support POST forms.
     Forms,
-    /// A constraint of multipart uploads.
     Part(Capability),
-    /// The store does not support multipart uploads.
     Parts,
-    /// The store does not limit temporary credentials to what was granted.
+    /// The store does not limit temporary credentials to the objects and operations of the grant.
     Credentials,
 }
 
 impl Missing {
-    /// The name in `status.capabilities`.
+    /// Returns the name of the capability in `status.capabilities`.
     pub fn name(self) -> String {
         let (form, parts) = (UploadMode::PostForm.as_str(), UploadMode::Multipart.as_str());
         match self {
@@ -62,7 +58,8 @@ impl Missing {
 }
 
 impl ConformanceReport {
-    /// A result without any check. `is_to_be_repeated`: whether the check should be repeated soon.
+    /// Creates a result for a conformance check that could not run. If `is_to_be_repeated` is true, Valet repeats
+    /// the check soon.
     pub fn untried(why: String, is_to_be_repeated: bool) -> Self {
         Self {
             untried: vec![format!("everything: {why}")],
@@ -71,18 +68,19 @@ impl ConformanceReport {
         }
     }
 
-    /// Whether the check confirmed this capability.
+    /// Returns true if the conformance check confirmed this capability.
     pub fn holds(&self, promise: Missing) -> bool {
         self.held.contains(&promise.name())
     }
 
-    /// Removes capabilities that the check found missing.
+    /// Removes the capabilities that the conformance check found missing.
     pub fn narrow(&self, can: &mut Capabilities) {
         for missing in &self.missing {
             match missing {
                 Missing::Url(capability) => {
                     can.enforced.remove(capability);
-                    // If single requests do not enforce a constraint, multipart and resumable uploads do not either.
+                    // If the store does not enforce a constraint for single requests, Valet assumes the same for
+                    // multipart and resumable uploads.
                     if let Some(parts) = &mut can.multipart {
                         parts.remove(capability);
                     }
@@ -107,8 +105,9 @@ impl ConformanceReport {
         }
     }
 
-    /// The names of capabilities that were not checked. A mode without any check is one name. `SignedHeadersOnly` is
-    /// left out, because every probe checks it and another condition reports it.
+    /// Returns the names of the capabilities that were not checked. If no capability of a mode was checked, the list
+    /// contains one name for the whole mode. `SignedHeadersOnly` is never in the list, because every probe checks it
+    /// and a separate condition reports it.
     pub fn untried_names(&self, can: &Capabilities) -> Vec<String> {
         let missing = self.missing.iter().map(|m| m.name());
         let tried: Vec<_> = self.held.iter().cloned().chain(missing).collect();
@@ -125,7 +124,7 @@ impl ConformanceReport {
         can.names().into_iter().filter(is_untried).collect()
     }
 
-    /// The names of the missing capabilities, as text for users.
+    /// Returns the names of the missing capabilities, as text for users.
     pub fn missing_names(&self) -> String {
         let names: Vec<_> = self.missing.iter().map(|m| m.name()).collect();
         names.join(", ")
@@ -136,7 +135,7 @@ impl ConformanceReport {
 mod tests {
     use super::*;
 
-    /// Capabilities without a result are listed as not checked.
+    /// A capability without a result counts as not checked.
     #[test]
     fn what_was_not_tried_is_named() {
         let can = Capabilities {

@@ -1,5 +1,5 @@
-//! The HTTP client of the AWS SDK. It uses the same connections and limits as [`super::client`]. The SDK's own client
-//! reads up to 400 KiB of headers and has no limit for bodies.
+//! The HTTP client of the AWS SDK. It uses the same connections and limits as [`super::client`]. Valet does not use
+//! the SDK's own client, which reads up to 400 KiB of headers and does not limit the body.
 
 use std::{
     error::Error as StdError,
@@ -23,12 +23,13 @@ use super::{
     client::{Connections, connections, proxy_authorization},
 };
 
-/// The largest body of an answer, in bytes. The SDK keeps the whole body in memory, and the server can belong to a
-/// tenant. The largest expected answer, a list of 500 parts, has some hundred kilobytes.
+/// The maximum size of an answer's body, in bytes. The limit is needed because the SDK keeps the whole body in
+/// memory, and the server can belong to a tenant. The largest expected answer is a list of 500 parts and has a few
+/// hundred kilobytes.
 pub const MAX_ANSWER: usize = 256 << 10;
 
-/// The client for requests without limits: to the platform team's stores, to STS and to metadata servers. It is
-/// shared and uses the proxies from the environment.
+/// Returns the shared client for requests to stores of the platform team, to STS and to metadata servers. It can
+/// connect to any address and uses the proxies from the environment.
 pub fn shared() -> SharedHttpClient {
     static CLIENT: OnceLock<SharedHttpClient> = OnceLock::new();
     let make = || {
@@ -42,8 +43,9 @@ pub fn shared() -> SharedHttpClient {
     CLIENT.get_or_init(make).clone()
 }
 
-/// A client that connects only to permitted addresses, also if the SDK builds another host from endpoint and bucket.
-/// It checks names when they are resolved, and IP addresses before the request. All stores share the client.
+/// Returns a client that connects only to permitted addresses. The AWS SDK can build another host name from the
+/// endpoint and the bucket, and the client checks this host as well. It checks an IP address before the request, and
+/// a name when the name is resolved. All stores share the client.
 pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
     let make = || {
         let outward = outward.without_clients();
@@ -59,12 +61,12 @@ pub fn guarded(outward: &EgressPolicy) -> SharedHttpClient {
 
 #[derive(Clone)]
 struct Sdk {
-    /// `None` on a machine without certificate authorities.
+    /// The pool of connections. It is `None` on a machine without certificate authorities.
     client: Option<Connections<SdkBody>>,
     outward: Option<EgressPolicy>,
-    /// The proxies from the environment.
+    /// The proxies from the environment variables.
     proxies: Option<Arc<Matcher>>,
-    /// Timeout of an answer, if the SDK sets one. Operations of the SDK have their own timeout.
+    /// The timeout of one answer, if the AWS SDK sets one. The SDK's operations have an additional timeout.
     timeout: Option<Duration>,
 }
 
@@ -121,7 +123,7 @@ impl HttpConnector for Sdk {
     }
 }
 
-/// Classifies an error for the SDK: as a timeout, or as an error that allows a retry.
+/// Classifies a failed request for the AWS SDK, which retries only some kinds of errors.
 fn failed(error: Box<dyn StdError + Send + Sync>) -> ConnectorError {
     let hyper = causes(&*error).find_map(|e| e.downcast_ref::<hyper::Error>());
     let io = causes(&*error).find_map(|e| e.downcast_ref::<io::Error>());

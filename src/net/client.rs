@@ -1,4 +1,4 @@
-//! An HTTP client for single requests with a short timeout, limited to permitted addresses.
+//! An HTTP client for single requests. It has a short timeout and can be limited to permitted addresses.
 
 use std::{
     fmt,
@@ -40,18 +40,19 @@ use tower_service::Service;
 
 use super::{EgressDenied, EgressPolicy, dns};
 
-/// Timeout of one request, including the connection and the answer.
+/// The timeout of one request. It includes the time to connect and to read the answer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-/// Timeout of fetching credentials, with all requests that this needs. After a timeout, the current credentials are
-/// used if they still work.
+/// The timeout for fetching credentials, including all requests that are needed. After a timeout, Valet uses the
+/// current credentials if they still work.
 pub const SOURCE_TIMEOUT: Duration = Duration::from_secs(4);
-/// The largest answer, in bytes. Tokens are the largest answers, with some kilobytes.
+/// The maximum size of an answer's body, in bytes. Tokens are the largest answers and have a few kilobytes.
 const MAX_ANSWER: usize = 64 * 1024;
-/// The largest size of all headers of an answer, in bytes. Amazon S3 allows 2 KB of user metadata, and the server can
-/// belong to a tenant.
+/// The maximum size of all headers of an answer, in bytes. Valet needs a limit because the server can belong to a
+/// tenant. Amazon S3 allows 2 KB of user metadata in the headers.
 pub const MAX_HEADERS: usize = 16 * 1024;
 
-/// The value of the User-Agent header: program, version and platform, as in Kubernetes clients.
+/// Returns the value of the User-Agent header. It contains the program, the version and the platform, as in
+/// Kubernetes clients.
 pub fn user_agent() -> String {
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -61,47 +62,43 @@ pub fn user_agent() -> String {
     format!("valet/{} ({}/{arch})", env!("CARGO_PKG_VERSION"), std::env::consts::OS)
 }
 
-/// The application name that the AWS SDK adds to its User-Agent header.
+/// Returns the application name that the AWS SDK adds to its User-Agent header.
 pub fn app_name() -> Option<AppName> {
     AppName::new(concat!("valet-", env!("CARGO_PKG_VERSION"))).ok()
 }
 
-/// An answer to a request.
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
-/// Why there is no answer. The message contains nothing from the request or the answer.
+/// The reason why there is no usable answer. The message contains no text of the request or the answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
-    /// The host is in a private or denied network.
+    /// The egress policy does not permit the address of the host.
     #[error("{0}")]
     EgressDenied(EgressDenied),
-    /// The timeout passed.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Slow,
-    /// The connection failed or was interrupted.
     #[error("the connection failed (connection refused or reset, no TLS, or unknown host)")]
     Connection,
-    /// The proxy does not answer, or refuses the connection.
+    /// The proxy does not answer, or it refuses to connect to the host.
     #[error(
         "the proxy in HTTPS_PROXY does not answer or refuses the connection; if the host needs no proxy, add it to NO_PROXY"
     )]
     ProxyUnsupported,
-    /// The server's certificate is not valid for the host, or not trusted.
+    /// The server's certificate is not trusted or not valid for the host.
     #[error("{0}")]
     Untrusted(&'static str),
-    /// There are no certificate authorities to verify certificates with.
+    /// The machine has no certificate authorities, so no certificate can be verified.
     #[error(
         "this machine has no certificate authorities, so TLS is not possible; install them, or set SSL_CERT_FILE"
     )]
     NoTrustRoots,
-    /// The answer is not HTTP.
     #[error("the answer is not valid HTTP")]
     Malformed,
-    /// The answer is larger than `MAX_ANSWER`, or its headers are larger than `MAX_HEADERS`.
+    /// The answer's body is larger than `MAX_ANSWER`, or its headers are larger than `MAX_HEADERS`.
     #[error(
         "the answer is too long (more than {} KiB of headers, or {} KiB in all); check that the endpoint is an object store",
         MAX_HEADERS / 1024,
@@ -110,19 +107,18 @@ pub enum Unanswered {
     TooLong,
 }
 
-/// An HTTP client with its pool of connections.
 pub(super) type Connections<B = Full<Bytes>> = Client<HttpsConnector<Way>, B>;
 
-/// A client that follows no redirects and reuses connections.
+/// An HTTP client that reuses connections and does not follow redirects.
 pub struct Http {
     client: Option<Connections>,
     outward: Option<EgressPolicy>,
 }
 
 impl Http {
-    /// With `outward`, requests go only to permitted hosts and without a proxy, because a proxy would resolve names
-    /// itself. Without `outward`, https requests use the proxy from the environment (`HTTPS_PROXY`, `NO_PROXY`), if
-    /// there is one.
+    /// Creates a client. If `outward` is set, the client sends requests only to permitted hosts. It then uses no
+    /// proxy, because a proxy would resolve host names itself. If `outward` is `None`, HTTPS requests use the proxy
+    /// from the environment (`HTTPS_PROXY`, `NO_PROXY`).
     pub fn new(outward: Option<EgressPolicy>) -> Self {
         let client = match &outward {
             Some(outward) => {
@@ -137,7 +133,7 @@ impl Http {
     /// Sends a request, without a retry.
     ///
     /// # Errors
-    /// [`Unanswered`] if there is no usable answer.
+    /// Returns [`Unanswered`] if there is no usable answer.
     pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
         if let (Entry::Vacant(name), Ok(own)) = (
             request.headers_mut().entry(USER_AGENT),
@@ -151,7 +147,7 @@ impl Http {
     }
 
     async fn talk(&self, request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
-        // An IP address needs no DNS lookup, so it is checked here.
+        // This check covers hosts that are IP addresses, because they need no DNS lookup.
         if let Some(outward) = &self.outward {
             let host = request.uri().host().unwrap_or_default();
             outward.check(host).await.map_err(Unanswered::EgressDenied)?;
@@ -174,7 +170,8 @@ impl Http {
     }
 }
 
-/// Creates a pool of connections. `plain_too`: whether plain HTTP requests also use a proxy from the environment.
+/// Creates a pool of connections. If `plain_too` is true, plain HTTP requests also use the proxy from the
+/// environment.
 pub(super) fn connections<B>(
     outward: Option<EgressPolicy>,
     proxies: Option<Matcher>,
@@ -188,7 +185,8 @@ where
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(TIMEOUT));
-    // Without certificate authorities no connection is possible. The request reports this.
+    // Without certificate authorities no connection is possible, so the function returns `None`. Each request then
+    // reports the problem.
     HttpsConnectorBuilder::new().with_native_roots().ok().map(|builder| {
         let way = Way {
             straight: connector,
@@ -223,7 +221,7 @@ fn unanswered(error: &(dyn std::error::Error + 'static)) -> Unanswered {
     }
 }
 
-/// Whether the host of an endpoint is in one of these domains. Each domain begins with a dot.
+/// Returns true if the host of an endpoint is in one of these domains. Each domain begins with a dot.
 pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
     let uri = endpoint.parse::<Uri>().ok();
     let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default();
@@ -231,11 +229,11 @@ pub fn is_of(endpoint: &str, domains: &[&str]) -> bool {
     domains.iter().any(|domain| host.ends_with(domain))
 }
 
-/// What is wrong with a server's certificate, if this is why the connection failed. The message repeats nothing from
-/// the certificate, because its content is not trusted.
+/// Describes the problem with a server's certificate, if the connection failed because of the certificate. The
+/// description contains no text of the certificate, because the certificate is not trusted.
 pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    // The texts of rustls are compared, because its error types come from two versions of the library and through
-    // io::Error.
+    // The error is found by its text. Its type cannot be used, because `rustls` errors come from two versions of the
+    // library and are wrapped in `io::Error`.
     let said = std::iter::successors(Some(error), |e| e.source()).find_map(|e| {
         let text = e.to_string();
         let (_, why) = text.split_once("invalid peer certificate: ")?;
@@ -253,14 +251,16 @@ pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
     })
 }
 
-/// Whether nobody else can read a request to this address: https, or the machine itself.
+/// Returns true if nobody else can read a request to this address. This is the case for HTTPS and for the machine
+/// itself.
 pub fn is_private(uri: &Uri) -> bool {
     let is_here = matches!(uri.host(), Some("127.0.0.1" | "[::1]" | "localhost"));
     uri.authority().is_some() && (uri.scheme_str() == Some("https") || uri.scheme_str() == Some("http") && is_here)
 }
 
-/// Connects directly, or through a proxy with a tunnel (`CONNECT`). The proxy sees only the host. Plain HTTP does not
-/// use a proxy unless `plain_too` is set, because it is for metadata servers, which a proxy cannot reach.
+/// Connects to a host directly, or through a proxy with a tunnel (`CONNECT`). With a tunnel, the proxy sees only the
+/// host name. Plain HTTP requests use a proxy only if `plain_too` is true. They usually go to metadata servers,
+/// which a proxy cannot reach.
 #[derive(Clone)]
 pub(super) struct Way {
     straight: HttpConnector<Resolver>,
@@ -268,7 +268,7 @@ pub(super) struct Way {
     plain_too: bool,
 }
 
-/// A connection, and whether requests on it go to a proxy that forwards them.
+/// A connection. It also records if a proxy forwards the requests of this connection.
 pub(super) struct Stream {
     io: TokioIo<TcpStream>,
     to_proxy: bool,
@@ -316,7 +316,7 @@ impl rt::Write for Stream {
     }
 }
 
-/// Adds the proxy's credentials to a plain HTTP request that goes through a proxy.
+/// Adds the proxy's credentials to a plain HTTP request that a proxy forwards.
 pub(super) fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>) {
     if request.uri().scheme() == Some(&Scheme::HTTP)
         && let Some(proxy) = proxies.intercept(request.uri())
@@ -328,7 +328,7 @@ pub(super) fn proxy_authorization<B>(proxies: &Matcher, request: &mut Request<B>
     }
 }
 
-/// The error of a proxy tunnel that could not be opened. It does not contain the proxy's answer.
+/// The error for a proxy tunnel that could not be opened. It does not contain the proxy's answer.
 #[derive(Debug)]
 struct ProxyUnsupported;
 
@@ -375,8 +375,8 @@ impl Service<Uri> for Way {
     }
 }
 
-/// Resolves names and refuses private or denied addresses. The check happens at connection time, because a name can
-/// have another address by then.
+/// A DNS resolver that refuses private and denied addresses. It checks the addresses again for each connection,
+/// because the DNS records of a name can change after an earlier check.
 #[derive(Clone)]
 struct Resolver(Option<EgressPolicy>);
 
@@ -412,7 +412,7 @@ impl Service<Name> for Resolver {
 mod tests {
     use super::*;
 
-    /// The texts of rustls 0.23 (`CertificateError`), as connection errors contain them.
+    /// Checks the error texts of rustls 0.23 (`CertificateError`), as connection errors contain them.
     #[test]
     fn what_is_wrong_with_a_certificate() {
         for (said, told) in [

@@ -1,5 +1,6 @@
-//! DNS lookups for tenants' hosts, with a timeout, a limited number of threads and a short cache. The owner of a
-//! store may run the DNS server that answers for its host.
+//! DNS lookups for hosts that tenants choose. The lookups have a timeout, a limited number of threads and a short
+//! cache. The limits are needed because the owner of a store can run the DNS server that answers for the store's
+//! host.
 
 use std::{
     collections::HashMap,
@@ -15,12 +16,13 @@ use futures::{
 };
 use tokio::{sync::Semaphore, time::Instant};
 
-/// Timeout of a lookup. The system's resolver can take more than half a minute.
+/// The timeout of a DNS lookup. The system's resolver can take more than half a minute.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a result is cached, also an error. Each use checks again whether the address is permitted.
+/// The results of DNS lookups, including errors, are cached for 5 seconds. Each use of a cached result checks again
+/// if the address is permitted.
 const FRESH: Duration = Duration::from_secs(5);
-/// The most lookups at the same time. Each occupies a thread until the system's resolver ends, also after the
-/// timeout.
+/// The maximum number of DNS lookups at the same time. Each lookup occupies a thread until the system's resolver
+/// ends, even if the lookup has timed out before.
 const THREADS: usize = 128;
 
 type Lookup = Shared<BoxFuture<'static, std::result::Result<Vec<IpAddr>, ErrorKind>>>;
@@ -28,7 +30,8 @@ type Lookup = Shared<BoxFuture<'static, std::result::Result<Vec<IpAddr>, ErrorKi
 struct Kept {
     began: Instant,
     lookup: Lookup,
-    /// A caller waited for this lookup until the timeout. Later callers do not wait for it.
+    /// This is true if a caller waited for this DNS lookup until the timeout. Later callers do not wait for the
+    /// lookup.
     is_slow: bool,
 }
 
@@ -38,7 +41,7 @@ static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::
 /// Resolves a name with the system's resolver, within [`TIMEOUT`].
 ///
 /// # Errors
-/// [`ErrorKind::TimedOut`], or the resolver's error.
+/// Returns [`ErrorKind::TimedOut`] after the timeout, or the resolver's error.
 pub async fn lookup(host: &str) -> Result<Vec<IpAddr>> {
     lookup_by(host, resolve).await
 }
@@ -70,7 +73,8 @@ async fn lookup_by(host: &str, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Resu
     }
 }
 
-/// Starts a lookup in its own task. The task also ends properly if no caller waits, and then frees its thread.
+/// Starts a DNS lookup in a task of its own. The task continues if no caller waits for it, and then frees its
+/// thread.
 fn begin(host: String, resolve: fn(&str) -> Result<Vec<IpAddr>>) -> Lookup {
     let task = tokio::spawn(async move {
         let permit = PERMITS.clone().acquire_owned().await.map_err(|_| ErrorKind::Other)?;

@@ -13,29 +13,30 @@ use ipnet::IpNet;
 
 use super::{client::Connections, dns::lookup};
 
-/// The addresses that tenants' stores may use: public addresses, and the networks that the platform team allows, but
-/// never networks that it denies.
+/// The egress policy: it decides which addresses the stores of tenants can use. Public addresses are permitted, and
+/// also the networks that the platform team allows. Networks that the platform team denies are never permitted.
 ///
-/// A user who may create an ObjectStore chooses where the operator sends requests. The operator can reach addresses
-/// that a tenant cannot: its loopback, the machine's metadata server, and services of other teams.
+/// The policy is needed because a user who can create an ObjectStore chooses where the operator sends requests. The
+/// operator can reach addresses that a tenant cannot reach: its loopback address, the machine's metadata server, and
+/// services of other teams.
 ///
-/// All tenants' stores share these clients. Each client holds some hundred kilobytes of certificate authorities, and
-/// a tenant can create thousands of stores.
+/// All stores of tenants share the HTTP clients of the policy. Each client needs a few hundred kilobytes for
+/// certificate authorities, and a tenant can create thousands of stores.
 #[derive(Clone, Debug, Default)]
 pub struct EgressPolicy {
     allowed: Arc<[IpNet]>,
     denied: Arc<[IpNet]>,
-    /// Whether write requests may also be sent.
+    /// This is true if the operator is allowed to send write requests to endpoints that tenants choose.
     may_change: bool,
     pub(super) clients: Arc<Clients>,
 }
 
-/// The shared clients that connect only to permitted addresses. Each is created at its first use.
+/// The shared HTTP clients that connect only to permitted addresses. Each client is created at its first use.
 #[derive(Default)]
 pub(super) struct Clients {
-    /// The client of the AWS SDK.
     pub aws: OnceLock<SharedHttpClient>,
-    /// The client for all other requests. `None` on a machine without certificate authorities.
+    /// The HTTP client for all requests that do not use the AWS SDK. It is `None` on a machine without certificate
+    /// authorities.
     pub plain: OnceLock<Option<Connections>>,
 }
 
@@ -45,11 +46,11 @@ impl fmt::Debug for Clients {
     }
 }
 
-/// An endpoint with a private, special or denied address.
+/// The error for an endpoint whose address is private, special or denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressDenied {
     host: String,
-    /// The kind of the address, if the host is an IP address. For a name the kind is not reported.
+    /// The kind of the address, if the host is an IP address. It is `None` if the host is a name.
     class: Option<&'static str>,
 }
 
@@ -58,8 +59,8 @@ impl fmt::Display for EgressDenied {
         let Self { host, class } = self;
         match class {
             Some(class) => write!(f, "the endpoint {host} is {class}, which an ObjectStore may not use")?,
-            // The message contains neither the address nor its kind. Otherwise a tenant could resolve internal names
-            // with it.
+            // For a name, the message contains neither the address nor its kind. Otherwise a tenant could use the
+            // operator to resolve internal names.
             None => write!(
                 f,
                 "the endpoint's host {host} resolves to an address that an ObjectStore may not use"
@@ -72,7 +73,7 @@ impl fmt::Display for EgressDenied {
 impl StdError for EgressDenied {}
 
 impl EgressPolicy {
-    /// Allows these networks in addition to public addresses.
+    /// Creates a policy that permits public addresses and these networks.
     pub fn new(allowed: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
             allowed: allowed.into(),
@@ -82,7 +83,7 @@ impl EgressPolicy {
         }
     }
 
-    /// Denies these networks, even if they are allowed or public.
+    /// Denies these networks, even if they are public or allowed.
     #[must_use]
     pub fn denying(self, denied: impl Into<Arc<[IpNet]>>) -> Self {
         Self {
@@ -92,24 +93,25 @@ impl EgressPolicy {
         }
     }
 
-    /// Denies all addresses.
+    /// Creates a policy that denies all addresses.
     pub fn nowhere() -> Self {
         let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let all: Vec<_> = all.into_iter().filter_map(|ip| IpNet::new(ip, 0).ok()).collect();
         Self::default().denying(all)
     }
 
-    /// Also allows write requests if `may_change` is true.
+    /// Allows write requests if `may_change` is true.
     pub fn changing(self, may_change: bool) -> Self {
         Self { may_change, ..self }
     }
 
-    /// Whether write requests may be sent to an endpoint that a tenant chose.
+    /// Returns true if the operator is allowed to send write requests to endpoints that tenants choose.
     pub fn may_change(&self) -> bool {
         self.may_change
     }
 
-    /// A copy without the clients. The clients themselves hold such a copy, to avoid a reference cycle.
+    /// Returns a copy of the policy without the HTTP clients. The clients contain such a copy, because a complete
+    /// copy would create a reference cycle.
     pub(super) fn without_clients(&self) -> Self {
         Self {
             clients: Arc::default(),
@@ -117,11 +119,11 @@ impl EgressPolicy {
         }
     }
 
-    /// Checks the host of an endpoint. A name is resolved. A name that cannot be resolved is no error, because no
-    /// connection to it is possible.
+    /// Checks the host of an endpoint. If the host is a name, the method resolves it. A name that cannot be resolved
+    /// is not an error, because no connection to it is possible.
     ///
     /// # Errors
-    /// [`EgressDenied`] if one of its addresses is not permitted.
+    /// Returns [`EgressDenied`] if one of the host's addresses is not permitted.
     pub async fn check(&self, host: &str) -> Result<(), EgressDenied> {
         self.check_literal(host)?;
         let bare = bare(host);
@@ -135,10 +137,10 @@ impl EgressPolicy {
     }
 
     /// Checks a host without a DNS lookup. It checks IP addresses and special names such as `localhost`. Other names
-    /// are checked when they are resolved.
+    /// are checked later, when they are resolved.
     ///
     /// # Errors
-    /// [`EgressDenied`] if the address is not permitted.
+    /// Returns [`EgressDenied`] if the address is not permitted.
     pub fn check_literal(&self, host: &str) -> Result<(), EgressDenied> {
         let bare = bare(host);
         let inward = |class| {
@@ -150,7 +152,7 @@ impl EgressPolicy {
         match bare.parse::<IpAddr>() {
             Ok(address) => self.permit(bare, [address]),
             Err(_) if ends_in_a_number(bare) => inward("part of an IP address that a bucket name can complete"),
-            // "Special-Use Domain Names" (RFC 6761).
+            // The reserved names are defined in "Special-Use Domain Names" (RFC 6761).
             Err(_) if is_local(bare) => {
                 let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
                 match addresses.into_iter().any(|ip| self.permit(bare, [ip]).is_ok()) {
@@ -181,7 +183,7 @@ impl EgressPolicy {
     }
 }
 
-/// The host without the brackets of an IPv6 address.
+/// Removes the brackets of an IPv6 address from a host.
 fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
@@ -191,7 +193,8 @@ fn is_local(host: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Also checks names when a connection is made, because a name can have another address by then.
+/// The DNS resolver checks each name again for a connection, because the DNS records of a name can change after an
+/// earlier check.
 impl ResolveDns for EgressPolicy {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
         DnsFuture::new(async move {
@@ -203,8 +206,8 @@ impl ResolveDns for EgressPolicy {
     }
 }
 
-/// Whether resolvers read the host as an IP address in an unusual form, such as `127.1`, `0x7f.1` or `2130706433`
-/// (URL Standard, "ends in a number"). No DNS name ends with a number.
+/// Returns true if resolvers can read the host as an IP address in an unusual form, such as `127.1`, `0x7f.1` or
+/// `2130706433` (URL Standard, "ends in a number"). A DNS name never ends with a number.
 fn ends_in_a_number(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let is_decimal = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
@@ -212,7 +215,8 @@ fn ends_in_a_number(host: &str) -> bool {
     is_decimal || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The IPv4 address in an IPv6 address: mapped (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056) or ISATAP (RFC 5214).
+/// Returns the IPv4 address that an IPv6 address contains. The forms are: mapped (RFC 4291), NAT64 (RFC 6052), 6to4
+/// (RFC 3056) and ISATAP (RFC 5214).
 fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let [a, b, c, d, e, f, g, h] = v6.segments();
@@ -228,8 +232,8 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The kind of an address that is not public (the IANA registries of special-purpose addresses, RFC 6890). `None` for
-/// a public address.
+/// Returns the kind of an address that is not public (IANA registries of special-purpose addresses, RFC 6890).
+/// Returns `None` for a public address.
 fn class(address: IpAddr) -> Option<&'static str> {
     match plain(address) {
         IpAddr::V4(v4) => class_v4(v4),
@@ -240,7 +244,8 @@ fn class(address: IpAddr) -> Option<&'static str> {
 fn class_v4(v4: Ipv4Addr) -> Option<&'static str> {
     let [a, b, c, d] = v4.octets();
     match (a, b, c) {
-        // This is a public address, but on an Azure machine it reaches the machine's host and its secrets.
+        // The registries list this address as public. On an Azure machine, however, it leads to the machine's host,
+        // which returns secrets.
         (168, 63, 129) if d == 16 => Some("the address with which Azure machines reach their host"),
         (127, ..) => Some("a loopback address"),
         (169, 254, _) => Some("a link-local address, where clouds have their metadata servers"),
@@ -261,11 +266,11 @@ fn class_v6(v6: Ipv6Addr) -> Option<&'static str> {
         Some("a private address")
     } else {
         match v6.segments() {
-            // A Teredo address contains an IPv4 address, and the relay decides which host it reaches.
+            // A Teredo address contains an IPv4 address. A Teredo relay decides which host it leads to.
             [0x2001, 0, ..] => Some("a Teredo address"),
             [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => Some("an address reserved for documentation"),
-            // Global unicast is 2000::/3 without the protocol assignments in 2001::/23. All other addresses are
-            // special or unassigned.
+            // Global unicast addresses are 2000::/3 without the protocol assignments in 2001::/23. All other
+            // addresses are special or unassigned.
             [0x2001, 0..=0x01ff, ..] => Some("not a public address"),
             [first, ..] if first & 0xe000 != 0x2000 => Some("not a public address"),
             _ => None,
@@ -333,19 +338,20 @@ mod tests {
             ("fc00::1", true),
             ("ff02::1", true),
             ("2a05:d018::1", false),
-            // IPv4-compatible (deprecated), IPv4-translated, and local-use NAT64 (RFC 8215).
+            // These addresses are IPv4-compatible (deprecated), IPv4-translated, and local-use NAT64 (RFC 8215).
             ("::127.0.0.1", true),
             ("::52.218.0.1", true),
             ("::ffff:0:127.0.0.1", true),
             ("64:ff9b:1::7f00:1", true),
             ("64:ff9b::1:34da:1", true),
-            // 6to4 and ISATAP, with a private and with a public address.
+            // These addresses are 6to4 and ISATAP, each with a private and a public IPv4 address.
             ("2002:a00:1::1", true),
             ("2002:34da:1::1", false),
             ("2a05:d018::5efe:10.0.0.1", true),
             ("2a05:d018::200:5efe:10.0.0.1", true),
             ("2a05:d018::5efe:52.218.0.1", false),
-            // Teredo, protocol assignments, documentation, and the addresses next to them.
+            // These addresses are Teredo, protocol assignments and documentation, with the addresses directly before
+            // and after them.
             ("2001:0:4136:e378:8000:63bf:3fff:fdd2", true),
             ("2001::1", true),
             ("2001:2::1", true),
@@ -382,12 +388,12 @@ mod tests {
                 "{address}"
             );
         }
-        // One address that is not permitted is enough for a refusal.
+        // A host is refused if at least one of its addresses is not permitted.
         let both = ["52.218.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
         assert!(outward.permit("s3.example", both).is_err());
     }
 
-    /// A denied network is refused in each form of its addresses, even if it is allowed.
+    /// A denied network is refused in every notation of its addresses, even if the network is also allowed.
     #[test]
     fn denied_network_is_refused_although_it_is_public_or_allowed() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
@@ -426,7 +432,7 @@ mod tests {
         );
     }
 
-    /// A tenant cannot use the operator to resolve names.
+    /// A tenant cannot use the operator to resolve internal names.
     #[test]
     fn refusal_of_a_name_tells_nothing_of_its_address() {
         let outward = EgressPolicy::default().denying(["52.218.0.0/16".parse::<IpNet>().unwrap()]);
@@ -440,7 +446,7 @@ mod tests {
         assert_eq!(of("10.0.0.1"), of("169.254.169.254"));
         assert_eq!(of("10.0.0.1"), of("52.218.0.1"));
         assert!(!of("10.0.0.1").contains("10.0.0.1"), "{}", of("10.0.0.1"));
-        // A user who writes an IP address already knows it.
+        // The message can contain an IP address that the user wrote, because the user already knows it.
         assert!(said("10.0.0.1", "10.0.0.1").contains("10.0.0.1 is a private address"));
     }
 
@@ -470,7 +476,7 @@ mod tests {
     #[tokio::test]
     async fn hosts_as_they_stand_in_endpoints() {
         let outward = EgressPolicy::default();
-        // Forms that resolvers read as IP addresses.
+        // Resolvers read these forms as IP addresses.
         for host in [
             "localhost",
             "127.1",
@@ -486,7 +492,7 @@ mod tests {
         assert_eq!(outward.check("52.218.0.1").await, Ok(()));
     }
 
-    /// Two stores share one client, so they do not need the memory of two.
+    /// Two stores share one HTTP client, which saves memory.
     #[test]
     fn stores_share_what_connects() {
         let outward = EgressPolicy::default();

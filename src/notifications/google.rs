@@ -12,23 +12,23 @@ use tracing::warn;
 use super::scope::{NamedSender, SenderScope};
 use crate::net::client::Http;
 
-/// The address of the public keys that verify Google's identity tokens.
+/// The URL of the public keys that verify Google's identity tokens.
 pub const CERTIFICATES: &str = "https://www.googleapis.com/oauth2/v3/certs";
-/// The accepted issuers of identity tokens.
+/// The issuers that a Google identity token can name.
 const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
-/// The maximum age of the cached public keys. Google changes them about once a week and publishes new ones a day
-/// before.
+/// Valet downloads Google's public keys again when the cached keys are one hour old. Google replaces the keys about
+/// once a week and publishes new keys a day before.
 const FRESHNESS: Duration = Duration::from_secs(3600);
-/// The minimum time between two downloads of the public keys. A forged token can name a key that does not exist, and
-/// must not cause more downloads.
+/// Valet waits at least one minute between two downloads of Google's public keys. Otherwise an attacker could cause
+/// many downloads with forged tokens that name unknown keys.
 const PAUSE: Duration = Duration::from_secs(60);
-/// The tolerated clock difference, in seconds.
+/// The clock difference that Valet tolerates when it checks a token, in seconds.
 const SKEW: i64 = 60;
-/// The maximum length of a token in bytes. Google's tokens have about 1 KiB.
+/// The maximum length of an identity token, in bytes. Google's tokens have about 1 KiB.
 const LONGEST: usize = 8 * 1024;
 
-/// Verifies the identity tokens of Pub/Sub (OpenID Connect). A token must be signed by Google, for the configured
-/// audience and for one of the configured accounts.
+/// Verifies the identity tokens that Pub/Sub sends (OpenID Connect). Google must have signed the token. The token
+/// must name the configured audience and one of the configured accounts.
 pub struct GoogleTokens {
     accounts: Vec<NamedSender>,
     audience: String,
@@ -77,7 +77,8 @@ struct PublishedKey {
 }
 
 impl GoogleTokens {
-    /// Accepts tokens of these accounts for this audience. `certificates` is the address of the public keys.
+    /// Accepts identity tokens of these accounts for this audience. `certificates` is the URL of Google's public
+    /// keys.
     pub fn new(accounts: Vec<NamedSender>, audience: String, certificates: Uri) -> Self {
         Self {
             accounts,
@@ -88,7 +89,8 @@ impl GoogleTokens {
         }
     }
 
-    /// The stores that the account of the presented token may report; `None` without a valid token.
+    /// Returns the stores that the token's account is allowed to report. Returns `None` if the request has no valid
+    /// token.
     pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let presented = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let token = presented.and_then(|v| v.split_once(' '));
@@ -107,7 +109,8 @@ impl GoogleTokens {
         let head: Head = serde_json::from_slice(&decoded(head)?).ok()?;
         let claims: Claims = serde_json::from_slice(&decoded(claims)?).ok()?;
         let scope = NamedSender::scope_of(&self.accounts, &claims.email);
-        // The cheap checks come first, so that keys are not downloaded for a token that is rejected anyway.
+        // Valet checks these fields first. If they are wrong, it rejects the token without a download of public
+        // keys.
         let is_meant = head.alg == "RS256"
             && ISSUERS.contains(&claims.iss.as_str())
             && claims.aud == self.audience
@@ -126,7 +129,8 @@ impl GoogleTokens {
         Some(scope)
     }
 
-    /// Google's public keys. Downloads them again if they are old or do not contain this key ID.
+    /// Returns Google's public keys. It downloads the keys again if the cached keys are too old or do not contain
+    /// this key ID.
     async fn known(&self, kid: &str) -> Known {
         let mut keys = self.keys.lock().await;
         let is_fresh = keys.read.is_some_and(|read| read.elapsed() < FRESHNESS) && keys.known.contains_key(kid);
@@ -138,7 +142,7 @@ impl GoogleTokens {
                     keys.known = Arc::new(known);
                     keys.read = Some(Instant::now());
                 }
-                // The cached keys stay in use.
+                // After a failed download, Valet continues to use the cached keys.
                 Err(why) => warn!("Google's public keys for identity tokens could not be downloaded: {why}"),
             }
         }
@@ -200,7 +204,8 @@ mod tests {
         format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// A server that publishes these keys, and the number of requests that it received.
+    /// Starts a server that publishes these keys. It also returns a counter of the requests that the server
+    /// received.
     fn publisher(body: String) -> (Uri, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let uri = format!("http://{}/certs", listener.local_addr().unwrap())
@@ -226,7 +231,7 @@ mod tests {
         (uri, asked)
     }
 
-    /// The modulus and the exponent from the DER encoding of an RSAPublicKey (RFC 8017, A.1.1).
+    /// Reads the modulus and the exponent from the DER encoding of an RSAPublicKey (RFC 8017, A.1.1).
     fn public(pair: &RsaKeyPair) -> (String, String) {
         fn value(der: &[u8]) -> (&[u8], &[u8]) {
             let (length, header) = match der[1] {
@@ -267,7 +272,7 @@ mod tests {
             assert!(scope.is_none() || scope == of_the_account, "{scope:?}");
             scope.is_some()
         };
-        // No keys are downloaded for a request that is rejected anyway.
+        // Valet must not download public keys for a request that it rejects without them.
         assert!(tokens.admit(&HeaderMap::new()).await.is_none());
         for (name, value) in [
             ("iss", json!("https://accounts.example.com")),

@@ -1,5 +1,6 @@
-//! Receives notifications that an object was created. A notification is only a hint: Valet reconciles the grants that
-//! expect the object and polls the store. Repeated, late or forged notifications therefore do no harm.
+//! Receives notifications from stores that an object was created. A notification is only a hint: Valet reconciles
+//! the grants that wait for the object, and asks the store for the object's state. Therefore repeated, late or
+//! forged notifications do no harm.
 
 mod google;
 pub mod payload;

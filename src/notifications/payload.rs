@@ -1,5 +1,5 @@
-//! Parses the notifications of the supported stores. Each provider has its own format. Valet reads only the bucket
-//! and the object key, because it trusts nothing else in a notification.
+//! Parses the notifications of the supported stores. Each provider has a format of its own. Valet reads only the
+//! bucket and the object key from a notification, because it does not trust the other content.
 
 mod cloud_events;
 mod event_grid;
@@ -17,21 +17,22 @@ use keys::readings;
 use pub_sub::Pushed;
 pub use sns::Subscription;
 
-/// The maximum size of a message in bytes. SNS and EventBridge send at most 256 KiB of text, and SNS escapes it once.
+/// The maximum size of a message, in bytes. SNS and EventBridge send at most 256 KiB of text, and SNS can make the
+/// text larger by escaping it.
 pub const MAX_BYTES: usize = 512 * 1024;
 
-/// The maximum number of objects in one message. Stores send one object per message, so a message with more than 100
-/// is not from a store.
+/// The maximum number of objects in one message. A store sends one object per message, so a message with more than
+/// 100 objects does not come from a store.
 pub const MAX_OBJECTS: usize = 100;
 
-/// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notification {
-    /// Objects were created. Empty for a test message or another kind of event.
+    /// The message reports that these objects were created. The list is empty for a test message or for another kind
+    /// of event.
     Arrived(Vec<ObjectCreated>),
-    /// An SNS topic requests the confirmation of its subscription.
+    /// An SNS topic asks Valet to confirm the subscription.
     Subscription(Subscription),
-    /// Event Grid validates a subscription and expects this code in the answer.
+    /// Event Grid validates a subscription. Valet must return this code in its answer.
     Validation(String),
 }
 
@@ -39,13 +40,13 @@ pub enum Notification {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectCreated {
     pub bucket: String,
-    /// The possible object keys. S3 encodes object keys as form data, EventBridge does not encode them, and others
-    /// use percent-encoding for paths. The same text can mean several keys, and polling for one key too many does no
-    /// harm.
+    /// All object keys that the text in the notification can mean. S3 encodes object keys as form data, EventBridge
+    /// does not encode them, and other services use percent-encoding. Therefore the same text can mean several
+    /// object keys. A poll for a wrong object key does no harm.
     pub keys: Vec<String>,
 }
 
-/// The message is not a notification. The error contains nothing of the message.
+/// The error for a message that is not a notification. The error contains no text of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not a notification of S3, MinIO, versitygw, EventBridge, SNS, Event Grid or Google Cloud Storage")]
 pub struct Malformed;
@@ -54,7 +55,7 @@ pub struct Malformed;
 struct Message {
     #[serde(rename = "Records")]
     records: Option<Vec<Record>>,
-    /// The test message `s3:TestEvent`, which names no object.
+    /// The name of a test message, `s3:TestEvent`. A test message names no object.
     #[serde(rename = "Event")]
     test: Option<String>,
     #[serde(rename = "detail-type")]
@@ -68,10 +69,10 @@ struct Message {
     topic: Option<String>,
     #[serde(rename = "SubscribeURL")]
     subscribe: Option<String>,
-    /// The message of a Pub/Sub push.
+    /// The message in a Pub/Sub push request.
     #[serde(rename = "message")]
     pushed: Option<Pushed>,
-    /// Present in every CloudEvent.
+    /// The CloudEvents version. Every CloudEvent contains this field.
     specversion: Option<String>,
 }
 
@@ -98,15 +99,15 @@ struct Object {
     key: String,
 }
 
-/// Parses a message. Only the headers that describe a CloudEvent are read.
+/// Parses a message. The only headers that it reads are those of a CloudEvent.
 ///
 /// # Errors
-/// [`Malformed`], if the message is not a notification.
+/// Returns [`Malformed`] if the message is not a notification.
 pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Notification, Malformed> {
     if cloud_events::is_in_headers(headers) {
         return cloud_events::in_headers(headers);
     }
-    // Only Event Grid sends a JSON array.
+    // A JSON array always comes from Event Grid.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return event_grid::parse(body).or_else(|_| cloud_events::list(body));
     }
@@ -127,7 +128,7 @@ pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Notification, Malformed
 }
 
 fn read(text: &[u8]) -> Result<Message, Malformed> {
-    // The error of serde is dropped, because it quotes its input.
+    // The parser's error is dropped, because it can contain text of the message.
     serde_json::from_slice(text).map_err(|_| Malformed)
 }
 
@@ -156,8 +157,8 @@ fn objects(message: Message) -> Result<Notification, Malformed> {
     Ok(Notification::Arrived(arrived))
 }
 
-/// Whether the event name means that an object was created: `ObjectCreated:Put` on AWS, `s3:ObjectCreated:Put` on
-/// MinIO and versitygw.
+/// Returns true if the event name means that an object was created. AWS sends `ObjectCreated:Put`; MinIO and
+/// versitygw send `s3:ObjectCreated:Put`.
 fn is_arrival(event: &str) -> bool {
     event.strip_prefix("s3:").unwrap_or(event).starts_with("ObjectCreated:")
 }

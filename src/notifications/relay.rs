@@ -6,13 +6,14 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// The time limit for the answer of the leader. versitygw waits 3 s for the whole request.
+/// The timeout for the leader's answer. It is short because versitygw waits only 3 s for the whole request.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The header of a forwarded message, which must not be forwarded again.
+/// A header that marks a forwarded message. A replica never forwards such a message again.
 pub const RELAYED: &str = "valet-relayed";
 
-/// The headers that are forwarded to the leader: the sender's token and the description of a CloudEvent.
+/// The headers that Valet forwards to the leader. They contain the sender's token and the description of a
+/// CloudEvent.
 const PASSED: [&str; 6] = [
     "authorization",
     "x-api-key",
@@ -22,23 +23,23 @@ const PASSED: [&str; 6] = [
     "ce-subject",
 ];
 
-/// The address of the leader's notification receiver, from the Lease.
+/// The address of the leader's notification receiver. It comes from the Lease.
 #[derive(Debug, Default)]
 pub struct Leader(Mutex<Option<SocketAddr>>);
 
 impl Leader {
-    /// Sets the address from the current Lease.
+    /// Sets the address of the leader from the current Lease.
     pub fn is_at(&self, address: Option<SocketAddr>) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = address;
     }
 
-    /// The last known address.
+    /// Returns the last known address of the leader.
     pub fn address(&self) -> Option<SocketAddr> {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-/// Forwards a message unchanged and returns the leader's status; `None` without an answer.
+/// Forwards a message unchanged and returns the leader's status. Returns `None` if the leader does not answer.
 pub async fn pass_on(to: SocketAddr, path: &str, headers: &HeaderMap, body: Bytes) -> Option<StatusCode> {
     tokio::time::timeout(TIMEOUT, send(to, path, headers, body))
         .await

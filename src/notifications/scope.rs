@@ -1,31 +1,31 @@
-//! Defines for which stores a sender may send notifications.
+//! Defines the stores that a sender is allowed to report in notifications.
 
 use std::{collections::BTreeSet, str::FromStr};
 
 use crate::{api::StoreKind, core::StoreId};
 
-/// The stores for which a sender may send notifications. The bucket name in a message is not enough, because the
-/// owner of an ObjectStore can name any bucket.
+/// The stores that a sender is allowed to report. The bucket name in a message cannot decide this, because the owner
+/// of an ObjectStore can name any bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SenderScope(BTreeSet<Stores>);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stores {
-    /// `NAME`
+    /// This is the form `NAME`.
     Cluster(String),
-    /// `*`
+    /// This is the form `*`.
     AllClusters,
-    /// `NAMESPACE/NAME`
+    /// This is the form `NAMESPACE/NAME`.
     Namespaced(String, String),
-    /// `NAMESPACE/*`
+    /// This is the form `NAMESPACE/*`.
     AllNamespaced(String),
 }
 
-/// The formats of store names, for error messages.
+/// The accepted forms of store names, for error messages.
 pub const STORE_NAMES: &str = "NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all ClusterObjectStores, NAMESPACE/* for all ObjectStores of a namespace";
 
 impl SenderScope {
-    /// Whether the sender may send notifications for this store.
+    /// Returns true if the sender is allowed to send notifications for this store.
     pub fn covers(&self, store: &StoreId) -> bool {
         let (kind, namespace, name) = store;
         self.0.iter().any(|stores| match (stores, kind) {
@@ -37,7 +37,7 @@ impl SenderScope {
         })
     }
 
-    /// Whether every store of this scope is also in the other scope.
+    /// Returns true if `other` contains every store of this scope.
     pub fn is_within(&self, other: &Self) -> bool {
         self.0.iter().all(|stores| {
             let wider = match stores {
@@ -49,7 +49,7 @@ impl SenderScope {
         })
     }
 
-    /// Whether the scope contains no store.
+    /// Returns true if the scope contains no store.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -58,8 +58,8 @@ impl SenderScope {
         self.0.extend(other.0.iter().cloned());
     }
 
-    /// Parses names of stores in the formats of [`STORE_NAMES`]. The error is the position of the first invalid word.
-    /// It does not contain the word, because the word may be a token in the wrong place.
+    /// Parses store names in the forms of [`STORE_NAMES`]. The error is the position of the first invalid word. The
+    /// error does not contain the word itself, because a user can have written a secret token in this position.
     pub fn read<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, usize> {
         words
             .enumerate()
@@ -87,16 +87,16 @@ fn stores(word: &str) -> Option<Stores> {
     })
 }
 
-/// A sender with a name (an SNS topic or a Google account) and the store for which it may send notifications.
+/// A sender with a name (an SNS topic or a Google account), and a store that the sender is allowed to report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedSender {
-    /// The ARN of the topic, or the name of the account.
+    /// The ARN of the SNS topic, or the name of the Google account.
     pub name: String,
     pub scope: SenderScope,
 }
 
 impl NamedSender {
-    /// The stores of all entries with this name; empty without such an entry.
+    /// Returns the stores of all entries with this sender name. The result is empty if there is no such entry.
     pub fn scope_of(senders: &[Self], name: &str) -> SenderScope {
         let mut scope = SenderScope::default();
         for sender in senders.iter().filter(|s| s.name == name) {

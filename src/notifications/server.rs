@@ -24,41 +24,41 @@ use crate::{
     telemetry::{Bounds, Health, Metrics, answer},
 };
 
-/// The path of the notification receiver.
+/// The URL path of the notification receiver.
 pub const PATH: &str = "/notifications";
 
-/// The headers of a CloudEvents validation request and its answer.
+/// These are the headers of a CloudEvents validation request and of its answer.
 const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
 const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
 const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
-/// The origin that Event Grid sends ("Endpoint validation with CloudEvents schema").
+/// The origin that Event Grid sends in a validation request ("Endpoint validation with CloudEvents schema").
 const EVENT_GRID: &str = "eventgrid.azure.net";
-/// The maximum length of a DNS name.
+/// The maximum length of an origin, which is a DNS name.
 const MAX_ORIGIN: usize = 253;
 
-/// The connection limits of the receiver. Stores send one short message per connection. Each connection may hold a
-/// message of 512 KiB, so all of them use at most 32 MiB.
+/// The connection limits of the notification receiver. Stores send one short message per connection. Each connection
+/// can need memory for a message of 512 KiB, so all connections together use at most 32 MiB.
 const BOUNDS: Bounds = Bounds {
     connections: 64,
     headers: Duration::from_secs(5),
     whole: Duration::from_secs(10),
 };
-/// The `Retry-After` header in seconds. A replica starts or becomes leader within seconds.
+/// The value of the `Retry-After` header, in seconds. A replica starts or becomes the leader within seconds.
 const RETRY_AFTER: &str = "2";
 
-/// The notification receiver.
+/// The HTTP server that receives notifications from stores.
 pub struct Receiver {
-    /// The accepted tokens.
+    /// The tokens that the receiver accepts.
     pub tokens: Tokens,
-    /// The accepted Google identity tokens, if they are configured.
+    /// The Google identity tokens that the receiver accepts. It is `None` if no Google account is configured.
     pub google: Option<GoogleTokens>,
-    /// The index of expected uploads.
+    /// The index of the uploads that grants wait for.
     pub awaited: Arc<UploadIndex>,
-    /// The accepted SNS topics.
+    /// The SNS topics whose subscriptions the receiver confirms.
     pub topics: Topics,
-    /// Whether this replica is the leader and ready.
+    /// The health state. It says if this replica is the leader and ready.
     pub health: Health,
-    /// The address of the leader, for replicas that are not the leader.
+    /// The address of the leader. A replica that is not the leader forwards notifications to it.
     pub leader: Arc<Leader>,
     pub metrics: Arc<Metrics>,
 }
@@ -67,7 +67,7 @@ impl Receiver {
     /// Serves notifications until the operator stops.
     ///
     /// # Errors
-    /// A message, if the receiver cannot listen on the address.
+    /// Returns a message if the receiver cannot listen on the address.
     pub async fn serve(self, address: SocketAddr) -> Result<(), String> {
         let listener = TcpListener::bind(address)
             .await
@@ -76,13 +76,14 @@ impl Receiver {
         let app = Router::new()
             .route(PATH, post(take).options(permit))
             .with_state(Arc::new(self));
-        // The limits close idle connections. Otherwise clients that never close their connections, such as versitygw,
-        // would use all of them.
+        // Some clients, such as versitygw, never close their connections. The limits close idle connections, because
+        // these clients would otherwise use up all connections.
         answer(listener, app, BOUNDS, "a notification").await;
         Ok(())
     }
 
-    /// The stores for which the sender of this request may send notifications; `None` for an unknown sender.
+    /// Returns the stores that the sender of this request is allowed to report. Returns `None` if the sender is
+    /// unknown.
     async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         match (self.tokens.admit(headers).await, &self.google) {
             (Some(scope), _) => Some(scope),
@@ -93,7 +94,7 @@ impl Receiver {
 
     async fn take(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
-        // The sender is checked before the body is read.
+        // Valet checks the sender before it reads the body.
         let Some(sender) = self.admit(&head.headers).await else {
             return self.unknown();
         };
@@ -102,8 +103,8 @@ impl Receiver {
             Err(_) => return self.malformed(StatusCode::PAYLOAD_TOO_LARGE),
         };
         let said = parse_notification(&head.headers, &body);
-        // Every replica can answer a validation, because it needs no grants. The request is not forwarded, because a
-        // forwarded request returns only a status.
+        // Every replica answers a validation itself, because the answer does not depend on grants. The replica
+        // cannot forward the request, because a forwarded request returns only a status and no body.
         if let Ok(Notification::Validation(code)) = &said {
             info!("an Event Grid subscription was validated");
             let answer = serde_json::json!({"validationResponse": code}).to_string();
@@ -120,7 +121,7 @@ impl Receiver {
                 self.metrics.notified("unknown", arrived.len() - known);
                 StatusCode::NO_CONTENT.into_response()
             }
-            // SNS repeats the request later if it is not confirmed.
+            // If Valet does not confirm the subscription, SNS repeats the request later.
             Ok(Notification::Subscription(subscription)) => match self.topics.confirm(&subscription, &sender).await {
                 true => StatusCode::NO_CONTENT.into_response(),
                 false => {
@@ -132,9 +133,9 @@ impl Receiver {
         }
     }
 
-    /// Answers whether a sender of CloudEvents may send ("HTTP 1.1 Web Hooks for Event Delivery", "Abuse
-    /// Protection"). The answer protects endpoints that somebody registers without permission. It does not replace
-    /// authentication: each event still needs a token.
+    /// Answers a sender that asks for permission to send CloudEvents ("HTTP 1.1 Web Hooks for Event Delivery",
+    /// "Abuse Protection"). The question protects endpoints that somebody registers without permission. The answer
+    /// does not replace authentication, because each event still needs a token.
     async fn permit(&self, headers: &HeaderMap) -> Response {
         let origin = headers.get(REQUEST_ORIGIN).and_then(|v| v.to_str().ok());
         let origin = origin.filter(|name| {
@@ -144,17 +145,19 @@ impl Receiver {
         let Some(origin) = origin else {
             return self.malformed(StatusCode::BAD_REQUEST);
         };
-        // It is not documented that Event Grid sends the headers of the subscription with its validation request.
-        // Event Grid is therefore accepted without a token; anybody can trigger its validation request anyway.
+        // Valet answers Event Grid without a token. Microsoft does not document that the validation request of Event
+        // Grid contains the headers of the subscription. This is safe, because anybody can make Event Grid send a
+        // validation request.
         if !origin.eq_ignore_ascii_case(EVENT_GRID) && self.admit(headers).await.is_none() {
             return self.unknown();
         }
-        // Logged only at DEBUG, because anybody can send this request at any rate.
+        // The log level is DEBUG, because anybody can send many requests of this kind.
         debug!("a sender of CloudEvents was permitted to send");
         let permission = [
             (header::ALLOW, "POST, OPTIONS"),
             (ALLOWED_ORIGIN, origin),
-            // Messages without a valid token are cheap to reject, and the others come from the owner's own senders.
+            // Valet allows any rate. It rejects messages without a valid token quickly, and messages with a valid
+            // token come from trusted senders.
             (ALLOWED_RATE, "*"),
         ];
         (StatusCode::OK, permission).into_response()
@@ -162,7 +165,7 @@ impl Receiver {
 
     fn unknown(&self) -> Response {
         self.metrics.notified("refused", 1);
-        // SNS sends its password only after a challenge.
+        // SNS sends its password only after the receiver has answered with this header.
         let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"valet\"")];
         (StatusCode::UNAUTHORIZED, challenge, "the request has no valid token\n").into_response()
     }
@@ -172,8 +175,8 @@ impl Receiver {
         (status, "the message is not a notification of an object store\n").into_response()
     }
 
-    /// Forwards the message to the leader, because this replica does not watch grants. The Service does not know the
-    /// leader, and some stores send each notification only once.
+    /// Forwards the message to the leader, because only the leader watches grants. Senders cannot address the
+    /// leader, because the Service selects any replica, and some stores send each notification only once.
     async fn elsewhere(&self, path: &str, headers: &HeaderMap, body: Bytes) -> Response {
         if !headers.contains_key(RELAYED)
             && let Some(leader) = self.leader.address().filter(|_| self.health.stands_by())

@@ -8,16 +8,17 @@ use tracing::{info, warn};
 
 use super::scope::{STORE_NAMES, SenderScope};
 
-/// The minimum length of a token, because a shorter one can be guessed: 16 characters of base64 are 96 bits.
+/// The minimum length of a token, in characters. A shorter token could be guessed, and 16 characters of base64
+/// contain 96 bits.
 const SHORTEST: usize = 16;
-/// The maximum size of the token file in bytes, enough for a thousand tokens.
+/// The maximum size of the token file, in bytes. It is enough for a thousand tokens.
 const LONGEST_FILE: u64 = 64 * 1024;
-/// The maximum age of the cached file. A mounted Secret changes about a minute after the Secret, so one second adds
-/// little.
+/// Valet reads the token file again if its cached content is older than one second. Kubernetes updates a mounted
+/// Secret about one minute after a change, so this delay does not matter.
 const FRESHNESS: Duration = Duration::from_secs(1);
 
-/// The accepted tokens, from a file with one token per line, followed by the stores for which its sender may send
-/// notifications. Only digests of the tokens are kept in memory.
+/// The tokens that the notification receiver accepts. Each line of the token file contains one token and the stores
+/// that its sender is allowed to report. Valet keeps only digests of the tokens in memory.
 pub struct Tokens {
     file: PathBuf,
     read: Mutex<Read>,
@@ -26,11 +27,10 @@ pub struct Tokens {
 struct Read {
     at: Instant,
     known: Arc<Vec<Known>>,
-    /// The last reported problem of the file.
+    /// The last problem with the token file that was logged.
     trouble: Option<String>,
 }
 
-/// One line of the token file.
 struct Known {
     digest: digest::Digest,
     scope: SenderScope,
@@ -40,8 +40,8 @@ impl Tokens {
     /// Reads the token file for the first time.
     ///
     /// # Errors
-    /// A message, if the file cannot be used. The operator then does not start, because the receiver would reject all
-    /// notifications.
+    /// Returns a message if the file cannot be used. The operator then does not start, because the receiver would
+    /// reject all notifications.
     pub async fn open(file: PathBuf) -> Result<Self, String> {
         let known = read(&file).await?;
         Ok(Self {
@@ -54,12 +54,12 @@ impl Tokens {
         })
     }
 
-    /// The stores of the presented tokens; `None` without a valid token.
+    /// Returns the stores that the request's tokens allow. Returns `None` if the request has no valid token.
     pub async fn admit(&self, headers: &HeaderMap) -> Option<SenderScope> {
         let known = self.known().await;
         let mut admitted = SenderScope::default();
-        // All known tokens are compared, and digests are compared in constant time. The duration therefore reveals
-        // nothing about a token's length or content.
+        // Valet compares a token with all known tokens, and compares digests in constant time. Therefore the
+        // duration does not reveal the length or the content of a valid token.
         for token in presented(headers) {
             let presented = digest::digest(&digest::SHA256, &token);
             for known in known.iter() {
@@ -68,7 +68,7 @@ impl Tokens {
                 }
             }
         }
-        // Each known token has at least one store.
+        // Each valid token allows at least one store, so an empty list means that no token was valid.
         Some(admitted).filter(|scope| !scope.is_empty())
     }
 
@@ -76,7 +76,7 @@ impl Tokens {
         let mut last = self.read.lock().await;
         if last.at.elapsed() >= FRESHNESS {
             last.at = Instant::now();
-            // If the file cannot be read, all tokens are rejected, because they may have been revoked.
+            // If the file cannot be read, Valet rejects all tokens, because somebody can have revoked them.
             let (known, trouble) = match read(&self.file).await {
                 Ok(known) => (known, None),
                 Err(why) => (Vec::new(), Some(why)),
@@ -121,7 +121,7 @@ async fn read(file: &std::path::Path) -> Result<Vec<Known>, String> {
     Ok(known)
 }
 
-/// Parses one line of the file. The error contains nothing of the line.
+/// Parses one line of the token file. The error contains no text of the line.
 fn one(line: &str) -> Result<Known, String> {
     let mut words = line.split_ascii_whitespace();
     let token = words.next().unwrap_or_default();
@@ -143,9 +143,10 @@ fn one(line: &str) -> Result<Known, String> {
     })
 }
 
-/// The tokens of a request, in all forms that stores can send: `Authorization: Bearer TOKEN` (MinIO), `Authorization:
-/// Basic` with the token as the password (versitygw and SNS, from `http://user:TOKEN@...`), or only the token in
-/// `Authorization` or in `X-Api-Key` (EventBridge).
+/// Returns the tokens of a request. Stores send a token in different forms:
+/// - MinIO sends `Authorization: Bearer TOKEN`.
+/// - versitygw and SNS send `Authorization: Basic` with the token as the password (from `http://user:TOKEN@...`).
+/// - EventBridge sends only the token, in `Authorization` or in `X-Api-Key`.
 fn presented(headers: &HeaderMap) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     for value in headers.get_all(AUTHORIZATION) {
@@ -163,7 +164,7 @@ fn presented(headers: &HeaderMap) -> Vec<Vec<u8>> {
         }
     }
     found.extend(headers.get_all("x-api-key").iter().map(|v| v.as_bytes().to_vec()));
-    // Senders present one or two tokens, so more are ignored.
+    // A sender presents one or two tokens, so Valet ignores all after the fourth.
     found.truncate(4);
     found
 }
@@ -222,7 +223,7 @@ mod tests {
         std::fs::remove_file(path).unwrap();
     }
 
-    /// A token is valid for its own stores only. A token on two lines is valid for the stores of both lines.
+    /// A token allows only the stores on its line. A token on two lines allows the stores of both lines.
     #[tokio::test]
     async fn token_stands_for_its_own_stores() {
         let other = "another-token-of-some-length";
@@ -276,7 +277,8 @@ mod tests {
             ("0123456789abcde media", "token 1 has fewer than 16 characters"),
             ("0123456789abcdef media\nshort media", "token 2 has fewer"),
             ("0123456789\u{e9}abcdef media", "characters other than printable ASCII"),
-            // A token without stores is not valid for all stores, because a tenant's store can name any bucket.
+            // A token without stores allows no store. It must not allow all stores, because a tenant's store can
+            // name any bucket.
             ("0123456789abcdef", "token 1 names no store"),
             (
                 "0123456789abcdef media Team-A/x",

@@ -8,17 +8,17 @@ use crate::{
     notifications::Subscription,
 };
 
-/// The accepted SNS topics. A topic first requests a confirmation, and Valet confirms it with a request to a URL from
-/// the message.
+/// The SNS topics whose subscriptions Valet confirms. A topic first sends a message with a URL. Valet confirms the
+/// subscription with a request to this URL.
 pub struct Topics {
     topics: Vec<NamedSender>,
-    /// Limits confirmations to one at a time, because a sender with a token could request many.
+    /// Limits confirmations to one at a time, because a sender with a token could request many confirmations.
     busy: Semaphore,
 }
 
 impl Topics {
-    /// Creates the list of accepted topics, with the stores for which each may send notifications. With an empty
-    /// list, no subscription is confirmed.
+    /// Creates the list of SNS topics with the stores that each topic is allowed to report. If the list is empty,
+    /// Valet confirms no subscription.
     pub fn new(topics: Vec<NamedSender>) -> Self {
         Self {
             topics,
@@ -26,9 +26,11 @@ impl Topics {
         }
     }
 
-    /// Confirms a subscription of an accepted topic if its URL belongs to SNS, and returns whether it was confirmed.
-    /// The token of the request must be limited to stores of the topic. Otherwise the owner of one store could use
-    /// their token to subscribe to the notifications of other stores.
+    /// Confirms the subscription of an accepted topic if the confirmation URL belongs to SNS. Returns true if the
+    /// subscription was confirmed.
+    ///
+    /// The request's token must be limited to stores of the topic. Otherwise the owner of one store could use the
+    /// store's token to subscribe to notifications of other stores.
     pub async fn confirm(&self, subscription: &Subscription, sender: &SenderScope) -> bool {
         let scope = NamedSender::scope_of(&self.topics, &subscription.topic);
         let named: &[_] = match scope.is_empty() {
@@ -56,7 +58,7 @@ impl Topics {
                 info!(topic = subscription.topic, "SNS subscription confirmed");
                 true
             }
-            // The address is not logged, because it contains a token.
+            // The URL is not logged, because it contains a secret token.
             Ok(status) => {
                 warn!(
                     topic = subscription.topic,
@@ -75,7 +77,7 @@ impl Topics {
     }
 }
 
-/// Sends a GET request without following redirects.
+/// Sends a GET request. It does not follow redirects.
 async fn fetch(address: Uri) -> Result<u16, Unanswered> {
     let request = Request::get(address)
         .body(Default::default())
@@ -87,7 +89,7 @@ async fn fetch(address: Uri) -> Result<u16, Unanswered> {
 mod tests {
     use super::*;
 
-    /// Both refusals come before any request to SNS.
+    /// Valet must refuse both subscriptions without sending a request to SNS.
     #[tokio::test]
     async fn topic_is_confirmed_only_with_a_token_of_its_own_stores() {
         let topic = "arn:aws:sns:eu-west-1:111122223333:uploads";

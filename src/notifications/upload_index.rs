@@ -17,16 +17,17 @@ use crate::{
     notifications::ObjectCreated,
 };
 
-/// The minimum time between two reconciles of one grant because of notifications. It limits how often a sender of
-/// repeated or forged notifications can make Valet poll the store.
+/// If notifications make Valet reconcile one grant repeatedly, Valet waits at least one second between two
+/// reconciles. Without this limit, a sender of repeated or forged notifications could make Valet poll the store very
+/// often.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The minimum time between two reconciles of any grants because of notifications: 200 per second, each with one HEAD
-/// request and up to four calls to the apiserver. Further grants wait in queues, and the namespaces are served in
-/// turn.
+/// Valet starts at most one reconcile every 5 ms because of notifications. This allows 200 reconciles per second,
+/// each with one HEAD request and up to four requests to the apiserver. The remaining grants wait in queues, and
+/// Valet serves the namespaces in turn.
 const TURN: Duration = Duration::from_millis(5);
 
-/// An index of the expected uploads by bucket and object key, kept up to date from the watches. Looking up a
-/// notification takes constant time, whatever the number of grants.
+/// An index of the uploads that grants wait for, by bucket and object key. The watches keep it up to date. A lookup
+/// for a notification takes constant time, even with many grants.
 #[derive(Default)]
 pub struct UploadIndex {
     table: Mutex<Table>,
@@ -35,16 +36,16 @@ pub struct UploadIndex {
 
 #[derive(Default)]
 struct Table {
-    /// The expected uploads by UID.
+    /// The uploads that grants wait for, by UID of the grant.
     uploads: HashMap<Arc<str>, Upload>,
-    /// UIDs by object key. Several grants, of several stores, can name the same object key.
+    /// The UIDs of grants, by object key. Several grants, also of different stores, can name the same object key.
     keys: HashMap<Arc<str>, HashSet<Arc<str>>>,
     buckets: HashMap<StoreId, String>,
-    /// The waiting grants, by namespace. Each grant waits at most once.
+    /// The grants that wait for a reconcile, by namespace. Each grant is in the queue at most once.
     queues: BTreeMap<String, VecDeque<Arc<str>>>,
-    /// The namespace that was served last.
+    /// The namespace whose grant was served last.
     last: String,
-    /// Counts how often the watch has started a new list.
+    /// The number of times that the watch has started a new list.
     round: u64,
 }
 
@@ -54,19 +55,19 @@ struct Upload {
     store: StoreId,
     key: Arc<str>,
     round: u64,
-    /// When the grant was last enqueued because of a notification.
+    /// The time when the grant was last enqueued because of a notification.
     called: Option<Instant>,
-    /// When the notification arrived for which the grant must still be enqueued.
+    /// The time when a notification for the grant arrived. It is `None` if the grant does not wait to be enqueued.
     heard: Option<Instant>,
 }
 
-/// A grant to reconcile because of a notification.
+/// A grant that must be reconciled because of a notification.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Call {
     pub uid: String,
     pub namespace: String,
     pub name: String,
-    /// When the notification arrived.
+    /// The time when the notification arrived.
     pub heard: Instant,
 }
 
@@ -75,7 +76,7 @@ impl UploadIndex {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Processes an event of the grant watch.
+    /// Processes an event of the watch on grants.
     pub fn seen<G: Grant>(&self, event: &watcher::Event<DeserializeGuard<G>>) {
         if G::OPERATION != Operation::Upload {
             return;
@@ -106,7 +107,7 @@ impl UploadIndex {
         }
     }
 
-    /// Records the bucket of a store, or that the store was deleted.
+    /// Records the bucket of a store. `None` means that the store was deleted.
     pub fn store(&self, id: &StoreId, bucket: Option<String>) {
         let mut table = self.table();
         match bucket {
@@ -115,8 +116,8 @@ impl UploadIndex {
         };
     }
 
-    /// Processes a sender's report that an object was created. Returns whether a grant of one of the sender's stores
-    /// expects this object.
+    /// Processes a sender's report that an object was created. Returns true if a grant waits for this object and the
+    /// sender is allowed to report the grant's store.
     pub fn hear(self: &Arc<Self>, arrived: &ObjectCreated, sender: &SenderScope) -> bool {
         let now = Instant::now();
         let mut table = self.table();
@@ -126,7 +127,7 @@ impl UploadIndex {
             let Some(upload) = table.uploads.get_mut(&uid) else {
                 continue;
             };
-            // One pending reconcile is enough: it sees the object's state at that time.
+            // A grant needs only one pending reconcile, because the reconcile reads the latest state of the object.
             if upload.heard.is_some() {
                 continue;
             }
@@ -150,7 +151,7 @@ impl UploadIndex {
         found
     }
 
-    /// Enqueues waiting grants, one per interval. Never returns.
+    /// Enqueues the waiting grants one after another, with a pause after each grant. The function never returns.
     pub async fn serve(&self, mut call: impl FnMut(Call)) {
         loop {
             let next = self.table().dequeue();
@@ -178,7 +179,7 @@ impl Table {
         }
         let round = self.round;
         if let Some(known) = self.uploads.get_mut(uid.as_str()) {
-            // A grant's store and object key are immutable.
+            // Only this field needs an update, because a grant's store and object key are immutable.
             known.round = round;
             return;
         }
@@ -207,8 +208,8 @@ impl Table {
         }
     }
 
-    /// The expected uploads with this bucket and object key, limited to the sender's stores. The bucket name alone is
-    /// not enough, because any ObjectStore can name the same bucket.
+    /// Returns the expected uploads with this bucket and object key, limited to the stores that the sender is
+    /// allowed to report. The bucket name is not enough, because any ObjectStore can name the same bucket.
     fn naming(&self, arrived: &ObjectCreated, sender: &SenderScope) -> Vec<Arc<str>> {
         arrived
             .keys
@@ -232,7 +233,8 @@ impl Table {
         }
     }
 
-    /// Removes and returns the next waiting grant, from the namespace after the one that was served last.
+    /// Removes and returns the next waiting grant. Namespaces are served in turn, so the grant comes from the
+    /// namespace after the last one.
     fn dequeue(&mut self) -> Option<Call> {
         loop {
             let after = (std::ops::Bound::Excluded(self.last.clone()), std::ops::Bound::Unbounded);
@@ -248,7 +250,7 @@ impl Table {
                 self.queues.remove(&namespace);
             }
             self.last = namespace;
-            // The grant was deleted or finished while it waited.
+            // A waiting grant can be deleted or finish before its turn. Such a grant is skipped.
             let Some((uid, upload)) = uid.and_then(|uid| Some((uid.clone(), self.uploads.get_mut(&uid)?))) else {
                 continue;
             };
@@ -291,7 +293,7 @@ mod tests {
         }
     }
 
-    /// A sender that may report objects of every store in the tests.
+    /// Returns a sender that is allowed to report every store in the tests.
     fn anybody() -> SenderScope {
         scope(&["*", "web/*", "api/*"])
     }
@@ -304,7 +306,8 @@ mod tests {
         (StoreKind::ClusterObjectStore, String::new(), "media".into())
     }
 
-    /// The enqueued grants and their times in milliseconds, until nothing has happened for a minute.
+    /// Collects the enqueued grants with their times in milliseconds. It stops when nothing has happened for a
+    /// minute.
     async fn calls(awaited: &Arc<UploadIndex>) -> Vec<(String, u128)> {
         let began = Instant::now();
         let mut calls = vec![];
@@ -333,14 +336,14 @@ mod tests {
         assert!(awaited.hear(&news("media", &["x", "k"]), &anybody()));
         assert_eq!(names(&calls(&awaited).await), ["b", "a"]);
 
-        // The store's bucket changes, then the store is deleted.
+        // The store's bucket changes. Later the store is deleted.
         awaited.store(&media(), Some("moved".into()));
         assert!(!awaited.hear(&news("media", &["k"]), &anybody()));
         assert!(awaited.hear(&news("moved", &["k"]), &anybody()));
         awaited.store(&media(), None);
         assert!(!awaited.hear(&news("moved", &["k"]), &anybody()));
 
-        // An ObjectStore with the same name is a different store.
+        // An ObjectStore and a ClusterObjectStore with the same name are different stores.
         let own = json!({"spec": {"storeRef": {"name": "media"}, "key": "own"}});
         awaited.seen(&Event::Apply(grant("d", "web", "", own)));
         awaited.store(&media(), Some("media".into()));
@@ -357,8 +360,8 @@ mod tests {
         assert!(awaited.hear(&news("media", &["own"]), &anybody()));
     }
 
-    /// A tenant can create an ObjectStore for any bucket and expect any object key. Notifications from the sender of
-    /// another store must not reach it.
+    /// A tenant can create an ObjectStore for any bucket and a grant for any object key. A sender of another store
+    /// must not be able to report objects for this grant.
     #[tokio::test(start_paused = true)]
     async fn notification_of_another_stores_sender_is_not_heard() {
         let awaited = Arc::new(UploadIndex::default());
@@ -392,7 +395,7 @@ mod tests {
         awaited.seen(&Event::Apply(grant("b", "web", "b", json!({}))));
         awaited.seen(&Event::Delete(grant("b", "web", "b", json!({}))));
         assert!(!tell("b"));
-        // A grant that is missing from a new list was deleted while nothing was watched.
+        // If a new list does not contain a grant, somebody deleted the grant while the watch was interrupted.
         awaited.seen(&Event::Apply(grant("c", "web", "c", json!({}))));
         awaited.seen(&Event::Apply(grant("d", "web", "d", json!({}))));
         awaited.seen(&Event::<DeserializeGuard<UploadGrant>>::Init);
@@ -423,7 +426,8 @@ mod tests {
         assert!((4..=5).contains(&calls.len()), "{times:?}");
         assert!(times[0] < 10, "the first reconcile is immediate: {times:?}");
         assert!(times.windows(2).all(|t| t[1] - t[0] >= 1000), "{times:?}");
-        // The last notification is never lost: it arrives while a reconcile is pending, or causes another one.
+        // Valet never loses the last notification. Either it arrives while a reconcile is pending, or it causes
+        // another reconcile.
         assert!(times.last().is_some_and(|t| *t >= 3999), "{times:?}");
     }
 

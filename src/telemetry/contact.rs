@@ -1,22 +1,22 @@
-//! Records when the apiserver answered last.
+//! Records the time of the apiserver's last answer.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// An operator is not ready after this time without an answer from the apiserver. A healthy operator sends a request
-/// at least every 15 s.
+/// If the apiserver does not answer for 60 seconds, the operator is not ready. A healthy operator sends a request at
+/// least every 15 s.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 
-/// When the apiserver answered last, and whether an outage was reported.
+/// The time of the apiserver's last answer. It also records if an outage was reported.
 #[derive(Clone, Debug)]
 pub struct Contact(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     answered: Instant,
-    /// When the reported outage began.
+    /// The time when the reported outage of the apiserver began.
     silent_since: Option<Instant>,
 }
 
@@ -25,7 +25,7 @@ struct State {
 pub enum Change {
     /// The apiserver has not answered for a minute.
     Lost,
-    /// The apiserver answers again after an outage of this length.
+    /// The apiserver answers again. The value is the length of the outage.
     Back(Duration),
 }
 
@@ -47,13 +47,13 @@ impl Contact {
         self.with(|state| state.answered = state.answered.max(now));
     }
 
-    /// How long the apiserver has not answered, if this is too long for a ready operator.
+    /// Returns the time since the apiserver's last answer, if it is too long for a ready operator.
     pub fn silence(&self, now: Instant) -> Option<Duration> {
         let silence = self.with(|state| now.saturating_duration_since(state.answered));
         (silence >= LONGEST_SILENCE).then_some(silence)
     }
 
-    /// Returns each change once.
+    /// Returns a change of the connection to the apiserver. Each change is returned only once.
     pub fn change(&self, now: Instant) -> Option<Change> {
         let is_silent = self.silence(now).is_some();
         self.with(|state| match (is_silent, state.silent_since) {

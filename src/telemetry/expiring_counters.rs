@@ -1,4 +1,4 @@
-//! Counters of objects that can be deleted.
+//! Counters for objects that users can delete. A counter is removed some time after its object was deleted.
 
 use std::{
     collections::BTreeMap,
@@ -6,19 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a counter is exported after its object was deleted. The time is longer than any scrape interval and than
-/// the range of any query in the alerts and documents, so no count is lost.
+/// Valet exports a counter for one more hour after its object was deleted. One hour is longer than common scrape
+/// intervals and than the range of each query in the alerts and documents. Therefore no count is lost.
 pub const KEPT: Duration = Duration::from_secs(3600);
 
-/// A counter for each label set, until its object is deleted. In a cluster where each preview environment has its own
-/// namespace, a process that runs for months would otherwise export all former namespaces.
+/// Keeps one counter per label set and removes it after its object was deleted. In some clusters, each preview
+/// environment has a namespace of its own. Without the removal, a process that runs for months would export counters
+/// of all earlier namespaces.
 #[derive(Debug)]
 pub struct ExpiringCounters<L>(Mutex<BTreeMap<L, Count>>);
 
 #[derive(Debug)]
 struct Count {
     number: u64,
-    /// When the object was last seen or counted.
+    /// The time when the object was last seen or counted.
     seen: Instant,
 }
 
@@ -51,7 +52,7 @@ impl<L: Ord + Clone> ExpiringCounters<L> {
         });
     }
 
-    /// All counters in the order of their labels.
+    /// Returns all counters, sorted by their labels.
     pub fn all(&self) -> Vec<(L, u64)> {
         let counts = self.lock();
         counts
@@ -72,19 +73,19 @@ mod tests {
         let (there, gone) = (|_: &&str| true, |_: &&str| false);
         counts.count("web", at(0));
         counts.count("web", at(10));
-        // The counter stays while its object exists, even if nothing is counted.
+        // A counter stays while its object exists, even if it is not incremented.
         counts.forget_gone(there, at(9000));
         counts.forget_gone(gone, at(9060));
         counts.forget_gone(gone, at(9000 + 3599));
         assert_eq!(counts.all(), [("web", 2)]);
         counts.forget_gone(gone, at(9000 + 3600));
         assert_eq!(counts.all(), []);
-        // The counter starts at 1 again.
+        // After the removal, the counter starts at 1 again.
         counts.count("web", at(20_000));
         assert_eq!(counts.all(), [("web", 1)]);
     }
 
-    /// A reconcile that runs during the deletion of its object can still increment the counter.
+    /// A reconcile can still increment the counter while its object is being deleted.
     #[test]
     fn what_is_counted_is_told_for_an_hour_whether_it_is_there_or_not() {
         let (counts, begin) = (ExpiringCounters::default(), Instant::now());
@@ -95,7 +96,8 @@ mod tests {
         assert_eq!(counts.all(), [("shop", 1)]);
     }
 
-    /// Ten thousand preview namespaces exist in a month, and only those of the last hour are exported.
+    /// In this test, ten thousand preview namespaces exist during one month. Valet must export only the namespaces
+    /// of the last hour.
     #[test]
     fn a_month_of_preview_environments() {
         let (counts, begin) = (ExpiringCounters::default(), Instant::now());

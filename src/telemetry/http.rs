@@ -25,7 +25,7 @@ use super::{
     progress::{Progress, STALLED_AFTER},
 };
 
-/// The state behind `/livez` and `/readyz`.
+/// The health state of this replica, which `/livez` and `/readyz` report.
 #[derive(Clone, Debug)]
 pub struct Health {
     waiting_for: Arc<AtomicUsize>,
@@ -34,8 +34,8 @@ pub struct Health {
 }
 
 impl Health {
-    /// Creates a state that is not ready until [`Health::done`] was called `parts` times, and while the apiserver
-    /// does not answer.
+    /// Creates a state that is not ready at first. The replica becomes ready after [`Health::done`] was called
+    /// `parts` times, but it is never ready while the apiserver does not answer.
     pub fn waiting_for(parts: usize, contact: Contact) -> Self {
         Self {
             waiting_for: Arc::new(AtomicUsize::new(parts)),
@@ -51,23 +51,24 @@ impl Health {
         }
     }
 
-    /// Sets whether this replica waits for the Lease while another replica is the leader. A waiting replica counts as
-    /// ready.
+    /// Sets the state of a replica that waits for the Lease while another replica is the leader. A waiting replica
+    /// counts as ready.
     pub fn standing_by(&self, so: bool) {
         self.standing_by.store(so, Ordering::Relaxed);
     }
 
-    /// Whether this replica waits while another replica is the leader.
+    /// Returns true if this replica waits while another replica is the leader.
     pub fn stands_by(&self) -> bool {
         self.standing_by.load(Ordering::Relaxed)
     }
 
-    /// Whether this replica is the leader and all watches have completed their first list.
+    /// Returns true if this replica is the leader and all its watches have completed their first list.
     pub fn works(&self) -> bool {
         !self.stands_by() && self.waiting_for.load(Ordering::Relaxed) == 0
     }
 
-    /// A replica that waits for the Lease or is still listing has no reconciles, so it is alive.
+    /// Returns the answer of `/livez`. A replica that waits for the Lease or reads its first lists runs no
+    /// reconciles. Such a replica counts as alive.
     fn liveness(&self, progress: &Progress, now: Instant) -> (StatusCode, String) {
         if self.works() && progress.is_stalled(now) {
             let seconds = STALLED_AFTER.as_secs();
@@ -101,7 +102,7 @@ impl Health {
 /// Serves `/livez`, `/readyz` and `/metrics` until `shutdown` resolves.
 ///
 /// # Errors
-/// A message, if the server cannot listen on the address.
+/// Returns a message if the server cannot listen on the address.
 pub async fn serve(
     address: SocketAddr,
     health: Health,
@@ -135,38 +136,41 @@ pub async fn serve(
     Ok(())
 }
 
-/// The limits of an HTTP server for its clients.
+/// The limits of an HTTP server for the connections and requests of its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The maximum number of concurrent connections. Further connections wait to be accepted.
+    /// The maximum number of connections at the same time. Valet does not accept more connections until one is
+    /// closed.
     pub connections: usize,
-    /// The time limit for a request's headers.
+    /// The timeout for reading a request's headers.
     pub headers: Duration,
-    /// The time limit for a whole request.
+    /// The timeout for a whole request.
     pub whole: Duration,
 }
 
-/// The limits for kubelets and Prometheus. The metrics of a thousand grants have some hundred kilobytes.
+/// The limits for requests of the kubelet and Prometheus. The metrics of a thousand grants have a few hundred
+/// kilobytes.
 const PROBES: Bounds = Bounds {
     connections: 64,
     headers: Duration::from_secs(5),
     whole: Duration::from_secs(30),
 };
 
-/// Answers one request per connection, and never returns. The limits prevent clients with slow or idle connections
-/// from blocking other clients or using more memory.
+/// Accepts connections and answers one request per connection. The function never returns. The limits are needed
+/// because clients with slow or idle connections could otherwise block other clients or use too much memory.
 pub async fn answer(listener: TcpListener, app: Router, bounds: Bounds, what: &'static str) {
     let service = TowerToHyperService::new(app);
     let places = Arc::new(Semaphore::new(bounds.connections));
     loop {
-        // Acquiring fails only if the semaphore is closed, which never happens.
+        // The semaphore is never closed, so this step never fails.
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // The cause can be a lack of file descriptors, which is temporary. The pause keeps the log small.
+                // A common cause is a lack of file descriptors, which is temporary. The pause prevents many log
+                // lines.
                 warn!("a connection for {what} could not be accepted: {error}");
                 sleep(Duration::from_secs(1)).await;
                 continue;
@@ -179,7 +183,7 @@ pub async fn answer(listener: TcpListener, app: Router, bounds: Bounds, what: &'
                 .header_read_timeout(bounds.headers)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            // Errors of the client's connection are ignored.
+            // Valet ignores errors of a client's connection.
             let _ = timeout(bounds.whole, connection).await;
             drop(place);
         });
@@ -216,7 +220,7 @@ mod tests {
         assert_eq!(status(&health), StatusCode::OK);
     }
 
-    /// Idle connections are closed, and other clients are served.
+    /// The server closes idle connections and serves other clients.
     #[tokio::test]
     async fn the_silent_keep_nobody_out() {
         let bounds = Bounds {

@@ -13,10 +13,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error. `filter` is a level, or directives of tracing's `EnvFilter`.
+/// Starts logging to standard error. `filter` is a log level, or a list of directives for tracing's `EnvFilter`.
 ///
 /// # Errors
-/// A message, if the filter is invalid.
+/// Returns a message if the filter is invalid.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| {
         format!("--log-level '{filter}' is neither a level (error, warn, info, debug, trace) nor a filter: {e}")
@@ -33,11 +33,12 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a line is safe to log, whatever level is configured.
+/// Returns true if a log line can be written without revealing secrets, at any log level.
 ///
-/// The AWS SDK logs strings to sign and, at WARN, whole answers of credential services. HTTP libraries log headers
-/// and bodies, and the Kubernetes client logs a whole answer that it cannot parse. Valet's own log lines and
-/// conditions report these failures, so only Valet and `kube_runtime` may log details.
+/// The AWS SDK logs strings to sign. At level WARN it also logs whole answers of credential services. HTTP libraries
+/// log headers and bodies. The Kubernetes client logs a whole answer if it cannot parse the answer. Therefore only
+/// Valet and `kube_runtime` are allowed to log details. Valet's own log lines and conditions report the failures of
+/// these libraries.
 fn is_discreet(meta: &Metadata<'_>) -> bool {
     may_speak(meta.target(), *meta.level())
 }

@@ -72,53 +72,54 @@ struct BuildLabel {
     version: &'static str,
 }
 
-/// The state of one grant in a scrape.
+/// The state of one grant at the time of a scrape.
 #[derive(Clone, Debug)]
 pub struct GrantState {
     pub kind: &'static str,
     pub namespace: String,
     pub name: String,
-    /// The reason of the `Ready` condition; `Pending` before the first reconcile.
+    /// The reason of the grant's `Ready` condition. It is `Pending` before the first reconcile.
     pub reason: String,
-    /// When the credential expires, in seconds since 1970; `None` without a credential.
+    /// The time when the credential expires, in seconds since 1970. It is `None` if there is no credential.
     pub expires: Option<i64>,
-    /// When Valet renews the credential, in seconds since 1970; `None` without renewal.
+    /// The time when Valet renews the credential, in seconds since 1970. It is `None` if Valet does not renew the
+    /// credential.
     pub renewal: Option<i64>,
 }
 
-/// The state of one store in a scrape.
+/// The state of one store at the time of a scrape.
 #[derive(Clone, Debug)]
 pub struct StoreState {
     pub kind: &'static str,
-    /// The namespace; empty for a ClusterObjectStore.
+    /// The namespace of the store. It is empty for a ClusterObjectStore.
     pub namespace: String,
     pub name: String,
-    /// The namespace of the operator that reports this state, if other operators also serve the store; otherwise
-    /// empty.
+    /// The namespace of the operator that reports this state. It is empty unless several operators serve the store.
     pub scope: String,
-    /// Whether the `Ready` condition is True.
+    /// This is true if the store's `Ready` condition is True.
     pub ready: bool,
-    /// The reason of the `Ready` condition.
+    /// The reason of the store's `Ready` condition.
     pub reason: String,
-    /// When the current credentials expire, in seconds since 1970; `None` if they do not expire.
+    /// The time when the current credentials expire, in seconds since 1970. It is `None` if they do not expire.
     pub credentials_expire: Option<i64>,
-    /// The type and status of the other conditions.
+    /// The type and the status of each condition except `Ready`.
     pub conditions: Vec<(String, String)>,
 }
 
-/// The state of all watched objects in a scrape. It is computed at each scrape, so it always matches the watch cache.
+/// The state of all watched objects at the time of a scrape. It is computed for each scrape, so it always matches
+/// the watch cache.
 #[derive(Clone, Debug, Default)]
 pub struct States {
-    /// Whether this replica is the leader. A replica that waits for the Lease, or may have lost it, exports no other
-    /// state.
+    /// This is true if this replica is the leader. A replica that waits for the Lease, or has possibly lost it,
+    /// exports no state of grants and stores.
     pub leads: bool,
     pub grants: Vec<GrantState>,
     pub stores: Vec<StoreState>,
 }
 
 impl Metrics {
-    /// Registers all metrics. `states` returns at each scrape whether this replica is the leader, and the state of
-    /// every grant and store.
+    /// Registers all metrics. At each scrape, `states` returns the state of every grant and store, and whether this
+    /// replica is the leader.
     pub fn new(progress: Arc<Progress>, states: impl Fn() -> States + Send + Sync + 'static) -> Self {
         let mut registry = Registry::with_prefix("valet");
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.005, 2.0, 14));
@@ -194,7 +195,7 @@ impl Metrics {
         Self { registry, ..metrics }
     }
 
-    /// Counts a credential that was written to a Secret, `seconds` after its grant was created.
+    /// Counts a credential that was written to a Secret. `seconds` is the time since the grant was created.
     pub fn key_issued(&self, operation: Operation, seconds: Option<f64>) {
         let label = KindLabel { kind: operation.kind() };
         self.keys_issued.get_or_create(&label).inc();
@@ -203,7 +204,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a grant that became refused.
+    /// Counts a grant when it becomes refused.
     pub fn refused(&self, operation: Operation, namespace: &str, reason: Reason) {
         let labels = RefusalLabel {
             kind: operation.kind(),
@@ -248,13 +249,13 @@ impl Metrics {
         self.watched.looks.count(labels, Instant::now());
     }
 
-    /// Counts a multipart upload with its outcome: begun, completed, aborted, or abandoned with its parts in the
-    /// store.
+    /// Counts a multipart upload by its outcome: `begun`, `completed`, `aborted` or `abandoned`. After an abandoned
+    /// upload, its parts are still in the store.
     pub fn upload_in_parts(&self, outcome: &'static str) {
         self.uploads_in_parts.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// Counts objects or messages of notifications with their outcome.
+    /// Counts objects or messages in notifications by their outcome.
     pub fn notified(&self, outcome: &'static str, number: usize) {
         if number > 0 {
             self.notifications
@@ -263,13 +264,13 @@ impl Metrics {
         }
     }
 
-    /// Records the time from a notification to the completed upload.
+    /// Records the time between a notification and the completion of the upload.
     pub fn completed_after_notification(&self, seconds: f64) {
         self.notification_to_completed.observe(seconds);
     }
 
-    /// Removes the counters of namespaces without grants and of deleted stores after one hour. Must be called about
-    /// once a minute.
+    /// Removes the counters of namespaces without grants and of deleted stores after one hour. The operator must
+    /// call this method about once a minute.
     pub fn forget_gone(&self, now: Instant) {
         let States { grants, stores, .. } = (self.watched.states)();
         let namespaces: HashSet<_> = grants.iter().map(|g| g.namespace.as_str()).collect();
@@ -291,10 +292,10 @@ impl Metrics {
         self.watched.looks.forget_gone(is_there, now);
     }
 
-    /// The text of a scrape (OpenMetrics 1.0).
+    /// Returns the text that a scrape reads (OpenMetrics 1.0).
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        // Writing to a string cannot fail.
+        // The result is ignored, because writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
@@ -306,7 +307,7 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// The metrics of objects that can be deleted.
+/// The metrics of objects that users can delete.
 struct Watched {
     progress: Arc<Progress>,
     states: Box<dyn Fn() -> States + Send + Sync>,
@@ -416,7 +417,7 @@ fn identity<'a>(kind: &'a str, namespace: &'a str, name: &'a str) -> Vec<(&'a st
     vec![("kind", kind), ("namespace", namespace), ("name", name)]
 }
 
-/// The labels of a store, with the namespace of the operator that reports its state.
+/// Returns the labels of a store, with the namespace of the operator that reports the store's state.
 fn whose(store: &StoreState) -> Vec<(&str, &str)> {
     let mut labels = identity(store.kind, &store.namespace, &store.name);
     labels.push(("scope", &store.scope));

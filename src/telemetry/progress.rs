@@ -1,4 +1,4 @@
-//! Records whether reconciles finish.
+//! Records if reconciles finish, so that a stalled operator can be detected.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -7,25 +7,25 @@ use std::{
 
 use jiff::Timestamp;
 
-/// The operator is stalled if no reconcile has ended for this time although some are due or running. Each reconcile
+/// The operator is stalled if reconciles are due or running and none has ended for 60 seconds. A reconcile normally
 /// ends within 25 seconds.
 pub const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// The number of running reconciles, and when the last one ended.
+/// The number of running reconciles, and the time when the last reconcile ended.
 #[derive(Debug)]
 pub struct Progress(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     under_way: usize,
-    /// Whether a reconcile was enqueued and none has ended since then.
+    /// This is true if a reconcile was enqueued and no reconcile has ended since then.
     is_due: bool,
-    /// Since when work is waiting and no reconcile has ended.
+    /// The time since which reconciles are due or running without any of them ending.
     since: Instant,
     last: Option<Timestamp>,
 }
 
-/// A running reconcile. Dropping it marks the reconcile as ended.
+/// A running reconcile. When this value is dropped, the reconcile counts as ended.
 #[derive(Debug)]
 pub struct UnderWay(Arc<Progress>);
 
@@ -73,13 +73,13 @@ impl Progress {
         state.last = Some(Timestamp::now());
     }
 
-    /// Whether no reconcile has ended for [`STALLED_AFTER`] although work is waiting.
+    /// Returns true if reconciles are due or running and none has ended for [`STALLED_AFTER`].
     pub fn is_stalled(&self, now: Instant) -> bool {
         let state = self.lock();
         state.has_work() && now.saturating_duration_since(state.since) > STALLED_AFTER
     }
 
-    /// When the last reconcile ended.
+    /// Returns the time when the last reconcile ended.
     pub fn last_ended(&self) -> Option<Timestamp> {
         self.lock().last
     }
@@ -90,7 +90,7 @@ impl State {
         self.is_due || self.under_way > 0
     }
 
-    /// Marks the start of waiting work, if no work was waiting before.
+    /// Starts the time measurement if no reconcile was due or running before.
     fn with_work(&mut self, now: Instant) -> &mut Self {
         if !self.has_work() {
             self.since = now;
@@ -110,7 +110,7 @@ mod tests {
         assert!(!stalled_in(3600), "an idle operator is not stalled");
         let (first, second) = (progress.begin(), progress.begin());
         assert!(!stalled_in(59) && stalled_in(61));
-        // One reconcile ends, and the other has another minute.
+        // One reconcile ends. The other reconcile then has another minute before the operator counts as stalled.
         progress.ended(Instant::now() + Duration::from_secs(40));
         assert!(!stalled_in(99) && stalled_in(101));
         drop((first, second));

@@ -1,4 +1,5 @@
-//! Logs one line for each cause of failures instead of one line for each failed grant.
+//! Limits repeated log lines. Valet logs one line for each cause of failures instead of one line for each failed
+//! grant.
 
 use std::{
     collections::BTreeMap,
@@ -6,38 +7,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The period in which failures of a cause are counted before a summary is logged.
+/// Valet counts the failures of each cause during this period and then logs a summary.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// The maximum number of separate causes. Further causes share one entry.
+/// The maximum number of causes that are counted separately. Further causes share one entry.
 const MOST_CAUSES: usize = 64;
 
-/// The name of the shared entry for causes beyond [`MOST_CAUSES`].
+/// The name of the shared entry for all causes after the first [`MOST_CAUSES`].
 const OTHERS: &str = "other causes";
 
-/// The maximum number of causes in one summary.
+/// The maximum number of causes that one summary names.
 const MOST_NAMED: usize = 10;
 
-/// Counts failures by cause, so that an outage of a thousand grants does not write a thousand log lines.
+/// Counts failures by cause. Without it, an outage would write one log line for each of a thousand grants.
 #[derive(Debug, Default)]
 pub struct Repeats(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
-    /// The start of the period; `None` without failures.
+    /// The start of the period. It is `None` while there are no failures.
     began: Option<Instant>,
     causes: BTreeMap<String, Count>,
 }
 
 #[derive(Debug)]
 struct Count {
-    /// The number of failures that were not logged individually.
+    /// The number of failures of this cause that were not logged individually.
     more: u64,
-    /// Whether the first failure of this cause was in this period.
+    /// This is true if the first failure of this cause happened in the current period.
     is_new: bool,
 }
 
-/// The failures of this process.
+/// The failure counts of this process.
 pub static REPEATS: LazyLock<Repeats> = LazyLock::new(Repeats::default);
 
 impl Repeats {
@@ -45,7 +46,8 @@ impl Repeats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a failure and returns whether it is the first of its cause. Only the first one is logged individually.
+    /// Counts a failure. Returns true if it is the first failure of its cause. Valet logs only the first failure
+    /// individually.
     pub fn is_first(&self, cause: &str, now: Instant) -> bool {
         let mut window = self.lock();
         window.began.get_or_insert(now);
@@ -62,8 +64,8 @@ impl Repeats {
         true
     }
 
-    /// The summary of the failures that were not logged, if the period has ended and there are any. A cause without
-    /// failures in a whole period is removed.
+    /// Returns a summary of the failures that were not logged individually, if the period has ended. A cause without
+    /// failures during a whole period is removed.
     pub fn take_due(&self, now: Instant) -> Option<String> {
         let mut window = self.lock();
         if now.saturating_duration_since(window.began?) < WINDOW {
@@ -95,9 +97,9 @@ impl Repeats {
     }
 }
 
-/// Logs a failure at WARN if it is the first with its cause in the current period. The other failures are counted,
-/// and a summary is logged at the end of the period. The first argument is the cause; the others are those of
-/// [`tracing::warn!`].
+/// Logs a failure at level WARN if it is the first failure of its cause in the current period. Further failures are
+/// counted, and a summary is logged at the end of the period. The first argument is the cause. All other arguments
+/// are passed to [`tracing::warn!`].
 macro_rules! warn_once {
     ($cause:expr, $($line:tt)+) => {
         if $crate::telemetry::REPEATS.is_first($cause, std::time::Instant::now()) {
@@ -115,7 +117,7 @@ mod tests {
     fn outage_of_five_hundred_grants_is_a_line_per_cause_and_one_per_window() {
         let (repeats, begin) = (Repeats::default(), Instant::now());
         let mut lines = 0;
-        // Two minutes pass. Each grant fails every two seconds with one of three causes.
+        // The test simulates two minutes. Each grant fails every two seconds because of one of three causes.
         for second in 0..120 {
             let now = begin + Duration::from_secs(second);
             for grant in 0..500 {

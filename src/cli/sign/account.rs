@@ -1,8 +1,8 @@
-//! Chooses the credentials that `valet sign` signs with, and limits the requests that signing may send.
+//! Chooses the credentials that `valet sign` signs with, and limits the requests that signing can send.
 //!
-//! Other people may have written the documents, but the credentials in the environment belong to the caller. So an
-//! ObjectStore signs only with a Secret in the documents, as in a cluster. The environment's identity is never sent
-//! to an address that only a document names.
+//! The credentials in the environment belong to the user, but somebody else can have written the documents.
+//! Therefore `valet sign` signs for an ObjectStore only with a Secret from the documents, as the operator does in a
+//! cluster. It never sends the identity of the environment to an address that only a document names.
 
 use std::sync::Arc;
 
@@ -19,10 +19,11 @@ use crate::{
     provider::{Provider, registry},
 };
 
-/// Connects to the store with its credentials.
+/// Connects to the store with the store's credentials.
 ///
 /// # Errors
-/// A sentence: the reason why the operator would refuse the store, or the request that signing needs.
+/// Returns a sentence. It contains the reason why the operator would refuse the store, or names the request that is
+/// needed for signing.
 pub async fn connect(
     store: &impl Store,
     documents: &Documents,
@@ -33,7 +34,7 @@ pub async fn connect(
         StoreKind::ObjectStore => {
             let outward = EgressPolicy::new(args.allow_private_endpoints.clone())
                 .denying(args.deny_endpoints.clone())
-                // With `--online`, signing may send requests that change something, for example to STS.
+                // The flag `--online` allows requests that change something, for example requests to STS.
                 .changing(true);
             let checked = if args.online {
                 settings.check_endpoint(&outward).await
@@ -59,7 +60,7 @@ pub async fn connect(
             ));
         }
     }
-    // Without `--online`, the egress policy rejects every request.
+    // Without the flag `--online`, the egress policy rejects every request.
     let outward = if args.online {
         outward
     } else {
@@ -76,7 +77,8 @@ fn offline(asks: &str) -> String {
     format!("{asks}; to allow valet sign to send requests, add --online")
 }
 
-/// The credentials of an ObjectStore: the Secret that the ObjectStore names. The Secret must be in the documents.
+/// Returns the credentials of an ObjectStore. They come from the Secret that the ObjectStore names. The documents
+/// must contain this Secret.
 fn from_documents(settings: Settings, store: &impl Store, documents: &Documents) -> Result<Account, String> {
     let name = match settings.credentials() {
         CredentialsSource::Secret(name) => name,
@@ -99,7 +101,7 @@ fn from_documents(settings: Settings, store: &impl Store, documents: &Documents)
             namespace.unwrap_or_default()
         )
     })?;
-    // `stringData` overrides `data`, as in the apiserver.
+    // The entries in `stringData` override those in `data`, as in the apiserver.
     let mut data = secret.data.clone().unwrap_or_default();
     for (name, value) in secret.string_data.iter().flatten() {
         data.insert(name.clone(), k8s_openapi::ByteString(value.clone().into_bytes()));
@@ -110,7 +112,7 @@ fn from_documents(settings: Settings, store: &impl Store, documents: &Documents)
         .map_err(|e| format!("CredentialsInvalid: Secret {name} with the store's credentials cannot be used: {e}"))
 }
 
-/// The credentials of a ClusterObjectStore: the credentials in the environment.
+/// Returns the credentials for a ClusterObjectStore. They come from the environment.
 async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Account, String> {
     let environment = registry::Environment::default();
     if args.online {

@@ -1,4 +1,4 @@
-//! Reads the documents for `valet sign`. A document that the apiserver would reject is an error.
+//! Reads the documents for `valet sign`. If the apiserver would reject a document, this is an error.
 
 use std::{fmt::Display, fs, io::Read, path::PathBuf};
 
@@ -8,27 +8,27 @@ use serde_yaml::Value;
 
 use crate::api::{ClusterObjectStore, DownloadGrant, GROUP, ObjectStore, UploadGrant, VERSION};
 
-/// The largest size of one input, in bytes.
+/// The maximum size of one input file, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// The documents in the files, in the order of the files.
+/// The documents from all files, in the order of the files.
 #[derive(Default)]
 pub struct Documents {
     pub uploads: Vec<UploadGrant>,
     pub downloads: Vec<DownloadGrant>,
     pub stores: Vec<ObjectStore>,
     pub cluster_stores: Vec<ClusterObjectStore>,
-    /// Namespaces, for access rules that select namespaces by label.
+    /// The Namespaces in the documents. Access rules can select namespaces by label.
     pub namespaces: Vec<Namespace>,
-    /// Secrets with the credentials of ObjectStores.
+    /// The Secrets in the documents. They contain the credentials of ObjectStores.
     pub secrets: Vec<Secret>,
 }
 
 impl Documents {
-    /// Reads all files; `-` is standard input.
+    /// Reads all files. The name `-` means standard input.
     ///
     /// # Errors
-    /// A sentence that begins with the file name.
+    /// Returns a sentence that begins with the file name.
     pub fn read(files: &[PathBuf]) -> Result<Self, String> {
         let mut found = Self::default();
         for path in files {
@@ -64,7 +64,8 @@ impl Documents {
     }
 }
 
-/// Reads the whole input. Input above the limit is an error, because a shortened document could miss a constraint.
+/// Reads the whole input. A larger input than the limit is an error, because a truncated document could lack a
+/// constraint.
 fn whole(input: impl Read) -> Result<String, String> {
     let mut text = String::new();
     let read = input.take(MAX_BYTES + 1).read_to_string(&mut text);
@@ -78,10 +79,11 @@ fn whole(input: impl Read) -> Result<String, String> {
     }
 }
 
-/// The only element that matches. Several matches are an error, because the choice would be arbitrary.
+/// Returns the only element that matches. Several matches are an error, because any choice between them would be
+/// arbitrary.
 ///
 /// # Errors
-/// A sentence, if more than one element matches.
+/// Returns a sentence if more than one element matches.
 pub fn only<'a, T>(all: &'a [T], what: &str, fits: impl Fn(&T) -> bool) -> Result<Option<&'a T>, String> {
     let mut fitting = all.iter().filter(|one| fits(one));
     match (fitting.next(), fitting.next()) {
@@ -92,7 +94,7 @@ pub fn only<'a, T>(all: &'a [T], what: &str, fits: impl Fn(&T) -> bool) -> Resul
 
 fn typed<T: DeserializeOwned>(file: &impl Display, kind: &str, value: Value) -> Result<T, String> {
     serde_yaml::from_value(value).map_err(|e| match kind {
-        // The error text of the parser could contain a secret value.
+        // The parser's error is dropped, because it could contain a value of the Secret.
         "Secret" => {
             format!("{file}: Secret: not a Secret that Kubernetes accepts; check data (base64) and stringData")
         }
@@ -100,8 +102,8 @@ fn typed<T: DeserializeOwned>(file: &impl Display, kind: &str, value: Value) -> 
     })
 }
 
-/// Parses a document of a Valet kind and rejects unknown fields, as the apiserver does. If a misspelled constraint were
-/// ignored, the credential would permit more than intended.
+/// Parses a document of a Valet kind. It rejects unknown fields, as the apiserver does. If a misspelled constraint
+/// were ignored, the credential would allow more than the author intended.
 fn strict<T: DeserializeOwned + Serialize>(file: &impl Display, kind: &str, value: Value) -> Result<T, String> {
     let wanted = format!("{GROUP}/{VERSION}");
     match value.get("apiVersion").and_then(Value::as_str) {
@@ -121,7 +123,8 @@ fn strict<T: DeserializeOwned + Serialize>(file: &impl Display, kind: &str, valu
     }
 }
 
-/// The path of the first field that the document contains and the parsed object does not. Empty values are ignored.
+/// Returns the path of the first field that is in the document but not in the parsed object. Empty values are
+/// ignored.
 fn unknown_field(written: &Value, read: &Value, path: &str) -> Option<String> {
     match (written, read) {
         (Value::Mapping(written), read) => written.iter().find_map(|(key, value)| {
@@ -157,7 +160,7 @@ mod tests {
         assert!(refused.contains("longer than 4 MiB"), "{refused}");
     }
 
-    /// Error messages never contain a value of a Secret.
+    /// An error message must never contain a value of a Secret.
     #[test]
     fn unreadable_secret_is_named_without_its_values() {
         let text = "kind: Secret\ndata: {AWS_SECRET_ACCESS_KEY: 'mark:er'}\n";

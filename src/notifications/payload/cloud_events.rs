@@ -1,18 +1,18 @@
-//! Parses CloudEvents 1.0 from Azure Event Grid ("CloudEvents v1.0 schema with Azure Event Grid"). All HTTP modes are
-//! supported ("HTTP Protocol Binding for CloudEvents"): one event in the body, a list of events in the body, or one
-//! event in the headers.
+//! Parses CloudEvents 1.0 from Azure Event Grid ("CloudEvents v1.0 schema with Azure Event Grid"). All three HTTP
+//! modes are supported ("HTTP Protocol Binding for CloudEvents"): one event in the body, a list of events in the
+//! body, or one event in the headers.
 
 use http::{HeaderMap, header::CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::{MAX_OBJECTS, Malformed, Notification, event_grid, keys::decoded};
 
-/// The only supported version. The documents 1.0.1 and 1.0.2 describe the same version, "1.0".
+/// The only supported CloudEvents version. The specifications 1.0.1 and 1.0.2 also use the version text "1.0".
 const VERSION: &str = "1.0";
-/// The prefix of the media types of events in a body.
+/// The beginning of the Content-Type header if the body contains events.
 const IN_BODY: &[u8] = b"application/cloudevents";
 
-/// The fields of an event that are read.
+/// The fields that Valet reads from a CloudEvent.
 #[derive(Deserialize)]
 struct Event {
     specversion: String,
@@ -21,19 +21,20 @@ struct Event {
     subject: Option<String>,
 }
 
-/// Parses one event from a body.
+/// Parses a body with one event.
 pub fn one(body: &[u8]) -> Result<Notification, Malformed> {
     let event: Event = serde_json::from_slice(body).map_err(|_| Malformed)?;
     arrived(&[event])
 }
 
-/// Parses a list of events from a body.
+/// Parses a body with a list of events.
 pub fn list(body: &[u8]) -> Result<Notification, Malformed> {
     let events: Vec<Event> = serde_json::from_slice(body).map_err(|_| Malformed)?;
     arrived(&events)
 }
 
-/// Whether the event is in the headers. If an event is also in the body, the body has precedence.
+/// Returns true if the HTTP headers contain the event. If the body also contains an event, Valet uses the event in
+/// the body.
 pub fn is_in_headers(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(|v| v.as_bytes()).unwrap_or_default();
     let is_in_body = content_type
@@ -42,12 +43,12 @@ pub fn is_in_headers(headers: &HeaderMap) -> bool {
     headers.contains_key("ce-specversion") && !is_in_body
 }
 
-/// Parses the event in the headers. Header values are percent-encoded.
+/// Parses an event in the HTTP headers. The header values are percent-encoded.
 pub fn in_headers(headers: &HeaderMap) -> Result<Notification, Malformed> {
     let value = |name: &str| {
         let mut values = headers.get_all(name).iter();
         let text = values.next()?.to_str().ok()?;
-        // A repeated header is rejected, because it is not defined which value counts.
+        // Valet rejects an event with a repeated header, because no rule says which value is valid.
         values.next().is_none().then(|| decoded(text, false)).flatten()
     };
     arrived(&[Event {
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     fn created(subject: &str) -> Value {
-        // The example of Microsoft's documentation, shortened.
+        // This is a shortened example from Microsoft's documentation.
         json!({
             "specversion": "1.0", "type": "Microsoft.Storage.BlobCreated", "id": "9aeb0fdf-c01e-0131-0922-9eb54906e209",
             "source": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/mediastore",
@@ -120,7 +121,7 @@ mod tests {
         let mut deleted = created(SUBJECT);
         deleted["type"] = json!("Microsoft.Storage.BlobDeleted");
         assert_eq!(told(&plain, &deleted.to_string()), []);
-        // An event of another type and without a subject.
+        // This event has another type and no subject.
         let other =
             json!({"specversion": "1.0", "type": "org.example.x", "id": "1", "source": "/", "data": [[["deep"]]]});
         assert_eq!(told(&plain, &other.to_string()), []);
@@ -151,12 +152,12 @@ mod tests {
                 &["ü A", "ü %41"],
             ),
         ] {
-            // The body is the data of the event and is not read.
+            // The body contains the event's data, which Valet does not read.
             for body in ["", "{}", r#"{"Records": 1}"#, "\u{0}"] {
                 assert_eq!(told(&event(subject), body), [object("media", keys)], "{subject}");
             }
         }
-        // If both the headers and the body have an event, the media type decides.
+        // If the headers and the body both contain an event, the media type decides which one is used.
         let mut both = event("blobServices/default/containers/other/blobs/x");
         both.insert(CONTENT_TYPE, "Application/CloudEvents+JSON".parse().unwrap());
         assert_eq!(

@@ -1,16 +1,16 @@
-//! Parses events from Azure Event Grid in its own schema ("Azure Event Grid event schema", "Azure Blob Storage as an
-//! Event Grid source"): a list of events.
+//! Parses a list of events in the schema of Azure Event Grid ("Azure Event Grid event schema", "Azure Blob Storage
+//! as an Event Grid source").
 
 use serde::Deserialize;
 
 use super::{MAX_OBJECTS, Malformed, Notification, ObjectCreated, readings};
 
-/// The part before the container name in the subject of an event. In CloudEvents it may have no leading '/', as in
-/// Microsoft's example.
+/// In the subject of an event, this text comes before the container name. In CloudEvents, the `/` before this text
+/// can be missing, as in Microsoft's example.
 const SERVICE: &str = "blobServices/default/containers/";
-/// The type of the event that a blob was created.
+/// The event type that reports a created blob.
 pub const CREATED: &str = "Microsoft.Storage.BlobCreated";
-/// The maximum length of a validation code. The codes of Event Grid are UUIDs.
+/// The maximum length of a validation code. Event Grid uses UUIDs as validation codes.
 const MAX_CODE: usize = 128;
 
 #[derive(Deserialize)]
@@ -29,10 +29,10 @@ struct Data {
     validation_code: Option<String>,
 }
 
-/// Parses a list of events. A subscription validation event must be the only event in its list.
+/// Parses a list of events. If an event validates a subscription, it must be the only event in its list.
 ///
 /// # Errors
-/// [`Malformed`], if the body is not such a list.
+/// Returns [`Malformed`] if the body is not such a list.
 pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
     let events: Vec<Event> = serde_json::from_slice(body).map_err(|_| Malformed)?;
     if events.is_empty() || events.len() > MAX_OBJECTS {
@@ -50,7 +50,8 @@ pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
     arrived.map(Notification::Arrived).ok_or(Malformed)
 }
 
-/// The container and the blob from a subject `/blobServices/default/containers/CONTAINER/blobs/NAME`.
+/// Returns the container and the blob from a subject of the form
+/// `/blobServices/default/containers/CONTAINER/blobs/NAME`.
 pub fn blob(subject: &str) -> Option<ObjectCreated> {
     let path = subject.strip_prefix('/').unwrap_or(subject);
     let (container, name) = path.strip_prefix(SERVICE)?.split_once("/blobs/")?;
@@ -68,7 +69,7 @@ mod tests {
     use crate::notifications::payload::tests::parse as any;
 
     fn created(subject: &str) -> Value {
-        // The example of Microsoft's documentation, shortened.
+        // This is a shortened example from Microsoft's documentation.
         json!({
             "topic": "/subscriptions/s/resourceGroups/Storage/providers/Microsoft.Storage/storageAccounts/mediastore",
             "subject": subject, "eventType": "Microsoft.Storage.BlobCreated", "eventTime": "2027-01-15T08:00:00.1234567Z",

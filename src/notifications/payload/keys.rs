@@ -1,6 +1,7 @@
 //! Decodes object keys in notifications.
 
-/// All object keys that a text can mean: decoded in each supported encoding, and unchanged.
+/// Returns all object keys that a text in a notification can mean. The list contains the unchanged text and the
+/// result of each supported decoding.
 pub fn readings(key: String) -> Vec<String> {
     let mut keys: Vec<String> = [decoded(&key, true), decoded(&key, false)]
         .into_iter()
@@ -11,7 +12,7 @@ pub fn readings(key: String) -> Vec<String> {
     keys
 }
 
-/// Removes percent-encoding once; `None` if the result is not UTF-8.
+/// Decodes percent-encoding once. Returns `None` if the result is not UTF-8.
 pub fn decoded(key: &str, plus_is_space: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(key.len());
     let mut rest = key.bytes();

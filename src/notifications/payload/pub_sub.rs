@@ -4,15 +4,15 @@ use serde::Deserialize;
 
 use super::{Malformed, ObjectCreated};
 
-/// A Pub/Sub message. Its data is ignored, because the attributes name the object.
+/// A Pub/Sub message. Valet reads only its attributes, because they name the object.
 #[derive(Deserialize)]
 pub struct Pushed {
     #[serde(default)]
     attributes: Attributes,
 }
 
-/// The attributes of Google Cloud Storage ("Pub/Sub notifications for Cloud Storage", attributes). Messages of other
-/// publishers have other attributes.
+/// The attributes that Google Cloud Storage sets ("Pub/Sub notifications for Cloud Storage", attributes). Messages
+/// of other publishers have other attributes.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Attributes {
@@ -22,8 +22,9 @@ struct Attributes {
 }
 
 impl Pushed {
-    /// The created object, if the message reports one. Deletions, metadata updates and messages of other publishers
-    /// give an empty list and not an error, because Pub/Sub repeats messages that are rejected.
+    /// Returns the created object if the message reports one. For deletions, metadata updates and messages of other
+    /// publishers it returns an empty list. An error would be wrong here, because Pub/Sub sends rejected messages
+    /// again.
     pub fn arrived(self) -> Result<Vec<ObjectCreated>, Malformed> {
         match self.attributes {
             Attributes {
@@ -51,7 +52,8 @@ mod tests {
     use super::*;
 
     fn pushed(attributes: Value) -> Value {
-        // The example of Google's documentation, shortened. The data is the object's description in base64.
+        // This is a shortened example from Google's documentation. The field `data` contains the object's
+        // description in base64.
         json!({
             "message": {
                 "attributes": attributes,
@@ -72,7 +74,7 @@ mod tests {
                 "eventTime": "2027-01-15T08:00:00.519Z",
             })
         };
-        // Object names in attributes are not encoded.
+        // Attributes contain object names without any encoding.
         for name in ["a/b.png", "a+b %41.png", "ä"] {
             let found = arrived(&pushed(attributes("OBJECT_FINALIZE", name)));
             assert_eq!(found, [object("media", &[name])]);

@@ -1,11 +1,11 @@
-//! Confirmation of SNS subscriptions.
+//! Confirms the subscriptions of SNS topics.
 
-/// A confirmation request of an SNS topic.
+/// A request of an SNS topic to confirm its subscription.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// The ARN of the topic.
+    /// The ARN of the SNS topic.
     pub topic: String,
-    /// The confirmation URL, which contains a token.
+    /// The URL that confirms the subscription. It contains a secret token.
     pub url: String,
 }
 
@@ -18,8 +18,8 @@ impl std::fmt::Debug for Subscription {
 }
 
 impl Subscription {
-    /// The URL to request for the confirmation, if it belongs to SNS and to a topic of this list. `None` otherwise,
-    /// because a sender with a token could make the operator request any URL.
+    /// Returns the confirmation URL if it belongs to SNS and to one of these topics. Otherwise it returns `None`.
+    /// Without this check, a sender with a token could make the operator send a request to any URL.
     pub fn to_fetch(&self, topics: &[String]) -> Option<http::Uri> {
         if !topics.contains(&self.topic) {
             return None;

@@ -1,10 +1,10 @@
-//! Tests with messages of S3 and compatible stores, and with invalid messages.
+//! Tests the parser with messages of S3 and compatible stores, and with invalid messages.
 
 use serde_json::{Value, json};
 
 use super::*;
 
-/// Parses a message without relevant headers.
+/// Parses a message without any headers that matter.
 pub fn parse(body: &[u8]) -> Result<Notification, Malformed> {
     super::parse(&HeaderMap::new(), body)
 }
@@ -24,7 +24,7 @@ pub fn object(bucket: &str, keys: &[&str]) -> ObjectCreated {
 }
 
 pub fn record(event: &str, key: &str) -> Value {
-    // The example of the AWS documentation (event message structure 2.3), shortened.
+    // This is a shortened example from the AWS documentation (event message structure 2.3).
     json!({
         "eventVersion": "2.3", "eventSource": "aws:s3", "awsRegion": "eu-west-1",
         "eventTime": "2027-01-15T08:00:00.000Z", "eventName": event,
@@ -48,7 +48,7 @@ fn s3_minio_and_versitygw() {
         "Records": [record("s3:ObjectCreated:Put", "a%2Fb.png")],
     });
     assert_eq!(arrived(&minio), [object("media", &["a/b.png", "a%2Fb.png"])]);
-    // Deletions and restores do not create an object.
+    // Events about deletions and restores do not create an object.
     for event in ["ObjectRemoved:Delete", "s3:ObjectRestore:Post", "ObjectCreatedNot", ""] {
         assert_eq!(arrived(&json!({"Records": [record(event, "a")]})), []);
     }
@@ -79,7 +79,7 @@ fn event_bridge_and_sns() {
         "Message": told.to_string(), "Signature": "x", "UnsubscribeURL": "https://sns.eu-west-1.amazonaws.com/?Action=Unsubscribe",
     });
     assert_eq!(arrived(&sns), [object("media", &["a b", "a+b"])]);
-    // An SNS message inside another SNS message is not unpacked.
+    // The parser unpacks only one SNS message, not an SNS message inside it.
     let twice = json!({"Type": "Notification", "Message": sns.to_string()});
     assert_eq!(parse(twice.to_string().as_bytes()), Err(Malformed));
 }
@@ -115,12 +115,12 @@ fn what_is_no_notification_is_refused() {
     }
     assert_eq!(parse(b"\xff\xfe{\"Records\":[]}"), Err(Malformed));
     assert_eq!(parse(b"{\"Event\":\"\xff\"}"), Err(Malformed));
-    // The depth of ignored fields does not matter.
+    // The parser accepts ignored fields with any nesting depth.
     let passed = format!("{{\"Records\":[],\"x\":{}}}", deep(100_000));
     assert!(parse(passed.as_bytes()).is_ok());
 }
 
-/// Truncated, corrupted and duplicated messages do not cause a panic.
+/// Truncated, corrupted and duplicated messages must not cause a panic.
 #[test]
 fn damaged_messages_do_no_harm() {
     let seed = json!({"Records": [record("ObjectCreated:Put", "a%2Fb+c"), record("s3:ObjectCreated:Post", "d")]});
