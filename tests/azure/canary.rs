@@ -1,4 +1,4 @@
-//! The round trip with real keys.
+//! Tests of conformance checks on Azure Blob Storage.
 
 use serde_json::{Value, json};
 use valet::api::Capability;
@@ -28,7 +28,7 @@ fn provider(more: Value) -> AzureBlob {
 #[tokio::test]
 async fn what_azurite_holds_and_what_not() {
     let _ = BY_KEY.create_container("canary");
-    // The keys' holders are elsewhere, and known by another address.
+    // The workloads use another address and another endpoint than the operator.
     let more = json!({"ipRange": "203.0.113.7", "publicEndpoint": "https://blobs.example.com"});
     let found = provider(more).canary().await;
     let held = [
@@ -45,8 +45,8 @@ async fn what_azurite_holds_and_what_not() {
         }
     );
 
-    // Where a key names a policy, Azurite takes times and permissions from it alone: that is found, and no key is worth
-    // anything.
+    // Azurite takes times and permissions only from a stored access policy that the SAS names. The check finds that
+    // such a SAS does not expire, so Valet reports that credentials are not enforced.
     BY_KEY.set_policies("canary", &json!({"valet-1": "rcwd"})).unwrap();
     let lax = provider(json!({"storedAccessPolicy": "valet-1", "credentials": {"secretRef": {"name": "x"}}}));
     let found = lax.canary().await;
@@ -60,7 +60,7 @@ async fn what_azurite_holds_and_what_not() {
     assert_eq!(found.missing, [Missing::Url(Capability::WriteOnce)]);
     let can = lax.capabilities();
     assert!(!can.enforced.contains(&Capability::WriteOnce) && can.enforced.contains(&Capability::ResponseHeaders));
-    // Nothing is left of either.
+    // Neither check left an object behind.
     assert_eq!(BY_KEY.names("canary", "").unwrap(), Vec::<String>::new());
 }
 
@@ -80,7 +80,7 @@ async fn what_cannot_be_tried() {
         assert_eq!(found.interrupted, interrupted, "{found:?}");
         assert!(found.untried.iter().any(|why| why.contains(says)), "{found:?}");
         assert!(found.held.is_empty() && found.missing.is_empty() && found.worthless.is_none());
-        // It cannot be sure.
+        // A write may have succeeded without an answer, so the check reports that an object may remain.
         assert!(found.left.is_some());
         assert!(!format!("{found:?}").contains("sig="));
     }

@@ -7,13 +7,13 @@ use valet_harness::{Azurite, azurite::ACCOUNT};
 
 use crate::world::{Mounted, Tenant, merge};
 
-/// Takes account keys.
+/// An Azurite server that accepts account keys.
 pub static BY_KEY: LazyLock<Azurite> = LazyLock::new(|| Azurite::start().expect("Azurite starts"));
-/// Takes identities' tokens, and speaks TLS.
+/// An Azurite server that accepts tokens of identities, over TLS.
 pub static BY_IDENTITY: LazyLock<Azurite> =
     LazyLock::new(|| Azurite::start_with_identities().expect("Azurite starts with identities"));
 
-/// A tenant with a container of the same name.
+/// A tenant and a container of the same name.
 pub struct OnAzure {
     pub t: Tenant,
     pub azurite: &'static Azurite,
@@ -35,7 +35,7 @@ impl OnAzure {
         })
     }
 
-    /// The tenant's store, in Azure; `more` is merged over its settings.
+    /// The tenant's store with the provider Azure Blob Storage; `more` is merged over its settings.
     pub fn store(&self, more: Value) -> Value {
         let mut store = self.t.store();
         let mut azure = json!({
@@ -54,7 +54,7 @@ impl OnAzure {
         self.azurite.get(self.t.name(), &blob).expect("Azurite answers")
     }
 
-    /// A key's curl.cfg with the URL bent, then used.
+    /// Replaces text in the URL of a credential's `curl.cfg`, and uses the changed URL.
     pub fn bent(&self, key: &Mounted, args: &[&str], what: &str, by: &str) -> u16 {
         let config = &key.files["curl.cfg"];
         assert!(config.contains(what), "there is no {what}");

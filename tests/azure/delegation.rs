@@ -1,4 +1,4 @@
-//! Delegation keys, with which an identity signs; and what the store says to it.
+//! Tests of user delegation keys, which sign for an identity, and of the store's answers to an identity.
 
 use jiff::{SignedDuration, Timestamp};
 use valet::{
@@ -13,7 +13,7 @@ use crate::{
     identities::{MARKER, credentials, key_for, provider},
 };
 
-/// No key outlives the delegation key that signs it, whatever was decided before.
+/// Valet signs no SAS that outlives its user delegation key, even if the request asks for it.
 #[tokio::test]
 async fn nothing_is_signed_past_the_delegation_keys_end() {
     let fake = Fake::start(|asked| match asked.method.as_str() {
@@ -46,7 +46,7 @@ async fn nothing_is_signed_past_the_delegation_keys_end() {
     }
 }
 
-/// What the store says to an identity that asks for a delegation key.
+/// Each answer to a request for a user delegation key leads to the right reason.
 #[tokio::test]
 async fn delegation_keys() {
     type Case = (&'static str, fn() -> Reply, Reason);
@@ -98,7 +98,7 @@ async fn delegation_keys() {
                 message.contains("Storage Blob Delegator") && message.contains("AuthorizationPermissionMismatch"),
                 "{message}"
             ),
-            // The next one asks with another token.
+            // The next request uses another token.
             "no good token" => {
                 let _ = provider.credentials_expire().await;
                 assert_eq!(fake.asked().iter().filter(|a| a.method == "GET").count(), 2);
@@ -115,7 +115,7 @@ async fn delegation_keys() {
     }
 }
 
-/// What HEAD says is what the status says; what the store's clock says is corrected by it.
+/// The status shows what a HEAD request returns. Valet corrects the store's times for clock skew.
 #[tokio::test]
 async fn what_a_look_finds() {
     let head = |status: u16, more: Vec<(&'static str, String)>| {
@@ -131,7 +131,7 @@ async fn what_a_look_finds() {
     };
     let key = access("a/ü b");
     let text = |name: &'static str, value: &str| (name, value.to_owned());
-    // The store's clock is an hour ahead; the blob is ten seconds old by it.
+    // The store's clock is an hour ahead, and by that clock the blob is ten seconds old.
     let ahead = |seconds: i64| {
         let time = Timestamp::now() + SignedDuration::from_secs(3600 + seconds);
         time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()

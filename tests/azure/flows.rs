@@ -1,4 +1,4 @@
-//! Keys on Azurite, from the grant to the blob and back, each used by plain curl.
+//! Tests of credentials on Azurite, from the grant to the blob and back, each used with plain curl.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn from_the_grant_to_the_blob_and_back() {
     let file = t.file("f", b"bytes");
     let upload = ["--upload-file", file.to_str().unwrap()];
 
-    // Nothing but what was signed works.
+    // A changed URL does not work.
     let later = up.files["url"]
         .split("&se=")
         .nth(1)
@@ -61,13 +61,13 @@ fn from_the_grant_to_the_blob_and_back() {
         assert!((400..500).contains(&status), "{what} -> {by}: {status}");
     }
     assert_eq!(on.stored("up ü+(1).bin"), None);
-    // Neither does another verb.
+    // Other HTTP methods do not work either.
     assert_eq!(up.curl(&["--request", "DELETE"]).0, 403);
     assert_eq!(up.curl(&["--request", "GET"]).0, 403);
 
     assert_eq!(up.upload(&file).0, 201);
     assert_eq!(on.stored("up ü+(1).bin").as_deref(), Some(&b"bytes"[..]));
-    // Write-once.
+    // A second upload fails, because the grant is write-once.
     assert_eq!(up.upload(&t.file("g", b"other")).0, 403);
     let done = t.reason(&format!("ug/{grant}"), "Completed");
     let object = &done["status"]["object"];
@@ -80,7 +80,7 @@ fn from_the_grant_to_the_blob_and_back() {
     assert!(object["lastModifiedTime"].is_string(), "{object}");
     t.gone(grant);
 
-    // A download, which answers as the grant says.
+    // The answer to a download has the headers that the grant sets.
     let response = json!({"contentType": "text/x-report; charset=utf-8", "contentDisposition": "attachment; filename=\"a b.txt\""});
     t.apply(&[t.grant(
         "DownloadGrant",
@@ -102,14 +102,14 @@ fn from_the_grant_to_the_blob_and_back() {
     let block = ["--request", "PUT", "--header", "x-ms-blob-type: BlockBlob"];
     assert_eq!(down.curl(&[&block[..], &upload[..]].concat()).0, 403);
 
-    // Replacing, where the grant allows it.
+    // A second upload replaces the blob if the grant allows it.
     let spec = json!({"key": t.key("again"), "constraints": {"overwrite": "Allow"}, "expirationSeconds": 600});
     t.apply(&[t.grant("UploadGrant", "again", spec)]);
     let again = t.mount("again");
     assert_eq!(again.upload(&file).0, 201);
     assert_eq!(again.upload(&t.file("g", b"other")).0, 201);
 
-    // Neither key nor signature in the log, at any level.
+    // Neither the account key nor a signature appears in the log, at any level.
     let log = operator.log_text();
     assert!(log.contains("credential issued") && log.contains("\"TRACE\""));
     for marker in [&on.azurite.key()[..12], "sig=", &end] {
@@ -117,7 +117,7 @@ fn from_the_grant_to_the_blob_and_back() {
     }
 }
 
-/// What a signature cannot hold an upload to is refused by name.
+/// A constraint that a SAS cannot enforce is refused, and the message names it.
 #[test]
 fn what_azure_cannot_enforce() {
     let on = OnAzure::new("azrefuse", &BY_KEY);
@@ -181,12 +181,12 @@ fn what_azure_cannot_enforce() {
     );
 }
 
-/// Azurite copies whatever it has for the holder of an upload key. Valet finds that out, and hands out none.
+/// Azurite lets the holder of an upload URL copy any blob. Valet finds this out and issues no upload URL.
 #[test]
 fn azurite_copies_what_the_sender_may_not_read() {
     let on = OnAzure::new("azcopy", &BY_KEY);
     let t = &on.t;
-    // A tenant whose rule reaches so far can put one there.
+    // A tenant whose access rule covers the probe key can put a blob there.
     on.azurite.put(t.name(), "valet-probe", b"in the way").unwrap();
     let _operator = t.operator();
     t.apply(&[
@@ -209,10 +209,10 @@ fn azurite_copies_what_the_sender_may_not_read() {
         condition(&store, "UnsignedHeadersRefused").is_some().then_some(store)
     });
     assert_eq!(says(&store, "UnsignedHeadersRefused"), "False HeadersObeyed");
-    // Nothing was written by trying.
+    // The probe wrote nothing.
     assert_eq!(on.azurite.names(t.name(), "").unwrap(), ["valet-probe"]);
 
-    // What it is refused for: with the owner's consent the key does what it must not.
+    // The attack: if the owner tolerates unsigned headers, the holder of an upload URL can copy another blob.
     on.azurite.put(t.name(), "secret/salaries", b"everybody's").unwrap();
     t.apply(&[on.store(json!({}))]);
     t.reason("ug/up", "Issued");
@@ -226,14 +226,15 @@ fn azurite_copies_what_the_sender_may_not_read() {
     assert_eq!(on.stored("up").as_deref(), Some(&b"everybody's"[..]));
 }
 
-/// Whoever removes the stored access policy ends every key that names it, at once.
+/// Deleting the stored access policy ends every SAS that names it, at once.
 #[test]
 fn a_stored_access_policy_revokes() {
     let on = OnAzure::new("azpolicy", &BY_KEY);
     let t = &on.t;
     let _operator = t.operator();
     let policy = json!({"storedAccessPolicy": "valet-1"});
-    // Azurite takes the permissions from the policy alone, so it has some there; Azure wants none.
+    // Azurite takes permissions only from the policy, so the policy needs some here. Azure wants a policy without
+    // permissions.
     on.azurite.set_policies(t.name(), &json!({"valet-1": "rcw"})).unwrap();
     on.azurite.put(t.name(), &t.key("down"), b"bytes").unwrap();
     t.apply(&[
@@ -249,7 +250,8 @@ fn a_stored_access_policy_revokes() {
     assert_eq!(down.curl(&[]).0, 403);
     assert_eq!(up.upload(&t.file("f", b"bytes")).0, 403);
 
-    // The operator still looks, and hands out no more keys that would not work: a store that is tried out now says why.
+    // Valet still probes the store and issues no SAS that would not work. A store that is probed now has a condition
+    // with the reason.
     let mut other = on.store(policy);
     other["metadata"]["name"] = json!(format!("{}-gone", t.name()));
     t.apply(&[other]);
@@ -259,7 +261,7 @@ fn a_stored_access_policy_revokes() {
         .unwrap_or_default();
     assert!(message.contains("no stored access policy valet-1"), "{message}");
 
-    // What a revoked grant says about it.
+    // The message of a revoked grant says how to end copies of its SAS.
     t.apply(&[t.grant("DownloadGrant", "down", json!({"revoke": true}))]);
     let revoked = t.reason("dg/down", "Revoked");
     let message = condition(&revoked, "Ready").unwrap()["message"]
@@ -349,7 +351,7 @@ fn what_is_wrong_is_found() {
             assert!(message.contains(says), "{name}: {message}");
         }
     }
-    // A tenant's own store may not lead inwards, whichever provider it is of.
+    // A tenant's own store may not use an internal address, with any provider.
     let mut inward = on.store(json!({}));
     inward["kind"] = json!("ObjectStore");
     inward["metadata"] = json!({"name": "inward", "namespace": t.name()});
@@ -358,7 +360,7 @@ fn what_is_wrong_is_found() {
     t.reason("ostore/inward", "EndpointNotAllowed");
 }
 
-/// Both ways in which the operator comes by an identity.
+/// Workload identity and managed identity can both sign with user delegation keys.
 #[test]
 fn identities_sign_by_delegation_keys() {
     let on = OnAzure::new("azidentity", &BY_IDENTITY);
@@ -420,7 +422,7 @@ fn identities_sign_by_delegation_keys() {
         assert_eq!((status, text.as_str()), (200, "bytes"));
         drop(operator);
     }
-    // A week is a quarter of an hour more than a delegation key lives.
+    // A week is 15 minutes longer than the life of a user delegation key that Valet requests.
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
         env: env(&[("AZURE_POD_IDENTITY_AUTHORITY_HOST", &fake.endpoint())]),
@@ -441,7 +443,7 @@ fn identities_sign_by_delegation_keys() {
         .unwrap();
     let days = end.duration_since(jiff::Timestamp::now()).as_hours() / 24;
     assert_eq!(days, 6, "{end}");
-    // One token and one delegation key serve all of it.
+    // One token and one user delegation key are enough for all signatures.
     assert!(fake.asked().len() <= 5, "{}", fake.asked().len());
     let asked = fake.asked();
     let form = asked

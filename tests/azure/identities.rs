@@ -1,5 +1,5 @@
-//! Identities: how their tokens are asked for, how long they are kept, and what becomes of servers that are slow, away, or
-//! answer nonsense.
+//! Tests of Azure identities: how Valet requests their tokens, how long it caches them, and what it does when a
+//! server is slow, unreachable or sends invalid answers.
 
 use std::{
     path::PathBuf,
@@ -23,7 +23,7 @@ use valet_harness::{
 
 use crate::access::access;
 
-/// Far longer than anybody may wait for a server that says nothing, on a machine however busy.
+/// The time limit for a server that does not answer, far longer than Valet may wait even on a busy machine.
 const HANG: Duration = Duration::from_secs(120);
 
 pub const MARKER: &str = "marker-of-what-nobody-may-see";
@@ -47,7 +47,7 @@ pub fn provider(endpoint: &str, source: Source) -> AzureBlob {
     AzureBlob::new(serde_json::from_value(store).unwrap(), identity, None)
 }
 
-/// A key from a quarter of an hour ago to `hours` from now.
+/// A user delegation key that is valid from 15 minutes ago until `hours` from now.
 pub fn key_for(hours: i64) -> Reply {
     let at = |seconds: i64| {
         let time = Timestamp::now() + SignedDuration::from_secs(seconds);
@@ -96,12 +96,12 @@ async fn what_is_asked_with_workload_identity() {
     assert_eq!(key.header("x-ms-version"), Some("2023-11-03"));
     assert!(key.header("authorization").is_some_and(|a| a.starts_with("Bearer ey")));
     assert!(key.body.contains("<KeyInfo><Start>"), "{}", key.body);
-    // Once is enough.
+    // Valet caches the token and the user delegation key.
     provider.credentials_expire().await.unwrap();
     assert_eq!(fake.asked().len(), 2);
 }
 
-/// A tenant may choose where his store is, and must not be shown the operator's token there.
+/// A tenant may choose the endpoint of an ObjectStore, so Valet sends the operator's token to no such endpoint.
 #[tokio::test]
 async fn no_token_for_where_a_tenant_leads() {
     let scratch = Scratch::new("identity").unwrap();
@@ -162,7 +162,7 @@ async fn tokens_are_fetched_anew_before_their_end() {
     }
 }
 
-/// What is left of the last token serves while its source is away, but not once its source says no.
+/// While the token source is unreachable Valet uses the previous token until it expires. After a refusal it does not.
 #[tokio::test]
 async fn a_source_that_goes_away() {
     for (later, still) in [
@@ -190,7 +190,7 @@ async fn a_source_that_goes_away() {
     }
 }
 
-/// What a server does, and what is to be said of it.
+/// The name of a case, the server's reply, and the expected reason.
 type Case = (&'static str, Box<dyn Fn(&Asked) -> Reply + Send + Sync>, Reason);
 
 #[tokio::test]
@@ -290,7 +290,7 @@ async fn servers_that_misbehave() {
     }
 }
 
-/// One failure is not the end.
+/// Valet repeats a request that failed once.
 #[tokio::test]
 async fn a_second_try() {
     let times = AtomicUsize::new(0);
@@ -328,7 +328,7 @@ async fn a_service_account_without_a_token() {
     assert!(fake.asked().is_empty());
 }
 
-/// Neither a service account's token nor an identity's goes over a network in the clear.
+/// Valet sends neither a service account token nor an identity's token over an unencrypted connection.
 #[tokio::test]
 async fn nothing_is_sent_in_the_clear() {
     let scratch = Scratch::new("identity").unwrap();

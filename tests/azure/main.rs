@@ -1,4 +1,5 @@
-//! Azure Blob Storage: signatures beside Microsoft's own, keys on Azurite, and identities whose servers misbehave.
+//! Tests of Azure Blob Storage: signatures compared with Microsoft's own, credentials on Azurite, and identities
+//! whose servers fail.
 
 #[path = "../common/access.rs"]
 mod access;

@@ -1,4 +1,4 @@
-//! A container that only a proxy reaches.
+//! Tests of a container that can be reached only through a proxy.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn a_container_is_reached_by_the_proxy() {
         ..OperatorOptions::default()
     };
     let _operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
-    // The proxy finds nobody there. What is wrong is said.
+    // The proxy cannot reach this address. The message names the proxy variables.
     let waits = t.reason("ug/up", "StoreUnreachable");
     let message = condition(&waits, "Ready").unwrap()["message"].to_string();
     assert!(
@@ -55,7 +55,8 @@ fn a_container_is_reached_by_the_proxy() {
     );
     t.reason_within("ug/up", "Completed", Duration::from_secs(70));
 
-    // A tenant's own container never is: it would be looked for where the proxy finds it.
+    // Valet never uses the proxy for a tenant's own container, because the proxy would resolve the address in another
+    // network.
     let mut tenants = on.store(json!({"endpoint": format!("https://{own}")}));
     tenants["kind"] = json!("ObjectStore");
     tenants["metadata"] = json!({"name": "own", "namespace": t.name()});

@@ -1,5 +1,5 @@
-//! Each signature beside that of Microsoft's own package for the same inputs: the whole query must be the same, byte for
-//! byte.
+//! Tests that compare each signature with that of Microsoft's own package for the same inputs. The whole query must
+//! be equal, byte for byte.
 
 use serde_json::{Value, json};
 use valet::{
@@ -68,7 +68,7 @@ const KEYS: [&str; 6] = [
     "quote\"'<>`{}|^[]",
 ];
 
-/// Every ask, with what Microsoft's package calls it.
+/// Every operation that Valet signs, with the parameters for Microsoft's package.
 fn asks() -> Vec<(Ask, Value)> {
     let tricky = "attachment; filename=\"a b;c+d&e=f%20.txt\"";
     vec![
@@ -98,7 +98,7 @@ fn asks() -> Vec<(Ask, Value)> {
     ]
 }
 
-/// The query of a signed URL without the blob's version, which is no part of the token; and what stands before it.
+/// Splits a signed URL into its base and its query without the blob's version, which is not part of the token.
 fn parts(url: &str) -> (&str, &str) {
     let (base, query) = url.split_once('?').expect("it has a query");
     match query.strip_prefix("versionid=") {
@@ -165,7 +165,8 @@ async fn service_signatures_are_microsofts() {
 #[tokio::test]
 async fn user_delegation_signatures_are_microsofts() {
     let microsoft = microsoft().unwrap();
-    // Older than what is signed, and younger: a signature never begins before its delegation key.
+    // The user delegation key is older or younger than the requested start. A SAS never starts before its user
+    // delegation key.
     for (key_start, start) in [
         ("2027-01-15T07:00:00Z", START),
         ("2027-01-15T07:50:00Z", "2027-01-15T07:50:00Z"),
@@ -201,12 +202,12 @@ async fn user_delegation_signatures_are_microsofts() {
                 assert!(base.starts_with("https://blobs.example.com/media/"), "{base}");
             }
         }
-        // Thirty signatures, and what they need was fetched once.
+        // Valet fetched the token and the user delegation key once for all thirty signatures.
         assert_eq!(fake.asked().len(), 2);
     }
 }
 
-/// What signs, and for where, can be told apart, and not read.
+/// A fingerprint differs by account key and store settings, and does not reveal the account key.
 #[tokio::test]
 async fn fingerprints() {
     let other_key = "b3RoZXIta2V5LW90aGVyLWtleS1vdGhlci1rZXk=";
@@ -237,7 +238,7 @@ async fn fingerprints() {
     assert_eq!(all.len(), 6);
 }
 
-/// What a signature cannot express is refused, whatever was decided before.
+/// Valet refuses to sign a constraint that a SAS cannot express, even if an earlier check allowed it.
 #[tokio::test]
 async fn nothing_weaker_than_asked_is_signed() {
     let key = || Credentials::Key(SharedKey::parse(ACCOUNT_KEY).unwrap());
@@ -270,7 +271,7 @@ async fn nothing_weaker_than_asked_is_signed() {
     let mut over = request("k", upload(Overwrite::Forbid));
     over.lifetime.expires_at = over.lifetime.issued_at;
     assert!(provider.sign(&allowed(over)).await.is_err());
-    // Lines cannot be forged by what stands in them; the schema lets none of it through either.
+    // A line break in a value cannot add a line to the signed text. The schema also rejects it.
     let forged = download(None, json!({"contentType": "a\nb"}));
     assert!(matches!(sign("k", forged).await, Err(SignError::Refused(_))));
     let shown = format!("{:?}", sign("k", upload(Overwrite::Forbid)).await.unwrap());

@@ -1,4 +1,4 @@
-//! Event Grid, as it posts.
+//! Tests of notifications from Azure Event Grid.
 
 use serde_json::{Value, json};
 use valet_harness::{Operator, net, process};
@@ -8,7 +8,7 @@ use crate::{
     world::{SOON, Tenant},
 };
 
-/// Sends a request to where notifications are taken: the status, and body or headers.
+/// Sends a request to the notifications endpoint. Returns the status, and the body or the headers.
 fn ask(port: u16, method: &str, headers: &[String], body: &str) -> (u16, String) {
     let mut command = process::clean(std::process::Command::new("curl"));
     command.args(["--silent", "--write-out", "\n%{http_code}", "--request", method]);
@@ -27,10 +27,10 @@ fn ask(port: u16, method: &str, headers: &[String], body: &str) -> (u16, String)
     (status.parse::<u16>().expect("a status"), body.to_owned())
 }
 
-/// What a sender has to know.
+/// The token that a sender must know.
 const TOKEN: &str = "6f2d1c9ad0b84f7e-notify";
 
-/// An operator that takes notifications, and at which port.
+/// An operator that accepts notifications, and its port.
 fn listening(t: &Tenant) -> (u16, Operator) {
     let tokens = t.file("tokens", format!("{TOKEN} {}", t.name()).as_bytes());
     let port = net::free_port().unwrap();
@@ -41,7 +41,7 @@ fn listening(t: &Tenant) -> (u16, Operator) {
     (port, operator)
 }
 
-/// Event Grid asks first whether it may send, and is answered; then its news are taken.
+/// Valet answers Event Grid's validation request, and then accepts its notifications.
 #[test]
 fn event_grid() {
     let on = OnAzure::new("azevents", &BY_KEY);
@@ -87,7 +87,7 @@ fn event_grid() {
     }
 }
 
-/// The same in the schema of CloudEvents, whose question is another one.
+/// The same with the CloudEvents schema, which has another validation request.
 #[test]
 fn event_grid_by_cloud_events() {
     let on = OnAzure::new("azcloud", &BY_KEY);
@@ -98,7 +98,8 @@ fn event_grid_by_cloud_events() {
         let origin = format!("WebHook-Request-Origin: {origin}");
         ask(port, "OPTIONS", &[&[origin], more].concat(), "")
     };
-    // Event Grid is answered, with the token or without; others only with it; and nobody who does not say a name.
+    // Valet answers the validation request of Event Grid with or without the token, and of other origins only with
+    // it. It refuses an invalid origin.
     for more in [&[][..], &[key(TOKEN)], &[key("somebody-elses-token")]] {
         let (status, said) = permit("eventgrid.azure.net", more);
         assert_eq!(status, 200, "{said}");
@@ -155,7 +156,7 @@ fn event_grid_by_cloud_events() {
     for name in ["whole", "headed"] {
         assert_eq!(t.mount(name).upload(&t.file("f", b"bytes")).0, 201);
     }
-    // Whoever was permitted to send is still nobody without the token.
+    // A sender that passed validation still needs the token for each notification.
     assert_eq!(whole("somebody-elses-token", event(&t.key("whole"))), 401);
     assert_eq!(binary("somebody-elses-token", &t.key("headed")), 401);
     let mut older = event(&t.key("whole"));

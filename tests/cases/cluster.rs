@@ -1,4 +1,4 @@
-//! What the operator makes of an input, on a real control plane and a real S3 server.
+//! Tests of what the operator does with each input on a real control plane and a real S3 server.
 
 use std::{fs, path::Path, process::Command, sync::LazyLock, time::Duration};
 
@@ -53,7 +53,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     }
 });
 
-/// A store that allows every namespace everything.
+/// A store that allows every operation to every namespace.
 fn store(name: &str, bucket: &str, endpoint: &str) -> Value {
     json!({
         "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": name},
@@ -67,7 +67,7 @@ fn store(name: &str, bucket: &str, endpoint: &str) -> Value {
     })
 }
 
-/// A namespace of its own for an input that names `web`.
+/// A namespace for one test. It replaces the namespace `web` in an input.
 pub struct Case {
     pub world: &'static World,
     namespace: Namespace<'static>,
@@ -141,7 +141,7 @@ impl Case {
     }
 }
 
-/// What is not a letter of S3's own: in a PUT, in a form and in parts.
+/// An object key with special characters is uploaded unchanged with a PUT, a form and a multipart upload.
 #[test]
 fn awkward_key_is_uploaded_byte_for_byte_in_every_mode() {
     let case = Case::new("s01");

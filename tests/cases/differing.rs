@@ -1,5 +1,5 @@
-//! Stores that differ in one respect: they know no conditional writes, obey a header that nobody signed, or want a checksum with
-//! each upload.
+//! Tests with stores that differ in one respect: one has no conditional writes, one obeys unsigned headers, and one
+//! requires a checksum for each upload.
 
 use std::fs;
 
@@ -16,7 +16,8 @@ fn condition(object: &Value, kind: &str) -> Option<(String, String)> {
     Some((text("status")?, text("message")?))
 }
 
-/// Why a store's grants cannot be trusted or can, and the store.
+/// Waits until the store is probed. Returns the store, the message of `Ready` and the status of
+/// `UnsignedHeadersRefused`.
 fn tried(case: &Case, store: &str) -> (Value, String, String) {
     eventually(SOON, &format!("{store} to be tried"), || {
         let store = case.get(&format!("clusterobjectstore/{store}"))?;
@@ -31,7 +32,7 @@ fn can(store: &Value, capability: &str) -> bool {
     listed.into_iter().flatten().any(|c| c == capability)
 }
 
-/// That a grant is refused for what the store cannot do, and gets no credentials; the message.
+/// Checks that a grant is refused for a missing capability and has no credentials, and returns the message.
 fn refused(case: &Case, grant: &str) -> String {
     let found = case.reason(&format!("ug/{grant}"), "CapabilityMissing");
     assert!(case.get(&format!("secret/{grant}")).is_none(), "{grant} has a Secret");
@@ -57,7 +58,7 @@ fn write_once_grant_is_refused_by_a_store_that_answers_501_to_conditions() {
         said.contains("the store has no WriteOnce") && said.contains("501"),
         "{said}"
     );
-    // What it does with headers is tried without a condition, so it is known.
+    // The test of unsigned headers uses no condition, so it has a result on this store.
     assert_eq!(headers, "True");
 }
 
@@ -114,7 +115,7 @@ fn upload_without_a_checksum_is_refused_by_a_store_with_object_lock() {
     );
     assert_eq!(headers, "True");
     assert!(can(&store, "RequiresChecksum"), "{store}");
-    // The credentials may write; nothing says otherwise.
+    // The credentials may write, and no message claims otherwise.
     let status = store["status"].to_string();
     assert!(
         !status.contains("may not write") && !status.contains("allow the credentials to write"),
@@ -122,7 +123,8 @@ fn upload_without_a_checksum_is_refused_by_a_store_with_object_lock() {
     );
 }
 
-/// The object of the first probe is retained, so a store of files has a folder at the probe's key from then on.
+/// Object Lock retains the object of the first probe, so a store on a file system then has a directory at the probe
+/// key. The second probe must still find the store safe.
 #[test]
 fn store_with_object_lock_is_found_safe_again_after_its_first_probe() {
     let case = Case::new("s22a-again");

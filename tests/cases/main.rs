@@ -1,5 +1,5 @@
-//! Inputs from public bug reports of other projects, and the right result of each. Every file of this folder says in its
-//! name what it is about; `offline` signs without a cluster, `cluster` applies to a real one.
+//! Tests with inputs from public bug reports of other projects, and the correct result of each. Each file name says
+//! what its input is about; `offline` signs without a cluster, and `cluster` applies the input to a real one.
 
 mod cluster;
 mod differing;
@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 
 const VALET: &str = env!("CARGO_BIN_EXE_valet");
 
-/// The text of an input, with the store's port put in.
+/// The text of an input with the store's port inserted.
 fn input(name: &str, port: u16) -> String {
     let path = Path::new(env!("VALET_ROOT")).join(format!("tests/cases/{name}.yaml"));
     fs::read_to_string(&path)

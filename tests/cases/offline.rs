@@ -1,4 +1,5 @@
-//! What `valet sign` makes of an input: the URL names exactly the bytes of `spec.key`, and botocore computes the same signature.
+//! Tests of what `valet sign` signs for each input: the URL has exactly the bytes of `spec.key`, and botocore
+//! computes the same signature.
 
 use std::{collections::BTreeMap, process::Command, time::Duration};
 
@@ -12,7 +13,7 @@ const ACCESS_KEY: &str = "AKIAEXAMPLE";
 const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 const AZURE_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==";
 
-/// Signs an input with these environment variables; the Secret's data, or what the program says against it.
+/// Signs an input with these environment variables. Returns the Secret's data, or the error message.
 fn sign(name: &str, environment: &[(&str, &str)]) -> Result<BTreeMap<String, String>, String> {
     let mut command = process::clean(Command::new(VALET));
     command
@@ -29,13 +30,13 @@ fn sign(name: &str, environment: &[(&str, &str)]) -> Result<BTreeMap<String, Str
     Ok(secret.data.unwrap().into_iter().map(|(k, v)| (k, text(v))).collect())
 }
 
-/// An S3 input that gives a URL.
+/// An S3 input that results in a signed URL.
 struct Url {
     file: &'static str,
     access_key: &'static str,
     region: &'static str,
     host: &'static str,
-    /// The path, decoded once.
+    /// The URL's path, percent-decoded once.
     path: &'static str,
     signed_headers: &'static [&'static str],
 }
@@ -158,14 +159,14 @@ fn s3_url_names_the_bytes_of_the_key_and_botocore_agrees() {
     }
     for (case, verdict) in URLS.iter().zip(verify_urls(&tools, &checks).unwrap()) {
         let file = case.file;
-        // The empty upload's Content-Length is left to the client, which counts the bytes.
+        // The client counts the bytes of an empty upload, so the signature check does not know the Content-Length.
         let is_counted = case.signed_headers.contains(&"content-length");
         assert!(verdict.valid || is_counted, "{file}: {}", verdict.why);
         assert_eq!(verdict.host, case.host, "{file}");
         assert_eq!(String::from_utf8_lossy(&verdict.path), case.path, "{file}");
         assert_eq!(verdict.signed_headers, case.signed_headers, "{file}");
         assert_eq!(verdict.access_key, case.access_key, "{file}");
-        // No SDK adds a checksum or anything else that the grant does not ask for.
+        // The query has no checksum, and no other parameter that the grant does not ask for.
         let extra: Vec<_> = verdict.query.iter().map(|(name, _)| name.as_str()).collect();
         assert!(extra.is_empty() || extra == ["x-id"], "{file}: {extra:?}");
     }
@@ -190,7 +191,7 @@ fn s3_form_with_session_has_the_token_as_field_and_condition() {
     for (file, region, session) in cases {
         let environment = &environment[..if session.is_some() { 4 } else { 2 }];
         let data = sign(file, environment);
-        // Whether a store holds forms to an MD5 is its own matter; what is signed is right, or it is refused by name.
+        // Some stores do not enforce an MD5 in a form. The form is either signed correctly or refused with a reason.
         let data = match data {
             Ok(data) => data,
             Err(why) => {
@@ -296,7 +297,7 @@ fn gcs_url_has_the_key_encoded_once_and_signs_type_and_range() {
     }
 }
 
-/// A parameter of a URL's query, decoded.
+/// A query parameter of a URL, decoded.
 fn query(url: &str, name: &str) -> String {
     let query = url.split_once('?').unwrap().1;
     let value = query.split('&').find_map(|p| p.strip_prefix(&format!("{name}=")));

@@ -1,4 +1,4 @@
-//! The operator's account, with the rights that the chart gives it; and the whole job done with no others.
+//! Tests that run the operator with the service account and the RBAC rights that the chart creates.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,26 +15,28 @@ use crate::{
     world::{SOON, Tenant, VALET, says},
 };
 
-/// How long an apiserver may take to obey a new policy.
+/// The maximum time that the apiserver needs to enforce a new policy.
 const POLICY_SEEN: Duration = Duration::from_secs(30);
 
-/// The tests' object store is on loopback, where a tenant's ObjectStore may not lead unless told.
+/// The object store of the tests is on loopback. A tenant's ObjectStore may use a loopback address only if this value
+/// allows it.
 const NEAR: &str = "allowPrivateEndpoints={127.0.0.0/8}";
 
-/// An operator that serves all namespaces would serve other tests', too: one of them at a time.
+/// An operator that serves all namespaces would also serve those of other tests, so these tests run one at a time.
 pub static EVERYWHERE: Mutex<()> = Mutex::new(());
 
-/// A release of the chart without its pods, in a tenant's namespace.
+/// A release of the chart in a tenant's namespace, without its pods.
 pub struct Account<'a> {
     home: &'a Tenant,
-    /// Everything that was rendered.
+    /// All rendered objects.
     pub objects: Objects,
 }
 
 impl<'a> Account<'a> {
-    /// Renders the chart as a release in the tenant's namespace, and applies what concerns rights.
+    /// Renders the chart as a release in the tenant's namespace, and applies the objects that concern access rights.
     pub fn new(home: &'a Tenant, values: &[&str]) -> Self {
-        // These two policies hold for everybody, also for the operators of the tests that run beside this one.
+        // These two policies apply to the whole cluster, so they would also affect the operators of tests that run at
+        // the same time.
         let quiet = [
             "admissionPolicy.gitops.enabled=false",
             "admissionPolicy.grantSecrets.enabled=false",
@@ -42,7 +44,7 @@ impl<'a> Account<'a> {
         Self::with_advice(home, &[values, &quiet].concat())
     }
 
-    /// The same, with the policies that hold for everybody. The values must confine them to one namespace.
+    /// Like `new`, with the policies that apply to the whole cluster. The values must limit them to one namespace.
     pub fn with_advice(home: &'a Tenant, values: &[&str]) -> Self {
         let account = Self {
             home,
@@ -52,7 +54,7 @@ impl<'a> Account<'a> {
         account
     }
 
-    /// The same, with the policy about who writes grants' Secrets, which here holds in these namespaces only.
+    /// Like `new`, with the policy about who may write grant Secrets. The policy applies only in these namespaces.
     pub fn guarding(home: &'a Tenant, tenants: &[&Tenant], values: &[&str]) -> Self {
         let values = [values, &["admissionPolicy.gitops.enabled=false"]].concat();
         let mut objects = Self::rendered(home, &values);
@@ -85,12 +87,11 @@ impl<'a> Account<'a> {
             .expect("the rights can be applied");
     }
 
-    /// The release's name.
     pub fn name(&self) -> String {
         format!("valet-{}", self.home.name())
     }
 
-    /// The user behind its token.
+    /// The user name of the service account.
     pub fn user(&self) -> String {
         format!("system:serviceaccount:{}:valet", self.home.name())
     }
@@ -102,7 +103,7 @@ impl<'a> Account<'a> {
             .expect("the account has a token")
     }
 
-    /// A kubeconfig with its token.
+    /// A kubeconfig with the service account's token.
     pub fn kubeconfig(&self) -> PathBuf {
         let plane = &self.home.world.plane;
         plane
@@ -110,7 +111,7 @@ impl<'a> Account<'a> {
             .expect("the file can be written")
     }
 
-    /// Waits until the apiserver obeys the policy about Secrets, and returns what it says.
+    /// Waits until the apiserver enforces the policy about Secrets, and returns its denial message.
     pub fn wait_until_confined(&self) -> String {
         let plane = &self.home.world.plane;
         let kubeconfig = self.kubeconfig();
@@ -133,7 +134,8 @@ impl<'a> Account<'a> {
         })
     }
 
-    /// `kubectl auth can-i --list` in a namespace: verbs by resource, without what every account may.
+    /// The result of `kubectl auth can-i --list` in a namespace: verbs by resource, without what every account may
+    /// do.
     pub fn rights(&self, namespace: &str) -> BTreeMap<String, Vec<String>> {
         let plane = &self.home.world.plane;
         let text = plane
@@ -151,7 +153,7 @@ impl<'a> Account<'a> {
         let mut rights = BTreeMap::<String, Vec<String>>::new();
         for line in text.lines() {
             let columns: Vec<_> = line.split('[').map(str::trim).collect();
-            // Resources, non-resource URLs, resource names, verbs.
+            // The columns are resources, non-resource URLs, resource names and verbs.
             let [resource, _, names, verbs] = columns[..] else {
                 continue;
             };
@@ -173,7 +175,7 @@ impl<'a> Account<'a> {
         rights
     }
 
-    /// Starts the operator with this account and the arguments that the chart gives it.
+    /// Starts the operator with this service account and the arguments from the chart.
     pub fn operator(&self, more: &[&str]) -> Operator {
         let given = self.objects.args();
         let args = given
@@ -196,7 +198,7 @@ impl<'a> Account<'a> {
     }
 }
 
-/// Gives the release's namespace the credentials of a tenant's store.
+/// Copies the credentials of a tenant's store into the release's namespace.
 fn lend_credentials(home: &Tenant, tenant: &Tenant) {
     let s3 = &tenant.world.s3;
     let mut credentials = tenant.credentials(s3.access_key(), s3.secret_key());
@@ -204,7 +206,7 @@ fn lend_credentials(home: &Tenant, tenant: &Tenant) {
     home.apply(&[credentials]);
 }
 
-/// Group, resource with subresource, and verb of a request.
+/// The API group, the resource with its subresource, and the verb of a request.
 type Right = (String, String, String);
 
 fn used(events: &[AuditEvent], user: &str) -> BTreeSet<Right> {
@@ -226,7 +228,7 @@ fn used(events: &[AuditEvent], user: &str) -> BTreeSet<Right> {
         .collect()
 }
 
-/// What the rendered roles grant.
+/// The rights that the rendered roles grant.
 fn granted(objects: &Objects, name: &str) -> BTreeSet<Right> {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let roles = objects.0.iter().filter(|o| {
@@ -247,7 +249,7 @@ fn granted(objects: &Objects, name: &str) -> BTreeSet<Right> {
     all
 }
 
-/// The store, with one more rule that allows the namespace, found by its label, what is below a prefix.
+/// The tenant's store with one more access rule, which selects the namespace by its label and allows a prefix.
 fn store_with(t: &Tenant, prefix: &str) -> Value {
     let mut store = t.store();
     let rules = store["spec"]["access"].as_array_mut().expect("it has rules");
@@ -258,9 +260,10 @@ fn store_with(t: &Tenant, prefix: &str) -> Value {
     store
 }
 
-/// Plays a tenant's whole story, and whatever else makes the operator do something.
+/// Makes the operator do each of its tasks once.
 fn whole_job(t: &Tenant, operator: &Operator) {
-    // Issue; replace, by another lifetime; retouch, by a label; complete, by an upload.
+    // Issue a credential, replace it with another lifetime, update metadata through a label, and complete by an
+    // upload.
     let upload = |spec: Value| t.apply(&[t.grant("UploadGrant", "up", spec)]);
     upload(json!({"expirationSeconds": 600, "ttlSecondsAfterFinished": 0}));
     t.reason("ug/up", "Issued");
@@ -275,13 +278,14 @@ fn whole_job(t: &Tenant, operator: &Operator) {
     });
     let (code, body) = t.mount("up").upload(&t.file("up.bin", b"twelve bytes"));
     assert_eq!(code, 200, "{body}");
-    // Withdrawn when it is seen, and collected at once: the Secret and the grant are gone.
+    // The operator deletes the grant Secret when it sees the object, and deletes the finished grant at once.
     eventually(Duration::from_secs(60), "the grant to be collected", || {
         (t.get("ug/up").is_none() && t.get("secret/up").is_none()).then_some(())
     });
     assert_eq!(t.stored(&t.key("up")), Some(b"twelve bytes".to_vec()));
 
-    // Refused, allowed, and refused again with the same words: an event, and then its repetition.
+    // The grant is refused, allowed, and refused again for the same reason. This creates an event and then repeats
+    // it.
     t.apply(&[t.grant(
         "DownloadGrant",
         "no",
@@ -304,7 +308,7 @@ fn whole_job(t: &Tenant, operator: &Operator) {
     t.apply(&[store_with(t, "nowhere/")]);
     t.reason("dg/no", "KeyNotAllowed");
     event(2);
-    // A download key that runs out, and its grant, collected at once.
+    // A download credential expires, and the operator deletes its grant at once.
     t.apply(&[t.grant(
         "DownloadGrant",
         "short",
@@ -312,13 +316,13 @@ fn whole_job(t: &Tenant, operator: &Operator) {
     )]);
     t.reason("dg/short", "Issued");
 
-    // An upload in parts, which is held until it is over.
+    // A multipart upload keeps its finalizer until it is completed or aborted.
     let in_parts = json!({"mode": "Multipart", "constraints": {"contentLength": 3}, "expirationSeconds": 600});
     t.apply(&[t.grant("UploadGrant", "parts", in_parts)]);
     t.reason("ug/parts", "Issued");
     t.kubectl(&["delete", "ug/parts", "--timeout=30s"]);
 
-    // A namespace's own store, and one that goes.
+    // A tenant's own store, which is deleted later.
     let mut own = t.store();
     own["kind"] = json!("ObjectStore");
     own["metadata"]["namespace"] = json!(t.name());
@@ -344,7 +348,8 @@ fn whole_job(t: &Tenant, operator: &Operator) {
     assert!(operator.leads());
 }
 
-/// Default values: the account can do all of the operator's job, and has no right that the job does not use.
+/// With the default values the account can do all of the operator's work and has no right that the operator does not
+/// use.
 #[test]
 fn the_default_rights_suffice_and_none_is_left_over() {
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -372,7 +377,8 @@ fn the_default_rights_suffice_and_none_is_left_over() {
         granted(&account.objects, &account.name()),
         used(&events, &account.user()),
     );
-    // A grant is read again only if it changes in the milliseconds between two writes of a visit.
+    // The operator reads a grant again only if the grant changes in the milliseconds between two writes of one
+    // reconcile.
     let rare = |(_, resource, verb): &&Right| verb == "get" && resource.ends_with("loadgrants");
     let left_over: Vec<_> = granted.difference(&used).filter(|right| !rare(right)).collect();
     assert!(left_over.is_empty(), "never used: {left_over:#?}");
@@ -380,7 +386,7 @@ fn the_default_rights_suffice_and_none_is_left_over() {
     assert!(unknown.is_empty(), "used, and not granted by these roles: {unknown:#?}");
 }
 
-/// watchSecrets: a deleted Secret is put right at once.
+/// With `watchSecrets` the operator replaces a deleted Secret at once.
 #[test]
 fn watching_secrets_takes_rights_and_sees_at_once() {
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -397,10 +403,12 @@ fn watching_secrets_takes_rights_and_sees_at_once() {
     });
 }
 
-/// scopedNamespace: one namespace is served with rights in that one, and nothing is denied.
+/// With `scopedNamespace` the operator serves one namespace with rights in that namespace only, and no request is
+/// denied.
 #[test]
 fn one_namespace_is_served_with_rights_there_alone() {
-    // Its namespace alone is served, and yet it writes the statuses of stores that all share.
+    // The operator serves one namespace only, but it also writes the status of ClusterObjectStores, which all tests
+    // share.
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, tenant, other) = (Tenant::new("operator"), Tenant::new("served"), Tenant::new("unserved"));
     let account = Account::new(&home, &[NEAR, &format!("scopedNamespace={}", tenant.name())]);
@@ -423,7 +431,8 @@ fn one_namespace_is_served_with_rights_there_alone() {
     assert!(!account.rights(other.name()).contains_key("secrets"));
 }
 
-/// rbac.secretsNamespaces: grants are seen everywhere, and get keys where the list says.
+/// With `rbac.secretsNamespaces` the operator sees grants in all namespaces and issues credentials only in the listed
+/// ones.
 #[test]
 fn secrets_are_touched_in_the_listed_namespaces_only() {
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,5 @@
-//! What the operator's account may do to Secrets, tried with kubectl: RBAC bounds it, and where RBAC cannot, a policy does.
+//! Tests of what the operator's account may do with Secrets. RBAC limits the account; a ValidatingAdmissionPolicy
+//! does so where RBAC cannot.
 
 use serde_json::{Value, json};
 use valet_harness::{eventually, process};
@@ -8,14 +9,14 @@ use crate::{
     world::{SOON, Tenant, merge},
 };
 
-/// A kubectl of somebody else's.
+/// Runs kubectl as another user.
 pub struct As<'a> {
     pub tenant: &'a Tenant,
     pub kubeconfig: std::path::PathBuf,
 }
 
 impl As<'_> {
-    /// Runs kubectl in the tenant's namespace; what it prints, or what it complains of.
+    /// Runs kubectl in the tenant's namespace and returns its output, or its error message.
     pub fn kubectl(&self, stdin: &str, args: &[&str]) -> Result<String, String> {
         let mut command = self.tenant.world.plane.kubectl_command(&self.kubeconfig);
         command.args(args).args(["--namespace", self.tenant.name()]);
@@ -39,7 +40,7 @@ impl As<'_> {
     }
 }
 
-/// A Secret as the operator makes it for this grant.
+/// A Secret as the operator creates it for this grant.
 pub fn secret(grant: &Value, name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "valetkey.dev/grant",
@@ -57,7 +58,7 @@ pub fn secret(grant: &Value, name: &str) -> Value {
 
 const OURS: &str = "only grant Secrets";
 
-/// RBAC gives the account everything here that it can give about Secrets, so that what stops it is the policy.
+/// RBAC grants the account every right to Secrets here, so a denied request was denied by the policy.
 #[test]
 fn the_policy_confines_the_account_to_grants_secrets() {
     let (home, t) = (Tenant::new("operator"), Tenant::new("confined"));
@@ -87,7 +88,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
     let said = account.wait_until_confined();
     assert!(said.contains(&format!("{}-secrets", account.name())), "{said}");
 
-    // A grant's own: everything that the operator does.
+    // The account may do everything that the operator does with a grant Secret.
     operator
         .create(&secret(&one, "one"))
         .expect("a grant's Secret can be made");
@@ -107,7 +108,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
             "{what}: {said}"
         );
     };
-    // Somebody else's.
+    // The account may not touch a Secret that Valet did not create.
     refused(
         "change",
         operator.patch("foreign", &json!({"stringData": {"password": "x"}})),
@@ -119,7 +120,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
         operator.kubectl("", &["delete", "secrets", "--all"]),
         OURS,
     );
-    // Of all of them it deletes its own.
+    // `kubectl delete --all` deleted only the grant Secret.
     assert!(t.get("secret/one").is_none() && t.get("secret/foreign").is_some());
     operator.create(&secret(&one, "one")).expect("and made once more");
     let ours = json!({"metadata": {
@@ -127,7 +128,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
     }});
     refused("take over", operator.patch("foreign", &ours), OURS);
 
-    // A Secret that is none of a grant, one thing wrong with each.
+    // Each of these Secrets has one property that makes it an invalid grant Secret.
     for (what, wrong) in [
         ("type", json!({"type": "Opaque"})),
         (
@@ -157,7 +158,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
                 "apiVersion": "valetkey.dev.evil/v1", "kind": "UploadGrant", "name": "one", "uid": one["metadata"]["uid"], "controller": true,
             }]}}),
         ),
-        // The garbage collector does not know such an owner, and would never delete the Secret.
+        // The garbage collector does not know an owner of this API version, and would never delete the Secret.
         (
             "a version that does not exist",
             json!({"metadata": {"ownerReferences": [{
@@ -176,7 +177,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
         .retain(|k, _| k == "name");
     refused("neither label nor owner", operator.create(&bare), OURS);
 
-    // A grant's Secret does not stop being one, nor change hands.
+    // The account may not turn a grant Secret into another Secret, or change its owner.
     refused(
         "unlabel",
         operator.patch(
@@ -201,7 +202,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
     refused("delete a collection", collection(&operator), "not as a collection");
     assert!(t.get("secret/one").is_some(), "nothing was deleted");
 
-    // Everybody else does what RBAC says.
+    // The policy does not apply to other users.
     t.kubectl(&[
         "create",
         "secret",
@@ -219,7 +220,7 @@ fn the_policy_confines_the_account_to_grants_secrets() {
     t.kubectl(&["delete", "secrets", "--all"]);
 }
 
-/// What would keep a grant's Secret when its grant is gone, or have another system act on it.
+/// Expects that the account may not add an owner, a finalizer, or a label or annotation that another system acts on.
 fn adds_nothing_of_others(t: &Tenant, operator: &As<'_>, grant: &Value) {
     let refused = |patch: Value, message: &str| {
         let said = operator.patch("one", &patch).expect_err("it must be refused");
@@ -253,7 +254,8 @@ fn adds_nothing_of_others(t: &Tenant, operator: &As<'_>, grant: &Value) {
         let said = operator.create(&bad).expect_err("it must be refused");
         assert!(said.contains(&format!("may not set {name} on a Secret")), "{said}");
     }
-    // What a tenant may ask for, what Valet records, and what somebody else has written there.
+    // The account may set metadata that a tenant may request, and metadata that Valet records. Metadata from other
+    // users may stay.
     let allowed = json!({"metadata": {
         "labels": {"team": "web", "app.kubernetes.io/part-of": "shop", "allowed.example.com/x": "y"},
         "annotations": {"note": "x", "valetkey.dev/issued-at": "2027-01-15T08:00:00Z"},
@@ -279,7 +281,8 @@ fn adds_nothing_of_others(t: &Tenant, operator: &As<'_>, grant: &Value) {
         .expect("a finalizer can be taken off");
 }
 
-/// A grant in these namespaces gets no Secret: there the account writes none, but the key of its own records.
+/// In protected namespaces a grant receives no Secret. The account may write only the Secret with the record key
+/// there.
 #[test]
 fn the_account_writes_no_secret_in_protected_namespaces() {
     let (home, t) = (Tenant::new("operator"), Tenant::new("protected"));
@@ -348,7 +351,7 @@ fn the_account_writes_no_secret_in_protected_namespaces() {
         .expect_err("it must be refused");
     assert!(said.contains("may change and delete only grant Secrets"), "{said}");
 
-    // With a value that has the operator serve its own namespace, grants there get their Secrets.
+    // If a value makes the operator serve its own namespace, grants in that namespace receive Secrets.
     let own = Tenant::new("own");
     let account = Account::new(&own, &[&format!("scopedNamespace={}", own.name())]);
     account.wait_until_confined();
@@ -363,7 +366,7 @@ fn the_account_writes_no_secret_in_protected_namespaces() {
         .expect("its own namespace is served");
 }
 
-/// RBAC lets it patch UploadGrants; the policy leaves it their one finalizer.
+/// RBAC allows the account to patch UploadGrants. The policy allows it to change only the multipart upload finalizer.
 #[test]
 fn the_policy_confines_the_account_to_a_finalizer() {
     let t = Tenant::new("held");
@@ -402,7 +405,7 @@ fn the_policy_confines_the_account_to_a_finalizer() {
     ] {
         refused(patch(wrong));
     }
-    // A DownloadGrant is never held.
+    // Valet puts no finalizer on a DownloadGrant, so the account may not patch it.
     t.apply(&[t.grant("DownloadGrant", "two", json!({}))]);
     let said = operator
         .kubectl("", &["patch", "dg/two", "--type=merge", "--patch", "{}"])
@@ -411,13 +414,13 @@ fn the_policy_confines_the_account_to_a_finalizer() {
     t.patch("ug/one", &json!({"metadata": {"finalizers": null}}));
 }
 
-/// `kubectl delete --all` lists and deletes one by one; this is the apiserver's own way to delete many.
+/// Deletes all Secrets with one `deletecollection` request. `kubectl delete --all` lists and deletes them one by one.
 fn collection(operator: &As<'_>) -> Result<String, String> {
     let path = format!("/api/v1/namespaces/{}/secrets", operator.tenant.name());
     operator.kubectl("", &["delete", "--raw", &path])
 }
 
-/// With the chart's own roles and nothing else, in default mode.
+/// With the chart's default roles the account cannot list, watch or delete many Secrets at once.
 #[test]
 fn the_account_cannot_read_in_bulk() {
     let t = Tenant::new("bulk");
@@ -456,13 +459,14 @@ fn the_account_cannot_read_in_bulk() {
             .contains("cannot deletecollection")
     );
     refused(&["replace", "--filename", &written(&t, "foreign")], OURS);
-    // What is left to whoever takes the pod over: one Secret whose name he knows. docs/reference/permissions.md says so.
+    // An attacker who controls the pod can still read a Secret whose name they know (see
+    // docs/reference/permissions.md).
     operator
         .kubectl("", &["get", "secret", "foreign"])
         .expect("RBAC cannot tell Secrets apart");
 }
 
-/// The Secret in a file, changed.
+/// Writes a changed copy of the Secret to a file.
 fn written(t: &Tenant, name: &str) -> String {
     let mut secret = t.get(&format!("secret/{name}")).expect("it is there");
     secret["data"] = json!({"password": "eA=="});
@@ -470,14 +474,15 @@ fn written(t: &Tenant, name: &str) -> String {
     path.to_str().expect("a plain path").to_owned()
 }
 
-/// What `kubectl auth can-i --list` says of Secrets, in each mode, in three places: where grants are served, in the
-/// operator's own namespace, elsewhere. The table in docs/reference/permissions.md.
+/// The rights to Secrets that `kubectl auth can-i --list` shows in each mode: in a served namespace, in the
+/// operator's namespace and elsewhere. docs/reference/permissions.md has the same table.
 #[test]
 fn rights_to_secrets_in_each_mode() {
     let none: &[&str] = &[];
     let grants: &[&str] = &["create", "delete", "get", "update"];
     let watching: &[&str] = &["create", "delete", "get", "list", "update", "watch"];
-    // Beside the credentials of ClusterObjectStores the key of its own records, which it makes.
+    // The account reads the credentials Secrets of ClusterObjectStores here, and creates the Secret with the record
+    // key.
     let own: &[&str] = &["create", "get"];
     let create: &[&str] = &["create"];
     for (mode, values, served, own, elsewhere) in [
@@ -541,7 +546,7 @@ fn rights_to_secrets_in_each_mode() {
     }
 }
 
-/// Everything that the account may touch by default, beyond what every account may.
+/// All resources that the account may use by default, without what every account may use.
 fn default_resources(own: bool) -> Vec<&'static String> {
     let mut all = vec![
         "clusterobjectstores.valetkey.dev",
@@ -563,7 +568,7 @@ fn default_resources(own: bool) -> Vec<&'static String> {
     all.into_iter().map(|s| &*Box::leak(Box::new(s.to_owned()))).collect()
 }
 
-/// The policies say nothing that the apiserver's type checker does not understand.
+/// The apiserver's type checker reports no warning for the policies.
 #[test]
 fn the_policies_type_check() {
     let t = Tenant::new("types");

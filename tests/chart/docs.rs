@@ -1,4 +1,4 @@
-//! What the documents say: commands are run, values are accepted, tables are those of the chart.
+//! Tests of the documentation: its commands run, its values are accepted, and its tables match the chart.
 
 use std::{process::Command, time::Duration};
 
@@ -20,7 +20,7 @@ fn document(name: &str) -> String {
     std::fs::read_to_string(format!("{ROOT}/docs/{name}")).expect("the document is there")
 }
 
-/// The blocks of one language.
+/// The code blocks of one language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
     text.split(&fence)
@@ -29,8 +29,8 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
         .collect()
 }
 
-/// What there is when the operator has gone: grants that are held, one of them with somebody else's finalizer before
-/// Valet's, one that is being deleted, and one that is not held.
+/// The objects that remain after the operator was removed: grants with a finalizer, one of them with another system's
+/// finalizer, one grant that is being deleted, and one without a finalizer.
 const HELD: &str = r#"
 for namespace in films music; do kubectl create namespace "$namespace"; done
 grant() {
@@ -46,14 +46,14 @@ grant music going '"valetkey.dev/multipart"'
 kubectl delete uploadgrant going --namespace music --wait=false
 "#;
 
-/// Nobody is held any more, but by others.
+/// Checks that Valet's finalizers are gone and that the other system's finalizer is still there.
 const LET_GO: &str = r#"
 left=$(kubectl get uploadgrants --all-namespaces --output jsonpath='{range .items[*]}{.metadata.name}={.metadata.finalizers[*]} {end}')
 test "$left" = 'free= held= both=example.com/theirs '
 kubectl patch uploadgrant both --namespace music --type=merge --patch '{"metadata":{"finalizers":null}}'
 "#;
 
-/// Every command for the shell, in the order in which it stands there, against a real control plane.
+/// Runs every shell command of the documents in order against a real control plane.
 #[test]
 fn the_commands_of_the_documents_run() {
     let tools = Tools::locate().expect("the tools build");
@@ -90,7 +90,7 @@ fn the_commands_of_the_documents_run() {
     }
 }
 
-/// The names that are said to be this chart's are.
+/// The value names in the comparison with other charts exist in this chart.
 #[test]
 fn the_names_beside_other_charts_are_the_charts() {
     let text = document("install.md");
@@ -110,7 +110,7 @@ fn the_names_beside_other_charts_are_the_charts() {
         }
     }
     assert!(seen >= 25, "{seen}");
-    // And the last sentences.
+    // The last sentences of the section are also true.
     let none = objects(&["livenessProbe=null", "readinessProbe=null"]);
     assert_eq!(none.container()["livenessProbe"], Value::Null);
     assert_eq!(none.container()["readinessProbe"], Value::Null);
@@ -118,7 +118,8 @@ fn the_names_beside_other_charts_are_the_charts() {
     assert!(said.contains("concurrent"), "{said}");
 }
 
-/// What helm prints after an install can be copied as it stands: its commands begin at the margin, here-documents end.
+/// A user can copy the commands that helm prints after an install: they start at the left margin, and the
+/// here-documents end.
 #[test]
 fn the_commands_of_the_notes_run() {
     let (t, tenant) = (Tenant::new("notes"), Tenant::new("notes-tenant"));
@@ -129,7 +130,7 @@ fn the_commands_of_the_notes_run() {
         creates(&first) && !creates(&second),
         "the namespace that is served is there already"
     );
-    // What waits for pods or for a store that answers is left out: there are none.
+    // The script leaves out commands that wait for pods or for a reachable store, because the test has neither.
     let waits = [" rollout status ", " wait --for="];
     let script: Vec<_> = second
         .lines()
@@ -148,7 +149,7 @@ fn the_commands_of_the_notes_run() {
         plane.tools().folder().display(),
         std::env::var("PATH").unwrap_or_default()
     );
-    // The store's name is every test's; here it is this one's.
+    // The documented store name would collide with other tests, so the script uses the name of this test.
     let script = script.join("\n").replace("media", t.name());
     command
         .env("PATH", path)
@@ -156,7 +157,7 @@ fn the_commands_of_the_notes_run() {
         .env("KUBECONFIG", plane.kubeconfig())
         .args(["-euxo", "pipefail", "-c", &script]);
     let output = process::run(command, b"", Duration::from_secs(60)).expect("bash runs");
-    // bash says so, and goes on.
+    // bash only warns about a here-document without an end, so the test searches for the warning.
     assert!(
         output.status.success() && !output.stderr.contains("here-document"),
         "{script}\n{}{}",
@@ -169,7 +170,7 @@ fn the_commands_of_the_notes_run() {
         .expect("the store is there");
     let rule = &store["spec"]["access"][0];
     assert_eq!(rule["namespaces"]["names"][0], tenant.name());
-    // And the rule that it makes lets the grant through that it makes.
+    // The access rule from the notes allows the grant from the notes.
     let prefix = rule["keyPrefix"]
         .as_str()
         .unwrap_or_default()
@@ -199,7 +200,7 @@ fn notes(namespace: &str, values: &[&str]) -> String {
     said["info"]["notes"].as_str().expect("there are notes").to_owned()
 }
 
-/// Every values file in the documents, and those inside an Application and a HelmRelease.
+/// helm accepts every values file in the documents, and the values in their Application and HelmRelease.
 #[test]
 fn the_values_in_the_documents_are_accepted() {
     let mut seen = 0;
@@ -229,7 +230,7 @@ fn the_values_in_the_documents_are_accepted() {
     assert!(seen >= 6, "{seen}");
 }
 
-/// The rules that stand in the document are those of the chart.
+/// The rules in the document are the rules of the chart.
 #[test]
 fn the_table_of_rights_is_the_charts() {
     let text = document("reference/permissions.md");
@@ -269,7 +270,8 @@ fn the_table_of_rights_is_the_charts() {
     );
 }
 
-/// Valet's rows of the table that compares it with others, made anew: rights as kubectl lists them, and attempts.
+/// Generates Valet's rows of the comparison table again: the rights that kubectl lists, and the results of attempted
+/// requests.
 #[test]
 fn the_table_beside_others_is_what_kubectl_says() {
     let text = document("reference/permissions.md");
@@ -284,7 +286,7 @@ fn the_table_beside_others_is_what_kubectl_says() {
         ),
     ] {
         let [own, served, other] = ["rights-own", "rights-served", "rights-other"].map(Tenant::new);
-        // What holds for everybody would hold for the tests beside this one, too.
+        // Cluster-wide policies would also apply to tests that run at the same time.
         let mut values: Vec<_> = values.iter().map(|v| v.replace("SERVED", served.name())).collect();
         values.extend(
             [
@@ -315,7 +317,7 @@ fn the_table_beside_others_is_what_kubectl_says() {
     assert_eq!(count, rows, "no other rows of Valet");
 }
 
-/// Above each rule of a role stands a sentence that says why it is there.
+/// Each rule of a role has a sentence above it that gives its reason.
 #[test]
 fn every_right_has_its_reason() {
     let mut rules = 0;

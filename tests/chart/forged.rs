@@ -1,4 +1,4 @@
-//! Who may write the Secrets of grants: nobody but the operator makes one, or changes what it wrote about one.
+//! Tests that only the operator can create grant Secrets or change the data that it wrote about them.
 
 use serde_json::{Value, json};
 use valet_harness::eventually;
@@ -14,7 +14,7 @@ const ANNOTATES: &str = "Only Valet may change the annotations of a grant Secret
 const LABELS: &str = "Only Valet may change the label app.kubernetes.io/managed-by";
 const OWNS: &str = "Only Valet and the garbage collector may change the owners";
 
-/// Somebody with Kubernetes' role `edit` in the namespace, or another one.
+/// A user with the Kubernetes role `edit`, or another role, in the namespace.
 fn person<'a>(t: &'a Tenant, name: &str, role: &str) -> As<'a> {
     t.kubectl(&["create", "serviceaccount", name]);
     let subject = format!("--serviceaccount={}:{name}", t.name());
@@ -44,7 +44,7 @@ fn refused(result: Result<String, String>, message: &str) {
     );
 }
 
-/// Waits until the apiserver obeys the policy in this namespace.
+/// Waits until the apiserver enforces the policy in this namespace.
 fn wait_until_guarded(person: &As<'_>) {
     let probe =
         json!({"apiVersion": "v1", "kind": "Secret", "type": "valetkey.dev/grant", "metadata": {"name": "probe"}});
@@ -62,7 +62,8 @@ fn a_tenant_with_edit_cannot_forge_a_grants_secret() {
     let (home, t) = (Tenant::new("operator"), Tenant::new("forged"));
     let account = Account::guarding(&home, &[&t], &[]);
     let mallory = person(&t, "mallory", "edit");
-    // Who may do everything is no operator, either: what applies tenants' manifests for them often may.
+    // A cluster administrator is not the operator either. A deployment tool that applies tenants' manifests often has
+    // these rights.
     let deployer = person(&t, "deployer", "cluster-admin");
     t.apply(&[
         t.grant("UploadGrant", "one", json!({})),
@@ -79,7 +80,7 @@ fn a_tenant_with_edit_cannot_forge_a_grants_secret() {
     let mut real = secret(&grant("one"), "one");
     real["metadata"]["annotations"] = json!({"valetkey.dev/expires-at": "2027-01-15T08:00:00Z", "note": "x"});
 
-    // A new one, with and without an owner, under any name.
+    // A user may not create a grant Secret, with or without an owner, under any name.
     for who in [&mallory, &deployer] {
         refused(who.create(&real), MAKES);
         refused(
@@ -93,7 +94,7 @@ fn a_tenant_with_edit_cannot_forge_a_grants_secret() {
     }
     operator.create(&real).expect("the operator makes it");
 
-    // What the operator wrote about it.
+    // A user may not change what the operator wrote about a grant Secret.
     let two = secret(&grant("two"), "")["metadata"]["ownerReferences"].clone();
     for who in [&mallory, &deployer] {
         for (meta, message) in [
@@ -117,7 +118,8 @@ fn a_tenant_with_edit_cannot_forge_a_grants_secret() {
         }
     }
 
-    // Everything else is theirs: labels, annotations, copies of another type, other Secrets, and to delete it.
+    // A user may change labels and annotations, copy the data into another type, write other Secrets, and delete the
+    // Secret.
     mallory
         .kubectl("", &["label", "secret", "one", "team=web"])
         .expect("a label can be set");
@@ -162,7 +164,7 @@ fn the_garbage_collector_still_works_on_grants_secrets() {
     made("orphan");
     t.kubectl(&["delete", "ug/gone"]);
     t.gone("gone");
-    // The collector takes the owner off, and the grant waits for that.
+    // The garbage collector removes the owner reference, and the deletion of the grant waits for it.
     t.kubectl(&["delete", "ug/orphan", "--cascade=orphan", "--timeout=60s"]);
     let orphan = t.get("secret/orphan").expect("it stays");
     assert_eq!(orphan["metadata"]["ownerReferences"], Value::Null);
@@ -209,7 +211,7 @@ fn who_is_exempt_may_restore_grants_secrets() {
     drop(account);
 }
 
-/// A release for one namespace says nothing about others, where another release may work.
+/// The policy of a release for one namespace does not apply to other namespaces, which another release may serve.
 #[test]
 fn a_release_for_one_namespace_guards_that_one_alone() {
     let (t, other) = (Tenant::new("guarded"), Tenant::new("unguarded"));

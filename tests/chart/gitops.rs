@@ -1,4 +1,5 @@
-//! The advice to who applies a grant from git that would be deleted and made again.
+//! Tests of the warning that a user receives for a grant in Git that Valet would delete and the GitOps tool would
+//! create again.
 
 use serde_json::{Value, json};
 use valet_harness::{eventually, process};
@@ -8,7 +9,7 @@ use crate::{
     world::{SOON, Tenant, merge},
 };
 
-/// `kubectl apply`, and what it says beside.
+/// Runs `kubectl apply` and returns its warnings.
 fn apply(t: &Tenant, object: &Value) -> String {
     let mut command = t.world.plane.kubectl_command(t.world.plane.kubeconfig());
     command.args(["apply", "--filename", "-"]);
@@ -34,7 +35,7 @@ fn who_would_make_a_grant_again_for_ever_is_warned() {
             .contains("Warning")
             .then_some(())
     });
-    // Each mark that the operator knows.
+    // The operator recognizes each of these GitOps labels and annotations.
     for meta in [
         argo.clone(),
         json!({"labels": {"argocd.argoproj.io/instance": "x"}}),
@@ -58,7 +59,7 @@ fn who_would_make_a_grant_again_for_ever_is_warned() {
         said("UploadGrant", argo.clone(), json!({"ttlSecondsAfterFinished": 0}))
             .contains("delete this grant 0 s after")
     );
-    // No marks, or nothing that deletes it.
+    // No warning appears if the grant has no GitOps metadata, or if Valet does not delete it.
     for (meta, spec) in [
         (json!({}), collected.clone()),
         (
@@ -71,12 +72,12 @@ fn who_would_make_a_grant_again_for_ever_is_warned() {
         let said = said("DownloadGrant", meta.clone(), spec.clone());
         assert_eq!(said, "", "{meta} {spec}");
     }
-    // With scopedNamespace other namespaces get no advice from this release.
+    // With `scopedNamespace` this release warns about no grant in other namespaces.
     let other = Tenant::new("elsewhere");
     let mut grant = other.grant("UploadGrant", "g", json!({"ttlSecondsAfterFinished": 60}));
     grant["metadata"]["labels"] = json!({"argocd.argoproj.io/instance": "x"});
     assert_eq!(apply(&other, &grant), "");
-    // And null, which kubectl apply would drop.
+    // The test uses `kubectl create`, because `kubectl apply` would drop the null value.
     let mut kept = t.grant("DownloadGrant", "kept", json!({"ttlSecondsAfterFinished": null}));
     kept["metadata"]["labels"] = json!({"argocd.argoproj.io/instance": "x"});
     let mut command = t.world.plane.kubectl_command(t.world.plane.kubeconfig());

@@ -1,4 +1,4 @@
-//! helm, and what it renders.
+//! Runs helm and parses what it renders.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,16 +14,16 @@ use valet_harness::{
     process::{self, Output},
 };
 
-/// Where the chart is.
+/// The chart's folder.
 pub const CHART: &str = concat!(env!("VALET_ROOT"), "/charts/valet");
 
-/// Longer than helm ever takes here.
+/// The time limit for one helm command, far longer than helm needs.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// helm's own folders, so that nothing of the person at the keyboard is read or changed.
+/// Folders for helm, so that it neither reads nor changes the developer's own helm files.
 static HOME: LazyLock<Scratch> = LazyLock::new(|| Scratch::disposable("helm").expect("a folder can be made"));
 
-/// Runs helm, whatever it answers.
+/// Runs helm and returns its output, also on failure.
 pub fn run(args: &[&str]) -> Output {
     let tools = Tools::locate().expect("the tools build");
     assert!(
@@ -36,7 +36,7 @@ pub fn run(args: &[&str]) -> Output {
     process::run(command, b"", LONGEST).expect("helm runs")
 }
 
-/// Runs helm and takes what it prints.
+/// Runs helm, which must succeed, and returns its standard output.
 #[track_caller]
 pub fn ok(args: &[&str]) -> String {
     let output = run(args);
@@ -50,7 +50,7 @@ pub fn ok(args: &[&str]) -> String {
     output.text()
 }
 
-/// Runs helm, which must refuse, and takes what it says.
+/// Runs helm, which must fail, and returns its error message.
 #[track_caller]
 pub fn refused(args: &[&str]) -> String {
     let output = run(args);
@@ -58,18 +58,18 @@ pub fn refused(args: &[&str]) -> String {
     output.stderr
 }
 
-/// `--set` and so on in front of each.
+/// Puts `--set` before each value.
 pub fn set<'a>(values: &[&'a str]) -> Vec<&'a str> {
     values.iter().flat_map(|v| ["--set", v]).collect()
 }
 
-/// What `helm template` prints for release `valet` in namespace `valet-system`, with these values set.
+/// The output of `helm template` for release `valet` in namespace `valet-system` with these values.
 #[track_caller]
 pub fn text(values: &[&str]) -> String {
     text_of("valet", "valet-system", values)
 }
 
-/// The same for another release.
+/// The output of `helm template` for another release.
 #[track_caller]
 pub fn text_of(release: &str, namespace: &str, values: &[&str]) -> String {
     let args = [
@@ -80,18 +80,17 @@ pub fn text_of(release: &str, namespace: &str, values: &[&str]) -> String {
     ok(&args)
 }
 
-/// The objects in it.
+/// The rendered objects with these values.
 #[track_caller]
 pub fn objects(values: &[&str]) -> Objects {
     Objects::parse(&text(values))
 }
 
-/// Rendered objects.
 #[derive(Clone)]
 pub struct Objects(pub Vec<Value>);
 
 impl Objects {
-    /// Reads YAML documents.
+    /// Parses YAML documents.
     #[track_caller]
     pub fn parse(text: &str) -> Self {
         let all = serde_yaml::Deserializer::from_str(text)
@@ -101,12 +100,12 @@ impl Objects {
         Self(all)
     }
 
-    /// The objects of one kind.
+    /// All objects of one kind.
     pub fn kind(&self, kind: &str) -> Vec<&Value> {
         self.0.iter().filter(|o| o["kind"] == kind).collect()
     }
 
-    /// One object.
+    /// The object of this kind and name, which must exist.
     #[track_caller]
     pub fn get(&self, kind: &str, name: &str) -> &Value {
         self.find(kind, name).unwrap_or_else(|| {
@@ -119,24 +118,24 @@ impl Objects {
         })
     }
 
-    /// One object, if it is there.
+    /// The object of this kind and name, if it exists.
     pub fn find(&self, kind: &str, name: &str) -> Option<&Value> {
         self.kind(kind).into_iter().find(|o| o["metadata"]["name"] == name)
     }
 
-    /// The pods' specification.
+    /// The pod template's `spec`.
     #[track_caller]
     pub fn pod(&self) -> &Value {
         &self.kind("Deployment").first().expect("there is a Deployment")["spec"]["template"]["spec"]
     }
 
-    /// The container.
+    /// The operator's container.
     #[track_caller]
     pub fn container(&self) -> &Value {
         &self.pod()["containers"][0]
     }
 
-    /// The container's arguments.
+    /// The arguments of the operator's container.
     #[track_caller]
     pub fn args(&self) -> Vec<String> {
         let args = self.container()["args"].as_array().expect("there are arguments");
@@ -145,7 +144,7 @@ impl Objects {
             .collect()
     }
 
-    /// Those of these kinds, as a list for kubectl.
+    /// The objects of these kinds as a list for kubectl.
     pub fn list(&self, kinds: &[&str]) -> String {
         let items: Vec<_> = self
             .0
@@ -156,7 +155,7 @@ impl Objects {
     }
 }
 
-/// A copy of the chart to change.
+/// A copy of the chart that a test can change.
 pub fn copy() -> (Scratch, PathBuf) {
     let scratch = Scratch::new("chart").expect("a folder can be made");
     let to = scratch.join("valet");
@@ -166,7 +165,7 @@ pub fn copy() -> (Scratch, PathBuf) {
     (scratch, to)
 }
 
-/// Replaces text in a file of the chart's copy.
+/// Replaces text in a file of the copied chart.
 #[track_caller]
 pub fn edit(file: &Path, from: &str, to: &str) {
     let text = std::fs::read_to_string(file).expect("the file can be read");

@@ -1,4 +1,4 @@
-//! Install, upgrade, uninstall and install again with helm, on control planes of their own.
+//! Tests that install, upgrade, uninstall and reinstall the chart with helm, each on a control plane of its own.
 
 use std::time::Duration;
 
@@ -13,10 +13,9 @@ use crate::{
     world::{SOON, VALET, says},
 };
 
-/// The namespace of the release.
 const HOME: &str = "valet-system";
 
-/// A control plane without Valet, whose namespace for it allows no pod that is not restricted.
+/// A control plane without Valet. The release's namespace enforces the `restricted` Pod Security Standard.
 struct Site {
     plane: ControlPlane,
 }
@@ -45,7 +44,7 @@ impl Site {
         Self { plane }
     }
 
-    /// helm against this control plane; all that it says.
+    /// Runs helm against this control plane and returns its whole output.
     fn helm_run(&self, args: &[&str]) -> process::Output {
         let kubeconfig = self.plane.kubeconfig().to_str().expect("a plain path").to_owned();
         helm::run(
@@ -102,7 +101,7 @@ impl Site {
         (!text.trim().is_empty()).then(|| serde_json::from_str(&text).expect("kubectl prints JSON"))
     }
 
-    /// `kubectl create` on the server, without doing it: what it says of each object, and the warnings.
+    /// Runs `kubectl create --dry-run=server` and returns the result for each object, with the warnings.
     fn dry_run(&self, objects: &str) -> process::Output {
         let mut command = self.plane.kubectl_command(self.plane.kubeconfig());
         command.args(["create", "--dry-run=server", "--namespace", HOME, "--filename", "-"]);
@@ -113,7 +112,7 @@ impl Site {
         self.get(&format!("crd/{name}"), HOME)
     }
 
-    /// The operator, as the Deployment's pod would run it.
+    /// Starts the operator as the pod of the Deployment would start it.
     fn operator(&self) -> Operator {
         let token = self
             .plane
@@ -128,7 +127,7 @@ impl Site {
     }
 }
 
-/// Every object of the chart, as the apiserver takes it, and a pod as the kubelet would get it.
+/// The apiserver accepts every object of the chart, and the pod meets the `restricted` Pod Security Standard.
 #[test]
 fn the_apiserver_takes_everything_and_the_pod_is_restricted() {
     let site = Site::new(Vec::new());
@@ -138,7 +137,7 @@ fn the_apiserver_takes_everything_and_the_pod_is_restricted() {
         "replicaCount=3",
     ];
     let all = helm::objects(&values);
-    // The definitions first, then all of it; every object is answered, none with a warning.
+    // The CRDs come first, then all other objects. The apiserver accepts each object without a warning.
     let rest = Objects(
         all.0
             .iter()
@@ -181,7 +180,7 @@ fn the_apiserver_takes_everything_and_the_pod_is_restricted() {
         "--force",
         "--grace-period=0",
     ]);
-    // The level is enforced: what is taken away is missed.
+    // The namespace enforces the standard: the apiserver rejects the pod without either security context.
     for taken in ["/spec/securityContext", "/spec/containers/0/securityContext"] {
         let refused = pod(&|pod| *pod.pointer_mut(taken).expect("it is there") = json!({})).expect_err(taken);
         assert!(
@@ -195,14 +194,14 @@ fn kinds(objects: &Objects) -> Vec<&str> {
     objects.0.iter().filter_map(|o| o["kind"].as_str()).collect()
 }
 
-/// From the previous chart to this one, away, and back: no grant and no key is lost, and the kinds are brought up to date.
+/// An upgrade, an uninstall and a reinstall lose no grant and no grant Secret. The upgrade also updates the CRDs.
 #[test]
 fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     let site = Site::new(Vec::new());
     let s3 = S3Server::start(site.plane.tools()).expect("the S3 server starts");
     s3.create_bucket("media").expect("a bucket can be made");
 
-    // A chart from before: another version, and one of its kinds knows one column less and has one rule less.
+    // An older chart has another version, and one of its CRDs has another short name.
     let (_scratch, old) = helm::copy();
     let version = env!("CARGO_PKG_VERSION");
     helm::edit(
@@ -216,7 +215,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     let short = |name: &str| site.crd(name).expect("the kind is there")["spec"]["names"]["shortNames"].clone();
     assert_eq!(short("uploadgrants.valetkey.dev"), json!(["oldug"]));
     site.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
-    // Its collector must learn the new kinds: see ControlPlaneOptions::manifests.
+    // The garbage collector must discover the new CRDs: see ControlPlaneOptions::manifests.
     site.plane.restart_controller_manager().expect("it restarts");
 
     let operator = site.operator();
@@ -250,7 +249,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     grant("before");
     let before = issued("before");
 
-    // Upgrade: the kinds, too, while grants are there.
+    // An upgrade also updates the CRDs while grants exist.
     site.helm(&["upgrade", "valet", CHART]);
     assert_eq!(short("uploadgrants.valetkey.dev"), json!(["ug"]));
     let listed: Value = serde_json::from_str(&site.helm(&["list", "--output", "json"])).expect("it is JSON");
@@ -258,14 +257,14 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     assert_eq!(issued("before"), before, "the key is the same");
     grant("between");
     issued("between");
-    // Back, and forth again.
+    // Roll back to the old release, then forward again.
     site.helm(&["rollback", "valet", "1"]);
     assert_eq!(short("uploadgrants.valetkey.dev"), json!(["oldug"]));
     site.helm(&["rollback", "valet", "2"]);
     assert_eq!(short("uploadgrants.valetkey.dev"), json!(["ug"]));
     assert_eq!(issued("before"), before, "the key is the same");
 
-    // One release a namespace: they would share the Lease.
+    // A namespace can have one release only, because two releases would share the Lease.
     let second = site.helm_run(&["install", "valet-two", CHART, "--set", "crds.enabled=false"]);
     assert!(
         !second.status.success() && second.stderr.contains("release valet of this chart"),
@@ -273,7 +272,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
         second.stderr
     );
 
-    // Away: the operator and its rights go, grants and keys stay.
+    // An uninstall deletes the operator and its rights. Grants and grant Secrets stay.
     assert!(operator.terminate().expect("it stops").success());
     site.helm(&["uninstall", "valet"]);
     for gone in [
@@ -296,14 +295,14 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     assert_eq!(site.get("secret/before", "web"), Some(before.clone()));
     grant("meanwhile");
 
-    // And back: everything goes on.
+    // After a reinstall the operator continues with the existing grants.
     site.helm(&["install", "valet", CHART]);
     let operator = site.operator();
     issued("meanwhile");
     assert_eq!(issued("before"), before, "the key is the same");
     operator.terminate().expect("it stops");
 
-    // With crds.keep=false it takes all of it along.
+    // With `crds.keep=false` an uninstall also deletes the CRDs and all grants.
     site.helm(&["upgrade", "valet", CHART, "--set", "crds.keep=false"]);
     site.helm(&["uninstall", "valet"]);
     eventually(Duration::from_secs(60), "the kinds and the keys to go", || {
@@ -311,7 +310,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     });
 }
 
-/// Who has applied the kinds by hand before lets helm take them over.
+/// With `--take-ownership` helm takes over CRDs that a user applied by hand.
 #[test]
 fn helm_takes_over_kinds_that_were_applied_by_hand() {
     let site = Site::new(vec![crds(VALET.as_ref()).expect("valet crds runs")]);

@@ -1,4 +1,4 @@
-//! What a fresh machine needs is in README.md's command, and nothing of the build changes without a commit.
+//! Tests that README.md names every package that a new machine needs, and that every input of the build is pinned.
 
 use std::{os::unix::fs::symlink, path::Path, process::Command};
 
@@ -18,7 +18,7 @@ fn script(root: &Path, name: &str, args: &[&str], path: Option<&Path>) -> Output
     process::run(command, b"", SOON).expect("the script runs")
 }
 
-/// A copy of some files of the repository, to change.
+/// A copy of some files of the repository that a test can change.
 fn copy(files: &[&str]) -> Scratch {
     let scratch = Scratch::new("machine").expect("a folder can be made");
     for file in files {
@@ -29,7 +29,7 @@ fn copy(files: &[&str]) -> Scratch {
     scratch
 }
 
-/// A folder with the programs that every Debian has, and no other.
+/// A folder with only the programs that every Debian system has.
 fn bare_path() -> Scratch {
     let scratch = Scratch::new("bare").expect("a folder can be made");
     let essential = [
@@ -87,7 +87,7 @@ fn every_package_that_a_check_asks_for_is_in_the_readme_command() {
                 continue;
             };
             for name in names.split(' ').filter(|name| !name.starts_with("--")) {
-                // Essential in Debian: it cannot be missing there.
+                // The package is `Essential` in Debian, so every system has it.
                 let there = name == "util-linux" || packages.contains(&name);
                 assert!(there, "{check} asks for {name}, and README.md does not install it");
             }

@@ -1,5 +1,5 @@
-//! The chart: what helm makes of it, and what a real apiserver makes of that. The operator runs with the rights that the
-//! chart gives it, and its account is tried against what it may not do.
+//! Tests of the Helm chart: what helm renders, and how a real apiserver treats it. The operator runs with the rights
+//! of the chart, and tests try what its account may not do.
 
 #[allow(dead_code, reason = "the world is shared with tests/cluster, and each uses its part")]
 #[path = "../cluster/world.rs"]

@@ -1,10 +1,10 @@
-//! The way of notifications to the operator.
+//! Tests of how the chart exposes the operator's endpoint for notifications.
 
 use serde_json::json;
 
 use crate::helm::objects;
 
-/// Stores post to the Service, replicas to one another, and the tokens come from a Secret.
+/// Stores send notifications to the Service, replicas forward them to each other, and the tokens come from a Secret.
 #[test]
 fn notifications_have_a_port_a_token_and_a_way() {
     let off = objects(&["networkPolicy.enabled=true"]);
@@ -56,7 +56,7 @@ fn notifications_have_a_port_a_token_and_a_way() {
     assert_eq!(spec["egress"][3], json!({"ports": port, "to": [replicas]}));
 }
 
-/// Who may send besides those with a token of the file's: SNS topics, and Pub/Sub with Google's identity tokens.
+/// SNS topics, and Pub/Sub with Google identity tokens, may also send notifications. Flags configure them.
 #[test]
 fn senders_have_flags_of_their_own() {
     let on = |more: &[&str]| {

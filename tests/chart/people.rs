@@ -1,4 +1,4 @@
-//! What people may do by Kubernetes' own roles, into which the chart's are added.
+//! Tests of what users may do through the Kubernetes roles that the chart's roles are aggregated into.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::{
     world::{SOON, Tenant},
 };
 
-/// Whether a service account with this role in the namespace may.
+/// Whether a service account with this role in the namespace may do this.
 fn may(t: &Tenant, role: &str, verb: &str, resource: &str) -> bool {
     let who = format!("system:serviceaccount:{}:{role}", t.name());
     let mut command: Command = t.world.plane.kubectl_command(t.world.plane.kubeconfig());
@@ -25,7 +25,7 @@ fn may(t: &Tenant, role: &str, verb: &str, resource: &str) -> bool {
 fn tenants_get_grants_with_their_usual_roles() {
     let t = Tenant::new("people");
     let account = Account::new(&t, &["rbac.aggregateObjectStores=admin"]);
-    // The apiserver has made its own roles by now, and the controller adds to them.
+    // The apiserver has created its default roles by now. The controller aggregates the chart's roles into them.
     for role in ["view", "edit", "admin"] {
         let subject = format!("--serviceaccount={}:{role}", t.name());
         t.kubectl(&[
@@ -62,7 +62,7 @@ fn tenants_get_grants_with_their_usual_roles() {
     ] {
         assert_eq!(may(&t, role, verb, resource), expected, "{role} {verb} {resource}");
     }
-    // And for the platform team, by a binding of its own.
+    // The platform team receives its role through a binding of its own.
     let name = format!("{}-clusterobjectstores-edit", account.name());
     let role = t.get(&format!("clusterrole/{name}")).expect("it is there");
     assert_eq!(role["rules"][0]["resources"], json!(["clusterobjectstores"]));

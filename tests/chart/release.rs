@@ -1,4 +1,4 @@
-//! One version for crate, chart and image, and one command that moves it.
+//! Tests that the crate, the chart and the image have one version, and that one command changes it everywhere.
 
 use std::process::Command;
 
@@ -39,7 +39,7 @@ fn the_package_is_the_chart() {
     assert_eq!(render(&package), render(CHART), "nothing is left out of the package");
 }
 
-/// The script, in a copy of the files that it moves.
+/// Runs the script in a copy of the files that it changes.
 #[test]
 fn one_command_moves_all_versions() {
     let root = env!("VALET_ROOT");
@@ -69,7 +69,7 @@ fn one_command_moves_all_versions() {
     assert!(read("charts/valet/Chart.yaml").contains("\nversion: 7.8.9\nappVersion: \"7.8.9\"\n"));
     assert!(read("Cargo.lock").contains("name = \"valet\"\nversion = \"7.8.9\"\n"));
     assert!(read("Cargo.toml").contains("name = \"valet\"\nversion = \"7.8.9\"\n"));
-    // Others' versions stay.
+    // The versions of other crates do not change.
     assert_eq!(read("Cargo.lock").matches("7.8.9").count(), 1);
 
     assert_eq!(

@@ -1,10 +1,10 @@
-//! What the switches do to what is rendered.
+//! Tests of how chart values change the rendered objects.
 
 use serde_json::{Value, json};
 
 use crate::helm::{CHART, Objects, objects, ok, text_of};
 
-/// Kind and name of everything that is there by default.
+/// The kinds and names of all objects that the chart renders by default.
 #[test]
 fn the_default_is_this_and_no_more() {
     let all: Vec<_> = objects(&[])
@@ -76,7 +76,7 @@ fn every_object_has_the_standard_labels_and_the_common_ones() {
     }
 }
 
-/// By these labels the chart finds its pods: nobody's take their place, and no label stands there twice.
+/// The chart finds its pods by these labels. A user's labels cannot replace them, and no label appears twice.
 #[test]
 fn the_charts_own_labels_stay() {
     let values = [
@@ -95,7 +95,7 @@ fn the_charts_own_labels_stay() {
     assert_eq!(all.get("Deployment", "valet")["metadata"]["labels"]["team"], "platform");
 }
 
-/// Authorities of one's own come to those in the image; the two variables together name both.
+/// A user's certificate authorities are added to those in the image. The two environment variables name both.
 #[test]
 fn authorities_are_added_to_the_public_ones() {
     assert!(!objects(&[]).container().to_string().contains("SSL_CERT"));
@@ -140,7 +140,7 @@ fn names_follow_the_release() {
     assert_eq!(named("keys", &[]), "keys-valet");
     assert_eq!(named("keys", &["nameOverride=doors"]), "keys-doors");
     assert_eq!(named("keys", &["fullnameOverride=doors"]), "doors");
-    // A Service's name has no dots and begins with a letter; a release's may be otherwise.
+    // A Service name has no dots and starts with a letter; a release name may differ.
     assert_eq!(named("eu.valet", &[]), "eu-valet");
     assert_eq!(named("2-valet", &[]), "valet-2-valet");
     assert_eq!(named("keys", &["fullnameOverride=2doors"]), "valet-2doors");
@@ -201,7 +201,7 @@ fn arguments_say_what_the_values_say() {
         assert!(args.iter().any(|a| a == flag), "{value}: {args:?}");
     }
     assert!(!flags(&["leaderElect=false"]).iter().any(|a| a == "--leader-elect"));
-    // Large numbers are written out.
+    // Large numbers are rendered without an exponent.
     let args = flags(&["ttlSecondsAfterFinished=31536000"]);
     assert!(
         args.iter().any(|a| a == "--ttl-seconds-after-finished=31536000"),
@@ -258,7 +258,7 @@ fn the_pod_is_as_restricted_as_can_be() {
     );
     assert_eq!(pod["terminationGracePeriodSeconds"], 30);
     assert_eq!(pod["enableServiceLinks"], false);
-    // For OpenShift, which chooses the numbers itself.
+    // OpenShift chooses the user and group IDs itself.
     let unnumbered = crate::helm::objects(&[
         "podSecurityContext.runAsUser=null",
         "podSecurityContext.runAsGroup=null",
@@ -268,7 +268,7 @@ fn the_pod_is_as_restricted_as_can_be() {
         unnumbered.pod()["securityContext"],
         json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}})
     );
-    // The spread counts this release's pods, of this version.
+    // The topology spread counts only the pods of this release and version.
     let spread = &pod["topologySpreadConstraints"][0];
     assert_eq!(
         spread["labelSelector"]["matchLabels"],
@@ -338,7 +338,7 @@ fn whatever_is_set_for_pods_reaches_them() {
         assert_eq!(annotations["argocd.argoproj.io/sync-options"], "ServerSideApply=true");
         assert_eq!(annotations["helm.sh/resource-policy"], "keep");
     }
-    // Objects of one's own, as a map and as text, with templates in both.
+    // Users can add objects as a map or as text, with templates in both.
     assert_eq!(all.get("ConfigMap", "notice")["data"]["release"], "valet");
     assert_eq!(
         all.get("ConfigMap", "valet-keys-notice")["metadata"]["namespace"],
@@ -427,7 +427,8 @@ fn switches_take_things_away() {
     );
 }
 
-/// Namespaces in which the operator's account writes no Secrets: those of the value, and its own unless it serves that.
+/// The operator's account writes no Secrets in the namespaces that the value lists, nor in its own namespace unless
+/// it serves that.
 #[test]
 fn the_release_namespace_is_protected_unless_it_is_served() {
     for (values, protected) in [
@@ -455,7 +456,7 @@ fn the_release_namespace_is_protected_unless_it_is_served() {
     }
 }
 
-/// The kinds are those that the program prints, and stay with their objects unless told otherwise.
+/// The chart's CRDs are those that the program prints. An uninstall keeps them and their objects by default.
 #[test]
 fn the_kinds_are_those_of_the_program() {
     let printed = valet_harness::operator::crds(crate::world::VALET.as_ref()).expect("valet crds runs");
@@ -528,7 +529,7 @@ fn the_network_policy_lets_out_what_must_out() {
     assert_eq!(egress[2]["to"][0]["ipBlock"]["except"], json!(["169.254.0.0/16"]));
 }
 
-/// Who may read what, as roles that Kubernetes aggregates into its own.
+/// The chart's roles for users are aggregated into the Kubernetes roles, and none of them includes Secrets.
 #[test]
 fn roles_for_people_never_include_secrets() {
     let label = |role: &Value, to: &str| {

@@ -1,4 +1,4 @@
-//! What the Prometheus operator and Grafana's sidecar find.
+//! Tests that the Prometheus operator and Grafana's sidecar find the chart's objects.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ fn monitoring_is_chosen_by_its_labels() {
     );
     let endpoint = &monitor["spec"]["endpoints"][0];
     assert_eq!(endpoint["honorLabels"], true);
-    // What it chooses is there: the Service's labels and the name of its port.
+    // The Service has the labels and the port name that the ServiceMonitor selects.
     let service = rendered.get("Service", "valet");
     for (key, value) in monitor["spec"]["selector"]["matchLabels"]
         .as_object()
@@ -51,7 +51,7 @@ fn monitoring_is_chosen_by_its_labels() {
         let name = alert["alert"].as_str().unwrap_or_default();
         assert_eq!(url, format!("https://wiki.example/valet/{name}.md"));
     }
-    // Otherwise the very rules of the file.
+    // Without other values the chart renders the rules of the file unchanged.
     let file = std::fs::read_to_string(format!("{CHART}/files/alerts.yaml")).expect("the file is there");
     let file: Value = serde_yaml::from_str(&file).expect("it is YAML");
     let plain = objects(&["prometheusRule.enabled=true"]);

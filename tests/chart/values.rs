@@ -1,10 +1,10 @@
-//! Values that are accepted, and those that are refused with a message.
+//! Tests of which chart values are accepted and which are refused with a message.
 
 use serde_json::json;
 
 use crate::helm::{self, CHART, objects, refused, set};
 
-/// Sets of values in files, each a use of the chart.
+/// Values files, each for one typical use of the chart.
 const FILES: [&str; 4] = ["production", "one-namespace", "few-secrets", "everything"];
 
 fn file(name: &str) -> String {
@@ -27,7 +27,7 @@ fn lint_is_content() {
 fn wrong_values_are_refused_by_name() {
     for (value, message) in [
         ("replica=3", "additional properties 'replica' not allowed"),
-        // What other charts call otherwise.
+        // Other charts use these names for the same value.
         (
             "replicas=3",
             "at '/replicas': value must be 'omitted; use replicaCount instead'",
@@ -45,7 +45,7 @@ fn wrong_values_are_refused_by_name() {
             "https_proxy=http://p:3128",
             "omitted; use extraEnv instead, with the variable HTTPS_PROXY",
         ),
-        // A key without a value takes the default away, which must not turn a wall off.
+        // A null value removes the default. That must not turn off a protection.
         ("crds.keep=null", "at '/crds': missing property 'keep'"),
         (
             "admissionPolicy.secrets.enabled=null",
@@ -63,12 +63,12 @@ fn wrong_values_are_refused_by_name() {
             "admissionPolicy.grantSecrets=null",
             "at '/admissionPolicy': missing property 'grantSecrets'",
         ),
-        // It becomes a word in an expression.
+        // The value becomes part of a CEL expression.
         (
             "admissionPolicy.grantSecrets.exemptUsers={it's}",
             "at '/admissionPolicy/grantSecrets/exemptUsers/0'",
         ),
-        // Without a list everything would be refused, which is said by an empty one.
+        // Without a list the policy would refuse every label. An empty list is the explicit way to ask for that.
         ("allowSecretMetadata=null", "missing property 'allowSecretMetadata'"),
         (
             "allowSecretMetadata={example.com/x}",
@@ -246,7 +246,7 @@ fn values_that_contradict_each_other_are_refused() {
     objects(&["rbac.credentialsSecrets={media}", "scopedNamespace=web"]);
 }
 
-/// Keys without a value where that means something.
+/// A null value is accepted where it has a meaning.
 #[test]
 fn what_may_be_taken_away_can_be() {
     for value in [
@@ -272,8 +272,8 @@ fn what_may_be_taken_away_can_be() {
     assert_eq!(budget.get("PodDisruptionBudget", "valet")["spec"]["maxUnavailable"], 1);
 }
 
-/// A chart that has this one as a part hands it `global`. Of it the names of Secrets to pull with are read, in both of the
-/// ways in which charts write them.
+/// A parent chart passes `global` values to this chart. The chart reads only the image pull secrets in them, in both
+/// common formats.
 #[test]
 fn a_part_of_another_chart_may_get_global_values() {
     let rendered = objects(&[
@@ -288,7 +288,7 @@ fn a_part_of_another_chart_may_get_global_values() {
     );
 }
 
-/// What a person reads after an install: no warning by default, and one for each risk that was chosen.
+/// The notes after an install contain no warning by default, and one warning for each risky value.
 #[test]
 fn notes_warn_of_what_is_risky() {
     let notes = |values: &[&str]| {

@@ -1,5 +1,5 @@
-//! Round trips with real keys: before fake-gcs-server, which looks at nothing, and before somebody who stands in front of it and
-//! does with a request what Google documents.
+//! Tests of conformance checks on Google Cloud Storage: against fake-gcs-server, which verifies nothing, and against
+//! a server in front of it that verifies requests as Google documents.
 
 use std::sync::{Arc, LazyLock};
 
@@ -35,7 +35,7 @@ fn decoded(path: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// The fields of a form, the name of its file, and the file.
+/// The fields of a form, the name of its file, and the file's bytes.
 type Posted = (Vec<(String, String)>, String, Vec<u8>);
 
 fn form(call: &Call) -> Option<Posted> {
@@ -71,7 +71,7 @@ fn resolved(key: &str) -> String {
     segments.join("/")
 }
 
-/// Somebody who checks requests for this bucket, but for what he is told to pass over.
+/// A server that verifies requests for this bucket, except for the check that `lax` names.
 fn front(bucket: &'static str, lax: &'static str) -> Fake {
     SERVER.create_bucket(bucket).unwrap();
     Fake::start(move |call, _| {
@@ -89,7 +89,7 @@ fn front(bucket: &'static str, lax: &'static str) -> Fake {
             // "The file's name, without the path that some browsers put before it."
             key = key.replace("${filename}", name.rsplit('/').next().unwrap());
             if lax == "folders" {
-                // As somebody would who keeps objects as files.
+                // A store that keeps objects as files would resolve the path like this.
                 key = resolved(&key);
             }
             question["op"] = "verify_form".into();
@@ -140,7 +140,7 @@ fn front(bucket: &'static str, lax: &'static str) -> Fake {
 }
 
 async fn made_at(endpoint: String, bucket: &str) -> (ConformanceReport, Arc<valet::api::Capabilities>) {
-    // What is signed for workloads is of no interest here.
+    // The check must not use the public endpoint, which is for workloads.
     let settings = json!({"bucket": bucket, "endpoint": endpoint, "publicEndpoint": "http://127.0.0.1:9"});
     let gcs = store(settings, Source::Key(Arc::new(key())), None);
     let made = gcs.canary().await;
@@ -171,7 +171,7 @@ async fn a_store_that_holds_keys_to_what_they_say() {
     assert_eq!(SERVER.list("canary-good").unwrap(), Vec::<String>::new());
 }
 
-/// What is not held is missing from then on.
+/// A capability that the store does not enforce is missing after the check.
 #[tokio::test]
 async fn a_store_that_passes_over_something() {
     let (made, can) = made_at(front("canary-size", "size").url(), "canary-size").await;
@@ -195,7 +195,8 @@ async fn a_store_that_passes_over_something() {
     assert_eq!(made.missing, [Missing::Url(Capability::WriteOnce)]);
     assert!(!can.enforced.contains(&Capability::WriteOnce));
     let (made, can) = made_at(front("canary-folders", "folders").url(), "canary-folders").await;
-    // Of a store that is not Google's it was not thought before, so nothing is missing.
+    // Valet does not assume this capability for a store that is not Google's, so the report does not list it as
+    // missing.
     assert_eq!(made.missing, []);
     assert!(
         made.without[0].contains("in/../x the store writes an object outside in/"),
@@ -218,7 +219,7 @@ async fn fake_gcs_server_holds_nothing() {
         made.worthless.is_some() && made.missing.contains(&Missing::Url(Capability::WriteOnce)),
         "{made:?}"
     );
-    // It does not know a bucket's own address with its slash.
+    // fake-gcs-server does not accept the bucket's URL with a slash at the end.
     assert!(made.missing.contains(&Missing::Forms) && can.post_form.is_none());
     assert_eq!(SERVER.list("canary-fake").unwrap(), Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! An upload that is held to its bytes.
+//! Tests of uploads with an MD5 constraint.
 
 use serde_json::json;
 use valet_harness::eventually;
@@ -8,14 +8,15 @@ use crate::{
     world::{SOON, condition},
 };
 
-/// An upload that is held to its bytes completes by them, and not by others that somebody else put there.
+/// An upload with an MD5 constraint completes when the object has that MD5. Other bytes at the same object key do not
+/// complete it.
 #[test]
 fn by_md5() {
     let t = tenant("gcs-md5");
     let _operator = t.operator();
-    // Of `a,b,c`.
+    // The MD5 of `a,b,c`.
     let sum = "pExWyBd+MtNhOYj026eWLg==";
-    // The emulator passes over preconditions, so write-once uploads are refused there.
+    // The emulator ignores preconditions, so Valet refuses write-once uploads there.
     let md5 = json!({"constraints": {"checksumMD5": sum, "overwrite": "Allow"}});
     t.apply(&[
         t.grant("UploadGrant", "up", md5.clone()),

@@ -1,4 +1,4 @@
-//! An HTTP server that answers as it is told: for endpoints that no emulator has, and for moods that no emulator is in.
+//! A configurable HTTP server, for endpoints that no emulator has and for failures that no emulator shows.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-/// What was asked.
+/// A request that the server received.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub method: String,
@@ -29,14 +29,14 @@ impl Call {
     }
 }
 
-/// What is answered.
+/// A reply of the server.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// Status, headers and body.
+    /// A status, headers and a body.
     Answer(u16, Vec<(&'static str, String)>, String),
-    /// These bytes, whatever they are, and the end.
+    /// These raw bytes, then the end of the connection.
     Bytes(&'static [u8]),
-    /// Nothing, for as long as somebody waits.
+    /// No reply while the client waits.
     Silence,
 }
 
@@ -57,7 +57,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Starts one; the answer may depend on how many calls there were before.
+    /// Starts a server. The reply may depend on the number of earlier requests.
     pub fn start(answer: impl Fn(&Call, usize) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -72,17 +72,16 @@ impl Fake {
         Self { address, calls }
     }
 
-    /// `http://HOST:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Everything that was asked.
+    /// All requests that the server received.
     pub fn calls(&self) -> Vec<Call> {
         self.calls.lock().expect("no panic").clone()
     }
 
-    /// How often something was asked whose path ends so.
+    /// The number of requests whose path ends with `end`.
     pub fn count(&self, end: &str) -> usize {
         self.calls().iter().filter(|c| c.path.ends_with(end)).count()
     }
@@ -113,7 +112,8 @@ fn serve(stream: TcpStream, calls: &Mutex<Vec<Call>>, answer: &(dyn Fn(&Call, us
                 return;
             }
             Reply::Silence => {
-                // Until whoever asks gives up: one who never does hangs, and is seen to.
+                // Wait until the client closes the connection. If the client never does, the test's own time limit
+                // fails the test.
                 let _ = stream.read(&mut [0]);
                 return;
             }

@@ -1,4 +1,4 @@
-//! The endpoints that hand out tokens and signatures, in bad moods: slow, broken, expired, talking nonsense.
+//! Tests of token and signing endpoints that fail: slow, broken, expired or invalid answers.
 
 use serde_json::{Value, json};
 use valet::{
@@ -18,7 +18,8 @@ fn put() -> valet::core::AllowedRequest {
     request("a", upload(UploadMode::Put, Overwrite::Forbid))
 }
 
-/// The reason and the message of a store where calls to this end are answered so, and others well.
+/// The reason and the message of a signing attempt. Requests whose path ends with `end` receive `reply`, and all
+/// others a good answer.
 async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
     let fake = Fake::start(move |call, _| {
         if call.path.ends_with(end) {
@@ -58,7 +59,7 @@ async fn passing_troubles() {
     }
 }
 
-/// Answered with what is no answer.
+/// Invalid answers lead to the right reason.
 #[tokio::test]
 async fn nonsense() {
     let unreadable = [
@@ -103,7 +104,8 @@ async fn nonsense() {
     }
 }
 
-/// What only a person can put right is said so.
+/// If only an administrator can correct a refusal, the reason is not `StoreUnreachable`, and the message says what to
+/// do.
 #[tokio::test]
 async fn refusals() {
     let refusal = json!({"error": {"code": 403, "message": "marker", "status": "PERMISSION_DENIED"}});
@@ -113,7 +115,7 @@ async fn refusals() {
     let (reason, message) = trouble(":signBlob", Reply::json(404, json!({"marker": 1}))).await;
     assert_eq!(reason, Reason::CredentialsRefused, "{message}");
 
-    // No redirect is followed, wherever it leads.
+    // Valet follows no redirect.
     let away = Reply::Answer(
         302,
         vec![("Location", "http://127.0.0.1:1/marker".into())],
@@ -137,7 +139,7 @@ async fn refusals() {
         trouble("/token", Reply::text(403, "marker")).await.0,
         Reason::CredentialsInvalid
     );
-    // Something answers that is not the metadata server.
+    // Another server answers in place of the metadata server.
     let other = Reply::Answer(
         200,
         vec![],
@@ -147,7 +149,7 @@ async fn refusals() {
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(message.contains("not Google's metadata server"), "{message}");
 
-    // GKE without a bound account: an identity, but none that can sign.
+    // On GKE without a bound service account the pod has an identity, but one that cannot sign.
     for email in ["project.svc.id.goog", "default", "", "a@b", "@x.gserviceaccount.com"] {
         let (reason, message) = trouble("/email", Reply::text(200, email)).await;
         assert_eq!(reason, Reason::CredentialsInvalid);
@@ -168,7 +170,7 @@ async fn nobody_waits_for_who_says_nothing() {
     tokio::join!(silence("/token"), silence("/email"), silence(":signBlob"));
 }
 
-/// One hiccup is passed over.
+/// Valet repeats a request that failed once.
 #[tokio::test]
 async fn a_second_try() {
     let fake = Fake::start(|call, before| {
@@ -182,8 +184,8 @@ async fn a_second_try() {
     assert_eq!(fake.calls().len(), 6);
 }
 
-/// A token that ends soon is fetched anew each time; what is left of it serves while there is no other; one that was
-/// refused is not presented again.
+/// Valet fetches a new token when the old one expires soon, and uses the old one while no new one is available. It
+/// never uses a token again after a refusal.
 #[tokio::test]
 async fn tokens_that_end() {
     let token = |n: usize, seconds: i64| json!({"access_token": format!("t{n}"), "expires_in": seconds, "token_type": "Bearer"});
@@ -195,7 +197,8 @@ async fn tokens_that_end() {
     };
     let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
         path if path.ends_with("/token") => match before {
-            // With seconds left of the one before; the two tries of the fourth signature.
+            // The fourth signature tries twice to fetch a token, and then uses the previous token, which has not
+            // expired.
             b if b >= 6 => Reply::text(500, ""),
             b => Reply::json(200, token(b, 120)),
         },
@@ -207,7 +210,7 @@ async fn tokens_that_end() {
     }
     assert_eq!(presented(&fake), ["t1", "t3", "t5", "t5"].map(str::to_owned).map(|t| t));
 
-    // 401: another token is fetched for the next one.
+    // After status 401 Valet fetches another token for the next request.
     let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
         path if path.ends_with("/token") => Reply::json(200, token(before, 3600)),
         path if path.ends_with(":signBlob") && call.header("authorization") == Some("Bearer t1") => {
@@ -230,7 +233,7 @@ async fn tokens_that_end() {
     gcs.sign(&put()).await.unwrap();
     assert_eq!(presented(&fake).len(), 2);
 
-    // A token is not believed to live for years, and its end is not believed to be far because a number is large.
+    // Valet limits the lifetime of a token. A huge number does not overflow.
     let fake = Fake::start(move |call: &Call, before| match call.path.as_str() {
         path if path.ends_with("/token") => Reply::json(200, token(before, i64::MAX)),
         _ => good(call),
@@ -238,7 +241,7 @@ async fn tokens_that_end() {
     by_google(&fake).sign(&put()).await.unwrap();
 }
 
-/// The key's own token endpoint says no.
+/// The token endpoint in the service account key refuses the key.
 #[tokio::test]
 async fn a_key_that_google_does_not_know() {
     let refusal = json!({"error": "invalid_grant", "error_description": "Invalid JWT Signature. marker"});

@@ -1,5 +1,5 @@
-//! Workload identity federation in bad moods: Google's STS, the account's token, and the operator's own token. The
-//! configuration is the one that gcloud 528 writes, with the addresses of a stand-in.
+//! Tests of failures in workload identity federation: Google's STS, the service account's token, and the operator's
+//! own token. The configuration is what gcloud 528 writes, with the addresses of a fake server.
 
 use serde_json::{Value, json};
 use valet::{
@@ -20,7 +20,8 @@ use crate::{
 const STS: &str = "/v1/token";
 const ACCOUNTS: &str = ":generateAccessToken";
 
-/// What `gcloud iam workload-identity-pools create-cred-config --service-account --credential-source-file` writes.
+/// The configuration that `gcloud iam workload-identity-pools create-cred-config --service-account
+/// --credential-source-file` writes.
 fn configuration(fake: &Fake, token: &std::path::Path) -> Value {
     json!({
         "universe_domain": "googleapis.com",
@@ -43,7 +44,7 @@ fn put() -> valet::core::AllowedRequest {
     request("a", upload(UploadMode::Put, Overwrite::Forbid))
 }
 
-/// A stand-in that answers calls to this end so, and others well.
+/// A fake server. Requests whose path ends with `end` receive `reply`, and all others a good answer.
 fn stand_in(end: &'static str, reply: Option<Reply>) -> Fake {
     Fake::start(move |call, _| match &reply {
         Some(reply) if call.path.ends_with(end) => reply.clone(),
@@ -102,7 +103,7 @@ async fn passing_troubles_and_nonsense() {
                 200,
                 json!({"access_token": "mar\nker", "accessToken": "mar\nker", "expires_in": 9, "expireTime": "2099-01-01T00:00:00Z"}),
             ),
-            // Over already, or nobody says when.
+            // The token has expired, or its expiry time is missing or invalid.
             Reply::json(
                 200,
                 json!({"access_token": "marker", "accessToken": "marker", "expires_in": -1, "expireTime": "2020-01-01T00:00:00Z"}),
@@ -128,7 +129,7 @@ async fn passing_troubles_and_nonsense() {
     }
 }
 
-/// What only a person can put right is said so, with the code and nothing of the text.
+/// A refusal that only a person can correct has a message with the error code, but without the server's text.
 #[tokio::test]
 async fn refusals() {
     let grant =
@@ -143,7 +144,7 @@ async fn refusals() {
     let (reason, message) = trouble(ACCOUNTS, Reply::json(403, denied)).await;
     assert_eq!(reason, Reason::CredentialsRefused);
     assert!(message.contains("403"), "{message}");
-    // No redirect is followed: the operator's token would go with it.
+    // Valet follows no redirect, because it would send the operator's token along.
     let away = Reply::Answer(
         302,
         vec![("Location", "http://127.0.0.1:1/marker".into())],
@@ -153,7 +154,7 @@ async fn refusals() {
     assert_eq!(trouble(ACCOUNTS, away).await.0, Reason::CredentialsRefused);
 }
 
-/// The operator's own token: as text or in JSON, and when it is not there.
+/// Valet reads the operator's own token from a text file or from JSON, and reports an empty or invalid file.
 #[tokio::test]
 async fn the_operators_own_token() {
     let scratch = Scratch::new("federation").unwrap();
@@ -196,8 +197,8 @@ async fn the_operators_own_token() {
     }
 }
 
-/// An identity of the pool itself, which has no account: it signs as the account that the store names, and without one says
-/// what to set.
+/// An identity of the workload identity pool without a service account signs as the account in the store's `signAs`.
+/// Without `signAs` the message says to set it.
 #[tokio::test]
 async fn an_identity_without_an_account() {
     let scratch = Scratch::new("federation").unwrap();

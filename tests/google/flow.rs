@@ -1,4 +1,4 @@
-//! The whole way: operator, apiserver, fake-gcs-server, curl.
+//! End-to-end tests with the operator, the apiserver, fake-gcs-server and curl.
 
 use std::{path::Path, process::Command, sync::LazyLock, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 
 pub static SERVER: LazyLock<GcsServer> = LazyLock::new(|| GcsServer::start().expect("fake-gcs-server starts"));
 
-/// A tenant whose store is a bucket of fake-gcs-server, with Google's key for tests.
+/// A tenant whose store is a bucket of fake-gcs-server, with Google's service account key for tests.
 pub fn tenant(test: &str) -> Tenant {
     let t = Tenant::new(test);
     SERVER.create_bucket(t.name()).expect("a bucket can be made");
@@ -58,7 +58,7 @@ fn up_and_down() {
     );
     assert!(!up["status"]["capabilities"].to_string().contains("ChecksumSHA256"));
     let name = "ü +(1)&=?#%2F.csv";
-    // The emulator passes over preconditions, so write-once uploads are refused there.
+    // The emulator ignores preconditions, so Valet refuses write-once uploads there.
     let constraints =
         json!({"contentType": "text/csv", "contentLengthRange": {"min": 1, "max": 9}, "overwrite": "Allow"});
     t.apply(&[t.grant(
@@ -103,7 +103,7 @@ fn up_and_down() {
         "{text}"
     );
 
-    // Nothing of the key is anywhere.
+    // Neither the service account key nor a signature appears in the log, a status or an event.
     let log = operator.log_text();
     let secret_line = serde_json::from_str::<Value>(KEY).unwrap()["private_key"]
         .as_str()
@@ -135,7 +135,7 @@ fn by_form() {
     )]);
     t.reason("ug/form", "Issued");
     let key = t.mount("form");
-    // Google knows the bucket by this path; fake-gcs-server only without the slash.
+    // Google accepts this bucket path with a slash at the end, and fake-gcs-server only without it.
     let url = key.files["url"].trim_end_matches('/');
     assert_eq!(key.files["url"], format!("{}/{}/", SERVER.endpoint(), t.name()));
     let config = key.files["curl.cfg"].replace(&key.files["url"], url);
@@ -158,8 +158,8 @@ fn by_form() {
     assert_eq!(google::ask(question, &[]).unwrap().0["why"], "");
 }
 
-/// A session, started by the key. fake-gcs-server starts one by such a request, too, and forgets what the object is called; so
-/// somebody stands before it who checks the request and starts the session as Google does.
+/// The signed URL starts a resumable upload. fake-gcs-server forgets the object's name then, so a server in front of
+/// it verifies the request and starts the upload as Google does.
 #[test]
 fn resumable() {
     let t = tenant("gcs-resumable");
@@ -199,7 +199,7 @@ fn resumable() {
             String::new(),
         )
     });
-    // The emulator passes over preconditions, so write-once uploads are refused there.
+    // The emulator ignores preconditions, so Valet refuses write-once uploads there.
     let constraints = json!({"contentType": "video/mp4", "overwrite": "Allow"});
     let grant = |name: &str, key: &str| {
         t.grant(
@@ -209,7 +209,7 @@ fn resumable() {
         )
     };
 
-    // Not unless the store's owner accepts that a session outlives its key.
+    // Valet refuses the grant until the store's owner accepts that a resumable upload outlives its signed URL.
     let _operator = t.operator();
     t.apply(&[grant("early", &t.key("early"))]);
     let refused = t.reason("ug/early", "CapabilityMissing");
@@ -245,7 +245,8 @@ fn resumable() {
     t.reason("ug/up", "Issued");
     let key = t.mount("up");
     assert_eq!((key.files["method"].as_str(), key.files.len()), ("POST", 7));
-    // As the first line of the configuration says, in a shell: the session's address, then the bytes.
+    // The test runs the commands from the first line of `curl.cfg`: one gets the session URL, the next sends the
+    // bytes.
     let used = key.files["curl.cfg"]
         .lines()
         .next()
@@ -283,7 +284,7 @@ fn resumable() {
     assert_eq!(SERVER.get(t.name(), &name).unwrap().map(|b| b.len()), Some(300_000));
 }
 
-/// What Google cannot enforce is refused by name.
+/// A constraint that Google cannot enforce is refused, and the message names it.
 #[test]
 fn what_the_store_cannot_enforce_is_refused() {
     let t = tenant("gcs-refused");
@@ -323,7 +324,7 @@ fn what_the_store_cannot_enforce_is_refused() {
     }
 }
 
-/// The operator's own identity: the metadata server's token, and Google's signature for each key.
+/// With workload identity Valet uses the metadata server's token, and Google creates each signature.
 #[test]
 fn with_workload_identity() {
     let t = tenant("gcs-identity");
@@ -378,7 +379,7 @@ fn with_workload_identity() {
     assert_eq!(fake.count("/token"), 1);
 }
 
-/// A Secret that cannot be used says what is wrong with it, and not what is in it.
+/// For an unusable credentials Secret the message says what is wrong, but does not show the content.
 #[test]
 fn bad_secrets() {
     let t = tenant("gcs-secret");
@@ -418,7 +419,7 @@ fn bad_secrets() {
     }
 }
 
-/// `valet sign` without a cluster, with the file that everybody's Google tools read.
+/// `valet sign` works without a cluster, with the credentials file that other Google tools also read.
 #[test]
 fn offline() {
     let t = tenant("gcs-offline");
@@ -431,7 +432,7 @@ fn offline() {
         command.args(["sign", "--output", "url", "--filename", "-"]);
         match credentials {
             Some(path) => command.env("GOOGLE_APPLICATION_CREDENTIALS", path),
-            // Nobody is there.
+            // No metadata server listens at this address.
             None => command.env("GCE_METADATA_HOST", "127.0.0.1:9"),
         };
         process::run(
@@ -457,7 +458,7 @@ fn offline() {
     );
 }
 
-/// Pub/Sub's push, as the bucket's notifications come.
+/// A Pub/Sub push message about a bucket's object completes the grant.
 #[test]
 fn completion_by_notification() {
     let t = tenant("gcs-pubsub");
@@ -473,11 +474,11 @@ fn completion_by_notification() {
         "--notifications-token-file",
         tokens.to_str().unwrap(),
     ]);
-    // The emulator passes over preconditions, so write-once uploads are refused there.
+    // The emulator ignores preconditions, so Valet refuses write-once uploads there.
     let spec = json!({"constraints": {"overwrite": "Allow"}});
     t.apply(&[t.grant("UploadGrant", "up", spec)]);
     t.reason("ug/up", "Issued");
-    // The looks come at 2, 6, 14, 30 and 62 s; wait until the next one is far.
+    // Valet polls after 2, 6, 14, 30 and 62 s. The test waits until the next poll is far away.
     std::thread::sleep(Duration::from_secs(7));
     assert_eq!(t.mount("up").upload(&t.file("f", b"bytes")).0, 200);
     let generation = SERVER.describe(t.name(), &t.key("up")).unwrap().unwrap()["generation"].clone();

@@ -1,4 +1,4 @@
-//! Who signs where there is no key: Google, for whoever the operator is.
+//! Tests of signing without a service account key: Google signs for the operator's identity.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{
     key, request, store, upload,
 };
 
-/// Answers as the metadata server and IAM do, signing with the test's key.
+/// Answers as the metadata server and IAM do, and signs with the test's service account key.
 pub fn good(call: &Call) -> Reply {
     match call.path.as_str() {
         path if path.ends_with("/default/token") => {
@@ -44,12 +44,12 @@ pub fn good(call: &Call) -> Reply {
     }
 }
 
-/// A source that asks this metadata server.
+/// A credential source that uses this metadata server.
 pub fn metadata(fake: &Fake) -> Source {
     from_environment(|name| (name == "GCE_METADATA_HOST").then(|| fake.address.clone()))
 }
 
-/// A store whose keys Google signs, for whoever this metadata server says that the operator is.
+/// A store for which Google signs, with the identity that this metadata server reports.
 pub fn by_google(fake: &Fake) -> Gcs {
     store(json!({}), metadata(fake), Some(&fake.url()))
 }
@@ -73,7 +73,7 @@ async fn google_signs_what_a_key_would() {
         );
         assert_eq!(theirs.form.unwrap().expose(), ours.form.unwrap().expose());
     }
-    // One call a signature, and one for the token and the account's name for all of them.
+    // Each signature takes one request. The token and the account's name take one request each for all signatures.
     let sign = fake
         .calls()
         .into_iter()
@@ -119,7 +119,7 @@ async fn another_account_signs_where_the_store_says_so() {
     assert_eq!(fake.count("/email"), 0);
 }
 
-/// A key that may sign as another account: its token is had by the JWT bearer grant (RFC 7523).
+/// A service account key that signs as another account gets a token by the JWT bearer grant (RFC 7523).
 #[tokio::test]
 async fn a_key_asks_for_a_token() {
     let fake = Fake::start(|call, _| match call.path.as_str() {
@@ -141,7 +141,7 @@ async fn a_key_asks_for_a_token() {
             assert_eq!(claims["scope"], "https://www.googleapis.com/auth/cloud-platform");
             let (issued, ends) = (claims["iat"].as_i64().unwrap(), claims["exp"].as_i64().unwrap());
             assert!(ends - issued == 3600 && (jiff::Timestamp::now().as_second() - issued).abs() < 60);
-            // The signature is the key's: PKCS #1 v1.5 signs alike each time.
+            // The service account key made the signature. PKCS #1 v1.5 gives the same signature each time.
             let signature = key().sign(format!("{}.{}", parts[0], parts[1]).as_bytes()).unwrap();
             assert_eq!(parts[2], BASE64_URL_SAFE_NO_PAD.encode(signature));
             Reply::json(
@@ -164,7 +164,8 @@ async fn a_key_asks_for_a_token() {
     assert_eq!((fake.count("/token"), fake.count(":signBlob")), (1, 2));
 }
 
-/// Workload identity federation: a token of another issuer, Google's STS, an account's token.
+/// With workload identity federation Valet exchanges another issuer's token at Google's STS, and the result for a
+/// service account's token.
 #[tokio::test]
 async fn another_issuers_token_is_taken() {
     let scratch = Scratch::new("federation").unwrap();
@@ -194,7 +195,7 @@ async fn another_issuers_token_is_taken() {
         }
         path if path.ends_with(":generateAccessToken") => {
             let bearer = call.header("authorization").unwrap().replace("federated", "accounts");
-            // About to end, so that each signature asks anew.
+            // The token expires soon, so Valet fetches a new one for each signature.
             let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
             Reply::json(
                 200,
@@ -232,7 +233,7 @@ async fn another_issuers_token_is_taken() {
         .collect();
     assert_eq!(presented, ["Bearer accounts-first", "Bearer accounts-second"]);
 
-    // What is wrong with it is said when it is needed, and without a word of what is in it.
+    // Valet reports a problem with the token when it needs the token, and the message shows nothing of the content.
     std::fs::remove_file(&token).unwrap();
     let said = gcs.sign(&put).await.unwrap_err().to_string();
     assert!(said.contains("cannot be read") && !said.contains("accounts-"), "{said}");

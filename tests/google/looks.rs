@@ -1,4 +1,4 @@
-//! What is asked of the store itself: whether the object is there, and what the store is like.
+//! Tests of requests to the store itself: whether an object exists, and which capabilities the store has.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ fn http_date(t: Timestamp) -> String {
 
 #[tokio::test]
 async fn an_object_is_described() {
-    // A store whose clock is an hour ahead: the object's age is counted by that clock alone.
+    // The store's clock is an hour ahead, and Valet computes the object's age with that clock only.
     let theirs = Timestamp::now() + SignedDuration::from_hours(1);
     let headers = vec![
         ("Content-Length", "20".into()),
@@ -67,7 +67,7 @@ async fn an_object_is_described() {
     let age = Timestamp::now().duration_since(modified_at.unwrap()).as_secs();
     assert!((88..=95).contains(&age), "{age}");
 
-    // Asked by a signature of a minute, and by nothing that is of use elsewhere.
+    // The HEAD request has a signature that is valid for one minute, and no bearer token.
     let [call] = &fake.calls()[..] else {
         panic!("one request")
     };
@@ -99,7 +99,7 @@ async fn other_answers() {
             other => panic!("{reply:?}: {other:?}"),
         }
     }
-    // Nothing is said of it, and nothing is made up.
+    // Fields that the store does not send stay empty.
     let ObjectFact::Present { object, modified_at } =
         head(Reply::Answer(200, vec![("x-goog-hash", "=,md5".into())], String::new())).await
     else {
@@ -143,13 +143,13 @@ async fn probe(answer: impl Fn(&Call, usize) -> Reply + Send + Sync + 'static) -
     (gcs.probe().await, gcs, fake)
 }
 
-/// Whether a header that is not in the signature asks for something.
+/// Whether the request has an unsigned header that asks the store for something.
 fn is_unsigned(call: &Call) -> bool {
     let names = ["x-goog-copy-source", "x-goog-meta-valet-probe"];
     names.iter().any(|name| call.header(name).is_some())
 }
 
-/// A store as Google documents it: a header that is not signed is refused, and an upload whose MD5 is that of other bytes, too.
+/// A store as Google documents it: it refuses an unsigned header, and an upload whose MD5 does not match its bytes.
 fn documented(call: &Call) -> Reply {
     match call.method.as_str() {
         _ if is_unsigned(call) => Reply::text(403, &xml("AccessDenied")),
@@ -171,7 +171,8 @@ async fn a_store_that_behaves() {
     assert!(fake.calls().iter().all(|c| c.path.starts_with("/media/valet-probe")));
 }
 
-/// With a wrong clock, or without rights, the upload is refused without the header, too.
+/// A refusal proves nothing if the store also refuses the upload without the header, because of a wrong clock or
+/// missing rights.
 #[tokio::test]
 async fn a_refusal_counts_only_if_the_upload_is_accepted_without_the_header() {
     let refuses = |call: &Call, _: usize| match call.method.as_str() {
@@ -184,7 +185,8 @@ async fn a_refusal_counts_only_if_the_upload_is_accepted_without_the_header() {
     assert!(!gcs.capabilities().enforced.contains(&Capability::SignedHeadersOnly));
 }
 
-/// A store that does not know the precondition is found out, and so is what it does with headers.
+/// The probe finds that a store does not support preconditions, and still finds how the store treats unsigned
+/// headers.
 #[tokio::test]
 async fn a_store_without_preconditions() {
     let (probed, gcs, _) = probe(|call, _| match call.header("x-goog-if-generation-match") {
@@ -197,7 +199,7 @@ async fn a_store_without_preconditions() {
     assert!(probed.remarks[0].contains("400"), "{:?}", probed.remarks);
 }
 
-/// Whoever may write at the probe's key does not keep it from being found out what the store does with headers.
+/// An object at the probe key, which any writer may have put there, does not prevent the test of unsigned headers.
 #[tokio::test]
 async fn an_object_at_the_probes_key() {
     let answer = |call: &Call, _: usize| match call.method.as_str() {
@@ -210,7 +212,7 @@ async fn an_object_at_the_probes_key() {
     assert_eq!(probed.refuses_unsigned, Some(false));
 }
 
-/// One that looks for what the header names obeys it: no keys for PUT.
+/// A store that searches for the object in the unsigned header obeys the header, so Valet issues no URL for PUT.
 #[tokio::test]
 async fn a_store_that_obeys_unsigned_headers() {
     let answer = |call: &Call, _: usize| match call.header("x-goog-copy-source") {
@@ -229,7 +231,7 @@ async fn a_store_that_obeys_unsigned_headers() {
     );
 }
 
-/// One that passes over the header, and over the MD5, wrote an object, which is taken away again.
+/// A store that ignores the unsigned header and the MD5 writes an object. The probe deletes it.
 #[tokio::test]
 async fn a_store_that_passes_over_unsigned_headers() {
     let answer = |call: &Call, _: usize| match call.method.as_str() {
@@ -244,7 +246,7 @@ async fn a_store_that_passes_over_unsigned_headers() {
     assert!(fake.calls().iter().any(|call| call.method == "DELETE"));
 }
 
-/// To an endpoint that a tenant names only requests that change nothing are sent.
+/// Valet sends only requests that change nothing to an endpoint that a tenant names.
 #[tokio::test]
 async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
     for may_change in [false, true] {
@@ -270,7 +272,7 @@ async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
     }
 }
 
-/// A HEAD that is refused while the clocks differ says nothing of the credentials.
+/// A HEAD request that is refused because of clock skew says nothing about the credentials.
 #[tokio::test]
 async fn a_head_that_is_refused_while_the_clocks_differ() {
     let date = http_date(Timestamp::now() + SignedDuration::from_mins(20));
@@ -278,7 +280,7 @@ async fn a_head_that_is_refused_while_the_clocks_differ() {
     assert!(matches!(head(refused).await, ObjectFact::ClockSkewed(_)));
 }
 
-/// Whether it would refuse the header cannot be told where the account may not write.
+/// If the account may not write, Valet cannot find out whether the store refuses unsigned headers.
 #[tokio::test]
 async fn an_account_that_may_not_write() {
     let answer = |call: &Call, _: usize| match call.method.as_str() {

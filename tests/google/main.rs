@@ -1,5 +1,5 @@
-//! Google Cloud Storage: signatures against Google's own client and a checker in another language, the endpoints that hand
-//! out tokens and signatures in good and bad moods, and the whole way on fake-gcs-server.
+//! Tests of Google Cloud Storage: signatures compared with Google's own client and verified by a checker in another
+//! language, token and signing endpoints with good and bad answers, and end-to-end tests on fake-gcs-server.
 
 #[path = "../common/access.rs"]
 mod access;
@@ -25,27 +25,27 @@ use valet::{
     provider::gcs::{Gcs, ServiceAccountKey, Source},
 };
 
-/// Far longer than anybody may wait for a server that says nothing, on a machine however busy.
+/// The time limit for a server that does not answer, far longer than Valet may wait even on a busy machine.
 pub const HANG: std::time::Duration = std::time::Duration::from_secs(120);
 
-/// Google's own key for tests, which opens nothing.
+/// Google's own service account key for tests. It gives access to nothing.
 pub const KEY: &str = include_str!("../fixtures/google/service-account.json");
-/// Whose it is.
+/// The service account of [`KEY`].
 pub const ACCOUNT: &str = "test-iam-credentials@dummy-project-id.iam.gserviceaccount.com";
 
-/// The key, read.
+/// The parsed service account key.
 pub fn key() -> ServiceAccountKey {
     ServiceAccountKey::parse(KEY.as_bytes()).expect("it is a key")
 }
 
-/// A store called `media`, with more settings.
+/// A store called `media` with more settings.
 pub fn store(more: Value, source: Source, iam: Option<&str>) -> Gcs {
     let mut store = json!({"bucket": "media"});
     world::merge(&mut store, more);
     Gcs::new(serde_json::from_value(store).expect("settings"), source, iam, None)
 }
 
-/// An hour from this moment on.
+/// The start of a lifetime of one hour.
 pub const ISSUED: &str = "2026-01-02T03:04:05Z";
 
 /// A request that is signed at [`ISSUED`] for an hour.
@@ -77,7 +77,6 @@ pub fn upload(mode: UploadMode, overwrite: Overwrite) -> Ask {
     }
 }
 
-/// A download.
 pub fn download(version: Option<&str>) -> Ask {
     Ask::Download {
         mode: Default::default(),
@@ -90,7 +89,7 @@ pub fn download(version: Option<&str>) -> Ask {
     }
 }
 
-/// What a request says, whatever shape its key has.
+/// The parts of a signed request, independent of the kind of credential.
 pub struct Plain {
     pub url: valet::core::SignedUrl,
     pub method: String,
@@ -98,7 +97,7 @@ pub struct Plain {
     pub form: Option<valet::core::Form>,
 }
 
-/// Takes a key apart.
+/// Splits a credential into its parts.
 pub trait Flat {
     fn flat(self) -> Plain;
 }

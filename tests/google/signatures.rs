@@ -1,5 +1,5 @@
-//! What Valet signs, Google's own client signs alike, and a checker in another language takes; and it takes nothing that
-//! was bent.
+//! Tests that Google's own client creates the same signatures as Valet, and that a checker in another language
+//! accepts them and rejects every changed request.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ fn why(check: &Value) -> Option<String> {
     (answer["valid"] != true).then(|| answer["why"].as_str().unwrap_or_default().to_owned())
 }
 
-/// The name as Google's client wants it: percent-encoded, but for '/' and '~'.
+/// The object name with the percent-encoding that Google's client expects: all but '/' and '~'.
 fn encoded(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
     let bytes = name.bytes();
@@ -99,7 +99,7 @@ async fn googles_own_client_signs_the_same_urls() {
     }
 }
 
-/// An upload that is held to its bytes.
+/// An upload with an MD5 constraint has the same signature as with Google's client.
 #[tokio::test]
 async fn googles_own_client_signs_the_same_checksum() {
     let ask = Ask::Upload {
@@ -140,7 +140,7 @@ async fn googles_own_client_signs_the_same_checksum() {
     }
 }
 
-/// The request that starts a resumable upload; Google's client adds x-goog-resumable itself.
+/// The request that starts a resumable upload has the same signature. Google's client adds `x-goog-resumable` itself.
 #[tokio::test]
 async fn googles_own_client_starts_the_same_sessions() {
     let constraints = UploadConstraints {
@@ -191,7 +191,8 @@ async fn googles_own_client_signs_the_same_forms() {
             "conditions": [["content-length-range", 3, 9]], "fields": [["Content-Type", "text/plain; charset=utf-8"]],
         });
         if name.ends_with('/') {
-            // Their client pins the key that it is given, too; so its condition is taken for ours.
+            // Google's client adds a condition for the exact object key. The comparison below replaces it with
+            // Valet's condition.
             question["key"] = format!("{name}${{filename}}").into();
         }
         let (googles, _) = google::ask(question, &[]).unwrap();
@@ -200,7 +201,8 @@ async fn googles_own_client_signs_the_same_forms() {
         let mut theirs: Vec<(String, String)> = serde_json::from_value(googles["fields"].clone()).unwrap();
         fields.sort();
         theirs.sort();
-        // The policy's members are in another order there, so it and its signature are other texts.
+        // Google's client orders the members of the policy differently, so the encoded policy and its signature
+        // differ.
         let policy = |fields: &[(String, String)]| -> Value {
             let (_, text) = fields.iter().find(|(name, _)| name == "policy").unwrap();
             let bytes = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, text).unwrap();
@@ -252,7 +254,7 @@ async fn a_bent_url_is_refused() {
         .flat();
     let good = check(&put.url, "PUT", &put.headers);
     assert_eq!(why(&good), None);
-    // The checker takes what Google's client signs, too.
+    // The checker also accepts the signature of Google's client.
     let mut googles = good.clone();
     googles["url"] = by_google("PUT", NAME, &put.headers, json!([])).into();
     assert_eq!(why(&googles), None);
@@ -358,7 +360,7 @@ fn field(check: &mut Value, name: &str, value: Option<&str>) {
     fields.extend(value.map(|value| json!([name, value])));
 }
 
-/// A form for everything below a key: what is below is taken, and nothing else.
+/// A POST form for a prefix accepts object keys below the prefix, and no others.
 #[tokio::test]
 async fn a_form_below_a_key() {
     let wanted = request("tenants/web/ü/", upload(UploadMode::PostForm, Overwrite::Allow));

@@ -1,4 +1,4 @@
-//! Until when what it signs works: no longer than the credentials that signed it.
+//! Tests that nothing that `valet sign` signs outlives the credentials that signed it.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -6,10 +6,10 @@ use serde_json::json;
 use super::{ACCESS_KEY, amazons, cluster_store, grant, scratch, sign, text};
 
 const WEEK: i64 = 604_800;
-/// Where nothing says when temporary credentials end.
+/// The assumed lifetime of temporary credentials with an unknown expiry time, in seconds.
 const UNKNOWN: i64 = 15 * 60;
 
-/// The seconds in the signature of a week's grant; `Err` with what is said if there is none.
+/// The lifetime in the signature for a grant of one week, in seconds, or the error message.
 fn seconds(env: &[(&str, &str)]) -> Result<(i64, String), String> {
     let store = cluster_store(amazons(json!({})));
     let week = grant("DownloadGrant", &store, json!({"expirationSeconds": WEEK}));
@@ -28,7 +28,7 @@ fn seconds(env: &[(&str, &str)]) -> Result<(i64, String), String> {
 }
 
 fn within(seconds: i64, most: i64) -> bool {
-    // Less the margin, and the time that this takes.
+    // The safety margin and the duration of the test reduce the lifetime.
     (most - 30..=most).contains(&seconds)
 }
 
@@ -45,7 +45,7 @@ fn url_does_not_outlive_a_session_of_the_environment() {
         within(cut, 20 * 60) && said.contains("earlier than requested"),
         "{cut}: {said}"
     );
-    // Some write it for keys without a token, too.
+    // Some tools also set the expiry time for an access key without a session token.
     let (cut, _) = with(&[("AWS_CREDENTIAL_EXPIRATION", &end)]).unwrap();
     assert!(within(cut, 20 * 60), "{cut}");
     let (cut, said) = with(&[session]).unwrap();
@@ -85,7 +85,7 @@ fn url_does_not_outlive_a_session_of_a_profile() {
     }
 }
 
-/// Those have sessions of their own, of five minutes, whatever signs.
+/// A directory bucket is refused, because its own sessions live only five minutes.
 #[test]
 fn directory_bucket_is_refused_by_name() {
     for bucket in ["scratch--use1-az4--x-s3", "scratch--use1-az4--xa-s3"] {

@@ -1,4 +1,5 @@
-//! `valet sign` without a cluster: what it sends and to whom, whose credentials it takes, and until when what it signs works.
+//! Tests of `valet sign` without a cluster: what it sends and to whom, which credentials it uses, and when its
+//! signatures expire.
 
 mod ends;
 mod network;
@@ -19,20 +20,20 @@ use std::{
 use serde_json::{Value, json};
 use valet_harness::scratch::Scratch;
 
-/// What came of a run.
+/// The result of a run.
 pub struct Ran {
     pub is_signed: bool,
     pub out: String,
     pub said: String,
 }
 
-/// Runs it with these documents on standard input, in an environment that has nothing but this.
+/// Runs `valet sign` with these documents on standard input, in an environment with only these variables.
 pub fn sign(documents: &[Value], args: &[&str], env: &[(&str, &str)]) -> Ran {
     let text: String = documents.iter().map(|d| format!("---\n{d}\n")).collect();
     sign_text(&text, args, env)
 }
 
-/// The same with the text itself.
+/// Runs `valet sign` with this text on standard input.
 pub fn sign_text(text: &str, args: &[&str], env: &[(&str, &str)]) -> Ran {
     let mut child = Command::new(env!("CARGO_BIN_EXE_valet"))
         .args(["sign", "-o", "url", "-f", "-"])
@@ -47,7 +48,7 @@ pub fn sign_text(text: &str, args: &[&str], env: &[(&str, &str)]) -> Ran {
         .spawn()
         .expect("it starts");
     let mut input = child.stdin.take().expect("it has an input");
-    // It may be gone before it has read all of a long one.
+    // The program may exit before it has read all of a long input.
     let _ = input.write_all(text.as_bytes());
     drop(input);
     let output = child.wait_with_output().expect("it ends");
@@ -58,7 +59,7 @@ pub fn sign_text(text: &str, args: &[&str], env: &[(&str, &str)]) -> Ran {
     }
 }
 
-/// A server on loopback that counts who comes and answers everything in one way.
+/// A server on loopback that counts connections and gives one fixed answer.
 pub struct Listener {
     pub url: String,
     connections: Arc<AtomicUsize>,
@@ -88,7 +89,7 @@ impl Listener {
     }
 
     pub fn connections(&self) -> usize {
-        // Whoever has connected has been counted by then.
+        // By now the server has counted every client that connected.
         std::thread::sleep(Duration::from_millis(50));
         self.connections.load(Ordering::SeqCst)
     }
@@ -100,7 +101,7 @@ impl Listener {
 
 pub const API: &str = "valetkey.dev/v1alpha1";
 
-/// A store for every namespace; `place` is the provider's field.
+/// A ClusterObjectStore for all namespaces; `place` is the provider's field.
 pub fn cluster_store(place: Value) -> Value {
     let mut spec = place;
     spec["access"] = json!([{
@@ -109,12 +110,12 @@ pub fn cluster_store(place: Value) -> Value {
     json!({"apiVersion": API, "kind": "ClusterObjectStore", "metadata": {"name": "store"}, "spec": spec})
 }
 
-/// A store of namespace `web`.
+/// An ObjectStore in namespace `web`.
 pub fn store(place: Value) -> Value {
     json!({"apiVersion": API, "kind": "ObjectStore", "metadata": {"name": "store", "namespace": "web"}, "spec": place})
 }
 
-/// A grant of either store.
+/// A grant for a store of either kind.
 pub fn grant(kind: &str, store: &Value, more: Value) -> Value {
     let mut spec = json!({"storeRef": {"kind": store["kind"], "name": "store"}, "key": "a/b.bin"});
     for (name, value) in more.as_object().into_iter().flatten() {

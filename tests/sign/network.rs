@@ -1,4 +1,5 @@
-//! Offline nothing is sent; online, what the environment holds goes to no address that only a document names.
+//! Tests that `valet sign` sends nothing when it is offline. Online, it sends credentials of the environment to no
+//! address that only a document names.
 
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ fn secret(data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": "web"}, "stringData": data})
 }
 
-/// Whatever would have to be asked is named, and nobody is asked: neither by address nor by a program.
+/// Offline, an error names what `valet sign` would have to ask for. It sends no request and runs no program.
 #[test]
 fn offline_nothing_is_sent_to_anybody() {
     let listener = Listener::start("{}");
@@ -110,7 +111,7 @@ fn offline_nothing_is_sent_to_anybody() {
         assert_eq!(listener.connections(), 0, "{what}: somebody was asked");
     }
     assert!(!ran.exists(), "a program was run");
-    // What needs nobody is signed, and nobody is asked either.
+    // Credentials that need no request can sign, and no request is sent for them either.
     for (what, place, env) in [
         ("access key", at_listener(json!({})), ACCESS_KEY.to_vec()),
         (
@@ -135,7 +136,8 @@ fn offline_nothing_is_sent_to_anybody() {
     assert_eq!(listener.connections(), 0);
 }
 
-/// The attack: a document in a pull request, and the identity of whoever tries it out.
+/// The attack: a document in a pull request names an address, and `valet sign` runs with the identity of the user who
+/// tests it.
 #[test]
 fn identity_of_the_environment_is_shown_to_no_address_of_a_document() {
     let tokens = Listener::start(
@@ -176,7 +178,7 @@ fn identity_of_the_environment_is_shown_to_no_address_of_a_document() {
                 );
             }
         }
-        // Whoever names the address is believed.
+        // The user can trust the address with a flag.
         let store = cluster_store(place.clone());
         let trust = format!("--trust-endpoint={}", theirs.url);
         let before = theirs.connections();
@@ -197,7 +199,8 @@ fn identity_of_the_environment_is_shown_to_no_address_of_a_document() {
     }
 }
 
-/// As in a cluster: an ObjectStore signs with its Secret, and leads where the operator would let it lead.
+/// An ObjectStore signs with its own Secret, as in a cluster, and may use only endpoints that the operator would
+/// allow.
 #[test]
 fn object_store_signs_with_its_own_secret_and_never_with_the_environment() {
     let place = |endpoint: Option<&str>| {
@@ -259,7 +262,7 @@ fn object_store_signs_with_its_own_secret_and_never_with_the_environment() {
         ),
         ("https://52.218.0.1", &[], true),
         ("https://52.218.0.1", &["--deny-endpoints=52.218.0.0/16"], false),
-        // Not looked up.
+        // `valet sign` does not resolve the host name.
         ("https://s3.example", &[], true),
     ] {
         let store = store(place(Some(endpoint)));

@@ -1,10 +1,10 @@
-//! What the operator would refuse is refused, and input that cannot be read whole.
+//! Tests that `valet sign` refuses what the operator would refuse, and input that it cannot read completely.
 
 use serde_json::json;
 
 use super::{ACCESS_KEY, amazons, cluster_store, download, grant, sign, sign_text};
 
-/// What stands past the limit may be a constraint.
+/// Too long an input is refused, because the part beyond the limit could contain a constraint.
 #[test]
 fn input_beyond_the_limit_is_refused_and_not_cut() {
     let store = cluster_store(amazons(json!({})));
@@ -89,7 +89,8 @@ fn what_the_operator_refuses_is_refused() {
     assert!(sign(&[plain.clone(), download(&plain)], &[], &ACCESS_KEY).is_signed);
 }
 
-/// Why a multipart upload is refused is said as of any other grant, also for an upload that somebody has begun.
+/// A multipart upload is refused with the same reasons as any other grant, also if `--upload-id` names an initiated
+/// upload.
 #[test]
 fn upload_in_parts_that_somebody_began_is_refused_with_the_reason() {
     let mut store = cluster_store(amazons(json!({})));

@@ -1,4 +1,4 @@
-//! Forms for everything below a key, on a store that keeps to that.
+//! Tests of POST forms for a prefix, on a store that enforces the prefix.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::{
     world::{condition, says},
 };
 
-/// A form for everything below a key: any number of objects, each as the grant says, named by their files or otherwise; and
-/// nothing beside it, however it is spelled. Nobody waits for any of them, and in the end nobody is told that nothing came.
+/// A POST form for a prefix uploads any number of objects below the prefix, and none elsewhere, however the key is
+/// spelled. The grant does not wait for an upload, and it ends without a failure.
 #[test]
 fn a_form_below_a_key() {
     let on = OnMinio::new("below");
@@ -22,7 +22,7 @@ fn a_form_below_a_key() {
         "mode": "PostForm", "key": t.key("inbox/"), "expirationSeconds": 20, "ttlSecondsAfterFinished": 3600,
         "constraints": {"contentType": "text/plain", "contentLengthRange": {"min": 1, "max": 5}, "overwrite": "Allow"},
     });
-    // Nobody has tried yet.
+    // No conformance check has run yet, so the grant is refused.
     t.apply(&[store.clone(), t.grant("UploadGrant", "inbox", spec.clone())]);
     t.reason("ug/inbox", "CapabilityMissing");
     let tried = canary(t, store);
@@ -48,7 +48,7 @@ fn a_form_below_a_key() {
     assert_eq!(stored("inbox/out.txt").as_deref(), Some(&b"1"[..]));
     assert_eq!(post("", b"123456"), 400, "a byte more than the most");
 
-    // Named otherwise, as a page with a script does.
+    // A page with a script can also choose the object key itself.
     let config = key.files["curl.cfg"].clone();
     let as_key = |name: &str, of: &str, to: &str| {
         let config = config.replace(&t.key("inbox/${filename}"), name).replace(of, to);
@@ -91,7 +91,7 @@ fn a_form_below_a_key() {
     t.gone("inbox");
     assert_eq!(as_key(&t.key("inbox/late"), "", ""), 403);
 
-    // And by a session of its own, which ends at the same keys.
+    // A form that a session signs also reaches only keys below the prefix.
     let mut store = t.store();
     store["spec"]["s3"]["endpoint"] = json!(on.minio.endpoint());
     store["spec"]["s3"]["credentials"]["assumeRole"] = json!({"durationSeconds": 900});
@@ -108,7 +108,8 @@ fn a_form_below_a_key() {
     assert_eq!(stored("inbox/scoped").as_deref(), Some(&b"12"[..]));
 }
 
-/// An operator that starts while the store is away has not tried it: what is out stays, and what is new waits for the trial.
+/// An operator that starts while the store is unreachable has no result of a conformance check. Issued credentials
+/// stay, and new grants wait for the check.
 #[test]
 fn a_form_below_a_key_while_the_store_is_away() {
     let OnMinio {

@@ -1,4 +1,4 @@
-//! Stores whose answers have no end. Whoever may make an ObjectStore may run one.
+//! Tests with stores whose answers never end. Any user who may create an ObjectStore may run such a store.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -15,7 +15,7 @@ use valet_harness::fake::{Asked, Fake, Reply};
 
 use crate::access::access;
 
-/// A store with `assumeRole` that answers so, and its STS with it.
+/// A store with `assumeRole` that gives this reply. The same server is its STS.
 pub fn assuming(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> (Fake, S3) {
     let fake = Fake::start(reply);
     let settings = json!({
@@ -31,7 +31,8 @@ fn key() -> Access {
     access("a/b")
 }
 
-/// The SDK keeps what is answered, all of it; what is poured out here is little more than sockets hold.
+/// Valet stops reading an endless answer. Without this limit the SDK would keep the whole answer in memory, so the
+/// server may send little more than the socket buffers hold.
 #[tokio::test]
 async fn answers_without_an_end() {
     const SOCKETS: u64 = 16 << 20;
@@ -49,7 +50,7 @@ async fn answers_without_an_end() {
     }
 }
 
-/// A list of parts that goes on and on is given up.
+/// Valet stops asking for a list of parts that never ends.
 #[tokio::test]
 async fn lists_without_an_end() {
     let (fake, s3) = assuming(|asked| {
@@ -86,7 +87,7 @@ async fn lists_without_an_end() {
     assert!(fake.asked().len() - before <= 20 + 1, "each is looked into once");
 }
 
-/// What a store says is no text of ours.
+/// An error code from a store appears in no message if it contains other text.
 #[tokio::test]
 async fn codes_that_are_more_than_codes() {
     let (_fake, s3) = assuming(|_| {
@@ -100,7 +101,7 @@ async fn codes_that_are_more_than_codes() {
     );
 }
 
-/// A trial with real keys clears away what it wrote, and nothing else that a store lists.
+/// A conformance check deletes the objects that it wrote, and no other object that the store lists.
 #[tokio::test]
 async fn nothing_else_is_deleted() {
     let (fake, s3) = assuming(|asked| match asked.method.as_str() {
@@ -125,7 +126,7 @@ async fn nothing_else_is_deleted() {
     assert!(deleted.is_empty(), "{deleted:?}");
 }
 
-/// Of what it wrote itself a trial deletes a few versions, however many a store says that there are.
+/// A conformance check deletes a few versions of an object that it wrote, even if the store lists many more.
 #[tokio::test]
 async fn versions_that_nobody_wrote_are_not_deleted() {
     let fake = Fake::start(|asked| match asked.method.as_str() {
@@ -151,7 +152,7 @@ async fn versions_that_nobody_wrote_are_not_deleted() {
     assert!(asked.len() < 120, "{}", asked.len());
 }
 
-/// More headers than a store sends are not read, by either client.
+/// Valet rejects an answer with far more headers than a store sends.
 #[tokio::test]
 async fn headers_without_an_end() {
     let huge = || Reply::With(200, vec![("content-type", "x".repeat(390_000))], String::new());
@@ -165,7 +166,7 @@ async fn headers_without_an_end() {
     assert!(why.contains("16 KiB of headers"), "{why}");
 }
 
-/// A store that answers each request, and takes its time for it, is given up as a whole.
+/// Valet stops after a total time limit if a store answers each request, but slowly.
 #[tokio::test]
 async fn a_list_of_uploads_that_takes_too_long() {
     let (fake, s3) = assuming(|asked| {

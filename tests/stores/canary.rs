@@ -1,4 +1,4 @@
-//! Round trips with real keys, on MinIO and Garage.
+//! Tests of conformance checks on MinIO and Garage.
 
 use serde_json::{Value, json};
 use valet_harness::{GARAGE_BUCKET, S3Options, S3Server, Software, eventually};
@@ -8,7 +8,7 @@ use crate::{
     world::{SOON, Tenant, condition, says},
 };
 
-/// Asks for a round trip with real keys, and waits for what it found.
+/// Requests a conformance check and waits for its result.
 pub fn canary(t: &Tenant, store: Value) -> Value {
     canary_by(t, store, "now")
 }
@@ -19,7 +19,7 @@ pub fn canary_by(t: &Tenant, mut store: Value, request: &str) -> Value {
     t.answered(request)
 }
 
-/// With a session for each key, MinIO holds keys to everything that they promise.
+/// With a session for each credential, MinIO enforces every constraint of the credentials.
 #[test]
 fn real_keys_on_minio() {
     let on = OnMinio::new("real-keys");
@@ -44,7 +44,8 @@ fn real_keys_on_minio() {
     assert!(left.is_empty(), "{left:#?}");
 }
 
-/// Garage takes a second upload by a write-once key. Asked for a round trip, Valet finds that, and signs none.
+/// Garage accepts a second upload with a write-once URL. A conformance check finds this, and Valet signs no
+/// write-once URL.
 #[test]
 #[ignore = "needs Garage, which takes long to build; make conformance runs it"]
 fn real_keys_on_garage() {

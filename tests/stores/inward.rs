@@ -1,4 +1,4 @@
-//! Endpoints of tenants' stores that lead inwards only together with the bucket's name.
+//! Tests of tenants' endpoints that lead to an internal address only in combination with the bucket name.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -11,8 +11,8 @@ use valet::{
     provider::{Finding, Provider, registry},
 };
 
-/// With the bucket in the host, `127.100` and `200.100` are an address of this machine, although the endpoint's host is one of
-/// somebody else's (200.0.0.100, as addresses may be written). Nobody looks a name up for an address.
+/// The bucket `127.100` and the host `200.100` together form a loopback address, although the host alone is a public
+/// address (200.0.0.100 in short form). An IP address needs no DNS lookup, so Valet must check it separately.
 #[tokio::test]
 async fn a_bucket_and_a_host_that_are_an_address() {
     let listener = TcpListener::bind("127.100.200.100:0").expect("a port is free");
@@ -32,7 +32,7 @@ async fn a_bucket_and_a_host_that_are_an_address() {
     };
     assert!(why.contains("127.100.200.100") && why.contains("loopback"), "{why}");
 
-    // Nor is half an address taken for a host, before anything is sent.
+    // Valet also refuses a host that is part of an IP address, before it sends anything.
     for half in ["1.1", "254", "169.254", "0x7f.1", "2130706433", "1.1."] {
         let mut settings = settings.clone();
         settings["endpoint"] = json!(format!("http://{half}"));

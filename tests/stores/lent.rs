@@ -1,5 +1,4 @@
-//! Temporary credentials that are lent to workloads, used by a stock S3 client: what they can do, and that they can do
-//! nothing else.
+//! Tests of temporary credentials, used by an unmodified S3 client: they allow what the grant says, and nothing else.
 
 use std::{
     collections::BTreeMap,
@@ -15,16 +14,16 @@ use crate::{
     world::{Mounted, SOON, Tenant, condition, says},
 };
 
-/// How the client is told of the credentials.
+/// How the client receives the credentials.
 #[derive(Clone, Copy)]
 pub enum Told {
-    /// By the mounted files `config` and `credentials`, and nothing else.
+    /// Only through the mounted files `config` and `credentials`.
     Files,
-    /// By environment variables, as `envFrom` makes them of the whole Secret.
+    /// Through environment variables, as `envFrom` with the whole Secret sets them.
     Variables,
 }
 
-/// Runs operations with the Secret's entries; what came of each.
+/// Runs operations with the Secret's entries and returns the result of each.
 pub fn run(t: &Tenant, key: &Mounted, told: Told, operations: &Value) -> Vec<Value> {
     let mut command = t.world.tools.command("python3");
     let home = t.file("no-home", b"");
@@ -47,12 +46,12 @@ pub fn run(t: &Tenant, key: &Mounted, told: Told, operations: &Value) -> Vec<Val
     serde_json::from_str(&output.text()).expect("it prints JSON")
 }
 
-/// The same for operations that must all be refused.
+/// Runs operations that the store must all refuse.
 fn refused(t: &Tenant, key: &Mounted, operations: &Value) {
     let results = run(t, key, Told::Files, operations);
     for (operation, result) in operations.as_array().unwrap().iter().zip(&results) {
         assert!(
-            // HEAD has no body that could say more.
+            // The answer to HEAD has no body, so the error is only the status.
             ["AccessDenied", "403"].contains(&result["error"].as_str().unwrap_or_default()),
             "{operation} gave {result}"
         );
@@ -67,7 +66,7 @@ fn lending(test: &str) -> OnMinio {
     on
 }
 
-/// The tenant's store, which allows credentials to be lent.
+/// Changes the tenant's store, and lets its access rule allow temporary credentials.
 fn allow(t: &Tenant, change: impl FnOnce(&mut Value)) {
     let mut store = t.get(&format!("costore/{}", t.name())).expect("the store is there");
     store["spec"]["access"][0]["credentials"] = json!("Allow");
@@ -75,7 +74,8 @@ fn allow(t: &Tenant, change: impl FnOnce(&mut Value)) {
     t.patch(&format!("costore/{}", t.name()), &json!({"spec": store["spec"]}));
 }
 
-/// One key to write: that key in any way, and nothing else in the world. Seen in the store, as any upload.
+/// Credentials for an upload of one object can write that object in every way and do nothing else. Valet sees the
+/// upload as it sees any other.
 #[test]
 fn one_key_to_write() {
     let on = lending("lendput");
@@ -133,12 +133,12 @@ fn one_key_to_write() {
         t,
         &lent,
         &json!([
-            // Another key, however near.
+            // Other object keys, also similar ones.
             ["put_object", with(&t.key("theirs"), json!({"Body": "mine"}))],
             ["put_object", with(&beside, json!({"Body": "mine"}))],
             ["put_object", with(&below, json!({"Body": "mine"}))],
             ["create_multipart_upload", at(&beside)],
-            // Another verb.
+            // Other operations on the same object.
             ["get_object", at(&key)],
             ["head_object", at(&key)],
             ["delete_object", at(&key)],
@@ -148,12 +148,12 @@ fn one_key_to_write() {
             ["list_objects_v2", {"Bucket": bucket}],
             ["list_multipart_uploads", {"Bucket": bucket}],
             ["get_bucket_location", {"Bucket": bucket}],
-            // Another bucket.
+            // Other buckets.
             ["put_object", {"Bucket": "another-bucket", "Key": key, "Body": "mine"}],
             ["create_bucket", {"Bucket": "new-bucket"}],
         ]),
     );
-    // These are answered, with nothing.
+    // The store answers these requests, but with an empty result.
     let theirs = json!({"Objects": [{"Key": t.key("theirs")}]});
     let empty = json!([["list_buckets", {}], ["delete_objects", {"Bucket": bucket, "Delete": theirs}]]);
     let answers = run(t, &lent, Told::Files, &empty);
@@ -167,7 +167,7 @@ fn one_key_to_write() {
         Some(&b"theirs"[..])
     );
 
-    // In parts, one of them given up; then whole.
+    // The client starts two multipart uploads, aborts one and completes the other.
     let started = run(
         t,
         &lent,
@@ -209,7 +209,7 @@ fn one_key_to_write() {
     let done = t.reason("ug/report", "Completed");
     assert_eq!(done["status"]["object"]["size"], (5 << 20) + 7);
     t.gone("report");
-    // Whoever has read them has them until their end: that is what revoking could not change either.
+    // A copy of the credentials works until they expire, also after the grant Secret is deleted.
     let again = run(
         t,
         &lent,
@@ -220,7 +220,8 @@ fn one_key_to_write() {
     assert_eq!(on.minio.get(bucket, &key).unwrap().as_deref(), Some(&b"small"[..]));
 }
 
-/// Everything below a key, to write and to read; and the end, which is the grant's and not the session's.
+/// Credentials for a prefix can write or read all objects below it. They expire with the grant, although the session
+/// lives longer.
 #[test]
 fn everything_below_a_key() {
     let on = lending("lendall");
@@ -306,26 +307,27 @@ fn everything_below_a_key() {
             ["list_objects_v2", {"Bucket": bucket}],
             ["list_objects_v2", {"Bucket": bucket, "Prefix": t.key("run-42")}],
             ["list_objects_v2", {"Bucket": bucket, "Prefix": t.key("")}],
-            // MinIO takes the right to list for one to list versions, too, of the same keys.
+            // For MinIO, the right to list objects includes the right to list versions, for the same keys.
             ["list_object_versions", {"Bucket": bucket, "Prefix": t.key("run-4")}],
             ["get_object", {"Bucket": "another", "Key": t.key("run-42/in/a")}],
         ]),
     );
 
-    // STS makes no session of less than 15 minutes; the policy ends it when the grant does.
+    // STS creates no session shorter than 15 minutes. The session policy ends it when the grant expires.
     let over = t.reason_within("ug/out", "Expired", Duration::from_secs(SECONDS + 20));
     assert!(began.elapsed() >= Duration::from_secs(SECONDS - 5));
     assert_eq!(says(&over, "Completed"), "Unknown NotObservable");
     assert_eq!(t.kstatus(&over), "Current");
     t.gone("out");
     refused(t, &write, &json!([put("run-42/late"), put("run-42/x")]));
-    // An SDK that is told the end says so itself.
+    // An SDK that knows the expiry time reports it itself.
     let late = &run(t, &write, Told::Variables, &json!([put("run-42/late")]))[0];
     assert!(late["error"].as_str().is_some_and(|e| e.contains("expired")), "{late}");
     assert_eq!(on.minio.get(bucket, &t.key("run-42/late")).unwrap(), None);
 }
 
-/// Who gets none, by name and with the remedy; and nothing of what is lent stands anywhere but in the Secret.
+/// A grant that may not receive temporary credentials gets a reason and a remedy. The credentials appear nowhere but
+/// in the grant Secret.
 #[test]
 fn none_where_nobody_allows_it() {
     let on = OnMinio::new("lendno");
@@ -345,7 +347,7 @@ fn none_where_nobody_allows_it() {
     };
     on.store(json!({}));
     t.apply(&[lend("norole", json!({}))]);
-    // What no rule allows is told nothing of the store.
+    // A grant that no access rule allows learns nothing about the store.
     let said = message("norole", "OperationNotAllowed");
     assert!(!said.contains("assumeRole"), "{said}");
     on.store(json!({"credentials": {"assumeRole": {}}}));
@@ -374,7 +376,7 @@ fn none_where_nobody_allows_it() {
     );
     t.reason("ug/fine", "Issued");
 
-    // Narrowed: withdrawn, and it is said until when copies work.
+    // A narrowed access rule deletes the Secret, and the message gives the time until which copies work.
     let lent = t.mount("fine");
     allow(t, |store| store["spec"]["access"][0]["credentials"] = json!("Forbid"));
     let said = message("fine", "OperationNotAllowed");
@@ -399,7 +401,7 @@ fn assert_secrets_stay_in_secrets(on: &OnMinio, files: &BTreeMap<String, String>
     }
 }
 
-/// versitygw has no AssumeRole; what it says is a reason, and nothing is lent.
+/// versitygw has no AssumeRole. The grant gets a reason and no credentials.
 #[test]
 fn a_store_without_sts() {
     let t = Tenant::new("lendnosts");

@@ -1,5 +1,5 @@
-//! What stores turn out to be like, and what follows from it: a store that behaves as Amazon documents, and one that
-//! obeys headers which nobody signed.
+//! Tests of what Valet finds out about stores and how it reacts: one store behaves as Amazon documents, and one obeys
+//! unsigned headers.
 
 #[path = "../common/access.rs"]
 mod access;
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use valet_harness::{Operator, OperatorOptions, S3Options, S3Server, Software, eventually};
 use world::{SOON, Tenant, VALET, condition, says};
 
-/// A tenant whose store is MinIO.
+/// A tenant whose store is a MinIO server.
 struct OnMinio {
     tenant: Tenant,
     minio: S3Server,
@@ -50,13 +50,13 @@ impl OnMinio {
         }
     }
 
-    /// The store with more settings; waits until it has been tried out.
+    /// Applies the store with more settings and waits until it is probed.
     fn store(&self, more: Value) -> Value {
         self.minio_store(more);
         tried(&self.tenant)
     }
 
-    /// The same without waiting.
+    /// Applies the store with more settings and does not wait.
     fn minio_store(&self, more: Value) {
         let mut store = self.tenant.store();
         store["spec"]["s3"]["endpoint"] = json!(self.minio.endpoint());
@@ -65,7 +65,7 @@ impl OnMinio {
     }
 }
 
-/// The store once what was tried speaks of its present spec.
+/// Waits until a probe of the present spec has finished, and returns the store.
 fn tried(t: &Tenant) -> Value {
     eventually(SOON, "the store to be tried out", || {
         t.get(&format!("costore/{}", t.name())).filter(|s| {
@@ -90,11 +90,12 @@ fn a_store_that_behaves() {
     assert_eq!(says(&store, "UnsignedHeadersRefused"), "True HeadersRefused");
     assert_eq!(says(&store, "ClockInSync"), "True Ready");
     assert!(can(&store, "SignedHeadersOnly"));
-    // Nothing was written.
+    // The probe wrote nothing.
     assert!(t.world.s3.versions(t.name(), "").unwrap().is_empty());
 }
 
-/// No upload keys, until the store's owner has seen to it that they can do no harm. Downloads are as good as ever.
+/// Valet issues no upload URLs for a store that obeys unsigned headers, until the owner makes them safe or accepts
+/// the risk. Downloads are not affected.
 #[test]
 fn a_store_that_obeys_unsigned_headers() {
     let on = OnMinio::new("obeys");
@@ -116,7 +117,7 @@ fn a_store_that_obeys_unsigned_headers() {
     assert_eq!(t.kstatus(&refused), "Failed");
     t.reason("dg/down", "Issued");
 
-    // A form is not concerned: no header of it asks the store for anything.
+    // A POST form is not affected, because it has no headers that ask the store for anything.
     let form = json!({"mode": "PostForm", "constraints": {"overwrite": "Allow", "contentLengthRange": {"max": 9}}});
     t.apply(&[t.grant("UploadGrant", "form", form)]);
     t.reason("ug/form", "Issued");
@@ -133,7 +134,7 @@ fn a_store_that_obeys_unsigned_headers() {
     assert_eq!(form.curl(&["--form", &large]).0, 400, "a byte more than the most");
     t.reason("ug/form", "Completed");
 
-    // The attack that is the reason: with the owner's consent the key is handed out, and does what it must not.
+    // The attack: if the owner tolerates unsigned headers, the holder of an upload URL can copy another object.
     on.minio.put(t.name(), "secret/salaries", b"everybody's").unwrap();
     on.store(json!({"unsignedHeaders": "Tolerate"}));
     t.reason("ug/up", "Issued");
@@ -148,7 +149,8 @@ fn a_store_that_obeys_unsigned_headers() {
     );
 }
 
-/// Each key with credentials of its own, confined to its object: the attack fails, and so does every other use.
+/// With a session for each credential, limited to one object, the attack fails. So does every other use of the
+/// session.
 #[test]
 fn each_key_has_its_own_session() {
     let on = OnMinio::new("scoped");
@@ -174,7 +176,7 @@ fn each_key_has_its_own_session() {
     let (status, said) = attack.curl(&["--upload-file", "/dev/null", "--header", &copy]);
     assert_eq!(status, 403, "{said}");
     assert_eq!(on.minio.get(t.name(), &t.key("attack")).unwrap(), None);
-    // Nor does an archive that MinIO is asked to unpack reach another key than the grant's.
+    // MinIO can unpack an uploaded archive into other objects. The session prevents that.
     let archive = t.file("archive", &tar("elsewhere", b"mine"));
     let (unpack, below) = (
         "x-amz-meta-snowball-auto-extract: true",
@@ -194,7 +196,7 @@ fn each_key_has_its_own_session() {
         Some(&b"bytes"[..])
     );
     t.reason("ug/up", "Completed");
-    // A form is signed by the key's own session, too.
+    // A session of the same kind also signs a POST form.
     let form = t.mount("form");
     assert!(form.files["fields.json"].contains("\"x-amz-security-token\": "));
     let file = format!("file=@{}", t.file("form", b"bytes").display());
@@ -213,7 +215,8 @@ fn each_key_has_its_own_session() {
     let (status, body) = t.mount("down").curl(&[]);
     assert_eq!((status, body.trim()), (200, "bytes"));
 
-    // A key ends with its session, and says so; a key that a policy cannot name alone is refused.
+    // A credential expires with its session, and the condition shows this. An object key that a session policy cannot
+    // name exactly is refused.
     let long = t.reason("ug/long", "Issued");
     assert_eq!(says(&long, "Active"), "True ExpiryTruncated");
     let wild = t.reason("ug/wild", "CapabilityMissing");
@@ -221,8 +224,8 @@ fn each_key_has_its_own_session() {
     assert!(message.contains("'*'"), "{message}");
 }
 
-/// What a store does with headers that are not signed is not known before it has answered: until then nobody gets a key for
-/// an upload, though one could be signed. What needs no answer is signed all the same.
+/// Valet issues no upload URL until a probe shows how the store treats unsigned headers. It issues download URLs,
+/// which do not depend on the probe.
 #[test]
 fn a_store_that_nobody_has_tried_yet() {
     let on = OnMinio::new("untried");
@@ -241,13 +244,13 @@ fn a_store_that_nobody_has_tried_yet() {
     on.minio.start_again().unwrap();
     t.reason_within("ug/up", "CapabilityMissing", Duration::from_secs(90));
     assert!(t.get("secret/up").is_none());
-    // Its owner's word needs no trial.
+    // If the owner tolerates unsigned headers, no probe is necessary.
     on.minio.stop();
     on.minio_store(json!({"unsignedHeaders": "Tolerate"}));
     t.reason_within("ug/up", "Issued", Duration::from_secs(90));
 }
 
-/// What is wrong with a store is said by name, on the store and on its grants, before any key is handed out.
+/// Conditions of the store and of its grants name the problem with the store before Valet issues any credential.
 #[test]
 fn what_is_wrong_is_found() {
     let t = Tenant::new("wrong");
@@ -295,8 +298,8 @@ fn what_is_wrong_is_found() {
     assert!(said.contains("spec.s3.region"), "{said}");
 }
 
-/// A store that is away says so; grants that need no look at it get their keys all the same; and when it is back, all
-/// is well within the minute.
+/// An unreachable store has a condition that says so. Grants that need no probe receive credentials, and the others
+/// do within a minute after the store returns.
 #[test]
 fn a_store_that_is_away_when_it_is_tried() {
     let t = Tenant::new("away");
@@ -326,7 +329,7 @@ fn a_store_that_is_away_when_it_is_tried() {
     assert_eq!(says(&store, "UnsignedHeadersRefused"), "True HeadersRefused");
 }
 
-/// An archive with one file (POSIX, "ustar interchange format").
+/// A tar archive with one file (POSIX, "ustar interchange format").
 fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     let mut head = [0_u8; 512];
     let mut field = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());

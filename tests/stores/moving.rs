@@ -1,5 +1,5 @@
-//! Credentials that move: a rotation, sessions by web identity that are renewed, and sessions that are shorter than what a grant
-//! asks for; each with what the user sees.
+//! Tests of credentials that change: a rotated access key, sessions from web identity that are renewed, and sessions
+//! shorter than a grant asks for. Each test also checks what a user sees.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use crate::{
     world::{SOON, Tenant, VALET, condition, says},
 };
 
-/// Within this long keys are signed anew after the store was read, see docs/reference/stores.md.
+/// The maximum time until credentials are re-signed after Valet read the store (see docs/reference/stores.md).
 const ANEW: Duration = Duration::from_secs(120);
 
 fn signed_with(secret: &Value) -> String {
@@ -26,8 +26,8 @@ fn signed_with(secret: &Value) -> String {
         .to_owned()
 }
 
-/// The old access key gives way to another one: keys that are out are signed anew, with the same end, and then the old one
-/// can go. What changes nothing of the credentials signs nothing anew.
+/// After an access key is rotated, Valet re-signs issued credentials with the same expiry time, and the old access
+/// key can then be deleted. A change that does not concern the credentials re-signs nothing.
 #[test]
 fn a_rotation() {
     let t = Tenant::new("rotate");
@@ -48,7 +48,7 @@ fn a_rotation() {
     let operator = t.operator();
     tried(&t);
     s3.put(t.name(), &t.key("film"), b"frames").unwrap();
-    // By their UIDs they are spread over the two minutes, so the first of ten comes soon.
+    // Re-signing is spread over two minutes by the grants' UIDs, so one of ten grants is re-signed early.
     let names: Vec<_> = (0..10).map(|n| format!("film-{n}")).collect();
     let film = json!({"key": t.key("film"), "expirationSeconds": 3600});
     let grants: Vec<_> = names
@@ -65,7 +65,7 @@ fn a_rotation() {
     let first = signed_with(&secret("film-0"));
     assert!(!first.is_empty() && names.iter().all(|n| signed_with(&secret(n)) == first));
 
-    // A label on the credentials' Secret is another version of it, and the same credentials.
+    // A new label changes the version of the credentials Secret, but not the credentials.
     let labelled = ["label", "secret", t.name(), "--namespace", "valet-system", "a=b"];
     t.world.plane.kubectl(&labelled).unwrap();
     touch(&t);
@@ -78,7 +78,7 @@ fn a_rotation() {
     assert_eq!(old.curl(&[]).0, 200);
     let statuses = t.get("dg/film-0").unwrap()["status"].clone();
     t.apply(&[t.credentials(&user("new"), "secret-of-the-user")]);
-    // Without this it would be noticed within a minute.
+    // Valet would otherwise notice the new Secret within a minute.
     touch(&t);
     let began = Instant::now();
     let all = [&names[..], &["up".to_owned(), "after".to_owned()]].concat();
@@ -115,7 +115,8 @@ fn a_rotation() {
         statuses,
         "the status has nothing new to say"
     );
-    // As docs/reference/stores.md counts what is signed with what: one line a store when all is done.
+    // The command in docs/reference/stores.md counts grant Secrets by signing credentials. After a rotation it prints
+    // one line for the store.
     let counted = t.kubectl(&[
         "get",
         "secrets",
@@ -134,7 +135,7 @@ fn a_rotation() {
     assert_eq!(old.curl(&[]).0, 403, "what the old access key has signed is over");
     assert_eq!(t.mount("film-0").curl(&[]).0, 200);
     assert_eq!(t.mount("up").upload(&t.file("f", b"bytes")).0, 200);
-    // Neither key is named anywhere.
+    // The secret of neither access key appears in the log, a status or a Secret.
     let seen = [
         operator.log_text(),
         t.kubectl(&["get", "ug,dg,secrets", "--output", "yaml"]),
@@ -143,7 +144,7 @@ fn a_rotation() {
     assert!(!seen.contains("secret-of-the-user"));
 }
 
-/// Changes the store in a way that changes nothing, so that it is read now.
+/// Changes a field of the store that does not concern its credentials, so that Valet reads the store now.
 fn touch(t: &Tenant) {
     let store = t.get(&format!("costore/{}", t.name())).unwrap();
     let n = store["spec"]["access"][0]["maxExpirationSeconds"].as_i64().unwrap();
@@ -154,20 +155,20 @@ fn touch(t: &Tenant) {
     t.patch(&format!("costore/{}", t.name()), &json!({"spec": {"access": access}}));
 }
 
-/// A pod's identity: the apiserver is the issuer, MinIO takes its word.
+/// The identity of a pod. The apiserver issues its token, and MinIO trusts the apiserver.
 pub struct Identity<'a> {
     pub t: &'a Tenant,
     pub token: PathBuf,
 }
 
-/// The client that MinIO knows, which tokens must be meant for.
+/// The audience that MinIO requires in a token.
 const AUDIENCE: &str = "valet";
-/// MinIO's name for who comes with such a token: a hash of [`AUDIENCE`].
+/// MinIO's role for such tokens. Its name contains a hash of [`AUDIENCE`].
 pub const ROLE: &str = "arn:minio:iam:us-east-1::role/SeTraM0IBlfFQuECTSTzHcZr6dg";
 
 impl Identity<'_> {
-    /// An operator that has this identity alone, and may use it for stores of its namespace's own, which is where it works.
-    /// `sts` is where the token is exchanged for a session of `role`.
+    /// Starts an operator that has only this identity, and may use it for ObjectStores of its own namespace. `sts` is
+    /// the endpoint that exchanges the token for a session of `role`.
     pub fn operator(&self, role: &str, sts: String) -> Operator {
         let env = [
             ("AWS_WEB_IDENTITY_TOKEN_FILE", self.token.display().to_string()),
@@ -190,12 +191,12 @@ impl Identity<'_> {
         Operator::start(Path::new(VALET), &self.t.world.plane, &options).expect("the operator starts")
     }
 
-    /// Puts a fresh token where the kubelet would.
+    /// Writes a new token to the place where the kubelet would write it.
     pub fn issue(&self, minutes: u32) {
         self.issue_to("valet", minutes);
     }
 
-    /// The same of another account.
+    /// Writes a new token of another service account.
     pub fn issue_to(&self, account: &str, minutes: u32) {
         let token = self.t.kubectl(&[
             "create",
@@ -208,10 +209,10 @@ impl Identity<'_> {
     }
 }
 
-/// MinIO that trusts the apiserver.
+/// Starts MinIO with the apiserver as a trusted OpenID provider.
 pub fn trusting(t: &Tenant) -> S3Server {
     let plane = &t.world.plane;
-    // As a cluster must do whose issuer others are to ask.
+    // A cluster needs this binding if other systems fetch its OpenID documents.
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "issuer-for-all"},
         "roleRef": {
@@ -245,8 +246,8 @@ fn end_of(object: &Value, field: &str) -> Timestamp {
     object["status"][field].as_str().expect(field).parse().unwrap()
 }
 
-/// Web identity, for real: sessions as short as their tokens, keys that never outlive them, fresh sessions with fresh tokens, and
-/// the store's choice what to do about grants that ask for more.
+/// With web identity a session is as short as its token, no credential outlives its session, and a new token gives a
+/// new session. `shortSessions` decides about grants that ask for more.
 #[test]
 fn web_identity() {
     let t = Tenant::new("irsa");
@@ -282,7 +283,7 @@ fn web_identity() {
     let left = session.duration_since(Timestamp::now()).as_secs();
     assert!((840..=900).contains(&left), "a session of 15 minutes has {left} s left");
 
-    // Within the session: as asked. The object goes up with it.
+    // A grant that fits into the session receives the requested lifetime, and its upload succeeds.
     t.apply(&[grant("UploadGrant", "fits", 600)]);
     let fits = t.reason("ug/fits", "Issued");
     assert_eq!(says(&fits, "Active"), "True Issued");
@@ -291,7 +292,7 @@ fn web_identity() {
     assert_eq!(key.upload(&t.file("f", b"bytes")).0, 200);
     t.reason("ug/fits", "Completed");
 
-    // More than is left of it: cut short, five seconds before the session's end, and said.
+    // A grant that asks for more expires five seconds before the session ends. A condition and an event say so.
     t.apply(&[grant("DownloadGrant", "long", 3600)]);
     let long = t.reason("dg/long", "Issued");
     assert_eq!(says(&long, "Active"), "True ExpiryTruncated");
@@ -309,7 +310,7 @@ fn web_identity() {
     let key = t.mount("long");
     assert_eq!(key.curl(&[]).0, 200);
 
-    // The store's owner wants no such keys: refused, with the number that would do.
+    // With `shortSessions: Refuse` the grant is refused, and the message names a lifetime that is allowed.
     store["spec"]["shortSessions"] = json!("Refuse");
     t.apply(&[store]);
     t.apply(&[grant("DownloadGrant", "whole", 3600)]);
@@ -327,20 +328,20 @@ fn web_identity() {
         "what is out stays"
     );
 
-    // The kubelet brings a token with more life, and whoever asks for more gets a session with it: nobody waits for the
-    // old one to end. At most a minute passes, since STS is not asked more often.
+    // The kubelet writes a token with a longer life. Valet creates a new session with it although the old session has
+    // not expired, at most a minute later, because it limits its requests to STS.
     identity.issue(120);
     let whole = t.reason_within("dg/whole", "Issued", Duration::from_secs(150));
     assert_eq!(says(&whole, "Active"), "True Issued");
     assert_eq!(t.mount("whole").curl(&[]).0, 200);
-    // The key that was signed with the old session is as it was.
+    // The credential that the old session signed does not change.
     assert_eq!(says(&t.get("dg/long").unwrap(), "Active"), "True ExpiryTruncated");
     eventually(Duration::from_secs(90), "the store to say so, too", || {
         let store = t.get("ostore/own").unwrap();
         (end_of(&store, "credentialsExpirationTime") > session).then_some(())
     });
 
-    // A token that is no good any more: the session at hand goes on, and nothing is said but in the log.
+    // With an invalid token Valet continues to use its session, and only the log reports the problem.
     std::fs::write(&identity.token, "no token").unwrap();
     t.apply(&[grant("DownloadGrant", "later", 600)]);
     let later = t.reason("dg/later", "Issued");

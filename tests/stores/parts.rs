@@ -1,4 +1,4 @@
-//! Uploads in parts on MinIO: who sends a part can send along a header that nobody signed.
+//! Tests of multipart uploads on MinIO, where the sender of a part can add unsigned headers.
 
 use std::process::Command;
 
@@ -17,7 +17,7 @@ fn parts(key: &Mounted) -> Vec<Value> {
     text["parts"].as_array().expect("it has parts").clone()
 }
 
-/// Sends a part with more arguments for curl.
+/// Uploads a part with additional arguments for curl.
 fn send(on: &OnMinio, part: &Value, body: &[u8], more: &[&str]) -> u16 {
     let mut command = process::clean(Command::new("curl"));
     command
@@ -46,7 +46,7 @@ fn grant(on: &OnMinio, name: &str) -> Value {
     on.tenant.grant("UploadGrant", name, spec)
 }
 
-/// MinIO lists uploads of one key only.
+/// Counts the open uploads of one object, because MinIO lists uploads of one object key only.
 fn open(on: &OnMinio, name: &str) -> usize {
     let t = &on.tenant;
     let key = t.key(name);
@@ -60,7 +60,8 @@ fn open(on: &OnMinio, name: &str) -> usize {
     String::from_utf8_lossy(&answer.body).matches("<UploadId>").count()
 }
 
-/// Refused, like a PUT, while nothing keeps the holder of a part's URL from copying what the credentials can read.
+/// A multipart upload is refused like a PUT while the holder of a part's URL could copy any object that the
+/// credentials can read.
 #[test]
 fn a_part_is_as_dangerous_as_a_put() {
     let on = OnMinio::new("partobeys");
@@ -73,12 +74,12 @@ fn a_part_is_as_dangerous_as_a_put() {
     assert!(message.contains("SignedHeadersOnly"), "{message}");
     assert_eq!(open(&on, "g"), 0, "nothing is begun for what is refused");
 
-    // The attack that is the reason: with the owner's consent the key is handed out, and does what it must not.
+    // The attack: if the owner tolerates unsigned headers, the holder of a part's URL can copy another object.
     on.store(json!({"unsignedHeaders": "Tolerate"}));
     t.reason("ug/g", "Issued");
     let all = parts(&t.mount("g"));
     let copy = format!("x-amz-copy-source: /{}/secret/salaries", t.name());
-    // The signed Content-Length is sent, though there is no such body to copy.
+    // The client sends the signed Content-Length, although the copied object has another size.
     assert_eq!(send(&on, &all[1], b"xyz", &["--header", &copy]), 200);
     assert_eq!(send(&on, &all[0], &vec![b'a'; PART], &[]), 200);
     t.reason("ug/g", "Completed");
@@ -90,7 +91,8 @@ fn a_part_is_as_dangerous_as_a_put() {
     );
 }
 
-/// With a session for each key the parts are confined to the object, and Valet begins and completes with its own rights.
+/// With a session for each credential, part URLs reach only the grant's object. Valet initiates and completes the
+/// upload with its own credentials.
 #[test]
 fn parts_under_a_session() {
     let on = OnMinio::new("partscoped");
@@ -114,7 +116,7 @@ fn parts_under_a_session() {
     assert_eq!((stored.len(), &stored[PART..]), (PART + 3, &b"xyz"[..]));
     assert_eq!(open(&on, "g"), 0);
 
-    // MinIO, too, refuses to put parts over an object that came meanwhile.
+    // MinIO also refuses to complete a multipart upload over an object that was created in the meantime.
     let late = parts(&t.mount("late"));
     on.minio.put(t.name(), &t.key("late"), b"faster").unwrap();
     assert_eq!(send(&on, &late[1], b"xyz", &[]), 200);

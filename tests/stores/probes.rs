@@ -1,4 +1,4 @@
-//! What is concluded about a store by its answers, and what is sent to find out.
+//! Tests of what Valet sends to probe a store, and what it concludes from the answers.
 
 use crate::access::access;
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
@@ -27,7 +27,7 @@ fn error(status: u16, code: &str) -> Reply {
     )
 }
 
-/// The same with the store's time.
+/// An error reply with the store's time.
 fn error_at(ahead: i64, status: u16, code: &str) -> Reply {
     let date = (Timestamp::now() + SignedDuration::from_secs(ahead)).to_zoned(TimeZone::UTC);
     let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
@@ -39,7 +39,7 @@ fn is_upload(asked: &Asked) -> bool {
     asked.method == "PUT"
 }
 
-/// Whether a header that is not in the signature asks for something.
+/// Whether the request has an unsigned header that asks the store for something.
 fn is_unsigned(asked: &Asked) -> bool {
     asked.header("x-amz-copy-source").is_some() || asked.header("x-amz-meta-valet-probe").is_some()
 }
@@ -48,7 +48,7 @@ fn can(s3: &S3, capability: Capability) -> bool {
     s3.capabilities().enforced.contains(&capability)
 }
 
-/// A store that refuses unsigned headers and knows write-once uploads, unless `odd` answers.
+/// A store that refuses unsigned headers and supports write-once uploads, unless `odd` returns another reply.
 fn behaves(odd: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) -> Fake {
     Fake::start(move |asked: &Asked| {
         if let Some(reply) = odd(asked) {
@@ -64,7 +64,8 @@ fn behaves(odd: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) -> Fak
     })
 }
 
-/// A store of files has a folder at the probe's key while there is an object below it.
+/// A store on a file system has a directory at the probe key while an object exists below it. The probe then tests
+/// headers below the probe key.
 #[tokio::test]
 async fn headers_are_tried_below_the_probe_key_where_the_store_has_a_conflict_there() {
     let fake = behaves(|asked| {
@@ -85,7 +86,7 @@ async fn a_store_that_refuses_unsigned_headers_is_found_to() {
     assert_eq!((probed.finding, probed.refuses_unsigned), (Finding::Usable, Some(true)));
     assert!(probed.remarks.is_empty(), "{:?}", probed.remarks);
     assert!(can(&s3, Capability::SignedHeadersOnly) && can(&s3, Capability::WriteOnce));
-    // What is tried for is not mixed: no condition where headers are tried, and the other way round.
+    // A probe request tests one thing only: no request has both a condition and an unsigned header.
     for asked in fake.asked().iter().filter(|a| is_upload(a)) {
         assert!(
             asked.header("if-none-match").is_none() || asked.header("content-md5").is_none() && !is_unsigned(asked),
@@ -95,7 +96,7 @@ async fn a_store_that_refuses_unsigned_headers_is_found_to() {
     assert!(fake.asked().iter().all(|a| a.method != "DELETE"), "nothing was written");
 }
 
-/// With a wrong clock everything is refused, and nothing of it is about the header.
+/// While the clocks differ the store refuses every request, so Valet concludes nothing about unsigned headers.
 #[tokio::test]
 async fn while_the_clocks_differ_nothing_is_concluded() {
     for (ahead, expected) in [
@@ -123,7 +124,8 @@ async fn while_the_clocks_differ_nothing_is_concluded() {
     }
 }
 
-/// A store without a `Date` does not say that the clocks differ; the request without the header does.
+/// A store without a `Date` header does not reveal clock skew. A refusal of the request without the unsigned header
+/// shows that the result means nothing.
 #[tokio::test]
 async fn an_expired_url_is_no_refusal_of_a_header() {
     let fake = Fake::start(|asked: &Asked| match asked.method.as_str() {
@@ -165,7 +167,7 @@ async fn what_was_seen_stays_while_nothing_can_be_concluded() {
     }
 }
 
-/// A store that answers 501 to conditional writes, and obeys a header that nobody signed.
+/// Valet finds that a store obeys an unsigned header even if the store answers 501 to conditional writes.
 #[tokio::test]
 async fn a_store_without_conditional_writes_is_found_to_obey_headers() {
     let fake = behaves(|asked| match asked.method.as_str() {
@@ -216,7 +218,8 @@ async fn a_bucket_with_object_lock_wants_checksums() {
     assert!(probed.remarks[0].contains("Object Lock"), "{:?}", probed.remarks);
 }
 
-/// To an endpoint that a tenant names only requests that change nothing are sent, and all is safe that follows.
+/// Valet sends only requests that change nothing to an endpoint that a tenant names. It then assumes only
+/// capabilities that are safe without a test.
 #[tokio::test]
 async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
     let networks: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
@@ -257,7 +260,7 @@ async fn a_head_that_is_refused_while_the_clocks_differ_says_nothing_of_the_cred
         look(|_| error_at(0, 403, "AccessDenied")).await,
         ObjectFact::Hidden
     ));
-    // Without a Date a request whose answer has a body tells.
+    // If the store sends no `Date` header, Valet sends a request whose error has a body with a code.
     assert!(matches!(
         look(|_| error(403, "RequestTimeTooSkewed")).await,
         ObjectFact::ClockSkewed(_)

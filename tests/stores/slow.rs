@@ -1,4 +1,4 @@
-//! A store that takes seconds for a key, and what changes meanwhile.
+//! Tests of changes that happen while a store needs seconds to issue a credential.
 
 use std::{
     sync::{
@@ -17,10 +17,10 @@ use valet_harness::{
 
 use crate::world::Tenant;
 
-/// Longer than what was read of a store counts for.
+/// Longer than the time for which Valet uses what it read of a store.
 const SLOW: Duration = Duration::from_secs(4);
 
-/// A store whose STS takes its time for each key, from when it is told to.
+/// A store whose STS answers slowly for each credential, once `slow` is true.
 fn store(slow: Arc<AtomicBool>) -> Fake {
     let error = |status: u16, code: &str, message: &str| {
         Reply::Text(
@@ -50,7 +50,8 @@ fn store(slow: Arc<AtomicBool>) -> Fake {
     })
 }
 
-/// Narrowed rules and a revoked grant hold for a key that is on its way: it is not published.
+/// If an access rule is narrowed or the grant is revoked while Valet signs a credential, Valet does not publish the
+/// credential.
 #[test]
 fn what_changes_while_a_key_is_signed() {
     let t = Tenant::new("overtaken");
@@ -75,7 +76,7 @@ fn what_changes_while_a_key_is_signed() {
     let mark = t.world.plane.audit_mark().unwrap();
     let begun = |name: &str| {
         t.apply(&[t.grant("DownloadGrant", name, json!({}))]);
-        // STS has been asked, and answers a while later.
+        // Valet has sent the request to STS by now, and STS answers later.
         std::thread::sleep(SLOW / 4);
     };
     begun("narrowed");

@@ -1,4 +1,4 @@
-//! A store whose STS makes sessions and does not hold them to the policies that they were asked for with.
+//! Tests with an STS that creates sessions but does not enforce the session policies in the requests.
 
 use std::sync::{
     Arc,
@@ -18,7 +18,7 @@ use valet_harness::fake::{Asked, Fake, Reply};
 
 use super::{access::allowed, bounds::assuming};
 
-/// What STS answers: a session.
+/// The answer of STS, with a session.
 fn session() -> Reply {
     Reply::Text(200, session_with("token"))
 }
@@ -37,13 +37,13 @@ fn error(status: u16, code: &str, message: &str) -> Reply {
     )
 }
 
-/// A store that refuses headers which are not signed. A session may write its own key; of its request for another one the store says
-/// `beside`.
+/// A store that refuses unsigned headers. A session may write its own object key, and `beside` is the reply to a
+/// write of another key.
 fn store(beside: impl Fn() -> Reply + Send + Sync + 'static) -> (Fake, S3) {
     store_with(session, beside)
 }
 
-/// The same with an STS that answers so.
+/// Like `store`, with this reply of STS.
 fn store_with(
     sts: impl Fn() -> Reply + Send + Sync + 'static,
     beside: impl Fn() -> Reply + Send + Sync + 'static,
@@ -61,7 +61,7 @@ fn store_with(
     })
 }
 
-/// What a store says of an upload whose MD5 is that of other bytes, if it is allowed.
+/// The store's reply to an allowed upload whose MD5 does not match its bytes.
 fn broken() -> Reply {
     error(400, "BadDigest", "the Content-MD5 did not match")
 }
@@ -78,7 +78,7 @@ async fn sessions_that_confine_nothing() {
         };
         assert_eq!(reason, Reason::KeysNotEnforced);
         assert!(why.contains("assumeRole"), "{why}");
-        // It is the session of one key that asks for another.
+        // The session for one object key sends the request for another key.
         let asked = fake.asked();
         let policy = &asked.iter().find(|a| a.method == "POST").unwrap().body;
         assert!(policy.contains("valet-probe%2Fsession"), "{policy}");
@@ -95,13 +95,13 @@ async fn sessions_that_do() {
     assert_eq!(s3.probe().await.finding, Finding::Usable);
     let sessions = || fake.asked().iter().filter(|a| a.method == "POST").count();
     assert_eq!(sessions(), 1);
-    // That is seen once.
+    // A second probe does not test sessions again.
     assert_eq!(s3.probe().await.finding, Finding::Usable);
     assert_eq!(sessions(), 1);
 }
 
-/// A refusal of another key shows nothing if the session's own key is refused, too: the clock may be wrong, or the role may not
-/// write there. What the answer does not tell is not known, and no upload is signed.
+/// If the store refuses even the session's own object key, the refusal of another key proves nothing: the clock may
+/// be wrong, or the role may not write there. Valet then signs no upload.
 #[tokio::test]
 async fn a_session_whose_own_key_is_refused_is_not_known_to_be_confined() {
     for (own, other) in [
@@ -157,7 +157,8 @@ fn download(mode: DownloadMode) -> Ask {
     }
 }
 
-/// A trial without an answer is made again before a session signs what rests on it, and that is no URL for a download.
+/// If the session test had no answer, Valet repeats it before it signs a credential that depends on it. A download
+/// URL does not depend on it.
 #[tokio::test]
 async fn sessions_that_could_not_be_tried() {
     let away = Arc::new(AtomicBool::new(true));
@@ -195,7 +196,8 @@ async fn sessions_that_could_not_be_tried() {
     );
 }
 
-/// What STS says goes into files that the workload's client reads by the line.
+/// Credentials from STS with line breaks or other invalid characters are refused, because workloads' clients read
+/// them from files line by line.
 #[tokio::test]
 async fn credentials_with_lines_of_their_own() {
     for token in [
@@ -219,7 +221,7 @@ async fn credentials_with_lines_of_their_own() {
     }
 }
 
-/// Whoever may write at the probe's key does not keep it from being found out what the store does with headers.
+/// An object at the probe key, which any writer may have put there, does not prevent the test of unsigned headers.
 #[tokio::test]
 async fn an_object_at_the_probes_key() {
     let fake = Fake::start(|asked: &Asked| match asked.method.as_str() {

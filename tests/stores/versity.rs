@@ -1,9 +1,9 @@
-//! Web identity with versitygw: its IAM service takes the word of an OpenID provider, here the apiserver, and gives sessions of
-//! a role.
+//! Tests of web identity with versitygw. Its IAM service trusts an OpenID provider, here the apiserver, and creates
+//! sessions of a role.
 //!
-//! That service asks no provider at an address of loopback, of a private network or at another port than 443. So the
-//! provider's documents lie at an address that is set aside for examples (RFC 5737), in a network namespace that has
-//! nothing but itself, and the service with them; it is reached through sockets in the file system.
+//! The IAM service contacts no provider at a loopback or private address, or at a port other than 443. So a server
+//! with the provider's documents runs at an address for examples (RFC 5737), in a network namespace without other
+//! interfaces. The IAM service runs in the same namespace, and tests reach it through Unix sockets.
 
 use std::{
     io,
@@ -26,13 +26,13 @@ use crate::{
 
 /// The issuer of the control plane's tokens.
 const ISSUER: &str = "kubernetes.default.svc";
-/// Where it is, for the IAM service.
+/// The issuer's address inside the network namespace.
 const ADDRESS: &str = "192.0.2.10";
 const ROOT: (&str, &str) = ("iam-root", "secret-of-the-iam-root");
 const PROVIDER: &str = "arn:aws:iam::000000000000:oidc-provider/kubernetes.default.svc";
 const ROLE: &str = "arn:aws:iam::000000000000:role/valet";
 
-/// Runs in the namespaces of its own.
+/// Runs inside new network and mount namespaces.
 const SCRIPT: &str = r#"
 ip link set lo up
 ip addr add "$ADDRESS/32" dev lo
@@ -54,7 +54,7 @@ impl Iam {
         for name in ["iam", "www/.well-known", "www/openid/v1"] {
             std::fs::create_dir_all(folder.join(name)).unwrap();
         }
-        // As a cluster publishes them whose apiserver is not to be asked by everybody.
+        // A cluster publishes these documents on another server if its apiserver is not public.
         let of = |path: &str| t.world.plane.kubectl(&["get", "--raw", path]).unwrap();
         let mut discovery: Value = serde_json::from_str(&of("/.well-known/openid-configuration")).unwrap();
         assert_eq!(discovery["issuer"], format!("https://{ISSUER}"));
@@ -113,7 +113,7 @@ impl Iam {
         self.folder.join(name)
     }
 
-    /// A call of the IAM API, as root.
+    /// Calls the IAM API as the root user.
     fn call(&self, action: &str, parameters: &[(&str, &str)]) {
         let mut command = process::clean(Command::new("curl"));
         command
@@ -133,7 +133,7 @@ impl Iam {
         process::run_ok(command, b"", SOON).unwrap_or_else(|e| panic!("{action}: {e}"));
     }
 
-    /// SHA-1 of the provider's certificate.
+    /// The SHA-1 hash of the provider's certificate.
     fn thumbprint(&self) -> String {
         let mut command = process::clean(Command::new("openssl"));
         command
@@ -144,7 +144,7 @@ impl Iam {
         hex.replace(':', "")
     }
 
-    /// A port that leads to the API.
+    /// Opens a TCP port that forwards to the API's Unix socket.
     fn relay(&self) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -222,7 +222,7 @@ fn web_identity_on_versitygw() {
         t: &t,
         token: t.file("token", b""),
     };
-    // Whom the role does not trust gets no session.
+    // A service account that the role does not trust receives no session.
     identity.issue_to("another", 15);
     let operator = identity.operator(ROLE, format!("http://127.0.0.1:{}", iam.relay()));
     let mut store = json!({
@@ -236,7 +236,7 @@ fn web_identity_on_versitygw() {
     let said = condition(&refused, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(said.contains("the provider answered with an error"), "{said}");
 
-    // A token of a quarter of an hour, and a session of an hour: that is what this STS gives, as Amazon's.
+    // This STS, like Amazon's, gives a session of one hour for a token of 15 minutes.
     identity.issue_to("valet", 15);
     store["spec"]["s3"]["probeKey"] = json!("probe");
     t.apply(&[store]);
@@ -276,11 +276,11 @@ fn web_identity_on_versitygw() {
     assert_eq!(says(&day, "Active"), "True ExpiryTruncated");
     let end: Timestamp = day["status"]["expirationTime"].as_str().unwrap().parse().unwrap();
     let margin = Duration::from_secs(5);
-    // That of the session at hand, or of a fresh one, if a minute has passed meanwhile.
+    // The end belongs to the present session, or to a new one if a minute has passed.
     let latest = Timestamp::now() + Duration::from_secs(3600) - margin;
     assert!((session - margin..=latest).contains(&end), "{end}, {session}");
 
-    // What the role may no more, none of its sessions may, nor a key that one of them signed.
+    // When the role loses its policy, its sessions and the credentials that they signed stop working.
     iam.call("DeleteRolePolicy", &[("RoleName", "valet"), ("PolicyName", "media")]);
     eventually(Duration::from_secs(10), "the key to be worth nothing", || {
         (key.curl(&[]).0 == 403).then_some(())

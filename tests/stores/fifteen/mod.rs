@@ -1,6 +1,6 @@
-//! Sessions of 15 minutes, the shortest that STS makes, watched in real time over their life and that of the ones after: that
-//! each is renewed before its end, that no key outlives the session that signed it, that whoever has a key that is renewed has
-//! one that works at all times; and what a user sees of it.
+//! A test of sessions of 15 minutes, the shortest that STS creates, in real time. Each session is renewed before it
+//! expires, and no credential outlives its session. A grant with renewal always has a credential that works. The test
+//! also prints what a user sees.
 
 mod watch;
 
@@ -16,22 +16,22 @@ use crate::{
     world::{SOON, Tenant, says},
 };
 
-/// Beyond the end of the first session and the second renewal.
+/// The duration of the test in seconds, longer than the first session and the second renewal.
 const LENGTH: u64 = 22 * 60;
-/// Between two looks at everything, in seconds.
+/// The pause between two polls of all objects, in seconds.
 const PAUSE: u64 = 5;
-/// A key is tried this long before its end, and after it, in seconds.
+/// How long before and after its expiry the test tries a credential, in seconds.
 const BEFORE: i64 = 4;
 const AFTER: i64 = 2;
-/// When the session that nobody renews gives way to a fresh one.
+/// When the test replaces the session that Valet does not renew, in seconds after the start.
 const BY_HAND: u64 = 16 * 60;
 
-/// A store whose sessions are the operator's own, by web identity; another one, of which nobody asks for more than its session
-/// has left; one that gives each key a session of its own; one with a session in its Secret.
+/// Stores by their sessions: two use the operator's own session from web identity (`quiet` has only grants shorter
+/// than its session), one gives each credential its own session, and one has a session in its credentials Secret.
 const STORES: [&str; 4] = ["own", "quiet", "each", "byhand"];
-/// Whoever has these must have a key that works at all times.
+/// Grants that must have a working credential at all times.
 const LASTING: [&str; 4] = ["own-always", "own-always-long", "each-always", "each-always-long"];
-/// The same of credentials that are lent.
+/// Grants with temporary credentials, which must also work at all times.
 const LENT: [&str; 2] = ["each-lent", "each-lent-long"];
 
 impl Watch<'_> {
@@ -53,7 +53,7 @@ impl Watch<'_> {
         self.t.grant(kind, &name, all)
     }
 
-    /// What is applied in this many seconds after the beginning.
+    /// The grants that the test applies at this second.
     fn due(&self, second: u64) -> Vec<Value> {
         let mut all = Vec::new();
         let lives = [60, 120, 300, 600];
@@ -92,7 +92,7 @@ impl Watch<'_> {
                     all.push(self.grant(store, "long", json!({"expirationSeconds": 3600})));
                 }
             }
-            // Three minutes are left, and none, and then there is a fresh one.
+            // The session in the Secret has three minutes left for the first grant, and has expired for the second.
             720 => all.push(self.grant("byhand", "late", json!({"expirationSeconds": 600}))),
             925 => all.push(self.grant("byhand", "none", json!({"expirationSeconds": 600}))),
             _ => {}
@@ -100,7 +100,7 @@ impl Watch<'_> {
         all
     }
 
-    /// Puts a session of 15 minutes into the Secret, as somebody's own job does.
+    /// Writes a session of 15 minutes to the Secret, as a user's own job would.
     fn session_by_hand(&self) {
         let mut command = process::clean(Command::new("curl"));
         command
@@ -176,13 +176,13 @@ fn sessions_of_15_minutes() {
     let mut by_hand = false;
     loop {
         let elapsed = watch.began.elapsed().as_secs();
-        // Nothing is left out where a round took longer than a second.
+        // A slow round covers all seconds since the previous round, so no grant is skipped.
         let grants: Vec<_> = (next..=elapsed).flat_map(|second| watch.due(second)).collect();
         if !grants.is_empty() {
             t.apply(&grants);
         }
         if elapsed / 60 > next.saturating_sub(1) / 60 {
-            // As the kubelet does in time.
+            // The kubelet replaces a token before it expires.
             identity.issue(15);
         }
         if elapsed >= BY_HAND && !by_hand {
@@ -204,7 +204,7 @@ fn sessions_of_15_minutes() {
                 .cloned()
                 .collect::<Vec<_>>()
             {
-                // At once, so that it is seen.
+                // The test uses an upload URL at once, so that the upload completes before the URL expires.
                 let key = watch.out.remove(&name).unwrap();
                 if watch.seen.insert(format!("use {name}"), "uploaded".into()).is_none() {
                     let status = key.upload(&t.file("frames", b"frames")).0;
@@ -239,7 +239,7 @@ fn sessions_of_15_minutes() {
     assert!(own.len() >= 3, "{own:?}");
     let longest = SignedDuration::from_secs(900);
     assert!(own.windows(2).all(|w| w[1].duration_since(w[0]) < longest), "{own:?}");
-    // By itself a session is renewed when a third of it is left, and that is seen at the store's sweep.
+    // Valet renews a session when a third of its life is left, and the next resync of the store shows this.
     let renewed: Vec<_> = watch.renewed.values().copied().collect();
     assert!(renewed.len() >= 3, "{renewed:?}");
     assert!(

@@ -1,4 +1,4 @@
-//! What is watched, and what must hold of it.
+//! What the test observes, and the conditions that must hold.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::{
     world::{Mounted, Tenant, says},
 };
 
-/// A key that was published, which is tried around its end.
+/// A published credential that the test tries before and after its expiry.
 struct Published {
     name: String,
     key: Rc<Mounted>,
@@ -29,28 +29,27 @@ pub struct Watch<'a> {
     pub t: &'a Tenant,
     pub minio: &'a S3Server,
     pub began: Instant,
-    /// The same by the clock.
+    /// The wall-clock time of `began`.
     pub zero: Timestamp,
-    /// What was not as it should be: told at the end, so that the rest is seen, too.
+    /// Failed conditions. The test reports them at the end, so that it observes everything.
     pub wrong: Vec<String>,
-    /// What was last seen of each object.
+    /// The last observed state of each object.
     pub seen: BTreeMap<String, String>,
-    /// The keys that are out.
+    /// The mounted credentials that are issued now.
     pub out: BTreeMap<String, Rc<Mounted>>,
-    /// Their ends are still to come.
+    /// Published credentials whose expiry is not tested yet.
     ending: Vec<Published>,
-    /// The ends of the sessions that signed, by store.
+    /// The expiry times of the sessions that signed credentials, by store.
     pub sessions: BTreeMap<&'static str, BTreeSet<Timestamp>>,
-    /// When the session of the quiet store was another one, in seconds after the beginning.
+    /// The seconds after the start at which each session of store `quiet` was first seen.
     pub renewed: BTreeMap<Timestamp, u64>,
-    /// Keys published, tried before their end and after.
+    /// The numbers of credentials published, tried before expiry, and tried after expiry.
     pub counts: [usize; 3],
-    /// Every request with a key that had to work.
+    /// The number of requests with credentials that must always work.
     pub worked: usize,
 }
 
 impl<'a> Watch<'a> {
-    /// Begins now, with nothing seen.
     pub fn new(t: &'a Tenant, minio: &'a S3Server) -> Self {
         Self {
             t,
@@ -72,12 +71,12 @@ impl<'a> Watch<'a> {
         println!("| {} | {who} | {what} |", clock(self.began.elapsed()));
     }
 
-    /// An instant, as time since the beginning.
+    /// Formats a time as the duration since the start.
     fn since(&self, t: Timestamp) -> String {
         clock(t.duration_since(self.zero).unsigned_abs())
     }
 
-    /// Notes what is not as it should be.
+    /// Records a failed condition.
     pub fn must(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             let what = what();
@@ -86,7 +85,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Tells what is new about an object.
+    /// Prints the state of an object if it changed.
     fn news(&mut self, name: &str, what: String) {
         if self.seen.get(name) != Some(&what) {
             self.tell(name, &what);
@@ -94,7 +93,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Looks at everything once.
+    /// Polls all objects once.
     pub fn head(&mut self) {
         let text = self.t.kubectl(&["get", "ostore,dg,ug,secrets", "--output", "json"]);
         let list: Value = serde_json::from_str(&text).unwrap();
@@ -119,7 +118,8 @@ impl<'a> Watch<'a> {
                         let lasts = session > Timestamp::now();
                         self.must(lasts, || "the session is over and was not renewed".into());
                     }
-                    // The end that each key's own session would have moves with every look.
+                    // In store `each` every credential has its own session, so the expiry would change with each
+                    // poll.
                     let session = session.filter(|_| name != "each");
                     let session = session.map_or("-".to_owned(), |t| self.since(t));
                     self.news(
@@ -153,7 +153,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// A key that is new: never longer than the session that signed it.
+    /// Records a new credential, and checks that it does not outlive the session that signed it.
     fn published(&mut self, name: &str, secret: &Value) {
         let version = secret["metadata"]["resourceVersion"].as_str().unwrap();
         if self.out.get(name).is_some_and(|known| known.folder.ends_with(version)) {
@@ -198,7 +198,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Tries keys around their ends.
+    /// Tries credentials shortly before and after their expiry.
     pub fn ends(&mut self) {
         let mut ending = std::mem::take(&mut self.ending);
         ending.retain_mut(|published| {
@@ -206,7 +206,7 @@ impl<'a> Watch<'a> {
             if !published.tried_before && left <= i128::from(BEFORE * 1000) {
                 published.tried_before = true;
                 let (status, said) = published.key.curl(&[]);
-                // On a machine that is busy the end may have come meanwhile.
+                // On a busy machine the credential may have expired during the request.
                 if Timestamp::now() < published.ends {
                     self.must(status == 200, || {
                         format!("{}, {left} ms before its end: {said}", published.name)
@@ -232,7 +232,7 @@ impl<'a> Watch<'a> {
         self.ending = ending;
     }
 
-    /// Whoever has a key that is renewed has one that works.
+    /// Checks that every grant with renewal has a credential that works.
     pub fn lasting(&mut self) {
         for name in LASTING {
             let found = self.out.get(name).map(|key| key.curl(&[]));
@@ -246,7 +246,7 @@ impl<'a> Watch<'a> {
         self.news("use byhand-always", works);
     }
 
-    /// The same of what is lent, which can do nothing else.
+    /// Checks that the temporary credentials with renewal work, and that they allow nothing else.
     pub fn lent(&mut self) {
         let at = json!({"Bucket": self.t.name(), "Key": self.t.key("film")});
         let mut put = at.clone();
@@ -274,7 +274,7 @@ fn clock(t: Duration) -> String {
     format!("{}:{:02}", t.as_secs() / 60, t.as_secs() % 60)
 }
 
-/// When the session ends by the word of the store, which is in the token that it gave.
+/// The session's expiry time according to the store, from the session token.
 fn session_end(key: &Mounted) -> Timestamp {
     let token = key.files.get("AWS_SESSION_TOKEN").cloned().unwrap_or_else(|| {
         let (_, rest) = key.files["url"]
