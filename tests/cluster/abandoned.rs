@@ -1,4 +1,5 @@
-//! Uploads in parts that come to nothing: what is left of them in the store, and what is not Valet's to take away.
+//! Tests of multipart uploads that do not finish: which ones Valet aborts in the store, and which ones belong to
+//! another client and stay.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +10,7 @@ use crate::{
     world::{Tenant, condition},
 };
 
-/// Begins an upload as somebody else would.
+/// Initiates a multipart upload directly in the store, as another client would.
 pub fn begin(t: &Tenant, key: &str) -> String {
     let answer = t
         .world
@@ -28,10 +29,12 @@ pub fn begin(t: &Tenant, key: &str) -> String {
         .to_owned()
 }
 
-/// A short last part: a server that refuses a long one closes before it has read it, and then its answer can be lost.
+/// A short last part. For a long part, the server can close the connection before it has read the body, and the
+/// client can lose the 404 response.
 const LAST: &[u8] = b"the last part";
 
-/// Whatever ends a grant before its object is whole leaves nothing in the store.
+/// A grant that expires, or is deleted or revoked, before its object is complete leaves no multipart upload in the
+/// store.
 #[test]
 fn abandoned() {
     let t = Tenant::new("partsleft");
@@ -66,7 +69,7 @@ fn abandoned() {
         404,
         "a copy of a URL does nothing"
     );
-    // Held back, it stays; and goes on when it is let go.
+    // While the grant is suspended, the multipart upload stays. It continues with the same URLs afterwards.
     t.patch("ug/suspended", &json!({"spec": {"suspend": true}}));
     t.reason("ug/suspended", "Suspended");
     assert_eq!(open(&t, &t.key("suspended")).len(), 1);
@@ -88,7 +91,8 @@ fn abandoned() {
     assert_eq!(t.stored(&t.key("expires")), None);
 }
 
-/// What others have begun for the same object stays; what a crash of the operator would leave does not.
+/// Other clients' multipart uploads of the same object key stay. An upload without parts, as a crash of the operator
+/// leaves it, is aborted.
 #[test]
 fn strays() {
     let t = Tenant::new("partsstray");
@@ -113,12 +117,14 @@ fn strays() {
     let left = open(&t, &key);
     assert!(left.contains(&theirs), "somebody's upload was aborted");
     assert!(!left.contains(&stray));
-    // Begun within the minute by which clocks may differ, it cannot be told from ours.
+    // The upload `old` was initiated within one minute before the grant, the tolerance for clock differences. Valet
+    // may take it for its own.
     assert!(left.len() <= 2, "{left:?} {old}");
 }
 
-/// A namespace goes with all that is in it, its store and its credentials among them; the parts go, too, and nothing holds
-/// it up. Where the operator is a new one, which has never seen the store, it says what it leaves.
+/// When the store and its credentials are deleted before a grant, Valet still aborts the multipart upload and the
+/// deletion does not hang. An operator that was started later, and never saw the store, reports the upload that it
+/// leaves.
 #[test]
 fn the_store_goes_first() {
     let t = Tenant::new("partsgone");

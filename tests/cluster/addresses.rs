@@ -1,4 +1,5 @@
-//! Which host, which bucket, which version, whose credentials: what goes into a URL besides the key.
+//! Tests of what a signed URL contains besides the object key: the host, the bucket, the object version and the
+//! credentials.
 
 use serde_json::json;
 use valet_harness::{Operator, OperatorOptions, S3Server, UrlCheck, eventually, s3::S3Options, verify_url};
@@ -22,7 +23,8 @@ fn check(key: &Mounted, store: &S3Server) -> valet_harness::Verdict {
     verify_url(&crate::world::WORLD.tools, &check).expect("the verifier answers")
 }
 
-/// The bucket in the host, as Amazon wants it; and a public host that is not the one the operator uses.
+/// With virtual-hosted addressing, the host of a signed URL starts with the bucket name, as Amazon S3 expects. The
+/// URL uses `publicEndpoint`, not the endpoint of the operator.
 #[test]
 fn virtual_hosts_and_public_endpoints() {
     let t = Tenant::new("addresses");
@@ -37,8 +39,8 @@ fn virtual_hosts_and_public_endpoints() {
     let mut object = t.store();
     object["spec"]["s3"] = json!({
         "bucket": "pictures", "region": store.region(), "credentials": {"secretRef": {"name": t.name()}},
-        // The operator asks by address, workloads by name: two hosts, two signatures. (Nothing fits in front of an
-        // address, so the bucket's name stands in the path there.)
+        // The operator uses the IP address, and workloads use the DNS name, so the two signatures differ. With an IP
+        // address the bucket name is in the path, because a host such as `bucket.127.0.0.1` does not exist.
         "endpoint": format!("http://127.0.0.1:{port}"),
         "publicEndpoint": format!("http://{domain}:{port}"),
         "addressingStyle": "VirtualHost",
@@ -57,7 +59,7 @@ fn virtual_hosts_and_public_endpoints() {
     let file = t.file("f", b"by name");
     let (code, answer) = key.curl(&["--upload-file", file.to_str().unwrap(), "--resolve", &resolve]);
     assert_eq!(code, 200, "{answer}");
-    // The same bytes at the same place by another way.
+    // The same object at the same host, requested without a signature.
     let url = format!("http://pictures.{domain}:{port}/{}", t.key("virtual"));
     let unsigned = std::process::Command::new("curl")
         .args([
@@ -88,7 +90,7 @@ fn virtual_hosts_and_public_endpoints() {
     assert_eq!(verdict.key_in("pictures").unwrap(), t.key("path").as_bytes());
 }
 
-/// One version of an object, not the newest.
+/// A DownloadGrant with a version ID gets a URL for that version of the object, not for the newest one.
 #[test]
 fn a_version_of_an_object() {
     let t = Tenant::new("versions");
@@ -127,13 +129,13 @@ fn a_version_of_an_object() {
     );
 }
 
-/// Credentials from the operator's own environment, by the SDK's default chain.
+/// A store without credentials uses the AWS SDK's default provider chain in the operator's environment.
 #[test]
 fn the_default_chain() {
     let t = Tenant::new("chain");
     let mut store = t.store();
     store["spec"]["s3"].as_object_mut().unwrap().remove("credentials");
-    // Not `kubectl apply` over the one with credentials: that would merge.
+    // The store is deleted first, because `kubectl apply` would merge the new store with the existing one.
     t.world.plane.kubectl(&["delete", "costore", t.name()]).unwrap();
     t.apply(&[store, t.grant("UploadGrant", "g", json!({}))]);
     let options = OperatorOptions {
@@ -159,7 +161,7 @@ fn the_default_chain() {
     let operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap();
     t.reason("ug/g", "Issued");
     assert_eq!(t.mount("g").upload(&t.file("f", b"x")).0, 200);
-    // What a scrape shows: when each live key ends, and how many grants are in which state.
+    // The metrics contain the expiry of each live credential and the number of grants in each state.
     t.reason(&format!("costore/{}", t.name()), "Ready");
     let shown = || {
         let metrics = operator.metrics().ok()?;

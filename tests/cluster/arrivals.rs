@@ -1,5 +1,5 @@
-//! How long an object is there before its grant says so, and what finding out costs the store: by asking alone. Beside it
-//! stand `notifications`, for stores that say so themselves.
+//! Tests of how soon Valet finds an uploaded object by polling, and how many HEAD requests that costs. The tests in
+//! `notifications` cover stores that send notifications.
 
 use std::{
     thread,
@@ -11,20 +11,21 @@ use serde_json::json;
 
 use crate::world::{SOON, Tenant, says};
 
-/// When the object comes, in seconds after the key was signed.
+/// When each object is uploaded, in seconds after the URL was signed.
 const ARRIVALS: [u64; 4] = [1, 4, 10, 20];
 
-/// When somebody looks, in seconds after the key was signed (docs/adr/0012). tests/decide holds it to the instants.
+/// When Valet polls, in seconds after the URL was signed (docs/adr/0012). The tests in tests/decide check the exact
+/// times.
 const LOOKS: [f64; 6] = [2.0, 6.0, 14.0, 30.0, 62.0, 122.0];
 
-/// One HEAD before the first key of a write-once upload, and those of the schedule until one finds it: not one more. On a machine
-/// that is busy an object comes later than it should, or a look does, which then finds what came meanwhile: that saves some.
-/// The times are printed.
+/// A write-once upload costs one HEAD request before its first URL, and then the polls of the schedule until one
+/// finds the object. On a busy machine the upload or a poll can be late, so fewer polls are also accepted. The test
+/// prints the times.
 #[test]
 fn heads_are_counted_and_come_by_the_schedule() {
     let t = Tenant::new("arrivals");
     let operator = t.operator();
-    // Of its own store and nobody else's.
+    // Only the requests to this test's store count.
     let ours = format!("store=\"{}\"", t.name());
     let looks = || -> u64 {
         let text = operator.metrics().expect("the operator answers");
@@ -52,7 +53,7 @@ fn heads_are_counted_and_come_by_the_schedule() {
         let took = arrived.elapsed().as_secs_f64();
         let heads = looks() - before;
         eprintln!("arrived {seconds} s after the key: Completed {took:.1} s later, {heads} HEADs");
-        // Those that may have missed it, and the one that found it.
+        // The polls that can have been too early, and the poll that found the object.
         let due = LOOKS.iter().filter(|look| **look < after).count() as u64 + 1;
         assert!(
             (2..=1 + due).contains(&heads),
@@ -62,7 +63,8 @@ fn heads_are_counted_and_come_by_the_schedule() {
     }
 }
 
-/// The store takes what was begun before the key's end. That it came is found out afterwards.
+/// The store accepts an upload that started before the URL expired. Valet finds the object after the expiry and
+/// completes the grant.
 #[test]
 fn an_upload_that_is_still_running_at_the_end() {
     let t = Tenant::new("running");

@@ -1,4 +1,5 @@
-//! A store behind a certificate of one's own authority: docs/image.md says how the operator comes to trust it.
+//! Tests of a store whose TLS certificate is from a private certificate authority (CA). docs/image.md describes how
+//! to make the operator trust the CA.
 
 use std::process::Command;
 
@@ -7,8 +8,8 @@ use valet_harness::{Operator, OperatorOptions, Process, net, process};
 
 use crate::world::{SOON, Tenant, VALET, condition};
 
-/// The world's S3 server once more, by TLS: the same users and objects. Its certificate is the apiserver's, which is good for
-/// loopback and has the control plane's authority.
+/// A second S3 server with TLS, with the users and objects of the shared S3 server. It uses the apiserver's
+/// certificate, which is valid for loopback addresses and signed by the control plane's CA.
 pub fn with_tls(t: &Tenant) -> (Process, String) {
     let (s3, plane) = (&t.world.s3, &t.world.plane);
     let port = net::free_port().expect("there is a port");
@@ -32,8 +33,9 @@ pub fn with_tls(t: &Tenant) -> (Process, String) {
     (server, format!("https://127.0.0.1:{port}"))
 }
 
-/// The variables that the chart's `caBundle` sets: a bundle without the authority, as the image's, and a folder as a kubelet fills
-/// it, where a file's name is a link into a folder that it swings to and fro.
+/// The environment variables that the chart's `caBundle` sets. The bundle file does not contain the CA, like the
+/// bundle in the image. The CA is in a folder as the kubelet mounts it, where each file is a symbolic link into a
+/// folder that the kubelet replaces.
 fn as_the_chart_does(t: &Tenant, authority: &str) -> Vec<(String, String)> {
     let public = t.world.plane.scratch().join("client.crt");
     let folder = t.file("..data", b"").with_file_name("authorities");
@@ -56,7 +58,7 @@ fn an_authority_of_ones_own() {
     store["spec"]["s3"]["endpoint"] = json!(endpoint);
     t.apply(&[store, t.grant("UploadGrant", "g", json!({}))]);
 
-    // Nobody has told this one of the authority: no request is made over a connection that proves nothing.
+    // This operator does not trust the CA, so it sends no request to the store.
     let stranger = t.operator();
     let grant = t.reason("ug/g", "StoreUnreachable");
     assert_eq!(t.kstatus(&grant), "InProgress");
@@ -82,7 +84,7 @@ fn an_authority_of_ones_own() {
         key.files["url"].starts_with(&endpoint),
         "the key is for the same address"
     );
-    // The workload must trust it, too.
+    // The workload must also trust the CA.
     let file = t.file("up", b"by TLS");
     let upload = [
         "--cacert",
@@ -93,7 +95,7 @@ fn an_authority_of_ones_own() {
     assert_eq!(key.curl(&upload).0, 200);
     t.reason_within("ug/g", "Completed", std::time::Duration::from_secs(70));
     assert_eq!(t.stored(&t.key("g")).as_deref(), Some(&b"by TLS"[..]));
-    // curl alone does not.
+    // Without the CA, curl rejects the certificate.
     let mut bare = process::clean(Command::new("curl"));
     bare.arg("--silent").arg(&endpoint);
     assert_eq!(

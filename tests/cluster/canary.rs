@@ -1,5 +1,5 @@
-//! A round trip with real keys, on request: through a proxy before the store, which counts, and behaves badly where it is
-//! told to.
+//! Tests of the conformance check. A proxy in front of the store counts the requests, and answers some of them
+//! wrongly where a test needs a store that does not conform.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ use crate::world::{SOON, Tenant, condition, says};
 /// Method and path of a request.
 type Line = (String, String);
 
-/// What the proxy answers by itself.
+/// Returns the status that the proxy answers with, or `None` to forward the request to the store.
 type Trick = fn(&Line, &[Line]) -> Option<u16>;
 
-/// A proxy before the S3 server; its port, and what came through it.
+/// Starts a proxy in front of the S3 server. Returns its port and the list of requests that it received.
 fn proxy(t: &Tenant, trick: Trick) -> (u16, Arc<Mutex<Vec<Line>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = listener.local_addr().expect("it has an address").port();
@@ -83,15 +83,15 @@ fn pass_on(mut client: TcpStream, to: u16, trick: Trick, log: &Mutex<Vec<Line>>)
 fn through(t: &Tenant, port: u16, asked_at: &str) -> Value {
     let mut store = t.store();
     store["spec"]["s3"]["endpoint"] = json!(format!("http://127.0.0.1:{port}"));
-    // The keys of grants are for the store itself.
+    // The URLs of grants lead directly to the store, not through the proxy.
     store["spec"]["s3"]["publicEndpoint"] = json!(t.world.s3.endpoint());
     store["spec"]["s3"]["probeKey"] = json!("tenants/probe");
     store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": asked_at});
     store
 }
 
-/// The round trips that were made, and how many requests for objects each took. Forms are sent to the bucket itself and not
-/// counted.
+/// The conformance checks in the log, with the number of object requests of each. POST forms go to the bucket's URL
+/// and are not counted.
 fn trips(log: &Mutex<Vec<Line>>) -> BTreeMap<String, usize> {
     let mut trips = BTreeMap::new();
     for (_, path) in log.lock().unwrap().iter() {
@@ -109,7 +109,8 @@ fn message<'a>(object: &'a Value, type_: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// A store that behaves: it is said so, nothing is left, and a crowd of grants costs one round trip.
+/// A store that conforms gets `KeysEnforced` True, and no object of the check stays. With 100 grants Valet still
+/// makes only one check.
 #[test]
 fn a_store_that_behaves() {
     let t = Tenant::new("canary");
@@ -153,7 +154,7 @@ fn a_store_that_behaves() {
     };
     nothing_is_left();
 
-    // Another request, another round trip; in a bucket with versions nothing is left either.
+    // A new request starts a new check. In a bucket with versioning, no version stays either.
     let settings = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
                     <Status>Enabled</Status></VersioningConfiguration>";
     let versioning = [("versioning", "")];
@@ -171,7 +172,7 @@ fn a_store_that_behaves() {
     t.answered("again");
     assert_eq!(trips(&log).len(), 2);
     nothing_is_left();
-    // Nobody asks any more: nothing is said any more.
+    // After the annotation is removed, the store no longer reports a result of the check.
     t.kubectl(&[
         "annotate",
         &format!("costore/{}", t.name()),
@@ -185,7 +186,8 @@ fn a_store_that_behaves() {
     assert!(!log_text.contains("X-Amz-Signature"), "a key was logged");
 }
 
-/// A store without write-once: who needs it is refused by that name, also who had a key; others are served.
+/// If the store does not enforce write-once, grants that need it get `CapabilityMissing`, also a grant that already
+/// has a credential. Other grants are still issued.
 #[test]
 fn a_store_that_lets_everything_be_overwritten() {
     let t = Tenant::new("forgetful");
@@ -193,7 +195,7 @@ fn a_store_that_lets_everything_be_overwritten() {
         let (method, path) = line;
         let times = before.iter().filter(|b| *b == line).count();
         let again = method == "PUT" && path.ends_with("/put") && times > 0;
-        // After the object and a part that keeps to its URL comes one that is too long.
+        // The third PUT to this path sends a part that is too long for its URL. The proxy accepts this part.
         let parts = method == "PUT" && path.ends_with("/parts") && times == 2;
         (again || parts || method == "PUT" && path.ends_with("/md5")).then_some(200)
     });
@@ -233,7 +235,7 @@ fn a_store_that_lets_everything_be_overwritten() {
     );
 }
 
-/// A store that takes keys that are over hands out none.
+/// If the store accepts an expired credential, the store is not ready, and Valet deletes the Secrets that it issued.
 #[test]
 fn a_store_that_takes_keys_that_are_over() {
     let t = Tenant::new("timeless");
@@ -259,8 +261,8 @@ fn a_store_that_takes_keys_that_are_over() {
     assert!(t.get("secret/g").is_none(), "the key that was out is withdrawn");
 }
 
-/// Credentials that may not write below the probe key: it is said so, and keys are handed out as before. So they are when
-/// what was written cannot be deleted.
+/// If the credentials must not write below the probe key, the check reports `NotObservable` and grants are still
+/// issued. If the check cannot delete its objects, the condition reports it.
 #[test]
 fn credentials_with_few_rights() {
     let t = Tenant::new("narrow");
@@ -305,7 +307,7 @@ fn credentials_with_few_rights() {
     s3.put_bucket_policy(t.name(), &policy(more)).unwrap();
     t.apply(&[through(&t, port, "two")]);
     let store = t.answered("two");
-    // This store takes no forms from who may not write everywhere in the bucket.
+    // versitygw rejects POST forms of a user who must not write to the whole bucket.
     assert_eq!(
         says(&store, "KeysEnforced"),
         "False KeysNotEnforced",

@@ -1,4 +1,4 @@
-//! Uploads that are held to their bytes by an MD5, or by both checksums.
+//! Tests of uploads whose URL requires an MD5 checksum, or an MD5 and a SHA-256 checksum.
 
 use serde_json::{Value, json};
 use valet_harness::eventually;
@@ -8,7 +8,7 @@ use crate::world::{SOON, Tenant, condition, says};
 const BODY: &[u8] = b"the bytes of the object";
 const MD5: &str = "0Jflqn1K1HUysNPU39WdQA==";
 const SHA256: &str = "bHH7XF//Jav4pK0gx4ATVbpFJOYIYJm9axg9zbuwP6w=";
-/// As long, and what its checksums are.
+/// Other content with the same length, and its checksums.
 const OTHER: &[u8] = b"the bytes of another one";
 const OTHERS_MD5: &str = "zRRi+sgpsFSTDE5AKKlw2w==";
 const OTHERS_SHA256: &str = "NZfC+nwrqc5GFdNKDcVffqzILqtXXUb48XudY+LnLAw=";
@@ -18,7 +18,7 @@ fn message(object: &Value) -> String {
     message.unwrap_or_default().as_str().unwrap_or_default().to_owned()
 }
 
-/// The store takes these bytes and no others, with whatever checksum they come.
+/// The store accepts only the content with the checksum of the grant, whatever checksum header the client sends.
 #[test]
 fn by_md5() {
     let t = Tenant::new("md5");
@@ -60,7 +60,7 @@ fn by_md5() {
             "{}",
             key.files["headers"]
         );
-        // By the configuration as it is, with another checksum, and with none.
+        // With the headers of `curl.cfg`, with the checksum of the other content, and without a checksum.
         assert_eq!(key.upload(&other).0, 400, "{name}: other bytes");
         let by = |config: &str| {
             std::fs::write(key.folder.join("curl.cfg"), config).unwrap();
@@ -78,14 +78,14 @@ fn by_md5() {
         assert_eq!(key.upload(&good).0, 200, "{name}");
         t.reason(&format!("ug/{name}"), "Completed");
     }
-    // No bytes have both.
+    // No content has both of these checksums.
     let key = t.mount("at-odds");
     assert_eq!((key.upload(&good).0, key.upload(&other).0), (400, 400));
     assert_eq!(t.stored(&t.key("at-odds")), None);
 }
 
-/// An object with other bytes did not come by the key. Where entity tags are known to be MD5s that is told; where nobody
-/// has tried it, nothing is held against the object.
+/// If the object's entity tag is an MD5 of other content, the grant gets `ObjectMismatch`. Without a conformance
+/// check Valet does not know whether entity tags are MD5s, and accepts the object.
 #[test]
 fn another_object_is_told_by_its_entity_tag() {
     let t = Tenant::new("etag");

@@ -1,4 +1,4 @@
-//! Programs of docs/reference/clients.md, as they stand there.
+//! Tests that run the example programs of docs/reference/clients.md as they are on the page.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -7,10 +7,10 @@ use valet_harness::process;
 
 use crate::world::Tenant;
 
-/// Longer than a compiler takes that has compiled nothing yet.
+/// Longer than a compiler takes when it has no cache.
 const LONG: Duration = Duration::from_secs(180);
 
-/// The first programs of the page in this language, with paths of this test.
+/// The code blocks of the page in one language, with the paths replaced by those of this test.
 fn programs(language: &str, grant: &Path, file: &Path) -> Vec<String> {
     let page =
         fs::read_to_string(concat!(env!("VALET_ROOT"), "/docs/reference/clients.md")).expect("the page is there");
@@ -35,7 +35,7 @@ fn run(t: &Tenant, name: &str, program: &str, command: &[&str]) {
     process::run_ok(client, b"", LONG).unwrap_or_else(|e| panic!("{name}: {e}"));
 }
 
-/// Each with a header, a length and a checksum that are part of the signature.
+/// The example programs can upload with a URL that requires a content type, a length and a checksum.
 #[test]
 fn programs_in_other_languages_upload() {
     let t = Tenant::new("clients");
@@ -50,7 +50,7 @@ fn programs_in_other_languages_upload() {
         ("go", "up.go", &["go", "run"]),
         ("java", "Upload.java", &["java"]),
     ];
-    // Nothing else here needs Java.
+    // Only this test needs Java, so the test skips the Java program if `javac` is missing.
     let languages = languages
         .into_iter()
         .filter(|(language, ..)| *language != "java" || has_java);
@@ -68,7 +68,7 @@ fn programs_in_other_languages_upload() {
         assert_eq!(done["status"]["object"]["contentType"], "text/x-report", "{language}");
         assert_eq!(t.stored(&t.key(language)).as_deref(), Some(&bytes[..]), "{language}");
     }
-    // And down again.
+    // The example programs can also download an object.
     t.apply(&[t.grant("DownloadGrant", "down", json!({"key": t.key("python")}))]);
     let mounted = t.mount("down");
     let out = file.with_file_name("out");

@@ -1,4 +1,4 @@
-//! Trouble: a store that is away, an apiserver that goes, objects that nobody can read.
+//! Tests of failures: a store that is not reachable, a store with wrong settings, and a grant that cannot be parsed.
 
 use std::time::Duration;
 
@@ -7,8 +7,9 @@ use valet_harness::{S3Server, eventually};
 
 use crate::world::{SOON, Tenant, condition, says};
 
-/// A store that is away holds write-once uploads up, since nobody can say whether the object is there; it does not
-/// keep a key beyond its time, and the verdict waits for the store.
+/// While a store is not reachable, Valet issues no write-once uploads, because it cannot see whether the object
+/// exists. A credential still expires on time. Valet decides the result of the upload when the store is reachable
+/// again.
 #[test]
 fn a_store_that_is_away() {
     let t = Tenant::new("away");
@@ -48,13 +49,13 @@ fn a_store_that_is_away() {
     assert_eq!(grant["status"]["object"]["size"], 4);
 }
 
-/// One grant that cannot be read does not keep the others from being served. The schema lets none in; a status that
-/// somebody else wrote can still be one.
+/// A grant that cannot be parsed does not stop the reconciles of other grants. The schema rejects such a spec, but
+/// another client could write such a status.
 #[test]
 fn an_unreadable_grant() {
     let t = Tenant::new("unreadable");
     t.apply(&[t.grant("DownloadGrant", "odd", json!({}))]);
-    // A time that is none, in a field whose format Valet's own schema leaves to the writer.
+    // An invalid time. The field is a string in the status.
     let status = json!({"status": {"issuedTime": "yesterday"}}).to_string();
     let patched = t.world.plane.kubectl(&[
         "patch",
@@ -70,12 +71,12 @@ fn an_unreadable_grant() {
     t.apply(&[t.grant("DownloadGrant", "good", json!({}))]);
     t.reason("dg/good", "Issued");
     if patched.is_err() {
-        // The schema was strict enough; then the odd one is an ordinary one.
+        // The schema rejected the invalid status, so the grant is an ordinary one.
         t.reason("dg/odd", "Issued");
     }
 }
 
-/// Endpoints, regions and buckets that are wrong.
+/// A wrong endpoint, region or bucket gets its own reason.
 #[test]
 fn a_store_that_is_set_up_wrongly() {
     let t = Tenant::new("wrong");

@@ -1,4 +1,5 @@
-//! Secrets of the wanted name that are not the grant's: not one write to any of them.
+//! Tests of Secrets that have the name of a grant's Secret but do not belong to the grant: Valet never writes to
+//! them.
 
 use serde_json::{Value, json};
 use valet_harness::eventually;
@@ -10,7 +11,7 @@ fn foreign_secrets_are_never_touched() {
     let t = Tenant::new("foreign");
     let labels = json!({"app.kubernetes.io/managed-by": "valet"});
     let owner = |kind: &str, name: &str, uid: &str| json!([{"apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
-    // An owner that exists, so that the garbage collector leaves its dependents alone.
+    // The owner must exist. Otherwise the garbage collector deletes the Secrets that the owner references.
     t.apply(&[t.grant("DownloadGrant", "alive", json!({"key": "not/allowed"}))]);
     let alive = t.get("dg/alive").unwrap()["metadata"]["uid"]
         .as_str()
@@ -70,7 +71,7 @@ fn foreign_secrets_are_never_touched() {
         );
         assert!(message.contains("spec.secretName"), "the remedy: {message}");
     }
-    // The grants go, and still nothing happens to what is not theirs.
+    // When the grants are deleted, the Secrets stay unchanged.
     t.kubectl(&["delete", "ug", "--all"]);
     for (name, before) in names.iter().zip(&before) {
         assert_eq!(
@@ -88,7 +89,7 @@ fn foreign_secrets_are_never_touched() {
     assert!(writes.is_empty(), "{writes:?}");
 }
 
-/// When the conflict is gone, the grant gets its key without anybody touching it.
+/// After the conflicting Secret is deleted, the grant gets its credential without any change to the grant.
 #[test]
 fn a_conflict_that_is_removed() {
     let t = Tenant::new("removed");
@@ -100,7 +101,7 @@ fn a_conflict_that_is_removed() {
     t.reason("ug/g", "Issued");
 }
 
-/// Two grants that want one Secret: one gets it, the other says why not, and neither's key is lost.
+/// If two grants need the same Secret name, one of them is issued and the condition of the other names the conflict.
 #[test]
 fn two_grants_one_name() {
     let t = Tenant::new("twogrants");

@@ -1,4 +1,5 @@
-//! Uploads by POST form: what the Secret holds, what the store makes of it, and an independent opinion of the signature.
+//! Tests of POST forms: the entries of the Secret, what the store accepts, and whether an independent program accepts
+//! the signature.
 
 use std::time::Duration;
 
@@ -7,9 +8,9 @@ use valet_harness::{FormCheck, verify_form};
 
 use crate::world::{Mounted, Tenant, VALET, condition, says};
 
-/// A form, as a browser or Python reads it.
+/// The form fields of `fields.json`, in the order that a browser or a Python program reads them.
 fn fields(key: &Mounted) -> Vec<(String, String)> {
-    // The order counts for some stores, and serde_json's maps do not keep it.
+    // Some stores need the order of the fields, and the maps of serde_json do not keep it.
     let text = &key.files["fields.json"];
     let all: Value = serde_json::from_str(text).expect("fields.json is JSON");
     let mut fields: Vec<_> = all
@@ -33,7 +34,7 @@ fn check(t: &Tenant, fields: Vec<(String, String)>) -> FormCheck {
     }
 }
 
-/// The whole life of one: issue, use, what breaks it, completion, withdrawal.
+/// A POST form is issued and used, the store rejects wrong uploads, and the grant completes.
 #[test]
 fn upload() {
     let t = Tenant::new("form");
@@ -83,7 +84,7 @@ fn upload() {
 
     let post = |bytes: &[u8], more: &[&str]| {
         let file = format!("file=@{}", t.file("upload", bytes).display());
-        // What stands behind the file does not count.
+        // Stores ignore form fields after the file, so the extra fields come first.
         key.curl(&[more, &["--form", &file]].concat()).0
     };
     assert_eq!(post(b"12", &[]), 400, "a byte less than the least");
@@ -107,7 +108,8 @@ fn upload() {
     assert_eq!(t.kstatus(&done), "Current");
 }
 
-/// What the store could not hold a form to is refused, by name and with the remedy; and a mode stays what it is.
+/// A form with a constraint that the store cannot enforce is refused, with a message that says what to change. The
+/// mode of a grant cannot change.
 #[test]
 fn refused() {
     let t = Tenant::new("formno");
@@ -151,8 +153,8 @@ fn refused() {
     assert!(said.contains("mode is immutable"), "{said}");
 }
 
-/// Everything below a key, of Amazon's own store, which takes keys as they are: signed offline, since nobody here is Amazon.
-/// Below is what begins with the key, by the letter.
+/// On Amazon S3, a form for a prefix accepts every object key that starts with exactly the prefix. The form is signed
+/// offline, because no test has access to Amazon S3.
 #[test]
 fn below_a_key() {
     let t = Tenant::new("formbelow");
@@ -202,8 +204,8 @@ fn below_a_key() {
     assert!(!verdict("Content-Type", "text/html").valid);
 }
 
-/// This store keeps objects as files and takes `inbox/../x` for another folder's x: what a form for a prefix says it would
-/// not hold. So it is refused, before anybody has tried and after; and that is why.
+/// versitygw stores objects as files and resolves `inbox/../x` outside the prefix. Valet refuses a form for a prefix
+/// on such a store, before and after the conformance check.
 #[test]
 fn below_a_key_that_is_a_folder() {
     let t = Tenant::new("formdots");
@@ -229,7 +231,8 @@ fn below_a_key_that_is_a_folder() {
     assert!(!tried["status"]["capabilities"].to_string().contains("KeyPrefix"));
     t.reason("ug/inbox", "CapabilityMissing");
 
-    // As a form would be that was signed all the same, by the store's document as the apiserver has it.
+    // This form is signed although the store cannot enforce the prefix. The upload shows that the refusal is
+    // necessary.
     let mut store = tried;
     let can = store["status"]["capabilities"].as_array_mut().unwrap();
     can.push(json!("PostForm/KeyPrefix"));
@@ -245,7 +248,7 @@ fn below_a_key_that_is_a_folder() {
     );
 }
 
-/// A key that `valet sign` makes by these credentials, offline.
+/// The Secret that `valet sign` makes offline with this access key.
 fn signed(t: &Tenant, store: &Value, grant: &Value, id: &str, secret: &str) -> Mounted {
     let text = format!("{store}\n---\n{grant}\n");
     let output = valet_harness::process::clean(std::process::Command::new(VALET))
@@ -262,7 +265,7 @@ fn offline(t: &Tenant, store: &Value, grant: &Value) -> Mounted {
     signed(t, store, grant, "AKIAEXAMPLE", "wJalr/+=")
 }
 
-/// Temporary credentials: their token is a field, and the policy pins it.
+/// A form that temporary credentials sign contains the session token as a field, and the policy requires the token.
 #[test]
 fn offline_with_a_session() {
     let t = Tenant::new("formoff");

@@ -1,5 +1,5 @@
-//! Keys that something, somewhere, has choked on: through the CRD, the policy, the signer, an independent verifier
-//! and the real store (I15: what is signed names exactly the bytes of `spec.key`).
+//! Tests of unusual object keys and changed requests. An object key goes through the CRD, the access rules, the
+//! signer, an independent verifier and a real store; the signature must be for exactly the bytes of `spec.key` (I15).
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ fn every_key_is_signed_to_the_byte_or_refused() {
             &name,
             json!({"key": key, "constraints": {"overwrite": "Allow"}}),
         );
-        // Not through kubectl, whose YAML and shell would have their own opinion of some of these.
+        // The request does not use kubectl, because YAML and the shell would change some of these object keys.
         match t.create(&grant) {
             Err(error) => assert!(!row.accepted, "{}: {key:?} was turned down: {error}", row.why),
             Ok(_) => accepted.push((name, key, row)),
@@ -120,7 +120,7 @@ fn every_key_is_signed_to_the_byte_or_refused() {
         assert_eq!(verdict.signed_headers, ["host"], "{}", row.why);
         assert_eq!(verdict.expires_at - verdict.issued_at, 3600, "{}", row.why);
     }
-    // Nothing lies anywhere else in the bucket.
+    // No object is outside the prefix of this test.
     let stored: Vec<_> = t.world.s3.versions(t.name(), "").unwrap_or_default();
     for object in &stored {
         assert!(
@@ -133,8 +133,8 @@ fn every_key_is_signed_to_the_byte_or_refused() {
     assert_eq!(counts.0, counts.1, "every accepted key was verified");
 }
 
-/// A verifier that accepts everything proves nothing: one changed part of a good request, and it refuses; so does the
-/// store.
+/// If one part of a valid request changes, the verifier and the store both reject the request. A verifier that
+/// accepts everything would prove nothing.
 #[test]
 fn tampering_is_seen_by_the_verifier_and_by_the_store() {
     let t = Tenant::new("tamper");
@@ -218,7 +218,8 @@ fn tampering_is_seen_by_the_verifier_and_by_the_store() {
     let _: Value = t.get("dg/there").expect("the grant is there");
 }
 
-/// What nobody reads of a grant is not kept: an object can carry 256 KiB of it, and there can be thousands.
+/// The operator does not keep fields of grants that it does not use. A grant can have 256 KiB of annotations, and a
+/// cluster can have thousands of grants.
 #[test]
 fn grants_with_much_about_them() {
     const EACH: usize = 250_000;

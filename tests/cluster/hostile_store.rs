@@ -1,5 +1,5 @@
-//! A tenant's own store that answers what no store answers: headers of hundreds of kilobytes, and texts that are to be shown
-//! to somebody.
+//! Tests of a tenant's store that sends malicious responses: very large headers, and text that is meant to appear in
+//! conditions, events or logs.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use valet_harness::{
 
 use crate::world::{SOON, Tenant, condition, with_reason};
 
-/// Behaves, but for what it says of its objects.
+/// A store that works correctly, except for the content type that it returns for its objects.
 fn store(content_type: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Fake {
     let error = |status: u16, code: &str, message: &str| {
         let text = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
@@ -35,7 +35,7 @@ fn store(content_type: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Fak
     })
 }
 
-/// The tenant's own store at this address, with its credentials.
+/// The tenant's own ObjectStore with this endpoint, and its credentials.
 fn own(t: &Tenant, endpoint: &str) -> [Value; 2] {
     let mut credentials = t.credentials("AKID", "secret");
     credentials["metadata"]["namespace"] = json!(t.name());
@@ -65,7 +65,7 @@ fn memory(operator: &Operator) -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// Headers of 390 kB, which are not read, and of 15 kB, of which nothing is kept.
+/// The operator rejects responses with 390 kB of headers. It keeps nothing of headers with 15 kB.
 #[test]
 fn headers_of_a_hostile_store_take_no_memory() {
     const GRANTS: usize = 420;
@@ -84,7 +84,7 @@ fn headers_of_a_hostile_store_take_no_memory() {
         valet_harness::eventually(3 * SOON, "all grants to be refused or to wait", || {
             (of("StoreUnreachable") == GRANTS / 2 && of("ObjectMismatch") == GRANTS / 2).then_some(())
         });
-        // Those that wait are tried again meanwhile.
+        // In this time Valet tries the waiting grants again.
         std::thread::sleep(Duration::from_secs(5));
         let bytes = memory(&operator);
         eprintln!("start {start}: {} MiB with {GRANTS} grants", bytes >> 20);
@@ -103,7 +103,8 @@ fn headers_of_a_hostile_store_take_no_memory() {
     assert!(refused.to_string().len() < 8_000, "{refused}");
 }
 
-/// Text and control characters that a store sends reach no condition, no event and no log; whoever lists events can read them.
+/// Text and control characters from a store do not appear in conditions, events or logs, because other users can read
+/// those.
 #[test]
 fn texts_of_a_hostile_store_are_shown_to_nobody() {
     let t = Tenant::new("texts");
@@ -134,7 +135,7 @@ fn texts_of_a_hostile_store_are_shown_to_nobody() {
             .as_str()
             .unwrap()
             .to_owned();
-        // The first one has the form of a media type, and the bound of its length.
+        // Only the first text is a short media type, so only this text may be shown.
         let is_shown = n == 0;
         assert_eq!(message.contains("is not a media type"), !is_shown, "{message}");
         for text in [grant.to_string(), operator.log_text()] {

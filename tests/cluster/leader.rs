@@ -1,15 +1,17 @@
-//! Several replicas and one Lease: who works, who waits, and how the work changes hands.
+//! Tests of several replicas with one Lease: which replica leads, which replicas stand by, and how leadership
+//! changes.
 
 use serde_json::json;
 use valet_harness::{Operator, OperatorOptions, eventually};
 
 use crate::world::{SOON, Tenant, VALET};
 
-/// How long it takes is measured by `make handover`.
+/// A standby takes over when the leader is killed, frozen or stopped, and each grant gets exactly one credential.
+/// `make handover` measures how long a handover takes.
 #[test]
 fn the_work_changes_hands() {
     let t = Tenant::new("leader");
-    // Each test's replicas have a lease of their own, in an operator namespace of their own.
+    // The replicas of each test use their own Lease in their own operator namespace.
     let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
     credentials["metadata"]["namespace"] = json!(t.name());
     t.apply(&[credentials]);
@@ -23,7 +25,7 @@ fn the_work_changes_hands() {
         t.apply(&[t.grant("DownloadGrant", name, json!({"expirationSeconds": 600}))]);
         t.reason(&format!("dg/{name}"), "Issued");
     };
-    // What a replica tells of grants and stores.
+    // The metrics of a replica about grants and stores.
     let told = |o: &Operator| -> Vec<String> {
         let metrics = o.metrics().expect("the replica can be scraped");
         let is_told = |l: &&str| {
@@ -56,19 +58,19 @@ fn the_work_changes_hands() {
     eventually(SOON, "the one that leads to tell of all", || tells_all(&first));
     assert_eq!(told(&second), Vec::<String>::new(), "one that waits tells of nothing");
 
-    // Killed: nobody gives the lease up, it runs out.
+    // The leader is killed and does not release the Lease. A standby takes over when the Lease expires.
     first.kill();
     serve("two");
     assert!(second.leads());
 
-    // Frozen: it does not know that it is late, and stops as soon as it can.
+    // The leader is frozen and cannot notice that its Lease has expired. It exits soon after it resumes.
     let third = replica();
     second.process().pause();
     serve("three");
     assert!(third.leads());
     eventually(SOON, "the third to tell of all", || tells_all(&third));
     second.process().resume();
-    // Nor does one that has lost the lease and does not know it yet.
+    // A replica that has lost the Lease, and has not noticed it yet, must not report these metrics.
     while let Ok(metrics) = second.metrics() {
         let stale = metrics.lines().find(|l| gauges.iter().any(|g| l.starts_with(g)));
         assert_eq!(stale, None);
@@ -77,8 +79,8 @@ fn the_work_changes_hands() {
     assert!(!status.success(), "{status}");
     assert!(second.log_text().contains("became leader"));
 
-    // Asked to stop: it gives the lease up at its end, so that nobody waits for it to run out. The fourth must not take it
-    // before that was seen.
+    // The leader is stopped. It releases the Lease, so the standby does not have to wait for the expiry. The fourth
+    // replica is frozen so that the test can see the released Lease.
     let fourth = replica();
     assert!(!fourth.leads());
     assert_eq!(told(&fourth), Vec::<String>::new());

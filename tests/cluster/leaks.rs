@@ -1,4 +1,4 @@
-//! Neither URL nor credential in a log, event, status, metric or error, at any level of logging (I7).
+//! Tests that no URL or credential appears in a log, event, status, metric or error at any log level (I7).
 
 use serde_json::json;
 use valet_harness::{Operator, OperatorOptions, eventually};
@@ -8,7 +8,8 @@ use crate::world::{SOON, Tenant, VALET};
 #[test]
 fn markers_are_found_nowhere() {
     let t = Tenant::new("leaks");
-    // A user of the store whose credentials are the marker: what is signed carries the id, and the secret signs.
+    // A user of the store with a recognizable access key. The access key ID is part of each signed URL, and the
+    // secret key signs.
     let (id, secret) = ("markeridmarkerid", "markersecret/marker+secret=");
     t.world.s3.create_user(id, secret).unwrap();
     let policy = json!({"Version": "2012-10-17", "Statement": [{
@@ -78,7 +79,7 @@ fn markers_are_found_nowhere() {
             .output()
             .unwrap();
         let base64 = String::from_utf8(base64.stdout).unwrap();
-        // The end of base64 depends on what follows; its middle does not.
+        // The end of a base64 text depends on the bytes that follow, so only the beginning is compared.
         let base64 = base64.trim_end_matches('=')[..base64.len().min(12)].to_owned();
         [
             text.to_owned(),

@@ -1,4 +1,5 @@
-//! No URL outlives the credentials that sign it, and none is renewed past what the rules allow.
+//! Tests that no URL is valid longer than the credentials that signed it, and that renewals end at the total time of
+//! the access rule.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use valet_harness::{
 
 use crate::world::{Tenant, VALET, condition, says};
 
-/// A store that takes any credentials, and has no objects.
+/// A store that accepts all credentials and has no objects.
 fn empty_store() -> Fake {
     Fake::start(|_| Reply::Text(404, "<Error><Code>NoSuchKey</Code></Error>".into()))
 }
@@ -20,7 +21,7 @@ fn week(t: &Tenant) -> Value {
     t.grant("DownloadGrant", "week", json!({"expirationSeconds": 604_800}))
 }
 
-/// The store of the operator's own identity, for a week.
+/// A store that uses the operator's own identity and allows credentials for a week.
 fn own_identity(t: &Tenant, endpoint: &str) -> Value {
     let mut store = t.store();
     let spec = &mut store["spec"];
@@ -102,7 +103,7 @@ fn url_lives_15_minutes_where_nothing_says_when_the_session_ends() {
     assert_eq!(says(&store, "CredentialsExpirationKnown"), "False ExpirationUnknown");
 }
 
-/// The bucket's own sessions would live for five minutes: the schema refuses it, and nobody is asked.
+/// The apiserver rejects a store with a directory bucket, because sessions of such a bucket last only five minutes.
 #[test]
 fn directory_bucket_is_refused_by_the_apiserver() {
     let t = Tenant::new("directory");
@@ -113,7 +114,8 @@ fn directory_bucket_is_refused_by_the_apiserver() {
     assert!(refused.contains("bucket is a directory bucket"), "{refused}");
 }
 
-/// A rule's total time holds for renewals by spec and by annotation, from the creation on.
+/// The total time of an access rule starts when the grant is created. It also limits renewals that the annotation
+/// requests.
 #[test]
 fn grant_ends_with_the_total_time_of_its_rule() {
     let t = Tenant::new("total");

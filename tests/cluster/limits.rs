@@ -1,4 +1,4 @@
-//! How many grants may have a key at one time, and how many requests a store gets at one time.
+//! Tests of the limits on live grants and on concurrent requests to a store.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use valet_harness::{
 
 use crate::world::{SOON, Tenant, condition, says, with_reason};
 
-/// A store whose one rule, or which itself, allows so many a key.
+/// A store with these values of `maxLiveGrants` in its access rule and in its spec.
 fn limited(t: &Tenant, of_rule: Option<u32>, of_store: Option<u32>) -> Value {
     let mut store = t.store();
     if let Some(most) = of_rule {
@@ -30,7 +30,7 @@ fn limited(t: &Tenant, of_rule: Option<u32>, of_store: Option<u32>) -> Value {
     store
 }
 
-/// One second apart, so that the apiserver's times tell their order.
+/// Creates the grants more than one second apart, so that their creation timestamps differ.
 fn one_after_the_other(t: &Tenant, kind: &str, names: &[&str], spec: &Value) {
     for name in names {
         t.apply(&[t.grant(kind, name, spec.clone())]);
@@ -38,7 +38,8 @@ fn one_after_the_other(t: &Tenant, kind: &str, names: &[&str], spec: &Value) {
     }
 }
 
-/// Two may have a key. The third waits, and gets his when one of those ends, in whatever way; nobody else is bothered.
+/// With `maxLiveGrants: 2` a third grant waits until one of the first two is deleted, completed, expired or
+/// suspended. Valet writes nothing to the grants that continue to wait.
 #[test]
 fn who_is_too_many_waits_for_his_turn() {
     let t = Tenant::new("places");
@@ -62,7 +63,7 @@ fn who_is_too_many_waits_for_his_turn() {
     t.reason("dg/f", "TooManyGrants");
     assert!(t.get("secret/c").is_none());
 
-    // Deleted: the oldest comes, and there is no write about anybody else.
+    // A live grant is deleted. The oldest waiting grant is issued, and Valet writes to no other grant.
     let mark = t.mark();
     t.kubectl(&["delete", "dg/a"]);
     t.reason("ug/c", "Issued");
@@ -75,12 +76,13 @@ fn who_is_too_many_waits_for_his_turn() {
     written.sort();
     assert_eq!(written, ["create secrets c", "patch uploadgrants c"]);
 
-    // Done: its key is worth nothing any more.
+    // A live grant completes, and its credential no longer counts.
     assert_eq!(t.mount("c").upload(&t.file("body", b"x")).0, 200);
     t.reason("ug/c", "Completed");
     t.reason("ug/d", "Issued");
 
-    // While nobody is there one ends, and one who waits is deleted. Who has waited longest is next all the same.
+    // While no operator runs, a live grant and a waiting grant are deleted. The grant that waited longest is still
+    // the next one.
     operator.kill();
     t.kubectl(&["delete", "dg/b", "dg/e"]);
     one_after_the_other(&t, "DownloadGrant", &["0-younger"], &json!({"expirationSeconds": 3}));
@@ -88,7 +90,8 @@ fn who_is_too_many_waits_for_his_turn() {
     t.reason("dg/f", "Issued");
     t.reason("dg/0-younger", "TooManyGrants");
 
-    // Held back: the place is another's, whose time begins now; then the time is over, and the place is free again.
+    // A live grant is suspended, and the next grant is issued. When that grant expires, the first one is issued
+    // again.
     t.patch("ug/d", &json!({"spec": {"suspend": true}}));
     t.reason("dg/0-younger", "Issued");
     t.patch("ug/d", &json!({"spec": {"suspend": false}}));
@@ -96,36 +99,39 @@ fn who_is_too_many_waits_for_his_turn() {
     t.reason("dg/0-younger", "Expired");
     t.reason("ug/d", "Issued");
 
-    // Fewer may have one: nobody loses his, and nobody gets one.
+    // The limit becomes lower. Existing credentials stay, and no grant is issued.
     t.apply(&[limited(&t, Some(1), None), t.grant("DownloadGrant", "g", json!({}))]);
     t.reason("dg/g", "TooManyGrants");
     assert_eq!(with_reason(&t, "ug,dg", "Issued"), ["d", "f"]);
     t.kubectl(&["delete", "dg/f"]);
     thread::sleep(Duration::from_secs(3));
     assert_eq!(with_reason(&t, "ug,dg", "Issued"), ["d"]);
-    // More may: all who wait are served.
+    // The limit is removed. All waiting grants are issued.
     t.apply(&[t.store()]);
     t.reason("dg/g", "Issued");
 }
 
-/// Of the crowd.
+/// The number of grants.
 const CROWD: usize = 40;
-/// So many of them may have a key at one time.
+/// The number of grants that may be live at the same time.
 const MOST: usize = 5;
 
-/// Never more keys than may be out, everybody's turn comes, and nobody is written to whenever another one is served.
+/// With more grants than the limit, the number of live grants never exceeds the limit, and every grant is issued
+/// once. Valet does not write to all waiting grants whenever one is issued.
 #[test]
 fn a_crowd_is_served_in_turns() {
     let t = Tenant::new("crowd");
     let mark = t.mark();
     let _operator = t.operator();
     assert!(crowd(&t, mark) <= MOST);
-    // One write that says that it waits, two for its key, two for its end.
+    // Each grant needs at most five writes: one for the waiting condition, two for the credential, two for the
+    // expiry.
     let written = t.written(mark).len();
     assert!(written <= 5 * CROWD, "{written} writes");
 }
 
-/// Two that work at once, which is nobody's intention: each gives no more than it knows of, and reckons in the same order.
+/// Two operators run at the same time, which is not a supported setup. Each stays within the limit as far as it
+/// knows, and both count in the same order.
 #[test]
 fn a_crowd_before_two_operators() {
     let t = Tenant::new("crowds");
@@ -134,8 +140,9 @@ fn a_crowd_before_two_operators() {
     assert!(crowd(&t, mark) <= 2 * MOST);
 }
 
-/// Serves a crowd, and says how many keys were out at one time at most: from when the apiserver was asked for the Secret
-/// until it was asked to delete it, or the key's own end, after which it is no key, however long its Secret takes to go.
+/// Creates the grants, waits until all have expired, and returns the highest number of live grants. A grant is live
+/// from the request that creates its Secret until the request that deletes the Secret, or until the credential
+/// expires.
 fn crowd(t: &Tenant, mark: AuditMark) -> usize {
     t.apply(&[limited(t, None, Some(MOST as u32))]);
     let grants: Vec<_> = (0..CROWD)
@@ -159,7 +166,7 @@ fn crowd(t: &Tenant, mark: AuditMark) -> usize {
             )
         })
         .collect();
-    // At one instant, what ends comes before what begins.
+    // If two changes have the same time, the end of a grant is counted before the start of another.
     let mut changes = Vec::new();
     for event in t.world.plane.audit_since(mark).unwrap() {
         if event.namespace() != t.name() || event.resource() != "secrets" || event.code() >= 300 {
@@ -184,8 +191,8 @@ fn crowd(t: &Tenant, mark: AuditMark) -> usize {
     usize::try_from(peak).unwrap()
 }
 
-/// A store without objects that keeps to write-once uploads. It answers what concerns a grant after a while, and counts how many
-/// of those requests it has in hand at most.
+/// A store that has no objects and enforces write-once. It answers requests for objects of grants after a delay, and
+/// records how many of them ran at the same time.
 fn slow_store(delay: Duration) -> (Fake, Arc<AtomicUsize>) {
     let (now, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let most = peak.clone();
@@ -203,7 +210,7 @@ fn slow_store(delay: Duration) -> (Fake, Arc<AtomicUsize>) {
     (fake, most)
 }
 
-/// A store that is slow gets as many requests at a time as its spec says, and everybody is served.
+/// Valet sends a slow store at most as many concurrent requests as its spec allows, and every grant is issued.
 #[test]
 fn a_slow_store_gets_few_requests_at_a_time() {
     const GRANTS: usize = 24;
@@ -228,7 +235,7 @@ fn a_slow_store_gets_few_requests_at_a_time() {
     });
     let took = began.elapsed();
     let peak = peak.load(Ordering::SeqCst);
-    // One more, if the store's own status is looked after meanwhile.
+    // One more request is possible, because Valet can probe the store at the same time.
     assert!((2..=MOST + 1).contains(&peak), "{peak} requests at a time");
     assert!(
         took > Duration::from_millis(300) * (GRANTS / (MOST + 1)) as u32,
@@ -236,7 +243,7 @@ fn a_slow_store_gets_few_requests_at_a_time() {
     );
 }
 
-/// Whoever deletes a grant while the operator is about to publish its key leaves no place taken.
+/// If a grant is deleted while Valet issues its credential, its reservation is released and the next grant is issued.
 #[test]
 fn a_grant_that_goes_while_it_is_visited_keeps_no_place() {
     let t = Tenant::new("gone");
@@ -248,7 +255,7 @@ fn a_grant_that_goes_while_it_is_visited_keeps_no_place() {
     let _operator = t.operator();
     t.reason_within(&format!("costore/{}", t.name()), "Ready", SOON);
     t.apply(&[t.grant("UploadGrant", "first", json!({}))]);
-    // It has its place, and waits for the store to say whether its object is there.
+    // The grant has its reservation, and Valet waits for the HEAD response of the store.
     thread::sleep(Duration::from_millis(700));
     t.kubectl(&["delete", "ug/first", "--wait=false"]);
     t.apply(&[t.grant("UploadGrant", "second", json!({}))]);

@@ -1,4 +1,5 @@
-//! The table of states: each row reached on the real apiserver, with kstatus' own verdict.
+//! Tests of the states of a grant on a real apiserver: the conditions in each state, and the status that kstatus
+//! computes.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use valet_harness::eventually;
 
 use crate::world::{SOON, Tenant, condition, says};
 
-/// A grant that nobody has looked at is in progress; so is one whose store is not there yet.
+/// A grant that no operator has reconciled is in progress for kstatus. The same applies to a grant whose store does
+/// not exist yet.
 #[test]
 fn waiting() {
     let t = Tenant::new("waiting");
@@ -17,7 +19,7 @@ fn waiting() {
     own["metadata"] = json!({"name": "own", "namespace": t.name()});
     own["spec"].as_object_mut().unwrap().remove("access");
     t.apply(&[t.grant("UploadGrant", "early", json!({})), own]);
-    // No operator has been here, and the objects themselves say so.
+    // No operator runs, so the conditions still have their defaults from the CRD.
     for what in ["ug/early", "ostore/own"] {
         let unseen = t.get(what).unwrap();
         assert_eq!(t.kstatus(&unseen), "InProgress");
@@ -60,7 +62,7 @@ fn waiting() {
     );
     assert!(t.get("secret/lost").is_none());
 
-    // It is applied later, as GitOps tools do, and the grant goes on by itself.
+    // When the store is created later, as GitOps tools can do, the grant is issued without any change to the grant.
     let mut store = t.store();
     store["metadata"]["name"] = json!(format!("{}-late", t.name()));
     t.apply(&[t.grant(
@@ -73,7 +75,8 @@ fn waiting() {
     t.reason("dg/later", "Issued");
 }
 
-/// The whole of an upload: issue, use, second use refused, completion, withdrawal.
+/// An upload from issue to completion: the store rejects wrong content and a second upload, and Valet deletes the
+/// Secret.
 #[test]
 fn upload() {
     let t = Tenant::new("upload");
@@ -83,7 +86,7 @@ fn upload() {
         "contentType": "text/plain; charset=utf-8", "contentLength": body.len(),
         "checksumSHA256": sha256(&t, b"something else"),
     });
-    // The SHA-256 of something else: every byte must match.
+    // A SHA-256 checksum of other content: the store must reject the upload.
     t.apply(&[t.grant("UploadGrant", "wrong", json!({"constraints": constraints}))]);
     let good = sha256(&t, body);
     let constraints = json!({
@@ -126,7 +129,7 @@ fn upload() {
         - note("issued-at").parse::<Timestamp>().unwrap().as_second();
     assert_eq!(life, 60);
 
-    // What the grant does not say, the store refuses.
+    // The store rejects uploads that differ from the grant.
     let (file, shorter) = (t.file("doc", body), t.file("shorter", b"the bytes"));
     let mut other = body.to_vec();
     other[0] ^= 1;
@@ -172,7 +175,8 @@ fn upload() {
     t.kubectl(&["wait", "--for=condition=Completed", "ug/doc", "--timeout=1s"]);
 }
 
-/// A download, its end to the second, and its collection.
+/// A download: Valet deletes the Secret within two seconds after the credential expires, and deletes the finished
+/// grant.
 #[test]
 fn download() {
     let t = Tenant::new("download");
@@ -205,7 +209,7 @@ fn download() {
         t.get("secret/report").is_none().then(Timestamp::now)
     });
     let late = gone.duration_since(expires).as_millis();
-    // kubectl alone takes some of it; the promise is the second.
+    // The documented limit is one second. The second that is added here is for the test's own polling.
     assert!(
         (0..2000).contains(&late),
         "the Secret went {late} ms after the key's end"
@@ -227,7 +231,7 @@ fn download() {
     );
 }
 
-/// An upload that nobody made.
+/// If nothing is uploaded before the expiry, the grant gets `ExpiredUnused`.
 #[test]
 fn unused() {
     let t = Tenant::new("unused");
@@ -258,7 +262,7 @@ fn unused() {
         metrics.contains(r#"valet_grants_finished_total{kind="UploadGrant",reason="ExpiredUnused"} 1"#),
         "{metrics}"
     );
-    // Done is done: another lifetime does not bring it back.
+    // A finished grant stays finished when its `expirationSeconds` changes.
     t.patch("ug/never", &json!({"spec": {"expirationSeconds": 600}}));
     let grant = eventually(SOON, "the new generation to be seen", || {
         t.get("ug/never").filter(|g| g["status"]["observedGeneration"] == 2)
@@ -267,12 +271,12 @@ fn unused() {
     assert!(t.get("secret/never").is_none());
 }
 
-/// An upload that arrives at the last moment is found by the last look.
+/// The last poll, at the expiry, finds an object that was uploaded just before.
 #[test]
 fn the_last_look() {
     let t = Tenant::new("lastlook");
     let _operator = t.operator();
-    // Looks come 2, 6, 14 seconds after issue: nobody looks between 6 and the key's end at 13.
+    // Valet polls 2, 6 and 14 seconds after issue. Between 6 seconds and the expiry at 13 seconds there is no poll.
     t.apply(&[t.grant("UploadGrant", "late", json!({"expirationSeconds": 13}))]);
     let key = t.mount("late");
     let issued = t.reason("ug/late", "Issued")["status"]["issuedTime"]
@@ -287,7 +291,7 @@ fn the_last_look() {
     assert_eq!(grant["status"]["object"]["size"], 12);
 }
 
-/// Refused for good: policy, capability, spec.
+/// A grant that breaks an access rule, needs a missing capability or has an invalid spec is refused.
 #[test]
 fn refused() {
     let t = Tenant::new("refused");
@@ -340,12 +344,14 @@ fn refused() {
     }
 }
 
-/// An object that is there before the grant: nothing to upload, and no key that could overwrite it.
+/// If the object exists before a write-once grant, the grant finishes with `ObjectExists` and gets no credential.
+/// With `overwrite: Allow` the grant is issued.
 #[test]
 fn exists_already() {
     let t = Tenant::new("exists");
     t.put(&t.key("old"), b"old");
-    // S3 keeps whole seconds: what is a second older than the key is older, what is not may be the upload.
+    // S3 timestamps have whole seconds. Valet can only tell an old object from the upload if the object is at least a
+    // second older than the credential.
     std::thread::sleep(Duration::from_secs(2));
     let _operator = t.operator();
     t.apply(&[
@@ -361,14 +367,14 @@ fn exists_already() {
     assert_eq!(says(&grant, "Completed"), "True ObjectExists");
     assert_eq!(grant["status"]["object"]["size"], 3);
     assert!(t.get("secret/old").is_none());
-    // With overwriting allowed the old object is not the upload.
+    // With `overwrite: Allow` the old object does not complete the grant.
     t.reason("ug/over", "Issued");
     assert_eq!(t.mount("over").upload(&t.file("new", b"newer")).0, 200);
     let grant = t.reason("ug/over", "Completed");
     assert_eq!(grant["status"]["object"]["size"], 5);
 }
 
-/// `deadlineTime` ends a key early, and a grant that comes after it never gets one.
+/// A credential expires at `deadlineTime`. A grant that is created after its `deadlineTime` gets no credential.
 #[test]
 fn deadline() {
     let t = Tenant::new("deadline");
@@ -395,7 +401,8 @@ fn deadline() {
     );
 }
 
-/// GitOps tools would only make a collected grant again: what they track is kept, unless its spec says otherwise.
+/// Valet does not delete finished grants that a GitOps tool manages, because the tool would create them again. A
+/// value in the spec changes this.
 #[test]
 fn tracked_grants_are_kept() {
     let t = Tenant::new("tracked");

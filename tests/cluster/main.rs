@@ -1,8 +1,8 @@
-//! Valet as its users meet it: the real program against a real kube-apiserver, controller-manager and S3 server,
-//! through kubectl and curl.
+//! End-to-end tests with the real `valet` program, a real kube-apiserver, controller-manager and S3 server. The tests
+//! use kubectl and curl, as users do.
 //!
-//! All tests of this binary share one control plane and one store; each has a namespace, a bucket, a
-//! ClusterObjectStore and an operator of its own.
+//! All tests of this binary share one control plane and one S3 server. Each test has its own namespace, bucket,
+//! ClusterObjectStore and operator.
 
 mod abandoned;
 mod addresses;

@@ -1,4 +1,4 @@
-//! What the operator counts is what has happened: a day of a tenant, and every number of it in a scrape.
+//! Tests of the metrics: after a fixed list of grants and stores, each metric has the expected value.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -8,10 +8,11 @@ use valet_harness::{Operator, OperatorOptions, eventually};
 
 use crate::world::{SOON, Tenant, VALET, says};
 
-/// When the store's credentials end, by their Secret: further off than any key.
+/// When the store's credentials expire, as their Secret says. This is later than any grant's expiry.
 const SESSION_END: &str = "2099-01-31T18:00:00Z";
 
-/// Every label that there may be. Names of grants, stores and namespaces, and words from closed lists.
+/// All label names that may appear. Their values are names of grants, stores and namespaces, or come from fixed
+/// lists.
 const LABELS: [&str; 13] = [
     "kind",
     "le",
@@ -28,7 +29,7 @@ const LABELS: [&str; 13] = [
     "version",
 ];
 
-/// Each series with its value.
+/// All metric series with their values.
 fn scrape(operator: &Operator) -> BTreeMap<String, f64> {
     let text = operator.metrics().expect("the operator can be scraped");
     text.lines()
@@ -168,7 +169,7 @@ fn every_number_is_what_has_happened() {
         let series = format!(r#"valet_store_condition{{{},type="{type_}",status="True"}}"#, store(ns));
         expected.insert(series, 1.0);
     }
-    // What is watched is told a moment later.
+    // Gauges that follow from watch events can be late, so the test tries again for ten seconds.
     let wrong = |found: &BTreeMap<String, f64>| {
         let differ = expected
             .iter()
@@ -187,12 +188,12 @@ fn every_number_is_what_has_happened() {
     }
     assert_eq!(wrong(&found), Vec::<String>::new());
 
-    // Nothing else is said of this namespace.
+    // No other series of this namespace exists.
     let ours = |series: &&String| series.contains(&format!("namespace=\"{ns}\""));
     let known = found.keys().filter(ours).all(|series| expected.contains_key(series));
     assert!(known, "{:#?}", found.keys().filter(ours).collect::<Vec<_>>());
 
-    // Looks and visits are many; here it is which there are.
+    // The numbers of polls and reconciles vary, so only their presence is checked.
     for outcome in ["absent", "present"] {
         let series = format!(
             r#"valet_store_looks_total{{store_kind="ClusterObjectStore",store_namespace="",store="{ns}",outcome="{outcome}"}}"#
@@ -218,8 +219,8 @@ fn every_number_is_what_has_happened() {
     no_label_betrays(&found, &[uid.as_str().expect("it has one"), &t.key(""), "elsewhere/x"]);
 }
 
-/// What is gone is told no more: its gauges are missing from the next scrape, so that no alert goes on about it. What was
-/// counted for it stays for a while, so that a scrape has the last of it.
+/// When a grant or a store is deleted, its gauges are missing from the next scrape, so that alerts end. Its counters
+/// stay for a while, so that a scrape can read their last value.
 #[test]
 fn what_is_gone_is_told_no_more() {
     let t = Tenant::new("gone");
@@ -232,7 +233,7 @@ fn what_is_gone_is_told_no_more() {
     credentials["stringData"]["AWS_CREDENTIAL_EXPIRATION"] = json!(SESSION_END);
     let mut theirs = credentials.clone();
     theirs["metadata"]["namespace"] = json!(ns);
-    // One that is not ready would go on paging.
+    // A store that is not ready. Its alert must end when the store is deleted.
     let mut away = t.store();
     away["metadata"]["name"] = json!(format!("{ns}-away"));
     away["spec"]["s3"]["endpoint"] = json!("http://127.0.0.1:9");
@@ -262,7 +263,7 @@ fn what_is_gone_is_told_no_more() {
         "valet_store_condition",
         "valet_store_credentials_expiration_timestamp_seconds",
     ];
-    // Series of this tenant's, by name.
+    // The series with these metric names that belong to this test.
     let ours = |names: &[&str]| -> Vec<String> {
         let all = scrape(&operator).into_keys();
         let of_ours = all.filter(|series| series.contains(&format!("\"{ns}\"")) || series.contains(&away_of(ns)));
@@ -292,7 +293,7 @@ fn away_of(ns: &str) -> String {
     format!("\"{ns}-away\"")
 }
 
-/// No label carries a URL, an object's key or a UID, by its name or by its value.
+/// No label name or value contains a URL, an object key or a UID.
 fn no_label_betrays(found: &BTreeMap<String, f64>, secrets: &[&str]) {
     for series in found.keys() {
         for (name, value) in labels(series) {
@@ -301,14 +302,15 @@ fn no_label_betrays(found: &BTreeMap<String, f64>, secrets: &[&str]) {
                 .iter()
                 .chain(secrets)
                 .any(|word| value.contains(word));
-            // A UID has the shape 8-4-4-4-12.
+            // The parts of a UID have 8, 4, 4, 4 and 12 characters.
             let parts: Vec<_> = value.split('-').map(str::len).collect();
             assert!(!telling && !parts.ends_with(&[8, 4, 4, 4, 12]), "{series}");
         }
     }
 }
 
-/// A visit whose last write is refused has failed, and is counted as that: here the account may not write statuses.
+/// If the last write of a reconcile is rejected, the reconcile counts as failed. Here the service account must not
+/// write the status.
 #[test]
 fn a_visit_that_fails_is_counted() {
     let t = Tenant::new("failing");
@@ -344,7 +346,7 @@ fn a_visit_that_fails_is_counted() {
     eventually(SOON, "two visits to fail", || {
         scrape(&operator).get(series).filter(|n| **n >= 2.0).map(|_| ())
     });
-    // Signed anew at each attempt, and published once.
+    // Each attempt signs a new credential, but only one was written to the Secret.
     let issued = scrape(&operator)
         .get(r#"valet_keys_issued_total{kind="DownloadGrant"}"#)
         .copied();

@@ -1,4 +1,4 @@
-//! Uploads in parts: what the Secret holds, what the script in it does with it, and what is left in the store.
+//! Tests of multipart uploads: the entries of the Secret, the script in the Secret, and what stays in the store.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
 
@@ -9,11 +9,11 @@ use crate::world::{Mounted, SOON, Tenant, condition, says};
 
 const MIB: usize = 1 << 20;
 pub const PART: usize = 5 * MIB;
-/// Longer than the longest pause between two looks.
+/// Longer than the longest pause between two polls.
 pub const A_LOOK: Duration = Duration::from_secs(75);
 const FINALIZER: &str = "valetkey.dev/multipart";
 
-/// Bytes in which no two parts are alike.
+/// Test content in which no two parts are equal.
 pub fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n / MIB * 7 + n % 251) as u8).collect()
 }
@@ -29,7 +29,7 @@ pub fn parts(key: &Mounted) -> Vec<Value> {
     text["parts"].as_array().expect("it has parts").clone()
 }
 
-/// The uploads of the tenant's bucket that go on: their names, by key.
+/// The upload IDs of unfinished multipart uploads in the tenant's bucket, for object keys that start with `key`.
 pub fn open(t: &Tenant, key: &str) -> Vec<String> {
     let query = [("uploads", ""), ("prefix", key)];
     let answer = t
@@ -46,7 +46,7 @@ pub fn open(t: &Tenant, key: &str) -> Vec<String> {
         .collect()
 }
 
-/// Sends one part, as a client that reads parts.json does.
+/// Uploads one part as a client does that reads parts.json. Returns the HTTP status.
 pub fn send(t: &Tenant, part: &Value, body: &[u8]) -> u16 {
     let mut command = process::clean(Command::new("curl"));
     command
@@ -67,7 +67,7 @@ pub fn send(t: &Tenant, part: &Value, body: &[u8]) -> u16 {
         .expect("curl prints a status")
 }
 
-/// Runs the Secret's script with this shell. Every part fails at its first try.
+/// Runs the Secret's script with this shell. A replacement of `curl` lets the first attempt of each part fail.
 fn run(t: &Tenant, key: &Mounted, shell: &[&str], args: &[&str]) -> (bool, String) {
     let folder = t.file("bin", b"").with_extension("d");
     fs::create_dir_all(&folder).unwrap();
@@ -126,7 +126,7 @@ pub fn is_released(t: &Tenant, name: &str) {
     });
 }
 
-/// The whole life of one, with a script that has to try each part twice.
+/// A multipart upload from issue to completion, with a script that must upload each part twice.
 #[test]
 fn upload() {
     let t = Tenant::new("parts");
@@ -170,7 +170,7 @@ fn upload() {
     let secret = t.get("secret/parts").unwrap();
     assert_eq!(secret["metadata"]["annotations"]["valetkey.dev/upload-id"], upload);
 
-    // What a holder may not do: a larger part, another one, another object.
+    // The store rejects a part that is too large, another part number, another object key and another upload ID.
     assert_eq!(send(&t, &all[2], b"1234"), 403);
     for (from, to) in [
         ("partNumber=3", "partNumber=4"),
@@ -205,7 +205,7 @@ fn upload() {
     assert_eq!(open(&t, ""), Vec::<String>::new());
 }
 
-/// Of a size that is not known beforehand the end is a part that is shorter than the others, if need be an empty one.
+/// If the size of the object is not known, a part that is shorter than the others is the last part. It can be empty.
 #[test]
 fn of_any_size() {
     let t = Tenant::new("partsrange");
@@ -223,7 +223,7 @@ fn of_any_size() {
         let (well, said) = run(&t, &mounted, shells[n], &[file.to_str().unwrap()]);
         assert!(well, "{said}");
     }
-    // The page's own words for Python.
+    // The Python program of docs/reference/secret.md.
     let page = fs::read_to_string(concat!(env!("VALET_ROOT"), "/docs/reference/secret.md")).unwrap();
     let program = page
         .split("```python\n")
@@ -249,7 +249,8 @@ fn of_any_size() {
     assert_eq!(open(&t, ""), Vec::<String>::new());
 }
 
-/// A part that is too large for the object, where the store could not be told: nothing comes of it until it is sent again.
+/// If the store cannot limit the size of a part, Valet does not complete an upload with a part that is too large. It
+/// completes the upload after the client has sent the part again.
 #[test]
 fn a_part_that_does_not_fit() {
     let t = Tenant::new("partsbad");
@@ -277,7 +278,8 @@ fn a_part_that_does_not_fit() {
     t.reason_within("ug/g", "Completed", A_LOOK);
 }
 
-/// Write-once: the store itself refuses to put the parts over an object that came meanwhile.
+/// If another client creates the object during a write-once multipart upload, the store refuses to complete the
+/// upload.
 #[test]
 fn an_object_that_was_faster() {
     let t = Tenant::new("partsonce");
@@ -305,7 +307,7 @@ fn an_object_that_was_faster() {
     assert_eq!(open(&t, ""), Vec::<String>::new());
 }
 
-/// A key that is replaced is for the same upload, and a Secret that is deleted comes back with the same URLs.
+/// A re-signed credential is for the same multipart upload. If the Secret is deleted, Valet restores the same URLs.
 #[test]
 fn another_key_for_the_same_upload() {
     let t = Tenant::new("partsrenew");
@@ -321,7 +323,7 @@ fn another_key_for_the_same_upload() {
     eventually(SOON, "another key", || {
         (t.get("secret/g")?["metadata"]["annotations"]["valetkey.dev/expiration-seconds"] == "1800").then_some(())
     });
-    // A new process knows of the upload by the record alone.
+    // A new operator process knows the upload ID only from the record in the Secret.
     drop(operator);
     let _operator = t.operator();
     let renewed = t.mount("g");
@@ -332,7 +334,7 @@ fn another_key_for_the_same_upload() {
     assert_eq!(open(&t, ""), Vec::<String>::new());
 }
 
-/// What no upload in parts can be held to is refused, and a mode stays what it is.
+/// A multipart upload with a constraint that the store cannot enforce is refused. The mode of a grant cannot change.
 #[test]
 fn refused() {
     let t = Tenant::new("partsno");

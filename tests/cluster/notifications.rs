@@ -1,4 +1,5 @@
-//! Stores that say when an object has come: versitygw and MinIO themselves, somebody who lies, and replicas that wait.
+//! Tests of notifications from versitygw and MinIO, of forged notifications, and of notifications that a standby
+//! replica receives.
 
 use std::{
     path::PathBuf,
@@ -11,10 +12,10 @@ use valet_harness::{Operator, OperatorOptions, S3Options, S3Server, Software, ev
 
 use crate::world::{SOON, Tenant, VALET, condition, says};
 
-/// Of the test's own receivers.
+/// The token of the notification endpoint in these tests.
 const TOKEN: &str = "6f2d1c9ad0b84f7e-notify";
 
-/// A tenant with an operator that takes notifications, and a store that sends them.
+/// A tenant whose operator receives notifications, and whose store sends them.
 struct Told {
     t: Tenant,
     port: u16,
@@ -44,7 +45,7 @@ impl Told {
         Operator::start(VALET.as_ref(), &self.t.world.plane, &self.options(self.port)).expect("the operator starts")
     }
 
-    /// A store of the test's own, and the tenant's store object that leads to it.
+    /// Starts an S3 server for this test and points the tenant's ClusterObjectStore to it.
     fn store(&self, options: S3Options) -> S3Server {
         let software = options.software;
         let s3 = S3Server::start_with(&self.t.world.tools, options).expect("the S3 server starts");
@@ -66,7 +67,7 @@ impl Told {
         })
     }
 
-    /// Posts as a store would; the status.
+    /// Sends a notification as a store does. Returns the HTTP status.
     fn post(&self, port: u16, header: &str, body: &str) -> u16 {
         let mut command = process::clean(Command::new("curl"));
         command.args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"]);
@@ -85,7 +86,7 @@ impl Told {
     }
 }
 
-/// A sample of the operator's metrics; 0 if it is not there.
+/// The value of a metric series of the operator, or 0 if the series does not exist.
 fn metric(operator: &Operator, sample: &str) -> f64 {
     let text = operator.metrics().expect("the operator answers");
     text.lines()
@@ -113,14 +114,14 @@ fn looks_at(operator: &Operator, kind: &str, namespace: &str, name: &str) -> f64
     of("present") + of("absent") + of("error") + of("forbidden")
 }
 
-/// So many uploads were found by their notifications, and none by a look that was due. How long that takes is measured by
-/// `make bench`.
+/// Checks that this many uploads were completed by their notifications, and none by a scheduled poll. `make bench`
+/// measures how long a notification takes.
 fn completed_by_notification(operator: &Operator, uploads: usize) {
     let count = metric(operator, "valet_notification_to_completed_seconds_count");
     assert_eq!(count, uploads as f64, "each was completed by its notification");
 }
 
-/// The keys of uploads: each as a store may encode it in its own way.
+/// Object keys that stores may encode in different ways.
 const NAMES: [(&str, &str); 4] = [
     ("plain", "plain.png"),
     ("blanks", "a b+c%41/=&?.txt"),
@@ -151,7 +152,7 @@ fn tells(test: &str, start: impl Fn(&Told) -> S3Server) {
     assert_eq!(notified(&operator, "refused"), 0.0);
     assert_eq!(notified(&operator, "malformed"), 0.0);
     assert_eq!(notified(&operator, "accepted"), NAMES.len() as f64);
-    // An object that nobody awaits.
+    // An object that no grant waits for.
     s3.put(t.name(), "other", b"x").unwrap().ok().unwrap();
     eventually(SOON, "the foreign event to be counted", || {
         (notified(&operator, "unknown") >= 1.0).then_some(())
@@ -195,7 +196,8 @@ fn minio_tells() {
     });
 }
 
-/// Whoever has a token can make Valet look, and nothing else; whoever has none, not even that.
+/// A forged notification with a valid token can only make Valet poll early, at most once a second. A notification
+/// without a valid token has no effect.
 #[test]
 fn lies_cost_a_look_a_second() {
     let told = Told::new("lies");
@@ -222,7 +224,7 @@ fn lies_cost_a_look_a_second() {
         assert_eq!(told.post(told.port, &good, body), status);
     }
     assert_eq!(notified(&operator, "malformed"), 4.0);
-    // Of other buckets and other keys.
+    // Notifications about other buckets and other object keys.
     for body in [
         told.news("elsewhere", &key),
         told.news(&bucket, "wanted"),
@@ -233,7 +235,7 @@ fn lies_cost_a_look_a_second() {
     assert_eq!(notified(&operator, "unknown"), 3.0);
     assert!(looks(t, &operator) - before <= 1.0, "nobody had cause to look");
 
-    // The right key, and no object: as often as one likes, by every way to present a token.
+    // Notifications for an object that does not exist, with each header that can carry the token.
     let before = looks(t, &operator);
     let began = Instant::now();
     for n in 0..60 {
@@ -248,7 +250,7 @@ fn lies_cost_a_look_a_second() {
     let cost = looks(t, &operator) - before;
     let seconds = began.elapsed().as_secs_f64();
     eprintln!("60 lies in {seconds:.1} s: {cost} HEADs");
-    // One at once, one a second, and those of the schedule (2, 6, 14, 30 s).
+    // One poll at once, one poll a second, and the scheduled polls after 2, 6, 14 and 30 seconds.
     assert!(
         cost >= 1.0 && cost <= seconds + 1.0 + 4.0,
         "{cost} looks in {seconds} s"
@@ -256,7 +258,7 @@ fn lies_cost_a_look_a_second() {
     let grant = t.reason("ug/wanted", "Issued");
     assert_eq!(says(&grant, "Completed"), "False Pending");
 
-    // Another token takes the place of the first.
+    // A new token replaces the first one.
     let other = "0a1b2c3d4e5f6071-other";
     std::fs::write(&told.tokens, format!("{other} {}", t.name())).unwrap();
     eventually(SOON, "the new token", || {
@@ -270,8 +272,8 @@ fn lies_cost_a_look_a_second() {
     );
 }
 
-/// A tenant gives a store of their own the name of the platform's bucket, and awaits there what somebody else uploads here: the
-/// platform's notifications are no sign for them.
+/// A tenant's own store has the same bucket name as the platform's store, and both have a grant for the same object
+/// key. A notification for the platform's store does not make Valet poll the tenant's store.
 #[test]
 fn notification_with_a_token_of_another_store_causes_no_request() {
     let told = Told::new("spy");
@@ -314,7 +316,7 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(spys(), before.1, "nobody asked the tenant's server");
 
-    // A token of the namespace's own stores: now it is the other way round.
+    // With a token for the stores of the namespace, Valet polls the tenant's store and not the platform's store.
     let other = "0a1b2c3d4e5f6071-other";
     std::fs::write(
         &told.tokens,
@@ -331,7 +333,8 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
     assert_eq!(owners(), before.0 + 1.0, "nobody asked the platform's store");
 }
 
-/// A Service spreads messages over all replicas, and versitygw says each once: who waits for the Lease passes them on.
+/// A Service distributes notifications over all replicas, and versitygw sends each notification once. A standby
+/// therefore forwards notifications to the leader.
 #[test]
 fn a_replica_that_waits_passes_it_on() {
     let told = Told::new("passon");
@@ -365,7 +368,7 @@ fn a_replica_that_waits_passes_it_on() {
     t.reason("ug/one", "Completed");
     completed_by_notification(&first, 1);
     assert!(notified(&second, "relayed") >= 1.0);
-    // An event that is in the headers goes the same way; it names nothing that the first awaits.
+    // A notification in the request headers is also forwarded. It names an object that no grant waits for.
     let unknown = notified(&first, "unknown");
     let mut command = process::clean(Command::new("curl"));
     command.args([
@@ -389,7 +392,8 @@ fn a_replica_that_waits_passes_it_on() {
     assert_eq!(process::run(command, b"", SOON).unwrap().text(), "204");
     assert_eq!(notified(&first, "unknown"), unknown + 1.0);
 
-    // Nobody works: stores that can try again are told when.
+    // The leader is frozen. The standby answers 503, so that a store which repeats notifications sends this one
+    // again.
     let good = format!("Authorization: Bearer {TOKEN}");
     let truth = told.news(t.name(), &t.key("two"));
     assert_eq!(told.post(waiting, "X-Api-Key: not-the-token-at-all", &truth), 401);
@@ -401,7 +405,8 @@ fn a_replica_that_waits_passes_it_on() {
     });
 }
 
-/// An object that is not what the grant describes did not come by its key: the grant says so and does not claim success.
+/// An object that differs from the grant was not uploaded with its credential. The grant reports `ObjectMismatch` and
+/// not success.
 #[test]
 fn another_object_than_the_one_described() {
     let t = Tenant::new("mismatch");
@@ -415,7 +420,7 @@ fn another_object_than_the_one_described() {
     ]);
     t.reason("ug/once", "Issued");
     let key = t.mount("over");
-    // Somebody with rights of his own to the bucket.
+    // Another client writes the objects with its own access key.
     for name in ["once", "over"] {
         t.put(&t.key(name), b"longer");
     }
@@ -430,7 +435,7 @@ fn another_object_than_the_one_described() {
     );
     t.gone("once");
 
-    // This key can still put the right object there, and then all is well.
+    // The credential can still upload the right object. After that the grant completes.
     let grant = eventually(SOON, "the other object to be noticed", || {
         t.get("ug/over")
             .filter(|g| says(g, "Completed") == "False ObjectMismatch")

@@ -1,4 +1,4 @@
-//! `valet sign`: the operator's own judgement and pen, without a cluster.
+//! Tests of `valet sign`, which checks and signs a grant as the operator does, but without a cluster.
 
 use std::process::{Command, Output, Stdio};
 
@@ -31,7 +31,7 @@ fn sign(t: &Tenant, documents: &[Value], args: &[&str], credentials: bool) -> Ou
     child.wait_with_output().unwrap()
 }
 
-/// What it prints works as what the operator writes does.
+/// The Secret that `valet sign` prints works in the same way as a Secret that the operator writes.
 #[test]
 fn it_signs_as_the_operator_does() {
     let t = Tenant::new("offline");
@@ -91,7 +91,7 @@ fn it_signs_as_the_operator_does() {
     );
 }
 
-/// Temporary credentials: their token is part of what is signed.
+/// A URL that temporary credentials sign contains the session token, and the signature covers the token.
 #[test]
 fn it_signs_with_a_session() {
     let t = Tenant::new("session");
@@ -127,7 +127,8 @@ fn it_signs_with_a_session() {
     assert!(!verdicts[1].valid, "another session's token");
 }
 
-/// What the operator refuses it refuses, with the same words; and what it lacks it names.
+/// `valet sign` refuses the same grants as the operator, with the same messages. If an input is missing, the message
+/// names it.
 #[test]
 fn it_refuses_as_the_operator_does() {
     let t = Tenant::new("offlineno");

@@ -1,4 +1,5 @@
-//! Who may what: rules of stores, credentials, and changes of both under live keys.
+//! Tests of access rules and credentials: who may do what, and what happens to issued credentials when a rule or the
+//! credentials change.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,7 +8,7 @@ use valet_harness::eventually;
 
 use crate::world::{SOON, Tenant, condition, says};
 
-/// A rule that is taken back takes the keys back that it allowed.
+/// If an access rule is narrowed, Valet deletes the Secrets of the grants that the rule no longer allows.
 #[test]
 fn a_narrowed_rule_withdraws_keys() {
     let t = Tenant::new("narrowed");
@@ -30,17 +31,18 @@ fn a_narrowed_rule_withdraws_keys() {
         "True Issued",
         "the other one is still allowed"
     );
-    // Allowed again within its time: the same key.
+    // The rule allows the grant again before its expiry, so the grant gets the same credential.
     t.apply(&[t.store()]);
     t.reason("dg/g", "Issued");
     assert_eq!(t.mount("g").files, first.files);
-    // A store that is gone allows nothing.
+    // A deleted store allows nothing.
     t.kubectl(&["delete", "costore", t.name()]);
     t.reason("dg/g", "StoreNotFound");
     assert!(t.get("secret/g").is_none());
 }
 
-/// The same while the store cannot be used, which by itself takes no key back.
+/// Valet deletes the Secrets of grants that are no longer allowed, even if the store's credentials are missing.
+/// Missing credentials alone do not lead to a deletion.
 #[test]
 fn a_rule_that_is_narrowed_while_the_store_cannot_be_used() {
     let t = Tenant::new("narrowed");
@@ -66,19 +68,19 @@ fn a_rule_that_is_narrowed_while_the_store_cannot_be_used() {
     assert!(t.get("secret/u").is_some());
 }
 
-/// Of a rule that many keys hang on, the operator is told, and withdraws each of them once: a delete and a status a grant, and
-/// nothing is signed meanwhile. How long that takes is measured by `make bench`; docs/reference/access-rules.md states a bound.
+/// If a rule with many grants is narrowed, Valet makes one delete and one status write for each grant, and signs
+/// nothing. `make bench` measures how long this takes; docs/reference/access-rules.md states the limit.
 #[test]
 fn a_narrowed_rule_withdraws_all_keys() {
     const KEYS: usize = 200;
     let t = Tenant::new("bound");
-    // By its sweep it would find out in ten minutes.
+    // The operator runs with its default resync interval of ten minutes, so a resync does not help it in this test.
     let _operator = t.operator();
     let grants: Vec<_> = (0..KEYS)
         .map(|n| t.grant("DownloadGrant", &format!("g{n}"), json!({"expirationSeconds": 1800})))
         .collect();
     t.apply(&grants);
-    // Many, on a machine that may be busy with other tests.
+    // A longer timeout, because there are many grants and the machine may be busy with other tests.
     let many = 4 * SOON;
     let secrets = || t.kubectl(&["get", "secrets", "--output=name"]).lines().count();
     eventually(many, "all keys", || (secrets() == KEYS).then_some(()));
@@ -108,7 +110,7 @@ fn a_narrowed_rule_withdraws_all_keys() {
         }
         writes
     };
-    // The last of them are in the log a moment after their answers.
+    // The audit log can be a moment late.
     eventually(SOON, "the audit log", || {
         (writes().values().sum::<usize>() >= 2 * KEYS).then_some(())
     });
@@ -116,7 +118,7 @@ fn a_narrowed_rule_withdraws_all_keys() {
     assert_eq!(writes(), expected.into(), "one withdrawal and one status a grant");
 }
 
-/// A namespaced store serves its own namespace, with credentials from there.
+/// An ObjectStore works for grants in its own namespace, with credentials from that namespace.
 #[test]
 fn namespaced_store() {
     let t = Tenant::new("namespaced");
@@ -150,7 +152,7 @@ fn namespaced_store() {
             .contains(&json!("WriteOnce"))
     );
 
-    // Without credentials of its own it may not sign with the operator's.
+    // An ObjectStore without credentials must not use the operator's credentials.
     store["metadata"]["name"] = json!("bare");
     store["spec"]["s3"].as_object_mut().unwrap().remove("credentials");
     t.apply(&[
@@ -166,7 +168,7 @@ fn namespaced_store() {
     assert!(message.contains("spec.s3.credentials.secretRef"), "{message}");
 }
 
-/// A tenant's store may not send the operator to where only the operator gets: nothing is sent there.
+/// A tenant's store must not direct the operator to an internal address. The operator opens no connection to it.
 #[test]
 fn endpoints_that_lead_inwards() {
     let t = Tenant::new("inwards");
@@ -183,7 +185,8 @@ fn endpoints_that_lead_inwards() {
     for (name, host, why) in [
         ("literal", "127.0.0.1", "a loopback address"),
         ("name", "localhost", "a loopback address"),
-        // All of an address to a resolver, and half of one where the bucket's name comes before it.
+        // A resolver reads this number as 127.0.0.1. With virtual-hosted addressing the bucket name precedes the
+        // number, so the number can also be a part of an IP address.
         ("number", "2130706433", "part of an IP address"),
     ] {
         store["metadata"] = json!({"name": name, "namespace": t.name()});
@@ -201,11 +204,12 @@ fn endpoints_that_lead_inwards() {
     assert!(listener.accept().is_err(), "somebody connected");
 }
 
-/// Namespaces chosen by label, and a namespace that no rule is for.
+/// An access rule that selects namespaces by label follows changes of the labels. A namespace that no rule selects is
+/// refused.
 #[test]
 fn selectors() {
     let t = Tenant::new("selectors");
-    // With the sweep of ten minutes that it has by default: a label is news.
+    // The operator runs with its default resync interval of ten minutes, so it must react to the label itself.
     let _operator = t.operator();
     let mut store = t.store();
     store["spec"]["access"][0]["namespaces"] = json!({"selector": {"matchLabels": {"team": "web"}}});
@@ -219,7 +223,7 @@ fn selectors() {
     assert!(t.get("secret/g").is_none());
 }
 
-/// Credentials that are missing, broken, late, temporary.
+/// Missing and invalid credentials get their own reasons. Valid credentials that are added later are used.
 #[test]
 fn credentials() {
     let t = Tenant::new("credentials");
@@ -242,7 +246,8 @@ fn credentials() {
         "{message}"
     );
 
-    // Temporary ones that end before the key would: the key ends with them, and says so.
+    // Temporary credentials that expire before `expirationSeconds` would end: the grant expires with them, and its
+    // condition reports this.
     let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(120);
     let mut temporary = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
     temporary["stringData"]["AWS_CREDENTIAL_EXPIRATION"] = json!(end.to_string());

@@ -1,4 +1,5 @@
-//! A cluster that gets out by a proxy only: docs/install.md says how the operator comes to use it.
+//! Tests of an operator that reaches the internet only through a proxy. docs/install.md describes how to configure
+//! the proxy.
 
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use crate::{
     world::{Tenant, VALET},
 };
 
-/// The platform's stores are reached through the proxy, and tenants' own never: the proxy would look their names up by itself, and
-/// lead to where the operator does not go.
+/// The operator uses the proxy for shared stores but never for tenants' stores. The proxy resolves host names itself,
+/// so it could connect to addresses that the operator forbids.
 #[test]
 fn shared_stores_are_reached_by_the_proxy_and_tenants_stores_are_not() {
     let t = Tenant::new("proxied");
     let (_server, endpoint) = with_tls(&t);
     let there = endpoint.trim_start_matches("https://").to_owned();
-    // Nobody listens at either; the proxy leads both to the store.
+    // Nothing listens at these two addresses. The proxy forwards both to the store.
     let [shared, own] = [(); 2].map(|()| format!("127.0.0.1:{}", net::free_port().expect("there is a port")));
     let proxy =
         Proxy::start([&shared, &own].map(|from| (from.clone(), there.clone())).into()).expect("the proxy starts");
@@ -78,7 +79,7 @@ fn shared_stores_are_reached_by_the_proxy_and_tenants_stores_are_not() {
 
     t.reason("ug/h", "StoreUnreachable");
     let asked = proxy.asked();
-    // Base64 of valet:passes.
+    // The Base64 text is `valet:passes`.
     let ours = |to: &str| {
         asked
             .iter()

@@ -1,4 +1,5 @@
-//! Uploads in parts when several operators begin them at once, and when the one that does is killed.
+//! Tests of multipart uploads when two operators initiate them at the same time, and when the operator is killed
+//! while it initiates them.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use crate::{
     world::{SOON, Tenant},
 };
 
-/// Two operators at once: whoever is second with the Secret aborts the upload that it began.
+/// If two operators initiate an upload for the same grant, the one that cannot write the Secret aborts its own
+/// upload.
 #[test]
 fn two_operators() {
     let t = Tenant::new("partstwo");
@@ -43,7 +45,8 @@ fn two_operators() {
     assert_eq!(open(&t, ""), Vec::<String>::new());
 }
 
-/// Killed again and again while it begins uploads, wherever it may be: nothing is left in the end.
+/// If the operator is killed at different moments while it initiates multipart uploads, no upload is left in the
+/// store in the end.
 #[test]
 fn killed_while_it_begins() {
     let t = Tenant::new("partskill");
@@ -52,14 +55,15 @@ fn killed_while_it_begins() {
         let operator = t.operator();
         let grants: Vec<_> = (0..4)
             .map(|n| {
-                // The first of each round is used after the last round, however long that takes.
+                // The first grant of each round is used after the last round, so it lives longer.
                 let seconds = if n == 0 { 600 } else { 25 };
                 let size = json!({"constraints": {"contentLength": 3}, "expirationSeconds": seconds});
                 in_parts(&t, &format!("g{round}-{n}"), size)
             })
             .collect();
         t.apply(&grants);
-        // From before the first request to after the last, in steps that no two runs share.
+        // The operator is killed at a different moment in each round, from before its first request until after its
+        // last.
         std::thread::sleep(Duration::from_millis(round * 25));
         operator.kill();
         most = most.max(open(&t, "").len());

@@ -1,4 +1,5 @@
-//! Records that somebody else writes: the Secret and the status are believed only as Valet wrote them, and set right.
+//! Tests of Secrets and statuses that another client changes: Valet trusts only its own signed records, and restores
+//! them.
 
 use std::{
     collections::BTreeSet,
@@ -10,10 +11,10 @@ use valet_harness::eventually;
 
 use crate::world::{SOON, Tenant, condition, says};
 
-/// The record key is looked at every minute.
+/// Valet checks the record key once a minute.
 const KEY_IS_LOOKED_AT: Duration = Duration::from_secs(75);
 
-/// Set right without a sweep, which comes after ten minutes.
+/// Shorter than the resync interval of ten minutes, so a resync cannot be the reason for the correction.
 const PROMPT: Duration = Duration::from_secs(30);
 
 /// The URL in a Secret.
@@ -34,7 +35,7 @@ fn patch_status(t: &Tenant, grant: &str, status: &Value) {
     ]);
 }
 
-/// The fight over a Secret that a case describes.
+/// The grant of a case in tests/cases, in which another client changes the Secret again and again.
 pub fn fought_over(t: &Tenant) -> Value {
     let case = include_str!("../cases/L67-fought-over.yaml");
     let mut grant: Value = serde_yaml::from_str(case).expect("the case is YAML");
@@ -44,7 +45,7 @@ pub fn fought_over(t: &Tenant) -> Value {
     grant
 }
 
-/// Somebody replaces the URL by another address.
+/// Replaces the URL in the Secret as an attacker would. Returns false if there is nothing to replace.
 fn edit_data(t: &Tenant, name: &str) -> bool {
     let Some(mut secret) = t.get(&format!("secret/{name}")) else {
         return false;
@@ -57,8 +58,8 @@ fn edit_data(t: &Tenant, name: &str) -> bool {
     t.replace(&secret).is_ok()
 }
 
-/// What was issued comes back, to the letter and with the same end. An operator that may watch Secrets sees it at once,
-/// another one when it next looks at the grant.
+/// If another client changes the data of a Secret, Valet restores the same credential with the same expiry. It does
+/// so at once with `--watch-secrets`, and otherwise at the next reconcile.
 #[test]
 fn edited_data_is_restored_for_the_same_lifetime() {
     for (test, arg) in [("edited", "--watch-secrets"), ("edited-sweep", "--sweep-seconds=2")] {
@@ -80,8 +81,8 @@ fn edited_data_is_restored_for_the_same_lifetime() {
     }
 }
 
-/// Whoever may patch Secrets asks for another lifetime in the annotations, and puts off the end: the same credential is
-/// restored each time, and it ends when it was said to end.
+/// If another client changes the annotations of a Secret to get a longer lifetime, Valet restores the same
+/// credential. The credential expires at its original time.
 #[test]
 fn edited_annotations_bring_no_other_credential() {
     let t = Tenant::new("renewed-by-patch");
@@ -118,7 +119,8 @@ fn edited_annotations_bring_no_other_credential() {
     assert_eq!((created, deleted), (2, 2));
 }
 
-/// Whoever may write statuses puts off the end of a credential without renewal, from before its end until long after it.
+/// If another client writes a later expiry into the status, the credential still expires at its original time and is
+/// not issued again.
 #[test]
 fn forged_end_brings_no_other_credential() {
     let t = Tenant::new("forged-end");
@@ -134,7 +136,7 @@ fn forged_end_brings_no_other_credential() {
         std::thread::sleep(Duration::from_secs(1));
     }
     t.reason("dg/rep", "Expired");
-    // Nor does it help to wipe it.
+    // An empty status does not lead to a new credential either.
     patch_status(&t, "dg/rep", &json!(null));
     let grant = t.reason("dg/rep", "Expired");
     assert!(grant["status"]["renewals"].is_null());
@@ -142,14 +144,15 @@ fn forged_end_brings_no_other_credential() {
     assert_eq!((created, replaced, deleted), (1, 0, 1));
 }
 
-/// Whoever says that an upload has come is corrected at once; at the end it has not come.
+/// If another client writes `Completed` into the status, Valet corrects it soon. At its expiry the grant is
+/// `ExpiredUnused`.
 #[test]
 fn forged_completion_is_corrected_and_never_final() {
     let t = Tenant::new("forged-done");
     let _operator = t.operator();
     t.apply(&[t.grant("UploadGrant", "up", json!({"expirationSeconds": 45}))]);
     let grant = t.reason("ug/up", "Issued");
-    // After its first looks nothing but the forgery leads to a visit for a while.
+    // Between two scheduled polls, only the forged status can lead to a reconcile.
     t.between_looks(&["up"]);
     let mut conditions = grant["status"]["conditions"].clone();
     for c in conditions.as_array_mut().unwrap() {
@@ -168,8 +171,7 @@ fn forged_completion_is_corrected_and_never_final() {
     assert_eq!(condition(&grant, "Completed").unwrap()["status"], "False");
 }
 
-/// A status that says something wrong, or nothing, does not stay until the next timer or sweep; and setting it right is one
-/// write.
+/// Valet corrects a wrong or empty status without waiting for a timer or a resync, and with one write.
 #[test]
 fn forged_or_wiped_status_is_set_right_promptly() {
     let t = Tenant::new("forged-ready");
@@ -207,7 +209,8 @@ fn forged_or_wiped_status_is_set_right_promptly() {
     assert_eq!(statuses, 2, "{writes:?}");
 }
 
-/// What has another owner, too, would stay behind when its grant goes, with the credential in it.
+/// Valet removes other owners of a Secret. With another owner, the Secret and its credential would stay after the
+/// grant is deleted.
 #[test]
 fn other_owners_of_a_secret_are_removed() {
     let t = Tenant::new("owners");
@@ -237,7 +240,8 @@ fn other_owners_of_a_secret_are_removed() {
     t.gone("down");
 }
 
-/// Another controller deletes the Secret, or sets its data back, as soon as Valet has restored it.
+/// If another controller deletes or changes the Secret each time Valet restores it, Valet waits longer each time. It
+/// sets the condition `SecretContested` and sends one event.
 #[test]
 fn fight_over_a_secret_gets_growing_pauses_a_condition_and_one_event() {
     let delete: fn(&Tenant) -> bool = |t| {
@@ -257,7 +261,7 @@ fn fight_over_a_secret_gets_growing_pauses_a_condition_and_one_event() {
             rounds += usize::from(attack(&t));
             std::thread::sleep(Duration::from_millis(20));
         }
-        // By the pauses at 0, 1, 3, 7 and 15 s, and once more in the beginning.
+        // Valet restores the Secret after 0, 1, 3, 7 and 15 seconds, and once more at the start.
         assert!((4..=7).contains(&rounds), "{test}: {rounds} rounds");
         let grant = eventually(SOON, "the contest to be reported", || {
             t.get("dg/fought")
@@ -278,7 +282,7 @@ fn fight_over_a_secret_gets_growing_pauses_a_condition_and_one_event() {
             .filter(|e| e["reason"] == "SecretContested")
             .collect();
         assert_eq!(told.len(), 1, "{test}: {told:?}");
-        // It comes back when it is let alone, with the same credential.
+        // When the other controller stops, the Secret comes back with the same credential.
         let after = eventually(SOON, "the Secret to come back", || {
             url(&t, "fought").filter(|url| !url.contains("evil"))
         });
@@ -287,7 +291,7 @@ fn fight_over_a_secret_gets_growing_pauses_a_condition_and_one_event() {
     }
 }
 
-/// Somebody patches a Secret all the time when it is to be withdrawn: it goes all the same.
+/// Valet deletes the Secret of a suspended grant also while other clients change the Secret all the time.
 #[test]
 fn secret_that_is_changed_all_the_time_is_withdrawn() {
     let t = Tenant::new("patched");
@@ -318,8 +322,8 @@ fn secret_that_is_changed_all_the_time_is_withdrawn() {
     });
 }
 
-/// A record key that is deleted comes back as it was, and nothing is issued for its sake. One that is replaced ends the
-/// process; the next one believes no record, and issues each grant that is still there once more.
+/// If the record key is deleted, Valet restores it and issues nothing. If the record key is replaced, the operator
+/// exits, and the next process issues each existing grant once more.
 #[test]
 fn deleted_record_key_comes_back_and_a_replaced_one_issues_each_grant_once_more() {
     let t = Tenant::new("recordkey");
@@ -367,6 +371,7 @@ fn deleted_record_key_comes_back_and_a_replaced_one_issues_each_grant_once_more(
     t.reason("dg/live", "Issued");
     std::thread::sleep(Duration::from_secs(5));
     t.reason("dg/over", "Expired");
-    // The live one's Secret is replaced; the other's is made again, and goes at its end.
+    // The Secret of the live grant is replaced. The Secret of the expired grant is created again and deleted at its
+    // expiry.
     assert_eq!(t.secrets_written(mark), (1, 1, 1));
 }

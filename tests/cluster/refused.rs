@@ -1,4 +1,5 @@
-//! Grants that the rules refuse, and what a tenant can write beside them: the store is asked nothing, and they have an end.
+//! Tests of refused grants, and of records that a tenant forges for them: Valet sends no request to the store for
+//! such a grant, and the grant still finishes.
 
 use std::time::Duration;
 
@@ -16,10 +17,11 @@ use crate::{
 /// Long enough for several reconciles.
 const A_WHILE: Duration = Duration::from_secs(5);
 
-/// Another tenant's object, of which no rule of this one's says anything.
+/// The object of another tenant. No access rule allows this test's tenant to use it.
 const VICTIM: &str = "tenants/victim/salaries.csv";
 
-/// A Secret that looks like the grant's own, whose key expired long ago, and that a finalizer holds while it is deleted.
+/// Creates a Secret that looks like the Secret of the grant, with a credential that expired long ago. A finalizer
+/// keeps the Secret while it is deleted.
 fn plant(t: &Tenant, grant: &str, issued_at: &str) {
     let uid = t.get(&format!("ug/{grant}")).unwrap()["metadata"]["uid"].clone();
     t.apply(&[json!({
@@ -43,7 +45,7 @@ fn plant(t: &Tenant, grant: &str, issued_at: &str) {
     touch(t, grant);
 }
 
-/// Puts a list of all requests between the operator and the store.
+/// Puts a proxy between the operator and the store that records all requests.
 fn listen(t: &Tenant) -> OddStore {
     let store = OddStore::before(&t.world.s3, Oddity::None).expect("it starts");
     t.patch(
@@ -53,7 +55,7 @@ fn listen(t: &Tenant) -> OddStore {
     store
 }
 
-/// No request was about the other tenant's object, or asked which uploads there are.
+/// Checks that no request named the other tenant's object or listed multipart uploads.
 fn names_no_victim(store: &OddStore) {
     let requests = store.requests();
     assert!(!requests.is_empty(), "the store itself is probed");
@@ -89,7 +91,7 @@ fn tells_nothing(t: &Tenant, operator: &Operator, grant: &str) {
     assert_eq!(looks(t, operator), 0.0, "the store was asked");
 }
 
-/// What another tenant's object is like cannot be learned by a planted record of a key: by a Secret, or by the status.
+/// A forged Secret or status does not let a tenant learn whether another tenant's object exists, or its size.
 #[test]
 fn planted_record_of_a_refused_grant_makes_no_request() {
     let t = Tenant::new("refusedhead");
@@ -138,7 +140,7 @@ fn planted_record_of_a_refused_grant_makes_no_request() {
     names_no_victim(&store);
 }
 
-/// Others' multipart uploads are not aborted for the sake of a planted record and a finalizer.
+/// A forged Secret and a finalizer do not make Valet abort another client's multipart upload.
 #[test]
 fn planted_record_of_a_refused_grant_aborts_no_upload() {
     let t = Tenant::new("refusedabort");
@@ -153,15 +155,15 @@ fn planted_record_of_a_refused_grant_aborts_no_upload() {
     plant(&t, "spy", "2031-01-01T00:00:00Z");
     tells_nothing(&t, &operator, "spy");
     assert_eq!(open(&t, VICTIM), std::slice::from_ref(&theirs));
-    // The finalizer holds nothing up, and nothing goes with it.
+    // The finalizer does not delay the deletion, and the other client's upload stays.
     t.kubectl(&["delete", "ug/spy", "--timeout=30s"]);
     assert_eq!(open(&t, VICTIM), [theirs]);
     let_go(&t, "spy");
     names_no_victim(&store);
 }
 
-/// The upload that Valet began for a grant is aborted also when the rule was narrowed since and the operator was started
-/// again: its own record says which one it is. Nobody else's goes with it.
+/// Valet aborts its own multipart upload also after a restart and after the access rule was narrowed, because its
+/// signed record names the upload. Other uploads stay.
 #[test]
 fn own_upload_is_aborted_after_a_restart_and_a_narrowed_rule() {
     let t = Tenant::new("refusedown");
@@ -182,7 +184,7 @@ fn own_upload_is_aborted_after_a_restart_and_a_narrowed_rule() {
     operator.kill();
     let others = json!([{"namespaces": {"names": ["others"]}, "operations": ["Upload"]}]);
     t.patch(&format!("costore/{}", t.name()), &json!({"spec": {"access": others}}));
-    // Whoever can write both records names somebody else's upload.
+    // Both records are changed to name another client's upload. Their signatures are then invalid.
     let patch = json!({"status": {"uploadID": theirs[1]}}).to_string();
     t.kubectl(&[
         "patch",
@@ -211,7 +213,7 @@ fn own_upload_is_aborted_after_a_restart_and_a_narrowed_rule() {
     assert_eq!(left, expected, "nobody knows any more which one is Valet's");
 }
 
-/// A case of the collection, for this tenant.
+/// A grant of tests/cases, changed for this tenant.
 fn case(t: &Tenant, text: &str) -> Value {
     let mut grant: Value = serde_yaml::from_str(text).expect("the case is YAML");
     grant["metadata"]["namespace"] = t.name().into();
@@ -221,7 +223,7 @@ fn case(t: &Tenant, text: &str) -> Value {
     grant
 }
 
-/// Refused for good, it ends at its deadline and is deleted by its retention.
+/// A refused grant finishes at its `deadlineTime` and is deleted after `ttlSecondsAfterFinished`.
 #[test]
 fn refused_grant_is_finished_at_its_deadline_and_deleted() {
     let t = Tenant::new("refusedends");
@@ -236,7 +238,7 @@ fn refused_grant_is_finished_at_its_deadline_and_deleted() {
     eventually(SOON, "the grant to be deleted", || {
         t.get("ug/refused").is_none().then_some(())
     });
-    // As the case has it: the deadline has passed before the grant is made.
+    // As in the original case, the deadline is before the creation of the grant.
     grant["metadata"]["name"] = "late".into();
     grant["spec"]["deadlineTime"] = "2026-11-29T15:40:00Z".into();
     t.apply(&[grant]);
@@ -245,7 +247,7 @@ fn refused_grant_is_finished_at_its_deadline_and_deleted() {
     });
 }
 
-/// Deleted and held by somebody's finalizer, a grant keeps no usable Secret, and gets none again.
+/// If another finalizer keeps a deleted grant, Valet deletes the grant's Secret and does not create it again.
 #[test]
 fn grant_that_is_deleted_and_held_keeps_no_secret() {
     let t = Tenant::new("heldgrant");
@@ -262,7 +264,8 @@ fn grant_that_is_deleted_and_held_keeps_no_secret() {
     eventually(SOON, "the grant to go", || t.get("dg/held").is_none().then_some(()));
 }
 
-/// A Secret that somebody's finalizer holds is emptied before it is deleted, and the status names what holds it.
+/// If another finalizer keeps a Secret, Valet removes the data before it deletes the Secret. The grant's message
+/// names the finalizer.
 #[test]
 fn held_secret_is_emptied() {
     let t = Tenant::new("heldsecret");

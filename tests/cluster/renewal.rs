@@ -1,5 +1,6 @@
-//! Keys that are renewed, on a real apiserver and a real store. A key of ten minutes is renewed after six: what takes
-//! that long is played in tests/decide. Here credentials that end soon make short keys, which come due in half a minute.
+//! Tests of renewal on a real apiserver and a real store. A credential of ten minutes is renewed after more than six
+//! minutes; tests/decide covers such times without waiting. Here the store's credentials expire soon, so that a
+//! renewal is due within half a minute.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,13 +21,13 @@ fn time(value: &Value) -> Timestamp {
         .unwrap()
 }
 
-/// Annotates a grant as the documentation says.
+/// Requests a renewal with the annotation.
 fn request(t: &Tenant, grant: &str, value: &str) {
     let annotation = format!("valetkey.dev/renew-requested-at={value}");
     t.kubectl(&["annotate", "--overwrite", grant, &annotation]);
 }
 
-/// Waits until the Secret holds another key than this one.
+/// Waits until the Secret has a different URL.
 fn another(t: &Tenant, secret: &str, than: &Mounted) -> Mounted {
     eventually(Duration::from_secs(90), &format!("another key in {secret}"), || {
         let key = t.mounted(&t.get(&format!("secret/{secret}"))?);
@@ -42,7 +43,7 @@ fn writes(t: &Tenant, since: AuditMark) -> Vec<String> {
         .collect()
 }
 
-/// The annotation: a new key in the same Secret by one write, once; the old one works on.
+/// The annotation leads to one new credential in the same Secret, with one write. The old credential stays valid.
 #[test]
 fn by_request() {
     let t = Tenant::new("request");
@@ -58,7 +59,8 @@ fn by_request() {
         let issued = t.reason(grant, "Issued");
         let old = t.mount(secret);
         let uid = t.get(&format!("secret/{secret}")).unwrap()["metadata"]["uid"].clone();
-        // A request of the second in which the key was signed is answered by that key.
+        // A request with the same second as the issue time counts as fulfilled, so the test waits for the next
+        // second.
         std::thread::sleep(Duration::from_millis(1100));
         let mark = t.mark();
         request(&t, grant, &second(Timestamp::now()).to_string());
@@ -82,7 +84,7 @@ fn by_request() {
         assert_eq!(secret_now["metadata"]["uid"], uid, "the same Secret");
         assert_eq!(secret_now["metadata"]["annotations"]["valetkey.dev/renewals"], "1");
 
-        // Once: a restart, another annotation and an older request change nothing.
+        // A second request with an older time, and another annotation, have no effect.
         request(&t, grant, "2020-01-01T00:00:00Z");
         t.kubectl(&["annotate", grant, "example.com/note=x"]);
         std::thread::sleep(Duration::from_secs(3));
@@ -97,7 +99,7 @@ fn by_request() {
             ["update secrets".to_owned(), format!("patch {kind}")],
             "one write to the Secret and one to the status"
         );
-        // Both keys work: the old one until its own end.
+        // The old credential and the new one both work until their own expiry.
         if secret == "report" {
             for key in [&old, &new] {
                 assert_eq!(key.curl(&[]), (200, "a report".to_owned()));
@@ -118,7 +120,7 @@ fn by_request() {
     );
 }
 
-/// What is no time is named, and changes nothing else.
+/// If the annotation is not a valid time, the condition `RenewalFailing` quotes its value, and nothing else changes.
 #[test]
 fn by_a_request_that_says_nothing() {
     let t = Tenant::new("nonsense");
@@ -152,7 +154,8 @@ fn by_a_request_that_says_nothing() {
     });
 }
 
-/// By the spec: the status says when, a restart renews nothing, and a key that may be used again stays after an upload.
+/// With `renewal: Always` the status has the time of the next renewal, and a restart renews nothing. With `overwrite:
+/// Allow` the credential stays after an upload.
 #[test]
 fn by_the_spec() {
     let t = Tenant::new("always");
@@ -222,9 +225,9 @@ fn by_the_spec() {
     assert_eq!(writes(&t, mark), Vec::<String>::new());
 }
 
-/// Credentials that end soon: their keys are short, and come due within half a minute. With new credentials the next
-/// key is there before the old one is over; with none the old one stays to its end, somebody is told, and the grant goes
-/// on when there are new ones.
+/// If the store's credentials expire soon and are replaced, Valet renews the grant before the old credential expires.
+/// If they are not replaced, the grant gets `RenewalOverdue`, keeps its credential until the expiry, and continues
+/// when new credentials exist.
 #[test]
 fn in_real_time() {
     let t = Tenant::new("live");
@@ -248,7 +251,7 @@ fn in_real_time() {
     assert_eq!(says(&issued, "Active"), "True ExpiryTruncated");
     let first = t.mount("g");
     let end: Timestamp = first.files["expiry"].parse().unwrap();
-    // The new ones end soon enough for the story to go on, and late enough to be worth a key.
+    // The second credentials expire early enough for the rest of the test, and late enough for a renewal.
     let second_end = until(125);
     let second = another(&t, "g", &first);
     assert!(Timestamp::now() < end, "before the old one was over");
@@ -260,7 +263,7 @@ fn in_real_time() {
         assert_eq!(key.curl(&[]), (200, "a report".to_owned()));
     }
 
-    // Nobody renews these.
+    // The credentials are deleted and not replaced.
     t.world
         .plane
         .kubectl(&["delete", "secret", t.name(), "--namespace", "valet-system"])
@@ -288,7 +291,7 @@ fn in_real_time() {
     assert_eq!(t.mount("g").curl(&[]), (200, "a report".to_owned()));
     drop(operator);
 
-    // I3: in all versions of the Secret one URL for each renewal; here: each write of the Secret was another renewal.
+    // Each write of the Secret was a renewal, and each renewal has one URL (I3).
     assert_eq!(t.secrets_written(mark), (2, 1, 1));
     let urls: BTreeSet<_> = [&first, &second, &t.mount("g")].map(|k| k.files["url"].clone()).into();
     assert_eq!(urls.len(), 3);

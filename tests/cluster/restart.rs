@@ -1,4 +1,4 @@
-//! The operator killed in any state: what was promised is kept, and nothing is done twice.
+//! Tests of an operator that is killed or runs twice: existing credentials stay, and nothing is done twice.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use valet_harness::eventually;
 
 use crate::world::{SOON, Tenant, says};
 
-/// Keys survive the operator, and those that end while it is away are withdrawn first thing when it is back.
+/// Credentials stay valid while no operator runs. When the operator starts again, it deletes the Secrets of
+/// credentials that have expired.
 #[test]
 fn killed_in_every_state() {
     let t = Tenant::new("restart");
@@ -72,8 +73,8 @@ fn killed_in_every_state() {
     assert!(status.success(), "SIGTERM ends it in good order: {status}");
 }
 
-/// A grant that is deleted while the operator is away takes its Secret along: the owner reference does that, and no
-/// finalizer holds the grant up.
+/// If a grant is deleted while no operator runs, Kubernetes deletes its Secret through the owner reference. No
+/// finalizer delays the deletion.
 #[test]
 fn deleted_while_the_operator_is_away() {
     let t = Tenant::new("gone");
@@ -90,7 +91,7 @@ fn deleted_while_the_operator_is_away() {
     t.gone("h");
 }
 
-/// Two operators at once: no harm, whoever is first (correctness does not rest on leader election).
+/// Two operators at the same time issue each credential once. Correctness does not depend on leader election.
 #[test]
 fn two_operators() {
     let t = Tenant::new("two");
@@ -109,8 +110,8 @@ fn two_operators() {
     assert_eq!(t.secrets_written(mark), (10, 0, 10), "one key each, withdrawn once");
 }
 
-/// The same when uploads come: who is second to see one, and finds the Secret withdrawn, does not take that for somebody's
-/// deletion and put the key there again.
+/// If two operators see the same upload, the second one finds the Secret already deleted. It does not create the
+/// Secret again.
 #[test]
 fn two_operators_see_one_upload() {
     let t = Tenant::new("twoseen");

@@ -1,4 +1,4 @@
-//! The kinds' rules as the real apiserver enforces them, and what kubectl shows of it.
+//! Tests of the validation rules in the CRDs: what the apiserver rejects, and the messages that kubectl shows.
 
 use serde_json::json;
 
@@ -31,7 +31,7 @@ fn the_apiserver_says_what_each_rule_says() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// What the schema alone refuses: types, ranges, enumerations, names that nobody has.
+/// The schema rejects wrong types, numbers out of range, unknown enum values and unknown fields.
 #[test]
 fn the_schema_names_the_field() {
     let t = Tenant::new("schema");

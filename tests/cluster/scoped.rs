@@ -1,5 +1,5 @@
-//! Operators that serve one namespace each, and the stores of the cluster: what is none of their business, and what several of
-//! them share.
+//! Tests of operators that each serve one namespace: which ClusterObjectStores they ignore, and how they share the
+//! status of a ClusterObjectStore.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use valet_harness::{AuditMark, Operator, OperatorOptions, eventually};
 
 use crate::world::{SOON, Tenant, VALET, condition, says};
 
-/// An operator for this tenant that has its credentials elsewhere than the others: in the tenant's namespace.
+/// Starts an operator whose operator namespace is the tenant's namespace, so that it reads its credentials there.
 fn apart(t: &Tenant) -> Operator {
     let options = OperatorOptions {
         namespace: Some(t.name().to_owned()),
@@ -22,12 +22,12 @@ fn store(t: &Tenant, name: &str) -> Value {
     t.get(&format!("costore/{name}")).expect("the store is there")
 }
 
-/// What the operator of a namespace says of a shared store.
+/// Status and reason of the condition that this namespace's operator writes for itself on a shared store.
 fn voice(store: &Value, t: &Tenant, type_: &str) -> String {
     says(store, &format!("{}/{type_}", t.name()))
 }
 
-/// The tenant's store, open to both.
+/// The store of the first tenant, with an access rule for both tenants.
 fn shared(a: &Tenant, b: &Tenant) -> Value {
     let mut store = a.store();
     let names = json!([a.name(), b.name()]);
@@ -35,11 +35,11 @@ fn shared(a: &Tenant, b: &Tenant) -> Value {
     store
 }
 
-/// When the first one's credentials end, by their Secret, and the same in seconds since 1970.
+/// When the first operator's credentials expire, as time and in seconds since 1970. Their Secret contains this time.
 const END: &str = "2099-01-31T18:00:00Z";
 const END_SECONDS: i64 = 4_073_565_600;
 
-/// When the credentials end that this operator has for the store, by its metrics.
+/// When this operator's credentials for the store expire, from its metrics.
 fn ends(operator: &Operator, name: &str) -> Option<i64> {
     let metrics = operator.metrics().expect("the operator can be scraped");
     let of = format!("_timestamp_seconds{{kind=\"ClusterObjectStore\",namespace=\"\",name=\"{name}\"");
@@ -49,7 +49,7 @@ fn ends(operator: &Operator, name: &str) -> Option<i64> {
     Some(line.rsplit(' ').next()?.parse().expect("it is a number of seconds"))
 }
 
-/// How often the store's status was written from here on.
+/// How often the status of the store was written since this mark.
 fn writes(t: &Tenant, name: &str, since: AuditMark) -> usize {
     let all = t.world.plane.audit_since(since).expect("the audit log can be read");
     all.iter()
@@ -59,8 +59,8 @@ fn writes(t: &Tenant, name: &str, since: AuditMark) -> usize {
         .count()
 }
 
-/// A store that opens to none of an operator's namespaces is left alone: not written, not tried out, not even when its
-/// annotation asks everybody for a round trip with real keys.
+/// An operator ignores a store that allows none of its namespaces. It does not write or probe the store, even if an
+/// annotation requests a conformance check.
 #[test]
 fn what_is_none_of_ours() {
     let (t, other) = (Tenant::new("scoped"), Tenant::new("scopedother"));
@@ -76,7 +76,7 @@ fn what_is_none_of_ours() {
     assert!(t.world.s3.versions(t.name(), "").unwrap().is_empty());
     let metrics = stranger.metrics().unwrap();
     assert!(!metrics.contains(&format!("name=\"{}\"", t.name())), "{metrics}");
-    // To a grant there it says so, and that is all.
+    // A grant in the operator's namespace that names this store is refused, and the store is still not written.
     let mut grant = other.grant("DownloadGrant", "g", json!({}));
     grant["spec"]["storeRef"]["name"] = json!(t.name());
     other.apply(&[grant]);
@@ -99,8 +99,8 @@ fn what_is_none_of_ours() {
     );
 }
 
-/// Two operators with credentials of their own, and one store for both: each says what it sees, the summary is one, and nobody
-/// writes twice.
+/// Two operators with different credentials share a store. Each writes its own conditions, the merged conditions
+/// agree with both, and no status is written twice.
 #[test]
 fn one_store_and_two_operators() {
     let (a, b) = (Tenant::new("voicea"), Tenant::new("voiceb"));
@@ -117,7 +117,7 @@ fn one_store_and_two_operators() {
     assert_eq!(says(&alone, "UnsignedHeadersRefused"), "True HeadersRefused");
     assert_eq!(alone["status"]["credentialsExpirationTime"], END);
 
-    // The other one has no credentials for it.
+    // The second operator has no credentials for the store.
     let second = apart(&b);
     let both = eventually(SOON, "both words", || {
         Some(store(&a, name)).filter(|s| voice(s, &b, "Ready") == "False CredentialsNotFound")
@@ -152,8 +152,8 @@ fn one_store_and_two_operators() {
     assert_eq!((ends(&first, name), ends(&second, name)), (Some(END_SECONDS), None));
     assert!(both["status"]["credentialsExpirationTime"].is_null());
 
-    // As soon as each has seen what the other says there is nothing to write: also not for one that starts anew, nor at the
-    // sweeps of a minute.
+    // When both operators have seen each other's conditions, they write nothing more. This also applies after a
+    // restart and to the resync of each minute.
     drop((first, second));
     let restart = || (a.operator(), apart(&b));
     let settle = restart();
@@ -165,13 +165,13 @@ fn one_store_and_two_operators() {
         is_settled.then_some(now)
     });
     drop(settle);
-    // What only one can say stands in its own word.
+    // A message that only one operator can give is in that operator's own condition.
     let own = format!("{name}/Ready");
     let said = condition(&settled, &own).unwrap()["message"].as_str().unwrap();
     assert!(said.ends_with(&format!("; the credentials expire at {END}")), "{said}");
     let mark = a.world.plane.audit_mark().unwrap();
     let operators = restart();
-    // A request shows that both work: it is news to one of them only.
+    // The conformance check changes the conditions of only one operator, so there is one write.
     let request = |value: &str| {
         let value = format!("valetkey.dev/canary-requested-at={value}");
         a.kubectl(&["annotate", "--overwrite", &format!("costore/{name}"), &value]);
@@ -186,7 +186,8 @@ fn one_store_and_two_operators() {
         store(&a, name)["metadata"]["generation"]
     );
 
-    // Once the other one has credentials, too, all is well; each answers the canary.
+    // When the second operator also has credentials, the store is ready, and each operator runs the conformance
+    // check.
     let mut credentials = a.credentials(a.world.s3.access_key(), a.world.s3.secret_key());
     credentials["metadata"]["namespace"] = json!(b.name());
     b.apply(&[credentials]);
@@ -204,7 +205,8 @@ fn one_store_and_two_operators() {
     assert!(fine["status"]["canary"].is_null());
     b.reason("dg/g", "Issued");
 
-    // What opens to one of them only is that one's alone, and the other takes back what it said.
+    // When the rule allows only one namespace, that operator writes plain conditions, and the other operator removes
+    // its own.
     a.apply(&[a.store()]);
     let own = eventually(SOON, "the other one's word to be gone", || {
         let now = store(&a, name);

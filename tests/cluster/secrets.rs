@@ -1,12 +1,13 @@
-//! The Secret: what happens to it, and what follows from that.
+//! Tests of the grant Secret: what happens when the Secret, its grant or the grant's spec changes, or when the Secret
+//! cannot be written.
 
 use serde_json::{Value, json};
 use valet_harness::eventually;
 
 use crate::world::{SOON, Tenant, condition, says};
 
-/// Deleting the Secret brings the same key back, to the letter: nobody gains a second of life by it. An operator that
-/// may watch Secrets sees it at once, another one at the sweep.
+/// If the Secret is deleted, Valet restores the same credential with the same expiry. It does so at once with
+/// `--watch-secrets`, and otherwise at the next resync.
 #[test]
 fn a_deleted_secret_comes_back_with_the_same_key() {
     comes_back("recreate", "--watch-secrets");
@@ -42,7 +43,7 @@ fn comes_back(test: &str, arg: &str) {
     );
 }
 
-/// Another lifetime is another key; other labels are not.
+/// A change of `expirationSeconds` leads to a new credential. A change of `secretTemplate` does not.
 #[test]
 fn spec_changes() {
     let t = Tenant::new("changes");
@@ -50,7 +51,7 @@ fn spec_changes() {
     t.apply(&[t.grant("DownloadGrant", "g", json!({"expirationSeconds": 600}))]);
     t.reason("dg/g", "Issued");
     let first = t.mount("g");
-    // Somebody else's label stays through all that follows.
+    // A label that another client sets stays through all changes.
     t.kubectl(&["label", "secret/g", "their=own"]);
     let patch = |spec: Value| {
         t.patch("dg/g", &json!({"spec": spec}));
@@ -81,12 +82,11 @@ fn spec_changes() {
         "3"
     );
 
-    // What concerns neither the key nor the Secret's labels leaves the key alone, too.
+    // A field that concerns neither the credential nor the Secret's metadata does not change the Secret.
     patch(json!({"ttlSecondsAfterFinished": 60}));
     assert_eq!(t.mount("g").files, second.files);
 }
 
-/// The Secret goes with its grant.
 #[test]
 fn deleting_the_grant_deletes_the_secret() {
     let t = Tenant::new("deleting");
@@ -95,7 +95,7 @@ fn deleting_the_grant_deletes_the_secret() {
     t.reason("ug/g", "Issued");
     t.kubectl(&["delete", "ug/g"]);
     t.gone("g");
-    // A successor of the same name gets a key of its own, also while the old Secret is still there.
+    // A new grant with the same name gets its own credential, even if the old Secret still exists.
     t.apply(&[t.grant("UploadGrant", "g", json!({}))]);
     t.reason("ug/g", "Issued");
     t.kubectl(&["delete", "ug/g", "--wait=true"]);
@@ -108,7 +108,7 @@ fn deleting_the_grant_deletes_the_secret() {
     );
 }
 
-/// The longest names that Kubernetes has, and a Secret name of one's own.
+/// A grant can have the longest name that Kubernetes allows, and `secretName` sets another name for the Secret.
 #[test]
 fn names() {
     let t = Tenant::new("names");
@@ -126,7 +126,8 @@ fn names() {
     assert!(t.get("secret/up").is_none());
 }
 
-/// Quota and admission refuse for reasons that a person must remove; the grant says so and goes on when they are.
+/// If a ResourceQuota or an admission webhook rejects the Secret, the condition reports it. The grant is issued when
+/// the cause is removed.
 #[test]
 fn a_secret_that_may_not_be_made() {
     let t = Tenant::new("quota");
@@ -135,7 +136,7 @@ fn a_secret_that_may_not_be_made() {
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": t.name()},
         "spec": {"hard": {"count/secrets": "0"}},
     })]);
-    // The quota counts once its own controller has seen it.
+    // The quota takes effect after its controller has counted the Secrets.
     eventually(SOON, "the quota to count", || {
         let secret =
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "probe", "namespace": t.name()}});

@@ -1,4 +1,4 @@
-//! By whom the apiserver and the store are asked, as their own records have it.
+//! Tests of the user agent that the operator sends to the apiserver and to the store.
 
 use serde_json::json;
 use valet_harness::{
@@ -34,7 +34,8 @@ fn every_request_names_valet_and_its_version() {
     for event in &asked {
         assert!(event.user_agent().starts_with(own), "{event}: '{}'", event.user_agent());
     }
-    // The AWS SDK has a name of its own, and Valet's in it; presigned requests are sent without the SDK.
+    // Requests through the AWS SDK have the SDK's user agent with Valet's name in it. Presigned requests have Valet's
+    // user agent.
     let asked = eventually(SOON, "a store to be asked", || {
         Some(server.asked()).filter(|a| !a.is_empty())
     });

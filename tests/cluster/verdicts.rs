@@ -1,4 +1,4 @@
-//! What was found out about a store, and which grants were refused, can be told afterwards from the log and from events.
+//! Tests that the log and the events show the results of probing a store, and which grants were refused.
 
 use serde_json::{Value, json};
 use valet_harness::eventually;
@@ -52,7 +52,7 @@ fn change_of_a_stores_verdict_is_an_event_and_a_log_line() {
     t.apply(&[credentials(t.world.s3.secret_key())]);
     seen("Normal", "Ready", "Ready is True: ");
     seen("Normal", "HeadersRefused", "UnsignedHeadersRefused is True: ");
-    // As docs/reference/stores.md shows it.
+    // The same command as in docs/reference/stores.md.
     let print = |path: &str| {
         let path = format!("jsonpath={path}");
         t.kubectl(&["get", "ostore", "own", "--output", &path])
@@ -82,7 +82,7 @@ fn change_of_a_stores_verdict_is_an_event_and_a_log_line() {
             );
         })
     });
-    // A store that stays as it is makes no events.
+    // A store whose conditions do not change gets no events.
     let store = t.get("ostore/own").expect("it is there");
     assert_eq!(says(&store, "Ready"), "True Ready");
     assert_eq!(count(), before);

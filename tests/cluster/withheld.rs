@@ -1,4 +1,4 @@
-//! Grants whose owner wants no key out: for now, and for good.
+//! Tests of suspended and revoked grants.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -10,7 +10,8 @@ fn message(grant: &Value, type_: &str) -> String {
     condition(grant, type_).map_or(String::new(), |c| c["message"].as_str().unwrap().to_owned())
 }
 
-/// Suspended: no Secret, Current to every tool, honest about copies; and back, with the same key.
+/// A suspended grant has no Secret and is Current for kstatus, and its message says how long copies of the credential
+/// work. Afterwards the grant gets the same credential again.
 #[test]
 fn suspended() {
     let t = Tenant::new("suspended");
@@ -61,11 +62,11 @@ fn suspended() {
     );
     let first = t.reason("ug/waiting", "Issued");
     assert_eq!(says(&first, "Active"), "True Issued");
-    // Nothing of it is an event: who did it knows.
+    // There are no events, because the user who suspends a grant knows it.
     assert_eq!(t.kubectl(&["get", "events"]).trim(), "");
 }
 
-/// Revoked: withdrawn for good, finished, and collected like any other end.
+/// A revoked grant loses its Secret, cannot be issued again, and is deleted like other finished grants.
 #[test]
 fn revoked() {
     let t = Tenant::new("revoked");
@@ -116,7 +117,7 @@ fn revoked() {
     let refused = refused.expect_err("it cannot be taken back").to_string();
     assert!(refused.contains("revoke cannot be undone"), "{refused}");
 
-    // What was there and what is there: one delete, one patch, and rest.
+    // After the revocation, a change of the spec leads only to a status write.
     let spec = json!({"expirationSeconds": 1234, "suspend": true});
     t.patch("ug/leaked", &json!({"spec": spec}));
     eventually(SOON, "the change to be observed", || {
@@ -141,7 +142,7 @@ fn revoked() {
     });
 }
 
-/// Revoked while nobody is there: first thing on start.
+/// If a grant is revoked while no operator runs, the next operator deletes its Secret at the start.
 #[test]
 fn revoked_while_the_operator_is_away() {
     let t = Tenant::new("late");

@@ -1,4 +1,4 @@
-//! What people read: columns, explanations, help.
+//! Tests of the texts that users read: kubectl columns, field descriptions and command line help.
 
 use serde_json::json;
 
@@ -20,7 +20,7 @@ fn columns_fit_eighty_characters() {
     ]);
     t.reason("ug/quarterly-report-42", "Issued");
     t.reason("ug/long", "KeyNotAllowed");
-    // Of the stores, which the namespaces of all tests share, its own: the names of the others are not this test's.
+    // Only this test's ClusterObjectStore is listed, because the stores of other tests can have longer names.
     for what in [&["ug"][..], &["dg"], &["costore", t.name()]] {
         let table = t.kubectl(&[&["get"], what].concat());
         let width = table.lines().map(|l| l.trim_end().len()).max().unwrap_or(0);
@@ -29,7 +29,8 @@ fn columns_fit_eighty_characters() {
     let table = t.kubectl(&["get", "ug"]);
     let header: Vec<_> = table.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(header, ["NAME", "READY", "STATUS", "EXPIRES", "AGE"]);
-    // What expires is a key that can be used: who has none shows no time, although copies of it may still work.
+    // The column EXPIRES is empty for a grant without a credential, although copies of an old credential may still
+    // work.
     t.reason("dg/over", "Expired");
     let cells = |grant: &str| {
         let row = t.kubectl(&["get", grant, "--no-headers"]);
@@ -44,7 +45,7 @@ fn columns_fit_eighty_characters() {
     );
 }
 
-/// The column Bucket has what each provider calls so.
+/// The column Bucket shows the bucket or the container, whichever name the provider uses.
 #[test]
 fn every_provider_has_a_bucket() {
     let t = Tenant::new("providers");
@@ -75,7 +76,7 @@ fn every_provider_has_a_bucket() {
     }
 }
 
-/// Every field says what it is for.
+/// Every field of the CRDs has a description.
 #[test]
 fn every_field_is_explained() {
     let t = Tenant::new("explain");
@@ -100,7 +101,8 @@ fn walk(schema: &serde_json::Value, path: &str, silent: &mut Vec<String>) {
     if schema["description"].as_str().is_none_or(str::is_empty) {
         silent.push(path.to_owned());
     }
-    // kubectl explain shows four values of a field beside its siblings, and dots for the rest.
+    // For a field in a list, `kubectl explain` shows only four enum values. The first sentence must therefore name
+    // all values of longer enums.
     let values: Vec<_> = schema["enum"]
         .as_array()
         .into_iter()
@@ -124,7 +126,8 @@ fn walk(schema: &serde_json::Value, path: &str, silent: &mut Vec<String>) {
     }
 }
 
-/// Every flag of the operator has an environment variable and a sentence; wrong values are named.
+/// Every flag of the operator has a description and an environment variable, and an invalid value is named in the
+/// error.
 #[test]
 fn help() {
     let run = |args: &[&str]| {
@@ -166,7 +169,7 @@ fn help() {
     }
 }
 
-/// What is committed is what the program prints.
+/// The committed CRDs are equal to the output of `valet crds`.
 #[test]
 fn crds_are_up_to_date() {
     let printed = valet_harness::operator::crds(VALET.as_ref()).expect("valet crds runs");

@@ -1,4 +1,4 @@
-//! What the tests share, and what each has of its own.
+//! The shared test environment, and the resources that each test has for itself.
 
 use std::{
     collections::BTreeMap,
@@ -17,14 +17,14 @@ use valet_harness::{
     control_plane::OPERATOR, eventually, kubectl::Namespace, operator::crds, process,
 };
 
-/// The program under test.
+/// The path of the program under test.
 pub const VALET: &str = env!("CARGO_BIN_EXE_valet");
 
-/// For what has no timer of its own: on a machine with ten times as much to do as it has processors nothing takes as long, and
-/// what only a sweep of ten minutes would find has not been found by then. It is no promise to anybody.
+/// The timeout for events that need no timer of their own. It is long enough for a heavily loaded machine, and much
+/// shorter than the resync interval of ten minutes.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// What all tests share.
+/// The control plane and the S3 server that all tests share.
 pub struct World {
     pub tools: Tools,
     pub plane: ControlPlane,
@@ -32,7 +32,7 @@ pub struct World {
     admin: Admin,
 }
 
-/// Started at the first use; its processes end with this one.
+/// Starts at the first use. The processes end with the test process.
 pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     let tools = Tools::locate().expect("the tools build");
     let options = ControlPlaneOptions {
@@ -56,8 +56,8 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     }
 });
 
-/// The admin without kubectl. Tests look at objects twenty times a second while they wait; a process for each look
-/// would take most of what the machine can do.
+/// A Kubernetes client with admin rights. Waiting tests read objects twenty times a second, and a kubectl process for
+/// each read would need too much CPU time.
 struct Admin {
     runtime: tokio::runtime::Runtime,
     client: kube::Client,
@@ -81,7 +81,7 @@ impl Admin {
         Self { runtime, client }
     }
 
-    /// What the apiserver answers: an object, or why not.
+    /// Sends a request to the apiserver and returns the object or the error.
     fn ask(&self, method: http::Method, path: &str, object: Option<&Value>) -> kube::Result<Value> {
         let request = http::Request::builder()
             .method(method)
@@ -93,7 +93,7 @@ impl Admin {
     }
 }
 
-/// Where the apiserver has the objects of a kind that tests look at again and again.
+/// The URL path of the collection of a kind that tests read often.
 fn collection(kind: &str, namespace: &str) -> Option<String> {
     let valet = "/apis/valetkey.dev/v1alpha1";
     Some(match kind.to_ascii_lowercase().as_str() {
@@ -106,7 +106,7 @@ fn collection(kind: &str, namespace: &str) -> Option<String> {
     })
 }
 
-/// One test's part of the world.
+/// One test's namespace, bucket and files in the shared environment.
 pub struct Tenant {
     pub world: &'static World,
     namespace: Namespace<'static>,
@@ -114,8 +114,8 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// A namespace, a bucket, and a ClusterObjectStore of the same name that allows the namespace everything below
-    /// `tenants/NAMESPACE/` for at most an hour. No operator yet.
+    /// Creates a namespace, a bucket, and a ClusterObjectStore with the same name. Its access rule allows the
+    /// namespace all object keys below `tenants/NAMESPACE/` for at most one hour. No operator is started.
     pub fn new(test: &str) -> Self {
         let world = &*WORLD;
         let namespace = world.plane.namespace(test).expect("a namespace can be made");
@@ -132,12 +132,12 @@ impl Tenant {
         tenant
     }
 
-    /// The name of the namespace, the bucket, the store and its credentials.
+    /// The name of the namespace, the bucket, the store and the credentials Secret.
     pub fn name(&self) -> &str {
         self.namespace.name()
     }
 
-    /// The credentials Secret.
+    /// The credentials Secret of the store.
     pub fn credentials(&self, id: &str, secret: &str) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.name(), "namespace": "valet-system"},
@@ -145,7 +145,7 @@ impl Tenant {
         })
     }
 
-    /// The store.
+    /// The tenant's ClusterObjectStore.
     pub fn store(&self) -> Value {
         json!({
             "apiVersion": "valetkey.dev/v1alpha1", "kind": "ClusterObjectStore", "metadata": {"name": self.name()},
@@ -164,12 +164,12 @@ impl Tenant {
         })
     }
 
-    /// A key that the store's rule allows.
+    /// An object key that the access rule of the store allows.
     pub fn key(&self, rest: &str) -> String {
         format!("tenants/{}/{rest}", self.name())
     }
 
-    /// A grant for `KEY/NAME`; `spec` is merged over what every grant has.
+    /// A grant for the object key `tenants/NAMESPACE/NAME`. `spec` is merged into the default spec.
     pub fn grant(&self, kind: &str, name: &str, spec: Value) -> Value {
         let mut grant = json!({
             "apiVersion": "valetkey.dev/v1alpha1", "kind": kind,
@@ -180,12 +180,12 @@ impl Tenant {
         grant
     }
 
-    /// An operator for this namespace alone.
+    /// Starts an operator that serves only this namespace.
     pub fn operator(&self) -> Operator {
         self.operator_with(&[])
     }
 
-    /// The same with more arguments.
+    /// Starts an operator that serves only this namespace, with additional arguments.
     pub fn operator_with(&self, args: &[&str]) -> Operator {
         let options = OperatorOptions {
             namespace: Some(self.name().to_owned()),
@@ -200,7 +200,7 @@ impl Tenant {
         self.world.plane.apply_all(objects).expect("the objects can be applied");
     }
 
-    /// kubectl in this namespace.
+    /// Runs kubectl in this namespace and returns its output.
     pub fn kubectl(&self, args: &[&str]) -> String {
         let all = [args, &["--namespace", self.name()]].concat();
         self.world
@@ -209,17 +209,17 @@ impl Tenant {
             .unwrap_or_else(|e| panic!("kubectl {}: {e}", args.join(" ")))
     }
 
-    /// Merges something into an object, as `kubectl patch --type=merge` does. `what` is `kind/name`.
+    /// Merges a patch into an object, as `kubectl patch --type=merge` does. `what` is `kind/name`.
     pub fn patch(&self, what: &str, patch: &Value) {
         self.kubectl(&["patch", what, "--type=merge", "--patch", &patch.to_string()]);
     }
 
-    /// Puts an object into the bucket with the store's own credentials: somebody with rights of his own to the bucket.
+    /// Writes an object into the bucket with the store's own access key, as a client without a grant would.
     pub fn put(&self, key: &str, body: &[u8]) {
         self.world.s3.put(self.name(), key, body).expect("the store takes it");
     }
 
-    /// An object, if it exists, as `kubectl get --output json` shows it. `what` is `kind/name`.
+    /// Returns an object as `kubectl get --output json` does, if the object exists. `what` is `kind/name`.
     pub fn get(&self, what: &str) -> Option<Value> {
         let (kind, name) = what
             .split_once('/')
@@ -241,18 +241,18 @@ impl Tenant {
         }
     }
 
-    /// Creates an object byte by byte as it is here, with kubectl's strictness about unknown fields.
+    /// Creates an object exactly as given, with the strict field validation of kubectl.
     ///
     /// # Errors
-    /// What the apiserver says.
+    /// The error message of the apiserver.
     pub fn create(&self, object: &Value) -> Result<Value, String> {
         self.sent(http::Method::POST, "", object)
     }
 
-    /// Replaces one, whatever version is there.
+    /// Replaces an object, whatever its current resource version.
     ///
     /// # Errors
-    /// What the apiserver says.
+    /// The error message of the apiserver.
     pub fn replace(&self, object: &Value) -> Result<Value, String> {
         let named = format!("/{}", object["metadata"]["name"].as_str().expect("it has a name"));
         let there = self.get(&format!("{}{named}", object["kind"].as_str().expect("it has a kind")));
@@ -262,7 +262,7 @@ impl Tenant {
         self.sent(http::Method::PUT, &named, &object)
     }
 
-    /// Deletes one, if it is there.
+    /// Deletes an object if it exists. `what` is `kind/name`.
     pub fn delete(&self, what: &str) {
         let (kind, name) = what
             .split_once('/')
@@ -292,7 +292,7 @@ impl Tenant {
         self.reason_within(grant, reason, SOON)
     }
 
-    /// The same with a time of one's own.
+    /// Like `reason`, with a different timeout.
     pub fn reason_within(&self, grant: &str, reason: &str, timeout: Duration) -> Value {
         eventually(timeout, &format!("{grant} to be {reason}"), || {
             self.get(grant)
@@ -300,8 +300,8 @@ impl Tenant {
         })
     }
 
-    /// Waits for a moment of these UploadGrants' lives when nobody looks for a while: after the look at 14 s, before the one at
-    /// 30 s (docs/adr/0012).
+    /// Waits for a time when no poll of these UploadGrants is due: after the poll at 14 seconds and before the poll
+    /// at 30 seconds (docs/adr/0012).
     pub fn between_looks(&self, grants: &[&str]) {
         let issued = grants.iter().map(|grant| -> Timestamp {
             let grant = self.reason(&format!("ug/{grant}"), "Issued");
@@ -312,35 +312,35 @@ impl Tenant {
         std::thread::sleep(Duration::try_from(quiet.duration_since(Timestamp::now())).unwrap_or_default());
     }
 
-    /// The store, once it answers this request to try it with real keys.
+    /// Waits until the store has the result of the conformance check with this request, and returns the store.
     pub fn answered(&self, request: &str) -> Value {
-        // The operators of other tests make the same trip at the same time.
+        // The operators of other tests can run conformance checks at the same time.
         eventually(3 * SOON, "the canary to be answered", || {
             self.get(&format!("costore/{}", self.name()))
                 .filter(|s| s["status"]["canary"]["request"] == request)
         })
     }
 
-    /// Waits until a grant's Secret is gone: what has become of the grant is written first.
+    /// Waits until a Secret is deleted. Valet writes the grant's status before it deletes the Secret.
     pub fn gone(&self, secret: &str) {
         eventually(SOON, &format!("Secret {secret} to go"), || {
             self.get(&format!("secret/{secret}")).is_none().then_some(())
         });
     }
 
-    /// Where the audit log ends now.
+    /// The current end of the audit log.
     pub fn mark(&self) -> AuditMark {
         self.world.plane.audit_mark().expect("the audit log can be read")
     }
 
-    /// What the operator has asked the apiserver to write in this namespace since then, events included.
+    /// The operator's write requests to the apiserver in this namespace since the mark, including events.
     pub fn written(&self, since: AuditMark) -> Vec<AuditEvent> {
         let by_the_operator = |e: &AuditEvent| e.is_write() && e.namespace() == self.name() && e.user() == OPERATOR;
         let events = self.world.plane.audit_since(since).expect("the audit log can be read");
         events.into_iter().filter(by_the_operator).collect()
     }
 
-    /// What has become of this namespace's Secrets since then, by whomever: how many were made, replaced and deleted.
+    /// How many Secrets in this namespace were created, replaced and deleted since the mark, by any client.
     pub fn secrets_written(&self, since: AuditMark) -> (usize, usize, usize) {
         let events = self.world.plane.audit_since(since).expect("the audit log can be read");
         let of = |verb: &str| {
@@ -352,7 +352,7 @@ impl Tenant {
         (of("create"), of("update"), of("delete"))
     }
 
-    /// What a volume with the Secret would hold: one file an entry. Returns the folder.
+    /// Waits for the Secret and writes each entry into a file, as a mounted volume does.
     pub fn mount(&self, secret: &str) -> Mounted {
         let object = eventually(SOON, &format!("Secret {secret}"), || {
             self.get(&format!("secret/{secret}"))
@@ -360,7 +360,7 @@ impl Tenant {
         self.mounted(&object)
     }
 
-    /// The same of a Secret that is at hand.
+    /// Writes each entry of this Secret into a file, as a mounted volume does.
     pub fn mounted(&self, object: &Value) -> Mounted {
         let secret: Secret = serde_json::from_value(object.clone()).expect("it is a Secret");
         let text = |bytes: ByteString| String::from_utf8(bytes.0).expect("a grant's Secret holds text");
@@ -376,38 +376,39 @@ impl Tenant {
         Mounted { folder, files }
     }
 
-    /// A file with these bytes.
+    /// Writes a file with these bytes and returns its path.
     pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.scratch.path().join(name);
         std::fs::write(&path, bytes).expect("a file can be written");
         path
     }
 
-    /// What kstatus makes of an object: `Current`, `InProgress`, `Failed`.
+    /// The status that kstatus computes for an object: `Current`, `InProgress` or `Failed`.
     pub fn kstatus(&self, object: &Value) -> String {
         valet_harness::kstatus(&self.world.tools, object)
             .expect("kstatus can compute")
             .0
     }
 
-    /// The bytes of the object in the bucket, asked with the store's own credentials.
+    /// The content of the object in the bucket, read with the store's own access key.
     pub fn stored(&self, key: &str) -> Option<Vec<u8>> {
         self.world.s3.get(self.name(), key).expect("the store answers")
     }
 }
 
-/// A grant's Secret as a pod sees it.
+/// A grant's Secret as files, as a pod sees it.
 pub struct Mounted {
     pub folder: PathBuf,
     pub files: BTreeMap<String, String>,
 }
 
 impl Mounted {
-    /// Runs `curl --config curl.cfg` with more arguments, as a workload does; the HTTP status and the body.
+    /// Runs `curl --config curl.cfg` with additional arguments, as a workload does. Returns the HTTP status and the
+    /// body.
     pub fn curl(&self, args: &[&str]) -> (u16, String) {
         let mut command = process::clean(Command::new("curl"));
         let config = self.folder.join("curl.cfg");
-        // --no-fail: the tests read what the store says to a bad request.
+        // The option --no-fail keeps the body of an error response, which the tests read.
         command
             .arg("--config")
             .arg(config)
@@ -424,13 +425,13 @@ impl Mounted {
         )
     }
 
-    /// Uploads a file.
+    /// Uploads a file with the grant's credential. Returns the HTTP status and the body.
     pub fn upload(&self, file: &Path) -> (u16, String) {
         self.curl(&["--upload-file", file.to_str().expect("a plain path")])
     }
 }
 
-/// A condition of an object.
+/// The condition of this type, if the object has it.
 pub fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
     object["status"]["conditions"]
         .as_array()?
@@ -438,7 +439,7 @@ pub fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
         .find(|c| c["type"] == type_)
 }
 
-/// The tenant's objects of these kinds whose `Ready` has this reason: their names, in order.
+/// The sorted names of the tenant's objects of these kinds whose `Ready` condition has this reason.
 pub fn with_reason(t: &Tenant, kinds: &str, reason: &str) -> Vec<String> {
     let list: Value =
         serde_json::from_str(&t.kubectl(&["get", kinds, "--output=json"])).expect("kubectl prints JSON");
@@ -451,7 +452,7 @@ pub fn with_reason(t: &Tenant, kinds: &str, reason: &str) -> Vec<String> {
     names
 }
 
-/// Status and reason of a condition, as `True Issued`; empty if there is none.
+/// Status and reason of a condition, for example `True Issued`; empty if the condition does not exist.
 pub fn says(object: &Value, type_: &str) -> String {
     condition(object, type_).map_or(String::new(), |c| {
         format!(
@@ -462,7 +463,7 @@ pub fn says(object: &Value, type_: &str) -> String {
     })
 }
 
-/// A merge as in RFC 7396, with null meaning itself.
+/// A JSON merge patch as in RFC 7396, except that null sets a field to null.
 pub fn merge(target: &mut Value, patch: Value) {
     match (target, patch) {
         (Value::Object(target), Value::Object(patch)) => {

@@ -1,4 +1,4 @@
-//! What a grant costs the apiserver, by the apiserver's own audit log and metrics.
+//! Tests of the number of requests that a grant makes to the apiserver, from the audit log.
 
 use std::time::Duration;
 
@@ -7,13 +7,14 @@ use valet_harness::eventually;
 
 use crate::world::{SOON, Tenant};
 
-/// Two writes from creation to key: the Secret and one status. None afterwards. No Secret is read on the way.
+/// A grant needs two writes until its credential is issued: one Secret and one status. Afterwards there are no
+/// writes.
 #[test]
 fn two_writes_to_a_key_and_none_at_rest() {
     const GRANTS: usize = 20;
     let t = Tenant::new("writes");
     let _operator = t.operator();
-    // The store's own status is written once, and is not the grants'.
+    // The operator writes the store's status first, so that this write does not count.
     eventually(SOON, "the store to be ready", || {
         let store = t.get(&format!("costore/{}", t.name()))?;
         store["status"]["conditions"]
@@ -29,7 +30,7 @@ fn two_writes_to_a_key_and_none_at_rest() {
     for n in 0..GRANTS {
         t.reason(&format!("dg/g{n}"), "Issued");
     }
-    // Events of our own writes come back within a moment; whatever they cause is in the log by then.
+    // The watch events of the operator's own writes arrive within this time, and so would any write that they cause.
     std::thread::sleep(Duration::from_secs(3));
     let mine = |events: Vec<valet_harness::AuditEvent>| {
         let of = |e: &valet_harness::AuditEvent| {
