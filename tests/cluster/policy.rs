@@ -1,5 +1,5 @@
-//! Tests of access rules and credentials: who may do what, and what happens to issued credentials when a rule or the
-//! credentials change.
+//! Tests of access rules and credentials: which grants a store allows, and what happens to issued credentials when a
+//! rule or the credentials change.
 
 use std::{collections::BTreeMap, time::Duration};
 
