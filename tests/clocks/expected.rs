@@ -1,30 +1,30 @@
-//! What must be seen while the operator's clock is off by so much, and what must never be seen.
+//! What a test with a wrong clock must observe at the end, and what it must never observe.
 
 use crate::{
     FORMS,
     world::{Place, STORES, Snapshot, says},
 };
 
-/// From this difference on the clock is named.
+/// The smallest skew, in seconds, that the conditions report.
 const NAMED: i64 = 30;
-/// From this difference on nothing is signed.
+/// The smallest skew, in seconds, with which Valet signs nothing.
 const NOTHING_SIGNED: i64 = 300;
-/// How long the grants live that were issued before a step.
+/// The lifetime, in seconds, of the grants that are issued before the clock is set.
 const EARLY: i64 = 600;
 
-/// How the clock came to be as it is.
+/// When the clock became wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// It was so from the operator's start.
+    /// The clock is wrong from the operator's start.
     Static,
-    /// It was right, and then set.
+    /// The clock is right at the start and set wrong later.
     Stepped,
-    /// It is right, from the start or again.
+    /// The clock is right, from the start or after a correction.
     Right,
 }
 
 impl Mode {
-    /// As in the table.
+    /// The name in the printed table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Static => "static",
@@ -34,12 +34,12 @@ impl Mode {
     }
 }
 
-/// The condition with what the store does with unsigned headers.
+/// The type of the condition about unsigned headers.
 pub fn headers() -> &'static str {
     "UnsignedHeadersRefused"
 }
 
-/// What is wrong at any moment, whatever the clock.
+/// The observations that are wrong at any time and with any clock.
 pub fn wrong_now(seen: &Snapshot, place: &Place) -> Vec<String> {
     let mut wrong = Vec::new();
     for (store, never) in [("versitygw", "False"), ("minio", "True")] {
@@ -67,7 +67,7 @@ pub fn wrong_now(seen: &Snapshot, place: &Place) -> Vec<String> {
     wrong
 }
 
-/// What differs from what must be seen in the end.
+/// The differences from the expected end state.
 pub fn wrong(seen: &Snapshot, place: &Place, offset: i64, mode: Mode, groups: &[&str]) -> Vec<String> {
     let is_named = offset.abs() >= NAMED;
     let signs_nothing = offset.abs() >= NOTHING_SIGNED;
@@ -81,7 +81,7 @@ pub fn wrong(seen: &Snapshot, place: &Place, offset: i64, mode: Mode, groups: &[
         let of_headers: &[&str] = match store {
             "versitygw" if is_known => &["True HeadersRefused"],
             _ if is_known => &["False HeadersObeyed"],
-            // Of a store that cannot be used nothing is said.
+            // For a store that is not usable, the condition is unknown or absent.
             _ => &["Unknown NotObservable", ""],
         };
         let of_store: [(&str, &[&str]); 3] = [
@@ -114,11 +114,11 @@ pub fn wrong(seen: &Snapshot, place: &Place, offset: i64, mode: Mode, groups: &[
                 let name = format!("{form}-{group}-{store}");
                 let is_upload = form != "get";
                 let expected: &[&str] = match (*group, store) {
-                    // Refused before, and that it is refused stays true.
+                    // If the store was refused as unsafe before, `CapabilityMissing` stays.
                     (_, "minio") if is_upload && signs_nothing => &["ClockSkewed", "CapabilityMissing"],
                     (_, "minio") if is_upload && !is_known => &["ClockSkewed", "CapabilityMissing"],
                     (_, "minio") if is_upload => &["CapabilityMissing"],
-                    // What is out stays, until the operator's clock is past its end.
+                    // An issued credential stays until it has expired by the operator's clock.
                     ("early", _) if offset < EARLY => &["Issued"],
                     _ if signs_nothing => &["ClockSkewed"],
                     _ if is_upload && !is_known => &["ClockSkewed"],

@@ -1,7 +1,8 @@
-//! What Valet says and does while its clock is wrong: the real program under libfaketime, against a real control plane, a store that
-//! refuses unsigned headers (versitygw) and one that obeys them (MinIO). Prints a table, one row for each store and clock.
+//! Tests of an operator with a wrong clock. The real program runs under libfaketime, with a real control plane, a
+//! store that refuses unsigned headers (versitygw) and a store that obeys them (MinIO). The tests print a table with
+//! one row per store and clock.
 //!
-//! Run by `make clocks`: it takes minutes, and needs Debian's package `faketime`.
+//! `make clocks` runs them. They take minutes and need Debian's package `faketime`.
 
 mod expected;
 mod world;
@@ -12,19 +13,20 @@ use expected::{Mode, headers, wrong, wrong_now};
 use serde_json::Value;
 use world::{Place, STORES, Snapshot, says};
 
-/// By how many seconds the operator's clock is ahead of everybody else's.
+/// How many seconds the operator's clock is ahead of all other clocks.
 const OFFSETS: [i64; 8] = [0, -45, -62, -90, -1200, 300, 960, 1200];
-/// How many operators run side by side: they start at the same time.
+/// How many operators run at the same time.
 const SIDE_BY_SIDE: usize = 4;
-/// The longest until all is said. A store's status follows within a minute.
+/// The longest wait for the expected state. A store's status is updated within a minute.
 const SETTLED: Duration = Duration::from_secs(120);
-/// For how long nothing may change any more.
+/// How long the expected state must stay unchanged.
 const HOLDS: Duration = Duration::from_secs(15);
 
-/// A grant's three forms, by the first part of their names.
+/// The three kinds of grants (upload, write-once upload, download). The name of a grant begins with one of these
+/// words.
 const FORMS: [&str; 3] = ["put", "once", "get"];
 
-/// What came of one clock: rows of the table, and what is wrong.
+/// The result for one clock: rows of the table, and errors.
 #[derive(Default)]
 struct Findings {
     rows: Vec<String>,
@@ -37,7 +39,7 @@ impl Findings {
         self.wrong.extend(other.wrong);
     }
 
-    /// Prints the table and fails if anything is wrong.
+    /// Prints the table, and fails if there are errors.
     fn conclude(self, title: &str) {
         let head = format!(
             "{:>6} | {:7} | {:9} | {:18} | {:17} | {:22} | {:6} | put, write-once, download",
@@ -48,7 +50,7 @@ impl Findings {
     }
 }
 
-/// One row: what the store and the grants of this group say.
+/// One row of the table: the conditions of a store and the reasons of its grants.
 fn row(seen: &Snapshot, place: &Place, offset: i64, mode: Mode, store: &str, group: &str) -> String {
     let object = seen.store(&place.store(store));
     let of = |type_: &str| object.map_or(String::new(), |o| says(o, type_));
@@ -63,7 +65,8 @@ fn row(seen: &Snapshot, place: &Place, offset: i64, mode: Mode, store: &str, gro
     )
 }
 
-/// Waits until all is as it must be, or the time is over; then whether it stays so. Whatever is wrong at any moment is noted.
+/// Waits for the expected state until a timeout, then checks that the state stays. Records every observation that is
+/// wrong at any time.
 fn settle(place: &Place, offset: i64, mode: Mode, groups: &[&str], holds: Duration) -> Findings {
     let mut findings = Findings::default();
     let note = |wrong: &mut Vec<String>, seen: Vec<String>| {
@@ -134,7 +137,7 @@ fn operator_whose_clock_is_set_wrong_and_right_again_ends_no_grant_and_goes_on()
     let _operator = place.operator();
     let mut findings = Findings::default();
     for offset in OFFSETS {
-        // Ends within the longest step.
+        // These grants expire while the clock has the largest offset.
         place.apply(&place.grants("early", 600));
         let before = settle(&place, 0, Mode::Right, &["early"], Duration::ZERO);
         if offset == 0 {
@@ -158,7 +161,6 @@ fn operator_whose_clock_is_set_wrong_and_right_again_ends_no_grant_and_goes_on()
     findings.conclude("The operator's clock is set while it runs (early: grants for 600 s from before; late: for 3600 s from after):");
 }
 
-/// The conditions of an object.
 fn conditions(object: &Value) -> &[Value] {
     object["status"]["conditions"].as_array().map_or(&[], Vec::as_slice)
 }

@@ -1,4 +1,4 @@
-//! What the runs share, and what each has of its own.
+//! What all runs share, and what each run has of its own.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use valet_harness::{
 use crate::conditions;
 
 const VALET: &str = env!("CARGO_BIN_EXE_valet");
-/// The stores by their software: one refuses unsigned headers, the other one obeys them.
+/// The stores, by the name of their software. versitygw refuses unsigned headers; MinIO obeys them.
 pub const STORES: [&str; 2] = ["versitygw", "minio"];
 
 /// What all runs share.
@@ -23,11 +23,12 @@ struct World {
     plane: ControlPlane,
     versitygw: S3Server,
     minio: S3Server,
-    /// For an operator whose clock is before the apiserver's certificate, which was made a moment ago.
+    /// A kubeconfig without verification of the API server's certificate. An operator whose clock is behind would
+    /// reject the certificate as not yet valid.
     kubeconfig: PathBuf,
 }
 
-/// Started at the first use; its processes end with this one.
+/// Starts at the first use. The processes end with the test process.
 static WORLD: LazyLock<World> = LazyLock::new(|| {
     let tools = Tools::locate().expect("the tools build");
     let options = ControlPlaneOptions {
@@ -63,7 +64,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     }
 });
 
-/// The library that sets a program's clock.
+/// The path of the library libfaketime, which changes the clock of a program.
 fn libfaketime() -> PathBuf {
     let folders = fs::read_dir("/usr/lib").expect("it is there").flatten();
     folders
@@ -72,7 +73,7 @@ fn libfaketime() -> PathBuf {
         .expect("libfaketime is installed: apt-get install faketime")
 }
 
-/// One operator's part of the world: a namespace, a store of each kind, and a clock.
+/// What one run has of its own: a namespace, a store of each software, and a clock.
 pub struct Place {
     world: &'static World,
     namespace: Namespace<'static>,
@@ -80,7 +81,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Everything but grants and the operator, whose clock will be ahead by so many seconds.
+    /// Creates everything except the grants and the operator. The operator's clock will be `offset` seconds ahead.
     pub fn new(name: &str, offset: i64) -> Self {
         let world = &*WORLD;
         let place = Self {
@@ -126,7 +127,7 @@ impl Place {
         }
     }
 
-    /// The name of a store, its bucket and its credentials.
+    /// The name of a store, which is also the name of its bucket and its credentials Secret.
     pub fn store(&self, store: &str) -> String {
         format!("{}-{store}", self.namespace.name())
     }
@@ -135,7 +136,7 @@ impl Place {
         format!("tenants/{}/{rest}", self.namespace.name())
     }
 
-    /// An upload, a write-once upload and a download for each store, called FORM-GROUP-STORE.
+    /// An upload, a write-once upload and a download for each store. The names have the form FORM-GROUP-STORE.
     pub fn grants(&self, group: &str, seconds: u32) -> Vec<Value> {
         let grant = |kind: &str, form: &str, store: &str, spec: Value| {
             let name = format!("{form}-{group}-{store}");
@@ -165,12 +166,11 @@ impl Place {
         STORES.into_iter().flat_map(of).collect()
     }
 
-    /// Applies objects as `kubectl apply` does.
+    /// Applies objects, as `kubectl apply` does.
     pub fn apply(&self, objects: &[Value]) {
         self.world.plane.apply_all(objects).expect("the objects can be applied");
     }
 
-    /// Deletes the grants and waits until they are gone.
     pub fn delete_grants(&self) {
         let args = [
             "delete",
@@ -183,23 +183,23 @@ impl Place {
         self.world.plane.kubectl(&args).expect("the grants can be deleted");
     }
 
-    /// From now on the operator's clock is ahead by so many seconds.
+    /// Sets the operator's clock to `offset` seconds ahead.
     pub fn set_clock(&self, offset: i64) {
         let new = self
             .scratch
             .write("new", format!("{offset:+}\n"))
             .expect("a file can be written");
-        // At once: the operator reads it all the time.
+        // The rename is atomic, because the operator reads the file all the time.
         fs::rename(new, self.scratch.join("clock")).expect("a file can be renamed");
     }
 
-    /// The operator with the clock of this place, for this namespace alone.
+    /// Starts an operator with this clock, for this namespace only.
     pub fn operator(&self) -> Operator {
         let env = [
             ("LD_PRELOAD", libfaketime()),
             ("FAKETIME_TIMESTAMP_FILE", self.scratch.join("clock")),
             ("FAKETIME_CACHE_DURATION", "1".into()),
-            // What passes is not changed, only what is shown.
+            // Only the displayed time is changed, not the monotonic clock.
             ("DONT_FAKE_MONOTONIC", "1".into()),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
         ];
@@ -214,7 +214,7 @@ impl Place {
         Operator::start(Path::new(VALET), &self.world.plane, &options).expect("the operator starts")
     }
 
-    /// All stores and grants as they are now.
+    /// Reads all stores and grants.
     pub fn snapshot(&self) -> Snapshot {
         let args = ["get", "costore,ug,dg", "--namespace", self.namespace.name()];
         let mut list = self.world.plane.kubectl_json(&args).expect("kubectl reads them");
@@ -222,24 +222,23 @@ impl Place {
     }
 }
 
-/// Stores and grants at one moment.
+/// All stores and grants at one time.
 pub struct Snapshot(Vec<Value>);
 
 impl Snapshot {
-    /// A store.
     pub fn store(&self, name: &str) -> Option<&Value> {
         self.0
             .iter()
             .find(|o| o["kind"] == "ClusterObjectStore" && o["metadata"]["name"] == name)
     }
 
-    /// The grants, each with its name.
+    /// The grants with their names.
     pub fn grants(&self) -> impl Iterator<Item = (&str, &Value)> {
         let grants = self.0.iter().filter(|o| o["kind"] != "ClusterObjectStore");
         grants.map(|o| (o["metadata"]["name"].as_str().unwrap_or_default(), o))
     }
 
-    /// The reason of a grant's `Ready`; empty if it has none.
+    /// The reason of a grant's `Ready` condition, or an empty string.
     pub fn reason(&self, name: &str) -> String {
         let grant = self.grants().find(|(its, _)| *its == name);
         let said = grant.map_or(String::new(), |(_, grant)| says(grant, "Ready"));
@@ -247,7 +246,7 @@ impl Snapshot {
     }
 }
 
-/// Status and reason of a condition, as `True Issued`; empty if there is none.
+/// Status and reason of a condition, such as `True Issued`, or an empty string.
 pub fn says(object: &Value, type_: &str) -> String {
     conditions(object)
         .iter()

@@ -1,4 +1,4 @@
-//! The proof of access for tests of providers: a store that allows everybody everything, and a grant for it.
+//! Access tokens for the tests of providers: a store that allows everything, and a grant for the store.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use valet::{
     core::{Access, AllowedRequest, GrantFacts, RulesView, SigningRequest, still_allowed},
 };
 
-/// Access to this object for what is asked.
+/// Access to this object key for this operation.
 pub fn access_for(key: &str, ask: Ask, holder: &str) -> Access {
     let grant: UploadGrant = serde_json::from_value(json!({
         "apiVersion": "valetkey.dev/v1alpha1",
@@ -20,7 +20,7 @@ pub fn access_for(key: &str, ask: Ask, holder: &str) -> Access {
     .expect("a grant");
     let mut grant = GrantFacts::of(&grant);
     grant.ask = ask;
-    // What a provider is to refuse need not be what the schema lets through.
+    // The provider must refuse some requests that the schema already refuses.
     grant.broken_rules.clear();
     if let Some((namespace, name)) = holder.split_once('.') {
         (grant.namespace, grant.name) = (namespace.into(), name.into());
@@ -37,7 +37,7 @@ pub fn access_for(key: &str, ask: Ask, holder: &str) -> Access {
     still_allowed(&grant, &rules).expect("it allows everything")
 }
 
-/// Access to this object for an upload.
+/// Upload access to this object key.
 pub fn access(key: &str) -> Access {
     let ask = Ask::Upload {
         mode: Default::default(),
@@ -47,7 +47,7 @@ pub fn access(key: &str) -> Access {
     access_for(key, ask, "web.a")
 }
 
-/// The request as a grant's that the rules allow.
+/// The request, as if it came from a grant that the access rules allow.
 pub fn allowed(request: SigningRequest) -> AllowedRequest {
     let SigningRequest {
         key,

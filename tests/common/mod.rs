@@ -1,4 +1,4 @@
-//! A good grant and a good store, from which every test departs by one change.
+//! A valid grant and a valid store. Each test changes one detail of them.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -13,26 +13,26 @@ use valet::{
     core::{GrantFacts, RenewRequest, Signer, StoreView},
 };
 
-/// 2027-01-15T08:00:00Z: when every story begins.
+/// The start of every simulation: 2027-01-15T08:00:00Z.
 pub const START: i64 = 1_800_000_000;
 
-/// The namespace of the good grant.
+/// The namespace of the valid grant.
 pub const NAMESPACE: &str = "web";
 
-/// So many seconds into the story.
+/// The time `seconds` after the start.
 pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(START + seconds).unwrap()
 }
 
-/// The smallest step that the clock knows.
+/// The smallest time step.
 pub const TICK: SignedDuration = SignedDuration::from_nanos(1);
 
-/// The instants just before, at and just after `t`.
+/// The times one step before `t`, at `t`, and one step after `t`.
 pub fn around(t: Timestamp) -> [Timestamp; 3] {
     [t - TICK, t, t + TICK]
 }
 
-/// A write-once upload for five minutes, created at the start.
+/// A write-once upload with a lifetime of five minutes, created at the start.
 pub fn upload() -> GrantFacts {
     GrantFacts {
         namespace: NAMESPACE.into(),
@@ -71,7 +71,7 @@ pub fn upload() -> GrantFacts {
     }
 }
 
-/// The same for a download.
+/// A download with the same metadata.
 pub fn download() -> GrantFacts {
     GrantFacts {
         ask: Ask::Download {
@@ -83,7 +83,7 @@ pub fn download() -> GrantFacts {
     }
 }
 
-/// The same for an upload by form, of at most a megabyte.
+/// An upload with `mode: PostForm`, of at most one megabyte.
 pub fn form() -> GrantFacts {
     let constraints = UploadConstraints {
         content_length_range: Some(LengthRange { min: 0, max: 1_000_000 }),
@@ -100,14 +100,15 @@ pub fn form() -> GrantFacts {
     }
 }
 
-/// The same for everything below a key.
+/// An upload with `mode: PostForm` for a prefix.
 pub fn form_below() -> GrantFacts {
     let mut grant = form();
     grant.terms.key = "tenants/web/users/42/".into();
     grant
 }
 
-/// The same for an upload in three parts: the size of the object of every world, in parts that no store would take.
+/// An upload with `mode: Multipart` in three parts. It has the size of the test object, so its parts are smaller than
+/// a real store allows.
 pub fn in_parts() -> GrantFacts {
     let constraints = UploadConstraints {
         content_length: Some(48_213),
@@ -125,7 +126,7 @@ pub fn in_parts() -> GrantFacts {
     }
 }
 
-/// The same for an upload in a session.
+/// An upload with `mode: Resumable`.
 pub fn resumable() -> GrantFacts {
     GrantFacts {
         ask: Ask::Upload {
@@ -137,7 +138,7 @@ pub fn resumable() -> GrantFacts {
     }
 }
 
-/// Turns an upload or a download into one by temporary credentials, for everything below its key if that is wanted.
+/// Changes an upload or a download to `mode: Credentials`, for a prefix if `prefix` is true.
 pub fn by_credentials(mut grant: GrantFacts, prefix: bool) -> GrantFacts {
     match &mut grant.ask {
         Ask::Upload { mode, constraints, .. } => {
@@ -155,7 +156,7 @@ pub fn by_credentials(mut grant: GrantFacts, prefix: bool) -> GrantFacts {
     grant
 }
 
-/// Has the grant's keys renewed.
+/// Sets `spec.renewal.policy` to `Always`.
 pub fn renew_always(grant: &mut GrantFacts) {
     grant.terms.renewal = Some(Renewal {
         policy: RenewalPolicy::Always,
@@ -170,7 +171,7 @@ pub fn constrain(grant: &mut GrantFacts, change: impl FnOnce(&mut UploadConstrai
     }
 }
 
-/// Everything below the namespace's own prefix, for an hour.
+/// A rule that allows the namespace's own prefix, with a lifetime of up to an hour.
 pub fn rule() -> ClusterAccessRule {
     ClusterAccessRule {
         namespaces: Namespaces {
@@ -191,7 +192,7 @@ pub fn rule() -> ClusterAccessRule {
     }
 }
 
-/// Every capability, the ranges that S3 lacks included.
+/// All capabilities, also those that S3 does not have.
 pub const ALL_CAPABILITIES: [Capability; 10] = [
     Capability::ContentType,
     Capability::ContentLength,
@@ -205,7 +206,7 @@ pub const ALL_CAPABILITIES: [Capability; 10] = [
     Capability::SignedHeadersOnly,
 ];
 
-/// What presigned S3 requests can pin down.
+/// The capabilities of presigned S3 requests.
 pub fn capabilities() -> Capabilities {
     Capabilities {
         enforced: ALL_CAPABILITIES
@@ -255,7 +256,7 @@ pub fn capabilities() -> Capabilities {
     }
 }
 
-/// A store with these rules.
+/// A store with these access rules.
 pub fn store(rules: impl IntoIterator<Item = ClusterAccessRule>) -> StoreView {
     StoreView {
         max_live_grants: None,
@@ -270,7 +271,7 @@ pub fn store(rules: impl IntoIterator<Item = ClusterAccessRule>) -> StoreView {
     }
 }
 
-/// What a store signs with from the start on.
+/// A signer that the store uses from the start.
 pub fn signer(fingerprint: &str) -> Signer {
     Signer {
         fingerprint: fingerprint.into(),
@@ -278,12 +279,11 @@ pub fn signer(fingerprint: &str) -> Signer {
     }
 }
 
-/// A map of labels.
 pub fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
 }
 
-/// A small generator of the same pseudo-random numbers every time (xorshift64*).
+/// A small generator of reproducible pseudo-random numbers (xorshift64*).
 pub struct Dice(u64);
 
 impl Dice {
@@ -298,17 +298,17 @@ impl Dice {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
     }
 
-    /// A number below `n`.
+    /// A random number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    /// True once in `n` times.
+    /// True in one of `n` calls, on average.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
-    /// One of these.
+    /// A random element.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Adds what each rule says to whom breaks it.
+/// Adds the message of each CEL rule in the schema.
 pub fn messages(schema: &Value, found: &mut BTreeSet<String>) {
     match schema {
         Value::Object(fields) => {

@@ -1,5 +1,5 @@
-//! Credentials that move: when keys are signed anew, what becomes of their time, and sessions that are shorter than what is
-//! asked for. And what is lent instead of signed.
+//! Tests of rotated store credentials: when Valet signs a credential again, which expiry it gets, and what Valet does
+//! with store credentials that expire before the requested lifetime. The last part tests temporary credentials.
 
 use jiff::{SignedDuration, Timestamp};
 use valet::{
@@ -14,7 +14,7 @@ use crate::{
     world::World,
 };
 
-/// A world in which the key was issued at the start and reported.
+/// A world in which the credential was issued at the start and its status was written.
 fn issued(grant: GrantFacts) -> World {
     let mut world = World::new(grant, store([rule()]));
     world.reconcile();
@@ -22,7 +22,7 @@ fn issued(grant: GrantFacts) -> World {
     world
 }
 
-/// The store signs with something else from then on.
+/// From `since` on the store signs with other credentials.
 fn rotate(world: &mut World, since: Timestamp) {
     world.usable(|store| {
         store.signer = Some(Signer {
@@ -43,7 +43,8 @@ fn message(world: &World, type_: &str) -> String {
     condition(&world.grant().status, type_).map_or(String::new(), |c| format!("{} {}", c.reason, c.message))
 }
 
-/// The instant is a function of the moment of the change and the UID, and the key that comes then has the same seconds.
+/// The time of re-signing depends only on the time of the rotation and on the grant's UID. The new credential keeps
+/// the lifetime of the old one.
 #[test]
 fn a_key_is_signed_anew_at_its_instant() {
     let mut world = issued(download());
@@ -81,7 +82,7 @@ fn a_thousand_keys_are_signed_anew_over_two_minutes() {
         grant.uid = format!("{n:08x}-1c1e-4f0a-9d3b-0242ac120002");
         let mut world = issued(grant);
         rotate(&mut world, at(0));
-        // The very first second's are due at once.
+        // Re-signing is due at once if the delay for this UID is zero.
         let due = match world.next() {
             Step::Publish(_) => at(0),
             Step::Rest { until } => until.unwrap(),
@@ -94,7 +95,7 @@ fn a_thousand_keys_are_signed_anew_over_two_minutes() {
     assert!(dues.values().all(|n| *n < 25), "{dues:?}");
 }
 
-/// What nobody knows changes nothing: neither a Secret from before this was written down, nor a store that does not tell.
+/// Valet does not re-sign if the Secret has no fingerprint, or if the store's fingerprint is not known.
 #[test]
 fn what_is_not_known_is_left_alone() {
     let mut world = issued(download());
@@ -118,11 +119,11 @@ fn what_is_not_known_is_left_alone() {
     world.now = at(200);
     world.reconcile();
     assert_eq!((world.keys.len(), until(&world)), (1, Some(at(300))));
-    // Nor is it forgotten with what the key was signed.
+    // The recorded fingerprint stays.
     assert_eq!(world.own_secret().unwrap().view.signed_with.as_deref(), Some("first"));
 }
 
-/// A key that is over before its turn comes is not worth one.
+/// Valet does not re-sign a credential that expires before its re-signing is due.
 #[test]
 fn no_key_is_signed_anew_at_its_end() {
     let mut world = issued(download());
@@ -131,7 +132,8 @@ fn no_key_is_signed_anew_at_its_end() {
     assert_eq!(until(&world), Some(at(300)));
 }
 
-/// The new credentials end sooner: so does the key, and says so; copies of the old one are not forgotten.
+/// If the new store credentials expire sooner, the re-signed credential also expires sooner and the reason is
+/// `ExpiryTruncated`. The status keeps the expiry of the earlier credential.
 #[test]
 fn credentials_that_end_sooner_shorten_the_key() {
     let mut world = issued(download());
@@ -151,7 +153,7 @@ fn credentials_that_end_sooner_shorten_the_key() {
     assert_eq!(status.earlier_expiration_time.as_ref().map(|t| t.0), Some(at(300)));
 }
 
-/// Nobody signs now: the key stays, and is tried again until its end.
+/// If signing with the new credentials fails, the old credential stays until it expires and Valet retries.
 #[test]
 fn trouble_with_the_new_credentials_leaves_the_old_key() {
     for trouble in [true, false] {
@@ -160,7 +162,7 @@ fn trouble_with_the_new_credentials_leaves_the_old_key() {
         if trouble {
             world.unsigned = Some((Reason::StoreUnreachable, "STS does not answer".into()));
         } else {
-            // Not even a second is left of the new ones.
+            // The new store credentials expire before a credential of one second could.
             world.usable(|store| store.credentials_expire = Some(at(4)));
         }
         world.now = at(10);
@@ -175,19 +177,20 @@ fn trouble_with_the_new_credentials_leaves_the_old_key() {
     }
 }
 
-/// A restart knows nothing of when the change came; it counts from there.
+/// After a restart the operator does not know when the store's credentials were rotated, and counts the delay from
+/// its start.
 #[test]
 fn a_restart_signs_nothing_anew_by_itself() {
     let mut world = issued(download());
     world.usable(|store| store.signer.as_mut().unwrap().since = at(100));
     world.now = at(100);
     assert_eq!(until(&world), Some(at(300)));
-    // Changed while nobody was there.
+    // The credentials were rotated while no operator was running.
     rotate(&mut world, at(100));
     assert!(until(&world).is_some_and(|due| due >= at(100) && due < at(100) + RESIGN_SPREAD));
 }
 
-// --- sessions that are shorter than what is asked for ----------------------------------------------------------------
+// --- store credentials that expire before the requested lifetime ---------------------------------------------------
 
 fn refusing(grant: GrantFacts, credentials_expire: Timestamp) -> World {
     let mut view = store([rule()]);
@@ -198,7 +201,7 @@ fn refusing(grant: GrantFacts, credentials_expire: Timestamp) -> World {
 
 #[test]
 fn a_store_may_refuse_to_cut_keys_short() {
-    // Five seconds are between a key's end and its credentials'.
+    // A credential expires at least five seconds before the store credentials that signed it.
     for (end, is_refused) in [(304, true), (305, false), (306, false)] {
         let mut world = refusing(download(), at(end));
         let again = world.reconcile();
@@ -213,14 +216,14 @@ fn a_store_may_refuse_to_cut_keys_short() {
              at most 299, or ask the owner for longer sessions"
         );
         assert_eq!(world.notices, [Reason::ExpirationTooLong]);
-        // Sessions are renewed without a word.
+        // A session of the store is renewed without an event, so Valet retries every minute.
         assert_eq!(again, Some(at(60)));
         world.usable(|store| store.credentials_expire = Some(at(4000)));
         world.now = at(60);
         world.reconcile();
         assert_eq!(ready(world.grant()), "Issued");
     }
-    // A deadline is the grant's own.
+    // A deadline of the grant may shorten the credential; `shortSessions: Refuse` does not apply to it.
     let mut grant = download();
     grant.terms.deadline_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100)));
     let mut world = refusing(grant, at(200));
@@ -228,7 +231,7 @@ fn a_store_may_refuse_to_cut_keys_short() {
     assert_eq!(ready(world.grant()), "Issued");
 }
 
-/// By the rules it would be refused anyway: then it sleeps.
+/// A grant that the access rules refuse is not retried, even if the store's session is also too short.
 #[test]
 fn what_the_rules_refuse_is_not_asked_again_every_minute() {
     let mut grant = download();
@@ -238,7 +241,8 @@ fn what_the_rules_refuse_is_not_asked_again_every_minute() {
     assert_eq!(ready(world.grant()), "ExpirationTooLong");
 }
 
-/// What is out stays out: the choice is about keys to come. A renewal that would be cut short is none.
+/// `shortSessions: Refuse` applies only to new credentials: an issued credential stays valid. A renewal that would be
+/// cut short is refused.
 #[test]
 fn keys_that_are_out_stay() {
     let mut grant = download();
@@ -262,9 +266,9 @@ fn keys_that_are_out_stay() {
     assert!(world.own_secret().is_none());
 }
 
-// --- what is lent ----------------------------------------------------------------------------------------------------
+// --- temporary credentials ------------------------------------------------------------------------------------------
 
-/// One object: its arrival is seen, as that of any upload.
+/// An upload of one object with temporary credentials completes when the object arrives, as with a signed URL.
 #[test]
 fn an_upload_of_one_object_by_credentials_is_completed() {
     let mut world = issued(by_credentials(upload(), false));
@@ -275,7 +279,8 @@ fn an_upload_of_one_object_by_credentials_is_completed() {
     assert!(world.own_secret().is_none());
 }
 
-/// Everything below a key: nobody looks, whatever is said to have come, and in the end nobody knows.
+/// For a grant whose `spec.key` is a prefix, Valet never polls, even after a notification. When the credential
+/// expires, `Completed` is `Unknown`.
 #[test]
 fn an_upload_below_a_key_is_never_completed() {
     for grant in [by_credentials(upload(), true), form_below()] {
@@ -306,7 +311,7 @@ fn never_completed(grant: GrantFacts) {
     assert_eq!(world.last_poll, None);
     assert!(world.notices.is_empty());
 
-    // Also where the store is gone by then.
+    // The grant also expires if the store was deleted before.
     let mut world = issued(grant);
     world.store = StoreFact::Missing;
     world.now = at(300);
@@ -314,7 +319,7 @@ fn never_completed(grant: GrantFacts) {
     assert_eq!(ready(world.grant()), "Expired");
 }
 
-/// It is renewed without a look, for as long as it is wanted.
+/// Valet renews temporary credentials of a prefix without polling.
 #[test]
 fn an_upload_below_a_key_is_renewed() {
     for mut grant in [by_credentials(upload(), true), form_below()] {

@@ -1,5 +1,5 @@
-//! What must hold at every step, whatever happens. The names (I3, I12, ...) are those of the invariants that the
-//! project promises.
+//! Invariants that are checked at every step of every test. The names (I3, I12, ...) are those of the project's
+//! invariants.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use valet::{
 
 use crate::world::{Bucket, Secret, THEIRS, Upload, World};
 
-/// Helm's, Argo CD's and Flux's verdict, by kstatus' rules: deletion, then observedGeneration, then Reconciling and
-/// Stalled, then Ready.
+/// The verdict that Helm, Argo CD and Flux derive from a grant by the rules of kstatus. The rules check the deletion
+/// timestamp, then `observedGeneration`, then `Reconciling` and `Stalled`, then `Ready`.
 pub fn kstatus(grant: &GrantFacts) -> &'static str {
     let is = |type_: &str, value: &str| {
         grant
@@ -38,7 +38,8 @@ pub fn kstatus(grant: &GrantFacts) -> &'static str {
     }
 }
 
-/// The table of states, written down once more: `Ready`'s status, kstatus' verdict, whether a key is out.
+/// A second copy of the table of states: the status of `Ready`, the verdict of kstatus, and whether a credential is
+/// issued.
 fn row(reason: &str) -> (&'static str, &'static str, bool) {
     match reason {
         "Issued" => ("True", "Current", true),
@@ -86,7 +87,7 @@ pub fn ready(grant: &GrantFacts) -> &str {
     condition(&grant.status, "Ready").map_or("", |c| &c.reason)
 }
 
-/// Holds the step that was decided against the world as it is.
+/// Checks the step that `decide` returned against the current world.
 pub fn step(world: &World, facts: &Facts, step: &Step) {
     assert_eq!(&decide(facts, world.now), step, "the same facts, another judgement");
     asks(facts, step);
@@ -97,9 +98,9 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
                 facts.grant.held || facts.grant.ask.parts().is_none(),
                 "begins an upload without a finalizer"
             );
-            // By what was read, which is what there was; a spec that changed since is judged at the next step.
+            // The facts that were read are checked. A later change of the spec counts at the next step.
             signs(&facts.grant, &facts.store, world.now, publish);
-            // Where their number is limited, a key that is one more has its place.
+            // If the number of live grants is limited, a new credential needs a reservation.
             if let StoreFact::Usable(store) = &facts.store
                 && store.max_live_grants.is_some()
                 && publish.mode == PublishMode::Create
@@ -117,7 +118,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
             ..
         } => {
             let before = ours(facts, uid);
-            // Others' labels and annotations stay; our marks are there.
+            // Labels and annotations of other clients stay, and Valet's own are present.
             assert!(before.labels.keys().all(|k| labels.contains_key(k)));
             assert!(before.annotations.keys().all(|k| annotations.contains_key(k)));
             assert!(
@@ -162,7 +163,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
     }
 }
 
-/// Whether the step sends a request to the store.
+/// True if the step sends a request to the store.
 pub fn reaches_store(step: &Step) -> bool {
     match step {
         Step::Read(Read::Object(_) | Read::Upload(..) | Read::Uploads(_))
@@ -182,8 +183,8 @@ pub fn reaches_store(step: &Step) -> bool {
     }
 }
 
-/// I16: the store is asked nothing about a grant that its rules do not allow. Only an upload that Valet began for this very
-/// grant may be aborted.
+/// I16: Valet sends no request to the store for a grant that the access rules refuse. The only exception is to abort
+/// a multipart upload that Valet initiated for this grant.
 pub fn asks(facts: &Facts, step: &Step) {
     let rules = match &facts.store {
         StoreFact::Usable(store) => Some(RulesView {
@@ -198,7 +199,7 @@ pub fn asks(facts: &Facts, step: &Step) {
         SecretFact::Present(s) if s.owner == Owner::ThisGrant && s.is_authentic => s.upload_id.as_ref(),
         _ => None,
     };
-    // By the memory of the process, or by what is as Valet wrote it: of the status nothing else is a fact.
+    // An upload ID counts only if this process remembers it or if it comes from an authentic record.
     let own = [
         facts.own_upload.as_ref(),
         facts.grant.status.upload_id.as_ref(),
@@ -211,7 +212,7 @@ pub fn asks(facts: &Facts, step: &Step) {
     );
 }
 
-/// I2: nothing is written to a Secret that is not known to be ours, and stays.
+/// I2: Valet writes only to a Secret that belongs to this grant and is not being deleted.
 fn ours<'a>(facts: &'a Facts, uid: &str) -> &'a SecretView {
     match &facts.secret {
         SecretFact::Present(s) => {
@@ -231,8 +232,8 @@ fn marks(grant: &GrantFacts, labels: &BTreeMap<String, String>, annotations: &BT
     assert_eq!(annotations[annotation::STORE], "ClusterObjectStore/media");
 }
 
-/// I6 and I12: the key that is about to be signed is within the policy, the deadline and the credentials' life,
-/// counted from now and by the grant and the store as they are, not by what a status or an annotation says.
+/// I6 and I12: the new credential respects the access rules, the deadline, and the expiry of the store credentials.
+/// The check uses the current time, grant and store, not the values in a status or an annotation.
 pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Publish) {
     let key = publish.request.lifetime;
     let StoreFact::Usable(store) = store else {
@@ -288,15 +289,16 @@ pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Pu
     );
 }
 
-/// How many keys the Secret says there were before its own.
+/// The number of renewals that the Secret's annotation records.
 pub fn renewals(annotations: &BTreeMap<String, String>) -> i64 {
     annotations
         .get(annotation::RENEWALS)
         .map_or(0, |n| n.parse().expect("a number"))
 }
 
-/// I3: one published key per generation and renewal; only after the Secret was taken away may it be published again,
-/// and then it is the same key. Within a generation another one follows only when its time has come, or by request.
+/// I3: Valet issues one credential per generation and renewal. A second issue is allowed only after the Secret was
+/// deleted or changed, and only with the same lifetime. A renewal within a generation is allowed only when it is due
+/// or requested.
 pub fn published(world: &World, publish: &Publish) {
     let (grant, key) = (world.grant(), publish.request.lifetime);
     assert!(
@@ -338,7 +340,7 @@ pub fn published(world: &World, publish: &Publish) {
         }
         return;
     };
-    // Signed anew: the store signs with something else, and this is not what the Secret was signed with.
+    // Re-signing is allowed: the store's fingerprint differs from the fingerprint in the Secret.
     let with = |annotations: &BTreeMap<String, String>| annotations.get(annotation::SIGNED_WITH).cloned();
     let before = world.secret.as_ref().and_then(|s| with(&s.view.annotations));
     let is_anew = before.is_some() && with(&publish.annotations) != before;
@@ -371,7 +373,7 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
         ..status.clone()
     };
     if note == *before && world.own_secret().is_some() {
-        // Only what the Secret records, before it goes.
+        // This write only copies the Secret's record into the status before the Secret is deleted.
         return;
     }
     assert_eq!(status.observed_generation, Some(grant.generation));
@@ -469,7 +471,7 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
     assert_eq!(status.issued_time.is_some(), status.expiration_time.is_some());
 }
 
-/// What is put together is what the grant describes, and the rules still allow it.
+/// A multipart upload is completed only if its parts match the grant and the access rules still allow the grant.
 fn complete(world: &World, facts: &Facts, assembly: &Assembly) {
     let grant = &facts.grant;
     let StoreFact::Usable(store) = &facts.store else {
@@ -486,13 +488,13 @@ fn complete(world: &World, facts: &Facts, assembly: &Assembly) {
     }
 }
 
-/// Nothing of the grant's is left in the store, or a person is told.
+/// When the finalizer is removed, no multipart upload of the grant is left in the store, or an event reports it.
 fn release(world: &World, is_told: bool) {
     let grant = world.grant();
     assert!(grant.held);
-    // Of others there is one with parts, or from before the grant.
+    // Uploads with parts, and uploads older than the grant, belong to other clients.
     let is_others = |u: &Upload| !u.parts.is_empty() || grant.created.is_some_and(|created| u.begun < created);
-    // Of a grant that no rule allows and that names no upload, all are others', as far as anybody can tell.
+    // If no rule allows the grant and its status names no upload ID, Valet cannot tell that an upload is the grant's.
     let is_allowed = matches!(&world.store, StoreFact::Usable(store) if admit(grant, store).is_ok());
     let may_be_its = grant.ask.parts().is_some() && (is_allowed || grant.status.upload_id.is_some());
     assert!(
@@ -524,7 +526,8 @@ fn collect(world: &World) {
     assert!(finished.saturating_add(SignedDuration::from_secs(ttl)).unwrap() <= world.now);
 }
 
-/// At rest: the status says what is, no Secret outlives its key, and somebody will wake us in time.
+/// When a reconcile ends, the status is current, no Secret holds an expired credential, and the grant is enqueued in
+/// time.
 fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
     let (grant, now) = (world.grant(), world.now);
     assert!(until.is_none_or(|t| t > now), "a rest until {until:?}, which is over");
@@ -534,12 +537,12 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
     assert_eq!(grant.status.observed_generation, Some(grant.generation));
     let (_, verdict, active) = row(ready(grant));
     assert_eq!(kstatus(grant), verdict);
-    // Who waits for a place is called.
+    // A grant that waits for quota is enqueued when quota becomes free, so it needs no timer.
     if verdict == "InProgress" && ready(grant) != "TooManyGrants" {
         assert!(until.is_some(), "{} waits for nobody", ready(grant));
     }
-    // A key that was withdrawn comes to its end all the same, and then there is something to say.
-    // It ends at a deadline that is earlier, whose fraction of a second does not count.
+    // A credential whose Secret was deleted still expires, and the status must change then. An earlier deadline
+    // counts as the expiry, rounded down to a whole second.
     let second = |t: &Time| Timestamp::from_second(t.0.as_second()).unwrap();
     let deadline = grant.terms.deadline_time.as_ref().map(second);
     let recorded = grant.status.expiration_time.as_ref().map(|t| t.0);
@@ -550,7 +553,7 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
             "nobody wakes at the key's end {end} but at {until:?}: {grant:#?}"
         );
     }
-    // Whatever the operator could not know just now, it will be told of by a watch.
+    // A watch will report the state of the Secret that the operator does not know yet.
     let is_known = match (&facts.secret, &world.secret) {
         (SecretFact::Present(known), Some(there)) => *known == there.view,
         (SecretFact::Absent, None) => true,

@@ -1,4 +1,4 @@
-//! Every timer a nanosecond before its instant, at it, and a nanosecond after.
+//! Tests of every timer: one nanosecond before it is due, exactly when it is due, and one nanosecond after.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,7 +17,7 @@ fn world(grant: GrantFacts) -> World {
     World::new(grant, store([rule()]))
 }
 
-/// A world in which the key was issued at the start and reported.
+/// A world in which the credential was issued at the start and its status was written.
 fn issued(grant: GrantFacts) -> World {
     let mut world = world(grant);
     world.reconcile();
@@ -25,7 +25,7 @@ fn issued(grant: GrantFacts) -> World {
     world
 }
 
-/// The steps that are named at these instants, without their contents.
+/// The names of the next steps at these three times.
 pub fn steps(world: &mut World, instants: [Timestamp; 3]) -> [&'static str; 3] {
     instants.map(|now| {
         world.now = now;
@@ -76,7 +76,7 @@ fn a_key_signed_within_a_second_ends_on_a_whole_one() {
     let mut world = world(grant);
     world.now = at(0) + SignedDuration::from_millis(999);
     world.reconcile();
-    // Signatures count from the second that the moment lies in.
+    // Credential lifetimes count from the whole second before the time of issue.
     assert_eq!(until(&world), Some(at(300)));
 }
 
@@ -95,11 +95,11 @@ fn a_deadline_ends_the_key_and_the_chance_of_one() {
     };
     assert_eq!(last.request.lifetime.seconds(), 1);
 
-    // A deadline within a second counts from that second's beginning: keys have whole seconds.
+    // A deadline is rounded down to a whole second, because credentials expire at whole seconds.
     let mut fraction = world(with_deadline(at(100) + SignedDuration::from_millis(500)));
     assert_eq!(steps(&mut fraction, around(at(100))), ["publish", "report", "report"]);
 
-    // And one that is set under a key.
+    // A deadline that is set after the credential was issued is also rounded down.
     let mut pulled = issued(download());
     pulled.edit(|g| g.terms.deadline_time = Some(Time(at(100))));
     pulled.store = StoreFact::Unusable {
@@ -174,7 +174,8 @@ fn a_predecessor_has_a_minute() {
     );
 }
 
-/// What signs can refuse, too: for now, and then the grant asks again; or for good, and then it waits for a change.
+/// Signing can fail. A temporary failure is retried; a permanent failure waits for a change of the grant or the
+/// store.
 #[test]
 fn a_signer_that_refuses() {
     for (reason, verdict, next) in [
@@ -254,12 +255,12 @@ fn pauses_between_tries_double_up_to_a_minute() {
         let next = world.now + SignedDuration::from_millis(pause);
         assert_eq!(until(&world), Some(next), "after {after} ms");
     }
-    // A clock that was set back does not make it hurry.
+    // A clock that was set back does not shorten the pause.
     world.now = at(-1000);
     assert_eq!(until(&world), Some(at(-999)));
 }
 
-/// What was refused sleeps until somebody changes something; it is not asked about again.
+/// A refused grant is not retried. It waits for a change of the grant or the store.
 #[test]
 fn a_refused_grant_sleeps() {
     let mut world = World::new(upload(), store([]));

@@ -1,6 +1,7 @@
-//! Statuses and Secrets that somebody else has written. What is not Valet's own is no evidence and is set right; no credential
-//! follows from it that is longer than the spec asks, that ends past the deadline or the session, or that the rules refuse:
-//! `checks::signs` says so at every publication in these worlds. What a forger can still gain stands in `records`.
+//! Tests of statuses and Secrets that another client forged. Valet ignores and corrects records without a valid
+//! record signature. No forged record leads to a credential that is longer than the spec asks, that expires after the
+//! deadline or the store's session, or that the access rules refuse; `checks::signs` checks this for every issued
+//! credential. `records` tests what a forger can still gain.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -26,7 +27,7 @@ fn says(type_: &str, status: &str, reason: &str) -> Condition {
     }
 }
 
-/// Midday of the stories below: the forger has had his time before it.
+/// The current time in these tests. The forgery happened before it.
 const NOON: i64 = 1000;
 
 fn world(grant: GrantFacts) -> World {
@@ -36,8 +37,7 @@ fn world(grant: GrantFacts) -> World {
     world
 }
 
-/// Plays on: the operator wakes when it wants to, and the Secret is deleted from time to time, so that keys are
-/// signed again.
+/// Runs the operator for some time. The Secret is deleted now and then, so that Valet signs credentials again.
 fn play_on(world: &mut World) {
     let mut wake = world.reconcile();
     for _ in 0..3 {
@@ -103,7 +103,8 @@ fn no_status_leads_to_a_key_beyond_the_limits() {
     assert!(keys > 1000, "only {keys} keys were signed: is this still a test?");
 }
 
-/// A record of Valet's own that fits the spec is repeated to the second; any other is as good as none.
+/// Valet re-signs with the recorded lifetime only if the record is authentic and fits the spec. It ignores any other
+/// record.
 #[test]
 fn only_an_own_record_that_fits_is_repeated() {
     let mut dice = Dice::new(7);
@@ -163,7 +164,7 @@ fn a_finish_that_is_none_is_put_right() {
     }
 }
 
-/// Nobody but Valet says that a grant has finished.
+/// Valet ignores a forged status that claims a finished grant.
 #[test]
 fn claimed_finish_is_set_right_and_the_secret_stays() {
     for reason in [
@@ -218,7 +219,7 @@ fn a_claimed_key_is_not_believed_without_its_secret() {
     assert!(status.binding.is_none());
 }
 
-/// A status of which somebody has removed a part is set right by one write.
+/// If a part of the status was removed, one write restores it.
 #[test]
 fn binding_without_an_end_gets_it() {
     let mut world = world(download());
@@ -232,7 +233,7 @@ fn binding_without_an_end_gets_it() {
     assert_eq!(world.keys.len(), 1, "and nothing is signed for it");
 }
 
-/// Conditions of other types belong to others.
+/// Valet keeps conditions whose type is not its own.
 #[test]
 fn conditions_of_others_stay() {
     let mut world = world(download());
@@ -245,8 +246,8 @@ fn conditions_of_others_stay() {
     assert_eq!(condition(&world.grant().status, "example.com/Approved"), Some(&theirs));
 }
 
-/// Who may edit the Secret writes what he likes into its annotations; the status then repeats it. A key that is
-/// signed again from such a status is within the limits.
+/// A user who can edit the Secret can write any annotations, and Valet copies them into the status. A credential that
+/// is signed again from such a status still respects the limits.
 #[test]
 fn no_annotation_leads_to_a_key_beyond_the_limits() {
     let values = [
@@ -298,7 +299,7 @@ fn no_annotation_leads_to_a_key_beyond_the_limits() {
     }
 }
 
-/// Not one write to a Secret that is not ours by every mark, whatever the status claims about it.
+/// Valet never writes to a Secret that is not fully the grant's own, whatever the status claims.
 #[test]
 fn no_status_makes_a_foreign_secret_ours() {
     for owner in [
@@ -344,7 +345,8 @@ fn no_status_makes_a_foreign_secret_ours() {
     }
 }
 
-/// A clock that was behind when the key was signed, or that was set back since: the key is not signed for later.
+/// A clock that is set back does not lead to a longer credential: the re-issued credential counts from the current
+/// time.
 #[test]
 fn a_clock_that_goes_back_lengthens_nothing() {
     let mut world = world(download());

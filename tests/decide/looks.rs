@@ -1,4 +1,4 @@
-//! Looks at the object: what they say in the status, how many there are, how long they are repeated.
+//! Tests of polling: what a poll changes in the status, how often Valet polls, and how long it repeats a failed poll.
 
 use jiff::SignedDuration;
 use valet::{
@@ -20,7 +20,7 @@ fn completed(name: &str) -> (String, String, String) {
     (c.status.clone(), c.reason.clone(), c.message.clone())
 }
 
-/// A clock that was set back keeps nobody from looking until it has caught up.
+/// If the clock is set back, polling goes on and does not wait until the clock has caught up.
 #[test]
 fn a_look_that_is_still_to_come() {
     let mut world = World::new(upload(), store([rule()]));
@@ -122,8 +122,8 @@ fn the_object_stands_in_the_status_once_it_was_seen() {
     }
 }
 
-/// A key of five minutes costs nine looks on time, not one a second: at 2, 6, 14, 30, 62, 122, 182, 242 s and at
-/// the end; and one before the key, since it is write-once.
+/// A credential of five minutes leads to nine polls: at 2, 6, 14, 30, 62, 122, 182 and 242 s and at the expiry. A
+/// write-once grant also polls once before it is issued.
 #[test]
 fn looks_are_few() {
     let mut world = World::new(upload(), store([rule()]));
@@ -137,11 +137,11 @@ fn looks_are_few() {
     }
     let seconds: Vec<_> = looks.iter().map(|t| t.duration_since(at(0)).as_secs()).collect();
     assert_eq!(seconds, [0, 2, 6, 14, 30, 62, 122, 182, 242, 300]);
-    // Only the first two and the last of these wrote a status: the key, nothing yet, nothing at all.
+    // The status was written only twice in this time.
     assert_eq!(world.counts.reports, 2);
 }
 
-/// An announcement brings one look at once, whatever the schedule says, and leaves the schedule as it was.
+/// A notification leads to one poll at once and does not change the schedule of polls.
 #[test]
 fn an_announcement_brings_one_look() {
     for (announced, expected) in [
@@ -166,7 +166,7 @@ fn an_announcement_brings_one_look() {
     }
 }
 
-/// A download's object is nobody's upload, and one that has finished is not asked for again.
+/// A notification for a DownloadGrant or for a finished grant leads to no poll.
 #[test]
 fn an_announcement_that_concerns_nobody_costs_nothing() {
     let mut world = World::new(crate::common::download(), store([rule()]));
@@ -186,7 +186,7 @@ fn an_announcement_that_concerns_nobody_costs_nothing() {
     assert_eq!((world.counts, world.last_poll), before);
 }
 
-/// It is complete when it was announced, not at the next look of the schedule (30 s).
+/// After a notification the upload is complete at once, not at the next scheduled poll (30 s).
 #[test]
 fn an_announced_upload_is_complete_at_once() {
     let world = play(
@@ -199,7 +199,7 @@ fn an_announced_upload_is_complete_at_once() {
     assert_eq!(finished.as_second(), at(20).as_second());
 }
 
-/// The last look is repeated for an hour after the key's end and not a moment longer.
+/// Valet repeats a failed last poll for one hour after the expiry, and then stops.
 #[test]
 fn patience_with_a_silent_store_ends_after_an_hour() {
     let mut world = World::new(upload(), store([rule()]));
@@ -216,7 +216,7 @@ fn patience_with_a_silent_store_ends_after_an_hour() {
     }
 }
 
-/// A store that is slow to be usable gets the same patience.
+/// Valet also waits one hour for a store that is not usable.
 #[test]
 fn patience_with_an_unusable_store_ends_after_an_hour() {
     let mut world = World::new(upload(), store([rule()]));
@@ -238,7 +238,7 @@ fn patience_with_an_unusable_store_ends_after_an_hour() {
     }
 }
 
-/// A look that fails during a key's life says nothing and costs nothing.
+/// A poll that fails while the credential is valid does not change the status.
 #[test]
 fn a_failed_look_changes_nothing() {
     let mut world = World::new(upload(), store([rule()]));

@@ -1,15 +1,17 @@
-//! The judgement, played: whole lives of grants in a small world with its own clock, where every step that
-//! `decide` asks for is taken and held against the invariants.
+//! Tests of the decision logic: whole lives of grants in a simulated world with its own clock. The tests execute
+//! every step that `decide` returns and check the invariants at each step.
 //!
-//! - `world` is that world, `checks` what must hold in it at every step;
-//! - `lives` is the table of lives, each played with every kind of memory, lateness, and a crash at every step;
-//! - `looks` counts the looks at the object and reads what they say;
-//! - `clocks` holds the boundary instants of every timer, `renewing` those of renewal;
-//! - `anew` moves the credentials, and lends some;
-//! - `forged` hands in statuses and annotations that somebody else has written, `records` is the table of what is believed;
-//! - `repairs` has somebody change or delete the Secret again and again;
-//! - `refused` holds what a tenant can write beside a grant that the rules refuse;
-//! - `walk` goes where the dice say.
+//! - `world` is the simulated world; `checks` has the invariants.
+//! - `lives` is the table of lives. Each life runs with a cold and a warm cache, on time and late, and with a crash
+//!   at every step.
+//! - `looks` tests polling: the number of polls and their effect on the status.
+//! - `clocks` tests the boundary of every timer, and `renewing` the timers of renewal.
+//! - `anew` tests the rotation of store credentials, and temporary credentials.
+//! - `forged` tests forged statuses and annotations; `records` is the table of which record Valet believes.
+//! - `repairs` tests a client that changes or deletes the Secret again and again.
+//! - `refused` tests forged records beside a grant that the access rules refuse.
+//! - `skew` tests clocks that differ.
+//! - `walk` has random tests.
 
 #[path = "../common/mod.rs"]
 mod common;

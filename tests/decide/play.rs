@@ -1,4 +1,4 @@
-//! Plays a life: wakes the operator when it asked to be woken and when something happens, and says how it ended.
+//! Runs a life: starts a reconcile when a timer is due or an event happens, and returns the final state.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,32 +14,32 @@ use crate::{
     world::{Counts, Memory, THEIRS, World},
 };
 
-/// Something happens, so many seconds into the life.
+/// An event and its time in seconds from the start of the life.
 pub type Event = (f64, fn(&mut World));
 
 pub struct Life {
     pub name: &'static str,
     pub world: fn() -> World,
     pub events: &'static [Event],
-    /// When we stop watching, in seconds.
+    /// The end of the simulation, in seconds.
     pub until: i64,
     pub end: Expect,
 }
 
-/// What is known of a life's end beforehand.
+/// The expected end of a life.
 #[derive(Clone, Copy)]
 pub struct Expect {
-    /// kstatus' verdict and the reason, or `gone`.
+    /// The verdict of kstatus and the reason, or `gone`.
     pub state: &'static str,
-    /// The keys that were published: from second to second.
+    /// The lifetimes of the issued credentials, in seconds from the start.
     pub keys: &'static [(i64, i64)],
-    /// Secrets that were created, replaced and withdrawn.
+    /// The numbers of Secrets that were created, replaced and deleted.
     pub writes: [usize; 3],
-    /// The events that a person saw.
+    /// The events that were published.
     pub notices: &'static [Reason],
 }
 
-/// How a life ended.
+/// The actual end of a life.
 #[derive(Clone, Debug, PartialEq)]
 pub struct End {
     pub state: String,
@@ -51,11 +51,11 @@ pub struct End {
     pub replaces: usize,
     pub withdraws: usize,
     pub notices: Vec<Reason>,
-    /// Uploads of the grant's that go on at the store.
+    /// The number of the grant's multipart uploads that are still open in the store.
     pub left: usize,
 }
 
-/// Plays the life to its end. The operator wakes that much later than it asked for.
+/// Runs the life to its end. Every timer fires `late` after its time.
 pub fn play(life: &Life, memory: Memory, crash: Option<usize>, late: SignedDuration) -> World {
     let mut world = (life.world)();
     world.memory = memory;
@@ -74,7 +74,8 @@ pub fn play(life: &Life, memory: Memory, crash: Option<usize>, late: SignedDurat
         if event == Some(next) {
             let before = world.watched();
             (events.next().unwrap().1)(&mut world);
-            // Nobody tells the operator of an object, nor that it would fare better now.
+            // No watch reports changes of the object or of the API server's answers, so only a watched change wakes
+            // the operator.
             if world.watched() == before && timer.is_none_or(|t| t > world.now) {
                 continue;
             }
@@ -87,7 +88,7 @@ pub fn play(life: &Life, memory: Memory, crash: Option<usize>, late: SignedDurat
     world.now = end;
     world.crash = None;
     world.reconcile();
-    // I8: stable. Three resyncs more, and not one write.
+    // I8: the end state is stable. Three more resyncs write nothing.
     let before = world.counts;
     for _ in 0..3 {
         world.reconcile();
@@ -132,7 +133,7 @@ pub fn end(world: &World) -> End {
 }
 
 impl Life {
-    /// Holds the end against what is known beforehand; lifetimes only if nobody was late.
+    /// Compares the end with the expectation. Lifetimes are compared only if all timers were on time.
     pub fn expect(&self, world: &World, on_time: bool) {
         let end = end(world);
         assert_eq!(end.state, self.end.state);
@@ -159,7 +160,7 @@ impl Life {
     }
 }
 
-/// Does something with every life and says with which of them it failed.
+/// Runs the test for every life, and names the life that failed.
 pub fn with_each(lives: impl Iterator<Item = &'static Life>, test: impl Fn(&Life)) {
     let failed: Vec<_> = lives
         .filter(|life| catch_unwind(AssertUnwindSafe(|| test(life))).is_err())

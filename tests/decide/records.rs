@@ -1,5 +1,5 @@
-//! What is believed of two records, the Secret and the status, of which somebody may have changed either or both: the decision
-//! table of authenticated records, at the instants around a credential's end.
+//! Which of two records Valet believes, the Secret or the status, if another client changed one or both. The tests
+//! cover the times around the expiry of the credential.
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -14,10 +14,10 @@ use crate::{
     world::World,
 };
 
-/// The lifetime of every credential here, in seconds.
+/// The lifetime of every credential in these tests, in seconds.
 const LIFE: i64 = 300;
 
-/// What somebody has done to the Secret.
+/// What another client did to the Secret.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Secret {
     Untouched,
@@ -29,7 +29,7 @@ enum Secret {
     Deleted,
 }
 
-/// What somebody has done to the status.
+/// What another client did to the status.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Status {
     Untouched,
@@ -111,8 +111,9 @@ fn touch_status(world: &mut World, what: Status) {
     }
 }
 
-/// Whoever changes one record, or both in the eyes of a process that remembers, gains not one second: the same seconds are
-/// signed again, or nothing is. A process that has lost its memory and finds neither record takes the grant for a new one.
+/// A client that changes one record never gains a longer credential, and neither does one that changes both while the
+/// process remembers the grant. Valet issues the same lifetime again or nothing. If both records are gone and the
+/// process restarted, Valet treats the grant as new.
 #[test]
 fn changed_records_lengthen_nothing_and_are_set_right() {
     for secret in SECRETS {
@@ -173,12 +174,13 @@ fn changed_records_lengthen_nothing_and_are_set_right() {
     }
 }
 
-/// The operator dies after it has written the Secret and before it writes the status: the Secret is the only record.
+/// If the operator crashes after it wrote the Secret and before it wrote the status, the Secret is the only record,
+/// and Valet believes it.
 #[test]
 fn secret_alone_is_evidence_after_a_crash_before_the_status_was_written() {
     for secret in SECRETS {
         let mut world = world(download());
-        // A Secret is created at the second step: a store is read, then it is published.
+        // The Secret is created at the second step; the first step reads the store.
         world.crash = Some(1);
         world.meddler = Some(Box::new(move |w: &mut World| {
             if w.keys.len() == 1 && w.grant().status.issued_time.is_none() && w.steps == 2 {
@@ -196,14 +198,14 @@ fn secret_alone_is_evidence_after_a_crash_before_the_status_was_written() {
     }
 }
 
-/// A status that was written before a renewal, put back with its signature: the Secret knows better, and so does a process
-/// that remembers. A Secret from before a renewal is replaced by the later credential.
+/// A client restores an authentic status or Secret from before a renewal. Valet uses the later record, from the other
+/// object or from its memory.
 #[test]
 fn earlier_record_that_is_put_back_brings_nothing() {
     for (status_back, secret_back) in [(true, false), (false, true), (true, true)] {
         for restarted in [false, true] {
             if restarted && status_back && secret_back {
-                // Both records are from before, and nobody remembers: it is as if the renewal had not been.
+                // If both records are old and the process restarted, Valet cannot know about the renewal.
                 continue;
             }
             let mut world = issued(download());
@@ -236,8 +238,8 @@ fn earlier_record_that_is_put_back_brings_nothing() {
     }
 }
 
-/// A finished grant has only its status. Whoever wipes or forges that is set right by a process that remembers; a process that
-/// does not makes one credential, within the rules and the deadline.
+/// A finished grant has only its status as a record. If a client deletes or forges the status, a running process
+/// restores it. A restarted process issues one credential, within the access rules and the deadline.
 #[test]
 fn finished_grant_is_brought_back_only_once_a_restart() {
     for status in [Status::Gone, Status::LaterEnd, Status::Earlier, Status::OtherSeconds] {
@@ -271,7 +273,8 @@ fn finished_grant_is_brought_back_only_once_a_restart() {
     }
 }
 
-/// The end of a download is put off in its status, again and again: no other credential comes.
+/// A client moves the expiry in the status of a DownloadGrant to a later time again and again. Valet never issues
+/// another credential.
 #[test]
 fn forged_end_of_a_download_never_brings_another_credential() {
     let mut world = issued(download());
@@ -284,7 +287,7 @@ fn forged_end_of_a_download_never_brings_another_credential() {
     assert_eq!(ready(world.grant()), "Expired");
 }
 
-/// Whoever says that an upload has come is corrected at once, and it never becomes the end of the grant.
+/// A forged `Completed` condition of an upload is corrected at once and never finishes the grant.
 #[test]
 fn forged_completion_of_an_upload_is_never_final() {
     for restarted in [false, true] {
@@ -319,7 +322,7 @@ fn forged_completion_of_an_upload_is_never_final() {
     }
 }
 
-/// Around the end of a credential whose Secret is changed all the time: it ends when it was said to end.
+/// A credential whose Secret is changed again and again still expires at its recorded expiry.
 #[test]
 fn changed_secret_is_withdrawn_at_its_recorded_end() {
     for secret in SECRETS {

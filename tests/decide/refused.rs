@@ -1,4 +1,5 @@
-//! Grants that the rules refuse, with everything beside them that a tenant can write: the store is asked nothing.
+//! Tests of grants that the access rules refuse, with every record that a tenant can forge. Valet must send no
+//! request to the store.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,10 +16,10 @@ use crate::{
     world::{Bucket, World},
 };
 
-/// The grants of the stories are as old as this.
+/// The age of the grants in these tests, in seconds.
 const NOON: i64 = 10_000;
 
-/// A key that no rule covers, a namespace that no rule names, or no rule at all.
+/// Makes the access rules refuse the grant: another prefix, another namespace, or no rule.
 fn refuse(world: &mut World, dice: &mut Dice) {
     match dice.below(4) {
         0 => world.usable(|s| s.rules = Arc::new(vec![])),
@@ -44,7 +45,7 @@ fn maybe(dice: &mut Dice) -> Option<Timestamp> {
     (!dice.one_in(3)).then(|| instant(dice))
 }
 
-/// A status that somebody wrote who may write it.
+/// A random status, as a client with write access to the status could forge it.
 fn status(dice: &mut Dice) -> GrantStatus {
     let condition = |type_: &str, status: &str, reason: &str| Condition {
         type_: type_.into(),
@@ -81,7 +82,7 @@ fn status(dice: &mut Dice) -> GrantStatus {
     }
 }
 
-/// A Secret that somebody planted who may write Secrets.
+/// A random Secret, as a client with write access to Secrets could create it.
 fn plant(world: &mut World, dice: &mut Dice) {
     let owner = match dice.below(4) {
         0 => Owner::Foreign("its type is Opaque"),
@@ -127,7 +128,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
             grant
         }
     };
-    // A finalizer is anybody's to write, and so is the rest of the spec.
+    // Any user can set the finalizer and the rest of the spec.
     grant.held = grant.ask.parts().is_some() || dice.one_in(2);
     grant.terms.deadline_time = maybe(dice).filter(|_| dice.one_in(2)).map(Time);
     grant.terms.suspend = dice.one_in(6).then_some(true);
@@ -136,8 +137,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
     grant
 }
 
-/// Whatever a tenant writes, a grant that the rules refuse makes no request to a store: no HEAD, no list, nothing completed,
-/// aborted or signed.
+/// A refused grant never leads to a request to a store: no HEAD, no list, no complete, no abort and no signing.
 #[test]
 fn refused_grant_reaches_no_store() {
     let mut dice = Dice::new(47);
@@ -192,7 +192,8 @@ fn refused_grant_reaches_no_store() {
     );
 }
 
-/// The two ways by which a tenant without a rule learned what another tenant's object is like.
+/// A tenant without an access rule forges the record of an expired credential, in the status or in a Secret. The
+/// tenant must not learn whether an object of another tenant exists.
 #[test]
 fn planted_record_of_an_expired_key_leads_to_no_head() {
     for by_status in [false, true] {
@@ -229,8 +230,8 @@ fn planted_record_of_an_expired_key_leads_to_no_head() {
     }
 }
 
-/// A namespace that no rule names is told that alone, whatever the store is like: what it enforces, whether it answers, and
-/// how its clock goes is learned by nobody else.
+/// A namespace that no rule names learns only that. Conditions do not show the store's capabilities, availability or
+/// clock skew.
 #[test]
 fn namespace_without_a_rule_learns_nothing_of_the_store() {
     type Change = fn(&mut World);
@@ -272,7 +273,7 @@ fn namespace_without_a_rule_learns_nothing_of_the_store() {
     assert_eq!(said.len(), 1, "{said:?}");
 }
 
-/// A rule that is narrowed while a key is out ends what is known of the upload.
+/// If a rule is narrowed while a credential is valid, Valet no longer polls for the upload.
 #[test]
 fn narrowed_rule_ends_the_last_look() {
     let mut world = World::new(upload(), store([rule()]));
@@ -294,7 +295,7 @@ fn narrowed_rule_ends_the_last_look() {
     );
 }
 
-/// The upload that Valet began is aborted after the rule was narrowed, and nothing else of it is asked.
+/// If a rule is narrowed, Valet aborts the grant's own multipart upload and sends no other request for it.
 #[test]
 fn own_upload_of_a_narrowed_rule_is_only_aborted() {
     let mut world = World::new(in_parts(), store([rule()]));
@@ -316,7 +317,7 @@ fn own_upload_of_a_narrowed_rule_is_only_aborted() {
     assert_eq!(left, [crate::world::THEIRS]);
 }
 
-/// A deadline ends every grant, whatever kept it from its key, and its retention counts from then.
+/// A deadline finishes every grant, whatever the reason of `Ready` was. The TTL counts from the deadline.
 #[test]
 fn refused_grant_finishes_at_its_deadline() {
     type Change = fn(&mut World);
@@ -377,7 +378,8 @@ fn refused_grant_finishes_at_its_deadline() {
     }
 }
 
-/// A grant that is applied again after its deadline, as GitOps does in a cluster that was built anew.
+/// A grant is applied again after its deadline, for example by GitOps in a new cluster. Valet finds the object and
+/// completes the grant.
 #[test]
 fn upload_applied_again_after_its_deadline_finds_its_object() {
     for overwrite in [Overwrite::Forbid, Overwrite::Allow] {
@@ -406,7 +408,7 @@ fn upload_applied_again_after_its_deadline_finds_its_object() {
     }
 }
 
-/// A DownloadGrant whose Secret somebody replaced ends when its key does.
+/// A DownloadGrant whose Secret was replaced by another client finishes when its credential expires.
 #[test]
 fn grant_beside_a_foreign_secret_finishes_at_its_keys_end() {
     let mut world = World::new(download(), store([rule()]));
@@ -426,7 +428,7 @@ fn grant_beside_a_foreign_secret_finishes_at_its_keys_end() {
     assert_eq!(world.secret.unwrap().view, planted);
 }
 
-/// An upload in parts that was begun for a grant which cannot have its key is not left at the store.
+/// If a grant is refused after its multipart upload was initiated, Valet aborts the upload.
 #[test]
 fn upload_of_a_grant_refused_after_it_was_begun_is_aborted() {
     let mut world = World::new(in_parts(), store([rule()]));
@@ -437,8 +439,8 @@ fn upload_of_a_grant_refused_after_it_was_begun_is_aborted() {
     assert!(world.keys.is_empty());
 }
 
-/// In every situation that withdraws a key, a Secret that somebody's finalizer holds is emptied, and the status says what holds
-/// it until it is gone.
+/// If a finalizer of another client keeps a Secret that Valet deletes, Valet empties the Secret. The status names the
+/// finalizer until the Secret is gone.
 #[test]
 fn held_secret_is_emptied_and_named() {
     type Change = fn(&mut World);
@@ -475,7 +477,8 @@ fn held_secret_is_emptied_and_named() {
                 wake.is_some_and(|t| t <= world.now + SignedDuration::from_secs(60)),
                 "{reason}: {wake:?}"
             );
-            // Nothing more is written while it is held, and it is not said any more when it is gone.
+            // While the Secret is kept, Valet writes nothing more. When the Secret is gone, the status no longer
+            // names the finalizer.
             let reports = world.counts.reports;
             world.reconcile();
             assert_eq!(world.counts.reports, reports, "{reason}");
@@ -489,7 +492,7 @@ fn held_secret_is_emptied_and_named() {
     }
 }
 
-/// A grant that is deleted and that somebody's finalizer holds has no Secret, and none is made for it again.
+/// A deleted grant that a finalizer keeps has no Secret, and Valet creates none.
 #[test]
 fn grant_that_is_deleted_and_held_has_no_secret() {
     let mut world = World::new(download(), store([rule()]));

@@ -1,5 +1,5 @@
-//! The timers of renewal, a nanosecond before their instants, at them, and a nanosecond after; and what forged records
-//! can do to them.
+//! Tests of the timers of renewal: one nanosecond before they are due, exactly then, and one nanosecond after. Other
+//! tests cover forged records.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,7 +15,7 @@ use crate::{
     world::World,
 };
 
-/// When a key of 600 s is replaced, by the UID of the fixture.
+/// When a credential of 600 s is renewed, for the UID of the test grant.
 const DUE: i64 = 367;
 
 fn renewing(grant: GrantFacts) -> GrantFacts {
@@ -25,7 +25,7 @@ fn renewing(grant: GrantFacts) -> GrantFacts {
     grant
 }
 
-/// A world in which the key was issued at the start and reported.
+/// A world in which the credential was issued at the start and its status was written.
 fn issued(grant: GrantFacts) -> World {
     let mut world = World::new(grant, store([rule()]));
     world.reconcile();
@@ -45,7 +45,7 @@ fn a_key_is_replaced_at_its_instant() {
     let mut world = issued(renewing(download()));
     assert_eq!(until(&world), Some(at(DUE)));
     assert_eq!(steps(&mut world, around(at(DUE))), ["rest", "publish", "publish"]);
-    // Whether the upload is there is asked first.
+    // Before the renewal of an upload, Valet polls for the object.
     let mut world = issued(renewing(upload()));
     world.now = at(DUE - 1);
     world.last_poll = Some(world.now);
@@ -78,7 +78,7 @@ fn the_instant_is_in_the_second_half_and_in_time() {
 fn a_request_is_answered_at_its_instant_and_once() {
     let mut world = issued(download());
     world.request(&at(100).to_string());
-    // Before it, the status says when.
+    // Before it is due, the status shows the time of the renewal.
     world.now = at(50);
     world.reconcile();
     assert_eq!(world.grant().status.renewal_time, Some(Time(at(100))));
@@ -93,7 +93,7 @@ fn a_request_is_answered_at_its_instant_and_once() {
     }
 }
 
-/// Around the second in which the key was signed: what asks for a key of that second or before has it already.
+/// A requested renewal whose time is not later than the second of issue is already fulfilled.
 #[test]
 fn a_request_counts_from_the_second_of_the_key() {
     for (requested, keys) in [
@@ -119,7 +119,7 @@ fn a_key_is_in_danger_three_minutes_before_its_end() {
     let mut world = issued(renewing(download()));
     world.store = unusable();
     world.now = at(DUE);
-    // Tries come sooner as the end comes nearer: a tenth of what is left.
+    // The pause between retries is a tenth of the remaining time, so it gets shorter.
     let mut tries = vec![];
     while world.now < at(600) {
         let next = world.reconcile().unwrap();
@@ -147,9 +147,9 @@ fn a_key_is_in_danger_three_minutes_before_its_end() {
     );
     assert_eq!(world.notices, [Reason::RenewalOverdue]);
     assert_eq!(ready(world.grant()), "Issued");
-    // The key is withdrawn at its end all the same.
+    // The Secret is still deleted when the credential expires.
     assert_eq!(steps(&mut world, around(at(600))), ["rest", "withdraw", "withdraw"]);
-    // And nothing is said any more when a new one is there.
+    // After a successful renewal the condition is removed.
     world.now = at(500);
     world.store = StoreFact::Usable(store([rule()]));
     world.reconcile();
@@ -157,7 +157,7 @@ fn a_key_is_in_danger_three_minutes_before_its_end() {
     assert_eq!(world.notices.len(), 1);
 }
 
-/// Credentials that let the new key live 60 s longer than the old one are not worth a write; 61 s are.
+/// A renewal must extend the expiry by more than 60 s. With 60 s there is no renewal, with 61 s there is one.
 #[test]
 fn a_renewal_gains_more_than_a_minute() {
     for (end, step) in [(665, "rest"), (666, "publish")] {
@@ -168,7 +168,7 @@ fn a_renewal_gains_more_than_a_minute() {
     }
 }
 
-/// A deadline: a key's end less than a minute before it is the grant's.
+/// There is no renewal if the expiry is less than a minute before the deadline.
 #[test]
 fn the_last_minute_before_the_deadline_is_not_worth_a_key() {
     for (deadline, renewal) in [(660, None), (661, Some(at(DUE)))] {
@@ -181,7 +181,7 @@ fn the_last_minute_before_the_deadline_is_not_worth_a_key() {
             "{deadline}"
         );
     }
-    // The same after an outage.
+    // The deadline limits a renewal in the same way after the store was unusable.
     let mut grant = renewing(download());
     grant.terms.deadline_time = Some(Time(at(1000)));
     let mut world = issued(grant);
@@ -193,8 +193,8 @@ fn the_last_minute_before_the_deadline_is_not_worth_a_key() {
     assert_eq!(steps(&mut world, around(at(940))), ["publish", "report", "report"]);
 }
 
-/// Records that somebody else has written may bring a new key about, as the annotation on the grant may; they never
-/// bring about one beyond the limits (`checks::signs` holds each against them), nor one after another without end.
+/// Forged records can trigger a renewal, as the annotation on the grant can. They never lead to a credential beyond
+/// the limits (`checks::signs` checks each one), and never to an endless series of renewals.
 #[test]
 fn forged_records_multiply_nothing() {
     let values = [
@@ -256,7 +256,7 @@ fn forged_records_multiply_nothing() {
                 world.delete_secret();
             }
             world.now += SignedDuration::from_secs(dice.below(300) as i64);
-            // A thousand visits in one moment make one key more, and then none.
+            // Repeated reconciles at the same time lead to at most one more credential.
             for _ in 0..5 {
                 world.reconcile();
             }
@@ -268,7 +268,7 @@ fn forged_records_multiply_nothing() {
     assert!(made > 500, "only {made} keys: is this still a test?");
 }
 
-/// A clock that runs backwards does not make it sign again and again.
+/// A clock that runs backwards does not lead to repeated signing.
 #[test]
 fn a_clock_that_goes_back_renews_nothing() {
     let mut world = issued(renewing(download()));

@@ -1,4 +1,4 @@
-//! Somebody else changes or deletes the Secret again and again.
+//! Tests of a client that changes or deletes the Secret again and again.
 
 use valet::api::{Reason, annotation};
 
@@ -20,7 +20,7 @@ fn issued() -> World {
     world
 }
 
-/// Plays so many seconds in which somebody does this whenever Valet has restored the Secret.
+/// For `seconds` seconds, runs `attack` each time Valet has restored the Secret.
 fn fight(world: &mut World, seconds: i64, attack: fn(&mut World)) {
     let end = at(seconds);
     attack(world);
@@ -43,7 +43,7 @@ fn fight(world: &mut World, seconds: i64, attack: fn(&mut World)) {
     }
 }
 
-/// What somebody does to a Secret again and again.
+/// A name, and what the client does to the Secret.
 type Attack = (&'static str, fn(&mut World));
 
 const ATTACKS: [Attack; 4] = [
@@ -61,7 +61,7 @@ fn fight_over_the_secret_gets_growing_pauses_a_condition_and_one_event() {
         let mut world = issued();
         fight(&mut world, 20, attack);
         let writes = world.counts.creates + world.counts.replaces + world.counts.retouches - 1;
-        // At 0, 1, 3, 7 and 15 s.
+        // Valet writes at 0, 1, 3, 7 and 15 s.
         assert_eq!(writes, 5, "{name}");
         assert_eq!(world.notices, [Reason::SecretContested], "{name}");
         let contested = condition(&world.grant().status, "SecretContested").expect(name);
@@ -75,7 +75,7 @@ fn fight_over_the_secret_gets_growing_pauses_a_condition_and_one_event() {
             world.keys.iter().all(|k| *k == world.keys[0]),
             "{name}: the same credential each time"
         );
-        // In an hour: the longest pause is five minutes.
+        // The longest pause between two writes is five minutes; this is checked over an hour.
         fight(&mut world, 3600, attack);
         let writes = world.counts.creates + world.counts.replaces + world.counts.retouches - 1;
         assert!((18..24).contains(&writes), "{name}: {writes}");
@@ -127,7 +127,7 @@ fn waiting_secret_is_reported_as_not_usable() {
     assert!(world.grant().status.binding.is_none());
 }
 
-/// A spec that changes is no contest: what it asks for comes at once.
+/// A change of the spec is applied at once, also while Valet pauses its restoration of the Secret.
 #[test]
 fn changed_spec_does_not_wait_for_a_contest() {
     let mut world = issued();

@@ -1,5 +1,5 @@
-//! Clocks that differ: nothing ends for good by it, nothing is signed that would be good at other times than the grant says, and the
-//! clock is named.
+//! Tests of clock skew between operator and store. Skew never finishes a grant for good, nothing is signed for a
+//! wrong time, and the conditions name the skew.
 
 use jiff::SignedDuration;
 use valet::core::GrantFacts;
@@ -10,7 +10,7 @@ use crate::{
     world::{Bucket, World},
 };
 
-/// A world in which the key was issued at the start, for 300 s, and reported.
+/// A world in which a credential of 300 s was issued at the start and its status was written.
 fn issued(grant: GrantFacts) -> World {
     let mut world = World::new(grant, store([rule()]));
     world.reconcile();
@@ -18,7 +18,7 @@ fn issued(grant: GrantFacts) -> World {
     world
 }
 
-/// The operator's clock is set `ahead` of the store's.
+/// Sets the operator's clock to `ahead` seconds ahead of the store's, and reconciles.
 fn step(world: &mut World, second: i64, ahead: i64) {
     world.now = at(second + ahead);
     world.usable(|s| s.skew = Some(SignedDuration::from_secs(-ahead)));
@@ -46,18 +46,18 @@ fn a_clock_that_steps_forward_ends_no_grant_for_good() {
                 assert!(!is_finished(&world), "{case}");
                 assert_eq!(ready(world.grant()), "ClockSkewed", "{case}");
             }
-            // Right again before the end: the same seconds.
+            // The clock is right again before the expiry: the lifetime is unchanged.
             world.bucket = Bucket::Empty;
             step(&mut world, 200, 0);
             assert_eq!(ready(world.grant()), "Issued", "{case}");
-            // And after the end by both clocks it is over.
+            // After the expiry by both clocks, the grant has expired.
             step(&mut world, 301, 0);
             assert!(is_finished(&world), "{case}");
         }
     }
 }
 
-/// However long it lasts.
+/// The upload grant does not finish while the store refuses requests because of the skew, even after a long time.
 #[test]
 fn an_upload_is_never_over_while_the_store_refuses_for_the_clocks_sake() {
     let mut world = issued(upload());
@@ -73,7 +73,7 @@ fn a_look_that_is_refused_for_the_clocks_sake_names_the_clock() {
     let mut world = issued(upload());
     world.bucket = Bucket::Skewed;
     step(&mut world, 10, -1200);
-    // Looks are by the operator's clock.
+    // The operator's clock decides when to poll.
     step(&mut world, 1300, -1200);
     assert_eq!(ready(world.grant()), "Issued");
     let completed = condition(&world.grant().status, "Completed").unwrap();
@@ -86,7 +86,7 @@ fn a_look_that_is_refused_for_the_clocks_sake_names_the_clock() {
 #[test]
 fn nothing_is_signed_that_would_be_good_at_other_times() {
     for grant in [upload(), download()] {
-        // 300 s: a tenth of it is tolerated, and half a minute at least.
+        // For a credential of 300 s, the tolerance is a tenth of the lifetime and at least 30 s.
         for (ahead, is_signed) in [
             (0, true),
             (29, true),

@@ -1,5 +1,5 @@
-//! Where the dice lead: random worlds and random facts. Nothing panics, every reconcile comes to rest, and all that
-//! `checks` says holds on the way.
+//! Random tests: random worlds and random facts. No step panics, every reconcile ends, and `checks` holds at every
+//! step.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::{
     world::{Bucket, Memory, THEIRS, Upload, World},
 };
 
-/// How many random worlds and facts are tried: the same ones on every machine, some seconds' worth of a debug build.
+/// The number of random worlds and facts. The seeds are the same on every machine; a debug build takes some seconds.
 const WALKS: u64 = 4000;
 const FACTS: u64 = 40_000;
 
@@ -38,11 +38,11 @@ fn grant(dice: &mut Dice) -> GrantFacts {
     if matches!(grant.ask, Ask::Upload { .. }) && dice.one_in(2) {
         constrain(&mut grant, |c| c.overwrite = Overwrite::Allow);
     }
-    // A resumable upload is held to no size.
+    // A resumable upload has no `contentLength`.
     let is_resumable = matches!(&grant.ask, Ask::Upload { mode, .. } if *mode == UploadMode::Resumable);
     let is_whole = matches!(grant.ask, Ask::Upload { .. }) && grant.ask.parts().is_none() && !is_resumable;
     if is_whole && dice.one_in(4) {
-        // The object of every world has 48213 bytes.
+        // The test object has 48213 bytes, so the second value does not match it.
         constrain(&mut grant, |c| c.content_length = Some(*dice.pick(&[48_213, 48_212])));
     }
     if dice.one_in(5) {
@@ -95,7 +95,7 @@ fn store_fact(dice: &mut Dice) -> StoreFact {
     }
 }
 
-/// Something that happens to a world, now.
+/// A random event in the world.
 fn happen(world: &mut World, dice: &mut Dice) {
     if world.grant.is_none() {
         return;
@@ -162,7 +162,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
             world.put_part(number, more);
         }
         26 if world.grant().ask.parts().is_some() => {
-            // Somebody aborts it, or a lifecycle rule does.
+            // Another client or a lifecycle rule aborts the upload.
             if dice.one_in(3) {
                 world.uploads.retain(|u| u.id == THEIRS);
             } else {
@@ -184,7 +184,7 @@ fn every_walk_keeps_to_the_rules() {
         let mut world = World::new(grant(&mut dice), usable(&mut dice));
         world.store = store_fact(&mut dice);
         world.memory = *dice.pick(&[Memory::Grant, Memory::Caches]);
-        // Of the same key, and older than the grant, or with parts.
+        // An upload of another client for the same object key. It is older than the grant or has parts.
         world.uploads.push(Upload {
             id: THEIRS.into(),
             begun: at(*dice.pick(&[-100, 1])),
@@ -194,7 +194,7 @@ fn every_walk_keeps_to_the_rules() {
                 e_tag: "\"1\"".into(),
             }],
         });
-        // Twice in a reconcile, at most, something happens between two of its steps.
+        // Between two steps of a reconcile an event can happen, at most twice.
         let mut between = Dice::new(walk + 1_000_000);
         world.meddler = Some(Box::new(move |w: &mut World| {
             if between.one_in(12) {
@@ -225,7 +225,7 @@ fn every_walk_keeps_to_the_rules() {
     assert!(renewals > 1000, "{renewals} renewals");
 }
 
-/// I8: when the faults stop, the grant comes to an end that stays.
+/// I8: when no more faults happen, the grant reaches a stable end state.
 fn settle(world: &mut World, mut wake: Option<Timestamp>) {
     world.meddler = None;
     world.refuses = None;
@@ -240,7 +240,7 @@ fn settle(world: &mut World, mut wake: Option<Timestamp>) {
     if !matches!(world.bucket, Bucket::Holds { .. }) {
         world.bucket = Bucket::Empty;
     }
-    // What goes on for ever would not settle; what is held back is let go.
+    // A grant with endless renewal or with `suspend` never ends, so both fields are removed.
     world.edit(|g| {
         g.terms.renewal = None;
         g.terms.suspend = None;
@@ -270,7 +270,7 @@ fn settle(world: &mut World, mut wake: Option<Timestamp>) {
         left.is_empty()
             || world.blind
             || world.notices.contains(&Reason::PartsLeft)
-            // Of a grant that never got a key, and that no rule allows any more, an empty one may stay.
+            // An upload without parts may stay if the grant never got a credential and no rule allows the grant.
             || (world.keys.is_empty() && left.iter().all(|u| u.parts.is_empty())),
         "left in the store: {left:?}"
     );
@@ -368,7 +368,7 @@ fn part(number: i64, dice: &mut Dice) -> ArrivedPart {
     }
 }
 
-/// Facts that no world would bring together, and times from both ends of the calendar.
+/// Random facts that no real world would combine, with times from both ends of the range. `decide` must not panic.
 #[test]
 fn no_facts_are_too_odd() {
     let mut counts = BTreeMap::<&str, usize>::new();
@@ -440,7 +440,7 @@ fn no_facts_are_too_odd() {
         facts.last_poll = maybe(&mut dice, instant);
         facts.poll_requested = dice.one_in(4);
         facts.secret_refused = dice.one_in(10).then(|| "quota".into());
-        // Of all the odd times, now is none.
+        // The current time is always a normal time; only the facts have extreme times.
         let now = at(dice.below(2000) as i64) + SignedDuration::from_nanos(dice.below(1_000_000_000) as i64);
         facts.own_upload = dice.one_in(4).then(|| "own".into());
         let step = decide(&facts, now);
@@ -462,7 +462,7 @@ fn no_facts_are_too_odd() {
             Step::Empty { .. } => "empty",
             Step::Report { status, .. } => {
                 assert!(**status != facts.grant.status || !facts.grant.status_is_own, "{n}");
-                // What was reported is reported: the next step is another.
+                // After a status was reported, the next step must be a different one.
                 let mut after = facts.clone();
                 after.grant.status = (**status).clone();
                 after.grant.status_is_own = true;

@@ -1,5 +1,5 @@
-//! What the documentation shows, applied as it stands: the files of `examples/`, and every YAML block of the README.
-//! Only the store's address and credentials are put in.
+//! Applies the examples of the documentation without changes: the files of `examples/` and every YAML block of the
+//! README. Only the address and the credentials of the store are replaced.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 
@@ -11,26 +11,26 @@ use valet_harness::{
 };
 
 const VALET: &str = env!("CARGO_BIN_EXE_valet");
-/// Where the examples' store is that has an STS.
+/// The address in the examples of the store with an STS.
 const WITH_STS: &str = "http://127.0.0.1:9100";
 const ROOT: &str = env!("VALET_ROOT");
 
-/// Google's own key for tests, on one line and between YAML's single quotes.
+/// Google's public test key, on one line, for a YAML string in single quotes.
 fn google_key() -> String {
     let key: Value = serde_json::from_str(include_str!("../fixtures/google/service-account.json")).unwrap();
     key.to_string().replace('\'', "''")
 }
 
-/// Where the examples' stores are.
+/// The stores that replace those of the examples.
 struct Stores {
     s3: S3Server,
-    /// Where temporary credentials are lent.
+    /// The store that issues temporary credentials.
     with_sts: S3Server,
     gcs: GcsServer,
     azure: Azurite,
 }
 
-/// Puts addresses and credentials in. An example is about one S3 store: the plain one, or the one with an STS.
+/// Replaces addresses and credentials. Each example uses one S3 store: the plain one or the one with an STS.
 fn filled_in(text: &str, stores: &Stores) -> String {
     let Stores {
         s3,
@@ -43,7 +43,7 @@ fn filled_in(text: &str, stores: &Stores) -> String {
         .replace("http://127.0.0.1:10000", &azure.endpoint())
         .replace("http://127.0.0.1:9000", &store.endpoint())
         .replace("http://127.0.0.1:4443", &gcs.endpoint())
-        // The emulator passes over preconditions, so write-once uploads are refused there.
+        // The emulator ignores preconditions, so Valet refuses write-once uploads to it.
         .replace(
             "    contentType: application/pdf\n    contentLengthRange:",
             "    contentType: application/pdf\n    overwrite: Allow\n    contentLengthRange:",
@@ -66,7 +66,7 @@ fn filled_in(text: &str, stores: &Stores) -> String {
         )
 }
 
-/// The documents of a file as kubectl reads them.
+/// The documents of a file, as kubectl parses them.
 fn documents(plane: &ControlPlane, text: &str) -> Vec<Value> {
     let json = plane
         .kubectl_in(text, &["create", "--dry-run=client", "--output=json", "-f", "-"])
@@ -108,7 +108,7 @@ fn examples_work_as_they_are() {
         gcs,
         azure,
     };
-    // The examples' team has its own store on this machine.
+    // The tenant's own store runs on this machine.
     let options = OperatorOptions {
         args: vec![
             "--allow-private-endpoints=127.0.0.0/8".into(),
@@ -121,7 +121,7 @@ fn examples_work_as_they_are() {
     let mut files: Vec<_> = fs::read_dir(Path::new(ROOT).join("examples"))
         .unwrap()
         .map(|f| f.unwrap().path())
-        // Rules for GitOps tools are no objects of this cluster: tests/gitops runs them.
+        // Rules for GitOps tools are not Kubernetes objects of this cluster. tests/gitops tests them.
         .filter(|f| f.is_file())
         .collect();
     files.sort();
@@ -175,10 +175,10 @@ fn examples_work_as_they_are() {
     }
 }
 
-/// Uploads what the grant asks for, if a file of zeros can be that; whether it arrived.
+/// Uploads a file of zeros for the grant. Returns false if the grant needs another file.
 fn upload(plane: &ControlPlane, stores: &Stores, grant: &Value, namespace: &str) -> bool {
     let constraints = &grant["spec"]["constraints"];
-    // What is lent is used in tests/stores.
+    // Temporary credentials are tested in tests/stores.
     if constraints.get("checksumSHA256").is_some() || grant["spec"]["mode"] == "Credentials" {
         return false;
     }
@@ -210,7 +210,7 @@ fn upload(plane: &ControlPlane, stores: &Stores, grant: &Value, namespace: &str)
             for name in ["upload.sh", "parts.json", "expiry"] {
                 fs::write(scratch.path().join(name), &data[name].0).unwrap();
             }
-            // The operator puts it together when it looks the next time.
+            // The operator completes the multipart upload at its next poll.
             soon = Duration::from_secs(75);
             client = process::clean(Command::new("sh"));
             client.arg(scratch.path().join("upload.sh")).arg(&body)
@@ -220,7 +220,7 @@ fn upload(plane: &ControlPlane, stores: &Stores, grant: &Value, namespace: &str)
     process::run_ok(client, b"", Duration::from_secs(60)).unwrap();
     let key = grant["spec"]["key"].as_str().unwrap();
     if key.ends_with('/') {
-        // Below it, by the file's name, in the store of the examples that keeps to that.
+        // For a prefix, the form adds the file name to the object key.
         let there = stores.with_sts.head("runs", &format!("{key}body")).unwrap();
         there.expect("it is there as soon as the store has answered");
         return true;

@@ -1,5 +1,5 @@
-//! One namespace, or several with one store, flood the operator with grants whose store does not answer; another one must
-//! not wait for that.
+//! Tests of fairness: if the grants of one or several namespaces flood the operator and their store does not answer,
+//! other namespaces must not wait.
 
 mod stalled;
 #[path = "../cluster/world.rs"]
@@ -16,20 +16,20 @@ use serde_json::{Value, json};
 use valet_harness::{Operator, OperatorOptions, S3Server, eventually};
 use world::{SOON, Tenant, VALET, WORLD, with_reason};
 
-/// Grants of the loud namespace: ten times as many as there are visits at one time.
+/// The number of grants in the flood: ten times as many as can be reconciled at one time.
 const FLOOD: usize = 320;
-/// Grants of the quiet one, one after the other.
+/// The number of grants of the quiet namespace. They are created one after another.
 const CALM: usize = 30;
-/// Visits of the flood that may end while a grant of the quiet namespace waits for its key. It has not stood in line behind the
-/// flood then, however long everything takes on a machine that is busy.
+/// How many reconciles of the flood may end while a grant of the quiet namespace waits. A lower number shows, on a
+/// slow machine as well, that the grant did not wait behind the flood.
 const AHEAD: u64 = FLOOD as u64 / 4;
-/// For all of the flood, whose store takes 5 s to not answer.
+/// The time limit for the whole flood. Each request to the store takes 5 s to fail.
 const FLOODED: Duration = Duration::from_secs(300);
 
-/// Each test has an operator for all namespaces, and the machine to itself.
+/// Each test runs an operator for all namespaces, so the tests must not run at the same time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// An operator for all namespaces.
+/// Starts an operator for all namespaces.
 fn operator(args: &[&str]) -> Operator {
     let options = OperatorOptions {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
@@ -38,19 +38,19 @@ fn operator(args: &[&str]) -> Operator {
     Operator::start(Path::new(VALET), &WORLD.plane, &options).expect("the operator starts")
 }
 
-/// The tenant's UploadGrants with a key.
+/// The number of the tenant's UploadGrants that are issued.
 fn issued(t: &Tenant) -> usize {
     with_reason(t, "ug", "Issued").len()
 }
 
-/// An upload to the store of another tenant.
+/// An UploadGrant for the store of another tenant.
 fn of_store(t: &Tenant, name: &str, owner: &Tenant) -> Value {
     let store = json!({"storeRef": {"kind": "ClusterObjectStore", "name": owner.name()}});
     t.grant("UploadGrant", name, store)
 }
 
-/// How often the operator has looked into a store, whatever came of it: a visit to a grant whose store does not answer ends with
-/// that.
+/// The number of polls of a store, successful or not. A reconcile of a grant whose store does not answer ends with a
+/// failed poll.
 fn looks(operator: &Operator, store: &str) -> u64 {
     let text = operator.metrics().expect("the operator answers");
     let of_store = format!("store=\"{store}\"");
@@ -83,14 +83,15 @@ fn a_flood_in_one_namespace_is_not_felt_in_another() {
     stays_calm(&quiet, || looks(&operator, loud.name()));
     assert_eq!(issued(&loud), 1, "the flood was none");
 
-    // None is forgotten in line.
+    // Every queued grant is reconciled in the end.
     s3.resume();
     eventually(FLOODED, "the flood to be served", || {
         (issued(&loud) == FLOOD + 1).then_some(())
     });
 }
 
-/// Grants of the quiet namespace get their keys before most of the flood was visited once. How long that takes is printed.
+/// Checks that grants of the quiet namespace are issued before most of the flood was reconciled once. Prints the
+/// times.
 fn stays_calm(quiet: &Tenant, visited: impl Fn() -> u64) {
     let mut times: Vec<_> = (0..CALM)
         .map(|n| {
@@ -112,7 +113,8 @@ fn stays_calm(quiet: &Tenant, visited: impl Fn() -> u64) {
     eprintln!("beside {FLOOD} grants that wait: {median:?} in the middle, {worst:?} at worst, of {CALM}");
 }
 
-/// Namespaces that share the store that does not answer: together they have more turns than there are visits.
+/// The number of namespaces that share the store without an answer. Together they may use more than all concurrent
+/// reconciles.
 const SHARERS: usize = 5;
 
 #[test]
@@ -141,7 +143,7 @@ fn a_store_that_does_not_answer_is_not_felt_by_those_who_have_another() {
     }
     stays_calm(&quiet, || looks(&operator, owner.name()));
 
-    // None is forgotten in line, and no namespace waits for the end of another one's.
+    // Every queued grant is reconciled in the end, and the namespaces are served in turn.
     s3.resume();
     let mut seen = vec![0; SHARERS];
     eventually(FLOODED, "the flood to be served", || {
@@ -155,7 +157,8 @@ fn a_store_that_does_not_answer_is_not_felt_by_those_who_have_another() {
     });
 }
 
-/// Stores of one namespace that do not answer, ten times as many as are visited at one time of a namespace.
+/// The number of stores without an answer in one namespace: ten times as many as one namespace may have reconciled at
+/// one time.
 const TARPITS: usize = 40;
 
 #[test]
@@ -192,12 +195,12 @@ fn stores_that_do_not_answer_hold_up_nobody_elses() {
     let told = || with_reason(&loud, "ostore", "StoreUnreachable").len();
     let ahead = told();
     assert!(ahead < TARPITS / 2, "{ahead} of {TARPITS} stores were told before it");
-    // And none of the others is forgotten.
+    // All other stores are also reconciled in the end.
     eventually(FLOODED, "all of them to be told", || (told() == TARPITS).then_some(()));
 }
 
-/// A store whose places one namespace has taken, with many more of its grants in line: the next place is for another
-/// namespace's first grant, which came last.
+/// One namespace uses the whole quota of a store and has many waiting grants. The next free place goes to another
+/// namespace's grant, although that grant is newer.
 #[test]
 fn the_places_of_a_store_are_shared_between_namespaces() {
     const MOST: usize = 4;
@@ -221,13 +224,13 @@ fn the_places_of_a_store_are_shared_between_namespaces() {
     for name in ["late", "later"] {
         let one = issued_names().into_iter().next().expect("one has a key");
         loud.kubectl(&["delete", "ug", &one]);
-        // Either of the two: they were made in the same second.
+        // The first can be either grant, because both were created in the same second.
         eventually(SOON, "a key for the namespace that has fewer", || {
             (issued(&quiet) >= if name == "late" { 1 } else { 2 }).then_some(())
         });
         assert!(issued_names().len() + issued(&quiet) <= MOST, "more than may be");
     }
-    // Two and two: now it is the turn of the oldest.
+    // Now both namespaces have two live grants, so the oldest waiting grant is next.
     let one = issued_names().into_iter().next().expect("one has a key");
     loud.kubectl(&["delete", "ug", &one]);
     eventually(SOON, "the next of the many", || {

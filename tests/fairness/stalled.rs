@@ -1,5 +1,5 @@
-//! Several namespaces, each with a store of its own that is slow in every way that a store can be, and asks for a check with
-//! real keys. Another namespace's grants for the platform's store must not wait for that.
+//! Several namespaces each have a slow store and request a conformance check of it. Grants of another namespace must
+//! not wait.
 
 use std::{
     sync::PoisonError,
@@ -18,20 +18,21 @@ use crate::{
     world::{SOON, Tenant},
 };
 
-/// Just below what one request may take.
+/// Slightly less than the timeout of one request.
 const SLOW: Duration = Duration::from_millis(4300);
-/// Namespaces that attack: more of them together than have a part of all turns.
+/// The number of attacking namespaces: more than can be reconciled at one time with their full share.
 const LOUD: usize = 6;
-/// Grants of each.
+/// The number of grants in each attacking namespace.
 const GRANTS: usize = 12;
-/// Grants of the other namespace, one after the other.
+/// The number of grants of the other namespace. They are created one after another.
 const CALM: usize = 100;
-/// What is promised to them (99 of 100).
+/// The longest wait that Valet promises for 99 of 100 grants.
 const PROMISE: Duration = Duration::from_secs(2);
-/// Requests that one store may get while this lasts, with its twelve grants and one check.
+/// The largest number of requests that one slow store may receive in this test, for its twelve grants and one
+/// conformance check.
 const MOST_ASKED: usize = 400;
 
-/// Each answer takes its time.
+/// A store that delays every answer.
 fn slow() -> Fake {
     Fake::start(|asked| {
         thread::sleep(SLOW);
@@ -39,7 +40,7 @@ fn slow() -> Fake {
     })
 }
 
-/// Answers at once, but lists thousands of versions that nobody wrote, and takes its time to delete each.
+/// A store that lists thousands of object versions that nobody wrote, and delays every delete.
 fn hoarder() -> Fake {
     Fake::start(|asked| {
         if asked.method == "DELETE" {
@@ -70,7 +71,7 @@ fn behaves(asked: &Asked) -> Reply {
     }
 }
 
-/// The namespace's own store, which is to be checked, and its grants.
+/// Creates the namespace's own store, with a requested conformance check, and its grants.
 fn attack(t: &Tenant, endpoint: &str) -> Vec<Value> {
     let mut credentials = t.credentials("AKID", "secret");
     credentials["metadata"]["namespace"] = json!(t.name());
@@ -89,7 +90,7 @@ fn attack(t: &Tenant, endpoint: &str) -> Vec<Value> {
     [credentials, store].into_iter().chain(grants).collect()
 }
 
-/// How long each of these grants waits for its key, from when it is made.
+/// The time from the creation to the credential, for each of these grants.
 fn times(t: &Tenant, what: &str, number: usize) -> Vec<Duration> {
     let mut times: Vec<_> = (0..number)
         .map(|n| {
@@ -130,10 +131,10 @@ fn slow_stores_of_many_namespaces_delay_no_grant_of_another_store() {
         during[CALM * 99 / 100 - 1],
         during[CALM - 1],
     );
-    // On a machine that is busy with other things everything takes longer, also before the attack.
+    // On a busy machine everything is slower, also before the attack.
     let most = PROMISE.max(before[before.len() - 1] * 10);
     assert!(during[CALM * 99 / 100 - 1] < most, "{during:?}");
-    // The check ends by itself, and a namespace's own grants go on after it.
+    // The conformance check ends by itself, and the grants of the namespace are then reconciled.
     thread::sleep(Duration::from_secs(70));
     for fake in &fakes {
         let asked = fake.asked();

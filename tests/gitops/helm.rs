@@ -1,4 +1,4 @@
-//! `helm install --wait` on a chart with a grant.
+//! Tests of `helm install --wait` with a chart that contains a grant.
 
 use std::{process::Command, time::Duration};
 
@@ -7,10 +7,10 @@ use valet_harness::{control_plane::CONTEXT, process};
 
 use crate::world::{Tenant, says};
 
-/// How long Helm would wait.
+/// The timeout of `helm --wait`.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A chart whose one template is this object.
+/// Writes a chart whose only template is this object.
 fn chart(t: &Tenant, name: &str, object: &Value) -> std::path::PathBuf {
     let chart = json!({"apiVersion": "v2", "name": name, "version": "0.1.0"});
     let file = t.file(name, b"");
@@ -72,7 +72,7 @@ fn wait_fails_on_a_refusal() {
     let t = Tenant::new("helm");
     let _operator = t.operator();
     let grant = t.grant("UploadGrant", "refused", json!({"key": "elsewhere"}));
-    // It does not wait for its timeout, which is longer than this.
+    // Helm stops at once on a refused grant and does not wait for its timeout.
     let output = process::run(install(&t, "refused", &grant), b"", TIMEOUT / 2).expect("helm does not wait");
     assert!(!output.status.success(), "{}", output.stderr);
     assert!(output.stderr.contains("refused"), "{}", output.stderr);

@@ -1,4 +1,5 @@
-//! What Helm, Argo CD and Flux make of grants and stores: their own rules and engines, run on real objects in every state.
+//! Tests of the status that Helm, Argo CD and Flux derive from grants and stores. The tests run the rules and engines
+//! of these tools on real objects in every state.
 
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "this binary uses its part")]

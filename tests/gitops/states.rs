@@ -1,4 +1,5 @@
-//! The table of states (docs/architecture.md), as kstatus, Argo CD's Lua and Flux's CEL see real objects.
+//! Checks the table of states (docs/architecture.md) with kstatus, the Lua rules for Argo CD and the CEL rules for
+//! Flux.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +14,7 @@ use crate::world::{Tenant, condition};
 
 const RULES: &str = concat!(env!("VALET_ROOT"), "/examples/gitops");
 
-/// What the three make of a situation.
+/// The verdicts of the three tools on an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Verdicts {
     kstatus: &'static str,
@@ -47,14 +48,14 @@ const DELETING: Verdicts = Verdicts {
     flux: "InProgress",
 };
 
-/// The rules as they are installed.
+/// The health rules as a user installs them.
 struct Rules<'a> {
     tenant: &'a Tenant,
     argocd: PathBuf,
 }
 
 impl<'a> Rules<'a> {
-    /// Patches Argo CD's ConfigMap by the command that the file names, and takes the rules from what came of it.
+    /// Patches Argo CD's ConfigMap with the command from the file, and reads the rules from the patched ConfigMap.
     fn install(tenant: &'a Tenant) -> Self {
         let plane = &tenant.world.plane;
         plane
@@ -103,7 +104,7 @@ impl<'a> Rules<'a> {
         (status.to_owned(), message.to_owned())
     }
 
-    /// Holds what the three say of an object against the table.
+    /// Compares the verdicts of the three tools with the table.
     #[track_caller]
     fn expect(&self, situation: &str, object: &Value, verdicts: Verdicts) {
         let kstatus = self.tenant.kstatus(object);
@@ -120,7 +121,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// The same of an object that is as its `Ready` condition's reason says.
+    /// Waits until `Ready` has this reason, and compares the verdicts of the three tools with the table.
     #[track_caller]
     fn expect_reason(&self, what: &str, reason: Reason) -> Value {
         let object = self
@@ -203,7 +204,7 @@ fn every_state() {
         held,
     ]);
 
-    // Nobody has looked: there is no operator yet.
+    // No operator is running yet, so the objects have no status.
     for what in [
         "ug/issued",
         "dg/reading",
@@ -214,7 +215,7 @@ fn every_state() {
         assert!(unseen["status"]["observedGeneration"].is_null(), "{unseen:#}");
         rules.expect(&format!("{what} unseen"), &unseen, IN_PROGRESS);
     }
-    // Stores of tenants may only lead to public addresses, but for this test's.
+    // Stores of tenants need public addresses, so the test allows its own address.
     let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.1/32", "--tenant-store-requests=All"]);
     rules.expect_reason("dg/reading", Reason::Issued);
     rules.expect_reason("dg/over", Reason::Expired);
@@ -242,18 +243,19 @@ fn every_state() {
     rules.expect_reason("ug/done", Reason::Completed);
     let issued = rules.expect_reason("ug/issued", Reason::Issued);
 
-    // On its way out.
+    // A grant that is being deleted.
     rules.expect_reason("dg/held", Reason::Issued);
     t.kubectl(&["delete", "dg/held", "--wait=false"]);
     let held = t.get("dg/held").expect("its finalizer keeps it");
     rules.expect("dg/held deleting", &held, DELETING);
-    // Deletion is a new generation, which hides it from the rules; they must not rest on that.
+    // Deletion increases the generation, so the rules see a stale status. The rules must also be right for a current
+    // status.
     let mut seen = held;
     seen["status"]["observedGeneration"] = seen["metadata"]["generation"].clone();
     rules.expect("dg/held deleting and observed", &seen, DELETING);
     t.patch("dg/held", &json!({"metadata": {"finalizers": null}}));
 
-    // A change that nobody has looked at.
+    // A change that no operator has reconciled.
     operator.kill();
     t.patch("ug/issued", &json!({"spec": {"expirationSeconds": 900}}));
     let changed = t.get("ug/issued").expect("it is there");
@@ -262,7 +264,7 @@ fn every_state() {
     rules.expect("ug/issued changed", &changed, IN_PROGRESS);
 }
 
-/// Kinds that the rules do not know are an error, and so are broken rules: the table above cannot pass by accident.
+/// Unknown kinds and broken rules are errors, so the test above cannot pass by accident.
 #[test]
 fn other_rules_fail() {
     let t = Tenant::new("rules");

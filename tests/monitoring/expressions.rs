@@ -1,4 +1,4 @@
-//! Every expression, wherever it stands: Prometheus parses it, and the metrics that it names exist.
+//! Tests of all PromQL expressions in the repository: Prometheus can parse them, and their metrics exist.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -8,7 +8,7 @@ use valet_harness::{Scratch, dashboard, process};
 
 use crate::{TOOLS, all_rules, path, read, text};
 
-/// Expressions with the place where they stand.
+/// All expressions, each with its location.
 fn all() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for rule in all_rules() {
@@ -32,7 +32,7 @@ fn all() -> Vec<(String, String)> {
     found
 }
 
-/// Pages with queries in them.
+/// The documentation pages that contain queries.
 fn pages() -> Vec<String> {
     let mut pages = vec!["docs/reference/metrics.md".to_owned(), "docs/monitoring.md".to_owned()];
     for file in fs::read_dir(path("docs/runbooks")).expect("there are runbooks") {
@@ -42,7 +42,7 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// Words that begin as Valet's metrics do.
+/// All words that look like names of Valet's metrics.
 fn metrics(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| word.starts_with("valet_"))
@@ -82,7 +82,8 @@ fn prometheus_parses_every_expression() {
     );
 }
 
-/// tests/reference holds docs/reference/metrics.md against what the operator exports; this holds all else against it.
+/// Another test (tests/reference) compares docs/reference/metrics.md with the operator's metrics. This test compares
+/// all other files with that page.
 #[test]
 fn every_metric_that_is_named_is_documented() {
     let documented: BTreeSet<String> = read("docs/reference/metrics.md")
@@ -103,7 +104,7 @@ fn every_metric_that_is_named_is_documented() {
                 .iter()
                 .find_map(|end| metric.strip_suffix(end));
             let known = documented.contains(&metric) || plain.is_some_and(|m| documented.contains(m));
-            // The records' own names are words with a colon in front.
+            // The names of recording rules contain colons, so only a part of such a name looks like a metric.
             let record = ["valet_grants_refused", "valet_grants_finished"].contains(&metric.as_str());
             assert!(
                 known || record,
@@ -116,10 +117,10 @@ fn every_metric_that_is_named_is_documented() {
     assert!(idle.is_empty(), "nothing shows {idle:?}");
 }
 
-/// Reasons of grants that are on their way, as alerts and dashboard list them: none is forgotten.
+/// The alerts and the dashboard list all reasons of grants that are still in progress.
 #[test]
 fn every_reason_to_wait_is_watched() {
-    // These are never the reason of Ready; but for Deleting, which is that of a grant that goes: kubectl shows it as Terminating.
+    // These reasons are never the reason of `Ready`, except `Deleting`, which kubectl shows as Terminating.
     let passing = [
         Reason::Pending,
         Reason::ExpiryTruncated,

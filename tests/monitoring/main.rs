@@ -1,7 +1,7 @@
-//! Alerts, runbooks, dashboard and the queries in the docs: that they hold together, that Prometheus understands them,
-//! and that each alert fires when it should and only then.
+//! Tests of the alerts, the runbooks, the dashboard and the queries in the documentation. They are consistent,
+//! Prometheus can parse them, and each alert fires only when it should.
 //!
-//! `make monitoring` puts the same queries to a real Prometheus that scrapes the operator under load.
+//! `make monitoring` sends the same queries to a real Prometheus that scrapes an operator under load.
 
 mod expressions;
 mod pages;
@@ -17,7 +17,6 @@ use std::{
 use serde_json::Value;
 use valet_harness::Tools;
 
-/// The rule file of the chart.
 const ALERTS: &str = "charts/valet/files/alerts.yaml";
 
 static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::locate().expect("the tools build"));
@@ -31,7 +30,7 @@ fn read(name: &str) -> String {
 }
 
 fn yaml(text: &str) -> Value {
-    // Through YAML's own value, which knows the merges (`<<`) of anchors.
+    // `serde_yaml::Value` can apply the merge keys (`<<`).
     let mut value: serde_yaml::Value = serde_yaml::from_str(text).expect("it is YAML");
     value.apply_merge().expect("its merges are of maps");
     serde_json::to_value(value).expect("its keys are strings")
@@ -45,7 +44,6 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Every rule of the chart.
 fn all_rules() -> Vec<Value> {
     let groups = yaml(&read(ALERTS));
     list(&groups["groups"])
@@ -54,7 +52,6 @@ fn all_rules() -> Vec<Value> {
         .collect()
 }
 
-/// The names of all alerts.
 fn alerts() -> BTreeSet<String> {
     let rules = all_rules();
     let names = rules.iter().filter_map(|rule| rule["alert"].as_str());

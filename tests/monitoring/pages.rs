@@ -1,4 +1,4 @@
-//! Runbooks: one page for each alert, and commands that work.
+//! Tests of the runbooks: each alert has one page, and the commands of the pages work.
 
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
@@ -7,7 +7,6 @@ use valet_harness::{ControlPlane, ControlPlaneOptions, Scratch, process};
 
 use crate::{ALERTS, TOOLS, alerts, all_rules, path, read, text};
 
-/// Names of the pages, without `.md`.
 fn pages() -> BTreeSet<String> {
     let files = fs::read_dir(path("docs/runbooks")).expect("there are runbooks");
     files
@@ -47,8 +46,8 @@ fn each_alert_has_its_page_and_each_page_its_alert() {
     }
 }
 
-/// Every command of a `sh` block, against a real apiserver that holds what the pages name. Without nodes there are no
-/// pods; what needs one is left out.
+/// Runs every command of a `sh` block against a real API server that has the objects of the pages. There are no
+/// nodes, so commands that need a pod are left out.
 #[test]
 fn commands_work() {
     const NEEDS_PODS: &str = "/proxy/metrics";
@@ -99,7 +98,7 @@ fn commands_work() {
                 if line.contains(NEEDS_PODS) {
                     continue;
                 }
-                // A pod that would run as far as the namespace's level of Pod Security lets it.
+                // The API server checks the pod against the namespace's Pod Security level, but does not create it.
                 let line = &line.replace(" --rm -i ", " --dry-run=server ");
                 let mut shell = process::clean(Command::new("bash"));
                 shell
@@ -115,7 +114,7 @@ fn commands_work() {
                         ),
                     );
                 let output = process::run(shell, b"", Duration::from_secs(30)).unwrap();
-                // `auth can-i` answers "no" with status 1: the account is not there.
+                // `auth can-i` answers "no" with exit status 1, because the service account does not exist here.
                 let refused = line.contains("auth can-i") && output.text().trim() == "no";
                 assert!(
                     output.status.success() || refused,
@@ -129,7 +128,7 @@ fn commands_work() {
     assert!(tried >= 40, "{tried} commands");
 }
 
-/// The configuration of Prometheus that docs/monitoring.md shows is one.
+/// promtool accepts the Prometheus configuration in docs/monitoring.md.
 #[test]
 fn the_configuration_in_the_docs_is_one() {
     let page = read("docs/monitoring.md");

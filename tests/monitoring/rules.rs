@@ -1,4 +1,4 @@
-//! promtool's word on the rules, and that every alert has been tried on both sides.
+//! Checks the alert rules with promtool, and that every alert has tests in which it fires and in which it does not.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
@@ -6,7 +6,7 @@ use valet_harness::process;
 
 use crate::{ALERTS, TOOLS, alerts, all_rules, list, path, read, text, yaml};
 
-/// promtool walks hours of series; on a busy machine that takes a while.
+/// promtool evaluates hours of samples, which takes long on a busy machine.
 const LONGEST: Duration = Duration::from_secs(120);
 
 fn cases() -> Vec<PathBuf> {
@@ -60,7 +60,7 @@ fn every_alert_fires_when_it_should_and_only_then() {
     }
 }
 
-/// A case per severity that fires, and a case in which the alert never fires.
+/// Each alert has one case per severity in which it fires, and one case in which it never fires.
 #[test]
 fn every_alert_has_a_case_that_fires_and_a_near_miss() {
     let mut severities: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! The apiserver gets another certificate of another authority, as when a cluster's certificates are replaced.
+//! The API server gets a certificate from another certificate authority, as after a rotation of the cluster's
+//! certificates.
 
 use std::{fs, thread, time::Duration};
 
@@ -11,7 +12,8 @@ use crate::world::{SOON, World, grant, lines, ready};
 fn replaced_certificate_authority_is_trusted_without_a_restart() {
     let world = World::new();
     let plane = &world.plane;
-    // One operator's kubeconfig has the authority in it, the other's names a file, as with a mounted one.
+    // The kubeconfig of one operator contains the certificate authority. The kubeconfig of the other names a file, as
+    // with a mounted certificate.
     let (ca, file) = (
         plane.scratch().join("mounted-ca.pem"),
         plane.scratch().join("by-name.json"),
@@ -36,7 +38,7 @@ fn replaced_certificate_authority_is_trusted_without_a_restart() {
         "the operator to find that it does not trust the apiserver",
         || named.log_text().contains("invalid peer certificate").then_some(()),
     );
-    // Half a file, as somebody may see who reads while it is written.
+    // Half a file, as a reader can see it during a write.
     let new = fs::read(plane.ca_file()).unwrap();
     fs::write(&ca, &new[..new.len() / 2]).unwrap();
     thread::sleep(Duration::from_secs(12));
@@ -51,7 +53,7 @@ fn replaced_certificate_authority_is_trusted_without_a_restart() {
     }
     plane.apply(&grant("after", 600).to_string()).unwrap();
     ready(plane, "after", "Issued");
-    // Each of the two, without the other one.
+    // Each operator also works without the other.
     named.kill();
     plane.apply(&grant("inline", 600).to_string()).unwrap();
     ready(plane, "inline", "Issued");

@@ -1,4 +1,4 @@
-//! Under a running operator, keys end while nobody can delete their Secrets.
+//! Credentials expire while the API server does not answer, so nobody can delete their Secrets.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn the_apiserver_comes_back() {
     apply(&[grant("next", 600)]);
     ready(plane, "next", "Issued");
 
-    // It answers nothing for a while, with connections left open: no call may wait for ever.
+    // The API server stops answering and its connections stay open. No request of the operator may wait forever.
     apply(&[grant("frozen", 5)]);
     ready(plane, "frozen", "Issued");
     plane.pause_apiserver();
@@ -46,7 +46,7 @@ fn the_apiserver_comes_back() {
     assert!(!has_secret(plane, "frozen"));
     assert!(operator.process().is_running());
 
-    // For a while it says of what is there that it is not, as one may that has just started.
+    // For some time the API server answers 404 for the status of existing grants, as after a start.
     let status_is_served = |so: bool| {
         let patch = if so {
             json!([{"op": "add", "path": "/spec/versions/0/subresources", "value": {"status": {}}}])

@@ -1,5 +1,5 @@
-//! The apiserver goes away and comes back, is set back to an earlier state, or has another certificate: under a running operator.
-//! A control plane of its own for each test, since the other tests would not like this.
+//! Tests of a running operator whose API server is down, is restored from an earlier backup, or gets another
+//! certificate. Each test has its own control plane, because these faults would break other tests.
 
 mod authority;
 mod comes_back;

@@ -1,4 +1,4 @@
-//! What an operator logs and answers while its apiserver is away for longer than a minute.
+//! What an operator logs and answers while the API server is down for more than a minute.
 
 use std::{thread, time::Duration};
 
@@ -7,7 +7,7 @@ use valet_harness::eventually;
 
 use crate::world::{SOON, World, grant, lines, ready};
 
-/// As many grants as one can wait for on a busy machine; each is visited every two seconds.
+/// The number of grants. Each is reconciled every two seconds.
 const GRANTS: usize = 150;
 
 #[test]
@@ -37,7 +37,7 @@ fn outage_is_a_few_warnings_for_all_grants_and_unready_after_a_minute() {
         warnings.len(),
         warnings.join("\n")
     );
-    // A line for each thing that was tried and each way in which it failed, and one for each of these every 30 s.
+    // For each kind of request and error, the operator logs the first failure and then one line every 30 s.
     assert!((2..=40).contains(&warnings.len()), "{}", warnings.len());
     let counted = warnings
         .iter()

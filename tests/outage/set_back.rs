@@ -1,4 +1,4 @@
-//! etcd is restored from a backup while an operator runs, and nobody raises the revision.
+//! etcd is restored from a backup while an operator runs, and the revision is not raised.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use valet_harness::eventually;
 
 use crate::world::{SOON, World, grant, has_secret, ready};
 
-/// A read of the version every 15 s, a second one 2 s later; and what a busy machine takes.
+/// The operator reads the cluster's version every 15 s and again 2 s later. The remaining time allows for a busy
+/// machine.
 const NOTICED: Duration = Duration::from_secs(60);
 
 #[test]
@@ -22,7 +23,7 @@ fn operator_restarts_itself_when_the_cluster_was_set_back() {
     ready(plane, "stays", "Issued");
     ready(plane, "revoked", "Issued");
     let backup = plane.back_up().unwrap();
-    // As docs/backup-and-restore.md has it.
+    // The commands of docs/backup-and-restore.md.
     let kinds = "clusterobjectstores.valetkey.dev,objectstores.valetkey.dev,uploadgrants.valetkey.dev,downloadgrants.valetkey.dev";
     let exported = plane.kubectl(&["get", kinds, "-A", "-o", "yaml"]).unwrap();
     assert!(
@@ -47,7 +48,7 @@ fn operator_restarts_itself_when_the_cluster_was_set_back() {
     ready(plane, "revoked", "Revoked");
     plane.apply(&grant("later", 3600).to_string()).unwrap();
     ready(plane, "later", "Issued");
-    // Each operator has read the cluster's version since.
+    // After this time each operator has read the cluster's version.
     std::thread::sleep(Duration::from_secs(20));
     assert!(operator.process().is_running() && leader.process().is_running());
 
@@ -57,14 +58,14 @@ fn operator_restarts_itself_when_the_cluster_was_set_back() {
         let log = operator.log_text();
         let status = status.unwrap_or_else(|| panic!("it did not notice: {log}"));
         assert_eq!(status.code(), Some(1), "{log}");
-        // On a slow machine the apiserver is away for so long that the one that leads loses its lease before.
+        // On a slow machine, the leader can lose its Lease before it reads the version.
         assert!(
             log.contains("was set back to an earlier state") || log.contains("the Lease was lost"),
             "{log}"
         );
     }
 
-    // As Kubernetes would.
+    // Restarts the operator, as Kubernetes would.
     let again = world.operator(&[]);
     ready(plane, "stays", "Issued");
     assert!(has_secret(plane, "stays"));
@@ -78,7 +79,7 @@ fn operator_restarts_itself_when_the_cluster_was_set_back() {
     assert_eq!(gone.unwrap().trim(), "");
     plane.apply(&grant("next", 600).to_string()).unwrap();
     ready(plane, "next", "Issued");
-    // It does not take that history for one that was set back.
+    // The new operator must not take the restored state for another restore.
     std::thread::sleep(Duration::from_secs(20));
     assert!(again.process().is_running(), "{}", again.log_text());
     eventually(SOON, "it to be ready", || {

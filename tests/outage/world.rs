@@ -1,4 +1,4 @@
-//! A control plane and a store of the test's own.
+//! A control plane and a store for one test.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -33,7 +33,7 @@ pub fn has_secret(plane: &ControlPlane, name: &str) -> bool {
         .is_empty()
 }
 
-/// A control plane, and a store that the ObjectStore `own` of the namespace `default` leads to.
+/// A control plane, and a store to which the ObjectStore `own` in the namespace `default` points.
 pub struct World {
     pub plane: ControlPlane,
     _store: S3Server,
@@ -73,7 +73,7 @@ impl World {
 
     pub fn options(args: &[&str]) -> OperatorOptions {
         OperatorOptions {
-            // The namespace's own store is on this machine.
+            // The tenant's own store runs on this machine.
             args: ["--allow-private-endpoints=127.0.0.0/8", "--tenant-store-requests=All"]
                 .iter()
                 .chain(args)
@@ -92,7 +92,7 @@ impl World {
     }
 }
 
-/// The lines of an operator's log at this level.
+/// The lines of an operator's log that have this level.
 pub fn lines(operator: &Operator, level: &str) -> Vec<String> {
     let text = operator.log_text();
     let of_level = |line: &&str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"] == level);

@@ -1,4 +1,4 @@
-//! Grants and rules from the dice, out of a few words that often meet.
+//! Random grants and rules. They use few different words, so that rules often match.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     slow,
 };
 
-/// The same ones on every machine.
+/// The number of rounds. The seeds are the same on every machine.
 const ROUNDS: u64 = 20_000;
 const NAMESPACES: [&str; 4] = ["web", "web-a", "team-a", "team-ab"];
 const TYPES: [&str; 8] = [
@@ -98,7 +98,8 @@ fn grant(dice: &mut Dice) -> GrantFacts {
             part_size_bytes: dice.one_in(2).then(|| *dice.pick(&[1000, 1001, 5 << 20])),
         };
         if mode == UploadMode::Credentials && dice.one_in(2) {
-            // Most constraints are not for these; some grants should pass.
+            // Stores can enforce few constraints on temporary credentials. Half of these grants have none, so that some are
+            // allowed.
             grant.ask = Ask::Upload {
                 mode,
                 multipart,
@@ -251,7 +252,7 @@ fn both_evaluators_agree() {
     assert!(allowed > 100 && refused > 100, "{allowed} allowed, {refused} refused");
 }
 
-/// Makes one clause of one rule stricter.
+/// Makes one field of one access rule stricter.
 fn narrow(rules: &mut Vec<ClusterAccessRule>, dice: &mut Dice) {
     let n = dice.below(rules.len());
     let selective = |dice: &mut Dice| LabelSelectorRequirement {
@@ -342,7 +343,7 @@ fn a_narrower_rule_never_allows_more() {
     );
 }
 
-/// A capability less never allows more either.
+/// If a store loses a capability, no additional grant is allowed.
 #[test]
 fn a_weaker_store_never_allows_more() {
     for n in 0..5000 {

@@ -1,5 +1,5 @@
-//! What a grant may have: the evaluator `admit` against tables, against its own words, and against a slow second
-//! implementation that follows the fields' documentation to the letter.
+//! Tests of `admit`, which decides what a grant may have. They compare it with tables, with its own messages, and
+//! with a slow second implementation of the documented rules.
 
 #[path = "../common/mod.rs"]
 mod common;

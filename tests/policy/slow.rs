@@ -1,5 +1,5 @@
-//! The rules once more, as the fields' documentation puts them, with no regard to speed and nothing shared with the
-//! first implementation.
+//! A second implementation of the access rules, written only from the documentation of the fields. It shares no code
+//! with `admit` and does not need to be fast.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use valet::{
     core::{GrantFacts, StoreView},
 };
 
-/// Whether the grant may have its key.
+/// True if the access rules allow the grant.
 pub fn allows(grant: &GrantFacts, store: &StoreView) -> bool {
-    // "Only with mode: Credentials, and mode: PostForm for uploads, may it end with '/'."
+    // "A prefix needs mode: Credentials, or for uploads mode: PostForm."
     let (key, limit) = (&grant.terms.key, store.capabilities.max_key_bytes);
     let key_is_fine = match key.strip_suffix('/') {
         Some(folder) if is_for_credentials(grant) || is_form(grant) => key_is_plain(folder, limit - 1),
@@ -39,7 +39,7 @@ pub fn total_seconds(grant: &GrantFacts, store: &StoreView) -> Option<i64> {
     Some(most)
 }
 
-/// Whether the annotation may bring another credential: if one of the rules that allow the grant says so.
+/// True if the annotation may request a renewal: at least one rule that allows the grant permits renewal.
 pub fn may_renew(grant: &GrantFacts, store: &StoreView) -> bool {
     let mut may = false;
     for rule in store.rules.iter() {
@@ -60,8 +60,8 @@ fn is_form(grant: &GrantFacts) -> bool {
     matches!(&grant.ask, Ask::Upload { mode, .. } if *mode == UploadMode::PostForm)
 }
 
-/// "It must not start with '/'. It must not have an empty segment ('//'), or a '.' or '..' segment in any encoding ('%2e'
-/// included). It must not contain control characters."
+/// "It must not start with '/'. It must not have an empty segment ('//'), or a '.' or '..' segment in any encoding
+/// ('%2e' included). It must not contain control characters."
 fn key_is_plain(key: &str, limit: usize) -> bool {
     if key.is_empty() || key.len() > limit {
         return false;
@@ -78,7 +78,7 @@ fn key_is_plain(key: &str, limit: usize) -> bool {
             return false;
         }
     }
-    // Decoded as often as there is something to decode, nothing may be a dot segment.
+    // The key is decoded until nothing changes. No result may contain a dot segment.
     let mut text = key.to_owned();
     for _ in 0..key.len() {
         for (spelling, meaning) in [("%25", "%"), ("%2e", "."), ("%2E", "."), ("%2f", "/"), ("%2F", "/")] {
@@ -91,7 +91,7 @@ fn key_is_plain(key: &str, limit: usize) -> bool {
 
 /// "If the store cannot enforce a constraint, Valet refuses the grant (CapabilityMissing)."
 fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
-    // "With mode: PostForm" it is the form that must be able to.
+    // "With mode: PostForm", the capabilities of POST forms count.
     let capabilities = &store.capabilities;
     let keys = match &grant.ask {
         Ask::Upload { mode, .. } if *mode == UploadMode::PostForm => match &capabilities.post_form {
@@ -106,7 +106,7 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
             Some(sessions) => sessions,
             None => return false,
         },
-        // "With mode: Credentials" it is those.
+        // "With mode: Credentials", the capabilities of temporary credentials count.
         Ask::Upload {
             mode: UploadMode::Credentials,
             ..
@@ -138,7 +138,7 @@ fn store_can(grant: &GrantFacts, store: &StoreView) -> bool {
                         || c.content_length_range
                             .is_none_or(|r| r.max <= store.capabilities.max_upload_bytes))
             };
-            // "It stands for every key below it."
+            // "A key that ends with '/' is a prefix: the grant is then valid for every object key below it."
             let is_kept = !(is_form(grant) && grant.terms.key.ends_with('/')) || can(Capability::KeyPrefix);
             is_kept
                 && (c.content_type.is_none() || can(Capability::ContentType))
@@ -192,8 +192,9 @@ fn is_for(rule: &ClusterAccessRule, namespace: &str, labels: &BTreeMap<String, S
     chosen
 }
 
-/// "matchLabels is a map of {key,value} pairs ... The requirements are ANDed." "If the operator is In or NotIn, the
-/// values array must be non-empty. If the operator is Exists or DoesNotExist, the values array must be empty."
+/// From the Kubernetes API reference: "matchLabels is a map of {key,value} pairs ... The requirements are ANDed." "If
+/// the operator is In or NotIn, the values array must be non-empty. If the operator is Exists or DoesNotExist, the
+/// values array must be empty."
 fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let mut all = true;
     for (key, value) in selector.match_labels.iter().flatten() {
@@ -235,18 +236,19 @@ fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
     {
         return false;
     }
-    // "A grant may ask for no longer expirationSeconds."
+    // "expirationSeconds of a grant must not be longer."
     if let Some(total) = rule.max_total_seconds
         && grant.terms.expiration_seconds > total
     {
         return false;
     }
-    // "Whether grants may be renewed: by spec.renewal.policy: Always ..."
+    // "Whether grants may renew their credential, with spec.renewal.policy: Always ..."
     let renews = matches!(grant.terms.renewal, Some(r) if r.policy == RenewalPolicy::Always);
     if renews && rule.renewal == RenewalPermission::Forbid {
         return false;
     }
-    // "Nothing limits how much is uploaded with them, so a rule with maxBytes or contentTypes allows none."
+    // "They cannot limit the size or type of uploads, so for uploads a rule with maxBytes or contentTypes never allows
+    // them."
     if is_for_credentials(grant) {
         let limited = rule.max_bytes.is_some() || !rule.content_types.is_empty();
         return rule.credentials == Permission::Allow && !(limited && operation == Operation::Upload);
@@ -308,7 +310,8 @@ fn bytes(size: &ByteSize) -> Option<i128> {
     text.parse::<i64>().ok().map(i128::from)
 }
 
-/// "Exact ('image/png') or with a wildcard ('image/*'). A grant must then state its content type."
+/// "The allowed content types of uploads, exact ('image/png') or with a wildcard ('image/*'). A grant must then state
+/// its content type."
 fn type_is_allowed(rule: &AccessRule, constraints: &UploadConstraints) -> bool {
     if rule.content_types.is_empty() {
         return true;

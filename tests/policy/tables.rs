@@ -1,4 +1,4 @@
-//! Prefixes that look alike, the one variable, selectors, and what stores without rules allow.
+//! Table tests of prefixes that look alike, the variable in prefixes, label selectors, and stores without rules.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -120,7 +120,7 @@ fn selectors_choose_as_kubernetes_documents_them() {
         (selecting(&[], vec![requirement("absent", "Exists", None)]), false),
         (selecting(&[], vec![requirement("team", "DoesNotExist", None)]), false),
         (selecting(&[], vec![requirement("absent", "DoesNotExist", None)]), true),
-        // Both have to hold.
+        // Both requirements must match.
         (
             selecting(&[("team", "web")], vec![requirement("tier", "NotIn", Some(&["front"]))]),
             false,
@@ -135,7 +135,7 @@ fn selectors_choose_as_kubernetes_documents_them() {
             ),
             false,
         ),
-        // No selectors at all, by Kubernetes' own rules: they choose nobody rather than everybody.
+        // By the rules of Kubernetes these selectors are invalid. They must match no namespace.
         (selecting(&[], vec![requirement("team", "In", None)]), false),
         (selecting(&[], vec![requirement("team", "In", Some(&[]))]), false),
         (selecting(&[], vec![requirement("team", "NotIn", None)]), false),
@@ -190,7 +190,7 @@ fn a_name_or_a_label_is_enough() {
     }
 }
 
-/// One rule has to allow all of a grant; two halves do not.
+/// One rule must allow the whole grant. Two rules that each allow a part of it are not enough.
 #[test]
 fn rules_do_not_add_up() {
     let mut short = rule();

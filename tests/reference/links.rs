@@ -1,4 +1,4 @@
-//! Every link of every page leads somewhere: to a file that is there, and in it to a heading.
+//! Tests of links: every link in the documentation points to an existing file and heading.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 
 const ROOT: &str = env!("VALET_ROOT");
 
-/// Every page of the repository, by its path from the root.
+/// Every page of the repository, by its path.
 fn pages() -> BTreeMap<PathBuf, String> {
     let mut pages = BTreeMap::new();
     let mut folders = vec![PathBuf::from(ROOT)];
@@ -28,7 +28,7 @@ fn pages() -> BTreeMap<PathBuf, String> {
     pages
 }
 
-/// The lines that are no code, each with what is code in it taken out.
+/// The lines outside code blocks, without inline code.
 fn prose(page: &str) -> impl Iterator<Item = String> {
     let mut in_block = false;
     page.lines().filter_map(move |line| {
@@ -41,7 +41,7 @@ fn prose(page: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Where a page's links lead.
+/// The targets of the links on a page.
 fn links(page: &str) -> Vec<String> {
     let of_line = |line: String| {
         let rest = line.split("](").skip(1).map(|rest| rest.split(')').next());
@@ -50,7 +50,7 @@ fn links(page: &str) -> Vec<String> {
     prose(page).flat_map(of_line).collect()
 }
 
-/// The anchors of a page's headings, as GitHub makes them: one that is there already gets a number.
+/// The anchors of a page's headings, as GitHub creates them. A repeated anchor gets a number.
 fn anchors(page: &str) -> BTreeSet<String> {
     let mut in_block = false;
     let mut seen = BTreeSet::new();
@@ -74,7 +74,7 @@ fn anchors(page: &str) -> BTreeSet<String> {
     seen
 }
 
-/// `docs/a/../b.md` as `docs/b.md`.
+/// Normalizes a path: `docs/a/../b.md` becomes `docs/b.md`.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -88,7 +88,7 @@ fn plain(path: &Path) -> PathBuf {
 
 #[test]
 fn links_lead_somewhere() {
-    // The repository's own address, by which what leaves the repository (the chart, alerts) links back.
+    // The address of the repository. Files that are used outside the repository (the chart, the alerts) link with it.
     const HERE: &str = "https://github.com/valetkey/valet/blob/main/";
     let pages = pages();
     let (mut tried, mut dead) = (0, Vec::new());
@@ -118,7 +118,7 @@ fn links_lead_somewhere() {
     assert!(dead.is_empty(), "{}", dead.join("\n"));
 }
 
-/// Who has a symptom looks for it in the list at the top.
+/// The troubleshooting page lists every symptom at the top.
 #[test]
 fn every_symptom_is_in_the_list() {
     let page = fs::read_to_string(format!("{ROOT}/docs/troubleshooting.md")).expect("the page is there");
@@ -131,8 +131,8 @@ fn every_symptom_is_in_the_list() {
     assert_eq!(missing, Vec::<&str>::new(), "docs/troubleshooting.md");
 }
 
-/// A store that refuses a request repeats it in its answer, with the signature: whoever reads that can use the URL. So no
-/// command and no program of any page or example prints more of it than `<Code>` and `<Message>`.
+/// A store's error answer can contain the signed request, and anyone who reads the signature can use the URL. So no
+/// command or program of a page or example prints more of an answer than `<Code>` and `<Message>`.
 #[test]
 fn no_page_prints_the_whole_answer_of_a_store() {
     let examples = fs::read_dir(Path::new(ROOT).join("examples")).expect("there are examples");
@@ -147,7 +147,7 @@ fn no_page_prints_the_whole_answer_of_a_store() {
         for line in lines
             .filter(|line| line.contains("curl") && (line.contains("--no-fail") || line.contains("fail-with-body")))
         {
-            // A command, not a sentence about the option.
+            // Only commands count, not sentences about the option.
             if line.contains("--config") {
                 seen += 1;
                 assert!(

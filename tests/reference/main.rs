@@ -1,4 +1,4 @@
-//! The reference pages say everything that there is, and nothing that there is not.
+//! Tests of the reference pages: they are complete and contain nothing that does not exist.
 
 mod links;
 mod refusals;
@@ -17,7 +17,7 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// The first cell of each row of a page's tables, if it is code.
+/// The first cell of each table row, if the cell is code.
 fn rows(page: &str) -> impl Iterator<Item = (&str, &str)> {
     page.lines().filter_map(|line| {
         let name = line.strip_prefix("| `")?.split('`').next()?;
@@ -42,7 +42,7 @@ fn every_reason_is_explained() {
     );
 }
 
-/// Options, their variables and their defaults, as `valet controller --help` has them.
+/// The options, environment variables and defaults match `valet controller --help`.
 #[test]
 fn every_option_is_explained() {
     let page = page("cli");
@@ -90,7 +90,7 @@ fn every_option_is_explained() {
     );
 }
 
-/// Metrics, their types and their labels, as a scrape has them.
+/// The metrics, their types and their labels match a scrape of the operator.
 #[test]
 fn every_metric_is_explained() {
     let progress = Arc::new(Progress::default());
@@ -165,7 +165,7 @@ fn every_metric_is_explained() {
     }
 }
 
-/// And each is held against what the operator did: a test of the real program names it.
+/// Every metric appears in a test of the real program.
 #[test]
 fn every_metric_is_tested() {
     let folder = format!("{}/tests/cluster", env!("VALET_ROOT"));

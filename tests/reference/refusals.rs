@@ -1,4 +1,4 @@
-//! Refusals as docs/reference/access-rules.md has them are those that are said.
+//! The refusals in docs/reference/access-rules.md are the messages that Valet and the API server return.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use valet::api::crds;
 
 use super::rules;
 
-/// The rows of the page's table whose head begins so: what is asked, and what is said.
+/// The rows of the table that begins with `head`: the request and the message.
 fn rows(page: &str, head: &str) -> Vec<(String, String)> {
     let table = page.split(head).nth(1).expect("the page has the table");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with("| "));
@@ -25,7 +25,7 @@ fn rows(page: &str, head: &str) -> Vec<(String, String)> {
     .collect()
 }
 
-/// What `valet sign` says of a grant under the page's rule.
+/// The message of `valet sign` for a grant under the page's access rule.
 fn said(kind: &str, namespace: &str, store: &str, more_rule: &Value, spec: &Value) -> String {
     let mut rule = json!({
         "namespaces": {"selector": {"matchLabels": {"images": "yes"}}}, "operations": ["Upload"],
@@ -94,7 +94,7 @@ fn refusals_are_quoted_as_they_are_said() {
     let small = json!({"maxBytes": "5Mi", "keyPrefix": null, "contentTypes": []});
     let (total, once) = (json!({"maxTotalSeconds": 300}), json!({"renewal": "Forbid"}));
     let (up, team, none) = ("UploadGrant", "team-a", json!({}));
-    // In the order of the page.
+    // The cases are in the order of the page.
     let cases = [
         (up, "default", "rules", &none, constraints(json!({}))),
         ("DownloadGrant", team, "rules", &none, json!({})),
@@ -160,7 +160,7 @@ fn refusals_are_quoted_as_they_are_said() {
     }
 }
 
-/// The same of what the apiserver says: the field, and the words of a rule.
+/// The page also quotes refusals by the API server correctly: the field and the message of the CEL rule.
 #[test]
 fn rules_are_quoted_as_they_are() {
     let mut words = BTreeSet::new();

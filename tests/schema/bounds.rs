@@ -1,4 +1,4 @@
-//! The bounds of the kinds' fields as they are held here, without an apiserver.
+//! Tests of the bounds of the CRD fields, without an API server.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use valet::api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Store, UploadGrant, crds};
 
-/// Each number, length and count of each kind, exceeded by one at either end, is refused by the field's name.
+/// Each number, length and count is tried with a value just outside each of its bounds. The message must name the
+/// field.
 #[test]
 fn no_bound_is_exceeded_unseen() {
     let full: BTreeMap<String, Value> = {
@@ -34,7 +35,7 @@ fn no_bound_is_exceeded_unseen() {
                 .pointer_mut(&pointer)
                 .unwrap_or_else(|| panic!("{kind}: full.yaml does not set {path}, which has a bound")) = value;
             let said = refusals(&kind, &object);
-            // A time that is too long is no time to begin with.
+            // A time that is too long cannot be parsed, which gives another message.
             let is_unreadable = path == "spec.deadlineTime" && said.starts_with("unreadable");
             let is_named = said
                 .split("; ")
@@ -46,7 +47,7 @@ fn no_bound_is_exceeded_unseen() {
     assert!(tried > 100, "{tried}");
 }
 
-/// What the program says of an object with this spec.
+/// The messages of the program for an object with this spec.
 fn refusals(kind: &str, spec: &Value) -> String {
     let object = json!({
         "apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "metadata": {"name": "x", "namespace": "web"}, "spec": spec,
@@ -65,7 +66,7 @@ fn refusals(kind: &str, spec: &Value) -> String {
     }
 }
 
-/// Every bound below this schema, as where it is, how it is called, and a value beyond it.
+/// Collects every bound below this schema: the JSON pointer, the name of the field, and a value outside the bound.
 fn walk(
     schema: &Value,
     value: Option<&Value>,
@@ -131,7 +132,7 @@ fn walk(
     }
 }
 
-/// Every text of a status has a length, whoever writes it.
+/// Every string in a status has a maximum length.
 #[test]
 fn each_text_of_a_status_has_a_length() {
     fn unbounded(schema: &Value, path: &str, found: &mut Vec<String>) {

@@ -1,4 +1,4 @@
-//! The kinds' rules as they run here, without an apiserver: `valet sign` and the operator use them so.
+//! Tests of the CEL rules without an API server, as `valet sign` and the operator run them.
 
 mod bounds;
 #[path = "../fixtures/mod.rs"]
@@ -15,7 +15,7 @@ use valet::api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Store, U
 
 use fixtures::Table;
 
-/// What the rules of the kind say of an object as it stands in a file, or of its change.
+/// The CEL messages for an object, or for its update.
 fn says(kind: &str, object: &Value, updated: Option<&Value>) -> String {
     let crd = crds()
         .into_iter()
@@ -30,7 +30,7 @@ fn says(kind: &str, object: &Value, updated: Option<&Value>) -> String {
     let result = Validator::new().validate(&schema, new, old);
     let said = result.err().map(|e| e.to_string()).unwrap_or_default();
     if updated.is_none() {
-        // What the program itself runs says the same of everything that it can read.
+        // The program's own check gives the same messages for every object that it can parse.
         match kind {
             "UploadGrant" => agrees::<UploadGrant>(object, &said, UploadGrant::check),
             "DownloadGrant" => agrees::<DownloadGrant>(object, &said, DownloadGrant::check),
@@ -64,7 +64,7 @@ fn each_rule_says_what_it_should() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// A rule that no row is about would be a promise that nobody has tried.
+/// Every CEL rule has a row in the table, so no rule is untested.
 #[test]
 fn each_rule_has_a_row() {
     let mut untried: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Lives with stores that hide the object, do not answer, or say little.
+//! Lives in which the store hides the object, does not answer, or returns incomplete data.
 
 use valet::{
     api::{Overwrite, Reason},
@@ -20,7 +20,7 @@ fn with_bucket(bucket: Bucket) -> World {
 
 const UNREACHABLE: &[Reason] = &[Reason::StoreUnreachable];
 
-/// An object that somebody else wrote, of another size than the grant describes.
+/// Another client writes an object whose size differs from the grant's.
 fn put_another(w: &mut World) {
     constrain(w.grant.as_mut().unwrap(), |c| c.content_length = Some(1));
     w.put_object();
@@ -29,7 +29,7 @@ fn put_another(w: &mut World) {
 const UNUSED: &[Reason] = &[Reason::ExpiredUnused];
 
 pub static LOOKS: &[Life] = &[
-    // Looks come 60, 300 and 900 seconds after the end.
+    // After the expiry Valet polls at 60, 300 and 900 seconds.
     Life {
         name: "an upload that is complete only after the key's end",
         world: || with_bucket(Bucket::Empty),
@@ -95,7 +95,7 @@ pub static LOOKS: &[Life] = &[
         world: || with_bucket(Bucket::Down),
         events: &[(30.0, |w| w.bucket = Bucket::Empty)],
         until: 200,
-        // Tries come 1, 2, 4, 8, 16 and 32 seconds after the first.
+        // Retries follow 1, 2, 4, 8, 16 and 32 seconds after the first attempt.
         end: ends("Current Issued", &[(32, 332)], [1, 0, 0], UNREACHABLE),
     },
     Life {
@@ -267,7 +267,7 @@ pub static LOOKS: &[Life] = &[
 
 const MISMATCH: &[Reason] = &[Reason::ObjectMismatch];
 
-/// An upload of one byte less than the object of every world has.
+/// An upload grant whose `contentLength` is one byte less than the size of the test object.
 fn with_another_size(overwrite: Overwrite) -> World {
     let mut world = with_bucket(Bucket::Empty);
     constrain(world.grant.as_mut().unwrap(), |c| {

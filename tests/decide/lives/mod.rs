@@ -1,5 +1,6 @@
-//! The table of lives. Each is played with either memory, on time and late, and with a crash after every step:
-//! always to the same end, with the same keys and the same number of creates and deletes.
+//! The table of lives. A life is a simulated sequence of events for one grant. Each life runs with a cold and a warm
+//! cache, on time and late, and with a crash after every step. Every run must end in the same state, with the same
+//! credentials and the same number of creates and deletes.
 
 mod looks;
 mod ordinary;
@@ -117,7 +118,8 @@ fn a_crash_at_any_step_changes_nothing() {
     with_each(all(), |life| {
         for memory in [Memory::Grant, Memory::Caches] {
             let whole = play(life, memory, None, SignedDuration::ZERO);
-            // What is decided and not done is nothing: to die before a step is to die after the one before.
+            // A step that was decided but not executed has no effect. So a crash before step n+1 equals a crash after
+            // step n.
             for n in 0..whole.steps {
                 eprintln!("{}: {memory:?}, dies after step {n}", life.name);
                 let world = play(life, memory, Some(n), SignedDuration::ZERO);

@@ -1,4 +1,4 @@
-//! Lives in which nothing unusual happens.
+//! Lives without faults or unusual events.
 
 use valet::api::Reason;
 

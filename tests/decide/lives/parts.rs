@@ -1,4 +1,4 @@
-//! Uploads in parts: what becomes of those that come, and that nothing stays of those that do not.
+//! Lives of multipart uploads: which uploads Valet completes, and that it aborts all others.
 
 use jiff::SignedDuration;
 use valet::{
@@ -16,7 +16,7 @@ use crate::{
 
 fn uploading() -> World {
     with(World::new(in_parts(), store([rule()])), |w| {
-        // Somebody else's upload of the same object, which must survive all of it.
+        // A multipart upload of another client for the same object key. It must never be aborted.
         w.uploads.push(Upload {
             id: THEIRS.into(),
             begun: at(-3600),
@@ -276,8 +276,8 @@ pub static PARTS: &[Life] = &[
     },
 ];
 
-/// A process that died between the beginning of an upload and its Secret left one behind: it is found at the end, and
-/// told from somebody else's.
+/// If the process crashes after it initiated a multipart upload and before it wrote the Secret, the upload is
+/// orphaned. Valet aborts the orphan at the end of the grant and keeps uploads of other clients.
 #[test]
 fn what_a_crash_left_is_found() {
     for (last, parts) in [("Completed", &[1, 2, 3][..]), ("ExpiredUnused", &[1])] {
@@ -287,7 +287,7 @@ fn what_a_crash_left_is_found() {
         let mut wake = world.reconcile();
         assert_eq!((ready(world.grant()), world.uploads.len()), ("Issued", 3));
         send(&mut world, parts);
-        // Of this one the beginning is too long ago, and that one has come to something.
+        // The first of these uploads is older than the grant. The second already has a part.
         for (begun, has_part) in [(-3600, false), (1, true)] {
             let id = world.begin();
             let upload = world.uploads.last_mut().unwrap();
@@ -315,8 +315,8 @@ fn what_a_crash_left_is_found() {
     }
 }
 
-/// A finalizer is anybody's to write: on a grant of another mode, or for an object that no rule lets him have. What others have
-/// just begun there stays.
+/// Any user can add the multipart upload finalizer, also to a grant of another mode or to a refused grant. Valet then
+/// removes the finalizer and does not abort uploads of other clients.
 #[test]
 fn nobodys_upload_goes_for_the_sake_of_a_finalizer() {
     for (what, mut world) in [
@@ -335,7 +335,7 @@ fn nobodys_upload_goes_for_the_sake_of_a_finalizer() {
         assert!(world.grant.is_none(), "{what} is not let go");
         assert_eq!(world.uploads.len(), 1, "{what}");
     }
-    // Valet has no right to take one off a download, and does not try for ever.
+    // Valet may not remove finalizers from a DownloadGrant, and does not try.
     let grant: DownloadGrant = serde_json::from_value(serde_json::json!({
         "apiVersion": "valetkey.dev/v1alpha1", "kind": "DownloadGrant",
         "metadata": {"name": "d", "namespace": "web", "finalizers": [MULTIPART_FINALIZER]},
@@ -345,7 +345,8 @@ fn nobodys_upload_goes_for_the_sake_of_a_finalizer() {
     assert!(!GrantFacts::of(&grant).held);
 }
 
-/// Whoever of several operators puts the parts together, and between whichever steps of ours: it is the upload that came.
+/// If another operator completes the multipart upload between two steps of this operator, the grant still becomes
+/// `Completed`.
 #[test]
 fn another_operator_is_faster() {
     let mut ends = vec![];
@@ -380,7 +381,8 @@ fn another_operator_is_faster() {
     assert!(ends.iter().all(|left| *left == 1), "{ends:?}");
 }
 
-/// A store shows the upload and its object side by side for a moment: that is no other object.
+/// For a moment a store can list both the multipart upload and its completed object. Valet does not treat this object
+/// as a conflict.
 #[test]
 fn an_object_that_is_being_put_together() {
     for (age, reason) in [(0, "Issued"), (9, "Issued"), (11, "ObjectExists")] {
@@ -395,7 +397,7 @@ fn an_object_that_is_being_put_together() {
         let wake = world.reconcile();
         assert_eq!(ready(world.grant()), reason, "{age} s");
         if reason == "Issued" {
-            // The next look finds it done, or still so.
+            // At the next poll the completion is visible.
             assert_eq!(wake, Some(at(30)));
             world.uploads.retain(|u| u.id == THEIRS);
             world.now = at(30);
@@ -405,7 +407,7 @@ fn an_object_that_is_being_put_together() {
     }
 }
 
-/// How long a deletion waits for a store that does not answer.
+/// A deleted grant waits at most five minutes for a store that does not answer.
 #[test]
 fn a_deletion_waits_five_minutes_and_no_longer() {
     let mut world = uploading();
@@ -425,7 +427,7 @@ fn a_deletion_waits_five_minutes_and_no_longer() {
     assert!(looks.len() < 15, "{looks:?}");
 }
 
-/// What a person reads of it.
+/// Checks the texts of the conditions of a multipart upload.
 #[test]
 fn words() {
     let mut world = uploading();

@@ -1,4 +1,4 @@
-//! Lives of grants of a store, or under a rule, that allows only so many a key at one time.
+//! Lives of grants under a quota (`maxLiveGrants`) of a store or of an access rule.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn limited() -> StoreFact {
     StoreFact::Usable(view)
 }
 
-/// In a store whose two places others have.
+/// A store whose quota of two grants is used up by other grants.
 fn waiting(world: World) -> World {
     with(world, |w| {
         w.store = limited();
@@ -126,7 +126,7 @@ pub static PLACES: &[Life] = &[
     },
 ];
 
-/// The one who waits is called: it does not ask by itself, nor the store, and writes once.
+/// A grant that waits for quota sends no request to the store, sets no timer and writes its status once.
 #[test]
 fn who_waits_costs_nothing() {
     let life = super::life("waits for its turn, and nobody ends");
@@ -143,8 +143,8 @@ fn who_waits_costs_nothing() {
     assert_eq!(world.counts.reports, 1);
 }
 
-/// Of several rules that allow a grant the most generous number counts, and none beats every number. Rules that do not
-/// allow it have no say.
+/// If several rules allow a grant, the largest quota applies. A rule without a quota sets no limit. Rules that do not
+/// allow the grant are ignored.
 #[test]
 fn the_most_generous_rule_counts() {
     let with = |numbers: &[(Option<i64>, bool)]| -> Vec<ClusterAccessRule> {

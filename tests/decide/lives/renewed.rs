@@ -1,4 +1,4 @@
-//! What single renewals cost, and what is said of them.
+//! Tests of a single renewal: how many writes it takes and what the status says about it.
 
 use jiff::SignedDuration;
 use valet::api::Reason;
@@ -15,7 +15,8 @@ use crate::{
     world::{Bucket, Memory, World},
 };
 
-/// A process that dies in between tries again earlier, so that this life is not among the others.
+/// If the Secret cannot be replaced, the renewal waits until the old credential has expired. This life is not in the
+/// table, because a crash changes the time of the retry.
 #[test]
 fn a_secret_that_cannot_be_replaced_keeps_its_key_to_the_end() {
     let life = Life {
@@ -35,7 +36,7 @@ fn a_secret_that_cannot_be_replaced_keeps_its_key_to_the_end() {
     }
 }
 
-/// An operator that was away beyond the key's end replaces it first thing, in one write.
+/// An operator that was down when the credential expired renews the credential first, with one write of the Secret.
 #[test]
 fn a_key_that_ended_while_nobody_was_there_is_replaced() {
     for (start, keys) in [(downloading as fn() -> World, 2), (overwriting, 2), (uploading, 2)] {
@@ -52,7 +53,7 @@ fn a_key_that_ended_while_nobody_was_there_is_replaced() {
     }
 }
 
-/// One write to the Secret and one to the status for each renewal, and none between.
+/// Each renewal writes the Secret once and the status once.
 #[test]
 fn a_renewal_costs_two_writes() {
     let mut world = always(downloading());
@@ -68,7 +69,7 @@ fn a_renewal_costs_two_writes() {
     assert_eq!(world.grant().status.renewals, Some(3));
 }
 
-/// What the status says of it, and what the tools make of it.
+/// The status shows the time of the next renewal and the number of renewals.
 #[test]
 fn the_status_says_when() {
     let mut world = until(always(downloading()), 700);
@@ -81,12 +82,13 @@ fn the_status_says_when() {
     assert_eq!(when(&world), Some(at(121)));
     world.now = at(121);
     world.reconcile();
-    // The next one would end less than a minute later than this one.
+    // Another renewal would gain less than a minute, so the status shows no renewal time.
     assert_eq!((when(&world), world.grant().status.renewals), (None, Some(1)));
     assert_eq!(world.reconcile(), Some(at(700)));
 }
 
-/// Standing permission: Completed says that something came, and the key stays.
+/// With `overwrite: Allow` and renewal, the condition `Completed` becomes true after an upload and the credential
+/// stays.
 #[test]
 fn a_key_that_may_be_used_again_stays() {
     let mut world = until(always(overwriting()), 3000);
@@ -102,7 +104,7 @@ fn a_key_that_may_be_used_again_stays() {
     assert_eq!(says(&world, "Active"), "True Issued");
     assert_eq!(says(&world, "Completed"), "True Completed");
     assert!(world.grant().status.object.is_some());
-    // That the store has lost it, or does not let us look, takes nothing back.
+    // `Completed` stays true if the object is deleted later or the store does not answer.
     for bucket in [Bucket::Empty, Bucket::Hidden, Bucket::Down, old_object()] {
         world.bucket = bucket;
         let reports = world.counts.reports;

@@ -215,7 +215,8 @@ pub static SPEC_AND_SECRET: &[Life] = &[
     },
 ];
 
-/// A process that dies in between tries again a second earlier, so that this life is not among the others.
+/// If the Secret cannot be replaced after a change of the spec, Valet deletes it and creates it again. This life is not
+/// in the table, because a crash moves the retry by a second.
 #[test]
 fn a_key_that_cannot_be_replaced_is_withdrawn_and_comes_back_as_the_other() {
     let life = Life {

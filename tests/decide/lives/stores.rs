@@ -1,4 +1,4 @@
-//! Lives among strangers' Secrets, and with stores that come, go and change their rules.
+//! Lives with Secrets of other owners, and with stores that appear, disappear or change their access rules.
 
 use valet::{
     api::Reason,

@@ -1,4 +1,4 @@
-//! Lives of grants whose rules allow no renewal, or only so many seconds in total.
+//! Lives under access rules that allow no renewal or limit the total time (`maxTotalSeconds`).
 
 use valet::{
     api::{AccessRule, Reason, RenewalPermission},

@@ -1,4 +1,4 @@
-//! Lives of grants that are held back or ended by their spec.
+//! Lives of grants that are suspended or revoked.
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -180,7 +180,7 @@ pub static WITHHELD: &[Life] = &[
     },
 ];
 
-/// What the `Ready` condition says at the end.
+/// The message of a condition of the grant.
 fn says(world: &World, type_: &str) -> String {
     let grant = world.grant();
     crate::checks::condition(&grant.status, type_).map_or(String::new(), |c| c.message.clone())
@@ -221,7 +221,8 @@ fn what_is_withheld_says_until_when_copies_work() {
     );
 }
 
-/// A key that was replaced by a shorter one outlives it, and whoever revokes must know.
+/// If a shorter credential replaced a longer one, copies of the longer one still work. The condition `Revoked` names
+/// the later expiry.
 #[test]
 fn an_earlier_key_that_lives_longer_is_not_forgotten() {
     for crash in [None, Some(5), Some(6), Some(7), Some(8), Some(9)] {
@@ -246,7 +247,8 @@ fn an_earlier_key_that_lives_longer_is_not_forgotten() {
     }
 }
 
-/// A key whose publisher died before he could report it is told of, although its Secret is the only record of it.
+/// If the operator crashed before it wrote the status, only the Secret records the credential. The conditions
+/// `Suspended` and `Revoked` still name its expiry.
 #[test]
 fn a_key_that_was_never_reported_is_not_forgotten() {
     for (withhold, reason) in [(suspend as fn(&mut World), "Suspended"), (revoke, "Revoked")] {
@@ -266,7 +268,7 @@ fn a_key_that_was_never_reported_is_not_forgotten() {
     }
 }
 
-/// Nobody asks the store for the object of a grant that is held back, until its key's end.
+/// While a grant is suspended, Valet does not poll for its object until the credential expires.
 #[test]
 fn what_is_held_back_is_not_looked_for() {
     let mut world = (super::life("held back").world)();

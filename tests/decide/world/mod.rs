@@ -1,5 +1,6 @@
-//! A grant, its Secret, its store and its object, in memory; every write checks its preconditions as the apiserver
-//! does. What others do in it is in `others`, what the operator does in `operator`.
+//! A simulated cluster and store in memory: one grant, its Secret, its store and its object. Every write checks its
+//! preconditions, as the API server does. `others` has the actions of other clients, `operator` those of the
+//! operator.
 
 mod operator;
 mod others;
@@ -20,28 +21,28 @@ use valet::{
     },
 };
 
-/// An upload of the same key that is not Valet's.
+/// The ID of a multipart upload that another client initiated for the same object key.
 pub const THEIRS: &str = "theirs";
 
-/// Of every object.
+/// The size of the uploaded object in all tests, in bytes.
 const SIZE: i64 = 48_213;
 
-/// What is behind the key.
+/// The state of the object key in the store.
 #[derive(Clone, Debug)]
 pub enum Bucket {
     Empty,
-    /// Holds the object since then; the store may not say since when.
+    /// The object exists since `since`. If `says_when` is false, the store does not return its modification time.
     Holds {
         since: Timestamp,
         says_when: bool,
     },
     Hidden,
-    /// Refuses to be asked, since its clock differs.
+    /// The store refuses requests because of clock skew.
     Skewed,
     Down,
 }
 
-/// An upload in parts that goes on.
+/// A multipart upload that is neither completed nor aborted.
 #[derive(Clone, Debug)]
 pub struct Upload {
     pub id: String,
@@ -52,17 +53,17 @@ pub struct Upload {
 #[derive(Clone, Debug)]
 pub struct Secret {
     pub view: SecretView,
-    /// The key inside, if Valet put one in.
+    /// The lifetime of the credential in the Secret, if Valet issued it.
     pub signed: Option<Lifetime>,
     pub data: BTreeMap<String, ByteString>,
 }
 
-/// What the operator knows when something wakes it.
+/// The facts that the operator knows at the start of a reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
-    /// The grant and nothing else.
+    /// Only the grant is known.
     Grant,
-    /// The Secret and the store, too, from its caches.
+    /// The Secret and the store are also known, from the caches.
     Caches,
 }
 
@@ -75,10 +76,10 @@ pub struct Counts {
     pub reports: usize,
 }
 
-/// Whoever else has a hand in it.
+/// Changes the world between two steps of a reconcile.
 pub type Meddler = Box<dyn FnMut(&mut World)>;
 
-/// Sees each step before it is taken.
+/// Is called with each step before the step is executed.
 pub type Watcher = Box<dyn Fn(&Step)>;
 
 pub struct World {
@@ -86,59 +87,59 @@ pub struct World {
     pub grant: Option<GrantFacts>,
     pub secret: Option<Secret>,
     pub store: StoreFact,
-    /// The rules of a store that cannot be used, if they are not those that it had at first.
+    /// The access rules of an unusable store, if they changed since the start.
     pub rules: Option<RulesView>,
     first_rules: RulesView,
     pub bucket: Bucket,
-    /// All uploads of the key that go on.
+    /// All open multipart uploads for the object key.
     pub uploads: Vec<Upload>,
-    /// The finalizer was taken off by somebody who may not list uploads.
+    /// The multipart upload finalizer was removed without a list of the open uploads.
     pub blind: bool,
-    /// What the process began and nobody has recorded.
+    /// The ID of a multipart upload that this process initiated and that no Secret or status records.
     pub begun: Option<String>,
-    /// What the process began and a Secret names.
+    /// The ID of a multipart upload that this process initiated and that a Secret records.
     pub own_upload: Option<String>,
-    /// Why the apiserver takes no Secret now.
+    /// If set, the API server refuses to write the Secret, with this message.
     pub refuses: Option<String>,
-    /// Why nobody signs now.
+    /// If set, signing fails with this reason and message.
     pub unsigned: Option<(Reason, String)>,
-    /// The Secret is immutable: it can be deleted, and its data cannot be replaced.
+    /// The Secret is immutable: it can be deleted, but its data cannot be replaced.
     pub refuses_replacement: bool,
     pub settings: Settings,
     pub memory: Memory,
-    /// The process dies after the n-th step of its life.
+    /// The process crashes after this step, counted from the start of the life.
     pub crash: Option<usize>,
-    /// There is room for one more grant with a key, where their number is limited.
+    /// The quota has room for one more live grant.
     pub room: bool,
-    /// Somebody has written what only Valet writes: some promises are then void, the limits of keys are not.
+    /// Another client forged Valet's records. Some invariants then do not hold, but the limits of credentials do.
     pub forged: bool,
-    /// The key has more bytes than a Secret holds.
+    /// The credential is larger than a Secret may be.
     pub too_large: bool,
-    /// Sees each step before it is taken.
+    /// Is called with each step before the step is executed.
     pub watcher: Option<Watcher>,
-    /// Something may happen to the world after each step, before the next.
+    /// Can change the world after each step.
     pub meddler: Option<Meddler>,
 
-    /// What the process knows to be Valet's own of the grant's status.
+    /// The last authentic status of the grant that the process remembers.
     pub remembered: Option<GrantStatus>,
-    /// What the process knows of restorations of the Secret.
+    /// What the process remembers about its restorations of the Secret.
     pub repairs: Repairs,
     pub last_poll: Option<Timestamp>,
-    /// Somebody has said that the object came, and nobody has looked since.
+    /// A notification arrived and no poll followed yet.
     pub heard: bool,
     pub steps: usize,
     pub counts: Counts,
-    /// Every key that was published, in order.
+    /// The lifetimes of all issued credentials, in order.
     pub keys: Vec<Lifetime>,
     pub notices: Vec<Reason>,
-    /// Generations and renewals that a key was published for, and the last one.
+    /// The last lifetime for each pair of generation and number of renewals.
     pub published: BTreeMap<(i64, i64), Lifetime>,
-    /// Generations that a Secret was written for.
+    /// The generations for which a Secret was written.
     pub written: BTreeSet<i64>,
-    /// Why there is no Secret now although there was one: somebody else, or Valet for a cause that can pass.
+    /// Valet may create the Secret again: another client deleted it, or Valet deleted it for a temporary reason.
     pub may_create_again: bool,
     serial: u64,
-    /// What was verified last, of which status and with what memory: most steps change neither.
+    /// A cache of the last verified status; most steps change neither the status nor the memory.
     verified: RefCell<Option<Verified>>,
 }
 
@@ -195,7 +196,7 @@ impl World {
         self.grant.as_ref().expect("the grant is there")
     }
 
-    /// What the operator is told of when it changes.
+    /// Everything that the operator watches. A change of this text starts a reconcile.
     pub fn watched(&self) -> String {
         let Self {
             grant,
@@ -213,7 +214,7 @@ impl World {
         format!("{what}-{}", self.serial)
     }
 
-    /// All that can be known without a look at the object.
+    /// All facts that are known without a poll of the object.
     pub fn facts(&self) -> Facts {
         let mut facts = Facts::new(self.known(), self.settings.clone());
         facts.repairs = self.repairs;
@@ -253,7 +254,7 @@ impl World {
         }
     }
 
-    /// The grant with what the operator may believe of its status.
+    /// The grant with only the parts of the status that are authentic.
     pub fn known(&self) -> GrantFacts {
         self.grant().clone().with_status(self.known_status())
     }
@@ -271,7 +272,7 @@ impl World {
         known
     }
 
-    /// The same, and the process remembers what it has seen.
+    /// The grant with only the parts of the status that are authentic. The process remembers these parts.
     fn learn(&mut self) -> GrantFacts {
         let known = self.known_status();
         if known.is_own
@@ -283,21 +284,21 @@ impl World {
         self.grant().clone().with_status(known)
     }
 
-    /// A process of the operator ends, and with it what it remembers.
+    /// Ends the process: a new process has no memory.
     pub fn forget(&mut self) {
         (self.last_poll, self.heard) = (None, false);
         (self.begun, self.own_upload) = (None, None);
         (self.remembered, self.repairs) = (None, Repairs::default());
     }
 
-    /// Signs the status as Valet does.
+    /// Adds a valid record signature to the status.
     pub fn sign_status(&mut self) {
         if let Some(grant) = &mut self.grant {
             grant.status.record_signature = Some(records().sign_status(subject(grant), &grant.status));
         }
     }
 
-    /// Signs the Secret as Valet does.
+    /// Adds a valid record signature to the Secret.
     pub fn sign_secret(&mut self) {
         let Some(grant) = &self.grant else { return };
         if let Some(Secret { view, data, .. }) = &mut self.secret {
@@ -307,7 +308,7 @@ impl World {
         self.read_secret();
     }
 
-    /// Reads the evidence off the Secret as the operator does.
+    /// Verifies the Secret's record signature, as the operator does.
     fn read_secret(&mut self) {
         let Some(grant) = &self.grant else { return };
         if let Some(Secret { view, data, .. }) = &mut self.secret {
@@ -323,12 +324,12 @@ impl World {
         }
     }
 
-    /// What is to be done now, by somebody who knows all that.
+    /// The next step, decided with all facts.
     pub fn next(&self) -> Step {
         decide(&self.facts(), self.now)
     }
 
-    /// Whether the object, if there is one, is not what the grant describes.
+    /// True if an object of the test size does not match the grant.
     pub fn is_mismatched(&self) -> bool {
         let Ask::Upload { constraints, .. } = &self.grant().ask else {
             return false;
@@ -336,7 +337,7 @@ impl World {
         constraints.content_length.is_some_and(|n| n != SIZE)
     }
 
-    /// Whether the preconditions of a write hold.
+    /// True if the preconditions of a write hold.
     fn is_current(&self, uid: &str, resource_version: &str) -> bool {
         self.secret
             .as_ref()
@@ -364,13 +365,13 @@ impl World {
                     size: Some(SIZE),
                     ..ObservedObject::default()
                 },
-                // Stores keep whole seconds.
+                // Stores keep modification times in whole seconds.
                 modified_at: says_when.then(|| Timestamp::from_second(since.as_second()).unwrap()),
             },
         }
     }
 
-    /// The Secret, if it is this grant's and stays.
+    /// The Secret, if it belongs to this grant and is not being deleted.
     pub fn own_secret(&self) -> Option<&Secret> {
         self.secret
             .as_ref()
@@ -378,7 +379,7 @@ impl World {
     }
 }
 
-/// The record key of every world.
+/// The record key of all tests.
 fn records() -> RecordKey {
     RecordKey::new([7; 32])
 }

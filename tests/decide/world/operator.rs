@@ -1,4 +1,4 @@
-//! What the operator does in the world: it takes the steps that `decide` asks for, one by one, until it rests.
+//! The operator in the simulation: it executes the steps of `decide` one by one until the reconcile ends.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use valet::{
 use super::{Bucket, Memory, Secret, Upload, World};
 use crate::checks;
 
-/// More steps than any one reconcile may take.
+/// The largest number of steps that a reconcile may take.
 const MOST_STEPS: usize = 14;
 
 enum Ended {
@@ -24,12 +24,12 @@ enum Ended {
 }
 
 impl World {
-    /// Wakes the operator; it works until it rests. Says when it wants to be woken again.
+    /// Runs a reconcile to its end, and returns the time of the next one.
     pub fn reconcile(&mut self) -> Option<Timestamp> {
         loop {
             match self.until_rest() {
                 Ended::Rested(until) => return until,
-                // A new process: nothing is remembered.
+                // A new process has no memory.
                 Ended::Crashed => self.forget(),
             }
         }
@@ -73,13 +73,13 @@ impl World {
             if self.grant.is_none() {
                 return Ended::Rested(None);
             }
-            // One's own writes, and everybody's, are seen at once.
+            // Writes of all clients are visible at once.
             facts.grant = self.learn();
             facts.repairs = self.repairs;
         }
     }
 
-    /// Takes one step; at rest, says until when.
+    /// Executes one step. At the end of a reconcile, returns the time of the next one.
     fn take(&mut self, step: Step, facts: &mut Facts) -> Option<Option<Timestamp>> {
         match step {
             Step::Read(read) => self.read(read, facts),
@@ -94,7 +94,7 @@ impl World {
                     facts.upload = UploadFact::Unread;
                     facts.object = ObjectFact::Unread;
                 } else if let Some(n) = self.uploads.iter().position(|u| u.id == assembly.upload) {
-                    // It has the time at which its upload was begun.
+                    // The object's modification time is the time at which the multipart upload was initiated.
                     let upload = self.uploads.remove(n);
                     self.bucket = Bucket::Holds {
                         since: upload.begun,
@@ -185,7 +185,7 @@ impl World {
             Step::Report { status, notice } => {
                 self.counts.reports += 1;
                 self.notices.extend(notice.map(|n| n.reason));
-                // Through JSON, as the apiserver keeps it: times lose their fractions there.
+                // The API server stores JSON, which has times in whole seconds.
                 let kept = serde_json::from_value(serde_json::to_value(&*status).unwrap()).unwrap();
                 if let Some(grant) = &mut self.grant {
                     grant.status = kept;
@@ -230,7 +230,7 @@ impl World {
                 self.looked(facts);
             }
             Read::Uploads(_) => {
-                // What this process began and nobody has recorded needs no list.
+                // The process aborts an unrecorded multipart upload by its ID, without a list.
                 if let Some(begun) = self.begun.take()
                     && matches!(
                         (&self.bucket, &self.store),
@@ -267,7 +267,7 @@ impl World {
         (facts.poll_requested, self.heard) = (false, false);
     }
 
-    /// Of others there are as many as leave room, or none. Who has a key has his place.
+    /// A reservation is given if the quota has room or the grant already has a valid credential.
     fn place(&self, most: QuotaLimits) -> QuotaFact {
         let status = &self.grant().status;
         let end = status.expiration_time.as_ref().filter(|_| status.binding.is_some());
@@ -305,7 +305,7 @@ impl World {
         }
         match &publish.mode {
             PublishMode::Create if self.secret.is_some() => {
-                // 409: somebody was faster.
+                // HTTP 409: another client was faster.
                 facts.secret = self.look_at_secret();
                 self.drop_loser();
                 return;
@@ -342,7 +342,7 @@ impl World {
         self.repaired(publish.is_repair);
     }
 
-    /// The Secret, read by the operator, who remembers whether it is as it was issued.
+    /// Reads the Secret, and remembers if it is authentic.
     fn look_at_secret(&mut self) -> SecretFact {
         if self.own_secret().is_some_and(|s| s.view.is_authentic) {
             self.repairs.is_expected = true;
@@ -356,7 +356,7 @@ impl World {
         }
     }
 
-    /// What was begun for a Secret that is another's now is thrown away.
+    /// If another Secret won, aborts the multipart upload that was initiated for the losing Secret.
     fn drop_loser(&mut self) {
         let Some(secret) = &self.secret else { return };
         let recorded = secret.view.upload_id.as_ref();
@@ -365,9 +365,9 @@ impl World {
         }
     }
 
-    /// Aborts an upload, if the store lets it.
+    /// Aborts a multipart upload if the store answers. Returns whether it did.
     fn abort(&mut self, id: &str) -> bool {
-        // A store that is gone is asked by what the process remembers of it, which here is nothing.
+        // For a deleted store, the operator needs the remembered store settings, which this simulation does not have.
         if matches!(self.bucket, Bucket::Down | Bucket::Hidden) || matches!(self.store, StoreFact::Missing) {
             return false;
         }
@@ -377,7 +377,7 @@ impl World {
         true
     }
 
-    /// Begins an upload.
+    /// Initiates a multipart upload.
     pub fn begin(&mut self) -> String {
         let id = self.fresh("upload");
         self.uploads.push(Upload {

@@ -1,4 +1,4 @@
-//! What others do to the world: users, their workloads, the store, and whoever meddles.
+//! Actions of other clients: users, workloads and the store.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use valet::{
 use super::{Bucket, Secret, THEIRS, Upload, World};
 
 impl World {
-    /// Changes the spec; the apiserver counts generations.
+    /// Changes the spec and increases the generation, as the API server does.
     pub fn edit(&mut self, change: impl FnOnce(&mut GrantFacts)) {
         if let Some(grant) = &mut self.grant {
             change(grant);
@@ -19,7 +19,7 @@ impl World {
         }
     }
 
-    /// Annotates the grant, as `kubectl annotate` does: that is no new generation.
+    /// Annotates the grant, as `kubectl annotate` does. The generation does not change.
     pub fn request(&mut self, value: &str) {
         if let Some(grant) = &mut self.grant {
             grant.renew_requested = RenewRequest::parse(Some(value));
@@ -32,7 +32,7 @@ impl World {
         }
     }
 
-    /// Puts a Secret of the wanted name there.
+    /// Creates a Secret with the name of the grant's Secret.
     pub fn plant(&mut self, owner: Owner) {
         let uid = self.fresh("secret");
         let view = self.view(uid, owner, BTreeMap::new(), BTreeMap::new());
@@ -43,7 +43,6 @@ impl World {
         });
     }
 
-    /// Edits the Secret's data.
     pub fn edit_data(&mut self) {
         let version = self.fresh("rv");
         if let Some(secret) = &mut self.secret {
@@ -54,7 +53,6 @@ impl World {
         self.read_secret();
     }
 
-    /// Edits the Secret's metadata.
     pub fn edit_secret(&mut self, change: impl FnOnce(&mut SecretView)) {
         let version = self.fresh("rv");
         if let Some(secret) = &mut self.secret {
@@ -64,12 +62,12 @@ impl World {
         self.read_secret();
     }
 
-    /// The store says, or somebody in its name, that the object has come.
+    /// Receives a notification that the object was created. It can be forged.
     pub fn hear(&mut self) {
         self.heard = true;
     }
 
-    /// Somebody uploads now, with whatever key.
+    /// Uploads the object now.
     pub fn put_object(&mut self) {
         self.bucket = Bucket::Holds {
             since: self.now,
@@ -77,7 +75,7 @@ impl World {
         };
     }
 
-    /// Sends a part of the object with the key that is out, of as many bytes as it should have and so many more.
+    /// Uploads a part with the current credential. The part has `more` bytes more than expected.
     pub fn put_part(&mut self, number: i64, more: i64) {
         let wanted = self.grant().ask.parts().expect("it comes in parts").part(number);
         let Some(secret) = self
@@ -110,7 +108,7 @@ impl World {
         }
     }
 
-    /// Deletes a grant that has somebody else's finalizer.
+    /// Deletes a grant that a finalizer of another client keeps.
     pub fn delete_held(&mut self) {
         let now = self.now;
         if let Some(grant) = &mut self.grant {
@@ -120,7 +118,7 @@ impl World {
         }
     }
 
-    /// Somebody else begins an upload of the same key, of which no part has come.
+    /// Another client initiates a multipart upload for the same object key, without parts.
     pub fn their_upload(&mut self) {
         self.uploads.push(Upload {
             id: THEIRS.into(),
@@ -129,12 +127,12 @@ impl World {
         });
     }
 
-    /// Shows each step that the operator is about to take.
+    /// Calls `watcher` with each step before the step is executed.
     pub fn watch_steps(&mut self, watcher: impl Fn(&Step) + 'static) {
         self.watcher = Some(Box::new(watcher));
     }
 
-    /// The grant is gone, and the garbage collector takes its Secret.
+    /// The grant is gone, and the garbage collector deletes its Secret.
     pub(super) fn collected(&mut self) {
         self.grant = None;
         self.secret = self.secret.take().filter(|s| s.view.owner != Owner::ThisGrant);

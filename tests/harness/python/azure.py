@@ -1,6 +1,6 @@
-"""Microsoft's own package for Azure Blob Storage, as a client of Azurite and as the other opinion on signatures.
+"""Microsoft's package for Azure Blob Storage: a client for Azurite, and an independent implementation of signatures.
 
-Its operations, named at the end, are put into a conversation by conversation.py.
+conversation.py runs the operations that are listed at the end of this file.
 """
 
 from azure.core.exceptions import ResourceNotFoundError
@@ -41,19 +41,19 @@ def get(request, _body):
 
 
 def names(request, _body):
-    """The names of all blobs that begin so."""
+    """The names of all blobs that begin with the prefix."""
     return {"names": list(container(request).list_blob_names(name_starts_with=request["prefix"]))}, b""
 
 
 def policies(request, _body):
-    """Sets the container's stored access policies, each with the permissions that are given (none: null)."""
+    """Sets the container's stored access policies, each with its permissions; null means no permissions."""
     wanted = {name: AccessPolicy(permission=permission) for name, permission in request["policies"].items()}
     container(request).set_container_access_policy(wanted)
     return {}, b""
 
 
 def sas(request, _body):
-    """The query of a signed URL, for the same inputs as Valet's."""
+    """The query of a signed URL, for the same inputs as in Valet."""
     delegation = None
     if request.get("delegation"):
         delegation = UserDelegationKey()

@@ -1,9 +1,12 @@
-"""Answers questions for as long as standard input is open. A request is one line of JSON, followed by as many raw bytes as its
-`body_length` says; an answer has the same form, and `error` in it if there is none.
+"""Answers requests on standard input until standard input is closed.
+
+A request is one line of JSON, followed by a body of `body_length` raw bytes. An answer has the same form. If a request
+fails, its answer has the field `error`.
 
 usage: conversation.py SCRIPT
 
-SCRIPT is a Python file with OPERATIONS, by the word in `op`: functions from a request and its body to an answer and its body.
+SCRIPT is a Python file with the dictionary OPERATIONS. The field `op` of a request selects an operation: a function that
+takes a request and its body, and returns an answer and its body.
 """
 
 import importlib.util
@@ -23,7 +26,7 @@ def main(script):
         try:
             answer, body = module.OPERATIONS[request["op"]](request, body)
         except OSError as error:
-            # Nobody listens, or nobody answers: news for the test, not a mistake in here.
+            # Nobody listens or nobody answers. The test wants to know this; it is not an error of this program.
             answer, body = {"error": f"{type(error).__name__}: {error}"}, b""
         except Exception:
             answer, body = {"error": traceback.format_exc()}, b""

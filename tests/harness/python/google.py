@@ -1,11 +1,11 @@
-"""Google's own client, and a checker of signed URLs and forms that shares no code with Valet.
+"""Google's client library, and a checker of signed URLs and forms that shares no code with Valet.
 
-Its operations, named at the end, are put into a conversation by conversation.py.
+conversation.py runs the operations that are listed at the end of this file.
 
-`sign` and `sign_form` are Google's client. `verify` and `verify_form` do what Google's documentation says that Cloud Storage
-does: they put the canonical request together from what a client sends, and check the RSA signature with the account's public
-key. The rules about headers are those of "Canonical requests": all that are signed are sent, and all that begin with x-goog- or
-x-amz- are signed.
+`sign` and `sign_form` use Google's client library. `verify` and `verify_form` follow Google's documentation of Cloud
+Storage: they build the canonical request from what a client sends, and check the RSA signature with the account's public
+key. The rules for headers are those of the page "Canonical requests": a client must send every signed header, and must
+sign every header that begins with x-goog- or x-amz-.
 """
 
 import base64
@@ -30,7 +30,7 @@ ALGORITHM = "GOOG4-RSA-SHA256"
 
 
 class Refused(Exception):
-    """What the store would say no to."""
+    """The store would reject the request."""
 
 
 # --- Google's client ----------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def quoted(text, safe=""):
 
 
 def examine(check):
-    """Raises Refused unless the store would take this request at the moment `now`."""
+    """Raises Refused unless the store would accept this request at the time `now`."""
     parts = urllib.parse.urlsplit(check["url"])
     if parts.fragment:
         raise Refused("it has a fragment")
@@ -144,7 +144,7 @@ def examine(check):
 
 
 def obeyed(headers, check):
-    """What the store makes of the headers, for an upload of `size` bytes, of the text `content`, onto an object that is there or not."""
+    """Raises Refused if the headers forbid an upload with this `size`, `content`, and existing object (`exists`)."""
     if (size_range := headers.get("x-goog-content-length-range")) and "size" in check:
         least, most = map(int, size_range.split(","))
         if not least <= check["size"] <= most:
@@ -164,7 +164,7 @@ def stamp(text):
 
 
 def in_time(now, issued, expires):
-    # Clocks differ; Google gives some minutes to those that are ahead.
+    # Google accepts clocks that are some minutes ahead.
     if now < issued - 900:
         raise Refused("it does not work yet")
     if now >= expires:

@@ -1,9 +1,9 @@
 """An S3 client and a checker of signed URLs that share no code with Valet.
 
-Its operations, named at the end, are put into a conversation by conversation.py.
+conversation.py runs the operations that are listed at the end of this file.
 
-The signatures are botocore's. Everything around them is done here and by hand, since HTTP libraries (botocore's own
-included) tidy up paths, and what is looked at here is whether paths arrive untidied.
+botocore computes the signatures. This file sends the HTTP requests itself, because HTTP libraries (also that of botocore)
+normalize paths, and the tests check that paths arrive unchanged.
 """
 
 import base64
@@ -106,7 +106,7 @@ def verify(request, _body):
 
 
 def verdict(check):
-    """What a server would make of the URL, its clock apart, and what the URL says."""
+    """Whether a server would accept the URL, without a check of the time, and the contents of the URL."""
     said = {}
     try:
         examine(check, said)
@@ -125,8 +125,8 @@ def examine(check, said):
     path = percent_decode(parts.path)
     said["path_hex"] = path.hex()
 
-    # Servers decode names and values and encode them again in one way, as botocore.auth's tests and AWS'
-    # documentation do; the signature is over that. So it is done here.
+    # Servers decode names and values and encode them again in one way, as botocore.auth's tests and the AWS
+    # documentation do. The signature covers the encoded form, so this code does the same.
     query, plain = [], {}
     for pair in parts.query.split("&"):
         name, _, value = pair.partition("=")
@@ -178,7 +178,7 @@ def examine(check, said):
         headers[name.lower()] = value
     said["unsigned_headers"] = sorted(set(headers) - set(signed_headers))
     for name in said["unsigned_headers"]:
-        # What Amazon does: a client that may add these could change what the request means.
+        # As at Amazon: a client that may add these headers could change the meaning of the request.
         if name.startswith("x-amz-"):
             raise Refused(f"the header {name} is sent and not signed")
     missing = set(signed_headers) - set(headers) - {"host"}
@@ -192,7 +192,7 @@ def examine(check, said):
     )
     credentials = Credentials(check["access_key"], check["secret_key"], check.get("session_token"))
     auth = S3SigV4QueryAuth(credentials, "s3", check["region"], expires=int(expires))
-    # botocore takes the time from here, and the clock only to fill this in.
+    # botocore takes the time from here. It uses the clock only to set this value.
     request.context["timestamp"] = date
     if auth.signed_headers(auth.headers_to_sign(request)) != plain["X-Amz-SignedHeaders"]:
         raise Refused(f"X-Amz-SignedHeaders is {plain['X-Amz-SignedHeaders']}, not sorted or not all signable")
@@ -202,7 +202,7 @@ def examine(check, said):
 
 
 def percent_decode(text):
-    """Once, and only what is well-formed."""
+    """Percent-decodes the text once. Raises Refused if an escape is malformed."""
     for at, character in enumerate(text):
         if character == "%" and not all(c in "0123456789abcdefABCDEF" for c in (text[at + 1 : at + 3] or "-").ljust(2, "-")):
             raise Refused("a '%' that two hexadecimal digits do not follow")
@@ -268,7 +268,7 @@ def examine_form(check, said):
     if fields.get("x-amz-security-token") != check.get("session_token"):
         raise Refused("x-amz-security-token is not that of the session")
 
-    # botocore signs the same document: the string to sign is the policy as it stands in the form.
+    # botocore signs the same document: the string to sign is the policy as the form contains it.
     credentials = Credentials(check["access_key"], check["secret_key"], check.get("session_token"))
     auth = S3SigV4QueryAuth(credentials, "s3", check["region"])
     request = AWSRequest()

@@ -88,7 +88,7 @@ impl Process {
         let mut child = self.child();
         // Until the child is reaped, its process ID cannot belong to another process.
         if reap(&mut child).is_none() {
-            // SAFETY: kill takes two integers and touches no memory of ours.
+            // SAFETY: kill takes two integers and does not access memory of this process.
             unsafe { libc::kill(self.pid.cast_signed(), signal) };
         }
     }
@@ -388,8 +388,8 @@ fn tie_to_this_process(mut command: Command) -> Command {
     #[cfg(target_os = "linux")]
     let parent = std::process::id().cast_signed();
     command.process_group(0);
-    // SAFETY: between fork and exec only functions that are safe after a fork are called: prctl, getppid,
-    // sigemptyset and pthread_sigmask, none of which allocates or locks.
+    // SAFETY: between fork and exec, only functions that are safe after a fork are called: prctl, getppid,
+    // sigemptyset and pthread_sigmask. None of them allocates memory or takes a lock.
     unsafe {
         command.pre_exec(move || {
             #[cfg(target_os = "linux")]
@@ -431,8 +431,8 @@ pub(crate) fn at_exit() {
     extern "C" fn tidy_up() {
         if let Ok(mut live) = LIVE.try_lock() {
             for &pid in live.iter() {
-                // SAFETY: kill and waitpid touch no memory of ours but the null pointer that waitpid may get. The
-                // child is ours and not reaped, so the number is still its own.
+                // SAFETY: kill and waitpid do not access memory of this process, except the null pointer that waitpid
+                // accepts. The child is not reaped yet, so its process ID cannot belong to another process.
                 unsafe {
                     libc::kill(pid.cast_signed(), libc::SIGKILL);
                     libc::waitpid(pid.cast_signed(), std::ptr::null_mut(), 0);
@@ -442,7 +442,7 @@ pub(crate) fn at_exit() {
         }
         scratch::remove_all_at_exit();
     }
-    // SAFETY: the function unwinds nowhere and stays where it is for as long as the process lives.
+    // SAFETY: the function does not unwind, and it is valid for the life of the process.
     ONCE.call_once(|| unsafe {
         libc::atexit(tidy_up);
     });
@@ -456,7 +456,7 @@ static INTERRUPT_IS_THE_END: AtomicBool = AtomicBool::new(false);
 /// later inherit the blocked signals.
 pub fn exit_on_interrupt() {
     let mut set = std::mem::MaybeUninit::uninit();
-    // SAFETY: sigemptyset initialises the set that the other calls read; all of them only touch that set.
+    // SAFETY: sigemptyset initialises the set before the other calls read it. All calls access only this set.
     let set = unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         let mut set = set.assume_init();

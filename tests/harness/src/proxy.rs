@@ -94,7 +94,7 @@ fn tunnel(client: TcpStream, detours: &[(String, String)], seen: &Mutex<Vec<Conn
         let _ = client.shutdown(Shutdown::Both);
         end
     });
-    // The reader may hold what came with the request.
+    // The reader can already hold bytes that arrived with the request.
     io::copy(&mut reader, &mut up)?;
     up.shutdown(Shutdown::Write)?;
     let _ = back.join();

@@ -1,4 +1,4 @@
-//! Of temporary credentials.
+//! Refusals of temporary credentials.
 
 use valet::{
     api::{
@@ -104,7 +104,7 @@ pub fn cases() -> Vec<Case> {
     ] {
         cases.push(of_mode(grant, |_| {}, |can| can.credentials = None, message));
     }
-    // On a store that never hands out any, the remedy is one that exists there.
+    // If a store never issues temporary credentials, the message suggests a mode that the store has.
     let never = |can: &mut Capabilities| {
         can.credentials = None;
         can.remedies = Remedies::default();

@@ -1,5 +1,5 @@
-//! What refusals say: the field, what is wrong with its value, the remedy; and nothing of other namespaces' rules. The tables
-//! are in the modules, by what they are about.
+//! Tests of refusal messages. A message names the field, what is wrong with its value, and what to do. It contains
+//! nothing from rules of other namespaces. Each module has the table for one kind of refusal.
 
 mod credentials;
 mod modes;
@@ -49,7 +49,7 @@ fn every_refusal_in_its_own_words() {
     }
 }
 
-/// The reasons that `admit` has, each tried above.
+/// The tables above cover every reason of `admit`.
 #[test]
 fn every_reason_is_reached() {
     let reached: Vec<_> = cases().iter().map(|c| c.reason).collect();
@@ -67,7 +67,7 @@ fn every_reason_is_reached() {
     }
 }
 
-/// Messages end up in tenants' statuses and in logs: one line each, and of a length that fits an event.
+/// Messages appear in statuses and logs, so each is one line and short enough for an event.
 #[test]
 fn messages_are_one_short_line() {
     for case in cases() {
@@ -80,7 +80,7 @@ fn messages_are_one_short_line() {
     assert!(refusal.message.len() < 32_768, "a condition's message takes so much");
 }
 
-/// All that a tenant may learn is what its own namespace is allowed.
+/// A tenant learns only the rules for its own namespace.
 #[test]
 fn other_namespaces_rules_are_nobodys_business() {
     let marker = "zxq";
@@ -115,7 +115,8 @@ fn other_namespaces_rules_are_nobodys_business() {
     }
 }
 
-/// Of several rules that refuse, the one that the grant came furthest with speaks; and all prefixes are named.
+/// If several rules refuse a grant, the message is about the rule with the most fulfilled conditions. The message
+/// names all allowed prefixes.
 #[test]
 fn the_closest_rule_speaks() {
     let (mut far, mut near) = (rule(), rule());
@@ -140,7 +141,7 @@ fn the_closest_rule_speaks() {
     );
 }
 
-/// Exactly what the rule names may be had whole: everything below it is allowed.
+/// A prefix is allowed only if a rule allows every object key below it.
 #[test]
 fn a_prefix_is_allowed_where_all_of_it_is() {
     for (key, allowed) in [

@@ -1,4 +1,4 @@
-//! Of what a store cannot enforce in the mode that the grant asks for, where another mode could.
+//! Refusals of constraints that the store cannot enforce in the grant's mode, but could enforce in another mode.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use valet::{
 use super::{Case, case, weak::weak};
 use crate::common::{capabilities, constrain, form, form_below, in_parts, resumable, upload};
 
-/// A refusal that names the mode, and the other one if that can help.
+/// A refusal that names the mode, and another mode if that mode helps.
 pub fn of_mode(
     grant: GrantFacts,
     change: impl FnOnce(&mut GrantFacts),
@@ -62,7 +62,7 @@ pub fn cases() -> Vec<Case> {
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
              (ChecksumSHA256); set spec.mode to PostForm, or leave it out",
         ),
-        // What the store checks instead, unless the grant asks for that, too.
+        // The message suggests another checksum, unless the grant already has it.
         of_mode(
             upload(),
             |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),

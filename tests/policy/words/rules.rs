@@ -1,4 +1,4 @@
-//! Of specs that no store takes, and of what no access rule allows.
+//! Refusals of invalid specs, and of grants that no access rule allows.
 
 use valet::api::{ByteSize, Operation, Reason, RenewalPermission};
 

@@ -1,4 +1,4 @@
-//! Of a store that can nothing but sign.
+//! Refusals by a store that only signs and enforces no constraint.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use valet::{
 use super::Case;
 use crate::common::{capabilities, constrain, download, rule, store, upload};
 
-/// A store that can nothing but sign.
+/// A store that only signs and enforces no constraint.
 pub fn weak(mut grant: GrantFacts, change: impl FnOnce(&mut GrantFacts), message: &'static str) -> Case {
     change(&mut grant);
     let mut store = store([rule()]);

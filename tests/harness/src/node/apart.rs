@@ -284,7 +284,7 @@ fn tidy_up_at_exit() {
         // Delete the folders that killed processes in the namespaces have left.
         scratch::sweep();
     }
-    // SAFETY: the function unwinds nowhere and stays where it is for as long as the process lives.
+    // SAFETY: the function does not unwind, and it is valid for the life of the process.
     ONCE.call_once(|| unsafe {
         libc::atexit(tidy_up);
     });

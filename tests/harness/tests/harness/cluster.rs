@@ -1,4 +1,4 @@
-//! The control plane: who owns what, who may what, who did what; and that it comes back.
+//! Tests of the control plane: owner references, permissions, the audit log, and restarts.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use valet_harness::{ControlPlane, ControlPlaneOptions, eventually, kstatus, proc
 
 use crate::{SOON, TOOLS};
 
-/// A kind of its own, so that the tests see what happens to kinds that are not Kubernetes' own.
+/// A custom kind. The tests check that it behaves like the built-in kinds.
 const CRD: &str = r#"{
   "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
   "metadata": {"name": "things.harness.test"},
@@ -29,7 +29,7 @@ static CLUSTER: LazyLock<ControlPlane> = LazyLock::new(|| {
     cluster
 });
 
-/// A Secret that belongs to a Thing.
+/// Creates an object of the kind Thing and a Secret that it owns.
 fn owner_and_secret(namespace: &str) {
     CLUSTER
         .apply(&json!({"apiVersion": "harness.test/v1", "kind": "Thing", "metadata": {"name": "owner", "namespace": namespace}}).to_string())
@@ -167,7 +167,7 @@ fn the_apiserver_has_metrics() {
     assert!(CLUSTER.metrics().unwrap().contains("apiserver_request_total"));
 }
 
-/// On a control plane of its own, since nobody else would like it.
+/// This test has its own control plane, because it would disturb other tests.
 #[test]
 fn an_apiserver_comes_back_where_it_was_and_remembers() {
     let cluster = ControlPlane::start(&TOOLS).unwrap();
@@ -194,7 +194,7 @@ fn an_apiserver_comes_back_where_it_was_and_remembers() {
     let folder = cluster.scratch().path().to_owned();
     assert!(folder.exists());
     drop(cluster);
-    // Unless another test of this process has failed, which keeps the logs.
+    // If another test of this process has failed, the folder keeps the logs.
     assert!(!folder.exists() || folder.join("kube-apiserver.log").exists());
 }
 

@@ -1,4 +1,4 @@
-//! The harness itself: that the servers are real, and that nothing of them stays.
+//! Tests of the harness: its servers are real, and nothing is left after a run.
 
 mod cluster;
 mod processes;
@@ -9,7 +9,7 @@ use std::{process::Command, sync::LazyLock, time::Duration};
 
 use valet_harness::{S3Server, Tools, process};
 
-/// For what has no timer of its own, on a machine however busy.
+/// The time limit for everything without a timeout of its own. It is long enough for a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
 static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::locate().unwrap());
@@ -20,7 +20,7 @@ static STORE: LazyLock<S3Server> = LazyLock::new(|| {
     store
 });
 
-/// What a client gets: status, and body or, of an error, its code.
+/// Runs curl. Returns the status and the body. For an S3 error, returns its code instead of the body.
 fn curl(args: &[&str]) -> (u16, String) {
     let mut command = process::clean(Command::new("curl"));
     command

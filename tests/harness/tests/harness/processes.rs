@@ -1,4 +1,4 @@
-//! Processes and folders: what they say at their end, and that they have one.
+//! Tests of processes and temporary folders: their error messages, and that nothing is left at the end.
 
 use std::{fs, path::Path, process::Command, sync::LazyLock, thread, time::Duration};
 
@@ -45,7 +45,7 @@ fn a_process_ends_as_it_is_asked_to() {
 
     let mut command = Command::new("sleep");
     command.arg("600");
-    // It sleeps for ten minutes: if it were not killed, this would not come to an end.
+    // The command sleeps for ten minutes. If `run` did not kill it, the test would not end.
     let error = process::run(command, &[], Duration::from_millis(200)).unwrap_err();
     assert!(
         error.to_string().contains("sleep 600 did not end within 0.2 s"),
@@ -53,12 +53,12 @@ fn a_process_ends_as_it_is_asked_to() {
     );
 }
 
-/// This test program plays the parent: it runs itself with this variable set, and only the test below.
+/// If this variable is set, the test program runs as a parent process: it runs only the test below.
 const PLAY_PARENT: &str = "HARNESS_TEST_PLAY_PARENT";
 
 #[test]
 fn children_and_folders_do_not_outlive_their_parent() {
-    // A Process in a static, started by a thread that is long gone: what tests do.
+    // A Process in a static, started by a thread that has ended. Many tests do this.
     static CHILD: LazyLock<(Process, Scratch)> = LazyLock::new(|| {
         let scratch = Scratch::new("child").unwrap();
         let mut command = Command::new("sleep");
@@ -96,7 +96,7 @@ fn children_and_folders_do_not_outlive_their_parent() {
         eventually(SOON, "the child to die", || dead(pid).then_some(()));
         if how == "crash" {
             assert!(Path::new(folder).exists(), "nobody was there to delete it");
-            // The first folder that a process makes is preceded by a sweep.
+            // Before a process creates its first folder, it deletes the folders of killed processes.
             let swept = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "processes::an_error_shows_the_last_lines_of_the_log"])
                 .output()
@@ -107,7 +107,7 @@ fn children_and_folders_do_not_outlive_their_parent() {
     }
 }
 
-/// Gone, or waiting for whoever adopts orphans to take note.
+/// True if the process has ended, or if it only waits to be reaped.
 fn dead(pid: &str) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat.contains(") Z "),

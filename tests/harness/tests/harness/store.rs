@@ -1,4 +1,4 @@
-//! The S3 server: bytes, versions, users; and that it comes back.
+//! Tests of the S3 server: bytes, versions, users and restarts.
 
 use serde_json::json;
 use valet_harness::{S3Server, UrlCheck, verify};

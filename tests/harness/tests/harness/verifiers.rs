@@ -1,4 +1,4 @@
-//! The checkers of URLs and forms, against botocore and the store.
+//! Tests of the checkers of URLs and forms, in comparison with botocore and with the store.
 
 use serde_json::json;
 use valet_harness::{FormCheck, UrlCheck, verify, verify_form, verify_url, verify_urls};
@@ -51,7 +51,7 @@ fn the_verifier_agrees_with_botocore_and_with_the_store() {
     );
     assert_eq!(STORE.get("verify", key).unwrap().as_deref(), Some(&b"x"[..]));
 
-    // One byte, one header, one word: each makes another request of it.
+    // Each change of one byte, header or word makes another request, so the signature must be invalid.
     let with = |change: &dyn Fn(&mut UrlCheck)| {
         let mut other = check.clone();
         change(&mut other);
@@ -112,7 +112,7 @@ fn the_verifier_of_forms_agrees_with_botocore_and_with_the_store() {
     assert_eq!(post(&check.fields), (204, String::new()));
     assert_eq!(STORE.get("forms", key).unwrap().as_deref(), Some(&b"xy"[..]));
 
-    // What the store refuses the checker refuses, too.
+    // The checker also rejects what the store rejects.
     let says = |why: &str, change: &dyn Fn(&mut FormCheck)| {
         let mut other = check.clone();
         change(&mut other);

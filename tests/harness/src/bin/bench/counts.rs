@@ -197,7 +197,7 @@ impl Usage {
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok());
         let (user, kernel) = ticks(11).zip(ticks(12)).context("no times in /proc/PID/stat")?;
-        // SAFETY: it takes an integer, returns one and touches no memory of ours.
+        // SAFETY: sysconf takes and returns an integer, and does not access memory of this process.
         #[allow(unsafe_code, reason = "sysconf has no safe interface")]
         let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
         let status = read("status")?;
