@@ -114,7 +114,7 @@ pub fn wrong(seen: &Snapshot, place: &Place, offset: i64, mode: Mode, groups: &[
                 let name = format!("{form}-{group}-{store}");
                 let is_upload = form != "get";
                 let expected: &[&str] = match (*group, store) {
-                    // If the store was refused as unsafe before, `CapabilityMissing` stays.
+                    // A grant that was refused before the clock was set can stay refused (`CapabilityMissing`).
                     (_, "minio") if is_upload && signs_nothing => &["ClockSkewed", "CapabilityMissing"],
                     (_, "minio") if is_upload && !is_known => &["ClockSkewed", "CapabilityMissing"],
                     (_, "minio") if is_upload => &["CapabilityMissing"],

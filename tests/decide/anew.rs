@@ -14,7 +14,7 @@ use crate::{
     world::World,
 };
 
-/// A world in which the credential was issued at the start and its status was written.
+/// Creates a simulated world in which the credential was issued at the start and the status was written.
 fn issued(grant: GrantFacts) -> World {
     let mut world = World::new(grant, store([rule()]));
     world.reconcile();
@@ -119,7 +119,7 @@ fn what_is_not_known_is_left_alone() {
     world.now = at(200);
     world.reconcile();
     assert_eq!((world.keys.len(), until(&world)), (1, Some(at(300))));
-    // The recorded fingerprint stays.
+    // The Secret keeps its recorded fingerprint.
     assert_eq!(world.own_secret().unwrap().view.signed_with.as_deref(), Some("first"));
 }
 
@@ -266,7 +266,7 @@ fn keys_that_are_out_stay() {
     assert!(world.own_secret().is_none());
 }
 
-// --- temporary credentials ------------------------------------------------------------------------------------------
+// --- temporary credentials -----------------------------------------------------------------------------------------
 
 /// An upload of one object with temporary credentials completes when the object arrives, as with a signed URL.
 #[test]

@@ -87,7 +87,7 @@ pub fn ready(grant: &GrantFacts) -> &str {
     condition(&grant.status, "Ready").map_or("", |c| &c.reason)
 }
 
-/// Checks the step that `decide` returned against the current world.
+/// Checks that the step that `decide` returned keeps all invariants in the current world.
 pub fn step(world: &World, facts: &Facts, step: &Step) {
     assert_eq!(&decide(facts, world.now), step, "the same facts, another judgement");
     asks(facts, step);
@@ -98,7 +98,8 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
                 facts.grant.held || facts.grant.ask.parts().is_none(),
                 "begins an upload without a finalizer"
             );
-            // The facts that were read are checked. A later change of the spec counts at the next step.
+            // The credential is checked against the facts that were read. A later change of the spec is checked at
+            // the next step.
             signs(&facts.grant, &facts.store, world.now, publish);
             // If the number of live grants is limited, a new credential needs a reservation.
             if let StoreFact::Usable(store) = &facts.store
@@ -296,9 +297,9 @@ pub fn renewals(annotations: &BTreeMap<String, String>) -> i64 {
         .map_or(0, |n| n.parse().expect("a number"))
 }
 
-/// I3: Valet issues one credential per generation and renewal. A second issue is allowed only after the Secret was
-/// deleted or changed, and only with the same lifetime. A renewal within a generation is allowed only when it is due
-/// or requested.
+/// I3: Valet issues one credential per generation and renewal. Valet may issue it again only after the Secret
+/// was deleted or changed, and only with the same lifetime. A renewal within a generation is allowed only when it is
+/// due or requested.
 pub fn published(world: &World, publish: &Publish) {
     let (grant, key) = (world.grant(), publish.request.lifetime);
     assert!(

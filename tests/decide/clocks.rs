@@ -17,7 +17,7 @@ fn world(grant: GrantFacts) -> World {
     World::new(grant, store([rule()]))
 }
 
-/// A world in which the credential was issued at the start and its status was written.
+/// Creates a simulated world in which the credential was issued at the start and the status was written.
 fn issued(grant: GrantFacts) -> World {
     let mut world = world(grant);
     world.reconcile();

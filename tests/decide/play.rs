@@ -35,7 +35,7 @@ pub struct Expect {
     pub keys: &'static [(i64, i64)],
     /// The numbers of Secrets that were created, replaced and deleted.
     pub writes: [usize; 3],
-    /// The events that were published.
+    /// The reasons of the Kubernetes events that Valet published.
     pub notices: &'static [Reason],
 }
 

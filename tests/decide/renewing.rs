@@ -25,7 +25,7 @@ fn renewing(grant: GrantFacts) -> GrantFacts {
     grant
 }
 
-/// A world in which the credential was issued at the start and its status was written.
+/// Creates a simulated world in which the credential was issued at the start and the status was written.
 fn issued(grant: GrantFacts) -> World {
     let mut world = World::new(grant, store([rule()]));
     world.reconcile();
@@ -78,7 +78,7 @@ fn the_instant_is_in_the_second_half_and_in_time() {
 fn a_request_is_answered_at_its_instant_and_once() {
     let mut world = issued(download());
     world.request(&at(100).to_string());
-    // Before it is due, the status shows the time of the renewal.
+    // The status shows the time of the renewal before the renewal is due.
     world.now = at(50);
     world.reconcile();
     assert_eq!(world.grant().status.renewal_time, Some(Time(at(100))));

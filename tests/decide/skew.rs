@@ -10,7 +10,7 @@ use crate::{
     world::{Bucket, World},
 };
 
-/// A world in which a credential of 300 s was issued at the start and its status was written.
+/// Creates a simulated world in which a credential of 300 s was issued at the start and the status was written.
 fn issued(grant: GrantFacts) -> World {
     let mut world = World::new(grant, store([rule()]));
     world.reconcile();

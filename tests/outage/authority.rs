@@ -38,7 +38,7 @@ fn replaced_certificate_authority_is_trusted_without_a_restart() {
         "the operator to find that it does not trust the apiserver",
         || named.log_text().contains("invalid peer certificate").then_some(()),
     );
-    // Half a file, as a reader can see it during a write.
+    // The operator can read the file while it is half written. It must then go on.
     let new = fs::read(plane.ca_file()).unwrap();
     fs::write(&ca, &new[..new.len() / 2]).unwrap();
     thread::sleep(Duration::from_secs(12));

@@ -23,7 +23,7 @@ fn operator_restarts_itself_when_the_cluster_was_set_back() {
     ready(plane, "stays", "Issued");
     ready(plane, "revoked", "Issued");
     let backup = plane.back_up().unwrap();
-    // The commands of docs/backup-and-restore.md.
+    // The kinds in the command of docs/backup-and-restore.md.
     let kinds = "clusterobjectstores.valetkey.dev,objectstores.valetkey.dev,uploadgrants.valetkey.dev,downloadgrants.valetkey.dev";
     let exported = plane.kubectl(&["get", kinds, "-A", "-o", "yaml"]).unwrap();
     assert!(

@@ -98,8 +98,8 @@ fn grant(dice: &mut Dice) -> GrantFacts {
             part_size_bytes: dice.one_in(2).then(|| *dice.pick(&[1000, 1001, 5 << 20])),
         };
         if mode == UploadMode::Credentials && dice.one_in(2) {
-            // Stores can enforce few constraints on temporary credentials. Half of these grants have none, so that some are
-            // allowed.
+            // Stores enforce few constraints on temporary credentials. Half of these grants have no constraints, so
+            // that some grants are allowed.
             grant.ask = Ask::Upload {
                 mode,
                 multipart,

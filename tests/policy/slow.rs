@@ -247,8 +247,8 @@ fn rule_allows(rule: &AccessRule, grant: &GrantFacts) -> bool {
     if renews && rule.renewal == RenewalPermission::Forbid {
         return false;
     }
-    // "They cannot limit the size or type of uploads, so for uploads a rule with maxBytes or contentTypes never allows
-    // them."
+    // "They cannot limit the size or type of uploads, so for uploads a rule with maxBytes or contentTypes never
+    // allows them."
     if is_for_credentials(grant) {
         let limited = rule.max_bytes.is_some() || !rule.content_types.is_empty();
         return rule.credentials == Permission::Allow && !(limited && operation == Operation::Upload);

@@ -1,4 +1,4 @@
-//! Lives in which the store hides the object, does not answer, or returns incomplete data.
+//! Simulated lives of grants in which the store hides the object, does not answer, or returns incomplete data.
 
 use valet::{
     api::{Overwrite, Reason},
@@ -29,7 +29,7 @@ fn put_another(w: &mut World) {
 const UNUSED: &[Reason] = &[Reason::ExpiredUnused];
 
 pub static LOOKS: &[Life] = &[
-    // After the expiry Valet polls at 60, 300 and 900 seconds.
+    // Valet polls 60, 300 and 900 seconds after the credential has expired.
     Life {
         name: "an upload that is complete only after the key's end",
         world: || with_bucket(Bucket::Empty),
@@ -95,7 +95,7 @@ pub static LOOKS: &[Life] = &[
         world: || with_bucket(Bucket::Down),
         events: &[(30.0, |w| w.bucket = Bucket::Empty)],
         until: 200,
-        // Retries follow 1, 2, 4, 8, 16 and 32 seconds after the first attempt.
+        // Valet retries 1, 2, 4, 8, 16 and 32 seconds after the first attempt.
         end: ends("Current Issued", &[(32, 332)], [1, 0, 0], UNREACHABLE),
     },
     Life {

@@ -1,4 +1,4 @@
-//! Lives without faults or unusual events.
+//! Simulated lives of grants without faults or unusual events.
 
 use valet::api::Reason;
 

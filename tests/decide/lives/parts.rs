@@ -1,4 +1,4 @@
-//! Lives of multipart uploads: which uploads Valet completes, and that it aborts all others.
+//! Simulated lives of multipart uploads. They show which uploads Valet completes, and that it aborts all others.
 
 use jiff::SignedDuration;
 use valet::{
@@ -397,7 +397,7 @@ fn an_object_that_is_being_put_together() {
         let wake = world.reconcile();
         assert_eq!(ready(world.grant()), reason, "{age} s");
         if reason == "Issued" {
-            // At the next poll the completion is visible.
+            // The next poll is at 30 s. By then the store no longer lists the multipart upload.
             assert_eq!(wake, Some(at(30)));
             world.uploads.retain(|u| u.id == THEIRS);
             world.now = at(30);

@@ -1,4 +1,4 @@
-//! Lives of grants under a quota (`maxLiveGrants`) of a store or of an access rule.
+//! Simulated lives of grants under a quota (`maxLiveGrants`) of a store or of an access rule.
 
 use std::sync::Arc;
 

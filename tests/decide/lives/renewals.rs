@@ -1,5 +1,5 @@
-//! Lives of grants with renewal, by `spec.renewal` and by annotation. With the UID of these tests, a credential of
-//! 600 seconds is renewed after 367 seconds.
+//! Simulated lives of grants with renewal, by `spec.renewal` and by annotation. With the UID of these tests, a
+//! credential of 600 seconds is renewed after 367 seconds.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use valet::{

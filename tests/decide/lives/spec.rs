@@ -1,4 +1,4 @@
-//! Lives in which the grant's spec or its Secret is changed.
+//! Simulated lives of grants in which the grant's spec or its Secret is changed.
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -215,8 +215,8 @@ pub static SPEC_AND_SECRET: &[Life] = &[
     },
 ];
 
-/// If the Secret cannot be replaced after a change of the spec, Valet deletes it and creates it again. This life is not
-/// in the table, because a crash moves the retry by a second.
+/// If the Secret cannot be replaced after a change of the spec, Valet deletes it and creates it again. This life is
+/// not in the table, because a crash moves the retry by a second.
 #[test]
 fn a_key_that_cannot_be_replaced_is_withdrawn_and_comes_back_as_the_other() {
     let life = Life {

@@ -1,4 +1,5 @@
-//! Lives with Secrets of other owners, and with stores that appear, disappear or change their access rules.
+//! Simulated lives of grants with Secrets of other owners, and with stores that appear, disappear or change their
+//! access rules.
 
 use valet::{
     api::Reason,

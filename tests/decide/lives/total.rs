@@ -1,4 +1,4 @@
-//! Lives under access rules that allow no renewal or limit the total time (`maxTotalSeconds`).
+//! Simulated lives of grants under access rules that allow no renewal or limit the total time (`maxTotalSeconds`).
 
 use valet::{
     api::{AccessRule, Reason, RenewalPermission},

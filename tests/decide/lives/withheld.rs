@@ -1,4 +1,4 @@
-//! Lives of grants that are suspended or revoked.
+//! Simulated lives of grants that are suspended or revoked.
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

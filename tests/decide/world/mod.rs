@@ -93,7 +93,7 @@ pub struct World {
     pub bucket: Bucket,
     /// All open multipart uploads for the object key.
     pub uploads: Vec<Upload>,
-    /// The multipart upload finalizer was removed without a list of the open uploads.
+    /// True if the multipart upload finalizer was removed without a list of the open uploads.
     pub blind: bool,
     /// The ID of a multipart upload that this process initiated and that no Secret or status records.
     pub begun: Option<String>,
@@ -103,17 +103,18 @@ pub struct World {
     pub refuses: Option<String>,
     /// If set, signing fails with this reason and message.
     pub unsigned: Option<(Reason, String)>,
-    /// The Secret is immutable: it can be deleted, but its data cannot be replaced.
+    /// True if the Secret is immutable: it can be deleted, but its data cannot be replaced.
     pub refuses_replacement: bool,
     pub settings: Settings,
     pub memory: Memory,
-    /// The process crashes after this step, counted from the start of the life.
+    /// If set, the process crashes after the step with this number.
     pub crash: Option<usize>,
-    /// The quota has room for one more live grant.
+    /// True if the quota has room for one more live grant.
     pub room: bool,
-    /// Another client forged Valet's records. Some invariants then do not hold, but the limits of credentials do.
+    /// True if another client forged Valet's records. Some invariants then do not hold, but the limits of credentials
+    /// do.
     pub forged: bool,
-    /// The credential is larger than a Secret may be.
+    /// True if the credential is larger than a Secret may be.
     pub too_large: bool,
     /// Is called with each step before the step is executed.
     pub watcher: Option<Watcher>,
@@ -125,7 +126,7 @@ pub struct World {
     /// What the process remembers about its restorations of the Secret.
     pub repairs: Repairs,
     pub last_poll: Option<Timestamp>,
-    /// A notification arrived and no poll followed yet.
+    /// True if a notification arrived and no poll followed yet.
     pub heard: bool,
     pub steps: usize,
     pub counts: Counts,
@@ -136,7 +137,7 @@ pub struct World {
     pub published: BTreeMap<(i64, i64), Lifetime>,
     /// The generations for which a Secret was written.
     pub written: BTreeSet<i64>,
-    /// Valet may create the Secret again: another client deleted it, or Valet deleted it for a temporary reason.
+    /// True if Valet may create the Secret again: another client deleted it, or Valet did for a temporary reason.
     pub may_create_again: bool,
     serial: u64,
     /// A cache of the last verified status; most steps change neither the status nor the memory.
