@@ -230,7 +230,7 @@ fn a_store_that_lets_everything_be_overwritten() {
     t.apply(&[t.grant("UploadGrant", "md5", md5)]);
     let grant = t.reason("ug/md5", "CapabilityMissing");
     assert!(
-        message(&grant, "Ready").contains("give spec.constraints.checksumSHA256 instead"),
+        message(&grant, "Ready").contains("set spec.constraints.checksumSHA256 instead"),
         "{grant:#}"
     );
 }
