@@ -63,7 +63,7 @@ pub fn canary(play: &Play) -> Result<()> {
     object["spec"]["s3"]["endpoint"] = json!(suite.s3.endpoint(cluster)?);
     let began = Instant::now();
     cluster.apply(&[object])?;
-    play.wait_condition(&status, "KeysEnforced", "True", "KeysEnforced", 60)?;
+    play.wait_condition(&status, "KeysEnforced", "True", "KeysEnforced", 120)?;
     play.wait_condition(&status, "Ready", "True", "Ready", 5)?;
     let passed = began.elapsed();
     play.wait_for("condition=Ready", "pod/second", 120)?;
