@@ -39,7 +39,7 @@ use crate::{
     conformance::ConformanceReport,
     core::{
         Access, AllowedRequest, Credential, Lifetime, ObjectFact, ObjectKey, SignError, Signed, SignedUrl,
-        SigningRequest, is_skewed, skewed,
+        SigningRequest,
     },
     net::{
         EgressPolicy,
@@ -321,10 +321,7 @@ impl AzureBlob {
             }
             (404, _) => return ObjectFact::Absent,
             (401 | 403, _) => {
-                return match self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
-                    Some(skew) => ObjectFact::ClockSkewed(skewed(skew)),
-                    None => ObjectFact::Hidden,
-                };
+                return self.clock.trouble().map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed);
             }
             (status, _) => return ObjectFact::Unreachable(format!("the store answered {status}")),
         }
@@ -506,8 +503,8 @@ impl Provider for AzureBlob {
             if !self.may_change() {
                 return ConformanceReport::untried(format!("{ONLY_READ}; this check sends write requests"), false);
             }
-            if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
-                return ConformanceReport::untried(skewed(skew), true);
+            if let Some(why) = self.clock.trouble() {
+                return ConformanceReport::untried(why, true);
             }
             let found = self.round_trip(PROBE_BLOB).await;
             *self.canary.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());

@@ -7,6 +7,8 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::core::{is_skewed, skewed};
+
 /// The store's time in the last answer that had a `Date` header.
 #[derive(Clone, Debug, Default)]
 pub struct StoreClock(Arc<Mutex<Option<Reading>>>);
@@ -36,6 +38,11 @@ impl StoreClock {
         let since = SignedDuration::try_from(reading.when.elapsed()).ok()?;
         let theirs = reading.theirs.checked_add(since).ok()?;
         Some(theirs.duration_since(Timestamp::now()))
+    }
+
+    /// Returns a message if the clock skew is large enough to make the store refuse requests.
+    pub fn trouble(&self) -> Option<String> {
+        self.skew().filter(|skew| is_skewed(Some(*skew))).map(skewed)
     }
 }
 

@@ -47,7 +47,7 @@ use crate::{
     conformance::{ConformanceReport, Missing},
     core::{
         Access, AllowedRequest, Credential, Form, Lifetime, ObjectFact, SignError, Signed, SignedUrl, SigningRequest,
-        is_skewed, second, skewed,
+        second,
     },
     net::{
         EgressPolicy,
@@ -492,8 +492,8 @@ impl Provider for Gcs {
             if !self.may_change() {
                 return ConformanceReport::untried(format!("{ONLY_READ}; this check sends write requests"), false);
             }
-            if let Some(skew) = self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
-                return ConformanceReport::untried(skewed(skew), true);
+            if let Some(why) = self.clock.trouble() {
+                return ConformanceReport::untried(why, true);
             }
             let found = conformance::canary(self, self.probe_key()).await;
             *lock(&self.canary) = Some(found.clone());
@@ -512,10 +512,7 @@ impl Provider for Gcs {
             match answer.status {
                 200 => present(&answer),
                 404 => ObjectFact::Absent,
-                401 | 403 => match self.clock.skew().filter(|skew| is_skewed(Some(*skew))) {
-                    Some(skew) => ObjectFact::ClockSkewed(skewed(skew)),
-                    None => ObjectFact::Hidden,
-                },
+                401 | 403 => self.clock.trouble().map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
                 status => ObjectFact::Unreachable(format!(
                     "the store answered {status}; check spec.gcs.endpoint and spec.gcs.addressingStyle"
                 )),

@@ -179,3 +179,17 @@ pub enum Finding {
     /// The store does not answer. The message contains no secrets.
     Unreachable(String),
 }
+
+/// Converts the reason why the probe's own requests could not be signed.
+impl From<SignError> for Finding {
+    fn from(error: SignError) -> Self {
+        match error {
+            SignError::Credentials {
+                reason: Reason::StoreUnreachable,
+                message,
+            } => Self::Unreachable(message),
+            SignError::Credentials { reason, message } => Self::Broken(reason, message),
+            other => Self::Unreachable(other.to_string()),
+        }
+    }
+}

@@ -52,10 +52,7 @@ use crate::{
         UploadMode,
     },
     conformance::ConformanceReport,
-    core::{
-        Access, AllowedRequest, Credential, ObjectFact, ObjectKey, SignError, Signed, SignedUrl, SigningRequest,
-        is_skewed, skewed,
-    },
+    core::{Access, AllowedRequest, Credential, ObjectFact, ObjectKey, SignError, Signed, SignedUrl, SigningRequest},
     net::{EgressPolicy, aws, client::app_name},
 };
 
@@ -162,7 +159,7 @@ impl S3 {
                 false,
             ));
         }
-        Some(ConformanceReport::untried(self.clocks_differ()?, true))
+        Some(ConformanceReport::untried(self.clock.trouble()?, true))
     }
 
     /// Returns true if the operator is allowed to send requests to STS. A tenant can choose the STS endpoint, and
@@ -244,7 +241,7 @@ impl S3 {
     /// to HEAD has no body, so the function then sends a GET request. Its answer shows if the credentials are the
     /// reason.
     async fn hidden(&self, session: &Session, key: &ObjectKey) -> ObjectFact {
-        if let Some(why) = self.clocks_differ() {
+        if let Some(why) = self.clock.trouble() {
             return ObjectFact::ClockSkewed(why);
         }
         let get = session.talker.get_object().bucket(&self.store.bucket).key(key.as_str());
@@ -258,15 +255,10 @@ impl S3 {
         }
     }
 
-    /// Returns the clock skew if it is large enough to make the store refuse requests.
-    fn clocks_differ(&self) -> Option<String> {
-        self.clock.skew().filter(|skew| is_skewed(Some(*skew))).map(skewed)
-    }
-
     /// Returns the message for a refusal that clock skew causes or can cause. Returns `None` for other refusals.
     fn clock_trouble<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
         let said = || "the store says that the request's time is wrong; synchronize the clocks (NTP)".to_owned();
-        self.clocks_differ().or_else(|| is_of_a_clock(error).then(said))
+        self.clock.trouble().or_else(|| is_of_a_clock(error).then(said))
     }
 
     async fn session(&self) -> Result<Arc<Session>, SignError> {

@@ -298,7 +298,7 @@ fn what_is_wrong_is_found() {
     assert!(said.contains("spec.s3.region"), "{said}");
 }
 
-/// An unreachable store has a condition that says so. Grants that need no probe receive credentials, and the others
+/// An unreachable store has a condition with the reason. Grants that need no probe receive credentials, and the others
 /// do within a minute after the store returns.
 #[test]
 fn a_store_that_is_away_when_it_is_tried() {

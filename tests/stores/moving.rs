@@ -292,7 +292,7 @@ fn web_identity() {
     assert_eq!(key.upload(&t.file("f", b"bytes")).0, 200);
     t.reason("ug/fits", "Completed");
 
-    // A grant that asks for more expires five seconds before the session ends. A condition and an event say so.
+    // A grant that asks for more expires five seconds before the session ends. A condition and an event report the earlier expiry.
     t.apply(&[grant("DownloadGrant", "long", 3600)]);
     let long = t.reason("dg/long", "Issued");
     assert_eq!(says(&long, "Active"), "True ExpiryTruncated");

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::Reason,
-    core::{MOST_SKEW, SignError, is_skewed, skewed},
+    core::{MOST_SKEW, is_skewed, skewed},
     net::client::Unanswered,
     provider::probe::{OTHER_MD5, UnsignedHeaders},
     provider::{Finding, Probed},
@@ -72,11 +72,11 @@ impl AzureBlob {
         if let Credentials::Identity(identity) = &self.credentials
             && let Err(e) = self.delegation(identity).await
         {
-            return (of_credentials(e), None);
+            return (Finding::from(e), None);
         }
         let answer = match self.read(Method::GET, PROBE_BLOB, policy).await {
             Ok(answer) => answer,
-            Err(Trouble::Credentials(e)) => return (of_credentials(e), None),
+            Err(Trouble::Credentials(e)) => return (Finding::from(e), None),
             Err(Trouble::Unanswered(Unanswered::EgressDenied(inward))) => {
                 return (Finding::Broken(Reason::EndpointNotAllowed, inward.to_string()), None);
             }
@@ -192,17 +192,6 @@ impl AzureBlob {
         let request = request.header(header::CONTENT_LENGTH, 0).body(Full::default());
         let answer = self.http.send(request.map_err(|_| Unanswered::Malformed)?).await?;
         Ok((answer.status, error_code(&answer)))
-    }
-}
-
-fn of_credentials(error: SignError) -> Finding {
-    match error {
-        SignError::Credentials {
-            reason: Reason::StoreUnreachable,
-            message,
-        } => Finding::Unreachable(message),
-        SignError::Credentials { reason, message } => Finding::Broken(reason, message),
-        other => Finding::Unreachable(other.to_string()),
     }
 }
 

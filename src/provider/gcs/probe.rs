@@ -23,7 +23,7 @@ use crate::{
 pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
     let answer = match gcs.send("GET", key, &[], &[]).await {
         Ok(answer) => answer,
-        Err(e) => return Probed::of(unusable(e)),
+        Err(e) => return Probed::of(Finding::from(e)),
     };
     let mut probed = Probed::of(finding(&answer, &gcs.store.bucket));
     // This request only reads the store's time from the `Date` header. If the header is missing, the clock skew
@@ -47,26 +47,15 @@ pub async fn probe(gcs: &Gcs, key: &str) -> Probed {
         Ok(UnsignedHeaders::Refused) => probed.refuses_unsigned = Some(true),
         Ok(UnsignedHeaders::Obeyed) => probed.refuses_unsigned = Some(false),
         Ok(UnsignedHeaders::Unknown(why)) => probed.untold = Some(why),
-        Err(e) => probed.finding = unusable(e),
+        Err(e) => probed.finding = Finding::from(e),
     }
     if probed.finding == Finding::Usable
         && let Err(e) = try_write_once(gcs, key).await
     {
-        probed.finding = unusable(e);
+        probed.finding = Finding::from(e);
     }
     probed.remarks.extend(remark(&lock(&gcs.write_once)));
     probed
-}
-
-fn unusable(error: SignError) -> Finding {
-    match error {
-        SignError::Credentials {
-            reason: Reason::StoreUnreachable,
-            message,
-        } => Finding::Unreachable(message),
-        SignError::Credentials { reason, message } => Finding::Broken(reason, message),
-        e => Finding::Unreachable(e.to_string()),
-    }
 }
 
 /// Returns the store's time from the `Date` header of an answer.
