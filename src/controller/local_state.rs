@@ -45,6 +45,9 @@ struct GrantState<G> {
     /// The record from the last status that Valet wrote itself. Valet uses it instead of a status that another client
     /// has written.
     evidence: Option<Box<GrantStatus>>,
+    /// The generation of the grant with that record. The apiserver never lowers the generation of an object.
+    /// Therefore, a grant with a lower generation was restored from a backup, and the record does not apply to it.
+    evidence_generation: i64,
     /// A hash of the status that the last reconcile confirmed or wrote. A watch event with a different status needs a
     /// reconcile.
     status: Option<u64>,
@@ -85,6 +88,7 @@ impl<G> Default for GrantState<G> {
             provider: None,
             failures: 0,
             evidence: None,
+            evidence_generation: 0,
             status: None,
             unsigned: None,
             disturbed: None,
@@ -160,7 +164,10 @@ impl<G: Grant> LocalState<G> {
         };
         let lock = self.lock();
         let recollection = lock.get(&uid);
-        let remembered = recollection.and_then(|r| r.evidence.as_deref());
+        let generation = grant.meta().generation.unwrap_or_default();
+        let remembered = recollection
+            .filter(|r| r.evidence_generation <= generation)
+            .and_then(|r| r.evidence.as_deref());
         let known = self.records.known_status(subject, grant.grant_status(), remembered);
         match grant.grant_status() {
             Some(status) if !known.is_own && status.record_signature.is_none() => {
@@ -183,17 +190,20 @@ impl<G: Grant> LocalState<G> {
     pub fn facts(&self, grant: &G) -> GrantFacts {
         let known = self.known_status(grant);
         if known.is_own {
-            self.remember(&grant.uid().unwrap_or_default(), &known.status);
+            let generation = grant.meta().generation.unwrap_or_default();
+            self.remember(&grant.uid().unwrap_or_default(), &known.status, generation);
         }
         GrantFacts::of(grant).with_status(known)
     }
 
     /// Remembers a status that Valet wrote itself.
-    fn remember(&self, uid: &str, status: &GrantStatus) {
+    fn remember(&self, uid: &str, status: &GrantStatus, generation: i64) {
         let Some(evidence) = evidence(status) else { return };
         self.of(uid, |r| {
-            if !r.evidence.as_ref().is_some_and(|known| is_newer(known, &evidence)) {
+            let is_restored = generation < r.evidence_generation;
+            if is_restored || !r.evidence.as_ref().is_some_and(|known| is_newer(known, &evidence)) {
                 r.evidence = Some(Box::new(evidence));
+                r.evidence_generation = generation;
             }
         });
     }
@@ -423,6 +433,43 @@ mod tests {
             memory.foreign_status(&grant(2), now(600)),
             Some(Duration::ZERO),
             "quiet for ten minutes"
+        );
+    }
+
+    #[test]
+    fn record_of_a_later_generation_does_not_apply_to_a_restored_grant() {
+        let memory = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
+        let grant = |generation: i64, finished: Option<&str>| -> UploadGrant {
+            let status = serde_json::json!({
+                "issuedTime": "2026-01-01T00:00:00Z", "expirationTime": "2026-01-01T01:00:00Z", "finishedTime": finished,
+            });
+            let mut grant: UploadGrant = serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "g", "namespace": "web", "uid": "u", "generation": generation}, "status": status,
+                "spec": {"storeRef": {"name": "media"}, "key": "k"},
+            }))
+            .unwrap();
+            let subject = Subject {
+                uid: "u",
+                operation: UploadGrant::OPERATION,
+            };
+            let status = grant.status.as_mut().unwrap();
+            status.record_signature = Some(memory.records().sign_status(subject, status));
+            grant
+        };
+        let is_finished = |grant: &UploadGrant| memory.facts(grant).status.finished_time.is_some();
+        let revoked = grant(2, Some("2026-01-01T00:10:00Z"));
+        assert!(is_finished(&revoked));
+        assert!(
+            is_finished(&grant(2, None)),
+            "an old status at the same generation was written by another client"
+        );
+        assert!(
+            !is_finished(&grant(1, None)),
+            "etcd was restored to a time before the change of the spec"
+        );
+        assert!(
+            !is_finished(&grant(1, None)),
+            "the record of the later generation is gone"
         );
     }
 

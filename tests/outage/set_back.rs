@@ -3,20 +3,24 @@
 use std::time::Duration;
 
 use serde_json::json;
-use valet_harness::eventually;
+use valet_harness::{OperatorOptions, eventually};
 
 use crate::world::{SOON, World, grant, has_secret, ready};
 
 /// The operator reads the cluster's version every 15 s and again 2 s later. The remaining time allows for a busy
 /// machine.
-const NOTICED: Duration = Duration::from_secs(60);
+const NOTICED: Duration = Duration::from_secs(120);
 
 #[test]
 fn operator_restarts_itself_when_the_cluster_was_set_back() {
     let world = World::new();
     let plane = &world.plane;
     let operator = world.operator(&[]);
-    let leader = world.operator(&["--leader-elect", "--operator-namespace=default"]);
+    // Two operators for the same namespace would overwrite each other's Secrets.
+    let leader = world.operator_with(&OperatorOptions {
+        namespace: Some("other".into()),
+        ..World::options(&["--leader-elect", "--operator-namespace=default"])
+    });
     plane
         .apply_all(&[grant("stays", 3600), grant("revoked", 3600)])
         .unwrap();
