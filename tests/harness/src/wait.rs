@@ -5,22 +5,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The time between two calls. It is too short for a person to notice, and long compared with the cost of a call.
+/// The minimum time between two calls.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// The maximum time between two calls.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Calls `look` every 50 ms until it returns a value, and returns this value. Returns `None` after `timeout`. Calls
-/// `look` at least once, and once more after the timeout.
+/// Calls `look` until it returns a value, and returns this value. Returns `None` after `timeout`. Calls `look` at least
+/// once, and once more after the timeout.
+///
+/// The pause between two calls is twice as long as the last call, but at least 50 ms and at most 1 s. A call of kubectl
+/// takes 0.1 s of CPU time, so tests that wait would otherwise slow down all other tests.
 pub fn poll<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + timeout;
     loop {
-        let last = Instant::now() >= end;
+        let began = Instant::now();
         if let Some(found) = look() {
             return Some(found);
         }
-        if last {
+        if began >= end {
             return None;
         }
-        thread::sleep(INTERVAL.min(end.saturating_duration_since(Instant::now())));
+        let pause = (began.elapsed() * 2).clamp(INTERVAL, LONGEST_INTERVAL);
+        thread::sleep(pause.min(end.saturating_duration_since(Instant::now())));
     }
 }
 
