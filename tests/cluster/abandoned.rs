@@ -36,7 +36,7 @@ const LAST: &[u8] = b"the last part";
 /// A grant that expires, or is deleted or revoked, before its object is complete leaves no multipart upload in the
 /// store.
 #[test]
-fn abandoned() {
+fn unfinished_multipart_upload_is_aborted() {
     let t = Tenant::new("partsleft");
     let _operator = t.operator();
     let size = json!({"contentLength": 2 * PART});
@@ -94,7 +94,7 @@ fn abandoned() {
 /// Other clients' multipart uploads of the same object key stay. An upload without parts, as a crash of the operator
 /// leaves it, is aborted.
 #[test]
-fn strays() {
+fn multipart_uploads_of_other_clients_are_not_aborted() {
     let t = Tenant::new("partsstray");
     let key = t.key("g");
     let old = begin(&t, &key);
@@ -126,7 +126,7 @@ fn strays() {
 /// deletion does not hang. An operator that was started later, and never saw the store, reports the upload that it
 /// leaves.
 #[test]
-fn the_store_goes_first() {
+fn multipart_upload_is_aborted_after_store_is_deleted() {
     let t = Tenant::new("partsgone");
     let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.0/8", "--tenant-store-requests=All"]);
     let mut store = t.store();

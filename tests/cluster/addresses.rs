@@ -26,7 +26,7 @@ fn check(key: &Mounted, store: &S3Server) -> valet_harness::Verdict {
 /// With virtual-hosted addressing, the host of a signed URL starts with the bucket name, as Amazon S3 expects. The
 /// URL uses `publicEndpoint`, not the endpoint of the operator.
 #[test]
-fn virtual_hosts_and_public_endpoints() {
+fn url_uses_virtual_host_and_public_endpoint() {
     let t = Tenant::new("addresses");
     let domain = "s3.valet.test";
     let options = S3Options {
@@ -92,7 +92,7 @@ fn virtual_hosts_and_public_endpoints() {
 
 /// A DownloadGrant with a version ID gets a URL for that version of the object, not for the newest one.
 #[test]
-fn a_version_of_an_object() {
+fn download_with_version_returns_that_version() {
     let t = Tenant::new("versions");
     let bucket = format!("{}-v", t.name());
     t.world.s3.create_versioned_bucket(&bucket).unwrap();
@@ -131,7 +131,7 @@ fn a_version_of_an_object() {
 
 /// A store without credentials uses the AWS SDK's default provider chain in the operator's environment.
 #[test]
-fn the_default_chain() {
+fn store_without_credentials_uses_default_provider_chain() {
     let t = Tenant::new("chain");
     let mut store = t.store();
     store["spec"]["s3"].as_object_mut().unwrap().remove("credentials");

@@ -22,7 +22,7 @@ const LOOKS: [f64; 6] = [2.0, 6.0, 14.0, 30.0, 62.0, 122.0];
 /// finds the object. On a busy machine the upload or a poll can be late, so fewer polls are also accepted. The test
 /// prints the times.
 #[test]
-fn heads_are_counted_and_come_by_the_schedule() {
+fn head_requests_follow_the_poll_schedule() {
     let t = Tenant::new("arrivals");
     let operator = t.operator();
     // Only the requests to this test's store count.
@@ -66,7 +66,7 @@ fn heads_are_counted_and_come_by_the_schedule() {
 /// The store accepts an upload that started before the URL expired. Valet finds the object after the expiry and
 /// completes the grant.
 #[test]
-fn an_upload_that_is_still_running_at_the_end() {
+fn upload_that_ends_after_expiry_completes_grant() {
     let t = Tenant::new("running");
     let operator = t.operator();
     t.apply(&[t.grant("UploadGrant", "slow", json!({"expirationSeconds": 6}))]);

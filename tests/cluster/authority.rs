@@ -51,7 +51,7 @@ fn as_the_chart_does(t: &Tenant, authority: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn an_authority_of_ones_own() {
+fn store_with_private_ca_is_used_only_if_ca_is_trusted() {
     let t = Tenant::new("authority");
     let (_server, endpoint) = with_tls(&t);
     let mut store = t.store();

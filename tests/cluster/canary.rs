@@ -112,7 +112,7 @@ fn message<'a>(object: &'a Value, type_: &str) -> &'a str {
 /// A store that conforms gets `KeysEnforced` True, and no object of the check stays. With 100 grants Valet still
 /// makes only one check.
 #[test]
-fn a_store_that_behaves() {
+fn conformance_check_of_conforming_store_passes_and_runs_once() {
     let t = Tenant::new("canary");
     let (port, log) = proxy(&t, |_, _| None);
     t.apply(&[through(&t, port, "2026-01-01T00:00:00Z")]);
@@ -189,7 +189,7 @@ fn a_store_that_behaves() {
 /// If the store does not enforce write-once, grants that need it get `CapabilityMissing`, also a grant that already
 /// has a credential. Other grants are still issued.
 #[test]
-fn a_store_that_lets_everything_be_overwritten() {
+fn write_once_grant_is_refused_if_store_allows_overwrite() {
     let t = Tenant::new("forgetful");
     let (port, _) = proxy(&t, |line, before| {
         let (method, path) = line;
@@ -237,7 +237,7 @@ fn a_store_that_lets_everything_be_overwritten() {
 
 /// If the store accepts an expired credential, the store is not ready, and Valet deletes the Secrets that it issued.
 #[test]
-fn a_store_that_takes_keys_that_are_over() {
+fn store_that_accepts_expired_credentials_is_not_ready() {
     let t = Tenant::new("timeless");
     let (port, _) = proxy(&t, |(method, path), _| {
         (method == "PUT" && path.ends_with("/put-x")).then_some(200)
@@ -264,7 +264,7 @@ fn a_store_that_takes_keys_that_are_over() {
 /// If the credentials must not write below the probe key, the check reports `NotObservable` and grants are still
 /// issued. If the check cannot delete its objects, the condition reports it.
 #[test]
-fn credentials_with_few_rights() {
+fn conformance_check_without_write_permission_is_not_observable() {
     let t = Tenant::new("narrow");
     let s3 = &t.world.s3;
     let user = format!("narrow-{}", t.name());

@@ -20,7 +20,7 @@ fn message(object: &Value) -> String {
 
 /// The store accepts only the content with the checksum of the grant, whatever checksum header the client sends.
 #[test]
-fn by_md5() {
+fn upload_with_wrong_md5_is_rejected() {
     let t = Tenant::new("md5");
     let _operator = t.operator();
     t.apply(&[
@@ -87,7 +87,7 @@ fn by_md5() {
 /// If the object's entity tag is an MD5 of other content, the grant gets `ObjectMismatch`. Without a conformance
 /// check Valet does not know whether entity tags are MD5s, and accepts the object.
 #[test]
-fn another_object_is_told_by_its_entity_tag() {
+fn object_with_other_md5_entity_tag_is_a_mismatch() {
     let t = Tenant::new("etag");
     let _operator = t.operator();
     let md5 = json!({"constraints": {"checksumMD5": MD5}});

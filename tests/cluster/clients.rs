@@ -37,7 +37,7 @@ fn run(t: &Tenant, name: &str, program: &str, command: &[&str]) {
 
 /// The example programs can upload with a URL that requires a content type, a length and a checksum.
 #[test]
-fn programs_in_other_languages_upload() {
+fn documented_example_programs_upload_and_download() {
     let t = Tenant::new("clients");
     let _operator = t.operator();
     let has_java = Command::new("javac")

@@ -11,7 +11,7 @@ use crate::world::{SOON, Tenant, condition, says};
 /// exists. A credential still expires on time. Valet decides the result of the upload when the store is reachable
 /// again.
 #[test]
-fn a_store_that_is_away() {
+fn unreachable_store_gets_no_write_once_credentials() {
     let t = Tenant::new("away");
     let store = S3Server::start(&t.world.tools).unwrap();
     store.create_bucket("bucket").unwrap();
@@ -52,7 +52,7 @@ fn a_store_that_is_away() {
 /// A grant that cannot be parsed does not stop the reconciles of other grants. The schema rejects such a spec, but
 /// another client could write such a status.
 #[test]
-fn an_unreadable_grant() {
+fn grant_with_invalid_status_does_not_stop_other_grants() {
     let t = Tenant::new("unreadable");
     t.apply(&[t.grant("DownloadGrant", "odd", json!({}))]);
     // An invalid time. The field is a string in the status.
@@ -78,7 +78,7 @@ fn an_unreadable_grant() {
 
 /// A wrong endpoint, region or bucket gets its own reason.
 #[test]
-fn a_store_that_is_set_up_wrongly() {
+fn wrong_store_settings_get_their_own_reasons() {
     let t = Tenant::new("wrong");
     let _operator = t.operator();
     let mut nobody = t.store();

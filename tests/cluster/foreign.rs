@@ -7,7 +7,7 @@ use valet_harness::eventually;
 use crate::world::{SOON, Tenant, condition};
 
 #[test]
-fn foreign_secrets_are_never_touched() {
+fn foreign_secrets_are_never_changed() {
     let t = Tenant::new("foreign");
     let labels = json!({"app.kubernetes.io/managed-by": "valet"});
     let owner = |kind: &str, name: &str, uid: &str| json!([{"apiVersion": "valetkey.dev/v1alpha1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
@@ -91,7 +91,7 @@ fn foreign_secrets_are_never_touched() {
 
 /// After the conflicting Secret is deleted, the grant gets its credential without any change to the grant.
 #[test]
-fn a_conflict_that_is_removed() {
+fn grant_is_issued_after_conflicting_secret_is_deleted() {
     let t = Tenant::new("removed");
     let _operator = t.operator_with(&["--sweep-seconds=3"]);
     t.apply(&[json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "g", "namespace": t.name()}})]);
@@ -103,7 +103,7 @@ fn a_conflict_that_is_removed() {
 
 /// If two grants need the same Secret name, one of them is issued and the condition of the other names the conflict.
 #[test]
-fn two_grants_one_name() {
+fn second_grant_with_same_secret_name_is_in_conflict() {
     let t = Tenant::new("twogrants");
     let _operator = t.operator();
     t.apply(&[

@@ -36,7 +36,7 @@ fn check(t: &Tenant, fields: Vec<(String, String)>) -> FormCheck {
 
 /// A POST form is issued and used, the store rejects wrong uploads, and the grant completes.
 #[test]
-fn upload() {
+fn post_form_upload_completes_grant() {
     let t = Tenant::new("form");
     let _operator = t.operator();
     let name = "a b+\u{fc}/$&=;@<\"\\.csv";
@@ -111,7 +111,7 @@ fn upload() {
 /// A form with a constraint that the store cannot enforce is refused, with a message that says what to change. The
 /// mode of a grant cannot change.
 #[test]
-fn refused() {
+fn post_form_with_unenforceable_constraint_is_refused() {
     let t = Tenant::new("formno");
     let _operator = t.operator();
     t.apply(&[
@@ -156,7 +156,7 @@ fn refused() {
 /// On Amazon S3, a form for a prefix accepts every object key that starts with exactly the prefix. The form is signed
 /// offline, because no test has access to Amazon S3.
 #[test]
-fn below_a_key() {
+fn amazon_post_form_for_prefix_accepts_keys_below_it() {
     let t = Tenant::new("formbelow");
     let constraints =
         json!({"contentType": "text/csv", "contentLengthRange": {"min": 1, "max": 9}, "overwrite": "Allow"});
@@ -207,7 +207,7 @@ fn below_a_key() {
 /// versitygw stores objects as files and resolves `inbox/../x` outside the prefix. Valet refuses a form for a prefix
 /// on such a store, before and after the conformance check.
 #[test]
-fn below_a_key_that_is_a_folder() {
+fn post_form_for_prefix_is_refused_by_file_based_store() {
     let t = Tenant::new("formdots");
     let _operator = t.operator();
     let spec = json!({"mode": "PostForm", "key": t.key("inbox/"), "constraints": {"overwrite": "Allow"}});
@@ -267,7 +267,7 @@ fn offline(t: &Tenant, store: &Value, grant: &Value) -> Mounted {
 
 /// A form that temporary credentials sign contains the session token as a field, and the policy requires the token.
 #[test]
-fn offline_with_a_session() {
+fn offline_post_form_with_session_requires_session_token() {
     let t = Tenant::new("formoff");
     let constraints = json!({"contentLength": 7, "checksumSHA256": "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=", "overwrite": "Allow"});
     let grant = t.grant(

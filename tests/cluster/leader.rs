@@ -9,7 +9,7 @@ use crate::world::{SOON, Tenant, VALET};
 /// A standby takes over when the leader is killed, frozen or stopped, and each grant gets exactly one credential.
 /// `make handover` measures how long a handover takes.
 #[test]
-fn the_work_changes_hands() {
+fn standby_takes_over_when_the_leader_stops() {
     let t = Tenant::new("leader");
     // The replicas of each test use their own Lease in their own operator namespace.
     let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());

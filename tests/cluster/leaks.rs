@@ -6,7 +6,7 @@ use valet_harness::{Operator, OperatorOptions, eventually};
 use crate::world::{SOON, Tenant, VALET};
 
 #[test]
-fn markers_are_found_nowhere() {
+fn credentials_appear_in_no_log_event_status_or_metric() {
     let t = Tenant::new("leaks");
     // A user of the store with a recognizable access key. The access key ID is part of each signed URL, and the
     // secret key signs.

@@ -61,7 +61,7 @@ fn applied(t: &Tenant, endpoint: &str) -> Value {
 }
 
 #[test]
-fn url_ends_with_the_session_in_the_operators_environment() {
+fn url_expires_with_session_in_operator_environment() {
     let t = Tenant::new("envsession");
     let fake = empty_store();
     let end = Timestamp::now() + SignedDuration::from_mins(20);
@@ -86,7 +86,7 @@ fn url_ends_with_the_session_in_the_operators_environment() {
 }
 
 #[test]
-fn url_lives_15_minutes_where_nothing_says_when_the_session_ends() {
+fn url_expires_after_15_minutes_if_session_expiry_is_unknown() {
     let t = Tenant::new("envunknown");
     let fake = empty_store();
     let _operator = operator_with_session(&t, None);
@@ -117,7 +117,7 @@ fn directory_bucket_is_refused_by_the_apiserver() {
 /// The total time of an access rule starts when the grant is created. It also limits renewals that the annotation
 /// requests.
 #[test]
-fn grant_ends_with_the_total_time_of_its_rule() {
+fn grant_expires_at_the_total_time_of_its_access_rule() {
     let t = Tenant::new("total");
     let _operator = t.operator();
     let mut store = t.store();

@@ -41,7 +41,7 @@ fn one_after_the_other(t: &Tenant, kind: &str, names: &[&str], spec: &Value) {
 /// With `maxLiveGrants: 2` a third grant waits until one of the first two is deleted, completed, expired or
 /// suspended. Valet writes nothing to the grants that continue to wait.
 #[test]
-fn who_is_too_many_waits_for_his_turn() {
+fn grant_over_quota_waits_until_another_grant_ends() {
     let t = Tenant::new("places");
     t.apply(&[limited(&t, Some(2), None)]);
     let operator = t.operator();
@@ -119,7 +119,7 @@ const MOST: usize = 5;
 /// With more grants than the limit, the number of live grants never exceeds the limit, and every grant is issued
 /// once. Valet does not write to all waiting grants whenever one is issued.
 #[test]
-fn a_crowd_is_served_in_turns() {
+fn many_grants_never_exceed_the_quota() {
     let t = Tenant::new("crowd");
     let mark = t.mark();
     let _operator = t.operator();
@@ -133,7 +133,7 @@ fn a_crowd_is_served_in_turns() {
 /// Two operators run at the same time, which is not a supported setup. Each stays within the limit as far as it
 /// knows, and both count in the same order.
 #[test]
-fn a_crowd_before_two_operators() {
+fn many_grants_and_two_operators_exceed_the_quota_at_most_twofold() {
     let t = Tenant::new("crowds");
     let mark = t.mark();
     let _operators = [t.operator(), t.operator()];
@@ -212,7 +212,7 @@ fn slow_store(delay: Duration) -> (Fake, Arc<AtomicUsize>) {
 
 /// Valet sends a slow store at most as many concurrent requests as its spec allows, and every grant is issued.
 #[test]
-fn a_slow_store_gets_few_requests_at_a_time() {
+fn slow_store_gets_limited_concurrent_requests() {
     const GRANTS: usize = 24;
     const MOST: usize = 3;
     let t = Tenant::new("slow");
@@ -245,7 +245,7 @@ fn a_slow_store_gets_few_requests_at_a_time() {
 
 /// If a grant is deleted while Valet issues its credential, its reservation is released and the next grant is issued.
 #[test]
-fn a_grant_that_goes_while_it_is_visited_keeps_no_place() {
+fn grant_deleted_during_issue_releases_its_reservation() {
     let t = Tenant::new("gone");
     let (fake, _) = slow_store(Duration::from_secs(2));
     let mut store = limited(&t, Some(1), None);

@@ -12,7 +12,7 @@ use crate::world::{SOON, Tenant, condition, says};
 /// A grant that no operator has reconciled is in progress for kstatus. The same applies to a grant whose store does
 /// not exist yet.
 #[test]
-fn waiting() {
+fn grant_without_operator_or_store_is_in_progress() {
     let t = Tenant::new("waiting");
     let mut own = t.store();
     own["kind"] = json!("ObjectStore");
@@ -78,7 +78,7 @@ fn waiting() {
 /// An upload from issue to completion: the store rejects wrong content and a second upload, and Valet deletes the
 /// Secret.
 #[test]
-fn upload() {
+fn upload_grant_completes_and_its_secret_is_deleted() {
     let t = Tenant::new("upload");
     let _operator = t.operator();
     let body = b"the bytes of the object";
@@ -178,7 +178,7 @@ fn upload() {
 /// A download: Valet deletes the Secret within two seconds after the credential expires, and deletes the finished
 /// grant.
 #[test]
-fn download() {
+fn download_grant_expires_and_is_deleted() {
     let t = Tenant::new("download");
     t.put(&t.key("report"), b"a report");
     let _operator = t.operator();
@@ -233,7 +233,7 @@ fn download() {
 
 /// If nothing is uploaded before the expiry, the grant gets `ExpiredUnused`.
 #[test]
-fn unused() {
+fn upload_grant_without_object_becomes_expired_unused() {
     let t = Tenant::new("unused");
     let operator = t.operator();
     t.apply(&[t.grant(
@@ -273,7 +273,7 @@ fn unused() {
 
 /// The last poll, at the expiry, finds an object that was uploaded just before.
 #[test]
-fn the_last_look() {
+fn last_poll_finds_object_uploaded_just_before_expiry() {
     let t = Tenant::new("lastlook");
     let _operator = t.operator();
     // Valet polls 2, 6 and 14 seconds after issue. Between 6 seconds and the expiry at 13 seconds there is no poll.
@@ -293,7 +293,7 @@ fn the_last_look() {
 
 /// A grant that breaks an access rule, needs a missing capability or has an invalid spec is refused.
 #[test]
-fn refused() {
+fn grant_against_rule_capability_or_schema_is_refused() {
     let t = Tenant::new("refused");
     let _operator = t.operator();
     let rows = [
@@ -347,7 +347,7 @@ fn refused() {
 /// If the object exists before a write-once grant, the grant finishes with `ObjectExists` and gets no credential.
 /// With `overwrite: Allow` the grant is issued.
 #[test]
-fn exists_already() {
+fn write_once_grant_for_existing_object_gets_no_credential() {
     let t = Tenant::new("exists");
     t.put(&t.key("old"), b"old");
     // S3 timestamps have whole seconds. Valet can only tell an old object from the upload if the object is at least a
@@ -376,7 +376,7 @@ fn exists_already() {
 
 /// A credential expires at `deadlineTime`. A grant that is created after its `deadlineTime` gets no credential.
 #[test]
-fn deadline() {
+fn credential_expires_at_deadline_time() {
     let t = Tenant::new("deadline");
     let _operator = t.operator();
     let past = Timestamp::now() - jiff::SignedDuration::from_secs(1);
@@ -404,7 +404,7 @@ fn deadline() {
 /// Valet does not delete finished grants that a GitOps tool manages, because the tool would create them again. A
 /// value in the spec changes this.
 #[test]
-fn tracked_grants_are_kept() {
+fn finished_gitops_grants_are_not_deleted() {
     let t = Tenant::new("tracked");
     let _operator = t.operator_with(&["--ttl-seconds-after-finished=0"]);
     let life = json!({"expirationSeconds": 1});

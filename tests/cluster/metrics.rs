@@ -59,7 +59,7 @@ fn seconds(time: &Value) -> f64 {
 }
 
 #[test]
-fn every_number_is_what_has_happened() {
+fn every_metric_has_the_expected_value() {
     let t = Tenant::new("counted");
     let ns = t.name();
     let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
@@ -222,7 +222,7 @@ fn every_number_is_what_has_happened() {
 /// When a grant or a store is deleted, its gauges are missing from the next scrape, so that alerts end. Its counters
 /// stay for a while, so that a scrape can read their last value.
 #[test]
-fn what_is_gone_is_told_no_more() {
+fn gauges_of_deleted_objects_are_removed() {
     let t = Tenant::new("gone");
     let ns = t.name();
     let mut own = t.store();
@@ -312,7 +312,7 @@ fn no_label_betrays(found: &BTreeMap<String, f64>, secrets: &[&str]) {
 /// If the last write of a reconcile is rejected, the reconcile counts as failed. Here the service account must not
 /// write the status.
 #[test]
-fn a_visit_that_fails_is_counted() {
+fn failed_reconcile_is_counted() {
     let t = Tenant::new("failing");
     let plane = &t.world.plane;
     let name = format!("weak-{}", t.name());

@@ -128,7 +128,7 @@ pub fn is_released(t: &Tenant, name: &str) {
 
 /// A multipart upload from issue to completion, with a script that must upload each part twice.
 #[test]
-fn upload() {
+fn multipart_upload_completes_grant() {
     let t = Tenant::new("parts");
     let _operator = t.operator();
     let size = 2 * PART + 3;
@@ -207,7 +207,7 @@ fn upload() {
 
 /// If the size of the object is not known, a part that is shorter than the others is the last part. It can be empty.
 #[test]
-fn of_any_size() {
+fn multipart_upload_of_unknown_size_ends_with_a_short_part() {
     let t = Tenant::new("partsrange");
     let _operator = t.operator();
     let shells: [&[&str]; 3] = [&["sh"], &["busybox", "sh"], &["bash", "--posix"]];
@@ -252,7 +252,7 @@ fn of_any_size() {
 /// If the store cannot limit the size of a part, Valet does not complete an upload with a part that is too large. It
 /// completes the upload after the client has sent the part again.
 #[test]
-fn a_part_that_does_not_fit() {
+fn multipart_upload_with_too_large_part_is_not_completed() {
     let t = Tenant::new("partsbad");
     let _operator = t.operator();
     let range = json!({"constraints": {"contentLengthRange": {"min": PART, "max": PART + 10}}});
@@ -281,7 +281,7 @@ fn a_part_that_does_not_fit() {
 /// If another client creates the object during a write-once multipart upload, the store refuses to complete the
 /// upload.
 #[test]
-fn an_object_that_was_faster() {
+fn write_once_multipart_upload_fails_if_object_was_created() {
     let t = Tenant::new("partsonce");
     let _operator = t.operator();
     let size = json!({"contentLength": 3});
@@ -309,7 +309,7 @@ fn an_object_that_was_faster() {
 
 /// A re-signed credential is for the same multipart upload. If the Secret is deleted, Valet restores the same URLs.
 #[test]
-fn another_key_for_the_same_upload() {
+fn re_signed_credential_keeps_the_multipart_upload() {
     let t = Tenant::new("partsrenew");
     let operator = t.operator_with(&["--watch-secrets"]);
     t.apply(&[in_parts(&t, "g", json!({"constraints": {"contentLength": PART + 1}}))]);
@@ -336,7 +336,7 @@ fn another_key_for_the_same_upload() {
 
 /// A multipart upload with a constraint that the store cannot enforce is refused. The mode of a grant cannot change.
 #[test]
-fn refused() {
+fn multipart_upload_with_unenforceable_constraint_is_refused() {
     let t = Tenant::new("partsno");
     let _operator = t.operator();
     let sum = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";

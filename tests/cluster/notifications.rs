@@ -166,12 +166,12 @@ fn tells(test: &str, start: impl Fn(&Told) -> S3Server) {
 }
 
 #[test]
-fn versitygw_tells() {
+fn versitygw_notification_completes_upload() {
     tells("told", |told| told.versitygw(told.port));
 }
 
 #[test]
-fn minio_tells() {
+fn minio_notification_completes_upload() {
     tells("toldminio", |told| {
         let port = told.port;
         let set = |name: &str, value: &str| (format!("MINIO_NOTIFY_WEBHOOK_{name}_VALET"), value.to_owned());
@@ -199,7 +199,7 @@ fn minio_tells() {
 /// A forged notification with a valid token can only make Valet poll early, at most once a second. A notification
 /// without a valid token has no effect.
 #[test]
-fn lies_cost_a_look_a_second() {
+fn forged_notification_causes_at_most_one_poll_per_second() {
     let told = Told::new("lies");
     let t = &told.t;
     let operator = told.operator();
@@ -336,7 +336,7 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
 /// A Service distributes notifications over all replicas, and versitygw sends each notification once. A standby
 /// therefore forwards notifications to the leader.
 #[test]
-fn a_replica_that_waits_passes_it_on() {
+fn standby_forwards_notifications_to_the_leader() {
     let told = Told::new("passon");
     let t = &told.t;
     let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
@@ -408,7 +408,7 @@ fn a_replica_that_waits_passes_it_on() {
 /// An object that differs from the grant was not uploaded with its credential. The grant reports `ObjectMismatch` and
 /// not success.
 #[test]
-fn another_object_than_the_one_described() {
+fn object_that_differs_from_grant_is_a_mismatch() {
     let t = Tenant::new("mismatch");
     let _operator = t.operator();
     let described = json!({"contentLength": 5, "contentType": "text/plain"});

@@ -33,7 +33,7 @@ fn sign(t: &Tenant, documents: &[Value], args: &[&str], credentials: bool) -> Ou
 
 /// The Secret that `valet sign` prints works in the same way as a Secret that the operator writes.
 #[test]
-fn it_signs_as_the_operator_does() {
+fn offline_signing_equals_signing_by_the_operator() {
     let t = Tenant::new("offline");
     let grant = t.grant(
         "UploadGrant",
@@ -93,7 +93,7 @@ fn it_signs_as_the_operator_does() {
 
 /// A URL that temporary credentials sign contains the session token, and the signature covers the token.
 #[test]
-fn it_signs_with_a_session() {
+fn offline_signature_with_session_covers_the_session_token() {
     let t = Tenant::new("session");
     let documents = [t.store(), t.grant("DownloadGrant", "g", json!({}))];
     let file = t.file(
@@ -130,7 +130,7 @@ fn it_signs_with_a_session() {
 /// `valet sign` refuses the same grants as the operator, with the same messages. If an input is missing, the message
 /// names it.
 #[test]
-fn it_refuses_as_the_operator_does() {
+fn offline_signing_refuses_what_the_operator_refuses() {
     let t = Tenant::new("offlineno");
     let outside = t.grant("DownloadGrant", "g", json!({"key": "tenants/other/x"}));
     let dots = t.grant(

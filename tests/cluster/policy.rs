@@ -10,7 +10,7 @@ use crate::world::{SOON, Tenant, condition, says};
 
 /// If an access rule is narrowed, Valet deletes the Secrets of the grants that the rule no longer allows.
 #[test]
-fn a_narrowed_rule_withdraws_keys() {
+fn narrowed_rule_deletes_secrets_of_refused_grants() {
     let t = Tenant::new("narrowed");
     let _operator = t.operator();
     t.apply(&[
@@ -44,7 +44,7 @@ fn a_narrowed_rule_withdraws_keys() {
 /// Valet deletes the Secrets of grants that are no longer allowed, even if the store's credentials are missing.
 /// Missing credentials alone do not lead to a deletion.
 #[test]
-fn a_rule_that_is_narrowed_while_the_store_cannot_be_used() {
+fn narrowed_rule_deletes_secrets_even_if_store_is_unusable() {
     let t = Tenant::new("narrowed");
     let _operator = t.operator();
     t.apply(&[
@@ -71,7 +71,7 @@ fn a_rule_that_is_narrowed_while_the_store_cannot_be_used() {
 /// If a rule with many grants is narrowed, Valet makes one delete and one status write for each grant, and signs
 /// nothing. `make bench` measures how long this takes; docs/reference/access-rules.md states the limit.
 #[test]
-fn a_narrowed_rule_withdraws_all_keys() {
+fn narrowed_rule_deletes_all_secrets_with_few_writes() {
     const KEYS: usize = 200;
     let t = Tenant::new("bound");
     // The operator runs with its default resync interval of ten minutes, so a resync does not help it in this test.
@@ -120,7 +120,7 @@ fn a_narrowed_rule_withdraws_all_keys() {
 
 /// An ObjectStore works for grants in its own namespace, with credentials from that namespace.
 #[test]
-fn namespaced_store() {
+fn object_store_serves_grants_of_its_own_namespace() {
     let t = Tenant::new("namespaced");
     let _operator = t.operator_with(&[
         "--allow-private-endpoints=10.0.0.0/8,127.0.0.0/8",
@@ -170,7 +170,7 @@ fn namespaced_store() {
 
 /// A tenant's store must not direct the operator to an internal address. The operator opens no connection to it.
 #[test]
-fn endpoints_that_lead_inwards() {
+fn tenant_store_with_internal_endpoint_is_refused() {
     let t = Tenant::new("inwards");
     let _operator = t.operator();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -207,7 +207,7 @@ fn endpoints_that_lead_inwards() {
 /// An access rule that selects namespaces by label follows changes of the labels. A namespace that no rule selects is
 /// refused.
 #[test]
-fn selectors() {
+fn namespace_selector_follows_label_changes() {
     let t = Tenant::new("selectors");
     // The operator runs with its default resync interval of ten minutes, so it must react to the label itself.
     let _operator = t.operator();
@@ -225,7 +225,7 @@ fn selectors() {
 
 /// Missing and invalid credentials get their own reasons. Valid credentials that are added later are used.
 #[test]
-fn credentials() {
+fn missing_and_invalid_credentials_get_their_own_reasons() {
     let t = Tenant::new("credentials");
     let _operator = t.operator();
     t.world

@@ -14,7 +14,7 @@ use crate::{
 /// The operator uses the proxy for shared stores but never for tenants' stores. The proxy resolves host names itself,
 /// so it could connect to addresses that the operator forbids.
 #[test]
-fn shared_stores_are_reached_by_the_proxy_and_tenants_stores_are_not() {
+fn proxy_is_used_for_shared_stores_but_not_for_tenant_stores() {
     let t = Tenant::new("proxied");
     let (_server, endpoint) = with_tls(&t);
     let there = endpoint.trim_start_matches("https://").to_owned();

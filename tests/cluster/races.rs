@@ -14,7 +14,7 @@ use crate::{
 /// If two operators initiate an upload for the same grant, the one that cannot write the Secret aborts its own
 /// upload.
 #[test]
-fn two_operators() {
+fn multipart_upload_of_the_slower_operator_is_aborted() {
     let t = Tenant::new("partstwo");
     let _operators = [t.operator(), t.operator()];
     let names: Vec<_> = (0..8).map(|n| format!("g{n}")).collect();
@@ -48,7 +48,7 @@ fn two_operators() {
 /// If the operator is killed at different moments while it initiates multipart uploads, no upload is left in the
 /// store in the end.
 #[test]
-fn killed_while_it_begins() {
+fn operator_killed_during_initiation_leaves_no_multipart_upload() {
     let t = Tenant::new("partskill");
     let mut most = 0;
     for round in 0..6 {

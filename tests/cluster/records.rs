@@ -61,7 +61,7 @@ fn edit_data(t: &Tenant, name: &str) -> bool {
 /// If another client changes the data of a Secret, Valet restores the same credential with the same expiry. It does
 /// so at once with `--watch-secrets`, and otherwise at the next reconcile.
 #[test]
-fn edited_data_is_restored_for_the_same_lifetime() {
+fn edited_secret_data_is_restored_with_the_same_expiry() {
     for (test, arg) in [("edited", "--watch-secrets"), ("edited-sweep", "--sweep-seconds=2")] {
         let t = Tenant::new(test);
         let _operator = t.operator_with(&[arg]);
@@ -84,7 +84,7 @@ fn edited_data_is_restored_for_the_same_lifetime() {
 /// If another client changes the annotations of a Secret to get a longer lifetime, Valet restores the same
 /// credential. The credential expires at its original time.
 #[test]
-fn edited_annotations_bring_no_other_credential() {
+fn edited_secret_annotations_do_not_extend_the_credential() {
     let t = Tenant::new("renewed-by-patch");
     let mark = t.mark();
     let _operator = t.operator_with(&["--watch-secrets"]);
@@ -122,7 +122,7 @@ fn edited_annotations_bring_no_other_credential() {
 /// If another client writes a later expiry into the status, the credential still expires at its original time and is
 /// not issued again.
 #[test]
-fn forged_end_brings_no_other_credential() {
+fn forged_expiry_in_status_does_not_extend_the_credential() {
     let t = Tenant::new("forged-end");
     let mark = t.mark();
     let _operator = t.operator();
@@ -173,7 +173,7 @@ fn forged_completion_is_corrected_and_never_final() {
 
 /// Valet corrects a wrong or empty status without waiting for a timer or a resync, and with one write.
 #[test]
-fn forged_or_wiped_status_is_set_right_promptly() {
+fn forged_or_empty_status_is_corrected_promptly() {
     let t = Tenant::new("forged-ready");
     let _operator = t.operator();
     t.apply(&[t.grant("DownloadGrant", "down", json!({}))]);
@@ -243,7 +243,7 @@ fn other_owners_of_a_secret_are_removed() {
 /// If another controller deletes or changes the Secret each time Valet restores it, Valet waits longer each time. It
 /// sets the condition `SecretContested` and sends one event.
 #[test]
-fn fight_over_a_secret_gets_growing_pauses_a_condition_and_one_event() {
+fn repeated_secret_changes_are_restored_with_growing_pauses() {
     let delete: fn(&Tenant) -> bool = |t| {
         let is_there = t.get("secret/fought").is_some();
         t.delete("secret/fought");
@@ -293,7 +293,7 @@ fn fight_over_a_secret_gets_growing_pauses_a_condition_and_one_event() {
 
 /// Valet deletes the Secret of a suspended grant also while other clients change the Secret all the time.
 #[test]
-fn secret_that_is_changed_all_the_time_is_withdrawn() {
+fn constantly_changed_secret_of_suspended_grant_is_deleted() {
     let t = Tenant::new("patched");
     let _operator = t.operator();
     t.apply(&[t.grant("DownloadGrant", "down", json!({}))]);
@@ -325,7 +325,7 @@ fn secret_that_is_changed_all_the_time_is_withdrawn() {
 /// If the record key is deleted, Valet restores it and issues nothing. If the record key is replaced, the operator
 /// exits, and the next process issues each existing grant once more.
 #[test]
-fn deleted_record_key_comes_back_and_a_replaced_one_issues_each_grant_once_more() {
+fn deleted_record_key_is_restored_and_replaced_one_reissues_grants() {
     let t = Tenant::new("recordkey");
     let mut credentials = t.credentials(t.world.s3.access_key(), t.world.s3.secret_key());
     credentials["metadata"]["namespace"] = t.name().into();

@@ -93,7 +93,7 @@ fn tells_nothing(t: &Tenant, operator: &Operator, grant: &str) {
 
 /// A forged Secret or status does not let a tenant learn whether another tenant's object exists, or its size.
 #[test]
-fn planted_record_of_a_refused_grant_makes_no_request() {
+fn forged_record_of_refused_grant_sends_no_request() {
     let t = Tenant::new("refusedhead");
     t.put(VICTIM, b"name,salary\nalice,100000\nbob,110000\n");
     let store = listen(&t);
@@ -142,7 +142,7 @@ fn planted_record_of_a_refused_grant_makes_no_request() {
 
 /// A forged Secret and a finalizer do not make Valet abort another client's multipart upload.
 #[test]
-fn planted_record_of_a_refused_grant_aborts_no_upload() {
+fn forged_record_of_refused_grant_aborts_no_upload() {
     let t = Tenant::new("refusedabort");
     let store = listen(&t);
     let operator = t.operator();
@@ -165,7 +165,7 @@ fn planted_record_of_a_refused_grant_aborts_no_upload() {
 /// Valet aborts its own multipart upload also after a restart and after the access rule was narrowed, because its
 /// signed record names the upload. Other uploads stay.
 #[test]
-fn own_upload_is_aborted_after_a_restart_and_a_narrowed_rule() {
+fn own_upload_is_aborted_after_restart_and_narrowed_rule() {
     let t = Tenant::new("refusedown");
     let operator = t.operator();
     let parts = json!({"mode": "Multipart", "constraints": {"contentLength": 3}});
@@ -249,7 +249,7 @@ fn refused_grant_is_finished_at_its_deadline_and_deleted() {
 
 /// If another finalizer keeps a deleted grant, Valet deletes the grant's Secret and does not create it again.
 #[test]
-fn grant_that_is_deleted_and_held_keeps_no_secret() {
+fn deleted_grant_with_foreign_finalizer_keeps_no_secret() {
     let t = Tenant::new("heldgrant");
     let _operator = t.operator();
     t.apply(&[case(&t, include_str!("../cases/L62-grant-with-finalizer.yaml"))]);
@@ -267,7 +267,7 @@ fn grant_that_is_deleted_and_held_keeps_no_secret() {
 /// If another finalizer keeps a Secret, Valet removes the data before it deletes the Secret. The grant's message
 /// names the finalizer.
 #[test]
-fn held_secret_is_emptied() {
+fn secret_with_foreign_finalizer_is_emptied() {
     let t = Tenant::new("heldsecret");
     let _operator = t.operator();
     t.apply(&[

@@ -45,7 +45,7 @@ fn writes(t: &Tenant, since: AuditMark) -> Vec<String> {
 
 /// The annotation leads to one new credential in the same Secret, with one write. The old credential stays valid.
 #[test]
-fn by_request() {
+fn renewal_annotation_leads_to_one_new_credential() {
     let t = Tenant::new("request");
     for (name, body) in [("report", "a report"), ("other", "another")] {
         t.put(&t.key(name), body.as_bytes());
@@ -122,7 +122,7 @@ fn by_request() {
 
 /// If the annotation is not a valid time, the condition `RenewalFailing` quotes its value, and nothing else changes.
 #[test]
-fn by_a_request_that_says_nothing() {
+fn renewal_annotation_without_valid_time_is_reported() {
     let t = Tenant::new("nonsense");
     let _operator = t.operator();
     t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
@@ -157,7 +157,7 @@ fn by_a_request_that_says_nothing() {
 /// With `renewal: Always` the status has the time of the next renewal, and a restart renews nothing. With `overwrite:
 /// Allow` the credential stays after an upload.
 #[test]
-fn by_the_spec() {
+fn renewal_policy_always_schedules_the_next_renewal() {
     let t = Tenant::new("always");
     let operator = t.operator();
     let spec = json!({"expirationSeconds": 600, "renewal": {"policy": ALWAYS}});
@@ -229,7 +229,7 @@ fn by_the_spec() {
 /// If they are not replaced, the grant gets `RenewalOverdue`, keeps its credential until the expiry, and continues
 /// when new credentials exist.
 #[test]
-fn in_real_time() {
+fn credential_is_renewed_before_it_expires() {
     let t = Tenant::new("live");
     t.put(&t.key("g"), b"a report");
     let until = |seconds: i64| {

@@ -11,7 +11,7 @@ use crate::world::{SOON, Tenant, says};
 /// Credentials stay valid while no operator runs. When the operator starts again, it deletes the Secrets of
 /// credentials that have expired.
 #[test]
-fn killed_in_every_state() {
+fn credentials_stay_valid_while_no_operator_runs() {
     let t = Tenant::new("restart");
     t.put(&t.key("old"), b"old");
     let operator = t.operator();
@@ -76,7 +76,7 @@ fn killed_in_every_state() {
 /// If a grant is deleted while no operator runs, Kubernetes deletes its Secret through the owner reference. No
 /// finalizer delays the deletion.
 #[test]
-fn deleted_while_the_operator_is_away() {
+fn grant_deleted_while_no_operator_runs_leaves_no_secret() {
     let t = Tenant::new("gone");
     let operator = t.operator();
     t.apply(&[
@@ -93,7 +93,7 @@ fn deleted_while_the_operator_is_away() {
 
 /// Two operators at the same time issue each credential once. Correctness does not depend on leader election.
 #[test]
-fn two_operators() {
+fn two_operators_issue_each_credential_once() {
     let t = Tenant::new("two");
     let mark = t.mark();
     let _operators = [t.operator(), t.operator()];
@@ -113,7 +113,7 @@ fn two_operators() {
 /// If two operators see the same upload, the second one finds the Secret already deleted. It does not create the
 /// Secret again.
 #[test]
-fn two_operators_see_one_upload() {
+fn two_operators_do_not_recreate_secret_of_completed_upload() {
     let t = Tenant::new("twoseen");
     let mark = t.mark();
     let _operators = [t.operator(), t.operator()];

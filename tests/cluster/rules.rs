@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::{fixtures::Table, world::Tenant};
 
 #[test]
-fn the_apiserver_says_what_each_rule_says() {
+fn apiserver_rejects_with_the_message_of_each_rule() {
     let t = Tenant::new("rules");
     let mut failures = Vec::new();
     for case in Table::read().cases(t.name()) {
@@ -33,7 +33,7 @@ fn the_apiserver_says_what_each_rule_says() {
 
 /// The schema rejects wrong types, numbers out of range, unknown enum values and unknown fields.
 #[test]
-fn the_schema_names_the_field() {
+fn schema_violation_is_rejected_with_its_field() {
     let t = Tenant::new("schema");
     let rows = [
         (json!({"expirationSeconds": 0}), "spec.expirationSeconds"),

@@ -62,7 +62,7 @@ fn writes(t: &Tenant, name: &str, since: AuditMark) -> usize {
 /// An operator ignores a store that allows none of its namespaces. It does not write or probe the store, even if an
 /// annotation requests a conformance check.
 #[test]
-fn what_is_none_of_ours() {
+fn store_without_rule_for_own_namespace_is_ignored() {
     let (t, other) = (Tenant::new("scoped"), Tenant::new("scopedother"));
     let mut asks = t.store();
     asks["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": "now"});
@@ -102,7 +102,7 @@ fn what_is_none_of_ours() {
 /// Two operators with different credentials share a store. Each writes its own conditions, the merged conditions
 /// agree with both, and no status is written twice.
 #[test]
-fn one_store_and_two_operators() {
+fn two_operators_merge_conditions_of_one_store() {
     let (a, b) = (Tenant::new("voicea"), Tenant::new("voiceb"));
     let mut credentials = a.credentials(a.world.s3.access_key(), a.world.s3.secret_key());
     credentials["stringData"]["AWS_CREDENTIAL_EXPIRATION"] = json!(END);

@@ -9,7 +9,7 @@ use crate::world::{SOON, Tenant, condition, says};
 /// If the Secret is deleted, Valet restores the same credential with the same expiry. It does so at once with
 /// `--watch-secrets`, and otherwise at the next resync.
 #[test]
-fn a_deleted_secret_comes_back_with_the_same_key() {
+fn deleted_secret_is_restored_with_the_same_credential() {
     comes_back("recreate", "--watch-secrets");
     comes_back("sweep", "--sweep-seconds=2");
 }
@@ -45,7 +45,7 @@ fn comes_back(test: &str, arg: &str) {
 
 /// A change of `expirationSeconds` leads to a new credential. A change of `secretTemplate` does not.
 #[test]
-fn spec_changes() {
+fn changed_expiration_reissues_and_changed_template_does_not() {
     let t = Tenant::new("changes");
     let _operator = t.operator();
     t.apply(&[t.grant("DownloadGrant", "g", json!({"expirationSeconds": 600}))]);
@@ -110,7 +110,7 @@ fn deleting_the_grant_deletes_the_secret() {
 
 /// A grant can have the longest name that Kubernetes allows, and `secretName` sets another name for the Secret.
 #[test]
-fn names() {
+fn longest_grant_name_and_custom_secret_name_are_accepted() {
     let t = Tenant::new("names");
     let _operator = t.operator();
     let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
@@ -129,7 +129,7 @@ fn names() {
 /// If a ResourceQuota or an admission webhook rejects the Secret, the condition reports it. The grant is issued when
 /// the cause is removed.
 #[test]
-fn a_secret_that_may_not_be_made() {
+fn rejected_secret_is_reported_until_the_cause_is_removed() {
     let t = Tenant::new("quota");
     let _operator = t.operator();
     t.apply(&[json!({

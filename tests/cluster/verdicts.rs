@@ -20,7 +20,7 @@ fn events(t: &Tenant) -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn change_of_a_stores_verdict_is_an_event_and_a_log_line() {
+fn changed_store_condition_is_an_event_and_a_log_line() {
     let t = Tenant::new("verdicts");
     let operator = t.operator_with(&["--allow-private-endpoints=127.0.0.0/8", "--tenant-store-requests=All"]);
     let credentials = |secret: &str| {

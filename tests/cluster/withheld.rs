@@ -13,7 +13,7 @@ fn message(grant: &Value, type_: &str) -> String {
 /// A suspended grant has no Secret and is Current for kstatus, and its message says how long copies of the credential
 /// work. Afterwards the grant gets the same credential again.
 #[test]
-fn suspended() {
+fn suspended_grant_has_no_secret_and_later_the_same_credential() {
     let t = Tenant::new("suspended");
     t.put(&t.key("report"), b"a report");
     let operator = t.operator();
@@ -68,7 +68,7 @@ fn suspended() {
 
 /// A revoked grant loses its Secret, cannot be issued again, and is deleted like other finished grants.
 #[test]
-fn revoked() {
+fn revoked_grant_has_no_secret_and_is_not_issued_again() {
     let t = Tenant::new("revoked");
     let operator = t.operator();
     t.apply(&[t.grant(
@@ -144,7 +144,7 @@ fn revoked() {
 
 /// If a grant is revoked while no operator runs, the next operator deletes its Secret at the start.
 #[test]
-fn revoked_while_the_operator_is_away() {
+fn grant_revoked_while_no_operator_runs_loses_its_secret() {
     let t = Tenant::new("late");
     let operator = t.operator();
     t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);

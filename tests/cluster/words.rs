@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::world::{Tenant, VALET};
 
 #[test]
-fn columns_fit_eighty_characters() {
+fn kubectl_columns_fit_80_characters() {
     let t = Tenant::new("columns");
     let _operator = t.operator();
     t.apply(&[
@@ -47,7 +47,7 @@ fn columns_fit_eighty_characters() {
 
 /// The column Bucket shows the bucket or the container, whichever name the provider uses.
 #[test]
-fn every_provider_has_a_bucket() {
+fn bucket_column_is_filled_for_every_provider() {
     let t = Tenant::new("providers");
     let store = |name: &str, place: serde_json::Value| {
         let mut store = t.store();
@@ -78,7 +78,7 @@ fn every_provider_has_a_bucket() {
 
 /// Every field of the CRDs has a description.
 #[test]
-fn every_field_is_explained() {
+fn every_crd_field_has_a_description() {
     let t = Tenant::new("explain");
     for kind in ["uploadgrant", "downloadgrant", "objectstore", "clusterobjectstore"] {
         let crd = t
@@ -129,7 +129,7 @@ fn walk(schema: &serde_json::Value, path: &str, silent: &mut Vec<String>) {
 /// Every flag of the operator has a description and an environment variable, and an invalid value is named in the
 /// error.
 #[test]
-fn help() {
+fn every_flag_has_a_description_and_an_environment_variable() {
     let run = |args: &[&str]| {
         let output = std::process::Command::new(VALET)
             .args(args)

@@ -10,7 +10,7 @@ use crate::world::{SOON, Tenant};
 /// A grant needs two writes until its credential is issued: one Secret and one status. Afterwards there are no
 /// writes.
 #[test]
-fn two_writes_to_a_key_and_none_at_rest() {
+fn issuing_needs_two_writes_and_an_idle_grant_none() {
     const GRANTS: usize = 20;
     let t = Tenant::new("writes");
     let _operator = t.operator();
