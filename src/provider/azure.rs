@@ -123,13 +123,13 @@ impl AzureBlob {
     pub fn new(store: AzureBlobStore, credentials: Credentials, outward: Option<EgressPolicy>) -> Self {
         let revocation = match (&credentials, &store.stored_access_policy) {
             (Credentials::Identity(_), _) => {
-                "revoke the account's user delegation keys or remove the identity's role, which also ends all other credentials of the store"
+                "revoke the user delegation keys of the storage account, or remove the role of the operator's identity; all other credentials of the store also become invalid"
             }
             (_, Some(_)) => {
-                "remove the stored access policy that spec.azureBlob.storedAccessPolicy names, which also ends all other credentials of the store"
+                "remove the stored access policy that spec.azureBlob.storedAccessPolicy names; all other credentials of the store also become invalid"
             }
             (_, None) => {
-                "regenerate the account key that signed, which also ends all other credentials that it signed"
+                "regenerate the account key that signed the credential; all other credentials with this account key also become invalid"
             }
         };
         let capabilities = Arc::new(Capabilities {
@@ -235,7 +235,9 @@ impl AzureBlob {
     async fn sign_for(&self, request: &SigningRequest, base: &str, ip: Option<&str>) -> Result<Signed, SignError> {
         let Lifetime { issued_at, expires_at } = request.lifetime;
         if expires_at <= issued_at {
-            return Err(SignError::Refused("the expiry is not after the start time".into()));
+            return Err(SignError::Refused(
+                "the expiry time of the signed URL is not later than the start time".into(),
+            ));
         }
         let blob = readable_alike(&request.key)?;
         let start = issued_at - BACK_DATED;
@@ -269,7 +271,7 @@ impl AzureBlob {
             }
             Ask::Upload { .. } => {
                 return Err(SignError::Refused(
-                    "Azure Blob Storage supports uploads with mode Put only".into(),
+                    "Azure Blob Storage supports only mode Put for uploads; set spec.mode to Put".into(),
                 ));
             }
         };
@@ -286,7 +288,7 @@ impl AzureBlob {
                     // The user delegation key changed after Valet decided to sign. The next reconcile uses the
                     // expiry of the new key.
                     return Err(SignError::Refused(
-                        "the user delegation key changed and now expires before the requested expiry".into(),
+                        "the user delegation key was replaced, and the new user delegation key expires before the requested expiry time".into(),
                     ));
                 }
                 let permit = SasParams {
@@ -316,7 +318,7 @@ impl AzureBlob {
             (200, _) => {}
             (404, "ContainerNotFound") => {
                 return ObjectFact::Unreachable(
-                    "the account has no container with the name in spec.azureBlob.container".into(),
+                    "the storage account has no container with the name in spec.azureBlob.container".into(),
                 );
             }
             (404, _) => return ObjectFact::Absent,
@@ -373,7 +375,7 @@ fn permissions(constraints: &UploadConstraints) -> Result<&'static str, SignErro
         || checksum_md5.is_some();
     if has_more {
         return Err(SignError::Refused(
-            "a shared access signature cannot enforce the type, length or checksum of an upload".into(),
+            "a shared access signature (SAS) cannot enforce the content type, size or checksum of an upload".into(),
         ));
     }
     Ok(match overwrite {
@@ -388,12 +390,12 @@ fn readable_alike(key: &ObjectKey) -> Result<&str, SignError> {
     let key = key.as_str();
     if key.contains('\\') {
         return Err(SignError::Impossible(
-            "spec.key contains '\\', which Azure Blob Storage and its clients read as '/'; use an object key without it".into(),
+            "spec.key contains '\\', but Azure Blob Storage and its clients treat '\\' as '/'; choose an object key without '\\'".into(),
         ));
     }
     if key.split('/').any(|segment| segment.ends_with('.')) {
         return Err(SignError::Impossible(
-            "spec.key has a segment that ends with '.', which clients of Azure Blob Storage remove; use an object key without it".into(),
+            "spec.key has a segment that ends with '.', but clients of Azure Blob Storage remove this '.'; choose an object key without such a segment".into(),
         ));
     }
     Ok(key)

@@ -161,7 +161,7 @@ fn what_azure_cannot_enforce() {
             "(Multipart)",
         ),
         ("dot", json!({"key": t.key("a./b")}), "ends with '.'"),
-        ("backslash", json!({"key": t.key("a\\b")}), "read as '/'"),
+        ("backslash", json!({"key": t.key("a\\b")}), "as '/'"),
     ] {
         t.apply(&[t.grant("UploadGrant", name, spec)]);
         let refused = t.reason(&format!("ug/{name}"), "CapabilityMissing");

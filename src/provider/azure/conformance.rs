@@ -40,8 +40,8 @@ fn put() -> Ask {
 async fn go(trip: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
-            "everything: the store answered {status} to a PUT below {}; allow the credentials to write there",
-            trip.folder
+            "all capabilities: the store answered status {status} to a PUT request below {folder}; allow the credentials to create blobs below {folder}",
+            folder = trip.folder
         ));
         return Ok(());
     }
@@ -64,7 +64,7 @@ async fn go(trip: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
         };
         trip.binds("GET", "put", &get(), Some(write)).await?;
     } else {
-        let why = "signed URLs for GET: the credentials may not read below the blob valet-probe";
+        let why = "signed URLs for GET: the credentials are not allowed to read blobs below valet-probe/";
         trip.found.untried.push(why.into());
     }
     Ok(())

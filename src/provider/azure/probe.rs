@@ -43,7 +43,7 @@ impl AzureBlob {
                 Finding::Broken(Reason::CredentialsRefused, _) => Finding::Broken(
                     Reason::CredentialsRefused,
                     format!(
-                        "the container has no stored access policy {policy}, or one with its own times or permissions, so no credential works; create the policy without them, or correct spec.azureBlob.storedAccessPolicy"
+                        "the container has no stored access policy {policy}, or this policy sets times or permissions; create the policy without times and permissions, or correct spec.azureBlob.storedAccessPolicy"
                     ),
                 ),
                 other => other,
@@ -105,7 +105,9 @@ impl AzureBlob {
     async fn refuses_foreign_sources(&self) -> Result<UnsignedHeaders, Unanswered> {
         let unknown = |why: &str| Ok(UnsignedHeaders::Unknown(why.to_owned()));
         if !self.may_change() {
-            return unknown("only an upload can show this, but the operator sends only read requests to this store");
+            return unknown(
+                "only an upload can show whether the store rejects unsigned headers, but the operator sends only read requests to this store",
+            );
         }
         let base = self.own_base();
         let now = Timestamp::now();
@@ -142,7 +144,7 @@ impl AzureBlob {
         let (before, after) = (format!("{own}-before"), format!("{own}-after"));
         if let Err(said) = self.accepts(&before, &sign(&before)).await? {
             return unknown(&format!(
-                "the store answered {said} to an upload to the probe's blob without a copy source"
+                "the probe sent an upload without a copy source; the store answered status {said}"
             ));
         }
         let absent = format!("{PROBE_BLOB}-absent-{}", now.as_nanosecond());
@@ -160,7 +162,8 @@ impl AzureBlob {
         if (status, code.as_str()) == (404, "BlobNotFound") && !self.is_azures_own() {
             return Ok(UnsignedHeaders::Obeyed);
         }
-        unknown(&format!("the store answered {status} {code} to a copy source"))
+        let why = format!("the probe sent an upload with a copy source; the store answered status {status} {code}");
+        unknown(why.trim_end())
     }
 
     /// Returns true if the store accepts an upload with this URL and without a copy source. Otherwise it returns the
@@ -207,15 +210,15 @@ fn finding(status: u16, code: &str, is_skewed: bool, container: &str) -> Finding
         ),
         (404, "ContainerNotFound") => broken(
             Reason::BucketNotFound,
-            format!("the account has no container {container}; create it, or correct spec.azureBlob.container"),
+            format!("the storage account has no container {container}; create the container, or correct spec.azureBlob.container"),
         ),
         (404, "ResourceNotFound" | "AccountNotFound") => broken(
             Reason::BucketNotFound,
-            "the store has no such account; correct spec.azureBlob.account".into(),
+            "the storage account in spec.azureBlob.account does not exist; correct spec.azureBlob.account".into(),
         ),
         (403, "KeyBasedAuthenticationNotPermitted") => broken(
             Reason::CredentialsRefused,
-            "the account does not allow account keys (KeyBasedAuthenticationNotPermitted); remove spec.azureBlob.credentials and give the operator an identity".into(),
+            "the storage account does not allow account keys (KeyBasedAuthenticationNotPermitted); remove spec.azureBlob.credentials, and give the operator an Azure identity".into(),
         ),
         (403, "AccountIsDisabled") => broken(
             Reason::CredentialsRefused,
@@ -227,7 +230,7 @@ fn finding(status: u16, code: &str, is_skewed: bool, container: &str) -> Finding
         (401 | 403, code) => broken(
             Reason::CredentialsRefused,
             format!(
-                "the store does not accept the credentials ({code}); check the account key or the identity's roles, and the account's firewall"
+                "the store does not accept the credentials ({code}); check the account key or the roles of the operator's identity, and check the firewall of the storage account"
             ),
         ),
         (status, code) => Finding::Unreachable(format!("the store answered {status} {code}").trim_end().to_owned()),

@@ -87,8 +87,9 @@ impl AzureBlob {
         let code = error_code(&answer);
         let refused = |reason, message: String| Err(SignError::Credentials { reason, message });
         match answer.status {
-            200 => delegation::read(&answer.body)
-                .ok_or_else(|| tokens::unreachable("the store's answer is not a user delegation key".into())),
+            200 => delegation::read(&answer.body).ok_or_else(|| {
+                tokens::unreachable("the store's answer does not contain a valid user delegation key".into())
+            }),
             401 | 403 => {
                 if answer.status == 401 {
                     identity.forget().await;
@@ -96,19 +97,19 @@ impl AzureBlob {
                 refused(
                     Reason::CredentialsRefused,
                     format!(
-                        "the store refused a user delegation key for the operator's identity ({} {code}); give it the role Storage Blob Delegator on the account, or set spec.azureBlob.credentials.secretRef",
-                        answer.status
+                        "the store refused to issue a user delegation key for the operator's identity (status {status} {code}); give the identity the role Storage Blob Delegator on the storage account, or set spec.azureBlob.credentials.secretRef",
+                        status = answer.status
                     ),
                 )
             }
             status if status < 500 && status != 429 => refused(
                 Reason::CredentialsInvalid,
                 format!(
-                    "the store returned no user delegation key ({status} {code}); check that spec.azureBlob.endpoint is an Azure Blob Storage endpoint"
+                    "the store returned no user delegation key (status {status} {code}); check that spec.azureBlob.endpoint is an Azure Blob Storage endpoint"
                 ),
             ),
             status => Err(tokens::unreachable(format!(
-                "the store returned no user delegation key ({status} {code})"
+                "the store returned no user delegation key (status {status} {code})"
             ))),
         }
     }
@@ -125,7 +126,7 @@ impl AzureBlob {
         // A server that receives the operator's token can act as the operator in other stores. Therefore Valet does
         // not send the token to an endpoint that a tenant chose.
         if self.is_tenants && !self.is_azures_own() {
-            let message = "for an ObjectStore, the operator sends the token of its identity only to Azure; remove spec.azureBlob.endpoint, or set spec.azureBlob.credentials.secretRef";
+            let message = "for an ObjectStore, the operator sends the token of the operator's identity only to Azure endpoints; remove spec.azureBlob.endpoint, or set spec.azureBlob.credentials.secretRef";
             return Err(Trouble::Credentials(SignError::Credentials {
                 reason: Reason::CredentialsInvalid,
                 message: message.into(),
@@ -141,7 +142,7 @@ impl AzureBlob {
             .body(Full::new(body))
             .map_err(|_| Trouble::Unanswered(Unanswered::Malformed))?;
         if !is_private(request.uri()) {
-            let message = "the operator sends its identity's token only over https; set spec.azureBlob.endpoint to an https URL, or set spec.azureBlob.credentials.secretRef";
+            let message = "the operator sends the token of the operator's identity only over https; set spec.azureBlob.endpoint to an https URL, or set spec.azureBlob.credentials.secretRef";
             return Err(Trouble::Credentials(SignError::Credentials {
                 reason: Reason::CredentialsInvalid,
                 message: message.into(),

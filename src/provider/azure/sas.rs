@@ -179,7 +179,7 @@ pub fn query(permit: &SasParams<'_>, pen: SasSigner<'_>) -> Result<String, SignE
     lines.extend(overrides.iter().map(|(_, value)| value.as_str()));
     if lines.iter().any(|line| line.chars().any(char::is_control)) {
         return Err(SignError::Refused(
-            "a value contains a control character, so it cannot be signed".into(),
+            "the URL cannot be signed, because one of the signed values contains a control character".into(),
         ));
     }
     let signature = match pen {

@@ -132,8 +132,8 @@ impl Identity {
         let fetched = tokio::time::timeout(TOKEN_TIMEOUT, self.fetch()).await;
         let fetched = fetched.unwrap_or_else(|_| {
             Err(unreachable(format!(
-                "{} did not return a token in time",
-                self.source.whom()
+                "the token source ({whom}) did not return a token in time",
+                whom = self.source.whom()
             )))
         });
         match (fetched, last.as_ref()) {
@@ -166,11 +166,16 @@ impl Identity {
             return Err(self.refusal(&answer));
         }
         // The parser's error is dropped, because it can contain parts of the token.
-        let granted: Granted = serde_json::from_slice(&answer.body)
-            .map_err(|_| unreachable(format!("the answer of {whom} is not a token")))?;
+        let granted: Granted = serde_json::from_slice(&answer.body).map_err(|_| {
+            unreachable(format!(
+                "the answer of the token source ({whom}) does not contain a valid token"
+            ))
+        })?;
         let is_sound = !granted.access_token.is_empty() && granted.access_token.bytes().all(|b| b.is_ascii_graphic());
         if !is_sound || !granted.token_type.eq_ignore_ascii_case("bearer") || granted.expires_in <= 0 {
-            return Err(unreachable(format!("{whom} returned a token that cannot be used")));
+            return Err(unreachable(format!(
+                "the token source ({whom}) returned an invalid or expired token"
+            )));
         }
         // Valet keeps a token for at most one day, even if the answer states a longer lifetime.
         let seconds = granted.expires_in.min(24 * 3600);
@@ -220,7 +225,7 @@ impl Identity {
         };
         let unusable = || SignError::Credentials {
             reason: Reason::CredentialsInvalid,
-            message: "AZURE_AUTHORITY_HOST in the operator's environment is not a valid https URL".into(),
+            message: "the operator's environment variable AZURE_AUTHORITY_HOST is not a valid https URL".into(),
         };
         let builder = match &body {
             Some(_) => Request::builder()
@@ -274,18 +279,18 @@ impl Identity {
             .collect();
         let remedy = match &self.source {
             Source::Workload { .. } => {
-                "check the operator's service account, its annotations, and the federated credential of the application"
+                "check the annotations of the operator's service account, and check the federated credential of the Azure application"
             }
             Source::Managed { .. } => {
-                "give the machine or the operator's pod an identity, or set spec.azureBlob.credentials.secretRef"
+                "give an Azure identity to the operator's machine or pod, or set spec.azureBlob.credentials.secretRef"
             }
         };
         SignError::Credentials {
             reason: Reason::CredentialsRefused,
             message: format!(
-                "{} refused a token for the operator's identity ({}); {remedy}",
-                self.source.whom(),
-                codes.join(", ")
+                "the token source ({whom}) refused to issue a token for the operator's identity ({codes}); {remedy}",
+                whom = self.source.whom(),
+                codes = codes.join(", ")
             ),
         }
     }
