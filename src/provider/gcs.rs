@@ -130,7 +130,7 @@ impl Gcs {
                     // A service account key file names its own token endpoint. A tenant can write such a file, so
                     // Valet checks that the token endpoint belongs to Google.
                     Source::Key(key) if !may_change && !is_of(&key.token_uri.to_string(), GOOGLES) => {
-                        Source::Unusable("the service account key has a token_uri that is not Google's, but the operator sends only read requests to an address that an ObjectStore names; remove spec.gcs.credentials.signAs, or ask the platform team to start the operator with --tenant-store-requests=All".into())
+                        Source::Unusable("the token_uri of the service account key is not an address of Google, and the operator does not use this token_uri for an ObjectStore; remove spec.gcs.credentials.signAs, or ask the platform team to start the operator with --tenant-store-requests=All".into())
                     }
                     source => source,
                 };
@@ -232,7 +232,9 @@ impl Gcs {
         let lifetime = request.lifetime;
         let most = self.capabilities.max_expiration_seconds;
         if !(1..=most).contains(&lifetime.seconds()) {
-            return Err(SignError::Refused(format!("the lifetime must be from 1 to {most} s")));
+            return Err(SignError::Refused(format!(
+                "the lifetime of the credential must be between 1 and {most} seconds"
+            )));
         }
         let key = request.key.as_str();
         let mut wanted = self.request(target, key);
@@ -249,7 +251,7 @@ impl Gcs {
                 }
                 UploadMode::Multipart => {
                     return Err(SignError::Refused(
-                        "Google Cloud Storage does not support multipart uploads; use mode Resumable".into(),
+                        "Google Cloud Storage does not support multipart uploads; set spec.mode to Resumable".into(),
                     ));
                 }
                 UploadMode::Credentials => return Err(no_credentials()),
@@ -366,10 +368,10 @@ fn capabilities(store: &GcsStore, pen: &GcsSigner) -> Capabilities {
         max_key_bytes: MAX_KEY_BYTES,
         revocation: match pen {
             GcsSigner::Key(_) => {
-                "delete the service account key that signed, which also ends all other credentials that it signed"
+                "delete the service account key that signed the credential; all other credentials with this service account key also become invalid"
             }
             GcsSigner::Google(_) => {
-                "remove the access to the object from the service account that signed, or disable the account, which also ends all other credentials that it signed"
+                "remove the access to the object from the service account that signed the credential, or disable this service account; all other credentials of a disabled service account also become invalid"
             }
         },
     }
@@ -514,7 +516,7 @@ impl Provider for Gcs {
                 404 => ObjectFact::Absent,
                 401 | 403 => self.clock.trouble().map_or(ObjectFact::Hidden, ObjectFact::ClockSkewed),
                 status => ObjectFact::Unreachable(format!(
-                    "the store answered {status}; check spec.gcs.endpoint and spec.gcs.addressingStyle"
+                    "the store answered status {status} to a HEAD request; check spec.gcs.endpoint and spec.gcs.addressingStyle"
                 )),
             }
         }

@@ -410,7 +410,7 @@ fn bad_secrets() {
         ),
         (
             json!({"credentials.json": KEY.replace("service_account", "external_account")}),
-            "another type",
+            "the type of the file is not service_account",
         ),
     ];
     for (n, (data, part)) in cases.into_iter().enumerate() {

@@ -241,7 +241,7 @@ async fn another_issuers_token_is_taken() {
         (json!({"token_url": "http://marker.example/"}), "token_url"),
         (
             json!({"credential_source": {"url": "http://marker/"}}),
-            "does not read its token from a file",
+            "does not name a file",
         ),
         (json!({"audience": null}), "is not the configuration"),
         (json!({"type": "marker"}), "service_account"),
@@ -251,7 +251,7 @@ async fn another_issuers_token_is_taken() {
         configuration["credential_source"]
             .as_object_mut()
             .unwrap()
-            .retain(|name, _| part != "does not read its token from a file" || name != "file");
+            .retain(|name, _| part != "does not name a file" || name != "file");
         scratch.write("configuration.json", configuration.to_string()).unwrap();
         let said = store(json!({}), of(file.clone()), None)
             .credentials_expire()

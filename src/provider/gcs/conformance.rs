@@ -65,8 +65,8 @@ fn form() -> Ask {
 async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavailable> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
-            "everything: the store answered {status} to a PUT below {}; allow the account to create objects there",
-            trip.folder
+            "all capabilities: the store answered status {status} to a PUT request below {folder}; allow the service account to create objects below {folder}",
+            folder = trip.folder
         ));
         return Ok(());
     }
@@ -97,13 +97,13 @@ async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavail
             .await?;
         trip.binds("GET", "put", &get(), None).await?;
     } else {
-        let why = "signed URLs for GET: the account may not read below spec.gcs.probeKey";
+        let why = "signed URLs for GET: the service account is not allowed to read objects below spec.gcs.probeKey";
         trip.found.untried.push(why.into());
     }
 
     if let Err(status) = trip.good("form", &form()).await? {
         trip.found.missing.push(Missing::Forms);
-        let why = format!("POST forms: the store answered {status} to a valid form");
+        let why = format!("POST forms: the store answered status {status} to a valid POST form");
         trip.found.untried.push(why);
         return Ok(());
     }
@@ -115,7 +115,7 @@ async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavail
     if reads {
         trip.below(&form(), is_googles).await?;
     } else {
-        let why = "POST forms for a key prefix: without GET the check cannot see which objects were written";
+        let why = "POST forms for a key prefix: the service account is not allowed to read objects, so the conformance check cannot see which objects were written";
         trip.found.untried.push(why.into());
     }
     Ok(())

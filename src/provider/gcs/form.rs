@@ -61,7 +61,7 @@ pub fn conditions(
     }
     if key.contains(FILE_NAME) {
         return refused(format!(
-            "the object key of a POST form may not contain {FILE_NAME}, because the store replaces it"
+            "the object key of a POST form is not allowed to contain {FILE_NAME}, because the store replaces {FILE_NAME} with the name of the uploaded file"
         ));
     }
     let range = match (content_length, content_length_range) {
@@ -72,7 +72,9 @@ pub fn conditions(
         (None, Some(range)) => *range,
         (Some(n), None) => LengthRange { min: *n, max: *n },
         (Some(_), Some(_)) => {
-            return refused("contentLength and contentLengthRange exclude each other; set only one".into());
+            return refused(
+                "contentLength and contentLengthRange exclude each other; remove one of these fields".into(),
+            );
         }
     };
     if range.max > MAX_UPLOAD_BYTES {

@@ -28,7 +28,7 @@ pub fn put_headers(constraints: &UploadConstraints) -> Result<Vec<(String, Strin
         (None, Some(range)) => Some((range.min, range.max)),
         (Some(_), Some(_)) => {
             return Err(SignError::Refused(
-                "contentLength and contentLengthRange exclude each other; set only one".into(),
+                "contentLength and contentLengthRange exclude each other; remove one of these fields".into(),
             ));
         }
     };
@@ -81,14 +81,14 @@ pub fn get_query(version: Option<&String>, response: &ResponseHeaders) -> Result
     ];
     if let Some((_, field)) = unknown.iter().find(|(value, _)| value.is_some()) {
         return Err(SignError::Impossible(format!(
-            "Google Cloud Storage can override only contentType and contentDisposition, not {field}; remove spec.response.{field}, or set it on the object itself"
+            "Google Cloud Storage cannot override {field} in a download; remove spec.response.{field}, or set {field} in the metadata of the object"
         )));
     }
     if let Some(version) = version
         && (version.is_empty() || version.len() > 19 || !version.bytes().all(|b| b.is_ascii_digit()))
     {
         return Err(SignError::Impossible(
-            "spec.version is not a generation; on Google Cloud Storage it is the number after '#' in the output of gcloud storage ls --all-versions".into(),
+            "spec.version is not an object generation of Google Cloud Storage; use the number after '#' in the output of gcloud storage ls --all-versions".into(),
         ));
     }
     let parameters = [

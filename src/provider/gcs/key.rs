@@ -47,11 +47,11 @@ impl ServiceAccountKey {
     /// Parses a key file that `gcloud iam service-accounts keys create` writes.
     ///
     /// # Errors
-    /// Returns what is wrong with the file. The text continues a sentence that begins with the file's name. The text
-    /// contains no content of the file.
+    /// Returns what is wrong with the file, as a sentence. The text contains no content of the file.
     pub fn parse(json: &[u8]) -> Result<Self, &'static str> {
         // The parser's error is dropped, because it can contain parts of the private key.
-        let file: File = serde_json::from_slice(json).map_err(|_| "is not the JSON of a service account key")?;
+        let file: File =
+            serde_json::from_slice(json).map_err(|_| "the content is not the JSON of a service account key")?;
         match file.kind.as_deref() {
             Some("service_account") => {}
             Some(
@@ -61,32 +61,32 @@ impl ServiceAccountKey {
                 | "impersonated_service_account",
             ) => {
                 return Err(
-                    "has another type than service_account and contains no private key; create a key with: gcloud iam service-accounts keys create",
+                    "the type of the file is not service_account, and the file contains no private key; create a service account key with: gcloud iam service-accounts keys create",
                 );
             }
             _ => {
                 return Err(
-                    "has no \"type\": \"service_account\"; use the file that gcloud iam service-accounts keys create writes",
+                    "the file has no \"type\": \"service_account\"; use the file that gcloud iam service-accounts keys create writes",
                 );
             }
         }
         let email = file.client_email.unwrap_or_default();
         if !email.bytes().all(|b| b.is_ascii_graphic() && b != b'/') || !email.contains('@') {
-            return Err("has no client_email with the name of an account");
+            return Err("the client_email of the service account key is missing or is not an email address");
         }
-        let pem = file.private_key.ok_or("has no private_key")?;
+        let pem = file.private_key.ok_or("the service account key has no private_key")?;
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
-            .map_err(|_| "has a private_key that is not PKCS #8 in PEM (-----BEGIN PRIVATE KEY-----)")?;
+            .map_err(|_| "the private_key of the service account key is not in the format PKCS #8 PEM (-----BEGIN PRIVATE KEY-----)")?;
         let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der())
-            .map_err(|_| "has a private_key that is not an RSA key of 2048 bits or more")?;
+            .map_err(|_| "the private_key of the service account key is not an RSA key of 2048 bits or more")?;
         let token_uri: http::Uri = file
             .token_uri
             .as_deref()
             .unwrap_or(TOKEN_URI)
             .parse()
-            .map_err(|_| "has a token_uri that is not a valid URL")?;
+            .map_err(|_| "the token_uri of the service account key is not a valid URL")?;
         if !is_private(&token_uri) {
-            return Err("has a token_uri that is not an https URL");
+            return Err("the token_uri of the service account key is not an https URL");
         }
         Ok(Self {
             email,
@@ -109,7 +109,12 @@ impl ServiceAccountKey {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
-            .map_err(|_| SignError::Refused("the service account key could not sign".into()))?;
+            .map_err(|_| {
+                SignError::Refused(
+                    "signing with the service account key failed, because the machine did not provide random numbers"
+                        .into(),
+                )
+            })?;
         Ok(signature)
     }
 }
@@ -147,9 +152,12 @@ mod tests {
     fn what_is_wrong_is_named_and_what_is_in_it_is_not() {
         let says = |bend: &dyn Fn(&mut Value)| bent(bend).unwrap_err();
         for (said, part) in [
-            (says(&|f| f["type"] = json!("authorized_user")), "another type"),
+            (
+                says(&|f| f["type"] = json!("authorized_user")),
+                "the type of the file is not service_account",
+            ),
             (says(&|f| f["type"] = json!("marker")), "\"type\""),
-            (says(&|f| f["client_email"] = json!("")), "no client_email"),
+            (says(&|f| f["client_email"] = json!("")), "client_email"),
             (says(&|f| f["client_email"] = json!("a@b/marker")), "client_email"),
             (says(&|f| f["client_email"] = json!("a@b\nmarker")), "client_email"),
             (says(&|f| f["private_key"] = Value::Null), "no private_key"),

@@ -86,14 +86,14 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
         Finding::Broken(
             Reason::CredentialsRefused,
             format!(
-                "the store does not accept signatures of the account{said}; check that the account and its key are not deleted or disabled, or put another key into the Secret of spec.gcs.credentials"
+                "the store does not accept signatures of the service account{said}; check that the service account and its key exist and are enabled, or put a new service account key into the Secret"
             ),
         )
     };
     match (answer.status, code(answer)) {
         (_, "NoSuchBucket") => Finding::Broken(
             Reason::BucketNotFound,
-            format!("the store has no bucket {bucket}; create it, or correct spec.gcs.bucket"),
+            format!("the store has no bucket {bucket}; create the bucket, or correct spec.gcs.bucket"),
         ),
         (_, "RequestTimeTooSkewed" | "ExpiredToken") => Finding::Broken(
             Reason::ClockSkewed,
@@ -119,7 +119,7 @@ fn finding(answer: &Answer, bucket: &str) -> Finding {
         ) => Finding::Broken(
             Reason::CredentialsRefused,
             format!(
-                "the bucket requires a project to bill ({code}), and Valet cannot name one; use a bucket whose owner pays"
+                "the bucket requires a billing project ({code}), but Valet cannot send a billing project; use a bucket without Requester Pays"
             ),
         ),
         // Either the object does not exist, or the account is not allowed to read it. In both cases the bucket and

@@ -117,19 +117,21 @@ impl GcsSigner {
                 // bits.
                 match BASE64_STANDARD.decode(signed.signed_blob) {
                     Ok(signature) if (256..=1024).contains(&signature.len()) => Ok(signature),
-                    _ => Err(unreachable(format!("the answer of {WHOM} is not a signature"))),
+                    _ => Err(unreachable(format!(
+                        "the signing service, {WHOM}, did not return a valid signature"
+                    ))),
                 }
             }
             401 => {
                 tokens.forget().await;
                 Err(unreachable(format!(
-                    "{WHOM} did not accept the token; the next attempt uses a new one"
+                    "the signing service, {WHOM}, did not accept the operator's token; Valet requests a new token for the next attempt"
                 )))
             }
             status => Err(SignError::Credentials {
                 reason: Reason::CredentialsRefused,
                 message: format!(
-                    "{WHOM} does not sign as {account} ({status}); give the operator's identity roles/iam.serviceAccountTokenCreator on that account, and enable the IAM Service Account Credentials API in the project"
+                    "Google's IAM refused to sign as service account {account} (status {status}); give the operator's identity roles/iam.serviceAccountTokenCreator on this account, and enable the IAM Service Account Credentials API in the project"
                 ),
             }),
         }

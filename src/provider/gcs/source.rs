@@ -36,7 +36,7 @@ fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Source, String> {
             match format!("http://{host}/").parse::<Uri>() {
                 Ok(uri) if uri.authority().is_some_and(|a| a.as_str() == host) => Ok(Source::Metadata { host }),
                 _ => Err(
-                    "GCE_METADATA_HOST is not a valid host; set it to a name or an address, with a port if it is not 80"
+                    "the environment variable GCE_METADATA_HOST is not a valid host; set GCE_METADATA_HOST to HOST or HOST:PORT"
                         .into(),
                 ),
             }
@@ -52,10 +52,10 @@ fn from_file(path: &Path) -> Result<Source, String> {
     }
     let kind = serde_json::from_slice::<Kind>(&json).ok().map(|k| k.kind);
     if kind.as_deref() == Some("external_account") {
-        let external = external(&json).map_err(|why| format!("{FILE} {why}"))?;
+        let external = external(&json).map_err(|why| format!("{FILE} cannot be used: {why}"))?;
         return Ok(Source::External(Arc::new(external)));
     }
-    let key = ServiceAccountKey::parse(&json).map_err(|why| format!("{FILE} {why}"))?;
+    let key = ServiceAccountKey::parse(&json).map_err(|why| format!("{FILE} cannot be used: {why}"))?;
     Ok(Source::Key(Arc::new(key)))
 }
 
@@ -90,20 +90,22 @@ struct Format {
 /// Parses a file that `gcloud iam workload-identity-pools create-cred-config --credential-source-file` writes.
 fn external(json: &[u8]) -> Result<External, String> {
     let read: Configuration = serde_json::from_slice(json)
-        .map_err(|_| "is not the configuration of a workload identity federation; create one with: gcloud iam workload-identity-pools create-cred-config")?;
+        .map_err(|_| "the content is not the configuration of a workload identity federation; create the file with: gcloud iam workload-identity-pools create-cred-config")?;
     let address = |name: &str, text: &str| -> Result<Uri, String> {
         let uri = text.parse::<Uri>().ok().filter(is_private);
-        uri.ok_or_else(|| format!("has a {name} that is not an https URL"))
+        uri.ok_or_else(|| format!("the field {name} of the workload identity federation is not an https URL"))
     };
     let source = read.credential_source;
     let file = source.file.ok_or(
-        "does not read its token from a file, and Valet supports no other source; use --credential-source-file",
+        "the credential_source of the workload identity federation does not name a file; create the configuration with --credential-source-file",
     )?;
     let field = match source.format {
         Some(Format {
             kind: Some(kind),
             subject_token_field_name,
-        }) if kind == "json" => Some(subject_token_field_name.ok_or("has no subject_token_field_name")?),
+        }) if kind == "json" => {
+            Some(subject_token_field_name.ok_or("the credential_source.format has no subject_token_field_name")?)
+        }
         _ => None,
     };
     Ok(External {

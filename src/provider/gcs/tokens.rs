@@ -134,7 +134,7 @@ impl Tokens {
         });
         let fetched = fetched
             .await
-            .unwrap_or_else(|_| Err(unreachable("the source did not return a token in time".into())));
+            .unwrap_or_else(|_| Err(unreachable("the token source did not return a token in time".into())));
         match (fetched, last.as_ref()) {
             (Ok(token), _) => {
                 let value = format!("Bearer {}", token.value);
@@ -160,7 +160,7 @@ impl Tokens {
     pub async fn account(&self) -> Result<String, SignError> {
         let nobody = |what: &str| {
             unusable(&format!(
-                "{what} is not a service account, and only service accounts can sign; set spec.gcs.credentials.signAs to a service account"
+                "only service accounts can sign, but the operator's identity ({what}) is not a service account; set spec.gcs.credentials.signAs to a service account"
             ))
         };
         match &self.source {
@@ -174,7 +174,7 @@ impl Tokens {
                     Some((name, domain)) if !name.is_empty() && domain.ends_with(".gserviceaccount.com") => {
                         Ok(email.to_owned())
                     }
-                    _ => Err(nobody("the operator's identity")),
+                    _ => Err(nobody("metadata server")),
                 }
             }
             Source::External(external) => {
@@ -182,7 +182,7 @@ impl Tokens {
                 let last = url.as_deref().and_then(|url| url.rsplit('/').next());
                 let email = last.and_then(|last| last.strip_suffix(":generateAccessToken"));
                 let email = email.filter(|e| e.contains('@')).map(str::to_owned);
-                email.ok_or_else(|| nobody("the operator's federated identity"))
+                email.ok_or_else(|| nobody("workload identity federation"))
             }
             Source::Unusable(why) => Err(unusable(why)),
         }
@@ -240,7 +240,8 @@ pub fn unreachable(message: String) -> SignError {
 
 /// Parses a JSON answer of the token source. The parser's error is dropped, because it can contain parts of a token.
 pub fn read<T: DeserializeOwned>(whom: &str, answer: &Answer) -> Result<T, SignError> {
-    serde_json::from_slice(&answer.body).map_err(|_| unreachable(format!("the answer of {whom} is not valid")))
+    serde_json::from_slice(&answer.body)
+        .map_err(|_| unreachable(format!("the answer of {whom} is not JSON with the expected fields")))
 }
 
 /// Builds a request to the token source. It does not fail because of a user's settings, because Valet validates the
@@ -290,8 +291,8 @@ async fn by_key(http: &Http, key: &ServiceAccountKey, now: Timestamp) -> Result<
         status => Err(SignError::Credentials {
             reason: Reason::CredentialsRefused,
             message: format!(
-                "Google refused a token for the service account key ({status}{}); check that the key and its account are not deleted or disabled, or put another key into the Secret of spec.gcs.credentials",
-                code(&answer)
+                "Google refused to issue a token for the service account key (status {status}{code}); check that the service account and its key exist and are enabled, or put a new service account key into the Secret",
+                code = code(&answer)
             ),
         }),
     }
@@ -340,15 +341,15 @@ async fn metadata(http: &Http, host: &str, what: &str) -> Result<Answer, SignErr
         200 if is_google(&answer.headers) => Ok(answer),
         200 => Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
-            message: format!("the server at {host} is not Google's metadata server; set spec.gcs.credentials.secretRef, or GCE_METADATA_HOST"),
+            message: format!("the server at {host} is not Google's metadata server; set spec.gcs.credentials.secretRef, or correct the operator's environment variable GCE_METADATA_HOST"),
         }),
         404 => Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
-            message: "the operator's machine has no service account; bind one to the operator's Kubernetes service account (workload identity), or set spec.gcs.credentials.secretRef".into(),
+            message: "the operator's machine has no Google service account; bind a Google service account to the operator's Kubernetes service account (workload identity), or set spec.gcs.credentials.secretRef".into(),
         }),
         status => Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
-            message: format!("the metadata server returned no token ({status}); check that the operator's Kubernetes service account may act as its Google service account (roles/iam.workloadIdentityUser)"),
+            message: format!("the metadata server returned no token (status {status}); check that the operator's Kubernetes service account is allowed to act as the Google service account (roles/iam.workloadIdentityUser)"),
         }),
     }
 }
@@ -364,9 +365,9 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
     let refused = |who: &str, answer: &Answer| SignError::Credentials {
         reason: Reason::CredentialsRefused,
         message: format!(
-            "{who} refused a token for the operator's identity ({}{}); check the workload identity pool and its provider",
-            answer.status,
-            code(answer)
+            "the token source, {who}, refused to issue a token for the operator's identity (status {status}{code}); check the workload identity pool and its provider",
+            status = answer.status,
+            code = code(answer)
         ),
     };
     let subject = subject_token(external).await?;
@@ -418,21 +419,23 @@ async fn by_federation(http: &Http, external: &External) -> Result<Token, SignEr
 async fn subject_token(external: &External) -> Result<String, SignError> {
     let unusable = |why: &str| {
         unusable(&format!(
-            "the operator's token for workload identity federation {why}; check the file in GOOGLE_APPLICATION_CREDENTIALS"
+            "the token for workload identity federation cannot be used; check the file in GOOGLE_APPLICATION_CREDENTIALS: {why}"
         ))
     };
     let text = tokio::fs::read_to_string(&external.file)
         .await
-        .map_err(|_| unusable("cannot be read"))?;
+        .map_err(|_| unusable("the token file cannot be read"))?;
     let token = match &external.field {
         None => text,
         Some(field) => serde_json::from_str::<Value>(&text)
             .ok()
             .and_then(|v| v[field].as_str().map(str::to_owned))
-            .ok_or_else(|| unusable("is not JSON with the configured field"))?,
+            .ok_or_else(|| {
+                unusable("the token file is not JSON with the field that subject_token_field_name names")
+            })?,
     };
     match token.trim() {
-        "" => Err(unusable("is empty")),
+        "" => Err(unusable("the token file is empty")),
         token => Ok(token.to_owned()),
     }
 }
