@@ -61,7 +61,8 @@ impl Environment {
             return match azure::SharedKey::parse(key.trim()) {
                 Some(key) => azure::Credentials::Key(key),
                 None => azure::Credentials::Unusable(
-                    "AZURE_STORAGE_KEY in the operator's environment is not a valid account key (base64)".into(),
+                    "the operator's environment variable AZURE_STORAGE_KEY is not a valid account key in base64"
+                        .into(),
                 ),
             };
         }

@@ -17,20 +17,19 @@ pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 /// The reason why a credentials Secret cannot be used. The message contains names of entries, but no values.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CredentialsError {
-    #[error("it has no entry {entry}; the usual names are {usual}")]
+    #[error("the Secret has no entry {entry}; the usual names of entries are {usual}")]
     Missing {
         entry: &'static str,
         /// The usual names of all entries that the provider needs.
         usual: &'static str,
     },
     /// Two entries of the Secret have different spellings of the same name.
-    #[error("its entries {0} and {1} have the same meaning; keep one")]
+    #[error("the Secret entries {0} and {1} have the same meaning; remove one of these entries")]
     Ambiguous(String, String),
-    #[error("its entry {0} is {1}")]
+    #[error("the Secret entry {0} is {1}")]
     Unusable(String, &'static str),
-    /// The entry contains the wrong kind of file. The second value describes the problem and is the end of a
-    /// sentence.
-    #[error("its entry {0} {1}")]
+    /// The content of the entry cannot be used. The second value is a sentence that describes the problem.
+    #[error("the Secret entry {0} cannot be used: {1}")]
     Unfit(String, &'static str),
 }
 
@@ -212,7 +211,7 @@ mod tests {
         let bad = of(&[&pair[..], &[("AWS_CREDENTIAL_EXPIRATION", "tomorrow")]].concat());
         assert_eq!(
             bad.unwrap_err().to_string(),
-            "its entry AWS_CREDENTIAL_EXPIRATION is not an RFC 3339 time"
+            "the Secret entry AWS_CREDENTIAL_EXPIRATION is not an RFC 3339 time"
         );
     }
 

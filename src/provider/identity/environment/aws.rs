@@ -104,8 +104,9 @@ fn in_profile(profiles: &ProfileSet, id: &str) -> Result<Option<SystemTime>, Cre
 /// permanent.
 fn time(text: &str) -> Result<SystemTime, CredentialsError> {
     let time = text.trim().parse::<Timestamp>();
-    time.map(SystemTime::from)
-        .map_err(|_| CredentialsError::invalid_configuration("the expiry of the credentials is not an RFC 3339 time"))
+    time.map(SystemTime::from).map_err(|_| {
+        CredentialsError::invalid_configuration("the expiry time of the AWS credentials is not an RFC 3339 time")
+    })
 }
 
 /// The reason why the environment has no access key that works without a request.
@@ -144,17 +145,17 @@ fn choose(variables: &BTreeMap<&str, String>, profiles: Option<&ProfileSet>) -> 
     if of("AWS_ACCESS_KEY_ID").is_some() {
         let (id, secret) = (of("AWS_ACCESS_KEY_ID"), of("AWS_SECRET_ACCESS_KEY"));
         return access_key(id, secret, of("AWS_SESSION_TOKEN"), "EnvironmentVariable").ok_or(NotAtHand::Unusable(
-            "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not",
+            "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not set",
         ));
     }
     let profiles = profiles.ok_or(NotAtHand::Unusable(
-        "the shared config and credentials files of AWS cannot be read",
+        "the shared AWS files config and credentials cannot be read",
     ))?;
     let name = profiles.selected_profile();
     if let Some(profile) = profiles.get_profile(name) {
         if let Some(setting) = PROFILE_ASKS.iter().find(|setting| profile.get(setting).is_some()) {
             return Err(NotAtHand::Elsewhere(format!(
-                "the AWS profile {name} gets its credentials from another source ({setting})"
+                "the setting {setting} in AWS profile {name} means that the credentials come from another service or program"
             )));
         }
         if let Some(found) = of_profile(profile) {
@@ -163,7 +164,7 @@ fn choose(variables: &BTreeMap<&str, String>, profiles: Option<&ProfileSet>) -> 
     }
     match VARIABLES_ASK.iter().find(|name| variables.contains_key(*name)) {
         Some(name) => Err(NotAtHand::Elsewhere(format!(
-            "the environment gets its credentials from another source ({name})"
+            "the environment variable {name} means that the AWS credentials come from another service"
         ))),
         None => Err(NotAtHand::Nothing),
     }
@@ -214,7 +215,10 @@ mod tests {
             assert_eq!(of(end, id).unwrap().as_deref(), expected, "{end:?} {id}");
         }
         for bad in ["tomorrow", "2026-01-02", "1767323045"] {
-            assert!(of(Some(bad), "ASIA").is_err(), "{bad} must not count as no expiry");
+            assert!(
+                of(Some(bad), "ASIA").is_err(),
+                "the invalid expiry time {bad} must be an error"
+            );
         }
     }
 

@@ -17,9 +17,9 @@ pub fn azure<'a>(
 ) -> Result<SharedKey, CredentialsError> {
     let entries = Entries::read(data, meaning)?;
     if entries.text(ACCOUNT)?.is_some_and(|other| other != account) {
-        return Err(CredentialsError::Unusable(
+        return Err(CredentialsError::Unfit(
             ACCOUNT.into(),
-            "not the store's account, so its key belongs to another account",
+            "the Secret is for a storage account other than spec.azureBlob.account",
         ));
     }
     let key = entries.required(KEY, USUAL)?;
@@ -65,17 +65,17 @@ mod tests {
         let said = |entries: &[(&str, &str)]| of(entries).unwrap_err().to_string();
         assert_eq!(
             said(&[]),
-            "it has no entry AZURE_STORAGE_KEY; the usual names are AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY"
+            "the Secret has no entry AZURE_STORAGE_KEY; the usual names of entries are AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY"
         );
         let other = said(&[("AZURE_STORAGE_ACCOUNT", "marker"), ("AZURE_STORAGE_KEY", GOOD)]);
         assert_eq!(
             other,
-            "its entry AZURE_STORAGE_ACCOUNT is not the store's account, so its key belongs to another account"
+            "the Secret entry AZURE_STORAGE_ACCOUNT cannot be used: the Secret is for a storage account other than spec.azureBlob.account"
         );
         for key in ["marker", "bWFya2Vy", "bWFya2VyLW1hcmtlci1tYXJrZXItbWFya2V", "mar ker"] {
             let said = said(&[("accountKey", key)]);
             assert!(said.contains("is not an account key"), "{said}");
         }
-        assert!(said(&[("accountKey", GOOD), ("AZURE_STORAGE_KEY", GOOD)]).contains("keep one"));
+        assert!(said(&[("accountKey", GOOD), ("AZURE_STORAGE_KEY", GOOD)]).contains("remove one of these entries"));
     }
 }
