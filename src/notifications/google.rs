@@ -298,11 +298,11 @@ mod tests {
         late["exp"] = (now - 30).into();
         assert!(
             admits(token(&pair, &head, &late)).await,
-            "a small clock difference is tolerated"
+            "a token that expired 30 seconds ago must be accepted"
         );
         assert!(
             !admits(token(&other, &head, &claims)).await,
-            "a signature of another key is rejected"
+            "a token with the signature of another private key must be rejected"
         );
         let (signed, signature) = good.rsplit_once('.').unwrap();
         assert!(!admits(format!("{signed}.")).await);
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(
             asked.load(Ordering::Relaxed),
             1,
-            "an unknown key ID causes no further download"
+            "a token with an unknown key ID must not cause another download of public keys"
         );
     }
 }

@@ -48,7 +48,9 @@ pub struct ObjectCreated {
 
 /// The error for a message that is not a notification. The error contains no text of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a notification of S3, MinIO, versitygw, EventBridge, SNS, Event Grid or Google Cloud Storage")]
+#[error(
+    "the message is not a notification of S3, MinIO, versitygw, EventBridge, SNS, Event Grid or Google Cloud Storage"
+)]
 pub struct Malformed;
 
 #[derive(Deserialize)]

@@ -21,8 +21,8 @@ enum Stores {
     AllNamespaced(String),
 }
 
-/// The accepted forms of store names, for error messages.
-pub const STORE_NAMES: &str = "NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all ClusterObjectStores, NAMESPACE/* for all ObjectStores of a namespace";
+/// The accepted forms of store names, as a sentence for error messages.
+pub const STORE_NAMES: &str = "the accepted store names are NAME for a ClusterObjectStore, NAMESPACE/NAME for an ObjectStore, * for all ClusterObjectStores, and NAMESPACE/* for all ObjectStores of a namespace";
 
 impl SenderScope {
     /// Returns true if the sender is allowed to send notifications for this store.
@@ -112,7 +112,7 @@ impl FromStr for NamedSender {
     fn from_str(text: &str) -> Result<Self, String> {
         let wanted = || {
             format!(
-                "'{text}' does not name the store for which the sender may send notifications; use SENDER=STORE, where STORE is {STORE_NAMES}; repeat SENDER=STORE for each store"
+                "'{text}' does not have the form SENDER=STORE with a valid store name; repeat SENDER=STORE for each store of the sender; {STORE_NAMES}"
             )
         };
         let (name, store) = text.split_once('=').ok_or_else(wanted)?;

@@ -152,7 +152,7 @@ impl Receiver {
             return self.unknown();
         }
         // The log level is DEBUG, because anybody can send many requests of this kind.
-        debug!("a sender of CloudEvents was permitted to send");
+        debug!("Valet allowed a sender of CloudEvents to send notifications");
         let permission = [
             (header::ALLOW, "POST, OPTIONS"),
             (ALLOWED_ORIGIN, origin),
@@ -191,7 +191,7 @@ impl Receiver {
         (
             StatusCode::SERVICE_UNAVAILABLE,
             retry,
-            "this replica is not ready; try again\n",
+            "this replica is not ready; send the notification again later\n",
         )
             .into_response()
     }

@@ -102,7 +102,7 @@ async fn read(file: &std::path::Path) -> Result<Vec<Known>, String> {
         .len();
     if length > LONGEST_FILE {
         return Err(format!(
-            "{name} has {length} bytes, and at most {LONGEST_FILE} are allowed; remove unused tokens"
+            "{name}: the file has {length} bytes, but at most {LONGEST_FILE} bytes are allowed; remove unused tokens"
         ));
     }
     let text = tokio::fs::read_to_string(file)
@@ -111,11 +111,13 @@ async fn read(file: &std::path::Path) -> Result<Vec<Known>, String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let known = lines
         .enumerate()
-        .map(|(at, line)| one(line).map_err(|why| format!("{name}: token {} {why}", at + 1)))
+        .map(|(at, line)| {
+            one(line).map_err(|why| format!("{name}: token {number} is invalid: {why}", number = at + 1))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     if known.is_empty() {
         return Err(format!(
-            "{name} has no token; write one token per line, followed by the stores for which its sender may send notifications"
+            "{name}: the file contains no token; write one token per line, followed by the stores that the sender of this token is allowed to report"
         ));
     }
     Ok(known)
@@ -127,14 +129,14 @@ fn one(line: &str) -> Result<Known, String> {
     let token = words.next().unwrap_or_default();
     if token.len() < SHORTEST || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(format!(
-            "has fewer than {SHORTEST} characters, or characters other than printable ASCII; use the output of: openssl rand -hex 32"
+            "the token has fewer than {SHORTEST} characters, or it contains characters other than printable ASCII; use the output of: openssl rand -hex 32"
         ));
     }
     let scope = SenderScope::read(words)
-        .map_err(|word| format!("is followed by an invalid store name (word {word}); use {STORE_NAMES}"))?;
+        .map_err(|word| format!("store name {word} after the token is invalid; {STORE_NAMES}"))?;
     if scope.is_empty() {
         return Err(format!(
-            "names no store; add after the token and a space: {STORE_NAMES}"
+            "no store name follows the token; add the store names after the token, separated by spaces; {STORE_NAMES}"
         ));
     }
     Ok(Known {
@@ -261,7 +263,7 @@ mod tests {
         tokio::time::advance(FRESHNESS).await;
         assert!(
             !admits(&tokens, "authorization", new).await,
-            "without the file all tokens are revoked"
+            "a token must be rejected after the token file was deleted"
         );
         std::fs::write(&path, format!("{TOKEN} media")).unwrap();
         tokio::time::advance(FRESHNESS).await;
@@ -272,17 +274,26 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_lets_everybody_in_is_refused() {
         for (content, says) in [
-            ("", "has no token"),
-            ("\n \n", "has no token"),
-            ("0123456789abcde media", "token 1 has fewer than 16 characters"),
-            ("0123456789abcdef media\nshort media", "token 2 has fewer"),
+            ("", "contains no token"),
+            ("\n \n", "contains no token"),
+            (
+                "0123456789abcde media",
+                "token 1 is invalid: the token has fewer than 16 characters",
+            ),
+            (
+                "0123456789abcdef media\nshort media",
+                "token 2 is invalid: the token has fewer than 16 characters",
+            ),
             ("0123456789\u{e9}abcdef media", "characters other than printable ASCII"),
             // A token without stores allows no store. It must not allow all stores, because a tenant's store can
             // name any bucket.
-            ("0123456789abcdef", "token 1 names no store"),
+            (
+                "0123456789abcdef",
+                "token 1 is invalid: no store name follows the token",
+            ),
             (
                 "0123456789abcdef media Team-A/x",
-                "token 1 is followed by an invalid store name (word 2)",
+                "token 1 is invalid: store name 2 after the token is invalid",
             ),
         ] {
             let path = file(content);

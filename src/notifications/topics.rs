@@ -46,7 +46,7 @@ impl Topics {
         if !sender.is_within(&scope) {
             warn!(
                 topic = subscription.topic,
-                "an SNS subscription was not confirmed: its token is valid for stores that the topic is not configured for; add them with --notifications-sns-topics TOPIC=STORE"
+                "an SNS subscription was not confirmed: the token of the request is valid for stores that are not configured for this topic; add these stores with --notifications-sns-topics TOPIC=STORE"
             );
             return false;
         }

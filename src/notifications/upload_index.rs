@@ -328,7 +328,7 @@ mod tests {
         }
         assert!(
             !awaited.hear(&news("media", &["k"]), &anybody()),
-            "the store is not known yet"
+            "a notification must be ignored while the store is unknown"
         );
         awaited.store(&media(), Some("media".into()));
         assert!(!awaited.hear(&news("elsewhere", &["k"]), &anybody()));
@@ -404,7 +404,11 @@ mod tests {
         awaited.seen(&Event::<DeserializeGuard<UploadGrant>>::InitDone);
         assert!(!tell("c"));
         assert!(tell("d"));
-        assert_eq!(names(&calls(&awaited).await), ["d"], "c was deleted while it waited");
+        assert_eq!(
+            names(&calls(&awaited).await),
+            ["d"],
+            "the deleted grant c must not be reconciled"
+        );
         let table = awaited.table();
         assert_eq!((table.uploads.len(), table.keys.len(), table.queues.len()), (1, 1, 0));
     }
@@ -424,7 +428,7 @@ mod tests {
         let calls = calls(&awaited).await;
         let times: Vec<_> = calls.iter().map(|(_, t)| *t).collect();
         assert!((4..=5).contains(&calls.len()), "{times:?}");
-        assert!(times[0] < 10, "the first reconcile is immediate: {times:?}");
+        assert!(times[0] < 10, "the first reconcile must be immediate: {times:?}");
         assert!(times.windows(2).all(|t| t[1] - t[0] >= 1000), "{times:?}");
         // Valet never loses the last notification. Either it arrives while a reconcile is pending, or it causes
         // another reconcile.
@@ -448,7 +452,7 @@ mod tests {
         let last = calls.last().map_or(0, |(_, t)| *t);
         assert!(
             last >= 1000 * TURN.as_millis(),
-            "the grants were not spread over time: {last} ms"
+            "the reconciles of 1001 grants must be spread over time, but all started within {last} ms"
         );
     }
 }
