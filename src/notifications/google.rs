@@ -155,7 +155,7 @@ impl GoogleTokens {
             .map_err(|e| e.to_string())?;
         let answer = self.http.send(request).await.map_err(|e| e.to_string())?;
         if answer.status != 200 {
-            return Err(format!("the server answered {}", answer.status));
+            return Err(format!("the server answered status {}", answer.status));
         }
         let published: Published = serde_json::from_slice(&answer.body).map_err(|_| "the answer contains no keys")?;
         let read = |key: PublishedKey| {

@@ -70,7 +70,7 @@ async fn what_cannot_be_tried() {
         (
             (|| Reply::Text(403, String::new())) as fn() -> Reply,
             false,
-            "answered 403",
+            "answered status 403",
         ),
         (|| Reply::Text(503, String::new()), true, "answered 503"),
         (|| Reply::HangUp, true, "connection failed"),

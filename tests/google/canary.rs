@@ -244,7 +244,7 @@ async fn a_store_that_goes_away() {
     let refused = Fake::start(|_, _| Reply::text(403, "<Error><Code>AccessDenied</Code></Error>"));
     let (made, _) = made_at(refused.url(), "media").await;
     assert!(
-        made.untried[0].contains("answered 403") && made.missing.is_empty(),
+        made.untried[0].contains("answered status 403") && made.missing.is_empty(),
         "{made:?}"
     );
 }

@@ -40,7 +40,7 @@ fn put() -> Ask {
 async fn go(trip: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
-            "all capabilities: the store answered status {status} to a PUT request below {folder}; allow the credentials to create blobs below {folder}",
+            "the conformance check stopped, because the store answered status {status} to a PUT request under prefix {folder}/; allow the credentials to create blobs under this prefix",
             folder = trip.folder
         ));
         return Ok(());
@@ -64,7 +64,7 @@ async fn go(trip: &mut Checker<'_, AzureBlob>) -> Result<(), Unavailable> {
         };
         trip.binds("GET", "put", &get(), Some(write)).await?;
     } else {
-        let why = "signed URLs for GET: the credentials are not allowed to read blobs below valet-probe/";
+        let why = "the conformance check skipped signed URLs for GET, because the credentials are not allowed to read blobs under prefix valet-probe/";
         trip.found.untried.push(why.into());
     }
     Ok(())

@@ -65,7 +65,7 @@ fn form() -> Ask {
 async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavailable> {
     if let Err(status) = trip.good("put", &put()).await? {
         trip.found.untried.push(format!(
-            "all capabilities: the store answered status {status} to a PUT request below {folder}; allow the service account to create objects below {folder}",
+            "the conformance check stopped, because the store answered status {status} to a PUT request under prefix {folder}/; allow the service account to create objects under this prefix",
             folder = trip.folder
         ));
         return Ok(());
@@ -97,13 +97,15 @@ async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavail
             .await?;
         trip.binds("GET", "put", &get(), None).await?;
     } else {
-        let why = "signed URLs for GET: the service account is not allowed to read objects below spec.gcs.probeKey";
+        let why = "the conformance check skipped signed URLs for GET, because the service account is not allowed to read objects under spec.gcs.probeKey";
         trip.found.untried.push(why.into());
     }
 
     if let Err(status) = trip.good("form", &form()).await? {
         trip.found.missing.push(Missing::Forms);
-        let why = format!("POST forms: the store answered status {status} to a valid POST form");
+        let why = format!(
+            "the conformance check skipped POST forms, because the store answered status {status} to a valid POST form"
+        );
         trip.found.untried.push(why);
         return Ok(());
     }
@@ -115,7 +117,7 @@ async fn go(trip: &mut Checker<'_, Gcs>, is_googles: bool) -> Result<(), Unavail
     if reads {
         trip.below(&form(), is_googles).await?;
     } else {
-        let why = "POST forms for a key prefix: the service account is not allowed to read objects, so the conformance check cannot see which objects were written";
+        let why = "the conformance check skipped POST forms for a prefix, because only GET requests can show which objects the store wrote";
         trip.found.untried.push(why.into());
     }
     Ok(())
