@@ -46,7 +46,7 @@ fn message(world: &World, type_: &str) -> String {
 /// The time of re-signing depends only on the time of the rotation and on the grant's UID. The new credential keeps
 /// the lifetime of the old one.
 #[test]
-fn a_key_is_signed_anew_at_its_instant() {
+fn credential_is_re_signed_exactly_at_its_scheduled_time() {
     let mut world = issued(download());
     let first = world.keys[0];
     world.now = at(10);
@@ -75,7 +75,7 @@ fn a_key_is_signed_anew_at_its_instant() {
 }
 
 #[test]
-fn a_thousand_keys_are_signed_anew_over_two_minutes() {
+fn re_signing_of_1000_grants_is_spread_over_two_minutes() {
     let mut dues = std::collections::BTreeMap::<Timestamp, usize>::new();
     for n in 0..1000 {
         let mut grant = download();
@@ -97,7 +97,7 @@ fn a_thousand_keys_are_signed_anew_over_two_minutes() {
 
 /// Valet does not re-sign if the Secret has no fingerprint, or if the store's fingerprint is not known.
 #[test]
-fn what_is_not_known_is_left_alone() {
+fn credential_with_unknown_fingerprint_is_not_re_signed() {
     let mut world = issued(download());
     world.edit_secret(|s| drop(s.annotations.remove(annotation::SIGNED_WITH)));
     world.sign_secret();
@@ -125,7 +125,7 @@ fn what_is_not_known_is_left_alone() {
 
 /// Valet does not re-sign a credential that expires before its re-signing is due.
 #[test]
-fn no_key_is_signed_anew_at_its_end() {
+fn credential_that_expires_first_is_not_re_signed() {
     let mut world = issued(download());
     world.now = at(299);
     rotate(&mut world, at(299));
@@ -135,7 +135,7 @@ fn no_key_is_signed_anew_at_its_end() {
 /// If the new store credentials expire sooner, the re-signed credential also expires sooner and the reason is
 /// `ExpiryTruncated`. The status keeps the expiry of the earlier credential.
 #[test]
-fn credentials_that_end_sooner_shorten_the_key() {
+fn re_signed_credential_expires_with_shorter_store_credentials() {
     let mut world = issued(download());
     rotate(&mut world, at(0) - RESIGN_SPREAD);
     world.usable(|store| store.credentials_expire = Some(at(105)));
@@ -155,7 +155,7 @@ fn credentials_that_end_sooner_shorten_the_key() {
 
 /// If signing with the new credentials fails, the old credential stays until it expires and Valet retries.
 #[test]
-fn trouble_with_the_new_credentials_leaves_the_old_key() {
+fn failed_re_signing_keeps_the_old_credential() {
     for trouble in [true, false] {
         let mut world = issued(download());
         rotate(&mut world, at(0) - RESIGN_SPREAD);
@@ -180,7 +180,7 @@ fn trouble_with_the_new_credentials_leaves_the_old_key() {
 /// After a restart the operator does not know when the store's credentials were rotated, and counts the delay from
 /// its start.
 #[test]
-fn a_restart_signs_nothing_anew_by_itself() {
+fn restart_without_rotation_re_signs_nothing() {
     let mut world = issued(download());
     world.usable(|store| store.signer.as_mut().unwrap().since = at(100));
     world.now = at(100);
@@ -200,7 +200,7 @@ fn refusing(grant: GrantFacts, credentials_expire: Timestamp) -> World {
 }
 
 #[test]
-fn a_store_may_refuse_to_cut_keys_short() {
+fn short_session_is_refused_if_store_refuses_short_sessions() {
     // A credential expires at least five seconds before the store credentials that signed it.
     for (end, is_refused) in [(304, true), (305, false), (306, false)] {
         let mut world = refusing(download(), at(end));
@@ -233,7 +233,7 @@ fn a_store_may_refuse_to_cut_keys_short() {
 
 /// A grant that the access rules refuse is not retried, even if the store's session is also too short.
 #[test]
-fn what_the_rules_refuse_is_not_asked_again_every_minute() {
+fn grant_refused_by_rules_is_not_retried_every_minute() {
     let mut grant = download();
     grant.terms.expiration_seconds = 3601;
     let mut world = refusing(grant, at(100_000));
@@ -244,7 +244,7 @@ fn what_the_rules_refuse_is_not_asked_again_every_minute() {
 /// `shortSessions: Refuse` applies only to new credentials: an issued credential stays valid. A renewal that would be
 /// cut short is refused.
 #[test]
-fn keys_that_are_out_stay() {
+fn issued_credential_stays_if_store_refuses_short_sessions() {
     let mut grant = download();
     renew_always(&mut grant);
     grant.terms.expiration_seconds = 600;
@@ -270,7 +270,7 @@ fn keys_that_are_out_stay() {
 
 /// An upload of one object with temporary credentials completes when the object arrives, as with a signed URL.
 #[test]
-fn an_upload_of_one_object_by_credentials_is_completed() {
+fn upload_with_temporary_credentials_completes() {
     let mut world = issued(by_credentials(upload(), false));
     world.now = at(2);
     world.put_object();
@@ -282,7 +282,7 @@ fn an_upload_of_one_object_by_credentials_is_completed() {
 /// For a grant whose `spec.key` is a prefix, Valet never polls, even after a notification. When the credential
 /// expires, `Completed` is `Unknown`.
 #[test]
-fn an_upload_below_a_key_is_never_completed() {
+fn upload_for_prefix_is_never_completed() {
     for grant in [by_credentials(upload(), true), form_below()] {
         never_completed(grant);
     }
@@ -321,7 +321,7 @@ fn never_completed(grant: GrantFacts) {
 
 /// Valet renews temporary credentials of a prefix without polling.
 #[test]
-fn an_upload_below_a_key_is_renewed() {
+fn upload_for_prefix_is_renewed_without_polling() {
     for mut grant in [by_credentials(upload(), true), form_below()] {
         renew_always(&mut grant);
         grant.terms.expiration_seconds = 600;
@@ -335,7 +335,7 @@ fn an_upload_below_a_key_is_renewed() {
 }
 
 #[test]
-fn revoked_credentials_are_no_url() {
+fn revoked_condition_speaks_of_credentials_and_not_of_a_url() {
     let mut world = issued(by_credentials(download(), true));
     world.edit(|g| g.terms.revoke = Some(true));
     world.reconcile();

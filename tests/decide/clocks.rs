@@ -63,14 +63,14 @@ pub fn until(world: &World) -> Option<Timestamp> {
 }
 
 #[test]
-fn a_key_is_withdrawn_at_its_end_and_not_a_moment_before() {
+fn secret_is_deleted_exactly_at_the_expiry() {
     let mut world = issued(download());
     assert_eq!(until(&world), Some(at(300)));
     assert_eq!(steps(&mut world, around(at(300))), ["rest", "withdraw", "withdraw"]);
 }
 
 #[test]
-fn a_key_signed_within_a_second_ends_on_a_whole_one() {
+fn credential_expires_at_a_whole_second() {
     let mut grant = download();
     grant.created = Some(at(0));
     let mut world = world(grant);
@@ -81,7 +81,7 @@ fn a_key_signed_within_a_second_ends_on_a_whole_one() {
 }
 
 #[test]
-fn a_deadline_ends_the_key_and_the_chance_of_one() {
+fn deadline_ends_the_credential_and_prevents_a_new_one() {
     let with_deadline = |deadline| {
         let mut grant = download();
         grant.terms.deadline_time = Some(Time(deadline));
@@ -116,7 +116,7 @@ fn a_deadline_ends_the_key_and_the_chance_of_one() {
 }
 
 #[test]
-fn a_finished_grant_is_collected_when_its_time_has_come() {
+fn finished_grant_is_deleted_exactly_at_its_ttl() {
     for (own, tracked, operators, seconds) in [
         (None, None, Some(3600), Some(3600)),
         (None, None, Some(0), Some(0)),
@@ -154,7 +154,7 @@ fn a_finished_grant_is_collected_when_its_time_has_come() {
 }
 
 #[test]
-fn a_predecessor_has_a_minute() {
+fn secret_of_predecessor_grant_is_a_conflict_after_one_minute() {
     let mut world = world(upload());
     world.plant(Owner::Predecessor);
     world.reconcile();
@@ -177,7 +177,7 @@ fn a_predecessor_has_a_minute() {
 /// Signing can fail. A temporary failure is retried; a permanent failure waits for a change of the grant or the
 /// store.
 #[test]
-fn a_signer_that_refuses() {
+fn temporary_signing_failure_is_retried_and_permanent_is_not() {
     for (reason, verdict, next) in [
         (Reason::CredentialsRefused, "CredentialsRefused", Some(at(1))),
         (Reason::StoreUnreachable, "StoreUnreachable", Some(at(1))),
@@ -198,7 +198,7 @@ fn a_signer_that_refuses() {
 }
 
 #[test]
-fn looks_come_at_their_instants() {
+fn polls_run_exactly_at_their_scheduled_times() {
     let mut world = issued(upload());
     for second in [2, 6, 14, 30, 62, 122, 182, 242] {
         assert_eq!(until(&world), Some(at(second)));
@@ -214,7 +214,7 @@ fn looks_come_at_their_instants() {
 }
 
 #[test]
-fn a_key_stops_five_seconds_before_its_credentials() {
+fn credential_expires_five_seconds_before_store_credentials() {
     let ends = |end: Timestamp| {
         let mut world = world(download());
         world.usable(|s: &mut StoreView| s.credentials_expire = Some(end));
@@ -235,7 +235,7 @@ fn a_key_stops_five_seconds_before_its_credentials() {
 }
 
 #[test]
-fn pauses_between_tries_double_up_to_a_minute() {
+fn retry_pause_doubles_up_to_one_minute() {
     let mut world = world(upload());
     world.store = StoreFact::Missing;
     world.reconcile();
@@ -262,7 +262,7 @@ fn pauses_between_tries_double_up_to_a_minute() {
 
 /// A refused grant is not retried. It waits for a change of the grant or the store.
 #[test]
-fn a_refused_grant_sleeps() {
+fn refused_grant_is_not_retried() {
     let mut world = World::new(upload(), store([]));
     world.reconcile();
     for second in [0, 1, 60, 3600, 86_400] {
@@ -272,7 +272,7 @@ fn a_refused_grant_sleeps() {
 }
 
 #[test]
-fn at_the_ends_of_time_nothing_breaks() {
+fn extreme_times_cause_no_panic() {
     for grant in [upload(), download()] {
         for now in [Timestamp::MIN, Timestamp::from_second(0).unwrap(), Timestamp::MAX] {
             for deadline in [Timestamp::MIN, Timestamp::MAX] {

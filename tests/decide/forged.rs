@@ -54,7 +54,7 @@ fn play_on(world: &mut World) {
 }
 
 #[test]
-fn no_status_leads_to_a_key_beyond_the_limits() {
+fn forged_status_never_leads_to_a_credential_beyond_the_limits() {
     let second = |s: i64| Some(at(NOON + s));
     let instants = [
         None,
@@ -106,7 +106,7 @@ fn no_status_leads_to_a_key_beyond_the_limits() {
 /// Valet re-signs with the recorded lifetime only if the record is authentic and fits the spec. It ignores any other
 /// record.
 #[test]
-fn only_an_own_record_that_fits_is_repeated() {
+fn only_an_authentic_record_that_fits_the_spec_is_reused() {
     let mut dice = Dice::new(7);
     for n in 0..1000 {
         let mut world = world(download());
@@ -140,7 +140,7 @@ fn only_an_own_record_that_fits_is_repeated() {
 }
 
 #[test]
-fn a_finish_that_is_none_is_put_right() {
+fn invalid_finished_status_is_corrected() {
     for reason in [
         "Issued",
         "Bogus",
@@ -166,7 +166,7 @@ fn a_finish_that_is_none_is_put_right() {
 
 /// Valet ignores a forged status that claims a finished grant.
 #[test]
-fn claimed_finish_is_set_right_and_the_secret_stays() {
+fn forged_finished_status_is_corrected_and_the_secret_stays() {
     for reason in [
         "Completed",
         "ObjectExists",
@@ -198,7 +198,7 @@ fn claimed_finish_is_set_right_and_the_secret_stays() {
 }
 
 #[test]
-fn a_claimed_key_is_not_believed_without_its_secret() {
+fn forged_issued_status_is_ignored_if_there_is_no_secret() {
     let mut world = world(download());
     world.store = valet::core::StoreFact::Missing;
     world.grant.as_mut().unwrap().status = GrantStatus {
@@ -221,7 +221,7 @@ fn a_claimed_key_is_not_believed_without_its_secret() {
 
 /// If a part of the status was removed, one write restores it.
 #[test]
-fn binding_without_an_end_gets_it() {
+fn missing_expiry_in_status_binding_is_restored() {
     let mut world = world(download());
     world.reconcile();
     let whole = world.grant().status.clone();
@@ -235,7 +235,7 @@ fn binding_without_an_end_gets_it() {
 
 /// Valet keeps conditions whose type is not its own.
 #[test]
-fn conditions_of_others_stay() {
+fn conditions_of_other_controllers_are_kept() {
     let mut world = world(download());
     let theirs = says("example.com/Approved", "True", "ByHand");
     world.grant.as_mut().unwrap().status.conditions = vec![theirs.clone()];
@@ -249,7 +249,7 @@ fn conditions_of_others_stay() {
 /// A user who can edit the Secret can write any annotations, and Valet copies them into the status. A credential that
 /// is signed again from such a status still respects the limits.
 #[test]
-fn no_annotation_leads_to_a_key_beyond_the_limits() {
+fn forged_annotation_never_leads_to_credential_beyond_the_limits() {
     let values = [
         "",
         "soon",
@@ -301,7 +301,7 @@ fn no_annotation_leads_to_a_key_beyond_the_limits() {
 
 /// Valet never writes to a Secret that is not fully the grant's own, whatever the status claims.
 #[test]
-fn no_status_makes_a_foreign_secret_ours() {
+fn foreign_secret_is_never_changed_whatever_the_status_claims() {
     for owner in [
         Owner::Foreign("its type is Opaque"),
         Owner::Foreign("it has no label"),
@@ -348,7 +348,7 @@ fn no_status_makes_a_foreign_secret_ours() {
 /// A clock that is set back does not lead to a longer credential: the re-issued credential counts from the current
 /// time.
 #[test]
-fn a_clock_that_goes_back_lengthens_nothing() {
+fn clock_set_back_does_not_extend_a_credential() {
     let mut world = world(download());
     world.reconcile();
     world.delete_secret();

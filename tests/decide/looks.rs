@@ -22,7 +22,7 @@ fn completed(name: &str) -> (String, String, String) {
 
 /// If the clock is set back, polling goes on and does not wait until the clock has caught up.
 #[test]
-fn a_look_that_is_still_to_come() {
+fn clock_set_back_does_not_stop_polling() {
     let mut world = World::new(upload(), store([rule()]));
     world.reconcile();
     world.now = at(20);
@@ -31,7 +31,7 @@ fn a_look_that_is_still_to_come() {
 }
 
 #[test]
-fn completed_says_what_is_known() {
+fn completed_condition_has_expected_reason_for_each_outcome() {
     for (name, status, reason, message) in [
         (
             "an upload that nobody makes",
@@ -109,7 +109,7 @@ fn completed_says_what_is_known() {
 }
 
 #[test]
-fn the_object_stands_in_the_status_once_it_was_seen() {
+fn status_contains_the_object_only_after_a_poll_found_it() {
     for (name, seen) in [
         ("an upload that arrives", true),
         ("a write-once upload of what is there already", true),
@@ -125,7 +125,7 @@ fn the_object_stands_in_the_status_once_it_was_seen() {
 /// A credential of five minutes leads to nine polls: at 2, 6, 14, 30, 62, 122, 182 and 242 s and at the expiry. A
 /// write-once grant also polls once before it is issued.
 #[test]
-fn looks_are_few() {
+fn credential_of_five_minutes_causes_nine_polls_after_issue() {
     let mut world = World::new(upload(), store([rule()]));
     let mut looks = vec![];
     let mut wake = world.reconcile();
@@ -143,7 +143,7 @@ fn looks_are_few() {
 
 /// A notification leads to one poll at once and does not change the schedule of polls.
 #[test]
-fn an_announcement_brings_one_look() {
+fn notification_causes_one_poll_at_once() {
     for (announced, expected) in [
         (1.0, [0, 1, 2, 6, 14]),
         (7.0, [0, 2, 6, 7, 14]),
@@ -168,7 +168,7 @@ fn an_announcement_brings_one_look() {
 
 /// A notification for a DownloadGrant or for a finished grant leads to no poll.
 #[test]
-fn an_announcement_that_concerns_nobody_costs_nothing() {
+fn notification_for_download_or_finished_grant_causes_no_poll() {
     let mut world = World::new(crate::common::download(), store([rule()]));
     world.reconcile();
     world.hear();
@@ -188,7 +188,7 @@ fn an_announcement_that_concerns_nobody_costs_nothing() {
 
 /// After a notification the upload is complete at once, not at the next scheduled poll (30 s).
 #[test]
-fn an_announced_upload_is_complete_at_once() {
+fn upload_completes_at_once_after_a_notification() {
     let world = play(
         life("an upload that is announced"),
         Memory::Grant,
@@ -201,7 +201,7 @@ fn an_announced_upload_is_complete_at_once() {
 
 /// Valet repeats a failed last poll for one hour after the expiry, and then stops.
 #[test]
-fn patience_with_a_silent_store_ends_after_an_hour() {
+fn failed_last_poll_is_repeated_for_one_hour() {
     let mut world = World::new(upload(), store([rule()]));
     world.reconcile();
     world.bucket = Bucket::Down;
@@ -218,7 +218,7 @@ fn patience_with_a_silent_store_ends_after_an_hour() {
 
 /// Valet also waits one hour for a store that is not usable.
 #[test]
-fn patience_with_an_unusable_store_ends_after_an_hour() {
+fn last_poll_waits_one_hour_for_an_unusable_store() {
     let mut world = World::new(upload(), store([rule()]));
     world.reconcile();
     world.store = StoreFact::Unusable {
@@ -240,7 +240,7 @@ fn patience_with_an_unusable_store_ends_after_an_hour() {
 
 /// A poll that fails while the credential is valid does not change the status.
 #[test]
-fn a_failed_look_changes_nothing() {
+fn failed_poll_does_not_change_the_status() {
     let mut world = World::new(upload(), store([rule()]));
     world.reconcile();
     world.now = at(2);

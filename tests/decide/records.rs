@@ -115,7 +115,7 @@ fn touch_status(world: &mut World, what: Status) {
 /// process remembers the grant. Valet issues the same lifetime again or nothing. If both records are gone and the
 /// process restarted, Valet treats the grant as new.
 #[test]
-fn changed_records_lengthen_nothing_and_are_set_right() {
+fn changed_record_never_extends_a_credential_and_is_corrected() {
     for secret in SECRETS {
         for status in STATUSES {
             for restarted in [false, true] {
@@ -177,7 +177,7 @@ fn changed_records_lengthen_nothing_and_are_set_right() {
 /// If the operator crashes after it wrote the Secret and before it wrote the status, the Secret is the only record,
 /// and Valet believes it.
 #[test]
-fn secret_alone_is_evidence_after_a_crash_before_the_status_was_written() {
+fn secret_is_believed_after_a_crash_before_the_status_was_written() {
     for secret in SECRETS {
         let mut world = world(download());
         // The Secret is created at the second step; the first step reads the store.
@@ -201,7 +201,7 @@ fn secret_alone_is_evidence_after_a_crash_before_the_status_was_written() {
 /// A client restores an authentic status or Secret from before a renewal. Valet uses the later record, from the other
 /// object or from its memory.
 #[test]
-fn earlier_record_that_is_put_back_brings_nothing() {
+fn restored_record_from_before_a_renewal_is_ignored() {
     for (status_back, secret_back) in [(true, false), (false, true), (true, true)] {
         for restarted in [false, true] {
             if restarted && status_back && secret_back {
@@ -241,7 +241,7 @@ fn earlier_record_that_is_put_back_brings_nothing() {
 /// A finished grant has only its status as a record. If a client deletes or forges the status, a running process
 /// restores it. A restarted process issues one credential, within the access rules and the deadline.
 #[test]
-fn finished_grant_is_brought_back_only_once_a_restart() {
+fn finished_grant_with_forged_status_is_reissued_once_per_restart() {
     for status in [Status::Gone, Status::LaterEnd, Status::Earlier, Status::OtherSeconds] {
         let mut grant = download();
         grant.terms.deadline_time = Some(Time(at(LIFE + 150)));
@@ -276,7 +276,7 @@ fn finished_grant_is_brought_back_only_once_a_restart() {
 /// A client moves the expiry in the status of a DownloadGrant to a later time again and again. Valet never issues
 /// another credential.
 #[test]
-fn forged_end_of_a_download_never_brings_another_credential() {
+fn forged_expiry_of_a_download_never_leads_to_a_new_credential() {
     let mut world = issued(download());
     for second in 0..40 {
         world.now = at(second * 10);
@@ -324,7 +324,7 @@ fn forged_completion_of_an_upload_is_never_final() {
 
 /// A credential whose Secret is changed again and again still expires at its recorded expiry.
 #[test]
-fn changed_secret_is_withdrawn_at_its_recorded_end() {
+fn changed_secret_is_deleted_at_its_recorded_expiry() {
     for secret in SECRETS {
         for now in around(at(LIFE)) {
             let mut world = issued(download());

@@ -139,7 +139,7 @@ fn grant(dice: &mut Dice) -> GrantFacts {
 
 /// A refused grant never leads to a request to a store: no HEAD, no list, no complete, no abort and no signing.
 #[test]
-fn refused_grant_reaches_no_store() {
+fn refused_grant_sends_no_request_to_a_store() {
     let mut dice = Dice::new(47);
     let (mut withdrawn, mut finished) = (0, 0);
     for n in 0..6000 {
@@ -195,7 +195,7 @@ fn refused_grant_reaches_no_store() {
 /// A tenant without an access rule forges the record of an expired credential, in the status or in a Secret. The
 /// tenant must not learn whether an object of another tenant exists.
 #[test]
-fn planted_record_of_an_expired_key_leads_to_no_head() {
+fn forged_record_of_an_expired_credential_leads_to_no_head() {
     for by_status in [false, true] {
         let mut grant = upload();
         grant.terms.key = "tenants/victim/salaries.csv".into();
@@ -233,7 +233,7 @@ fn planted_record_of_an_expired_key_leads_to_no_head() {
 /// A namespace that no rule names learns only that. Conditions do not show the store's capabilities, availability or
 /// clock skew.
 #[test]
-fn namespace_without_a_rule_learns_nothing_of_the_store() {
+fn namespace_without_a_rule_learns_nothing_about_the_store() {
     type Change = fn(&mut World);
     let stores: [(&str, Change); 5] = [
         ("usable", |_| {}),
@@ -275,7 +275,7 @@ fn namespace_without_a_rule_learns_nothing_of_the_store() {
 
 /// If a rule is narrowed while a credential is valid, Valet no longer polls for the upload.
 #[test]
-fn narrowed_rule_ends_the_last_look() {
+fn narrowed_rule_stops_polling_for_the_upload() {
     let mut world = World::new(upload(), store([rule()]));
     world.reconcile();
     world.usable(|s| s.rules = Arc::new(vec![]));
@@ -297,7 +297,7 @@ fn narrowed_rule_ends_the_last_look() {
 
 /// If a rule is narrowed, Valet aborts the grant's own multipart upload and sends no other request for it.
 #[test]
-fn own_upload_of_a_narrowed_rule_is_only_aborted() {
+fn own_upload_is_only_aborted_after_a_rule_is_narrowed() {
     let mut world = World::new(in_parts(), store([rule()]));
     world.reconcile();
     world.their_upload();
@@ -410,7 +410,7 @@ fn upload_applied_again_after_its_deadline_finds_its_object() {
 
 /// A DownloadGrant whose Secret was replaced by another client finishes when its credential expires.
 #[test]
-fn grant_beside_a_foreign_secret_finishes_at_its_keys_end() {
+fn grant_with_foreign_secret_finishes_at_its_credential_expiry() {
     let mut world = World::new(download(), store([rule()]));
     world.reconcile();
     world.delete_secret();
@@ -430,7 +430,7 @@ fn grant_beside_a_foreign_secret_finishes_at_its_keys_end() {
 
 /// If a grant is refused after its multipart upload was initiated, Valet aborts the upload.
 #[test]
-fn upload_of_a_grant_refused_after_it_was_begun_is_aborted() {
+fn upload_is_aborted_if_its_grant_is_refused_after_initiation() {
     let mut world = World::new(in_parts(), store([rule()]));
     world.too_large = true;
     world.reconcile();
@@ -442,7 +442,7 @@ fn upload_of_a_grant_refused_after_it_was_begun_is_aborted() {
 /// If a finalizer of another client keeps a Secret that Valet deletes, Valet empties the Secret. The status names the
 /// finalizer until the Secret is gone.
 #[test]
-fn held_secret_is_emptied_and_named() {
+fn secret_with_foreign_finalizer_is_emptied_and_reported() {
     type Change = fn(&mut World);
     let cases: [(&str, Change); 6] = [
         ("Revoked", |w| w.edit(|g| g.terms.revoke = Some(true))),
@@ -494,7 +494,7 @@ fn held_secret_is_emptied_and_named() {
 
 /// A deleted grant that a finalizer keeps has no Secret, and Valet creates none.
 #[test]
-fn grant_that_is_deleted_and_held_has_no_secret() {
+fn deleted_grant_with_foreign_finalizer_has_no_secret() {
     let mut world = World::new(download(), store([rule()]));
     world.reconcile();
     world.now = at(10);

@@ -41,7 +41,7 @@ fn unusable() -> StoreFact {
 }
 
 #[test]
-fn a_key_is_replaced_at_its_instant() {
+fn credential_is_renewed_exactly_at_its_scheduled_time() {
     let mut world = issued(renewing(download()));
     assert_eq!(until(&world), Some(at(DUE)));
     assert_eq!(steps(&mut world, around(at(DUE))), ["rest", "publish", "publish"]);
@@ -54,7 +54,7 @@ fn a_key_is_replaced_at_its_instant() {
 }
 
 #[test]
-fn the_instant_is_in_the_second_half_and_in_time() {
+fn renewal_time_is_late_but_well_before_the_expiry() {
     let mut seen = std::collections::BTreeSet::new();
     for n in 0..200 {
         let mut grant = renewing(download());
@@ -75,7 +75,7 @@ fn the_instant_is_in_the_second_half_and_in_time() {
 }
 
 #[test]
-fn a_request_is_answered_at_its_instant_and_once() {
+fn requested_renewal_runs_once_and_at_the_requested_time() {
     let mut world = issued(download());
     world.request(&at(100).to_string());
     // The status shows the time of the renewal before the renewal is due.
@@ -95,7 +95,7 @@ fn a_request_is_answered_at_its_instant_and_once() {
 
 /// A requested renewal whose time is not later than the second of issue is already fulfilled.
 #[test]
-fn a_request_counts_from_the_second_of_the_key() {
+fn renewal_request_for_a_time_before_the_issue_is_ignored() {
     for (requested, keys) in [
         (at(9), 1),
         (at(10) - TICK, 1),
@@ -115,7 +115,7 @@ fn a_request_counts_from_the_second_of_the_key() {
 }
 
 #[test]
-fn a_key_is_in_danger_three_minutes_before_its_end() {
+fn failed_renewal_is_overdue_three_minutes_before_the_expiry() {
     let mut world = issued(renewing(download()));
     world.store = unusable();
     world.now = at(DUE);
@@ -159,7 +159,7 @@ fn a_key_is_in_danger_three_minutes_before_its_end() {
 
 /// A renewal must extend the expiry by more than 60 s. With 60 s there is no renewal, with 61 s there is one.
 #[test]
-fn a_renewal_gains_more_than_a_minute() {
+fn renewal_must_extend_the_expiry_by_more_than_one_minute() {
     for (end, step) in [(665, "rest"), (666, "publish")] {
         let mut world = issued(renewing(download()));
         world.usable(|s: &mut StoreView| s.credentials_expire = Some(at(end)));
@@ -170,7 +170,7 @@ fn a_renewal_gains_more_than_a_minute() {
 
 /// There is no renewal if the expiry is less than a minute before the deadline.
 #[test]
-fn the_last_minute_before_the_deadline_is_not_worth_a_key() {
+fn no_renewal_if_expiry_is_within_a_minute_of_the_deadline() {
     for (deadline, renewal) in [(660, None), (661, Some(at(DUE)))] {
         let mut grant = renewing(download());
         grant.terms.deadline_time = Some(Time(at(deadline)));
@@ -196,7 +196,7 @@ fn the_last_minute_before_the_deadline_is_not_worth_a_key() {
 /// Forged records can trigger a renewal, as the annotation on the grant can. They never lead to a credential beyond
 /// the limits (`checks::signs` checks each one), and never to an endless series of renewals.
 #[test]
-fn forged_records_multiply_nothing() {
+fn forged_records_lead_to_no_endless_renewals() {
     let values = [
         "",
         "soon",
@@ -270,7 +270,7 @@ fn forged_records_multiply_nothing() {
 
 /// A clock that runs backwards does not lead to repeated signing.
 #[test]
-fn a_clock_that_goes_back_renews_nothing() {
+fn clock_set_back_leads_to_no_renewal() {
     let mut world = issued(renewing(download()));
     world.now = at(DUE);
     world.reconcile();

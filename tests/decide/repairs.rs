@@ -56,7 +56,7 @@ const ATTACKS: [Attack; 4] = [
 ];
 
 #[test]
-fn fight_over_the_secret_gets_growing_pauses_a_condition_and_one_event() {
+fn repeated_secret_changes_are_restored_with_growing_pauses() {
     for (name, attack) in ATTACKS {
         let mut world = issued();
         fight(&mut world, 20, attack);
@@ -84,7 +84,7 @@ fn fight_over_the_secret_gets_growing_pauses_a_condition_and_one_event() {
 }
 
 #[test]
-fn contest_is_forgotten_after_ten_quiet_minutes() {
+fn contested_condition_ends_after_ten_quiet_minutes() {
     for (name, attack) in ATTACKS {
         let mut world = issued();
         fight(&mut world, 20, attack);
@@ -102,7 +102,7 @@ fn contest_is_forgotten_after_ten_quiet_minutes() {
 }
 
 #[test]
-fn single_deletion_or_change_is_restored_at_once_without_a_word() {
+fn single_secret_change_is_restored_at_once_without_an_event() {
     for (name, attack) in ATTACKS {
         let mut world = issued();
         world.now = at(50);
@@ -116,7 +116,7 @@ fn single_deletion_or_change_is_restored_at_once_without_a_word() {
 }
 
 #[test]
-fn waiting_secret_is_reported_as_not_usable() {
+fn changed_secret_that_waits_for_restore_is_not_active() {
     let mut world = issued();
     for _ in 0..2 {
         world.edit_data();
@@ -129,7 +129,7 @@ fn waiting_secret_is_reported_as_not_usable() {
 
 /// A change of the spec is applied at once, also while Valet pauses its restoration of the Secret.
 #[test]
-fn changed_spec_does_not_wait_for_a_contest() {
+fn changed_spec_is_applied_during_a_restore_pause() {
     let mut world = issued();
     fight(&mut world, 20, World::delete_secret);
     world.edit(|g| g.terms.expiration_seconds = 600);

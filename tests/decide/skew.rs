@@ -30,7 +30,7 @@ fn is_finished(world: &World) -> bool {
 }
 
 #[test]
-fn a_clock_that_steps_forward_ends_no_grant_for_good() {
+fn clock_step_forward_finishes_no_grant_for_good() {
     for (grant, bucket) in [
         (upload(), Bucket::Skewed),
         (upload(), Bucket::Empty),
@@ -59,7 +59,7 @@ fn a_clock_that_steps_forward_ends_no_grant_for_good() {
 
 /// The upload grant does not finish while the store refuses requests because of the skew, even after a long time.
 #[test]
-fn an_upload_is_never_over_while_the_store_refuses_for_the_clocks_sake() {
+fn upload_does_not_finish_while_store_refuses_for_clock_skew() {
     let mut world = issued(upload());
     world.bucket = Bucket::Skewed;
     for second in [301, 5_000, 500_000] {
@@ -69,7 +69,7 @@ fn an_upload_is_never_over_while_the_store_refuses_for_the_clocks_sake() {
 }
 
 #[test]
-fn a_look_that_is_refused_for_the_clocks_sake_names_the_clock() {
+fn poll_refused_for_clock_skew_is_reported_as_clock_skew() {
     let mut world = issued(upload());
     world.bucket = Bucket::Skewed;
     step(&mut world, 10, -1200);
@@ -84,7 +84,7 @@ fn a_look_that_is_refused_for_the_clocks_sake_names_the_clock() {
 }
 
 #[test]
-fn nothing_is_signed_that_would_be_good_at_other_times() {
+fn nothing_is_signed_if_clock_skew_exceeds_the_tolerance() {
     for grant in [upload(), download()] {
         // For a credential of 300 s, the tolerance is a tenth of the lifetime and at least 30 s.
         for (ahead, is_signed) in [

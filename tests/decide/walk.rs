@@ -176,7 +176,7 @@ fn happen(world: &mut World, dice: &mut Dice) {
 }
 
 #[test]
-fn every_walk_keeps_to_the_rules() {
+fn random_event_sequences_pass_all_checks() {
     let (mut keys, mut gone, mut renewals) = (0, 0, 0);
     for walk in 1..=WALKS {
         let mut dice = Dice::new(walk);
@@ -370,7 +370,7 @@ fn part(number: i64, dice: &mut Dice) -> ArrivedPart {
 
 /// Random facts that no real world would combine, with times from both ends of the range. `decide` must not panic.
 #[test]
-fn no_facts_are_too_odd() {
+fn random_facts_cause_no_panic() {
     let mut counts = BTreeMap::<&str, usize>::new();
     for n in 1..=FACTS {
         let mut dice = Dice::new(n);

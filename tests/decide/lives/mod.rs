@@ -101,7 +101,7 @@ pub fn life(name: &str) -> &'static Life {
     all().find(|l| l.name == name).expect("no such life")
 }
 #[test]
-fn every_life_comes_to_its_end() {
+fn every_simulated_grant_reaches_its_expected_end_state() {
     with_each(all(), |life| {
         for memory in [Memory::Grant, Memory::Caches] {
             for late in [SignedDuration::ZERO, TICK, SignedDuration::from_millis(999)] {

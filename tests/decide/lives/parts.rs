@@ -279,7 +279,7 @@ pub static PARTS: &[Life] = &[
 /// If the process crashes after it initiated a multipart upload and before it wrote the Secret, the upload is
 /// orphaned. Valet aborts the orphan at the end of the grant and keeps uploads of other clients.
 #[test]
-fn what_a_crash_left_is_found() {
+fn multipart_upload_orphaned_by_a_crash_is_aborted() {
     for (last, parts) in [("Completed", &[1, 2, 3][..]), ("ExpiredUnused", &[1])] {
         let mut world = uploading();
         world.now = at(1);
@@ -318,7 +318,7 @@ fn what_a_crash_left_is_found() {
 /// Any user can add the multipart upload finalizer, also to a grant of another mode or to a refused grant. Valet then
 /// removes the finalizer and does not abort uploads of other clients.
 #[test]
-fn nobodys_upload_goes_for_the_sake_of_a_finalizer() {
+fn forged_finalizer_leads_to_no_abort_of_a_foreign_upload() {
     for (what, mut world) in [
         ("a download", World::new(download(), store([rule()]))),
         ("an upload in one request", World::new(upload(), store([rule()]))),
@@ -348,7 +348,7 @@ fn nobodys_upload_goes_for_the_sake_of_a_finalizer() {
 /// If another operator completes the multipart upload between two steps of this operator, the grant still becomes
 /// `Completed`.
 #[test]
-fn another_operator_is_faster() {
+fn upload_completed_by_another_operator_completes_the_grant() {
     let mut ends = vec![];
     for memory in [Memory::Grant, Memory::Caches] {
         for step in 0..7 {
@@ -384,7 +384,7 @@ fn another_operator_is_faster() {
 /// For a moment a store can list both the multipart upload and its completed object. Valet does not treat this object
 /// as a conflict.
 #[test]
-fn an_object_that_is_being_put_together() {
+fn object_of_an_upload_in_completion_is_no_conflict() {
     for (age, reason) in [(0, "Issued"), (9, "Issued"), (11, "ObjectExists")] {
         let mut world = uploading();
         world.reconcile();
@@ -409,7 +409,7 @@ fn an_object_that_is_being_put_together() {
 
 /// A deleted grant waits at most five minutes for a store that does not answer.
 #[test]
-fn a_deletion_waits_five_minutes_and_no_longer() {
+fn deletion_waits_at_most_five_minutes_for_the_store() {
     let mut world = uploading();
     world.reconcile();
     world.bucket = Bucket::Down;
@@ -429,7 +429,7 @@ fn a_deletion_waits_five_minutes_and_no_longer() {
 
 /// Checks the texts of the conditions of a multipart upload.
 #[test]
-fn words() {
+fn multipart_upload_conditions_have_the_expected_texts() {
     let mut world = uploading();
     world.reconcile();
     let says = |world: &World, type_: &str| condition(&world.grant().status, type_).unwrap().message.clone();

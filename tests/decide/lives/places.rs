@@ -128,7 +128,7 @@ pub static PLACES: &[Life] = &[
 
 /// A grant that waits for quota sends no request to the store, sets no timer and writes its status once.
 #[test]
-fn who_waits_costs_nothing() {
+fn grant_that_waits_for_quota_sends_no_request_and_sets_no_timer() {
     let life = super::life("waits for its turn, and nobody ends");
     let mut world = play(life, Memory::Grant, None, jiff::SignedDuration::ZERO);
     assert_eq!((world.counts.reports, world.last_poll), (1, None));
@@ -146,7 +146,7 @@ fn who_waits_costs_nothing() {
 /// If several rules allow a grant, the largest quota applies. A rule without a quota sets no limit. Rules that do not
 /// allow the grant are ignored.
 #[test]
-fn the_most_generous_rule_counts() {
+fn largest_quota_of_all_matching_rules_applies() {
     let with = |numbers: &[(Option<i64>, bool)]| -> Vec<ClusterAccessRule> {
         let one = |(most, allows): &(Option<i64>, bool)| {
             let mut rule = rule();

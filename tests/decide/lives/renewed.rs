@@ -18,7 +18,7 @@ use crate::{
 /// If the Secret cannot be replaced, the renewal waits until the old credential has expired. This life is not in the
 /// table, because a crash changes the time of the retry.
 #[test]
-fn a_secret_that_cannot_be_replaced_keeps_its_key_to_the_end() {
+fn renewal_waits_for_expiry_if_secret_cannot_be_replaced() {
     let life = Life {
         name: "a Secret that cannot be replaced",
         world: || always(downloading()),
@@ -38,7 +38,7 @@ fn a_secret_that_cannot_be_replaced_keeps_its_key_to_the_end() {
 
 /// An operator that was down when the credential expired renews the credential first, with one write of the Secret.
 #[test]
-fn a_key_that_ended_while_nobody_was_there_is_replaced() {
+fn credential_that_expired_without_operator_is_renewed() {
     for (start, keys) in [(downloading as fn() -> World, 2), (overwriting, 2), (uploading, 2)] {
         let mut world = always(start());
         world.reconcile();
@@ -55,7 +55,7 @@ fn a_key_that_ended_while_nobody_was_there_is_replaced() {
 
 /// Each renewal writes the Secret once and the status once.
 #[test]
-fn a_renewal_costs_two_writes() {
+fn renewal_writes_secret_and_status_once() {
     let mut world = always(downloading());
     let mut wake = world.reconcile();
     let mut reports = vec![world.counts.reports];
@@ -71,7 +71,7 @@ fn a_renewal_costs_two_writes() {
 
 /// The status shows the time of the next renewal and the number of renewals.
 #[test]
-fn the_status_says_when() {
+fn status_shows_next_renewal_time_and_number_of_renewals() {
     let mut world = until(always(downloading()), 700);
     world.reconcile();
     let when = |world: &World| world.grant().status.renewal_time.as_ref().map(|t| t.0);
@@ -90,7 +90,7 @@ fn the_status_says_when() {
 /// With `overwrite: Allow` and renewal, the condition `Completed` becomes true after an upload and the credential
 /// stays.
 #[test]
-fn a_key_that_may_be_used_again_stays() {
+fn reusable_upload_credential_stays_after_an_upload() {
     let mut world = until(always(overwriting()), 3000);
     world.reconcile();
     world.put_object();

@@ -218,7 +218,7 @@ pub static SPEC_AND_SECRET: &[Life] = &[
 /// If the Secret cannot be replaced after a change of the spec, Valet deletes it and creates it again. This life is
 /// not in the table, because a crash moves the retry by a second.
 #[test]
-fn a_key_that_cannot_be_replaced_is_withdrawn_and_comes_back_as_the_other() {
+fn secret_that_cannot_be_replaced_is_recreated_after_spec_change() {
     let life = Life {
         name: "a key that cannot be replaced is withdrawn, and comes back as the other",
         world: downloading,

@@ -191,7 +191,7 @@ fn played(name: &str) -> World {
 }
 
 #[test]
-fn what_is_withheld_says_until_when_copies_work() {
+fn suspended_condition_says_until_when_copies_work() {
     let world = played("held back");
     assert_eq!(
         says(&world, "Suspended"),
@@ -224,7 +224,7 @@ fn what_is_withheld_says_until_when_copies_work() {
 /// If a shorter credential replaced a longer one, copies of the longer one still work. The condition `Revoked` names
 /// the later expiry.
 #[test]
-fn an_earlier_key_that_lives_longer_is_not_forgotten() {
+fn revoked_condition_names_expiry_of_longer_earlier_credential() {
     for crash in [None, Some(5), Some(6), Some(7), Some(8), Some(9)] {
         let life = Life {
             name: "shortened, then revoked",
@@ -250,7 +250,7 @@ fn an_earlier_key_that_lives_longer_is_not_forgotten() {
 /// If the operator crashed before it wrote the status, only the Secret records the credential. The conditions
 /// `Suspended` and `Revoked` still name its expiry.
 #[test]
-fn a_key_that_was_never_reported_is_not_forgotten() {
+fn condition_names_expiry_of_credential_missing_in_status() {
     for (withhold, reason) in [(suspend as fn(&mut World), "Suspended"), (revoke, "Revoked")] {
         let mut world = downloading();
         world.reconcile();
@@ -270,7 +270,7 @@ fn a_key_that_was_never_reported_is_not_forgotten() {
 
 /// While a grant is suspended, Valet does not poll for its object until the credential expires.
 #[test]
-fn what_is_held_back_is_not_looked_for() {
+fn suspended_grant_is_not_polled_before_the_expiry() {
     let mut world = (super::life("held back").world)();
     world.reconcile();
     suspend(&mut world);
