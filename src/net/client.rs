@@ -81,11 +81,11 @@ pub enum Unanswered {
     EgressDenied(EgressDenied),
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Slow,
-    #[error("the connection failed (connection refused or reset, no TLS, or unknown host)")]
+    #[error("the connection to the server failed (connection refused or reset, no TLS, or unknown host)")]
     Connection,
     /// The proxy does not answer, or it refuses to connect to the host.
     #[error(
-        "the proxy in HTTPS_PROXY does not answer or refuses the connection; if the host needs no proxy, add it to NO_PROXY"
+        "the proxy in HTTPS_PROXY does not answer or refuses the connection; if the host needs no proxy, add the host to NO_PROXY"
     )]
     ProxyUnsupported,
     /// The server's certificate is not trusted or not valid for the host.
@@ -93,16 +93,16 @@ pub enum Unanswered {
     Untrusted(&'static str),
     /// The machine has no certificate authorities, so no certificate can be verified.
     #[error(
-        "this machine has no certificate authorities, so TLS is not possible; install them, or set SSL_CERT_FILE"
+        "this machine has no CA certificates, so TLS is not possible; install CA certificates, or set SSL_CERT_FILE"
     )]
     NoTrustRoots,
-    #[error("the answer is not valid HTTP")]
+    #[error("the server's answer is not valid HTTP")]
     Malformed,
     /// The answer's body is larger than `MAX_ANSWER`, or its headers are larger than `MAX_HEADERS`.
     #[error(
-        "the answer is too long (more than {} KiB of headers, or {} KiB in all); check that the endpoint is an object store",
-        MAX_HEADERS / 1024,
-        MAX_ANSWER / 1024
+        "the server's answer is too long (more than {headers} KiB of headers, or {total} KiB in total); check that the endpoint is an object store",
+        headers = MAX_HEADERS / 1024,
+        total = MAX_ANSWER / 1024
     )]
     TooLong,
 }
@@ -241,11 +241,11 @@ pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
     })?;
     Some(match said {
         said if said.starts_with("unknownissuer") => {
-            "the server's TLS certificate is from an unknown authority; to trust your own authority, add it to the chart's caBundle, or to SSL_CERT_FILE"
+            "the server's TLS certificate is from an unknown authority; to trust this authority, add its certificate to the chart value caBundle, or to the file in SSL_CERT_FILE"
         }
-        said if said.contains("expired") => "the server's TLS certificate has expired; renew it",
+        said if said.contains("expired") => "the server's TLS certificate has expired; renew the certificate",
         said if said.contains("not valid for name") || said.starts_with("notvalidforname") => {
-            "the server's TLS certificate is for another name than the endpoint's host"
+            "the server's TLS certificate is for another name; the certificate must contain the host name of the endpoint"
         }
         _ => "the server's TLS certificate is not valid",
     })

@@ -50,7 +50,7 @@ impl fmt::Debug for Clients {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressDenied {
     host: String,
-    /// The kind of the address, if the host is an IP address. It is `None` if the host is a name.
+    /// The reason, as a clause, if the host is an IP address. It is `None` if the host is a name.
     class: Option<&'static str>,
 }
 
@@ -58,15 +58,18 @@ impl fmt::Display for EgressDenied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, class } = self;
         match class {
-            Some(class) => write!(f, "the endpoint {host} is {class}, which an ObjectStore may not use")?,
+            Some(class) => write!(
+                f,
+                "an ObjectStore is not allowed to use endpoint host {host}, because {class}"
+            )?,
             // For a name, the message contains neither the address nor its kind. Otherwise a tenant could use the
             // operator to resolve internal names.
             None => write!(
                 f,
-                "the endpoint's host {host} resolves to an address that an ObjectStore may not use"
+                "an ObjectStore is not allowed to use endpoint host {host}, because of the address that this name resolves to"
             )?,
         }
-        f.write_str("; use a public endpoint, or ask the platform team to allow the network (--allow-private-endpoints, --deny-endpoints) or to create a ClusterObjectStore")
+        f.write_str("; use a public endpoint, or ask the platform team to allow the address (--allow-private-endpoints, --deny-endpoints) or to create a ClusterObjectStore")
     }
 }
 
@@ -151,13 +154,15 @@ impl EgressPolicy {
         };
         match bare.parse::<IpAddr>() {
             Ok(address) => self.permit(bare, [address]),
-            Err(_) if ends_in_a_number(bare) => inward("part of an IP address that a bucket name can complete"),
+            Err(_) if ends_in_a_number(bare) => {
+                inward("the host ends with a number and can become an IP address together with a bucket name")
+            }
             // The reserved names are defined in "Special-Use Domain Names" (RFC 6761).
             Err(_) if is_local(bare) => {
                 let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
                 match addresses.into_iter().any(|ip| self.permit(bare, [ip]).is_ok()) {
                     true => Ok(()),
-                    false => inward("a loopback address"),
+                    false => inward("this host name always means a loopback address"),
                 }
             }
             Err(_) => Ok(()),
@@ -168,7 +173,7 @@ impl EgressPolicy {
         for address in addresses {
             let is_in = |nets: &[IpNet], address| nets.iter().any(|net| net.contains(&address));
             let class = if is_in(&self.denied, address) || is_in(&self.denied, plain(address)) {
-                Some("in a network that the platform team has denied")
+                Some("the address is in a network that the platform team denied")
             } else {
                 class(address).filter(|_| !is_in(&self.allowed, plain(address)))
             };
@@ -232,7 +237,7 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Returns the kind of an address that is not public (IANA registries of special-purpose addresses, RFC 6890).
+/// Describes an address that is not public, as a clause (IANA registries of special-purpose addresses, RFC 6890).
 /// Returns `None` for a public address.
 fn class(address: IpAddr) -> Option<&'static str> {
     match plain(address) {
@@ -246,33 +251,39 @@ fn class_v4(v4: Ipv4Addr) -> Option<&'static str> {
     match (a, b, c) {
         // The registries list this address as public. On an Azure machine, however, it leads to the machine's host,
         // which returns secrets.
-        (168, 63, 129) if d == 16 => Some("the address with which Azure machines reach their host"),
-        (127, ..) => Some("a loopback address"),
-        (169, 254, _) => Some("a link-local address, where clouds have their metadata servers"),
-        (10, ..) | (192, 168, _) | (172, 16..=31, _) => Some("a private address"),
-        (100, 64..=127, _) => Some("a shared address, which carriers and clouds use internally"),
-        (192, 0, 2) | (198, 51, 100) | (203, 0, 113) => Some("an address reserved for documentation"),
-        (0, ..) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) | (224..=255, ..) => Some("not a public address"),
+        (168, 63, 129) if d == 16 => {
+            Some("an Azure virtual machine reaches the services of its host at this address")
+        }
+        (127, ..) => Some("the address is a loopback address"),
+        (169, 254, _) => Some("the address is link-local; cloud metadata servers have link-local addresses"),
+        (10, ..) | (192, 168, _) | (172, 16..=31, _) => Some("the address is private"),
+        (100, 64..=127, _) => {
+            Some("the address is in the shared address space (100.64.0.0/10), which clouds use internally")
+        }
+        (192, 0, 2) | (198, 51, 100) | (203, 0, 113) => Some("the address is reserved for documentation"),
+        (0, ..) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) | (224..=255, ..) => {
+            Some("the address is not public")
+        }
         _ => None,
     }
 }
 
 fn class_v6(v6: Ipv6Addr) -> Option<&'static str> {
     if v6.is_loopback() {
-        Some("a loopback address")
+        Some("the address is a loopback address")
     } else if v6.is_unicast_link_local() {
-        Some("a link-local address")
+        Some("the address is link-local")
     } else if v6.is_unique_local() {
-        Some("a private address")
+        Some("the address is private")
     } else {
         match v6.segments() {
             // A Teredo address contains an IPv4 address. A Teredo relay decides which host it leads to.
-            [0x2001, 0, ..] => Some("a Teredo address"),
-            [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => Some("an address reserved for documentation"),
+            [0x2001, 0, ..] => Some("the address is a Teredo address"),
+            [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => Some("the address is reserved for documentation"),
             // Global unicast addresses are 2000::/3 without the protocol assignments in 2001::/23. All other
             // addresses are special or unassigned.
-            [0x2001, 0..=0x01ff, ..] => Some("not a public address"),
-            [first, ..] if first & 0xe000 != 0x2000 => Some("not a public address"),
+            [0x2001, 0..=0x01ff, ..] => Some("the address is not public"),
+            [first, ..] if first & 0xe000 != 0x2000 => Some("the address is not public"),
             _ => None,
         }
     }
@@ -428,7 +439,7 @@ mod tests {
         }
         assert!(
             outward.without_clients().check_literal("52.218.0.1").is_err(),
-            "the clients also deny it"
+            "the policy of the HTTP clients must also deny the address"
         );
     }
 
@@ -447,7 +458,7 @@ mod tests {
         assert_eq!(of("10.0.0.1"), of("52.218.0.1"));
         assert!(!of("10.0.0.1").contains("10.0.0.1"), "{}", of("10.0.0.1"));
         // The message can contain an IP address that the user wrote, because the user already knows it.
-        assert!(said("10.0.0.1", "10.0.0.1").contains("10.0.0.1 is a private address"));
+        assert!(said("10.0.0.1", "10.0.0.1").contains("10.0.0.1, because the address is private"));
     }
 
     #[test]
@@ -499,7 +510,10 @@ mod tests {
         let _first = crate::net::client::Http::new(Some(outward.clone()));
         assert!(outward.clients.plain.get().is_some());
         let of_another = EgressPolicy::new(["10.0.0.0/8".parse().unwrap()]);
-        assert!(of_another.clients.plain.get().is_none(), "which leads elsewhere");
+        assert!(
+            of_another.clients.plain.get().is_none(),
+            "a policy with other networks must not share the HTTP client"
+        );
     }
 
     #[tokio::test]

@@ -54,7 +54,7 @@ async fn what_azurite_holds_and_what_not() {
         found
             .worthless
             .as_ref()
-            .is_some_and(|why| why.contains("a credential for PUT that has expired")),
+            .is_some_and(|why| why.contains("a request (PUT) after the credential has expired")),
         "{found:?}"
     );
     assert_eq!(found.missing, [Missing::Url(Capability::WriteOnce)]);
@@ -73,7 +73,7 @@ async fn what_cannot_be_tried() {
             "answered status 403",
         ),
         (|| Reply::Text(503, String::new()), true, "answered 503"),
-        (|| Reply::HangUp, true, "connection failed"),
+        (|| Reply::HangUp, true, "connection to the server failed"),
     ] {
         let fake = Fake::start(move |_| reply());
         let found = provider(json!({"endpoint": fake.endpoint()})).canary().await;

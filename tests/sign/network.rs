@@ -157,7 +157,7 @@ fn identity_of_the_environment_is_shown_to_no_address_of_a_document() {
     ] {
         for (store, part) in [
             (cluster_store(place.clone()), "--trust-endpoint"),
-            (store(place.clone()), "an ObjectStore may not use"),
+            (store(place.clone()), "an ObjectStore is not allowed to use"),
         ] {
             for args in [
                 &["--online"][..],

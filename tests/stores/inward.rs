@@ -47,6 +47,6 @@ async fn a_bucket_and_a_host_that_are_an_address() {
         };
         let (reason, why) = settings.check_endpoint(&EgressPolicy::default()).await.unwrap_err();
         assert_eq!(reason, Reason::EndpointNotAllowed);
-        assert!(why.contains("part of an IP address"), "{why}");
+        assert!(why.contains("can become an IP address"), "{why}");
     }
 }
