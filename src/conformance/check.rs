@@ -47,7 +47,7 @@ pub async fn in_time<T>(trip: impl Future<Output = Result<T, Unavailable>>) -> R
     timeout(TRIP_TIMEOUT, trip).await.unwrap_or_else(|_| {
         let seconds = TRIP_TIMEOUT.as_secs();
         Err(Unavailable(format!(
-            "the store is too slow: the conformance check took longer than {seconds} s"
+            "the store is too slow; the conformance check did not finish within {seconds} s"
         )))
     })
 }
@@ -123,7 +123,9 @@ impl<'a, H: Transport> Checker<'a, H> {
     pub async fn end(mut self, result: Result<(), Unavailable>) -> ConformanceReport {
         if let Err(Unavailable(why)) = result {
             self.found.interrupted = true;
-            self.found.untried.push(format!("the remaining checks: {why}"));
+            self.found
+                .untried
+                .push(format!("the conformance check stopped before it was complete: {why}"));
         }
         self.wrote(STRAY);
         let cleared = timeout(CLEARING_TIMEOUT, self.hands.clear_away(&self.folder, &self.written)).await;
@@ -131,11 +133,11 @@ impl<'a, H: Transport> Checker<'a, H> {
         self.found.left = match cleared {
             Ok(None) => None,
             Ok(Some(remedy)) => Some(format!(
-                "some objects below {folder} could not be deleted; allow {remedy} there, or delete them"
+                "some objects of the conformance check under prefix {folder}/ could not be deleted; delete these objects, and allow {remedy} for the next check"
             )),
             Err(_) => Some(format!(
-                "some objects below {folder} could not be deleted within {} s; delete them",
-                CLEARING_TIMEOUT.as_secs()
+                "some objects of the conformance check under prefix {folder}/ could not be deleted within {seconds} s; delete these objects",
+                seconds = CLEARING_TIMEOUT.as_secs()
             )),
         };
         self.found
@@ -174,10 +176,14 @@ impl<'a, H: Transport> Checker<'a, H> {
         other_verb: Option<Tamper>,
     ) -> Result<(), Unavailable> {
         let all: [(&str, bool, Option<Tamper>); 4] = [
-            ("that has expired", true, Some(|_| {})),
+            ("after the credential has expired", true, Some(|_| {})),
             ("with a wrong signature", false, Some(H::forge)),
-            ("for another object key", false, Some(PreparedRequest::stray)),
-            ("for another method", false, other_verb),
+            (
+                "for an object key that was not signed",
+                false,
+                Some(PreparedRequest::stray),
+            ),
+            ("with a method that was not signed", false, other_verb),
         ];
         for (what, is_over, bend) in all {
             let Some(bend) = bend else { continue };
@@ -186,14 +192,14 @@ impl<'a, H: Transport> Checker<'a, H> {
             // object.
             if is_taken(status) || status == 404 {
                 let why = format!(
-                    "the store accepts a credential for {verb} {what} (it answered {status}), so its credentials have no effective limits"
+                    "the store accepts a request ({verb}) {what}, and answers {status}; credentials for this store do not limit access"
                 );
                 self.found.worthless.get_or_insert(why);
             }
         }
         self.found.held.push(match other_verb {
-            Some(_) => format!("expiry, signature, object key and method of {verb}"),
-            None => format!("expiry, signature and object key of {verb}"),
+            Some(_) => format!("expiry, signature, object key and method of signed {verb} requests"),
+            None => format!("expiry, signature and object key of signed {verb} requests"),
         });
         Ok(())
     }
@@ -224,17 +230,21 @@ impl<'a, H: Transport> Checker<'a, H> {
         self.wrote(&inside(FILE));
         self.wrote(&inside(FILE_NAME));
         if let Err(status) = self.good(&inside(""), ask).await? {
-            return Ok(Err(format!("the store answered {status} to a form for a key prefix")));
+            return Ok(Err(format!(
+                "the store answered {status} to a POST form for prefix in/"
+            )));
         }
         if !self.exists(&inside(FILE)).await? {
             return Ok(Err(format!(
-                "the store does not replace {FILE_NAME} with the file name"
+                "the store does not replace {FILE_NAME} in a POST form with the name of the uploaded file"
             )));
         }
         // These object keys do not have the prefix `in/`, so the store must refuse them.
         for key in ["in-2/x", "in", "IN/x"] {
             if is_taken(self.try_below(ask, key, FILE).await?) {
-                return Ok(Err(format!("the store accepts object key {key} with a form for in/")));
+                return Ok(Err(format!(
+                    "the store accepts object key {key} in a POST form that allows only prefix in/"
+                )));
             }
         }
         // These object keys begin with the prefix. If `..` has no special meaning in the store, the store can accept
@@ -247,8 +257,8 @@ impl<'a, H: Transport> Checker<'a, H> {
             self.try_below(ask, &key.replace("{}", &escaped), FILE).await?;
             if self.exists(&escaped).await? {
                 return Ok(Err(format!(
-                    "with object key {} the store writes an object outside in/",
-                    key.replace("{}", "x")
+                    "a POST form for prefix in/ writes an object outside this prefix if its object key is {key}",
+                    key = key.replace("{}", "x")
                 )));
             }
         }
@@ -260,11 +270,13 @@ impl<'a, H: Transport> Checker<'a, H> {
             }
         }
         if self.exists(escaped).await? {
-            return Ok(Err("with file name ../x the store writes an object outside in/".into()));
+            return Ok(Err(
+                "a POST form for prefix in/ writes an object outside this prefix if the file name is ../x".into(),
+            ));
         }
         Ok(match is_taken(self.try_below(ask, "in/a/b", FILE).await?) {
             true => Ok(()),
-            false => Err("the store refuses object key in/a/b with a form for in/".into()),
+            false => Err("the store refuses object key in/a/b in a POST form for prefix in/".into()),
         })
     }
 
@@ -307,7 +319,9 @@ impl<'a, H: Transport> Checker<'a, H> {
     /// Builds a valid request for this object. If the name ends with `/`, the request is for a prefix.
     async fn sent(&self, name: &str, ask: &Ask, is_over: bool) -> Result<PreparedRequest, Unavailable> {
         let signed = self.hands.sign(&self.request(name, ask, is_over)?).await?;
-        PreparedRequest::good(&signed).ok_or_else(|| Unavailable("the credential is not a single request".into()))
+        PreparedRequest::good(&signed).ok_or_else(|| {
+            Unavailable("the conformance check needs a credential for a single request, but the provider signed another kind of credential".into())
+        })
     }
 
     /// Returns the signing request for this object.

@@ -62,7 +62,7 @@ impl ConformanceReport {
     /// the check soon.
     pub fn untried(why: String, is_to_be_repeated: bool) -> Self {
         Self {
-            untried: vec![format!("everything: {why}")],
+            untried: vec![format!("the conformance check could not run: {why}")],
             interrupted: is_to_be_repeated,
             ..Self::default()
         }
@@ -168,7 +168,7 @@ mod tests {
                 "WriteOnce".into(),
                 "PostForm/ContentType".into(),
                 "Credentials".into(),
-                "expiry, signature and object key of PUT".into(),
+                "expiry, signature and object key of signed PUT requests".into(),
             ],
             missing: vec![
                 Missing::Form(Capability::KeyPrefix),
@@ -195,7 +195,11 @@ mod tests {
         missing(Missing::Part(Capability::WriteOnce)).narrow(&mut can);
         assert_eq!(can.multipart, Some([Capability::ContentLength].into()));
         missing(Missing::Url(Capability::ContentLength)).narrow(&mut can);
-        assert_eq!(can.multipart, Some([].into()), "nor in parts");
+        assert_eq!(
+            can.multipart,
+            Some([].into()),
+            "the constraint is also missing for multipart uploads"
+        );
         missing(Missing::Parts).narrow(&mut can);
         assert_eq!(can.multipart, None);
     }

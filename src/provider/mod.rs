@@ -110,8 +110,8 @@ pub trait Provider: Send + Sync {
     /// [`Provider::capabilities`] no longer contains a capability that the store failed to enforce.
     fn canary(&self) -> BoxFuture<'_, ConformanceReport> {
         let untried = vec![format!(
-            "everything: Valet has no conformance check for this kind of store ({})",
-            self.name()
+            "Valet has no conformance check for stores of provider {provider}",
+            provider = self.name()
         )];
         Box::pin(std::future::ready(ConformanceReport {
             untried,

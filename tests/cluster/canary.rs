@@ -129,8 +129,8 @@ fn conformance_check_of_conforming_store_passes_and_runs_once() {
         "ChecksumSHA256",
         "ChecksumMD5",
         "PostForm/ContentLengthRange",
-        "expiry, signature and object key of GET",
-        "expiry, signature and object key of a part",
+        "expiry, signature and object key of signed GET requests",
+        "expiry, signature and object key of signed UploadPart requests",
         "Multipart/ContentLength",
         "Multipart/WriteOnce",
     ] {
@@ -253,7 +253,7 @@ fn store_that_accepts_expired_credentials_is_not_ready() {
     assert_eq!(says(&store, "Ready"), "False KeysNotEnforced");
     assert_eq!(t.kstatus(&store), "Failed");
     assert!(
-        message(&store, "Ready").contains("a credential for PUT that has expired (it answered 200)"),
+        message(&store, "Ready").contains("a request (PUT) after the credential has expired, and answers 200"),
         "{store:#}"
     );
     let grant = t.reason("dg/g", "KeysNotEnforced");
@@ -291,7 +291,7 @@ fn conformance_check_without_write_permission_is_not_observable() {
         store["status"]
     );
     assert!(
-        message(&store, "KeysEnforced").contains("allow the credentials to write there"),
+        message(&store, "KeysEnforced").contains("allow the credentials to write under this prefix"),
         "{store:#}"
     );
     t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);

@@ -199,7 +199,7 @@ async fn a_store_that_passes_over_something() {
     // missing.
     assert_eq!(made.missing, []);
     assert!(
-        made.without[0].contains("in/../x the store writes an object outside in/"),
+        made.without[0].contains("writes an object outside this prefix if its object key is in/../x"),
         "{made:?}"
     );
     assert!(!can.post_form.as_ref().unwrap().contains(&Capability::KeyPrefix));
@@ -208,7 +208,10 @@ async fn a_store_that_passes_over_something() {
     assert_eq!(made.missing, [Missing::Url(Capability::ChecksumMD5)]);
     assert!(!can.enforced.contains(&Capability::ChecksumMD5));
     let (made, _) = made_at(front("canary-late", "expiry").url(), "canary-late").await;
-    assert!(made.worthless.is_some_and(|why| why.contains("that has expired")));
+    assert!(
+        made.worthless
+            .is_some_and(|why| why.contains("after the credential has expired"))
+    );
 }
 
 #[tokio::test]

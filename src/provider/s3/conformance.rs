@@ -135,8 +135,8 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
     let put = put(by_sha256(overwrite));
     if let Some(status) = refused {
         trip.found.untried.push(format!(
-            "everything: the store answered {status} to a PUT below {}; allow the credentials to write there, with the encryption that the bucket requires",
-            trip.folder
+            "the conformance check stopped, because the store answered {status} to a PUT request under prefix {folder}/; allow the credentials to write under this prefix, with the encryption that the bucket requires",
+            folder = trip.folder
         ));
         return Ok(());
     }
@@ -167,14 +167,16 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
             .await?;
         trip.binds("GET", "put", &get(), None).await?;
     } else {
-        let why = "signed URLs for GET: the credentials may not read below spec.s3.probeKey";
+        let why = "the conformance check skipped signed URLs for GET, because the credentials are not allowed to read objects under spec.s3.probeKey";
         trip.found.untried.push(why.into());
     }
 
     let (plain, form) = (form(pinned(overwrite)), form(by_sha256(overwrite)));
     if let Err(status) = trip.good("form", &form).await? {
         trip.found.missing.push(Missing::Forms);
-        let why = format!("POST forms: the store answered {status} to a valid form");
+        let why = format!(
+            "the conformance check skipped POST forms, because the store answered {status} to a valid POST form"
+        );
         trip.found.untried.push(why);
         return Ok(());
     }
@@ -203,7 +205,7 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
     if reads {
         trip.below(&form, is_expected).await?;
     } else {
-        let why = "POST forms for a key prefix: without GET the check cannot see which objects were written";
+        let why = "the conformance check skipped POST forms for a prefix, because only GET requests can show which objects the store wrote";
         trip.found.untried.push(why.into());
     }
     Ok(())

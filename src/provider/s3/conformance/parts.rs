@@ -25,7 +25,9 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> R
         constraints: pinned(overwrite),
     };
     if let Err(status) = trip.good(NAME, &put(pinned(overwrite))).await? {
-        let why = format!("multipart uploads: the store answered {status} to a PUT, but accepted another one");
+        let why = format!(
+            "the conformance check skipped multipart uploads, because the store answered {status} to a PUT request for an object that these uploads need"
+        );
         trip.found.untried.push(why);
         return Ok(());
     }
@@ -49,7 +51,7 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> R
     if let Err(why) = bucket.s3.abort_wholly(&request.key, &upload).await {
         let folder = &trip.folder;
         trip.found.left = Some(format!(
-            "the multipart upload of {folder}/{NAME} was not aborted: {why}"
+            "the conformance check could not abort its multipart upload of object key {folder}/{NAME}: {why}"
         ));
     }
     result
@@ -62,14 +64,16 @@ async fn tried(
     upload: &str,
 ) -> Result<(), Unavailable> {
     if let Err(status) = trip.good(NAME, ask).await? {
-        let why = format!("multipart uploads: the store answered {status} to a valid part");
+        let why = format!(
+            "the conformance check skipped multipart uploads, because the store answered {status} to a valid part"
+        );
         trip.found.missing.push(Missing::Parts);
         trip.found.untried.push(why);
         return Ok(());
     }
     let length = Missing::Part(Capability::ContentLength);
     trip.holds(ask, NAME, |r| r.body = LONGER.into(), &[length]).await?;
-    trip.binds("a part", NAME, ask, None).await?;
+    trip.binds("UploadPart", NAME, ask, None).await?;
 
     let key = trip.request(NAME, ask, false)?.key;
     let parts = match bucket.s3.list_parts(&key, upload).await {
@@ -78,7 +82,7 @@ async fn tried(
         _ => Vec::new(),
     };
     if parts.is_empty() {
-        let why = "write-once multipart uploads: the credentials may not list parts (s3:ListMultipartUploadParts)";
+        let why = "the conformance check skipped write-once multipart uploads, because the credentials have no permission s3:ListMultipartUploadParts";
         trip.found.untried.push(why.into());
         return Ok(());
     }
@@ -97,9 +101,10 @@ fn completed(completion: Completion, found: &mut ConformanceReport) -> Result<()
         Completion::Exists => found.held.push(once.name()),
         Completion::Done(_) => found.missing.push(once),
         Completion::Unreachable(why) => return Err(Unavailable(why)),
-        Completion::Gone => found
-            .untried
-            .push(format!("{}: the store lost the upload", once.name())),
+        Completion::Gone => found.untried.push(format!(
+            "{}, because the store no longer has the multipart upload",
+            once.name()
+        )),
         Completion::Refused(why) => found.untried.push(format!("{}: {why}", once.name())),
     }
     Ok(())

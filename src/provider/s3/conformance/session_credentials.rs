@@ -100,7 +100,7 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
     };
     let writer = Holder::new(bucket, trip, &upload, false).await?;
     if !writer.may(Deed::Put, "lent/a").await? {
-        return Ok(Some("credentials for uploads cannot write".into()));
+        return Ok(Some("temporary credentials for uploads cannot write".into()));
     }
     for (deed, name, what) in [
         (Deed::Put, "stray-lent", "write outside their prefix"),
@@ -109,16 +109,15 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
         (Deed::Delete, "lent/a", "delete, although they are for uploads"),
     ] {
         if writer.may(deed, name).await? {
-            return Ok(Some(format!("they can {what}")));
+            return Ok(Some(format!("temporary credentials can {what}")));
         }
     }
     let late = Holder::new(bucket, trip, &upload, true).await?;
     if late.may(Deed::Put, "lent/b").await? {
-        return Ok(Some("they can write after their expiry".into()));
+        return Ok(Some("temporary credentials can write after their expiry".into()));
     }
     if !trip.exists("put").await? {
-        let why =
-            "temporary credentials for downloads: the store's own credentials may not read below spec.s3.probeKey";
+        let why = "the conformance check skipped temporary credentials for downloads, because the store's credentials are not allowed to read objects under spec.s3.probeKey";
         trip.found.untried.push(why.into());
         return Ok(None);
     }
@@ -133,7 +132,7 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
         }
         if trip.exists(escaped).await? {
             return Ok(Some(
-                "they can write outside their prefix with an object key that contains '..'".into(),
+                "temporary credentials can write outside their prefix with an object key that contains '..'".into(),
             ));
         }
     }
@@ -144,7 +143,7 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
     };
     let reader = Holder::new(bucket, trip, &download, false).await?;
     if !reader.may(Deed::Get, "lent/a").await? {
-        return Ok(Some("credentials for downloads cannot read".into()));
+        return Ok(Some("temporary credentials for downloads cannot read".into()));
     }
     for (deed, name, what) in [
         (Deed::Get, "put", "read outside their prefix"),
@@ -153,7 +152,7 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
         (Deed::Delete, "lent/a", "delete, although they are for downloads"),
     ] {
         if reader.may(deed, name).await? {
-            return Ok(Some(format!("they can {what}")));
+            return Ok(Some(format!("temporary credentials can {what}")));
         }
     }
     Ok(None)
