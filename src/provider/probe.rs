@@ -8,7 +8,7 @@
 use futures::future::BoxFuture;
 
 /// The reason why the operator sends only read requests, as the beginning of a sentence.
-pub const ONLY_READ: &str = "the operator sends only read requests to an endpoint that an ObjectStore names, unless the platform team starts it with --tenant-store-requests=All";
+pub const ONLY_READ: &str = "the operator sends only read requests to the endpoint of an ObjectStore; the platform team can allow write requests with --tenant-store-requests=All";
 
 /// An MD5 in base64 that does not match the body of any probe request.
 pub const OTHER_MD5: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
@@ -103,8 +103,8 @@ pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Erro
         if !control.is_accepted(base) {
             return Ok(match by_download(sender).await? {
                 UnsignedHeaders::Unknown(why) => UnsignedHeaders::Unknown(format!(
-                    "the store answered {} to an upload to the probe's object without an unsigned header, and {why}",
-                    told(&control)
+                    "the store answered {status} to a probe upload without unsigned headers, and {why}",
+                    status = told(&control)
                 )),
                 shown => shown,
             });
@@ -125,7 +125,7 @@ pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Erro
         // has no wrong MD5, so only the unsigned header can cause an error.
     }
     Ok(UnsignedHeaders::Unknown(
-        "the store gave the same answer with and without an unsigned header".into(),
+        "the store gave the same answer to probe requests with and without an unsigned header".into(),
     ))
 }
 
@@ -139,8 +139,8 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
     let control = sender.send(base, Variant::Plain).await?;
     if !control.is_accepted(base) {
         return Ok(UnsignedHeaders::Unknown(format!(
-            "the store answered {} to a download of the probe's object without an unsigned header",
-            told(&control)
+            "the store answered {status} to a probe download without unsigned headers",
+            status = told(&control)
         )));
     }
     let marked = sender.send(base, Variant::Marked).await?;
@@ -161,8 +161,8 @@ async fn refused<S: Sender>(
 ) -> Result<UnsignedHeaders, S::Error> {
     let unclear = |said: &Said| {
         UnsignedHeaders::Unknown(format!(
-            "the store's answer to an unsigned header can have another cause ({})",
-            told(said)
+            "the store answered {status} to a probe request, but this answer can have a cause other than the unsigned header",
+            status = told(said)
         ))
     };
     if !first.is_refused() {
@@ -205,12 +205,14 @@ pub fn write_once(answers: &[Said]) -> WriteOnce {
         // The status 412 means that the store refused the upload, because an earlier upload of the probe had written
         // the object.
         (412, _) => WriteOnce::Enforced,
-        (501 | 405, _) => WriteOnce::Missing(format!("the store answers {} to a write-once upload", told(last))),
-        (400, _) => WriteOnce::Missing(format!("the store refuses a write-once upload ({})", told(last))),
-        (200..=299, 3..) => WriteOnce::Missing("the store replaces an existing object in a write-once upload".into()),
+        (501 | 405 | 400, _) => WriteOnce::Missing(format!(
+            "the store answers {status} to a write-once upload",
+            status = told(last)
+        )),
+        (200..=299, 3..) => WriteOnce::Missing("a write-once upload replaced an existing object in the store".into()),
         _ => WriteOnce::Unknown(format!(
-            "the store answered {} to a write-once upload below the probe's object key",
-            told(last)
+            "the store answered {status} to a write-once upload of the probe",
+            status = told(last)
         )),
     }
 }
@@ -219,10 +221,10 @@ pub fn write_once(answers: &[Said]) -> WriteOnce {
 pub fn remark(found: &Option<WriteOnce>) -> Option<String> {
     match found {
         Some(WriteOnce::Missing(why)) => Some(format!(
-            "the store has no WriteOnce ({why}), so upload grants need spec.constraints.overwrite: Allow"
+            "upload grants must set spec.constraints.overwrite: Allow, because the store does not support write-once uploads: {why}"
         )),
         Some(WriteOnce::Unknown(why)) => Some(format!(
-            "it is not known whether the store has WriteOnce ({why}); until then upload grants need spec.constraints.overwrite: Allow"
+            "upload grants must set spec.constraints.overwrite: Allow until a probe shows that the store supports write-once uploads: {why}"
         )),
         Some(WriteOnce::Enforced) | None => None,
     }

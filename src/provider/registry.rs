@@ -55,7 +55,7 @@ pub fn settings(store: &impl Store) -> Result<Settings, (Reason, String)> {
         Some(place) => Ok(Settings(place)),
         None => Err((
             Reason::InvalidStore,
-            "the store must have exactly one provider: set one of spec.s3, spec.azureBlob and spec.gcs".into(),
+            "the store must have exactly one provider; set spec.s3, spec.azureBlob or spec.gcs".into(),
         )),
     }
 }
@@ -177,11 +177,15 @@ impl Settings {
     /// sentence.
     pub fn wanted_in_environment(&self) -> &'static str {
         match &self.0 {
-            ProviderConfig::S3(_) => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-            ProviderConfig::AzureBlob(_) => {
-                "set AZURE_STORAGE_KEY, or AZURE_FEDERATED_TOKEN_FILE, AZURE_TENANT_ID and AZURE_CLIENT_ID"
+            ProviderConfig::S3(_) => {
+                "set the environment variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or set AWS_PROFILE"
             }
-            ProviderConfig::Gcs(_) => "set GOOGLE_APPLICATION_CREDENTIALS to the file with a service account key",
+            ProviderConfig::AzureBlob(_) => {
+                "set the environment variable AZURE_STORAGE_KEY, or set AZURE_FEDERATED_TOKEN_FILE, AZURE_TENANT_ID and AZURE_CLIENT_ID"
+            }
+            ProviderConfig::Gcs(_) => {
+                "set the environment variable GOOGLE_APPLICATION_CREDENTIALS to the path of a service account key file"
+            }
         }
     }
 }
@@ -206,17 +210,17 @@ impl Account {
                 .as_ref()?
                 .assume_role
                 .as_ref()
-                .map(|_| "the store signs with an STS session for each grant (spec.s3.credentials.assumeRole)"),
+                .map(|_| "spec.s3.credentials.assumeRole is set, so signing needs a request to STS"),
             Kind::AzureBlob(_, azure::Credentials::Identity(_)) => Some(
-                "there is no account key (AZURE_STORAGE_KEY), and an identity signs with a user delegation key from Azure Storage",
+                "AZURE_STORAGE_KEY is not set, so signing needs a request to Azure Storage for a user delegation key",
             ),
             Kind::AzureBlob(..) | Kind::Gcs(_, gcs::Source::Unusable(_)) => None,
             Kind::Gcs(store, _) if store.credentials.as_ref().is_some_and(|c| c.sign_as.is_some()) => {
-                Some("the store signs with Google's IAM (spec.gcs.credentials.signAs)")
+                Some("spec.gcs.credentials.signAs is set, so signing needs a request to Google IAM")
             }
             Kind::Gcs(_, gcs::Source::Key(_)) => None,
             Kind::Gcs(..) => Some(
-                "there is no service account key (GOOGLE_APPLICATION_CREDENTIALS), and an identity signs with Google's IAM",
+                "GOOGLE_APPLICATION_CREDENTIALS names no service account key file, so signing needs a request to Google IAM",
             ),
         }
     }

@@ -73,7 +73,7 @@ const PROBE_KEY: &str = "valet-probe";
 const LONGEST_CHAINED: i64 = 3600;
 
 /// The message for a store with `assumeRole` whose STS endpoint was chosen by a tenant.
-const NO_STS: &str = "assumeRole sends requests to STS at an endpoint that this ObjectStore names, but the operator sends only read requests to such endpoints; ask the platform team to start the operator with --tenant-store-requests=All, or remove spec.s3.credentials.assumeRole";
+const NO_STS: &str = "spec.s3.credentials.assumeRole needs requests to STS, but the operator sends only read requests to the endpoint of an ObjectStore; remove assumeRole, or ask the platform team to set --tenant-store-requests=All";
 
 /// An S3 bucket and the credentials that sign for it.
 pub struct S3 {
@@ -250,14 +250,17 @@ impl S3 {
             // The same credentials can read the object with GET. The likely reason is a proxy in front of the store
             // that blocks HEAD requests.
             Ok(_) => ObjectFact::Unreachable(
-                "the store refused HEAD with 403 but allowed GET with the same credentials; check proxies and firewalls between the operator and the store".into(),
+                "the store refused a HEAD request with 403 but allowed a GET request with the same credentials; check proxies and firewalls between the operator and the store".into(),
             ),
         }
     }
 
     /// Returns the message for a refusal that clock skew causes or can cause. Returns `None` for other refusals.
     fn clock_trouble<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> Option<String> {
-        let said = || "the store says that the request's time is wrong; synchronize the clocks (NTP)".to_owned();
+        let said = || {
+            "the store rejected the time of the request; synchronize the clocks of the operator and the store (NTP)"
+                .to_owned()
+        };
         self.clock.trouble().or_else(|| is_of_a_clock(error).then(said))
     }
 
@@ -308,11 +311,13 @@ impl S3 {
             // The session changed after Valet decided to sign. The next reconcile uses the expiry of the new
             // session.
             return Err(SignError::Refused(
-                "the store's credentials changed and now expire before the requested expiry".into(),
+                "the store's credentials were replaced, and the new credentials expire before the requested expiry"
+                    .into(),
             ));
         }
         let seconds = u64::try_from(lifetime.seconds()).ok().filter(|s| *s > 0);
-        let seconds = seconds.ok_or_else(|| SignError::Refused("the expiry is not after the start time".into()))?;
+        let seconds = seconds
+            .ok_or_else(|| SignError::Refused("the expiry of the credential is not after its start time".into()))?;
         let presigning = PresigningConfig::builder()
             .start_time(SystemTime::from(lifetime.issued_at))
             .expires_in(Duration::from_secs(seconds))
@@ -335,7 +340,7 @@ impl S3 {
             ask if ask.is_for_credentials() => {
                 if session.sts.is_none() {
                     // Valet never gives the store's own credentials to a client.
-                    let why = "the store has no assumeRole, so Valet cannot issue temporary credentials";
+                    let why = "spec.s3.credentials.assumeRole is not set in the store, so Valet cannot issue temporary credentials";
                     return Err(SignError::Refused(why.into()));
                 }
                 let place = session_credentials::BucketLocation {
@@ -371,8 +376,9 @@ impl S3 {
                     }));
                 }
                 UploadMode::Resumable | UploadMode::Credentials => {
-                    let why = "S3 stores do not support this upload mode";
-                    return Err(SignError::Refused(why.into()));
+                    let mode = mode.as_str();
+                    let why = format!("spec.mode: S3 stores do not support upload mode {mode}");
+                    return Err(SignError::Refused(why));
                 }
             },
             Ask::Download { version, response, .. } => {

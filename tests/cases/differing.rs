@@ -55,7 +55,7 @@ fn write_once_grant_is_refused_by_a_store_that_answers_501_to_conditions() {
         "{store}"
     );
     assert!(
-        said.contains("the store has no WriteOnce") && said.contains("501"),
+        said.contains("the store does not support write-once uploads") && said.contains("501"),
         "{said}"
     );
     // The test of unsigned headers uses no condition, so it has a result on this store.
@@ -118,7 +118,7 @@ fn upload_without_a_checksum_is_refused_by_a_store_with_object_lock() {
     // The credentials may write, and no message claims otherwise.
     let status = store["status"].to_string();
     assert!(
-        !status.contains("may not write") && !status.contains("allow the credentials to write"),
+        !status.contains("not allowed to write") && !status.contains("allow the credentials to write"),
         "{status}"
     );
 }

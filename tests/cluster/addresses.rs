@@ -148,7 +148,7 @@ fn store_without_credentials_uses_default_provider_chain() {
     let message = crate::world::condition(&grant, "Ready").unwrap()["message"]
         .as_str()
         .unwrap();
-    assert!(message.contains("default credentials chain"), "{message}");
+    assert!(message.contains("default AWS credentials chain"), "{message}");
     drop(without);
 
     let options = OperatorOptions {

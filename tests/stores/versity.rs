@@ -234,7 +234,10 @@ fn web_identity_on_versitygw() {
     t.apply(&[store.clone()]);
     let refused = t.reason("ostore/own", "CredentialsInvalid");
     let said = condition(&refused, "Ready").unwrap()["message"].as_str().unwrap();
-    assert!(said.contains("the provider answered with an error"), "{said}");
+    assert!(
+        said.contains("the credentials provider answered with an error"),
+        "{said}"
+    );
 
     // This STS, like Amazon's, gives a session of one hour for a token of 15 minutes.
     identity.issue_to("valet", 15);

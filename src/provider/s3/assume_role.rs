@@ -56,14 +56,14 @@ pub async fn credentials(
         .map_err(|e| denied(&e))?;
     let given = answer.credentials.ok_or_else(|| SignError::Credentials {
         reason: Reason::CredentialsInvalid,
-        message: "STS answered without credentials; check that spec.s3.credentials.assumeRole.endpoint is an STS"
+        message: "the answer of STS contains no credentials; check that spec.s3.credentials.assumeRole.endpoint is an STS endpoint"
             .into(),
     })?;
     let parts = [&given.access_key_id, &given.secret_access_key, &given.session_token];
     if !parts.into_iter().all(|part| is_credential(part)) {
         return Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
-            message: "STS answered with invalid credentials: a value is empty, too long, or contains blanks or line breaks; check that spec.s3.credentials.assumeRole.endpoint is an STS".into(),
+            message: "the answer of STS contains invalid credentials (a value is empty, too long, or contains spaces or line breaks); check that spec.s3.credentials.assumeRole.endpoint is an STS endpoint".into(),
         });
     }
     let end = Timestamp::from_second(given.expiration.secs()).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -71,7 +71,7 @@ pub async fn credentials(
         return Err(SignError::Credentials {
             reason: Reason::CredentialsInvalid,
             message: format!(
-                "STS created a session that expires at {end}, before the requested expiry; lower spec.s3.credentials.assumeRole.durationSeconds to a value that the role allows"
+                "STS created a session that expires at {end}, before the requested expiry; reduce spec.s3.credentials.assumeRole.durationSeconds to a duration that the role allows"
             ),
         });
     }
@@ -98,7 +98,7 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     // form of them.
     if let Some(wild) = key.chars().find(|c| matches!(c, '*' | '?' | '$')) {
         return Err(SignError::Impossible(format!(
-            "spec.key contains '{wild}', which in a session policy would also match other object keys; use an object key without it on a store with assumeRole"
+            "spec.key contains '{wild}', but '{wild}' is a wildcard or variable in the session policies of a store with assumeRole; use an object key without '{wild}'"
         )));
     }
     // A role ARN has the form `arn:PARTITION:iam::...`.
@@ -159,7 +159,7 @@ fn policy(role: &AssumeRole, bucket: &str, request: &SigningRequest) -> Result<S
     let length = policy.chars().count();
     if length > LONGEST_POLICY {
         return Err(SignError::Impossible(format!(
-            "spec.key is too long: its session policy has {length} characters, but STS accepts at most {LONGEST_POLICY}; use a shorter object key on a store with assumeRole"
+            "spec.key is too long for a store with assumeRole: the session policy has {length} characters, but STS accepts at most {LONGEST_POLICY}; use a shorter object key"
         )));
     }
     Ok(policy)
@@ -219,12 +219,12 @@ fn denied<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErro
     let (reason, message) = match code {
         Some("ExpiredToken" | "ExpiredTokenException") => (
             Reason::CredentialsExpired,
-            "the credentials that assume the role have expired; renew them".to_owned(),
+            "the credentials that assume the role have expired; renew these credentials".to_owned(),
         ),
         Some(code) => (
             Reason::CredentialsRefused,
             format!(
-                "STS did not allow the credentials to assume the role ({code}); check spec.s3.credentials.assumeRole and the role's trust policy, maximum session duration and external ID"
+                "STS refused to assume the role (code {code}); check spec.s3.credentials.assumeRole, and the trust policy, external ID and maximum session duration of the role"
             ),
         ),
         None => (

@@ -56,12 +56,14 @@ pub fn of(role: Option<&AssumeRole>) -> Capabilities {
         max_key_bytes: MAX_KEY_BYTES,
         revocation: match role {
             Some(AssumeRole { role_arn: Some(_), .. }) => {
-                "revoke the active sessions of the role that signed, which also ends all other credentials from these sessions"
+                "revoke the active sessions of the role that signed the credential; all other credentials from these sessions also stop working"
             }
             Some(_) => {
-                "disable the access key that assumes the role, which also ends all other credentials from its sessions"
+                "disable the access key that assumes the role; all other credentials from sessions of this access key also stop working"
             }
-            None => "disable the access key that signed, which also ends all other credentials that it signed",
+            None => {
+                "disable the access key that signed the credential; all other credentials of this access key also stop working"
+            }
         },
     }
 }

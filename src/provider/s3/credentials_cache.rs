@@ -193,9 +193,9 @@ impl Sessions {
                 Ok(session)
             }
             (Err(e), Some(alive)) => {
+                let cause = kind_of(&e);
                 tracing::warn!(
-                    "could not fetch fresh credentials ({}); continuing with the current ones",
-                    kind_of(&e)
+                    "Valet could not fetch new credentials of the store and uses the current credentials: {cause}"
                 );
                 Ok(alive)
             }
@@ -205,8 +205,8 @@ impl Sessions {
                 let failure = SignError::Credentials {
                     reason: Reason::CredentialsInvalid,
                     message: format!(
-                        "the operator's default credentials chain returned no credentials ({}); set spec.s3.credentials.secretRef, or give the operator's service account a role",
-                        kind_of(&e)
+                        "the default AWS credentials chain of the operator returned no credentials ({cause}); set spec.s3.credentials.secretRef, or give the operator's service account an IAM role",
+                        cause = kind_of(&e)
                     ),
                 };
                 slot.failed = Some(failure.clone());
@@ -219,10 +219,10 @@ impl Sessions {
 fn kind_of(error: &CredentialsError) -> &'static str {
     use CredentialsError as E;
     match error {
-        E::CredentialsNotLoaded(_) => "no provider has credentials",
-        E::ProviderTimedOut(_) => "the provider did not answer in time",
-        E::InvalidConfiguration(_) => "the provider's configuration is invalid",
-        E::ProviderError(_) => "the provider answered with an error",
+        E::CredentialsNotLoaded(_) => "no credentials provider has credentials",
+        E::ProviderTimedOut(_) => "the credentials provider did not answer in time",
+        E::InvalidConfiguration(_) => "the credentials provider's configuration is invalid",
+        E::ProviderError(_) => "the credentials provider answered with an error",
         _ => "unknown error",
     }
 }
@@ -401,7 +401,7 @@ mod tests {
         assert_eq!(
             asked.load(Ordering::SeqCst),
             3,
-            "a failure is reported again without a new attempt"
+            "the second call must report the same failure without a new request for credentials"
         );
     }
 }

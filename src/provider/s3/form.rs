@@ -29,7 +29,8 @@ pub async fn action(client: &Client, bucket: &str, presigning: PresigningConfig)
     let url = url.uri().split('?').next().and_then(|path| path.strip_suffix(OBJECT));
     let url = url.ok_or_else(|| {
         SignError::Refused(
-            "the bucket's URL could not be built; check the store's bucket, region and endpoint".into(),
+            "the URL of the bucket could not be built; check spec.s3.bucket, spec.s3.region and spec.s3.endpoint"
+                .into(),
         )
     })?;
     // If the bucket name is part of the host name, the URL has no path. The function then adds `/`, because a URL
@@ -72,12 +73,12 @@ pub fn sign(
         // Valet does not support an MD5 in a form. Amazon documents a form field for the MD5, but versitygw ignores
         // this field and MinIO accepts wrong values in it.
         return Err(SignError::Refused(
-            "a POST form can enforce a SHA-256 checksum, but not an MD5 checksum".into(),
+            "spec.constraints.checksumMD5: a POST form cannot enforce an MD5 checksum; use checksumSHA256".into(),
         ));
     }
     if target.key.contains(FILE_NAME) {
         return Err(SignError::Refused(format!(
-            "the object key of a POST form may not contain {FILE_NAME}, because stores replace it"
+            "spec.key: the object key of a POST form is not allowed to contain {FILE_NAME}, because stores replace this text with the file name"
         )));
     }
     let range = match (content_length, content_length_range) {
@@ -89,13 +90,14 @@ pub fn sign(
         (Some(n), None) => LengthRange { min: *n, max: *n },
         (Some(_), Some(_)) => {
             return Err(SignError::Refused(
-                "contentLength and contentLengthRange exclude each other; set only one".into(),
+                "spec.constraints: contentLength and contentLengthRange are both set; remove one of these fields"
+                    .into(),
             ));
         }
     };
     if range.max > MAX_PUT_BYTES {
         return Err(SignError::Refused(format!(
-            "a POST form can upload at most {MAX_PUT_BYTES} bytes"
+            "a POST form can upload at most {MAX_PUT_BYTES} bytes; reduce the size in spec.constraints"
         )));
     }
 
@@ -374,11 +376,11 @@ mod tests {
             checksum_md5: Some("XUFAKrxLKna5cZ2REBfFkg==".into()),
             ..replaceable()
         };
-        assert!(refused("a", summed).contains("not an MD5 checksum"));
+        assert!(refused("a", summed).contains("cannot enforce an MD5 checksum"));
         let both = UploadConstraints {
             content_length: Some(1),
             ..large
         };
-        assert!(refused("a", both).contains("exclude"));
+        assert!(refused("a", both).contains("are both set"));
     }
 }

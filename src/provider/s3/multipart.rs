@@ -51,8 +51,8 @@ const PARTS_A_PAGE: i32 = 500;
 async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
     tokio::time::timeout(SEVERAL_TIMEOUT, work).await.map_err(|_| {
         format!(
-            "the store is too slow: the operation did not finish within {} s",
-            SEVERAL_TIMEOUT.as_secs()
+            "the store is too slow; the requests for the multipart upload did not finish within {seconds} s",
+            seconds = SEVERAL_TIMEOUT.as_secs()
         )
     })
 }
@@ -72,7 +72,11 @@ pub async fn parts(
         .ask
         .parts()
         .filter(|parts| parts.count() <= MAX_PARTS)
-        .ok_or_else(|| SignError::Refused("the upload has too many parts, or their number is unknown".into()))?;
+        .ok_or_else(|| {
+            SignError::Refused(format!(
+                "the multipart upload has more than {MAX_PARTS} parts, or an unknown number of parts"
+            ))
+        })?;
     let mut signed = Vec::new();
     for part in parts.all() {
         let presigned = client
@@ -141,7 +145,9 @@ impl S3 {
     /// Initiates a multipart upload for a grant or for a conformance check.
     pub(super) async fn begin_upload(&self, request: &SigningRequest) -> Result<String, SignError> {
         let Ask::Upload { constraints, .. } = &request.ask else {
-            return Err(SignError::Refused("a download cannot be a multipart upload".into()));
+            return Err(SignError::Refused(
+                "a DownloadGrant cannot initiate a multipart upload".into(),
+            ));
         };
         self.must_change()?;
         let session = self.session().await?;
@@ -203,7 +209,9 @@ impl S3 {
                 None => return UploadFact::Open(arrived),
             }
         }
-        UploadFact::Unreachable("the store's list of the uploaded parts does not end".into())
+        UploadFact::Unreachable(format!(
+            "the store's list of the uploaded parts is longer than {MOST_PAGES} pages, and Valet reads no more pages"
+        ))
     }
 
     pub(super) async fn complete_upload(&self, key: &ObjectKey, assembly: &Assembly) -> Completion {
@@ -284,8 +292,8 @@ impl S3 {
         // "AbortMultipartUpload"). Therefore Valet lists the parts after the abort.
         match self.list_parts(key, upload).await {
             UploadFact::Open(parts) => Err(format!(
-                "the store still has the multipart upload after the abort, with {} parts",
-                parts.len()
+                "the store still has the multipart upload with {count} parts after Valet aborted this upload",
+                count = parts.len()
             )),
             _ => Ok(()),
         }
@@ -377,10 +385,10 @@ fn code<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Option<&str> {
 fn refusal<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, right: &str) -> String {
     match (status(error), code(error)) {
         (Some(401 | 403), code) => format!(
-            "the store refuses the request with these credentials ({}); they need {right}",
-            code.unwrap_or("403")
+            "the store refuses the request (code {code}); give the store's credentials the permission {right}",
+            code = code.unwrap_or("403")
         ),
-        (Some(400..=499), Some(code)) => format!("the store refuses the request ({code})"),
+        (Some(400..=499), Some(code)) => format!("the store refuses the request (code {code})"),
         _ => unreachable(error),
     }
 }
@@ -423,13 +431,15 @@ fn not_completed<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &
         (Some(412), _) | (_, Some("PreconditionFailed")) => Completion::Exists,
         // The status 409 means that a different client is writing the same object.
         (Some(409), _) => {
-            Completion::Unreachable("the store is busy with another request for the same object".into())
+            Completion::Unreachable("the store is still processing another request for the same object key".into())
         }
         (_, Some("InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout" | "OperationAborted")) => {
             Completion::Unreachable(unreachable(error))
         }
         (Some(401 | 403), _) | (Some(400..=499), Some(_)) => Completion::Refused(refusal(error, "s3:PutObject")),
-        (Some(200), Some(code)) => Completion::Refused(format!("the store could not complete the upload ({code})")),
+        (Some(200), Some(code)) => Completion::Refused(format!(
+            "the store could not complete the multipart upload (code {code})"
+        )),
         _ => Completion::Unreachable(unreachable(error)),
     }
 }

@@ -91,7 +91,7 @@ impl S3 {
         let mut remarks: Vec<_> = remark(&lock(&self.write_once)).into_iter().collect();
         if self.wants_checksums() {
             remarks.push(
-                "the bucket has Object Lock with a default retention and accepts only uploads with a checksum, so upload grants need spec.constraints.checksumSHA256 or checksumMD5"
+                "upload grants must set spec.constraints.checksumSHA256 or checksumMD5, because the bucket has Object Lock with a default retention and accepts only uploads with a checksum"
                     .to_owned(),
             );
         }
@@ -136,15 +136,15 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
     match (status, code) {
         (_, "NoSuchBucket") => broken(
             Reason::BucketNotFound,
-            format!("the store has no bucket {bucket}; create it, or correct spec.s3.bucket"),
+            format!("the store has no bucket {bucket}; create this bucket, or correct spec.s3.bucket"),
         ),
         (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "InvalidClientTokenId") => broken(
             Reason::CredentialsRefused,
-            format!("the store does not accept the credentials ({code}); correct the Secret that spec.s3.credentials names"),
+            format!("the store does not accept the credentials (code {code}); correct the Secret in spec.s3.credentials.secretRef"),
         ),
         (_, "ExpiredToken" | "ExpiredTokenException") => broken(
             Reason::CredentialsExpired,
-            "the store says that the credentials have expired; renew them".into(),
+            "the store rejects the credentials because they have expired; renew the credentials".into(),
         ),
         (_, "RequestTimeTooSkewed") => broken(
             Reason::ClockSkewed,
@@ -153,7 +153,7 @@ fn finding<E: std::error::Error + ProvideErrorMetadata + 'static>(error: &SdkErr
         (_, "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException")
         | (Some(301 | 307), _) => broken(
             Reason::RegionMismatch,
-            "the bucket is not in spec.s3.region or not at spec.s3.endpoint; correct these fields".into(),
+            "the bucket is not in the region of spec.s3.region or not at spec.s3.endpoint; correct these two fields".into(),
         ),
         // Either the object does not exist, or the credentials are not allowed to read it. In both cases the bucket,
         // the region and the credentials are correct.

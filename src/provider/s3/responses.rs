@@ -49,7 +49,8 @@ pub fn refused<E>(error: &SdkError<E>) -> SignError {
     // it would contain the request.
     SignError::Refused(match error {
         SdkError::ConstructionFailure(_) => {
-            "the request could not be built; check the store's bucket, region and endpoint".into()
+            "the request to the store could not be built; check spec.s3.bucket, spec.s3.region and spec.s3.endpoint"
+                .into()
         }
         _ => "the request could not be signed".into(),
     })
@@ -160,7 +161,9 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
         return why.into();
     }
     if causes(error).any(|e| e.is::<LengthLimitError>()) {
-        return format!("the answer has more than {MAX_ANSWER} bytes; check that the endpoint is an object store");
+        return format!(
+            "the server's answer has more than {MAX_ANSWER} bytes; check that the endpoint is an object store"
+        );
     }
     let hyper = causes(error).find_map(|e| e.downcast_ref::<hyper::Error>());
     if hyper.is_some_and(hyper::Error::is_parse_too_large) {
@@ -169,18 +172,19 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     let seconds = LOOK_TIMEOUT.as_secs();
     match (error.raw_response().map(|r| r.status().as_u16()), error) {
         (Some(status @ (301 | 307 | 400)), _) => {
-            format!("the store answered {status}; check the store's region, endpoint and addressingStyle")
+            format!("the store answered {status}; check spec.s3.region, spec.s3.endpoint and spec.s3.addressingStyle")
         }
         (Some(status), _) => format!("the store answered {status}"),
         (None, SdkError::TimeoutError(_)) => format!("no answer within {seconds} s"),
         (None, SdkError::DispatchFailure(f)) if f.is_timeout() => format!("no connection within {seconds} s"),
         (None, SdkError::DispatchFailure(f)) if f.is_io() => {
-            "the connection failed (connection refused or reset, or unknown host)".into()
+            "the connection to the server failed (connection refused or reset, or unknown host)".into()
         }
         (None, SdkError::DispatchFailure(_)) => {
-            "the request could not be sent; check the endpoint and its TLS certificate".into()
+            "the request to the store could not be sent; check the endpoint and the TLS certificate of the endpoint"
+                .into()
         }
-        (None, _) => "the answer is not a valid S3 answer".into(),
+        (None, _) => "the server's answer is not a valid S3 answer; check that the endpoint is an S3 store".into(),
     }
 }
 

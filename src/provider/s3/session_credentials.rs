@@ -45,7 +45,9 @@ pub async fn amazons_endpoint(region: &str, bucket: &str) -> Result<String, Sign
     let address = form::action(&client, bucket, presigning).await?;
     let endpoint = address.expose().strip_suffix(&format!("/{bucket}"));
     let endpoint = endpoint.ok_or_else(|| {
-        SignError::Refused("the region's endpoint could not be determined; check spec.s3.region".into())
+        SignError::Refused(format!(
+            "Valet could not determine the S3 endpoint of region {region}; check spec.s3.region"
+        ))
     })?;
     Ok(endpoint.to_owned())
 }

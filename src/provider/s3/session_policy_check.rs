@@ -66,16 +66,16 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
         (Err(e), _) | (_, Err(e)) => return Shown::Untried(e),
     };
     match (own, other) {
-        (_, Written::Allowed) => Shown::More("the sessions from spec.s3.credentials.assumeRole can do more than their session policy allows, so their credentials are not limited to a grant; use an STS that enforces session policies, or remove assumeRole".to_owned()),
+        (_, Written::Allowed) => Shown::More("spec.s3.credentials.assumeRole: the store does not enforce session policies, so credentials are not limited to one grant; use a store that enforces session policies, or remove assumeRole".to_owned()),
         (Written::Allowed, Written::Denied) => {
             s3.confined.store(true, Ordering::Relaxed);
             Shown::Confined
         }
         (Written::Denied, _) => Shown::Untried(unclear(&format!(
-            "the session may not write object key {own_key}, which its policy allows; allow the role to write there"
+            "the role in spec.s3.credentials.assumeRole is not allowed to write object key {own_key}; allow the role to write this object key"
         ))),
         (Written::Unclear(status), _) | (_, Written::Unclear(status)) => Shown::Untried(unclear(&format!(
-            "the store answered {status} to an upload with a session"
+            "the store answered {status} to a probe upload with temporary credentials"
         ))),
     }
 }
@@ -107,8 +107,8 @@ async fn write(s3: &S3, client: &Client, key: &str) -> Result<Written, SignError
         _ => Err(SignError::Credentials {
             reason: Reason::StoreUnreachable,
             message: format!(
-                "it is not known whether the store enforces session policies, because the store does not answer: {}",
-                unreachable(&e)
+                "it is not known whether the store enforces session policies, because the store does not answer: {why}",
+                why = unreachable(&e)
             ),
         }),
     }

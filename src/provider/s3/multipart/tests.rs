@@ -67,7 +67,7 @@ async fn how_a_completion_went() {
     let done = "<CompleteMultipartUploadResult><ETag>\"e-1\"</ETag></CompleteMultipartUploadResult>";
     let went = async |status, body| answering(status, body).complete_upload(&key(), &assembly).await;
     let Completion::Done(object) = went("200 OK", done).await else {
-        panic!("it was done");
+        panic!("the store must complete the multipart upload");
     };
     assert_eq!((object.size, object.e_tag.as_deref()), (Some(3), Some("\"e-1\"")));
     for (status, code, expected) in [
@@ -145,7 +145,7 @@ async fn uploads_of_one_key() {
                   <Upload><Key>a/b</Key><UploadId>2</UploadId><Initiated>2026-01-02T03:04:05Z</Initiated></Upload></ListMultipartUploadsResult>";
     // This answer is not valid for ListParts. Valet does not abort an upload whose parts it cannot list.
     let UploadsFact::Listed { uploads, .. } = answering("200 OK", listed).list_uploads(&key()).await else {
-        panic!("it answered");
+        panic!("the store must list the multipart uploads");
     };
     assert_eq!(uploads.len(), 1);
     assert_eq!((uploads[0].id.as_str(), uploads[0].has_parts), ("2", true));

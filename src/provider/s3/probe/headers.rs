@@ -51,7 +51,7 @@ impl S3 {
     async fn try_headers_at(&self, client: &Client, own: String) -> Result<(UnsignedHeaders, bool), String> {
         let key = self.probe_key();
         let Some(urls) = Urls::new(client, &self.store.bucket, &own).await else {
-            let why = "the requests of the probe could not be signed".into();
+            let why = "Valet could not sign the requests of the probe".into();
             return Ok((UnsignedHeaders::Unknown(why), false));
         };
         let probe = Probe {
