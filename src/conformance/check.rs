@@ -178,12 +178,8 @@ impl<'a, H: Transport> Checker<'a, H> {
         let all: [(&str, bool, Option<Tamper>); 4] = [
             ("after the credential has expired", true, Some(|_| {})),
             ("with a wrong signature", false, Some(H::forge)),
-            (
-                "for an object key that was not signed",
-                false,
-                Some(PreparedRequest::stray),
-            ),
-            ("with a method that was not signed", false, other_verb),
+            ("for an unsigned object key", false, Some(PreparedRequest::stray)),
+            ("with an unsigned method", false, other_verb),
         ];
         for (what, is_over, bend) in all {
             let Some(bend) = bend else { continue };
@@ -192,7 +188,7 @@ impl<'a, H: Transport> Checker<'a, H> {
             // object.
             if is_taken(status) || status == 404 {
                 let why = format!(
-                    "the store accepts a request ({verb}) {what}, and answers {status}; credentials for this store do not limit access"
+                    "the store accepts a request ({verb}) {what}, and answers status {status}; credentials for this store do not limit access"
                 );
                 self.found.worthless.get_or_insert(why);
             }
@@ -231,7 +227,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         self.wrote(&inside(FILE_NAME));
         if let Err(status) = self.good(&inside(""), ask).await? {
             return Ok(Err(format!(
-                "the store answered {status} to a POST form for prefix in/"
+                "the store answered status {status} to a POST form for prefix 'in/'"
             )));
         }
         if !self.exists(&inside(FILE)).await? {
@@ -243,7 +239,7 @@ impl<'a, H: Transport> Checker<'a, H> {
         for key in ["in-2/x", "in", "IN/x"] {
             if is_taken(self.try_below(ask, key, FILE).await?) {
                 return Ok(Err(format!(
-                    "the store accepts object key {key} in a POST form that allows only prefix in/"
+                    "the store accepts object key '{key}' in a POST form that allows only prefix 'in/'"
                 )));
             }
         }
@@ -257,7 +253,7 @@ impl<'a, H: Transport> Checker<'a, H> {
             self.try_below(ask, &key.replace("{}", &escaped), FILE).await?;
             if self.exists(&escaped).await? {
                 return Ok(Err(format!(
-                    "a POST form for prefix in/ writes an object outside this prefix if its object key is {key}",
+                    "a POST form for prefix 'in/' writes an object outside this prefix if the form has object key '{key}'",
                     key = key.replace("{}", "x")
                 )));
             }
@@ -271,12 +267,13 @@ impl<'a, H: Transport> Checker<'a, H> {
         }
         if self.exists(escaped).await? {
             return Ok(Err(
-                "a POST form for prefix in/ writes an object outside this prefix if the file name is ../x".into(),
+                "a POST form for prefix 'in/' writes an object outside this prefix if the form has file name '../x'"
+                    .into(),
             ));
         }
         Ok(match is_taken(self.try_below(ask, "in/a/b", FILE).await?) {
             true => Ok(()),
-            false => Err("the store refuses object key in/a/b in a POST form for prefix in/".into()),
+            false => Err("the store refuses object key 'in/a/b' in a POST form for prefix 'in/'".into()),
         })
     }
 

@@ -260,7 +260,7 @@ impl ProbeCache {
             .await
             .unwrap_or_else(|_| ConformanceReport {
                 untried: vec![format!(
-                    "everything: the check took longer than {} s",
+                    "the conformance check did not finish within {} s",
                     CANARY_TIMEOUT.as_secs()
                 )],
                 interrupted: true,

@@ -241,7 +241,7 @@ pub fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
     })?;
     Some(match said {
         said if said.starts_with("unknownissuer") => {
-            "the server's TLS certificate is from an unknown authority; to trust this authority, add its certificate to the chart value caBundle, or to the file in SSL_CERT_FILE"
+            "the server's TLS certificate is from an unknown authority; to trust this authority, add the authority's certificate to the chart value caBundle or to the file in SSL_CERT_FILE"
         }
         said if said.contains("expired") => "the server's TLS certificate has expired; renew the certificate",
         said if said.contains("not valid for name") || said.starts_with("notvalidforname") => {

@@ -57,19 +57,13 @@ pub struct EgressDenied {
 impl fmt::Display for EgressDenied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, class } = self;
-        match class {
-            Some(class) => write!(
-                f,
-                "an ObjectStore is not allowed to use endpoint host {host}, because {class}"
-            )?,
-            // For a name, the message contains neither the address nor its kind. Otherwise a tenant could use the
-            // operator to resolve internal names.
-            None => write!(
-                f,
-                "an ObjectStore is not allowed to use endpoint host {host}, because of the address that this name resolves to"
-            )?,
-        }
-        f.write_str("; use a public endpoint, or ask the platform team to allow the address (--allow-private-endpoints, --deny-endpoints) or to create a ClusterObjectStore")
+        // For a name, the message contains neither the address nor its kind. Otherwise a tenant could use the operator
+        // to resolve internal names.
+        let why = class.unwrap_or("the host name resolves to an address that is not allowed");
+        write!(
+            f,
+            "an ObjectStore is not allowed to use endpoint host {host}, because {why}; use a public endpoint or a ClusterObjectStore, or ask the platform team to allow the address (--allow-private-endpoints, --deny-endpoints)"
+        )
     }
 }
 

@@ -103,7 +103,7 @@ pub async fn by_upload<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Erro
         if !control.is_accepted(base) {
             return Ok(match by_download(sender).await? {
                 UnsignedHeaders::Unknown(why) => UnsignedHeaders::Unknown(format!(
-                    "the store answered {status} to a probe upload without unsigned headers, and {why}",
+                    "the store answered status {status} to a probe upload without unsigned headers, and {why}",
                     status = told(&control)
                 )),
                 shown => shown,
@@ -139,7 +139,7 @@ pub async fn by_download<S: Sender>(sender: &S) -> Result<UnsignedHeaders, S::Er
     let control = sender.send(base, Variant::Plain).await?;
     if !control.is_accepted(base) {
         return Ok(UnsignedHeaders::Unknown(format!(
-            "the store answered {status} to a probe download without unsigned headers",
+            "the store answered status {status} to a probe download without unsigned headers",
             status = told(&control)
         )));
     }
@@ -161,7 +161,7 @@ async fn refused<S: Sender>(
 ) -> Result<UnsignedHeaders, S::Error> {
     let unclear = |said: &Said| {
         UnsignedHeaders::Unknown(format!(
-            "the store answered {status} to a probe request, but this answer can have a cause other than the unsigned header",
+            "the store answered status {status} to a probe request, but this answer can have a cause other than the unsigned header",
             status = told(said)
         ))
     };
@@ -206,12 +206,12 @@ pub fn write_once(answers: &[Said]) -> WriteOnce {
         // the object.
         (412, _) => WriteOnce::Enforced,
         (501 | 405 | 400, _) => WriteOnce::Missing(format!(
-            "the store answers {status} to a write-once upload",
+            "the store answers status {status} to a write-once upload",
             status = told(last)
         )),
         (200..=299, 3..) => WriteOnce::Missing("a write-once upload replaced an existing object in the store".into()),
         _ => WriteOnce::Unknown(format!(
-            "the store answered {status} to a write-once upload of the probe",
+            "the store answered status {status} to a write-once upload of the probe",
             status = told(last)
         )),
     }

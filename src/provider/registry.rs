@@ -220,7 +220,7 @@ impl Account {
             }
             Kind::Gcs(_, gcs::Source::Key(_)) => None,
             Kind::Gcs(..) => Some(
-                "GOOGLE_APPLICATION_CREDENTIALS names no service account key file, so signing needs a request to Google IAM",
+                "GOOGLE_APPLICATION_CREDENTIALS does not name a service account key file, so signing needs a request to Google IAM",
             ),
         }
     }

@@ -250,7 +250,7 @@ impl S3 {
             // The same credentials can read the object with GET. The likely reason is a proxy in front of the store
             // that blocks HEAD requests.
             Ok(_) => ObjectFact::Unreachable(
-                "the store refused a HEAD request with 403 but allowed a GET request with the same credentials; check proxies and firewalls between the operator and the store".into(),
+                "the store refused a HEAD request with status 403 but allowed a GET request with the same credentials; check proxies and firewalls between the operator and the store".into(),
             ),
         }
     }

@@ -253,7 +253,7 @@ fn store_that_accepts_expired_credentials_is_not_ready() {
     assert_eq!(says(&store, "Ready"), "False KeysNotEnforced");
     assert_eq!(t.kstatus(&store), "Failed");
     assert!(
-        message(&store, "Ready").contains("a request (PUT) after the credential has expired, and answers 200"),
+        message(&store, "Ready").contains("a request (PUT) after the credential has expired, and answers status 200"),
         "{store:#}"
     );
     let grant = t.reason("dg/g", "KeysNotEnforced");
@@ -316,7 +316,7 @@ fn conformance_check_without_write_permission_is_not_observable() {
     );
     let said = message(&store, "KeysEnforced");
     assert!(
-        said.contains("does not enforce PostForm;") && said.contains("answered 403"),
+        said.contains("does not enforce PostForm;") && said.contains("answered status 403"),
         "{said}"
     );
     assert!(

@@ -199,7 +199,7 @@ async fn a_store_that_passes_over_something() {
     // missing.
     assert_eq!(made.missing, []);
     assert!(
-        made.without[0].contains("writes an object outside this prefix if its object key is in/../x"),
+        made.without[0].contains("writes an object outside this prefix if the form has object key 'in/../x'"),
         "{made:?}"
     );
     assert!(!can.post_form.as_ref().unwrap().contains(&Capability::KeyPrefix));

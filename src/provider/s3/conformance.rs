@@ -135,7 +135,7 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
     let put = put(by_sha256(overwrite));
     if let Some(status) = refused {
         trip.found.untried.push(format!(
-            "the conformance check stopped, because the store answered {status} to a PUT request under prefix {folder}/; allow the credentials to write under this prefix, with the encryption that the bucket requires",
+            "the conformance check stopped, because the store answered status {status} to a PUT request under prefix {folder}/; allow the credentials to write under this prefix, with the encryption that the bucket requires",
             folder = trip.folder
         ));
         return Ok(());
@@ -175,7 +175,7 @@ async fn go(trip: &mut Checker<'_, Bucket<'_>>, is_expected: bool) -> Result<(),
     if let Err(status) = trip.good("form", &form).await? {
         trip.found.missing.push(Missing::Forms);
         let why = format!(
-            "the conformance check skipped POST forms, because the store answered {status} to a valid POST form"
+            "the conformance check skipped POST forms, because the store answered status {status} to a valid POST form"
         );
         trip.found.untried.push(why);
         return Ok(());

@@ -172,9 +172,11 @@ pub fn unreachable<E: std::error::Error + 'static>(error: &SdkError<E>) -> Strin
     let seconds = LOOK_TIMEOUT.as_secs();
     match (error.raw_response().map(|r| r.status().as_u16()), error) {
         (Some(status @ (301 | 307 | 400)), _) => {
-            format!("the store answered {status}; check spec.s3.region, spec.s3.endpoint and spec.s3.addressingStyle")
+            format!(
+                "the store answered status {status}; check spec.s3.region, spec.s3.endpoint and spec.s3.addressingStyle"
+            )
         }
-        (Some(status), _) => format!("the store answered {status}"),
+        (Some(status), _) => format!("the store answered status {status}"),
         (None, SdkError::TimeoutError(_)) => format!("no answer within {seconds} s"),
         (None, SdkError::DispatchFailure(f)) if f.is_timeout() => format!("no connection within {seconds} s"),
         (None, SdkError::DispatchFailure(f)) if f.is_io() => {

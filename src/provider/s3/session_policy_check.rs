@@ -75,7 +75,7 @@ pub async fn try_session(s3: &S3, session: &Session) -> Shown {
             "the role in spec.s3.credentials.assumeRole is not allowed to write object key {own_key}; allow the role to write this object key"
         ))),
         (Written::Unclear(status), _) | (_, Written::Unclear(status)) => Shown::Untried(unclear(&format!(
-            "the store answered {status} to a probe upload with temporary credentials"
+            "the store answered status {status} to a probe upload with temporary credentials"
         ))),
     }
 }

@@ -26,7 +26,7 @@ pub async fn parts(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> R
     };
     if let Err(status) = trip.good(NAME, &put(pinned(overwrite))).await? {
         let why = format!(
-            "the conformance check skipped multipart uploads, because the store answered {status} to a PUT request for an object that these uploads need"
+            "the conformance check skipped multipart uploads, because the store answered status {status} to the PUT request that prepares these uploads"
         );
         trip.found.untried.push(why);
         return Ok(());
@@ -65,7 +65,7 @@ async fn tried(
 ) -> Result<(), Unavailable> {
     if let Err(status) = trip.good(NAME, ask).await? {
         let why = format!(
-            "the conformance check skipped multipart uploads, because the store answered {status} to a valid part"
+            "the conformance check skipped multipart uploads, because the store answered status {status} to a valid part"
         );
         trip.found.missing.push(Missing::Parts);
         trip.found.untried.push(why);
@@ -102,10 +102,13 @@ fn completed(completion: Completion, found: &mut ConformanceReport) -> Result<()
         Completion::Done(_) => found.missing.push(once),
         Completion::Unreachable(why) => return Err(Unavailable(why)),
         Completion::Gone => found.untried.push(format!(
-            "{}, because the store no longer has the multipart upload",
-            once.name()
+            "the conformance check skipped {name}, because the store no longer has the multipart upload",
+            name = once.name()
         )),
-        Completion::Refused(why) => found.untried.push(format!("{}: {why}", once.name())),
+        Completion::Refused(why) => found.untried.push(format!(
+            "the conformance check skipped {name}: {why}",
+            name = once.name()
+        )),
     }
     Ok(())
 }

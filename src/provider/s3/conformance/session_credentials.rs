@@ -114,7 +114,9 @@ async fn beyond(bucket: &Bucket<'_>, trip: &mut Checker<'_, Bucket<'_>>) -> Resu
     }
     let late = Holder::new(bucket, trip, &upload, true).await?;
     if late.may(Deed::Put, "lent/b").await? {
-        return Ok(Some("temporary credentials can write after their expiry".into()));
+        return Ok(Some(
+            "temporary credentials can still write after they have expired".into(),
+        ));
     }
     if !trip.exists("put").await? {
         let why = "the conformance check skipped temporary credentials for downloads, because the store's credentials are not allowed to read objects under spec.s3.probeKey";
