@@ -13,31 +13,30 @@ pub fn exceeded(schema: &Value, value: &Value, path: &str) -> Vec<String> {
 
 fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
     let limit = |name: &str| schema[name].as_f64();
-    let mut hold = |measure: f64, least: &str, most: &str, what: &str| {
+    let mut hold = |measure: f64, least: &str, most: &str, quantity: &str| {
         if let Some(least) = limit(least).filter(|least| measure < *least) {
-            found.push(format!("{path}: {what} {measure}, but the minimum allowed is {least}"));
+            found.push(format!(
+                "{path}: the {quantity} is {measure}, but the minimum allowed is {least}"
+            ));
         }
         if let Some(most) = limit(most).filter(|most| measure > *most) {
-            found.push(format!("{path}: {what} {measure}, but the maximum allowed is {most}"));
+            found.push(format!(
+                "{path}: the {quantity} is {measure}, but the maximum allowed is {most}"
+            ));
         }
     };
     // Lengths and counts are far below 2^53, where f64 is exact.
     #[allow(clippy::cast_precision_loss)]
     match value {
-        Value::Number(number) => hold(
-            number.as_f64().unwrap_or_default(),
-            "minimum",
-            "maximum",
-            "the value is",
-        ),
+        Value::Number(number) => hold(number.as_f64().unwrap_or_default(), "minimum", "maximum", "value"),
         Value::String(text) => hold(
             text.chars().count() as f64,
             "minLength",
             "maxLength",
-            "the length in characters is",
+            "length in characters",
         ),
         Value::Array(items) => {
-            hold(items.len() as f64, "minItems", "maxItems", "the number of items is");
+            hold(items.len() as f64, "minItems", "maxItems", "number of items");
             for (n, item) in items.iter().enumerate() {
                 walk(&schema["items"], item, &format!("{path}[{n}]"), found);
             }
@@ -47,7 +46,7 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
                 fields.len() as f64,
                 "minProperties",
                 "maxProperties",
-                "the number of entries is",
+                "number of entries",
             );
             for (name, field) in fields {
                 let known = &schema["properties"][name];

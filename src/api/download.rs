@@ -23,19 +23,19 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
         name = "Ready",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
-        description = "True: the credential is issued, or nothing is left to do."
+        description = "The status of the condition Ready. It is True if the credential is issued or if Valet has no work left for the grant."
     ),
     printcolumn(
         name = "Status",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
-        description = "The reason of the condition Ready, in one word."
+        description = "The reason of the condition Ready, for example Issued, Expired or StoreNotFound."
     ),
     printcolumn(
         name = "Expires",
         type_ = "string",
         json_path = ".status.binding.expirationTime",
-        description = "When the credential in the Secret expires. Empty if no credential is issued."
+        description = "The time when the credential in the grant Secret expires. The column is empty if no credential is issued."
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name", priority = "1"),
@@ -54,12 +54,12 @@ use super::{Ask, Grant, GrantStatus, Operation, Terms, rules::Rules};
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.version) == has(oldSelf.version)").message("version is immutable and cannot be added or removed; create a new grant"),
-    validation = Rule::new("has(self.response) == has(oldSelf.response)").message("response is immutable and cannot be added or removed; create a new grant"),
-    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode == 'Credentials')").message("key ends with '/', so it is a prefix; set mode to Credentials, or name one object as 'folder/file'"),
-    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be undone; create a new grant"),
-    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600, because the kubelet needs a minute or two to update a mounted Secret; set 600 or more"),
-    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, because pods may have mounted the Secret; create a new grant")
+    validation = Rule::new("has(self.version) == has(oldSelf.version)").message("spec.version is immutable and cannot be added or removed; create a new grant"),
+    validation = Rule::new("has(self.response) == has(oldSelf.response)").message("spec.response is immutable and cannot be added or removed; create a new grant"),
+    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode == 'Credentials')").message("spec.key ends with '/' and is therefore a prefix of object keys; set spec.mode to Credentials, or name one object, for example 'folder/file'"),
+    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("spec.revoke cannot be set back to false; create a new grant"),
+    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("spec.renewal.policy Always needs a longer lifetime, because the kubelet takes up to two minutes to update a mounted Secret; set spec.expirationSeconds to 600 or more"),
+    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("spec.secretName cannot be added or removed, because pods could already have mounted the Secret; create a new grant")
 )]
 pub struct DownloadGrantSpec {
     #[serde(flatten)]
@@ -71,7 +71,7 @@ pub struct DownloadGrantSpec {
     /// below this prefix. The store needs credentials.assumeRole and an access rule with credentials: Allow.
     /// Immutable. Default: Url.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("mode is immutable; create a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.mode is immutable; create a new grant"))]
     pub mode: DownloadMode,
 
     /// The version of the object, as the store names it (S3: the version ID). Default: the newest version at the time
@@ -79,15 +79,15 @@ pub struct DownloadGrantSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
-        validation = Rule::new("self == oldSelf").message("version is immutable; create a new grant"),
-        validation = Rule::new(r"self.matches('^[\\x21-\\x7e]+$')").message("version has characters that no store uses in a version; copy it exactly as the store prints it (printable ASCII, no spaces)")
+        validation = Rule::new("self == oldSelf").message("spec.version is immutable; create a new grant"),
+        validation = Rule::new(r"self.matches('^[\\x21-\\x7e]+$')").message("spec.version must be printable ASCII without spaces; copy the version exactly as the object store prints it")
     )]
     pub version: Option<String>,
 
     /// Headers of the response to the download, instead of the headers that are stored with the object. They are part
     /// of the signature. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("response is immutable; create a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.response is immutable; create a new grant"))]
     pub response: Option<ResponseHeaders>,
 }
 
@@ -108,27 +108,27 @@ pub struct ResponseHeaders {
     /// Content-Type of the response. Example: text/csv
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentType must be printable ASCII; remove other characters"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("spec.response.contentType must contain only printable ASCII characters; remove all other characters"))]
     pub content_type: Option<String>,
     /// Content-Disposition of the response. Example: attachment; filename="report.csv"
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentDisposition must be printable ASCII; encode other characters as in RFC 6266: filename*=UTF-8''na%C3%AFve.txt"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("spec.response.contentDisposition must contain only printable ASCII characters; encode all other characters as in RFC 6266, for example filename*=UTF-8''na%C3%AFve.txt"))]
     pub content_disposition: Option<String>,
     /// Content-Encoding of the response. Example: gzip
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentEncoding must be printable ASCII; remove other characters"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("spec.response.contentEncoding must contain only printable ASCII characters; remove all other characters"))]
     pub content_encoding: Option<String>,
     /// Content-Language of the response. Example: en
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.contentLanguage must be printable ASCII; remove other characters"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("spec.response.contentLanguage must contain only printable ASCII characters; remove all other characters"))]
     pub content_language: Option<String>,
     /// Cache-Control of the response. Example: no-store
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("response.cacheControl must be printable ASCII; remove other characters"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[\\x20-\\x7e]+$')").message("spec.response.cacheControl must contain only printable ASCII characters; remove all other characters"))]
     pub cache_control: Option<String>,
 }
 

@@ -26,7 +26,7 @@ pub struct Multipart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     // Not nullable: the apiserver then drops a null, so CEL rules never see one.
     #[schemars(with = "i64", range(min = 5_242_880_i64, max = 5_368_709_120_i64))]
-    #[x_kube(validation = Rule::new("self % 1048576 == 0").message("multipart.partSizeBytes is not a whole number of MiB; use a multiple of 1048576"))]
+    #[x_kube(validation = Rule::new("self % 1048576 == 0").message("spec.multipart.partSizeBytes is not a whole number of MiB; use a multiple of 1048576 bytes"))]
     pub part_size_bytes: Option<i64>,
 }
 

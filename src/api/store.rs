@@ -37,7 +37,7 @@ use super::{Operation, StoreKind, StoreLimits, rules::Rules};
     cel,
     status = "StoreStatus",
     derive = "PartialEq",
-    doc = "An ObjectStore is an object store (a bucket and its credentials) that serves the grants of its own namespace. Its credentials Secret is in the same namespace. Without access rules it allows its namespace everything that the store can do.",
+    doc = "An ObjectStore describes a bucket and the credentials for this bucket. An ObjectStore serves the grants of its own namespace. Its credentials Secret is in the same namespace. Without access rules, the namespace can use everything that the store supports.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -68,8 +68,8 @@ use super::{Operation, StoreKind, StoreLimits, rules::Rules};
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store has no provider; set one of s3, azureBlob and gcs"),
-    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store has several providers; keep one of s3, azureBlob and gcs, and create another store for each other provider")
+    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store has no provider; set exactly one of spec.s3, spec.azureBlob and spec.gcs"),
+    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store has several providers; keep only one of spec.s3, spec.azureBlob and spec.gcs, and create a separate store for each other provider")
 )]
 pub struct ObjectStoreSpec {
     /// A bucket of Amazon S3 or of an S3-compatible store.
@@ -115,7 +115,7 @@ pub struct ObjectStoreSpec {
     cel,
     status = "StoreStatus",
     derive = "PartialEq",
-    doc = "A ClusterObjectStore is an object store (a bucket and its credentials) that serves the grants of the namespaces in its access rules. Its credentials Secret is in the operator's namespace, where tenants cannot read it. Without access rules it allows nothing.",
+    doc = "A ClusterObjectStore describes a bucket and the credentials for this bucket. A ClusterObjectStore serves the grants of the namespaces in its access rules. Its credentials Secret is in the operator's namespace, where tenants cannot read the Secret. Without access rules, a ClusterObjectStore allows nothing.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -146,8 +146,8 @@ pub struct ObjectStoreSpec {
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store has no provider; set one of s3, azureBlob and gcs"),
-    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store has several providers; keep one of s3, azureBlob and gcs, and create another store for each other provider")
+    validation = Rule::new("has(self.s3) || has(self.azureBlob) || has(self.gcs)").message("the store has no provider; set exactly one of spec.s3, spec.azureBlob and spec.gcs"),
+    validation = Rule::new("(has(self.s3) ? 1 : 0) + (has(self.azureBlob) ? 1 : 0) + (has(self.gcs) ? 1 : 0) <= 1").message("the store has several providers; keep only one of spec.s3, spec.azureBlob and spec.gcs, and create a separate store for each other provider")
 )]
 pub struct ClusterObjectStoreSpec {
     /// A bucket of Amazon S3 or of an S3-compatible store.
@@ -183,12 +183,12 @@ pub struct ClusterObjectStoreSpec {
 /// A bucket of Amazon S3 or of an S3-compatible store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.credentials) || !has(self.credentials.assumeRole) || !has(self.credentials.assumeRole.kmsKeyArn) || self.credentials.assumeRole.kmsKeyArn.contains(':kms:' + self.region + ':')").message("credentials.assumeRole.kmsKeyArn names a KMS key in another region than the bucket's, which S3 does not accept; use a KMS key in the bucket's region"))]
+#[x_kube(validation = Rule::new("!has(self.credentials) || !has(self.credentials.assumeRole) || !has(self.credentials.assumeRole.kmsKeyArn) || self.credentials.assumeRole.kmsKeyArn.contains(':kms:' + self.region + ':')").message("credentials.assumeRole.kmsKeyArn names a KMS key in another region than the bucket; S3 does not accept such a KMS key; use a KMS key in the bucket's region"))]
 pub struct S3Store {
     /// Name of the bucket. Example: media
     #[schemars(length(min = 3, max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$')").message("bucket is not a valid bucket name: use 3 to 63 letters, digits, '.', '_' and '-', and start and end with a letter or digit"))]
-    #[x_kube(validation = Rule::new("!self.matches('(?i)--xa?-s3$')").message("bucket is a directory bucket (S3 Express One Zone), which Valet does not support, because URLs for it would be valid for five minutes only; use a general purpose bucket"))]
+    #[x_kube(validation = Rule::new("!self.matches('(?i)--xa?-s3$')").message("bucket is a directory bucket (S3 Express One Zone), which Valet does not support; signed URLs for a directory bucket are valid for only five minutes; use a general purpose bucket"))]
     pub bucket: String,
 
     /// Region of the bucket. The region is part of every signature. Stores without regions usually expect us-east-1.
@@ -202,7 +202,7 @@ pub struct S3Store {
     /// Example: https://s3.internal:9000
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must be scheme, host and port only, for example https://s3.internal:9000; remove the path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must contain only a scheme, a host and an optional port, for example https://s3.internal:9000; remove any path, user or query"))]
     pub endpoint: Option<String>,
 
     /// The address of the store in the signed URLs: scheme, host and port, no path. Set it if workloads reach the
@@ -211,7 +211,7 @@ pub struct S3Store {
     /// Example: https://s3.example.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must be scheme, host and port only, for example https://s3.example.com; remove the path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must contain only a scheme, a host and an optional port, for example https://s3.example.com; remove any path, user or query"))]
     pub public_endpoint: Option<String>,
 
     /// The position of the bucket name in URLs. VirtualHost: in the host name, as Amazon S3 requires. Path: in the
@@ -238,7 +238,7 @@ pub struct S3Store {
     /// Example: tenants/valet-probe
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')").message("probeKey is not a plain object key: use letters, digits, '.', '_' and '-', in segments separated by single slashes"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')").message("probeKey is not a plain object key; use segments of letters, digits, '.', '_' and '-', separated by single slashes, and no '.' or '..' segment"))]
     pub probe_key: Option<String>,
 }
 
@@ -285,9 +285,9 @@ pub struct AccessRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
-        validation = Rule::new("!self.startsWith('/') && !self.contains('//')").message("keyPrefix has an empty segment: it must not start with '/' or contain '//'; remove the extra slash"),
-        validation = Rule::new(r"!self.matches('(^|/)[.]{1,2}(/|$)')").message("keyPrefix has a '.' or '..' segment, which no object key of a grant can have; write the resolved prefix"),
-        validation = Rule::new(r"!self.replace('{namespace}', '').matches('[{}]')").message("keyPrefix has braces outside {namespace}, which is the only variable; remove them")
+        validation = Rule::new("!self.startsWith('/') && !self.contains('//')").message("keyPrefix has an empty segment, because keyPrefix starts with '/' or contains '//'; remove the extra slash"),
+        validation = Rule::new(r"!self.matches('(^|/)[.]{1,2}(/|$)')").message("keyPrefix has a '.' or '..' segment, but the object key of a grant cannot have such a segment; write the prefix without '.' and '..' segments"),
+        validation = Rule::new(r"!self.replace('{namespace}', '').matches('[{}]')").message("keyPrefix contains '{' or '}' outside the variable {namespace}; Valet knows no other variable; remove the other braces")
     )]
     pub key_prefix: Option<String>,
 
@@ -321,14 +321,14 @@ pub struct AccessRule {
     /// The largest upload, in bytes or as a quantity (500k, 64Mi, 5Gi). A grant must then state the size of its
     /// upload. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("string(self).matches('^[1-9][0-9]{0,17}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')").message("maxBytes is not a size; write a positive number of bytes or a quantity such as 500k, 64Mi or 5Gi"))]
+    #[x_kube(validation = Rule::new("string(self).matches('^[1-9][0-9]{0,17}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')").message("maxBytes is not a valid size; write a positive number of bytes or a quantity such as 500k, 64Mi or 5Gi"))]
     pub max_bytes: Option<ByteSize>,
 
     /// The allowed content types of uploads, exact ('image/png') or with a wildcard ('image/*'). A grant must then
     /// state its content type. Default: any type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 3, max = 255)))]
-    #[x_kube(validation = Rule::new(r"self.all(t, t.matches('^([*]/[*]|[A-Za-z0-9!#$&^_.+-]+/([*]|[A-Za-z0-9!#$&^_.+-]+))$'))").message("contentTypes has an entry that is not a media type; write exact types or a wildcard after the slash: image/png, image/*, */*"))]
+    #[x_kube(validation = Rule::new(r"self.all(t, t.matches('^([*]/[*]|[A-Za-z0-9!#$&^_.+-]+/([*]|[A-Za-z0-9!#$&^_.+-]+))$'))").message("contentTypes has an entry that is not a media type; write an exact type such as image/png, or a wildcard such as image/* or */*"))]
     pub content_types: Vec<String>,
 
     /// The largest number of live grants of one namespace on this store. A live grant has a credential in its Secret.
@@ -355,12 +355,12 @@ pub struct ClusterAccessRule {
 
 /// Selects namespaces by name, by label or both. A namespace needs to match only one of the two.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("namespaces selects no namespace; set names, selector or both (selector: {} selects every namespace)"))]
+#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("namespaces selects no namespace; set namespaces.names, namespaces.selector or both; the empty selector {} selects every namespace"))]
 pub struct Namespaces {
     /// Full names of namespaces, without patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
-    #[x_kube(validation = Rule::new("self.all(name, !name.contains('*'))").message("names must contain full namespace names without '*'; to select every namespace, use selector: {} instead of names"))]
+    #[x_kube(validation = Rule::new("self.all(name, !name.contains('*'))").message("namespaces.names must contain full namespace names without '*'; to select every namespace, set namespaces.selector to {} instead of namespaces.names"))]
     pub names: Vec<String>,
     /// A label selector for namespaces. An empty selector ({}) selects every namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]

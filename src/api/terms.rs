@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct Terms {
     /// The store that contains the object. Immutable: for another store, create another grant.
-    #[x_kube(validation = Rule::new("self == oldSelf").message("storeRef is immutable; create a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.storeRef is immutable; create a new grant"))]
     pub store_ref: StoreRef,
 
     /// The complete name of the object in the bucket (the object key). Valet uses it without changes and replaces no
@@ -22,11 +22,11 @@ pub struct Terms {
     /// Example: tenants/web/users/42/avatar.png
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
-        validation = Rule::new("self == oldSelf").message("key is immutable; create a new grant"),
-        validation = Rule::new("size(bytes(self)) <= 1024").message("key is longer than 1024 bytes in UTF-8, the limit of object stores; shorten it"),
-        validation = Rule::new("!self.startsWith('/') && !self.contains('//')").message("key has an empty segment: it must not start with '/' or contain '//'; name the object as 'folder/file'"),
-        validation = Rule::new(r"!self.matches('(^|[/\\\\]|%(25)*(2[fF]|5[cC]))([.]|%(25)*2[eE]){1,2}([/\\\\]|%(25)*(2[fF]|5[cC])|$)')").message("key has a '.' or '..' segment (or a percent-encoded form of one), which clients and stores resolve differently; write the resolved key"),
-        validation = Rule::new(r"!self.matches('[\\p{Cc}\\p{Zl}\\p{Zp}\\x{202A}-\\x{202E}\\x{2066}-\\x{2069}\\x{FEFF}\\x{FFFE}\\x{FFFF}]')").message("key has a control, line separator or text direction character; remove it, or percent-encode it if the name needs it")
+        validation = Rule::new("self == oldSelf").message("the object key is immutable; create a new grant"),
+        validation = Rule::new("size(bytes(self)) <= 1024").message("the object key is longer than 1024 bytes in UTF-8, the limit of object stores; shorten the object key"),
+        validation = Rule::new("!self.startsWith('/') && !self.contains('//')").message("the object key has an empty segment, because the object key starts with '/' or contains '//'; remove the extra slash"),
+        validation = Rule::new(r"!self.matches('(^|[/\\\\]|%(25)*(2[fF]|5[cC]))([.]|%(25)*2[eE]){1,2}([/\\\\]|%(25)*(2[fF]|5[cC])|$)')").message("the object key has a '.' or '..' segment, possibly percent-encoded; clients and stores resolve such segments differently; write the object key without these segments"),
+        validation = Rule::new(r"!self.matches('[\\p{Cc}\\p{Zl}\\p{Zp}\\x{202A}-\\x{202E}\\x{2066}-\\x{2069}\\x{FEFF}\\x{FFFE}\\x{FFFF}]')").message("the object key has a control, line separator or text direction character; remove the character, or percent-encode the character")
     )]
     pub key: String,
 
@@ -46,7 +46,7 @@ pub struct Terms {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     // No `format: date-time`, because the apiserver then accepts times without a time zone, which are ambiguous.
     #[schemars(with = "Option<String>", length(max = 40))]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$') && timestamp(self).getFullYear() >= 2000 && timestamp(self).getFullYear() < 9999").message("deadlineTime is not an RFC 3339 time with a time zone, in the years 2000 to 9998; write it as 2027-01-31T18:00:00Z, or remove it for no deadline"))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$') && timestamp(self).getFullYear() >= 2000 && timestamp(self).getFullYear() < 9999").message("spec.deadlineTime is not an RFC 3339 time with a time zone and a year from 2000 to 9998; use the form 2027-01-31T18:00:00Z, or remove spec.deadlineTime"))]
     pub deadline_time: Option<Time>,
 
     /// Whether Valet renews the credential before it expires. Default: no renewal; the grant gets one credential.
@@ -75,7 +75,7 @@ pub struct Terms {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
-        validation = Rule::new("self == oldSelf").message("secretName is immutable, because pods may have mounted the Secret; create a new grant"),
+        validation = Rule::new("self == oldSelf").message("spec.secretName is immutable, because pods could already have mounted the Secret; create a new grant"),
         validation = Rule::new(r"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("secretName is not a valid Secret name: use lower-case letters, digits, '-' and '.', and start and end with a letter or digit")
     )]
     pub secret_name: Option<String>,
@@ -200,7 +200,7 @@ pub struct SecretTemplate {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_map")]
     #[x_kube(
-        validation = Rule::new("self.all(k, k != 'app.kubernetes.io/managed-by' && !k.startsWith('valetkey.dev/'))").message("secretTemplate.labels must not set app.kubernetes.io/managed-by or a label under valetkey.dev/, because Valet sets these labels; remove them"),
+        validation = Rule::new("self.all(k, k != 'app.kubernetes.io/managed-by' && !k.startsWith('valetkey.dev/'))").message("secretTemplate.labels must not set app.kubernetes.io/managed-by or a label under valetkey.dev/, because Valet sets these labels; remove these labels"),
         validation = Rule::new(r"self.all(k, k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$') && self[k].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))").message("secretTemplate.labels has an invalid label name or value: use letters, digits, '-', '_' and '.', at most 63 characters, and start and end with a letter or digit")
     )]
     pub labels: BTreeMap<String, String>,
@@ -208,8 +208,8 @@ pub struct SecretTemplate {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotation_map")]
     #[x_kube(
-        validation = Rule::new("self.all(k, !k.startsWith('valetkey.dev/'))").message("secretTemplate.annotations must not set an annotation under valetkey.dev/, because Valet sets these annotations; remove them"),
-        validation = Rule::new(r"self.all(k, k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))").message("secretTemplate.annotations has an invalid annotation name: use letters, digits, '-', '_' and '.', at most 63 characters after an optional 'domain/'")
+        validation = Rule::new("self.all(k, !k.startsWith('valetkey.dev/'))").message("secretTemplate.annotations must not set an annotation under valetkey.dev/, because Valet sets these annotations; remove these annotations"),
+        validation = Rule::new(r"self.all(k, k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))").message("secretTemplate.annotations has an invalid annotation name; after an optional domain and '/', use at most 63 letters, digits, '-', '_' and '.'")
     )]
     pub annotations: BTreeMap<String, String>,
 }

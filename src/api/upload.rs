@@ -24,19 +24,19 @@ use super::{Ask, Grant, GrantStatus, Multipart, Operation, Terms, rules::Rules};
         name = "Ready",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
-        description = "True: the credential is issued, or nothing is left to do."
+        description = "The status of the condition Ready. It is True if the credential is issued or if Valet has no work left for the grant."
     ),
     printcolumn(
         name = "Status",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
-        description = "The reason of the condition Ready, in one word."
+        description = "The reason of the condition Ready, for example Issued, Expired or StoreNotFound."
     ),
     printcolumn(
         name = "Expires",
         type_ = "string",
         json_path = ".status.binding.expirationTime",
-        description = "When the credential in the Secret expires. Empty if no credential is issued."
+        description = "The time when the credential in the grant Secret expires. The column is empty if no credential is issued."
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name", priority = "1"),
@@ -55,17 +55,17 @@ use super::{Ask, Grant, GrantStatus, Multipart, Operation, Terms, rules::Rules};
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("constraints are immutable and cannot be added or removed; create a new grant"),
-    validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("key contains ${filename}, which stores replace by the name of the uploaded file in a POST form; choose another key, or use mode: Put"),
-    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode in ['PostForm', 'Credentials'])").message("key ends with '/', so it is a prefix; set mode to PostForm or Credentials, or name one object as 'folder/file'"),
-    validation = Rule::new("has(self.multipart) == has(oldSelf.multipart)").message("multipart is immutable and cannot be added or removed; create a new grant"),
-    validation = Rule::new("!has(self.multipart) || (has(self.mode) && self.mode == 'Multipart')").message("multipart is only for mode: Multipart; set this mode, or remove multipart"),
-    validation = Rule::new("!(has(self.mode) && self.mode == 'Multipart') || (has(self.constraints) && (has(self.constraints.contentLength) || has(self.constraints.contentLengthRange)))").message("mode: Multipart needs constraints.contentLength or contentLengthRange, which determine the number of parts; set one of them"),
-    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLength)) || self.constraints.contentLength <= 500 * self.multipart.partSizeBytes").message("constraints.contentLength needs more than 500 parts of multipart.partSizeBytes; increase partSizeBytes"),
-    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLengthRange)) || self.constraints.contentLengthRange.max <= 500 * self.multipart.partSizeBytes").message("constraints.contentLengthRange.max needs more than 500 parts of multipart.partSizeBytes; increase partSizeBytes"),
-    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("revoke cannot be undone; create a new grant"),
-    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("renewal.policy Always needs expirationSeconds of at least 600, because the kubelet needs a minute or two to update a mounted Secret; set 600 or more"),
-    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("secretName cannot be added or removed, because pods may have mounted the Secret; create a new grant")
+    validation = Rule::new("has(self.constraints) == has(oldSelf.constraints)").message("spec.constraints is immutable and cannot be added or removed; create a new grant"),
+    validation = Rule::new("!(has(self.mode) && self.mode == 'PostForm' && self.key.contains('${filename}'))").message("spec.key contains ${filename}, but in a POST form stores replace ${filename} with the name of the uploaded file; choose another object key, or set spec.mode to Put"),
+    validation = Rule::new("!self.key.endsWith('/') || (has(self.mode) && self.mode in ['PostForm', 'Credentials'])").message("spec.key ends with '/' and is therefore a prefix of object keys; set spec.mode to PostForm or Credentials, or name one object, for example 'folder/file'"),
+    validation = Rule::new("has(self.multipart) == has(oldSelf.multipart)").message("spec.multipart is immutable and cannot be added or removed; create a new grant"),
+    validation = Rule::new("!has(self.multipart) || (has(self.mode) && self.mode == 'Multipart')").message("spec.multipart is only allowed if spec.mode is Multipart; set spec.mode to Multipart, or remove spec.multipart"),
+    validation = Rule::new("!(has(self.mode) && self.mode == 'Multipart') || (has(self.constraints) && (has(self.constraints.contentLength) || has(self.constraints.contentLengthRange)))").message("spec.mode Multipart needs an object size to calculate the number of parts; set spec.constraints.contentLength or spec.constraints.contentLengthRange"),
+    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLength)) || self.constraints.contentLength <= 500 * self.multipart.partSizeBytes").message("an upload of spec.constraints.contentLength bytes would need more than 500 parts; increase spec.multipart.partSizeBytes"),
+    validation = Rule::new("!(has(self.multipart) && has(self.multipart.partSizeBytes) && has(self.constraints) && has(self.constraints.contentLengthRange)) || self.constraints.contentLengthRange.max <= 500 * self.multipart.partSizeBytes").message("an upload of spec.constraints.contentLengthRange.max bytes would need more than 500 parts; increase spec.multipart.partSizeBytes"),
+    validation = Rule::new("!(has(oldSelf.revoke) && oldSelf.revoke) || (has(self.revoke) && self.revoke)").message("spec.revoke cannot be set back to false; create a new grant"),
+    validation = Rule::new("!(has(self.renewal) && has(self.renewal.policy) && self.renewal.policy == 'Always') || !has(self.expirationSeconds) || self.expirationSeconds >= 600").message("spec.renewal.policy Always needs a longer lifetime, because the kubelet takes up to two minutes to update a mounted Secret; set spec.expirationSeconds to 600 or more"),
+    validation = Rule::new("has(self.secretName) == has(oldSelf.secretName)").message("spec.secretName cannot be added or removed, because pods could already have mounted the Secret; create a new grant")
 )]
 pub struct UploadGrantSpec {
     #[serde(flatten)]
@@ -87,31 +87,31 @@ pub struct UploadGrantSpec {
     /// prefix. The store needs credentials.assumeRole and an access rule with credentials: Allow, and the grant needs
     /// constraints.overwrite: Allow. Immutable. Default: Put.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("mode is immutable; create a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.mode is immutable; create a new grant"))]
     pub mode: UploadMode,
 
     /// How the object is divided into parts. Only with mode: Multipart. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Multipart")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("multipart is immutable; create a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.multipart is immutable; create a new grant"))]
     pub multipart: Option<Multipart>,
 
     /// Requirements for the uploaded object. Each constraint becomes part of the signature, and the store enforces
     /// it. If the store cannot enforce a constraint, Valet refuses the grant (CapabilityMissing). Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("constraints are immutable; create a new grant"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.constraints is immutable; create a new grant"))]
     pub constraints: Option<UploadConstraints>,
 }
 
 /// Requirements for an uploaded object.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.contentLength) && has(self.contentLengthRange))").message("contentLength and contentLengthRange exclude each other; remove one of them"))]
+#[x_kube(validation = Rule::new("!(has(self.contentLength) && has(self.contentLengthRange))").message("spec.constraints has both contentLength and contentLengthRange, but only one of these fields is allowed; remove one field"))]
 pub struct UploadConstraints {
     /// The exact Content-Type header of the upload. Example: image/png
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 255))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[\\x21-\\x7e][\\x20-\\x7e]*)?$') && !self.endsWith(' ')").message("contentType is not a media type; write it as type/subtype, for example image/png or text/plain; charset=utf-8"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[\\x21-\\x7e][\\x20-\\x7e]*)?$') && !self.endsWith(' ')").message("contentType is not a media type; use the form type/subtype, for example image/png or text/plain; charset=utf-8"))]
     pub content_type: Option<String>,
 
     /// The exact size of the object in bytes. On S3 a single upload has at most 5368709120 bytes (5 GiB), and a
@@ -130,7 +130,7 @@ pub struct UploadConstraints {
     /// Example: the output of: openssl dgst -sha256 -binary FILE | base64
     #[serde(default, rename = "checksumSHA256", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')").message("checksumSHA256 is not the base64 of a SHA-256 (44 characters, ending in '='); use the output of: openssl dgst -sha256 -binary FILE | base64"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')").message("checksumSHA256 is not a SHA-256 checksum in base64 (44 characters, ending in '='); calculate the checksum with: openssl dgst -sha256 -binary FILE | base64"))]
     pub checksum_sha256: Option<String>,
 
     /// Base64 of the MD5 of the object. The store rejects an object with other content. Use it for Google Cloud
@@ -140,7 +140,7 @@ pub struct UploadConstraints {
     /// Example: the output of: openssl dgst -md5 -binary FILE | base64
     #[serde(default, rename = "checksumMD5", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{21}[AQgw]==$')").message("checksumMD5 is not the base64 of an MD5 (24 characters, ending in '=='); use the output of: openssl dgst -md5 -binary FILE | base64"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{21}[AQgw]==$')").message("checksumMD5 is not an MD5 checksum in base64 (24 characters, ending in '=='); calculate the checksum with: openssl dgst -md5 -binary FILE | base64"))]
     pub checksum_md5: Option<String>,
 
     /// Whether the upload may replace an existing object. Forbid: write-once. The store rejects the upload if the
@@ -152,7 +152,7 @@ pub struct UploadConstraints {
 
 /// A range of sizes in bytes. Both limits are included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("self.min <= self.max").message("contentLengthRange.min is larger than contentLengthRange.max; swap them"))]
+#[x_kube(validation = Rule::new("self.min <= self.max").message("contentLengthRange.min is larger than contentLengthRange.max; swap the two values"))]
 pub struct LengthRange {
     /// Smallest size, in bytes. Default: 0.
     #[serde(default)]

@@ -115,7 +115,7 @@ fn revoked_grant_has_no_secret_and_is_not_issued_again() {
         r#"{"spec":{"revoke":false}}"#,
     ]);
     let refused = refused.expect_err("it cannot be taken back").to_string();
-    assert!(refused.contains("revoke cannot be undone"), "{refused}");
+    assert!(refused.contains("spec.revoke cannot be set back to false"), "{refused}");
 
     // After the revocation, a change of the spec leads only to a status write.
     let spec = json!({"expirationSeconds": 1234, "suspend": true});

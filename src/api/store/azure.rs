@@ -7,7 +7,7 @@ use super::{AddressingStyle, SecretRef, UnsignedHeaders};
 /// A container of Azure Blob Storage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.storedAccessPolicy) || has(self.credentials)").message("storedAccessPolicy needs an account key, because a SAS that an identity signs cannot refer to a policy; set credentials.secretRef, or remove storedAccessPolicy"))]
+#[x_kube(validation = Rule::new("!has(self.storedAccessPolicy) || has(self.credentials)").message("storedAccessPolicy needs an account key, because a user delegation SAS cannot refer to a stored access policy; set credentials.secretRef, or remove storedAccessPolicy"))]
 pub struct AzureBlobStore {
     /// Name of the storage account. Example: mediastore
     #[schemars(length(min = 3, max = 24))]
@@ -25,7 +25,7 @@ pub struct AzureBlobStore {
     /// Example: https://mediastore.blob.core.usgovcloudapi.net
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must be scheme, host and port only, for example https://mediastore.blob.core.windows.net; remove the path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must contain only a scheme, a host and an optional port, for example https://mediastore.blob.core.windows.net; remove any path, user or query"))]
     pub endpoint: Option<String>,
 
     /// The address of the store in the signed URLs: scheme, host and port, no path. Set it if workloads reach the
@@ -33,7 +33,7 @@ pub struct AzureBlobStore {
     /// Example: https://blobs.example.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must be scheme, host and port only, for example https://blobs.example.com; remove the path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must contain only a scheme, a host and an optional port, for example https://blobs.example.com; remove any path, user or query"))]
     pub public_endpoint: Option<String>,
 
     /// The position of the account name in URLs. VirtualHost: in the host name of the endpoint, as for all endpoints
@@ -55,7 +55,7 @@ pub struct AzureBlobStore {
     /// Example: valet
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_.-]+$')").message("storedAccessPolicy is not a plain identifier: use at most 64 letters, digits, '_', '.' and '-'"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_.-]+$')").message("storedAccessPolicy is not a valid policy name; use at most 64 letters, digits, '_', '.' and '-'"))]
     pub stored_access_policy: Option<String>,
 
     /// The IPv4 address, or the range of IPv4 addresses, from which the credentials of this store work. Azure sees
@@ -63,7 +63,7 @@ pub struct AzureBlobStore {
     /// Example: 203.0.113.0-203.0.113.255
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 7, max = 31))]
-    #[x_kube(validation = Rule::new("self.matches('^((25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})[.]){3}(25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})(-((25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})[.]){3}(25[0-5]|2[0-4][0-9]|1?[0-9]{1,2}))?$')").message("ipRange is neither an IPv4 address nor two joined by '-'; write it as 203.0.113.0-203.0.113.255"))]
+    #[x_kube(validation = Rule::new("self.matches('^((25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})[.]){3}(25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})(-((25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})[.]){3}(25[0-5]|2[0-4][0-9]|1?[0-9]{1,2}))?$')").message("ipRange is neither an IPv4 address nor a range of IPv4 addresses; write an address such as 203.0.113.7 or a range such as 203.0.113.0-203.0.113.255"))]
     pub ip_range: Option<String>,
 
     /// What Valet does if the store obeys an unsigned x-ms-copy-source header, as Azurite does. The holder of an

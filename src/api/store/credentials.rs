@@ -6,7 +6,7 @@ use super::SecretRef;
 /// The credentials of an S3 bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.assumeRole)").message("credentials is empty; set secretRef, assumeRole or both, or remove credentials to use the operator's own credentials"))]
+#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.assumeRole)").message("the field credentials is empty; set credentials.secretRef, credentials.assumeRole or both; remove the field credentials to use the operator's own credentials"))]
 pub struct S3Credentials {
     /// The Secret with the access key. It has the entries AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. For temporary
     /// credentials it also has AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION (RFC 3339). The Secret of a
@@ -26,20 +26,20 @@ pub struct S3Credentials {
 /// The role that Valet assumes for each credential.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.kmsKeyArn) || has(self.roleArn)").message("kmsKeyArn needs roleArn, because a store without roles has no AWS KMS; set roleArn, or remove kmsKeyArn"))]
+#[x_kube(validation = Rule::new("!has(self.kmsKeyArn) || has(self.roleArn)").message("assumeRole.kmsKeyArn needs assumeRole.roleArn, because a store without IAM roles cannot use AWS KMS; set roleArn, or remove kmsKeyArn"))]
 pub struct AssumeRole {
     /// The role. Leave it out for a store without roles (MinIO): the session then has at most the permissions of the
     /// access key.
     /// Example: arn:aws:iam::123456789012:role/valet
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 20, max = 2048))]
-    #[x_kube(validation = Rule::new(r"self.matches('^arn:[a-z0-9-]+:iam::[0-9]*:role/[!-~]+$')").message("roleArn is not the ARN of a role; write it as arn:aws:iam::123456789012:role/NAME"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^arn:[a-z0-9-]+:iam::[0-9]*:role/[!-~]+$')").message("assumeRole.roleArn is not the ARN of an IAM role; use the form arn:aws:iam::123456789012:role/NAME"))]
     pub role_arn: Option<String>,
 
     /// The external ID (sts:ExternalId) that the trust policy of the role requires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 1224))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("externalId has a character that STS does not accept; use letters, digits and + = , . @ : / _ -"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("assumeRole.externalId has a character that STS does not accept; use only letters, digits and the characters + = , . @ : / _ -"))]
     pub external_id: Option<String>,
 
     /// The longest session of the role, in seconds. It is also the longest lifetime of a credential. AWS: 900 to
@@ -53,7 +53,7 @@ pub struct AssumeRole {
     /// Example: https://sts.eu-west-1.amazonaws.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("assumeRole.endpoint must be scheme, host and port only, for example https://sts.eu-west-1.amazonaws.com; remove the path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("assumeRole.endpoint must contain only a scheme, a host and an optional port, for example https://sts.eu-west-1.amazonaws.com; remove any path, user or query"))]
     pub endpoint: Option<String>,
 
     /// The ARN of the KMS key that encrypts the bucket (SSE-KMS), if it is a KMS key of your own. Not an alias.
@@ -63,7 +63,7 @@ pub struct AssumeRole {
     /// Example: arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 20, max = 2048))]
-    #[x_kube(validation = Rule::new(r"self.matches('^arn:aws[a-z0-9-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$')").message("kmsKeyArn is not the ARN of a KMS key; write it as arn:aws:kms:eu-west-1:123456789012:key/ID, with the ID of the KMS key instead of an alias"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^arn:aws[a-z0-9-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$')").message("assumeRole.kmsKeyArn is not the ARN of a KMS key; use the form arn:aws:kms:eu-west-1:123456789012:key/ID; an alias of the KMS key is not allowed"))]
     pub kms_key_arn: Option<String>,
 }
 

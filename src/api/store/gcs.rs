@@ -18,7 +18,7 @@ pub struct GcsStore {
     /// Example: https://storage.googleapis.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must be scheme, host and port only, for example https://storage.googleapis.com; remove the path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("endpoint must contain only a scheme, a host and an optional port, for example https://storage.googleapis.com; remove any path, user or query"))]
     pub endpoint: Option<String>,
 
     /// The address of the store in the signed URLs: scheme, host and port, no path. Set it if workloads reach the
@@ -27,7 +27,7 @@ pub struct GcsStore {
     /// Example: https://storage.example.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must be scheme, host and port only, for example https://storage.example.com; remove the path, user or query"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[\\[][0-9A-Fa-f:.]+[\\]])(:[0-9]{1,5})?/?$')").message("publicEndpoint must contain only a scheme, a host and an optional port, for example https://storage.example.com; remove any path, user or query"))]
     pub public_endpoint: Option<String>,
 
     /// The position of the bucket name in URLs. Path: in the path. VirtualHost: in the host name, for example
@@ -46,7 +46,7 @@ pub struct GcsStore {
     /// Example: tenants/valet-probe
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')").message("probeKey is not a plain object key: use letters, digits, '.', '_' and '-', in segments separated by single slashes"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')").message("probeKey is not a plain object key; use segments of letters, digits, '.', '_' and '-', separated by single slashes, and no '.' or '..' segment"))]
     pub probe_key: Option<String>,
 
     /// Whether grants may have mode: Resumable. The signed URL of such a grant starts an upload session. Everybody
@@ -74,7 +74,7 @@ fn path() -> AddressingStyle {
 /// The credentials of a bucket of Google Cloud Storage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.signAs)").message("credentials is empty; set secretRef, signAs or both, or remove credentials to use the operator's own identity"))]
+#[x_kube(validation = Rule::new("has(self.secretRef) || has(self.signAs)").message("the field credentials is empty; set credentials.secretRef, credentials.signAs or both; remove the field credentials to use the operator's own identity"))]
 pub struct GcsCredentials {
     /// The Secret with a service account key. It has the entry credentials.json, the file that gcloud iam
     /// service-accounts keys create writes. The Secret of a ClusterObjectStore is in the operator's namespace. The
@@ -88,6 +88,6 @@ pub struct GcsCredentials {
     /// Example: valet@project.iam.gserviceaccount.com
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 6, max = 254))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*[.][A-Za-z]+$')").message("signAs is not a service account; write it as NAME@PROJECT.iam.gserviceaccount.com"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*[.][A-Za-z]+$')").message("credentials.signAs is not the email address of a service account; use the form NAME@PROJECT.iam.gserviceaccount.com"))]
     pub sign_as: Option<String>,
 }

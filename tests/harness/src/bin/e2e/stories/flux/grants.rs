@@ -389,7 +389,7 @@ fn by_hand(t: &Tenant<'_>) -> Result<()> {
     t.play.wait_secret_gone("taken", 20)?;
     let ready = t.sync()?;
     check(
-        ready.status == "False" && ready.message.contains("revoke cannot be undone"),
+        ready.status == "False" && ready.message.contains("spec.revoke cannot be set back to false"),
         format!("git and a revocation by hand: {ready:?}"),
     )?;
     check(!t.play.exists("secret/taken")?, "a key that was revoked came back")?;

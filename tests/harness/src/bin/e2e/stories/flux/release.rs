@@ -95,7 +95,7 @@ pub fn release(play: &Play) -> Result<()> {
 
     // Upgrade to the next version with changed CRDs: another git tag.
     let next = "sed -i 's/^version: .*/version: 99.0.0/' charts/valet/Chart.yaml
-        sed -i 's/description: The reason of the condition Ready, in one word[.]/description: The reason of the condition Ready, in one or two words./' charts/valet/templates/crds.yaml";
+        sed -i 's/description: The reason of the condition Ready, for example Issued,/description: The reason of the condition Ready in one or two words, for example Issued,/' charts/valet/templates/crds.yaml";
     git.release("valet", next, "v99.0.0")?;
     let source = r#"{"spec":{"ref":{"tag":"v99.0.0"}}}"#;
     cluster.kubectl(&[
