@@ -78,7 +78,10 @@ impl Apiserver {
             tokio::time::sleep(PERIOD).await;
             match self.contact.change(Instant::now()) {
                 Some(Change::Lost) => warn!("the apiserver has not answered for a minute; the operator is not ready"),
-                Some(Change::Back(silence)) => info!("the apiserver answers again, after {} s", silence.as_secs()),
+                Some(Change::Back(silence)) => {
+                    let seconds = silence.as_secs();
+                    info!("the apiserver answers again after {seconds} s without an answer");
+                }
                 None => {}
             }
             let now = fingerprint(&options).await;
@@ -93,19 +96,27 @@ impl Apiserver {
                 Ok((_, url)) if url != self.url => {
                     // The new settings may name another cluster. The operator must then restart, because its cached
                     // data comes from the old cluster.
-                    let why = format!("the settings now name the apiserver {url} instead of {}", self.url);
+                    let old = &self.url;
                     if self.contact.silence(Instant::now()).is_some() {
-                        return format!("{why}, which no longer answers");
+                        return format!(
+                            "apiserver {old} no longer answers, and the connection settings now name apiserver {url}"
+                        );
                     }
-                    format!("{why}, which still answers and stays in use; restart the operator to change it")
+                    format!(
+                        "the connection settings now name apiserver {url}, but the operator still uses apiserver {old}, because apiserver {old} still answers; restart the operator to use apiserver {url}"
+                    )
                 }
                 Ok((client, _)) => {
                     *self.current.write().unwrap_or_else(PoisonError::into_inner) = client;
                     self.made_from = now;
-                    info!("the certificates or credentials for the apiserver have changed; new connections use them");
+                    info!(
+                        "the certificates or credentials for the apiserver have changed; new connections use the new certificates and credentials"
+                    );
                     continue;
                 }
-                Err(why) => format!("the files for the apiserver have changed and cannot be used: {why}"),
+                Err(why) => format!(
+                    "the connection files for the apiserver have changed, but the new files cannot be used: {why}"
+                ),
             };
             if reported.as_ref() != Some(&trouble) {
                 warn!("{trouble}");

@@ -46,7 +46,7 @@ pub async fn watch_clock(stepped: impl Fn()) {
         if let Some(step) = detector.step(Timestamp::now(), Instant::now()) {
             warn!(
                 seconds = step.as_secs_f64(),
-                "the clock was set; every grant is reconciled again"
+                "the system clock was changed; Valet reconciles every grant again"
             );
             stepped();
         }
@@ -70,7 +70,11 @@ mod tests {
                 .map(|step| step.as_millis())
         };
         assert_eq!(at(5000, 5000), None);
-        assert_eq!(at(11_000, 10_000), None, "a difference of one second is tolerated");
+        assert_eq!(
+            at(11_000, 10_000),
+            None,
+            "a clock difference of one second must be ignored"
+        );
         assert_eq!(at(46_001, 15_000), Some(30_001), "set forward");
         assert_eq!(at(51_001, 20_000), None, "a step is reported once");
         assert_eq!(at(6001, 25_000), Some(-50_000), "set back");

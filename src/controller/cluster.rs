@@ -27,7 +27,7 @@ pub async fn config(options: &Options) -> Result<Config, String> {
         }
         (None, Some(context)) => Config::from_kubeconfig(&wanted).await.map_err(|e| format!("--context {context}: {e}")),
         (None, None) => Config::infer().await.map_err(|e| {
-            format!("no cluster is configured: {e}; use --kubeconfig, set KUBECONFIG, or run in a pod with a service account")
+            format!("no Kubernetes cluster is configured; set --kubeconfig or KUBECONFIG, or run Valet in a pod with a service account: {e}")
         }),
     }
 }
@@ -47,15 +47,16 @@ pub async fn check_crds(client: &Client, namespace: Option<&str>) -> Result<(), 
         match tokio::time::timeout(CALL_TIMEOUT, api.list(&ListParams::default().limit(1))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(kube::Error::Api(s))) if s.code == 404 => Err(format!(
-                "the cluster does not know {name}; install the CRDs first: valet crds | kubectl apply -f -"
+                "CRD {name} is not installed in the cluster; install the CRDs with: valet crds | kubectl apply -f -"
             )),
-            Ok(Err(kube::Error::Api(s))) if s.code == 403 => {
-                Err(format!("the operator's account may not list {name}: {}", s.message))
-            }
+            Ok(Err(kube::Error::Api(s))) if s.code == 403 => Err(format!(
+                "the operator's account is not allowed to list {name}: {why}",
+                why = s.message
+            )),
             Ok(Err(e)) => Err(format!("listing {name} failed: {e}")),
             Err(_) => Err(format!(
-                "the apiserver did not answer within {} s",
-                CALL_TIMEOUT.as_secs()
+                "the apiserver did not answer within {seconds} s",
+                seconds = CALL_TIMEOUT.as_secs()
             )),
         }
     }

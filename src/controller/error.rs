@@ -15,10 +15,10 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Error)]
 pub enum Error {
     /// The object has changed since it was read. The next attempt must read the object and decide again.
-    #[error("{0}: the object has changed in the meantime")]
+    #[error("another client has changed the object in the meantime: {0}")]
     Conflict(&'static str),
     /// The object that the step must change no longer exists.
-    #[error("{0}: the object no longer exists")]
+    #[error("the object no longer exists: {0}")]
     Gone(&'static str),
     /// The apiserver refused the request, and somebody must remove the cause. For example, the cause is a
     /// ResourceQuota, an admission policy, or a namespace that is being deleted.
@@ -33,15 +33,17 @@ pub enum Error {
     },
     /// The reconcile waits in the store's queue, because the request limit of the store is reached. The number says
     /// how many rounds of other reconciles come first.
-    #[error("the limit of concurrent requests to the store is reached; {0} rounds of other requests come first")]
+    #[error(
+        "the limit of concurrent requests to the store is reached; {0} rounds of other requests run before this request"
+    )]
     InLine(usize),
     /// The first probe of the store is still running. Valet enqueues the grant when the probe has a result.
     #[error("the store is being probed")]
     NotProbed,
     /// The reconcile took longer than the time limit. It stopped, so that other reconciles can run.
     #[error(
-        "the reconcile took longer than {} s and was stopped; a store, its STS or the apiserver is slow",
-        DEADLINE.as_secs()
+        "the reconcile took longer than {seconds} s and was stopped; the store, its STS or the apiserver is slow",
+        seconds = DEADLINE.as_secs()
     )]
     Deadline,
     /// The provider could not sign the credential.
@@ -49,7 +51,7 @@ pub enum Error {
     Sign(#[from] SignError),
     /// The decision logic returned too many steps for one reconcile. This is a bug, and the limit prevents an endless
     /// loop.
-    #[error("the reconcile did not finish after {0} steps; please report this bug")]
+    #[error("the reconcile did not finish after {0} steps because of a bug in Valet; please report this bug")]
     Restless(usize),
 }
 
@@ -97,7 +99,10 @@ fn classify(call: &'static str, error: &kube::Error) -> Error {
         // The message contains only the column, because the text of a parse error quotes the input.
         kube::Error::SerdeError(e) => Error::Api {
             call,
-            why: format!("the answer cannot be parsed (column {})", e.column()),
+            why: format!(
+                "the apiserver's answer cannot be parsed (at column {column})",
+                column = e.column()
+            ),
         },
         other => Error::Api { call, why: root(other) },
     }
@@ -180,7 +185,7 @@ mod tests {
         }
         for plain in [
             "secrets \"upload-42\" is forbidden: exceeded quota: compute, requested: secrets=1, used: secrets=1, limited: secrets=1",
-            "ValidatingAdmissionPolicy 'valet.example' with binding 'valet.example' denied request: the Secrets of grants only",
+            "ValidatingAdmissionPolicy 'valet.example' with binding 'valet.example' denied request: only the Secrets of grants are allowed",
             "User \"system:serviceaccount:valet-system:valet\" cannot create resource \"secrets\" in the namespace \"a-namespace-with-a-long-name-0123456789\"",
             "no secrets for 9b2f8c1e-5d7a-4e55-9c0e-3f2a1b4c5d6e",
         ] {

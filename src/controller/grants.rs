@@ -99,8 +99,8 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
                 kind = G::OPERATION.kind(),
                 namespace = invalid.metadata.namespace,
                 name = invalid.metadata.name,
-                "the grant cannot be parsed and is ignored: {}",
-                invalid.error
+                "the grant cannot be parsed, so Valet ignores the grant: {error}",
+                error = invalid.error
             );
             context.progress.ended(std::time::Instant::now());
             return Ok(Action::await_change());
@@ -271,8 +271,8 @@ impl<'a, G: Grant> Reconciliation<'a, G> {
     async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
         tokio::time::timeout_at(self.deadline, work).await.map_err(|_| {
             format!(
-                "no answer within {} s, the time limit of a reconcile",
-                DEADLINE.as_secs()
+                "the store did not answer within {seconds} s, the time limit of one reconcile",
+                seconds = DEADLINE.as_secs()
             )
         })
     }

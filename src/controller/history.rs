@@ -42,7 +42,7 @@ pub async fn went_back(client: Client, namespace: Option<&str>) -> String {
             sleep(AGAIN).await;
             if look(&api, &mut newest).await.is_some() {
                 return format!(
-                    "the cluster's resource version fell from {before} to {now}: the cluster was set back to an earlier state, for example by an etcd restore; the operator restarts, because its data describes the later state"
+                    "the cluster's resource version fell from {before} to {now}; the cluster was reset to an earlier state, for example by an etcd restore; the operator restarts, because its cached data describes the later state"
                 );
             }
         }
@@ -56,7 +56,10 @@ async fn look(api: &Api<DeserializeGuard<UploadGrant>>, newest: &mut Newest) -> 
     match version(api).await {
         Ok(version) => Some((newest.note(version?)?, version?)),
         Err(error) => {
-            warn_once!(&error.cause(), "the cluster's resource version cannot be read: {error}");
+            warn_once!(
+                &error.cause(),
+                "Valet cannot read the cluster's resource version: {error}"
+            );
             None
         }
     }

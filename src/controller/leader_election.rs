@@ -145,7 +145,10 @@ impl Lease {
                     return held;
                 }
                 Ok(None) | Err(Error::Conflict(_)) => {}
-                Err(error) => warn_once!(&error.cause(), "the Lease cannot be acquired; trying again: {error}"),
+                Err(error) => warn_once!(
+                    &error.cause(),
+                    "this replica cannot acquire the Lease and tries again: {error}"
+                ),
             }
             sleep(PERIOD).await;
         }
@@ -213,7 +216,8 @@ impl Lease {
             sleep(PERIOD).await;
             // The elapsed time also includes the time in which this process was frozen.
             let Some(left) = RENEW_DEADLINE.checked_sub(held.renewed.elapsed()) else {
-                return format!("it could not be renewed for {} s", held.renewed.elapsed().as_secs());
+                let seconds = held.renewed.elapsed().as_secs();
+                return format!("the Lease could not be renewed for {seconds} s");
             };
             let began = Instant::now();
             let mut ours = held.lease.clone();
@@ -229,14 +233,17 @@ impl Lease {
                     // The cause of the conflict may be an earlier write of this process whose response was lost.
                     match call("reading the Lease", self.api.get_opt(NAME)).await {
                         Ok(Some(lease)) if version(&lease) < version(&held.lease) => {
-                            return "its resource version fell: the cluster was set back to an earlier state, for example by an etcd restore".into();
+                            return "the resource version of the Lease fell, because the cluster was reset to an earlier state, for example by an etcd restore".into();
                         }
                         Ok(Some(lease)) if holder(&lease) == Some(&self.identity) => held.lease = lease,
-                        Ok(_) => return "another replica has acquired it".into(),
+                        Ok(_) => return "another replica has acquired the Lease".into(),
                         Err(error) => warn_once!(&error.cause(), "the Lease cannot be read: {error}"),
                     }
                 }
-                Ok(Err(error)) => warn_once!(&error.cause(), "the Lease cannot be renewed; trying again: {error}"),
+                Ok(Err(error)) => warn_once!(
+                    &error.cause(),
+                    "this replica cannot renew the Lease and tries again: {error}"
+                ),
                 Err(_) => {}
             }
         }
@@ -254,7 +261,7 @@ impl Lease {
         )
         .await
         {
-            warn!("the Lease could not be released and will expire: {error}");
+            warn!("this replica could not release the Lease; the Lease will expire: {error}");
         }
     }
 
@@ -314,7 +321,7 @@ mod tests {
         term.renewed(after(2000));
         assert!(term.is_on(after(8999)) && !term.is_on(after(9000)));
         term.set(Until::NotYet);
-        assert!(!term.is_on(after(2000)), "another replica has acquired it");
+        assert!(!term.is_on(after(2000)), "another replica has acquired the Lease");
         term.for_ever();
         assert!(term.is_on(after(86_400_000)));
     }

@@ -461,15 +461,15 @@ mod tests {
         assert!(is_finished(&revoked));
         assert!(
             is_finished(&grant(2, None)),
-            "an old status at the same generation was written by another client"
+            "the grant must stay finished if another client writes an old status with the same generation"
         );
         assert!(
             !is_finished(&grant(1, None)),
-            "etcd was restored to a time before the change of the spec"
+            "the grant must not be finished after etcd was restored to a time before the change of the spec"
         );
         assert!(
             !is_finished(&grant(1, None)),
-            "the record of the later generation is gone"
+            "the record of the later generation must have been removed"
         );
     }
 

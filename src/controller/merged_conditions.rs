@@ -14,7 +14,7 @@ const OWN: [&str; 5] = [READY, HEADERS, CLOCK, KEYS, EXPIRATION];
 const SUMMARY: [&str; 3] = [READY, "Reconciling", "Stalled"];
 const READY: &str = "Ready";
 /// The message of the summary if several operators can use the store.
-const ALL_CAN: &str = "every operator that has checked the store can use it";
+const ALL_CAN: &str = "every operator that has checked the store can use the store";
 
 /// Returns the type of a condition that belongs to the operator of one namespace.
 pub fn of(namespace: &str, type_: &str) -> String {
@@ -165,7 +165,7 @@ mod tests {
     fn says(previous: &StoreStatus, namespace: &str, reason: Reason, generation: i64, now: i64) -> StoreStatus {
         let mut status = own(previous, namespace);
         status.observed_generation = Some(generation);
-        let message = format!("checked by {namespace}");
+        let message = format!("operator {namespace} checked the store");
         set_ready(&mut status.conditions, (reason, &message), Some(generation), at(now));
         set_condition(
             &mut status.conditions,
@@ -206,7 +206,7 @@ mod tests {
     fn one_alone_says_all_that_there_is() {
         let status = says(&fresh(), "a", Reason::Ready, 1, 1);
         assert_eq!(types(&status), [READY, HEADERS, "a/Ready"]);
-        assert_eq!(ready(&status), "True Ready: checked by a");
+        assert_eq!(ready(&status), "True Ready: operator a checked the store");
         assert!(!status.capabilities.is_empty() && status.canary.is_some());
         assert_eq!(status.credentials_expiration_time, Some(Time(at(1000))));
         assert_eq!(says(&status, "a", Reason::Ready, 1, 9).conditions, status.conditions);
@@ -230,7 +230,7 @@ mod tests {
         );
         assert_eq!(
             ready(&settled),
-            "False CredentialsNotFound: for namespace b: checked by b"
+            "False CredentialsNotFound: for namespace b: operator b checked the store"
         );
         assert!(settled.capabilities.is_empty() && settled.canary.is_none());
         // The credentials expiry is in the condition of the operator that can use the store, and not in the summary.
@@ -241,9 +241,9 @@ mod tests {
         };
         assert_eq!(
             message("a/Ready"),
-            "checked by a; the credentials expire at 2027-01-15T08:16:40Z"
+            "operator a checked the store; the credentials expire at 2027-01-15T08:16:40Z"
         );
-        assert_eq!(message("b/Ready"), "checked by b");
+        assert_eq!(message("b/Ready"), "operator b checked the store");
         // Both operators have written all their conditions, so the status no longer changes.
         for now in [4, 5, 6] {
             assert_eq!(says(&settled, "a", Reason::Ready, 1, now), settled);

@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(
             *called.lock().unwrap(),
             ["3", "gone", "4"],
-            "each object is enqueued once, and a deleted object is skipped"
+            "each object must be enqueued once, and a deleted object must be skipped"
         );
         assert!(
             turns.shared.lock().namespaces.is_empty(),
@@ -245,7 +245,11 @@ mod tests {
         let loud: Vec<_> = (0..9)
             .filter_map(|n| turns.take(SHARED, "loud-0", &n.to_string(), no_call))
             .collect();
-        assert_eq!(loud.len(), 8, "the namespace also keeps its share of the shared pool");
+        assert_eq!(
+            loud.len(),
+            8,
+            "the namespace must also keep its share of the shared pool"
+        );
     }
 
     /// If all permits of a pool are in use, the waiting namespaces are served one after the other.

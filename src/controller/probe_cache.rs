@@ -98,7 +98,7 @@ impl StoreProbe {
         let is_overdue = state.last.is_none() && state.since.elapsed() > SILENCE;
         is_overdue.then(|| {
             let message =
-                "the store has not been probed yet, because probes of other stores take long; Valet probes it automatically";
+                "the store has not been probed yet, because probes of other stores take long; Valet will probe the store automatically";
             (Reason::Pending, message.to_owned())
         })
     }
@@ -245,7 +245,10 @@ impl ProbeCache {
         // Acquiring fails only if the semaphore is closed, which never happens.
         let Ok(_permit) = permits.acquire().await else { return };
         let probed = timeout(PROBE_TIMEOUT, provider.probe()).await.unwrap_or_else(|_| {
-            let why = format!("the probe took longer than {} s", PROBE_TIMEOUT.as_secs());
+            let why = format!(
+                "the probe of the store took longer than {seconds} s",
+                seconds = PROBE_TIMEOUT.as_secs()
+            );
             Probed::of(Finding::Unreachable(why))
         });
         let is_news = trial.probed(probed);
@@ -260,8 +263,8 @@ impl ProbeCache {
             .await
             .unwrap_or_else(|_| ConformanceReport {
                 untried: vec![format!(
-                    "the conformance check did not finish within {} s",
-                    CANARY_TIMEOUT.as_secs()
+                    "the conformance check did not finish within {seconds} s",
+                    seconds = CANARY_TIMEOUT.as_secs()
                 )],
                 interrupted: true,
                 ..ConformanceReport::default()
@@ -303,13 +306,15 @@ impl Outcome {
             // credentials could be weaker than their grants.
             Finding::Unreachable(why) if is_to_be_tried && self.canary.is_none() => Some((
                 Reason::StoreUnreachable,
-                format!("a conformance check must run first, but the store does not answer: {why}"),
+                format!(
+                    "Valet must run a conformance check before signing credentials, but the store does not answer: {why}"
+                ),
             )),
             Finding::Usable if is_to_be_tried && self.canary.is_none() => Some((
                 Reason::Pending,
                 format!(
-                    "a conformance check of the store is running, as annotation {} requests; it takes up to one minute, and no credential is signed before it ends",
-                    annotation::CANARY_REQUESTED_AT
+                    "a conformance check of the store is running, because annotation {requested} requests the check; Valet signs no credential until the check ends, after at most one minute",
+                    requested = annotation::CANARY_REQUESTED_AT
                 ),
             )),
             Finding::Usable | Finding::Unreachable(_) => {

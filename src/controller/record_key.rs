@@ -52,12 +52,15 @@ impl RecordKeyStore {
                 info!(
                     namespace = self.namespace,
                     secret = RECORD_KEY_NAME,
-                    "record key created; Valet reissues credentials that were recorded with another record key"
+                    "Valet created a record key; Valet reissues credentials that were recorded with another record key"
                 );
                 return Ok(key);
             }
         }
-        Err(format!("{}: the Secret is repeatedly created and deleted", self.name()))
+        let name = self.name();
+        Err(format!(
+            "Secret {name} with the record key is repeatedly created and deleted; find the client that deletes the Secret"
+        ))
     }
 
     /// Creates the Secret with the record key again if it is deleted. Returns a message if the Secret contains a
@@ -67,16 +70,14 @@ impl RecordKeyStore {
             match self.read().await {
                 Ok(Some(found)) if found.expose() == key.expose() => {}
                 Ok(Some(_)) => {
-                    return format!(
-                        "{} has another record key than at the start of this process",
-                        self.name()
-                    );
+                    let name = self.name();
+                    return format!("Secret {name} contains another record key than at the start of this process");
                 }
                 Ok(None) => match self.create(key).await {
                     Ok(_) => warn!(
                         namespace = self.namespace,
                         secret = RECORD_KEY_NAME,
-                        "the Secret with the record key was deleted and has been created again"
+                        "the Secret with the record key was deleted; Valet has created the Secret again"
                     ),
                     Err(why) => error!("{why}"),
                 },
@@ -87,7 +88,7 @@ impl RecordKeyStore {
     }
 
     fn name(&self) -> String {
-        format!("Secret {}/{RECORD_KEY_NAME} (the record key)", self.namespace)
+        format!("{}/{RECORD_KEY_NAME}", self.namespace)
     }
 
     async fn read(&self) -> Result<Option<RecordKey>, String> {
@@ -96,8 +97,8 @@ impl RecordKeyStore {
             Err(Error::Gone(_)) => return Ok(None),
             Err(e) => {
                 return Err(format!(
-                    "{}: {e}; allow the operator's account to get this Secret",
-                    self.name()
+                    "Secret {name} with the record key cannot be read; allow the operator's account to get this Secret: {e}",
+                    name = self.name()
                 ));
             }
         };
@@ -106,8 +107,8 @@ impl RecordKeyStore {
         match bytes {
             Some(bytes) if secret.type_.as_deref() == Some(RECORD_KEY_TYPE) => Ok(Some(RecordKey::new(bytes))),
             _ => Err(format!(
-                "{}: the Secret must have the type {RECORD_KEY_TYPE} and 32 bytes in the entry '{ENTRY}'; delete it, and the operator creates a new one",
-                self.name()
+                "Secret {name} must have type {RECORD_KEY_TYPE} and a record key of 32 bytes in entry '{ENTRY}'; delete the Secret, and the operator creates a new Secret",
+                name = self.name()
             )),
         }
     }
@@ -130,13 +131,13 @@ impl RecordKeyStore {
             Ok(()) => Ok(true),
             Err(Error::Conflict(_)) => Ok(false),
             Err(Error::Gone(_)) => Err(format!(
-                "{}: namespace {} does not exist; create it, or set --operator-namespace to another namespace",
-                self.name(),
-                self.namespace
+                "Secret {name} with the record key cannot be created, because namespace {namespace} does not exist; create the namespace, or set --operator-namespace to another namespace",
+                name = self.name(),
+                namespace = self.namespace
             )),
             Err(e) => Err(format!(
-                "{}: {e}; allow the operator's account to create Secrets in this namespace",
-                self.name()
+                "Secret {name} with the record key cannot be created; allow the operator's account to create Secrets in this namespace: {e}",
+                name = self.name()
             )),
         }
     }

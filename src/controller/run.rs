@@ -249,7 +249,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         why = kept.keep(&records) => Some(why),
         () = clock => None,
         _ = watches => return Err("a watch ended unexpectedly".into()),
-        why = lost => return Err(format!("the Lease was lost: {why}; another replica takes over")),
+        why = lost => return Err(format!("this replica has lost the Lease, and another replica takes over: {why}")),
         // Running reconciles finish before the operator stops.
         _ = work => None,
     };
@@ -261,7 +261,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         return Err(why);
     }
     info!(
-        "valet has stopped; issued credentials stay valid until they expire, and the next start continues all work"
+        "valet has stopped; issued credentials stay valid until they expire; Valet continues all work at the next start"
     );
     Ok(())
 }

@@ -54,7 +54,10 @@ impl NamedSecrets {
         let text = call(what, self.client.request_text(request)).await?;
         let answer: PartialObjectMeta<Secret> = serde_json::from_str(&text).map_err(|e| Error::Api {
             call: what,
-            why: format!("the answer cannot be parsed (column {})", e.column()),
+            why: format!(
+                "the apiserver's answer cannot be parsed (at column {column})",
+                column = e.column()
+            ),
         })?;
         Ok(answer.metadata)
     }
@@ -68,7 +71,10 @@ impl NamedSecrets {
         let text = call(WHAT, self.client.request_text(request)).await?;
         serde_json::from_str(&text).map_err(|e| Error::Api {
             call: WHAT,
-            why: format!("the answer cannot be parsed (column {})", e.column()),
+            why: format!(
+                "the apiserver's answer cannot be parsed (at column {column})",
+                column = e.column()
+            ),
         })
     }
 
@@ -356,7 +362,7 @@ fn body(secret: &Secret) -> Vec<u8> {
 /// reference and the UID all match. One of them alone proves nothing, because any client can set it.
 fn owner(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> Owner {
     if type_ != Some(SECRET_TYPE) {
-        return Owner::Foreign("its type is not valetkey.dev/grant");
+        return Owner::Foreign("the type of the Secret is not valetkey.dev/grant");
     }
     let labelled = meta
         .labels
@@ -364,7 +370,7 @@ fn owner(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> Owner {
         .and_then(|l| l.get(MANAGED_BY_LABEL))
         .is_some_and(|v| v == MANAGED_BY_VALUE);
     if !labelled {
-        return Owner::Foreign("it does not have the label app.kubernetes.io/managed-by=valet");
+        return Owner::Foreign("the Secret does not have the label app.kubernetes.io/managed-by=valet");
     }
     let controller = meta
         .owner_references
@@ -380,7 +386,7 @@ fn owner(meta: &ObjectMeta, type_: Option<&str>, grant: &GrantFacts) -> Owner {
         {
             Owner::Predecessor
         }
-        Some(_) => Owner::Foreign("another object owns it"),
-        None => Owner::Foreign("no grant owns it"),
+        Some(_) => Owner::Foreign("another object owns the Secret"),
+        None => Owner::Foreign("no grant owns the Secret"),
     }
 }

@@ -80,7 +80,7 @@ pub async fn went_silent(
             if number > 0 {
                 let (kind, minutes) = (operation.kind(), PERIOD.as_secs() / 60);
                 return format!(
-                    "the watch of {kind} has missed changes of {number} objects for {minutes} minutes, for example because etcd was restored; the operator restarts"
+                    "the watch of {kind} objects has missed changes of {number} objects for {minutes} minutes; a possible cause is an etcd restore; the operator restarts"
                 );
             }
         }
@@ -103,7 +103,7 @@ async fn compare<G: Grant>(
         Err(error) => {
             warn_once!(
                 &error.cause(),
-                "the listed grants cannot be compared with the watch cache: {error}"
+                "Valet cannot list the grants and compare the list with the watch cache: {error}"
             );
             *comparison = Comparison::default();
             0

@@ -233,7 +233,10 @@ mod tests {
             "another store has its own limit"
         );
         drop((first, second));
-        assert!(take("c", "1").is_err(), "the permit is reserved for the enqueued grant");
+        assert!(
+            take("c", "1").is_err(),
+            "the free permit must be reserved for the enqueued grant"
+        );
         for (namespace, name) in [("a", "3"), ("b", "1"), ("a", "4"), ("c", "1"), ("a", "5")] {
             let permit = take(namespace, name);
             assert!(permit.is_ok(), "{namespace}/{name}");
@@ -264,7 +267,10 @@ mod tests {
         }
         drop(first);
         assert_eq!(*called.lock().unwrap(), ["a/gone", "b/1"], "a deleted grant is skipped");
-        assert!(take("c", "1").is_err(), "the permit is reserved for an existing grant");
+        assert!(
+            take("c", "1").is_err(),
+            "the free permit must be reserved for a grant that still exists"
+        );
         let second = take("b", "1");
         assert!(second.is_ok());
         drop(second);
@@ -273,13 +279,13 @@ mod tests {
         assert_eq!(
             called.lock().unwrap().len(),
             3,
-            "the end of an ordinary reconcile enqueues no other grant"
+            "the end of an ordinary reconcile must not enqueue another grant"
         );
         requests.visited(&id, (Operation::Upload, "a", "held back"));
         assert_eq!(
             called.lock().unwrap().last().unwrap(),
             "b/2",
-            "an unused permit goes to the next grant"
+            "an unused permit must go to the next grant in the queue"
         );
     }
 
@@ -309,14 +315,14 @@ mod tests {
         requests.limit(&id, None);
         assert!(
             requests.take(&id, (Operation::Download, "a", "1")).is_ok(),
-            "the default limit, a quarter of 32, applies again"
+            "the default limit of 8 requests, a quarter of 32, must apply again"
         );
         let gone = store("gone");
         requests.limit(&gone, Some(1));
         requests.limit(&gone, None);
         assert!(
             !requests.lock().contains_key(&gone),
-            "the entry of a deleted store is removed"
+            "the limiter must remove the entry of a deleted store"
         );
     }
 }

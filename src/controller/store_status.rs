@@ -84,8 +84,8 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
                 kind = S::KIND.as_str(),
                 namespace = invalid.metadata.namespace,
                 name = invalid.metadata.name,
-                "the store cannot be parsed and is ignored: {}",
-                invalid.error
+                "the store cannot be parsed, so Valet ignores the store: {error}",
+                error = invalid.error
             );
             return Ok(Action::await_change());
         }
@@ -245,7 +245,7 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             EXPIRATION,
             "False",
             Reason::ExpirationUnknown,
-            "the store's credentials have a session token and their expiry is unknown, so no signed URL is valid for more than 15 minutes; set AWS_CREDENTIAL_EXPIRATION next to AWS_SESSION_TOKEN",
+            "the store's credentials have a session token without an expiry time, so no signed URL is valid for more than 15 minutes; set AWS_CREDENTIAL_EXPIRATION together with AWS_SESSION_TOKEN",
         );
     }
     let is_safe = capabilities.enforced.contains(&Capability::SignedHeadersOnly);
@@ -254,13 +254,13 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
             HEADERS,
             "True",
             Reason::HeadersRefused,
-            "the store rejects unsigned headers that would extend what a signed URL allows",
+            "the store rejects unsigned request headers with which a client could do more than a signed URL allows",
         ),
         (Some(false), true) => set(
             HEADERS,
             "False",
             Reason::HeadersObeyed,
-            "the store obeys unsigned headers; Valet still issues PUT URLs, because assumeRole restricts each URL or unsignedHeaders is Tolerate",
+            "the store obeys unsigned headers; Valet still issues PUT URLs, because assumeRole restricts each URL, or because unsignedHeaders is set to Tolerate",
         ),
         (Some(false), false) => {
             let remedy = remedy(capabilities);
@@ -275,12 +275,16 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         // opposite.
         (None, _) if was_unsafe => {}
         (None, _) => {
-            let why = probed.untold.as_deref().unwrap_or("it was not tested");
+            let why = probed
+                .untold
+                .as_deref()
+                .unwrap_or("the probe did not test unsigned headers");
             let then = match is_safe {
-                true => "Valet still issues PUT URLs, because the store is documented to reject them, assumeRole restricts each URL, or unsignedHeaders is Tolerate".to_owned(),
-                false => format!("until it is known, Valet issues no PUT URLs{}", remedy(capabilities)),
+                true => "Valet still issues PUT URLs, because the store is documented to reject unsigned headers, assumeRole restricts each URL, or unsignedHeaders is set to Tolerate".to_owned(),
+                false => format!("Valet issues no PUT URLs until a probe shows that the store rejects unsigned headers{remedy}", remedy = remedy(capabilities)),
             };
-            let message = format!("it is not known whether the store rejects unsigned headers: {why}; {then}");
+            let unknown = format!("Valet does not know whether the store rejects unsigned headers: {why}");
+            let message = format!("{unknown}; {then}");
             set(HEADERS, "Unknown", Reason::NotObservable, &message);
         }
     }
@@ -295,8 +299,8 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
         ),
         Some(skew) => {
             let message = format!(
-                "{}; signed URLs are valid according to the store's clock, and probe results are ignored until the clocks agree",
-                skewed(skew)
+                "signed URLs are valid according to the store's clock, and Valet ignores probe results until the clocks agree: {difference}",
+                difference = skewed(skew)
             );
             set(CLOCK, "False", Reason::ClockSkewed, &message);
         }
@@ -306,11 +310,11 @@ fn describe(status: &mut StoreStatus, condition: &Condition, now: Timestamp) {
     }
 }
 
-/// Returns what the store's owner can do about unsigned headers. The text is the end of a sentence.
+/// Returns what the store's owner can do about unsigned headers. The text continues a message after a semicolon.
 fn remedy(capabilities: &Capabilities) -> String {
     let remedy = capabilities.remedies.signed_headers;
     remedy.map_or(String::new(), |remedy| {
-        format!(": {}", remedy.trim_start_matches("to "))
+        format!("; to allow PUT URLs, {}", remedy.trim_start_matches("to "))
     })
 }
 
@@ -330,7 +334,7 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
         None if !found.missing.is_empty() => {
             let names = found.missing_names();
             let message = format!(
-                "the conformance check found that the store does not enforce {names}; grants that need one of these are refused (CapabilityMissing)"
+                "the conformance check found that the store does not enforce {names}; Valet refuses grants that need one of these capabilities (CapabilityMissing)"
             );
             ("False", Reason::KeysNotEnforced, message)
         }
@@ -341,8 +345,8 @@ fn describe_canary(status: &mut StoreStatus, condition: &Condition, now: Timesta
         ),
         None => {
             let message = format!(
-                "the conformance check found that the store enforces {}",
-                found.held.join(", ")
+                "the conformance check found that the store enforces {names}",
+                names = found.held.join(", ")
             );
             ("True", Reason::KeysEnforced, message)
         }

@@ -295,7 +295,7 @@ impl Stores {
             None => lock(&self.ends).remove(id),
         };
         if let Some(end) = credentials_expire.filter(|end| *end <= Timestamp::now()) {
-            let message = format!("the store's credentials expired at {end}; renew them");
+            let message = format!("the store's credentials expired at {end}; renew the store's credentials");
             return Err((Reason::CredentialsExpired, message).into());
         }
         let request = connection.canary_request.as_ref();
@@ -435,8 +435,8 @@ async fn in_time<T>(work: impl Future<Output = Result<T, SignError>>) -> Result<
         .await
         .unwrap_or_else(|_| {
             let message = format!(
-                "the store's credentials could not be obtained within {} s",
-                CREDENTIALS_TIMEOUT.as_secs()
+                "the store's credentials could not be obtained within {seconds} s",
+                seconds = CREDENTIALS_TIMEOUT.as_secs()
             );
             Err(SignError::Credentials {
                 reason: Reason::StoreUnreachable,
@@ -525,7 +525,7 @@ mod tests {
         stores.changed(&id);
         assert!(
             provider.upgrade().is_some(),
-            "a change that does not affect the provider keeps it"
+            "a change that does not affect the provider must not replace the provider"
         );
         stores.gone(&id);
         assert!(provider.upgrade().is_none(), "the provider is still referenced");

@@ -57,8 +57,8 @@ pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>,
             condition = now.type_,
             before = before.as_deref().unwrap_or("none"),
             now = format!("{} {}", now.status, now.reason),
-            "a condition of the store changed: {}",
-            now.message
+            "a condition of the store changed: {message}",
+            message = now.message
         );
         if scope.is_some() && S::KIND == StoreKind::ClusterObjectStore {
             continue;
@@ -157,7 +157,11 @@ mod tests {
         );
         // The reverse change also counts, and so does a new reason with the same status.
         let after = conditions.clone();
-        assert_eq!(seen(&after, &before).len(), 2, "a removed condition is not a change");
+        assert_eq!(
+            seen(&after, &before).len(),
+            2,
+            "the removal of a condition must not count as a change"
+        );
         set_ready(&mut conditions, (Reason::StoreUnreachable, "no"), Some(2), now);
         assert_eq!(
             seen(&after, &conditions),

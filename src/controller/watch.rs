@@ -329,7 +329,7 @@ pub fn watch_failed(kind: &str, error: &watcher::Error) {
     warn_once!(
         &format!("watching {kind}: {cause}"),
         kind,
-        "the watch failed and is restarted: {why}"
+        "the watch of {kind} failed, and Valet restarts the watch: {why}"
     );
 }
 

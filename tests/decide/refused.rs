@@ -345,7 +345,7 @@ fn refused_grant_finishes_at_its_deadline() {
         ),
         (
             "another's Secret",
-            |w| w.plant(Owner::Foreign("no grant owns it")),
+            |w| w.plant(Owner::Foreign("no grant owns the Secret")),
             "SecretConflict",
         ),
     ];
@@ -414,7 +414,7 @@ fn grant_with_foreign_secret_finishes_at_its_credential_expiry() {
     let mut world = World::new(download(), store([rule()]));
     world.reconcile();
     world.delete_secret();
-    world.plant(Owner::Foreign("no grant owns it"));
+    world.plant(Owner::Foreign("no grant owns the Secret"));
     let planted = world.secret.clone().unwrap().view;
     world.now = at(10);
     world.reconcile();

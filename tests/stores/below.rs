@@ -134,7 +134,10 @@ fn a_form_below_a_key_while_the_store_is_away() {
     t.apply(&[grant("later"), t.grant("DownloadGrant", "down", json!({}))]);
     let waits = t.reason("ug/later", "StoreUnreachable");
     let message = condition(&waits, "Ready").unwrap()["message"].as_str().unwrap();
-    assert!(message.contains("a conformance check must run first"), "{message}");
+    assert!(
+        message.contains("Valet must run a conformance check before signing credentials"),
+        "{message}"
+    );
     t.reason("dg/down", "StoreUnreachable");
     assert_eq!(says(&t.get("ug/first").unwrap(), "Ready"), "True Issued");
     minio.start_again().unwrap();

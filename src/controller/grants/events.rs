@@ -56,7 +56,7 @@ impl<G: Grant> Reconciliation<'_, G> {
             static TOLD: std::sync::Once = std::sync::Once::new();
             TOLD.call_once(|| {
                 tracing::error!(
-                    "the CRDs are older than this operator and drop status.recordSignature; upgrade them (helm upgrade, or valet crds | kubectl apply -f -): until then Valet restarts finished grants at each start of the operator"
+                    "the installed CRDs are older than this operator and drop status.recordSignature, so Valet restarts finished grants at each start of the operator; upgrade the CRDs: helm upgrade, or valet crds | kubectl apply -f -"
                 );
             });
         }

@@ -35,7 +35,7 @@ impl<G: Grant> Reconciliation<'_, G> {
             kind = G::OPERATION.kind(),
             namespace = self.grant.namespace(),
             name = self.grant.name_any(),
-            "the store changed while the credential was signed; deciding again"
+            "the store changed while Valet signed the credential; Valet evaluates the grant again"
         );
         self.facts.store = StoreFact::Unread;
         self.provider = None;

@@ -212,7 +212,7 @@ impl<G: Grant> Reconciliation<'_, G> {
             warn!(
                 namespace = self.facts.grant.namespace,
                 name = self.facts.grant.name,
-                "a multipart upload that is not in use could not be aborted: {why}"
+                "an unused multipart upload could not be aborted: {why}"
             );
         }
         self.context.memory.aborted(&uid, &begun);
@@ -263,7 +263,7 @@ impl<G: Grant> Reconciliation<'_, G> {
             Completion::Exists => {
                 self.facts.upload = UploadFact::Unread;
                 self.facts.object = ObjectFact::Unread;
-                self.facts.completion_refused = Some("another object was written in the meantime".into());
+                self.facts.completion_refused = Some("another client has written the object in the meantime".into());
             }
             Completion::Gone => {
                 self.facts.upload = UploadFact::Gone;
@@ -322,7 +322,9 @@ impl<G: Grant> Reconciliation<'_, G> {
 
 fn multipart(provider: &dyn Provider) -> Result<&dyn Multipart, SignError> {
     let mode = UploadMode::Multipart.as_str();
-    provider
-        .multipart()
-        .ok_or_else(|| SignError::Impossible(format!("the store does not support multipart uploads ({mode})")))
+    provider.multipart().ok_or_else(|| {
+        SignError::Impossible(format!(
+            "the store does not support multipart uploads (spec.mode: {mode})"
+        ))
+    })
 }

@@ -39,7 +39,7 @@ impl<G: Grant> Reconciliation<'_, G> {
         let Some(provider) = self.provider.clone() else {
             return Err(Error::Api {
                 call: "signing",
-                why: "the store can no longer be used".into(),
+                why: "the store of this grant can no longer be used".into(),
             });
         };
         if provider.requires_remote_signing()
@@ -78,7 +78,7 @@ impl<G: Grant> Reconciliation<'_, G> {
         let bytes = secret_bytes(&secret);
         if bytes > SECRET_CAPACITY {
             let message = format!(
-                "the Secret would have {bytes} bytes with all URLs, and {SECRET_CAPACITY} are allowed; increase spec.multipart.partSizeBytes"
+                "the Secret with all signed URLs would have {bytes} bytes, but at most {SECRET_CAPACITY} bytes are allowed; increase spec.multipart.partSizeBytes"
             );
             self.facts.sign_refused = Some((Reason::CapabilityMissing, message));
             return Ok(());
@@ -182,7 +182,7 @@ impl<G: Grant> Reconciliation<'_, G> {
                     namespace = grant.namespace,
                     name = grant.name,
                     secret = grant.secret_name(),
-                    "data removed from a Secret that cannot be deleted because of its finalizers"
+                    "Valet removed the data from the Secret, because finalizers delay the deletion of the Secret"
                 );
                 self.has_secret(view);
                 Ok(())

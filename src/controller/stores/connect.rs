@@ -100,8 +100,8 @@ impl Stores {
         let name = match settings.credentials() {
             CredentialsSource::Environment if id.0 == StoreKind::ObjectStore && !self.share_environment => {
                 let message = format!(
-                    "an ObjectStore may not use the operator's own credentials; set {}.credentials.secretRef",
-                    settings.field()
+                    "an ObjectStore is not allowed to use the operator's own credentials; set {field}.credentials.secretRef",
+                    field = settings.field()
                 );
                 return Err((Reason::CredentialsInvalid, message).into());
             }
@@ -113,21 +113,26 @@ impl Stores {
         };
         // The message does not contain the name of the operator's namespace, because tenants can read it.
         let (namespace, missing) = match id.0 {
-            StoreKind::ObjectStore => (&id.1, format!("namespace {}; create it", id.1)),
+            StoreKind::ObjectStore => (
+                &id.1,
+                format!(
+                    "Secret {name} with the store's credentials does not exist in namespace {namespace}; create the Secret",
+                    namespace = id.1
+                ),
+            ),
             StoreKind::ClusterObjectStore => (
                 &self.operator_namespace,
-                "the operator's namespace; the store's owner must create it".to_owned(),
+                format!(
+                    "Secret {name} with the store's credentials does not exist in the operator's namespace; the store's owner must create the Secret"
+                ),
             ),
         };
         let secret = match self.secrets.get(namespace, &name).await {
             Ok(secret) => secret,
-            Err(Error::Gone(_)) => {
-                let message = format!("Secret {name} with the store's credentials does not exist in {missing}");
-                return Err((Reason::CredentialsNotFound, message).into());
-            }
+            Err(Error::Gone(_)) => return Err((Reason::CredentialsNotFound, missing).into()),
             Err(Error::Refused(_)) => {
                 let message = format!(
-                    "the operator's account may not read Secret {name} with the store's credentials; allow it to get that Secret"
+                    "the operator's account is not allowed to read Secret {name} with the store's credentials; allow this account to get the Secret"
                 );
                 return Err((Reason::CredentialsInvalid, message).into());
             }
