@@ -26,7 +26,7 @@ fn provider(more: Value) -> AzureBlob {
 }
 
 #[tokio::test]
-async fn what_azurite_holds_and_what_not() {
+async fn conformance_check_on_azurite_reports_what_it_enforces() {
     let _ = BY_KEY.create_container("canary");
     // The workloads use another address and another endpoint than the operator.
     let more = json!({"ipRange": "203.0.113.7", "publicEndpoint": "https://blobs.example.com"});
@@ -65,7 +65,7 @@ async fn what_azurite_holds_and_what_not() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_tried() {
+async fn conformance_check_reports_what_it_could_not_check() {
     for (reply, interrupted, says) in [
         (
             (|| Reply::Text(403, String::new())) as fn() -> Reply,

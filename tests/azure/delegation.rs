@@ -15,7 +15,7 @@ use crate::{
 
 /// Valet signs no SAS that outlives its user delegation key, even if the request asks for it.
 #[tokio::test]
-async fn nothing_is_signed_past_the_delegation_keys_end() {
+async fn sas_does_not_outlive_its_user_delegation_key() {
     let fake = Fake::start(|asked| match asked.method.as_str() {
         "GET" => granted_as_text(3600),
         _ => key_for(1),
@@ -48,7 +48,7 @@ async fn nothing_is_signed_past_the_delegation_keys_end() {
 
 /// Each answer to a request for a user delegation key leads to the right reason.
 #[tokio::test]
-async fn delegation_keys() {
+async fn delegation_key_answers_map_to_reasons() {
     type Case = (&'static str, fn() -> Reply, Reason);
     let cases: Vec<Case> = vec![
         (
@@ -117,7 +117,7 @@ async fn delegation_keys() {
 
 /// The status shows what a HEAD request returns. Valet corrects the store's times for clock skew.
 #[tokio::test]
-async fn what_a_look_finds() {
+async fn head_of_blob_returns_its_fields_and_skew_corrected_time() {
     let head = |status: u16, more: Vec<(&'static str, String)>| {
         let fake = Fake::start(move |asked| match asked.method.as_str() {
             "HEAD" => Reply::With(status, more.clone(), String::new()),

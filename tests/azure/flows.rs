@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[test]
-fn from_the_grant_to_the_blob_and_back() {
+fn upload_and_download_work_on_azurite() {
     let on = OnAzure::new("azflow", &BY_KEY);
     let t = &on.t;
     let operator = t.operator_with(&["--log-level=trace"]);
@@ -119,7 +119,7 @@ fn from_the_grant_to_the_blob_and_back() {
 
 /// A constraint that a SAS cannot enforce is refused, and the message names it.
 #[test]
-fn what_azure_cannot_enforce() {
+fn constraint_that_azure_cannot_enforce_is_refused() {
     let on = OnAzure::new("azrefuse", &BY_KEY);
     let t = &on.t;
     let _operator = t.operator();
@@ -183,7 +183,7 @@ fn what_azure_cannot_enforce() {
 
 /// Azurite lets the holder of an upload URL copy any blob. Valet finds this out and issues no upload URL.
 #[test]
-fn azurite_copies_what_the_sender_may_not_read() {
+fn upload_is_refused_because_azurite_copies_any_blob() {
     let on = OnAzure::new("azcopy", &BY_KEY);
     let t = &on.t;
     // A tenant whose access rule covers the probe key can put a blob there.
@@ -228,7 +228,7 @@ fn azurite_copies_what_the_sender_may_not_read() {
 
 /// Deleting the stored access policy ends every SAS that names it, at once.
 #[test]
-fn a_stored_access_policy_revokes() {
+fn deleted_stored_access_policy_invalidates_its_sas() {
     let on = OnAzure::new("azpolicy", &BY_KEY);
     let t = &on.t;
     let _operator = t.operator();
@@ -271,7 +271,7 @@ fn a_stored_access_policy_revokes() {
 }
 
 #[test]
-fn what_is_wrong_is_found() {
+fn wrong_azure_settings_are_reported_with_a_reason() {
     let on = OnAzure::new("azwrong", &BY_KEY);
     let t = &on.t;
     let _operator = t.operator();
@@ -362,7 +362,7 @@ fn what_is_wrong_is_found() {
 
 /// Workload identity and managed identity can both sign with user delegation keys.
 #[test]
-fn identities_sign_by_delegation_keys() {
+fn identities_sign_with_user_delegation_keys() {
     let on = OnAzure::new("azidentity", &BY_IDENTITY);
     let t = &on.t;
     let reply = |asked: &Asked| match asked.method.as_str() {

@@ -67,7 +67,7 @@ pub fn credentials(error: SignError) -> (Reason, String) {
 }
 
 #[tokio::test]
-async fn what_is_asked_with_workload_identity() {
+async fn workload_identity_token_request_has_the_expected_form() {
     let scratch = Scratch::new("identity").unwrap();
     let file = token_file(&scratch);
     let fake = Fake::start(|asked| match asked.target.as_str() {
@@ -103,7 +103,7 @@ async fn what_is_asked_with_workload_identity() {
 
 /// A tenant may choose the endpoint of an ObjectStore, so Valet sends the operator's token to no such endpoint.
 #[tokio::test]
-async fn no_token_for_where_a_tenant_leads() {
+async fn operator_token_is_not_sent_to_the_endpoint_of_a_tenant() {
     let scratch = Scratch::new("identity").unwrap();
     let fake = Fake::start(|asked| match asked.target.as_str() {
         "/72f988bf/oauth2/v2.0/token" => granted(3600),
@@ -126,7 +126,7 @@ async fn no_token_for_where_a_tenant_leads() {
 }
 
 #[tokio::test]
-async fn what_is_asked_of_the_metadata_server() {
+async fn metadata_server_token_request_has_the_expected_form() {
     for (client, more) in [(None, ""), (Some("app 1"), "&client_id=app%201")] {
         let fake = Fake::start(|_| granted_as_text(3600));
         let identity = Identity::new(Source::Managed {
@@ -148,7 +148,7 @@ async fn what_is_asked_of_the_metadata_server() {
 }
 
 #[tokio::test]
-async fn tokens_are_fetched_anew_before_their_end() {
+async fn token_is_fetched_again_before_it_expires() {
     for (expires_in, asked) in [(3600, 1), (301, 1), (299, 3)] {
         let fake = Fake::start(move |_| granted_as_text(expires_in));
         let identity = Identity::new(Source::Managed {
@@ -164,7 +164,7 @@ async fn tokens_are_fetched_anew_before_their_end() {
 
 /// While the token source is unreachable Valet uses the previous token until it expires. After a refusal it does not.
 #[tokio::test]
-async fn a_source_that_goes_away() {
+async fn previous_token_is_used_while_its_source_is_unreachable() {
     for (later, still) in [
         (|| Reply::HangUp, true),
         (|| Reply::Text(503, String::new()), true),
@@ -194,7 +194,7 @@ async fn a_source_that_goes_away() {
 type Case = (&'static str, Box<dyn Fn(&Asked) -> Reply + Send + Sync>, Reason);
 
 #[tokio::test]
-async fn servers_that_misbehave() {
+async fn invalid_answers_of_identity_servers_map_to_reasons() {
     let scratch = Scratch::new("identity").unwrap();
     let file = token_file(&scratch);
     let answer = |json: serde_json::Value| Reply::Text(200, json.to_string());
@@ -292,7 +292,7 @@ async fn servers_that_misbehave() {
 
 /// Valet repeats a request that failed once.
 #[tokio::test]
-async fn a_second_try() {
+async fn failed_identity_request_is_repeated_once() {
     let times = AtomicUsize::new(0);
     let fake = Fake::start(move |_| match times.fetch_add(1, Ordering::Relaxed) {
         0 => Reply::HangUp,
@@ -308,7 +308,7 @@ async fn a_second_try() {
 }
 
 #[tokio::test]
-async fn a_service_account_without_a_token() {
+async fn invalid_service_account_token_file_leads_to_no_request() {
     let scratch = Scratch::new("identity").unwrap();
     let fake = Fake::start(|_| granted(3600));
     let mut cases = vec![(scratch.join("not-there"), "cannot be read")];
@@ -330,7 +330,7 @@ async fn a_service_account_without_a_token() {
 
 /// Valet sends neither a service account token nor an identity's token over an unencrypted connection.
 #[tokio::test]
-async fn nothing_is_sent_in_the_clear() {
+async fn token_is_not_sent_over_an_unencrypted_connection() {
     let scratch = Scratch::new("identity").unwrap();
     let identity = Identity::new(workload("http://192.0.2.1", token_file(&scratch)));
     let (reason, message) = credentials(identity.token().await.expect_err("it is not sent"));

@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[test]
-fn a_container_is_reached_by_the_proxy() {
+fn proxy_is_used_for_shared_containers_but_not_for_tenant_ones() {
     let on = OnAzure::new("azproxy", &BY_IDENTITY);
     let t = &on.t;
     let there = on.azurite.endpoint().trim_start_matches("https://").to_owned();

@@ -120,7 +120,7 @@ fn merged(a: &Value, b: Value) -> Value {
 }
 
 #[tokio::test]
-async fn service_signatures_are_microsofts() {
+async fn service_sas_equals_the_sas_of_microsofts_package() {
     let microsoft = microsoft().unwrap();
     let mut compared = 0;
     for (settings, options) in [
@@ -163,7 +163,7 @@ async fn service_signatures_are_microsofts() {
 }
 
 #[tokio::test]
-async fn user_delegation_signatures_are_microsofts() {
+async fn user_delegation_sas_equals_the_sas_of_microsofts_package() {
     let microsoft = microsoft().unwrap();
     // The user delegation key is older or younger than the requested start. A SAS never starts before its user
     // delegation key.
@@ -209,7 +209,7 @@ async fn user_delegation_signatures_are_microsofts() {
 
 /// A fingerprint differs by account key and store settings, and does not reveal the account key.
 #[tokio::test]
-async fn fingerprints() {
+async fn fingerprint_differs_by_account_key_and_settings() {
     let other_key = "b3RoZXIta2V5LW90aGVyLWtleS1vdGhlci1rZXk=";
     let print = async |key: &str, settings: serde_json::Value, salt: &str| {
         let key = Credentials::Key(SharedKey::parse(key).unwrap());
@@ -240,7 +240,7 @@ async fn fingerprints() {
 
 /// Valet refuses to sign a constraint that a SAS cannot express, even if an earlier check allowed it.
 #[tokio::test]
-async fn nothing_weaker_than_asked_is_signed() {
+async fn constraint_that_a_sas_cannot_express_is_not_signed() {
     let key = || Credentials::Key(SharedKey::parse(ACCOUNT_KEY).unwrap());
     let provider = AzureBlob::new(store(json!({})), key(), None);
     let sign = async |key: &str, ask: Ask| provider.sign(&allowed(request(key, ask))).await;

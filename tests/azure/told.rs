@@ -43,7 +43,7 @@ fn listening(t: &Tenant) -> (u16, Operator) {
 
 /// Valet answers Event Grid's validation request, and then accepts its notifications.
 #[test]
-fn event_grid() {
+fn event_grid_is_validated_and_its_notifications_are_accepted() {
     let on = OnAzure::new("azevents", &BY_KEY);
     let t = &on.t;
     let (port, operator) = listening(t);
@@ -89,7 +89,7 @@ fn event_grid() {
 
 /// The same with the CloudEvents schema, which has another validation request.
 #[test]
-fn event_grid_by_cloud_events() {
+fn cloud_events_are_validated_and_their_notifications_accepted() {
     let on = OnAzure::new("azcloud", &BY_KEY);
     let t = &on.t;
     let (port, operator) = listening(t);
