@@ -143,7 +143,7 @@ impl Case {
 
 /// An object key with special characters is uploaded unchanged with a PUT, a form and a multipart upload.
 #[test]
-fn awkward_key_is_uploaded_byte_for_byte_in_every_mode() {
+fn key_with_special_characters_is_uploaded_unchanged_in_every_mode() {
     let case = Case::new("s01");
     case.apply("S01-special-characters-modes");
     let key = |mode: &str| format!("s01-{mode}/a b/x+y=z[1] (copy)!'*~&$@,;?#% \"q\" \u{e9}.bin");
@@ -165,7 +165,7 @@ fn awkward_key_is_uploaded_byte_for_byte_in_every_mode() {
 }
 
 #[test]
-fn range_of_a_download_is_served() {
+fn download_with_range_header_is_served() {
     let case = Case::new("s29");
     case.world.s3.put("media", "u/big.bin", &[1; 100]).unwrap();
     let grant = case.manifest("S29-range").split("---\n").nth(1).unwrap().to_owned();
@@ -190,7 +190,7 @@ fn range_of_a_download_is_served() {
 }
 
 #[test]
-fn second_grant_for_a_secret_name_is_in_conflict_and_stays_quiet() {
+fn second_grant_with_same_secret_name_is_in_conflict_without_writes() {
     let case = Case::new("l50");
     case.apply("L50-shared-secret-name");
     let (won, lost) = eventually(SOON, "one to win", || {
@@ -211,7 +211,7 @@ fn second_grant_for_a_secret_name_is_in_conflict_and_stays_quiet() {
 }
 
 #[test]
-fn existing_secret_is_never_touched() {
+fn existing_secret_is_never_changed() {
     let case = Case::new("l51");
     case.apply("L51-existing-secret");
     let before = case.get("secret/app-config");
@@ -266,7 +266,7 @@ fn namespace_with_live_grants_terminates() {
 }
 
 #[test]
-fn download_of_nothing_is_issued() {
+fn download_of_absent_object_is_issued() {
     let case = Case::new("l58");
     case.apply("L58-download-of-nothing");
     case.reason("dg/nothing", "Issued");
@@ -290,7 +290,7 @@ fn grants_deleted_at_once_leave_no_secret() {
 }
 
 #[test]
-fn short_download_and_short_retention_end_in_time() {
+fn short_download_expires_and_short_ttl_deletes_grant_in_time() {
     let case = Case::new("l68");
     case.apply("L68-ttl");
     case.reason("dg/brief", "Issued");

@@ -41,7 +41,7 @@ fn refused(case: &Case, grant: &str) -> String {
 }
 
 #[test]
-fn write_once_grant_is_refused_by_a_store_that_answers_501_to_conditions() {
+fn write_once_grant_is_refused_if_store_answers_501_to_conditions() {
     let case = Case::new("s12a");
     case.apply("S12-b2-write-once");
     let message = refused(&case, "b2-once");
@@ -63,7 +63,7 @@ fn write_once_grant_is_refused_by_a_store_that_answers_501_to_conditions() {
 }
 
 #[test]
-fn grant_that_may_replace_is_completed_by_a_store_without_conditions() {
+fn overwrite_grant_completes_on_store_without_conditional_writes() {
     let case = Case::new("s12d");
     case.apply("S12-b2-overwrite-allow");
     case.reason("ug/b2-allow", "Issued");
@@ -75,7 +75,7 @@ fn grant_that_may_replace_is_completed_by_a_store_without_conditions() {
 }
 
 #[test]
-fn store_that_obeys_a_copy_source_gets_no_put_though_it_answers_501_to_conditions() {
+fn put_is_refused_if_store_obeys_copy_source_and_lacks_conditions() {
     let case = Case::new("s12b");
     let grant = case
         .manifest("S12-b2-copy-source")
@@ -94,7 +94,7 @@ fn store_that_obeys_a_copy_source_gets_no_put_though_it_answers_501_to_condition
 }
 
 #[test]
-fn upload_without_a_checksum_is_refused_by_a_store_with_object_lock() {
+fn upload_without_checksum_is_refused_on_store_with_object_lock() {
     let case = Case::new("s22a");
     case.apply("S22-object-lock");
     let message = refused(&case, "locked");
@@ -126,7 +126,7 @@ fn upload_without_a_checksum_is_refused_by_a_store_with_object_lock() {
 /// Object Lock retains the object of the first probe, so a store on a file system then has a directory at the probe
 /// key. The second probe must still find the store safe.
 #[test]
-fn store_with_object_lock_is_found_safe_again_after_its_first_probe() {
+fn second_probe_also_finds_store_with_object_lock_safe() {
     let case = Case::new("s22a-again");
     let (store, ..) = tried(&case, "lock");
     let endpoint = &store["spec"]["s3"]["endpoint"];
@@ -142,7 +142,7 @@ fn store_with_object_lock_is_found_safe_again_after_its_first_probe() {
 }
 
 #[test]
-fn upload_with_a_checksum_is_completed_by_a_store_with_object_lock() {
+fn upload_with_checksum_completes_on_store_with_object_lock() {
     let case = Case::new("s22a-md5");
     let grant = case.manifest("S22-object-lock-md5");
     let grant = grant

@@ -137,7 +137,7 @@ const URLS: [Url; 15] = {
 };
 
 #[test]
-fn s3_url_names_the_bytes_of_the_key_and_botocore_agrees() {
+fn s3_url_has_exact_key_bytes_and_the_signature_of_botocore() {
     let tools = Tools::locate().unwrap();
     let mut checks = Vec::new();
     for case in &URLS {
@@ -173,7 +173,7 @@ fn s3_url_names_the_bytes_of_the_key_and_botocore_agrees() {
 }
 
 #[test]
-fn s3_form_with_session_has_the_token_as_field_and_condition() {
+fn s3_form_with_session_has_the_token_as_field_and_as_condition() {
     let tools = Tools::locate().unwrap();
     let end = (Timestamp::now() + SignedDuration::from_hours(2)).to_string();
     let environment = [
@@ -223,7 +223,7 @@ fn s3_form_with_session_has_the_token_as_field_and_condition() {
 }
 
 #[test]
-fn week_long_url_ends_with_the_session_that_signs_it() {
+fn url_for_one_week_expires_with_the_session_that_signs_it() {
     let end = Timestamp::from_second(Timestamp::now().as_second() + 20 * 60).unwrap();
     let end_text = end.to_string();
     let data = sign(
@@ -244,7 +244,7 @@ fn week_long_url_ends_with_the_session_that_signs_it() {
 }
 
 #[test]
-fn directory_bucket_is_refused_by_name() {
+fn directory_bucket_is_refused_because_of_its_name() {
     let why = sign(
         "S16-directory-bucket-mock",
         &[("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)],
@@ -272,7 +272,7 @@ fn azure_url_has_the_name_encoded_once_and_no_raw_plus() {
 }
 
 #[test]
-fn azure_directory_upload_is_refused_with_a_remedy_that_azure_has() {
+fn azure_directory_upload_is_refused_with_an_azure_remedy() {
     let why = sign("A05-directory-upload", &[("AZURE_STORAGE_KEY", AZURE_KEY)]).expect_err("Azure lends nothing");
     assert!(!why.contains("spec.s3") && !why.contains("assumeRole"), "{why}");
 }
