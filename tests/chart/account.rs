@@ -351,7 +351,7 @@ fn whole_job(t: &Tenant, operator: &Operator) {
 /// With the default values the account can do all of the operator's work and has no right that the operator does not
 /// use.
 #[test]
-fn the_default_rights_suffice_and_none_is_left_over() {
+fn default_permissions_are_sufficient_and_all_are_used() {
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, tenant) = (Tenant::new("operator"), Tenant::new("default"));
     let account = Account::guarding(&home, &[&tenant], &[NEAR]);
@@ -388,7 +388,7 @@ fn the_default_rights_suffice_and_none_is_left_over() {
 
 /// With `watchSecrets` the operator replaces a deleted Secret at once.
 #[test]
-fn watching_secrets_takes_rights_and_sees_at_once() {
+fn watch_secrets_lets_operator_replace_deleted_secret_at_once() {
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, tenant) = (Tenant::new("operator"), Tenant::new("watched"));
     let account = Account::new(&home, &["watchSecrets=true"]);
@@ -406,7 +406,7 @@ fn watching_secrets_takes_rights_and_sees_at_once() {
 /// With `scopedNamespace` the operator serves one namespace with rights in that namespace only, and no request is
 /// denied.
 #[test]
-fn one_namespace_is_served_with_rights_there_alone() {
+fn scoped_operator_works_with_permissions_in_one_namespace() {
     // The operator serves one namespace only, but it also writes the status of ClusterObjectStores, which all tests
     // share.
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -434,7 +434,7 @@ fn one_namespace_is_served_with_rights_there_alone() {
 /// With `rbac.secretsNamespaces` the operator sees grants in all namespaces and issues credentials only in the listed
 /// ones.
 #[test]
-fn secrets_are_touched_in_the_listed_namespaces_only() {
+fn secrets_are_written_only_in_the_listed_namespaces() {
     let _turn = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
     let (home, listed, other) = (Tenant::new("operator"), Tenant::new("listed"), Tenant::new("unlisted"));
     let account = Account::new(&home, &[&format!("rbac.secretsNamespaces={{{}}}", listed.name())]);

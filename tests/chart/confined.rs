@@ -60,7 +60,7 @@ const OURS: &str = "only grant Secrets";
 
 /// RBAC grants the account every right to Secrets here, so a denied request was denied by the policy.
 #[test]
-fn the_policy_confines_the_account_to_grants_secrets() {
+fn admission_policy_limits_operator_to_grant_secrets() {
     let (home, t) = (Tenant::new("operator"), Tenant::new("confined"));
     let account = Account::new(&home, &["allowSecretMetadata={app.kubernetes.io,allowed.example.com}"]);
     t.kubectl(&["create", "role", "all-secrets", "--verb=*", "--resource=secrets"]);
@@ -284,7 +284,7 @@ fn adds_nothing_of_others(t: &Tenant, operator: &As<'_>, grant: &Value) {
 /// In protected namespaces a grant receives no Secret. The account may write only the Secret with the record key
 /// there.
 #[test]
-fn the_account_writes_no_secret_in_protected_namespaces() {
+fn operator_cannot_write_grant_secrets_in_protected_namespaces() {
     let (home, t) = (Tenant::new("operator"), Tenant::new("protected"));
     let protected = format!(
         "admissionPolicy.secrets.protectedNamespaces={{kube-system,{}}}",
@@ -368,7 +368,7 @@ fn the_account_writes_no_secret_in_protected_namespaces() {
 
 /// RBAC allows the account to patch UploadGrants. The policy allows it to change only the multipart upload finalizer.
 #[test]
-fn the_policy_confines_the_account_to_a_finalizer() {
+fn admission_policy_limits_operator_to_multipart_finalizer() {
     let t = Tenant::new("held");
     let account = Account::new(&t, &[]);
     let operator = As {
@@ -422,7 +422,7 @@ fn collection(operator: &As<'_>) -> Result<String, String> {
 
 /// With the chart's default roles the account cannot list, watch or delete many Secrets at once.
 #[test]
-fn the_account_cannot_read_in_bulk() {
+fn operator_cannot_list_or_delete_many_secrets_at_once() {
     let t = Tenant::new("bulk");
     let account = Account::new(&t, &[]);
     let operator = As {
@@ -477,7 +477,7 @@ fn written(t: &Tenant, name: &str) -> String {
 /// The rights to Secrets that `kubectl auth can-i --list` shows in each mode: in a served namespace, in the
 /// operator's namespace and elsewhere. docs/reference/permissions.md has the same table.
 #[test]
-fn rights_to_secrets_in_each_mode() {
+fn permissions_for_secrets_match_each_mode() {
     let none: &[&str] = &[];
     let grants: &[&str] = &["create", "delete", "get", "update"];
     let watching: &[&str] = &["create", "delete", "get", "list", "update", "watch"];
@@ -570,7 +570,7 @@ fn default_resources(own: bool) -> Vec<&'static String> {
 
 /// The apiserver's type checker reports no warning for the policies.
 #[test]
-fn the_policies_type_check() {
+fn admission_policies_pass_the_type_check() {
     let t = Tenant::new("types");
     let account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
     for policy in ["secrets", "grant-secrets", "grants", "gitops"] {

@@ -55,7 +55,7 @@ kubectl patch uploadgrant both --namespace music --type=merge --patch '{"metadat
 
 /// Runs every shell command of the documents in order against a real control plane.
 #[test]
-fn the_commands_of_the_documents_run() {
+fn documented_commands_run() {
     let tools = Tools::locate().expect("the tools build");
     let plane = ControlPlane::start(&tools).expect("the control plane starts");
     let mut script = [
@@ -92,7 +92,7 @@ fn the_commands_of_the_documents_run() {
 
 /// The value names in the comparison with other charts exist in this chart.
 #[test]
-fn the_names_beside_other_charts_are_the_charts() {
+fn value_names_in_comparison_with_other_charts_exist() {
     let text = document("install.md");
     let values: Value = serde_yaml::from_str(&ok(&["show", "values", CHART])).expect("values are YAML");
     let section = text
@@ -121,7 +121,7 @@ fn the_names_beside_other_charts_are_the_charts() {
 /// A user can copy the commands that helm prints after an install: they start at the left margin, and the
 /// here-documents end.
 #[test]
-fn the_commands_of_the_notes_run() {
+fn commands_in_the_install_notes_run() {
     let (t, tenant) = (Tenant::new("notes"), Tenant::new("notes-tenant"));
     let scoped = format!("scopedNamespace={}", tenant.name());
     let (first, second) = (notes(t.name(), &[]), notes(t.name(), &[&scoped]));
@@ -202,7 +202,7 @@ fn notes(namespace: &str, values: &[&str]) -> String {
 
 /// helm accepts every values file in the documents, and the values in their Application and HelmRelease.
 #[test]
-fn the_values_in_the_documents_are_accepted() {
+fn documented_values_are_accepted() {
     let mut seen = 0;
     for block in blocks(&document("install.md"), "yaml") {
         for part in serde_yaml::Deserializer::from_str(&block) {
@@ -232,7 +232,7 @@ fn the_values_in_the_documents_are_accepted() {
 
 /// The rules in the document are the rules of the chart.
 #[test]
-fn the_table_of_rights_is_the_charts() {
+fn documented_permissions_equal_those_of_the_chart() {
     let text = document("reference/permissions.md");
     let rendered = objects(&[]);
     let mut rows = 0;
@@ -273,7 +273,7 @@ fn the_table_of_rights_is_the_charts() {
 /// Generates Valet's rows of the comparison table again: the rights that kubectl lists, and the results of attempted
 /// requests.
 #[test]
-fn the_table_beside_others_is_what_kubectl_says() {
+fn permission_comparison_equals_the_answers_of_kubectl() {
     let text = document("reference/permissions.md");
     assert!(text.contains(rights::HEAD), "the head of the table");
     let mut count = 0;
@@ -319,7 +319,7 @@ fn the_table_beside_others_is_what_kubectl_says() {
 
 /// Each rule of a role has a sentence above it that gives its reason.
 #[test]
-fn every_right_has_its_reason() {
+fn every_rbac_rule_has_a_reason() {
     let mut rules = 0;
     for file in ["rbac.yaml", "aggregatedroles.yaml"] {
         let text = std::fs::read_to_string(format!("{CHART}/templates/{file}")).expect("the template is there");

@@ -58,7 +58,7 @@ fn wait_until_guarded(person: &As<'_>) {
 }
 
 #[test]
-fn a_tenant_with_edit_cannot_forge_a_grants_secret() {
+fn user_without_exemption_cannot_forge_a_grant_secret() {
     let (home, t) = (Tenant::new("operator"), Tenant::new("forged"));
     let account = Account::guarding(&home, &[&t], &[]);
     let mallory = person(&t, "mallory", "edit");
@@ -147,7 +147,7 @@ fn a_tenant_with_edit_cannot_forge_a_grants_secret() {
 }
 
 #[test]
-fn the_garbage_collector_still_works_on_grants_secrets() {
+fn garbage_collector_can_still_delete_grant_secrets() {
     let (home, t) = (Tenant::new("operator"), Tenant::new("collected"));
     let account = Account::guarding(&home, &[&t], &[]);
     wait_until_guarded(&person(&t, "mallory", "edit"));
@@ -171,7 +171,7 @@ fn the_garbage_collector_still_works_on_grants_secrets() {
 }
 
 #[test]
-fn who_is_exempt_may_restore_grants_secrets() {
+fn exempt_user_can_restore_grant_secrets() {
     let (home, t) = (Tenant::new("operator"), Tenant::new("restored"));
     let account = Account::guarding(
         &home,
@@ -213,7 +213,7 @@ fn who_is_exempt_may_restore_grants_secrets() {
 
 /// The policy of a release for one namespace does not apply to other namespaces, which another release may serve.
 #[test]
-fn a_release_for_one_namespace_guards_that_one_alone() {
+fn scoped_release_guards_only_its_own_namespace() {
     let (t, other) = (Tenant::new("guarded"), Tenant::new("unguarded"));
     let _account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
     let bare =

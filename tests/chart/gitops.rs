@@ -18,7 +18,7 @@ fn apply(t: &Tenant, object: &Value) -> String {
 }
 
 #[test]
-fn who_would_make_a_grant_again_for_ever_is_warned() {
+fn gitops_grant_that_would_be_recreated_forever_gets_a_warning() {
     let t = Tenant::new("gitops");
     let account = Account::with_advice(&t, &[&format!("scopedNamespace={}", t.name())]);
     let mut count = 0;

@@ -129,7 +129,7 @@ impl Site {
 
 /// The apiserver accepts every object of the chart, and the pod meets the `restricted` Pod Security Standard.
 #[test]
-fn the_apiserver_takes_everything_and_the_pod_is_restricted() {
+fn apiserver_accepts_all_objects_and_pod_is_restricted() {
     let site = Site::new(Vec::new());
     let values = [
         "networkPolicy.enabled=true",
@@ -312,7 +312,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
 
 /// With `--take-ownership` helm takes over CRDs that a user applied by hand.
 #[test]
-fn helm_takes_over_kinds_that_were_applied_by_hand() {
+fn helm_takes_over_crds_that_were_applied_by_hand() {
     let site = Site::new(vec![crds(VALET.as_ref()).expect("valet crds runs")]);
     let refused = site.helm_run(&["install", "valet", CHART]);
     assert!(

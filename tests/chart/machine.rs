@@ -56,7 +56,7 @@ fn bare_path() -> Scratch {
 }
 
 #[test]
-fn every_package_that_a_check_asks_for_is_in_the_readme_command() {
+fn readme_command_installs_every_package_that_a_check_requires() {
     let line = script(Path::new(ROOT), "hack/debian.sh", &[], None).text();
     let packages: Vec<_> = line.trim().strip_prefix(INSTALL).expect(&line).split(' ').collect();
     let bare = bare_path();
@@ -97,7 +97,7 @@ fn every_package_that_a_check_asks_for_is_in_the_readme_command() {
 }
 
 #[test]
-fn make_test_asks_for_the_shell_of_the_upload_script() {
+fn make_test_requires_the_shell_of_the_upload_script() {
     let bare = bare_path();
     let said = |args: &[&str]| script(Path::new(ROOT), "hack/tools.sh", args, Some(bare.path())).stderr;
     assert!(
@@ -110,7 +110,7 @@ fn make_test_asks_for_the_shell_of_the_upload_script() {
 }
 
 #[test]
-fn ci_installs_by_the_readme_command_or_fails() {
+fn ci_installs_packages_with_the_readme_command_or_fails() {
     let ci = std::fs::read_to_string(format!("{ROOT}/.ci/run")).expect("it is there");
     assert!(
         ci.contains("\nhack/debian.sh --install\n") && !ci.contains("apt-get"),
@@ -144,7 +144,7 @@ fn ci_installs_by_the_readme_command_or_fails() {
 }
 
 #[test]
-fn what_a_build_fetches_is_named_by_digest() {
+fn build_downloads_are_pinned_by_digest() {
     let files = [
         "hack/pinned.sh",
         ".github/workflows/release.yaml",

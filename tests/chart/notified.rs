@@ -6,7 +6,7 @@ use crate::helm::objects;
 
 /// Stores send notifications to the Service, replicas forward them to each other, and the tokens come from a Secret.
 #[test]
-fn notifications_have_a_port_a_token_and_a_way() {
+fn notifications_have_a_port_a_token_and_a_network_policy() {
     let off = objects(&["networkPolicy.enabled=true"]);
     for kind in ["Deployment", "Service", "NetworkPolicy"] {
         assert!(!off.get(kind, "valet").to_string().contains("notifications"), "{kind}");
@@ -58,7 +58,7 @@ fn notifications_have_a_port_a_token_and_a_way() {
 
 /// SNS topics, and Pub/Sub with Google identity tokens, may also send notifications. Flags configure them.
 #[test]
-fn senders_have_flags_of_their_own() {
+fn notification_senders_are_configured_by_flags() {
     let on = |more: &[&str]| {
         let values = [
             "notifications.enabled=true",

@@ -22,7 +22,7 @@ fn may(t: &Tenant, role: &str, verb: &str, resource: &str) -> bool {
 }
 
 #[test]
-fn tenants_get_grants_with_their_usual_roles() {
+fn tenants_may_use_grants_with_the_standard_roles() {
     let t = Tenant::new("people");
     let account = Account::new(&t, &["rbac.aggregateObjectStores=admin"]);
     // The apiserver has created its default roles by now. The controller aggregates the chart's roles into them.

@@ -13,7 +13,7 @@ use crate::{
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[test]
-fn the_versions_agree() {
+fn versions_of_crate_chart_and_image_are_equal() {
     let chart: Value = serde_yaml::from_str(&helm::ok(&["show", "chart", CHART])).expect("Chart.yaml is YAML");
     assert_eq!(chart["version"], VERSION);
     assert_eq!(chart["appVersion"], VERSION);
@@ -29,7 +29,7 @@ fn the_versions_agree() {
 }
 
 #[test]
-fn the_package_is_the_chart() {
+fn packaged_chart_renders_like_the_chart_folder() {
     let scratch = Scratch::new("package").expect("a folder can be made");
     let folder = scratch.path().to_str().expect("a plain path");
     helm::ok(&["package", CHART, "--destination", folder]);
@@ -41,7 +41,7 @@ fn the_package_is_the_chart() {
 
 /// Runs the script in a copy of the files that it changes.
 #[test]
-fn one_command_moves_all_versions() {
+fn version_script_changes_all_versions() {
     let root = env!("VALET_ROOT");
     let scratch = Scratch::new("version").expect("a folder can be made");
     for file in [

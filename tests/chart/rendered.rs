@@ -6,7 +6,7 @@ use crate::helm::{CHART, Objects, objects, ok, text_of};
 
 /// The kinds and names of all objects that the chart renders by default.
 #[test]
-fn the_default_is_this_and_no_more() {
+fn default_values_render_the_expected_objects() {
     let all: Vec<_> = objects(&[])
         .0
         .iter()
@@ -52,7 +52,7 @@ fn the_default_is_this_and_no_more() {
 }
 
 #[test]
-fn every_object_has_the_standard_labels_and_the_common_ones() {
+fn every_object_has_standard_labels_and_common_labels() {
     let values = [
         "commonLabels.team=platform",
         "networkPolicy.enabled=true",
@@ -78,7 +78,7 @@ fn every_object_has_the_standard_labels_and_the_common_ones() {
 
 /// The chart finds its pods by these labels. A user's labels cannot replace them, and no label appears twice.
 #[test]
-fn the_charts_own_labels_stay() {
+fn user_labels_do_not_replace_the_labels_of_the_chart() {
     let values = [
         "commonLabels.app\\.kubernetes\\.io/name=mine",
         "commonLabels.team=platform",
@@ -97,7 +97,7 @@ fn the_charts_own_labels_stay() {
 
 /// A user's certificate authorities are added to those in the image. The two environment variables name both.
 #[test]
-fn authorities_are_added_to_the_public_ones() {
+fn ca_bundle_is_added_to_the_public_authorities() {
     assert!(!objects(&[]).container().to_string().contains("SSL_CERT"));
     for (value, source) in [
         ("caBundle.configMap=company", json!({"configMap": {"name": "company"}})),
@@ -127,7 +127,7 @@ fn authorities_are_added_to_the_public_ones() {
 }
 
 #[test]
-fn names_follow_the_release() {
+fn object_names_follow_the_release_name() {
     let named = |release: &str, values: &[&str]| {
         let objects = Objects::parse(&text_of(release, "valet-system", values));
         objects.kind("Deployment")[0]["metadata"]["name"]
@@ -153,7 +153,7 @@ fn names_follow_the_release() {
 }
 
 #[test]
-fn arguments_say_what_the_values_say() {
+fn operator_arguments_follow_the_values() {
     let flags = |values: &[&str]| objects(values).args();
     assert_eq!(
         flags(&[]),
@@ -210,7 +210,7 @@ fn arguments_say_what_the_values_say() {
 }
 
 #[test]
-fn the_image_is_named_by_tag_and_digest() {
+fn image_is_named_by_tag_and_digest() {
     let image = |values: &[&str]| {
         objects(values).container()["image"]
             .as_str()
@@ -230,7 +230,7 @@ fn the_image_is_named_by_tag_and_digest() {
 }
 
 #[test]
-fn the_pod_is_as_restricted_as_can_be() {
+fn pod_has_a_restricted_security_context() {
     let objects = objects(&[]);
     let pod = objects.pod();
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
@@ -283,7 +283,7 @@ fn the_pod_is_as_restricted_as_can_be() {
 }
 
 #[test]
-fn whatever_is_set_for_pods_reaches_them() {
+fn pod_values_are_rendered_into_the_pod() {
     let file = concat!(env!("VALET_ROOT"), "/tests/chart/values/everything.yaml");
     let all = Objects::parse(&ok(&[
         "template",
@@ -351,7 +351,7 @@ fn whatever_is_set_for_pods_reaches_them() {
 }
 
 #[test]
-fn switches_take_things_away() {
+fn disabled_objects_are_not_rendered() {
     for (value, kind, name) in [
         ("serviceAccount.create=false", "ServiceAccount", "valet"),
         ("rbac.create=false", "ClusterRole", "valet"),
@@ -430,7 +430,7 @@ fn switches_take_things_away() {
 /// The operator's account writes no Secrets in the namespaces that the value lists, nor in its own namespace unless
 /// it serves that.
 #[test]
-fn the_release_namespace_is_protected_unless_it_is_served() {
+fn release_namespace_is_protected_unless_it_is_served() {
     for (values, protected) in [
         (
             &[][..],
@@ -458,7 +458,7 @@ fn the_release_namespace_is_protected_unless_it_is_served() {
 
 /// The chart's CRDs are those that the program prints. An uninstall keeps them and their objects by default.
 #[test]
-fn the_kinds_are_those_of_the_program() {
+fn crds_of_the_chart_equal_those_of_the_program() {
     let printed = valet_harness::operator::crds(crate::world::VALET.as_ref()).expect("valet crds runs");
     let printed = Objects::parse(&printed);
     for (keep, annotations) in [
@@ -477,7 +477,7 @@ fn the_kinds_are_those_of_the_program() {
 }
 
 #[test]
-fn a_disruption_budget_says_one_number() {
+fn disruption_budget_has_exactly_one_limit() {
     let spec = |value: &str| objects(&[value]).get("PodDisruptionBudget", "valet")["spec"].clone();
     let plain = spec("replicaCount=2");
     assert_eq!(
@@ -498,7 +498,7 @@ fn a_disruption_budget_says_one_number() {
 }
 
 #[test]
-fn the_network_policy_lets_out_what_must_out() {
+fn network_policy_allows_the_required_egress() {
     let rendered = objects(&[
         "networkPolicy.enabled=true",
         "networkPolicy.egress.stores.ports={443,9000}",
@@ -531,7 +531,7 @@ fn the_network_policy_lets_out_what_must_out() {
 
 /// The chart's roles for users are aggregated into the Kubernetes roles, and none of them includes Secrets.
 #[test]
-fn roles_for_people_never_include_secrets() {
+fn roles_for_users_never_include_secrets() {
     let label = |role: &Value, to: &str| {
         role["metadata"]["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{to}")] == "true"
     };

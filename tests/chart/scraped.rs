@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::helm::{CHART, objects};
 
 #[test]
-fn monitoring_is_chosen_by_its_labels() {
+fn monitoring_objects_have_the_labels_that_prometheus_selects() {
     let rendered = objects(&[
         "serviceMonitor.enabled=true",
         "serviceMonitor.additionalLabels.release=prometheus",
@@ -59,7 +59,7 @@ fn monitoring_is_chosen_by_its_labels() {
 }
 
 #[test]
-fn the_dashboard_is_found_by_the_sidecar() {
+fn dashboard_has_the_label_that_the_grafana_sidecar_selects() {
     let rendered = objects(&["grafanaDashboard.enabled=true", "grafanaDashboard.namespace=monitoring"]);
     let map = rendered.get("ConfigMap", "valet-dashboard");
     assert_eq!(map["metadata"]["namespace"], "monitoring");

@@ -12,7 +12,7 @@ fn file(name: &str) -> String {
 }
 
 #[test]
-fn lint_is_content() {
+fn helm_lint_reports_no_warning() {
     helm::ok(&["lint", "--strict", CHART]);
     for name in FILES {
         let said = helm::ok(&["lint", "--strict", CHART, "--values", &file(name)]);
@@ -24,7 +24,7 @@ fn lint_is_content() {
 }
 
 #[test]
-fn wrong_values_are_refused_by_name() {
+fn invalid_value_is_rejected_with_its_name() {
     for (value, message) in [
         ("replica=3", "additional properties 'replica' not allowed"),
         // Other charts use these names for the same value.
@@ -190,7 +190,7 @@ fn wrong_values_are_refused_by_name() {
 }
 
 #[test]
-fn values_that_contradict_each_other_are_refused() {
+fn contradictory_values_are_rejected() {
     for (values, message) in [
         (
             &["scopedNamespace=web", "rbac.secretsNamespaces={web}"][..],
@@ -248,7 +248,7 @@ fn values_that_contradict_each_other_are_refused() {
 
 /// A null value is accepted where it has a meaning.
 #[test]
-fn what_may_be_taken_away_can_be() {
+fn null_is_accepted_for_optional_values() {
     for value in [
         "resources",
         "nodeSelector",
@@ -275,7 +275,7 @@ fn what_may_be_taken_away_can_be() {
 /// A parent chart passes `global` values to this chart. The chart reads only the image pull secrets in them, in both
 /// common formats.
 #[test]
-fn a_part_of_another_chart_may_get_global_values() {
+fn chart_as_a_subchart_accepts_global_values() {
     let rendered = objects(&[
         "global.imageRegistry=somewhere",
         "imagePullSecrets[0].name=own",
@@ -290,7 +290,7 @@ fn a_part_of_another_chart_may_get_global_values() {
 
 /// The notes after an install contain no warning by default, and one warning for each risky value.
 #[test]
-fn notes_warn_of_what_is_risky() {
+fn install_notes_warn_about_risky_values() {
     let notes = |values: &[&str]| {
         let args = [&["install", "valet", CHART, "--dry-run=client"][..], &set(values)].concat();
         let said = helm::ok(&args);
