@@ -148,7 +148,7 @@ async fn made_at(endpoint: String, bucket: &str) -> (ConformanceReport, Arc<vale
 }
 
 #[tokio::test]
-async fn a_store_that_holds_keys_to_what_they_say() {
+async fn conformance_check_of_conforming_store_finds_all_constraints() {
     let (made, can) = made_at(front("canary-good", "").url(), "canary-good").await;
     assert_eq!(
         (&made.missing[..], &made.untried[..], &made.worthless, &made.left),
@@ -173,7 +173,7 @@ async fn a_store_that_holds_keys_to_what_they_say() {
 
 /// A capability that the store does not enforce is missing after the check.
 #[tokio::test]
-async fn a_store_that_passes_over_something() {
+async fn capability_that_the_store_does_not_enforce_is_missing() {
     let (made, can) = made_at(front("canary-size", "size").url(), "canary-size").await;
     assert_eq!(
         made.missing,
@@ -215,7 +215,7 @@ async fn a_store_that_passes_over_something() {
 }
 
 #[tokio::test]
-async fn fake_gcs_server_holds_nothing() {
+async fn conformance_check_finds_that_fake_gcs_server_enforces_nothing() {
     SERVER.create_bucket("canary-fake").unwrap();
     let (made, can) = made_at(SERVER.endpoint(), "canary-fake").await;
     assert!(
@@ -228,7 +228,7 @@ async fn fake_gcs_server_holds_nothing() {
 }
 
 #[tokio::test]
-async fn a_store_that_goes_away() {
+async fn conformance_check_is_interrupted_if_store_stops_answering() {
     let fake = Fake::start(|_, before| {
         if before == 0 {
             Reply::text(200, "")

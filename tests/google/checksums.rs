@@ -11,7 +11,7 @@ use crate::{
 /// An upload with an MD5 constraint completes when the object has that MD5. Other bytes at the same object key do not
 /// complete it.
 #[test]
-fn by_md5() {
+fn gcs_upload_completes_only_with_the_md5_of_the_grant() {
     let t = tenant("gcs-md5");
     let _operator = t.operator();
     // The MD5 of `a,b,c`.

@@ -43,7 +43,7 @@ async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
 }
 
 #[tokio::test]
-async fn passing_troubles() {
+async fn temporary_failures_have_reason_store_unreachable() {
     for end in ["/token", "/email", ":signBlob"] {
         for reply in [
             Reply::text(500, "marker"),
@@ -61,7 +61,7 @@ async fn passing_troubles() {
 
 /// Invalid answers lead to the right reason.
 #[tokio::test]
-async fn nonsense() {
+async fn invalid_answers_map_to_reasons() {
     let unreadable = [
         Reply::text(200, ""),
         Reply::text(200, "marker"),
@@ -107,7 +107,7 @@ async fn nonsense() {
 /// If only an administrator can correct a refusal, the reason is not `StoreUnreachable`, and the message says what to
 /// do.
 #[tokio::test]
-async fn refusals() {
+async fn permanent_refusals_have_a_reason_and_a_remedy() {
     let refusal = json!({"error": {"code": 403, "message": "marker", "status": "PERMISSION_DENIED"}});
     let (reason, message) = trouble(":signBlob", Reply::json(403, refusal)).await;
     assert_eq!(reason, Reason::CredentialsRefused);
@@ -158,7 +158,7 @@ async fn refusals() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_who_says_nothing() {
+async fn request_to_a_silent_server_times_out() {
     let silence = |end| async move {
         let (reason, message) = trouble(end, Reply::Silence).await;
         assert_eq!(reason, Reason::StoreUnreachable);
@@ -172,7 +172,7 @@ async fn nobody_waits_for_who_says_nothing() {
 
 /// Valet repeats a request that failed once.
 #[tokio::test]
-async fn a_second_try() {
+async fn failed_request_is_repeated_once() {
     let fake = Fake::start(|call, before| {
         if before % 2 == 0 {
             Reply::text(503, "")
@@ -187,7 +187,7 @@ async fn a_second_try() {
 /// Valet fetches a new token when the old one expires soon, and uses the old one while no new one is available. It
 /// never uses a token again after a refusal.
 #[tokio::test]
-async fn tokens_that_end() {
+async fn token_is_renewed_before_expiry_and_dropped_after_a_refusal() {
     let token = |n: usize, seconds: i64| json!({"access_token": format!("t{n}"), "expires_in": seconds, "token_type": "Bearer"});
     let presented = |fake: &Fake| -> Vec<String> {
         let calls = fake.calls().into_iter().filter(|c| c.path.ends_with(":signBlob"));
@@ -243,7 +243,7 @@ async fn tokens_that_end() {
 
 /// The token endpoint in the service account key refuses the key.
 #[tokio::test]
-async fn a_key_that_google_does_not_know() {
+async fn service_account_key_that_google_refuses_is_reported() {
     let refusal = json!({"error": "invalid_grant", "error_description": "Invalid JWT Signature. marker"});
     let fake = Fake::start(move |_, _| Reply::json(400, refusal.clone()));
     let file: Value = serde_json::from_str(crate::KEY).unwrap();

@@ -84,7 +84,7 @@ async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
 }
 
 #[tokio::test]
-async fn passing_troubles_and_nonsense() {
+async fn temporary_failures_and_invalid_answers_are_store_unreachable() {
     for end in [STS, ACCOUNTS] {
         for reply in [
             Reply::text(500, "marker"),
@@ -131,7 +131,7 @@ async fn passing_troubles_and_nonsense() {
 
 /// A refusal that only a person can correct has a message with the error code, but without the server's text.
 #[tokio::test]
-async fn refusals() {
+async fn refusal_message_has_the_error_code_without_the_servers_text() {
     let grant =
         json!({"error": "invalid_grant", "error_description": "The audience in ID Token [marker] does not match"});
     let (reason, message) = trouble(STS, Reply::json(400, grant)).await;
@@ -156,7 +156,7 @@ async fn refusals() {
 
 /// Valet reads the operator's own token from a text file or from JSON, and reports an empty or invalid file.
 #[tokio::test]
-async fn the_operators_own_token() {
+async fn operator_token_is_read_from_a_text_file_or_from_json() {
     let scratch = Scratch::new("federation").unwrap();
     let token = scratch.write("token", "").unwrap();
     let fake = stand_in("", None);
@@ -200,7 +200,7 @@ async fn the_operators_own_token() {
 /// An identity of the workload identity pool without a service account signs as the account in the store's `signAs`.
 /// Without `signAs` the message says to set it.
 #[tokio::test]
-async fn an_identity_without_an_account() {
+async fn identity_without_service_account_signs_as_the_sign_as_account() {
     let scratch = Scratch::new("federation").unwrap();
     let token = scratch.write("token", "subject").unwrap();
     let fake = stand_in("", None);

@@ -46,7 +46,7 @@ pub fn message(object: &Value) -> String {
 }
 
 #[test]
-fn up_and_down() {
+fn upload_and_download_work_on_gcs() {
     let t = tenant("gcs-flow");
     let operator = t.operator();
     let up = t.reason_within(&format!("costore/{}", t.name()), "Ready", SOON);
@@ -122,7 +122,7 @@ fn up_and_down() {
 }
 
 #[test]
-fn by_form() {
+fn post_form_upload_works_on_gcs() {
     let t = tenant("gcs-form");
     let _operator = t.operator();
     let constraints =
@@ -161,7 +161,7 @@ fn by_form() {
 /// The signed URL starts a resumable upload. fake-gcs-server forgets the object's name then, so a server in front of
 /// it verifies the request and starts the upload as Google does.
 #[test]
-fn resumable() {
+fn resumable_upload_starts_with_the_signed_url() {
     let t = tenant("gcs-resumable");
     let name = t.key("film ü.mp4");
     let (bucket, object) = (t.name().to_owned(), name.clone());
@@ -286,7 +286,7 @@ fn resumable() {
 
 /// A constraint that Google cannot enforce is refused, and the message names it.
 #[test]
-fn what_the_store_cannot_enforce_is_refused() {
+fn constraint_that_gcs_cannot_enforce_is_refused() {
     let t = tenant("gcs-refused");
     let _operator = t.operator();
     let sum = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";
@@ -326,7 +326,7 @@ fn what_the_store_cannot_enforce_is_refused() {
 
 /// With workload identity Valet uses the metadata server's token, and Google creates each signature.
 #[test]
-fn with_workload_identity() {
+fn operator_with_workload_identity_signs_through_google() {
     let t = tenant("gcs-identity");
     let fake = Fake::start(|call, _| good(call));
     let mut own = store(&t, json!({}));
@@ -381,7 +381,7 @@ fn with_workload_identity() {
 
 /// For an unusable credentials Secret the message says what is wrong, but does not show the content.
 #[test]
-fn bad_secrets() {
+fn invalid_credentials_secret_is_reported_without_its_content() {
     let t = tenant("gcs-secret");
     let _operator = t.operator();
     let said = |n: usize, data: Value| {
@@ -421,7 +421,7 @@ fn bad_secrets() {
 
 /// `valet sign` works without a cluster, with the credentials file that other Google tools also read.
 #[test]
-fn offline() {
+fn offline_signing_uses_googles_credentials_file() {
     let t = tenant("gcs-offline");
     let file = t.file("key.json", KEY.as_bytes());
     let mut own = store(&t, json!({}));
@@ -460,7 +460,7 @@ fn offline() {
 
 /// A Pub/Sub push message about a bucket's object completes the grant.
 #[test]
-fn completion_by_notification() {
+fn pub_sub_notification_completes_the_upload() {
     let t = tenant("gcs-pubsub");
     let tokens = t.file(
         "tokens",

@@ -55,7 +55,7 @@ pub fn by_google(fake: &Fake) -> Gcs {
 }
 
 #[tokio::test]
-async fn google_signs_what_a_key_would() {
+async fn signature_by_google_equals_signature_by_key() {
     let fake = Fake::start(|call, _| good(call));
     let (by_google, by_key) = (by_google(&fake), store(json!({}), Source::Key(Arc::new(key())), None));
     assert_eq!(by_google.credentials_expire().await.unwrap(), None);
@@ -97,7 +97,7 @@ async fn google_signs_what_a_key_would() {
 }
 
 #[tokio::test]
-async fn another_account_signs_where_the_store_says_so() {
+async fn account_in_sign_as_signs_instead_of_the_operators_account() {
     let fake = Fake::start(|call, _| good(call));
     let settings = json!({"credentials": {"signAs": "other@p.iam.gserviceaccount.com"}});
     let gcs = store(settings, metadata(&fake), Some(&fake.url()));
@@ -121,7 +121,7 @@ async fn another_account_signs_where_the_store_says_so() {
 
 /// A service account key that signs as another account gets a token by the JWT bearer grant (RFC 7523).
 #[tokio::test]
-async fn a_key_asks_for_a_token() {
+async fn service_account_key_with_sign_as_requests_a_token() {
     let fake = Fake::start(|call, _| match call.path.as_str() {
         "/token" => {
             let body = String::from_utf8(call.body.clone()).unwrap();
@@ -167,7 +167,7 @@ async fn a_key_asks_for_a_token() {
 /// With workload identity federation Valet exchanges another issuer's token at Google's STS, and the result for a
 /// service account's token.
 #[tokio::test]
-async fn another_issuers_token_is_taken() {
+async fn token_of_another_issuer_is_exchanged_at_googles_sts() {
     let scratch = Scratch::new("federation").unwrap();
     let token = scratch.write("token", "first\n").unwrap();
     let fake = Fake::start(|call, _| match call.path.as_str() {

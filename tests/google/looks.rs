@@ -39,7 +39,7 @@ fn http_date(t: Timestamp) -> String {
 }
 
 #[tokio::test]
-async fn an_object_is_described() {
+async fn head_of_object_returns_its_fields_and_skew_corrected_age() {
     // The store's clock is an hour ahead, and Valet computes the object's age with that clock only.
     let theirs = Timestamp::now() + SignedDuration::from_hours(1);
     let headers = vec![
@@ -82,7 +82,7 @@ async fn an_object_is_described() {
 }
 
 #[tokio::test]
-async fn other_answers() {
+async fn head_answers_map_to_object_states() {
     assert!(matches!(head(Reply::text(404, "")).await, ObjectFact::Absent));
     for status in [401, 403] {
         assert!(matches!(head(Reply::text(status, "")).await, ObjectFact::Hidden));
@@ -113,7 +113,7 @@ async fn other_answers() {
 }
 
 #[tokio::test]
-async fn a_tenants_store_does_not_lead_inwards() {
+async fn tenant_store_with_internal_endpoint_gets_no_request() {
     let fake = Fake::start(|_, _| Reply::text(404, ""));
     let settings = json!({"bucket": "media", "endpoint": fake.url()});
     for endpoint in [fake.url(), fake.url().replace("127.0.0.1", "localhost")] {
@@ -160,7 +160,7 @@ fn documented(call: &Call) -> Reply {
 }
 
 #[tokio::test]
-async fn a_store_that_behaves() {
+async fn probe_of_conforming_store_finds_all_capabilities() {
     let (probed, gcs, fake) = probe(|call, _| documented(call)).await;
     assert_eq!(probed.finding, Finding::Usable);
     assert_eq!((probed.refuses_unsigned, probed.skew), (Some(true), None));
@@ -188,7 +188,7 @@ async fn a_refusal_counts_only_if_the_upload_is_accepted_without_the_header() {
 /// The probe finds that a store does not support preconditions, and still finds how the store treats unsigned
 /// headers.
 #[tokio::test]
-async fn a_store_without_preconditions() {
+async fn probe_of_store_without_preconditions_finds_no_write_once() {
     let (probed, gcs, _) = probe(|call, _| match call.header("x-goog-if-generation-match") {
         Some(_) => Reply::text(400, &xml("InvalidArgument")),
         None => documented(call),
@@ -201,7 +201,7 @@ async fn a_store_without_preconditions() {
 
 /// An object at the probe key, which any writer may have put there, does not prevent the test of unsigned headers.
 #[tokio::test]
-async fn an_object_at_the_probes_key() {
+async fn object_at_the_probe_key_does_not_prevent_the_probe() {
     let answer = |call: &Call, _: usize| match call.method.as_str() {
         "GET" if call.path.starts_with("/media/valet-probe?") => Reply::text(200, "x"),
         "PUT" if call.path.starts_with("/media/valet-probe?") => panic!("it must not be overwritten"),
@@ -214,7 +214,7 @@ async fn an_object_at_the_probes_key() {
 
 /// A store that searches for the object in the unsigned header obeys the header, so Valet issues no URL for PUT.
 #[tokio::test]
-async fn a_store_that_obeys_unsigned_headers() {
+async fn probe_detects_store_that_obeys_unsigned_headers() {
     let answer = |call: &Call, _: usize| match call.header("x-goog-copy-source") {
         Some(_) => Reply::text(404, &xml("NoSuchKey")),
         None => documented(call),
@@ -233,7 +233,7 @@ async fn a_store_that_obeys_unsigned_headers() {
 
 /// A store that ignores the unsigned header and the MD5 writes an object. The probe deletes it.
 #[tokio::test]
-async fn a_store_that_passes_over_unsigned_headers() {
+async fn object_written_by_a_probe_is_deleted() {
     let answer = |call: &Call, _: usize| match call.method.as_str() {
         "GET" => Reply::text(404, "not found"),
         "PUT" if call.header("x-goog-if-generation-match").is_some() => Reply::text(412, ""),
@@ -248,7 +248,7 @@ async fn a_store_that_passes_over_unsigned_headers() {
 
 /// Valet sends only requests that change nothing to an endpoint that a tenant names.
 #[tokio::test]
-async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
+async fn tenant_endpoint_gets_only_read_requests_by_default() {
     for may_change in [false, true] {
         let fake = Fake::start(|call, _| documented(call));
         let networks: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
@@ -274,7 +274,7 @@ async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
 
 /// A HEAD request that is refused because of clock skew says nothing about the credentials.
 #[tokio::test]
-async fn a_head_that_is_refused_while_the_clocks_differ() {
+async fn head_refused_during_clock_skew_is_reported_as_clock_skew() {
     let date = http_date(Timestamp::now() + SignedDuration::from_mins(20));
     let refused = Reply::Answer(403, vec![("Date", date)], String::new());
     assert!(matches!(head(refused).await, ObjectFact::ClockSkewed(_)));
@@ -282,7 +282,7 @@ async fn a_head_that_is_refused_while_the_clocks_differ() {
 
 /// If the account may not write, Valet cannot find out whether the store refuses unsigned headers.
 #[tokio::test]
-async fn an_account_that_may_not_write() {
+async fn probe_without_write_permission_gives_no_result_about_headers() {
     let answer = |call: &Call, _: usize| match call.method.as_str() {
         "GET" => Reply::text(403, &xml("AccessDenied")),
         _ => Reply::text(403, &xml("AccessDenied")),
@@ -292,7 +292,7 @@ async fn an_account_that_may_not_write() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_found() {
+async fn probe_errors_map_to_reasons() {
     for (status, code, reason) in [
         (404, "NoSuchBucket", "BucketNotFound"),
         (403, "SignatureDoesNotMatch", "CredentialsRefused"),
@@ -314,7 +314,7 @@ async fn what_is_wrong_is_found() {
 }
 
 #[tokio::test]
-async fn clocks_that_differ() {
+async fn clock_skew_is_reported_only_above_the_tolerance() {
     for (ahead, told) in [(0, false), (20, false), (-20, false), (45, true), (-45, true)] {
         let answer = move |_: &Call, _: usize| {
             let date = http_date(Timestamp::now() + SignedDuration::from_secs(ahead));

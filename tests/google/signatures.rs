@@ -64,7 +64,7 @@ fn by_google(method: &str, name: &str, headers: &[(String, String)], query: Valu
 }
 
 #[tokio::test]
-async fn googles_own_client_signs_the_same_urls() {
+async fn url_equals_the_url_of_googles_client() {
     let gcs = valets();
     for name in [
         "a",
@@ -101,7 +101,7 @@ async fn googles_own_client_signs_the_same_urls() {
 
 /// An upload with an MD5 constraint has the same signature as with Google's client.
 #[tokio::test]
-async fn googles_own_client_signs_the_same_checksum() {
+async fn url_with_md5_equals_the_url_of_googles_client() {
     let ask = Ask::Upload {
         mode: UploadMode::Put,
         multipart: Default::default(),
@@ -142,7 +142,7 @@ async fn googles_own_client_signs_the_same_checksum() {
 
 /// The request that starts a resumable upload has the same signature. Google's client adds `x-goog-resumable` itself.
 #[tokio::test]
-async fn googles_own_client_starts_the_same_sessions() {
+async fn resumable_upload_url_equals_the_url_of_googles_client() {
     let constraints = UploadConstraints {
         content_type: Some("video/mp4".into()),
         ..UploadConstraints::default()
@@ -179,7 +179,7 @@ async fn googles_own_client_starts_the_same_sessions() {
 }
 
 #[tokio::test]
-async fn googles_own_client_signs_the_same_forms() {
+async fn post_form_equals_the_form_of_googles_client() {
     for name in ["a/b.png", NAME, "a/$b/"] {
         let form = valets()
             .sign(&request(name, upload(UploadMode::PostForm, Overwrite::Allow)))
@@ -245,7 +245,7 @@ fn header(check: &mut Value, name: &str, value: Option<&str>) {
 }
 
 #[tokio::test]
-async fn a_bent_url_is_refused() {
+async fn changed_url_is_rejected_by_the_verifier() {
     let gcs = valets();
     let put = gcs
         .sign(&request(NAME, upload(UploadMode::Put, Overwrite::Forbid)))
@@ -362,7 +362,7 @@ fn field(check: &mut Value, name: &str, value: Option<&str>) {
 
 /// A POST form for a prefix accepts object keys below the prefix, and no others.
 #[tokio::test]
-async fn a_form_below_a_key() {
+async fn post_form_for_prefix_accepts_only_keys_below_it() {
     let wanted = request("tenants/web/ü/", upload(UploadMode::PostForm, Overwrite::Allow));
     let fields = valets().sign(&wanted).await.unwrap().flat().form.unwrap();
     let good = json!({
@@ -395,7 +395,7 @@ async fn a_form_below_a_key() {
 }
 
 #[tokio::test]
-async fn a_bent_form_is_refused() {
+async fn changed_post_form_is_rejected_by_the_verifier() {
     let gcs = valets();
     let form = gcs
         .sign(&request(NAME, upload(UploadMode::PostForm, Overwrite::Allow)))
