@@ -85,7 +85,7 @@ fn prometheus_parses_every_expression() {
 /// Another test (tests/reference) compares docs/reference/metrics.md with the operator's metrics. This test compares
 /// all other files with that page.
 #[test]
-fn every_metric_that_is_named_is_documented() {
+fn every_metric_in_an_expression_is_documented() {
     let documented: BTreeSet<String> = read("docs/reference/metrics.md")
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
@@ -119,7 +119,7 @@ fn every_metric_that_is_named_is_documented() {
 
 /// The alerts and the dashboard list all reasons of grants that are still in progress.
 #[test]
-fn every_reason_to_wait_is_watched() {
+fn every_in_progress_reason_is_in_the_alert_and_the_panel() {
     // These reasons are never the reason of `Ready`, except `Deleting`, which kubectl shows as Terminating.
     let passing = [
         Reason::Pending,

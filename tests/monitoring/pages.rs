@@ -22,7 +22,7 @@ fn pages() -> BTreeSet<String> {
 }
 
 #[test]
-fn each_alert_has_its_page_and_each_page_its_alert() {
+fn each_alert_has_one_runbook_and_each_runbook_one_alert() {
     assert_eq!(pages(), alerts());
     let index = read("docs/runbooks/README.md");
     for rule in all_rules() {
@@ -49,7 +49,7 @@ fn each_alert_has_its_page_and_each_page_its_alert() {
 /// Runs every command of a `sh` block against a real API server that has the objects of the pages. There are no
 /// nodes, so commands that need a pod are left out.
 #[test]
-fn commands_work() {
+fn commands_of_the_runbooks_work() {
     const NEEDS_PODS: &str = "/proxy/metrics";
     let crds = read("crds/valet.yaml");
     let options = ControlPlaneOptions {
@@ -130,7 +130,7 @@ fn commands_work() {
 
 /// promtool accepts the Prometheus configuration in docs/monitoring.md.
 #[test]
-fn the_configuration_in_the_docs_is_one() {
+fn documented_prometheus_configuration_is_valid() {
     let page = read("docs/monitoring.md");
     let block = page
         .split("```yaml\n# prometheus.yml\n")

@@ -15,7 +15,7 @@ fn cases() -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_rules_are_well_formed() {
+fn alert_rules_are_well_formed() {
     let mut promtool = TOOLS.command("promtool");
     promtool
         .args(["check", "rules", "--lint=all", "--lint-fatal"])
@@ -45,7 +45,7 @@ fn the_rules_are_well_formed() {
 }
 
 #[test]
-fn every_alert_fires_when_it_should_and_only_then() {
+fn every_alert_fires_as_expected_in_the_promtool_tests() {
     for file in cases() {
         let mut promtool = TOOLS.command("promtool");
         promtool.args(["test", "rules"]).arg(&file);
@@ -62,7 +62,7 @@ fn every_alert_fires_when_it_should_and_only_then() {
 
 /// Each alert has one case per severity in which it fires, and one case in which it never fires.
 #[test]
-fn every_alert_has_a_case_that_fires_and_a_near_miss() {
+fn every_alert_has_a_test_that_fires_and_one_that_does_not() {
     let mut severities: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for rule in all_rules() {
         if let Some(alert) = rule["alert"].as_str() {
