@@ -8,7 +8,7 @@ use valet_harness::eventually;
 use crate::world::{SOON, World, grant, has_secret, ready};
 
 #[test]
-fn the_apiserver_comes_back() {
+fn credentials_that_expire_during_an_outage_are_deleted_after_it() {
     let world = World::new();
     let (plane, operator) = (&world.plane, world.operator(&[]));
     let apply = |objects: &[Value]| {

@@ -11,7 +11,7 @@ use crate::world::{SOON, World, grant, lines, ready};
 const GRANTS: usize = 150;
 
 #[test]
-fn outage_is_a_few_warnings_for_all_grants_and_unready_after_a_minute() {
+fn outage_logs_few_warnings_and_makes_operator_unready_in_a_minute() {
     let world = World::new();
     let plane = &world.plane;
     let operator = world.operator(&["--sweep-seconds=2"]);

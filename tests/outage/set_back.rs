@@ -12,7 +12,7 @@ use crate::world::{SOON, World, grant, has_secret, ready};
 const NOTICED: Duration = Duration::from_secs(120);
 
 #[test]
-fn operator_restarts_itself_when_the_cluster_was_set_back() {
+fn operator_restarts_itself_after_an_etcd_restore() {
     let world = World::new();
     let plane = &world.plane;
     let operator = world.operator(&[]);
