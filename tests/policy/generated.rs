@@ -227,7 +227,7 @@ fn view(dice: &mut Dice) -> StoreView {
 }
 
 #[test]
-fn both_evaluators_agree() {
+fn both_evaluators_agree_on_random_grants_and_rules() {
     let (mut allowed, mut refused) = (0, 0);
     for n in 0..ROUNDS {
         let mut dice = Dice::new(n);
@@ -345,7 +345,7 @@ fn a_narrower_rule_never_allows_more() {
 
 /// If a store loses a capability, no additional grant is allowed.
 #[test]
-fn a_weaker_store_never_allows_more() {
+fn store_with_fewer_capabilities_never_allows_more() {
     for n in 0..5000 {
         let mut dice = Dice::new(n + 9_000_000);
         let (grant, mut store) = (grant(&mut dice), view(&mut dice));

@@ -19,7 +19,7 @@ fn with_prefix(prefix: Option<&str>) -> ClusterAccessRule {
 }
 
 #[test]
-fn prefixes_are_whole_segments_of_this_namespace() {
+fn prefix_matches_only_whole_segments_and_the_own_namespace() {
     for (namespace, prefix, key, allowed) in [
         ("team-a", Some("tenants/{namespace}"), "tenants/team-a/x", true),
         ("team-a", Some("tenants/{namespace}/"), "tenants/team-a/x", true),
@@ -88,7 +88,7 @@ fn selecting(equal: &[(&str, &str)], expressions: Vec<LabelSelectorRequirement>)
 }
 
 #[test]
-fn selectors_choose_as_kubernetes_documents_them() {
+fn label_selectors_match_as_kubernetes_documents() {
     let has = labels(&[("team", "web"), ("tier", "front")]);
     for (selector, chosen) in [
         (selecting(&[], vec![]), true),
@@ -167,7 +167,7 @@ fn selectors_choose_as_kubernetes_documents_them() {
 }
 
 #[test]
-fn a_name_or_a_label_is_enough() {
+fn namespace_matches_by_name_or_by_label() {
     for (names, selector, chosen) in [
         (vec!["web"], None, true),
         (vec!["shop"], None, false),
@@ -192,7 +192,7 @@ fn a_name_or_a_label_is_enough() {
 
 /// One rule must allow the whole grant. Two rules that each allow a part of it are not enough.
 #[test]
-fn rules_do_not_add_up() {
+fn one_rule_must_allow_the_whole_grant() {
     let mut short = rule();
     short.rule.max_expiration_seconds = Some(60);
     let mut elsewhere = rule();
@@ -207,7 +207,7 @@ fn rules_do_not_add_up() {
 }
 
 #[test]
-fn stores_without_rules() {
+fn object_store_without_rules_serves_only_its_own_namespace() {
     let named = |namespace: &str| {
         let mut own: ObjectStore = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "media", "namespace": namespace},
@@ -238,7 +238,7 @@ fn stores_without_rules() {
 }
 
 #[test]
-fn a_store_of_a_namespace_serves_nobody_else_by_its_rules() {
+fn object_store_with_rules_serves_no_other_namespace() {
     let own: ObjectStore = serde_json::from_value(serde_json::json!({
         "metadata": {"name": "media", "namespace": "shop"},
         "spec": {"s3": {"bucket": "media", "region": "eu-west-1"}, "access": [{"operations": ["Upload"]}]},
@@ -248,7 +248,7 @@ fn a_store_of_a_namespace_serves_nobody_else_by_its_rules() {
 }
 
 #[test]
-fn sizes_are_counted_as_written() {
+fn byte_sizes_are_parsed_and_compared_exactly() {
     for (limit, bytes) in [
         (ByteSize::Number(500), Some(500)),
         (ByteSize::Number(0), None),
@@ -288,7 +288,7 @@ fn sizes_are_counted_as_written() {
 }
 
 #[test]
-fn an_unread_label_map_is_an_empty_one() {
+fn namespace_without_labels_matches_no_selector() {
     let mut rule = rule();
     rule.namespaces = Namespaces {
         names: vec![],

@@ -42,7 +42,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn every_refusal_in_its_own_words() {
+fn every_refusal_has_its_expected_message() {
     for case in cases() {
         let refusal = admit(&case.grant, &case.store).expect_err(case.message);
         assert_eq!((refusal.reason, refusal.message.as_str()), (case.reason, case.message));
@@ -51,7 +51,7 @@ fn every_refusal_in_its_own_words() {
 
 /// The tables above cover every reason of `admit`.
 #[test]
-fn every_reason_is_reached() {
+fn every_reason_of_a_refusal_has_a_test_case() {
     let reached: Vec<_> = cases().iter().map(|c| c.reason).collect();
     for reason in [
         Reason::InvalidSpec,
@@ -69,7 +69,7 @@ fn every_reason_is_reached() {
 
 /// Messages appear in statuses and logs, so each is one line and short enough for an event.
 #[test]
-fn messages_are_one_short_line() {
+fn refusal_messages_are_one_short_line() {
     for case in cases() {
         assert!(!case.message.chars().any(char::is_control), "{}", case.message);
         assert!(case.message.len() < 1024, "{}", case.message);
@@ -82,7 +82,7 @@ fn messages_are_one_short_line() {
 
 /// A tenant learns only the rules for its own namespace.
 #[test]
-fn other_namespaces_rules_are_nobodys_business() {
+fn refusal_message_shows_no_rules_of_other_namespaces() {
     let marker = "zxq";
     let theirs = ClusterAccessRule {
         namespaces: Namespaces {
@@ -118,7 +118,7 @@ fn other_namespaces_rules_are_nobodys_business() {
 /// If several rules refuse a grant, the message is about the rule with the most fulfilled conditions. The message
 /// names all allowed prefixes.
 #[test]
-fn the_closest_rule_speaks() {
+fn refusal_message_is_about_the_closest_rule() {
     let (mut far, mut near) = (rule(), rule());
     far.rule.key_prefix = Some("public".into());
     near.rule.max_expiration_seconds = Some(60);
@@ -143,7 +143,7 @@ fn the_closest_rule_speaks() {
 
 /// A prefix is allowed only if a rule allows every object key below it.
 #[test]
-fn a_prefix_is_allowed_where_all_of_it_is() {
+fn prefix_is_allowed_only_if_all_keys_below_it_are() {
     for (key, allowed) in [
         ("tenants/web/", true),
         ("tenants/web/a/", true),
