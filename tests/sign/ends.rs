@@ -87,7 +87,7 @@ fn url_does_not_outlive_a_session_of_a_profile() {
 
 /// A directory bucket is refused, because its own sessions live only five minutes.
 #[test]
-fn directory_bucket_is_refused_by_name() {
+fn directory_bucket_is_refused_because_of_its_name() {
     for bucket in ["scratch--use1-az4--x-s3", "scratch--use1-az4--xa-s3"] {
         let mut store = cluster_store(amazons(
             json!({"endpoint": "http://127.0.0.1:1", "addressingStyle": "Path"}),

@@ -13,7 +13,7 @@ fn secret(data: Value) -> Value {
 
 /// Offline, an error names what `valet sign` would have to ask for. It sends no request and runs no program.
 #[test]
-fn offline_nothing_is_sent_to_anybody() {
+fn offline_signing_sends_no_request_and_runs_no_program() {
     let listener = Listener::start("{}");
     let url = listener.url.as_str();
     let folder = scratch();
@@ -139,7 +139,7 @@ fn offline_nothing_is_sent_to_anybody() {
 /// The attack: a document in a pull request names an address, and `valet sign` runs with the identity of the user who
 /// tests it.
 #[test]
-fn identity_of_the_environment_is_shown_to_no_address_of_a_document() {
+fn identity_of_environment_is_not_sent_to_address_of_a_document() {
     let tokens = Listener::start(
         r#"{"access_token": "marker-token", "token_type": "Bearer", "expires_in": "3600", "expires_on": "1"}"#,
     );
@@ -202,7 +202,7 @@ fn identity_of_the_environment_is_shown_to_no_address_of_a_document() {
 /// An ObjectStore signs with its own Secret, as in a cluster, and may use only endpoints that the operator would
 /// allow.
 #[test]
-fn object_store_signs_with_its_own_secret_and_never_with_the_environment() {
+fn object_store_signs_with_its_own_secret_and_not_the_environment() {
     let place = |endpoint: Option<&str>| {
         amazons(json!({"endpoint": endpoint, "credentials": {"secretRef": {"name": "keys"}}}))
     };

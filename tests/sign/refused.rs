@@ -6,7 +6,7 @@ use super::{ACCESS_KEY, amazons, cluster_store, download, grant, sign, sign_text
 
 /// Too long an input is refused, because the part beyond the limit could contain a constraint.
 #[test]
-fn input_beyond_the_limit_is_refused_and_not_cut() {
+fn input_over_the_size_limit_is_rejected_and_not_truncated() {
     let store = cluster_store(amazons(json!({})));
     let head = format!(
         "---\n{store}\n---\napiVersion: valetkey.dev/v1alpha1\nkind: UploadGrant\nmetadata: {{name: g, namespace: web}}\nspec:\n  storeRef: {{kind: ClusterObjectStore, name: store}}\n  key: a/b.bin\n"
@@ -25,7 +25,7 @@ fn input_beyond_the_limit_is_refused_and_not_cut() {
 }
 
 #[test]
-fn what_the_operator_refuses_is_refused() {
+fn sign_refuses_what_the_operator_refuses() {
     let plain = cluster_store(amazons(json!({})));
     let with = |field: &str, value: serde_json::Value| {
         let mut store = plain.clone();
@@ -92,7 +92,7 @@ fn what_the_operator_refuses_is_refused() {
 /// A multipart upload is refused with the same reasons as any other grant, also if `--upload-id` names an initiated
 /// upload.
 #[test]
-fn upload_in_parts_that_somebody_began_is_refused_with_the_reason() {
+fn multipart_upload_with_upload_id_is_refused_with_the_reason() {
     let mut store = cluster_store(amazons(json!({})));
     let parts = json!({"mode": "Multipart", "constraints": {"contentLength": 3}});
     let begun = ["--upload-id=theirs"];
