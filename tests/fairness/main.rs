@@ -61,7 +61,7 @@ fn looks(operator: &Operator, store: &str) -> u64 {
 }
 
 #[test]
-fn a_flood_in_one_namespace_is_not_felt_in_another() {
+fn flood_of_grants_in_one_namespace_does_not_delay_another() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (loud, quiet) = (Tenant::new("loud"), Tenant::new("quiet"));
     let s3 = S3Server::start(&loud.world.tools).expect("the S3 server starts");
@@ -118,7 +118,7 @@ fn stays_calm(quiet: &Tenant, visited: impl Fn() -> u64) {
 const SHARERS: usize = 5;
 
 #[test]
-fn a_store_that_does_not_answer_is_not_felt_by_those_who_have_another() {
+fn unresponsive_shared_store_does_not_delay_grants_of_other_stores() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let quiet = Tenant::new("calm");
     let loud: Vec<_> = (0..SHARERS).map(|n| Tenant::new(&format!("sharer-{n}"))).collect();
@@ -162,7 +162,7 @@ fn a_store_that_does_not_answer_is_not_felt_by_those_who_have_another() {
 const TARPITS: usize = 40;
 
 #[test]
-fn stores_that_do_not_answer_hold_up_nobody_elses() {
+fn unresponsive_stores_of_one_namespace_do_not_delay_others() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (loud, quiet) = (Tenant::new("tarpits"), Tenant::new("beside"));
     let s3 = S3Server::start(&loud.world.tools).expect("the S3 server starts");
@@ -202,7 +202,7 @@ fn stores_that_do_not_answer_hold_up_nobody_elses() {
 /// One namespace uses the whole quota of a store and has many waiting grants. The next free place goes to another
 /// namespace's grant, although that grant is newer.
 #[test]
-fn the_places_of_a_store_are_shared_between_namespaces() {
+fn store_quota_is_shared_fairly_between_namespaces() {
     const MOST: usize = 4;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (loud, quiet) = (Tenant::new("many"), Tenant::new("few"));
