@@ -40,7 +40,7 @@ fn install(t: &Tenant, name: &str, object: &Value) -> Command {
 }
 
 #[test]
-fn wait_returns_with_the_key() {
+fn helm_wait_returns_after_the_credential_is_issued() {
     let t = Tenant::new("helm");
     let _operator = t.operator();
     let mut store = t.store();
@@ -68,7 +68,7 @@ fn wait_returns_with_the_key() {
 }
 
 #[test]
-fn wait_fails_on_a_refusal() {
+fn helm_wait_fails_if_the_grant_is_refused() {
     let t = Tenant::new("helm");
     let _operator = t.operator();
     let grant = t.grant("UploadGrant", "refused", json!({"key": "elsewhere"}));

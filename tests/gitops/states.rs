@@ -142,7 +142,7 @@ impl<'a> Rules<'a> {
 }
 
 #[test]
-fn every_state() {
+fn every_state_has_the_expected_health_in_argo_cd_and_flux() {
     let t = Tenant::new("gitops");
     let rules = Rules::install(&t);
     let own = |name: &str, credentials: &str| {
@@ -266,7 +266,7 @@ fn every_state() {
 
 /// Unknown kinds and broken rules are errors, so the test above cannot pass by accident.
 #[test]
-fn other_rules_fail() {
+fn broken_health_rules_and_unknown_kinds_are_errors() {
     let t = Tenant::new("rules");
     let ask = |tool: &str, rules: &str, object: Value| {
         let file = t.file("rules.yaml", rules.as_bytes());
