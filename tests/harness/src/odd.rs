@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn each_store_differs_in_what_it_says_alone() {
+    fn proxy_changes_only_the_answers_of_its_own_oddity() {
         let (condition, md5) = (("If-None-Match", "*"), ("Content-MD5", "x"));
         let copy = ("x-amz-copy-source", "/media/none");
         for (oddity, method, headers, expected) in [

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_has_an_end() {
+    fn poll_ends_after_its_timeout() {
         let mut looks = 0;
         let found = poll(Duration::from_millis(120), || {
             looks += 1;
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "waited 0 s in vain for Godot")]
-    fn and_says_what_for() {
+    fn eventually_panics_with_its_description_after_the_timeout() {
         eventually(Duration::ZERO, "Godot", || None::<()>);
     }
 }

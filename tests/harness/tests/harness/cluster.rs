@@ -64,7 +64,7 @@ fn secret_exists(namespace: &str) -> bool {
 }
 
 #[test]
-fn what_is_owned_goes_with_its_owner_and_a_namespace_goes_whole() {
+fn owned_secret_is_deleted_with_its_owner_and_with_its_namespace() {
     let namespace = CLUSTER.namespace("gc").unwrap();
     owner_and_secret(namespace.name());
     assert!(secret_exists(namespace.name()));
@@ -82,7 +82,7 @@ fn what_is_owned_goes_with_its_owner_and_a_namespace_goes_whole() {
 }
 
 #[test]
-fn the_audit_log_tells_who_did_what() {
+fn audit_log_records_the_user_of_each_request() {
     let namespace = CLUSTER.namespace("audit").unwrap();
     let mark = CLUSTER.audit_mark().unwrap();
     let mut command = CLUSTER.kubectl_command(CLUSTER.operator_kubeconfig());
@@ -111,7 +111,7 @@ fn the_audit_log_tells_who_did_what() {
 }
 
 #[test]
-fn a_service_account_has_the_rights_of_its_role_and_no_others() {
+fn service_account_has_only_the_permissions_of_its_role() {
     let namespace = CLUSTER.namespace("rbac").unwrap();
     let name = namespace.name();
     CLUSTER
@@ -155,7 +155,7 @@ fn a_service_account_has_the_rights_of_its_role_and_no_others() {
 }
 
 #[test]
-fn kubectl_says_what_the_apiserver_said() {
+fn kubectl_error_contains_the_message_of_the_apiserver() {
     let error = CLUSTER
         .apply("{apiVersion: v1, kind: Secret, metadata: {name: UPPER}}")
         .unwrap_err();
@@ -163,13 +163,13 @@ fn kubectl_says_what_the_apiserver_said() {
 }
 
 #[test]
-fn the_apiserver_has_metrics() {
+fn apiserver_serves_its_metrics() {
     assert!(CLUSTER.metrics().unwrap().contains("apiserver_request_total"));
 }
 
 /// This test has its own control plane, because it would disturb other tests.
 #[test]
-fn an_apiserver_comes_back_where_it_was_and_remembers() {
+fn restarted_apiserver_keeps_its_address_and_its_data() {
     let cluster = ControlPlane::start(&TOOLS).unwrap();
     cluster.kubectl(&["create", "namespace", "before"]).unwrap();
     cluster.stop_apiserver();
@@ -199,7 +199,7 @@ fn an_apiserver_comes_back_where_it_was_and_remembers() {
 }
 
 #[test]
-fn kstatus_reads_conditions_as_deployers_do() {
+fn kstatus_computes_the_expected_status_from_conditions() {
     let object = |conditions: Value| {
         json!({"apiVersion": "x.test/v1", "kind": "X", "metadata": {"name": "x", "generation": 1},
             "status": {"observedGeneration": 1, "conditions": conditions}})

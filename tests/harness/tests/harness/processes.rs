@@ -7,7 +7,7 @@ use valet_harness::{Process, Scratch, eventually, process};
 use crate::SOON;
 
 #[test]
-fn an_error_shows_the_last_lines_of_the_log() {
+fn process_error_shows_the_last_lines_of_the_log() {
     let scratch = Scratch::new("test").unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", "echo it is all wrong; exit 3"]);
@@ -24,7 +24,7 @@ fn an_error_shows_the_last_lines_of_the_log() {
 }
 
 #[test]
-fn a_process_ends_as_it_is_asked_to() {
+fn process_is_terminated_or_killed_as_requested() {
     let scratch = Scratch::new("test").unwrap();
     let sleep = || {
         let mut command = Command::new("sleep");
@@ -98,7 +98,7 @@ fn children_and_folders_do_not_outlive_their_parent() {
             assert!(Path::new(folder).exists(), "nobody was there to delete it");
             // Before a process creates its first folder, it deletes the folders of killed processes.
             let swept = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "processes::an_error_shows_the_last_lines_of_the_log"])
+                .args(["--exact", "processes::process_error_shows_the_last_lines_of_the_log"])
                 .output()
                 .unwrap();
             assert!(swept.status.success(), "{swept:?}");

@@ -6,7 +6,7 @@ use valet_harness::{S3Server, UrlCheck, verify};
 use crate::{STORE, TOOLS, curl};
 
 #[test]
-fn the_store_keeps_bytes_and_versions_under_any_name() {
+fn s3_server_keeps_bytes_and_versions_for_any_key() {
     STORE.create_versioned_bucket("versioned").unwrap();
     for key in [
         "plain",
@@ -43,7 +43,7 @@ fn the_store_keeps_bytes_and_versions_under_any_name() {
 }
 
 #[test]
-fn the_store_comes_back_where_it_was_and_remembers() {
+fn restarted_s3_server_keeps_its_address_and_its_data() {
     let store = S3Server::start(&TOOLS).unwrap();
     store.create_bucket("media").unwrap();
     store.put("media", "key", b"bytes").unwrap();
@@ -54,7 +54,7 @@ fn the_store_comes_back_where_it_was_and_remembers() {
 }
 
 #[test]
-fn a_user_may_do_what_the_policy_says_until_gone() {
+fn s3_user_has_the_permissions_of_the_policy_until_deleted() {
     STORE.create_bucket("shared").unwrap();
     STORE.create_user("SIGNER", "signers-secret").unwrap();
     STORE.put("shared", "key", b"bytes").unwrap();

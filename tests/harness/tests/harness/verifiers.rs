@@ -6,7 +6,7 @@ use valet_harness::{FormCheck, UrlCheck, verify, verify_form, verify_url, verify
 use crate::{STORE, TOOLS, curl};
 
 #[test]
-fn the_verifier_agrees_with_botocore_and_with_the_store() {
+fn url_verifier_agrees_with_botocore_and_with_the_store() {
     STORE.create_bucket("verify").unwrap();
     let mut check = UrlCheck {
         method: "PUT".into(),
@@ -82,7 +82,7 @@ fn flip_last(url: &str) -> String {
 }
 
 #[test]
-fn the_verifier_of_forms_agrees_with_botocore_and_with_the_store() {
+fn form_verifier_agrees_with_botocore_and_with_the_store() {
     STORE.create_bucket("forms").unwrap();
     let mut check = FormCheck {
         bucket: "forms".into(),
