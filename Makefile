@@ -79,7 +79,7 @@ conformance: check-tools ## Test on real stores what each store enforces, and wr
 	  $(if $(GARAGE),VALET_GARAGE=$$(hack/garage.sh) && export VALET_GARAGE &&) \
 	  cargo build --bin valet && cargo build -p valet-harness --bin conformance && \
 	  VALET_BIN='$(TARGET)/debug/valet' '$(TARGET)/debug/conformance' $(if $(CHECK),--check) docs/reference/conformance.md \
-	  $(if $(GARAGE),&& cargo test --quiet --test stores -- --ignored real_keys_on_garage)
+	  $(if $(GARAGE),&& cargo test --quiet --test stores -- --ignored conformance_check_on_garage_finds_no_write_once)
 
 # The charts of cert-manager and external-secrets, each a folder or an archive: make rights CERT_MANAGER=DIR EXTERNAL_SECRETS=DIR.
 # With CHECK=1, a row that is missing on the page is an error.
@@ -94,7 +94,7 @@ rights: check-tools ## Compare the permissions for Secrets of Valet, cert-manage
 .PHONY: sessions
 sessions: check-tools ## Test the renewal of STS sessions of 15 minutes (22 minutes), and web identity on versitygw in its own network namespace
 	@export VALET_TOOLS=$$(hack/tools.sh chart stores); \
-	  cargo test --test stores -- --ignored --nocapture sessions_of_15_minutes web_identity_on_versitygw
+	  cargo test --test stores -- --ignored --nocapture sessions_of_15_minutes_are_renewed_in_time web_identity_on_versitygw
 
 .PHONY: clocks
 clocks: ## Test the operator with a wrong clock, on two stores (about 10 minutes)

@@ -13,7 +13,7 @@ use crate::{
 /// A POST form for a prefix uploads any number of objects below the prefix, and none elsewhere, however the key is
 /// spelled. The grant does not wait for an upload, and it ends without a failure.
 #[test]
-fn a_form_below_a_key() {
+fn post_form_for_prefix_accepts_only_keys_below_it() {
     let on = OnMinio::new("below");
     let t = &on.tenant;
     let mut store = t.store();
@@ -111,7 +111,7 @@ fn a_form_below_a_key() {
 /// An operator that starts while the store is unreachable has no result of a conformance check. Issued credentials
 /// stay, and new grants wait for the check.
 #[test]
-fn a_form_below_a_key_while_the_store_is_away() {
+fn new_form_for_prefix_waits_for_a_check_of_unreachable_store() {
     let OnMinio {
         tenant: t,
         minio,

@@ -34,7 +34,7 @@ fn key() -> Access {
 /// Valet stops reading an endless answer. Without this limit the SDK would keep the whole answer in memory, so the
 /// server may send little more than the socket buffers hold.
 #[tokio::test]
-async fn answers_without_an_end() {
+async fn endless_answer_is_not_read_to_memory() {
     const SOCKETS: u64 = 16 << 20;
     for status in [200, 400, 403, 500] {
         let (fake, s3) = assuming(move |_| Reply::Endless(status));
@@ -52,7 +52,7 @@ async fn answers_without_an_end() {
 
 /// Valet stops asking for a list of parts that never ends.
 #[tokio::test]
-async fn lists_without_an_end() {
+async fn endless_list_of_parts_is_not_followed() {
     let (fake, s3) = assuming(|asked| {
         static PAGE: AtomicUsize = AtomicUsize::new(1);
         let next = PAGE.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +89,7 @@ async fn lists_without_an_end() {
 
 /// An error code from a store appears in no message if it contains other text.
 #[tokio::test]
-async fn codes_that_are_more_than_codes() {
+async fn error_code_that_contains_other_text_is_not_shown() {
     let (_fake, s3) = assuming(|_| {
         let code = "Nope&#10;2026-01-01T00:00:00Z ERROR valet: the cluster is lost";
         Reply::Text(403, format!("<Error><Code>{code}</Code><Message>m</Message></Error>"))
@@ -103,7 +103,7 @@ async fn codes_that_are_more_than_codes() {
 
 /// A conformance check deletes the objects that it wrote, and no other object that the store lists.
 #[tokio::test]
-async fn nothing_else_is_deleted() {
+async fn conformance_check_deletes_only_its_own_objects() {
     let (fake, s3) = assuming(|asked| match asked.method.as_str() {
         "GET" if asked.target.contains("versions") => {
             let version = |key: &str| format!("<Version><Key>{key}</Key><VersionId>1</VersionId></Version>");
@@ -128,7 +128,7 @@ async fn nothing_else_is_deleted() {
 
 /// A conformance check deletes a few versions of an object that it wrote, even if the store lists many more.
 #[tokio::test]
-async fn versions_that_nobody_wrote_are_not_deleted() {
+async fn conformance_check_deletes_only_a_few_versions() {
     let fake = Fake::start(|asked| match asked.method.as_str() {
         "GET" if asked.target.contains("versions") => {
             let prefix = asked.target.split("prefix=").nth(1).and_then(|p| p.split('&').next());
@@ -154,7 +154,7 @@ async fn versions_that_nobody_wrote_are_not_deleted() {
 
 /// Valet rejects an answer with far more headers than a store sends.
 #[tokio::test]
-async fn headers_without_an_end() {
+async fn answer_with_too_many_headers_is_rejected() {
     let huge = || Reply::With(200, vec![("content-type", "x".repeat(390_000))], String::new());
     let (_fake, s3) = assuming(move |asked| match asked.method.as_str() {
         "HEAD" => huge(),
@@ -168,7 +168,7 @@ async fn headers_without_an_end() {
 
 /// Valet stops after a total time limit if a store answers each request, but slowly.
 #[tokio::test]
-async fn a_list_of_uploads_that_takes_too_long() {
+async fn slow_list_of_uploads_is_stopped_after_a_total_time() {
     let (fake, s3) = assuming(|asked| {
         let upload = |n| format!("<Upload><Key>a/b</Key><UploadId>{n}</UploadId></Upload>");
         if asked.target.contains("uploads") {

@@ -21,7 +21,7 @@ pub fn canary_by(t: &Tenant, mut store: Value, request: &str) -> Value {
 
 /// With a session for each credential, MinIO enforces every constraint of the credentials.
 #[test]
-fn real_keys_on_minio() {
+fn conformance_check_on_minio_finds_all_constraints() {
     let on = OnMinio::new("real-keys");
     let t = &on.tenant;
     let mut store = t.store();
@@ -48,7 +48,7 @@ fn real_keys_on_minio() {
 /// write-once URL.
 #[test]
 #[ignore = "needs Garage, which takes long to build; make conformance runs it"]
-fn real_keys_on_garage() {
+fn conformance_check_on_garage_finds_no_write_once() {
     let t = Tenant::new("garage");
     let options = S3Options {
         software: Software::Garage,

@@ -14,7 +14,7 @@ use valet::{
 /// The bucket `127.100` and the host `200.100` together form a loopback address, although the host alone is a public
 /// address (200.0.0.100 in short form). An IP address needs no DNS lookup, so Valet must check it separately.
 #[tokio::test]
-async fn a_bucket_and_a_host_that_are_an_address() {
+async fn bucket_and_host_that_form_an_internal_address_are_refused() {
     let listener = TcpListener::bind("127.100.200.100:0").expect("a port is free");
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();

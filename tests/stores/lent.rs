@@ -77,7 +77,7 @@ fn allow(t: &Tenant, change: impl FnOnce(&mut Value)) {
 /// Credentials for an upload of one object can write that object in every way and do nothing else. Valet sees the
 /// upload as it sees any other.
 #[test]
-fn one_key_to_write() {
+fn temporary_credentials_for_one_object_allow_only_its_upload() {
     let on = lending("lendput");
     let t = &on.tenant;
     let (bucket, key) = (t.name(), t.key("report.csv"));
@@ -223,7 +223,7 @@ fn one_key_to_write() {
 /// Credentials for a prefix can write or read all objects below it. They expire with the grant, although the session
 /// lives longer.
 #[test]
-fn everything_below_a_key() {
+fn temporary_credentials_for_prefix_allow_all_keys_below_it() {
     let on = lending("lendall");
     let t = &on.tenant;
     let bucket = t.name();
@@ -329,7 +329,7 @@ fn everything_below_a_key() {
 /// A grant that may not receive temporary credentials gets a reason and a remedy. The credentials appear nowhere but
 /// in the grant Secret.
 #[test]
-fn none_where_nobody_allows_it() {
+fn temporary_credentials_without_permission_are_refused() {
     let on = OnMinio::new("lendno");
     let t = &on.tenant;
     let lend = |name: &str, spec: Value| {
@@ -403,7 +403,7 @@ fn assert_secrets_stay_in_secrets(on: &OnMinio, files: &BTreeMap<String, String>
 
 /// versitygw has no AssumeRole. The grant gets a reason and no credentials.
 #[test]
-fn a_store_without_sts() {
+fn temporary_credentials_on_store_without_sts_are_refused() {
     let t = Tenant::new("lendnosts");
     let _operator = t.operator();
     tried(&t);

@@ -82,7 +82,7 @@ fn can(store: &Value, capability: &str) -> bool {
 }
 
 #[test]
-fn a_store_that_behaves() {
+fn probe_of_conforming_store_succeeds_and_writes_nothing() {
     let t = Tenant::new("behaves");
     let _operator = t.operator();
     let store = tried(&t);
@@ -97,7 +97,7 @@ fn a_store_that_behaves() {
 /// Valet issues no upload URLs for a store that obeys unsigned headers, until the owner makes them safe or accepts
 /// the risk. Downloads are not affected.
 #[test]
-fn a_store_that_obeys_unsigned_headers() {
+fn upload_url_is_refused_if_store_obeys_unsigned_headers() {
     let on = OnMinio::new("obeys");
     let t = &on.tenant;
     let store = on.store(json!({}));
@@ -152,7 +152,7 @@ fn a_store_that_obeys_unsigned_headers() {
 /// With a session for each credential, limited to one object, the attack fails. So does every other use of the
 /// session.
 #[test]
-fn each_key_has_its_own_session() {
+fn session_for_each_credential_prevents_copying_other_objects() {
     let on = OnMinio::new("scoped");
     let t = &on.tenant;
     let store = on.store(json!({"credentials": {"assumeRole": {"durationSeconds": 900}}}));
@@ -227,7 +227,7 @@ fn each_key_has_its_own_session() {
 /// Valet issues no upload URL until a probe shows how the store treats unsigned headers. It issues download URLs,
 /// which do not depend on the probe.
 #[test]
-fn a_store_that_nobody_has_tried_yet() {
+fn upload_url_is_refused_until_the_store_was_probed() {
     let on = OnMinio::new("untried");
     let t = &on.tenant;
     on.minio.stop();
@@ -252,7 +252,7 @@ fn a_store_that_nobody_has_tried_yet() {
 
 /// Conditions of the store and of its grants name the problem with the store before Valet issues any credential.
 #[test]
-fn what_is_wrong_is_found() {
+fn problem_of_a_store_is_reported_before_a_credential_is_issued() {
     let t = Tenant::new("wrong");
     let _operator = t.operator();
     tried(&t);
@@ -301,7 +301,7 @@ fn what_is_wrong_is_found() {
 /// An unreachable store has a condition with the reason. Grants that need no probe receive credentials, and the others
 /// do within a minute after the store returns.
 #[test]
-fn a_store_that_is_away_when_it_is_tried() {
+fn unreachable_store_is_reported_and_recovers_after_its_return() {
     let t = Tenant::new("away");
     let server = S3Server::start(&t.world.tools).unwrap();
     server.create_bucket(t.name()).unwrap();

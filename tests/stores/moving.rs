@@ -29,7 +29,7 @@ fn signed_with(secret: &Value) -> String {
 /// After an access key is rotated, Valet re-signs issued credentials with the same expiry time, and the old access
 /// key can then be deleted. A change that does not concern the credentials re-signs nothing.
 #[test]
-fn a_rotation() {
+fn rotated_access_key_leads_to_re_signing_with_the_same_expiry() {
     let t = Tenant::new("rotate");
     let s3 = &t.world.s3;
     let user = |name: &str| format!("{}-{name}", t.name());
@@ -249,7 +249,7 @@ fn end_of(object: &Value, field: &str) -> Timestamp {
 /// With web identity a session is as short as its token, no credential outlives its session, and a new token gives a
 /// new session. `shortSessions` decides about grants that ask for more.
 #[test]
-fn web_identity() {
+fn credential_does_not_outlive_its_web_identity_session() {
     let t = Tenant::new("irsa");
     let minio = trusting(&t);
     t.kubectl(&["create", "serviceaccount", "valet"]);

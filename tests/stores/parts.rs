@@ -63,7 +63,7 @@ fn open(on: &OnMinio, name: &str) -> usize {
 /// A multipart upload is refused like a PUT while the holder of a part's URL could copy any object that the
 /// credentials can read.
 #[test]
-fn a_part_is_as_dangerous_as_a_put() {
+fn multipart_upload_is_refused_if_store_obeys_unsigned_headers() {
     let on = OnMinio::new("partobeys");
     let t = &on.tenant;
     on.store(json!({}));
@@ -94,7 +94,7 @@ fn a_part_is_as_dangerous_as_a_put() {
 /// With a session for each credential, part URLs reach only the grant's object. Valet initiates and completes the
 /// upload with its own credentials.
 #[test]
-fn parts_under_a_session() {
+fn part_urls_with_a_session_reach_only_the_object_of_the_grant() {
     let on = OnMinio::new("partscoped");
     let t = &on.tenant;
     on.store(json!({"credentials": {"assumeRole": {"durationSeconds": 900}}}));

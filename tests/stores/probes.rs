@@ -67,7 +67,7 @@ fn behaves(odd: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static) -> Fak
 /// A store on a file system has a directory at the probe key while an object exists below it. The probe then tests
 /// headers below the probe key.
 #[tokio::test]
-async fn headers_are_tried_below_the_probe_key_where_the_store_has_a_conflict_there() {
+async fn headers_are_probed_below_a_probe_key_that_is_a_directory() {
     let fake = behaves(|asked| {
         let is_there = is_upload(asked) && asked.target.starts_with("/media/valet-probe?");
         is_there.then(|| error(409, "ExistingObjectIsDirectory"))
@@ -79,7 +79,7 @@ async fn headers_are_tried_below_the_probe_key_where_the_store_has_a_conflict_th
 }
 
 #[tokio::test]
-async fn a_store_that_refuses_unsigned_headers_is_found_to() {
+async fn probe_detects_store_that_refuses_unsigned_headers() {
     let fake = behaves(|_| None);
     let s3 = s3(&fake, None);
     let probed = s3.probe().await;
@@ -98,7 +98,7 @@ async fn a_store_that_refuses_unsigned_headers_is_found_to() {
 
 /// While the clocks differ the store refuses every request, so Valet concludes nothing about unsigned headers.
 #[tokio::test]
-async fn while_the_clocks_differ_nothing_is_concluded() {
+async fn probe_during_clock_skew_gives_no_result_about_headers() {
     for (ahead, expected) in [
         (45, Finding::Usable),
         (-90, Finding::Usable),
@@ -127,7 +127,7 @@ async fn while_the_clocks_differ_nothing_is_concluded() {
 /// A store without a `Date` header does not reveal clock skew. A refusal of the request without the unsigned header
 /// shows that the result means nothing.
 #[tokio::test]
-async fn an_expired_url_is_no_refusal_of_a_header() {
+async fn refusal_of_an_expired_url_is_no_refusal_of_a_header() {
     let fake = Fake::start(|asked: &Asked| match asked.method.as_str() {
         "PUT" => error(403, "AccessDenied"),
         _ if asked.target.contains("X-Amz-Signature") => error(403, "AccessDenied"),
@@ -144,7 +144,7 @@ async fn an_expired_url_is_no_refusal_of_a_header() {
 }
 
 #[tokio::test]
-async fn what_was_seen_stays_while_nothing_can_be_concluded() {
+async fn earlier_probe_result_stays_if_a_new_probe_has_no_result() {
     use std::sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -169,7 +169,7 @@ async fn what_was_seen_stays_while_nothing_can_be_concluded() {
 
 /// Valet finds that a store obeys an unsigned header even if the store answers 501 to conditional writes.
 #[tokio::test]
-async fn a_store_without_conditional_writes_is_found_to_obey_headers() {
+async fn probe_detects_obeyed_headers_without_conditional_writes() {
     let fake = behaves(|asked| match asked.method.as_str() {
         "PUT" if asked.header("if-none-match").is_some() => Some(error(501, "NotImplemented")),
         "PUT" if asked.header("x-amz-copy-source").is_some() => Some(error(404, "NoSuchKey")),
@@ -186,7 +186,7 @@ async fn a_store_without_conditional_writes_is_found_to_obey_headers() {
 }
 
 #[tokio::test]
-async fn write_once_uploads_that_a_store_does_not_know_or_ignores() {
+async fn probe_detects_missing_or_ignored_write_once_uploads() {
     for (answer, told) in [
         ((501, "NotImplemented"), "501 NotImplemented"),
         ((400, "InvalidArgument"), "InvalidArgument"),
@@ -206,7 +206,7 @@ async fn write_once_uploads_that_a_store_does_not_know_or_ignores() {
 }
 
 #[tokio::test]
-async fn a_bucket_with_object_lock_wants_checksums() {
+async fn probe_detects_that_object_lock_requires_checksums() {
     let fake = behaves(|asked| match asked.method.as_str() {
         "PUT" if asked.header("content-md5").is_none() => Some(error(400, "InvalidRequest")),
         _ => None,
@@ -221,7 +221,7 @@ async fn a_bucket_with_object_lock_wants_checksums() {
 /// Valet sends only requests that change nothing to an endpoint that a tenant names. It then assumes only
 /// capabilities that are safe without a test.
 #[tokio::test]
-async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
+async fn tenant_endpoint_gets_only_read_requests_by_default() {
     let networks: Vec<ipnet::IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
     for may_change in [false, true] {
         let fake = behaves(|_| None);
@@ -246,7 +246,7 @@ async fn a_tenants_endpoint_gets_only_requests_that_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_refused_while_the_clocks_differ_says_nothing_of_the_credentials() {
+async fn head_refused_during_clock_skew_is_reported_as_clock_skew() {
     let key = access("a/b");
     let look = async |reply: fn(&Asked) -> Reply| {
         let fake = Fake::start(reply);

@@ -53,7 +53,7 @@ fn store(slow: Arc<AtomicBool>) -> Fake {
 /// If an access rule is narrowed or the grant is revoked while Valet signs a credential, Valet does not publish the
 /// credential.
 #[test]
-fn what_changes_while_a_key_is_signed() {
+fn credential_is_not_published_if_revoked_or_refused_meanwhile() {
     let t = Tenant::new("overtaken");
     let slow = Arc::new(AtomicBool::new(false));
     let fake = store(slow.clone());

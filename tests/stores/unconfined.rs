@@ -67,7 +67,7 @@ fn broken() -> Reply {
 }
 
 #[tokio::test]
-async fn sessions_that_confine_nothing() {
+async fn store_that_ignores_session_policies_is_not_usable() {
     for beside in [
         || error(400, "BadDigest", "the Content-MD5 did not match"),
         || Reply::Text(200, String::new()),
@@ -90,7 +90,7 @@ async fn sessions_that_confine_nothing() {
 }
 
 #[tokio::test]
-async fn sessions_that_do() {
+async fn store_that_enforces_session_policies_is_tested_once() {
     let (fake, s3) = store(|| error(403, "AccessDenied", "Access Denied"));
     assert_eq!(s3.probe().await.finding, Finding::Usable);
     let sessions = || fake.asked().iter().filter(|a| a.method == "POST").count();
@@ -103,7 +103,7 @@ async fn sessions_that_do() {
 /// If the store refuses even the session's own object key, the refusal of another key proves nothing: the clock may
 /// be wrong, or the role may not write there. Valet then signs no upload.
 #[tokio::test]
-async fn a_session_whose_own_key_is_refused_is_not_known_to_be_confined() {
+async fn session_test_has_no_result_if_its_own_key_is_refused() {
     for (own, other) in [
         ((403, "AccessDenied"), (403, "AccessDenied")),
         ((403, "RequestTimeTooSkewed"), (403, "RequestTimeTooSkewed")),
@@ -160,7 +160,7 @@ fn download(mode: DownloadMode) -> Ask {
 /// If the session test had no answer, Valet repeats it before it signs a credential that depends on it. A download
 /// URL does not depend on it.
 #[tokio::test]
-async fn sessions_that_could_not_be_tried() {
+async fn session_test_without_answer_is_repeated_before_signing() {
     let away = Arc::new(AtomicBool::new(true));
     let (_fake, s3) = store({
         let away = away.clone();
@@ -199,7 +199,7 @@ async fn sessions_that_could_not_be_tried() {
 /// Credentials from STS with line breaks or other invalid characters are refused, because workloads' clients read
 /// them from files line by line.
 #[tokio::test]
-async fn credentials_with_lines_of_their_own() {
+async fn sts_credentials_with_invalid_characters_are_refused() {
     for token in [
         "token&#10;credential_process = /bin/sh -c evil",
         "to ken",
@@ -223,7 +223,7 @@ async fn credentials_with_lines_of_their_own() {
 
 /// An object at the probe key, which any writer may have put there, does not prevent the test of unsigned headers.
 #[tokio::test]
-async fn an_object_at_the_probes_key() {
+async fn object_at_the_probe_key_does_not_prevent_the_probe() {
     let fake = Fake::start(|asked: &Asked| match asked.method.as_str() {
         "GET" if asked.target.starts_with("/media/valet-probe?") => Reply::Text(200, "x".into()),
         "PUT" if asked.header("x-amz-copy-source").is_some() => error(404, "NoSuchKey", "there is none"),

@@ -126,7 +126,7 @@ impl Watch<'_> {
 
 #[test]
 #[ignore = "takes 22 minutes, in real time: make sessions"]
-fn sessions_of_15_minutes() {
+fn sessions_of_15_minutes_are_renewed_in_time() {
     let t = Tenant::new("fifteen");
     let minio = trusting(&t);
     minio.put(t.name(), &t.key("film"), b"frames").unwrap();
