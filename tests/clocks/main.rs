@@ -104,7 +104,7 @@ fn settle(place: &Place, offset: i64, mode: Mode, groups: &[&str], holds: Durati
 
 #[test]
 #[ignore = "takes minutes, and needs libfaketime: make clocks"]
-fn operator_whose_clock_is_wrong_from_the_start_concludes_nothing_and_ends_no_grant() {
+fn operator_that_starts_with_wrong_clock_finishes_no_grant() {
     let mut findings = Findings::default();
     for offsets in OFFSETS.chunks(SIDE_BY_SIDE) {
         let found = thread::scope(|scope| {
@@ -132,7 +132,7 @@ fn operator_whose_clock_is_wrong_from_the_start_concludes_nothing_and_ends_no_gr
 
 #[test]
 #[ignore = "takes minutes, and needs libfaketime: make clocks"]
-fn operator_whose_clock_is_set_wrong_and_right_again_ends_no_grant_and_goes_on() {
+fn operator_with_temporarily_wrong_clock_finishes_no_grant() {
     let place = Place::new("steps", 0);
     let _operator = place.operator();
     let mut findings = Findings::default();

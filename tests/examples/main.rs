@@ -76,7 +76,7 @@ fn documents(plane: &ControlPlane, text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn examples_work_as_they_are() {
+fn documented_examples_work_unchanged() {
     let tools = Tools::locate().unwrap();
     let crds = fs::read_to_string(Path::new(ROOT).join("crds/valet.yaml")).unwrap();
     let plane = ControlPlane::start_with(

@@ -87,7 +87,7 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn every_link_points_to_an_existing_file_and_heading() {
     // The address of the repository. Files that are used outside the repository (the chart, the alerts) link with it.
     const HERE: &str = "https://github.com/valetkey/valet/blob/main/";
     let pages = pages();
@@ -120,7 +120,7 @@ fn links_lead_somewhere() {
 
 /// The troubleshooting page lists every symptom at the top.
 #[test]
-fn every_symptom_is_in_the_list() {
+fn troubleshooting_page_lists_every_symptom() {
     let page = fs::read_to_string(format!("{ROOT}/docs/troubleshooting.md")).expect("the page is there");
     let listed: BTreeSet<_> = links(&page).into_iter().filter(|l| l.starts_with('#')).collect();
     let missing: Vec<_> = page
@@ -134,7 +134,7 @@ fn every_symptom_is_in_the_list() {
 /// A store's error answer can contain the signed request, and anyone who reads the signature can use the URL. So no
 /// command or program of a page or example prints more of an answer than `<Code>` and `<Message>`.
 #[test]
-fn no_page_prints_the_whole_answer_of_a_store() {
+fn no_documented_command_prints_a_whole_answer_of_a_store() {
     let examples = fs::read_dir(Path::new(ROOT).join("examples")).expect("there are examples");
     let examples = examples.map(|entry| entry.expect("it has entries").path());
     let examples: Vec<_> = examples

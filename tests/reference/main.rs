@@ -26,7 +26,7 @@ fn rows(page: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 #[test]
-fn every_reason_is_explained() {
+fn every_reason_is_documented() {
     let page = page("reasons");
     let explained: BTreeSet<_> = rows(&page).map(|(name, _)| name).collect();
     let known: BTreeSet<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
@@ -44,7 +44,7 @@ fn every_reason_is_explained() {
 
 /// The options, environment variables and defaults match `valet controller --help`.
 #[test]
-fn every_option_is_explained() {
+fn every_option_is_documented() {
     let page = page("cli");
     let output = Command::new(env!("CARGO_BIN_EXE_valet"))
         .args(["controller", "--help"])
@@ -92,7 +92,7 @@ fn every_option_is_explained() {
 
 /// The metrics, their types and their labels match a scrape of the operator.
 #[test]
-fn every_metric_is_explained() {
+fn every_metric_is_documented() {
     let progress = Arc::new(Progress::default());
     progress.ended(Instant::now());
     let metrics = Metrics::new(progress, || States {

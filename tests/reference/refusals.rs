@@ -77,7 +77,7 @@ fn said(kind: &str, namespace: &str, store: &str, more_rule: &Value, spec: &Valu
 }
 
 #[test]
-fn refusals_are_quoted_as_they_are_said() {
+fn documented_refusals_equal_the_messages_of_valet() {
     let page = super::page("access-rules");
     let png = json!({"contentType": "image/png"});
     let constraints = |more: Value| {
@@ -162,7 +162,7 @@ fn refusals_are_quoted_as_they_are_said() {
 
 /// The page also quotes refusals by the API server correctly: the field and the message of the CEL rule.
 #[test]
-fn rules_are_quoted_as_they_are() {
+fn documented_rules_equal_the_messages_of_the_crds() {
     let mut words = BTreeSet::new();
     rules::messages(&serde_json::to_value(crds()).unwrap(), &mut words);
     let rows = rows(&super::page("access-rules"), "| the spec | is refused with |");

@@ -9,7 +9,7 @@ use valet::api::{ClusterObjectStore, DownloadGrant, Grant, ObjectStore, Store, U
 /// Each number, length and count is tried with a value just outside each of its bounds. The message must name the
 /// field.
 #[test]
-fn no_bound_is_exceeded_unseen() {
+fn value_outside_a_bound_is_rejected_with_its_field() {
     let full: BTreeMap<String, Value> = {
         let mut text: serde_yaml::Value =
             serde_yaml::from_str(include_str!("../fixtures/full.yaml")).expect("full.yaml is YAML");
@@ -134,7 +134,7 @@ fn walk(
 
 /// Every string in a status has a maximum length.
 #[test]
-fn each_text_of_a_status_has_a_length() {
+fn every_string_of_a_status_has_a_maximum_length() {
     fn unbounded(schema: &Value, path: &str, found: &mut Vec<String>) {
         let is_time = schema["format"] == "date-time";
         if schema["type"] == "string" && schema["maxLength"].is_null() && !is_time && schema["enum"].is_null() {

@@ -49,7 +49,7 @@ fn agrees<T: DeserializeOwned>(object: &Value, said: &str, check: fn(&T) -> Resu
 }
 
 #[test]
-fn each_rule_says_what_it_should() {
+fn each_cel_rule_rejects_with_the_expected_message() {
     let mut failures = Vec::new();
     for case in Table::read().cases("web") {
         let said = says(&case.kind, &case.object, case.updated.as_ref());
@@ -66,7 +66,7 @@ fn each_rule_says_what_it_should() {
 
 /// Every CEL rule has a row in the table, so no rule is untested.
 #[test]
-fn each_rule_has_a_row() {
+fn each_cel_rule_has_a_test_case() {
     let mut untried: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for crd in crds() {
         let schema = serde_json::to_value(&crd.spec.versions[0].schema).expect("a schema is JSON");
