@@ -68,7 +68,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn both_ends_are_within() {
+    fn schema_bounds_accept_their_minimum_and_maximum() {
         let schema = json!({
             "properties": {
                 "n": {"minimum": 1.0, "maximum": 9.0},

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn that_a_store_wants_checksums_is_listed_and_read_back() {
+    fn requires_checksum_is_listed_and_read_back() {
         let plain = Capabilities::default();
         let wants = Capabilities {
             wants_checksums: true,

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_of_parts() {
+    fn part_sizes_are_exact_if_the_object_size_is_known() {
         let five = 5 * MIB;
         let sizes = |p: Parts| {
             p.all()
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_by_default() {
+    fn default_part_size_grows_with_the_maximum_object_size() {
         let of = |max: i64| {
             let p = parts(None, 0, max);
             (p.part_bytes / MIB, p.count())

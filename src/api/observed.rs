@@ -144,7 +144,7 @@ mod tests {
     const SHA256: &str = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";
 
     #[test]
-    fn what_a_store_says_in_good_form_is_kept() {
+    fn well_formed_object_fields_are_kept() {
         let object = ObservedObject {
             size: Some(0),
             e_tag: Some("\"5d41402abc4b2a76b9719d911017c592-3\"".into()),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_another_form_is_dropped() {
+    fn malformed_object_fields_are_dropped() {
         for bad in [
             "",
             " ",
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn which_texts_are_media_types() {
+    fn media_types_are_recognized() {
         let long = format!("a/{}", "b".repeat(253));
         for good in [
             "image/png",

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_visible_stays_as_it_is() {
+    fn visible_text_is_unchanged() {
         for text in [
             "",
             "spec.key: 'tenants/é/日本' is outside",
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_visible_is_written_as_its_number() {
+    fn invisible_characters_are_escaped_with_their_code_point() {
         for (text, shown) in [
             ("a\nb", "a\\u{a}b"),
             ("text/html\u{9b}31m", "text/html\\u{9b}31m"),
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_between_characters() {
+    fn long_text_is_truncated_between_characters() {
         for (text, most) in [
             ("é".repeat(513), 1024),
             ("x".repeat(1025), 1024),
@@ -102,7 +102,7 @@ mod tests {
 
     /// For any input the result is short and visible, and a second call does not change it.
     #[test]
-    fn any_bytes_become_a_short_visible_text() {
+    fn any_input_becomes_a_short_visible_text() {
         // A deterministic random number generator (SplitMix64), so that each run tests the same texts.
         let mut state = 7_u64;
         let mut random = move || {

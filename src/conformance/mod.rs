@@ -137,7 +137,7 @@ mod tests {
 
     /// A capability without a result counts as not checked.
     #[test]
-    fn what_was_not_tried_is_named() {
+    fn capabilities_without_a_result_are_listed_as_not_checked() {
         let can = Capabilities {
             enforced: [
                 Capability::WriteOnce,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_taken_away() {
+    fn missing_capabilities_are_removed() {
         let mut can = Capabilities {
             multipart: Some([Capability::ContentLength, Capability::WriteOnce].into()),
             ..Capabilities::default()

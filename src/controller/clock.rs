@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn step_of_the_wall_clock_is_told_once_and_time_that_passes_is_none() {
+    fn wall_clock_step_is_reported_once_and_elapsed_time_is_no_step() {
         let (wall, passed) = (Timestamp::from_second(1_700_000_000).unwrap(), Instant::now());
         let mut detector = StepDetector::new(wall, passed);
         let mut at = |wall_millis: i64, passed_millis: u64| {

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn cause_is_the_same_for_all_objects() {
+    fn error_cause_is_the_same_for_all_objects() {
         let refused =
             |name: &str| Error::Refused(format!("secrets \"{name}\" is forbidden: exceeded quota: compute"));
         assert_eq!(refused("a").cause(), refused("b").cause());
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_webhook_quotes_is_not_repeated() {
+    fn error_with_credential_quoted_by_a_webhook_is_not_shown() {
         for quoted in [
             "denied: url is https://store.example/b/k?X-Amz-Signature=abc",
             "denied: https%3A%2F%2Fstore.example",

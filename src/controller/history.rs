@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_that_goes_back_is_noticed_until_the_history_is_as_long_again() {
+    fn lower_resource_version_is_detected_until_the_highest_is_reached() {
         let mut newest = Newest::default();
         for (version, newer) in [
             (100, None),

@@ -312,7 +312,7 @@ mod tests {
     /// The leadership must end exactly on time, even if this replica has noticed nothing. Another replica is allowed
     /// to take over three seconds later.
     #[test]
-    fn a_term_ends_by_the_clock() {
+    fn leadership_ends_on_time_if_it_is_not_renewed() {
         let (term, begin) = (Leadership::default(), Instant::now());
         let after = |millis| begin + Duration::from_millis(millis);
         assert!(!term.is_on(begin), "not acquired yet");

@@ -399,7 +399,7 @@ mod tests {
     use crate::api::UploadGrant;
 
     #[test]
-    fn foreign_status_is_news_after_growing_pauses_and_an_accepted_one_is_none() {
+    fn foreign_status_is_handled_after_growing_pauses_unless_accepted() {
         let grant = |renewals: i64| -> UploadGrant {
             serde_json::from_value(serde_json::json!({
                 "metadata": {"name": "g", "namespace": "web", "uid": "u"}, "status": {"renewals": renewals},
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_who_is_not_listed() {
+    fn state_of_unlisted_grants_is_removed() {
         let memory = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
         for uid in ["a", "b"] {
             memory.failed(uid);

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn one_alone_says_all_that_there_is() {
+    fn single_operator_sets_all_summary_conditions() {
         let status = says(&fresh(), "a", Reason::Ready, 1, 1);
         assert_eq!(types(&status), [READY, HEADERS, "a/Ready"]);
         assert_eq!(ready(&status), "True Ready: operator a checked the store");
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn two_that_disagree_do_not_write_in_turns() {
+    fn operators_that_disagree_do_not_overwrite_each_other() {
         let a = says(&fresh(), "a", Reason::Ready, 1, 1);
         let b = says(&a, "b", Reason::CredentialsNotFound, 1, 2);
         let settled = says(&b, "a", Reason::Ready, 1, 3);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_word_does_not_count_and_nobody_elses_is_touched() {
+    fn outdated_conditions_do_not_count_and_foreign_ones_stay() {
         let mut before = says(
             &says(&fresh(), "a", Reason::Ready, 1, 1),
             "gone",
@@ -279,7 +279,7 @@ mod tests {
 
     /// The name of one namespace is a prefix of the name of the other namespace.
     #[test]
-    fn names_are_whole() {
+    fn conditions_of_namespaces_with_a_common_prefix_are_separate() {
         let status = says(
             &says(&fresh(), "team", Reason::Ready, 1, 1),
             "team-a",

@@ -193,7 +193,7 @@ mod tests {
     const OWN: StoreKind = StoreKind::ObjectStore;
 
     #[test]
-    fn a_namespace_has_its_share_and_its_others_stand_in_line() {
+    fn namespace_over_its_share_is_queued_and_others_are_not() {
         let turns = NamespaceLimiter::new(8, false);
         let called = Mutex::new(vec![]);
         let take = |namespace: &'static str, name: &str| {
@@ -227,7 +227,7 @@ mod tests {
     /// Stores of tenants that do not answer do not affect the pool for ClusterObjectStores, even if many namespaces
     /// have such stores.
     #[test]
-    fn tenants_own_stores_take_no_turn_of_the_platforms() {
+    fn tenant_stores_take_no_permits_of_cluster_object_stores() {
         let turns = NamespaceLimiter::new(32, false);
         let namespaces: Vec<_> = (0..100).map(|n| format!("loud-{n}")).collect();
         let no_call = |_: &str, _: &str| true;
@@ -254,7 +254,7 @@ mod tests {
 
     /// If all permits of a pool are in use, the waiting namespaces are served one after the other.
     #[test]
-    fn namespaces_come_one_after_the_other() {
+    fn waiting_namespaces_are_served_in_rotation() {
         let turns = NamespaceLimiter::new(1, false);
         let called = Mutex::new(vec![]);
         let call = |namespace: &str, name: &str| {
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_namespace_has_all_turns_and_every_namespace_has_one() {
+    fn only_namespace_has_all_permits_and_every_namespace_has_one() {
         for (concurrency, one, shared, own) in [
             (32, true, 32, 128),
             (32, false, 8, 4),

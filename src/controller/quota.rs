@@ -321,7 +321,7 @@ mod tests {
     /// A grant that is deleted during its reconcile keeps no reservation. It does not matter if it is deleted before
     /// or after it requests quota.
     #[tokio::test]
-    async fn nobody_who_is_gone_keeps_a_place() {
+    async fn deleted_grant_keeps_no_reservation() {
         for goes_before_it_asks in [true, false] {
             let (places, memory) = listed();
             let (first, second) = (grant("a"), grant("b"));

@@ -66,7 +66,7 @@ mod tests {
     use crate::api::StoreKind;
 
     #[test]
-    fn a_change_is_told_once_and_the_first_is_none() {
+    fn signer_change_is_reported_once_and_the_first_is_no_change() {
         let signers = Signers::default();
         let id = |name: &str| (StoreKind::ClusterObjectStore, String::new(), name.to_owned());
         let first = signers.seen(&id("a"), "one".into());

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn watch_that_is_a_moment_late_has_missed_nothing() {
+    fn watch_with_a_short_delay_has_missed_nothing() {
         assert_eq!(
             missed(&[(&[("a", 1)], &[("a", 1)]), (&[("a", 1)], &[("a", 1)])]),
             [0, 0]
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn watch_that_is_silent_has_missed_what_lasts() {
+    fn watch_has_missed_differences_that_last_a_whole_period() {
         // The watch cache has missed a change, a new object or a reset to an older version. The difference lasts for
         // a whole period.
         assert_eq!(

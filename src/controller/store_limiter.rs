@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_has_its_part_and_namespaces_take_turns() {
+    fn store_has_its_share_and_namespaces_are_served_in_rotation() {
         let called = Arc::new(Mutex::new(vec![]));
         let log = called.clone();
         let requests = Arc::new(StoreLimiter::new(8, move |_, namespace, name| {
@@ -251,7 +251,7 @@ mod tests {
 
     /// A namespace that creates and deletes many grants does not delay grants in other namespaces.
     #[test]
-    fn nobody_waits_for_who_does_not_come() {
+    fn permit_reserved_for_a_deleted_grant_goes_to_the_next_one() {
         let called = Arc::new(Mutex::new(vec![]));
         let log = called.clone();
         let requests = Arc::new(StoreLimiter::new(4, move |_, namespace, name| {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenants_store_may_not_say_more_than_it_has() {
+    fn tenant_store_cannot_raise_its_concurrency_limit() {
         let requests = Arc::new(StoreLimiter::new(32, |_, _, _| true));
         let id = (StoreKind::ObjectStore, "a".to_owned(), "own".to_owned());
         let held = |limit| {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_may_say_how_many() {
+    fn store_can_set_its_concurrency_limit() {
         let requests = Arc::new(StoreLimiter::new(32, |_, _, _| true));
         let id = store("slow");
         requests.limit(&id, Some(1));

@@ -506,7 +506,7 @@ mod tests {
 
     /// If a store is deleted, its connection and its signer are removed from the cache.
     #[tokio::test]
-    async fn nothing_is_kept_of_a_store_that_is_gone() {
+    async fn deleted_store_is_removed_from_the_cache() {
         let requests = Arc::new(StoreLimiter::new(8, |_, _, _| true));
         let client = Client::new(Server, "default");
         let stores = Stores::new(

@@ -119,7 +119,7 @@ mod tests {
 
     /// An older version of Valet copied texts of 400 kB from a store's answer into the status.
     #[test]
-    fn a_huge_status_is_shortened_when_it_is_read() {
+    fn huge_status_is_shortened_when_it_is_read() {
         let long = "é".repeat(200_000);
         let condition = json!({
             "type": "Ready", "status": "False", "reason": "ObjectMismatch", "message": long, "lastTransitionTime": "2026-01-01T00:00:00Z",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept() {
+    fn only_metadata_that_valet_uses_is_kept() {
         let long = "é".repeat(1000);
         let meta = json!({
             "name": "g", "labels": {"app.kubernetes.io/instance": "x"}, "finalizers": ["a/b"],

@@ -95,7 +95,7 @@ mod tests {
     use crate::api::{Reason, set_condition, set_ready};
 
     #[test]
-    fn only_another_status_or_reason_is_a_change() {
+    fn condition_has_changed_only_if_status_or_reason_differs() {
         let mut conditions = Vec::new();
         let now = Timestamp::UNIX_EPOCH;
         set_ready(&mut conditions, (Reason::Ready, "the store answers"), Some(1), now);

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_shows_nothing() {
+    fn debug_output_contains_no_credential() {
         let url = SignedUrl::new("https://store/x?X-Amz-Signature=abc".into());
         assert_eq!(format!("{url:?} {:#?}", Some(&url)).matches("abc").count(), 0);
         let form = Form::new(vec![("x-amz-signature".into(), "abc".into())]);

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_of_an_upload() {
+    fn secret_of_a_put_upload_has_the_expected_entries() {
         let signed = Signed {
             credential: Credential::Request {
                 url: SignedUrl::new("https://s3.example/b/k?X-Amz-Signature=00".into()),
@@ -249,7 +249,7 @@ globoff
     }
 
     #[test]
-    fn the_files_of_a_form() {
+    fn secret_of_a_post_form_has_the_expected_entries() {
         let fields = [
             ("key", "a/\"b\"\\c;@<é"),
             ("Content-Type", "text/plain; charset=\"utf-8\""),
@@ -303,7 +303,7 @@ globoff
     }
 
     #[test]
-    fn the_files_of_an_upload_in_parts() {
+    fn secret_of_a_multipart_upload_has_the_expected_entries() {
         use crate::api::{LengthRange, Part};
         let part = |number: i64, min: i64, max: i64, headers: &[(&str, &str)]| SignedPart {
             part: Part {

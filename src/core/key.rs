@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_are_whole_segments() {
+    fn prefix_matches_only_whole_path_segments() {
         let key = ObjectKey::parse("team-a/x/y", 1024).unwrap();
         for (prefix, below) in [
             ("", true),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_below_a_key() {
+    fn key_with_a_slash_at_the_end_is_a_prefix() {
         let scope = ObjectKey::parse_scope("team-a/x/", 1024).unwrap();
         assert_eq!((scope.as_str(), scope.is_prefix()), ("team-a/x/", true));
         for (prefix, below) in [
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_ends_at_every_depth() {
+    fn dot_segments_are_rejected_at_every_depth_of_encoding() {
         for depth in 0..5 {
             let dots = format!("a/%{}2e%{}2E/b", "25".repeat(depth), "25".repeat(depth));
             assert_eq!(ObjectKey::parse(&dots, 1024), Err(KeyError::DotSegment), "{dots}");
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn length_is_counted_in_bytes() {
+    fn key_length_is_counted_in_bytes() {
         assert!(ObjectKey::parse(&"é".repeat(512), 1024).is_ok());
         assert_eq!(
             ObjectKey::parse(&"é".repeat(513), 1024),

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_of_all_limits_wins() {
+    fn lifetime_is_the_minimum_of_all_limits() {
         let of = |deadline, credentials| Lifetime::new(at(0, 900), 300, deadline, credentials).map(|l| l.seconds());
         assert_eq!(of(None, None), Ok(300));
         assert_eq!(of(Some(at(400, 0)), Some(at(500, 0))), Ok(300));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_over_at_its_last_instant_and_not_a_moment_before() {
+    fn lifetime_is_over_exactly_at_the_expiry() {
         let l = Lifetime::new(at(0, 0), 10, None, None).unwrap();
         assert!(!l.is_over(Timestamp::new(1_700_000_009, 999_999_999).unwrap()));
         assert!(l.is_over(at(10, 0)));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn truncation_is_the_credentials_doing() {
+    fn lifetime_is_truncated_only_if_store_credentials_shorten_it() {
         let l = Lifetime::new(at(0, 0), 300, Some(at(200, 0)), None).unwrap();
         assert!(!l.is_truncated(300, Some(at(200, 0))));
         let l = Lifetime::new(at(0, 0), 300, Some(at(200, 0)), Some(at(100, 0))).unwrap();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_grow_apart_to_a_minute() {
+    fn poll_interval_doubles_up_to_one_minute() {
         let mut looks = vec![next_poll(at(0, 0), None)];
         for _ in 0..9 {
             looks.push(next_poll(at(0, 0), looks.last().copied()));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn late_looks_come_three_times_within_the_hour() {
+    fn late_polls_run_three_times_within_one_hour() {
         let of = |last: Option<i64>, now| late_look(at(0, 0), last.map(|l| at(l, 0)), at(now, 0));
         assert_eq!(of(Some(0), 0), Some(at(60, 0)));
         assert_eq!(of(Some(59), 59), Some(at(60, 0)));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_double_from_a_second_to_a_minute() {
+    fn retry_pause_doubles_from_one_second_to_one_minute() {
         assert_eq!(retry(None, at(0, 0)), at(1, 0));
         assert_eq!(retry(Some(at(0, 0)), at(0, 500)), at(1, 500));
         assert_eq!(retry(Some(at(0, 0)), at(8, 0)), at(16, 0));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_time_hold() {
+    fn time_arithmetic_saturates_at_its_limits() {
         assert_eq!(add(Timestamp::MAX, SignedDuration::from_secs(1)), Timestamp::MAX);
         assert_eq!(add(Timestamp::MIN, SignedDuration::from_secs(-1)), Timestamp::MIN);
         assert!(Lifetime::new(at(0, 0), i64::MAX, None, None).is_ok());

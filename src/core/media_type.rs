@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn media_types_match_by_essence() {
+    fn media_types_match_without_their_parameters() {
         for (pattern, media_type, matches) in [
             ("image/png", "image/png", true),
             ("image/png", "IMAGE/PNG", true),

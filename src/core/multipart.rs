@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_of_a_known_size() {
+    fn object_of_known_size_is_complete_with_exactly_its_parts() {
         let exact = (12 * MIB, 12 * MIB);
         let all = [(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB)];
         for some in [&all[..0], &all[..1], &all[..2], &all[1..]] {
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_of_a_range_of_sizes() {
+    fn object_with_a_size_range_is_complete_after_a_short_part() {
         let range = (6 * MIB, 12 * MIB);
         let whole =
             |sizes: &[(i64, i64)]| assert_eq!(assembled(range, sizes), Assembled::Whole(came(sizes)), "{sizes:?}");

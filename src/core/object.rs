@@ -62,7 +62,7 @@ mod tests {
     const MD5: &str = "XUFAKrxLKna5cZ2REBfFkg==";
 
     #[test]
-    fn each_constraint_is_held_against_what_the_store_says() {
+    fn object_is_compared_with_each_constraint() {
         let object = ObservedObject {
             size: Some(5),
             content_type: Some("text/plain; charset=UTF-8".into()),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_type_that_is_not_one_differs_and_is_not_repeated() {
+    fn invalid_content_type_is_a_mismatch_and_is_not_shown() {
         let constraints = UploadConstraints {
             content_type: Some("image/png".into()),
             ..UploadConstraints::default()
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_does_not_say_is_not_held_against_the_object() {
+    fn missing_object_field_is_no_mismatch() {
         let all = UploadConstraints {
             content_type: Some("a/b".into()),
             content_length: Some(1),

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn status_with_changed_evidence_is_not_own() {
+    fn status_with_a_changed_signed_field_is_not_authentic() {
         let good = signed(&full_status());
         assert!(is_own(&good));
         let changes = [
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn status_of_another_grant_kind_or_key_is_not_own() {
+    fn status_of_another_grant_kind_or_record_key_is_not_authentic() {
         let status: GrantStatus = serde_json::from_value(signed(&full_status())).unwrap();
         assert!(key().is_own_status(SUBJECT, &status));
         assert!(!key().is_own_status(
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn signature_holds_after_the_apiserver_has_dropped_fractions_of_seconds() {
+    fn signature_is_valid_after_apiserver_drops_fractions_of_seconds() {
         let now: Timestamp = "2026-01-01T00:30:00.123456789Z".parse().unwrap();
         let mut status: GrantStatus = serde_json::from_value(full_status()).unwrap();
         status.finished_time = Some(Time(now));
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_with_changed_annotation_or_data_is_not_own() {
+    fn secret_with_changed_annotation_or_data_is_not_authentic() {
         let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
             pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
         };
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn known_status_prefers_own_then_remembered_then_nothing() {
+    fn known_status_prefers_signed_then_remembered_then_empty_status() {
         let own: GrantStatus = serde_json::from_value(signed(&full_status())).unwrap();
         let known = |written: &GrantStatus, remembered: Option<&GrantStatus>| {
             key().known_status(SUBJECT, Some(written), remembered)
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn key_is_not_printed() {
+    fn debug_output_contains_no_record_key() {
         assert_eq!(format!("{:?}", key()), "RecordKey(…)");
         assert_ne!(
             RecordKey::random().unwrap().expose(),

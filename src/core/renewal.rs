@@ -175,7 +175,7 @@ mod tests {
     /// A renewal never comes before half of the lifetime. It always leaves enough time for the pods to receive the
     /// new credential. The test covers the lifetimes that the schema allows for renewal.
     #[test]
-    fn a_renewal_is_neither_early_nor_late() {
+    fn renewal_is_after_half_the_lifetime_and_well_before_expiry() {
         for life in (600..4000).chain([86_400, 604_800]) {
             for n in 0..50 {
                 let due = due(life, &format!("uid-{n}"));
@@ -189,7 +189,7 @@ mod tests {
     /// If the store's own credentials shorten a credential, Valet replaces it after half of its lifetime. The
     /// replacement never comes before the credential was signed.
     #[test]
-    fn short_lives() {
+    fn renewal_of_a_short_credential_is_within_its_lifetime() {
         for life in -1..600 {
             let due = due(life, "some-uid");
             assert!(due >= life * 5 / 12 - 1 || life < 0, "{life}: {due}");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_grants_of_one_second_renew_over_minutes() {
+    fn renewals_of_1000_simultaneous_grants_are_spread_over_minutes() {
         let mut seconds = std::collections::BTreeMap::<i64, usize>::new();
         for n in 0..1000 {
             *seconds
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_times_or_named() {
+    fn renewal_request_is_a_time_or_is_quoted_as_invalid() {
         let at = |t: &str| RenewRequest::At(t.parse().unwrap());
         for (text, read) in [
             ("2027-01-15T08:00:00Z", at("2027-01-15T08:00:00Z")),

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_from_a_second_to_five_minutes() {
+    fn restore_pause_doubles_from_one_second_to_five_minutes() {
         let (mut repairs, mut now) = (Repairs::default(), at(0));
         let mut pauses = vec![];
         for _ in 0..12 {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_quiet_minutes_are_forgotten() {
+    fn restores_are_forgotten_after_ten_quiet_minutes() {
         let mut repairs = Repairs::default();
         for second in 0..3 {
             repairs.restored(at(second));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn two_deletions_by_hand_are_no_contest() {
+    fn secret_is_contested_only_after_the_third_restore() {
         let mut repairs = Repairs::default();
         for (second, contested) in [(0, false), (10, false), (20, true)] {
             repairs.restored(at(second));

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_name_and_by_label() {
+    fn store_concerns_an_operator_if_a_rule_can_match_its_namespace() {
         let labels = BTreeMap::from([("team".to_owned(), "web".to_owned())]);
         for (namespaces, expected) in [
             (json!([]), Concern::None),

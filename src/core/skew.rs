@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn skews_at_which_nothing_is_signed() {
+    fn clock_skew_above_the_tolerance_prevents_signing() {
         for (skew, lifetime, expected) in [
             (0, 60, false),
             (29, 60, false),

@@ -414,7 +414,7 @@ mod tests {
 
     /// Checks the error texts of rustls 0.23 (`CertificateError`), as connection errors contain them.
     #[test]
-    fn what_is_wrong_with_a_certificate() {
+    fn tls_error_says_what_is_wrong_with_the_certificate() {
         for (said, told) in [
             ("invalid peer certificate: UnknownIssuer", "from an unknown authority"),
             (

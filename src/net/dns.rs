@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_that_is_not_answered_holds_nobody_up_twice() {
+    async fn dns_lookup_without_answer_delays_only_the_first_caller() {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
         fn silent(_: &str) -> Result<Vec<IpAddr>> {
             ASKED.fetch_add(1, Ordering::Relaxed);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_used_for_a_moment() {
+    async fn dns_answer_is_cached_for_a_short_time() {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
         fn quick(_: &str) -> Result<Vec<IpAddr>> {
             ASKED.fetch_add(1, Ordering::Relaxed);

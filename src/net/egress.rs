@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inward_and_outward_at_the_edges() {
+    fn internal_networks_are_recognized_at_their_edges() {
         for (address, inward) in [
             ("126.255.255.255", false),
             ("127.0.0.0", true),
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_platform_allows() {
+    fn allowed_internal_networks_are_permitted() {
         let outward = EgressPolicy::new(["10.20.0.0/16".parse().unwrap(), "::1/128".parse().unwrap()]);
         for (address, allowed) in [
             ("10.20.0.1", true),
@@ -400,7 +400,7 @@ mod tests {
 
     /// A denied network is refused in every notation of its addresses, even if the network is also allowed.
     #[test]
-    fn denied_network_is_refused_although_it_is_public_or_allowed() {
+    fn denied_network_is_refused_even_if_it_is_public_or_allowed() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let outward = EgressPolicy::new([net("10.20.0.0/16")]).denying([
             net("52.218.0.0/17"),
@@ -439,7 +439,7 @@ mod tests {
 
     /// A tenant cannot use the operator to resolve internal names.
     #[test]
-    fn refusal_of_a_name_tells_nothing_of_its_address() {
+    fn refusal_of_a_host_name_does_not_show_its_address() {
         let outward = EgressPolicy::default().denying(["52.218.0.0/16".parse::<IpNet>().unwrap()]);
         let said = |host: &str, address: &str| {
             outward
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_say_where_they_lead_need_no_lookup() {
+    fn hosts_that_are_addresses_are_refused_without_a_dns_lookup() {
         for (host, is_refused) in [
             ("localhost", true),
             ("LOCALHOST.", true),
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hosts_as_they_stand_in_endpoints() {
+    async fn endpoint_host_in_any_notation_of_an_internal_ip_is_refused() {
         let outward = EgressPolicy::default();
         // Resolvers read these forms as IP addresses.
         for host in [
@@ -499,7 +499,7 @@ mod tests {
 
     /// Two stores share one HTTP client, which saves memory.
     #[test]
-    fn stores_share_what_connects() {
+    fn stores_with_the_same_egress_policy_share_an_http_client() {
         let outward = EgressPolicy::default();
         let _first = crate::net::client::Http::new(Some(outward.clone()));
         assert!(outward.clients.plain.get().is_some());
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_checked_again() {
+    async fn resolved_address_is_checked_again_at_the_connection() {
         let error = EgressPolicy::default().resolve_dns("localhost").await.unwrap_err();
         let inward = StdError::source(&error).and_then(|e| e.downcast_ref::<EgressDenied>());
         assert!(inward.is_some(), "{error:?}");

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_googles_word_for_this_audience_and_account_is_taken() {
+    async fn only_google_tokens_for_this_audience_and_account_are_accepted() {
         let (pair, other) = (
             RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),
             RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),

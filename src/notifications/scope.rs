@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn scope_is_within_a_wider_one_only() {
+    fn scope_is_within_another_scope_only_if_it_is_wider() {
         for (narrow, wide, within) in [
             (&["media"][..], &["media"][..], true),
             (&["media"], &["*"], true),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn named_sender_needs_a_store() {
+    fn named_sender_without_a_store_is_rejected() {
         let sender: NamedSender = "arn:aws:sns:eu-west-1:111122223333:uploads=team-a/media"
             .parse()
             .unwrap();

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_way_that_stores_have() {
+    async fn token_is_accepted_in_every_header_that_stores_send() {
         let path = file(&format!(
             "\n{TOKEN} media\n  another-token-of-some-length   team-a/uploads \n"
         ));
@@ -227,7 +227,7 @@ mod tests {
 
     /// A token allows only the stores on its line. A token on two lines allows the stores of both lines.
     #[tokio::test]
-    async fn token_stands_for_its_own_stores() {
+    async fn token_allows_only_the_stores_on_its_lines() {
         let other = "another-token-of-some-length";
         let path = file(&format!(
             "{TOKEN} media backups\n{other} team-a/uploads\n{TOKEN} team-b/*\n"
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_file_is_read_anew() {
+    async fn changed_token_file_is_read_again() {
         let path = file(&format!("{TOKEN} media"));
         let tokens = Tokens::open(path.clone()).await.unwrap();
         let old = format!("Bearer {TOKEN}");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_lets_everybody_in_is_refused() {
+    async fn token_file_with_weak_tokens_or_without_stores_is_rejected() {
         for (content, says) in [
             ("", "contains no token"),
             ("\n \n", "contains no token"),

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_awaits_it_is_called() {
+    async fn notification_enqueues_the_grants_that_wait_for_the_object() {
         let awaited = Arc::new(UploadIndex::default());
         for (uid, namespace, key) in [("a", "web", "k"), ("b", "api", "k"), ("c", "web", "other")] {
             awaited.seen(&Event::Apply(grant(uid, namespace, key, json!({}))));
@@ -363,7 +363,7 @@ mod tests {
     /// A tenant can create an ObjectStore for any bucket and a grant for any object key. A sender of another store
     /// must not be able to report objects for this grant.
     #[tokio::test(start_paused = true)]
-    async fn notification_of_another_stores_sender_is_not_heard() {
+    async fn notification_from_the_sender_of_another_store_is_ignored() {
         let awaited = Arc::new(UploadIndex::default());
         let spy = json!({"spec": {"storeRef": {"name": "spy"}, "key": "k"}});
         awaited.seen(&Event::Apply(grant("spy", "team-a", "", spy)));
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_finished_or_gone_is_not_awaited() {
+    async fn notification_for_a_finished_or_deleted_grant_is_ignored() {
         let awaited = Arc::new(UploadIndex::default());
         awaited.store(&media(), Some("media".into()));
         let tell = |key: &str| awaited.hear(&news("media", &[key]), &anybody());
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn repetition_costs_a_visit_a_second() {
+    async fn repeated_notifications_cause_one_reconcile_per_second() {
         let awaited = Arc::new(UploadIndex::default());
         awaited.store(&media(), Some("media".into()));
         awaited.seen(&Event::Apply(grant("a", "web", "a", json!({}))));
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_in_one_namespace_does_not_keep_others_waiting() {
+    async fn notification_flood_in_one_namespace_does_not_delay_others() {
         let awaited = Arc::new(UploadIndex::default());
         awaited.store(&media(), Some("media".into()));
         for n in 0..1000 {

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_skew_of_a_store_is_what_its_last_answer_said() {
+    fn clock_skew_of_a_store_comes_from_its_last_answer() {
         let clock = StoreClock::default();
         assert_eq!(clock.skew(), None);
         for ahead in [-1200, -45, 0, 300] {

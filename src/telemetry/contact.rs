@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_of_a_minute_is_reported_once_and_its_end_once() {
+    fn silent_apiserver_is_reported_once_and_its_return_once() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let contact = Contact::new(begin);

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_counter_outlives_what_it_counts_for_by_an_hour() {
+    fn counter_is_removed_one_hour_after_its_object() {
         let (counts, begin) = (ExpiringCounters::default(), Instant::now());
         let at = |seconds: u64| begin + Duration::from_secs(seconds);
         let (there, gone) = (|_: &&str| true, |_: &&str| false);
@@ -87,7 +87,7 @@ mod tests {
 
     /// A reconcile can still increment the counter while its object is being deleted.
     #[test]
-    fn what_is_counted_is_told_for_an_hour_whether_it_is_there_or_not() {
+    fn counter_of_a_missing_object_stays_for_one_hour() {
         let (counts, begin) = (ExpiringCounters::default(), Instant::now());
         counts.count("web", begin);
         counts.count("shop", begin + Duration::from_secs(60));
@@ -99,7 +99,7 @@ mod tests {
     /// In this test, ten thousand preview namespaces exist during one month. Valet must export only the namespaces
     /// of the last hour.
     #[test]
-    fn a_month_of_preview_environments() {
+    fn only_counters_of_the_last_hour_stay_with_many_namespaces() {
         let (counts, begin) = (ExpiringCounters::default(), Instant::now());
         let mut most = 0;
         for minute in 0..30 * 24 * 60_u64 {

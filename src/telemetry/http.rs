@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stalled_operator_is_not_alive_and_an_idle_one_is() {
+    fn liveness_fails_for_a_stalled_operator_and_not_for_an_idle_one() {
         let waiting_for = |parts| Health::waiting_for(parts, Contact::new(Instant::now()));
         let (health, progress) = (waiting_for(0), Arc::new(Progress::default()));
         let in_an_hour = Instant::now() + Duration::from_secs(3600);
@@ -222,7 +222,7 @@ mod tests {
 
     /// The server closes idle connections and serves other clients.
     #[tokio::test]
-    async fn the_silent_keep_nobody_out() {
+    async fn idle_connections_do_not_block_other_clients() {
         let bounds = Bounds {
             connections: 4,
             headers: Duration::from_secs(1),

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_known_to_be_discreet_may_speak() {
+    fn only_log_targets_that_log_no_secrets_are_enabled() {
         for (target, level, speaks) in [
             ("valet::controller::grants", Level::TRACE, true),
             ("valet", Level::DEBUG, true),

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operator_is_stalled_when_nothing_ends_for_a_minute() {
+    fn operator_is_stalled_if_no_reconcile_ends_for_a_minute() {
         let progress = Arc::new(Progress::default());
         let stalled_in = |seconds: u64| progress.is_stalled(Instant::now() + Duration::from_secs(seconds));
         assert!(!stalled_in(3600), "an idle operator is not stalled");
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_and_does_not_begin_counts() {
+    fn operator_is_stalled_if_a_due_reconcile_does_not_begin() {
         let progress = Arc::new(Progress::default());
         let stalled_in = |seconds: u64| progress.is_stalled(Instant::now() + Duration::from_secs(seconds));
         progress.due();

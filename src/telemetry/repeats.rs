@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outage_of_five_hundred_grants_is_a_line_per_cause_and_one_per_window() {
+    fn outage_of_500_grants_logs_one_line_per_cause_and_per_window() {
         let (repeats, begin) = (Repeats::default(), Instant::now());
         let mut lines = 0;
         // The test simulates two minutes. Each grant fails every two seconds because of one of three causes.
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn number_of_causes_is_bounded() {
+    fn number_of_logged_causes_is_limited() {
         let (repeats, begin) = (Repeats::default(), Instant::now());
         let fail = |n: usize| repeats.is_first(&format!("cause {n}"), begin);
         assert_eq!((0..10_000).filter(|n| fail(*n)).count(), MOST_CAUSES + 1);

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn input_at_the_limit_is_read_and_beyond_it_refused() {
+    fn input_at_the_size_limit_is_read_and_longer_input_is_rejected() {
         let most = usize::try_from(MAX_BYTES).unwrap();
         assert_eq!(whole(&vec![b'#'; most][..]).unwrap().len(), most);
         let refused = whole(&vec![b'#'; most + 1][..]).unwrap_err();
@@ -162,7 +162,7 @@ mod tests {
 
     /// An error message must never contain a value of a Secret.
     #[test]
-    fn unreadable_secret_is_named_without_its_values() {
+    fn error_about_invalid_secret_contains_no_values() {
         let text = "kind: Secret\ndata: {AWS_SECRET_ACCESS_KEY: 'mark:er'}\n";
         let refused = Documents::default().take(&"f", text).unwrap_err();
         assert!(

@@ -101,7 +101,7 @@ fn taking(takes: Duration) -> Arc<Store> {
 const FOR_EVER: Duration = Duration::from_secs(36_000);
 
 #[tokio::test(start_paused = true)]
-async fn a_result_is_news_if_it_is_another_one_than_before() {
+async fn changed_probe_result_is_reported_and_equal_one_is_not() {
     let (trials, mut hears) = trials();
     let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
@@ -117,7 +117,7 @@ async fn a_result_is_news_if_it_is_another_one_than_before() {
 
 /// A reader receives the last result at once, even if the next probe takes long.
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_probe_that_is_under_way() {
+async fn caller_does_not_wait_for_a_running_probe() {
     let (trials, mut hears) = trials();
     let (store, trial) = (taking(FOR_EVER), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
@@ -138,7 +138,7 @@ async fn nobody_waits_for_a_probe_that_is_under_way() {
 
 /// If the clocks start or stop to differ, the store is probed again. The age of the last result does not matter.
 #[tokio::test(start_paused = true)]
-async fn store_is_probed_again_once_the_clocks_begin_or_cease_to_differ() {
+async fn store_is_probed_again_when_clock_skew_begins_or_ends() {
     let (trials, _hears) = trials();
     let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
@@ -199,7 +199,7 @@ async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
 /// Each value of the annotation causes only a limited number of conformance checks. If the value changes often, one
 /// check per minute is started at most.
 #[tokio::test(start_paused = true)]
-async fn how_often_a_store_is_checked_with_real_keys() {
+async fn conformance_checks_are_limited_per_request_and_per_minute() {
     let (trials, _hears) = trials();
     let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));
     let provider: Arc<dyn Provider> = store.clone();
@@ -240,7 +240,7 @@ async fn how_often_a_store_is_checked_with_real_keys() {
 
 /// The test covers all combinations of probe result, check request and check result.
 #[test]
-fn when_no_key_is_signed() {
+fn probe_and_check_results_decide_if_credentials_are_signed() {
     let outcome = |finding, canary: Option<ConformanceReport>| Outcome {
         when: Instant::now(),
         probed: Probed::of(finding),
@@ -279,7 +279,7 @@ fn when_no_key_is_signed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_is_untried_until_it_answers() {
+async fn store_counts_as_not_probed_until_it_answers() {
     let away = || Finding::Unreachable("away".into());
     let (trials, mut hears) = trials();
     let (store, trial) = (taking(Duration::ZERO), Arc::new(StoreProbe::default()));

@@ -30,7 +30,7 @@ const THREE_IN_ALL: QuotaLimits = QuotaLimits {
 };
 
 #[test]
-fn the_oldest_is_next_and_each_is_called_once() {
+fn oldest_waiting_grant_is_next_and_is_enqueued_once() {
     let mut places = QuotaLedger::default();
     let now = at(100);
     assert_eq!(places.ask(&who("a", 3), TWO, now), Ok(()));
@@ -71,7 +71,7 @@ fn the_oldest_is_next_and_each_is_called_once() {
 }
 
 #[test]
-fn a_whole_stores_places_go_to_the_namespace_with_the_fewest() {
+fn store_quota_goes_to_the_namespace_with_fewest_live_grants() {
     let mut places = QuotaLedger::default();
     let now = at(100);
     for second in 1..=3 {
@@ -111,7 +111,7 @@ fn a_whole_stores_places_go_to_the_namespace_with_the_fewest() {
 }
 
 #[test]
-fn rules_of_one_namespace_with_different_numbers_do_not_block_each_other() {
+fn different_quotas_of_one_namespace_do_not_block_each_other() {
     let mut places = QuotaLedger::default();
     let now = at(100);
     let generous = QuotaLimits {
@@ -141,7 +141,7 @@ fn rules_of_one_namespace_with_different_numbers_do_not_block_each_other() {
 /// After a restart, Valet knows only the statuses of grants. Waiting grants are served before younger grants,
 /// whatever the order of reconciles is.
 #[test]
-fn a_restart_keeps_the_order() {
+fn queue_order_is_the_same_after_a_restart() {
     let mut places = QuotaLedger::default();
     let now = at(100);
     places.holds(&who("a", 1), at(200));
@@ -167,7 +167,7 @@ fn a_restart_keeps_the_order() {
 /// A grant keeps its quota if the operator crashed after it published the credential and before it wrote the status.
 /// It also keeps its quota if another operator is about to reconcile it.
 #[test]
-fn who_has_not_been_looked_at_is_before_who_is_younger() {
+fn grant_not_yet_reconciled_is_before_younger_grants() {
     let mut places = QuotaLedger::default();
     let now = at(100);
     for second in 1..=4 {
@@ -190,7 +190,7 @@ fn who_has_not_been_looked_at_is_before_who_is_younger() {
 
 /// A grant that is never reconciled blocks other grants only for some seconds.
 #[test]
-fn new_grant_counts_for_seconds_only() {
+fn grant_not_reconciled_blocks_other_grants_only_for_seconds() {
     let mut places = QuotaLedger::default();
     let one = QuotaLimits {
         namespace: None,
@@ -215,7 +215,7 @@ fn new_grant_counts_for_seconds_only() {
 /// A grant in a namespace without an access rule uses no quota and does not wait in the queue. Its status does not
 /// matter.
 #[test]
-fn namespace_without_a_rule_takes_no_place() {
+fn grant_without_access_rule_uses_no_quota() {
     let rule = |namespaces: serde_json::Value| {
         let rule = serde_json::json!({"namespaces": namespaces, "operations": ["Upload"]});
         vec![serde_json::from_value(rule).unwrap()].into()
@@ -244,7 +244,7 @@ fn namespace_without_a_rule_takes_no_place() {
 /// Compares the queue with a simple, slow calculation. There are never more live grants than the limit. No grant
 /// waits while quota is free, and the oldest grants are served first.
 #[test]
-fn whatever_happens_the_numbers_hold() {
+fn random_sequences_keep_the_quota_and_the_order() {
     let mut seed = 7_u64;
     let mut dice = move |n: u64| {
         seed = seed

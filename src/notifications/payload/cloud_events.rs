@@ -109,7 +109,7 @@ mod tests {
     const SUBJECT: &str = "blobServices/default/containers/media/blobs/a/b.png";
 
     #[test]
-    fn in_the_body() {
+    fn cloud_event_in_the_body_is_parsed() {
         let structured = headers(&[("content-type", "application/cloudevents+json; charset=utf-8")]);
         let plain = HeaderMap::new();
         for headers in [&structured, &plain] {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_headers() {
+    fn cloud_event_in_the_headers_is_parsed() {
         let event = |subject: &str| {
             headers(&[
                 ("content-type", "application/json"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cloud_event_is_refused() {
+    fn invalid_cloud_event_is_rejected() {
         let many: Vec<_> = (0..=MAX_OBJECTS).map(|_| created(SUBJECT)).collect();
         let with = |name: &str, value: Value| {
             let mut event = created(SUBJECT);

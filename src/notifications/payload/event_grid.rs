@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn blobs_that_came() {
+    fn blob_created_events_are_parsed() {
         for (subject, found) in [
             (
                 "/blobServices/default/containers/media/blobs/a/b.png",
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_asks() {
+    fn event_grid_validation_request_is_parsed() {
         let ask = |data: Value| {
             json!([{
                 "id": "2d1781af-3a4c-4d7c-bd0c-e34b19da4e66", "topic": "/subscriptions/s", "subject": "",
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_events_is_refused() {
+    fn invalid_list_of_event_grid_events_is_rejected() {
         let many: Vec<_> = (0..=MAX_OBJECTS)
             .map(|_| created("/blobServices/default/containers/m/blobs/a"))
             .collect();

@@ -36,7 +36,7 @@ mod tests {
     use super::super::tests::{arrived, object, record};
 
     #[test]
-    fn a_key_can_be_read_in_several_ways() {
+    fn ambiguously_encoded_object_key_is_decoded_in_all_ways() {
         for (sent, keys) in [
             ("a b", &["a b"][..]),
             ("a+b", &["a b", "a+b"]),

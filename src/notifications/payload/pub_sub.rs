@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn google_cloud_storage_by_pub_sub() {
+    fn pub_sub_message_of_google_cloud_storage_is_parsed() {
         let attributes = |event: &str, object: &str| {
             json!({
                 "eventType": event, "bucketId": "media", "objectId": object, "objectGeneration": "1700000000000000",

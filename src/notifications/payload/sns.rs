@@ -43,7 +43,7 @@ mod tests {
     use super::super::{Notification, tests::parse};
 
     #[test]
-    fn only_sns_itself_is_asked_and_only_for_topics_that_are_named() {
+    fn subscription_is_confirmed_only_at_sns_and_for_named_topics() {
         let topic = "arn:aws:sns:eu-west-1:111122223333:uploads";
         let good = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&TopicArn=arn:aws:sns:eu-west-1:111122223333:uploads&Token=2336412f37f";
         let of = |url: &str| {

@@ -38,7 +38,7 @@ pub fn record(event: &str, key: &str) -> Value {
 }
 
 #[test]
-fn s3_minio_and_versitygw() {
+fn notifications_of_s3_minio_and_versitygw_are_parsed() {
     for event in ["ObjectCreated:Put", "s3:ObjectCreated:CompleteMultipartUpload"] {
         let found = arrived(&json!({"Records": [record(event, "a/b.png")]}));
         assert_eq!(found, [object("media", &["a/b.png"])]);
@@ -58,7 +58,7 @@ fn s3_minio_and_versitygw() {
 }
 
 #[test]
-fn event_bridge_and_sns() {
+fn notifications_of_event_bridge_and_sns_are_parsed() {
     let event = json!({
         "version": "0", "id": "17793124-05d4", "detail-type": "Object Created", "source": "aws.s3",
         "account": "111122223333", "region": "eu-west-1", "resources": ["arn:aws:s3:::media"],
@@ -85,7 +85,7 @@ fn event_bridge_and_sns() {
 }
 
 #[test]
-fn what_is_no_notification_is_refused() {
+fn invalid_notification_is_rejected() {
     let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
     let many: Vec<_> = (0..=MAX_OBJECTS).map(|_| record("ObjectCreated:Put", "a")).collect();
     for body in [
@@ -122,7 +122,7 @@ fn what_is_no_notification_is_refused() {
 
 /// Truncated, corrupted and duplicated messages must not cause a panic.
 #[test]
-fn damaged_messages_do_no_harm() {
+fn damaged_messages_cause_no_panic() {
     let seed = json!({"Records": [record("ObjectCreated:Put", "a%2Fb+c"), record("s3:ObjectCreated:Post", "d")]});
     let sns = json!({"Type": "Notification", "Message": seed.to_string()});
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;

@@ -70,7 +70,7 @@ mod tests {
     const ANSWER: &str = "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><UserDelegationKey><SignedOid>f81d4fae-7dec-11d0-a765-00a0c91e6bf6</SignedOid><SignedTid>72f988bf-86f1-41af-91ab-2d7cd011db47</SignedTid><SignedStart>2026-01-02T03:04:05Z</SignedStart><SignedExpiry>2026-01-09T02:49:05Z</SignedExpiry><SignedService>b</SignedService><SignedVersion>2023-11-03</SignedVersion><Value>VURFTEVHQVRJT04tMDEyMzQ1Njc4OWFiY2RlZi1LRVk=</Value></UserDelegationKey>";
 
     #[test]
-    fn a_key_is_read() {
+    fn user_delegation_key_is_parsed() {
         let delegation = read(ANSWER.as_bytes()).unwrap();
         assert_eq!(delegation.expiry.to_string(), "2026-01-09T02:49:05Z");
         assert_eq!(delegation.key.object, "f81d4fae-7dec-11d0-a765-00a0c91e6bf6");
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn invalid_user_delegation_key_is_rejected() {
         for (what, by) in [
             ("<SignedOid>f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "<SignedOid>"),
             ("<SignedTid>", "<SignedTid>\n"),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_less_than_seven_days_from_now() {
+    fn user_delegation_key_request_ends_within_seven_days() {
         let now: Timestamp = "2026-01-02T03:04:05.9Z".parse().unwrap();
         let body = ask(now, SignedDuration::from_mins(15));
         assert!(

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_answers_mean() {
+    fn azure_probe_answers_map_to_findings() {
         let reason = |status, code, is_skewed| match finding(status, code, is_skewed, "media") {
             Finding::Usable => "usable",
             Finding::Broken(reason, _) => reason.as_str(),

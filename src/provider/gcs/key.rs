@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_and_not_shown() {
+    fn service_account_key_is_parsed_and_not_shown() {
         let key = ServiceAccountKey::parse(KEY.as_bytes()).unwrap();
         assert_eq!(
             key.email,
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_what_is_in_it_is_not() {
+    fn error_about_service_account_key_contains_no_values() {
         let says = |bend: &dyn Fn(&mut Value)| bent(bend).unwrap_err();
         for (said, part) in [
             (

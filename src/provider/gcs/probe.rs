@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_say_of_a_store() {
+    fn gcs_probe_answers_map_to_findings() {
         let xml = |code: &str| {
             format!("<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>m</Message></Error>")
         };

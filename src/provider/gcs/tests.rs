@@ -118,7 +118,7 @@ fn pairs(map: &serde_json::Map<String, Value>) -> Vec<(String, String)> {
 }
 
 #[test]
-fn googles_signed_urls() {
+fn signed_urls_equal_googles_conformance_tests() {
     let (vectors, key) = (vectors(), key());
     assert_eq!(vectors.urls.len(), 29);
     for test in vectors.urls {
@@ -167,7 +167,7 @@ fn googles_signed_urls() {
 
 /// Compares the URLs of the conformance tests in which Valet builds the address from a store's settings.
 #[tokio::test]
-async fn googles_signed_urls_from_a_stores_settings() {
+async fn urls_from_store_settings_equal_googles_conformance_tests() {
     let mut tried = 0;
     for test in vectors().urls {
         let is_valets = test.headers.is_empty() && test.query_parameters.is_empty() && !test.object.is_empty();
@@ -207,7 +207,7 @@ async fn googles_signed_urls_from_a_stores_settings() {
 }
 
 #[test]
-fn googles_forms() {
+fn post_forms_equal_googles_conformance_tests() {
     let (vectors, key) = (vectors(), key());
     assert_eq!(vectors.forms.len(), 11);
     for test in vectors.forms {
@@ -272,7 +272,7 @@ fn googles_forms() {
 /// On Google's hosts, POST forms for a prefix are supported without a check. For any other store, a conformance
 /// check of any process must first confirm them.
 #[test]
-fn form_below_a_prefix_needs_googles_own_endpoints_or_a_trial() {
+fn form_for_prefix_needs_google_endpoints_or_a_conformance_check() {
     let gcs = |endpoint: Option<&str>, public: Option<&str>| {
         let store = serde_json::json!({"bucket": "media", "endpoint": endpoint, "publicEndpoint": public});
         let source = Source::Unusable("none".into());

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings() {
+    fn aws_secret_entries_are_read_in_every_known_spelling() {
         for (id, secret) in [
             ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
             ("accessKeyID", "secretAccessKey"),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_credentials_say_when_they_end() {
+    fn expiry_of_temporary_credentials_is_read() {
         let pair = [
             ("AWS_ACCESS_KEY_ID", "a"),
             ("AWS_SECRET_ACCESS_KEY", "b"),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_values_are_not() {
+    fn error_about_aws_secret_names_the_entry_without_its_value() {
         let id = ("AWS_ACCESS_KEY_ID", "AKIA");
         let usual = USUAL;
         for (entries, entry) in [(&[id][..], SECRET_ACCESS_KEY), (&[], ACCESS_KEY_ID)] {

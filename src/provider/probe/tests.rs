@@ -53,7 +53,7 @@ fn is_unknown(found: &UnsignedHeaders) -> bool {
 }
 
 #[test]
-fn unsigned_headers_that_the_store_refuses_are_refused() {
+fn refused_unsigned_headers_are_reported_as_refused() {
     for refusal in [
         DENIED,
         (403, "SignatureDoesNotMatch"),
@@ -69,7 +69,7 @@ fn unsigned_headers_that_the_store_refuses_are_refused() {
 }
 
 #[test]
-fn a_copy_of_an_absent_object_shows_that_the_header_is_obeyed() {
+fn copy_of_an_absent_object_shows_that_the_header_is_obeyed() {
     let found = upload(|_, variant, _| if variant == Variant::Copying { NONE } else { BROKEN });
     assert_eq!(found, UnsignedHeaders::Obeyed);
 }
@@ -122,7 +122,7 @@ fn a_copy_that_is_not_permitted_is_no_refusal_of_the_header() {
 }
 
 #[test]
-fn a_store_without_the_feature_is_unknown() {
+fn store_without_the_feature_has_an_unknown_result() {
     for odd in [
         (501, "NotImplemented"),
         (405, ""),
@@ -137,7 +137,7 @@ fn a_store_without_the_feature_is_unknown() {
 
 /// A store that ignores unsigned headers stores the body of the request, as the URL allows.
 #[test]
-fn a_header_that_is_passed_over_does_no_harm() {
+fn ignored_unsigned_header_counts_as_refused() {
     // A store that checks the MD5 and a store that does not check it have the same result.
     assert_eq!(upload(|_, _, _| (200, "")), UnsignedHeaders::Refused);
     let found = upload(|base, _, _| if base == Base::Upload { (200, "") } else { BROKEN });
@@ -151,7 +151,7 @@ fn a_header_that_is_passed_over_does_no_harm() {
 }
 
 #[test]
-fn a_download_shows_it_where_uploads_are_not_permitted() {
+fn download_decides_the_result_if_uploads_are_not_permitted() {
     let found = upload(|base, variant, _| match (base, variant) {
         (Base::Download, Variant::Plain) => NONE,
         _ => DENIED,
@@ -162,7 +162,7 @@ fn a_download_shows_it_where_uploads_are_not_permitted() {
 }
 
 #[test]
-fn downloads_that_are_accepted_or_refused() {
+fn download_with_unsigned_header_is_reported_as_refused_or_obeyed() {
     for control in [NONE, (200, ""), (206, ""), (416, "InvalidRange")] {
         let refuses = download(|_, variant, _| if variant == Variant::Plain { control } else { DENIED });
         assert_eq!(refuses, UnsignedHeaders::Refused, "{control:?}");
@@ -173,7 +173,7 @@ fn downloads_that_are_accepted_or_refused() {
 }
 
 #[test]
-fn write_once_uploads_sent_again_and_again() {
+fn answers_to_repeated_write_once_uploads_map_to_results() {
     let of = |answers: &[(u16, &str)]| {
         let answers: Vec<_> = answers
             .iter()

@@ -294,7 +294,7 @@ mod tests {
     /// For a bucket with a KMS key, the session policy allows the KMS key only through S3 and only for the grant's
     /// objects.
     #[test]
-    fn a_policy_for_an_encrypted_bucket() {
+    fn session_policy_allows_the_kms_key_only_through_s3() {
         let kms = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
         let encrypting = AssumeRole {
             kms_key_arn: Some(kms.into()),
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_for_an_encrypted_bucket_in_china() {
+    fn session_policy_in_china_names_both_s3_hosts_for_the_kms_key() {
         let china = AssumeRole {
             kms_key_arn: Some("arn:aws-cn:kms:cn-north-1:123456789012:key/1234".into()),
             ..role(Some("arn:aws-cn:iam::123456789012:role/valet"))
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_names_one_object_and_one_verb() {
+    fn session_policy_allows_one_object_and_one_action() {
         let upload = request("a/b \"c\".png", upload());
         assert_eq!(
             policy(&role(None), "media", &upload).unwrap(),
@@ -406,7 +406,7 @@ mod tests {
 
     /// The session policy of temporary credentials contains the operations, the object keys and the expiry.
     #[test]
-    fn a_policy_for_credentials() {
+    fn session_policy_for_credentials_allows_operations_and_keys() {
         let of = |key: &str, upload: bool| {
             let ask = if upload {
                 Ask::Upload {
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_would_be_a_pattern_is_refused() {
+    fn object_key_with_pattern_characters_is_refused() {
         for key in ["a*", "a/?", "${aws:username}"] {
             let upload = request(key, upload());
             assert!(
@@ -459,7 +459,7 @@ mod tests {
     /// The session policy contains the object key once for S3 and once for KMS. A policy that allows listing
     /// contains the object key a third time.
     #[test]
-    fn a_key_that_is_too_long_for_a_policy_is_refused() {
+    fn object_key_too_long_for_the_session_policy_is_refused() {
         let mut role = role(Some("arn:aws:iam::123456789012:role/valet"));
         let long = "k".repeat(1000);
         assert!(policy(&role, "media", &request(&long, upload())).is_ok());
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn session_names_are_what_sts_takes() {
+    fn session_names_are_valid_for_sts() {
         assert_eq!(session_name("web.avatar-42"), "valet-web.avatar-42");
         assert_eq!(session_name("a/b c").len(), "valet-a-b-c".len());
         assert_eq!(session_name(&"x".repeat(300)).len(), 64);

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn when_fresh_ones_are_fetched() {
+    fn session_is_renewed_some_time_before_its_expiry() {
         let of = |life: i64, now: i64, until: Option<i64>, tried: i64| {
             let session = Life {
                 fetched: at(0),
@@ -326,7 +326,7 @@ mod tests {
 
     /// Checks the maximum lifetime of signatures for each kind of credentials.
     #[tokio::test]
-    async fn end_of_a_session_token_without_an_end_is_15_minutes_away() {
+    async fn session_token_without_expiry_counts_as_valid_for_15_minutes() {
         #[derive(Debug)]
         struct Fixed(Credentials);
         impl ProvideCredentials for Fixed {
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_of_15_minutes_is_not_fetched_at_every_look() {
+    async fn session_of_15_minutes_is_not_renewed_at_every_use() {
         let (sessions, asked) = sessions(|_| Some(Duration::from_secs(900)));
         for _ in 0..100 {
             let session = sessions.current(None, clients).await.unwrap();
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_clock_that_was_set_back_holds_nothing_up() {
+    async fn clock_set_back_does_not_delay_the_renewal_of_a_session() {
         let (sessions, asked) = sessions(|n| (n > 0).then_some(Duration::from_secs(900)));
         assert!(sessions.current(None, clients).await.is_err());
         sessions.slot.write().await.tried = Some(Timestamp::now() + SignedDuration::from_hours(1));
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn trouble_with_fresh_ones_does_not_end_those_at_hand() {
+    async fn failed_renewal_of_a_session_keeps_the_current_one() {
         // Credentials with eight seconds of lifetime still sign, but credentials with five seconds do not. Renewal
         // is due in the last third of the lifetime.
         let (sessions, asked) = sessions(|n| (n == 0).then_some(Duration::from_millis(7_500)));

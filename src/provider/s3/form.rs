@@ -211,7 +211,7 @@ mod tests {
     /// Compares with an example from Amazon's documentation ("Example: Browser-Based Upload using HTTP POST (Using
     /// AWS Signature Version 4)"). The policy must be equal byte for byte, and the signature must also be equal.
     #[test]
-    fn amazons_own_example() {
+    fn post_form_signature_equals_the_example_of_amazon() {
         let policy = "{ \"expiration\": \"2015-12-30T12:00:00.000Z\",\r\n  \"conditions\": [\r\n    {\"bucket\": \"sigv4examplebucket\"},\r\n    [\"starts-with\", \"$key\", \"user/user1/\"],\r\n    {\"acl\": \"public-read\"},\r\n    {\"success_action_redirect\": \"http://sigv4examplebucket.s3.amazonaws.com/successful_upload.html\"},\r\n    [\"starts-with\", \"$Content-Type\", \"image/\"],\r\n    {\"x-amz-meta-uuid\": \"14365123651274\"},\r\n    {\"x-amz-server-side-encryption\": \"AES256\"},\r\n    [\"starts-with\", \"$x-amz-meta-tag\", \"\"],\r\n\r\n    {\"x-amz-credential\": \"AKIAIOSFODNN7EXAMPLE/20151229/us-east-1/s3/aws4_request\"},\r\n    {\"x-amz-algorithm\": \"AWS4-HMAC-SHA256\"},\r\n    {\"x-amz-date\": \"20151229T000000Z\" }\r\n  ]\r\n}";
         let day: Timestamp = "2015-12-29T00:00:00Z".parse().unwrap();
         let key = generate_signing_key(
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_in_the_policy() {
+    fn post_form_policy_contains_every_field() {
         let checksum = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=";
         let constraints = UploadConstraints {
             content_type: Some("image/png".into()),
@@ -274,7 +274,7 @@ mod tests {
     /// For a prefix, the policy requires only that the object key begins with it. A dollar sign in the prefix must
     /// not begin a variable.
     #[test]
-    fn a_prefix_is_in_the_policy_by_its_beginning() {
+    fn post_form_policy_for_a_prefix_uses_starts_with() {
         let target = Target { key: "a/$b/", ..TARGET };
         let form = sign(&credentials(None), &target, &replaceable(), lifetime()).unwrap();
         let fields = form.expose();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn post_form_policy_has_the_content_length_range() {
         let range = |length: Option<i64>, range: Option<(i64, i64)>| {
             let constraints = UploadConstraints {
                 content_length: length,
@@ -309,7 +309,7 @@ mod tests {
     /// Checks the bucket's URL for each addressing style. The expected URLs come from botocore
     /// (`generate_presigned_post`).
     #[tokio::test]
-    async fn forms_are_sent_to_the_bucket() {
+    async fn post_form_url_is_the_url_of_the_bucket() {
         for (settings, expected) in [
             (json!({}), "https://media.s3.eu-west-1.amazonaws.com/"),
             (
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_form_cannot_say_is_not_signed() {
+    fn constraint_that_a_post_form_cannot_express_is_not_signed() {
         let refused = |key: &'static str, constraints: UploadConstraints| {
             let target = Target { key, ..TARGET };
             match sign(&credentials(None), &target, &constraints, lifetime()) {

@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn amazons_own_endpoints() {
+    fn endpoints_of_amazon_are_recognized() {
         const AMAZONS: &str = "https://bucket.vpce-1.s3.eu-west-1.vpce.amazonaws.com";
         for (endpoint, public, is_theirs) in [
             (None, None, true),
@@ -72,7 +72,7 @@ mod tests {
 
     /// For a store that does not belong to Amazon, a conformance check of any process must first confirm the limit.
     #[test]
-    fn what_is_believed_of_a_store() {
+    fn form_for_prefix_needs_amazon_endpoints_or_a_conformance_check() {
         let s3 = |endpoint: Option<&str>| {
             let nobody = Credentials::new("-", "-", None, None, "test");
             S3::new(store(endpoint, None), SharedCredentialsProvider::new(nobody), None)

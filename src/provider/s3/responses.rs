@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entity_tags_that_can_be_md5s() {
+    fn entity_tag_counts_as_md5_only_if_it_can_be_one() {
         const TAG: &str = "5d41402abc4b2a76b9719d911017c592";
         let of = |tag: &str, by: Option<&str>, customer: Option<&str>| {
             let head = HeadObjectOutput::builder()
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_sessions_are_believed() {
+    fn only_sts_endpoints_of_amazon_are_recognized() {
         for (endpoint, expected) in [
             ("https://sts.amazonaws.com", true),
             ("https://sts.eu-west-1.amazonaws.com/", true),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_repeated_of_what_a_store_says() {
+    fn only_well_formed_codes_and_names_of_a_store_are_shown() {
         for code in ["NoSuchUpload", "XMinioStorageFull", "x-y.z_1", &"A".repeat(64)] {
             assert_eq!(word(code), Some(code));
         }
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_entity_tags_are_believed() {
+    fn only_s3_endpoints_of_amazon_are_recognized() {
         for (endpoint, bucket, expected) in [
             (None, "media", true),
             (Some("https://s3.eu-west-1.amazonaws.com"), "media", true),

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_entries() {
+    fn temporary_credentials_have_the_expected_secret_entries() {
         let end: Timestamp = "2026-01-02T04:04:05Z".parse().unwrap();
         let request = SigningRequest {
             key: ObjectKey::parse_scope("a/b/", 1024).unwrap(),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn amazons_own_addresses() {
+    async fn default_endpoint_is_amazons_endpoint_of_the_region() {
         for (region, endpoint) in [
             ("eu-west-1", "https://s3.eu-west-1.amazonaws.com"),
             ("us-east-1", "https://s3.us-east-1.amazonaws.com"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_changes_with_what_signs_and_with_nothing_else() {
+    fn fingerprint_changes_with_access_key_and_not_with_the_session() {
         let first = fingerprint(&lasting("AKID", "secret"), "place", "salt");
         assert_eq!(first, fingerprint(&lasting("AKID", "secret"), "place", "salt"));
         assert!(first.len() == DIGITS && first.bytes().all(|b| b.is_ascii_hexdigit()));

@@ -139,7 +139,7 @@ async fn each_constraint_is_a_signed_header() {
 }
 
 #[tokio::test]
-async fn a_download_says_its_version_and_what_it_is_answered_with() {
+async fn signed_download_url_has_the_version_and_response_headers() {
     let response = ResponseHeaders {
         content_type: Some("text/csv".into()),
         content_disposition: Some("attachment; filename=\"a b.csv\"".into()),
@@ -158,7 +158,7 @@ async fn a_download_says_its_version_and_what_it_is_answered_with() {
 }
 
 #[tokio::test]
-async fn what_the_store_cannot_do_is_not_signed() {
+async fn constraint_that_gcs_cannot_enforce_is_not_signed() {
     let impossible = |ask| async move {
         match sign("a", ask).await {
             Err(SignError::Impossible(why)) => why,
@@ -230,7 +230,7 @@ async fn what_the_store_cannot_do_is_not_signed() {
 }
 
 #[tokio::test]
-async fn a_forms_fields_are_all_in_its_policy() {
+async fn post_form_policy_contains_all_form_fields() {
     let constraints = UploadConstraints {
         content_type: Some("text/plain; charset=utf-8".into()),
         content_length_range: Some(LengthRange { min: 3, max: 9 }),
@@ -276,7 +276,7 @@ async fn a_forms_fields_are_all_in_its_policy() {
 
 /// The request that starts a resumable upload contains the constraints that Google enforces, but not the size.
 #[tokio::test]
-async fn a_resumable_upload_is_started_by_a_signed_post() {
+async fn resumable_upload_is_started_by_a_signed_post() {
     let constraints = UploadConstraints {
         content_type: Some("video/mp4".into()),
         ..UploadConstraints::default()
@@ -314,7 +314,7 @@ async fn a_resumable_upload_is_started_by_a_signed_post() {
 }
 
 #[tokio::test]
-async fn addresses() {
+async fn signed_url_has_the_address_of_the_store_settings() {
     for (settings, inside, outside) in [
         (
             serde_json::json!({}),
@@ -346,7 +346,7 @@ async fn addresses() {
 
 /// The maximum lifetime is 7 days with a service account key, and 12 hours with Google's IAM.
 #[tokio::test]
-async fn ceilings() {
+async fn maximum_lifetime_is_7_days_with_a_key_and_12_hours_with_iam() {
     let most = |gcs: &Gcs| gcs.capabilities().max_expiration_seconds;
     let with_key = gcs(serde_json::json!({}));
     assert_eq!(most(&with_key), 604_800);
@@ -374,7 +374,7 @@ async fn ceilings() {
 /// The fingerprint changes if the service account key or the endpoint changes. Settings that do not change a URL do
 /// not change the fingerprint.
 #[tokio::test]
-async fn fingerprints() {
+async fn fingerprint_changes_with_service_account_key_and_endpoint() {
     let of = async |settings: Value, salt: &str| gcs(settings).fingerprint(salt).await.unwrap().unwrap();
     let plain = of(serde_json::json!({}), "grant").await;
     assert_eq!(plain.len(), 16);

@@ -197,7 +197,7 @@ mod tests {
 
     /// The expiry in the environment belongs only to the access key in the environment.
     #[test]
-    fn end_in_variables_is_read_for_its_own_access_key_only() {
+    fn expiry_in_environment_belongs_only_to_its_own_access_key() {
         let of = |end: Option<&str>, id: &str| {
             let variable = |name: &str| match name {
                 "AWS_ACCESS_KEY_ID" => Some("ASIA".to_owned()),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn end_in_a_profile_is_read_by_the_names_that_tools_write() {
+    async fn expiry_in_a_profile_is_read_under_every_known_name() {
         for name in PROFILE_EXPIRATIONS {
             let config = format!(
                 "[default]\naws_access_key_id = ASIA\naws_secret_access_key = s\naws_session_token = t\n{name} = 2026-01-02T03:04:05Z\n"
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_is_here_is_at_hand() {
+    async fn credentials_of_environment_and_profile_need_no_request() {
         let variables = |set: &[(&'static str, &str)]| -> BTreeMap<&'static str, String> {
             set.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
         };

@@ -47,7 +47,7 @@ mod tests {
     const GOOD: &str = "bWFya2VyLW1hcmtlci1tYXJrZXItbWFya2Vy\n";
 
     #[test]
-    fn spellings() {
+    fn azure_secret_entries_are_read_in_every_known_spelling() {
         for (account, key) in [
             ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY"),
             ("accountName", "accountKey"),
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_values_are_not() {
+    fn error_about_azure_secret_contains_no_values() {
         let said = |entries: &[(&str, &str)]| of(entries).unwrap_err().to_string();
         assert_eq!(
             said(&[]),

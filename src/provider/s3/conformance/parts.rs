@@ -121,7 +121,7 @@ mod tests {
     /// Write-once counts as enforced only if the store refused the upload because the object exists. It counts as
     /// missing only if the store completed the upload.
     #[test]
-    fn what_a_completion_shows() {
+    fn result_of_a_completion_decides_if_write_once_is_enforced() {
         let once = Missing::Part(Capability::WriteOnce);
         for (completion, holds, misses, stays) in [
             (Completion::Exists, true, false, true),

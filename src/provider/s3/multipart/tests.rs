@@ -54,7 +54,7 @@ fn error(code: &str) -> &'static str {
 
 /// An answer with status 200 can also be an error (Amazon S3 API Reference, "CompleteMultipartUpload").
 #[tokio::test]
-async fn how_a_completion_went() {
+async fn answers_to_complete_multipart_upload_map_to_results() {
     let assembly = Assembly {
         upload: "u".into(),
         parts: vec![ArrivedPart {
@@ -99,7 +99,7 @@ async fn how_a_completion_went() {
 }
 
 #[tokio::test]
-async fn what_is_seen_of_an_upload() {
+async fn answers_to_list_parts_map_to_upload_states() {
     let of = async |status, body| answering(status, body).list_parts(&key(), "u").await;
     let listed = "<ListPartsResult><IsTruncated>false</IsTruncated><Part><PartNumber>2</PartNumber><ETag>\"e\"</ETag><Size>7</Size></Part></ListPartsResult>";
     let part = ArrivedPart {
@@ -122,7 +122,7 @@ async fn what_is_seen_of_an_upload() {
 
 /// An upload that no longer exists counts as aborted. A part whose upload was running can arrive after the abort.
 #[tokio::test]
-async fn an_upload_that_stays_after_it_was_aborted() {
+async fn multipart_upload_that_remains_after_its_abort_is_an_error() {
     let of = async |status, body| answering(status, body).abort_wholly(&key(), "u").await;
     assert_eq!(of("404 Not Found", error("NoSuchUpload")).await, Ok(()));
     let still = "<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>";
@@ -140,7 +140,7 @@ async fn an_upload_that_stays_after_it_was_aborted() {
 
 /// Valet returns only the uploads of exactly this object key, with their parts.
 #[tokio::test]
-async fn uploads_of_one_key() {
+async fn only_multipart_uploads_of_exactly_the_object_key_are_listed() {
     let listed = "<ListMultipartUploadsResult><Upload><Key>a/bc</Key><UploadId>1</UploadId></Upload>\
                   <Upload><Key>a/b</Key><UploadId>2</UploadId><Initiated>2026-01-02T03:04:05Z</Initiated></Upload></ListMultipartUploadsResult>";
     // This answer is not valid for ListParts. Valet does not abort an upload whose parts it cannot list.
