@@ -16,12 +16,14 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
     let mut hold = |measure: f64, least: &str, most: &str, quantity: &str| {
         if let Some(least) = limit(least).filter(|least| measure < *least) {
             found.push(format!(
-                "{path}: the {quantity} is {measure}, but the minimum allowed is {least}"
+                "{field}: the {quantity} is {measure}, but the minimum allowed is {least}",
+                field = path
             ));
         }
         if let Some(most) = limit(most).filter(|most| measure > *most) {
             found.push(format!(
-                "{path}: the {quantity} is {measure}, but the maximum allowed is {most}"
+                "{field}: the {quantity} is {measure}, but the maximum allowed is {most}",
+                field = path
             ));
         }
     };
@@ -71,49 +73,52 @@ mod tests {
     fn schema_bounds_accept_their_minimum_and_maximum() {
         let schema = json!({
             "properties": {
-                "n": {"minimum": 1.0, "maximum": 9.0},
-                "s": {"minLength": 1, "maxLength": 2},
-                "l": {"minItems": 1, "maxItems": 2, "items": {"maximum": 3.0}},
-                "m": {"maxProperties": 1, "additionalProperties": {"maxLength": 1}},
+                "count": {"minimum": 1.0, "maximum": 9.0},
+                "name": {"minLength": 1, "maxLength": 2},
+                "parts": {"minItems": 1, "maxItems": 2, "items": {"maximum": 3.0}},
+                "labels": {"maxProperties": 1, "additionalProperties": {"maxLength": 1}},
             },
         });
         let says = |value: Value| exceeded(&schema, &value, "spec").join("; ");
         for within in [
-            json!({"n": 1, "s": "é", "l": [3], "m": {"a": "b"}}),
-            json!({"n": 9, "s": "éé", "l": [3, 3], "m": {}}),
-            json!({"n": null, "other": 77}),
+            json!({"count": 1, "name": "é", "parts": [3], "labels": {"a": "b"}}),
+            json!({"count": 9, "name": "éé", "parts": [3, 3], "labels": {}}),
+            json!({"count": null, "other": 77}),
         ] {
             assert_eq!(says(within), "");
         }
         for (beyond, words) in [
-            (json!({"n": 0}), "spec.n: the value is 0, but the minimum allowed is 1"),
             (
-                json!({"n": 10}),
-                "spec.n: the value is 10, but the maximum allowed is 9",
+                json!({"count": 0}),
+                "spec.count: the value is 0, but the minimum allowed is 1",
             ),
             (
-                json!({"s": ""}),
-                "spec.s: the length in characters is 0, but the minimum allowed is 1",
+                json!({"count": 10}),
+                "spec.count: the value is 10, but the maximum allowed is 9",
             ),
             (
-                json!({"s": "ééé"}),
-                "spec.s: the length in characters is 3, but the maximum allowed is 2",
+                json!({"name": ""}),
+                "spec.name: the length in characters is 0, but the minimum allowed is 1",
             ),
             (
-                json!({"l": []}),
-                "spec.l: the number of items is 0, but the minimum allowed is 1",
+                json!({"name": "ééé"}),
+                "spec.name: the length in characters is 3, but the maximum allowed is 2",
             ),
             (
-                json!({"l": [1, 4]}),
-                "spec.l[1]: the value is 4, but the maximum allowed is 3",
+                json!({"parts": []}),
+                "spec.parts: the number of items is 0, but the minimum allowed is 1",
             ),
             (
-                json!({"m": {"a": "b", "c": ""}}),
-                "spec.m: the number of entries is 2, but the maximum allowed is 1",
+                json!({"parts": [1, 4]}),
+                "spec.parts[1]: the value is 4, but the maximum allowed is 3",
             ),
             (
-                json!({"m": {"a": "bc"}}),
-                "spec.m.a: the length in characters is 2, but the maximum allowed is 1",
+                json!({"labels": {"a": "b", "c": ""}}),
+                "spec.labels: the number of entries is 2, but the maximum allowed is 1",
+            ),
+            (
+                json!({"labels": {"a": "bc"}}),
+                "spec.labels.a: the length in characters is 2, but the maximum allowed is 1",
             ),
         ] {
             assert_eq!(says(beyond), words);

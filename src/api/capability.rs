@@ -192,7 +192,7 @@ mod tests {
             ..Capabilities::default()
         };
         assert_eq!(wants.listed(), [REQUIRES_CHECKSUM]);
-        assert!(wants.names().is_empty(), "a grant cannot ask for it");
+        assert!(wants.names().is_empty(), "a grant cannot ask for RequiresChecksum");
         assert_eq!(plain.among(&wants.listed()), wants);
         assert_eq!(plain.among(&plain.listed()), plain);
     }

@@ -75,9 +75,17 @@ mod tests {
             None,
             "a clock difference of one second must be ignored"
         );
-        assert_eq!(at(46_001, 15_000), Some(30_001), "set forward");
-        assert_eq!(at(51_001, 20_000), None, "a step is reported once");
-        assert_eq!(at(6001, 25_000), Some(-50_000), "set back");
+        assert_eq!(
+            at(46_001, 15_000),
+            Some(30_001),
+            "a clock that was set forward must be reported"
+        );
+        assert_eq!(at(51_001, 20_000), None, "a step of the clock must be reported once");
+        assert_eq!(
+            at(6001, 25_000),
+            Some(-50_000),
+            "a clock that was set back must be reported"
+        );
         // The machine slept, so the monotonic clock stood still.
         assert_eq!(at(3_606_001, 25_000), Some(3_600_000));
     }

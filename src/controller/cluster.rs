@@ -50,10 +50,10 @@ pub async fn check_crds(client: &Client, namespace: Option<&str>) -> Result<(), 
                 "CRD {name} is not installed in the cluster; install the CRDs with: valet crds | kubectl apply -f -"
             )),
             Ok(Err(kube::Error::Api(s))) if s.code == 403 => Err(format!(
-                "the operator's account is not allowed to list {name}: {why}",
+                "the operator's account is not allowed to list objects of CRD {name}: {why}",
                 why = s.message
             )),
-            Ok(Err(e)) => Err(format!("listing {name} failed: {e}")),
+            Ok(Err(e)) => Err(format!("listing objects of CRD {name} failed: {e}")),
             Err(_) => Err(format!(
                 "the apiserver did not answer within {seconds} s",
                 seconds = CALL_TIMEOUT.as_secs()

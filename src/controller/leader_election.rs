@@ -315,7 +315,7 @@ mod tests {
     fn leadership_ends_on_time_if_it_is_not_renewed() {
         let (term, begin) = (Leadership::default(), Instant::now());
         let after = |millis| begin + Duration::from_millis(millis);
-        assert!(!term.is_on(begin), "not acquired yet");
+        assert!(!term.is_on(begin), "the Lease must not count as acquired yet");
         term.renewed(begin);
         assert!(term.is_on(after(6999)) && !term.is_on(after(7000)));
         term.renewed(after(2000));

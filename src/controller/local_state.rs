@@ -409,7 +409,11 @@ mod tests {
         };
         let memory = LocalState::<UploadGrant>::new(RecordKey::new([0; 32]));
         let now = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
-        assert_eq!(memory.foreign_status(&grant(1), now(0)), None, "no reconcile has run");
+        assert_eq!(
+            memory.foreign_status(&grant(1), now(0)),
+            None,
+            "without an earlier reconcile, no status is foreign"
+        );
         let accept = |n| memory.accept_status("u", grant(n).status.as_ref());
         accept(1);
         assert_eq!(memory.foreign_status(&grant(1), now(0)), None);
@@ -419,7 +423,7 @@ mod tests {
             assert_eq!(
                 memory.foreign_status(&grant(3), now(0)),
                 None,
-                "a reconcile is already enqueued"
+                "an enqueued reconcile must not be enqueued again"
             );
             accept(1);
         }
@@ -432,7 +436,7 @@ mod tests {
         assert_eq!(
             memory.foreign_status(&grant(2), now(600)),
             Some(Duration::ZERO),
-            "quiet for ten minutes"
+            "after ten minutes without a foreign status, the pause must be zero"
         );
     }
 

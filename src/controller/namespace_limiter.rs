@@ -205,9 +205,15 @@ mod tests {
         let (first, second) = (take("loud", "1"), take("loud", "2"));
         assert!(first.is_some() && second.is_some());
         for name in ["3", "gone", "4", "3"] {
-            assert!(take("loud", name).is_none(), "a quarter of 8 is 2");
+            assert!(
+                take("loud", name).is_none(),
+                "a namespace must get at most 2 permits, a quarter of 8"
+            );
         }
-        assert!(take("quiet", "1").is_some(), "another namespace has its own share");
+        assert!(
+            take("quiet", "1").is_some(),
+            "another namespace must have a share of its own"
+        );
         drop(first);
         assert_eq!(*called.lock().unwrap(), ["3"]);
         let third = take("loud", "3");
@@ -220,7 +226,7 @@ mod tests {
         );
         assert!(
             turns.shared.lock().namespaces.is_empty(),
-            "entries without reconciles are removed"
+            "the limiter must remove entries without reconciles"
         );
     }
 
@@ -237,11 +243,15 @@ mod tests {
                 held.extend(turns.take(OWN, namespace, name, no_call));
             }
         }
-        assert_eq!(held.len(), 128, "the whole pool is in use");
+        assert_eq!(held.len(), 128, "the test must use the whole pool of 128 permits");
         let quiet: Vec<_> = (0..8)
             .filter_map(|n| turns.take(SHARED, "quiet", &n.to_string(), no_call))
             .collect();
-        assert_eq!(quiet.len(), 8, "its share of the shared pool");
+        assert_eq!(
+            quiet.len(),
+            8,
+            "the other namespace must get its share of the shared pool"
+        );
         let loud: Vec<_> = (0..9)
             .filter_map(|n| turns.take(SHARED, "loud-0", &n.to_string(), no_call))
             .collect();

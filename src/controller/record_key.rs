@@ -71,7 +71,9 @@ impl RecordKeyStore {
                 Ok(Some(found)) if found.expose() == key.expose() => {}
                 Ok(Some(_)) => {
                     let name = self.name();
-                    return format!("Secret {name} contains another record key than at the start of this process");
+                    return format!(
+                        "Secret {name} contains another record key than at the start of this process; the operator restarts"
+                    );
                 }
                 Ok(None) => match self.create(key).await {
                     Ok(_) => warn!(

@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(
             signers.seen(&id("a"), "one".into()),
             first,
-            "the start time stays the same"
+            "the start time of the signer must stay the same"
         );
         assert!(!signers.changed(&id("a")));
         assert_ne!(signers.seen(&id("a"), "two".into()), first);

@@ -224,13 +224,16 @@ mod tests {
         let slow = store("slow");
         let take = |namespace: &str, name: &str| requests.take(&slow, (Operation::Upload, namespace, name));
         let (first, second) = (take("a", "1"), take("a", "2"));
-        assert!(first.is_ok() && second.is_ok(), "a quarter of 8 is 2");
+        assert!(
+            first.is_ok() && second.is_ok(),
+            "a store must get 2 permits, a quarter of 8"
+        );
         let rounds = ["3", "4", "5", "3"].map(|name| take("a", name).err());
         assert_eq!(rounds, [Some(1), Some(1), Some(2), Some(2)]);
         assert!(take("b", "1").is_err());
         assert!(
             requests.take(&store("quick"), (Operation::Upload, "a", "9")).is_ok(),
-            "another store has its own limit"
+            "another store must have a limit of its own"
         );
         drop((first, second));
         assert!(
@@ -244,9 +247,12 @@ mod tests {
         assert_eq!(
             *called.lock().unwrap(),
             ["a/3", "b/1", "a/4", "c/1", "a/5"],
-            "the namespaces alternate"
+            "the limiter must alternate between the namespaces"
         );
-        assert!(requests.lock().is_empty(), "entries without reconciles are removed");
+        assert!(
+            requests.lock().is_empty(),
+            "the limiter must remove entries without reconciles"
+        );
     }
 
     /// A namespace that creates and deletes many grants does not delay grants in other namespaces.
@@ -266,7 +272,11 @@ mod tests {
             assert!(take(namespace, name).is_err());
         }
         drop(first);
-        assert_eq!(*called.lock().unwrap(), ["a/gone", "b/1"], "a deleted grant is skipped");
+        assert_eq!(
+            *called.lock().unwrap(),
+            ["a/gone", "b/1"],
+            "the limiter must skip a deleted grant"
+        );
         assert!(
             take("c", "1").is_err(),
             "the free permit must be reserved for a grant that still exists"

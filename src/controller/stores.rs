@@ -528,7 +528,10 @@ mod tests {
             "a change that does not affect the provider must not replace the provider"
         );
         stores.gone(&id);
-        assert!(provider.upgrade().is_none(), "the provider is still referenced");
+        assert!(
+            provider.upgrade().is_none(),
+            "the deleted store must not keep its provider"
+        );
         assert!(lock(&stores.known).is_empty());
         // A new store with the same name has its own first signer. The first signer does not count as a change.
         stores.signers.seen(&id, "another".into());

@@ -109,8 +109,8 @@ async fn changed_probe_result_is_reported_and_equal_one_is_not() {
         trials.outcome(&id("a", "s"), &trial, &provider, None, age);
         hears.recv().await.unwrap()
     };
-    assert!(look(NEVER).await, "the first result is news");
-    assert!(!look(AT_ONCE).await, "the same result is not news");
+    assert!(look(NEVER).await, "the first result must count as news");
+    assert!(!look(AT_ONCE).await, "the same result must not count as news");
     *store.finding.lock().unwrap() = Finding::Unreachable("away".into());
     assert!(look(AT_ONCE).await);
 }
@@ -131,9 +131,13 @@ async fn caller_does_not_wait_for_a_running_probe() {
     assert!(began.elapsed() < PROBE_TIMEOUT + Duration::from_secs(1));
     match look(NEVER).map(|outcome| outcome.probed.finding) {
         Some(Finding::Unreachable(why)) => assert!(why.contains("10 s"), "{why}"),
-        other => panic!("the store counts as not answering: {other:?}"),
+        other => panic!("the store must count as unreachable: {other:?}"),
     }
-    assert_eq!(store.probes.load(Ordering::Relaxed), 1, "only one probe runs at a time");
+    assert_eq!(
+        store.probes.load(Ordering::Relaxed),
+        1,
+        "only one probe of a store must run at a time"
+    );
 }
 
 /// If the clocks start or stop to differ, the store is probed again. The age of the last result does not matter.
@@ -173,7 +177,7 @@ async fn store_is_probed_again_when_clock_skew_begins_or_ends() {
     assert_eq!(
         store.probes.load(Ordering::Relaxed),
         4,
-        "only the age of the result causes another probe"
+        "only the age of the result must cause another probe"
     );
 }
 
@@ -193,7 +197,10 @@ async fn slow_stores_of_one_namespace_delay_no_probe_of_another() {
     hears.recv().await.unwrap();
     assert!(look().is_some() && began.elapsed() < Duration::from_secs(1));
     tokio::time::sleep(SILENCE + Duration::from_secs(1)).await;
-    assert!(all[39].overdue().is_some(), "a long wait has a message");
+    assert!(
+        all[39].overdue().is_some(),
+        "a long wait for a probe must have a message"
+    );
 }
 
 /// Each value of the annotation causes only a limited number of conformance checks. If the value changes often, one
@@ -212,7 +219,7 @@ async fn conformance_checks_are_limited_per_request_and_per_minute() {
         look(&trial, "one".into());
         second().await;
     }
-    assert_eq!(checks(), 1, "one check per request");
+    assert_eq!(checks(), 1, "each request must start exactly one check");
     for n in 0..600 {
         look(&trial, n.to_string());
         second().await;
@@ -227,7 +234,7 @@ async fn conformance_checks_are_limited_per_request_and_per_minute() {
     assert_eq!(
         checks() - before,
         MAX_CANARIES as usize,
-        "an interrupted check is repeated"
+        "an interrupted check must be repeated"
     );
     // Deleting and recreating a store does not allow additional checks.
     let before = checks();
