@@ -188,7 +188,7 @@ pub struct S3Store {
     /// Name of the bucket. Example: media
     #[schemars(length(min = 3, max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$')").message("bucket is not a valid bucket name: use 3 to 63 letters, digits, '.', '_' and '-', and start and end with a letter or digit"))]
-    #[x_kube(validation = Rule::new("!self.matches('(?i)--xa?-s3$')").message("bucket is a directory bucket (S3 Express One Zone), which Valet does not support; signed URLs for a directory bucket are valid for only five minutes; use a general purpose bucket"))]
+    #[x_kube(validation = Rule::new("!self.matches('(?i)--xa?-s3$')").message("bucket is a directory bucket (S3 Express One Zone); Valet does not support directory buckets, because their signed URLs are valid for only five minutes; use a general purpose bucket"))]
     pub bucket: String,
 
     /// Region of the bucket. The region is part of every signature. Stores without regions usually expect us-east-1.
@@ -355,7 +355,7 @@ pub struct ClusterAccessRule {
 
 /// Selects namespaces by name, by label or both. A namespace needs to match only one of the two.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("namespaces selects no namespace; set namespaces.names, namespaces.selector or both; the empty selector {} selects every namespace"))]
+#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("the field namespaces selects no namespace; set namespaces.names, namespaces.selector or both; the empty selector {} selects every namespace"))]
 pub struct Namespaces {
     /// Full names of namespaces, without patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -95,12 +95,12 @@ pub async fn reconcile<G: Grant>(grant: Arc<DeserializeGuard<G>>, context: Arc<C
     let watched = match &grant.0 {
         Ok(watched) => Arc::new(watched.clone()),
         Err(invalid) => {
+            let error = &invalid.error;
             warn!(
                 kind = G::OPERATION.kind(),
                 namespace = invalid.metadata.namespace,
                 name = invalid.metadata.name,
-                "the grant cannot be parsed, so Valet ignores the grant: {error}",
-                error = invalid.error
+                "the grant cannot be parsed, so Valet ignores the grant: {error}"
             );
             context.progress.ended(std::time::Instant::now());
             return Ok(Action::await_change());

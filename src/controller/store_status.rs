@@ -80,12 +80,12 @@ pub async fn reconcile<S: Store>(store: Arc<DeserializeGuard<S>>, context: Arc<C
     let store = match &store.0 {
         Ok(store) => store,
         Err(invalid) => {
+            let error = &invalid.error;
             warn!(
                 kind = S::KIND.as_str(),
                 namespace = invalid.metadata.namespace,
                 name = invalid.metadata.name,
-                "the store cannot be parsed, so Valet ignores the store: {error}",
-                error = invalid.error
+                "the store cannot be parsed, so Valet ignores the store: {error}"
             );
             return Ok(Action::await_change());
         }

@@ -50,6 +50,7 @@ pub fn changes(before: &[Condition], now: &[Condition]) -> Vec<Change> {
 /// ClusterObjectStores. Such Events belong to the namespace `default`, where this operator has no permissions.
 pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>, changes: Vec<Change>) {
     for Change { before, now } in changes {
+        let message = &now.message;
         info!(
             kind = S::KIND.as_str(),
             namespace = store.namespace(),
@@ -57,8 +58,7 @@ pub async fn tell<S: Store>(recorder: &Recorder, store: &S, scope: Option<&str>,
             condition = now.type_,
             before = before.as_deref().unwrap_or("none"),
             now = format!("{} {}", now.status, now.reason),
-            "a condition of the store changed: {message}",
-            message = now.message
+            "a condition of the store changed: {message}"
         );
         if scope.is_some() && S::KIND == StoreKind::ClusterObjectStore {
             continue;
