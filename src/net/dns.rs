@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn dns_lookup_without_answer_delays_only_the_first_caller() {
+    async fn unanswered_dns_lookup_runs_once_and_delays_no_later_caller() {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
         fn silent(_: &str) -> Result<Vec<IpAddr>> {
             ASKED.fetch_add(1, Ordering::Relaxed);

@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_are_addresses_are_refused_without_a_dns_lookup() {
+    fn internal_hosts_are_refused_without_a_dns_lookup() {
         for (host, is_refused) in [
             ("localhost", true),
             ("LOCALHOST.", true),

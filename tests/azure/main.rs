@@ -3,14 +3,14 @@
 
 #[path = "../common/access.rs"]
 mod access;
-mod canary;
+mod conformance;
 mod container;
 mod delegation;
 mod flows;
 mod identities;
+mod notifications;
 mod proxies;
 mod signatures;
-mod told;
 #[path = "../cluster/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;

@@ -2,7 +2,7 @@
 //! what its input is about; `offline` signs without a cluster, and `cluster` applies the input to a real one.
 
 mod cluster;
-mod differing;
+mod nonconforming;
 mod offline;
 
 use std::{fs, path::Path};

@@ -4,9 +4,9 @@
 //! - `world` is the simulated world; `checks` has the invariants.
 //! - `lives` is the table of lives. Each life runs with a cold and a warm cache, on time and late, and with a crash
 //!   at every step.
-//! - `looks` tests polling: the number of polls and their effect on the status.
-//! - `clocks` tests the boundary of every timer, and `renewing` the timers of renewal.
-//! - `anew` tests the rotation of store credentials, and temporary credentials.
+//! - `polling` tests polling: the number of polls and their effect on the status.
+//! - `clocks` tests the boundary of every timer, and `renewal` the timers of renewal.
+//! - `rotation` tests the rotation of store credentials, and temporary credentials.
 //! - `forged` tests forged statuses and annotations; `records` is the table of which record Valet believes.
 //! - `repairs` tests a client that changes or deletes the Secret again and again.
 //! - `refused` tests forged records beside a grant that the access rules refuse.
@@ -16,17 +16,17 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod anew;
 mod checks;
 mod clocks;
 mod forged;
 mod lives;
-mod looks;
 mod play;
+mod polling;
 mod records;
 mod refused;
-mod renewing;
+mod renewal;
 mod repairs;
+mod rotation;
 mod skew;
 mod walk;
 mod world;

@@ -7,14 +7,14 @@ mod access;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod world;
 
-mod canary;
 mod checksums;
+mod conformance;
 mod fake;
 mod faults;
 mod federation;
 mod flow;
 mod identity;
-mod looks;
+mod requests;
 mod signatures;
 
 use jiff::{SignedDuration, Timestamp};

@@ -2,7 +2,7 @@
 //! certificate. Each test has its own control plane, because these faults would break other tests.
 
 mod authority;
-mod comes_back;
-mod noise;
-mod set_back;
+mod etcd_restore;
+mod logs;
+mod recovery;
 mod world;

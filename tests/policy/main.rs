@@ -5,6 +5,6 @@
 mod common;
 
 mod generated;
+mod messages;
 mod slow;
 mod tables;
-mod words;

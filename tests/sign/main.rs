@@ -1,7 +1,7 @@
 //! Tests of `valet sign` without a cluster: what it sends and to whom, which credentials it uses, and when its
 //! signatures expire.
 
-mod ends;
+mod expiry;
 mod network;
 mod refused;
 

@@ -3,16 +3,16 @@
 
 #[path = "../common/access.rs"]
 mod access;
-mod below;
 mod bounds;
-mod canary;
-mod fifteen;
-mod inward;
-mod lent;
-mod moving;
+mod conformance;
+mod internal_addresses;
 mod parts;
+mod prefix_forms;
 mod probes;
+mod rotation;
+mod short_sessions;
 mod slow;
+mod temporary_credentials;
 mod unconfined;
 mod versity;
 #[path = "../cluster/world.rs"]

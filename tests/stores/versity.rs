@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use valet_harness::{Process, S3Options, S3Server, Scratch, eventually, process};
 
 use crate::{
-    moving::Identity,
+    rotation::Identity,
     world::{SOON, Tenant, condition, says},
 };
 

@@ -2,16 +2,16 @@
 //! cache, on time and late, and with a crash after every step. Every run must end in the same state, with the same
 //! credentials and the same number of creates and deletes.
 
-mod looks;
 mod ordinary;
 mod parts;
-mod places;
+mod polling;
+mod quota;
 mod renewals;
 mod renewed;
 mod spec;
 mod stores;
+mod suspended;
 mod total;
-mod withheld;
 
 use jiff::SignedDuration;
 use valet::{
@@ -86,9 +86,9 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
         spec::SPEC_AND_SECRET,
         stores::STRANGERS,
         stores::STORES,
-        looks::LOOKS,
-        withheld::WITHHELD,
-        places::PLACES,
+        polling::LOOKS,
+        suspended::WITHHELD,
+        quota::PLACES,
         renewals::RENEWALS,
         parts::PARTS,
         total::TOTAL,

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn credentials_of_environment_and_profile_need_no_request() {
+    async fn credentials_need_no_request_only_in_environment_or_profile() {
         let variables = |set: &[(&'static str, &str)]| -> BTreeMap<&'static str, String> {
             set.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
         };

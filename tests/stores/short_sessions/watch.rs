@@ -13,7 +13,7 @@ use valet_harness::S3Server;
 
 use super::{AFTER, BEFORE, LASTING, LENT, STORES};
 use crate::{
-    lent::{Told, run},
+    temporary_credentials::{Told, run},
     world::{Mounted, Tenant, says},
 };
 

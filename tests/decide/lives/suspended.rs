@@ -191,7 +191,7 @@ fn played(name: &str) -> World {
 }
 
 #[test]
-fn suspended_condition_says_until_when_copies_work() {
+fn suspended_and_revoked_conditions_say_until_when_copies_work() {
     let world = played("held back");
     assert_eq!(
         says(&world, "Suspended"),

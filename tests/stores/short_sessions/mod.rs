@@ -12,7 +12,7 @@ use valet_harness::{eventually, process};
 
 use self::watch::Watch;
 use crate::{
-    moving::{Identity, ROLE, trusting},
+    rotation::{Identity, ROLE, trusting},
     world::{SOON, Tenant, says},
 };
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     OnMinio, can,
-    canary::{canary, canary_by},
+    conformance::{canary, canary_by},
     world::{condition, says},
 };
 
