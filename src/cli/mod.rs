@@ -42,16 +42,16 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct ControllerArgs {
-    /// Kubeconfig file of the cluster. Without it: the KUBECONFIG variable, the default file, or the pod's service
-    /// account.
+    /// Kubeconfig file of the cluster. Without this flag: the KUBECONFIG variable, the default file, or the pod's
+    /// service account.
     #[arg(long, env = "VALET_KUBECONFIG", value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
-    /// Context in the kubeconfig. Without it: the current context.
+    /// Context in the kubeconfig. Without this flag: the current context.
     #[arg(long, env = "VALET_CONTEXT", value_name = "NAME")]
     context: Option<String>,
 
-    /// Serve only the grants of this namespace. Without it: all namespaces.
+    /// Serve only the grants of this namespace. Without this flag: all namespaces.
     #[arg(long, env = "VALET_NAMESPACE", value_name = "NAMESPACE")]
     namespace: Option<String>,
 
@@ -131,7 +131,7 @@ struct ControllerArgs {
 
     /// Domains (separated by commas) of the labels and annotations that grants can set on their Secrets
     /// (spec.secretTemplate). Names without a domain are always allowed. Other systems react to labels of Secrets, so
-    /// allow a domain only if every tenant may trigger these reactions.
+    /// allow a domain only if every tenant is allowed to trigger these reactions.
     #[arg(
         long,
         env = "VALET_ALLOW_SECRET_METADATA",
@@ -235,7 +235,7 @@ fn ttl(text: &str) -> Result<Ttl, String> {
         "never" => Ok(Ttl(None)),
         _ => match text.parse::<i64>() {
             Ok(seconds) if seconds >= 0 => Ok(Ttl(Some(seconds))),
-            _ => Err("write a number of seconds, 0 or more, or the word never".into()),
+            _ => Err("the value must be a number of seconds (0 or more) or the word never".into()),
         },
     }
 }

@@ -24,7 +24,7 @@ pub struct SignArgs {
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     filename: Vec<PathBuf>,
 
-    /// Namespace of a grant that names none.
+    /// Namespace of a grant without metadata.namespace.
     #[arg(
         short,
         long,
@@ -84,8 +84,10 @@ pub async fn run(args: SignArgs) -> Result<(), String> {
     match (documents.uploads.as_slice(), documents.downloads.as_slice()) {
         ([grant], []) => sign(grant, &documents, &args).await,
         ([], [grant]) => sign(grant, &documents, &args).await,
-        ([], []) => Err("there is no UploadGrant or DownloadGrant in the files; add one with -f".into()),
-        _ => Err("there is more than one grant in the files; sign each grant with a separate command".into()),
+        ([], []) => Err(
+            "the files contain no UploadGrant and no DownloadGrant; add a file that contains a grant with -f".into(),
+        ),
+        _ => Err("the files contain more than one grant; sign each grant with a separate command".into()),
     }
 }
 
@@ -106,7 +108,7 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
     g.status = Default::default();
     if let Some(upload) = &args.upload_id {
         if g.ask.parts().is_none() {
-            return Err("--upload-id is only for a grant with mode: Multipart; remove it".into());
+            return Err("--upload-id is allowed only for a grant with mode: Multipart; remove --upload-id".into());
         }
         // This code sets the state that the operator has after it initiated the multipart upload.
         g.held = true;
@@ -154,11 +156,11 @@ async fn sign<G: Grant>(grant: &G, documents: &Documents, args: &SignArgs) -> Re
             Step::Read(Read::Upload(..)) => facts.upload = UploadFact::Open(Vec::new()),
             Step::RemoveFinalizer { .. } => facts.grant.held = false,
             Step::AddFinalizer => {
-                return Err("a multipart upload needs the operator, which initiates and completes it; apply the grant in a cluster, or initiate the upload yourself and set --upload-id".into());
+                return Err("only the operator initiates and completes multipart uploads; apply the grant in a cluster, or initiate the multipart upload yourself and set --upload-id".into());
             }
             // All other steps concern a Secret, an object or an expiry, which are unknown here.
             _ => {
-                return Err("there is nothing to sign now, because the grant has expired or the operator would wait; check spec.deadlineTime and the lifetime that the store's access rules allow".into());
+                return Err("valet sign cannot sign the grant now, because the grant has expired or the operator would wait; check spec.deadlineTime and the lifetime that the store's access rules allow".into());
             }
         }
     }
@@ -172,13 +174,13 @@ async fn say_of_end(publish: &Publish, grant: &GrantFacts, provider: &dyn Provid
         return;
     }
     let why = if provider.expiry_is_unknown().await {
-        "the store's credentials are temporary and their expiry is unknown; set AWS_CREDENTIAL_EXPIRATION"
+        "the store's credentials are temporary and their expiry time is unknown; set AWS_CREDENTIAL_EXPIRATION to the expiry time"
     } else {
-        "the store's credentials expire then, or the store's access rules do not allow a longer time"
+        "the store's credentials expire at this time, or the store's access rules do not allow a longer lifetime"
     };
     eprintln!(
-        "valet: note: the credential expires at {}, earlier than requested: {why}",
-        lifetime.expires_at
+        "valet: note: the credential expires at {end}, earlier than requested: {why}",
+        end = lifetime.expires_at
     );
 }
 
@@ -193,7 +195,8 @@ struct Known {
 async fn store_of(grant: &GrantFacts, documents: &Documents, args: &SignArgs) -> Result<Known, String> {
     let wanted = &grant.terms.store_ref;
     let named = |meta: &kube::core::ObjectMeta| meta.name.as_deref() == Some(wanted.name.as_str());
-    let missing = || format!("the grant names {wanted}, which is not in the files; add it with -f");
+    let missing =
+        || format!("the grant names {wanted}, but the files do not contain this store; add the store with -f");
     match wanted.kind {
         StoreKind::ClusterObjectStore => {
             let store = only(&documents.cluster_stores, &wanted.to_string(), |s| named(&s.metadata))?;
@@ -213,9 +216,9 @@ async fn store_of(grant: &GrantFacts, documents: &Documents, args: &SignArgs) ->
             }
             match stores.iter().find(|s| named(&s.metadata)) {
                 Some(elsewhere) => Err(format!(
-                    "{wanted} is in namespace {} and serves only grants of that namespace, but the grant is in namespace {}",
-                    elsewhere.metadata.namespace.as_deref().unwrap_or_default(),
-                    grant.namespace
+                    "{wanted} is in namespace {namespace} and serves only grants of this namespace, but the grant is in namespace {grant_namespace}",
+                    namespace = elsewhere.metadata.namespace.as_deref().unwrap_or_default(),
+                    grant_namespace = grant.namespace
                 )),
                 None => Err(missing()),
             }
@@ -271,7 +274,7 @@ fn print(output: Output, secret: &k8s_openapi::api::core::v1::Secret) -> Result<
     let entry = |name: &str| {
         let bytes = secret.data.as_ref().and_then(|d| d.get(name)).map(|b| b.0.clone());
         let bytes = bytes
-            .ok_or_else(|| format!("the Secret of this grant has no entry {name}; use --output yaml or json"))?;
+            .ok_or_else(|| format!("the Secret of this grant has no entry {name}; set --output to yaml or json"))?;
         String::from_utf8(bytes).map_err(|e| e.to_string())
     };
     print_text(&match output {

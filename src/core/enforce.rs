@@ -95,34 +95,35 @@ fn request(ask: &Ask) -> &'static str {
 }
 
 /// Returns advice for the user if the store cannot enforce a constraint in the grant's mode.
-fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
+fn remedy(ask: &Ask, (missing, field): (Capability, &str), can: &Capabilities) -> String {
     let (mode, write_once) = match ask {
         Ask::Upload { mode, constraints, .. } => (*mode, constraints.overwrite == Overwrite::Forbid),
         Ask::Download {
             mode: DownloadMode::Credentials,
             ..
-        } => return "leave it out, or set spec.mode to Url".into(),
-        Ask::Download { .. } => return "leave it out, or use another store".into(),
+        } => return format!("remove {field} from the grant, or set spec.mode to Url"),
+        Ask::Download { .. } => return format!("remove {field} from the grant, or use another store"),
     };
     if let Ask::Upload { constraints, .. } = ask
-        && let Some((other, field)) = other_checksum(missing, constraints)
+        && let Some((other, other_field)) = other_checksum(missing, constraints)
         && can.of(ask).is_some_and(|keys| keys.contains(&other))
     {
-        return format!("set {field} instead, or leave it out");
+        return format!("set {other_field} instead of {field}, or remove {field} from the grant");
     }
     let form = can.post_form.as_ref();
     let form_can = form.is_some_and(|f| f.contains(&missing));
     match (missing, mode) {
         (Capability::WriteOnce, UploadMode::PostForm | UploadMode::Credentials) => {
-            let put = if can.enforced.contains(&Capability::WriteOnce) {
-                ", or spec.mode to Put"
+            if can.enforced.contains(&Capability::WriteOnce) {
+                "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or set spec.mode to Put"
+                    .into()
             } else {
-                ", or use another store"
-            };
-            format!("set spec.constraints.overwrite to Allow if replacing an object is acceptable{put}")
+                "set spec.constraints.overwrite to Allow if replacing an object is acceptable, or use another store"
+                    .into()
+            }
         }
         (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) if can.only_read => {
-            "the operator can test this only with an upload, and it sends only read requests to the endpoint of an ObjectStore; set spec.constraints.overwrite to Allow if replacing an object is acceptable, or ask the platform team to start the operator with --tenant-store-requests=All"
+            "the operator sends only read requests to the endpoint of an ObjectStore and cannot test this with an upload; set spec.constraints.overwrite to Allow if replacing an object is acceptable, or ask the platform team to set --tenant-store-requests=All"
                 .into()
         }
         (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) => {
@@ -132,33 +133,36 @@ fn remedy(ask: &Ask, missing: Capability, can: &Capabilities) -> String {
         (_, UploadMode::Put) if form_can => {
             // The message lists all changes to the spec at once. Otherwise the user could switch to a POST form and
             // then be refused for a constraint that forms cannot enforce.
-            let also = if write_once && form.is_some_and(|f| !f.contains(&Capability::WriteOnce)) {
-                " and spec.constraints.overwrite to Allow (a form cannot be write-once)"
+            let to_form = if write_once && form.is_some_and(|f| !f.contains(&Capability::WriteOnce)) {
+                "set spec.mode to PostForm and spec.constraints.overwrite to Allow, because a POST form cannot be write-once"
             } else {
-                ""
+                "set spec.mode to PostForm"
             };
             let parts_can = can.multipart.as_ref().is_some_and(|parts| parts.contains(&missing));
-            let or = match missing {
+            let alternative = match missing {
                 Capability::ContentLengthRange if parts_can => {
-                    ", or spec.mode to Multipart, or set the exact size in spec.constraints.contentLength"
+                    "alternatively, set spec.mode to Multipart, or set the exact size in spec.constraints.contentLength"
+                        .to_owned()
                 }
-                Capability::ContentLengthRange => ", or set the exact size in spec.constraints.contentLength",
-                _ => ", or leave it out",
+                Capability::ContentLengthRange => {
+                    "alternatively, set the exact size in spec.constraints.contentLength".to_owned()
+                }
+                _ => format!("alternatively, remove {field} from the grant"),
             };
-            format!("set spec.mode to PostForm{also}{or}")
+            format!("{to_form}; {alternative}")
         }
         (Capability::ContentLengthRange, UploadMode::Credentials) if form_can => {
-            "set spec.mode to PostForm, or leave it out".into()
+            format!("set spec.mode to PostForm, or remove {field} from the grant")
         }
         (Capability::ContentLengthRange, _) if can.enforced.contains(&Capability::ContentLength) => {
-            "set the exact size in spec.constraints.contentLength instead".into()
+            format!("set the exact size in spec.constraints.contentLength instead of {field}")
         }
         (_, UploadMode::PostForm | UploadMode::Multipart | UploadMode::Resumable | UploadMode::Credentials)
             if can.enforced.contains(&missing) =>
         {
-            "set spec.mode to Put, or leave it out".into()
+            format!("set spec.mode to Put, or remove {field} from the grant")
         }
-        _ => "leave it out, or use another store".into(),
+        _ => format!("remove {field} from the grant, or use another store"),
     }
 }
 
@@ -177,47 +181,57 @@ fn other_checksum(missing: Capability, constraints: &UploadConstraints) -> Optio
 }
 
 /// Returns a message for a store that does not support the grant's mode. The message says what the store lacks and
-/// what the user can do. It continues a sentence whose subject is the store.
+/// what the user can do.
 fn without_mode(grant: &GrantFacts, can: &Capabilities) -> String {
     let is_prefix = grant.terms.is_prefix();
     let is_upload = grant.ask.operation() == Operation::Upload;
     // A signed URL is for one object. A POST form can be for all object keys with one prefix.
     let form = can.post_form.as_ref().filter(|_| is_prefix && is_upload);
+    let store = &grant.terms.store_ref;
     let other = match (is_upload, is_prefix) {
         _ if form.is_some_and(|form| form.contains(&Capability::KeyPrefix)) => "set spec.mode to PostForm",
-        (true, true) => "name one object in spec.key and set spec.mode to Put",
-        (false, true) => "name one object in spec.key and set spec.mode to Url",
+        (true, true) => "set spec.key to one object key and set spec.mode to Put",
+        (false, true) => "set spec.key to one object key and set spec.mode to Url",
         (true, false) => "set spec.mode to Put",
         (false, false) => "set spec.mode to Url",
     };
     let owners = |remedy: Option<&str>| match remedy {
-        Some(remedy) => format!("ask the store's owner {remedy}, or {other}"),
+        Some(remedy) => {
+            let request = format!("ask the store's owner {remedy}");
+            format!("{request}, or {other}")
+        }
         None => format!("{other}, or use another store"),
     };
     if grant.ask.is_for_credentials() {
         let remedy = owners(can.remedies.credentials);
-        return format!("does not issue temporary credentials (Credentials); {remedy}");
+        return format!("{store} does not issue temporary credentials (Credentials); {remedy}");
     }
     match &grant.ask {
         Ask::Upload {
             mode: UploadMode::Multipart,
             ..
         } if can.only_read => format!(
-            "does not support multipart uploads (Multipart): the operator would have to initiate and complete them, and it sends only read requests to the endpoint of an ObjectStore; ask the platform team to start the operator with --tenant-store-requests=All, or {other}"
+            "{store} does not support multipart uploads (Multipart), because the operator sends only read requests to the endpoint of an ObjectStore; ask the platform team to set --tenant-store-requests=All, or {other}"
         ),
         Ask::Upload {
             mode: UploadMode::Multipart,
             ..
-        } => format!("does not support multipart uploads (Multipart); {}", owners(None)),
+        } => format!(
+            "{store} does not support multipart uploads (Multipart); {remedy}",
+            remedy = owners(None)
+        ),
         Ask::Upload {
             mode: UploadMode::Resumable,
             ..
         } => format!(
-            "does not support resumable uploads (Resumable); {}",
-            owners(can.remedies.resumable)
+            "{store} does not support resumable uploads (Resumable); {remedy}",
+            remedy = owners(can.remedies.resumable)
         ),
         Ask::Upload { .. } | Ask::Download { .. } => {
-            format!("does not support POST forms (PostForm); {}", owners(None))
+            format!(
+                "{store} does not support POST forms (PostForm); {remedy}",
+                remedy = owners(None)
+            )
         }
     }
 }
@@ -238,7 +252,9 @@ fn without_checksum(ask: &Ask) -> Option<&'static str> {
             .checksum_sha256
             .is_none()
             .then_some("set spec.constraints.checksumSHA256"),
-        UploadMode::Multipart => Some("set spec.mode to Put with spec.constraints.checksumSHA256 or checksumMD5"),
+        UploadMode::Multipart => {
+            Some("set spec.mode to Put, and set spec.constraints.checksumSHA256 or spec.constraints.checksumMD5")
+        }
         // In these modes clients use Amazon's SDKs, which send a checksum automatically.
         UploadMode::Credentials | UploadMode::Resumable => None,
     }
@@ -253,8 +269,7 @@ fn without_checksum(ask: &Ask) -> Option<&'static str> {
 pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), Refusal> {
     let store = &grant.terms.store_ref;
     let Some(enforced) = can.of(&grant.ask) else {
-        let message = format!("{store} {}", without_mode(grant, can));
-        return Err(Refusal::new(Reason::CapabilityMissing, message));
+        return Err(Refusal::new(Reason::CapabilityMissing, without_mode(grant, can)));
     };
     if can.wants_checksums
         && let Some(remedy) = without_checksum(&grant.ask)
@@ -266,42 +281,43 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
     }
     if let Some((capability, field)) = needs(grant).into_iter().find(|(c, _)| !enforced.contains(c)) {
         if capability == Capability::KeyPrefix {
-            let owner = if can.only_read {
-                String::new()
+            let remedy = if can.only_read {
+                "set spec.key to one object key".to_owned()
             } else {
                 format!(
-                    ", or ask the store's owner to start a conformance check (annotation {}), which shows the result in the store's condition KeysEnforced",
-                    annotation::CANARY_REQUESTED_AT
+                    "set spec.key to one object key, or ask the store's owner to start a conformance check (annotation {annotation}); the store's condition KeysEnforced shows the result",
+                    annotation = annotation::CANARY_REQUESTED_AT
                 )
             };
             let message = format!(
-                "{store} is not known to limit a POST form to object keys below spec.key (KeyPrefix); name one object{owner}"
+                "Valet does not know whether {store} limits a POST form to object keys with the prefix in spec.key (KeyPrefix); {remedy}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }
         if capability == Capability::SignedHeadersOnly {
             let form = can.post_form.as_ref().is_some_and(|f| f.contains(&capability));
-            let or_form = if form {
-                ", or use a POST form, which does not have this problem (spec.mode: PostForm with spec.constraints.overwrite: Allow)"
-            } else {
-                ""
-            };
-            let owner = match can.remedies.signed_headers {
+            let remedy = match can.remedies.signed_headers {
                 Some(remedy) => format!("ask the store's owner {remedy}"),
                 None => "use another store".to_owned(),
             };
+            let remedy = if form {
+                let to_form = "alternatively, use a POST form: set spec.mode to PostForm and spec.constraints.overwrite to Allow";
+                format!("{remedy}; {to_form}")
+            } else {
+                remedy
+            };
             let message = format!(
-                "{store} obeys unsigned headers, or is not known to refuse them (it has no SignedHeadersOnly, and its condition UnsignedHeadersRefused gives the reason), so the holder of an upload URL could copy whatever its credentials can read; {owner}{or_form}"
+                "{store} obeys unsigned headers, or Valet does not know whether it rejects unsigned headers (SignedHeadersOnly); the holder of an upload URL could copy any object that the store's credentials can read; see the store's condition UnsignedHeadersRefused; {remedy}"
             );
             return Err(Refusal::new(Reason::CapabilityMissing, message));
         }
         return Err(Refusal::new(
             Reason::CapabilityMissing,
             format!(
-                "{store} cannot enforce {field} on {} ({}); {}",
-                request(&grant.ask),
-                capability.as_str(),
-                remedy(&grant.ask, capability, can)
+                "{store} cannot enforce {field} on {request} ({capability}); {remedy}",
+                request = request(&grant.ask),
+                remedy = remedy(&grant.ask, (capability, field), can),
+                capability = capability.as_str()
             ),
         ));
     }
@@ -310,8 +326,8 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
         return Err(Refusal::new(
             Reason::ExpirationTooLong,
             format!(
-                "spec.expirationSeconds is {asked}; {store} can sign for at most {}; ask for less",
-                can.max_expiration_seconds
+                "spec.expirationSeconds is {asked}; {store} can sign credentials for at most {max} seconds; reduce spec.expirationSeconds to {max} or less",
+                max = can.max_expiration_seconds
             ),
         ));
     }
@@ -330,9 +346,9 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
         return Err(Refusal::new(
             Reason::ContentLengthNotAllowed,
             format!(
-                "{field} is {length} bytes; {store} accepts at most {} bytes in one request; {}",
-                can.max_upload_bytes,
-                instead_of_one(can)
+                "{field} is {length} bytes; {store} accepts at most {max} bytes in one request; {remedy}",
+                max = can.max_upload_bytes,
+                remedy = instead_of_one(can)
             ),
         ));
     }
@@ -342,9 +358,9 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
 /// Returns advice for the user if an object is too large for one request to this store.
 fn instead_of_one(can: &Capabilities) -> &'static str {
     match (can.multipart.is_some(), can.resumable.is_some()) {
-        (true, _) => "set spec.mode to Multipart, or split the object",
-        (false, true) => "set spec.mode to Resumable, or split the object",
-        (false, false) => "split the object",
+        (true, _) => "set spec.mode to Multipart, or split the object into smaller objects",
+        (false, true) => "set spec.mode to Resumable, or split the object into smaller objects",
+        (false, false) => "split the object into smaller objects",
     }
 }
 
@@ -353,7 +369,7 @@ fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), R
     let (Some(parts), Some((field, length))) = (grant.ask.parts(), largest(constraints)) else {
         return Err(Refusal::new(
             Reason::InvalidSpec,
-            "spec.mode is Multipart, but without a size the number of parts is unknown; set spec.constraints.contentLength or contentLengthRange",
+            "spec.mode is Multipart, but the grant sets no object size, so the number of parts is unknown; set spec.constraints.contentLength or spec.constraints.contentLengthRange",
         ));
     };
     if parts.count() <= MAX_PARTS {
@@ -362,9 +378,9 @@ fn in_parts(grant: &GrantFacts, constraints: &UploadConstraints) -> Result<(), R
     Err(Refusal::new(
         Reason::ContentLengthNotAllowed,
         format!(
-            "{field} is {length} bytes, which makes {} parts of {} bytes, but at most {MAX_PARTS} parts are allowed; make the parts larger (spec.multipart.partSizeBytes), or split the object",
-            parts.count(),
-            parts.part_bytes
+            "{field} is {length} bytes and needs {count} parts of {part_bytes} bytes, but at most {MAX_PARTS} parts are allowed; increase spec.multipart.partSizeBytes, or split the object into smaller objects",
+            count = parts.count(),
+            part_bytes = parts.part_bytes
         ),
     ))
 }

@@ -86,14 +86,13 @@ impl Evaluator<'_> {
             StoreFact::Missing => {
                 let store = &self.g.terms.store_ref;
                 // Users who omit `kind` usually mean a ClusterObjectStore.
-                let other = match store.kind {
+                let remedy = match store.kind {
                     StoreKind::ObjectStore => {
-                        ", for example with kind: ClusterObjectStore for a store that several namespaces share"
+                        "create the store, or correct spec.storeRef in a new grant; a store that several namespaces share has kind: ClusterObjectStore"
                     }
-                    StoreKind::ClusterObjectStore => "",
+                    StoreKind::ClusterObjectStore => "create the store, or correct spec.storeRef in a new grant",
                 };
-                let message =
-                    format!("{store} does not exist; create it, or correct spec.storeRef in a new grant{other}");
+                let message = format!("{store} does not exist; {remedy}");
                 self.without_key(Reason::StoreNotFound, message)
             }
             StoreFact::Unusable { reason, message } => {
@@ -123,8 +122,11 @@ impl Evaluator<'_> {
         let is_renewal =
             key.is_some_and(|key| live.is_none() || is_due && fresh.is_ok_and(|fresh| self.is_gain(key, fresh)));
         let end_soon = || {
-            let end = store.credentials_expire.map_or(String::new(), |t| format!(" at {t}"));
-            format!("the credentials of {} expire{end}; renew them", terms.store_ref)
+            let end = store
+                .credentials_expire
+                .map_or_else(|| "soon".to_owned(), |t| format!("at {t}"));
+            let store = &terms.store_ref;
+            format!("the credentials of {store} expire {end}; renew these credentials")
         };
         let lifetime = match (self.own_secret(), live) {
             (Some(secret), Some(key)) if !is_renewal && !self.asks_for_another(secret, key) => {
@@ -158,7 +160,8 @@ impl Evaluator<'_> {
             Ok(lifetime) => Continue(Next { lifetime, is_renewal }),
             Err(NoTime::DeadlinePassed) => Break(self.over(None)),
             Err(NoTime::CredentialsExpired(end)) => {
-                let message = format!("the credentials of {} expired at {end}; renew them", terms.store_ref);
+                let store = &terms.store_ref;
+                let message = format!("the credentials of {store} expired at {end}; renew these credentials");
                 Break(self.without_key(Reason::CredentialsExpired, message))
             }
         }
@@ -225,7 +228,10 @@ impl Evaluator<'_> {
     /// the store.
     fn heed_troubles(&self, store: &StoreView, last: Last, next: Next) -> ControlFlow<Step> {
         let not_taken = self.f.secret_refused.as_ref().map(|why| {
-            let message = format!("the API server refused Secret {}: {why}", self.g.secret_name());
+            let message = format!(
+                "the API server refused Secret {name}: {why}",
+                name = self.g.secret_name()
+            );
             (Reason::SecretNotWritable, message)
         });
         let not_signed = || {
@@ -250,8 +256,8 @@ impl Evaluator<'_> {
         match &self.f.secret {
             SecretFact::Present(s) if s.deleting => {
                 let message = format!(
-                    "Secret {} is being deleted; Valet creates a new one when it is gone",
-                    self.g.secret_name()
+                    "Secret {name} is being deleted; Valet creates a new Secret after the deletion",
+                    name = self.g.secret_name()
                 );
                 Break(self.without_key(Reason::SecretNotWritable, message))
             }

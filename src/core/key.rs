@@ -15,7 +15,9 @@ pub enum KeyError {
     #[error("spec.key is empty; enter an object key")]
     Empty,
     /// The key is longer than the store allows.
-    #[error("spec.key is {length} bytes long in UTF-8; the store accepts at most {limit}; shorten it")]
+    #[error(
+        "spec.key is {length} bytes long in UTF-8; the store accepts at most {limit} bytes; shorten the object key"
+    )]
     TooLong {
         /// The length of the refused key in bytes.
         length: usize,
@@ -24,17 +26,19 @@ pub enum KeyError {
     },
     /// The key contains `//`, or a slash at its start or end.
     #[error(
-        "spec.key has an empty segment: it must not start or end with '/' or contain '//'; write it as 'folder/file'"
+        "spec.key has an empty segment, because it starts or ends with '/' or contains '//'; write the object key as 'folder/file'"
     )]
     EmptySegment,
     /// The key has a `.` or `..` segment, also percent-encoded.
     #[error(
-        "spec.key has a '.' or '..' segment (or a percent-encoded spelling of one), which clients and stores resolve differently; write the resolved key"
+        "spec.key has a '.' or '..' segment, plain or percent-encoded; clients and stores resolve such a segment differently; write the object key without '.' and '..' segments"
     )]
     DotSegment,
     /// The key has a control character, a line separator, a text direction character, or a character that XML does
     /// not allow.
-    #[error("spec.key has the character U+{0:04X}, a control, line separator or text direction character; remove it")]
+    #[error(
+        "spec.key contains the character U+{0:04X}, which is a control, line separator or text direction character; remove this character"
+    )]
     Control(u32),
 }
 

@@ -7,7 +7,7 @@ pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
     let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
     if rule.credentials == Permission::Forbid {
         let message = format!(
-            "{store} does not allow temporary credentials for namespace {namespace} (spec.mode: Credentials); use a signed URL, or ask the store's owner for a rule with credentials: Allow"
+            "spec.mode is Credentials, but {store} does not allow temporary credentials for namespace {namespace}; use a signed URL, or ask the store's owner for an access rule with credentials: Allow"
         );
         return Err(Refusal::new(Reason::OperationNotAllowed, message));
     }
@@ -23,8 +23,8 @@ pub fn lends(grant: &GrantFacts, rule: &AccessRule) -> Result<(), Refusal> {
         Some((_, capability, field)) => Err(Refusal::new(
             Reason::CapabilityMissing,
             format!(
-                "{store} cannot enforce the {field} of its access rule for namespace {namespace} on temporary credentials ({}); set spec.mode to Put or PostForm, or ask the store's owner for a rule without it",
-                capability.as_str()
+                "{store} cannot enforce {field} of the access rule for namespace {namespace} on temporary credentials ({capability}); set spec.mode to Put or PostForm, or ask the store's owner for an access rule without {field}",
+                capability = capability.as_str()
             ),
         )),
     }

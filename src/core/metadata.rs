@@ -39,7 +39,7 @@ impl MetadataDomains {
         Some(Refusal {
             reason: Reason::InvalidSpec,
             message: format!(
-                "spec.secretTemplate.{field}: '{name}' belongs to the domain {domain}, and another system may act on a Secret with it; remove it, or ask the platform team to allow the domain (--allow-secret-metadata {domain})"
+                "spec.secretTemplate.{field}: '{name}' has the domain {domain}, and other systems can react to metadata of this domain; remove '{name}', or ask the platform team to allow the domain (--allow-secret-metadata {domain})"
             ),
         })
     }

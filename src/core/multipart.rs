@@ -72,8 +72,9 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
         };
         if came.size > part.size.max {
             let why = format!(
-                "part {number} has {} bytes instead of at most {}; upload it again",
-                came.size, part.size.max
+                "part {number} has {size} bytes instead of at most {max} bytes; upload part {number} again",
+                size = came.size,
+                max = part.size.max
             );
             return Assembled::Flawed(why);
         }
@@ -89,13 +90,15 @@ pub(super) fn assemble(parts: &Parts, arrived: &[ArrivedPart]) -> Assembled {
             .any(|other| other.number > number && other.number <= parts.count());
         return if beyond {
             Assembled::Flawed(format!(
-                "part {number} has {} bytes instead of {}, but later parts exist; upload it again, or create a new grant",
-                came.size, parts.part_bytes
+                "part {number} has {size} bytes instead of {part_bytes} bytes and is not the last part; upload part {number} again, or create a new grant",
+                size = came.size,
+                part_bytes = parts.part_bytes
             ))
         } else if bytes < parts.whole.min {
             Assembled::Flawed(format!(
-                "part {number} has {} bytes, so the object would have only {bytes} of at least {} bytes; upload it again",
-                came.size, parts.whole.min
+                "part {number} has {size} bytes, so the object would have {bytes} bytes instead of at least {min} bytes; upload part {number} again",
+                size = came.size,
+                min = parts.whole.min
             ))
         } else {
             Assembled::Whole(whole)
@@ -131,9 +134,9 @@ impl Evaluator<'_> {
     pub(super) fn gather(&self, access: &Access, is_time: bool) -> Gathered {
         let Some(upload) = self.upload() else {
             return Gathered::Waiting(Arrival::Flawed(format!(
-                "Secret {} has lost its {} annotation, so Valet cannot find the uploaded parts; delete the Secret, and Valet issues a new credential",
-                self.g.secret_name(),
-                annotation::UPLOAD_ID
+                "Secret {name} no longer has the annotation {annotation}, so Valet cannot find the uploaded parts; delete this Secret, and Valet issues a new credential",
+                name = self.g.secret_name(),
+                annotation = annotation::UPLOAD_ID
             )));
         };
         match &self.f.upload {
@@ -154,7 +157,7 @@ impl Evaluator<'_> {
             }
             UploadFact::Gone | UploadFact::Aborted { .. } => Gathered::Over,
             UploadFact::Hidden => {
-                let why = "the store's credentials may not list the parts of an upload (s3:ListMultipartUploadParts), so Valet cannot complete it";
+                let why = "the store's credentials are not allowed to list uploaded parts (s3:ListMultipartUploadParts), so Valet cannot complete the multipart upload";
                 Gathered::Waiting(Arrival::Unknown(Reason::NotObservable, why.to_owned()))
             }
         }
@@ -184,7 +187,7 @@ impl Evaluator<'_> {
         }
         match &self.f.completion_refused {
             Some(why) => Gathered::Waiting(Arrival::Flawed(format!(
-                "all parts have arrived, but the store does not complete the upload: {why}"
+                "all parts have arrived, but the store does not complete the multipart upload: {why}"
             ))),
             None => Gathered::Next(Step::Complete(
                 access.clone(),
@@ -234,11 +237,11 @@ impl Evaluator<'_> {
                 if self.now >= add(end, POLL_PATIENCE) {
                     return None;
                 }
-                let message = format!(
-                    "{said}; waiting for a last check of the uploaded parts: {}",
-                    self.unreachable(why)
+                let waits = format!(
+                    "Valet waits for a last check of the uploaded parts: {why}",
+                    why = self.unreachable(why)
                 );
-                let situation = Situation::of(Reason::StoreUnreachable, message, key);
+                let situation = Situation::of(Reason::StoreUnreachable, format!("{said}; {waits}"), key);
                 Some(self.settle(&situation, Some(self.retry())))
             }
             // If the upload is gone, the object shows how the upload ended. If Valet cannot list the parts, it cannot
@@ -258,8 +261,8 @@ impl Evaluator<'_> {
             }
             (None, 0) => "nothing was uploaded".to_owned(),
             (None, parts) => format!(
-                "the multipart upload was aborted, because its parts ({parts} of at most {}) did not form a complete object",
-                all.count()
+                "the multipart upload was aborted, because {parts} of at most {count} parts did not form a complete object",
+                count = all.count()
             ),
         }
     }
@@ -267,8 +270,8 @@ impl Evaluator<'_> {
     /// Reports that the upload no longer exists and no object was created. The part URLs are therefore useless.
     pub(super) fn aborted(&self) -> Step {
         let message = format!(
-            "{} no longer has the multipart upload, and no object was created: another client or a lifecycle rule of the bucket aborted it; create a new grant",
-            self.g.terms.store_ref
+            "{store} no longer has the multipart upload, because another client or a lifecycle rule of the bucket aborted it; no object was created; create a new grant",
+            store = self.g.terms.store_ref
         );
         let situation = Situation {
             arrival: Arrival::NotYet,
@@ -302,13 +305,14 @@ impl Evaluator<'_> {
             return Step::Rest { until: None };
         }
         let key = self.key();
-        let copy = match self.copies_until(key) {
-            Some(end) if end > self.now => format!(", but copies of the credential work until {end}"),
-            _ => String::new(),
+        let secret = match self.copies_until(key) {
+            Some(end) if end > self.now => {
+                format!("the Secret was deleted, but copies of the credential work until {end}")
+            }
+            _ => "the Secret was deleted".to_owned(),
         };
-        let message = format!(
-            "the grant is being deleted, but finalizers keep it (metadata.finalizers): the Secret was deleted{copy}"
-        );
+        let message =
+            format!("the grant is being deleted, but finalizers keep the grant (metadata.finalizers); {secret}");
         self.settle(&Situation::of(Reason::Deleting, message, key), None)
     }
 
@@ -388,11 +392,11 @@ impl Evaluator<'_> {
             (_, None) if self.upload().is_none() => Cleaning::Next(Step::RemoveFinalizer { notice: None }),
             // Valet waits for a limited time, because the store may become usable again.
             (_, None) if self.forbidden().is_none() && !matches!(self.f.store, StoreFact::Usable(_)) => {
-                self.wait_or_release(since, "the store was deleted, or cannot be used")
+                self.wait_or_release(since, "the store was deleted or cannot be used")
             }
             (_, None) => Cleaning::Next(self.leave_parts(&format!(
-                "the store was not asked, because its access rules do not allow it: {}",
-                refusal.message
+                "Valet sent no request to the store, because the store's access rules do not allow the grant: {message}",
+                message = refusal.message
             ))),
         }
     }
@@ -424,8 +428,9 @@ impl Evaluator<'_> {
 
     fn leave_parts(&self, why: &str) -> Step {
         let message = format!(
-            "the multipart upload of {} in {} could not be aborted, and Valet does not try again: {why}; uploaded parts stay in the bucket, and are billed, until another client or a lifecycle rule aborts the upload",
-            self.g.terms.key, self.g.terms.store_ref
+            "the multipart upload of object key {key} in {store} could not be aborted, and Valet does not try again: {why}; the uploaded parts stay in the bucket and are billed until another client or a lifecycle rule aborts the multipart upload",
+            key = self.g.terms.key,
+            store = self.g.terms.store_ref
         );
         Step::RemoveFinalizer {
             notice: Some(GrantEvent {
@@ -501,23 +506,23 @@ mod tests {
         for (sizes, says) in [
             (
                 &[(1, 5 * MIB + 1)][..],
-                "part 1 has 5242881 bytes instead of at most 5242880",
+                "part 1 has 5242881 bytes instead of at most 5242880 bytes",
             ),
             (
                 &[(1, 5 * MIB - 1)],
-                "part 1 has 5242879 bytes, so the object would have only 5242879",
+                "part 1 has 5242879 bytes, so the object would have 5242879 bytes instead of at least",
             ),
             (
                 &[(1, 5 * MIB - 1), (2, 5 * MIB)],
-                "part 1 has 5242879 bytes instead of 5242880, but later parts exist",
+                "part 1 has 5242879 bytes instead of 5242880 bytes and is not the last part",
             ),
             (
                 &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB + 1)],
-                "part 3 has 2097153 bytes instead of at most 2097152",
+                "part 3 has 2097153 bytes instead of at most 2097152 bytes",
             ),
             (
                 &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB - 1)],
-                "part 3 has 2097151 bytes, so the object would have only",
+                "part 3 has 2097151 bytes, so the object would have 12582911 bytes instead of at least",
             ),
         ] {
             let why = flaw(exact, sizes);
@@ -535,8 +540,10 @@ mod tests {
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 0)]);
         whole(&[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB)]);
         assert_eq!(assembled(range, &[(1, 5 * MIB), (2, 5 * MIB)]), Assembled::Waiting);
-        assert!(flaw(range, &[(1, 5 * MIB), (2, MIB - 1)]).contains("only 6291455 of at least 6291456 bytes"));
+        assert!(
+            flaw(range, &[(1, 5 * MIB), (2, MIB - 1)]).contains("6291455 bytes instead of at least 6291456 bytes")
+        );
         assert!(flaw(range, &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB + 1)]).contains("at most 2097152"));
-        assert!(flaw(range, &[(1, 5 * MIB), (2, MIB), (3, 0)]).contains("later parts exist"));
+        assert!(flaw(range, &[(1, 5 * MIB), (2, MIB), (3, 0)]).contains("is not the last part"));
     }
 }

@@ -13,12 +13,13 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
     let mut differs = Vec::new();
     if let Some(size) = object.size {
         if let Some(wanted) = constraints.content_length.filter(|wanted| *wanted != size) {
-            differs.push(format!("it has {size} bytes instead of {wanted}"));
+            differs.push(format!("the object has {size} bytes instead of {wanted} bytes"));
         }
         if let Some(range) = constraints.content_length_range
             && !(range.min..=range.max).contains(&size)
         {
-            differs.push(format!("it has {size} bytes instead of {} to {}", range.min, range.max));
+            let (min, max) = (range.min, range.max);
+            differs.push(format!("the object has {size} bytes instead of {min} to {max} bytes"));
         }
     }
     if let (Some(wanted), Some(has)) = (&constraints.content_type, &object.content_type)
@@ -27,21 +28,21 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
         // The message does not repeat a content type that is not a valid media type. An uploader can write any text
         // there.
         differs.push(if is_media_type(has) {
-            format!("its content type is {has} instead of {wanted}")
+            format!("the object has the content type {has} instead of {wanted}")
         } else {
-            format!("its content type is not a media type, instead of {wanted}")
+            format!("the content type of the object is not a valid media type; the grant requires {wanted}")
         });
     }
     if let (Some(wanted), Some(has)) = (&constraints.checksum_sha256, &object.checksum_sha256)
         && has.len() == CHECKSUM_LENGTH
         && has != wanted
     {
-        differs.push(format!("its SHA-256 is {has} instead of {wanted}"));
+        differs.push(format!("the object has the SHA-256 checksum {has} instead of {wanted}"));
     }
     if let (Some(wanted), Some(has)) = (&constraints.checksum_md5, &object.checksum_md5)
         && has != wanted
     {
-        differs.push(format!("its MD5 is {has} instead of {wanted}"));
+        differs.push(format!("the object has the MD5 checksum {has} instead of {wanted}"));
     }
     (!differs.is_empty()).then(|| differs.join("; "))
 }
@@ -104,13 +105,13 @@ mod tests {
             assert_eq!(of(fits.clone()), None, "{fits:?}");
         }
         for (not, says) in [
-            (length(4), "it has 5 bytes instead of 4"),
-            (length(6), "it has 5 bytes instead of 6"),
-            (range(6, 9), "it has 5 bytes instead of 6 to 9"),
-            (range(0, 4), "it has 5 bytes instead of 0 to 4"),
+            (length(4), "the object has 5 bytes instead of 4 bytes"),
+            (length(6), "the object has 5 bytes instead of 6 bytes"),
+            (range(6, 9), "the object has 5 bytes instead of 6 to 9 bytes"),
+            (range(0, 4), "the object has 5 bytes instead of 0 to 4 bytes"),
             (
                 typed("text/html"),
-                "its content type is text/plain; charset=UTF-8 instead of text/html",
+                "the object has the content type text/plain; charset=UTF-8 instead of text/html",
             ),
         ] {
             assert_eq!(of(not).as_deref(), Some(says));
@@ -118,15 +119,18 @@ mod tests {
         let other = SUM.replace('L', "M");
         assert_eq!(
             of(summed(&other)),
-            Some(format!("its SHA-256 is {SUM} instead of {other}"))
+            Some(format!("the object has the SHA-256 checksum {SUM} instead of {other}"))
         );
         let other = MD5.replace('X', "Y");
-        assert_eq!(of(md5(&other)), Some(format!("its MD5 is {MD5} instead of {other}")));
+        assert_eq!(
+            of(md5(&other)),
+            Some(format!("the object has the MD5 checksum {MD5} instead of {other}"))
+        );
         let both = UploadConstraints {
             content_type: Some("a/b".into()),
             ..length(1)
         };
-        assert!(of(both).is_some_and(|s| s.contains("bytes") && s.contains("; its content type")));
+        assert!(of(both).is_some_and(|s| s.contains("bytes") && s.contains("; the object has the content type")));
     }
 
     #[test]
@@ -143,7 +147,7 @@ mod tests {
             for object in [object.clone(), object.checked()] {
                 assert_eq!(
                     mismatch(&constraints, &object).as_deref(),
-                    Some("its content type is not a media type, instead of image/png")
+                    Some("the content type of the object is not a valid media type; the grant requires image/png")
                 );
             }
         }

@@ -267,14 +267,14 @@ fn object_key(grant: &GrantFacts, limit: usize) -> Result<ObjectKey, Refusal> {
 
 /// Checks that at least one access rule applies to the grant's namespace.
 fn named(grant: &GrantFacts, rules: &[ClusterAccessRule], labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
-    let (name, namespace) = (&grant.terms.store_ref, &grant.namespace);
+    let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
     if rules.iter().any(|r| chooses(&r.namespaces, namespace, labels)) {
         return Ok(());
     }
     Err(Refusal::new(
         Reason::NamespaceNotAllowed,
         format!(
-            "{name} has no access rule for namespace {namespace}; ask the store's owner to add one under spec.access"
+            "{store} has no access rule for namespace {namespace}; ask the store's owner to add an access rule under spec.access"
         ),
     ))
 }
@@ -305,7 +305,7 @@ fn allowed(
         }
     }
     Err(closest.map_or_else(
-        || unreachable!("at least one rule exists, and it refused the grant"),
+        || unreachable!("at least one access rule exists, and each access rule refused the grant"),
         |(_, refusal)| refusal,
     ))
 }
@@ -340,8 +340,9 @@ pub(super) fn examine(
 
     if !rule.operations.contains(&operation) {
         let message = format!(
-            "{store} does not allow namespace {namespace} to {}; ask the store's owner for a rule with that operation",
-            operation.as_str().to_lowercase()
+            "{store} does not allow namespace {namespace} to {verb} objects; ask the store's owner for an access rule with the operation {operation}",
+            verb = operation.as_str().to_lowercase(),
+            operation = operation.as_str()
         );
         return refuse(0, Reason::OperationNotAllowed, message);
     }
@@ -352,9 +353,9 @@ pub(super) fn examine(
             .map(|r| format!("'{}/'", prefix(r, namespace).trim_end_matches('/')))
             .collect();
         let message = format!(
-            "spec.key '{}' is outside the prefixes that {store} allows namespace {namespace}; choose a key below {}",
-            key.as_str(),
-            prefixes.join(" or ")
+            "spec.key '{key}' is outside the prefixes that {store} allows for namespace {namespace}; choose an object key that starts with {prefixes}",
+            key = key.as_str(),
+            prefixes = prefixes.join(" or ")
         );
         return refuse(1, Reason::KeyNotAllowed, message);
     }
@@ -362,8 +363,8 @@ pub(super) fn examine(
         && terms.expiration_seconds > max
     {
         let message = format!(
-            "spec.expirationSeconds is {}; {store} allows namespace {namespace} at most {max}; ask for less",
-            terms.expiration_seconds
+            "spec.expirationSeconds is {seconds}; {store} allows at most {max} seconds for namespace {namespace}; reduce spec.expirationSeconds to {max} or less",
+            seconds = terms.expiration_seconds
         );
         return refuse(2, Reason::ExpirationTooLong, message);
     }
@@ -371,14 +372,14 @@ pub(super) fn examine(
         && terms.expiration_seconds > total
     {
         let message = format!(
-            "spec.expirationSeconds is {}; {store} allows namespace {namespace} at most {total} in total, including renewals; ask for less",
-            terms.expiration_seconds
+            "spec.expirationSeconds is {seconds}; {store} allows a total of {total} seconds for one grant of namespace {namespace}, including renewals; reduce spec.expirationSeconds to {total} or less",
+            seconds = terms.expiration_seconds
         );
         return refuse(3, Reason::ExpirationTooLong, message);
     }
     if rule.renewal == RenewalPermission::Forbid && terms.renews() {
         let message = format!(
-            "spec.renewal.policy is Always; {store} does not allow renewal for namespace {namespace}; leave spec.renewal out, or ask the store's owner for a rule with renewal: Allow"
+            "spec.renewal.policy is Always, but {store} does not allow renewal for namespace {namespace}; remove spec.renewal, or ask the store's owner for an access rule with renewal: Allow"
         );
         return refuse(4, Reason::RenewalNotAllowed, message);
     }
@@ -392,11 +393,13 @@ pub(super) fn examine(
         // An invalid limit allows only empty objects. The current schema rejects an invalid limit, but an older
         // schema may have accepted it.
         let max = limit.bytes().unwrap_or(0);
-        let say = match mode {
-            UploadMode::Put | UploadMode::Multipart => "spec.constraints.contentLength",
-            UploadMode::PostForm | UploadMode::Credentials => "spec.constraints.contentLengthRange or contentLength",
+        let remedy = match mode {
+            UploadMode::Put | UploadMode::Multipart => "set spec.constraints.contentLength",
+            UploadMode::PostForm | UploadMode::Credentials => {
+                "set spec.constraints.contentLengthRange or spec.constraints.contentLength"
+            }
             UploadMode::Resumable => {
-                "spec.mode to another mode than Resumable, which cannot enforce a size, and spec.constraints.contentLength"
+                "a resumable upload cannot enforce a size; set spec.mode to another mode, and set spec.constraints.contentLength"
             }
         };
         // With a range of sizes, the store does not enforce the size of every part. The store could then hold more
@@ -404,14 +407,14 @@ pub(super) fn examine(
         let is_loose = *mode == UploadMode::Multipart && constraints.content_length.is_none();
         let message = match largest(constraints).map(|(_, size)| size) {
             Some(size) if size <= max && is_loose => Some(format!(
-                "{store} allows namespace {namespace} uploads of at most {limit}, and with contentLengthRange the store cannot limit every part; set {say} instead"
+                "{store} allows uploads of at most {limit} for namespace {namespace}, but contentLengthRange does not limit the size of every part; set spec.constraints.contentLength instead"
             )),
             Some(size) if size <= max => None,
             Some(size) => Some(format!(
-                "spec.constraints allows an upload of {size} bytes; {store} allows namespace {namespace} at most {limit}; set a smaller size"
+                "spec.constraints allows an upload of {size} bytes; {store} allows uploads of at most {limit} for namespace {namespace}; set a smaller size in spec.constraints"
             )),
             None => Some(format!(
-                "{store} allows namespace {namespace} uploads of at most {limit}, so the grant must limit its size; set {say}"
+                "{store} allows uploads of at most {limit} for namespace {namespace}, so the grant must limit the upload size; {remedy}"
             )),
         };
         if let Some(message) = message {
@@ -423,10 +426,11 @@ pub(super) fn examine(
         let message = match &constraints.content_type {
             Some(t) if rule.content_types.iter().any(|pattern| matches_type(pattern, t)) => None,
             Some(t) => Some(format!(
-                "spec.constraints.contentType is {t}; {store} allows namespace {namespace} only {types}; set one of these types"
+                "spec.constraints.contentType is {content_type}; {store} allows only uploads of the types {types} for namespace {namespace}; set one of these types",
+                content_type = t
             )),
             None => Some(format!(
-                "{store} allows namespace {namespace} only uploads of {types}, so the grant must name its type; set spec.constraints.contentType"
+                "{store} allows only uploads of the types {types} for namespace {namespace}; set spec.constraints.contentType to one of these types"
             )),
         };
         if let Some(message) = message {

@@ -52,10 +52,10 @@ impl QuotaLimit {
         let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
         match self {
             Self::Namespace(n) => format!(
-                "{store} allows namespace {namespace} at most {n} live grants, and the limit is reached; this grant waits in a queue, oldest first, until a live grant ends: wait, or revoke or delete grants that you no longer need"
+                "{store} allows at most {n} live grants for namespace {namespace}, and the limit is reached; this grant waits in a queue, oldest grant first; wait until a live grant ends, or revoke or delete grants that you no longer need"
             ),
             Self::Store(n) => format!(
-                "{store} allows at most {n} live grants in all namespaces together, and the limit is reached; this grant waits in a queue until a live grant ends; the namespace with the fewest live grants is first, and its oldest grant"
+                "{store} allows at most {n} live grants in all namespaces together, and the limit is reached; this grant waits in a queue until a live grant ends; the oldest grant of the namespace with the fewest live grants is next"
             ),
         }
     }

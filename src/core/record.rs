@@ -114,7 +114,7 @@ impl RecordKey {
         let mut bytes = [0; RECORD_KEY_BYTES];
         SystemRandom::new()
             .fill(&mut bytes)
-            .map_err(|_| "the system returned no random numbers for the record key".to_owned())?;
+            .map_err(|_| "the operating system returned no random numbers for the record key".to_owned())?;
         Ok(Self::new(bytes))
     }
 
@@ -282,7 +282,7 @@ fn secret_record(
 /// different bytes.
 fn encode(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_else(|_| {
-        unreachable!("a record contains only strings, numbers and times, which JSON can represent")
+        unreachable!("a record contains only strings, numbers and times, and JSON can represent all these values")
     })
 }
 

@@ -138,25 +138,25 @@ impl Evaluator<'_> {
             && self.g.terms.renews()
             && add(end, -CARRY) <= self.now
         {
-            let message = format!("the credential expires at {end}, and it could not be renewed: {why}");
+            let message = format!("the credential expires at {end}, and Valet could not renew the credential: {why}");
             return Some((Reason::RenewalOverdue, message));
         }
         let value = match &self.g.renew_requested {
             RenewRequest::Invalid(value) => value,
             RenewRequest::At(t) if *t > key.issued_at && !self.allowance().renewal => {
                 let message = format!(
-                    "the annotation {} asks for a new credential, but {} does not allow renewal for namespace {}; remove the annotation, or ask the store's owner for a rule with renewal: Allow",
-                    annotation::RENEW_REQUESTED_AT,
-                    self.g.terms.store_ref,
-                    self.g.namespace
+                    "the annotation {annotation} requests a new credential, but {store} does not allow renewal for namespace {namespace}; remove the annotation, or ask the store's owner for an access rule with renewal: Allow",
+                    annotation = annotation::RENEW_REQUESTED_AT,
+                    store = self.g.terms.store_ref,
+                    namespace = self.g.namespace
                 );
                 return Some((Reason::RenewalNotAllowed, message));
             }
             RenewRequest::At(_) | RenewRequest::None => return None,
         };
         let message = format!(
-            "the annotation {} is {value:?}, which is not an RFC 3339 time with a time zone, so it is ignored; write it as 2027-01-31T18:00:00Z",
-            annotation::RENEW_REQUESTED_AT
+            "the annotation {annotation} has the value {value:?} and is ignored, because this value is not an RFC 3339 time with a time zone; set a time such as 2027-01-31T18:00:00Z",
+            annotation = annotation::RENEW_REQUESTED_AT
         );
         Some((Reason::RenewalRequestInvalid, message))
     }

@@ -77,8 +77,8 @@ impl Evaluator<'_> {
     /// Reports a state that waits until the pause before the next restoration has passed.
     pub(super) fn await_repair(&self, due: Timestamp) -> Step {
         let message = format!(
-            "Secret {} was deleted or changed by another client; because this happens repeatedly, Valet restores it at {due}",
-            self.g.secret_name()
+            "another client repeatedly deletes or changes Secret {name}; Valet restores the Secret at {due}",
+            name = self.g.secret_name()
         );
         self.situation_until(Reason::SecretContested, message, Some(due))
     }
@@ -89,11 +89,10 @@ impl Evaluator<'_> {
         repairs.contested_until(self.now)?;
         let (first, last) = repairs.first.zip(repairs.last)?;
         Some(format!(
-            "Secret {} was deleted or changed by another client and restored {} times since {first}, last at {last}, with growing pauses; find out which client writes it (kubectl get secret {} -n {} --show-managed-fields -o jsonpath='{{.metadata.managedFields[*].manager}}', or the audit log) and stop it",
-            self.g.secret_name(),
-            repairs.count,
-            self.g.secret_name(),
-            self.g.namespace,
+            "another client deleted or changed Secret {name}, and Valet restored the Secret {count} times since {first}, last at {last}, with growing pauses; find out which client writes the Secret (kubectl get secret {name} -n {namespace} --show-managed-fields -o jsonpath='{{.metadata.managedFields[*].manager}}', or the audit log) and stop this client",
+            name = self.g.secret_name(),
+            count = repairs.count,
+            namespace = self.g.namespace,
         ))
     }
 }

@@ -56,11 +56,13 @@ impl Evaluator<'_> {
         if store.short_sessions == ShortSessions::Truncate || !fresh.is_truncated(asked, self.deadline()) {
             return None;
         }
-        let end = store.credentials_expire.map_or(String::new(), |t| format!(" at {t}"));
+        let end = store
+            .credentials_expire
+            .map_or_else(|| "earlier".to_owned(), |t| format!("at {t}"));
         let message = format!(
-            "spec.expirationSeconds is {asked}; the credentials of {} expire{end}, and its owner does not allow a shorter lifetime (shortSessions: Refuse); ask for at most {}, or ask the owner for longer sessions",
-            self.g.terms.store_ref,
-            fresh.seconds()
+            "spec.expirationSeconds is {asked}; the credentials of {store} expire {end}, and the store does not allow a shorter lifetime (shortSessions: Refuse); reduce spec.expirationSeconds to {max} or less, or ask the store's owner for longer sessions",
+            store = self.g.terms.store_ref,
+            max = fresh.seconds()
         );
         Some(Refusal {
             reason: Reason::ExpirationTooLong,

@@ -27,8 +27,11 @@ pub fn is_skewed(skew: Option<SignedDuration>) -> bool {
 /// would change the message every minute.
 pub fn skewed(skew: SignedDuration) -> String {
     let seconds = skew.as_secs().saturating_abs().saturating_add(5) / 10 * 10;
-    let way = if skew.is_negative() { "behind" } else { "ahead of" };
-    format!("the store's clock is about {seconds} s {way} the operator's; set the clocks right (NTP)")
+    if skew.is_negative() {
+        format!("the store's clock is about {seconds} s behind the operator's clock; synchronize the clocks (NTP)")
+    } else {
+        format!("the store's clock is about {seconds} s ahead of the operator's clock; synchronize the clocks (NTP)")
+    }
 }
 
 /// Returns true if the clock difference is too large for a URL with this lifetime.
@@ -42,11 +45,8 @@ impl Evaluator<'_> {
     /// Returns a reason and a message if the clocks differ too much to sign a URL with this lifetime.
     pub(super) fn clock_trouble(&self, store: &StoreView, lifetime: Lifetime) -> Option<(Reason, String)> {
         let skew = store.skew.filter(|skew| is_too_much(*skew, lifetime))?;
-        let message = format!(
-            "{}; a URL signed now would start and expire at other times than the grant says",
-            skewed(skew)
-        );
-        Some((Reason::ClockSkewed, message))
+        let effect = "a URL signed now would become valid and expire at other times than the grant specifies";
+        Some((Reason::ClockSkewed, format!("{skew}; {effect}", skew = skewed(skew))))
     }
 
     /// Returns the time at which the store's clock reaches `end`, if only the operator's clock has already passed

@@ -22,7 +22,8 @@ use crate::api::{Ask, ObservedObject, Reason, annotation};
 const PREDECESSOR_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The reason why Valet cannot detect the end of an upload to a prefix.
-const NO_ONE_OBJECT: &str = "spec.key is a prefix, so there is no single object to look for";
+const NO_ONE_OBJECT: &str =
+    "spec.key is a prefix and not the key of one object, so Valet cannot find out when the upload is complete";
 
 /// The result of checking for an upload that may still be in progress after the credential has expired.
 enum Late {
@@ -87,7 +88,9 @@ impl Evaluator<'_> {
             ObjectFact::Present { object, modified_at }
                 if self.is_newer(self.key(), *modified_at) && self.mismatch(object).is_none() =>
             {
-                let message = "the upload is in the store; it finished after the credential had expired".to_owned();
+                let message =
+                    "the uploaded object is in the store; the upload finished after the credential had expired"
+                        .to_owned();
                 let situation = Situation {
                     arrival: Arrival::Seen(object.clone()),
                     finished: true,
@@ -124,17 +127,17 @@ impl Evaluator<'_> {
             Owner::Predecessor
                 if self.g.created.is_some_and(|c| self.now < add(c, PREDECESSOR_PATIENCE)) =>
             {
-                let message = format!("Secret {name} belongs to a deleted grant with the same name; waiting until Kubernetes deletes it");
+                let message = format!("Secret {name} belongs to a deleted grant with the same name; Valet waits until Kubernetes deletes this Secret");
                 Some(self.situation(Reason::PredecessorSecret, message, false))
             }
             Owner::Predecessor => Some(self.situation(
                 Reason::SecretConflict,
-                format!("Secret {name} belongs to a deleted grant with the same name, and Kubernetes has not deleted it; delete it, or create a grant with another spec.secretName"),
+                format!("Secret {name} belongs to a deleted grant with the same name, and Kubernetes has not deleted the Secret; delete this Secret, or create a grant with another spec.secretName"),
                 false,
             )),
             Owner::Foreign(why) => Some(self.situation(
                 Reason::SecretConflict,
-                format!("Secret {name} exists and does not belong to this grant ({why}); Valet does not change it; delete it, or create a grant with another spec.secretName"),
+                format!("Secret {name} exists and does not belong to this grant ({why}); Valet does not change this Secret; delete the Secret, or create a grant with another spec.secretName"),
                 false,
             )),
         }
@@ -159,8 +162,8 @@ impl Evaluator<'_> {
             }
             Some(key) if key.is_over(self.now) => format!("the credential expired at {}", key.expires_at),
             Some(key) => format!(
-                "spec.deadlineTime {deadline} has passed; the Secret was deleted, but copies of the credential work until {}",
-                key.expires_at
+                "spec.deadlineTime {deadline} has passed; the Secret was deleted, but copies of the credential work until {end}",
+                end = key.expires_at
             ),
             None => format!("spec.deadlineTime {deadline} has passed; no credential was issued"),
         };
@@ -196,12 +199,8 @@ impl Evaluator<'_> {
         }
         let unknown = |reason, why: &str| {
             let arrival = Arrival::Unknown(reason, why.to_owned());
-            situation(
-                Reason::Expired,
-                format!("{said}; Valet does not know whether an object was uploaded: {why}"),
-                arrival,
-                true,
-            )
+            let unknown = format!("Valet does not know whether an object was uploaded: {why}");
+            situation(Reason::Expired, format!("{said}; {unknown}"), arrival, true)
         };
         if !self.awaits_object() {
             return self.settle(&unknown(Reason::NotObservable, NO_ONE_OBJECT), None);
@@ -221,7 +220,8 @@ impl Evaluator<'_> {
             // Valet saw an upload earlier, and the credential allows several uploads. The last poll found nothing
             // new, or it was not possible.
             object if self.was_seen() && !self.can_look(object) => {
-                let message = format!("{said}; status.object describes the last upload that Valet saw");
+                let last = "status.object describes the last upload that Valet saw";
+                let message = format!("{said}; {last}");
                 self.settle(&situation(Reason::Completed, message, Arrival::Unchanged, true), None)
             }
             ObjectFact::Unread => match (&self.f.store, self.access()) {
@@ -233,20 +233,16 @@ impl Evaluator<'_> {
                 (StoreFact::Unusable { reason, message }, Ok(_))
                     if *reason == Reason::ClockSkewed || self.now < add(end, POLL_PATIENCE) =>
                 {
-                    let s = situation(
-                        *reason,
-                        format!("{said}; waiting for a last check of the store: {message}"),
-                        Arrival::Unchanged,
-                        false,
-                    );
+                    let waits = format!("Valet waits for a last check of the store: {message}");
+                    let s = situation(*reason, format!("{said}; {waits}"), Arrival::Unchanged, false);
                     self.settle(&s, Some(self.retry()))
                 }
                 (StoreFact::Unusable { reason, message }, Ok(_)) => self.settle(&unknown(*reason, message), None),
                 // Valet sends no request to the store if the access rules do not allow the grant.
                 (StoreFact::Usable(_) | StoreFact::Unusable { .. }, Err(refusal)) => {
                     let why = format!(
-                        "the store was not asked, because its access rules do not allow it: {}",
-                        refusal.message
+                        "Valet sent no request to the store, because the store's access rules do not allow the grant: {message}",
+                        message = refusal.message
                     );
                     self.settle(&unknown(refusal.reason, &why), None)
                 }
@@ -260,30 +256,41 @@ impl Evaluator<'_> {
                 step
             }
             ObjectFact::ClockSkewed(why) => {
-                let message = format!("{said}; waiting for a last check whether the upload has arrived: {why}");
+                let waits = format!("Valet waits for a last check whether the upload has arrived: {why}");
                 self.settle(
-                    &situation(Reason::ClockSkewed, message, Arrival::Unchanged, false),
+                    &situation(
+                        Reason::ClockSkewed,
+                        format!("{said}; {waits}"),
+                        Arrival::Unchanged,
+                        false,
+                    ),
                     Some(self.retry()),
                 )
             }
             ObjectFact::Absent | ObjectFact::Present { .. } => {
-                let message = format!("{said} and {}; create a new grant", self.what_came());
+                let outcome = self.what_came();
+                let message = format!("{said}; {outcome}; create a new grant");
                 self.settle(&situation(Reason::ExpiredUnused, message, Arrival::NotYet, true), None)
             }
             ObjectFact::Hidden => self.settle(
                 &unknown(
                     Reason::NotObservable,
-                    "the store's credentials may not read the object (HEAD was refused)",
+                    "the store's credentials are not allowed to read the object (the store refused a HEAD request)",
                 ),
                 None,
             ),
             ObjectFact::Unreachable(why) if self.now < add(end, POLL_PATIENCE) => {
-                let message = format!(
-                    "{said}; waiting for a last check whether the upload has arrived: {}",
-                    self.unreachable(why)
+                let waits = format!(
+                    "Valet waits for a last check whether the upload has arrived: {why}",
+                    why = self.unreachable(why)
                 );
                 self.settle(
-                    &situation(Reason::StoreUnreachable, message, Arrival::Unchanged, false),
+                    &situation(
+                        Reason::StoreUnreachable,
+                        format!("{said}; {waits}"),
+                        Arrival::Unchanged,
+                        false,
+                    ),
                     Some(self.retry()),
                 )
             }
@@ -313,10 +320,10 @@ impl Evaluator<'_> {
         let (Some(secret), Some(key)) = (self.own_secret(), key) else {
             // The Secret belongs to this grant, but the annotations with the times of its credential are missing.
             let message = format!(
-                "Secret {} has lost its {} and {} annotations, so Valet does not know when its credential expires; delete the Secret, and Valet issues a new credential",
-                self.g.secret_name(),
-                annotation::ISSUED_AT,
-                annotation::EXPIRES_AT
+                "Secret {name} no longer has the annotations {issued_at} and {expires_at}, so Valet does not know when the credential expires; delete this Secret, and Valet issues a new credential",
+                name = self.g.secret_name(),
+                issued_at = annotation::ISSUED_AT,
+                expires_at = annotation::EXPIRES_AT
             );
             return self.situation(Reason::SecretConflict, message, false);
         };
@@ -382,7 +389,7 @@ impl Evaluator<'_> {
                         // object.
                         Some(why) => {
                             arrival = Arrival::Differs(format!(
-                                "an object has arrived that does not match the grant, so it was not uploaded with this credential: {why}"
+                                "the object in the store does not match the grant and was not uploaded with this credential: {why}"
                             ));
                         }
                     }
@@ -390,7 +397,7 @@ impl Evaluator<'_> {
                 ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
                 _ if self.was_seen() => {}
                 ObjectFact::Hidden => {
-                    let why = "the store refuses HEAD with its credentials: either they may not read the object, or they are wrong and uploads also fail";
+                    let why = "the store refuses HEAD requests: the store's credentials are not allowed to read the object, or they are invalid; with invalid credentials, uploads also fail";
                     arrival = Arrival::Unknown(Reason::NotObservable, why.to_owned());
                 }
                 ObjectFact::ClockSkewed(why) => arrival = Arrival::Unknown(Reason::ClockSkewed, why.clone()),
@@ -409,11 +416,12 @@ impl Evaluator<'_> {
         };
         let verb = if self.is_upload() { "upload" } else { "download" };
         let name = self.g.secret_name();
-        let so_often = if self.is_upload() && !self.awaits_object() {
-            "; it allows any number of objects below spec.key"
-        } else {
-            ""
-        };
+        let end = key.expires_at;
+        let mut message = format!("the {verb} credential is in Secret {name} until {end}");
+        if self.is_upload() && !self.awaits_object() {
+            let extent = "the credential allows any number of objects with the prefix in spec.key";
+            message = format!("{message}; {extent}");
+        }
         let renewal = self.renewal_at(key);
         let situation = Situation {
             active: true,
@@ -421,14 +429,7 @@ impl Evaluator<'_> {
             arrival,
             renewal,
             renewal_failing: self.renewal_failing(key, trouble),
-            ..Situation::of(
-                Reason::Issued,
-                format!(
-                    "the {verb} credential is in Secret {name} until {}{so_often}",
-                    key.expires_at
-                ),
-                Some(key),
-            )
+            ..Situation::of(Reason::Issued, message, Some(key))
         };
         let retry = trouble.map(|_| self.retry_renewal(key));
         let anew = self.anew_at(secret, key);
@@ -445,9 +446,9 @@ impl Evaluator<'_> {
 
     pub(super) fn completed(&self, key: Option<Lifetime>, object: &ObservedObject) -> Step {
         let message = match object.size {
-            Some(0) => "the upload is empty: the object in the store has 0 bytes; the Secret was deleted; if the object should not be empty, create a new grant and upload again".to_owned(),
-            Some(size) => format!("the upload of {size} bytes is in the store; the Secret was deleted"),
-            None => "the upload is in the store; the Secret was deleted".to_owned(),
+            Some(0) => "the uploaded object is empty (0 bytes); the Secret was deleted; if the object should not be empty, create a new grant and upload the object again".to_owned(),
+            Some(size) => format!("the uploaded object of {size} bytes is in the store; the Secret was deleted"),
+            None => "the uploaded object is in the store; the Secret was deleted".to_owned(),
         };
         let situation = Situation {
             arrival: Arrival::Seen(object.clone()),
@@ -473,8 +474,8 @@ impl Evaluator<'_> {
             return None;
         }
         let why = format!(
-            "the store was not asked, because it does not allow this grant: {}",
-            refusal.message
+            "Valet sent no request to the store, because the store does not allow the grant: {message}",
+            message = refusal.message
         );
         let situation = Situation {
             arrival: Arrival::Unknown(refusal.reason, why),
@@ -487,29 +488,23 @@ impl Evaluator<'_> {
     /// Finishes a write-once upload whose object existed before the first credential. Such a grant needs no
     /// credential.
     pub(super) fn exists_already(&self, object: &ObservedObject) -> Step {
-        self.exists(object, |since| {
-            format!(
-                "the object is already in the store{since}, from before this grant; a write-once upload cannot replace it, so no credential is issued"
-            )
-        })
+        let message = "the object already existed before this grant; a write-once upload cannot replace an existing object, so Valet issues no credential";
+        self.exists(object, message.to_owned())
     }
 
     /// Finishes a grant whose object exists although the grant never had a credential.
     fn there_anyway(&self, object: &ObservedObject, said: &str) -> Step {
-        self.exists(object, |since| {
-            format!("{said}; the object is already in the store{since}")
-        })
+        self.exists(object, format!("{said}; the object is already in the store"))
     }
 
-    fn exists(&self, object: &ObservedObject, message: impl FnOnce(String) -> String) -> Step {
+    fn exists(&self, object: &ObservedObject, mut message: String) -> Step {
         if let Some(why) = self.mismatch(object) {
             return self.another_object(&why);
         }
-        let since = object
-            .last_modified_time
-            .as_ref()
-            .map_or(String::new(), |t| format!(" since {}", t.0));
-        let message = message(since);
+        if let Some(time) = object.last_modified_time.as_ref().map(|t| t.0) {
+            let modified = format!("the object was last modified at {time}");
+            message = format!("{message}; {modified}");
+        }
         let situation = Situation {
             arrival: Arrival::Seen(object.clone()),
             finished: true,
@@ -522,7 +517,7 @@ impl Evaluator<'_> {
     /// has expired, or the store refuses a second write with a write-once credential.
     pub(super) fn another_object(&self, why: &str) -> Step {
         let message = format!(
-            "the object in the store does not match the grant: {why}; it was not written with this grant's credential; find out who wrote it, and create a new grant"
+            "the object in the store does not match the grant: {why}; another client wrote this object without the grant's credential; find out which client wrote the object, and create a new grant"
         );
         let situation = Situation {
             arrival: Arrival::Differs(message.clone()),
@@ -554,9 +549,13 @@ impl Evaluator<'_> {
         // copy until the credential expires.
         let message = match self.copies_until(self.key()) {
             Some(end) if end > self.now => {
-                format!("{message}; the Secret was deleted, but copies of the credential work until {end}")
+                let copies = format!("the Secret was deleted, but copies of the credential work until {end}");
+                format!("{message}; {copies}")
             }
-            Some(end) => format!("{message}; the last credential expired at {end}"),
+            Some(end) => {
+                let expired = format!("the last credential expired at {end}");
+                format!("{message}; {expired}")
+            }
             None => message,
         };
         self.situation(reason, message, false)

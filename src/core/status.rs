@@ -104,7 +104,7 @@ pub(super) fn project(
             "Active",
             "True",
             Reason::ExpiryTruncated,
-            "the credential can be used, but expires earlier than the grant asks, because the store's credentials that signed it expire then",
+            "the credential can be used, but expires earlier than the grant requests, because the store's credentials that signed it expire at the same time",
         ),
         (false, _) => set("Active", "False", s.reason, "there is no credential to use"),
     }
@@ -130,7 +130,7 @@ pub(super) fn project(
             }
             Arrival::Flawed(message) => set("Completed", "False", Reason::Pending, message),
             Arrival::Seen(object) if s.active => {
-                let message = "an upload is in the store; the credential stays valid for the next upload";
+                let message = "the uploaded object is in the store; the credential stays valid for the next upload";
                 set("Completed", "True", Reason::Completed, message);
                 status.object = Some(object.clone());
             }

@@ -17,7 +17,9 @@ impl Evaluator<'_> {
             Some(end) if end > self.now => {
                 format!("spec.suspend is true: the Secret was deleted, but copies of the credential work until {end}")
             }
-            Some(end) => format!("spec.suspend is true: no credential is issued; the last one expired at {end}"),
+            Some(end) => {
+                format!("spec.suspend is true: no credential is issued; the last credential expired at {end}")
+            }
             None => "spec.suspend is true: no credential is issued".to_owned(),
         };
         let situation = Situation::of(Reason::Suspended, message, key);
@@ -31,14 +33,14 @@ impl Evaluator<'_> {
         let mut store = None;
         let message = match self.copies_until(key) {
             Some(end) if end > self.now && self.upload().is_some() => format!(
-                "spec.revoke is true: Secret {} was deleted and the multipart upload is aborted; after that, copies of its URLs have no effect",
-                self.g.secret_name()
+                "spec.revoke is true: Secret {name} was deleted, and Valet aborts the multipart upload; copies of the part URLs do not work after that",
+                name = self.g.secret_name()
             ),
             Some(end) if end > self.now => {
                 let remedy = match &self.f.store {
                     StoreFact::Usable(store) if self.access().is_ok() => store.capabilities.revocation,
                     StoreFact::Usable(_) | StoreFact::Missing | StoreFact::Unusable { .. } => {
-                        "revoke the credentials that signed it"
+                        "revoke the store's credentials that signed the credential"
                     }
                     StoreFact::Unread => {
                         store = Some(Step::Read(Read::Store));
@@ -51,20 +53,20 @@ impl Evaluator<'_> {
                     "the URL"
                 };
                 format!(
-                    "spec.revoke is true: Secret {} was deleted, but copies of {what} work until {end}; only the owner of {} can invalidate them sooner: {remedy}",
-                    self.g.secret_name(),
-                    self.g.terms.store_ref
+                    "spec.revoke is true: Secret {name} was deleted, but copies of {what} work until {end}; only the owner of {store} can invalidate the copies earlier: {remedy}",
+                    name = self.g.secret_name(),
+                    store = self.g.terms.store_ref
                 )
             }
             Some(end) => {
-                format!("spec.revoke is true: no more credentials are issued; the last one expired at {end}")
+                format!("spec.revoke is true: no more credentials are issued; the last credential expired at {end}")
             }
-            None => "spec.revoke is true: no credential was issued, and none will be".to_owned(),
+            None => "spec.revoke is true: no credential was issued, and Valet will not issue a credential".to_owned(),
         };
         let arrival = if self.was_seen() {
             Arrival::Unchanged
         } else {
-            let why = "the grant was revoked before Valet saw an upload, and Valet no longer polls";
+            let why = "the grant was revoked before Valet saw an upload, and Valet no longer polls the store";
             Arrival::Unknown(Reason::Revoked, why.to_owned())
         };
         let situation = Situation {

@@ -46,8 +46,9 @@ impl Evaluator<'_> {
         let seconds = self.allowance().total_seconds.unwrap_or_default();
         let end = self.total_end().unwrap_or(self.now);
         format!(
-            "{} allows namespace {} a total of {seconds} s for one grant, including renewals, which ends at {end}; create a new grant, or ask the store's owner for a larger maxTotalSeconds",
-            self.g.terms.store_ref, self.g.namespace
+            "{store} allows a total of {seconds} s for one grant of namespace {namespace}, including renewals; this time ends at {end}; create a new grant, or ask the store's owner for a larger maxTotalSeconds",
+            store = self.g.terms.store_ref,
+            namespace = self.g.namespace
         )
     }
 
@@ -71,8 +72,10 @@ impl Evaluator<'_> {
         Err(Refusal {
             reason: Reason::RenewalNotAllowed,
             message: format!(
-                "spec.expirationSeconds is {}, which counts from {issued_at} and ended at {asked}, because {} does not allow renewal for namespace {}; set a larger value, or create a new grant",
-                self.g.terms.expiration_seconds, self.g.terms.store_ref, self.g.namespace
+                "spec.expirationSeconds is {seconds} and counts from the issue time {issued_at}, because {store} does not allow renewal for namespace {namespace}; this lifetime ended at {asked}; increase spec.expirationSeconds, or create a new grant",
+                seconds = self.g.terms.expiration_seconds,
+                store = self.g.terms.store_ref,
+                namespace = self.g.namespace
             ),
         })
     }

@@ -66,21 +66,23 @@ impl Evaluator<'_> {
             return None;
         }
         let left = match (&self.f.emptying_refused, secret.has_data) {
-            (_, false) => "Valet has removed its data".to_owned(),
-            (Some(why), true) => format!("its data could not be removed and can still be read ({why})"),
-            (None, true) => "its data can still be read".to_owned(),
+            (_, false) => "Valet has removed the data of the Secret".to_owned(),
+            (Some(why), true) => {
+                format!("the data of the Secret can still be read, because Valet could not remove the data: {why}")
+            }
+            (None, true) => "the data of the Secret can still be read".to_owned(),
         };
-        Some(format!(
-            "{}{} hold{} it; {left}",
-            self.held_mark(),
-            secret.finalizers.join(" and "),
-            if secret.finalizers.len() == 1 { "s" } else { "" }
-        ))
+        let (mark, finalizers) = (self.held_mark(), secret.finalizers.join(" and "));
+        Some(format!("{mark}{finalizers}; {left}"))
     }
 
     /// Returns the text with which the message about a Secret with finalizers begins.
     fn held_mark(&self) -> String {
-        format!("; Secret {} is being deleted, and finalizer ", self.g.secret_name())
+        let waits = format!(
+            "Secret {name} is being deleted, but the deletion waits for finalizers",
+            name = self.g.secret_name()
+        );
+        format!("; {waits}: ")
     }
 
     /// Returns the message of an earlier report, without the text about a Secret with finalizers.
@@ -199,7 +201,7 @@ impl Evaluator<'_> {
             return Some(GrantEvent {
                 reason: Reason::ExpiryTruncated,
                 message: format!(
-                    "the credential expires at {end}, earlier than the grant asks, because the store's credentials that signed it expire then"
+                    "the credential expires at {end}, earlier than the grant requests, because the store's credentials that signed it expire at the same time"
                 ),
             });
         }
@@ -258,9 +260,8 @@ impl Evaluator<'_> {
             Reason::ClockSkewed => untried.why.clone(),
             _ => self.unreachable(&untried.why),
         };
-        let message =
-            format!("{why}; it is not known yet what the store enforces, so no credential for this upload is signed");
-        Some((untried.reason, message))
+        let effect = "Valet does not know yet which constraints the store enforces, so it signs no upload credential";
+        Some((untried.reason, format!("{why}; {effect}")))
     }
 
     /// Returns the earliest time of an upload with the grant's credentials. This is the time at which the credential

@@ -72,7 +72,7 @@ impl Health {
     fn liveness(&self, progress: &Progress, now: Instant) -> (StatusCode, String) {
         if self.works() && progress.is_stalled(now) {
             let seconds = STALLED_AFTER.as_secs();
-            let said = format!("no reconcile has ended for {seconds} s, although some are due or running\n");
+            let said = format!("no reconcile has ended for {seconds} s, although reconciles are due or running\n");
             return (StatusCode::SERVICE_UNAVAILABLE, said);
         }
         (StatusCode::OK, "ok\n".to_owned())
@@ -171,7 +171,7 @@ pub async fn answer(listener: TcpListener, app: Router, bounds: Bounds, what: &'
             Err(error) => {
                 // A common cause is a lack of file descriptors, which is temporary. The pause prevents many log
                 // lines.
-                warn!("a connection for {what} could not be accepted: {error}");
+                warn!("the HTTP server could not accept a connection for {what}: {error}");
                 sleep(Duration::from_secs(1)).await;
                 continue;
             }
@@ -250,7 +250,7 @@ mod tests {
         );
         assert!(
             began.elapsed() >= Duration::from_millis(1900),
-            "eight idle connections take two rounds of timeouts"
+            "the server must close eight idle connections in two rounds of timeouts"
         );
         for mut connection in silent {
             let mut buffer = [0; 64];

@@ -19,7 +19,7 @@ pub enum LogFormat {
 /// Returns a message if the filter is invalid.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| {
-        format!("--log-level '{filter}' is neither a level (error, warn, info, debug, trace) nor a filter: {e}")
+        format!("--log-level '{filter}' is neither a level (error, warn, info, debug, trace) nor a valid filter: {e}")
     })?;
     let discreet = filter_fn(is_discreet);
     let registry = tracing_subscriber::registry().with(filter);

@@ -152,7 +152,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "grant_to_key",
-            "Time from the creation of a grant (whole seconds, by the apiserver's clock) to its first credential",
+            "Time from the creation of a grant to its first credential; the creation time is in whole seconds of the apiserver's clock",
             Unit::Seconds,
             metrics.grant_to_key.clone(),
         );
@@ -179,7 +179,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "notification_to_completed",
-            "Time from a notification to the Completed status",
+            "Time from a notification about an upload to the Completed status of the grant",
             Unit::Seconds,
             metrics.notification_to_completed.clone(),
         );
@@ -188,7 +188,7 @@ impl Metrics {
         build.get_or_create(&BuildLabel { version }).set(1);
         registry.register(
             "build_info",
-            "Always 1; the label is the version of this replica",
+            "Always 1; the label version is the version of Valet in this replica",
             build,
         );
         registry.register_collector(Box::new(metrics.watched.clone()));
@@ -323,7 +323,7 @@ impl fmt::Debug for Watched {
 
 impl Collector for Watched {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "How often a grant became refused, by reason";
+        let help = "Number of times that a grant was newly refused, by reason";
         counters(&mut encoder, "grants_refused", help, &self.refusals)?;
         let help = "Polls for uploads (HEAD requests and lists of parts), by outcome";
         counters(&mut encoder, "store_looks", help, &self.looks)?;
@@ -331,12 +331,12 @@ impl Collector for Watched {
         let help = "1 on the leader, 0 on replicas that wait for the Lease";
         let leader = encoder.encode_descriptor("leader", help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::from(leads)).encode(leader)?;
-        let help = "1 if no reconcile has ended for a minute although some are due or running";
+        let help = "1 if no reconcile has ended for a minute although reconciles are due or running, otherwise 0";
         let stalled = encoder.encode_descriptor("reconciles_stalled", help, None, MetricType::Gauge)?;
         let is_stalled = leads && self.progress.is_stalled(Instant::now());
         ConstGauge::new(i64::from(is_stalled)).encode(stalled)?;
         if let Some(last) = self.progress.last_ended() {
-            let help = "When the last reconcile of a grant ended";
+            let help = "Time at which the last reconcile of a grant ended";
             let name = "reconcile_last_finished_timestamp";
             let gauge = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
             ConstGauge::new(last.as_second()).encode(gauge)?;
@@ -366,14 +366,14 @@ impl Collector for Watched {
             .iter()
             .filter_map(|g| Some((identity(g.kind, &g.namespace, &g.name), g.expires?)))
             .collect();
-        let help = "When the credential of a live grant expires";
+        let help = "Time at which the credential of a live grant expires";
         gauge("key_expiration_timestamp", help, Some(&Unit::Seconds), &samples)?;
 
         let samples: Vec<_> = grants
             .iter()
             .filter_map(|g| Some((identity(g.kind, &g.namespace, &g.name), g.renewal?)))
             .collect();
-        let help = "When Valet will renew the credential of a grant; in the past while the renewal is overdue";
+        let help = "Time at which Valet renews the credential of a grant; the time is in the past while the renewal is overdue";
         gauge("key_renewal_timestamp", help, Some(&Unit::Seconds), &samples)?;
 
         let samples: Vec<_> = stores
@@ -384,7 +384,7 @@ impl Collector for Watched {
                 (labels, i64::from(s.ready))
             })
             .collect();
-        let help = "1 if the Ready condition of the store is True, otherwise 0, with the reason of the condition";
+        let help = "1 if the Ready condition of the store is True, otherwise 0; the label reason is the reason of the condition";
         gauge("store_ready", help, None, &samples)?;
 
         let samples: Vec<_> = stores
@@ -396,14 +396,14 @@ impl Collector for Watched {
                 (labels, 1)
             })
             .collect();
-        let help = "Always 1; the conditions that probes of the store found, by type and status";
+        let help = "Always 1; one series for each condition that probes of the store found, by type and status";
         gauge("store_condition", help, None, &samples)?;
 
         let samples: Vec<_> = stores
             .iter()
             .filter_map(|s| Some((whose(s), s.credentials_expire?)))
             .collect();
-        let help = "When the store credentials that sign expire";
+        let help = "Time at which the signing credentials of the store expire";
         gauge(
             "store_credentials_expiration_timestamp",
             help,

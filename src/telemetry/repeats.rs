@@ -93,7 +93,8 @@ impl Repeats {
             named.push(format!("{left} other causes"));
         }
         let seconds = WINDOW.as_secs();
-        (all > 0).then(|| format!("{all} more failures within {seconds} s: {}", named.join("; ")))
+        let causes = named.join("; ");
+        (all > 0).then(|| format!("{all} more failures within {seconds} s: {causes}"))
     }
 }
 
@@ -144,7 +145,7 @@ mod tests {
         assert!(repeats.is_first("b", at(29)));
         assert_eq!(due(29), None);
         assert_eq!(due(30).unwrap(), "2 more failures within 30 s: a (2)");
-        assert!(!repeats.is_first("b", at(31)), "the cause was logged 2 s ago");
+        assert!(!repeats.is_first("b", at(31)), "the cause was already logged 2 s ago");
         assert!(!repeats.is_first("a", at(32)));
         assert!(!repeats.is_first("a", at(33)));
         assert_eq!(due(60).unwrap(), "3 more failures within 30 s: a (2); b (1)");

@@ -148,7 +148,7 @@ fn constraint_that_azure_cannot_enforce_is_refused() {
         (
             "md5",
             json!({"constraints": {"checksumMD5": "XUFAKrxLKna5cZ2REBfFkg=="}}),
-            "(ChecksumMD5); leave it out, or use another store",
+            "(ChecksumMD5); remove spec.constraints.checksumMD5 from the grant, or use another store",
         ),
         (
             "form",

@@ -83,7 +83,7 @@ fn unfinished_multipart_upload_is_aborted() {
     let expired = t.reason("ug/expires", "ExpiredUnused");
     let message = condition(&expired, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(
-        message.contains("its parts (1 of at most 2) did not form a complete object"),
+        message.contains("1 of at most 2 parts did not form a complete object"),
         "{message}"
     );
     is_released(&t, "expires");

@@ -117,7 +117,9 @@ fn object_with_other_md5_entity_tag_is_a_mismatch() {
     assert_eq!(says(&other, "Completed"), "False ObjectMismatch");
     let said = message(&other);
     assert!(
-        said.contains(&format!("its MD5 is {OTHERS_MD5} instead of {MD5}")),
+        said.contains(&format!(
+            "the object has the MD5 checksum {OTHERS_MD5} instead of {MD5}"
+        )),
         "{said}"
     );
 }

@@ -55,7 +55,7 @@ fn grant_over_quota_waits_until_another_grant_ends() {
     assert_eq!(t.kstatus(&waiting), "InProgress");
     let message = condition(&waiting, "Ready").unwrap()["message"].as_str().unwrap();
     let want = format!(
-        "ClusterObjectStore {} allows namespace {} at most 2 live grants",
+        "ClusterObjectStore {} allows at most 2 live grants for namespace {}",
         t.name(),
         t.name()
     );

@@ -430,7 +430,7 @@ fn object_that_differs_from_grant_is_a_mismatch() {
     assert_eq!(says(&grant, "Active"), "False ObjectMismatch");
     let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(
-        message.contains("it has 6 bytes instead of 5; its content type is"),
+        message.contains("the object has 6 bytes instead of 5 bytes; the object has the content type"),
         "{message}"
     );
     t.gone("once");

@@ -172,19 +172,19 @@ fn offline_signing_refuses_what_the_operator_refuses() {
             "no store",
             vec![elsewhere],
             true,
-            "the grant names ClusterObjectStore nowhere, which is not in the files",
+            "the grant names ClusterObjectStore nowhere, but the files do not contain this store",
         ),
         (
             "no credentials",
             vec![t.store(), good.clone()],
             false,
-            "there are no credentials in the environment",
+            "the environment contains no credentials",
         ),
         (
             "no grant",
             vec![t.store()],
             true,
-            "there is no UploadGrant or DownloadGrant in the files",
+            "the files contain no UploadGrant and no DownloadGrant",
         ),
         (
             "two grants",
@@ -214,13 +214,13 @@ fn offline_signing_refuses_what_the_operator_refuses() {
             "another version",
             vec![t.store(), elder],
             true,
-            "apiVersion is valetkey.dev/v1; set it to valetkey.dev/v1alpha1",
+            "apiVersion is valetkey.dev/v1; set apiVersion to valetkey.dev/v1alpha1",
         ),
         (
             "nothing",
             vec![],
             true,
-            "there is no UploadGrant or DownloadGrant in the files",
+            "the files contain no UploadGrant and no DownloadGrant",
         ),
     ];
     for (what, documents, credentials, expected) in rows {

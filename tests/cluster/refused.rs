@@ -294,7 +294,10 @@ fn secret_with_foreign_finalizer_is_emptied() {
                 (ready["reason"] == reason && ready["message"].as_str()?.contains(text)).then_some(())
             });
         };
-        says("is being deleted, and finalizer example.com/stay holds it; Valet has removed its data");
+        says(
+            "is being deleted, but the deletion waits for finalizers: example.com/stay; Valet has removed the data \
+              of the Secret",
+        );
         let secret = t.get(&format!("secret/{name}")).expect("it is held");
         assert!(secret["data"].is_null(), "{name} still has data");
         assert_eq!(secret["type"], "valetkey.dev/grant");

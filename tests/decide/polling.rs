@@ -43,28 +43,29 @@ fn completed_condition_has_expected_reason_for_each_outcome() {
             "an upload that arrives",
             "True",
             "Completed",
-            "the upload of 48213 bytes is in the store; the Secret was deleted",
+            "the uploaded object of 48213 bytes is in the store; the Secret was deleted",
         ),
         (
             "a write-once upload of what is there already",
             "True",
             "ObjectExists",
-            "the object is already in the store, from before this grant; a write-once upload cannot replace it, so \
-             no credential is issued",
+            "the object already existed before this grant; a write-once upload cannot replace an existing object, \
+             so Valet issues no credential",
         ),
         (
             "another object than the grant describes, write-once",
             "False",
             "ObjectMismatch",
-            "the object in the store does not match the grant: it has 48213 bytes instead of 48212; it was not \
-             written with this grant's credential; find out who wrote it, and create a new grant",
+            "the object in the store does not match the grant: the object has 48213 bytes instead of 48212 bytes; \
+             another client wrote this object without the grant's credential; find out which client wrote the \
+             object, and create a new grant",
         ),
         (
             "another object than the grant describes, which the key may still overwrite",
             "False",
             "ObjectMismatch",
-            "an object has arrived that does not match the grant, so it was not uploaded with this credential: it \
-             has 48213 bytes instead of 48212",
+            "the object in the store does not match the grant and was not uploaded with this credential: the object \
+             has 48213 bytes instead of 48212 bytes",
         ),
         (
             "another object than the grant describes, which is gone at the end",
@@ -76,7 +77,7 @@ fn completed_condition_has_expected_reason_for_each_outcome() {
             "a store that hides the object",
             "Unknown",
             "NotObservable",
-            "the store's credentials may not read the object (HEAD was refused)",
+            "the store's credentials are not allowed to read the object (the store refused a HEAD request)",
         ),
         (
             "a store that does not answer at the end, nor an hour later",

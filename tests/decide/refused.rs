@@ -289,7 +289,7 @@ fn narrowed_rule_stops_polling_for_the_upload() {
     let completed = checks::condition(&world.grant().status, "Completed").unwrap();
     assert_eq!(completed.status, "Unknown");
     assert!(
-        completed.message.contains("the store was not asked"),
+        completed.message.contains("Valet sent no request to the store"),
         "{}",
         completed.message
     );
@@ -467,11 +467,11 @@ fn secret_with_foreign_finalizer_is_emptied_and_reported() {
             let ready = checks::condition(&world.grant().status, "Ready").unwrap();
             assert_eq!(ready.reason, reason);
             let says = |what: &str| assert!(ready.message.contains(what), "{reason}: {}", ready.message);
-            says("is being deleted, and finalizer example.com/stay holds it");
+            says("is being deleted, but the deletion waits for finalizers: example.com/stay");
             says(if immutable {
                 "can still be read"
             } else {
-                "has removed its data"
+                "has removed the data of the Secret"
             });
             assert!(
                 wake.is_some_and(|t| t <= world.now + SignedDuration::from_secs(60)),

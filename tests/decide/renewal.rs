@@ -143,7 +143,7 @@ fn failed_renewal_is_overdue_three_minutes_before_the_expiry() {
     let failing = condition(&world.grant().status, "RenewalFailing").unwrap();
     assert_eq!(
         failing.message,
-        "the credential expires at 2027-01-15T08:10:00Z, and it could not be renewed: they are gone"
+        "the credential expires at 2027-01-15T08:10:00Z, and Valet could not renew the credential: they are gone"
     );
     assert_eq!(world.notices, [Reason::RenewalOverdue]);
     assert_eq!(ready(world.grant()), "Issued");

@@ -67,7 +67,7 @@ fn repeated_secret_changes_are_restored_with_growing_pauses() {
         let contested = condition(&world.grant().status, "SecretContested").expect(name);
         assert_eq!(contested.status, "True");
         assert!(
-            contested.message.contains("restored 5 times since"),
+            contested.message.contains("restored the Secret 5 times since"),
             "{}",
             contested.message
         );

@@ -212,8 +212,8 @@ fn short_session_is_refused_if_store_refuses_short_sessions() {
         assert_eq!(
             message(&world, "Ready"),
             "ExpirationTooLong spec.expirationSeconds is 300; the credentials of ClusterObjectStore media expire at \
-             2027-01-15T08:05:04Z, and its owner does not allow a shorter lifetime (shortSessions: Refuse); ask for \
-             at most 299, or ask the owner for longer sessions"
+             2027-01-15T08:05:04Z, and the store does not allow a shorter lifetime (shortSessions: Refuse); reduce \
+             spec.expirationSeconds to 299 or less, or ask the store's owner for longer sessions"
         );
         assert_eq!(world.notices, [Reason::ExpirationTooLong]);
         // A session of the store is renewed without an event, so Valet retries every minute.
@@ -290,7 +290,10 @@ fn upload_for_prefix_is_never_completed() {
 
 fn never_completed(grant: GrantFacts) {
     let mut world = issued(grant.clone());
-    assert!(message(&world, "Ready").ends_with("; it allows any number of objects below spec.key"));
+    assert!(message(&world, "Ready").ends_with(
+        "; the credential allows any number of objects with the prefix in \
+                                                spec.key"
+    ));
     assert!(message(&world, "Completed").starts_with("NotObservable spec.key is a prefix"));
     world.put_object();
     world.hear();

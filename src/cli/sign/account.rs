@@ -56,7 +56,7 @@ pub async fn connect(
         });
         if let Some(address) = untrusted {
             return Err(format!(
-                "signing would send the environment's identity to {address}, which is not a public host of the cloud provider; to allow this, add --trust-endpoint {address}"
+                "valet sign would send the environment's identity to {address}, but this address is not a public host of the cloud provider; to allow this address, add --trust-endpoint {address}"
             ));
         }
     }
@@ -74,7 +74,8 @@ fn kind_of<S: Store>(_: &S) -> StoreKind {
 }
 
 fn offline(asks: &str) -> String {
-    format!("{asks}; to allow valet sign to send requests, add --online")
+    let remedy = "to allow valet sign to send requests, add --online";
+    format!("{asks}; {remedy}")
 }
 
 /// Returns the credentials of an ObjectStore. They come from the Secret that the ObjectStore names. The documents
@@ -84,8 +85,8 @@ fn from_documents(settings: Settings, store: &impl Store, documents: &Documents)
         CredentialsSource::Secret(name) => name,
         CredentialsSource::Environment => {
             return Err(format!(
-                "CredentialsInvalid: an ObjectStore may not use the operator's own credentials, and valet sign does not use the environment's credentials for it; set {}.credentials.secretRef and add the Secret with -f",
-                settings.field()
+                "CredentialsInvalid: an ObjectStore is not allowed to use the credentials of the operator or of the environment; set {field}.credentials.secretRef and add the Secret with -f",
+                field = settings.field()
             ));
         }
     };
@@ -97,8 +98,8 @@ fn from_documents(settings: Settings, store: &impl Store, documents: &Documents)
     };
     let secret = only(&documents.secrets, &format!("Secret {name}"), is_it)?.ok_or_else(|| {
         format!(
-            "CredentialsNotFound: Secret {name} with the store's credentials is not in the files for namespace {}; add it with -f",
-            namespace.unwrap_or_default()
+            "CredentialsNotFound: the files do not contain Secret {name} of namespace {namespace} with the store's credentials; add the Secret with -f",
+            namespace = namespace.unwrap_or_default()
         )
     })?;
     // The entries in `stringData` override those in `data`, as in the apiserver.
@@ -124,7 +125,7 @@ async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Account
         .await
         .map_err(|why| match why {
             NotAtHand::Nothing => format!(
-                "there are no credentials in the environment; {wanted} (or add --online if they come from the machine or a role)"
+                "the environment contains no credentials; {wanted}, or add --online if the credentials come from the machine or a role"
             ),
             NotAtHand::Elsewhere(who) => offline(&who),
             NotAtHand::Unusable(why) => format!("the credentials in the environment cannot be used: {why}; {wanted}"),

@@ -57,7 +57,7 @@ impl Documents {
                 "ClusterObjectStore" => self.cluster_stores.push(strict(file, &kind, value)?),
                 "Namespace" => self.namespaces.push(typed(file, &kind, value)?),
                 "Secret" => self.secrets.push(typed(file, &kind, value)?),
-                _ => eprintln!("valet: {file}: a {kind} is not needed for signing; it is ignored"),
+                _ => eprintln!("valet: {file}: the kind {kind} is not needed for signing and is ignored"),
             }
         }
         Ok(())
@@ -71,8 +71,8 @@ fn whole(input: impl Read) -> Result<String, String> {
     let read = input.take(MAX_BYTES + 1).read_to_string(&mut text);
     match read {
         Ok(bytes) if bytes as u64 > MAX_BYTES => Err(format!(
-            "the input is longer than {} MiB, which is the limit; pass only the grant and its store",
-            MAX_BYTES >> 20
+            "the input is longer than {limit} MiB, the maximum size; pass only the grant and its store",
+            limit = MAX_BYTES >> 20
         )),
         Ok(_) => Ok(text),
         Err(e) => Err(e.to_string()),
@@ -88,7 +88,9 @@ pub fn only<'a, T>(all: &'a [T], what: &str, fits: impl Fn(&T) -> bool) -> Resul
     let mut fitting = all.iter().filter(|one| fits(one));
     match (fitting.next(), fitting.next()) {
         (first, None) => Ok(first),
-        _ => Err(format!("{what} is in the files more than once; remove the duplicates")),
+        _ => Err(format!(
+            "the files contain {what} more than once; remove the duplicates"
+        )),
     }
 }
 
@@ -96,7 +98,7 @@ fn typed<T: DeserializeOwned>(file: &impl Display, kind: &str, value: Value) -> 
     serde_yaml::from_value(value).map_err(|e| match kind {
         // The parser's error is dropped, because it could contain a value of the Secret.
         "Secret" => {
-            format!("{file}: Secret: not a Secret that Kubernetes accepts; check data (base64) and stringData")
+            format!("{file}: Kubernetes would not accept this Secret; check that data contains base64 and that stringData contains strings")
         }
         _ => format!("{file}: {kind}: {e}"),
     })
@@ -110,14 +112,16 @@ fn strict<T: DeserializeOwned + Serialize>(file: &impl Display, kind: &str, valu
         Some(version) if version == wanted => {}
         other => {
             let found = other.unwrap_or("missing");
-            return Err(format!("{file}: {kind}: apiVersion is {found}; set it to {wanted}"));
+            return Err(format!(
+                "{file}: {kind}: apiVersion is {found}; set apiVersion to {wanted}"
+            ));
         }
     }
     let object: T = typed(file, kind, value.clone())?;
     let known = serde_yaml::to_value(&object).map_err(|e| format!("{file}: {kind}: {e}"))?;
     match unknown_field(&value, &known, "") {
         Some(path) => Err(format!(
-            "{file}: {kind}: unknown field {path}; correct its spelling or remove it"
+            "{file}: {kind}: unknown field {path}; correct the spelling or remove the field"
         )),
         None => Ok(object),
     }
@@ -166,7 +170,7 @@ mod tests {
         let text = "kind: Secret\ndata: {AWS_SECRET_ACCESS_KEY: 'mark:er'}\n";
         let refused = Documents::default().take(&"f", text).unwrap_err();
         assert!(
-            refused.contains("not a Secret") && !refused.contains("mark"),
+            refused.contains("not accept this Secret") && !refused.contains("mark"),
             "{refused}"
         );
     }

@@ -439,14 +439,14 @@ fn multipart_upload_conditions_have_the_expected_texts() {
     world.reconcile();
     assert_eq!(
         says(&world, "Completed"),
-        "part 3 has 8214 bytes instead of at most 8213; upload it again"
+        "part 3 has 8214 bytes instead of at most 8213 bytes; upload part 3 again"
     );
     world.now = at(300);
     world.reconcile();
     assert_eq!(
         says(&world, "Ready"),
-        "the credential expired at 2027-01-15T08:05:00Z and the multipart upload was aborted, because its parts (3 \
-         of at most 3) did not form a complete object; create a new grant"
+        "the credential expired at 2027-01-15T08:05:00Z; the multipart upload was aborted, because 3 of at most \
+         3 parts did not form a complete object; create a new grant"
     );
 
     let revoked = Life {
@@ -459,7 +459,7 @@ fn multipart_upload_conditions_have_the_expected_texts() {
     let world = play(&revoked, Memory::Grant, None, SignedDuration::ZERO);
     assert!(
         says(&world, "Ready")
-            .contains("the multipart upload is aborted; after that, copies of its URLs have no effect")
+            .contains("Valet aborts the multipart upload; copies of the part URLs do not work after that")
     );
     assert_eq!(end(&world).left, 0);
 }

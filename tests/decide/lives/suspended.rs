@@ -205,19 +205,19 @@ fn suspended_and_revoked_conditions_say_until_when_copies_work() {
     assert_eq!(
         says(&world, "Revoked"),
         "spec.revoke is true: Secret avatar-42 was deleted, but copies of the URL work until 2027-01-15T08:05:00Z; \
-         only the owner of ClusterObjectStore media can invalidate them sooner: break the lock"
+         only the owner of ClusterObjectStore media can invalidate the copies earlier: break the lock"
     );
     assert_eq!(
         says(&world, "Completed"),
-        "the grant was revoked before Valet saw an upload, and Valet no longer polls"
+        "the grant was revoked before Valet saw an upload, and Valet no longer polls the store"
     );
     assert!(
         says(&played("revoked while the store is away"), "Revoked")
-            .ends_with("revoke the credentials that signed it")
+            .ends_with("revoke the store's credentials that signed the credential")
     );
     assert_eq!(
         says(&played("revoked from the beginning"), "Revoked"),
-        "spec.revoke is true: no credential was issued, and none will be"
+        "spec.revoke is true: no credential was issued, and Valet will not issue a credential"
     );
 }
 

@@ -23,56 +23,54 @@ pub fn cases() -> Vec<Case> {
         lends(
             &|_, rule| rule.credentials = Permission::Forbid,
             Reason::OperationNotAllowed,
-            "ClusterObjectStore media does not allow temporary credentials for namespace web (spec.mode: \
-             Credentials); use \
-             a signed URL, or ask the store's owner for a rule with credentials: Allow",
+            "spec.mode is Credentials, but ClusterObjectStore media does not allow temporary credentials for \
+             namespace web; use a signed URL, or ask the store's owner for an access rule with credentials: Allow",
         ),
         lends(
             &|_, rule| rule.max_bytes = Some(ByteSize::Quantity("5Gi".into())),
             Reason::CapabilityMissing,
-            "ClusterObjectStore media cannot enforce the maxBytes of its access rule for namespace web on temporary \
-             credentials (ContentLengthRange); set spec.mode to Put or PostForm, or ask the store's owner for a \
-             rule without it",
+            "ClusterObjectStore media cannot enforce maxBytes of the access rule for namespace web on temporary \
+             credentials (ContentLengthRange); set spec.mode to Put or PostForm, or ask the store's owner for an \
+             access rule without maxBytes",
         ),
         lends(
             &|_, rule| rule.content_types = vec!["image/*".into()],
             Reason::CapabilityMissing,
-            "ClusterObjectStore media cannot enforce the contentTypes of its access rule for namespace web on \
-             temporary \
-             credentials (ContentType); set spec.mode to Put or PostForm, or ask the store's owner for a rule \
-             without it",
+            "ClusterObjectStore media cannot enforce contentTypes of the access rule for namespace web on temporary \
+             credentials (ContentType); set spec.mode to Put or PostForm, or ask the store's owner for an access \
+             rule without contentTypes",
         ),
         lends(
             &|grant, _| grant.terms.key = "tenants/".into(),
             Reason::KeyNotAllowed,
-            "spec.key 'tenants/' is outside the prefixes that ClusterObjectStore media allows namespace web; choose \
-             a key below 'tenants/web/'",
+            "spec.key 'tenants/' is outside the prefixes that ClusterObjectStore media allows for namespace web; \
+             choose an object key that starts with 'tenants/web/'",
         ),
         lends(
             &|grant, _| grant.terms.key = "tenants/web//".into(),
             Reason::InvalidSpec,
-            "spec.key has an empty segment: it must not start or end with '/' or contain '//'; write it as \
-             'folder/file'",
+            "spec.key has an empty segment, because it starts or ends with '/' or contains '//'; write the object \
+             key as 'folder/file'",
         ),
         lends(
             &|grant, _| constrain(grant, |c| c.overwrite = Overwrite::Forbid),
             Reason::CapabilityMissing,
             "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on temporary credentials \
-             (WriteOnce); set spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to \
-             Put",
+             (WriteOnce); set spec.constraints.overwrite to Allow if replacing an object is acceptable, or set \
+             spec.mode to Put",
         ),
         lends(
             &|grant, _| constrain(grant, |c| c.content_type = Some("image/png".into())),
             Reason::CapabilityMissing,
             "ClusterObjectStore media cannot enforce spec.constraints.contentType on temporary credentials \
-             (ContentType); \
-             set spec.mode to Put, or leave it out",
+             (ContentType); set spec.mode to Put, or remove spec.constraints.contentType from the grant",
         ),
         lends(
             &|grant, _| constrain(grant, |c| c.content_length_range = Some(LengthRange { min: 0, max: 9 })),
             Reason::CapabilityMissing,
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on temporary credentials \
-             (ContentLengthRange); set spec.mode to PostForm, or leave it out",
+             (ContentLengthRange); set spec.mode to PostForm, or remove spec.constraints.contentLengthRange from \
+             the grant",
         ),
         lends(
             &|grant, _| {
@@ -83,9 +81,8 @@ pub fn cases() -> Vec<Case> {
                 };
             },
             Reason::CapabilityMissing,
-            "ClusterObjectStore media cannot enforce spec.version on temporary credentials (Version); leave it out, \
-             or \
-             set spec.mode to Url",
+            "ClusterObjectStore media cannot enforce spec.version on temporary credentials (Version); remove \
+             spec.version from the grant, or set spec.mode to Url",
         ),
     ];
     for (grant, message) in [
@@ -116,9 +113,8 @@ pub fn cases() -> Vec<Case> {
             never(can);
             can.post_form = None;
         },
-        "ClusterObjectStore media does not issue temporary credentials (Credentials); name one object in spec.key \
-         and set \
-         spec.mode to Put, or use another store",
+        "ClusterObjectStore media does not issue temporary credentials (Credentials); set spec.key to one object \
+         key and set spec.mode to Put, or use another store",
     ));
     cases.push(of_mode(
         by_credentials(upload(), true),
@@ -132,9 +128,8 @@ pub fn cases() -> Vec<Case> {
         by_credentials(download(), true),
         |_| {},
         never,
-        "ClusterObjectStore media does not issue temporary credentials (Credentials); name one object in spec.key \
-         and set \
-         spec.mode to Url, or use another store",
+        "ClusterObjectStore media does not issue temporary credentials (Credentials); set spec.key to one object \
+         key and set spec.mode to Url, or use another store",
     ));
     cases
 }

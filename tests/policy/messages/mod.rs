@@ -135,7 +135,7 @@ fn refusal_message_is_about_the_closest_rule() {
     assert!(
         refusal
             .message
-            .ends_with("choose a key below 'tenants/web/' or 'public/'"),
+            .ends_with("choose an object key that starts with 'tenants/web/' or 'public/'"),
         "{}",
         refusal.message
     );

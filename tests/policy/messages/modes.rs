@@ -32,8 +32,9 @@ pub fn cases() -> Vec<Case> {
             |g| constrain(g, |c| c.content_length_range = Some(range)),
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
-             (ContentLengthRange); set spec.mode to PostForm and spec.constraints.overwrite to Allow (a form cannot be \
-             write-once), or spec.mode to Multipart, or set the exact size in spec.constraints.contentLength",
+             (ContentLengthRange); set spec.mode to PostForm and spec.constraints.overwrite to Allow, because a \
+             POST form cannot be write-once; alternatively, set spec.mode to Multipart, or set the exact size in \
+             spec.constraints.contentLength",
         ),
         of_mode(
             upload(),
@@ -45,7 +46,8 @@ pub fn cases() -> Vec<Case> {
             },
             |can| can.multipart = None,
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
-             (ContentLengthRange); set spec.mode to PostForm, or set the exact size in spec.constraints.contentLength",
+             (ContentLengthRange); set spec.mode to PostForm; alternatively, set the exact size in \
+             spec.constraints.contentLength",
         ),
         of_mode(
             upload(),
@@ -60,7 +62,8 @@ pub fn cases() -> Vec<Case> {
                 can.enforced.remove(&Capability::ChecksumMD5);
             },
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
-             (ChecksumSHA256); set spec.mode to PostForm, or leave it out",
+             (ChecksumSHA256); set spec.mode to PostForm; alternatively, remove spec.constraints.checksumSHA256 \
+             from the grant",
         ),
         // The message suggests another checksum, unless the grant already has it.
         of_mode(
@@ -71,7 +74,8 @@ pub fn cases() -> Vec<Case> {
                 can.post_form = None;
             },
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
-             (ChecksumSHA256); set spec.constraints.checksumMD5 instead, or leave it out",
+             (ChecksumSHA256); set spec.constraints.checksumMD5 instead of spec.constraints.checksumSHA256, or \
+             remove spec.constraints.checksumSHA256 from the grant",
         ),
         of_mode(
             upload(),
@@ -86,7 +90,7 @@ pub fn cases() -> Vec<Case> {
                 can.post_form = None;
             },
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
-             (ChecksumSHA256); leave it out, or use another store",
+             (ChecksumSHA256); remove spec.constraints.checksumSHA256 from the grant, or use another store",
         ),
         of_mode(
             form(),
@@ -97,15 +101,16 @@ pub fn cases() -> Vec<Case> {
                 });
             },
             |_| {},
-            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a POST form \
-             (ChecksumMD5); set spec.constraints.checksumSHA256 instead, or leave it out",
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a POST form (ChecksumMD5); set \
+             spec.constraints.checksumSHA256 instead of spec.constraints.checksumMD5, or remove \
+             spec.constraints.checksumMD5 from the grant",
         ),
         of_mode(
             in_parts(),
             |g| constrain(g, |c| c.checksum_md5 = Some("A".repeat(22) + "==")),
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a multipart upload \
-             (ChecksumMD5); set spec.mode to Put, or leave it out",
+             (ChecksumMD5); set spec.mode to Put, or remove spec.constraints.checksumMD5 from the grant",
         ),
         of_mode(
             form_below(),
@@ -113,25 +118,24 @@ pub fn cases() -> Vec<Case> {
             |can| {
                 can.post_form.as_mut().unwrap().remove(&Capability::KeyPrefix);
             },
-            "ClusterObjectStore media is not known to limit a POST form to object keys below spec.key (KeyPrefix); \
-             name one object, or ask the store's owner to start a conformance check (annotation \
-             valetkey.dev/canary-requested-at), which shows the result in the store's condition KeysEnforced",
+            "Valet does not know whether ClusterObjectStore media limits a POST form to object keys with the prefix \
+             in spec.key (KeyPrefix); set spec.key to one object key, or ask the store's owner to start a \
+             conformance check (annotation valetkey.dev/canary-requested-at); the store's condition KeysEnforced \
+             shows the result",
         ),
         of_mode(
             form_below(),
             |g| constrain(g, |c| c.overwrite = Overwrite::Forbid),
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); \
-             set \
-             spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to Put",
+             set spec.constraints.overwrite to Allow if replacing an object is acceptable, or set spec.mode to Put",
         ),
         of_mode(
             form(),
             |g| constrain(g, |c| c.overwrite = Overwrite::Forbid),
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a POST form (WriteOnce); \
-             set \
-             spec.constraints.overwrite to Allow if replacing an object is acceptable, or spec.mode to Put",
+             set spec.constraints.overwrite to Allow if replacing an object is acceptable, or set spec.mode to Put",
         ),
         of_mode(
             form(),
@@ -140,7 +144,7 @@ pub fn cases() -> Vec<Case> {
                 can.post_form.as_mut().unwrap().remove(&Capability::ContentType);
             },
             "ClusterObjectStore media cannot enforce spec.constraints.contentType on a POST form (ContentType); set \
-             spec.mode to Put, or leave it out",
+             spec.mode to Put, or remove spec.constraints.contentType from the grant",
         ),
         of_mode(
             form(),
@@ -154,7 +158,7 @@ pub fn cases() -> Vec<Case> {
             |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a multipart upload \
-             (ChecksumSHA256); set spec.mode to Put, or leave it out",
+             (ChecksumSHA256); set spec.mode to Put, or remove spec.constraints.checksumSHA256 from the grant",
         ),
         of_mode(
             in_parts(),
@@ -178,8 +182,7 @@ pub fn cases() -> Vec<Case> {
             |g| constrain(g, |c| c.content_length = Some(1)),
             |_| {},
             "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a resumable upload \
-             (ContentLength); set \
-             spec.mode to Put, or leave it out",
+             (ContentLength); set spec.mode to Put, or remove spec.constraints.contentLength from the grant",
         ),
         of_mode(
             resumable(),
@@ -195,9 +198,9 @@ pub fn cases() -> Vec<Case> {
                 can.multipart = None;
                 can.only_read = true;
             },
-            "ClusterObjectStore media does not support multipart uploads (Multipart): the operator would have to \
-             initiate and complete them, and it sends only read requests to the endpoint of an ObjectStore; ask the \
-             platform team to start the operator with --tenant-store-requests=All, or set spec.mode to Put",
+            "ClusterObjectStore media does not support multipart uploads (Multipart), because the operator sends \
+             only read requests to the endpoint of an ObjectStore; ask the platform team to set \
+             --tenant-store-requests=All, or set spec.mode to Put",
         ),
         of_mode(
             upload(),
@@ -207,8 +210,9 @@ pub fn cases() -> Vec<Case> {
                 can.only_read = true;
             },
             "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a presigned PUT \
-             (WriteOnce); the operator can test this only with an upload, and it sends only read requests to the endpoint of an ObjectStore; set spec.constraints.overwrite to Allow if replacing an object is acceptable, or \
-             ask the platform team to start the operator with --tenant-store-requests=All",
+             (WriteOnce); the operator sends only read requests to the endpoint of an ObjectStore and cannot test \
+             this with an upload; set spec.constraints.overwrite to Allow if replacing an object is acceptable, or \
+             ask the platform team to set --tenant-store-requests=All",
         ),
         of_mode(
             upload(),
@@ -229,7 +233,8 @@ pub fn cases() -> Vec<Case> {
             |_| {},
             |can| can.wants_checksums = true,
             "ClusterObjectStore media accepts an upload only with a checksum, because its bucket has Object Lock \
-             with a default retention; set spec.mode to Put with spec.constraints.checksumSHA256 or checksumMD5",
+             with a default retention; set spec.mode to Put, and set spec.constraints.checksumSHA256 or \
+             spec.constraints.checksumMD5",
         ),
         Case {
             reason: Reason::InvalidSpec,
@@ -237,9 +242,8 @@ pub fn cases() -> Vec<Case> {
                 in_parts(),
                 |g| constrain(g, |c| c.content_length = None),
                 |_| {},
-                "spec.mode is Multipart, but without a size the number of parts is unknown; set \
-                 spec.constraints.contentLength or \
-                 contentLengthRange",
+                "spec.mode is Multipart, but the grant sets no object size, so the number of parts is unknown; set \
+                 spec.constraints.contentLength or spec.constraints.contentLengthRange",
             )
         },
         Case {
@@ -248,8 +252,9 @@ pub fn cases() -> Vec<Case> {
                 in_parts(),
                 |g| constrain(g, |c| c.content_length = Some(500 * 20_000 + 1)),
                 |_| {},
-                "spec.constraints.contentLength is 10000001 bytes, which makes 501 parts of 20000 bytes, but at most \
-                 500 parts are allowed; make the parts larger (spec.multipart.partSizeBytes), or split the object",
+                "spec.constraints.contentLength is 10000001 bytes and needs 501 parts of 20000 bytes, but at most \
+                 500 parts are allowed; increase spec.multipart.partSizeBytes, or split the object into smaller \
+                 objects",
             )
         },
         of_mode(
@@ -258,12 +263,11 @@ pub fn cases() -> Vec<Case> {
             |can| {
                 can.enforced.remove(&Capability::SignedHeadersOnly);
             },
-            "ClusterObjectStore media obeys unsigned headers, or is not known to refuse them (it has no \
-             SignedHeadersOnly, and its condition UnsignedHeadersRefused gives the reason), so the holder of an \
-             upload URL could copy whatever its credentials can read; ask the store's owner to set \
-             spec.s3.credentials.assumeRole, or \
-             spec.s3.unsignedHeaders: Tolerate, or use a POST form, which does not have this problem (spec.mode: \
-             PostForm with spec.constraints.overwrite: Allow)",
+            "ClusterObjectStore media obeys unsigned headers, or Valet does not know whether it rejects unsigned \
+             headers (SignedHeadersOnly); the holder of an upload URL could copy any object that the store's \
+             credentials can read; see the store's condition UnsignedHeadersRefused; ask the store's owner to set \
+             spec.s3.credentials.assumeRole, or spec.s3.unsignedHeaders: Tolerate; alternatively, use a POST form: \
+             set spec.mode to PostForm and spec.constraints.overwrite to Allow",
         ),
         Case {
             reason: Reason::ContentLengthNotAllowed,
@@ -279,7 +283,8 @@ pub fn cases() -> Vec<Case> {
                 },
                 |_| {},
                 "spec.constraints.contentLengthRange.max is 5368709121 bytes; ClusterObjectStore media accepts at \
-                 most 5368709120 bytes in one request; set spec.mode to Multipart, or split the object",
+                 most 5368709120 bytes in one request; set spec.mode to Multipart, or split the object into smaller \
+                 objects",
             )
         },
         Case {
@@ -287,16 +292,16 @@ pub fn cases() -> Vec<Case> {
             ..case(
                 |_, r| r.max_bytes = Some(ByteSize::Number(999_999)),
                 Reason::ContentLengthNotAllowed,
-                "spec.constraints allows an upload of 1000000 bytes; ClusterObjectStore media allows namespace web \
-                 at most 999999; set a smaller size",
+                "spec.constraints allows an upload of 1000000 bytes; ClusterObjectStore media allows uploads of at \
+                 most 999999 for namespace web; set a smaller size in spec.constraints",
             )
         },
         {
             let mut of_any_size = case(
                 |_, r| r.max_bytes = Some(ByteSize::Number(5)),
                 Reason::ContentLengthNotAllowed,
-                "ClusterObjectStore media allows namespace web uploads of at most 5, so the grant must limit its \
-                 size; set spec.constraints.contentLengthRange or contentLength",
+                "ClusterObjectStore media allows uploads of at most 5 for namespace web, so the grant must limit \
+                 the upload size; set spec.constraints.contentLengthRange or spec.constraints.contentLength",
             );
             of_any_size.grant = form();
             constrain(&mut of_any_size.grant, |c| c.content_length_range = None);

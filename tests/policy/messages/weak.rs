@@ -38,32 +38,32 @@ pub fn cases() -> Vec<Case> {
         weak(
             upload(),
             |g| constrain(g, |c| c.content_type = Some("image/png".into())),
-            "ClusterObjectStore media cannot enforce spec.constraints.contentType on a presigned PUT \
-             (ContentType); leave it out, or use another store",
+            "ClusterObjectStore media cannot enforce spec.constraints.contentType on a presigned PUT (ContentType); \
+             remove spec.constraints.contentType from the grant, or use another store",
         ),
         weak(
             upload(),
             |g| constrain(g, |c| c.content_length = Some(1)),
             "ClusterObjectStore media cannot enforce spec.constraints.contentLength on a presigned PUT \
-             (ContentLength); leave it out, or use another store",
+             (ContentLength); remove spec.constraints.contentLength from the grant, or use another store",
         ),
         weak(
             upload(),
             |g| constrain(g, |c| c.content_length_range = Some(LengthRange { min: 0, max: 1 })),
             "ClusterObjectStore media cannot enforce spec.constraints.contentLengthRange on a presigned PUT \
-             (ContentLengthRange); leave it out, or use another store",
+             (ContentLengthRange); remove spec.constraints.contentLengthRange from the grant, or use another store",
         ),
         weak(
             upload(),
             |g| constrain(g, |c| c.checksum_sha256 = Some("A".repeat(43) + "=")),
             "ClusterObjectStore media cannot enforce spec.constraints.checksumSHA256 on a presigned PUT \
-             (ChecksumSHA256); leave it out, or use another store",
+             (ChecksumSHA256); remove spec.constraints.checksumSHA256 from the grant, or use another store",
         ),
         weak(
             upload(),
             |g| constrain(g, |c| c.checksum_md5 = Some("A".repeat(22) + "==")),
-            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a presigned PUT \
-             (ChecksumMD5); leave it out, or use another store",
+            "ClusterObjectStore media cannot enforce spec.constraints.checksumMD5 on a presigned PUT (ChecksumMD5); \
+             remove spec.constraints.checksumMD5 from the grant, or use another store",
         ),
         weak(
             download(),
@@ -74,8 +74,8 @@ pub fn cases() -> Vec<Case> {
                     response: ResponseHeaders::default(),
                 };
             },
-            "ClusterObjectStore media cannot enforce spec.version on a presigned GET (Version); leave it out, or \
-             use another store",
+            "ClusterObjectStore media cannot enforce spec.version on a presigned GET (Version); remove spec.version \
+             from the grant, or use another store",
         ),
         weak(
             download(),
@@ -89,8 +89,8 @@ pub fn cases() -> Vec<Case> {
                     },
                 };
             },
-            "ClusterObjectStore media cannot enforce spec.response on a presigned GET (ResponseHeaders); leave it \
-             out, or use another store",
+            "ClusterObjectStore media cannot enforce spec.response on a presigned GET (ResponseHeaders); remove \
+             spec.response from the grant, or use another store",
         ),
     ]
 }
