@@ -193,13 +193,15 @@ struct Known {
 }
 
 async fn store_of(grant: &GrantFacts, documents: &Documents, args: &SignArgs) -> Result<Known, String> {
-    let wanted = &grant.terms.store_ref;
-    let named = |meta: &kube::core::ObjectMeta| meta.name.as_deref() == Some(wanted.name.as_str());
+    let wanted_store = &grant.terms.store_ref;
+    let named = |meta: &kube::core::ObjectMeta| meta.name.as_deref() == Some(wanted_store.name.as_str());
     let missing =
-        || format!("the grant names {wanted}, but the files do not contain this store; add the store with -f");
-    match wanted.kind {
+        || format!("the grant names {wanted_store}, but the files do not contain this store; add the store with -f");
+    match wanted_store.kind {
         StoreKind::ClusterObjectStore => {
-            let store = only(&documents.cluster_stores, &wanted.to_string(), |s| named(&s.metadata))?;
+            let store = only(&documents.cluster_stores, &wanted_store.to_string(), |s| {
+                named(&s.metadata)
+            })?;
             usable(store.ok_or_else(missing)?, grant, documents, args).await
         }
         StoreKind::ObjectStore => {
@@ -208,7 +210,7 @@ async fn store_of(grant: &GrantFacts, documents: &Documents, args: &SignArgs) ->
                 store.metadata.namespace.get_or_insert_with(|| grant.namespace.clone());
             }
             let is_here = |meta: &kube::core::ObjectMeta| meta.namespace.as_deref() == Some(grant.namespace.as_str());
-            let here = only(&stores, &wanted.to_string(), |s| {
+            let here = only(&stores, &wanted_store.to_string(), |s| {
                 named(&s.metadata) && is_here(&s.metadata)
             })?;
             if let Some(store) = here {
@@ -216,7 +218,7 @@ async fn store_of(grant: &GrantFacts, documents: &Documents, args: &SignArgs) ->
             }
             match stores.iter().find(|s| named(&s.metadata)) {
                 Some(elsewhere) => Err(format!(
-                    "{wanted} is in namespace {namespace} and serves only grants of this namespace, but the grant is in namespace {grant_namespace}",
+                    "{wanted_store} is in namespace {namespace} and serves only grants of this namespace, but the grant is in namespace {grant_namespace}",
                     namespace = elsewhere.metadata.namespace.as_deref().unwrap_or_default(),
                     grant_namespace = grant.namespace
                 )),

@@ -123,7 +123,7 @@ fn remedy(ask: &Ask, (missing, field): (Capability, &str), can: &Capabilities) -
             }
         }
         (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) if can.only_read => {
-            "the operator sends only read requests to the endpoint of an ObjectStore and cannot test this with an upload; set spec.constraints.overwrite to Allow if replacing an object is acceptable, or ask the platform team to set --tenant-store-requests=All"
+            "the operator sends only read requests to the endpoint of an ObjectStore and cannot test overwrite: Forbid with an upload; set spec.constraints.overwrite to Allow if replacing an object is acceptable, or ask the platform team to set --tenant-store-requests=All"
                 .into()
         }
         (Capability::WriteOnce, UploadMode::Put | UploadMode::Multipart | UploadMode::Resumable) => {
@@ -141,15 +141,15 @@ fn remedy(ask: &Ask, (missing, field): (Capability, &str), can: &Capabilities) -
             let parts_can = can.multipart.as_ref().is_some_and(|parts| parts.contains(&missing));
             let alternative = match missing {
                 Capability::ContentLengthRange if parts_can => {
-                    "alternatively, set spec.mode to Multipart, or set the exact size in spec.constraints.contentLength"
+                    "set spec.mode to Multipart, or set the exact size in spec.constraints.contentLength"
                         .to_owned()
                 }
                 Capability::ContentLengthRange => {
-                    "alternatively, set the exact size in spec.constraints.contentLength".to_owned()
+                    "set the exact size in spec.constraints.contentLength".to_owned()
                 }
-                _ => format!("alternatively, remove {field} from the grant"),
+                _ => format!("remove {field} from the grant"),
             };
-            format!("{to_form}; {alternative}")
+            format!("{to_form}; alternatively, {alternative}")
         }
         (Capability::ContentLengthRange, UploadMode::Credentials) if form_can => {
             format!("set spec.mode to PostForm, or remove {field} from the grant")
@@ -301,8 +301,8 @@ pub(super) fn enforceable(grant: &GrantFacts, can: &Capabilities) -> Result<(), 
                 None => "use another store".to_owned(),
             };
             let remedy = if form {
-                let to_form = "alternatively, use a POST form: set spec.mode to PostForm and spec.constraints.overwrite to Allow";
-                format!("{remedy}; {to_form}")
+                let to_form = "use a POST form: set spec.mode to PostForm and spec.constraints.overwrite to Allow";
+                format!("{remedy}; alternatively, {to_form}")
             } else {
                 remedy
             };

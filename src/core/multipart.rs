@@ -257,7 +257,7 @@ impl Evaluator<'_> {
         };
         match (&self.f.completion_refused, parts) {
             (Some(why), _) => {
-                format!("the multipart upload was aborted, because the store did not complete it: {why}")
+                format!("the multipart upload was aborted, because the store did not complete the upload: {why}")
             }
             (None, 0) => "nothing was uploaded".to_owned(),
             (None, parts) => format!(
@@ -305,14 +305,14 @@ impl Evaluator<'_> {
             return Step::Rest { until: None };
         }
         let key = self.key();
-        let secret = match self.copies_until(key) {
+        let outcome = match self.copies_until(key) {
             Some(end) if end > self.now => {
                 format!("the Secret was deleted, but copies of the credential work until {end}")
             }
             _ => "the Secret was deleted".to_owned(),
         };
         let message =
-            format!("the grant is being deleted, but finalizers keep the grant (metadata.finalizers); {secret}");
+            format!("the grant is being deleted, but finalizers keep the grant (metadata.finalizers); {outcome}");
         self.settle(&Situation::of(Reason::Deleting, message, key), None)
     }
 
@@ -510,7 +510,7 @@ mod tests {
             ),
             (
                 &[(1, 5 * MIB - 1)],
-                "part 1 has 5242879 bytes, so the object would have 5242879 bytes instead of at least",
+                "part 1 has 5242879 bytes, so the object would have 5242879 bytes instead of at least 12582912 bytes",
             ),
             (
                 &[(1, 5 * MIB - 1), (2, 5 * MIB)],
@@ -522,7 +522,7 @@ mod tests {
             ),
             (
                 &[(1, 5 * MIB), (2, 5 * MIB), (3, 2 * MIB - 1)],
-                "part 3 has 2097151 bytes, so the object would have 12582911 bytes instead of at least",
+                "part 3 has 2097151 bytes, so the object would have 12582911 bytes instead of at least 12582912 bytes",
             ),
         ] {
             let why = flaw(exact, sizes);

@@ -424,10 +424,16 @@ pub(super) fn examine(
     if !rule.content_types.is_empty() {
         let types = rule.content_types.join(", ");
         let message = match &constraints.content_type {
-            Some(t) if rule.content_types.iter().any(|pattern| matches_type(pattern, t)) => None,
-            Some(t) => Some(format!(
-                "spec.constraints.contentType is {content_type}; {store} allows only uploads of the types {types} for namespace {namespace}; set one of these types",
-                content_type = t
+            Some(content_type)
+                if rule
+                    .content_types
+                    .iter()
+                    .any(|pattern| matches_type(pattern, content_type)) =>
+            {
+                None
+            }
+            Some(content_type) => Some(format!(
+                "spec.constraints.contentType is {content_type}; {store} allows only uploads of the types {types} for namespace {namespace}; set one of these types"
             )),
             None => Some(format!(
                 "{store} allows only uploads of the types {types} for namespace {namespace}; set spec.constraints.contentType to one of these types"

@@ -51,11 +51,11 @@ impl QuotaLimit {
     pub(super) fn message(self, grant: &GrantFacts) -> String {
         let (store, namespace) = (&grant.terms.store_ref, &grant.namespace);
         match self {
-            Self::Namespace(n) => format!(
-                "{store} allows at most {n} live grants for namespace {namespace}, and the limit is reached; this grant waits in a queue, oldest grant first; wait until a live grant ends, or revoke or delete grants that you no longer need"
+            Self::Namespace(limit) => format!(
+                "{store} allows at most {limit} live grants for namespace {namespace}, and the limit is reached; this grant waits in a queue, oldest grant first; wait until a live grant ends, or revoke or delete grants that you no longer need"
             ),
-            Self::Store(n) => format!(
-                "{store} allows at most {n} live grants in all namespaces together, and the limit is reached; this grant waits in a queue until a live grant ends; the oldest grant of the namespace with the fewest live grants is next"
+            Self::Store(limit) => format!(
+                "{store} allows at most {limit} live grants in all namespaces together, and the limit is reached; this grant waits in a queue until a live grant ends; the oldest grant of the namespace with the fewest live grants is next"
             ),
         }
     }

@@ -397,7 +397,7 @@ impl Evaluator<'_> {
                 ObjectFact::Present { object, .. } if self.write_once() => return self.exists_already(object),
                 _ if self.was_seen() => {}
                 ObjectFact::Hidden => {
-                    let why = "the store refuses HEAD requests: the store's credentials are not allowed to read the object, or they are invalid; with invalid credentials, uploads also fail";
+                    let why = "the store refuses HEAD requests, because the store's credentials are not allowed to read the object or are invalid; with invalid credentials, uploads also fail";
                     arrival = Arrival::Unknown(Reason::NotObservable, why.to_owned());
                 }
                 ObjectFact::ClockSkewed(why) => arrival = Arrival::Unknown(Reason::ClockSkewed, why.clone()),
@@ -414,10 +414,10 @@ impl Evaluator<'_> {
         } else {
             key.is_truncated(asked.unwrap_or_default(), self.deadline())
         };
-        let verb = if self.is_upload() { "upload" } else { "download" };
+        let operation = if self.is_upload() { "upload" } else { "download" };
         let name = self.g.secret_name();
         let end = key.expires_at;
-        let mut message = format!("the {verb} credential is in Secret {name} until {end}");
+        let mut message = format!("the {operation} credential is in Secret {name} until {end}");
         if self.is_upload() && !self.awaits_object() {
             let extent = "the credential allows any number of objects with the prefix in spec.key";
             message = format!("{message}; {extent}");
@@ -494,7 +494,8 @@ impl Evaluator<'_> {
 
     /// Finishes a grant whose object exists although the grant never had a credential.
     fn there_anyway(&self, object: &ObservedObject, said: &str) -> Step {
-        self.exists(object, format!("{said}; the object is already in the store"))
+        let there = "the object is already in the store";
+        self.exists(object, format!("{said}; {there}"))
     }
 
     fn exists(&self, object: &ObservedObject, mut message: String) -> Step {

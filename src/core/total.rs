@@ -46,7 +46,7 @@ impl Evaluator<'_> {
         let seconds = self.allowance().total_seconds.unwrap_or_default();
         let end = self.total_end().unwrap_or(self.now);
         format!(
-            "{store} allows a total of {seconds} s for one grant of namespace {namespace}, including renewals; this time ends at {end}; create a new grant, or ask the store's owner for a larger maxTotalSeconds",
+            "{store} allows a total of {seconds} s for one grant of namespace {namespace}, including renewals; the total time ends at {end}; create a new grant, or ask the store's owner for a larger maxTotalSeconds",
             store = self.g.terms.store_ref,
             namespace = self.g.namespace
         )

@@ -119,15 +119,15 @@ async fn from_environment(settings: Settings, args: &SignArgs) -> Result<Account
     if args.online {
         return Ok(settings.with_environment(&environment).await);
     }
-    let wanted = settings.wanted_in_environment();
+    let remedy = settings.wanted_in_environment();
     settings
         .with_environment_at_hand(&environment)
         .await
         .map_err(|why| match why {
             NotAtHand::Nothing => format!(
-                "the environment contains no credentials; {wanted}, or add --online if the credentials come from the machine or a role"
+                "the environment contains no credentials; {remedy}, or add --online if the credentials come from the machine or a role"
             ),
             NotAtHand::Elsewhere(who) => offline(&who),
-            NotAtHand::Unusable(why) => format!("the credentials in the environment cannot be used: {why}; {wanted}"),
+            NotAtHand::Unusable(why) => format!("the credentials in the environment cannot be used: {why}; {remedy}"),
         })
 }

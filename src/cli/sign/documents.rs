@@ -84,12 +84,12 @@ fn whole(input: impl Read) -> Result<String, String> {
 ///
 /// # Errors
 /// Returns a sentence if more than one element matches.
-pub fn only<'a, T>(all: &'a [T], what: &str, fits: impl Fn(&T) -> bool) -> Result<Option<&'a T>, String> {
+pub fn only<'a, T>(all: &'a [T], document: &str, fits: impl Fn(&T) -> bool) -> Result<Option<&'a T>, String> {
     let mut fitting = all.iter().filter(|one| fits(one));
     match (fitting.next(), fitting.next()) {
         (first, None) => Ok(first),
         _ => Err(format!(
-            "the files contain {what} more than once; remove the duplicates"
+            "the files contain {document} more than once; remove the duplicates"
         )),
     }
 }

@@ -211,8 +211,8 @@ pub fn cases() -> Vec<Case> {
             },
             "ClusterObjectStore media cannot enforce spec.constraints.overwrite: Forbid on a presigned PUT \
              (WriteOnce); the operator sends only read requests to the endpoint of an ObjectStore and cannot test \
-             this with an upload; set spec.constraints.overwrite to Allow if replacing an object is acceptable, or \
-             ask the platform team to set --tenant-store-requests=All",
+             overwrite: Forbid with an upload; set spec.constraints.overwrite to Allow if replacing an object is \
+             acceptable, or ask the platform team to set --tenant-store-requests=All",
         ),
         of_mode(
             upload(),
