@@ -22,27 +22,29 @@ pub fn mismatch(constraints: &UploadConstraints, object: &ObservedObject) -> Opt
             differs.push(format!("the object has {size} bytes instead of {min} to {max} bytes"));
         }
     }
-    if let (Some(wanted), Some(has)) = (&constraints.content_type, &object.content_type)
-        && plain(wanted) != plain(has)
+    if let (Some(wanted), Some(found)) = (&constraints.content_type, &object.content_type)
+        && plain(wanted) != plain(found)
     {
         // The message does not repeat a content type that is not a valid media type. An uploader can write any text
         // there.
-        differs.push(if is_media_type(has) {
-            format!("the object has the content type {has} instead of {wanted}")
+        differs.push(if is_media_type(found) {
+            format!("the object has the content type {found} instead of {wanted}")
         } else {
             format!("the content type of the object is not a valid media type; the grant requires {wanted}")
         });
     }
-    if let (Some(wanted), Some(has)) = (&constraints.checksum_sha256, &object.checksum_sha256)
-        && has.len() == CHECKSUM_LENGTH
-        && has != wanted
+    if let (Some(wanted), Some(found)) = (&constraints.checksum_sha256, &object.checksum_sha256)
+        && found.len() == CHECKSUM_LENGTH
+        && found != wanted
     {
-        differs.push(format!("the object has the SHA-256 checksum {has} instead of {wanted}"));
+        differs.push(format!(
+            "the object has the SHA-256 checksum {found} instead of {wanted}"
+        ));
     }
-    if let (Some(wanted), Some(has)) = (&constraints.checksum_md5, &object.checksum_md5)
-        && has != wanted
+    if let (Some(wanted), Some(found)) = (&constraints.checksum_md5, &object.checksum_md5)
+        && found != wanted
     {
-        differs.push(format!("the object has the MD5 checksum {has} instead of {wanted}"));
+        differs.push(format!("the object has the MD5 checksum {found} instead of {wanted}"));
     }
     (!differs.is_empty()).then(|| differs.join("; "))
 }

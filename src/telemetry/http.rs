@@ -47,7 +47,7 @@ impl Health {
     /// Records that one watch has completed its first list.
     pub fn done(&self) {
         if self.waiting_for.fetch_sub(1, Ordering::Relaxed) == 1 {
-            info!("all watches have completed their first list; the operator is ready");
+            info!("all watches have completed their initial list; the operator is ready");
         }
     }
 
@@ -93,7 +93,7 @@ impl Health {
             0 => (StatusCode::OK, "ok\n".to_owned()),
             n => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("{n} watches have not completed their first list\n"),
+                format!("{n} watches have not completed their initial list\n"),
             ),
         }
     }

@@ -459,7 +459,7 @@ fn multipart_upload_conditions_have_the_expected_texts() {
     let world = play(&revoked, Memory::Grant, None, SignedDuration::ZERO);
     assert!(
         says(&world, "Ready")
-            .contains("Valet aborts the multipart upload; copies of the part URLs do not work after that")
+            .contains("Valet aborts the multipart upload; copies of the part URLs do not work after the abort")
     );
     assert_eq!(end(&world).left, 0);
 }
