@@ -25,7 +25,7 @@ async fn sas_does_not_outlive_its_user_delegation_key() {
         client: None,
     };
     let provider = provider(&fake.endpoint(), source);
-    let end = provider.credentials_expire().await.unwrap().expect("it has an end");
+    let end = provider.credentials_expire().await.unwrap().expect("it has an expiry");
     for (after, is_signed) in [(0, true), (1, false), (3600, false)] {
         let request = SigningRequest {
             key: ObjectKey::parse("k", 1024).unwrap(),
@@ -158,7 +158,10 @@ async fn head_of_blob_returns_its_fields_and_skew_corrected_time() {
     let age = Timestamp::now().duration_since(modified_at.unwrap()).as_secs();
     assert!((9..=14).contains(&age), "{age}");
     let asked = fake.asked();
-    let look = asked.iter().find(|a| a.method == "HEAD").expect("it looked");
+    let look = asked
+        .iter()
+        .find(|a| a.method == "HEAD")
+        .expect("the HEAD request has a result");
     assert_eq!(look.target, "/media/a/%C3%BC%20b");
     assert!(look.header("authorization").is_some_and(|a| a.starts_with("Bearer ")));
 

@@ -32,7 +32,7 @@ fn upload_and_download_work_on_azurite() {
     assert_eq!(up.files["headers"], "x-ms-blob-type: BlockBlob\n");
     assert!(
         up.files["url"].contains("&sp=c&sv=2023-11-03&sr=b&sig="),
-        "create and nothing else"
+        "the SAS allows only create"
     );
     let file = t.file("f", b"bytes");
     let upload = ["--upload-file", file.to_str().unwrap()];
@@ -171,7 +171,7 @@ fn constraint_that_azure_cannot_enforce_is_refused() {
         assert!(message.contains(capability), "{name}: {message}");
         assert!(t.get(&format!("secret/{name}")).is_none());
     }
-    let store = eventually(SOON, "the store to be tried out", || {
+    let store = eventually(SOON, "the store to be probed", || {
         let store = t.get(&format!("costore/{}", t.name()))?;
         store["status"]["capabilities"].is_array().then_some(store)
     });
@@ -204,7 +204,7 @@ fn upload_is_refused_because_azurite_copies_any_blob() {
         "{message}"
     );
     t.reason("dg/down", "Issued");
-    let store = eventually(SOON, "the store to be tried out", || {
+    let store = eventually(SOON, "the store to be probed", || {
         let store = t.get(&format!("costore/{}", t.name()))?;
         condition(&store, "UnsignedHeadersRefused").is_some().then_some(store)
     });
@@ -333,7 +333,7 @@ fn wrong_azure_settings_are_reported_with_a_reason() {
         }
         t.apply(&[store]);
         let what = format!("costore/{name}");
-        let found = eventually(SOON, &format!("{what} to be looked at"), || {
+        let found = eventually(SOON, &format!("{what} to be reconciled"), || {
             let store = t.get(&what)?;
             condition(&store, "Ready")
                 .is_some_and(|c| c["reason"] != "Pending")
@@ -432,7 +432,7 @@ fn identities_sign_with_user_delegation_keys() {
     t.apply(&[t.grant("UploadGrant", "week", json!({"expirationSeconds": 604_800}))]);
     let week = t.reason("ug/week", "Issued");
     assert_eq!(says(&week, "Active"), "True ExpiryTruncated");
-    eventually(SOON, "the store to say when its delegation key ends", || {
+    eventually(SOON, "the store to report the expiry of its delegation key", || {
         let store = t.get(&format!("costore/{}", t.name()))?;
         store["status"]["credentialsExpirationTime"].is_string().then_some(())
     });
@@ -449,6 +449,6 @@ fn identities_sign_with_user_delegation_keys() {
     let form = asked
         .iter()
         .find(|a| a.method == "POST")
-        .expect("a workload identity asked");
+        .expect("the workload identity requested a token");
     assert!(form.body.contains("client_assertion=ey.of.the-service-account"));
 }

@@ -75,7 +75,7 @@ async fn workload_identity_token_request_has_the_expected_form() {
         _ => key_for(160),
     });
     let provider = provider(&fake.endpoint(), workload(&format!("{}/", fake.endpoint()), file));
-    let end = provider.credentials_expire().await.unwrap().expect("it has an end");
+    let end = provider.credentials_expire().await.unwrap().expect("it has an expiry");
     let hours = end.duration_since(Timestamp::now()).as_hours();
     assert!((159..=160).contains(&hours), "{end}");
     let asked = fake.asked();
@@ -273,7 +273,9 @@ async fn invalid_answers_of_identity_servers_map_to_reasons() {
         let identity = Identity::new(workload(&fake.endpoint(), file.clone()));
         running.push(tokio::spawn(async move {
             let asked = tokio::time::timeout(HANG, identity.token());
-            let token = asked.await.unwrap_or_else(|_| panic!("{name}: it waits for ever"));
+            let token = asked
+                .await
+                .unwrap_or_else(|_| panic!("{name}: the request did not time out"));
             let (reason, message) = credentials(token.expect_err(name));
             assert_eq!(reason, wanted, "{name}: {message}");
             let says = match name {
@@ -333,7 +335,7 @@ async fn invalid_service_account_token_file_leads_to_no_request() {
 async fn token_is_not_sent_over_an_unencrypted_connection() {
     let scratch = Scratch::new("identity").unwrap();
     let identity = Identity::new(workload("http://192.0.2.1", token_file(&scratch)));
-    let (reason, message) = credentials(identity.token().await.expect_err("it is not sent"));
+    let (reason, message) = credentials(identity.token().await.expect_err("the token is not sent"));
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(message.contains("is not a valid https URL"), "{message}");
 
@@ -343,7 +345,7 @@ async fn token_is_not_sent_over_an_unencrypted_connection() {
         client: None,
     };
     let provider = provider("http://192.0.2.1", source);
-    let (reason, message) = credentials(provider.credentials_expire().await.expect_err("it is not sent"));
+    let (reason, message) = credentials(provider.credentials_expire().await.expect_err("the token is not sent"));
     assert_eq!(reason, Reason::CredentialsInvalid);
     assert!(message.contains("only over https"), "{message}");
 }

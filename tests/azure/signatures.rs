@@ -102,7 +102,7 @@ fn asks() -> Vec<(Ask, Value)> {
 fn parts(url: &str) -> (&str, &str) {
     let (base, query) = url.split_once('?').expect("it has a query");
     match query.strip_prefix("versionid=") {
-        Some(rest) => (base, rest.split_once('&').expect("a token follows").1),
+        Some(rest) => (base, rest.split_once('&').expect("a token is in the output").1),
         None => (base, query),
     }
 }
