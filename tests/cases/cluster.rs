@@ -121,7 +121,7 @@ impl Case {
     }
 
     fn gone(&self, what: &str) {
-        eventually(SOON, &format!("{what} to go"), || {
+        eventually(SOON, &format!("{what} to be deleted"), || {
             self.get(what).is_none().then_some(())
         });
     }
@@ -193,7 +193,7 @@ fn download_with_range_header_is_served() {
 fn second_grant_with_same_secret_name_is_in_conflict_without_writes() {
     let case = Case::new("l50");
     case.apply("L50-shared-secret-name");
-    let (won, lost) = eventually(SOON, "one to win", || {
+    let (won, lost) = eventually(SOON, "one of the two grants to be issued", || {
         let reason = |grant: &str| {
             let grant = case.get(grant)?;
             let conditions = grant["status"]["conditions"].as_array()?.clone();
@@ -207,7 +207,11 @@ fn second_grant_with_same_secret_name_is_in_conflict_without_writes() {
     let version = |what: &str| case.get(what).unwrap()["metadata"]["resourceVersion"].clone();
     let before = (version(lost), version("secret/shared-key"));
     std::thread::sleep(Duration::from_secs(5));
-    assert_eq!((version(lost), version("secret/shared-key")), before, "{won} has it");
+    assert_eq!(
+        (version(lost), version("secret/shared-key")),
+        before,
+        "{won} has the Secret, and nothing else was written"
+    );
 }
 
 #[test]
@@ -245,7 +249,7 @@ fn namespace_with_live_grants_terminates() {
         kubectl(&["wait", wait, grant, "--namespace", &name, "--timeout=60s"]);
     }
     kubectl(&["delete", "namespace", &name, "--wait=false"]);
-    eventually(SOON, "all but the held grant to go", || {
+    eventually(SOON, "all grants except the one with a finalizer to be deleted", || {
         let left = kubectl(&["get", "ug,dg,secret", "--namespace", &name, "--output=name"]);
         (left.trim() == "downloadgrant.valetkey.dev/g3").then_some(())
     });
@@ -259,7 +263,7 @@ fn namespace_with_live_grants_terminates() {
         "--patch",
         r#"{"metadata":{"finalizers":null}}"#,
     ]);
-    eventually(SOON, "the namespace to go", || {
+    eventually(SOON, "the namespace to be deleted", || {
         let left = kubectl(&["get", "namespace", &name, "--ignore-not-found", "--output=name"]);
         left.trim().is_empty().then_some(())
     });
@@ -281,7 +285,7 @@ fn grants_deleted_at_once_leave_no_secret() {
         .plane
         .kubectl_in(&text, &["delete", "--wait=false", "-f", "-"])
         .unwrap();
-    eventually(SOON, "everything to go", || {
+    eventually(SOON, "all objects to be deleted", || {
         let left = case.kubectl(&["get", "ug,secret", "--output=name"]);
         left.trim().is_empty().then_some(())
     });
@@ -294,10 +298,10 @@ fn short_download_expires_and_short_ttl_deletes_grant_in_time() {
     let case = Case::new("l68");
     case.apply("L68-ttl");
     case.reason("dg/brief", "Issued");
-    eventually(Duration::from_secs(20), "the Secret to go", || {
+    eventually(Duration::from_secs(20), "the Secret to be deleted", || {
         case.get("secret/brief").is_none().then_some(())
     });
-    eventually(Duration::from_secs(20), "the grant to go", || {
+    eventually(Duration::from_secs(20), "the grant to be deleted", || {
         case.get("dg/brief").is_none().then_some(())
     });
 }

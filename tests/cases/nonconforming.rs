@@ -19,7 +19,7 @@ fn condition(object: &Value, kind: &str) -> Option<(String, String)> {
 /// Waits until the store is probed. Returns the store, the message of `Ready` and the status of
 /// `UnsignedHeadersRefused`.
 fn tried(case: &Case, store: &str) -> (Value, String, String) {
-    eventually(SOON, &format!("{store} to be tried"), || {
+    eventually(SOON, &format!("{store} to be probed"), || {
         let store = case.get(&format!("clusterobjectstore/{store}"))?;
         let (ready, message) = condition(&store, "Ready")?;
         let (headers, _) = condition(&store, "UnsignedHeadersRefused")?;
@@ -132,7 +132,7 @@ fn second_probe_also_finds_store_with_object_lock_safe() {
     let endpoint = &store["spec"]["s3"]["endpoint"];
     let patch = json!({"spec": {"s3": {"publicEndpoint": endpoint}}}).to_string();
     case.kubectl(&["patch", "clusterobjectstore", "lock", "--type=merge", "--patch", &patch]);
-    let again = eventually(SOON, "the store to be tried again", || {
+    let again = eventually(SOON, "the store to be probed again", || {
         let store = case.get("clusterobjectstore/lock")?;
         let conditions = store["status"]["conditions"].as_array()?;
         let found = conditions.iter().find(|c| c["type"] == "UnsignedHeadersRefused")?;

@@ -237,7 +237,7 @@ fn url_for_one_week_expires_with_the_session_that_signs_it() {
     )
     .unwrap();
     let expiry: Timestamp = data["expiry"].parse().unwrap();
-    assert!(expiry <= end, "{expiry} is after the session's end {end}");
+    assert!(expiry <= end, "the URL expires at {expiry}, after the session at {end}");
     assert!(expiry > Timestamp::now(), "{expiry}");
     let seconds: i64 = query(&data["url"], "X-Amz-Expires").parse().unwrap();
     assert!(seconds <= 20 * 60, "{seconds}");
@@ -273,7 +273,8 @@ fn azure_url_has_the_name_encoded_once_and_no_raw_plus() {
 
 #[test]
 fn azure_directory_upload_is_refused_with_an_azure_remedy() {
-    let why = sign("A05-directory-upload", &[("AZURE_STORAGE_KEY", AZURE_KEY)]).expect_err("Azure lends nothing");
+    let why = sign("A05-directory-upload", &[("AZURE_STORAGE_KEY", AZURE_KEY)])
+        .expect_err("Azure issues no temporary credentials");
     assert!(!why.contains("spec.s3") && !why.contains("assumeRole"), "{why}");
 }
 
