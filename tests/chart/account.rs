@@ -84,7 +84,7 @@ impl<'a> Account<'a> {
         let plane = &self.home.world.plane;
         plane
             .apply(&self.objects.list(&rights::KINDS))
-            .expect("the rights can be applied");
+            .expect("the RBAC objects can be applied");
     }
 
     pub fn name(&self) -> String {
@@ -115,7 +115,7 @@ impl<'a> Account<'a> {
     pub fn wait_until_confined(&self) -> String {
         let plane = &self.home.world.plane;
         let kubeconfig = self.kubeconfig();
-        eventually(POLICY_SEEN, "the policy to be obeyed", || {
+        eventually(POLICY_SEEN, "the admission policy to take effect", || {
             let mut command = plane.kubectl_command(&kubeconfig);
             let args = [
                 "create",
@@ -269,7 +269,7 @@ fn whole_job(t: &Tenant, operator: &Operator) {
     t.reason("ug/up", "Issued");
     let first = t.mount("up");
     upload(json!({"expirationSeconds": 900, "ttlSecondsAfterFinished": 0}));
-    eventually(SOON, "a new key", || {
+    eventually(SOON, "a new credential", || {
         (t.mount("up").files["url"] != first.files["url"]).then_some(())
     });
     upload(json!({"expirationSeconds": 900, "ttlSecondsAfterFinished": 0, "secretTemplate": {"labels": {"a": "b"}}}));
@@ -279,7 +279,7 @@ fn whole_job(t: &Tenant, operator: &Operator) {
     let (code, body) = t.mount("up").upload(&t.file("up.bin", b"twelve bytes"));
     assert_eq!(code, 200, "{body}");
     // The operator deletes the grant Secret when it sees the object, and deletes the finished grant at once.
-    eventually(Duration::from_secs(60), "the grant to be collected", || {
+    eventually(Duration::from_secs(60), "the finished grant to be deleted", || {
         (t.get("ug/up").is_none() && t.get("secret/up").is_none()).then_some(())
     });
     assert_eq!(t.stored(&t.key("up")), Some(b"twelve bytes".to_vec()));
@@ -342,7 +342,7 @@ fn whole_job(t: &Tenant, operator: &Operator) {
     t.kubectl(&["delete", "objectstore", t.name()]);
     t.reason("dg/down", "StoreNotFound");
     t.gone("down");
-    eventually(Duration::from_secs(90), "the grant to be collected", || {
+    eventually(Duration::from_secs(90), "the finished grant to be deleted", || {
         t.get("dg/short").is_none().then_some(())
     });
     assert!(operator.leads());
@@ -381,9 +381,12 @@ fn default_permissions_are_sufficient_and_all_are_used() {
     // reconcile.
     let rare = |(_, resource, verb): &&Right| verb == "get" && resource.ends_with("loadgrants");
     let left_over: Vec<_> = granted.difference(&used).filter(|right| !rare(right)).collect();
-    assert!(left_over.is_empty(), "never used: {left_over:#?}");
+    assert!(left_over.is_empty(), "permissions that were never used: {left_over:#?}");
     let unknown: Vec<_> = used.difference(&granted).collect();
-    assert!(unknown.is_empty(), "used, and not granted by these roles: {unknown:#?}");
+    assert!(
+        unknown.is_empty(),
+        "permissions that were used but not granted by these roles: {unknown:#?}"
+    );
 }
 
 /// With `watchSecrets` the operator replaces a deleted Secret at once.
@@ -398,7 +401,7 @@ fn watch_secrets_lets_operator_replace_deleted_secret_at_once() {
     tenant.reason("dg/down", "Issued");
     let uid = tenant.get("secret/down").expect("it is there")["metadata"]["uid"].clone();
     tenant.kubectl(&["delete", "secret", "down"]);
-    eventually(SOON, "the Secret to come back", || {
+    eventually(SOON, "the Secret to be restored", || {
         tenant.get("secret/down").filter(|s| s["metadata"]["uid"] != uid)
     });
 }
@@ -427,7 +430,11 @@ fn scoped_operator_works_with_permissions_in_one_namespace() {
         .collect();
     assert!(denied.is_empty(), "{denied:#?}");
     let unseen = other.get("dg/down").expect("it is there");
-    assert_eq!(says(&unseen, "Ready"), "Unknown Pending", "nobody has looked");
+    assert_eq!(
+        says(&unseen, "Ready"),
+        "Unknown Pending",
+        "no operator has reconciled the store"
+    );
     assert!(!account.rights(other.name()).contains_key("secrets"));
 }
 
@@ -449,7 +456,7 @@ fn secrets_are_written_only_in_the_listed_namespaces() {
     let conditions = waits["status"]["conditions"].to_string();
     assert!(
         conditions.contains("cannot create resource"),
-        "it says what the apiserver said: {conditions}"
+        "the condition has the message of the apiserver: {conditions}"
     );
     assert!(other.get("secret/down").is_none());
 }

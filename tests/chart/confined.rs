@@ -91,15 +91,19 @@ fn admission_policy_limits_operator_to_grant_secrets() {
     // The account may do everything that the operator does with a grant Secret.
     operator
         .create(&secret(&one, "one"))
-        .expect("a grant's Secret can be made");
+        .expect("a grant Secret can be created");
     operator
         .patch("one", &json!({"stringData": {"url": "https://example.test/2"}}))
-        .expect("and replaced");
+        .expect("the grant Secret can be replaced");
     operator
         .patch("one", &json!({"metadata": {"annotations": {"a": "b"}}}))
-        .expect("and retouched");
-    operator.kubectl("", &["delete", "secret", "one"]).expect("and deleted");
-    operator.create(&secret(&one, "one")).expect("and made again");
+        .expect("the metadata of the grant Secret can be updated");
+    operator
+        .kubectl("", &["delete", "secret", "one"])
+        .expect("the grant Secret can be deleted");
+    operator
+        .create(&secret(&one, "one"))
+        .expect("the grant Secret can be created again");
 
     let refused = |what: &str, result: Result<String, String>, message: &str| {
         let said = result.expect_err(what);
@@ -122,7 +126,9 @@ fn admission_policy_limits_operator_to_grant_secrets() {
     );
     // `kubectl delete --all` deleted only the grant Secret.
     assert!(t.get("secret/one").is_none() && t.get("secret/foreign").is_some());
-    operator.create(&secret(&one, "one")).expect("and made once more");
+    operator
+        .create(&secret(&one, "one"))
+        .expect("the grant Secret can be created once more");
     let ours = json!({"metadata": {
         "labels": {"app.kubernetes.io/managed-by": "valet"}, "ownerReferences": secret(&one, "")["metadata"]["ownerReferences"],
     }});
@@ -260,7 +266,7 @@ fn adds_nothing_of_others(t: &Tenant, operator: &As<'_>, grant: &Value) {
         "labels": {"team": "web", "app.kubernetes.io/part-of": "shop", "allowed.example.com/x": "y"},
         "annotations": {"note": "x", "valetkey.dev/issued-at": "2027-01-15T08:00:00Z"},
     }});
-    operator.patch("one", &allowed).expect("its own can be set");
+    operator.patch("one", &allowed).expect("its own finalizer can be set");
     t.kubectl(&["label", "secret", "one", "argocd.argoproj.io/instance=theirs"]);
     t.kubectl(&[
         "patch",
@@ -271,14 +277,14 @@ fn adds_nothing_of_others(t: &Tenant, operator: &As<'_>, grant: &Value) {
     ]);
     operator
         .patch("one", &json!({"stringData": {"url": "https://example.test/3"}}))
-        .expect("what others have written stays, and is in nobody's way");
+        .expect("finalizers of other clients stay and do not prevent the change");
     refused(
         json!({"metadata": {"labels": {"argocd.argoproj.io/instance": "mine"}}}),
         "may not set argocd.argoproj.io/instance on a Secret",
     );
     operator
         .patch("one", &json!({"metadata": {"finalizers": null}}))
-        .expect("a finalizer can be taken off");
+        .expect("the finalizer can be removed");
 }
 
 /// In protected namespaces a grant receives no Secret. The account may write only the Secret with the record key
@@ -341,7 +347,7 @@ fn operator_cannot_write_grant_secrets_in_protected_namespaces() {
     refused(&home, record(name, "Opaque"));
     operator(&home)
         .create(&record(name, type_))
-        .expect("it makes the key of its records");
+        .expect("the operator can create its record key");
     let said = operator(&home)
         .kubectl(&record(name, type_).to_string(), &["replace", "--filename", "-"])
         .expect_err("it must be refused");
@@ -388,13 +394,13 @@ fn admission_policy_limits_operator_to_multipart_finalizer() {
         let said = patched.expect_err("it must be refused");
         assert!(said.contains("only the status of a grant and the finalizer"), "{said}");
     };
-    eventually(SOON, "the policy to be obeyed", || {
+    eventually(SOON, "the admission policy to take effect", || {
         patch(json!({"spec": {"expirationSeconds": 600}}))
             .err()
             .filter(|said| said.contains("the finalizer"))
     });
-    patch(finalizers(&["example.com/theirs", "valetkey.dev/multipart"])).expect("its own can be set");
-    patch(finalizers(&["example.com/theirs"])).expect("and taken off");
+    patch(finalizers(&["example.com/theirs", "valetkey.dev/multipart"])).expect("its own finalizer can be set");
+    patch(finalizers(&["example.com/theirs"])).expect("the finalizer can be removed again");
     for wrong in [
         json!({"spec": {"suspend": true}}),
         json!({"metadata": {"labels": {"a": "c"}}}),
@@ -409,7 +415,7 @@ fn admission_policy_limits_operator_to_multipart_finalizer() {
     t.apply(&[t.grant("DownloadGrant", "two", json!({}))]);
     let said = operator
         .kubectl("", &["patch", "dg/two", "--type=merge", "--patch", "{}"])
-        .expect_err("RBAC says no");
+        .expect_err("RBAC denies the request");
     assert!(said.contains("cannot patch resource"), "{said}");
     t.patch("ug/one", &json!({"metadata": {"finalizers": null}}));
 }
@@ -540,7 +546,7 @@ fn permissions_for_secrets_match_each_mode() {
             operator.kubectl(&["create", "secret", "generic", "other", "--from-literal=a=b"]);
             let said = as_operator
                 .kubectl("", &["get", "secret", "other"])
-                .expect_err("no other can");
+                .expect_err("no other Secret can be read");
             assert!(said.contains("cannot get resource"), "{said}");
         }
     }

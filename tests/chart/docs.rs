@@ -164,7 +164,7 @@ fn commands_in_the_install_notes_run() {
         output.text(),
         output.stderr
     );
-    let grant = tenant.get("uploadgrant/first").expect("the tenant's grant is there");
+    let grant = tenant.get("uploadgrant/first").expect("the tenant's grant exists");
     let store = t
         .get(&format!("clusterobjectstore/{}", t.name()))
         .expect("the store is there");

@@ -48,7 +48,7 @@ fn refused(result: Result<String, String>, message: &str) {
 fn wait_until_guarded(person: &As<'_>) {
     let probe =
         json!({"apiVersion": "v1", "kind": "Secret", "type": "valetkey.dev/grant", "metadata": {"name": "probe"}});
-    eventually(SOON, "the policy to be obeyed", || {
+    eventually(SOON, "the admission policy to take effect", || {
         let args = ["create", "--dry-run=server", "--filename", "-"];
         person
             .kubectl(&probe.to_string(), &args)
@@ -92,7 +92,9 @@ fn user_without_exemption_cannot_forge_a_grant_secret() {
             MAKES,
         );
     }
-    operator.create(&real).expect("the operator makes it");
+    operator
+        .create(&real)
+        .expect("the operator can create the grant Secret");
 
     // A user may not change what the operator wrote about a grant Secret.
     let two = secret(&grant("two"), "")["metadata"]["ownerReferences"].clone();
@@ -140,7 +142,7 @@ fn user_without_exemption_cannot_forge_a_grant_secret() {
             "copy",
             &json!({"metadata": {"annotations": {"valetkey.dev/expires-at": "x"}}}),
         )
-        .expect("other Secrets are nobody's business");
+        .expect("other Secrets are not restricted");
     mallory
         .kubectl("", &["delete", "secret", "one"])
         .expect("it can be deleted");
@@ -158,7 +160,9 @@ fn garbage_collector_can_still_delete_grant_secrets() {
     let made = |name: &str| {
         t.apply(&[t.grant("UploadGrant", name, json!({}))]);
         let grant = t.get(&format!("ug/{name}")).expect("it is there");
-        operator.create(&secret(&grant, name)).expect("the operator makes it");
+        operator
+            .create(&secret(&grant, name))
+            .expect("the operator can create the grant Secret");
     };
     made("gone");
     made("orphan");

@@ -13,7 +13,8 @@ use crate::{
 fn apply(t: &Tenant, object: &Value) -> String {
     let mut command = t.world.plane.kubectl_command(t.world.plane.kubeconfig());
     command.args(["apply", "--filename", "-"]);
-    let output = process::run_ok(command, object.to_string().as_bytes(), SOON).expect("a warning refuses nothing");
+    let output =
+        process::run_ok(command, object.to_string().as_bytes(), SOON).expect("the object is accepted with a warning");
     output.stderr
 }
 
@@ -30,7 +31,7 @@ fn gitops_grant_that_would_be_recreated_forever_gets_a_warning() {
     };
     let argo = json!({"annotations": {"argocd.argoproj.io/tracking-id": "x"}});
     let collected = json!({"ttlSecondsAfterFinished": 60});
-    eventually(SOON, "the policy to be obeyed", || {
+    eventually(SOON, "the admission policy to take effect", || {
         said("UploadGrant", argo.clone(), collected.clone())
             .contains("Warning")
             .then_some(())

@@ -54,7 +54,7 @@ pub fn ok(args: &[&str]) -> String {
 #[track_caller]
 pub fn refused(args: &[&str]) -> String {
     let output = run(args);
-    assert!(!output.status.success(), "helm {} was content", args.join(" "));
+    assert!(!output.status.success(), "helm {} succeeded", args.join(" "));
     output.stderr
 }
 

@@ -159,7 +159,7 @@ fn apiserver_accepts_all_objects_and_pod_is_restricted() {
         change(&mut pod);
         site.plane
             .apply(&all.list(&["ServiceAccount"]))
-            .expect("the account can be made");
+            .expect("the service account can be created");
         let args = ["create", "--namespace", HOME, "--filename", "-", "--output", "json"];
         site.plane.kubectl_in(&pod.to_string(), &args)
     };
@@ -254,7 +254,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     assert_eq!(short("uploadgrants.valetkey.dev"), json!(["ug"]));
     let listed: Value = serde_json::from_str(&site.helm(&["list", "--output", "json"])).expect("it is JSON");
     assert_eq!(listed[0]["chart"], format!("valet-{version}"));
-    assert_eq!(issued("before"), before, "the key is the same");
+    assert_eq!(issued("before"), before, "the credential is the same");
     grant("between");
     issued("between");
     // Roll back to the old release, then forward again.
@@ -262,7 +262,7 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     assert_eq!(short("uploadgrants.valetkey.dev"), json!(["oldug"]));
     site.helm(&["rollback", "valet", "2"]);
     assert_eq!(short("uploadgrants.valetkey.dev"), json!(["ug"]));
-    assert_eq!(issued("before"), before, "the key is the same");
+    assert_eq!(issued("before"), before, "the credential is the same");
 
     // A namespace can have one release only, because two releases would share the Lease.
     let second = site.helm_run(&["install", "valet-two", CHART, "--set", "crds.enabled=false"]);
@@ -291,7 +291,10 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     ] {
         assert!(site.get(gone, HOME).is_none(), "{gone}");
     }
-    assert!(site.get("lease/valet", HOME).is_some(), "which nobody minds");
+    assert!(
+        site.get("lease/valet", HOME).is_some(),
+        "the Lease may stay after the uninstall"
+    );
     assert_eq!(site.get("secret/before", "web"), Some(before.clone()));
     grant("meanwhile");
 
@@ -299,15 +302,20 @@ fn upgrade_uninstall_and_reinstall_lose_no_grant() {
     site.helm(&["install", "valet", CHART]);
     let operator = site.operator();
     issued("meanwhile");
-    assert_eq!(issued("before"), before, "the key is the same");
+    assert_eq!(issued("before"), before, "the credential is the same");
     operator.terminate().expect("it stops");
 
     // With `crds.keep=false` an uninstall also deletes the CRDs and all grants.
     site.helm(&["upgrade", "valet", CHART, "--set", "crds.keep=false"]);
     site.helm(&["uninstall", "valet"]);
-    eventually(Duration::from_secs(60), "the kinds and the keys to go", || {
-        (site.crd("uploadgrants.valetkey.dev").is_none() && site.get("secret/before", "web").is_none()).then_some(())
-    });
+    eventually(
+        Duration::from_secs(60),
+        "the CRDs and the grant Secrets to be deleted",
+        || {
+            (site.crd("uploadgrants.valetkey.dev").is_none() && site.get("secret/before", "web").is_none())
+                .then_some(())
+        },
+    );
 }
 
 /// With `--take-ownership` helm takes over CRDs that a user applied by hand.

@@ -72,7 +72,10 @@ fn readme_command_installs_every_package_that_a_check_requires() {
         ("hack/network.sh", &["--check"], 1),
     ] {
         let said = script(Path::new(ROOT), check, args, Some(bare.path()));
-        assert!(!said.status.success(), "{check} misses nothing on a bare machine");
+        assert!(
+            !said.status.success(),
+            "{check} reports no missing package on a machine without packages"
+        );
         let asked: Vec<_> = said
             .stderr
             .lines()
@@ -89,7 +92,10 @@ fn readme_command_installs_every_package_that_a_check_requires() {
             for name in names.split(' ').filter(|name| !name.starts_with("--")) {
                 // The package is `Essential` in Debian, so every system has it.
                 let there = name == "util-linux" || packages.contains(&name);
-                assert!(there, "{check} asks for {name}, and README.md does not install it");
+                assert!(
+                    there,
+                    "{check} requires {name}, but the command in README.md does not install it"
+                );
             }
         }
         assert_eq!(elsewhere, toolchains, "{check}: {}", said.stderr);
@@ -102,9 +108,12 @@ fn make_test_requires_the_shell_of_the_upload_script() {
     let said = |args: &[&str]| script(Path::new(ROOT), "hack/tools.sh", args, Some(bare.path())).stderr;
     assert!(
         said(&["--check", "tests"]).contains("missing  busybox"),
-        "a test runs it"
+        "a test needs the program"
     );
-    assert!(!said(&["--check"]).contains("missing  busybox"), "the demo does not");
+    assert!(
+        !said(&["--check"]).contains("missing  busybox"),
+        "the demo does not need the program"
+    );
     let makefile = std::fs::read_to_string(format!("{ROOT}/Makefile")).expect("it is there");
     assert!(makefile.contains("hack/tools.sh --check chart stores tests"));
 }
@@ -120,7 +129,7 @@ fn ci_installs_packages_with_the_readme_command_or_fails() {
     let printed = |scratch: &Scratch| script(scratch.path(), "hack/debian.sh", &[], None);
     let line = printed(&scratch);
     assert!(line.status.success() && line.text().starts_with(INSTALL));
-    assert!(!line.text().contains('\\'), "one command, whatever its lines");
+    assert!(!line.text().contains('\\'), "the command has only one line");
     let readme = scratch.join("README.md");
     let text = std::fs::read_to_string(&readme).expect("it can be read");
     for wrong in [

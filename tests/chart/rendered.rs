@@ -90,7 +90,7 @@ fn user_labels_do_not_replace_the_labels_of_the_chart() {
     let labels = &all.get("Deployment", "valet")["spec"]["template"]["metadata"]["labels"];
     assert_eq!(labels["app.kubernetes.io/name"], "valet");
     assert_eq!(labels["app.kubernetes.io/instance"], "valet");
-    assert_eq!(labels["team"], "keys", "what is said of the pods alone wins");
+    assert_eq!(labels["team"], "keys", "the value for pods has precedence");
     assert_eq!(all.get("Service", "valet")["metadata"]["labels"]["team"], "keys");
     assert_eq!(all.get("Deployment", "valet")["metadata"]["labels"]["team"], "platform");
 }
@@ -149,7 +149,7 @@ fn object_names_follow_the_release_name() {
         52
     );
     let long = "a".repeat(53);
-    assert_eq!(named(&long, &[]).len(), 52, "with room for endings");
+    assert_eq!(named(&long, &[]).len(), 52, "the name leaves room for suffixes");
 }
 
 #[test]

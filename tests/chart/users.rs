@@ -35,16 +35,16 @@ fn tenants_may_use_grants_with_the_standard_roles() {
             &format!("--clusterrole={role}"),
             &subject,
         ]);
-        eventually(SOON, "the roles to be added", || {
+        eventually(SOON, "the roles to be aggregated", || {
             let found: Value = t.get(&format!("clusterrole/{role}"))?;
             found["rules"].to_string().contains("valetkey.dev").then_some(())
         });
     }
     let grants = "uploadgrants.valetkey.dev";
-    eventually(SOON, "edit to have its part", || {
+    eventually(SOON, "the role edit to have the permissions for grants", || {
         may(&t, "edit", "create", grants).then_some(())
     });
-    eventually(SOON, "admin to have its part", || {
+    eventually(SOON, "the role admin to have the permissions for stores", || {
         may(&t, "admin", "create", "objectstores.valetkey.dev").then_some(())
     });
     for (role, verb, resource, expected) in [
