@@ -76,7 +76,7 @@ fn unfinished_multipart_upload_is_aborted() {
     t.patch("ug/suspended", &json!({"spec": {"suspend": false}}));
     t.reason("ug/suspended", "Issued");
     let again = t.mount("suspended");
-    assert_eq!(parts(&again), parts(&uploads["suspended"]), "the same URLs");
+    assert_eq!(parts(&again), parts(&uploads["suspended"]), "the URLs are the same");
     assert_eq!(send(&t, &parts(&again)[1], &bytes(PART)), 200);
     t.reason_within("ug/suspended", "Completed", A_LOOK);
 
@@ -115,7 +115,7 @@ fn multipart_uploads_of_other_clients_are_not_aborted() {
     t.reason_within("ug/g", "Completed", A_LOOK);
     is_released(&t, "g");
     let left = open(&t, &key);
-    assert!(left.contains(&theirs), "somebody's upload was aborted");
+    assert!(left.contains(&theirs), "the upload of another client was aborted");
     assert!(!left.contains(&stray));
     // The upload `old` was initiated within one minute before the grant, the tolerance for clock differences. Valet
     // may take it for its own.

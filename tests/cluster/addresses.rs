@@ -77,7 +77,7 @@ fn url_uses_virtual_host_and_public_endpoint() {
     assert_eq!(
         String::from_utf8_lossy(&unsigned.stdout),
         "403",
-        "without a key nobody reads it"
+        "the object cannot be read without a credential"
     );
 
     object["spec"]["s3"]["addressingStyle"] = json!("Path");
@@ -167,7 +167,7 @@ fn store_without_credentials_uses_default_provider_chain() {
         let metrics = operator.metrics().ok()?;
         metrics.contains("reason=\"Ready\"} 1").then_some(metrics)
     };
-    let metrics = eventually(SOON, "the store to be seen ready", shown);
+    let metrics = eventually(SOON, "the store to be reported as ready", shown);
     let grant = t.get("ug/g").unwrap();
     let expires: jiff::Timestamp = grant["status"]["expirationTime"].as_str().unwrap().parse().unwrap();
     let live = format!(
@@ -197,8 +197,11 @@ fn store_without_credentials_uses_default_provider_chain() {
     let look = format!(
         "valet_store_looks_total{{store_kind=\"ClusterObjectStore\",store_namespace=\"\",store=\"{name}\",outcome="
     );
-    assert!(metrics.contains(&look), "{look} is not in {metrics}");
-    assert!(metrics.trim_end().ends_with("# EOF"), "OpenMetrics ends so");
+    assert!(metrics.contains(&look), "the HEAD request {look} is not in {metrics}");
+    assert!(
+        metrics.trim_end().ends_with("# EOF"),
+        "OpenMetrics output ends with this line"
+    );
     assert_eq!(operator.http_get("/livez").unwrap().0, 200);
     for line in operator.log_text().lines() {
         assert!(

@@ -28,7 +28,7 @@ pub fn with_tls(t: &Tenant) -> (Process, String) {
     let log = plane.scratch().join(format!("versitygw-{port}.log"));
     let server = Process::start("versitygw", command, log).expect("versitygw starts");
     server
-        .wait_until(SOON, "it listened", || net::listens(port))
+        .wait_until(SOON, "the server listens", || net::listens(port))
         .expect("it listens");
     (server, format!("https://127.0.0.1:{port}"))
 }
@@ -80,10 +80,7 @@ fn store_with_private_ca_is_used_only_if_ca_is_trusted() {
     let _operator = Operator::start(VALET.as_ref(), &t.world.plane, &options).expect("the operator starts");
     t.reason_within("ug/g", "Issued", std::time::Duration::from_secs(90));
     let key = t.mount("g");
-    assert!(
-        key.files["url"].starts_with(&endpoint),
-        "the key is for the same address"
-    );
+    assert!(key.files["url"].starts_with(&endpoint), "the URL has the same address");
     // The workload must also trust the CA.
     let file = t.file("up", b"by TLS");
     let upload = [

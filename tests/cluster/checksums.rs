@@ -100,7 +100,7 @@ fn object_with_other_md5_entity_tag_is_a_mismatch() {
     let mut store = t.store();
     store["metadata"]["annotations"] = json!({"valetkey.dev/canary-requested-at": "now"});
     t.apply(&[store]);
-    eventually(SOON, "the canary to be answered", || {
+    eventually(SOON, "the conformance check to finish", || {
         t.get(&format!("costore/{}", t.name()))
             .filter(|s| s["status"]["canary"]["request"] == "now")
     });

@@ -78,5 +78,5 @@ fn documented_example_programs_upload_and_download() {
         &programs("python", &mounted.folder, &out)[1],
         &["python3"],
     );
-    assert_eq!(fs::read(&out).expect("it came"), bytes);
+    assert_eq!(fs::read(&out).expect("the upload has arrived"), bytes);
 }

@@ -178,12 +178,12 @@ fn conformance_check_of_conforming_store_passes_and_runs_once() {
         &format!("costore/{}", t.name()),
         "valetkey.dev/canary-requested-at-",
     ]);
-    eventually(SOON, "the canary to be forgotten", || {
+    eventually(SOON, "the result of the conformance check to be removed", || {
         let store = t.get(&format!("costore/{}", t.name()))?;
         (store["status"]["canary"].is_null() && says(&store, "KeysEnforced").is_empty()).then_some(())
     });
     let log_text = operator.log_text();
-    assert!(!log_text.contains("X-Amz-Signature"), "a key was logged");
+    assert!(!log_text.contains("X-Amz-Signature"), "a credential was logged");
 }
 
 /// If the store does not enforce write-once, grants that need it get `CapabilityMissing`, also a grant that already
@@ -258,7 +258,10 @@ fn store_that_accepts_expired_credentials_is_not_ready() {
     );
     let grant = t.reason("dg/g", "KeysNotEnforced");
     assert_eq!(t.kstatus(&grant), "Failed");
-    assert!(t.get("secret/g").is_none(), "the key that was out is withdrawn");
+    assert!(
+        t.get("secret/g").is_none(),
+        "the Secret of the issued credential is deleted"
+    );
 }
 
 /// If the credentials must not write below the probe key, the check reports `NotObservable` and grants are still

@@ -37,7 +37,7 @@ fn unreachable_store_gets_no_write_once_credentials() {
     let grant = t.reason("ug/before", "StoreUnreachable");
     assert!(
         t.get("secret/before").is_none(),
-        "the key's time is kept whatever the store does"
+        "the credential expires on time even if the store is not reachable"
     );
     assert_eq!(says(&grant, "Ready"), "False StoreUnreachable");
     let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();

@@ -69,7 +69,10 @@ fn foreign_secrets_are_never_changed() {
             message.contains(&format!("Secret {name} exists and does not belong to this grant")),
             "{message}"
         );
-        assert!(message.contains("spec.secretName"), "the remedy: {message}");
+        assert!(
+            message.contains("spec.secretName"),
+            "the message names the remedy: {message}"
+        );
     }
     // When the grants are deleted, the Secrets stay unchanged.
     t.kubectl(&["delete", "ug", "--all"]);
@@ -115,7 +118,7 @@ fn second_grant_with_same_secret_name_is_in_conflict() {
             .and_then(|g| condition(&g, "Ready").map(|c| c["reason"].as_str().unwrap().to_owned()))
             .filter(|reason| reason != "Pending")
     };
-    let mut reasons = eventually(SOON, "both to be judged", || {
+    let mut reasons = eventually(SOON, "both grants to have a condition", || {
         Some(vec![ready("ug/one")?, ready("dg/two")?])
     });
     reasons.sort();

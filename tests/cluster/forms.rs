@@ -15,9 +15,9 @@ fn fields(key: &Mounted) -> Vec<(String, String)> {
     let all: Value = serde_json::from_str(text).expect("fields.json is JSON");
     let mut fields: Vec<_> = all
         .as_object()
-        .expect("of one object")
+        .expect("fields.json has one object")
         .iter()
-        .map(|(name, value)| (name.clone(), value.as_str().expect("of strings").to_owned()))
+        .map(|(name, value)| (name.clone(), value.as_str().expect("the values are strings").to_owned()))
         .collect();
     fields.sort_by_key(|(name, _)| text.find(&format!("{name:?}: ")));
     fields
@@ -74,7 +74,7 @@ fn post_form_upload_completes_grant() {
     let fields = fields(&key);
     let (first, last) = (&fields[0], &fields[fields.len() - 1]);
     assert_eq!((first.0.as_str(), last.0.as_str()), ("key", "x-amz-signature"));
-    assert_eq!(first.1, t.key(name), "the key, byte for byte");
+    assert_eq!(first.1, t.key(name), "the object key has exactly these bytes");
     let verdict = verify_form(&t.world.tools, &check(&t, fields)).unwrap();
     assert!(verdict.valid, "{}", verdict.why);
     assert_eq!(verdict.range, Some((3, 5)));
@@ -87,12 +87,12 @@ fn post_form_upload_completes_grant() {
         // Stores ignore form fields after the file, so the extra fields come first.
         key.curl(&[more, &["--form", &file]].concat()).0
     };
-    assert_eq!(post(b"12", &[]), 400, "a byte less than the least");
-    assert_eq!(post(b"123456", &[]), 400, "a byte more than the most");
+    assert_eq!(post(b"12", &[]), 400, "one byte less than the minimum");
+    assert_eq!(post(b"123456", &[]), 400, "one byte more than the maximum");
     assert_eq!(
         post(b"123", &["--form-string", "x-amz-meta-owner=me"]),
         403,
-        "a field more"
+        "one additional field"
     );
     assert_eq!(t.stored(&t.key(name)), None);
     assert_eq!(post(b"123", &[]), 204);
@@ -244,7 +244,7 @@ fn post_form_for_prefix_is_refused_by_file_based_store() {
     assert_eq!(
         t.stored(&t.key("outbox/x")).as_deref(),
         Some(&b"got out"[..]),
-        "versitygw no longer resolves '..'; then this whole test is out of date"
+        "versitygw no longer resolves '..', so this test is out of date"
     );
 }
 

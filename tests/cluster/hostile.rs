@@ -61,7 +61,7 @@ fn unusual_object_key_is_signed_exactly_or_refused() {
         );
         // The request does not use kubectl, because YAML and the shell would change some of these object keys.
         match t.create(&grant) {
-            Err(error) => assert!(!row.accepted, "{}: {key:?} was turned down: {error}", row.why),
+            Err(error) => assert!(!row.accepted, "{}: {key:?} was rejected: {error}", row.why),
             Ok(_) => accepted.push((name, key, row)),
         }
     }
@@ -78,7 +78,7 @@ fn unusual_object_key_is_signed_exactly_or_refused() {
             );
             assert!(
                 t.get(&format!("secret/{name}")).is_none(),
-                "{}: {key:?} got a key",
+                "{}: {key:?} received a credential",
                 row.why
             );
             continue;
@@ -103,7 +103,7 @@ fn unusual_object_key_is_signed_exactly_or_refused() {
             assert_eq!(
                 t.stored(key).as_deref(),
                 Some(body.as_bytes()),
-                "{}: {key:?} is not where it should be",
+                "{}: {key:?} is not stored under its object key",
                 row.why
             );
         }
@@ -113,7 +113,7 @@ fn unusual_object_key_is_signed_exactly_or_refused() {
         assert!(verdict.valid, "{}: {key:?}: {}", row.why, verdict.why);
         assert!(
             verdict.canonical,
-            "{}: {key:?} is not spelled as a server would spell it",
+            "{}: {key:?} is not encoded as the server encodes it",
             row.why
         );
         assert_eq!(verdict.key_in(t.name()), Some(key.as_bytes()), "{}", row.why);
@@ -151,7 +151,7 @@ fn changed_request_is_rejected_by_verifier_and_store() {
     let url = &mounted.files["url"];
     let rows: Vec<(&str, String)> = vec![
         ("as it is", url.clone()),
-        ("another key", url.replace("/there?", "/theirs?")),
+        ("another object key", url.replace("/there?", "/theirs?")),
         ("another bucket", url.replacen(t.name(), "other-bucket", 1)),
         ("a longer life", url.replace("X-Amz-Expires=3600", "X-Amz-Expires=7200")),
         ("another day", url.replacen("X-Amz-Date=2", "X-Amz-Date=3", 1)),
@@ -194,7 +194,7 @@ fn changed_request_is_rejected_by_verifier_and_store() {
         let good = *what == "as it is";
         assert!(
             good || *what == "another method" || tampered != url,
-            "{what} changed nothing"
+            "{what}: the request did not change"
         );
         assert_eq!(verdict.valid, good, "{what}: {}", verdict.why);
         let method = if *what == "another method" { "PUT" } else { "GET" };
@@ -246,5 +246,8 @@ fn large_grant_annotations_use_no_operator_memory() {
         t.reason(&format!("dg/g{n}"), "Issued");
     }
     let more = memory().saturating_sub(before);
-    assert!(more < EACH * GRANTS / 2, "{more} bytes more");
+    assert!(
+        more < EACH * GRANTS / 2,
+        "the operator uses {more} more bytes of memory"
+    );
 }

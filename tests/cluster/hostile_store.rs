@@ -81,7 +81,7 @@ fn large_response_headers_of_store_use_no_operator_memory() {
     for start in 0..3 {
         let operator = t.operator_with(OWN_STORES);
         let of = |reason| with_reason(&t, "ug", reason).len();
-        valet_harness::eventually(3 * SOON, "all grants to be refused or to wait", || {
+        valet_harness::eventually(3 * SOON, "all grants to be refused or to be in progress", || {
             (of("StoreUnreachable") == GRANTS / 2 && of("ObjectMismatch") == GRANTS / 2).then_some(())
         });
         // In this time Valet tries the waiting grants again.

@@ -50,13 +50,19 @@ fn standby_takes_over_when_the_leader_stops() {
     };
     let mark = t.mark();
     let first = replica();
-    eventually(SOON, "the first to lead", || first.leads().then_some(()));
+    eventually(SOON, "the first replica to become the leader", || {
+        first.leads().then_some(())
+    });
     let second = replica();
-    assert!(!second.leads(), "one leads");
-    assert_eq!(second.http_get("/readyz").unwrap().0, 200, "to wait is to be ready");
+    assert!(!second.leads(), "only one replica is the leader");
+    assert_eq!(second.http_get("/readyz").unwrap().0, 200, "a standby is ready");
     serve("one");
-    eventually(SOON, "the one that leads to tell of all", || tells_all(&first));
-    assert_eq!(told(&second), Vec::<String>::new(), "one that waits tells of nothing");
+    eventually(SOON, "the leader to export metrics of all grants", || tells_all(&first));
+    assert_eq!(
+        told(&second),
+        Vec::<String>::new(),
+        "a standby exports no metrics of grants"
+    );
 
     // The leader is killed and does not release the Lease. A standby takes over when the Lease expires.
     first.kill();
@@ -68,14 +74,19 @@ fn standby_takes_over_when_the_leader_stops() {
     second.process().pause();
     serve("three");
     assert!(third.leads());
-    eventually(SOON, "the third to tell of all", || tells_all(&third));
+    eventually(SOON, "the third replica to export metrics of all grants", || {
+        tells_all(&third)
+    });
     second.process().resume();
     // A replica that has lost the Lease, and has not noticed it yet, must not report these metrics.
     while let Ok(metrics) = second.metrics() {
         let stale = metrics.lines().find(|l| gauges.iter().any(|g| l.starts_with(g)));
         assert_eq!(stale, None);
     }
-    let status = second.process().wait(SOON).expect("who has lost the lease stops");
+    let status = second
+        .process()
+        .wait(SOON)
+        .expect("a replica that has lost the Lease stops");
     assert!(!status.success(), "{status}");
     assert!(second.log_text().contains("became leader"));
 
@@ -87,14 +98,16 @@ fn standby_takes_over_when_the_leader_stops() {
     fourth.process().pause();
     assert!(third.terminate().unwrap().success());
     let lease = t.get("lease/valet").expect("the Lease is in the operator's namespace");
-    assert_eq!(lease["spec"]["holderIdentity"], "", "nobody holds it");
+    assert_eq!(lease["spec"]["holderIdentity"], "", "no replica holds the Lease");
     fourth.process().resume();
-    eventually(SOON, "the fourth to lead", || fourth.leads().then_some(()));
+    eventually(SOON, "the fourth replica to become the leader", || {
+        fourth.leads().then_some(())
+    });
     serve("four");
 
     let written = t.written(mark);
     let created = written
         .iter()
         .filter(|e| e.verb() == "create" && e.resource() == "secrets" && e.name() != "valet-record-key");
-    assert_eq!(created.count(), 4, "one key a grant");
+    assert_eq!(created.count(), 4, "one credential for each grant");
 }

@@ -53,7 +53,7 @@ fn credentials_appear_in_no_log_event_status_or_metric() {
     assert!(key.files["url"].contains(id), "the marker is where it belongs");
     assert_eq!(key.upload(&t.file("f", b"x")).0, 200);
     t.kubectl(&["delete", "secret/again"]);
-    eventually(SOON, "the Secret to come back", || t.get("secret/again"));
+    eventually(SOON, "the Secret to be restored", || t.get("secret/again"));
     t.reason("ug/up", "Completed");
 
     let log = operator.log_text();

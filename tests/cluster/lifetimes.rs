@@ -70,7 +70,7 @@ fn url_expires_with_session_in_operator_environment() {
     let left = seconds_left(&grant);
     assert!((1100..=1200).contains(&left), "{left}");
     assert_eq!(says(&grant, "Active"), "True ExpiryTruncated");
-    let store = valet_harness::eventually(crate::world::SOON, "the store says until when", || {
+    let store = valet_harness::eventually(crate::world::SOON, "the store to report its credentials expiry", || {
         let store = t.get(&format!("costore/{}", t.name()))?;
         store["status"]["credentialsExpirationTime"]
             .is_string()
@@ -94,12 +94,16 @@ fn url_expires_after_15_minutes_if_session_expiry_is_unknown() {
     let left = seconds_left(&grant);
     assert!((800..=900).contains(&left), "{left}");
     assert_eq!(says(&grant, "Active"), "True ExpiryTruncated");
-    let store = valet_harness::eventually(crate::world::SOON, "the store reports it", || {
-        let store = t.get(&format!("costore/{}", t.name()))?;
-        condition(&store, "CredentialsExpirationKnown")
-            .is_some()
-            .then_some(store)
-    });
+    let store = valet_harness::eventually(
+        crate::world::SOON,
+        "the store to report the unknown credentials expiry",
+        || {
+            let store = t.get(&format!("costore/{}", t.name()))?;
+            condition(&store, "CredentialsExpirationKnown")
+                .is_some()
+                .then_some(store)
+        },
+    );
     assert_eq!(says(&store, "CredentialsExpirationKnown"), "False ExpirationUnknown");
 }
 

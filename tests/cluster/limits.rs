@@ -149,7 +149,7 @@ fn crowd(t: &Tenant, mark: AuditMark) -> usize {
         .map(|n| t.grant("DownloadGrant", &format!("g{n:02}"), json!({"expirationSeconds": 4})))
         .collect();
     t.apply(&grants);
-    eventually(Duration::from_secs(120), "everybody's turn to come", || {
+    eventually(Duration::from_secs(120), "every grant to be issued", || {
         (with_reason(t, "ug,dg", "Expired").len() == CROWD).then_some(())
     });
     let list = t.kubectl(&["get", "dg", "--output", "json"]);
@@ -230,13 +230,13 @@ fn slow_store_gets_limited_concurrent_requests() {
         .collect();
     let began = Instant::now();
     t.apply(&grants);
-    eventually(Duration::from_secs(60), "all to have their keys", || {
+    eventually(Duration::from_secs(60), "all grants to be issued", || {
         (with_reason(&t, "ug,dg", "Issued").len() == GRANTS).then_some(())
     });
     let took = began.elapsed();
     let peak = peak.load(Ordering::SeqCst);
     // One more request is possible, because Valet can probe the store at the same time.
-    assert!((2..=MOST + 1).contains(&peak), "{peak} requests at a time");
+    assert!((2..=MOST + 1).contains(&peak), "{peak} concurrent requests");
     assert!(
         took > Duration::from_millis(300) * (GRANTS / (MOST + 1)) as u32,
         "{took:?}"

@@ -99,7 +99,7 @@ fn every_metric_has_the_expected_value() {
     t.reason("dg/over", "Expired");
     t.reason("ug/held", "StoreUnreachable");
     let live = t.reason("dg/live", "Issued");
-    eventually(SOON, "the store to be tried out", || {
+    eventually(SOON, "the store to be probed", || {
         (says(&t.get(&format!("costore/{ns}"))?, "UnsignedHeadersRefused") == "True HeadersRefused").then_some(())
     });
 
@@ -214,7 +214,10 @@ fn every_metric_has_the_expected_value() {
         let visits = of("valet_reconcile_duration_seconds_count");
         assert!(visits >= 2.0, "{kind}: {visits} visits");
         let waited = of("valet_grant_to_key_seconds_sum");
-        assert!((0.0..60.0).contains(&waited), "{kind}: {waited} s to the keys");
+        assert!(
+            (0.0..60.0).contains(&waited),
+            "{kind}: the credentials were issued after {waited} s"
+        );
     }
     no_label_betrays(&found, &[uid.as_str().expect("it has one"), &t.key(""), "elsewhere/x"]);
 }
@@ -271,7 +274,7 @@ fn gauges_of_deleted_objects_are_removed() {
             .filter(|series| names.iter().any(|name| series.starts_with(&format!("{name}{{"))))
             .collect()
     };
-    eventually(SOON, "every gauge to be there", || {
+    eventually(SOON, "every gauge to be exported", || {
         let ours = ours(&gauges);
         let has = |name: &&str| ours.iter().any(|series| series.starts_with(&format!("{name}{{")));
         (gauges.iter().all(has) && ours.iter().any(|s| s.contains(&away_of(ns)))).then_some(())
@@ -279,7 +282,7 @@ fn gauges_of_deleted_objects_are_removed() {
     t.kubectl(&["delete", "ug", "--all"]);
     t.kubectl(&["delete", "ostore/own"]);
     t.kubectl(&["delete", &format!("costore/{ns}"), &format!("costore/{ns}-away")]);
-    eventually(Duration::from_secs(5), "every gauge to be gone", || {
+    eventually(Duration::from_secs(5), "every gauge to be removed", || {
         ours(&gauges).is_empty().then_some(())
     });
     let counted = ours(&["valet_grants_refused_total", "valet_store_looks_total"]);
@@ -343,7 +346,7 @@ fn failed_reconcile_is_counted() {
     t.apply(&[t.grant("DownloadGrant", "g", json!({}))]);
     t.mount("g");
     let series = r#"valet_reconcile_errors_total{kind="DownloadGrant"}"#;
-    eventually(SOON, "two visits to fail", || {
+    eventually(SOON, "two reconciles to fail", || {
         scrape(&operator).get(series).filter(|n| **n >= 2.0).map(|_| ())
     });
     // Each attempt signs a new credential, but only one was written to the Secret.

@@ -105,7 +105,7 @@ fn run(t: &Tenant, key: &Mounted, shell: &[&str], args: &[&str]) -> (bool, Strin
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with("part."))
         .collect();
-    assert_eq!(left, Vec::<String>::new(), "a piece is left");
+    assert_eq!(left, Vec::<String>::new(), "a temporary file is left");
     (output.status.success(), output.stderr)
 }
 
@@ -119,7 +119,7 @@ fn finalizers(grant: &Value) -> Vec<&str> {
 }
 
 pub fn is_released(t: &Tenant, name: &str) {
-    eventually(SOON, "the finalizer to go", || {
+    eventually(SOON, "the finalizer to be removed", || {
         finalizers(&t.get(&format!("ug/{name}")).unwrap())
             .is_empty()
             .then_some(())
@@ -164,7 +164,7 @@ fn multipart_upload_completes_grant() {
     assert_eq!(sizes, [part(1, PART), part(2, PART), part(3, 3)]);
     let upload = grant["status"]["uploadID"]
         .as_str()
-        .expect("the status says which upload")
+        .expect("the status names the multipart upload")
         .to_owned();
     assert_eq!(open(&t, &key), std::slice::from_ref(&upload));
     let secret = t.get("secret/parts").unwrap();
@@ -265,7 +265,7 @@ fn multipart_upload_with_too_large_part_is_not_completed() {
     );
     assert_eq!(send(&t, &all[0], &bytes(PART)), 200);
     assert_eq!(send(&t, &all[1], b"12345678901"), 200);
-    eventually(A_LOOK, "the flaw to be told", || {
+    eventually(A_LOOK, "the wrong part to be reported", || {
         let grant = t.get("ug/g").unwrap();
         let message = condition(&grant, "Completed").unwrap()["message"]
             .as_str()
@@ -316,11 +316,11 @@ fn re_signed_credential_keeps_the_multipart_upload() {
     let first = t.mount("g");
     assert_eq!(send(&t, &parts(&first)[0], &bytes(PART)), 200);
     t.kubectl(&["delete", "secret/g"]);
-    eventually(SOON, "the Secret to come back", || t.get("secret/g"));
+    eventually(SOON, "the Secret to be restored", || t.get("secret/g"));
     let again = t.mount("g");
     assert_eq!(parts(&again), parts(&first));
     t.patch("ug/g", &json!({"spec": {"expirationSeconds": 1800}}));
-    eventually(SOON, "another key", || {
+    eventually(SOON, "another credential", || {
         (t.get("secret/g")?["metadata"]["annotations"]["valetkey.dev/expiration-seconds"] == "1800").then_some(())
     });
     // A new operator process knows the upload ID only from the record in the Secret.
@@ -371,7 +371,11 @@ fn multipart_upload_with_unenforceable_constraint_is_refused() {
         let grant = t.reason(&format!("ug/{name}"), reason);
         let message = condition(&grant, "Ready").unwrap()["message"].as_str().unwrap();
         assert!(message.contains(says), "{message}");
-        assert_eq!(finalizers(&grant), Vec::<&str>::new(), "held without a cause");
+        assert_eq!(
+            finalizers(&grant),
+            Vec::<&str>::new(),
+            "a finalizer without a multipart upload"
+        );
     }
     t.reason("ug/exact", "Issued");
     assert_eq!(open(&t, "").len(), 1);

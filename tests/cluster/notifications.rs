@@ -233,7 +233,7 @@ fn forged_notification_causes_at_most_one_poll_per_second() {
         assert_eq!(told.post(told.port, &good, &body), 204);
     }
     assert_eq!(notified(&operator, "unknown"), 3.0);
-    assert!(looks(t, &operator) - before <= 1.0, "nobody had cause to look");
+    assert!(looks(t, &operator) - before <= 1.0, "no poll was necessary");
 
     // Notifications for an object that does not exist, with each header that can carry the token.
     let before = looks(t, &operator);
@@ -253,7 +253,7 @@ fn forged_notification_causes_at_most_one_poll_per_second() {
     // One poll at once, one poll a second, and the scheduled polls after 2, 6, 14 and 30 seconds.
     assert!(
         cost >= 1.0 && cost <= seconds + 1.0 + 4.0,
-        "{cost} looks in {seconds} s"
+        "{cost} polls in {seconds} s"
     );
     let grant = t.reason("ug/wanted", "Issued");
     assert_eq!(says(&grant, "Completed"), "False Pending");
@@ -261,7 +261,7 @@ fn forged_notification_causes_at_most_one_poll_per_second() {
     // A new token replaces the first one.
     let other = "0a1b2c3d4e5f6071-other";
     std::fs::write(&told.tokens, format!("{other} {}", t.name())).unwrap();
-    eventually(SOON, "the new token", || {
+    eventually(SOON, "the new token to be accepted", || {
         (told.post(told.port, &format!("X-Api-Key: {other}"), &truth) == 204).then_some(())
     });
     assert_eq!(told.post(told.port, &good, &truth), 401);
@@ -310,11 +310,11 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
     let before = (owners(), spys());
     let (header, truth) = (format!("X-Api-Key: {TOKEN}"), told.news(t.name(), &key));
     assert_eq!(told.post(told.port, &header, &truth), 204);
-    eventually(SOON, "the owner's store to be asked", || {
+    eventually(SOON, "a request to the owner's store", || {
         (owners() == before.0 + 1.0).then_some(())
     });
     std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(spys(), before.1, "nobody asked the tenant's server");
+    assert_eq!(spys(), before.1, "no request to the tenant's server");
 
     // With a token for the stores of the namespace, Valet polls the tenant's store and not the platform's store.
     let other = "0a1b2c3d4e5f6071-other";
@@ -324,13 +324,13 @@ fn notification_with_a_token_of_another_store_causes_no_request() {
     )
     .unwrap();
     let header = format!("X-Api-Key: {other}");
-    eventually(SOON, "the other token", || {
+    eventually(SOON, "the other token to be accepted", || {
         (told.post(told.port, &header, &truth) == 204).then_some(())
     });
-    eventually(SOON, "the tenant's store to be asked", || {
+    eventually(SOON, "a request to the tenant's store", || {
         (spys() > before.1).then_some(())
     });
-    assert_eq!(owners(), before.0 + 1.0, "nobody asked the platform's store");
+    assert_eq!(owners(), before.0 + 1.0, "no request to the platform's store");
 }
 
 /// A Service distributes notifications over all replicas, and versitygw sends each notification once. A standby
@@ -352,7 +352,7 @@ fn standby_forwards_notifications_to_the_leader() {
         Operator::start(VALET.as_ref(), &t.world.plane, &options).unwrap()
     };
     let first = replica(told.port);
-    eventually(SOON, "the first to lead", || {
+    eventually(SOON, "the first replica to become the leader", || {
         (metric(&first, "valet_leader") == 1.0).then_some(())
     });
     let second = replica(waiting);
@@ -400,9 +400,11 @@ fn standby_forwards_notifications_to_the_leader() {
     first.process().pause();
     assert_eq!(told.post(waiting, &good, &truth), 503);
     first.kill();
-    eventually(SOON, "the second to take over and to take it", || {
-        (told.post(waiting, &good, &truth) == 204).then_some(())
-    });
+    eventually(
+        SOON,
+        "the second replica to take over and to receive the notification",
+        || (told.post(waiting, &good, &truth) == 204).then_some(()),
+    );
 }
 
 /// An object that differs from the grant was not uploaded with its credential. The grant reports `ObjectMismatch` and
@@ -436,7 +438,7 @@ fn object_that_differs_from_grant_is_a_mismatch() {
     t.gone("once");
 
     // The credential can still upload the right object. After that the grant completes.
-    let grant = eventually(SOON, "the other object to be noticed", || {
+    let grant = eventually(SOON, "the other object to be reported", || {
         t.get("ug/over")
             .filter(|g| says(g, "Completed") == "False ObjectMismatch")
     });

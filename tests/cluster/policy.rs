@@ -29,7 +29,7 @@ fn narrowed_rule_deletes_secrets_of_refused_grants() {
     assert_eq!(
         says(&t.get("ug/u").unwrap(), "Ready"),
         "True Issued",
-        "the other one is still allowed"
+        "the other grant is still allowed"
     );
     // The rule allows the grant again before its expiry, so the grant gets the same credential.
     t.apply(&[t.store()]);
@@ -83,7 +83,9 @@ fn narrowed_rule_deletes_all_secrets_with_few_writes() {
     // A longer timeout, because there are many grants and the machine may be busy with other tests.
     let many = 4 * SOON;
     let secrets = || t.kubectl(&["get", "secrets", "--output=name"]).lines().count();
-    eventually(many, "all keys", || (secrets() == KEYS).then_some(()));
+    eventually(many, "all credentials to be issued", || {
+        (secrets() == KEYS).then_some(())
+    });
     let statuses = || {
         let reasons = t.kubectl(&[
             "get",
@@ -99,8 +101,10 @@ fn narrowed_rule_deletes_all_secrets_with_few_writes() {
     let mut store = t.store();
     store["spec"]["access"][0]["maxExpirationSeconds"] = json!(600);
     t.apply(&[store]);
-    eventually(many, "all Secrets to go", || (secrets() == 0).then_some(()));
-    eventually(many, "all grants to say why", || (statuses() == KEYS).then_some(()));
+    eventually(many, "all Secrets to be deleted", || (secrets() == 0).then_some(()));
+    eventually(many, "all grants to report the reason", || {
+        (statuses() == KEYS).then_some(())
+    });
     let writes = || {
         let mut writes: BTreeMap<_, usize> = BTreeMap::new();
         for event in t.written(mark).iter().filter(|e| e.resource() != "events") {
@@ -115,7 +119,11 @@ fn narrowed_rule_deletes_all_secrets_with_few_writes() {
         (writes().values().sum::<usize>() >= 2 * KEYS).then_some(())
     });
     let expected = ["delete secrets 200", "patch downloadgrants 200"].map(|write| (write.to_owned(), KEYS));
-    assert_eq!(writes(), expected.into(), "one withdrawal and one status a grant");
+    assert_eq!(
+        writes(),
+        expected.into(),
+        "one delete and one status write for each grant"
+    );
 }
 
 /// An ObjectStore works for grants in its own namespace, with credentials from that namespace.
@@ -201,7 +209,7 @@ fn tenant_store_with_internal_endpoint_is_refused() {
         assert_eq!(t.kstatus(&store), "Failed");
         assert!(t.get(&format!("secret/{name}")).is_none());
     }
-    assert!(listener.accept().is_err(), "somebody connected");
+    assert!(listener.accept().is_err(), "the operator opened a connection");
 }
 
 /// An access rule that selects namespaces by label follows changes of the labels. A namespace that no rule selects is

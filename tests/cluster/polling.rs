@@ -57,7 +57,7 @@ fn head_requests_follow_the_poll_schedule() {
         let due = LOOKS.iter().filter(|look| **look < after).count() as u64 + 1;
         assert!(
             (2..=1 + due).contains(&heads),
-            "{heads} HEADs of an object that came after {after:.1} s, and at most {} were due",
+            "{heads} HEAD requests for an object that arrived after {after:.1} s; the schedule has at most {}",
             1 + due
         );
     }

@@ -32,7 +32,7 @@ fn multipart_upload_of_the_slower_operator_is_aborted() {
             .as_str()
             .unwrap()
             .to_owned();
-        eventually(SOON, "one upload a grant", || {
+        eventually(SOON, "one multipart upload for each grant", || {
             (open(&t, &t.key(name)) == [recorded.clone()]).then_some(())
         });
         assert_eq!(send(&t, &parts(&key)[0], b"abc"), 200);
@@ -84,6 +84,6 @@ fn operator_killed_during_initiation_leaves_no_multipart_upload() {
             is_released(&t, &name);
         }
     }
-    assert!(most > 0, "it was killed before it began anything");
+    assert!(most > 0, "the operator was killed before it initiated any upload");
     assert_eq!(open(&t, ""), Vec::<String>::new());
 }

@@ -70,7 +70,7 @@ fn edited_secret_data_is_restored_with_the_same_expiry() {
         let before = t.mount("fought");
         std::thread::sleep(Duration::from_millis(1500));
         assert!(edit_data(&t, "fought"));
-        eventually(PROMPT, "the URL to come back", || {
+        eventually(PROMPT, "the URL to be restored", || {
             url(&t, "fought").filter(|url| *url == before.files["url"])
         });
         assert_eq!(t.mount("fought").files, before.files);
@@ -162,7 +162,7 @@ fn forged_completion_is_corrected_and_never_final() {
     }
     let forged = json!({"conditions": conditions, "object": {"size": 3}});
     patch_status(&t, "ug/up", &forged);
-    eventually(Duration::from_secs(10), "the forgery to be corrected", || {
+    eventually(Duration::from_secs(10), "the forged status to be corrected", || {
         t.get("ug/up")
             .filter(|g| says(g, "Completed") == "False Pending" && g["status"]["object"].is_null())
     });
@@ -231,11 +231,11 @@ fn other_owners_of_a_secret_are_removed() {
             "apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": other["metadata"]["uid"],
         }));
     t.replace(&secret).unwrap();
-    let restored = eventually(PROMPT, "the owner to go", || {
+    let restored = eventually(PROMPT, "the other owner to be removed", || {
         t.get("secret/down")
             .filter(|s| s["metadata"]["ownerReferences"] == owners)
     });
-    assert_eq!(t.mounted(&restored).files, before, "and nothing else has changed");
+    assert_eq!(t.mounted(&restored).files, before, "nothing else has changed");
     t.kubectl(&["delete", "dg/down"]);
     t.gone("down");
 }
@@ -263,7 +263,7 @@ fn repeated_secret_changes_are_restored_with_growing_pauses() {
         }
         // Valet restores the Secret after 0, 1, 3, 7 and 15 seconds, and once more at the start.
         assert!((4..=7).contains(&rounds), "{test}: {rounds} rounds");
-        let grant = eventually(SOON, "the contest to be reported", || {
+        let grant = eventually(SOON, "the condition SecretContested", || {
             t.get("dg/fought")
                 .filter(|g| says(g, "SecretContested") == "True SecretContested")
         });
@@ -283,7 +283,7 @@ fn repeated_secret_changes_are_restored_with_growing_pauses() {
             .collect();
         assert_eq!(told.len(), 1, "{test}: {told:?}");
         // When the other controller stops, the Secret comes back with the same credential.
-        let after = eventually(SOON, "the Secret to come back", || {
+        let after = eventually(SOON, "the Secret to be restored", || {
             url(&t, "fought").filter(|url| !url.contains("evil"))
         });
         assert_eq!(Some(after), before, "{test}");
@@ -318,7 +318,7 @@ fn constantly_changed_secret_of_suspended_grant_is_deleted() {
             t.gone("down");
         }));
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        suspended.expect("it is withdrawn");
+        suspended.expect("the Secret is deleted");
     });
 }
 
@@ -338,20 +338,26 @@ fn deleted_record_key_is_restored_and_replaced_one_reissues_grants() {
     ]);
     t.reason("dg/over", "Expired");
     let issued = t.reason("dg/live", "Issued");
-    let key = t.get("secret/valet-record-key").expect("the operator makes it");
+    let key = t
+        .get("secret/valet-record-key")
+        .expect("the operator can create the grant Secret");
 
     let mark = t.mark();
     t.delete("secret/valet-record-key");
-    let again = eventually(KEY_IS_LOOKED_AT, "the record key to come back", || {
+    let again = eventually(KEY_IS_LOOKED_AT, "the record key to be restored", || {
         t.get("secret/valet-record-key")
     });
     assert_eq!(again["data"], key["data"]);
-    assert_eq!(t.secrets_written(mark), (1, 0, 1), "the record key's, and nothing else");
+    assert_eq!(
+        t.secrets_written(mark),
+        (1, 0, 1),
+        "only the Secret with the record key was written"
+    );
 
     let mut other = again;
     other["data"]["key"] = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=".into();
     t.replace(&other).unwrap();
-    eventually(KEY_IS_LOOKED_AT, "the operator to end", || {
+    eventually(KEY_IS_LOOKED_AT, "the operator to exit", || {
         (!operator.process().is_running()).then_some(())
     });
     let log = operator.log_text();
@@ -361,7 +367,7 @@ fn deleted_record_key_is_restored_and_replaced_one_reissues_grants() {
     );
     let mark = t.mark();
     let _next = t.operator_with(&[&own]);
-    let next = eventually(SOON, "the grant to be issued by the other key", || {
+    let next = eventually(SOON, "the grant to be issued with the new record key", || {
         t.get("dg/live").filter(|grant| {
             says(grant, "Ready") == "True Issued"
                 && grant["status"]["recordSignature"] != issued["status"]["recordSignature"]

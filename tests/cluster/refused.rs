@@ -88,7 +88,7 @@ fn tells_nothing(t: &Tenant, operator: &Operator, grant: &str) {
         !text.contains("nothing was uploaded;") && !text.contains("salaries of"),
         "{text}"
     );
-    assert_eq!(looks(t, operator), 0.0, "the store was asked");
+    assert_eq!(looks(t, operator), 0.0, "the store received a request");
 }
 
 /// A forged Secret or status does not let a tenant learn whether another tenant's object exists, or its size.
@@ -210,7 +210,7 @@ fn own_upload_is_aborted_after_restart_and_narrowed_rule() {
     left.sort_unstable();
     let mut expected = vec![theirs[1].clone(), own];
     expected.sort_unstable();
-    assert_eq!(left, expected, "nobody knows any more which one is Valet's");
+    assert_eq!(left, expected, "Valet no longer knows which upload is its own");
 }
 
 /// A grant of tests/cases, changed for this tenant.
@@ -261,7 +261,9 @@ fn deleted_grant_with_foreign_finalizer_keeps_no_secret() {
     std::thread::sleep(A_WHILE);
     assert!(t.get("secret/held").is_none());
     t.patch("dg/held", &json!({"metadata": {"finalizers": null}}));
-    eventually(SOON, "the grant to go", || t.get("dg/held").is_none().then_some(()));
+    eventually(SOON, "the grant to be deleted", || {
+        t.get("dg/held").is_none().then_some(())
+    });
 }
 
 /// If another finalizer keeps a Secret, Valet removes the data before it deletes the Secret. The grant's message
@@ -298,7 +300,7 @@ fn secret_with_foreign_finalizer_is_emptied() {
             "is being deleted, but the deletion waits for finalizers: example.com/stay; Valet has removed the data \
               of the Secret",
         );
-        let secret = t.get(&format!("secret/{name}")).expect("it is held");
+        let secret = t.get(&format!("secret/{name}")).expect("a finalizer keeps the object");
         assert!(secret["data"].is_null(), "{name} still has data");
         assert_eq!(secret["type"], "valetkey.dev/grant");
         assert!(!secret["metadata"]["deletionTimestamp"].is_null());

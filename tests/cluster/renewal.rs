@@ -16,7 +16,7 @@ const ALWAYS: &str = "Always";
 fn time(value: &Value) -> Timestamp {
     value
         .as_str()
-        .unwrap_or_else(|| panic!("{value} is no time"))
+        .unwrap_or_else(|| panic!("{value} is not a time"))
         .parse()
         .unwrap()
 }
@@ -29,10 +29,14 @@ fn request(t: &Tenant, grant: &str, value: &str) {
 
 /// Waits until the Secret has a different URL.
 fn another(t: &Tenant, secret: &str, than: &Mounted) -> Mounted {
-    eventually(Duration::from_secs(90), &format!("another key in {secret}"), || {
-        let key = t.mounted(&t.get(&format!("secret/{secret}"))?);
-        (key.files["url"] != than.files["url"]).then_some(key)
-    })
+    eventually(
+        Duration::from_secs(90),
+        &format!("another credential in {secret}"),
+        || {
+            let key = t.mounted(&t.get(&format!("secret/{secret}"))?);
+            (key.files["url"] != than.files["url"]).then_some(key)
+        },
+    )
 }
 
 fn writes(t: &Tenant, since: AuditMark) -> Vec<String> {
@@ -71,7 +75,7 @@ fn renewal_annotation_leads_to_one_new_credential() {
             "the same files"
         );
         assert!(new.files["expiry"] > old.files["expiry"]);
-        let renewed = eventually(SOON, "the status to say so", || {
+        let renewed = eventually(SOON, "the status to report it", || {
             t.get(grant).filter(|g| g["status"]["renewals"] == 1)
         });
         assert_eq!(
@@ -79,7 +83,11 @@ fn renewal_annotation_leads_to_one_new_credential() {
             new.files["expiry"]
         );
         assert_eq!(renewed["metadata"]["generation"], issued["metadata"]["generation"]);
-        assert_eq!(renewed["status"]["renewalTime"], json!(null), "there is no other");
+        assert_eq!(
+            renewed["status"]["renewalTime"],
+            json!(null),
+            "no further renewal is scheduled"
+        );
         let secret_now = t.get(&format!("secret/{secret}")).unwrap();
         assert_eq!(secret_now["metadata"]["uid"], uid, "the same Secret");
         assert_eq!(secret_now["metadata"]["annotations"]["valetkey.dev/renewals"], "1");
@@ -107,7 +115,11 @@ fn renewal_annotation_leads_to_one_new_credential() {
         } else {
             let file = t.file("up", b"up");
             assert_eq!(old.upload(&file).0, 200);
-            assert_eq!(new.upload(&file).0, 412, "write-once holds over all keys");
+            assert_eq!(
+                new.upload(&file).0,
+                412,
+                "write-once applies to all credentials of the grant"
+            );
             let done = t.reason_within("ug/up", "Completed", Duration::from_secs(70));
             assert_eq!(says(&done, "Completed"), "True Completed");
         }
@@ -149,7 +161,7 @@ fn renewal_annotation_without_valid_time_is_reported() {
     });
     assert_eq!(t.mount("g").files, key.files);
     t.kubectl(&["annotate", "dg/g", "valetkey.dev/renew-requested-at-"]);
-    eventually(SOON, "the condition to go", || {
+    eventually(SOON, "the condition to be removed", || {
         t.get("dg/g").filter(|g| condition(g, "RenewalFailing").is_none())
     });
 }
@@ -197,13 +209,13 @@ fn renewal_policy_always_schedules_the_next_renewal() {
     assert_eq!(
         issued["status"]["renewalTime"],
         json!(null),
-        "another key would gain less than a minute"
+        "another credential would extend the expiry by less than a minute"
     );
 
     let file = t.file("one", b"one");
     let key = t.mount("again");
     assert_eq!(key.upload(&file).0, 200);
-    let seen = eventually(Duration::from_secs(70), "the upload to be seen", || {
+    let seen = eventually(Duration::from_secs(70), "the upload to be found by a poll", || {
         t.get("ug/again").filter(|g| says(g, "Completed") == "True Completed")
     });
     assert_eq!(says(&seen, "Ready"), "True Issued");
@@ -211,9 +223,11 @@ fn renewal_policy_always_schedules_the_next_renewal() {
     assert_eq!(seen["status"]["object"]["size"], 3);
     t.kubectl(&["wait", "--for=condition=Completed", "ug/again", "--timeout=1s"]);
     assert_eq!(key.upload(&t.file("two", b"two again")).0, 200);
-    eventually(Duration::from_secs(70), "the second upload to be seen", || {
-        t.get("ug/again").filter(|g| g["status"]["object"]["size"] == 9)
-    });
+    eventually(
+        Duration::from_secs(70),
+        "the second upload to be found by a poll",
+        || t.get("ug/again").filter(|g| g["status"]["object"]["size"] == 9),
+    );
 
     let keys = |names: [&str; 3]| names.map(|name| t.mount(name).files);
     let before = keys(["down", "last", "again"]);
@@ -254,7 +268,10 @@ fn credential_is_renewed_before_it_expires() {
     // The second credentials expire early enough for the rest of the test, and late enough for a renewal.
     let second_end = until(125);
     let second = another(&t, "g", &first);
-    assert!(Timestamp::now() < end, "before the old one was over");
+    assert!(
+        Timestamp::now() < end,
+        "the renewal was before the old credential expired"
+    );
     assert_eq!(
         second.files["expiry"].parse::<Timestamp>().unwrap(),
         second_end - SignedDuration::from_secs(5)
@@ -268,20 +285,20 @@ fn credential_is_renewed_before_it_expires() {
         .plane
         .kubectl(&["delete", "secret", t.name(), "--namespace", "valet-system"])
         .unwrap();
-    let failing = eventually(Duration::from_secs(120), "somebody to be told", || {
+    let failing = eventually(Duration::from_secs(120), "an event", || {
         t.get("dg/g")
             .filter(|g| says(g, "RenewalFailing") == "True RenewalOverdue")
     });
     assert_eq!(says(&failing, "Ready"), "True Issued");
     assert_eq!(t.kstatus(&failing), "Current");
-    assert_eq!(t.mount("g").files, second.files, "the old key stays");
+    assert_eq!(t.mount("g").files, second.files, "the old credential stays");
     eventually(SOON, "an event", || {
         t.kubectl(&["get", "events"]).contains("RenewalOverdue").then_some(())
     });
     let waiting = t.reason_within("dg/g", "CredentialsNotFound", Duration::from_secs(150));
     assert!(
         Timestamp::now() >= second_end - SignedDuration::from_secs(5),
-        "not before its end"
+        "the reason does not change before the expiry"
     );
     t.gone("g");
     assert_eq!(t.kstatus(&waiting), "InProgress");

@@ -38,7 +38,10 @@ fn credentials_stay_valid_while_no_operator_runs() {
     assert_eq!(arriving.upload(&t.file("body", b"while nobody looks")).0, 200);
     let over = ends + jiff::SignedDuration::from_secs(1);
     std::thread::sleep(Duration::try_from(over.duration_since(Timestamp::now())).unwrap_or_default());
-    assert!(t.get("secret/ending").is_some(), "nobody was there to withdraw it");
+    assert!(
+        t.get("secret/ending").is_some(),
+        "no operator was running to delete the Secret"
+    );
 
     let mark = t.mark();
     let operator = t.operator();
@@ -67,10 +70,10 @@ fn credentials_stay_valid_while_no_operator_runs() {
             "patch uploadgrants arriving",
             "patch uploadgrants unused",
         ],
-        "one write for each thing that had changed, none for the rest"
+        "one write for each changed grant, and none for the others"
     );
     let status = operator.terminate().unwrap();
-    assert!(status.success(), "SIGTERM ends it in good order: {status}");
+    assert!(status.success(), "the operator exits cleanly after SIGTERM: {status}");
 }
 
 /// If a grant is deleted while no operator runs, Kubernetes deletes its Secret through the owner reference. No
@@ -107,7 +110,11 @@ fn two_operators_issue_each_credential_once() {
     for n in 0..10 {
         t.reason_within(&format!("dg/g{n}"), "Expired", 2 * SOON);
     }
-    assert_eq!(t.secrets_written(mark), (10, 0, 10), "one key each, withdrawn once");
+    assert_eq!(
+        t.secrets_written(mark),
+        (10, 0, 10),
+        "one Secret for each grant, deleted once"
+    );
 }
 
 /// If two operators see the same upload, the second one finds the Secret already deleted. It does not create the
@@ -129,7 +136,7 @@ fn two_operators_do_not_recreate_secret_of_completed_upload() {
     for name in &names {
         t.reason_within(&format!("ug/{name}"), "Completed", Duration::from_secs(75));
     }
-    eventually(SOON, "all Secrets to be withdrawn", || {
+    eventually(SOON, "all Secrets to be deleted", || {
         t.kubectl(&["get", "secrets", "--output", "name"])
             .is_empty()
             .then_some(())
@@ -143,5 +150,5 @@ fn two_operators_do_not_recreate_secret_of_completed_upload() {
     made.sort_unstable();
     let all = made.len();
     made.dedup();
-    assert_eq!((made.len(), all), (30, 30), "one Secret each, made once");
+    assert_eq!((made.len(), all), (30, 30), "one Secret for each grant, created once");
 }

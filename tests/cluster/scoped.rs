@@ -80,13 +80,13 @@ fn store_without_rule_for_own_namespace_is_ignored() {
     let mut grant = other.grant("DownloadGrant", "g", json!({}));
     grant["spec"]["storeRef"]["name"] = json!(t.name());
     other.apply(&[grant]);
-    eventually(SOON, "the grant to be looked at", || {
+    eventually(SOON, "the grant to be reconciled", || {
         other.get("dg/g").filter(|g| says(g, "Ready").starts_with("False"))
     });
     assert_eq!(writes(&t, t.name(), mark), 0);
 
     let _operator = t.operator();
-    let answered = eventually(SOON, "the canary to be answered", || {
+    let answered = eventually(SOON, "the conformance check to finish", || {
         t.get(&format!("costore/{}", t.name()))
             .filter(|s| s["status"]["canary"]["request"] == "now")
     });
@@ -109,7 +109,7 @@ fn two_operators_merge_conditions_of_one_store() {
     a.apply(&[credentials, shared(&a, &b)]);
     let name = a.name();
     let first = a.operator();
-    let alone = eventually(SOON, "the first word", || {
+    let alone = eventually(SOON, "the first operator's conditions", || {
         Some(store(&a, name)).filter(|s| voice(s, &a, "Ready") == "True Ready")
     });
     assert_eq!(says(&alone, "Ready"), "True Ready");
@@ -119,7 +119,7 @@ fn two_operators_merge_conditions_of_one_store() {
 
     // The second operator has no credentials for the store.
     let second = apart(&b);
-    let both = eventually(SOON, "both words", || {
+    let both = eventually(SOON, "the conditions of both operators", || {
         Some(store(&a, name)).filter(|s| voice(s, &b, "Ready") == "False CredentialsNotFound")
     });
     assert_eq!(voice(&both, &a, "Ready"), "True Ready");
@@ -157,7 +157,7 @@ fn two_operators_merge_conditions_of_one_store() {
     drop((first, second));
     let restart = || (a.operator(), apart(&b));
     let settle = restart();
-    let settled = eventually(SOON, "both to have settled", || {
+    let settled = eventually(SOON, "both operators to stop writing", || {
         let now = store(&a, name);
         let is_settled = now["status"]["capabilities"].as_array().is_none_or(Vec::is_empty)
             && voice(&now, &a, "UnsignedHeadersRefused") == "True HeadersRefused"
@@ -177,10 +177,10 @@ fn two_operators_merge_conditions_of_one_store() {
         a.kubectl(&["annotate", "--overwrite", &format!("costore/{name}"), &value]);
     };
     request("one");
-    eventually(SOON, "the round trip of the one that can", || {
+    eventually(SOON, "the conformance check of the operator with credentials", || {
         Some(store(&a, name)).filter(|s| voice(s, &a, "KeysEnforced") == "True KeysEnforced")
     });
-    assert_eq!(writes(&a, name, mark), 1, "only what is new was written");
+    assert_eq!(writes(&a, name, mark), 1, "only changed conditions were written");
     assert_eq!(
         settled["status"]["observedGeneration"],
         store(&a, name)["metadata"]["generation"]
@@ -192,7 +192,7 @@ fn two_operators_merge_conditions_of_one_store() {
     credentials["metadata"]["namespace"] = json!(b.name());
     b.apply(&[credentials]);
     request("both");
-    let fine = eventually(SOON, "both to be content", || {
+    let fine = eventually(SOON, "both operators to report Ready", || {
         let now = store(&a, name);
         let is_fine = voice(&now, &b, "KeysEnforced") == "True KeysEnforced" && says(&now, "Ready") == "True Ready";
         is_fine.then_some(now)
@@ -208,7 +208,7 @@ fn two_operators_merge_conditions_of_one_store() {
     // When the rule allows only one namespace, that operator writes plain conditions, and the other operator removes
     // its own.
     a.apply(&[a.store()]);
-    let own = eventually(SOON, "the other one's word to be gone", || {
+    let own = eventually(SOON, "the conditions of the other operator to be removed", || {
         let now = store(&a, name);
         let types = now["status"]["conditions"].to_string();
         (!types.contains(&format!("{}/", b.name())) && !types.contains(&format!("{name}/"))).then_some(now)

@@ -39,7 +39,7 @@ fn comes_back(test: &str, arg: &str) {
     assert_eq!(
         lists > 0,
         arg == "--watch-secrets",
-        "who may not watch Secrets does not ask to"
+        "an operator without permission to watch Secrets does not watch them"
     );
 }
 
@@ -56,7 +56,7 @@ fn changed_expiration_reissues_and_changed_template_does_not() {
     let patch = |spec: Value| {
         t.patch("dg/g", &json!({"spec": spec}));
         let generation = t.get("dg/g").unwrap()["metadata"]["generation"].clone();
-        eventually(SOON, "the change to be seen", || {
+        eventually(SOON, "the change to be reconciled", || {
             t.get("dg/g")
                 .filter(|g| g["status"]["observedGeneration"] == generation)
         })
@@ -70,7 +70,7 @@ fn changed_expiration_reissues_and_changed_template_does_not() {
     assert_eq!(secret["metadata"]["labels"]["app.kubernetes.io/managed-by"], "valet");
     assert_eq!(secret["metadata"]["annotations"]["app.kubernetes.io/part-of"], "them");
     assert_eq!(secret["metadata"]["annotations"]["valetkey.dev/grant-generation"], "2");
-    assert_eq!(t.mount("g").files, first.files, "the key is the same");
+    assert_eq!(t.mount("g").files, first.files, "the credential is the same");
 
     let grant = patch(json!({"expirationSeconds": 900}));
     let second = t.mount("g");
@@ -137,7 +137,7 @@ fn rejected_secret_is_reported_until_the_cause_is_removed() {
         "spec": {"hard": {"count/secrets": "0"}},
     })]);
     // The quota takes effect after its controller has counted the Secrets.
-    eventually(SOON, "the quota to count", || {
+    eventually(SOON, "the ResourceQuota to count the Secrets", || {
         let secret =
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "probe", "namespace": t.name()}});
         match t.world.plane.kubectl_in(&secret.to_string(), &["create", "-f", "-"]) {

@@ -37,7 +37,7 @@ fn grant_without_operator_or_store_is_in_progress() {
         .unwrap();
     assert!(
         since >= began - jiff::SignedDuration::from_secs(1),
-        "{since} is not when it became so"
+        "{since} is not the time of the transition"
     );
 
     t.apply(&[t.grant("DownloadGrant", "lost", json!({"storeRef": {"name": "nowhere"}}))]);
@@ -51,7 +51,7 @@ fn grant_without_operator_or_store_is_in_progress() {
         .unwrap();
     assert!(
         since >= began - jiff::SignedDuration::from_secs(1),
-        "{since} is from before anybody looked"
+        "{since} is before the first reconcile"
     );
     assert_eq!(says(&lost, "Active"), "False StoreNotFound");
     assert!(condition(&lost, "Stalled").is_none());
@@ -148,7 +148,7 @@ fn upload_grant_completes_and_its_secret_is_deleted() {
         "another type"
     );
     assert_eq!(key.curl(&["--request", "DELETE"]).0, 403, "another method");
-    assert_eq!(t.mount("wrong").upload(&file).0, 400, "the checksum of something else");
+    assert_eq!(t.mount("wrong").upload(&file).0, 400, "the checksum of other content");
     assert_eq!(t.stored(&t.key("doc")), None);
 
     assert_eq!(key.upload(&file), (200, String::new()));
@@ -192,7 +192,10 @@ fn download_grant_expires_and_is_deleted() {
     )]);
     let grant = t.reason("dg/report", "Issued");
     assert_eq!(t.kstatus(&grant), "Current");
-    assert!(condition(&grant, "Completed").is_none(), "a download completes nothing");
+    assert!(
+        condition(&grant, "Completed").is_none(),
+        "a download has no condition Completed"
+    );
     let key = t.mount("report");
     let (code, answer) = key.curl(&["--include"]);
     assert_eq!(code, 200);
@@ -205,14 +208,14 @@ fn download_grant_expires_and_is_deleted() {
     assert!(headers.contains("content-type: text/csv"), "{answer}");
 
     let expires: Timestamp = key.files["expiry"].parse().unwrap();
-    let gone = eventually(SOON, "the Secret to go", || {
+    let gone = eventually(SOON, "the Secret to be deleted", || {
         t.get("secret/report").is_none().then(Timestamp::now)
     });
     let late = gone.duration_since(expires).as_millis();
     // The documented limit is one second. The second that is added here is for the test's own polling.
     assert!(
         (0..2000).contains(&late),
-        "the Secret went {late} ms after the key's end"
+        "the Secret was deleted {late} ms after the expiry"
     );
     let grant = t.reason("dg/report", "Expired");
     assert_eq!(t.kstatus(&grant), "Current");
@@ -222,12 +225,12 @@ fn download_grant_expires_and_is_deleted() {
     assert_eq!(code, 403, "{answer}");
     assert!(answer.contains("expired"), "{answer}");
     let finished: Timestamp = grant["status"]["finishedTime"].as_str().unwrap().parse().unwrap();
-    eventually(SOON, "the grant to be collected", || {
+    eventually(SOON, "the finished grant to be deleted", || {
         t.get("dg/report").is_none().then_some(())
     });
     assert!(
         Timestamp::now().duration_since(finished).as_secs() >= 5,
-        "collected before its time"
+        "the grant was deleted too early"
     );
 }
 
@@ -264,7 +267,7 @@ fn upload_grant_without_object_becomes_expired_unused() {
     );
     // A finished grant stays finished when its `expirationSeconds` changes.
     t.patch("ug/never", &json!({"spec": {"expirationSeconds": 600}}));
-    let grant = eventually(SOON, "the new generation to be seen", || {
+    let grant = eventually(SOON, "the new generation to be reconciled", || {
         t.get("ug/never").filter(|g| g["status"]["observedGeneration"] == 2)
     });
     assert_eq!(says(&grant, "Ready"), "False ExpiredUnused");
@@ -426,13 +429,13 @@ fn finished_gitops_grants_are_not_deleted() {
         json!({"expirationSeconds": 1, "ttlSecondsAfterFinished": -1}),
     );
     t.apply(&[argo, flux, own, plain, keep]);
-    eventually(SOON, "what is not tracked to be collected", || {
+    eventually(SOON, "the grant without a GitOps tool to be deleted", || {
         (t.get("dg/plain").is_none() && t.get("dg/own").is_none()).then_some(())
     });
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
         for name in ["dg/argo", "dg/flux", "dg/keep"] {
-            assert!(t.get(name).is_some(), "{name} was collected");
+            assert!(t.get(name).is_some(), "{name} was deleted");
         }
     }
 }

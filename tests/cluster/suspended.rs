@@ -45,7 +45,11 @@ fn suspended_grant_has_no_secret_and_later_the_same_credential() {
         "{}",
         message(&held, "Suspended")
     );
-    assert_eq!(copy.curl(&[]).0, 200, "as the message says");
+    assert_eq!(
+        copy.curl(&[]).0,
+        200,
+        "copies of the URL work until the time in the message"
+    );
     assert!(operator.metrics().unwrap().contains(&format!(
         r#"valet_grants{{kind="DownloadGrant",namespace="{}",reason="Suspended"}} 1"#,
         t.name()
@@ -58,7 +62,7 @@ fn suspended_grant_has_no_secret_and_later_the_same_credential() {
     assert_eq!(
         t.mount("report").files,
         copy.files,
-        "the same key, with what is left of it"
+        "the same credential with the same expiry"
     );
     let first = t.reason("ug/waiting", "Issued");
     assert_eq!(says(&first, "Active"), "True Issued");
@@ -101,9 +105,16 @@ fn revoked_grant_has_no_secret_and_is_not_issued_again() {
     ] {
         assert!(said.contains(part), "{said}");
     }
-    assert!(!said.contains(t.world.s3.access_key()), "names no key id: {said}");
+    assert!(
+        !said.contains(t.world.s3.access_key()),
+        "the message names no access key ID: {said}"
+    );
     let file = t.file("late", b"late");
-    assert_eq!(copy.upload(&file).0, 200, "as the message says");
+    assert_eq!(
+        copy.upload(&file).0,
+        200,
+        "copies of the URL work until the time in the message"
+    );
 
     let refused = t.world.plane.kubectl(&[
         "patch",
@@ -114,7 +125,7 @@ fn revoked_grant_has_no_secret_and_is_not_issued_again() {
         "--patch",
         r#"{"spec":{"revoke":false}}"#,
     ]);
-    let refused = refused.expect_err("it cannot be taken back").to_string();
+    let refused = refused.expect_err("a revoked grant cannot be restored").to_string();
     assert!(refused.contains("spec.revoke cannot be set back to false"), "{refused}");
 
     // After the revocation, a change of the spec leads only to a status write.
@@ -137,7 +148,7 @@ fn revoked_grant_has_no_secret_and_is_not_issued_again() {
         "{metrics}"
     );
     t.patch("ug/leaked", &json!({"spec": {"ttlSecondsAfterFinished": 0}}));
-    eventually(SOON, "the grant to be collected", || {
+    eventually(SOON, "the finished grant to be deleted", || {
         t.get("ug/leaked").is_none().then_some(())
     });
 }

@@ -91,7 +91,7 @@ fn every_crd_field_has_a_description() {
         for part in ["spec", "status"] {
             walk(&schema["properties"][part], part, &mut silent);
         }
-        assert!(silent.is_empty(), "{kind}: {silent:?} have no description");
+        assert!(silent.is_empty(), "{kind}: the fields {silent:?} have no description");
         let text = t.kubectl(&["explain", &format!("{kind}.spec")]);
         assert!(text.contains("DESCRIPTION"), "{text}");
     }
@@ -175,5 +175,8 @@ fn crds_are_up_to_date() {
     let printed = valet_harness::operator::crds(VALET.as_ref()).expect("valet crds runs");
     let committed =
         std::fs::read_to_string(concat!(env!("VALET_ROOT"), "/crds/valet.yaml")).expect("it is committed");
-    assert!(committed == printed, "crds/valet.yaml is old; run: make generate");
+    assert!(
+        committed == printed,
+        "crds/valet.yaml is not up to date; run: make generate"
+    );
 }

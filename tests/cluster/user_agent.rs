@@ -36,7 +36,7 @@ fn every_request_names_valet_and_its_version() {
     }
     // Requests through the AWS SDK have the SDK's user agent with Valet's name in it. Presigned requests have Valet's
     // user agent.
-    let asked = eventually(SOON, "a store to be asked", || {
+    let asked = eventually(SOON, "a request to a store", || {
         Some(server.asked()).filter(|a| !a.is_empty())
     });
     for request in &asked {

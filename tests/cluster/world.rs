@@ -315,7 +315,7 @@ impl Tenant {
     /// Waits until the store has the result of the conformance check with this request, and returns the store.
     pub fn answered(&self, request: &str) -> Value {
         // The operators of other tests can run conformance checks at the same time.
-        eventually(3 * SOON, "the canary to be answered", || {
+        eventually(3 * SOON, "the conformance check to finish", || {
             self.get(&format!("costore/{}", self.name()))
                 .filter(|s| s["status"]["canary"]["request"] == request)
         })
@@ -323,7 +323,7 @@ impl Tenant {
 
     /// Waits until a Secret is deleted. Valet writes the grant's status before it deletes the Secret.
     pub fn gone(&self, secret: &str) {
-        eventually(SOON, &format!("Secret {secret} to go"), || {
+        eventually(SOON, &format!("Secret {secret} to be deleted"), || {
             self.get(&format!("secret/{secret}")).is_none().then_some(())
         });
     }

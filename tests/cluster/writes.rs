@@ -54,7 +54,7 @@ fn issuing_needs_two_writes_and_an_idle_grant_none() {
         "{:?}",
         writes.iter().map(|e| e.uri()).collect::<Vec<_>>()
     );
-    assert!(writes.iter().all(|e| e.code() < 300), "a write was turned down");
+    assert!(writes.iter().all(|e| e.code() < 300), "the apiserver rejected a write");
 
     let mark = t.world.plane.audit_mark().unwrap();
     std::thread::sleep(Duration::from_secs(10));
