@@ -75,7 +75,7 @@ fn row(reason: &str) -> (&'static str, &'static str, bool) {
         | "KeysNotEnforced"
         | "InvalidStore"
         | "EndpointNotAllowed" => ("False", "Failed", false),
-        other => panic!("{other} is no reason for a grant to be as it is"),
+        other => panic!("{other} is not a reason for the state of a grant"),
     }
 }
 
@@ -89,14 +89,18 @@ pub fn ready(grant: &GrantFacts) -> &str {
 
 /// Checks that the step that `decide` returned keeps all invariants in the current world.
 pub fn step(world: &World, facts: &Facts, step: &Step) {
-    assert_eq!(&decide(facts, world.now), step, "the same facts, another judgement");
+    assert_eq!(
+        &decide(facts, world.now),
+        step,
+        "two different decisions for the same facts"
+    );
     asks(facts, step);
     match step {
         Step::Read(_) => {}
         Step::Publish(publish) => {
             assert!(
                 facts.grant.held || facts.grant.ask.parts().is_none(),
-                "begins an upload without a finalizer"
+                "initiates a multipart upload without a finalizer"
             );
             // The credential is checked against the facts that were read. A later change of the spec is checked at
             // the next step.
@@ -106,7 +110,11 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
                 && store.max_live_grants.is_some()
                 && publish.mode == PublishMode::Create
             {
-                assert_eq!(facts.place, QuotaFact::Given, "a key without a place");
+                assert_eq!(
+                    facts.place,
+                    QuotaFact::Given,
+                    "a credential without a reservation of quota"
+                );
             }
             if let PublishMode::Replace { uid, .. } = &publish.mode {
                 ours(facts, uid);
@@ -136,7 +144,7 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
                 assert_eq!(
                     (&s.owner, &s.uid),
                     (&Owner::ThisGrant, uid),
-                    "I2: empties somebody else's Secret"
+                    "I2: empties the Secret of another owner"
                 );
                 assert!(s.has_data && !s.finalizers.is_empty(), "a write without a cause");
             }
@@ -150,12 +158,12 @@ pub fn step(world: &World, facts: &Facts, step: &Step) {
         Step::Complete(_, assembly) => complete(world, facts, assembly),
         Step::Abort(upload) => {
             assert!(facts.grant.held, "an upload without a finalizer");
-            assert_ne!(upload.upload(), THEIRS, "aborts somebody else's upload");
+            assert_ne!(upload.upload(), THEIRS, "aborts the upload of another client");
         }
         Step::AbortOrphans(uploads) => {
             assert!(facts.grant.held, "an upload without a finalizer");
             for upload in uploads {
-                assert_ne!(upload.upload(), THEIRS, "aborts somebody else's upload");
+                assert_ne!(upload.upload(), THEIRS, "aborts the upload of another client");
             }
         }
         Step::RemoveFinalizer { notice } => release(world, notice.is_some()),
@@ -209,7 +217,7 @@ pub fn asks(facts: &Facts, step: &Step) {
     let is_own = matches!(step, Step::Abort(upload) if own.iter().flatten().any(|own| *own == upload.upload()));
     assert!(
         is_allowed || is_own || !reaches_store(step),
-        "I16: asks the store about a grant that is not allowed: {step:?}"
+        "I16: sends a request to the store for a grant that is not allowed: {step:?}"
     );
 }
 
@@ -217,8 +225,8 @@ pub fn asks(facts: &Facts, step: &Step) {
 fn ours<'a>(facts: &'a Facts, uid: &str) -> &'a SecretView {
     match &facts.secret {
         SecretFact::Present(s) => {
-            assert_eq!(s.owner, Owner::ThisGrant, "I2: a write to somebody else's Secret");
-            assert!(!s.deleting, "I2: a write to a Secret that is going");
+            assert_eq!(s.owner, Owner::ThisGrant, "I2: a write to the Secret of another owner");
+            assert!(!s.deleting, "I2: a write to a Secret that is being deleted");
             assert_eq!(s.uid, uid);
             s
         }
@@ -240,20 +248,26 @@ pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Pu
     let StoreFact::Usable(store) = store else {
         panic!("I6: signs with a store that is {store:?}");
     };
-    assert!(admit(grant, store).is_ok(), "I6: signs what the policy refuses");
+    assert!(
+        admit(grant, store).is_ok(),
+        "I6: signs for a grant that the access rules refuse"
+    );
     let asked = SignedDuration::from_secs(grant.terms.expiration_seconds);
     for t in [key.issued_at, key.expires_at] {
         assert_eq!(t.subsec_nanosecond(), 0, "signatures count whole seconds: {key:?}");
     }
     assert!(key.issued_at <= now, "I12: signed for the future: {key:?} at {now}");
-    assert!(key.expires_at > now, "signs a key that is over: {key:?} at {now}");
+    assert!(
+        key.expires_at > now,
+        "signs a credential that has already expired: {key:?} at {now}"
+    );
     assert!(
         key.expires_at.duration_since(key.issued_at) <= asked,
-        "I12: longer than asked: {key:?}"
+        "I12: longer than requested: {key:?}"
     );
     assert!(
         key.expires_at.duration_since(now) <= asked,
-        "I12: longer than asked, from now: {key:?} at {now}"
+        "I12: longer than requested, counted from now: {key:?} at {now}"
     );
     if let Some(deadline) = &grant.terms.deadline_time {
         assert!(key.expires_at <= deadline.0, "I12: past the deadline: {key:?}");
@@ -263,21 +277,21 @@ pub fn signs(grant: &GrantFacts, store: &StoreFact, now: Timestamp, publish: &Pu
         let end = created.saturating_add(SignedDuration::from_secs(total)).unwrap();
         assert!(
             key.expires_at <= end,
-            "past what the rules allow in total: {key:?} at {now}"
+            "after the total time that the rules allow: {key:?} at {now}"
         );
     }
     if let Some(end) = store.credentials_expire {
-        assert!(key.expires_at < end, "outlives its credentials: {key:?}");
+        assert!(key.expires_at < end, "expires after the store's credentials: {key:?}");
     }
     let with = publish.annotations.get(annotation::SIGNED_WITH);
     assert_eq!(
         with,
         store.signer.as_ref().map(|s| &s.fingerprint),
-        "says that it was signed with something else"
+        "records the fingerprint of another access key"
     );
     assert_eq!(publish.request.key.as_str(), grant.terms.key);
     assert_eq!(publish.request.ask, grant.ask);
-    assert!(!grant.deleting, "signs for a grant that is going");
+    assert!(!grant.deleting, "signs for a grant that is being deleted");
     assert!(grant.broken_rules.is_empty());
 
     let (labels, annotations) = (&publish.labels, &publish.annotations);
@@ -304,7 +318,7 @@ pub fn published(world: &World, publish: &Publish) {
     let (grant, key) = (world.grant(), publish.request.lifetime);
     assert!(
         !grant.terms.is_suspended() && !grant.terms.is_revoked(),
-        "signs what is withheld"
+        "signs for a suspended or revoked grant"
     );
     if world.forged {
         return;
@@ -336,7 +350,7 @@ pub fn published(world: &World, publish: &Publish) {
                 wanted
                     || key.expires_at >= last.expires_at + SignedDuration::from_secs(60)
                     || last.is_over(world.now),
-                "a renewal that gains nothing: {key:?} after {last:?}"
+                "a renewal that does not extend the expiry: {key:?} after {last:?}"
             );
         }
         return;
@@ -352,11 +366,11 @@ pub fn published(world: &World, publish: &Publish) {
     }
     assert_eq!(
         key.issued_at, first.issued_at,
-        "I3: another key for the same generation"
+        "I3: another credential for the same generation"
     );
     assert!(
         key.expires_at <= first.expires_at,
-        "I3: a longer key for the same generation"
+        "I3: a longer credential for the same generation"
     );
 }
 
@@ -381,7 +395,7 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
     if !world.forged {
         assert!(
             before.observed_generation <= status.observed_generation,
-            "I4: went back"
+            "I4: the observed generation decreased"
         );
     }
     let conditions: Vec<_> = status
@@ -411,7 +425,7 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
         );
         assert!(
             !c.message.is_empty() || world.forged,
-            "{} {} says nothing",
+            "the condition {} {} has no message",
             c.type_,
             c.reason
         );
@@ -424,7 +438,7 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
     let mut types: Vec<_> = status.conditions.iter().map(|c| &c.type_).collect();
     types.sort();
     types.dedup();
-    assert_eq!(types.len(), status.conditions.len(), "a condition stands there twice");
+    assert_eq!(types.len(), status.conditions.len(), "a condition type appears twice");
 
     for (type_, reason) in [("Suspended", "Suspended"), ("Revoked", "Revoked")] {
         let said = condition(status, type_).map(|c| c.status.as_str());
@@ -433,7 +447,7 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
     }
     assert!(
         status.renewal_time.is_none() || status.binding.is_some(),
-        "renewalTime without a key"
+        "renewalTime without a credential"
     );
 
     let (value, verdict, active) = row(&condition(status, "Ready").unwrap().reason);
@@ -447,7 +461,10 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
     assert_eq!(is_active, active, "Active");
     assert_eq!(status.binding.is_some(), active, "binding");
     if let Some(binding) = &status.binding {
-        assert_eq!(binding.expiration_time, status.expiration_time, "two ends of one key");
+        assert_eq!(
+            binding.expiration_time, status.expiration_time,
+            "two different expiry times of one credential"
+        );
     }
     if is_active {
         assert!(
@@ -466,7 +483,10 @@ fn report(world: &World, facts: &Facts, status: &GrantStatus) {
     ]
     .contains(&ready(&after));
     if ready(&after) == "Completed" {
-        assert!(!world.is_mismatched(), "Completed by what the grant does not describe");
+        assert!(
+            !world.is_mismatched(),
+            "Completed by an object that does not match the grant"
+        );
     }
     assert_eq!(status.finished_time.is_some(), finished, "finishedTime");
     assert_eq!(status.issued_time.is_some(), status.expiration_time.is_some());
@@ -478,7 +498,10 @@ fn complete(world: &World, facts: &Facts, assembly: &Assembly) {
     let StoreFact::Usable(store) = &facts.store else {
         panic!("completes with a store that is {:?}", facts.store);
     };
-    assert!(admit(grant, store).is_ok(), "completes what the policy refuses");
+    assert!(
+        admit(grant, store).is_ok(),
+        "completes a grant that the access rules refuse"
+    );
     assert!(!grant.terms.is_suspended() && !grant.terms.is_revoked() && !grant.deleting);
     assert!(grant.status.finished_time.is_none());
     assert!(world.forged || assembly.upload != THEIRS);
@@ -511,19 +534,19 @@ fn release(world: &World, is_told: bool) {
 
 fn collect(world: &World) {
     let grant = world.grant();
-    assert!(world.own_secret().is_none(), "collected before its Secret");
+    assert!(world.own_secret().is_none(), "the grant was deleted before its Secret");
     let finished = grant
         .status
         .finished_time
         .as_ref()
-        .expect("collected before it has finished")
+        .expect("deleted before the grant has finished")
         .0;
     let ttl = match grant.terms.ttl_seconds_after_finished {
         Some(own) => own.filter(|s| *s >= 0),
         None if grant.tracked_by.is_some() => None,
         None => world.settings.ttl_seconds_after_finished,
     };
-    let ttl = ttl.expect("collected although it is to be kept");
+    let ttl = ttl.expect("deleted although the grant must be kept");
     assert!(finished.saturating_add(SignedDuration::from_secs(ttl)).unwrap() <= world.now);
 }
 
@@ -531,7 +554,10 @@ fn collect(world: &World) {
 /// time.
 fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
     let (grant, now) = (world.grant(), world.now);
-    assert!(until.is_none_or(|t| t > now), "a rest until {until:?}, which is over");
+    assert!(
+        until.is_none_or(|t| t > now),
+        "waits until {until:?}, which is in the past"
+    );
     if grant.deleting {
         return;
     }
@@ -540,7 +566,7 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
     assert_eq!(kstatus(grant), verdict);
     // A grant that waits for quota is enqueued when quota becomes free, so it needs no timer.
     if verdict == "InProgress" && ready(grant) != "TooManyGrants" {
-        assert!(until.is_some(), "{} waits for nobody", ready(grant));
+        assert!(until.is_some(), "{} waits without a timer or an event", ready(grant));
     }
     // A credential whose Secret was deleted still expires, and the status must change then. An earlier deadline
     // counts as the expiry, rounded down to a whole second.
@@ -551,7 +577,7 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
     if let Some(end) = recorded.filter(|_| grant.status.finished_time.is_none() && ready(grant) != "SecretConflict") {
         assert!(
             end <= now || until.is_some_and(|t| t <= end),
-            "nobody wakes at the key's end {end} but at {until:?}: {grant:#?}"
+            "no reconcile at the expiry {end}, but at {until:?}: {grant:#?}"
         );
     }
     // A watch will report the state of the Secret that the operator does not know yet.
@@ -566,16 +592,19 @@ fn rest(world: &World, facts: &Facts, until: Option<Timestamp>) {
     match world.own_secret() {
         Some(Secret { signed: Some(key), .. }) if !world.forged => {
             assert!(active, "a Secret under {}", ready(grant));
-            assert!(!key.is_over(now), "I1: a Secret outlives its key");
+            assert!(
+                !key.is_over(now),
+                "I1: the Secret exists after the expiry of its credential"
+            );
             assert!(
                 until.is_some_and(|t| t <= key.expires_at),
-                "I1: nobody wakes at the key's end"
+                "I1: no reconcile at the expiry of the credential"
             );
             let says = |t: &Option<Time>| t.as_ref().map(|t| t.0);
             assert_eq!(says(&grant.status.issued_time), Some(key.issued_at));
             assert_eq!(says(&grant.status.expiration_time), Some(key.expires_at));
         }
-        Some(_) => assert!(world.forged, "a Secret of ours without a key"),
+        Some(_) => assert!(world.forged, "a grant Secret without a credential"),
         None => assert!(!active, "Active without a Secret"),
     }
 }

@@ -58,7 +58,7 @@ fn name(step: &Step) -> &'static str {
 pub fn until(world: &World) -> Option<Timestamp> {
     match world.next() {
         Step::Rest { until } => until,
-        other => panic!("no rest but {other:?}"),
+        other => panic!("expected Rest, not {other:?}"),
     }
 }
 
@@ -91,7 +91,7 @@ fn deadline_ends_the_credential_and_prevents_a_new_one() {
     assert_eq!(steps(&mut late, around(at(100))), ["publish", "report", "report"]);
     late.now = at(100) - TICK;
     let Step::Publish(last) = late.next() else {
-        panic!("the last moment is one");
+        panic!("the last possible time is valid");
     };
     assert_eq!(last.request.lifetime.seconds(), 1);
 
@@ -110,7 +110,7 @@ fn deadline_ends_the_credential_and_prevents_a_new_one() {
     assert_eq!(
         until(&pulled),
         Some(at(100)),
-        "nobody can sign a shorter key; this one goes in time"
+        "a shorter credential is not possible; this one is deleted in time"
     );
     assert_eq!(steps(&mut pulled, around(at(100))), ["rest", "withdraw", "withdraw"]);
 }
@@ -158,7 +158,7 @@ fn secret_of_predecessor_grant_is_a_conflict_after_one_minute() {
     let mut world = world(upload());
     world.plant(Owner::Predecessor);
     world.reconcile();
-    assert_eq!(until(&world), Some(at(1)), "asks again soon");
+    assert_eq!(until(&world), Some(at(1)), "the grant is reconciled again soon");
     let reason = |world: &mut World, now| {
         world.now = now;
         world.reconcile();
@@ -170,7 +170,7 @@ fn secret_of_predecessor_grant_is_a_conflict_after_one_minute() {
     assert_eq!(
         until(&world),
         Some(minute_later),
-        "and then looks each minute whether it has gone"
+        "the grant is then reconciled each minute until the Secret is deleted"
     );
 }
 
@@ -188,7 +188,7 @@ fn temporary_signing_failure_is_retried_and_permanent_is_not() {
         let until = world.reconcile();
         assert_eq!(ready(world.grant()), verdict);
         assert_eq!(until, next, "{verdict}");
-        assert_eq!(world.notices, [reason], "a person must hear of it, once");
+        assert_eq!(world.notices, [reason], "exactly one event is sent");
         assert!(world.secret.is_none() && world.keys.is_empty());
         world.unsigned = None;
         world.now = at(1);
@@ -210,7 +210,7 @@ fn polls_run_exactly_at_their_scheduled_times() {
         world.now = at(second);
         world.reconcile();
     }
-    assert_eq!(until(&world), Some(at(300)), "the key's end comes before the next look");
+    assert_eq!(until(&world), Some(at(300)), "the expiry is before the next poll");
 }
 
 #[test]

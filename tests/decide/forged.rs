@@ -100,7 +100,10 @@ fn forged_status_never_leads_to_a_credential_beyond_the_limits() {
             }
         }
     }
-    assert!(keys > 1000, "only {keys} keys were signed: is this still a test?");
+    assert!(
+        keys > 1000,
+        "only {keys} credentials were signed, so the test may check nothing"
+    );
 }
 
 /// Valet re-signs with the recorded lifetime only if the record is authentic and fits the spec. It ignores any other
@@ -226,11 +229,11 @@ fn missing_expiry_in_status_binding_is_restored() {
     world.reconcile();
     let whole = world.grant().status.clone();
     let binding = world.grant.as_mut().unwrap().status.binding.as_mut();
-    binding.expect("the key is published").expiration_time = None;
+    binding.expect("the credential is issued").expiration_time = None;
     world.now += SignedDuration::from_secs(1);
     world.reconcile();
     assert_eq!(world.grant().status, whole);
-    assert_eq!(world.keys.len(), 1, "and nothing is signed for it");
+    assert_eq!(world.keys.len(), 1, "nothing is signed for the correction");
 }
 
 /// Valet keeps conditions whose type is not its own.

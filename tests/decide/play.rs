@@ -82,9 +82,9 @@ pub fn play(life: &Life, memory: Memory, crash: Option<usize>, late: SignedDurat
         }
         wake = world.reconcile();
         awakenings += 1;
-        assert!(awakenings < 2_000, "I13: the operator does not sleep");
+        assert!(awakenings < 2_000, "I13: the operator never stops reconciling");
     }
-    assert!(events.peek().is_none(), "an event after the end");
+    assert!(events.peek().is_none(), "an event after the end of the life");
     world.now = end;
     world.crash = None;
     world.reconcile();
@@ -145,7 +145,7 @@ impl Life {
         assert_eq!(end.notices, self.end.notices);
         assert!(
             end.left == 0 || end.notices.contains(&Reason::PartsLeft),
-            "left at the store"
+            "multipart uploads that are left in the store"
         );
         assert_eq!(end.keys.len(), self.end.keys.len());
         if on_time {
@@ -166,5 +166,5 @@ pub fn with_each(lives: impl Iterator<Item = &'static Life>, test: impl Fn(&Life
         .filter(|life| catch_unwind(AssertUnwindSafe(|| test(life))).is_err())
         .map(|life| life.name)
         .collect();
-    assert!(failed.is_empty(), "these lives went wrong: {failed:#?}");
+    assert!(failed.is_empty(), "these lives failed: {failed:#?}");
 }

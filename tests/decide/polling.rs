@@ -97,7 +97,7 @@ fn completed_condition_has_expected_reason_for_each_outcome() {
             let world = play(life(name), Memory::Grant, None, SignedDuration::ZERO);
             assert!(
                 condition(&world.grant().status, "Completed").is_none(),
-                "{name}: of a download"
+                "{name}: the condition Completed of a download"
             );
             continue;
         }
@@ -155,7 +155,7 @@ fn notification_causes_one_poll_at_once() {
         let mut wake = world.reconcile();
         let mut looks = vec![at(0)];
         while looks.len() < expected.len() {
-            let timer = wake.expect("somebody wakes it");
+            let timer = wake.expect("a timer is set");
             let is_due = world.now < announced && announced < timer;
             world.now = if is_due { announced } else { timer };
             world.heard = is_due;

@@ -139,7 +139,11 @@ fn changed_record_never_extends_a_credential_and_is_corrected() {
                     let knows = secret == Secret::Untouched || status == Status::Untouched || !restarted;
                     if !knows {
                         let last = world.keys.last().unwrap();
-                        assert_eq!((world.keys.len(), last.seconds()), (2, LIFE), "as if new: {said}");
+                        assert_eq!(
+                            (world.keys.len(), last.seconds()),
+                            (2, LIFE),
+                            "the grant is treated as new: {said}"
+                        );
                         continue;
                     }
                     assert!(
@@ -167,7 +171,7 @@ fn changed_record_never_extends_a_credential_and_is_corrected() {
                     assert!(world.known().status_is_own, "{said}");
                     let counts = world.counts;
                     world.reconcile();
-                    assert_eq!(world.counts, counts, "at rest: {said}");
+                    assert_eq!(world.counts, counts, "a second reconcile changes nothing: {said}");
                 }
             }
         }

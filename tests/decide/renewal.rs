@@ -65,13 +65,21 @@ fn renewal_time_is_late_but_well_before_the_expiry() {
             issued_at: at(0),
             expires_at: at(600),
         };
-        assert_eq!(due, renewal_due(key, &grant.uid), "a function of the key and the UID");
+        assert_eq!(
+            due,
+            renewal_due(key, &grant.uid),
+            "the time depends only on the credential and the UID"
+        );
         assert!((at(350)..=at(400)).contains(&due), "{due}");
         assert_eq!(world.grant().status.renewal_time, Some(Time(due)));
         assert_eq!(steps(&mut world, around(due)), ["rest", "publish", "publish"]);
         seen.insert(due);
     }
-    assert!(seen.len() > 40, "they come in {} different seconds", seen.len());
+    assert!(
+        seen.len() > 40,
+        "the renewals are due in {} different seconds",
+        seen.len()
+    );
 }
 
 #[test]
@@ -136,7 +144,11 @@ fn failed_renewal_is_overdue_three_minutes_before_the_expiry() {
     let mut world = issued(renewing(download()));
     world.store = unusable();
     world.now = at(419);
-    assert_eq!(world.reconcile(), Some(at(420)), "wakes to say so");
+    assert_eq!(
+        world.reconcile(),
+        Some(at(420)),
+        "a timer is set for the change of the condition"
+    );
     assert_eq!(steps(&mut world, around(at(420))), ["rest", "report", "report"]);
     world.now = at(420);
     world.reconcile();
@@ -261,11 +273,14 @@ fn forged_records_lead_to_no_endless_renewals() {
                 world.reconcile();
             }
             let more = world.keys.len() - before;
-            assert!(more <= 2, "{n}: {more} keys for one forgery");
+            assert!(more <= 2, "{n}: {more} credentials for one forged record");
             made += more;
         }
     }
-    assert!(made > 500, "only {made} keys: is this still a test?");
+    assert!(
+        made > 500,
+        "only {made} credentials were signed, so the test may check nothing"
+    );
 }
 
 /// A clock that runs backwards does not lead to repeated signing.

@@ -33,7 +33,7 @@ fn fight(world: &mut World, seconds: i64, attack: fn(&mut World)) {
             attack(world);
             wake = world.reconcile();
         }
-        let next = wake.expect("somebody wakes the operator");
+        let next = wake.expect("a timer is set");
         if next > end {
             world.now = end;
             return;
@@ -97,7 +97,10 @@ fn contested_condition_ends_after_ten_quiet_minutes() {
         assert!(condition(&world.grant().status, "SecretContested").is_none(), "{name}");
         let reports = world.counts.reports;
         world.reconcile();
-        assert_eq!(world.counts.reports, reports, "{name}: at rest");
+        assert_eq!(
+            world.counts.reports, reports,
+            "{name}: a second reconcile changes nothing"
+        );
     }
 }
 

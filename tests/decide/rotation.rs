@@ -35,7 +35,7 @@ fn rotate(world: &mut World, since: Timestamp) {
 fn published(world: &World) -> Box<Publish> {
     match world.next() {
         Step::Publish(publish) => publish,
-        other => panic!("no key but {other:?}"),
+        other => panic!("expected Publish, not {other:?}"),
     }
 }
 
@@ -57,20 +57,17 @@ fn credential_is_re_signed_exactly_at_its_scheduled_time() {
 
     world.now = due;
     let publish = published(&world);
-    assert_eq!(publish.request.lifetime, first, "never a second more");
+    assert_eq!(publish.request.lifetime, first, "the expiry is the same");
     assert!(matches!(publish.mode, PublishMode::Replace { .. }));
     assert_eq!(publish.annotations[annotation::SIGNED_WITH], "second");
     assert!(
         !publish.annotations.contains_key(annotation::RENEWALS),
-        "it is the same key"
+        "it is the same credential"
     );
     let before = world.counts;
     world.reconcile();
     assert_eq!(world.counts.replaces, before.replaces + 1);
-    assert_eq!(
-        world.counts.reports, before.reports,
-        "the status has nothing new to say"
-    );
+    assert_eq!(world.counts.reports, before.reports, "the status does not change");
     assert_eq!(until(&world), Some(at(300)), "once");
 }
 
@@ -168,7 +165,11 @@ fn failed_re_signing_keeps_the_old_credential() {
         world.now = at(10);
         let again = world.reconcile().unwrap();
         assert_eq!(ready(world.grant()), "Issued");
-        assert_eq!((world.keys.len(), again), (1, at(39)), "a tenth of what is left");
+        assert_eq!(
+            (world.keys.len(), again),
+            (1, at(39)),
+            "the retry is after a tenth of the remaining time"
+        );
         world.unsigned = None;
         world.usable(|store| store.credentials_expire = None);
         world.now = again;

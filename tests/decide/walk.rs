@@ -250,7 +250,7 @@ fn settle(world: &mut World, mut wake: Option<Timestamp>) {
         let Some(next) = wake else { break };
         world.now = world.now.max(next);
     }
-    assert_eq!(wake, None, "still busy");
+    assert_eq!(wake, None, "the reconcile did not end");
     if let Some(grant) = &world.grant {
         let kept = [
             "Completed",

@@ -98,7 +98,7 @@ pub fn all() -> impl Iterator<Item = &'static Life> {
 }
 
 pub fn life(name: &str) -> &'static Life {
-    all().find(|l| l.name == name).expect("no such life")
+    all().find(|l| l.name == name).expect("there is no life with this name")
 }
 #[test]
 fn every_simulated_grant_reaches_its_expected_end_state() {
@@ -130,6 +130,6 @@ fn a_crash_at_any_step_changes_nothing() {
     });
     assert!(
         crashes.get() > 1000,
-        "only {crashes:?}: does the table still hold the lives?"
+        "only {crashes:?} crashes, so the table may be incomplete"
     );
 }

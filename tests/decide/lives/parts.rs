@@ -332,7 +332,7 @@ fn forged_finalizer_leads_to_no_abort_of_a_foreign_upload() {
         while let Some(wake) = world.reconcile().filter(|_| world.grant.is_some()) {
             world.now = wake;
         }
-        assert!(world.grant.is_none(), "{what} is not let go");
+        assert!(world.grant.is_none(), "{what}: the finalizer was not removed");
         assert_eq!(world.uploads.len(), 1, "{what}");
     }
     // Valet may not remove finalizers from a DownloadGrant, and does not try.

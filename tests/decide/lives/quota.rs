@@ -132,7 +132,7 @@ fn grant_that_waits_for_quota_sends_no_request_and_sets_no_timer() {
     let life = super::life("waits for its turn, and nobody ends");
     let mut world = play(life, Memory::Grant, None, jiff::SignedDuration::ZERO);
     assert_eq!((world.counts.reports, world.last_poll), (1, None));
-    assert_eq!(world.reconcile(), None, "it would wake by itself");
+    assert_eq!(world.reconcile(), None, "the grant must not set a timer");
     let message = &condition(&world.grant().status, "Ready").unwrap().message;
     assert!(
         message.contains("at most 2 live grants in all namespaces together"),

@@ -279,6 +279,10 @@ fn suspended_grant_is_not_polled_before_the_expiry() {
         world.now = at(second);
         let wake = world.reconcile();
         assert_eq!(wake, Some(at(300)));
-        assert_eq!(world.last_poll, Some(at(0)), "the one before the first key");
+        assert_eq!(
+            world.last_poll,
+            Some(at(0)),
+            "the last poll was the one before the issue"
+        );
     }
 }

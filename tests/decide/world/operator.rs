@@ -51,7 +51,7 @@ impl World {
         loop {
             facts.own_upload = self.begun.clone().or_else(|| self.own_upload.clone());
             let step = decide(&facts, self.now);
-            assert!(trace.len() < MOST_STEPS, "I13: no rest in sight: {trace:#?}");
+            assert!(trace.len() < MOST_STEPS, "I13: the reconcile does not end: {trace:#?}");
             trace.push(step.clone());
             checks::step(self, &facts, &step);
             if let Some(watcher) = &self.watcher {
@@ -275,7 +275,7 @@ impl World {
             .namespace
             .map(QuotaLimit::Namespace)
             .or(most.store.map(QuotaLimit::Store));
-        match limit.expect("nobody asks without a limit") {
+        match limit.expect("quota is only requested with a limit") {
             _ if self.room || end.is_some_and(|end| end.0 > self.now) => QuotaFact::Given,
             limit => QuotaFact::Full(limit),
         }
