@@ -81,11 +81,11 @@ fn flood_of_grants_in_one_namespace_does_not_delay_another() {
         .collect();
     loud.apply(&grants);
     stays_calm(&quiet, || looks(&operator, loud.name()));
-    assert_eq!(issued(&loud), 1, "the flood was none");
+    assert_eq!(issued(&loud), 1, "the flood ended before the measurement");
 
     // Every queued grant is reconciled in the end.
     s3.resume();
-    eventually(FLOODED, "the flood to be served", || {
+    eventually(FLOODED, "all grants of the flood to be reconciled", || {
         (issued(&loud) == FLOOD + 1).then_some(())
     });
 }
@@ -103,7 +103,7 @@ fn stays_calm(quiet: &Tenant, visited: impl Fn() -> u64) {
             let (took, ahead) = (began.elapsed(), visited() - before);
             assert!(
                 ahead < AHEAD,
-                "{ahead} visits of the flood ended before {name} had its key, after {took:?}"
+                "{ahead} reconciles of the flood ended before {name} was issued, after {took:?}"
             );
             took
         })
@@ -146,12 +146,12 @@ fn unresponsive_shared_store_does_not_delay_grants_of_other_stores() {
     // Every queued grant is reconciled in the end, and the namespaces are served in turn.
     s3.resume();
     let mut seen = vec![0; SHARERS];
-    eventually(FLOODED, "the flood to be served", || {
+    eventually(FLOODED, "all grants of the flood to be reconciled", || {
         let now: Vec<_> = loud.iter().map(issued).collect();
         let (least, most) = (now.iter().min()?, now.iter().max()?);
         if *most > FLOOD / SHARERS / 2 && seen.iter().all(|n| *n == 0) {
             seen.clone_from(&now);
-            assert!(*least > 0, "one is served, another one not at all: {now:?}");
+            assert!(*least > 0, "one namespace is served and another is not: {now:?}");
         }
         (now.iter().sum::<usize>() == FLOOD + 1).then_some(())
     });
@@ -194,9 +194,14 @@ fn unresponsive_stores_of_one_namespace_do_not_delay_others() {
     quiet.reason_within("ostore/second", "Ready", FLOODED);
     let told = || with_reason(&loud, "ostore", "StoreUnreachable").len();
     let ahead = told();
-    assert!(ahead < TARPITS / 2, "{ahead} of {TARPITS} stores were told before it");
+    assert!(
+        ahead < TARPITS / 2,
+        "{ahead} of {TARPITS} stores had a condition before it"
+    );
     // All other stores are also reconciled in the end.
-    eventually(FLOODED, "all of them to be told", || (told() == TARPITS).then_some(()));
+    eventually(FLOODED, "all stores to have a condition", || {
+        (told() == TARPITS).then_some(())
+    });
 }
 
 /// One namespace uses the whole quota of a store and has many waiting grants. The next free place goes to another
@@ -214,7 +219,7 @@ fn store_quota_is_shared_fairly_between_namespaces() {
     let shared = |t: &Tenant, name: &str| of_store(t, name, &loud);
     loud.apply(&(0..20).map(|n| shared(&loud, &format!("g{n:02}"))).collect::<Vec<_>>());
     let issued_names = || with_reason(&loud, "ug", "Issued");
-    eventually(SOON, "the places to be taken", || {
+    eventually(SOON, "the quota to be used up", || {
         (issued_names().len() == MOST).then_some(())
     });
     std::thread::sleep(Duration::from_secs(2));
@@ -222,18 +227,21 @@ fn store_quota_is_shared_fairly_between_namespaces() {
     quiet.reason("ug/late", "TooManyGrants");
     quiet.reason("ug/later", "TooManyGrants");
     for name in ["late", "later"] {
-        let one = issued_names().into_iter().next().expect("one has a key");
+        let one = issued_names().into_iter().next().expect("at least one grant is issued");
         loud.kubectl(&["delete", "ug", &one]);
         // The first can be either grant, because both were created in the same second.
-        eventually(SOON, "a key for the namespace that has fewer", || {
+        eventually(SOON, "a credential for the namespace with fewer grants", || {
             (issued(&quiet) >= if name == "late" { 1 } else { 2 }).then_some(())
         });
-        assert!(issued_names().len() + issued(&quiet) <= MOST, "more than may be");
+        assert!(
+            issued_names().len() + issued(&quiet) <= MOST,
+            "more live grants than the quota"
+        );
     }
     // Now both namespaces have two live grants, so the oldest waiting grant is next.
-    let one = issued_names().into_iter().next().expect("one has a key");
+    let one = issued_names().into_iter().next().expect("at least one grant is issued");
     loud.kubectl(&["delete", "ug", &one]);
-    eventually(SOON, "the next of the many", || {
+    eventually(SOON, "the next grant of the namespace with many grants", || {
         (issued_names().len() == MOST - 2).then_some(())
     });
 }

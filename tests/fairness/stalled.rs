@@ -118,7 +118,7 @@ fn slow_stores_of_many_namespaces_delay_no_grant_of_another_store() {
     for (t, fake) in loud.iter().zip(&fakes) {
         t.apply(&attack(t, &fake.endpoint()));
     }
-    eventually(SOON, "the attack to begin", || {
+    eventually(SOON, "the slow stores to receive requests", || {
         fakes.iter().all(|fake| !fake.asked().is_empty()).then_some(())
     });
     let during = times(&quiet, "during", CALM);
