@@ -30,7 +30,7 @@ fn gcs_upload_completes_only_with_the_md5_of_the_grant() {
     let grant = t.reason("ug/up", "Completed");
     assert_eq!(grant["status"]["object"]["checksumMD5"], sum);
     SERVER.put(t.name(), &t.key("taken"), b"c,b,a").unwrap();
-    eventually(SOON, "the other object to be noticed", || {
+    eventually(SOON, "the other object to be reported", || {
         let grant = t.get("ug/taken")?;
         let completed = condition(&grant, "Completed")?["message"].as_str()?.to_owned();
         completed.contains(&format!("instead of {sum}")).then_some(())

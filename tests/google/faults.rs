@@ -29,7 +29,10 @@ async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
         }
     });
     let signed = tokio::time::timeout(HANG, by_google(&fake).sign(&put())).await;
-    match signed.expect("it gives up").expect_err("that cannot be signed") {
+    match signed
+        .expect("the request ends in time")
+        .expect_err("this request cannot be signed")
+    {
         SignError::Credentials { reason, message } => {
             assert!(
                 !message.contains("marker") && !message.contains("127.0.0.1") || end == "/token",

@@ -80,7 +80,11 @@ async fn trouble(end: &'static str, reply: Reply) -> (Reason, String) {
     let fake = stand_in(end, Some(reply));
     let gcs = by_federation(&scratch, &fake, &configuration(&fake, &token), json!({}));
     let signed = tokio::time::timeout(HANG, gcs.sign(&put())).await;
-    credentials(signed.expect("it gives up").expect_err("that cannot be signed"))
+    credentials(
+        signed
+            .expect("the request ends in time")
+            .expect_err("this request cannot be signed"),
+    )
 }
 
 #[tokio::test]
@@ -177,7 +181,7 @@ async fn operator_token_is_read_from_a_text_file_or_from_json() {
         assert_eq!(reason, Reason::CredentialsInvalid, "{message}");
         assert!(message.contains(part), "{message}");
     }
-    assert_eq!(fake.count(STS), 0, "nothing was asked without a token");
+    assert_eq!(fake.count(STS), 0, "no request was sent without a token");
     for (configuration, content) in [(&plain, "subject\n"), (&json_source, r#"{"token": "subject"}"#)] {
         scratch.write("token", content).unwrap();
         let gcs = by_federation(&scratch, &fake, configuration, json!({}));
@@ -220,6 +224,6 @@ async fn identity_without_service_account_signs_as_the_sign_as_account() {
         .unwrap();
     assert_eq!(asked.header("authorization"), Some("Bearer federated-marker"));
     let gcs = by_federation(&scratch, &fake, &direct, json!({}));
-    let (_, message) = credentials(gcs.sign(&put()).await.expect_err("nobody knows who signs"));
+    let (_, message) = credentials(gcs.sign(&put()).await.expect_err("there is no account that can sign"));
     assert!(message.contains("signAs"), "{message}");
 }

@@ -116,7 +116,7 @@ fn upload_and_download_work_on_gcs() {
     for text in [&log, &seen] {
         assert!(
             !text.contains(&secret_line) && !text.contains("X-Goog-Signature"),
-            "something leaked"
+            "a credential appears in the output"
         );
     }
 }
@@ -223,7 +223,7 @@ fn resumable_upload_starts_with_the_signed_url() {
         &t,
         json!({"publicEndpoint": front.url(), "resumableUploads": "Tolerate"}),
     )]);
-    let can = valet_harness::eventually(SOON, "the store to be tried out", || {
+    let can = valet_harness::eventually(SOON, "the store to be probed", || {
         let store = t.get(&format!("costore/{}", t.name()))?;
         let can = store["status"]["capabilities"].as_array()?.clone();
         can.contains(&json!("Resumable")).then_some(can)
@@ -374,7 +374,7 @@ fn operator_with_workload_identity_signs_through_google() {
     let log = operator.log_text();
     assert!(
         !log.contains("ya29.marker") && !log.contains("X-Goog-Signature"),
-        "something leaked"
+        "a credential appears in the output"
     );
     assert_eq!(fake.count("/token"), 1);
 }
@@ -510,6 +510,6 @@ fn pub_sub_notification_completes_the_upload() {
     let metrics = operator.metrics().unwrap();
     assert!(
         metrics.contains("\nvalet_notification_to_completed_seconds_count 1\n"),
-        "it was found by its notification and not by a look that was due: {metrics}"
+        "the upload was found after its notification and not by a scheduled poll: {metrics}"
     );
 }

@@ -136,7 +136,7 @@ async fn url_with_md5_equals_the_url_of_googles_client() {
     for (what, bend) in bends {
         let mut bent = good.clone();
         bend(&mut bent);
-        assert!(why(&bent).is_some(), "{what} was taken");
+        assert!(why(&bent).is_some(), "the request with {what} was accepted");
     }
 }
 
@@ -174,7 +174,7 @@ async fn resumable_upload_url_equals_the_url_of_googles_client() {
     for (what, bend) in bends {
         let mut bent = good.clone();
         bend(&mut bent);
-        assert!(why(&bent).is_some(), "{what} was taken");
+        assert!(why(&bent).is_some(), "the request with {what} was accepted");
     }
 }
 
@@ -267,7 +267,7 @@ async fn changed_url_is_rejected_by_the_verifier() {
     type Tamper = fn(&mut Value);
     let bends: &[(&str, Tamper)] = &[
         ("another method", |c| c["method"] = "DELETE".into()),
-        ("another key", |c| swap(c, "tenants/web/", "tenants/web2/")),
+        ("another object key", |c| swap(c, "tenants/web/", "tenants/web2/")),
         ("another spelling of the key", |c| swap(c, "%252F", "%2F")),
         ("another bucket", |c| swap(c, ".com/media/", ".com/other/")),
         ("another host", |c| {
@@ -329,7 +329,7 @@ async fn changed_url_is_rejected_by_the_verifier() {
     for (what, bend) in bends {
         let mut bent = good.clone();
         bend(&mut bent);
-        assert!(why(&bent).is_some(), "{what} was taken");
+        assert!(why(&bent).is_some(), "the request with {what} was accepted");
     }
 
     let get = gcs
@@ -350,7 +350,7 @@ async fn changed_url_is_rejected_by_the_verifier() {
     for (what, bend) in bends {
         let mut bent = good.clone();
         bend(&mut bent);
-        assert!(why(&bent).is_some(), "{what} was taken");
+        assert!(why(&bent).is_some(), "the request with {what} was accepted");
     }
 }
 
@@ -384,7 +384,7 @@ async fn post_form_for_prefix_accepts_only_keys_below_it() {
         "tenants/web/u\u{308}/a",
         "tenants/web/%C3%BC/a",
     ] {
-        assert!(named(key).is_some(), "{key} was taken");
+        assert!(named(key).is_some(), "{key} was accepted");
     }
     let mut bent = good.clone();
     field(&mut bent, "Content-Type", Some("text/html"));
@@ -418,14 +418,17 @@ async fn changed_post_form_is_rejected_by_the_verifier() {
 
     type Tamper<'a> = Box<dyn Fn(&mut Value) + 'a>;
     let bends: Vec<(&str, Tamper<'_>)> = vec![
-        ("another key", Box::new(|c| field(c, "key", Some("another")))),
+        ("another object key", Box::new(|c| field(c, "key", Some("another")))),
         ("another bucket", Box::new(|c| c["bucket"] = "other".into())),
         (
             "another content type",
             Box::new(|c| field(c, "Content-Type", Some("text/html"))),
         ),
         ("no content type", Box::new(|c| field(c, "Content-Type", None))),
-        ("a field more", Box::new(|c| field(c, "acl", Some("public-read")))),
+        (
+            "one additional field",
+            Box::new(|c| field(c, "acl", Some("public-read"))),
+        ),
         ("metadata", Box::new(|c| field(c, "x-goog-meta-owner", Some("me")))),
         (
             "a redirect",
@@ -473,6 +476,6 @@ async fn changed_post_form_is_rejected_by_the_verifier() {
     for (what, bend) in bends {
         let mut bent = good.clone();
         bend(&mut bent);
-        assert!(why(&bent).is_some(), "{what} was taken");
+        assert!(why(&bent).is_some(), "the request with {what} was accepted");
     }
 }
