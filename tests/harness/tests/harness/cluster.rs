@@ -73,7 +73,7 @@ fn owned_secret_is_deleted_with_its_owner_and_with_its_namespace() {
     CLUSTER
         .kubectl(&["delete", "th", "owner", "--namespace", namespace.name()])
         .unwrap();
-    eventually(SOON, "the owned Secret to go", || {
+    eventually(SOON, "the owned Secret to be deleted", || {
         (!secret_exists(namespace.name())).then_some(())
     });
     CLUSTER
@@ -147,7 +147,7 @@ fn service_account_has_only_the_permissions_of_its_role() {
         command.args(["get", what, "--namespace", name]);
         process::run(command, &[], SOON).unwrap()
     };
-    eventually(SOON, "the role to be known", || {
+    eventually(SOON, "the role to take effect", || {
         get("configmaps").status.success().then_some(())
     });
     let refused = get("secrets");

@@ -72,7 +72,7 @@ fn children_and_folders_do_not_outlive_their_parent() {
         thread::sleep(Duration::from_millis(300));
         assert!(
             CHILD.0.is_running(),
-            "the end of the thread that started it is not the end of it"
+            "the process runs on after the end of the thread that started it"
         );
         println!("child {pid} {}", folder.display());
         if how == "crash" {
@@ -93,9 +93,12 @@ fn children_and_folders_do_not_outlive_their_parent() {
         let text = String::from_utf8_lossy(&output.stdout);
         let (_, line) = text.split_once("child ").unwrap_or_else(|| panic!("{output:?}"));
         let (pid, folder) = line.lines().next().unwrap().split_once(' ').unwrap();
-        eventually(SOON, "the child to die", || dead(pid).then_some(()));
+        eventually(SOON, "the child process to end", || dead(pid).then_some(()));
         if how == "crash" {
-            assert!(Path::new(folder).exists(), "nobody was there to delete it");
+            assert!(
+                Path::new(folder).exists(),
+                "no process was running to delete the folder"
+            );
             // Before a process creates its first folder, it deletes the folders of killed processes.
             let swept = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "processes::process_error_shows_the_last_lines_of_the_log"])
