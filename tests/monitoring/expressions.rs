@@ -20,7 +20,7 @@ fn all() -> Vec<(String, String)> {
     }
     let board = serde_json::from_str(&read("charts/valet/files/dashboard.json")).expect("the dashboard is JSON");
     for query in dashboard::queries(&board, "1m") {
-        assert!(!query.expr.contains('$'), "a variable was not put in: {}", query.expr);
+        assert!(!query.expr.contains('$'), "a variable was not replaced: {}", query.expr);
         found.push((format!("dashboard: {}", query.title), query.expr));
     }
     for page in pages() {
@@ -108,13 +108,13 @@ fn every_metric_in_an_expression_is_documented() {
             let record = ["valet_grants_refused", "valet_grants_finished"].contains(&metric.as_str());
             assert!(
                 known || record,
-                "{place} names {metric}, which docs/reference/metrics.md does not know"
+                "{place} names {metric}, which is not in docs/reference/metrics.md"
             );
             named.insert(plain.map_or(metric.clone(), str::to_owned));
         }
     }
     let idle: Vec<_> = documented.difference(&named).collect();
-    assert!(idle.is_empty(), "nothing shows {idle:?}");
+    assert!(idle.is_empty(), "no dashboard, alert or page shows {idle:?}");
 }
 
 /// The alerts and the dashboard list all reasons of grants that are still in progress.

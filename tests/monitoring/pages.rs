@@ -36,7 +36,7 @@ fn each_alert_has_one_runbook_and_each_runbook_one_alert() {
         let head = page.split("## ").next().unwrap_or_default();
         assert!(
             head.contains(&format!("**{severity}**")),
-            "{alert}.md does not say {severity}"
+            "{alert}.md does not contain the severity {severity}"
         );
         let line = index
             .lines()

@@ -84,7 +84,7 @@ fn every_alert_has_a_test_that_fires_and_one_that_does_not() {
             );
             assert!(
                 asked.iter().all(|a| a["alertname"] == alert),
-                "one alert a case: {}",
+                "each case has exactly one alert: {}",
                 case["name"]
             );
             let fired: Vec<_> = asked.iter().flat_map(|a| list(&a["exp_alerts"])).collect();
@@ -98,6 +98,6 @@ fn every_alert_has_a_test_that_fires_and_one_that_does_not() {
         }
     }
     missing.retain(|_, left| !left.is_empty());
-    assert!(missing.is_empty(), "no case fires {missing:?}");
+    assert!(missing.is_empty(), "no test case fires {missing:?}");
     assert_eq!(near_misses, alerts());
 }
