@@ -35,7 +35,7 @@ fn replaced_certificate_authority_is_trusted_without_a_restart() {
     plane.replace_authority().unwrap();
     eventually(
         SOON,
-        "the operator to find that it does not trust the apiserver",
+        "the operator to report that it does not trust the apiserver",
         || named.log_text().contains("invalid peer certificate").then_some(()),
     );
     // The operator can read the file while it is half written. It must then go on.
@@ -45,7 +45,7 @@ fn replaced_certificate_authority_is_trusted_without_a_restart() {
     assert!(named.process().is_running(), "{}", named.log_text());
     fs::write(&ca, &new).unwrap();
     for operator in [&named, &inline] {
-        eventually(SOON, "the new authority to be used", || {
+        eventually(SOON, "the new certificate authority to be used", || {
             let infos = lines(operator, "INFO");
             let used = "the certificates or credentials for the apiserver have changed";
             infos.iter().any(|line| line.contains(used)).then_some(())

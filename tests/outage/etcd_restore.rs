@@ -60,7 +60,7 @@ fn operator_restarts_itself_after_an_etcd_restore() {
     for operator in [&operator, &leader] {
         let status = operator.process().wait(NOTICED);
         let log = operator.log_text();
-        let status = status.unwrap_or_else(|| panic!("it did not notice: {log}"));
+        let status = status.unwrap_or_else(|| panic!("the operator did not detect the restore: {log}"));
         assert_eq!(status.code(), Some(1), "{log}");
         // On a slow machine, the leader can lose its Lease before it reads the version.
         assert!(
@@ -76,7 +76,7 @@ fn operator_restarts_itself_after_an_etcd_restore() {
     // An operator that has not noticed the restore yet may delete this Secret once more; the next one makes it again.
     eventually(
         SOON,
-        "what was revoked after the backup to be live again, as docs/backup-and-restore.md says",
+        "the grant that was revoked after the backup to be live again, as docs/backup-and-restore.md describes",
         || has_secret(plane, "revoked").then_some(()),
     );
     let gone = plane.kubectl(&["get", "dg/later", "secret/later", "--ignore-not-found", "--output=name"]);
@@ -86,7 +86,7 @@ fn operator_restarts_itself_after_an_etcd_restore() {
     // The new operator must not take the restored state for another restore.
     std::thread::sleep(Duration::from_secs(20));
     assert!(again.process().is_running(), "{}", again.log_text());
-    eventually(SOON, "it to be ready", || {
+    eventually(SOON, "the operator to be ready", || {
         (again.http_get("/readyz").ok()?.0 == 200).then_some(())
     });
 }

@@ -18,8 +18,11 @@ fn outage_logs_few_warnings_and_makes_operator_unready_in_a_minute() {
     let options = lines(&operator, "INFO")
         .into_iter()
         .find(|line| line.contains("valet is starting"));
-    let options: Value = serde_json::from_str(&options.expect("it says that it starts")).unwrap();
-    assert_eq!(options["fields"]["sweep_seconds"], 2, "the options in force: {options}");
+    let options: Value = serde_json::from_str(&options.expect("the log has the line of the start")).unwrap();
+    assert_eq!(
+        options["fields"]["sweep_seconds"], 2,
+        "the log has the options: {options}"
+    );
     assert_eq!(options["fields"]["allow_private_endpoints"], "127.0.0.0/8");
     let grants: Vec<_> = (0..GRANTS).map(|n| grant(&format!("g{n}"), 3600)).collect();
     plane.apply_all(&grants).unwrap();
@@ -43,7 +46,7 @@ fn outage_logs_few_warnings_and_makes_operator_unready_in_a_minute() {
         .iter()
         .filter(|line| line.contains("more failures within 30 s"))
         .count();
-    assert!(counted > 0, "those that were not logged are counted");
+    assert!(counted > 0, "failures that were not logged are counted");
     let (status, body) = operator.http_get("/readyz").unwrap();
     assert!(
         status == 503 && body.starts_with("the apiserver has not answered for "),
@@ -52,16 +55,16 @@ fn outage_logs_few_warnings_and_makes_operator_unready_in_a_minute() {
     assert_eq!(
         operator.http_get("/livez").unwrap().0,
         200,
-        "a restart would help nobody"
+        "the operator stays alive, because a restart does not help"
     );
 
     plane.start_apiserver().unwrap();
-    eventually(SOON, "it to be ready again", || {
+    eventually(SOON, "the operator to be ready again", || {
         (operator.http_get("/readyz").ok()?.0 == 200).then_some(())
     });
     plane.apply(&grant("next", 600).to_string()).unwrap();
     ready(plane, "next", "Issued");
-    eventually(SOON, "the log to tell the end of it", || {
+    eventually(SOON, "the log to report the end of the outage", || {
         operator
             .log_text()
             .contains("the apiserver answers again")

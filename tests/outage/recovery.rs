@@ -23,16 +23,16 @@ fn credentials_that_expire_during_an_outage_are_deleted_after_it() {
     std::thread::sleep(Duration::from_secs(10));
     assert!(
         operator.process().is_running(),
-        "an apiserver that is away is no reason to die: {}",
+        "the operator runs on while the apiserver is unreachable: {}",
         operator.log_text()
     );
     plane.start_apiserver().unwrap();
-    eventually(SOON, "the key that ended meanwhile to be withdrawn", || {
+    eventually(SOON, "the Secret of the expired credential to be deleted", || {
         (!has_secret(plane, "short")).then_some(())
     });
     ready(plane, "short", "Expired");
     let after = plane.kubectl_json(&["get", "secret", "long", "--output=json"]).unwrap();
-    assert_eq!(before, after, "what had not ended was not touched");
+    assert_eq!(before, after, "Secrets of valid credentials were not changed");
     apply(&[grant("next", 600)]);
     ready(plane, "next", "Issued");
 
@@ -57,13 +57,13 @@ fn credentials_that_expire_during_an_outage_are_deleted_after_it() {
         let crd = "crd/downloadgrants.valetkey.dev";
         plane.kubectl(&["patch", crd, "--type=json", &patch]).unwrap();
         let path = "/apis/valetkey.dev/v1alpha1/namespaces/default/downloadgrants/long/status";
-        eventually(SOON, "the apiserver to know it", || {
+        eventually(SOON, "the apiserver to store the object", || {
             (plane.kubectl(&["get", "--raw", path]).is_ok() == so).then_some(())
         });
     };
     status_is_served(false);
     apply(&[grant("unknown", 8)]);
-    eventually(SOON, "a key that nobody can report", || {
+    eventually(SOON, "a credential without a status", || {
         has_secret(plane, "unknown").then_some(())
     });
     std::thread::sleep(Duration::from_secs(2));
